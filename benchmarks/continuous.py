@@ -37,16 +37,16 @@ import processes
 from systems import HERE, python_of
 
 from models import ROOT
-from salver.artifacts import Manifest, ModelConfig, Steps
 from salver.backends.onnx import OnnxBackend
 from salver.backends.protocol import LoadOptions, StepModel
 from salver.backends.stateful import StatefulSteps
-from salver.engine.stepper import StepEngine
-from salver.engine.transcript import Bytes
-from salver.events import StepRan
-from salver.messages import InferRequest, ModelId
-from salver.tensor import Array, tensor
+from salver.kernel.engine.stepper import StepEngine
+from salver.kernel.engine.transcript import Bytes
 from salver.testing.process import ServerProcess
+from salver.words.artifacts import Manifest, ModelConfig, Steps
+from salver.words.events import StepRan
+from salver.words.messages import InferRequest, ModelId
+from salver.words.tensor import Array, tensor
 
 PAGE = ROOT / "docs" / "explanation" / "continuous-batching.md"
 LAWS = ((0.0, 4e-3, 8), (0.0, 4e-3, 16), (0.1e-3, 3e-3, 16), (0.5e-3, 1e-3, 8))

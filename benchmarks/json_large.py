@@ -20,10 +20,10 @@ import numpy as np
 import orjson
 import throughput
 
-from salver.messages import InferRequest, InferResponse, Signature, TensorSpec
-from salver.tensor import DataType, Tensor
-from salver.wire.bodies import HttpBody
-from salver.wire.oip_json import OpenInferenceHttp
+from salver.dialects.oip.json_codec import OpenInferenceHttp
+from salver.encoding.bodies import HttpBody
+from salver.words.messages import InferRequest, InferResponse, Signature, TensorSpec
+from salver.words.tensor import DataType, Tensor
 
 
 def contenders(values: Any) -> tuple[bytes, Mapping[str, Callable[[], Any]], Mapping[str, Callable[[], Any]]]:

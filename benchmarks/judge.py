@@ -36,9 +36,9 @@ from judge_traffic import (
 )
 from page import add_arguments, write
 
-from salver.rollout.outlook import Forecast, outlook
-from salver.rollout.paths import Arms, Schedule, paths
-from salver.rollout.policy import Metric, Policy, Stage
+from salver.features.releases.judge.outlook import Forecast, outlook
+from salver.features.releases.judge.paths import Arms, Schedule, paths
+from salver.features.releases.judge.policy import Metric, Policy, Stage
 from salver.stats import sign_flip
 from salver.stats.binomial_evidence import harm, log_e_paths
 

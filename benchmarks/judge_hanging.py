@@ -19,18 +19,18 @@ from typing import Any, Final, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from salver.errors import Code
-from salver.events import Event
-from salver.experiments.collector import Collector
-from salver.experiments.router import Plan, Router
-from salver.experiments.underway import UnderWay
-from salver.messages import Call, InferRequest, ModelId, Timing
-from salver.releases import Arm, Seen, Split
-from salver.rollout.paths import Arms, Schedule, paths
-from salver.rollout.policy import Policy, Stage
-from salver.serving.dataplane import DataPlane, DoorRules
-from salver.serving.splitting import Splitting
+from salver.features.releases.experiments.collector import Collector
+from salver.features.releases.experiments.router import Plan, Router
+from salver.features.releases.experiments.underway import UnderWay
+from salver.features.releases.judge.paths import Arms, Schedule, paths
+from salver.features.releases.judge.policy import Policy, Stage
+from salver.features.releases.splitting import Splitting
+from salver.kernel.serving.dataplane import DataPlane, DoorRules
 from salver.stats.exact import clopper_pearson
+from salver.words.errors import Code
+from salver.words.events import Event
+from salver.words.messages import Call, InferRequest, ModelId, Timing
+from salver.words.releases import Arm, Seen, Split
 
 Floats = npt.NDArray[np.float64]
 #: Seconds that so many answers take; inf = for ever.

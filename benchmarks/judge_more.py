@@ -12,11 +12,11 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from salver.releases import Sums
-from salver.rollout.outlook import Forecast, detection_minutes
-from salver.rollout.paths import Arms, Schedule, paths
-from salver.rollout.policy import Metric, Policy, Stage
+from salver.features.releases.judge.outlook import Forecast, detection_minutes
+from salver.features.releases.judge.paths import Arms, Schedule, paths
+from salver.features.releases.judge.policy import Metric, Policy, Stage
 from salver.stats.mean_evidence import Phase, contrast, log_less, log_more, undecided
+from salver.words.releases import Sums
 
 Floats = npt.NDArray[np.float64]
 

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import openloop
 
-from salver.artifacts import Manifest
 from salver.backends.protocol import LoadOptions, Traits
-from salver.messages import Signature, TensorSpec
-from salver.tensor import Array, DataType
+from salver.words.artifacts import Manifest
+from salver.words.messages import Signature, TensorSpec
+from salver.words.tensor import Array, DataType
 
 
 class Law:
@@ -81,7 +81,7 @@ def spinner() -> Callable[[float], object]:
 
 async def _serve(repository: str, port: int) -> None:
     from salver.app import ServeConfig, Server
-    from salver.lifecycle.memory import tune_interpreter
+    from salver.kernel.lifecycle.memory import tune_interpreter
     from salver.transport.server import FrontConfig
 
     config = ServeConfig((repository,), front=FrontConfig(port=port), control="none")

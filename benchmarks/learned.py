@@ -19,16 +19,16 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from salver.artifacts import Batching
-from salver.engine.learned import Apprentice, LearnedRule
-from salver.engine.simulator import poisson, simulate
-from salver.engine.waiting import Waiting
-from salver.planner.mdp import Chain, Problem, Traffic, greedy, limits
-from salver.planner.qlearning import Agent
-from salver.planner.training import Learner, report, solved_table
+from salver.features.tuning.mdp import Chain, Problem, Traffic, greedy, limits
+from salver.features.tuning.qlearning import Agent
+from salver.features.tuning.simulator import poisson, simulate
+from salver.features.tuning.training import Learner, report, solved_table
+from salver.kernel.engine.learned import Apprentice, LearnedRule
+from salver.kernel.engine.waiting import Waiting
 from salver.stats.batch_law import BatchLaw
 from salver.stats.batch_price import Price
 from salver.stats.batch_table import Table
+from salver.words.artifacts import Batching
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "engine"))
 from clairvoyant import Clairvoyant, Line

@@ -30,8 +30,8 @@ from rich.table import Table
 from salver.client import Client
 from salver.client.http import Http
 from salver.client.load import Tally, drive, schedule, summarise
-from salver.errors import SalverError
 from salver.testing.process import ServerProcess
+from salver.words.errors import SalverError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from zoo import infer_body, moody_body, write_constant, write_identity, write_moody

@@ -85,8 +85,8 @@ async def serve(root: str, port: int, rounds: int, seed: int) -> None:
     """A server of two versions, which takes its turns and writes down what each of them took."""
     from salver.app import FrontConfig, ServeConfig
     from salver.app import Server as App
-    from salver.experiments.collector import Collector
-    from salver.releases import Split
+    from salver.features.releases.experiments.collector import Collector
+    from salver.words.releases import Split
 
     chance, turns = random.Random(seed), []
     async with (
@@ -228,10 +228,10 @@ def text(result: Mapping[str, Any]) -> str:
 
 async def units(count: int) -> dict[str, Any]:
     """Feed a collector with so many units, each once, write them down, and see what it takes."""
-    from salver.events import Served
-    from salver.experiments.collector import Collector
-    from salver.messages import Timing
-    from salver.releases import Arm, Assignment
+    from salver.features.releases.experiments.collector import Collector
+    from salver.words.events import Served
+    from salver.words.messages import Timing
+    from salver.words.releases import Arm, Assignment
 
     now, timing, where = [0.0], Timing(), Assignment("r0", Arm.STABLE, "1", "hash", 0.25, 0)
     async with split_steps.kept() as ledger:

@@ -18,24 +18,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from salver.experiments.collector import Collector
-from salver.experiments.outputs import OutputCheck
-from salver.experiments.pending import Pending
-from salver.experiments.router import Router
-from salver.ledger import Ledger
-from salver.lifecycle.memory import tune_interpreter
-from salver.messages import Call, InferRequest, InferResponse, ModelId, Signature
-from salver.registry.records import Actor
-from salver.releases import Split
-from salver.rollout.policy import Policy
-from salver.rollout.record import proposed
-from salver.serving.bus import Bus
-from salver.serving.dataplane import DataPlane, DoorRules
-from salver.serving.handing_in import Told
-from salver.serving.release_store import ReleaseStore
-from salver.serving.splitting import Splitting
-from salver.tensor import tensor
+from salver.features.ledger import Ledger
+from salver.features.registry.records import Actor
+from salver.features.releases.experiments.collector import Collector
+from salver.features.releases.experiments.outputs import OutputCheck
+from salver.features.releases.experiments.pending import Pending
+from salver.features.releases.experiments.router import Router
+from salver.features.releases.judge.policy import Policy
+from salver.features.releases.judge.record import proposed
+from salver.features.releases.release_store import ReleaseStore
+from salver.features.releases.splitting import Splitting
+from salver.features.releases.window_exchange import Told
+from salver.kernel.lifecycle.memory import tune_interpreter
+from salver.kernel.serving.bus import Bus
+from salver.kernel.serving.dataplane import DataPlane, DoorRules
 from salver.transport.calls import take_traits
+from salver.words.messages import Call, InferRequest, InferResponse, ModelId, Signature
+from salver.words.releases import Split
+from salver.words.tensor import tensor
 
 USERS = 1000
 REQUESTS = 20_000  # of a round: ten seconds of a busy server, which are one bucket

@@ -32,19 +32,19 @@ import subjects
 from subjects import ONNX
 
 import models
-from salver.artifacts import Manifest, ModelConfig, Objective
 from salver.backends.onnx import OnnxBackend
-from salver.engine.placement import Placement
-from salver.engine.ports import Runner
-from salver.messages import ModelId
-from salver.planner.grid import Limits, Placed
-from salver.planner.profile import Cell, Profile
-from salver.serving.bench import Bench
-from salver.serving.bus import Bus
-from salver.serving.judging import Judge
-from salver.serving.loader import Loader, Terms
-from salver.serving.profiles import ProfileStore, machine
+from salver.features.tuning.bench import Bench
+from salver.features.tuning.grid import Limits, Placed
+from salver.features.tuning.judgement import Judge
+from salver.features.tuning.profile import Cell, Profile
+from salver.features.tuning.profiles import ProfileStore, machine
+from salver.kernel.engine.placement import Placement
+from salver.kernel.engine.ports import Runner
+from salver.kernel.serving.bus import Bus
+from salver.kernel.serving.loader import Loader, Terms
 from salver.stats.batch_law import fit
+from salver.words.artifacts import Manifest, ModelConfig, Objective
+from salver.words.messages import ModelId
 
 #: Two of which batching pays, one that is small, and one whose inputs cost as much as its arithmetic.
 MODELS = {**ONNX, **{name: models.MODELS[name] for name in ("medium", "image")}}

@@ -30,7 +30,7 @@ from systems import System
 
 import models
 from models import MODELS, Floats, Model
-from salver.wire import tf_schema
+from salver.dialects.tensorflow import tf_schema
 
 PAGE = models.ROOT / "docs" / "explanation" / "tensorflow-benchmarks.md"
 MODEL = MODELS["tiny"]

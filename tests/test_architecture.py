@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 
 import salver
-from salver import errors
-from salver.errors import Code, SalverError
-from salver.wire import faults
+from salver.transport import faults
+from salver.words import errors
+from salver.words.errors import Code, SalverError
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "salver"
@@ -31,15 +31,15 @@ PURE = (
     "errors.py", "tensor.py", "messages.py", "artifacts.py", "releases.py", "events.py",
     "wire/*", "stats/*",
     "*/policy.py", "*/states.py", "*/config.py",
-    "engine/admission.py", "engine/backoff.py", "engine/batcher.py", "engine/control.py", "engine/lanes.py",
-    "engine/learned.py", "engine/limit.py", "engine/meter.py", "engine/outlook.py", "engine/pace.py",
-    "engine/placement.py", "engine/rules.py", "engine/schedule.py", "engine/simulator.py", "engine/steps.py",
-    "engine/waiting.py", "engine/warmup.py",
-    "planner/*", "rollout/*", "serving/judging.py",
-    "repository/names.py", "repository/pbtxt.py", "repository/settle.py",
-    "repository/toml.py", "repository/translate.py",
-    "telemetry/explain.py", "telemetry/gauges.py", "telemetry/statistics.py", "telemetry/verdict.py",
-    "transport/openapi.py", "transport/routes.py", "transport/ts_paths.py", "transport/http1_head.py",
+    "kernel/engine/admission.py", "kernel/engine/backoff.py", "kernel/engine/batcher.py", "kernel/engine/control.py", "kernel/engine/lanes.py",
+    "kernel/engine/learned.py", "kernel/engine/limit.py", "kernel/engine/meter.py", "kernel/engine/outlook.py", "kernel/engine/pace.py",
+    "kernel/engine/placement.py", "kernel/engine/rules.py", "kernel/engine/schedule.py", "features/tuning/simulator.py", "kernel/engine/steps.py",
+    "kernel/engine/waiting.py", "kernel/engine/warmup.py",
+    "planner/*", "rollout/*", "features/tuning/judgement.py",
+    "kernel/repository/names.py", "dialects/triton/config/pbtxt.py", "kernel/repository/settle.py",
+    "kernel/repository/toml.py", "dialects/triton/config/translate.py",
+    "features/telemetry/explain.py", "features/telemetry/gauges.py", "dialects/triton/statistics.py", "features/telemetry/verdict.py",
+    "dialects/oip/openapi.py", "transport/routes.py", "dialects/torchserve/paths.py", "transport/http1_head.py",
     "backends/outputs.py", "cli/banner.py", "client/encoding.py",
 )  # fmt: skip
 IMPURE_MODULES = {

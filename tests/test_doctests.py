@@ -25,4 +25,4 @@ def test_examples_of(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_there_are_examples() -> None:
-    assert "salver.tensor" in MODULES
+    assert "salver.words.tensor" in MODULES

@@ -18,7 +18,7 @@ from sklearn.linear_model import LinearRegression
 
 import salver
 from salver.embed import Output, Response, Server
-from salver.errors import (
+from salver.words.errors import (
     DeadlineExceeded,
     InvalidInput,
     LoadFailed,
@@ -29,8 +29,8 @@ from salver.errors import (
     SalverError,
     Unsupported,
 )
-from salver.messages import State
-from salver.tensor import DataType, Tensor, tensor
+from salver.words.messages import State
+from salver.words.tensor import DataType, Tensor, tensor
 from waiting import PATIENCE_S, auntil, until
 from zoo import mlp_answer, write_identity, write_mlp, write_moody
 
@@ -356,7 +356,7 @@ def test_tr_a7_a_program_ends_cleanly_without_stopping_it(tmp_path: Path) -> Non
 FORKING = """
 import os, sys
 import salver
-from salver.errors import NotReady
+from salver.words.errors import NotReady
 
 with salver.Server(sys.argv[1]) as server:
     child = os.fork()

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver import errors
-from salver.errors import LONGEST_TEXT, Code, HandlerFailed, InvalidInput, MissingExtra, SalverError
+from salver.words import errors
+from salver.words.errors import LONGEST_TEXT, Code, HandlerFailed, InvalidInput, MissingExtra, SalverError
 
 KINDS = [
     value

@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from salver.errors import InvalidInput, MissingExtra
-from salver.plain_yaml import read_documents, read_yaml
+from salver.encoding.plain_yaml import read_documents, read_yaml
+from salver.words.errors import InvalidInput, MissingExtra
 
 BOMB = "a0: &a0 [1, 1]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 16))
 

@@ -20,7 +20,7 @@ def test_the_names_on_demand_are_the_real_ones() -> None:
 
 
 def test_what_users_catch_has_a_public_name() -> None:
-    from salver import errors
+    from salver.words import errors
 
     assert salver.InvalidInput is errors.InvalidInput
     assert issubclass(salver.Unreachable, salver.SalverError)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from salver.tensor import (
+from salver.words.tensor import (
     DATATYPES,
     DataType,
     Tensor,

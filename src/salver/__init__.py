@@ -32,8 +32,8 @@ _WHERE = {
     "Client": "salver.client",
     "SyncClient": "salver.client",
     "Unreachable": "salver.client",
-    "Tensor": "salver.tensor",
-    **dict.fromkeys(_ERRORS, "salver.errors"),
+    "Tensor": "salver.words.tensor",
+    **dict.fromkeys(_ERRORS, "salver.words.errors"),
 }
 
 

@@ -16,90 +16,91 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from salver import __version__, console, plugins
-from salver.artifacts import Instances
+from salver import __version__, plugins
 from salver.backends.protocol import Backend
-from salver.cache import CacheUse, ResponseCache
 from salver.configuration import HeaderConfig, ServeConfig
-from salver.engine.turns import Pool
-from salver.errors import SalverError
-from salver.experiments.collector import Collector
-from salver.experiments.pending import Pending
-from salver.experiments.router import Router
-from salver.experiments.underway import UnderWay
-from salver.lifecycle.manager import Manager
-from salver.messages import ModelId, Signature, VersionStatus
-from salver.repository import Repository
-from salver.repository.unpacked import Archives
-from salver.serving.bus import Bus
-from salver.serving.caching import Caching
-from salver.serving.calls import Calls
-from salver.serving.control import ServerControl
-from salver.serving.controlplane import ControlMode, ControlPlane
-from salver.serving.dataplane import DataPlane, DoorRules
-from salver.serving.decoding import Decoders
-from salver.serving.fetching import Fetching
-from salver.serving.handler_store import HandlerStore
-from salver.serving.inner import Inner
-from salver.serving.loader import Loader, Servable, Terms
-from salver.serving.ports import Observer
-from salver.serving.profiles import ProfileStore
-from salver.serving.readiness import Readiness
-from salver.serving.registry import Registry
-from salver.serving.reloading import Reloading
-from salver.serving.shadow import Shadowing
-from salver.serving.shared_memory import SharedMemory
-from salver.serving.snapshots import Snapshots
-from salver.serving.splitting import Splitting
-from salver.serving.twins import Twins
-from salver.serving.unpacking import Unpacking
-from salver.serving.voices import Voices
-from salver.serving.workflows import Workflows, WorkflowsConfig
+from salver.dialects.clouds.doors import SageMaker, SageMakerDoor, Vertex, VertexDoor
+from salver.dialects.clouds.many_models import ManyModels
+from salver.dialects.oip.http_operations import HttpOperations
+from salver.dialects.oip.regions import NO_REGIONS
+from salver.dialects.oip.shared_memory import SharedMemory
+from salver.dialects.openai.voices import Voices
+from salver.dialects.tensorflow.metrics import TensorFlowMetrics
+from salver.dialects.tensorflow.prediction_log import PredictionLog
+from salver.dialects.tensorflow.reloading import Reloading
+from salver.dialects.torchserve.front import Backing
+from salver.dialects.torchserve.handler_store import HandlerStore
+from salver.dialects.torchserve.ports import TorchServePorts
+from salver.dialects.torchserve.snapshots import Snapshots
+from salver.dialects.torchserve.unpacking import Unpacking
+from salver.dialects.torchserve.view import TorchServeView
+from salver.dialects.torchserve.workflow_operations import WorkflowOperations
+from salver.dialects.torchserve.workflows import Workflows, WorkflowsConfig
+from salver.dialects.triton.config_view import first_response_bounds, metric_tags
+from salver.dialects.triton.log_settings import Switches
+from salver.dialects.triton.settings import LogChange, LogSettings, TraceChange, TraceSetting
+from salver.dialects.triton.statistics import Statistics
+from salver.dialects.triton.tracing import Tracing
+from salver.features import console
+from salver.features.cache import CacheUse, ResponseCache
+from salver.features.cache.caching import Caching
+from salver.features.management import Api, Management
+from salver.features.management.serving_operations import serving_operations
+from salver.features.releases.experiments.collector import Collector
+from salver.features.releases.experiments.pending import Pending
+from salver.features.releases.experiments.router import Router
+from salver.features.releases.experiments.underway import UnderWay
+from salver.features.releases.gauges import ReleaseGauges
+from salver.features.releases.shadow import Shadowing
+from salver.features.releases.splitting import Splitting
+from salver.features.telemetry.eventlog import EventLog
+from salver.features.telemetry.explain import Explanations
+from salver.features.telemetry.logs import LogConfig, reopen
+from salver.features.telemetry.metrics import Metrics
+from salver.features.telemetry.otlp import SpanExport
+from salver.features.tuning.profiles import ProfileStore
+from salver.features.twins.twins import Twins
+from salver.kernel.engine.turns import Pool
+from salver.kernel.lifecycle.manager import Manager
+from salver.kernel.repository import Repository
+from salver.kernel.repository.unpacked import Archives
+from salver.kernel.serving.bus import Bus
+from salver.kernel.serving.control import ServerControl
+from salver.kernel.serving.controlplane import ControlMode, ControlPlane
+from salver.kernel.serving.dataplane import DataPlane, DoorRules
+from salver.kernel.serving.decoding import Decoders
+from salver.kernel.serving.fetching import Fetching
+from salver.kernel.serving.inner import Inner
+from salver.kernel.serving.loader import Loader, Servable, Terms
+from salver.kernel.serving.model_callbacks import Calls
+from salver.kernel.serving.ports import Observer
+from salver.kernel.serving.present import Load, Losses
+from salver.kernel.serving.readiness import Readiness
+from salver.kernel.serving.registry import Registry
 from salver.stores import Copies, open_store
-from salver.telemetry.eventlog import EventLog
-from salver.telemetry.explain import Explanations
-from salver.telemetry.log_settings import Switches
-from salver.telemetry.logs import LogConfig, reopen
-from salver.telemetry.metrics import Metrics
-from salver.telemetry.otlp import SpanExport
-from salver.telemetry.ports import Load, Losses
-from salver.telemetry.prediction_log import PredictionLog
-from salver.telemetry.release_gauges import ReleaseGauges
-from salver.telemetry.statistics import Statistics
-from salver.telemetry.tensorflow_metrics import TensorFlowMetrics
-from salver.telemetry.torchserve import TorchServeView
-from salver.telemetry.tracing import Tracing
 from salver.transport.access import Watched
 from salver.transport.access_check import Access, AccessRules, Changing
-from salver.transport.api import Api, Management
-from salver.transport.api.serving import serving_operations
 from salver.transport.asgi import Front
 from salver.transport.budget import Budget
 from salver.transport.calls import Reception, id_maker
-from salver.transport.clouds import SageMaker, SageMakerDoor, Vertex, VertexDoor
 from salver.transport.cors import Cors
 from salver.transport.doors import App, Kind, with_metrics_at
 from salver.transport.doors import door as shown_at
 from salver.transport.grpc import GrpcMethods
 from salver.transport.hangup import HangUps
-from salver.transport.http import HttpOperations
-from salver.transport.many_models import ManyModels
+from salver.transport.orca import TokenRoom
 from salver.transport.pages import Pages, Sites
 from salver.transport.parting import SHORT_S, Parting
 from salver.transport.ports import RegionRegistry
 from salver.transport.restrict import GRPC_PREFIX
 from salver.transport.server import FrontConfig, Listener, listen
-from salver.transport.ts_front import Backing
-from salver.transport.ts_ports import TorchServePorts
-from salver.transport.ts_workflows import WorkflowOperations
 from salver.transport.watch import UNANSWERED, ConnectionWatch
-from salver.wire.config_view import first_response_bounds, metric_tags
-from salver.wire.orca import TokenRoom
-from salver.wire.regions import NO_REGIONS
-from salver.wire.settings import LogChange, LogSettings, TraceChange, TraceSetting
+from salver.words.artifacts import Instances
+from salver.words.errors import SalverError
+from salver.words.messages import ModelId, Signature, VersionStatus
 
 if TYPE_CHECKING:
-    from salver.ledgered import Ledgered
+    from salver.features.releases.composition import Ledgered
 
 _LOG = logging.getLogger("salver")
 _PLATFORMS: Final[tuple[tuple[Kind, str], ...]] = (
@@ -129,7 +130,7 @@ class ReadyInfo(msgspec.Struct, frozen=True):
         seconds: From the start of the process's server to now.
         signatures: Of the versions that answer.
         changing: Who may change something at a port that other machines reach.
-        takes_short: Requests may have inputs by name (:mod:`salver.wire.short_json`).
+        takes_short: Requests may have inputs by name (:mod:`salver.dialects.oip.short_json`).
     """
 
     hosts: tuple[str, ...]
@@ -276,7 +277,7 @@ class Server:
 
     async def _keep_ledger(self, new_id: Callable[[], str]) -> None:
         """The registry and releases, which a server without them does not import."""
-        from salver.ledgered import Ledgered, home_of
+        from salver.features.releases.composition import Ledgered, home_of
 
         home = home_of(self.config.registry, self.config.artifacts)
         traffic = (self.splits.router, self._collector, self._pending, self.shadows)

@@ -9,29 +9,29 @@ from typing import Literal
 
 import msgspec
 
-from salver.cache import CacheConfig
-from salver.lifecycle.config import LifecycleConfig
-from salver.repository import Customs, RepositoryConfig
-from salver.repository.bounds import check_server
-from salver.serving.readiness import Rule
-from salver.serving.registering import HandlerStoreConfig
-from salver.serving.reloading import Served
-from salver.serving.snapshots import SnapshotConfig
-from salver.serving.voices import VoiceConfig
-from salver.telemetry.logs import LogConfig
-from salver.telemetry.otlp import SpanConfig
-from salver.telemetry.tensorflow_metrics import TensorFlowMetricsConfig
-from salver.telemetry.torchserve import TorchServeViewConfig
-from salver.telemetry.trace_settings import TraceConfig
-from salver.telemetry.triton_metrics import TritonMetricsConfig
+from salver.dialects.openai.voices import VoiceConfig
+from salver.dialects.tensorflow.metrics import TensorFlowMetricsConfig
+from salver.dialects.tensorflow.reloading import Served
+from salver.dialects.tensorflow.rules import TfsRules
+from salver.dialects.torchserve.registering import HandlerStoreConfig
+from salver.dialects.torchserve.rules import TorchServeRules
+from salver.dialects.torchserve.snapshots import SnapshotConfig
+from salver.dialects.torchserve.view import TorchServeViewConfig
+from salver.dialects.triton.metrics import TritonMetricsConfig
+from salver.dialects.triton.trace_settings import TraceConfig
+from salver.features.cache import CacheConfig
+from salver.features.telemetry.logs import LogConfig
+from salver.features.telemetry.otlp import SpanConfig
+from salver.kernel.lifecycle.config import LifecycleConfig
+from salver.kernel.repository import Customs, RepositoryConfig
+from salver.kernel.repository.bounds import check_server
+from salver.kernel.serving.readiness import Rule
 from salver.transport.access_check import ApiConfig
 from salver.transport.calls import HeaderRules
 from salver.transport.forward import Forwarding
 from salver.transport.restrict import Guard, Restriction
 from salver.transport.server import FrontConfig
 from salver.transport.watch import ConnectionLimits
-from salver.wire.tfs_rules import TfsRules
-from salver.wire.ts_rules import TorchServeRules
 
 
 class HeaderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

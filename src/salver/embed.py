@@ -23,10 +23,21 @@ import orjson
 
 from salver.app import ServeConfig
 from salver.app import Server as App
-from salver.artifacts import LoadOrder
-from salver.cache import CacheConfig
-from salver.errors import Cancelled, InvalidInput, LoadFailed, NotFound, NotReady, SalverError, Unsupported
-from salver.messages import (
+from salver.dialects.oip.metadata import model as metadata_of
+from salver.dialects.triton.config_view import as_json
+from salver.encoding.values import typed
+from salver.features.cache import CacheConfig
+from salver.words.artifacts import LoadOrder
+from salver.words.errors import (
+    Cancelled,
+    InvalidInput,
+    LoadFailed,
+    NotFound,
+    NotReady,
+    SalverError,
+    Unsupported,
+)
+from salver.words.messages import (
     ANYBODY,
     Call,
     InferRequest,
@@ -37,10 +48,7 @@ from salver.messages import (
     State,
     VersionStatus,
 )
-from salver.tensor import UNTYPED, Array, DataType, Tensor, bf16_to_fp32, tensor
-from salver.wire.config_view import as_json
-from salver.wire.metadata import model as metadata_of
-from salver.wire.values import typed
+from salver.words.tensor import UNTYPED, Array, DataType, Tensor, bf16_to_fp32, tensor
 
 _T = TypeVar("_T")
 _CPUS = (1, 3)  # DLPack's kDLCPU and kDLCUDAHost
@@ -176,7 +184,7 @@ class Model:
     """A model of a server in this process; made by :meth:`Server.model`.
 
     Inputs are arrays by name: numpy's, whatever has ``__dlpack__`` and lies in this machine's memory, lists,
-    or a :class:`~salver.tensor.Tensor` where the datatype must be said. They are not copied where they are
+    or a :class:`~salver.words.tensor.Tensor` where the datatype must be said. They are not copied where they are
     contiguous: leave them as they are until the answer is there.
     """
 

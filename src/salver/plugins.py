@@ -10,9 +10,9 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 from salver.backends.protocol import Backend
-from salver.cache import CacheConfig, ResponseCache
-from salver.errors import InvalidInput
-from salver.repository.ports import Recognise, Recognised, Touches
+from salver.features.cache import CacheConfig, ResponseCache
+from salver.kernel.repository.ports import Recognise, Recognised, Touches
+from salver.words.errors import InvalidInput
 
 GROUP = "salver.backends"
 CACHES = "salver.response_caches"

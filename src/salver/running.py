@@ -6,10 +6,10 @@ import logging
 from collections.abc import Callable, Sequence
 
 from salver.app import ReadyInfo, ServeConfig, Server
-from salver.errors import LoadFailed
-from salver.lifecycle.memory import keep_one_heap, tune_interpreter
+from salver.features.telemetry.logs import configure
+from salver.kernel.lifecycle.memory import keep_one_heap, tune_interpreter
 from salver.signals import Signals
-from salver.telemetry.logs import configure
+from salver.words.errors import LoadFailed
 
 _LOG = logging.getLogger("salver")
 

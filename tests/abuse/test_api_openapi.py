@@ -19,10 +19,10 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from console_world import RUNNING, prepare
+from salver.features.management.ledger_operations import Kept, Stores
+from salver.features.management.openapi import describe
+from salver.features.management.serving_operations import serving_operations
 from salver.testing.process import ServerProcess
-from salver.transport.api.kept import Kept, Stores
-from salver.transport.api.openapi import describe
-from salver.transport.api.serving import serving_operations
 from waiting import PATIENCE_S
 
 NOBODY: Any = None  # the operations are not run here

@@ -10,8 +10,8 @@ from schemathesis.checks import not_a_server_error
 from schemathesis.core.result import Ok
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
+from salver.dialects.oip.openapi import describe
 from salver.testing.process import ServerProcess
-from salver.transport.openapi import describe
 from waiting import PATIENCE_S
 
 LABELS = [

@@ -11,11 +11,11 @@ from typing import Any
 
 import msgspec
 
-from salver.artifacts import Manifest, ModelConfig
 from salver.backends.protocol import Answer, LoadOptions
-from salver.backends.torchserve import TorchServeBackend
-from salver.handlers import BODY, FORMAT, Form, HandlerReply, Workers, as_request, part, reply_of
-from salver.messages import InferRequest, ModelId
+from salver.dialects.torchserve.backend import TorchServeBackend
+from salver.words.artifacts import Manifest, ModelConfig
+from salver.words.handlers import BODY, FORMAT, Form, HandlerReply, Workers, as_request, part, reply_of
+from salver.words.messages import InferRequest, ModelId
 
 BACKEND = TorchServeBackend()
 JSON, TEXT, OCTETS = "application/json", "text/plain", "application/octet-stream"

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from salver.artifacts import ModelConfig
 from salver.backends.protocol import Backend, LoadOptions, RunnableModel
-from salver.tensor import Array
 from salver.testing.backends import manifest_of
+from salver.words.artifacts import ModelConfig
+from salver.words.tensor import Array
 
 MEAN, DEVIATION = np.array([0.485, 0.456, 0.406], "f4"), np.array([0.229, 0.224, 0.225], "f4")
 

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from salver.artifacts import ModelConfig
 from salver.backends.lightgbm import LightgbmBackend
 from salver.backends.litert import LiteRtBackend
 from salver.backends.onnx import OnnxBackend
@@ -15,8 +14,9 @@ from salver.backends.sklearn import SklearnBackend
 from salver.backends.tensorflow import TensorFlowBackend
 from salver.backends.torch import TorchBackend
 from salver.backends.xgboost import XgboostBackend
-from salver.errors import LoadFailed
 from salver.testing.backends import BackendConformance, Case
+from salver.words.artifacts import ModelConfig
+from salver.words.errors import LoadFailed
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.normal(size=(90, 5)).astype("f4")

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from packaged import load
 
-from salver.artifacts import ModelConfig
 from salver.backends.onnx import OnnxBackend
 from salver.backends.tensorflow import TensorFlowBackend
 from salver.backends.torch import TorchBackend
-from salver.errors import LoadFailed
-from salver.messages import TensorSpec
-from salver.tensor import Array, DataType, as_bytes
+from salver.words.artifacts import ModelConfig
+from salver.words.errors import LoadFailed
+from salver.words.messages import TensorSpec
+from salver.words.tensor import Array, DataType, as_bytes
 
 BF16 = ml_dtypes.bfloat16
 VALUES = np.array([[1, -2.5, 3.3e38], [0, np.inf, 1e-30]], BF16)

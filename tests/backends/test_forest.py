@@ -12,7 +12,6 @@ import xgboost
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 
-from salver.artifacts import Manifest, ModelConfig
 from salver.backends import reshaped
 from salver.backends.lightgbm import LightgbmBackend
 from salver.backends.onnx import OnnxBackend
@@ -20,9 +19,10 @@ from salver.backends.protocol import Backend, LoadOptions
 from salver.backends.sklearn import SklearnBackend
 from salver.backends.torch import TorchBackend
 from salver.backends.xgboost import XgboostBackend
-from salver.errors import LoadFailed
-from salver.messages import ModelId, TensorSpec
-from salver.tensor import Array, DataType
+from salver.words.artifacts import Manifest, ModelConfig
+from salver.words.errors import LoadFailed
+from salver.words.messages import ModelId, TensorSpec
+from salver.words.tensor import Array, DataType
 from zoo import write_mlp
 
 DATA: dict[str, Callable[..., Any]] = {

@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 import test_backend_conformance as known
 
-from salver.artifacts import LoadOrder, Manifest
 from salver.backends import reshaped
 from salver.backends.onnx import OnnxBackend
 from salver.backends.protocol import LoadOptions, Traits
-from salver.errors import LoadFailed
-from salver.messages import ModelId
+from salver.kernel.repository import Place, Recognised, Repository, RepositoryConfig
 from salver.plugins import GROUP, backends, judge, recogniser
-from salver.repository import Place, Recognised, Repository, RepositoryConfig
+from salver.words.artifacts import LoadOrder, Manifest
+from salver.words.errors import LoadFailed
+from salver.words.messages import ModelId
 
 BACKENDS = backends()
 #: Of each entry point the formats that requests may bring. Whoever adds a backend adds it here and below.
@@ -326,8 +326,8 @@ def test_onnx_reads_no_data_outside_of_its_folder_and_no_memory(
 
 
 def test_files_that_a_configuration_names_lie_beside_the_model(tmp_path: Path) -> None:
-    from salver.serving.voices import voice_of
-    from salver.wire.voice import Voice
+    from salver.dialects.openai.voice import Voice
+    from salver.dialects.openai.voices import voice_of
 
     (tmp_path / "secret.jinja").write_text("secret")
     (tmp_path / "m" / "1").mkdir(parents=True)

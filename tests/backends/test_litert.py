@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from salver.artifacts import Manifest
 from salver.backends.litert import LiteRtBackend, LiteRtModel
 from salver.backends.protocol import LoadOptions
-from salver.errors import LoadFailed
-from salver.messages import ModelId
+from salver.words.artifacts import Manifest
+from salver.words.errors import LoadFailed
+from salver.words.messages import ModelId
 
 tf = pytest.importorskip("tensorflow")
 pytest.importorskip("ai_edge_litert")

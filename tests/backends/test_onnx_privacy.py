@@ -8,10 +8,10 @@ from pathlib import Path
 SCRIPT = """
 import sys
 from pathlib import Path
-from salver.artifacts import Manifest
+from salver.words.artifacts import Manifest
 from salver.backends.onnx import OnnxBackend
 from salver.backends.protocol import LoadOptions
-from salver.messages import ModelId
+from salver.words.messages import ModelId
 
 assert "onnxruntime" not in sys.modules
 path = Path(sys.argv[1])

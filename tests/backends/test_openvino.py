@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from salver.artifacts import Batching, Manifest, ModelConfig
 from salver.backends.openvino import OpenVinoBackend, OpenVinoModel
 from salver.backends.protocol import LoadOptions
-from salver.errors import LoadFailed, ModelFailed
-from salver.messages import ModelId, TensorSpec
+from salver.kernel.repository import Repository
 from salver.plugins import recogniser
-from salver.repository import Repository
-from salver.tensor import DataType
+from salver.words.artifacts import Batching, Manifest, ModelConfig
+from salver.words.errors import LoadFailed, ModelFailed
+from salver.words.messages import ModelId, TensorSpec
+from salver.words.tensor import DataType
 
 openvino = pytest.importorskip("openvino")
 BACKEND = OpenVinoBackend()
@@ -119,10 +119,10 @@ import socket, sys
 from pathlib import Path
 def refuse(*_): raise SystemExit("a connection was opened")
 socket.socket.connect = refuse
-from salver.artifacts import Manifest
+from salver.words.artifacts import Manifest
 from salver.backends.openvino import OpenVinoBackend
 from salver.backends.protocol import LoadOptions
-from salver.messages import ModelId
+from salver.words.messages import ModelId
 path = Path(sys.argv[1])
 OpenVinoBackend().load(Manifest(ModelId("m", "1"), path, "openvino-ir", "openvino"), LoadOptions()).close()
 assert "openvino" in sys.modules

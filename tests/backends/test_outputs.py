@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from salver.backends.outputs import Outputs
-from salver.errors import ModelFailed
-from salver.messages import Signature, TensorSpec
-from salver.tensor import DataType
+from salver.words.errors import ModelFailed
+from salver.words.messages import Signature, TensorSpec
+from salver.words.tensor import DataType
 
 X = (TensorSpec("x", DataType.FP32, (-1, 2)),)
 TWO_ROWS = {"x": np.zeros((2, 2), "f4")}

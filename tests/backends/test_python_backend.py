@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from salver.artifacts import Manifest, ModelConfig, Steps
 from salver.backends.protocol import LoadOptions, RunnableModel, StepModel
 from salver.backends.python import PythonBackend
-from salver.errors import LoadFailed
-from salver.messages import ModelId
+from salver.words.artifacts import Manifest, ModelConfig, Steps
+from salver.words.errors import LoadFailed
+from salver.words.messages import ModelId
 
 BACKEND = PythonBackend()
 SPECS = """

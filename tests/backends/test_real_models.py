@@ -16,10 +16,10 @@ from salver.backends.sklearn import SklearnBackend
 from salver.backends.tensorflow import TensorFlowBackend
 from salver.backends.torch import TorchBackend
 from salver.backends.xgboost import XgboostBackend
-from salver.errors import LoadFailed
+from salver.kernel.repository import Repository
 from salver.plugins import backends, recogniser
-from salver.repository import Repository
-from salver.tensor import Array
+from salver.words.errors import LoadFailed
+from salver.words.tensor import Array
 
 
 def answer(model: RunnableModel, **inputs: Array) -> dict[str, Array]:

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from packaged import load, packaged
 
-from salver.artifacts import Manifest, ModelConfig
 from salver.backends.lightgbm import LightgbmBackend
 from salver.backends.litert import LiteRtBackend
 from salver.backends.onnx import OnnxBackend
@@ -20,9 +19,10 @@ from salver.backends.sklearn import SklearnBackend
 from salver.backends.tensorflow import TensorFlowBackend
 from salver.backends.torch import TorchBackend
 from salver.backends.xgboost import XgboostBackend
-from salver.errors import LoadFailed, MissingExtra
-from salver.messages import ModelId, TensorSpec
-from salver.tensor import DataType
+from salver.words.artifacts import Manifest, ModelConfig
+from salver.words.errors import LoadFailed, MissingExtra
+from salver.words.messages import ModelId, TensorSpec
+from salver.words.tensor import DataType
 
 FRAMEWORKS = (
     (OnnxBackend(), "onnxruntime", "onnx"),

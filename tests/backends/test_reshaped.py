@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from salver.artifacts import Manifest, ModelConfig, Reshape
 from salver.backends import reshaped
 from salver.backends.onnx import OnnxBackend
 from salver.backends.protocol import Answer, LoadOptions, RequestModel, RunnableModel
-from salver.errors import LoadFailed, ModelFailed, SalverError
-from salver.messages import InferRequest, Signature, TensorSpec
-from salver.tensor import Array, DataType, Tensor
 from salver.testing.backends import manifest_of
+from salver.words.artifacts import Manifest, ModelConfig, Reshape
+from salver.words.errors import LoadFailed, ModelFailed, SalverError
+from salver.words.messages import InferRequest, Signature, TensorSpec
+from salver.words.tensor import Array, DataType, Tensor
 
 
 def spec(name: str, *shape: int) -> TensorSpec:

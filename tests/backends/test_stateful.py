@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from salver.backends.stateful import StatefulSteps
-from salver.errors import LoadFailed
-from salver.messages import Signature, TensorSpec
-from salver.tensor import DataType
+from salver.words.errors import LoadFailed
+from salver.words.messages import Signature, TensorSpec
+from salver.words.tensor import DataType
 
 TOKENS = TensorSpec("tokens", DataType.INT64, (-1, -1))
 ONE_TOKEN = TensorSpec("tokens", DataType.INT64, (-1, 1))

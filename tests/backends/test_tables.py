@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 from packaged import load
 
-from salver.artifacts import ModelConfig
 from salver.backends.lightgbm import LightgbmBackend
 from salver.backends.protocol import LoadOptions
 from salver.backends.sklearn import SklearnBackend
 from salver.backends.xgboost import XgboostBackend
-from salver.errors import InvalidInput, LoadFailed
-from salver.messages import TensorSpec
-from salver.tensor import Array, DataType, as_bytes
 from salver.testing.backends import manifest_of
+from salver.words.artifacts import ModelConfig
+from salver.words.errors import InvalidInput, LoadFailed
+from salver.words.messages import TensorSpec
+from salver.words.tensor import Array, DataType, as_bytes
 
 TRUSTING = LoadOptions(trust_pickle=True)
 

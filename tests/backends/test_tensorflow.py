@@ -9,12 +9,12 @@ import pytest
 from packaged import load, packaged
 
 import savedmodels
-from salver.artifacts import ModelConfig
 from salver.backends.protocol import SIGNATURE
 from salver.backends.tensorflow import TensorFlowBackend, TensorFlowModel
-from salver.errors import InvalidInput, LoadFailed
-from salver.messages import Signature, TensorSpec
-from salver.tensor import Array, DataType
+from salver.words.artifacts import ModelConfig
+from salver.words.errors import InvalidInput, LoadFailed
+from salver.words.messages import Signature, TensorSpec
+from salver.words.tensor import Array, DataType
 
 RANDOM = np.random.default_rng(4)
 CODE = [

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from salver.artifacts import Manifest, ModelConfig
 from salver.backends.protocol import LoadOptions
 from salver.backends.torch import TorchBackend
-from salver.errors import LoadFailed, ModelFailed
-from salver.messages import ModelId, TensorSpec
-from salver.tensor import DataType
+from salver.words.artifacts import Manifest, ModelConfig
+from salver.words.errors import LoadFailed, ModelFailed
+from salver.words.messages import ModelId, TensorSpec
+from salver.words.tensor import DataType
 
 BACKEND = TorchBackend()
 

@@ -10,9 +10,9 @@ from torch import nn
 
 from salver.backends.protocol import LoadOptions
 from salver.backends.torch import TorchBackend
-from salver.errors import LoadFailed
+from salver.kernel.repository import Repository
 from salver.plugins import backends, recogniser
-from salver.repository import Repository
+from salver.words.errors import LoadFailed
 
 
 class Scale(nn.Module):

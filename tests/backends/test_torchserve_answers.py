@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.marfolder import JSON, OCTETS, TEXT, form, opened, own_process, replies, reply, shown, write
-from salver.backends.torchserve.replies import printed, replies_to
-from salver.backends.torchserve.requests import data_of, headers_of
-from salver.handlers import Form, HandlerReply, part
+from salver.dialects.torchserve.backend.replies import printed, replies_to
+from salver.dialects.torchserve.backend.requests import data_of, headers_of
+from salver.words.handlers import Form, HandlerReply, part
 
 INSPECT = """
     def show(value):

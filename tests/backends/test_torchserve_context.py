@@ -20,7 +20,7 @@ from backends.marfolder import (
     write,
 )
 from salver.backends.protocol import LoadOptions
-from salver.handlers import DESCRIBE, EXPLAIN, Form, Workers
+from salver.words.handlers import DESCRIBE, EXPLAIN, Form, Workers
 
 DUMP = """
     import os
@@ -203,7 +203,7 @@ def test_a_form_of_nothing_but_parts_is_asked_by_run(tmp_path: Path) -> None:
     model = opened(write(tmp_path, "def handle(data, context):\n    return data and [data[0]['x']]\n"))
     (asked,) = Form((form(b"12").parts[0],)).parts
     assert bytes(model.run({"x": asked.data})["body"]) == b"12"
-    from salver.errors import HandlerFailed
+    from salver.words.errors import HandlerFailed
 
     with pytest.raises(HandlerFailed, match="Prediction failed"):
         model.run({})

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from backends.marfolder import JSON, OCTETS, form, opened, own_process, replies, reply, shown, write
-from salver.handlers import EXPLAIN, HandlerReply
+from salver.words.handlers import EXPLAIN, HandlerReply
 
 DOUBLE = """
     class Enveloped:

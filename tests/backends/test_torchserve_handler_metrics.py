@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from backends.marfolder import form, nothing, opened, own_process, request, whole, write
-from salver.errors import LoadFailed
+from salver.words.errors import LoadFailed
 
 LINE = re.compile(r"(\w+)\.(\w+):([\d.]+)\|#([^|]*)\|#type:(\w+)\|#hostname:([^,]+),(\d+)(?:,(.*))?")
 

@@ -13,14 +13,14 @@ import pytest
 
 from backends.marfolder import TEXT, form, manifest_of, write
 from salver.backends.protocol import LoadOptions
-from salver.engine.crew import Nursery
-from salver.engine.handler_engine import HandlerEngine, HandlerTerms
-from salver.engine.spawn import HostPlan
-from salver.errors import HandlerFailed, NotReady
-from salver.handlers import BODY, Form, HandlerReply, Workers, as_request, reply_of
-from salver.messages import InferResponse, ModelId
+from salver.dialects.torchserve.engine.engine import HandlerEngine, HandlerTerms
+from salver.dialects.torchserve.engine.worker_pool import Nursery
+from salver.kernel.engine.spawn import HostPlan
+from salver.words.errors import HandlerFailed, NotReady
+from salver.words.handlers import BODY, Form, HandlerReply, Workers, as_request, reply_of
+from salver.words.messages import InferResponse, ModelId
 
-KIND = "salver.backends.torchserve.backend:TorchServeBackend"
+KIND = "salver.dialects.torchserve.backend.backend:TorchServeBackend"
 HANDLER = """
     import os
     import sys

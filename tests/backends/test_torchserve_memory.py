@@ -8,11 +8,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from salver.backends.torchserve import memory
+from salver.dialects.torchserve.backend import memory
 
 FAULTS = """
 import json, resource, sys
-from salver.backends.torchserve import memory
+from salver.dialects.torchserve.backend import memory
 if sys.argv[1] == "keep":
     memory.keep_memory({})
 import numpy as np
@@ -35,7 +35,7 @@ def faults(how: str) -> int:
 IDLE = """
 import json, sys
 from pathlib import Path
-from salver.backends.torchserve import memory
+from salver.dialects.torchserve.backend import memory
 environment = {"MALLOC_TRIM_THRESHOLD_": "1"} if sys.argv[1] == "chosen" else {}
 memory.keep_memory({})
 import numpy as np

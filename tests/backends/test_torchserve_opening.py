@@ -14,8 +14,8 @@ import pytest
 from archivers import run_archiver
 from backends.marfolder import BACKEND, manifest_of, opened, own_process, reply, shown, write
 from salver.backends.protocol import FormModel, LoadOptions
-from salver.errors import LoadFailed
-from salver.handlers import FORMAT, SIGNATURE
+from salver.words.errors import LoadFailed
+from salver.words.handlers import FORMAT, SIGNATURE
 
 RAN = "def run(data, context):\n    return data and ['ran'] * len(data)\n"
 NOOP = """

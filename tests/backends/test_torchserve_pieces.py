@@ -11,10 +11,10 @@ import pytest
 
 from backends.marfolder import form, opened, own_process, request, said, whole, write
 from salver.backends.protocol import Answer, FormModel, StreamModel
-from salver.errors import ModelFailed, SalverError
-from salver.handlers import HandlerReply, Workers
-from salver.messages import InferRequest
-from salver.tensor import DataType, Tensor
+from salver.words.errors import ModelFailed, SalverError
+from salver.words.handlers import HandlerReply, Workers
+from salver.words.messages import InferRequest
+from salver.words.tensor import DataType, Tensor
 from waiting import PATIENCE_S
 
 STREAM = """
@@ -198,7 +198,7 @@ def test_ts_b5_bytes_of_a_request_outlive_the_memory_they_came_in(tmp_path: Path
     memory = bytearray(b"3")
     first = request(form(b""), "a")
     asked = msgspec.structs.replace(form(memory).parts[0])
-    from salver.handlers import Form, as_request
+    from salver.words.handlers import Form, as_request
 
     first = msgspec.structs.replace(as_request("m", Form((asked,))), id="a")
     assert step(model, first) == [("23 ", True)]

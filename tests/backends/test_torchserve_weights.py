@@ -10,7 +10,7 @@ import pytest
 
 from backends.marfolder import BACKEND, manifest_of, own_process, reply, shown, write
 from salver.backends.protocol import LoadOptions
-from salver.backends.torchserve.weights import share_weights
+from salver.dialects.torchserve.backend.weights import share_weights
 
 torch = pytest.importorskip("torch")
 

@@ -10,11 +10,12 @@ import msgspec
 import numpy as np
 import pytest
 
-from salver.artifacts import Batching, Manifest, ModelConfig, Reshape
 from salver.backends.protocol import Answer, LoadOptions, RequestModel
 from salver.backends.python import PythonBackend
-from salver.backends.triton_python import FORMAT, pb_utils
-from salver.errors import (
+from salver.dialects.triton.python_backend import FORMAT, pb_utils
+from salver.testing.backends import BackendConformance, Case, manifest_of
+from salver.words.artifacts import Batching, Manifest, ModelConfig, Reshape
+from salver.words.errors import (
     Cancelled,
     Conflict,
     InvalidInput,
@@ -26,9 +27,8 @@ from salver.errors import (
     UnknownError,
     Unsupported,
 )
-from salver.messages import InferRequest, ModelId, Parameter, RequestedOutput, TensorSpec
-from salver.tensor import DataType, Tensor, bf16_from_fp32, datatype_of
-from salver.testing.backends import BackendConformance, Case, manifest_of
+from salver.words.messages import InferRequest, ModelId, Parameter, RequestedOutput, TensorSpec
+from salver.words.tensor import DataType, Tensor, bf16_from_fp32, datatype_of
 
 BACKEND = PythonBackend()
 HEAD = "import json\nimport numpy as np\nimport triton_python_backend_utils as pb_utils\n\n\n"

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from test_triton_python import DOUBLE, _own_process, load, request, write
 
-from salver.artifacts import Batching, ModelConfig
 from salver.backends.protocol import Answer
-from salver.backends.triton_python import pb_utils
-from salver.errors import LoadFailed, ModelFailed, SalverError
+from salver.dialects.triton.python_backend import pb_utils
+from salver.words.artifacts import Batching, ModelConfig
+from salver.words.errors import LoadFailed, ModelFailed, SalverError
 
 __all__ = ["_own_process"]  # which holds for these tests, too
 

@@ -10,14 +10,14 @@ import pytest
 from packaged import load, packaged
 
 import savedmodels
-from salver.artifacts import Manifest, ModelConfig
 from salver.backends.protocol import SIGNATURE, LoadOptions
 from salver.backends.tensorflow import TensorFlowBackend
-from salver.backends.twin import FILE, SAMPLES, Twin, TwinBackend, read_twin
-from salver.backends.twin_maker import _distance
-from salver.errors import LoadFailed, ModelFailed
-from salver.messages import ModelId, TensorSpec
-from salver.tensor import DataType
+from salver.features.twins.backend import FILE, SAMPLES, Twin, TwinBackend, read_twin
+from salver.features.twins.conversion import _distance
+from salver.words.artifacts import Manifest, ModelConfig
+from salver.words.errors import LoadFailed, ModelFailed
+from salver.words.messages import ModelId, TensorSpec
+from salver.words.tensor import DataType
 
 
 def path_of(name: str) -> Path:
@@ -33,7 +33,7 @@ def run_maker(path: Path, folder: Path) -> "subprocess.CompletedProcess[str]":
     order.write_bytes(
         msgspec.json.encode({"id": ModelId("m", "1"), "path": str(path), "config": ModelConfig()})
     )
-    program = [sys.executable, "-m", "salver.backends.twin_maker", str(order), str(folder)]
+    program = [sys.executable, "-m", "salver.features.twins.conversion", str(order), str(folder)]
     return subprocess.run(program, capture_output=True, text=True)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from chances import may_be
-from salver.rollout.paths import Arms, Schedule
+from salver.features.releases.judge.paths import Arms, Schedule
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 NAMES = ("models", "page", "judge_peers", "judge_traffic", "judge_more", "judge_report", "judge")

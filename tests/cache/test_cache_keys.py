@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from salver.cache.key import key_of, owner_of
-from salver.cache.packing import pack, unpack
-from salver.messages import InferRequest, InferResponse, ModelId, RequestedOutput
-from salver.tensor import Tensor, as_bytes, tensor
+from salver.features.cache.key import key_of, owner_of
+from salver.features.cache.packing import pack, unpack
+from salver.words.messages import InferRequest, InferResponse, ModelId, RequestedOutput
+from salver.words.tensor import Tensor, as_bytes, tensor
 
 OWNER = owner_of(ModelId("m", "1"), "f")
 A, B = tensor("a", np.arange(6, dtype=np.float32).reshape(2, 3)), tensor("b", ["x", b"y\0"])

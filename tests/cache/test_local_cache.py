@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.cache import CacheFacts, ResponseCache, parse
-from salver.cache.config import byte_size
-from salver.cache.local import OVERHEAD, LocalCache, local
-from salver.cache.ports import OWNER_BYTES
-from salver.errors import InvalidInput
+from salver.features.cache import CacheFacts, ResponseCache, parse
+from salver.features.cache.config import byte_size
+from salver.features.cache.local import OVERHEAD, LocalCache, local
+from salver.features.cache.ports import OWNER_BYTES
 from salver.testing.caches import MeasuredCacheConformance, key
+from salver.words.errors import InvalidInput
 
 
 class TestLocalCache(MeasuredCacheConformance):

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import tritonclient.http as triton_http
 
-from salver.cache import ResponseCache
-from salver.cache.ports import OWNER_BYTES
-from salver.cache.redis import RedisCache, redis
-from salver.errors import InvalidInput
+from salver.features.cache import ResponseCache
+from salver.features.cache.ports import OWNER_BYTES
+from salver.features.cache.redis import RedisCache, redis
 from salver.testing.caches import CacheConformance, key
 from salver.testing.process import ServerProcess, free_port
+from salver.words.errors import InvalidInput
 from waiting import PATIENCE_S
 from zoo import mlp_answer, write_mlp
 

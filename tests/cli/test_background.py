@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from salver.cli import background
-from salver.errors import Conflict
+from salver.words.errors import Conflict
 from waiting import PATIENCE_S
 
 SLEEP = "import time; print('up', flush=True); time.sleep(60)"

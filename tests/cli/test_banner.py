@@ -14,10 +14,10 @@ import pytest
 
 from salver.app import ReadyInfo
 from salver.cli import banner
-from salver.messages import ModelId, Signature, State, TensorSpec, VersionStatus
-from salver.tensor import DATATYPES, DataType
-from salver.wire.bodies import HttpBody
-from salver.wire.oip_json import OpenInferenceHttp
+from salver.dialects.oip.json_codec import OpenInferenceHttp
+from salver.encoding.bodies import HttpBody
+from salver.words.messages import ModelId, Signature, State, TensorSpec, VersionStatus
+from salver.words.tensor import DATATYPES, DataType
 from waiting import PATIENCE_S
 
 IRIS = Signature(

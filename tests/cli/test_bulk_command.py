@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from salver.cli import main
-from salver.cli.bulk import _Bar, _clock_of, _Shown, parse_columns, plain, sentence
-from salver.client.bulk import Job, Progress, Summary
-from salver.errors import InvalidInput
+from salver.features.bulk import Job, Progress, Summary
+from salver.features.bulk.command import _Bar, _clock_of, _Shown, parse_columns, plain, sentence
+from salver.words.errors import InvalidInput
 
 JOB = Job(model="m", source=Path("in.csv"), target=Path("out.csv"))
 

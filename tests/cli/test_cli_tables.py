@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import zoo
-from salver.cli import main, output
-from salver.cli.output import fitted, plain_table
+from salver.cli import main
+from salver.terminal import output
+from salver.terminal.output import fitted, plain_table
 
 WORDS = st.text("abc1 ,\n", max_size=30)
 

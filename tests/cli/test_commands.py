@@ -10,8 +10,8 @@ import pytest
 
 import salver
 from salver.cli import main
-from salver.cli.bench import _split
-from salver.cli.output import plain_table
+from salver.features.tuning.bench_command import _split
+from salver.terminal.output import plain_table
 
 SALVER = str(Path(sys.executable).with_name("salver"))
 

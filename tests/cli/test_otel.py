@@ -3,9 +3,10 @@
 import pytest
 
 from salver.app import ServeConfig
-from salver.cli import otel, triton
-from salver.errors import InvalidInput, SalverError
-from salver.telemetry.otlp import SpanConfig
+from salver.dialects.triton import command as triton
+from salver.features.telemetry import otel
+from salver.features.telemetry.otlp import SpanConfig
+from salver.words.errors import InvalidInput, SalverError
 
 BASE = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318/"}
 

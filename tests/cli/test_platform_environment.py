@@ -3,9 +3,9 @@
 import pytest
 
 from salver.app import FrontConfig
-from salver.cli import triton
-from salver.errors import InvalidInput
-from salver.transport.clouds import SageMaker, Vertex
+from salver.dialects.clouds.doors import SageMaker, Vertex
+from salver.dialects.triton import command as triton
+from salver.words.errors import InvalidInput
 
 REPOSITORY = "--model-repository=models"
 AIP = {"AIP_MODE": "PREDICTION", "AIP_PREDICT_ROUTE": "/p", "AIP_HEALTH_ROUTE": "/h"}

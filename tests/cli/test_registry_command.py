@@ -8,8 +8,8 @@ import pytest
 
 import zoo
 from salver.cli import main
-from salver.ledger import LedgerFailed
-from salver.registry.deliveries import Deliverer
+from salver.features.ledger import LedgerFailed
+from salver.features.registry.deliveries import Deliverer
 
 
 @pytest.fixture
@@ -194,7 +194,7 @@ def test_a_webhook_that_hangs_has_failed_when_the_command_ends(  # type: ignore[
     say, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Or each later command would wait for it again."""
-    monkeypatch.setattr("salver.cli.registry_options._ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr("salver.features.registry.command_options._ANSWER_SECONDS", 0.2)
     push(say)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         say("webhook", "add", f"http://127.0.0.1:{listener.getsockname()[1]}/", "--event", "alias.moved")

@@ -16,7 +16,7 @@ from sklearn.linear_model import LinearRegression
 
 import zoo
 from salver.cli import main
-from salver.cli.registry_push import _Shown
+from salver.features.registry.push_command import _Shown
 
 sys.path.append(str(Path(__file__).parents[1] / "sources"))
 from docker_registry import a_registry

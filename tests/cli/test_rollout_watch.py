@@ -11,15 +11,16 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from salver.cli import output, rollout_watch
-from salver.errors import NotReady
-from salver.experiments.windows import CountedBy, Witness
-from salver.releases import Bucket, Copies, Counts, ReleaseState
-from salver.rollout.judge import judge
-from salver.rollout.policy import Metric, Policy, Stage
-from salver.rollout.record import Release, proposed
-from salver.rollout.replay import Entry
-from salver.rollout.shadowing import Alike, CopyEvidence, verdict
+from salver.features.releases import command_watch as rollout_watch
+from salver.features.releases.experiments.windows import CountedBy, Witness
+from salver.features.releases.judge.judge import judge
+from salver.features.releases.judge.policy import Metric, Policy, Stage
+from salver.features.releases.judge.record import Release, proposed
+from salver.features.releases.judge.replay import Entry
+from salver.features.releases.judge.shadowing import Alike, CopyEvidence, verdict
+from salver.terminal import output
+from salver.words.errors import NotReady
+from salver.words.releases import Bucket, Copies, Counts, ReleaseState
 
 POLICY = Policy(
     stages=(Stage(0.1, 10), Stage(0.5, 10)),

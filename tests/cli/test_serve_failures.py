@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from salver.cli.serve import _registry_notices
-from salver.messages import ModelId, Signature, State, VersionStatus
 from salver.testing.process import ServerProcess, free_port
+from salver.words.messages import ModelId, Signature, State, VersionStatus
 from waiting import PATIENCE_S, until
 
 pytestmark = pytest.mark.timeout(120)

@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 
 from salver.app import FrontConfig, ServeConfig
-from salver.artifacts import Batching, Versions
-from salver.cli import main, tensorflow
-from salver.cli.tensorflow_flags import IGNORED, OWN, TENSORFLOW, USED
-from salver.errors import InvalidInput, SalverError, Unsupported
-from salver.repository import Place
-from salver.repository.batching_parameters import NO_BATCHING
-from salver.wire.tfs_rules import TfsRules
+from salver.cli import main
+from salver.dialects.tensorflow import command as tensorflow
+from salver.dialects.tensorflow.batching_parameters import NO_BATCHING
+from salver.dialects.tensorflow.flags import IGNORED, OWN, TENSORFLOW, USED
+from salver.dialects.tensorflow.rules import TfsRules
+from salver.kernel.repository import Place
+from salver.words.artifacts import Batching, Versions
+from salver.words.errors import InvalidInput, SalverError, Unsupported
 
 MODEL = ("--model_name=m", "--model_base_path=/models/m")
 NOWHERE: dict[str, str] = {}

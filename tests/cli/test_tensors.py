@@ -7,9 +7,9 @@ import pytest
 
 from salver.cli.tensors import examples, parse_inputs, parse_tensor, shown, texts
 from salver.client.encoding import specs
-from salver.errors import InvalidInput
-from salver.messages import TensorSpec
-from salver.tensor import DATATYPES, DataType, as_bytes
+from salver.words.errors import InvalidInput
+from salver.words.messages import TensorSpec
+from salver.words.tensor import DATATYPES, DataType, as_bytes
 
 FLOATS = TensorSpec("x", DataType.FP32, (-1, 2))
 WORDS = TensorSpec("t", DataType.BYTES, (-1,))

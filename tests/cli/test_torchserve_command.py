@@ -11,16 +11,17 @@ import pytest
 
 from programs import program
 from salver.app import FrontConfig, ServeConfig
-from salver.cli import background, main, torchserve
-from salver.cli.given import Start
-from salver.cli.torchserve_flags import parse
-from salver.errors import InvalidInput
-from salver.serving.registering import AtStart
-from salver.serving.snapshots import SnapshotConfig
-from salver.telemetry.torchserve_logs import TorchServeLogConfig
-from salver.telemetry.torchserve_metrics import TorchServeMetricsConfig
-from salver.telemetry.torchserve_yaml import USUAL
-from salver.wire.ts_rules import SEQUENCE_HEADERS, TokenRules, TorchServeRules
+from salver.cli import background, main
+from salver.cli.compat_flags import Start
+from salver.dialects.torchserve import command as torchserve
+from salver.dialects.torchserve.flags import parse
+from salver.dialects.torchserve.logs import TorchServeLogConfig
+from salver.dialects.torchserve.metrics import TorchServeMetricsConfig
+from salver.dialects.torchserve.metrics_yaml import USUAL
+from salver.dialects.torchserve.registering import AtStart
+from salver.dialects.torchserve.rules import SEQUENCE_HEADERS, TokenRules, TorchServeRules
+from salver.dialects.torchserve.snapshots import SnapshotConfig
+from salver.words.errors import InvalidInput
 
 NOWHERE: Mapping[str, str] = {}
 
@@ -162,7 +163,7 @@ def test_ts_c4_ts_c6_ts_c10_ts_c11_what_callers_may_and_get() -> None:
 def test_ts_c3_gpus_are_used_up_to_a_number(
     monkeypatch: pytest.MonkeyPatch, there: int, most: str, used: int
 ) -> None:
-    monkeypatch.setattr("salver.engine.gpus.count_gpus", lambda: there)
+    monkeypatch.setattr("salver.dialects.torchserve.engine.gpus.count_gpus", lambda: there)
     found = config(f"number_of_gpu={most}" if most else "")
     assert found.handlers.gpus_used == used
     assert found.handlers.workers_at_start == (used or len(os.sched_getaffinity(0)))

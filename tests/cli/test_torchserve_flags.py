@@ -2,7 +2,7 @@
 
 import pytest
 
-from salver.cli.torchserve_flags import Options, parse
+from salver.dialects.torchserve.flags import Options, parse
 
 
 def test_ts_k1_nothing_is_a_start_in_the_background() -> None:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from salver.cli.torchserve_keys import IGNORED, KEYS, USED
-from salver.cli.torchserve_settings import Address, Settings, Source, find, read
-from salver.errors import InvalidInput
+from salver.dialects.torchserve.property_keys import IGNORED, KEYS, USED
+from salver.dialects.torchserve.settings import Address, Settings, Source, find, read
+from salver.words.errors import InvalidInput
 
 FILE = "config.properties"
 

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 from salver.app import FrontConfig, ServeConfig
-from salver.cli import main, triton
-from salver.cli.given import dialect_of
-from salver.cli.triton_flags import IGNORED, OPENAI, OWN, TRITON, USED
-from salver.errors import InvalidInput, SalverError
-from salver.serving.voices import VoiceConfig
+from salver.cli import main
+from salver.cli.compat_flags import dialect_of
+from salver.dialects.openai.voices import VoiceConfig
+from salver.dialects.triton import command as triton
+from salver.dialects.triton.flags import IGNORED, OPENAI, OWN, TRITON, USED
 from salver.transport.restrict import Restriction
+from salver.words.errors import InvalidInput, SalverError
 from waiting import PATIENCE_S
 
 REPOSITORY = "--model-repository=models"

@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from salver.artifacts import Manifest
 from salver.cli import main
-from salver.cli.tune import _find, _with
+from salver.features.tuning.profiles import ProfileStore
+from salver.features.tuning.tune_command import _find, _with
+from salver.kernel.repository.toml import parse_toml
+from salver.kernel.serving.bus import Bus
+from salver.kernel.serving.loader import Loader, Servable, Terms
 from salver.plugins import backends
-from salver.repository.toml import parse_toml
-from salver.serving.bus import Bus
-from salver.serving.loader import Loader, Servable, Terms
-from salver.serving.profiles import ProfileStore
+from salver.words.artifacts import Manifest
 from zoo import write_mlp
 
 SALVER = str(Path(sys.executable).with_name("salver"))
@@ -231,7 +231,7 @@ def test_without_matplotlib_nothing_is_measured_for_a_report(
 
 def test_the_objective_of_the_command_line_goes_before_that_of_the_configuration(model: Path) -> None:
     def wish(manifest: Manifest, text: str) -> float:
-        from salver.cli.objective import parse
+        from salver.features.tuning.objective import parse
 
         return _with(manifest, parse(text)).config.objective.latency_p99_ms
 

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from salver.artifacts import Objective
-from salver.cli.chart_file import check, write
-from salver.cli.curves import compose, table_rows
-from salver.cli.objective import as_toml, named, parse
-from salver.cli.picture import Mark, Panel, Picture, Series, draw, limits, plain
-from salver.errors import InvalidInput, Unsupported
-from salver.planner.choose import Setting
-from salver.planner.profile import Cell, Measured
-from salver.repository.toml import parse_toml
+from salver.features.tuning.choose import Setting
+from salver.features.tuning.curves import compose, table_rows
+from salver.features.tuning.objective import as_toml, named, parse
+from salver.features.tuning.profile import Cell, Measured
+from salver.kernel.repository.toml import parse_toml
 from salver.stats.batch_law import BatchLaw
+from salver.terminal.chart_file import check, write
+from salver.terminal.picture import Mark, Panel, Picture, Series, draw, limits, plain
+from salver.words.artifacts import Objective
+from salver.words.errors import InvalidInput, Unsupported
 
 LAW = BatchLaw(a=0.001, t0=0.004)
 SETTING = Setting(1, 2, 32, LAW, 776.0, ("it is quick",))

@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.artifacts import Cost, Objective
-from salver.cli.tuned import (
+from salver.features.tuning.choose import Setting
+from salver.features.tuning.grid import Limits
+from salver.features.tuning.profile import Cell, Measured
+from salver.features.tuning.results import (
     Roofline,
     Tuned,
     compare,
@@ -18,12 +20,10 @@ from salver.cli.tuned import (
     picture,
     sentences,
 )  # fmt: skip
-from salver.planner.choose import Setting
-from salver.planner.grid import Limits
-from salver.planner.profile import Cell, Measured
-from salver.planner.roofline import Ceilings
-from salver.planner.search import Search
+from salver.features.tuning.roofline import Ceilings
+from salver.features.tuning.search import Search
 from salver.stats.batch_law import BatchLaw
+from salver.words.artifacts import Cost, Objective
 
 LAW = BatchLaw(a=0.001, t0=0.004)
 P99 = Objective(latency_p99_ms=50)

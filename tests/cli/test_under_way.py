@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from salver.cli.output import under_way
+from salver.terminal.output import under_way
 
 
 def test_a_terminal_shows_what_is_done_and_for_how_long(monkeypatch: pytest.MonkeyPatch) -> None:

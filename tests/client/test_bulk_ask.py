@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from salver import errors
 from salver.client import Client, Unreachable
-from salver.client.bulk.ask import Asker, Model
-from salver.client.bulk.rows import Piece
 from salver.client.client import _checked
 from salver.client.http import Reply
-from salver.tensor import Array, DataType, Tensor
+from salver.features.bulk.ask import Asker, Model
+from salver.features.bulk.rows import Piece
+from salver.words import errors
+from salver.words.tensor import Array, DataType, Tensor
 
 Behave = Callable[[Array], Mapping[str, Array]]
 

@@ -15,12 +15,17 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from salver.client.bulk import arrays, delimited, lines, parquet
-from salver.client.bulk.formats import make_writer, open_reader
-from salver.client.bulk.rows import Bad, Block, Field, Place
-from salver.errors import InvalidInput, Unsupported
-from salver.messages import TensorSpec
-from salver.tensor import Array, DataType
+from salver.features.bulk import (
+    arrays,
+    delimited,
+    lines,
+    parquet,
+)
+from salver.features.bulk.formats import make_writer, open_reader
+from salver.features.bulk.rows import Bad, Block, Field, Place
+from salver.words.errors import InvalidInput, Unsupported
+from salver.words.messages import TensorSpec
+from salver.words.tensor import Array, DataType
 
 START = Place()
 HYPO = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])

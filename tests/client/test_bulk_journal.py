@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from salver.client.bulk.journal import Journal, Mark, Parts, publish
-from salver.client.bulk.rows import Place
-from salver.errors import Conflict, InvalidInput
+from salver.features.bulk.journal import Journal, Mark, Parts, publish
+from salver.features.bulk.rows import Place
+from salver.words.errors import Conflict, InvalidInput
 
 JOB = {"model": "m", "rows": 4, "keep": ["a"]}
 MARKS = [Mark(4 * i, i, Place(100 * i, i), [10 * i, i]) for i in (1, 2, 3)]

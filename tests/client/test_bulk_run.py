@@ -22,17 +22,17 @@ import pyarrow.parquet as pq
 import pytest
 from structlog.testing import capture_logs
 
-from salver import errors
 from salver.app import FrontConfig, ServeConfig, Server
-from salver.artifacts import Manifest
 from salver.backends.protocol import LoadOptions, Traits
 from salver.cli import main
 from salver.client import Client
-from salver.client.bulk import Job, Progress, Summary, run
-from salver.client.bulk.journal import Parts
-from salver.messages import Signature, TensorSpec
-from salver.tensor import Array, DataType
+from salver.features.bulk import Job, Progress, Summary, run
+from salver.features.bulk.journal import Parts
 from salver.testing.process import ServerProcess
+from salver.words import errors
+from salver.words.artifacts import Manifest
+from salver.words.messages import Signature, TensorSpec
+from salver.words.tensor import Array, DataType
 from waiting import PATIENCE_S, until
 
 pytestmark = pytest.mark.timeout(60)
@@ -480,7 +480,7 @@ SCRIPT = """
 import asyncio, sys
 from pathlib import Path
 from salver.client import Client
-from salver.client.bulk import Job, run
+from salver.features.bulk import Job, run
 
 async def main():
     url, source, target = sys.argv[1:]

@@ -6,14 +6,14 @@ import numpy as np
 import orjson
 import pytest
 
-from salver import errors
 from salver.client import Client
 from salver.client.encoding import decode_reply, encode_request
 from salver.client.http import Reply
-from salver.messages import InferResponse, Signature, TensorSpec
-from salver.tensor import DATATYPES, DataType, Tensor, as_bytes, bf16_from_fp32, tensor
-from salver.wire.bodies import HttpBody
-from salver.wire.oip_json import OpenInferenceHttp
+from salver.dialects.oip.json_codec import OpenInferenceHttp
+from salver.encoding.bodies import HttpBody
+from salver.words import errors
+from salver.words.messages import InferResponse, Signature, TensorSpec
+from salver.words.tensor import DATATYPES, DataType, Tensor, as_bytes, bf16_from_fp32, tensor
 
 
 def make(kind: DataType) -> Tensor:

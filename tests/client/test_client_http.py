@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 
 from salver.client.http import Http, Unreachable
-from salver.errors import SalverError, TooLarge
+from salver.words.errors import SalverError, TooLarge
 
 pytestmark = pytest.mark.timeout(20)
 

@@ -5,7 +5,7 @@ import pytest
 
 from salver.client import Outcome, Receipt, Unreachable
 from salver.client.outcomes import post_outcomes, taken
-from salver.errors import Forbidden, InvalidInput, NotReady, Overloaded, SalverError
+from salver.words.errors import Forbidden, InvalidInput, NotReady, Overloaded, SalverError
 
 
 class Flaky:

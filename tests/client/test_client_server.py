@@ -16,14 +16,14 @@ import pytest
 import pytest_asyncio
 from structlog.testing import capture_logs
 
-from salver import errors
 from salver.app import FrontConfig, ServeConfig, Server
-from salver.artifacts import Manifest
 from salver.backends.protocol import LoadOptions, Traits
 from salver.cli import main
 from salver.client import Client, SyncClient
-from salver.messages import Signature, TensorSpec
-from salver.tensor import Array, DataType
+from salver.words import errors
+from salver.words.artifacts import Manifest
+from salver.words.messages import Signature, TensorSpec
+from salver.words.tensor import Array, DataType
 from waiting import PATIENCE_S
 
 pytestmark = pytest.mark.timeout(60)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from salver.client.load import ENOUGH_FOR_P99, Tally, drive, schedule, summarise
-from salver.errors import Overloaded
+from salver.words.errors import Overloaded
 
 
 class Time:

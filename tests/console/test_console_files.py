@@ -6,8 +6,8 @@ from urllib.parse import urljoin
 
 import pytest
 
-from salver import console
-from salver.registry.records import Action
+from salver.features import console
+from salver.features.registry.records import Action
 
 FILES = console.read()
 ABROAD = re.compile(r"(?:https?:)?//(?!www\.w3\.org/2000/svg)[a-z0-9.-]+\.[a-z]{2,}", re.I)

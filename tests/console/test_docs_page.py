@@ -7,7 +7,7 @@ import pytest
 from browsing import Open
 from playwright.sync_api import expect
 
-from salver import console
+from salver.features import console
 
 FILES = console.read_docs()
 

@@ -3,9 +3,9 @@
 import math
 from collections.abc import Iterator, Sequence
 
-from salver.engine import rules
-from salver.engine.rules import Choice
-from salver.engine.waiting import Waiting
+from salver.kernel.engine import rules
+from salver.kernel.engine.rules import Choice
+from salver.kernel.engine.waiting import Waiting
 
 
 class Line:

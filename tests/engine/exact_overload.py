@@ -8,10 +8,10 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from salver.artifacts import Batching
-from salver.engine.rules import Choice, DropThenDrain, HalfFloor, Line, NewestFeasible, Rule
-from salver.engine.simulator import Simulated, Traffic, simulate
+from salver.features.tuning.simulator import Simulated, Traffic, simulate
+from salver.kernel.engine.rules import Choice, DropThenDrain, HalfFloor, Line, NewestFeasible, Rule
 from salver.stats.batch_law import BatchLaw
+from salver.words.artifacts import Batching
 
 Floats = npt.NDArray[np.float64]
 LARGEST = 32

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from salver.artifacts import Manifest
 from salver.backends.protocol import Answer, Listener, LoadOptions, Traits
-from salver.handlers import SIGNATURE, HandlerReply, as_answer, form_of, is_form
-from salver.messages import InferRequest
-from salver.tensor import Array
+from salver.words.artifacts import Manifest
+from salver.words.handlers import SIGNATURE, HandlerReply, as_answer, form_of, is_form
+from salver.words.messages import InferRequest
+from salver.words.tensor import Array
 
 KEPT: list[Any] = []  # what was opened while it was loaded
 

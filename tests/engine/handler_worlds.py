@@ -12,16 +12,16 @@ from typing import Any
 
 import pytest
 
-from salver.artifacts import Manifest, ModelConfig
 from salver.backends.protocol import LoadOptions
-from salver.engine.crew import Nursery
-from salver.engine.gpus import Gpus
-from salver.engine.handler_engine import HandlerEngine, HandlerTerms
-from salver.engine.spawn import HostPlan
-from salver.errors import SalverError
-from salver.events import BatchRan, WorkerReady
-from salver.handlers import Form, Workers, as_request, part
-from salver.messages import InferRequest, InferResponse, ModelId
+from salver.dialects.torchserve.engine.engine import HandlerEngine, HandlerTerms
+from salver.dialects.torchserve.engine.gpus import Gpus
+from salver.dialects.torchserve.engine.worker_pool import Nursery
+from salver.kernel.engine.spawn import HostPlan
+from salver.words.artifacts import Manifest, ModelConfig
+from salver.words.errors import SalverError
+from salver.words.events import BatchRan, WorkerReady
+from salver.words.handlers import Form, Workers, as_request, part
+from salver.words.messages import InferRequest, InferResponse, ModelId
 from waiting import auntil
 
 LIMIT_S = 60.0

@@ -12,14 +12,14 @@ from queue import SimpleQueue
 
 import numpy as np
 
-from salver.artifacts import LoadOrder, Manifest
+from salver.backends.callbacks import Series, Surroundings, Wish
 from salver.backends.protocol import LoadOptions, Traits
-from salver.backends.surroundings import Series, Surroundings, Wish
-from salver.engine.calls import MOST_CALLS, Ask
-from salver.engine.shm import Block
-from salver.errors import Cancelled, InvalidInput, LoadFailed, MissingExtra, NotFound, Overloaded
-from salver.messages import InferRequest, InferResponse, RequestedOutput, Signature, TensorSpec
-from salver.tensor import Array, DataType, tensor
+from salver.kernel.engine.callback_messages import MOST_CALLS, Ask
+from salver.kernel.engine.shm import Block
+from salver.words.artifacts import LoadOrder, Manifest
+from salver.words.errors import Cancelled, InvalidInput, LoadFailed, MissingExtra, NotFound, Overloaded
+from salver.words.messages import InferRequest, InferResponse, RequestedOutput, Signature, TensorSpec
+from salver.words.tensor import Array, DataType, tensor
 
 _X = TensorSpec("x", DataType.FP32, (-1, 2))
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from salver.engine.outlook import Rate
-from salver.engine.rules import LawOf, Switching
-from salver.engine.schedule import Schedule
-from salver.engine.waiting import Waiting
-from salver.errors import SalverError
-from salver.messages import ANYBODY, Standing
+from salver.kernel.engine.outlook import Rate
+from salver.kernel.engine.rules import LawOf, Switching
+from salver.kernel.engine.schedule import Schedule
+from salver.kernel.engine.waiting import Waiting
+from salver.words.errors import SalverError
+from salver.words.messages import ANYBODY, Standing
 
 
 def switching(law: LawOf, largest: int, rate: Rate) -> Switching:

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from salver.engine.admission import Admission
-from salver.errors import InvalidInput
-from salver.messages import InferRequest, RequestedOutput, Signature, TensorSpec
-from salver.tensor import DataType, tensor
-from salver.wire.faults import KSERVE_V1, grpc_status, http_fault
+from salver.kernel.engine.admission import Admission
+from salver.transport.faults import KSERVE_V1, grpc_status, http_fault
+from salver.words.errors import InvalidInput
+from salver.words.messages import InferRequest, RequestedOutput, Signature, TensorSpec
+from salver.words.tensor import DataType, tensor
 
 FIXED = Signature(
     (TensorSpec("a", DataType.FP32, (-1, 3)), TensorSpec("b", DataType.INT64, (-1,))),

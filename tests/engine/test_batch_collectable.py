@@ -1,7 +1,7 @@
 import gc
 import weakref
 
-from salver.engine.waiting import Batch
+from salver.kernel.engine.waiting import Batch
 
 
 def test_a_batch_in_a_cycle_is_collected() -> None:

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from salver.artifacts import Batching
-from salver.engine.batcher import Batcher
-from salver.engine.waiting import Waiting
-from salver.errors import Overloaded
+from salver.kernel.engine.batcher import Batcher
+from salver.kernel.engine.waiting import Waiting
+from salver.words.artifacts import Batching
+from salver.words.errors import Overloaded
 
 
 def waiting(payload, rows=1, key=None, arrived=0.0, deadline=None, sender=None):

@@ -7,10 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver import errors
-from salver.artifacts import Manifest, ModelConfig, Warmup
 from salver.backends.protocol import LoadOptions
-from salver.engine.control import (
+from salver.kernel.engine.control import (
     MAX_FRAME,
     Asked,
     Failed,
@@ -36,9 +34,11 @@ from salver.engine.control import (
     rebuild,
     stacked,
 )
-from salver.engine.shm import Block
-from salver.messages import ModelId, Signature, TensorSpec
-from salver.tensor import Array, DataType
+from salver.kernel.engine.shm import Block
+from salver.words import errors
+from salver.words.artifacts import Manifest, ModelConfig, Warmup
+from salver.words.messages import ModelId, Signature, TensorSpec
+from salver.words.tensor import Array, DataType
 
 Part = list[tuple[str, Array]]
 BLOCK = Block("x", "<f4", (2, 3), 64, 24)

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from salver.artifacts import Batching, ModelConfig
 from salver.backends.protocol import Answer
-from salver.engine.decoupled import DecoupledEngine
-from salver.engine.pieces import Pieces
-from salver.errors import DeadlineExceeded, ModelFailed, NotReady, Overloaded
-from salver.messages import InferRequest, ModelId, Signature, TensorSpec
-from salver.tensor import DataType, tensor
+from salver.kernel.engine.decoupled import DecoupledEngine
+from salver.kernel.engine.pieces import Pieces
+from salver.words.artifacts import Batching, ModelConfig
+from salver.words.errors import DeadlineExceeded, ModelFailed, NotReady, Overloaded
+from salver.words.messages import InferRequest, ModelId, Signature, TensorSpec
+from salver.words.tensor import DataType, tensor
 
 
 class Runner:

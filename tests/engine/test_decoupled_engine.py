@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from salver.artifacts import Batching, Manifest, ModelConfig
 from salver.backends.protocol import LoadOptions
-from salver.engine import decoupled
-from salver.engine.backoff import Backoff
-from salver.engine.decoupled import DecoupledEngine
-from salver.engine.ports import StreamRunner
-from salver.engine.process import ProcessRunner, Recovery
-from salver.errors import (
+from salver.kernel.engine import decoupled
+from salver.kernel.engine.backoff import Backoff
+from salver.kernel.engine.decoupled import DecoupledEngine
+from salver.kernel.engine.ports import StreamRunner
+from salver.kernel.engine.process import ProcessRunner, Recovery
+from salver.words.artifacts import Batching, Manifest, ModelConfig
+from salver.words.errors import (
     DeadlineExceeded,
     HostDied,
     InvalidInput,
@@ -26,9 +26,9 @@ from salver.errors import (
     SalverError,
     Unsupported,
 )
-from salver.events import BatchRan
-from salver.messages import InferRequest, InferResponse, ModelId, RequestedOutput, TensorSpec
-from salver.tensor import DataType, tensor
+from salver.words.events import BatchRan
+from salver.words.messages import InferRequest, InferResponse, ModelId, RequestedOutput, TensorSpec
+from salver.words.tensor import DataType, tensor
 from waiting import PATIENCE_S
 
 SOURCE = """

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from salver.artifacts import Batching, ModelConfig
 from salver.backends.protocol import Traits
-from salver.engine.engine import Engine
-from salver.engine.thread import ThreadRunner
-from salver.errors import (
+from salver.kernel.engine.engine import Engine
+from salver.kernel.engine.thread import ThreadRunner
+from salver.words.artifacts import Batching, ModelConfig
+from salver.words.errors import (
     DeadlineExceeded,
     HostDied,
     InvalidInput,
@@ -21,8 +21,8 @@ from salver.errors import (
     NotReady,
     Overloaded,
 )
-from salver.messages import InferRequest, ModelId, RequestedOutput, Signature, TensorSpec
-from salver.tensor import DataType, Tensor, tensor
+from salver.words.messages import InferRequest, ModelId, RequestedOutput, Signature, TensorSpec
+from salver.words.tensor import DataType, Tensor, tensor
 from waiting import PATIENCE_S
 
 SIGNATURE = Signature(

@@ -11,14 +11,22 @@ import numpy as np
 import pytest
 from exact_overload import LAW
 
-from salver.artifacts import Batching, Fairness, ModelConfig, Objective, Priorities
-from salver.engine.engine import Engine, Knowledge
-from salver.errors import DeadlineExceeded, ModelFailed, NotReady, Overloaded, SalverError
-from salver.events import BatchRan
-from salver.messages import ANYBODY, InferRequest, InferResponse, ModelId, Signature, Standing, TensorSpec
+from salver.kernel.engine.engine import Engine, Knowledge
 from salver.stats.batch_law import LiveLaw
 from salver.stats.shape_laws import ShapeLaws
-from salver.tensor import Array, DataType, tensor
+from salver.words.artifacts import Batching, Fairness, ModelConfig, Objective, Priorities
+from salver.words.errors import DeadlineExceeded, ModelFailed, NotReady, Overloaded, SalverError
+from salver.words.events import BatchRan
+from salver.words.messages import (
+    ANYBODY,
+    InferRequest,
+    InferResponse,
+    ModelId,
+    Signature,
+    Standing,
+    TensorSpec,
+)
+from salver.words.tensor import Array, DataType, tensor
 
 BATCHED = Signature(
     (TensorSpec("x", DataType.FP32, (-1, 2)),), (TensorSpec("y", DataType.FP32, (-1, 2)),), batched=True

@@ -12,8 +12,8 @@ import pytest
 from handler_worlds import World, asking, failure, kill, said, world_of
 from test_process_engine import Rig, heard, rig
 
-from salver.engine.form_host import FormHost
-from salver.errors import HandlerFailed, HostGone, NotReady
+from salver.dialects.torchserve.engine.form_host import FormHost
+from salver.words.errors import HandlerFailed, HostGone, NotReady
 
 T = TypeVar("T")
 

@@ -9,9 +9,9 @@ from handler_worlds import all_there, kill, world_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.engine.gpus import Gpus, count_gpus
-from salver.handlers import Workers
-from salver.serving.registering import HandlerStoreConfig
+from salver.dialects.torchserve.engine.gpus import Gpus, count_gpus
+from salver.dialects.torchserve.registering import HandlerStoreConfig
+from salver.words.handlers import Workers
 
 FOUND = [
     (None, 3),
@@ -78,6 +78,6 @@ async def test_ts_y2_its_process_sees_the_number() -> None:
 
 
 def test_ts_y2_a_server_uses_those_of_its_machine_unless_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("salver.serving.registering.count_gpus", lambda: 5)
+    monkeypatch.setattr("salver.dialects.torchserve.registering.count_gpus", lambda: 5)
     assert HandlerStoreConfig().gpus_used == 5
     assert [HandlerStoreConfig(gpus=count).gpus_used for count in (0, 7)] == [0, 7]

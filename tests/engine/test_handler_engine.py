@@ -14,11 +14,18 @@ import pytest
 import uvloop
 from handler_worlds import World, asking, failure, held, said, world_of
 
-from salver.engine.form_host import FormHost
-from salver.engine.mother import Mother
-from salver.errors import DeadlineExceeded, HandlerFailed, NotReady, Overloaded, SalverError, WaitedTooLong
-from salver.messages import InferRequest
-from salver.tensor import tensor
+from salver.dialects.torchserve.engine.fork_server import Mother
+from salver.dialects.torchserve.engine.form_host import FormHost
+from salver.words.errors import (
+    DeadlineExceeded,
+    HandlerFailed,
+    NotReady,
+    Overloaded,
+    SalverError,
+    WaitedTooLong,
+)
+from salver.words.messages import InferRequest
+from salver.words.tensor import tensor
 from waiting import PATIENCE_S, auntil
 
 

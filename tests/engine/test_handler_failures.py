@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from handler_worlds import all_there, failure, kill, world_of
 
-from salver.errors import HandlerFailed, ModelFailed, SalverError
+from salver.words.errors import HandlerFailed, ModelFailed, SalverError
 from waiting import PATIENCE_S, auntil
 
 TIMES = 100

@@ -11,19 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from salver.artifacts import Instances, Manifest, ModelConfig, Steps
 from salver.backends.protocol import LoadOptions, Traits
-from salver.engine.backoff import Backoff
-from salver.engine.decoupled import DecoupledEngine
-from salver.engine.engine import Engine
-from salver.engine.process import ProcessRunner, Recovery
-from salver.engine.run_limit import RunLimit
-from salver.engine.stepper import StepEngine
-from salver.engine.thread import ThreadRunner
-from salver.engine.transcript import Bytes
-from salver.errors import HostDied, NotReady
-from salver.messages import InferRequest, ModelId, Signature, TensorSpec
-from salver.tensor import DataType, tensor
+from salver.kernel.engine.backoff import Backoff
+from salver.kernel.engine.decoupled import DecoupledEngine
+from salver.kernel.engine.engine import Engine
+from salver.kernel.engine.process import ProcessRunner, Recovery
+from salver.kernel.engine.run_limit import RunLimit
+from salver.kernel.engine.stepper import StepEngine
+from salver.kernel.engine.thread import ThreadRunner
+from salver.kernel.engine.transcript import Bytes
+from salver.words.artifacts import Instances, Manifest, ModelConfig, Steps
+from salver.words.errors import HostDied, NotReady
+from salver.words.messages import InferRequest, ModelId, Signature, TensorSpec
+from salver.words.tensor import DataType, tensor
 from waiting import PATIENCE_S, auntil
 
 ID = ModelId("m", "1")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from salver.engine.spawn import _seen
+from salver.kernel.engine.spawn import _seen
 
 
 def test_ts_c3_hidden_variables_are_those_that_match_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,15 +13,15 @@ import pytest
 from host_backends import ASK_CODES
 from test_process import MANIFEST, at_once, children, descriptors, recovery, segments
 
+from salver.backends.callbacks import Series, Wish
 from salver.backends.protocol import LoadOptions
-from salver.backends.surroundings import Series, Wish
-from salver.engine import desk
-from salver.engine.calls import WINDOW
-from salver.engine.ports import Terms
-from salver.engine.process import ProcessRunner
-from salver.errors import HostDied, InvalidInput, NotFound
-from salver.messages import InferRequest, InferResponse
-from salver.tensor import Array, tensor
+from salver.kernel.engine import callback_server as desk
+from salver.kernel.engine.callback_messages import WINDOW
+from salver.kernel.engine.ports import Terms
+from salver.kernel.engine.process import ProcessRunner
+from salver.words.errors import HostDied, InvalidInput, NotFound
+from salver.words.messages import InferRequest, InferResponse
+from salver.words.tensor import Array, tensor
 from waiting import auntil
 
 
@@ -232,7 +232,7 @@ async def test_tr_s7_what_a_run_asks_for_inherits_its_deadline() -> None:
 async def test_tr_m8_numbers_and_lines_of_its_own(caplog: pytest.LogCaptureFixture) -> None:
     world = World()
     async with asking(world) as runner:
-        with caplog.at_level(logging.WARNING, "salver.engine.host"):
+        with caplog.at_level(logging.WARNING, "salver.kernel.engine.host"):
             assert await do(runner, "ask_for_numbers") == 6
     assert world.series == Series("n", "about", "counter", {"a": "b"})
     assert "[m:7] a warning of its own" in caplog.messages

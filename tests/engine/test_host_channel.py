@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from salver.engine import host
-from salver.engine.control import GiveUp, Next, Stop, frame
+from salver.kernel.engine import host
+from salver.kernel.engine.control import GiveUp, Next, Stop, frame
 from waiting import PATIENCE_S
 
 

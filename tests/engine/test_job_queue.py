@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from salver.engine.job_queue import Batch, Job, PlainQueue
-from salver.engine.sequence_queue import SequenceQueue
-from salver.errors import Overloaded
-from salver.handlers import Workers
+from salver.dialects.torchserve.engine.job_queue import Batch, Job, PlainQueue
+from salver.dialects.torchserve.engine.sequence_queue import SequenceQueue
+from salver.words.errors import Overloaded
+from salver.words.handlers import Workers
 
 
 def queue_of(**settings: Any) -> PlainQueue[int]:

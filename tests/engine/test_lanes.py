@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from salver.artifacts import Batching, Fairness, ModelConfig, Priorities
-from salver.engine.batcher import Batcher
-from salver.engine.lanes import Filling, Lane, RoundRobin, Strict, newest
-from salver.engine.rules import Choice, Line, Window
-from salver.engine.waiting import BULK, URGENT, Batch, Waiting
-from salver.errors import Overloaded
+from salver.kernel.engine.batcher import Batcher
+from salver.kernel.engine.lanes import Filling, Lane, RoundRobin, Strict, newest
+from salver.kernel.engine.rules import Choice, Line, Window
+from salver.kernel.engine.waiting import BULK, URGENT, Batch, Waiting
+from salver.words.artifacts import Batching, Fairness, ModelConfig, Priorities
+from salver.words.errors import Overloaded
 
 
 def waiting(

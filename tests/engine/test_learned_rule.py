@@ -12,25 +12,25 @@ from clairvoyant import Clairvoyant, Line
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from salver.artifacts import Batching, Learned, ModelConfig
 from salver.backends.protocol import Traits
-from salver.engine.batcher import Batcher
-from salver.engine.engine import Engine, Knowledge
-from salver.engine.learned import Apprentice, Guard, LearnedRule
-from salver.engine.meter import ArrivalMeter, DecisionMeter
-from salver.engine.rules import Choice
-from salver.engine.simulator import Simulated, gamma, poisson, simulate
-from salver.engine.simulator import Traffic as Requests
-from salver.engine.thread import ThreadRunner
-from salver.engine.waiting import Waiting
-from salver.messages import InferRequest, ModelId, Signature, TensorSpec
-from salver.planner.mdp import Chain, Problem, Traffic
-from salver.planner.qlearning import Agent
-from salver.planner.training import Learner, solved_table
+from salver.features.tuning.mdp import Chain, Problem, Traffic
+from salver.features.tuning.qlearning import Agent
+from salver.features.tuning.simulator import Simulated, gamma, poisson, simulate
+from salver.features.tuning.simulator import Traffic as Requests
+from salver.features.tuning.training import Learner, solved_table
+from salver.kernel.engine.batcher import Batcher
+from salver.kernel.engine.engine import Engine, Knowledge
+from salver.kernel.engine.learned import Apprentice, Guard, LearnedRule
+from salver.kernel.engine.meter import ArrivalMeter, DecisionMeter
+from salver.kernel.engine.rules import Choice
+from salver.kernel.engine.thread import ThreadRunner
+from salver.kernel.engine.waiting import Waiting
 from salver.stats.batch_law import BatchLaw
 from salver.stats.batch_price import Price
 from salver.stats.batch_table import Table, Transition
-from salver.tensor import Array, DataType, tensor
+from salver.words.artifacts import Batching, Learned, ModelConfig
+from salver.words.messages import InferRequest, ModelId, Signature, TensorSpec
+from salver.words.tensor import Array, DataType, tensor
 
 LAW = BatchLaw(a=0.3051e-3, t0=1.0524e-3)
 PRICE = Price(1.0, 1.0, 19.899e-3, 19.603e-3)

@@ -8,8 +8,8 @@ import pytest
 from exact_batching import drained_queue, former
 from exact_overload import CAPACITY, in_time, poisson_at, serve, settled
 
-from salver.artifacts import Batching
-from salver.engine.simulator import simulate
+from salver.features.tuning.simulator import simulate
+from salver.words.artifacts import Batching
 
 WITHIN = 0.05
 # load: for each rule mean and 99th percentile in ms, and the share of all requests within 50 ms.

@@ -25,11 +25,11 @@ from exact_overload import (
 )
 from scheduled import Outcome, drive
 
-from salver.artifacts import Batching, Bulk, Limit, ModelConfig, Objective, Policy
-from salver.engine.schedule import Schedule
-from salver.messages import Standing
+from salver.kernel.engine.schedule import Schedule
 from salver.stats.batch_law import LiveLaw
 from salver.stats.shape_laws import ShapeLaws
+from salver.words.artifacts import Batching, Bulk, Limit, ModelConfig, Objective, Policy
+from salver.words.messages import Standing
 
 # S in s, load: ceiling, then goodput per second by rule.
 GOODPUT = [

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from exact_overload import Floats, poisson_at
 
-from salver.artifacts import Batching, ModelConfig, Priorities
-from salver.engine.simulator import Simulated, Traffic, simulate
-from salver.engine.waiting import BULK, URGENT
+from salver.features.tuning.simulator import Simulated, Traffic, simulate
+from salver.kernel.engine.waiting import BULK, URGENT
+from salver.words.artifacts import Batching, ModelConfig, Priorities
 
 ALONE = Batching(enabled=False, max_queue=1 << 30)
 COUNT = 200_000

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.artifacts import Manifest, ModelConfig
 from salver.backends.protocol import LoadOptions
-from salver.engine.engine import Engine
-from salver.engine.output_limit import LONGEST_LINE, OutputLimit
-from salver.engine.process import ProcessRunner
-from salver.messages import InferRequest, ModelId
-from salver.tensor import tensor
+from salver.kernel.engine.engine import Engine
+from salver.kernel.engine.output_limit import LONGEST_LINE, OutputLimit
+from salver.kernel.engine.process import ProcessRunner
+from salver.words.artifacts import Manifest, ModelConfig
+from salver.words.messages import InferRequest, ModelId
+from salver.words.tensor import tensor
 from waiting import auntil
 
 SOURCE = """
@@ -73,7 +73,9 @@ async def test_a_flood_is_cut_and_told(tmp_path: Path, caplog: pytest.LogCapture
         await engine.infer(InferRequest("m", (tensor("x", np.array([[what]])),)))
 
     def lines() -> list[str]:
-        return [record.getMessage() for record in caplog.records if record.name == "salver.engine.host"]
+        return [
+            record.getMessage() for record in caplog.records if record.name == "salver.kernel.engine.host"
+        ]
 
     def dropped() -> int:
         return sum(int(found[1]) for line in lines() if (found := re.search(r"\] (\d+) lines dropped", line)))

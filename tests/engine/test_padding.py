@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.artifacts import Batching, ModelConfig
-from salver.engine.batcher import Batcher
-from salver.engine.engine import Engine
-from salver.engine.padding import PaddedRunner, filled, joined, rounded
-from salver.engine.waiting import Waiting
-from salver.errors import InvalidInput, LoadFailed, Overloaded
-from salver.events import BatchRan
-from salver.messages import InferRequest, ModelId, Signature, TensorSpec
-from salver.tensor import Array, DataType, tensor
+from salver.kernel.engine.batcher import Batcher
+from salver.kernel.engine.engine import Engine
+from salver.kernel.engine.padding import PaddedRunner, filled, joined, rounded
+from salver.kernel.engine.waiting import Waiting
+from salver.words.artifacts import Batching, ModelConfig
+from salver.words.errors import InvalidInput, LoadFailed, Overloaded
+from salver.words.events import BatchRan
+from salver.words.messages import InferRequest, ModelId, Signature, TensorSpec
+from salver.words.tensor import Array, DataType, tensor
 
 SIZES = st.lists(st.integers(1, 40), unique=True).map(sorted)
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from salver.backends.protocol import Answer
-from salver.engine.control import Failed, GiveUp, Next, Over, Piece, Taken
-from salver.engine.outlets import Outlets
-from salver.engine.pieces import Pieces
-from salver.errors import ModelFailed
+from salver.kernel.engine.control import Failed, GiveUp, Next, Over, Piece, Taken
+from salver.kernel.engine.outlets import Outlets
+from salver.kernel.engine.pieces import Pieces
+from salver.words.errors import ModelFailed
 from waiting import PATIENCE_S
 
 FIRST, SECOND = Answer({"x": np.zeros(1)}), ModelFailed("no second")

@@ -17,13 +17,13 @@ import pytest
 import uvloop
 from host_backends import CODES
 
-from salver.artifacts import Manifest, ModelConfig
 from salver.backends.protocol import LoadOptions
-from salver.engine.backoff import Backoff
-from salver.engine.process import ProcessRunner, Recovery
-from salver.errors import HostDied, InvalidInput, InvalidOutput, LoadFailed, ModelFailed, NotReady
-from salver.messages import ModelId
-from salver.tensor import Array
+from salver.kernel.engine.backoff import Backoff
+from salver.kernel.engine.process import ProcessRunner, Recovery
+from salver.words.artifacts import Manifest, ModelConfig
+from salver.words.errors import HostDied, InvalidInput, InvalidOutput, LoadFailed, ModelFailed, NotReady
+from salver.words.messages import ModelId
+from salver.words.tensor import Array
 from waiting import auntil, until
 
 MANIFEST = Manifest(ModelId("m", "7"), Path("/nowhere"), "test", "test")
@@ -290,7 +290,7 @@ async def test_a_given_up_run_does_not_free_its_host() -> None:
 
 
 async def test_what_the_model_prints_is_logged_with_its_name(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO", logger="salver.engine")
+    caplog.set_level("INFO", logger="salver.kernel.engine")
     async with running() as runner:
         assert (await ask(runner, CODES["chatter"]))[0, 1] == 2.0
         assert (await ask(runner)).tolist() == [[3.0, 4.0]]
@@ -445,8 +445,8 @@ async def test_an_answer_that_comes_with_the_exit_of_its_host_is_given() -> None
 
 
 async def test_a_host_that_will_not_stop_is_made_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("salver.engine.child.GRACE_S", 0.05)
-    monkeypatch.setattr("salver.engine.child.TERM_S", 0.05)
+    monkeypatch.setattr("salver.kernel.engine.child.GRACE_S", 0.05)
+    monkeypatch.setattr("salver.kernel.engine.child.TERM_S", 0.05)
     async with running("ClosesBadly"):
         pass
     assert children() == []

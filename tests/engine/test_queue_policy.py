@@ -10,17 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from salver.artifacts import Batching, ModelConfig, Priorities, Queue, QueuePolicy
 from salver.backends.protocol import Traits
-from salver.engine.batcher import Batcher
-from salver.engine.engine import Engine
-from salver.engine.inorder import in_order
-from salver.engine.schedule import Schedule
-from salver.engine.thread import ThreadRunner
-from salver.engine.waiting import Waiting
-from salver.errors import DeadlineExceeded, Overloaded, WaitedTooLong
-from salver.messages import InferRequest, InferResponse, ModelId, Signature, Standing, TensorSpec
-from salver.tensor import DataType, tensor
+from salver.kernel.engine.batcher import Batcher
+from salver.kernel.engine.engine import Engine
+from salver.kernel.engine.inorder import in_order
+from salver.kernel.engine.schedule import Schedule
+from salver.kernel.engine.thread import ThreadRunner
+from salver.kernel.engine.waiting import Waiting
+from salver.words.artifacts import Batching, ModelConfig, Priorities, Queue, QueuePolicy
+from salver.words.errors import DeadlineExceeded, Overloaded, WaitedTooLong
+from salver.words.messages import InferRequest, InferResponse, ModelId, Signature, Standing, TensorSpec
+from salver.words.tensor import DataType, tensor
 from waiting import PATIENCE_S
 
 DELAY = QueuePolicy(timeout_ms=100, timeout_action="delay")

@@ -8,18 +8,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from salver.artifacts import Batching, BatchInput, Manifest, ModelConfig, Ragged
 from salver.backends import reshaped
 from salver.backends.onnx import OnnxBackend
 from salver.backends.protocol import LoadOptions, Traits
-from salver.engine.admission import Admission
-from salver.engine.engine import Engine
-from salver.engine.ragged import RaggedBatch, described
-from salver.engine.thread import ThreadRunner
-from salver.errors import LoadFailed, ModelFailed
-from salver.events import BatchRan
-from salver.messages import InferRequest, InferResponse, ModelId, Signature, TensorSpec
-from salver.tensor import Array, DataType, tensor
+from salver.kernel.engine.admission import Admission
+from salver.kernel.engine.engine import Engine
+from salver.kernel.engine.ragged import RaggedBatch, described
+from salver.kernel.engine.thread import ThreadRunner
+from salver.words.artifacts import Batching, BatchInput, Manifest, ModelConfig, Ragged
+from salver.words.errors import LoadFailed, ModelFailed
+from salver.words.events import BatchRan
+from salver.words.messages import InferRequest, InferResponse, ModelId, Signature, TensorSpec
+from salver.words.tensor import Array, DataType, tensor
 from zoo import write_ragged
 
 FP32, INT32 = DataType.FP32, DataType.INT32

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from salver.artifacts import Batching, Learned, Manifest, ModelConfig
 from salver.backends.protocol import LoadOptions, Traits
-from salver.engine.engine import Engine
-from salver.engine.process import ProcessRunner
-from salver.engine.thread import ThreadRunner
-from salver.errors import LoadFailed
-from salver.messages import InferRequest, ModelId, Signature, TensorSpec
-from salver.tensor import Array, DataType, tensor
+from salver.kernel.engine.engine import Engine
+from salver.kernel.engine.process import ProcessRunner
+from salver.kernel.engine.thread import ThreadRunner
+from salver.words.artifacts import Batching, Learned, Manifest, ModelConfig
+from salver.words.errors import LoadFailed
+from salver.words.messages import InferRequest, ModelId, Signature, TensorSpec
+from salver.words.tensor import Array, DataType, tensor
 from waiting import PATIENCE_S, auntil
 
 SIGNATURE = Signature(

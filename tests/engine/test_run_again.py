@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from salver.artifacts import Batching, Manifest, ModelConfig
 from salver.backends.protocol import LoadOptions
-from salver.engine.backoff import Backoff
-from salver.engine.engine import Engine
-from salver.engine.process import ProcessRunner, Recovery
-from salver.errors import DeadlineExceeded, HostDied
-from salver.messages import InferRequest, ModelId
-from salver.tensor import tensor
+from salver.kernel.engine.backoff import Backoff
+from salver.kernel.engine.engine import Engine
+from salver.kernel.engine.process import ProcessRunner, Recovery
+from salver.words.artifacts import Batching, Manifest, ModelConfig
+from salver.words.errors import DeadlineExceeded, HostDied
+from salver.words.messages import InferRequest, ModelId
+from salver.words.tensor import tensor
 from waiting import auntil
 
 SOURCE = """

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.engine.sampling import Sampling, draw, uniform
+from salver.kernel.engine.sampling import Sampling, draw, uniform
 
 SCORES = np.array([0.3, -1.0, 2.0, 1.1, -np.inf, 0.0], "f4")
 COUNT = 4000

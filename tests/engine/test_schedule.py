@@ -7,13 +7,13 @@ import pytest
 from exact_overload import CAPACITY, LARGEST, LAW, poisson_at, service
 from scheduled import drive
 
-from salver.artifacts import Batching, Bulk, Limit, ModelConfig, Objective, Policy, Priorities
-from salver.engine.schedule import Schedule, policy_of
-from salver.engine.waiting import BULK, URGENT, Batch, Waiting
-from salver.errors import DeadlineExceeded, Overloaded
-from salver.messages import ANYBODY, Standing
+from salver.kernel.engine.schedule import Schedule, policy_of
+from salver.kernel.engine.waiting import BULK, URGENT, Batch, Waiting
 from salver.stats.batch_law import BatchLaw, LiveLaw
 from salver.stats.shape_laws import ShapeLaws
+from salver.words.artifacts import Batching, Bulk, Limit, ModelConfig, Objective, Policy, Priorities
+from salver.words.errors import DeadlineExceeded, Overloaded
+from salver.words.messages import ANYBODY, Standing
 
 
 def schedule(slots: int = 1, known: BatchLaw | None = LAW, **config: object) -> Schedule:

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from salver.artifacts import Batching, Control, KeptState, ModelConfig, RateLimit, Sequences
 from salver.backends.protocol import Answer
-from salver.engine.sequence_engine import SequenceEngine
-from salver.engine.turns import Pool
-from salver.errors import (
+from salver.kernel.engine.sequence_engine import SequenceEngine
+from salver.kernel.engine.turns import Pool
+from salver.words.artifacts import Batching, Control, KeptState, ModelConfig, RateLimit, Sequences
+from salver.words.errors import (
     DeadlineExceeded,
     HostDied,
     InvalidInput,
@@ -21,8 +21,8 @@ from salver.errors import (
     Overloaded,
     SalverError,
 )
-from salver.messages import InferRequest, ModelId, Signature, TensorSpec
-from salver.tensor import Array, DataType, tensor
+from salver.words.messages import InferRequest, ModelId, Signature, TensorSpec
+from salver.words.tensor import Array, DataType, tensor
 
 ID = ModelId("m", "1")
 KINDS = ("start", "end", "ready")

@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from salver.artifacts import Batching, Control, Manifest, ModelConfig, Sequences
 from salver.backends.protocol import LoadOptions
-from salver.engine.backoff import Backoff
-from salver.engine.process import ProcessRunner, Recovery
-from salver.engine.sequence_streams import SequenceStreamEngine
-from salver.errors import DeadlineExceeded, HostDied, InvalidInput, ModelFailed, NotReady
-from salver.events import BatchRan
-from salver.messages import InferRequest, ModelId, TensorSpec
-from salver.tensor import DataType, tensor
+from salver.kernel.engine.backoff import Backoff
+from salver.kernel.engine.process import ProcessRunner, Recovery
+from salver.kernel.engine.sequence_streams import SequenceStreamEngine
+from salver.words.artifacts import Batching, Control, Manifest, ModelConfig, Sequences
+from salver.words.errors import DeadlineExceeded, HostDied, InvalidInput, ModelFailed, NotReady
+from salver.words.events import BatchRan
+from salver.words.messages import InferRequest, ModelId, TensorSpec
+from salver.words.tensor import DataType, tensor
 from waiting import PATIENCE_S, auntil
 
 SOURCE = """

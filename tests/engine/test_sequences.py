@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from salver.artifacts import Control, Sequences
-from salver.engine.sequences import Register, SequenceScheduler, Turn
-from salver.errors import InvalidInput, Overloaded
+from salver.kernel.engine.sequences import Register, SequenceScheduler, Turn
+from salver.words.artifacts import Control, Sequences
+from salver.words.errors import InvalidInput, Overloaded
 
 DIRECT = Sequences("direct")
 OLDEST = Sequences("oldest", candidates=3)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from handler_worlds import World, all_there, failure, held, kill, world_of
 
-from salver.engine.sharing import exit_code_of
+from salver.dialects.torchserve.engine.sharing import exit_code_of
 from waiting import auntil
 
 

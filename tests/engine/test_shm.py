@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from salver.engine.shm import Arena, Block
-from salver.tensor import Array, DataType
+from salver.kernel.engine.shm import Arena, Block
+from salver.words.tensor import Array, DataType
 
 PLAIN = sorted({d.dtype.str for d in DataType if d is not DataType.BYTES})
 

@@ -9,19 +9,19 @@ import numpy as np
 import pytest
 from test_engine import ID, SIGNATURE, Doubler, request
 
-from salver.artifacts import Batching, Instances, Manifest, ModelConfig
 from salver.backends.protocol import SIGNATURE as MARK
 from salver.backends.protocol import LoadOptions, Traits
-from salver.cache.local import local
-from salver.engine.engine import Engine
-from salver.engine.signatures import Signatures, SplitRunner
-from salver.engine.thread import ThreadRunner
-from salver.errors import InvalidInput, NotReady
-from salver.messages import InferRequest, ModelId, Signature, TensorSpec
-from salver.serving.bus import Bus
-from salver.serving.caching import Caching
-from salver.serving.loader import Loader, Servable, Terms
-from salver.tensor import DataType, tensor
+from salver.features.cache.caching import Caching
+from salver.features.cache.local import local
+from salver.kernel.engine.engine import Engine
+from salver.kernel.engine.signatures import Signatures, SplitRunner
+from salver.kernel.engine.thread import ThreadRunner
+from salver.kernel.serving.bus import Bus
+from salver.kernel.serving.loader import Loader, Servable, Terms
+from salver.words.artifacts import Batching, Instances, Manifest, ModelConfig
+from salver.words.errors import InvalidInput, NotReady
+from salver.words.messages import InferRequest, ModelId, Signature, TensorSpec
+from salver.words.tensor import DataType, tensor
 from waiting import auntil
 
 ROOT = Signature(

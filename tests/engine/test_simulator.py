@@ -6,8 +6,8 @@ from exact_batching import drained_queue, former
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from salver.artifacts import Batching
-from salver.engine.simulator import Simulated, Traffic, poisson, simulate
+from salver.features.tuning.simulator import Simulated, Traffic, poisson, simulate
+from salver.words.artifacts import Batching
 
 DRAIN = Batching(max_rows=1 << 30, max_queue=1 << 30)
 V100 = (0.1438, 1.8874)

@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from salver.backends.protocol import Answer
-from salver.engine.admission import Admission
-from salver.engine.stack import Stack
-from salver.engine.waiting import Batch, Waiting
-from salver.errors import InvalidOutput
-from salver.messages import InferRequest, Signature, TensorSpec
-from salver.tensor import DataType, Tensor
+from salver.kernel.engine.admission import Admission
+from salver.kernel.engine.stack import Stack
+from salver.kernel.engine.waiting import Batch, Waiting
+from salver.words.errors import InvalidOutput
+from salver.words.messages import InferRequest, Signature, TensorSpec
+from salver.words.tensor import DataType, Tensor
 
 PAIR = Signature(
     (TensorSpec("a", DataType.INT64, (-1, 2)), TensorSpec("b", DataType.INT64, (-1,), optional=True)),

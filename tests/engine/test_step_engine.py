@@ -8,10 +8,10 @@ from contextlib import aclosing, asynccontextmanager
 import numpy as np
 import pytest
 
-from salver.artifacts import Batching, ModelConfig, Priorities, Steps
-from salver.engine.stepper import StepEngine
-from salver.engine.transcript import Bytes
-from salver.errors import (
+from salver.kernel.engine.stepper import StepEngine
+from salver.kernel.engine.transcript import Bytes
+from salver.words.artifacts import Batching, ModelConfig, Priorities, Steps
+from salver.words.errors import (
     DeadlineExceeded,
     InvalidInput,
     LoadFailed,
@@ -20,8 +20,8 @@ from salver.errors import (
     Overloaded,
     Unsupported,
 )
-from salver.messages import InferRequest, ModelId, Standing
-from salver.tensor import tensor
+from salver.words.messages import InferRequest, ModelId, Standing
+from salver.words.tensor import tensor
 from waiting import PATIENCE_S, auntil
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from salver.artifacts import Steps
-from salver.engine.step_simulator import Arrival, simulate_steps
+from salver.features.tuning.step_simulator import Arrival, simulate_steps
+from salver.words.artifacts import Steps
 
 
 def limits(sequences, **options):

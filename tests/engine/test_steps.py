@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from salver.artifacts import Steps
-from salver.engine.step_pace import StepPace
-from salver.engine.steps import StepScheduler, StepSequence
-from salver.errors import InvalidInput, Overloaded
+from salver.kernel.engine.step_pace import StepPace
+from salver.kernel.engine.steps import StepScheduler, StepSequence
+from salver.words.artifacts import Steps
+from salver.words.errors import InvalidInput, Overloaded
 
 TWO = Steps(max_sequences=2, max_context=100, max_chunk=64)
 

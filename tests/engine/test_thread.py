@@ -6,14 +6,14 @@ import threading
 import numpy as np
 import pytest
 
-from salver.artifacts import Instances
 from salver.backends.protocol import Traits
-from salver.engine.pace import Pace
-from salver.engine.placement import Placement, place
-from salver.engine.thread import ThreadRunner
-from salver.errors import InvalidInput, ModelFailed
-from salver.messages import Signature, TensorSpec
-from salver.tensor import DataType
+from salver.kernel.engine.pace import Pace
+from salver.kernel.engine.placement import Placement, place
+from salver.kernel.engine.thread import ThreadRunner
+from salver.words.artifacts import Instances
+from salver.words.errors import InvalidInput, ModelFailed
+from salver.words.messages import Signature, TensorSpec
+from salver.words.tensor import DataType
 from waiting import PATIENCE_S
 
 SIGNATURE = Signature(

@@ -19,18 +19,18 @@ import numpy as np
 import pytest
 from handler_worlds import World
 
-from salver.artifacts import Batching, Manifest, ModelConfig, Objective, Priorities, Sequences, Steps
 from salver.backends.protocol import LoadOptions, Traits
-from salver.engine.decoupled import DecoupledEngine
-from salver.engine.engine import Engine
-from salver.engine.process import ProcessRunner
-from salver.engine.sequence_engine import SequenceEngine
-from salver.engine.shm import Arena
-from salver.engine.stepper import StepEngine
-from salver.engine.thread import ThreadRunner
-from salver.engine.transcript import Bytes
-from salver.messages import InferRequest, ModelId, Signature, Standing, TensorSpec
-from salver.tensor import DataType, tensor
+from salver.kernel.engine.decoupled import DecoupledEngine
+from salver.kernel.engine.engine import Engine
+from salver.kernel.engine.process import ProcessRunner
+from salver.kernel.engine.sequence_engine import SequenceEngine
+from salver.kernel.engine.shm import Arena
+from salver.kernel.engine.stepper import StepEngine
+from salver.kernel.engine.thread import ThreadRunner
+from salver.kernel.engine.transcript import Bytes
+from salver.words.artifacts import Batching, Manifest, ModelConfig, Objective, Priorities, Sequences, Steps
+from salver.words.messages import InferRequest, ModelId, Signature, Standing, TensorSpec
+from salver.words.tensor import DataType, tensor
 from waiting import PATIENCE_S
 
 ID = ModelId("m", "1")

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.engine.transcript import Bytes, Texts, Transcript
-from salver.errors import InvalidInput
+from salver.kernel.engine.transcript import Bytes, Texts, Transcript
+from salver.words.errors import InvalidInput
 
 FEW = st.text("abü€", max_size=30)
 

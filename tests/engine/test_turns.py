@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from salver.artifacts import ModelConfig, RateLimit
 from salver.backends.protocol import Traits
-from salver.engine.engine import Engine
-from salver.engine.thread import ThreadRunner
-from salver.engine.turns import Pool, Turn, Turns
-from salver.errors import LoadFailed
-from salver.messages import InferRequest, ModelId, Signature, TensorSpec
-from salver.tensor import Array, DataType, tensor
+from salver.kernel.engine.engine import Engine
+from salver.kernel.engine.thread import ThreadRunner
+from salver.kernel.engine.turns import Pool, Turn, Turns
+from salver.words.artifacts import ModelConfig, RateLimit
+from salver.words.errors import LoadFailed
+from salver.words.messages import InferRequest, ModelId, Signature, TensorSpec
+from salver.words.tensor import Array, DataType, tensor
 
 
 class Asker:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from salver.engine.worker_life import PAUSES, Stage, WorkerLife
+from salver.dialects.torchserve.engine.worker_life import PAUSES, Stage, WorkerLife
 
 
 def test_ts_b7_the_pauses_grow_as_torchserves_do() -> None:

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.experiments.answers import MOST_BYTES, Pieces, read, size_of, strung
-from salver.handlers import BODY
-from salver.messages import InferResponse
-from salver.tensor import DataType, Tensor, tensor
+from salver.features.releases.experiments.answers import MOST_BYTES, Pieces, read, size_of, strung
+from salver.words.handlers import BODY
+from salver.words.messages import InferResponse
+from salver.words.tensor import DataType, Tensor, tensor
 
 
 def piece(*outputs):

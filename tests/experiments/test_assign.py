@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2, chi2_contingency
 
-from salver.errors import InvalidInput
-from salver.experiments.assign import assign, check, drawn, is_shadowed, is_told, unit_of
-from salver.releases import Arm, Condition, Shadow, Split, Traffic, trait, unit_number, unit_numbers
+from salver.features.releases.experiments.assign import assign, check, drawn, is_shadowed, is_told, unit_of
 from salver.stats.assignment import fraction, fractions
+from salver.words.errors import InvalidInput
+from salver.words.releases import Arm, Condition, Shadow, Split, Traffic, trait, unit_number, unit_numbers
 
 SPLIT = Split("r1", "m", stable="1", canary="2", weight=0.25, salt="s1")
 UNITS = [f"user-{number}" for number in range(4000)]

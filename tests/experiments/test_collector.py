@@ -10,16 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from salver.errors import Code
-from salver.events import Responded, Served, Shadowed, StateChanged
-from salver.experiments.assign import assign
-from salver.experiments.collector import Collector
-from salver.experiments.config import CollectorConfig
-from salver.experiments.happenings import happened
-from salver.experiments.router import Route, Router
-from salver.experiments.underway import UnderWay
-from salver.messages import Call, ModelId, State, Timing
-from salver.releases import (
+from salver.features.releases.experiments.assign import assign
+from salver.features.releases.experiments.collector import Collector
+from salver.features.releases.experiments.config import CollectorConfig
+from salver.features.releases.experiments.happenings import happened
+from salver.features.releases.experiments.router import Route, Router
+from salver.features.releases.experiments.underway import UnderWay
+from salver.stats.exact import clopper_pearson
+from salver.words.errors import Code
+from salver.words.events import Responded, Served, Shadowed, StateChanged
+from salver.words.messages import Call, ModelId, State, Timing
+from salver.words.releases import (
     ARMS,
     NO_STAGE,
     Arm,
@@ -31,7 +32,6 @@ from salver.releases import (
     plus,
     unit_number,
 )
-from salver.stats.exact import clopper_pearson
 
 SPLIT = Split("r1", "m", stable="1", canary="2", weight=0.25, salt="s1")
 SMALL = CollectorConfig(units=10_000)
@@ -418,7 +418,7 @@ def test_a_crowded_filter_loses_units_of_every_arm_alike_and_says_so_once(caplog
     split = msgspec.structs.replace(SPLIT, weight=0.5)
     world = World(CollectorConfig(units=5_000, error=0.05))
     arms = {}
-    with caplog.at_level(logging.WARNING, "salver.experiments"):
+    with caplog.at_level(logging.WARNING, "salver.features.releases.experiments"):
         for start in range(0, 20_000, 1000):
             found = {
                 f"u{n}": assign(split, {"header:x-user-id": f"u{n}", "request": ""}).arm

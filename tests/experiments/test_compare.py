@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.events import Shadowed
-from salver.experiments.compare import MOST_ELEMENTS, Comparison, Distributions, compare
-from salver.experiments.shadows import ShadowTally
-from salver.releases import Shadow
-from salver.tensor import DataType, Tensor, tensor
+from salver.features.releases.experiments.compare import MOST_ELEMENTS, Comparison, Distributions, compare
+from salver.features.releases.experiments.shadows import ShadowTally
+from salver.words.events import Shadowed
+from salver.words.releases import Shadow
+from salver.words.tensor import DataType, Tensor, tensor
 
 NUMBERS = st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=8)
 WAYS = ("exact", "tolerance", "ranking", "prefix", "length", "distribution")

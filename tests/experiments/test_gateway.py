@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.errors import InvalidInput
-from salver.experiments.gateway import RoutePlace, http_route
-from salver.releases import Condition, Shadow, Split
+from salver.features.releases.experiments.gateway import RoutePlace, http_route
+from salver.words.errors import InvalidInput
+from salver.words.releases import Condition, Shadow, Split
 
 SCHEMA = jsonschema_rs.validator_for(
     json.loads((Path(__file__).parent / "httproute_schema.json").read_text())

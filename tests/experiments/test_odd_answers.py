@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from test_collector import served
 
-from salver.events import Responded
-from salver.experiments.answers import read, strung
-from salver.experiments.compare import Distributions, How, compare
-from salver.experiments.outputs import OutputCheck, Watch
-from salver.tensor import DataType, Tensor, tensor
+from salver.features.releases.experiments.answers import read, strung
+from salver.features.releases.experiments.compare import Distributions, How, compare
+from salver.features.releases.experiments.outputs import OutputCheck, Watch
+from salver.words.events import Responded
+from salver.words.tensor import DataType, Tensor, tensor
 
 NUMERIC = [datatype for datatype in DataType if datatype is not DataType.BYTES]
 SHAPES = hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4)

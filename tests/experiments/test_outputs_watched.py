@@ -9,13 +9,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_collector import World, served
 
-from salver.events import Responded
-from salver.experiments.outputs import MOST_NUMBERS, OutputCheck, Watch, code, is_beyond, places
-from salver.releases import ARMS, Arm, Counts, Shadow, Traffic, first_in, unit_number
-from salver.rollout.policy import Policy
-from salver.rollout.procedure import promoted, started, watched
-from salver.rollout.record import proposed
-from salver.tensor import DataType, Tensor, tensor
+from salver.features.releases.experiments.outputs import (
+    MOST_NUMBERS,
+    OutputCheck,
+    Watch,
+    code,
+    is_beyond,
+    places,
+)
+from salver.features.releases.judge.policy import Policy
+from salver.features.releases.judge.procedure import promoted, started, watched
+from salver.features.releases.judge.record import proposed
+from salver.words.events import Responded
+from salver.words.releases import ARMS, Arm, Counts, Shadow, Traffic, first_in, unit_number
+from salver.words.tensor import DataType, Tensor, tensor
 
 BINS = OutputCheck("score", "bins", "p", bins=4)
 

@@ -5,8 +5,8 @@ import logging
 import numpy as np
 import pytest
 
-from salver.experiments.pending import Pending
-from salver.releases import Bucket, Met, Seen
+from salver.features.releases.experiments.pending import Pending
+from salver.words.releases import Bucket, Met, Seen
 
 
 def seen(release: str, start: float) -> Seen:

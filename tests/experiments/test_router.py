@@ -3,10 +3,10 @@
 import msgspec
 import pytest
 
-from salver.errors import InvalidInput
-from salver.experiments.router import Route, Router
-from salver.messages import Call, InferRequest, Standing
-from salver.releases import Arm, Condition, Shadow, Split
+from salver.features.releases.experiments.router import Route, Router
+from salver.words.errors import InvalidInput
+from salver.words.messages import Call, InferRequest, Standing
+from salver.words.releases import Arm, Condition, Shadow, Split
 
 SPLIT = Split("r1", "m", stable="1", canary="2", weight=1.0, salt="s1")
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chances import may_be
-from salver.experiments.speed import Speed
+from salver.features.releases.experiments.speed import Speed
 
 QUANTILES = {"p50": 0.5, "p99": 0.99}
 WINDOW = 16_000  # of which 160 are beyond the outermost

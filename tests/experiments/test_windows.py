@@ -7,8 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.experiments.windows import Judged, Merged, Part, Witness, counted_by, due, silent
-from salver.releases import FIRSTS, NO_STAGE, Bucket, Copies, Counts
+from salver.features.releases.experiments.windows import (
+    Judged,
+    Merged,
+    Part,
+    Witness,
+    counted_by,
+    due,
+    silent,
+)
+from salver.words.releases import FIRSTS, NO_STAGE, Bucket, Copies, Counts
 
 T = 1_000_000.0
 

@@ -20,8 +20,8 @@ from torchserve_replay import Case, Target, ask, in_blocks, load, run_block
 from torchserve_servers import CONFIGS, serving
 
 import torchserve_stubs as stubs
-from salver.repository.mar import read_archive
-from salver.repository.workflow import read_workflow
+from salver.dialects.torchserve.archive_files import read_archive
+from salver.dialects.torchserve.workflow_archive import read_workflow
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 import parity

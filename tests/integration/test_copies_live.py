@@ -8,15 +8,15 @@ import msgspec
 import pytest
 
 from release_load import Callers, bodies, digits, write_digits
-from salver.ledger import Ledger
-from salver.registry.records import Actor
-from salver.releases import ReleaseState, Shadow, Traffic
-from salver.rollout.policy import DEFAULT_METRICS, Metric, Policy, Stage
-from salver.rollout.record import Release, proposed
-from salver.rollout.replay import replay
-from salver.rollout.shadowing import Alike
-from salver.serving.release_store import Look, ReleaseStore
+from salver.features.ledger import Ledger
+from salver.features.registry.records import Actor
+from salver.features.releases.judge.policy import DEFAULT_METRICS, Metric, Policy, Stage
+from salver.features.releases.judge.record import Release, proposed
+from salver.features.releases.judge.replay import replay
+from salver.features.releases.judge.shadowing import Alike
+from salver.features.releases.release_store import Look, ReleaseStore
 from salver.testing.process import ServerProcess
+from salver.words.releases import ReleaseState, Shadow, Traffic
 from waiting import auntil
 
 POLICY = Policy(

@@ -16,7 +16,7 @@ import trustme
 
 from programs import program
 from salver.testing.process import ServerProcess, TritonProcess
-from salver.wire.grpc_frames import FrameReader, frame
+from salver.transport.grpc_frames import FrameReader, frame
 from waiting import PATIENCE_S, until
 from zoo import mlp_answer, write_mlp
 

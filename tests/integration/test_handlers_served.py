@@ -17,14 +17,14 @@ import pytest
 
 from salver import plugins
 from salver.app import ServeConfig, Server
-from salver.backends.torchserve import TorchServeBackend
-from salver.errors import Conflict, NoModel, SalverError, WorkersFailed
-from salver.handlers import Form, Listed, Registration, as_request, part, reply_of
-from salver.messages import Call
-from salver.repository import model_settings
-from salver.repository.mar import MANIFEST
-from salver.serving.registering import AtStart, HandlerStoreConfig, of_snapshot
-from salver.serving.shelf import ShelfConfig
+from salver.dialects.torchserve import model_settings
+from salver.dialects.torchserve.archive_files import MANIFEST
+from salver.dialects.torchserve.archive_store import ShelfConfig
+from salver.dialects.torchserve.backend import TorchServeBackend
+from salver.dialects.torchserve.registering import AtStart, HandlerStoreConfig, of_snapshot
+from salver.words.errors import Conflict, NoModel, SalverError, WorkersFailed
+from salver.words.handlers import Form, Listed, Registration, as_request, part, reply_of
+from salver.words.messages import Call
 
 HANDLER = """
 import json

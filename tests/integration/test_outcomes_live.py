@@ -9,14 +9,14 @@ import pytest
 from test_curl import HTTP, curl
 
 from salver.client import Client, Outcome
-from salver.errors import InvalidInput
-from salver.ledger import Ledger
-from salver.registry.records import Actor
-from salver.releases import Bucket, Counts
-from salver.rollout.policy import Metric, Policy, Stage
-from salver.rollout.record import proposed
-from salver.serving.release_store import ReleaseStore
+from salver.features.ledger import Ledger
+from salver.features.registry.records import Actor
+from salver.features.releases.judge.policy import Metric, Policy, Stage
+from salver.features.releases.judge.record import proposed
+from salver.features.releases.release_store import ReleaseStore
 from salver.testing.process import ServerProcess
+from salver.words.errors import InvalidInput
+from salver.words.releases import Bucket, Counts
 from waiting import auntil
 
 MODEL = """

@@ -17,13 +17,13 @@ import zoo
 from databases import migrated_ledger
 from registries import ANN, KINDS
 from salver.app import FrontConfig, ServeConfig, Server
-from salver.ledger import Ledger
+from salver.features.ledger import Ledger
+from salver.features.registry import Artifacts, ModelRegistry
+from salver.features.registry.inspecting import Inspector
+from salver.features.registry.records import NewVersion
+from salver.features.registry.webhooks import Webhooks
+from salver.features.tuning.profiles import ProfileStore
 from salver.plugins import backends, recogniser
-from salver.registry import Artifacts, ModelRegistry
-from salver.registry.records import NewVersion
-from salver.registry.webhooks import Webhooks
-from salver.serving.inspecting import Inspector
-from salver.serving.profiles import ProfileStore
 from waiting import PATIENCE_S
 
 VALUES = np.arange(16, dtype=np.float32).reshape(1, 16) / 16

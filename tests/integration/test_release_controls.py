@@ -16,12 +16,12 @@ import tritonclient.grpc.aio as triton
 from tritonclient.utils import InferenceServerException
 
 from salver.app import FrontConfig, ServeConfig, Server
-from salver.artifacts import Versions
-from salver.registry.records import Actor
-from salver.repository import Place
-from salver.rollout.policy import Metric, Policy, Stage
-from salver.rollout.record import proposed
-from salver.serving.reloading import Served
+from salver.dialects.tensorflow.reloading import Served
+from salver.features.registry.records import Actor
+from salver.features.releases.judge.policy import Metric, Policy, Stage
+from salver.features.releases.judge.record import proposed
+from salver.kernel.repository import Place
+from salver.words.artifacts import Versions
 from waiting import auntil
 
 pytestmark = pytest.mark.timeout(120)

@@ -10,9 +10,9 @@ import pytest
 import tritonclient.grpc.aio as triton
 
 from salver.app import FrontConfig, ServeConfig, Server
-from salver.registry.records import Actor
-from salver.rollout.policy import Policy, Stage
-from salver.rollout.record import Release, proposed
+from salver.features.registry.records import Actor
+from salver.features.releases.judge.policy import Policy, Stage
+from salver.features.releases.judge.record import Release, proposed
 from waiting import auntil
 
 pytestmark = pytest.mark.timeout(240)

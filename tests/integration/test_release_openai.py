@@ -13,10 +13,10 @@ import openai
 import pytest
 
 from salver.app import FrontConfig, ServeConfig, Server
-from salver.experiments.assign import assign
-from salver.registry.records import Actor
-from salver.rollout.policy import Metric, Policy, Stage
-from salver.rollout.record import Release, proposed
+from salver.features.registry.records import Actor
+from salver.features.releases.experiments.assign import assign
+from salver.features.releases.judge.policy import Metric, Policy, Stage
+from salver.features.releases.judge.record import Release, proposed
 from waiting import auntil
 
 pytestmark = pytest.mark.timeout(120)

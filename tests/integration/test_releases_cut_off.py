@@ -18,14 +18,14 @@ from databases import empty_database
 from registries import counted
 from relay import Relay, Trouble
 from release_load import Callers, bodies, digits, write_digits
-from salver.ledger import Ledger
-from salver.registry import Artifacts, ModelRegistry
-from salver.registry.names import CHAMPION
-from salver.registry.records import Actor
-from salver.rollout.policy import Stage
-from salver.rollout.record import proposed
-from salver.rollout.replay import replay
-from salver.serving.release_store import ReleaseStore
+from salver.features.ledger import Ledger
+from salver.features.registry import Artifacts, ModelRegistry
+from salver.features.registry.names import CHAMPION
+from salver.features.registry.records import Actor
+from salver.features.releases.judge.policy import Stage
+from salver.features.releases.judge.record import proposed
+from salver.features.releases.judge.replay import replay
+from salver.features.releases.release_store import ReleaseStore
 from salver.testing.process import ServerProcess
 from waiting import auntil
 
@@ -36,7 +36,7 @@ HALF = msgspec.structs.replace(POLICY, stages=(Stage(0.5, 60),))
 FRAUD = {"model": "fraud", "body": json.dumps(BODY).encode()}
 HASTY = """
 from salver.cli import main
-from salver.serving import releases
+from salver.kernel.serving import releases
 releases._DEAF_SECONDS = 3.0
 raise SystemExit(main())
 """

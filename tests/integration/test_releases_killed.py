@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 
 from release_load import Callers
-from salver.experiments.assign import assign
-from salver.ledger import Ledger
-from salver.registry.records import Actor
-from salver.releases import ReleaseState
-from salver.rollout.policy import Metric, Policy, Stage
-from salver.rollout.record import Release, proposed
-from salver.rollout.replay import replay
-from salver.serving.release_store import ReleaseStore
+from salver.features.ledger import Ledger
+from salver.features.registry.records import Actor
+from salver.features.releases.experiments.assign import assign
+from salver.features.releases.judge.policy import Metric, Policy, Stage
+from salver.features.releases.judge.record import Release, proposed
+from salver.features.releases.judge.replay import replay
+from salver.features.releases.release_store import ReleaseStore
 from salver.testing.process import ServerProcess
+from salver.words.releases import ReleaseState
 from waiting import auntil
 from zoo import write_mlp
 

@@ -13,16 +13,16 @@ from sqlalchemy import Connection, func, select
 
 from databases import empty_database
 from release_load import Callers, bodies, digits, write_digits
-from salver.ledger import Ledger
-from salver.ledger.schema import FIRST_EVENT, PART, RELEASE
-from salver.registry.records import Actor
-from salver.releases import ReleaseState
-from salver.rollout.policy import Metric, Policy, Stage
-from salver.rollout.record import Release, proposed
-from salver.rollout.replay import replay
-from salver.serving.crowds import met
-from salver.serving.release_store import ReleaseStore
+from salver.features.ledger import Ledger
+from salver.features.ledger.schema import FIRST_EVENT, PART, RELEASE
+from salver.features.registry.records import Actor
+from salver.features.releases.distinct_units import met
+from salver.features.releases.judge.policy import Metric, Policy, Stage
+from salver.features.releases.judge.record import Release, proposed
+from salver.features.releases.judge.replay import replay
+from salver.features.releases.release_store import ReleaseStore
 from salver.testing.process import ServerProcess
+from salver.words.releases import ReleaseState
 from waiting import auntil
 
 #: Half-second windows, and gates that some thousand requests pass.

@@ -12,11 +12,11 @@ import pytest
 import tritonclient.grpc as triton
 
 from salver.app import FrontConfig, ServeConfig, Server
-from salver.artifacts import Manifest
 from salver.backends.protocol import LoadOptions, Traits
-from salver.errors import Overloaded
-from salver.messages import Signature, TensorSpec
-from salver.tensor import Array, DataType
+from salver.words.artifacts import Manifest
+from salver.words.errors import Overloaded
+from salver.words.messages import Signature, TensorSpec
+from salver.words.tensor import Array, DataType
 
 PAUSE_S = 0.3
 POLICY = {

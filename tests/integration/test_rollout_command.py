@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from salver.cli import main, output
+from salver.cli import main
+from salver.terminal import output
 from salver.testing.process import ServerProcess
 from waiting import until
 from zoo import write_mlp
@@ -228,7 +229,7 @@ def test_a_release_without_a_server_waits(shell: Shell) -> None:
 def test_whoever_waits_for_a_server_that_is_not_there_is_told(
     shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys.modules["salver.cli.rollout"], "_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(sys.modules["salver.features.releases.command"], "_PAUSE_SECONDS", 0.0)
     (new,) = shell.told("rollout", "start", "mlp", "2", "--rate", "1", "--policy", "policy.toml")
     told = shell.say("rollout", "abort", new["id"])
     assert told.index("it is written down") < told.index("is one running with this registry?")

@@ -10,11 +10,11 @@ import msgspec
 import pytest
 
 from salver.app import FrontConfig, ServeConfig, Server
-from salver.cache import CacheConfig
-from salver.events import Served
-from salver.experiments.assign import assign
-from salver.experiments.shadows import ShadowReport
-from salver.releases import Shadow, Split
+from salver.features.cache import CacheConfig
+from salver.features.releases.experiments.assign import assign
+from salver.features.releases.experiments.shadows import ShadowReport
+from salver.words.events import Served
+from salver.words.releases import Shadow, Split
 from waiting import PATIENCE_S, auntil
 
 pytestmark = pytest.mark.timeout(60)

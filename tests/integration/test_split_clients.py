@@ -18,10 +18,10 @@ import tritonclient.http as triton_http
 
 from programs import program
 from salver.app import FrontConfig, ServeConfig, Server
-from salver.artifacts import LoadOrder
-from salver.events import Served
-from salver.experiments.assign import assign
-from salver.releases import Arm, Condition, Split
+from salver.features.releases.experiments.assign import assign
+from salver.words.artifacts import LoadOrder
+from salver.words.events import Served
+from salver.words.releases import Arm, Condition, Split
 from waiting import PATIENCE_S
 
 pytestmark = pytest.mark.timeout(120)

@@ -13,12 +13,12 @@ import msgspec
 import pytest
 
 from salver.app import FrontConfig, ServeConfig, Server
-from salver.events import Responded, Served
-from salver.experiments.assign import assign
-from salver.releases import Shadow, Split
-from salver.serving.registering import AtStart, HandlerStoreConfig
-from salver.serving.shelf import ShelfConfig
-from salver.wire.ts_rules import TorchServeRules
+from salver.dialects.torchserve.archive_store import ShelfConfig
+from salver.dialects.torchserve.registering import AtStart, HandlerStoreConfig
+from salver.dialects.torchserve.rules import TorchServeRules
+from salver.features.releases.experiments.assign import assign
+from salver.words.events import Responded, Served
+from salver.words.releases import Shadow, Split
 from torchserve_stubs import INFERENCE, Stub, inference
 from waiting import auntil
 

@@ -12,8 +12,8 @@ import pytest
 import tritonclient.grpc as triton
 
 from salver.app import FrontConfig, ServeConfig, Server
-from salver.experiments.shadows import ShadowReport
-from salver.releases import Shadow, Split
+from salver.features.releases.experiments.shadows import ShadowReport
+from salver.words.releases import Shadow, Split
 from waiting import auntil
 
 pytestmark = pytest.mark.timeout(120)

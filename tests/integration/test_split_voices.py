@@ -7,8 +7,8 @@ import openai
 import pytest
 
 from salver.app import FrontConfig, ServeConfig, Server
-from salver.experiments.assign import assign
-from salver.releases import Split
+from salver.features.releases.experiments.assign import assign
+from salver.words.releases import Split
 
 pytestmark = pytest.mark.timeout(60)
 ECHO = """

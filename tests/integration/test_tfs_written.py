@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 import savedmodels
+from salver.dialects.tensorflow.tf_schema import build
+from salver.dialects.tensorflow.tfrecord import records
 from salver.testing.process import ServerProcess, TensorFlowServingProcess
-from salver.wire.tf_schema import build
-from salver.wire.tfrecord import records
 from waiting import until
 from zoo import infer_body, write_mlp
 

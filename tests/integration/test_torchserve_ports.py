@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import trustme
 
-from salver.errors import Conflict, SalverError
 from salver.transport.doors import Kind
 from salver.transport.server import FrontConfig, listen
+from salver.words.errors import Conflict, SalverError
 from waiting import PATIENCE_S
 
 MUCH = 4 << 20

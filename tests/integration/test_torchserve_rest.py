@@ -17,9 +17,9 @@ import pytest
 
 from programs import program
 from salver.app import FrontConfig, ServeConfig, Server
-from salver.serving.registering import AtStart, HandlerStoreConfig
-from salver.serving.shelf import ShelfConfig
-from salver.wire.ts_rules import TokenRules, TorchServeRules
+from salver.dialects.torchserve.archive_store import ShelfConfig
+from salver.dialects.torchserve.registering import AtStart, HandlerStoreConfig
+from salver.dialects.torchserve.rules import TokenRules, TorchServeRules
 from waiting import PATIENCE_S
 
 HANDLER = """

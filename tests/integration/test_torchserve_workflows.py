@@ -14,9 +14,9 @@ import pytest
 
 from archivers import run_archiver
 from salver.app import FrontConfig, ServeConfig, Server
-from salver.serving.registering import HandlerStoreConfig
-from salver.serving.shelf import ShelfConfig
-from salver.wire.ts_rules import TorchServeRules
+from salver.dialects.torchserve.archive_store import ShelfConfig
+from salver.dialects.torchserve.registering import HandlerStoreConfig
+from salver.dialects.torchserve.rules import TorchServeRules
 from waiting import auntil
 
 FUNCTIONS = """

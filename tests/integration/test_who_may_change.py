@@ -17,14 +17,14 @@ from registries import ANN
 from salver.app import FrontConfig, ServeConfig, Server
 from salver.cli import main
 from salver.client import Client
-from salver.errors import Unauthenticated
-from salver.serving.registering import HandlerStoreConfig
-from salver.serving.shelf import ShelfConfig
+from salver.dialects.clouds.doors import SageMaker, Vertex
+from salver.dialects.torchserve.archive_store import ShelfConfig
+from salver.dialects.torchserve.registering import HandlerStoreConfig
+from salver.dialects.torchserve.rules import TokenRules, TorchServeRules
 from salver.transport.access_check import ApiConfig
-from salver.transport.clouds import SageMaker, Vertex
 from salver.transport.doors import Kind
 from salver.transport.routes import OPERATIONS
-from salver.wire.ts_rules import TokenRules, TorchServeRules
+from salver.words.errors import Unauthenticated
 from waiting import PATIENCE_S
 from zoo import write_mlp
 

@@ -7,10 +7,10 @@ import pytest
 from sqlalchemy import Connection, func, insert, select
 
 from databases import empty_ledger
-from salver.errors import Conflict
-from salver.ledger import Ledger, LedgerFailed
-from salver.ledger.copying import copy_in, copy_out
-from salver.ledger.schema import AUDIT, BUCKET, METADATA, MODEL, RELEASE
+from salver.features.ledger import Ledger, LedgerFailed
+from salver.features.ledger.copying import copy_in, copy_out
+from salver.features.ledger.schema import AUDIT, BUCKET, METADATA, MODEL, RELEASE
+from salver.words.errors import Conflict
 
 KINDS = ("sqlite", "postgresql")
 

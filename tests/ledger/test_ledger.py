@@ -14,9 +14,9 @@ from sqlalchemy.exc import OperationalError
 
 from databases import empty_database, empty_ledger
 from relay import Relay, Trouble
-from salver.errors import Conflict, InvalidInput, MissingExtra
-from salver.ledger import Ledger, LedgerFailed
-from salver.ledger.schema import AUDIT, BUCKET, EXPOSURE, MODEL, RELEASE, TAG, VERSION
+from salver.features.ledger import Ledger, LedgerFailed
+from salver.features.ledger.schema import AUDIT, BUCKET, EXPOSURE, MODEL, RELEASE, TAG, VERSION
+from salver.words.errors import Conflict, InvalidInput, MissingExtra
 from waiting import PATIENCE_S
 
 KINDS = ("sqlite", "postgresql")
@@ -94,7 +94,7 @@ async def test_works_follow_one_another(url: str) -> None:
 
 PROCESS = """
 import asyncio, sys
-from salver.ledger import Ledger
+from salver.features.ledger import Ledger
 from test_ledger import count_up
 async def main():
     async with await Ledger.open(sys.argv[1]) as ledger:
@@ -309,7 +309,7 @@ async def test_a_work_that_does_not_begin_in_time_is_not_done(
         cancelled = asyncio.create_task(ledger.write(count_up))
         await asyncio.sleep(0)
         cancelled.cancel()
-        monkeypatch.setattr("salver.ledger.ledger._MOST_QUEUED_SECONDS", 0.01)
+        monkeypatch.setattr("salver.features.ledger.ledger._MOST_QUEUED_SECONDS", 0.01)
         with pytest.raises(LedgerFailed, match=r"did not come to this.*Works before it"):
             await ledger.write(count_up)
         assert cancelled.cancelled()

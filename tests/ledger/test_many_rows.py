@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, Engine, insert, select
 
 from databases import migrated_ledger
-from salver.ledger.databases import address_of, engine_of
-from salver.ledger.migrations import migrate
-from salver.ledger.rows import add
-from salver.ledger.schema import EXPOSURE, FIRST_EVENT, RELEASE
+from salver.features.ledger.databases import address_of, engine_of
+from salver.features.ledger.migrations import migrate
+from salver.features.ledger.rows import add
+from salver.features.ledger.schema import EXPOSURE, FIRST_EVENT, RELEASE
 
 RELEASE_ROW = {
     "id": "r1", "model": "m", "stable": "1", "canary": "2", "alias": "champion", "salt": "s", "policy": "{}",

@@ -8,11 +8,11 @@ from sqlalchemy import Column, Connection, Double, Index, MetaData, Table, Text,
 from sqlalchemy.dialects import postgresql, sqlite
 
 from databases import empty_ledger
-from salver.errors import Conflict
-from salver.ledger import Ledger
-from salver.ledger.databases import address_of, engine_of
-from salver.ledger.migrations import migrate, statements, version_of
-from salver.ledger.schema import METADATA, NEWEST
+from salver.features.ledger import Ledger
+from salver.features.ledger.databases import address_of, engine_of
+from salver.features.ledger.migrations import migrate, statements, version_of
+from salver.features.ledger.schema import METADATA, NEWEST
+from salver.words.errors import Conflict
 
 KINDS = ("sqlite", "postgresql")
 WRITTEN = Path(__file__).parent / "schema"

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.artifacts import Manifest, ModelConfig, Versions
-from salver.errors import InvalidInput, LoadFailed, NotFound
-from salver.lifecycle import LifecycleConfig, Manager
-from salver.lifecycle.labels import Labels, labels_of, settle
-from salver.messages import ModelId, State
+from salver.kernel.lifecycle import LifecycleConfig, Manager
+from salver.kernel.lifecycle.labels import Labels, labels_of, settle
+from salver.words.artifacts import Manifest, ModelConfig, Versions
+from salver.words.errors import InvalidInput, LoadFailed, NotFound
+from salver.words.messages import ModelId, State
 from waiting import PATIENCE_S, auntil
 
 VERSIONS = st.sampled_from(["1", "2", "3"])

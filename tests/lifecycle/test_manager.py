@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from salver.artifacts import Manifest, ModelConfig, Versions
-from salver.errors import LoadFailed, NotFound, NotReady, NoVersion
-from salver.events import StateChanged
-from salver.lifecycle import LifecycleConfig, Manager
-from salver.lifecycle.memory import give_back_memory
-from salver.messages import ModelId, State
+from salver.kernel.lifecycle import LifecycleConfig, Manager
+from salver.kernel.lifecycle.memory import give_back_memory
+from salver.words.artifacts import Manifest, ModelConfig, Versions
+from salver.words.errors import LoadFailed, NotFound, NotReady, NoVersion
+from salver.words.events import StateChanged
+from salver.words.messages import ModelId, State
 from waiting import auntil
 
 
@@ -378,8 +378,8 @@ async def test_a_close_that_raises_is_logged_and_over(rig: Rig, caplog: pytest.L
 async def test_a_load_that_takes_long_is_told_of_until_it_ends(
     rig: Rig, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("salver.lifecycle.reporting.SECONDS", 0.001)
-    caplog.set_level("INFO", "salver.lifecycle")
+    monkeypatch.setattr("salver.kernel.lifecycle.reporting.SECONDS", 0.001)
+    caplog.set_level("INFO", "salver.kernel.lifecycle")
     load, warm = rig.loader.shut("load m:1@a"), rig.loader.shut("warm m:1@a")
     rig.manager.apply([m("1")])
     await auntil(lambda: rig.states() == {"m:1": "LOADING"})

@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_manager import Rig
 
-from salver.artifacts import Ensemble, EnsembleStep, Manifest, ModelConfig
-from salver.errors import LoadFailed, NotFound, NotReady, SalverError
-from salver.lifecycle import Manager
-from salver.lifecycle.members import Bound, bind, with_members
-from salver.lifecycle.policy import Drain, Load, Present, plan
-from salver.messages import ModelId, State
+from salver.kernel.lifecycle import Manager
+from salver.kernel.lifecycle.members import Bound, bind, with_members
+from salver.kernel.lifecycle.policy import Drain, Load, Present, plan
+from salver.words.artifacts import Ensemble, EnsembleStep, Manifest, ModelConfig
+from salver.words.errors import LoadFailed, NotFound, NotReady, SalverError
+from salver.words.messages import ModelId, State
 from waiting import PATIENCE_S, auntil
 
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from salver.lifecycle import memory
+from salver.kernel.lifecycle import memory
 from waiting import PATIENCE_S
 
 

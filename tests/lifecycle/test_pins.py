@@ -6,11 +6,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from salver.artifacts import Manifest, ModelConfig, Versions
-from salver.errors import LoadFailed, SalverError
-from salver.handlers import FORMAT, Workers
-from salver.lifecycle import Manager
-from salver.messages import ModelId, State
+from salver.kernel.lifecycle import Manager
+from salver.words.artifacts import Manifest, ModelConfig, Versions
+from salver.words.errors import LoadFailed, SalverError
+from salver.words.handlers import FORMAT, Workers
+from salver.words.messages import ModelId, State
 from waiting import PATIENCE_S
 
 

@@ -8,10 +8,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from salver.artifacts import Manifest, ModelConfig, Versions
-from salver.lifecycle.policy import Adjust, Drain, Forget, Load, Present, Step, choose, plan, version_key
-from salver.lifecycle.states import MOVES, advance
-from salver.messages import ModelId, State
+from salver.kernel.lifecycle.policy import (
+    Adjust,
+    Drain,
+    Forget,
+    Load,
+    Present,
+    Step,
+    choose,
+    plan,
+    version_key,
+)
+from salver.kernel.lifecycle.states import MOVES, advance
+from salver.words.artifacts import Manifest, ModelConfig, Versions
+from salver.words.messages import ModelId, State
 
 
 def manifest(

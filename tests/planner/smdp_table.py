@@ -1,6 +1,6 @@
 """A published law and price, and the optimum of batching by it, for solver and learner to reach."""
 
-from salver.planner.mdp import Chain, Problem, Traffic
+from salver.features.tuning.mdp import Chain, Problem, Traffic
 from salver.stats.batch_law import BatchLaw
 from salver.stats.batch_price import Price
 

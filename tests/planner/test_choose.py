@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.artifacts import Objective
-from salver.planner.choose import choose, is_set, limit_of, seed_rows, slo_rows, worth
-from salver.planner.grid import Limits, Placed
-from salver.planner.profile import Cell, Measured
+from salver.features.tuning.choose import choose, is_set, limit_of, seed_rows, slo_rows, worth
+from salver.features.tuning.grid import Limits, Placed
+from salver.features.tuning.profile import Cell, Measured
 from salver.stats.batch_law import BatchLaw
+from salver.words.artifacts import Objective
 
 LAW = BatchLaw(a=0.001, t0=0.004)
 ONE, TWO = Placed(1, 2), Placed(2, 1)

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from smdp_table import FULL_RATE, LARGEST, LAW, TABLE, chain, price, problem
 
-from salver.errors import InvalidInput
-from salver.planner.mdp import Chain, Policy, Problem, Traffic, control_limit, greedy, limits
+from salver.features.tuning.mdp import Chain, Policy, Problem, Traffic, control_limit, greedy, limits
 from salver.stats.batch_law import BatchLaw
 from salver.stats.batch_price import Price
+from salver.words.errors import InvalidInput
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
 from exact_batching import drained_queue

@@ -5,10 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.artifacts import Manifest, ModelConfig, Objective
-from salver.errors import InvalidInput
-from salver.messages import ModelId
-from salver.planner.profile import (
+from salver.features.tuning.profile import (
     Cell,
     Machine,
     Measured,
@@ -19,6 +16,9 @@ from salver.planner.profile import (
     to_bytes,
 )
 from salver.stats.batch_law import BatchLaw
+from salver.words.artifacts import Manifest, ModelConfig, Objective
+from salver.words.errors import InvalidInput
+from salver.words.messages import ModelId
 
 MACHINE = Machine("cpu", 2, {"salver": "1"})
 LAW = BatchLaw(0.001, 0.004, 8, 0.002, 0.1)

@@ -7,13 +7,10 @@ import numpy as np
 import pytest
 from smdp_table import FULL_RATE, LARGEST, LAW, TABLE, chain, price
 
-from salver.artifacts import Batching, Learned
-from salver.engine.learned import Apprentice
-from salver.engine.simulator import poisson, simulate
-from salver.errors import InvalidInput
-from salver.planner.mdp import Chain, Problem, Traffic, greedy
-from salver.planner.qlearning import Agent
-from salver.planner.training import (
+from salver.features.tuning.mdp import Chain, Problem, Traffic, greedy
+from salver.features.tuning.qlearning import Agent
+from salver.features.tuning.simulator import poisson, simulate
+from salver.features.tuning.training import (
     Environment,
     Learner,
     price_of,
@@ -22,9 +19,12 @@ from salver.planner.training import (
     table_for,
     table_rows,
 )
+from salver.kernel.engine.learned import Apprentice
 from salver.stats.batch_law import BatchLaw
 from salver.stats.batch_price import Price
 from salver.stats.batch_table import Table, Transition, from_bytes, to_bytes
+from salver.words.artifacts import Batching, Learned
+from salver.words.errors import InvalidInput
 
 ENDLESS = Batching(max_rows=LARGEST, max_queue=1 << 30)
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.planner.roofline import Bound, Ceilings, Cost, bound, knee
+from salver.features.tuning.roofline import Bound, Ceilings, Cost, bound, knee
 
 CORE = Ceilings(flops_per_s=116e9, bytes_per_s=25e9)  # the reference core
 numbers = st.floats(1, 1e12)

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from salver.artifacts import Objective
-from salver.planner.choose import limit_of, worth
-from salver.planner.grid import Limits, Placed
-from salver.planner.profile import Cell, Measured
-from salver.planner.search import Search
+from salver.features.tuning.choose import limit_of, worth
+from salver.features.tuning.grid import Limits, Placed
+from salver.features.tuning.profile import Cell, Measured
+from salver.features.tuning.search import Search
 from salver.stats.batch_law import BatchLaw
+from salver.words.artifacts import Objective
 
 THROUGHPUT = Objective(throughput=True)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from registries import KINDS, Clock, open_registry
-from salver.registry import ModelRegistry
+from salver.features.registry import ModelRegistry
 
 
 @pytest.fixture

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from registries import ANN, Clock, counted, found, open_registry
-from salver.errors import Conflict, InvalidInput, NotFound
-from salver.registry import ArtifactsFailed, ModelRegistry
-from salver.registry import opening as opening_room
-from salver.registry.backup import back_up, restore
-from salver.registry.names import parse
-from salver.registry.opening import home_of
-from salver.registry.records import NewVersion
+from salver.features.registry import ArtifactsFailed, ModelRegistry
+from salver.features.registry import opening as opening_room
+from salver.features.registry.backup import back_up, restore
+from salver.features.registry.names import parse
+from salver.features.registry.opening import home_of
+from salver.features.registry.records import NewVersion
+from salver.words.errors import Conflict, InvalidInput, NotFound
 
 sys.path.append(str(Path(__file__).parents[1] / "stores"))
 from s3 import KEYS, S3, s3_server

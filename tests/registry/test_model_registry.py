@@ -13,14 +13,14 @@ import pytest
 from sqlalchemy import Connection, insert, select, text, update
 
 from registries import ANN, SIGNATURE, Clock, found, open_registry
-from salver.errors import Conflict, Forbidden, InvalidInput, NotFound, Outdated, Unauthenticated
-from salver.ledger import LedgerFailed
-from salver.ledger.schema import MODEL, RELEASE
-from salver.registry import Artifacts, ArtifactsFailed, ModelRegistry
-from salver.registry.names import Reference, parse
-from salver.registry.ports import Found
-from salver.registry.records import Actor, NewVersion, Parent
-from salver.registry.tokens import Tokens
+from salver.features.ledger import LedgerFailed
+from salver.features.ledger.schema import MODEL, RELEASE
+from salver.features.registry import Artifacts, ArtifactsFailed, ModelRegistry
+from salver.features.registry.names import Reference, parse
+from salver.features.registry.ports import Found
+from salver.features.registry.records import Actor, NewVersion, Parent
+from salver.features.registry.tokens import Tokens
+from salver.words.errors import Conflict, Forbidden, InvalidInput, NotFound, Outdated, Unauthenticated
 from waiting import PATIENCE_S
 
 

@@ -16,14 +16,14 @@ from sqlalchemy import insert, select
 
 from databases import empty_ledger
 from registries import ANN, KINDS, Clock, counted, found, open_registry
-from salver.errors import Conflict, InvalidInput
-from salver.ledger import Ledger
-from salver.ledger.schema import METADATA, MODEL
-from salver.registry import Artifacts, ArtifactsFailed, ModelRegistry
-from salver.registry.backup import back_up, restore
-from salver.registry.names import parse
-from salver.registry.records import NewVersion
-from salver.registry.tokens import Tokens
+from salver.features.ledger import Ledger
+from salver.features.ledger.schema import METADATA, MODEL
+from salver.features.registry import Artifacts, ArtifactsFailed, ModelRegistry
+from salver.features.registry.backup import back_up, restore
+from salver.features.registry.names import parse
+from salver.features.registry.records import NewVersion
+from salver.features.registry.tokens import Tokens
+from salver.words.errors import Conflict, InvalidInput
 from waiting import PATIENCE_S
 
 
@@ -134,7 +134,7 @@ async def test_a_restore_that_was_killed_before_its_last_step_is_taken_up(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("salver.registry.backup.copy_in", killed)
+        patch.setattr("salver.features.registry.backup.copy_in", killed)
         await restore(backed_up, registry, "aside")
     assert await registry.models() == ()
     await restore(backed_up, registry, "aside")
@@ -321,7 +321,7 @@ async def test_what_was_restored_is_for_all_to_read_and_for_nobody_to_write(
 async def test_a_backup_that_there_is_no_room_for_is_not_unpacked(
     backed_up: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("salver.registry.backup.room_in", lambda folder: 4096)
+    monkeypatch.setattr("salver.features.registry.backup.room_in", lambda folder: 4096)
     registry = await open_registry("sqlite", tmp_path / "two")
     with pytest.raises(InvalidInput, match="there is no room for it"):
         await restore(backed_up, registry, "aside")

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from registries import ANN, found, open_registry
-from salver.errors import NotFound
-from salver.registry.names import parse
-from salver.registry.records import NewVersion
+from salver.features.registry.names import parse
+from salver.features.registry.records import NewVersion
+from salver.words.errors import NotFound
 
 #: For each number that it is told, a fork kills itself, as a loss of power would, at that one of all calls to
 #: the disk or the database. A process of its own for each would import for longer than it lives.
@@ -21,7 +21,7 @@ PROGRAM = """
 import asyncio, os, sys
 from pathlib import Path
 from registries import ANN, found, open_registry
-from salver.registry.records import NewVersion
+from salver.features.registry.records import NewVersion
 
 folder, verb = Path(sys.argv[1]), sys.argv[2]
 

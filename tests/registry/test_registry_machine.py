@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from registries import ANN, KINDS, found, open_registry
-from salver.errors import Conflict, NotFound
-from salver.registry.names import Reference
-from salver.registry.records import NewVersion
+from salver.features.registry.names import Reference
+from salver.features.registry.records import NewVersion
+from salver.words.errors import Conflict, NotFound
 
 MODELS = st.sampled_from(["fraud", "price"])
 ALIASES = st.sampled_from(["champion", "candidate"])

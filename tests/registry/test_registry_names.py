@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.errors import InvalidInput
-from salver.registry.names import (
+from salver.features.registry.names import (
     LATEST,
     Reference,
     check_alias,
@@ -14,6 +13,7 @@ from salver.registry.names import (
     check_words,
     parse,
 )
+from salver.words.errors import InvalidInput
 
 NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True).filter(
     lambda name: not name.lower().endswith((".tmp", ".part", ".partial", ".crdownload", ".swp"))

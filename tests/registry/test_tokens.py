@@ -4,11 +4,11 @@ import pytest
 from sqlalchemy import select
 
 from registries import ANN, counted
-from salver.errors import Forbidden, InvalidInput, NotFound, Unauthenticated
-from salver.ledger.schema import TOKEN
-from salver.registry import ModelRegistry
-from salver.registry.records import Actor
-from salver.registry.tokens import Tokens
+from salver.features.ledger.schema import TOKEN
+from salver.features.registry import ModelRegistry
+from salver.features.registry.records import Actor
+from salver.features.registry.tokens import Tokens
+from salver.words.errors import Forbidden, InvalidInput, NotFound, Unauthenticated
 
 
 def tokens(registry: ModelRegistry) -> Tokens:

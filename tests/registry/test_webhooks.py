@@ -15,13 +15,13 @@ import pytest
 from sqlalchemy import select
 
 from registries import ANN, Clock, counted, found
-from salver.errors import InvalidInput, NotFound
-from salver.ledger.schema import DELIVERY, WEBHOOK
-from salver.registry import ModelRegistry
-from salver.registry.deliveries import Deliverer, signature
-from salver.registry.records import NewVersion
-from salver.registry.webhooks import Webhooks
-from salver.serving.posting import post
+from salver.features.ledger.schema import DELIVERY, WEBHOOK
+from salver.features.registry import ModelRegistry
+from salver.features.registry.deliveries import Deliverer, signature
+from salver.features.registry.posting import post
+from salver.features.registry.records import NewVersion
+from salver.features.registry.webhooks import Webhooks
+from salver.words.errors import InvalidInput, NotFound
 from waiting import PATIENCE_S
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from salver.errors import InvalidInput, NotFound
+from salver.kernel.repository import Repository, RepositoryConfig
+from salver.kernel.repository.advice import check_place, missing, unrecognised_file
 from salver.plugins import backends, recogniser
-from salver.repository import Repository, RepositoryConfig
-from salver.repository.advice import check_place, missing, unrecognised_file
+from salver.words.errors import InvalidInput, NotFound
 
 _JSON = b'{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
 BERT = {"architectures": ["BertModel"], "model_type": "bert"}

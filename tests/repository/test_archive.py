@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from salver.artifacts import LoadOrder, Manifest
-from salver.errors import InvalidInput
-from salver.repository import Recognised, Repository, RepositoryConfig
-from salver.repository.archive import open_archive
+from salver.kernel.repository import Recognised, Repository, RepositoryConfig
+from salver.kernel.repository.archive import open_archive
+from salver.words.artifacts import LoadOrder, Manifest
+from salver.words.errors import InvalidInput
 
 ENSEMBLE = (
     'name: "both" platform: "ensemble" ensemble_scheduling { step { model_name: "a" model_version: -1 } }'

@@ -11,7 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.artifacts import (
+from salver.configuration import ServeConfig
+from salver.dialects.triton.config.pbtxt import parse_json, parse_pbtxt
+from salver.kernel.repository import bounds
+from salver.kernel.repository.bounds import Machine, misfit
+from salver.kernel.repository.settings import read_settings
+from salver.kernel.repository.toml import parse_toml
+from salver.stores import FileStore
+from salver.words.artifacts import (
     Batching,
     Instances,
     KeptState,
@@ -22,15 +29,8 @@ from salver.artifacts import (
     WarmupInput,
     WarmupSample,
 )
-from salver.configuration import ServeConfig
-from salver.errors import InvalidInput
-from salver.repository import bounds
-from salver.repository.bounds import Machine, misfit
-from salver.repository.pbtxt import parse_json, parse_pbtxt
-from salver.repository.settings import read_settings
-from salver.repository.toml import parse_toml
-from salver.stores import FileStore
-from salver.tensor import DataType
+from salver.words.errors import InvalidInput
+from salver.words.tensor import DataType
 
 SMALL = Machine(2, 16 << 30)
 

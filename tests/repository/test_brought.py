@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from salver.artifacts import LoadOrder, Manifest
-from salver.errors import InvalidInput, LoadFailed, TooLarge
-from salver.repository import Recognised, Repository, RepositoryConfig
-from salver.repository.brought import bring
+from salver.kernel.repository import Recognised, Repository, RepositoryConfig
+from salver.kernel.repository.uploads import bring
+from salver.words.artifacts import LoadOrder, Manifest
+from salver.words.errors import InvalidInput, LoadFailed, TooLarge
 
 CONFIG = '{"backend": "onnxruntime", "max_batch_size": 2}'
 
@@ -111,7 +111,7 @@ def test_other_files_are_another_model(tmp_path: Path) -> None:
 
 
 def test_all_models_share_the_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("salver.repository.repository.MOST_BYTES", 5)
+    monkeypatch.setattr("salver.kernel.repository.repository.MOST_BYTES", 5)
     repository = a_repository(tmp_path)
     load(repository, "a", LoadOrder(CONFIG, {"1/model.onnx": b"xxx"}))
     with pytest.raises(TooLarge, match="there is room for 2"):

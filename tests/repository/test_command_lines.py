@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.repository.command_lines import Launch, filled, of_dockerfile, of_shell, of_yaml
+from salver.migration.command_lines import Launch, filled, of_dockerfile, of_shell, of_yaml
 
 TFS = "tensorflow/serving:2.16.1"
 TRITON = "nvcr.io/nvidia/tritonserver:24.01-py3"

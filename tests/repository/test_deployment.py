@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from salver.errors import InvalidInput, NotFound
-from salver.repository import deployment
-from salver.repository.command_lines import Launch
-from salver.repository.deployment import look
+from salver.migration import deployment
+from salver.migration.command_lines import Launch
+from salver.migration.deployment import look
+from salver.words.errors import InvalidInput, NotFound
 
 
 def put(path: Path, content: str = "x") -> Path:

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from salver.artifacts import Ensemble, EnsembleStep
-from salver.errors import InvalidInput
-from salver.repository import Repository
-from salver.repository.ensemble import unfit
-from salver.repository.pbtxt import parse_json, parse_pbtxt
-from salver.repository.toml import parse_toml
+from salver.dialects.triton.config.ensemble import unfit
+from salver.dialects.triton.config.pbtxt import parse_json, parse_pbtxt
+from salver.kernel.repository import Repository
+from salver.kernel.repository.toml import parse_toml
+from salver.words.artifacts import Ensemble, EnsembleStep
+from salver.words.errors import InvalidInput
 
 PBTXT = """
 platform: "ensemble" max_batch_size: 4

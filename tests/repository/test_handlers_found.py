@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from salver.artifacts import Manifest, Versions
-from salver.handlers import FORMAT, Workers
-from salver.repository import Recognised, Repository
-from salver.repository.handler import with_archive
-from salver.repository.mar import MANIFEST
+from salver.dialects.torchserve.archive import with_archive
+from salver.dialects.torchserve.archive_files import MANIFEST
+from salver.kernel.repository import Recognised, Repository
+from salver.words.artifacts import Manifest, Versions
+from salver.words.handlers import FORMAT, Workers
 
 
 def recognise(path: Path) -> Recognised | None:

@@ -14,9 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from archivers import run_archiver
-from salver.errors import BadArchive, LoadFailed, SalverError
-from salver.repository.handler import describe
-from salver.repository.mar import (
+from salver.dialects.torchserve.archive import describe
+from salver.dialects.torchserve.archive_files import (
     MANIFEST,
     HandlerArchive,
     is_inside,
@@ -25,8 +24,9 @@ from salver.repository.mar import (
     read_text,
     unpack_archive,
 )
-from salver.repository.unpacked import Archives
+from salver.kernel.repository.unpacked import Archives
 from salver.stores import unpack, unzip
+from salver.words.errors import BadArchive, LoadFailed, SalverError
 
 HANDLER = "def handle(data, context):\n    return ['OK'] * len(data)\n"
 
@@ -375,7 +375,7 @@ def test_ts_a1_tars_that_are_cut_or_too_much_are_refused_before_they_are_unpacke
     cut.write_bytes(whole.read_bytes()[:-60])
     with pytest.raises(BadArchive, match=r"cut\.tar\.gz"):
         describe(cut)
-    monkeypatch.setattr("salver.repository.mar.honest_bytes", lambda packed: len(HANDLER))
+    monkeypatch.setattr("salver.dialects.torchserve.archive_files.honest_bytes", lambda packed: len(HANDLER))
     with pytest.raises(BadArchive, match=r"(more|larger), unpacked"):
         describe(tgz(tmp_path / "other.tar.gz"))
 

@@ -16,13 +16,13 @@ from sklearn.linear_model import LinearRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
-from salver.artifacts import Manifest
 from salver.backends import reshaped
 from salver.backends.protocol import LoadOptions, RunnableModel
+from salver.kernel.repository import Repository
 from salver.plugins import backends, recogniser
-from salver.repository import Repository
-from salver.sources import silent
-from salver.sources.opening import Options, open_source
+from salver.stores.sources import silent
+from salver.stores.sources.opening import Options, open_source
+from salver.words.artifacts import Manifest
 
 TABLE = pd.DataFrame({"age": [20.0, 30.0, 40.0], "rooms": [1.0, 5.0, 2.0]})
 PRICES = np.array([1.0, 2.5, 3.25])

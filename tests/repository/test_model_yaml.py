@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.errors import BadArchive, MissingExtra
-from salver.handlers import Workers, on_machine
-from salver.repository.model_yaml import ModelYaml, Wishes, parse, workers_of
+from salver.dialects.torchserve.model_yaml import ModelYaml, Wishes, parse, workers_of
+from salver.words.errors import BadArchive, MissingExtra
+from salver.words.handlers import Workers, on_machine
 
 W = "m.mar: model-config.yaml"
 NOBODY = Wishes()

@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 from test_repository import recognise, write_files
 
-from salver.artifacts import Batching, Instances, LoadOrder, Logging, Manifest, Versions
-from salver.errors import FailedPrecondition, InvalidInput, Unsupported
-from salver.lifecycle.policy import choose
-from salver.messages import ModelId
-from salver.repository import Customs, Place, Repository, RepositoryConfig
-from salver.repository.batching_parameters import NO_BATCHING, batching_of
-from salver.repository.places import check_change, check_labels, overlaid, places_of
-from salver.repository.ports import Recognised
-from salver.wire import tf_text
+from salver.dialects.tensorflow import tf_text
+from salver.dialects.tensorflow.batching_parameters import NO_BATCHING, batching_of
+from salver.dialects.tensorflow.model_list import check_change, check_labels, overlaid, places_of
+from salver.kernel.lifecycle.policy import choose
+from salver.kernel.repository import Customs, Place, Repository, RepositoryConfig
+from salver.kernel.repository.ports import Recognised
+from salver.words.artifacts import Batching, Instances, LoadOrder, Logging, Manifest, Versions
+from salver.words.errors import FailedPrecondition, InvalidInput, Unsupported
+from salver.words.messages import ModelId
 
 
 def places(text: str) -> tuple[Place, ...]:

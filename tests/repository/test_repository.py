@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from salver.artifacts import Manifest
-from salver.errors import InvalidInput, NotFound
-from salver.messages import ModelId
-from salver.repository import Recognised, Repository, RepositoryConfig
+from salver.kernel.repository import Recognised, Repository, RepositoryConfig
 from salver.stores import Entry, MemoryStore
+from salver.words.artifacts import Manifest
+from salver.words.errors import InvalidInput, NotFound
+from salver.words.messages import ModelId
 
 
 def recognise(path: Path) -> Recognised | None:

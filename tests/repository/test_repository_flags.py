@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from test_repository import recognise, write_files
 
-from salver.artifacts import Manifest
-from salver.errors import InvalidInput
-from salver.repository import Repository, RepositoryConfig
+from salver.kernel.repository import Repository, RepositoryConfig
+from salver.words.artifacts import Manifest
+from salver.words.errors import InvalidInput
 
 WHOLE = 'backend: "onnxruntime" ' + " ".join(
     f'{side} {{ name: "{side}" data_type: TYPE_FP32 dims: 4 }}' for side in ("input", "output")

@@ -2,12 +2,12 @@
 
 import pytest
 
-from salver.artifacts import BatchInput, Instances, Queue, QueuePolicy, Ragged, RateLimit
-from salver.errors import InvalidInput
-from salver.repository.pbtxt import parse_pbtxt
-from salver.repository.toml import parse_toml
-from salver.repository.translate import Translated
-from salver.tensor import DataType
+from salver.dialects.triton.config.pbtxt import parse_pbtxt
+from salver.dialects.triton.config.translate import Translated
+from salver.kernel.repository.toml import parse_toml
+from salver.words.artifacts import BatchInput, Instances, Queue, QueuePolicy, Ragged, RateLimit
+from salver.words.errors import InvalidInput
+from salver.words.tensor import DataType
 
 
 def pbtxt(text: str) -> Translated:

@@ -5,15 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from salver.artifacts import Control, KeptState, ModelConfig, Sequences
-from salver.errors import InvalidInput
-from salver.messages import ModelId, Signature, TensorSpec
-from salver.repository.pbtxt import parse_pbtxt
-from salver.repository.settings import read_settings
-from salver.repository.toml import parse_toml
+from salver.dialects.triton.config.pbtxt import parse_pbtxt
+from salver.dialects.triton.config_view import Facts, as_json, complete
+from salver.kernel.repository.settings import read_settings
+from salver.kernel.repository.toml import parse_toml
 from salver.stores import FileStore
-from salver.tensor import DataType
-from salver.wire.config_view import Facts, as_json, complete
+from salver.words.artifacts import Control, KeptState, ModelConfig, Sequences
+from salver.words.errors import InvalidInput
+from salver.words.messages import ModelId, Signature, TensorSpec
+from salver.words.tensor import DataType
 
 START = "control_input { name: %s control { kind: CONTROL_SEQUENCE_START int32_false_true: [0, 1] } }"
 STATE = 'state { input_name: "I" output_name: "O" data_type: TYPE_FP32 dims: [-1, 2] %s }'

@@ -8,7 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tritonclient.grpc import model_config_pb2
 
-from salver.artifacts import (
+from salver.dialects.triton.config.parameters import PLAIN
+from salver.dialects.triton.config.pbtxt import parse_json, parse_pbtxt
+from salver.dialects.triton.config.translate import HONOURED, Translated
+from salver.dialects.triton.config_view import first_response_bounds
+from salver.dialects.triton.model_config import model_config_class
+from salver.kernel.repository.toml import parse_toml
+from salver.words.artifacts import (
     Batching,
     Bulk,
     Chat,
@@ -29,15 +35,9 @@ from salver.artifacts import (
     WarmupInput,
     WarmupSample,
 )
-from salver.errors import InvalidInput
-from salver.messages import TensorSpec
-from salver.repository.parameters import PLAIN
-from salver.repository.pbtxt import parse_json, parse_pbtxt
-from salver.repository.toml import parse_toml
-from salver.repository.translate import HONOURED, Translated
-from salver.tensor import DataType
-from salver.wire.config_view import first_response_bounds
-from salver.wire.model_config import model_config_class
+from salver.words.errors import InvalidInput
+from salver.words.messages import TensorSpec
+from salver.words.tensor import DataType
 
 FULL = """
 name: "m" platform: "onnxruntime_onnx" max_batch_size: 8

@@ -9,9 +9,9 @@ from typing import Any
 import jsonschema_rs
 import pytest
 
-from salver.errors import InvalidInput
-from salver.repository.toml import parse_toml
-from salver.repository.toml_schema import schema
+from salver.kernel.repository.toml import parse_toml
+from salver.kernel.repository.toml_schema import schema
+from salver.words.errors import InvalidInput
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "reference" / "salver-toml.schema.json"

@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.artifacts import Batching, Logging, ModelConfig, Objective, Queue, Versions
-from salver.errors import Unsupported
-from salver.messages import TensorSpec
-from salver.repository.toml import parse_toml
-from salver.repository.toml_written import written
-from salver.tensor import DataType
+from salver.kernel.repository.toml import parse_toml
+from salver.kernel.repository.toml_written import written
+from salver.words.artifacts import Batching, Logging, ModelConfig, Objective, Queue, Versions
+from salver.words.errors import Unsupported
+from salver.words.messages import TensorSpec
+from salver.words.tensor import DataType
 
 CONFIGS = [
     ModelConfig(),

@@ -8,8 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from archivers import run_archiver
-from salver.errors import BadArchive, BadGraph
-from salver.repository.workflow import MANIFEST, Settings, parse, read_spec, read_workflow, written
+from salver.dialects.torchserve.workflow_archive import (
+    MANIFEST,
+    Settings,
+    parse,
+    read_spec,
+    read_workflow,
+    written,
+)
+from salver.words.errors import BadArchive, BadGraph
 
 _SPEC = """
 models:

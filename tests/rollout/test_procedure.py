@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.errors import Conflict, InvalidInput
-from salver.releases import ReleaseState, Shadow, Traffic
-from salver.rollout import procedure
-from salver.rollout.policy import Metric, Policy, Stage
-from salver.rollout.record import Release, Wish, proposed
-from salver.rollout.verdict import Decision, Verdict
+from salver.features.releases.judge import procedure
+from salver.features.releases.judge.policy import Metric, Policy, Stage
+from salver.features.releases.judge.record import Release, Wish, proposed
+from salver.features.releases.judge.verdict import Decision, Verdict
+from salver.words.errors import Conflict, InvalidInput
+from salver.words.releases import ReleaseState, Shadow, Traffic
 
 POLICY = Policy(stages=(Stage(0.05, 10), Stage(0.25, 30), Stage(1.0, 0)))
 STATES = list(ReleaseState)

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from chances import may_be
-from salver.releases import Bucket, Counts, ReleaseState
-from salver.rollout.evidence import observe, start
-from salver.rollout.hourly import Hourly
-from salver.rollout.judge import judge
-from salver.rollout.policy import Metric, Policy, Stage
-from salver.rollout.verdict import Decision
+from salver.features.releases.judge.evidence import observe, start
+from salver.features.releases.judge.hourly import Hourly
+from salver.features.releases.judge.judge import judge
+from salver.features.releases.judge.policy import Metric, Policy, Stage
+from salver.features.releases.judge.verdict import Decision
+from salver.words.releases import Bucket, Counts, ReleaseState
 
 ERRORS = Metric("errors", "errors", "severe")
 SECONDS = 60.0

@@ -6,17 +6,17 @@ import msgspec
 import pytest
 
 from rollout_releases import ERRORS, POLICY, buckets, judged, with_policy
-from salver.releases import Counts, ReleaseState
-from salver.rollout import procedure
-from salver.rollout.evidence import start
-from salver.rollout.judge import judge
-from salver.rollout.policy import Metric, Policy, Stage
-from salver.rollout.ratio import GRID, Ratio
-from salver.rollout.record import Wish, proposed
-from salver.rollout.rules import Approved
-from salver.rollout.strand import Weight, strands
-from salver.rollout.verdict import Decision, Verdict
+from salver.features.releases.judge import procedure
+from salver.features.releases.judge.evidence import start
+from salver.features.releases.judge.judge import judge
+from salver.features.releases.judge.policy import Metric, Policy, Stage
+from salver.features.releases.judge.ratio import GRID, Ratio
+from salver.features.releases.judge.record import Wish, proposed
+from salver.features.releases.judge.rules import Approved
+from salver.features.releases.judge.strand import Weight, strands
+from salver.features.releases.judge.verdict import Decision, Verdict
 from salver.stats.combine import log_mean
+from salver.words.releases import Counts, ReleaseState
 
 
 def last(policy: Policy, **how: object) -> Verdict:

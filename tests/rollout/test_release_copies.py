@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 
 from chances import may_be
-from salver.errors import InvalidInput
-from salver.releases import Bucket, Copies, Counts, ReleaseState, Shadow, Traffic
-from salver.rollout import procedure
-from salver.rollout.evidence import observe, start
-from salver.rollout.explain import explain, foretell, unseen
-from salver.rollout.judge import judge
-from salver.rollout.outlook import Forecast, detection_minutes, outlook
-from salver.rollout.policy import Metric, Policy, Stage
-from salver.rollout.record import proposed
-from salver.rollout.replay import Entry, first_difference
-from salver.rollout.shadowing import Alike, CopyEvidence, fewest, verdict
-from salver.rollout.verdict import Decision
+from salver.features.releases.judge import procedure
+from salver.features.releases.judge.evidence import observe, start
+from salver.features.releases.judge.explain import explain, foretell, unseen
+from salver.features.releases.judge.judge import judge
+from salver.features.releases.judge.outlook import Forecast, detection_minutes, outlook
+from salver.features.releases.judge.policy import Metric, Policy, Stage
+from salver.features.releases.judge.record import proposed
+from salver.features.releases.judge.replay import Entry, first_difference
+from salver.features.releases.judge.shadowing import Alike, CopyEvidence, fewest, verdict
+from salver.features.releases.judge.verdict import Decision
+from salver.words.errors import InvalidInput
+from salver.words.releases import Bucket, Copies, Counts, ReleaseState, Shadow, Traffic
 
 ALIKE = Alike(0.98)
 POLICY = Policy(

@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 
 from chances import may_be
 from rollout_releases import ERRORS, buckets, judged
-from salver.releases import Bucket, Counts
-from salver.rollout.evidence import BETS, observe, start
-from salver.rollout.policy import Metric, Policy, Stage
-from salver.rollout.ratio import GRID, Ratio
-from salver.rollout.strand import Strand, Weight, strands
-from salver.rollout.wildness import MOST, PRIOR_VARIATION, Wildness, matched_share
+from salver.features.releases.judge.evidence import BETS, observe, start
+from salver.features.releases.judge.policy import Metric, Policy, Stage
+from salver.features.releases.judge.ratio import GRID, Ratio
+from salver.features.releases.judge.strand import Strand, Weight, strands
+from salver.features.releases.judge.wildness import MOST, PRIOR_VARIATION, Wildness, matched_share
 from salver.stats.binomial_evidence import harm
 from salver.stats.sign_flip import start as start_flips
+from salver.words.releases import Bucket, Counts
 
 SHARES = st.floats(0.001, 0.5)
 NUMBERS = st.integers(0, 200)

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from chances import may_be
 from rollout_releases import ERRORS, POLICY, SLOW, buckets, counts, judged, with_policy
-from salver.errors import InvalidInput
-from salver.releases import Bucket, Counts, Matured, ReleaseState
-from salver.rollout.evidence import Evidence, observe, start
-from salver.rollout.judge import judge
-from salver.rollout.policy import Metric, Policy, Stage
-from salver.rollout.rules import Approval, Approved, CostCap, Facts, Never, ShipOnBudget
-from salver.rollout.verdict import Decision, Verdict
+from salver.features.releases.judge.evidence import Evidence, observe, start
+from salver.features.releases.judge.judge import judge
+from salver.features.releases.judge.policy import Metric, Policy, Stage
+from salver.features.releases.judge.rules import Approval, Approved, CostCap, Facts, Never, ShipOnBudget
+from salver.features.releases.judge.verdict import Decision, Verdict
+from salver.words.errors import InvalidInput
+from salver.words.releases import Bucket, Counts, Matured, ReleaseState
 
 
 def last(*args: object, **changes: object) -> Verdict:

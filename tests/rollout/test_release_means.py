@@ -9,15 +9,15 @@ import pytest
 
 from chances import may_be
 from rollout_releases import ERRORS, judged, with_policy
-from salver.errors import InvalidInput
-from salver.releases import Bucket, Counts, Matured, ReleaseState, Sums
-from salver.rollout.evidence import Evidence, observe, start
-from salver.rollout.explain import explain, foretell
-from salver.rollout.means import Means
-from salver.rollout.outlook import Forecast, outlook
-from salver.rollout.policy import Metric, Policy, Stage
-from salver.rollout.replay import Entry, first_difference
-from salver.rollout.verdict import Decision, Verdict
+from salver.features.releases.judge.evidence import Evidence, observe, start
+from salver.features.releases.judge.explain import explain, foretell
+from salver.features.releases.judge.means import Means
+from salver.features.releases.judge.outlook import Forecast, outlook
+from salver.features.releases.judge.policy import Metric, Policy, Stage
+from salver.features.releases.judge.replay import Entry, first_difference
+from salver.features.releases.judge.verdict import Decision, Verdict
+from salver.words.errors import InvalidInput
+from salver.words.releases import Bucket, Counts, Matured, ReleaseState, Sums
 
 RUNNING = ReleaseState.RUNNING
 REVENUE = Metric("revenue", "mean", "soft", worse="less", matures_minutes=1, cap=20.0, promotion_margin=0.1)

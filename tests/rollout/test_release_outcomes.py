@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from chances import bounds, may_be
-from salver.releases import Bucket, Counts, Matured, ReleaseState
-from salver.rollout.evidence import start
-from salver.rollout.judge import judge
-from salver.rollout.policy import Metric, Policy, Stage
-from salver.rollout.verdict import Decision
+from salver.features.releases.judge.evidence import start
+from salver.features.releases.judge.judge import judge
+from salver.features.releases.judge.policy import Metric, Policy, Stage
+from salver.features.releases.judge.verdict import Decision
+from salver.words.releases import Bucket, Counts, Matured, ReleaseState
 
 DAY, DAYS, SHARE, UNITS, RATE = 86_400.0, 40, 0.25, 2000, 0.1
 PARTS = (SHARE, SHARE, 1 - 2 * SHARE)

@@ -9,13 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rollout_releases import POLICY, buckets, judged, with_policy
-from salver.errors import InvalidInput
-from salver.releases import Counts
-from salver.rollout.explain import explain, foretell
-from salver.rollout.outlook import RATIOS, Forecast, detection_minutes, outlook, promotion_minutes
-from salver.rollout.paths import Arms, Schedule, paths
-from salver.rollout.policy import Metric, Policy, Stage
-from salver.rollout.verdict import Decision
+from salver.features.releases.judge.explain import explain, foretell
+from salver.features.releases.judge.outlook import (
+    RATIOS,
+    Forecast,
+    detection_minutes,
+    outlook,
+    promotion_minutes,
+)
+from salver.features.releases.judge.paths import Arms, Schedule, paths
+from salver.features.releases.judge.policy import Metric, Policy, Stage
+from salver.features.releases.judge.verdict import Decision
+from salver.words.errors import InvalidInput
+from salver.words.releases import Counts
 
 ERRORS = Metric("errors", "errors", "severe", share=0.2)
 #: A latency's base rate is its quantile's complement: matched controls are its alone.

@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chances import may_be
-from salver.errors import InvalidInput
-from salver.releases import Bucket, Counts, ReleaseState
-from salver.rollout.evidence import start
-from salver.rollout.judge import judge
-from salver.rollout.paths import Arms, Paths, Schedule, paths
-from salver.rollout.policy import Metric, Policy, Stage
-from salver.rollout.verdict import Decision
+from salver.features.releases.judge.evidence import start
+from salver.features.releases.judge.judge import judge
+from salver.features.releases.judge.paths import Arms, Paths, Schedule, paths
+from salver.features.releases.judge.policy import Metric, Policy, Stage
+from salver.features.releases.judge.verdict import Decision
+from salver.words.errors import InvalidInput
+from salver.words.releases import Bucket, Counts, ReleaseState
 
 
 def simulated(

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.errors import InvalidInput
-from salver.rollout.policy import DEFAULT_METRICS, Kind, Metric, Policy, Stage
-from salver.rollout.rules import Approval, Blackout, Coverage, Never, Rule
-from salver.rollout.shadowing import Alike
+from salver.features.releases.judge.policy import DEFAULT_METRICS, Kind, Metric, Policy, Stage
+from salver.features.releases.judge.rules import Approval, Blackout, Coverage, Never, Rule
+from salver.features.releases.judge.shadowing import Alike
+from salver.words.errors import InvalidInput
 
 
 def test_the_defaults_are_a_policy_that_spends_all_of_its_alpha() -> None:

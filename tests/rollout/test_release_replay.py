@@ -6,13 +6,13 @@ import msgspec
 import pytest
 
 from rollout_releases import POLICY, buckets, with_policy
-from salver.errors import InvalidInput
-from salver.releases import Bucket, Counts, ReleaseState
-from salver.rollout.evidence import start
-from salver.rollout.judge import judge
-from salver.rollout.replay import Entry, first_difference, replay
-from salver.rollout.rules import Approval, Approved, Facts
-from salver.rollout.verdict import Decision
+from salver.features.releases.judge.evidence import start
+from salver.features.releases.judge.judge import judge
+from salver.features.releases.judge.replay import Entry, first_difference, replay
+from salver.features.releases.judge.rules import Approval, Approved, Facts
+from salver.features.releases.judge.verdict import Decision
+from salver.words.errors import InvalidInput
+from salver.words.releases import Bucket, Counts, ReleaseState
 
 
 def logged(seen: list[Bucket], state: ReleaseState = ReleaseState.RUNNING) -> list[Entry]:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.rollout.rules import (
+from salver.features.releases.judge.rules import (
     Approval,
     Approved,
     Blackout,
@@ -24,7 +24,7 @@ from salver.rollout.rules import (
     may_ship_on_budget,
     objections,
 )
-from salver.rollout.verdict import Decision, strictest
+from salver.features.releases.judge.verdict import Decision, strictest
 
 MOMENT = Moment(at=0.0, stage=1, canary_units=10, canary_requests=40, canary_events={}, hours=frozenset())
 FACTS = Facts(others_in_layer=())

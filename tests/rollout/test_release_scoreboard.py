@@ -11,9 +11,9 @@ import pytest
 
 from chances import may_be
 from rollout_releases import buckets, judged, with_policy
-from salver.rollout.paths import Arms, Schedule, paths
-from salver.rollout.policy import Metric, Policy, Stage
-from salver.rollout.verdict import Decision
+from salver.features.releases.judge.paths import Arms, Schedule, paths
+from salver.features.releases.judge.policy import Metric, Policy, Stage
+from salver.features.releases.judge.verdict import Decision
 
 BUCKETS, SECONDS = 360, 10.0  # of a stage
 FAILURES = 0.005

@@ -2,9 +2,9 @@
 
 import pytest
 
-from salver.errors import Conflict
-from salver.releases import ReleaseState
-from salver.rollout.states import ENDED, MOVES, advance
+from salver.features.releases.judge.states import ENDED, MOVES, advance
+from salver.words.errors import Conflict
+from salver.words.releases import ReleaseState
 
 
 @pytest.mark.parametrize("before", list(ReleaseState))

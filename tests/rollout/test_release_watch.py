@@ -8,13 +8,13 @@ import pytest
 
 from chances import may_be
 from rollout_releases import ERRORS, with_policy
-from salver.errors import InvalidInput
-from salver.releases import Bucket, Counts, ReleaseState, Traffic
-from salver.rollout.evidence import start
-from salver.rollout.judge import judge
-from salver.rollout.policy import MOST_DAYS, Metric, Policy, Stage
-from salver.rollout.rules import Never
-from salver.rollout.verdict import Decision, Verdict
+from salver.features.releases.judge.evidence import start
+from salver.features.releases.judge.judge import judge
+from salver.features.releases.judge.policy import MOST_DAYS, Metric, Policy, Stage
+from salver.features.releases.judge.rules import Never
+from salver.features.releases.judge.verdict import Decision, Verdict
+from salver.words.errors import InvalidInput
+from salver.words.releases import Bucket, Counts, ReleaseState, Traffic
 
 SOFT = Metric("errors", "fallbacks", "soft", promotion_margin=None)
 HOLDBACK = 0.05

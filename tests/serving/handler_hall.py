@@ -13,21 +13,21 @@ from typing import Any
 
 import msgspec
 
-from salver.artifacts import Manifest, ModelConfig
-from salver.engine.handler_engine import HandlerEngine
-from salver.errors import (
+from salver.dialects.torchserve.archive_files import MANIFEST
+from salver.dialects.torchserve.engine.engine import HandlerEngine
+from salver.dialects.torchserve.handler_store import HandlerStore
+from salver.dialects.torchserve.registering import HandlerStoreConfig
+from salver.kernel.lifecycle import Manager
+from salver.kernel.repository import Recognised, Repository
+from salver.kernel.serving.controlplane import ControlMode, ControlPlane
+from salver.kernel.serving.registry import Registry
+from salver.words.artifacts import Manifest, ModelConfig
+from salver.words.errors import (
     LoadFailed,
     NotReady,
 )
-from salver.handlers import HandlerStatus, Workers, WorkerStatus
-from salver.lifecycle import Manager
-from salver.messages import ModelId
-from salver.repository import Recognised, Repository
-from salver.repository.mar import MANIFEST
-from salver.serving.controlplane import ControlMode, ControlPlane
-from salver.serving.handler_store import HandlerStore
-from salver.serving.registering import HandlerStoreConfig
-from salver.serving.registry import Registry
+from salver.words.handlers import HandlerStatus, Workers, WorkerStatus
+from salver.words.messages import ModelId
 
 LOOKS_ONCE = ControlMode()
 

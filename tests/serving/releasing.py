@@ -11,25 +11,25 @@ from pathlib import Path
 import numpy as np
 from sqlalchemy import Connection, insert, select
 
-from salver.errors import Code
-from salver.events import Served
-from salver.experiments.assign import assign, check
-from salver.experiments.collector import Collector
-from salver.experiments.config import CollectorConfig
-from salver.experiments.outputs import OutputCheck
-from salver.experiments.pending import Pending
-from salver.ledger import Ledger
-from salver.ledger.schema import MODEL, VERSION
-from salver.messages import Timing
-from salver.registry import aliases
-from salver.registry.audit import Change
-from salver.registry.records import Actor
-from salver.releases import Arm, Bucket, Counts, Exposures, Met, ReleaseState, Seen, Split, unit_numbers
-from salver.rollout.policy import Metric, Policy, Stage
-from salver.rollout.record import Release, proposed
-from salver.serving.outcomes import OutcomeStore
-from salver.serving.release_store import ReleaseStore
-from salver.serving.releases import Releases, Traffic
+from salver.features.ledger import Ledger
+from salver.features.ledger.schema import MODEL, VERSION
+from salver.features.registry import aliases
+from salver.features.registry.audit import Change
+from salver.features.registry.records import Actor
+from salver.features.releases.experiments.assign import assign, check
+from salver.features.releases.experiments.collector import Collector
+from salver.features.releases.experiments.config import CollectorConfig
+from salver.features.releases.experiments.outputs import OutputCheck
+from salver.features.releases.experiments.pending import Pending
+from salver.features.releases.judge.policy import Metric, Policy, Stage
+from salver.features.releases.judge.record import Release, proposed
+from salver.features.releases.outcomes import OutcomeStore
+from salver.features.releases.release_store import ReleaseStore
+from salver.features.releases.releases import Releases, Traffic
+from salver.words.errors import Code
+from salver.words.events import Served
+from salver.words.messages import Timing
+from salver.words.releases import Arm, Bucket, Counts, Exposures, Met, ReleaseState, Seen, Split, unit_numbers
 
 ADA = Actor("ada")
 #: Ten-second buckets and a minute a stage, for an errors metric alone.

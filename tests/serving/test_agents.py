@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from salver.artifacts import Manifest
-from salver.errors import LoadFailed
-from salver.messages import ModelId
-from salver.serving.agents import vet
-from salver.wire.model_config import model_config_class
+from salver.dialects.triton.agents import vet
+from salver.dialects.triton.model_config import model_config_class
+from salver.words.artifacts import Manifest
+from salver.words.errors import LoadFailed
+from salver.words.messages import ModelId
 
 CONTENT = b"weights"
 MD5 = hashlib.md5(CONTENT).hexdigest()

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from registries import ANN, Clock, Distant, found, open_registry
-from salver.registry import ModelRegistry
-from salver.registry.records import NewVersion
-from salver.serving.bringing import Bringing
+from salver.features.registry import ModelRegistry
+from salver.features.registry.fetching import Bringing
+from salver.features.registry.records import NewVersion
 
 
 @pytest.fixture

@@ -6,11 +6,11 @@ import logging
 import numpy as np
 import pytest
 
-from salver.cache.local import LocalCache
-from salver.errors import ModelFailed
-from salver.messages import InferRequest, InferResponse, ModelId, Timing
-from salver.serving.caching import Caching
-from salver.tensor import tensor
+from salver.features.cache.caching import Caching
+from salver.features.cache.local import LocalCache
+from salver.words.errors import ModelFailed
+from salver.words.messages import InferRequest, InferResponse, ModelId, Timing
+from salver.words.tensor import tensor
 
 ID = ModelId("m", "7")
 
@@ -104,7 +104,7 @@ async def test_a_version_that_goes_is_forgotten():
 async def test_a_cache_that_fails_is_a_miss_and_is_complained_of_once_a_minute(caplog):
     model = Model()
     caching, front = cached(model, Broken())
-    with caplog.at_level(logging.WARNING, "salver.cache"):
+    with caplog.at_level(logging.WARNING, "salver.features.cache"):
         for _ in range(3):
             assert (await front.infer(ask(1))).timing.cache == "miss"
         await front.close()

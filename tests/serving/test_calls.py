@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.artifacts import LoadOrder
-from salver.backends.surroundings import Wish
-from salver.engine.ports import Terms
-from salver.errors import InvalidInput, ModelFailed, NotFound, NotReady, OnlyStreams, Unsupported
-from salver.messages import InferRequest, InferResponse, ModelId
-from salver.serving.calls import Calls, stuck
-from salver.telemetry.own_metrics import OwnMetrics
-from salver.tensor import tensor
+from salver.backends.callbacks import Wish
+from salver.features.telemetry.own_metrics import OwnMetrics
+from salver.kernel.engine.ports import Terms
+from salver.kernel.serving.model_callbacks import Calls, stuck
+from salver.words.artifacts import LoadOrder
+from salver.words.errors import InvalidInput, ModelFailed, NotFound, NotReady, OnlyStreams, Unsupported
+from salver.words.messages import InferRequest, InferResponse, ModelId
+from salver.words.tensor import tensor
 
 A, B, C = (ModelId(name, "1") for name in "abc")
 PARENT = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
-from salver.artifacts import Cost, Manifest
-from salver.serving.ceilings import ceilings
+from salver.features.tuning.ceilings import ceilings
+from salver.words.artifacts import Cost, Manifest
 
 
 class Counting:

@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from salver.serving.changes import Changes
+from salver.kernel.serving.changes import Changes
 
 
 def changes() -> Changes:

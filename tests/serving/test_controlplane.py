@@ -7,12 +7,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from salver.artifacts import Ensemble, EnsembleStep, LoadOrder, Manifest, ModelConfig
-from salver.errors import Conflict, Forbidden, LoadFailed, NotFound, NotReady
-from salver.messages import ModelId, State, VersionStatus
-from salver.repository import Place
-from salver.repository.brought import Brought, bring
-from salver.serving.controlplane import ControlMode, ControlPlane, PollFailed
+from salver.kernel.repository import Place
+from salver.kernel.repository.uploads import Brought, bring
+from salver.kernel.serving.controlplane import ControlMode, ControlPlane, PollFailed
+from salver.words.artifacts import Ensemble, EnsembleStep, LoadOrder, Manifest, ModelConfig
+from salver.words.errors import Conflict, Forbidden, LoadFailed, NotFound, NotReady
+from salver.words.messages import ModelId, State, VersionStatus
 from waiting import auntil
 
 

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, Engine, insert
 
 from databases import migrated_ledger
-from salver.ledger.databases import address_of, engine_of
-from salver.ledger.migrations import migrate
-from salver.ledger.schema import RELEASE
-from salver.serving.crowds import meet, met
+from salver.features.ledger.databases import address_of, engine_of
+from salver.features.ledger.migrations import migrate
+from salver.features.ledger.schema import RELEASE
+from salver.features.releases.distinct_units import meet, met
 
 ROW = {
     "model": "m", "stable": "1", "canary": "2", "alias": "", "salt": "s", "state": "RUNNING", "created": 1.0,

@@ -6,8 +6,10 @@ import threading
 import numpy as np
 import pytest
 
-from salver.errors import DeadlineExceeded, InvalidInput, ModelFailed, NotFound, Overloaded
-from salver.messages import (
+from salver.kernel.serving.bus import Bus
+from salver.kernel.serving.dataplane import DataPlane
+from salver.words.errors import DeadlineExceeded, InvalidInput, ModelFailed, NotFound, Overloaded
+from salver.words.messages import (
     ANYBODY,
     Call,
     InferRequest,
@@ -17,9 +19,7 @@ from salver.messages import (
     Standing,
     Timing,
 )
-from salver.serving.bus import Bus
-from salver.serving.dataplane import DataPlane
-from salver.tensor import tensor
+from salver.words.tensor import tensor
 from waiting import PATIENCE_S, auntil
 
 

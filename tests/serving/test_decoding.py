@@ -9,27 +9,27 @@ from typing import Any
 import numpy as np
 import pytest
 
-from salver.errors import DeadlineExceeded, InvalidInput, SalverError, TooLarge
-from salver.messages import InferRequest, Signature, TensorSpec
-from salver.serving.decode_worker import MOST_VALUES, check
-from salver.serving.decoding import LARGE, Decoders
-from salver.tensor import DataType
-from salver.wire.bodies import HttpBody, Message
-from salver.wire.generate import Generate
-from salver.wire.grpc_schema import build
-from salver.wire.load_order import parse_load
-from salver.wire.oip_grpc import decode_infer, is_dense, parse_infer, read_infer
-from salver.wire.oip_json import OpenInferenceHttp
-from salver.wire.openai_requests import parse_chat
-from salver.wire.regions import NO_REGIONS
-from salver.wire.tf_schema import build as build_tf
-from salver.wire.tfs_grpc import Head, ModelSpec
-from salver.wire.tfs_heads import CLASSIFY
-from salver.wire.tfs_json import Predict
-from salver.wire.tfs_predict import Predict as GrpcPredict
-from salver.wire.tfs_predict import PredictMessages
-from salver.wire.tfs_rules import TfsRules
-from salver.wire.values import MAX_STRINGS, MAX_TENSORS
+from salver.dialects.oip.generate import Generate
+from salver.dialects.oip.grpc_codec import decode_infer, is_dense, parse_infer, read_infer
+from salver.dialects.oip.grpc_schema import build
+from salver.dialects.oip.json_codec import OpenInferenceHttp
+from salver.dialects.oip.regions import NO_REGIONS
+from salver.dialects.openai.requests import parse_chat
+from salver.dialects.tensorflow.grpc_codec import Head, ModelSpec
+from salver.dialects.tensorflow.heads import CLASSIFY
+from salver.dialects.tensorflow.json_codec import Predict
+from salver.dialects.tensorflow.predict_codec import Predict as GrpcPredict
+from salver.dialects.tensorflow.predict_codec import PredictMessages
+from salver.dialects.tensorflow.rules import TfsRules
+from salver.dialects.tensorflow.tf_schema import build as build_tf
+from salver.dialects.triton.load_order import parse_load
+from salver.encoding.bodies import HttpBody, Message
+from salver.encoding.values import MAX_STRINGS, MAX_TENSORS
+from salver.kernel.serving.decode_worker import MOST_VALUES, check
+from salver.kernel.serving.decoding import LARGE, Decoders
+from salver.words.errors import DeadlineExceeded, InvalidInput, SalverError, TooLarge
+from salver.words.messages import InferRequest, Signature, TensorSpec
+from salver.words.tensor import DataType
 
 SIGNATURE = Signature((TensorSpec("x", DataType.FP32, (-1,)),), ())
 TEXTS = Signature((TensorSpec("x", DataType.BYTES, (-1,)),), ())

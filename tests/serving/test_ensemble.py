@@ -8,8 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from salver.artifacts import Batching, Ensemble, EnsembleStep, ModelConfig, Reshape
-from salver.errors import (
+from salver.features.graphs.ensemble import DecoupledEnsemble
+from salver.features.graphs.ensemble import Ensemble as Engine
+from salver.features.graphs.graph import Member, connect
+from salver.kernel.serving.bus import Bus
+from salver.kernel.serving.dataplane import DataPlane
+from salver.kernel.serving.inner import Inner
+from salver.words.artifacts import Batching, Ensemble, EnsembleStep, ModelConfig, Reshape
+from salver.words.errors import (
     DeadlineExceeded,
     InvalidInput,
     ModelFailed,
@@ -18,8 +24,8 @@ from salver.errors import (
     Overloaded,
     SalverError,
 )
-from salver.events import BatchRan, Served
-from salver.messages import (
+from salver.words.events import BatchRan, Served
+from salver.words.messages import (
     ANYBODY,
     InferRequest,
     InferResponse,
@@ -31,13 +37,7 @@ from salver.messages import (
     TensorSpec,
     Timing,
 )
-from salver.serving.bus import Bus
-from salver.serving.dataplane import DataPlane
-from salver.serving.ensemble import DecoupledEnsemble
-from salver.serving.ensemble import Ensemble as Engine
-from salver.serving.graph import Member, connect
-from salver.serving.inner import Inner
-from salver.tensor import DataType, tensor
+from salver.words.tensor import DataType, tensor
 from waiting import auntil
 
 PARENT = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"

@@ -7,16 +7,16 @@ import pytest
 from releasing import registered
 from sqlalchemy import Connection, insert, select
 
-from salver.ledger import Ledger
-from salver.ledger.schema import ALIAS, AUDIT
-from salver.messages import ModelId, State, VersionStatus
-from salver.registry import aliases
-from salver.registry.audit import Change
-from salver.registry.records import Actor
-from salver.rollout.policy import Policy
-from salver.rollout.procedure import promoted, rolled_back
-from salver.rollout.record import proposed
-from salver.serving.fleet import Fleet
+from salver.features.ledger import Ledger
+from salver.features.ledger.schema import ALIAS, AUDIT
+from salver.features.registry import aliases
+from salver.features.registry.audit import Change
+from salver.features.registry.records import Actor
+from salver.features.releases.fleet import Fleet
+from salver.features.releases.judge.policy import Policy
+from salver.features.releases.judge.procedure import promoted, rolled_back
+from salver.features.releases.judge.record import proposed
+from salver.words.messages import ModelId, State, VersionStatus
 
 
 class Loaded:

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from salver.artifacts import Batching, Ensemble, EnsembleStep, ModelConfig, Reshape
-from salver.errors import LoadFailed
-from salver.messages import Signature, TensorSpec
-from salver.serving.graph import Flow, Graph, Marks, Member, Port, Value, connect
-from salver.tensor import DataType, tensor
+from salver.features.graphs.graph import Flow, Graph, Marks, Member, Port, Value, connect
+from salver.words.artifacts import Batching, Ensemble, EnsembleStep, ModelConfig, Reshape
+from salver.words.errors import LoadFailed
+from salver.words.messages import Signature, TensorSpec
+from salver.words.tensor import DataType, tensor
 
 FP32, INT32, BOOL, BYTES = DataType.FP32, DataType.INT32, DataType.BOOL, DataType.BYTES
 

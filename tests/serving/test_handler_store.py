@@ -13,8 +13,14 @@ from handler_hall import (
     stocked,
 )
 
-from salver.artifacts import Versions
-from salver.errors import (
+from salver.dialects.torchserve.archive_files import MANIFEST
+from salver.dialects.torchserve.archive_store import ShelfConfig
+from salver.dialects.torchserve.registering import AtStart
+from salver.kernel.repository import Place
+from salver.kernel.repository.bounds import machine, most_workers
+from salver.kernel.serving.controlplane import ControlMode
+from salver.words.artifacts import Versions
+from salver.words.errors import (
     BadArchive,
     Conflict,
     DeadlineExceeded,
@@ -27,14 +33,8 @@ from salver.errors import (
     StillDefault,
     WorkersFailed,
 )
-from salver.handlers import HandlerStatus, Listed, Registered, Registration, Workers, WorkerStatus
-from salver.messages import ModelId, State
-from salver.repository import Place
-from salver.repository.bounds import machine, most_workers
-from salver.repository.mar import MANIFEST
-from salver.serving.controlplane import ControlMode
-from salver.serving.registering import AtStart
-from salver.serving.shelf import ShelfConfig
+from salver.words.handlers import HandlerStatus, Listed, Registered, Registration, Workers, WorkerStatus
+from salver.words.messages import ModelId, State
 from waiting import auntil
 
 

@@ -14,16 +14,16 @@ from handler_hall import (
     stocked,
 )
 
-from salver.errors import (
+from salver.dialects.torchserve import model_settings
+from salver.dialects.torchserve.archive_files import MANIFEST
+from salver.dialects.torchserve.registering import AtStart, name_of, of_snapshot
+from salver.words.errors import (
     InvalidInput,
     NotFound,
     WorkersFailed,
 )
-from salver.handlers import Listed, Registration
-from salver.messages import ModelId
-from salver.repository import model_settings
-from salver.repository.mar import MANIFEST
-from salver.serving.registering import AtStart, name_of, of_snapshot
+from salver.words.handlers import Listed, Registration
+from salver.words.messages import ModelId
 from waiting import auntil
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import salver
-from salver.errors import NotReady
+from salver.words.errors import NotReady
 from waiting import until
 
 SOURCE = """

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from salver.errors import Cancelled, InvalidInput, ModelFailed, NotReady
-from salver.messages import Call, InferRequest, InferResponse, ModelId, Signature
-from salver.serving.bus import Bus
-from salver.serving.dataplane import DataPlane
-from salver.serving.inner import ALONE, Inner
-from salver.tensor import tensor
+from salver.kernel.serving.bus import Bus
+from salver.kernel.serving.dataplane import DataPlane
+from salver.kernel.serving.inner import ALONE, Inner
+from salver.words.errors import Cancelled, InvalidInput, ModelFailed, NotReady
+from salver.words.messages import Call, InferRequest, InferResponse, ModelId, Signature
+from salver.words.tensor import tensor
 
 CALL = Call("ensemble", 100.0, deadline=101.0, parent="00-" + "a" * 32 + "-" + "b" * 16 + "-01")
 REQUEST = InferRequest("m", (tensor("x", np.zeros((3, 1))),), id="r")

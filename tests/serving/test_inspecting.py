@@ -6,15 +6,15 @@ import msgspec
 import pytest
 
 import zoo
-from salver.artifacts import Manifest, Objective
-from salver.errors import InvalidInput, LoadFailed, MissingExtra, NotFound
-from salver.messages import Signature, TensorSpec
-from salver.planner.profile import Cell, Measured, Profile
+from salver.features.registry.inspecting import Inspector
+from salver.features.tuning.profile import Cell, Measured, Profile
+from salver.features.tuning.profiles import ProfileStore, machine
+from salver.kernel.repository import Repository
 from salver.plugins import backends, recogniser
-from salver.repository import Repository
-from salver.serving.inspecting import Inspector
-from salver.serving.profiles import ProfileStore, machine
-from salver.tensor import DataType
+from salver.words.artifacts import Manifest, Objective
+from salver.words.errors import InvalidInput, LoadFailed, MissingExtra, NotFound
+from salver.words.messages import Signature, TensorSpec
+from salver.words.tensor import DataType
 
 KNOWN = backends()
 SIGNATURE = Signature(

@@ -6,16 +6,16 @@ from pathlib import Path
 import pytest
 from test_ensemble import Lease, Pieces, chain, count, rows, step
 
-from salver.artifacts import Ensemble, Manifest, ModelConfig
-from salver.cache.local import LocalCache
-from salver.errors import LoadFailed, NotFound
-from salver.messages import InferRequest, ModelId
-from salver.serving.bus import Bus
-from salver.serving.caching import Caching
-from salver.serving.dataplane import DataPlane
-from salver.serving.inner import Inner
-from salver.serving.loader import Loader, Terms
-from salver.tensor import tensor
+from salver.features.cache.caching import Caching
+from salver.features.cache.local import LocalCache
+from salver.kernel.serving.bus import Bus
+from salver.kernel.serving.dataplane import DataPlane
+from salver.kernel.serving.inner import Inner
+from salver.kernel.serving.loader import Loader, Terms
+from salver.words.artifacts import Ensemble, Manifest, ModelConfig
+from salver.words.errors import LoadFailed, NotFound
+from salver.words.messages import InferRequest, ModelId
+from salver.words.tensor import tensor
 
 STEPS = (step("double", "x=a", "y=b"), step("one", "x=b", "y=c"))
 

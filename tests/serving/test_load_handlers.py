@@ -10,16 +10,16 @@ from typing import Any
 
 import msgspec
 
-from salver.artifacts import Manifest, ModelConfig
-from salver.backends.torchserve import TorchServeBackend
-from salver.errors import SalverError
-from salver.events import BatchRan, Event, Served
-from salver.handlers import FORMAT, Form, Workers, as_request, part, reply_of
-from salver.lifecycle import LifecycleConfig, Manager
-from salver.messages import Call, InferRequest, InferResponse, ModelId, Signature
-from salver.serving.bus import Bus
-from salver.serving.dataplane import DataPlane
-from salver.serving.loader import Loader, Terms
+from salver.dialects.torchserve.backend import TorchServeBackend
+from salver.kernel.lifecycle import LifecycleConfig, Manager
+from salver.kernel.serving.bus import Bus
+from salver.kernel.serving.dataplane import DataPlane
+from salver.kernel.serving.loader import Loader, Terms
+from salver.words.artifacts import Manifest, ModelConfig
+from salver.words.errors import SalverError
+from salver.words.events import BatchRan, Event, Served
+from salver.words.handlers import FORMAT, Form, Workers, as_request, part, reply_of
+from salver.words.messages import Call, InferRequest, InferResponse, ModelId, Signature
 
 HANDLER = """
 import os

@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from salver.artifacts import Control, Instances, Manifest, ModelConfig, RateLimit, Sequences
 from salver.backends.protocol import Traits
 from salver.backends.python import PythonBackend
-from salver.engine.placement import Placement
-from salver.engine.turns import Pool
-from salver.errors import LoadFailed
-from salver.messages import InferRequest, ModelId, Signature, TensorSpec
-from salver.serving.bus import Bus
-from salver.serving.loader import Loader, Terms
-from salver.serving.sequences import load_sequences
-from salver.tensor import DataType, tensor
+from salver.kernel.engine.placement import Placement
+from salver.kernel.engine.turns import Pool
+from salver.kernel.serving.bus import Bus
+from salver.kernel.serving.loader import Loader, Terms
+from salver.kernel.serving.sequences import load_sequences
+from salver.words.artifacts import Control, Instances, Manifest, ModelConfig, RateLimit, Sequences
+from salver.words.errors import LoadFailed
+from salver.words.messages import InferRequest, ModelId, Signature, TensorSpec
+from salver.words.tensor import DataType, tensor
 
 PIDS = """
 import os

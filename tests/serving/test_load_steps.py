@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from salver.artifacts import Instances, Manifest, ModelConfig, Steps
 from salver.backends.protocol import LoadOptions
 from salver.backends.python import PythonBackend
-from salver.errors import InvalidInput, LoadFailed
-from salver.messages import InferRequest, ModelId
-from salver.serving.bus import Bus
-from salver.serving.loader import Loader, Terms
-from salver.serving.steps import load_steps
-from salver.tensor import tensor
+from salver.kernel.serving.bus import Bus
+from salver.kernel.serving.loader import Loader, Terms
+from salver.kernel.serving.steps import load_steps
+from salver.words.artifacts import Instances, Manifest, ModelConfig, Steps
+from salver.words.errors import InvalidInput, LoadFailed
+from salver.words.messages import InferRequest, ModelId
+from salver.words.tensor import tensor
 from waiting import auntil
 
 NEXT = """

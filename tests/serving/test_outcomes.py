@@ -18,16 +18,16 @@ from releasing import Clock, address
 from sqlalchemy import func, insert, select
 
 from databases import empty_ledger
-from salver.errors import InvalidInput
-from salver.ledger import Ledger
-from salver.ledger.schema import EXPOSURE, OUTCOME, PREDICTION
-from salver.registry.records import Actor
-from salver.releases import Counts, Matured, Outcome, Receipt, ReleaseState, Sums, unit_number
-from salver.rollout import procedure
-from salver.rollout.policy import Metric, Policy
-from salver.rollout.record import Release, proposed
-from salver.serving.outcomes import MOST, OutcomeStore
-from salver.serving.release_store import ReleaseStore, Step
+from salver.features.ledger import Ledger
+from salver.features.ledger.schema import EXPOSURE, OUTCOME, PREDICTION
+from salver.features.registry.records import Actor
+from salver.features.releases.judge import procedure
+from salver.features.releases.judge.policy import Metric, Policy
+from salver.features.releases.judge.record import Release, proposed
+from salver.features.releases.outcomes import MOST, OutcomeStore
+from salver.features.releases.release_store import ReleaseStore, Step
+from salver.words.errors import InvalidInput
+from salver.words.releases import Counts, Matured, Outcome, Receipt, ReleaseState, Sums, unit_number
 
 NEVER = math.inf
 #: A sale within a minute of the exposure.
@@ -391,9 +391,9 @@ async def test_one_that_is_promoted_and_watched_is_asked_whom_it_met(shop: Shop)
 
 WRITER = """
 import asyncio, sys, time
-from salver.ledger import Ledger
-from salver.releases import Outcome
-from salver.serving.outcomes import OutcomeStore
+from salver.features.ledger import Ledger
+from salver.words.releases import Outcome
+from salver.features.releases.outcomes import OutcomeStore
 
 async def main():
     async with await Ledger.open(sys.argv[1]) as ledger:

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from salver.errors import Cancelled, HandlerFailed, InvalidInput, NotFound, Overloaded, SalverError
-from salver.events import Served
-from salver.messages import Call, InferRequest, InferResponse, ModelId, Signature, Timing
-from salver.serving.bus import Bus
-from salver.serving.dataplane import DataPlane
-from salver.tensor import tensor
+from salver.kernel.serving.bus import Bus
+from salver.kernel.serving.dataplane import DataPlane
+from salver.words.errors import Cancelled, HandlerFailed, InvalidInput, NotFound, Overloaded, SalverError
+from salver.words.events import Served
+from salver.words.messages import Call, InferRequest, InferResponse, ModelId, Signature, Timing
+from salver.words.tensor import tensor
 
 TIMING = Timing(1, 2, 3, 4)
 

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from salver.artifacts import Batching, Learned, Manifest, ModelConfig, Warmup
 from salver.backends.onnx import OnnxBackend
-from salver.messages import ModelId
-from salver.planner.profile import Machine, Profile
-from salver.planner.training import price_of, solved_table
-from salver.serving.profiles import ProfileStore, default_state_dir, digest, machine
+from salver.features.tuning.profile import Machine, Profile
+from salver.features.tuning.profiles import ProfileStore, default_state_dir, digest, machine
+from salver.features.tuning.training import price_of, solved_table
 from salver.stats import batch_table
 from salver.stats.batch_law import BatchLaw
+from salver.words.artifacts import Batching, Learned, Manifest, ModelConfig, Warmup
+from salver.words.messages import ModelId
 
 HERE = Machine("cpu", 2, {"salver": "1"})
 PROFILE = Profile("k", HERE).with_law(1, 2, BatchLaw(0.001, 0.004), 1.0)

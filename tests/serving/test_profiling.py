@@ -9,20 +9,20 @@ import msgspec
 import numpy as np
 import pytest
 
-from salver.artifacts import Batching, Instances, Manifest, ModelConfig, Objective, Warmup
 from salver.backends.protocol import LoadOptions, Traits
-from salver.engine.placement import place
-from salver.errors import LoadFailed, ModelFailed
-from salver.messages import InferRequest, ModelId, Signature, TensorSpec
-from salver.planner.grid import Placed
-from salver.planner.profile import Cell
-from salver.serving.bus import Bus
-from salver.serving.loader import Loader, Terms
-from salver.serving.profiles import ProfileStore, machine
-from salver.serving.profiling import Found, Profiler, limits_of
+from salver.features.tuning.grid import Placed
+from salver.features.tuning.profile import Cell
+from salver.features.tuning.profiles import ProfileStore, machine
+from salver.features.tuning.profiling import Found, Profiler, limits_of
+from salver.kernel.engine.placement import place
+from salver.kernel.serving.bus import Bus
+from salver.kernel.serving.loader import Loader, Terms
 from salver.stats.batch_law import BatchLaw, LiveLaw
 from salver.stats.shape_laws import ShapeLaws
-from salver.tensor import Array, DataType, tensor
+from salver.words.artifacts import Batching, Instances, Manifest, ModelConfig, Objective, Warmup
+from salver.words.errors import LoadFailed, ModelFailed
+from salver.words.messages import InferRequest, ModelId, Signature, TensorSpec
+from salver.words.tensor import Array, DataType, tensor
 
 ONE, TWO = Placed(1, 2), Placed(2, 1)
 SPEC = TensorSpec("x", DataType.FP32, (-1, 1))
@@ -81,7 +81,7 @@ class World:
 
 
 class Runs:
-    """See :class:`~salver.engine.ports.Runner`."""
+    """See :class:`~salver.kernel.engine.ports.Runner`."""
 
     def __init__(self, world: World, placed: Placed) -> None:
         self.world, self.placed = world, placed

@@ -5,9 +5,9 @@ from typing import Any, cast
 
 import pytest
 
-from salver.engine.handler_engine import HandlerEngine
-from salver.messages import ModelId
-from salver.serving.readiness import Readiness, Rule
+from salver.dialects.torchserve.engine.engine import HandlerEngine
+from salver.kernel.serving.readiness import Readiness, Rule
+from salver.words.messages import ModelId
 
 
 class World:

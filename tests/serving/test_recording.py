@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from salver.artifacts import Logging
-from salver.errors import InvalidInput
-from salver.events import Event, Predicted, Served
-from salver.messages import Call, InferRequest, InferResponse, ModelId, Signature
-from salver.serving.bus import Bus
-from salver.serving.dataplane import DataPlane
-from salver.serving.recording import Sampling
-from salver.tensor import tensor
+from salver.dialects.tensorflow.recording import Sampling
+from salver.kernel.serving.bus import Bus
+from salver.kernel.serving.dataplane import DataPlane
+from salver.words.artifacts import Logging
+from salver.words.errors import InvalidInput
+from salver.words.events import Event, Predicted, Served
+from salver.words.messages import Call, InferRequest, InferResponse, ModelId, Signature
+from salver.words.tensor import tensor
 
 
 @pytest.mark.parametrize(("rate", "taken"), [(0.0, 0), (0.25, 1), (0.5, 2), (1.0, 4)])

@@ -10,14 +10,14 @@ import pytest
 from sqlalchemy import insert, text, update
 
 from registries import ANN, KINDS, Clock, Distant, found, open_registry
-from salver.artifacts import Versions
-from salver.errors import Conflict
-from salver.ledger.schema import RELEASE
-from salver.registry import ModelRegistry
-from salver.registry.deliveries import Deliverer
-from salver.registry.records import NewVersion
-from salver.repository import Place
-from salver.serving.registered import OWNER, Registered
+from salver.features.ledger.schema import RELEASE
+from salver.features.registry import ModelRegistry
+from salver.features.registry.deliveries import Deliverer
+from salver.features.registry.records import NewVersion
+from salver.features.registry.registered import OWNER, Registered
+from salver.kernel.repository import Place
+from salver.words.artifacts import Versions
+from salver.words.errors import Conflict
 
 
 class Plane:
@@ -119,7 +119,7 @@ async def test_at_the_start_a_model_whose_files_cannot_be_had_is_shown_until_the
     registry = await open_registry("sqlite", tmp_path / "registry")
     await push(registry, tmp_path)
     registry.artifacts = artifacts = Distant(tmp_path / "registry")
-    monkeypatch.setattr("salver.serving.bringing._AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr("salver.features.registry.fetching._AGAIN_SECONDS", 0.0)
     served, plane = followed(registry)
     artifacts.is_away = True
     for waits in (True, False, False):

@@ -11,14 +11,18 @@ from releasing import ADA, POLICY, Clock, World, address, healthy, in_canary
 from sqlalchemy import Connection, select
 
 from databases import empty_ledger
-from salver.errors import Conflict, Forbidden, InvalidInput, NotFound
-from salver.experiments.outputs import OutputCheck
-from salver.ledger import Ledger, LedgerFailed
-from salver.ledger.schema import EXPOSURE, FIRST_EVENT, PREDICTION
-from salver.registry import aliases
-from salver.registry.audit import Change, history
-from salver.registry.records import Actor
-from salver.releases import (
+from salver.features.ledger import Ledger, LedgerFailed
+from salver.features.ledger.schema import EXPOSURE, FIRST_EVENT, PREDICTION
+from salver.features.registry import aliases
+from salver.features.registry.audit import Change, history
+from salver.features.registry.records import Actor
+from salver.features.releases.experiments.outputs import OutputCheck
+from salver.features.releases.judge.policy import Metric, Policy
+from salver.features.releases.judge.record import proposed
+from salver.features.releases.judge.replay import replay
+from salver.features.releases.release_store import ReleaseStore
+from salver.words.errors import Conflict, Forbidden, InvalidInput, NotFound
+from salver.words.releases import (
     Bucket,
     Counts,
     Exposures,
@@ -31,10 +35,6 @@ from salver.releases import (
     hour_of,
     unit_numbers,
 )
-from salver.rollout.policy import Metric, Policy
-from salver.rollout.record import proposed
-from salver.rollout.replay import replay
-from salver.serving.release_store import ReleaseStore
 
 SALES = Metric("sales", "outcome", "soft", promotion_margin=None)
 SELLING = msgspec.structs.replace(POLICY, metrics=(*POLICY.metrics, SALES))
@@ -333,7 +333,7 @@ def test_a_policy_in_a_proposal_is_checked() -> None:
 async def test_an_alias_that_is_not_the_default_one_is_asked_by_name_alone(world: World) -> None:
     from sqlalchemy import insert
 
-    from salver.ledger.schema import MODEL
+    from salver.features.ledger.schema import MODEL
 
     rows = [
         {"name": "fraud", "default_alias": "stable", "last_number": 2, "created": 1.0, "by": ""},
@@ -350,7 +350,7 @@ async def test_an_alias_that_is_not_the_default_one_is_asked_by_name_alone(world
 async def test_whoever_may_not_move_an_alias_can_stop_its_release_and_no_more(world: World) -> None:
     from sqlalchemy import insert
 
-    from salver.ledger.schema import MODEL, PROTECTION
+    from salver.features.ledger.schema import MODEL, PROTECTION
 
     def protect(connection: Connection) -> None:
         row = {"name": "fraud", "last_number": 2, "created": 1.0, "by": ""}

@@ -13,10 +13,10 @@ from releasing import POLICY, Clock, Server
 from sqlalchemy import text
 
 from databases import own_server
-from salver.ledger import Ledger, LedgerFailed
-from salver.rollout.policy import Stage
-from salver.serving.crowds import met
-from salver.serving.release_store import Picture
+from salver.features.ledger import Ledger, LedgerFailed
+from salver.features.releases.distinct_units import met
+from salver.features.releases.judge.policy import Stage
+from salver.features.releases.release_store import Picture
 
 LONG = msgspec.structs.replace(POLICY, stages=(Stage(0.5, 1000),), no_data_seconds=1e9)
 
@@ -156,7 +156,7 @@ async def test_a_postgresql_that_was_stopped_for_a_minute_finds_all_counts_when_
 async def test_trouble_is_told_once_and_so_is_its_end(
     server: Server, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    caplog.set_level("INFO", "salver.releases")
+    caplog.set_level("INFO", "salver.words.releases")
     trouble = ["the disk is full"] * 3 + ["no connection"] + [""] * 2
 
     async def fails(*_: object) -> None:

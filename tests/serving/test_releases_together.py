@@ -12,14 +12,14 @@ from releasing import ADA, POLICY, Clock, Server
 from sqlalchemy import Connection, select
 
 from databases import empty_ledger
-from salver.errors import Conflict
-from salver.ledger import Ledger, LedgerFailed
-from salver.ledger.schema import EXPOSURE, FIRST_EVENT, PART, WITNESS
-from salver.releases import FIRSTS, Counts, Outcome, ReleaseState, kept_in
-from salver.rollout.policy import Metric, Stage
-from salver.rollout.replay import replay
-from salver.serving.crowds import Crowd, met
-from salver.serving.release_store import ReleaseStore
+from salver.features.ledger import Ledger, LedgerFailed
+from salver.features.ledger.schema import EXPOSURE, FIRST_EVENT, PART, WITNESS
+from salver.features.releases.distinct_units import Crowd, met
+from salver.features.releases.judge.policy import Metric, Stage
+from salver.features.releases.judge.replay import replay
+from salver.features.releases.release_store import ReleaseStore
+from salver.words.errors import Conflict
+from salver.words.releases import FIRSTS, Counts, Outcome, ReleaseState, kept_in
 
 #: It stays in its first stage.
 LONG = msgspec.structs.replace(POLICY, stages=(Stage(0.5, 1000),), no_data_seconds=1e9)

@@ -8,9 +8,9 @@ from releasing import ADA, Clock, World, healthy
 from sqlalchemy import update
 
 from databases import empty_ledger
-from salver.ledger import Ledger
-from salver.ledger.schema import RELEASE
-from salver.releases import Counts, ReleaseState
+from salver.features.ledger import Ledger
+from salver.features.ledger.schema import RELEASE
+from salver.words.releases import Counts, ReleaseState
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -73,7 +73,7 @@ async def test_a_defect_of_one_release_keeps_no_other_waiting_nor_a_person(
         raise ZeroDivisionError("a defect")
 
     with monkeypatch.context() as patched:
-        patched.setattr("salver.serving.releases.judge", breaks)
+        patched.setattr("salver.features.releases.releases.judge", breaks)
         await world.saw("r0", healthy(0.05), Counts(0, 0, 1))
     assert (await world.one("r0")).progress.buckets == 0
     assert "a bucket is left out of the evidence: a defect" in caplog.text

@@ -8,14 +8,14 @@ from releasing import ADA, Clock, Server
 from sqlalchemy import Connection, text
 
 from databases import empty_ledger
-from salver.ledger import Ledger
-from salver.ledger.databases import address_of, engine_of
-from salver.ledger.migrations import migrate
-from salver.ledger.schema import NEWEST
-from salver.releases import Arm, ReleaseState, unit_number
-from salver.rollout.evidence import start
-from salver.rollout.policy import Metric, Policy, Stage
-from salver.rollout.record import Progress
+from salver.features.ledger import Ledger
+from salver.features.ledger.databases import address_of, engine_of
+from salver.features.ledger.migrations import migrate
+from salver.features.ledger.schema import NEWEST
+from salver.features.releases.judge.evidence import start
+from salver.features.releases.judge.policy import Metric, Policy, Stage
+from salver.features.releases.judge.record import Progress
+from salver.words.releases import Arm, ReleaseState, unit_number
 
 POLICY = Policy(
     stages=(Stage(0.5, 1000),), metrics=(Metric("errors", "errors", "severe"),), warm_up_seconds=0

@@ -5,16 +5,16 @@ import pytest
 from releasing import ADA, POLICY, Clock, Server
 
 from databases import empty_ledger
-from salver.errors import InvalidInput
-from salver.ledger import Ledger
-from salver.registry.audit import history
-from salver.releases import Bucket, Outcome, ReleaseState, Traffic
-from salver.rollout.judge import judge
-from salver.rollout.policy import Metric, Policy, Stage
-from salver.rollout.record import Release
-from salver.serving.outcomes import OutcomeStore
-from salver.serving.releases import Releases
-from salver.serving.releases import Traffic as Wires
+from salver.features.ledger import Ledger
+from salver.features.registry.audit import history
+from salver.features.releases.judge.judge import judge
+from salver.features.releases.judge.policy import Metric, Policy, Stage
+from salver.features.releases.judge.record import Release
+from salver.features.releases.outcomes import OutcomeStore
+from salver.features.releases.releases import Releases
+from salver.features.releases.releases import Traffic as Wires
+from salver.words.errors import InvalidInput
+from salver.words.releases import Bucket, Outcome, ReleaseState, Traffic
 
 HELD = msgspec.structs.replace(POLICY, traffic=Traffic(holdback=0.3))
 USERS = [f"u{number}" for number in range(600)]
@@ -163,7 +163,7 @@ async def test_outcomes_of_a_bucket_that_cannot_be_judged_count_with_the_next(
             raise InvalidInput("a defect")
         return judge(policy, evidence, bucket, *more)
 
-    monkeypatch.setattr("salver.serving.releases.judge", once)
+    monkeypatch.setattr("salver.features.releases.releases.judge", once)
     policy = msgspec.structs.replace(POLICY, metrics=(COMPLAINT,), stages=(Stage(0.5, 60),))
     outcomes = asking_for_outcomes(server, "server b")
     await server.propose(policy=policy)
@@ -182,8 +182,8 @@ async def test_outcomes_of_a_bucket_that_cannot_be_judged_count_with_the_next(
 
 def _met(server: Server) -> set[str]:
     """Who meets the canary."""
-    from salver.experiments.assign import assign
-    from salver.releases import Arm
+    from salver.features.releases.experiments.assign import assign
+    from salver.words.releases import Arm
 
     (split,) = server.traffic.splits
     return {

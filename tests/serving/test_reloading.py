@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from salver.errors import FailedPrecondition, InvalidInput, UnknownError, Unsupported
-from salver.messages import ModelId, State, VersionStatus
-from salver.repository import Place
-from salver.serving.reloading import Reloading, Served, read
-from salver.wire import tf_text
+from salver.dialects.tensorflow import tf_text
+from salver.dialects.tensorflow.reloading import Reloading, Served, read
+from salver.kernel.repository import Place
+from salver.words.errors import FailedPrecondition, InvalidInput, UnknownError, Unsupported
+from salver.words.messages import ModelId, State, VersionStatus
 from waiting import PATIENCE_S
 
 

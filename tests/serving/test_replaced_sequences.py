@@ -12,19 +12,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from salver.artifacts import Control, Manifest, ModelConfig, Sequences, Versions
 from salver.backends.protocol import Answer
-from salver.engine.placement import Placement
-from salver.engine.sequence_engine import SequenceEngine
-from salver.engine.sequences import Register
-from salver.errors import InvalidInput, NotFound, NotReady
-from salver.lifecycle import LifecycleConfig, Manager
-from salver.messages import Call, InferRequest, ModelId, Signature, TensorSpec
-from salver.serving.bus import Bus
-from salver.serving.dataplane import DataPlane
-from salver.serving.inner import Inner
-from salver.serving.loader import Servable
-from salver.tensor import DataType, tensor
+from salver.kernel.engine.placement import Placement
+from salver.kernel.engine.sequence_engine import SequenceEngine
+from salver.kernel.engine.sequences import Register
+from salver.kernel.lifecycle import LifecycleConfig, Manager
+from salver.kernel.serving.bus import Bus
+from salver.kernel.serving.dataplane import DataPlane
+from salver.kernel.serving.inner import Inner
+from salver.kernel.serving.loader import Servable
+from salver.words.artifacts import Control, Manifest, ModelConfig, Sequences, Versions
+from salver.words.errors import InvalidInput, NotFound, NotReady
+from salver.words.messages import Call, InferRequest, ModelId, Signature, TensorSpec
+from salver.words.tensor import DataType, tensor
 
 IDLE_S, BOUND_S = 10.0, 30.0
 SEQUENCES = Sequences(

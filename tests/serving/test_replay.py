@@ -10,19 +10,19 @@ import msgspec
 import pytest
 
 import savedmodels
-from salver.artifacts import Manifest, ModelConfig, Warmup
 from salver.backends.tensorflow import TensorFlowBackend
-from salver.backends.twin import read_twin
-from salver.errors import FailedPrecondition, InvalidInput, LoadFailed
-from salver.events import Lineage, Replayed
-from salver.messages import ModelId, Signature, TensorSpec
-from salver.serving.bus import Bus
-from salver.serving.loader import Loader, Servable, Terms
-from salver.serving.replay import RECORDS, read_mlmd, read_records, requests_of, samples_in
-from salver.serving.twins import Twins
-from salver.tensor import DataType
-from salver.wire.tf_schema import build
-from salver.wire.tfrecord import record
+from salver.dialects.tensorflow.replay import RECORDS, read_mlmd, read_records, requests_of, samples_in
+from salver.dialects.tensorflow.tf_schema import build
+from salver.dialects.tensorflow.tfrecord import record
+from salver.features.twins.backend import read_twin
+from salver.features.twins.twins import Twins
+from salver.kernel.serving.bus import Bus
+from salver.kernel.serving.loader import Loader, Servable, Terms
+from salver.words.artifacts import Manifest, ModelConfig, Warmup
+from salver.words.errors import FailedPrecondition, InvalidInput, LoadFailed
+from salver.words.events import Lineage, Replayed
+from salver.words.messages import ModelId, Signature, TensorSpec
+from salver.words.tensor import DataType
 
 MESSAGES = build()
 
@@ -160,7 +160,7 @@ class Rig:
         self.events += [event for event in events if isinstance(event, Replayed | Lineage)]
 
     async def load(self, **warmup: Any) -> Servable:
-        from salver.artifacts import Instances
+        from salver.words.artifacts import Instances
 
         config = ModelConfig(warmup=Warmup(**warmup), instances=Instances(runner="thread"))
         manifest = Manifest(ModelId("m", "1"), self.path, "savedmodel", "tensorflow", config)

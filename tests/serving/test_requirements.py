@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from salver.artifacts import Manifest
-from salver.errors import LoadFailed
-from salver.handlers import FORMAT
-from salver.messages import ModelId
-from salver.repository.mar import MANIFEST
-from salver.repository.unpacked import Archives
-from salver.serving.requirements import install
-from salver.serving.unpacking import Unpacking
+from salver.dialects.torchserve.archive_files import MANIFEST
+from salver.dialects.torchserve.requirements import install
+from salver.dialects.torchserve.unpacking import Unpacking
+from salver.kernel.repository.unpacked import Archives
+from salver.words.artifacts import Manifest
+from salver.words.errors import LoadFailed
+from salver.words.handlers import FORMAT
+from salver.words.messages import ModelId
 from waiting import PATIENCE_S
 
 NAME = "tiny_salver_need"

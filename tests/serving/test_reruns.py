@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 
-from salver.artifacts import Instances, Manifest, ModelConfig
 from salver.backends.onnx import OnnxBackend
 from salver.backends.python import PythonBackend
 from salver.backends.sklearn import SklearnBackend
 from salver.backends.tensorflow import TensorFlowBackend
 from salver.backends.torch import TorchBackend
-from salver.messages import ModelId, Signature
-from salver.serving.loader import _reruns
+from salver.kernel.serving.loader import _reruns
+from salver.words.artifacts import Instances, Manifest, ModelConfig
+from salver.words.messages import ModelId, Signature
 
 PLAIN = Signature((), ())
 

@@ -6,12 +6,12 @@ import msgspec
 import numpy as np
 import pytest
 
-from salver.errors import InvalidInput, ModelFailed, NotReady
-from salver.events import Shadowed
-from salver.messages import ANYBODY, Call, InferRequest, InferResponse, ModelId, Signature, Timing
-from salver.releases import Shadow, Split
-from salver.serving.shadow import Shadowing
-from salver.tensor import tensor
+from salver.features.releases.shadow import Shadowing
+from salver.words.errors import InvalidInput, ModelFailed, NotReady
+from salver.words.events import Shadowed
+from salver.words.messages import ANYBODY, Call, InferRequest, InferResponse, ModelId, Signature, Timing
+from salver.words.releases import Shadow, Split
+from salver.words.tensor import tensor
 
 SHADOW = Shadow(most_inflight=2)
 SPLIT = Split("r1", "m", stable="1", canary="2", weight=0.0, salt="s", shadow=SHADOW)
@@ -222,7 +222,7 @@ async def test_what_cannot_be_compared_is_not_asked_and_counted(pieces):
 
 
 async def test_memory_of_copies_under_way_is_bounded(monkeypatch):
-    monkeypatch.setattr("salver.serving.shadow._MOST_BYTES", 100)
+    monkeypatch.setattr("salver.features.releases.shadow._MOST_BYTES", 100)
     canary = Canary()
     canary.gate.clear()
     canary.offer(response(*range(100)))
@@ -249,7 +249,7 @@ async def test_an_answer_that_began_when_there_was_room_finds_none():
 
 
 async def test_an_answer_of_endless_pieces_is_given_up(monkeypatch):
-    monkeypatch.setattr("salver.experiments.answers.MOST_BYTES", 10_000)
+    monkeypatch.setattr("salver.features.releases.experiments.answers.MOST_BYTES", 10_000)
     canary = Speaker()
     asked = []
 

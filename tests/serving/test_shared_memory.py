@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from salver.errors import Conflict, InvalidInput, NotFound, SegmentFailed
-from salver.serving import shared_memory
-from salver.serving.shared_memory import MAX_REGIONS, SharedMemory
-from salver.wire.regions import Place, Region
+from salver.dialects.oip import shared_memory
+from salver.dialects.oip.regions import Place, Region
+from salver.dialects.oip.shared_memory import MAX_REGIONS, SharedMemory
+from salver.words.errors import Conflict, InvalidInput, NotFound, SegmentFailed
 
 PAGE = mmap.PAGESIZE
 

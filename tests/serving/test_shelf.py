@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from salver.errors import BadArchive, Conflict, InvalidInput, NoDownload, NoModel, SalverError
-from salver.serving.shelf import ANY_URL, Found, Shelf, ShelfConfig
+from salver.dialects.torchserve.archive_store import ANY_URL, Found, Shelf, ShelfConfig
+from salver.words.errors import BadArchive, Conflict, InvalidInput, NoDownload, NoModel, SalverError
 
 CONTENT = b"archive" * 1000
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from salver.serving.snapshots import SnapshotConfig, Snapshots, last
-from salver.wire import java_properties
+from salver.dialects.torchserve import java_properties
+from salver.dialects.torchserve.snapshots import SnapshotConfig, Snapshots, last
 from waiting import PATIENCE_S
 
 SETTINGS = {"inference_address": "http://127.0.0.1:8080", "job_queue_size": "7"}

@@ -6,17 +6,17 @@ import msgspec
 import numpy as np
 import pytest
 
-from salver.errors import InvalidInput, ModelFailed, NotReady
-from salver.events import Served
-from salver.experiments.router import Router
-from salver.experiments.underway import UnderWay
-from salver.messages import ANYBODY, Call, InferRequest, InferResponse, ModelId, Signature, Standing
-from salver.releases import Arm, Condition, Shadow, Split
-from salver.serving.bus import Bus
-from salver.serving.dataplane import DataPlane, DoorRules
-from salver.serving.inner import Inner
-from salver.serving.splitting import Splitting
-from salver.tensor import tensor
+from salver.features.releases.experiments.router import Router
+from salver.features.releases.experiments.underway import UnderWay
+from salver.features.releases.splitting import Splitting
+from salver.kernel.serving.bus import Bus
+from salver.kernel.serving.dataplane import DataPlane, DoorRules
+from salver.kernel.serving.inner import Inner
+from salver.words.errors import InvalidInput, ModelFailed, NotReady
+from salver.words.events import Served
+from salver.words.messages import ANYBODY, Call, InferRequest, InferResponse, ModelId, Signature, Standing
+from salver.words.releases import Arm, Condition, Shadow, Split
+from salver.words.tensor import tensor
 
 SPLIT = Split("r1", "m", stable="1", canary="2", weight=1.0, salt="s")
 PARENT = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"

@@ -5,13 +5,13 @@ import asyncio
 import numpy as np
 import pytest
 
-from salver.artifacts import Batching, Learned
-from salver.engine.learned import LearnedRule
-from salver.engine.simulator import poisson, simulate
-from salver.errors import InvalidInput
-from salver.serving.teaching import Lesson, Pupil, Teacher, ThinkingProcess
+from salver.features.tuning.online_training import Lesson, Pupil, Teacher, ThinkingProcess
+from salver.features.tuning.simulator import poisson, simulate
+from salver.kernel.engine.learned import LearnedRule
 from salver.stats import batch_table
 from salver.stats.batch_law import BatchLaw, LiveLaw
+from salver.words.artifacts import Batching, Learned
+from salver.words.errors import InvalidInput
 
 LAW = BatchLaw(a=0.3051e-3, t0=1.0524e-3)
 PRICED = Learned(energy_weight=1.0, joules_per_row=19.899e-3, joules_per_run=19.603e-3)

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from salver.artifacts import Manifest
-from salver.errors import LoadFailed
-from salver.handlers import FORMAT
-from salver.messages import ModelId
-from salver.repository.mar import MANIFEST
-from salver.repository.unpacked import Archives
-from salver.serving.unpacking import Unpacking
+from salver.dialects.torchserve.archive_files import MANIFEST
+from salver.dialects.torchserve.unpacking import Unpacking
+from salver.kernel.repository.unpacked import Archives
+from salver.words.artifacts import Manifest
+from salver.words.errors import LoadFailed
+from salver.words.handlers import FORMAT
+from salver.words.messages import ModelId
 
 
 class Loaded:

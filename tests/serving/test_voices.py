@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from backends.packaged import packaged
-from salver.artifacts import Chat, Manifest, ModelConfig
-from salver.errors import InvalidInput, LoadFailed, NotFound, NotReady
-from salver.messages import ModelId
-from salver.serving.voices import VoiceConfig, Voices, voice_of
-from salver.wire.voice import Voice
+from salver.dialects.openai.voice import Voice
+from salver.dialects.openai.voices import VoiceConfig, Voices, voice_of
+from salver.words.artifacts import Chat, Manifest, ModelConfig
+from salver.words.errors import InvalidInput, LoadFailed, NotFound, NotReady
+from salver.words.messages import ModelId
 
 HELLO = [{"role": "user", "content": "Hello"}]
 SAYS = "{{ bos_token }}{{ messages[0].content }}"

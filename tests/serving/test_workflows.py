@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
-from salver.errors import (
+from salver.dialects.torchserve.archive_store import ShelfConfig
+from salver.dialects.torchserve.workflows import Workflows, WorkflowsConfig
+from salver.kernel.repository.unpacked import Archives
+from salver.words.errors import (
     BadArchive,
     BadGraph,
     Conflict,
@@ -20,12 +23,9 @@ from salver.errors import (
     WorkersFailed,
     WorkflowFailed,
 )
-from salver.handlers import Form, HandlerReply, Registered, Registration, as_answer, form_of, part
-from salver.messages import Call, InferRequest, InferResponse
-from salver.repository.unpacked import Archives
-from salver.serving.shelf import ShelfConfig
-from salver.serving.workflows import Workflows, WorkflowsConfig
-from salver.tensor import DataType, Tensor
+from salver.words.handlers import Form, HandlerReply, Registered, Registration, as_answer, form_of, part
+from salver.words.messages import Call, InferRequest, InferResponse
+from salver.words.tensor import DataType, Tensor
 from waiting import auntil
 
 _FAN = "models: {timeout-ms: 60000}\ndag:\n  fan: [left, right]\n  left: [join]\n  right: [join]\n"

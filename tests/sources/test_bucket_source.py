@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from sites import Page, Site
 
-from salver.errors import InvalidInput
-from salver.sources import Fetched, silent
-from salver.sources.opening import Options, open_source
 from salver.stores import ObjectStore, StoreFailed
+from salver.stores.sources import Fetched, silent
+from salver.stores.sources.opening import Options, open_source
+from salver.words.errors import InvalidInput
 
 sys.path.append(str(Path(__file__).parents[1] / "stores"))
 from s3 import KEYS, S3, s3_server

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from salver.errors import InvalidInput
-from salver.sources.docker import docker_credentials
+from salver.stores.sources.docker import docker_credentials
+from salver.words.errors import InvalidInput
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from salver.errors import LoadFailed
-from salver.sources.downloading import Digest, Download, Wanted, parse_digest
-from salver.sources.fetched import silent
-from salver.sources.web import Web
 from salver.stores import StoreFailed
+from salver.stores.sources.downloading import Digest, Download, Wanted, parse_digest
+from salver.stores.sources.fetched import silent
+from salver.stores.sources.web import Web
+from salver.words.errors import LoadFailed
 from waiting import PATIENCE_S
 
 BODY = bytes(range(256)) * 40

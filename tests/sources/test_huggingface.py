@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from salver.errors import InvalidInput
-from salver.sources import Fetched, silent
-from salver.sources.huggingface import cache_of
-from salver.sources.opening import Options, is_source, open_source
 from salver.stores import StoreFailed
+from salver.stores.sources import Fetched, silent
+from salver.stores.sources.huggingface import cache_of
+from salver.stores.sources.opening import Options, is_source, open_source
+from salver.words.errors import InvalidInput
 
 COMMIT, OLDER = "a" * 40, "b" * 40
 FILES = {"README.md": b"---\nlicense: mit\n---\n# Card", "onnx/model.onnx": b"weights", "config.json": b"{}"}

@@ -11,9 +11,9 @@ from backports import zstd
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.errors import LoadFailed, MissingExtra
-from salver.sources import layers
-from salver.sources.layers import Layers
+from salver.stores.sources import layers
+from salver.stores.sources.layers import Layers
+from salver.words.errors import LoadFailed, MissingExtra
 
 ROOM = 1 << 30
 Member = tuple[tarfile.TarInfo, bytes]

@@ -11,11 +11,11 @@ import yaml
 from mlflow_server import PLACE, an_mlflow, log_models
 from sites import Asked, Page, Site
 
-from salver.errors import InvalidInput, LoadFailed, SalverError
-from salver.sources import Fetched, silent
-from salver.sources.mlflow_registry import authorization, parse_uri
-from salver.sources.opening import Options, is_source, open_source
 from salver.stores import StoreFailed
+from salver.stores.sources import Fetched, silent
+from salver.stores.sources.mlflow_registry import authorization, parse_uri
+from salver.stores.sources.opening import Options, is_source, open_source
+from salver.words.errors import InvalidInput, LoadFailed, SalverError
 from zoo import write_constant
 
 ONNX = {
@@ -362,6 +362,6 @@ def test_what_is_no_server(url: str) -> None:
 
 
 def test_there_must_be_room(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("salver.sources.mlflow_registry.room_in", lambda folder: 3)
+    monkeypatch.setattr("salver.stores.sources.mlflow_registry.room_in", lambda folder: 3)
     with pytest.raises(LoadFailed, match="there is room for 3"):
         fetch("models:/lin@champion", tmp_path, offer(site))

@@ -23,12 +23,12 @@ from docker_registry import (
 )
 from sites import Asked, Page, Site
 
-from salver.errors import InvalidInput, LoadFailed, SalverError
-from salver.sources import Fetched, silent
-from salver.sources.distribution import Distribution, descriptor, parse_reference
-from salver.sources.opening import Options, open_source
-from salver.sources.web import Refused, Web
 from salver.stores import StoreFailed
+from salver.stores.sources import Fetched, silent
+from salver.stores.sources.distribution import Distribution, descriptor, parse_reference
+from salver.stores.sources.opening import Options, open_source
+from salver.stores.sources.web import Refused, Web
+from salver.words.errors import InvalidInput, LoadFailed, SalverError
 
 EMPTY = "application/vnd.oci.empty.v1+json"
 LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"

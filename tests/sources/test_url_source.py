@@ -12,10 +12,10 @@ import pytest
 from backports import zstd
 from sites import Page, Site
 
-from salver.errors import InvalidInput, LoadFailed
-from salver.sources import silent
-from salver.sources.opening import Options, open_source
 from salver.stores import StoreFailed
+from salver.stores.sources import silent
+from salver.stores.sources.opening import Options, open_source
+from salver.words.errors import InvalidInput, LoadFailed
 
 WEIGHTS = b"weights"
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from sites import Page, Site, a_site
 
-from salver.sources.downloading import Digest, parse_digest
-from salver.sources.fetched import silent
-from salver.sources.web import Refused, Web, may_follow
 from salver.stores import StoreFailed
+from salver.stores.sources.downloading import Digest, parse_digest
+from salver.stores.sources.fetched import silent
+from salver.stores.sources.web import Refused, Web, may_follow
 
 BODY = b"weights" * 1000
 SHA256 = Digest("sha256", hashlib.sha256(BODY).hexdigest())
@@ -174,7 +174,7 @@ def test_a_name_and_password_in_the_url_are_sent_and_stay_with_the_host(site: Si
 
 def test_nobody_is_led_to_where_clouds_hand_out_secrets(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a name, too, since the address counts that it has; the honest server is at a harmless one."""
-    monkeypatch.setattr("salver.sources.connecting.is_harmful", lambda address: True)
+    monkeypatch.setattr("salver.stores.sources.connecting.is_harmful", lambda address: True)
     with pytest.raises(StoreFailed, match="where nobody is asked"):
         Web().content(f"{site.url}/a")
     assert site.asked == []

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chi2, chi2_contingency
 
-from salver.errors import InvalidInput
 from salver.stats.assignment import arm, bound, fraction, fractions, hashing
+from salver.words.errors import InvalidInput
 
 IDS = {
     "sequential": [f"user-{i}" for i in range(200_000)],

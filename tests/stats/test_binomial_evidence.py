@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chances import may_be
-from salver.errors import InvalidInput
 from salver.stats.binomial_evidence import (
     HARM,
     NO_HARM,
@@ -18,6 +17,7 @@ from salver.stats.binomial_evidence import (
     log_e_paths,
     no_harm,
 )
+from salver.words.errors import InvalidInput
 
 Bucket = tuple[int, int, float]
 

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.errors import InvalidInput
 from salver.stats.bloom import Bloom
 from salver.stats.exact import clopper_pearson
+from salver.words.errors import InvalidInput
 
 _HASHES = st.lists(st.integers(0, 2**64 - 1), unique=True, max_size=60)
 

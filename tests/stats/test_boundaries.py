@@ -11,7 +11,6 @@ from scipy.optimize import brentq
 from scipy.special import log_ndtr
 
 from chances import may_be
-from salver.errors import InvalidInput
 from salver.stats.boundaries import (
     BetaBinomial,
     beta_binomial_mixture,
@@ -24,6 +23,7 @@ from salver.stats.boundaries import (
     polynomial_stitching,
     two_sided_rho,
 )
+from salver.words.errors import InvalidInput
 
 TIMES = np.unique(np.geomspace(1, 2000, 60).astype(int))
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chances import may_be
-from salver.errors import InvalidInput
 from salver.stats.bounded_mean import MeanEvidence, log_capitals, start
+from salver.words.errors import InvalidInput
 
 VALUES = st.lists(st.floats(0, 1), max_size=30)
 KINDS = {"coins": (0.3, 0.7), "wide": (0.6, 1.4), "narrow": (30.0, 70.0), "rare": (0.02, 1.98)}

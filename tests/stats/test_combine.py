@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.errors import InvalidInput
 from salver.stats.combine import e_bh, log_mean
+from salver.words.errors import InvalidInput
 
 LOG_ES = st.lists(st.floats(-700, 700), min_size=1, max_size=10)
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import beta, binom, binomtest
 
-from salver.errors import InvalidInput
 from salver.stats.exact import clopper_pearson
+from salver.words.errors import InvalidInput
 
 
 @given(st.integers(1, 2000), st.data(), st.floats(0.5, 0.9999))

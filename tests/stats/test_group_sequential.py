@@ -12,7 +12,6 @@ from scipy.special import ndtr, ndtri
 from scipy.stats import norm
 
 from chances import may_be
-from salver.errors import InvalidInput
 from salver.stats.group_sequential import (
     Spending,
     crossing,
@@ -24,6 +23,7 @@ from salver.stats.group_sequential import (
     power_family,
     spent_bounds,
 )
+from salver.words.errors import InvalidInput
 
 FIVE = [0.2, 0.4, 0.6, 0.8, 1.0]
 ONE_LOOK = float(ndtri(0.975) + ndtri(0.8))  # drift at which a test of one look has a power of 80 %

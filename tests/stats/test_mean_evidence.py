@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chances import may_be
-from salver.releases import Sums, plus
 from salver.stats.mean_evidence import (
     Contrast,
     Phase,
@@ -20,6 +19,7 @@ from salver.stats.mean_evidence import (
     undecided,
 )
 from salver.stats.mean_sequence import Moments, difference, half_width
+from salver.words.releases import Sums, plus
 
 Floats = np.ndarray
 #: N rho squared, where it is best for a level of one in 500.

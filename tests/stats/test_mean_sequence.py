@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chances import may_be
-from salver.errors import FailedPrecondition, InvalidInput
 from salver.stats.group_sequential import crossing
 from salver.stats.mean_sequence import Moments, difference, half_width, lift
+from salver.words.errors import FailedPrecondition, InvalidInput
 
 Draw = Callable[[np.random.Generator, int], np.ndarray]
 CONTROL, TREATMENT = Moments.of_counts(1396, 3000), Moments.of_counts(2422, 3461)

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chances import may_be
-from salver.errors import InvalidInput
 from salver.stats.multinomial_evidence import (
     MultinomialEvidence,
     Null,
@@ -19,6 +18,7 @@ from salver.stats.multinomial_evidence import (
     log_marginal,
     start,
 )
+from salver.words.errors import InvalidInput
 
 
 def first_rejection(evidence: MultinomialEvidence, draws: np.ndarray) -> tuple[int, float]:

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chances import may_be
-from salver.errors import InvalidInput
 from salver.stats.group_sequential import pocock, spent_bounds
 from salver.stats.pending import matured
+from salver.words.errors import InvalidInput
 
 DAYS, PER_DAY, WINDOW = 28, 1500, 7.0
 TIMES = st.lists(st.tuples(st.floats(0, 100), st.floats(0, 200)), max_size=30)

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chances import may_be
-from salver.errors import InvalidInput
 from salver.stats.boundaries import BetaBinomial
 from salver.stats.quantile_sequence import ab_p_value, proportion, quantile
+from salver.words.errors import InvalidInput
 
 ROW = np.arange(1, 1001)
 

@@ -11,9 +11,9 @@ from scipy.special import gammaln
 from scipy.stats import chi2, chisquare
 
 from chances import may_be
-from salver.errors import InvalidInput
 from salver.stats import multinomial_evidence
 from salver.stats.sample_ratio import SampleRatio, chi_squared, start
+from salver.words.errors import InvalidInput
 
 LOOKS, STEP = 400, 250
 HALVES = (0.5, 0.5)

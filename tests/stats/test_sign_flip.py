@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chances import may_be
-from salver.errors import InvalidInput
 from salver.stats.sign_flip import SCALES, SignFlipEvidence, log_e_paths, start
+from salver.words.errors import InvalidInput
 
 DIFFERENCES = st.lists(st.floats(-1e6, 1e6), max_size=30)
 

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chances import may_be
-from salver.errors import InvalidInput
 from salver.stats.assignment import fraction
 from salver.stats.strata import Stratum, block_arm, minimising_arm, post_stratified
+from salver.words.errors import InvalidInput
 
 BLOCKS = st.lists(st.integers(0, 4), min_size=2, max_size=4).filter(any)
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from salver.errors import InvalidInput, MissingExtra
 from salver.stores import Copies, opening
 from salver.stores.address import filesystem_options, mount_of, parse_address
+from salver.words.errors import InvalidInput, MissingExtra
 
 FORMS = [
     ("s3://bucket", "bucket", "", ""),

@@ -12,12 +12,12 @@ import pytest
 from s3 import KEYS, S3, s3_server
 
 from salver.backends.content import head, tail, zip_members
-from salver.errors import LoadFailed
 from salver.stores import Copies, ObjectStore, Store, StoreFailed, open_store
 from salver.stores.address import parse_address
 from salver.stores.copies import wanted
 from salver.stores.protocol import Entry
 from salver.testing.stores import StoreConformance
+from salver.words.errors import LoadFailed
 
 
 @pytest.fixture(scope="module")

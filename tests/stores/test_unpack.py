@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.errors import BadArchive, LoadFailed
 from salver.stores import unpack as unpacking
 from salver.stores.tars import _Xz
 from salver.stores.unpack import unpack
 from salver.stores.unzip import check as check_zip
 from salver.stores.unzip import read_member, unzip
+from salver.words.errors import BadArchive, LoadFailed
 
 
 def file(name: str, content: bytes = b"x", mode: int = 0o644) -> tuple[tarfile.TarInfo, bytes]:

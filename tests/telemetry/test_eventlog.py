@@ -2,9 +2,9 @@ import logging
 
 import pytest
 
-from salver.events import BatchRan, Event, Served, StateChanged
-from salver.messages import ModelId, State, Timing
-from salver.telemetry.eventlog import EventLog
+from salver.features.telemetry.eventlog import EventLog
+from salver.words.events import BatchRan, Event, Served, StateChanged
+from salver.words.messages import ModelId, State, Timing
 
 TRACE = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
 

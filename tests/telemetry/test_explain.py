@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import pytest
 
-from salver.errors import NotFound
-from salver.events import BatchRan, Event, Served
-from salver.messages import ModelId, Timing, VersionStatus
-from salver.telemetry.explain import RECENT, SLICE_S, SLICES, SLOWEST, Explanations
-from salver.telemetry.ports import Load, Losses
+from salver.features.telemetry.explain import RECENT, SLICE_S, SLICES, SLOWEST, Explanations
+from salver.kernel.serving.present import Load, Losses
+from salver.words.errors import NotFound
+from salver.words.events import BatchRan, Event, Served
+from salver.words.messages import ModelId, Timing, VersionStatus
 
 
 class Rig:

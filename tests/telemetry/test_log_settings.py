@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import structlog
 
-from salver.errors import InvalidInput, Unsupported
-from salver.telemetry.log_settings import Switches
-from salver.telemetry.logs import LogConfig, configure, let_through
-from salver.wire.settings import LogChange, LogSettings
+from salver.dialects.triton.log_settings import Switches
+from salver.dialects.triton.settings import LogChange, LogSettings
+from salver.features.telemetry.logs import LogConfig, configure, let_through
+from salver.words.errors import InvalidInput, Unsupported
 
 ALL = {"debug", "info", "warning", "error", "critical"}
 

@@ -9,7 +9,7 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.telemetry.logs import BURST, WINDOW_SECONDS, LogConfig, configure, escape, trace_id
+from salver.features.telemetry.logs import BURST, WINDOW_SECONDS, LogConfig, configure, escape, trace_id
 
 
 class Terminal(io.StringIO):
@@ -47,7 +47,7 @@ def to_json(level: str = "info", clock: Clock | None = None) -> io.StringIO:
 
 def test_our_lines_and_the_libraries_have_one_form() -> None:
     stream = to_json()
-    structlog.stdlib.get_logger("salver.engine").info("host restarted", model="fraud", version="7")
+    structlog.stdlib.get_logger("salver.kernel.engine").info("host restarted", model="fraud", version="7")
     logging.getLogger("somebody.else").warning("disk %s is %d%% full", "sda", 91)
     ours, theirs = lines(stream)
     assert (
@@ -55,7 +55,7 @@ def test_our_lines_and_the_libraries_have_one_form() -> None:
         >= {
             "level": "info",
             "event": "host restarted",
-            "logger": "salver.engine",
+            "logger": "salver.kernel.engine",
             "model": "fraud",
             "version": "7",
         }.items()

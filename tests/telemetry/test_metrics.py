@@ -5,11 +5,11 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from salver.events import BatchRan, Event, Served, StateChanged, StepRan
-from salver.messages import Insight, ModelId, State, Timing, VersionStatus
+from salver.features.telemetry.metrics import KEEP_GONE, Metrics
+from salver.kernel.serving.present import Load, Losses
 from salver.stats.histogram import DURATION_BOUNDS
-from salver.telemetry.metrics import KEEP_GONE, Metrics
-from salver.telemetry.ports import Load, Losses
+from salver.words.events import BatchRan, Event, Served, StateChanged, StepRan
+from salver.words.messages import Insight, ModelId, State, Timing, VersionStatus
 
 
 class FakePresent:

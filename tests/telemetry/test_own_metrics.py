@@ -2,12 +2,12 @@
 
 import pytest
 
-from salver.backends.surroundings import Series
-from salver.errors import Conflict, InvalidInput, Overloaded
-from salver.telemetry import own_metrics
-from salver.telemetry.metrics import Metrics
-from salver.telemetry.own_metrics import OwnMetrics
-from salver.telemetry.ports import Losses
+from salver.backends.callbacks import Series
+from salver.features.telemetry import own_metrics
+from salver.features.telemetry.metrics import Metrics
+from salver.features.telemetry.own_metrics import OwnMetrics
+from salver.kernel.serving.present import Losses
+from salver.words.errors import Conflict, InvalidInput, Overloaded
 
 COUNTER = Series("my_calls", "Calls of mine.", "counter", {"kind": "a"})
 GAUGE = Series("my_level", "A level.", "gauge", {})

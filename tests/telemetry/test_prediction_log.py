@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from salver.artifacts import Logging
-from salver.errors import InvalidInput
-from salver.events import Predicted, StateChanged
-from salver.messages import InferRequest, InferResponse, ModelId, State
-from salver.telemetry.prediction_log import PredictionLog
-from salver.telemetry.recordfile import RecordFiles
-from salver.tensor import tensor
-from salver.wire.tf_schema import build
-from salver.wire.tfrecord import record, records
+from salver.dialects.tensorflow.prediction_log import PredictionLog
+from salver.dialects.tensorflow.recordfile import RecordFiles
+from salver.dialects.tensorflow.tf_schema import build
+from salver.dialects.tensorflow.tfrecord import record, records
+from salver.words.artifacts import Logging
+from salver.words.errors import InvalidInput
+from salver.words.events import Predicted, StateChanged
+from salver.words.messages import InferRequest, InferResponse, ModelId, State
+from salver.words.tensor import tensor
 from waiting import PATIENCE_S
 
 _NOW = 1_700_000_000.0  # 2023-11-14, 22:13:20

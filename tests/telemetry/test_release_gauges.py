@@ -10,11 +10,11 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from rollout_releases import POLICY, buckets, judged
-from salver.releases import ReleaseState
-from salver.rollout.hourly import Hourly
-from salver.rollout.record import Release, proposed
-from salver.rollout.strand import Strand
-from salver.telemetry.release_gauges import ReleaseGauges
+from salver.features.releases.gauges import ReleaseGauges
+from salver.features.releases.judge.hourly import Hourly
+from salver.features.releases.judge.record import Release, proposed
+from salver.features.releases.judge.strand import Strand
+from salver.words.releases import ReleaseState
 
 PROPOSED = proposed("r0", "fraud", ("7", "8"), POLICY, 0.0)
 WHO = {"release": "r0", "model": "fraud", "version": "8"}

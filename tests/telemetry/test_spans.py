@@ -13,12 +13,12 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
 
-from salver.errors import InvalidInput
-from salver.events import BatchRan, Served
-from salver.messages import Timing
-from salver.telemetry.otlp import SpanConfig, SpanExport
-from salver.telemetry.spans import spans_of
-from salver.wire.otlp import Span, encode, rejected
+from salver.features.telemetry.otlp import SpanConfig, SpanExport
+from salver.features.telemetry.otlp_messages import Span, encode, rejected
+from salver.features.telemetry.spans import spans_of
+from salver.words.errors import InvalidInput
+from salver.words.events import BatchRan, Served
+from salver.words.messages import Timing
 
 TRACE, OWN, CALLER = "ab" * 16, "cd" * 8, "ef" * 8
 TIMING = Timing(queue=1.0, inference=2.0, batch_rows=4, reason="full", arrived=10.5, ended=14.5, split=0.5)

@@ -3,10 +3,10 @@ import json
 import msgspec
 import pytest
 
-from salver.errors import Code
-from salver.events import BatchRan, Served, StateChanged
-from salver.messages import ModelId, State, Timing
-from salver.telemetry.statistics import Statistics
+from salver.dialects.triton.statistics import Statistics
+from salver.words.errors import Code
+from salver.words.events import BatchRan, Served, StateChanged
+from salver.words.messages import ModelId, State, Timing
 
 READY = StateChanged(ModelId("m", "1"), State.WARMING, State.READY)
 

@@ -9,17 +9,17 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 from test_metrics import FakePresent
 
-from salver.errors import Code
-from salver.events import BatchRan, Lineage, Replayed, Served
-from salver.messages import ModelId, Timing
-from salver.telemetry.metrics import Metrics
-from salver.telemetry.tensorflow_metrics import (
+from salver.dialects.tensorflow.metrics import (
     EXAMPLE_BOUNDS,
     LATENCY_BOUNDS,
     STATUS,
     TensorFlowMetrics,
     TensorFlowMetricsConfig,
 )
+from salver.features.telemetry.metrics import Metrics
+from salver.words.errors import Code
+from salver.words.events import BatchRan, Lineage, Replayed, Served
+from salver.words.messages import ModelId, Timing
 
 RAN = Timing(queue=0.001, formation=0.002, inference=0.005, batch_rows=4)
 

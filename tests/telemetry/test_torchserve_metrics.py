@@ -10,12 +10,13 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 from test_metrics import FakePresent
 
-from salver.events import Answered, Served, WorkerReady
-from salver.messages import ModelId, Timing
-from salver.telemetry import machine, torchserve_metrics
-from salver.telemetry.metrics import Metrics
-from salver.telemetry.torchserve_metrics import TorchServeMetrics, TorchServeMetricsConfig
-from salver.telemetry.torchserve_yaml import USUAL, MetricsYaml, Spec
+from salver.dialects.torchserve import machine_metrics as machine
+from salver.dialects.torchserve import metrics as torchserve_metrics
+from salver.dialects.torchserve.metrics import TorchServeMetrics, TorchServeMetricsConfig
+from salver.dialects.torchserve.metrics_yaml import USUAL, MetricsYaml, Spec
+from salver.features.telemetry.metrics import Metrics
+from salver.words.events import Answered, Served, WorkerReady
+from salver.words.messages import ModelId, Timing
 
 ID = ModelId("m", "1.0")
 TIMING = Timing(queue=0.001, formation=0.003, inference=0.005, batch_rows=1)

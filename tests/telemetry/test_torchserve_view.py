@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from salver.errors import MissingExtra
-from salver.events import Answered
-from salver.messages import ModelId
-from salver.telemetry.torchserve import TorchServeView, TorchServeViewConfig
-from salver.telemetry.torchserve_logs import TorchServeLogConfig
-from salver.telemetry.torchserve_metrics import TorchServeMetricsConfig
+from salver.dialects.torchserve.logs import TorchServeLogConfig
+from salver.dialects.torchserve.metrics import TorchServeMetricsConfig
+from salver.dialects.torchserve.view import TorchServeView, TorchServeViewConfig
+from salver.words.errors import MissingExtra
+from salver.words.events import Answered
+from salver.words.messages import ModelId
 from waiting import auntil
 
 ANSWERED = Answered("127.0.0.1:5", "GET", "/ping", "HTTP/1.1", 200, 17.0, 0.1)

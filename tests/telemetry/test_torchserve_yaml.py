@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from salver.errors import InvalidInput
-from salver.telemetry.torchserve_yaml import USUAL, Spec, read
+from salver.dialects.torchserve.metrics_yaml import USUAL, Spec, read
+from salver.words.errors import InvalidInput
 
 FILE = """
 dimensions:

@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.errors import InvalidInput, Unsupported
-from salver.events import BatchRan, Served
-from salver.messages import ModelId, State, Timing, VersionStatus
-from salver.telemetry import tracing
-from salver.telemetry.ports import Losses
-from salver.telemetry.trace_settings import TraceConfig, TraceSettings
-from salver.telemetry.tracefile import Trace, TraceFile, moments
-from salver.telemetry.tracing import Tracing
-from salver.wire.settings import TraceSetting
+from salver.dialects.triton import tracing
+from salver.dialects.triton.settings import TraceSetting
+from salver.dialects.triton.trace_settings import TraceConfig, TraceSettings
+from salver.dialects.triton.tracefile import Trace, TraceFile, moments
+from salver.dialects.triton.tracing import Tracing
+from salver.kernel.serving.present import Losses
+from salver.words.errors import InvalidInput, Unsupported
+from salver.words.events import BatchRan, Served
+from salver.words.messages import ModelId, State, Timing, VersionStatus
 
 ON = {"trace_level": ("TIMESTAMPS",)}
 STAMPS = [

@@ -8,11 +8,11 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from salver.events import BatchRan, Event, Served, StateChanged
-from salver.messages import ModelId, State, Timing, VersionStatus
-from salver.telemetry.metrics import Metrics
-from salver.telemetry.ports import Load, Losses
-from salver.telemetry.triton_metrics import Host, TritonMetricsConfig
+from salver.dialects.triton.metrics import Host, TritonMetricsConfig
+from salver.features.telemetry.metrics import Metrics
+from salver.kernel.serving.present import Load, Losses
+from salver.words.events import BatchRan, Event, Served, StateChanged
+from salver.words.messages import ModelId, State, Timing, VersionStatus
 
 FRAUD = ModelId("fraud", "7")
 

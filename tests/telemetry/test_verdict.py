@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.telemetry.verdict import PHASES, Pressure, Split, judge
+from salver.features.telemetry.verdict import PHASES, Pressure, Split, judge
 
 QUIET = Pressure(100.0, 900.0, 32.0)
 TYPICAL = Split(50, 0.010, 0.002, 0.0, 0.006, rows=1, size=400, batch_rows=4, ahead=2)

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from salver.events import Answered
 from salver.transport.access import Watched
 from salver.transport.http1 import Connection, Exchange, Terms
 from salver.transport.http1_head import Heads
+from salver.words.events import Answered
 
 SCOPE = {
     "type": "http",

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from salver.errors import Forbidden, InvalidInput, SalverError, Unauthenticated
 from salver.transport.access_check import Access, AccessRules, ApiConfig, Caller, is_loopback
 from salver.transport.restrict import Guard, parse
+from salver.words.errors import Forbidden, InvalidInput, SalverError, Unauthenticated
 
 TOKEN = "0123456789abcdef0123"
 JSON = {b"content-type": b"application/json", b"host": b"localhost:8000"}

@@ -7,10 +7,10 @@ import orjson
 import pytest
 from asgi_calls import Reply, call
 
-from salver.errors import Code, NotFound, Outdated, Overloaded, SalverError, Unauthenticated
+from salver.features.management import Access, Answer, Api, Asked, Caller, Management, Operation
 from salver.transport.access_check import OUTCOMES
-from salver.transport.api import Access, Answer, Api, Asked, Caller, Management, Operation
-from salver.wire.faults import api_fault
+from salver.transport.faults import api_fault
+from salver.words.errors import Code, NotFound, Outdated, Overloaded, SalverError, Unauthenticated
 
 JSON = {"content-type": "application/json"}
 

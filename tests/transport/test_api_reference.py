@@ -11,10 +11,10 @@ from typing import Any
 
 import schemathesis
 
-from salver.transport.api.kept import Kept, Stores
-from salver.transport.api.openapi import describe
-from salver.transport.api.serving import serving_operations
-from salver.transport.api.table import ROOT, Operation
+from salver.features.management.ledger_operations import Kept, Stores
+from salver.features.management.openapi import describe
+from salver.features.management.serving_operations import serving_operations
+from salver.features.management.table import ROOT, Operation
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "api.md"
 INTRODUCTION = f"""# Management interface

@@ -11,15 +11,15 @@ import pytest
 from asgi_calls import Reply, asked
 
 from registries import ANN, Clock, counted, found, open_registry
-from salver.registry import ModelRegistry
-from salver.registry.deliveries import Deliverer
-from salver.registry.records import NewVersion
-from salver.registry.tokens import Tokens
-from salver.registry.webhooks import Webhooks
-from salver.rollout.policy import Policy
-from salver.serving.release_store import ReleaseStore
-from salver.transport.api import Access, Api, Management
-from salver.transport.api.kept import Kept, Stores
+from salver.features.management import Access, Api, Management
+from salver.features.management.ledger_operations import Kept, Stores
+from salver.features.registry import ModelRegistry
+from salver.features.registry.deliveries import Deliverer
+from salver.features.registry.records import NewVersion
+from salver.features.registry.tokens import Tokens
+from salver.features.registry.webhooks import Webhooks
+from salver.features.releases.judge.policy import Policy
+from salver.features.releases.release_store import ReleaseStore
 
 TOKEN = "registry-token"
 

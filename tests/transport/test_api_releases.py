@@ -14,20 +14,20 @@ from hypothesis import strategies as st
 
 from console_world import OVER, PATIENT, RUNNING, judge_it, push
 from registries import counted, open_registry
-from salver.errors import Conflict
-from salver.experiments.shadows import Example, ShadowReport
-from salver.registry import ModelRegistry
-from salver.registry.records import Actor
-from salver.releases import Counts, ReleaseState
-from salver.rollout import procedure
-from salver.rollout.record import Release, proposed
-from salver.rollout.verdict import Decision, MetricVerdict, Verdict
-from salver.serving.outcomes import OutcomeStore
-from salver.serving.release_store import ReleaseStore, Step
-from salver.transport.api import Access, Api, Management
-from salver.transport.api.kept import Kept, Stores
-from salver.transport.api.plugs import Hook, judged, says_yes
-from salver.transport.api.releases import Ledger, release_operations, stride
+from salver.features.management import Access, Api, Management
+from salver.features.management.ledger_operations import Kept, Stores
+from salver.features.registry import ModelRegistry
+from salver.features.registry.records import Actor
+from salver.features.releases.controller_operations import Hook, judged, says_yes
+from salver.features.releases.experiments.shadows import Example, ShadowReport
+from salver.features.releases.judge import procedure
+from salver.features.releases.judge.record import Release, proposed
+from salver.features.releases.judge.verdict import Decision, MetricVerdict, Verdict
+from salver.features.releases.outcomes import OutcomeStore
+from salver.features.releases.release_operations import Ledger, release_operations, stride
+from salver.features.releases.release_store import ReleaseStore, Step
+from salver.words.errors import Conflict
+from salver.words.releases import Counts, ReleaseState
 
 NOW = 1_800_000_000.0
 

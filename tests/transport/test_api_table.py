@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.errors import InvalidInput, NoRoute, WrongVerb
-from salver.transport.api.openapi import describe
-from salver.transport.api.table import (
+from salver.features.management.openapi import describe
+from salver.features.management.table import (
     Answer,
     Api,
     Asked,
@@ -20,6 +19,7 @@ from salver.transport.api.table import (
     read_body,
     read_query,
 )
+from salver.words.errors import InvalidInput, NoRoute, WrongVerb
 
 
 class Inner(msgspec.Struct, forbid_unknown_fields=True):

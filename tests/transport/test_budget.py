@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from salver.errors import InvalidInput, Overloaded, TooLarge
 from salver.transport.budget import COUNTED, Budget, Share
-from salver.wire.compression import FREE, MOST_TIMES, Inflater, ceiling, inflate
+from salver.transport.compression import FREE, MOST_TIMES, Inflater, ceiling, inflate
+from salver.words.errors import InvalidInput, Overloaded, TooLarge
 
 
 def test_shares_take_and_give_back() -> None:

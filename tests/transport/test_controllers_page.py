@@ -14,9 +14,9 @@ import pytest
 import yaml
 from test_api_reference import operations
 
-from salver.releases import ReleaseState
-from salver.transport.api import Api
-from salver.transport.api.plugs import Hook, HookQuery, Judged
+from salver.features.management import Api
+from salver.features.releases.controller_operations import Hook, HookQuery, Judged
+from salver.words.releases import ReleaseState
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "controllers.md"
 

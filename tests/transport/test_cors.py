@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from salver.errors import InvalidInput
 from salver.transport.cors import Cors, check_origin
+from salver.words.errors import InvalidInput
 
 APP = "https://app.example.org"
 

@@ -9,29 +9,30 @@ from typing import Any
 import pytest
 from tritonclient.grpc import service_pb2
 
-from salver.transport import clouds, tfs_paths
+from salver.dialects.clouds import doors as clouds
+from salver.dialects.clouds.doors import SageMaker, SageMakerDoor
+from salver.dialects.oip.http_operations import HttpOperations
+from salver.dialects.openai.operations import GENERATING
+from salver.dialects.tensorflow import paths as tfs_paths
+from salver.dialects.torchserve.front import Backing, TorchServe
+from salver.dialects.torchserve.grpc_methods import CHANGING as TS_CHANGING
+from salver.dialects.torchserve.grpc_methods import TorchServeMethods
+from salver.dialects.torchserve.paths import find
+from salver.dialects.torchserve.rules import TorchServeRules
+from salver.dialects.torchserve.workflow_operations import WorkflowOperations
+from salver.encoding.bodies import HttpReply
+from salver.features.management.serving_operations import serving_operations
+from salver.features.registry.audit_operations import audit_operations
+from salver.features.registry.registry_operations import model_operations
+from salver.features.releases.controller_operations import plug_operations
+from salver.features.releases.outcome_operations import outcome_operations
+from salver.features.releases.planning_operations import planning_operations
+from salver.features.releases.release_operations import release_operations
 from salver.transport.access_check import Access
-from salver.transport.api.audit import audit_operations
-from salver.transport.api.outcomes import outcome_operations
-from salver.transport.api.planning import planning_operations
-from salver.transport.api.plugs import plug_operations
-from salver.transport.api.registry import model_operations
-from salver.transport.api.releases import release_operations
-from salver.transport.api.serving import serving_operations
 from salver.transport.calls import Reception
-from salver.transport.clouds import SageMaker, SageMakerDoor
 from salver.transport.effects import changes, changes_if, changing, is_marked, reads
 from salver.transport.grpc import GrpcMethods
-from salver.transport.http import HttpOperations
-from salver.transport.openai import GENERATING
 from salver.transport.routes import OPERATIONS, READING
-from salver.transport.ts_front import Backing, TorchServe
-from salver.transport.ts_grpc import CHANGING as TS_CHANGING
-from salver.transport.ts_grpc import TorchServeMethods
-from salver.transport.ts_paths import find
-from salver.transport.ts_workflows import WorkflowOperations
-from salver.wire.bodies import HttpReply
-from salver.wire.ts_rules import TorchServeRules
 
 NOTHING: Any = SimpleNamespace()
 RECEPTION = Reception(lambda: 0.0, lambda: "id")

@@ -6,16 +6,16 @@ import json
 import numpy as np
 import pytest
 
-from salver.errors import Cancelled, DeadlineExceeded, ModelFailed, NotFound
-from salver.messages import Call, InferResponse, ModelId, Signature, TensorSpec
-from salver.serving.bus import Bus
-from salver.serving.dataplane import DataPlane, joined
-from salver.tensor import DataType, tensor
+from salver.dialects.oip.http_operations import HttpOperations
+from salver.encoding.bodies import HttpReply
+from salver.kernel.serving.bus import Bus
+from salver.kernel.serving.dataplane import DataPlane, joined
 from salver.transport.asgi import Front
 from salver.transport.calls import Reception
 from salver.transport.event_stream import EventStream
-from salver.transport.http import HttpOperations
-from salver.wire.bodies import HttpReply
+from salver.words.errors import Cancelled, DeadlineExceeded, ModelFailed, NotFound
+from salver.words.messages import Call, InferResponse, ModelId, Signature, TensorSpec
+from salver.words.tensor import DataType, tensor
 from waiting import PATIENCE_S
 
 PATH = "/v2/models/m/generate_stream"

@@ -12,21 +12,21 @@ import numpy as np
 import pytest
 import tritonclient.grpc.service_pb2 as pb
 
-from salver.artifacts import LoadOrder, ModelConfig
 from salver.backends.protocol import Traits
-from salver.engine.engine import Engine
-from salver.engine.thread import ThreadRunner
-from salver.errors import InvalidInput, NotFound, NotReady, Overloaded
-from salver.messages import ANYBODY, ModelId, Signature, Standing, State, TensorSpec, VersionStatus
-from salver.serving.bus import Bus
-from salver.serving.dataplane import DataPlane
-from salver.tensor import DataType
+from salver.dialects.oip.http_operations import HttpOperations
+from salver.dialects.openai.voice import Spoken
+from salver.dialects.triton.config_view import Facts, complete
+from salver.kernel.engine.engine import Engine
+from salver.kernel.engine.thread import ThreadRunner
+from salver.kernel.serving.bus import Bus
+from salver.kernel.serving.dataplane import DataPlane
 from salver.transport.asgi import Front
 from salver.transport.calls import Reception
 from salver.transport.grpc import GrpcMethods
-from salver.transport.http import HttpOperations
-from salver.wire.config_view import Facts, complete
-from salver.wire.voice import Spoken
+from salver.words.artifacts import LoadOrder, ModelConfig
+from salver.words.errors import InvalidInput, NotFound, NotReady, Overloaded
+from salver.words.messages import ANYBODY, ModelId, Signature, Standing, State, TensorSpec, VersionStatus
+from salver.words.tensor import DataType
 from waiting import PATIENCE_S
 
 SIGNATURE = Signature(

@@ -11,9 +11,9 @@ import pytest_asyncio
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 from salver.app import FrontConfig, ServeConfig, Server
-from salver.artifacts import LoadOrder
-from salver.wire import protobuf
-from salver.wire.grpc_reflection import _MESSAGES, PACKAGES
+from salver.encoding import protobuf
+from salver.transport.grpc_reflection import _MESSAGES, PACKAGES
+from salver.words.artifacts import LoadOrder
 from waiting import PATIENCE_S
 from zoo import write_mlp
 

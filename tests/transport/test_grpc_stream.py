@@ -10,20 +10,20 @@ import numpy as np
 import pytest
 import tritonclient.grpc.service_pb2 as pb
 
-from salver.artifacts import ModelConfig
 from salver.backends.protocol import Traits
-from salver.engine.engine import Engine
-from salver.engine.thread import ThreadRunner
-from salver.errors import DeadlineExceeded, ModelFailed, NotFound, NotReady, Overloaded
-from salver.messages import InferResponse, ModelId, Signature, TensorSpec
-from salver.serving.bus import Bus
-from salver.serving.dataplane import DataPlane
-from salver.tensor import DataType, tensor
+from salver.dialects.oip.grpc_stream import Streamed, StreamLimits
+from salver.kernel.engine.engine import Engine
+from salver.kernel.engine.thread import ThreadRunner
+from salver.kernel.serving.bus import Bus
+from salver.kernel.serving.dataplane import DataPlane
 from salver.transport.calls import Reception
 from salver.transport.grpc import GrpcMethods
-from salver.transport.grpc_stream import Streamed, StreamLimits
+from salver.transport.grpc_frames import FrameReader, frame
 from salver.transport.hangup import HangUps
-from salver.wire.grpc_frames import FrameReader, frame
+from salver.words.artifacts import ModelConfig
+from salver.words.errors import DeadlineExceeded, ModelFailed, NotFound, NotReady, Overloaded
+from salver.words.messages import InferResponse, ModelId, Signature, TensorSpec
+from salver.words.tensor import DataType, tensor
 from waiting import PATIENCE_S
 
 PATH = "/inference.GRPCInferenceService/ModelStreamInfer"

@@ -8,16 +8,15 @@ from typing import Any
 import pytest
 import tritonclient.grpc.service_pb2 as pb
 
-from salver.errors import Forbidden, InvalidInput, Unauthenticated
-from salver.messages import Call, InferRequest, InferResponse, ModelId, Signature
-from salver.serving.bus import Bus
-from salver.serving.dataplane import DataPlane
+from salver.dialects.oip.http_operations import HttpOperations
+from salver.encoding.bodies import HttpReply
+from salver.kernel.serving.bus import Bus
+from salver.kernel.serving.dataplane import DataPlane
 from salver.transport.asgi import Front
 from salver.transport.calls import HeaderRules, Reception, take_traits
 from salver.transport.doors import Kind, door
 from salver.transport.forward import Forwarding
 from salver.transport.grpc import GrpcMethods
-from salver.transport.http import HttpOperations
 from salver.transport.restrict import (
     GROUPS,
     GRPC_PREFIX,
@@ -29,7 +28,8 @@ from salver.transport.restrict import (
     parse_openai,
 )
 from salver.transport.routes import OPERATIONS
-from salver.wire.bodies import HttpReply
+from salver.words.errors import Forbidden, InvalidInput, Unauthenticated
+from salver.words.messages import Call, InferRequest, InferResponse, ModelId, Signature
 
 SERVICE = "/inference.GRPCInferenceService/"
 SECRET = {b"admin-key": b"sesame"}

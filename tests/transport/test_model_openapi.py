@@ -6,12 +6,12 @@ from typing import Any
 import jsonschema_rs
 import pytest
 
-from salver.messages import Signature, TensorSpec
-from salver.tensor import DATATYPES, DataType
-from salver.transport.model_openapi import MOST_MODELS
-from salver.transport.openapi import describe
-from salver.wire.bodies import HttpBody
-from salver.wire.oip_json import OpenInferenceHttp
+from salver.dialects.oip.json_codec import OpenInferenceHttp
+from salver.dialects.oip.model_openapi import MOST_MODELS
+from salver.dialects.oip.openapi import describe
+from salver.encoding.bodies import HttpBody
+from salver.words.messages import Signature, TensorSpec
+from salver.words.tensor import DATATYPES, DataType
 
 Y = (TensorSpec("y", DataType.FP32, (-1,)),)
 IRIS = Signature((TensorSpec("X", DataType.FP32, (-1, 4)),), Y, batched=True)

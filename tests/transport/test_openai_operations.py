@@ -5,15 +5,15 @@ import json
 
 import pytest
 
-from salver.errors import DeadlineExceeded, ModelFailed, NotFound, Overloaded
-from salver.messages import InferResponse, ModelId, State, VersionStatus
-from salver.serving.dataplane import DataPlane
-from salver.tensor import tensor
+from salver.dialects.oip.http_operations import HttpOperations
+from salver.dialects.openai.chat_template import ChatTemplate
+from salver.dialects.openai.voice import Spoken, Voice
+from salver.kernel.serving.dataplane import DataPlane
 from salver.transport.asgi import Front
 from salver.transport.calls import Reception
-from salver.transport.http import HttpOperations
-from salver.wire.chat_template import ChatTemplate
-from salver.wire.voice import Spoken, Voice
+from salver.words.errors import DeadlineExceeded, ModelFailed, NotFound, Overloaded
+from salver.words.messages import InferResponse, ModelId, State, VersionStatus
+from salver.words.tensor import tensor
 from transport.test_event_stream import Rig, Speaker
 from waiting import PATIENCE_S
 

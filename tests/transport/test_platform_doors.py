@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from salver.artifacts import LoadOrder
-from salver.errors import LoadFailed
-from salver.messages import ModelId, State, VersionStatus
-from salver.transport.clouds import SageMaker, SageMakerDoor, Vertex, VertexDoor
+from salver.dialects.clouds.doors import SageMaker, SageMakerDoor, Vertex, VertexDoor
+from salver.dialects.clouds.many_models import ManyModels
 from salver.transport.doors import App
-from salver.transport.many_models import ManyModels
 from salver.transport.restrict import Guard, Restriction
+from salver.words.artifacts import LoadOrder
+from salver.words.errors import LoadFailed
+from salver.words.messages import ModelId, State, VersionStatus
 
 Answer = tuple[int, dict[bytes, bytes], bytes]
 BINARY = "application/vnd.sagemaker-triton.binary+json;json-header-size="

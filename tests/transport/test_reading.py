@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.errors import InvalidInput, SalverError, TooLarge, Unsupported
 from salver.transport.reading import LARGE, MOST_CHUNKS, read_whole
+from salver.words.errors import InvalidInput, SalverError, TooLarge, Unsupported
 
 CHUNKED = {b"transfer-encoding": b"chunked"}
 

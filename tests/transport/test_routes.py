@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.errors import InvalidInput, NoRoute, SalverError, WrongVerb
-from salver.transport.openapi import describe
+from salver.dialects.oip.openapi import describe
 from salver.transport.routes import OPERATIONS, Route, match
+from salver.words.errors import InvalidInput, NoRoute, SalverError, WrongVerb
 
 
 @pytest.mark.parametrize(

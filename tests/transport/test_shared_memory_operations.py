@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import tritonclient.grpc.service_pb2 as pb
 
-from salver.errors import InvalidInput, NotFound, Unsupported
-from salver.messages import Call
-from salver.serving.shared_memory import SharedMemory
+from salver.dialects.oip.regions import NO_REGIONS, Region
+from salver.dialects.oip.shared_memory import SharedMemory
+from salver.dialects.oip.shared_memory_operations import SharedMemoryOperations
+from salver.encoding.bodies import HttpBody
 from salver.transport.ports import RegionRegistry
 from salver.transport.routes import match
-from salver.transport.shared_memory import SharedMemoryOperations
-from salver.wire.bodies import HttpBody
-from salver.wire.regions import NO_REGIONS, Region
+from salver.words.errors import InvalidInput, NotFound, Unsupported
+from salver.words.messages import Call
 
 CALL = Call("oip-http", 0.0)
 

@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from salver.errors import InvalidInput, NotFound, NotReady
-from salver.messages import Call, ModelId, Signature, State, TensorSpec, VersionStatus
-from salver.tensor import DataType
+from salver.dialects.oip.http_operations import HttpOperations
+from salver.dialects.tensorflow.rules import TfsRules
+from salver.encoding.bodies import HttpReply
 from salver.transport.asgi import Front
 from salver.transport.calls import Reception
 from salver.transport.cors import Cors
-from salver.transport.http import HttpOperations
-from salver.wire.bodies import HttpReply
-from salver.wire.tfs_rules import TfsRules
+from salver.words.errors import InvalidInput, NotFound, NotReady
+from salver.words.messages import Call, ModelId, Signature, State, TensorSpec, VersionStatus
+from salver.words.tensor import DataType
 
 _ROWS = (
     VersionStatus(ModelId("m", "00000003"), State.READY),

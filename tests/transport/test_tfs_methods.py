@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
-from salver.errors import InvalidInput, NotFound, NotReady, SalverError
-from salver.messages import Call, InferResponse, ModelId, Signature, State, TensorSpec, VersionStatus
-from salver.tensor import DataType
-from salver.transport.tfs_grpc import TensorFlowServingMethods
-from salver.wire.bodies import GrpcStatus
-from salver.wire.tf_schema import build
-from salver.wire.tfs_rules import TfsRules
+from salver.dialects.tensorflow.grpc_methods import TensorFlowServingMethods
+from salver.dialects.tensorflow.rules import TfsRules
+from salver.dialects.tensorflow.tf_schema import build
+from salver.encoding.bodies import GrpcStatus
+from salver.words.errors import InvalidInput, NotFound, NotReady, SalverError
+from salver.words.messages import Call, InferResponse, ModelId, Signature, State, TensorSpec, VersionStatus
+from salver.words.tensor import DataType
 
 _SIGNATURE = Signature(
     (TensorSpec("x", DataType.FP32, (-1,)),), (TensorSpec("x", DataType.FP32, (-1,)),), True

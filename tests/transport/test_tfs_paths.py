@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.errors import InvalidInput, NoRoute, SalverError, WrongVerb
-from salver.transport import tfs_paths
+from salver.dialects.tensorflow import paths as tfs_paths
+from salver.dialects.tensorflow.paths import Asked
 from salver.transport.routes import Route, match
-from salver.transport.tfs_paths import Asked
+from salver.words.errors import InvalidInput, NoRoute, SalverError, WrongVerb
 
 
 @pytest.mark.parametrize(

@@ -10,17 +10,17 @@ import msgspec
 import pytest
 from torchserve_fakes import Door, Store, backing, listening, salver
 
-from salver import handlers
-from salver.errors import HandlerFailed, NotReady, Overloaded
-from salver.handlers import HandlerReply
-from salver.messages import InferRequest
+from salver.dialects.torchserve.front import SURFACES, TorchServe
+from salver.dialects.torchserve.json_layout import TorchServeReply
+from salver.dialects.torchserve.operation_calls import Request
+from salver.dialects.torchserve.rules import TokenRules, TorchServeRules
+from salver.dialects.torchserve.tokens import TokenKeys
 from salver.transport.calls import HeaderRules, Nobody
 from salver.transport.restrict import Guard, Restriction
-from salver.transport.ts_calls import Request
-from salver.transport.ts_front import SURFACES, TorchServe
-from salver.transport.ts_tokens import TokenKeys
-from salver.wire.ts_json import TorchServeReply
-from salver.wire.ts_rules import TokenRules, TorchServeRules
+from salver.words import handlers
+from salver.words.errors import HandlerFailed, NotReady, Overloaded
+from salver.words.handlers import HandlerReply
+from salver.words.messages import InferRequest
 from waiting import PATIENCE_S
 
 STANDARD = {

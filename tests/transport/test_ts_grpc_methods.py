@@ -10,7 +10,7 @@ import grpc
 import pytest
 from ts_grpc_rig import Keys, failure, healthy, pieces, rig
 
-from salver import handlers
+from salver.words import handlers
 from torchserve_stubs import (
     INFERENCE,
     MANAGEMENT,

@@ -8,7 +8,7 @@ import pytest
 import tritonclient.grpc.service_pb2 as pb
 from ts_grpc_rig import failure, rig
 
-from salver import handlers
+from salver.words import handlers
 from torchserve_stubs import OPEN_INFERENCE, open_inference
 
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from salver.errors import NoRoute, SalverError, WrongVerb
-from salver.transport.ts_paths import Asked, find, find_oldest
-from salver.wire.ts_faults import NamedFault
+from salver.dialects.torchserve.faults import NamedFault
+from salver.dialects.torchserve.paths import Asked, find, find_oldest
+from salver.words.errors import NoRoute, SalverError, WrongVerb
 
 ALL = ("inference", "management", "metrics")
 INF, M = "inference", "management"

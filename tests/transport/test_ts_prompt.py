@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 from torchserve_fakes import Door, Store, backing, listening, salver
 
-from salver.errors import HandlerFailed, Overloaded
-from salver.events import Answered
-from salver.handlers import HandlerReply
-from salver.messages import InferRequest
+from salver.dialects.torchserve.answer import Layouts
+from salver.dialects.torchserve.front import SURFACES, TorchServe
+from salver.dialects.torchserve.json_layout import TorchServeReply
+from salver.dialects.torchserve.rules import TorchServeRules
 from salver.transport.access import Watched
 from salver.transport.http1 import Exchange
-from salver.transport.ts_answer import Layouts
-from salver.transport.ts_front import SURFACES, TorchServe
-from salver.wire.ts_json import TorchServeReply
-from salver.wire.ts_rules import TorchServeRules
+from salver.words.errors import HandlerFailed, Overloaded
+from salver.words.events import Answered
+from salver.words.handlers import HandlerReply
+from salver.words.messages import InferRequest
 from waiting import PATIENCE_S
 
 RULES = TorchServeRules(cors_origin="http://example.org", max_response=4000)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from salver.errors import InvalidInput, Unauthenticated
-from salver.transport.ts_tokens import TokenKeys
-from salver.wire.ts_rules import TokenRules
+from salver.dialects.torchserve.rules import TokenRules
+from salver.dialects.torchserve.tokens import TokenKeys
+from salver.words.errors import InvalidInput, Unauthenticated
 
 
 class Clock:

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from salver.errors import DeadlineExceeded
 from salver.transport import budget
 from salver.transport.budget import pace
 from salver.transport.peers import Peer
 from salver.transport.server import FrontConfig, listen
 from salver.transport.watch import ConnectionLimits, Found, Judge, Moved, close, connections
+from salver.words.errors import DeadlineExceeded
 from waiting import auntil
 
 LIMITS = ConnectionLimits(least_rate=500.0, patience_s=30.0, most_unanswered=1_000_000)

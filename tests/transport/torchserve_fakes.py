@@ -7,8 +7,16 @@ from contextlib import asynccontextmanager
 from itertools import count
 from typing import Any
 
-from salver import handlers
-from salver.errors import (
+from salver.dialects.torchserve.faults import NO_MESSAGE, no_model, no_version
+from salver.dialects.torchserve.front import Backing, TorchServe
+from salver.dialects.torchserve.rules import TorchServeRules
+from salver.dialects.torchserve.tokens import TokenKeys
+from salver.transport.calls import Reception
+from salver.transport.http1 import Terms
+from salver.transport.http1_server import Http1
+from salver.transport.server import FrontConfig, _bind
+from salver.words import handlers
+from salver.words.errors import (
     Conflict,
     DeadlineExceeded,
     NoModelVersion,
@@ -17,7 +25,7 @@ from salver.errors import (
     SalverError,
     StillDefault,
 )
-from salver.handlers import (
+from salver.words.handlers import (
     HandlerReply,
     HandlerStatus,
     Listed,
@@ -28,16 +36,8 @@ from salver.handlers import (
     Workers,
     WorkerStatus,
 )
-from salver.messages import Call, InferRequest, InferResponse, ModelId, Signature, TensorSpec
-from salver.tensor import DataType, Tensor
-from salver.transport.calls import Reception
-from salver.transport.http1 import Terms
-from salver.transport.http1_server import Http1
-from salver.transport.server import FrontConfig, _bind
-from salver.transport.ts_front import Backing, TorchServe
-from salver.transport.ts_tokens import TokenKeys
-from salver.wire.ts_faults import NO_MESSAGE, no_model, no_version
-from salver.wire.ts_rules import TorchServeRules
+from salver.words.messages import Call, InferRequest, InferResponse, ModelId, Signature, TensorSpec
+from salver.words.tensor import DataType, Tensor
 
 TENSORS = Signature((TensorSpec("x", DataType.FP32, (-1,)),), ())
 Answer = Callable[[InferRequest], Any]

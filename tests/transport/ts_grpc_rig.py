@@ -11,8 +11,17 @@ from typing import Any
 import grpc
 import pytest
 
-from salver import handlers
-from salver.errors import (
+from salver.dialects.torchserve.grpc_methods import TorchServeMethods
+from salver.dialects.torchserve.rules import TorchServeRules
+from salver.kernel.serving.bus import Bus
+from salver.kernel.serving.dataplane import DataPlane
+from salver.transport.asgi import Front
+from salver.transport.calls import Reception
+from salver.transport.doors import Kind, door
+from salver.transport.grpc import GrpcMethods
+from salver.transport.server import FrontConfig, listen
+from salver.words import handlers
+from salver.words.errors import (
     Conflict,
     DeadlineExceeded,
     HandlerFailed,
@@ -24,18 +33,17 @@ from salver.errors import (
     StillDefault,
     WorkersFailed,
 )
-from salver.handlers import HandlerReply, HandlerStatus, Listed, Registered, Registration, Workers
-from salver.messages import InferRequest, InferResponse, ModelId, Signature, State, TensorSpec, VersionStatus
-from salver.serving.bus import Bus
-from salver.serving.dataplane import DataPlane
-from salver.tensor import DataType, Tensor
-from salver.transport.asgi import Front
-from salver.transport.calls import Reception
-from salver.transport.doors import Kind, door
-from salver.transport.grpc import GrpcMethods
-from salver.transport.server import FrontConfig, listen
-from salver.transport.ts_grpc import TorchServeMethods
-from salver.wire.ts_rules import TorchServeRules
+from salver.words.handlers import HandlerReply, HandlerStatus, Listed, Registered, Registration, Workers
+from salver.words.messages import (
+    InferRequest,
+    InferResponse,
+    ModelId,
+    Signature,
+    State,
+    TensorSpec,
+    VersionStatus,
+)
+from salver.words.tensor import DataType, Tensor
 from torchserve_stubs import (
     INFERENCE,
     MANAGEMENT,

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import tritonclient.grpc.service_pb2 as pb
 
-from salver.errors import InvalidInput, NoVersion
-from salver.messages import InferRequest, InferResponse, Signature
-from salver.tensor import Tensor, tensor
-from salver.wire import oip_grpc
-from salver.wire.bodies import HttpBody
-from salver.wire.faults import KSERVE_V1, grpc_status, http_fault
-from salver.wire.load_order import parse_load
-from salver.wire.oip_json import OpenInferenceHttp
+from salver.dialects.oip import grpc_codec as oip_grpc
+from salver.dialects.oip.json_codec import OpenInferenceHttp
+from salver.dialects.triton.load_order import parse_load
+from salver.encoding.bodies import HttpBody
+from salver.transport.faults import KSERVE_V1, grpc_status, http_fault
+from salver.words.errors import InvalidInput, NoVersion
+from salver.words.messages import InferRequest, InferResponse, Signature
+from salver.words.tensor import Tensor, tensor
 
 
 def over_http(**parameters: Any) -> InferRequest:

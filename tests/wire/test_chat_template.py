@@ -2,8 +2,8 @@
 
 import pytest
 
-from salver.errors import InvalidInput, LoadFailed
-from salver.wire.chat_template import ChatTemplate, of_tokenizer
+from salver.dialects.openai.chat_template import ChatTemplate, of_tokenizer
+from salver.words.errors import InvalidInput, LoadFailed
 
 HELLO = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}]
 CHATML = (

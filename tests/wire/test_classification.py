@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import tritonclient.grpc.service_pb2 as pb
 
-from salver.errors import InvalidInput
-from salver.messages import InferRequest, InferResponse, RequestedOutput, Signature, TensorSpec
-from salver.tensor import DataType, Tensor
-from salver.wire.bodies import HttpBody
-from salver.wire.classification import Classes, ClassRequest, classified, top_classes, with_classes
-from salver.wire.oip_grpc import decode_infer, encode_infer
-from salver.wire.oip_json import OpenInferenceHttp
+from salver.dialects.oip.classification import Classes, ClassRequest, classified, top_classes, with_classes
+from salver.dialects.oip.grpc_codec import decode_infer, encode_infer
+from salver.dialects.oip.json_codec import OpenInferenceHttp
+from salver.encoding.bodies import HttpBody
+from salver.words.errors import InvalidInput
+from salver.words.messages import InferRequest, InferResponse, RequestedOutput, Signature, TensorSpec
+from salver.words.tensor import DataType, Tensor
 
 _Y = TensorSpec("y", DataType.FP32, (-1, 4), labels=("ant", "", "cat"))
 _SIGNATURE = Signature(

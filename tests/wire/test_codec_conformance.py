@@ -5,16 +5,16 @@ import orjson
 import pytest
 import tritonclient.grpc.service_pb2 as pb
 
-from salver.errors import SalverError
-from salver.messages import InferResponse, Signature, TensorSpec
-from salver.tensor import DataType, Tensor
+from salver.dialects.oip.generate import Generate
+from salver.dialects.oip.grpc_codec import decode_infer, encode_infer
+from salver.dialects.oip.json_codec import OpenInferenceHttp
+from salver.dialects.tensorflow.json_codec import Predict
+from salver.encoding.bodies import HttpBody
 from salver.testing.codecs import CodecConformance, every_error, mutations, survives
-from salver.wire.bodies import HttpBody
-from salver.wire.faults import grpc_status
-from salver.wire.generate import Generate
-from salver.wire.oip_grpc import decode_infer, encode_infer
-from salver.wire.oip_json import OpenInferenceHttp
-from salver.wire.tfs_json import Predict
+from salver.transport.faults import grpc_status
+from salver.words.errors import SalverError
+from salver.words.messages import InferResponse, Signature, TensorSpec
+from salver.words.tensor import DataType, Tensor
 
 _TWO = Signature(
     inputs=(TensorSpec("x", DataType.FP32, (-1, 2)), TensorSpec("s", DataType.BYTES, (-1,))),

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import tritonclient.grpc.service_pb2 as pb
 
-from salver.errors import InvalidInput, SalverError, TooLarge, Unsupported
-from salver.messages import InferRequest, InferResponse, Signature, TensorSpec
-from salver.tensor import DataType, Tensor
-from salver.wire.bodies import HttpBody
-from salver.wire.json_text import TOO_DEEP
-from salver.wire.oip_grpc import decode_infer, parse_infer, read_infer
-from salver.wire.oip_json import OpenInferenceHttp
-from salver.wire.tfs_json import Predict
+from salver.dialects.oip.grpc_codec import decode_infer, parse_infer, read_infer
+from salver.dialects.oip.json_codec import OpenInferenceHttp
+from salver.dialects.tensorflow.json_codec import Predict
+from salver.encoding.bodies import HttpBody
+from salver.encoding.json_text import TOO_DEEP
+from salver.words.errors import InvalidInput, SalverError, TooLarge, Unsupported
+from salver.words.messages import InferRequest, InferResponse, Signature, TensorSpec
+from salver.words.tensor import DataType, Tensor
 
 _ONE = Signature((TensorSpec("x", DataType.FP32, (-1, 2)),), (), batched=True)
 _TWO = Signature((*_ONE.inputs, TensorSpec("z", DataType.INT64, (-1,))), ())

@@ -7,10 +7,10 @@ import pytest
 from google.protobuf import json_format, text_format
 from tritonclient.grpc import model_config_pb2
 
-from salver.messages import ModelId, Signature, TensorSpec
-from salver.tensor import DataType
-from salver.wire.config_view import Facts, as_json, complete
-from salver.wire.model_config import model_config_class
+from salver.dialects.triton.config_view import Facts, as_json, complete
+from salver.dialects.triton.model_config import model_config_class
+from salver.words.messages import ModelId, Signature, TensorSpec
+from salver.words.tensor import DataType
 
 SIGNATURE = Signature(
     (

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from salver.wire.decimals import BETWEEN, decimal, decimals
+from salver.dialects.tensorflow.decimals import BETWEEN, decimal, decimals
 
 _BITS = st.integers(0, 2**32 - 1)
 

@@ -11,13 +11,13 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from salver.errors import SalverError
-from salver.messages import InferRequest, InferResponse, Signature
-from salver.tensor import DataType, Tensor
-from salver.wire.bodies import HttpBody
-from salver.wire.load_order import parse_load
-from salver.wire.metadata import parse_index
-from salver.wire.oip_json import OpenInferenceHttp
+from salver.dialects.oip.json_codec import OpenInferenceHttp
+from salver.dialects.oip.metadata import parse_index
+from salver.dialects.triton.load_order import parse_load
+from salver.encoding.bodies import HttpBody
+from salver.words.errors import SalverError
+from salver.words.messages import InferRequest, InferResponse, Signature
+from salver.words.tensor import DataType, Tensor
 
 SIGNATURE = Signature((), ())
 

@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from salver.errors import DeadlineExceeded, InvalidInput, NotFound, Overloaded, SalverError, Unsupported
-from salver.messages import InferRequest, InferResponse, Signature, TensorSpec
-from salver.tensor import DataType, Tensor, tensor
-from salver.wire.bodies import HttpBody, HttpReply
-from salver.wire.generate import Generate, event
+from salver.dialects.oip.generate import Generate, event
+from salver.encoding.bodies import HttpBody, HttpReply
+from salver.words.errors import DeadlineExceeded, InvalidInput, NotFound, Overloaded, SalverError, Unsupported
+from salver.words.messages import InferRequest, InferResponse, Signature, TensorSpec
+from salver.words.tensor import DataType, Tensor, tensor
 
 SIGNATURE = Signature(
     inputs=(

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.wire.compression import WORTHWHILE
-from salver.wire.grpc_frames import FrameReader, encoding_for, frame
+from salver.transport.compression import WORTHWHILE
+from salver.transport.grpc_frames import FrameReader, encoding_for, frame
 
 
 @given(

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.errors import InvalidInput, TooLarge, Unsupported
-from salver.wire.grpc_frames import FrameReader, encode_message, frame, parse_timeout
+from salver.transport.grpc_frames import FrameReader, encode_message, frame, parse_timeout
+from salver.words.errors import InvalidInput, TooLarge, Unsupported
 
 
 @given(st.lists(st.binary(max_size=30), max_size=5), st.lists(st.integers(0, 200), max_size=8))

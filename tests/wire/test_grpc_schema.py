@@ -8,12 +8,20 @@ import pytest
 import tritonclient.grpc.model_config_pb2 as config_pb
 import tritonclient.grpc.service_pb2 as pb
 
-from salver.messages import InferRequest, InferResponse, ModelId, Signature, State, TensorSpec, VersionStatus
-from salver.tensor import DataType
-from salver.wire import oip_grpc
-from salver.wire.config_view import Facts, complete
-from salver.wire.grpc_schema import HEALTH, INFERENCE, build
-from salver.wire.model_config import MESSAGES
+from salver.dialects.oip import grpc_codec as oip_grpc
+from salver.dialects.oip.grpc_schema import HEALTH, INFERENCE, build
+from salver.dialects.triton.config_view import Facts, complete
+from salver.dialects.triton.model_config import MESSAGES
+from salver.words.messages import (
+    InferRequest,
+    InferResponse,
+    ModelId,
+    Signature,
+    State,
+    TensorSpec,
+    VersionStatus,
+)
+from salver.words.tensor import DataType
 
 _SIGNATURE = Signature(
     (TensorSpec("x", DataType.FP32, (-1, 16)),), (TensorSpec("y", DataType.BYTES, (-1, 1)),), True, "onnx_v1"
@@ -52,11 +60,12 @@ def test_the_table_is_whole() -> None:
 
 
 @pytest.mark.parametrize(
-    "order", ["salver.wire.oip_grpc tritonclient.grpc", "tritonclient.grpc salver.wire.oip_grpc"]
+    "order",
+    ["salver.dialects.oip.grpc_codec tritonclient.grpc", "tritonclient.grpc salver.dialects.oip.grpc_codec"],
 )
 def test_beside_tritonclient_in_either_order(order: str) -> None:
     code = "; ".join(f"import {name}" for name in order.split())
-    code += "; from salver.wire.grpc_schema import build; build(); build()"
+    code += "; from salver.dialects.oip.grpc_schema import build; build(); build()"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 

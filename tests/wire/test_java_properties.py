@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.errors import InvalidInput, TooLarge
-from salver.wire.java_properties import MAX_BYTES, parse, written
+from salver.dialects.torchserve.java_properties import MAX_BYTES, parse, written
+from salver.words.errors import InvalidInput, TooLarge
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 

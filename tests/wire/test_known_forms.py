@@ -10,15 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from salver.errors import InvalidInput, SalverError
-from salver.messages import InferRequest, InferResponse, RequestedOutput, Signature
-from salver.tensor import DataType, Tensor
-from salver.wire import oip_grpc
-from salver.wire.bodies import HttpBody
-from salver.wire.known_forms import KnownForms
-from salver.wire.oip_binary import to_raw
-from salver.wire.oip_grpc import InferMessages, decode_infer, encode_infer
-from salver.wire.oip_json import OpenInferenceHttp
+from salver.dialects.oip import grpc_codec as oip_grpc
+from salver.dialects.oip.binary import to_raw
+from salver.dialects.oip.grpc_codec import InferMessages, decode_infer, encode_infer
+from salver.dialects.oip.json_codec import OpenInferenceHttp
+from salver.encoding.bodies import HttpBody
+from salver.encoding.known_forms import KnownForms
+from salver.words.errors import InvalidInput, SalverError
+from salver.words.messages import InferRequest, InferResponse, RequestedOutput, Signature
+from salver.words.tensor import DataType, Tensor
 
 _KINDS = [DataType.FP32, DataType.INT8, DataType.INT64, DataType.BOOL, DataType.BYTES, DataType.FP16]
 _ANY = Signature((), ())

@@ -9,10 +9,10 @@ import tritonclient.grpc.service_pb2 as pb
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.artifacts import LoadOrder
-from salver.errors import InvalidInput, Unsupported
-from salver.wire import oip_grpc
-from salver.wire.load_order import parse_load, parse_unload
+from salver.dialects.oip import grpc_codec as oip_grpc
+from salver.dialects.triton.load_order import parse_load, parse_unload
+from salver.words.artifacts import LoadOrder
+from salver.words.errors import InvalidInput, Unsupported
 
 
 def body(**parameters: object) -> bytes:

@@ -7,7 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from salver.errors import (
+from salver.dialects.openai.answers import Usage
+from salver.dialects.openai.chat_template import ChatTemplate
+from salver.dialects.openai.codec import Embedding, Generating, embeddings, rows_of
+from salver.dialects.openai.logprobs import of_chat, of_completion
+from salver.dialects.openai.requests import parse_chat, parse_completion, parse_embedding
+from salver.dialects.openai.voice import Spoken, Voice
+from salver.encoding.bodies import HttpBody
+from salver.transport.faults import OPENAI, openai_fault
+from salver.words.errors import (
     Code,
     InvalidInput,
     ModelFailed,
@@ -16,16 +24,8 @@ from salver.errors import (
     Unauthenticated,
     UnknownError,
 )
-from salver.messages import InferRequest, InferResponse, Signature, TensorSpec
-from salver.tensor import DataType, Tensor, tensor
-from salver.wire.bodies import HttpBody
-from salver.wire.chat_template import ChatTemplate
-from salver.wire.faults import OPENAI, openai_fault
-from salver.wire.openai import Embedding, Generating, embeddings, rows_of
-from salver.wire.openai_answers import Usage
-from salver.wire.openai_logprobs import of_chat, of_completion
-from salver.wire.openai_requests import parse_chat, parse_completion, parse_embedding
-from salver.wire.voice import Spoken, Voice
+from salver.words.messages import InferRequest, InferResponse, Signature, TensorSpec
+from salver.words.tensor import DataType, Tensor, tensor
 
 TEMPLATE = ChatTemplate(
     "{% for m in messages %}{{ m.role }}:{{ m.content }};{% endfor %}{{ tools | length }}"

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from salver.errors import InvalidInput
-from salver.wire import openai_requests as requests
-from salver.wire.openai_requests import conversation, parse_chat, parse_completion, parse_embedding
+from salver.dialects.openai import requests
+from salver.dialects.openai.requests import conversation, parse_chat, parse_completion, parse_embedding
+from salver.words.errors import InvalidInput
 
 HELLO = [{"role": "user", "content": "Hello"}]
 ADD = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.wire.openai_tools import ToolCall, ToolCalls, call_id, read_whole
+from salver.dialects.openai.tools import ToolCall, ToolCalls, call_id, read_whole
 
 ADD = {"name": "add", "arguments": {"a": 1, "b": '}{"\\'}}
 NOW = {"name": "now", "parameters": {}}

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.errors import InvalidInput
-from salver.messages import Signature, TensorSpec
-from salver.tensor import DataType
-from salver.wire import rapid_json
-from salver.wire.bodies import HttpBody
-from salver.wire.json_shown import shown
-from salver.wire.rapid_json import parse
-from salver.wire.tfs_json import Predict
+from salver.dialects.tensorflow import rapid_json
+from salver.dialects.tensorflow.json_codec import Predict
+from salver.dialects.tensorflow.json_shown import shown
+from salver.dialects.tensorflow.rapid_json import parse
+from salver.encoding.bodies import HttpBody
+from salver.words.errors import InvalidInput
+from salver.words.messages import Signature, TensorSpec
+from salver.words.tensor import DataType
 
 _JSON = st.recursive(
     st.none()

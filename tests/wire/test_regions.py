@@ -10,15 +10,15 @@ import orjson
 import pytest
 import tritonclient.grpc.service_pb2 as pb
 
-from salver.errors import InvalidInput, NotFound, SalverError, SegmentFailed, TooLarge, Unsupported
-from salver.messages import InferRequest, InferResponse, Signature, TensorSpec
-from salver.serving.shared_memory import SharedMemory
-from salver.tensor import DataType, Tensor
-from salver.wire import regions as module
-from salver.wire.bodies import HttpBody
-from salver.wire.oip_grpc import decode_infer, encode_infer
-from salver.wire.oip_json import OpenInferenceHttp
-from salver.wire.regions import NO_REGIONS, Region, Regions, parse_register
+from salver.dialects.oip import regions as module
+from salver.dialects.oip.grpc_codec import decode_infer, encode_infer
+from salver.dialects.oip.json_codec import OpenInferenceHttp
+from salver.dialects.oip.regions import NO_REGIONS, Region, Regions, parse_register
+from salver.dialects.oip.shared_memory import SharedMemory
+from salver.encoding.bodies import HttpBody
+from salver.words.errors import InvalidInput, NotFound, SalverError, SegmentFailed, TooLarge, Unsupported
+from salver.words.messages import InferRequest, InferResponse, Signature, TensorSpec
+from salver.words.tensor import DataType, Tensor
 
 _SIGNATURE = Signature(
     (TensorSpec("x", DataType.INT32, (-1,)), TensorSpec("z", DataType.INT32, (-1,))),

@@ -6,15 +6,15 @@ from typing import Any
 import pytest
 import tritonclient.grpc.service_pb2 as pb
 
-from salver.errors import InvalidInput, SalverError, Unsupported
-from salver.wire import oip_grpc
-from salver.wire.settings import (
+from salver.dialects.oip import grpc_codec as oip_grpc
+from salver.dialects.triton.settings import (
     LogSettings,
     TraceSetting,
     parse_log,
     parse_trace,
     trace_json,
 )
+from salver.words.errors import InvalidInput, SalverError, Unsupported
 
 
 def trace_request(model: str = "", **settings: list[str]) -> bytes:

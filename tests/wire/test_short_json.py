@@ -8,12 +8,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from salver.errors import InvalidInput, TooLarge
-from salver.messages import InferRequest, InferResponse, Signature, TensorSpec
-from salver.tensor import DATATYPES, DataType, Tensor, tensor
-from salver.wire.bodies import HttpBody
-from salver.wire.oip_json import OpenInferenceHttp
-from salver.wire.short_json import ShortRequest, described
+from salver.dialects.oip.json_codec import OpenInferenceHttp
+from salver.dialects.oip.short_json import ShortRequest, described
+from salver.encoding.bodies import HttpBody
+from salver.words.errors import InvalidInput, TooLarge
+from salver.words.messages import InferRequest, InferResponse, Signature, TensorSpec
+from salver.words.tensor import DATATYPES, DataType, Tensor, tensor
 
 OUT = (TensorSpec("y", DataType.FP32, (-1, 1)), TensorSpec("label", DataType.BYTES, (-1,)))
 ONE = Signature((TensorSpec("x", DataType.FP32, (-1, 2)),), OUT, batched=True)

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.errors import InvalidInput
-from salver.messages import ANYBODY, Standing
-from salver.wire.standing import from_headers, from_parameters
+from salver.kernel.serving.standing import from_headers, from_parameters
+from salver.words.errors import InvalidInput
+from salver.words.messages import ANYBODY, Standing
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from google.protobuf import text_format
 
-from salver.wire.protobuf import Table
-from salver.wire.protobuf import build as build_tables
-from salver.wire.tf_schema import DATA_TYPES, ENUMS, PARTIAL, SERVING, TENSORFLOW, build
+from salver.dialects.tensorflow.tf_schema import DATA_TYPES, ENUMS, PARTIAL, SERVING, TENSORFLOW, build
+from salver.encoding.protobuf import Table
+from salver.encoding.protobuf import build as build_tables
 
 #: Not in the client: they are only written in files, or read from a model's folder.
 _IN_FILES = frozenset(
@@ -112,13 +112,16 @@ def test_data_types_stand_at_their_numbers() -> None:
 
 @pytest.mark.parametrize(
     "order",
-    ["salver.wire.tf_schema tensorflow_serving.apis", "tensorflow_serving.apis salver.wire.tf_schema"],
+    [
+        "salver.dialects.tensorflow.tf_schema tensorflow_serving.apis",
+        "tensorflow_serving.apis salver.dialects.tensorflow.tf_schema",
+    ],
 )
 def test_beside_the_client_in_either_order(order: str) -> None:
     names = order.split()
     code = "; ".join(f"import {name}" for name in names)
     code += "; from tensorflow_serving.apis import predict_pb2 as theirs"
-    code += "; from salver.wire.tf_schema import build; ours = build()"
+    code += "; from salver.dialects.tensorflow.tf_schema import build; ours = build()"
     code += "; made = ours['PredictRequest'](); made.inputs['x'].float_val.append(2)"
     code += "; assert theirs.PredictRequest.FromString(made.SerializeToString()).inputs['x'].float_val == [2]"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=100)

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from salver.errors import InvalidInput, SalverError, TooLarge, Unsupported
-from salver.tensor import DataType, Tensor, tensor
-from salver.wire import tf_tensor
-from salver.wire.tf_schema import DATA_TYPES, build, build_unread
-from salver.wire.tf_tensor import Room, read, to_bytes
+from salver.dialects.tensorflow import tf_tensor
+from salver.dialects.tensorflow.tf_schema import DATA_TYPES, build, build_unread
+from salver.dialects.tensorflow.tf_tensor import Room, read, to_bytes
+from salver.words.errors import InvalidInput, SalverError, TooLarge, Unsupported
+from salver.words.tensor import DataType, Tensor, tensor
 from zoo import EXAMPLES
 
 _NAMES = DATA_TYPES.split()

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.errors import InvalidInput
-from salver.wire.tf_text import parse, unpacked
+from salver.dialects.tensorflow.tf_text import parse, unpacked
+from salver.words.errors import InvalidInput
 
 BEGINS = "Error parsing text-format tensorflow.serving.ModelServerConfig: "
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.errors import InvalidInput
-from salver.wire.tfrecord import crc32c, record, records
+from salver.dialects.tensorflow.tfrecord import crc32c, record, records
+from salver.words.errors import InvalidInput
 
 #: What ``tf.io.TFRecordWriter`` (2.21) wrote of b"hello", b"" and bytes(range(256)) * 5.
 WRITTEN = (

@@ -11,15 +11,24 @@ from google.protobuf import json_format
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.errors import InvalidInput, NotFound, Unsupported
-from salver.messages import InferRequest, InferResponse, ModelId, Signature, State, TensorSpec, VersionStatus
-from salver.tensor import Array, DataType, Tensor
-from salver.wire import tfs_metadata, tfs_status
-from salver.wire.bodies import HttpBody
-from salver.wire.faults import model_fault
-from salver.wire.tf_schema import build
-from salver.wire.tfs_examples import example_of
-from salver.wire.tfs_head_json import Classify, Regress
+from salver.dialects.tensorflow import metadata as tfs_metadata
+from salver.dialects.tensorflow import status as tfs_status
+from salver.dialects.tensorflow.examples import example_of
+from salver.dialects.tensorflow.head_json import Classify, Regress
+from salver.dialects.tensorflow.tf_schema import build
+from salver.encoding.bodies import HttpBody
+from salver.transport.faults import model_fault
+from salver.words.errors import InvalidInput, NotFound, Unsupported
+from salver.words.messages import (
+    InferRequest,
+    InferResponse,
+    ModelId,
+    Signature,
+    State,
+    TensorSpec,
+    VersionStatus,
+)
+from salver.words.tensor import Array, DataType, Tensor
 
 _EXAMPLES = TensorSpec("inputs", DataType.BYTES, (-1,))
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from salver.errors import FailedPrecondition, InvalidInput, SalverError, Unsupported
-from salver.messages import Signature, TensorSpec
-from salver.tensor import DataType, Tensor, tensor
-from salver.wire.tfs_heads import CLASSIFY, REGRESS, classes_in, head_of, outputs_of, values_in
+from salver.dialects.tensorflow.heads import CLASSIFY, REGRESS, classes_in, head_of, outputs_of, values_in
+from salver.words.errors import FailedPrecondition, InvalidInput, SalverError, Unsupported
+from salver.words.messages import Signature, TensorSpec
+from salver.words.tensor import DataType, Tensor, tensor
 
 _EXAMPLES = TensorSpec("inputs", DataType.BYTES, (-1,))
 

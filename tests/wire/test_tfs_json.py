@@ -11,7 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from salver.errors import (
+from salver.dialects.tensorflow.decimals import decimal
+from salver.dialects.tensorflow.json_codec import Predict, asked
+from salver.dialects.tensorflow.json_layout import quoted
+from salver.dialects.tensorflow.large_predict import read_large
+from salver.encoding.bodies import HttpBody
+from salver.words.errors import (
     Cancelled,
     Code,
     Conflict,
@@ -29,13 +34,8 @@ from salver.errors import (
     Unauthenticated,
     Unsupported,
 )
-from salver.messages import InferRequest, InferResponse, Signature, TensorSpec
-from salver.tensor import Array, DataType, Tensor
-from salver.wire.bodies import HttpBody
-from salver.wire.decimals import decimal
-from salver.wire.tfs_json import Predict, asked
-from salver.wire.tfs_large import read_large
-from salver.wire.tfs_layout import quoted
+from salver.words.messages import InferRequest, InferResponse, Signature, TensorSpec
+from salver.words.tensor import Array, DataType, Tensor
 
 
 def of(*inputs: tuple[str, DataType], **more: Any) -> Signature:

@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.errors import SalverError
-from salver.messages import InferRequest, Signature, TensorSpec
-from salver.tensor import DataType
+from salver.dialects.tensorflow.predict_codec import Asked, Predict, PredictMessages
+from salver.dialects.tensorflow.rules import TfsRules
+from salver.dialects.tensorflow.tf_schema import build
+from salver.dialects.tensorflow.tf_tensor import number_of
 from salver.testing.codecs import mutations
-from salver.wire.tf_schema import build
-from salver.wire.tf_tensor import number_of
-from salver.wire.tfs_predict import Asked, Predict, PredictMessages
-from salver.wire.tfs_rules import TfsRules
+from salver.words.errors import SalverError
+from salver.words.messages import InferRequest, Signature, TensorSpec
+from salver.words.tensor import DataType
 
 _TYPES = {"x": DataType.FP32, "n": DataType.INT64, "d": DataType.FP64, "h": DataType.BF16, "b": DataType.BOOL}
 _RULES = TfsRules()

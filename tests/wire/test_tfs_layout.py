@@ -5,11 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from salver.messages import InferResponse
-from salver.tensor import Array, DataType, Tensor
-from salver.wire.tfs_head_json import Classify, Regress
-from salver.wire.tfs_json import Predict
-from salver.wire.tfs_layout import one_line, rows, rows_on_one_line
+from salver.dialects.tensorflow.head_json import Classify, Regress
+from salver.dialects.tensorflow.json_codec import Predict
+from salver.dialects.tensorflow.json_layout import one_line, rows, rows_on_one_line
+from salver.words.messages import InferResponse
+from salver.words.tensor import Array, DataType, Tensor
 
 
 @given(arrays.arrays(np.int32, arrays.array_shapes(min_side=0, max_dims=4, max_side=4)), st.booleans())

@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from salver.artifacts import Logging
-from salver.errors import InvalidInput
-from salver.events import Predicted
-from salver.messages import InferRequest, InferResponse, RequestedOutput
-from salver.tensor import Tensor, tensor
-from salver.wire.tf_schema import build
-from salver.wire.tfs_log import log_record, size_of
+from salver.dialects.tensorflow.log_records import log_record, size_of
+from salver.dialects.tensorflow.tf_schema import build
+from salver.words.artifacts import Logging
+from salver.words.errors import InvalidInput
+from salver.words.events import Predicted
+from salver.words.messages import InferRequest, InferResponse, RequestedOutput
+from salver.words.tensor import Tensor, tensor
 
 _WISH = Logging(rate=0.25)
 

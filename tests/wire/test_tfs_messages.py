@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.errors import (
+from salver.dialects.tensorflow import grpc_codec as wire
+from salver.dialects.tensorflow.heads import CLASSIFY, REGRESS
+from salver.dialects.tensorflow.predict_codec import Predict, PredictMessages
+from salver.dialects.tensorflow.rules import TfsRules
+from salver.dialects.tensorflow.tf_schema import build
+from salver.testing.codecs import mutations
+from salver.transport.faults import TFS_GRPC
+from salver.words.errors import (
     Code,
     DeadlineExceeded,
     FailedPrecondition,
@@ -19,15 +26,8 @@ from salver.errors import (
     TooLarge,
     Unsupported,
 )
-from salver.messages import InferResponse, RequestedOutput, Signature, TensorSpec
-from salver.tensor import DataType, tensor
-from salver.testing.codecs import mutations
-from salver.wire import tfs_grpc as wire
-from salver.wire.faults import TFS_GRPC
-from salver.wire.tf_schema import build
-from salver.wire.tfs_heads import CLASSIFY, REGRESS
-from salver.wire.tfs_predict import Predict, PredictMessages
-from salver.wire.tfs_rules import TfsRules
+from salver.words.messages import InferResponse, RequestedOutput, Signature, TensorSpec
+from salver.words.tensor import DataType, tensor
 
 _RULES = TfsRules()
 _EXAMPLES = (TensorSpec("inputs", DataType.BYTES, (-1,), tensor="tf_example:0"),)

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from salver.errors import NotFound
-from salver.messages import ModelId, Signature, State, TensorSpec, VersionStatus
-from salver.tensor import DataType
-from salver.wire.tfs_metadata import metadata, number_of_version, signature_def, status
+from salver.dialects.tensorflow.metadata import metadata, number_of_version, signature_def, status
+from salver.words.errors import NotFound
+from salver.words.messages import ModelId, Signature, State, TensorSpec, VersionStatus
+from salver.words.tensor import DataType
 
 _REGRESS = Signature(
     (TensorSpec("inputs", DataType.BYTES, (-1,), tensor="tf_example:0", any_rank=True),),

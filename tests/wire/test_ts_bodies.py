@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.errors import InvalidInput, SalverError
-from salver.wire.ts_bodies import MOST_PARTS, form, query_of
-from salver.wire.ts_faults import NamedFault
+from salver.dialects.torchserve.bodies import MOST_PARTS, form, query_of
+from salver.dialects.torchserve.faults import NamedFault
+from salver.words.errors import InvalidInput, SalverError
 
 MULTIPART = "multipart/form-data; boundary=B"
 URLENCODED = "application/x-www-form-urlencoded"

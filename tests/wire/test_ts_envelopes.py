@@ -4,16 +4,16 @@ import json
 
 import pytest
 
-from salver import handlers
-from salver.errors import HandlerFailed, SalverError, Unsupported
-from salver.handlers import SIGNATURE, HandlerReply
-from salver.messages import InferRequest, InferResponse, Signature, TensorSpec
-from salver.tensor import DataType, Tensor
-from salver.wire.bodies import HttpBody
-from salver.wire.faults import http_fault
-from salver.wire.oip_json import OpenInferenceHttp
-from salver.wire.tfs_json import Explain, Predict
-from salver.wire.ts_envelopes import Explanation, answered, asked
+from salver.dialects.oip.json_codec import OpenInferenceHttp
+from salver.dialects.tensorflow.json_codec import Explain, Predict
+from salver.dialects.torchserve.envelopes import Explanation, answered, asked
+from salver.encoding.bodies import HttpBody
+from salver.transport.faults import http_fault
+from salver.words import handlers
+from salver.words.errors import HandlerFailed, SalverError, Unsupported
+from salver.words.handlers import SIGNATURE, HandlerReply
+from salver.words.messages import InferRequest, InferResponse, Signature, TensorSpec
+from salver.words.tensor import DataType, Tensor
 
 JSON = {b"content-type": b"application/json", b"x-one": b"1"}
 TENSORS = Signature((TensorSpec("x", DataType.FP32, (-1,)),), ())

@@ -4,8 +4,22 @@ import json
 
 import pytest
 
-from salver import errors
-from salver.errors import (
+from salver.dialects.torchserve.faults import (
+    TORCHSERVE,
+    UNAUTHORIZED,
+    NamedFault,
+    class_of,
+    fault_of,
+    grpc_code,
+    has_no_worker,
+    http_fault,
+    inference_status,
+    management_status,
+    no_model,
+    no_version,
+)
+from salver.words import errors
+from salver.words.errors import (
     BadArchive,
     BadGraph,
     Code,
@@ -29,20 +43,6 @@ from salver.errors import (
     WorkersFailed,
     WorkflowFailed,
     WrongVerb,
-)
-from salver.wire.ts_faults import (
-    TORCHSERVE,
-    UNAUTHORIZED,
-    NamedFault,
-    class_of,
-    fault_of,
-    grpc_code,
-    has_no_worker,
-    http_fault,
-    inference_status,
-    management_status,
-    no_model,
-    no_version,
 )
 
 INTERNAL, UNAVAILABLE, ABORTED, NOT_FOUND, INVALID, DENIED, UNKNOWN = 13, 14, 10, 5, 3, 7, 2

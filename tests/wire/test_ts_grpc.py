@@ -8,8 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver import handlers
-from salver.errors import (
+from salver.dialects.torchserve import grpc_codec as wire
+from salver.dialects.torchserve.reply import read_reply
+from salver.dialects.torchserve.rules import SEQUENCE_HEADERS
+from salver.encoding.bodies import GrpcStatus
+from salver.words import handlers
+from salver.words.errors import (
     DeadlineExceeded,
     HandlerFailed,
     InvalidInput,
@@ -21,13 +25,9 @@ from salver.errors import (
     Unsupported,
     WaitedTooLong,
 )
-from salver.handlers import HandlerReply, Registration
-from salver.messages import InferResponse, Signature
-from salver.tensor import DataType, Tensor
-from salver.wire import ts_grpc as wire
-from salver.wire.bodies import GrpcStatus
-from salver.wire.ts_reply import read_reply
-from salver.wire.ts_rules import SEQUENCE_HEADERS
+from salver.words.handlers import HandlerReply, Registration
+from salver.words.messages import InferResponse, Signature
+from salver.words.tensor import DataType, Tensor
 from torchserve_stubs import INFERENCE, MANAGEMENT, asked, inference, management, message
 
 _NO_WORKER = (

@@ -2,8 +2,8 @@
 
 import pytest
 
-from salver.handlers import HandlerReply
-from salver.wire.ts_json import handed, headed, printed, replied, status_of
+from salver.dialects.torchserve.json_layout import handed, headed, printed, replied, status_of
+from salver.words.handlers import HandlerReply
 
 
 def test_ts_r22_json_stands_a_key_a_line_and_ends_with_a_line_feed() -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.wire.ts_metric_lines import Frame, Written, parse
+from salver.dialects.torchserve.metric_lines import Frame, Written, parse
 
 
 def test_ts_a9_a_line_of_a_handler() -> None:

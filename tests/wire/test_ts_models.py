@@ -3,9 +3,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.handlers import HandlerStatus, Listed, Registered, Workers, WorkerStatus
-from salver.wire import ts_models
-from salver.wire.ts_json import printed
+from salver.dialects.torchserve import models as ts_models
+from salver.dialects.torchserve.json_layout import printed
+from salver.words.handlers import HandlerStatus, Listed, Registered, Workers, WorkerStatus
 
 _STATUS = HandlerStatus(
     "noop",

@@ -1,6 +1,6 @@
 """TorchServe's descriptions of its interfaces."""
 
-from salver.wire.ts_openapi import of_managed, of_model, of_port
+from salver.dialects.torchserve.openapi import of_managed, of_model, of_port
 
 INFERENCE = {
     "/": {"options": "apiDescription"},

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from salver.errors import InvalidInput
-from salver.handlers import Registration
-from salver.wire.exposition import chosen
-from salver.wire.ts_faults import NamedFault
-from salver.wire.ts_orders import is_true, number, registration
+from salver.dialects.torchserve.faults import NamedFault
+from salver.dialects.torchserve.orders import is_true, number, registration
+from salver.features.telemetry.exposition import chosen
+from salver.words.errors import InvalidInput
+from salver.words.handlers import Registration
 
 FULL = {
     "url": "a.mar",

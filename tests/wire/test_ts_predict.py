@@ -2,12 +2,12 @@
 
 import pytest
 
-from salver import handlers
-from salver.errors import Code, HandlerFailed, NotFound, NoVersion, Overloaded, Unsupported
-from salver.handlers import HandlerReply
-from salver.messages import InferRequest, InferResponse, Signature
-from salver.tensor import DataType, Tensor
-from salver.wire.ts_predict import Asking, Prediction
+from salver.dialects.torchserve.predict import Asking, Prediction
+from salver.words import handlers
+from salver.words.errors import Code, HandlerFailed, NotFound, NoVersion, Overloaded, Unsupported
+from salver.words.handlers import HandlerReply
+from salver.words.messages import InferRequest, InferResponse, Signature
+from salver.words.tensor import DataType, Tensor
 
 
 def codec(version: str = "", *known: str, most: int = 0) -> Prediction:

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from google.protobuf import descriptor_pb2
 
-from salver.wire import grpc_schema
-from salver.wire.ts_schema import INFERENCE, MANAGEMENT, RPC, build
+from salver.dialects.oip import grpc_schema
+from salver.dialects.torchserve.grpc_schema import INFERENCE, MANAGEMENT, RPC, build
 from torchserve_stubs import INFERENCE as INFERENCE_PACKAGE
 from torchserve_stubs import MANAGEMENT as MANAGEMENT_PACKAGE
 from torchserve_stubs import OPEN_INFERENCE, PROTOS, pool

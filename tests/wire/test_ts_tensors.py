@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver import handlers
-from salver.errors import HandlerFailed
-from salver.handlers import HandlerReply
-from salver.messages import InferRequest, InferResponse
-from salver.tensor import DataType, Tensor, bf16_from_fp32, tensor
-from salver.wire.ts_tensors import answer_of, as_form, as_tensors
+from salver.dialects.torchserve.tensors import answer_of, as_form, as_tensors
+from salver.words import handlers
+from salver.words.errors import HandlerFailed
+from salver.words.handlers import HandlerReply
+from salver.words.messages import InferRequest, InferResponse
+from salver.words.tensor import DataType, Tensor, bf16_from_fp32, tensor
 
 
 def _asked(*tensors: Tensor, id: str = "r") -> Any:

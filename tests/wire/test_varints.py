@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.wire import varints
-from salver.wire.tf_schema import build, build_unread
+from salver.dialects.tensorflow.tf_schema import build, build_unread
+from salver.encoding import varints
 
 _NUMBERS = st.lists(
     st.one_of(

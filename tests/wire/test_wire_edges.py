@@ -7,14 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.errors import Code, InvalidInput, Overloaded, SalverError, TooLarge, Unsupported
-from salver.messages import ModelId, Signature, State, TensorSpec, VersionStatus
-from salver.tensor import DataType
-from salver.wire import metadata, traceparent
-from salver.wire.bodies import GrpcStatus
-from salver.wire.compression import choose, deflate, inflate
-from salver.wire.faults import KSERVE_V1, OIP_GRPC, OIP_HTTP, grpc_status, http_fault
-from salver.wire.json_text import is_too_deep
+from salver.dialects.oip import metadata
+from salver.encoding.bodies import GrpcStatus
+from salver.encoding.json_text import is_too_deep
+from salver.transport.compression import choose, deflate, inflate
+from salver.transport.faults import KSERVE_V1, OIP_GRPC, OIP_HTTP, grpc_status, http_fault
+from salver.words import traceparent
+from salver.words.errors import Code, InvalidInput, Overloaded, SalverError, TooLarge, Unsupported
+from salver.words.messages import ModelId, Signature, State, TensorSpec, VersionStatus
+from salver.words.tensor import DataType
 
 
 @pytest.mark.parametrize("table", [OIP_HTTP, OIP_GRPC, KSERVE_V1])

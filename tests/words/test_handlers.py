@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver import handlers
-from salver.handlers import Form, HandlerReply, part
+from salver.words import handlers
+from salver.words.handlers import Form, HandlerReply, part
 
 _TEXT = st.text(max_size=12)
 _FORMS = st.builds(

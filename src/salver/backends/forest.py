@@ -11,13 +11,13 @@ from typing import Final
 import numpy as np
 from msgspec.structs import replace
 
-from salver.artifacts import Manifest
 from salver.backends.loading import choice_of, options_of, override
 from salver.backends.outputs import Outputs
 from salver.backends.protocol import Backend, LoadOptions, RunnableModel
-from salver.errors import LoadFailed
-from salver.messages import Signature, TensorSpec
-from salver.tensor import Array, DataType
+from salver.words.artifacts import Manifest
+from salver.words.errors import LoadFailed
+from salver.words.messages import Signature, TensorSpec
+from salver.words.tensor import Array, DataType
 
 #: Options that ask for it, and of it.
 OPTIONS: Final = ("interface", "output_class", "predict_proba", "threshold", "model_type", "trusted")

@@ -7,15 +7,15 @@ from collections.abc import Iterator
 
 from msgspec.structs import replace
 
-from salver.artifacts import Sequences
-from salver.errors import LoadFailed
-from salver.messages import Signature, TensorSpec
+from salver.words.artifacts import Sequences
+from salver.words.errors import LoadFailed
+from salver.words.messages import Signature, TensorSpec
 
 
 def hidden_inputs(sequences: Sequences, batched: bool) -> tuple[TensorSpec, ...]:
     """The server's own inputs: controls of one element a row, then states.
 
-    >>> from salver.artifacts import Control
+    >>> from salver.words.artifacts import Control
     >>> [spec.shape for spec in hidden_inputs(Sequences("direct", controls=(Control("S", "start"),)), True)]
     [(-1, 1)]
     """

@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from salver.artifacts import Manifest
 from salver.backends.content import head
 from salver.backends.loading import choice_of, framework, loading, options_of, override
 from salver.backends.outputs import Outputs
 from salver.backends.protocol import LoadOptions, Traits
-from salver.errors import LoadFailed
-from salver.messages import Signature, TensorSpec
-from salver.tensor import Array, DataType
+from salver.words.artifacts import Manifest
+from salver.words.errors import LoadFailed
+from salver.words.messages import Signature, TensorSpec
+from salver.words.tensor import Array, DataType
 
 _FLOATS = (DataType.FP32, DataType.FP64)
 

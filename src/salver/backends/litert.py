@@ -10,15 +10,15 @@ from typing import Any
 
 import msgspec
 
-from salver.artifacts import Manifest
 from salver.backends.content import head
 from salver.backends.litert_signatures import Named, read_signature
 from salver.backends.loading import framework, is_batched, loading, options_of, override
 from salver.backends.outputs import Outputs
 from salver.backends.protocol import LoadOptions, Traits
-from salver.errors import LoadFailed
-from salver.messages import Signature, TensorSpec
-from salver.tensor import Array, DataType, datatype_of
+from salver.words.artifacts import Manifest
+from salver.words.errors import LoadFailed
+from salver.words.messages import Signature, TensorSpec
+from salver.words.tensor import Array, DataType, datatype_of
 
 
 class LiteRtBackend:

@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from salver.errors import LoadFailed
+from salver.words.errors import LoadFailed
 
 _METADATA: Final = b"signature_defs_metadata"
 _DEFAULT: Final = "serving_default"

@@ -16,11 +16,11 @@ from typing import Any
 
 import msgspec
 
-from salver.artifacts import Manifest, ModelConfig
 from salver.backends.protocol import Backend
-from salver.errors import LoadFailed, MissingExtra, SalverError
-from salver.messages import TensorSpec
-from salver.tensor import DataType
+from salver.words.artifacts import Manifest, ModelConfig
+from salver.words.errors import LoadFailed, MissingExtra, SalverError
+from salver.words.messages import TensorSpec
+from salver.words.tensor import DataType
 
 
 def options_of(manifest: Manifest, known: Collection[str]) -> dict[str, str]:

@@ -10,10 +10,10 @@ from typing import Any, Final
 
 import msgspec
 
-from salver.errors import InvalidInput
-from salver.messages import TensorSpec
-from salver.plain_yaml import read_yaml
-from salver.tensor import DataType
+from salver.encoding.plain_yaml import read_yaml
+from salver.words.errors import InvalidInput
+from salver.words.messages import TensorSpec
+from salver.words.tensor import DataType
 
 #: The file that makes a folder an MLflow model.
 MLMODEL: Final = "MLmodel"

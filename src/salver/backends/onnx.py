@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from salver.artifacts import Cost, Manifest
 from salver.backends.content import head, protobuf_fields
 from salver.backends.loading import (
     choice_of,
@@ -26,9 +25,10 @@ from salver.backends.loading import (
 from salver.backends.onnx_cost import cost_of, product_graph
 from salver.backends.onnx_strings import bytes_of, value_of
 from salver.backends.protocol import LoadOptions, Traits
-from salver.errors import InvalidOutput, LoadFailed, ModelFailed
-from salver.messages import Signature, TensorSpec
-from salver.tensor import Array, DataType, as_bytes
+from salver.words.artifacts import Cost, Manifest
+from salver.words.errors import InvalidOutput, LoadFailed, ModelFailed
+from salver.words.messages import Signature, TensorSpec
+from salver.words.tensor import Array, DataType, as_bytes
 
 _MODEL_FIELDS = {1: 0, 2: 2, 3: 2, 4: 2, 5: 0, 6: 2, 7: 2, 8: 2, 14: 2, 20: 2, 25: 2, 26: 2}
 _GRAPH_FIELDS = {1, 2, 5, 10, 11, 12, 13, 14, 15, 16}

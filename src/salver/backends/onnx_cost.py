@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from salver.artifacts import Cost
-from salver.tensor import Array
+from salver.words.artifacts import Cost
+from salver.words.tensor import Array
 
 _Shape = tuple[int, ...]
 _Shapes = Mapping[str, _Shape]

@@ -9,8 +9,8 @@ import ctypes
 import math
 from typing import Any
 
-from salver.errors import ModelFailed
-from salver.tensor import Array, as_bytes
+from salver.words.errors import ModelFailed
+from salver.words.tensor import Array, as_bytes
 
 _STRING = b"\x08\x08"  # a type of tensors: elem_type 1 = STRING
 _STD_STRING = 32  # bytes of a std::string in the C++ library of Linux: address, length, and 16 for short ones

@@ -12,14 +12,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from salver.artifacts import Manifest
 from salver.backends.content import head
 from salver.backends.loading import framework, is_batched, loading, options_of, override
 from salver.backends.outputs import Outputs
 from salver.backends.protocol import LoadOptions, Traits
-from salver.errors import LoadFailed, ModelFailed
-from salver.messages import Signature, TensorSpec
-from salver.tensor import Array, DataType
+from salver.words.artifacts import Manifest
+from salver.words.errors import LoadFailed, ModelFailed
+from salver.words.messages import Signature, TensorSpec
+from salver.words.tensor import Array, DataType
 
 _NET = re.compile(rb'\s*(<\?xml[^>]*\?>\s*)?<net\s[^>]*\bversion="1[01]"')
 _TYPES = {"f32": DataType.FP32, "f64": DataType.FP64, "f16": DataType.FP16, "boolean": DataType.BOOL} | {

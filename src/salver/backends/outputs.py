@@ -8,9 +8,9 @@ from collections.abc import Container, Mapping
 
 import numpy as np
 
-from salver.errors import ModelFailed
-from salver.messages import Signature, TensorSpec
-from salver.tensor import Array, DataType, as_bytes, bf16_from_fp32
+from salver.words.errors import ModelFailed
+from salver.words.messages import Signature, TensorSpec
+from salver.words.tensor import Array, DataType, as_bytes, bf16_from_fp32
 
 
 class Outputs:

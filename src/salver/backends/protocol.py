@@ -12,11 +12,11 @@ from typing import Protocol, runtime_checkable
 
 import msgspec
 
-from salver.artifacts import Cost, Manifest
-from salver.backends.surroundings import Surroundings
-from salver.errors import SalverError
-from salver.messages import InferRequest, Parameter, Signature
-from salver.tensor import Array
+from salver.backends.callbacks import Surroundings
+from salver.words.artifacts import Cost, Manifest
+from salver.words.errors import SalverError
+from salver.words.messages import InferRequest, Parameter, Signature
+from salver.words.tensor import Array
 
 _NONE: Mapping[str, Parameter] = {}
 #: An input beside those of a signature that is not the model's first: which of ``signature.others`` it is, by
@@ -85,7 +85,7 @@ class LoadOptions(msgspec.Struct, frozen=True):
 
 
 class RunnableModel(Protocol):
-    """A loaded model. Arrays follow the conventions of :mod:`salver.tensor`."""
+    """A loaded model. Arrays follow the conventions of :mod:`salver.words.tensor`."""
 
     @property
     def signature(self) -> Signature:
@@ -175,7 +175,7 @@ class StreamModel(RunnableModel, Protocol):
 
 @runtime_checkable
 class FormModel(RunnableModel, Protocol):
-    """A loaded handler: it wants forms (:mod:`salver.handlers`), and may answer them in pieces.
+    """A loaded handler: it wants forms (:mod:`salver.words.handlers`), and may answer them in pieces.
 
     One that answers when it likes (``workers.is_async``) is a :class:`StreamModel` of forms instead.
     """
@@ -185,7 +185,7 @@ class FormModel(RunnableModel, Protocol):
     ) -> Sequence[Answer]:
         """To each request its answer, in their order; of one that was answered in pieces the last one.
 
-        Answers are made by :func:`salver.handlers.as_answer`; a failure of the handler is an answer too. What
+        Answers are made by :func:`salver.words.handlers.as_answer`; a failure of the handler is an answer too. What
         it raises fails all of them.
 
         Where batches are continuous (``workers.is_continuous``) a run is a step. A request whose answer says

@@ -16,7 +16,7 @@ A model that answers token by token has ``step`` instead, and ``steps.vocabulary
         def step(self, slots, tokens): ...     # scores [n, vocabulary] after one token for each slot
         def release(self, slot): ...           # the slot's sequence is over
 
-A file that defines ``TritonPythonModel`` is :mod:`salver.backends.triton_python`'s.
+A file that defines ``TritonPythonModel`` is :mod:`salver.dialects.triton.python_backend`'s.
 
 ``load(self, context)`` and ``close(self)`` are optional. Recognition reads the syntax tree and runs
 nothing; loading runs the file, by default in a host process of its own. Modules beside the file can
@@ -35,15 +35,15 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from salver.artifacts import Manifest
-from salver.backends import triton_python
 from salver.backends.outputs import Outputs
 from salver.backends.protocol import LoadOptions, RunnableModel, StepModel, Traits
 from salver.backends.source import code_of, importable, parse, read_source, run_file, running
 from salver.backends.stateful import StatefulSteps
-from salver.errors import LoadFailed
-from salver.messages import Signature, TensorSpec
-from salver.tensor import DATATYPES, Array
+from salver.dialects.triton import python_backend as triton_python
+from salver.words.artifacts import Manifest
+from salver.words.errors import LoadFailed
+from salver.words.messages import Signature, TensorSpec
+from salver.words.tensor import DATATYPES, Array
 
 _NUMBERS = itertools.count()
 _NO_TENSORS = Signature((), ())

@@ -8,10 +8,10 @@ from collections.abc import Collection, Mapping
 
 from msgspec.structs import replace
 
-from salver.artifacts import BatchInput, Manifest
 from salver.backends.protocol import Backend, LoadOptions, RunnableModel
-from salver.messages import Signature, TensorSpec
-from salver.tensor import Array
+from salver.words.artifacts import BatchInput, Manifest
+from salver.words.messages import Signature, TensorSpec
+from salver.words.tensor import Array
 
 
 def load(backend: Backend, manifest: Manifest, options: LoadOptions) -> RunnableModel:

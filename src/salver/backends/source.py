@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
-from salver.artifacts import Manifest
-from salver.errors import LoadFailed
+from salver.words.artifacts import Manifest
+from salver.words.errors import LoadFailed
 
 _MAX_SOURCE = 4 << 20
 _LOADING = threading.RLock()  # sys.path and sys.modules belong to one loading model at a time

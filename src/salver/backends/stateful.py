@@ -20,9 +20,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from salver.backends.protocol import RunnableModel
-from salver.errors import LoadFailed, ModelFailed
-from salver.messages import TensorSpec
-from salver.tensor import Array, DataType
+from salver.words.errors import LoadFailed, ModelFailed
+from salver.words.messages import TensorSpec
+from salver.words.tensor import Array, DataType
 
 _LOG = logging.getLogger("salver.backends")
 _SHAPE_OF_IT = (

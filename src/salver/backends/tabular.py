@@ -10,11 +10,11 @@ from typing import Final
 import numpy as np
 from msgspec.structs import replace
 
-from salver.artifacts import Manifest
 from salver.backends.protocol import RunnableModel
-from salver.errors import LoadFailed
-from salver.messages import Signature, TensorSpec
-from salver.tensor import Array, DataType
+from salver.words.artifacts import Manifest
+from salver.words.errors import LoadFailed
+from salver.words.messages import Signature, TensorSpec
+from salver.words.tensor import Array, DataType
 
 Load = Callable[[Manifest], RunnableModel]
 

@@ -21,15 +21,15 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from salver.artifacts import Manifest
 from salver.backends.content import head, inner_names, zip_members
 from salver.backends.loading import choice_of, count_of, framework, is_batched, loading, options_of, override
 from salver.backends.outputs import Outputs
 from salver.backends.protocol import LoadOptions, Traits
 from salver.backends.torch_module import open_module
-from salver.errors import LoadFailed, ModelFailed
-from salver.messages import Signature, TensorSpec
-from salver.tensor import Array, DataType, datatype_of
+from salver.words.artifacts import Manifest
+from salver.words.errors import LoadFailed, ModelFailed
+from salver.words.messages import Signature, TensorSpec
+from salver.words.tensor import Array, DataType, datatype_of
 
 _LOG = logging.getLogger("salver.backends.torch")
 _TORCH_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"

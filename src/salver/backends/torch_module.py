@@ -7,10 +7,10 @@ It runs only in a process of the model's own.
 import inspect
 from typing import Any
 
-from salver.artifacts import Manifest
 from salver.backends.protocol import LoadOptions
 from salver.backends.source import importable, run_file, running
-from salver.errors import LoadFailed
+from salver.words.artifacts import Manifest
+from salver.words.errors import LoadFailed
 
 _NAME = "salver_torch_module"
 

@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from salver.artifacts import Manifest
 from salver.backends.content import head, tail
 from salver.backends.loading import choice_of, framework, loading, options_of, override
 from salver.backends.outputs import Outputs
 from salver.backends.protocol import LoadOptions, Traits
-from salver.errors import LoadFailed, ModelFailed
-from salver.messages import Signature, TensorSpec
-from salver.tensor import Array, DataType
+from salver.words.artifacts import Manifest
+from salver.words.errors import LoadFailed, ModelFailed
+from salver.words.messages import Signature, TensorSpec
+from salver.words.tensor import Array, DataType
 
 _JSON = re.compile(rb'\s*\{\s*"(learner|version)"\s*:')
 _UBJSON = re.compile(rb"\{[iUIlL][\x00-\x20]{1,8}(learner\{|version\[)", re.DOTALL)

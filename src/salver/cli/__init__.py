@@ -15,21 +15,23 @@ from cyclopts import App, Parameter
 from cyclopts.config import Env
 
 from salver import __version__
-from salver.cli import tensorflow, torchserve, triton
-from salver.cli.bench import bench
+from salver.cli.compat_flags import dialect_of
 from salver.cli.config import config
 from salver.cli.doctor import doctor
-from salver.cli.explain import explain
-from salver.cli.given import dialect_of
 from salver.cli.infer import infer
 from salver.cli.migrate import migrate
 from salver.cli.models import models
-from salver.cli.output import report_error
-from salver.cli.registry import registry
-from salver.cli.rollout import rollout
 from salver.cli.serve import serve
-from salver.cli.tune import tune
-from salver.errors import SalverError
+from salver.dialects.tensorflow import command as tensorflow
+from salver.dialects.torchserve import command as torchserve
+from salver.dialects.triton import command as triton
+from salver.features.registry.command import registry
+from salver.features.releases.command import rollout
+from salver.features.telemetry.explain_command import explain
+from salver.features.tuning.bench_command import bench
+from salver.features.tuning.tune_command import tune
+from salver.terminal.output import report_error
+from salver.words.errors import SalverError
 
 #: Variables that Kubernetes sets in every pod beside a service called "salver".
 _OF_A_SERVICE: Final = re.compile(r"SALVER_(SERVICE_(HOST|PORT).*|PORT_\d+_(TCP|UDP|SCTP).*|PORT)")

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
-from salver.errors import Conflict
+from salver.words.errors import Conflict
 
 _NAME: Final = ".model_server.pid"
 _RUN: Final = "from salver.cli import main; raise SystemExit(main())"

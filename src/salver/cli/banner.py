@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from salver import __version__
-from salver.messages import Signature, State, TensorSpec, VersionStatus
-from salver.tensor import DataType
-from salver.wire.placeholders import extents, filled, zero
+from salver.encoding.placeholders import extents, filled, zero
+from salver.words.messages import Signature, State, TensorSpec, VersionStatus
+from salver.words.tensor import DataType
 
 if TYPE_CHECKING:
     from salver.app import ReadyInfo
@@ -118,7 +118,7 @@ def curl(url: str, model: str, signature: Signature, *, takes_short: bool = True
     """A call with a body of zeros that fits; long bodies are made by a line of Python.
 
     Args:
-        takes_short: The server takes inputs by name (:mod:`salver.wire.short_json`).
+        takes_short: The server takes inputs by name (:mod:`salver.dialects.oip.short_json`).
     """
     specs = signature.inputs
     is_short = takes_short and all(spec.name != "inputs" for spec in specs)

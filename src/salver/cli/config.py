@@ -4,7 +4,7 @@ import json
 
 from cyclopts import App
 
-from salver.cli.output import line
+from salver.terminal.output import line
 
 config = App(name="config", help="What configuration files may say.")
 
@@ -12,7 +12,7 @@ config = App(name="config", help="What configuration files may say.")
 @config.command
 def schema() -> int:
     """Print the JSON Schema of salver.toml, for editors."""
-    from salver.repository.toml_schema import schema as made
+    from salver.kernel.repository.toml_schema import schema as made
 
     line(json.dumps(made(), indent=1, ensure_ascii=False))
     return 0

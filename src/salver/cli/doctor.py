@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 from cyclopts import Parameter
 
-from salver.cli.options import Json
-from salver.cli.output import line, record, table
+from salver.terminal.options import Json
+from salver.terminal.output import line, record, table
 
 if TYPE_CHECKING:
-    from salver.artifacts import Manifest
+    from salver.words.artifacts import Manifest
 
 
 def doctor(
@@ -31,8 +31,8 @@ def doctor(
     """
     # Imported here: looking at every installed package would slow --help.
     from salver.cli.machine import findings, frameworks
+    from salver.kernel.repository.advice import unrecognised_folder
     from salver.plugins import backends
-    from salver.repository.advice import unrecognised_folder
 
     known = backends()
     if path:
@@ -84,15 +84,15 @@ class Check(msgspec.Struct, frozen=True):
 
 
 def _found(path: str) -> "tuple[Manifest, ...]":
+    from salver.kernel.repository import Repository
     from salver.plugins import backends, recogniser
-    from salver.repository import Repository
 
     return Repository((path,), recogniser(backends())).scan(0.0)
 
 
 def _check(manifest: "Manifest", trust_pickle: bool, timeout: float) -> Check:
     from salver.cli.trial import try_load
-    from salver.errors import SalverError
+    from salver.words.errors import SalverError
 
     check = Check(
         manifest.id.name,

@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from salver.cli.options import DEFAULT_URL, Inputs, Json, Url, Version
-from salver.cli.output import line, record
-from salver.errors import InvalidInput
+from salver.terminal.options import DEFAULT_URL, Inputs, Json, Url, Version
+from salver.terminal.output import line, record
+from salver.words.errors import InvalidInput
 
 _FILES = ".jsonl, .csv, .tsv, .parquet, .npy or .npz"
 
@@ -62,8 +62,8 @@ def infer(
     if source is None or target is None or input:
         raise InvalidInput("--from and --to belong together, and --input to neither")
     # Imported when the command runs: numpy and the client would slow --help.
-    from salver.cli.bulk import infer_file, parse_columns
-    from salver.client.bulk import Job
+    from salver.features.bulk import Job
+    from salver.features.bulk.command import infer_file, parse_columns
 
     job = Job(
         model=model,

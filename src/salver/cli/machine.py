@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from salver.backends.protocol import Backend
-from salver.serving.machine import memory_bytes
+from salver.kernel.serving.machine import memory_bytes
 
 _PACKAGES = ("h2corn", "uvloop", "uvicorn", "numpy", "protobuf")
 _FEW_DESCRIPTORS = 4096

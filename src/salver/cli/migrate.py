@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from salver.cli.options import Json
-from salver.cli.output import line, record, remark, table
+from salver.terminal.options import Json
+from salver.terminal.output import line, record, remark, table
 
 if TYPE_CHECKING:
     from salver.backends.protocol import Backend
-    from salver.cli.migration import Service
-    from salver.cli.migration_models import Model
-    from salver.repository.deployment import Deployment
+    from salver.migration.deployment import Deployment
+    from salver.migration.models import Model
+    from salver.migration.report import Service
 
 _OF = {"torchserve": "TorchServe", "triton": "Triton", "tensorflow-serving": "TensorFlow Serving"}
 
@@ -41,9 +41,9 @@ def migrate(
         folder: Where the deployment lies.
     """
     # Imported here: it looks at every backend and every table of flags.
-    from salver.cli.migration_writing import write as write_down
+    from salver.migration.deployment import look
+    from salver.migration.writing import write as write_down
     from salver.plugins import backends
-    from salver.repository.deployment import look
 
     known = backends()
     deployment = look(folder)
@@ -66,7 +66,9 @@ def migrate(
 
 
 def _services(deployment: "Deployment", known: "Mapping[str, Backend]") -> "list[Service]":
-    from salver.cli import migration_tensorflow, migration_torchserve, migration_triton
+    from salver.dialects.tensorflow import migration as migration_tensorflow
+    from salver.dialects.torchserve import migration as migration_torchserve
+    from salver.dialects.triton import migration as migration_triton
 
     found = []
     for server in (migration_torchserve, migration_triton, migration_tensorflow):

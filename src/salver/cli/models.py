@@ -6,8 +6,8 @@ from typing import Any
 
 from cyclopts import App, Parameter
 
-from salver.cli.options import DEFAULT_URL, Json, Url
-from salver.cli.output import line, listed, record
+from salver.terminal.options import DEFAULT_URL, Json, Url
+from salver.terminal.output import line, listed, record
 
 models = App(
     name="models",

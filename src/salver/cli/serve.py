@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from salver.cli import otel
-from salver.cli.options import Artifacts, Json, Registry, resources_of
-from salver.cli.options import drain_delay as seconds_to_drain
-from salver.cli.output import line, on_terminal, record, table
-from salver.cli.speech import Speech
+from salver.dialects.openai.flags import Speech
+from salver.features.telemetry import otel
+from salver.terminal.options import Artifacts, Json, Registry, resources_of
+from salver.terminal.options import drain_delay as seconds_to_drain
+from salver.terminal.output import line, on_terminal, record, table
 
 if TYPE_CHECKING:
     from salver.app import FrontConfig, ReadyInfo, ServeConfig
-    from salver.cache import CacheConfig
-    from salver.telemetry.trace_settings import TraceConfig
+    from salver.dialects.triton.trace_settings import TraceConfig
+    from salver.features.cache import CacheConfig
     from salver.transport.access_check import ApiConfig
     from salver.transport.watch import ConnectionLimits
 
@@ -82,7 +82,7 @@ class Kept:
 
     def profiles(self) -> str:
         """Folder of the profiles; empty = nowhere."""
-        from salver.serving.profiles import default_state_dir
+        from salver.features.tuning.profiles import default_state_dir
 
         return default_state_dir() if self.state_dir is None else self.state_dir
 
@@ -141,7 +141,7 @@ class Traces:
 
     def config(self) -> "TraceConfig":
         """As the server takes them."""
-        from salver.telemetry.trace_settings import TraceConfig
+        from salver.dialects.triton.trace_settings import TraceConfig
 
         return TraceConfig(self.file, self.level, self.rate, self.count, self.log_frequency)
 
@@ -249,7 +249,7 @@ class Bodies:
 
     def cache(self) -> "CacheConfig":
         """As the server takes it. Raises InvalidInput."""
-        from salver.cache import parse
+        from salver.features.cache import parse
 
         return parse(filter(None, [self.response_cache]), "--response-cache")
 
@@ -326,7 +326,7 @@ def serve(
     """
     # Imported here: the server is the greater part of the start-up time of --help.
     from salver.app import LogConfig, ServeConfig
-    from salver.repository import RepositoryConfig
+    from salver.kernel.repository import RepositoryConfig
 
     _check(paths, tls, bodies.tenant_header, kept)
     config = ServeConfig(
@@ -399,7 +399,7 @@ def _front(
 
 
 def _check(paths: tuple[str, ...], tls: Tls, tenant_header: str, kept: Kept) -> None:
-    from salver.errors import InvalidInput
+    from salver.words.errors import InvalidInput
 
     if not paths and not kept.registry:
         raise InvalidInput("no model is given", fix="Say: salver serve PATH")

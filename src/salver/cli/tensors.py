@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import orjson
 
-from salver.errors import InvalidInput
-from salver.messages import TensorSpec
-from salver.tensor import Array, DataType, Tensor, as_bytes, bf16_from_fp32
-from salver.wire.values import cast
+from salver.encoding.values import cast
+from salver.words.errors import InvalidInput
+from salver.words.messages import TensorSpec
+from salver.words.tensor import Array, DataType, Tensor, as_bytes, bf16_from_fp32
 
 _EDGE = 4
 

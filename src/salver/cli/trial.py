@@ -7,11 +7,11 @@ other reason. It does not know how the model was found.
 import multiprocessing
 from multiprocessing.connection import Connection
 
-from salver.artifacts import Manifest
 from salver.backends import reshaped
 from salver.backends.protocol import LoadOptions
-from salver.errors import LoadFailed, SalverError
-from salver.messages import Signature
+from salver.words.artifacts import Manifest
+from salver.words.errors import LoadFailed, SalverError
+from salver.words.messages import Signature
 
 
 def try_load(manifest: Manifest, *, trust_pickle: bool, timeout: float) -> Signature:

@@ -7,10 +7,10 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from salver.client.client import Client
-from salver.errors import NotReady
-from salver.messages import Parameter
-from salver.releases import Outcome, Receipt
-from salver.tensor import Array
+from salver.words.errors import NotReady
+from salver.words.messages import Parameter
+from salver.words.releases import Outcome, Receipt
+from salver.words.tensor import Array
 
 T = TypeVar("T")
 

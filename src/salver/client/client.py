@@ -14,15 +14,15 @@ from urllib.parse import quote
 
 import orjson
 
-from salver import errors
 from salver.client.encoding import decode_reply, encode_request, specs, values_of
 from salver.client.http import Http, Reply, Unreachable
 from salver.client.outcomes import post_outcomes, taken
-from salver.errors import SalverError
-from salver.messages import Parameter
-from salver.releases import Outcome, Receipt
-from salver.tensor import UNTYPED, Array, DataType, Tensor, tensor
-from salver.wire.values import typed
+from salver.encoding.values import typed
+from salver.words import errors
+from salver.words.errors import SalverError
+from salver.words.messages import Parameter
+from salver.words.releases import Outcome, Receipt
+from salver.words.tensor import UNTYPED, Array, DataType, Tensor, tensor
 
 _BY_STATUS: Final[dict[int, type[SalverError]]] = {
     400: errors.InvalidInput,
@@ -112,7 +112,7 @@ class Client:
         Args:
             model: Its name.
             inputs: By tensor name, what numpy understands (text for BYTES), or a
-                :class:`~salver.tensor.Tensor` where the datatype must be said. Lists and single values get
+                :class:`~salver.words.tensor.Tensor` where the datatype must be said. Lists and single values get
                 the datatype that the model's metadata says, which is asked for once.
             version: Empty leaves the choice to the server.
             outputs: Wanted outputs; none means all.

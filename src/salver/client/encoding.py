@@ -9,11 +9,11 @@ from typing import Any
 
 import orjson
 
-from salver.errors import InvalidInput
-from salver.messages import Parameter, TensorSpec
-from salver.tensor import Array, DataType, Tensor, bf16_to_fp32
-from salver.wire.oip_binary import from_raw, to_raw
-from salver.wire.values import count_elements, find_datatype, from_json, shaped
+from salver.dialects.oip.binary import from_raw, to_raw
+from salver.encoding.values import count_elements, find_datatype, from_json, shaped
+from salver.words.errors import InvalidInput
+from salver.words.messages import Parameter, TensorSpec
+from salver.words.tensor import Array, DataType, Tensor, bf16_to_fp32
 
 _SPLIT = "inference-header-content-length"
 Headers = list[tuple[str, str]]

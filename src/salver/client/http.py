@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from salver.errors import Code, SalverError, TooLarge
+from salver.words.errors import Code, SalverError, TooLarge
 
 _MAX_HEAD = 64 * 1024
 _MAX_BODY = 1 << 30

@@ -14,8 +14,8 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from salver.errors import SalverError
-from salver.tensor import Array
+from salver.words.errors import SalverError
+from salver.words.tensor import Array
 
 Arrivals = Literal["poisson", "constant"]
 #: Samples from which a 99th percentile is known to a quarter of its tail (order statistics, 99 %).

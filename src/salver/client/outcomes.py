@@ -12,8 +12,8 @@ from typing import Final
 import msgspec
 
 from salver.client.http import Unreachable
-from salver.errors import DeadlineExceeded, InvalidInput, ModelFailed, NotReady, Overloaded
-from salver.releases import Outcome, Receipt
+from salver.words.errors import DeadlineExceeded, InvalidInput, ModelFailed, NotReady, Overloaded
+from salver.words.releases import Outcome, Receipt
 
 _read_receipt: Final = msgspec.json.Decoder(Receipt).decode
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from salver.errors import InvalidInput
+from salver.words.errors import InvalidInput
 
 _KEY_BYTES = 64  # the longest key that BLAKE2b takes (RFC 7693, 2.1)
 _UNUSED_BITS = 11  # of the hash: a float holds 53

@@ -9,9 +9,9 @@ from typing import Final, Literal, NamedTuple
 
 import msgspec
 
-from salver.errors import InvalidInput
 from salver.stats.batch_law import BatchLaw
 from salver.stats.batch_price import Price
+from salver.words.errors import InvalidInput
 
 #: Raised whenever the meaning of a field changes; a table of another format is made anew.
 FORMAT = 1

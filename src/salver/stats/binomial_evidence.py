@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from salver.errors import InvalidInput
+from salver.words.errors import InvalidInput
 
 #: Ratios of the canary's rate to the greatest rate that the null allows, and to the control's rate.
 HARM = (1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0)

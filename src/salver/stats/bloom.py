@@ -10,7 +10,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from salver.errors import InvalidInput
+from salver.words.errors import InvalidInput
 
 _Hashes = npt.NDArray[np.uint64]
 _HALF = np.uint64(32)

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from scipy.optimize import brentq, minimize_scalar
 from scipy.special import betaln, gammainc, gammaincc, gammaln, zeta
 
-from salver.errors import InvalidInput
+from salver.words.errors import InvalidInput
 
 Floats = npt.NDArray[np.float64]
 _LARGE = 1e4  # from which on two terms of Stirling's series are exact

@@ -14,8 +14,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from salver.errors import InvalidInput
 from salver.stats.interval import Interval
+from salver.words.errors import InvalidInput
 
 Floats = npt.NDArray[np.float64]
 _MOST = 0.5  # of the capital that one value may lose, in the worst case

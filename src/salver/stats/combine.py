@@ -7,7 +7,7 @@ list of them may be searched with a bound on the false discoveries. Knows logari
 import math
 from collections.abc import Sequence
 
-from salver.errors import InvalidInput
+from salver.words.errors import InvalidInput
 
 
 def log_mean(log_es: Sequence[float], weights: Sequence[float] = ()) -> float:

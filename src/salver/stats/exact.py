@@ -8,8 +8,8 @@ import math
 
 from scipy.special import betainccinv, betaincinv
 
-from salver.errors import InvalidInput
 from salver.stats.interval import Interval
+from salver.words.errors import InvalidInput
 
 
 def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> Interval:

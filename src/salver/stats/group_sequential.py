@@ -15,7 +15,7 @@ import numpy.typing as npt
 from scipy.optimize import brentq
 from scipy.special import ndtr, ndtri
 
-from salver.errors import InvalidInput
+from salver.words.errors import InvalidInput
 
 Floats = npt.NDArray[np.float64]
 #: ``(time, alpha)`` to the part of ``alpha`` that is spent by then; grows, and is ``alpha`` at 1.

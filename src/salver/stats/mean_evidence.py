@@ -20,9 +20,9 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from salver.releases import Sums
 from salver.stats.interval import Estimate
 from salver.stats.mean_sequence import LEAST_EVENTS, LEAST_UNITS, half_width
+from salver.words.releases import Sums
 
 #: Effective units, as many as ``n m / (n + m)`` of two arms, at which evidence is strongest for its kind.
 PLANNED = 5000

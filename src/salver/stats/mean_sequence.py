@@ -14,8 +14,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from salver.errors import FailedPrecondition, InvalidInput
 from salver.stats.interval import Estimate
+from salver.words.errors import FailedPrecondition, InvalidInput
 
 #: The range in which the interval may be trusted: units and events of each arm, and how skewed the error of
 #: their difference may be. The last says of arms of any sizes and values what 50 events say of a small

@@ -11,7 +11,7 @@ from typing import Literal, Self, get_args
 
 import msgspec
 
-from salver.errors import InvalidInput
+from salver.words.errors import InvalidInput
 
 #: Of the arms' rates: all are equal; none is above the first arm's; none is below it.
 Null = Literal["equal", "none_higher", "none_lower"]

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from salver.errors import InvalidInput
+from salver.words.errors import InvalidInput
 
 Floats = npt.NDArray[np.float64]
 

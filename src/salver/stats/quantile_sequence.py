@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import brentq, minimize_scalar
 
-from salver.errors import InvalidInput
 from salver.stats.boundaries import BetaBinomial
 from salver.stats.interval import Interval
+from salver.words.errors import InvalidInput
 
 
 def proportion(hits: int, trials: int, alpha: float = 0.05, best: int = 100) -> Interval:

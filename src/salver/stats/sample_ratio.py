@@ -11,13 +11,13 @@ from typing import Self
 
 import msgspec
 
-from salver.errors import InvalidInput
 from salver.stats.multinomial_evidence import (
     checked_counts,
     checked_shares,
     log_likelihood,
     log_marginal,
 )
+from salver.words.errors import InvalidInput
 
 
 class SampleRatio(msgspec.Struct, frozen=True):

@@ -20,8 +20,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from salver.errors import InvalidInput
 from salver.stats.combine import log_sum
+from salver.words.errors import InvalidInput
 
 #: Bets, per unit of the difference; for counts of events.
 SCALES = (0.1, 0.3, 1.0, 3.0)

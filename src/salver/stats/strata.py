@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from salver.errors import InvalidInput
 from salver.stats.assignment import fraction
+from salver.words.errors import InvalidInput
 
 
 def block_arm(salt: str, stratum: str, index: int, block: Sequence[int]) -> int:

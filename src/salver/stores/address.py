@@ -12,8 +12,8 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from salver.errors import InvalidInput
 from salver.stores.protocol import StoreFailed, checked
+from salver.words.errors import InvalidInput
 
 #: Names a JSON file with credentials by prefix of the URL.
 CREDENTIAL_PATH: Final = "TRITON_CLOUD_CREDENTIAL_PATH"

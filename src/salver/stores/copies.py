@@ -14,11 +14,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from salver.errors import LoadFailed
 from salver.stores.address import SCHEMES
 from salver.stores.distant import PARALLEL, ObjectStore
 from salver.stores.holdings import Held, Holdings
 from salver.stores.protocol import Entry
+from salver.words.errors import LoadFailed
 
 _LOG = logging.getLogger("salver.stores")
 _PIECE: Final = 8 << 20

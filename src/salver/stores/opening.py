@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from salver.errors import InvalidInput, MissingExtra
 from salver.stores.address import (
     CREDENTIAL_PATH,
     SCHEMES,
@@ -20,6 +19,7 @@ from salver.stores.copies import Copies
 from salver.stores.distant import Objects, ObjectStore
 from salver.stores.file import FileStore
 from salver.stores.protocol import Store
+from salver.words.errors import InvalidInput, MissingExtra
 
 _MAX_CREDENTIALS: Final = 1 << 20
 _CLASSES: Final = {"s3": "S3FileSystem", "gs": "GCSFileSystem", "as": "AzureBlobFileSystem"}

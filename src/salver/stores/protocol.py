@@ -5,7 +5,7 @@ from typing import Final, Protocol, runtime_checkable
 
 import msgspec
 
-from salver.errors import LoadFailed
+from salver.words.errors import LoadFailed
 
 #: Most entries of one folder; more is refused rather than read in part.
 MAX_ENTRIES: Final = 10_000

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, Final
 
-from salver.errors import LoadFailed, MissingExtra
+from salver.words.errors import LoadFailed, MissingExtra
 
 _MOST_AT_ONCE: Final = 16 << 20
 _WINDOW_LOG: Final = 27

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Final
 
-from salver.errors import LoadFailed
 from salver.stores.tars import open_tar
+from salver.words.errors import LoadFailed
 
 MOST_MEMBERS: Final = 500_000
 MOST_BYTES: Final = 64 << 30

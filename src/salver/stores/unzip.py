@@ -12,8 +12,8 @@ import zlib
 from pathlib import Path, PurePosixPath
 from typing import IO, Final
 
-from salver.errors import BadArchive, LoadFailed
 from salver.stores.unpack import MOST_MEMBERS, MOST_PATH, honest_bytes, room_in
+from salver.words.errors import BadArchive, LoadFailed
 
 _PIECE: Final = 1 << 20
 _ENCRYPTED: Final = 0x1

@@ -16,12 +16,12 @@ import msgspec
 import numpy as np
 import pytest
 
-from salver.artifacts import Manifest, ModelConfig
 from salver.backends.protocol import Backend, LoadOptions, RunnableModel
-from salver.engine.process import ProcessRunner
-from salver.errors import LoadFailed
-from salver.messages import ModelId
-from salver.tensor import Array
+from salver.kernel.engine.process import ProcessRunner
+from salver.words.artifacts import Manifest, ModelConfig
+from salver.words.errors import LoadFailed
+from salver.words.messages import ModelId
+from salver.words.tensor import Array
 
 Arrays = Mapping[str, Array]
 _PLAIN = ModelConfig()

@@ -1,11 +1,11 @@
-"""Does a response cache keep the promises of :class:`salver.cache.ResponseCache`?
+"""Does a response cache keep the promises of :class:`salver.features.cache.ResponseCache`?
 
 Subclass :class:`CacheConformance`, or :class:`MeasuredCacheConformance`, say how to open one, and let pytest
 collect it.
 """
 
-from salver.cache import CacheFacts, Measured, ResponseCache
-from salver.cache.ports import KEY_BYTES, OWNER_BYTES
+from salver.features.cache import CacheFacts, Measured, ResponseCache
+from salver.features.cache.ports import KEY_BYTES, OWNER_BYTES
 
 
 def key(owner: int, number: int) -> bytes:

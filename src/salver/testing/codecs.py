@@ -1,7 +1,7 @@
 """Does a codec keep its promises? A suite that yours can subclass.
 
 Give it a codec, a signature and sample bodies; pytest does the rest. Holds for any
-:class:`~salver.wire.bodies.InferCodec`::
+:class:`~salver.encoding.bodies.InferCodec`::
 
     class TestMyCodec(CodecConformance):
         codec = MyCodec()
@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from salver.errors import Code, InvalidInput, SalverError, TooLarge, Unsupported
-from salver.messages import InferRequest, InferResponse, Signature
-from salver.tensor import DataType, Tensor
-from salver.wire.bodies import HttpBody, InferCodec
+from salver.encoding.bodies import HttpBody, InferCodec
+from salver.words.errors import Code, InvalidInput, SalverError, TooLarge, Unsupported
+from salver.words.messages import InferRequest, InferResponse, Signature
+from salver.words.tensor import DataType, Tensor
 
 #: What a caller's bytes may be answered with.
 REFUSALS = (InvalidInput, TooLarge, Unsupported)

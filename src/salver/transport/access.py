@@ -9,9 +9,9 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from salver.events import Answered
 from salver.transport.doors import App, Receive, Scope, Send
 from salver.transport.http1 import Exchange, Prompt
+from salver.words.events import Answered
 
 _GRPC: Final = b"application/grpc"
 _STATUS: Final = b"grpc-status"

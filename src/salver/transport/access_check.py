@@ -16,9 +16,9 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from salver.errors import Forbidden, InvalidInput, Unauthenticated
 from salver.transport.calls import printable
 from salver.transport.restrict import Guard
+from salver.words.errors import Forbidden, InvalidInput, Unauthenticated
 
 #: Who may change something at a port: anybody there, whoever knows the token, nobody.
 Changing = Literal["open", "token", "refused"]

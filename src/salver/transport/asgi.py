@@ -11,25 +11,25 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any
 
-from salver.errors import Internal, InvalidInput, SalverError, TooLarge
-from salver.messages import Call
-from salver.transport import tfs_paths
+from salver.dialects.oip.http_operations import HttpOperations
+from salver.dialects.openai.operations import GENERATING
+from salver.dialects.tensorflow import paths as tfs_paths
+from salver.encoding.bodies import HttpBody, HttpReply
+from salver.kernel.serving.standing import CLASS_HEADER, PRIORITY_HEADER, from_headers
 from salver.transport.access_check import LOCAL, Access
 from salver.transport.budget import COUNTED, Budget, Share
 from salver.transport.calls import Reception, is_shutting_down, join_trace, printable, take_traits
+from salver.transport.compression import deflate
 from salver.transport.event_stream import EventStream
+from salver.transport.faults import http_fault, openai_fault, tfs_fault
 from salver.transport.grpc import GrpcMethods
 from salver.transport.hangup import HangUps
-from salver.transport.http import HttpOperations
-from salver.transport.openai import GENERATING
+from salver.transport.orca import ASKED as ORCA
 from salver.transport.parting import CLOSE
 from salver.transport.reading import LARGE, read_whole
 from salver.transport.routes import READING, Route, match
-from salver.wire.bodies import HttpBody, HttpReply
-from salver.wire.compression import deflate
-from salver.wire.faults import http_fault, openai_fault, tfs_fault
-from salver.wire.orca import ASKED as ORCA
-from salver.wire.standing import CLASS_HEADER, PRIORITY_HEADER, from_headers
+from salver.words.errors import Internal, InvalidInput, SalverError, TooLarge
+from salver.words.messages import Call
 
 _LOG = logging.getLogger("salver.front")
 _KNOWN_PATHS = 4096

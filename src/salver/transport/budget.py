@@ -10,9 +10,9 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Final
 
-from salver.errors import DeadlineExceeded, Overloaded, TooLarge
-from salver.serving.machine import memory_bytes
-from salver.wire.compression import Inflater, ceiling
+from salver.kernel.serving.machine import memory_bytes
+from salver.transport.compression import Inflater, ceiling
+from salver.words.errors import DeadlineExceeded, Overloaded, TooLarge
 
 #: Bytes of a body from which it counts, and from which inflating it at once would keep others waiting.
 COUNTED: Final = 1 << 16

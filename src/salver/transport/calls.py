@@ -13,19 +13,19 @@ from types import MappingProxyType
 
 import msgspec
 
-from salver.errors import InvalidInput, NotFound, NotReady
-from salver.messages import Call, State
-from salver.releases import trait
-from salver.serving.decoding import Decoders
+from salver.dialects.oip.regions import NO_REGIONS
+from salver.dialects.tensorflow.rules import TfsRules
+from salver.kernel.serving.decoding import Decoders
 from salver.transport.budget import Budget
 from salver.transport.forward import Forwarding
 from salver.transport.hangup import HangUps
 from salver.transport.parting import Parting
 from salver.transport.ports import Control, Curious, InferDoor, RegionRegistry
 from salver.transport.restrict import Guard
-from salver.wire import traceparent as w3c
-from salver.wire.regions import NO_REGIONS
-from salver.wire.tfs_rules import TfsRules
+from salver.words import traceparent as w3c
+from salver.words.errors import InvalidInput, NotFound, NotReady
+from salver.words.messages import Call, State
+from salver.words.releases import trait
 
 _SHORT = 200  # characters: so much is a name as it stands
 
@@ -56,7 +56,7 @@ class Reception(msgspec.Struct, frozen=True):
         compression: How hard answers to inference over gRPC are compressed, 1 to 9; 0 = not.
         tfs: What the operator set of TensorFlow Serving's protocol.
         curious: Who wants to know headers of requests.
-        ignores_surplus: As :func:`salver.wire.oip_grpc.read_infer`.
+        ignores_surplus: As :func:`salver.dialects.oip.grpc_codec.read_infer`.
         decoders: Decode large bodies; None = as small ones.
         budget: Memory for the bodies of all requests; None = as much as is usual.
         tritons_words: Errors are told in Triton's words.

@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Sequence
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from salver.errors import InvalidInput
+from salver.encoding.bodies import HttpReply
 from salver.transport.doors import App, Receive, Scope, Send, say
-from salver.wire.bodies import HttpReply
+from salver.words.errors import InvalidInput
 
 _METHODS: Final = b"GET, HEAD, POST"
 #: What a page may see of an answer beyond what every page may.

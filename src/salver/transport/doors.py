@@ -7,8 +7,8 @@ gRPC and metrics do. A server with one port for everything has no door, and pays
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, Literal
 
-from salver.wire.bodies import GrpcStatus, HttpReply
-from salver.wire.grpc_frames import trailers
+from salver.encoding.bodies import GrpcStatus, HttpReply
+from salver.transport.grpc_frames import trailers
 
 Scope = Mapping[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]

@@ -1,7 +1,7 @@
 """How does an answer leave in pieces?
 
 As Server-Sent Events, each written when it is there. Writing waits while the connection is full, and says
-so when the caller is gone or has read nothing for a long time. What an event holds is ``wire/generate.py``'s.
+so when the caller is gone or has read nothing for a long time. What an event holds is ``dialects/oip/generate.py``'s.
 """
 
 import asyncio
@@ -9,10 +9,10 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from salver.errors import Cancelled
-from salver.messages import Call
-from salver.wire.bodies import HttpReply
-from salver.wire.generate import EVENT_STREAM
+from salver.dialects.oip.generate import EVENT_STREAM
+from salver.encoding.bodies import HttpReply
+from salver.words.errors import Cancelled
+from salver.words.messages import Call
 
 Headers = tuple[tuple[bytes, bytes], ...]
 Send = Callable[[dict[str, Any]], Awaitable[None]]

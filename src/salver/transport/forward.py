@@ -8,8 +8,8 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from salver.messages import Parameter
 from salver.transport.re2 import compiled
+from salver.words.messages import Parameter
 
 #: gRPC's own metadata, which its libraries do not show either.
 _GRPC_OWN: Final = re.compile(rb"grpc-.*|content-type|te|.*-bin", re.DOTALL)

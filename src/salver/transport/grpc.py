@@ -1,8 +1,8 @@
 """How does one gRPC call become one answer?
 
 Methods are ordinary ASGI exchanges: five-byte frames in and out, status in the trailers. What a
-message means stands in ``wire/oip_grpc.py``, and for TensorFlow Serving's and TorchServe's methods behind
-``transport/tfs_grpc.py`` and ``transport/ts_grpc.py``; here is the table of methods and the exchange.
+message means stands in ``dialects/oip/grpc_codec.py``, and for TensorFlow Serving's and TorchServe's methods behind
+``dialects/tensorflow/grpc_methods.py`` and ``dialects/torchserve/grpc_methods.py``; here is the table of methods and the exchange.
 """
 
 import asyncio
@@ -13,10 +13,36 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from salver import __version__
-from salver.errors import Internal, InvalidInput, NoRoute, NotFound, NotReady, SalverError
-from salver.handlers import is_form
-from salver.messages import Call, InferRequest, InferResponse, Signature
-from salver.serving.decoding import Decoders
+from salver.dialects.oip import grpc_codec as wire
+from salver.dialects.oip import metadata
+from salver.dialects.oip.classification import with_classes
+from salver.dialects.oip.grpc_stream import (
+    HEADERS,
+    START,
+    STOPPING,
+    Asked,
+    Send,
+    Streamed,
+    StreamLimits,
+    packed,
+)
+from salver.dialects.oip.regions import NO_REGIONS, Regions
+from salver.dialects.oip.shared_memory_operations import SharedMemoryOperations
+from salver.dialects.oip.stream_codec import StreamedInfer
+from salver.dialects.tensorflow.grpc_methods import INFERRING as TFS_INFERRING
+from salver.dialects.tensorflow.grpc_methods import SERVICES as TFS_SERVICES
+from salver.dialects.tensorflow.grpc_methods import SHORT_NAMES as TFS_SHORT_NAMES
+from salver.dialects.tensorflow.grpc_methods import TensorFlowServingMethods
+from salver.dialects.torchserve.grpc_methods import INFERRING as TS_INFERRING
+from salver.dialects.torchserve.grpc_methods import PREFIX as TS_PREFIX
+from salver.dialects.torchserve.grpc_methods import SERVICES as TS_SERVICES
+from salver.dialects.torchserve.grpc_methods import TorchServeMethods, fault_at
+from salver.dialects.torchserve.tensors import as_form, as_tensors
+from salver.encoding.bodies import GrpcStatus
+from salver.encoding.values import has_many_strings
+from salver.encoding.varints import check_fields
+from salver.kernel.serving.decoding import Decoders
+from salver.kernel.serving.standing import CLASS_HEADER, PRIORITY_HEADER, from_headers
 from salver.transport.access_check import LOCAL, Access
 from salver.transport.budget import COUNTED, Budget, Share, pace
 from salver.transport.calls import (
@@ -29,32 +55,15 @@ from salver.transport.calls import (
     take_traits,
 )
 from salver.transport.effects import changes, changes_if, changing, reads
-from salver.transport.grpc_stream import HEADERS, START, STOPPING, Asked, Send, Streamed, StreamLimits, packed
-from salver.transport.grpc_talk import Talk, one_by_one, watched
+from salver.transport.faults import grpc_status, tfs_status
+from salver.transport.grpc_frames import FrameReader, Packed, frame, parse_timeout, trailers
+from salver.transport.grpc_reflection import METHOD, PACKAGES, SERVICE, Reflection
+from salver.transport.grpc_services import Talk, one_by_one, watched
 from salver.transport.hangup import HangUps, Receive
 from salver.transport.ports import Control, Exposition, InferDoor
-from salver.transport.shared_memory import SharedMemoryOperations
-from salver.transport.tfs_grpc import INFERRING as TFS_INFERRING
-from salver.transport.tfs_grpc import SERVICES as TFS_SERVICES
-from salver.transport.tfs_grpc import SHORT_NAMES as TFS_SHORT_NAMES
-from salver.transport.tfs_grpc import TensorFlowServingMethods
-from salver.transport.ts_grpc import INFERRING as TS_INFERRING
-from salver.transport.ts_grpc import PREFIX as TS_PREFIX
-from salver.transport.ts_grpc import SERVICES as TS_SERVICES
-from salver.transport.ts_grpc import TorchServeMethods, fault_at
-from salver.wire import metadata
-from salver.wire import oip_grpc as wire
-from salver.wire.bodies import GrpcStatus
-from salver.wire.classification import with_classes
-from salver.wire.faults import grpc_status, tfs_status
-from salver.wire.grpc_frames import FrameReader, Packed, frame, parse_timeout, trailers
-from salver.wire.grpc_reflection import METHOD, PACKAGES, SERVICE, Reflection
-from salver.wire.oip_stream import StreamedInfer
-from salver.wire.regions import NO_REGIONS, Regions
-from salver.wire.standing import CLASS_HEADER, PRIORITY_HEADER, from_headers
-from salver.wire.ts_tensors import as_form, as_tensors
-from salver.wire.values import has_many_strings
-from salver.wire.varints import check_fields
+from salver.words.errors import Internal, InvalidInput, NoRoute, NotFound, NotReady, SalverError
+from salver.words.handlers import is_form
+from salver.words.messages import Call, InferRequest, InferResponse, Signature
 
 _LOG = logging.getLogger("salver.grpc")
 _OK = {"type": "http.response.trailers", "headers": [(b"grpc-status", b"0")]}

@@ -14,11 +14,11 @@ from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any, Final, cast
 
-from salver.errors import SalverError
 from salver.transport.budget import COUNTED, Budget, Share
 from salver.transport.doors import App
 from salver.transport.http1_head import Head, Heads
 from salver.transport.parting import Parting
+from salver.words.errors import SalverError
 
 #: Bytes of a head.
 MOST_HEAD: Final = 65_536

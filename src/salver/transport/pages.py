@@ -8,8 +8,8 @@ import hashlib
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, Protocol
 
+from salver.encoding.bodies import HttpReply
 from salver.transport.doors import Receive, Scope, Send, say
-from salver.wire.bodies import HttpReply
 
 _POLICY: Final = (
     b"default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'; "

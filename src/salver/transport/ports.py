@@ -3,8 +3,12 @@
 from collections.abc import Awaitable, Callable, Hashable, Mapping
 from typing import Any, Protocol
 
-from salver.artifacts import LoadOrder
-from salver.handlers import (
+from salver.dialects.oip.regions import Region, Regions
+from salver.dialects.openai.voice import Spoken
+from salver.dialects.triton.settings import LogChange, LogSettings, TraceChange, TraceSetting
+from salver.transport.orca import TokenRoom
+from salver.words.artifacts import LoadOrder
+from salver.words.handlers import (
     Form,
     HandlerReply,
     HandlerStatus,
@@ -15,15 +19,11 @@ from salver.handlers import (
     Scaled,
     WorkflowStatus,
 )
-from salver.messages import Call, ModelId, Signature, VersionStatus
-from salver.wire.orca import TokenRoom
-from salver.wire.regions import Region, Regions
-from salver.wire.settings import LogChange, LogSettings, TraceChange, TraceSetting
-from salver.wire.voice import Spoken
+from salver.words.messages import Call, ModelId, Signature, VersionStatus
 
 
 class Curious(Protocol):
-    """Who wants to know headers of requests (experiments/router.py), which changes from time to time."""
+    """Who wants to know headers of requests (features/releases/experiments/router.py), which changes from time to time."""
 
     @property
     def headers(self) -> Mapping[bytes, str]:
@@ -32,12 +32,12 @@ class Curious(Protocol):
 
 
 class InferDoor(Protocol):
-    """The one door for inference (serving/dataplane.py)."""
+    """The one door for inference (kernel/serving/dataplane.py)."""
 
     def infer(
         self, codec: Any, body: Any, model: str, version: str, call: Call, sender: Hashable = None
     ) -> Awaitable[Any]:
-        """The codec's reply, good or bad; see :meth:`salver.serving.dataplane.DataPlane.infer`."""
+        """The codec's reply, good or bad; see :meth:`salver.kernel.serving.dataplane.DataPlane.infer`."""
         ...
 
     def stream(
@@ -50,7 +50,7 @@ class InferDoor(Protocol):
         write: Callable[[Any], Awaitable[None]] | None = None,
     ) -> Awaitable[Any]:
         """The codec's reply, or None once ``write`` has had it in pieces; see
-        :meth:`salver.serving.dataplane.DataPlane.stream`.
+        :meth:`salver.kernel.serving.dataplane.DataPlane.stream`.
         """
         ...
 
@@ -70,7 +70,7 @@ class PostingDoor(InferDoor, Protocol):
         self, codec: Any, body: Any, model: str, version: str, call: Call, tell: Callable[[Any, Any], None]
     ) -> Callable[[], None] | None:
         """Begin with a request; None = ``stream`` is to be asked; see
-        :meth:`salver.serving.dataplane.DataPlane.post`.
+        :meth:`salver.kernel.serving.dataplane.DataPlane.post`.
         """
         ...
 
@@ -133,7 +133,7 @@ class Control(Looking, Speaking, Protocol):
 
 
 class RegionRegistry(Regions, Protocol):
-    """The regions of shared memory that callers register (serving/shared_memory.py)."""
+    """The regions of shared memory that callers register (dialects/oip/shared_memory.py)."""
 
     @property
     def is_allowed(self) -> bool:
@@ -195,7 +195,7 @@ class Exposition(Settings, Protocol):
 
 
 class HandlerChanges(Protocol):
-    """Registers handlers, and changes how they are served (serving/handler_store.py).
+    """Registers handlers, and changes how they are served (dialects/torchserve/handler_store.py).
 
     What is begun goes on to its end, though its caller leaves.
     """
@@ -258,7 +258,7 @@ class Handlers(HandlerChanges, Protocol):
 
 
 class Workflows(Protocol):
-    """Runs handlers one after another, and side by side (serving/workflows.py)."""
+    """Runs handlers one after another, and side by side (dialects/torchserve/workflows.py)."""
 
     async def register(self, order: Registration) -> str:
         """Have a workflow and the handlers of its nodes; its name.

@@ -8,7 +8,7 @@ of a header, so that greediness makes no difference.
 import re
 from typing import Final
 
-from salver.errors import InvalidInput
+from salver.words.errors import InvalidInput
 
 _FLAGS: Final = re.compile(r"\(\?([imsU]*)(?:-([imsU]+))?([:)])")
 _CLASSES: Final = {

@@ -9,10 +9,10 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
-from salver.errors import InvalidInput, TooLarge
+from salver.encoding.bodies import over_limit
 from salver.transport.budget import Budget, Share, pace
 from salver.transport.calls import printable
-from salver.wire.bodies import over_limit
+from salver.words.errors import InvalidInput, TooLarge
 
 #: Pieces of a chunked body that hold something; a server counts chunks, or what it makes of them.
 MOST_CHUNKS: Final = 65_536

@@ -12,8 +12,8 @@ from typing import Final
 
 import msgspec
 
-from salver.errors import Forbidden, InvalidInput, Unauthenticated
 from salver.transport.routes import OPERATIONS
+from salver.words.errors import Forbidden, InvalidInput, Unauthenticated
 
 #: Path of an HTTP operation -> its group; the first that matches. What none matches is free: the
 #: description of the interface, and the metrics, whose place is a port of their own.

@@ -9,8 +9,8 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 
-from salver.errors import InvalidInput, NoRoute, WrongVerb
-from salver.transport import tfs_paths
+from salver.dialects.tensorflow import paths as tfs_paths
+from salver.words.errors import InvalidInput, NoRoute, WrongVerb
 
 
 class Operation(msgspec.Struct, frozen=True):

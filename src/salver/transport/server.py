@@ -19,16 +19,16 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from salver.errors import Conflict, InvalidInput, SalverError, Unsupported
+from salver.dialects.clouds.doors import SageMaker, Vertex
+from salver.dialects.torchserve.faults import NO_MESSAGE
+from salver.dialects.torchserve.front import SURFACES
 from salver.transport.budget import Budget
-from salver.transport.clouds import SageMaker, Vertex
 from salver.transport.doors import Kind
 from salver.transport.http1 import MOST_HEAD, Terms
 from salver.transport.http1_server import Http1
 from salver.transport.parting import SHORT_S, Farewell, Parting, leave
 from salver.transport.relay import Relay
-from salver.transport.ts_front import SURFACES
-from salver.wire.ts_faults import NO_MESSAGE
+from salver.words.errors import Conflict, InvalidInput, SalverError, Unsupported
 
 _LOG: Final = logging.getLogger("salver.transport")
 #: Bytes of a path below which a socket of ours has a name that systems take (104 on macOS, its end included).

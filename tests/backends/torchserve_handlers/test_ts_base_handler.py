@@ -19,7 +19,7 @@ from ts.handler_utils.timer import timed
 from ts.torch_handler.base_handler import BaseHandler
 from ts.torch_handler.model_files import compile_options, compiled, load_script
 
-from salver.errors import LoadFailed
+from salver.words.errors import LoadFailed
 
 NETWORK = """
 import torch

@@ -26,7 +26,7 @@ from ts.torch_handler.trt_llm_handler import TRTLLMHandler
 from ts.torch_handler.vllm_handler import VLLMHandler
 from ts.utils.util import PredictionException
 
-from salver.errors import LoadFailed
+from salver.words.errors import LoadFailed
 
 DALI = {"dali": {"batch_size": 2, "num_threads": 1, "device_id": 0, "seed": 1}}
 

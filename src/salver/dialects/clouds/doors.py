@@ -1,0 +1,255 @@
+"""How do Amazon SageMaker and Google Vertex AI ask, each at a port of its own?
+
+Doors as in ``doors.py``, in front of the same application: they turn the platform's routes into those of
+Open Inference, and what the platform expects of answers back (TR-V1, TR-V4). Models that SageMaker brings
+are ``many_models.py``'s.
+"""
+
+import re
+from collections.abc import Awaitable
+from typing import Any, Final, Literal, Protocol
+from urllib.parse import quote
+
+import msgspec
+
+from salver.encoding.bodies import HttpReply
+from salver.transport.access_check import LOCAL, Access
+from salver.transport.doors import App, Receive, Scope, Send, say
+from salver.transport.faults import http_fault
+from salver.transport.ports import Looking
+from salver.words.errors import InvalidInput, NotFound, SalverError
+from salver.words.messages import State
+
+#: What neither platform asks (TR-V1, TR-V4), and Triton's answer to it.
+_UNKNOWN: Final = HttpReply(400, b"", ((b"content-type", b"text/plain"),))
+_LENGTH: Final = b"inference-header-content-length"
+_BINARY: Final = "application/vnd.{}-triton.binary+json;json-header-size="
+_MOST_BYTES: Final = 1 << 20  # of a request about models
+_BROUGHT: Final = re.compile(r"/models(?:/([^/]+?))?(/invoke)?/?")
+_ONE_MODEL: Final = (
+    "Expect the model repository contains only a single model if default model is not specified"
+)
+#: Redirects of Vertex AI: those that only read or infer, and those that change something.
+_READING: Final = re.compile(
+    r"/metrics|/v2|/v2/health/(live|ready)|/v2/models/stats|/v2/models/[^/]+(/versions/[0-9]+)?(/(ready|config|stats))?"
+    r"|/v2/(system|cuda)sharedmemory(/region/[^/]+)?/status"
+)
+_ASKING: Final = re.compile(r"/v2/models/[^/]+(/versions/[0-9]+)?/infer|/v2/repository(/[^/]+)?/index")
+_CHANGING: Final = re.compile(
+    r"/v2/repository(/[^/]+)?/models/[^/]+/(load|unload)"
+    r"|/v2/(system|cuda)sharedmemory(/region/[^/]+)?/(register|unregister)"
+)
+
+
+class SageMaker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A port for SageMaker.
+
+    Attributes:
+        model: Answers ``/invocations``; empty = the only one there is.
+        inference: Which operation that is.
+        ping: What ``/ping`` tells of the server.
+        brings_models: SageMaker may load models from folders (a multi-model endpoint).
+    """
+
+    model: str = ""
+    inference: Literal["infer", "generate", "generate_stream"] = "infer"
+    ping: Literal["ready", "live"] = "ready"
+    brings_models: bool = False
+
+
+class Vertex(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A port for Vertex AI.
+
+    Attributes:
+        model: Answers the predict route; empty = the only one there is.
+        predict, health: Paths of the two routes.
+    """
+
+    model: str = ""
+    predict: str = "/predict"
+    health: str = "/health"
+
+
+class BroughtModels(Protocol):
+    """Loads and unloads models as SageMaker says (many_models.py)."""
+
+    def __contains__(self, name: object) -> bool:
+        """Was it loaded so?"""
+        ...
+
+    async def ask(self, verb: str, name: str, headers: dict[bytes, bytes], body: bytes) -> HttpReply:
+        """``GET``, ``POST`` or ``DELETE`` of ``/models`` or ``/models/NAME``."""
+        ...
+
+
+class SageMakerDoor:
+    """The application as SageMaker wants it.
+
+    Args:
+        access: Who may bring models.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        config: SageMaker,
+        looking: Looking,
+        models: BroughtModels,
+        access: Access = LOCAL,
+    ) -> None:
+        self._app = app
+        self._access = access
+        self._config = config
+        self._looking = looking
+        self._models = models
+
+    def __repr__(self) -> str:
+        return f"<SageMakerDoor {self._config}>"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI entry point."""
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        path = scope["path"]
+        brought = _BROUGHT.fullmatch(path)
+        try:
+            if path == "/ping":
+                return await self._app(_moved(scope, f"/v2/health/{self._config.ping}"), receive, send)
+            if path == "/invocations":
+                name = _default(self._config.model, self._looking)
+                return await self._infer(scope, receive, send, name, self._config.inference)
+            if brought and brought[2]:
+                return await self._invoke(scope, receive, send, brought[1] or "")
+            if brought and scope["method"] in ("GET", "POST", "DELETE"):
+                headers = dict(scope["headers"])
+                self._access.check_host(headers)
+                if scope["method"] != "GET":
+                    await self._access.permit(headers, "models")
+                body = await _read(receive)
+                if body is None:
+                    return None
+                reply = await self._models.ask(scope["method"], brought[1] or "", headers, body)
+                return await say(send, reply)
+        except SalverError as error:
+            error.in_tritons_words = True
+            return await say(send, http_fault(error))
+        return await say(send, _UNKNOWN)
+
+    async def _invoke(self, scope: Scope, receive: Receive, send: Send, name: str) -> None:
+        if scope["method"] != "POST":
+            await say(send, _UNKNOWN)
+        elif name not in self._models:
+            await say(send, HttpReply(404, b"", _UNKNOWN.headers))
+        else:
+            await self._infer(scope, receive, send, name, "infer")
+
+    async def _infer(self, scope: Scope, receive: Receive, send: Send, name: str, operation: str) -> None:
+        path = f"/v2/models/{quote(name, safe='')}/{operation}"
+        mime = _BINARY.format("sagemaker")
+        moved = _sized(_moved(scope, path), mime) if operation == "infer" else _moved(scope, path)
+
+        def answer(message: dict[str, Any]) -> Awaitable[None]:
+            """The length of the JSON part stands in the content type, as in the request."""
+            if message["type"] == "http.response.start":
+                headers = dict(message["headers"])
+                if length := headers.pop(_LENGTH, None):
+                    headers[b"content-type"] = mime.encode() + length
+                    message = {**message, "headers": list(headers.items())}
+            return send(message)
+
+        await self._app(moved, receive, answer)
+
+
+class VertexDoor:
+    """The application as Vertex AI wants it."""
+
+    def __init__(self, app: App, config: Vertex, looking: Looking) -> None:
+        self._app = app
+        self._config = config
+        self._looking = looking
+
+    def __repr__(self) -> str:
+        return f"<VertexDoor {self._config}>"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI entry point."""
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        try:
+            if scope["path"] == self._config.health:
+                return await self._app(_moved(scope, "/v2/health/ready"), receive, send)
+            if scope["path"] == self._config.predict:
+                redirect = dict(scope["headers"]).get(b"x-vertex-ai-triton-redirect")
+                if redirect is not None:
+                    return await self._redirect(scope, receive, send, redirect)
+                name = _default(self._config.model, self._looking)
+                moved = _moved(scope, f"/v2/models/{quote(name, safe='')}/infer")
+                return await self._app(_sized(moved, _BINARY.format("vertex-ai")), receive, send)
+        except SalverError as error:
+            error.in_tritons_words = True
+            return await say(send, http_fault(error))
+        return await say(send, _UNKNOWN)
+
+    async def _redirect(self, scope: Scope, receive: Receive, send: Send, redirect: bytes) -> None:
+        """To the path that a header names, as far as it changes nothing; the verb is always POST."""
+        path = "/" + redirect.decode("latin-1")
+        if scope["method"] != "POST":
+            return await say(send, HttpReply(405, b'{"error":"Method Not Allowed"}'))
+        if _CHANGING.fullmatch(path):
+            text = b'{"error":"This API is not accessible through the Vertex AI redirect"}'
+            return await say(send, HttpReply(403, text))
+        if _ASKING.fullmatch(path):
+            return await self._app(_sized(_moved(scope, path), _BINARY.format("vertex-ai")), receive, send)
+        if _READING.fullmatch(path):
+            return await self._app({**_moved(scope, path), "method": "GET"}, receive, send)
+        return await say(send, _UNKNOWN)
+
+
+def _moved(scope: Scope, path: str) -> dict[str, Any]:
+    return {**scope, "path": path, "raw_path": path.encode("latin-1")}
+
+
+def _sized(scope: dict[str, Any], mime: str) -> dict[str, Any]:
+    """With the length of the JSON part in the header of Open Inference, where the content type tells it.
+
+    Raises:
+        InvalidInput: the content type only contains the platform's.
+    """
+    headers = dict(scope["headers"])
+    content_type = headers.get(b"content-type", b"").decode("latin-1")
+    at = content_type.find(mime)
+    if at < 0:
+        return scope
+    if at:
+        raise InvalidInput(f"expect MIME type for binary data starts with '{mime}', got: {content_type}")
+    length = content_type[len(mime) :].encode("latin-1")
+    return {**scope, "headers": [*scope["headers"], (_LENGTH, length)]}
+
+
+def _default(name: str, looking: Looking) -> str:
+    """The model that is asked where no name is said.
+
+    Raises:
+        NotFound: none is configured, and there is not exactly one.
+    """
+    if name:
+        return name
+    ready = {status.id.name for status in looking.statuses() if status.state is State.READY}
+    if len(ready) != 1:
+        raise NotFound(
+            _ONE_MODEL,
+            fix="Name it: --vertex-ai-default-model, or SAGEMAKER_TRITON_DEFAULT_MODEL_NAME.",
+        )
+    return ready.pop()
+
+
+async def _read(receive: Receive) -> bytes | None:
+    """The whole of a small body; None if the caller left first."""
+    body = bytearray()
+    while (message := await receive())["type"] == "http.request":
+        body += message.get("body", b"")
+        if len(body) > _MOST_BYTES:
+            raise InvalidInput(f"a request about models may have {_MOST_BYTES} bytes")
+        if not message.get("more_body"):
+            return bytes(body)
+    return None

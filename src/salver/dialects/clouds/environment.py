@@ -1,0 +1,163 @@
+"""What do SageMaker and Vertex AI tell a container by its environment (TR-V3, TR-V4)?
+
+Pure: from variables to words of tritonserver's command line, which go before those that were given, and to
+the ports of the platforms.
+"""
+
+import re
+import shlex
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+
+from salver.cli.compat_flags import YES
+from salver.dialects.triton.flags import IGNORED
+from salver.words.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from salver.dialects.clouds.doors import SageMaker, Vertex
+
+_PREFIX: Final = "SAGEMAKER_TRITON_"
+#: Variable -> the flag that it stands for.
+_FLAGS: Final = {
+    "SAGEMAKER_BIND_TO_PORT": "sagemaker-port",
+    "SAGEMAKER_SAFE_PORT_RANGE": "sagemaker-safe-port-range",
+    f"{_PREFIX}LOG_VERBOSE": "log-verbose",
+    f"{_PREFIX}LOG_INFO": "log-info",
+    f"{_PREFIX}LOG_WARNING": "log-warning",
+    f"{_PREFIX}LOG_ERROR": "log-error",
+    f"{_PREFIX}ALLOW_GRPC": "allow-grpc",
+    f"{_PREFIX}GRPC_PORT": "grpc-port",
+    f"{_PREFIX}ALLOW_METRICS": "allow-metrics",
+    f"{_PREFIX}METRICS_PORT": "metrics-port",
+    f"{_PREFIX}THREAD_COUNT": "sagemaker-thread-count",
+    f"{_PREFIX}BUFFER_MANAGER_THREAD_COUNT": "buffer-manager-thread-count",
+    f"{_PREFIX}MODEL_LOAD_GPU_LIMIT": "model-load-gpu-limit",
+}
+#: Variables without an effect here, and why.
+_SILENT: Final = {
+    f"{_PREFIX}SHM_DEFAULT_BYTE_SIZE": "memory for Python models grows with the requests",
+    f"{_PREFIX}SHM_GROWTH_BYTE_SIZE": "memory for Python models grows with the requests",
+    f"{_PREFIX}TENSORFLOW_VERSION": "the installed TensorFlow is used",
+}
+_SINGLE_MODELS: Final = "/opt/ml/model"
+_TYPES: Final[dict[str, Literal["infer", "generate", "generate_stream"]]] = {
+    "infer": "infer",
+    "generate": "generate",
+    "generate_stream": "generate_stream",
+}
+_PINGS: Final[dict[str, Literal["ready", "live"]]] = {"ready": "ready", "live": "live"}
+
+
+class FromEnvironment(NamedTuple):
+    """Words of the command line, and warnings for the log."""
+
+    words: list[str]
+    notices: list[str]
+
+
+def from_sagemaker(environment: Mapping[str, str], *, has_repository: bool) -> FromEnvironment:
+    """What SageMaker's variables stand for."""
+    words, notices = [], []
+    for variable, flag in _FLAGS.items():
+        if value := environment.get(variable):
+            if flag in IGNORED:
+                notices.append(_no_effect(variable, IGNORED[flag][1]))
+            else:
+                words.append(f"--{flag}={_number(value) if flag == 'log-verbose' else value}")
+    notices += [_no_effect(variable, why) for variable, why in _SILENT.items() if environment.get(variable)]
+    if namespacing := environment.get(f"{_PREFIX}DISABLE_MODEL_NAMESPACING"):
+        words.append(f"--model-namespacing={str(namespacing.lower() not in YES).lower()}")
+    if _brings(environment):
+        words.append("--model-control-mode=explicit")
+    elif not has_repository:
+        words.append(f"--model-repository={_SINGLE_MODELS}")
+    words += shlex.split(environment.get(f"{_PREFIX}ADDITIONAL_ARGS", ""))
+    return FromEnvironment(words, notices)
+
+
+def sagemaker(environment: Mapping[str, str]) -> "SageMaker":
+    """What is behind SageMaker's port.
+
+    Raises:
+        InvalidInput: a variable has a value that it cannot have.
+    """
+    from salver.dialects.clouds.doors import SageMaker
+
+    kind = environment.get(f"{_PREFIX}INFERENCE_TYPE", "infer")
+    if kind not in _TYPES:
+        raise InvalidInput(
+            f"Server has invalid inference type '{kind}'. Must be one of: {', '.join(_TYPES)}",
+            field=f"{_PREFIX}INFERENCE_TYPE",
+        )
+    brings = _brings(environment)
+    ping = environment.get(f"{_PREFIX}OVERRIDE_PING_MODE") or environment.get(f"{_PREFIX}PING_MODE")
+    ping = ping or ("live" if brings else "ready")
+    if ping not in _PINGS:
+        raise InvalidInput(f"the ping mode is ready or live, not '{ping}'", field=f"{_PREFIX}PING_MODE")
+    model = environment.get(f"{_PREFIX}DEFAULT_MODEL_NAME", "")
+    return SageMaker(model, _TYPES[kind], _PINGS[ping], brings)
+
+
+def from_vertex(environment: Mapping[str, str], *, has_repository: bool) -> FromEnvironment:
+    """What Vertex AI's variables stand for; its port is the only one unless others are asked for."""
+    words = ["--allow-http=false", "--allow-grpc=false"]
+    if port := environment.get("AIP_HTTP_PORT"):
+        words.append(f"--vertex-ai-port={port}")
+    if not has_repository and (uri := environment.get("AIP_STORAGE_URI")):
+        words.append(f"--model-repository={uri}")
+    return FromEnvironment(words, [])
+
+
+def is_on_vertex(environment: Mapping[str, str]) -> bool:
+    """Does the platform say that it predicts here?"""
+    return environment.get("AIP_MODE") == "PREDICTION"
+
+
+def vertex(environment: Mapping[str, str], model: str) -> "Vertex":
+    """What is behind Vertex AI's port.
+
+    Raises:
+        InvalidInput: a route is missing.
+    """
+    from salver.dialects.clouds.doors import Vertex
+
+    for variable in ("AIP_PREDICT_ROUTE", "AIP_HEALTH_ROUTE"):
+        if not environment.get(variable, "").startswith("/"):
+            raise InvalidInput(
+                f"{variable} is not defined for Vertex AI endpoint",
+                fix=f"Set {variable} to a path, as /predict.",
+            )
+    return Vertex(model, environment["AIP_PREDICT_ROUTE"], environment["AIP_HEALTH_ROUTE"])
+
+
+def check_ports(ports: Mapping[str, int], safe: str) -> None:
+    """SageMaker leaves a container some ports only; ``8081-9000``, or empty for all.
+
+    Raises:
+        InvalidInput: another port is not one of them.
+    """
+    if not safe:
+        return
+    found = re.fullmatch(r"(\d{1,5})-(\d{1,5})", safe)
+    low, high = (int(found[1]), int(found[2])) if found else (1, 0)
+    if low > high:
+        raise InvalidInput(f"--sagemaker-safe-port-range {safe!r} is no range", fix="As 8081-9000.")
+    for name, port in ports.items():
+        if not low <= port <= high:
+            raise InvalidInput(
+                f"The server cannot listen to {name} requests at port {port}, "
+                f"allowed port range is [{low}, {high}]"
+            )
+
+
+def _brings(environment: Mapping[str, str]) -> bool:
+    return environment.get("SAGEMAKER_MULTI_MODEL", "").lower() in YES
+
+
+def _number(level: str) -> str:
+    """``--log-verbose`` as SageMaker's images have it."""
+    return {"true": "1", "false": "0"}.get(level.lower(), level)
+
+
+def _no_effect(variable: str, why: str) -> str:
+    return f"{variable} is accepted and has no effect here: {why}"

@@ -1,0 +1,139 @@
+"""Which models has SageMaker brought to this server (TR-V2)?
+
+SageMaker's contract for multi-model endpoints: it unpacks an archive, names its folder, and asks by the
+name that it gave. What lies in the folder is the repository's business.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from salver.dialects.oip.metadata import json_object
+from salver.encoding.bodies import HttpReply
+from salver.encoding.json_text import dumps
+from salver.encoding.values import kind_of
+from salver.kernel.serving.changes import Changes
+from salver.transport.faults import http_fault
+from salver.transport.ports import Control
+from salver.transport.restrict import Guard
+from salver.words.artifacts import LoadOrder
+from salver.words.errors import Conflict, Forbidden, InvalidInput, SalverError
+
+_LOG = logging.getLogger("salver.sagemaker")
+#: SageMaker waits 360 s for an unload to end.
+_UNLOAD_S = 350.0
+#: How frameworks say that there is no memory; SageMaker then unloads other models, and tries again.
+_NO_MEMORY = (
+    "out of memory",
+    "memoryerror",
+    "outofmemory",
+    "out_of_memory",
+    "alloc_failed",
+    "failed to allocate memory",
+    "no space left on device",
+)
+
+
+class ManyModels:
+    """Loads, lists and unloads them.
+
+    Args:
+        is_allowed: SageMaker may bring models at all.
+        guard: Whether the caller needs a secret.
+    """
+
+    def __init__(self, control: Control, guard: Guard | None, *, is_allowed: bool) -> None:
+        self._control = control
+        self._guard = guard
+        self._is_allowed = is_allowed
+        self._folders: dict[str, str] = {}  # by name; while a load is under way, too
+        self._loaded: set[str] = set()
+        self._changes = Changes("sagemaker", _LOG, "a request to load or unload a model failed: %s")
+
+    def __repr__(self) -> str:
+        return f"<ManyModels {len(self._loaded)} loaded>"
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._loaded
+
+    async def ask(self, verb: str, name: str, headers: dict[bytes, bytes], body: bytes) -> HttpReply:
+        """``GET``, ``POST`` or ``DELETE`` of ``/models`` or ``/models/NAME``."""
+        if self._guard is not None and (header := self._guard.lacks("load", headers)):
+            raise Forbidden(f"This API is restricted, expecting header '{header}'")  # TR-R37
+        if verb == "POST":
+            return await self._changes.whole(self._load(*_parsed(body)))
+        if verb == "GET" and not name:
+            ready = sorted([n for n in self._loaded if await self._control.is_ready(n)])
+            return HttpReply(200, dumps({"models": [self._entry(n) for n in ready]}))
+        if name not in self._loaded:
+            return HttpReply(404, b"", ((b"content-type", b"text/plain"),))
+        if verb == "GET":
+            return HttpReply(200, dumps(self._entry(name)))
+        return await self._changes.whole(self._unload(name))
+
+    def _entry(self, name: str) -> dict[str, Any]:
+        return {"modelName": name, "modelUrl": self._folders[name]}
+
+    async def _load(self, name: str, folder: str) -> HttpReply:
+        """409: there is one of that name. 507: there is no memory for it. 400: it cannot be loaded."""
+        if not self._is_allowed:
+            raise InvalidInput(
+                "this endpoint loads no models",
+                fix="Start with SAGEMAKER_MULTI_MODEL=true in its environment.",
+            )
+        taken = name in self._folders or any(s.id.name == name for s in self._control.statuses())
+        if taken:
+            text = f"failed to register '{folder}', there is a conflicting mapping for '{name}'"
+            return msgspec.structs.replace(http_fault(Conflict(text)), status=409)
+        self._folders[name] = folder
+        try:
+            await self._control.load(name, LoadOrder(folder=folder))
+        except SalverError as error:
+            _LOG.error("%s from %s cannot be loaded: %s", name, folder, error)
+            return await self._gave_up(name, error)
+        except BaseException:
+            del self._folders[name]
+            raise
+        self._loaded.add(name)
+        return HttpReply(200, b"")
+
+    async def _gave_up(self, name: str, error: SalverError) -> HttpReply:
+        try:
+            with contextlib.suppress(SalverError):  # where nothing may be loaded at all
+                await self._control.unload(name)
+        finally:
+            del self._folders[name]
+        error.in_tritons_words = True
+        is_full = any(words in str(error).lower() for words in _NO_MEMORY)
+        return msgspec.structs.replace(http_fault(error), status=507 if is_full else 400)
+
+    async def _unload(self, name: str) -> HttpReply:
+        """Returns when its requests have ended and it is gone, as far as SageMaker waits for that."""
+        self._loaded.discard(name)
+        try:
+            async with asyncio.timeout(_UNLOAD_S):
+                await self._control.unload(name, waits=True)
+        except TimeoutError:
+            _LOG.error("%s has not ended within %g s", name, _UNLOAD_S)
+        finally:
+            self._folders.pop(name, None)
+        return HttpReply(200, b"")
+
+
+def _parsed(body: bytes) -> tuple[str, str]:
+    """Name and folder.
+
+    Raises:
+        InvalidInput: one of them is not there, or no text.
+    """
+    root: Mapping[str, Any] = json_object(body)
+    for key in ("model_name", "url"):
+        value = root.get(key)
+        if type(value) is not str or not value:
+            what = "missing" if value is None else f"{kind_of(value)}, or empty"
+            raise InvalidInput(f"'{key}' is {what}", field=key, fix="Give a string.")
+    return root["model_name"], root["url"]

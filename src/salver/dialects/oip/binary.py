@@ -1,0 +1,129 @@
+"""How do raw tensor bytes become an array, and back?
+
+The layout that the binary tensor extension (TR-R24) and gRPC's ``raw_*_contents`` share:
+little-endian, row-major elements; a BYTES element is a four-byte little-endian length and
+its data. It does not know where in a message the bytes lay.
+"""
+
+import struct
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+
+from salver.encoding.values import MAX_STRINGS
+from salver.words.errors import InvalidInput, TooLarge
+from salver.words.messages import RequestedOutput
+from salver.words.tensor import Array, DataType, Tensor
+
+_LENGTH = struct.Struct("<I")
+#: Bytes up to which copying is quicker than making a view.
+_SMALL = 65_536
+SWAP = sys.byteorder == "big"
+
+
+def from_raw(
+    raw: "bytes | memoryview", datatype: DataType, shape: Sequence[int], count: int, field: str
+) -> Array:
+    """An array over the bytes: a view where they are aligned, else (and for BYTES) a copy.
+
+    Args:
+        count: Product of ``shape``.
+
+    Raises:
+        InvalidInput: more or fewer bytes than the shape and datatype ask for.
+    """
+    size = datatype.itemsize
+    if not size:
+        return _unpack_strings(raw, count, field).reshape(shape)
+    if len(raw) != count * size:
+        raise InvalidInput(
+            f"{field} has {len(raw)} bytes, but {datatype.name}{list(shape)} needs {count * size}",
+            field=field,
+        )
+    array = np.frombuffer(raw, datatype.dtype)
+    if datatype is DataType.BOOL and count and int(array.view(np.uint8).max()) > 1:
+        raise InvalidInput(f"{field} holds a BOOL byte other than 0 and 1", field=field)
+    if size > 1:
+        if SWAP:
+            array = array.byteswap()
+        elif not array.flags.aligned:
+            array = array.copy()  # some frameworks refuse, or misread, unaligned memory
+    return array.reshape(shape)
+
+
+def unfit(text: str) -> InvalidInput:
+    """An error of which Triton says whose request it is (TR-R30); the codec fills the id in."""
+    error = InvalidInput(text)
+    error.about = ""
+    return error
+
+
+def first_twice(named: Sequence[Tensor | RequestedOutput]) -> str:
+    """The first name that stands there again."""
+    seen: set[str] = set()
+    for each in named:
+        if each.name in seen:
+            break
+        seen.add(each.name)
+    return each.name
+
+
+def once_each(outputs: Sequence[RequestedOutput]) -> None:
+    """Raises InvalidInput for an output that is requested twice."""
+    if len(outputs) > 1 and len({output.name for output in outputs}) < len(outputs):
+        raise InvalidInput(f"output '{first_twice(outputs)}' already requested")
+
+
+def wrong_size(
+    raw: "bytes | memoryview", datatype: DataType, count: int, name: str, model: str
+) -> InvalidInput | None:
+    """What a server says of an input's bytes where :func:`from_raw` refuses their number; else None."""
+    wanted = count * datatype.itemsize
+    if not datatype.itemsize or len(raw) == wanted:
+        return None
+    return unfit(
+        f"input byte size mismatch for input '{name}' for model '{model}'. Expected {wanted}, got {len(raw)}"
+    )
+
+
+def to_raw(tensor: Tensor) -> "bytes | memoryview":
+    """The elements as they lie on the wire; many numbers are not copied."""
+    array = tensor.array
+    if tensor.datatype is DataType.BYTES:
+        return _pack_strings(array)
+    if SWAP and array.dtype.itemsize > 1:
+        return array.byteswap().tobytes()
+    if array.nbytes > _SMALL and array.flags.c_contiguous and array.ndim:
+        return array.reshape(-1).view(np.uint8).data
+    return array.tobytes()
+
+
+def _unpack_strings(raw: "bytes | memoryview", count: int, field: str) -> Array:
+    if count * 4 > len(raw):  # before anything is allocated for the declared count
+        raise InvalidInput(f"{field} has {len(raw)} bytes, too few for {count} BYTES elements", field=field)
+    if count > MAX_STRINGS:
+        raise TooLarge(f"{field} has {count} BYTES elements; at most {MAX_STRINGS} are allowed", field=field)
+    out = np.empty(count, dtype=object)
+    at, end = 0, len(raw)
+    for index in range(count):
+        if at + 4 > end:
+            raise InvalidInput(f"{field} ends inside the length of BYTES element {index}", field=field)
+        (length,) = _LENGTH.unpack_from(raw, at)
+        at += 4
+        if length > end - at:
+            raise InvalidInput(
+                f"{field}: BYTES element {index} says {length} bytes, {end - at} are left", field=field
+            )
+        out[index] = bytes(raw[at : at + length])
+        at += length
+    if at != end:
+        raise InvalidInput(f"{field} has {end - at} bytes after its {count} BYTES elements", field=field)
+    return out
+
+
+def _pack_strings(array: Array) -> bytes:
+    parts: list[bytes] = []
+    for value in array.ravel().tolist():
+        parts += (_LENGTH.pack(len(value)), value)
+    return b"".join(parts)

@@ -1,0 +1,115 @@
+"""How does an output become its best classes?
+
+Triton's classification extension (TR-R27): an output that asks for it comes back as ``BYTES`` elements
+``score:index`` or ``score:index:label``, the best first, for each row of the batch. It knows no message.
+"""
+
+from collections.abc import Mapping
+
+import msgspec
+import numpy as np
+
+from salver.words.errors import InvalidInput
+from salver.words.messages import InferRequest, InferResponse, Signature
+from salver.words.tensor import DataType, Tensor
+
+PARAMETER = "classification"
+_FLOATS = (DataType.FP32, DataType.FP64)
+
+
+class Classes(msgspec.Struct, frozen=True, gc=False):
+    """How many classes are wanted of one output, and what they are called.
+
+    Attributes:
+        count: At most so many for each row.
+        labels: By index; an index beyond them, or an empty one, has no label.
+        batched: Axis 0 holds the rows; else all elements are one row.
+    """
+
+    count: int
+    labels: tuple[str, ...]
+    batched: bool
+
+
+class ClassRequest(InferRequest, frozen=True):
+    """A request for the classes of some outputs, by their names."""
+
+    classes: Mapping[str, Classes] = {}
+
+
+def with_classes(request: InferRequest, signature: Signature) -> InferRequest:
+    """The request, with what :func:`classified` must know if it asks for classes.
+
+    Raises:
+        InvalidInput: fewer than none are wanted, or the output has no scores.
+    """
+    for output in request.outputs:
+        if PARAMETER in output.parameters:
+            break
+    else:
+        return request
+    classes = {}
+    for output in request.outputs:
+        count = output.parameters.get(PARAMETER)
+        if not isinstance(count, int) or not count:
+            continue
+        if count < 0:
+            raise InvalidInput(f"parameter '{PARAMETER}' of output '{output.name}' must be at least 0")
+        for spec in signature.outputs:
+            if spec.name == output.name:
+                if not spec.datatype.is_integer and spec.datatype not in _FLOATS:
+                    raise InvalidInput(
+                        "class result not available for output due to unsupported type "
+                        f"'{spec.datatype.name}'"
+                    )
+                classes[spec.name] = Classes(count, spec.labels, signature.batched)
+    if not classes:
+        return request
+    return ClassRequest(
+        request.model,
+        request.inputs,
+        request.version,
+        request.id,
+        request.outputs,
+        request.parameters,
+        classes=classes,
+    )
+
+
+def classified(request: InferRequest, response: InferResponse) -> InferResponse:
+    """The answer, with classes in place of the outputs for which the request wants them."""
+    if not isinstance(request, ClassRequest):
+        return response
+    classes = request.classes
+    outputs = [
+        top_classes(tensor, classes[tensor.name]) if tensor.name in classes else tensor
+        for tensor in response.outputs
+    ]
+    return msgspec.structs.replace(response, outputs=tuple(outputs))
+
+
+def top_classes(tensor: Tensor, wanted: Classes) -> Tensor:
+    """The best classes of a tensor of numbers: equal scores by index, NaN below all.
+
+    >>> scores = Tensor("y", DataType.FP32, np.array([0.1, 0.7, 0.2], "f4"))
+    >>> top_classes(scores, Classes(2, ("ant", "bee"), False)).array.tolist()
+    [b'0.700000:1:bee', b'0.200000:2']
+    """
+    array = tensor.array
+    rows = array.shape[0] if wanted.batched else 1
+    scores = array.reshape(rows, array.size // rows)
+    is_float = array.dtype.kind == "f"
+    keys = np.where(np.isnan(scores), -np.inf, scores) if is_float else scores
+    last = scores.shape[1] - 1
+    # Backwards, since a stable sort in descending order is what numpy does not have.
+    order = (last - np.argsort(keys[:, ::-1], axis=1, kind="stable")[:, ::-1])[:, : wanted.count]
+    labels = wanted.labels
+    texts = np.empty(order.size, dtype=object)
+    best = np.take_along_axis(scores, order, axis=1)
+    for at, (score, index) in enumerate(zip(best.ravel().tolist(), order.ravel().tolist(), strict=True)):
+        text = f"{score:f}:{index}" if is_float else f"{score}:{index}"
+        if index < len(labels) and labels[index]:
+            text = f"{text}:{labels[index]}"
+        texts[at] = text.encode()
+    shape = order.shape if wanted.batched else order.shape[1:]
+    return Tensor(tensor.name, DataType.BYTES, texts.reshape(shape))

@@ -1,0 +1,154 @@
+"""How does a generate request become words, and the answer JSON?
+
+Triton's generate extension (TR-R6): one JSON object whose keys are the model's inputs, or else request
+parameters; the reply has the outputs as keys. A stream is a series of such replies, each a Server-Sent
+Event; what an event looks like is here, when one is sent is the transport's matter.
+It knows no route and no loaded model.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from salver.encoding.bodies import HttpBody, HttpReply
+from salver.encoding.json_text import TOO_DEEP, dumps, is_too_deep, loads
+from salver.encoding.values import from_json, kind_of, to_json
+from salver.transport.faults import http_fault
+from salver.words.errors import Code, InvalidInput, NotOneResponse, SalverError
+from salver.words.messages import InferRequest, InferResponse, Parameter, Signature, TensorSpec
+from salver.words.tensor import Array, Tensor
+
+_RESERVED = "triton_"
+_FEW = 16
+#: What a stream's reply says of itself before its first event.
+EVENT_STREAM = ((b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"))
+
+
+class Generate:
+    """Codec of ``POST /v2/models/{m}/generate`` and of each event of ``generate_stream``."""
+
+    protocol = "generate"
+
+    def decode(self, http: HttpBody, signature: Signature) -> InferRequest:
+        """The request: scalars and lists become tensors of the signature's datatypes.
+
+        Raises:
+            InvalidInput: naming the field.
+        """
+        try:
+            return _decode(http, signature)
+        except InvalidInput:
+            if is_too_deep(http.body):
+                raise InvalidInput(TOO_DEEP) from None
+            raise
+
+    def encode(self, request: InferRequest, response: InferResponse) -> HttpReply:
+        """One reply: an output of one element as a scalar, others as flat lists.
+
+        Raises:
+            InvalidInput, Unsupported: an output cannot be JSON.
+        """
+        if response.error is not None:
+            return HttpReply(400, http_fault(response.error).body)
+        root: dict[str, Any] = {"model_name": response.model, "model_version": response.version}
+        if response.id:
+            root["id"] = response.id
+        root.update(response.parameters)
+        for tensor in response.outputs:
+            values = to_json(tensor)
+            if len(values) == 1:
+                value = values[0]
+                root[tensor.name] = value.item() if isinstance(value, np.generic) else value
+            else:
+                root[tensor.name] = values
+        return HttpReply(200, dumps(root))
+
+    def fault(self, error: SalverError) -> HttpReply:
+        """``{"error": text}`` with Triton's status: here all that comes from the model is 400."""
+        reply = http_fault(error)
+        if isinstance(error, NotOneResponse):
+            return HttpReply(200, reply.body)
+        if error.is_late or error.code is Code.MODEL_FAILED:
+            return HttpReply(400, reply.body)
+        return reply
+
+
+def event(reply: HttpReply) -> bytes:
+    """A reply as a Server-Sent Event; JSON holds no raw line break.
+
+    >>> event(HttpReply(200, b'{"a":1}'))
+    b'data: {"a":1}\\n\\n'
+    """
+    return b"data: %s\n\n" % reply.body
+
+
+def _decode(http: HttpBody, signature: Signature) -> InferRequest:
+    root = loads(http.body)
+    if type(root) is not dict:
+        raise InvalidInput(f"the request must be a JSON object, not {kind_of(root)}")
+    specs = {spec.name: spec for spec in signature.inputs}
+    nested = root.get("parameters")
+    if nested is None:
+        nested = {}
+    elif type(nested) is not dict:
+        raise InvalidInput(f"parameters must be an object, not {kind_of(nested)}", field="parameters")
+    if _may_repeat(http.body, (*root, *nested)):
+        _refuse_repeated(http.body)
+    root.pop("parameters", None)
+    id = root.pop("id", "") if "id" not in specs else ""
+    if type(id) is not str:
+        raise InvalidInput(f"id must be a string, not {kind_of(id)}", field="id")
+    inputs: dict[str, Tensor] = {}
+    parameters: dict[str, Parameter] = {}
+    for prefix, members in (("parameters.", nested), ("", root)):
+        for name, value in members.items():
+            if value is None:
+                continue  # as if it were not there
+            if name in specs:
+                inputs[name] = _input(value, specs[name], f"{prefix}{name}")
+            elif type(value) not in (bool, int, float, str):
+                raise InvalidInput(
+                    f"parameter '{name}' has invalid type. It should be either 'int', 'bool', or 'string'."
+                )
+            elif name.startswith(_RESERVED):
+                raise InvalidInput(
+                    "parameter keys starting with 'triton_' are reserved for Triton usage "
+                    "and should not be specified."
+                )
+            else:
+                parameters[name] = value
+    return InferRequest(http.model, tuple(inputs.values()), http.version, id, parameters=parameters)
+
+
+def _may_repeat(body: bytes, keys: Sequence[str]) -> bool:
+    """False if no key can stand twice; found out without a second look at each member."""
+    if len(keys) > _FEW or b"\\" in body:  # which may spell a key in other ways
+        return True
+    return any(body.count(b'"%b"' % key.encode()) > 1 for key in keys)
+
+
+def _refuse_repeated(body: bytes) -> None:
+    """Raises InvalidInput for a key that stands twice in an object: nobody knows which is meant (TR-R6)."""
+
+    def check(pairs: list[tuple[str, Any]]) -> None:
+        seen = set()
+        for name, _ in pairs:
+            if name in seen:
+                raise InvalidInput(f"key '{name}' stands twice in the request", field=name)
+            seen.add(name)
+
+    json.loads(body, object_pairs_hook=check)
+
+
+def _input(value: Any, spec: TensorSpec, field: str) -> Tensor:
+    """A tensor with as many dimensions as the signature asks for: new ones in front, or lists joined."""
+    array: Array = from_json(value if type(value) is list else [value], spec.datatype, field, is_regular=True)
+    if array.ndim > len(spec.shape):
+        array = array.ravel()
+    if array.ndim < len(spec.shape):
+        array = array.reshape((1,) * (len(spec.shape) - array.ndim) + array.shape)
+    if any(want not in (-1, have) for want, have in zip(spec.shape, array.shape, strict=False)):
+        raise InvalidInput(f"The schema can not convert input '{spec.name}' to tensor with proper shape")
+    return Tensor(spec.name, spec.datatype, array)

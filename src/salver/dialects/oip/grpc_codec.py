@@ -1,0 +1,666 @@
+"""How does an Open Inference gRPC message become words, and the answer a message?
+
+Each function takes or gives the bytes of one message of ``inference.GRPCInferenceService``
+(Triton's superset, TR-G1 to TR-G12) or ``grpc.health.v1.Health``. It knows no frame, stream or
+status; see :mod:`grpc_frames` and :mod:`faults`.
+"""
+
+import contextlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+from google.protobuf.message import DecodeError
+
+from salver.dialects.oip import metadata
+from salver.dialects.oip.binary import first_twice, from_raw, once_each, to_raw, unfit, wrong_size
+from salver.dialects.oip.classification import PARAMETER, classified
+from salver.dialects.oip.grpc_schema import SERVING_STATUS, build
+from salver.dialects.oip.regions import (
+    KEYS,
+    NO_REGIONS,
+    Place,
+    Reader,
+    Region,
+    Regions,
+    held,
+    place_of,
+    places_of,
+    store,
+)
+from salver.dialects.triton import load_order, settings
+from salver.encoding import varints
+from salver.encoding.known_forms import LONGEST, Form, KnownForms, form_of, holds
+from salver.encoding.values import MAX_STRINGS, MAX_TENSORS, cast, count_elements, find_datatype
+from salver.words.artifacts import LoadOrder
+from salver.words.errors import InvalidInput, TooLarge
+from salver.words.messages import (
+    InferRequest,
+    InferResponse,
+    ModelId,
+    Parameter,
+    RequestedOutput,
+    Signature,
+    VersionStatus,
+)
+from salver.words.tensor import DATATYPES, Array, DataType, Tensor
+
+_CLASSES = build()
+_ModelInferRequest = _CLASSES["ModelInferRequest"]
+INFER_RESPONSE = _CLASSES["ModelInferResponse"]
+METADATA_RESPONSE = _CLASSES["ModelMetadataResponse"]
+_RegionStatus = _CLASSES["SystemSharedMemoryStatusResponse.RegionStatus"]
+
+#: Datatype -> the field of its elements; FP16 and BF16 have none.
+CONTENTS = {
+    DataType.BOOL: "bool_contents",
+    DataType.INT8: "int_contents",
+    DataType.INT16: "int_contents",
+    DataType.INT32: "int_contents",
+    DataType.INT64: "int64_contents",
+    DataType.UINT8: "uint_contents",
+    DataType.UINT16: "uint_contents",
+    DataType.UINT32: "uint_contents",
+    DataType.UINT64: "uint64_contents",
+    DataType.FP32: "fp32_contents",
+    DataType.FP64: "fp64_contents",
+    DataType.BYTES: "bytes_contents",
+}
+#: That field -> the numpy dtype of what is in it; of bytes there is none.
+DTYPES = {
+    "bool_contents": "?",
+    "int_contents": "i4",
+    "int64_contents": "i8",
+    "uint_contents": "u4",
+    "uint64_contents": "u8",
+    "fp32_contents": "f4",
+    "fp64_contents": "f8",
+}
+_NONE: Mapping[str, Parameter] = {}
+_NOWHERE: Mapping[str, Place] = {}
+_KINDS = ("string_param", "int64_param")
+#: Kinds of a parameter that has a meaning, and of those that have none.
+_OF_REQUESTS: Mapping[str, tuple[str, ...]] = {
+    "sequence_id": ("int64_param", "string_param"),
+    "sequence_start": ("bool_param",),
+    "sequence_end": ("bool_param",),
+    "priority": ("int64_param", "uint64_param"),
+    "timeout": ("int64_param",),
+    "triton_enable_empty_final_response": ("bool_param",),
+}
+_OF_OUTPUTS: Mapping[str, tuple[str, ...]] = {PARAMETER: ("int64_param",)}
+_CUSTOM = ("int64_param", "bool_param", "string_param", "double_param")
+#: Of a request: an answer in pieces shall end with a reply, even an empty one, that says so.
+ENABLE_FINAL = "triton_enable_empty_final_response"
+#: Of a reply: nothing follows.
+FINAL = "triton_final_response"
+
+
+def _parse(name: str, message: bytes) -> Any:
+    try:
+        return _CLASSES[name].FromString(message)
+    except DecodeError as error:
+        raise InvalidInput(f"the message is no {name}: {error}") from None
+
+
+# Inference.
+
+_RAW_INPUT = b"\x3a"  # field 7 of a ModelInferRequest, which has bytes
+_RAW_OUTPUT = b"\x32"  # field 6 of a ModelInferResponse, likewise
+#: Bytes of a message that is read in a moment, whatever it holds.
+_LARGE = 1 << 16
+#: Inputs with their parameters and contents, outputs with their parameters; raw contents are viewed.
+_OUTLINE: varints.Outline = {0: frozenset((7,)), 4: {}, 5: {4: {}, 5: {}}, 6: {4: {}}}
+_NAMED = 32  # bytes, in which messages for different models differ as a rule
+_Output = tuple[str, str, tuple[int, ...]]
+
+
+class _Known(msgspec.Struct, frozen=True, gc=False):
+    """What a message is but for its numbers: what stands where, and where the first number lies."""
+
+    around: tuple[tuple[int, bytes], ...]
+    at: int
+    model: str
+    version: str
+    form: Form
+
+
+class InferMessages:
+    """Reads ModelInferRequests and writes ModelInferResponses; those of a form that it knows are quick.
+
+    Args:
+        regions: Where tensors may lie that are not in the messages.
+        ignores_surplus: As :func:`read_infer`.
+    """
+
+    def __init__(self, regions: Regions = NO_REGIONS, *, ignores_surplus: bool = False) -> None:
+        self._regions = regions
+        self._ignores_surplus = ignores_surplus
+        #: By the length of the message and its first bytes.
+        self._known: KnownForms[tuple[int, bytes], _Known] = KnownForms()
+        #: What stands before the tensors, by model, version and outputs.
+        self._begun: KnownForms[tuple[str, str, tuple[_Output, ...]], bytes] = KnownForms()
+
+    def read(self, message: bytes) -> InferRequest:
+        """As :func:`decode_infer`."""
+        key = (len(message), message[:_NAMED])
+        known = self._known.get(key)
+        if known is not None and holds(message, known.around):
+            return known.form.request(known.model, known.version, message, known.at)
+        request = read_infer(parse_infer(message), self._regions, ignores_surplus=self._ignores_surplus)
+        if known is None and (new := _known(message, request)) is not None:
+            self._known.add(key, new)
+        return request
+
+    def is_slow(self, message: bytes) -> bool:
+        """True if reading this large message would keep others waiting."""
+        known = self._known.get((len(message), message[:_NAMED]))
+        return (known is None or not holds(message, known.around)) and is_dense(message)
+
+    def write(self, request: InferRequest, response: InferResponse) -> bytes:
+        """As :func:`encode_infer`."""
+        if request.outputs or response.id or response.parameters:
+            return encode_infer(request, response, self._regions)
+        outputs = response.outputs
+        key = (
+            response.model,
+            response.version,
+            tuple([(tensor.name, tensor.datatype._value_, tensor.array.shape) for tensor in outputs]),
+        )
+        tensors: list[bytes | memoryview] = []
+        for tensor in outputs:
+            raw = to_raw(tensor)
+            tensors += (_RAW_OUTPUT, varints.one(len(raw)), raw)
+        begun = self._begun.get(key)
+        if begun is None:
+            whole = encode_infer(request, response, self._regions)
+            begun = whole[: len(whole) - sum(map(len, tensors))]
+            self._begun.add(key, begun)
+        return b"".join((begun, *tensors))
+
+
+def _known(message: bytes, request: InferRequest) -> _Known | None:
+    """The form of a message that ends with its tensors, as it does unless somebody took pains."""
+    sizes = [tensor.array.nbytes for tensor in request.inputs]
+    heads = [_RAW_INPUT + varints.one(size) for size in sizes]
+    first = len(message) - sum(sizes) - sum(map(len, heads)) + len(heads[0]) if heads else 0
+    form = form_of(request, [len(head) for head in heads[1:]])
+    if form is None or not 0 < first <= LONGEST or not message.endswith(heads[0], 0, first):
+        return None
+    prefix = message[:first]
+    around, at = [(0, prefix)], first
+    for size, head in zip(sizes, heads[1:], strict=False):
+        at += size
+        around.append((at, head))
+        if not message.startswith(head, at):
+            return None
+        at += len(head)
+    try:
+        before = parse_infer(prefix[: -len(heads[0])])
+    except InvalidInput:
+        return None  # what looked like tensors was something else
+    if before.raw_input_contents or len(before.inputs) != len(sizes):
+        return None
+    return _Known(tuple(around), first, request.model, request.version, form)
+
+
+def decode_infer(
+    message: bytes, regions: Regions = NO_REGIONS, ignores_surplus: bool = False
+) -> InferRequest:
+    """The request in a ModelInferRequest.
+
+    Raises:
+        InvalidInput: naming the field.
+        TooLarge: a declared shape is absurd.
+        NotFound, Unsupported: of a tensor in shared memory.
+    """
+    return read_infer(parse_infer(message), regions, ignores_surplus=ignores_surplus)
+
+
+def parse_infer(message: bytes) -> Any:
+    """A ModelInferRequest, of which nothing but its form is known to be right.
+
+    Raises:
+        InvalidInput: it is none.
+    """
+    raws: list[memoryview] | None = None
+    if len(message) > _LARGE:
+        with contextlib.suppress(ValueError):  # the parser says what is wrong
+            message, raws = varints.apart(message, 7, varints.MOST_FIELDS)
+    try:
+        parsed = _ModelInferRequest.FromString(message)
+    except DecodeError as error:
+        raise InvalidInput(f"the message is no ModelInferRequest: {error}") from None
+    return parsed if raws is None else _Viewed(parsed, raws)
+
+
+class _Viewed:
+    """A ModelInferRequest whose ``raw_input_contents`` are views of the message."""
+
+    def __init__(self, parsed: Any, raws: list[memoryview]) -> None:
+        self._parsed = parsed
+        self.raw_input_contents = raws
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._parsed, name)
+
+
+def is_dense(message: bytes) -> bool:
+    """True if reading this large message takes long: it has more than tensors that are only viewed."""
+    try:
+        count, weight = varints.weigh(message, _OUTLINE, varints.MOST_FIELDS)
+    except ValueError:
+        return len(message) > _LARGE
+    return count > varints.MOST_FIELDS or weight > _LARGE
+
+
+def encode_heading(request: InferRequest) -> bytes:
+    """A ModelInferRequest with the names and the id of a request, and none of its tensors."""
+    made = _ModelInferRequest(model_name=request.model, model_version=request.version, id=request.id)
+    return made.SerializeToString()  # type: ignore[no-any-return]
+
+
+def check_counts(parsed: Any) -> None:
+    """Raise InvalidInput for a ModelInferRequest that names more than any model has."""
+    for field in ("inputs", "outputs", "raw_input_contents", "parameters"):
+        count = len(getattr(parsed, field))
+        if count > MAX_TENSORS:
+            raise InvalidInput(f"{field} has {count} entries; at most {MAX_TENSORS} are allowed", field=field)
+
+
+def read_infer(parsed: Any, regions: Regions = NO_REGIONS, *, ignores_surplus: bool = False) -> InferRequest:
+    """The request in a parsed ModelInferRequest; raises as :func:`decode_infer` does.
+
+    Args:
+        ignores_surplus: Entries of ``raw_input_contents`` beyond the inputs are left out, as Triton does.
+    """
+    raws = parsed.raw_input_contents
+    model = parsed.model_name
+    check_counts(parsed)
+    reader: Reader | None = None
+    inputs: list[Tensor] = []
+    used = 0  # of raw_input_contents, which has no entry for what lies in shared memory
+    try:
+        for index, entry in enumerate(parsed.inputs):
+            parameters = entry.parameters
+            if parameters and not KEYS.isdisjoint(parameters):
+                reader = reader or Reader(regions, model)
+                inputs.append(_read_input(entry, index, reader))
+                continue
+            inputs.append(_decode_input(entry, index, model, raws, used))
+            used += 1
+        if len(inputs) > 1 and len({tensor.name for tensor in inputs}) < len(inputs):
+            raise unfit(f"input '{first_twice(inputs)}' already exists in request")
+        if used < len(raws) and not ignores_surplus:
+            raise InvalidInput(
+                f"raw_input_contents has {len(raws)} entries for model '{model}', "
+                f"but only {used} inputs take one",
+                field="raw_input_contents",
+                fix="Send one for each input that is not in shared memory.",
+            )
+    except InvalidInput as error:
+        if error.about is not None:
+            error.about = parsed.id
+        raise
+    outputs: tuple[RequestedOutput, ...] = ()
+    if asked := parsed.outputs:
+        outputs = tuple(
+            [RequestedOutput(o.name, _decode_parameters(o.parameters, _OF_OUTPUTS)) for o in asked]
+        )
+        once_each(outputs)
+        outputs = held(regions, outputs, _KINDS, reader.used if reader else ())
+    parameters = parsed.parameters
+    return InferRequest(
+        model,
+        tuple(inputs),
+        parsed.model_version,
+        parsed.id,
+        outputs,
+        _decode_parameters(parameters, _OF_REQUESTS) if parameters else _NONE,
+    )
+
+
+def _decode_input(entry: Any, index: int, model: str, raws: Sequence[bytes], used: int) -> Tensor:
+    name = entry.name
+    at = f"inputs[{index}]"
+    datatype = DATATYPES.get(entry.datatype)
+    if datatype is None:
+        if found := entry.contents.ListFields():
+            raise _unexpected(name, model, found[0][0].name, "<invalid>")
+        datatype = find_datatype(entry.datatype, at)
+    shape = entry.shape[:]
+    count = count_elements(shape, at)
+    if raws:
+        if entry.HasField("contents") and entry.contents.ByteSize():
+            raise InvalidInput(
+                f"contents field must not be specified when using raw_input_contents for '{name}' "
+                f"for model '{model}'"
+            )
+        if used >= len(raws):
+            raise _no_data(name, model)
+        raw = raws[used]
+        try:
+            return Tensor(name, datatype, from_raw(raw, datatype, shape, count, at))
+        except InvalidInput as error:
+            raise wrong_size(raw, datatype, count, name, model) or error from None
+    array = _decode_contents(entry.contents.ListFields(), datatype, count, (name, model, at))
+    return Tensor(name, datatype, array.reshape(shape))
+
+
+def _read_input(entry: Any, index: int, reader: Reader) -> Tensor:
+    """An input that lies in shared memory."""
+    at = f"inputs[{index}]"
+    datatype = find_datatype(entry.datatype, at)
+    shape = entry.shape[:]
+    count = count_elements(shape, at)
+    given = {
+        name: getattr(parameter, parameter.WhichOneof("parameter_choice") or "bool_param")
+        for name, parameter in entry.parameters.items()
+    }
+    place = place_of(given, entry.name, _KINDS)
+    if entry.HasField("contents"):
+        raise InvalidInput(
+            "unexpected 'content' provided when using shared memory for input tensor "
+            f"'{entry.name}' for model '{reader.model}'"
+        )
+    return reader.tensor(entry.name, datatype, shape, count, place, at)
+
+
+def _decode_contents(
+    found: Sequence[tuple[Any, Any]], datatype: DataType, count: int, owner: tuple[str, str, str]
+) -> Array:
+    """The elements in the one field of the datatype.
+
+    Args:
+        found: The fields that are set.
+        owner: Name of the input and the model, and where it stands.
+    """
+    name, model, at = owner
+    if not found:
+        if count:
+            raise _no_data(name, model)
+        return np.empty(0, datatype.dtype)
+    values = found[0][1]
+    field = CONTENTS.get(datatype, "")
+    if found[0][0].name != field:
+        raise _unexpected(name, model, found[0][0].name, datatype.name)
+    if len(found) > 1:
+        raise InvalidInput(
+            f"unexpected explicit tensor data for input tensor '{name}' for model '{model}', "
+            "binary data was already supplied."
+        )
+    if len(values) != count:
+        if datatype is DataType.BYTES:
+            raise unfit(
+                f"expected {count} string elements for inference input '{name}' for model '{model}', "
+                f"got {len(values)}"
+            )
+        size = datatype.itemsize
+        raise unfit(
+            f"input byte size mismatch for input '{name}' for model '{model}'. "
+            f"Expected {count * size}, got {len(values) * size}"
+        )
+    if datatype is DataType.BYTES:
+        if len(values) > MAX_STRINGS:
+            raise TooLarge(f"{at} has {len(values)} BYTES elements; at most {MAX_STRINGS} are allowed")
+        array = np.empty(len(values), dtype=object)
+        array[:] = values
+        return array
+    return cast(np.array(values, DTYPES[field]), datatype, f"{at}.contents.{field}")
+
+
+def _unexpected(name: str, model: str, field: str, wanted: str) -> InvalidInput:
+    found = {"int_contents": "INT32", "uint_contents": "UINT32"}.get(
+        field, field.removesuffix("_contents").upper()
+    )
+    return InvalidInput(
+        f"unexpected explicit tensor data for input tensor '{name}' for model '{model}' of type '{found}', "
+        f"expected datatype '{wanted}'"
+    )
+
+
+def _no_data(name: str, model: str) -> InvalidInput:
+    return InvalidInput(f"unable to find data for input tensor '{name}' for model '{model}' in request.")
+
+
+def _decode_parameters(parameters: Any, kinds: Mapping[str, tuple[str, ...]]) -> Mapping[str, Parameter]:
+    decoded: dict[str, Parameter] = {}
+    for name, parameter in parameters.items():
+        choice = parameter.WhichOneof("parameter_choice")
+        if kinds is _OF_OUTPUTS and name not in kinds and name not in KEYS:
+            continue  # as Triton: an output's own parameters mean nothing
+        if choice not in kinds.get(name, _CUSTOM):
+            wanted = " or ".join(kinds.get(name, ("int64_param, bool_param,", "string_param")))
+            raise InvalidInput(f"invalid value type for '{name}' parameter, expected {wanted}.")
+        if name.startswith("triton_") and name != ENABLE_FINAL:
+            raise InvalidInput(
+                "parameter keys starting with 'triton_' are reserved for Triton usage. Only the following "
+                f"keys starting with 'triton_' are allowed: {ENABLE_FINAL}"
+            )
+        decoded[name] = value = getattr(parameter, choice)
+        if name == PARAMETER and kinds is _OF_OUTPUTS and value < 1:
+            raise InvalidInput(f"invalid value for '{name}' parameter, expected >= 0")
+    return decoded
+
+
+def encode_infer(request: InferRequest, response: InferResponse, regions: Regions = NO_REGIONS) -> bytes:
+    """A ModelInferResponse; every output is in ``raw_output_contents`` (TR-G8), or in shared memory.
+
+    Raises:
+        NotFound, InvalidInput, SegmentFailed: an output cannot go where it shall in shared memory.
+    """
+    return _response(request, response, regions).SerializeToString()  # type: ignore[no-any-return]
+
+
+def encode_stream(
+    request: InferRequest, response: InferResponse, is_final: bool, regions: Regions = NO_REGIONS
+) -> bytes:
+    """A ModelStreamInferResponse that carries an answer, and whether others follow (TR-G11).
+
+    Raises:
+        NotFound, InvalidInput, SegmentFailed: as :func:`encode_infer`.
+    """
+    inner = _response(request, response, regions)
+    inner.parameters[FINAL].bool_param = is_final
+    return _serialize("ModelStreamInferResponse", infer_response=inner)
+
+
+def encode_stream_mark(
+    id: str, model: str = "", version: str = "", *, is_final: bool | None = None, error: str = ""
+) -> bytes:
+    """A ModelStreamInferResponse without an answer: an error, or the end of the pieces (TR-G9, TR-G11).
+
+    Args:
+        version: As it was asked for.
+        is_final: None = not said.
+    """
+    inner = INFER_RESPONSE(model_name=model, model_version=version, id=id)
+    if is_final is not None:
+        inner.parameters[FINAL].bool_param = is_final
+    return _serialize("ModelStreamInferResponse", error_message=error, infer_response=inner)
+
+
+def _response(request: InferRequest, response: InferResponse, regions: Regions) -> Any:
+    places: Mapping[str, Place] = _NOWHERE
+    outputs = response.outputs
+    if request.outputs:  # which alone can be classes, or lie in shared memory
+        places = places_of(request.outputs, _KINDS)
+        outputs = classified(request, response).outputs
+    message = INFER_RESPONSE(
+        model_name=response.model,
+        model_version=response.version,
+        id=response.id,
+        raw_output_contents=[b"" if tensor.name in places else bytes(to_raw(tensor)) for tensor in outputs],
+    )
+    add = message.outputs.add
+    for tensor in outputs:
+        if places and tensor.name in places:
+            store(regions, places[tensor.name], tensor)
+        add(name=tensor.name, datatype=tensor.datatype._value_, shape=tensor.array.shape)
+    for name, value in response.parameters.items():
+        setattr(message.parameters[name], _choice(value), value)
+    return message
+
+
+def _choice(value: Parameter) -> str:
+    if isinstance(value, bool):
+        return "bool_param"
+    if isinstance(value, int):
+        return "int64_param" if value < 1 << 63 else "uint64_param"
+    return "string_param" if isinstance(value, str) else "double_param"
+
+
+# The other methods.
+
+
+def _serialize(name: str, /, **fields: Any) -> bytes:
+    return _CLASSES[name](**fields).SerializeToString()  # type: ignore[no-any-return]
+
+
+def decode_model_request(message: bytes) -> tuple[str, str]:
+    """Name and version of a Model{Ready,Metadata,Config,Statistics}Request: one shape for all four."""
+    parsed = _parse("ModelReadyRequest", message)
+    return parsed.name, parsed.version
+
+
+def encode_server_live(is_live: bool) -> bytes:
+    """A ServerLiveResponse."""
+    return _serialize("ServerLiveResponse", live=is_live)
+
+
+def encode_server_ready(is_ready: bool) -> bytes:
+    """A ServerReadyResponse."""
+    return _serialize("ServerReadyResponse", ready=is_ready)
+
+
+def encode_model_ready(is_ready: bool) -> bytes:
+    """A ModelReadyResponse."""
+    return _serialize("ModelReadyResponse", ready=is_ready)
+
+
+def encode_server_metadata(version: str, name: str = "salver", more: Sequence[str] = ()) -> bytes:
+    """A ServerMetadataResponse."""
+    return _serialize("ServerMetadataResponse", **metadata.server(version, name, more))
+
+
+def encode_model_metadata(id: ModelId, versions: Sequence[str], signature: Signature) -> bytes:
+    """A ModelMetadataResponse."""
+    return _serialize("ModelMetadataResponse", **metadata.model(id, versions, signature))
+
+
+def encode_model_config(config: bytes) -> bytes:
+    """A ModelConfigResponse around a serialised ModelConfig."""
+    return _serialize("ModelConfigResponse", config=_CLASSES["ModelConfig"].FromString(config))
+
+
+def encode_statistics(statistics: Mapping[str, Any]) -> bytes:
+    """A ModelStatisticsResponse from the JSON form (TR-R8)."""
+    return _serialize("ModelStatisticsResponse", **statistics)
+
+
+def decode_index_request(message: bytes) -> bool:
+    """True if only ready versions are wanted."""
+    parsed = _parse("RepositoryIndexRequest", message)
+    metadata.refuse_repository(parsed.repository_name)
+    return bool(parsed.ready)
+
+
+def encode_index(statuses: Iterable[VersionStatus], only_ready: bool) -> bytes:
+    """A RepositoryIndexResponse."""
+    return _serialize("RepositoryIndexResponse", models=metadata.index(statuses, only_ready))
+
+
+def decode_load_request(message: bytes) -> tuple[str, LoadOrder]:
+    """Model name and order of a RepositoryModelLoadRequest (TR-R12)."""
+    parsed = _parse("RepositoryModelLoadRequest", message)
+    metadata.refuse_repository(parsed.repository_name)
+    config = ""
+    files: dict[str, bytes] = {}
+    for name, parameter in parsed.parameters.items():
+        if name == "config":
+            config = load_order.told(_only(name, parameter, "string_param", "load parameter 'config'"))
+        elif name.startswith(load_order.FILE):
+            content = _only(name, parameter, "bytes_param", f"load parameter '{name}'")
+            files[name.removeprefix(load_order.FILE)] = content
+        else:
+            raise load_order.unknown(name)
+    return parsed.model_name, LoadOrder(config, files)
+
+
+def decode_unload_request(message: bytes) -> tuple[str, bool]:
+    """Model name of a RepositoryModelUnloadRequest, and whether an ensemble's models go, too (TR-R13)."""
+    parsed = _parse("RepositoryModelUnloadRequest", message)
+    metadata.refuse_repository(parsed.repository_name)
+    name = "unload_dependents"
+    dependents = False
+    if name in parsed.parameters:
+        dependents = _only(name, parsed.parameters[name], "bool_param", f"'{name}' parameter")
+    return str(parsed.model_name), dependents
+
+
+def _only(name: str, parameter: Any, choice: str, what: str) -> Any:
+    if parameter.WhichOneof("parameter_choice") != choice:
+        raise InvalidInput(f"invalid value type for {what}, expected {choice}.", field=f"parameters.{name}")
+    return getattr(parameter, choice)
+
+
+def decode_trace_request(message: bytes) -> tuple[str, settings.TraceChange]:
+    """Model name, empty for all, and the change in a TraceSettingRequest."""
+    parsed = _parse("TraceSettingRequest", message)
+    given = {name: value.value[:] for name, value in parsed.settings.items()}
+    return parsed.model_name, settings.trace_change(given)
+
+
+def encode_trace(setting: settings.TraceSetting) -> bytes:
+    """A TraceSettingResponse."""
+    values = {name: {"value": texts} for name, texts in settings.trace_values(setting).items()}
+    return _serialize("TraceSettingResponse", settings=values)
+
+
+def decode_log_request(message: bytes) -> settings.LogChange:
+    """The change in a LogSettingsRequest."""
+    given = {}
+    for name, value in _parse("LogSettingsRequest", message).settings.items():
+        choice = value.WhichOneof("parameter_choice")
+        given[name] = getattr(value, choice) if choice else None
+    return settings.log_change(given)
+
+
+def encode_log(shown: settings.LogSettings) -> bytes:
+    """A LogSettingsResponse."""
+    kinds = {bool: "bool_param", int: "uint32_param", str: "string_param"}
+    values = {name: {kinds[type(v)]: v} for name, v in msgspec.structs.asdict(shown).items()}
+    return _serialize("LogSettingsResponse", settings=values)
+
+
+def decode_region_name(message: bytes) -> str:
+    """The region in a {System,Cuda}SharedMemory{Status,Unregister}Request, or in CUDA's for registration."""
+    name: str = _parse("SystemSharedMemoryStatusRequest", message).name
+    return name
+
+
+def decode_region(message: bytes) -> Region:
+    """The region in a SystemSharedMemoryRegisterRequest."""
+    parsed = _parse("SystemSharedMemoryRegisterRequest", message)
+    return Region(parsed.name, parsed.key, parsed.offset, parsed.byte_size)
+
+
+def encode_regions(regions: Iterable[Region]) -> bytes:
+    """A SystemSharedMemoryStatusResponse."""
+    return _serialize(
+        "SystemSharedMemoryStatusResponse",
+        regions={region.name: _RegionStatus(**msgspec.structs.asdict(region)) for region in regions},
+    )
+
+
+def decode_health_request(message: bytes) -> str:
+    """The service asked after; empty for the whole server."""
+    service: str = _parse("HealthCheckRequest", message).service
+    return service
+
+
+def encode_health(is_serving: bool | None) -> bytes:
+    """A HealthCheckResponse; None = there is no such service."""
+    name = {True: "SERVING", False: "NOT_SERVING", None: "SERVICE_UNKNOWN"}[is_serving]
+    return _serialize("HealthCheckResponse", status=SERVING_STATUS.split().index(name))

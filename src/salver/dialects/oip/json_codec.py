@@ -1,0 +1,509 @@
+"""How does an Open Inference request over HTTP become words, and the answer bytes?
+
+JSON as in OIP-9 to OIP-12, with the binary tensor extension in both directions on the same
+route (TR-R20 to TR-R25). It checks that a request is consistent with itself; whether it fits
+the model is the engine's question. It knows no route, socket or loaded model.
+"""
+
+import struct
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import orjson
+
+from salver.dialects.oip import short_json
+from salver.dialects.oip.binary import first_twice, from_raw, once_each, to_raw, unfit, wrong_size
+from salver.dialects.oip.classification import PARAMETER, ClassRequest, classified, with_classes
+from salver.dialects.oip.regions import NO_REGIONS, Place, Reader, Regions, held, place_of, places_of, store
+from salver.dialects.oip.short_json import ShortRequest
+from salver.dialects.torchserve.envelopes import answered, asked
+from salver.dialects.torchserve.tensors import as_form
+from salver.encoding.bodies import HttpBody, HttpReply, over_limit
+from salver.encoding.json_text import TOO_DEEP, dumps, is_too_deep, loads
+from salver.encoding.known_forms import LONGEST, Form, KnownForms, form_of
+from salver.encoding.large_json import LARGE, loads_large
+from salver.encoding.values import (
+    MAX_TENSORS,
+    cast,
+    count_elements,
+    find_datatype,
+    from_json,
+    has_many_strings,
+    kind_of,
+    shaped,
+    to_json,
+)
+from salver.transport.faults import http_fault
+from salver.words.errors import InvalidInput, SalverError, tritons
+from salver.words.handlers import is_form
+from salver.words.messages import InferRequest, InferResponse, Parameter, RequestedOutput, Signature
+from salver.words.tensor import Array, DataType, Tensor
+
+_LENGTH = b"inference-header-content-length"
+_BINARY_TYPE = (b"content-type", b"application/octet-stream")
+_OWN = "triton_"
+
+_INTEGERS = {int}
+#: What names memory of callers, and bytes of a body that may.
+_MOST_PLACES = 1 << 20
+PLACES = b"shared_memory_region"
+_GROWTH = 8  # most bytes of a tensor for each byte of JSON
+_SMALL = 512  # elements; beyond it numpy is as quick
+_NONE: Mapping[str, Parameter] = {}
+_OF_TENSORS = Signature((), ())  # of no model
+_RAW_REPLY: Mapping[str, Parameter] = {"binary_data_output": True}
+
+
+class OpenInferenceHttp:
+    """Codec of ``POST /v2/models/{m}/infer``, JSON and binary.
+
+    Args:
+        regions: Where tensors may lie that are in neither.
+        most: Bytes of a tensor that JSON brings; 0 = as many as one likes.
+        takes_short: A body without ``inputs`` holds them by name (:mod:`~salver.dialects.oip.short_json`).
+    """
+
+    protocol = "oip-http"
+
+    def __init__(self, regions: Regions = NO_REGIONS, most: int = 0, *, takes_short: bool = True) -> None:
+        self._regions = regions
+        self._most = most
+        self._takes_short = takes_short
+        self._known: KnownForms[bytes, Form] = KnownForms()  # by their JSON
+        self._lengths: KnownForms[bytes, int] = KnownForms()
+        #: What stands before the elements of a reply with one output.
+        self._begun: KnownForms[tuple[str, str, str, str, tuple[int, ...]], bytes] = KnownForms()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """One for another process, which has no memory of callers."""
+        return (_for_another, (self._most, self._takes_short))
+
+    def weigh(self, http: HttpBody) -> int:
+        """Bytes that are parsed and not only viewed; 0 of a form that came before."""
+        body, header = http.body, http.headers.get(_LENGTH)
+        if header is None:
+            size = len(body)
+        else:
+            size = self._lengths.get(header, 0)
+            if size and body[:size] in self._known:
+                return 0
+            text = header.strip()
+            size = int(text) if text.isdigit() and len(text) <= 18 else len(body)
+        if LARGE < size <= _MOST_PLACES and self._regions is not NO_REGIONS and PLACES in body:
+            return LARGE  # which only this process can look at
+        return size
+
+    def decode(self, http: HttpBody, signature: Signature) -> InferRequest:
+        """The request. Arrays of binary inputs are views of the body where alignment allows.
+
+        Raises:
+            InvalidInput: naming the field.
+            TooLarge: a declared shape is absurd, or a tensor larger than it may be.
+            NotFound, Unsupported: of a tensor in shared memory.
+        """
+        body = http.body
+        header = http.headers.get(_LENGTH)
+        if signature.takes_forms:
+            return asked(http) if header is None else as_form(self.decode(http, _OF_TENSORS))
+        if header is None and len(body) < LARGE:
+            inputs = _plain_inputs(body)
+            if inputs is not None:
+                return InferRequest(http.model, inputs, http.version)
+        tail: memoryview | None = None
+        if header is None and not body:
+            return _decode_raw(http, signature)
+        if header is not None:
+            length = self._lengths.get(header, 0)
+            if length:
+                form = self._known.get(body[:length])
+                if form is not None and form.size == len(body) - length:
+                    return form.request(http.model, http.version, body, length)
+            length = _header_length(header, len(body))
+            if not length:
+                return _decode_raw(http, signature)
+            whole = memoryview(body)
+            tail = whole[length:]
+            body = body[:length]
+        try:
+            root = loads(body) if len(body) < LARGE else loads_large(body)
+            if self._takes_short and header is None and (type(root) is not dict or "inputs" not in root):
+                request: InferRequest = short_json.asked(http, root, signature)
+                if self._most:
+                    _check_sizes(request, self._most)
+                return request
+            request = _decode_root(http, root, tail, self._regions)
+            if self._most and len(body) * _GROWTH > self._most:
+                _check_sizes(request, self._most)
+            if header is not None and tail is not None and len(body) <= LONGEST:
+                self._remember(header, body, request, len(tail))
+            return with_classes(request, signature) if request.outputs else request
+        except InvalidInput as error:
+            if is_too_deep(body):
+                raise InvalidInput(TOO_DEEP) from None
+            if error.about is not None and type(root.get("id")) is str:
+                error.about = root["id"]
+            raise
+
+    def _remember(self, header: bytes, text: bytes, request: InferRequest, size: int) -> None:
+        """The form of a request all of whose numbers, so many bytes, lie behind its JSON."""
+        form = form_of(request)
+        if form is not None and form.size == size:
+            self._lengths.add(header, len(text))
+            self._known.add(text, form)
+
+    def takes_long(self, response: InferResponse) -> bool:
+        """Would others wait while ``encode`` writes it?"""
+        return has_many_strings(response.outputs)
+
+    def encode(self, request: InferRequest, response: InferResponse) -> HttpReply:
+        """The reply: each output as JSON, or raw behind the JSON where the caller asked for that.
+
+        Raises:
+            InvalidInput, Unsupported: an output cannot be JSON, and binary was not asked for.
+            NotFound, InvalidInput, SegmentFailed: an output cannot go where it shall in shared memory.
+        """
+        is_plain = not (request.outputs or request.parameters or response.id or response.parameters)
+        if is_plain and len(response.outputs) == 1:
+            return HttpReply(200, self._everyday(response, response.outputs[0]))
+        if is_form(request):
+            return answered(response)
+        outputs: list[dict[str, Any]] = []
+        raws: list[bytes | memoryview] = []
+        binary: dict[str, bool] | None = None
+        if request.outputs or request.parameters:
+            if type(request) is ShortRequest:
+                return short_json.told(response)
+            binary = _binary_by_name(request)
+            if type(request) is ClassRequest:
+                response = classified(request, response)
+        places = places_of(request.outputs)
+        for tensor in response.outputs:
+            entry: dict[str, Any] = {
+                "name": tensor.name,
+                "datatype": tensor.datatype._value_,
+                "shape": tensor.array.shape,
+            }
+            if tensor.name in places:
+                store(self._regions, places[tensor.name], tensor)
+            elif binary is not None and binary.get(tensor.name, binary[""]):
+                raw = to_raw(tensor)
+                raws.append(raw)
+                entry["parameters"] = {"binary_data_size": len(raw)}
+            else:
+                entry["data"] = to_json(tensor)
+            outputs.append(entry)
+        root: dict[str, Any] = {"model_name": response.model, "model_version": response.version}
+        if response.id:
+            root["id"] = response.id
+        if response.parameters:
+            root["parameters"] = dict(response.parameters)
+        root["outputs"] = outputs
+        text = dumps(root)
+        if not any(map(len, raws)):  # as Triton: what is empty needs no place behind the JSON
+            return HttpReply(200, text)
+        size = str(len(text)).encode()
+        return HttpReply(200, b"".join((text, *raws)), (_BINARY_TYPE, (_LENGTH, size)))
+
+    def _everyday(self, response: InferResponse, tensor: Tensor) -> bytes:
+        """The reply of one output, in JSON, that nobody asked anything about."""
+        shape = tensor.array.shape
+        key = (response.model, response.version, tensor.name, tensor.datatype._value_, shape)
+        begun = self._begun.get(key)
+        if begun is None:
+            entry = {"name": tensor.name, "datatype": tensor.datatype._value_, "shape": shape, "data": []}
+            whole = {"model_name": response.model, "model_version": response.version, "outputs": [entry]}
+            begun = dumps(whole).removesuffix(b"[]}]}")
+            self._begun.add(key, begun)
+        return b"%b%b}]}" % (begun, dumps(to_json(tensor)))
+
+    def fault(self, error: SalverError) -> HttpReply:
+        """``{"error": text}`` with Triton's status."""
+        return http_fault(error)
+
+
+def _for_another(most: int, takes_short: bool) -> OpenInferenceHttp:
+    return OpenInferenceHttp(NO_REGIONS, most, takes_short=takes_short)
+
+
+def _check_sizes(request: InferRequest, most: int) -> None:
+    """JSON may bring more bytes than it has itself: ``1,`` is a number of up to eight."""
+    for tensor in request.inputs:
+        if tensor.datatype is DataType.BYTES:
+            size = sum(map(len, tensor.array.ravel().tolist())) + 4 * tensor.array.size
+        else:
+            size = tensor.array.nbytes
+        if size > most:
+            raise over_limit(
+                f"JSON input '{tensor.name}' has a byte_size ({size} bytes) that exceeds the maximum allowed "
+                f"value of {most}"
+            )
+
+
+def _plain_inputs(body: bytes) -> tuple[Tensor, ...] | None:
+    """The inputs of an everyday request: FP32 numbers in flat lists, and nothing optional at all.
+
+    None says that it is some other request, or not one; the road for all of them decides then.
+    """
+    try:
+        root = orjson.loads(body)
+        if len(root) != 1:
+            return None
+        inputs = []
+        for entry in root["inputs"]:
+            name, shape, data = entry["name"], entry["shape"], entry["data"]
+            if entry["datatype"] != "FP32" or len(entry) != 4 or type(name) is not str:
+                return None
+            if type(data) is not list or len(data) > _SMALL or set(map(type, shape)) != _INTEGERS:
+                return None
+            values = np.frombuffer(struct.pack(f"={len(data)}f", *data), np.float32)
+            inputs.append(Tensor(name, DataType.FP32, values.reshape(shape)))
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, struct.error, OverflowError):
+        return None
+    if len(inputs) == 1:
+        return tuple(inputs) if min(shape) >= 0 else None  # -1 means something to numpy
+    return None
+
+
+def _decode_root(http: HttpBody, root: Any, tail: memoryview | None, regions: Regions) -> InferRequest:
+    if type(root) is not dict:
+        raise InvalidInput(f"the request must be a JSON object, not {kind_of(root)}")
+    entries = root.get("inputs")
+    if type(entries) is not list or len(entries) > MAX_TENSORS:
+        raise InvalidInput(_not_a_list(entries, "inputs"), field="inputs")
+    used = 0
+    reader = Reader(regions, http.model)
+    inputs: list[Tensor] = []
+    for index, entry in enumerate(entries):
+        tensor, size = _decode_input(entry, index, reader, tail, used)
+        used += size
+        inputs.append(tensor)
+    if len(inputs) > 1 and len({tensor.name for tensor in inputs}) < len(inputs):
+        raise unfit(f"input '{first_twice(inputs)}' already exists in request")
+    if tail is not None and used != len(tail):
+        raise InvalidInput(f"unexpected additional input data for model '{http.model}'")
+    mark = root.get("id", "")
+    if type(mark) is not str:
+        raise InvalidInput(f"id must be a string, not {kind_of(mark)}", field="id")
+    wanted = root.get("outputs")
+    outputs = held(regions, _decode_outputs(wanted), used=reader.used) if wanted is not None else ()
+    parameters = root.get("parameters")
+    return InferRequest(
+        http.model,
+        tuple(inputs),
+        http.version,
+        mark,
+        outputs,
+        _decode_parameters(parameters) if parameters is not None else _NONE,
+    )
+
+
+def _decode_input(
+    entry: Any, index: int, reader: Reader, tail: memoryview | None, used: int
+) -> tuple[Tensor, int]:
+    """One input, and how many bytes of the tail it took."""
+    at = f"inputs[{index}]"
+    if type(entry) is not dict:
+        raise InvalidInput(f"{at} must be an object, not {kind_of(entry)}", field=at)
+    name, model = entry.get("name"), reader.model
+    if type(name) is not str:
+        raise InvalidInput(f"{at}.name must be a string, not {kind_of(name)}", field=f"{at}.name")
+    shape: Any = entry.get("shape")
+    count = count_elements(shape, at)
+    datatype = find_datatype(entry.get("datatype"), at)
+    parameters = entry.get("parameters")
+    if parameters is not None:
+        if type(parameters) is not dict:
+            raise InvalidInput(f"{at}.parameters must be an object", field=f"{at}.parameters")
+        if "binary_data_size" in parameters:
+            raw = _slice(entry, parameters["binary_data_size"], model, tail, used, at)
+            try:
+                array = from_raw(raw, datatype, shape, count, at)
+            except InvalidInput as error:
+                raise wrong_size(raw, datatype, count, name, model) or error from None
+            return Tensor(name, datatype, array), len(raw)
+        if "shared_memory_region" in parameters:
+            return reader.tensor(name, datatype, shape, count, _place(entry, name), at), 0
+    data = entry.get("data")
+    if data is None and "data" not in entry:
+        raise _not_one_source(" no field is set")
+    if datatype is DataType.FP16 or datatype is DataType.BF16:
+        raise InvalidInput(
+            f"receiving {datatype.name} data via JSON is not supported. "
+            f"Please use the binary data format for input {name}"
+        )
+    field = f"{at}.data"
+    array = from_json(data, datatype, field) if type(data) is list else _from_buffer(data, datatype, field)
+    return Tensor(name, datatype, shaped(array, shape, count, field)), 0
+
+
+def _place(entry: dict[str, Any], name: str) -> Place:
+    if "data" in entry:
+        raise _not_one_source(" set 'data' 'shared_memory_region'")
+    return place_of(entry["parameters"], name)
+
+
+def _from_buffer(data: Any, datatype: DataType, field: str) -> Array:
+    """What :mod:`large_json` already made an array of."""
+    if data is None or isinstance(data, str | int | float | dict):
+        raise InvalidInput(f"{field} must be a list, not {kind_of(data)}", field=field)
+    return cast(data, datatype, field)
+
+
+def _not_one_source(found: str) -> InvalidInput:
+    return InvalidInput(
+        "Input must set only one of the following fields: 'data', 'binary_data_size' in 'parameters', "
+        f"'shared_memory_region' in 'parameters'. But{found}"
+    )
+
+
+def _slice(
+    entry: dict[str, Any], size: Any, model: str, tail: memoryview | None, used: int, at: str
+) -> memoryview:
+    field = f"{at}.parameters.binary_data_size"
+    if type(size) is not int or size < 0:
+        raise InvalidInput(f"{field} must be an integer of at least 0", field=field)
+    others = " 'shared_memory_region'" if "shared_memory_region" in entry["parameters"] else ""
+    if "data" in entry or others:
+        data = " 'data'" if "data" in entry else ""
+        raise _not_one_source(f" set{data} 'binary_data_size'{others}")
+    if tail is None:
+        raise InvalidInput(
+            f"{at} has binary_data_size, but the header Inference-Header-Content-Length is missing",
+            field=field,
+        )
+    if size > len(tail) - used:
+        raise InvalidInput(
+            f"unexpected size for input '{entry['name']}', "
+            f"expecting {size - len(tail) + used} additional bytes for model '{model}'"
+        )
+    return tail[used : used + size]
+
+
+def _header_length(header: bytes, size: int) -> int:
+    text = header.strip()
+    if not text.isdigit() or len(text) > 18:
+        raise _no_length(text, size, f"must be a number of bytes, not {header[:40]!r}")
+    length = int(text)
+    if length > size:
+        raise _no_length(text, size, f"is {length}, but the body has {size} bytes")
+    return length
+
+
+def _no_length(text: bytes, size: int, why: str) -> InvalidInput:
+    return tritons(
+        InvalidInput(f"the header Inference-Header-Content-Length {why}"),
+        f"inference header size should be in range (0, {size}), got: {text[:40].decode('latin-1')}",
+    )
+
+
+def _decode_raw(http: HttpBody, signature: Signature) -> InferRequest:
+    """The whole body is the model's one input (TR-R25); everything comes back binary."""
+    if len(signature.inputs) != 1:
+        raise unfit(
+            "Raw request must only have 1 input (found 1) to be deduced "
+            f"but got {len(signature.inputs)} inputs in '{http.model}' model configuration"
+        )
+    spec = signature.inputs[0]
+    body, shape = http.body, list(spec.shape)
+    if signature.batched and shape:
+        shape[0] = 1
+    free = [axis for axis, dim in enumerate(shape) if dim < 0]
+    if spec.datatype is DataType.BYTES:
+        if shape != ([1, 1] if signature.batched else [1]):
+            raise unfit(f"For BYTE datatype raw input '{spec.name}', the model must have input shape [1]")
+        body = len(body).to_bytes(4, "little") + body
+    elif len(free) > 1:
+        raise unfit(
+            f"The shape of the raw input '{spec.name}' can not be deduced because there are more than "
+            "one variable-sized dimension"
+        )
+    elif free:
+        shape[free[0]] = 1
+        row = _product(shape) * spec.datatype.itemsize
+        shape[free[0]] = len(body) // row if row else 0
+    count = _product(shape)
+    try:
+        array = from_raw(body, spec.datatype, shape, count, "the raw binary body")
+    except InvalidInput as error:
+        raise wrong_size(body, spec.datatype, count, spec.name, http.model) or error from None
+    return InferRequest(
+        http.model, (Tensor(spec.name, spec.datatype, array),), http.version, parameters=_RAW_REPLY
+    )
+
+
+def _product(shape: list[int]) -> int:
+    count = 1
+    for dim in shape:
+        count *= dim
+    return count
+
+
+def _decode_outputs(entries: Any) -> tuple[RequestedOutput, ...]:
+    if type(entries) is not list or len(entries) > MAX_TENSORS:
+        raise InvalidInput(_not_a_list(entries, "outputs"), field="outputs")
+    wanted: list[RequestedOutput] = []
+    for index, entry in enumerate(entries):
+        at = f"outputs[{index}]"
+        if type(entry) is not dict:
+            raise InvalidInput(f"{at} must be an object, not {kind_of(entry)}", field=at)
+        name = entry.get("name")
+        if type(name) is not str:
+            raise InvalidInput(f"{at}.name must be a string, not {kind_of(name)}", field=f"{at}.name")
+        parameters = entry.get("parameters")
+        if parameters is None:
+            wanted.append(RequestedOutput(name))
+            continue
+        parsed = _decode_parameters(parameters, f"{at}.parameters")
+        _refuse_non_boolean(parsed, "binary_data", f"{at}.parameters")
+        if type(parsed.get(PARAMETER, 0)) is not int:
+            field = f"{at}.parameters.{PARAMETER}"
+            raise InvalidInput(f"{field} must be an integer of at least 0", field=field)
+        wanted.append(RequestedOutput(name, parsed))
+    once_each(wanted)
+    return tuple(wanted)
+
+
+def _decode_parameters(parameters: Any, at: str = "parameters") -> Mapping[str, Parameter]:
+    if type(parameters) is not dict:
+        raise InvalidInput(f"{at} must be an object, not {kind_of(parameters)}", field=at)
+    if len(parameters) > MAX_TENSORS:
+        raise InvalidInput(f"{at} has {len(parameters)} entries; at most {MAX_TENSORS} are allowed", field=at)
+    for name, value in parameters.items():
+        if type(value) not in (bool, int, float, str):
+            raise InvalidInput(
+                f"parameter '{name}' has invalid type. It should be either 'int', 'bool', or 'string'."
+            )
+        if type(value) is int and not -(1 << 63) <= value < 1 << 63 and name != "sequence_id":
+            parameters[name] = float(value)  # as Triton reads it
+        if name.startswith(_OWN):
+            raise InvalidInput(
+                "parameter keys starting with 'triton_' are reserved for Triton usage "
+                "and should not be specified."
+            )
+    for name in ("binary_data_output", "sequence_start", "sequence_end"):
+        _refuse_non_boolean(parameters, name, at)
+    id = parameters.get("sequence_id", 0)
+    if type(id) is not str and (type(id) is not int or not 0 <= id < 1 << 64):
+        field = f"{at}.sequence_id"
+        raise InvalidInput(f"{field} must be a whole number of 64 bits, or a string", field=field)
+    return parameters
+
+
+def _refuse_non_boolean(parameters: Mapping[str, Parameter], name: str, at: str) -> None:
+    if type(parameters.get(name, False)) is not bool:
+        raise InvalidInput(f"{at}.{name} must be a boolean", field=f"{at}.{name}")
+
+
+def _binary_by_name(request: InferRequest) -> dict[str, bool]:
+    """Which outputs go raw; the empty name holds the rule where none is named, which is for none else."""
+    binary = {"": request.parameters.get("binary_data_output") is True}
+    for output in request.outputs:
+        binary[output.name] = output.parameters.get("binary_data") is True
+    return binary
+
+
+def _not_a_list(entries: Any, field: str) -> str:
+    if type(entries) is list:
+        return f"{field} has {len(entries)} entries; at most {MAX_TENSORS} are allowed"
+    return f"{field} must be a list, not {kind_of(entries)}"

@@ -1,0 +1,110 @@
+"""OpenAPI paths of the models that are served, each with the schema of its own tensors. Pure."""
+
+from collections.abc import Mapping, Sequence
+from math import prod
+from typing import Any, Final
+from urllib.parse import quote
+
+import numpy as np
+
+from salver.encoding.placeholders import extents, filled, zero
+from salver.words.messages import Signature, TensorSpec
+from salver.words.tensor import DataType
+
+#: Models that are described one by one, and elements of an example.
+MOST_MODELS: Final = 100
+_MOST_ELEMENTS: Final = 1000
+
+
+def paths_of(models: Mapping[str, Signature], *, takes_short: bool) -> dict[str, Any]:
+    """``POST /v2/models/NAME/infer`` of each model.
+
+    Args:
+        takes_short: Inputs may be given by name (:mod:`salver.dialects.oip.short_json`).
+    """
+    return {
+        f"/v2/models/{quote(name, safe='')}/infer": {"post": _operation(name, signature, takes_short)}
+        for name, signature in list(models.items())[:MOST_MODELS]
+        if signature.inputs and not signature.takes_forms
+    }
+
+
+def _operation(name: str, signature: Signature, takes_short: bool) -> dict[str, Any]:
+    inputs, outputs = signature.inputs, signature.outputs
+    is_short = takes_short and all(spec.name != "inputs" for spec in inputs)
+    whole = {"$ref": "#/components/schemas/InferRequest"}
+    required = [spec.name for spec in inputs if not spec.optional]
+    short = _object({spec.name: _schema(spec) for spec in inputs}, required)
+    given = _object({spec.name: _schema(spec) for spec in outputs}, [spec.name for spec in outputs])
+    taken: dict[str, Any] = {"schema": {"anyOf": [short, whole]} if is_short else whole}
+    if sum(prod(extents(spec)) for spec in inputs) <= _MOST_ELEMENTS:
+        taken["example"] = example_of(inputs) if is_short else {"inputs": [_entry(spec) for spec in inputs]}
+    answer = {"$ref": "#/components/schemas/InferResponse"}
+    return {
+        "operationId": f"infer:{name}",
+        "summary": f"Ask {name}",
+        "requestBody": {"required": True, "content": {"application/json": taken}},
+        "responses": {
+            "200": {
+                "description": "Answered in the form of the request",
+                "content": {
+                    "application/json": {"schema": {"anyOf": [given, answer]} if is_short else answer}
+                },
+            },
+            "default": {
+                "description": "What is wrong and what to do",
+                "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
+            },
+        },
+        "x-salver-model": {
+            "name": name,
+            "inputs": [_told(spec) for spec in inputs],
+            "outputs": [_told(spec) for spec in outputs],
+        },
+    }
+
+
+def example_of(inputs: Sequence[TensorSpec]) -> dict[str, Any]:
+    """Zeros, with one element where an extent is free."""
+    return {spec.name: filled(extents(spec), zero(spec)) for spec in inputs}
+
+
+def _object(properties: dict[str, Any], required: list[str]) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+
+
+def _schema(spec: TensorSpec) -> dict[str, Any]:
+    """Nested lists of its shape."""
+    schema = _element(spec.datatype)
+    for extent in reversed(spec.shape):
+        schema = {"type": "array", "items": schema}
+        if extent >= 0:
+            schema |= {"minItems": extent, "maxItems": extent}
+    schema["description"] = f"{spec.datatype.name}{list(spec.shape)}"
+    return schema
+
+
+def _element(datatype: DataType) -> dict[str, Any]:
+    if datatype is DataType.BYTES:
+        return {"type": "string"}
+    if datatype is DataType.BOOL:
+        return {"type": "boolean"}
+    if datatype.is_float:
+        return {"type": "number"}
+    limits = np.iinfo(datatype.dtype)
+    return {"type": "integer", "minimum": int(limits.min), "maximum": int(limits.max)}
+
+
+def _told(spec: TensorSpec) -> dict[str, Any]:
+    told: dict[str, Any] = {"name": spec.name, "datatype": spec.datatype.name, "shape": list(spec.shape)}
+    return {**told, "optional": True} if spec.optional else told
+
+
+def _entry(spec: TensorSpec) -> dict[str, Any]:
+    shape = extents(spec)
+    return {
+        "name": spec.name,
+        "datatype": spec.datatype.name,
+        "shape": shape,
+        "data": [zero(spec)] * prod(shape),
+    }

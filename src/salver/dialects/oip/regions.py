@@ -1,0 +1,273 @@
+"""Where does a tensor lie that is not in the body?
+
+A caller may keep tensors in shared memory and name their place instead: a region that it registered before,
+an offset and a size in bytes (TR-R14, TR-R21, TR-R22). Codecs read and write there through :class:`Regions`.
+It knows no file.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Final, NoReturn, Protocol
+
+import msgspec
+
+from salver.dialects.oip.binary import from_raw, to_raw, unfit
+from salver.encoding.json_text import loads
+from salver.encoding.values import kind_of
+from salver.words.errors import InvalidInput, NotFound, SegmentFailed, TooLarge, Unsupported
+from salver.words.messages import RequestedOutput
+from salver.words.tensor import DataType, Tensor
+
+#: Most bytes that one request may have read; as much as a gRPC message can carry.
+MAX_READ: Final = 2047 << 20
+#: The parameters that name a place.
+KEYS: Final = frozenset(("shared_memory_region", "shared_memory_offset", "shared_memory_byte_size"))
+
+_KINDS = ("a string", "an integer")
+
+
+class Region(msgspec.Struct, frozen=True):
+    """A part of a segment of shared memory that a caller has named.
+
+    Attributes:
+        key: Of the segment, as ``shm_open`` takes it.
+        offset, byte_size: In bytes; the offset is from the beginning of the segment.
+    """
+
+    name: str
+    key: str
+    offset: int
+    byte_size: int
+
+
+class Place(msgspec.Struct, frozen=True, gc=False):
+    """Where one tensor lies: bytes from the beginning of a region, not yet checked against it."""
+
+    region: str
+    offset: int
+    size: int
+
+
+class _Held(RequestedOutput, frozen=True, gc=False):
+    """An output that goes to shared memory, and what keeps the region there."""
+
+    hold: object = None
+
+
+class Regions(Protocol):
+    """Memory that callers share with this server."""
+
+    def read(self, place: Place) -> bytes:
+        """A copy of the bytes there; raises as :meth:`check`, or InvalidInput: the segment has shrunk."""
+        ...
+
+    def check(self, places: Sequence[Place]) -> None:
+        """Could each of these be written?
+
+        Raises:
+            NotFound: there is no such region.
+            InvalidInput: a place is not inside its region, or two overlap.
+            Unsupported: callers may not share memory.
+        """
+        ...
+
+    def hold(self, names: Collection[str]) -> object:
+        """Keep these regions, though they be unregistered meanwhile, as long as what is returned is kept."""
+        ...
+
+    def write(self, place: Place, raw: "bytes | memoryview") -> None:
+        """Put the bytes there; at most ``place.size``. Raises as :meth:`read`, and SegmentFailed."""
+        ...
+
+
+class NoRegions:
+    """Of a server that shares no memory with its callers: none is listed, and all else is refused."""
+
+    is_allowed = False
+
+    def read(self, place: Place) -> bytes:
+        """Refused."""
+        self._refuse()
+
+    def check(self, places: Sequence[Place]) -> None:
+        """Refused."""
+        self._refuse()
+
+    def hold(self, names: Collection[str]) -> object:
+        """Refused."""
+        self._refuse()
+
+    def write(self, place: Place, raw: "bytes | memoryview") -> None:
+        """Refused."""
+        self._refuse()
+
+    def listed(self, name: str = "") -> tuple[Region, ...]:
+        """None; raises NotFound where one is asked for by name."""
+        if name:
+            raise NotFound(f"Unable to find system shared memory region: '{name}'")
+        return ()
+
+    def register(self, region: Region) -> None:
+        """Refused."""
+        self._refuse()
+
+    def unregister(self, name: str = "") -> None:
+        """Refused."""
+        self._refuse()
+
+    def _refuse(self) -> NoReturn:
+        raise Unsupported(
+            "Client shared memory is disabled. Start the server with '--allow-client-shm=true' to enable."
+        )
+
+
+NO_REGIONS: Final = NoRegions()
+
+
+class Reader:
+    """One request's tensors in shared memory, bounded together.
+
+    Attributes:
+        used: Names of their regions.
+    """
+
+    def __init__(self, regions: Regions, model: str) -> None:
+        self._regions = regions
+        self.model = model
+        self.used: list[str] = []
+        self._left = MAX_READ
+
+    def tensor(
+        self, name: str, datatype: DataType, shape: Sequence[int], count: int, place: Place, at: str
+    ) -> Tensor:
+        """The tensor at a place.
+
+        Args:
+            count: Product of ``shape``.
+            at: The input, as ``inputs[0]``.
+
+        Raises:
+            NotFound, InvalidInput, Unsupported: as :class:`Regions`; or the bytes do not fit the shape.
+            TooLarge: the request has more read than :data:`MAX_READ`.
+        """
+        self._regions.check((place,))
+        self.used.append(place.region)
+        needed = count * datatype.itemsize
+        if datatype.itemsize and place.size != needed:
+            raise unfit(
+                f"input byte size mismatch for input '{name}' for model '{self.model}'. "
+                f"Expected {needed}, got {place.size}"
+            )
+        self._left -= place.size
+        if self._left < 0:
+            raise TooLarge(f"the inputs in shared memory have more than {MAX_READ} bytes together", field=at)
+        return Tensor(name, datatype, from_raw(self._regions.read(place), datatype, shape, count, at))
+
+
+def place_of(parameters: Mapping[str, Any], tensor: str, kinds: tuple[str, str] = _KINDS) -> Place:
+    """The place that a tensor's parameters name; one of :data:`KEYS` is among them.
+
+    Args:
+        kinds: What the protocol calls a string and an integer.
+
+    Raises:
+        InvalidInput: they are not whole, or not of these kinds.
+    """
+    for key, wanted, kind in (
+        ("shared_memory_region", str, kinds[0]),
+        ("shared_memory_offset", int, kinds[1]),
+        ("shared_memory_byte_size", int, kinds[1]),
+    ):
+        if key in parameters and type(parameters[key]) is not wanted:
+            raise InvalidInput(
+                f"invalid value type for '{key}' parameter for tensor '{tensor}', expected {kind}."
+            )
+    if "shared_memory_region" not in parameters:
+        key = next(key for key in ("shared_memory_offset", "shared_memory_byte_size") if key in parameters)
+        raise InvalidInput(
+            f"'{key}' can not be specified without 'shared_memory_region' parameter for tensor '{tensor}'"
+        )
+    if "shared_memory_byte_size" not in parameters:
+        raise InvalidInput(
+            "'shared_memory_byte_size' must be specified along with 'shared_memory_region' parameter "
+            f"for tensor '{tensor}'"
+        )
+    return Place(
+        parameters["shared_memory_region"],
+        parameters.get("shared_memory_offset", 0),
+        parameters["shared_memory_byte_size"],
+    )
+
+
+def places_of(outputs: Sequence[RequestedOutput], kinds: tuple[str, str] = _KINDS) -> dict[str, Place]:
+    """The places of the outputs that are wanted in shared memory, by name; mostly none.
+
+    Raises:
+        InvalidInput: as :func:`place_of`, or one is wanted as a classification as well.
+    """
+    places: dict[str, Place] = {}
+    for output in outputs:
+        parameters = output.parameters
+        if parameters and not KEYS.isdisjoint(parameters):
+            if "classification" in parameters:
+                raise InvalidInput("output can't set both 'shared_memory_region' and 'classification'")
+            places[output.name] = place_of(parameters, output.name, kinds)
+    return places
+
+
+def held(
+    regions: Regions,
+    outputs: tuple[RequestedOutput, ...],
+    kinds: tuple[str, str] = _KINDS,
+    used: Sequence[str] = (),
+) -> tuple[RequestedOutput, ...]:
+    """The outputs; those that go to shared memory keep their regions until the request is over.
+
+    Args:
+        used: Further regions of the request.
+
+    Raises:
+        NotFound, InvalidInput, Unsupported: as :meth:`Regions.check`, and :func:`places_of`.
+    """
+    places = places_of(outputs, kinds)
+    if not places:
+        return outputs
+    regions.check(tuple(places.values()))
+    hold = regions.hold({place.region for place in places.values()}.union(used))
+    return tuple([_Held(o.name, o.parameters, hold) if o.name in places else o for o in outputs])
+
+
+def store(regions: Regions, place: Place, tensor: Tensor) -> None:
+    """Write an output to its place.
+
+    Raises:
+        NotFound, InvalidInput, SegmentFailed: as :meth:`Regions.write`; or it does not fit.
+    """
+    raw = to_raw(tensor)
+    if len(raw) > place.size:
+        raise SegmentFailed(
+            f"shared memory size specified with the request for output '{tensor.name}' ({place.size} bytes) "
+            f"should be at least {len(raw)} bytes to hold the results"
+        )
+    regions.write(place, raw)
+
+
+def parse_register(name: str, body: bytes) -> Region:
+    """The region that the body of a register request describes.
+
+    Raises:
+        InvalidInput: it has no name, or a field is missing or of the wrong kind.
+    """
+    if not name:
+        raise InvalidInput("'region name' is necessary to register system shared memory region")
+    root = loads(body)
+    if type(root) is not dict:
+        raise InvalidInput(f"the body must be a JSON object, not {kind_of(root)}")
+    for key in ("key", "byte_size"):
+        if key not in root:
+            raise InvalidInput(f"Shared memory register request has no '{key}' field")
+    root.setdefault("offset", 0)
+    for key in ("key", "offset", "byte_size"):
+        if type(root[key]) is not (str if key == "key" else int):
+            kind = _KINDS[0] if key == "key" else _KINDS[1]
+            raise InvalidInput(f"{key} must be {kind}, not {kind_of(root[key])}", field=key)
+    return Region(name, root["key"], root["offset"], root["byte_size"])

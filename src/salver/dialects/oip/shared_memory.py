@@ -1,0 +1,276 @@
+"""Which parts of shared memory have callers named, and what lies there?
+
+A region is a part of a POSIX segment (a file in ``/dev/shm``) that a caller has made, and registered here
+under a name (TR-R14). Its bytes are copied with ``pread`` and ``pwrite`` and never mapped: whoever shortens
+a mapped file ends every process that touches the pages that went. It knows no tensor and no protocol.
+"""
+
+import errno
+import itertools
+import mmap
+import os
+import stat
+import threading
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from salver.dialects.oip.regions import Place, Region
+from salver.words.errors import Conflict, InvalidInput, NotFound, SegmentFailed
+
+#: Where ``shm_open`` keeps segments on Linux.
+SEGMENTS: Final = Path("/dev/shm")
+#: Each holds a descriptor, of which a process may commonly have 1,024.
+MAX_REGIONS: Final = 512
+#: Of a region's name, and of a key (``NAME_MAX``).
+MAX_NAME: Final = 255
+MAX_BYTES: Final = 1 << 40
+#: Of the keys of Triton's Python backend, which may run beside this server.
+_RESERVED: Final = "triton_python_backend_shm_region_"
+_CAUSES: Final = {
+    errno.ENOENT: "it is not in this server's {folder}. Where the caller or the server runs in a container, "
+    "both must share one {folder} (Docker: --ipc=host; Kubernetes: one emptyDir of medium Memory, mounted "
+    "there in both)",
+    errno.EACCES: "the user whom this server runs as may not both read and write it",
+    errno.ELOOP: "it is no segment",
+}
+
+
+class _Held(msgspec.Struct, eq=False):
+    """A registered region with its descriptor, and which file that is.
+
+    Attributes:
+        users: Requests that hold it.
+        is_leaving: It was unregistered, and goes when nobody holds it any more.
+    """
+
+    region: Region
+    fd: int
+    file: tuple[int, int]
+    users: int = 0
+    is_leaving: bool = False
+
+
+class _Hold:
+    """Keeps regions for a request, and lets them go with itself."""
+
+    def __init__(self, held: Sequence[_Held], let_go: Callable[[Sequence[_Held]], None]) -> None:
+        self._held = held
+        self._let_go = let_go
+
+    def __del__(self) -> None:
+        self._let_go(self._held)
+
+
+class SharedMemory:
+    """The regions that callers have registered (:class:`salver.dialects.oip.regions.Regions`, and the admin's side).
+
+    For one thread, but for the end of a request that holds regions, which may come on any. A region outlives
+    its segment's name: it holds the file open until it is unregistered, and no request uses it.
+
+    Args:
+        folder: Where segments are files.
+    """
+
+    is_allowed = True
+
+    def __init__(self, folder: Path = SEGMENTS) -> None:
+        self._folder = folder
+        self._held: dict[str, _Held] = {}
+        self._lock = threading.RLock()  # of users and departures; a request may end in the middle of them
+
+    def __repr__(self) -> str:
+        return f"<SharedMemory {len(self._held)} regions of {self._folder}>"
+
+    def listed(self, name: str = "") -> tuple[Region, ...]:
+        """Every region in the order of registration, or that one.
+
+        Raises:
+            NotFound: there is none of that name.
+        """
+        if not name:
+            return tuple(held.region for held in self._held.values())
+        if name not in self._held:
+            raise NotFound(f"Unable to find system shared memory region: '{name}'")
+        return (self._held[name].region,)
+
+    def register(self, region: Region) -> None:
+        """Open its segment and keep it.
+
+        Raises:
+            InvalidInput: the region is not inside its segment, or a name or number is out of bounds.
+            Conflict: there is a region of that name, or there are :data:`MAX_REGIONS`.
+            SegmentFailed: the segment cannot be opened.
+        """
+        _check_words(region)
+        if region.name in self._held:
+            raise Conflict(f"shared memory region '{region.name}' already in manager")
+        if len(self._held) >= MAX_REGIONS:
+            raise Conflict(
+                f"{len(self._held)} shared memory regions are registered, and no more may be",
+                fix="Unregister those that are not used any more.",
+            )
+        fd = self._open(region)
+        try:
+            found = os.fstat(fd)
+            if not stat.S_ISREG(found.st_mode):
+                raise self._no_segment(region, errno.ELOOP)
+            if region.offset + region.byte_size > found.st_size:
+                raise InvalidInput(
+                    f"failed to register shared memory region '{region.name}': invalid args",
+                    fix=f"{_described(region)} ends beyond its segment, which has {found.st_size} bytes.",
+                )
+        except BaseException:
+            os.close(fd)
+            raise
+        self._held[region.name] = _Held(region, fd, (found.st_dev, found.st_ino))
+
+    def unregister(self, name: str = "") -> None:
+        """Let go of that region, or of all; one that there is not is no error.
+
+        What a request uses stays until that ends.
+        """
+        with self._lock:
+            for each in [name] if name else list(self._held):
+                if (held := self._held.get(each)) is not None:
+                    held.is_leaving = True
+                    self._leave(held)
+
+    def _leave(self, held: _Held) -> None:
+        if held.is_leaving and not held.users and self._held.pop(held.region.name, None) is not None:
+            os.close(held.fd)
+
+    # What codecs ask for.
+
+    def check(self, places: Sequence[Place]) -> None:
+        """See :meth:`salver.dialects.oip.regions.Regions.check`."""
+        spans = []
+        for place in places:
+            held = self._find(place)
+            start = held.region.offset + place.offset
+            spans.append((held.file, start, start + place.size, place.region))
+        spans.sort()
+        for (file, _, end, name), (other, start, _, second) in itertools.pairwise(spans):
+            if file == other and start < end:
+                raise InvalidInput(
+                    f"two outputs overlap in shared memory, in regions '{name}' and '{second}'",
+                    fix="Give each an offset behind the end of the one before.",
+                )
+
+    def hold(self, names: Collection[str]) -> object:
+        """See :meth:`salver.dialects.oip.regions.Regions.hold`."""
+        with self._lock:
+            found = [self._held[name] for name in names if name in self._held]
+            for held in found:
+                held.users += 1
+        return _Hold(found, self._let_go)
+
+    def _let_go(self, found: Sequence[_Held]) -> None:
+        with self._lock:
+            for held in found:
+                held.users -= 1
+                self._leave(held)
+
+    def read(self, place: Place) -> bytes:
+        """See :meth:`salver.dialects.oip.regions.Regions.read`."""
+        held = self._find(place)
+        raw = os.pread(held.fd, place.size, held.region.offset + place.offset)
+        if len(raw) < place.size:
+            raise _shrunk(held, place)
+        return raw
+
+    def write(self, place: Place, raw: "bytes | memoryview") -> None:
+        """See :meth:`salver.dialects.oip.regions.Regions.write`."""
+        held = self._find(place)
+        rest = memoryview(raw)
+        start = held.region.offset + place.offset
+        # Without this look, a segment that has shrunk would grow again, unseen by its owner.
+        if os.fstat(held.fd).st_size < start + len(rest):
+            raise _shrunk(held, place)
+        try:
+            while rest:
+                done = os.pwrite(held.fd, rest, start)
+                rest, start = rest[done:], start + done
+        except OSError as error:  # no memory left for pages of it, or sealed
+            raise SegmentFailed(
+                f"Unable to write to shared memory region: '{place.region}'",
+                fix=f"{_described(held.region)}: {error.strerror}.",
+            ) from error
+
+    def _find(self, place: Place) -> _Held:
+        held = self._held.get(place.region)
+        if held is None:
+            raise NotFound(f"Unable to find shared memory region: '{place.region}'")
+        size = held.region.byte_size
+        if not 0 <= place.offset < size:
+            raise InvalidInput(
+                f"Invalid offset for shared memory region: '{place.region}'",
+                fix=f"It is {place.offset}; {_described(held.region)} has offsets from 0 to {size - 1}.",
+            )
+        if not 0 <= place.size <= size - place.offset:
+            raise InvalidInput(
+                f"Invalid offset + byte size for shared memory region: '{place.region}'",
+                fix=f"They are {place.offset} + {place.size}; {_described(held.region)} ends at {size}.",
+            )
+        return held
+
+    def _open(self, region: Region) -> int:
+        # Not following a link, and not waiting for the other end of a pipe.
+        flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            return os.open(self._folder / region.key.lstrip("/"), flags)
+        except OSError as error:
+            raise self._no_segment(region, error.errno or 0) from error
+
+    def _no_segment(self, region: Region, number: int) -> SegmentFailed:
+        cause = _CAUSES.get(number, os.strerror(number)).format(folder=self._folder)
+        return SegmentFailed(
+            f"Unable to open shared memory region: '{region.key}'", fix=f"{_described(region)}: {cause}."
+        )
+
+
+def _check_words(region: Region) -> None:
+    """Names that are names of files and no paths, and numbers that mean something."""
+    if not region.name:
+        raise InvalidInput("'region name' is necessary to register system shared memory region")
+    if region.key.lstrip("/").startswith(_RESERVED):
+        raise InvalidInput(
+            f"cannot register shared memory region '{region.name}' with key '{region.key}' as the key "
+            f"contains the reserved prefix '{_RESERVED}'"
+        )
+    if len(region.name) > MAX_NAME:
+        raise InvalidInput(
+            f"the name of a shared memory region has at most {MAX_NAME} characters", field="name"
+        )
+    name = region.key.lstrip("/")
+    if name in ("", ".", "..") or "/" in name or "\0" in name or len(os.fsencode(name)) > MAX_NAME:
+        raise InvalidInput(
+            f"the key of shared memory region '{region.name}' must be the name of a segment: a slash, and at "
+            f"most {MAX_NAME} bytes without another",
+            field="key",
+        )
+    if not (0 <= region.offset <= MAX_BYTES and 0 < region.byte_size <= MAX_BYTES):
+        problem = f"byte_size must be from 1 to {MAX_BYTES}, and the offset not negative"
+    elif region.offset % mmap.PAGESIZE:  # as where regions are mapped, so that clients stay portable
+        problem = f"the offset must be a multiple of {mmap.PAGESIZE}, the size of a page"
+    else:
+        return
+    raise InvalidInput(
+        f"failed to register shared memory region '{region.name}': invalid args",
+        fix=f"{_described(region)}: {problem}.",
+    )
+
+
+def _shrunk(held: _Held, place: Place) -> InvalidInput:
+    size = os.fstat(held.fd).st_size
+    return InvalidInput(
+        f"shared memory region '{place.region}' is not whole any more",
+        fix=f"{_described(held.region)} is part of a segment that has {size} bytes now: its owner has made "
+        "it smaller since the region was registered.",
+    )
+
+
+def _described(region: Region) -> str:
+    return f"Region '{region.name}' (key '{region.key}', offset {region.offset}, {region.byte_size} bytes)"

@@ -1,0 +1,153 @@
+"""How does one request of a ModelStreamInfer call become words, and what are its replies?
+
+There may be none, one or many replies to it, errors among them, and they say which one is the last
+(TR-G2, TR-G9, TR-G11). It knows no frame and no other request of the call.
+"""
+
+from typing import Any
+
+import msgspec
+
+from salver.dialects.oip import grpc_codec as wire
+from salver.dialects.oip.classification import with_classes
+from salver.dialects.oip.regions import NO_REGIONS, Regions
+from salver.dialects.torchserve.tensors import as_form, as_tensors
+from salver.encoding.bodies import GrpcStatus
+from salver.transport.faults import grpc_status
+from salver.words.errors import DeadlineExceeded, Internal, InvalidInput, ModelFailed, SalverError
+from salver.words.handlers import is_form
+from salver.words.messages import InferRequest, InferResponse, Signature
+
+#: Always of the model, whoever says it.
+_LATE = (ModelFailed, DeadlineExceeded, Internal)
+
+
+class StreamedInfer:
+    """One request, and the codec of its replies: of the messages, or of a status that ends the call.
+
+    Args:
+        message: A ModelInferRequest, or the request in it.
+        regions: Where tensors may lie that are not in it.
+        ignores_surplus: As :func:`salver.dialects.oip.grpc_codec.read_infer`.
+        wants_status: An error of the model shall end the call (``triton_grpc_error``), not be a message.
+
+    Attributes:
+        is_decoupled: The model gives any number of responses; else each one is the last.
+
+    Raises:
+        InvalidInput: it is no ModelInferRequest.
+    """
+
+    protocol = "oip-grpc"
+    refused: bytes | GrpcStatus | None = None
+    farewell: GrpcStatus | None = None
+    __slots__ = (
+        "_has_answered",
+        "_has_ended",
+        "_ignores_surplus",
+        "_parsed",
+        "_regions",
+        "_request",
+        "_wants_end",
+        "_wants_status",
+        "is_decoupled",
+    )
+
+    def __init__(
+        self,
+        message: "bytes | InferRequest",
+        regions: Regions = NO_REGIONS,
+        wants_status: bool = False,
+        *,
+        ignores_surplus: bool = False,
+    ) -> None:
+        self._request = None if isinstance(message, bytes) else message
+        self._parsed = wire.parse_infer(message) if isinstance(message, bytes) else _heading(message)
+        self._ignores_surplus = ignores_surplus
+        self._regions = regions
+        self._wants_status = wants_status
+        self._wants_end = False
+        self._has_answered = False
+        self._has_ended = False
+        self.is_decoupled = False
+
+    @property
+    def model(self) -> str:
+        """Whom it is for."""
+        return str(self._parsed.model_name)
+
+    @property
+    def version(self) -> str:
+        """Of which version; empty = the server's choice."""
+        return str(self._parsed.model_version)
+
+    def decode(self, body: None, signature: Signature) -> InferRequest:
+        """The request; what it says of its replies is none of the model's business.
+
+        Raises:
+            InvalidInput: naming the field.
+            TooLarge: a declared shape is absurd.
+            NotFound, Unsupported: of a tensor in shared memory.
+        """
+        request = self._read() if self._request is None else self._without_wish(self._request)
+        if signature.takes_forms:
+            return as_form(request)
+        return with_classes(request, signature) if request.outputs else request
+
+    def _without_wish(self, request: InferRequest) -> InferRequest:
+        if wire.ENABLE_FINAL not in request.parameters:
+            return request
+        parameters = dict(request.parameters)
+        self._wants_end = bool(parameters.pop(wire.ENABLE_FINAL))
+        return msgspec.structs.replace(request, parameters=parameters)
+
+    def _read(self) -> InferRequest:
+        parameters = self._parsed.parameters
+        if wire.ENABLE_FINAL in parameters:
+            parameter = parameters[wire.ENABLE_FINAL]
+            if parameter.WhichOneof("parameter_choice") != "bool_param":
+                raise InvalidInput(
+                    f"invalid value type for '{wire.ENABLE_FINAL}' parameter, expected bool_param."
+                )
+            self._wants_end = parameter.bool_param
+            del parameters[wire.ENABLE_FINAL]
+        return wire.read_infer(self._parsed, self._regions, ignores_surplus=self._ignores_surplus)
+
+    def encode(self, request: InferRequest, response: InferResponse) -> bytes | GrpcStatus:
+        """A reply; an error in an answer of pieces leaves the others their turn."""
+        self._has_answered = True
+        self._has_ended = response.is_last or not self.is_decoupled
+        if response.error is not None:
+            return self._error(response.error)
+        if is_form(request):
+            response = as_tensors(response)
+        return wire.encode_stream(request, response, self._has_ended, self._regions)
+
+    def fault(self, error: SalverError) -> bytes | GrpcStatus:
+        """The reply that ends it. What was refused at the door has no model's name, as in Triton."""
+        self._has_ended = True
+        if self._has_answered or error.is_late or isinstance(error, _LATE):
+            return self._error(error)
+        return wire.encode_stream_mark(self._parsed.id, error=grpc_status(error).message)
+
+    def end(self) -> bytes | None:
+        """The reply after the last one: an empty one that says so, if one is wanted and none has said it."""
+        if self._has_ended or not self._wants_end:
+            return None
+        self._has_ended = True
+        return self._mark("")
+
+    def _error(self, error: SalverError) -> bytes | GrpcStatus:
+        status = grpc_status(error)
+        return status if self._wants_status else self._mark(status.message)
+
+    def _mark(self, error: str) -> bytes:
+        parsed = self._parsed
+        return wire.encode_stream_mark(
+            parsed.id, parsed.model_name, parsed.model_version, is_final=self._has_ended, error=error
+        )
+
+
+def _heading(request: InferRequest) -> Any:
+    """A ModelInferRequest that says for whom it is, and nothing else."""
+    return wire.parse_infer(wire.encode_heading(request))

@@ -1,0 +1,227 @@
+"""Which inputs of a model does a request to OpenAI's routes fill?
+
+A model says by its inputs what it wants to know, whoever made it: ``text_input`` and
+``sampling_parameters`` as Triton's vLLM backend, ``max_tokens`` and ``stop_words`` as TensorRT-LLM's,
+``messages`` as any Python model may. What the request asks and the model has no input for is refused, where
+the answer would not be the one that was asked for. Pure.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+
+from salver.dialects.openai.requests import ChatRequest, CompletionRequest, conversation
+from salver.dialects.openai.voice import Spoken
+from salver.encoding.json_text import dumps
+from salver.encoding.values import from_json
+from salver.words.errors import InvalidInput
+from salver.words.messages import Signature, TensorSpec
+from salver.words.tensor import DataType, Tensor
+
+#: Asks that no hint is: they need an input, or ``sampling_parameters``.
+_BINDING: Final = ("frequency_penalty", "presence_penalty", "min_tokens", "ignore_eos", "stop")
+#: The same, of which ``sampling_parameters`` say nothing.
+_UNSAMPLED: Final = ("response_format", "functions", "function_call")
+_SAMPLED: Final = (
+    "frequency_penalty",
+    "ignore_eos",
+    "n",
+    "presence_penalty",
+    "seed",
+    "stop",
+    "temperature",
+    "top_p",
+    "min_tokens",
+)
+_GUIDED: Final = ("sampling_parameters", "guided_decoding_guide")
+_NO_TEMPLATE: Final = (
+    "Say --chat-template FILE, or --tokenizer FOLDER, or chat.template in the model's salver.toml; or let "
+    "the model take `messages`."
+)
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """A request for text, and the prompt that the model goes on from; None = it takes the messages."""
+
+    inputs: tuple[Tensor, ...]
+    prompt: str | None
+
+
+def fill(signature: Signature, request: ChatRequest | CompletionRequest, spoken: Spoken) -> Asked:
+    """The model's inputs, as the request and the model's owner have them.
+
+    Raises:
+        InvalidInput: the model cannot do what is asked, naming the field.
+    """
+    specs = {spec.name: spec for spec in signature.inputs}
+    name = spoken.model
+    if not any(spec.name == "text_output" for spec in signature.outputs):
+        raise InvalidInput(f"model '{name}' gives no text: it has no output text_output", field="model")
+    _check(specs, request, spoken)
+    prompt = _prompt(specs, request, spoken)
+    values = _values(specs, request, spoken, prompt)
+    return Asked(tensors_of(signature, values, name), prompt)
+
+
+def tensors_of(signature: Signature, values: Mapping[str, Any], model: str) -> tuple[Tensor, ...]:
+    """Inputs of these values, of those that the model has; None is as if it were not there.
+
+    Raises:
+        InvalidInput: a value does not fit, or one is missing.
+    """
+    found = []
+    for spec in signature.inputs:
+        value = values.get(spec.name)
+        if value is not None:
+            found.append(_tensor(spec, value))
+        elif not spec.optional:
+            raise InvalidInput(
+                f"model '{model}' needs the input '{spec.name}', which this request does not have",
+                field=spec.name,
+            )
+    return tuple(found)
+
+
+def _check(specs: Mapping[str, TensorSpec], request: ChatRequest | CompletionRequest, spoken: Spoken) -> None:
+    model = spoken.model
+    is_sampled = "sampling_parameters" in specs
+    for field in (*_BINDING, *_UNSAMPLED):
+        names = {field, "stop_words"} if field == "stop" else {field}
+        if _is_asked(request, field) and names.isdisjoint(specs) and (field in _UNSAMPLED or not is_sampled):
+            raise InvalidInput(f"model '{model}' has no input for {field}", field=field)
+    if request.wanted_logprobs is not None and "return_logprobs" not in specs and "logprobs" not in specs:
+        raise InvalidInput(
+            f"logprobs are available only of models that give them: '{model}' has no input return_logprobs",
+            field="logprobs",
+        )
+    if spoken.lora and not is_sampled and "lora_name" not in specs:
+        raise InvalidInput(f"model '{model}' takes no LoRA", field="model")
+    if isinstance(request, ChatRequest) and request.tools and not _passes_tools(specs):
+        _check_tools(specs, request, spoken)
+
+
+def _check_tools(specs: Mapping[str, TensorSpec], request: ChatRequest, spoken: Spoken) -> None:
+    """Of a model whose text is read for calls."""
+    how = "The same for one model is chat.tools in its salver.toml: llama3 or mistral."
+    if request.forced_tool and not any(guide in specs for guide in _GUIDED):
+        raise InvalidInput(
+            f"model '{spoken.model}' cannot be held to a tool: it has no input {' or '.join(_GUIDED)}",
+            field="tool_choice",
+        )
+    if request.may_call_tools and not spoken.voice.tools:
+        if request.tool_choice == "auto":
+            text = '"auto" tool choice requires --tool-call-parser to be set'
+            raise InvalidInput(text, field="tool_choice", fix=how)
+        text = "having tools in the request requires --tool-call-parser to be set"
+        raise InvalidInput(text, field="tools", fix=how)
+
+
+def _passes_tools(specs: Mapping[str, TensorSpec]) -> bool:
+    return "messages" in specs and "tools" in specs
+
+
+def _is_asked(request: ChatRequest | CompletionRequest, field: str) -> bool:
+    """For something else than what happens anyway."""
+    value = getattr(request, field, None)
+    if field == "response_format":
+        return value is not None and value.get("type", "text") != "text"
+    return bool(value)
+
+
+def _prompt(
+    specs: Mapping[str, TensorSpec], request: ChatRequest | CompletionRequest, spoken: Spoken
+) -> str | None:
+    if isinstance(request, CompletionRequest):
+        if "text_input" not in specs:
+            fix = "POST to /v1/chat/completions." if "messages" in specs else ""
+            raise InvalidInput(f"model '{spoken.model}' has no input text_input", field="model", fix=fix)
+        return request.text
+    if "messages" in specs:
+        return None
+    if "text_input" not in specs:
+        raise InvalidInput(
+            f"model '{spoken.model}' takes no conversation: it has no input text_input or messages",
+            field="model",
+        )
+    template = spoken.voice.template
+    if template is None:
+        raise InvalidInput(f"model '{spoken.model}' has no chat template", field="model", fix=_NO_TEMPLATE)
+    return template.render(conversation(request), request.tools)
+
+
+def _values(
+    specs: Mapping[str, TensorSpec],
+    request: ChatRequest | CompletionRequest,
+    spoken: Spoken,
+    prompt: str | None,
+) -> dict[str, Any]:
+    """What there is to tell, by the names that models have for it."""
+    probabilities = request.wanted_logprobs
+    most = spoken.max_tokens if request.most_tokens is None else request.most_tokens
+    told: dict[str, Any] = {field: getattr(request, field) for field in _SAMPLED}
+    guide = _schema(request)
+    sampling = {key: value for key, value in told.items() if value is not None} | {"max_tokens": most}
+    if probabilities is not None:
+        sampling["logprobs"] = probabilities
+    if spoken.lora:
+        sampling["lora_name"] = spoken.lora
+    if guide is not None:
+        sampling["structured_outputs"] = dumps({"json": guide}).decode()
+    values = told | {
+        "text_input": prompt,
+        "max_tokens": most,
+        "stop": request.stops or None,
+        "stop_words": request.stops or None,
+        "user": request.user,
+        "lora_name": spoken.lora or None,
+        "stream": bool(request.stream),
+        "exclude_input_in_output": True,  # a prompt that is to be echoed is known here
+        "sampling_param_exclude_input_from_output": True,
+        "return_num_input_tokens": True,
+        "return_num_output_tokens": True,
+        "return_finish_reason": True,
+        "return_logprobs": probabilities is not None,
+        "logprobs": probabilities,
+        "sampling_parameters": dumps(sampling).decode() if "sampling_parameters" in specs else None,
+    }
+    if guide is not None:
+        values |= {"guided_decoding_guide_type": "json_schema", "guided_decoding_guide": guide}
+    if isinstance(request, ChatRequest):
+        for field in (
+            "messages",
+            "tools",
+            "parallel_tool_calls",
+            "response_format",
+            "functions",
+            "function_call",
+        ):
+            values[field] = getattr(request, field)
+        if request.tool_choice is not None:
+            values["tool_choice"] = msgspec.to_builtins(request.tool_choice)
+    return values
+
+
+def _schema(request: ChatRequest | CompletionRequest) -> dict[str, Any] | None:
+    """Of the arguments of the function that has to be called."""
+    if not isinstance(request, ChatRequest) or not request.forced_tool:
+        return None
+    functions = {tool["function"]["name"]: tool["function"] for tool in request.tools or ()}
+    return functions[request.forced_tool].get("parameters") or {"type": "object"}
+
+
+def _tensor(spec: TensorSpec, value: Any) -> Tensor:
+    values = value if isinstance(value, list) and spec.name in ("stop", "stop_words") else [value]
+    if spec.datatype is DataType.BYTES:
+        values = [v if isinstance(v, str) else dumps(v).decode() for v in values]
+    array = from_json(values, spec.datatype, spec.name)
+    shape = [1 if extent == -1 else extent for extent in spec.shape]
+    if shape and spec.shape[-1] == -1:
+        shape[-1] = len(values)
+    if np.prod(shape, dtype=np.int64) != len(values):
+        raise InvalidInput(
+            f"input '{spec.name}' has the shape {list(spec.shape)}, and does not take {len(values)} values",
+            field=spec.name,
+        )
+    return Tensor(spec.name, spec.datatype, array.reshape(shape))

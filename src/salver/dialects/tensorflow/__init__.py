@@ -1,0 +1,1 @@
+"""TensorFlow Serving: REST, gRPC, metrics, configuration files and command line."""

@@ -1,0 +1,267 @@
+"""``salver serve --compat tensorflow-serving``: what do tensorflow_model_server's flags ask of Salver?
+
+From words, and the files that they name, to a configuration and the warnings for the log. What each flag
+means stands in ``tensorflow_flags.py``, what the files say in ``tensorflow_files.py``.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal
+
+import msgspec
+
+from salver import __version__
+from salver.cli.compat_flags import Given, Start, serve_as
+from salver.dialects.tensorflow.flags import TENSORFLOW
+from salver.features.telemetry import otel
+from salver.terminal.options import drain_delay
+from salver.terminal.output import line
+from salver.words.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from salver.app import FrontConfig, LogConfig
+    from salver.dialects.tensorflow.flag_files import Platform
+    from salver.dialects.tensorflow.reloading import Served
+    from salver.dialects.tensorflow.rules import TfsRules
+    from salver.kernel.repository import Customs, Place
+
+_LOCAL: Final = "127.0.0.1"
+_ONLY_HERE: Final = (
+    "only this machine can connect; tensorflow_model_server listens on every address: "
+    "--host=0.0.0.0 does that"
+)
+_NO_MODELS: Final = "Both server_options.model_base_path and server_options.model_config_file are empty!"
+_NO_BATCHING: Final = (
+    "server_options.batching_parameters_file is set without setting server_options.enable_batching to true."
+)
+#: By TF_CPP_MIN_LOG_LEVEL.
+_LEVELS: Final[dict[str, Literal["debug", "info", "warning", "error"]]] = {
+    "0": "info",
+    "1": "warning",
+    "2": "error",
+    "3": "error",
+    "debug": "debug",
+    "info": "info",
+    "warning": "warning",
+    "error": "error",
+}
+_ACCESS: Final[dict[str, Literal["off", "errors", "all"]]] = {"off": "off", "errors": "errors", "all": "all"}
+
+
+def serve(words: Sequence[str]) -> int:
+    """Serve as tensorflow_model_server would; ``words`` follow ``serve``."""
+    if any(word.partition("=")[0] == "--version" for word in words):
+        line(f"TensorFlow ModelServer: none; Salver {__version__} with its flags")
+        return 0
+    return serve_as(TENSORFLOW, words, configure)
+
+
+def configure(words: Sequence[str], environment: Mapping[str, str] = os.environ) -> Start:
+    """What the flags ask for.
+
+    Args:
+        environment: ``MODEL_NAME`` and ``MODEL_BASE_PATH`` count where no flag names a model (TF-F22).
+
+    Raises:
+        InvalidInput: a flag, its value or a file is wrong; TensorFlow Serving's texts, where it has one.
+    """
+    from salver.app import ServeConfig
+    from salver.dialects.tensorflow.batching_parameters import NO_BATCHING
+    from salver.dialects.tensorflow.flag_files import metrics_path, platform
+    from salver.dialects.tensorflow.metrics import TensorFlowMetricsConfig
+    from salver.features.tuning.profiles import default_state_dir
+    from salver.kernel.lifecycle.config import LifecycleConfig
+    from salver.kernel.repository import RepositoryConfig
+    from salver.transport.access_check import ApiConfig
+
+    given = Given(words, TENSORFLOW)
+    first, *more = _fronts(given)
+    wish = platform(given.text("platform_config_file"))
+    poll = given.seconds("file_system_poll_wait_seconds", 1)
+    served, unread = _served(given, environment)
+    customs, pool = _customs(given, wish)
+    retries = given.number("max_num_load_retries", 5)
+    loads = given.number("num_load_threads", 0) or 4
+    interval = given.number("load_retry_interval_micros", 60_000_000) / 1e6
+    prefers_tflite = given.is_on("prefer_tflite_model", wish.prefers_tflite)
+    config = ServeConfig(
+        front=first,
+        more=tuple(more),
+        # tensorflow_model_server takes lists of models from whoever reaches it.
+        api=ApiConfig(given.text("api_token_file"), True, given.all("allowed_host")),
+        control="poll" if poll else "none",
+        poll_seconds=poll or 1.0,
+        trust_pickle=given.is_on("trust_pickle", False),
+        max_body_mb=given.number("max_body_mb", 64),
+        state_dir=given.text("state_dir", default_state_dir()),
+        prefer=_preference(given),
+        drain_delay=drain_delay(given.text("drain_delay") or None, environment),
+        exits_on_error=given.is_on("exit_on_error", False) or None,
+        log=_log(given, environment),
+        spans=otel.from_environment(environment),
+        repository=RepositoryConfig(first_filename="model.tflite" if prefers_tflite else ""),
+        lifecycle=LifecycleConfig(loads, retries, interval, 1.0),
+        served=served,
+        customs=customs,
+        waits_for_models=True,
+        readiness="whole",
+        tfs=_rules(given),
+        prediction_log=given.text("prediction_log"),
+        tensorflow_metrics=TensorFlowMetricsConfig(
+            "all" if given.is_on("tensorflow_metrics", True) else "none",
+            customs.batching != NO_BATCHING,
+            pool,
+        ),
+        metrics_path=metrics_path(given.text("monitoring_config_file")),
+    )
+    notices = (*given.without_effect(), *wish.notices, *unread, *_notices(given))
+    return Start(config, notices, "" if "host" in given else _ONLY_HERE, given.is_on("json", False))
+
+
+def _preference(given: Given) -> Literal["tensorflow", "onnx"]:
+    match given.text("prefer", "tensorflow"):
+        case "onnx":
+            return "onnx"
+        case "tensorflow":
+            return "tensorflow"
+        case other:
+            raise InvalidInput(f"--prefer={other} is unknown", fix="Say --prefer=onnx or --prefer=tensorflow")
+
+
+def _notices(given: Given) -> list[str]:
+    found = []
+    if given.text("model_config_file"):
+        found += [
+            f"--{name} is ignored, since --model_config_file names the models"
+            for name in ("model_name", "model_base_path")
+            if name in given
+        ]
+    if given.text("platform_config_file") and given.is_on("enable_batching", False):
+        found.append("--enable_batching is ignored, since --platform_config_file says what batching there is")
+    return found
+
+
+def _served(given: Given, environment: Mapping[str, str]) -> tuple["Served", list[str]]:
+    """The models, by name, and what of their list has no effect."""
+    from salver.dialects.tensorflow import tf_text
+    from salver.dialects.tensorflow.flag_files import naming
+    from salver.dialects.tensorflow.model_list import places_of, without_effect
+    from salver.dialects.tensorflow.reloading import Served, read
+
+    file = given.text("model_config_file")
+    allows = given.is_on("allow_version_labels_for_unavailable_models", False)
+    if not file:
+        return Served((_one(given, environment),), allows_unready_labels=allows), []
+    poll = given.seconds("model_config_file_poll_wait_seconds", 0)
+    config = tf_text.parse(read(file), "ModelServerConfig", file)
+    with naming(file):
+        places = places_of(config)
+    notices = [f"{file}: {key} is accepted and has no effect here" for key in without_effect(config)]
+    if not places:
+        notices.append(f"{file} names no models")
+    return Served(places, file, poll, allows), notices
+
+
+def _one(given: Given, environment: Mapping[str, str]) -> "Place":
+    """The one model of flags, or of the container's environment."""
+    from salver.kernel.repository import Place
+
+    name, path = given.text("model_name"), given.text("model_base_path")
+    if not path and not ("MODEL_NAME" in environment or "MODEL_BASE_PATH" in environment):
+        raise InvalidInput(_NO_MODELS, fix="Say: --model_name=NAME --model_base_path=FOLDER")
+    if not path:
+        name = name or environment.get("MODEL_NAME", "model")
+        path = f"{environment.get('MODEL_BASE_PATH', '/models').rstrip('/')}/{name}"
+    return Place(name or "default", path if "://" in path else str(Path(path).absolute()))
+
+
+def _customs(given: Given, wish: "Platform") -> tuple["Customs", str]:
+    """What holds for every model, and the name of the threads that run batches."""
+    from salver.dialects.tensorflow.batching_parameters import NO_BATCHING, batching_of
+    from salver.dialects.tensorflow.flag_files import naming, parse_file
+    from salver.kernel.repository import Customs
+
+    parameters = wish.batching
+    if not given.text("platform_config_file") and given.is_on("enable_batching", False):
+        parameters = parse_file(given.text("batching_parameters_file"), "BatchingParameters")
+    elif given.text("batching_parameters_file"):
+        raise InvalidInput(_NO_BATCHING)
+    batching = NO_BATCHING
+    if parameters is not None:
+        with naming(given.text("platform_config_file") or given.text("batching_parameters_file")):
+            batching = batching_of(parameters)
+    both = given.number("tensorflow_session_parallelism", 0)
+    threads = {
+        "intra_op_threads": given.number("tensorflow_intra_op_parallelism", 0) or both or wish.intra_op,
+        "inter_op_threads": given.number("tensorflow_inter_op_parallelism", 0) or both or wish.inter_op,
+    }
+    options = {name: str(number) for name, number in threads.items() if number}
+    if tags := given.text("saved_model_tags", wish.tags):
+        options["tags"] = tags
+    customs = Customs(
+        batching=batching,
+        instances=parameters.num_batch_threads.value if parameters is not None else 0,
+        has_own_batching=parameters is not None
+        and given.is_on("enable_per_model_batching_parameters", wish.has_own_batching),
+        options={"tensorflow": options} if options else {},
+        replays=(given.number("num_request_iterations_for_warmup", wish.warmups) or 1)
+        if given.is_on("enable_model_warmup", wish.warms_up)
+        else 0,
+    )
+    return customs, parameters.thread_pool_name.value if parameters is not None else ""
+
+
+def _fronts(given: Given) -> list["FrontConfig"]:
+    """gRPC, its UNIX socket, and REST, as far as they are open."""
+    from salver.app import FrontConfig
+    from salver.dialects.tensorflow.flag_files import tls
+
+    host, grace = given.text("host", _LOCAL), float(given.number("grace_seconds", 30))
+    plain = FrontConfig(host, 0, grace_seconds=grace)
+    found = []
+    rest, port = given.port("rest_api_port", 8501), given.port("port", 8500)
+    if rest and rest == port:
+        raise InvalidInput(f"--rest_api_port and --port are both {port}; they must differ")
+    certificate, key, authority = tls(given.text("ssl_config_file"))
+    if port:
+        grpc = msgspec.structs.replace(plain, port=port, serves="grpc")
+        grpc = msgspec.structs.replace(grpc, tls_cert=certificate, tls_key=key, tls_client_ca=authority)
+        found.append(grpc)
+    if path := given.text("grpc_socket_path"):
+        found.append(msgspec.structs.replace(plain, path=path, serves="grpc"))
+    if rest:
+        certificate, key = given.text("tls_cert"), given.text("tls_key")
+        if bool(certificate) != bool(key):
+            raise InvalidInput("--tls_cert and --tls_key belong together")
+        found.append(msgspec.structs.replace(plain, port=rest, tls_cert=certificate, tls_key=key))
+    if not found:
+        raise InvalidInput(
+            "At least one of server_options.grpc_port or server_options.grpc_socket_path must be set.",
+            fix="Or --rest_api_port.",
+        )
+    return found
+
+
+def _rules(given: Given) -> "TfsRules":
+    from salver.dialects.tensorflow.rules import TfsRules
+
+    return TfsRules(
+        answers_as_content=given.is_on("enable_serialization_as_tensor_content", False),
+        checks_method_names=given.is_on("enable_signature_method_name_check", False),
+        timeout_s=given.number("rest_api_timeout_in_ms", 30_000) / 1e3,
+        allows_cors=given.is_on("rest_api_enable_cors_support", False),
+        tells_no_more=True,
+    )
+
+
+def _log(given: Given, environment: Mapping[str, str]) -> "LogConfig":
+    from salver.app import LogConfig
+
+    level = given.text("log_level", environment.get("TF_CPP_MIN_LOG_LEVEL", "info"))
+    access = given.text("access_log", "off")
+    if level not in _LEVELS:
+        raise InvalidInput(f"--log_level {level!r} is not known", fix="debug, info, warning or error.")
+    if access not in _ACCESS:
+        raise InvalidInput(f"--access_log {access!r} is not known", fix=f"One of {', '.join(_ACCESS)}.")
+    return LogConfig(_LEVELS[level], "auto", _ACCESS[access])

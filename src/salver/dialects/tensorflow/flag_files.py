@@ -1,0 +1,169 @@
+"""What do the files say that tensorflow_model_server's flags name, beside the list of models?
+
+Text-format protobuf: certificates (TF-C7), the path of the metrics page (TF-C6) and the platform's
+configuration (TF-C8, TF-C9), as far as it means something here.
+"""
+
+import atexit
+import contextlib
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from salver.dialects.tensorflow import tf_text
+from salver.dialects.tensorflow.reloading import read
+from salver.words.errors import InvalidInput, SalverError, Unsupported
+
+_PAGE: Final = "/monitoring/prometheus/metrics"
+_ADAPTERS: Final = ("SavedModelBundleSourceAdapterConfig", "SessionBundleSourceAdapterConfig")
+_TFRT: Final = "TfrtSavedModelSourceAdapterConfig"
+_NAMES_TFRT: Final = re.compile(rb"^[^#\n]*" + _TFRT.encode(), re.MULTILINE)
+#: Of a SessionBundleConfig: what means something here.
+_READ: Final = frozenset(
+    {
+        "batching_parameters",
+        "saved_model_tags",
+        "enable_model_warmup",
+        "model_warmup_options.num_request_iterations",
+        "prefer_tflite_model",
+        "enable_per_model_batching_params",
+        "session_config.intra_op_parallelism_threads",
+        "session_config.inter_op_parallelism_threads",
+    }
+)
+_NESTED: Final = frozenset({"model_warmup_options", "session_config"})
+
+
+class Platform(msgspec.Struct, frozen=True):
+    """What a platform's configuration says.
+
+    Attributes:
+        batching: A BatchingParameters message; None = there is no batching.
+        intra_op, inter_op: Threads; 0 = automatic.
+        warmups: Runs of each warm-up record; 0 = as usual.
+        notices: What has no effect.
+    """
+
+    batching: Any = None
+    tags: str = ""
+    warms_up: bool = True
+    warmups: int = 0
+    prefers_tflite: bool = False
+    has_own_batching: bool = False
+    intra_op: int = 0
+    inter_op: int = 0
+    notices: tuple[str, ...] = ()
+
+
+def parse_file(path: str, kind: str) -> Any:
+    """The message of a file, or an empty one where no file is named. Raises InvalidInput."""
+    return tf_text.parse(read(path) if path else b"", kind, path)
+
+
+@contextlib.contextmanager
+def naming(file: str) -> Iterator[None]:
+    """What is wrong with a file's content is told with its name (X-29). Raises InvalidInput."""
+    try:
+        yield
+    except SalverError as error:
+        raise InvalidInput(f"{file}: {error}") from error
+
+
+def metrics_path(file: str) -> str:
+    """Where the metrics page is served, too; empty = nowhere.
+
+    Raises:
+        InvalidInput: the file is wrong.
+    """
+    if not file:
+        return ""
+    told = parse_file(file, "MonitoringConfig").prometheus_config
+    if not told.enable:
+        return ""
+    path = told.path or _PAGE
+    if not path.startswith("/") or not path.isascii() or not path.isprintable() or set(path) & set("?# %"):
+        raise InvalidInput(f"{file}: prometheus_config.path {path!r} is no path", fix="As /metrics.")
+    return str(path)
+
+
+def tls(file: str) -> tuple[str, str, str]:
+    """Files of certificate, key and the authority of callers' certificates; empty = there is no encryption.
+
+    The PEM texts are written into a folder that nobody else can read and that goes when the process ends.
+
+    Raises:
+        InvalidInput: the file is wrong.
+    """
+    if not file:
+        return "", "", ""
+    told = parse_file(file, "SSLConfig")
+    if not told.server_key or not told.server_cert:
+        raise InvalidInput(f"{file}: an SSLConfig needs server_key and server_cert, as PEM texts")
+    if told.client_verify and not told.custom_ca:
+        raise InvalidInput(
+            f"{file}: client_verify needs custom_ca, the PEM text of who signs callers' certificates"
+        )
+    folder = Path(tempfile.mkdtemp(prefix="salver-tls-"))  # mode 0700
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    found = []
+    for name, text in (
+        ("cert", told.server_cert),
+        ("key", told.server_key),
+        ("ca", told.custom_ca if told.client_verify else ""),
+    ):
+        path = folder / f"{name}.pem"
+        if text:
+            path.write_text(text)
+        found.append(str(path) if text else "")
+    certificate, key, authority = found
+    return certificate, key, authority
+
+
+def platform(file: str) -> Platform:
+    """What a PlatformConfigMap says of the platform ``tensorflow``.
+
+    Raises:
+        InvalidInput, Unsupported: the file is wrong, or names something else.
+    """
+    if not file:
+        return Platform()
+    content = read(file)
+    if _NAMES_TFRT.search(content):  # its keys are of a runtime that there is not (TF-C10)
+        return Platform(notices=(f"{file}: {_TFRT} is accepted and has no effect here",))
+    configs = tf_text.parse(content, "PlatformConfigMap", file).platform_configs
+    if list(configs) != ["tensorflow"]:
+        raise InvalidInput(
+            f'{file}: there is one platform here, "tensorflow", and not {", ".join(configs) or "none"}'
+        )
+    packed = configs["tensorflow"].source_adapter_config
+    name = packed.type_url.rpartition(".")[2]
+    if name not in _ADAPTERS:
+        raise Unsupported(
+            f"{file}: the source adapter {packed.type_url or 'none'!r} is not known here",
+            fix=f"Say tensorflow.serving.{_ADAPTERS[0]}.",
+        )
+    adapter = tf_text.unpacked(packed)
+    bundle = adapter.legacy_config if name == _ADAPTERS[0] else adapter.config
+    threads = bundle.session_config
+    told: list[str] = []
+    for field, value in bundle.ListFields():
+        if field.name in _NESTED:
+            told += [f"{field.name}.{inner.name}" for inner, _ in value.ListFields()]
+        else:
+            told.append(field.name)
+    return Platform(
+        bundle.batching_parameters if bundle.HasField("batching_parameters") else None,
+        ",".join(bundle.saved_model_tags),
+        bundle.enable_model_warmup,
+        bundle.model_warmup_options.num_request_iterations.value,
+        bundle.prefer_tflite_model,
+        bundle.enable_per_model_batching_params,
+        threads.intra_op_parallelism_threads,
+        threads.inter_op_parallelism_threads,
+        tuple(f"{file}: {key} is accepted and has no effect here" for key in told if key not in _READ),
+    )

@@ -1,0 +1,120 @@
+"""How do Classify and Regress requests in TensorFlow Serving's JSON become words, and the answers JSON?
+
+The bodies of ``POST /v1/models/{m}:classify`` and ``:regress`` (TF-R17 to TF-R19, TF-R30): maps of features
+in, labels with scores or values out. What a signature has to be for it stands in ``tfs_heads.py``. It knows
+no route and no loaded model.
+"""
+
+from typing import Any, Final
+
+import numpy as np
+
+from salver.dialects.tensorflow.decimals import BETWEEN, decimals
+from salver.dialects.tensorflow.examples import example_of
+from salver.dialects.tensorflow.heads import (
+    CLASSIFY,
+    INPUTS,
+    REGRESS,
+    classes_in,
+    head_of,
+    outputs_of,
+    values_in,
+)
+from salver.dialects.tensorflow.json_codec import ForOne, root_of
+from salver.dialects.tensorflow.json_layout import object_of, one_line, quoted
+from salver.dialects.tensorflow.json_shown import shown
+from salver.encoding.bodies import HttpBody, HttpReply
+from salver.words.errors import InvalidInput, Unsupported
+from salver.words.messages import InferRequest, InferResponse, RequestedOutput, Signature
+from salver.words.tensor import DataType, Tensor
+
+_RESULTS: Final = b'"results"'
+
+
+class _Head(ForOne):
+    """How both read a request."""
+
+    method = ""
+
+    def decode(self, http: HttpBody, signature: Signature) -> InferRequest:
+        """The examples are serialised, the context before each."""
+        root = root_of(http.body)
+        examples = _examples(root)
+        head = head_of(signature, root.get("signature_name", ""))
+        wanted = outputs_of(head, self.method, checks_method=self._checks_method)
+        values = np.empty(len(examples), object)
+        values[:] = examples
+        return InferRequest(
+            http.model,
+            (Tensor(INPUTS, DataType.BYTES, values),),
+            http.version,
+            outputs=tuple(map(RequestedOutput, wanted)),
+            signature="" if head is signature else head.name,
+            any_shape=True,
+        )
+
+
+class Classify(_Head):
+    """Codec of ``POST /v1/models/{m}:classify``."""
+
+    method = CLASSIFY
+
+    def encode(self, request: InferRequest, response: InferResponse) -> HttpReply:
+        """A list of labels and scores for each example; a label that there is not is empty.
+
+        Raises:
+            InvalidInput: the outputs are no classes.
+            Unsupported: a label is no text.
+        """
+        found = classes_in(response.outputs, len(request.inputs[0].array))
+        labels, scores = found.labels, found.scores
+        first = labels if labels is not None else scores
+        if first is None or not len(first):
+            raise InvalidInput("Cannot convert empty ClassificationResults to JSON")
+        count = first.size
+        names = [b'""'] * count if labels is None else [_label(label) for label in labels.ravel().tolist()]
+        flat = np.zeros(count, np.float32) if scores is None else scores.ravel()
+        pairs = [
+            b"[" + name + b", " + score + b"]"
+            for name, score in zip(names, decimals(flat).split(BETWEEN), strict=False)
+        ]
+        width = first.shape[1]
+        rows = [b"[" + b", ".join(pairs[row * width : (row + 1) * width]) + b"]" for row in range(len(first))]
+        return HttpReply(200, object_of([(_RESULTS, one_line(rows, 1))], 0))
+
+
+class Regress(_Head):
+    """Codec of ``POST /v1/models/{m}:regress``."""
+
+    method = REGRESS
+
+    def encode(self, request: InferRequest, response: InferResponse) -> HttpReply:
+        """A value for each example.
+
+        Raises:
+            InvalidInput: the output is no list of values.
+        """
+        values = values_in(response.outputs, len(request.inputs[0].array))
+        texts = decimals(np.ascontiguousarray(values)).replace(BETWEEN, b", ")
+        return HttpReply(200, object_of([(_RESULTS, b"[" + texts + b"]")], 0))
+
+
+def _examples(root: dict[str, Any]) -> list[bytes]:
+    context = example_of(root["context"]) if "context" in root else b""
+    if "examples" not in root:
+        raise InvalidInput(
+            f"JSON Value: {shown(root)} When method is classify, key 'examples' is expected and was not found"
+        )
+    examples = root["examples"]
+    if type(examples) is not list:
+        raise InvalidInput(f"JSON Value: {shown(root)} Expecting 'examples' value to be an list/array")
+    if not examples:
+        raise InvalidInput(f"JSON Value: {shown(root)} 'examples' value is an empty array")
+    return [context + example_of(example) for example in examples]  # two messages in a row are one, merged
+
+
+def _label(label: bytes) -> bytes:
+    try:
+        return quoted(label.decode())
+    except UnicodeDecodeError:
+        raise Unsupported(f"the label {label[:64]!r} is not UTF-8, as JSON needs it") from None

@@ -1,0 +1,328 @@
+"""How does a request in TensorFlow Serving's JSON become words, and the answer JSON?
+
+The bodies of ``POST /v1/models/{m}:predict`` (TF-R8 to TF-R16), which KServe's first protocol shares. Rows
+(``instances`` to ``predictions``) or columns (``inputs`` to ``outputs``); names and datatypes come from the
+signature, shapes from the nesting. A codec is made for each request, as its errors name the model that was
+asked for. It knows no route and no loaded model.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from salver.dialects.tensorflow import json_layout as tfs_layout
+from salver.dialects.tensorflow.json_layout import quoted
+from salver.dialects.tensorflow.json_shown import shown
+from salver.dialects.tensorflow.json_tensors import RowCheck, as_status, is_base64, tensor_of, tensor_of_rows
+from salver.dialects.tensorflow.large_predict import LARGE, read_large
+from salver.dialects.tensorflow.rapid_json import parse
+from salver.dialects.torchserve.envelopes import answered, no_explainer
+from salver.dialects.torchserve.envelopes import asked as handler_asked
+from salver.dialects.torchserve.faults import fault_of
+from salver.encoding.bodies import HttpBody, HttpReply
+from salver.transport.faults import tfs_fault
+from salver.words.errors import Code, InvalidInput, NotFound, SalverError
+from salver.words.messages import InferRequest, InferResponse, Parameter, Signature, TensorSpec
+from salver.words.tensor import Tensor
+
+#: The signature of a request that names none.
+DEFAULT: Final = "serving_default"
+#: Marks a request that came in columns, so that its answer goes out in columns.
+_COLUMNS: Final = "tfs_columns"
+_IN_COLUMNS: Final[Mapping[str, Parameter]] = {_COLUMNS: True}
+_IN_ROWS: Final[Mapping[str, Parameter]] = {}
+#: Numbers, or strings, that take milliseconds to write.
+MANY: Final = 32_768
+
+
+def asked(model: str, version: str) -> str:
+    """Whom a request is for, as TensorFlow Serving's error texts have it.
+
+    >>> asked("m", ""), asked("m", "3")
+    ('Latest(m)', 'Specific(m, 3)')
+    """
+    return f"Specific({model}, {version})" if version else f"Latest({model})"
+
+
+def servable_not_found(whom: str, error: SalverError) -> NotFound:
+    """What TensorFlow Serving says where no version can answer (TF-R21); and why, where ours knows more.
+
+    Args:
+        whom: As :func:`asked` has it.
+    """
+    why = f": {error}" if error.code is Code.NOT_READY or error.fix else ""
+    return NotFound(f"Servable not found for request: {whom}{why}")
+
+
+def root_of(body: bytes) -> dict[str, Any]:
+    """The JSON object of a request, whose signature_name is text if it is there.
+
+    Raises:
+        InvalidInput: it is none.
+    """
+    root = parse(body)
+    if type(root) is not dict:
+        raise InvalidInput(f"JSON Value: {shown(root)} Is not object")
+    if type(root.get("signature_name", "")) is not str:
+        raise InvalidInput(
+            f"JSON Value: {shown(root)} not formatted correctly. 'signature_name' key must be a string value."
+        )
+    return root
+
+
+class ForOne(ABC):
+    """What the codecs have in common: whom the request is for.
+
+    Args:
+        whom: As :func:`asked` has it.
+        checks_method: The signature that answers has to be made for what is asked of it.
+    """
+
+    protocol = "tfs-http"
+
+    def __init__(self, whom: str = "Latest()", *, checks_method: bool = False) -> None:
+        self._whom = whom
+        self._checks_method = checks_method
+
+    @abstractmethod
+    def decode(self, http: HttpBody, signature: Signature) -> InferRequest:
+        """The request.
+
+        Raises:
+            InvalidInput, Unsupported: naming what is wrong, in TensorFlow Serving's words.
+        """
+
+    @abstractmethod
+    def encode(self, request: InferRequest, response: InferResponse) -> HttpReply:
+        """The answer; see the codecs."""
+
+    def takes_long(self, response: InferResponse) -> bool:
+        """Would others wait while ``encode`` writes it?"""
+        count = 0
+        for tensor in response.outputs:
+            count += tensor.array.size
+        return count >= MANY
+
+    def fault(self, error: SalverError) -> HttpReply:
+        """``{"error": text}``, in TensorFlow Serving's words where it has some."""
+        if error.code in (Code.NOT_FOUND, Code.NOT_READY) and not error.is_late:
+            return tfs_fault(servable_not_found(self._whom, error))
+        return tfs_fault(error)
+
+
+class Predict(ForOne):
+    """Codec of ``POST /v1/models/{m}:predict``, and KServe's reading of it for handlers (X-1)."""
+
+    explains = False
+    _handler = ""  # the model, if it is one
+
+    def decode(self, http: HttpBody, signature: Signature) -> InferRequest:
+        """Rows become columns. Unsupported: JSON has no form for the datatype of an input."""
+        if signature.takes_forms:
+            self._handler = http.model
+            return handler_asked(http, explains=self.explains)
+        if self.explains:
+            raise no_explainer(http.model)
+        read = read_large(http.body, signature) if len(http.body) >= LARGE else None
+        if read is not None:
+            key, in_columns, tensors = read.key or DEFAULT, read.in_columns, read.tensors
+            chosen = signature.named(key)
+        else:
+            root = root_of(http.body)
+            key = root.get("signature_name") or DEFAULT
+            chosen = signature.named(key)
+            if chosen is None:
+                raise InvalidInput(f'Serving signature name: "{key}" not found in signature def')
+            inputs = {spec.name: spec for spec in chosen.inputs}
+            if not inputs:
+                named = root.get("signature_name") or "DEFAULT"
+                raise InvalidInput(f"Failed to get input map for signature: {named}")
+            in_columns, tensors = _read(root, inputs)
+        return InferRequest(
+            http.model,
+            tensors,
+            http.version,
+            parameters=_IN_COLUMNS if in_columns else _IN_ROWS,
+            signature="" if chosen is signature else key,
+            any_shape=True,
+        )
+
+    def encode(self, request: InferRequest, response: InferResponse) -> HttpReply:
+        """Predictions row by row, bare where there is one output; or columns if asked in columns.
+
+        Raises:
+            InvalidInput: there is no output, or rows were asked for and the outputs are none.
+        """
+        if self._handler:
+            return answered(response)
+        outputs = response.outputs
+        if not outputs:
+            raise InvalidInput("Cannot convert empty tensor map to JSON")
+        if _COLUMNS in request.parameters:
+            return HttpReply(200, tfs_layout.object_of([(b'"outputs"', _columns(outputs))], 0))
+        _check_rows(outputs)
+        return HttpReply(200, tfs_layout.object_of([(b'"predictions"', _rows(outputs))], 0))
+
+    def fault(self, error: SalverError) -> HttpReply:
+        """Of a handler with TorchServe's keys as well (X-13)."""
+        if not self._handler:
+            return super().fault(error)
+        fault = fault_of(error, self._handler)
+        more = [(b'"code"', b"%d" % fault.status), (b'"type"', quoted(fault.kind))]
+        reply = tfs_fault(error, *more, (b'"message"', quoted(fault.message)))
+        reply.status = fault.status
+        return reply
+
+
+class Explain(Predict):
+    """Codec of ``POST /v1/models/{m}:explain``, which handlers alone have (X-2)."""
+
+    explains = True
+
+
+def _read(root: dict[str, Any], inputs: Mapping[str, TensorSpec]) -> tuple[bool, tuple[Tensor, ...]]:
+    """Did it come in columns, and the tensors."""
+    if "instances" in root and "inputs" in root:
+        raise InvalidInput(
+            f"JSON Value: {shown(root)} Not formatted correctly expecting only one of 'inputs' or "
+            "'instances' keys to exist "
+        )
+    if "inputs" in root:
+        return True, _from_columns(root["inputs"], inputs)
+    if "instances" not in root:
+        raise InvalidInput("Missing 'inputs' or 'instances' key")
+    rows = root["instances"]
+    if type(rows) is not list:
+        raise InvalidInput(f"JSON Value: {shown(root)} Expecting 'instances' to be an list/array")
+    if not rows:
+        raise InvalidInput(f"JSON Value: {shown(root)} No values in 'instances' array")
+    return False, _from_rows(rows, inputs)
+
+
+def _is_object(value: Any) -> bool:
+    """True for an object of named inputs; ``{"b64": ...}`` alone is one value."""
+    return type(value) is dict and not is_base64(value)
+
+
+def _only(inputs: Mapping[str, TensorSpec]) -> TensorSpec | None:
+    """The one input that a bare value is for, None where there are several."""
+    needed = [expected for expected in inputs.values() if not expected.optional] or list(inputs.values())
+    return needed[0] if len(needed) == 1 else None
+
+
+def _from_columns(value: Any, inputs: Mapping[str, TensorSpec]) -> tuple[Tensor, ...]:
+    if not _is_object(value):
+        only = _only(inputs)
+        if only is None:
+            raise InvalidInput(
+                "inputs is a plain value/list, but expecting an object as multiple input tensors required as "
+                "per tensorinfo_map"
+            )
+        return (tensor_of(value, only),)
+    tensors = []
+    for name, expected in inputs.items():
+        if name in value:
+            tensors.append(tensor_of(value[name], expected))
+        elif not expected.optional:
+            raise InvalidInput(f"Missing named input: {name} in 'inputs' object.")
+    return tuple(tensors)
+
+
+def _from_rows(rows: list[Any], inputs: Mapping[str, TensorSpec]) -> tuple[Tensor, ...]:
+    only = _only(inputs)
+    if only is None and type(rows[0]) is not dict:
+        raise InvalidInput(
+            "instances is a plain list, but expecting list of objects as multiple input tensors required as "
+            "per tensorinfo_map"
+        )
+    if _is_object(rows[0]):
+        return _from_objects(rows, inputs)
+    only = only or min(inputs.values(), key=lambda expected: expected.name)
+    wrong = len(rows)
+    if dict in set(map(type, rows)):
+        wrong = next((index for index, row in enumerate(rows) if _is_object(row)), wrong)
+    tensor, place = tensor_of_rows(rows if wrong == len(rows) else rows[:wrong], only)
+    if tensor is None:
+        raise _refusal([{only.name: rows[0]}, {only.name: rows[place]}], (0, place), inputs, has_keys=False)
+    if wrong < len(rows):
+        raise InvalidInput(f"Expecting value/list but got object at item {wrong} of input list")
+    return (tensor,)
+
+
+def _from_objects(rows: list[Any], inputs: Mapping[str, TensorSpec]) -> tuple[Tensor, ...]:
+    names = list(rows[0])
+    needed = {name for name, expected in inputs.items() if not expected.optional}
+    if not needed <= rows[0].keys() <= inputs.keys():
+        place = 0
+    else:
+        keys = rows[0].keys()
+        place = next(
+            (i for i, row in enumerate(rows) if type(row) is not dict or row.keys() != keys), len(rows)
+        )
+    tensors = []
+    if place:
+        for name in names:
+            column = [row[name] for row in (rows if place == len(rows) else rows[:place])]
+            tensor, wrong = tensor_of_rows(column, inputs[name])
+            if tensor is None:
+                place = min(place, wrong)
+            else:
+                tensors.append(tensor)
+    if place == len(rows):
+        return tuple(tensors)
+    raise _refusal([rows[0], rows[place]], (0, place), inputs)
+
+
+def _refusal(
+    rows: list[Any], places: tuple[int, int], inputs: Mapping[str, TensorSpec], *, has_keys: bool = True
+) -> InvalidInput:
+    """What is wrong with the second of two rows, to which the first shows the shapes."""
+    check = RowCheck(inputs)
+    for place, row in zip(places, rows, strict=True):
+        if not _is_object(row):
+            return InvalidInput(f"Expecting object but got list at item {place} of input list")
+        for name, value in row.items():
+            try:
+                check.add(name, value)
+            except SalverError as error:
+                key = f" key: {name}" * has_keys
+                return InvalidInput(
+                    f"Failed to process element: {place}{key} of 'instances' list. Error: {as_status(error)}"
+                )
+        if not row.keys() >= {name for name, expected in inputs.items() if not expected.optional}:
+            break
+    return InvalidInput(
+        f"Failed to process element: {place} of 'instances' list. JSON object: {shown(row)} "
+        f"keys must be equal to: {','.join(sorted(inputs))}"
+    )
+
+
+def _check_rows(outputs: Sequence[Tensor]) -> None:
+    size = -1
+    for tensor in outputs:
+        if not tensor.shape:
+            raise InvalidInput(f"Tensor name: {tensor.name} has no shape information ")
+        if size not in (-1, tensor.shape[0]):
+            raise InvalidInput(
+                f"Tensor name: {tensor.name} has inconsistent batch size: {tensor.shape[0]} expecting: {size}"
+            )
+        size = tensor.shape[0]
+
+
+def _rows(outputs: Sequence[Tensor]) -> bytes:
+    """The list, in whose objects each output has a line; bare values stand on one line with its beginning."""
+    if len(outputs) == 1:
+        return tfs_layout.rows_on_one_line(outputs[0], 2)
+    columns = [tfs_layout.rows(tensor, 3) for tensor in outputs]
+    names = [tfs_layout.quoted(tensor.name) for tensor in outputs]
+    return tfs_layout.list_of(
+        [tfs_layout.object_of(list(zip(names, row, strict=True)), 2) for row in zip(*columns, strict=True)], 1
+    )
+
+
+def _columns(outputs: Sequence[Tensor]) -> bytes:
+    if len(outputs) == 1:
+        return tfs_layout.lines(outputs[0], 1)
+    return tfs_layout.object_of(
+        [(tfs_layout.quoted(tensor.name), tfs_layout.lines(tensor, 2)) for tensor in outputs], 1
+    )

@@ -1,0 +1,263 @@
+"""How does Salver take the place of the TensorFlow Serving servers of a deployment?"""
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from salver.dialects.tensorflow import command as tensorflow
+from salver.dialects.tensorflow.flags import TENSORFLOW
+from salver.migration.models import FAILS, Model, judged
+from salver.migration.report import (
+    FILES,
+    Service,
+    Setting,
+    counting,
+    flags_judged,
+    located,
+    noticed,
+    place_of,
+)
+from salver.words.errors import SalverError
+
+if TYPE_CHECKING:
+    from salver.app import ServeConfig
+    from salver.backends.protocol import Backend
+    from salver.migration.deployment import Deployment, Kind, Started
+    from salver.words.artifacts import Manifest
+
+_NAME: Final = "tensorflow-serving"
+_HEAD: Final = ("serve", "--compat", _NAME)
+_LIST: Final = "models.config"
+_PATHS: Final = (
+    "model_config_file",
+    "batching_parameters_file",
+    "monitoring_config_file",
+    "ssl_config_file",
+    "platform_config_file",
+)
+#: Which message each file holds.
+_MESSAGES: "Final[Mapping[str, tuple[Kind, str]]]" = {
+    "model_config_file": ("models", "ModelServerConfig"),
+    "batching_parameters_file": ("batching", "BatchingParameters"),
+    "monitoring_config_file": ("monitoring", "MonitoringConfig"),
+    "platform_config_file": ("platform", "PlatformConfigMap"),
+}
+
+
+def services(deployment: "Deployment", backends: "Mapping[str, Backend]") -> list[Service]:
+    """Those that command lines start; else one that is made of the files and base paths."""
+    found = [
+        _started(started, deployment, backends)
+        for started in deployment.started
+        if started.launch.server == _NAME
+    ]
+    if not found and (words := _made(deployment)):
+        found = [_Survey("", deployment, None, backends).service(words, [], {})]
+    served = {
+        place.path for service in found if service.config for place in (service.config.served.places or ())
+    }
+    rest = [path for path in deployment.base_paths if str(path) not in served]
+    if found and rest:
+        found += [_Survey("", deployment, None, backends).service(_of_one(path), [], {}) for path in rest]
+    return found
+
+
+def manifests_of(config: "ServeConfig", backends: "Mapping[str, Backend]") -> "tuple[Manifest, ...]":
+    """Every version of the models that a configuration names, of those on this machine."""
+    from salver.kernel.repository import Repository
+    from salver.plugins import recogniser
+
+    repository = Repository((), recogniser(backends), config.repository, customs=config.customs)
+    repository.place([place for place in config.served.places or () if "://" not in place.path])
+    return repository.scan(0.0)
+
+
+def _made(deployment: "Deployment") -> list[str]:
+    """Of files without a command line."""
+    words = [
+        f"--{flag}={deployment.files[kind][0]}"
+        for flag, (kind, _) in _MESSAGES.items()
+        if len(deployment.files.get(kind, ())) == 1
+    ]
+    if any(word.startswith("--batching_parameters_file") for word in words):
+        words.append("--enable_batching")
+    if "models" in deployment.files:
+        return words
+    bases = deployment.base_paths
+    if len(bases) == 1:
+        return [*_of_one(bases[0]), *words]
+    return [f"--model_config_file={FILES}/{_LIST}", *words] if bases else []
+
+
+def _of_one(path: Path) -> list[str]:
+    return [f"--model_name={path.name}", f"--model_base_path={path}"]
+
+
+def _started(started: "Started", deployment: "Deployment", backends: "Mapping[str, Backend]") -> Service:
+    where = place_of(started, deployment)
+    lists, bases = deployment.files.get("models", ()), deployment.base_paths
+    words, lost = located(
+        started.launch.words, _PATHS, deployment, started, lists[0] if len(lists) == 1 else None
+    )
+    words, more = located(
+        words, ("model_base_path",), deployment, started, bases[0] if len(bases) == 1 else None
+    )
+    settings, taken = flags_judged(words, TENSORFLOW, where)
+    survey = _Survey(where, deployment, started, backends)
+    survey.lost += [*lost, *more]
+    return survey.service(taken, settings, started.launch.environment)
+
+
+class _Survey:
+    """One server's files and models."""
+
+    def __init__(
+        self,
+        where: str,
+        deployment: "Deployment",
+        started: "Started | None",
+        backends: "Mapping[str, Backend]",
+    ) -> None:
+        self._where = where
+        self._deployment = deployment
+        self._started = started
+        self._backends = backends
+        self._files: dict[str, bytes] = {}
+        self.lost: list[str] = []
+
+    def service(
+        self, words: Sequence[str], settings: list[Setting], environment: Mapping[str, str]
+    ) -> Service:
+        """With its models and settings."""
+        config: ServeConfig | None = None
+        models: tuple[Model, ...] = ()
+        remarks: tuple[str, ...] = ()
+        problem = ""
+        try:
+            words = self._with_files(words)
+            with tempfile.TemporaryDirectory(prefix="salver-migrate-") as folder:
+                for name, content in self._files.items():
+                    Path(folder, name).write_bytes(content)
+                named = [word.replace(FILES, folder) for word in words]
+                settings = settings + self._keys(named, folder)
+                start = tensorflow.configure(named, environment)
+            config, remarks = start.config, tuple(filter(None, [start.remark]))
+            notices = [notice.replace(f"{folder}/", "") for notice in start.notices]
+            settings += noticed(_NAME, notices, settings, self._deployment.folder)
+            models = self._models(config)
+        except SalverError as error:
+            problem = str(error)
+        problem = "; ".join(self.lost) or problem
+        return Service(
+            _NAME,
+            self._where,
+            (*_HEAD, *words),
+            models,
+            tuple(dict.fromkeys(settings)),
+            self._files,
+            problem,
+            remarks,
+            config,
+            counting(environment),
+        )
+
+    def _models(self, config: "ServeConfig") -> tuple[Model, ...]:
+        manifests = manifests_of(config, self._backends)
+        models = judged(_NAME, manifests, self._backends, trusts_pickle=config.trust_pickle)
+        there = {model.name for model in models}
+        lost = [
+            Model(
+                _NAME,
+                place.name,
+                (),
+                place.path,
+                "",
+                "",
+                True,
+                FAILS,
+                ("it lies in an object store, and was not looked at",)
+                if "://" in place.path
+                else ("there is no version below its base path",),
+                f"salver doctor {place.path} looks at it"
+                if "://" in place.path
+                else "Bring its folder along.",
+            )
+            for place in config.served.places or ()
+            if place.name not in there
+        ]
+        return (*models, *lost)
+
+    def _with_files(self, words: Sequence[str]) -> list[str]:
+        """With a list of models in which base paths are those of this folder."""
+        found = []
+        for word in words:
+            flag, _, path = word.partition("=")
+            if flag == "--model_config_file":
+                content, is_changed = self._list(path)
+                if is_changed:
+                    self._files[_LIST] = content
+                    word = f"{flag}={FILES}/{_LIST}"
+            found.append(word)
+        return found
+
+    def _list(self, path: str) -> tuple[bytes, bool]:
+        """The list of models, and whether it had to be changed."""
+        from google.protobuf import text_format
+
+        from salver.dialects.tensorflow import tf_schema, tf_text
+        from salver.dialects.tensorflow.reloading import read
+
+        if path.startswith(FILES):
+            message = tf_schema.build()["ModelServerConfig"]()
+            for base in self._deployment.base_paths:
+                message.model_config_list.config.add(
+                    name=base.name, base_path=str(base), model_platform="tensorflow"
+                )
+            return text_format.MessageToString(message).encode(), True
+        content = read(path)
+        message = tf_text.parse(content, "ModelServerConfig", path)
+        is_changed = False
+        for model in message.model_config_list.config:
+            here = self._here(model.base_path)
+            if here and here != model.base_path.rstrip("/"):
+                model.base_path, is_changed = here, True
+        return (text_format.MessageToString(message).encode() if is_changed else content), is_changed
+
+    def _here(self, base_path: str) -> str:
+        """Where a base path lies in the folder; empty = nowhere, or it is no folder of this machine."""
+        if "://" in base_path or not base_path:
+            return ""
+        from salver.migration.command_lines import Launch
+
+        launch = self._started.launch if self._started else Launch("tensorflow-serving", ())
+        beside = self._started.file if self._started else self._deployment.folder / "."
+        found = self._deployment.meant(base_path, launch, beside)
+        return str(found) if found else ""
+
+    def _keys(self, words: Sequence[str], folder: str) -> list[Setting]:
+        """What becomes of each key of the files that the flags name."""
+        from salver.dialects.tensorflow import tf_text
+        from salver.dialects.tensorflow.model_list import without_effect
+        from salver.dialects.tensorflow.reloading import read
+
+        found: list[Setting] = []
+        for word in words:
+            flag, _, path = word.partition("=")
+            told = _MESSAGES.get(flag.removeprefix("--"))
+            if told is None or not path:
+                continue
+            message = tf_text.parse(read(path), told[1], path)
+            without = without_effect(message) if told[0] == "models" else ()
+            where = path.replace(f"{folder}/", "").replace(f"{self._deployment.folder}/", "")
+            for key in dict.fromkeys(_leaves(message)):
+                has_none = any(f"{key}.".find(f"{each}.") >= 0 for each in without)
+                found.append(Setting(_NAME, where, key, "", "no effect" if has_none else "used"))
+        return found
+
+
+def _leaves(message: Any, prefix: str = "") -> Iterator[str]:
+    from salver.dialects.triton.config.translate import leaves
+
+    for path in leaves(message, prefix):
+        yield path.removesuffix(".value")

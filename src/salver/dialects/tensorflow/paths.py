@@ -1,0 +1,113 @@
+"""Which path of TensorFlow Serving's is this?
+
+Its grammar (TF-R1 to TF-R7, TF-R28), and KServe's ``:explain`` in it (X-2): whatever stands below ``/v1/`` in
+any case, names still encoded. A name has neither ``/`` nor ``:``; but one of OpenAI's may have slashes, and
+is looked for among those that are known (X-26). It knows no operation's meaning.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import Final, NamedTuple
+
+from salver.words.errors import InvalidInput
+
+#: What its paths ask for.
+OPERATIONS: Final = frozenset(
+    ("model_v1", "metadata_v1", "predict_v1", "classify_v1", "regress_v1", "explain_v1")
+)
+#: Those of them that ask a model.
+INFERRING: Final = OPERATIONS - {"model_v1", "metadata_v1"}
+#: Beginnings of paths that OpenAI's clients ask, whether or not there is anything.
+OF_OPENAI: Final = (b"/v1/chat/", b"/v1/completions", b"/v1/embeddings", b"/v1/responses")
+#: Bytes of a body for them that came compressed (TF-R23), where no lower limit is set.
+MOST_INFLATED: Final = 100 << 20
+_WHICH: Final = r"(?:/versions/(\d+)|/labels/([^/:]+))?"
+_HOW: Final = rf"{_WHICH}:(classify|regress|predict|explain)"
+_WHAT: Final = rf"{_WHICH}(/metadata)?"
+_FLAGS: Final = re.IGNORECASE | re.ASCII
+_ASKING: Final = re.compile(rf"/v1/models/([^/:]+){_HOW}", _FLAGS)
+_LOOKING: Final = re.compile(rf"/v1/models(?:/([^/:]+))?{_WHAT}", _FLAGS)
+_ENDS: Final = {"POST": re.compile(_HOW, _FLAGS), "GET": re.compile(_WHAT, _FLAGS)}
+_METHOD: Final = re.compile(r"/v1/models/.+:(classify|regress|predict|explain)", _FLAGS)
+_MODELS: Final = "/v1/models/"
+_MOST: Final = (1 << 63) - 1
+
+
+class Asked(NamedTuple):
+    """What a path asks for; ``model`` and ``label`` as they stand in it, ``version`` without zeros in front.
+
+    The model is empty where its name may have slashes.
+    """
+
+    operation: str
+    model: str = ""
+    version: str = ""
+    label: str = ""
+
+
+def is_below_v1(path: bytes) -> bool:
+    """Is it TensorFlow Serving's to answer, if nobody else does?"""
+    return path[:4].lower() == b"/v1/"
+
+
+def find(verb: str, path: str) -> Asked:
+    """What is meant.
+
+    Raises:
+        InvalidInput: nothing, in TensorFlow Serving's words.
+
+    >>> find("POST", "/V1/models/m/versions/007:Predict")
+    Asked(operation='predict_v1', model='m', version='7', label='')
+    """
+    if verb == "OPTIONS":
+        return Asked("options_v1")
+    if verb == "POST":
+        if found := _ASKING.fullmatch(path):
+            return _asking(*found.groups())
+        if found := _METHOD.fullmatch(path):
+            return Asked(f"{found[1].lower()}_v1")
+    if verb in ("GET", "HEAD"):
+        if found := _LOOKING.fullmatch(path):
+            return _looking(*found.groups())
+        if path[: len(_MODELS)].lower() == _MODELS and len(path) > len(_MODELS):
+            return Asked("model_v1")
+    raise malformed(verb, path)
+
+
+def find_slashed(path: str, names: Iterable[str], verb: str = "GET") -> Asked | None:
+    """The longest of these names with which a decoded path goes on below ``/v1/models/``, and what it asks.
+
+    >>> find_slashed("/v1/models/org/m/versions/3", ["org/m", "org"])
+    Asked(operation='model_v1', model='org/m', version='3', label='')
+    """
+    rest = path[len(_MODELS) :]
+    for name in sorted(names, key=len, reverse=True):
+        if rest.startswith(name) and (found := _ENDS[verb].fullmatch(rest, len(name))):
+            return (_asking if verb == "POST" else _looking)(name, *found.groups())
+    return None
+
+
+def malformed(verb: str, path: str) -> InvalidInput:
+    """There is no such path (TF-R7)."""
+    return InvalidInput(f"Malformed request: {verb} {path}")
+
+
+def _asking(model: str, version: str | None, label: str | None, method: str) -> Asked:
+    return Asked(f"{method.lower()}_v1", model, _number(version), label or "")
+
+
+def _looking(model: str | None, version: str | None, label: str | None, metadata: str | None) -> Asked:
+    if (model, version, label, metadata) == (None, None, None, None):
+        return Asked("list_v1")
+    if model is None:
+        raise InvalidInput("Missing model name in request.")
+    return Asked("metadata_v1" if metadata else "model_v1", model, _number(version), label or "")
+
+
+def _number(version: str | None) -> str:
+    if version is None:
+        return ""
+    number = int(version) if len(version) < 4000 else _MOST + 1
+    if number > _MOST:
+        raise InvalidInput(f"Failed to convert version: {version} to numeric.")
+    return str(number)

@@ -1,0 +1,229 @@
+"""When does one list of models by name take the place of another?
+
+By request or when the file that holds the list changes (TF-L6). A list that cannot be served is refused as a
+whole, and all stays as it was. It knows no protocol; what is loaded then, the control plane and the lifecycle
+know.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from salver.dialects.tensorflow import tf_text
+from salver.dialects.tensorflow.model_list import check_change, check_labels, places_of
+from salver.kernel.repository import Place
+from salver.words.errors import FailedPrecondition, InvalidInput, SalverError, UnknownError, Unsupported
+from salver.words.messages import State, VersionStatus
+
+_LOG = logging.getLogger("salver.reloading")
+_NO_LIST: Final = (
+    "Cannot transition to requested config. It is only legal to transition from one ModelConfigList to "
+    "another."
+)
+
+
+class Served(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Models by name.
+
+    Attributes:
+        places: At the start; None = models come from paths, and no list takes their place.
+        file: A text ModelServerConfig that is followed; empty = there is none.
+        file_poll_seconds: Between two looks at it; 0 = it is not looked at again.
+        allows_unready_labels: A new label may mean a version that cannot answer yet.
+    """
+
+    places: tuple[Place, ...] | None = None
+    file: str = ""
+    file_poll_seconds: float = 0.0
+    allows_unready_labels: bool = False
+
+
+class Replacing(Protocol):
+    """Serves a list (the control plane)."""
+
+    async def replace(self, places: Sequence[Place]) -> None:
+        """From now on these models by name, and no others; loads go on when it returns."""
+        ...
+
+
+class Lives(Protocol):
+    """Knows what became of versions (the lifecycle's manager)."""
+
+    def labels(self) -> Mapping[str, Mapping[str, str]]:
+        """The version that each label means, by model."""
+        ...
+
+    def statuses(self) -> tuple[VersionStatus, ...]:
+        """One row a version."""
+        ...
+
+    def versions(self, name: str) -> tuple[VersionStatus, ...]:
+        """A model's versions that are or were to be served."""
+        ...
+
+    async def tried(self, names: Collection[str]) -> None:
+        """Wait until each wanted version of these models is ready, or has failed once."""
+        ...
+
+
+class Reloading:
+    """Keeps the list.
+
+    Args:
+        sleep: Waits that many seconds.
+    """
+
+    def __init__(
+        self,
+        plane: Replacing,
+        lives: Lives,
+        config: Served,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._plane = plane
+        self._lives = lives
+        self._config = config
+        self._sleep = sleep
+        self._places = config.places or ()
+        self._named = {place.path for place in self._places}  # by the operator
+        self._turn = asyncio.Lock()
+        self._taken = b""  # of the file
+        self._told = ""
+        self._polling: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Reloading of {len(self._places)} models>"
+
+    async def start(self) -> None:
+        """Take the first list; the file is followed from now on.
+
+        Raises:
+            SalverError: the list cannot be served.
+        """
+        if self._config.places is None:
+            return
+        self._check(self._places)
+        await self._plane.replace(self._places)
+        if self._config.file and self._config.file_poll_seconds:
+            with contextlib.suppress(SalverError):  # it has gone meanwhile: the next look tells
+                self._taken = await asyncio.to_thread(read, self._config.file)
+                if places_of(tf_text.parse(self._taken, "ModelServerConfig", "")) != self._places:
+                    self._taken = b""  # it was edited since it was read
+            self._polling = asyncio.get_running_loop().create_task(self._poll(), name="poll model config")
+
+    async def stop(self) -> None:
+        """The file is followed no more."""
+        if self._polling is not None:
+            self._polling.cancel()
+            await asyncio.wait([self._polling])
+            self._polling = None
+
+    async def reload(self, config: Any) -> None:
+        """Serve what a request's ModelServerConfig says, and nothing else.
+
+        Returns when the models that are new have loaded, or failed to.
+
+        Raises:
+            Unsupported: this server's models come from paths.
+            InvalidInput: the list cannot be served; nothing has changed.
+            UnknownError: a new model did not become available; the list is in force.
+        """
+        if self._config.places is None:
+            raise Unsupported(
+                "the models of this server come from its paths, and not from a list",
+                fix="Start it with --compat tensorflow-serving.",
+            )
+        async with self._turn:
+            places = [
+                msgspec.structs.replace(place, is_asked=place.path not in self._named)
+                for place in self._read(config)
+            ]
+            new = {place.name for place in places} - {place.name for place in self._places}
+            await self._take(tuple(places))
+            await self._lives.tried(new)
+            self._check_available(new)
+
+    def _read(self, config: Any) -> tuple[Place, ...]:
+        if config.WhichOneof("config") != "model_config_list":
+            raise FailedPrecondition(_NO_LIST)
+        return places_of(config)
+
+    async def _take(self, places: tuple[Place, ...]) -> None:
+        self._check(places)
+        await self._plane.replace(places)
+        self._places = places
+
+    def _check(self, places: Sequence[Place]) -> None:
+        check_change(self._places, places)
+        ready = [status.id for status in self._lives.statuses() if status.state is State.READY]
+        check_labels(places, self._lives.labels(), ready, allows_unready=self._config.allows_unready_labels)
+
+    def _check_available(self, names: Collection[str]) -> None:
+        failed: list[tuple[str, str]] = []
+        for name in sorted(names):
+            rows = self._lives.versions(name)
+            if any(row.state is State.READY for row in rows):
+                continue
+            failed += [(f"name: {name} version: {row.id.version}", row.reason) for row in rows]
+            if not rows:
+                path = next(place.path for place in self._places if place.name == name)
+                failed.append((f"name: {name}", f"there is no version in {path}"))
+        if failed:
+            each = "".join(f"{{{{{id}}} due to error: {reason}}}, " for id, reason in failed)
+            raise UnknownError(f"{len(failed)} model(s) did not become available: {{{each}}}")
+
+    async def _poll(self) -> None:
+        while True:
+            await self._sleep(self._config.file_poll_seconds)
+            try:
+                await self.look()
+            except SalverError as error:
+                self._tell(f"the models stay as they are: {error}")
+            except Exception:
+                _LOG.exception("reading %s failed, the models stay as they are", self._config.file)
+
+    async def look(self) -> None:
+        """Look at the file, if there is one; what could not be taken is tried again with each look.
+
+        Raises:
+            SalverError: it cannot be read, or served; nothing has changed.
+        """
+        if not self._config.file:
+            return
+        content = await asyncio.to_thread(read, self._config.file)
+        if content == self._taken:
+            return
+        places = self._read(tf_text.parse(content, "ModelServerConfig", self._config.file))
+        async with self._turn:
+            await self._take(places)
+        self._named = {place.path for place in places}
+        self._taken = content
+        self._told = ""
+        _LOG.info("%s has changed: %d models", self._config.file, len(self._places))
+
+    def _tell(self, text: str) -> None:
+        if text != self._told:
+            _LOG.error("%s", text)
+        self._told = text
+
+
+def read(path: str) -> bytes:
+    """A configuration file. Blocking.
+
+    Raises:
+        InvalidInput: it cannot be read, or is too large.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            content = file.read(tf_text.MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", "") or str(error)
+        raise InvalidInput(f"{path} cannot be read: {reason}") from error
+    if len(content) > tf_text.MAX_BYTES:
+        raise InvalidInput(f"{path} is larger than {tf_text.MAX_BYTES >> 20} MiB")
+    return content

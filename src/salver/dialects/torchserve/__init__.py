@@ -1,0 +1,1 @@
+"""TorchServe: REST, gRPC, archives, handlers, metrics, configuration and command line."""

@@ -1,0 +1,101 @@
+"""Which model and version is an archive, and how does it want to be run?
+
+What its manifest and its ``model-config.yaml`` say, for a scan: nothing is unpacked, and an archive that has
+not changed is not read again.
+"""
+
+import functools
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from salver.dialects.torchserve.archive_files import HandlerArchive, check_members, read_archive, read_text
+from salver.dialects.torchserve.model_yaml import ModelYaml, Wishes, parse, workers_of
+from salver.words.artifacts import Manifest
+from salver.words.errors import BadArchive, SalverError
+from salver.words.handlers import Workers
+
+_USUAL: Final = Workers()
+_NOTHING: Final = Wishes()
+_MOST_KNOWN: Final = 1024
+_BLOCK: Final = 512  # bytes, in which a file system says how much of a file there is
+
+
+class Described(msgspec.Struct, frozen=True):
+    """An archive, and what it wants.
+
+    Attributes:
+        yaml: None = it has no ``model-config.yaml``.
+        is_whole: It lies on this machine, and not only in outlines.
+    """
+
+    archive: HandlerArchive = HandlerArchive()
+    yaml: ModelYaml | None = None
+    is_whole: bool = True
+
+
+def describe(path: Path) -> Described:
+    """What an archive or folder says. Blocking.
+
+    Raises:
+        BadArchive: it is none, or is not whole.
+        MissingExtra: nothing here reads its ``model-config.yaml``.
+    """
+    if path.is_dir():
+        return _describe(path)
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise BadArchive(f"{path.name} cannot be read: {error.strerror or error}") from error
+    return _described(path, stat.st_mtime_ns, stat.st_size, stat.st_ino)
+
+
+def called(path: Path, name: str) -> tuple[str, str]:
+    """Its name and version.
+
+    Args:
+        name: Where it says none itself.
+
+    Raises:
+        BadArchive: it is none.
+    """
+    archive = describe(path).archive
+    return archive.name or name, archive.version
+
+
+def with_archive(manifest: Manifest) -> Manifest:
+    """A manifest with what the archive wants, where its owner's configuration does not say otherwise."""
+    try:
+        said = describe(manifest.path)
+    except SalverError as error:
+        return msgspec.structs.replace(manifest, problem=str(error))
+    config = manifest.config
+    if config.workers is None and said.is_whole:
+        workers = workers_of(_USUAL, _NOTHING, said.yaml, _NOTHING)
+        config = msgspec.structs.replace(config, workers=workers)
+    notices = manifest.notices + (said.yaml.notices if said.yaml else ())
+    return msgspec.structs.replace(manifest, config=config, notices=notices)
+
+
+@functools.lru_cache(_MOST_KNOWN)
+def _described(path: Path, changed: int, size: int, inode: int) -> Described:
+    try:
+        return _describe(path)
+    except BadArchive:
+        if path.stat().st_blocks * _BLOCK < size:  # of an object store; read again when it is loaded
+            return Described(is_whole=False)
+        raise
+
+
+def _describe(path: Path) -> Described:
+    archive = read_archive(path)
+    check_members(path)
+    if not archive.config_file:
+        return Described(archive, None)
+    content = read_text(path, archive.config_file)
+    if content is None:
+        raise BadArchive(
+            f"{path.name} has no '{archive.config_file}', which its manifest names as its configFile"
+        )
+    return Described(archive, parse(content, f"{path.name}: {archive.config_file}"))

@@ -1,0 +1,264 @@
+"""What says an archive of a handler of itself (TS-A1), and how does it become a folder?
+
+An archive is a zip (``.mar``), a compressed tar, or a folder; ``MAR-INF/MANIFEST.json`` in it says which
+model it is, and whose program runs it. It comes from outside: what it says is checked, and what it holds is
+unpacked into an empty folder or not at all. It loads nothing.
+"""
+
+import contextlib
+import os
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+
+import msgspec
+
+from salver.stores import unpack, unzip
+from salver.stores.tars import open_tar
+from salver.stores.unpack import BROKEN, honest_bytes
+from salver.stores.unzip import is_zip, read_member
+from salver.words.errors import BadArchive, LoadFailed
+
+#: In an archive, or right below its only folder.
+MANIFEST: Final = "MAR-INF/MANIFEST.json"
+RUNTIMES: Final = ("python", "python3", "LSP")
+#: What TorchServe says of what is no archive, too.
+_NO_NAME: Final = "Model name is not defined."
+_USUAL_VERSION: Final = "1.0"  # as TorchServe has it where the manifest says none
+_MOST_BYTES: Final = 1 << 20
+_MOST_NAME: Final = 255
+_MOST_LOOKED_AT: Final = 100_000  # members of a tar, until the manifest is found
+_SIZE_OF_TEXT: Final = 4 << 20
+
+
+class HandlerArchive(msgspec.Struct, frozen=True):
+    """What an archive says.
+
+    Attributes:
+        name: Empty = it has no manifest, or one that does not say it.
+        handler: ``file.py``, ``file.py:entry``, or the name of a handler that is built in.
+        serialized_file, model_file, requirements_file, config_file: Paths inside; empty = it has none.
+        envelope: How requests are wrapped; empty = as the server has it.
+        runtime: One of :data:`RUNTIMES`.
+    """
+
+    name: str = ""
+    version: str = _USUAL_VERSION
+    handler: str = ""
+    serialized_file: str = ""
+    model_file: str = ""
+    envelope: str = ""
+    requirements_file: str = ""
+    config_file: str = ""
+    extra_files: tuple[str, ...] = ()
+    runtime: str = "python"
+
+
+def parse(content: bytes, where: str) -> HandlerArchive:
+    """A manifest.
+
+    Args:
+        where: The archive, for messages.
+
+    Raises:
+        BadArchive: it is none; the message names the key.
+    """
+    try:
+        whole = msgspec.json.decode(content)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadArchive(f"{where}: {MANIFEST} is no JSON: {error}") from error
+    model = whole.get("model") if isinstance(whole, dict) else None
+    if not isinstance(model, dict):
+        raise BadArchive("Missing Model entry in manifest file.", fix=f"It is {MANIFEST} of {where}.")
+    said = _Said(model, where)
+    archive = HandlerArchive(
+        name=_called(said.text("modelName"), "modelName", where),
+        version=_called(said.text("modelVersion") or _USUAL_VERSION, "modelVersion", where),
+        handler=said.text("handler"),
+        serialized_file=said.path("serializedFile"),
+        model_file=said.path("modelFile"),
+        envelope=said.text("envelope"),
+        requirements_file=said.path("requirementsFile"),
+        config_file=said.path("configFile"),
+        extra_files=said.paths("extraFiles") or said.paths("extensions"),
+        runtime=_Said(whole, where).text("runtime") or RUNTIMES[0],
+    )
+    if not is_inside(archive.handler.partition(":")[0]):
+        raise BadArchive(f"{where}: 'handler' of {MANIFEST} lies outside of it: '{archive.handler}'")
+    if archive.runtime not in RUNTIMES:
+        raise BadArchive(f"Invalid RuntimeType value: {archive.runtime}", fix=f"{where} names it.")
+    return archive
+
+
+def read_archive(path: Path) -> HandlerArchive:
+    """What the archive or folder says of itself. Blocking; nothing is unpacked.
+
+    Raises:
+        BadArchive: it is none, or cannot be read. One without a manifest is an archive without a name.
+    """
+    content = _manifest_of(path)
+    return HandlerArchive() if content is None else parse(content, path.name)
+
+
+def read_text(path: Path, name: str) -> bytes | None:
+    """A small file of an archive or folder, as its manifest names it; None = it has no such file. Blocking.
+
+    Raises:
+        BadArchive: it is too large, or cannot be read.
+    """
+    try:
+        if path.is_dir():
+            return _of_folder(path / name, _SIZE_OF_TEXT)
+        if is_zip(path):
+            return read_member(path, name, _SIZE_OF_TEXT)
+        return _of_tar(path, name, _SIZE_OF_TEXT)
+    except BROKEN as error:
+        raise BadArchive(f"{path.name}: '{name}' cannot be read: {error}") from error
+
+
+def check_members(path: Path) -> None:
+    """May it be unpacked, as far as its members tell? Blocking; nothing is unpacked.
+
+    Raises:
+        BadArchive: a member is none that may be, or it is too much for an honest archive.
+    """
+    if not path.is_file():
+        return
+    try:
+        if is_zip(path):
+            unzip.check(path)
+        else:
+            unpack.check(path, honest_bytes(path.stat().st_size))
+    except LoadFailed as error:
+        raise BadArchive(error.message, field=error.field, fix=error.fix) from error
+
+
+def unpack_archive(archive: Path, folder: Path) -> Path:
+    """Unpack an archive into an empty folder; the folder that is the model's, which may lie below. Blocking.
+
+    Raises:
+        BadArchive: it is none, is harmful or too large, or cannot be written; the folder is as it may be.
+    """
+    try:
+        if is_zip(archive):
+            unzip.unzip(archive, folder)
+        else:
+            unpack.unpack(archive, folder, takes_links=False, most=honest_bytes(archive.stat().st_size))
+    except LoadFailed as error:
+        raise BadArchive(error.message, field=error.field, fix=error.fix) from error
+    return root_of(folder)
+
+
+def root_of(folder: Path) -> Path:
+    """Where ``MAR-INF`` is: the folder, or the only one in it (the archiver's ``tgz``)."""
+    below = [entry for entry in os.scandir(folder) if not entry.is_symlink()]
+    if len(below) == 1 and below[0].is_dir() and Path(below[0].path, MANIFEST).is_file():
+        return Path(below[0].path)
+    return folder
+
+
+def is_inside(name: str) -> bool:
+    """Can the path be one below an archive's folder?
+
+    >>> [is_inside(name) for name in ("a/b.py", "/a", "../a", "a\\\\..\\\\b")]
+    [True, False, False, False]
+    """
+    parts = PurePosixPath(name.replace("\\", "/")).parts
+    return ".." not in parts and not name.startswith(("/", "\\")) and name.isprintable()
+
+
+class _Said:
+    """What a part of a manifest says, key by key."""
+
+    def __init__(self, values: dict[str, Any], where: str) -> None:
+        self._values = values
+        self._where = where
+
+    def text(self, key: str) -> str:
+        value = self._values.get(key)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return str(value)
+        if value is not None and not isinstance(value, str):
+            raise BadArchive(f"{self._where}: '{key}' of {MANIFEST} is no text")
+        return (value or "").strip()
+
+    def path(self, key: str) -> str:
+        path = self.text(key)
+        if not is_inside(path):
+            raise BadArchive(f"{self._where}: '{key}' of {MANIFEST} lies outside of it: '{path}'")
+        return path
+
+    def paths(self, key: str) -> tuple[str, ...]:
+        """A list, or one text with commas, as the archiver's option has it."""
+        value = self._values.get(key)
+        texts = value.split(",") if isinstance(value, str) else value or ()
+        if not isinstance(texts, list | tuple):
+            raise BadArchive(f"{self._where}: '{key}' of {MANIFEST} is no list of files")
+        found = tuple(str(text).strip() for text in texts)
+        return tuple(text for text in found if text)
+
+
+def _called(name: str, key: str, where: str) -> str:
+    if len(name) > _MOST_NAME or not name.isprintable():
+        raise BadArchive(
+            f"{where}: '{key}' of {MANIFEST} is {name[:_MOST_NAME]!r}, which cannot be one",
+            fix=f"Take at most {_MOST_NAME} printable characters.",
+        )
+    return name
+
+
+def _manifest_of(path: Path) -> bytes | None:
+    try:
+        if path.is_dir():
+            return _of_folder(path / MANIFEST, _MOST_BYTES)
+        if not path.is_file():
+            raise BadArchive(f"{path.name} is no file or folder")
+        if is_zip(path):
+            return read_member(path, MANIFEST, _MOST_BYTES)
+        return _of_tar(path, MANIFEST, _MOST_BYTES)
+    except (*BROKEN, zipfile.BadZipFile) as error:
+        raise BadArchive(_NO_NAME, fix=f"{path.name} is no archive of a model: {error}.") from error
+
+
+def _of_folder(file: Path, most: int) -> bytes | None:
+    if not file.is_file():
+        return None
+    with file.open("rb") as opened:
+        content = opened.read(most + 1)
+    return _checked(content, most, file.name)
+
+
+@contextlib.contextmanager
+def _opened(path: Path, room: int) -> Iterator[tarfile.TarFile]:
+    try:
+        with open_tar(path, room, path.name) as (tar, _):
+            yield tar
+    except LoadFailed as error:
+        raise BadArchive(error.message) from error
+
+
+def _of_tar(path: Path, name: str, most: int) -> bytes | None:
+    """A member, be it below the archive's only folder."""
+    room = honest_bytes(path.stat().st_size)
+    with _opened(path, room) as tar:
+        for count, member in enumerate(tar):
+            room -= member.size
+            inner = PurePosixPath(member.name)
+            is_it = str(inner) == name or str(PurePosixPath(*inner.parts[1:])) == name
+            if is_it and member.isreg():
+                content = tar.extractfile(member)
+                assert content is not None
+                return _checked(content.read(most + 1), most, name)
+            if count > _MOST_LOOKED_AT or room < 0:
+                raise BadArchive(
+                    f"{path.name} is more, unpacked, than an honest archive is; see '{member.name}'"
+                )
+    return None
+
+
+def _checked(content: bytes, most: int, name: str) -> bytes:
+    if len(content) > most:
+        raise BadArchive(f"'{name}' is larger than {most >> 20} MiB")
+    return content

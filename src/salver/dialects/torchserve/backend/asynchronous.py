@@ -1,0 +1,114 @@
+"""How does a handler answer that is a coroutine (``asyncCommunication``)?
+
+Each request is a run of its own, beside the others on one event loop: its answers come when they come.
+Knows no wire and no process.
+"""
+
+import asyncio
+import copy
+import os
+import sys
+import threading
+import traceback
+import uuid
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from msgspec.structs import replace
+
+from salver.backends.protocol import Answer, Listener
+from salver.dialects.torchserve.backend.answering import Pieces, begin, failed, finish
+from salver.dialects.torchserve.backend.memory import give_back
+from salver.dialects.torchserve.backend.opening import Handler
+from salver.dialects.torchserve.backend.replies import Replies
+from salver.words.errors import ModelFailed
+from salver.words.handlers import SIGNATURE, Form, as_answer, form_of
+from salver.words.messages import InferRequest
+from salver.words.tensor import Array
+
+#: What was said, and whether it is the last of it.
+_Said = asyncio.Queue[tuple[Replies, bool]]
+_SENDERS = 256
+
+
+class AsyncHandlerModel:
+    """A handler whose calls are awaited.
+
+    Args:
+        is_decoded: Parts reach it by their content types.
+    """
+
+    signature = SIGNATURE
+
+    def __init__(self, handler: Handler, is_decoded: bool) -> None:
+        self._handler = handler
+        self._is_decoded = is_decoded
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="salver-handler", daemon=True)
+        self._senders = ThreadPoolExecutor(_SENDERS, "salver-send")
+        self._thread.start()
+
+    def __repr__(self) -> str:
+        return f"<AsyncHandlerModel {self._handler.context.model_name}>"
+
+    def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        """See :class:`~salver.backends.protocol.RunnableModel`."""
+        raise ModelFailed(f"model '{self._handler.context.model_name}' answers forms alone")
+
+    def stream(self, requests: Sequence[InferRequest], listeners: Sequence[Listener]) -> None:
+        """See :class:`~salver.backends.protocol.StreamModel`."""
+        for request, listener in zip(requests, listeners, strict=True):
+            asked = request.id or str(uuid.uuid4()), form_of(request)
+            asyncio.run_coroutine_threadsafe(self._answer(asked, listener), self._loop)
+
+    async def _answer(self, asked: tuple[str, Form], listener: Listener) -> None:
+        said: _Said = asyncio.Queue()
+        sending = asyncio.create_task(self._send(said, listener))
+
+        def take(replies: Replies, is_last: bool = False) -> None:
+            self._loop.call_soon_threadsafe(said.put_nowait, (replies, is_last))  # any thread may send
+
+        context = copy.copy(self._handler.context)  # runs overlap, and each has requests of its own
+        context.metrics = copy.copy(context.metrics)
+        pieces = Pieces(take)
+        run = begin(context, [asked], self._is_decoded, pieces)
+        try:
+            replies = finish(context, run, await self._handler.entry(run.data, context))
+        except BaseException as error:
+            replies = _failed(error, run.ids)
+        pieces.close()
+        ((id, reply),) = replies
+        take([(id, replace(reply, metrics=self._handler.take_metrics()))], True)
+        await sending
+
+    async def _send(self, said: "_Said", listener: Listener) -> None:
+        """Hand over what is said, in its order; nobody but this request waits for its caller to read."""
+        is_last = False
+        try:
+            while not is_last:
+                replies, is_last = await said.get()
+                for _, reply in replies:
+                    answer = Answer(*as_answer(reply))
+                    await self._loop.run_in_executor(self._senders, listener.send, answer, is_last)
+        finally:
+            listener.end()
+
+    def on_idle(self) -> None:
+        """See :class:`~salver.backends.protocol.ThriftyModel`."""
+        give_back()
+
+    def close(self) -> None:
+        """End the loop, and what still runs on it."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._senders.shutdown(wait=False, cancel_futures=True)
+        self._loop.close()
+
+
+def _failed(error: BaseException, ids: dict[int, str]) -> Replies:
+    try:
+        return failed(error, ids)
+    except BaseException as wish:  # to end the worker, which an event loop's thread does not
+        traceback.print_exception(wish)
+        sys.stdout.flush()
+        os._exit(1)

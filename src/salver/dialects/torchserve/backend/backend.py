@@ -1,0 +1,69 @@
+"""What is TorchServe's part among the backends?
+
+It recognises archives, packed or not, and loads unpacked ones, in a host process of their own.
+"""
+
+from pathlib import Path
+
+from salver.backends.loading import choice_of, options_of
+from salver.backends.protocol import LoadOptions, RunnableModel, Traits
+from salver.dialects.torchserve.backend.asynchronous import AsyncHandlerModel
+from salver.dialects.torchserve.backend.model import HandlerModel
+from salver.dialects.torchserve.backend.opening import open_handler
+from salver.dialects.torchserve.backend.recognising import is_archive
+from salver.words.artifacts import Manifest
+from salver.words.errors import LoadFailed
+from salver.words.handlers import FORMAT, Workers
+
+_OPTIONS = (
+    "handler", "envelope", "url", "runtime", "decode", "limit_max_image_pixels", "metrics_config",
+    "share_weights",
+)  # fmt: skip
+_YES_NO = ("true", "false")
+
+
+class TorchServeBackend:
+    """Handlers in archives of TorchServe's.
+
+    Options:
+        handler, runtime: In place of those that the archive names.
+        envelope: Around it, if the archive names none: ``body``, ``json``, ``kserve`` or ``kservev2``.
+        decode: ``false``: parts of a form reach it as bytes, whatever their type.
+        limit_max_image_pixels: Told to it.
+        metrics_config: A file that declares its metrics (``metrics.yaml``).
+        share_weights: ``false``: each worker loads the model by itself, though they could share its memory.
+        url: Where the archive came from; for others.
+    """
+
+    name = "torchserve"
+    extra = "torchserve"
+    modules: tuple[str, ...] = ("yaml",)
+    traits = Traits(
+        releases_gil=False, concurrent=False, native=False, isolate=True, harmless_formats=frozenset()
+    )
+
+    def recognise(self, path: Path) -> str | None:
+        """Archives and folders with ``MAR-INF/MANIFEST.json``."""
+        return FORMAT if is_archive(path) else None
+
+    def load(self, manifest: Manifest, options: LoadOptions) -> RunnableModel:
+        """Import the handler of an unpacked archive, make it, call its ``initialize``."""
+        name = manifest.id.name
+        knobs = options_of(manifest, _OPTIONS)
+        is_decoded = choice_of(knobs, "decode", _YES_NO) == "true"
+        choice_of(knobs, "limit_max_image_pixels", _YES_NO)
+        choice_of(knobs, "share_weights", _YES_NO)
+        if not options.own_process:
+            raise LoadFailed(
+                f"model '{name}' is a handler of TorchServe's, which needs a process of its own",
+                fix='Leave instances.runner out of its configuration, or set it to "process".',
+            )
+        if not manifest.path.is_dir():
+            raise LoadFailed(
+                f"{manifest.path} is not unpacked", fix="Name the folder that it was unpacked into."
+            )
+        workers = manifest.config.workers or Workers()
+        handler = open_handler(manifest, options, self)
+        if workers.is_async:
+            return AsyncHandlerModel(handler, is_decoded)
+        return HandlerModel(handler, is_decoded, workers.is_continuous)

@@ -1,0 +1,100 @@
+"""Which weights of a handler need no memory of their own?
+
+PyTorch's files hold them as they are in memory. Those of the handler's modules that are so are mapped from
+the file: its pages are the same for all workers, until one of them writes to its weights. Nothing else
+changes, and where anything is otherwise than expected the handler keeps what it has loaded.
+"""
+
+import logging
+import sys
+import zipfile
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from salver.dialects.torchserve.backend.memory import trim
+
+_LEAST = 1 << 14  # bytes; fewer pages are not worth a mapping
+_HEADER = 30  # of a member, before its name
+_MOST = 4096  # mappings; a process may have some 65,000
+_log = logging.getLogger(__name__)
+
+
+def share_weights(entry: Callable[..., Any], file: Path) -> int:
+    """Map those of the modules that a handler holds; how many bytes those are.
+
+    Args:
+        entry: The handler's: a method, whose object holds modules, or a function among them.
+        file: What they were loaded from. Nobody may write to it any more.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return 0
+    try:
+        held = _weights(entry, torch)
+        if not held or not zipfile.is_zipfile(file):
+            return 0
+        shared = _share(torch, held, np.memmap(file, np.uint8, "c"), _members(file))
+    except Exception:
+        _log.warning("weights of %s stay as they were loaded", file, exc_info=True)
+        return 0
+    if shared:
+        trim()  # what the weights have lain in
+    return shared
+
+
+def _weights(entry: Callable[..., Any], torch: Any) -> list[Any]:
+    """Tensors of some size that a plain copy of bytes can stand for."""
+    owner = getattr(entry, "__self__", None)
+    values = vars(owner) if owner is not None else getattr(entry, "__globals__", {})
+    modules = [value for value in list(values.values()) if isinstance(value, torch.nn.Module)]
+    found = {id(each): each for module in modules for each in (*module.parameters(), *module.buffers())}
+    return [each for each in found.values() if _is_plain(each, torch)]
+
+
+def _is_plain(tensor: Any, torch: Any) -> bool:
+    return (
+        type(tensor.data) is torch.Tensor
+        and tensor.device.type == "cpu"
+        and tensor.layout is torch.strided
+        and not tensor.is_quantized
+        and tensor.is_contiguous()
+        and tensor.nbytes >= _LEAST
+        and tensor.untyped_storage().nbytes() == tensor.nbytes
+    )
+
+
+def _members(file: Path) -> dict[int, list[int]]:
+    """Where uncompressed members of some size begin, by their size."""
+    places: dict[int, list[int]] = defaultdict(list)
+    with zipfile.ZipFile(file) as archive, file.open("rb") as content:
+        for member in archive.infolist():
+            if member.compress_type == zipfile.ZIP_STORED and member.file_size >= _LEAST:
+                content.seek(member.header_offset)
+                header = content.read(_HEADER)
+                name, extra = (int.from_bytes(header[at : at + 2], "little") for at in (26, 28))
+                places[member.file_size].append(member.header_offset + _HEADER + name + extra)
+    return places
+
+
+def _share(torch: Any, held: list[Any], content: Any, members: dict[int, list[int]]) -> int:
+    shared = 0
+    with torch.no_grad():
+        for tensor in held[:_MOST]:
+            own = tensor.detach().view(-1).view(torch.uint8).numpy()
+            mapped = next(_alike(own, content, members.get(tensor.nbytes, [])), None)
+            if mapped is not None:
+                tensor.data = torch.from_numpy(mapped).view(tensor.dtype).view(tensor.shape)
+                shared += tensor.nbytes
+    return shared
+
+
+def _alike(own: Any, content: Any, places: list[int]) -> Iterator[Any]:
+    """The members that hold the same bytes, where they lie as numbers of any width may."""
+    for start in places:
+        member = content[start : start + len(own)]
+        if start % 16 == 0 and len(member) == len(own) and np.array_equal(member, own):
+            yield member

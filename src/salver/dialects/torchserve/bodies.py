@@ -1,0 +1,239 @@
+"""What are the parts of a request to a handler?
+
+A body is one part named ``body``, or a form with a part for each field (TS-R12). Forms are read as
+TorchServe's front reads them: what comes after something odd is left out, and the last of one name wins.
+Parts are views of the body. It knows neither what a part holds nor who decodes it.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+from urllib.parse import unquote_to_bytes
+
+from salver.dialects.torchserve.faults import NamedFault
+from salver.words.errors import InvalidInput
+from salver.words.handlers import Form, Part, part
+
+#: More than any form has; keeps a request's cost in step with its bytes.
+MOST_PARTS: Final = 1024
+_MOST_HEAD: Final = 8192
+_MULTIPART: Final = "multipart/form-data"
+_URLENCODED: Final = "application/x-www-form-urlencoded"
+#: Of a file that does not say what it is.
+_OCTETS: Final = "application/octet-stream"
+_ENCODINGS: Final = frozenset(("7bit", "8bit", "binary"))
+_HEX: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+_BLANK: Final = re.compile(rb"[\x00-\x20\x7f]*")
+_LINE: Final = re.compile(rb"\r?\n")
+#: A header's parameters stand between semicolons that are not quoted.
+_PARAMETER: Final = re.compile(r'(?:[^;"\\]++|\\.|"(?:[^"\\]++|\\.)*+"?)++', re.DOTALL)
+#: What its library makes of the marks in a quoted value.
+_MARKS: Final = str.maketrans({**dict.fromkeys(":,=;\t", " "), '"': None})
+_NO_HEADERS: Final[Mapping[str, str]] = {}
+
+
+def form(
+    body: bytes,
+    content_type: str,
+    headers: Mapping[str, str] = _NO_HEADERS,
+    query: Sequence[tuple[str, str]] = (),
+) -> Form:
+    """What a handler is asked by this body.
+
+    Args:
+        content_type: As it was sent; empty = there was none.
+        headers: Of the call, for the handler.
+        query: Parts that come before those of the body.
+
+    Raises:
+        InvalidInput: there are too many parts.
+        NamedFault: a field has no name, or is not encoded as it should be.
+
+    >>> found = form(b"a=1&b=%41", "application/x-www-form-urlencoded")
+    >>> [(each.name, each.data.tobytes()) for each in found.parts]
+    [('a', b'1'), ('b', b'A')]
+    """
+    if content_type:
+        mime, semicolon, rest = content_type.partition(";")
+        is_multipart = mime == _MULTIPART and bool(semicolon) and "boundary" in rest.lower()
+        if is_multipart or mime.lower().strip() == _URLENCODED:
+            fields = _multipart(body, _boundary(rest)) if is_multipart else _urlencoded(body)
+            return Form(_once([*_asked(query), *fields]), headers)
+    else:
+        mime = ""
+    whole = part("body", body, mime)
+    return Form(_once([*_asked(query), whole]) if query else (whole,), headers)
+
+
+def query_of(text: bytes, path: bytes = b"") -> list[tuple[str, str]]:
+    """The parameters of a query string, in their order.
+
+    Args:
+        path: That it follows, for an error to name.
+
+    Raises:
+        NamedFault: a byte in it is not encoded as it should be.
+    """
+    if not text:
+        return []
+    if b"%" in text:
+        check_escapes(path + b"?" + text)
+    found = []
+    for piece in re.split(b"[&;]", text, maxsplit=MOST_PARTS)[:MOST_PARTS]:
+        if piece:
+            name, _, value = piece.partition(b"=")
+            if name:
+                found.append((_decoded(name), _decoded(value)))
+    return found
+
+
+def _decoded(text: bytes) -> str:
+    if b"%" in text or b"+" in text:
+        text = unquote_to_bytes(text.replace(b"+", b" "))
+    return text.decode("utf-8", "replace")
+
+
+def check_escapes(target: bytes) -> None:
+    """Raises NamedFault where a percent sign in the target of a request begins nothing."""
+    wrong = _HEX.search(target)
+    if wrong is None:
+        return
+    at, shown = wrong.start(), target[:256].decode("utf-8", "replace")
+    digits = target[at + 1 : at + 3].decode("latin-1")
+    if len(digits) < 2:
+        raise NamedFault(
+            f"unterminated escape sequence at index {at} of: {shown}", 403, "IllegalArgumentException"
+        )
+    raise NamedFault(
+        f"invalid hex byte '{digits}' at index {at + 1} of '{shown}'", 403, "IllegalArgumentException"
+    )
+
+
+def _asked(query: Sequence[tuple[str, str]]) -> list[Part]:
+    return [part(name, value.encode("utf-8", "replace")) for name, value in query]
+
+
+def _once(parts: Sequence[Part]) -> tuple[Part, ...]:
+    if len(parts) > MOST_PARTS:
+        raise InvalidInput(
+            f"the request has more than {MOST_PARTS} fields", field="body", fix="Send fewer, larger ones."
+        )
+    return tuple({each.name: each for each in parts}.values())
+
+
+def _urlencoded(body: bytes) -> Iterator[Part]:
+    """Fields up to the end of the first line; a last one without ``=`` is none."""
+    if end := re.search(rb"[\r\n]", body):
+        body = body[: end.start()]
+    pieces = body.split(b"&", MOST_PARTS + 1)
+    if b"=" not in pieces[-1]:
+        pieces.pop()
+    for piece in pieces:
+        name, _, value = piece.partition(b"=")
+        yield part(_named(_unquoted(name).decode("utf-8", "replace")), _unquoted(value))
+
+
+def _unquoted(text: bytes) -> bytes:
+    if b"%" not in text and b"+" not in text:
+        return text
+    if wrong := _HEX.search(text):
+        shown = text[:256].decode("utf-8", "replace")
+        raise _broken(f"Invalid hex byte at index '{wrong.start()}' in string: '{shown}'")
+    return unquote_to_bytes(text.replace(b"+", b" "))
+
+
+def _named(name: str) -> str:
+    if not name:
+        raise _broken("java.lang.IllegalArgumentException: empty name")
+    return name
+
+
+def _broken(message: str) -> NamedFault:
+    return NamedFault(message, 500, "ErrorDataDecoderException")
+
+
+def _boundary(parameters: str) -> bytes:
+    for parameter in _PARAMETER.findall(parameters):
+        name, _, value = parameter.partition("=")
+        mark: str = value.strip().strip('"')
+        if name.strip().lower() == "boundary" and mark:
+            return b"--" + mark.encode("latin-1", "replace")
+    raise _broken("Needs a boundary value")
+
+
+def _multipart(body: bytes, boundary: bytes) -> Iterator[Part]:
+    """The fields that are there from the first byte on, up to the first that does not end."""
+    view = memoryview(body)
+    blank = _BLANK.match(body)
+    if blank is None or not body.startswith(boundary, blank.end()):
+        return
+    end = blank.end() + len(boundary)
+    count = 0
+    while line := _LINE.match(body, end):
+        count += 1
+        if count > MOST_PARTS + 1:  # the caller says that there are too many
+            return
+        head = _head(body, line.end())
+        if head is None:
+            return
+        name, content_type, begin = head
+        following = _following(body, begin, boundary)
+        if following is None:
+            return
+        data_end, end = following
+        yield part(name, view[begin:data_end], content_type)
+
+
+def _head(body: bytes, begin: int) -> tuple[str, str, int] | None:
+    """Name and content type of a field, and where its data begin; None if its headers do not end."""
+    name: str | None = None
+    is_file = False
+    content_type = _OCTETS
+    encoding = ""
+    limit = begin + _MOST_HEAD
+    while end := _LINE.search(body, begin, limit):
+        line = body[begin : end.start()]
+        begin = end.end()
+        if not line:
+            if name is None:
+                raise _broken("a field has no name in its Content-Disposition")
+            if is_file and encoding and encoding not in _ENCODINGS:
+                raise _broken(f"TransferEncoding Unknown: {encoding}")
+            return _named(name), content_type if is_file else "", begin
+        header, _, value = line.decode("utf-8", "replace").partition(":")
+        match header.strip().lower():
+            case "content-disposition":
+                name, is_file = _disposition(value)
+            case "content-type":
+                content_type = value.partition(";")[0].strip() or _OCTETS
+            case "content-transfer-encoding":
+                encoding = value.strip().lower()
+    if len(body) > limit:
+        raise InvalidInput(
+            f"the headers of a field are longer than {_MOST_HEAD} bytes", field="body", fix="Shorten them."
+        )
+    return None
+
+
+def _disposition(value: str) -> tuple[str | None, bool]:
+    """The name of a field, and whether it is a file."""
+    name, is_file = None, False
+    for parameter in _PARAMETER.findall(value):
+        key, _, text = parameter.partition("=")
+        match key.strip().lower():
+            case "name":
+                name = text.translate(_MARKS).strip()
+            case "filename" | "filename*":
+                is_file = True
+    return name, is_file
+
+
+def _following(body: bytes, begin: int, boundary: bytes) -> tuple[int, int] | None:
+    """Where data end that begin there, and the boundary after them; None if there is none."""
+    if body.startswith(boundary, begin):  # no data, and not even the line that ends them
+        return begin, begin + len(boundary)
+    at = body.find(b"\n" + boundary, begin)
+    if at < 0:
+        return None
+    end = at - 1 if at > begin and body[at - 1] == 13 else at
+    return end, at + 1 + len(boundary)

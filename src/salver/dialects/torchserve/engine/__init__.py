@@ -1,0 +1,1 @@
+"""Engines that run TorchServe's handlers in worker processes."""

@@ -1,0 +1,222 @@
+"""How do workers of one model share its memory?
+
+A host that has loaded the model forks others on order: they begin where it is, and what none of them writes
+to lies in memory once. That is done only where it is safe (:func:`why_not`): a fork has one thread, and what
+the model has opened must not be the same for all. This is what happens in the host's process;
+:mod:`salver.dialects.torchserve.engine.fork_server` gives the orders.
+"""
+
+import ctypes
+import fcntl
+import gc
+import importlib
+import os
+import random
+import signal
+import socket
+import stat
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from salver.kernel.engine.control import Fork, Forked, Frames, Load, Reap, frame, read_order
+
+#: Variables that say how many threads libraries start with; a host that forks has none but its own.
+THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+_PR_SET_PDEATHSIG = 1
+_MOST_FDS = 8
+#: Devices of which all may have the same.
+_DEVICES = frozenset({"/dev/null", "/dev/zero", "/dev/random", "/dev/urandom"})
+
+
+class Birth(NamedTuple):
+    """What a host that was forked has of its own: control channel and arenas."""
+
+    control: int
+    requests: int
+    responses: int
+
+
+class Before:
+    """What a host was like before it loaded its model."""
+
+    def __init__(self) -> None:
+        self.fds = _fds()
+        self.modules = set(sys.modules)
+        self.seeded: set[str] = set()
+        self._real: dict[str, Callable[..., None]] = {"random": random.seed}
+        random.seed = self._seen("random", random.seed)
+        numpy_random: Any = sys.modules["numpy"].random
+        self._real["numpy"] = numpy_random.seed
+        numpy_random.seed = self._seen("numpy", numpy_random.seed)
+
+    def _seen(self, what: str, seed: Callable[..., None]) -> Callable[..., None]:
+        def wrapped(*args: Any, **kwargs: Any) -> None:
+            self.seeded.add(what)
+            seed(*args, **kwargs)
+
+        return wrapped
+
+    def end(self) -> None:
+        """The model is there."""
+        random.seed = self._real["random"]
+        numpy_random: Any = sys.modules["numpy"].random
+        numpy_random.seed = self._real["numpy"]
+
+
+def why_not(before: Before) -> str:
+    """What the model has that forks cannot have as well; empty = they can."""
+    if (threads := len(list(Path("/proc/self/task").iterdir()))) > 1:
+        return f"it has {threads} threads"
+    for fd in sorted(_fds() - before.fds):
+        if why := _why_not_open(fd):
+            return why
+    torch: Any = sys.modules.get("torch")
+    cuda = getattr(torch, "cuda", None)
+    if cuda is not None and cuda.is_initialized():
+        return "it uses CUDA"
+    return ""
+
+
+def imported(before: Before, but: Path) -> tuple[str, ...]:
+    """What the model has imported that is installed, and does not lie in its own folder."""
+    found = []
+    for name, module in [(name, sys.modules[name]) for name in sorted(set(sys.modules) - before.modules)]:
+        file = getattr(module, "__file__", None)
+        if "." not in name and file and "-packages" in file and not Path(file).is_relative_to(but):
+            found.append(name)
+    return tuple(found)
+
+
+def import_all(names: Iterable[str]) -> None:
+    """Import what can be imported."""
+    for name in names:
+        with suppress(Exception):
+            importlib.import_module(name)
+
+
+def _why_not_open(fd: int) -> str:
+    try:
+        mode = os.fstat(fd).st_mode
+        where = str(Path(f"/proc/self/fd/{fd}").readlink())
+        can_write = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
+    except OSError:  # it is closed by now
+        return ""
+    if stat.S_ISCHR(mode) and where in _DEVICES:
+        return ""
+    if not stat.S_ISREG(mode):
+        return f"it has {where} open"
+    return f"it writes to {where}" if can_write else ""
+
+
+def _fds() -> set[int]:
+    return {fd for fd in [int(path.name) for path in Path("/proc/self/fd").iterdir()] if _is_open(fd)}
+
+
+def _is_open(fd: int) -> bool:
+    """Not so of the one by which the others were listed."""
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
+def bear(sock: socket.socket, before: Before, load: Load) -> Birth | None:
+    """Fork on order until told to stop: None then. In a fork: what it has of its own."""
+    gc.collect()
+    gc.freeze()  # so that a collection in a fork does not write to all that is there
+    frames = Frames()
+    fds: list[int] = []
+    while True:
+        data, more, _, _ = socket.recv_fds(sock, 1 << 14, _MOST_FDS)
+        fds += more
+        if not data:
+            return None
+        for order in map(read_order, frames.feed(data)):
+            if isinstance(order, Reap):
+                with suppress(ChildProcessError):
+                    os.waitpid(order.pid, 0)
+            elif isinstance(order, Fork):
+                mine, fds = fds, []
+                if (birth := _fork(sock, mine, before, load)) is not None:
+                    return birth
+            else:
+                return None
+
+
+def _fork(sock: socket.socket, fds: list[int], before: Before, load: Load) -> Birth | None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    parent, chance = os.getpid(), random.getstate()
+    try:
+        pid = os.fork()
+    except OSError as error:
+        for fd in fds:
+            os.close(fd)
+        sock.sendall(frame(Forked(-1, str(error))))
+        return None
+    if pid:
+        with suppress(OSError):  # it has done so itself, or is gone
+            os.setpgid(pid, pid)
+        for fd in fds:
+            os.close(fd)
+        sock.sendall(frame(Forked(pid)))
+        return None
+    os.setpgid(0, 0)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(0)
+    control, requests, responses, output = fds
+    sock.close()
+    for standard in (1, 2):
+        os.dup2(output, standard)
+    os.close(output)
+    if "random" in before.seeded:
+        random.setstate(chance)  # a fork has seeded it anew
+    _renew(_fds() - before.fds - {control, requests, responses}, before.seeded)
+    unfold(load.variables, load.options.threads)
+    return Birth(control, requests, responses)
+
+
+def _renew(fds: set[int], seeded: set[str]) -> None:
+    """Whatever must not be the same in two workers: places in files, and chance that nobody has seeded."""
+    for fd in sorted(fds):
+        _reopen(fd)
+    if "numpy" not in seeded:
+        sys.modules["numpy"].random.seed()
+    torch: Any = sys.modules.get("torch")
+    if torch is not None and torch.initial_seed() >= 1 << 32:  # else somebody has chosen it
+        torch.seed()
+
+
+def _reopen(fd: int) -> None:
+    """The same file, read from the same place on, and from now on by itself."""
+    with suppress(OSError):
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            return
+        at = os.lseek(fd, 0, os.SEEK_CUR)
+        new = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+        os.lseek(new, at, os.SEEK_SET)
+        os.dup2(new, fd, inheritable=os.get_inheritable(fd))
+        os.close(new)
+
+
+def unfold(variables: Mapping[str, str], threads: int) -> None:
+    """As many threads as it may have, of a host that was loaded with one."""
+    os.environ.update(variables)
+    torch: Any = sys.modules.get("torch")
+    if torch is not None:
+        told = variables.get("OMP_NUM_THREADS", "")
+        torch.set_num_threads(int(told) if told.isdecimal() and int(told) else threads)
+
+
+def exit_code_of(pid: int) -> int:
+    """How a process ended that nobody has reaped yet, as ``subprocess`` says it; -9 = it cannot be told."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text("ascii", "replace").rpartition(")")[2].split()
+        return os.waitstatus_to_exitcode(int(fields[-1]))
+    except (OSError, ValueError, IndexError):
+        return -signal.SIGKILL

@@ -1,0 +1,273 @@
+"""What does TorchServe call each kind of failure?
+
+Its three keys over REST (TS-R18 to TS-R21), its two lines over gRPC (TS-R22, TS-G5). Total over
+:class:`~salver.words.errors.Code`. It knows no route.
+"""
+
+import math
+from typing import Final
+
+import msgspec
+
+from salver.dialects.torchserve.json_layout import TorchServeReply, replied
+from salver.encoding.bodies import GrpcStatus
+from salver.words.errors import (
+    BadArchive,
+    BadGraph,
+    Code,
+    HandlerFailed,
+    HostDied,
+    InvalidInput,
+    NoDownload,
+    NoModel,
+    NoModelVersion,
+    NotFound,
+    NotReady,
+    NoVersion,
+    NoWorkflow,
+    Overloaded,
+    SalverError,
+    StillDefault,
+    WorkersFailed,
+    WorkflowFailed,
+)
+
+#: Code -> HTTP status and name of the exception.
+TORCHSERVE: Final[dict[Code, tuple[int, str]]] = {
+    Code.INVALID_INPUT: (400, "BadRequestException"),
+    Code.NOT_FOUND: (404, "ModelNotFoundException"),
+    Code.NOT_READY: (503, "ServiceUnavailableException"),
+    Code.CONFLICT: (409, "ConflictStatusException"),
+    Code.NO_ROUTE: (404, "ResourceNotFoundException"),
+    Code.WRONG_VERB: (405, "MethodNotAllowedException"),
+    Code.UNAUTHENTICATED: (400, "InvalidKeyException"),
+    Code.FORBIDDEN: (403, "IllegalArgumentException"),
+    Code.RATE_LIMITED: (429, "ServiceUnavailableException"),
+    Code.OVERLOADED: (503, "ServiceUnavailableException"),
+    Code.DEADLINE_EXCEEDED: (503, "ServiceUnavailableException"),  # X-16
+    Code.CANCELLED: (499, "InternalServerException"),
+    Code.TOO_LARGE: (413, "BadRequestException"),
+    Code.UNSUPPORTED: (501, "UnsupportedOperationException"),
+    Code.MODEL_FAILED: (503, "InternalServerException"),
+    Code.UNKNOWN: (503, "InternalServerException"),
+    Code.INTERNAL: (500, "InternalServerException"),
+}
+#: Kinds of errors that it tells from others of their code; the first that fits.
+_SPECIAL: Final[tuple[tuple[type[SalverError], tuple[int, str]], ...]] = (
+    (NoModelVersion, (404, "ModelVersionNotFoundException")),
+    (NoVersion, (404, "ModelVersionNotFoundException")),
+    (NoWorkflow, (404, "WorkflowNotFoundException")),
+    (StillDefault, (403, "InvalidModelVersionException")),
+    (BadArchive, (400, "InvalidModelException")),
+    (NoDownload, (400, "DownloadArchiveException")),
+    (BadGraph, (400, "InvalidDAGException")),
+    (HostDied, (500, "InternalServerException")),
+    (WorkersFailed, (500, "InternalServerException")),
+    (WorkflowFailed, (500, "WorkflowException")),
+)
+#: Packages of the exceptions; of the others ``org.pytorch.serve.http``.
+_PACKAGES: Final = {
+    "ModelException": "org.pytorch.serve.archive.model",
+    "ModelNotFoundException": "org.pytorch.serve.archive.model",
+    "ModelVersionNotFoundException": "org.pytorch.serve.archive.model",
+    "InvalidModelException": "org.pytorch.serve.archive.model",
+    "InvalidKeyException": "org.pytorch.serve.archive.model",
+    "DownloadArchiveException": "org.pytorch.serve.archive",
+    "WorkflowNotFoundException": "org.pytorch.serve.archive.workflow",
+    "WorkflowException": "org.pytorch.serve.archive.workflow",
+    "InvalidDAGException": "org.pytorch.serve.ensemble",
+    "IllegalArgumentException": "java.lang",
+    "UnsupportedOperationException": "java.lang",
+    "JsonSyntaxException": "com.google.gson",
+    "ErrorDataDecoderException": "io.netty.handler.codec.http.multipart.HttpPostRequestDecoder$",
+}
+_NO_RESOURCE: Final = "Requested resource is not found, please refer to API document."
+_NO_METHOD: Final = "Requested method is not allowed, please refer to API document."
+#: What is wrong with a key, where it is asked for; where another one is wanted for it.
+UNAUTHORIZED: Final = "Token Authorization failed. Token either incorrect, expired, or not provided correctly"
+UNAUTHENTICATED: Final = (
+    "Token Authentication failed. Token either incorrect, expired, or not provided correctly"
+)
+#: Management over gRPC: HTTP status -> that of gRPC (TS-G5).
+_OF_HTTP: Final = {
+    400: 3, 401: 16, 403: 7, 404: 5, 409: 10, 413: 8, 416: 11, 429: 8, 499: 1, 501: 12, 503: 14, 504: 4,
+}  # fmt: skip
+_UNKNOWN, _FAILED_PRECONDITION, _INTERNAL, _UNAVAILABLE = 2, 9, 13, 14
+#: Those without a second line: gRPC's own status for them.
+_BARE: Final[dict[Code, int]] = {
+    Code.UNAUTHENTICATED: 7,  # PERMISSION_DENIED (TS-G6)
+    Code.CANCELLED: 1,
+    Code.DEADLINE_EXCEEDED: 4,
+    Code.RATE_LIMITED: 8,  # RESOURCE_EXHAUSTED
+    Code.TOO_LARGE: 8,
+    Code.NO_ROUTE: 12,  # UNIMPLEMENTED
+    Code.UNSUPPORTED: 12,
+}
+_MAX_PAUSE_S: Final = 86_400.0
+
+
+class NamedFault(InvalidInput):
+    """Something is wrong that TorchServe has a name and a status of its own for.
+
+    Args:
+        status: Of HTTP.
+        kind: Name of the exception.
+    """
+
+    def __init__(self, message: str, status: int, kind: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.kind = kind
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Rebuilds from its own three arguments."""
+        return (NamedFault, (self.message, self.status, self.kind))
+
+
+class Fault(msgspec.Struct, frozen=True):
+    """What a client is told, whatever the protocol.
+
+    Attributes:
+        retry_after: Seconds until another try is worth it; 0 = not said.
+    """
+
+    status: int
+    kind: str
+    message: str
+    retry_after: float = 0.0
+
+
+def has_no_worker(model: str, version: str = "", *, is_describing: bool = False) -> str:
+    """The text for a model that cannot take a request, be it for want of workers or of room in its queue.
+
+    Of a version it has the stray quote that TorchServe's has (TS-R21).
+    """
+    whom = f'Model "{model}"' + (f' Version {version}"' if version else "")
+    what = "describe" if is_describing else "inference"
+    text = f"{whom} has no worker to serve {what} request. Please use scale workers API to add workers."
+    if is_describing:
+        return text
+    return (
+        f"{text} If this is a sequence inference, please check if it is closed, or expired; "
+        "or exceeds maxSequenceJobQueueSize"
+    )
+
+
+def no_model(model: str) -> NoModel:
+    """There is none of that name."""
+    return NoModel(f"Model not found: {model}", field="model_name")
+
+
+def no_version(model: str, version: str) -> NoModelVersion:
+    """There is a model, but not in that version."""
+    return NoModelVersion(f"Model version: {version} does not exist for model: {model}", field="version")
+
+
+def fault_of(error: SalverError, model: str = "", version: str = "") -> Fault:
+    """What is told of an error. Total: never raises.
+
+    Args:
+        model, version: That were asked to infer; empty for others, and where none was named.
+
+    >>> fault_of(NotReady("loading"), "m").message[:50]
+    'Model "m" has no worker to serve inference request'
+    """
+    status, kind = TORCHSERVE[error.code]
+    text = error.message
+    retry_after = 0.0
+    if isinstance(error, HandlerFailed | NamedFault):
+        status = _whole_status(error.status)
+        kind = error.kind if isinstance(error, NamedFault) else kind
+    else:
+        special = next((told for of, told in _SPECIAL if isinstance(error, of)), None)
+        status, kind = special or (status, kind)
+    if error.code is Code.NO_ROUTE:
+        text = _NO_RESOURCE
+    elif error.code is Code.WRONG_VERB:
+        text = _NO_METHOD
+    elif isinstance(error, NoVersion):
+        text = no_version(model, version).message
+    elif isinstance(error, NotFound) and type(error) is NotFound and model:
+        text = no_model(model).message
+    elif isinstance(error, NotReady | Overloaded) and model:
+        text = has_no_worker(model, version)
+    if isinstance(error, Overloaded):
+        retry_after = min(error.retry_after, _MAX_PAUSE_S) if error.retry_after > 0 else 0.0
+    return Fault(status, kind, text.encode("utf-8", "replace").decode(), retry_after)
+
+
+def _whole_status(status: int) -> int:
+    """A status that a reply can have; a raised 413 would be taken for a body that was too large (TS-R19)."""
+    return 507 if status == 413 else status if 200 <= status <= 999 else 500
+
+
+def http_fault(error: SalverError, model: str = "", version: str = "") -> TorchServeReply:
+    """The reply. Total: never raises."""
+    fault = fault_of(error, model, version)
+    if isinstance(error, HandlerFailed) and fault.status == 200:
+        return TorchServeReply(200, b"error", (), "")
+    if error.code is Code.TOO_LARGE:
+        return TorchServeReply(413, b"", ())
+    told = {"code": fault.status, "type": fault.kind, "message": fault.message}
+    pause = b"%d" % max(1, math.ceil(fault.retry_after))
+    more = ((b"retry-after", pause),) if isinstance(error, Overloaded) else ()  # X-15
+    return replied(told, fault.status, more)
+
+
+def class_of(kind: str) -> str:
+    """The exception's whole name.
+
+    >>> class_of("ModelNotFoundException")
+    'org.pytorch.serve.archive.model.ModelNotFoundException'
+    """
+    package = _PACKAGES.get(kind, "org.pytorch.serve.http")
+    return package + kind if package.endswith("$") else f"{package}.{kind}"
+
+
+def inference_status(error: SalverError, model: str = "", version: str = "") -> GrpcStatus:
+    """How a call of the inference service ends: INTERNAL mostly. Total: never raises.
+
+    Args:
+        model, version: That were asked.
+    """
+    if type(error) is NotFound and error.field == "version" and model:
+        error = no_version(model, version)
+    fault = fault_of(error, model, version)
+    if error.code in _BARE:
+        return GrpcStatus(_BARE[error.code], fault.message)
+    if error.code is Code.NOT_READY or isinstance(error, Overloaded):
+        text = f"{fault.message}\nInternalServerException.()"
+        if error.code is Code.NOT_READY:
+            return GrpcStatus(_INTERNAL, text)
+        return GrpcStatus(_UNAVAILABLE, text, max(1, math.ceil(fault.retry_after * 1e3)))  # X-15
+    failed = error.code in (Code.MODEL_FAILED, Code.UNKNOWN)
+    code = grpc_code(fault.status) if failed else _INTERNAL
+    if fault.kind == "BadRequestException":
+        return GrpcStatus(code, f"{fault.message}\nBadRequestException.()")
+    return GrpcStatus(code, f"{fault.message}\n{class_of(fault.kind)}")
+
+
+def management_status(error: SalverError, model: str = "", version: str = "") -> GrpcStatus:
+    """How a call of the management service ends. Total: never raises."""
+    fault = fault_of(error, model, version)
+    if error.code in _BARE:
+        code = _FAILED_PRECONDITION if error.code is Code.DEADLINE_EXCEEDED else _BARE[error.code]
+        return GrpcStatus(code, fault.message)
+    # TorchServe does not say why a default version stays, but ends the call with that status (TS-M5).
+    code = _UNKNOWN if isinstance(error, StillDefault) else grpc_code(fault.status)
+    return GrpcStatus(code, f"{fault.message}\n{class_of(fault.kind)}")
+
+
+def grpc_code(status: int) -> int:
+    """The status of gRPC for one of HTTP (TS-G5).
+
+    >>> [grpc_code(status) for status in (404, 418, 507)]
+    [5, 9, 13]
+    """
+    if status in _OF_HTTP:
+        return _OF_HTTP[status]
+    return _FAILED_PRECONDITION if 400 <= status < 500 else _INTERNAL
+
+
+#: The body that answers what is no request at all.
+NO_MESSAGE: Final = http_fault(InvalidInput("Invalid HTTP message.")).body

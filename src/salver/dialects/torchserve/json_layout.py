@@ -1,0 +1,116 @@
+"""How does TorchServe lay its replies out?
+
+JSON as its library prints it, a key a line (TS-R22), and the headers that stand in every reply (TS-R16), in
+those too whose bytes are a handler's. It knows no error and no route.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any, Final
+
+import orjson
+
+from salver.encoding.bodies import HttpReply
+from salver.words.handlers import HandlerReply
+
+JSON: Final = (b"content-type", b"application/json")
+_NO_CACHE: Final = (
+    (b"pragma", b"no-cache"),
+    (b"cache-control", b"no-cache; no-store, must-revalidate, private"),
+    (b"expires", b"Thu, 01 Jan 1970 00:00:00 UTC"),
+)
+#: Says that more pieces of the answer follow (TS-R15).
+STREAM_NEXT: Final = (b"ts_stream_next", b"true")
+_LAYOUT: Final = orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS
+#: What a front writes itself, so that a handler cannot break the reply's frame.
+_OF_FRAMES: Final = frozenset(("content-length", "transfer-encoding", "connection", "content-type"))
+_NAME: Final = re.compile(r"[\w!#$%&'*+.^`|~-]+", re.ASCII)  # RFC 9110, section 5.6.2
+_BREAKING: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+class TorchServeReply(HttpReply, gc=False):
+    """A reply, with what only TorchServe's have.
+
+    Attributes:
+        reason: Phrase of the status line; None = the usual one.
+        is_last: No piece follows.
+    """
+
+    reason: str | None = None
+    is_last: bool = True
+
+
+def printed(value: Any) -> bytes:
+    """JSON, two blanks a level; without a final line feed, as gRPC carries it.
+
+    >>> print(printed({"status": "Healthy", "of": []}).decode())
+    {
+      "status": "Healthy",
+      "of": []
+    }
+    """
+    try:
+        text = orjson.dumps(value, option=_LAYOUT)
+    except TypeError:  # half of a surrogate pair, or a number beyond 64 bits
+        text = orjson.dumps(_plain(value), option=_LAYOUT)
+    if b"\xe2\x80\xa8" in text or b"\xe2\x80\xa9" in text:  # line ends to JavaScript
+        text = text.replace(b"\xe2\x80\xa8", b"\\u2028").replace(b"\xe2\x80\xa9", b"\\u2029")
+    return text
+
+
+def replied(value: Any, status: int = 200, more: Sequence[tuple[bytes, bytes]] = ()) -> TorchServeReply:
+    """A reply of JSON.
+
+    Args:
+        more: Further headers.
+    """
+    return TorchServeReply(status, printed(value) + b"\n", (JSON, *more))
+
+
+def status_of(text: str, status: int = 200) -> TorchServeReply:
+    """A reply that says how it went."""
+    return replied({"status": text}, status)
+
+
+def handed(reply: HandlerReply, *, is_last: bool = True) -> TorchServeReply:
+    """What a handler said, or a piece of it, as it is sent; errors are ``ts_faults.py``'s.
+
+    Its phrase of the status line is empty where the handler gave none (TS-R14).
+    """
+    if not reply.content_type and not reply.headers and not reply.reason:
+        return TorchServeReply(reply.status, reply.body, (), "", is_last)
+    headers = []
+    if reply.content_type:
+        headers.append((b"content-type", _value(reply.content_type)))
+    for name, value in reply.headers.items():
+        lower = name.lower()
+        if _NAME.fullmatch(name) and (lower not in _OF_FRAMES or (lower == "content-type" and not headers)):
+            headers.append((lower.encode(), _value(value)))
+    return TorchServeReply(reply.status, reply.body, tuple(headers), _line(reply.reason), is_last)
+
+
+def headed(
+    reply: HttpReply, request_id: bytes, cors: Sequence[tuple[bytes, bytes]] = ()
+) -> list[tuple[bytes, bytes]]:
+    """The headers of a reply, in TorchServe's order; what frames it is added by who sends it."""
+    return [*reply.headers, (b"x-request-id", request_id), *cors, *_NO_CACHE]
+
+
+def _value(text: str) -> bytes:
+    return _line(text).strip().encode("utf-8", "replace")
+
+
+def _line(text: str) -> str:
+    """Without what would end it."""
+    return _BREAKING.sub(" ", text)
+
+
+def _plain(value: Any) -> Any:
+    """With what the writer takes: unpaired surrogates replaced, huge numbers as texts."""
+    if isinstance(value, dict):
+        return {_plain(str(key)): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    return value if isinstance(value, bool | float) or value is None else str(value)

@@ -1,0 +1,61 @@
+"""How does a Java key store become the PEM files that the front reads (TS-C5)?"""
+
+import atexit
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from salver.words.errors import InvalidInput, Unsupported
+
+_JKS: Final = (b"\xfe\xed\xfe\xed", b"\xce\xce\xce\xce")  # of JKS and JCEKS
+_MAX_BYTES: Final = 4 << 20
+
+
+def pem_files(path: str, password: str) -> tuple[str, str]:
+    """Certificates and key of a PKCS #12 file, in a folder that only its owner sees and that goes with the
+    process.
+
+    Raises:
+        InvalidInput: it cannot be read, or holds no key.
+        Unsupported: it is of another kind, or nothing here reads it.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            data = file.read(_MAX_BYTES)
+    except OSError as error:
+        raise InvalidInput(f"keystore: {path} cannot be read: {error.strerror}") from error
+    if data.startswith(_JKS):
+        raise Unsupported(
+            f"keystore: {path} is of the kind JKS, which is Java's own",
+            fix=f"keytool -importkeystore -srckeystore {path} -destkeystore {path}.p12 -deststoretype PKCS12",
+        )
+    certificates, key = _pem(data, password, path)
+    folder = Path(tempfile.mkdtemp(prefix="salver-keys-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    for name, text in (("certificate.pem", certificates), ("key.pem", key)):
+        handle = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "wb") as file:
+            file.write(text)
+    return str(folder / "certificate.pem"), str(folder / "key.pem")
+
+
+def _pem(data: bytes, password: str, path: str) -> tuple[bytes, bytes]:
+    try:
+        from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, pkcs12
+    except ImportError as error:
+        raise Unsupported(
+            "keystore: the package 'cryptography' reads PKCS #12 files, and is not installed",
+            fix="pip install cryptography; or name PEM files by certificate_file and private_key_file.",
+        ) from error
+    try:
+        key, certificate, more = pkcs12.load_key_and_certificates(data, password.encode())
+    except ValueError as error:
+        raise InvalidInput(
+            f"keystore: {path} cannot be opened: {error}", fix="Is keystore_pass its password?"
+        ) from error
+    if key is None or certificate is None:
+        raise InvalidInput(f"keystore: {path} holds no key with a certificate")
+    chain = b"".join([each.public_bytes(Encoding.PEM) for each in (certificate, *more)])
+    return chain, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())

@@ -1,0 +1,223 @@
+"""What stands in TorchServe's log files, and in which (TS-B12)?
+
+``access_log.log``, ``ts_log.log`` and ``model_log.log`` in one folder, ``ts_metrics.log`` and
+``model_metrics.log`` in another, with lines of its forms. A file that has grown large is kept beside, and
+begun anew.
+"""
+
+import asyncio
+import logging
+import logging.handlers
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import BinaryIO, Final
+
+import msgspec
+
+from salver.features.telemetry.logs import escape
+from salver.words.errors import InvalidInput
+from salver.words.events import Answered, Event
+
+_LOG: Final = logging.getLogger("salver.logs")
+#: Of a file, before it is begun anew; and how many older ones are kept.
+MAX_BYTES: Final = 100 << 20
+KEPT: Final = 5
+#: The logger of what models print.
+MODELS: Final = "salver.kernel.engine.host"
+_TIME: Final = "%Y-%m-%dT%H:%M:%S"
+_LONG: Final = "%(asctime)s [%(levelname)-5s] %(threadName)s %(name)s - %(message)s"
+#: Lines wait so long for others, to be written with them.
+_TOGETHER_S: Final = 0.02
+_LEVELS: Final = {logging.WARNING: "WARN", logging.CRITICAL: "FATAL"}
+
+
+class TorchServeLogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where TorchServe's log files are.
+
+    Attributes:
+        folder: Of the access log, the server's and the models'.
+        metrics: Of both metrics' logs.
+    """
+
+    folder: str = "logs"
+    metrics: str = "logs"
+
+
+class _Lines(logging.Formatter):
+    """A line of Log4j's."""
+
+    def __init__(self, pattern: str) -> None:
+        super().__init__(pattern, _TIME)
+        self.default_msec_format = "%s,%03d"
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
+        return f"{time.strftime(str(datefmt), time.localtime(record.created))},{int(record.msecs):03d}"
+
+    def format(self, record: logging.LogRecord) -> str:
+        shown = logging.makeLogRecord(record.__dict__)
+        shown.msg, shown.args = escape(_text(record)), ()
+        shown.levelname = _LEVELS.get(record.levelno, record.levelname)
+        return super().format(shown)
+
+
+class _Journal:
+    """A file of short lines, of which there may be many: those of one moment are written at once."""
+
+    def __init__(self, path: Path, clock: Callable[[], float]) -> None:
+        self._path = path
+        self._clock = clock
+        self._waiting: list[str] = []
+        self._second, self._shown = -1, ""
+        self._timer: asyncio.TimerHandle | None = None
+        self._file: BinaryIO = path.open("ab", buffering=0)
+        self._size = self._file.tell()
+
+    def add(self, lines: Sequence[str], *, are_safe: bool = False) -> None:
+        """Lines of this moment, perhaps of nothing that anybody sends; from the event loop's thread."""
+        if not lines:
+            return
+        if not are_safe and not "".join(lines).isprintable():
+            lines = [escape(line) for line in lines]
+        now = self._clock()
+        second = int(now)
+        if second != self._second:
+            self._second, self._shown = second, time.strftime(_TIME, time.localtime(second))
+        start = f"{self._shown},{int(now % 1 * 1000):03d} - "
+        self._waiting.append(start + f"\n{start}".join(lines) + "\n")
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_TOGETHER_S, self.flush)
+
+    def flush(self) -> None:
+        """Write what waits. What cannot be written is lost, and the log says so."""
+        self._timer = None
+        lines, self._waiting = self._waiting, []
+        try:
+            for text in _batches(lines):
+                if self._size and self._size + len(text) > MAX_BYTES:
+                    self._begin_anew()
+                self._size += self._file.write(text)
+        except OSError as error:
+            _LOG.warning("lines of %s are lost: %s", self._path, error.strerror)
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self.flush()
+        self._file.close()
+
+    def _begin_anew(self) -> None:
+        self._file.close()
+        for number in range(KEPT, 0, -1):
+            older = self._path.with_name(f"{self._path.name}.{number - 1}") if number > 1 else self._path
+            if older.exists():
+                older.replace(self._path.with_name(f"{self._path.name}.{number}"))
+        self._file = self._path.open("ab", buffering=0)
+        self._size = 0
+
+
+class TorchServeLogs:
+    """Writes the files.
+
+    Args:
+        clock: Unix time.
+
+    Raises:
+        InvalidInput: one cannot be written.
+    """
+
+    def __init__(self, config: TorchServeLogConfig, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._journals: list[_Journal] = []
+        self._handlers: list[logging.Handler] = []
+        self._access = self._journal(config.folder, "access_log.log")
+        self._metrics = (
+            self._journal(config.metrics, "ts_metrics.log"),
+            self._journal(config.metrics, "model_metrics.log"),
+        )
+        self._handle(config.folder, "ts_log.log")
+        self._handle(config.folder, "model_log.log").addFilter(logging.Filter(MODELS))
+
+    def __repr__(self) -> str:
+        return f"<TorchServeLogs {len(self._journals) + len(self._handlers)} files>"
+
+    def observe(self, events: Sequence[Event]) -> None:
+        """Write down the answers among them."""
+        self._access.add(
+            [
+                f'/{event.caller} "{event.verb} {event.target} {event.protocol}" '
+                f"{event.status} {int(event.seconds * 1e3)}"
+                for event in events
+                if type(event) is Answered
+            ]
+        )
+
+    def metrics(self, lines: Sequence[str], is_models: bool) -> None:
+        """Write metrics down (:data:`salver.dialects.torchserve.metrics.Sink`)."""
+        self._metrics[is_models].add(lines, are_safe=not is_models)
+
+    def close(self) -> None:
+        """Let go of the files."""
+        for journal in self._journals:
+            journal.close()
+        for handler in self._handlers:
+            logging.getLogger().removeHandler(handler)
+            handler.close()
+        self._journals.clear()
+        self._handlers.clear()
+
+    def _journal(self, folder: str, name: str) -> _Journal:
+        path = Path(folder) / name
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            journal = _Journal(path, self._clock)
+        except OSError as error:
+            self.close()
+            raise _unwritable(path, error) from error
+        self._journals.append(journal)
+        return journal
+
+    def _handle(self, folder: str, name: str) -> logging.Handler:
+        path = Path(folder) / name
+        try:
+            handler = logging.handlers.RotatingFileHandler(path, "a", MAX_BYTES, KEPT, encoding="utf-8")
+        except OSError as error:
+            self.close()
+            raise _unwritable(path, error) from error
+        handler.setFormatter(_Lines(_LONG))
+        self._handlers.append(handler)
+        logging.getLogger().addHandler(handler)
+        return handler
+
+
+def _unwritable(path: Path, error: OSError) -> InvalidInput:
+    return InvalidInput(
+        f"the log file {path} cannot be written: {error.strerror}",
+        fix="Set LOG_LOCATION and METRICS_LOCATION to folders that can be.",
+    )
+
+
+def _batches(lines: Sequence[str]) -> list[bytes]:
+    """Lines, as many together as may be written at once."""
+    found: list[bytes] = []
+    size, begun = 0, 0
+    for index, line in enumerate(lines):
+        if size and size + len(line) > MAX_BYTES // 4:
+            found.append("".join(lines[begun:index]).encode())
+            size, begun = 0, index
+        size += len(line)
+    if begun < len(lines):
+        found.append("".join(lines[begun:]).encode())
+    return found
+
+
+def _text(record: logging.LogRecord) -> str:
+    """What it says, with its fields behind it."""
+    if not isinstance(record.msg, dict):
+        return record.getMessage()
+    fields = {key: value for key, value in record.msg.items() if key not in _KNOWN}
+    said = " ".join([f"{key}={value}" for key, value in fields.items()])
+    return f"{record.msg.get('event', '')} {said}".strip()
+
+
+_KNOWN: Final = frozenset({"event", "timestamp", "level", "logger", "exc_info"})

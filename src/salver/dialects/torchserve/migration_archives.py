@@ -1,0 +1,152 @@
+"""Will this archive of TorchServe run here, and if not: why?
+
+Judged by its manifest, its ``model-config.yaml`` and what its program imports, which is read and never run.
+"""
+
+import ast
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from salver import backends as _room
+from salver.cli.machine import is_installed
+from salver.dialects.torchserve.archive import Described, describe
+from salver.dialects.torchserve.archive_files import read_text
+from salver.dialects.torchserve.model_yaml import read_keys
+from salver.kernel.repository import Recognised
+from salver.migration.models import DIFFERS, FAILS, RUNS, Model, Verdict, lack_of, lacking
+from salver.migration.report import Setting
+from salver.plugins import recogniser
+from salver.words.errors import BadArchive, SalverError
+from salver.words.handlers import FORMAT
+
+if TYPE_CHECKING:
+    from salver.backends.protocol import Backend
+
+_SERVER: Final = "torchserve"
+#: The package ``ts`` that handlers find.
+_GIVEN: Final = Path(_room.__file__).parent / "torchserve" / "shim" / "ts"
+_NEEDED: Final = re.compile(r"""\bneeded\(\s*[^,()]+,\s*["']([\w.]+)["']""")
+_ACCEPTED: Final = re.compile(r"(.+?): (accepted, no effect here|left to the handler.*)")
+_ASK: Final = "Say so, if you need it: it is TorchServe's, and not among what Salver brings of it."
+_CPP: Final = "its runtime is LSP, TorchServe's backend in C++, which there is not here"
+
+
+class Judge:
+    """Judges archives, and gathers what becomes of the keys of their files.
+
+    Args:
+        folder: The deployment's.
+        installs: Requirements of archives are installed for them.
+    """
+
+    def __init__(self, folder: Path, backends: "Mapping[str, Backend]", *, installs: bool) -> None:
+        self._folder = folder
+        self._backends = backends
+        self._installs = installs
+        self.settings: list[Setting] = []
+
+    def model(self, path: Path) -> Model:
+        """How it will fare."""
+        what = recogniser(self._backends)(path) or Recognised(FORMAT, FORMAT)
+        backend = self._backends.get(what.backend)
+        name, version = path.name.partition(".")[0], ""
+        why: tuple[str, ...] = ()
+        fix = ""
+        try:
+            said = describe(path)
+            name, version = said.archive.name or name, said.archive.version
+            self._keys(path, said)
+            verdict, why, fix = self._fate(path, said)
+        except SalverError as error:
+            verdict, why, fix = FAILS, (error.message,), error.fix
+        missing = [module for module in (backend.modules if backend else ()) if not is_installed(module)]
+        if backend is not None and missing and verdict != FAILS:
+            verdict, why = FAILS, (f"the torchserve backend needs {', '.join(missing)}, not installed here",)
+            fix = f"pip install 'salver[{backend.extra}]'"
+        versions = (version,) if version else ()
+        fate = (not missing, verdict, why, fix)
+        return Model(_SERVER, name, versions, str(path), what.format, what.backend, *fate)
+
+    def _fate(self, path: Path, said: Described) -> tuple[Verdict, tuple[str, ...], str]:
+        archive = said.archive
+        if archive.runtime == "LSP":
+            return FAILS, (_CPP,), "Export the model for Python, or as ONNX."
+        handler = archive.handler.partition(":")[0]
+        sources, problem = self._sources(path, handler, archive.model_file)
+        if problem:
+            return FAILS, (problem,), "Pack it anew, with --handler."
+        if strange := sorted({name for source in sources for name in _not_given(source)}):
+            return FAILS, (f"its program imports {', '.join(strange)}, which there is not here",), _ASK
+        if names := self._lacking(path, sources):
+            told, fix = lack_of(names)
+            if archive.requirements_file and not self._installs:
+                fix += f"; or install_py_dep_per_model=true installs its {archive.requirements_file}"
+            if not (archive.requirements_file and self._installs):
+                return FAILS, (told,), fix
+        notices = said.yaml.notices if said.yaml else ()
+        return (DIFFERS, notices, "") if notices else (RUNS, (), "")
+
+    def _sources(self, path: Path, handler: str, model_file: str) -> tuple[list[bytes], str]:
+        """Its programs; and what is wrong where there are none."""
+        sources = []
+        if handler:
+            source = read_text(path, handler if handler.endswith(".py") else f"{handler}.py")
+            built_in = _GIVEN / "torch_handler" / f"{handler}.py"
+            if source is None and re.fullmatch(r"\w+", handler) and built_in.is_file():
+                source = built_in.read_bytes()
+            if source is None:
+                return [], f"there is no handler '{handler}', neither in the archive nor built in"
+            sources.append(source)
+        if model_file:
+            source = read_text(path, model_file)
+            if source is None:
+                return [], f"its manifest names the file '{model_file}', which is not there"
+            sources.append(source)
+        return sources, ""
+
+    def _lacking(self, path: Path, sources: list[bytes]) -> tuple[str, ...]:
+        told = {name for source in sources for name in _NEEDED.findall(source.decode("utf-8", "replace"))}
+        names = {*lacking(sources), *(name for name in told if not is_installed(name))}
+        names = {name for name in names if not self._has(path, name)}
+        return tuple(sorted(names))
+
+    def _has(self, path: Path, module: str) -> bool:
+        """Does it lie in the archive?"""
+        try:
+            packages = (f"{module}.py", f"{module}/__init__.py")
+            return any(read_text(path, name) is not None for name in packages)
+        except BadArchive:
+            return False
+
+    def _keys(self, path: Path, said: Described) -> None:
+        """What becomes of each key of its ``model-config.yaml``."""
+        if said.yaml is None:
+            return
+        content = read_text(path, said.archive.config_file) or b""
+        where = f"{path.relative_to(self._folder)}: {said.archive.config_file}"
+        told = {found[1]: found[2] for each in said.yaml.notices if (found := _ACCEPTED.fullmatch(each))}
+        for key, value in read_keys(content, where).items():
+            why = told.get(key, "")
+            becomes = "no effect" if why.startswith("accepted") else "differs" if why else "used"
+            reason = "" if why.startswith("accepted") else why
+            text = str(value) if not isinstance(value, dict | list) else ""
+            self.settings.append(Setting(_SERVER, where, key, text, becomes, reason))  # type: ignore[arg-type]
+
+
+def _not_given(source: bytes) -> Iterator[str]:
+    """Modules of TorchServe's that a program imports, and that there are not here."""
+    try:
+        body = ast.parse(source).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return
+    for node in body:
+        names = [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        for name in names:
+            top, _, rest = name.partition(".")
+            place = _GIVEN / rest.replace(".", "/")
+            if top == "ts" and not (place.is_dir() or place.with_suffix(".py").is_file()):
+                yield name

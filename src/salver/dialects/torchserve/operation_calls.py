@@ -1,0 +1,43 @@
+"""What do TorchServe's operations over REST get, and give?"""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+import msgspec
+
+from salver.dialects.torchserve.json_layout import TorchServeReply
+from salver.dialects.torchserve.paths import Asked
+
+
+class Request(msgspec.Struct, frozen=True, gc=False):
+    """One request, read whole.
+
+    Attributes:
+        query: Fields in their order; names may come again, and the first counts.
+        headers: With names in lower case.
+        spelled: The same as they were sent, for handlers.
+    """
+
+    asked: Asked
+    verb: str
+    body: bytes
+    query: tuple[tuple[str, str], ...]
+    headers: Mapping[bytes, bytes]
+    spelled: Sequence[tuple[bytes, bytes]] = ()
+
+    @property
+    def content_type(self) -> str:
+        """Empty = there is none."""
+        return self.headers.get(b"content-type", b"").decode("latin-1")
+
+    @property
+    def authorization(self) -> str:
+        """Empty = there is none."""
+        return self.headers.get(b"authorization", b"").decode("latin-1")
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """The query's fields by name."""
+        return dict(reversed(self.query))
+
+
+Method = Callable[[Request], Awaitable[TorchServeReply]]

@@ -1,0 +1,57 @@
+"""Which parts make TorchServe's interfaces, and what does a port show of them?
+
+Over REST and gRPC alike: one set of keys, one set of rules. It opens no port.
+"""
+
+import time
+from typing import Final
+
+import msgspec
+
+from salver.dialects.torchserve.front import SURFACES, Backing, TorchServe
+from salver.dialects.torchserve.grpc_methods import CHANGING, TorchServeMethods
+from salver.dialects.torchserve.tokens import TokenKeys
+from salver.transport.access_check import Access
+from salver.transport.doors import App, Kind
+from salver.transport.ports import Looking
+
+_EVERYTHING: Final = "all"
+
+
+class TorchServePorts:
+    """The interfaces of one server.
+
+    Args:
+        backing: What answers, but for the keys.
+        control: Knows which models there are.
+
+    Raises:
+        InvalidInput: the file of the keys cannot be written.
+    """
+
+    def __init__(self, backing: Backing, control: Looking) -> None:
+        rules = backing.rules
+        keys = None
+        if rules.tokens is not None:
+            keys = TokenKeys(rules.tokens, time.time)
+            keys.write()
+        self._backing = msgspec.structs.replace(backing, keys=keys)
+        self.methods = TorchServeMethods(
+            backing.door, control, backing.handlers, rules, keys, backing.reception.new_id
+        )
+
+    def closed(self, kind: Kind) -> frozenset[str]:
+        """Paths of its gRPC methods that change models and that such a port does not have.
+
+        They are where management was asked for: at its own ports, and at the one for everything if requests
+        may change models at all.
+        """
+        is_asked = self._backing.rules.may_change if kind == _EVERYTHING else "management" in kind
+        return frozenset() if is_asked or kind == "torchserve-all" else CHANGING
+
+    def shown(self, app: App, kind: Kind, access: Access) -> App:
+        """The application with TorchServe's routes, where that port has any."""
+        surfaces = SURFACES.get(kind)
+        if surfaces is None and kind != _EVERYTHING:
+            return app
+        return TorchServe(app, self._backing, surfaces, access)

@@ -1,0 +1,266 @@
+"""What do config.properties, the command line and the environment of TorchServe say together?
+
+:class:`Settings` holds a checked value for each key. The environment goes before the command line, and that
+before the file (TS-C12); of the environment only what the file allows. What keys mean stands in
+``torchserve_keys.py``; what is made of them in ``torchserve.py``.
+"""
+
+import difflib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from salver.dialects.torchserve import java_properties
+from salver.dialects.torchserve.property_keys import IGNORED, KEYS, OF_SNAPSHOTS, Key
+from salver.words.errors import InvalidInput
+
+_FILE: Final = "config.properties"
+_PLACEHOLDER: Final = re.compile(r"\$\$([^$]+[^$])\$\$")
+_ADDRESS: Final = re.compile(r"(https?)://([^:^/]+)(?::([0-9]+))?|unix:(/.*)", re.IGNORECASE)
+_PORTS: Final = {  # where an address has none: encrypted, or not
+    "inference_address": (443, 80),
+    "management_address": (8444, 8081),
+    "metrics_address": (8445, 8082),
+}
+_MODES: Final = ("log", "prometheus", "legacy")
+#: The variable that the documentation of TorchServe names.
+_OLDER: Final = {"TS_TOKEN_EXPIRATION_TIME_MIN": "TS_TOKEN_EXPIRATION_MIN"}
+
+
+class Address(NamedTuple):
+    """Where to listen; with ``path`` at a UNIX socket."""
+
+    host: str
+    port: int
+    is_encrypted: bool = False
+    path: str = ""
+
+
+class Source(NamedTuple):
+    """A text of properties.
+
+    Attributes:
+        name: Of the file, for messages; empty = there is none.
+        is_snapshot: It is what a server wrote when it was last here.
+    """
+
+    values: Mapping[str, str]
+    name: str = ""
+    is_snapshot: bool = False
+
+
+class Settings:
+    """A value for each key.
+
+    Args:
+        source: What a file says.
+        flags: What the command line says of keys; goes before it.
+        environment: Goes before both, where the file says ``enable_envvars_config=true``.
+
+    Attributes:
+        notices: A line for the log on each key without an effect.
+
+    Raises:
+        InvalidInput: a key is not known, or a value is wrong.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        flags: Mapping[str, str] | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        environment = environment or {}
+        self.notices: list[str] = []
+        self._origin: dict[str, str] = {}
+        self._values: dict[str, str] = {}
+        for name, value in source.values.items():
+            if name not in KEYS:
+                raise _unknown(name, source.name)
+            if name in IGNORED and not (source.is_snapshot and name in OF_SNAPSHOTS):
+                self.notices.append(f"{source.name}: {_no_effect(name)}")
+            self._take(name, _resolved(value, environment, f"{source.name}: {name}"), source.name)
+        for name, value in (flags or {}).items():
+            self._take(name, value, "the command line")
+        if self.is_on("enable_envvars_config"):
+            for name, variable in _variables(self.is_on("use_env_allowed_urls")):
+                if variable in environment:
+                    self._take(name, environment[variable], f"the environment ({variable})")
+                    if name in IGNORED:
+                        self.notices.append(f"{variable}: {_no_effect(name)}")
+        if environment.get("TS_OPEN_INFERENCE_PROTOCOL"):  # counts in any case
+            is_on = environment["TS_OPEN_INFERENCE_PROTOCOL"].lower() in ("oip", "true")
+            self._take("ts_open_inference_protocol", str(is_on).lower(), "the environment")
+
+    def __contains__(self, name: str) -> bool:
+        """Does anybody say it?"""
+        return name in self._values
+
+    def text(self, name: str) -> str:
+        """As it was said, or its default."""
+        return self._values.get(name, KEYS[name].default)
+
+    def is_on(self, name: str) -> bool:
+        """Of a flag."""
+        return self.text(name).lower() == "true"
+
+    def number(self, name: str) -> int:
+        """Of a whole number."""
+        return int(self.text(name))
+
+    def float(self, name: str) -> float:
+        """Of a number that may have a fraction."""
+        return float(self.text(name))
+
+    def address(self, name: str) -> Address:
+        """Of an address."""
+        return _address(name, self.text(name))
+
+    def object(self, name: str) -> dict[str, Any]:
+        """Of a JSON object; empty where nobody says it."""
+        found: dict[str, Any] = json.loads(self.text(name) or "{}")
+        return found
+
+    def said(self) -> dict[str, str]:
+        """All that was said, by key."""
+        return dict(self._values)
+
+    def origin(self, name: str) -> str:
+        """Who said it, for messages."""
+        return self._origin.get(name, "")
+
+    def _take(self, name: str, value: str, origin: str) -> None:
+        value = value.strip()
+        if why := _wrong(name, KEYS[name], value):
+            raise InvalidInput(f"{origin}: {name}={value!r} {why}")
+        self._values[name] = value
+        self._origin[name] = origin
+
+
+def read(path: str) -> Source:
+    """A file of properties.
+
+    Raises:
+        InvalidInput: it cannot be read.
+    """
+    try:
+        return Source(java_properties.parse(Path(path).read_bytes(), path), path)
+    except OSError as error:
+        raise InvalidInput(f"{path} cannot be read: {error.strerror}") from error
+
+
+def find(given: str, environment: Mapping[str, str], last: Path | None, folder: Path) -> Source:
+    """What a server starts from: a named file, the last snapshot, config.properties here, or nothing.
+
+    Args:
+        given: By ``--ts-config``; ``TS_CONFIG_FILE`` goes before it.
+        last: The last snapshot, where it counts.
+
+    Raises:
+        InvalidInput: the named file is not there, or one cannot be read.
+    """
+    if named := environment.get("TS_CONFIG_FILE", given):
+        if not Path(named).is_file():
+            raise InvalidInput(f"--ts-config file not found: {named}")
+        return read(named)
+    if last is not None:
+        return read(str(last))._replace(is_snapshot=True)
+    usual = folder / _FILE
+    return read(str(usual)) if usual.is_file() else Source({})
+
+
+def _variables(has_urls: bool) -> list[tuple[str, str]]:
+    """Keys and their variables; the one that goes before another comes behind it."""
+    found = []
+    for name, key in KEYS.items():
+        if key.variable and (name != "allowed_urls" or has_urls) and name != "ts_open_inference_protocol":
+            found += [(name, older) for older in (_OLDER.get(key.variable),) if older]
+            found.append((name, key.variable))
+    return found
+
+
+def _resolved(value: str, environment: Mapping[str, str], where: str) -> str:
+    """With ``$$NAME$$`` replaced by the variable of that name."""
+
+    def meant(match: re.Match[str]) -> str:
+        if match[1] not in environment:
+            raise InvalidInput(f"{where}: Invalid Environment Variable {match[1]}", fix=f"Set {match[1]}.")
+        return environment[match[1]]
+
+    return _PLACEHOLDER.sub(meant, value)
+
+
+def _wrong(name: str, key: Key, value: str) -> str:
+    """Why a value cannot be; empty = it can."""
+    match key.kind:
+        case "flag":
+            return "" if value.lower() in ("true", "false", "") else "is neither true nor false"
+        case "number":
+            if not re.fullmatch(r"-?[0-9]{1,19}", value, re.ASCII):
+                return "is no whole number"
+            return "" if key.least <= int(value) <= key.most else f"is not between {key.least} and {key.most}"
+        case "float":
+            return "" if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", value, re.ASCII) else "is no number"
+        case "address":
+            return _wrong_address(name, value)
+        case "json":
+            return _wrong_object(value)
+        case "pattern":
+            return _wrong_patterns(name, value)
+        case "mode":
+            return "" if value.lower() in _MODES else f"is none of {', '.join(_MODES)}"
+        case "text":
+            is_envelope = name == "service_envelope" and value not in (
+                "",
+                "body",
+                "json",
+                "kserve",
+                "kservev2",
+            )
+            return "is none of body, json, kserve, kservev2" if is_envelope else ""
+
+
+def _address(name: str, value: str) -> Address:
+    found = _ADDRESS.fullmatch(value)
+    assert found is not None  # it was checked when it was said
+    if found[4]:
+        return Address("", 0, path=found[4])
+    is_encrypted = found[1].lower() == "https"
+    port = int(found[3]) if found[3] else _PORTS[name][not is_encrypted]
+    return Address(found[2], port, is_encrypted)
+
+
+def _wrong_address(name: str, value: str) -> str:
+    if not _ADDRESS.fullmatch(value):
+        return "is no address: http://HOST:PORT, https://HOST:PORT or unix:/PATH"
+    address = _address(name, value)
+    return "" if address.path or 0 < address.port < 65536 else "has no possible port"
+
+
+def _wrong_object(value: str) -> str:
+    try:
+        found = json.loads(value or "{}")
+    except (ValueError, RecursionError) as error:
+        return f"is no JSON: {error}"
+    return "" if isinstance(found, dict) else "is no JSON object"
+
+
+def _wrong_patterns(name: str, value: str) -> str:
+    for pattern in value.split(",") if name == "allowed_urls" else (value,):
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            return f"is no regular expression: {error}"
+    return ""
+
+
+def _no_effect(name: str) -> str:
+    return f"{name} is accepted and has no effect here: {IGNORED[name].about}"
+
+
+def _unknown(name: str, file: str) -> InvalidInput:
+    near = difflib.get_close_matches(name, KEYS, 1)
+    fix = f"Is {near[0]} meant?" if near else "docs/how-to/from-torchserve.md lists the keys."
+    return InvalidInput(f"{file}: there is no key {name}, or none that is known here", fix=fix)

@@ -1,0 +1,117 @@
+"""Who may ask TorchServe's ports?
+
+Three keys, made when the server starts and written to a file that only its owner can read: one for inference,
+one for management, and one with which the other two are renewed (TS-M8, TS-B11). It knows no route.
+"""
+
+import contextlib
+import hmac
+import os
+import re
+import secrets
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final, Literal
+
+import orjson
+
+from salver.dialects.torchserve.faults import UNAUTHENTICATED, UNAUTHORIZED
+from salver.dialects.torchserve.rules import TokenRules
+from salver.words.errors import InvalidInput, Unauthenticated
+
+Scope = Literal["inference", "management"]
+SCOPES: Final[tuple[Scope, ...]] = ("inference", "management")
+#: What the header says: the word is not to be written otherwise.
+_BEARER: Final = re.compile(r"Bearer\s+(\S+)\s*", re.ASCII)
+_BYTES: Final = 24
+
+
+class TokenKeys:
+    """The keys of one server.
+
+    Args:
+        now: Unix seconds.
+        new_key: Makes a key that nobody can guess.
+    """
+
+    def __init__(
+        self,
+        rules: TokenRules,
+        now: Callable[[], float],
+        new_key: Callable[[], str] = lambda: secrets.token_urlsafe(_BYTES),
+    ) -> None:
+        self._file = Path(rules.file)
+        self._seconds = rules.minutes * 60
+        self._now = now
+        self._new_key = new_key
+        self._owner = new_key().encode()
+        self._keys: dict[Scope, tuple[bytes, float]] = {scope: self._fresh() for scope in SCOPES}
+
+    def __repr__(self) -> str:
+        return f"<TokenKeys of {self._file}>"
+
+    def write(self) -> None:
+        """Write the file anew.
+
+        Raises:
+            InvalidInput: it cannot be written.
+        """
+        told: dict[str, dict[str, str]] = {
+            scope: {"key": self._keys[scope][0].decode(), "expiration time": _shown(self._keys[scope][1])}
+            for scope in ("management", "inference")
+        }
+        told["API"] = {"key": self._owner.decode()}
+        fresh = self._file.with_name(f".{self._file.name}.{os.getpid()}")
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                fresh.unlink()
+            handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(handle, "wb") as file:
+                file.write(orjson.dumps(told, option=orjson.OPT_INDENT_2))
+            fresh.replace(self._file)
+        except OSError as error:
+            raise InvalidInput(
+                f"the keys cannot be written to {self._file}: {error.strerror or error}",
+                fix="Start where files may be written, or set disable_token_authorization=true.",
+            ) from error
+
+    def allows(self, scope: Scope, authorization: str) -> bool:
+        """Does this header open that interface, now?"""
+        key, end = self._keys[scope]
+        return _shows(key, authorization) and self._now() < end
+
+    def check(self, authorization: str, *scopes: Scope) -> None:
+        """Raises Unauthenticated unless the header opens one of them."""
+        if not any(self.allows(scope, authorization) for scope in scopes):
+            raise Unauthenticated(UNAUTHORIZED)
+
+    def renew(self, wanted: str, authorization: str) -> None:
+        """Make a new key; the one before is good for nothing from then on.
+
+        Raises:
+            Unauthenticated: the header does not have the key for that, or there is no such scope.
+            InvalidInput: the file cannot be written.
+        """
+        scope = next((scope for scope in SCOPES if scope == wanted), None)
+        if scope is None or not _shows(self._owner, authorization):
+            raise Unauthenticated(UNAUTHENTICATED)
+        before = self._keys[scope]
+        self._keys[scope] = self._fresh()
+        try:
+            self.write()
+        except InvalidInput:
+            self._keys[scope] = before
+            raise
+
+    def _fresh(self) -> tuple[bytes, float]:
+        return self._new_key().encode(), self._now() + self._seconds
+
+
+def _shows(key: bytes, authorization: str) -> bool:
+    found = _BEARER.fullmatch(authorization)
+    return hmac.compare_digest(found[1].encode("utf-8", "replace") if found else b"", key)
+
+
+def _shown(unix: float) -> str:
+    return datetime.fromtimestamp(unix, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

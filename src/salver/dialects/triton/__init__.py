@@ -1,0 +1,1 @@
+"""NVIDIA Triton: its extensions, configurations, metrics and command line."""

@@ -1,0 +1,50 @@
+"""Are a model's files those that its owner means? What Triton's repository agents look at before a load.
+
+One of them is here: ``checksum``, as in Triton's sample. Its parameters are ``MD5:<file>`` = digest, the file
+named from the model's folder.
+"""
+
+import hashlib
+from typing import Any, Final
+
+from salver.dialects.triton.model_config import model_config_class
+from salver.stores import StoreFailed
+from salver.stores.protocol import checked
+from salver.words.artifacts import Manifest
+from salver.words.errors import LoadFailed
+
+_HASHES: Final = {"MD5": hashlib.md5, "SHA256": hashlib.sha256}
+
+
+def vet(manifest: Manifest) -> None:
+    """Let the agents of a model look at its files. Blocking; reads those that they name.
+
+    Raises:
+        LoadFailed: a file is missing, or not what it should be.
+    """
+    if not manifest.triton:
+        return
+    for agent in model_config_class().FromString(manifest.triton).model_repository_agents.agents:
+        for key, digest in agent.parameters.items():
+            _check(manifest, key, digest)
+
+
+def _check(manifest: Manifest, key: str, digest: str) -> None:
+    kind, _, name = key.partition(":")
+    make: Any = _HASHES.get(kind.upper())
+    if make is None or not name:
+        raise LoadFailed(
+            f"the agent checksum of model '{manifest.id.name}' has a parameter {key!r}",
+            field="model_repository_agents.agents.parameters",
+            fix=f"Write {' or '.join(f'{known}:FILE' for known in _HASHES)}.",
+        )
+    try:
+        file = manifest.home / checked(name)
+        with file.open("rb") as content:
+            found = hashlib.file_digest(content, lambda: make(usedforsecurity=False)).hexdigest()
+    except StoreFailed as error:
+        raise LoadFailed(f"the agent checksum of model '{manifest.id.name}': {error}") from error
+    except OSError as error:
+        raise LoadFailed(f"the agent checksum cannot read {file}: {error.strerror or error}") from error
+    if found != digest.strip().lower():
+        raise LoadFailed(f"Mismatched {kind.upper()} hash for file {file}, expect: {digest}, got: {found}")

@@ -1,0 +1,1 @@
+"""Triton's model configuration (config.pbtxt), translated into Salver's."""

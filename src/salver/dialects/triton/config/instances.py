@@ -1,0 +1,48 @@
+"""Who runs a model, by the instance groups of a Triton model configuration (TR-C11)?"""
+
+from typing import Any
+
+from salver.words.artifacts import Instances, RateLimit
+from salver.words.errors import InvalidInput
+
+_GPU = 1
+
+
+def instances_of(message: Any, origin: str, notices: list[str]) -> Instances:
+    """What the groups come to.
+
+    Args:
+        message: The ``ModelConfig``.
+        origin: Where it was read, for messages.
+        notices: Gets what has no effect.
+
+    Raises:
+        InvalidInput: a resource is shared by all devices in one place, and not in another.
+    """
+    count = 0
+    limits: list[RateLimit] = []
+    shared: dict[str, bool] = {}
+    for index, group in enumerate(message.instance_group):
+        if group.passive:
+            continue
+        size = max(group.count, 1)
+        count += size
+        if group.kind == _GPU:
+            notices.append(
+                "config.pbtxt: field `instance_group.kind` KIND_GPU has no effect yet: runs on the CPU"
+            )
+        limiter = group.rate_limiter
+        needs: dict[str, int] = {}
+        for resource in limiter.resources:
+            is_global = getattr(resource, "global")
+            if shared.setdefault(resource.name, is_global) != is_global:
+                raise InvalidInput(
+                    f'{origin}: Resource "{resource.name}" is present as both global and device-specific '
+                    "resource in the model configuration.",
+                    field=f"instance_group[{index}].rate_limiter",
+                )
+            needs[resource.name] = resource.count
+        limits.append(RateLimit(size, needs, max(1, limiter.priority)))
+    if not any(limit.resources for limit in limits):
+        limits = []
+    return Instances(count=count, rate_limits=tuple(limits))

@@ -1,0 +1,89 @@
+"""What do the ``parameters`` of a Triton model configuration ask of its backend (TR-C12)?"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from salver.words.artifacts import Chat
+from salver.words.errors import InvalidInput
+
+#: Backends whose models are no programs; the file tells which it is of those that are not named.
+PLAIN: Final = frozenset(("", "onnx", "torch", "tensorflow", "openvino"))
+#: Parameters that become a backend's options, by its name; keys as the options spell them.
+_OPTIONS: Final[Mapping[str, frozenset[str]]] = {
+    "onnx": frozenset(
+        (
+            "inter_op_thread_count",
+            "execution_mode",
+            "enable_mem_arena",
+            "enable_mem_pattern",
+            "memory.enable_memory_arena_shrinkage",
+        )
+    ),
+    "torch": frozenset(("disable_optimized_execution", "inference_mode", "num_interop_threads")),
+    "fil": frozenset(("output_class", "predict_proba", "threshold", "model_type", "trusted")),
+}
+_THREADS: Final = ("intra_op_thread_count", "num_threads")
+#: Levels of ``optimization.graph`` as ONNX Runtime's backend has them.
+_GRAPH_LEVELS: Final[Mapping[int, str]] = {-1: "basic", 1: "extended", 2: "disabled"}
+
+
+#: Parameters that say how a model is spoken to, and which key of ``chat`` each is.
+_CHAT: Final = {
+    "salver_chat_template": "template",
+    "salver_tokenizer": "tokenizer",
+    "salver_tool_call_parser": "tools",
+}
+_PARSERS: Final = ("", "llama3", "mistral")
+
+
+def chat_of(message: Any, origin: str) -> Chat:
+    """How the model is spoken to by OpenAI's routes.
+
+    Raises:
+        InvalidInput: there is no such parser of calls.
+    """
+    told = {
+        key: message.parameters[name].string_value
+        for name, key in _CHAT.items()
+        if name in message.parameters
+    }
+    if told.get("tools", "") not in _PARSERS:
+        raise InvalidInput(
+            f"{origin}: parameter salver_tool_call_parser is llama3 or mistral, not {told['tools']!r}",
+            field="parameters",
+        )
+    return Chat(**told)
+
+
+def parameters_of(message: Any, backend: str, notices: list[str]) -> tuple[int, dict[str, str]]:
+    """Threads inside a run, 0 where nothing is said, and options for the backend.
+
+    Args:
+        message: The ``ModelConfig``.
+        backend: As Salver calls it; empty = by content.
+        notices: Gets what has no effect.
+    """
+    threads = 0
+    is_fil = message.backend == "fil"
+    known = _OPTIONS.get("fil" if is_fil else backend, frozenset())
+    options: dict[str, str] = {"interface": "fil"} if is_fil else {}
+    for key, parameter in message.parameters.items():
+        name, value = key.lower(), parameter.string_value
+        if name in _THREADS and value.isascii() and value.isdecimal():
+            threads = int(value[:18])  # and is bounded with the others
+        elif is_fil and name == "is_classifier":
+            options.setdefault("output_class", value.lower())
+        elif name in known:
+            options[name] = value if name == "trusted" else value.lower()
+        elif backend in PLAIN and name not in _CHAT:  # others are programs, which read them
+            notices.append(f"config.pbtxt: field `parameters` {key} has no effect yet")
+    if backend == "torch" and message.runtime.endswith(".py"):
+        options["module"] = message.runtime
+    elif message.runtime:
+        notices.append("config.pbtxt: field `runtime` has no effect: a backend has one runtime here")
+    level = message.optimization.graph.level
+    if backend == "onnx" and level in _GRAPH_LEVELS:
+        options["graph_optimization_level"] = _GRAPH_LEVELS[level]
+    elif level:
+        notices.append("config.pbtxt: field `optimization` is accepted, and has no effect here")
+    return threads, options

@@ -1,0 +1,103 @@
+"""Who may wait how long, by the ``dynamic_batching`` of a Triton model configuration (TR-C8)?"""
+
+from typing import Any, Final
+
+from msgspec.structs import replace
+
+from salver.words.artifacts import ModelConfig, Priorities, Queue, QueuePolicy
+from salver.words.errors import InvalidInput
+
+_MOST_LEVELS: Final = 1024
+#: Requests of a model whose queue policy sets no limit: Triton has none then, and there must be one.
+MOST_WAITING: Final = 1 << 16
+
+
+def priorities_of(dynamic: Any, origin: str, name: str) -> Priorities:
+    """The levels.
+
+    Args:
+        dynamic: The message ``ModelDynamicBatching``.
+        origin: Where it was read, for messages.
+        name: The model's.
+
+    Raises:
+        InvalidInput: there are too many, or the default is none of them.
+    """
+    levels, default = dynamic.priority_levels, dynamic.default_priority_level
+    if not levels:
+        return Priorities()
+    if levels > _MOST_LEVELS:
+        key = "dynamic_batching.priority_levels"
+        raise InvalidInput(f"{origin}: `{key}` must be from 1 to {_MOST_LEVELS}", field=key)
+    if not 1 <= default <= levels:
+        raise InvalidInput(
+            f"{origin}: default priority level must be in range [1, {levels}] for {name}",
+            field="dynamic_batching.default_priority_level",
+        )
+    return Priorities(levels, default)
+
+
+def queue_of(dynamic: Any, origin: str, name: str) -> Queue | None:
+    """The queue policies; None where none is given.
+
+    Raises:
+        InvalidInput: a policy is for a level that there is not, or contradicts ``preserve_ordering``.
+    """
+    path = "dynamic_batching.priority_queue_policy"
+    policies = {level: _policy(said) for level, said in sorted(dynamic.priority_queue_policy.items())}
+    if (
+        dynamic.priority_levels
+        and policies
+        and not 1 <= min(policies) <= max(policies) <= dynamic.priority_levels
+    ):
+        raise InvalidInput(
+            f"{origin}: priority queue policy must have priority level in range "
+            f"[1, {dynamic.priority_levels}] for {name}",
+            field=path,
+        )
+    default = _policy(dynamic.default_queue_policy)
+    if dynamic.preserve_ordering:
+        if dynamic.priority_levels > 1:
+            raise InvalidInput(
+                f"{origin}: Only one priority level is allowed when 'preserve_ordering' is true for {name}",
+                field="dynamic_batching.preserve_ordering",
+            )
+        if any(p.timeout_ms and p.timeout_action == "delay" for p in (default, *policies.values())):
+            raise InvalidInput(
+                f"{origin}: Queue policy can not have DELAY as timeout action when 'preserve_ordering' is "
+                f"true for {name}",
+                field="dynamic_batching.preserve_ordering",
+            )
+    if not policies and not dynamic.HasField("default_queue_policy"):
+        return None
+    if not dynamic.priority_levels:
+        policies = {}  # without levels only the default counts
+    return Queue(
+        default.max_size, default.timeout_ms, default.timeout_action, default.allow_timeout_override, policies
+    )
+
+
+def limited(config: ModelConfig, queue: Queue, is_decoupled: bool, notices: list[str]) -> ModelConfig:
+    """The configuration with the policies in it.
+
+    Args:
+        is_decoupled: Each request is asked by itself, however many wait: the default policy's time limits
+            the answer as a whole, and its size all that wait.
+    """
+    if is_decoupled:
+        if queue.levels or queue.timeout_action == "delay":
+            notices.append(
+                "config.pbtxt: field `dynamic_batching` has no levels and no DELAY for a decoupled model"
+            )
+        batching = replace(config.batching, max_queue=queue.max_size or MOST_WAITING)
+        return replace(config, batching=batching, queue=None, timeout_ms=queue.timeout_ms)
+    return replace(config, batching=replace(config.batching, max_queue=MOST_WAITING))
+
+
+def _policy(said: Any) -> QueuePolicy:
+    return QueuePolicy(
+        said.max_queue_size,
+        said.default_timeout_microseconds / 1000,
+        "delay" if said.timeout_action == 1 else "reject",
+        said.allow_timeout_override,
+    )

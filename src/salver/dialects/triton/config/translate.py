@@ -1,0 +1,402 @@
+"""What of a Triton model configuration is done here, what is not yet, and what must be refused?
+
+Every field that is set falls into one of three: it has its effect through :class:`ModelConfig`; it has
+none yet, and a notice says so; or answers would be wrong without it, and the model is refused.
+``docs/reference/config.md`` has the same table.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from salver.dialects.triton.config import ensemble
+from salver.dialects.triton.config.ensemble import PLATFORM
+from salver.dialects.triton.config.instances import instances_of
+from salver.dialects.triton.config.parameters import PLAIN, chat_of, parameters_of
+from salver.dialects.triton.config.queueing import limited, priorities_of, queue_of
+from salver.dialects.triton.config.raggedness import ragged_of
+from salver.dialects.triton.config.reshape import unfit
+from salver.dialects.triton.config.sequences import sequences_of
+from salver.dialects.triton.config.warmup import warmup_of
+from salver.dialects.triton.config_view import FIRST_RESPONSE
+from salver.dialects.triton.model_config import ENUMS
+from salver.words.artifacts import Batching, ModelConfig, Ragged, Reshape, Versions
+from salver.words.errors import InvalidInput
+from salver.words.messages import TensorSpec
+from salver.words.tensor import DATATYPES, DataType
+
+
+class Translated(NamedTuple):
+    """What a Triton configuration comes to.
+
+    Attributes:
+        labels: Label files by output.
+        message: The configuration itself, serialised.
+    """
+
+    config: ModelConfig
+    labels: dict[str, str]
+    notices: tuple[str, ...]
+    message: bytes
+
+
+_BACKENDS: Final[Mapping[str, str]] = {
+    "onnxruntime": "onnx",
+    "onnxruntime_onnx": "onnx",
+    "pytorch": "torch",
+    "pytorch_libtorch": "torch",
+    "torch_aoti": "torch",
+    "tensorflow": "tensorflow",
+    "tensorflow_savedmodel": "tensorflow",
+    "python": "python",
+    "openvino": "openvino",
+    "fil": "",  # XGBoost or LightGBM: the file tells
+    PLATFORM: PLATFORM,
+}
+_FOREIGN: Final = frozenset(
+    {
+        "tensorrt",
+        "tensorrt_plan",
+        "tensorrtllm",
+        "dali",
+        "vllm",
+        "tensorflow_graphdef",
+    }
+)
+
+_POLICY: Final = (
+    "max_queue_size",
+    "default_timeout_microseconds",
+    "timeout_action",
+    "allow_timeout_override",
+)
+#: Fields that do what they say: by parent, then their own names.
+_HONOURED: Final[Mapping[str, tuple[str, ...]]] = {
+    "": (
+        "name",
+        "platform",
+        "backend",
+        "runtime",
+        "default_model_filename",
+        "max_batch_size",
+        "version_policy",
+        "dynamic_batching",
+        "model_warmup",
+        "model_transaction_policy",
+        "instance_group",
+        "response_cache",
+        "metric_tags",
+        "batch_input",
+        "batch_output",
+        "ensemble_scheduling",
+    ),
+    "ensemble_scheduling": ("step", "max_inflight_requests"),
+    "ensemble_scheduling.step": ("model_name", "model_version", "input_map", "output_map"),
+    "version_policy": ("latest", "all", "specific"),
+    "version_policy.latest": ("num_versions",),
+    "version_policy.specific": ("versions",),
+    "input": ("name", "data_type", "dims", "optional", "reshape", "allow_ragged_batch"),
+    "input.reshape": ("shape",),
+    "output": ("name", "data_type", "dims", "label_filename", "reshape"),
+    "output.reshape": ("shape",),
+    "batch_input": ("kind", "target_name", "data_type", "source_input"),
+    "batch_output": ("kind", "target_name", "source_input"),
+    "instance_group": ("name", "count", "kind", "passive"),
+    "instance_group.rate_limiter": ("priority",),
+    "instance_group.rate_limiter.resources": ("name", "global", "count"),
+    "dynamic_batching": (
+        "preferred_batch_size",
+        "max_queue_delay_microseconds",
+        "default_queue_policy",
+        "priority_levels",
+        "default_priority_level",
+        "preserve_ordering",
+        "priority_queue_policy",
+    ),
+    "dynamic_batching.default_queue_policy": _POLICY,
+    "dynamic_batching.priority_queue_policy": _POLICY,
+    "optimization.graph": ("level",),
+    "model_warmup": ("name", "batch_size", "count"),
+    "model_warmup.inputs": ("data_type", "dims", "zero_data", "random_data", "input_data_file"),
+    "model_transaction_policy": ("decoupled",),
+    "response_cache": ("enable",),
+    "model_metrics.metric_control.metric_identifier": ("family",),
+    "model_metrics.metric_control.histogram_options": ("buckets",),
+    "model_repository_agents.agents": ("name", "parameters"),
+    "sequence_batching": ("direct", "oldest", "max_sequence_idle_microseconds", "iterative_sequence"),
+    "sequence_batching.direct": ("max_queue_delay_microseconds", "minimum_slot_utilization"),
+    "sequence_batching.oldest": (
+        "max_candidate_sequences",
+        "preferred_batch_size",
+        "max_queue_delay_microseconds",
+        "preserve_ordering",
+    ),
+    "sequence_batching.control_input": ("name",),
+    "sequence_batching.control_input.control": (
+        "kind",
+        "int32_false_true",
+        "fp32_false_true",
+        "bool_false_true",
+        "data_type",
+    ),
+    "sequence_batching.state": (
+        "input_name",
+        "output_name",
+        "data_type",
+        "dims",
+        "use_same_buffer_for_input_output",
+        "use_growable_memory",
+    ),
+    "sequence_batching.state.initial_state": ("name", "data_type", "dims", "zero_data", "data_file"),
+}
+HONOURED: Final = frozenset(f"{p}.{n}" if p else n for p, names in _HONOURED.items() for n in names)
+
+_AGENTS: Final = ("checksum",)
+#: Fields about devices that there are not, with all below them.
+_ACCEPTED: Final = (
+    "optimization",
+    "instance_group.gpus",
+    "instance_group.secondary_devices",
+    "instance_group.profile",
+    "instance_group.host_policy",
+    "input.is_shape_tensor",
+    "input.is_non_linear_format_io",
+    "output.is_shape_tensor",
+    "output.is_non_linear_format_io",
+)
+
+
+def translate(message: Any, origin: str, name: str) -> Translated:
+    """What a ModelConfig message comes to.
+
+    Args:
+        origin: Where it was read, for messages.
+        name: The model's folder, which a name in the message must equal.
+
+    Raises:
+        InvalidInput: it contradicts itself or the folder, or asks for what must be refused.
+    """
+    notices: list[str] = []
+    for path in dict.fromkeys(leaves(message)):
+        if path not in HONOURED and path.split(".")[0] != "parameters":
+            notices.append(_notice(path))
+    is_ensemble = message.HasField("ensemble_scheduling") or message.platform == PLATFORM
+    if message.model_transaction_policy.decoupled and _backend(message, origin) in PLAIN:
+        raise InvalidInput(
+            f"{origin}: field `model_transaction_policy.decoupled` cannot be honoured: "
+            "each request has one answer, but for models of the Python backend",
+            field="model_transaction_policy.decoupled",
+        )
+    if message.name and message.name != name:
+        raise InvalidInput(
+            f"{origin}: the file names the model '{message.name}', but its folder is '{name}'",
+            field="name",
+            fix="Make the two equal, or leave `name` out",
+        )
+    _require_agents(message, origin)
+    is_batched = message.max_batch_size > 0
+    if message.max_batch_size < 0:
+        raise InvalidInput(f"{origin}: `max_batch_size` must not be negative", field="max_batch_size")
+    backend = "" if is_ensemble else _backend(message, origin)
+    instances = instances_of(message, origin, notices)
+    threads, options = parameters_of(message, backend, notices)
+    queue = queue_of(message.dynamic_batching, origin, name)
+    if is_ensemble and (problem := _unfit_ensemble(message, name)):
+        raise InvalidInput(f"{origin}: {problem}", field="ensemble_scheduling")
+    config = ModelConfig(
+        backend=backend,
+        filename=message.default_model_filename,
+        inputs=tuple(_spec(t, f"input[{i}]", is_batched, origin) for i, t in enumerate(message.input)),
+        outputs=tuple(_spec(t, f"output[{i}]", is_batched, origin) for i, t in enumerate(message.output)),
+        only_outputs=bool(message.output),
+        batching=_batching(message, origin, name),
+        priorities=priorities_of(message.dynamic_batching, origin, name),
+        queue=queue,
+        instances=msgspec.structs.replace(
+            instances, threads=threads, runner="process" if "module" in options else "auto"
+        ),
+        options=options,
+        chat=chat_of(message, origin),
+        versions=_versions(message, origin, name),
+        warmup=warmup_of(message, origin),
+        sequences=sequences_of(message, origin, name),
+        reshape=Reshape(
+            _reshape(message.input, "input", is_batched, origin),
+            _reshape(message.output, "output", is_batched, origin),
+        ),
+        response_cache=message.response_cache.enable,
+        ensemble=ensemble.of_message(message),
+    )
+    ragged = ragged_of(message, origin)
+    if ragged is not None and config.backend == "python" and (ragged.extra or ragged.scatter):
+        notices.append(
+            "config.pbtxt: field `batch_input` has no effect: a Python model sees each request as it came"
+        )
+        ragged = Ragged(ragged.inputs)
+    if ragged is not None and config.sequences.strategy and config.backend != "python":
+        raise InvalidInput(
+            f"{origin}: `sequence_batching` cannot be honoured with `allow_ragged_batch` or `batch_input`: "
+            "each row of a run is a sequence's",
+            field="sequence_batching",
+        )
+    config = msgspec.structs.replace(config, ragged=ragged or Ragged())
+    if queue is not None:
+        config = limited(config, queue, message.model_transaction_policy.decoupled, notices)
+    _check_metrics(message, origin, notices)
+    labels = {o.name: o.label_filename for o in message.output if o.label_filename}
+    return Translated(config, labels, tuple(dict.fromkeys(notices)), message.SerializeToString())
+
+
+def _unfit_ensemble(message: Any, name: str) -> str:
+    """Why it cannot be an ensemble; the name is the folder's where the message has none."""
+    if not message.name:
+        message.name = name
+    inputs, outputs = ([tensor.name for tensor in side] for side in (message.input, message.output))
+    return ensemble.misplaced(message) or ensemble.unfit(name, ensemble.of_message(message), inputs, outputs)
+
+
+def _notice(path: str) -> str:
+    for accepted in _ACCEPTED:
+        if path == accepted or path.startswith(f"{accepted}."):
+            return f"config.pbtxt: field `{accepted}` is accepted, and has no effect here"
+    return f"config.pbtxt: field `{path}` has no effect yet"
+
+
+def leaves(message: Any, prefix: str = "") -> Iterator[str]:
+    """Paths of what is set, without indices and keys: ``instance_group.count``."""
+    for field, value in message.ListFields():
+        path = prefix + field.name
+        is_map = field.message_type is not None and field.message_type.GetOptions().map_entry
+        if field.message_type is None or (is_map and not hasattr(next(iter(value.values())), "ListFields")):
+            yield path
+            continue
+        parts = (
+            value.values()
+            if is_map
+            else value
+            if isinstance(value, list) or hasattr(value, "add")
+            else [value]
+        )
+        for part in parts:
+            below = tuple(leaves(part, f"{path}."))
+            yield from below or (path,)
+
+
+def _check_metrics(message: Any, origin: str, notices: list[str]) -> None:
+    for control in message.model_metrics.metric_control:
+        family, bounds = control.metric_identifier.family, list(control.histogram_options.buckets)
+        if family != FIRST_RESPONSE:
+            notices.append(f"config.pbtxt: field `model_metrics` of {family!r} has no effect yet")
+        elif bounds != sorted(set(bounds)) or not all(0 < bound < float("inf") for bound in bounds):
+            raise InvalidInput(
+                f"{origin}: the buckets of {family} must be ascending numbers above 0", field="model_metrics"
+            )
+
+
+def _require_agents(message: Any, origin: str) -> None:
+    for agent in message.model_repository_agents.agents:
+        if agent.name not in _AGENTS:
+            raise InvalidInput(
+                f"{origin}: field `model_repository_agents` cannot be honoured: there is no agent "
+                f"'{agent.name}', and the files would be loaded without its check or change",
+                field="model_repository_agents",
+                fix=f"There is: {', '.join(_AGENTS)}",
+            )
+
+
+def no_backend(name: str) -> str:
+    """Why models of that backend are not served, unless a program of that name serves them; empty = they are.
+
+    >>> no_backend("dali").partition(".")[0]
+    "there is no backend for 'dali'"
+    """
+    if name not in _FOREIGN:
+        return ""
+    return (
+        f"there is no backend for '{name}'. Known are: {', '.join(_BACKENDS)}; and with --backend-directory, "
+        f"which --compat triton has, the program {name}/model.py in it"
+    )
+
+
+def _backend(message: Any, origin: str) -> str:
+    names: list[str] = [n for n in (message.backend, message.platform) if n]
+    if strange := [name for name in names if name in _FOREIGN]:
+        return strange[0]  # there may be a program of that name
+    found = [_BACKENDS.get(n, n) for n in names]
+    if len(set(found)) > 1:
+        raise InvalidInput(
+            f"{origin}: `backend` '{message.backend}' and `platform` '{message.platform}' differ",
+            field="platform",
+        )
+    return found[0] if found else ""
+
+
+def _spec(tensor: Any, path: str, is_batched: bool, origin: str) -> TensorSpec:
+    kind = ENUMS["DataType"].split()[tensor.data_type].removeprefix("TYPE_")
+    datatype = DataType.BYTES if kind == "STRING" else DATATYPES.get(kind)
+    if not tensor.name or datatype is None:
+        missing = "data_type" if tensor.name else "name"
+        raise InvalidInput(f"{origin}: `{path}` has no `{missing}`", field=f"{path}.{missing}")
+    if any(n < -1 or n == 0 for n in tensor.dims):
+        raise InvalidInput(
+            f"{origin}: `{path}.dims` of '{tensor.name}' must be positive, or -1 for any",
+            field=f"{path}.dims",
+        )
+    shape = (-1, *tensor.dims) if is_batched else tuple(tensor.dims)
+    return TensorSpec(tensor.name, datatype, shape, optional=bool(getattr(tensor, "optional", False)))
+
+
+def _reshape(tensors: Any, field: str, is_batched: bool, origin: str) -> dict[str, tuple[int, ...]]:
+    """The model's own shapes, by tensor, of those that have one."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for index, tensor in enumerate(tensors):
+        if tensor.HasField("reshape"):
+            problem = unfit(tensor.dims, tensor.reshape.shape)
+            if not tensor.reshape.shape and not is_batched:
+                problem = "has empty reshape for non-batching model as scalar tensors are not supported"
+            if problem:
+                raise InvalidInput(
+                    f"{origin}: model {field} '{tensor.name}' {problem}", field=f"{field}[{index}].reshape"
+                )
+            shapes[tensor.name] = (-1, *tensor.reshape.shape) if is_batched else tuple(tensor.reshape.shape)
+    return shapes
+
+
+def _batching(message: Any, origin: str, name: str) -> Batching:
+    for size in message.dynamic_batching.preferred_batch_size:
+        if size < 1 or 0 < message.max_batch_size < size:
+            problem = "positive" if size < 1 else "<= max batch size"
+            raise InvalidInput(
+                f"{origin}: dynamic batching preferred batch size must be {problem} for {name}",
+                field="dynamic_batching.preferred_batch_size",
+            )
+    dynamic = message.dynamic_batching
+    is_told = message.HasField("max_batch_size") or message.HasField("ensemble_scheduling")
+    has_rows = not is_told or message.max_batch_size > 0
+    return Batching(
+        enabled=has_rows,
+        has_rows=has_rows,
+        max_rows=message.max_batch_size or Batching().max_rows,
+        max_delay_ms=dynamic.max_queue_delay_microseconds / 1000,
+        preferred_rows=tuple(sorted({n for n in dynamic.preferred_batch_size if n > 0})),
+        preserve_order=dynamic.preserve_ordering,
+    )
+
+
+def _versions(message: Any, origin: str, name: str) -> Versions:
+    policy = message.version_policy
+    kind = policy.WhichOneof("policy_choice")
+    if (kind == "latest" and not policy.latest.num_versions) or (
+        kind == "specific" and not policy.specific.versions
+    ):
+        raise InvalidInput(
+            f"{origin}: at least one version must be available under the version policy of model '{name}'",
+            field=f"version_policy.{kind}",
+            fix="Say how many, or which.",
+        )
+    if policy.HasField("specific"):
+        return Versions(specific=tuple(str(v) for v in policy.specific.versions))
+    if policy.HasField("all"):
+        return Versions(all=True)
+    return Versions(latest=policy.latest.num_versions or 1)

@@ -1,0 +1,314 @@
+"""What do Triton's metric names say?
+
+The counters, gauges and summaries that Triton's dashboards read (TR-M1 to TR-M6), from what
+``metrics.py`` counts beside its own. Names and units are Triton's: microseconds, and counters without
+``_total``. Knows no registry and no page.
+"""
+
+import contextlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from prometheus_client import Metric
+
+from salver.dialects.triton.config_view import FIRST_RESPONSE
+from salver.features.cache import CacheUse
+from salver.kernel.serving.present import Load
+from salver.stats.histogram import DURATION_BOUNDS, Histogram
+from salver.words.events import BatchRan
+from salver.words.messages import State, Timing, VersionStatus
+
+#: Outcome of a request -> reason of its failure. What was refused before it reached a model is no failure
+#: to Triton, and is not here.
+_REASONS: Final = {
+    "overloaded": "REJECTED",
+    "deadline_exceeded": "REJECTED",
+    "cancelled": "CANCELED",
+    "model_failed": "BACKEND",
+    "internal": "OTHER",
+}
+_PHASES: Final = ("request", "queue", "compute_input", "compute_infer", "compute_output")
+_Pair = tuple[str, str]
+Tags = Mapping[_Pair, Mapping[str, str]]
+#: Prometheus' text calls them counters; OpenMetrics knows no counter whose name ends otherwise than in
+#: ``_total``, and calls them unknown.
+COUNTER: Final = "unknown"
+
+
+class TritonMetricsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which of the durations are shown (TR-F7).
+
+    Attributes:
+        counters: Sums of durations.
+        summaries: Quantiles since the start, interpolated from histograms.
+        quantiles: Those of summaries.
+        histograms: The time to the first response of models that answer in pieces.
+    """
+
+    counters: bool = True
+    summaries: bool = False
+    quantiles: tuple[float, ...] = (0.5, 0.9, 0.95, 0.99, 0.999)
+    histograms: bool = False
+
+
+AS_TRITON: Final = TritonMetricsConfig()
+
+
+class TritonCounts:
+    """What Triton counts of one version that Salver's own metrics do not.
+
+    Args:
+        keeps_histograms: For summaries; sums alone cost less.
+    """
+
+    def __init__(self, keeps_histograms: bool = False) -> None:
+        self.successes = 0
+        self.rows = 0
+        self.runs = 0
+        self.failures = dict.fromkeys(dict.fromkeys(_REASONS.values()), 0)
+        self.seconds = dict.fromkeys(_PHASES, 0.0)
+        self.lookups = {"hit": 0, "miss": 0}
+        self.lookup_seconds = {"hit": 0.0, "miss": 0.0}
+        self.histograms = {
+            phase: Histogram(DURATION_BOUNDS) for phase in (*_PHASES, *self.lookups) if keeps_histograms
+        }
+
+    def served(self, outcome: str, rows: int, latencies: Sequence[float], waits: Sequence[float]) -> None:
+        """Requests of one outcome; ``waits`` in the queue are those of successful ones."""
+        if outcome != "ok":
+            if (reason := _REASONS.get(outcome)) is not None:
+                self.failures[reason] += len(latencies)
+            return
+        self.successes += len(latencies)
+        self.rows += rows
+        self.seconds["request"] += sum(latencies)
+        self.seconds["queue"] += sum(waits)
+        if self.histograms:
+            self.histograms["request"].add_all(latencies)
+            self.histograms["queue"].add_all(waits)
+
+    def looked_up(self, timings: Sequence[Timing]) -> None:
+        """Successful requests whose answers were looked for in the cache."""
+        for kind in self.lookups:
+            seconds = [t.cache_seconds for t in timings if t.cache == kind]
+            self.lookups[kind] += len(seconds)
+            self.lookup_seconds[kind] += sum(seconds)
+            if self.histograms:
+                self.histograms[kind].add_all(seconds)
+
+    def ran(self, events: Sequence[BatchRan]) -> None:
+        """Runs of the model; the time of a run counts once for each request in it."""
+        good = [e for e in events if e.ok]
+        self.runs += len(good)
+        self.seconds["compute_input"] += sum([e.merge * e.requests for e in good])
+        self.seconds["compute_infer"] += sum([e.duration * e.requests for e in good])
+        self.seconds["compute_output"] += sum([e.split * e.requests for e in good])
+        if self.histograms:
+            each = [e for e in good for _ in range(e.requests)]
+            self.histograms["compute_input"].add_all([e.merge for e in each])
+            self.histograms["compute_infer"].add_all([e.duration for e in each])
+            self.histograms["compute_output"].add_all([e.split for e in each])
+
+
+def tags_of(loads: Iterable[Load]) -> Tags:
+    """Labels that owners give to their models' metrics, by model and version (TR-M8)."""
+    return {
+        (load.id.name, load.id.version): {
+            "_" + re.sub(r"\W", "_", k, flags=re.ASCII): v for k, v in load.tags
+        }
+        for load in loads
+    }
+
+
+def of_requests(
+    counts: Mapping[_Pair, TritonCounts], config: TritonMetricsConfig, tags: Tags
+) -> list[Metric]:
+    """Families of counts and durations."""
+    successes = _family("request_success", "Number of successful inference requests, all batch sizes")
+    failures = _family("request_failure", "Number of failed inference requests, all batch sizes")
+    rows = _family("count", "Number of inferences performed (does not include cached requests)")
+    runs = _family("exec_count", "Number of model executions performed (does not include cached requests)")
+    sums = {
+        phase: _family(
+            f"{phase}_duration_us", f"Cumulative inference {_words(phase)} duration in microseconds"
+        )
+        for phase in _PHASES
+        if config.counters
+    }
+    summaries = {
+        phase: _family(
+            f"{phase}_summary_us", f"Summary of inference {_words(phase)} duration in microseconds", "summary"
+        )
+        for phase in _PHASES
+        if config.summaries
+    }
+    for pair, found in counts.items():
+        labels = _labels(pair, tags)
+        _add(successes, labels, found.successes)
+        for reason, count in found.failures.items():
+            _add(failures, {**labels, "reason": reason}, count)
+        _add(rows, labels, found.rows)
+        _add(runs, labels, found.runs)
+        for phase, family in sums.items():
+            _add(family, labels, round(found.seconds[phase] * 1e6))
+        for phase, family in summaries.items():
+            _summarise(family, labels, found.histograms[phase], config.quantiles)
+    return [successes, failures, rows, runs, *sums.values(), *summaries.values()]
+
+
+def of_cache(
+    counts: Mapping[_Pair, TritonCounts],
+    config: TritonMetricsConfig,
+    loads: Iterable[Load],
+    use: CacheUse | None,
+) -> list[Metric]:
+    """Families of the response cache (TR-M5): of each model whose answers are kept, and of all together."""
+    if use is None:
+        return []
+    cached = [load for load in loads if load.is_cached]
+    tags = tags_of(cached)
+    families = []
+    for kind, plural, meaning in (("hit", "hits", ""), ("miss", "misses", " (insert+lookup)")):
+        number = Metric(f"nv_cache_num_{plural}_per_model", f"Number of cache {plural} per model", COUNTER)
+        duration = Metric(
+            f"nv_cache_{kind}_duration_per_model",
+            f"Total cache {kind}{meaning} duration per model, in microseconds",
+            COUNTER,
+        )
+        summary = Metric(
+            f"nv_cache_{kind}_summary_per_model",
+            f"Summary of cache {kind} counts/durations per model, in microseconds.",
+            "summary",
+        )
+        for load in cached:
+            pair = (load.id.name, load.id.version)
+            found, labels = counts.get(pair) or TritonCounts(True), _labels(pair, tags)
+            _add(number, labels, found.lookups[kind])
+            _add(duration, labels, round(found.lookup_seconds[kind] * 1e6))
+            if config.summaries:
+                _summarise(summary, labels, found.histograms[kind], config.quantiles)
+        families += [number, *[duration] * config.counters, *[summary] * config.summaries]
+    return families + _of_whole_cache(use)
+
+
+def of_first_responses(seen: Mapping[_Pair, Histogram], tags: Tags) -> list[Metric]:
+    """The histogram of the time to the first response (TR-M3), where it is kept."""
+    if not seen:
+        return []
+    text = "Duration from request to first response in milliseconds"
+    family = Metric(FIRST_RESPONSE, text, "histogram")
+    for pair, histogram in seen.items():
+        labels = _labels(pair, tags)
+        bounds = [*(f"{bound:g}" for bound in histogram.bounds), "+Inf"]
+        for bound, count in zip(bounds, histogram.cumulative(), strict=True):
+            family.add_sample(f"{family.name}_bucket", {**labels, "le": bound}, count)
+        family.add_sample(f"{family.name}_count", labels, histogram.count)
+        family.add_sample(f"{family.name}_sum", labels, round(histogram.sum, 3))
+    return [family]
+
+
+def _of_whole_cache(use: CacheUse) -> list[Metric]:
+    shown = [
+        ("num_hits", "Number of cache hits in response cache", use.hits),
+        ("num_misses", "Number of cache misses in response cache", use.misses),
+        ("num_lookups", "Number of cache lookups in response cache", use.hits + use.misses),
+        (
+            "lookup_duration",
+            "Total cache lookup duration (hit and miss), in microseconds",
+            round(use.lookup_seconds * 1e6),
+        ),
+        (
+            "insertion_duration",
+            "Total cache insertion duration, in microseconds",
+            round(use.insert_seconds * 1e6),
+        ),
+    ]
+    if use.facts is not None:
+        shown += [
+            ("num_entries", "Number of responses stored in response cache", use.facts.entries),
+            ("num_evictions", "Number of cache evictions in response cache", use.facts.evictions),
+        ]
+    families = [_gauge(f"nv_cache_{name}", text, value) for name, text, value in shown]
+    if use.facts is not None:
+        families.append(_gauge("nv_cache_util", "Cache utilization [0.0 - 1.0]", use.facts.utilization))
+    return families
+
+
+def of_present(loads: Iterable[Load], statuses: Iterable[VersionStatus], tags: Tags) -> list[Metric]:
+    """Families of what waits and what is loaded now."""
+    pending = _family(
+        "pending_request_count", "Instantaneous number of pending requests awaiting execution", "gauge"
+    )
+    for load in loads:
+        _add(pending, _labels((load.id.name, load.id.version), tags), load.queued)
+    took = Metric("nv_model_load_duration_secs", "Model load time in seconds", "gauge")
+    for status in statuses:
+        if status.state is State.READY:
+            _add(took, _labels((status.id.name, status.id.version), tags), status.load_seconds)
+    return [pending, took]
+
+
+class Host:
+    """The machine's own numbers, where it tells them as Linux does.
+
+    Args:
+        proc: Where the kernel tells them.
+    """
+
+    def __init__(self, proc: Path = Path("/proc")) -> None:
+        self._proc = proc
+        self._before = (0, 0)
+
+    def families(self) -> list[Metric]:
+        """Processor since the last time they were asked for, and memory."""
+        found = [
+            # There is no pool: memory is pinned where a device is, by its framework.
+            _gauge("nv_pinned_memory_pool_total_bytes", "Pinned memory pool total memory size, in bytes", 0),
+            _gauge("nv_pinned_memory_pool_used_bytes", "Pinned memory pool used memory size, in bytes", 0),
+        ]
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            ticks = [int(text) for text in (self._proc / "stat").read_text().split("\n", 1)[0].split()[1:9]]
+            idle, whole = ticks[3] + ticks[4], sum(ticks)
+            gone_idle, gone = idle - self._before[0], whole - self._before[1]
+            self._before = (idle, whole)
+            busy = min(max(1 - gone_idle / gone, 0.0), 1.0) if gone > 0 else 0.0
+            found.append(_gauge("nv_cpu_utilization", "CPU utilization rate [0.0 - 1.0]", busy))
+            lines = (self._proc / "meminfo").read_text().splitlines()
+            memory = {name: int(rest.split()[0]) << 10 for name, _, rest in (x.partition(":") for x in lines)}
+            total, free = memory["MemTotal"], memory["MemAvailable"]
+            found.append(_gauge("nv_cpu_memory_total_bytes", "CPU total memory (RAM), in bytes", total))
+            found.append(_gauge("nv_cpu_memory_used_bytes", "CPU used memory (RAM), in bytes", total - free))
+        return found
+
+
+def _family(name: str, text: str, kind: str = COUNTER) -> Metric:
+    return Metric(f"nv_inference_{name}", text, kind)
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    family = Metric(name, text, "gauge")
+    _add(family, {}, value)
+    return family
+
+
+def _add(family: Metric, labels: dict[str, str], value: float) -> None:
+    family.add_sample(family.name, labels, value)
+
+
+def _summarise(family: Metric, labels: dict[str, str], seen: Histogram, quantiles: Sequence[float]) -> None:
+    family.add_sample(f"{family.name}_count", labels, seen.count)
+    family.add_sample(f"{family.name}_sum", labels, round(seen.sum * 1e6))
+    for quantile in quantiles:
+        value = round(seen.quantile(quantile) * 1e6)
+        family.add_sample(family.name, {**labels, "quantile": str(quantile)}, value)
+
+
+def _labels(pair: _Pair, tags: Tags) -> dict[str, str]:
+    return {"model": pair[0], "version": pair[1], **tags.get(pair, {})}
+
+
+def _words(phase: str) -> str:
+    return "queuing" if phase == "queue" else phase.replace("_", " ")

@@ -1,0 +1,133 @@
+"""How does a trace look, and how does it get into a file?
+
+Triton's JSON (TR-O1): an array of objects; one names the request, one has its timestamps in nanoseconds of
+the monotonic clock. A file is a whole array after each write. Blocks; ``tracing.py`` keeps it off the loop.
+"""
+
+import os
+from collections.abc import Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+
+from salver.words.errors import InvalidInput
+from salver.words.events import Served
+
+
+class Trace(NamedTuple):
+    """One request to write down.
+
+    Attributes:
+        number: Its id in the file.
+        scope: Whose traces share a file.
+        frequency: Traces in a file; 0 = all in one.
+        parent: Id of the trace of the request in whose service it was asked; 0 = a caller did.
+    """
+
+    number: int
+    event: Served
+    scope: str = ""
+    frequency: int = 0
+    parent: int = 0
+
+
+def moments(event: Served) -> dict[str, int]:
+    """What is known to have happened when, in order, in nanoseconds.
+
+    Of a request that failed, or whose engine tells no times, nothing but start and end.
+
+    >>> from salver.words.messages import Timing
+    >>> timing = Timing(queue=1.0, inference=2.0, arrived=10.5, ended=14.5, split=0.5)
+    >>> [ns / 1e9 for ns in moments(Served("m", "1", "", "ok", 5.0, timing, arrival=10.0)).values()]
+    [10.0, 10.5, 11.5, 12.0, 14.0, 14.5, 15.0]
+    """
+    timing = event.timing
+    known = {"REQUEST_START": event.arrival}
+    if timing.ended:
+        ran = timing.ended - timing.split
+        known |= {
+            "QUEUE_START": timing.arrived,
+            "COMPUTE_START": timing.arrived + timing.queue + timing.formation,
+            "COMPUTE_INPUT_END": ran - timing.inference,
+            "COMPUTE_OUTPUT_START": ran,
+            "COMPUTE_END": timing.ended,
+        }
+    known["REQUEST_END"] = event.arrival + event.latency
+    in_order = accumulate((round(seconds * 1e9) for seconds in known.values()), max)  # sums may be off by one
+    return dict(zip(known, in_order, strict=True))
+
+
+def entries(trace: Trace) -> bytes:
+    """The objects of one trace, without the brackets of the array."""
+    event = trace.event
+    version: int | str = int(event.version) if event.version.isdecimal() else event.version
+    named: dict[str, Any] = {"id": trace.number, "model_name": event.model, "model_version": version}
+    if event.request_id:
+        named["request_id"] = event.request_id
+    if trace.parent:
+        named["parent_id"] = trace.parent
+    stamps = [{"name": name, "ns": ns} for name, ns in moments(event).items()]
+    return orjson.dumps(named) + b",\n" + orjson.dumps({"id": trace.number, "timestamps": stamps})
+
+
+class TraceFile:
+    """Writes traces to a file, or to several that are counted up.
+
+    Args:
+        path: Begun anew by the first write; so are ``path.0``, ``path.1`` and so on, where traces have a
+            frequency.
+
+    Raises:
+        InvalidInput: no file can be there.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = Path(path)
+        if path and not self._path.parent.is_dir():
+            raise InvalidInput(
+                f"the trace file {path} needs the folder {self._path.parent}, which is not there"
+            )
+        if path and self._path.is_dir():
+            raise InvalidInput(f"the trace file {path} is a folder")
+        self._has_begun = False
+        self._next = 0
+        self._open: dict[str, tuple[Path, int]] = {}  # by scope: the file and the traces in it
+
+    def __repr__(self) -> str:
+        return f"<TraceFile {self._path}, {self._next} counted up>"
+
+    def write(self, traces: Sequence[Trace]) -> None:
+        """Add traces.
+
+        Raises:
+            OSError: they could not be written.
+        """
+        texts: dict[Path, list[bytes]] = {}
+        for trace in traces:
+            texts.setdefault(self._place(trace), []).append(entries(trace))
+        for path, parts in texts.items():
+            if not path.exists():  # somebody may have taken it away
+                _begin(path)
+            with path.open("r+b") as file:
+                end = file.seek(-2, os.SEEK_END)  # in front of the closing bracket
+                file.write((b",\n" if end > 1 else b"\n") + b",\n".join(parts) + b"\n]")
+
+    def _place(self, trace: Trace) -> Path:
+        if not trace.frequency:
+            if not self._has_begun:
+                _begin(self._path)
+                self._has_begun = True
+            return self._path
+        path, held = self._open.get(trace.scope, (self._path, trace.frequency))
+        if held >= trace.frequency:
+            path, held = self._path.with_name(f"{self._path.name}.{self._next}"), 0
+            self._next += 1
+            _begin(path)
+        self._open[trace.scope] = (path, held + 1)
+        return path
+
+
+def _begin(path: Path) -> None:
+    path.write_bytes(b"[\n]")

@@ -1,0 +1,117 @@
+"""Has a request of just this form come before?
+
+Callers ask over and over for the same tensors, datatypes and shapes, with other numbers. What stands before
+the numbers is read once, and remembered with what it came to; the next request that begins so is that form,
+and numbers that are taken from where they lie. A codec says what the beginning is and where the numbers lie;
+here nothing is known of protocols.
+"""
+
+from collections.abc import Hashable, Iterable, Sequence
+from typing import Generic, TypeVar
+
+import msgspec
+import numpy as np
+
+from salver.dialects.oip.binary import SWAP
+from salver.words.messages import InferRequest, RequestedOutput
+from salver.words.tensor import DataType, Tensor
+
+#: Datatypes whose bytes need a look at each.
+_CHECKED = frozenset((DataType.BYTES, DataType.BOOL))
+#: What a wanted output may say of itself and still be wanted in the same way each time.
+_EVERYDAY = frozenset(("binary_data",))
+#: Bytes of the longest beginning that is remembered, and how many are.
+LONGEST, _MOST = 2048, 1024
+
+KeyT = TypeVar("KeyT", bound=Hashable)
+FormT = TypeVar("FormT")
+
+
+class Part(msgspec.Struct, frozen=True, gc=False):
+    """A tensor whose ``count`` elements begin so many bytes after the first one's."""
+
+    name: str
+    datatype: DataType
+    dtype: "np.dtype[np.generic]"
+    shape: tuple[int, ...]
+    count: int
+    offset: int
+
+
+class Form(msgspec.Struct, frozen=True, gc=False):
+    """A request without its numbers.
+
+    Attributes:
+        size: Bytes from the first number to the end of the last.
+    """
+
+    parts: tuple[Part, ...]
+    outputs: tuple[RequestedOutput, ...]
+    size: int
+
+    def request(self, model: str, version: str, data: bytes, at: int) -> InferRequest:
+        """The request whose numbers begin there."""
+        return InferRequest(model, self.tensors(data, at), version, "", self.outputs)
+
+    def tensors(self, data: bytes, at: int) -> tuple[Tensor, ...]:
+        """The inputs whose numbers begin there; arrays are views where alignment allows."""
+        inputs = []
+        for part in self.parts:
+            array = np.frombuffer(data, part.dtype, part.count, at + part.offset)
+            if not array.flags.aligned:
+                array = array.copy()
+            inputs.append(Tensor(part.name, part.datatype, array.reshape(part.shape)))
+        return tuple(inputs)
+
+
+def form_of(request: InferRequest, gaps: Sequence[int] = ()) -> Form | None:
+    """The form of a request that is numbers and their description, and nothing else; None of others.
+
+    Args:
+        gaps: Bytes between the tensors, where there are some.
+    """
+    if SWAP or not request.inputs or request.id or request.parameters:
+        return None
+    if not all(_EVERYDAY.issuperset(output.parameters) for output in request.outputs):
+        return None
+    parts, at = [], 0
+    for index, tensor in enumerate(request.inputs):
+        if tensor.datatype in _CHECKED or not tensor.array.size:
+            return None
+        at += gaps[index - 1] if index and gaps else 0
+        array = tensor.array
+        parts.append(Part(tensor.name, tensor.datatype, array.dtype, array.shape, array.size, at))
+        at += array.nbytes
+    return Form(tuple(parts), request.outputs, at)
+
+
+def holds(message: bytes, pieces: Iterable[tuple[int, bytes]]) -> bool:
+    """Does each of these pieces stand at its place?
+
+    >>> holds(b"abcd", [(0, b"ab"), (3, b"d")]), holds(b"abcd", [(1, b"x")])
+    (True, False)
+    """
+    for at, expected in pieces:  # noqa: SIM110 - asked for each request, and a generator takes twice as long
+        if not message.startswith(expected, at):
+            return False
+    return True
+
+
+class KnownForms(Generic[KeyT, FormT]):
+    """Forms by what they begin with: a bounded number, and all are forgotten when there are more."""
+
+    def __init__(self) -> None:
+        self._forms: dict[KeyT, FormT] = {}
+        self.get = self._forms.get
+
+    def __len__(self) -> int:
+        return len(self._forms)
+
+    def __contains__(self, key: KeyT) -> bool:
+        return key in self._forms
+
+    def add(self, key: KeyT, form: FormT) -> None:
+        """Remember it."""
+        if len(self._forms) >= _MOST:
+            self._forms.clear()
+        self._forms[key] = form

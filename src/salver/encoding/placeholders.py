@@ -1,0 +1,34 @@
+"""Placeholder tensors for example requests."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from salver.words.messages import TensorSpec
+from salver.words.tensor import DataType
+
+
+def extents(spec: TensorSpec) -> list[int]:
+    """Return the tensor's shape with 1 where any extent is fine.
+
+    >>> extents(TensorSpec("x", DataType.FP32, (-1, 3)))
+    [1, 3]
+    """
+    return [max(extent, 1) for extent in spec.shape]
+
+
+def zero(spec: TensorSpec) -> object:
+    """Return one element of the tensor, as JSON has it."""
+    if spec.datatype is DataType.BYTES:
+        return "text"
+    if spec.datatype is DataType.BOOL:
+        return False
+    return 0.0 if spec.datatype.is_float else 0
+
+
+def filled(shape: Sequence[int], value: object) -> Any:
+    """Return nested lists of that shape, which hold the value everywhere.
+
+    >>> filled((2, 1), 0)
+    [[0], [0]]
+    """
+    return [filled(shape[1:], value)] * shape[0] if shape else value

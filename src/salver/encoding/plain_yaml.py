@@ -1,0 +1,64 @@
+"""What does a text in YAML hold that comes from outside? Plain values only, and no more than are reasonable.
+
+Pure. It knows no file, and imports its reader where one is needed.
+"""
+
+from typing import Any, Final
+
+from salver.words.errors import InvalidInput, MissingExtra
+
+_MOST_VALUES: Final = 20_000  # with all that aliases stand for
+_MOST_REASON: Final = 300
+
+
+def read_yaml(content: bytes | str, where: str, extra: str, most: int = 1 << 20) -> Any:
+    """The values of its one document; None = it is empty.
+
+    Args:
+        where: What it is, for messages.
+        extra: That brings the reader.
+        most: Bytes that it may have.
+
+    Raises:
+        InvalidInput: it is too large or no YAML, or says more than it seems to.
+        MissingExtra: nothing here reads YAML.
+    """
+    documents = read_documents(content, where, extra, most)
+    if len(documents) > 1:
+        raise InvalidInput(f"{where} is no YAML: it has {len(documents)} documents, and should have one")
+    return documents[0] if documents else None
+
+
+def read_documents(content: bytes | str, where: str, extra: str, most: int = 1 << 20) -> list[Any]:
+    """The values of each of its documents. Raises as :func:`read_yaml` does."""
+    try:
+        import yaml
+    except ModuleNotFoundError as error:
+        raise MissingExtra(extra, extra, "yaml") from error
+    if len(content) > most:
+        raise InvalidInput(f"{where} is larger than {most >> 10} KiB")
+    try:
+        documents = list(yaml.safe_load_all(content))
+        _count(documents, {}, set())
+    except RecursionError as error:
+        raise InvalidInput(f"{where} is no YAML: it is nested too deep") from error
+    except (yaml.YAMLError, ValueError) as error:
+        reason = " ".join(str(error).split())[:_MOST_REASON]
+        raise InvalidInput(f"{where} is no YAML: {reason}") from error
+    return documents
+
+
+def _count(value: Any, known: dict[int, int], above: set[int]) -> int:
+    """Values in all, each alias counted as what it stands for."""
+    if not isinstance(value, dict | list | tuple | set):
+        return 1
+    if id(value) in above:
+        raise ValueError("an alias stands for what it is in")
+    if id(value) not in known:
+        above.add(id(value))
+        below = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_count(each, known, above) for each in below)
+        above.discard(id(value))
+    if known[id(value)] > _MOST_VALUES:
+        raise ValueError(f"it holds more than {_MOST_VALUES} values")
+    return known[id(value)]

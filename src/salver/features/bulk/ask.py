@@ -1,0 +1,158 @@
+"""How is a block of rows answered by a server that may be busy, away, or unhappy with one of them?
+
+What may pass (overload, a lost connection, a restart) is tried again, with jitter and with an end;
+rows that are refused are parted in halves until the culprit is alone. It knows no file.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
+
+import msgspec
+
+from salver.client.client import Client
+from salver.client.http import Unreachable
+from salver.features.bulk.rows import Bad, Piece, part_of
+from salver.kernel.engine.backoff import Backoff
+from salver.words import errors
+from salver.words.errors import SalverError
+from salver.words.tensor import Array, DataType, Tensor
+
+#: Marks every request as work that may wait for capacity that nobody else wants.
+PARAMETERS: Final = {"service_class": "bulk"}
+_PASSING: Final = (
+    Unreachable,
+    errors.NotReady,
+    errors.Overloaded,
+    errors.DeadlineExceeded,
+    errors.NotFound,  # the model was there when the job began: somebody reloads it
+)
+_REFUSED: Final = (errors.InvalidInput, errors.TooLarge, errors.ModelFailed, errors.Unsupported)
+_WAIT: Final = Backoff(first_s=0.1, most_s=15.0, jitter=0.5)
+_LONGEST_WISH_S: Final = 60.0
+
+
+class Model(msgspec.Struct, frozen=True):
+    """Whom to ask, and for what.
+
+    Attributes:
+        kinds: The inputs' datatypes by name.
+        batched: Rows may be sent together; else one by one, without the batch dimension.
+    """
+
+    name: str
+    version: str
+    outputs: tuple[str, ...]
+    batched: bool
+    kinds: Mapping[str, DataType]
+
+
+class Answer(msgspec.Struct):
+    """Rows and what the model says of them.
+
+    Attributes:
+        outputs: One array an output, rows along axis 0.
+    """
+
+    piece: Piece
+    outputs: dict[str, Array]
+
+
+class Asker:
+    """Asks for pieces, from several tasks at once.
+
+    Args:
+        client: Of the server.
+        model: Whom to ask.
+        patience: Seconds without any answer after which it gives up.
+        clock: Monotonic seconds.
+        sleep: Waits so many.
+
+    Attributes:
+        retries: Requests that were sent again.
+        waiting: Why nothing moves just now, or empty.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        model: Model,
+        patience: float,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._client, self._model, self._patience = client, model, patience
+        self._clock, self._sleep = clock, sleep
+        self._answered = clock()
+        self.retries = 0
+        self.waiting = ""
+
+    async def ask(self, piece: Piece) -> tuple[list[Answer], list[Bad]]:
+        """Answers in the order of the rows, and the rows that are refused.
+
+        Raises:
+            SalverError: the server is of no help any more; or its answer makes no sense.
+        """
+        try:
+            return [Answer(piece, await self._infer(piece))], []
+        except _REFUSED as error:
+            count = len(piece.lines)
+            if count == 1:
+                return await self._once_more(piece, error)
+        half = count // 2
+        left, wrong = await self.ask(part_of(piece, 0, half))
+        right, more = await self.ask(part_of(piece, half, count))
+        return left + right, wrong + more
+
+    async def _once_more(self, piece: Piece, error: SalverError) -> tuple[list[Answer], list[Bad]]:
+        """A process that died fails whoever was in it; a row that fails twice is itself the reason."""
+        if isinstance(error, errors.ModelFailed):
+            try:
+                return [Answer(piece, await self._infer(piece))], []
+            except _REFUSED as again:
+                error = again
+        return [], [Bad(piece.lines[0], str(error))]
+
+    async def _infer(self, piece: Piece) -> dict[str, Array]:
+        failures = 0
+        model = self._model
+        inputs = {
+            name: Tensor(name, model.kinds[name], array if model.batched else array[0, ...])
+            for name, array in piece.inputs.items()
+        }
+        while True:
+            try:
+                answer = await self._client.infer(
+                    model.name, inputs, version=model.version, outputs=model.outputs, parameters=PARAMETERS
+                )
+            except _PASSING as error:
+                failures += 1
+                await self._wait(error, failures)
+            else:
+                self._answered, self.waiting = self._clock(), ""
+                return self._checked(answer, len(piece.lines))
+
+    async def _wait(self, error: SalverError, failures: int) -> None:
+        if self._clock() - self._answered >= self._patience:
+            raise error
+        self.retries += 1
+        self.waiting = str(error)
+        pause = _WAIT.delay(failures, random.random())
+        if isinstance(error, errors.Overloaded):
+            pause += min(error.retry_after, _LONGEST_WISH_S)
+        await self._sleep(pause)
+
+    def _checked(self, answer: dict[str, Array], rows: int) -> dict[str, Array]:
+        name = self._model.name
+        if not self._model.batched:
+            return {output: array[None] for output, array in answer.items()}
+        for output, array in answer.items():
+            if array.ndim == 0 or len(array) != rows:
+                raise errors.Conflict(
+                    f"{name} answers {rows} rows with {output} of shape {list(array.shape)}: "
+                    "one answer a row is needed"
+                )
+        return answer

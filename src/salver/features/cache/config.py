@@ -1,0 +1,78 @@
+"""Which cache is wanted, and with which settings?"""
+
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from salver.words.errors import InvalidInput
+
+_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+
+
+class CacheConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A cache of answers.
+
+    Attributes:
+        name: ``local``, ``redis`` or another one that is installed; empty = none.
+        options: What it takes; it refuses what it does not know.
+    """
+
+    name: str = ""
+    options: Mapping[str, str] = {}
+
+
+def parse(words: Iterable[str], flag: str) -> CacheConfig:
+    """What ``local,size=1048576`` and its like ask for; several of one cache add up.
+
+    Args:
+        flag: How the words were given, for messages.
+
+    Raises:
+        InvalidInput: they ask for two caches, or make no sense.
+
+    >>> parse(["redis,host=a", "redis,port=6379"], "--response-cache")
+    CacheConfig(name='redis', options={'host': 'a', 'port': '6379'})
+    """
+    found, options = "", {}
+    for word in words:
+        name, *settings = word.split(",")
+        if not name or "=" in name:
+            raise InvalidInput(f"{flag} {word!r} names no cache", fix="As local,size=64m.")
+        if found not in ("", name):
+            raise InvalidInput(f"{flag}: there is one cache, and not both {found!r} and {name!r}")
+        found = name
+        for setting in settings:
+            key, equals, value = setting.partition("=")
+            if not key or not equals:
+                raise InvalidInput(f"{flag} {word!r}: {setting!r} is no setting", fix="Write KEY=VALUE.")
+            options[key] = value
+    return CacheConfig(found, options)
+
+
+def only(options: Mapping[str, str], cache: str, known: Iterable[str]) -> None:
+    """Refuse settings that a cache does not have.
+
+    Raises:
+        InvalidInput: naming the first one.
+    """
+    names = tuple(known)
+    for key in options:
+        if key not in names:
+            have = ", ".join(names)
+            raise InvalidInput(f"the cache {cache!r} has no setting {key!r}", fix=f"It has {have}.")
+
+
+def byte_size(text: str, what: str) -> int:
+    """Bytes, as a whole number with k, m or g for the powers of 1024.
+
+    Raises:
+        InvalidInput: it is none, or 0.
+
+    >>> byte_size("64m", "size"), byte_size("1048576", "size")
+    (67108864, 1048576)
+    """
+    digits = text[:-1] if text[-1:].lower() in _UNITS and text else text
+    unit = _UNITS[text[len(digits) :].lower()]
+    if not (digits.isascii() and digits.isdecimal() and len(digits) <= 18 and int(digits)):
+        raise InvalidInput(f"{what} {text!r} is no number of bytes above 0", fix="As 67108864, or 64m.")
+    return int(digits) * unit

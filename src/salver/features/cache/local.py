@@ -1,0 +1,87 @@
+"""How are answers kept in this process's own memory, within a bound?
+
+Those that nobody has asked for the longest go first.
+"""
+
+import os
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Final
+
+from salver.features.cache.config import byte_size, only
+from salver.features.cache.ports import KEY_BYTES, CacheFacts
+from salver.words.errors import InvalidInput
+
+#: What an entry takes beside its value: the key, two objects and their places in the table.
+OVERHEAD: Final = KEY_BYTES + 224
+
+
+class LocalCache:
+    """Least recently used goes first.
+
+    Args:
+        size: Bytes of all entries, what each takes beside its value included.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.max_bytes = size - OVERHEAD
+        self._size = size
+        self._used = self._evictions = 0
+        self._values: OrderedDict[bytes, bytes] = OrderedDict()
+
+    def __repr__(self) -> str:
+        return f"<LocalCache {len(self._values)} entries, {self._used} of {self._size} bytes>"
+
+    async def lookup(self, key: bytes) -> bytes | None:
+        """See :class:`~salver.features.cache.ports.ResponseCache`."""
+        value = self._values.get(key)
+        if value is not None:
+            self._values.move_to_end(key)
+        return value
+
+    async def insert(self, key: bytes, value: bytes) -> None:
+        """See :class:`~salver.features.cache.ports.ResponseCache`."""
+        if len(value) > self.max_bytes:
+            return
+        self._drop(key)
+        self._used += len(value) + OVERHEAD
+        while self._used > self._size:
+            self._drop(next(iter(self._values)))
+            self._evictions += 1
+        self._values[key] = value
+
+    async def forget(self, owner: bytes) -> None:
+        """See :class:`~salver.features.cache.ports.ResponseCache`."""
+        for key in [key for key in self._values if key.startswith(owner)]:
+            self._drop(key)
+
+    async def close(self) -> None:
+        """See :class:`~salver.features.cache.ports.ResponseCache`."""
+        self._values.clear()
+        self._used = 0
+
+    def facts(self) -> CacheFacts:
+        """See :class:`~salver.features.cache.ports.Measured`."""
+        return CacheFacts(len(self._values), self._used / self._size, self._evictions)
+
+    def _drop(self, key: bytes) -> None:
+        value = self._values.pop(key, None)
+        if value is not None:
+            self._used -= len(value) + OVERHEAD
+
+
+def local(options: Mapping[str, str]) -> LocalCache:
+    """The cache of ``local,size=N``.
+
+    Raises:
+        InvalidInput: the size is missing, too small or no size.
+    """
+    only(options, "local", ("size",))
+    if "size" not in options:
+        raise InvalidInput("the cache 'local' needs a size", fix="As local,size=64m.")
+    size = byte_size(options["size"], "size of the cache 'local'")
+    if size > (most := os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")):
+        raise InvalidInput(f"the cache 'local' is to have {size} bytes, and this machine has {most}")
+    if size <= OVERHEAD:
+        raise InvalidInput(f"a cache of {size} bytes holds no answer", fix="As local,size=64m.")
+    return LocalCache(size)

@@ -1,0 +1,1 @@
+"""Ensembles: graphs of models that answer as one."""

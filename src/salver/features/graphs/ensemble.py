@@ -1,0 +1,417 @@
+"""How is an ensemble answered?
+
+The asyncio shell around :mod:`salver.features.graphs.graph`: it asks a model as soon as its tensors are there,
+several at the same time, and hands arrays on as they are. One that fails ends the others; nobody runs past
+the deadline of the whole. The models are those that answered when the ensemble was loaded, until it goes.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Coroutine, Hashable, Mapping, Sequence
+from typing import Any, Final
+
+from salver.backends.reshaped import in_shape
+from salver.features.graphs.graph import Flow, Graph, Marks, Step, Value
+from salver.kernel.engine.admission import Admission, Bound
+from salver.kernel.engine.refusals import LATE, closing, due, full
+from salver.kernel.serving.inner import HeldInner
+from salver.words.artifacts import ModelConfig
+from salver.words.errors import Cancelled, DeadlineExceeded, OnlyStreams, SalverError
+from salver.words.events import BatchRan
+from salver.words.messages import (
+    ANYBODY,
+    Call,
+    InferRequest,
+    InferResponse,
+    Insight,
+    ModelId,
+    Signature,
+    Standing,
+    Timing,
+)
+from salver.words.tensor import Tensor
+
+_NO_MARKS: Final = Marks()
+_ALL: Final = ()  # nothing is missing
+#: Responses of a decoupled step that may be on their way at a time, of one request, if nothing else is said.
+_MOST_ON_THEIR_WAY: Final = 32
+
+
+class Ensemble:
+    """One version of an ensemble, whose requests have one response each.
+
+    Args:
+        inner: Holds the models; the ensemble releases them.
+        config: Default deadline, and how many requests of a step, and of all, may be under way.
+        clock: Monotonic seconds.
+        emit: Told of every request as of one run, with the sums of its steps' times, as Triton counts.
+    """
+
+    def __init__(
+        self,
+        id: ModelId,
+        graph: Graph,
+        inner: HeldInner,
+        config: ModelConfig,
+        clock: Callable[[], float],
+        emit: Callable[[BatchRan], None],
+    ) -> None:
+        self.id = id
+        self.graph = graph
+        self.signature: Signature = graph.signature
+        self.inner = inner
+        self.clock = clock
+        self.running = 0
+        self.queued = 0
+        self._emit = emit
+        self._timeout_ms = config.timeout_ms
+        self._admission = Admission(id.name, graph.signature)
+        self._names = tuple(spec.name for spec in graph.signature.inputs)
+        self._seen = {spec.name: spec.shape for spec in graph.signature.inputs}
+        self._is_closed = False
+        most = config.ensemble.max_inflight_requests
+        self.turns = [asyncio.Semaphore(most) for _ in graph.steps] if most else []
+        self.most_on_their_way = most or _MOST_ON_THEIR_WAY
+        self._most_running = config.batching.max_queue
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.id}, {len(self.graph.steps)} steps, {self.running} running>"
+
+    def insight(self) -> Insight:
+        """Nothing of its own."""
+        return Insight()
+
+    async def infer(
+        self,
+        request: InferRequest,
+        deadline: float | None = None,
+        sender: Hashable = None,
+        standing: Standing = ANYBODY,
+    ) -> InferResponse:
+        """Answer one request.
+
+        Raises:
+            InvalidInput: it does not fit.
+            SalverError: as the model that failed said it, with the ensemble's name in front.
+        """
+        run = self._begin(request, deadline, sender, standing)
+        ok = False
+        try:
+            response = run.response(await run.go())
+            ok = True
+            return response
+        except SalverError as error:
+            raise self._named(error) from None
+        finally:
+            self._end(run, ok)
+
+    async def close(self) -> None:
+        """Refuse what comes, and let the models go."""
+        self._is_closed = True
+        self.inner.release()
+
+    def _begin(
+        self, request: InferRequest, deadline: float | None, sender: Hashable, standing: Standing
+    ) -> "_Run":
+        bound = self._admission.bind(request)
+        if self._is_closed:
+            raise closing(self.id)
+        if self.turns and self.running >= self._most_running:
+            raise full(f"{self.running} requests are under way.")
+        now = self.clock()
+        deadline = due(deadline, now, self._timeout_ms)
+        run = _Run(self, request, bound, Call("ensemble", now, deadline, standing=standing), sender)
+        self.running += 1
+        return run
+
+    def _end(self, run: "_Run", ok: bool) -> None:
+        self.running -= 1
+        id = self.id
+        merge, infer, split = run.seconds
+        self._emit(BatchRan(id.name, id.version, run.bound.rows, 1, infer, merge, split, "steps", ok))
+
+    def _named(self, error: SalverError) -> SalverError:
+        """Triton's clients read in which ensemble it was."""
+        error.message = f"in ensemble '{self.id.name}', {error.message}"
+        return error
+
+    def values(self, bound: Bound, marks: Marks) -> dict[str, Value | None]:
+        """The inputs of a request, as tensors on their way."""
+        rows = bound.rows if self.signature.batched else 0
+        own = self.graph.reshape.inputs
+        values: dict[str, Value | None] = {}
+        for name, array, spec in zip(self._names, bound.arrays, self.signature.inputs, strict=True):
+            if array is not None and name in own:
+                array = in_shape(array, self._seen[name], own[name])
+            values[name] = None if array is None else Value(Tensor(name, spec.datatype, array), rows, marks)
+        return values
+
+
+class DecoupledEnsemble(Ensemble):
+    """The same with any number of responses, since one of its models gives so many."""
+
+    @property
+    def gives_parts(self) -> bool:
+        """See :class:`~salver.kernel.serving.ports.Streaming`."""
+        return self.graph.gives_parts
+
+    async def infer(
+        self,
+        request: InferRequest,
+        deadline: float | None = None,
+        sender: Hashable = None,
+        standing: Standing = ANYBODY,
+    ) -> InferResponse:
+        """There is not one answer.
+
+        Raises:
+            OnlyStreams: always; its text names the road that there is.
+        """
+        raise OnlyStreams.of(self.id.name)
+
+    async def stream(
+        self, request: InferRequest, deadline: float | None = None, standing: Standing = ANYBODY
+    ) -> AsyncGenerator[InferResponse, None]:
+        """The responses, in the order of those of the decoupled models that they come from.
+
+        Closing the iterator early gives the request up, in all models.
+
+        Raises:
+            SalverError: as ``infer`` of other ensembles.
+        """
+        run = self._begin(request, deadline, None, standing)
+        ok = False
+        ready: asyncio.Queue[InferResponse | None] = asyncio.Queue()
+        room = asyncio.Semaphore(1)  # a slow reader holds the models up, and fills no memory
+
+        async def write(response: InferResponse) -> None:
+            await room.acquire()
+            ready.put_nowait(response)
+
+        async def go() -> None:
+            try:
+                await run.go(write)
+            finally:
+                ready.put_nowait(None)
+
+        task = asyncio.get_running_loop().create_task(go(), name=f"ensemble {self.id}")
+        try:
+            while (response := await ready.get()) is not None:
+                yield response
+                room.release()
+            await task
+            ok = True
+        except SalverError as error:
+            raise self._named(error) from None
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            self._end(run, ok)
+
+
+_Write = Callable[[InferResponse], Coroutine[Any, Any, None]]
+
+
+class _Run:
+    """One request under way.
+
+    Args:
+        call: Its own; that of a step has another arrival and span.
+
+    Attributes:
+        seconds: Of all steps together: to stack inputs, of the models, to cut outputs apart.
+    """
+
+    def __init__(
+        self, ensemble: Ensemble, request: InferRequest, bound: Bound, call: Call, sender: Hashable
+    ) -> None:
+        self._ensemble = ensemble
+        self._request = request
+        self._call = call
+        self._sender = sender
+        self.bound = bound
+        self.seconds = [0.0, 0.0, 0.0]
+        graph = ensemble.graph
+        is_whole = len(bound.outputs) == len(graph.outputs)
+        self._only = None if is_whole else graph.needed(bound.outputs)
+        self._marks = Marks.of(request.parameters, _NO_MARKS)
+
+    async def go(self, write: _Write | None = None) -> Flow:
+        """All steps; the flow that holds the answer, unless responses are written.
+
+        Args:
+            write: Takes each response of a decoupled ensemble.
+        """
+        flow = Flow(self._ensemble.graph, 0, self._only)
+        ready = flow.put(self._ensemble.values(self.bound, self._marks))
+        try:
+            while len(ready) == 1 and not ready[0].is_decoupled:  # most are a chain, which needs no task
+                ready = flow.put(*await self._ask(ready[0], flow))
+            if ready:
+                await self._follow(flow, ready, write, None)
+        except BaseExceptionGroup as group:
+            raise _first(group) from None
+        return flow
+
+    async def _follow(
+        self, flow: Flow, ready: list[Step], write: _Write | None, before: "asyncio.Task[None] | None"
+    ) -> None:
+        """Carry out all steps of a flow, and, where its tensors are the ensemble's outputs, write them.
+
+        Args:
+            ready: Where to begin.
+            before: Whose responses are written first.
+        """
+        async with asyncio.TaskGroup() as group:
+
+            async def carry_out(step: Step) -> None:
+                if step.is_decoupled:
+                    await self._stream(step, flow, write, before)
+                else:
+                    start(flow.put(*await self._ask(step, flow)))
+
+            def start(steps: list[Step]) -> None:
+                for step in steps:
+                    group.create_task(carry_out(step))
+
+            start(ready)
+        if write is not None and flow.reach == self._ensemble.graph.reach:
+            if before is not None:
+                await asyncio.wait([before])
+            await write(self.response(flow))
+
+    async def _ask(self, step: Step, flow: Flow) -> tuple[Mapping[str, Value], Sequence[str]]:
+        """What one step gives, and what it does not."""
+        ensemble = self._ensemble
+        turn = await self._turn(step) if ensemble.turns else None
+        try:
+            request, call, rows, marks = self._asked(step, flow)
+            response = await ensemble.inner.infer(request, call, self._sender)
+        finally:
+            if turn is not None:
+                turn.release()
+        self._count(response.timing)
+        return _taken(step, response, rows, marks)
+
+    async def _stream(
+        self, step: Step, flow: Flow, write: _Write | None, before: "asyncio.Task[None] | None"
+    ) -> None:
+        """Ask a decoupled model; each response goes its own way, and their own responses keep their order."""
+        ensemble = self._ensemble
+        room = asyncio.Semaphore(ensemble.most_on_their_way)
+        failed: list[SalverError] = []
+        timing = Timing()
+        async with asyncio.TaskGroup() as group:
+
+            async def take(piece: InferResponse) -> None:
+                nonlocal before, timing
+                timing = piece.timing
+                if failed:
+                    raise Cancelled("a response before this one was an error")
+                if piece.error is not None:
+                    failed.append(piece.error)
+                    return
+                await room.acquire()
+                own = Flow(ensemble.graph, step.gives, self._only)
+                ready = own.put(*_taken(step, piece, rows, marks))
+                before = group.create_task(self._follow(own, ready, write, before))
+                before.add_done_callback(lambda _: room.release())
+
+            turn = await self._turn(step) if ensemble.turns else None
+            try:
+                request, call, rows, marks = self._asked(step, flow)
+                await ensemble.inner.stream(request, call, take)
+            finally:
+                if turn is not None:
+                    turn.release()
+            self._count(timing)
+            if failed:
+                raise failed[0]
+
+    async def _turn(self, step: Step) -> asyncio.Semaphore:
+        """No more than so many requests to a step at a time; the caller releases it.
+
+        Raises:
+            DeadlineExceeded: it took too long.
+        """
+        ensemble, deadline = self._ensemble, self._call.deadline
+        turn = ensemble.turns[step.index]
+        try:
+            async with asyncio.timeout(None if deadline is None else deadline - ensemble.clock()):
+                await turn.acquire()
+        except TimeoutError:
+            raise DeadlineExceeded(LATE) from None
+        return turn
+
+    def _asked(self, step: Step, flow: Flow) -> tuple[InferRequest, Call, int, Marks]:
+        """What to ask for a step, the rows that it has, and of which sequence it is.
+
+        Raises:
+            DeadlineExceeded: it is too late.
+        """
+        ensemble, mine, outer = self._ensemble, self._call, self._request
+        now, deadline = ensemble.clock(), mine.deadline
+        if deadline is not None and now >= deadline:
+            raise DeadlineExceeded(LATE)
+        tensors, marks = [], self._marks
+        for port in step.inputs:
+            value = flow.values.get(port.tensor)
+            if value is not None:
+                tensors.append(Tensor(port.name, value.tensor.datatype, value.at(port)))
+                if value.marks is not self._marks:
+                    marks = value.marks
+        parameters = outer.parameters
+        if marks is not self._marks:
+            parameters = {**parameters, **marks.parameters()}
+        if deadline is not None and parameters.get("timeout"):  # what is left of it
+            parameters = {**parameters, "timeout": max(1, round((deadline - now) * 1e6))}
+        request = InferRequest(step.model, tuple(tensors), step.version, outer.id, step.wanted, parameters)
+        call = Call("ensemble", now, deadline, outer.request_id, standing=mine.standing, parent=outer.trace)
+        rows = tensors[0].array.shape[0] if step.batched and tensors and tensors[0].array.ndim else 0
+        return request, call, rows, marks
+
+    def _count(self, timing: Timing) -> None:
+        infer, split = timing.inference, timing.split
+        self.seconds[1] += infer
+        self.seconds[2] += split
+        if timing.ended:
+            began = timing.arrived + timing.queue + timing.formation
+            self.seconds[0] += max(0.0, timing.ended - split - infer - began)
+
+    def response(self, flow: Flow) -> InferResponse:
+        """What the caller gets; an output that no step wrote is not there."""
+        ensemble, request = self._ensemble, self._request
+        own, seen = ensemble.graph.reshape.outputs, ensemble.signature.outputs
+        tensors, marks = [], self._marks
+        for port, spec in zip(ensemble.graph.outputs, seen, strict=True):
+            value = flow.values.get(port.tensor) if port.name in self.bound.outputs else None
+            if value is None:
+                continue
+            array, marks = value.at(port), value.marks
+            if port.name in own:
+                array = in_shape(array, own[port.name], spec.shape)
+            tensors.append(Tensor(port.name, value.tensor.datatype, array))
+        spent = Timing(
+            inference=ensemble.clock() - self._call.arrival, batch_rows=self.bound.rows, reason="steps"
+        )
+        version = ensemble.id.version
+        return InferResponse(request.model, version, tuple(tensors), request.id, marks.parameters(), spent)
+
+
+def _taken(
+    step: Step, response: InferResponse, rows: int, marks: Marks
+) -> tuple[Mapping[str, Value], Sequence[str]]:
+    """The ensemble's tensors in a model's response, and those that are not."""
+    marks = Marks.of(response.parameters, marks)
+    names, values = step.outputs, {}
+    for tensor in response.outputs:
+        if tensor.name in names:
+            values[names[tensor.name]] = Value(tensor, rows, marks)
+    return values, [name for name in step.writes if name not in values] if len(values) < len(names) else _ALL
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error that ended the others."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,453 @@
+"""Which steps of an ensemble are ready when which tensor has come?
+
+Pure. :func:`connect` checks a configuration against what its models take and give, and :class:`Flow`
+follows one request through it. A decoupled model gives any number of responses, and each goes its own way
+through the steps behind it: those steps, and all that they write, are a *reach* of their own. The texts are
+Triton's where it has one. It knows no task and asks no model.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import msgspec
+from msgspec.structs import replace
+
+from salver.backends.loading import fits, is_batched
+from salver.words.artifacts import EnsembleStep, ModelConfig, Reshape
+from salver.words.errors import LoadFailed
+from salver.words.messages import Parameter, RequestedOutput, Signature, TensorSpec
+from salver.words.tensor import Array, DataType, Tensor
+
+Shape = tuple[int, ...]
+
+
+class Member(NamedTuple):
+    """What is known of one of the models.
+
+    Attributes:
+        gives_parts: Its responses are parts of one answer, as tokens are of a text.
+    """
+
+    signature: Signature
+    is_decoupled: bool = False
+    gives_parts: bool = False
+
+
+class Port(NamedTuple):
+    """Where a tensor of the ensemble meets a model, or the ensemble's own caller.
+
+    Attributes:
+        name: The model's (or the caller's) name of it.
+        tensor: The ensemble's.
+        shape: As expected there, with the batch dimension if there is one.
+        batched: Axis 0 is the batch there.
+        optional: It may be left out.
+    """
+
+    name: str
+    tensor: str
+    shape: Shape
+    batched: bool
+    optional: bool = False
+
+
+class Step(msgspec.Struct, frozen=True):
+    """A step that can be carried out.
+
+    Attributes:
+        outputs: The ensemble's name of each by the model's.
+        wanted: What is asked of the model.
+        reads, writes: Tensors of the ensemble.
+        is_decoupled: The model gives any number of responses.
+        reach: In which it runs; 0 = once a request.
+        gives: The reach of what it writes.
+    """
+
+    index: int
+    model: str
+    version: str
+    inputs: tuple[Port, ...]
+    outputs: Mapping[str, str]
+    wanted: tuple[RequestedOutput, ...]
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    when: str
+    unless: str
+    batched: bool
+    is_decoupled: bool
+    reach: int
+    gives: int
+
+
+class Graph(msgspec.Struct, frozen=True):
+    """A whole ensemble.
+
+    Attributes:
+        signature: As callers see it.
+        outputs: What they get, in order.
+        reach: Of the outputs; 0 = there is one response.
+        readers: The steps that read a tensor.
+        writers: How many steps may write it.
+        reshape: Shapes inside, where callers see others.
+        gives_parts: Its responses are parts of one answer, each with all outputs.
+    """
+
+    name: str
+    signature: Signature
+    steps: tuple[Step, ...]
+    outputs: tuple[Port, ...]
+    reach: int
+    readers: Mapping[str, tuple[Step, ...]]
+    writers: Mapping[str, int]
+    reshape: Reshape = Reshape()
+    gives_parts: bool = False
+
+    @property
+    def is_decoupled(self) -> bool:
+        """It gives any number of responses."""
+        return any(step.is_decoupled for step in self.steps)
+
+    def needed(self, outputs: Iterable[str]) -> frozenset[int]:
+        """The steps without which these outputs cannot be given, by index."""
+        found: dict[int, Step] = {}
+        tensors = set(outputs)
+        while tensors:
+            more = [s for s in self.steps if s.index not in found and not tensors.isdisjoint(s.writes)]
+            found.update((step.index, step) for step in more)
+            tensors = {tensor for step in more for tensor in step.reads}
+        return frozenset(found)
+
+
+class Marks(NamedTuple):
+    """Of which sequence a tensor is; Triton's ensembles say it with their responses."""
+
+    id: int | str = 0
+    start: bool = False
+    end: bool = False
+
+    def parameters(self) -> dict[str, Parameter]:
+        """Those of a request or a response."""
+        return {"sequence_id": self.id, "sequence_start": self.start, "sequence_end": self.end}
+
+    @classmethod
+    def of(cls, parameters: Mapping[str, Parameter], default: "Marks") -> "Marks":
+        """What parameters say; the default where they say nothing of a sequence."""
+        if not parameters or _SEQUENCE.isdisjoint(parameters):
+            return default
+        id = parameters.get("sequence_id", default.id)
+        start, end = (bool(parameters.get(name, False)) for name in ("sequence_start", "sequence_end"))
+        return cls(id if isinstance(id, int | str) else default.id, start, end)
+
+
+_SEQUENCE = frozenset(("sequence_id", "sequence_start", "sequence_end"))
+
+
+class Value(NamedTuple):
+    """A tensor on its way.
+
+    Attributes:
+        rows: Of the request with which it came; 0 = of a model without a batch dimension.
+    """
+
+    tensor: Tensor
+    rows: int
+    marks: Marks
+
+    def at(self, port: Port) -> Array:
+        """Its array as it is expected there: without a copy, and with or without a batch dimension of 1."""
+        array = self.tensor.array
+        if port.batched == bool(self.rows):
+            return array
+        if port.batched:
+            return array.reshape((1, *array.shape)) if fits(port.shape[1:], array.shape) else array
+        is_single = self.rows == 1 and not fits(port.shape, array.shape)
+        return array.reshape(array.shape[1:]) if is_single else array
+
+
+class Flow:
+    """One request, or one response of a decoupled step, on its way through the steps of a reach.
+
+    Args:
+        only: Indices of the steps that are to run; None = all.
+
+    Attributes:
+        reach: Of its steps.
+        values: What has come. None: the caller left an optional input out, and the models will say what they
+            think of that.
+        absent: What will never come, because a condition did not hold.
+    """
+
+    __slots__ = ("_graph", "_left", "_only", "_skips", "absent", "reach", "values")
+
+    def __init__(self, graph: Graph, reach: int = 0, only: frozenset[int] | None = None) -> None:
+        self._graph = graph
+        self.reach = reach
+        self._only = only
+        self._left: dict[int, int] = {}
+        self._skips: dict[str, int] = {}
+        self.values: dict[str, Value | None] = {}
+        self.absent: set[str] = set()
+
+    def put(self, values: Mapping[str, Value | None], absent: Sequence[str] = ()) -> list[Step]:
+        """Tensors have come, or will never: the steps that are ready now."""
+        self.values.update(values)
+        told = list(values)
+        if absent:
+            self.absent.update(absent)
+            told += absent
+        ready = []
+        for tensor in told:  # which grows
+            for step in self._graph.readers.get(tensor, ()):
+                if step.reach != self.reach or (self._only is not None and step.index not in self._only):
+                    continue
+                left = self._left.get(step.index, len(step.reads)) - 1
+                self._left[step.index] = left
+                if left:
+                    continue
+                if self._is_to_run(step):
+                    ready.append(step)
+                else:
+                    told += self._skipped(step)
+        return ready
+
+    def _is_to_run(self, step: Step) -> bool:
+        absent = self.absent
+        if absent and any(port.tensor in absent and not port.optional for port in step.inputs):
+            return False
+        guard = step.when or step.unless
+        if not guard:
+            return True
+        value = self.values.get(guard)
+        if value is None:  # an input that was left out says no; what was never written says nothing
+            return bool(step.unless) and guard not in absent
+        return bool(value.tensor.array.any()) == bool(step.when)
+
+    def _skipped(self, step: Step) -> list[str]:
+        """The tensors that nobody will write now."""
+        gone = []
+        for tensor in step.writes:
+            self._skips[tensor] = self._skips.get(tensor, 0) + 1
+            if self._skips[tensor] == self._graph.writers[tensor]:
+                gone.append(tensor)
+        self.absent.update(gone)
+        return gone
+
+
+class _Node(NamedTuple):
+    """What is known of a tensor, and from whom."""
+
+    model: str
+    spec: TensorSpec
+    batched: bool
+
+    @property
+    def row(self) -> Shape:
+        return self.spec.shape[1:] if self.batched else self.spec.shape
+
+
+def connect(name: str, config: ModelConfig, members: Mapping[tuple[str, str], Member]) -> Graph:
+    """The ensemble, of models that fit together.
+
+    Args:
+        config: One whose tensors can flow (``dialects/triton/config/ensemble.py``).
+        members: By name and version, as its steps say them.
+
+    Raises:
+        LoadFailed: they do not.
+    """
+    return _Connector(name, config, members).graph()
+
+
+class _Connector:
+    def __init__(self, name: str, config: ModelConfig, members: Mapping[tuple[str, str], Member]) -> None:
+        self._name = name
+        self._config = config
+        self._pairs = [(step, members[step.model, step.version]) for step in config.ensemble.steps]
+        self._nodes: dict[str, _Node] = {}
+        self._reaches: dict[str, int] = {}
+
+    def graph(self) -> Graph:
+        """Raises LoadFailed."""
+        config = self._config
+        inputs, outputs = config.inputs or self._inferred_inputs(), config.outputs or self._inferred_outputs()
+        batched = is_batched(inputs, outputs, config)
+        signature = Signature(inputs, tuple(map(self._labelled, outputs)), batched, "ensemble")
+        for specs, shapes in ((inputs, config.reshape.inputs), (outputs, config.reshape.outputs)):
+            for spec in specs:
+                inner = replace(spec, shape=shapes.get(spec.name, spec.shape))
+                self._nodes.setdefault(spec.name, _Node(self._name, inner, batched))
+        ports = [self._port(step, member.signature) for step, member in self._pairs]
+        self._reaches = dict.fromkeys((spec.name for spec in inputs), 0)
+        made = self._in_order(ports)
+        reaches = {self._reaches[spec.name] for spec in outputs}
+        if len(reaches) > 1:
+            raise self._mixed(self._name)
+        shapes = config.reshape.outputs
+        outs = tuple(
+            Port(spec.name, spec.name, shapes.get(spec.name, spec.shape), batched) for spec in outputs
+        )
+        readers: dict[str, tuple[Step, ...]] = {}
+        writers: dict[str, int] = {}
+        for step in made:
+            for tensor in step.reads:
+                readers[tensor] = (*readers.get(tensor, ()), step)
+            for tensor in step.writes:
+                writers[tensor] = writers.get(tensor, 0) + 1
+        parts = [member.gives_parts for _, member in self._pairs if member.is_decoupled]
+        is_sure = not any(step.when or step.unless for step, _ in self._pairs)
+        return Graph(
+            self._name,
+            signature,
+            made,
+            outs,
+            reaches.pop(),
+            readers,
+            writers,
+            config.reshape,
+            bool(parts) and all(parts) and is_sure,
+        )
+
+    def _inferred_inputs(self) -> tuple[TensorSpec, ...]:
+        """Tensors that no step writes, as the first model that reads one takes it."""
+        written = {tensor for step, _ in self._pairs for tensor in step.outputs.values()}
+        found: dict[str, TensorSpec] = {}
+        for step, member in self._pairs:
+            specs = {spec.name: spec for spec in member.signature.inputs}
+            for own, tensor in step.inputs.items():
+                if tensor not in written and own in specs:
+                    spec = found.get(tensor, replace(specs[own], name=tensor))
+                    found[tensor] = replace(spec, optional=spec.optional and specs[own].optional)
+        for step, _ in self._pairs:
+            if (guard := step.when or step.unless) and guard not in {*written, *found}:
+                found[guard] = TensorSpec(guard, DataType.BOOL, (-1,))
+        return tuple(found.values())
+
+    def _inferred_outputs(self) -> tuple[TensorSpec, ...]:
+        """Tensors that no step reads, as the model gives them."""
+        read = {tensor for step, _ in self._pairs for tensor in step.reads}
+        found: dict[str, TensorSpec] = {}
+        for step, member in self._pairs:
+            specs = {spec.name: spec for spec in member.signature.outputs}
+            for own, tensor in step.outputs.items():
+                if tensor not in read and own in specs:
+                    found.setdefault(tensor, replace(specs[own], name=tensor))
+        return tuple(found.values())
+
+    def _port(self, step: EnsembleStep, own: Signature) -> tuple[Port, ...]:
+        """The inputs of a step, checked like its outputs."""
+        where, model = f"in ensemble {self._name}", step.model
+        takes = {spec.name: spec for spec in own.inputs}
+        gives = {spec.name: spec for spec in own.outputs}
+        for name, tensor in step.inputs.items():
+            if name not in takes:
+                raise self._wrong(
+                    f"{where}, ensemble tensor {tensor} is mapping to non-existing input {name} in model "
+                    f"{model}",
+                    f"It has: {', '.join(takes)}",
+                )
+        for spec in own.inputs:
+            if spec.name in step.inputs:
+                self._agree(step.inputs[spec.name], model, spec, own.batched)
+            elif not spec.optional:
+                raise self._wrong(
+                    f"{where}, input {spec.name} in model {model} is not mapped to any ensemble tensors"
+                )
+        for name, tensor in step.outputs.items():
+            if name not in gives:
+                raise self._wrong(
+                    f"{where}, ensemble tensor {tensor} is mapped from non-existing output {name} in model "
+                    f"{model}",
+                    f"It has: {', '.join(gives)}",
+                )
+            self._agree(tensor, model, gives[name], own.batched)
+        return tuple(
+            Port(name, tensor, takes[name].shape, own.batched, takes[name].optional)
+            for name, tensor in step.inputs.items()
+        )
+
+    def _agree(self, tensor: str, model: str, spec: TensorSpec, batched: bool) -> None:
+        """All who know a tensor must mean the same."""
+        here = _Node(model, spec, batched)
+        known = self._nodes.setdefault(tensor, here)
+        begin = f"in ensemble {self._name}, ensemble tensor {tensor}: inconsistent"
+        if known.spec.datatype is not spec.datatype:
+            types = [_type_name(node.spec.datatype) for node in (known, here)]
+            raise self._wrong(
+                f"{begin} data type: {types[0]} is inferred from model {known.model} while {types[1]} is "
+                f"inferred from model {model}"
+            )
+        if not fits(known.row, here.row) and not fits(known.spec.shape, spec.shape):
+            shapes = [f"[{','.join(map(str, node.spec.shape))}]" for node in (known, here)]
+            raise self._wrong(
+                f"{begin} shape: {shapes[0]} is inferred from model {known.model} while {shapes[1]} is "
+                f"inferred from model {model}"
+            )
+
+    def _in_order(self, ports: list[tuple[Port, ...]]) -> tuple[Step, ...]:
+        """The steps, each with its reach, in an order in which their tensors come."""
+        waiting = list(range(len(self._pairs)))
+        made: list[Step] = []
+        while due := [i for i in waiting if self._reaches.keys() >= set(self._pairs[i][0].reads)]:
+            for index in due:
+                made.append(self._step(index, ports[index]))
+            waiting = [i for i in waiting if i not in due]
+        return tuple(made)
+
+    def _step(self, index: int, ports: tuple[Port, ...]) -> Step:
+        step, member = self._pairs[index]
+        reads = step.reads
+        if len(reaches := {self._reaches[tensor] for tensor in reads}) > 1:
+            raise self._mixed(step.model)
+        if (guard := step.when or step.unless) and (kind := self._guard_type(guard)) is not DataType.BOOL:
+            raise self._wrong(
+                f"in ensemble {self._name}, the condition '{guard}' of step {index} is "
+                f"{kind.name if kind else 'not known'}, not BOOL"
+            )
+        reach = gives = reaches.pop()
+        if member.is_decoupled:
+            gives = max(self._reaches.values()) + 1
+        for tensor in step.outputs.values():
+            if self._reaches.setdefault(tensor, gives) != gives:
+                raise self._mixed(step.model)
+        return Step(
+            index,
+            step.model,
+            step.version,
+            ports,
+            step.outputs,
+            tuple(map(RequestedOutput, step.outputs)),
+            reads,
+            tuple(step.outputs.values()),
+            step.when,
+            step.unless,
+            member.signature.batched,
+            member.is_decoupled,
+            reach,
+            gives,
+        )
+
+    def _guard_type(self, tensor: str) -> DataType | None:
+        node = self._nodes.get(tensor)
+        return node.spec.datatype if node else None
+
+    def _labelled(self, output: TensorSpec) -> TensorSpec:
+        """With the labels of the model that writes it, where it has none of its own."""
+        for step, member in self._pairs:
+            for spec in member.signature.outputs:
+                if not output.labels and step.outputs.get(spec.name) == output.name:
+                    output = replace(output, labels=spec.labels)
+        return output
+
+    def _mixed(self, model: str) -> LoadFailed:
+        return self._wrong(
+            f"in ensemble {self._name}, step of model '{model}' receives inputs originated from different "
+            "decoupled models"
+        )
+
+    def _wrong(self, text: str, fix: str = "") -> LoadFailed:
+        return LoadFailed(text, field="ensemble_scheduling", fix=fix)
+
+
+def _type_name(datatype: DataType) -> str:
+    """Triton's."""
+    return "TYPE_STRING" if datatype is DataType.BYTES else f"TYPE_{datatype.name}"

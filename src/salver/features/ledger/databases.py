@@ -1,0 +1,115 @@
+"""Which databases can be a ledger, and how is each one told to write one work at a time?
+
+SQLite writes ahead (WAL): readers see the last whole transaction, and a writer takes its lock as it begins.
+PostgreSQL is told the same by a lock of the ledger's own, which ends with the transaction.
+"""
+
+import importlib.util
+import sqlite3
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+from salver.features.ledger.watched import connect
+from salver.words.errors import InvalidInput, MissingExtra
+
+#: Of connections to PostgreSQL. One whose other end is gone without a word, or is silent, is given up after
+#: half a minute; the system itself would wait for a quarter of an hour, two hours, or for ever.
+_NETWORK: Final = {
+    "connect_timeout": 10,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 4,
+    "tcp_user_timeout": 30_000,
+}
+#: Whom PostgreSQL's advisory lock is for: "salver" in ASCII.
+_LOCK: Final = 0x73616C766572
+_FIX: Final = "Name sqlite:////folder/salver.db or postgresql://user@host/database."
+
+
+def address_of(url: str) -> URL:
+    """A ledger's URL, read.
+
+    Raises:
+        InvalidInput: of another kind, or no URL.
+        MissingExtra: PostgreSQL's driver is not installed.
+    """
+    try:
+        address = make_url(url)
+    except (ArgumentError, ValueError):
+        raise InvalidInput("the ledger's URL cannot be read", fix=_FIX) from None
+    match address.get_backend_name():
+        case "sqlite":
+            if not address.database or address.database == ":memory:":
+                raise InvalidInput(
+                    "a ledger in memory would be lost, and its readers would not see it", fix=_FIX
+                )
+            return address.set(drivername="sqlite+pysqlite")
+        case "postgresql" | "postgres":
+            if importlib.util.find_spec("psycopg") is None:
+                raise MissingExtra("PostgreSQL", "postgres", "psycopg")
+            return address.set(drivername="postgresql+psycopg")
+    raise InvalidInput(f"a ledger is no {address.get_backend_name()!r}", fix=_FIX)
+
+
+def engine_of(address: URL, patience: float, *, is_reader: bool = False) -> Engine:
+    """Connections that begin as the ledger wants them to. Connects to nothing yet.
+
+    Args:
+        patience: Seconds to wait for a lock.
+    """
+    if address.get_backend_name() == "sqlite":
+        return _sqlite(address, patience, is_reader)
+    return _postgres(address, patience, is_reader)
+
+
+def _sqlite(address: URL, patience: float, is_reader: bool) -> Engine:
+    engine = create_engine(address, connect_args={"timeout": patience, "check_same_thread": False})
+
+    def prepare(raw: sqlite3.Connection, _: Any) -> None:
+        raw.isolation_level = None  # the driver would begin by itself, and too late
+        raw.execute("PRAGMA foreign_keys = ON")
+        if is_reader:
+            raw.execute("PRAGMA query_only = ON")
+        else:
+            raw.execute("PRAGMA journal_mode = WAL")
+            raw.execute("PRAGMA synchronous = FULL")  # what is decided survives a loss of power as well
+
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN" if is_reader else "BEGIN IMMEDIATE")
+
+    event.listen(engine, "connect", prepare)
+    event.listen(engine, "begin", begin)
+    return engine
+
+
+def _postgres(address: URL, patience: float, is_reader: bool) -> Engine:
+    engine = create_engine(
+        address,
+        pool_pre_ping=True,
+        isolation_level="REPEATABLE READ" if is_reader else "READ COMMITTED",
+        connect_args={name: value for name, value in _NETWORK.items() if name not in address.query},
+    )
+
+    def begin(connection: Connection) -> None:
+        if is_reader:
+            connection.exec_driver_sql("SET TRANSACTION READ ONLY")
+        else:
+            connection.exec_driver_sql(f"SET LOCAL lock_timeout = {max(1, int(patience * 1000))}")
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
+
+    def watched(_: Any, __: Any, args: Sequence[Any], parameters: Mapping[str, Any]) -> object:
+        return connect(*args, **parameters)
+
+    event.listen(engine, "do_connect", watched)
+    event.listen(engine, "begin", begin)
+    return engine
+
+
+def path_of(address: URL) -> Path | None:
+    """The file of a ledger that is one."""
+    return Path(str(address.database)) if address.get_backend_name() == "sqlite" else None

@@ -1,0 +1,61 @@
+"""What does a database's error mean to whoever asked? Its driver's words, in ours, with what to do."""
+
+from typing import Final
+
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
+
+from salver.words.errors import NotReady, SalverError
+
+#: PostgreSQL's: serialization_failure, deadlock_detected, lock_not_available.
+_BUSY_STATES: Final = frozenset({"40001", "40P01", "55P03"})
+_BUSY_WORDS: Final = ("database is locked", "database table is locked", "database schema is locked")
+#: What is said of a ledger, by what its driver says.
+_KNOWN: Final = (
+    ("file is not a database", "Name another file, or move this one away."),
+    ("unable to open database file", "Is its folder there, and may this user write to it?"),
+    ("readonly database", "Let this user write to the file and to its folder."),
+    ("attempt to write a readonly", "Let this user write to the file and to its folder."),
+    ("disk is full", "Make room on its disk."),
+    ("disk i/o error", "Look at its disk; is it full, or on a network?"),
+    ("malformed", "Restore a backup: salver registry restore FILE."),
+    ("password authentication failed", "Name another user or password in the URL."),
+    ("does not exist", "Make it first, for instance with createdb, or name another in the URL."),
+    ("connection", "Is PostgreSQL running there, and reachable from here?"),
+    ("could not translate host name", "Name another host in the URL."),
+    ("failed to resolve host", "Name another host in the URL."),
+)
+
+
+class LedgerFailed(NotReady):
+    """The ledger cannot be opened, read or written; the message is the database's own reason."""
+
+
+def is_busy(error: BaseException) -> bool:
+    """Another try may well succeed: somebody else held a lock."""
+    if not isinstance(error, DBAPIError):
+        return False
+    if getattr(error.orig, "sqlstate", None) in _BUSY_STATES:
+        return True
+    return isinstance(error, OperationalError) and any(word in str(error.orig) for word in _BUSY_WORDS)
+
+
+def is_cut_off(error: BaseException) -> bool:
+    """The connection is gone, and with it the transaction."""
+    return isinstance(error, DBAPIError) and error.connection_invalidated
+
+
+def in_our_words(error: SQLAlchemyError, url: URL) -> SalverError:
+    """The same, naming the ledger and what to do. No password is in it."""
+    said = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
+    fix = next((fix for word, fix in _KNOWN if word in said.lower()), "")
+    if is_busy(error):
+        fix = "Another process is writing all the time, or holds its lock; try again later."
+    return LedgerFailed(f"the ledger {shown(url)} failed: {said or type(error).__name__}", fix=fix)
+
+
+def shown(url: URL) -> str:
+    """The address, without its password."""
+    if url.get_backend_name() == "sqlite":
+        return str(url.database)
+    return url.set(drivername="postgresql", query={}).render_as_string(hide_password=True)

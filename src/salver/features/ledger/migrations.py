@@ -1,0 +1,113 @@
+"""How does a database come to the newest version of the schema, from none or from any older one?
+
+Each version adds tables and columns, which say since when they are there (``schema.py``), and has a step of
+its own in :data:`STEPS` where that is not enough. All of it is one transaction, in which others wait.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Final
+
+from sqlalchemy import Connection, Dialect, MetaData, Table, inspect, text
+from sqlalchemy.schema import CreateColumn, CreateIndex, CreateTable, SchemaItem
+
+from salver.features.ledger.schema import METADATA, NEWEST
+from salver.words.errors import Conflict
+
+Step = Callable[[Connection], None]
+#: What a version changes in the rows that are there, after its tables and columns have been added.
+STEPS: Final[Mapping[int, Step]] = {}
+
+_HISTORY: Final = "CREATE TABLE IF NOT EXISTS salver_schema (version BIGINT NOT NULL PRIMARY KEY)"
+#: What may not happen to rows, by what their table says of them.
+_EVENTS: Final = {"free": (), "unchanged": ("UPDATE",), "kept": ("UPDATE", "DELETE", "TRUNCATE")}
+_SQLITE_TRIGGER: Final = """CREATE TRIGGER {table}_{event} BEFORE {event} ON {table}
+BEGIN SELECT RAISE(ABORT, 'rows of {table} are kept as they are'); END"""
+_POSTGRES_FUNCTION: Final = """CREATE OR REPLACE FUNCTION salver_refuse() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN RAISE EXCEPTION 'rows of % are kept as they are', TG_TABLE_NAME; END $$"""
+_POSTGRES_TRIGGER: Final = """CREATE TRIGGER {table}_{event} BEFORE {event} ON {table}
+FOR EACH STATEMENT EXECUTE FUNCTION salver_refuse()"""
+
+
+def version_of(connection: Connection) -> int:
+    """The schema's version in a database; 0 = there is none."""
+    if not inspect(connection).has_table("salver_schema"):
+        return 0
+    return int(connection.execute(text("SELECT COALESCE(MAX(version), 0) FROM salver_schema")).scalar_one())
+
+
+def check_age(version: int, newest: int = NEWEST) -> None:
+    """Can this Salver read a database of that version?
+
+    Raises:
+        Conflict: a newer one has written it.
+    """
+    if version > newest:
+        raise Conflict(
+            f"the ledger has version {version} of its schema, and this Salver knows {newest} at most",
+            fix="Use a Salver as new as the one that wrote it; nothing was changed.",
+        )
+
+
+def migrate(
+    connection: Connection,
+    to: int = NEWEST,
+    metadata: MetaData = METADATA,
+    steps: Mapping[int, Step] = STEPS,
+) -> None:
+    """Bring a database to a version, within a transaction that nobody else writes in.
+
+    Raises:
+        Conflict: a newer Salver has written it.
+    """
+    connection.execute(text(_HISTORY))
+    present = version_of(connection)
+    check_age(present, to)
+    for version in range(present + 1, to + 1):
+        for statement in statements(metadata, version, connection.dialect):
+            connection.execute(text(statement))
+        if version in steps:
+            steps[version](connection)
+        connection.execute(text("INSERT INTO salver_schema (version) VALUES (:v)"), {"v": version})
+
+
+def statements(metadata: MetaData, version: int, dialect: Dialect) -> Iterator[str]:
+    """What a version adds: new tables with their columns of that time, columns of older tables, indexes."""
+    then = _as_of(metadata, version)
+    if dialect.name != "sqlite":
+        yield _POSTGRES_FUNCTION
+    for table in then.sorted_tables:
+        born = _since(table, 1)
+        if born == version:
+            yield str(CreateTable(table).compile(dialect=dialect))
+            yield from _refusals(table, dialect.name)
+        for column in table.columns:
+            if born < version == _since(column, born):
+                added = CreateColumn(column).compile(dialect=dialect)
+                yield f"ALTER TABLE {table.name} ADD COLUMN {added}"
+        for index in sorted(metadata.tables[table.name].indexes, key=lambda index: str(index.name)):
+            if _since(index, born) == version:
+                yield str(CreateIndex(index).compile(dialect=dialect))
+
+
+def _since(item: SchemaItem, default: int) -> int:
+    return int(item.info.get("since", default))
+
+
+def _as_of(metadata: MetaData, version: int) -> MetaData:
+    """The tables as a version has them; SQLAlchemy leaves columns out that it takes for the system's."""
+    then = MetaData()
+    for table in metadata.sorted_tables:
+        born = _since(table, 1)
+        if born <= version:
+            for column in table.to_metadata(then).columns:
+                column.system = _since(column, born) > version
+    return then
+
+
+def _refusals(table: Table, dialect: str) -> Iterator[str]:
+    """Triggers against changes of rows that are kept."""
+    for event in _EVENTS[table.info.get("rows", "free")]:
+        if dialect != "sqlite":
+            yield _POSTGRES_TRIGGER.format(table=table.name, event=event)
+        elif event != "TRUNCATE":  # SQLite has no such statement
+            yield _SQLITE_TRIGGER.format(table=table.name, event=event)

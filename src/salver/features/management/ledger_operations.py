@@ -1,0 +1,68 @@
+"""What does a server with a registry tell and change over HTTP, all in all?
+
+Imported where a registry is opened, and nowhere else, since it brings a database's libraries.
+"""
+
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import msgspec
+
+from salver.features.management.table import Operation
+from salver.features.registry import ModelRegistry
+from salver.features.registry.audit_operations import audit_operations
+from salver.features.registry.records import Actor
+from salver.features.registry.registry_operations import model_operations
+from salver.features.registry.tokens import Tokens
+from salver.features.registry.webhooks import Webhooks
+from salver.features.releases.controller_operations import plug_operations
+from salver.features.releases.judge.record import Release
+from salver.features.releases.outcome_operations import OutcomeTaker, outcome_operations
+from salver.features.releases.planning_operations import planning_operations
+from salver.features.releases.proposals import Proposal, proposal
+from salver.features.releases.release_operations import Ledger, ShadowSource, release_operations
+from salver.features.releases.release_store import ReleaseStore
+from salver.transport.access_check import Caller
+
+
+class Stores(NamedTuple):
+    """What it knows of releases."""
+
+    releases: ReleaseStore
+    outcomes: OutcomeTaker
+    shadows: ShadowSource
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """What it keeps."""
+
+    registry: ModelRegistry
+    webhooks: Webhooks
+    tokens: Tokens
+    stores: Stores
+    new_id: Callable[[], str]
+
+    def operations(self) -> list[Operation]:
+        """Over all of it."""
+        releases, outcomes, shadows = self.stores
+        return [
+            *model_operations(self.registry),
+            *release_operations(Ledger(releases, releases, self.propose, shadows)),
+            *plug_operations(releases),
+            *outcome_operations(outcomes),
+            *planning_operations(),
+            *audit_operations(self.registry, self.webhooks),
+        ]
+
+    async def propose(self, said: Proposal, actor: Actor, why: str) -> Release:
+        """Write a new release down. Raises NotFound, InvalidInput, Forbidden or Conflict."""
+        release = await proposal(self.registry, said, self.new_id(), time.time())
+        release = msgspec.structs.replace(release, by=actor.name, why=why)
+        await self.stores.releases.propose(release, actor)
+        return release
+
+    async def caller(self, token: str) -> Caller:
+        """Whose token it is. Raises Unauthenticated."""
+        actor = await self.tokens.actor(token)
+        return Caller(actor.name, actor.roles)

@@ -1,0 +1,187 @@
+"""What does this server serve, and how much is asked of it? The operations that need no registry."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from salver.features.management.table import Answer, Asked, Operation, Page
+from salver.transport.access_check import Changing
+from salver.transport.ports import Looking
+from salver.words.errors import NotFound
+from salver.words.messages import ModelId, State
+
+
+class ServerView(msgspec.Struct, frozen=True):
+    """The server itself.
+
+    Attributes:
+        changes: Who may change something at this port: anybody there, whoever knows the token, nobody.
+        has_registry: There are models, releases and an audit to tell of.
+    """
+
+    name: str
+    version: str
+    changes: Changing
+    has_registry: bool
+
+
+class Served(msgspec.Struct, frozen=True):
+    """A version that this server has loaded, or tried to."""
+
+    model: str
+    version: str
+    state: State
+    reason: str
+    backend: str
+    load_seconds: float
+
+
+class Traffic(msgspec.Struct, frozen=True):
+    """What was asked of a version since it was loaded. Differences over time are rates.
+
+    Attributes:
+        ok, failed: Requests.
+        seconds: Of good requests, from arrival to answer, added up.
+        queue_seconds: Of them, waited for a batch or an instance.
+        runs: Of the model; a run takes one batch.
+    """
+
+    model: str
+    version: str
+    ok: int
+    failed: int
+    seconds: float
+    queue_seconds: float
+    runs: int
+
+
+class TrafficView(msgspec.Struct, frozen=True):
+    """What was asked of every version.
+
+    Attributes:
+        at: Unix seconds of these counts.
+    """
+
+    at: float
+    items: list[Traffic]
+
+
+class ModelLoad(msgspec.Struct, frozen=True):
+    """How full the engines of a model's versions are, added up: requests that wait, batches that run."""
+
+    model: str
+    queued: int
+    running: int
+
+
+class Busy(Protocol):
+    """How full a version's engine is."""
+
+    @property
+    def id(self) -> ModelId:
+        """Of the version."""
+        ...
+
+    @property
+    def queued(self) -> int:
+        """Requests that wait."""
+        ...
+
+    @property
+    def running(self) -> int:
+        """Batches that run."""
+        ...
+
+
+class Counting(Protocol):
+    """What observers have counted, and engines tell."""
+
+    def statistics(self) -> dict[str, Any]:
+        """Of every version, in Triton's form (TR-R8)."""
+        ...
+
+    def loads(self) -> Sequence[Busy]:
+        """Of every version that is loaded."""
+        ...
+
+
+def serving_operations(
+    control: Looking,
+    counts: Counting,
+    server: tuple[str, str],
+    *,
+    has_registry: bool = False,
+    wall: Callable[[], float] = time.time,
+) -> list[Operation]:
+    """Those rows of the table.
+
+    Args:
+        server: Name and version.
+    """
+
+    async def tell_server(asked: Asked) -> Answer:
+        return Answer(ServerView(*server, asked.changing, has_registry))
+
+    async def list_served(asked: Asked) -> Answer:
+        return Answer(Page([_served(status) for status in control.statuses()]))
+
+    async def tell_traffic(asked: Asked) -> Answer:
+        return Answer(TrafficView(wall(), [_traffic(one) for one in counts.statistics()["model_stats"]]))
+
+    async def tell_load(asked: Asked) -> Answer:
+        name = asked.names["model"]
+        found = [load for load in counts.loads() if load.id.name == name]
+        if not found:
+            raise NotFound(f"model '{name}' is not loaded here", field="model")
+        queued, running = sum(load.queued for load in found), sum(load.running for load in found)
+        return Answer(ModelLoad(name, queued, running))
+
+    return [
+        Operation("server", "GET", "/server", "The server itself", tell_server, ServerView),
+        Operation(
+            "list_served",
+            "GET",
+            "/served",
+            "Versions that are loaded, or were to be",
+            list_served,
+            Page[Served],
+        ),
+        Operation(
+            "traffic",
+            "GET",
+            "/traffic",
+            "What was asked of each version",
+            tell_traffic,
+            TrafficView,
+            group="statistics",
+        ),
+        Operation(
+            "load",
+            "GET",
+            "/models/{model}/load",
+            "For KEDA's metrics API: what waits and what runs",
+            tell_load,
+            ModelLoad,
+            group="statistics",
+        ),
+    ]
+
+
+def _served(status: Any) -> Served:
+    id = status.id
+    return Served(id.name, id.version, status.state, status.reason, status.backend, status.load_seconds)
+
+
+def _traffic(counted: dict[str, Any]) -> Traffic:
+    stats = counted["inference_stats"]
+    return Traffic(
+        counted["name"],
+        counted["version"],
+        stats["success"]["count"],
+        stats["fail"]["count"],
+        stats["success"]["ns"] / 1e9,
+        stats["queue"]["ns"] / 1e9,
+        counted["execution_count"],
+    )

@@ -1,0 +1,289 @@
+"""Which operation of the management interface is meant, and does the request fit it?
+
+An :class:`Operation` is declared once: its path, and the records of what it takes and gives. Requests are
+decoded into those records, and refused by them; the description (``openapi.py``) is made of the same ones.
+It knows no socket and nothing that an operation does.
+"""
+
+import hashlib
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Annotated, Any, Final, Generic, Literal, TypeVar
+from urllib.parse import parse_qsl, unquote_to_bytes
+
+import msgspec
+
+from salver.transport.access_check import Caller, Changing, Group
+from salver.words.errors import InvalidInput, NoRoute, WrongVerb
+
+#: Where the interface begins.
+ROOT: Final = "/api/v1"
+#: A text that every database can keep: PostgreSQL knows no letter 0.
+STORABLE: Final = r"^[^\x00]*$"
+#: That a database can count.
+MOST_NUMBER: Final = 10**18
+_MOST_FIELDS: Final = 32
+_PLACE: Final = re.compile(r" - at `(.+)`$", re.S)
+_Item = TypeVar("_Item")
+
+
+class Why(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Why somebody wishes it; it is kept."""
+
+    reason: Annotated[str, msgspec.Meta(max_length=1000, pattern=STORABLE)] = ""
+
+
+class Done(msgspec.Struct, frozen=True):
+    """It is as was wished."""
+
+    is_done: bool = True
+
+
+class NoBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Nothing more has to be said: ``{}``."""
+
+
+class NoQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Nothing may stand behind the path."""
+
+
+class PageQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which part of a list.
+
+    Attributes:
+        limit: Most items, 1 to 1000.
+        after: ``next`` of the page before; empty = from the beginning.
+    """
+
+    limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 100
+    after: str = ""
+
+
+class Page(msgspec.Struct, Generic[_Item], frozen=True):
+    """A part of a list.
+
+    Attributes:
+        next: ``after`` of the next part; empty = this is the last one.
+    """
+
+    items: Sequence[_Item]
+    next: str = ""
+
+
+def paged(items: Sequence[_Item], query: PageQuery, key: Callable[[_Item], str]) -> Page[_Item]:
+    """The part of a whole list that is asked for.
+
+    Args:
+        key: Names an item, and no other one.
+
+    Raises:
+        InvalidInput: there is no item of that name (any more).
+    """
+    first = 0
+    if query.after:
+        first = next((index + 1 for index, item in enumerate(items) if key(item) == query.after), 0)
+        if not first:
+            raise InvalidInput(
+                "the list has changed, and no longer holds what it was read up to",
+                field="query.after",
+                fix="Read it from the beginning.",
+            )
+    part = items[first : first + query.limit]
+    return Page(part, key(part[-1]) if first + len(part) < len(items) else "")
+
+
+def tag_of(body: bytes) -> str:
+    """Names this state of what is told (RFC 9110, section 8.8.3)."""
+    return hashlib.blake2b(body, digest_size=12).hexdigest()
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """A request that fits its operation.
+
+    Attributes:
+        names: What stands in the path, decoded.
+        query, body: Records of the operation's own types.
+        caller: Who asks.
+        expected: Tags of states that the caller has seen, of ``if-match``, or ``*``; empty = it does not say.
+        changing: Who may change something at the port that it came by.
+    """
+
+    names: Mapping[str, str]
+    query: Any = NoQuery()
+    body: Any = None
+    caller: Caller = Caller("api")
+    expected: frozenset[str] = frozenset()
+    changing: Changing = "open"
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What an operation gives.
+
+    Attributes:
+        etag: Of the state that the answer tells; empty = one is made of its text.
+    """
+
+    body: Any
+    etag: str = ""
+
+
+class Operation(msgspec.Struct, frozen=True):
+    """One row of the table.
+
+    Attributes:
+        name: Its id in the description.
+        path: Below :data:`ROOT`; ``{model}`` matches one segment.
+        run: Does it. Raises any :class:`~salver.words.errors.SalverError`.
+        gives: Type of the answer's body.
+        takes: Type of the request's body; None = it has none.
+        query: Type of what stands behind the path.
+        changes: Something is different after it.
+        group: Of the operations that an operator may restrict; changes have one of their own.
+        status: Of a good answer.
+        most_body: Bytes of the request's.
+        role: A token that is for this alone is enough; empty = none is.
+        is_conditional: It minds ``if-match``.
+    """
+
+    name: str
+    verb: Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
+    path: str
+    summary: str
+    run: Callable[[Asked], Awaitable[Answer]]
+    gives: Any
+    takes: Any = None
+    query: Any = NoQuery
+    changes: bool = False
+    group: Group = "metadata"
+    status: int = 200
+    most_body: int = 1 << 20
+    role: str = ""
+    is_conditional: bool = False
+
+
+class Api:
+    """All operations.
+
+    Raises:
+        ValueError: two of them are at one place.
+    """
+
+    def __init__(self, operations: Sequence[Operation]) -> None:
+        self.operations = tuple(operations)
+        self._table: dict[int, list[tuple[tuple[str, ...], Operation]]] = {}
+        seen: set[tuple[str, str]] = set()
+        for operation in sorted(operations, key=lambda o: o.path.count("{")):
+            place = (operation.verb, re.sub(r"{\w+}", "{}", operation.path))
+            if place in seen:
+                raise ValueError(f"two operations at {place}")
+            seen.add(place)
+            segments = tuple((ROOT + operation.path).split("/"))
+            self._table.setdefault(len(segments), []).append((segments, operation))
+
+    def __repr__(self) -> str:
+        return f"<Api of {len(self.operations)} operations>"
+
+    def verbs(self, raw_path: str) -> tuple[str, ...]:
+        """That a path takes, as ``allow`` names them; none = there is no such path."""
+        parts = raw_path.split("/")
+        rows = self._table.get(len(parts), ())
+        found = {operation.verb for segments, operation in rows if _fit(segments, parts) is not None}
+        return tuple(sorted({*found, *({"HEAD"} if "GET" in found else ()), "OPTIONS"} if found else ()))
+
+    def find(self, verb: str, raw_path: str) -> tuple[Operation, dict[str, str]]:
+        """The operation, and the names in its path, decoded.
+
+        Raises:
+            NoRoute: there is no such path.
+            WrongVerb: there is, for other verbs, which it names.
+            InvalidInput: a name is not UTF-8.
+        """
+        parts = raw_path.split("/")
+        for segments, operation in self._table.get(len(parts), ()):
+            names = _fit(segments, parts)
+            if names is not None and operation.verb == ("GET" if verb == "HEAD" else verb):
+                return operation, {name: _decoded(text) for name, text in names.items()}
+        if verbs := self.verbs(raw_path):
+            raise WrongVerb(f"{raw_path} takes {', '.join(verbs)}, not {verb}")
+        raise NoRoute(f"there is no {raw_path}", fix="See /api/openapi.json for what there is.")
+
+
+def _fit(segments: Sequence[str], parts: Sequence[str]) -> dict[str, str] | None:
+    names = {}
+    for segment, part in zip(segments, parts, strict=True):
+        if segment.startswith("{"):
+            if not part:
+                return None
+            names[segment[1:-1]] = part
+        elif segment != part:
+            return None
+    return names
+
+
+def _decoded(part: str) -> str:
+    try:
+        name = unquote_to_bytes(part).decode()
+    except UnicodeDecodeError as error:
+        raise InvalidInput(
+            "a name in the path is not valid UTF-8", field="path", fix="Percent-encode its UTF-8 bytes."
+        ) from error
+    if "\x00" in name:
+        raise InvalidInput("a name in the path holds the letter 0", field="path", fix="Leave %00 out.")
+    return name
+
+
+def read_query(operation: Operation, text: bytes) -> Any:
+    """What stands behind the path, as the operation's record.
+
+    Raises:
+        InvalidInput: it does not fit; names the field.
+    """
+    try:
+        pairs = parse_qsl(text.decode("ascii"), keep_blank_values=True, max_num_fields=_MOST_FIELDS)
+    except ValueError as error:
+        raise InvalidInput(
+            f"the query cannot be read: {error}",
+            field="query",
+            fix="Write field=value&field=value, in ASCII.",
+        ) from error
+    given = dict(pairs)
+    if len(given) < len(pairs):
+        raise InvalidInput("a field of the query is given twice", field="query", fix="Give each once.")
+    try:
+        return msgspec.convert(given, operation.query, strict=False)
+    except msgspec.ValidationError as error:
+        raise _unfit(error, operation.query, "query") from error
+
+
+def read_body(operation: Operation, body: bytes) -> Any:
+    """The body, as the operation's record.
+
+    Raises:
+        InvalidInput: it does not fit; names the field.
+    """
+    if operation.takes is None:
+        if body.strip() not in (b"", b"{}"):
+            raise InvalidInput(f"{operation.name} takes no body", field="body", fix="Leave it out.")
+        return None
+    try:
+        return msgspec.json.decode(body or b"{}", type=operation.takes)
+    except msgspec.ValidationError as error:
+        raise _unfit(error, operation.takes, "body") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidInput(
+            f"the body is no JSON: {error}", field="body", fix="Send one JSON object, in UTF-8."
+        ) from error
+
+
+def _unfit(error: msgspec.ValidationError, kind: Any, where: str) -> InvalidInput:
+    text = str(error)
+    place = _PLACE.search(text)
+    field = place[1].removeprefix("$").lstrip(".") if place else ""
+    names = getattr(kind, "__struct_encode_fields__", ())
+    known = f"Fields: {', '.join(names)}." if names else "It takes none."
+    is_top = "." not in field and (not field or "field" not in text)  # a field of the field is another's
+    return InvalidInput(
+        text[: place.start()] if place else text,
+        field=f"{where}.{field}" if field else where,
+        fix=known if is_top else "See /api/openapi.json for its form.",
+    )

@@ -1,0 +1,193 @@
+"""``salver registry token`` and ``webhook``: who may move protected aliases, and who is told of changes?"""
+
+import secrets
+import time
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import App, Parameter
+
+from salver.features.registry.command_options import USUAL, Where, Why, new_id, run
+from salver.terminal.options import Json
+from salver.terminal.output import line, listed, moment, record, remark
+
+if TYPE_CHECKING:
+    from salver.features.registry import ModelRegistry
+    from salver.features.registry.records import Actor, Delivery, Token, Webhook
+    from salver.features.registry.tokens import Tokens
+    from salver.features.registry.webhooks import Webhooks
+
+token = App(
+    name="token",
+    help="Who may move protected aliases: tokens with roles, given in SALVER_TOKEN.",
+    default_parameter=Parameter(negative=()),
+)
+webhook = App(
+    name="webhook",
+    help="URLs that are told of changes, signed as Standard Webhooks has it.",
+    default_parameter=Parameter(negative=()),
+)
+
+
+def _tokens(registry: "ModelRegistry") -> "Tokens":
+    from salver.features.registry.tokens import Tokens
+
+    return Tokens(registry.ledger, time.time, new_id, secrets.token_bytes)
+
+
+def _webhooks(registry: "ModelRegistry") -> "Webhooks":
+    from salver.features.registry.webhooks import Webhooks
+
+    return Webhooks(registry.ledger, time.time, new_id, secrets.token_bytes)
+
+
+@token.command(name="add")
+def add_token(
+    name: str,
+    /,
+    *,
+    role: Annotated[tuple[str, ...], Parameter(help="That it has, any number of times.")] = (),
+    where: Where = USUAL,
+    json: Json = False,
+) -> int:
+    """Make a token, and show it this once. When somebody has the role admin, only they can.
+
+    Args:
+        name: Whose it is.
+    """
+
+    async def work(registry: "ModelRegistry", actor: "Actor") -> "tuple[Token, str]":
+        return await _tokens(registry).make(name, role, actor)
+
+    made, text = run(where, work, makes=True)
+    if json:
+        record({"id": made.id, "name": made.name, "roles": made.roles, "token": text})
+    else:
+        line(text)
+        remark(f"the token {made.id} of {name}; it is not shown again")
+    return 0
+
+
+@token.command(name="list")
+def list_tokens(*, where: Where = USUAL, json: Json = False) -> int:
+    """List the tokens' owners and roles."""
+    found = run(where, lambda registry, _: _tokens(registry).list())
+    columns = ("id", "name", "roles", "by")
+    listed(
+        found,
+        columns,
+        lambda t: [t.id, t.name, ", ".join(t.roles), t.by],
+        json=json,
+        none="there are no tokens",
+    )
+    return 0
+
+
+@token.command
+def revoke(id: str, /, *, where: Where = USUAL, json: Json = False) -> int:
+    """Let a token prove nothing any more.
+
+    Args:
+        id: As it is listed.
+    """
+    run(where, lambda registry, actor: _tokens(registry).revoke(id, actor))
+    record({"id": id, "done": "revoked"}) if json else line(f"{id} is revoked")
+    return 0
+
+
+@webhook.command(name="add")
+def add_webhook(
+    url: str,
+    /,
+    *,
+    model: Annotated[str, Parameter(help="Only of its changes; without it, of every model's.")] = "",
+    event: Annotated[
+        tuple[str, ...], Parameter(help="Such as alias.moved, any number of times; without any, all.")
+    ] = (),
+    why: Why = "",
+    where: Where = USUAL,
+    json: Json = False,
+) -> int:
+    """Have a URL told of changes, and show the secret of its signatures this once.
+
+    Args:
+        url: Takes POST requests.
+    """
+
+    async def work(registry: "ModelRegistry", actor: "Actor") -> "tuple[Webhook, str]":
+        return await _webhooks(registry).add(url, model, event, actor, why)
+
+    made, secret = run(where, work, makes=True)
+    if json:
+        record({"id": made.id, "url": made.url, "secret": secret})
+    else:
+        line(secret)
+        remark(f"the secret of the webhook {made.id}; it is not shown again")
+    return 0
+
+
+@webhook.command(name="list")
+def list_webhooks(*, where: Where = USUAL, json: Json = False) -> int:
+    """List them."""
+    found = run(where, lambda registry, _: _webhooks(registry).list())
+
+    def row(hook: "Webhook") -> list[str]:
+        return [hook.id, hook.url, hook.model or "all", ", ".join(hook.events) or "all", hook.by]
+
+    columns = ("id", "url", "model", "events", "by")
+    listed(found, columns, row, json=json, none="there are no webhooks", needless=("by",))
+    return 0
+
+
+@webhook.command(name="remove")
+def remove_webhook(id: str, /, *, why: Why = "", where: Where = USUAL, json: Json = False) -> int:
+    """Tell it nothing any more.
+
+    Args:
+        id: As it is listed.
+    """
+    run(where, lambda registry, actor: _webhooks(registry).remove(id, actor, why))
+    record({"id": id, "done": "removed"}) if json else line(f"{id} is removed")
+    return 0
+
+
+@webhook.command(name="deliveries")
+def list_deliveries(
+    id: str = "",
+    /,
+    *,
+    state: Annotated[
+        Literal["waiting", "failing", "told", "given_up"] | None, Parameter(help="Only such.")
+    ] = None,
+    limit: Annotated[int, Parameter(help="Most lines, the newest ones.")] = 50,
+    where: Where = USUAL,
+    json: Json = False,
+) -> int:
+    """Tell what was told and what was not, why, and when it is tried again; the newest first.
+
+    Args:
+        id: Of a webhook; without it, of all.
+    """
+    found = run(where, lambda registry, _: _webhooks(registry).deliveries(id, state, most=limit))
+
+    def row(each: "Delivery") -> list[str]:
+        what = f"{each.action} {each.model} {each.subject}".rstrip()
+        tried = str(each.attempts)
+        then = moment(each.next) if each.next is not None else ""
+        return [str(each.id), each.webhook, what, moment(each.created), each.state, tried, then, each.error]
+
+    columns = ("id", "webhook", "what", "when", "state", "tries", "next", "error")
+    none, needless = "there are no such deliveries", ("tries", "webhook", "next")
+    listed(found, columns, row, json=json, none=none, needless=needless)
+    return 0
+
+
+@webhook.command
+def redeliver(id: int, /, *, where: Where = USUAL, json: Json = False) -> int:
+    """Tell it anew, now, and again later if need be.
+
+    Args:
+        id: Of a delivery, as it is listed.
+    """
+    delivery = run(where, lambda registry, _: _webhooks(registry).redeliver(id))
+    record(delivery) if json else line(f"{delivery.webhook} is told anew of {delivery.action}")
+    return 0

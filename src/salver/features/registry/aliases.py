@@ -1,0 +1,218 @@
+"""Which version does an alias mean, who may change that, and does it move at once?
+
+An alias means exactly one version. Where the model has a rollout policy, a move of an alias that means
+something already is a proposal: a release begins, and the alias moves when it is promoted. Functions of one
+transaction, so that whoever promotes moves the alias in the very transaction in which it decides.
+"""
+
+import math
+from typing import Final
+
+import msgspec
+from sqlalchemy import Connection, delete, func, insert, select, update
+
+from salver.features.ledger.schema import ALIAS, MODEL, PROTECTION, RELEASE, TOKEN
+from salver.features.registry import rows
+from salver.features.registry.audit import Change, record
+from salver.features.registry.names import Reference, check_alias
+from salver.features.registry.records import Action, Model, Move
+from salver.words.errors import Conflict, Forbidden, InvalidInput, NotFound, Outdated
+from salver.words.releases import ReleaseState
+
+IMMEDIATE: Final = "immediate"
+
+
+def set_alias(
+    connection: Connection,
+    change: Change,
+    model: str,
+    alias: str,
+    number: int,
+    release: str,
+    expected: int | None = None,
+) -> Move:
+    """Let an alias mean a version, or propose it.
+
+    Args:
+        release: Id of the release, if there is to be one.
+        expected: What it is to mean before; None = whatever.
+
+    Raises:
+        NotFound: no such model or version.
+        Outdated: it means something else than expected.
+        Forbidden: the alias is protected, and the actor has none of its roles.
+        Conflict: another release of this alias is under way.
+    """
+    check_alias(alias)
+    known = rows.model(connection, model)
+    check_guard(connection, change, model, alias)
+    rows.number_of(connection, Reference(model, number))
+    before = known.aliases.get(alias)
+    _check_expected(model, alias, before, expected)
+    if before == number:
+        return Move(model, alias, number, before)
+    check_free(connection, model, alias)
+    if before is None or known.policy == IMMEDIATE:
+        return move(connection, change, model, alias, number)
+    _propose(connection, change, known.policy, Move(model, alias, number, before, release))
+    record(connection, change, "alias.proposed", model, alias, before, number)
+    return Move(model, alias, number, before, release)
+
+
+def move(connection: Connection, change: Change, model: str, alias: str, number: int) -> Move:
+    """Let an alias mean a version from now on, whoever it is protected from, and write it down."""
+    before = meant(connection, model, alias)
+    values = {"number": number, "moved": change.time}
+    if before is None:
+        connection.execute(insert(ALIAS), {"model": model, "name": alias, **values})
+    else:
+        mine = (ALIAS.c.model == model, ALIAS.c.name == alias)
+        connection.execute(update(ALIAS).where(*mine).values(values))
+    record(connection, change, "alias.moved", model, alias, before, number)
+    return Move(model, alias, number, before)
+
+
+def meant(connection: Connection, model: str, alias: str) -> int | None:
+    """The version that an alias means; None = there is none of that name."""
+    mine = (ALIAS.c.model == model, ALIAS.c.name == alias)
+    number: int | None = connection.scalar(select(ALIAS.c.number).where(*mine))
+    return number
+
+
+def delete_alias(
+    connection: Connection, change: Change, model: str, alias: str, expected: int | None = None
+) -> None:
+    """It means nothing any more.
+
+    Raises:
+        NotFound: it means nothing.
+        Outdated: it means something else than expected.
+        Forbidden: it is protected from this actor.
+        Conflict: a release of it is under way.
+    """
+    check_guard(connection, change, model, alias)
+    check_free(connection, model, alias)
+    before = rows.model(connection, model).aliases.get(alias)
+    if before is None:
+        raise NotFound(f"the model {model!r} has no alias {alias!r}", field="alias")
+    _check_expected(model, alias, before, expected)
+    connection.execute(delete(ALIAS).where(ALIAS.c.model == model, ALIAS.c.name == alias))
+    record(connection, change, "alias.deleted", model, alias, before)
+
+
+def protect(connection: Connection, change: Change, model: str, alias: str, roles: tuple[str, ...]) -> None:
+    """From now on an actor needs one of these roles to move the alias; none = anybody may.
+
+    Raises:
+        NotFound: no such model.
+        Forbidden: it is protected from this actor.
+        InvalidInput: nobody has such a role, so that nobody could move it any more.
+    """
+    check_alias(alias)
+    known = rows.model(connection, model)
+    check_guard(connection, change, model, alias)
+    held = {role for text in connection.scalars(select(TOKEN.c.roles)) for role in msgspec.json.decode(text)}
+    if roles and not held & set(roles):
+        raise InvalidInput(
+            f"no token has the role {' or '.join(roles)}, so that nobody could move {alias!r} any more",
+            fix=f"Make one first: salver registry token add NAME --role {roles[0]}.",
+        )
+    connection.execute(delete(PROTECTION).where(PROTECTION.c.model == model, PROTECTION.c.alias == alias))
+    if roles:
+        row = {"model": model, "alias": alias, "roles": msgspec.json.encode(sorted(roles)).decode()}
+        connection.execute(insert(PROTECTION), row)
+    before = ", ".join(known.protected.get(alias, ()))
+    action: Action = "alias.protected" if roles else "alias.unprotected"
+    record(connection, change, action, model, alias, before, ", ".join(sorted(roles)))
+
+
+def check_guard(connection: Connection, change: Change, model: str, alias: str) -> None:
+    """May this actor move the alias?
+
+    Raises:
+        Forbidden: it may not.
+    """
+    mine = (PROTECTION.c.model == model, PROTECTION.c.alias == alias)
+    text = connection.scalar(select(PROTECTION.c.roles).where(*mine))
+    roles = set(msgspec.json.decode(text)) if text else set()
+    if roles and not roles & change.actor.roles:
+        raise Forbidden(
+            f"the alias {model}@{alias} is protected: {change.actor.name} has none of its roles "
+            f"({', '.join(sorted(roles))})",
+            field="alias",
+            fix="Use a token of somebody who has: SALVER_TOKEN=… .",
+        )
+
+
+def set_policy(
+    connection: Connection, change: Change, model: str, policy: object, expected: Model | None
+) -> None:
+    """What the move of an alias sets off: ``immediate``, or a rollout policy, which is not read here."""
+    known = rows.model(connection, model)
+    if expected is not None and known != expected:
+        raise Outdated(
+            f"the model {model!r} is not as it was seen", field="model", fix="Look again, and decide anew."
+        )
+    text = msgspec.json.encode(policy).decode()
+    connection.execute(update(MODEL).where(MODEL.c.name == model).values(policy=text))
+    before = msgspec.json.encode(known.policy).decode()
+    record(connection, change, "model.changed", model, "policy", before, text)
+
+
+def set_default(connection: Connection, change: Change, model: str, alias: str) -> None:
+    """Requests of the model that name no version go to this alias; empty = to ``champion``, or the newest."""
+    known = rows.model(connection, model)
+    if alias and alias not in known.aliases:
+        raise NotFound(f"the model {model!r} has no alias {alias!r}", field="alias")
+    connection.execute(update(MODEL).where(MODEL.c.name == model).values(default_alias=alias))
+    record(connection, change, "model.changed", model, "default_alias", known.default_alias, alias)
+
+
+def _check_expected(model: str, alias: str, before: int | None, expected: int | None) -> None:
+    if expected is not None and before != expected:
+        means = "means nothing" if before is None else f"means version {before}"
+        raise Outdated(
+            f"the alias {model}@{alias} {means} by now", field="alias", fix="Look again, and decide anew."
+        )
+
+
+def latest(connection: Connection, model: str, now: float) -> float:
+    """When a release of the model begins that is to be its last, however clocks were set since the others."""
+    last = connection.scalar(select(func.max(RELEASE.c.created)).where(RELEASE.c.model == model))
+    return now if last is None or last < now else math.nextafter(last, math.inf)
+
+
+def check_free(connection: Connection, model: str, alias: str) -> None:
+    """May the alias be moved by hand, or by a new release?
+
+    Args:
+        alias: Empty = the version that requests mean which name none.
+
+    Raises:
+        Conflict: a release of it is under way.
+    """
+    mine = (RELEASE.c.model == model, RELEASE.c.alias == alias, RELEASE.c.ended.is_(None))
+    if (id := connection.scalar(select(RELEASE.c.id).where(*mine))) is not None:
+        raise Conflict(
+            f"the release {id} of {model}{alias and '@'}{alias} is under way",
+            field="alias",
+            fix=f"Wait for its end, or abort it: salver rollout abort {id}",
+        )
+
+
+def _propose(connection: Connection, change: Change, policy: object, wish: Move) -> None:
+    row = {
+        "id": wish.release,
+        "model": wish.model,
+        "stable": str(wish.before),
+        "canary": str(wish.number),
+        "alias": wish.alias,
+        "salt": wish.release,
+        "policy": msgspec.json.encode(policy).decode(),
+        "state": ReleaseState.PROPOSED.value,
+        "created": latest(connection, wish.model, change.time),
+        "by": change.actor.name,
+        "why": change.why,
+        "changed": change.time,
+    }
+    connection.execute(insert(RELEASE), row)

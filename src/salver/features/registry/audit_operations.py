@@ -1,0 +1,212 @@
+"""What has happened, who is told of it, and did they hear? The operations over the audit and the webhooks."""
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import msgspec
+
+from salver.features.management.table import (
+    MOST_NUMBER,
+    STORABLE,
+    Answer,
+    Asked,
+    Done,
+    NoBody,
+    Operation,
+    Why,
+)
+from salver.features.registry import ModelRegistry
+from salver.features.registry.deliveries import host_of
+from salver.features.registry.records import Delivery, DeliveryState, Entry, Webhook
+from salver.features.registry.registry_operations import actor
+from salver.features.registry.webhooks import Webhooks
+from salver.words.errors import NotFound
+
+_READ_AT_ONCE = 1000
+#: Lines that one request looks through; where they hold too few, it says where to go on.
+_MOST_READ = 20_000
+_Name = Annotated[str, msgspec.Meta(max_length=128, pattern=STORABLE)]
+
+
+class AuditQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which lines of the audit.
+
+    Attributes:
+        model, action, actor: Only those; empty = of all.
+        before: Lines with a smaller number; 0 = from the newest on.
+    """
+
+    model: _Name = ""
+    action: _Name = ""
+    actor: _Name = ""
+    before: Annotated[int, msgspec.Meta(ge=0, le=MOST_NUMBER)] = 0
+    limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 100
+
+
+class Audit(msgspec.Struct, frozen=True):
+    """Lines of the audit, the newest first.
+
+    Attributes:
+        next: ``before`` of the next part; 0 = this is the last one.
+    """
+
+    items: Sequence[Entry]
+    next: int
+
+
+class Webhooked(msgspec.Struct, frozen=True):
+    """All who are told, without their secrets: of a URL its host, since its path is the password of some."""
+
+    items: tuple[Webhook, ...]
+
+
+class NewWebhook(Why, frozen=True, forbid_unknown_fields=True):
+    """Who wants to be told.
+
+    Attributes:
+        model: Empty = of all.
+        events: Actions of the audit; none = all.
+    """
+
+    url: Annotated[str, msgspec.Meta(max_length=2000)]
+    model: _Name = ""
+    events: Annotated[tuple[str, ...], msgspec.Meta(max_length=64)] = ()
+
+
+class MadeWebhook(msgspec.Struct, frozen=True):
+    """It is told from now on. The secret, which signs what it is told, is not shown again."""
+
+    webhook: Webhook
+    secret: str
+
+
+class DeliveriesQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which deliveries.
+
+    Attributes:
+        webhook: Only its own; empty = those of all.
+        state: None = in any.
+        before: Deliveries with a smaller number; 0 = from the newest on.
+    """
+
+    webhook: _Name = ""
+    state: DeliveryState | None = None
+    before: Annotated[int, msgspec.Meta(ge=0, le=MOST_NUMBER)] = 0
+    limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 100
+
+
+class Deliveries(msgspec.Struct, frozen=True):
+    """What webhooks were told, or are to be, the newest first.
+
+    Attributes:
+        next: ``before`` of the next part; 0 = this is the last one.
+    """
+
+    items: Sequence[Delivery]
+    next: int
+
+
+def audit_operations(registry: ModelRegistry, webhooks: Webhooks) -> list[Operation]:
+    """Those rows of the table."""
+
+    async def tell_audit(asked: Asked) -> Answer:
+        return Answer(await _found(registry, asked.query))
+
+    async def list_webhooks(asked: Asked) -> Answer:
+        return Answer(Webhooked(tuple(map(_public, await webhooks.list()))))
+
+    async def add_webhook(asked: Asked) -> Answer:
+        wish = asked.body
+        made = await webhooks.add(wish.url, wish.model, wish.events, actor(asked.caller), wish.reason)
+        return Answer(MadeWebhook(*made))
+
+    async def remove_webhook(asked: Asked) -> Answer:
+        await webhooks.remove(asked.names["webhook"], actor(asked.caller), asked.body.reason)
+        return Answer(Done())
+
+    async def list_deliveries(asked: Asked) -> Answer:
+        query = asked.query
+        found = await webhooks.deliveries(query.webhook, query.state, query.before, query.limit)
+        return Answer(Deliveries(found, found[-1].id if len(found) == query.limit else 0))
+
+    async def redeliver(asked: Asked) -> Answer:
+        return Answer(await webhooks.redeliver(_number(asked.names["delivery"])))
+
+    return [
+        Operation(
+            "audit",
+            "GET",
+            "/audit",
+            "What has changed, when, why and by whom",
+            tell_audit,
+            Audit,
+            query=AuditQuery,
+        ),
+        Operation("list_webhooks", "GET", "/webhooks", "Who is told of changes", list_webhooks, Webhooked),
+        Operation(
+            "add_webhook",
+            "POST",
+            "/webhooks",
+            "Tell somebody of changes",
+            add_webhook,
+            MadeWebhook,
+            NewWebhook,
+            changes=True,
+        ),
+        Operation(
+            "remove_webhook",
+            "DELETE",
+            "/webhooks/{webhook}",
+            "Tell them no more",
+            remove_webhook,
+            Done,
+            Why,
+            changes=True,
+        ),
+        Operation(
+            "list_deliveries",
+            "GET",
+            "/deliveries",
+            "What webhooks were told, and what failed",
+            list_deliveries,
+            Deliveries,
+            query=DeliveriesQuery,
+        ),
+        Operation(
+            "redeliver",
+            "POST",
+            "/deliveries/{delivery}/again",
+            "Tell it anew, whether it was told, failed or was given up",
+            redeliver,
+            Delivery,
+            NoBody,
+            changes=True,
+        ),
+    ]
+
+
+def _number(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) < 19):
+        raise NotFound(f"there is no delivery {text!r}", field="delivery")
+    return int(text)
+
+
+def _public(webhook: Webhook) -> Webhook:
+    return msgspec.structs.replace(webhook, url=host_of(webhook.url))
+
+
+async def _found(registry: ModelRegistry, query: AuditQuery) -> Audit:
+    found: list[Entry] = []
+    before = query.before
+    for _ in range(_MOST_READ // _READ_AT_ONCE):
+        read = await registry.history(query.model, before, _READ_AT_ONCE)
+        for entry in read:
+            before = entry.seq
+            if query.action in ("", entry.action) and query.actor in ("", entry.actor):
+                found.append(entry)
+                if len(found) == query.limit:
+                    is_last = entry is read[-1] and len(read) < _READ_AT_ONCE
+                    return Audit(found, 0 if is_last else before)
+        if len(read) < _READ_AT_ONCE:
+            return Audit(found, 0)
+    return Audit(found, before)

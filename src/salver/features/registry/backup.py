@@ -1,0 +1,263 @@
+"""How does a whole registry go into one file, and come back from it?
+
+A tar archive: the ledger as one state of it, then every file of the versions that this state knows. It is
+made while others push, and comes back into either kind of ledger, with every digest looked at on the way.
+"""
+
+import asyncio
+import contextlib
+import glob
+import hashlib
+import lzma
+import os
+import secrets
+import shutil
+import tarfile
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Final
+
+import msgspec
+from sqlalchemy import Connection, select
+
+from salver.features.ledger import Ledger
+from salver.features.ledger.copying import copy_in, copy_out
+from salver.features.ledger.schema import AUDIT, MODEL, NEWEST
+from salver.features.registry import rows
+from salver.features.registry.artifacts import LEFT_SECONDS, Artifacts, ArtifactsFailed, onto_disk
+from salver.features.registry.records import FileEntry
+from salver.features.registry.registry import ModelRegistry
+from salver.stores.tars import open_tar
+from salver.stores.unpack import MOST_HEADERS, room_in
+from salver.words.errors import Conflict, InvalidInput, LoadFailed
+
+_LEDGER: Final = "salver.db"
+_ABOUT: Final = "backup.json"
+_PART: Final = ".part"
+_BROKEN: Final = (
+    tarfile.TarError,
+    EOFError,
+    FileNotFoundError,
+    zlib.error,
+    lzma.LZMAError,
+    msgspec.MsgspecError,
+)
+_TRIES: Final = 3  # where versions are removed while they are copied
+
+_Versions = Mapping[tuple[str, int], tuple[FileEntry, ...]]
+
+
+class Backup(msgspec.Struct, frozen=True):
+    """What a backup holds.
+
+    Attributes:
+        schema: Version of the ledger's schema.
+        created: Unix seconds.
+        bytes: Of all files.
+    """
+
+    schema: int
+    created: float
+    versions: int
+    files: int
+    bytes: int
+
+
+_read_about: Final = msgspec.json.Decoder(Backup).decode
+
+
+async def back_up(registry: ModelRegistry, file: Path, now: float) -> Backup:
+    """Write a registry into a file, in place of what it held; all of it, or nothing.
+
+    Raises:
+        ArtifactsFailed: a file cannot be read or written, or is gone.
+        LedgerFailed: the ledger cannot be read.
+    """
+    aside = file.with_name(f".{file.name}.{secrets.token_hex(8)}{_PART}")
+    await asyncio.to_thread(_prepare, aside, file, now)
+    try:
+        for number in range(_TRIES):
+            copy = aside / f"{number}.db"
+            await copy_out(registry.ledger, copy)
+            versions = await _versions_of(copy)
+            try:
+                about = await asyncio.to_thread(_write, registry.artifacts, copy, versions, now)
+                await asyncio.to_thread(_replace, copy.with_suffix(".tar"), file)
+                return about
+            except ArtifactsFailed:
+                is_last = number == _TRIES - 1
+                if is_last or await registry.ledger.read(_versions) == versions:
+                    raise
+        raise AssertionError("unreachable")
+    finally:
+        await asyncio.to_thread(shutil.rmtree, aside, ignore_errors=True)
+
+
+async def restore(file: Path, registry: ModelRegistry, id: str) -> Backup:
+    """Fill an empty registry from a backup.
+
+    Args:
+        id: Names the folder in which it is unpacked.
+
+    Raises:
+        InvalidInput: the file is no backup, or not whole.
+        Conflict: the registry is not empty, or a newer Salver wrote the backup.
+        ArtifactsFailed, LedgerFailed: it cannot be written.
+    """
+    if await registry.ledger.read(_is_used):
+        raise Conflict(
+            f"the registry {registry.artifacts.where} is not empty",
+            fix="Restore into a new one: --registry DIR.",
+        )
+    aside = registry.artifacts.aside(id)
+    with await asyncio.to_thread(registry.artifacts.held):
+        try:
+            about = await asyncio.to_thread(_unpack, file, aside)
+            versions = await _versions_of(aside / _LEDGER)
+            await asyncio.to_thread(_take, registry.artifacts, Artifacts(aside), versions)
+            await copy_in(aside / _LEDGER, registry.ledger)
+            return about
+        finally:
+            await asyncio.to_thread(shutil.rmtree, aside, ignore_errors=True)
+
+
+def _is_used(connection: Connection) -> bool:
+    """Has anybody changed anything in it, or begun to?"""
+    return any(connection.execute(select(table).limit(1)).first() for table in (MODEL, AUDIT))
+
+
+def _versions(connection: Connection) -> _Versions:
+    return rows.files(connection)
+
+
+async def _versions_of(copy: Path) -> _Versions:
+    async with await Ledger.open(f"sqlite:///{copy}") as ledger:
+        return await ledger.read(_versions)
+
+
+def _prepare(aside: Path, file: Path, now: float) -> None:
+    """A folder beside the file for what is not whole yet; those of backups that were killed go."""
+    if not file.parent.is_dir():
+        raise ArtifactsFailed(f"there is no folder {file.parent}", fix="Make it first.")
+    with _told(file):
+        aside.mkdir(0o700)
+        for left in file.parent.glob(f".{glob.escape(file.name)}.*{_PART}"):
+            if left.stat().st_mtime < now - LEFT_SECONDS:
+                shutil.rmtree(left)
+
+
+def _write(artifacts: Artifacts, copy: Path, versions: _Versions, now: float) -> Backup:
+    files = [entry for entries in versions.values() for entry in entries]
+    about = Backup(NEWEST, now, len(versions), len(files), sum(entry.size for entry in files))
+    note, tar = copy.with_suffix(".json"), copy.with_suffix(".tar")
+    with _told(tar):
+        note.write_bytes(msgspec.json.encode(about))
+        with tar.open("xb") as stream:
+            tar.chmod(0o600)  # secrets of webhooks are in it
+            with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive:
+                archive.add(note, _ABOUT)
+                archive.add(copy, _LEDGER)
+                for (model, number), entries in versions.items():
+                    for entry in entries:
+                        _add(archive, artifacts, model, number, entry)
+            stream.flush()
+            os.fsync(stream.fileno())
+    return about
+
+
+def _replace(tar: Path, file: Path) -> None:
+    with _told(file):
+        tar.replace(file)
+        onto_disk(file.parent)
+
+
+@contextlib.contextmanager
+def _told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        where = error.filename or path
+        raise ArtifactsFailed(f"{where}: {error.strerror or error}", fix="Is there room for it?") from error
+
+
+def _add(archive: tarfile.TarFile, artifacts: Artifacts, model: str, number: int, entry: FileEntry) -> None:
+    """A file, hashed while it is read: a backup of one that was damaged could not be restored."""
+    about = tarfile.TarInfo(f"models/{model}/{number}/{entry.path}")
+    about.size, about.mode = entry.size, 0o444
+    try:
+        with artifacts.open(model, number, entry.path) as file:
+            is_whole = _is_added(archive, about, file, entry.sha256)
+    except FileNotFoundError:
+        is_whole = False
+    if not is_whole:
+        raise ArtifactsFailed(
+            f"{about.name} is not what was pushed, and nothing is backed up",
+            fix=f"Bring the file back from an older backup, or remove {model}/{number}.",
+        )
+
+
+def _is_added(archive: tarfile.TarFile, about: tarfile.TarInfo, file: IO[bytes], sha256: str) -> bool:
+    """Had it as many bytes as it should, and these?"""
+    hashed = _Hashed(file)
+    try:
+        with _told(Path(str(archive.name))):  # or whoever reads it would take our disk's errors for its own
+            archive.addfile(about, hashed)
+    except EOFError:
+        return False
+    return not file.read(1) and hashed.sha256.hexdigest() == sha256
+
+
+class _Hashed:
+    """A file that is hashed while it is read, and has as many bytes as are asked for."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.sha256 = hashlib.sha256()
+
+    def read(self, size: int = -1) -> bytes:
+        """What comes next. Raises EOFError where that is less."""
+        piece = self._file.read(size)
+        if len(piece) < size:
+            raise EOFError
+        self.sha256.update(piece)
+        return piece
+
+
+def _unpack(file: Path, aside: Path) -> Backup:
+    with _told(aside):
+        return _unpacked(file, aside)
+
+
+def _unpacked(file: Path, aside: Path) -> Backup:
+    try:
+        aside.mkdir(0o700, parents=True)  # secrets of webhooks are in it
+        room = room_in(aside)
+        with open_tar(file, room + MOST_HEADERS, file.name) as (archive, _):
+            for member in archive:
+                room -= member.size
+                if not member.isreg() or room < 0:
+                    what = "there is no room for it" if member.isreg() else f"{member.name!r} is no file"
+                    raise InvalidInput(f"{file} cannot be unpacked as a backup of a registry: {what}")
+                archive.extract(member, aside, filter="data")
+        return _read_about((aside / _ABOUT).read_bytes())
+    except (*_BROKEN, LoadFailed) as error:
+        raise InvalidInput(
+            f"{file} is no whole backup of a registry: {error}", fix="Name another."
+        ) from error
+
+
+def _take(artifacts: Artifacts, unpacked: Artifacts, versions: _Versions) -> None:
+    """Rename each version into its place, after a look at what it holds."""
+    for (model, number), files in versions.items():
+        if unpacked.entries(model, number) != tuple(sorted(files)):
+            raise InvalidInput(f"the backup's files of {model}/{number} are not what was pushed")
+    for (model, number), files in versions.items():
+        there = artifacts.entries(model, number)
+        if there and there != tuple(sorted(files)):
+            raise Conflict(
+                f"{artifacts.where} has another {model}/{number}",
+                fix="Restore into an empty place.",
+            )
+        if not there:  # else of a restore that ended before its last step
+            artifacts.adopt(unpacked, model, number)

@@ -1,0 +1,72 @@
+"""What does the front matter of a model's card say?
+
+A card is a README in Markdown; between two lines of ``---`` at its beginning lie keys in YAML, as on Hugging
+Face. It comes from outside: it is bounded, and makes nothing but plain values.
+"""
+
+import datetime
+from collections.abc import Mapping
+from typing import Any, Final
+
+from salver.encoding.plain_yaml import read_yaml
+from salver.features.registry.names import is_text
+from salver.words.errors import InvalidInput
+
+_MOST_BYTES: Final = 1 << 20
+_MOST_KEYS_BYTES: Final = 64 << 10
+_MOST_DEPTH: Final = 32
+_FENCE: Final = "---"
+
+
+def front_matter(card: str) -> Mapping[str, Any]:
+    """Its keys, as values that can be written as JSON; none where it has none.
+
+    Raises:
+        InvalidInput: the card is too long, or its front matter cannot be read.
+        MissingExtra: it has some, and nothing here reads YAML.
+    """
+    if len(card.encode(errors="surrogatepass")) > _MOST_BYTES or not is_text(card):
+        raise InvalidInput(f"the card is longer than {_MOST_BYTES >> 20} MiB, has a NUL in it, or is no text")
+    text = _between(card)
+    if not text.strip():
+        return {}
+    said = read_yaml(text, "the card's front matter", "registry", _MOST_KEYS_BYTES)
+    try:
+        found = _plain(said, 0)
+    except ValueError as error:
+        raise InvalidInput(f"the card's front matter cannot be kept: {error}", field="card") from error
+    if not isinstance(found, dict):
+        raise InvalidInput("the card's front matter holds no keys", field="card", fix="Write `license: mit`.")
+    return found
+
+
+def _between(card: str) -> str:
+    """The lines between the first one, if that is a fence, and the next fence."""
+    lines = card.removeprefix("\ufeff").splitlines()
+    if not lines or lines[0].rstrip() != _FENCE:
+        return ""
+    for number, line in enumerate(lines[1:], 1):
+        if line.rstrip() == _FENCE:
+            return "\n".join(lines[1:number])
+    return ""
+
+
+def _plain(value: Any, depth: int) -> Any:
+    """The same without dates and the like."""
+    if depth > _MOST_DEPTH:
+        raise ValueError(f"it is nested deeper than {_MOST_DEPTH}")
+    if isinstance(value, dict):
+        return {_plain(str(key), depth): _plain(each, depth + 1) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each, depth + 1) for each in value]
+    if isinstance(value, datetime.date):
+        return value.isoformat()
+    if isinstance(value, str) and not is_text(value):  # escapes of YAML make what the card itself has not
+        raise ValueError(f"{value[:40]!r} has a NUL in it, or is no text")
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, int) and abs(value) < 1 << 63:
+        return value
+    if isinstance(value, float) and abs(value) < float("inf"):
+        return value
+    return str(value)

@@ -1,0 +1,136 @@
+"""Which options do the commands of ``salver registry`` share, and how do they reach the registry?"""
+
+import asyncio
+import contextlib
+import functools
+import getpass
+import os
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Final, TypeVar
+
+from cyclopts import Parameter
+
+from salver.terminal.options import Artifacts
+from salver.words.errors import InvalidInput, SalverError
+
+if TYPE_CHECKING:
+    from salver.features.registry import ModelRegistry
+    from salver.features.registry.opening import Home
+    from salver.features.registry.records import Actor
+
+T = TypeVar("T")
+Why = Annotated[str, Parameter(help="The reason, for the history.")]
+Pairs = Annotated[tuple[str, ...], Parameter(help="KEY=VALUE, any number of times.")]
+#: Within which webhooks are told after a change; the rest is told by a server, or after the next change.
+_TELLING_SECONDS: Final = 5.0
+_ANSWER_SECONDS: Final = 4.0  # so that one that hangs has failed before that, and is not tried each time
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Where:
+    """Flags that say which registry."""
+
+    registry: Annotated[
+        str,
+        Parameter(
+            name="--registry",
+            env_var="SALVER_REGISTRY",
+            help="Its folder, or postgresql://user@host/database. Default: $XDG_DATA_HOME/salver/registry, "
+            "or ~/.local/share/salver/registry.",
+        ),
+    ] = ""
+    artifacts: Artifacts = ""
+
+    def home(self) -> "Home":
+        """Where it is."""
+        from salver.features.registry.opening import default_folder, home_of
+
+        return home_of(self.registry or default_folder(), self.artifacts)
+
+
+USUAL: Final = Where()
+
+
+def new_id() -> str:
+    """16 hexadecimal digits that nobody else has."""
+    return secrets.token_hex(8)
+
+
+def run(where: Where, work: "Callable[[ModelRegistry, Actor], Awaitable[T]]", *, makes: bool = False) -> T:
+    """Do it with the registry, as whoever the token or the operating system says; then tell webhooks.
+
+    Raises:
+        SalverError: as the work does; NotFound: there is no such registry.
+    """
+    from salver.features.registry.opening import open_registry
+
+    async def main() -> T:
+        registry = await open_registry(where.home(), time.time, new_id, makes=makes)
+        async with registry.ledger:
+            done = await work(registry, await _actor(registry))
+            await _tell(registry)
+            return done
+
+    return asyncio.run(main())
+
+
+async def _actor(registry: "ModelRegistry") -> "Actor":
+    from salver.features.registry.records import Actor
+    from salver.features.registry.tokens import Tokens
+
+    if text := os.environ.get("SALVER_TOKEN", ""):
+        return await Tokens(registry.ledger, time.time, new_id, secrets.token_bytes).actor(text)
+    try:
+        return Actor(getpass.getuser())
+    except (KeyError, OSError):  # a container's user without a name
+        return Actor(f"uid {os.getuid()}")
+
+
+async def _tell(registry: "ModelRegistry") -> None:
+    from salver.features.registry.deliveries import Deliverer
+    from salver.features.registry.posting import post
+
+    with contextlib.suppress(TimeoutError, SalverError):  # what was asked for is done, whoever hears of it
+        async with asyncio.timeout(_TELLING_SECONDS):
+            soon = functools.partial(post, seconds=_ANSWER_SECONDS)
+            await Deliverer(registry.ledger, soon, time.time).once()
+
+
+def pairs_of(given: Iterable[str], flag: str) -> dict[str, str]:
+    """``KEY=VALUE``, read.
+
+    Raises:
+        InvalidInput: one is written otherwise.
+
+    >>> pairs_of(["team=risk", "note=a=b"], "--tag")
+    {'team': 'risk', 'note': 'a=b'}
+    """
+    found = {}
+    for pair in given:
+        key, is_there, value = pair.partition("=")
+        if not key or not is_there:
+            raise InvalidInput(f"{flag} {pair!r} is no KEY=VALUE")
+        found[key] = value
+    return found
+
+
+def numbers_of(given: Iterable[str], flag: str) -> dict[str, float]:
+    """``NAME=NUMBER``, read.
+
+    Raises:
+        InvalidInput: one is written otherwise.
+
+    >>> numbers_of(["auc=.93"], "--metric")
+    {'auc': 0.93}
+    """
+    found = {}
+    for name, text in pairs_of(given, flag).items():
+        try:
+            found[name] = float(text)
+        except ValueError:
+            raise InvalidInput(f"{flag} {name}={text} is no number") from None
+    return found

@@ -1,0 +1,101 @@
+"""Which versions of a registry are on this machine, where their files lie elsewhere?
+
+Those that are to be served are brought, two at a time, beside whatever goes on; one that cannot be had is
+tried again. What nobody wants any more goes after a while, so that the folder holds what is served and little
+else.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Set
+from typing import Final
+
+from salver.features.registry.names import Reference
+from salver.features.registry.registry import ModelRegistry
+from salver.words.errors import SalverError
+
+_LOG: Final = logging.getLogger("salver.registered")
+_AT_A_TIME: Final = 2
+_AGAIN_SECONDS: Final = 30.0
+#: So long it may still be answering, or be wanted back.
+_SPARED_SECONDS: Final = 600.0
+
+_Version = tuple[str, int]
+
+
+class Bringing:
+    """Brings versions onto this machine, and forgets them.
+
+    Args:
+        clock: Seconds that only grow.
+    """
+
+    def __init__(self, registry: ModelRegistry, clock: Callable[[], float]) -> None:
+        self._registry = registry
+        self._clock = clock
+        self._here: set[_Version] = set()
+        self._left: Set[_Version] | None = None  # by the server before this one; not looked at yet
+        self._under_way: dict[_Version, asyncio.Task[None]] = {}
+        self._not_before: dict[_Version, float] = {}
+        self._unwanted: dict[_Version, float] = {}
+        self._turns = asyncio.Semaphore(_AT_A_TIME)
+
+    def __repr__(self) -> str:
+        return f"<Bringing {len(self._here)} versions, {len(self._under_way)} under way>"
+
+    async def want(
+        self, wanted: Set[_Version], served: Set[_Version], *, waits: bool = False
+    ) -> Set[_Version]:
+        """From now on these versions and no others; those that are not here.
+
+        Args:
+            served: Are needed for now, too.
+            waits: Until each is here, or could not be had.
+        """
+        if not self._registry.artifacts.is_distant:
+            return frozenset()
+        now = self._clock()
+        if self._left is None:
+            self._left = await asyncio.to_thread(self._registry.artifacts.brought)
+        for version in wanted - self._here - self._under_way.keys():
+            if self._not_before.get(version, now) <= now:
+                self._under_way[version] = asyncio.create_task(self._bring(version), name="bring version")
+        if waits and self._under_way:
+            await asyncio.wait(self._under_way.values())
+        await self._spare(wanted | served, now)
+        return wanted - self._here
+
+    async def stop(self) -> None:
+        """Nothing is brought any more."""
+        tasks = list(self._under_way.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _bring(self, version: _Version) -> None:
+        model, number = version
+        try:
+            async with self._turns:
+                files = (await self._registry.version(Reference(model, number))).files
+                await asyncio.to_thread(self._registry.artifacts.bring, model, number, files)
+            self._here.add(version)
+            self._not_before.pop(version, None)
+            _LOG.info("%s/%d is on this machine", model, number)
+        except Exception as error:
+            self._not_before[version] = self._clock() + _AGAIN_SECONDS
+            if not isinstance(error, SalverError):
+                raise
+            _LOG.error("%s/%d cannot be served, and is tried again: %s", model, number, error)
+        finally:
+            del self._under_way[version]
+
+    async def _spare(self, wanted: Set[_Version], now: float) -> None:
+        """What is not wanted goes, but not at once."""
+        self._left = (self._left or set()) - wanted
+        unwanted = (self._here | self._left) - wanted
+        self._unwanted = {version: self._unwanted.get(version, now) for version in unwanted}
+        for version, since in self._unwanted.items():
+            if now - since >= _SPARED_SECONDS:
+                await asyncio.to_thread(self._registry.artifacts.forget, *version)
+                self._here.discard(version)
+                self._left -= {version}

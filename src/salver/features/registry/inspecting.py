@@ -1,0 +1,162 @@
+"""What lies at a path that somebody pushes into a registry?
+
+The repository tells what it is, a trial load its signature, and the profiles how fast it was here. The files
+of a version are the artefact's, with what lies beside it: configuration, labels, warm-up data.
+"""
+
+import asyncio
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from salver.backends.protocol import Backend
+from salver.features.registry.ports import Found
+from salver.features.registry.records import Description
+from salver.features.tuning.profile import Profile
+from salver.features.tuning.profiles import ProfileStore, machine
+from salver.kernel.repository import Recognise, Repository
+from salver.kernel.repository.advice import unrecognised_folder
+from salver.kernel.repository.names import is_padded_version, is_visible
+from salver.words.artifacts import Manifest, Objective
+from salver.words.errors import InvalidInput, LoadFailed, MissingExtra
+from salver.words.messages import Signature, TensorSpec
+
+_MOST_FILES: Final = 20_000
+
+#: Loads a version and lets it go again, away from this process; raises LoadFailed. Blocking.
+Try = Callable[[Manifest], Signature]
+
+
+class Inspector:
+    """Looks at models (:class:`salver.features.registry.ports.Inspect`).
+
+    Args:
+        profiles: Where measurements are kept.
+        tries: None = models are not loaded, and their signatures not known.
+    """
+
+    def __init__(
+        self,
+        backends: Mapping[str, Backend],
+        recognise: Recognise,
+        profiles: ProfileStore,
+        tries: Try | None,
+    ) -> None:
+        self._backends = backends
+        self._recognise = recognise
+        self._profiles = profiles
+        self._tries = tries
+
+    def __repr__(self) -> str:
+        return f"<Inspector with {len(self._backends)} backends>"
+
+    async def __call__(self, path: Path) -> Found:
+        """Look at a file, or at a folder of one model; of several versions the newest counts.
+
+        Raises:
+            InvalidInput: there is no model, or several.
+            LoadFailed: the model is broken, or cannot be loaded as it is configured.
+        """
+        return await asyncio.to_thread(self._found, path)
+
+    def _found(self, path: Path) -> Found:
+        manifest = self._newest(path)
+        files = _files(path, manifest)
+        signature, notices = self._signature(manifest)
+        described = Description(
+            manifest.backend,
+            manifest.format,
+            _written(signature) if signature else {},
+            {"bytes": sum(source.stat().st_size for source in files.values())},
+            self._performance(manifest),
+            (*manifest.notices, *notices),
+        )
+        return Found(files, described)
+
+    def _newest(self, path: Path) -> Manifest:
+        found = Repository((path,), self._recognise).scan(0.0)
+        names = sorted({manifest.id.name for manifest in found})
+        if not names:
+            raise InvalidInput(unrecognised_folder(path, [child.name for child in path.iterdir()]))
+        if len(names) > 1:
+            raise InvalidInput(
+                f"{path} holds several models ({', '.join(names[:5])})", fix="Push one: PATH/NAME"
+            )
+        newest = max(found, key=lambda manifest: int(manifest.id.version))
+        if newest.problem:
+            raise LoadFailed(newest.problem)
+        return newest
+
+    def _signature(self, manifest: Manifest) -> tuple[Signature | None, tuple[str, ...]]:
+        if manifest.config.ensemble.steps:
+            return None, ("an ensemble: its tensors are known when it is served with its models",)
+        if self._tries is None:
+            return None, ("it was not loaded, so that its tensors are not known",)
+        try:
+            return self._tries(manifest), ()
+        except MissingExtra as error:
+            return None, (f"it was not loaded, so that its tensors are not known: {error}",)
+
+    def _performance(self, manifest: Manifest) -> Mapping[str, Any]:
+        """What is known of it on this machine, by ``salver tune`` or a server."""
+        backend = self._backends.get(manifest.backend)
+        if backend is None:
+            return {}
+        here = machine(backend, len(os.sched_getaffinity(0)))
+        for objective in (manifest.config.objective, Objective(throughput=True)):
+            config = msgspec.structs.replace(manifest.config, objective=objective)
+            key = self._profiles.key(msgspec.structs.replace(manifest, config=config))
+            if (profile := self._profiles.read(key, here)) is not None and profile.measured:
+                return _measured(profile)
+        return {}
+
+
+def _files(path: Path, manifest: Manifest) -> Mapping[str, Path]:
+    """By the path that each is to have. Of a folder of versions: what lies beside them, and the version's."""
+    if path.is_file():
+        return {path.name: path}
+    found = {}
+    versions = [child for child in path.iterdir() if child.is_dir() and is_padded_version(child.name)]
+    newest = [child for child in versions if child.name == manifest.id.version]
+    for base in (path, *newest):
+        left_out = versions if base is path else ()
+        for folder, folders, files in os.walk(base):
+            here = Path(folder)
+            folders[:] = sorted(f for f in folders if is_visible(f) and here / f not in left_out)
+            if linked := [f for f in folders if (here / f).is_symlink()]:
+                raise InvalidInput(f"{here / linked[0]} is a link to a folder", fix="Push the folder itself.")
+            for name in sorted(filter(is_visible, files)):
+                found[(here / name).relative_to(base).as_posix()] = here / name
+            if len(found) > _MOST_FILES:
+                raise InvalidInput(f"{path} holds more than {_MOST_FILES} files", fix="Push the model alone.")
+    return found
+
+
+def _written(signature: Signature) -> Mapping[str, Any]:
+    return {
+        "inputs": [_tensor(spec) for spec in signature.inputs],
+        "outputs": [_tensor(spec) for spec in signature.outputs],
+        "batched": signature.batched,
+    }
+
+
+def _tensor(spec: TensorSpec) -> Mapping[str, Any]:
+    return {"name": spec.name, "datatype": spec.datatype.name, "shape": list(spec.shape)}
+
+
+def _measured(profile: Profile) -> Mapping[str, Any]:
+    best = max(profile.measured, key=lambda measured: measured.rate)
+    return {
+        "cpu": profile.machine.cpu,
+        "cores": profile.machine.cores,
+        "versions": profile.machine.versions,
+        "rows_a_second": best.rate,
+        "instances": best.cell.instances,
+        "threads": best.cell.threads,
+        "rows": best.cell.rows,
+        "alone_s": profile.alone_s,
+        "when": profile.when,
+    }

@@ -1,0 +1,123 @@
+"""Where is a registry, and how is it opened?
+
+A folder, with the ledger ``salver.db`` and the files in ``models/``; or the URL of a ledger, with the folder
+of the files beside it, or of an object store.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from salver.features.ledger import Ledger
+from salver.features.ledger.databases import address_of, path_of
+from salver.features.registry.artifacts import Artifacts, ArtifactsFailed
+from salver.features.registry.bucket import BucketArtifacts
+from salver.features.registry.registry import ModelRegistry
+from salver.stores.address import SCHEMES, is_address, mount_of, parse_address
+from salver.stores.opening import open_files
+from salver.words.errors import InvalidInput, NotFound
+
+FILE: Final = "salver.db"
+
+
+class Home(msgspec.Struct, frozen=True):
+    """Where a registry is.
+
+    Attributes:
+        url: Of the ledger.
+        folder: Of the files; where they lie in a bucket, of those that are on this machine.
+        bucket: URL of an object store; empty = the files are in the folder.
+    """
+
+    url: str
+    folder: Path
+    bucket: str = ""
+
+
+def default_folder() -> str:
+    """``$XDG_DATA_HOME/salver/registry``, by default ``~/.local/share/salver/registry``."""
+    base = os.environ.get("XDG_DATA_HOME", "")
+    if not Path(base).is_absolute():  # the specification has relative paths ignored
+        base = str(Path.home() / ".local" / "share")
+    return str(Path(base) / "salver" / "registry")
+
+
+def home_of(registry: str, artifacts: str = "") -> Home:
+    """Where it is, as somebody says.
+
+    Args:
+        registry: A folder, or the URL of a ledger.
+        artifacts: Folder of the files, or URL of an object store; empty = beside the ledger, where that is a
+            file.
+
+    Raises:
+        InvalidInput: it is neither, or the files' folder is not said.
+    """
+    if "://" not in registry:
+        folder = Path(registry).absolute()
+        return _with_files(f"sqlite:///{folder / FILE}", artifacts or str(folder))
+    if registry.partition("://")[0] in SCHEMES:
+        raise InvalidInput(
+            f"{registry} can hold a registry's files, and its rows need a database",
+            fix=f"Say: --registry postgresql://user@host/database --artifacts {registry}",
+        )
+    beside = path_of(address_of(registry))
+    if beside is None and not artifacts:
+        raise InvalidInput(
+            "a registry in PostgreSQL has its files elsewhere",
+            fix="Say --artifacts DIR, or s3://bucket/path.",
+        )
+    return _with_files(registry, artifacts or str(beside and beside.absolute().parent))
+
+
+def _with_files(url: str, artifacts: str) -> Home:
+    if not is_address(artifacts):
+        return Home(url, Path(artifacts).absolute())
+    address = parse_address(artifacts)
+    mark = hashlib.sha256(address.url.encode()).hexdigest()[:16]
+    return Home(url, (mount_of(address, os.environ) or _cache()) / f"registry-{mark}", address.url)
+
+
+def _cache() -> Path:
+    """``$XDG_CACHE_HOME/salver``, by default ``~/.cache/salver``."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "salver"
+
+
+async def open_registry(
+    home: Home, clock: Callable[[], float], new_id: Callable[[], str], *, makes: bool = False
+) -> ModelRegistry:
+    """Open a registry; whoever does closes its ledger.
+
+    Args:
+        makes: Make it, where there is none.
+
+    Raises:
+        NotFound: there is none.
+        SalverError: as :meth:`Ledger.open` does.
+    """
+    _prepare(home, makes=makes)
+    artifacts = Artifacts(home.folder)
+    if home.bucket:
+        address = parse_address(home.bucket)
+        open_files(address)  # what is wrong shows at once
+        artifacts = BucketArtifacts(address, home.folder, lambda: open_files(address))
+    return ModelRegistry(await Ledger.open(home.url), artifacts, clock, new_id)
+
+
+def _prepare(home: Home, *, makes: bool) -> None:
+    file = path_of(address_of(home.url))
+    if file is not None and not file.exists() and not makes:
+        raise NotFound(f"there is no registry in {file.parent}", fix="Push a model into it, or name another.")
+    try:
+        for folder in (home.folder, *([file.parent] if file else ())):
+            folder.mkdir(parents=True, exist_ok=True)
+        if file is not None:
+            os.close(os.open(file, os.O_CREAT | os.O_WRONLY, 0o600))  # secrets of webhooks are in it
+    except OSError as error:
+        where, reason = error.filename or home.folder, error.strerror
+        raise ArtifactsFailed(f"{where}: {reason}", fix="May this user write there?") from error

@@ -1,0 +1,189 @@
+"""``salver registry push``: a model, wherever it lies, becomes the next version."""
+
+import contextlib
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+from cyclopts import Parameter
+
+from salver.features.registry import upkeep_command as registry_keeping
+from salver.features.registry.command_options import USUAL, Pairs, Where, Why, numbers_of, pairs_of, run
+from salver.terminal.options import Json
+from salver.terminal.output import line, record, remark, under_way
+from salver.words.errors import InvalidInput, SalverError
+
+if TYPE_CHECKING:
+    from salver.features.registry import ModelRegistry
+    from salver.features.registry.records import Actor, NewVersion, Parent, Version
+    from salver.stores.sources import Fetched
+
+
+def push(
+    source: str,
+    /,
+    *,
+    name: Annotated[str, Parameter(help="The model's name.")],
+    alias: Annotated[str, Parameter(help="An alias that is to mean it, such as champion.")] = "",
+    take: Annotated[
+        str, Parameter(help="Of what SOURCE holds, this file or folder alone, such as onnx/model.onnx.")
+    ] = "",
+    card: Annotated[
+        Path | None,
+        Parameter(help="Its README, with YAML front matter or without. Default: the source's README.md."),
+    ] = None,
+    tag: Pairs = (),
+    metric: Annotated[tuple[str, ...], Parameter(help="NAME=NUMBER, any number of times.")] = (),
+    parent: Annotated[
+        tuple[str, ...],
+        Parameter(help="What it was made from: version:NAME/7, data:… or run:…, any number of times."),
+    ] = (),
+    why: Why = "",
+    trust_pickle: Annotated[bool, Parameter(help="As in salver serve.")] = False,
+    unloaded: Annotated[
+        bool, Parameter(help="Do not load it; its signature is not known then, nor whether it loads.")
+    ] = False,
+    unverified: Annotated[bool, Parameter(help="Take what a URL without a digest gives.")] = False,
+    state_dir: Annotated[str | None, Parameter(help="Where profiles are, as in salver serve.")] = None,
+    where: Where = USUAL,
+    json: Json = False,
+) -> int:
+    """Take a model into the registry, as its next version.
+
+    It is loaded once, in a process of its own, so that its signature is known and nothing comes in that does
+    not load. What lies beside the artefact comes along: salver.toml, labels, warm-up data.
+
+    Args:
+        source: A model file, or the folder of one model (MLflow's, or a snapshot of Hugging Face, too);
+            https://host/file#sha256=…, s3://bucket/path, oci://host/name:tag, models:/name@alias of an MLflow
+            server (MLFLOW_TRACKING_URI), or hf://org/name@revision of the cache on this machine.
+    """
+    parents = _parents(parent)
+    with _at_hand(source, take, is_unverified=unverified) as (fetched, path):
+        order = _order(fetched, card, parents, pairs_of(tag, "--tag"), numbers_of(metric, "--metric"))
+        order = msgspec.structs.replace(order, model=name, alias=alias, why=why)
+
+        async def work(registry: "ModelRegistry", actor: "Actor") -> "Version":
+            looks = registry_keeping.inspector(state_dir, trust_pickle=trust_pickle, loads=not unloaded)
+            with under_way(f"loading {name} once" if not unloaded else f"reading {name}"):
+                found = await looks(path)
+            for notice in found.description.notices:
+                remark(f"note: {notice}")
+            size = sum(file.stat().st_size for file in found.files.values())
+            with under_way(f"copying {len(found.files)} files, {size / (1 << 20):.1f} MiB"):
+                return await registry.push(order, found, actor)
+
+        version = run(where, work, makes=True)
+    if json:
+        record(version)
+    else:
+        names = "".join(f" {name}@{alias}" for alias in version.aliases)
+        line(f"{version.model}/{version.number} {version.digest}{names}")
+    return 0
+
+
+@contextlib.contextmanager
+def _at_hand(source: str, take: str, *, is_unverified: bool) -> Iterator[tuple["Fetched", Path]]:
+    """The model on this machine, until the version is made; and where it is."""
+    from salver.stores.sources import Fetched
+    from salver.stores.sources.archives import card_of
+    from salver.stores.sources.opening import Options, is_source, open_source
+
+    if not is_source(source):
+        path = Path(source)
+        yield Fetched(path, str(path.absolute()), card_of(path)), _taken(path, take)
+        return
+    opened = open_source(source, Options(is_unverified))
+    with tempfile.TemporaryDirectory(prefix="salver-push-", ignore_cleanup_errors=True) as folder:
+        shown = _Shown(is_seen=sys.stderr.isatty())
+        try:
+            fetched = opened.fetch(Path(folder), shown)
+        finally:
+            shown.end()
+        path = _as_version(_taken(fetched.path, take), Path(folder) / "versions")
+        try:
+            yield fetched, path
+        except SalverError as error:
+            for here in (path / "1", path):
+                error.message = error.message.replace(str(here), fetched.source)
+            raise
+
+
+def _order(
+    fetched: "Fetched",
+    card: Path | None,
+    parents: tuple["Parent", ...],
+    tags: dict[str, str],
+    metrics: dict[str, float],
+) -> "NewVersion":
+    """What the source says, and what is said here, which goes first."""
+    from salver.features.registry.records import NewVersion, Parent
+
+    try:
+        text = card.read_text(encoding="utf-8") if card else fetched.card
+    except (OSError, ValueError) as error:
+        raise InvalidInput(f"the card {card} cannot be read: {error}") from error
+    return NewVersion(
+        "",
+        tags={**fetched.tags, **tags},
+        metrics={**fetched.metrics, **metrics},
+        parents=(*(Parent(*each) for each in fetched.parents), *parents),
+        card=text,
+        source=fetched.source,
+    )
+
+
+def _parents(given: tuple[str, ...]) -> tuple["Parent", ...]:
+    from salver.features.registry.records import Parent
+
+    parents = []
+    for text in given:
+        kind, _, reference = text.partition(":")
+        if kind not in ("version", "data", "run") or not reference:
+            raise InvalidInput(f"--parent {text!r} is no version:…, data:… or run:…")
+        parents.append(Parent(kind, reference))  # type: ignore[arg-type]
+    return tuple(parents)
+
+
+def _as_version(path: Path, home: Path) -> Path:
+    """As it will lie in the registry, so that folders beside the artefact are not taken for models."""
+    from salver.kernel.repository.names import is_padded_version
+    from salver.kernel.repository.settings import PBTXT, TOML
+
+    if path.is_file() or any(is_padded_version(e.name) or e.name in (PBTXT, TOML) for e in path.iterdir()):
+        return path
+    home.mkdir()
+    path.rename(home / "1")
+    return home
+
+
+def _taken(path: Path, take: str) -> Path:
+    wanted = path / take
+    if take and (".." in Path(take).parts or not wanted.is_relative_to(path) or not wanted.exists()):
+        raise InvalidInput(f"--take {take}: there is no such file or folder in what came")
+    return wanted if take else path
+
+
+class _Shown:
+    """How far a download is, in one line of a terminal."""
+
+    def __init__(self, *, is_seen: bool) -> None:
+        self._is_seen = is_seen
+        self._last = ""
+
+    def __call__(self, what: str, done: int, whole: int) -> None:
+        """See :data:`salver.stores.sources.Progress`."""
+        part = f"{done * 100 // whole} % of {whole / (1 << 20):.1f} MiB" if whole else f"{done >> 20} MiB"
+        if self._is_seen and part != self._last:
+            self._last = part
+            sys.stderr.write(f"\r\x1b[K{what[-60:]}: {part}")
+            sys.stderr.flush()
+
+    def end(self) -> None:
+        """The line is gone."""
+        if self._last:
+            sys.stderr.write("\r\x1b[K")
+            self._last = ""

@@ -1,0 +1,474 @@
+"""How are models pushed, named, described and removed?
+
+Every change is one transaction of the ledger, with its line in the audit. Files come first and the row after
+them, so that a row means files that are whole. What a push that was killed leaves behind has no row: it is
+not served, and its number is not given again. Later pushes take away what was only copied aside; what is in
+its place already waits for :meth:`ModelRegistry.sweep`, since it may be another registry's. It knows no
+server, no framework and no wire.
+"""
+
+import asyncio
+import math
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+from sqlalchemy import ColumnElement, Connection, delete, func, insert, or_, select, update
+
+from salver.features.ledger import Ledger, LedgerFailed
+from salver.features.ledger.schema import ALIAS, METRIC, MODEL, PARENT, RELEASE, TAG, VERSION
+from salver.features.registry import aliases, audit, rows
+from salver.features.registry.artifacts import LEFT_SECONDS, Artifacts, digest_of
+from salver.features.registry.audit import Change, record
+from salver.features.registry.card import front_matter
+from salver.features.registry.differences import differences
+from salver.features.registry.names import Reference, check_alias, check_key, check_model, check_words
+from salver.features.registry.ports import Found
+from salver.features.registry.records import (
+    Action,
+    Actor,
+    Difference,
+    Entry,
+    Fault,
+    FileEntry,
+    Model,
+    Move,
+    NewVersion,
+    Problem,
+    Version,
+)
+from salver.words.errors import Conflict, InvalidInput
+
+
+class ModelRegistry:
+    """Models, their versions and aliases.
+
+    Args:
+        clock: Unix seconds.
+        new_id: An id that no other call gives.
+    """
+
+    def __init__(
+        self, ledger: Ledger, artifacts: Artifacts, clock: Callable[[], float], new_id: Callable[[], str]
+    ) -> None:
+        self.ledger = ledger
+        self.artifacts = artifacts
+        self._clock = clock
+        self._new_id = new_id
+
+    def __repr__(self) -> str:
+        return f"<ModelRegistry {self.artifacts.where}>"
+
+    # -- versions ------------------------------------------------------------------------------
+
+    async def push(self, order: NewVersion, found: Found, actor: Actor) -> Version:
+        """Take a version in: its files, what they are, and what is said of them.
+
+        Raises:
+            InvalidInput: a name, tag, metric or the card cannot be kept.
+            Forbidden: its alias is protected from this actor; nothing is pushed.
+            Conflict: a release of its alias is under way, or another model's name differs in case alone.
+            ArtifactsFailed: the files cannot be copied; nothing is pushed.
+            LedgerFailed: the row cannot be written; the files are not served.
+        """
+        keys = _checked(order)
+        change = self._change(actor, order.why)
+        await self.ledger.read(lambda c: _check_wish(c, change, order))
+        with await asyncio.to_thread(self.artifacts.held):
+            return await self._push(order, found, change, keys)
+
+    async def _push(
+        self, order: NewVersion, found: Found, change: Change, keys: Mapping[str, Any]
+    ) -> Version:
+        stop, id = threading.Event(), self._new_id()
+        try:
+            files = await asyncio.to_thread(self.artifacts.take_in, found.files, id, stop)
+        except asyncio.CancelledError:
+            stop.set()  # else the thread would copy all of it, for nobody
+            raise
+        try:
+            number = await self.ledger.write(lambda c: _next_number(c, order.model, change))
+            await asyncio.to_thread(self.artifacts.place, id, order.model, number)
+        except BaseException:
+            await asyncio.to_thread(self.artifacts.drop, id)
+            raise
+
+        def work(connection: Connection) -> Version:
+            _write(connection, change, order, found, files, number, keys)
+            record(connection, change, "version.pushed", order.model, str(number), "", digest_of(files))
+            if order.alias:
+                aliases.set_alias(connection, change, order.model, order.alias, number, id)
+            return rows.version(connection, order.model, number)
+
+        try:
+            return await self.ledger.write(work)
+        except LedgerFailed:
+            raise  # of a connection that broke as it committed nobody knows whether the row is there
+        except Exception:
+            await asyncio.to_thread(self.artifacts.remove, order.model, number, id)
+            raise
+
+    async def models(self) -> tuple[Model, ...]:
+        """All models, by name."""
+        return await self.ledger.read(rows.models)
+
+    async def model(self, name: str) -> Model:
+        """One model. Raises NotFound."""
+        return await self.ledger.read(lambda c: rows.model(c, name))
+
+    async def versions(
+        self, name: str, before: int | None = None, most: int | None = None
+    ) -> Sequence[Version]:
+        """A model's versions whose files are there, the newest first.
+
+        Args:
+            before: Only those whose number is lower; None = from the newest on.
+            most: So many; None = all.
+
+        Raises:
+            NotFound: no such model.
+        """
+        page = rows.Page(None if before is None else before - 1, most, are_removed_there=False)
+
+        def work(connection: Connection) -> Sequence[Version]:
+            rows.model(connection, name)
+            return rows.versions(connection, name, page)
+
+        return await self.ledger.read(work)
+
+    async def version(self, reference: Reference) -> Version:
+        """The version that a reference means. Raises NotFound."""
+        return await self.ledger.read(
+            lambda c: rows.version(c, reference.model, rows.number_of(c, reference))
+        )
+
+    async def diff(self, before: Reference, after: Reference) -> tuple[Difference, ...]:
+        """In which points the second differs from the first. Raises NotFound."""
+
+        def work(connection: Connection) -> tuple[Difference, ...]:
+            one, two = (
+                rows.version(connection, each.model, rows.number_of(connection, each))
+                for each in (before, after)
+            )
+            return differences(one, two)
+
+        return await self.ledger.read(work)
+
+    async def remove(self, model: str, number: int, actor: Actor, why: str = "") -> None:
+        """Remove the files of a version; its row, number and history stay.
+
+        Raises:
+            NotFound: no such version.
+            Conflict: an alias or a release under way means it.
+        """
+        change, id = self._change(actor, why), self._new_id()
+
+        def work(connection: Connection) -> None:
+            rows.number_of(connection, Reference(model, number))
+            _check_unused(connection, model, number)
+            mine = (VERSION.c.model == model, VERSION.c.number == number)
+            connection.execute(update(VERSION).where(*mine).values(removed=change.time))
+            record(connection, change, "version.removed", model, str(number))
+
+        await self.ledger.write(work)
+        await asyncio.to_thread(self.artifacts.remove, model, number, id)
+
+    async def verify(self, name: str = "") -> tuple[Fault, ...]:
+        """Read every file, and tell which are not as they were pushed; nothing = all are.
+
+        Raises:
+            NotFound: no model of that name.
+        """
+
+        def work(connection: Connection) -> dict[tuple[str, int], tuple[FileEntry, ...]]:
+            if name:
+                rows.model(connection, name)
+            return rows.files(connection, name)
+
+        pushed = await self.ledger.read(work)
+        faults = await asyncio.to_thread(_compared, self.artifacts, pushed, name)
+        if not faults:
+            return ()
+        later = await self.ledger.read(work)  # others push and remove while files are read
+        return tuple(
+            fault
+            for fault in faults
+            if ((fault.model, fault.number) in pushed) == ((fault.model, fault.number) in later)
+        )
+
+    async def sweep(self, seconds: float = LEFT_SECONDS) -> tuple[str, ...]:
+        """Remove what killed pushes left behind, and is older than so many seconds; what was removed.
+
+        Raises:
+            Conflict: it may be less than a day old, and of a push that is under way.
+        """
+        if seconds >= LEFT_SECONDS:
+            return await self._sweep(seconds)
+        with await asyncio.to_thread(self.artifacts.alone):
+            return await self._sweep(seconds)
+
+    async def _sweep(self, seconds: float) -> tuple[str, ...]:
+
+        def work(connection: Connection) -> set[tuple[str, int]]:
+            there = select(VERSION.c.model, VERSION.c.number).where(VERSION.c.removed.is_(None))
+            return {(model, number) for model, number in connection.execute(there)}
+
+        before = self._clock() - seconds
+        known = await self.ledger.read(work)
+        return await asyncio.to_thread(self.artifacts.sweep, known, before)
+
+    # -- names ---------------------------------------------------------------------------------
+
+    async def set_alias(
+        self,
+        model: str,
+        alias: str,
+        number: int,
+        actor: Actor,
+        why: str = "",
+        *,
+        expected: int | None = None,
+    ) -> Move:
+        """Let an alias mean a version, or, where the model has a rollout policy, propose it to a release.
+
+        Args:
+            expected: What it is to mean before; None = whatever.
+
+        Raises:
+            NotFound: no such model or version.
+            Outdated: it means something else than expected.
+            Forbidden: the alias is protected, and the actor has none of its roles.
+            Conflict: another release of this alias is under way.
+        """
+        change, id = self._change(actor, why), self._new_id()
+        return await self.ledger.write(
+            lambda c: aliases.set_alias(c, change, model, alias, number, id, expected)
+        )
+
+    async def delete_alias(
+        self, model: str, alias: str, actor: Actor, why: str = "", *, expected: int | None = None
+    ) -> None:
+        """It means nothing any more. Raises what :meth:`set_alias` does."""
+        change = self._change(actor, why)
+        await self.ledger.write(lambda c: aliases.delete_alias(c, change, model, alias, expected))
+
+    async def protect(
+        self, model: str, alias: str, roles: Iterable[str], actor: Actor, why: str = ""
+    ) -> None:
+        """Who moves the alias needs one of these roles from now on; none = anybody may.
+
+        Raises:
+            NotFound: no such model.
+            Forbidden: it is protected from this actor.
+            InvalidInput: nobody has such a role.
+        """
+        change, wanted = self._change(actor, why), tuple(check_key(role, "role") for role in roles)
+        await self.ledger.write(lambda c: aliases.protect(c, change, model, alias, wanted))
+
+    async def set_policy(
+        self, model: str, policy: Any, actor: Actor, why: str = "", *, expected: Model | None = None
+    ) -> None:
+        """What the move of an alias sets off: ``immediate``, or a rollout policy.
+
+        Args:
+            expected: As the model is to be before; None = however it is.
+
+        Raises:
+            NotFound: there is no such model.
+            Outdated: it is not as expected.
+        """
+        change = self._change(actor, why)
+        await self.ledger.write(lambda c: aliases.set_policy(c, change, model, policy, expected))
+
+    async def set_default(self, model: str, alias: str, actor: Actor, why: str = "") -> None:
+        """Requests that name no version go to this alias; empty = to ``champion``. Raises NotFound."""
+        change = self._change(actor, why)
+        await self.ledger.write(lambda c: aliases.set_default(c, change, model, alias))
+
+    # -- what is said of them ------------------------------------------------------------------
+
+    async def tag(self, reference: Reference, key: str, value: str | None, actor: Actor) -> None:
+        """Set a tag of a version, or remove it (None). Raises NotFound, InvalidInput."""
+        check_key(key, "tag")
+        if value is not None:
+            check_words(value, "value of the tag")
+        change = self._change(actor, "")
+
+        def work(connection: Connection) -> None:
+            number = rows.number_of(connection, reference)
+            before = rows.version(connection, reference.model, number).tags.get(key)
+            if before == value:
+                return
+            connection.execute(delete(TAG).where(*_pair(TAG, reference.model, number), TAG.c.key == key))
+            if value is not None:
+                row = {"model": reference.model, "number": number, "key": key, "value": value}
+                connection.execute(insert(TAG), row)
+            action: Action = "tag.removed" if value is None else "tag.set"
+            record(connection, change, action, reference.model, f"{number} {key}", before, value)
+
+        await self.ledger.write(work)
+
+    async def measure(self, reference: Reference, metrics: Mapping[str, float], actor: Actor) -> None:
+        """Set metrics of a version, measured after it was pushed. Raises NotFound, InvalidInput."""
+        _check_metrics(metrics)
+        change = self._change(actor, "")
+
+        def work(connection: Connection) -> None:
+            number = rows.number_of(connection, reference)
+            before = rows.version(connection, reference.model, number).metrics
+            for name, value in metrics.items():
+                mine = (*_pair(METRIC, reference.model, number), METRIC.c.name == name)
+                connection.execute(delete(METRIC).where(*mine))
+                row = {"model": reference.model, "number": number, "name": name, "value": value}
+                connection.execute(insert(METRIC), row)
+                subject = f"{number} {name}"
+                record(connection, change, "metric.set", reference.model, subject, before.get(name), value)
+
+        await self.ledger.write(work)
+
+    async def history(self, model: str = "", before: int = 0, most: int = 100) -> Sequence[Entry]:
+        """The last changes of a model, or of all, the newest first; ``before`` a number turns the page."""
+        return await self.ledger.read(lambda c: audit.history(c, model, before, most))
+
+    def _change(self, actor: Actor, why: str) -> Change:
+        check_words(actor.name, "name of who changes it")
+        return Change(actor, self._clock(), check_words(why, "reason"))
+
+
+def _checked(order: NewVersion) -> Mapping[str, Any]:
+    """The front matter of its card, if all of it can be kept.
+
+    Raises:
+        InvalidInput: a name, tag, metric, parent or the card cannot be.
+        MissingExtra: nothing here reads the front matter.
+    """
+    if check_model(order.model).isdecimal():  # its folder would be taken for a version of the folder above
+        raise InvalidInput(f"a model cannot be called by a number, {order.model}", fix="Begin with a letter.")
+    if order.alias:
+        check_alias(order.alias)
+    for key, value in order.tags.items():
+        check_words(value, f"value of the tag {check_key(key, 'tag')!r}")
+    _check_metrics(order.metrics)
+    for parent in order.parents:
+        check_words(parent.reference, "name of a parent")
+    check_words(order.source, "source")
+    return front_matter(order.card)
+
+
+def _check_metrics(metrics: Mapping[str, float]) -> None:
+    for name, value in metrics.items():
+        if not math.isfinite(value):
+            raise InvalidInput(f"the metric {check_key(name, 'metric')!r} is {value}", fix="Give a number.")
+        check_key(name, "metric")
+
+
+def _check_wish(connection: Connection, change: Change, order: NewVersion) -> None:
+    """Is the name free, and may this actor let the alias mean it now?"""
+    _check_name(connection, order.model)
+    if order.alias:
+        aliases.check_guard(connection, change, order.model, order.alias)
+        aliases.check_free(connection, order.model, order.alias)
+
+
+def _check_name(connection: Connection, model: str) -> None:
+    """Some file systems would keep two models in one folder whose names differ in case alone."""
+    alike = select(MODEL.c.name).where(func.lower(MODEL.c.name) == func.lower(model))
+    names = connection.scalars(alike.order_by(MODEL.c.name)).all()
+    if names and model not in names:
+        raise Conflict(
+            f"the registry has a model {names[0]!r}, which differs from {model!r} in case alone",
+            field="model",
+            fix=f"Push it as {names[0]}, or by another name.",
+        )
+
+
+def _next_number(connection: Connection, model: str, change: Change) -> int:
+    last = connection.scalar(select(MODEL.c.last_number).where(MODEL.c.name == model))
+    if last is None:
+        _check_name(connection, model)
+        row = {"name": model, "last_number": 1, "created": change.time, "by": change.actor.name}
+        connection.execute(insert(MODEL), row)
+        return 1
+    connection.execute(update(MODEL).where(MODEL.c.name == model).values(last_number=last + 1))
+    return int(last) + 1
+
+
+def _write(
+    connection: Connection,
+    change: Change,
+    order: NewVersion,
+    found: Found,
+    files: tuple[FileEntry, ...],
+    number: int,
+    keys: Mapping[str, Any],
+) -> None:
+    """The rows of a version."""
+
+    def text(value: Any) -> str:
+        return msgspec.json.encode(value).decode()
+
+    what, mine = found.description, {"model": order.model, "number": number}
+    row = {
+        **mine,
+        "digest": digest_of(files),
+        "size": sum(file.size for file in files),
+        "files": text(files),
+        "framework": what.framework,
+        "format": what.format,
+        "signature": text(what.signature),
+        "resources": text(what.resources),
+        "performance": text(what.performance),
+        "card": order.card,
+        "front_matter": text(keys),
+        "source": order.source,
+        "created": change.time,
+        "by": change.actor.name,
+        "why": order.why,
+    }
+    connection.execute(insert(VERSION), row)
+    for table, some in (
+        (TAG, [{"key": key, "value": value} for key, value in order.tags.items()]),
+        (METRIC, [{"name": name, "value": value} for name, value in order.metrics.items()]),
+        (PARENT, [{"kind": p.kind, "reference": p.reference} for p in sorted(set(order.parents))]),
+    ):
+        if some:
+            connection.execute(insert(table), [{**mine, **each} for each in some])
+
+
+def _pair(table: Any, model: str, number: int) -> tuple[ColumnElement[bool], ...]:
+    return table.c.model == model, table.c.number == number
+
+
+def _check_unused(connection: Connection, model: str, number: int) -> None:
+    meant = select(ALIAS.c.name).where(*_pair(ALIAS, model, number)).order_by(ALIAS.c.name)
+    if names := list(connection.scalars(meant)):
+        raise Conflict(
+            f"{model}/{number} is meant by {', '.join(f'{model}@{name}' for name in names)}",
+            fix="Let each alias mean another version first.",
+        )
+    means = or_(RELEASE.c.stable == str(number), RELEASE.c.canary == str(number))
+    under_way = select(RELEASE.c.id).where(RELEASE.c.model == model, RELEASE.c.ended.is_(None), means)
+    if (id := connection.scalar(under_way)) is not None:
+        raise Conflict(f"{model}/{number} is in the release {id}", fix="Abort it, or let it end.")
+
+
+def _compared(
+    artifacts: Artifacts, pushed: Mapping[tuple[str, int], tuple[FileEntry, ...]], name: str
+) -> tuple[Fault, ...]:
+    faults: list[Fault] = []
+    for (model, number), files in pushed.items():
+        wanted = {file.path: file for file in files}
+        there = {file.path: file for file in artifacts.entries(model, number)}
+        for path in sorted({*wanted, *there}):
+            if path not in there:
+                faults.append(Fault(model, number, path, "missing"))
+            elif path not in wanted:
+                faults.append(Fault(model, number, path, "unknown"))
+            elif there[path] != wanted[path]:
+                problem: Problem = "changed" if there[path].sha256 else "unreadable"
+                faults.append(Fault(model, number, path, problem))
+    for model, number in artifacts.numbers():
+        if (model, number) not in pushed and name in ("", model):
+            faults.append(Fault(model, number, "", "no such version"))
+    return tuple(faults)

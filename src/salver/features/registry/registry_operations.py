@@ -1,0 +1,358 @@
+"""Which models, versions and aliases are there, and what becomes of them? The operations over the registry.
+
+Each change is the registry's own, with who wished it and why; nothing is decided here.
+"""
+
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+
+from salver.features.management.table import (
+    MOST_NUMBER,
+    Answer,
+    Asked,
+    Done,
+    Operation,
+    Page,
+    PageQuery,
+    Why,
+    paged,
+    tag_of,
+)
+from salver.features.registry import ModelRegistry
+from salver.features.registry.names import LATEST, Reference, check_alias
+from salver.features.registry.records import Actor, Difference, Model, Move, Version
+from salver.features.releases.judge.policy import Policy
+from salver.features.releases.planning_operations import check_size
+from salver.transport.access_check import Caller
+from salver.words.errors import InvalidInput, NotFound, Outdated
+
+#: Changes that are made only of the state that the caller has seen, where it says so.
+_CONDITIONAL = frozenset({"set_alias", "delete_alias", "set_policy"})
+_NUMBER: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
+_Run = Callable[[ModelRegistry, Asked], Awaitable[Answer]]
+
+
+class VersionLine(msgspec.Struct, frozen=True):
+    """A version, in short.
+
+    Attributes:
+        size: Bytes of all files.
+    """
+
+    number: int
+    digest: str
+    size: int
+    framework: str
+    format: str
+    created: float
+    by: str
+    why: str
+    source: str
+    aliases: tuple[str, ...]
+    tags: Mapping[str, str]
+    metrics: Mapping[str, float]
+
+
+class AliasView(msgspec.Struct, frozen=True):
+    """What an alias means, and who may move it: one of these roles; none = whoever may change something."""
+
+    model: str
+    alias: str
+    number: int
+    protected: tuple[str, ...]
+
+
+class Differences(msgspec.Struct, frozen=True):
+    """In which points the second differs from the first."""
+
+    before: int
+    after: int
+    items: tuple[Difference, ...]
+
+
+class DiffQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Two versions: numbers, or aliases."""
+
+    before: str
+    after: str
+
+
+class NewAlias(Why, frozen=True, forbid_unknown_fields=True):
+    """Which version it is to mean."""
+
+    version: Annotated[int, msgspec.Meta(ge=1, le=MOST_NUMBER)]
+
+
+class Protection(Why, frozen=True, forbid_unknown_fields=True):
+    """Roles of which one is needed to move the alias; none = anybody may."""
+
+    roles: Annotated[tuple[str, ...], msgspec.Meta(max_length=32)]
+
+
+class NewPolicy(Why, frozen=True, forbid_unknown_fields=True):
+    """What the move of an alias sets off."""
+
+    policy: Literal["immediate"] | Policy
+
+
+class NewDefault(Why, frozen=True, forbid_unknown_fields=True):
+    """The alias that requests mean which name no version; empty = ``champion``, or the newest."""
+
+    alias: str
+
+
+class NewTag(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Its value."""
+
+    value: Annotated[str, msgspec.Meta(max_length=4096)]
+
+
+class NewMetrics(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Numbers by name, measured after the version was pushed."""
+
+    metrics: Annotated[Mapping[str, float], msgspec.Meta(max_length=200)]
+
+
+def model_operations(registry: ModelRegistry) -> list[Operation]:
+    """Those rows of the table."""
+    model, version = "/models/{model}", "/models/{model}/versions/{version}"
+    alias = "/models/{model}/aliases/{alias}"
+    looks: tuple[tuple[str, str, str, _Run, Any, dict[str, Any]], ...] = (
+        ("list_models", "/models", "All models", _models, Page[Model], {"query": PageQuery}),
+        ("model", model, "A model and its aliases", _model, Model, {}),
+        (
+            "list_versions",
+            f"{model}/versions",
+            "Its versions, the newest first",
+            _versions,
+            Page[VersionLine],
+            {"query": PageQuery},
+        ),
+        ("version", version, "A version, by number or alias", _version, Version, {}),
+        ("diff", f"{model}/diff", "In what two versions differ", _diff, Differences, {"query": DiffQuery}),
+        ("alias", alias, "What an alias means", _alias, AliasView, {}),
+    )
+    changes: tuple[tuple[str, Literal["PUT", "DELETE"], str, str, _Run, Any, Any], ...] = (
+        (
+            "set_alias",
+            "PUT",
+            alias,
+            "Let it mean a version, or propose that to a release",
+            _set_alias,
+            Move,
+            NewAlias,
+        ),
+        ("delete_alias", "DELETE", alias, "Let it mean nothing", _delete_alias, Done, Why),
+        ("protect_alias", "PUT", f"{alias}/protection", "Who may move it", _protect, AliasView, Protection),
+        (
+            "set_policy",
+            "PUT",
+            f"{model}/policy",
+            "What the move of an alias sets off",
+            _policy,
+            Model,
+            NewPolicy,
+        ),
+        (
+            "set_default",
+            "PUT",
+            f"{model}/default",
+            "Where requests without a version go",
+            _default,
+            Model,
+            NewDefault,
+        ),
+        ("remove_version", "DELETE", version, "Remove its files; its number stays taken", _remove, Done, Why),
+        ("set_tag", "PUT", f"{version}/tags/{{key}}", "Set a tag", _set_tag, Version, NewTag),
+        ("remove_tag", "DELETE", f"{version}/tags/{{key}}", "Remove a tag", _remove_tag, Version, Why),
+        ("measure", "PUT", f"{version}/metrics", "Set metrics of it", _measure, Version, NewMetrics),
+    )
+    return [
+        *(
+            Operation(name, "GET", path, summary, partial(run, registry), gives, **more)
+            for name, path, summary, run, gives, more in looks
+        ),
+        *(
+            Operation(
+                name,
+                verb,
+                path,
+                summary,
+                partial(run, registry),
+                gives,
+                takes,
+                changes=True,
+                is_conditional=name in _CONDITIONAL,
+            )
+            for name, verb, path, summary, run, gives, takes in changes
+        ),
+    ]
+
+
+def actor(caller: Caller) -> Actor:
+    """Who asks, as the registry writes it down."""
+    return Actor(caller.name, caller.roles)
+
+
+def reference(asked: Asked) -> Reference:
+    """The version that the path names, by number or alias."""
+    return named(asked.names["model"], asked.names["version"])
+
+
+def named(model: str, version: str) -> Reference:
+    """A version by number or alias.
+
+    Raises:
+        InvalidInput: an alias cannot be called so.
+    """
+    if _NUMBER.fullmatch(version):
+        return Reference(model, number=int(version))
+    return Reference(model, alias="" if version == LATEST else check_alias(version))
+
+
+async def _models(registry: ModelRegistry, asked: Asked) -> Answer:
+    return Answer(paged(await registry.models(), asked.query, key=lambda model: model.name))
+
+
+async def _model(registry: ModelRegistry, asked: Asked) -> Answer:
+    return Answer(await registry.model(asked.names["model"]))
+
+
+async def _versions(registry: ModelRegistry, asked: Asked) -> Answer:
+    after, most = asked.query.after, asked.query.limit
+    if after and not _NUMBER.fullmatch(after):
+        raise InvalidInput("after which version?", field="query.after", fix="Say what next was.")
+    found = await registry.versions(asked.names["model"], int(after) if after else None, most + 1)
+    lines = [_line(version) for version in found[:most]]
+    return Answer(Page(lines, str(lines[-1].number) if len(found) > most else ""))
+
+
+def _line(version: Version) -> VersionLine:
+    what = version.description
+    kept = {name: getattr(version, name) for name in VersionLine.__struct_fields__ if name not in _DESCRIBED}
+    return VersionLine(framework=what.framework, format=what.format, **kept)
+
+
+_DESCRIBED = ("framework", "format")
+
+
+async def _version(registry: ModelRegistry, asked: Asked) -> Answer:
+    return Answer(await registry.version(reference(asked)))
+
+
+async def _diff(registry: ModelRegistry, asked: Asked) -> Answer:
+    name, query = asked.names["model"], asked.query
+    before = await registry.version(named(name, query.before))
+    after = await registry.version(named(name, query.after))
+    items = await registry.diff(Reference(name, before.number), Reference(name, after.number))
+    return Answer(Differences(before.number, after.number, items))
+
+
+async def _alias(registry: ModelRegistry, asked: Asked) -> Answer:
+    view = await _seen(registry, asked)
+    return Answer(view, etag=_tag(view.alias, view.number))
+
+
+async def _seen(registry: ModelRegistry, asked: Asked) -> AliasView:
+    model, alias = await registry.model(asked.names["model"]), asked.names["alias"]
+    if alias not in model.aliases:
+        raise NotFound(f"the model '{model.name}' has no alias '{alias}'", field="alias")
+    return AliasView(model.name, alias, model.aliases[alias], model.protected.get(alias, ()))
+
+
+def _tag(alias: str, number: int) -> str:
+    return f"{alias}-{number}"
+
+
+async def _expected(registry: ModelRegistry, asked: Asked) -> int | None:
+    """Which version the alias means if it is as the caller has seen it; None = it does not say.
+
+    Raises:
+        Outdated: it is not.
+    """
+    if not asked.expected:
+        return None
+    names = asked.names
+    number = (await registry.model(names["model"])).aliases.get(names["alias"])
+    if number is None or not asked.expected & {"*", _tag(names["alias"], number)}:
+        means = "means nothing" if number is None else f"means version {number}"
+        raise Outdated(
+            f"the alias {names['model']}@{names['alias']} {means}, which is not what was seen",
+            field="if-match",
+            fix="Look again, and send the etag of its GET.",
+        )
+    return number
+
+
+async def _set_alias(registry: ModelRegistry, asked: Asked) -> Answer:
+    names, wish, who = asked.names, asked.body, actor(asked.caller)
+    move = await registry.set_alias(
+        names["model"],
+        names["alias"],
+        wish.version,
+        who,
+        wish.reason,
+        expected=await _expected(registry, asked),
+    )
+    return Answer(move)
+
+
+async def _delete_alias(registry: ModelRegistry, asked: Asked) -> Answer:
+    names, who = asked.names, actor(asked.caller)
+    await registry.delete_alias(
+        names["model"], names["alias"], who, asked.body.reason, expected=await _expected(registry, asked)
+    )
+    return Answer(Done())
+
+
+async def _protect(registry: ModelRegistry, asked: Asked) -> Answer:
+    names, wish = asked.names, asked.body
+    await registry.protect(names["model"], names["alias"], wish.roles, actor(asked.caller), wish.reason)
+    return Answer(await _seen(registry, asked))
+
+
+async def _policy(registry: ModelRegistry, asked: Asked) -> Answer:
+    policy = msgspec.to_builtins(asked.body.policy)
+    if asked.body.policy != "immediate":
+        check_size(asked.body.policy)
+    name, seen = asked.names["model"], None
+    if asked.expected and "*" not in asked.expected:
+        seen = await registry.model(name)
+        if tag_of(msgspec.json.encode(seen)) not in asked.expected:
+            raise Outdated(
+                f"the model '{name}' is not as it was seen",
+                field="if-match",
+                fix="Look again, and send the etag of its GET.",
+            )
+    await registry.set_policy(name, policy, actor(asked.caller), asked.body.reason, expected=seen)
+    return await _model(registry, asked)
+
+
+async def _default(registry: ModelRegistry, asked: Asked) -> Answer:
+    await registry.set_default(asked.names["model"], asked.body.alias, actor(asked.caller), asked.body.reason)
+    return await _model(registry, asked)
+
+
+async def _remove(registry: ModelRegistry, asked: Asked) -> Answer:
+    version = await registry.version(reference(asked))
+    await registry.remove(version.model, version.number, actor(asked.caller), asked.body.reason)
+    return Answer(Done())
+
+
+async def _set_tag(registry: ModelRegistry, asked: Asked) -> Answer:
+    await registry.tag(reference(asked), asked.names["key"], asked.body.value, actor(asked.caller))
+    return await _version(registry, asked)
+
+
+async def _remove_tag(registry: ModelRegistry, asked: Asked) -> Answer:
+    await registry.tag(reference(asked), asked.names["key"], None, actor(asked.caller))
+    return await _version(registry, asked)
+
+
+async def _measure(registry: ModelRegistry, asked: Asked) -> Answer:
+    await registry.measure(reference(asked), asked.body.metrics, actor(asked.caller))
+    return await _version(registry, asked)

@@ -1,0 +1,119 @@
+"""``salver registry verify``, ``sweep``, ``remove``, ``backup`` and ``restore``: is it whole, and safe?"""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from salver.features.registry.command_options import USUAL, Where, Why, new_id, run
+from salver.terminal.options import Json
+from salver.terminal.output import line, listed, record
+from salver.words.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from salver.features.registry.ports import Inspect
+    from salver.features.registry.records import Fault
+    from salver.words.artifacts import Manifest
+    from salver.words.messages import Signature
+
+_LOAD_SECONDS = 300.0
+
+
+def inspector(state_dir: str | None, *, trust_pickle: bool, loads: bool) -> "Inspect":
+    """Looks at what is pushed, with the backends that are installed."""
+    from salver.cli.trial import try_load
+    from salver.features.registry.inspecting import Inspector
+    from salver.features.tuning.profiles import ProfileStore, default_state_dir
+    from salver.plugins import backends, recogniser
+
+    def tries(manifest: "Manifest") -> "Signature":
+        return try_load(manifest, trust_pickle=trust_pickle, timeout=_LOAD_SECONDS)
+
+    known = backends()
+    profiles = ProfileStore(default_state_dir() if state_dir is None else state_dir)
+    return Inspector(known, recogniser(known), profiles, tries if loads else None)
+
+
+def verify(name: str = "", /, *, where: Where = USUAL, json: Json = False) -> int:
+    """Read all files, and tell which are not as they were pushed; the exit status is 1 when there are some.
+
+    Args:
+        name: A model's name; without it, all.
+    """
+    faults = run(where, lambda registry, _: registry.verify(name))
+
+    def row(fault: "Fault") -> list[str]:
+        return [f"{fault.model}/{fault.number}", fault.path, fault.problem]
+
+    columns = ("version", "file", "problem")
+    listed(faults, columns, row, json=json, none="every file is as it was pushed")
+    return int(bool(faults))
+
+
+def sweep(
+    *,
+    hours: Annotated[
+        float, Parameter(help="Only what has not changed for so long; below 24, nobody may be pushing.")
+    ] = 24.0,
+    where: Where = USUAL,
+    json: Json = False,
+) -> int:
+    """Remove what pushes left behind that were killed: all files that this registry knows nothing of.
+
+    Another registry with its files in the same place would lose them.
+    """
+    removed = run(where, lambda registry, _: registry.sweep(hours * 3600))
+    if json:
+        record({"removed": removed})
+    else:
+        for path in removed:
+            line(f"removed {path}")
+        if not removed:
+            line("nothing was left behind")
+    return 0
+
+
+def remove(version: str, /, *, why: Why = "", where: Where = USUAL, json: Json = False) -> int:
+    """Remove the files of a version that no alias and no release means; its row and history stay.
+
+    Args:
+        version: NAME/VERSION.
+    """
+    from salver.features.registry.names import parse
+
+    said = parse(version)
+    if said.number is None:
+        raise InvalidInput(f"{version} names no version", fix="Say: NAME/VERSION.")
+    number = said.number
+    run(where, lambda registry, actor: registry.remove(said.model, number, actor, why))
+    record({"version": version, "done": "removed"}) if json else line(f"{version} is removed")
+    return 0
+
+
+def backup(file: Path, /, *, where: Where = USUAL, json: Json = False) -> int:
+    """Write the whole registry into one file, while others may go on pushing.
+
+    Secrets of webhooks are in it, and hashes of tokens.
+
+    Args:
+        file: A tar archive; what it held is replaced.
+    """
+    from salver.features.registry.backup import back_up
+
+    about = run(where, lambda registry, _: back_up(registry, file, time.time()))
+    record(about) if json else line(f"{about.versions} versions, {about.files} files, {about.bytes} bytes")
+    return 0
+
+
+def restore(file: Path, /, *, where: Where = USUAL, json: Json = False) -> int:
+    """Fill an empty registry from a backup, of either kind of database.
+
+    Args:
+        file: As salver registry backup wrote it.
+    """
+    from salver.features.registry.backup import restore as fill
+
+    about = run(where, lambda registry, _: fill(file, registry, new_id()), makes=True)
+    record(about) if json else line(f"{about.versions} versions, {about.files} files, {about.bytes} bytes")
+    return 0

@@ -1,0 +1,137 @@
+"""Who is told of changes?
+
+What is to be told is written with the change itself; ``deliveries.py`` tells it.
+"""
+
+import base64
+import urllib.parse
+from collections.abc import Callable, Sequence
+from typing import Final, get_args
+
+import msgspec
+from sqlalchemy import Connection, delete, insert, select
+
+from salver.features.ledger import Ledger
+from salver.features.ledger.schema import DELIVERY, WEBHOOK
+from salver.features.registry.audit import Change, record
+from salver.features.registry.deliveries import PREFIX, again, deliveries, host_of
+from salver.features.registry.names import check_model
+from salver.features.registry.records import Action, Actor, Delivery, DeliveryState, Webhook
+from salver.words.errors import InvalidInput, NotFound
+
+_SECRET_BYTES: Final = 32
+
+
+class Webhooks:
+    """Those who want to be told.
+
+    Args:
+        clock: Unix seconds.
+        new_id: An id that no other call gives.
+        random: So many bytes that nobody can guess.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        clock: Callable[[], float],
+        new_id: Callable[[], str],
+        random: Callable[[int], bytes],
+    ) -> None:
+        self._ledger = ledger
+        self._clock = clock
+        self._new_id = new_id
+        self._random = random
+
+    def __repr__(self) -> str:
+        return f"<Webhooks of {self._ledger!r}>"
+
+    async def add(
+        self, url: str, model: str, events: Sequence[str], actor: Actor, why: str = ""
+    ) -> tuple[Webhook, str]:
+        """From now on that URL is told; the secret, which is not shown again.
+
+        Args:
+            model: Empty = of all.
+            events: Actions of the audit; none = all.
+
+        Raises:
+            InvalidInput: the URL is none of HTTP, or there is no such event.
+        """
+        _check(url, model, events)
+        secret = PREFIX + base64.b64encode(self._random(_SECRET_BYTES)).decode()
+        webhook = Webhook(self._new_id(), url, model, tuple(events), self._clock(), actor.name)
+        change = Change(actor, webhook.created, why)
+
+        def work(connection: Connection) -> None:
+            row = msgspec.structs.asdict(webhook)
+            row |= {"events": msgspec.json.encode(webhook.events).decode(), "secret": secret}
+            connection.execute(insert(WEBHOOK), row)
+            record(connection, change, "webhook.added", model, webhook.id, "", host_of(url))
+
+        await self._ledger.write(work)
+        return webhook, secret
+
+    async def list(self) -> tuple[Webhook, ...]:
+        """All, the oldest first, without their secrets."""
+        columns = [column for column in WEBHOOK.columns if column is not WEBHOOK.c.secret]
+        query = select(*columns).order_by(WEBHOOK.c.created, WEBHOOK.c.id)
+
+        def work(connection: Connection) -> tuple[Webhook, ...]:
+            return tuple(
+                Webhook(**{**row, "events": tuple(msgspec.json.decode(row["events"]))})
+                for row in connection.execute(query).mappings()
+            )
+
+        return await self._ledger.read(work)
+
+    async def remove(self, id: str, actor: Actor, why: str = "") -> None:
+        """It is told no more, nor of what is still to be told. Raises NotFound."""
+        change = Change(actor, self._clock(), why)
+
+        def work(connection: Connection) -> None:
+            url = connection.scalar(select(WEBHOOK.c.url).where(WEBHOOK.c.id == id))
+            if url is None:
+                raise NotFound(f"there is no webhook {id!r}", fix="List: salver registry webhook list.")
+            connection.execute(delete(DELIVERY).where(DELIVERY.c.webhook == id, DELIVERY.c.done.is_(None)))
+            connection.execute(delete(WEBHOOK).where(WEBHOOK.c.id == id))
+            record(connection, change, "webhook.removed", "", id, host_of(url))
+
+        await self._ledger.write(work)
+
+    async def deliveries(
+        self, webhook: str = "", state: DeliveryState | None = None, before: int = 0, most: int = 100
+    ) -> Sequence[Delivery]:
+        """What they are to be told and were in the last 30 days, the newest first.
+
+        Args:
+            webhook: Id; empty = of all.
+            state: Only such; None = any.
+            before: Only those whose number is lower; 0 = from the newest on.
+        """
+        return await self._ledger.read(lambda c: deliveries(c, webhook, state, before, most))
+
+    async def redeliver(self, id: int) -> Delivery:
+        """Tell it anew, as soon as can be, and as often as what is new.
+
+        Raises:
+            NotFound: there is no such delivery, or nobody who is to be told.
+        """
+        now = self._clock()
+        return await self._ledger.write(lambda c: again(c, id, now))
+
+
+def _check(url: str, model: str, events: Sequence[str]) -> None:
+    try:
+        parts = urllib.parse.urlsplit(url)
+        is_fine = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # of its port, or of brackets
+        is_fine = False
+    if not is_fine or not url.isprintable() or len(url) > 2048:
+        raise InvalidInput("a webhook is told by HTTP", field="url", fix="Name an URL: https://host/path.")
+    if model:
+        check_model(model)
+    known = get_args(Action)
+    for event in events:
+        if event not in known:
+            raise InvalidInput(f"there is no event {event!r}", fix=f"There are: {', '.join(known)}.")

@@ -1,0 +1,1 @@
+"""Releases: new versions that meet traffic in steps and are judged by it."""

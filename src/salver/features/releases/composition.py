@@ -1,0 +1,93 @@
+"""How do the registry and releases become a part of a server?
+
+Composed here, and not in ``app.py``, since it needs SQLAlchemy, which a server without a registry never
+imports. Nothing starts in a constructor.
+"""
+
+import os
+import platform
+import time
+from collections.abc import Callable
+
+from salver.features.management.ledger_operations import Kept, Stores
+from salver.features.registry.deliveries import Deliverer
+from salver.features.registry.opening import Home, home_of, open_registry
+from salver.features.registry.posting import post
+from salver.features.registry.registered import Registered, Replacing
+from salver.features.registry.registry import ModelRegistry
+from salver.features.registry.tokens import Tokens
+from salver.features.registry.webhooks import Webhooks
+from salver.features.releases.experiments.collector import Collector
+from salver.features.releases.experiments.pending import Pending
+from salver.features.releases.experiments.router import Router
+from salver.features.releases.fleet import Fleet, Loaded
+from salver.features.releases.outcomes import OutcomeStore
+from salver.features.releases.release_store import ReleaseStore
+from salver.features.releases.releases import Releases, Shadows, Traffic
+
+__all__ = ["Ledgered", "home_of"]
+
+#: Between two looks at what people wish, and at what was counted.
+TICK_SECONDS = 1.0
+
+
+class Ledgered:
+    """What a server does that has a ledger. Made by :meth:`open`.
+
+    Attributes:
+        registry: Models, versions and aliases.
+        registered: What of them is served.
+        store: Releases, as they are kept.
+        outcomes: What others post later.
+        releases: Who sees to them.
+    """
+
+    def __init__(
+        self, registry: ModelRegistry, traffic: Traffic, loaded: Loaded, plane: Replacing, server: str
+    ) -> None:
+        self.registry = registry
+        self.registered = Registered(
+            registry, plane, Deliverer(registry.ledger, post, time.time), TICK_SECONDS
+        )
+        self.store = ReleaseStore(registry.ledger)
+        self.outcomes = OutcomeStore(registry.ledger, time.time)
+        self._shadows = traffic.shadows
+        self.releases = Releases(self.store, traffic, Fleet(loaded), self.outcomes, time.time, server)
+
+    def __repr__(self) -> str:
+        return f"<Ledgered {self.registry!r}>"
+
+    @classmethod
+    async def open(
+        cls,
+        home: Home,
+        traffic: tuple[Router, Collector, Pending, Shadows],
+        served: tuple[Loaded, Replacing],
+        new_id: Callable[[], str],
+    ) -> "Ledgered":
+        """Open the registry, and make it where there is none.
+
+        Raises:
+            SalverError: it cannot be opened.
+        """
+        registry = await open_registry(home, time.time, new_id, makes=True)
+        server = f"{platform.node()}-{new_id()}"  # of two in one place, and of one before and after a restart
+        return cls(registry, Traffic(*traffic), *served, server)
+
+    def kept(self, new_id: Callable[[], str]) -> Kept:
+        """What is managed over HTTP."""
+        ledger = self.registry.ledger
+        webhooks = Webhooks(ledger, time.time, new_id, os.urandom)
+        tokens = Tokens(ledger, time.time, new_id, os.urandom)
+        stores = Stores(self.store, self.outcomes, self._shadows)
+        return Kept(self.registry, webhooks, tokens, stores, new_id)
+
+    async def start(self) -> None:
+        """Go on with releases where the ledger says. Raises SalverError where it cannot be read."""
+        await self.releases.start(TICK_SECONDS)
+
+    async def stop(self) -> None:
+        """Write down what was counted, and let go of the ledger."""
+        await self.registered.stop()
+        await self.releases.stop()
+        await self.registry.ledger.close()

@@ -1,0 +1,158 @@
+"""Which arm is this unit in?
+
+Rules in their order: who is never or always to meet the canary; who takes part at all (conditions, the slice
+of a layer); who is held back; and then the hash. Pure: it keeps nothing, and knows no model and no clock.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
+from typing import Final, Literal, TypeVar
+
+from salver.stats.assignment import bound, fraction, hashing
+from salver.words.errors import InvalidInput
+from salver.words.releases import HEADER, REQUEST, SEQUENCE, Arm, Assignment, Source, Split, check_traffic
+
+#: Salts of other questions than "which arm", so that their answers are independent of it.
+_HOLDBACK, _SHADOW = "holdback:", "shadow:"
+
+_CANARY, _BASELINE, _STABLE = Arm.CANARY, Arm.BASELINE, Arm.STABLE  # to look them up in an enum takes time
+_NOTHING: Final[Mapping[Source, str]] = MappingProxyType({})
+
+Reason = Literal["hash", "always", "never", "excluded", "holdback"]
+_T = TypeVar("_T")
+
+
+def assign(split: Split, traits: Mapping[Source, str]) -> Assignment:
+    """Where a request goes of which these things are known.
+
+    Args:
+        split: One that :func:`check` found no fault with.
+        traits: What is known of the request, by source; always its own id, as ``request``.
+
+    >>> split = Split("r", "m", stable="1", canary="2", weight=0.25, salt="s")
+    >>> assign(split, {"header:x-user-id": "ada", "request": "1"}).arm
+    <Arm.BASELINE: 'baseline'>
+    """
+    unit, has_unit = unit_of(split, traits)
+    return assigned(split, *placed(split, unit, traits), has_unit=has_unit)
+
+
+def unit_of(split: Split, traits: Mapping[Source, str]) -> tuple[str, bool]:
+    """Who is assigned; and has it a name but the request's own?"""
+    for source in split.units:
+        if source in traits:
+            if source == REQUEST and SEQUENCE in traits:
+                return traits[SEQUENCE], True
+            return traits[source], source != REQUEST
+    return "", False
+
+
+def assigned(split: Split, arm: Arm, reason: Reason, *, has_unit: bool) -> Assignment:
+    """Where those of an arm are sent."""
+    version = split.canary if arm is _CANARY else split.stable
+    share = split.weight * (1 - split.holdback)
+    return Assignment(split.release, arm, version, reason, share, split.stage, has_unit)
+
+
+def placed(split: Split, unit: str, traits: Mapping[Source, str] = _NOTHING) -> tuple[Arm, Reason]:
+    """In which arm a unit is, and why.
+
+    Args:
+        traits: What else is known, where the split has conditions.
+    """
+    if unit in split.never:
+        return _STABLE, "never"
+    if unit in split.always:
+        return _CANARY, "always"
+    for condition in split.only:
+        if traits.get(condition.source) not in condition.values:
+            return _STABLE, "excluded"
+    if split.layer:
+        first, last = split.slice
+        if not first <= fraction(split.layer, unit) < last:
+            return _STABLE, "excluded"
+    if split.holdback and fraction(_HOLDBACK + split.salt, unit) < split.holdback:
+        return Arm.HOLDBACK, "holdback"
+    place, weight = fraction(split.salt, unit), split.weight
+    if place < weight:
+        return _CANARY, "hash"
+    return (_BASELINE if place >= 1 - weight else _STABLE), "hash"
+
+
+def drawn(split: Split, canary: _T, baseline: _T, stable: _T) -> Callable[[str], _T] | None:
+    """Tells which of these is a unit's, by its hash alone, as :func:`placed` says it; None = more matters."""
+    if split.never or split.always or split.only or split.layer or split.holdback:
+        return None
+    hashed, end, begin = hashing(split.salt), bound(split.weight), bound(1 - split.weight)
+
+    def of(unit: str) -> _T:
+        number = hashed(unit)
+        if number < end:
+            return canary
+        return baseline if number >= begin else stable
+
+    return of
+
+
+def is_shadowed(split: Split, unit: str) -> bool:
+    """Is the canary asked, too, what this unit asks the stable version?"""
+    shadow = split.shadow
+    if shadow is None or shadow.share <= 0:
+        return False
+    return shadow.share >= 1 or fraction(_SHADOW + split.salt, unit) < shadow.share
+
+
+def is_told(split: Split, traits: Mapping[Source, str]) -> bool:
+    """Do the traits suffice, or could the body of the request say more that matters?
+
+    A body may bring parameters, the tenant among them. Headers are known before it is read.
+    """
+    for condition in split.only:
+        if condition.source not in traits and not condition.source.startswith(HEADER):
+            return False
+    for source in split.units:
+        if source in traits:
+            return True
+        if not source.startswith(HEADER):
+            return False
+    return True
+
+
+def check(splits: Iterable[Split]) -> None:
+    """Can they be in force together?
+
+    Raises:
+        InvalidInput: one makes no sense, or two want the same units.
+    """
+    known: list[Split] = []
+    for split in splits:
+        _check_alone(split)
+        for other in known:
+            if split.release == other.release:
+                raise InvalidInput(f"there are two splits of release '{split.release}'", field="release")
+            shared = split.layer == other.layer != "" and _overlap(split.slice, other.slice)
+            same = split.model == other.model and not set(split.asked).isdisjoint(other.asked)
+            if shared or (same and (split.layer != other.layer or not split.layer)):
+                raise InvalidInput(
+                    f"releases '{other.release}' and '{split.release}' want the same units",
+                    field="slice" if shared else "model",
+                    fix="Give them slices of one layer that do not overlap, or end one of them.",
+                )
+        known.append(split)
+
+
+def _check_alone(split: Split) -> None:
+    if not 0 <= split.weight <= 1:
+        raise InvalidInput(f"weight of release '{split.release}' is {split.weight}, no share", field="weight")
+    if split.stable == split.canary:
+        raise InvalidInput(f"both versions of release '{split.release}' are {split.stable}", field="canary")
+    try:
+        check_traffic(split)
+    except InvalidInput as error:
+        raise InvalidInput(
+            f"release '{split.release}': {error.message}", field=error.field, fix=error.fix
+        ) from None
+
+
+def _overlap(one: tuple[float, float], other: tuple[float, float]) -> bool:
+    return max(one[0], other[0]) < min(one[1], other[1])

@@ -1,0 +1,637 @@
+"""What was seen of a release, bucket by bucket, told apart by unit?
+
+An observer of the road of events, off every request's path. It keeps no unit: whether one was seen before
+is told by a filter of fixed size, whose errors depend on nothing but a hash that has to do neither with the
+arm nor with its salt. What the counts prove, and where they are kept, is not known here.
+"""
+
+import itertools
+import logging
+import math
+from collections import defaultdict, deque
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from typing import Final, Generic, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from salver.features.releases.experiments.config import CollectorConfig
+from salver.features.releases.experiments.happenings import OK, happened
+from salver.features.releases.experiments.outputs import OutputCheck, Watch
+from salver.features.releases.experiments.ports import Sink
+from salver.features.releases.experiments.speed import Speed
+from salver.features.releases.experiments.underway import UnderWay
+from salver.stats.bloom import Bloom
+from salver.words.events import Event, Responded, Served, Shadowed
+from salver.words.releases import (
+    ARMS,
+    COUNTED,
+    FIRSTS,
+    NO_EXPOSURES,
+    NO_PREDICTIONS,
+    NO_STAGE,
+    UNSEEN,
+    Arm,
+    Assignment,
+    Bucket,
+    Copies,
+    Counts,
+    Exposures,
+    Met,
+    Predictions,
+    Seen,
+    first_in,
+    hour_of,
+    kept_in,
+    unit_numbers,
+)
+
+_LOG = logging.getLogger("salver.features.releases.experiments")
+#: Places of arms in :data:`ARMS`. Beside a canary of more than half all of the control is its baseline, those
+#: held back with it.
+_PLACES: Final = {Arm.CANARY: 0, Arm.BASELINE: 1, Arm.STABLE: 2, Arm.HOLDBACK: 2}
+_PLACES_BESIDE_MOST: Final = {**_PLACES, Arm.HOLDBACK: 1}
+#: Tells a unit's number in an arm from the number itself.
+_MARKS: Final = np.uint64(0x9E3779B97F4A7C15) * np.arange(1, len(ARMS) + 1, dtype=np.uint64)
+_HALF: Final = 0.5
+_MOST_RECENT: Final = 65_536
+_ALIKE, _DIFFERS, _FAILED = 0, 1, 2  # of copies, from the best to the worst
+_FAR: Final = 10  # times as long as the slowest answer of the stable version is far too long
+#: And so many buckets at least: a version that stands still for a minute, and then goes on, does not hang.
+_BUCKETS: Final = 3
+_AT_ONCE: Final = 8192  # units that are restored in one go
+#: Units, happenings and requests that wait to be looked up together, which costs a tenth of one at a time.
+_MOST_WAITING: Final = 1024
+_MOST_ANSWERS: Final = 65_536  # that wait to be looked at, as many as events that wait on their road
+
+_Numbers = npt.NDArray[np.int64]
+_Places = npt.NDArray[np.uint8]
+_Times = npt.NDArray[np.float64]
+_Flags = npt.NDArray[np.bool_]
+#: What happened to a unit: the name under which it counts, and the unit's number.
+_Happening = tuple[str, int]
+_T = TypeVar("_T", bound=Hashable)
+_M = TypeVar("_M", bound=Met)
+
+
+class _Waiting(Generic[_T]):
+    """What is still to be looked up.
+
+    Attributes:
+        places: Of its arm in :data:`ARMS`, by what it is.
+        times: Unix seconds when each was seen, in their order.
+    """
+
+    __slots__ = ("places", "times")
+
+    def __init__(self) -> None:
+        self.places: dict[_T, int] = {}
+        self.times: list[float] = []
+
+    def date(self, now: float) -> None:
+        """Those that have no time yet came now."""
+        if missing := len(self.places) - len(self.times):
+            self.times += [now] * missing
+
+    def taken(self) -> tuple[Mapping[_T, int], _Places, _Times]:
+        """All of it; nothing is left."""
+        found, times = self.places, self.times
+        self.places, self.times = {}, []
+        return found, np.fromiter(found.values(), np.uint8, len(found)), np.array(times, np.float64)
+
+
+class _Tally:
+    """A bucket while it is open.
+
+    Attributes:
+        hour: That it is of (:func:`~salver.words.releases.hour_of`).
+        is_in_each: A metric that happens in each answer.
+        names: By metric, under which names its first events are counted.
+        fresh: Units.
+        news: Such names and units.
+        asked: Ids of requests and their units; empty = it has none.
+        places: Of arms in :data:`ARMS`.
+    """
+
+    __slots__ = (
+        "asked",
+        "events",
+        "exposed",
+        "exposures",
+        "firsts",
+        "fresh",
+        "heard",
+        "hour",
+        "is_in_each",
+        "names",
+        "news",
+        "places",
+        "predictions",
+        "raw",
+        "requests",
+        "share",
+        "stage",
+        "start",
+    )
+
+    def __init__(self, followed: "_Followed", assigned: Assignment, start: float) -> None:
+        self.start = start
+        self.heard = followed.heard
+        self.hour = hour_of(followed.end - followed.seconds)
+        self.is_in_each = followed.watch.is_bin
+        self.names: dict[str, tuple[str, ...]] = {}
+        self.stage = assigned.stage
+        self.share = assigned.propensity
+        self.places = _PLACES_BESIDE_MOST if self.share > _HALF else _PLACES
+        self.requests = [0, 0, 0]
+        self.exposed = [0, 0, 0]
+        self.events: dict[str, list[int]] = {}
+        self.raw: dict[str, list[int]] = {metric: [0, 0, 0] for metric in followed.slow}  # none is known, too
+        self.fresh: _Waiting[str] = _Waiting()
+        self.news: _Waiting[tuple[str, str]] = _Waiting()
+        self.asked: _Waiting[tuple[str, str]] = _Waiting()
+        self.exposures: list[Exposures] = []
+        self.firsts: dict[str, list[Met]] = {}
+        self.predictions: list[Predictions] = []
+
+    @property
+    def waiting(self) -> int:
+        """How many wait to be looked up."""
+        return len(self.fresh.places) + len(self.news.places) + len(self.asked.places)
+
+    def date(self, now: float) -> None:
+        """What has no time yet came now."""
+        self.fresh.date(now)
+        self.news.date(now)
+        self.asked.date(now)
+
+    def note(self, metrics: Iterable[str], assigned: Assignment, unit: str, place: int) -> None:
+        """Something has happened to a request."""
+        for metric in metrics:
+            self.raw.setdefault(metric, [0, 0, 0])[place] += 1
+            if self.share and assigned.has_unit:
+                for name in self.names.get(metric) or self._names_of(metric):
+                    self.news.places.setdefault((name, unit), place)
+            else:
+                self.events.setdefault(metric, [0, 0, 0])[place] += 1
+
+    def _names_of(self, metric: str) -> tuple[str, ...]:
+        """What happens in each answer is no news of an hour; of the first stage it is the first of all."""
+        names = [metric]
+        if not metric.endswith(UNSEEN):
+            names += [] if self.is_in_each(metric) else [first_in(metric, "in_hour", self.hour)]
+            names += [first_in(metric, "in_stage", self.stage)] if self.stage else []
+        self.names[metric] = tuple(names)
+        return self.names[metric]
+
+    def closed(self, release: str, end: float, copies: Copies) -> Seen:
+        events: dict[str, dict[str, Counts]] = {field: {} for field in FIRSTS}
+        for name, counts in self.events.items():
+            metric, field, _ = kept_in(name)
+            events[field][metric] = Counts(*counts)
+        bucket = Bucket(
+            start=self.start,
+            seconds=end - self.start,
+            stage=self.stage,
+            share=self.share,
+            requests=Counts(*self.requests),
+            exposures=Counts(*self.exposed),
+            events=events["events"],
+            in_hour=events["in_hour"],
+            in_stage=events["in_stage"],
+            raw={name: Counts(*counts) for name, counts in self.raw.items()},
+            copies=copies,
+        )
+        return Seen(
+            release,
+            bucket,
+            _joined(self.exposures) or NO_EXPOSURES,
+            {metric: met for metric, parts in self.firsts.items() if (met := _joined(parts)) is not None},
+            _joined(self.predictions) or NO_PREDICTIONS,
+            self.heard,
+        )
+
+
+class Memory:
+    """Who was seen of one release, and what has happened to whom.
+
+    Args:
+        keeps_arms: Not only whom, but also in which arms, which a unit may change.
+    """
+
+    def __init__(self, config: CollectorConfig, *, keeps_arms: bool) -> None:
+        self._units = Bloom(config.units, config.error)
+        self._arms = Bloom(config.units, config.error) if keeps_arms else None
+        self._happenings: dict[str, tuple[int, Bloom]] = {}  # by field of a bucket, those of its last number
+        self._most, self._error = config.units, config.error
+
+    def exposed(self, units: _Numbers, places: _Places) -> tuple[_Flags, _Flags]:
+        """Which of these different units are new, and which are new in their arm, as far as that is kept."""
+        numbers = units.view(np.uint64)
+        is_new = self._units.add(numbers)
+        return is_new, is_new if self._arms is None else self._arms.add(numbers ^ _MARKS[places])
+
+    def know(self, units: Sequence[int] | _Numbers) -> None:
+        """Units of these numbers were seen before, in whatever arm."""
+        numbers = np.asarray(units, np.int64).view(np.uint64)
+        for first in range(0, len(numbers), _AT_ONCE):
+            self._units.add(numbers[first : first + _AT_ONCE])
+
+    def happened(self, units: _Numbers, name: str) -> _Flags:
+        """For which of these different units it is the first event of this name (:func:`first_in`)."""
+        _, field, number = kept_in(name)
+        known = self._happenings.get(field)
+        if known is None or number > known[0]:  # another hour, or stage: those before count no more
+            capacity = self._most if field == "events" else self._most // 2
+            known = self._happenings[field] = number, Bloom(capacity, self._error)
+        return known[1].add((units ^ np.int64(hash(name))).view(np.uint64))
+
+    @property
+    def is_over(self) -> bool:
+        """It has met more units than it can tell apart well."""
+        return len(self._units) > self._most
+
+
+class _Followed:
+    """One release.
+
+    Attributes:
+        memory: Who was seen, and what has happened.
+        seconds: Length of a bucket.
+        end: Of the window that is open, in Unix seconds.
+        slow: By metric, seconds from which on an answer is slow.
+        tallies: The open buckets, by stage and share: several only where one of them has just changed.
+        newest: The last stage that has begun, with its share.
+        quick: Seconds up to which an answer is slow by no metric.
+        recent: Units of which it is known for sure in which arm they were seen last, by its place.
+        since: Unix seconds up to which everything has been handed over.
+        heard: See :attr:`salver.words.releases.Seen.heard`.
+        speed: Of good answers of the stable version.
+        watch: What is looked at in answers.
+        keeps_requests: Outcomes may be posted by the ids of requests.
+        copies: By unit, how its worst copy of this bucket fared, and was one slower than the original?
+        pending: Rows that the open buckets have for the ledger.
+        slowest: Seconds that the slowest good answer of the stable version took.
+    """
+
+    def __init__(self, memory: Memory, seconds: float) -> None:
+        self.memory = memory
+        self.seconds = seconds
+        self.end = 0.0
+        self.slow: Mapping[str, float] = {}
+        self.tallies: dict[tuple[int, float], _Tally] = {}
+        self.newest = (NO_STAGE, 0.0)
+        self.quick = math.inf
+        self.recent: dict[str, int] = {}
+        self.since = 0.0
+        self.heard = 0
+        self.speed = Speed()
+        self.watch = Watch()
+        self.keeps_requests = False
+        self.copies: dict[str, tuple[int, bool]] = {}
+        self.pending = 0
+        self.slowest = 0.0
+        self.is_crowded = False
+
+    @property
+    def too_long(self) -> float:
+        """Seconds that a request waits for, before it is a time-out without an end."""
+        return max(_BUCKETS * self.seconds, _FAR * self.slowest)
+
+    def copied(self, event: Shadowed) -> None:
+        """A copy is over: how it fared, for the worst copy of its unit."""
+        fared = _FAILED if event.outcome != OK else _ALIKE if event.agrees else _DIFFERS
+        is_slower = fared != _FAILED and event.seconds > event.stable_seconds
+        known = self.copies.get(event.unit)
+        if known is not None:
+            self.copies[event.unit] = max(known[0], fared), known[1] or is_slower
+        elif len(self.copies) < _MOST_RECENT:
+            self.copies[event.unit] = fared, is_slower
+
+    def taken(self) -> Copies:
+        """Those since the last bucket."""
+        fared = [how for how, _ in self.copies.values()]
+        slower = sum(is_slower for _, is_slower in self.copies.values())
+        self.copies = {}
+        return Copies(len(fared), fared.count(_DIFFERS), fared.count(_FAILED), slower)
+
+    def keep(self, recent: Mapping[str, int]) -> None:
+        """These were seen just now."""
+        if len(self.recent) + len(recent) > _MOST_RECENT:
+            self.recent.clear()
+        self.recent.update(recent)
+
+
+_USUAL: Final = CollectorConfig()
+
+
+class Collector:
+    """Counts what is seen of the releases that it follows.
+
+    Args:
+        sink: Takes each bucket that is over.
+        clock: Unix seconds.
+        under_way: Knows of what has no answer yet.
+    """
+
+    def __init__(
+        self,
+        sink: Sink,
+        clock: Callable[[], float],
+        config: CollectorConfig = _USUAL,
+        under_way: UnderWay | None = None,
+    ) -> None:
+        self._under_way = under_way or UnderWay(clock)
+        self._sink = sink
+        self._clock = clock
+        self._config = config
+        self._followed: dict[str, _Followed] = {}
+        #: What versions answered, which is looked at when events come; of too many the newest.
+        self.answers: deque[Responded] = deque(maxlen=_MOST_ANSWERS)
+
+    def __repr__(self) -> str:
+        return f"<Collector of {', '.join(self._followed) or 'nothing'}>"
+
+    def remembered(
+        self,
+        units: Sequence[int] | _Numbers = (),
+        happenings: Iterable[_Happening] = (),
+        *,
+        keeps_arms: bool = False,
+    ) -> Memory:
+        """What is known of a release that was counted before. Of millions it takes seconds; on any thread.
+
+        Args:
+            units: Numbers of those that were met.
+            happenings: Name (:func:`~salver.words.releases.first_in`) and unit of what has happened, as the ledger
+                has them.
+            keeps_arms: A unit that moves to another arm is a row of the ledger, too.
+        """
+        memory = Memory(self._config, keeps_arms=keeps_arms)
+        memory.know(units)
+        for some in _chunks(happenings):
+            for name, chosen in _by_name(some).items():
+                memory.happened(np.array([some[index][1] for index in chosen], np.int64), name)
+        return memory
+
+    def follow(
+        self, release: str, seconds: float = 10.0, memory: Memory | None = None, heard: int = 0
+    ) -> None:
+        """Count a release from now on; events of others are not.
+
+        Args:
+            seconds: Length of its buckets.
+            memory: What is known of it; None = nothing.
+            heard: As in :meth:`know`.
+        """
+        followed = self._followed[release] = _Followed(memory or self.remembered(), seconds)
+        followed.since = self._clock()
+        followed.heard = heard
+
+    def know(self, release: str, units: Sequence[int] | _Numbers, heard: int) -> None:
+        """Units of these numbers were met by another server.
+
+        Args:
+            heard: What comes with what is seen of others from now on (:attr:`~salver.words.releases.Seen.heard`).
+        """
+        if (followed := self._followed.get(release)) is not None:
+            followed.memory.know(units)
+            followed.heard = heard
+
+    def slow_from(self, release: str, seconds: Mapping[str, float]) -> None:
+        """Answers of a release are slow from so many seconds on, by metric."""
+        followed = self._followed[release]
+        followed.slow = dict(seconds)
+        followed.quick = min(seconds.values(), default=math.inf)
+
+    def pace(self, release: str, seconds: float) -> None:
+        """Buckets of a release are so long, from the next one on."""
+        self._followed[release].seconds = seconds
+
+    def thresholds(self, release: str, quantiles: Mapping[str, float]) -> dict[str, float]:
+        """Seconds from which on answers are slow, by metric, where that is not what they are slow from now
+        (:meth:`~salver.features.releases.experiments.speed.Speed.thresholds`).
+        """
+        followed = self._followed[release]
+        return followed.speed.thresholds(quantiles, followed.slow)
+
+    def watch(self, release: str, checks: Sequence[OutputCheck], *, keeps_requests: bool) -> None:
+        """Look at answers of a release so, and note whom each request was sent to, or do not."""
+        followed = self._followed[release]
+        followed.watch.checks = tuple(checks)
+        followed.keeps_requests = keeps_requests
+
+    def bins(self, release: str) -> Mapping[str, tuple[float, ...]]:
+        """Inner bounds of the bins that are to be, by metric; nothing of one that was told, or while answers
+        of the stable version are too few.
+        """
+        return self._followed[release].watch.bounds()
+
+    def waiting(self, release: str) -> str:
+        """Who waits for the canary for far too long, in words; empty = nobody does."""
+        number, oldest = self._under_way.waiting(release, self._followed[release].too_long)
+        if not number:
+            return ""
+        words = "requests to the canary that have no answer yet"
+        return f"{words}: {number}, the oldest for {oldest:.0f} seconds"
+
+    def leave(self, release: str) -> None:
+        """It is over: hand over what is left of it."""
+        if followed := self._followed.pop(release, None):
+            self._close(release, followed, self._clock())
+
+    def tick(self) -> None:
+        """Hand over the buckets that are over."""
+        now = self._clock()
+        for release, followed in self._followed.items():
+            if now >= followed.end:
+                self._look_for_waiting(release, followed, now)
+                last = now // followed.seconds * followed.seconds
+                self._close(release, followed, followed.end if followed.tallies else last)
+                followed.end = last + followed.seconds
+
+    def _look_for_waiting(self, release: str, followed: _Followed, now: float) -> None:
+        """Requests without an answer are time-outs once they wait for far longer than others ever did."""
+        if followed.slowest:
+            for event in self._under_way.overdue(release, followed.too_long):
+                if event.assignment is not None:
+                    self._count(followed, event.assignment, (event,), now)
+            for tally in followed.tallies.values():
+                tally.date(now)
+
+    def flush(self) -> None:
+        """Hand over all that there is, as at the end of the server."""
+        self.tick()
+        now = self._clock()
+        for release, followed in self._followed.items():
+            self._close(release, followed, now)
+
+    def observe(self, events: Sequence[Event]) -> None:
+        """See :class:`~salver.kernel.serving.ports.Observer`."""
+        answers = list(self.answers)
+        self.answers.clear()
+        if not self._followed:
+            return
+        self.tick()
+        now = self._clock()
+        served: defaultdict[Assignment, list[Served]] = defaultdict(list)
+        for event in events:
+            if type(event) is Served:
+                if (assigned := event.assignment) is not None:
+                    served[assigned].append(event)
+            elif type(event) is Shadowed and event.release in self._followed:
+                self._followed[event.release].copied(event)
+        responded: defaultdict[str, list[Responded]] = defaultdict(list)
+        for answer in answers:
+            responded[answer.assignment.release].append(answer)
+        for release, followed in self._followed.items():
+            if release in responded:
+                self._look_at(followed, responded[release], now)
+            for assigned, some in served.items():
+                if assigned.release == release and assigned.reason in COUNTED:
+                    self._count(followed, assigned, some, now)
+            for tally in followed.tallies.values():
+                tally.date(now)
+            if sum(tally.waiting for tally in followed.tallies.values()) >= _MOST_WAITING:
+                self._look_up(followed)
+            if followed.pending >= self._config.most_pending:
+                self._close(release, followed, now)
+
+    def _look_at(self, followed: _Followed, answers: Sequence[Responded], now: float) -> None:
+        if not followed.watch.are_fine(answers):
+            for answer in answers:
+                assigned = answer.assignment
+                if assigned.reason in COUNTED:
+                    tally = self._tally(followed, assigned, now)
+                    place = tally.places[assigned.arm]
+                    found = followed.watch.happened(answer, is_control=bool(place))
+                    tally.note(found, assigned, answer.unit, place)
+
+    def _count(self, followed: _Followed, assigned: Assignment, events: Sequence[Served], now: float) -> None:
+        """All that were sent there."""
+        tally = self._tally(followed, assigned, now)
+        place = tally.places[assigned.arm]
+        tally.requests[place] += len(events)
+        is_compared = tally.share > 0  # else nobody meets the canary, and units keep for later
+        if is_compared and followed.keeps_requests:
+            asked = [(event.request_id, event.unit if assigned.has_unit else "") for event in events]
+            tally.asked.places.update(dict.fromkeys(asked, place))
+        if is_compared and assigned.has_unit:
+            recent, fresh = followed.recent, tally.fresh.places
+            for event in events:
+                unit = event.unit
+                if recent.get(unit) != place and unit not in fresh:
+                    fresh[unit] = place
+        else:
+            tally.exposed[place] += len(events)
+        good: list[float] = []
+        slow, quick, version = followed.slow, followed.quick, assigned.version
+        for event in events:
+            if event.outcome == OK and not event.why:
+                latency = event.latency
+                good.append(latency)
+                if event.version == version and latency <= quick:
+                    continue
+            tally.note(happened(event, slow), assigned, event.unit, place)
+        if place and good:  # of the stable version
+            followed.speed.add_all(good)
+            followed.slowest = max(followed.slowest, *good)
+
+    def _look_up(self, followed: _Followed) -> None:
+        """Count those that are new; what was seen at an earlier stage goes first."""
+        for _, tally in sorted(followed.tallies.items()):
+            if tally.fresh.places:
+                self._expose(followed, tally)
+            if tally.news.places:
+                self._note(followed, tally)
+            if tally.asked.places:
+                asked, places, times = tally.asked.taken()
+                requests = unit_numbers(request for request, _ in asked)
+                has_unit = np.fromiter((bool(unit) for _, unit in asked), np.bool_, len(asked))
+                units = np.where(has_unit, unit_numbers(unit for _, unit in asked), requests)
+                tally.predictions.append(Predictions(units, places, times, requests))
+                followed.pending += len(asked)
+
+    def _expose(self, followed: _Followed, tally: _Tally) -> None:
+        fresh, places, times = tally.fresh.taken()
+        units = unit_numbers(fresh)
+        is_new, is_new_there = followed.memory.exposed(units, places)
+        _add(tally.exposed, places[is_new])
+        kept = is_new | is_new_there
+        tally.exposures.append(Exposures(units[kept], places[kept], times[kept], is_new[kept].view(np.uint8)))
+        followed.pending += int(kept.sum())
+        followed.keep(fresh)
+        if followed.memory.is_over and not followed.is_crowded:
+            followed.is_crowded = True
+            _LOG.warning(
+                "a release has met more than %d units: of new ones ever more are taken for known ones, in "
+                "all arms alike",
+                self._config.units,
+            )
+
+    def _note(self, followed: _Followed, tally: _Tally) -> None:
+        news, places, times = tally.news.taken()
+        units = unit_numbers(unit for _, unit in news)
+        for name, indices in _by_name(news).items():
+            chosen = np.array(indices)
+            chosen = chosen[followed.memory.happened(units[chosen], name)]
+            if len(chosen):
+                followed.pending += len(chosen)
+                _add(tally.events.setdefault(name, [0, 0, 0]), places[chosen])
+                met = Met(units[chosen], places[chosen], times[chosen])
+                tally.firsts.setdefault(name, []).append(met)
+
+    def _tally(self, followed: _Followed, assigned: Assignment, now: float) -> _Tally:
+        key = assigned.stage, assigned.propensity
+        tally = followed.tallies.get(key)
+        if tally is None:
+            start = max(followed.end - followed.seconds, followed.since)
+            if followed.tallies and key > followed.newest:
+                start = now
+            followed.newest = max(followed.newest, key)
+            tally = followed.tallies[key] = _Tally(followed, assigned, start)
+        return tally
+
+    def _close(self, release: str, followed: _Followed, end: float) -> None:
+        """Hand over what was seen; that nothing was, too, is told, at no stage and without a share."""
+        self._look_up(followed)
+        if not followed.tallies and end > followed.since:
+            nothing = Bucket(followed.since, end - followed.since, NO_STAGE, 0.0, copies=followed.taken())
+            self._sink.write(Seen(release, nothing))
+        # A stage ends where the next begins; what is left of one before takes no time.
+        tallies = [followed.tallies[key] for key in sorted(followed.tallies)]
+        for tally, its_end in zip(tallies, [*(t.start for t in tallies[1:]), end], strict=False):
+            # Copies count with the stage that was there first, which is the one that asked for them.
+            self._sink.write(tally.closed(release, its_end, followed.taken()))
+        followed.tallies.clear()
+        followed.pending = 0
+        followed.since = max(end, followed.since)
+
+
+def _add(counts: list[int], places: _Places) -> None:
+    """So many more in each arm."""
+    for place, more in enumerate(np.bincount(places).tolist()):
+        counts[place] += more
+
+
+def _joined(parts: Sequence[_M]) -> _M | None:
+    """Rows of all of them; None = there are no parts."""
+    if len(parts) < 2:
+        return parts[0] if parts else None
+    fields = parts[0].__struct_fields__
+    return type(parts[0])(*(np.concatenate([getattr(part, field) for part in parts]) for field in fields))
+
+
+def _by_name(happenings: Iterable[tuple[str, object]]) -> Mapping[str, Sequence[int]]:
+    """Their indices."""
+    found: dict[str, list[int]] = {}
+    for index, (name, _) in enumerate(happenings):
+        found.setdefault(name, []).append(index)
+    return found
+
+
+def _chunks(things: Iterable[_T]) -> Iterator[list[_T]]:
+    """In lists without repetition."""
+    source = iter(things)
+    while some := list(dict.fromkeys(itertools.islice(source, _AT_ONCE))):
+        yield some

@@ -1,0 +1,74 @@
+"""What do the gauges say of releases, and of the ledger that they are in?
+
+Metric families from what this server knows of releases at the moment of a scrape; it judges nothing.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Final, Protocol
+
+from prometheus_client import Metric
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from salver.words.releases import ReleaseState
+
+if TYPE_CHECKING:
+    from salver.features.releases.judge.record import Release
+
+_MOST: Final = math.log(1e9)  # beyond which more evidence says nothing more
+
+
+class Known(Protocol):
+    """What a server was told of releases.
+
+    Attributes:
+        known: Those that it was told of last.
+        shares: By release, the share of the units that it sends to the canary.
+    """
+
+    known: Sequence["Release"]
+    shares: Mapping[str, float]
+
+    def silence(self) -> float:
+        """Seconds since it was told."""
+        ...
+
+
+class ReleaseGauges(Collector):
+    """Renders the present of releases for Prometheus."""
+
+    def __init__(self, releases: Known) -> None:
+        self._releases = releases
+
+    def __repr__(self) -> str:
+        return f"<ReleaseGauges of {len(self._releases.known)} releases>"
+
+    def collect(self) -> Iterator[Metric]:
+        """Called by the registry."""
+        share = _gauge("share", "Share of the units that this server sends to the canary.")
+        harm = _gauge("harm", "Evidence of harm of all metrics together, as a part of what rolls back.")
+        units = _gauge("units", "Units that count as evidence, on all servers.", "arm")
+        states = _gauge("state", "1 for the state that a release is in, else 0.", "state")
+        for release in self._releases.known:
+            labels = [release.id, release.model, release.canary]
+            share.add_metric(labels, self._releases.shares.get(release.id, 0.0))
+            for state in ReleaseState:
+                states.add_metric([*labels, state.value], float(state is release.state))
+            if release.fault:  # of which nothing else is known
+                continue
+            evidence, policy = release.evidence, release.policy
+            harm.add_metric(labels, math.exp(min(evidence.log_e(policy) + math.log(policy.alpha), _MOST)))
+            for arm in ("canary", "baseline", "stable"):
+                units.add_metric([*labels, arm], getattr(evidence.units, arm))
+        yield from (share, harm, units, states)
+        yield GaugeMetricFamily(
+            "salver_ledger_silence_seconds",
+            "Since releases were read from the ledger, and what was counted was written there.",
+            value=self._releases.silence(),
+        )
+
+
+def _gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:
+    labelled = ["release", "model", "version", *labels]
+    return GaugeMetricFamily(f"salver_release_{name}", text, labels=labelled)

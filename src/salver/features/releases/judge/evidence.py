@@ -1,0 +1,324 @@
+"""What is known of a release, after each bucket of counts?
+
+Plain data, kept with the decision that was made of it. What counts as evidence is settled here: which
+buckets, whose units, at which share. What follows from it is ``judge.py``'s question. Pure.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Self
+
+import msgspec
+
+from salver.features.releases.judge.means import Means
+from salver.features.releases.judge.policy import Metric, Policy, Stage
+from salver.features.releases.judge.rules import Never, hour_of_week
+from salver.features.releases.judge.shadowing import CopyEvidence
+from salver.features.releases.judge.strand import Lately, Strand, Weight, strands
+from salver.features.releases.judge.wildness import matched_share
+from salver.stats import sample_ratio
+from salver.stats.combine import log_mean
+from salver.words.errors import InvalidInput
+from salver.words.releases import Bucket, Counts, Matured, hour_of, plus
+
+#: Rates on which the evidence bets that a rate is negligible, as parts of the greatest one that is.
+BETS = (0.5, 0.2, 0.05)
+
+
+class MetricEvidence(msgspec.Struct, frozen=True):
+    """Of one metric.
+
+    Args:
+        units: Whose outcome is known; empty for what is known at once.
+        rare: Since the stage began, for each bet, the logarithm of its likelihood ratio to the greatest rate
+            that is negligible.
+        means: Of what units bring, which has no strands.
+    """
+
+    strands: tuple[Strand, ...]
+    units: Counts = Counts()
+    rare: tuple[float, ...] = (0.0,) * len(BETS)
+    means: Means = Means()
+
+    @property
+    def log_harm(self) -> float:
+        """The logarithm of the binomial evidence of harm, or of that of means."""
+        if not self.strands:
+            return self.means.log_harm
+        return log_mean([strand.log_harm for strand in self.strands])
+
+    @property
+    def log_flip(self) -> float:
+        """The logarithm of the sign-flip evidence of harm; of means there is none, and 0."""
+        return log_mean([strand.log_flip for strand in self.strands]) if self.strands else 0.0
+
+    def log_e(self, metric: Metric) -> float:
+        """What counts for a rollback: of a soft metric that counts events, the weaker of both."""
+        is_enough = metric.severity == "severe" or not self.strands
+        return self.log_harm if is_enough else min(self.log_harm, self.log_flip)
+
+    def log_gate(self, metric: Metric) -> float:
+        """The logarithm of the evidence that it may pass: that it is within its margin, or negligible."""
+        if not self.strands:
+            return self.means.log_gate
+        gate = min(strand.gate.log_e for strand in self.strands)
+        return log_mean([gate, log_mean(self.rare)]) if metric.negligible_at(1.0) else gate
+
+
+class Evidence(msgspec.Struct, frozen=True):
+    """Of one release; grows by copies.
+
+    Args:
+        metrics: In the policy's order.
+        split: Units of the canary and of its control, against the shares they should have.
+        matched: The same of the canary and its baseline.
+        since, until: Unix seconds, start and end of the last bucket; None = there was none.
+        stage_seconds: Of buckets in this stage.
+        requests, units: Of the whole release; ``stage_requests`` of this stage.
+        idle_seconds: Of buckets since the canary, or its control, was last asked.
+        late_seconds: By which outcomes lagged behind at last.
+        hours: Of the week, in UTC, in which the canary was asked.
+        never: Events that a rule forbids, of the canary, by name.
+        held_since: Unix seconds; None = it is not held.
+        is_over: It was rolled back.
+        copies: Of a first stage without weight.
+    """
+
+    metrics: tuple[MetricEvidence, ...]
+    split: sample_ratio.SampleRatio = msgspec.field(default_factory=lambda: sample_ratio.start(2))
+    matched: sample_ratio.SampleRatio = msgspec.field(default_factory=lambda: sample_ratio.start(2))
+    stage: int = 0
+    since: float | None = None
+    until: float | None = None
+    stage_seconds: float = 0.0
+    stage_requests: Counts = Counts()
+    requests: Counts = Counts()
+    units: Counts = Counts()
+    idle_seconds: float = 0.0
+    late_seconds: float = 0.0
+    hours: tuple[int, ...] = ()
+    never: Mapping[str, int] = msgspec.field(default_factory=dict)
+    held_since: float | None = None
+    is_over: bool = False
+    copies: CopyEvidence = CopyEvidence()
+
+    @property
+    def split_log_e(self) -> float:
+        """The logarithm of the evidence that the split is broken."""
+        return log_mean([self.split.log_e, self.matched.log_e])
+
+    def log_e(self, policy: Policy) -> float:
+        """The logarithm of all metrics' evidence of harm together, each by its part of alpha."""
+        each = [known.log_e(metric) for known, metric in zip(self.metrics, policy.metrics, strict=True)]
+        return log_mean(each, policy.shares)
+
+    def at_stage(self, stage: int) -> Self:
+        """Gates, and what is counted for them, begin anew at each stage; nothing else does."""
+        if stage == self.stage:
+            return self
+        metrics = (
+            msgspec.structs.replace(
+                known,
+                strands=tuple(strand.at_new_stage() for strand in known.strands),
+                rare=(0.0,) * len(BETS),
+                means=known.means.at_new_stage(),
+            )
+            for known in self.metrics
+        )
+        return msgspec.structs.replace(
+            self,
+            metrics=tuple(metrics),
+            stage=stage,
+            stage_seconds=0.0,
+            stage_requests=Counts(),
+            idle_seconds=0.0,
+        )
+
+
+def start(policy: Policy) -> Evidence:
+    """None yet."""
+    return Evidence(metrics=tuple(MetricEvidence(strands(metric)) for metric in policy.metrics))
+
+
+def observe(policy: Policy, evidence: Evidence, bucket: Bucket) -> Evidence:
+    """With one more bucket. One of a stage that has been left, whose last requests came late, counts for harm
+    and for nothing else.
+
+    Raises:
+        InvalidInput: The bucket is of no stage, has no share, was counted before, or holds outcomes that have
+            not matured.
+    """
+    _check(policy, evidence, bucket)
+    is_late = bucket.stage < evidence.stage
+    is_whole = not is_late and abs(bucket.seconds - policy.bucket_seconds) < _UNEVEN * policy.bucket_seconds
+    if not policy.stages[bucket.stage].weight:
+        return _of_copies(policy, evidence, bucket, is_late, is_whole)
+    evidence = evidence if is_late else evidence.at_stage(bucket.stage)
+    is_warm = is_late or evidence.stage_seconds >= policy.warm_up_seconds
+    weight, stage = Weight(None, is_warm, is_whole), None if is_late else policy.stages[bucket.stage]
+    units = evidence.units.total
+    returning = units if evidence.requests.total > _COMES_BACK * units else 0
+    split, matched = _split(evidence, bucket)
+    evidence = msgspec.structs.replace(
+        evidence,
+        metrics=tuple(
+            _observed(known, metric, bucket, stage, weight, returning)
+            for known, metric in zip(evidence.metrics, policy.metrics, strict=True)
+        ),
+        split=split,
+        matched=matched,
+        since=bucket.start,
+        until=bucket.start + bucket.seconds,
+        requests=plus(evidence.requests, bucket.requests),
+        units=plus(evidence.units, bucket.exposures),
+        late_seconds=bucket.late_seconds,
+        never={
+            rule.event: evidence.never.get(rule.event, 0) + _all_of(bucket, rule.event).canary
+            for rule in policy.rules
+            if isinstance(rule, Never)
+        },
+    )
+    is_alone = policy.stages[bucket.stage].weight >= 1
+    return evidence if is_late else _of_stage(evidence, bucket, is_warm, is_alone=is_alone)
+
+
+def _of_copies(policy: Policy, evidence: Evidence, bucket: Bucket, is_late: bool, is_whole: bool) -> Evidence:
+    """Of a stage without weight: nobody meets the canary, and nothing is compared but copies."""
+    evidence = msgspec.structs.replace(
+        evidence,
+        since=bucket.start,
+        until=bucket.start + bucket.seconds,
+        late_seconds=bucket.late_seconds,
+        copies=evidence.copies.add(bucket.copies, policy.alike, is_whole=is_whole),
+    )
+    if is_late:
+        return evidence
+    return msgspec.structs.replace(
+        evidence,
+        stage_seconds=evidence.stage_seconds + bucket.seconds,
+        idle_seconds=0.0 if bucket.copies.asked else evidence.idle_seconds + bucket.seconds,
+    )
+
+
+def _of_stage(evidence: Evidence, bucket: Bucket, is_warm: bool, *, is_alone: bool) -> Evidence:
+    """What is counted for the stage; beside a canary that is alone, a few at most are held back."""
+    asked = bucket.requests.canary and (bucket.requests.control or is_alone)
+    hours = {hour_of_week(bucket.start)} if bucket.requests.canary else set()
+    return msgspec.structs.replace(
+        evidence,
+        stage_seconds=evidence.stage_seconds + bucket.seconds,
+        stage_requests=plus(evidence.stage_requests, bucket.requests) if is_warm else evidence.stage_requests,
+        idle_seconds=0.0 if asked else evidence.idle_seconds + bucket.seconds,
+        hours=tuple(sorted(hours.union(evidence.hours))),
+    )
+
+
+def _observed(
+    known: MetricEvidence, metric: Metric, bucket: Bucket, stage: Stage | None, weight: Weight, units: int
+) -> MetricEvidence:
+    """With a bucket of a stage; None = of one that has been left. So many units were met that come again."""
+    if stage is not None and metric.promotion_margin is not None:
+        margin = metric.promotion_margin * stage.margin_times
+        weight = weight._replace(gate_margin=min(margin, MOST_LESS) if metric.worse == "less" else margin)
+    hour, is_recent = hour_of(bucket.start), stage is not None
+    if metric.is_posted:
+        for matured in bucket.outcomes:
+            if matured.metric == metric.name:
+                known = _with_outcomes(known, metric, matured, weight, hour, is_recent=is_recent)
+        return known
+    names = [metric.name]
+    if metric.kind == "output":
+        names = [f"{metric.name}.{index // 2}" for index in range(2 * metric.bins)]
+    grown = tuple(
+        strand.add(
+            metric,
+            events := bucket.events.get(name, Counts()),
+            bucket.share,
+            weight,
+            Lately(
+                hour=hour,
+                in_hour=bucket.in_hour.get(name, events),
+                in_stage=bucket.in_stage.get(name, events) if is_recent else Counts(),
+                units=units,
+            ),
+        )
+        for strand, name in zip(known.strands, names, strict=True)
+    )
+    rare = known.rare
+    most = metric.negligible_at(stage.margin_times) if stage is not None and weight.is_warm else 0.0
+    if most and (metric.kind != "latency" or metric.name in bucket.raw):
+        factor = known.strands[0].wildness.factor(bucket.share)
+        rare = _rare(rare, _all_of(bucket, metric.name).canary, bucket.requests.canary, most, factor)
+    return msgspec.structs.replace(known, strands=grown, rare=rare)
+
+
+#: A bucket that is shorter or longer by more than this part says nothing of how far counts jump.
+_UNEVEN = 0.05
+#: Who sends more requests than this, in the mean, comes again.
+_COMES_BACK = 2
+#: However wide the margins of a stage are: more than this part of what is good may not be lost.
+MOST_LESS = 0.9
+
+
+def _with_outcomes(
+    known: MetricEvidence, metric: Metric, matured: Matured, weight: Weight, hour: int, *, is_recent: bool
+) -> MetricEvidence:
+    units = plus(known.units, matured.units)
+    if metric.kind == "mean":
+        means = known.means.add(metric, matured, weight.gate_margin, is_recent=is_recent)
+        return msgspec.structs.replace(known, means=means, units=units)
+    [strand] = known.strands
+    lately = Lately(hour, matured.events, matured.events if is_recent else Counts())
+    weight = weight._replace(is_warm=True, is_whole=False)
+    grown = strand.add(metric, matured.events, matured.share, weight, lately)
+    return msgspec.structs.replace(known, strands=(grown,), units=units)
+
+
+def _rare(
+    log_sums: tuple[float, ...], events: int, requests: int, most: float, factor: float
+) -> tuple[float, ...]:
+    """With a bucket: how often it happened in how many requests; ``most`` is the rate in question."""
+    calm = max(0, requests - events)
+    return tuple(
+        total + (events * math.log(bet) + calm * (math.log1p(-bet * most) - math.log1p(-most))) / factor
+        for total, bet in zip(log_sums, BETS, strict=True)
+    )
+
+
+def _split(evidence: Evidence, bucket: Bucket) -> tuple[sample_ratio.SampleRatio, sample_ratio.SampleRatio]:
+    """Units that were exposed, against the share in force."""
+    split, matched, units, share = evidence.split, evidence.matched, bucket.exposures, bucket.share
+    if share < 1 and units.total:
+        split = split.add((units.canary, units.control), (share, 1 - share))
+        part = share / (share + matched_share(share))
+        matched = matched.add((units.canary, units.baseline), (part, 1 - part))
+    return split, matched
+
+
+def _all_of(bucket: Bucket, name: str) -> Counts:
+    """All requests in which it happened, where that was counted; its units elsewhere."""
+    return bucket.raw.get(name) or bucket.events.get(name) or Counts()
+
+
+def _check(policy: Policy, evidence: Evidence, bucket: Bucket) -> None:
+    if not 0 <= bucket.stage < len(policy.stages):
+        raise InvalidInput(
+            f"stage {bucket.stage} is none of {len(policy.stages)}", fix="Judge by the policy of the release."
+        )
+    if not 0 < bucket.share <= 1 and (bucket.share or policy.stages[bucket.stage].weight):
+        raise InvalidInput(
+            f"the canary's share is {bucket.share}",
+            fix="Judge buckets in which it had one: above 0, up to 1.",
+        )
+    if evidence.since is not None and bucket.start <= evidence.since:
+        raise InvalidInput(
+            f"the bucket from {bucket.start} was counted before, or is older than that from {evidence.since}",
+            fix="Judge each bucket once, in the order of their starts.",
+        )
+    mature = {metric.name: 60 * metric.matures_minutes for metric in policy.metrics if metric.is_posted}
+    for matured in bucket.outcomes:
+        if matured.exposed + mature.get(matured.metric, 0.0) > bucket.start + bucket.seconds + 1e-6:
+            raise InvalidInput(
+                f"outcomes '{matured.metric}' of exposures at {matured.exposed} have not matured",
+                fix="Hand them over when they have; early ones are those that came fast.",
+            )

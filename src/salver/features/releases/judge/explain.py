@@ -1,0 +1,181 @@
+"""How are an outlook and a verdict told to people?
+
+Words and tables, as text. The numbers are the verdict's own; nothing is judged here. Pure.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+
+from salver.features.releases.judge.outlook import MetricOutlook, Outlook, spoken
+from salver.features.releases.judge.policy import Policy
+from salver.features.releases.judge.shadowing import told
+from salver.features.releases.judge.verdict import CopyVerdict, Decision, MetricVerdict, Verdict, number
+from salver.words.releases import UNSEEN, Bucket
+
+_HEAD = (
+    "metric",
+    "new version",
+    "old version",
+    "effect",
+    "interval",
+    "evidence of harm",
+    "of",
+    "evidence of none",
+    "of",
+    "tempered",
+)
+_LEGEND = (
+    "New and old version: so many of their units had it, each counted once; for slow answers, of the old "
+    "version's share beside the new one. Evidence of 500 comes by chance to one good release in 500."
+)
+
+
+def explain(policy: Policy, verdict: Verdict, columns: int = 0) -> str:
+    """A decision with the evidence behind it: reasons, a line for each metric, what is missing.
+
+    Args:
+        columns: Of whoever looks: where a line for each metric is wider, it has some; 0 = lines may be long.
+    """
+    weight = policy.stages[verdict.stage].weight
+    where = f"stage {verdict.stage + 1} of {len(policy.stages)}"
+    lines = [f"{verdict.decision.value.upper()} at {where} ({100 * weight:.4g}% of the units)"]
+    lines += [
+        f"  because {reason}" if index == 0 else f"      and {reason}"
+        for index, reason in enumerate(verdict.reasons)
+    ]
+    if verdict.copies is not None:
+        return "\n".join([*lines, "", *_of_copies(verdict.copies)])
+    matched = {metric.name for metric in policy.metrics if metric.is_matched}
+    rows = [_row(metric, is_matched=metric.name in matched) for metric in verdict.metrics]
+    shown = list(table([_HEAD, *rows]))
+    if columns and len(max(shown, key=len)) > columns:
+        shown = [part for row in rows for part in _stacked(row)]
+    lines += ["", *shown, "", _LEGEND]
+    lines.append(
+        f"All metrics together: evidence of harm {number(verdict.log_e)} of {number(verdict.threshold)}; "
+        f"that the split is broken: {number(verdict.split_log_e)} of {number(-math.log(policy.split_alpha))}."
+    )
+    lines += [
+        f"{metric.name} is undecided: {metric.undecided}." for metric in verdict.metrics if metric.undecided
+    ]
+    if weight < 1 and verdict.decision in (Decision.CONTINUE, Decision.HOLD):  # it may still go on
+        lines += [f"{metric.name} lacks {metric.missing}." for metric in verdict.metrics if metric.missing]
+    return "\n".join(lines)
+
+
+def unseen(policy: Policy, buckets: Iterable[Bucket]) -> Iterator[str]:
+    """Of how many answers metrics could say nothing, since what they look at was not there, or too large."""
+    found: Counter[str] = Counter()
+    for bucket in buckets:
+        found.update({name: counts.total for name, counts in bucket.raw.items() if name.endswith(UNSEEN)})
+    for metric in policy.metrics:
+        if count := found[metric.name + UNSEEN]:
+            what = "its output is not there, or too large"
+            yield f"{metric.name} could not look at {count:,} answers: {what}."
+
+
+def foretell(policy: Policy, outlook: Outlook) -> str:
+    """What the traffic can and cannot detect: a line a stage and metrics that are alike, a table, advice."""
+    lines = []
+    for index, minutes in enumerate(outlook.minutes):
+        weight = policy.stages[index].weight
+        lasts = "is not left by itself" if minutes is None else f"lasts {spoken(minutes)} if all is well"
+        lines.append(f"Stage {index + 1} ({100 * weight:.4g}%) {lasts}.")
+        if not weight:
+            lines.append("  Nobody meets it: copies of requests are answered, too, and compared.")
+        elif weight < 1:
+            alike: dict[str, list[str]] = {}
+            for metric in outlook.metrics:
+                alike.setdefault(_sight(metric, index, minutes), []).append(metric.name)
+            lines += [f"  {', '.join(names)}: {sight}" for sight, names in alike.items()]
+    ratios = list(outlook.metrics[0].detects)
+    rows = [
+        (metric.name, *(spoken(metric.detects[ratio]) for ratio in ratios))
+        for metric in outlook.metrics
+        if metric.rate  # of what never happens there is no twice as much
+    ]
+    if rows:
+        lines += ["", *table([("found after", *(f"×{ratio:g}" for ratio in ratios)), *rows])]
+    return "\n".join([*lines, *(f"Note: {advice}." for advice in outlook.advice)])
+
+
+def table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Lines of a table in columns, the first row being its head."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        first, *rest = (
+            cell.ljust(width) if not at else cell.rjust(width)
+            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        yield "  ".join([first, *rest]).rstrip()
+
+
+def _of_copies(copies: CopyVerdict) -> Iterator[str]:
+    """Of a stage at which nobody meets the canary."""
+    counts = told(copies.copies)
+    yield counts[0].upper() + counts[1:] + "."
+    yield (
+        f"Evidence that enough are alike: {number(copies.log_alike)} of {number(copies.gate)}; that fewer "
+        f"are: {number(copies.log_unlike)} of {number(copies.threshold)}."
+    )
+    if copies.missing:
+        yield f"It lacks {copies.missing}."
+
+
+def _row(metric: MetricVerdict, *, is_matched: bool) -> tuple[str, ...]:
+    events, units = metric.events, metric.units
+    old = (events.baseline, units.baseline) if is_matched else (events.control, units.control)
+    low, high = (
+        "0" if metric.low is None else f"{metric.low:.2f}",
+        "∞" if metric.high is None else f"{metric.high:.2f}",
+    )
+    return (
+        metric.name,
+        _part(events.canary, units.canary),
+        _part(*old),
+        "–" if metric.effect is None else f"×{metric.effect:.2f}",
+        f"{low} to {high}",
+        number(metric.log_e),
+        number(metric.threshold),
+        "–" if metric.gate is None else number(metric.log_gate),
+        "–" if metric.gate is None else number(metric.gate),
+        f"{metric.dispersion:.2f}",
+    )
+
+
+def _stacked(row: Sequence[str]) -> Iterator[str]:
+    """The same below one another."""
+    metric, new, old, effect, interval, harm, enough, none, gate, tempered = row
+    yield f"{metric}: {new} of the new version, {old} of the old one"
+    yield f"  effect {effect}, within {interval}; tempered {tempered}"
+    yield f"  evidence of harm {harm} of {enough}, of none {none}" + (f" of {gate}" if gate != "–" else "")
+
+
+def _part(some: int, whole: int) -> str:
+    """For people.
+
+    >>> _part(17, 545), _part(21, 21), _part(0, 0)
+    ('17 of 545 (3.1%)', '21 of 21 (100%)', '0 of 0')
+    """
+    if not whole:
+        return f"{some:,} of 0"
+    percent = 100 * some / whole
+    return f"{some:,} of {whole:,} ({percent:.{2 if percent < 99 else 3}g}%)"
+
+
+def _sight(metric: MetricOutlook, index: int, minutes: float | None) -> str:
+    """What a stage can see, and what not."""
+    if not metric.rate:
+        if not metric.alone:
+            return "none foreseen; however many there are of the canary alone, they prove nothing"
+        return f"none foreseen; {metric.alone} buckets in which the canary alone has some roll it back"
+    until = math.inf if minutes is None else minutes
+    detects = metric.stages[index].detects
+    seen = {ratio: time for ratio, time in detects.items() if time <= until}
+    unseen = [ratio for ratio in detects if ratio not in seen]
+    if not seen:
+        return f"cannot see ×{max(detects):g}"
+    least = min(seen)
+    words = f"can see ×{least:g} in {spoken(seen[least])}"
+    return f"{words} and cannot see ×{max(unseen):g}" if unseen else words

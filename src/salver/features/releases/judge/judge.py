@@ -1,0 +1,366 @@
+"""What is to become of a release, after the counts of one more bucket?
+
+A rollback needs evidence of harm, whenever it comes; a step forward needs evidence of no harm, time, and no
+objection; whatever lies between is held, and says what it misses. Who counts, who acts and what time it is
+are not known here. Pure: the same policy, evidence, bucket, state and facts give the same verdict, bit by
+bit.
+
+Sources: Howard, Ramdas, McAuliffe & Sekhon 2021 and Lindon & Malek 2022 on evidence that may be looked at any
+time; Berger 1982 on gates that all have to pass, which cost no correction.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import msgspec
+
+from salver.features.releases.judge import rules, shadowing
+from salver.features.releases.judge.evidence import Evidence, MetricEvidence, observe
+from salver.features.releases.judge.policy import Metric, Policy
+from salver.features.releases.judge.strand import Strand
+from salver.features.releases.judge.verdict import (
+    Cause,
+    CopyVerdict,
+    Decision,
+    MetricVerdict,
+    Verdict,
+    number,
+)
+from salver.words.releases import Bucket, ReleaseState
+
+#: Evidence of harm from which on nothing ships on its budget.
+_SUSPICION = math.log(3)
+
+
+class _Opinion(NamedTuple):
+    """A decision on its way to a verdict."""
+
+    decision: Decision
+    reasons: tuple[str, ...]
+    cause: Cause | None = None
+
+
+def judge(
+    policy: Policy,
+    evidence: Evidence,
+    bucket: Bucket,
+    state: ReleaseState,
+    facts: rules.Facts = rules.Facts(),  # noqa: B008 - frozen
+) -> tuple[Evidence, Verdict]:
+    """The evidence with one more bucket, and what follows from it.
+
+    Args:
+        policy: Of the release, the same for all of its life.
+        evidence: That the bucket before left, or :func:`salver.features.releases.judge.evidence.start`.
+        bucket: The next one, also where nothing was seen: silence is news. Where two share a stretch of time,
+            as the weight changed in it, the one that begins first.
+        state: Of the release; one that a person has paused is held, and still rolled back if need be.
+        facts: What the policy's rules ask about.
+
+    Raises:
+        InvalidInput: The bucket is none that can follow.
+    """
+    if state is ReleaseState.ROLLED_BACK or evidence.is_over:
+        over = _Opinion(Decision.ROLLBACK, ("it was rolled back before, which is final",))
+        evidence = msgspec.structs.replace(evidence, is_over=True)
+        return evidence, _verdict(policy, evidence, bucket, over)
+    evidence = observe(policy, evidence, bucket)
+    opinion = _harm(policy, evidence, bucket, facts) or _without_harm(policy, evidence, bucket, state, facts)
+    if state is ReleaseState.PROMOTED and opinion.decision is Decision.ROLLBACK:
+        opinion = _after_promotion(policy, evidence, opinion)
+    evidence, opinion = _held(policy, evidence, opinion)
+    evidence = msgspec.structs.replace(evidence, is_over=opinion.decision is Decision.ROLLBACK)
+    return evidence, _verdict(policy, evidence, bucket, opinion)
+
+
+def _harm(policy: Policy, evidence: Evidence, bucket: Bucket, facts: rules.Facts) -> _Opinion | None:
+    """What rolls back at once."""
+    objections = rules.objections(policy.rules, facts, _moment(evidence, bucket))
+    reasons = [each.reason for each in objections if each.decision is Decision.ROLLBACK]
+    if policy.alike.rolls_back and (objection := _unlike(policy, evidence)):
+        reasons.append(objection)
+    if evidence.log_e(policy) >= -math.log(policy.alpha):
+        reasons.append(_proof(policy, evidence))
+        if _is_split_broken(policy, evidence):
+            reasons.append("the split is broken as well, so that this chance is not known")
+    return _Opinion(Decision.ROLLBACK, tuple(reasons)) if reasons else None
+
+
+def _proof(policy: Policy, evidence: Evidence) -> str:
+    """What the evidence of harm is: one metric's, or of several that are not enough each for itself."""
+    known, metric, share = _weightiest(policy, evidence)
+    log_e, enough = known.log_e(metric), -math.log(policy.alpha * share)
+    who = _effect(metric, known)
+    if log_e < enough:
+        who, log_e, enough = (
+            f"{who}, and other metrics add to it",
+            evidence.log_e(policy),
+            -math.log(policy.alpha),
+        )
+    return (
+        f"{who}: evidence {number(log_e)}, where {number(enough)} is enough; so much meets one "
+        f"good release in {number(log_e)} at most"
+    )
+
+
+def _weightiest(policy: Policy, evidence: Evidence) -> tuple[MetricEvidence, Metric, float]:
+    """The metric with most of the evidence of harm, and its part of alpha; a severe one that proves it alone
+    goes before all soft ones.
+    """
+
+    def weight(one: tuple[MetricEvidence, Metric, float]) -> tuple[bool, float]:
+        known, metric, share = one
+        log_e = known.log_e(metric) + math.log(share)
+        return metric.severity == "severe" and log_e >= -math.log(policy.alpha), log_e
+
+    return max(zip(evidence.metrics, policy.metrics, policy.shares, strict=True), key=weight)
+
+
+def _after_promotion(policy: Policy, evidence: Evidence, opinion: _Opinion) -> _Opinion:
+    """What harm does that is proven then; what must never happen is severe."""
+    _, metric, _ = _weightiest(policy, evidence)
+    is_soft = metric.severity == "soft" and not any(evidence.never.values())
+    if policy.after_promotion == "rollback" or (policy.after_promotion == "by_severity" and not is_soft):
+        return opinion
+    told = "it is promoted: a person has to decide, who may abort it"
+    return _Opinion(Decision.HOLD, (*opinion.reasons, told), "person")
+
+
+def _without_harm(
+    policy: Policy, evidence: Evidence, bucket: Bucket, state: ReleaseState, facts: rules.Facts
+) -> _Opinion:
+    """What is to be done where nothing rolls back."""
+    if state is ReleaseState.PAUSED:
+        return _Opinion(Decision.HOLD, ("a person has paused it",), "person")
+    if state is ReleaseState.PROMOTED:
+        return _Opinion(Decision.CONTINUE, ("it is promoted",))
+    blind = _blind(policy, evidence, bucket, facts)
+    if blind:
+        return blind
+    stage = policy.stages[evidence.stage]
+    if objection := _unlike(policy, evidence):
+        return _Opinion(Decision.HOLD, (objection,), "unlike")
+    left = 60 * stage.minutes - (evidence.stage_seconds - policy.warm_up_seconds)
+    if left > 0:
+        return _Opinion(
+            Decision.CONTINUE, (f"stage {evidence.stage + 1} lasts another {left / 60:.1f} minutes at least",)
+        )
+    lacking = list(_lacking(policy, evidence, bucket))
+    if lacking:
+        opinion = _unproven(policy, evidence, bucket, [f"{name}: {what}" for name, what in lacking])
+        if opinion.decision is not Decision.PROMOTE:
+            return opinion
+    else:
+        opinion = _Opinion(Decision.PROMOTE, ("every gate is passed",))
+    objections = rules.objections(policy.rules, facts, _moment(evidence, bucket))
+    if objections:
+        return _Opinion(Decision.HOLD, tuple(each.reason for each in objections), "rule")
+    return opinion
+
+
+def _of_copies(policy: Policy, evidence: Evidence) -> CopyVerdict | None:
+    """What copies show; None = it is a stage at which callers meet the canary."""
+    if policy.stages[evidence.stage].weight:
+        return None
+    return shadowing.verdict(evidence.copies, policy.alike, policy.alpha, policy.beta)
+
+
+def _unlike(policy: Policy, evidence: Evidence) -> str:
+    """Why nobody shall meet the canary; empty = nothing is proven."""
+    found = _of_copies(policy, evidence)
+    return shadowing.objection(found) if found else ""
+
+
+def _blind(policy: Policy, evidence: Evidence, bucket: Bucket, facts: rules.Facts) -> _Opinion | None:
+    """Why nothing can be said at all."""
+    if facts.missing and not (bucket.requests.canary or bucket.copies.asked):
+        return _Opinion(Decision.HOLD, (f"no data: {facts.missing}",), "no_data")
+    waiting = f"; {facts.waiting}" if facts.waiting else ""
+    if _is_split_broken(policy, evidence):
+        split = max(evidence.split, evidence.matched, key=lambda one: one.log_e)
+        whose = "all units" if split is evidence.split else "units of the canary and its baseline"
+        what = "the canary keeps units waiting, or the split" if facts.waiting else "the split"
+        reason = (
+            f"{what} is broken: of {sum(split.counts)}, {whose}, {split.counts[0]} have met the canary, "
+            f"where {split.expected[0]:.1f} were to be expected{waiting}"
+        )
+        return _Opinion(Decision.HOLD, (reason,), "split")
+    if evidence.idle_seconds >= policy.no_data_seconds:
+        who = "the canary" if not bucket.requests.canary else "the stable version beside it"
+        reason = (
+            f"no data: {who} has answered nobody for {evidence.idle_seconds:.0f} seconds; units seen so far, "
+            f"by all versions: {evidence.units.total}{waiting}"
+        )
+        if not policy.stages[evidence.stage].weight:
+            reason = f"no data: the canary has answered no copies for {evidence.idle_seconds:.0f} seconds"
+        return _Opinion(Decision.HOLD, (reason,), "no_data")
+    has_outcomes = any(metric.is_posted for metric in policy.metrics)
+    if has_outcomes and evidence.late_seconds > policy.most_late_seconds:
+        reason = f"outcomes lag {evidence.late_seconds:.0f} s behind; {policy.most_late_seconds:.0f} s may be"
+        return _Opinion(Decision.HOLD, (reason,), "late")
+    return None
+
+
+def _unproven(policy: Policy, evidence: Evidence, bucket: Bucket, lacking: list[str]) -> _Opinion:
+    """What is to be done where a gate is not passed, nor anything proven against the canary."""
+    stage, seen = policy.stages[evidence.stage], evidence.stage_requests.canary
+    if not stage.weight:
+        seen = evidence.copies.copies.asked
+    if not stage.sample or seen < stage.sample:
+        return _Opinion(Decision.CONTINUE, tuple(lacking))
+    suspected = [
+        metric.name
+        for known, metric in zip(evidence.metrics, policy.metrics, strict=True)
+        if known.log_e(metric) >= _SUSPICION
+    ]
+    if evidence.copies.log_unlike >= _SUSPICION:
+        suspected.append("copies")
+    may_ship = policy.ships_on_budget or rules.may_ship_on_budget(policy.rules, evidence.stage)
+    if may_ship and not suspected:
+        reason = f"{seen} requests were the budget, and nothing speaks against it; not proven: "
+        return _Opinion(Decision.PROMOTE, (reason + "; ".join(lacking),))
+    reason = f"inconclusive: {seen} requests, of {stage.sample}, prove neither harm nor none"
+    if may_ship:
+        reason += f", and {', '.join(suspected)} may not ship so"
+    return _Opinion(Decision.HOLD, (reason, *lacking), "inconclusive")
+
+
+def _held(policy: Policy, evidence: Evidence, opinion: _Opinion) -> tuple[Evidence, _Opinion]:
+    """Since when, and whether that is too long."""
+    is_held = opinion.decision is Decision.HOLD and opinion.cause != "person"
+    since = (evidence.held_since if evidence.held_since is not None else evidence.until) if is_held else None
+    evidence = msgspec.structs.replace(evidence, held_since=since)
+    if since is None or evidence.until is None or evidence.until - since < 60 * policy.hold_minutes:
+        return evidence, opinion
+    late = f"it was held for {policy.hold_minutes:g} minutes, which is the deadline"
+    if policy.after_hold == "rollback" or (
+        policy.after_hold == "by_severity" and _is_severe(policy, evidence, opinion)
+    ):
+        evidence = msgspec.structs.replace(evidence, held_since=None)
+        return evidence, _Opinion(Decision.ROLLBACK, (late, *opinion.reasons))
+    return evidence, opinion._replace(reasons=(*opinion.reasons, f"{late}: a person has to decide"))
+
+
+def _is_severe(policy: Policy, evidence: Evidence, opinion: _Opinion) -> bool:
+    """Whether what holds it is a fault, or a severe metric that is not proven harmless."""
+    return opinion.cause in ("split", "unlike") or (
+        opinion.cause == "inconclusive"
+        and policy.stages[evidence.stage].weight > 0
+        and any(
+            metric.severity == "severe" and _lacks(policy, known, metric)
+            for known, metric in zip(evidence.metrics, policy.metrics, strict=True)
+        )
+    )
+
+
+def _lacking(policy: Policy, evidence: Evidence, bucket: Bucket) -> Iterator[tuple[str, str]]:
+    """Which gates are not passed, and what they lack. Alone, with all of the traffic, there are none."""
+    if (copies := _of_copies(policy, evidence)) is not None:
+        if copies.missing:
+            yield "copies", copies.missing
+    elif policy.stages[evidence.stage].weight < 1:
+        for known, metric in zip(evidence.metrics, policy.metrics, strict=True):
+            what = _lacks(policy, known, metric)
+            if what:
+                yield metric.name, what
+
+
+def _lacks(policy: Policy, known: MetricEvidence, metric: Metric) -> str:
+    """In words; empty = nothing."""
+    gate = -math.log(policy.beta)
+    if metric.promotion_margin is None or known.log_gate(metric) >= gate:
+        return ""
+    return f"evidence {number(known.log_gate(metric))} of {number(gate)} that it is within its margin"
+
+
+def _is_split_broken(policy: Policy, evidence: Evidence) -> bool:
+    return evidence.split_log_e >= -math.log(policy.split_alpha)
+
+
+def _moment(evidence: Evidence, bucket: Bucket) -> rules.Moment:
+    return rules.Moment(
+        at=bucket.start + bucket.seconds,
+        stage=evidence.stage + 1,
+        canary_units=evidence.units.canary,
+        canary_requests=evidence.requests.canary,
+        canary_events=evidence.never,
+        hours=frozenset(evidence.hours),
+    )
+
+
+def _verdict(policy: Policy, evidence: Evidence, bucket: Bucket, opinion: _Opinion) -> Verdict:
+    follows = evidence.stage + 1 if evidence.stage + 1 < len(policy.stages) else None
+    return Verdict(
+        decision=opinion.decision,
+        at=bucket.start + bucket.seconds,
+        stage=evidence.stage,
+        next_stage=follows if opinion.decision is Decision.PROMOTE else None,
+        reasons=opinion.reasons,
+        cause=opinion.cause,
+        held_since=evidence.held_since,
+        log_e=evidence.log_e(policy),
+        threshold=-math.log(policy.alpha),
+        split_log_e=evidence.split_log_e,
+        metrics=tuple(
+            _metric_verdict(policy, evidence, known, metric, share, bucket)
+            for known, metric, share in zip(evidence.metrics, policy.metrics, policy.shares, strict=True)
+        ),
+        copies=_of_copies(policy, evidence),
+    )
+
+
+def _metric_verdict(
+    policy: Policy, evidence: Evidence, known: MetricEvidence, metric: Metric, share: float, bucket: Bucket
+) -> MetricVerdict:
+    effect, low, high = _bounds(known, policy.beta)
+    is_mean = metric.kind == "mean"
+    strand = None if is_mean else _worst(known)
+    return MetricVerdict(
+        name=metric.name,
+        effect=effect,
+        low=low,
+        high=high,
+        log_e=known.log_e(metric),
+        log_harm=known.log_harm,
+        log_flip=known.log_flip,
+        threshold=-math.log(policy.alpha * share),
+        log_gate=known.log_gate(metric),
+        gate=None if metric.promotion_margin is None else -math.log(policy.beta),
+        dispersion=strand.wildness.factor(bucket.share) if strand else 1.0,
+        units=known.units if metric.is_posted else evidence.units,
+        events=strand.events if strand else known.means.events,
+        missing=_lacks(policy, known, metric),
+        undecided=known.means.unknown if is_mean else "",
+    )
+
+
+def _bounds(known: MetricEvidence, chance: float) -> tuple[float | None, float | None, float | None]:
+    """The effect, and between which bounds it lies."""
+    if known.strands:
+        ratio = _worst(known).ratio
+        return ratio.estimate, *ratio.interval(chance)
+    found = known.means.estimate(chance)
+    if found is None:
+        return None, None, None
+    low, high = (bound if math.isfinite(bound) else None for bound in (found.low, found.high))
+    return found.value, low, high
+
+
+def _worst(known: MetricEvidence) -> Strand:
+    return max(known.strands, key=lambda one: one.log_harm)
+
+
+def _effect(metric: Metric, known: MetricEvidence) -> str:
+    estimate, _, _ = _bounds(known, 0.5)
+    if known.strands and (worst := _worst(known)).is_of_this_hour:
+        events = worst.hourly.events
+        had = f"{events.canary} units of the canary had it, and {events.control} of its control"
+        return f"{metric.name}: in this hour {had}"
+    what = "mean" if metric.kind == "mean" else "rate"
+    times = (
+        "events where its control has none"
+        if estimate is None
+        else f"{estimate:.2f} times its control's {what}"
+    )
+    return f"{metric.name}: the canary has {times}"

@@ -1,0 +1,391 @@
+"""What can this traffic detect, at which stage and when, before a release begins?
+
+By Wald's argument evidence grows, in the mean, as the information that requests bring, so the time it takes
+is the evidence that is needed by the rate at which it comes. Two factors, measured, are what it costs not to
+know the true ratio (the judge bets on several), and what is left over when the bound is passed. Pure.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import msgspec
+
+from salver.features.releases.judge import mean_outlook
+from salver.features.releases.judge.evidence import MOST_LESS, MetricEvidence
+from salver.features.releases.judge.policy import Metric, Policy
+from salver.features.releases.judge.rules import may_ship_on_budget
+from salver.features.releases.judge.shadowing import fewest
+from salver.features.releases.judge.strand import Weight, strands
+from salver.features.releases.judge.wildness import (
+    MOST,
+    PRIOR_BUCKETS,
+    PRIOR_EVENTS,
+    PRIOR_VARIATION,
+    matched_share,
+)
+from salver.words.errors import InvalidInput
+from salver.words.releases import Counts
+
+#: Ratios that are looked for.
+RATIOS = (1.25, 1.5, 2.0, 3.0, 5.0, 10.0)
+#: Requests that are needed, by those that Wald's bound needs (measured, see docs/explanation/judge.md).
+_DETECTION, _PROMOTION = 1.15, 1.3
+#: What the second opinion takes, in what plain evidence beside the same baseline would.
+_FLIPS = 1.1
+#: Below so many requests a second a first stage that is smaller than this sees nothing.
+_SPARSE, _LARGE = 1.0, 0.25
+#: Buckets after which a metric is said to see nothing.
+_PATIENCE = 100
+
+
+class Forecast(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is known of a model's forecast.
+
+    Attributes:
+        requests_per_second: All arms together.
+        rates: By metric, the share of requests in which it happens to the stable version; of latencies it
+            follows from their quantile. One that is not there is not foreseen.
+        spreads: By metric of the kind ``mean``, the standard deviation of what a unit brings, as a multiple
+            of the mean, less what its past explains. Likewise.
+        units_per_second: That were not seen before, all arms together; 0 = each request is one's.
+    """
+
+    requests_per_second: float
+    rates: Mapping[str, float] = msgspec.field(default_factory=dict)
+    spreads: Mapping[str, float] = msgspec.field(default_factory=dict)
+    units_per_second: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.requests_per_second < math.inf:
+            raise InvalidInput(
+                f"{self.requests_per_second} requests a second cannot be judged",
+                field="requests_per_second",
+                fix="Give a number above 0.",
+            )
+        for name, rate in self.rates.items():
+            if not 0 <= rate <= 1:
+                raise InvalidInput(
+                    f"the rate of '{name}' is {rate}", field=f"rates.{name}", fix="Give a part of 1."
+                )
+        for name, spread in self.spreads.items():
+            if not 0 < spread < math.inf:
+                raise InvalidInput(
+                    f"the spread of '{name}' is {spread}",
+                    field=f"spreads.{name}",
+                    fix="Give a number above 0.",
+                )
+        if not 0 <= self.units_per_second <= self.requests_per_second:
+            raise InvalidInput(
+                f"{self.units_per_second} new units a second cannot be",
+                field="units_per_second",
+                fix="Give 0 or more, and no more than there are requests.",
+            )
+
+    def rate(self, metric: Metric) -> float:
+        """Of the metric's events; 0 = none are foreseen."""
+        return 1 - metric.quantile if metric.kind == "latency" else self.rates.get(metric.name, 0.0)
+
+    def brings(self, metric: Metric) -> dict[str, float]:
+        """What is foreseen of a mean, as ``mean_outlook.py`` wants it."""
+        units = 60 * (self.units_per_second or self.requests_per_second)
+        return {"spread": self.spreads.get(metric.name, 0.0), "per_minute": units}
+
+
+class StageOutlook(msgspec.Struct, frozen=True):
+    """Of one metric at one stage, from its start on.
+
+    Attributes:
+        minutes: That the stage lasts at least, with its warm-up.
+        detects: By ratio of the canary's rate to its control's, minutes until it is rolled back as a rule.
+        promotes: Minutes until a canary that is no worse passes this gate as a rule; None = it is no gate, or
+            cannot be passed.
+        budget: Minutes until the stage's sample is there; None = it has none.
+    """
+
+    stage: int
+    weight: float
+    minutes: float
+    detects: Mapping[float, float]
+    promotes: float | None
+    budget: float | None
+
+    def visible(self) -> tuple[float, ...]:
+        """The ratios that are found before the stage may end."""
+        return tuple(ratio for ratio, minutes in self.detects.items() if minutes <= self.minutes)
+
+
+class MetricOutlook(msgspec.Struct, frozen=True):
+    """Of one metric.
+
+    Attributes:
+        rate: Of its events under the stable version; 0 = none are foreseen. Of a mean it is its spread.
+        alone: Buckets with an event of the canary, and none of its control, that roll it back; 0 = none do.
+        detects: By ratio, the minutes from the start of the release until it is rolled back as a rule, while
+            every stage lasts as long as it has to; infinite = not before all of the traffic is the canary's.
+    """
+
+    name: str
+    rate: float
+    alone: int
+    stages: tuple[StageOutlook, ...]
+    detects: Mapping[float, float]
+
+
+class Outlook(msgspec.Struct, frozen=True):
+    """Of a release.
+
+    Attributes:
+        minutes: By stage, that it lasts for a canary that is no worse; None = it is not promoted from there.
+        advice: What better be changed, in words.
+    """
+
+    metrics: tuple[MetricOutlook, ...]
+    minutes: tuple[float | None, ...]
+    advice: tuple[str, ...]
+
+
+def outlook(policy: Policy, forecast: Forecast) -> Outlook:
+    """What the policy will see of the forecast.
+
+    >>> seen = outlook(Policy(), Forecast(100, {"errors": 0.005}))
+    >>> round(seen.metrics[0].stages[0].detects[3.0])
+    20
+    """
+    indices = range(len(policy.stages))
+    stages = [
+        tuple(_stage(policy, forecast, metric, index) for index in indices) for metric in policy.metrics
+    ]
+    lasting = tuple(_lasts(policy, index, [seen[index] for seen in stages]) for index in indices)
+    metrics = tuple(
+        MetricOutlook(
+            metric.name,
+            forecast.brings(metric)["spread"] if metric.kind == "mean" else forecast.rate(metric),
+            _alone(policy, metric),
+            seen,
+            _whole(policy, metric, seen, lasting),
+        )
+        for metric, seen in zip(policy.metrics, stages, strict=True)
+    )
+    return Outlook(metrics, lasting, tuple(_advice(policy, forecast, metrics, lasting)))
+
+
+def detection_minutes(policy: Policy, index: int, metric: Metric, ratio: float, forecast: Forecast) -> float:
+    """Until a canary whose rate is ``ratio`` times its control's is rolled back at a stage, as a rule."""
+    weight, rate = policy.stages[index].weight, forecast.rate(metric)
+    tolerated = 1 + metric.rollback_margin
+    if not weight:
+        return math.inf
+    needed = -math.log(policy.alpha * policy.shares[policy.metrics.index(metric)])
+    if metric.kind == "mean":
+        return mean_outlook.detection_minutes(metric, weight, ratio, needed, **forecast.brings(metric))
+    if rate <= 0 or ratio <= tolerated or weight >= 1:
+        return math.inf
+    alone = weight + matched_share(weight)  # with its baseline, of all units
+    per_request = _information(rate, weight, alone if metric.is_matched else 1.0, ratio, tolerated)
+    seconds = _DETECTION * needed / (per_request * forecast.requests_per_second)
+    lost = float(math.ceil(needed / MOST))  # buckets, until rates are known to be steady
+    if index == _first(policy):
+        events = rate * forecast.requests_per_second * policy.bucket_seconds
+        lost = max(lost, _lost_buckets(weight, events, seconds / policy.bucket_seconds))
+    seconds += lost * policy.bucket_seconds
+    if metric.severity == "soft":
+        equal = matched_share(weight)
+        surer = (1 + ratio) / (1 + equal / weight * ratio)  # as of the larger arm the mean is taken
+        per_request = surer * _information(rate, equal, 2 * equal, ratio, 1.0)
+        second = _FLIPS * _DETECTION * needed / (per_request * forecast.requests_per_second)
+        fewest = math.ceil(needed / math.log(2)) * policy.bucket_seconds  # of which none brings more
+        seconds = max(seconds, second, fewest)
+    return seconds / 60
+
+
+def _information(rate: float, weight: float, enrolled: float, ratio: float, tolerated: float) -> float:
+    """Of one request to any arm, for the ratio against the greatest that is tolerated.
+
+    Args:
+        enrolled: Share of all units that are compared, the canary's ``weight`` with them.
+    """
+    share = weight / enrolled
+    return (
+        enrolled
+        * rate
+        * (share * ratio + 1 - share)
+        * _divergence(_part(share, ratio), _part(share, tolerated))
+    )
+
+
+def _lost_buckets(weight: float, events: float, needed: float) -> float:
+    """How many buckets' evidence is lost while steady events may yet prove to be wild.
+
+    Args:
+        events: Of a bucket, of all arms.
+        needed: Buckets of untempered evidence.
+    """
+    part, got, seen = matched_share(weight) / (1 - weight), 0.0, 0  # the baseline's part, of the control
+    while got < needed and seen < _PATIENCE:
+        seen += 1
+        steady = part * (1 - part) * (1 - weight) * events * seen
+        variation = PRIOR_VARIATION * (PRIOR_BUCKETS / (PRIOR_BUCKETS + seen)) ** 2
+        feared = 2 * variation * weight * (1 - weight) * events
+        got += 1 / (1 + PRIOR_EVENTS * feared / (PRIOR_EVENTS + steady))
+    return max(0.0, seen - min(got, needed))
+
+
+def promotion_minutes(policy: Policy, index: int, metric: Metric, forecast: Forecast) -> float:
+    """Until a canary that is no worse passes a stage's gate, as a rule."""
+    stage, rate = policy.stages[index], forecast.rate(metric)
+    if metric.promotion_margin is None or stage.weight >= 1:
+        return 0.0
+    margin, information = metric.promotion_margin * stage.margin_times, 0.0  # of a request to the canary
+    if metric.kind == "mean":
+        margin = min(margin, MOST_LESS) if metric.worse == "less" else margin
+        enough, brings = -math.log(policy.beta), forecast.brings(metric)
+        return mean_outlook.promotion_minutes(metric, stage.weight, margin, enough, **brings)
+    enrolled = stage.weight + matched_share(stage.weight) if metric.is_matched else 1.0
+    share, needed = stage.weight / enrolled, math.log(1 / policy.beta)
+    if rate > 0:
+        information = rate / share * _divergence(share, _part(share, 1 + margin))
+    if most := metric.negligible_at(stage.margin_times):
+        information = max(information, _divergence(rate, most) if rate < most else 0.0)
+        needed += math.log(2)  # half of the bet is on either
+    if information <= 0:
+        return math.inf
+    return _PROMOTION * needed / (information * forecast.requests_per_second * stage.weight) / 60
+
+
+def _alone(policy: Policy, metric: Metric) -> int:
+    """How many buckets, of the first stage, are enough for this judge, with an event of the canary in each
+    and none of its control; 0 = no number of them is.
+    """
+    if metric.kind == "mean":
+        return 0
+    known, share = MetricEvidence(strands(metric)), policy.stages[_first(policy)].weight
+    enough = -math.log(policy.alpha * policy.shares[policy.metrics.index(metric)])
+    for count in range(1, _PATIENCE):
+        grown = known.strands[0].add(metric, Counts(canary=1), share, Weight())
+        known = msgspec.structs.replace(known, strands=(grown, *known.strands[1:]))
+        if known.log_e(metric) >= enough:
+            return count
+    return 0
+
+
+def _part(share: float, ratio: float) -> float:
+    """The canary's part of the events, where its rate is so many times its control's."""
+    return share * ratio / (share * ratio + 1 - share)
+
+
+def _stage(policy: Policy, forecast: Forecast, metric: Metric, index: int) -> StageOutlook:
+    stage, warm_up = policy.stages[index], policy.warm_up_seconds / 60
+    if not stage.weight:
+        return _without_weight(policy, forecast, index)
+    blind = 0.0 if metric.severity == "severe" else warm_up
+    promotes = promotion_minutes(policy, index, metric, forecast)
+    has_gate = metric.promotion_margin is not None and math.isfinite(promotes)
+    return StageOutlook(
+        stage=index,
+        weight=stage.weight,
+        minutes=stage.minutes + warm_up,
+        detects={
+            ratio: blind + detection_minutes(policy, index, metric, ratio, forecast) for ratio in RATIOS
+        },
+        promotes=warm_up + promotes if has_gate else None,
+        budget=warm_up + stage.sample / (60 * forecast.requests_per_second * stage.weight)
+        if stage.sample
+        else None,
+    )
+
+
+def _without_weight(policy: Policy, forecast: Forecast, index: int) -> StageOutlook:
+    """Of a stage whose gate is how alike the answers to copies are; no metric sees anything there."""
+    stage, warm_up, shadow = policy.stages[index], policy.warm_up_seconds / 60, policy.traffic.shadow
+    copies = 60 * forecast.requests_per_second * (shadow.share if shadow else 0.0)  # a minute
+    return StageOutlook(
+        stage=index,
+        weight=0.0,
+        minutes=stage.minutes + warm_up,
+        detects=dict.fromkeys(RATIOS, math.inf),
+        promotes=fewest(policy.alike, policy.beta) / copies if copies else None,
+        budget=stage.sample / copies if stage.sample and copies else None,
+    )
+
+
+def _first(policy: Policy) -> int:
+    """The first stage at which callers meet the canary."""
+    return next(index for index, stage in enumerate(policy.stages) if stage.weight)
+
+
+def _lasts(policy: Policy, index: int, seen: Sequence[StageOutlook]) -> float | None:
+    """Minutes of a stage, for a canary that is no worse; None = its gates cannot be passed."""
+    least, budget, proven = seen[0].minutes, seen[0].budget, 0.0
+    if not policy.stages[index].weight:
+        return max(least, seen[0].promotes or 0.0)
+    for one, metric in zip(seen, policy.metrics, strict=True):
+        if metric.promotion_margin is not None:
+            proven = max(proven, math.inf if one.promotes is None else one.promotes)
+    if budget is not None and (policy.ships_on_budget or may_ship_on_budget(policy.rules, index)):
+        proven = min(proven, budget)
+    return None if math.isinf(proven) else max(least, proven)
+
+
+def _whole(
+    policy: Policy, metric: Metric, stages: Sequence[StageOutlook], lasting: Sequence[float | None]
+) -> dict[float, float]:
+    """By ratio, minutes from the start on: each stage brings as much evidence as its time allows."""
+    blind = 0.0 if metric.severity == "severe" else policy.warm_up_seconds / 60
+    found = {}
+    for ratio in RATIOS:
+        minutes, left = 0.0, 1.0
+        for stage, lasts in zip(stages, lasting, strict=True):
+            needs = left * (stage.detects[ratio] - blind)
+            if lasts is None or blind + needs <= lasts:
+                minutes, left = minutes + blind + needs, 0.0
+                break
+            minutes, left = minutes + lasts, left * (1 - (lasts - blind) / needs)
+        found[ratio] = minutes if not left else math.inf
+    return found
+
+
+def _advice(
+    policy: Policy, forecast: Forecast, metrics: Sequence[MetricOutlook], lasting: Sequence[float | None]
+) -> Iterator[str]:
+    first, per_second = policy.stages[_first(policy)], forecast.requests_per_second
+    if per_second < _SPARSE and first.weight < _LARGE:
+        yield (
+            f"at {per_second:g} requests a second a stage of {first.weight:.0%} sees nothing: begin at "
+            f"{_LARGE:.0%}, or replay recorded requests"
+        )
+    for index, lasts in enumerate(lasting):
+        if lasts is None:
+            stuck = [
+                one.name
+                for one, metric in zip(metrics, policy.metrics, strict=True)
+                if metric.promotion_margin is not None and one.stages[index].promotes is None
+            ]
+            yield (
+                f"nothing can prove {', '.join(stuck)} harmless at stage {index + 1}, as no events are "
+                "foreseen: give a negligible rate (of a mean, its spread), no promotion_margin, or ship on "
+                "the budget"
+            )
+        elif lasts - policy.stages[index].minutes > policy.hold_minutes:
+            yield (
+                f"stage {index + 1} takes {spoken(lasts)} to prove no harm, and a hold ends after "
+                f"{spoken(policy.hold_minutes)}: widen its margins, raise its weight, or ship on the budget"
+            )
+
+
+def spoken(minutes: float) -> str:
+    """Minutes, for people.
+
+    >>> spoken(19.2), spoken(0.4), spoken(300.0), spoken(math.inf)
+    ('19 min', '0.4 min', '5.0 h', 'never')
+    """
+    if math.isinf(minutes):
+        return "never"
+    if minutes >= 180:
+        return f"{minutes / 60:.1f} h" if minutes < 2880 else f"{minutes / 1440:.1f} d"
+    return f"{minutes:.0f} min" if minutes >= 9.5 else f"{minutes:.1f} min"
+
+
+def _divergence(true: float, other: float) -> float:
+    """Kullback's and Leibler's, of one chance from another."""
+    first = true * math.log(true / other) if true > 0 else 0.0
+    return first + (1 - true) * (math.log1p(-true) - math.log1p(-other))

@@ -1,0 +1,422 @@
+"""What does an owner ask of a new version before it gets more traffic, and before it gets all?
+
+Settings with their defaults, kept as JSON with each release; what is done with them is ``judge.py``'s
+question. The defaults suit a service of some ten requests a second and more: see ``outlook.py`` for what they
+can see of a traffic.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Final, Literal, get_args
+
+import msgspec
+
+from salver.features.releases.judge.rules import Rule
+from salver.features.releases.judge.shadowing import Alike
+from salver.words.errors import InvalidInput
+from salver.words.releases import Shadow, Traffic
+
+#: What a metric counts: answers that failed; that came too late for their deadline; that fit no schema; that
+#: came from a fallback; that break a rule; that were slower than a quantile of the stable version's, taken as
+#: it begins and anew where those have changed by much; that fall into a bin; what callers posted later. And
+#: ``mean``: what they posted, as values that are summed for each unit.
+Kind = Literal["errors", "timeouts", "invalid", "fallbacks", "rule", "latency", "output", "outcome", "mean"]
+#: What is counted whatever the policy, by kind (features/releases/experiments/happenings.py): ``rejected`` are requests that a
+#: version found wrong, ``refused`` those that were too many for it.
+COUNTED: Final[Mapping[str, tuple[str, ...]]] = {
+    "errors": ("errors", "rejected", "refused"),
+    "timeouts": ("timeouts",),
+    "fallbacks": ("fallbacks",),
+}
+#: Of each row of an output: each number, the first, the last, their sum, mean or greatest, or the place of
+#: the greatest; of texts each one, or the length of each; of other outputs their number of rows.
+Take = Literal["each", "first", "last", "sum", "mean", "max", "argmax", "length"]
+
+
+class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A share of the traffic, and what has to be seen there.
+
+    Attributes:
+        weight: Share of the units that meet the canary, in (0, 1]. 0 = of a first stage in which it answers
+            nothing but copies (``traffic.shadow``), and the comparison is the gate.
+        minutes: It lasts at least, without the warm-up.
+        sample: Requests to the canary after which enough was seen: if its metrics are not proven to be
+            within their margins by then, the release is held as inconclusive, or goes on where it
+            may ship on its budget. 0 = no such end.
+        margin_times: The gate's margins are so many times the metrics'; a small stage is to keep out gross
+            harm, for which its traffic is enough.
+    """
+
+    weight: float
+    minutes: float
+    sample: int = 0
+    margin_times: float = 1.0
+
+
+class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Something of which the canary may not have more than its control (or less, see ``worse``).
+
+    Attributes:
+        name: Its key in the counts of a bucket; an output's bins are ``NAME.0``, ``NAME.1`` and so on.
+        severity: ``severe``: evidence against all of the control rolls back, from the first bucket on.
+            ``soft``: only together with the second opinion, the matched baseline's, and not while warming up.
+        rollback_margin: Excess of the canary's rate that is tolerated, as a part of the control's.
+        promotion_margin: Excess that has to be ruled out before each step; None = the metric is no gate.
+        negligible: Rate of events below which the canary passes, whatever the control's. Without it a metric
+            that never happens could prove nothing. Of ``latency`` at least as many as the stable version
+            itself had when its quantile was taken, and the promotion margin.
+        share: Of alpha, that this metric may spend; 0 = an equal part of what the others leave.
+        quantile: Of ``latency``: slower than this quantile of the stable version is slow.
+        bins: Of ``output``: as many quantiles of the stable version's numbers, frozen as the release begins.
+        output: Of ``output``, ``rule`` and ``invalid``: the output that is looked at; empty = each that holds
+            floating numbers. Of texts the most frequent ones of the stable version have bins of their own,
+            and all others the last one.
+        take: What of each of its rows.
+        least, most: Of ``rule`` and ``invalid``: numbers beyond these are events, as are those that are not
+            finite. Of ``outcome``: values from the one to the other are, or, without both, those above 0.
+        worse: Of what it is worse to have: ``less`` for sales, clicks and revenue.
+        matures_minutes: Of ``outcome`` and ``mean``: how long after an exposure its outcome is known for
+            sure.
+        cap: Of ``mean``: a unit's sum counts as this much at most, either way.
+    """
+
+    name: str
+    kind: Kind
+    severity: Literal["severe", "soft"]
+    rollback_margin: float = 0.0
+    promotion_margin: float | None = 0.5
+    negligible: float = 0.0
+    share: float = 0.0
+    quantile: float = 0.0
+    bins: int = 10
+    output: str = ""
+    take: Take = "each"
+    least: float | None = None
+    most: float | None = None
+    worse: Literal["more", "less"] = "more"
+    matures_minutes: float = 0.0
+    cap: float = 0.0
+
+    def __post_init__(self) -> None:
+        for wrong, field, what, fix in (
+            (
+                not (self.name and self.name.isprintable()),
+                "name",
+                "it has no name that can be read",
+                "Name it, in letters that can be read.",
+            ),
+            (
+                not 0 <= self.rollback_margin < (1 if self.worse == "less" else math.inf),
+                "rollback_margin",
+                f"its rollback margin is {self.rollback_margin}",
+                "Give 0 or more; below 1 where less is worse.",
+            ),
+            (
+                self.promotion_margin is not None and not 0 < self.promotion_margin < math.inf,
+                "promotion_margin",
+                f"its promotion margin is {self.promotion_margin}",
+                "Give a number above 0 (that it is no worse at all, nobody can prove), or none for no gate.",
+            ),
+            (not 0 <= self.negligible < 1, "negligible", f"its negligible rate is {self.negligible}", _PART),
+            (
+                self.negligible > 0 and (self.kind == "output" or self.is_posted),
+                "negligible",
+                f"of '{self.kind}' no rate is negligible",
+                "Leave it out.",
+            ),
+            (not 0 <= self.share <= 1, "share", f"its share of alpha is {self.share}", _PART),
+            (
+                (self.kind == "latency") != (0 < self.quantile < 1),
+                "quantile",
+                f"its quantile is {self.quantile}",
+                "Latencies have one between 0 and 1, and nothing else has.",
+            ),
+            (
+                self.kind == "output" and not 2 <= self.bins <= _MOST_BINS,
+                "bins",
+                f"it has {self.bins} bins",
+                f"Give 2 to {_MOST_BINS}.",
+            ),
+            (
+                (bool(self.output) or self.take != "each") and not self.is_of_outputs,
+                "output" if self.output else "take",
+                f"'{self.kind}' looks at no output",
+                "Outputs, rules and invalid answers do.",
+            ),
+            (
+                self._bounds_are_wrong,
+                "least",
+                f"its bounds are {self.least} and {self.most}",
+                "Give finite ones that grow, to a rule, to invalid answers or to an outcome.",
+            ),
+            (
+                self.matures_minutes < 0 or (self.matures_minutes > 0 and not self.is_posted),
+                "matures_minutes",
+                f"it matures after {self.matures_minutes} minutes",
+                "Only outcomes mature; give 0 or more.",
+            ),
+            (
+                self.worse == "less" and not self.is_posted,
+                "worse",
+                f"less of '{self.kind}' is not worse",
+                "Only outcomes may be good.",
+            ),
+            (
+                not 0 < self.cap <= _MOST_CAP if self.kind == "mean" else self.cap != 0,
+                "cap",
+                f"its cap is {self.cap}",
+                f"Give a mean the most that one unit's sum may count, above 0 and up to {_MOST_CAP:g}, and "
+                "nothing else one.",
+            ),
+            (
+                self.kind == "mean" and self.worse == "less" and (self.promotion_margin or 0.0) >= 1,
+                "promotion_margin",
+                f"its promotion margin is {self.promotion_margin}",
+                "Give less than 1 where less is worse: no mean falls by more than all of it.",
+            ),
+        ):
+            if wrong:
+                raise InvalidInput(f"metric '{self.name}': {what}", field=field, fix=fix)
+
+    def negligible_at(self, times: float) -> float:
+        """Rate of events below which the canary passes a gate whose margins are so many times the metric's;
+        0 = there is none.
+        """
+        rate = self.negligible * times
+        if self.kind == "latency" and self.promotion_margin is not None:
+            rate = max(rate, (1 - self.quantile) * (1 + self.promotion_margin * times))
+        return min(rate, _MOST_NEGLIGIBLE)
+
+    @property
+    def is_posted(self) -> bool:
+        """It is known from what callers post later."""
+        return self.kind in ("outcome", "mean")
+
+    @property
+    def is_of_outputs(self) -> bool:
+        """It is known from what a version answers."""
+        return self.kind in ("output", "rule", "invalid")
+
+    @property
+    def _bounds_are_wrong(self) -> bool:
+        given = [bound for bound in (self.least, self.most) if bound is not None]
+        has_use = self.kind in ("rule", "invalid", "outcome")
+        return bool(given) and (not has_use or not all(map(math.isfinite, given)) or sorted(given) != given)
+
+    @property
+    def is_matched(self) -> bool:
+        """It is held against the matched baseline alone, as it depends on how warm and busy replicas are."""
+        return self.kind == "latency"
+
+
+_HALF = 0.5
+_MOST_NEGLIGIBLE = 0.5  # however wide the margins of a stage are
+#: Evidence has two strands a bin, and is written down after each bucket; of what units bring also cubes are
+#: summed.
+_MOST_BINS, _MOST_CAP = 100, 1e15
+_MOST_SAMPLE = 10**15
+#: Seconds of a bucket: shorter ones keep the ledger busy.
+_LEAST_BUCKET, _MOST_BUCKET = 0.1, 86_400.0
+#: That units of a release are kept after its end.
+MOST_DAYS = 30.0  # for outcomes that come late
+_PART = "Give a number from 0 to 1."
+
+DEFAULT_STAGES = (
+    Stage(0.01, 10, sample=2_000, margin_times=4),
+    Stage(0.05, 30, sample=10_000, margin_times=2),
+    Stage(0.25, 60, sample=50_000),
+    Stage(1.0, 0),
+)
+
+DEFAULT_METRICS = (
+    Metric("errors", "errors", "severe", negligible=0.001),
+    Metric("timeouts", "timeouts", "severe", negligible=0.001),
+    Metric("invalid", "invalid", "severe", negligible=0.001),
+    Metric("fallbacks", "fallbacks", "soft", rollback_margin=0.1, negligible=0.001),
+    Metric("latency_p99", "latency", "soft", rollback_margin=0.25, quantile=0.99),
+    # Callers' own mistakes come to all versions alike, and are no gate; one that takes what others take is.
+    Metric("rejected", "errors", "severe", promotion_margin=None, share=0.05),
+    Metric("refused", "errors", "soft", rollback_margin=0.1, promotion_margin=None, share=0.05),
+)
+
+
+class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a release is judged.
+
+    Attributes:
+        stages: Of growing weight.
+        metrics: All of them together share alpha.
+        alpha: Chance that a release which is no worse is rolled back: over all metrics, stages and looks.
+        beta: Chance that a release which is worse by a margin passes a gate, each time.
+        split_alpha: Chance that a good split is taken for a broken one.
+        ships_on_budget: A stage's sample is enough where nothing speaks against the canary.
+        warm_up_seconds: At the start of a stage, in which soft metrics and gates count nothing.
+        bucket_seconds: Length of a bucket of counts.
+        no_data_seconds: Without a request to the canary, or to its control, after which it is held.
+        most_late_seconds: That outcomes may lag behind, before it is held.
+        hold_minutes: Deadline of a hold.
+        after_hold: What happens then. ``by_severity``: it is rolled back if a severe metric is not proven
+            or the split is broken, and waits for a person otherwise.
+        watch_days: After its promotion, for which it goes on being compared with those that are held back,
+            and outcomes of the stages count that come late. Another release ends that, too. 0 = it does not.
+        after_promotion: What harm does that is proven then. ``by_severity``: of a severe metric it rolls
+            back, of a soft one it is said, and a person decides.
+        immediate: The new version gets everything at once, and is judged by those alone that are held back.
+        rules: Of the owner's business (features/releases/judge/rules.py).
+        alike: What copies have to show at a first stage without weight.
+        traffic: Who takes part, and by what units are told apart; the judge does not ask.
+    """
+
+    stages: tuple[Stage, ...] = DEFAULT_STAGES
+    metrics: tuple[Metric, ...] = DEFAULT_METRICS
+    alpha: float = 0.01
+    beta: float = 0.05
+    split_alpha: float = 0.001
+    ships_on_budget: bool = False
+    warm_up_seconds: float = 120.0
+    bucket_seconds: float = 10.0
+    no_data_seconds: float = 300.0
+    most_late_seconds: float = 3600.0
+    hold_minutes: float = 1440.0
+    after_hold: Literal["by_severity", "rollback", "wait"] = "by_severity"
+    watch_days: float = 14.0
+    after_promotion: Literal["by_severity", "rollback", "wait"] = "by_severity"
+    immediate: bool = False
+    rules: tuple[Rule, ...] = ()
+    alike: Alike = Alike()
+    traffic: Traffic = Traffic()
+
+    def __post_init__(self) -> None:
+        _check_stages(self.stages, self.traffic.shadow)
+        _check_metrics(self.metrics)
+        _check_holdback(self.traffic.holdback, self.stages)
+        for name in ("alpha", "beta", "split_alpha"):
+            if not 0 < getattr(self, name) < 1:
+                raise InvalidInput(
+                    f"{name} is {getattr(self, name)}", field=name, fix="Give a chance, in (0, 1)."
+                )
+        if not _LEAST_BUCKET <= self.bucket_seconds <= _MOST_BUCKET:
+            raise InvalidInput(
+                f"bucket_seconds is {self.bucket_seconds}",
+                field="bucket_seconds",
+                fix=f"Give seconds from {_LEAST_BUCKET:g} to {_MOST_BUCKET:g}.",
+            )
+        for name in ("no_data_seconds", "hold_minutes"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise InvalidInput(
+                    f"{name} is {getattr(self, name)}", field=name, fix="Give a number above 0."
+                )
+        if self.watch_days > MOST_DAYS:
+            raise InvalidInput(
+                f"watch_days is {self.watch_days}", field="watch_days", fix=f"Give {MOST_DAYS:g} at most."
+            )
+        for name in ("warm_up_seconds", "most_late_seconds", "watch_days"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InvalidInput(f"{name} is {getattr(self, name)}", field=name, fix="Give 0 or more.")
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """Of alpha, one for each metric, with the sum 1 at most."""
+        given = math.fsum(metric.share for metric in self.metrics)
+        silent = sum(not metric.share for metric in self.metrics)
+        return tuple(metric.share or (1 - given) / silent for metric in self.metrics)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "Policy":
+        """As it was written down.
+
+        Raises:
+            InvalidInput: It is no policy; the message names the field.
+        """
+        try:
+            return _read_policy(text)
+        except msgspec.MsgspecError as error:
+            raise InvalidInput(
+                f"this is no policy of a release: {error}", fix=_fix(str(error), cls)
+            ) from error
+
+    def to_json(self) -> bytes:
+        """To be kept; what is at its default is written, too, so that a default may change."""
+        return msgspec.json.encode(self)
+
+
+_read_policy: Final = msgspec.json.Decoder(Policy).decode
+
+
+def _fix(error: str, policy: type["Policy"]) -> str:
+    """Which fields there are, or which values, of what msgspec found wrong."""
+    place = re.sub(r"\[\d+\]", "", error.partition("`$.")[2].rstrip("`"))
+    kinds: dict[str, type[msgspec.Struct]] = {
+        "": policy,
+        "stages": Stage,
+        "metrics": Metric,
+        "traffic": Traffic,
+        "alike": Alike,
+    }
+    if "field" in error and place in kinds:
+        return f"Fields: {', '.join(kinds[place].__struct_fields__)}."
+    parent, _, field = place.rpartition(".")
+    known = {each.name: each.type for each in msgspec.structs.fields(kinds.get(parent, policy))}
+    if "enum" in error and (values := get_args(known.get(field))):
+        return f"Say one of: {', '.join(values)}."
+    if place == "rules.type":
+        return f"Say one of: {', '.join(str(rule.__struct_config__.tag) for rule in get_args(Rule))}."
+    return "See the reference of policies."
+
+
+def _check_stages(stages: tuple[Stage, ...], shadow: Shadow | None) -> None:
+    weights = [stage.weight for stage in stages]
+    if not stages or sorted(set(weights)) != weights or not 0 <= weights[0] <= weights[-1] <= 1:
+        raise InvalidInput(
+            f"the stages have the weights {weights}",
+            field="stages",
+            fix="Let them grow, above 0 and up to 1.",
+        )
+    if not weights[0] and (shadow is None or not shadow.share or len(stages) == 1):
+        raise InvalidInput(
+            "the first stage has no weight, and there is nothing to be seen of the canary",
+            field="stages[0].weight",
+            fix="Say in traffic.shadow what it is to answer, too, and let a stage with weight follow.",
+        )
+    for index, stage in enumerate(stages):
+        is_right = 0 <= stage.minutes < math.inf and 0 < stage.margin_times < math.inf
+        if not (is_right and 0 <= stage.sample <= _MOST_SAMPLE):
+            raise InvalidInput(
+                f"stages[{index}] lasts {stage.minutes} minutes, for {stage.sample} requests, at "
+                f"{stage.margin_times} times the margins",
+                field=f"stages[{index}]",
+                fix=f"Give 0 or more minutes, requests up to {_MOST_SAMPLE:.0e}, and a factor above 0.",
+            )
+
+
+def _check_holdback(holdback: float, stages: tuple[Stage, ...]) -> None:
+    if holdback >= 1:
+        raise InvalidInput("all units are held back", field="traffic.holdback", fix="Give less than 1.")
+    for index, stage in enumerate(stages):
+        if stage.weight > _HALF >= stage.weight * (1 - holdback):
+            raise InvalidInput(
+                f"stages[{index}] has {stage.weight:.2%} of those that are not held back: more than half of "
+                "them, and not of all, beside which no baseline is as large",
+                field=f"stages[{index}]",
+                fix=f"Give {_HALF:g}, or more than {_HALF / (1 - holdback):.4g}.",
+            )
+
+
+def _check_metrics(metrics: tuple[Metric, ...]) -> None:
+    names = [metric.name for metric in metrics]
+    keys = [*names, *(f"{m.name}.{bin}" for m in metrics if m.kind == "output" for bin in range(m.bins))]
+    if not metrics or len(set(keys)) != len(keys):
+        raise InvalidInput(
+            f"the metrics are {names}",
+            field="metrics",
+            fix="Name one or more, each once, and none as a bin of an output (its name, a dot and a number).",
+        )
+    given = math.fsum(metric.share for metric in metrics)
+    silent = sum(not metric.share for metric in metrics)
+    if given > 1 + 1e-9 or (silent and given >= 1):
+        raise InvalidInput(
+            f"the shares of alpha have the sum {given:g}, and {silent} metrics have none",
+            field="metrics",
+            fix="Let them have the sum 1 at most, less than that where a metric has none of its own.",
+        )

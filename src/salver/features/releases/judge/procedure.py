@@ -1,0 +1,182 @@
+"""What follows for a release from a wish, a verdict, or from what is loaded now?
+
+Each answer is the release as it is afterwards, with a reason in words. Pure: who counts, judges, writes and
+moves traffic is not known here.
+"""
+
+import math
+from collections.abc import Mapping
+
+import msgspec
+
+from salver.features.releases.judge.record import Progress, Release, Wish
+from salver.features.releases.judge.rules import Approved
+from salver.features.releases.judge.states import advance
+from salver.features.releases.judge.verdict import Decision, Verdict
+from salver.words.releases import ReleaseState
+
+_PROPOSED, _RUNNING, _HELD, _PAUSED = (
+    ReleaseState.PROPOSED,
+    ReleaseState.RUNNING,
+    ReleaseState.HELD,
+    ReleaseState.PAUSED,
+)
+
+
+def started(release: Release, now: float, waits_for: str) -> Release:
+    """A proposal, once nothing keeps it from its start.
+
+    Args:
+        waits_for: What does, in words.
+    """
+    if waits_for:
+        return _with_progress(release, waits_for=waits_for)
+    if release.policy.immediate:
+        return promoted(release, now, "its policy is to switch at once")
+    return _moved(
+        release, _RUNNING, now, "its first stage begins", stage=0, weight=release.policy.stages[0].weight
+    )
+
+
+def wished(release: Release, wish: Wish, now: float) -> Release:
+    """What somebody asks for; asking for what is so already changes nothing.
+
+    Raises:
+        Conflict: the release cannot do that any more, or not yet; the message has the reason.
+    """
+    reason = f"{wish.by or 'somebody'} wished it" + (f": {wish.why}" if wish.why else "")
+    match wish.what:
+        case "abort":
+            return rolled_back(release, now, reason)
+        case "pause":
+            if release.state is _PAUSED:
+                return release
+            return _moved(release, _PAUSED, now, reason)
+        case "start" | "resume":
+            if release.state in (_PROPOSED, _RUNNING):
+                return release  # a proposal starts by itself, as soon as it can
+            return _moved(release, _RUNNING, now, reason)
+        case "promote":
+            if release.state is ReleaseState.PROMOTED:
+                return release
+            after = 0 if release.state is _PROPOSED else release.stage + 1
+            approvals = (*release.progress.approvals, Approved(after, wish.by))
+            return _forward(_with_progress(release, approvals=approvals), after, now, reason)
+
+
+def harvested(release: Release, watermarks: Mapping[str, float]) -> Release:
+    """Outcomes of exposures up to these times have been counted."""
+    if not watermarks:
+        return release
+    return _with_progress(release, watermarks={**release.progress.watermarks, **watermarks})
+
+
+def measured(release: Release, thresholds: Mapping[str, float]) -> Release:
+    """From so many seconds on an answer is slow."""
+    return _with_progress(release, thresholds=dict(thresholds)) if thresholds else release
+
+
+def binned(release: Release, bins: Mapping[str, tuple[float, ...]]) -> Release:
+    """An output's bins lie so; that stays."""
+    new = {metric: bounds for metric, bounds in bins.items() if metric not in release.progress.bins}
+    return _with_progress(release, bins={**release.progress.bins, **new}) if new else release
+
+
+def judged(release: Release, verdict: Verdict, now: float) -> Release:
+    """What the judge says of one more bucket. Of a paused release only a rollback counts; of a promoted one
+    that, and proof that a person has to look at.
+    """
+    release = _with_progress(release, buckets=release.progress.buckets + 1)
+    if not release.is_judged or release.state is _PROPOSED:
+        return release
+    reason = verdict.reasons[0] if verdict.reasons else ""
+    match verdict.decision:
+        case Decision.ROLLBACK:
+            return rolled_back(release, now, reason)
+        case Decision.HOLD if release.state is ReleaseState.PROMOTED:
+            if release.progress.is_told:  # once, whatever becomes of the numbers
+                return release
+            release = _with_progress(release, is_told=True)
+            return msgspec.structs.replace(release, reason="; ".join(verdict.reasons))
+        case _ if release.state is ReleaseState.PROMOTED:
+            return release
+        case _ if release.state is _PAUSED or verdict.stage != release.stage:
+            return release
+        case Decision.PROMOTE:
+            stages = len(release.policy.stages)
+            after = stages if verdict.next_stage is None else verdict.next_stage
+            return _forward(release, after, now, reason)
+        case Decision.HOLD:
+            if release.state is _HELD:
+                return msgspec.structs.replace(release, reason=reason)
+            return _moved(release, _HELD, now, reason)
+        case Decision.CONTINUE:
+            return release if release.state is _RUNNING else _moved(release, _RUNNING, now, reason)
+
+
+def stranded(release: Release, now: float, missing: str) -> Release:
+    """Its versions cannot answer, and nobody counts what others do: there is nothing to be judged."""
+    reason = f"no data: {missing}"
+    if release.state not in (_RUNNING, _HELD) or release.reason == reason:
+        return release
+    return _moved(release, _HELD, now, reason)
+
+
+def rolled_back(release: Release, now: float, reason: str) -> Release:
+    """From every state, and a second time the same."""
+    if release.state is ReleaseState.ROLLED_BACK:
+        return release
+    release = _with_progress(release, watched_until=None)
+    return _moved(release, ReleaseState.ROLLED_BACK, now, reason, weight=0.0, ended=now)
+
+
+def promoted(release: Release, now: float, reason: str) -> Release:
+    """The canary has everything, but for those who are held back."""
+    policy, stages = release.policy, len(release.policy.stages)
+    asks = policy.traffic.holdback > 0 or release.asks_for_outcomes
+    if asks and policy.watch_days:
+        release = _with_progress(release, watched_until=now + 86_400 * policy.watch_days)
+    return _moved(release, ReleaseState.PROMOTED, now, reason, stage=stages, weight=1.0, ended=now)
+
+
+def watched(release: Release, now: float, ends: str) -> Release:
+    """A promoted release, as long as it goes on being judged.
+
+    Args:
+        ends: What ends that before its time, in words; empty = nothing does.
+    """
+    until = release.watched_until
+    if until is None:
+        return release
+    if not ends and now >= until:
+        ends = f"{release.policy.watch_days:g} days are over"
+    elif not (ends or release.policy.traffic.holdback) and _is_all_counted(release):
+        ends = "all outcomes of its stages have been counted"
+    if not ends:
+        return release
+    reason = f"{release.reason}; it is watched no more: {ends}"
+    return msgspec.structs.replace(_with_progress(release, watched_until=None), reason=reason)
+
+
+def _is_all_counted(release: Release) -> bool:
+    """Of all units that were exposed before its promotion."""
+    ended, counted = release.ended or 0.0, release.progress.watermarks
+    names = [metric.name for metric in release.policy.metrics if metric.is_posted]
+    return all(counted.get(name, -math.inf) >= ended for name in names)
+
+
+def _forward(release: Release, stage: int, now: float, reason: str) -> Release:
+    stages = release.policy.stages
+    if stage >= len(stages):
+        return promoted(release, now, reason)
+    return _moved(release, _RUNNING, now, reason, stage=stage, weight=stages[stage].weight)
+
+
+def _moved(release: Release, state: ReleaseState, now: float, reason: str, **fields: float | None) -> Release:
+    after = advance(release.state, state)
+    return msgspec.structs.replace(release, state=after, changed=now, reason=reason, **fields)
+
+
+def _with_progress(release: Release, **fields: object) -> Release:
+    progress: Progress = msgspec.structs.replace(release.progress, **fields)
+    return msgspec.structs.replace(release, progress=progress)

@@ -1,0 +1,255 @@
+"""What do the owner's rules say of a step, whatever the evidence?
+
+Typed predicates. A rule makes a verdict stricter, or allows what a stage's budget alone would not; evidence
+it cannot touch. What a rule needs to know and nobody told, it takes for the worst. Who tells is not known
+here. Pure.
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from salver.features.releases.judge.verdict import Decision
+from salver.words.errors import InvalidInput
+
+_DAY_SECONDS, _DAY_MINUTES, _WEEK_HOURS = 86_400, 1440, 168
+_TIME = re.compile(r"([01]\d|2[0-3]):([0-5]\d)|24:00")
+
+
+class Blackout(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="blackout"):
+    """No step forward in these hours, or between two moments.
+
+    Attributes:
+        days: Of the week, 0 = Monday; none = every day.
+        start, end: Of the day, ``HH:MM``; an end before its start lies on the next day.
+        utc_offset_minutes: Of the clock that is meant, east of Greenwich.
+        since, until: Unix seconds; with these the hours are not looked at.
+    """
+
+    days: tuple[int, ...] = ()
+    start: str = "00:00"
+    end: str = "24:00"
+    utc_offset_minutes: int = 0
+    since: float = 0.0
+    until: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, time in (("start", self.start), ("end", self.end)):
+            if not _TIME.fullmatch(time):
+                raise InvalidInput(f"'{time}' is no time of day", field=name, fix="Write it as HH:MM.")
+        if not all(0 <= day <= 6 for day in self.days):
+            raise InvalidInput(
+                f"{list(self.days)} are no days of the week", field="days", fix="0 is Monday, 6 Sunday."
+            )
+        if abs(self.utc_offset_minutes) > _DAY_MINUTES:
+            raise InvalidInput(
+                f"no clock is {self.utc_offset_minutes} minutes from UTC",
+                field="utc_offset_minutes",
+                fix="Give the minutes that it is ahead: 60 for Berlin in winter, -300 for New York.",
+            )
+        if self.until < self.since:
+            raise InvalidInput("the blackout ends before it begins", field="until", fix="Exchange them.")
+
+    def covers(self, at: float) -> bool:
+        """Whether the moment, in Unix seconds, lies in it."""
+        if self.until:
+            return self.since <= at < self.until
+        local = at + 60 * self.utc_offset_minutes
+        day, second = int(local // _DAY_SECONDS), local % _DAY_SECONDS
+        start, end = _seconds(self.start), _seconds(self.end)
+        if start < end:
+            return self._is_on(day) and start <= second < end
+        return (self._is_on(day) and second >= start) or (self._is_on(day - 1) and second < end)
+
+    def _is_on(self, day: int) -> bool:
+        return not self.days or (day + 3) % 7 in self.days  # 1 January 1970 was a Thursday
+
+
+class MostUnits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="most_units"):
+    """No step forward once so many units have met the canary."""
+
+    units: int
+
+
+class OnePerLayer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="one_per_layer"):
+    """No step forward while another release runs in the same layer."""
+
+
+class CostCap(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="cost_cap"):
+    """No step forward once the canary's answers to callers have cost more.
+
+    Attributes:
+        most: In whatever currency.
+        request: What each of them costs.
+    """
+
+    most: float
+    request: float
+
+    def __post_init__(self) -> None:
+        for name, cost in (("most", self.most), ("request", self.request)):
+            if not 0 < cost < math.inf:
+                raise InvalidInput(f"a cost of {cost:g} caps nothing", field=name, fix="Give one above 0.")
+
+
+class Approval(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="approval"):
+    """Somebody has to approve the step into a stage.
+
+    Attributes:
+        stage: Its number, from 0 on; one more than the last is all of the traffic.
+        by: Who may; none = anybody.
+    """
+
+    stage: int
+    by: tuple[str, ...] = ()
+
+
+class Never(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="never"):
+    """The first such event of the canary rolls it back: a data leak, say."""
+
+    event: str
+
+
+class Coverage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="coverage"):
+    """The canary has to have met these hours of the week before a stage: the daily peak, a Monday morning.
+
+    Attributes:
+        stage: Its number; one more than the last is all of the traffic.
+        hours: Of the week in UTC, 0 = Monday from 0 to 1 o'clock, up to 167.
+    """
+
+    stage: int
+    hours: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not self.hours or not all(0 <= hour < _WEEK_HOURS for hour in self.hours):
+            raise InvalidInput(
+                f"{list(self.hours)} are no hours of a week", field="hours", fix="Name some, from 0 to 167."
+            )
+
+
+class ShipOnBudget(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="ship_on_budget"):
+    """These stages may be left when their sample is there and nothing speaks against the canary, though
+    nothing proves it harmless.
+    """
+
+    stages: tuple[int, ...]
+
+
+Rule = Blackout | MostUnits | OnePerLayer | CostCap | Approval | Never | Coverage | ShipOnBudget
+
+
+class Approved(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Who approved the step into which stage."""
+
+    stage: int
+    by: str
+
+
+class Facts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What rules may ask about and no evidence holds.
+
+    Attributes:
+        others_in_layer: Releases that run in the same layer; None = not known.
+        missing: Why one of its versions cannot answer, for long already, in words; empty = both can.
+        waiting: Who waits for the canary in vain, in words; empty = nobody is known to.
+    """
+
+    approvals: tuple[Approved, ...] = ()
+    others_in_layer: tuple[str, ...] | None = None
+    missing: str = ""
+    waiting: str = ""
+
+
+class Moment(msgspec.Struct, frozen=True):
+    """Where a release stands, for the rules.
+
+    Attributes:
+        at: Unix seconds.
+        stage: The one that a step forward would lead into.
+        canary_units: That have met the canary up to now.
+        canary_requests: That it was asked up to now.
+        canary_events: Of the canary up to now, by name.
+        hours: Of the week, in UTC, in which the canary was asked.
+    """
+
+    at: float
+    stage: int
+    canary_units: int
+    canary_requests: int
+    canary_events: Mapping[str, int]
+    hours: frozenset[int]
+
+
+class Objection(msgspec.Struct, frozen=True):
+    """What a rule calls for instead of a step forward, and why."""
+
+    decision: Decision
+    reason: str
+
+
+def objections(rules: Sequence[Rule], facts: Facts, moment: Moment) -> list[Objection]:
+    """Those of all rules, in their order."""
+    found = []
+    for rule in rules:
+        reason = _objection(rule, facts, moment)
+        if reason:
+            decision = Decision.ROLLBACK if isinstance(rule, Never) else Decision.HOLD
+            found.append(Objection(decision, reason))
+    return found
+
+
+def may_ship_on_budget(rules: Sequence[Rule], stage: int) -> bool:
+    """Whether a rule allows it for the stage."""
+    return any(isinstance(rule, ShipOnBudget) and stage in rule.stages for rule in rules)
+
+
+def hour_of_week(at: float) -> int:
+    """In UTC, from 0 (Monday from 0 to 1 o'clock) to 167.
+
+    >>> hour_of_week(0.0)  # a Thursday
+    72
+    """
+    return int(at // 3600 + 72) % _WEEK_HOURS
+
+
+def _objection(rule: Rule, facts: Facts, moment: Moment) -> str:
+    """In words; empty = none."""
+    match rule:
+        case Blackout():
+            return "there is a blackout now" if rule.covers(moment.at) else ""
+        case MostUnits(units):
+            seen = moment.canary_units
+            return f"{seen} units have met the canary, and {units} may" if seen >= units else ""
+        case OnePerLayer():
+            others = facts.others_in_layer
+            if others is None:
+                return "it is not known which releases run in the same layer"
+            return f"in the same layer runs {', '.join(others)}" if others else ""
+        case CostCap(most, request):
+            cost = request * moment.canary_requests
+            return f"the release has cost {cost:g}, of {most:g}" if cost > most else ""
+        case Approval(stage, by):
+            return "" if stage != moment.stage else _not_approved(stage, by, facts)
+        case Never(event):
+            count = moment.canary_events.get(event, 0)
+            return f"'{event}' must never happen, and did {count} times" if count else ""
+        case Coverage(stage, hours):
+            left = sorted(set(hours) - moment.hours) if moment.stage >= stage else []
+            return f"{len(left)} of {len(hours)} hours of the week are not covered yet" if left else ""
+        case ShipOnBudget():
+            return ""
+
+
+def _not_approved(stage: int, by: Sequence[str], facts: Facts) -> str:
+    for approved in facts.approvals:
+        if approved.stage == stage and (not by or approved.by in by):
+            return ""
+    return f"the step into stage {stage + 1} waits for the approval of {' or '.join(by) or 'somebody'}"
+
+
+def _seconds(time: str) -> int:
+    hours, minutes = time.split(":")
+    return 3600 * int(hours) + 60 * int(minutes)

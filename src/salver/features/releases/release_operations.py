@@ -1,0 +1,470 @@
+"""How do releases stand, and what is wished of them? The operations over the ledger's releases.
+
+A change is a wish, written down here and seen to by a server on its next tick; the answer waits for that a
+little. Nothing is decided here.
+"""
+
+import asyncio
+import math
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from typing import Annotated, Literal, Protocol
+
+import msgspec
+
+from salver.features.management.table import (
+    MOST_NUMBER,
+    STORABLE,
+    Answer,
+    Asked,
+    NoQuery,
+    Operation,
+    Page,
+    PageQuery,
+    Why,
+)
+from salver.features.registry.records import Actor
+from salver.features.registry.registry_operations import actor
+from salver.features.releases.experiments.shadows import ShadowReport
+from salver.features.releases.experiments.windows import CountedBy, Witness, counted_by
+from salver.features.releases.judge.explain import explain
+from salver.features.releases.judge.policy import Policy
+from salver.features.releases.judge.record import Release, What
+from salver.features.releases.judge.verdict import Decision, Verdict
+from salver.features.releases.planning_operations import check_size
+from salver.features.releases.proposals import Proposal
+from salver.features.releases.release_store import Look
+from salver.words.errors import Conflict, InvalidInput, NotFound
+from salver.words.releases import Bucket, Counts, ReleaseState
+
+_WAIT_SECONDS = 3.0
+_LOOK_SECONDS = 0.1
+_MOST_POINTS = 1000
+
+
+class ReleaseStore(Protocol):
+    """Where releases are kept (features/releases/release_store.py)."""
+
+    async def get(self, release: str) -> Release:
+        """One; raises NotFound."""
+        ...
+
+    async def listed(
+        self,
+        model: str = "",
+        *,
+        canary: str = "",
+        state: ReleaseState | None = None,
+        is_live: bool | None = None,
+        after: str = "",
+        most: int = 1000,
+    ) -> tuple[Release, ...]:
+        """Of a model, or all; the newest first."""
+        ...
+
+    async def looks(
+        self, release: str, after: int = -1, *, every: int = 1, last: int = 0
+    ) -> tuple[Look, ...]:
+        """Buckets with their verdicts, in their order; each so-many-th, that one among them."""
+        ...
+
+    async def witnesses(self, releases: Sequence[str]) -> Mapping[str, Sequence[Witness]]:
+        """By release, who counts it."""
+        ...
+
+
+class WishStore(Protocol):
+    """Where wishes are written down (features/releases/release_store.py)."""
+
+    async def wish(self, release: str, what: What, actor: Actor, why: str, now: float) -> int:
+        """Its id. Raises NotFound, Forbidden."""
+        ...
+
+    async def answer(self, wish: int) -> str | None:
+        """Empty = it is done; None = nobody has seen to it yet."""
+        ...
+
+
+class ShadowSource(Protocol):
+    """Knows what came of copies (features/releases/shadow.py)."""
+
+    def report(self, release: str) -> ShadowReport | None:
+        """None = there were none, here and now."""
+        ...
+
+
+class ReleaseView(msgspec.Struct, frozen=True):
+    """A release, in short.
+
+    Attributes:
+        stage: From 0 on, of so many ``stages``.
+        weight: Share of the units that meet the canary now.
+        reason: Why it is in this state.
+        waits_for: What keeps a proposed one from its start.
+        watched_until: Of a promoted one that goes on being compared: until when, in Unix seconds.
+    """
+
+    id: str
+    model: str
+    stable: str
+    canary: str
+    alias: str
+    state: ReleaseState
+    stage: int
+    stages: int
+    weight: float
+    reason: str
+    created: float
+    changed: float
+    ended: float | None
+    by: str
+    why: str
+    waits_for: str
+    watched_until: float | None
+
+
+class LastLook(msgspec.Struct, frozen=True):
+    """What was counted in a bucket, and what the judge said of all so far."""
+
+    seq: int
+    bucket: Bucket
+    verdict: Verdict
+
+
+class ReleaseDetail(msgspec.Struct, frozen=True):
+    """A release, what it is judged by, and the last look at it; None = there was none.
+
+    Attributes:
+        servers: Who counts it; none before it begins, nor once it is over.
+    """
+
+    release: ReleaseView
+    policy: Policy
+    look: LastLook | None
+    servers: tuple[CountedBy, ...]
+
+
+class ReleasesQuery(PageQuery, frozen=True, forbid_unknown_fields=True):
+    """Which releases.
+
+    Attributes:
+        model: Empty = of all.
+        state: None = in any.
+        is_live: Those that have not ended, or those that have; None = both.
+    """
+
+    model: Annotated[str, msgspec.Meta(max_length=128, pattern=STORABLE)] = ""
+    state: ReleaseState | None = None
+    is_live: bool | None = None
+
+
+class Explained(msgspec.Struct, frozen=True):
+    """What the last look found, and what is lacking, in lines of text."""
+
+    text: str
+
+
+class EvidenceQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which looks.
+
+    Attributes:
+        after: Only those behind this number.
+        points: So many at most, evenly taken, the last one among them.
+    """
+
+    after: Annotated[int, msgspec.Meta(ge=-1, le=MOST_NUMBER)] = -1
+    points: Annotated[int, msgspec.Meta(ge=1, le=_MOST_POINTS)] = 300
+
+
+class Line(msgspec.Struct, frozen=True):
+    """A metric, and where its evidence counts.
+
+    Attributes:
+        threshold: Of ``log_e``: from there on it rolls back by itself.
+        gate: Of ``log_gate``: from there on it lets the release go on; None = it is no gate.
+    """
+
+    name: str
+    severity: Literal["severe", "soft"]
+    threshold: float
+    gate: float | None
+
+
+class LinePoint(msgspec.Struct, frozen=True):
+    """A metric at one time.
+
+    Attributes:
+        log_e: Logarithm of the evidence of harm.
+        log_gate: Logarithm of the stage's evidence of no harm.
+        effect, low, high: The canary's rate as a multiple of its control's, and between which it lies.
+    """
+
+    log_e: float
+    log_gate: float
+    effect: float | None
+    low: float | None
+    high: float | None
+
+
+class Point(msgspec.Struct, frozen=True):
+    """What was counted and judged at one time.
+
+    Attributes:
+        at: Unix seconds, the end of the bucket.
+        share: The canary's, of all arms.
+        requests: In this bucket.
+        lines: By metric, in the order of ``metrics``.
+    """
+
+    seq: int
+    at: float
+    stage: int
+    share: float
+    decision: Decision
+    requests: Counts
+    log_e: float
+    split_log_e: float
+    lines: tuple[LinePoint, ...]
+
+
+class Evidence(msgspec.Struct, frozen=True):
+    """Looks at a release over time.
+
+    Attributes:
+        threshold: Of ``log_e``, of all metrics together: there it rolls back.
+    """
+
+    metrics: tuple[Line, ...]
+    threshold: float
+    items: tuple[Point, ...]
+
+
+class NewRelease(Why, frozen=True, forbid_unknown_fields=True):
+    """Which version is to take another's place; what is empty is as the registry has it.
+
+    Attributes:
+        stable: The version that it takes the place of.
+        alias: That moves when it is promoted.
+        policy: None = the model's own, or the usual one.
+    """
+
+    model: Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=STORABLE)]
+    version: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+    stable: Annotated[str, msgspec.Meta(max_length=64)] = ""
+    alias: Annotated[str, msgspec.Meta(max_length=64)] = ""
+    policy: Policy | None = None
+
+
+class Wished(msgspec.Struct, frozen=True):
+    """What became of a wish.
+
+    Attributes:
+        is_done: A server has seen to it; else one does on its next tick.
+    """
+
+    wish: int
+    is_done: bool
+    release: ReleaseView
+
+
+class Ledger(msgspec.Struct, frozen=True):
+    """What these operations are over.
+
+    Attributes:
+        propose: Writes a new release down, with who wishes it and why.
+        wall: Unix seconds.
+    """
+
+    releases: ReleaseStore
+    wishes: WishStore
+    propose: Callable[[Proposal, Actor, str], Awaitable[Release]]
+    shadows: ShadowSource
+    wall: Callable[[], float] = time.time
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+
+
+def release_operations(ledger: Ledger) -> list[Operation]:
+    """Those rows of the table."""
+    one = "/releases/{release}"
+    changes: tuple[tuple[What, str], ...] = (
+        ("pause", "Keep it at its weight, whatever is seen; harm still rolls it back"),
+        ("resume", "Judge it again"),
+        ("promote", "Take its next step, whatever is not proven yet"),
+        ("abort", "Give everything back to the stable version, for good"),
+    )
+    looks = (
+        ("list_releases", "/releases", "Releases, the newest first", _list, Page[ReleaseView], ReleasesQuery),
+        ("release", one, "A release and the last look at it", _tell, ReleaseDetail, NoQuery),
+        ("explain_release", f"{one}/explain", "Why it stands as it does", _explain, Explained, NoQuery),
+        ("shadow", f"{one}/shadow", "How its copies compare", _shadow, ShadowReport, NoQuery),
+        (
+            "evidence",
+            f"{one}/evidence",
+            "What was counted and judged",
+            _tell_evidence,
+            Evidence,
+            EvidenceQuery,
+        ),
+    )
+    start = "Bring a version to a little of the traffic, and see"
+    return [
+        *(
+            Operation(name, "GET", path, summary, partial(run, ledger), gives, query=query)
+            for name, path, summary, run, gives, query in looks
+        ),
+        Operation(
+            "start_release",
+            "POST",
+            "/releases",
+            start,
+            partial(_start, ledger),
+            ReleaseView,
+            NewRelease,
+            changes=True,
+            status=201,
+        ),
+        *(
+            Operation(
+                f"{what}_release",
+                "POST",
+                f"{one}/{what}",
+                summary,
+                partial(_wish, ledger, what),
+                Wished,
+                Why,
+                changes=True,
+            )
+            for what, summary in changes
+        ),
+    ]
+
+
+async def _start(ledger: Ledger, asked: Asked) -> Answer:
+    said: NewRelease = asked.body
+    if said.policy is not None:
+        check_size(said.policy)
+    proposal = Proposal(said.model, said.version, said.stable, said.alias, said.policy)
+    return Answer(shown(await ledger.propose(proposal, actor(asked.caller), said.reason)))
+
+
+async def _list(ledger: Ledger, asked: Asked) -> Answer:
+    query = asked.query
+    if query.after:
+        try:
+            await ledger.releases.get(query.after)
+        except NotFound as error:
+            raise InvalidInput(
+                error.message, field="query.after", fix="Read it from the beginning."
+            ) from error
+    found = await ledger.releases.listed(
+        query.model, state=query.state, is_live=query.is_live, after=query.after, most=query.limit + 1
+    )
+    part = found[: query.limit]
+    return Answer(Page([shown(one) for one in part], part[-1].id if len(found) > len(part) else ""))
+
+
+async def _tell(ledger: Ledger, asked: Asked) -> Answer:
+    release = await ledger.releases.get(asked.names["release"])
+    told = await ledger.releases.witnesses([release.id])
+    servers = counted_by(told[release.id], ledger.wall(), release.bucket_seconds)
+    look = await last_look(ledger.releases, release)
+    return Answer(ReleaseDetail(shown(release), release.policy, look, servers))
+
+
+async def _explain(ledger: Ledger, asked: Asked) -> Answer:
+    release = await ledger.releases.get(asked.names["release"])
+    look = await last_look(ledger.releases, release)
+    return Answer(
+        Explained(explain(release.policy, look.verdict) if look else release.waits_for or release.reason)
+    )
+
+
+async def _shadow(ledger: Ledger, asked: Asked) -> Answer:
+    release = await ledger.releases.get(asked.names["release"])
+    report = ledger.shadows.report(release.id)
+    if report is None:
+        raise NotFound(
+            f"nothing is known here of copies for release '{release.id}'",
+            fix="Its policy says in traffic.shadow what is copied; a server that starts again counts anew.",
+        )
+    return Answer(report)
+
+
+async def _tell_evidence(ledger: Ledger, asked: Asked) -> Answer:
+    release = await ledger.releases.get(asked.names["release"])
+    after, last = asked.query.after, release.progress.buckets - 1
+    looks = await ledger.releases.looks(
+        release.id, after, every=stride(last - after, asked.query.points), last=max(last, 0)
+    )
+    return Answer(evidence(release.policy, looks[-asked.query.points :]))  # one may have come meanwhile
+
+
+async def _wish(ledger: Ledger, what: What, asked: Asked) -> Answer:
+    name, wishes = asked.names["release"], ledger.wishes
+    wish = await wishes.wish(name, what, actor(asked.caller), asked.body.reason, ledger.wall())
+    answer = None
+    for _ in range(round(_WAIT_SECONDS / _LOOK_SECONDS)):
+        if (answer := await wishes.answer(wish)) is not None:
+            break
+        await ledger.sleep(_LOOK_SECONDS)
+    if answer:
+        raise Conflict(answer)
+    return Answer(Wished(wish, answer is not None, shown(await ledger.releases.get(name))))
+
+
+async def last_look(releases: ReleaseStore, release: Release) -> LastLook | None:
+    """None: there was none."""
+    looks = await releases.looks(release.id, release.progress.buckets - 2)
+    return LastLook(looks[-1].seq, looks[-1].entry.bucket, looks[-1].entry.verdict) if looks else None
+
+
+def shown(release: Release) -> ReleaseView:
+    """A release, in short."""
+    return ReleaseView(
+        stages=len(release.policy.stages),
+        waits_for=release.waits_for,
+        **{name: getattr(release, name) for name in _SHOWN},
+    )
+
+
+_SHOWN = tuple(name for name in ReleaseView.__struct_fields__ if name not in ("stages", "waits_for"))
+
+
+def evidence(policy: Policy, looks: tuple[Look, ...]) -> Evidence:
+    """Looks, as a chart wants them."""
+    gate = -math.log(policy.beta)
+    lines = tuple(
+        Line(
+            metric.name,
+            metric.severity,
+            -math.log(policy.alpha * share),
+            None if metric.promotion_margin is None else gate,
+        )
+        for metric, share in zip(policy.metrics, policy.shares, strict=True)
+    )
+    return Evidence(lines, -math.log(policy.alpha), tuple(_point(look) for look in looks))
+
+
+def _point(look: Look) -> Point:
+    bucket, verdict = look.entry.bucket, look.entry.verdict
+    return Point(
+        look.seq,
+        verdict.at,
+        bucket.stage,
+        bucket.share,
+        verdict.decision,
+        bucket.requests,
+        verdict.log_e,
+        verdict.split_log_e,
+        tuple(LinePoint(m.log_e, m.log_gate, m.effect, m.low, m.high) for m in verdict.metrics),
+    )
+
+
+def stride(number: int, most: int) -> int:
+    """Of so many looks each so-many-th is taken, for there to be that many at most.
+
+    >>> [stride(number, 300) for number in (0, 300, 301, 10_000)]
+    [1, 1, 2, 34]
+    """
+    return max(1, -(-number // most))

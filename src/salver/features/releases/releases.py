@@ -1,0 +1,549 @@
+"""Who sees to it that releases go on?
+
+A shell, told by the clock: on each tick it hands in what was counted here, reads what people wish and what
+all servers have counted, lets the pure rooms decide (``rollout/``), writes all of it in one transaction, and
+only then moves traffic. The state is the ledger's: after a kill the next tick goes on from there, here or on
+another server. It counts nothing and judges nothing itself.
+"""
+
+import asyncio
+import contextlib
+import logging
+import math
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Final, NamedTuple, Protocol
+
+import msgspec
+
+from salver.features.releases.experiments.assign import check
+from salver.features.releases.experiments.collector import Collector
+from salver.features.releases.experiments.outputs import OutputCheck
+from salver.features.releases.experiments.pending import Pending
+from salver.features.releases.experiments.router import Router
+from salver.features.releases.experiments.shadows import ShadowReport
+from salver.features.releases.experiments.windows import PATIENCE, Judged, Merged, Part, Witness, due, silent
+from salver.features.releases.judge import procedure, rules
+from salver.features.releases.judge.judge import judge
+from salver.features.releases.judge.record import Release
+from salver.features.releases.judge.replay import Entry
+from salver.features.releases.release_store import Aliases, Look, Picture, ReleaseStore, Step, Waiting
+from salver.features.releases.window_exchange import Told
+from salver.words.errors import Conflict, InvalidInput, SalverError
+from salver.words.releases import NO_STAGE, Matured, ReleaseState, Split
+
+_LOG: Final = logging.getLogger("salver.words.releases")
+_LOAD_MINUTES: Final = 30.0
+_DAY_SECONDS: Final = 86_400.0
+#: Without the ledger, after which a server sends nobody to a canary: a rollback could not reach it.
+_DEAF_SECONDS: Final = 300.0
+_TRIES: Final = 3  # of a step that another server was ahead of; then the next tick takes it
+
+
+class Fleet(Aliases, Protocol):
+    """What is loaded, and who is asked (features/releases/fleet.py)."""
+
+    def knows(self, model: str) -> bool:
+        """Whether any version of a model is there."""
+        ...
+
+    def missing(self, model: str, version: str) -> str:
+        """Why a version cannot answer now, in words; empty = it can."""
+        ...
+
+    def settle(self, versions: Mapping[str, str]) -> None:
+        """Requests that name no version go to these, by model."""
+        ...
+
+
+class Shadows(Protocol):
+    """What was asked of versions whose answers nobody gets (features/releases/shadow.py)."""
+
+    def forget(self, release: str) -> None:
+        """It is over."""
+        ...
+
+    def report(self, release: str) -> ShadowReport | None:
+        """What came of its copies; None = there were none."""
+        ...
+
+
+class Traffic(NamedTuple):
+    """Where requests go, and what is seen of them."""
+
+    router: Router
+    collector: Collector
+    pending: Pending
+    shadows: Shadows
+
+
+class Harvest(msgspec.Struct, frozen=True):
+    """Outcomes that have matured.
+
+    Attributes:
+        watermarks: By metric, the time of exposure up to which they are handed over with this.
+        late_seconds: By how much what is posted lags behind.
+    """
+
+    outcomes: tuple[Matured, ...] = ()
+    watermarks: Mapping[str, float] = msgspec.field(default_factory=dict)
+    late_seconds: float = 0.0
+
+
+class Outcomes(Protocol):
+    """Knows what callers posted later (features/releases/outcomes.py)."""
+
+    async def matured(self, release: Release, until: float, written: float) -> Harvest:
+        """Of the units that were exposed after ``release.progress.watermarks``, and whose outcomes are known
+        for sure at ``until``.
+
+        Args:
+            until, written: Unix seconds; all exposures before ``written`` are in the ledger.
+        """
+        ...
+
+
+class Releases:
+    """Takes every release one step further, again and again.
+
+    Args:
+        outcomes: None = there are none.
+        clock: Unix seconds.
+        server: By which the others on the same ledger know this one; no other, and none before, has it.
+
+    Attributes:
+        known: As the ledger said the last time: those that have not ended, and those that traffic goes by.
+        shares: By release, the share of the units that meets the canary here.
+    """
+
+    def __init__(
+        self,
+        store: ReleaseStore,
+        traffic: Traffic,
+        fleet: Fleet,
+        outcomes: Outcomes | None,
+        clock: Callable[[], float],
+        server: str,
+    ) -> None:
+        self.known: Sequence[Release] = ()
+        self.shares: Mapping[str, float] = {}
+        self._store = store
+        self._router, self._collector, self._pending, self._shadows = traffic
+        self._fleet = fleet
+        self._outcomes = outcomes
+        self._clock = clock
+        self._server = server
+        self._followed: dict[str, Told] = {}
+        self._hears_since = -math.inf  # Unix seconds
+        self._told_at = -math.inf  # the same, when it was told all the last time
+        self._is_deaf = False  # the ledger is away
+        self._trouble = ""  # that the log has told
+        self._silent: set[tuple[str, str]] = set()
+        self._pruned = 0.0
+        self._buckets: list[float] = []  # their lengths, in seconds
+        self._missing_since: dict[str, float] = {}
+        self._said: dict[str, str] = {}  # by release, what it waits for here
+        self._running: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Releases, {len(self._followed)} live>"
+
+    def silence(self) -> float:
+        """Seconds since the ledger was read and written without a fault."""
+        return max(0.0, self._clock() - self._told_at)
+
+    async def start(self, seconds: float, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
+        """The first tick, and then one after each such pause, or as often as buckets end.
+
+        Raises:
+            SalverError: the ledger cannot be read.
+        """
+        await self.tick()
+        self._running = asyncio.get_running_loop().create_task(self._run(seconds, sleep), name="releases")
+
+    async def stop(self) -> None:
+        """The last tick, with what was counted up to now."""
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.wait([self._running])
+            self._running = None
+            self._collector.flush()
+            await self._try(is_last=True)
+
+    async def tick(self, *, is_last: bool = False) -> None:
+        """Each release takes the step that is due.
+
+        Args:
+            is_last: Nobody needs to wait for this server any more.
+
+        Raises:
+            SalverError: the ledger cannot be read or written; what was counted is kept for the next tick.
+        """
+        self._collector.tick()
+        try:
+            await self._go_on(is_last)
+        except SalverError:
+            self._is_deaf = True
+            self._said.clear()
+            self._let_go(self._clock())
+            raise
+
+    async def _go_on(self, is_last: bool) -> None:
+        asked = self._clock()
+        await self._hand_in()
+        if is_last:
+            await self._store.leave(self._server)
+        picture = await self._store.picture()
+        now = self._clock()
+        if self._is_deaf or now - asked > PATIENCE * min(self._buckets, default=math.inf):
+            self._is_deaf, self._hears_since = False, now
+        after: list[Release] = []
+        for number, release in enumerate(picture.releases):
+            known = (*after, *picture.releases[number:])  # as this tick has left them
+            try:
+                release = await self._step(release, msgspec.structs.replace(picture, releases=known), now)
+            except SalverError:  # the ledger's, which all need
+                raise
+            except Exception:  # a defect, which must not keep the others where they are
+                _LOG.exception("release %s stays as it is until the next tick", release.id)
+            after.append(release)
+        for name in picture.waiting.keys() - {release.id for release in after}:
+            await self._refuse(await self._store.get(name), picture.waiting[name], now)
+        if not is_last:
+            await self._apply(after, now)
+        if now - self._pruned >= _DAY_SECONDS and not await self._store.prune(now):
+            self._pruned = now
+
+    async def _run(self, seconds: float, sleep: Callable[[float], Awaitable[None]]) -> None:
+        while True:
+            await sleep(min([seconds, *self._buckets]))
+            await self._try()
+
+    async def _try(self, *, is_last: bool = False) -> None:
+        try:
+            await self.tick(is_last=is_last)
+        except SalverError as error:
+            if str(error) != self._trouble:
+                _LOG.error("releases stay as they are until this is mended: %s", error)
+            self._trouble = str(error)
+        except Exception:
+            _LOG.exception("releases stay as they are until the next tick")
+        else:
+            if self._trouble:
+                _LOG.info("releases go on")
+            self._trouble = ""
+
+    async def _hand_in(self) -> None:
+        """What was counted here goes to where all servers see it."""
+        for name, told in self._followed.items():
+            if seen := self._pending.of(name):
+                others = await self._store.hand_in(self._server, name, told, seen)
+                self._followed[name] = told._replace(parts=told.parts + len(seen), crowd=others.last)
+                self._pending.kept(name, len(seen))
+                self._collector.know(name, *others)
+
+    async def _step(self, release: Release, picture: Picture, now: float) -> Release:
+        """Decide, write, and see what is there then."""
+        for _ in range(_TRIES):
+            step = await self._next(release, picture, now)
+            if step.is_nothing:
+                return step.after
+            try:
+                after = await self._store.commit(step, now)
+            except Conflict as error:
+                _LOG.debug("%s; it is read anew", error)
+                picture = await self._store.picture()
+                release = next((one for one in picture.releases if one.id == release.id), release)
+                continue
+            _tell(step)
+            return after
+        return release
+
+    async def _refuse(self, release: Release, waiting: Waiting, now: float) -> None:
+        """What another release came after has nothing to give back, and its alias is not its own any more."""
+        answer = f"release '{release.id}' is {release.state.value}, and another came after it"
+        answers = tuple((wish.id, answer) for wish in waiting.wishes)
+        with contextlib.suppress(Conflict):  # another server said so
+            await self._store.commit(Step(release, release, answers=answers), now)
+
+    async def _next(self, release: Release, picture: Picture, now: float) -> Step:
+        waiting, after, looks = picture.waiting[release.id], release, []
+        if release.fault and release.is_live:  # nobody is to meet a canary that cannot be judged
+            why = f"this version of Salver cannot read it: {release.fault}"
+            after = procedure.rolled_back(release, now, why)
+        parts: list[Part] = []
+        heard = self._heard(release, waiting, now)
+        until = min((each.until for each in heard), default=math.inf)
+        is_here = self._fleet.knows(release.model) or not heard  # else it is the business of those who do
+        lacks, missing = self._lacking(release, now) if is_here else ("", "")
+        waiting_for_it = self._collector.waiting(release.id) if release.id in self._followed else ""
+        facts = msgspec.structs.replace(
+            _facts(release, picture.releases), missing=missing, waiting=waiting_for_it
+        )
+        for bucket, made_of in _due(release, waiting, until):
+            if not after.is_judged:
+                break
+            parts += made_of
+            if is_quiet := bucket.stage == NO_STAGE:
+                stage, share = after.stand
+                bucket = msgspec.structs.replace(bucket, stage=stage, share=share)
+            before = after  # whose outcomes wait for the next one, if this cannot be judged
+            if self._outcomes is not None and release.asks_for_outcomes:
+                harvest = await self._outcomes.matured(after, bucket.start + bucket.seconds, min(until, now))
+                bucket = msgspec.structs.replace(
+                    bucket, outcomes=harvest.outcomes, late_seconds=harvest.late_seconds
+                )
+                after = procedure.harvested(after, harvest.watermarks)
+            if is_quiet and not after.is_live and not bucket.outcomes:
+                continue  # of those who are promoted silence is no news
+            seq = after.progress.buckets
+            try:
+                evidence, verdict = judge(after.policy, after.evidence, bucket, after.state, facts)
+            except Exception as error:  # a defect, of one bucket, which must not keep the others waiting
+                what = "release %s: a bucket is left out of the evidence: %s"
+                _LOG.error(what, release.id, error, exc_info=not isinstance(error, InvalidInput))
+                after = before
+                continue
+            looks.append(Look(seq, Entry(bucket, after.state, verdict, facts)))
+            after = procedure.judged(msgspec.structs.replace(after, evidence=evidence), verdict, now)
+        answers, by = [], ""
+        for wish in waiting.wishes:
+            before = after
+            try:
+                if wish.what == "abort" and waiting.elsewhere:
+                    raise Conflict(
+                        f"the alias {release.model}@{release.alias} means {waiting.elsewhere} by now, which "
+                        f"somebody else saw to: there is nothing to take back"
+                    )
+                after = procedure.wished(after, wish, now)
+                answers.append((wish.id, ""))
+            except Conflict as error:
+                answers.append((wish.id, str(error)))
+            if (before.state, before.stage) != (after.state, after.stage):
+                by = wish.by
+        if is_here:
+            after = self._settled(after, picture.releases, waiting.elsewhere, now, lacks)
+            if missing and not heard:
+                after = procedure.stranded(after, now, missing)
+        has_switched = ReleaseState.PROMOTED in (release.state, after.state) and release.state != after.state
+        aliases = self._fleet if has_switched else None
+        return Step(release, after, tuple(looks), tuple(parts), tuple(answers), aliases, by)
+
+    def _heard(self, release: Release, waiting: Waiting, now: float) -> list[Witness]:
+        """Who counts it, without others that have told nothing for long."""
+        mine = self._server if release.id in self._followed else ""
+        others = [each for each in waiting.witnesses if each.server != mine]
+        gone = silent(others, now, release.bucket_seconds, self._hears_since)
+        for each in gone:
+            if (key := (release.id, each.server)) not in self._silent and each.server != self._server:
+                silence = now - each.until
+                _LOG.warning("release %s goes on without %s, silent for %.0f seconds", *key, silence)
+                self._silent.add(key)
+        heard = [each for each in waiting.witnesses if each not in gone]
+        self._silent -= {(release.id, each.server) for each in heard}
+        return heard
+
+    def _lacking(self, release: Release, now: float) -> tuple[str, str]:
+        """Why its versions cannot answer here, in words; and the same if that is so for long already."""
+        lacks = ""
+        if release.is_live or release.split is not None:
+            versions = (release.stable, release.canary)
+            lacks = "; ".join(filter(None, (self._fleet.missing(release.model, each) for each in versions)))
+        if not lacks:
+            self._missing_since.pop(release.id, None)
+            return "", ""
+        since = self._missing_since.setdefault(release.id, now)
+        return lacks, lacks if now - since >= PATIENCE * release.bucket_seconds else ""
+
+    def _settled(
+        self, release: Release, all_of_them: Sequence[Release], elsewhere: str, now: float, lacks: str
+    ) -> Release:
+        """With what is loaded, who else is under way, and how fast the stable version is."""
+        if release.state is ReleaseState.PROMOTED:
+            ends = f"its alias means {elsewhere}" if elsewhere else _successor(release, all_of_them)
+            release = procedure.watched(release, now, ends)
+        if not release.is_live and release.split is None:
+            self._said.pop(release.id, None)
+            return release
+        if lacks and now - self._missing_since[release.id] > 60 * _LOAD_MINUTES:
+            gone = f"after {_LOAD_MINUTES:.0f} minutes: {lacks}"
+            ended = procedure.rolled_back if release.is_live else procedure.watched
+            return ended(release, now, gone)
+        if release.state is ReleaseState.PROPOSED:
+            waits_for = lacks or _clash(release, all_of_them)
+            said = self._said.get(release.id)  # by this server; others may have said otherwise since
+            if not waits_for or waits_for != said:
+                release = procedure.started(release, now, waits_for)
+            self._said[release.id] = waits_for
+        quantiles = {m.name: m.quantile for m in release.policy.metrics if m.kind == "latency"}
+        if quantiles and release.id in self._followed:
+            release = procedure.measured(release, self._collector.thresholds(release.id, quantiles))
+        if release.id in self._followed:
+            release = procedure.binned(release, self._collector.bins(release.id))
+        return release
+
+    async def _apply(self, releases: Sequence[Release], now: float) -> None:
+        """Traffic goes where the ledger says."""
+        has_begun = [release for release in releases if release.state is not ReleaseState.PROPOSED]
+        live = {each.id: each for each in has_begun if each.is_judged and self._fleet.knows(each.model)}
+        for name in self._followed.keys() - live.keys():
+            del self._followed[name]
+            self._collector.leave(name)
+            self._pending.forget(name)
+            self._shadows.forget(name)
+        trouble: SalverError | None = None  # which must not keep the others' traffic where it is
+        for name in live.keys() - self._followed.keys():
+            try:
+                await self._follow(live[name], now)
+            except SalverError as error:
+                trouble = error
+        self._buckets = [release.bucket_seconds for release in live.values()]
+        for name in self._followed:
+            release = live[name]
+            self._collector.pace(name, release.bucket_seconds)
+            self._collector.slow_from(name, release.progress.thresholds)
+            self._collector.watch(name, checks(release), keeps_requests=release.keeps_requests)
+        self.known = releases
+        self._share_out(releases)
+        self._fleet.settle({release.model: _meant(release) for release in releases if not release.alias})
+        if trouble is not None:
+            raise trouble
+        self._told_at = now
+
+    def _share_out(self, releases: Sequence[Release]) -> None:
+        """Each unit meets the version that these say, of those that are here."""
+        splits = [
+            split
+            for release in releases
+            if (split := release.split) is not None
+            and release.id not in self._missing_since
+            and (release.id in self._followed or not release.is_live)
+        ]
+        self.shares = {split.release: split.weight * (1 - split.holdback) for split in splits}
+        try:
+            self._router.replace(splits)
+        except InvalidInput:  # a fault of one, which must not keep the others' traffic where it is
+            self._router.replace(_compatible(splits))
+
+    def _let_go(self, now: float) -> None:
+        """Nobody goes on meeting a canary of which nothing has been heard for long."""
+        if (silence := now - self._told_at) < _DEAF_SECONDS:
+            return
+        live = [release for release in self.known if release.is_live and release.id in self.shares]
+        for release in live:
+            _LOG.warning(
+                "release %s of %s: nobody is sent to version %s here, but all to %s: the ledger was not "
+                "heard for %.0f seconds, and the release may have been rolled back",
+                release.id,
+                release.model,
+                release.canary,
+                release.stable,
+                silence,
+            )
+        if live:
+            self._share_out([release for release in self.known if not release.is_live])
+
+    async def _follow(self, release: Release, now: float) -> None:
+        """Count it from now on, after what is known of it."""
+        parts = await self._store.attend(release.id, self._server, now)
+        known, events = await self._store.known_units(release.id, now)
+        keeps_units = release.asks_for_outcomes
+        memory = await asyncio.to_thread(
+            self._collector.remembered, known.units, events, keeps_arms=keeps_units
+        )
+        self._collector.follow(release.id, release.bucket_seconds, memory, known.last)
+        self._followed[release.id] = Told(parts, known.last, keeps_units)
+
+
+def checks(release: Release) -> tuple[OutputCheck, ...]:
+    """What is to be looked at in the answers of a release."""
+    return tuple(
+        OutputCheck(
+            metric=metric.name,
+            kind="bins" if metric.kind == "output" else "bounds",
+            output=metric.output,
+            take=metric.take,
+            least=metric.least,
+            most=metric.most,
+            bins=metric.bins,
+            bounds=release.progress.bins.get(metric.name, ()),
+        )
+        for metric in release.policy.metrics
+        if metric.is_of_outputs
+    )
+
+
+def _clash(release: Release, all_of_them: Iterable[Release]) -> str:
+    """Why its traffic cannot be shared out beside that of releases under way, in words; empty = it can."""
+    mine = msgspec.structs.replace(release, state=ReleaseState.RUNNING).split
+    for other in all_of_them:
+        if other.id != release.id and (theirs := other.split) is not None and mine is not None:
+            try:
+                check((theirs, mine))
+            except InvalidInput as error:
+                return str(error)
+    return ""
+
+
+def _successor(release: Release, all_of_them: Iterable[Release]) -> str:
+    """Who is to take the place of one that is promoted, in words; empty = nobody yet."""
+    for other in all_of_them:
+        if (other.model, other.alias) == (release.model, release.alias) and other.id != release.id:
+            return f"release '{other.id}' comes after it"
+    return ""
+
+
+def _compatible(splits: Iterable[Split]) -> list[Split]:
+    """Without those that cannot be in force beside the ones before them."""
+    kept: list[Split] = []
+    for split in splits:
+        try:
+            check((*kept, split))
+        except InvalidInput as error:
+            _LOG.error("release %s shares out no traffic: %s", split.release, error)
+        else:
+            kept.append(split)
+    return kept
+
+
+def _due(release: Release, waiting: Waiting, until: float) -> list[Merged]:
+    """Buckets that may be judged now, after the last one that was."""
+    evidence, seconds = release.evidence, release.bucket_seconds
+    last = None
+    if evidence.since is not None and evidence.until is not None:
+        last = Judged(evidence.stage, evidence.since, evidence.until)
+    return due(waiting.parts, seconds, until, last)
+
+
+def _meant(release: Release) -> str:
+    """The version that requests mean which name none."""
+    return release.canary if release.state is ReleaseState.PROMOTED else release.stable
+
+
+def _facts(release: Release, all_of_them: Iterable[Release]) -> rules.Facts:
+    layer = release.policy.traffic.layer
+    others = tuple(
+        other.id
+        for other in all_of_them
+        if layer and other.id != release.id and other.is_live and other.policy.traffic.layer == layer
+    )
+    return rules.Facts(release.progress.approvals, others)
+
+
+def _tell(step: Step) -> None:
+    before, after = step.before, step.after
+    is_news = before.state is after.state is ReleaseState.PROMOTED and before.reason != after.reason
+    if is_news or (before.state, before.stage) != (after.state, after.stage):
+        is_grave = is_news or after.state is ReleaseState.ROLLED_BACK
+        level = logging.WARNING if is_grave else logging.INFO
+        _LOG.log(
+            level,
+            "release %s of %s: %s, stage %d of %d, %.4g%% of the units meet version %s: %s",
+            after.id,
+            after.model,
+            after.state.value,
+            min(after.stage + 1, len(after.policy.stages)),
+            len(after.policy.stages),
+            100 * after.weight,
+            after.canary,
+            after.reason,
+        )

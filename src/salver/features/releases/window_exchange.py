@@ -1,0 +1,213 @@
+"""How do servers tell one another what they have counted of a release?
+
+Rows of the ledger. A part of a window comes with the units in it, in one transaction. A unit that another
+server has met before is not counted again (``crowds.py``), nor is the first of its events, of which there is
+one row, whoever tells it. What parts add up to is ``features/releases/experiments/windows.py``'s question.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from sqlalchemy import BigInteger, Connection, Table, any_, bindparam, delete, func, insert, select, update
+from sqlalchemy.dialects import postgresql
+
+from salver.features.ledger import rows
+from salver.features.ledger.schema import EXPOSURE, FIRST_EVENT, PART, PREDICTION, RELEASE, WITNESS
+from salver.features.releases.distinct_units import NO_UNITS, Crowd, meet
+from salver.features.releases.experiments.windows import Part, Witness
+from salver.features.releases.judge.record import read_progress
+from salver.words.releases import ARMS, FIRSTS, Bucket, Counts, Met, Seen, kept_in
+
+_encode: Final = msgspec.json.Encoder().encode
+#: Of JSON, as it was written down; raises msgspec.MsgspecError.
+read_bucket: Final = msgspec.json.Decoder(Bucket).decode
+_Numbers = npt.NDArray[np.int64]
+_Flags = npt.NDArray[np.bool_]
+
+
+def attend(connection: Connection, release: str, server: str, now: float) -> int:
+    """A server counts a release from now on, so that others wait for what it tells.
+
+    Returns:
+        How many parts it has told before.
+    """
+    rows.add(connection, WITNESS, {"release": [release], "server": server, "parts": 0, "until": now})
+    mine = (WITNESS.c.release == release, WITNESS.c.server == server)
+    return int(connection.execute(select(WITNESS.c.parts).where(*mine)).scalar_one())
+
+
+def leave(connection: Connection, server: str) -> None:
+    """It tells no more, of no release."""
+    connection.execute(update(WITNESS).where(WITNESS.c.server == server).values(has_left=1))
+
+
+def witnesses(connection: Connection, releases: Sequence[str]) -> dict[str, tuple[Witness, ...]]:
+    """By release, who counts it; nobody counts one that has not begun, or is over."""
+    query = (
+        select(WITNESS.c.release, WITNESS.c.server, WITNESS.c.until)
+        .where(WITNESS.c.release.in_(releases), WITNESS.c.has_left == 0)
+        .order_by(WITNESS.c.release, WITNESS.c.server)
+    )
+    found: dict[str, tuple[Witness, ...]] = dict.fromkeys(releases, ())
+    for release, server, until in connection.execute(query):
+        found[release] += (Witness(server, until),)
+    return found
+
+
+class Told(NamedTuple):
+    """How far a server has told of a release, and heard of it.
+
+    Attributes:
+        parts: That it has told.
+        crowd: See :attr:`salver.features.releases.distinct_units.Crowd.last`.
+        keeps_units: Each unit has a row of its own, as outcomes may be posted of it.
+    """
+
+    parts: int = 0
+    crowd: int = 0
+    keeps_units: bool = False
+
+
+def hand_in(connection: Connection, server: str, release: str, told: Told, seen: Sequence[Seen]) -> Crowd:
+    """Parts that a server has counted, with the units in them, unless the release is over.
+
+    Args:
+        told: Before these; those that were told nevertheless, are told once.
+
+    Returns:
+        What others have told meanwhile.
+    """
+    mine = (WITNESS.c.release == release, WITNESS.c.server == server)
+    known = connection.scalar(select(WITNESS.c.parts).where(*mine))
+    if known is None or not _goes_on(connection, release):
+        return Crowd(NO_UNITS, told.crowd)
+    parts, others, last = [], [NO_UNITS], told.crowd
+    for number, each in enumerate(seen, told.parts):
+        if number >= known:
+            is_first = each.exposures.are_first == 1
+            units = each.exposures.units[is_first]
+            are_new, crowd = meet(connection, release, units, each.heard, last)
+            others, last = [*others, crowd.units], crowd.last
+            is_first[is_first] = are_new
+            bucket = _told_apart(connection, each, is_first, keeps_units=told.keeps_units)
+            body = _encode(bucket).decode()
+            parts.append({"release": release, "server": server, "number": number, "body": body})
+    if parts:
+        connection.execute(insert(PART), parts)
+        until = max(each.bucket.start + each.bucket.seconds for each in seen)
+        connection.execute(update(WITNESS).where(*mine).values(parts=told.parts + len(seen), until=until))
+    return Crowd(np.concatenate(others), last)
+
+
+def waiting(connection: Connection) -> dict[str, tuple[list[Part], list[Witness]]]:
+    """By release, parts that are not judged yet, and who tells more."""
+    found: dict[str, tuple[list[Part], list[Witness]]] = {}
+    last = None
+    for release, server, until, has_left, number, body in connection.execute(_TOLD):
+        parts, witnesses = found.setdefault(release, ([], []))
+        if not has_left and (release, server) != last:
+            witnesses.append(Witness(server, until))
+        if number is not None:
+            parts.append(Part(server, number, read_bucket(body)))
+        last = release, server
+    return found
+
+
+_ITS_PARTS: Final = (PART.c.release == WITNESS.c.release) & (PART.c.server == WITNESS.c.server)
+_TOLD: Final = (
+    select(
+        WITNESS.c.release, WITNESS.c.server, WITNESS.c.until, WITNESS.c.has_left, PART.c.number, PART.c.body
+    )
+    .select_from(WITNESS.outerjoin(PART, _ITS_PARTS))
+    .order_by(WITNESS.c.release, WITNESS.c.server, PART.c.number)
+)
+
+
+def judged(connection: Connection, release: str, parts: Iterable[Part]) -> None:
+    """These parts wait no more."""
+    keys = [{"server_": part.server, "number_": part.number} for part in parts]
+    if keys:
+        its = (PART.c.release == release, PART.c.server == bindparam("server_"))
+        connection.execute(delete(PART).where(*its, PART.c.number == bindparam("number_")), keys)
+
+
+def forget(connection: Connection, release: str) -> None:
+    """It is over: nothing more is told of it."""
+    for table in (PART, WITNESS):
+        connection.execute(delete(table).where(table.c.release == release))
+
+
+def _goes_on(connection: Connection, release: str) -> bool:
+    """It has not ended, or is watched after its promotion."""
+    row = connection.execute(
+        select(RELEASE.c.ended, RELEASE.c.progress).where(RELEASE.c.id == release)
+    ).first()
+    return row is not None and (row.ended is None or read_progress(row.progress).watched_until is not None)
+
+
+def _told_apart(connection: Connection, seen: Seen, is_first: _Flags, *, keeps_units: bool) -> Bucket:
+    """Write down what is new, and count no more than that.
+
+    Args:
+        is_first: Of the exposures, those of units that nobody had met before.
+    """
+    bucket, release, exposures = seen.bucket, {"release": seen.release}, seen.exposures
+    share = {**release, "stage": bucket.stage, "propensity": bucket.share}
+    if keeps_units:
+        each = msgspec.structs.replace(exposures, are_first=is_first.view(np.uint8))
+        rows.add(connection, EXPOSURE, {**_columns(each, "units"), **share})
+    happened: dict[tuple[str, str], Counts] = {}
+    for name, first in seen.firsts.items():
+        its = {**release, "metric": name}
+        metric, field, _ = kept_in(name)
+        happened[metric, field] = _in_arms(first, _known(connection, FIRST_EVENT, its, first.units))
+        rows.add(connection, FIRST_EVENT, {**_columns(first, "units"), **its})
+    rows.add(connection, PREDICTION, {**_columns(seen.predictions, "requests"), **share})
+    again = (exposures.are_first == 1) & ~is_first
+    events = {
+        field: {
+            metric: _less(some, happened.get((metric, field), Counts()))
+            for metric, some in getattr(bucket, field).items()
+        }
+        for field in FIRSTS
+    }
+    fewer = _less(bucket.exposures, _in_arms(exposures, again))
+    return msgspec.structs.replace(bucket, exposures=fewer, **events)
+
+
+def _known(connection: Connection, table: Table, same: Mapping[str, Any], units: _Numbers) -> _Flags:
+    """Which of these units have a row already, in whatever arm."""
+    chosen = [table.c[name] == value for name, value in same.items()]
+    if connection.dialect.name == "sqlite":  # either way they are one parameter
+        numbers = msgspec.json.encode(units.tolist()).decode()
+        chosen.append(table.c.unit.in_(select(func.json_each(numbers).table_valued("value").c.value)))
+    else:
+        array = bindparam(None, units.tolist(), type_=postgresql.ARRAY(BigInteger))
+        chosen.append(table.c.unit == any_(array))
+    found = list(connection.scalars(select(table.c.unit).where(*chosen))) if len(units) else []
+    return np.isin(units, np.array(found, np.int64))
+
+
+def _in_arms(met: Met, chosen: _Flags) -> Counts:
+    return Counts(*np.bincount(met.arms[chosen], minlength=len(ARMS)).tolist())
+
+
+def _less(counts: Counts, fewer: Counts) -> Counts:
+    return Counts(
+        counts.canary - fewer.canary, counts.baseline - fewer.baseline, counts.stable - fewer.stable
+    )
+
+
+_COLUMNS: Final = {"units": "unit", "are_first": "is_first", "times": "time", "requests": "request"}
+
+
+def _columns(met: Met, key: str) -> dict[str, list[Any]]:
+    """Columns of the tables, in the order of the key, which their index is in."""
+    order = np.argsort(getattr(met, key))
+    found = {
+        name: getattr(met, field)[order].tolist() for field, name in _COLUMNS.items() if hasattr(met, field)
+    }
+    return {**found, "arm": [ARMS[place].value for place in met.arms[order].tolist()]}

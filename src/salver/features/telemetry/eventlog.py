@@ -1,0 +1,62 @@
+"""Which events become log lines?
+
+Changes of state always do; requests as the access log's mode says. Values of tensors never
+appear: events do not carry them.
+"""
+
+import logging
+from collections.abc import Sequence
+from typing import Literal
+
+from salver.features.telemetry.logs import logger, present, trace_id
+from salver.words.events import Event, Served, StateChanged
+from salver.words.messages import State
+
+_LEVELS = {State.READY: logging.INFO, State.GONE: logging.INFO, State.FAILED: logging.ERROR}
+
+
+class EventLog:
+    """Writes events down.
+
+    Args:
+        access_log: Requests to log: none, the failed ones, all.
+    """
+
+    def __init__(self, access_log: Literal["off", "errors", "all"] = "off") -> None:
+        self._requests = access_log
+        self._access = logger("salver.access")
+        self._lifecycle = logger("salver.kernel.lifecycle")
+
+    def observe(self, events: Sequence[Event]) -> None:
+        """Log a batch of events."""
+        for event in events:
+            if type(event) is Served:
+                if self._requests == "all" or (self._requests == "errors" and event.outcome != "ok"):
+                    self._access.info("request", **_request_fields(event))
+            elif type(event) is StateChanged:
+                self._lifecycle.log(
+                    _LEVELS.get(event.after, logging.DEBUG),
+                    f"model {event.after.lower()}",
+                    model=event.id.name,
+                    version=event.id.version,
+                    **present(reason=event.reason),
+                )
+
+
+def _request_fields(event: Served) -> dict[str, object]:
+    timing = event.timing
+    return present(
+        model=event.model,
+        version=event.version,
+        protocol=event.protocol,
+        outcome=event.outcome,
+        why=event.why,
+        ms=round(event.latency * 1e3, 3),
+        queue_ms=round((timing.queue + timing.formation) * 1e3, 3),
+        inference_ms=round(timing.inference * 1e3, 3),
+        rows=event.rows,
+        batch_rows=timing.batch_rows,
+        tenant=event.tenant,
+        request_id=event.request_id,
+        trace_id=trace_id(event.traceparent),
+    )

@@ -1,0 +1,290 @@
+"""Why was this request slow, and why are slow ones slow?
+
+:class:`Explanations` keeps the last minutes in slices of ten seconds: for each model version and each
+class of latency the sums of the phases, the slowest requests, refusals, and what the runs gave. All of it
+is bounded, and nothing but the recent ids is kept for each request. What the sums mean stands in
+``verdict.py``. It knows no HTTP; the clock is handed in.
+"""
+
+import heapq
+import itertools
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
+from math import floor, log2
+from typing import Any
+
+import msgspec
+
+from salver.features.telemetry.verdict import PHASES, Pressure, Split, Verdict, judge
+from salver.kernel.serving.present import Present
+from salver.words.errors import NO_REFUSAL, NotFound
+from salver.words.events import BatchRan, Event, Served
+from salver.words.messages import ModelId
+
+SLICE_S = 10.0
+SLICES = 18
+#: Requests that can be asked for by id, of all models together.
+RECENT = 8192
+#: Slow requests that are named.
+SLOWEST = 10
+#: Latencies of one class differ by 9 % at most; from 1 µs to a day there are 290 classes.
+_CLASSES_AN_OCTAVE = 8
+_TICK_S = 1e-6
+_NO_CELL = (0.0,) * 9
+_COUNTED = (Served, BatchRan)
+_Pair = tuple[str, str]
+
+
+class _Slice:
+    """Ten seconds of one version. A cell holds the sums of :class:`Split`, in its order."""
+
+    __slots__ = ("cells", "first", "is_of_steps", "number", "outcomes", "refused", "rows", "runs", "slowest")
+
+    def __init__(self, number: int, first: float) -> None:
+        self.number = number
+        self.first = first
+        self.cells: dict[int, list[float]] = {}
+        self.outcomes: Counter[str] = Counter()
+        self.refused: Counter[str] = Counter()
+        self.rows = 0
+        self.is_of_steps = False  # an ensemble
+        self.runs: dict[int, list[float]] = {}  # by the power of two of their rows: runs, rows, seconds
+        self.slowest: list[tuple[float, int, float, Served]] = []
+
+    def served(self, event: Served, now: float, order: int) -> None:
+        self.outcomes[event.outcome] += 1
+        self.rows += event.rows
+        if event.why not in NO_REFUSAL:
+            self.refused[event.why] += 1
+        if event.outcome != "ok":
+            return
+        latency, timing = event.latency, event.timing
+        kind = floor(log2(latency or _TICK_S) * _CLASSES_AN_OCTAVE)
+        cell = self.cells.get(kind)
+        if cell is None:
+            cell = self.cells[kind] = [0.0] * 9
+        cell[0] += 1
+        cell[1] += latency
+        cell[2] += timing.queue
+        cell[3] += timing.formation
+        cell[4] += timing.inference
+        cell[5] += event.rows
+        cell[6] += event.size
+        cell[7] += timing.batch_rows
+        cell[8] += timing.ahead
+        slowest = self.slowest
+        if len(slowest) < SLOWEST:
+            heapq.heappush(slowest, (latency, order, now, event))
+        elif latency > slowest[0][0]:
+            heapq.heapreplace(slowest, (latency, order, now, event))
+
+    def ran(self, event: BatchRan) -> None:
+        if event.reason == "steps":
+            self.is_of_steps = True
+        elif event.ok and event.duration > 0:
+            sums = self.runs.setdefault(event.rows.bit_length(), [0.0, 0.0, 0.0])
+            sums[0] += 1
+            sums[1] += event.rows
+            sums[2] += event.duration
+
+
+class Explanations:
+    """Sums events up by model version, slice of time and latency.
+
+    Args:
+        clock: Monotonic seconds.
+        present: Asked for the number of instances, when somebody wants an explanation.
+    """
+
+    def __init__(self, clock: Callable[[], float], present: Present) -> None:
+        self._clock = clock
+        self._present = present
+        self._versions: dict[_Pair, deque[_Slice]] = {}
+        self._recent: deque[Served] = deque(maxlen=RECENT)
+        self._order = itertools.count()
+
+    def __repr__(self) -> str:
+        return f"<Explanations of {len(self._versions)} versions, {len(self._recent)} requests>"
+
+    def observe(self, events: Sequence[Event]) -> None:
+        """Count a batch of events."""
+        now = self._clock()
+        slices: dict[_Pair, _Slice] = {}
+        for event in events:
+            if not isinstance(event, _COUNTED) or not event.version:
+                continue  # requests for versions that do not exist are not kept
+            pair = (event.model, event.version)
+            found = slices.get(pair)
+            if found is None:
+                found = slices[pair] = self._slice(pair, now)
+            if type(event) is Served:
+                found.served(event, now, next(self._order))
+                self._recent.append(event)
+            elif type(event) is BatchRan:
+                found.ran(event)
+
+    def model(self, model: str, version: str) -> dict[str, Any]:
+        """Where the time of a version's requests went; durations in milliseconds."""
+        now = self._clock()
+        slices = self._alive((model, version), now)
+        typical, slow = _typical_and_slow(slices)
+        pressure = self._pressure(model, version, slices, now)
+        entries = heapq.nlargest(SLOWEST, itertools.chain.from_iterable(s.slowest for s in slices))
+        return {
+            "model": model,
+            "version": version,
+            "seconds": round(now - slices[0].first, 1) if slices else 0.0,
+            "outcomes": dict(_total(s.outcomes for s in slices)),
+            "refused": dict(_total(s.refused for s in slices)),
+            "typical": _shown(typical) if typical else None,
+            "slow": _shown(slow) if slow else None,
+            "offered_rows_per_second": round(pressure.offered, 1),
+            "capacity_rows_per_second": round(pressure.capacity, 1),
+            "verdict": _verdict(judge(slow, typical, pressure)) if slow and typical else None,
+            "slowest": [
+                {**_request(event), "seconds_ago": round(now - when, 1)} for _, _, when, event in entries
+            ],
+        }
+
+    def request(self, model: str, request_id: str) -> dict[str, Any]:
+        """Where the time of one request went.
+
+        Raises:
+            NotFound: it is not, or no more, among the recent and the slow ones.
+        """
+        now = self._clock()
+        slow = [
+            entry[3]
+            for pair in [pair for pair in self._versions if pair[0] == model]
+            for found in self._alive(pair, now)
+            for entry in found.slowest
+        ]
+        for event in itertools.chain(reversed(self._recent), slow):
+            if event.request_id == request_id and event.model == model:
+                break
+        else:
+            raise NotFound(
+                f"no recent request of model '{model}' has the id '{request_id[:80]}'",
+                field="request",
+                fix=f"Known are the last {RECENT} and the slowest; failed ones of unknown versions are not.",
+            )
+        shown = _request(event)
+        if event.outcome == "ok":
+            slices = self._alive((model, event.version), now)
+            own = _split(event)
+            typical, _ = _typical_and_slow(slices)
+            pressure = self._pressure(model, event.version, slices, now)
+            shown["typical"] = _shown(typical or own)
+            shown["verdict"] = _verdict(judge(own, typical or own, pressure))
+        return shown
+
+    # -- inside --------------------------------------------------------------------------------
+
+    def _slice(self, pair: _Pair, now: float) -> _Slice:
+        number = int(now // SLICE_S)
+        slices = self._versions.get(pair)
+        if slices is None:
+            for other in [p for p in self._versions if not self._alive(p, now)]:
+                del self._versions[other]
+            slices = self._versions[pair] = deque(maxlen=SLICES)
+        if not slices or slices[-1].number != number:
+            slices.append(_Slice(number, now))
+        return slices[-1]
+
+    def _alive(self, pair: _Pair, now: float) -> list[_Slice]:
+        oldest = int(now // SLICE_S) - SLICES
+        return [s for s in self._versions.get(pair, ()) if s.number > oldest]
+
+    def _pressure(self, model: str, version: str, slices: list[_Slice], now: float) -> Pressure:
+        offered = max((s.rows / _length(s, now) for s in slices), default=0.0)
+        runs: dict[int, list[float]] = {}
+        for kind, sums in itertools.chain.from_iterable(s.runs.items() for s in slices):
+            runs[kind] = [a + b for a, b in zip(runs.get(kind, (0.0, 0.0, 0.0)), sums, strict=True)]
+        refused = sum(sum(s.refused.values()) for s in slices)
+        if not runs:
+            return Pressure(offered, refused=refused, is_of_steps=any(s.is_of_steps for s in slices))
+        count, rows, seconds = max(runs.values(), key=lambda sums: sums[1] / sums[2])
+        id = ModelId(model, version)
+        slots = max([load.slots for load in self._present.loads() if load.id == id], default=0) or 1
+        return Pressure(offered, slots * rows / seconds, rows / count, refused)
+
+
+def _length(found: _Slice, now: float) -> float:
+    """Seconds over which a slice counted; at least one, so that a lone request is no rate."""
+    return max(1.0, min(now, (found.number + 1) * SLICE_S) - found.first)
+
+
+def _typical_and_slow(slices: list[_Slice]) -> tuple[Split | None, Split | None]:
+    """Means of the requests about the median, and of the slowest 1 % (at least one)."""
+    cells: dict[int, list[float]] = {}
+    for kind, sums in itertools.chain.from_iterable(s.cells.items() for s in slices):
+        cells[kind] = [a + b for a, b in zip(cells.get(kind, _NO_CELL), sums, strict=True)]
+    total = sum(cell[0] for cell in cells.values())
+    if not total:
+        return None, None
+    below = 0.0
+    typical: list[float] = []
+    for kind in sorted(cells):
+        below += cells[kind][0]
+        if below >= total / 2:
+            typical = cells[kind]
+            break
+    wanted = max(1.0, total / 100)
+    slow = [0.0] * 9
+    for kind in sorted(cells, reverse=True):
+        share = min(1.0, (wanted - slow[0]) / cells[kind][0])
+        slow = [a + share * b for a, b in zip(slow, cells[kind], strict=True)]
+        if share < 1.0:
+            break
+    return _mean(typical), _mean(slow)
+
+
+def _mean(sums: list[float]) -> Split:
+    count = sums[0]
+    return Split(count, *(value / count for value in sums[1:]))
+
+
+def _split(event: Served) -> Split:
+    timing = event.timing
+    return Split(
+        1.0,
+        event.latency,
+        timing.queue,
+        timing.formation,
+        timing.inference,
+        event.rows,
+        event.size,
+        timing.batch_rows,
+        timing.ahead,
+    )
+
+
+def _total(counters: Iterable[Counter[str]]) -> Counter[str]:
+    return sum(counters, Counter())
+
+
+def _shown(split: Split) -> dict[str, float]:
+    phases = {f"{name}_ms": round(split.phase(name) * 1e3, 6) for name in ("latency", *PHASES)}
+    others = {name: round(getattr(split, name), 1) for name in ("requests", "rows", "batch_rows", "ahead")}
+    return {**phases, **others, "bytes": round(split.size)}
+
+
+def _request(event: Served) -> dict[str, Any]:
+    shown: dict[str, Any] = {
+        "request_id": event.request_id,
+        "model": event.model,
+        "version": event.version,
+        "protocol": event.protocol,
+        "outcome": event.outcome,
+        "why": event.why,
+    }
+    if event.outcome != "ok":  # nothing is known of its phases
+        return {**shown, "latency_ms": event.latency * 1e3, "rows": event.rows, "bytes": event.size}
+    numbers = _shown(_split(event))
+    del numbers["requests"]
+    return {**shown, **numbers, "closed_by": event.timing.reason}
+
+
+def _verdict(verdict: Verdict) -> dict[str, Any]:
+    found: dict[str, Any] = msgspec.to_builtins(verdict)
+    return {**found, "share": round(verdict.share, 4)}

@@ -1,0 +1,73 @@
+"""What do the gauges say of the present?
+
+Metric families from what engines and lifecycle answer at the moment of a scrape. Pure: it counts nothing.
+"""
+
+from collections.abc import Sequence
+
+from prometheus_client import Metric
+from prometheus_client.core import GaugeMetricFamily
+
+from salver.kernel.serving.present import Load
+from salver.words.messages import ModelId, State, VersionStatus
+
+#: Not loaded and not on its way: a repository may hold thousands of such versions.
+ABSENT = (State.NEW, State.GONE)
+_SHOWN = tuple(state for state in State if state not in ABSENT)
+
+
+def of_engines(loads: Sequence[Load]) -> list[Metric]:
+    """How busy each engine is, and what it knows of its model."""
+    queued = _gauge("queue_depth", "Requests waiting for a batch.")
+    running = _gauge("running_batches", "Batches that run now.")
+    slots = _gauge("instances", "Batches that may run at the same time.")
+    load_ratio = _gauge("load_ratio", "Rows that come, over those that full batches allow.")
+    row = _gauge("batch_law_row_seconds", "What a row adds to a run, as learned.")
+    run = _gauge("batch_law_run_seconds", "What a run takes whatever its rows, as learned.")
+    reserve = _gauge("objective_reserve_seconds", "Kept free before the objective, as learned.")
+    rule = _gauge("batching_rule", "1 for the rule that turns the queue into batches now.", "rule")
+    limit = _gauge("queue_limit", "Requests that may wait now, where that is adapted.")
+    sequences = _gauge("sequences", "Sequences that have a slot, or wait for one.", "place")
+    for load in loads:
+        pair = _labels(load.id)
+        queued.add_metric(pair, load.queued)
+        running.add_metric(pair, load.running)
+        if load.slots:
+            slots.add_metric(pair, load.slots)
+        insight = load.insight
+        if insight is None:
+            continue
+        load_ratio.add_metric(pair, insight.load)
+        if insight.a or insight.t0:
+            row.add_metric(pair, insight.a)
+            run.add_metric(pair, insight.t0)
+            reserve.add_metric(pair, insight.reserve)
+        if insight.rule:
+            rule.add_metric([*pair, insight.rule], 1)
+        if insight.limit:
+            limit.add_metric(pair, insight.limit)
+        if insight.sequences >= 0:
+            sequences.add_metric([*pair, "slot"], insight.sequences)
+            sequences.add_metric([*pair, "backlog"], insight.backlog)
+    return [queued, running, slots, load_ratio, row, run, reserve, rule, limit, sequences]
+
+
+def of_versions(statuses: Sequence[VersionStatus]) -> list[Metric]:
+    """Size and state of each version that is loaded or on its way."""
+    loaded = _gauge("loaded_bytes", "Bytes that a loaded version takes.")
+    states = _gauge("model_state", "1 for the state that a version is in, else 0.", "state")
+    for status in statuses:
+        if status.state in ABSENT:
+            continue
+        loaded.add_metric(_labels(status.id), status.bytes)
+        for state in _SHOWN:
+            states.add_metric([*_labels(status.id), state.value], float(state is status.state))
+    return [loaded, states]
+
+
+def _gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"salver_{name}", text, labels=["model", "version", *labels])
+
+
+def _labels(id: ModelId) -> list[str]:
+    return [id.name, id.version]

@@ -1,0 +1,268 @@
+"""How do log lines look, ours and the libraries' alike?
+
+Everything goes through the standard library's root logger and one handler, rendered by
+structlog: for people on a console, or as one JSON object a line. Nothing happens at import;
+the application calls :func:`configure` once. Control characters from outside are escaped, so
+that nobody can forge a line or steer a terminal; a warning that repeats itself is held back.
+"""
+
+import logging
+import sys
+import textwrap
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final, Literal, TextIO
+
+import msgspec
+import orjson
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from salver.words.errors import InvalidInput
+
+#: A warning or error is written this often within :data:`WINDOW_SECONDS`, then held back.
+BURST = 5
+WINDOW_SECONDS = 10.0
+_REMEMBERED = 256
+#: From the least severe to the most.
+LEVELS: Final = ("debug", "info", "warning", "error")
+
+#: C0 and C1 controls, DEL, line and paragraph separators, and the marks that reorder text.
+_ESCAPES = {
+    code: f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+    for code in (
+        *range(0x20),
+        *range(0x7F, 0xA0),
+        0x2028,
+        0x2029,
+        *range(0x202A, 0x202F),
+        *range(0x2066, 0x206A),
+    )
+} | {0x09: "\\t", 0x0A: "\\n", 0x0D: "\\r"}
+_ESCAPES_IN_TRACEBACK = {code: text for code, text in _ESCAPES.items() if code != 0x0A}
+
+
+class LogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is logged and how.
+
+    Attributes:
+        format: ``auto`` is ``console`` on a terminal and ``json`` elsewhere.
+        access_log: One line for no request, for failed ones, or for all.
+        file: Takes the lines, behind what is in it; empty = standard error does.
+        silenced: Of the levels from ``level`` on, those that are not logged.
+    """
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "console", "json"] = "auto"
+    access_log: Literal["off", "errors", "all"] = "off"
+    file: str = ""
+    silenced: tuple[Literal["info", "warning", "error"], ...] = ()
+
+    def is_json(self) -> bool:
+        """True if lines are JSON objects where they go to standard error."""
+        return self.format == "json" or (self.format == "auto" and not sys.stderr.isatty())
+
+    def levels(self) -> frozenset[int]:
+        """The levels that are logged, as :func:`let_through` takes them."""
+        logged = (level for level in LEVELS[LEVELS.index(self.level) :] if level not in self.silenced)
+        return frozenset(getattr(logging, level.upper()) for level in logged)
+
+
+def escape(text: str) -> str:
+    r"""The text with control characters written out.
+
+    >>> escape("a\nb\x1b[31m")
+    'a\\nb\\x1b[31m'
+    """
+    return _encodable(text.translate(_ESCAPES))
+
+
+def _encodable(text: str) -> str:
+    """Lone surrogates, as they come from undecodable bytes, written out."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def configure(
+    config: LogConfig, *, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic
+) -> None:
+    """Send all logging to ``stream``, or else where the configuration says. Calling again replaces it.
+
+    Only ours is replaced: handlers that an embedding application has put on the root logger stay.
+
+    Raises:
+        InvalidInput: the file cannot be written.
+    """
+    if stream is None:
+        stream = _opened(config.file) if config.file else sys.stderr
+    terminal = stream.isatty()
+    as_json = config.format == "json" or (config.format == "auto" and not terminal)
+    structlog.configure(
+        processors=[structlog.stdlib.filter_by_level, *_shared(), _to_record],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,
+    )
+    handler = _Handler(stream)
+    handler.addFilter(_Repetition(clock))
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=_shared(),
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.format_exc_info,
+                _escape_values,
+                _to_json if as_json else _console(terminal),
+            ],
+        )
+    )
+    root = logging.getLogger()
+    for old in [h for h in root.handlers if isinstance(h, _Handler)]:
+        root.removeHandler(old)
+    root.addHandler(handler)
+    let_through(config.levels())
+    logging.captureWarnings(True)
+
+
+def let_through(levels: frozenset[int]) -> bool:
+    """From now on let only lines of these levels through; False where :func:`configure` was not called.
+
+    Args:
+        levels: Of ``logging.DEBUG``, ``INFO``, ``WARNING`` and ``ERROR``, each for all that is less severe
+            than the next one.
+    """
+    root = logging.getLogger()
+    ours = [handler for handler in root.handlers if isinstance(handler, _Handler)]
+    for handler in ours:
+        handler.levels = levels
+    if ours:
+        root.setLevel(min(levels, default=logging.CRITICAL + 1))
+    return bool(ours)
+
+
+def reopen(config: LogConfig) -> None:
+    """Go on in the file of that name, where logs go to a file: it may have been moved away."""
+    if not config.file:
+        return
+    for handler in [h for h in logging.getLogger().handlers if isinstance(h, _Handler)]:
+        try:
+            old = handler.setStream(_opened(config.file))
+        except InvalidInput as error:
+            logging.getLogger("salver").error("the log goes on where it was: %s", error)
+            return
+        if old is not None:
+            old.close()
+
+
+def _opened(path: str) -> TextIO:
+    try:
+        return Path(path).open("a", encoding="utf-8")
+    except OSError as error:
+        raise InvalidInput(f"the log file {path} cannot be written: {error.strerror}") from error
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    """Ours, to be told from others' on the root logger."""
+
+    levels: frozenset[int] = frozenset()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        level = min(max(record.levelno // 10 * 10, logging.DEBUG), logging.ERROR)
+        return level in self.levels and bool(super().filter(record))
+
+
+class _Repetition(logging.Filter):
+    """Lets the same warning through a few times in a window, then counts; the count is told with
+    the first one after the window.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        super().__init__()
+        self._clock = clock
+        self._seen: OrderedDict[tuple[object, ...], list[float]] = OrderedDict()  # start, passed, held
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno < logging.WARNING:
+            return True
+        said = record.msg if isinstance(record.msg, dict) else {"event": str(record.msg)}
+        key = (record.name, record.levelno, str(said.get("event")), str(said.get("model", "")))
+        now = self._clock()
+        entry = self._seen.get(key)
+        if entry is None or now - entry[0] >= WINDOW_SECONDS:
+            held = 0 if entry is None else int(entry[2])
+            entry = self._seen[key] = [now, 0, 0]
+            while len(self._seen) > _REMEMBERED:
+                self._seen.popitem(last=False)
+            if held and isinstance(record.msg, dict):
+                record.msg = {**record.msg, "repeated": held}
+            elif held:
+                record.msg, record.args = f"{record.getMessage()} (repeated {held} times)", ()
+        if entry[1] < BURST:
+            entry[1] += 1
+            return True
+        entry[2] += 1
+        return False
+
+
+def _shared() -> list[Processor]:
+    return [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.PositionalArgumentsFormatter(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+
+
+#: Hands structlog's dictionary on inside a standard record.
+_to_record: Processor = structlog.stdlib.ProcessorFormatter.wrap_for_formatter
+
+
+def _escape_values(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    for key, value in event.items():
+        if key in ("exception", "stack"):
+            event[key] = _encodable(str(value).translate(_ESCAPES_IN_TRACEBACK))
+        elif not isinstance(value, bool | int | float | None):
+            event[key] = escape(str(value))
+    return event
+
+
+def _to_json(_: WrappedLogger, __: str, event: EventDict) -> str:
+    first = {key: event.pop(key) for key in ("timestamp", "level", "event", "logger") if key in event}
+    return orjson.dumps({**first, **event}, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+
+
+def _console(terminal: bool) -> Processor:
+    render = structlog.dev.ConsoleRenderer(colors=terminal, pad_event_to=0, pad_level=False, sort_keys=False)
+
+    def indented(logger: WrappedLogger, method: str, event: EventDict) -> str:
+        for key in event.keys() & {"exception", "stack"}:
+            event[key] = textwrap.indent(event[key], "    ")  # no line of it can pass for a line of ours
+        return render(logger, method, event)
+
+    return indented
+
+
+def logger(name: str) -> structlog.stdlib.BoundLogger:
+    """A logger with fields, on the standard library's of that name.
+
+    Without :func:`configure`, in a program that embeds Salver, its lines go where that program's go.
+    """
+    bound: structlog.stdlib.BoundLogger = structlog.wrap_logger(
+        logging.getLogger(name),
+        processors=[structlog.stdlib.filter_by_level, *_shared(), _to_record],
+        wrapper_class=structlog.stdlib.BoundLogger,
+    )
+    return bound
+
+
+def trace_id(traceparent: str) -> str:
+    """The trace id inside a W3C ``traceparent``, or empty."""
+    parts: Sequence[str] = traceparent.split("-", 2)
+    return parts[1] if len(parts) == 3 else ""
+
+
+def present(**fields: Any) -> dict[str, Any]:
+    """The fields that are not empty strings; an absent id says nothing."""
+    return {key: value for key, value in fields.items() if value != ""}

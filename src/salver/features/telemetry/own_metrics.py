@@ -1,0 +1,173 @@
+"""What numbers do models themselves put on the metrics page (TR-M8)?
+
+Series with the names and labels that their authors gave them, nothing added. A series is one for all
+instances of a model, and for all models that open it in the same form; it lives here, so that the death of an
+instance costs it nothing, and goes with the last model that has it.
+"""
+
+import itertools
+import re
+import threading
+from collections.abc import Iterator
+from typing import Final, Literal
+
+from prometheus_client import Metric
+
+from salver.backends.callbacks import Series
+from salver.dialects.triton.metrics import COUNTER
+from salver.stats.histogram import Histogram
+from salver.words.errors import Conflict, InvalidInput, Overloaded
+
+#: Most series of one model, and most families of all.
+MOST_SERIES: Final = 1000
+MOST_FAMILIES: Final = 1000
+_OURS: Final = re.compile(r"(salver|process|nv_(inference|cpu|gpu|cache|model|pinned|energy))_.*")
+_Labels = tuple[tuple[str, str], ...]
+
+
+class _Series:
+    """One number, or the histogram of many, and who has it."""
+
+    def __init__(self, series: Series) -> None:
+        self.value = 0.0
+        self.histogram = Histogram(series.buckets)
+        self.owners: set[object] = set()
+
+
+class _Family:
+    """Series of one name."""
+
+    def __init__(self, first: Series) -> None:
+        self.first = first
+        self.series: dict[_Labels, _Series] = {}
+
+    def metric(self) -> Metric:
+        """For the page."""
+        kind = self.first.kind
+        metric = Metric(self.first.family, self.first.about, COUNTER if kind == "counter" else kind)
+        for labels, series in self.series.items():
+            if kind != "histogram":
+                metric.add_sample(metric.name, dict(labels), series.value)
+                continue
+            bounds = [*map(repr, self.first.buckets), "+Inf"]
+            for bound, count in zip(bounds, series.histogram.cumulative(), strict=True):
+                metric.add_sample(f"{metric.name}_bucket", {**dict(labels), "le": bound}, count)
+            metric.add_sample(f"{metric.name}_count", dict(labels), series.histogram.count)
+            metric.add_sample(f"{metric.name}_sum", dict(labels), series.histogram.sum)
+        return metric
+
+
+class OwnMetrics:
+    """The models' own series."""
+
+    def __init__(self) -> None:
+        self._families: dict[str, _Family] = {}
+        self._handles: dict[object, dict[int, tuple[_Series, str]]] = {}
+        self._numbers = itertools.count(1)
+        self._lock = threading.Lock()  # a scrape may come from another thread
+
+    def __repr__(self) -> str:
+        return f"<OwnMetrics, {len(self._families)} families of {len(self._handles)} models>"
+
+    def open(self, owner: object, series: Series) -> int:
+        """A handle on a series, which may be there already.
+
+        Args:
+            owner: Who has it until :meth:`forget`.
+
+        Raises:
+            InvalidInput: the name is one of the server's own.
+            Conflict: the family is there in another form.
+            Overloaded: there are too many.
+        """
+        with self._lock:
+            family = self._family(series)
+            labels = tuple(sorted(series.labels.items()))
+            handles = self._handles.setdefault(owner, {})
+            found = family.series.get(labels)
+            if found is None or owner not in found.owners:
+                if len({id(known) for known, _ in handles.values()}) >= MOST_SERIES:
+                    raise Overloaded(
+                        f"a model may have {MOST_SERIES} metrics, and '{series.family}' would be one more",
+                        fix="Give it labels with fewer values.",
+                    )
+                found = family.series.setdefault(labels, _Series(series))
+                found.owners.add(owner)
+            self._families.setdefault(series.family, family)
+            for handle, (known, _) in handles.items():
+                if known is found:
+                    return handle
+            handle = next(self._numbers)
+            handles[handle] = (found, family.first.kind)
+            return handle
+
+    def change(self, owner: object, handle: int, how: Literal["add", "set", "observe"], value: float) -> None:
+        """Raises InvalidInput for a handle that is not the owner's, or what its kind does not do."""
+        series, kind = self._of(owner, handle)
+        with self._lock:
+            if how == "add" and (kind == "gauge" or (kind == "counter" and value >= 0)):
+                series.value += value
+            elif how == "set" and kind == "gauge":
+                series.value = value
+            elif how == "observe" and kind == "histogram":
+                series.histogram.add_all([value])
+            else:
+                raise InvalidInput(f"a {kind} does not {how} {value:g}")
+
+    def value(self, owner: object, handle: int) -> float:
+        """Raises InvalidInput for a handle that is not the owner's."""
+        return self._of(owner, handle)[0].value
+
+    def forget(self, owner: object) -> None:
+        """It is gone: its series go, but for those that others have, too."""
+        with self._lock:
+            gone = {id(series) for series, _ in self._handles.pop(owner, {}).values()}
+            for name, family in list(self._families.items()) if gone else ():
+                for labels, series in list(family.series.items()):
+                    if id(series) in gone:
+                        series.owners.discard(owner)
+                        if not series.owners:
+                            del family.series[labels]
+                if not family.series:
+                    del self._families[name]
+
+    def collect(self) -> Iterator[Metric]:
+        """All families, as they are now."""
+        with self._lock:
+            yield from [family.metric() for family in self._families.values()]
+
+    def _of(self, owner: object, handle: int) -> tuple[_Series, str]:
+        found = self._handles.get(owner, {}).get(handle)
+        if found is None:
+            raise InvalidInput(f"there is no metric {handle}")
+        return found
+
+    def _family(self, series: Series) -> _Family:
+        """Where it belongs; a family that is not there yet, if it may be."""
+        family = self._families.get(series.family)
+        if family is not None:
+            known = family.first
+            if (known.kind, known.buckets) != (series.kind, series.buckets):
+                raise Conflict(
+                    f"metric '{series.family}' is there already, as a {known.kind}"
+                    + (f" with the buckets {list(known.buckets)}" if known.buckets else ""),
+                    fix="Give it another name.",
+                )
+            return family
+        if _OURS.fullmatch(series.family):
+            raise InvalidInput(
+                f"'{series.family}' is a name of the server's own metrics", fix="Give it another prefix."
+            )
+        made = _Family(series)
+        for name, other in self._families.items():
+            if not _names(series).isdisjoint(_names(other.first)):
+                raise Conflict(f"metric '{series.family}' would be mistaken for '{name}'")
+        if len(self._families) >= MOST_FAMILIES:
+            raise Overloaded(f"there are {MOST_FAMILIES} names of models' own metrics already")
+        return made
+
+
+def _names(series: Series) -> set[str]:
+    """Names of the samples of a family."""
+    ends = ("_bucket", "_count", "_sum") if series.kind == "histogram" else ()
+    return {series.family, *(series.family + end for end in ends)}

@@ -1,0 +1,202 @@
+"""Where does the time of slow requests go, why, and what can be done about it?
+
+From sums of phases to words. Queue, formation, inference and the rest add up to the latency of each request,
+so they add up for any group of them too. Pure: it knows no event, clock or terminal.
+"""
+
+from typing import Final
+
+import msgspec
+
+PHASES: Final = ("queue", "formation", "inference", "rest")
+#: Share of the capacity from which a queue is no accident any more.
+_SATURATED = 0.9
+_LARGE_BYTES = 64 * 1024
+_MORE: Final = "more instances (instances.count), or another server beside this one"
+
+
+class Split(msgspec.Struct, frozen=True):
+    """A request, or the mean of several.
+
+    Attributes:
+        requests: How many.
+        latency, queue, formation, inference: Seconds; see :class:`~salver.words.messages.Timing`.
+        rows, size: Rows and bytes that it brought.
+        batch_rows: Rows of the batch in which it ran.
+        ahead: Rows that waited when it came.
+    """
+
+    requests: float
+    latency: float
+    queue: float
+    formation: float
+    inference: float
+    rows: float = 0.0
+    size: float = 0.0
+    batch_rows: float = 0.0
+    ahead: float = 0.0
+
+    @property
+    def rest(self) -> float:
+        """Decoding, merging, splitting, encoding, scheduling: what the other three leave."""
+        return self.latency - self.queue - self.formation - self.inference
+
+    def phase(self, name: str) -> float:
+        """Seconds of the phase of that name."""
+        seconds: float = getattr(self, name)
+        return seconds
+
+
+class Pressure(msgspec.Struct, frozen=True):
+    """What was asked of a model, and what it can give.
+
+    Attributes:
+        offered: Rows that came per second at the busiest time, refused ones included.
+        capacity: Rows per second that the best batches seen allow on all instances; 0 = not known.
+        batch_rows: Rows of such a batch.
+        refused: Requests given up before they ran.
+        is_of_steps: It is an ensemble, whose time is that of its models.
+    """
+
+    offered: float = 0.0
+    capacity: float = 0.0
+    batch_rows: float = 0.0
+    refused: int = 0
+    is_of_steps: bool = False
+
+    @property
+    def load(self) -> float:
+        """Offered over possible; 0 where that is not known."""
+        return self.offered / self.capacity if self.capacity > 0 else 0.0
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """What dominates.
+
+    Attributes:
+        phase: The longest one, and ``share`` of the latency that it takes.
+        cause: Why, as half a sentence.
+        advice: What may help, the likeliest first.
+    """
+
+    phase: str
+    share: float
+    cause: str
+    advice: tuple[str, ...]
+
+
+def judge(slow: Split, typical: Split, pressure: Pressure) -> Verdict:
+    """The dominant phase of slow requests, its cause, and what to do.
+
+    >>> slow = Split(10, latency=0.1, queue=0.083, formation=0, inference=0.016, batch_rows=32)
+    >>> verdict = judge(slow, slow, Pressure(offered=910, capacity=889, batch_rows=32))
+    >>> verdict.phase, round(verdict.share, 2), verdict.cause
+    ('queue', 0.83, 'every instance was busy: 910 rows/s came, batches of 32 rows allow 889 rows/s')
+    """
+    phase = max(PHASES, key=slow.phase)
+    share = min(1.0, slow.phase(phase) / slow.latency) if slow.latency > 0 else 0.0
+    cause, advice = _CAUSES[phase](slow, typical, pressure)
+    return Verdict(phase, share, cause, advice)
+
+
+def _queue(slow: Split, typical: Split, pressure: Pressure) -> tuple[str, tuple[str, ...]]:
+    if pressure.load >= _SATURATED:
+        return (
+            f"every instance was busy: {pressure.offered:.0f} rows/s came, batches of "
+            f"{pressure.batch_rows:.0f} rows allow {pressure.capacity:.0f} rows/s",
+            (
+                _MORE,
+                "a smaller objective.latency_p99_ms, if these are still too slow: more is refused early"
+                if pressure.refused
+                else "objective.latency_p99_ms in salver.toml: what cannot be in time is refused early",
+                "a larger batching.max_rows, if runs grow slower than their rows",
+            ),
+        )
+    if slow.ahead > max(slow.batch_rows, typical.ahead + slow.rows):
+        return (
+            f"requests came in bursts: {slow.ahead:.0f} rows waited already, though the model is busy "
+            f"for {pressure.load:.0%} of its capacity only",
+            (
+                "more instances (instances.count) shorten a burst",
+                "service class bulk for work that can wait, so that it waits instead of the rest",
+            ),
+        )
+    return (
+        f"every instance was busy with a run of about {_ms(slow.inference)}, which is waited for to its end",
+        (
+            "a smaller batching.max_rows shortens a run, at the price of throughput",
+            "more instances (instances.count), if there are cores to spare",
+        ),
+    )
+
+
+def _formation(slow: Split, typical: Split, pressure: Pressure) -> tuple[str, tuple[str, ...]]:
+    return (
+        f"an idle instance waited {_ms(slow.formation)} for a batch to fill; it closed with "
+        f"{slow.batch_rows:.0f} rows",
+        (
+            "a smaller batching.max_delay_ms; 0 takes what is there",
+            "batching.preferred_rows closes a batch as soon as it has a size worth running",
+        ),
+    )
+
+
+def _inference(slow: Split, typical: Split, pressure: Pressure) -> tuple[str, tuple[str, ...]]:
+    if pressure.is_of_steps:
+        took = f"its steps took {_ms(slow.inference)}, typically {_ms(typical.inference)}"
+        return took, ("ask the same about its models: `salver explain MODEL`",)
+    took = f"runs of {slow.batch_rows:.0f} rows took {_ms(slow.inference)}"
+    if slow.inference > 2 * typical.inference > 0 and slow.batch_rows <= 1.5 * typical.batch_rows:
+        return (
+            f"{took}, typical ones of {typical.batch_rows:.0f} rows {_ms(typical.inference)}",
+            (
+                "look for other work on the same cores, and for inputs that cost more than their rows say",
+                "fewer instances.threads or instances.count, if together they exceed the cores",
+            ),
+        )
+    if slow.batch_rows >= 2 * max(slow.rows, 1):
+        if pressure.load >= _SATURATED:
+            return (
+                f"{took}: batches are large because {pressure.offered:.0f} rows/s came, where "
+                f"{pressure.capacity:.0f} rows/s are possible",
+                (
+                    _MORE,
+                    "objective.latency_p99_ms in salver.toml: batches stay small enough for it",
+                ),
+            )
+        return (
+            took,
+            (
+                "a smaller batching.max_rows shortens a run, at the price of throughput",
+                "more instances.threads, if there are cores to spare",
+            ),
+        )
+    return (
+        took,
+        (
+            "more instances.threads, if there are cores to spare",
+            "fewer rows in a request, or a faster model",
+        ),
+    )
+
+
+def _rest(slow: Split, typical: Split, pressure: Pressure) -> tuple[str, tuple[str, ...]]:
+    if slow.size >= _LARGE_BYTES:
+        return (
+            f"decoding and encoding: a request brings {slow.size / 1e3:.0f} kB of tensors",
+            ("binary tensors or gRPC instead of JSON", "fewer rows in a request"),
+        )
+    return (
+        "the server's own work on this and on other requests",
+        (
+            "look at the CPU: a server with no idle time needs company (another process, another machine)",
+            "look for large requests in JSON to any model of this server; they hold up the small ones",
+        ),
+    )
+
+
+_CAUSES: Final = {"queue": _queue, "formation": _formation, "inference": _inference, "rest": _rest}
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:.3g} ms"

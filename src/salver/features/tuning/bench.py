@@ -1,0 +1,152 @@
+"""How long do a model's runs take, so many at once, on so many threads, of so many rows?
+
+Opens real runners and measures cells on them, off any request's path. It chooses nothing.
+"""
+
+import asyncio
+import math
+import statistics
+from collections.abc import Awaitable, Callable, Mapping
+
+import numpy as np
+
+from salver.features.tuning.grid import Placed
+from salver.features.tuning.profile import Cell, Measured
+from salver.kernel.engine.ports import Runner
+from salver.kernel.engine.warmup import samples
+from salver.kernel.serving.warming import warm_request
+from salver.words.artifacts import Manifest, Warmup
+from salver.words.errors import InvalidInput, SalverError
+from salver.words.messages import Signature
+from salver.words.tensor import Array
+
+_OPEN = 2  # runners at one time; each may hold the model's weights once more
+_FEWEST, _MOST = 3, 300  # runs of an instance
+_SLOW_S = 0.3  # of a run this long one is enough
+
+#: Loads the model for a placement.
+OpenRunner = Callable[[Placed], Awaitable[Runner]]
+
+
+class Bench:
+    """Measures the cells of one model version.
+
+    Args:
+        open_runner: Gives a runner for a placement; the bench closes it.
+        clock: Monotonic seconds.
+        cell_s: Seconds that one cell is measured for.
+    """
+
+    def __init__(
+        self, manifest: Manifest, open_runner: OpenRunner, clock: Callable[[], float], cell_s: float = 0.25
+    ) -> None:
+        self._manifest = manifest
+        self._open_runner = open_runner
+        self._clock = clock
+        self._cell_s = cell_s
+        self._runners: dict[Placed, Runner] = {}  # the one used last is the last
+        self._row: Mapping[str, Array] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Bench {self._manifest.id}, {', '.join(map(str, self._runners)) or 'nothing loaded'}>"
+
+    @property
+    def placements(self) -> tuple[Placed, ...]:
+        """Those whose runners are loaded."""
+        return tuple(self._runners)
+
+    async def runner(self, placed: Placed) -> Runner:
+        """The runner of a placement, loaded if need be; another one may be closed for it.
+
+        Raises:
+            LoadFailed: there is none.
+        """
+        runner = self._runners.pop(placed, None)
+        if runner is None:
+            while len(self._runners) >= _OPEN:
+                oldest = next(iter(self._runners))
+                await self._runners.pop(oldest).close()
+            runner = await self._open_runner(placed)
+        self._runners[placed] = runner
+        return runner
+
+    async def keep(self, placed: Placed) -> Runner:
+        """The runner of a placement, which is the caller's from now on; all others are closed."""
+        runner = await self.runner(placed)
+        del self._runners[placed]
+        await self.close()
+        return runner
+
+    async def close(self) -> None:
+        """Give every runner back."""
+        runners, self._runners = list(self._runners.values()), {}
+        await asyncio.gather(*(runner.close() for runner in runners))
+
+    async def alone(self, placed: Placed) -> float:
+        """Seconds of a run of the smallest size, the model being warm.
+
+        Raises:
+            SalverError: the model takes no generated input, or not that of its warm-up file.
+        """
+        runner = await self.runner(placed)
+        inputs = await self._inputs(runner.signature, 1)
+        _, first = await runner.run(inputs)
+        return first if first > _SLOW_S else min([first, *[(await runner.run(inputs))[1] for _ in range(3)]])
+
+    async def shapes(self, placed: Placed) -> dict[str, tuple[int, ...]]:
+        """Of the inputs of a run of one row."""
+        inputs = await self._inputs((await self.runner(placed)).signature, 1)
+        return {name: array.shape for name, array in inputs.items()}
+
+    async def row_size(self, placed: Placed) -> int:
+        """Elements of a row as it is measured; 0 where shapes are fixed, or none can be made."""
+        signature = (await self.runner(placed)).signature
+        first = 1 if signature.batched else 0
+        if not any(-1 in spec.shape[first:] for spec in signature.inputs):
+            return 0
+        try:
+            shapes = await self.shapes(placed)
+        except SalverError:
+            return 0
+        return sum(math.prod(shape[first:]) for shape in shapes.values())
+
+    async def measure(self, cell: Cell) -> tuple[Measured, list[float]]:
+        """Run a cell, all its instances at once and over and over.
+
+        Returns:
+            What it gave, by the median, and the seconds of every run.
+
+        Raises:
+            SalverError: the placement is not to be had, or the model takes no such batch.
+        """
+        runner = await self.runner(Placed(cell.instances, cell.threads))
+        inputs = await self._inputs(runner.signature, cell.rows)
+        await asyncio.gather(*(runner.run(inputs) for _ in range(cell.instances)))
+        until = self._clock() + self._cell_s
+        loops = await asyncio.gather(*(self._repeat(runner, inputs, until) for _ in range(cell.instances)))
+        runs = [seconds for loop in loops for seconds in loop]
+        typical = statistics.median(runs)
+        return Measured(cell, typical, cell.instances * cell.rows / typical), runs
+
+    async def _repeat(self, runner: Runner, inputs: Mapping[str, Array], until: float) -> list[float]:
+        runs: list[float] = []
+        while len(runs) < _MOST:
+            _, seconds = await runner.run(inputs)
+            runs.append(max(seconds, 1e-9))
+            if self._clock() >= until and (len(runs) >= _FEWEST or seconds > _SLOW_S):
+                break
+        return runs
+
+    async def _inputs(self, signature: Signature, rows: int) -> dict[str, Array]:
+        """Inputs of so many rows: the owner's warm-up request, its rows repeated, or zeros."""
+        wish = self._manifest.config.warmup
+        if not wish.file:
+            return next(samples(signature, Warmup((rows,), 1, wish.free_dim)))
+        if self._row is None:
+            request = await warm_request(self._manifest, wish.file, signature)
+            self._row = {tensor.name: tensor.array for tensor in request.inputs}
+        if not signature.batched:
+            return dict(self._row)
+        if any(not array.shape or not array.shape[0] for array in self._row.values()):
+            raise InvalidInput(f"the warm-up request {wish.file} has no row")
+        return {name: array[np.arange(rows) % array.shape[0]] for name, array in self._row.items()}

@@ -1,0 +1,201 @@
+"""Which setting meets the owner's objective best, and why?
+
+Pure: laws of the placements in, a :class:`Setting` with its reasons out. The seed is a formula (B* =
+n_half, within what the latency limit and the memory allow); around it the settings are compared, by a
+callable that is handed in (a simulation) where there is one. This module knows no engine.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import msgspec
+
+from salver.features.tuning.grid import Limits, Placed
+from salver.features.tuning.profile import Measured
+from salver.stats.batch_law import BatchLaw
+from salver.words.artifacts import Objective
+
+#: Settings that differ by less are taken for equal.
+_TIE = 0.005
+#: n_half below which single rows reach nearly all of the rate.
+_FLAT = 0.1
+#: Placements within so much of the best one are judged by simulation.
+_NEAR = 0.9
+
+
+class Setting(msgspec.Struct, frozen=True):
+    """What to run with.
+
+    Attributes:
+        instances: Runs at the same time.
+        threads: Threads inside one run.
+        max_rows: Most rows in one run.
+        law: Batch law of this placement.
+        score: Rows a second that it is expected to answer within the objective.
+        reasons: Why, in words for the owner, a sentence each.
+    """
+
+    instances: int
+    threads: int
+    max_rows: int
+    law: BatchLaw
+    score: float
+    reasons: tuple[str, ...] = ()
+
+
+class Judge(Protocol):
+    """Tells what a setting is worth under load, usually by simulation."""
+
+    def __call__(self, law: BatchLaw, instances: int, max_rows: int, limit_s: float) -> float:
+        """Most rows a second of which 99 % are answered within ``limit_s`` seconds."""
+        ...
+
+
+def limit_of(objective: Objective) -> float:
+    """Seconds within which answers are wanted; 0 = no limit."""
+    return (objective.latency_p99_ms or objective.deadline_ms) / 1e3
+
+
+def is_set(objective: Objective) -> bool:
+    """The owner has an objective at all."""
+    return objective.throughput or limit_of(objective) > 0
+
+
+def slo_rows(law: BatchLaw, limit_s: float) -> float:
+    """B_slo, not rounded: a request may wait for one whole run and then be part of one.
+
+    >>> slo_rows(BatchLaw(a=0.001, t0=0.004), 0.05)
+    21.0
+    """
+    rows = law.rows_within(limit_s / 2)
+    step = law.seconds(rows + 1) - law.seconds(rows)
+    return rows + max(0.0, limit_s / 2 - law.seconds(rows)) / step if step > 0 else float(rows)
+
+
+def worth(law: BatchLaw, instances: int, max_rows: int, limit_s: float = 0.0) -> float:
+    """Rows a second that a placement keeps up with busy, in batches of at most so many rows.
+
+    With a limit, in batches small enough for it (:func:`slo_rows`); where not even two runs of one row
+    in a sequence meet it, what is left of the rate of single rows.
+    """
+    if limit_s <= 0:
+        return instances * law.rate(max_rows)
+    rows = min(float(max_rows), slo_rows(law, limit_s))
+    if rows >= 1:
+        return instances * law.rate(rows)
+    alone = law.seconds(1)
+    return instances / alone * max(0.0, limit_s - alone) / alone
+
+
+def seed_rows(law: BatchLaw, limits: Limits, limit_s: float = 0.0) -> int:
+    """Where the search starts: clamp(n_half, 1, min(B_slo, B_mem, M))."""
+    most = limits.sizes()[-1]
+    if limit_s > 0:
+        most = min(most, int(slo_rows(law, limit_s)))
+    return max(1, min(law.best_rows, most))
+
+
+def choose(
+    laws: Mapping[Placed, BatchLaw],
+    objective: Objective,
+    limits: Limits,
+    judge: Judge | None = None,
+    measured: Sequence[Measured] = (),
+) -> Setting:
+    """The setting that meets the objective best.
+
+    Args:
+        laws: Of each placement, its instances all busy. At least one.
+        judge: Compares the candidates near the best under load; without it :func:`worth` does.
+        measured: Cells whose measured rate goes before the law's where only the rate counts.
+
+    >>> laws = {Placed(1, 2): BatchLaw(0.001, 0.004), Placed(2, 1): BatchLaw(0.0018, 0.005)}
+    >>> setting = choose(laws, Objective(throughput=True), Limits(cores=2))
+    >>> setting.instances, setting.threads, setting.max_rows
+    (2, 1, 32)
+    """
+    limit = limit_of(objective)
+    most = limits.sizes()[-1]
+    rough = {p: worth(law, p.instances, most, limit) for p, law in laws.items()}
+    rates = {(Placed(m.cell.instances, m.cell.threads), m.cell.rows): m.rate for m in measured}
+    scores: dict[tuple[Placed, int], float] = {}
+    for placed, law in laws.items():
+        is_near = rough[placed] >= _NEAR * max(rough.values())
+        for rows in _candidates(law, limits, limit):
+            if judge is not None and limit > 0 and is_near:
+                scores[placed, rows] = judge(law, placed.instances, rows, limit)
+            elif limit <= 0:
+                scores[placed, rows] = rates.get((placed, rows)) or worth(law, placed.instances, rows)
+            elif judge is None:
+                scores[placed, rows] = worth(law, placed.instances, rows, limit)
+    best = max(scores.values())
+    if best <= 0:  # out of reach: as quick as can be
+        placed = min(laws, key=lambda p: laws[p].seconds(1))
+        rows = limits.rows or 1
+    else:
+        equal = [key for key, score in scores.items() if score >= best * (1 - _TIE)]
+        # Rules keep batches within a latency limit by themselves, by a law that is fresh: room does no harm.
+        placed, rows = min(equal, key=lambda key: (-key[1] if limit > 0 else key[1], -scores[key]))
+    score = scores.get((placed, rows), 0.0)
+    reasons = _reasons(laws, rough, placed, rows, limits, limit, simulated=judge is not None and limit > 0)
+    return Setting(placed.instances, placed.threads, rows, laws[placed], score, reasons)
+
+
+def _rate(value: float) -> str:
+    return f"{value:.0f}" if value >= 1000 else f"{value:.4g}"
+
+
+def _candidates(law: BatchLaw, limits: Limits, limit_s: float) -> list[int]:
+    """Sizes to compare: those of the sweep and, with a latency limit, those around the seed."""
+    if limits.rows or not limits.batched:
+        return [limits.sizes()[-1]]
+    sizes = set(limits.sizes())
+    if limit_s > 0:
+        seed = seed_rows(law, limits, limit_s)
+        within = max(1, min(limits.sizes()[-1], int(slo_rows(law, limit_s))))
+        sizes = {size for size in sizes if size <= 2 * max(seed, within)} | {seed}
+    return sorted(sizes)
+
+
+def _reasons(
+    laws: Mapping[Placed, BatchLaw],
+    rough: Mapping[Placed, float],
+    placed: Placed,
+    rows: int,
+    limits: Limits,
+    limit_s: float,
+    *,
+    simulated: bool,
+) -> tuple[str, ...]:
+    law = laws[placed]
+    said = [
+        f"A run takes {law.t0 * 1e3:.3g} ms and {law.a * 1e3:.3g} ms a row, so half of the possible rate is "
+        f"reached at B* = n_half = {law.n_half:.3g} rows; {rows} rows reach "
+        f"{100 * law.efficiency(rows):.0f} %."
+        if law.n_half >= _FLAT
+        else f"A row takes {law.a * 1e3:.3g} ms however many run together: larger batches gain little."
+    ]
+    if law.kink:
+        said.append(f"Beyond {law.kink} rows a row takes {law.a_beyond * 1e3:.3g} ms.")
+    if limit_s > 0 and law.seconds(1) > limit_s:
+        said.append(
+            f"One row alone takes {law.seconds(1) * 1e3:.3g} ms: {limit_s * 1e3:g} ms cannot be met; "
+            "this is the quickest setting."
+        )
+    elif limit_s > 0:
+        said.append(
+            f"Within {limit_s * 1e3:g} ms a request may wait for one whole run and be part of the next: "
+            f"{int(slo_rows(law, limit_s))} rows at most."
+        )
+    others = sorted((p for p in laws if p != placed), key=lambda p: -rough[p])
+    if others:
+        compared = ", ".join(f"{p}: {_rate(rough[p])} rows/s" for p in [placed, *others])
+        said.append(f"Of the placements, {compared}.")
+    for value, name in ((limits.instances, "instances"), (limits.threads, "threads"), (limits.rows, "rows")):
+        if value:
+            said.append(f"Its owner has fixed {name} at {value}.")
+    if limits.memory_rows and limits.memory_rows <= rows:
+        said.append(f"More than {limits.memory_rows} rows do not fit into memory.")
+    if simulated:
+        said.append("Sizes and placements near the best were compared by simulating load.")
+    return tuple(said)

@@ -1,0 +1,228 @@
+"""Where does the learned rule's table come from, while the server runs?
+
+:class:`Teacher` watches one engine: it asks for a table once the batch law is known, for another one when the
+law has moved, and lets live transitions refine it. The thinking is done in a process of its own (this
+module's ``main``), since some tenths of a second of CPU would be latency here. The two talk in lines of JSON.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Final, Protocol
+
+import msgspec
+import numpy as np
+
+from salver.features.tuning.qlearning import Agent
+from salver.features.tuning.simulator import poisson, simulate
+from salver.features.tuning.training import LOADS, Learner, price_of, report, solved_table
+from salver.kernel.engine.learned import Apprentice, LearnedRule
+from salver.stats import batch_table
+from salver.stats.batch_law import BatchLaw, LiveLaw
+from salver.stats.batch_table import Table, Transition
+from salver.words.artifacts import Batching
+from salver.words.errors import InvalidInput, SalverError
+
+_LOG = logging.getLogger("salver.teaching")
+_EVERY_S = 5.0
+_ENOUGH_RUNS = 64  # before a law is worth a table
+_ENOUGH_SEEN = 500  # transitions that are worth a lesson
+_DRIFT = 0.1  # of a run's length, beyond which a law is another one
+_TRAINED = 6_000  # arrivals of a simulated round
+_ROUNDS = 4
+_MOST_LINE = 8 << 20
+_PATIENCE_S = 120.0
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+class Lesson(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the process is asked: a table for this law, after these transitions."""
+
+    batching: Batching
+    law: BatchLaw
+    transitions: tuple[Transition, ...] = ()
+
+
+_read_lesson: Final = msgspec.json.Decoder(Lesson).decode
+
+
+class Thinking(Protocol):
+    """Makes tables somewhere else."""
+
+    async def ask(self, lesson: Lesson) -> Table:
+        """Raises SalverError if there is none for this law."""
+        ...
+
+    async def close(self) -> None:
+        """No more lessons."""
+        ...
+
+
+class Teacher:
+    """Keeps one rule's table right. Made by :meth:`start`.
+
+    Args:
+        law: The engine's, kept true by live runs.
+        kept: The table of an earlier day.
+        save: Told of every new table's bytes.
+    """
+
+    def __init__(
+        self,
+        rule: LearnedRule,
+        law: LiveLaw,
+        batching: Batching,
+        thinking: Thinking,
+        kept: Table | None = None,
+        save: Callable[[bytes], None] | None = None,
+    ) -> None:
+        self._rule = rule
+        self._law = law
+        self._batching = batching
+        self._thinking = thinking
+        self._save = save
+        self._is_told = law.is_known  # by a profile: no live run has come yet
+        self._table: Table | None = None
+        self._task: asyncio.Task[None] | None = None
+        if kept is not None and kept.price == price_of(batching.learned, kept.law):
+            rule.adopt(kept)
+            self._table = kept
+
+    def start(self, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
+        """From now on look every few seconds."""
+        self._task = asyncio.get_running_loop().create_task(self._watch(sleep), name="teaching")
+
+    async def close(self) -> None:
+        """Stop, and end the process."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        await self._thinking.close()
+
+    async def tick(self) -> bool:
+        """Ask for a table, if there is reason to; True if a new one was adopted."""
+        seen: tuple[Transition, ...] = ()
+        if self._table is None or self._is_stale(self._table):
+            if self._law.runs < _ENOUGH_RUNS and not self._is_told:
+                return False
+        elif self._batching.learned.method == "trained" and len(self._rule.transitions) >= _ENOUGH_SEEN:
+            seen = tuple(self._rule.transitions)
+        else:
+            return False
+        self._rule.transitions.clear()
+        table = await self._thinking.ask(Lesson(self._batching, self._law.law(), seen))
+        if self._batching.learned.method == "exact":
+            await self._thinking.close()  # it remembers nothing that the next lesson could use
+        self._rule.adopt(table)
+        if self._table is None or self._table.rows != table.rows:
+            _LOG.info("a table to batch by:\n%s", report(table))
+            if self._save is not None:
+                await asyncio.to_thread(self._save, batch_table.to_bytes(table))
+        self._table = table
+        return True
+
+    def _is_stale(self, table: Table) -> bool:
+        """It was made for another law than holds now."""
+        return self._law.is_known and not table.is_for(self._law.law(), table.price, _DRIFT)
+
+    async def _watch(self, sleep: Callable[[float], Awaitable[None]]) -> None:
+        while True:
+            await sleep(_EVERY_S)
+            try:
+                await self.tick()
+            except SalverError as error:
+                _LOG.warning("no table to batch by, the queue is drained: %s", error)
+            except (OSError, TimeoutError):
+                _LOG.exception("the process that makes tables failed; it is started anew")
+                await self._thinking.close()
+
+
+class ThinkingProcess:
+    """A process that makes tables; started with the first lesson."""
+
+    def __init__(self) -> None:
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def ask(self, lesson: Lesson) -> Table:
+        """See :class:`Thinking`.
+
+        Raises:
+            OSError, TimeoutError: the process ended, or does not answer.
+        """
+        if self._process is None or self._process.returncode is not None:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable, "-P", "-m", "salver.features.tuning.online_training",
+                stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=_MOST_LINE,
+                start_new_session=True, env={**os.environ, **_ONE_THREAD},
+            )  # fmt: skip
+        pipe, answers = self._process.stdin, self._process.stdout
+        assert pipe is not None and answers is not None
+        pipe.write(msgspec.json.encode(lesson) + b"\n")
+        async with asyncio.timeout(_PATIENCE_S):
+            await pipe.drain()
+            line = await answers.readline()
+        if not line.endswith(b"\n"):
+            raise ConnectionResetError("the process that makes tables ended")
+        if line.startswith(b"!"):
+            raise InvalidInput(line[1:].decode().strip())
+        return batch_table.from_bytes(line)
+
+    async def close(self) -> None:
+        """See :class:`Thinking`."""
+        process, self._process = self._process, None
+        if process is not None and process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+
+class Pupil:
+    """What the process knows: a learner for the law of the first lesson, trained in the simulator."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self._rng = np.random.default_rng(seed)
+        self._learner: Learner | None = None
+
+    def learn(self, lesson: Lesson) -> Table:
+        """The table after a lesson.
+
+        Raises:
+            InvalidInput: there is none for this law.
+        """
+        batching, law = lesson.batching, lesson.law
+        price = price_of(batching.learned, law)
+        if batching.learned.method == "exact":
+            return solved_table(law, price, batching.max_rows)
+        if self._learner is None or not lesson.transitions:
+            self._learner = Learner(law, price, batching.max_rows, self._rng, LOADS)
+            self._learner.train(lambda agent, rate: self._play(batching, law, agent, rate), _ROUNDS)
+        else:
+            self._learner.refine(lesson.transitions)
+        return self._learner.table(law)
+
+    def _play(self, batching: Batching, law: BatchLaw, agent: Agent, rate: float) -> None:
+        """Poisson traffic at that rate through the real queue."""
+        boundless = msgspec.structs.replace(batching, max_queue=1 << 30)
+        times = poisson(rate, _TRAINED, self._rng).tolist()
+        simulate(boundless, times, law.seconds, rule=Apprentice(agent))
+
+
+def main() -> None:
+    """Answer lessons until the input ends: a table's JSON, or ``!`` and why there is none."""
+    with contextlib.suppress(OSError):
+        os.nice(10)  # requests go first
+    pupil = Pupil()
+    for line in sys.stdin.buffer:
+        try:
+            answer = batch_table.to_bytes(pupil.learn(_read_lesson(line)))
+        except SalverError as error:
+            answer = b"!" + str(error).replace("\n", " ").encode()
+        sys.stdout.buffer.write(answer + b"\n")
+        sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    main()

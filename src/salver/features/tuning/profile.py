@@ -1,0 +1,168 @@
+"""What was measured of a model, on which machine, and is it still true?
+
+Records, and their form on disk (JSON). Pure: bytes in, bytes out; where they lie is not known
+here. A profile holds for one artefact, one backend and one machine: :func:`key_of` names the first
+two, :attr:`Profile.machine` the third.
+"""
+
+import hashlib
+import math
+from typing import Final
+
+import msgspec
+
+from salver.stats.batch_law import BatchLaw
+from salver.words.artifacts import Manifest
+from salver.words.errors import InvalidInput
+
+#: Raised whenever the meaning of a field changes; a profile of another format is measured anew.
+FORMAT = 1
+_MAX_BYTES = 1 << 20
+_MAX_ENTRIES = 4096
+
+
+class Cell(msgspec.Struct, frozen=True, order=True, forbid_unknown_fields=True):
+    """One point of the sweep.
+
+    Attributes:
+        instances: Runs at the same time.
+        threads: Threads inside one run.
+        rows: Rows of each run.
+    """
+
+    instances: int
+    threads: int
+    rows: int
+
+
+class Measured(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a cell gave, all its instances being busy.
+
+    Attributes:
+        seconds: Length of one run (median).
+        rate: Rows a second over all instances.
+    """
+
+    cell: Cell
+    seconds: float
+    rate: float
+
+
+class PlacedLaw(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The batch law of one placement.
+
+    Attributes:
+        size: Elements of a row, rounded up to a power of two; 0 = fixed shapes, or those of the measurement.
+    """
+
+    instances: int
+    threads: int
+    law: BatchLaw
+    size: int = 0
+
+
+class Machine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a measurement depends on beside the model.
+
+    Attributes:
+        cpu: Model name.
+        cores: How many this process may use.
+        versions: Of Salver and of the framework's modules.
+    """
+
+    cpu: str
+    cores: int
+    versions: dict[str, str] = {}
+
+
+class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All that is known of a model's speed.
+
+    Attributes:
+        key: See :func:`key_of`.
+        laws: At most one a placement and size of rows.
+        measured: The cells that were run, in order.
+        refused: Cells that could not be run: the model takes no such batch.
+        alone_s: What a run of the smallest size took when the model had been warmed up.
+        when: Seconds since 1970 of the last change.
+        format: See :data:`FORMAT`.
+    """
+
+    key: str
+    machine: Machine
+    laws: tuple[PlacedLaw, ...] = ()
+    measured: tuple[Measured, ...] = ()
+    refused: tuple[Cell, ...] = ()
+    alone_s: float = 0.0
+    when: float = 0.0
+    format: int = FORMAT
+
+    def law(self, instances: int, threads: int) -> BatchLaw | None:
+        """The law of a placement as it was measured, or None."""
+        return self.laws_by_size(instances, threads).get(0)
+
+    def laws_by_size(self, instances: int, threads: int) -> dict[int, BatchLaw]:
+        """The laws of a placement, by the elements of a row."""
+        return {p.size: p.law for p in self.laws if (p.instances, p.threads) == (instances, threads)}
+
+    def with_law(self, instances: int, threads: int, law: BatchLaw, when: float, size: int = 0) -> "Profile":
+        """A profile with this law in the place of the placement's old one."""
+        place = (instances, threads, size)
+        others = [p for p in self.laws if (p.instances, p.threads, p.size) != place]
+        placed = PlacedLaw(instances, threads, law, size)
+        return msgspec.structs.replace(self, laws=(*others, placed), when=when)
+
+
+_read_profile: Final = msgspec.json.Decoder(Profile).decode
+
+
+def key_of(manifest: Manifest, content: str = "") -> str:
+    """Under what a profile is kept: equal for equal artefacts, backends, objectives and what both are told.
+
+    Args:
+        content: Digest of the artefact; the manifest's fingerprint where there is none.
+    """
+    config = manifest.config
+    told = [manifest.backend, content or manifest.fingerprint, *map(repr, sorted(config.options.items()))]
+    told.append(repr(config.objective))
+    told += [repr(spec) for spec in (*config.inputs, *config.outputs)]
+    told += [config.instances.runner, str(config.warmup.free_dim), config.warmup.file]
+    return hashlib.sha256("\0".join(told).encode()).hexdigest()[:32]
+
+
+def to_bytes(profile: Profile) -> bytes:
+    """The profile's form on disk."""
+    return msgspec.json.format(msgspec.json.encode(profile), indent=1)
+
+
+def from_bytes(content: bytes) -> Profile:
+    """A profile as :func:`to_bytes` wrote it.
+
+    Raises:
+        InvalidInput: it is too large, broken, of another format, or holds impossible numbers.
+    """
+    if len(content) > _MAX_BYTES:
+        raise InvalidInput(f"a profile of {len(content)} bytes is larger than {_MAX_BYTES}")
+    try:
+        profile = _read_profile(content)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidInput(f"not a profile: {error}") from error
+    if profile.format != FORMAT:
+        raise InvalidInput(f"a profile of format {profile.format}; this version reads {FORMAT}")
+    if len(profile.laws) + len(profile.measured) + len(profile.refused) > _MAX_ENTRIES:
+        raise InvalidInput(f"a profile of more than {_MAX_ENTRIES} entries")
+    if not 0 <= profile.alone_s < math.inf:
+        raise InvalidInput("a profile with an impossible time")
+    for placed in profile.laws:
+        law = placed.law
+        numbers = (law.a, law.t0, law.a_beyond, law.error)
+        whole = (placed.instances >= 1, placed.threads >= 1, law.kink >= 0, placed.size >= 0)
+        if not all(whole) or not all(math.isfinite(n) and n >= 0 for n in numbers):
+            raise InvalidInput(f"a profile with an impossible law: {placed}")
+    for measured in profile.measured:
+        cell = measured.cell
+        if min(cell.instances, cell.threads, cell.rows) < 1 or not (
+            0 < measured.seconds < math.inf and 0 < measured.rate < math.inf
+        ):
+            raise InvalidInput(f"a profile with an impossible measurement: {measured}")
+    return profile

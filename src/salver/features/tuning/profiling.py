@@ -1,0 +1,241 @@
+"""Which setting does a model with an objective get when it is loaded?
+
+Measures what :mod:`salver.features.tuning.search` asks for, on real runners and for a few seconds at most, unless
+a kept profile has it already; then :mod:`salver.features.tuning.choose` decides. It never fails a load: a model
+that cannot be measured is placed as without an objective and learns its law from live traffic.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+
+from salver.backends.protocol import Backend
+from salver.features.tuning.bench import Bench, OpenRunner
+from salver.features.tuning.choose import Setting
+from salver.features.tuning.grid import Limits, Placed
+from salver.features.tuning.judgement import Judge
+from salver.features.tuning.profile import Cell, Measured, Profile
+from salver.features.tuning.profiles import ProfileStore, machine
+from salver.features.tuning.search import Search
+from salver.kernel.engine.placement import Placement
+from salver.kernel.engine.ports import Runner
+from salver.stats.batch_law import LiveLaw
+from salver.stats.shape_laws import ShapeLaws
+from salver.words.artifacts import Batching, Instances, Manifest, ModelConfig
+from salver.words.errors import SalverError
+
+_LOG = logging.getLogger("salver.profiling")
+_ARRIVALS = 2000  # that a setting is judged on
+_UNSET = Batching()
+_WORTH_KEEPING = 64  # live runs from which a law is worth writing down
+
+
+class Found(NamedTuple):
+    """What a model runs with.
+
+    Attributes:
+        runner: Loaded; the caller's.
+        config: The model's, with the chosen batch limit.
+        setting: What was chosen for its objective and why; None without one, or when nothing could be
+            measured.
+        laws: Where the live laws start; None = from nothing.
+        profile: To be kept up to date, see :meth:`Profiler.remember`; None without an objective.
+    """
+
+    runner: Runner
+    placed: Placed
+    config: ModelConfig
+    setting: Setting | None = None
+    laws: ShapeLaws | None = None
+    profile: Profile | None = None
+
+
+def limits_of(
+    config: ModelConfig, wish: Instances, placement: Placement, backend: Backend, cores: int
+) -> Limits:
+    """What the owner and the backend leave to choose. A value other than the default counts as set.
+
+    Args:
+        wish: The owner's instances and threads, or the operator's.
+        placement: Where it would run without an objective.
+    """
+    traits = backend.traits
+    shares = traits.releases_gil and traits.concurrent and placement.runner == "thread"
+    rows = config.batching.max_rows if config.batching.max_rows != _UNSET.max_rows else 0
+    return Limits(cores, shares, config.batching.enabled, wish.count, wish.threads, rows)
+
+
+def replay(search: Search, profile: Profile) -> None:
+    """Tell a search what was measured before."""
+    cells = set(search.limits.cells())
+    for cell in profile.refused:
+        if cell in cells:
+            search.refuse(cell)
+    for measured in profile.measured:
+        if measured.cell in cells:
+            search.tell(measured)
+
+
+async def run_search(
+    search: Search,
+    bench: Bench,
+    until: float,
+    clock: Callable[[], float],
+    told: Callable[[Measured], None] = lambda measured: None,
+) -> tuple[Cell, ...]:
+    """Measure what a search asks for, twice, or what can be done of it by a certain time.
+
+    Args:
+        until: On the clock; loading for another placement comes on top.
+        told: Called with the first measurement of each cell.
+
+    Returns:
+        The cells that could not be measured.
+    """
+    refused: list[Cell] = []
+    fresh: list[Cell] = []
+    while clock() < until and (cell := search.ask()) is not None:
+        placed = Placed(cell.instances, cell.threads)
+        began = clock()
+        try:
+            await bench.runner(placed)
+            until += clock() - began  # loading is no measuring
+        except SalverError as error:
+            _LOG.info("%s is not to be had: %s", placed, error)
+            search.rule_out(placed)
+            continue
+        try:
+            measured, runs = await bench.measure(cell)
+        except SalverError as error:
+            _LOG.info("no run of %d rows: %s", cell.rows, error)
+            search.refuse(cell)
+            refused.append(cell)
+            continue
+        search.tell(measured, runs)
+        fresh.append(cell)
+        told(measured)
+    # All once more and backwards: a moment in which others kept the machine busy must not decide.
+    for cell in reversed(fresh):
+        if clock() < until and Placed(cell.instances, cell.threads) in bench.placements:
+            search.tell(*await bench.measure(cell))
+    return tuple(refused)
+
+
+class Profiler:
+    """Finds settings, one model at a time.
+
+    Args:
+        clock: Monotonic seconds.
+        seconds: About how long a model may be measured for; loading it for each placement comes on top.
+    """
+
+    def __init__(
+        self, store: ProfileStore, clock: Callable[[], float], cores: int, seconds: float = 3.0
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._cores = cores
+        self._seconds = seconds
+        self._alone = asyncio.Lock()  # two that measure would measure each other
+        gaps = np.random.default_rng(1).exponential(1.0, _ARRIVALS)
+        self._judge = Judge(gaps)
+
+    def __repr__(self) -> str:
+        return f"<Profiler, {self._store!r}>"
+
+    async def find(
+        self, manifest: Manifest, backend: Backend, limits: Limits, default: Placed, open_runner: OpenRunner
+    ) -> Found:
+        """Load a model where it meets its objective best.
+
+        Args:
+            default: Where it goes when nothing can be measured.
+
+        Raises:
+            LoadFailed: it cannot be loaded at all.
+        """
+        key, here = await asyncio.to_thread(
+            lambda: (self._store.key(manifest), machine(backend, self._cores))
+        )
+        profile = await asyncio.to_thread(self._store.read, key, here) or Profile(key, here)
+        bench = Bench(manifest, open_runner, self._clock)
+        try:
+            if profile.measured:
+                limits = _batched_as(limits, profile)
+            else:
+                signature = (await bench.runner(limits.placements()[0])).signature
+                limits = msgspec.structs.replace(limits, batched=limits.batched and signature.batched)
+            setting, profile = await self._setting(manifest, limits, profile, bench)
+            placed = Placed(setting.instances, setting.threads) if setting else default
+            size = await bench.row_size(placed)
+            runner = await bench.keep(placed)
+        except BaseException:
+            await bench.close()
+            raise
+        config = manifest.config
+        if setting and limits.batched and not limits.rows:
+            batching = msgspec.structs.replace(config.batching, max_rows=setting.max_rows)
+            config = msgspec.structs.replace(config, batching=batching)
+        known = profile.laws_by_size(placed.instances, placed.threads)
+        usual = known.pop(0, None)
+        laws = ShapeLaws(LiveLaw(usual), size if usual else 0, known)
+        return Found(runner, placed, config, setting, laws, profile)
+
+    async def _setting(
+        self, manifest: Manifest, limits: Limits, profile: Profile, bench: Bench
+    ) -> tuple[Setting | None, Profile]:
+        """The choice, and the profile with all that was measured for it."""
+        async with self._alone:
+            first = limits.placements()[0]
+            alone = profile.alone_s
+            try:
+                alone = alone or await bench.alone(first)
+            except SalverError as error:
+                _LOG.info("%s is served as it comes and learns from its traffic: %s", manifest.id, error)
+                return None, profile
+            search = Search(limits, manifest.config.objective, alone)
+            replay(search, profile)
+            known = len(search.measured)
+            refused = profile.refused + await run_search(
+                search, bench, self._clock() + self._seconds, self._clock
+            )
+            judge = self._judge if limits.batched else None
+            setting = await asyncio.to_thread(search.setting, judge)
+        if setting is None:
+            _LOG.info("%s takes too long to be measured; it learns from its traffic", manifest.id)
+            return None, profile
+        _LOG.info(
+            "%s runs %s with at most %d rows (%d cells measured, %d known): %s",
+            manifest.id, Placed(setting.instances, setting.threads), setting.max_rows,
+            len(search.measured) - known, known, " ".join(setting.reasons),
+        )  # fmt: skip
+        if len(search.measured) > known or refused != profile.refused:
+            profile = msgspec.structs.replace(
+                profile, measured=tuple(search.measured), refused=refused, alone_s=alone
+            )
+            for placed, law in search.laws().items():
+                profile = profile.with_law(placed.instances, placed.threads, law, time.time())
+            await asyncio.to_thread(self._store.write, profile)
+        return setting, profile
+
+    async def remember(self, profile: Profile, placed: Placed, laws: ShapeLaws) -> None:
+        """Keep what live runs taught of a placement, beside what others have kept meanwhile."""
+        live = {0: laws.usual, **laws.others()}
+        learned = {size: law.law() for size, law in live.items() if law.runs >= _WORTH_KEEPING}
+        if learned:
+            kept = await asyncio.to_thread(self._store.read, profile.key, profile.machine)
+            profile = kept or profile
+            for size, law in learned.items():
+                profile = profile.with_law(placed.instances, placed.threads, law, time.time(), size)
+            await asyncio.to_thread(self._store.write, profile)
+
+
+def _batched_as(limits: Limits, profile: Profile) -> Limits:
+    """Whether the model has a batch dimension, by what was measured of it."""
+    is_batched = any(m.cell.rows > 1 for m in profile.measured) or bool(profile.refused)
+    return msgspec.structs.replace(limits, batched=limits.batched and is_batched)

@@ -1,0 +1,189 @@
+"""How is one model searched from a shell: the quick way, then perhaps the whole grid?
+
+As ``salver serve`` does it for a model with an objective, but seen and not bound to a few seconds. It
+knows no command line.
+"""
+
+import asyncio
+import os
+import time
+from typing import Protocol
+
+import msgspec
+import numpy as np
+
+from salver.backends.protocol import Backend, CountingBackend
+from salver.features.tuning.bench import Bench
+from salver.features.tuning.ceilings import ceilings
+from salver.features.tuning.choose import Setting
+from salver.features.tuning.grid import Limits, Placed
+from salver.features.tuning.judgement import Judge
+from salver.features.tuning.profile import Cell, Measured, Profile
+from salver.features.tuning.profiles import ProfileStore, machine
+from salver.features.tuning.profiling import limits_of, run_search
+from salver.features.tuning.results import Roofline, Tuned, compare, feasible_rates, gains
+from salver.features.tuning.search import Search
+from salver.kernel.engine.placement import Placement, place
+from salver.kernel.engine.ports import Runner
+from salver.kernel.serving.bus import Bus
+from salver.kernel.serving.loader import Loader, Terms
+from salver.words.artifacts import Cost, Manifest
+from salver.words.errors import InvalidInput, ModelFailed, SalverError
+from salver.words.messages import Signature
+
+_ARRIVALS = 4000  # that a setting is judged on
+
+
+class Witness(Protocol):
+    """Sees the cells; :class:`salver.features.tuning.progress.Watch` does."""
+
+    def begins(self, cell: Cell, most: int) -> None:
+        """A cell is about to be measured, of so many at most."""
+        ...
+
+    def measured(self, found: Measured) -> None:
+        """A cell has been measured."""
+        ...
+
+
+class Sweep:
+    """One model under search.
+
+    Args:
+        manifest: Its configuration has the objective and what its owner has fixed.
+        seconds: No new cell is begun after so long.
+    """
+
+    def __init__(
+        self, manifest: Manifest, backend: Backend, witness: Witness, seconds: float, trust_pickle: bool
+    ) -> None:
+        self._manifest = manifest
+        self._backend = backend
+        self._witness = witness
+        self._seconds = seconds
+        self._cores = len(os.sched_getaffinity(0))
+        self._placement = place(backend.traits, manifest.config.instances, self._cores)
+        terms = Terms(self._cores, trust_pickle)
+        self._loader = Loader({backend.name: backend}, Bus(()), time.monotonic, terms)
+        self._bench = Bench(manifest, self._open, time.monotonic)
+        self._judge = Judge(np.random.default_rng(1).exponential(1.0, _ARRIVALS))
+
+    async def run(self, *, exhaustive: bool = False, rows: int = 0) -> tuple[Tuned, Profile]:
+        """Search; what was chosen, and what may be kept.
+
+        Args:
+            exhaustive: Measure the whole grid after the choice, and compare.
+            rows: A batch limit to keep to; 0 = that of the configuration.
+
+        Raises:
+            LoadFailed: the model cannot be loaded.
+            ModelFailed: it takes no generated input, or nothing could be measured.
+        """
+        manifest, objective = self._manifest, self._manifest.config.objective
+        key, here = ProfileStore().key(manifest), machine(self._backend, self._cores)
+        until = time.monotonic() + self._seconds
+        try:
+            limits, alone = await self._first(rows)
+            search = Search(limits, objective, alone)
+            refused = await self._quick(search, until)
+            judge = self._judge if limits.batched else None
+            setting = search.setting(judge)
+            if setting is None:
+                raise ModelFailed(
+                    f"nothing could be measured of model '{manifest.id.name}' in {self._seconds:g} s",
+                    fix="Give it more --seconds.",
+                )
+            compared, cells = None, len(search.measured)
+            if exhaustive:
+                refused += await self._rest(search, until, refused)
+                compared = compare(setting, cells, objective, search, judge)
+            shapes = await self._bench.shapes(limits.placements()[0])
+            signature = (await self._bench.runner(limits.placements()[0])).signature
+        finally:
+            await self._bench.close()
+        roofline = await asyncio.to_thread(self._roofline, setting, shapes)
+        feasible = feasible_rates(setting, objective, limits, judge)
+        measured = tuple(search.measured)
+        profile = Profile(key, here, measured=measured, refused=refused, alone_s=alone)
+        for placed, law in search.laws().items():
+            profile = profile.with_law(placed.instances, placed.threads, law, time.time())
+        name, slower = manifest.id.name, gains(setting)
+        found = Tuned(
+            name, objective, setting, measured, feasible, roofline, slower, compared, self._notes(signature)
+        )
+        return found, profile
+
+    async def _first(self, rows: int) -> tuple[Limits, float]:
+        """What may be chosen, and the seconds of one run alone."""
+        config = self._manifest.config
+        limits = limits_of(config, config.instances, self._placement, self._backend, self._cores)
+        first = limits.placements()[0]
+        signature = (await self._bench.runner(first)).signature
+        batched = limits.batched and signature.batched
+        limits = msgspec.structs.replace(limits, batched=batched, rows=rows or limits.rows)
+        try:
+            return limits, await self._bench.alone(first)
+        except (ModelFailed, InvalidInput) as error:
+            if config.warmup.file:
+                raise
+            raise ModelFailed(
+                f"model '{self._manifest.id.name}' does not take inputs of zeros: {error}",
+                fix="Put a request that it takes (Open Inference JSON) beside the model file, and name it in "
+                'salver.toml: warmup.file = "request.json"',
+            ) from error
+
+    async def _quick(self, search: Search, until: float) -> tuple[Cell, ...]:
+        def told(found: Measured) -> None:
+            self._witness.measured(found)
+            ahead()
+
+        def ahead() -> None:
+            if (cell := search.ask()) is not None:
+                self._witness.begins(cell, search.budget)
+
+        ahead()
+        return await run_search(search, self._bench, until, time.monotonic, told)
+
+    async def _rest(self, search: Search, until: float, refused: tuple[Cell, ...]) -> tuple[Cell, ...]:
+        """Measure what the whole grid has beside; the cells that could not be measured."""
+        cells = search.limits.cells()
+        known = {found.cell for found in search.measured} | set(refused)
+        failed: list[Cell] = []
+        for cell in cells:
+            if cell in known or time.monotonic() >= until:
+                continue
+            self._witness.begins(cell, len(cells))
+            try:
+                found, runs = await self._bench.measure(cell)
+            except SalverError:
+                failed.append(cell)
+            else:
+                search.tell(found, runs)
+                self._witness.measured(found)
+        return tuple(failed)
+
+    def _notes(self, signature: Signature) -> tuple[str, ...]:
+        warmup = self._manifest.config.warmup
+        first = 1 if signature.batched else 0
+        is_free = any(-1 in spec.shape[first:] for spec in signature.inputs)
+        if warmup.file or warmup.free_dim > 1 or not is_free:
+            return ()
+        return (
+            "Its inputs have free extents, which were 1 here: set warmup.free_dim or warmup.file in "
+            "salver.toml to what callers send.",
+        )
+
+    def _roofline(self, setting: Setting, shapes: dict[str, tuple[int, ...]]) -> Roofline:
+        """Blocking, with nothing else running."""
+        backend = self._backend
+        if not isinstance(backend, CountingBackend):
+            note = f"the operations of a model of the backend {backend.name!r} cannot be counted"
+            return Roofline(Cost(notes=(note,)))
+        cost = backend.cost(self._manifest, shapes)
+        if not cost.flops_a_row + cost.int8_ops_a_row:
+            return Roofline(cost)
+        return Roofline(cost, ceilings(backend, cost, setting.instances, setting.threads))
+
+    async def _open(self, placed: Placed) -> Runner:
+        placement = Placement(self._placement.runner, placed.instances, placed.threads)
+        return await self._loader.open_runner(self._backend, self._manifest, placement)

@@ -1,0 +1,209 @@
+"""``salver tune``: which setting suits this model on this machine, and why?"""
+
+import asyncio
+import shutil
+import sys
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+from cyclopts import Parameter
+
+from salver.terminal.options import Json
+from salver.terminal.output import line, on_terminal, record, remark, table
+
+if TYPE_CHECKING:
+    from salver.features.tuning.profile import Profile
+    from salver.features.tuning.results import Tuned
+    from salver.words.artifacts import Manifest, Objective
+
+_PLOTS = (("throughput", 16), ("length of a run", 11))  # heading, and lines on a terminal
+
+
+def tune(
+    path: Path,
+    /,
+    *,
+    objective: Annotated[
+        str,
+        Parameter(
+            help="latency_p99=50ms, deadline=100ms or throughput; without it that of the model's "
+            "salver.toml, else throughput."
+        ),
+    ] = "",
+    exhaustive: Annotated[
+        bool, Parameter(help="Then measure the whole grid, and tell how far the choice is from the best.")
+    ] = False,
+    max_rows: Annotated[
+        int, Parameter(help="Batch limit to keep to, as batching.max_rows; 0 = find the best up to 32.")
+    ] = 0,
+    seconds: Annotated[float, Parameter(help="No new cell is begun after so long.")] = 60.0,
+    report: Annotated[Path | None, Parameter(help="Draw the curves to this .svg or .png file.")] = None,
+    state_dir: Annotated[
+        str | None, Parameter(help="Where the profile is kept, as in salver serve; '' = nowhere.")
+    ] = None,
+    trust_pickle: Annotated[bool, Parameter(help="As in salver serve.")] = False,
+    json: Json = False,
+) -> int:
+    """Measure a model, choose instances, threads and batch for an objective, and say why.
+
+    The model is loaded in this process and run on generated inputs, or on its warm-up request. The
+    profile is kept, and salver serve uses it for the same model, objective and machine.
+
+    Args:
+        path: A model file, or a folder of one model.
+    """
+    # Imported here: the backends and the planner would slow --help.
+    from salver.features.tuning import results as tuned
+    from salver.features.tuning.objective import parse
+    from salver.features.tuning.profiles import default_state_dir
+    from salver.terminal import chart_file
+    from salver.words.errors import InvalidInput
+
+    wish = parse(objective)
+    if max_rows < 0 or not seconds > 0:
+        raise InvalidInput("--max-rows must not be below 0, and --seconds must be above")
+    if report is not None:
+        chart_file.check(report)
+    own = _find(path)
+    manifest = _with(own, wish)
+    try:
+        found, profile = asyncio.run(
+            _search(manifest, seconds, max_rows, trust_pickle=trust_pickle, exhaustive=exhaustive, quiet=json)
+        )
+    except KeyboardInterrupt:
+        remark("stopped; nothing is kept")
+        return 130
+    folder = default_state_dir() if state_dir is None else state_dir
+    saved = _keep(profile, folder)
+    if report is not None:
+        chart_file.write(tuned.picture(found), report)
+    if json:
+        record(tuned.as_record(found, saved))
+        return 0
+    _show(found)
+    line()
+    if report is not None:
+        line(f"report written to {report}")
+    if saved:
+        line(f"profile kept in {saved}")
+    elif folder:
+        remark(f"the profile could not be kept in {folder}")
+    _advise(own, manifest, tuned.toml(found), is_kept=bool(saved))
+    return 0
+
+
+def _find(path: Path) -> "Manifest":
+    """The one model at a path, in its newest version.
+
+    Raises:
+        InvalidInput: there is none, or more than one.
+        Unsupported: it is not run in batches.
+        LoadFailed: it cannot be loaded as it is.
+    """
+    from salver.kernel.repository import Repository
+    from salver.plugins import backends, recogniser
+    from salver.words.errors import InvalidInput, LoadFailed, Unsupported
+
+    known = backends()
+    found = Repository((path,), recogniser(known)).scan(0.0)
+    names = sorted({manifest.id.name for manifest in found})
+    if not names:
+        raise InvalidInput(
+            f"no model that any installed backend recognises in {path}", fix=f"Try: salver doctor {path}"
+        )
+    if len(names) > 1:
+        raise InvalidInput(f"{path} holds several models ({', '.join(names)})", fix="Name one: PATH/NAME")
+    newest = max(found, key=lambda manifest: int(manifest.id.version))
+    if newest.problem:
+        raise LoadFailed(newest.problem)
+    if newest.config.ensemble.steps:
+        raise Unsupported(f"{path} is an ensemble, which runs as its models do", fix="Tune those.")
+    if newest.backend not in known:
+        raise LoadFailed(f"{path} asks for the backend {newest.backend!r}, which does not exist")
+    if newest.config.steps.vocabulary:
+        raise Unsupported(f"{path} works step by step: it has no batch limit that could be chosen")
+    if newest.config.sequences.strategy:
+        raise Unsupported(f"{path} serves sequences: who shares a run is not to be chosen")
+    return newest
+
+
+def _with(manifest: "Manifest", wish: "Objective") -> "Manifest":
+    """The model with the objective of the command line in its configuration."""
+    from salver.words.artifacts import Objective
+
+    config = manifest.config
+    if wish == Objective():
+        wish = config.objective
+    if wish == Objective():
+        wish = Objective(throughput=True)
+    config = msgspec.structs.replace(config, objective=wish)
+    return msgspec.structs.replace(manifest, config=config)
+
+
+async def _search(
+    manifest: "Manifest", seconds: float, rows: int, *, trust_pickle: bool, exhaustive: bool, quiet: bool
+) -> "tuple[Tuned, Profile]":
+    from salver.features.tuning.progress import Watch
+    from salver.features.tuning.sweep import Sweep
+    from salver.plugins import backends
+
+    with Watch(f"{manifest.id.name}: measuring", quiet=quiet) as watch:
+        sweep = Sweep(manifest, backends()[manifest.backend], watch, seconds, trust_pickle)
+        return await sweep.run(exhaustive=exhaustive, rows=rows)
+
+
+def _keep(profile: "Profile", folder: str) -> str:
+    """Where salver serve will find it; empty when it is not wanted, or not written, which the log tells."""
+    from salver.features.tuning.profiles import ProfileStore
+
+    store = ProfileStore(folder)
+    store.write(profile)
+    return folder if store.read(profile.key, profile.machine) == profile else ""
+
+
+def _show(found: "Tuned") -> None:
+    """The curve and the reasons."""
+    from salver.features.tuning import results as tuned
+
+    picture = tuned.picture(found)
+    if on_terminal():
+        from rich.console import Console
+        from rich.text import Text
+
+        from salver.terminal.picture import draw
+
+        width = shutil.get_terminal_size((100, 24)).columns
+        console = Console(width=width, highlight=False)
+        for panel in picture.panels:
+            for heading, height in _PLOTS:
+                if panel.title == heading:
+                    console.print()
+                    for runs in draw(panel, width, height):
+                        console.print(Text.assemble(*runs), no_wrap=True, overflow="crop")
+        console.print(Text(f"\n{picture.title}\n", style="bold"))
+    else:
+        line(f"\n{picture.title}\n")
+    table(*tuned.curve_table(found))
+    line()
+    for text in picture.lines:
+        _item(text)
+
+
+def _item(text: str) -> None:
+    """One of a list, in the width of the terminal."""
+    width = shutil.get_terminal_size((100, 24)).columns if on_terminal() else sys.maxsize
+    for part in textwrap.wrap(text, max(width - 2, 20), initial_indent="- ", subsequent_indent="  "):
+        line(part)
+
+
+def _advise(own: "Manifest", tried: "Manifest", toml: str, *, is_kept: bool) -> None:
+    """What goes into ``salver.toml``."""
+    first, _, rest = toml.partition("\n\n")
+    if own.config.objective != tried.config.objective:
+        use = ", and salver serve takes what was found here" if is_kept else ""
+        line(f"say it in NAME/salver.toml, the model being in NAME/1/{use}:\n\n{first}")
+    elif is_kept:
+        line("salver serve takes what was found here the next time it loads the model")
+    line(f"\nto fix the setting as it is now instead, say there:\n\n{rest}")

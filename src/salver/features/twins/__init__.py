@@ -1,0 +1,1 @@
+"""SavedModels served as ONNX graphs."""

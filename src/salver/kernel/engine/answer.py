@@ -1,0 +1,95 @@
+"""What does a sequence's next token make of its answer?
+
+From scores to a token, from the token to text, and whether that was the last one. Pure.
+"""
+
+import msgspec
+
+from salver.kernel.engine.generation import Prompt
+from salver.kernel.engine.sampling import draw
+from salver.kernel.engine.transcript import Transcript, Vocabulary
+from salver.words.errors import SalverError
+from salver.words.messages import Timing
+from salver.words.tensor import Array
+
+
+class Piece(msgspec.Struct, frozen=True):
+    """A part of an answer.
+
+    Attributes:
+        text: That was not there before; may be empty.
+        finish: Why it is the last one: ``length``, ``eos_token`` or ``stop_sequence``; else empty.
+        error: What went wrong instead; then it is the last one, too.
+    """
+
+    text: str = ""
+    finish: str = ""
+    error: SalverError | None = None
+    timing: Timing = Timing()
+
+    @property
+    def is_last(self) -> bool:
+        """Nothing follows."""
+        return bool(self.finish) or self.error is not None
+
+
+class Answer:
+    """The tokens and the text of one sequence.
+
+    Args:
+        end_token: Ends it; -1 = none does.
+        arrived: When it came.
+
+    Attributes:
+        tokens: Of the prompt and of the answer.
+        joined: When its first step was planned; 0 = not yet.
+    """
+
+    __slots__ = ("_end_token", "_given", "_prompt", "_transcript", "arrived", "joined", "tokens")
+
+    def __init__(self, prompt: Prompt, vocabulary: Vocabulary, end_token: int, arrived: float) -> None:
+        self._prompt = prompt
+        self._transcript = Transcript(vocabulary, prompt.stops)
+        self._end_token = end_token
+        self._given = 0
+        self.tokens = list(prompt.tokens)
+        self.arrived = arrived
+        self.joined = 0.0
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Tokens of the prompt, and of the answer so far."""
+        return len(self._prompt.tokens), self._given
+
+    def go_on(self, scores: Array, likeliest: int, now: float) -> Piece:
+        """Draw the next token.
+
+        Args:
+            scores: Finite but for -inf.
+            likeliest: The token of the highest one.
+
+        >>> import numpy as np
+        >>> from salver.kernel.engine.sampling import Sampling
+        >>> from salver.kernel.engine.transcript import Bytes
+        >>> prompt = Prompt([97], 2, Sampling(temperature=0), (), False)
+        >>> answer = Answer(prompt, Bytes(), -1, 0.0)
+        >>> pieces = [answer.go_on(np.eye(256)[token], token, 1.0) for token in (98, 99)]
+        >>> [(piece.text, piece.finish) for piece in pieces]
+        [('b', ''), ('c', 'length')]
+        """
+        sampling = self._prompt.sampling
+        token = draw(scores, sampling, self._given) if sampling.temperature else likeliest
+        self._given += 1
+        self.tokens.append(token)
+        text, finish = "", "eos_token"
+        if token != self._end_token:
+            text = self._transcript.add(token)
+            finish = "length" if self._given == self._prompt.most else ""
+        if finish:
+            text += self._transcript.rest()
+        if self._transcript.is_stopped:
+            finish = "stop_sequence"
+        if not finish:
+            return Piece(text)
+        wait, work = self.joined - self.arrived, now - self.joined
+        return Piece(text, finish, timing=Timing(wait, 0.0, work, 1, arrived=self.arrived, ended=now))

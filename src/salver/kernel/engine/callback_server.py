@@ -1,0 +1,336 @@
+"""Who answers what a model in a host process asks of the server?
+
+:class:`Desk` is the parent's end of the side channel (:mod:`salver.kernel.engine.callback_messages`): it has each request
+carried out by the server, and hands the answers over. When the host is gone, what it asked is given up.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import TypeVar
+
+import msgspec
+
+from salver.backends.callbacks import Wish
+from salver.kernel.engine.callback_messages import (
+    MOST_CALLS,
+    WINDOW,
+    Ask,
+    Change,
+    Drop,
+    IsGone,
+    Log,
+    Manage,
+    More,
+    OpenSeries,
+    Probe,
+    ReadSeries,
+    Ready,
+    Saying,
+    Taken,
+    Telling,
+    Told,
+    read_saying,
+)
+from salver.kernel.engine.control import Frames, Said, describe, frame
+from salver.kernel.engine.output_limit import LONGEST_LINE
+from salver.kernel.engine.ports import Server, Terms
+from salver.kernel.engine.shm import Block
+from salver.kernel.engine.spawn import Side
+from salver.words.artifacts import LoadOrder
+from salver.words.errors import Cancelled, InvalidInput, ModelFailed, SalverError
+from salver.words.messages import InferRequest, InferResponse, ModelId, RequestedOutput
+from salver.words.tensor import DATATYPES, Array, Tensor
+
+_log = logging.getLogger("salver.kernel.engine.host")
+_T = TypeVar("_T")
+_OFF_LOOP = 1 << 20  # bytes, as of a run's tensors
+_PROBE_S = 5.0  # as long as Triton waits
+
+
+class _Call:
+    """One request of the host under way.
+
+    Args:
+        is_of_run: The run under way waits for it.
+    """
+
+    def __init__(self, is_of_run: bool) -> None:
+        self.is_of_run = is_of_run
+        self.window = asyncio.Semaphore(WINDOW)
+        self.is_given_up = False
+        self.task: asyncio.Task[None] | None = None  # once it has begun; before that a task cannot be told
+
+    def give_up(self) -> None:
+        """Nobody wants the answer."""
+        self.is_given_up = True
+        if self.task is not None:
+            self.task.cancel()
+
+
+class Desk:
+    """Answers one host.
+
+    Args:
+        side: The descriptors; the desk closes them.
+        broken: Called when the host says what makes no sense.
+        log_line: Logs a line of the model, at a level, if there is room for it.
+
+    Attributes:
+        deadline: Of the run under way, which what it asks inherits; None = none.
+        gone: Of each request of the run under way, who says whether its caller has gone.
+        has_loaded: The host has its model.
+    """
+
+    def __init__(
+        self,
+        side: Side,
+        server: Server,
+        id: ModelId,
+        broken: Callable[[object], object],
+        log_line: Callable[[int, str], object],
+    ) -> None:
+        self.deadline: float | None = None
+        self.gone: Sequence[Callable[[], bool] | None] = ()
+        self.has_loaded = False
+        self._side = side
+        self._asker = server.enter()
+        self._meters = server.meters
+        self._id = id
+        self._broken = broken
+        self._log_line = log_line
+        self._loop = asyncio.get_running_loop()
+        self._frames = Frames()
+        self._calls: dict[int, _Call] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._leaving = bytearray()
+        self._is_waiting = False  # for the socket to take more
+        self._turn = asyncio.Semaphore()  # to have tensors in the arena of answers
+        self._probe: asyncio.Future[bool] | None = None
+        self._is_closed = False
+        self._loop.add_reader(side.sock.fileno(), self._listen)
+
+    def __repr__(self) -> str:
+        return f"<Desk of {self._id}, {len(self._calls)} requests under way>"
+
+    async def is_ready(self) -> bool:
+        """What the model says of itself, if it says so in time."""
+        if self._probe is None:
+            self._probe = self._loop.create_future()
+            self._send(Probe())
+        try:
+            return await asyncio.wait_for(asyncio.shield(self._probe), _PROBE_S)
+        except TimeoutError:
+            _log.warning("[%s] is_ready did not answer within %g s", self._id, _PROBE_S)
+            return False
+
+    def give_up_run(self) -> None:
+        """Nobody wants the answer of the run under way: nor does it want what it asked for."""
+        for call in self._calls.values():
+            if call.is_of_run:
+                call.give_up()
+
+    def close(self) -> None:
+        """The host is gone; its last words are heard."""
+        while self._listen():
+            pass
+        self._is_closed = True
+        self._loop.remove_reader(self._side.sock.fileno())
+        self._loop.remove_writer(self._side.sock.fileno())
+        for call in self._calls.values():
+            call.give_up()
+        self._asker.leave()
+        if self._probe is not None and not self._probe.done():
+            self._probe.set_result(False)
+        self._side.close()
+
+    def _listen(self) -> bool:
+        """Hear what is there; False if it is nothing."""
+        try:
+            data = self._side.sock.recv(1 << 16)
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError:
+            data = b""
+        if not data:
+            self._loop.remove_reader(self._side.sock.fileno())
+            return False
+        try:
+            for payload in self._frames.feed(data):
+                self._hear(read_saying(payload))
+        except (ValueError, msgspec.MsgspecError) as error:
+            self._broken(error)
+            return False
+        return True
+
+    def _hear(self, saying: Saying) -> None:
+        match saying:
+            case Change(handle, how, value):
+                with suppress(InvalidInput):  # one that it did not open
+                    self._meters.change(handle, how, value)
+            case Log(level, text):
+                self._log_line(level, text[:LONGEST_LINE])
+            case Taken():
+                if self._turn.locked():
+                    self._turn.release()
+            case Ready(is_ready):
+                if self._probe is not None and not self._probe.done():
+                    self._probe.set_result(is_ready)
+                self._probe = None
+            case More(id) if id in self._calls:
+                self._calls[id].window.release()
+            case Drop(id) if id in self._calls:
+                self._calls[id].give_up()
+            case Ask(id=id, inputs=inputs):
+                self._begin(id, lambda given: self._infer(saying, given), inputs, saying.is_of_run)
+            case Manage(id=id, files=files):
+                self._begin(id, lambda given: self._manage(saying, given), files)
+            case OpenSeries(id, series):
+                self._begin(id, lambda _: self._say_number(id, lambda: self._meters.open(series)))
+            case IsGone(id, index):
+                self._begin(id, lambda _: self._say_number(id, lambda: self._is_gone(index)))
+            case ReadSeries(id, handle):
+                self._begin(id, lambda _: self._say_number(id, lambda: self._meters.value(handle)))
+
+    def _begin(
+        self,
+        id: int,
+        work: Callable[[Mapping[str, Array]], Awaitable[None]],
+        blocks: tuple[Block, ...] = (),
+        is_of_run: bool = False,
+    ) -> None:
+        if len(self._calls) > 2 * MOST_CALLS or id in self._calls:  # the host keeps to half of that itself
+            raise ValueError(f"request {id}, with {len(self._calls)} under way")
+        self._calls[id] = call = _Call(is_of_run)
+        task = self._loop.create_task(self._carry_out(id, call, blocks, work), name="a model's request")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _carry_out(
+        self,
+        id: int,
+        call: _Call,
+        blocks: tuple[Block, ...],
+        work: Callable[[Mapping[str, Array]], Awaitable[None]],
+    ) -> None:
+        """The work, which tells its answer itself; or what went wrong."""
+        call.task = asyncio.current_task()
+        error: SalverError | None = None
+        try:
+            given = await self._taken(blocks) if blocks else {}
+            if call.is_given_up:
+                raise Cancelled("the request was cancelled")
+            await work(given)
+        except SalverError as failed:
+            error = failed
+        except asyncio.CancelledError:
+            error = Cancelled("the request was cancelled")
+        except Exception as failed:
+            _log.exception("[%s] a request of the model failed", self._id, exc_info=failed)
+            error = ModelFailed("An error occurred while performing BLS request.")
+        finally:
+            del self._calls[id]
+        if error is not None:
+            self._send(Told(id, (), (), describe(error), True, True))
+
+    async def _infer(self, ask: Ask, inputs: Mapping[str, Array]) -> None:
+        kinds = [DATATYPES[kind] for kind in ask.types]
+        if [kind.dtype for kind in kinds] != [array.dtype for array in inputs.values()]:
+            self._broken("inputs of other datatypes than it says")
+            raise ModelFailed("tensors that make no sense")
+        pairs = zip(kinds, inputs.items(), strict=True)
+        tensors = tuple(Tensor(name, kind, array) for kind, (name, array) in pairs)
+        outputs = tuple(map(RequestedOutput, ask.outputs))
+        request = InferRequest(
+            ask.model, tensors, ask.version, ask.request_id, outputs, ask.parameters, ask.trace
+        )
+        terms = Terms(self.deadline if ask.is_of_run else None, ask.is_of_run)
+        if not ask.in_pieces:
+            await self._tell(ask.id, await self._asker.infer(request, terms), is_end=True)
+            return
+        window = self._calls[ask.id].window
+
+        async def write(response: InferResponse) -> None:
+            await window.acquire()
+            await self._tell(ask.id, response, is_end=False)
+
+        await self._asker.stream(request, terms, write)
+        self._send(Told(ask.id, (), (), None, True, True))
+
+    async def _manage(self, manage: Manage, files: Mapping[str, Array]) -> None:
+        if manage.kind != "is_ready" and manage.model == self._id.name and not self.has_loaded:
+            raise InvalidInput(f"model '{manage.model}' cannot {manage.kind} itself while it is being loaded")
+        order = LoadOrder(manage.config, {path: array.tobytes() for path, array in files.items()})
+        wish = Wish(manage.kind, manage.model, manage.version, order, manage.dependents)
+        is_so = await self._asker.manage(wish)
+        self._send(Told(manage.id, (), (), Said({"value": is_so}), True, True))
+
+    def _is_gone(self, index: int) -> bool:
+        said = self.gone[index] if 0 <= index < len(self.gone) else None
+        return said is not None and said()
+
+    async def _say_number(self, id: int, work: Callable[[], float]) -> None:
+        self._send(Told(id, (), (), Said({"value": work()}), True, True))
+
+    async def _taken(self, blocks: tuple[Block, ...]) -> Mapping[str, Array]:
+        """Copies of the arrays that the host has laid out, which may then lay out others."""
+        size = sum(block.nbytes for block in blocks)
+        try:
+            return await self._copy(size, lambda: self._side.asks.read(blocks, copy=True))
+        except (ValueError, TypeError, OverflowError) as error:
+            self._broken(error)
+            raise ModelFailed("tensors that make no sense") from error
+        except OSError as error:
+            raise ModelFailed(f"no memory for {size} bytes of a request: {error}") from error
+        finally:
+            self._send(Taken())
+
+    async def _tell(self, id: int, response: InferResponse, *, is_end: bool) -> None:
+        """Hand an answer over, when the arena is free for it."""
+        if response.error is not None or not response.outputs:
+            answer = describe(response.error) if response.error else Said(dict(response.parameters))
+            self._send(Told(id, (), (), answer, response.is_last, is_end))
+            return
+        await self._turn.acquire()  # given back when the host has taken them
+        # Whole, even if nobody wants it any more: another's tensors must not lie over it.
+        await asyncio.shield(self._loop.create_task(self._lay_out(id, response, is_end)))
+
+    async def _lay_out(self, id: int, response: InferResponse, is_end: bool) -> None:
+        arrays = {tensor.name: tensor.array for tensor in response.outputs}
+        types = tuple(tensor.datatype.name for tensor in response.outputs)
+        size = sum(array.nbytes for array in arrays.values())
+        try:
+            blocks = await self._copy(size, lambda: self._side.answers.write(arrays))
+            said = Said(dict(response.parameters))
+            self._send(Told(id, blocks, types, said, response.is_last, is_end))
+        except (OSError, ValueError) as error:
+            self._turn.release()
+            raise ModelFailed(f"no memory to hand an answer of {size} bytes over: {error}") from error
+        except SalverError:
+            self._turn.release()
+            raise
+
+    async def _copy(self, size: int, work: Callable[[], _T]) -> _T:
+        return work() if size <= _OFF_LOOP else await asyncio.to_thread(work)
+
+    def _send(self, telling: Telling) -> None:
+        """What does not leave at once waits for the host: little, since tensors lie elsewhere."""
+        if not self._is_closed:
+            self._leaving += frame(telling)
+            self._push()
+
+    def _push(self) -> None:
+        fd = self._side.sock.fileno()
+        try:
+            sent = self._side.sock.send(self._leaving)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError:  # a dead child is noticed by its process descriptor
+            sent = len(self._leaving)
+        del self._leaving[:sent]
+        if self._leaving:
+            self._loop.add_writer(fd, self._push)
+        elif self._is_waiting:
+            self._loop.remove_writer(fd)
+        self._is_waiting = bool(self._leaving)

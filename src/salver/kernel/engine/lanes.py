@@ -1,0 +1,455 @@
+"""Who goes next, when several tenants and levels of urgency wait?
+
+A tree of queues. Leaves are FIFO *lanes*, one for each tenant and level; :class:`RoundRobin` shares a batch
+fairly among its children (deficit round robin, Shreedhar and Varghese 1996: a child that is always
+waiting gets its weighted share of rows up to one request and one quantum); :class:`Strict` serves
+the higher level first, within a bound. A batch holds requests of one key only. Pure: it knows rows
+and levels, no time but the one in its argument, and no payload.
+"""
+
+import heapq
+import itertools
+import math
+from collections import deque
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Protocol
+
+from salver.kernel.engine.waiting import Waiting
+
+
+class Filling:
+    """A batch that is being put together.
+
+    Attributes:
+        limit: Most rows; the first request goes whatever its size.
+        from_newest: Take the latest arrivals of each lane.
+        expired: Found with a deadline in the past.
+        is_full: Nothing more fits.
+    """
+
+    __slots__ = ("expired", "from_newest", "is_full", "key", "limit", "members", "now", "rows")
+
+    def __init__(self, now: float, limit: int, from_newest: bool = False) -> None:
+        self.now = now
+        self.limit = limit
+        self.from_newest = from_newest
+        self.members: list[Waiting] = []
+        self.rows = 0
+        self.key: Hashable = None
+        self.expired: list[Waiting] = []
+        self.is_full = False
+
+    def add(self, waiting: Waiting) -> None:
+        """One more member."""
+        if not self.members:
+            self.key = waiting.key
+        self.members.append(waiting)
+        self.rows += waiting.rows
+        self.is_full = self.rows >= self.limit
+
+
+class Flow(Protocol):
+    """A queue, or several as one."""
+
+    @property
+    def depth(self) -> int:
+        """Requests that wait."""
+        ...
+
+    def head(self) -> Waiting | None:
+        """Who must be done first: the earliest target, then the earliest arrival."""
+        ...
+
+    def fill(self, batch: Filling, allowance: float) -> int:
+        """Move requests into the batch, at most ``allowance`` rows; how many rows it took."""
+        ...
+
+    def lanes(self) -> Iterator["Lane"]:
+        """The leaves where somebody waits."""
+        ...
+
+
+class Lane:
+    """Requests of one tenant and level, in order of arrival.
+
+    Attributes:
+        is_linked: Its parent still has it in the round.
+    """
+
+    __slots__ = ("depth", "is_linked", "queue")
+
+    def __init__(self) -> None:
+        self.queue: deque[Waiting] = deque()
+        self.depth = 0
+        self.is_linked = True
+
+    def __repr__(self) -> str:
+        return f"<Lane {self.depth} queued>"
+
+    def add(self, waiting: Waiting) -> None:
+        """Join at the end."""
+        waiting.lane = self
+        self.queue.append(waiting)
+        self.depth += 1
+
+    def remove(self, waiting: Waiting) -> None:
+        """Mark it as gone; the entry itself goes when it reaches an end, or with many of its kind."""
+        waiting.is_live = False
+        self.depth -= 1
+        if len(self.queue) > 2 * self.depth + 16:
+            self.queue = deque(w for w in self.queue if w.is_live)
+
+    def head(self) -> Waiting | None:
+        """The oldest."""
+        queue = self.queue
+        while queue:
+            if queue[0].is_live:
+                return queue[0]
+            queue.popleft()
+        return None
+
+    def lanes(self) -> Iterator["Lane"]:
+        """Itself."""
+        if self.depth:
+            yield self
+
+    def __iter__(self) -> Iterator[Waiting]:
+        """Those that wait, whoever is served first coming first."""
+        return (w for w in self.queue if w.is_live)
+
+    def newest(self) -> Iterator[Waiting]:
+        """From the latest arrival to the oldest."""
+        return (w for w in reversed(self.queue) if w.is_live)
+
+    def fill(self, batch: Filling, allowance: float) -> int:
+        """See :class:`Flow`. Requests of another key stay, and so do later ones of their senders."""
+        queue = self.queue
+        newest = batch.from_newest
+        end = -1 if newest else 0
+        pop = queue.pop if newest else queue.popleft
+        skipped: list[Waiting] = []
+        blocked: set[Hashable] = set()
+        taken = 0
+        while queue:
+            waiting = queue[end]
+            if not waiting.is_live:
+                pop()
+                continue
+            if waiting.deadline is not None and waiting.deadline <= batch.now:
+                pop()
+                self._expire(waiting, batch)
+                continue
+            if batch.members:
+                if waiting.key != batch.key or (blocked and waiting.sender in blocked):
+                    pop()
+                    skipped.append(waiting)
+                    if waiting.sender is not None:
+                        blocked.add(waiting.sender)
+                    continue
+                if batch.rows + waiting.rows > batch.limit:
+                    batch.is_full = True
+                    break
+            if taken + waiting.rows > allowance:
+                break
+            pop()
+            waiting.is_live = False
+            self.depth -= 1
+            batch.add(waiting)
+            taken += waiting.rows
+            if batch.is_full:
+                break
+        if skipped:
+            skipped.reverse()
+            if newest:
+                queue.extend(skipped)
+            else:
+                queue.extendleft(skipped)
+        return taken
+
+    def _expire(self, waiting: Waiting, batch: Filling) -> None:
+        waiting.is_live = False
+        self.depth -= 1
+        batch.expired.append(waiting)
+
+
+class DelayingLane(Lane):
+    """A lane whose requests, once their time to wait is over, go behind the others (Triton's DELAY)."""
+
+    __slots__ = ("_late",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._late: deque[Waiting] = deque()
+
+    def remove(self, waiting: Waiting) -> None:
+        """See :class:`Lane`."""
+        super().remove(waiting)
+        if len(self._late) > 2 * self.depth + 16:
+            self._late = deque(w for w in self._late if w.is_live)
+
+    def head(self) -> Waiting | None:
+        """See :class:`Lane`."""
+        return super().head() or next((w for w in self._late if w.is_live), None)
+
+    def __iter__(self) -> Iterator[Waiting]:
+        """See :class:`Lane`."""
+        return (w for w in itertools.chain(self.queue, self._late) if w.is_live)
+
+    def newest(self) -> Iterator[Waiting]:
+        """See :class:`Lane`."""
+        return (w for w in itertools.chain(reversed(self.queue), reversed(self._late)) if w.is_live)
+
+    def fill(self, batch: Filling, allowance: float) -> int:
+        """See :class:`Lane`. The late ones are served when nobody else is left."""
+        taken = super().fill(batch, allowance)
+        if self._late and not batch.is_full and super().head() is None:
+            fresh, self.queue = self.queue, self._late
+            taken += super().fill(batch, allowance - taken)
+            self.queue = fresh
+        return taken
+
+    def _expire(self, waiting: Waiting, batch: Filling) -> None:
+        if waiting.then:
+            waiting.deadline, waiting.then = waiting.then, 0.0
+            self._late.append(waiting)
+        else:
+            super()._expire(waiting, batch)
+
+
+class _Turn:
+    """A child's place in the round."""
+
+    __slots__ = ("credit", "flow", "is_open", "name", "weight")
+
+    def __init__(self, name: Hashable, flow: Flow, weight: float) -> None:
+        self.name = name
+        self.flow = flow
+        self.weight = weight
+        self.credit = 0.0
+        self.is_open = False
+
+
+class RoundRobin:
+    """Children that share by weight. One comes when somebody waits there, and goes when it is empty.
+
+    Args:
+        make: A child of that name.
+        weight: Rows that a child gains a round.
+        most: Children at one time; further names share the one called ``None``.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[Hashable], Flow],
+        weight: Callable[[Hashable], float] = lambda name: 1.0,
+        most: int = 1 << 30,
+    ) -> None:
+        self._make = make
+        self._weight = weight
+        self._most = most
+        self._turns: dict[Hashable, _Turn] = {}
+        self._ring: deque[_Turn] = deque()
+        self._weights = 0.0  # of those in the round
+
+    def __repr__(self) -> str:
+        return f"<RoundRobin {self.depth} queued in {len(self._ring)}>"
+
+    @property
+    def depth(self) -> int:
+        """See :class:`Flow`."""
+        return sum([turn.flow.depth for turn in self._ring])
+
+    def child(self, name: Hashable) -> Flow:
+        """The child of that name, made if need be."""
+        turn = self._turns.get(name)
+        if turn is None:
+            if len(self._turns) >= self._most and name is not None:
+                self._sweep()
+                if len(self._turns) >= self._most:
+                    return self.child(None)
+            turn = _Turn(name, self._make(name), self._weight(name))
+            self._turns[name] = turn
+            self._ring.append(turn)
+            self._weights += turn.weight
+        return turn.flow
+
+    def before(self, name: Hashable, own: float | None = None) -> float:
+        """Requests that are likely to go before one that joins that child now.
+
+        Args:
+            own: Those of the child itself; None = all that wait there.
+        """
+        turn = self._turns.get(name)
+        if own is None:
+            own = turn.flow.depth if turn else 0
+        if turn is not None and len(self._ring) == 1:
+            return own
+        weight = turn.weight if turn else self._weight(name)
+        total = self._weights + (0 if turn else weight)
+        return min(self.depth, (own + 1) * total / weight - 1)
+
+    def head(self) -> Waiting | None:
+        """See :class:`Flow`."""
+        if len(self._ring) == 1:
+            return self._ring[0].flow.head()
+        return _first([turn.flow for turn in self._ring])
+
+    def lanes(self) -> Iterator[Lane]:
+        """See :class:`Flow`."""
+        for turn in self._ring:
+            yield from turn.flow.lanes()
+
+    def fill(self, batch: Filling, allowance: float) -> int:
+        """See :class:`Flow`."""
+        ring = self._ring
+        if len(ring) == 1:
+            return ring[0].flow.fill(batch, allowance)
+        taken = 0
+        in_vain = 0  # turns in a row that gave nothing
+        while ring and not batch.is_full and taken < allowance:
+            turn = ring[0]
+            if not turn.flow.depth:
+                self._drop(turn)
+                continue
+            if len(ring) == 1:
+                taken += turn.flow.fill(batch, allowance - taken)
+                break
+            if not turn.is_open:
+                turn.is_open = True
+                turn.credit += turn.weight
+            left = allowance - taken
+            got = turn.flow.fill(batch, min(turn.credit, left))
+            turn.credit -= got
+            taken += got
+            if batch.is_full or (taken and taken >= allowance):
+                break  # it goes on from here next time
+            if turn.credit >= left - got and _next_rows(turn.flow, batch) < math.inf:
+                break  # likewise: only the allowance stops it, which is no reason to pass it over
+            turn.is_open = False
+            ring.rotate(-1)
+            in_vain = 0 if got else in_vain + 1
+            if in_vain >= len(ring):
+                if not self._raise_credit(batch, allowance - taken):
+                    break
+                in_vain = 0
+        return taken
+
+    def _raise_credit(self, batch: Filling, allowance: float) -> bool:
+        """As many rounds at once as it takes until somebody can pay; False if nobody ever can."""
+        rounds = math.inf
+        for turn in self._ring:
+            rows = _next_rows(turn.flow, batch)
+            if rows <= allowance and rows < math.inf:
+                rounds = min(rounds, math.ceil((rows - turn.credit) / turn.weight - 1e-9))
+        if rounds == math.inf:
+            return False
+        for turn in self._ring:
+            turn.credit += turn.weight * max(0, rounds - 1)
+        return True
+
+    def _drop(self, turn: _Turn) -> None:
+        self._ring.popleft()
+        del self._turns[turn.name]
+        self._weights = self._weights - turn.weight if self._ring else 0.0
+        if isinstance(turn.flow, Lane):
+            turn.flow.is_linked = False
+
+    def _sweep(self) -> None:
+        for turn in list(self._ring):
+            if turn.flow.depth:
+                self._ring.rotate(-1)
+            else:
+                self._drop(turn)
+
+
+class Strict:
+    """Levels, the highest first. A level that is passed over too often sends one request ahead.
+
+    Args:
+        max_passes: Batches that may pass over a waiting level; 0 = no bound.
+    """
+
+    def __init__(self, max_passes: int) -> None:
+        self.levels: list[RoundRobin] = []
+        self._max_passes = max_passes
+        self._passes: list[int] = []
+
+    def __repr__(self) -> str:
+        return f"<Strict {' > '.join(str(level.depth) for level in self.levels)}>"
+
+    @property
+    def depth(self) -> int:
+        """See :class:`Flow`."""
+        return sum([level.depth for level in self.levels])
+
+    def add_level(self, level: RoundRobin) -> None:
+        """The next lower one."""
+        self.levels.append(level)
+        self._passes.append(0)
+
+    def before(self, level: int, tenant: Hashable) -> float:
+        """As :meth:`RoundRobin.before`, for a level from 1 on."""
+        above = sum([flow.depth for flow in self.levels[: level - 1]])
+        return above + self.levels[level - 1].before(tenant)
+
+    def head(self) -> Waiting | None:
+        """See :class:`Flow`."""
+        return _first(self.levels)
+
+    def lanes(self) -> Iterator[Lane]:
+        """See :class:`Flow`."""
+        for level in self.levels:
+            yield from level.lanes()
+
+    def fill(self, batch: Filling, allowance: float) -> int:
+        """See :class:`Flow`."""
+        waited = [level.depth > 0 for level in self.levels]
+        got = [0] * len(self.levels)
+        if self._max_passes and not batch.members:
+            # The longest-suffering first: a bound for each, also when their keys differ.
+            index = max(range(len(waited)), key=lambda i: self._passes[i] if waited[i] else -1)
+            if waited[index] and self._passes[index] >= self._max_passes:
+                limit, batch.limit = batch.limit, 1  # one request, whatever its size
+                got[index] = self.levels[index].fill(batch, allowance)
+                batch.limit = limit
+                batch.is_full = batch.rows >= limit
+        for index, level in enumerate(self.levels):
+            if batch.is_full:
+                break
+            if level.depth:
+                got[index] += level.fill(batch, allowance)
+        for index in range(len(self.levels)):
+            self._passes[index] = self._passes[index] + 1 if waited[index] and not got[index] else 0
+        return sum(got)
+
+
+def newest(flow: Flow) -> Iterator[Waiting]:
+    """Everybody, from the latest arrival to the oldest."""
+    lanes = list(flow.lanes())
+    if len(lanes) == 1:
+        return lanes[0].newest()
+    return heapq.merge(*(lane.newest() for lane in lanes), key=lambda w: -w.arrived)
+
+
+def _first(flows: Sequence[Flow]) -> Waiting | None:
+    found: Waiting | None = None
+    for flow in flows:
+        if flow.depth:
+            head = flow.head()
+            if head is not None and (
+                found is None or (head.target, head.arrived) < (found.target, found.arrived)
+            ):
+                found = head
+    return found
+
+
+def _next_rows(flow: Flow, batch: Filling) -> float:
+    """Rows of the smallest request at a lane's front that this batch may hold; inf if there is none."""
+    least = math.inf
+    for lane in flow.lanes():
+        for waiting in lane.newest() if batch.from_newest else lane:
+            if not batch.members or waiting.key == batch.key:
+                if not batch.members or batch.rows + waiting.rows <= batch.limit:
+                    least = min(least, waiting.rows)
+                break
+    return least

@@ -1,0 +1,275 @@
+"""How large a batch, by a table that was computed or learned, for as long as its model holds?
+
+:class:`LearnedRule` looks up the waiting rows and the arrival rate in a
+:class:`~salver.stats.batch_table.Table`. A :class:`Guard` compares what the table was made for with what is
+seen; while they differ the rule drains the queue. :class:`Apprentice` is the rule by which an agent
+learns: it asks, and tells what came of the answer. Pure: it knows no planner, no payload and no clock.
+"""
+
+import math
+from bisect import bisect_right
+from collections import deque
+from itertools import pairwise
+from typing import Literal, Protocol
+
+from salver.kernel.engine.meter import ArrivalMeter, DecisionMeter
+from salver.kernel.engine.rules import Choice, Line
+from salver.stats.batch_price import Price
+from salver.stats.batch_table import Table, Transition
+from salver.words.artifacts import Batching
+
+_WAITS = 4  # runs of a full batch that a request waits at most, if nothing else is said
+_KEPT = 4096  # transitions for whoever refines the table
+_RUN_GAIN = 1 / 64
+_COST_GAIN = 1 / 512
+_RUNS_WRONG = 0.25  # relative error of run times
+_BURSTS_WRONG = 4.0  # burstiness; a Poisson process has 1
+_COST_WRONG = 0.35  # share by which the table may cost more than it says
+_SETTLE = 512  # decisions before the cost is judged
+_HOLD = 256  # runs in greedy mode before a return
+_MOST_HOLD = 64 * _HOLD
+
+
+class Guard:
+    """Does the world still look like the table's model?
+
+    Errors are averaged over some dozens of runs. One beyond its bound switches to greedy at once; only
+    when all are within half of it, and a hold of some hundred runs is over, the table rules again. The hold
+    doubles with each fall.
+
+    Attributes:
+        why: What is wrong, in words; empty = the table rules.
+    """
+
+    def __init__(self, table: Table) -> None:
+        self.why = ""
+        self._table = table
+        self._slowness = 0.0  # mean of log(seconds / predicted)
+        self._cost = 0.0  # fading sums over time: seen, and as the table says
+        self._expected = 0.0
+        self._decisions = 0
+        self._hold = _HOLD
+        self._left = 0
+
+    def ran(self, rows: int, seconds: float, burstiness: float) -> None:
+        """A run has ended."""
+        if seconds > 0:
+            off = math.log(seconds / self._table.law.seconds(rows))
+            self._slowness += _RUN_GAIN * (min(max(off, -2.0), 2.0) - self._slowness)
+        self._left -= 1
+        bound = 1.0 if not self.why else 0.5
+        slowness = math.exp(abs(self._slowness)) - 1
+        if slowness > bound * _RUNS_WRONG:
+            word = "slower" if self._slowness > 0 else "faster"
+            self._fall(f"runs are {slowness:.0%} {word} than the table's law")
+        elif burstiness > bound * _BURSTS_WRONG:
+            self._fall(f"arrivals are {burstiness:.1f} times as bursty as a Poisson process")
+        elif self._decisions > _SETTLE and self._cost > (1 + _COST_WRONG) * self._expected:
+            over = self._cost / self._expected - 1
+            self._fall(f"the cost is {over:.0%} above what the table says")
+        elif self.why and self._left <= 0:
+            self.why = ""
+            self._decisions, self._cost, self._expected = 0, 0.0, 0.0
+
+    def decided(self, seen: Transition, expected: float) -> None:
+        """A decision has come to its end; ``expected`` is the table's cost in the long run."""
+        if self.why or seen.rate <= 0:
+            return
+        price: Price = self._table.price
+        area = seen.waiting * seen.seconds + seen.area
+        cost = 1e3 * price.latency_weight * area / seen.rate
+        if seen.rows:
+            cost += price.energy_weight * price.joules(seen.rows)
+        self._cost += cost - _COST_GAIN * self._cost
+        self._expected += expected * seen.seconds - _COST_GAIN * self._expected
+        self._decisions += 1
+
+    def _fall(self, why: str) -> None:
+        if not self.why:
+            self._left = self._hold
+            self._hold = min(2 * self._hold, _MOST_HOLD)
+            self._decisions, self._cost, self._expected = 0, 0.0, 0.0
+        self.why = why
+
+
+class LearnedRule:
+    """Runs what the table says, or drains while the table's model is wrong.
+
+    Args:
+        table: None = drain until one is adopted.
+        policy: Its ``max_rows`` is the most of a run; queues longer than the table knows are drained.
+        slots: Batches at the same time; they share the arrivals.
+
+    Attributes:
+        transitions: The latest that were seen, for whoever refines the table (one slot only).
+    """
+
+    __slots__ = (
+        "_arrivals", "_borders", "_cost", "_guard", "_largest", "_line", "_max_wait", "_meter", "_slots",
+        "_table", "transitions",
+    )  # fmt: skip
+
+    def __init__(self, table: Table | None, policy: Batching, slots: int = 1) -> None:
+        self._largest = policy.max_rows
+        self._max_wait = policy.learned.max_wait_ms / 1e3
+        self._slots = slots
+        self._arrivals = ArrivalMeter()
+        self._meter = DecisionMeter() if slots == 1 else None  # of one instance's decisions
+        self.transitions: deque[Transition] = deque(maxlen=_KEPT)
+        self._table = table
+        self._guard: Guard | None = None
+        self._borders: list[float] = []
+        self._line: tuple[int, ...] = ()
+        self._cost = 0.0
+        if table is not None:
+            self.adopt(table)
+
+    def __repr__(self) -> str:
+        return f"<LearnedRule {self.mode}, {self._arrivals.rate:.0f} rows/s>"
+
+    @property
+    def mode(self) -> Literal["learned", "greedy"]:
+        """Who decides now."""
+        return "greedy" if self.why else "learned"
+
+    @property
+    def why(self) -> str:
+        """Why the table does not decide; empty = it does."""
+        return "there is no table yet" if self._guard is None else self._guard.why
+
+    @property
+    def rate(self) -> float:
+        """Estimated rows a second of one slot."""
+        return self._arrivals.rate / self._slots
+
+    def adopt(self, table: Table) -> None:
+        """From now on decide by this table; the guard starts anew."""
+        self._table = table
+        rates = table.rates
+        # Below half of the lowest rate nobody is worth waiting for.
+        self._borders = [rates[0] / 2, *((low + high) / 2 for low, high in pairwise(rates))]
+        self._guard = Guard(table)
+        self._choose_line()
+
+    def due(self, line: Line, now: float) -> float:
+        """See :class:`~salver.kernel.engine.rules.Rule`."""
+        waiting = line.rows
+        if self.rows_for(waiting):
+            return now
+        if self._meter is not None:
+            self._meter.waits(waiting, now)
+        return self._latest(line)
+
+    def choose(self, line: Line, now: float) -> Choice:
+        """See :class:`~salver.kernel.engine.rules.Rule`."""
+        waiting = line.rows
+        rows = self.rows_for(waiting)
+        reason = "learned"
+        if not rows:
+            if now < self._latest(line):
+                return Choice(0, reason)
+            rows, reason = min(waiting, self._largest), "time"
+        if self._meter is not None:
+            self._meter.runs(waiting, now)
+        return Choice(rows, "drain" if self._guard is None or self._guard.why else reason)
+
+    def arrived(self, rows: int, now: float) -> None:
+        """See :class:`~salver.kernel.engine.rules.Rule`."""
+        self._arrivals.arrived(rows, now)
+        self._choose_line()
+        if self._meter is not None:
+            self._note(self._meter.arrived(rows, now, self._arrivals.rate))
+
+    def ran(self, rows: int, seconds: float, now: float) -> None:
+        """See :class:`~salver.kernel.engine.rules.Rule`."""
+        if self._meter is not None:
+            self._note(self._meter.ran(rows, now, self._arrivals.rate))
+        if self._guard is not None:
+            self._guard.ran(rows, seconds, self._arrivals.burstiness)
+
+    def rows_for(self, waiting: int) -> int:
+        """What the table says, or draining; 0 = wait for one more."""
+        line, guard = self._line, self._guard
+        if waiting < len(line) and guard is not None and not guard.why:
+            return line[waiting]
+        largest = self._largest
+        return waiting if waiting < largest else largest
+
+    def _choose_line(self) -> None:
+        """The table's line for the rate: the nearest; none while the rate is unknown or very low."""
+        index, table = bisect_right(self._borders, self._arrivals.rate / self._slots), self._table
+        if index and table is not None:
+            self._line = table.rows[index - 1]
+            self._cost = table.costs[index - 1]
+        else:
+            self._line = ()
+
+    def _latest(self, line: Line) -> float:
+        """Until when whoever is first may wait for company."""
+        head, table = line.head(), self._table
+        if head is None or table is None:
+            return 0.0
+        law = table.law
+        run = law.seconds(min(line.rows, self._largest)) * (1 + law.error)
+        wanted = head.target if head.deadline is None else min(head.target, head.deadline)
+        return min(head.arrived + (self._max_wait or _WAITS * law.seconds(table.largest)), wanted - run)
+
+    def _note(self, seen: Transition | None) -> None:
+        if seen is not None:
+            self.transitions.append(seen)
+            if self._line and self._guard is not None:
+                self._guard.decided(seen, self._cost)
+
+
+class Decider(Protocol):
+    """Learns to batch."""
+
+    def decide(self, waiting: int) -> int:
+        """Rows to run now, of so many that wait; 0 = wait for one more."""
+        ...
+
+    def saw(self, seen: Transition) -> None:
+        """What came of a decision."""
+        ...
+
+
+class Apprentice:
+    """The rule of an agent that is being trained, on one slot."""
+
+    __slots__ = ("_arrivals", "_decider", "_meter", "_rows")
+
+    def __init__(self, decider: Decider) -> None:
+        self._decider = decider
+        self._arrivals = ArrivalMeter()
+        self._meter = DecisionMeter()
+        self._rows = -1  # what was decided since the last event; -1 = nothing
+
+    def due(self, line: Line, now: float) -> float:
+        """See :class:`~salver.kernel.engine.rules.Rule`."""
+        if self._rows < 0:
+            self._rows = min(self._decider.decide(line.rows), line.rows)
+            if not self._rows:
+                self._meter.waits(line.rows, now)
+        return now if self._rows else math.inf
+
+    def choose(self, line: Line, now: float) -> Choice:
+        """See :class:`~salver.kernel.engine.rules.Rule`."""
+        rows, self._rows = max(self._rows, 0), -1
+        if rows:
+            self._meter.runs(line.rows, now)
+        return Choice(rows, "learned")
+
+    def arrived(self, rows: int, now: float) -> None:
+        """See :class:`~salver.kernel.engine.rules.Rule`."""
+        self._rows = -1
+        self._arrivals.arrived(rows, now)
+        seen = self._meter.arrived(rows, now, self._arrivals.rate)
+        if seen is not None:
+            self._decider.saw(seen)
+
+    def ran(self, rows: int, seconds: float, now: float) -> None:
+        """See :class:`~salver.kernel.engine.rules.Rule`."""
+        self._rows = -1
+        seen = self._meter.ran(rows, now, self._arrivals.rate)
+        if seen is not None:
+            self._decider.saw(seen)

@@ -1,0 +1,73 @@
+"""How many may wait, so that nobody waits long?
+
+Adaptive concurrency on the *queue delay* (time from arrival to dispatch), not on the response time, which
+batching itself moves. A queue whose smallest delay over an interval is above the target is a standing
+queue (CoDel, RFC 8289): it gives no throughput, only latency. Then the limit shrinks in proportion to
+the excess; an interval in which the limit was met and the delay was not raises it by its square root.
+
+Requests that came before the last cut say nothing of it and are not looked at: otherwise a target longer
+than the interval would cut again and again for the same queue. Pure.
+"""
+
+import math
+
+from salver.words.artifacts import Limit as LimitConfig
+
+_LEAST_STEP, _MOST_STEP = 0.5, 0.9  # one interval shrinks the limit at most, at least, to so much
+
+
+class Limit:
+    """The most requests that may wait now.
+
+    Args:
+        most: Never more than this.
+
+    Attributes:
+        value: The limit.
+
+    >>> limit = Limit(LimitConfig(target_delay_ms=10, interval_ms=100), most=1000)
+    >>> for tick in range(11):  # 100 wait, each for 40 ms
+    ...     limit.dispatched(delay=0.04, depth=100, now=tick * 0.01)
+    >>> limit.value
+    50
+    """
+
+    __slots__ = ("_cut", "_deepest", "_ends", "_interval", "_most", "_smallest", "_target", "value")
+
+    def __init__(self, config: LimitConfig, most: int) -> None:
+        self._target = config.target_delay_ms / 1e3
+        self._interval = config.interval_ms / 1e3
+        self._most = most
+        self.value = most
+        self._smallest = math.inf
+        self._deepest = 0
+        self._ends = -math.inf
+        self._cut = -math.inf  # when it was last lowered
+
+    def __repr__(self) -> str:
+        return f"<Limit {self.value}>"
+
+    def dispatched(self, delay: float, depth: int, now: float) -> None:
+        """A batch has been taken.
+
+        Args:
+            delay: Of its latest member, in seconds: the smallest.
+            depth: Requests that waited when it was taken, itself included.
+        """
+        if now - delay < self._cut:
+            return
+        if self._ends == -math.inf:
+            self._ends = now + self._interval
+        self._smallest = min(self._smallest, delay)
+        self._deepest = max(self._deepest, depth)
+        if now >= self._ends:
+            self._adapt(now)
+            self._smallest, self._deepest, self._ends = math.inf, 0, now + self._interval
+
+    def _adapt(self, now: float) -> None:
+        if self._smallest > self._target:
+            step = min(_MOST_STEP, max(_LEAST_STEP, self._target / self._smallest))
+            self.value = max(1, int(step * min(self.value, self._deepest)))
+            self._cut = now
+        elif self._deepest >= self.value:
+            self.value = min(self._most, self.value + max(1, math.isqrt(self.value)))

@@ -1,0 +1,129 @@
+"""How do runs have only the sizes that a model likes, and inputs of different extents share one?
+
+By filling up: rows with copies of the first one, which are cut off the outputs again (TensorFlow Serving's
+``allowed_batch_sizes``), and arrays with their first element (its ``pad_variable_length_inputs``). Pure, but
+for the runner that it stands before.
+"""
+
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from salver.kernel.engine.ports import RequestRunner, Resizable, Runner
+from salver.words.errors import LoadFailed
+from salver.words.tensor import Array
+
+_Ran = tuple[Mapping[str, Array], float]
+
+
+def rounded(rows: int, sizes: Sequence[int]) -> int:
+    """The least size that so many rows fit into; the rows themselves where none does.
+
+    >>> [rounded(rows, (2, 8)) for rows in (1, 2, 3, 9)]
+    [2, 2, 8, 9]
+    """
+    index = bisect_left(sizes, rows)
+    return sizes[index] if index < len(sizes) else rows
+
+
+def filled(inputs: Mapping[str, Array], rows: int) -> dict[str, Array]:
+    """Arrays with so many rows, of which the last ones are copies of the first."""
+    return {
+        name: np.concatenate([array, np.repeat(array[:1], rows - array.shape[0], axis=0)])
+        for name, array in inputs.items()
+    }
+
+
+def joined(parts: Sequence[Array]) -> Array:
+    """Arrays one after the other along axis 0, each filled up to the largest extents with its first element.
+
+    Args:
+        parts: Of the same rank, and of one row at least.
+
+    >>> joined([np.array([[1, 2]]), np.array([[3]])]).tolist()
+    [[1, 2], [3, 3]]
+    """
+    tails = {part.shape[1:] for part in parts}
+    if len(tails) == 1:
+        return np.concatenate(parts)
+    tail = tuple(map(max, zip(*tails, strict=True)))
+    whole = np.empty((sum(part.shape[0] for part in parts), *tail), parts[0].dtype)
+    start = 0
+    for part in parts:
+        end = start + part.shape[0]
+        whole[start:end] = part.flat[0] if part.size else _nothing(part)
+        whole[(slice(start, end), *map(slice, part.shape[1:]))] = part
+        start = end
+    return whole
+
+
+def _nothing(part: Array) -> object:
+    """In place of the first element of an array that has none."""
+    return b"" if part.dtype == object else np.zeros((), part.dtype)
+
+
+class PaddedRunner:
+    """Runs batches on a runner, filled up to one of some sizes.
+
+    Args:
+        sizes: Ascending.
+    """
+
+    def __init__(self, runner: Runner, sizes: Sequence[int]) -> None:
+        self.signature = runner.signature
+        self.slots = runner.slots
+        self._runner = runner
+        self._sizes = sizes
+
+    def __repr__(self) -> str:
+        return f"<PaddedRunner {list(self._sizes)} on {self._runner!r}>"
+
+    async def run(self, inputs: Mapping[str, Array]) -> _Ran:
+        """See :class:`~salver.kernel.engine.ports.Runner`."""
+        rows, padded = self._padded(inputs)
+        outputs, seconds = await self._runner.run(padded)
+        return self._cut(outputs, rows), seconds
+
+    def run_inline(self, inputs: Mapping[str, Array]) -> _Ran | None:
+        """See :class:`~salver.kernel.engine.ports.Runner`."""
+        rows, padded = self._padded(inputs)
+        ran = self._runner.run_inline(padded)
+        return None if ran is None else (self._cut(ran[0], rows), ran[1])
+
+    async def run_each(self, inputs: Mapping[str, Array]) -> Sequence[Mapping[str, Array]]:
+        """See :class:`~salver.kernel.engine.ports.Runner`."""
+        rows, padded = self._padded(inputs)
+        return [self._cut(outputs, rows) for outputs in await self._runner.run_each(padded)]
+
+    async def resize(self, slots: int) -> None:
+        """See :class:`~salver.kernel.engine.ports.Resizable`."""
+        if not isinstance(self._runner, Resizable):
+            raise LoadFailed("the number of instances cannot be changed")
+        await self._runner.resize(slots)
+        self.slots = slots
+
+    async def close(self) -> None:
+        """See :class:`~salver.kernel.engine.ports.Runner`."""
+        await self._runner.close()
+
+    def _padded(self, inputs: Mapping[str, Array]) -> tuple[int, Mapping[str, Array]]:
+        """The rows that there are, and what is run."""
+        rows = next(iter(inputs.values())).shape[0]
+        size = rounded(rows, self._sizes)
+        return rows, inputs if size == rows else filled(inputs, size)
+
+    def _cut(self, outputs: Mapping[str, Array], rows: int) -> Mapping[str, Array]:
+        """Without what was filled up; an output that is not of the rows is left as it is, for the check."""
+        size = rounded(rows, self._sizes)
+        if size == rows:
+            return outputs
+        return {
+            name: array[:rows] if array.ndim and array.shape[0] == size else array
+            for name, array in outputs.items()
+        }
+
+
+def padded(runner: Runner, sizes: Sequence[int]) -> Runner:
+    """The runner, of which runs are filled up; models that want their requests one by one have no batches."""
+    return PaddedRunner(runner, sizes) if sizes and not isinstance(runner, RequestRunner) else runner

@@ -1,0 +1,354 @@
+"""Who runs a batch of a model that may crash, hog the interpreter, or need a limit of its own?
+
+:class:`ProcessRunner` keeps one host process for each slot, hands each batch to an idle one, and
+starts a host that died again after a back-off. Batches in flight on a host that dies fail at
+once (:class:`~salver.words.errors.HostDied`); the other hosts do not notice. While no host lives, a run
+fails at once with the time of the next attempt.
+"""
+
+import asyncio
+import functools
+import logging
+import random
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from typing import Any, TypeVar
+
+import msgspec
+
+from salver.backends.protocol import Answer, LoadOptions
+from salver.kernel.engine.backoff import Backoff
+from salver.kernel.engine.child import Done, HostProcess, Work, is_small
+from salver.kernel.engine.pieces import Pieces
+from salver.kernel.engine.ports import Gave, Server
+from salver.kernel.engine.run_limit import RunLimit
+from salver.kernel.engine.spawn import HostPlan, Interpreter
+from salver.words.artifacts import Manifest
+from salver.words.errors import LoadFailed, NotReady, SalverError
+from salver.words.messages import InferRequest, Signature
+from salver.words.tensor import Array
+
+_log = logging.getLogger(__name__)
+_Result = tuple[Mapping[str, Array], float]
+_T = TypeVar("_T")
+
+
+class Recovery(msgspec.Struct, frozen=True):
+    """How dead hosts are started again: the rule, and the time and chance that it is given."""
+
+    backoff: Backoff = Backoff()
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    chance: Callable[[], float] = random.random
+
+
+_RECOVERY = Recovery()
+
+
+class _Seat:
+    """The place of one slot's host, through its deaths."""
+
+    def __init__(self, host: HostProcess, since: float) -> None:
+        self.host = host
+        self.since = since  # when this host was ready
+        self.deaths = 0  # in a row
+        self.next_try = 0.0
+
+    @property
+    def is_alive(self) -> bool:
+        return not self.host.dead.done()
+
+
+class ProcessRunner:
+    """Runs batches of one model version on host processes. Made by :meth:`start`.
+
+    Args:
+        hosts: One for each slot, loaded.
+
+    Attributes:
+        deaths: Hosts that have died.
+        reruns: See :class:`~salver.kernel.engine.ports.Returning`.
+        has_opinion, wants_trace: As of :class:`~salver.kernel.engine.child.HostProcess`.
+    """
+
+    def __init__(self, plan: HostPlan, hosts: list[HostProcess], recovery: Recovery) -> None:
+        self.slots = len(hosts)
+        self.deaths = 0
+        self.reruns = False
+        self.has_opinion = hosts[0].has_opinion
+        self.wants_trace = hosts[0].wants_trace
+        self.signature: Signature = hosts[0].signature
+        self._plan = plan
+        self._recovery = recovery
+        self._seats = [_Seat(host, recovery.clock()) for host in hosts]
+        self._idle: deque[HostProcess] = deque(hosts)
+        self._waiters: deque[asyncio.Future[HostProcess]] = deque()
+        self._came = asyncio.Event()  # a host is back, or none is to come
+        self._is_closed = False
+        self._keepers = [asyncio.ensure_future(self._keep(seat)) for seat in self._seats]
+
+    @classmethod
+    async def start(
+        cls,
+        backend: str,
+        manifest: Manifest,
+        options: LoadOptions,
+        *,
+        slots: int = 1,
+        memory_limit_mb: int = 0,
+        run_timeout_s: float = 0.0,
+        recovery: Recovery = _RECOVERY,
+        server: Server | None = None,
+        interpreter: Interpreter | None = None,
+    ) -> "ProcessRunner":
+        """Start the hosts, all at once, and wait until each has the model.
+
+        Args:
+            backend: ``module:attribute`` of a backend, or of a class of one.
+            memory_limit_mb: Limit of each host's address space; 0 = none.
+            run_timeout_s: A run that takes longer is taken for a hang, and its host killed; 0 = what is long
+                is learned (:mod:`salver.kernel.engine.run_limit`), inf = never.
+            server: What the model may ask while it runs; None = nothing.
+            interpreter: Runs the hosts; None = the one of this process. It is released by the runner.
+
+        Raises:
+            LoadFailed: one of them has not; the others are gone again.
+        """
+        limit = RunLimit(run_timeout_s)
+        plan = HostPlan(backend, manifest, options, memory_limit_mb, limit, server, interpreter)
+        starting = [
+            asyncio.ensure_future(HostProcess.launch(_of_instance(plan, instance)))
+            for instance in range(slots)
+        ]
+        try:
+            hosts = await asyncio.gather(*starting)
+        except BaseException:
+            for task in starting:
+                task.cancel()
+            done = await asyncio.gather(*starting, return_exceptions=True)
+            await asyncio.gather(*(host.close() for host in done if isinstance(host, HostProcess)))
+            await _let_go(plan)
+            raise
+        kinds = {"batch": cls, "requests": RequestProcessRunner, "stream": StreamProcessRunner}
+        kind: type[ProcessRunner] = kinds[hosts[0].asks]
+        return kind(plan, hosts, recovery)
+
+    def __repr__(self) -> str:
+        alive = sum(seat.is_alive for seat in self._seats)
+        return f"<ProcessRunner {self._plan.manifest.id}, {alive} of {self.slots} hosts alive>"
+
+    @property
+    def is_lost(self) -> bool:
+        """No host lives now; one is to come."""
+        return not any(seat.is_alive for seat in self._seats)
+
+    @property
+    def pids(self) -> list[int]:
+        """Process ids of the hosts that live."""
+        return [seat.host.pid for seat in self._seats if seat.is_alive]
+
+    async def is_ready(self) -> bool:
+        """By the model's own account, of each instance that lives."""
+        said = await asyncio.gather(*(seat.host.is_ready() for seat in self._seats if seat.is_alive))
+        return all(said)
+
+    async def run(self, inputs: Mapping[str, Array]) -> _Result:
+        """See :class:`~salver.kernel.engine.ports.Runner`.
+
+        Raises:
+            NotReady: every host is dead; says when the next one starts.
+        """
+        host = await self._acquire()
+        # A caller that gives up must not free a host that still works.
+        return await asyncio.shield(self._on(host, host.run(inputs)))
+
+    async def back(self) -> None:
+        """See :class:`~salver.kernel.engine.ports.Returning`."""
+        while self.is_lost and not self._is_closed:
+            self._came.clear()
+            await self._came.wait()
+
+    def post(self, work: Work, done: Done, is_lone: bool) -> bool:
+        """See :class:`~salver.kernel.engine.ports.PostRunner`."""
+        if not is_small(work):
+            return False
+        while self._idle:
+            host = self._idle.popleft()
+            if not host.dead.done():
+                try:
+                    host.post(work, functools.partial(self._ended, host, done), is_lone)
+                except SalverError:
+                    self._release(host)
+                    return False
+                return True
+        return False
+
+    def _ended(self, host: HostProcess, done: Done, result: Gave | SalverError) -> None:
+        self._release(host)
+        done(result)
+
+    def run_inline(self, inputs: Mapping[str, Array]) -> _Result | None:
+        """Never: the model lives elsewhere."""
+        return None
+
+    async def run_each(self, inputs: Mapping[str, Array]) -> Sequence[Mapping[str, Array]]:
+        """See :class:`~salver.kernel.engine.ports.Runner`. All hosts are idle, and each run takes one of them."""
+        runs = await asyncio.gather(*(self.run(inputs) for _ in range(self.slots)))
+        return [outputs for outputs, _ in runs]
+
+    async def resize(self, slots: int) -> None:
+        """See :class:`~salver.kernel.engine.ports.Resizable`."""
+        if slots > self.slots:
+            await self._add(slots - self.slots)
+            return
+        fewer, self.slots = self.slots - slots, slots
+        for _ in range(fewer):
+            host = await self._acquire()
+            seat = next(seat for seat in self._seats if seat.host is host)
+            index = self._seats.index(seat)
+            self._keepers.pop(index).cancel()
+            del self._seats[index]
+            await host.close()
+
+    async def _add(self, more: int) -> None:
+        taken = {seat.host.plan.options.instance - self._plan.options.instance for seat in self._seats}
+        free = [n for n in range(len(taken) + more) if n not in taken][:more]
+        starting = [HostProcess.launch(_of_instance(self._plan, instance)) for instance in free]
+        found = await asyncio.gather(*starting, return_exceptions=True)
+        hosts = [host for host in found if isinstance(host, HostProcess)]
+        failed = [error for error in found if isinstance(error, BaseException)]
+        if failed:
+            await asyncio.gather(*(host.close() for host in hosts))
+            raise failed[0]
+        self.slots += more
+        for host in hosts:
+            self._seats.append(_Seat(host, self._recovery.clock()))
+            self._keepers.append(asyncio.ensure_future(self._keep(self._seats[-1])))
+            self._release(host)
+
+    async def close(self) -> None:
+        """Stop every host: politely, then not. Batches in flight are waited for that long."""
+        self._is_closed = True
+        self._came.set()
+        for keeper in self._keepers:
+            keeper.cancel()
+        await asyncio.gather(*self._keepers, return_exceptions=True)
+        await asyncio.gather(*(seat.host.close() for seat in self._seats))
+        self._refuse_waiters(f"model '{self._plan.manifest.id.name}' was unloaded")
+        await _let_go(self._plan)
+
+    async def _on(self, host: HostProcess, work: Coroutine[Any, Any, _T]) -> _T:
+        try:
+            return await work
+        finally:
+            self._release(host)
+
+    async def _acquire(self) -> HostProcess:
+        while self._idle:
+            host = self._idle.popleft()
+            if not host.dead.done():
+                return host
+        if not any(seat.is_alive for seat in self._seats):
+            raise NotReady(self._restarting())
+        waiter: asyncio.Future[HostProcess] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled() and not waiter.exception():
+                self._release(waiter.result())
+            raise
+
+    def _release(self, host: HostProcess) -> None:
+        if host.dead.done():
+            return
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(host)
+                return
+        self._idle.append(host)
+
+    async def _keep(self, seat: _Seat) -> None:
+        """Mourn, wait, start again; for as long as the runner lives."""
+        model = self._plan.manifest.id
+        backoff, clock = self._recovery.backoff, self._recovery.clock
+        while True:
+            how = await asyncio.shield(seat.host.dead)
+            self.deaths += 1
+            seat.deaths = backoff.count(seat.deaths, clock() - seat.since)
+            if seat.host in self._idle:
+                self._idle.remove(seat.host)
+            while True:
+                delay = backoff.delay(seat.deaths, self._recovery.chance())
+                seat.next_try = clock() + delay
+                _log.warning("[%s] a host process died (%s); next start in %.1f s", model, how, delay)
+                if not any(other.is_alive for other in self._seats):
+                    self._refuse_waiters(self._restarting())
+                await self._recovery.sleep(delay)
+                try:
+                    seat.host = await HostProcess.launch(seat.host.plan)
+                    break
+                except LoadFailed as error:
+                    how = str(error)
+                    seat.deaths += 1
+            seat.since = clock()
+            _log.info("[%s] a host process is back", model)
+            self._came.set()
+            self._release(seat.host)
+
+    def _restarting(self) -> str:
+        wait = max(0.0, min(seat.next_try for seat in self._seats) - self._recovery.clock())
+        return (
+            f"the host process of model '{self._plan.manifest.id.name}' died and is restarting "
+            f"(next attempt in {wait:.1f} s)"
+        )
+
+    def _refuse_waiters(self, text: str) -> None:
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_exception(NotReady(text))
+
+
+class RequestProcessRunner(ProcessRunner):
+    """The same, of a model that wants the requests of a run one by one."""
+
+    async def answer(self, requests: Sequence[InferRequest]) -> tuple[Sequence[Answer | SalverError], float]:
+        """See :class:`~salver.kernel.engine.ports.RequestRunner`."""
+        host = await self._acquire()
+        return await asyncio.shield(self._on(host, host.answer(requests)))
+
+
+class StreamProcessRunner(ProcessRunner):
+    """The same, of a model that answers a request in pieces."""
+
+    def __init__(self, plan: HostPlan, hosts: list[HostProcess], recovery: Recovery) -> None:
+        super().__init__(plan, hosts, recovery)
+        self._begun: set[asyncio.Task[None]] = set()
+
+    async def stream(self, requests: Sequence[InferRequest], free: Callable[[], None]) -> list[Pieces]:
+        """See :class:`~salver.kernel.engine.ports.StreamRunner`."""
+        host = await self._acquire()
+        found = host.open(len(requests))
+        # A task of its own: a caller that gives up must not free a host that still works.
+        task = asyncio.get_running_loop().create_task(self._on(host, host.stream(requests, found)))
+        self._begun.add(task)
+        task.add_done_callback(self._begun.discard)
+        task.add_done_callback(lambda _: free())
+        return found
+
+
+async def _let_go(plan: HostPlan) -> None:
+    """No host by that plan is started any more."""
+    if plan.server is not None:
+        plan.server.leave()
+    if plan.interpreter is not None:
+        await plan.interpreter.release()
+
+
+def _of_instance(plan: HostPlan, instance: int) -> HostPlan:
+    """The plan of one of the hosts, which may want to know which one it is."""
+    options = msgspec.structs.replace(plan.options, instance=plan.options.instance + instance)
+    return msgspec.structs.replace(plan, options=options)

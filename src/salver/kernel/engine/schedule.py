@@ -1,0 +1,330 @@
+"""By which rule, promise and limits does this model version work?
+
+Puts together, from the owner's configuration: queue, rule, batch law, the outlook at the door and the
+adaptive limit. Pure: the engine and the tests tell it what happens and when.
+"""
+
+import math
+
+from salver.kernel.engine.batcher import Batcher
+from salver.kernel.engine.learned import LearnedRule
+from salver.kernel.engine.limit import Limit
+from salver.kernel.engine.outlook import Outlook, Rate
+from salver.kernel.engine.reserve import MOST_SHARE, Reserve
+from salver.kernel.engine.rules import Aimd, DropThenDrain, HalfFloor, NewestFeasible, Rule, Switching, Window
+from salver.kernel.engine.waiting import BULK, URGENT, Batch, Waiting
+from salver.stats.batch_law import BatchLaw
+from salver.stats.shape_laws import ShapeLaws
+from salver.words.artifacts import ModelConfig
+from salver.words.errors import DeadlineExceeded, Overloaded, SalverError
+from salver.words.messages import Insight, Standing
+
+#: Over which the rate of arrivals is averaged, in promises, and at least and most.
+_RATE_MEMORY, _LEAST_MEMORY_S, _MOST_MEMORY_S = 10.0, 0.25, 2.0
+_EASY, _SATURATED = 0.6, 0.9  # loads: below, and from which, requests take each other's place
+#: After so long of refusing all an idle instance tries one, since only runs correct a law; and then pauses
+#: for so many times as long as that took.
+_TRY_S, _TRY_PAUSE = 1.0, 4.0
+_NOMINAL_S = 0.1  # promise in its place where only callers bring deadlines
+#: A request seen so soon after a reply came while the replies of that batch were written.
+_SAME_TURN_S = 100e-6
+_QUIET_S = 10.0  # without urgent requests, after which batches are made ready again
+_SERVICES = {"urgent": URGENT, "bulk": BULK}
+
+
+class Schedule:
+    """Queue and promises of one model version.
+
+    Args:
+        slots: Batches at the same time.
+        laws: Learned from live runs; None = start from nothing.
+        learned: The rule of the policy ``learned``, ready made.
+
+    Attributes:
+        batcher: The queue.
+        promise: Seconds within which requests are to be answered; inf = no promise.
+        is_timed: Some request may have to be answered by a certain time.
+        waits: The rule may let requests wait although an instance is idle.
+    """
+
+    def __init__(
+        self, config: ModelConfig, slots: int, laws: ShapeLaws | None = None, learned: Rule | None = None
+    ) -> None:
+        objective = config.objective
+        wish = objective.latency_p99_ms or objective.deadline_ms
+        self.promise = wish / 1e3 if wish else math.inf
+        self._only_default = not objective.latency_p99_ms
+        self._priorities = config.priorities
+        self._queue = config.queue
+        self.laws = laws or ShapeLaws()
+        self._size = 0  # of the rows of the last batch
+        self._slots = slots
+        self._largest = config.batching.max_rows if config.batching.enabled else 1
+        self._rate = Rate(min(max(_LEAST_MEMORY_S, _RATE_MEMORY * self.promise), _MOST_MEMORY_S))
+        self._reserve = Reserve(min(self.promise, _NOMINAL_S))
+        self._delivered_at = self._replied_at = -math.inf
+        self._urgent_at = -math.inf
+        self._now = 0.0
+        self._try_at = math.inf  # set while all are refused, even with nothing running and nobody waiting
+        self.policy = policy_of(config)
+        self.waits = self.policy in ("window", "learned")
+        self.is_timed = self.policy not in ("drain", "window", "learned") or self.promise < math.inf
+        self._outlook = Outlook(self.law, slots, self._largest, self._rate)
+        self._bulk_s = config.bulk.max_run_ms / 1e3 or (self.promise / 2)
+        self._bulk_rows = config.bulk.max_rows or self._largest
+        self._chosen = learned or self._rule(config)
+        self.batcher = Batcher(config, self._chosen, self._most_bulk)
+        self._most = config.batching.max_queue
+        self._limit = Limit(config.limit, self._most) if config.limit.target_delay_ms else None
+
+    def __repr__(self) -> str:
+        return f"<Schedule {self.policy}, {self.batcher.depth} queued>"
+
+    # From request to queue.
+
+    def place(self, waiting: Waiting, standing: Standing, brings_deadline: bool = True) -> None:
+        """Give a request its level, tenant and target.
+
+        Args:
+            brings_deadline: Its deadline, if it has one, is the caller's own and no default.
+        """
+        waiting.tenant = standing.tenant
+        levels = self._priorities.levels
+        if standing.service == "normal":
+            level = standing.priority
+            waiting.level = level if 0 < level <= levels else self._priorities.default or (levels + 1) // 2
+        else:
+            waiting.level = _SERVICES[standing.service]
+            if waiting.level == URGENT:
+                self._urgent_at = waiting.arrived
+        if waiting.level == BULK:
+            return  # it has all the time there is
+        deadline = waiting.deadline
+        arrived = waiting.arrived
+        due = math.inf if deadline is None else deadline
+        if self.promise < math.inf and not (self._only_default and brings_deadline and deadline is not None):
+            due = min(due, arrived + self.promise)
+        if due < math.inf:
+            if 0.0 <= arrived - self._replied_at < _SAME_TURN_S:  # it came while replies were written
+                due -= (arrived - self._delivered_at) / 2
+            waiting.due = due
+            reserve = self._strain(arrived) * self._reserve.seconds
+            waiting.target = due - min(reserve, MOST_SHARE * (due - arrived))
+
+    def limit_wait(self, waiting: Waiting, timeout: float) -> float:
+        """Apply the model's queue policy, if it has one, to a request that has its place.
+
+        Args:
+            timeout: Seconds that its caller wants to wait; 0 = nothing said.
+
+        Returns:
+            When it is refused if it has not begun; inf = never.
+        """
+        if self._queue is None or not URGENT < waiting.level < BULK:
+            return math.inf
+        policy = self._queue.of(waiting.level)
+        seconds = policy.timeout_ms / 1e3
+        if policy.allow_timeout_override and timeout:
+            seconds = min(seconds, timeout)
+        if not seconds:
+            return math.inf
+        own = math.inf if waiting.deadline is None else waiting.deadline
+        until = waiting.arrived + seconds
+        if until >= own:
+            return math.inf
+        waiting.deadline = until
+        if policy.timeout_action == "delay":
+            waiting.then = own
+            return math.inf
+        waiting.is_policed = True
+        return until
+
+    def admit(self, waiting: Waiting) -> Waiting | None:
+        """Join the queue; returns who had to make room.
+
+        Raises:
+            Overloaded: there is no room, or no hope to keep the objective.
+            DeadlineExceeded: no hope to keep the request's own deadline.
+        """
+        now = waiting.arrived
+        if self.is_timed and waiting.level != BULK:
+            self._now = now
+            self._rate.add(waiting.rows, now)
+            if waiting.target < math.inf:
+                ahead = self.batcher.ahead(waiting)
+                law = self.laws.of(waiting.size).law()
+                if self._outlook.is_hopeless(waiting.rows, ahead, now, waiting.target, law):
+                    if not self._is_worth_a_try(now):
+                        raise self.refusal(waiting)
+                    waiting.target = math.inf
+                else:
+                    self._try_at = math.inf
+        return self.batcher.offer(waiting)
+
+    def passed(self, rows: int, now: float) -> None:
+        """So many rows came and were answered on the spot."""
+        if self.is_timed:
+            self._rate.add(rows, now)
+
+    def refusal(self, waiting: Waiting) -> SalverError:
+        """For a request that cannot be answered in time."""
+        now = self._now
+        law = self.law()
+        backlog = self.batcher.rows / self._largest * law.seconds(self._largest) / self._slots
+        if waiting.deadline is not None and waiting.due >= waiting.deadline - 1e-9:
+            left = max(0.0, waiting.deadline - now)
+            return DeadlineExceeded(
+                f"the deadline cannot be met: {left * 1e3:.0f} ms are left, "
+                f"and {self.batcher.depth} requests wait"
+            )
+        return Overloaded(
+            f"the objective of {self.promise * 1e3:g} ms cannot be met: {self.batcher.depth} requests wait",
+            fix="Retry later.",
+            retry_after=max(law.seconds(self._largest), backlog),
+            why="objective",
+        )
+
+    # What the engine tells.
+
+    def started(self, batch: Batch, now: float) -> None:
+        """A batch begins to run now, or is to begin then."""
+        self._size = batch.members[0].size
+        if self.is_timed:
+            law = self.law()
+            self._outlook.started(batch.rows, now, law)
+            planned = now + law.seconds(batch.rows)
+            for waiting in batch.members:
+                waiting.planned = planned
+        if self._limit is not None and batch.reason != "bulk":  # which waits by design
+            delay = now - max([w.arrived for w in batch.members])
+            self._limit.dispatched(delay, self.batcher.depth + len(batch.members), now)
+            self.batcher.max_queue = self._limit.value
+            self.batcher.bound = "limit" if self._limit.value < self._most else "queue_full"
+
+    def began(self, planned: float, now: float) -> None:
+        """A batch that was to begin then does so now."""
+        if self.is_timed:
+            self._outlook.began(planned, now)
+
+    def ended(self, rows: int, began: float, now: float, ok: bool = True, size: int = 0) -> None:
+        """A run that began then is over.
+
+        Args:
+            size: Of its rows, as in :class:`~salver.kernel.engine.waiting.Waiting`.
+        """
+        if ok:
+            self.laws.of(size).observe(rows, now - began)
+        if self.is_timed:
+            self._outlook.ended(began)
+            if self._try_at < math.inf:
+                self._try_at = now + _TRY_PAUSE * (now - began)
+        if ok:
+            self.batcher.ran(rows, now - began, now)
+
+    def delivered(self, now: float) -> None:
+        """The answers of a batch go to their callers, one after the other."""
+        self._delivered_at = now
+
+    def replied(self, waiting: Waiting, now: float) -> None:
+        """The caller of a request has gone on with its answer, now."""
+        self._replied_at = now
+        if waiting.due < math.inf:
+            self._reserve.replied(now - waiting.planned, now - waiting.due, self._strain(now) >= 1.0)
+
+    # What may be asked.
+
+    def law(self) -> BatchLaw:
+        """Of rows such as those of the last batch."""
+        return self.laws.of(self._size).law()
+
+    def seconds(self, batch: Batch) -> float:
+        """How long its run will take."""
+        return self.laws.of(batch.members[0].size).law().seconds(batch.rows)
+
+    def looks_ahead(self, now: float) -> bool:
+        """Whether the next batch may be made ready just before an instance is idle.
+
+        Where a full batch waits, or more comes than can be served, so that those who come in the last
+        moment do not wait longer for it; and not where more urgent requests may come, which would.
+        """
+        if self.waits or self._priorities.levels > 1 or now - self._urgent_at < _QUIET_S:
+            return False
+        return self.batcher.rows >= self._largest or (self.is_timed and self.load(now) > _SATURATED)
+
+    def resize(self, slots: int) -> None:
+        """So many batches at the same time from now on."""
+        self._slots = self._outlook.slots = slots
+
+    def load(self, now: float, law: BatchLaw | None = None) -> float:
+        """Offered rows per second over what full batches can carry, by that law or the one in force."""
+        seconds = (law or self.law()).seconds(self._largest)
+        return self._rate.at(now) * seconds / (self._largest * self._slots)
+
+    def insight(self, now: float) -> Insight:
+        """For operators."""
+        law = self.laws.known(self._size).law()
+        limit = self._limit.value if self._limit is not None else 0
+        rule = self._chosen.in_force if isinstance(self._chosen, Switching) else self.policy
+        if isinstance(self._chosen, LearnedRule) and self._chosen.mode == "greedy":
+            rule = "drain"
+        return Insight(self.load(now, law), law.a, law.t0, self._reserve.seconds, rule, limit)
+
+    # -- inside --------------------------------------------------------------------------------
+
+    def _rule(self, config: ModelConfig) -> Rule:
+        largest = self._largest
+        match self.policy:
+            case "half-floor":
+                return HalfFloor(self._law_of_head, largest)
+            case "newest-feasible":
+                return NewestFeasible(self._law_of_head, largest)
+            case "drop-then-drain":
+                return DropThenDrain(self._law_of_head, largest)
+            case "auto":
+                return Switching(self._law_of_head, largest, self.load)
+            case "aimd":
+                return Aimd(largest, min(self.promise, config.timeout_ms / 1e3 or math.inf) / 2)
+            case _:
+                return Window(config.batching)
+
+    def _strain(self, now: float) -> float:
+        """How much of the reserve is kept.
+
+        Nothing while there is capacity to spare: a late answer then costs nobody else anything, and a refusal
+        is as bad. All of it from where a late one takes another's place.
+        """
+        return min(max((self.load(now) - _EASY) / (_SATURATED - _EASY), 0.0), 1.0)
+
+    def _law_of_head(self) -> BatchLaw:
+        """Of whoever is served next, whose like share the batch."""
+        if not self._size:
+            return self.laws.usual.law()
+        head = self.batcher.head()
+        return self.laws.of(head.size if head is not None else self._size).law()
+
+    def _is_worth_a_try(self, now: float) -> bool:
+        """True now and then for a lone request on an idle model that refuses all.
+
+        A law that a slow moment has spoiled would otherwise stay as it is, and the model be lost for good.
+        """
+        if self._outlook.is_busy or self.batcher.depth:
+            return False
+        if self._try_at == math.inf:
+            self._try_at = now + _TRY_S
+        return now >= self._try_at
+
+    def _most_bulk(self) -> int:
+        rows = self._bulk_rows
+        if self._bulk_s < math.inf:
+            rows = min(rows, self.law().rows_within(self._bulk_s))
+        return rows
+
+
+def policy_of(config: ModelConfig) -> str:
+    """The rule's name: ``auto`` only stands for itself where there is a promise to keep."""
+    policy = config.batching.policy
+    if policy != "auto":
+        return policy
+    if config.objective.latency_p99_ms or config.objective.deadline_ms:
+        return "auto"
+    return "window" if config.batching.enabled and config.batching.max_delay_ms else "drain"

@@ -1,0 +1,580 @@
+"""Who runs the requests of sequences, and who keeps what a sequence must remember?
+
+The asyncio shell around :class:`~salver.kernel.engine.sequences.SequenceScheduler`. Each instance has a runner of
+its own, so that a model that remembers its sequences gets all of a sequence's requests in one place. What the
+server keeps (implicit state) lies with the sequence and goes where it goes.
+
+A caller that gives up while its request waits ends the sequence; once the request runs, the sequence goes on
+as if it had been answered. A run that fails is not repeated, unless the model cannot have remembered it.
+"""
+
+import asyncio
+import math
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from msgspec.structs import replace
+
+from salver.backends.hidden import seen
+from salver.backends.protocol import Answer
+from salver.kernel.engine.admission import Admission, Bound
+from salver.kernel.engine.ports import Mortal, RequestRunner, Returning, Runner
+from salver.kernel.engine.refusals import LATE, closing, due, unloaded
+from salver.kernel.engine.sequence_tensors import ServerTensors, flag, id_of
+from salver.kernel.engine.sequences import Company, Register, SequenceScheduler, Turn
+from salver.kernel.engine.turns import Pool, Turns
+from salver.kernel.engine.turns import Turn as Share
+from salver.words.artifacts import ModelConfig, RateLimit, Sequences
+from salver.words.errors import (
+    DeadlineExceeded,
+    HostDied,
+    HostGone,
+    InvalidInput,
+    InvalidOutput,
+    ModelFailed,
+    NotReady,
+    SalverError,
+)
+from salver.words.events import BatchRan
+from salver.words.messages import (
+    ANYBODY,
+    InferRequest,
+    InferResponse,
+    Insight,
+    ModelId,
+    Parameter,
+    RequestedOutput,
+    Signature,
+    Standing,
+    Timing,
+)
+from salver.words.tensor import Array, Tensor
+
+_LAST_RUN_S = 30.0  # how long ``close`` waits for runs under way
+_LOST = "The host process that knew it died, which ended it."
+
+
+class Ask(NamedTuple):
+    """The payload of a :class:`~salver.kernel.engine.sequences.Turn`.
+
+    Attributes:
+        parameters: The caller's, with those of the sequence as they are now.
+        deadline: On the engine's clock; None = it has none.
+        future: Gives the answer; of a model that answers in pieces, the lane that is the request's now.
+    """
+
+    bound: Bound
+    id: int | str
+    parameters: dict[str, Parameter]
+    future: "asyncio.Future[Any]"
+    deadline: float | None
+
+
+class Lane:
+    """One instance.
+
+    Attributes:
+        is_busy: A run is under way.
+        shares: What it takes of resources that models share; None = nothing is counted.
+        deaths: Of its host process, as far as they have been noticed.
+        losses: How often what it knew was lost.
+    """
+
+    def __init__(self, index: int, runner: Runner) -> None:
+        self.index = index
+        self.runner = runner
+        self.is_busy = False
+        self.shares: Turns | None = None
+        self.deaths = 0
+        self.losses = 0
+        self._share: Share | None = None
+        self._mortal = runner if isinstance(runner, Mortal) else None
+
+    def enter(self) -> bool:
+        """A run is to begin: False if it has to wait for others' resources, who wake us."""
+        if self.shares is not None:
+            self._share = self.shares.enter()
+            if self._share is None:
+                return False
+        self.is_busy = True
+        return True
+
+    def leave(self, wants_more: bool) -> None:
+        """It has ended."""
+        self.is_busy = False
+        if self.shares is not None and self._share is not None:
+            self.shares.leave(self._share, wants_more)
+            self._share = None
+
+    @property
+    def has_died(self) -> bool:
+        """Its host process has died since this was asked last."""
+        if self._mortal is None or self._mortal.deaths == self.deaths:
+            return False
+        self.deaths = self._mortal.deaths
+        return True
+
+
+class SequenceEngine:
+    """Slots, queues and runners of one model version that answers sequences of requests.
+
+    Args:
+        id: Whose.
+        runners: One for each instance, or the same one for all if none remembers anything; the engine closes
+            them.
+        config: With ``sequences``. Standing has no effect: the order within a sequence is fixed.
+        clock: Monotonic seconds.
+        emit: Told of every run.
+        remembers: An instance may know its sequences by itself.
+    """
+
+    def __init__(
+        self,
+        id: ModelId,
+        runners: Sequence[Runner],
+        config: ModelConfig,
+        *,
+        clock: Callable[[], float],
+        emit: Callable[[BatchRan], None],
+        remembers: bool = True,
+    ) -> None:
+        own = runners[0].signature
+        self.id = id
+        self.signature: Signature = seen(own, config.sequences, id.name)
+        self.running = 0  # runs under way
+        self._lanes = [Lane(index, runner) for index, runner in enumerate(runners)]
+        self._config = config
+        self._clock = clock
+        self._emit = emit
+        self._remembers = remembers
+        #: The model is handed requests one by one, and may do as it likes with each.
+        self.answers_each = isinstance(runners[0], RequestRunner)
+        self._admission = Admission(id.name, self.signature)
+        self._types = {spec.name: spec.datatype for spec in (*own.inputs, *own.outputs)}
+        self._tensors = ServerTensors(config.sequences, own.batched)
+        rows, plan = self._plan(config.batching.max_rows if own.batched else 1, config.sequences)
+        most = config.batching.max_queue
+        self._scheduler = SequenceScheduler(id.name, len(runners), rows, plan, most, self._key)
+        self._count = 0  # sequences that have no id of their caller
+        self._is_due = False  # the pump is to run in this turn of the loop
+        self._timer: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._is_left = asyncio.Event()  # no sequence is under way, of one that takes its leave
+        self._leaves_by = math.inf
+        self._is_closed = False
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.id}, {self.queued} queued, {self.running} running>"
+
+    @property
+    def runners(self) -> list[Runner]:
+        """One for each instance, or one for all."""
+        return list(dict.fromkeys(lane.runner for lane in self._lanes))
+
+    @property
+    def queued(self) -> int:
+        """Requests that wait."""
+        return self._scheduler.queued
+
+    def insight(self) -> Insight:
+        """For operators; there is no batch law and no rule to tell of."""
+        scheduler = self._scheduler
+        return Insight(
+            limit=self._config.batching.max_queue, sequences=scheduler.live, backlog=scheduler.waiting
+        )
+
+    async def infer(
+        self,
+        request: InferRequest,
+        deadline: float | None = None,
+        sender: Hashable = None,
+        standing: Standing = ANYBODY,
+    ) -> InferResponse:
+        """Answer one request of a sequence.
+
+        Args:
+            deadline: On the engine's clock; a request that has not begun by then ends its sequence.
+
+        Raises:
+            InvalidInput: it does not fit the model, or its sequence is not under way.
+            Overloaded: the queue is full.
+            DeadlineExceeded: the deadline passed first.
+            ModelFailed: the model raised or its host died.
+        """
+        turn = self.offer(request, deadline)
+        try:
+            answer, timing = await turn.payload.future
+        except asyncio.CancelledError:
+            self.withdraw(turn, "A request of it was given up by its caller, which ended it.")
+            raise
+        types = self._types
+        outputs = tuple(Tensor(n, types[n], answer.outputs[n]) for n in turn.payload.bound.outputs)
+        return InferResponse(request.model, self.id.version, outputs, request.id, answer.parameters, timing)
+
+    async def run_alone(self, inputs: Mapping[str, Array]) -> None:
+        """A run on each instance past the queue, for warm-up before there is traffic.
+
+        It is a row without a request, unless the inputs tell controls, too; of more rows there is none.
+        """
+        if self.signature.batched and next(iter(inputs.values())).shape[0] != 1:
+            return
+        for runner in dict.fromkeys(lane.runner for lane in self._lanes):
+            await runner.run_each({**self._tensors.of(None, 0), **inputs})
+
+    def share(self, pool: Pool, limits: Sequence[RateLimit]) -> None:
+        """From now on a run waits for what its instance takes of resources that models share.
+
+        Raises:
+            LoadFailed: it takes more than there is.
+        """
+        each = [limit for limit in limits for _ in range(limit.count)]
+        for lane, limit in zip(self._lanes, each, strict=False):
+            lane.shares = pool.join([replace(limit, count=1)], 1, self._pump_soon)
+
+    def join(self, register: Register) -> None:
+        """Keep the book of sequences that the model's versions share."""
+        self._scheduler.register = register
+
+    def knows(self, request: InferRequest) -> bool:
+        """Does the request go on with a sequence that began here?
+
+        Raises:
+            InvalidInput: what it says of its sequence is malformed.
+        """
+        id, starts = id_of(request), flag(request.parameters, "sequence_start")
+        self._reap(self._clock())
+        return not starts and self._scheduler.knows(id)
+
+    async def leave(self, seconds: float) -> None:
+        """Wait until no sequence is under way, while requests to them go on.
+
+        Args:
+            seconds: Those that are left then end with what they have been asked so far; but a sequence may
+                always be silent for as long as its model lets it.
+        """
+        self._is_left.clear()
+        self._leaves_by = self._clock() + max(seconds, self._config.sequences.idle_ms / 1e3)
+        self._pump_soon()
+        await self._is_left.wait()
+
+    async def close(self) -> None:
+        """Refuse what waits, end the runs under way, forget the sequences, let the runners go."""
+        self._is_closed = True
+        self._is_left.set()
+        for turn in self._scheduler.clear():
+            _fail(turn, unloaded(self.id))
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=_LAST_RUN_S)
+        for lane in self._lanes:
+            if lane.shares is not None:
+                lane.shares.close()
+        await asyncio.gather(*(runner.close() for runner in self.runners))
+
+    def offer(self, request: InferRequest, deadline: float | None) -> Turn:
+        """A request comes: its place in its sequence, or an error as of ``infer``."""
+        bound = self._admission.bind(request)
+        if bound.rows > 1:
+            raise InvalidInput(
+                f"inference request to model '{self.id.name}' must specify batch-size 1 due to requirements "
+                "of sequence batcher"
+            )
+        if self._is_closed:
+            raise closing(self.id)
+        now = self._clock()
+        self._reap(now)
+        id = id_of(request)
+        said = request.parameters
+        starts, ends = flag(said, "sequence_start"), flag(said, "sequence_end")
+        if not id:
+            id, starts = self._new_id(), True
+        deadline = due(deadline, now, self._config.timeout_ms)
+        if deadline is not None and deadline <= now:
+            raise DeadlineExceeded(LATE)
+        parameters = {**said, "sequence_id": id, "sequence_start": starts, "sequence_end": ends}
+        ask = Ask(bound, id, parameters, asyncio.get_running_loop().create_future(), deadline)
+        # one that iterates is over with its only request, which does not say so
+        turn = self._scheduler.offer(id, ask, starts, ends or self._config.sequences.iterative, now)
+        turn.ends = ends
+        self.arm(turn)
+        self._pump_soon()
+        return turn
+
+    def arm(self, turn: Turn) -> None:
+        """Give the request up at its deadline, should it have no answer by then."""
+        deadline = turn.payload.deadline
+        if deadline is not None:
+            loop = asyncio.get_running_loop()
+            timer = loop.call_later(deadline - self._clock(), self._expire, turn)
+            turn.payload.future.add_done_callback(lambda _: timer.cancel())
+
+    def withdraw(self, turn: Turn, why: str) -> None:
+        """Nobody waits for it any more."""
+        for other in self._scheduler.withdraw(turn, why, self._clock()):
+            _fail(other, InvalidInput(f"the sequence {other.payload.id} has ended", fix=why))
+        self._pump_soon()
+
+    def _new_id(self) -> int:
+        if not self._config.sequences.iterative:
+            raise InvalidInput(
+                f"inference request to model '{self.id.name}' must specify a non-zero or non-empty "
+                "correlation ID"
+            )
+        self._count += 1
+        return (1 << 63) + self._count
+
+    def _plan(self, rows: int, config: Sequences) -> tuple[int, Sequences]:
+        """Rows of a run, of so many that the model takes, and the strategy."""
+        return rows, config
+
+    def _key(self, turn: Turn) -> Hashable:
+        return None if self.answers_each else (turn.payload.bound.key, self._tensors.key(turn))
+
+    # The pump: from queue to runs.
+
+    def _pump_soon(self) -> None:
+        if not self._is_due and not self._is_closed:
+            self._is_due = True
+            asyncio.get_running_loop().call_soon(self._pump)
+
+    def _pump(self) -> None:
+        """Start every run that is due on an idle instance, and see when the next thing is to do."""
+        self._is_due = False
+        if self._is_closed:
+            return
+        now = self._clock()
+        self._reap(now)
+        for lane in self._lanes:
+            if self._remembers and lane.has_died:
+                self._lose(lane)
+        times = []
+        if now < self._leaves_by < math.inf:
+            times.append(self._leaves_by)
+        elif now >= self._leaves_by:
+            why = f"Version {self.id.version}, which knew it, was replaced, and waited no longer for its end."
+            self._scheduler.shut(why, now)
+        if self._scheduler.is_empty:
+            self._is_left.set()
+        for lane in self._lanes:
+            due = None if lane.is_busy else self._scheduler.due(lane.index, now)
+            if due is None:
+                continue
+            if due > now:
+                times.append(due)
+            elif lane.enter():
+                self.running += 1
+                self._start(lane, self._scheduler.take(lane.index, now), now)
+        if (reap := self._scheduler.next_reap()) is not None:
+            times.append(reap)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if times:
+            delay = max(0.0, min(times) - now)
+            self._timer = asyncio.get_running_loop().call_later(delay, self._pump)
+
+    def _start(self, lane: Lane, company: Company, now: float) -> None:
+        task = asyncio.get_running_loop().create_task(self._run(lane, company, now))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def release(self, lane: Lane) -> None:
+        """The instance is idle again."""
+        self.running -= 1
+        lane.leave(wants_more=self._scheduler.due(lane.index, self._clock()) is not None)
+        self._pump_soon()
+
+    async def _run(self, lane: Lane, company: Company, began: float) -> None:
+        turns = [turn for turn in company.turns if turn is not None]
+        said: Sequence[Answer | Exception]
+        try:
+            said, seconds = await self._ask(lane, company, began)
+        except Exception as error:
+            if self._is_closed:
+                said, seconds = [unloaded(self.id) for _ in turns], 0.0
+            elif self._remembers or len(turns) < 2 or _may_not_repeat(error, lane.runner):
+                said, seconds = [_own(error) for _ in turns], 0.0
+                if isinstance(error, HostDied | NotReady) and self._remembers:
+                    self._lose(lane)
+            else:  # it remembers nothing: only the culprit is to fail
+                said, seconds = [await self._ask_alone(lane, turn) for turn in turns], 0.0
+        timing = Timing(0.0, 0.0, seconds, len(turns), 0, company.reason, 0.0, self._clock())
+        self._deliver(turns, said, began, timing)
+        self.release(lane)
+
+    async def _ask_alone(self, lane: Lane, turn: Turn) -> Answer | Exception:
+        try:
+            (answer,), _ = await self._ask(lane, Company((turn,), "drain"), self._clock())
+        except Exception as error:
+            return error
+        return answer
+
+    async def _ask(
+        self, lane: Lane, company: Company, began: float
+    ) -> tuple[Sequence[Answer | SalverError], float]:
+        """The answers to the requests of a run, in their order, and the model's own time."""
+        runner, merge = lane.runner, 0.0
+        rows = sum(turn is not None for turn in company.turns)
+        answers: Sequence[Answer | SalverError]
+        try:
+            if isinstance(runner, RequestRunner):
+                whole, seconds = await runner.answer(self._requests(company))
+                answers = [a for a, t in zip(whole, company.turns, strict=True) if t is not None]
+            else:
+                inputs = self._stack(company)
+                merge = self._clock() - began
+                outputs, seconds = await runner.run(inputs)
+                answers = self._cut(outputs, company)
+        except Exception:
+            self.announce(rows, 0.0, merge, company.reason, ok=False)
+            raise
+        self.announce(rows, seconds, merge, company.reason)
+        return answers, seconds
+
+    def _deliver(
+        self, turns: list[Turn], said: Sequence[Answer | Exception], began: float, timing: Timing
+    ) -> None:
+        """Keep what is to be kept, wake the callers, let the sequences go on."""
+        now = self._clock()
+        for turn, answer in zip(turns, said, strict=True):
+            future = turn.payload.future
+            if isinstance(answer, Answer):
+                try:
+                    self._tensors.keep(turn, answer)
+                except ModelFailed as error:
+                    answer = error
+            if isinstance(answer, Answer) and answer.again:
+                if not future.done() and self.repeats(turn):
+                    continue
+                answer = self.no_repeat()
+            self.end(turn, now)
+            if not isinstance(answer, Answer):
+                _fail(turn, answer)
+            elif not future.done():
+                own = replace(timing, queue=began - turn.arrived, arrived=turn.arrived)
+                future.set_result((answer, own))
+
+    def repeats(self, turn: Turn) -> bool:
+        """The model wants a request once more: False if its sequences are not of that kind."""
+        if not self._config.sequences.iterative or self._is_closed:
+            return False
+        turn.payload.parameters.update(sequence_start=False, sequence_end=False)
+        self._scheduler.again(turn, self._clock())
+        return True
+
+    def end(self, turn: Turn, now: float) -> None:
+        """A request has run, for the last time."""
+        turn.ends |= self._config.sequences.iterative
+        self._scheduler.done(turn, now)
+
+    def no_repeat(self) -> ModelFailed:
+        """The model wants a request once more, and may not have it."""
+        name = self.id.name
+        return ModelFailed(f"model '{name}' wants a request once more, and its sequences do not iterate")
+
+    # What a run is given, and what comes of it.
+
+    def request(self, turn: Turn) -> InferRequest:
+        """One request as the model gets it."""
+        ask: Ask = turn.payload
+        asked = self._admission.asked(ask.bound, self.id, ask.deadline, ask.future.done)
+        added = self._tensors.of(turn, ask.id)
+        inputs = (*asked.inputs, *self._as_tensors(added))
+        outputs = (*asked.outputs, *map(RequestedOutput, self._tensors.outputs))
+        return replace(asked, inputs=inputs, outputs=outputs, parameters=ask.parameters)
+
+    def _as_tensors(self, arrays: Mapping[str, Array]) -> list[Tensor]:
+        return [Tensor(name, self._types[name], array) for name, array in arrays.items()]
+
+    def _requests(self, company: Company) -> list[InferRequest]:
+        requests = [None if turn is None else self.request(turn) for turn in company.turns]
+        pattern = next(request for request in requests if request is not None)
+        return [self._nobody(pattern) if request is None else request for request in requests]
+
+    def _nobody(self, pattern: InferRequest) -> InferRequest:
+        """An empty row, which looks like another request."""
+        added = self._tensors.of(None, 0)
+        arrays = {t.name: _blank(t.array) for t in pattern.inputs if t.name not in added} | added
+        inputs = tuple(self._as_tensors(arrays))
+        return InferRequest(pattern.model, inputs, pattern.version, outputs=pattern.outputs)
+
+    def _stack(self, company: Company) -> dict[str, Array]:
+        requests = self._requests(company)
+        if len(requests) == 1:
+            return {tensor.name: tensor.array for tensor in requests[0].inputs}
+        return {
+            part[0].name: np.concatenate([tensor.array for tensor in part])
+            for part in zip(*(request.inputs for request in requests), strict=True)
+        }
+
+    def _cut(self, outputs: Mapping[str, Array], company: Company) -> list[Answer]:
+        """Each request's row of the outputs."""
+        rows = len(company.turns)
+        if not self.signature.batched:
+            return [Answer(outputs)]
+        for name, array in outputs.items():
+            if not array.ndim or array.shape[0] != rows:
+                raise InvalidOutput(
+                    f"model '{self.id.name}' gave output '{name}' of shape {list(array.shape)} "
+                    f"for {rows} rows",
+                    fix="Its first dimension must be the batch.",
+                )
+        if rows == 1:
+            return [Answer(outputs)]
+        return [
+            Answer({name: array[row : row + 1] for name, array in outputs.items()})
+            for row, turn in enumerate(company.turns)
+            if turn is not None
+        ]
+
+    def announce(self, rows: int, seconds: float, merge: float, reason: str, ok: bool = True) -> None:
+        """A run is over."""
+        name, version = self.id.name, self.id.version
+        self._emit(BatchRan(name, version, rows, rows, seconds, merge, 0.0, reason, ok))
+
+    # What ends a sequence before its END.
+
+    def _lose(self, lane: Lane) -> None:
+        lane.losses += 1
+        for turn in self._scheduler.lose(lane.index, _LOST, self._clock()):
+            text = f"the sequence {turn.payload.id} of model '{self.id.name}' is lost"
+            _fail(turn, HostDied(text, fix=_LOST))
+
+    def _reap(self, now: float) -> None:
+        if self._scheduler.reap(now):
+            self._pump_soon()
+
+    def _expire(self, turn: Turn) -> None:
+        error = DeadlineExceeded(LATE)
+        if turn.is_taken:
+            error.why = ""  # no refusal: it is being run
+        else:
+            self.withdraw(turn, "A request of it ran out of time, which ended it.")
+        _fail(turn, error)
+
+
+def _blank(array: Array) -> Array:
+    return np.full(array.shape, b"", object) if array.dtype.kind == "O" else np.zeros_like(array)
+
+
+def _fail(turn: Turn, error: Exception) -> None:
+    future: asyncio.Future[Any] = turn.payload.future
+    if not future.done():
+        if isinstance(error, SalverError):
+            error.is_late = True
+        future.set_exception(error)
+
+
+def _may_not_repeat(error: Exception, runner: Runner) -> bool:
+    """Its host died while the model worked on the requests, and it may not work on them again."""
+    died = isinstance(error, HostDied) and not isinstance(error, HostGone)
+    return died and not (isinstance(runner, Returning) and runner.reruns)
+
+
+def _own(error: Exception) -> Exception:
+    """A fresh error for each caller: one exception object must not collect their tracebacks."""
+    if isinstance(error, ModelFailed | NotReady):
+        return type(error)(error.message, field=error.field, fix=error.fix)
+    return error

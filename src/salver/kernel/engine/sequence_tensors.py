@@ -1,0 +1,166 @@
+"""What does a model with sequences get beside a caller's tensors, and what of its answer is kept?
+
+Controls (TR-C9) are made for each run, states come from the run before of the same sequence (implicit state,
+TR-S4). Pure.
+"""
+
+import hashlib
+import math
+from collections.abc import Hashable, Mapping, Sequence
+
+import numpy as np
+
+from salver.backends.protocol import Answer
+from salver.kernel.engine.sequences import Turn
+from salver.words.artifacts import Control, KeptState, Sequences
+from salver.words.errors import InvalidInput, ModelFailed
+from salver.words.messages import InferRequest, Parameter
+from salver.words.tensor import Array, DataType
+
+#: Longest id that is a text, in bytes, as in Triton.
+MAX_ID_BYTES = 128
+_MASK = (1 << 64) - 1
+
+
+def id_of(request: InferRequest) -> int | str:
+    """The id of the request's sequence; 0 or empty = it has none.
+
+    Raises:
+        InvalidInput: it is neither a whole number of 64 bits nor a text of at most 128 bytes.
+    """
+    id = request.parameters.get("sequence_id", 0)
+    if type(id) is int and -(1 << 63) <= id <= _MASK:
+        return id & _MASK  # as Triton reads a negative number
+    if type(id) is str and len(id) <= MAX_ID_BYTES and len(id.encode("utf-8", "replace")) <= MAX_ID_BYTES:
+        return id
+    raise InvalidInput(
+        f"parameter 'sequence_id' must be a whole number of 64 bits or a text of at most {MAX_ID_BYTES} "
+        "bytes",
+        field="parameters.sequence_id",
+    )
+
+
+def flag(parameters: Mapping[str, Parameter], name: str) -> bool:
+    """A flag of a request.
+
+    Raises:
+        InvalidInput: it is no boolean.
+    """
+    value = parameters.get(name, False)
+    if type(value) is bool:
+        return value
+    raise InvalidInput(f"parameter '{name}' must be a boolean", field=f"parameters.{name}")
+
+
+class ServerTensors:
+    """The tensors of one model version that its callers do not see.
+
+    Args:
+        batched: Axis 0 is a row.
+    """
+
+    def __init__(self, config: Sequences, batched: bool) -> None:
+        self._controls = config.controls
+        self._states = config.states
+        self._shape = (1, 1) if batched else (1,)
+        self._initial = {state.input: _initial(state, batched) for state in config.states}
+        self._kept_shapes = [(s.output, ((1,) if batched else ()) + s.shape) for s in config.states]
+        self.outputs = tuple(state.output for state in config.states)
+
+    def key(self, turn: Turn) -> Hashable:
+        """Requests with equal keys have states of equal shapes."""
+        return tuple(array.shape for array in self._state(turn).values()) if self._states else None
+
+    def of(self, turn: Turn | None, id: int | str) -> dict[str, Array]:
+        """What is added for one request.
+
+        Args:
+            turn: None = a row without a request.
+            id: Of its sequence.
+        """
+        added = {control.name: self._control(control, turn, id) for control in self._controls}
+        if self._states:
+            added |= self._initial if turn is None else self._state(turn)
+        return added
+
+    def keep(self, turn: Turn, answer: Answer) -> None:
+        """Of the outputs of one request, the state of its sequence.
+
+        Raises:
+            ModelFailed: one is missing, or has another shape than its configuration says.
+        """
+        outputs = answer.outputs
+        if not self._states:
+            return
+        if any(name not in outputs or (answer.again and not outputs[name].size) for name in self.outputs):
+            return  # one of many responses, or of many runs, need not say what it left as it was
+        state = {}
+        for kept, (name, shape) in zip(self._states, self._kept_shapes, strict=True):
+            array = outputs.get(name)
+            if array is None:
+                raise ModelFailed(f"the model did not give its state '{name}'")
+            if len(array.shape) != len(shape) or any(
+                want not in (-1, got) for want, got in zip(shape, array.shape, strict=True)
+            ):
+                raise ModelFailed(f"state '{name}' has shape {list(array.shape)}, expected {list(shape)}")
+            # a part of a batch must not keep all of it
+            state[kept.input] = array if array.base is None else array.copy()
+        turn.sequence.state = state
+
+    def _state(self, turn: Turn) -> dict[str, Array]:
+        """What the sequence had after the request before this one."""
+        known: dict[str, Array] | None = turn.sequence.state
+        return self._initial if turn.starts or known is None else known
+
+    def _control(self, control: Control, turn: Turn | None, id: int | str) -> Array:
+        if control.kind == "corrid":
+            return np.full(self._shape, _corrid(id, control.datatype), control.datatype.dtype)
+        is_on = turn is not None and (
+            control.kind == "ready" or (turn.starts if control.kind == "start" else turn.ends)
+        )
+        return np.full(self._shape, control.values[is_on], control.datatype.dtype)
+
+
+def _corrid(id: int | str, datatype: DataType) -> object:
+    """The id as a number or a text.
+
+    >>> _corrid(7, DataType.BYTES), _corrid((1 << 32) + 5, DataType.UINT32)
+    (b'7', 5)
+    >>> _corrid(2**64 - 1, DataType.INT64)
+    -1
+    """
+    if datatype is DataType.BYTES:
+        return str(id).encode("utf-8", "replace")
+    if isinstance(id, str):  # a model that wants numbers gets one that is the same for the same text
+        id = int.from_bytes(hashlib.blake2b(id.encode("utf-8", "replace"), digest_size=8).digest())
+    bits = 8 * datatype.itemsize
+    id &= (1 << bits) - 1
+    return id - (1 << bits) if datatype.name.startswith("INT") and id >> (bits - 1) else id
+
+
+def _initial(state: KeptState, batched: bool) -> Array:
+    extents = state.initial_shape or tuple(1 if extent < 0 else extent for extent in state.shape)
+    shape = ((1,) if batched else ()) + extents
+    if not state.initial_file:
+        if state.datatype is DataType.BYTES:
+            return np.full(shape, b"", object)
+        return np.zeros(shape, state.datatype.dtype)
+    if state.datatype is DataType.BYTES:
+        return texts(state.content, shape)
+    count = math.prod(shape)
+    return np.frombuffer(state.content, state.datatype.dtype.newbyteorder("<"), count).reshape(shape)
+
+
+def texts(content: bytes, shape: Sequence[int]) -> Array:
+    """An array of texts from Triton's binary form: each with its length in four bytes before it.
+
+    >>> texts(bytes([1, 0, 0, 0, 97, 0, 0, 0, 0]), (2,)).tolist()
+    [b'a', b'']
+    """
+    array = np.full(math.prod(shape), b"", object)
+    start = 0
+    for index in range(array.size):
+        length = int.from_bytes(content[start : start + 4], "little")
+        array[index] = content[start + 4 : start + 4 + length]
+        start += 4 + length
+    return array.reshape(shape)

@@ -1,0 +1,413 @@
+"""Whose request runs next, of sequences whose requests must run in their order, one at a time?
+
+A sequence takes a slot, which is a place on one instance, when it starts, and keeps it until it ends; what
+finds no slot free waits in a backlog, in the order of its start. An instance runs the requests at the front
+of its sequences together, at most one of each. Pure: the time is an argument, the payload is the caller's.
+
+* ``direct``: a slot is a row of the instance's runs. A run has the rows of all its slots that are taken, or
+  only of those with a request where empty rows mean nothing to the model.
+* ``oldest``: a run has the requests that have been ready longest, as many as it may have rows.
+
+A sequence ends with its END, when nothing was heard of it for too long, when one of its requests is given up
+before it ran (a gap would be worse than an end), or when the instance that knows it is lost.
+"""
+
+import heapq
+import math
+from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import msgspec
+
+from salver.kernel.engine.refusals import full, so_many
+from salver.words.artifacts import Sequences
+from salver.words.errors import InvalidInput
+
+_MOST_ENDS = 1024
+
+
+class Turn:
+    """One request of a sequence.
+
+    Attributes:
+        payload: The caller's.
+        starts, ends: The first, or the last, of its sequence.
+        arrived: When it came.
+        is_taken: It runs, or has run.
+        sequence: Whose it is.
+    """
+
+    __slots__ = ("arrived", "ends", "is_taken", "payload", "sequence", "starts")
+
+    def __init__(self, payload: Any, sequence: "Sequence", starts: bool, ends: bool, arrived: float) -> None:
+        self.payload = payload
+        self.sequence = sequence
+        self.starts = starts
+        self.ends = ends
+        self.arrived = arrived
+        self.is_taken = False
+
+
+class Sequence:
+    """A sequence under way, or waiting for a slot.
+
+    Attributes:
+        id: The caller's.
+        slot: Index of its instance, and its place there; None = it waits for one.
+        turns: Requests that wait, in their order.
+        state: What the caller keeps for it.
+    """
+
+    __slots__ = ("id", "idle_since", "is_running", "is_shut", "slot", "state", "turns")
+
+    def __init__(self, id: int | str) -> None:
+        self.id = id
+        self.slot: tuple[int, int] | None = None
+        self.turns: deque[Turn] = deque()
+        self.state: Any = None
+        self.is_running = False
+        self.is_shut = False  # the next request must be a START
+        self.idle_since = 0.0
+
+
+class Register:
+    """In which of its versions the sequences of a model are, and why some of them ended early."""
+
+    def __init__(self) -> None:
+        self._homes: dict[int | str, object] = {}
+        self._whys: OrderedDict[int | str, str] = OrderedDict()
+
+    def __repr__(self) -> str:
+        return f"<Register of {len(self._homes)} sequences>"
+
+    def begin(self, id: int | str, home: object) -> None:
+        """It begins, perhaps anew, and elsewhere than before."""
+        self._homes[id] = home
+        self._whys.pop(id, None)
+
+    def is_at(self, id: int | str, home: object) -> bool:
+        """Did it begin there, when it began last?"""
+        return self._homes.get(id) is home
+
+    def end(self, id: int | str, home: object) -> None:
+        """It is over there."""
+        if self._homes.get(id) is home:
+            del self._homes[id]
+
+    def explain(self, id: int | str, why: str) -> None:
+        """It ended without END, or is about to; the oldest reasons are forgotten."""
+        self._whys[id] = why
+        if len(self._whys) > _MOST_ENDS:
+            self._whys.popitem(last=False)
+
+    def why(self, id: int | str) -> str:
+        """The reason; empty = none is known."""
+        return self._whys.get(id, "")
+
+
+class Company(msgspec.Struct, frozen=True):
+    """What runs together.
+
+    Attributes:
+        turns: One a row; None = an empty row.
+        reason: Why it runs now, as in :class:`~salver.words.messages.Timing`.
+    """
+
+    turns: tuple[Turn | None, ...]
+    reason: str
+
+
+def _one_key(turn: Turn) -> Hashable:
+    return None
+
+
+class SequenceScheduler:
+    """Slots, backlog and queues of one model version.
+
+    Args:
+        model: Its name, for messages.
+        instances: How many there are.
+        rows: Most rows of a run; also the slots of each instance, unless the configuration says more.
+        config: The strategy.
+        max_queue: Most requests waiting.
+        key: Requests with equal keys can be stacked.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        instances: int,
+        rows: int,
+        config: Sequences,
+        max_queue: int,
+        key: Callable[[Turn], Hashable] = _one_key,
+    ) -> None:
+        self._rows = rows
+        self._model = model
+        self._config = config
+        self._max_queue = max_queue
+        self._key = key
+        self._is_direct = config.strategy == "direct"
+        self._has_empty_rows = self._is_direct and any(c.kind == "ready" for c in config.controls)
+        self._idle = config.idle_ms / 1e3
+        self._delay = config.max_delay_ms / 1e3 if config.min_fill or not self._is_direct else 0.0
+        self._fills = (math.ceil(config.min_fill * rows),) if self._is_direct else config.preferred_rows
+        slots = rows if self._is_direct else config.candidates or rows
+        self._slots: list[list[Sequence | None]] = [[None] * slots for _ in range(instances)]
+        self._free = [(place, instance) for place in range(slots) for instance in range(instances)]
+        self._by_id: dict[int | str, Sequence] = {}
+        self._backlog: OrderedDict[Sequence, None] = OrderedDict()
+        #: By instance: sequences whose first request may run, in the order in which it became so.
+        self._ready: list[OrderedDict[Sequence, float]] = [OrderedDict() for _ in range(instances)]
+        self._quiet: OrderedDict[Sequence, None] = OrderedDict()  # in slots, with nothing to do
+        self.register = Register()
+        self.queued = 0
+
+    def __repr__(self) -> str:
+        return f"<SequenceScheduler {self._model}, {self.live} in slots, {self.waiting} waiting>"
+
+    @property
+    def live(self) -> int:
+        """Sequences in slots."""
+        return sum(map(len, self._slots)) - len(self._free)
+
+    @property
+    def waiting(self) -> int:
+        """Sequences in the backlog."""
+        return len(self._backlog)
+
+    @property
+    def is_empty(self) -> bool:
+        """No sequence is under way, or waits for a slot."""
+        return not self._by_id
+
+    def knows(self, id: int | str) -> bool:
+        """Would a request without START go on with a sequence that is here?"""
+        sequence = self._by_id.get(id)
+        return sequence is not None and not sequence.is_shut and self.register.is_at(id, self)
+
+    def offer(self, id: int | str, payload: Any, starts: bool, ends: bool, now: float) -> Turn:
+        """A request comes.
+
+        Raises:
+            InvalidInput: its sequence is not under way, and it does not start one.
+            Overloaded: as many wait as may.
+        """
+        sequence = self._by_id.get(id)
+        if not starts and (sequence is None or sequence.is_shut):
+            raise InvalidInput(
+                f"inference request for sequence {id} to model '{self._model}' must specify the START flag "
+                "on the first request of the sequence",
+                fix=self.register.why(id),
+            )
+        if self.queued >= self._max_queue:
+            raise full(so_many(self.queued))
+        if sequence is None:
+            sequence = self._by_id[id] = Sequence(id)
+            self._backlog[sequence] = None
+        if starts:
+            self.register.begin(id, self)
+        sequence.is_shut = ends
+        turn = Turn(payload, sequence, starts, ends, now)
+        sequence.turns.append(turn)
+        self.queued += 1
+        self._quiet.pop(sequence, None)
+        self._fill(now)
+        self._wake(sequence, now)
+        return turn
+
+    def due(self, instance: int, now: float) -> float | None:
+        """When the next run of an idle instance is due; None = there is nothing to run."""
+        ready = self._ready[instance]
+        if not ready:
+            return None
+        since = next(iter(ready.values()))
+        return now if self._size(len(ready), now, since)[0] else since + self._delay
+
+    def take(self, instance: int, now: float) -> Company:
+        """What the instance runs now; it must be due."""
+        ready = self._ready[instance]
+        size, reason = self._size(len(ready), now, next(iter(ready.values())))
+        key = self._key(next(iter(ready)).turns[0])
+        company = [s for s in ready if self._key(s.turns[0]) == key][:size]
+        for sequence in company:
+            del ready[sequence]
+        rows: list[Turn | None] = [self._begin(sequence) for sequence in company]
+        if self._has_empty_rows:
+            rows = self._in_their_rows(instance, company, rows)
+        return Company(tuple(rows), reason)
+
+    def done(self, turn: Turn, now: float) -> None:
+        """It has run, well or not."""
+        sequence = turn.sequence
+        sequence.is_running = False
+        if turn.ends:
+            sequence.state = None
+            self._leave(sequence, now)
+        else:
+            self._wake(sequence, now)
+
+    def again(self, turn: Turn, now: float) -> None:
+        """It has run, and the model wants it once more, as what follows in its sequence."""
+        sequence = turn.sequence
+        sequence.is_running = False
+        turn.is_taken = turn.starts = False
+        sequence.turns.appendleft(turn)
+        self.queued += 1
+        self._wake(sequence, now)
+
+    def withdraw(self, turn: Turn, why: str, now: float) -> list[Turn]:
+        """A request that waits is given up; with it go those of its sequence that follow, which are told.
+
+        Returns:
+            Those that follow, up to the next START.
+        """
+        if turn.is_taken:
+            return []
+        sequence = turn.sequence
+        turns = list(sequence.turns)
+        first = turns.index(turn)
+        after = next((i for i in range(first + 1, len(turns)) if turns[i].starts), len(turns))
+        gone = turns[first:after]
+        sequence.turns = deque(turns[:first] + turns[after:])
+        self._drop(gone)
+        if after == len(turns):
+            sequence.is_shut = True
+            self.register.explain(sequence.id, why)
+        if sequence.slot is not None and not sequence.turns:
+            self._ready[sequence.slot[0]].pop(sequence, None)
+        self._wake(sequence, now)
+        return gone[1:]
+
+    def lose(self, instance: int, why: str, now: float) -> list[Turn]:
+        """An instance has forgotten its sequences; the requests that cannot be answered for that."""
+        gone: list[Turn] = []
+        for sequence in [s for s in self._slots[instance] if s is not None]:
+            turns = list(sequence.turns)
+            start = next((i for i, turn in enumerate(turns) if turn.starts), len(turns))
+            gone += turns[:start]
+            sequence.turns = deque(turns[start:])
+            if not sequence.turns:
+                sequence.is_shut = True
+                self.register.explain(sequence.id, why)
+                self._ready[instance].pop(sequence, None)
+            self._wake(sequence, now)
+        self._drop(gone)
+        return gone
+
+    def reap(self, now: float) -> list[Sequence]:
+        """Sequences of which nothing was heard for too long end now."""
+        over = []
+        while self._quiet:
+            sequence = next(iter(self._quiet))
+            if sequence.idle_since + self._idle > now:
+                break
+            self.register.explain(
+                sequence.id, f"Nothing was heard of it for {self._config.idle_ms:g} ms, which ended it."
+            )
+            self._leave(sequence, now)
+            over.append(sequence)
+        return over
+
+    def shut(self, why: str, now: float) -> None:
+        """Every sequence ends with what it has been asked so far."""
+        for sequence in [s for s in self._by_id.values() if not s.is_shut]:
+            sequence.is_shut = True
+            self.register.explain(sequence.id, why)
+            self._wake(sequence, now)
+
+    def next_reap(self) -> float | None:
+        """When the next sequence ends if nothing is heard of it; None = none does."""
+        return next(iter(self._quiet)).idle_since + self._idle if self._quiet else None
+
+    def clear(self) -> list[Turn]:
+        """Every sequence ends; the requests that waited."""
+        gone = [turn for sequence in self._by_id.values() for turn in sequence.turns]
+        self._drop(gone)
+        for ready in self._ready:
+            ready.clear()
+        for sequence in list(self._by_id.values()):
+            self._forget(sequence)
+        self._backlog.clear()
+        self._quiet.clear()
+        return gone
+
+    def _size(self, ready: int, now: float, since: float) -> tuple[int, str]:
+        """How many run now, of so many that are ready, and why; 0 = the run is not due yet."""
+        if ready >= self._rows:
+            return self._rows, "full"
+        if not self._delay:
+            return ready, "drain"
+        if now >= since + self._delay:
+            return ready, "time"
+        if self._is_direct:
+            return (ready, "preferred") if ready >= self._fills[0] else (0, "")
+        size = max((n for n in self._fills if n <= ready), default=0)
+        return size, "preferred"
+
+    def _begin(self, sequence: Sequence) -> Turn:
+        turn = sequence.turns.popleft()
+        turn.is_taken = sequence.is_running = True
+        self.queued -= 1
+        return turn
+
+    def _in_their_rows(
+        self, instance: int, company: list[Sequence], turns: list[Turn | None]
+    ) -> list[Turn | None]:
+        """Each in the row of its slot, up to the last slot that is taken."""
+        slots = self._slots[instance]
+        rows: list[Turn | None] = [None] * (1 + max(i for i, s in enumerate(slots) if s is not None))
+        for sequence, turn in zip(company, turns, strict=True):
+            assert sequence.slot is not None
+            rows[sequence.slot[1]] = turn
+        return rows
+
+    def _wake(self, sequence: Sequence, now: float) -> None:
+        """See what a sequence that has no run under way does next."""
+        if sequence.is_running:
+            return
+        if sequence.slot is None:
+            if not sequence.turns:
+                self._backlog.pop(sequence, None)
+                self._forget(sequence)
+        elif sequence.turns:
+            self._ready[sequence.slot[0]].setdefault(sequence, now)
+        elif sequence.is_shut:
+            self._leave(sequence, now)
+        else:
+            sequence.idle_since = now
+            self._quiet[sequence] = None
+            self._quiet.move_to_end(sequence)
+
+    def _leave(self, sequence: Sequence, now: float) -> None:
+        """Free its slot; what it has yet to do waits for another, as a new sequence does."""
+        assert sequence.slot is not None
+        instance, place = sequence.slot
+        self._slots[instance][place] = None
+        heapq.heappush(self._free, (place, instance))
+        self._quiet.pop(sequence, None)
+        sequence.slot = None
+        if sequence.turns:
+            self._backlog[sequence] = None
+        else:
+            self._forget(sequence)
+        self._fill(now)
+
+    def _forget(self, sequence: Sequence) -> None:
+        self._by_id.pop(sequence.id, None)
+        self.register.end(sequence.id, self)
+
+    def _fill(self, now: float) -> None:
+        """Give free slots to those who wait."""
+        while self._free and self._backlog:
+            sequence, _ = self._backlog.popitem(last=False)
+            place, instance = heapq.heappop(self._free)
+            sequence.slot = instance, place
+            self._slots[instance][place] = sequence
+            self._wake(sequence, now)
+
+    def _drop(self, turns: list[Turn]) -> None:
+        self.queued -= len(turns)
+        for turn in turns:
+            turn.is_taken = True

@@ -1,0 +1,106 @@
+"""How do requests become the inputs of one run, and its outputs theirs again?
+
+Arrays are stacked along axis 0 and cut apart, or, of a ragged batch, joined as its owner has it; what a model
+gives is checked. It runs nothing and knows no queue.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from salver.backends.protocol import Answer
+from salver.kernel.engine.admission import Bound
+from salver.kernel.engine.padding import joined
+from salver.kernel.engine.ragged import RaggedBatch
+from salver.kernel.engine.waiting import Batch, Waiting
+from salver.words.errors import InvalidOutput, SalverError
+from salver.words.messages import Signature
+from salver.words.tensor import Array
+
+Outputs = Mapping[str, Array]
+
+
+class Stack:
+    """The runs of one model.
+
+    Args:
+        model: Its name, for messages.
+        ragged: Its requests differ in shape, and this joins them; None = they do not.
+        pads: They differ, and are padded to the longest.
+
+    Attributes:
+        types: Of its outputs, by name.
+    """
+
+    __slots__ = ("_batched", "_join", "_model", "_names", "_ragged", "types")
+
+    def __init__(self, model: str, signature: Signature, ragged: RaggedBatch | None, *, pads: bool) -> None:
+        self._model = model
+        self._batched = signature.batched
+        self._names = tuple(spec.name for spec in signature.inputs)
+        self._ragged = ragged
+        self._join: Callable[[list[Any]], Array] = joined if pads else np.concatenate
+        self.types = {spec.name: spec.datatype for spec in signature.outputs}
+
+    @property
+    def is_ragged(self) -> bool:
+        """Requests of different shapes share a run."""
+        return self._ragged is not None
+
+    def inputs(self, bounds: Sequence[Bound]) -> dict[str, Array]:
+        """Of one run: each array as it came, or stacked."""
+        first = bounds[0].arrays
+        if self._ragged is not None:
+            return self._ragged.gather([b.arrays for b in bounds])
+        if len(bounds) == 1:
+            return {n: a for n, a in zip(self._names, first, strict=True) if a is not None}
+        return {
+            name: self._join([b.arrays[index] for b in bounds])
+            for index, name in enumerate(self._names)
+            if first[index] is not None
+        }
+
+    def alone(self, inputs: Outputs) -> Outputs:
+        """Of a run that is asked for by the names of its inputs."""
+        if self._ragged is None:
+            return inputs
+        return self._ragged.gather([[inputs.get(name) for name in self._names]])
+
+    def parts(self, outputs: Outputs, members: Sequence[Waiting]) -> list[Outputs]:
+        """Each request's rows of the outputs of a batch."""
+        if self._ragged is not None:
+            return self._ragged.scatter(outputs, [(w.payload[0].arrays, w.rows) for w in members])
+        if len(members) == 1:
+            return [outputs]
+        pairs = [(name, outputs[name]) for name in self.types]
+        parts: list[Outputs] = []
+        start = 0
+        for waiting in members:
+            end = start + waiting.rows
+            parts.append({name: array[start:end] for name, array in pairs})
+            start = end
+        return parts
+
+    def check_batch(self, outputs: Outputs | list[Answer | SalverError], batch: Batch) -> None:
+        """Raises InvalidOutput where they are not of that batch."""
+        if isinstance(outputs, list):
+            return
+        self.check(outputs, batch.rows)
+        if self._ragged is not None:
+            self._ragged.check(outputs, [w.payload[0].arrays for w in batch.members])
+
+    def check(self, outputs: Outputs, rows: int) -> None:
+        """Raises InvalidOutput where one is missing, or, of a model with a batch, has not so many rows."""
+        for name in self.types:
+            array = outputs.get(name)
+            if array is None:
+                raise InvalidOutput(f"model '{self._model}' gave no output '{name}'")
+            if self._batched and rows and (not array.ndim or array.shape[0] != rows):
+                if self._ragged is not None and self._ragged.is_scattered(name):
+                    continue
+                shape = list(array.shape)
+                raise InvalidOutput(
+                    f"model '{self._model}' gave output '{name}' of shape {shape} for {rows} rows",
+                    fix="Its first dimension must be the batch.",
+                )

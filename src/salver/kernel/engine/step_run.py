@@ -1,0 +1,147 @@
+"""How is one planned step run on a model, and what did it give?
+
+Calls the model and hands its scores to the sequences' answers. What the model raises ends the sequences that
+were in that call and nothing else. It knows no thread, lock or event loop.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from salver.backends.protocol import StepModel
+from salver.kernel.engine.answer import Answer, Piece
+from salver.kernel.engine.refusals import LATE
+from salver.kernel.engine.step_pace import StepPace
+from salver.kernel.engine.steps import StepPlan, StepSequence
+from salver.words.errors import DeadlineExceeded, ModelFailed
+from salver.words.messages import ModelId
+from salver.words.tensor import Array
+
+_LOG = logging.getLogger("salver.kernel.engine")
+_NO_SCORES = np.empty((0, 0), np.float32)
+_Scored = tuple[Sequence[StepSequence], Array]
+
+
+class StepOutcome(msgspec.Struct):
+    """What a step gave.
+
+    Attributes:
+        pieces: To whom which part of the answer; a sequence with a last one is over.
+        tokens: How many were drawn.
+        prompt_tokens: How many were read of prompts.
+        seconds: The model's own time.
+        ok: False if the model raised.
+    """
+
+    pieces: list[tuple[StepSequence, Piece]] = []
+    tokens: int = 0
+    prompt_tokens: int = 0
+    seconds: float = 0.0
+    ok: bool = True
+
+
+class StepRun:
+    """Runs steps of one model. The payload of each sequence is its :class:`~salver.kernel.engine.answer.Answer`."""
+
+    def __init__(
+        self, id: ModelId, model: StepModel, vocabulary: int, pace: StepPace, clock: Callable[[], float]
+    ) -> None:
+        self._id = id
+        self._model = model
+        self._vocabulary = vocabulary
+        self._pace = pace
+        self._clock = clock
+
+    def run(self, plan: StepPlan) -> StepOutcome:
+        """Do all that the plan says."""
+        outcome = StepOutcome([(s, Piece(error=DeadlineExceeded(LATE))) for s in plan.expired])
+        for slot in plan.freed:
+            try:
+                self._model.release(slot)
+            except Exception as error:  # nobody waits for it
+                self._fail(outcome, (), error)
+        began = self._clock()
+        parts = (self._step(plan, outcome), self._prefill(plan, outcome))
+        ended = self._clock()
+        outcome.seconds = ended - began
+        outcome.prompt_tokens = plan.advance()
+        for sequences, scores in parts:
+            self._give(sequences, scores, outcome, ended)
+        return outcome
+
+    def _give(
+        self, sequences: Sequence[StepSequence], scores: Array, outcome: StepOutcome, now: float
+    ) -> None:
+        """Let each whose prompt is read go on from its row of scores."""
+        if not sequences:
+            return
+        likeliest = scores.argmax(axis=1)
+        are_right = np.isfinite(scores[np.arange(len(scores)), likeliest]).tolist()
+        for sequence, row, token, is_right in zip(
+            sequences, scores, likeliest.tolist(), are_right, strict=True
+        ):
+            if sequence.read < sequence.prompt or not sequence.is_live:
+                continue
+            answer: Answer = sequence.payload
+            if not is_right:
+                self._fail(outcome, (sequence,), ModelFailed("its scores are not finite numbers"))
+                continue
+            piece = answer.go_on(row, token, now)
+            sequence.given += 1
+            outcome.tokens += 1
+            if piece.text or piece.is_last:
+                outcome.pieces.append((sequence, piece))
+
+    def _step(self, plan: StepPlan, outcome: StepOutcome) -> _Scored:
+        rows = plan.rows
+        if not rows:
+            return (), _NO_SCORES
+        slots = np.array(plan.slots, np.int64)
+        tokens = np.array([_next_token(sequence) for sequence in rows], np.int64)
+        began = self._clock()
+        try:
+            scores = self._scores(self._model.step, (len(rows), self._vocabulary), slots, tokens)
+        except Exception as error:
+            self._fail(outcome, rows, error)
+            return (), _NO_SCORES
+        self._pace.stepped(len(rows), self._clock() - began)
+        return rows, scores
+
+    def _prefill(self, plan: StepPlan, outcome: StepOutcome) -> _Scored:
+        chunk = plan.chunk
+        if chunk is None:
+            return (), _NO_SCORES
+        piece = chunk.payload.tokens[chunk.read : chunk.read + plan.chunk_tokens]
+        tokens = np.array(piece, np.int64)
+        began = self._clock()
+        try:
+            scores = self._scores(self._model.prefill, (self._vocabulary,), plan.chunk_slot, tokens)
+        except Exception as error:
+            self._fail(outcome, (chunk,), error)
+            return (), _NO_SCORES
+        self._pace.prefilled(plan.chunk_tokens, self._clock() - began)
+        return (chunk,), scores[None]
+
+    def _scores(self, call: Callable[..., Array], shape: tuple[int, ...], *arguments: Any) -> Array:
+        scores = np.asarray(call(*arguments))
+        if scores.shape != shape or scores.dtype.kind != "f":
+            raise ModelFailed(
+                f"{call.__name__} gave {scores.dtype} scores of shape {list(scores.shape)}, not {list(shape)}"
+            )
+        return scores
+
+    def _fail(self, outcome: StepOutcome, ends: Sequence[StepSequence], error: Exception) -> None:
+        _LOG.warning("a step of model %s failed", self._id, exc_info=error)
+        outcome.ok = False
+        text = str(error) if isinstance(error, ModelFailed) else f"{type(error).__name__}: {error}"
+        for sequence in ends:
+            own = ModelFailed(f"model '{self._id.name}' failed in a step: {text}")
+            outcome.pieces.append((sequence, Piece(error=own)))
+
+
+def _next_token(sequence: StepSequence) -> int:
+    tokens: list[int] = sequence.payload.tokens
+    return tokens[-1] if sequence.is_answering else tokens[sequence.read]

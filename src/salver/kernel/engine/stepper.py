@@ -1,0 +1,371 @@
+"""Who steps a model that answers token by token, and how do tokens reach their callers?
+
+The shell around :class:`~salver.kernel.engine.steps.StepScheduler`. One thread runs step after step, so that the
+event loop's other work never stands between two steps; what a step gave crosses to the loop in one call.
+A caller who reads slowly delays nobody: its tokens wait for it, at most as many as it asked for.
+"""
+
+import asyncio
+import logging
+import math
+import secrets
+import threading
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Hashable
+
+import msgspec
+import numpy as np
+
+from salver.backends.protocol import StepModel
+from salver.features.tuning.step_trial import try_out
+from salver.kernel.engine.answer import Answer, Piece
+from salver.kernel.engine.generation import SIGNATURE, Prompt, PromptReader
+from salver.kernel.engine.refusals import LATE, closing, due, unloaded
+from salver.kernel.engine.run_limit import RunLimit
+from salver.kernel.engine.step_run import StepRun
+from salver.kernel.engine.steps import StepPlan, StepScheduler, StepSequence
+from salver.kernel.engine.transcript import Vocabulary
+from salver.words.artifacts import ModelConfig
+from salver.words.errors import DeadlineExceeded, Internal, NotReady, Unsupported
+from salver.words.events import StepRan
+from salver.words.messages import (
+    ANYBODY,
+    InferRequest,
+    InferResponse,
+    Insight,
+    ModelId,
+    Signature,
+    Standing,
+)
+from salver.words.tensor import DataType, Tensor
+
+_LOG = logging.getLogger("salver.kernel.engine")
+_JOIN_S = 30.0
+
+
+class _Outlet(Answer):
+    """An answer, and what of it waits for its caller. Only the event loop looks at the latter."""
+
+    __slots__ = ("is_ready", "pieces")
+
+    def __init__(self, prompt: Prompt, vocabulary: Vocabulary, end_token: int, arrived: float) -> None:
+        super().__init__(prompt, vocabulary, end_token, arrived)
+        self.pieces: deque[Piece] = deque()
+        self.is_ready = asyncio.Event()
+
+    def push(self, piece: Piece) -> None:
+        self.pieces.append(piece)
+        self.is_ready.set()
+
+    async def next(self) -> Piece:
+        while not self.pieces:
+            self.is_ready.clear()
+            await self.is_ready.wait()
+        return self.pieces.popleft()
+
+
+class StepEngine:
+    """Queue, slots and thread of one step-wise model version.
+
+    Args:
+        id: Whose.
+        model: Stepped on a thread of its own; the engine closes it.
+        config: Its limits, priorities and default deadline.
+        clock: Monotonic seconds.
+        emit: Told of every step.
+    """
+
+    signature: Signature = SIGNATURE
+
+    def __init__(
+        self,
+        id: ModelId,
+        model: StepModel,
+        vocabulary: Vocabulary,
+        config: ModelConfig,
+        clock: Callable[[], float],
+        emit: Callable[[StepRan], None],
+    ) -> None:
+        self.id = id
+        self._model = model
+        self._vocabulary = vocabulary
+        self._config = config
+        self._clock = clock
+        self._emit = emit
+        self._reader = PromptReader(id.name, vocabulary, config.steps.max_context)
+        self._scheduler = StepScheduler(config.steps, config.batching.max_queue, config.priorities.max_passes)
+        self._steps = StepRun(id, model, vocabulary.size, self._scheduler.pace, clock)
+        self._changed = threading.Condition()  # guards the scheduler, but for its two counts
+        self._is_closed = False
+        self._limit = RunLimit(config.instances.run_timeout_s)
+        self._began = 0.0  # the step under way, by the step thread; 0 = none is
+        self._look_timer: asyncio.TimerHandle | None = None
+        self.hangs = False  # a step has taken too long; until it ends nothing is taken
+        self._last_end = 0.0
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def __repr__(self) -> str:
+        return f"<StepEngine {self.id}, {self.queued} queued, {self.running} running>"
+
+    @property
+    def queued(self) -> int:
+        """Sequences that wait for a slot."""
+        return self._scheduler.waiting
+
+    @property
+    def running(self) -> int:
+        """Sequences under way."""
+        return self._scheduler.active
+
+    @property
+    def step_seconds(self) -> float:
+        """A step of all slots, as known by now."""
+        return self._scheduler.pace.step_seconds(self._config.steps.max_sequences)
+
+    def insight(self) -> Insight:
+        """For operators; there is no batch law and no rule to tell of."""
+        return Insight(limit=self._config.batching.max_queue)
+
+    async def start(self) -> None:
+        """Try the model out, learn its pace, and begin to step.
+
+        Raises:
+            LoadFailed: it does not take the vocabulary's tokens, or gives something else than their scores.
+        """
+        self._loop = asyncio.get_running_loop()
+        tried: asyncio.Future[None] = self._loop.create_future()
+        self._thread = threading.Thread(
+            target=self._work, args=(self._loop, tried), name=f"salver-{self.id.name}-steps", daemon=True
+        )
+        self._thread.start()
+        await tried
+
+    async def infer(
+        self,
+        request: InferRequest,
+        deadline: float | None = None,
+        sender: Hashable = None,
+        standing: Standing = ANYBODY,
+    ) -> InferResponse:
+        """One answer to one request is not what such a model gives.
+
+        Raises:
+            Unsupported: always; its text names the road that there is.
+        """
+        raise Unsupported(
+            f"model '{self.id.name}' answers token by token, and this request has room for one response",
+            fix=f"POST to /v2/models/{self.id.name}/generate_stream for its tokens as they come, or to "
+            f"/v2/models/{self.id.name}/generate for the whole answer.",
+        )
+
+    async def stream(
+        self, request: InferRequest, deadline: float | None = None, standing: Standing = ANYBODY
+    ) -> AsyncGenerator[InferResponse, None]:
+        """The answer in pieces, each text that was not there before; the last one says why it is the last.
+
+        Closing the iterator early gives the sequence up and frees its slot at the next step.
+
+        Args:
+            deadline: On the engine's clock; no step is run for the sequence past it.
+
+        Raises:
+            InvalidInput: the request does not fit.
+            Overloaded: the queue is full.
+            DeadlineExceeded: the deadline passed before the last token.
+            ModelFailed: the model raised.
+        """
+        sequence = self._open(request, deadline, standing)
+        outlet: _Outlet = sequence.payload
+        loop = asyncio.get_running_loop()
+        timer = None
+        if sequence.deadline is not None:
+            timer = loop.call_later(sequence.deadline - self._clock(), self._expire, sequence)
+        try:
+            while True:
+                piece = await outlet.next()
+                if piece.error is not None:
+                    raise piece.error
+                yield self._response(request, piece, outlet)
+                if piece.finish:
+                    return
+        finally:
+            if timer is not None:
+                timer.cancel()
+            self._leave(sequence)
+
+    async def close(self) -> None:
+        """Refuse what still waits, end what is under way, let the model go."""
+        with self._changed:
+            self._is_closed = True
+            left = self._scheduler.everyone()
+            self._changed.notify()
+        for sequence in left:
+            sequence.payload.push(Piece(error=unloaded(self.id)))
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            await asyncio.to_thread(thread.join, _JOIN_S)
+            if thread.is_alive():
+                _LOG.error("a step of model %s hangs; its memory is not given back", self.id)
+                return
+        await asyncio.to_thread(self._model.close)
+
+    # On the event loop.
+
+    def _open(self, request: InferRequest, deadline: float | None, standing: Standing) -> StepSequence:
+        prompt = self._reader.read(request)
+        if not prompt.is_seeded:
+            sampling = msgspec.structs.replace(prompt.sampling, seed=secrets.randbits(63))
+            prompt = msgspec.structs.replace(prompt, sampling=sampling)
+        now = self._clock()
+        deadline = due(deadline, now, self._config.timeout_ms)
+        if deadline is not None and deadline <= now:
+            raise DeadlineExceeded(LATE)
+        levels = self._config.priorities.levels
+        level = standing.priority or self._config.priorities.default or (levels + 1) // 2
+        outlet = _Outlet(prompt, self._vocabulary, self._config.steps.end_token, now)
+        sequence = StepSequence(outlet, len(prompt.tokens), prompt.most, min(level, levels), deadline)
+        if self.hangs:
+            raise self._hung()
+        if self._look_timer is None:
+            self._look_in(self._limit.seconds)
+        with self._changed:
+            if self._is_closed:
+                raise closing(self.id)
+            self._scheduler.offer(sequence)
+            self._changed.notify()
+        return sequence
+
+    def _leave(self, sequence: StepSequence) -> None:
+        with self._changed:
+            if self._scheduler.finish(sequence):
+                self._changed.notify()
+
+    def _look_in(self, seconds: float) -> None:
+        if seconds < math.inf:
+            self._look_timer = asyncio.get_running_loop().call_later(seconds, self._look)
+
+    def _look(self) -> None:
+        """Does a step hang? While there are sequences, look again when the next one could."""
+        self._look_timer = None
+        if self._is_closed:
+            return
+        limit, began = self._limit.seconds, self._began
+        took = self._clock() - began if began else 0.0
+        if took < limit:
+            if began or self.queued or self.running:
+                self._look_in(limit - took)
+            return
+        self.hangs = True
+        _LOG.error("a step of model %s has not ended within %g s; it hangs", self.id, limit)
+        with self._changed:
+            left = self._scheduler.everyone()
+        for sequence in left:
+            sequence.payload.push(Piece(error=self._hung()))
+        if self._began != began:  # it has ended in this very moment
+            self._came_back()
+
+    def _hung(self) -> NotReady:
+        return NotReady(
+            f"a step of model '{self.id.name}' does not end, for more than {self._limit.seconds:g} s now",
+            fix="It is asked again when the step ends. Else restart the server.",
+        )
+
+    def _came_back(self) -> None:
+        if self.hangs:
+            self.hangs = False
+            _LOG.warning("the step of model %s that hung has ended", self.id)
+
+    def _expire(self, sequence: StepSequence) -> None:
+        """Should the model hang, or the thread be late."""
+        self._leave(sequence)
+        sequence.payload.push(Piece(error=DeadlineExceeded(LATE)))
+
+    def _response(self, request: InferRequest, piece: Piece, outlet: _Outlet) -> InferResponse:
+        text = np.empty(1, dtype=object)
+        text[0] = piece.text.encode()
+        outputs = (Tensor("text_output", DataType.BYTES, text),)
+        told = (request.model, self.id.version, outputs, request.id)
+        if not piece.finish:
+            return InferResponse(*told, timing=piece.timing)
+        why = {"finish_reason": piece.finish}
+        return InferResponse(*told, why, piece.timing, is_last=True, tokens=outlet.counts)
+
+    def _deliver(self, pieces: list[tuple[StepSequence, Piece]], event: StepRan | None) -> None:
+        for sequence, piece in pieces:
+            sequence.payload.push(piece)
+        if event is not None:
+            self._emit(event)
+
+    # On the thread.
+
+    def _work(self, loop: asyncio.AbstractEventLoop, tried: "asyncio.Future[None]") -> None:
+        try:
+            try_out(self._model, self._vocabulary.size, self._config.steps, self._scheduler.pace)
+        except BaseException as error:
+            loop.call_soon_threadsafe(_settle, tried, error)
+            return
+        loop.call_soon_threadsafe(_settle, tried, None)
+        while (plan := self._next()) is not None:
+            self._began = self._clock()
+            try:
+                pieces, event = self._run(plan)
+            except Exception as error:  # a defect of ours ends these sequences, not those to come
+                _LOG.exception("a step of %r failed", self, exc_info=error)
+                pieces, event = [(s, Piece(error=Internal(str(error)))) for s in plan.everyone], None
+            self._limit.observe(self._clock() - self._began)
+            self._began = 0.0
+            if self.hangs and not self._is_closed:
+                loop.call_soon_threadsafe(self._came_back)
+            with self._changed:
+                for sequence, piece in pieces:
+                    if piece.is_last:
+                        self._scheduler.finish(sequence)
+            if pieces or event is not None:
+                try:
+                    loop.call_soon_threadsafe(self._deliver, pieces, event)
+                except RuntimeError:  # the loop has ended without us
+                    return
+
+    def _next(self) -> StepPlan | None:
+        """Waits until there is something to do; None at the end."""
+        with self._changed:
+            while not self._scheduler.has_work and not self._is_closed:
+                self._last_end = 0.0
+                self._changed.wait()
+            if self._is_closed:
+                return None
+            now = self._clock()
+            plan = self._scheduler.plan(now)
+        for sequence in plan.everyone:
+            sequence.payload.joined = sequence.payload.joined or now
+        return plan
+
+    def _run(self, plan: StepPlan) -> tuple[list[tuple[StepSequence, Piece]], StepRan | None]:
+        outcome = self._steps.run(plan)
+        if not plan.everyone:
+            return outcome.pieces, None
+        ended = self._clock()
+        gap = ended - self._last_end if self._last_end else 0.0
+        self._last_end = ended
+        event = StepRan(
+            self.id.name,
+            self.id.version,
+            len(plan.everyone),
+            self._scheduler.waiting,
+            outcome.tokens,
+            outcome.prompt_tokens,
+            outcome.seconds,
+            gap,
+            outcome.ok,
+        )
+        return outcome.pieces, event
+
+
+def _settle(future: "asyncio.Future[None]", error: BaseException | None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(None)
+    else:
+        future.set_exception(error)

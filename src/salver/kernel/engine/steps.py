@@ -1,0 +1,236 @@
+"""Which sequences does the next step of a step-wise model carry on?
+
+Iteration-level scheduling (Orca, OSDI 2022) with chunked prefills (Sarathi-Serve, OSDI 2024): between any
+two steps sequences join free slots and finished ones leave. Pure: the time is an argument and the payload is
+never looked at. The shell is ``stepper.py``; ``step_simulator.py`` drives the very same object.
+
+* A sequence joins when a slot is free and its whole budget, prompt and longest answer, fits beside
+  what is reserved: nothing runs out midway. Within a level it is first come, first served.
+* Every sequence under way takes one token in each step: its last own one, or the next of its prompt.
+* Beside that, the oldest unread prompt is read in chunks that lengthen the step only a little
+  (:class:`~salver.kernel.engine.step_pace.StepPace`), so that the others' tokens keep coming evenly.
+"""
+
+from collections import deque
+from typing import Any
+
+import msgspec
+
+from salver.kernel.engine.refusals import full, so_many
+from salver.kernel.engine.step_pace import StepPace
+from salver.words.artifacts import Steps
+from salver.words.errors import InvalidInput
+
+_NOWHERE = -1
+
+
+class StepSequence:
+    """One sequence, from its arrival to its last token.
+
+    Attributes:
+        payload: Whatever the caller wants back with it.
+        prompt: Tokens of the prompt; at least 1.
+        most: Tokens of the answer, at most; at least 1.
+        level: Priority, 1 being the highest.
+        deadline: Seconds; None = never.
+        slot: Where its state lies; -1 while it waits and after it has left.
+        read: Prompt tokens that the model has read.
+        given: Tokens of the answer so far.
+        is_live: False once it has left, for whatever reason.
+    """
+
+    __slots__ = ("deadline", "given", "is_live", "level", "most", "payload", "prompt", "read", "slot")
+
+    def __init__(
+        self, payload: Any, prompt: int, most: int, level: int = 1, deadline: float | None = None
+    ) -> None:
+        self.payload = payload
+        self.prompt = prompt
+        self.most = most
+        self.level = level
+        self.deadline = deadline
+        self.slot = _NOWHERE
+        self.read = 0
+        self.given = 0
+        self.is_live = True
+
+    def __repr__(self) -> str:
+        where = f"slot {self.slot}" if self.slot >= 0 else "waiting" if self.is_live else "gone"
+        return f"<StepSequence {where}, {self.read}/{self.prompt} read, {self.given}/{self.most} given>"
+
+    @property
+    def is_answering(self) -> bool:
+        """Its whole prompt is read."""
+        return self.read == self.prompt
+
+
+class StepPlan(msgspec.Struct, frozen=True):
+    """What to do in one step.
+
+    Attributes:
+        freed: Slots whose sequences are over; to be released before anything else.
+        expired: Sequences that have just left because their deadline is past.
+        rows: Each goes on by one token, in its slot of ``slots``.
+        chunk: Reads ``chunk_tokens`` tokens of its prompt instead, in ``chunk_slot``; or None.
+    """
+
+    freed: list[int]
+    expired: list[StepSequence]
+    rows: list[StepSequence]
+    slots: list[int]
+    chunk: StepSequence | None = None
+    chunk_slot: int = _NOWHERE
+    chunk_tokens: int = 0
+
+    @property
+    def everyone(self) -> list[StepSequence]:
+        """Who goes on."""
+        return self.rows if self.chunk is None else [*self.rows, self.chunk]
+
+    def advance(self) -> int:
+        """The step is over: what it read of prompts is read; so many tokens."""
+        read = self.chunk_tokens
+        for sequence in self.rows:
+            if sequence.read < sequence.prompt:
+                sequence.read += 1
+                read += 1
+        if self.chunk is not None:
+            self.chunk.read += self.chunk_tokens
+        return read
+
+
+class StepScheduler:
+    """Waiting sequences, slots and the budget of one model version.
+
+    Not safe for threads: its owner holds a lock for all of it but ``waiting`` and ``active``, which anybody
+    may read at any time.
+
+    Args:
+        max_queue: Most sequences waiting.
+        max_passes: Joins that may pass over a waiting level before its oldest goes first.
+    """
+
+    def __init__(self, limits: Steps, max_queue: int, max_passes: int = 16) -> None:
+        self.pace = StepPace(limits.max_chunk)
+        self._limits = limits
+        self._budget = limits.max_tokens or limits.max_sequences * limits.max_context
+        self._max_queue = max_queue
+        self._max_passes = max_passes
+        self._waiting: dict[int, deque[StepSequence]] = {}
+        self._passed: dict[int, int] = {}
+        self._active: list[StepSequence] = []  # in order of joining
+        self._free = list(range(limits.max_sequences))[::-1]
+        self._freed: list[int] = []
+        self._timed = 0  # live sequences with a deadline
+        #: Sequences without a slot. A number of its own, since counting them is not safe without the lock.
+        self.waiting = 0
+        self.reserved = 0  # tokens of all sequences under way, unread and ungiven ones included
+
+    def __repr__(self) -> str:
+        return f"<StepScheduler {self.waiting} waiting, {self.active} active>"
+
+    @property
+    def active(self) -> int:
+        """Sequences with a slot."""
+        return len(self._active)
+
+    @property
+    def has_work(self) -> bool:
+        """A step, or at least the release of a slot, is due."""
+        return bool(self._active or self._freed or self._waiting)
+
+    def offer(self, sequence: StepSequence) -> None:
+        """Join the queue.
+
+        Raises:
+            InvalidInput: it could never run.
+            Overloaded: the queue is full; nothing was changed.
+        """
+        most = min(self._limits.max_context, self._budget)
+        if sequence.prompt + sequence.most > most:
+            raise InvalidInput(
+                f"a prompt of {sequence.prompt} tokens and an answer of up to {sequence.most} are more than "
+                f"the {most} tokens that one sequence may have",
+                field="max_tokens",
+                fix="Shorten the prompt, or ask for fewer tokens.",
+            )
+        if self.waiting >= self._max_queue:
+            raise full(so_many(self.waiting, "sequences"))
+        self._waiting.setdefault(sequence.level, deque()).append(sequence)
+        self.waiting += 1
+        self._timed += sequence.deadline is not None
+
+    def finish(self, sequence: StepSequence) -> bool:
+        """It is over, or given up: its slot is free for the next step. False if it had left already."""
+        if not sequence.is_live:
+            return False
+        sequence.is_live = False
+        self._timed -= sequence.deadline is not None
+        if sequence.slot >= 0:
+            self._active.remove(sequence)
+            self._freed.append(sequence.slot)
+            self.reserved -= sequence.prompt + sequence.most
+            sequence.slot = _NOWHERE
+        else:
+            queue = self._waiting[sequence.level]
+            queue.remove(sequence)
+            self.waiting -= 1
+            if not queue:
+                self._forget(sequence.level)
+        return True
+
+    def everyone(self) -> list[StepSequence]:
+        """All that wait or are under way."""
+        return [*self._active, *(s for queue in self._waiting.values() for s in queue)]
+
+    def plan(self, now: float) -> StepPlan:
+        """The next step; with no rows and no chunk there is none to run."""
+        expired = []
+        if self._timed:
+            expired = [s for s in self.everyone() if s.deadline is not None and s.deadline <= now]
+            for sequence in expired:
+                self.finish(sequence)
+        freed, self._freed = self._freed, []
+        self._free += freed
+        if self._waiting:
+            self._join()
+        rows = self._active.copy()
+        chunk = next((s for s in rows if s.read < s.prompt), None)
+        size = 0
+        if chunk is not None:
+            size = min(self.pace.chunk(len(rows) - 1), chunk.prompt - chunk.read)
+        if chunk is None or size < 2:
+            return StepPlan(freed, expired, rows, [s.slot for s in rows])
+        rows.remove(chunk)
+        return StepPlan(freed, expired, rows, [s.slot for s in rows], chunk, chunk.slot, size)
+
+    def _join(self) -> None:
+        while self._free and self._waiting:
+            level = self._next_level()
+            queue = self._waiting[level]
+            need = queue[0].prompt + queue[0].most
+            if self.reserved + need > self._budget:
+                return  # nobody overtakes it: it would starve
+            sequence = queue.popleft()
+            self.waiting -= 1
+            self.reserved += need
+            sequence.slot = self._free.pop()
+            self._active.append(sequence)
+            self._passed[level] = 0
+            if not queue:
+                self._forget(level)
+            for other in self._waiting:
+                if other > level:
+                    self._passed[other] = self._passed.get(other, 0) + 1
+
+    def _next_level(self) -> int:
+        """The highest that waits, or one that has been passed over too often."""
+        levels = sorted(self._waiting)
+        for level in levels[1:]:
+            if self._max_passes and self._passed.get(level, 0) >= self._max_passes:
+                return level
+        return levels[0]
+
+    def _forget(self, level: int) -> None:
+        del self._waiting[level]
+        self._passed.pop(level, None)

@@ -1,0 +1,158 @@
+"""What text are these tokens, and is the text at its end?
+
+A :class:`Vocabulary` turns text into tokens and back; a :class:`Transcript` turns one sequence's tokens into
+text as they come: no half characters, nothing beyond a stop text, nothing that may turn out to be the
+beginning of one. Pure.
+"""
+
+import codecs
+from collections.abc import Sequence
+from typing import Protocol
+
+from salver.words.errors import InvalidInput, LoadFailed
+
+
+class Vocabulary(Protocol):
+    """The tokens of a model.
+
+    Attributes:
+        size: Ids are 0 to ``size`` - 1.
+    """
+
+    size: int
+
+    def encode(self, text: str, most: int) -> list[int]:
+        """The tokens of a text.
+
+        Raises:
+            InvalidInput: there are more than ``most``, or none for a part of it.
+        """
+        ...
+
+    def spell(self, token: int) -> bytes:
+        """The UTF-8 text, or a part of it, that a token stands for."""
+        ...
+
+
+class Bytes:
+    """Tokens are the bytes of UTF-8 text.
+
+    >>> Bytes().encode("aü", most=3)
+    [97, 195, 188]
+    """
+
+    size = 256
+
+    def encode(self, text: str, most: int) -> list[int]:
+        """See :class:`Vocabulary`."""
+        data = text.encode()
+        if len(data) > most:
+            raise _too_long(most)
+        return list(data)
+
+    def spell(self, token: int) -> bytes:
+        """See :class:`Vocabulary`."""
+        return bytes((token,))
+
+
+class Texts:
+    """Tokens are listed texts; a text is cut into the longest listed ones from its beginning on.
+
+    Raises:
+        LoadFailed: the list is empty, or holds a text twice or an empty one.
+
+    >>> Texts(["a", "b", "ab", "c"]).encode("abc", most=3)
+    [2, 3]
+    """
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self.size = len(texts)
+        self._spelt = [text.encode() for text in texts]
+        self._ids = {text: token for token, text in enumerate(texts)}
+        if not texts or len(self._ids) != len(texts) or "" in self._ids:
+            raise LoadFailed(
+                "the vocabulary is empty, or holds a text twice or an empty text",
+                field="steps.vocabulary",
+                fix="List each token's text once, in the order of the ids.",
+            )
+        self._longest = max(map(len, texts))
+
+    def encode(self, text: str, most: int) -> list[int]:
+        """See :class:`Vocabulary`."""
+        tokens: list[int] = []
+        at = 0
+        while at < len(text):
+            if len(tokens) == most:  # a long text would cost its time before it is refused
+                raise _too_long(most)
+            for end in range(min(len(text), at + self._longest), at, -1):
+                token = self._ids.get(text[at:end])
+                if token is not None:
+                    break
+            else:
+                raise InvalidInput(
+                    f"the model's vocabulary has no token for {text[at]!r} (at character {at})",
+                    field="text_input",
+                )
+            tokens.append(token)
+            at = end
+        return tokens
+
+    def spell(self, token: int) -> bytes:
+        """See :class:`Vocabulary`."""
+        return self._spelt[token]
+
+
+class Transcript:
+    """One answer, as it grows.
+
+    Args:
+        stops: Texts that end it; they are not part of it.
+
+    >>> transcript = Transcript(Bytes(), ("END",))
+    >>> [transcript.add(token) for token in "aü".encode()], transcript.is_stopped
+    (['a', '', 'ü'], False)
+    >>> [transcript.add(token) for token in b"bEENDx"], transcript.is_stopped
+    (['b', '', 'E', '', '', ''], True)
+    """
+
+    def __init__(self, vocabulary: Vocabulary, stops: tuple[str, ...] = ()) -> None:
+        self._spell = vocabulary.spell
+        self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+        self._stops = stops
+        self._held = ""  # may be the beginning of a stop text
+        self.is_stopped = False
+
+    def add(self, token: int) -> str:
+        """The text that is sure now."""
+        return self._sure(self._decode(self._spell(token)))
+
+    def rest(self) -> str:
+        """What was still unsure, when no more tokens come."""
+        text = self._sure(self._decode(b"", True))
+        held, self._held = self._held, ""
+        return text if self.is_stopped else text + held
+
+    def _sure(self, text: str) -> str:
+        if self.is_stopped or not self._stops:
+            return "" if self.is_stopped else text
+        text = self._held + text
+        found = [at for at in map(text.find, self._stops) if at >= 0]
+        if found:
+            self.is_stopped = True
+            return text[: min(found)]
+        keep = max(_overlap(text, stop) for stop in self._stops)
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep]
+
+
+def _too_long(most: int) -> InvalidInput:
+    return InvalidInput(
+        f"the prompt has more than the {most} tokens that one sequence may have",
+        field="text_input",
+        fix="Shorten it; the model's owner sets steps.max_context and steps.max_tokens.",
+    )
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Characters at the end of a text with which the stop text may have begun."""
+    return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)

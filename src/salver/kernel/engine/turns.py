@@ -1,0 +1,173 @@
+"""Which model may run next, where models share resources (TR-S9)?
+
+Resources are counts by name, of whatever the owner means by them. An instance holds what it needs while it
+runs; a run that cannot have it waits, and whoever has had the fewest turns, weighted by priority, goes first.
+Pure: who waits is woken by a callback. A pool knows names and counts, and no model.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+from salver.words.artifacts import RateLimit
+from salver.words.errors import LoadFailed
+
+_FREE = RateLimit()
+
+
+class Turn:
+    """An instance: what it needs, and how often it has run.
+
+    Attributes:
+        runs: Begun so far.
+        is_out: It runs now.
+    """
+
+    __slots__ = ("is_out", "needs", "priority", "runs")
+
+    def __init__(self, limit: RateLimit) -> None:
+        self.needs = {name: count for name, count in limit.resources.items() if count}
+        self.priority = max(1, limit.priority)
+        self.runs = 0
+        self.is_out = False
+
+    @property
+    def score(self) -> int:
+        """The smallest goes first: with priority 2 it gets half as many turns as with 1."""
+        return self.runs * self.priority
+
+
+class Pool:
+    """What there is of each resource, and who holds it.
+
+    Args:
+        limits: How many of each there are; of others as many as the neediest instance takes.
+
+    >>> pool = Pool({"memory": 4})
+    >>> one, two = (pool.join([RateLimit(1, {"memory": 3})], 1, lambda: None) for _ in range(2))
+    >>> turn = one.enter()
+    >>> two.enter() is None
+    True
+    >>> one.leave(turn)
+    >>> two.enter() is None
+    False
+    """
+
+    def __init__(self, limits: Mapping[str, int]) -> None:
+        self._limits = dict(limits)
+        self._held: dict[str, int] = {}
+        self._members: list[Turns] = []
+        self._waiting: dict[Turns, None] = {}
+
+    def __repr__(self) -> str:
+        return f"<Pool {self._held} of {self._limits}, {len(self._waiting)} wait>"
+
+    def join(self, limits: Sequence[RateLimit], slots: int, wake: Callable[[], None]) -> "Turns":
+        """A model's instances.
+
+        Args:
+            limits: Of groups of instances; those beyond them need nothing.
+            slots: How many instances there are.
+            wake: Called when a run that had to wait may try again.
+
+        Raises:
+            LoadFailed: an instance needs more than there is.
+        """
+        for limit in limits:
+            for name, count in limit.resources.items():
+                if count > self._limits.get(name, count):
+                    raise LoadFailed(
+                        f'Resource count for "{name}" is limited to {self._limits[name]} which will prevent '
+                        f"scheduling of one or more model instances, the minimum required count is {count}",
+                        fix=f"Start with --rate-limit-resource={name}:{count}, or let it need less.",
+                    )
+        each = [limit for limit in limits for _ in range(limit.count)]
+        instances = [Turn(limit) for limit in (each + [_FREE] * slots)[:slots]]
+        least = min((turn.score for member in self._members for turn in member.instances), default=0)
+        for turn in instances:  # who comes later need not catch up with what others have had
+            turn.runs = least // turn.priority
+        turns = Turns(self, instances, wake)
+        self._members.append(turns)
+        return turns
+
+    # What members ask.
+
+    def take(self, member: "Turns") -> Turn | None:
+        """An instance of theirs, with all it needs; None = they wait for it."""
+        rivals = [rival for rival in self._waiting if rival is not member and rival.score <= member.score]
+        for turn in sorted((t for t in member.instances if not t.is_out), key=_score):
+            if self._fits(turn) and not any(rival.wants(turn.needs) for rival in rivals):
+                self._waiting.pop(member, None)
+                for name, count in turn.needs.items():
+                    self._held[name] = self._held.get(name, 0) + count
+                turn.is_out = True
+                turn.runs += 1
+                return turn
+        self._waiting.setdefault(member)
+        return None
+
+    def give_back(self, turn: Turn, member: "Turns", wants_more: bool) -> None:
+        """Its run is over; who waits may try, and they themselves if they want more."""
+        turn.is_out = False
+        if wants_more:
+            self._waiting.setdefault(member)
+        for name, count in turn.needs.items():
+            self._held[name] -= count
+        if turn.needs:
+            self._wake()
+
+    def drop(self, member: "Turns") -> None:
+        """They are gone."""
+        self._waiting.pop(member, None)
+        self._members.remove(member)
+        self._wake()
+
+    def _fits(self, turn: Turn) -> bool:
+        return all(self._held.get(name, 0) + count <= self._most(name) for name, count in turn.needs.items())
+
+    def _most(self, name: str) -> int:
+        if name in self._limits:
+            return self._limits[name]
+        return max((t.needs.get(name, 0) for m in self._members for t in m.instances), default=0)
+
+    def _wake(self) -> None:
+        waiting, self._waiting = self._waiting, {}
+        for member in sorted(waiting, key=_score):
+            member.wake()
+
+
+class Turns:
+    """The instances of one model, as the pool knows them."""
+
+    def __init__(self, pool: Pool, instances: Sequence[Turn], wake: Callable[[], None]) -> None:
+        self.instances = instances
+        self.wake = wake
+        self._pool = pool
+
+    @property
+    def score(self) -> float:
+        """Of the instance that would go next."""
+        return min((turn.score for turn in self.instances if not turn.is_out), default=math.inf)
+
+    def wants(self, needs: Mapping[str, int]) -> bool:
+        """Some idle instance takes of the same resources."""
+        return any(not turn.is_out and not turn.needs.keys().isdisjoint(needs) for turn in self.instances)
+
+    def enter(self) -> Turn | None:
+        """Before a run: an instance with what it needs; None = later, and ``wake`` says when."""
+        return self._pool.take(self)
+
+    def leave(self, turn: Turn, wants_more: bool = False) -> None:
+        """After it.
+
+        Args:
+            wants_more: They have another run for the instance.
+        """
+        self._pool.give_back(turn, self, wants_more)
+
+    def close(self) -> None:
+        """The model is unloaded; its runs have ended."""
+        self._pool.drop(self)
+
+
+def _score(candidate: Turn | Turns) -> float:
+    return candidate.score

@@ -1,0 +1,695 @@
+"""Who brings versions up, hands them out and takes them down?
+
+The shell around ``policy``: told the whole wanted list, it starts the steps that are due, and
+again whenever something finishes. Everything but loading, warming and closing happens
+synchronously on the event loop, so a switch of routes is atomic: a request gets the old version
+or the new one, never neither. It knows no repository and not what a servable computes.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import msgspec
+
+from salver.kernel.lifecycle.config import LifecycleConfig
+from salver.kernel.lifecycle.labels import labels_of, settle
+from salver.kernel.lifecycle.members import Bound, bind, with_members
+from salver.kernel.lifecycle.memory import give_back_memory
+from salver.kernel.lifecycle.policy import (
+    Adjust,
+    Drain,
+    Forget,
+    Load,
+    Present,
+    Step,
+    choose,
+    missed,
+    plan,
+    version_key,
+)
+from salver.kernel.lifecycle.ports import Loader, Servable
+from salver.kernel.lifecycle.reporting import reporting
+from salver.kernel.lifecycle.states import RISING, advance
+from salver.words.artifacts import Manifest
+from salver.words.errors import InvalidInput, LoadFailed, NotFound, NotReady, NoVersion, SalverError
+from salver.words.events import StateChanged
+from salver.words.handlers import FORMAT
+from salver.words.messages import ModelId, State, VersionStatus
+
+_LOG = logging.getLogger("salver.kernel.lifecycle")
+_CLOSE_S = 5.0
+_EARLY_S = 0.002  # by which a timer may be early
+_MOST_ENDED = 4096
+ServableT = TypeVar("ServableT", bound=Servable)
+
+
+class _Copy(Generic[ServableT]):
+    """One loaded copy of a version, from NEW to GONE."""
+
+    __slots__ = (
+        "adjusting", "ending", "failures", "id", "is_rigid", "key", "leases", "load_seconds", "manifest",
+        "on_idle", "reason", "retry_at", "servable", "state", "task",
+    )  # fmt: skip
+
+    def __init__(self, key: int, manifest: Manifest, failures: int) -> None:
+        self.key = key
+        self.manifest = manifest
+        self.id = manifest.id
+        self.failures = failures
+        self.state = State.NEW
+        self.reason = ""
+        self.retry_at: float | None = None
+        self.leases = 0
+        self.load_seconds = 0.0
+        self.servable: ServableT | None = None
+        self.on_idle: Callable[[], None] | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.adjusting: asyncio.Task[None] | None = None
+        self.ending: asyncio.Task[None] | None = None  # it drains, and its sequences may go on until then
+        self.is_rigid = False  # it cannot have more or fewer instances than it has
+
+    @property
+    def is_rising(self) -> bool:
+        """It is on its way up, or will be tried again."""
+        return self.state in RISING or (self.state is State.FAILED and self.retry_at is not None)
+
+    def __repr__(self) -> str:
+        return f"<Copy {self.id} {self.state.value}, {self.leases} leases>"
+
+
+class Lease(msgspec.Struct, Generic[ServableT], gc=False):
+    """The right to use a loaded version; it stays loaded until every lease on it is released."""
+
+    id: ModelId
+    servable: ServableT
+    copy: _Copy[ServableT] | None
+
+    def __repr__(self) -> str:
+        return f"<Lease {self.id}{' released' if self.copy is None else ''}>"
+
+    def release(self) -> None:
+        """Give it back; a second call does nothing."""
+        copy = self.copy
+        if copy is not None:
+            self.copy = None
+            copy.leases -= 1
+            if copy.on_idle is not None and not copy.leases:
+                copy.on_idle()
+
+
+class Manager(Generic[ServableT]):
+    """Keeps the wanted versions loaded. Use from one event loop only.
+
+    Args:
+        loader: Loads one version.
+        clock: Monotonic seconds.
+        emit: Told of every change of state.
+        reclaim: Called in a thread after unloading, to give freed memory to the system.
+    """
+
+    def __init__(
+        self,
+        loader: Loader[ServableT],
+        clock: Callable[[], float],
+        emit: Callable[[StateChanged], None],
+        config: LifecycleConfig | None = None,
+        reclaim: Callable[[], None] = give_back_memory,
+    ) -> None:
+        self._loader = loader
+        self._clock = clock
+        self._emit = emit
+        self._config = config or LifecycleConfig()
+        self._reclaim = reclaim
+        self._loading = asyncio.Semaphore(self._config.parallel_loads)
+        self._known: tuple[Manifest, ...] = ()
+        self._bound = Bound(())  # the same, as it can be brought up now
+        self._has_list = False  # nobody can be ready for what nobody has named yet
+        self._targets: dict[ModelId, str] = {}
+        self._copies: dict[int, _Copy[ServableT]] = {}
+        self._default: dict[str, _Copy[ServableT]] = {}  # whom requests without a version mean
+        self._exact: dict[tuple[str, str], _Copy[ServableT]] = {}
+        self._pins: dict[str, str] = {}  # versions that are asked where none is named, by model
+        self._labels: dict[str, dict[str, str]] = {}  # by model
+        self._default_labels: dict[str, str] = {}  # those that are asked where no version is named
+        self._next_key = 0
+        self._once: set[str] = set()  # models that were served before
+        self._ended: dict[ModelId, None] = {}  # versions of which a copy is gone, the latest last
+        self._is_stopping = False
+        self._gone = asyncio.Event()
+
+    def __repr__(self) -> str:
+        return f"<Manager {len(self._exact)} ready, {len(self._copies)} copies>"
+
+    # -- one request ---------------------------------------------------------------------------
+
+    def acquire(self, name: str, version: str = "") -> Lease[ServableT]:
+        """A lease on that version, or on the pinned one or else the newest that is ready; never waits.
+
+        Args:
+            name: Or ``name@label``, where no model is called so.
+            version: Or a label that means one.
+
+        Raises:
+            NotFound: unknown model or version.
+            NotReady: known, but not able to answer now; the message has the reason.
+        """
+        copy = self._exact.get((name, version)) if version else self._default.get(name)
+        if copy is None and version in self._labels.get(name, ()):
+            version = self._labels[name][version]
+            copy = self._exact.get((name, version))
+        if copy is None and not version and (pair := self._of_label(name)):
+            return self.acquire(*pair)
+        if copy is None or copy.servable is None:
+            raise self._missing(name, version)
+        copy.leases += 1
+        return Lease(copy.id, copy.servable, copy)
+
+    def other(
+        self, name: str, version: str, is_wanted: Callable[[ServableT], bool]
+    ) -> Lease[ServableT] | None:
+        """A lease on the newest copy of which this is true, be it one that answers only what it knows.
+
+        That is one that has been replaced while sequences of requests were under way in it.
+        """
+        if not version and all(copy.id.name != name for copy in self._copies.values()):
+            name, version = self._of_label(name) or (name, "")
+        if version in self._labels.get(name, ()):  # which may have meant any of them when a sequence began
+            version = ""
+        for copy in reversed(self._copies.values()):
+            if copy.id.name != name or version not in ("", copy.id.version) or copy.servable is None:
+                continue
+            if (copy.state is State.READY or copy.ending is not None) and is_wanted(copy.servable):
+                copy.leases += 1
+                return Lease(copy.id, copy.servable, copy)
+        return None
+
+    def _of_label(self, name: str) -> tuple[str, str] | None:
+        """Model and label of ``model@label``; None = there is no such label."""
+        model, _, label = name.rpartition("@")
+        return (model, label) if label in self._labels.get(model, ()) else None
+
+    def _missing(self, name: str, version: str) -> SalverError:
+        """Why there is no route; the texts are Triton's (TR-R30). What may come yet has the reason."""
+        statuses = [s for s in self.statuses() if s.id.name == name]
+        if version and not version.isdecimal() and all(s.id.version != version for s in statuses):
+            return NoVersion(
+                f"failed to get model version from specified version string '{version}' (details: stol), "
+                "version should be an integral value > 0"
+            )
+        if not statuses and name not in self._once:
+            spaced = {s.id.name for s in self.statuses() if s.id.name.endswith(f"::{name}")}
+            if spaced:
+                return InvalidInput(
+                    f"There are {len(spaced)} identifiers of model '{name}' in global map, "
+                    "model namespace must be provided to resolve ambiguity.",
+                    field="model",
+                    fix=f"Ask for {' or '.join(sorted(spaced))}.",
+                )
+            return NotFound(f"Request for unknown model: '{name}' is not found", field="model")
+        if version:
+            statuses = [s for s in statuses if s.id.version == version]
+            is_unwanted = bool(statuses) and statuses[0].id not in {*self._targets, *self._bound.waiting}
+            if not statuses or (statuses[0].state is State.GONE and is_unwanted):
+                return NotFound(
+                    f"Request for unknown model: '{name}' version {version} is not found", field="version"
+                )
+            text = f"Request for unknown model: '{name}' version {version} is not at ready state"
+        else:
+            text = f"Request for unknown model: '{name}' has no available versions"
+            is_rising = any(c.state in RISING for c in self._copies.values() if c.id.name == name)
+            is_rising = is_rising or any(s.id in self._bound.waiting for s in statuses)
+            if not is_rising and not self._is_stopping:
+                broken = self._bound.broken
+                why = [m.problem for m in self._bound.known if m.id.name == name and m.id in broken]
+                return NotFound(f"{text} ({why[0]})" if why else text, field="model")
+        reasons = "; ".join(
+            f"version {s.id.version} is {s.state.value}: {s.reason}" for s in statuses if s.reason
+        )
+        return NotReady(f"{text} ({reasons})" if reasons else text, field="model")
+
+    def version_of_label(self, name: str, label: str) -> str:
+        """The version of a model that a label means now, loaded or not.
+
+        Raises:
+            InvalidInput: the model has no such label; TensorFlow Serving's text and code (TF-R21).
+        """
+        version = self._labels.get(name, {}).get(label)
+        if version is None:
+            raise InvalidInput(f"Unrecognized servable version label: {label}")
+        return version
+
+    def pin(self, name: str, version: str) -> None:
+        """Requests that name no version of a model go to this one from now on, and to no other (X-12).
+
+        As long as its version policy wants it.
+        """
+        self._pins[name] = version
+        self._publish(name)
+
+    def unpin(self, name: str) -> None:
+        """They go to the newest that is ready."""
+        if self._pins.pop(name, None) is not None:
+            self._publish(name)
+
+    def pinned(self, name: str) -> str:
+        """The version of the model that is pinned; empty = none is."""
+        return self._pins.get(name, "")
+
+    # -- one tick ------------------------------------------------------------------------------
+
+    def apply(self, known: Sequence[Manifest]) -> None:
+        """Take this as the whole list of what should be served, and start what is due.
+
+        Loading goes on in the background; ``settled`` waits for it.
+        """
+        if not self._is_stopping:
+            self._known = tuple(known)
+            self._has_list = True
+            self._tick()
+            self._gone.set()  # or is wanted again
+
+    async def settled(self, name: str = "") -> None:
+        """Wait until nothing (of that model, or of those that it is made of) is on its way up.
+
+        What will be tried again is on its way.
+        """
+        names = with_members(self._known, frozenset({name}))
+        while tasks := [
+            task
+            for c in self._copies.values()
+            for task in (c.task if c.is_rising else c.adjusting,)
+            if task is not None and (not name or c.id.name in names) and not task.done()
+        ]:
+            await asyncio.wait(tasks)
+
+    async def tried(self, names: Collection[str]) -> None:
+        """Wait until each wanted version of these models is ready, or has failed once."""
+        while tasks := [
+            copy.task
+            for copy in self._copies.values()
+            if copy.id.name in names and copy.state in RISING and not copy.failures and copy.task is not None
+        ]:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+
+    async def load(self, name: str) -> None:
+        """Bring the chosen versions of a model up, failed ones again, and wait for the outcome.
+
+        Raises:
+            NotFound: ``apply`` was not told of such a model.
+            LoadFailed: at least one version did not load; what ran before still runs.
+        """
+        if not any(m.id.name == name for m in self._known):
+            raise NotFound(f"Request for unknown model: '{name}' is not found", field="model")
+        names = with_members(self._known, frozenset({name}))
+        for copy in list(self._copies.values()):
+            if copy.id.name in names and copy.state is State.FAILED:
+                self._forget(copy)
+        self._tick()
+        await self.settled(name)
+        mine = [m for m in self._bound.known if m.id.name == name]
+        if broken := [m.problem for m in mine if m.id in self._bound.broken]:
+            raise LoadFailed(f"load failed for model '{name}': {broken[0]}", field="model")
+        failed = [(m.id, m.problem) for m in missed(mine)]
+        failed += [
+            (c.id, c.reason) for c in self._copies.values() if c.id.name == name and c.state is State.FAILED
+        ]
+        if failed:
+            reasons = "; ".join(f"version {id.version} is at UNAVAILABLE state: {why}" for id, why in failed)
+            raise LoadFailed(f"load failed for model '{name}': {reasons}", field="model")
+        if name not in self._default:
+            raise LoadFailed(
+                f"load failed for model '{name}': at least one version must be available under the version "
+                f"policy of model '{name}'",
+                field="model",
+            )
+
+    async def outcome(self, id: ModelId) -> str:
+        """Wait until a version is ready, or has failed: empty, or the reason."""
+        while tasks := [
+            copy.task
+            for copy in self._copies.values()
+            if copy.id == id and copy.state in RISING and copy.task is not None and not copy.task.done()
+        ]:
+            await asyncio.wait(tasks)
+        copy = self._exact.get((id.name, id.version))
+        if copy is not None:
+            return ""
+        failed = [c.reason for c in self._copies.values() if c.id == id and c.state is State.FAILED]
+        failed += [m.problem for m in self._bound.known if m.id == id and m.problem]
+        return failed[0] if failed else "it was taken out"
+
+    async def ended(self, id: ModelId) -> None:
+        """Wait until the copies of a version that there are now are gone, or one of them is wanted again."""
+        leaving = [copy for copy in self._copies.values() if copy.id == id]
+        while any(copy.key in self._copies and not self._stays(copy) for copy in leaving):
+            self._gone.clear()
+            await self._gone.wait()
+
+    def _stays(self, copy: _Copy[ServableT]) -> bool:
+        is_up = copy.state is State.READY or copy.is_rising
+        return is_up and self._targets.get(copy.id) == copy.manifest.fingerprint
+
+    async def vacated(self, folder: Path) -> None:
+        """Wait until no copy lives on files below a folder (a resolved path)."""
+        while any(c.manifest.path.is_relative_to(folder) for c in self._copies.values()):
+            self._gone.clear()
+            await self._gone.wait()
+
+    def _tick(self) -> None:
+        """Start all that is due; a step may make others so, where models are made of models."""
+        while True:
+            present = [
+                Present(
+                    c.key,
+                    c.id,
+                    c.manifest.fingerprint,
+                    c.state,
+                    c.retry_at,
+                    c.reason,
+                    "" if c.is_rigid else c.manifest.body,
+                    c.adjusting is not None,
+                )
+                for c in self._copies.values()
+            ]
+            known, waiting, broken = self._bound = bind(self._known, present)
+            self._targets = {m.id: m.fingerprint for m in choose(known) if m.id not in waiting}
+            self._hurry()
+            steps = plan(known, present, self._clock(), waiting, broken | self._removed(), self._relabel())
+            if not steps:
+                return
+            for step in steps:
+                self._perform(step)
+
+    def _removed(self) -> set[ModelId]:
+        """Versions of handlers that are known no more: none stands for another, so none waits for another."""
+        known = {manifest.id for manifest in self._known}
+        return {c.id for c in self._copies.values() if c.manifest.format == FORMAT} - known
+
+    def _relabel(self) -> set[ModelId]:
+        """Let labels mean what is wanted, as far as it can answer; versions that they leave later."""
+        before, self._labels, leaving = self._labels, {}, set()
+        defaults, self._default_labels = self._default_labels, {}
+        for name, wanted in labels_of(self._bound.known).items():
+            ready = {v for model, v in self._exact if model == name}
+            self._labels[name] = found = settle(wanted.versions, before.get(name, {}), ready)
+            leaving |= {ModelId(name, v) for label, v in found.items() if v != wanted.versions[label]}
+            if wanted.default:
+                self._default_labels[name] = wanted.default
+        for name in defaults.keys() | self._default_labels.keys():
+            self._publish(name)  # at once, so that nobody is sent to what is about to leave
+        return leaving
+
+    def _perform(self, step: Step) -> None:
+        match step:
+            case Load(manifest):
+                self._start(manifest)
+            case Adjust(key, manifest):
+                self._adjust(self._copies[key], manifest)
+            case Drain(key):
+                self._drain(self._copies[key])
+            case Forget(key):
+                self._forget(self._copies[key])
+
+    # -- up ------------------------------------------------------------------------------------
+
+    def _start(self, manifest: Manifest) -> None:
+        failures = 0
+        for old in list(self._copies.values()):
+            if old.id == manifest.id and old.state is State.FAILED:
+                failures = old.failures
+                self._forget(old)
+        self._next_key += 1
+        copy = _Copy[ServableT](self._next_key, manifest, failures)
+        self._copies[copy.key] = copy
+        copy.task = asyncio.get_running_loop().create_task(self._bring_up(copy), name=f"load {copy.id}")
+
+    async def _bring_up(self, copy: _Copy[ServableT]) -> None:
+        async with self._loading:
+            try:
+                began = self._clock()
+                self._move(copy, State.LOADING)
+                with reporting(lambda: f"{copy.id} {copy.state.value}, {self._clock() - began:.0f} s so far"):
+                    copy.servable = await self._loader.load(copy.manifest)
+                    if self._is_wanted(copy):
+                        self._move(copy, State.WARMING)
+                        await copy.servable.warm(copy.manifest.config)
+            except asyncio.CancelledError:
+                await self._close(copy)
+                raise
+            except Exception as error:
+                await self._fail(copy, error)
+                return
+        if self._is_wanted(copy):
+            copy.load_seconds = self._clock() - began
+            self._move(copy, State.READY)
+            self._publish(copy.id.name)
+            self._tick()
+        else:
+            await self._close(copy)
+
+    def _adjust(self, copy: _Copy[ServableT], manifest: Manifest) -> None:
+        """In place: what it knows, and whom it answers, stays as it is (TR-L4)."""
+        assert copy.servable is not None
+        work = self._adjusted(copy, copy.servable, manifest)
+        copy.adjusting = asyncio.get_running_loop().create_task(work, name=f"adjust {copy.id}")
+
+    async def _adjusted(self, copy: _Copy[ServableT], servable: ServableT, manifest: Manifest) -> None:
+        try:
+            is_done = await servable.adjust(manifest)
+        except Exception as error:
+            _LOG.warning("%s is loaded anew, since its instances could not be changed: %s", copy.id, error)
+            is_done = False
+        copy.adjusting = None
+        if is_done:
+            copy.manifest = manifest
+            _LOG.info("%s has as many instances as is wanted now, and goes on as it was", copy.id)
+        else:
+            copy.is_rigid = True
+        self._tick()
+
+    def _is_wanted(self, copy: _Copy[ServableT]) -> bool:
+        return self._targets.get(copy.id) == copy.manifest.fingerprint
+
+    async def _fail(self, copy: _Copy[ServableT], error: Exception) -> None:
+        is_told = isinstance(error, SalverError)  # the event has the reason; a surprise needs its traceback
+        reason = str(error) if is_told else f"{type(error).__name__}: {error}"
+        if not is_told:
+            _LOG.error("%s did not load", copy.id, exc_info=error)
+        servable, copy.servable = copy.servable, None
+        copy.failures += 1
+        copy.reason = reason
+        if copy.failures <= self._config.retries:
+            delay = self._config.backoff_s * self._config.backoff_factor ** (copy.failures - 1)
+            copy.retry_at = self._clock() + delay
+            copy.task = asyncio.get_running_loop().create_task(self._retry(delay), name=f"retry {copy.id}")
+        self._move(copy, State.FAILED)
+        if servable is not None:
+            await self._dispose(copy.id, servable)
+        self._tick()
+
+    async def _retry(self, delay: float) -> None:
+        await asyncio.sleep(delay + _EARLY_S)
+        self._tick()
+
+    # -- down ----------------------------------------------------------------------------------
+
+    def _drain(self, copy: _Copy[ServableT]) -> None:
+        self._move(copy, State.DRAINING)
+        self._publish(copy.id.name)
+        copy.on_idle = lambda: self._close_if_idle(copy)
+        leave = getattr(copy.servable, "leave", None)
+        if leave is not None and self._knows(copy.id.name):
+            copy.ending = asyncio.get_running_loop().create_task(
+                self._see_off(copy, leave), name=f"end sequences of {copy.id}"
+            )
+        self._close_if_idle(copy)
+
+    def _knows(self, name: str) -> bool:
+        return any(manifest.id.name == name for manifest in self._known)
+
+    async def _see_off(self, copy: _Copy[ServableT], leave: Callable[[float], Awaitable[None]]) -> None:
+        await leave(self._config.sequences_s)
+        copy.ending = None
+        self._close_if_idle(copy)
+
+    def _hurry(self) -> None:
+        """Sequences of models that are unloaded are not waited for: as in Triton, nobody answers them."""
+        for copy in list(self._copies.values()):
+            if copy.ending is not None and not self._knows(copy.id.name):
+                copy.ending.cancel()
+                copy.ending = None
+                self._close_if_idle(copy)
+
+    def _close_if_idle(self, copy: _Copy[ServableT]) -> None:
+        if not copy.leases and copy.ending is None:
+            self._start_closing(copy)
+
+    def _start_closing(self, copy: _Copy[ServableT]) -> None:
+        copy.on_idle = None
+        copy.task = asyncio.get_running_loop().create_task(self._close(copy), name=f"unload {copy.id}")
+
+    async def _close(self, copy: _Copy[ServableT]) -> None:
+        """To GONE, from any state but READY and FAILED."""
+        if copy.state is not State.NEW:
+            self._move(copy, State.UNLOADING)
+        servable, copy.servable = copy.servable, None
+        if servable is not None:
+            await self._dispose(copy.id, servable)
+            del servable
+            await asyncio.to_thread(self._reclaim)
+        self._forget(copy)
+
+    async def _dispose(self, id: ModelId, servable: ServableT) -> None:
+        try:
+            await servable.close()
+        except Exception:
+            _LOG.exception("%s did not close cleanly", id)
+
+    def _forget(self, copy: _Copy[ServableT]) -> None:
+        if copy.state in (State.NEW, State.FAILED) and copy.task is not None:
+            copy.task.cancel()
+        self._move(copy, State.GONE)
+        self._copies.pop(copy.key, None)
+        self._ended.pop(copy.id, None)
+        self._ended[copy.id] = None
+        if len(self._ended) > _MOST_ENDED:
+            del self._ended[next(iter(self._ended))]
+        self._gone.set()
+
+    async def drain(self, grace: float) -> None:
+        """Shut down: no new leases; wait for those out, ``grace`` seconds at most; close all.
+
+        Loads under way are cancelled when the grace time is over.
+        """
+        self._is_stopping = True
+        self._known = ()
+        self._tick()
+        try:
+            async with asyncio.timeout(grace):
+                while self._copies:
+                    self._gone.clear()
+                    await self._gone.wait()
+            return
+        except TimeoutError:
+            pass
+        for copy in list(self._copies.values()):
+            if copy.state is State.DRAINING:
+                _LOG.warning("%s is closed with %d requests still running", copy.id, copy.leases)
+                self._start_closing(copy)
+            elif copy.task is not None and copy.state in RISING:
+                copy.task.cancel()
+        tasks = [c.task for c in self._copies.values() if c.task is not None]
+        if tasks:
+            await asyncio.wait(tasks, timeout=_CLOSE_S)
+        for copy in self._copies.values():
+            _LOG.error("%s does not close; left to the end of the process", copy.id)
+
+    # -- what the others see -------------------------------------------------------------------
+
+    def ready(self) -> bool:
+        """True when every known model has all its chosen versions loaded, and at least one."""
+        if self._is_stopping or not self._has_list:
+            return False
+        if {id.name for id in self._targets} != {m.id.name for m in self._known}:
+            return False
+        return all(
+            (copy := self._exact.get((id.name, id.version))) is not None
+            and copy.manifest.fingerprint == fingerprint
+            for id, fingerprint in self._targets.items()
+        )
+
+    def wanted(self) -> frozenset[str] | None:
+        """Names of the models that should be served; None = nobody has said yet, or the server ends."""
+        if self._is_stopping or not self._has_list:
+            return None
+        return frozenset(manifest.id.name for manifest in self._known)
+
+    def statuses(self) -> tuple[VersionStatus, ...]:
+        """One row a version, sorted; a running copy tells why its successor is not there."""
+        rows: dict[ModelId, VersionStatus] = {}
+        for manifest in self._bound.known:
+            state, reason = State.NEW, self._bound.waiting.get(manifest.id, "")
+            if manifest.problem:
+                state, reason = State.FAILED, manifest.problem
+            elif manifest.id not in self._targets and not reason:
+                state, reason = State.GONE, "not among the versions that the model's version policy wants"
+            rows[manifest.id] = VersionStatus(manifest.id, state, reason, manifest.backend)
+        copies = sorted(self._copies.values(), key=lambda c: (c.state is State.READY, c.key))
+        for copy in copies:  # a ready copy comes last and wins
+            size = copy.servable.bytes if copy.servable is not None else 0
+            reason = copy.reason
+            if copy.state is State.READY:
+                reason = "; ".join(self._pending_reasons(copy))
+            elif copy.ending is not None:
+                reason = "replaced, and open to the sequences that it knows until they end"
+            rows[copy.id] = VersionStatus(
+                copy.id, copy.state, reason, copy.manifest.backend, size, copy.load_seconds
+            )
+        return tuple(sorted(rows.values(), key=lambda row: (row.id.name, version_key(row.id.version))))
+
+    def versions(self, name: str) -> tuple[VersionStatus, ...]:
+        """A model's versions that are or were to be served; those that have ended are GONE."""
+        rows = {
+            row.id: row
+            for row in self.statuses()
+            if row.id.name == name and (row.state not in (State.NEW, State.GONE) or row.id in self._targets)
+        }
+        ended = [id for id in self._ended if id.name == name and id not in rows]
+        return (*rows.values(), *(VersionStatus(id, State.GONE) for id in ended))
+
+    def labels(self) -> Mapping[str, Mapping[str, str]]:
+        """The version that each label means now, by model."""
+        return self._labels
+
+    def servable(self, id: ModelId) -> ServableT | None:
+        """What answers for a version now; None = nothing does."""
+        copy = self._exact.get((id.name, id.version))
+        return copy.servable if copy is not None else None
+
+    def servables(self) -> list[ServableT]:
+        """What can answer now, one for each version."""
+        return [copy.servable for copy in list(self._exact.values()) if copy.servable is not None]
+
+    def _pending_reasons(self, copy: _Copy[ServableT]) -> Iterator[str]:
+        """Why this running copy is not the one that its owner wants."""
+        for manifest in self._bound.known:
+            if manifest.id == copy.id and manifest.problem:
+                yield f"still the files of before, because now: {manifest.problem}"
+        for other in self._copies.values():
+            if other.id == copy.id and other.state is State.FAILED:
+                yield f"still the files of before, because the new ones did not load: {other.reason}"
+
+    def _publish(self, name: str) -> None:
+        """Set the routes of a model; nothing awaits in here."""
+        copies = [c for c in self._copies.values() if c.id.name == name]
+        for copy in copies:
+            self._exact.pop((name, copy.id.version), None)
+        self._default.pop(name, None)
+        ready = [c for c in copies if c.state is State.READY]
+        for copy in sorted(ready, key=lambda c: (version_key(c.id.version), c.key)):
+            self._exact[name, copy.id.version] = copy
+            if self._default_version(name, copy.id.version) == copy.id.version:
+                self._default[name] = copy
+            self._once.add(name)
+
+    def _default_version(self, name: str, newest: str) -> str:
+        """The version that requests mean that name none, where it is settled; else the newest."""
+        pin, labels = self._pins.get(name), self._labels.get(name, {})
+        if pin and not self._is_let_go(ModelId(name, pin)):
+            return pin
+        return labels.get(self._default_labels.get(name, ""), newest)
+
+    def _is_let_go(self, id: ModelId) -> bool:
+        """Does its version policy not want it, and has it gone? Its pin waits until it is wanted again."""
+        if id in self._targets or id in self._bound.waiting:
+            return False
+        if any(copy.id == id and copy.state is State.READY for copy in self._copies.values()):
+            return False
+        return any(m.id == id and not m.problem for m in self._bound.known)
+
+    def _move(self, copy: _Copy[ServableT], after: State) -> None:
+        before, copy.state = copy.state, advance(copy.state, after)
+        self._emit(StateChanged(copy.id, before, after, copy.reason))

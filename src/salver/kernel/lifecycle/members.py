@@ -1,0 +1,207 @@
+"""Which ensembles can be brought up, of which copies of their models?
+
+Pure: an ensemble is bound to copies that are ready, and its fingerprint tells which ones. When one of them
+is replaced it is another ensemble, brought up beside the running one as after a change of its files. While
+models are on their way up it waits; without them it is broken, and goes. The texts are Triton's.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, NamedTuple, Protocol, TypeVar
+
+from msgspec.structs import replace
+
+from salver.kernel.lifecycle.policy import Present, choose, version_key
+from salver.kernel.lifecycle.states import RISING
+from salver.words.artifacts import Manifest
+from salver.words.messages import ModelId, State
+
+_NONE: Final[Mapping[ModelId, str]] = {}
+
+
+class Bound(NamedTuple):
+    """The wanted list, seen with what is there.
+
+    Attributes:
+        known: Everything; ensembles with their fingerprints, or with the problem that they have.
+        waiting: Ensembles that are not to be loaded yet, and why.
+        broken: Ensembles without a model that they need.
+    """
+
+    known: tuple[Manifest, ...]
+    waiting: Mapping[ModelId, str] = _NONE
+    broken: frozenset[ModelId] = frozenset()
+
+
+class _Verdict(NamedTuple):
+    """On one ensemble: at most one of the two is said."""
+
+    waits: str = ""
+    problem: str = ""
+    keys: tuple[int, ...] = ()
+
+
+def bind(known: Sequence[Manifest], present: Sequence[Present]) -> Bound:
+    """What can be made of the ensembles now."""
+    if not any(manifest.config.ensemble.steps for manifest in known):
+        return Bound(tuple(known))
+    binder = _Binder(known, present)
+    bound, waiting, broken = [], {}, set()
+    for manifest in known:
+        if not manifest.config.ensemble.steps or manifest.problem:
+            bound.append(manifest)
+            continue
+        verdict = binder.verdict(manifest)
+        if verdict.problem:
+            broken.add(manifest.id)
+            bound.append(replace(manifest, problem=verdict.problem))
+            continue
+        if verdict.waits:
+            waiting[manifest.id] = verdict.waits
+        bound.append(replace(manifest, fingerprint=_fingerprint(manifest, verdict)))
+    return Bound(tuple(bound), waiting, frozenset(broken))
+
+
+def with_members(known: Sequence[Manifest], names: frozenset[str]) -> frozenset[str]:
+    """These models, and those that they are made of.
+
+    Args:
+        known: Everything there is.
+    """
+    members: dict[str, set[str]] = {}
+    for manifest in known:
+        models = {name for name, _ in manifest.config.ensemble.models}
+        members.setdefault(manifest.id.name, set()).update(models)
+    found = set(names)
+    while more := {name for each in found for name in members.get(each, ())} - found:
+        found |= more
+    return frozenset(found)
+
+
+class _Binder:
+    """One look at everything."""
+
+    def __init__(self, known: Sequence[Manifest], present: Sequence[Present]) -> None:
+        self._known = _by_name(known)
+        self._chosen = _by_name(choose(known))
+        self._present = _by_name(present)
+        self._members = {
+            name: {model for manifest in manifests for model, _ in manifest.config.ensemble.models}
+            for name, manifests in self._known.items()
+            if any(manifest.config.ensemble.steps for manifest in manifests)
+        }
+        self._verdicts: dict[ModelId, _Verdict] = {}
+
+    def verdict(self, manifest: Manifest) -> _Verdict:
+        """On an ensemble."""
+        if manifest.id not in self._verdicts:
+            self._verdicts[manifest.id] = self._judge(manifest)
+        return self._verdicts[manifest.id]
+
+    def _judge(self, manifest: Manifest) -> _Verdict:
+        name, models = manifest.id.name, manifest.config.ensemble.models
+        if missing := [model for model, _ in models if model not in self._known]:
+            text = f"ensemble {name} contains models that are not available or ambiguous: "
+            return _Verdict(problem=text + ", ".join(sorted(set(missing))))
+        if last := self._circle(name):
+            text = f"circular dependency between ensembles: {name} -> ... -> {last} -> {name}"
+            return _Verdict(problem=text)
+        keys, coming = [], []
+        for model, version in models:
+            if (copy := self._answering(model, version)) is not None:
+                keys.append(copy.key)
+            elif self._comes(model, version):
+                coming.append(model)
+            else:
+                problem = f"ensemble '{name}' depends on '{model}' {self._reason(model, version)}"
+                return _Verdict(problem=problem)
+        waits = f"waits for its models {', '.join(dict.fromkeys(coming))}" if coming else ""
+        return _Verdict(waits, keys=tuple(keys))
+
+    def _circle(self, name: str) -> str:
+        """The last ensemble on the way from this one to itself; empty if there is no such way."""
+        reached = sorted(self._members[name])
+        seen = set(reached)
+        for each in reached:  # which grows
+            members = self._members.get(each, set())
+            if name in members:
+                return each
+            reached += sorted(members - seen)
+            seen |= members
+        return name if name in seen else ""
+
+    def _answering(self, name: str, version: str) -> Present | None:
+        """The copy that answers a request for that version, or for the newest."""
+        ready = [
+            copy
+            for copy in self._present.get(name, ())
+            if copy.state is State.READY and version in ("", copy.id.version) and not self._is_broken(copy.id)
+        ]
+        return max(ready, key=lambda copy: (version_key(copy.id.version), copy.key), default=None)
+
+    def _is_broken(self, id: ModelId) -> bool:
+        """An ensemble that is about to go."""
+        return any(
+            self.verdict(manifest).problem != ""
+            for manifest in self._known.get(id.name, ())
+            if manifest.config.ensemble.steps and manifest.id == id
+        )
+
+    def _wanted(self, name: str, version: str) -> list[Manifest]:
+        return [m for m in self._chosen.get(name, ()) if version in ("", m.id.version)]
+
+    def _comes(self, name: str, version: str) -> bool:
+        """It is on its way up, or about to be."""
+        for manifest in self._wanted(name, version):
+            fingerprint = manifest.fingerprint
+            if manifest.config.ensemble.steps:
+                verdict = self.verdict(manifest)
+                if verdict.problem:
+                    continue
+                if verdict.waits:
+                    return True
+                fingerprint = _fingerprint(manifest, verdict)
+            mine = self._present.get(name, ())
+            copies = [c for c in mine if c.id == manifest.id and c.fingerprint == fingerprint]
+            if not copies or any(c.state in RISING or c.retry_at is not None for c in copies):
+                return True
+        return False
+
+    def _reason(self, name: str, version: str) -> str:
+        """Why a model that is there is of no use to an ensemble."""
+        wanted = self._wanted(name, version)
+        failed = "; ".join(
+            f"version {copy.id.version} is at UNAVAILABLE state: {copy.reason}"
+            for copy in self._present.get(name, ())
+            if copy.state is State.FAILED and any(copy.id == m.id for m in wanted)
+        )
+        for manifest in self._known[name]:
+            problem = manifest.problem
+            if not problem and manifest.config.ensemble.steps:
+                problem = self.verdict(manifest).problem
+            if problem and version in ("", manifest.id.version):
+                return f"which is not valid. Model '{name}' failed with error: {problem}"
+        if failed:
+            return f"which has no loaded version. Model '{name}' loading failed with error: {failed};"
+        if version:
+            return f"whose required version {version} is not loaded."
+        return "which has no loaded version."
+
+
+class _Versioned(Protocol):
+    @property
+    def id(self) -> ModelId: ...
+
+
+_VersionedT = TypeVar("_VersionedT", bound=_Versioned)
+
+
+def _by_name(found: Iterable[_VersionedT]) -> dict[str, list[_VersionedT]]:
+    named: dict[str, list[_VersionedT]] = {}
+    for each in found:
+        named.setdefault(each.id.name, []).append(each)
+    return named
+
+
+def _fingerprint(manifest: Manifest, verdict: _Verdict) -> str:
+    """Of an ensemble of these copies; of one that waits, it is none that a copy has."""
+    return f"{manifest.fingerprint}+{'?' if verdict.waits else ','.join(map(str, verdict.keys))}"

@@ -1,0 +1,35 @@
+"""How may a loaded copy of a version move through its life? A table, and the one way to use it."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from salver.words.messages import State
+
+#: From a state to those that may follow it.
+MOVES: Final[Mapping[State, frozenset[State]]] = {
+    State.NEW: frozenset({State.LOADING, State.GONE}),
+    State.LOADING: frozenset({State.WARMING, State.UNLOADING, State.FAILED}),
+    State.WARMING: frozenset({State.READY, State.UNLOADING, State.FAILED}),
+    State.READY: frozenset({State.DRAINING}),
+    State.DRAINING: frozenset({State.UNLOADING}),
+    State.UNLOADING: frozenset({State.GONE}),
+    State.FAILED: frozenset({State.GONE}),
+    State.GONE: frozenset(),
+}
+
+#: On the way to READY.
+RISING: Final = frozenset({State.NEW, State.LOADING, State.WARMING})
+
+
+def advance(before: State, after: State) -> State:
+    """The state after a move.
+
+    Raises:
+        ValueError: if the table has no such move: a defect of the caller.
+
+    >>> advance(State.WARMING, State.READY).value
+    'READY'
+    """
+    if after not in MOVES[before]:
+        raise ValueError(f"no move from {before} to {after}")
+    return after

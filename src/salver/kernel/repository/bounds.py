@@ -1,0 +1,285 @@
+"""Bounds of every number that a configuration may hold, by what this machine can bear.
+
+A table by the field's path, checked by walking the whole record: a field that is in no table must still be a
+finite number of 64 bits. Nothing is allocated, and no number is repeated over, before it has been checked.
+"""
+
+import functools
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from salver.words.artifacts import KeptState, ModelConfig, WarmupSample
+from salver.words.errors import InvalidInput
+from salver.words.handlers import MOST_WORKERS
+
+_INT64: Final = (1 << 63) - 1
+#: 100 years in milliseconds: longer than anybody waits, and what timers take.
+_LONGEST_MS: Final = 100 * 366 * 86_400_000
+_ROWS: Final = 1 << 20
+_WAITING: Final = 1 << 24
+_PER_CORE: Final = 64
+_THREADS_PER_CORE: Final = 256
+_SLOTS: Final = 1 << 22
+
+
+class Machine(NamedTuple):
+    """What bounds are made of: usable cores, and bytes of memory."""
+
+    cores: int
+    memory: int
+
+
+@functools.cache
+def machine() -> Machine:
+    """What this process runs on."""
+    return Machine(len(os.sched_getaffinity(0)), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+
+class Most(NamedTuple):
+    """An upper bound, and where it comes from."""
+
+    value: float
+    why: str = ""
+
+    def __str__(self) -> str:
+        """As a caller is told."""
+        value = int(self.value)
+        return f"{value} ({self.why})" if self.why else f"{value}"
+
+
+def most_instances(here: Machine) -> Most:
+    """Instances of a model, or threads of a run."""
+    return Most(
+        _PER_CORE * here.cores, f"{_PER_CORE} for each of the {here.cores} cores that this server may use"
+    )
+
+
+def most_workers(here: Machine) -> int:
+    """Workers of a handler, each of which is a process."""
+    return min(MOST_WORKERS, _PER_CORE * here.cores)
+
+
+_Bound = float | Callable[[Machine], Most]
+#: By path; of several numbers each.
+_OF_MODEL: Final[Mapping[str, _Bound]] = {
+    "batching.max_rows": _ROWS,
+    "batching.max_delay_ms": _LONGEST_MS,
+    "batching.max_queue": _WAITING,
+    "batching.max_queue_rows": 1 << 40,
+    "batching.max_request_rows": 1 << 31,
+    "batching.preferred_rows": _ROWS,
+    "batching.sizes": _ROWS,
+    "bulk.max_rows": _ROWS,
+    "bulk.max_run_ms": _LONGEST_MS,
+    "ensemble.max_inflight_requests": _WAITING,
+    "fairness.max_tenants": _ROWS,
+    "instances.count": most_instances,
+    "instances.threads": most_instances,
+    "instances.memory_limit_mb": 1 << 24,
+    "instances.run_timeout_s": _LONGEST_MS / 1000,
+    "instances.rate_limits.count": most_instances,
+    "instances.rate_limits.priority": 1 << 32,
+    "instances.rate_limits.resources": 1 << 32,
+    "limit.interval_ms": _LONGEST_MS,
+    "limit.target_delay_ms": _LONGEST_MS,
+    "logging.files": 10_000,
+    "logging.max_mb": 1 << 24,
+    "objective.deadline_ms": _LONGEST_MS,
+    "objective.latency_p99_ms": _LONGEST_MS,
+    "priorities.max_passes": 1 << 32,
+    "queue.max_size": 1 << 32,
+    "queue.timeout_ms": 1 << 64,
+    "queue.levels.max_size": 1 << 32,
+    "queue.levels.timeout_ms": 1 << 64,
+    "sequences.candidates": _ROWS,
+    "sequences.controls.values": 1 << 31,
+    "sequences.idle_ms": 1 << 64,
+    "sequences.max_delay_ms": 1 << 64,
+    "sequences.preferred_rows": _ROWS,
+    "steps.max_chunk": _ROWS,
+    "steps.max_context": 1 << 24,
+    "steps.max_sequences": 1 << 16,
+    "steps.max_tokens": 1 << 40,
+    "timeout_ms": 1 << 64,
+    "versions.latest": 1 << 32,
+    "warmup.free_dim": _ROWS,
+    "warmup.replays": 10_000,
+    "warmup.rounds": 10_000,
+    "warmup.rows": _ROWS,
+    "warmup.samples.rounds": 10_000,
+    "warmup.samples.rows": _ROWS,
+    "workers.batch_size": 1 << 31,
+    "workers.least": lambda here: Most(most_workers(here)),
+}
+_OF_SERVER: Final[Mapping[str, _Bound]] = {
+    "front.port": 65_535,
+    "more.port": 65_535,
+    "front.grace_seconds": _LONGEST_MS / 1000,
+    "more.grace_seconds": _LONGEST_MS / 1000,
+    "grpc_compression": 9,
+    "instances": most_instances,
+    "max_body_mb": 1 << 24,
+    "max_message_mb": 4095,
+    "poll_seconds": _LONGEST_MS / 1000,
+    "threads": most_instances,
+}
+#: Fields of a model that may be below 0; their own rules say how far.
+_SIGNED: Final = frozenset(
+    {
+        "steps.end_token",
+        "sequences.controls.values",
+        "sequences.states.initial_shape",
+        "sequences.states.shape",
+        *(f"{table}{side}" for table in ("", "reshape.") for side in ("inputs", "outputs")),
+        *(f"{side}.shape" for side in ("inputs", "outputs")),
+    }
+)
+#: What the fields are called in Triton's configuration.
+_TRITON: Final[Mapping[str, str]] = {
+    "batching.max_delay_ms": "dynamic_batching.max_queue_delay_microseconds",
+    "batching.max_queue": "dynamic_batching.default_queue_policy.max_queue_size",
+    "batching.max_rows": "max_batch_size",
+    "batching.preferred_rows": "dynamic_batching.preferred_batch_size",
+    "ensemble.max_inflight_requests": "ensemble_scheduling.max_inflight_requests",
+    "instances.count": "instance_group.count",
+    "instances.rate_limits.count": "instance_group.count",
+    "instances.threads": "parameters.intra_op_thread_count",
+    "sequences.candidates": "sequence_batching.oldest.max_candidate_sequences",
+    "sequences.states": "sequence_batching.state",
+    "warmup.free_dim": "model_warmup.inputs.dims",
+    "warmup.rounds": "model_warmup.count",
+    "warmup.rows": "model_warmup.batch_size",
+    "warmup.samples": "model_warmup.inputs.dims",
+}
+
+
+class Misfit(NamedTuple):
+    """A number that cannot be: where it stands, and what is wrong with it."""
+
+    path: str
+    problem: str
+
+    @property
+    def triton_path(self) -> str:
+        """Where it stands in a ``config.pbtxt``."""
+        return _TRITON.get(self.path, self.path)
+
+
+def misfit(config: ModelConfig, here: Machine | None = None) -> Misfit | None:
+    """The first number that no machine, or not this one, can bear.
+
+    >>> from salver.words.artifacts import Instances
+    >>> print(misfit(ModelConfig(instances=Instances(count=10**9)), Machine(2, 1 << 34)).problem)
+    is 1000000000, and must be at most 128 (64 for each of the 2 cores that this server may use)
+    """
+    here = here or machine()
+    return _beyond(config, _OF_MODEL, here) or _negative(config) or _too_much(config, here)
+
+
+def fixed_bounds() -> dict[str, float]:
+    """Return the upper bounds of a model's numbers that are the same on every machine, by path."""
+    return {path: bound for path, bound in _OF_MODEL.items() if not callable(bound)}
+
+
+def check_server(config: msgspec.Struct) -> None:
+    """Refuse a number of a server's configuration that cannot be.
+
+    Raises:
+        InvalidInput: naming the field and its bound.
+    """
+    found = _beyond(config, _OF_SERVER, machine()) or next(
+        (
+            Misfit(path, f"is {value}, and must not be negative")
+            for path, value in _numbers(config, "")
+            if value < 0 and path in _OF_SERVER
+        ),
+        None,
+    )
+    if found:
+        raise InvalidInput(f"{found.path} {found.problem}", field=found.path)
+
+
+def _beyond(record: msgspec.Struct, table: Mapping[str, _Bound], here: Machine) -> Misfit | None:
+    for path, value in _numbers(record, ""):
+        if isinstance(value, float) and not math.isfinite(value):
+            return Misfit(path, f"is {value}, and must be finite")
+        bound = table.get(path, _INT64)
+        most = bound(here) if callable(bound) else Most(bound)
+        if value > most.value:
+            return Misfit(path, f"is {value}, and must be at most {most}")
+        if value < -_INT64:
+            return Misfit(path, f"is {value}, and must be at least {-_INT64}")
+    return None
+
+
+def _negative(config: ModelConfig) -> Misfit | None:
+    for path, value in _numbers(config, ""):
+        if value < 0 and path not in _SIGNED:
+            return Misfit(path, f"is {value}, and must not be negative")
+    return None
+
+
+def _numbers(value: Any, path: str) -> Iterator[tuple[str, float]]:
+    """Every number below, with the path of its field."""
+    if isinstance(value, bool | str | bytes):
+        return
+    if isinstance(value, int | float):
+        yield path, value
+    elif isinstance(value, msgspec.Struct):
+        for name in value.__struct_fields__:
+            yield from _numbers(getattr(value, name), f"{path}.{name}" if path else name)
+    elif isinstance(value, tuple | list | Mapping):
+        parts = value.values() if isinstance(value, Mapping) else value
+        for part in parts:
+            if isinstance(part, str):
+                return  # labels, which may be very many
+            yield from _numbers(part, path)
+
+
+def _too_much(config: ModelConfig, here: Machine) -> Misfit | None:
+    """Numbers that each may be, and not together."""
+    instances, steps, sequences = config.instances, config.steps, config.sequences
+    count = max(1, instances.count)
+    threads = count * max(1, instances.threads)
+    if threads > (most := _THREADS_PER_CORE * here.cores):
+        return Misfit(
+            "instances.threads",
+            f"makes {threads} threads of {count} instances; there may be {most}, {_THREADS_PER_CORE} for "
+            f"each of the {here.cores} cores that this server may use",
+        )
+    slots = count * (sequences.candidates or config.batching.max_rows)
+    if sequences.strategy and slots > _SLOTS:
+        return Misfit("sequences.candidates", f"makes {slots} slots of {count} instances, of {_SLOTS}")
+    if steps.vocabulary and steps.max_sequences * steps.max_context > here.memory:
+        return Misfit(
+            "steps.max_context",
+            f"makes {steps.max_sequences * steps.max_context} tokens of {steps.max_sequences} sequences, and "
+            f"there are {here.memory} bytes of memory",
+        )
+    room = here.memory // 4
+    for sample in config.warmup.samples:
+        if (size := _size_of(sample)) > room:
+            return Misfit(
+                "warmup.samples", f"makes a request of {size} bytes; at most a quarter of the memory, {room}"
+            )
+    for state in sequences.states:
+        if (size := _size_of_state(state)) > room:
+            return Misfit(
+                "sequences.states", f"makes a state of {size} bytes; at most a quarter of the memory, {room}"
+            )
+    return None
+
+
+def _size_of(sample: WarmupSample) -> int:
+    return sample.rows * sum(
+        [math.prod(told.shape) * (told.datatype.itemsize or 8) for told in sample.inputs.values()]
+    )
+
+
+def _size_of_state(state: KeptState) -> int:
+    extents = state.initial_shape or [1 if extent == -1 else extent for extent in state.shape]
+    return math.prod(extents) * (state.datatype.itemsize or 8)

@@ -1,0 +1,444 @@
+"""What in a folder is a model, what a version, and which file is the artefact?
+
+Reads structure and, through ``recognise``, content; nothing is opened twice and no list is kept.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from pathlib import Path, PurePath
+from typing import Final
+
+import msgspec
+
+from salver.backends.mlmodel import MLMODEL, parse_mlmodel
+from salver.dialects.torchserve.archive import called, with_archive
+from salver.dialects.triton.config_view import parameters
+from salver.kernel.repository import advice
+from salver.kernel.repository.config import RepositoryConfig
+from salver.kernel.repository.fingerprint import Measured
+from salver.kernel.repository.names import (
+    GENERIC_STEMS,
+    is_padded_version,
+    is_version,
+    is_visible,
+    model_name,
+)
+from salver.kernel.repository.ports import Recognise, Recognised
+from salver.kernel.repository.settings import PBTXT, TOML, Settings, of_one_version, program_of, read_settings
+from salver.stores import Entry, FileStore, Store, StoreFailed
+from salver.words.artifacts import Manifest, ModelConfig, Versions
+from salver.words.errors import SalverError
+from salver.words.handlers import FORMAT
+from salver.words.messages import ModelId, TensorSpec
+
+#: Backends whose users number versions with leading zeros (``00000123``).
+_PADDING: Final = frozenset({"tensorflow", "litert"})
+#: Folders beside the versions that hold something else.
+_BESIDE: Final = frozenset({"configs", "initial_state", "warmup"})
+_MAX_MLMODEL: Final = 1 << 20
+#: Models made of others: there is no artefact, and a version's folder, if there is one, is empty.
+_ENSEMBLE: Final = Recognised("ensemble", "ensemble")
+#: Formats of other backends that one can run as well, where its owner asks for it.
+_READ_BY: Final = {"openvino": ("onnx",)}
+_NO_TREELITE: Final = (
+    "Treelite checkpoints are not served; put the XGBoost, LightGBM or scikit-learn model there that it was "
+    "made of, and say so in model_type"
+)
+
+
+class Found(msgspec.Struct, frozen=True):
+    """An artefact in a store.
+
+    Attributes:
+        code: The program that runs it, of a backend that is one.
+    """
+
+    path: str
+    what: Recognised
+    code: Path | None = None
+
+
+class Layout:
+    """Reads one store.
+
+    Args:
+        override_of: Configuration of a model as a load request brought it, or empty.
+    """
+
+    def __init__(
+        self, store: Store, recognise: Recognise, override_of: Callable[[str], str], config: RepositoryConfig
+    ) -> None:
+        self._store = store
+        self._config = config
+        self._recognise = recognise
+        self._override_of = override_of
+
+    def read(self) -> Iterator[Manifest]:
+        """Every version of every model.
+
+        Raises:
+            StoreFailed: the root cannot be read.
+        """
+        root = self._store.local_path("")
+        entry = self._store.stat("")
+        if entry is not None and not entry.is_folder:
+            if isinstance(self._store, FileStore):  # its configuration may lie beside it
+                beside = Layout(FileStore(root.parent), self._recognise, self._override_of, self._config)
+                yield from self._at(root, [beside._file(root.name)])
+            else:
+                yield from self._at(root, [self._file("")])
+            return
+        entries = self._visible("")
+        is_configured = _is_configured(entries)
+        if not is_configured and (found := self._look("")):
+            yield from self._at(root, [self._bare(found)])
+            return
+        if is_configured or any(e.is_folder and is_padded_version(e.name) for e in entries):
+            yield from self._at(root, self._model("", root.resolve().name, entries))
+            return
+        found_below = [
+            manifest
+            for entry in entries
+            for manifest in self._at(self._store.local_path(entry.name), self._child(entry))
+        ]
+        said = advice.of_folder(root, [entry.name for entry in entries])
+        if said and not any(manifest.format for manifest in found_below):
+            name = model_name(root.resolve().name)
+            found_below = list(self._at(root, [_broken(ModelId(name, "1"), root, said)]))
+        yield from found_below
+
+    def one(self, name: str) -> Iterator[Manifest]:
+        """Every version of the model of that name, whose folder the whole store is."""
+        yield from self._at(self._store.local_path(""), self._model("", name, self._visible("")))
+
+    def of_base_path(self, name: str, only: Collection[str] = ()) -> Iterator[Manifest]:
+        """The same, where only folders of versions count (TF-L1).
+
+        Args:
+            only: Names of those that are looked at; none = all.
+        """
+        entries = self._visible("")
+        numbers = {e.name for e in entries if e.is_folder and is_padded_version(e.name)}
+        if only:
+            entries = tuple(e for e in entries if e.name not in numbers or e.name in only)
+            numbers = {number for number in numbers if number in only}
+        if numbers:
+            yield from self._at(self._store.local_path(""), self._model("", name, entries))
+
+    def _at(self, home: Path, manifests: Iterable[Manifest]) -> Iterator[Manifest]:
+        for manifest in manifests:
+            yield msgspec.structs.replace(manifest, home=home)
+
+    def _child(self, entry: Entry) -> Iterator[Manifest]:
+        """A file or folder right below a repository of many."""
+        local = self._store.local_path(entry.name)
+        try:
+            below = self._visible(entry.name) if entry.is_folder else ()
+            if not _is_configured(below) and (found := self._look(entry.name)):
+                yield self._bare(found)
+            elif below:  # empty: being filled
+                yield from self._model(entry.name, entry.name, below)
+        except SalverError as error:
+            yield _broken(
+                ModelId(entry.name if entry.is_folder else _bare_name(local), "1"), local, str(error)
+            )
+
+    def _file(self, path: str) -> Manifest:
+        """A file that somebody named: it is a model, or has a problem."""
+        local = self._store.local_path(path)
+        id = ModelId(_bare_name(local), "1")
+        try:
+            if found := self._look(path):
+                beside = self._own("", id.name) if path else None
+                if beside is None or beside.config.filename not in ("", path):
+                    return self._bare(found)
+                return self._with_own(found, id, beside)
+        except SalverError as error:
+            return _broken(id, local, str(error))
+        return _broken(id, local, advice.unrecognised_file(local))
+
+    def _with_own(self, found: Found, id: ModelId, settings: Settings) -> Manifest:
+        """A file that somebody named, with the configuration that lies beside it."""
+        local = self._store.local_path(found.path)
+        if settings.problem:
+            return _unreadable(id, local, settings)
+        wanted = settings.config.backend
+        fitting = _for(found, wanted) if wanted else found
+        if fitting is None:
+            return _broken(
+                id, local, f"{local} is {found.what.format}, which is nothing for the {wanted} backend"
+            )
+        theirs = settings.own.config.backend if settings.own else wanted
+        own = _for(found, theirs) if theirs else found
+        return self._manifest(id, fitting, found.path, settings, own or "")
+
+    def _model(self, folder: str, name: str, entries: tuple[Entry, ...]) -> Iterator[Manifest]:
+        """A folder of versions, or one with the artefact right in it."""
+        settings = read_settings(self._store, folder, name, self._override_of(name), self._config)
+        numbers = [e for e in entries if e.is_folder and is_padded_version(e.name)]
+        if not numbers:
+            yield self._version(folder, ModelId(name, "1"), settings)
+            return
+        numbers, twice = _told_apart(numbers)
+        manifests: list[Manifest] = []
+        skipped = [
+            e.name for e in entries if e.is_folder and not is_padded_version(e.name) and e.name not in _BESIDE
+        ]
+        for entry in numbers:
+            below = _join(folder, entry.name)
+            manifest = self._version(below, ModelId(name, entry.name), self._own(below, name) or settings)
+            is_padding_fine = not settings.files and manifest.backend in _PADDING
+            if is_version(entry.name) or is_padding_fine:
+                manifests.append(manifest)
+            else:
+                skipped.append(entry.name)
+        notices: tuple[str, ...] = ()
+        if skipped:
+            names = ", ".join(sorted(skipped)[:5]) + (", …" if len(skipped) > 5 else "")
+            rule = "a version folder is a number without leading zero"
+            notices = (f"skipped {names} in {self._store.local_path(folder)}: {rule}",)
+        notices += tuple(f"{self._store.local_path(folder)}: skipped {words}" for words in twice)
+        if not manifests:
+            where = self._store.local_path(folder)
+            yield _broken(ModelId(name, "1"), where, f"{where} has no version folder; {notices[0]}")
+        for manifest in manifests:
+            yield msgspec.structs.replace(manifest, notices=manifest.notices + notices)
+
+    def _own(self, folder: str, name: str) -> Settings | None:
+        """Those of a version that brings its own, as versions of a registry do."""
+        if all(self._store.stat(_join(folder, file)) is None for file in (TOML, PBTXT)):
+            return None
+        return read_settings(self._store, folder, name, self._override_of(name), self._config)
+
+    def _bare(self, found: Found) -> Manifest:
+        """An artefact that stands for a model of one version, or says itself for which."""
+        name, version = _bare_name(self._store.local_path(found.path)), "1"
+        if found.what.format == FORMAT:
+            name, version = called(self._store.local_path(found.path), name)
+        override = self._override_of(name)
+        settings = Settings()
+        if override or self._config.wants_whole:
+            settings = read_settings(self._store, found.path, name, override, self._config)
+        if settings.problem:
+            return _unreadable(ModelId(name, version), self._store.local_path(found.path), settings)
+        manifest = self._manifest(ModelId(name, version), found, found.path, settings, found)
+        if found.what.format == FORMAT:  # files of other versions of it lie beside this one
+            config = msgspec.structs.replace(manifest.config, versions=Versions(all=True))
+            return msgspec.structs.replace(manifest, config=config)
+        return manifest
+
+    def _version(self, folder: str, id: ModelId, settings: Settings) -> Manifest:
+        """The version in this folder."""
+        where = self._store.local_path(folder)
+        if settings.problem:
+            return _unreadable(id, where, settings)
+        try:
+            if settings.config.ensemble.steps:
+                ensemble = Found(folder, _ENSEMBLE)
+                return self._manifest(id, ensemble, folder, settings, ensemble)
+            config, columns = self._completed(folder, settings.config)
+            settings = msgspec.structs.replace(settings, config=config)
+            found = self._artefact(folder, config)
+            if isinstance(found, str):
+                return _broken(id, where, found)
+            own: Found | str = found
+            if settings.own is not None:
+                own = self._artefact(folder, self._completed(folder, settings.own.config)[0])
+            manifest = self._manifest(id, found, folder, settings, own)
+            return msgspec.structs.replace(manifest, columns=columns) if columns else manifest
+        except SalverError as error:
+            return _broken(id, where, str(error))
+
+    def _completed(self, folder: str, config: ModelConfig) -> tuple[ModelConfig, tuple[TensorSpec, ...]]:
+        """The configuration with the artefact that MLflow names, where it names none itself; and columns."""
+        if config.filename or self._store.stat(_join(folder, MLMODEL)) is None:
+            return config, ()
+        file, columns = self._mlflow(folder)
+        return msgspec.structs.replace(config, filename=file), columns
+
+    def _mlflow(self, folder: str) -> tuple[str, tuple[TensorSpec, ...]]:
+        """Which file of a folder of MLflow's is the artefact, empty = to be found; and its columns.
+
+        Raises:
+            SalverError: no backend runs such a model.
+        """
+
+        def is_there(path: str) -> bool:
+            return self._store.stat(_join(folder, path)) is not None
+
+        content = self._store.read(_join(folder, MLMODEL), _MAX_MLMODEL)
+        where = str(self._store.local_path(_join(folder, MLMODEL)))
+        # a registry has the artefact beside it, without the folders that MLflow puts it into
+        said = parse_mlmodel(content, where, lambda path: is_there(path) or is_there(PurePath(path).name))
+        path = said.artefact if is_there(said.artefact) else PurePath(said.artefact).name
+        entry = self._store.stat(_join(folder, path))
+        if entry is None or not entry.is_folder or self._look(_join(folder, path)) is not None:
+            return path, said.columns
+        inner = [e.name for e in self._visible(_join(folder, path)) if PurePath(e.name).stem == "model"]
+        return f"{path}/{inner[0]}" if len(inner) == 1 else path, said.columns
+
+    def _artefact(self, folder: str, config: ModelConfig) -> Found | str:
+        """The artefact of a version, or why there is none."""
+        where = self._store.local_path(folder)
+        if code := program_of(config.backend, self._config):
+            what = self._recognise(code)
+            return Found(folder, what, code) if what else f"{code} defines no class TritonPythonModel"
+        if config.filename:
+            path = _join(folder, config.filename)
+            if self._store.stat(path) is None:
+                return f"{where} has no {config.filename!r}, which the configuration names as its file"
+            candidates = [found] if (found := self._look(path)) else []
+        elif first := self._first(folder):
+            candidates = [first]
+        elif found := self._look(folder):
+            candidates = [found]
+        else:
+            paths = [_join(folder, e.name) for e in self._visible(folder)]
+            candidates = [found for path in paths if (found := self._look(path))]
+        if config.backend:
+            fitting = [found for c in candidates if (found := _for(c, config.backend))]
+            if candidates and not fitting:
+                seen = ", ".join(f"{PurePath(c.path).name} ({c.what.format})" for c in candidates[:5])
+                return f"{where} has nothing for the {config.backend} backend that is configured, but {seen}"
+            candidates = fitting
+        if len(candidates) > 1:
+            named = [c for c in candidates if PurePath(c.path).stem in GENERIC_STEMS]
+            candidates = named if len(named) == 1 else candidates
+        if len(candidates) > 1:
+            seen = ", ".join(PurePath(c.path).name for c in candidates[:5])
+            return f'{where} holds several artefacts ({seen}); name one in {TOML}: filename = "…"'
+        return candidates[0] if candidates else self._nothing(folder, config)
+
+    def _first(self, folder: str) -> Found | None:
+        """What the operator wants before all else, where it is there."""
+        path = _join(folder, self._config.first_filename)
+        return self._look(path) if self._config.first_filename and self._store.stat(path) else None
+
+    def _nothing(self, folder: str, config: ModelConfig) -> str:
+        where = self._store.local_path(folder)
+        if config.options.get("model_type") == "treelite_checkpoint":
+            return f"{where}: {_NO_TREELITE}"
+        return advice.unrecognised_folder(where, [e.name for e in self._visible(folder)])
+
+    def _manifest(
+        self, id: ModelId, found: Found, folder: str, settings: Settings, own: Found | str
+    ) -> Manifest:
+        """The version whose artefact was found; ``own`` is what the model's own configuration would find."""
+        measured = self._measure(folder, id, settings)
+        if found.code is not None:
+            measured.add_text(f"{found.code} {found.code.stat().st_mtime_ns}")
+        path = self._store.local_path(found.path)
+        entry = self._store.stat(found.path)
+        # a link that is switched while a framework reads must not mix two versions
+        path = path.resolve() if entry is not None and entry.is_folder else path.parent.resolve() / path.name
+        manifest = Manifest(
+            id=id,
+            path=path,
+            format=found.what.format,
+            backend=found.what.backend,
+            config=self._with_rows(settings, found.what.backend),
+            fingerprint=measured.fingerprint(),
+            body=self._body(folder, path, settings),
+            bytes=measured.bytes,
+            notices=settings.notices,
+            triton=settings.triton,
+            code=found.code,
+            brought="config" if own != found or _tells_otherwise(settings) else "",
+        )
+        return with_archive(manifest) if manifest.format == FORMAT else manifest
+
+    def _with_rows(self, settings: Settings, backend: str) -> ModelConfig:
+        """The owner's words, with the operator's default where they say nothing of the size of a batch."""
+        rows = self._config.rows_of(backend)
+        if not rows or not settings.leaves_rows():
+            return settings.config
+        batching = msgspec.structs.replace(settings.config.batching, max_rows=rows)
+        return msgspec.structs.replace(settings.config, batching=batching)
+
+    def _measure(self, folder: str, id: ModelId, settings: Settings) -> Measured:
+        measured = Measured(self._store)
+        measured.add(folder)
+        size = measured.bytes
+        for file in settings.files:
+            measured.add(file)
+        measured.bytes = size
+        measured.add_text(self._override_of(id.name))
+        return measured
+
+    def _body(self, folder: str, path: Path, settings: Settings) -> str:
+        """Of all that a version is, but for how many of it there are (TR-L4), and what others there are."""
+        measured = Measured(self._store)
+        measured.add(folder)
+        for file in settings.files:
+            if PurePath(file).name not in (TOML, PBTXT):
+                measured.add(file)
+        measured.add_text(str(path))
+        measured.add_text(of_one_version(settings))
+        return measured.fingerprint()
+
+    def _look(self, path: str) -> Found | None:
+        local = self._store.local_path(path)
+        try:
+            what = self._recognise(local)
+        except OSError as error:
+            raise StoreFailed(f"{local} cannot be read: {error.strerror or error}") from error
+        return Found(path, what) if what else None
+
+    def _visible(self, folder: str) -> tuple[Entry, ...]:
+        return tuple(e for e in self._store.entries(folder) if is_visible(e.name))
+
+
+def _told_apart(numbers: Iterable[Entry]) -> tuple[list[Entry], list[str]]:
+    """Folders of one number each, and words about the others: ``7`` and ``007`` are one version (TF-L1)."""
+    kept: dict[int, Entry] = {}
+    twice = []
+    for entry in sorted(numbers, key=lambda entry: (-len(entry.name), entry.name)):
+        number = int(entry.name)
+        if number in kept:
+            twice.append(f"{kept[number].name}, since {entry.name} is the same version")
+        kept[number] = entry
+    return [kept[number] for number in sorted(kept)], twice
+
+
+def _tells_otherwise(settings: Settings) -> bool:
+    """A request tells the backend, or the model's program, something else than the model's own files do."""
+    own = settings.own
+    if own is None:
+        return False
+    is_same = own.config.options == settings.config.options
+    return not is_same or parameters(own.triton) != parameters(settings.triton)
+
+
+def _is_configured(entries: Iterable[Entry]) -> bool:
+    """A folder with these is a model's, though it may be an artefact itself."""
+    return any(entry.name in (TOML, PBTXT, MLMODEL) for entry in entries)
+
+
+def _for(found: Found, backend: str) -> Found | None:
+    """What is there, for the backend that its owner asks for; None where that cannot run it."""
+    if found.what.backend == backend:
+        return found
+    if found.what.format in _READ_BY.get(backend, ()):
+        return Found(found.path, Recognised(backend, found.what.format))
+    return None
+
+
+def _bare_name(path: Path) -> str:
+    """By the file's stem, or by its folder's where the stem says nothing."""
+    path = path.resolve() if path.name in ("", "..") else path.absolute()
+    if path.stem not in GENERIC_STEMS and not is_version(path.stem):
+        return model_name(path.stem)
+    folder = path.parent if not is_padded_version(path.parent.name) else path.parent.parent
+    return model_name(folder.name)
+
+
+def _broken(id: ModelId, path: Path, problem: str) -> Manifest:
+    return Manifest(id=id, path=path, format="", backend="", problem=problem)
+
+
+def _unreadable(id: ModelId, path: Path, settings: Settings) -> Manifest:
+    broken = _broken(id, path, settings.problem)
+    return msgspec.structs.replace(broken, is_unreadable=settings.is_unreadable)
+
+
+def _join(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder else name

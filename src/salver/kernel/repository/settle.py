@@ -1,0 +1,63 @@
+"""Is what was found complete, or is somebody still writing?
+
+Pure: a change counts once it has looked the same in two scans that lie apart. It knows no file.
+"""
+
+from collections.abc import Mapping
+
+from salver.words.artifacts import Manifest
+from salver.words.messages import ModelId
+
+_Mark = tuple[str, str, str] | None
+
+
+class Settling:
+    """Holds changes back until they rest.
+
+    Args:
+        rest_s: Seconds for which a change must have looked the same.
+    """
+
+    def __init__(self, rest_s: float) -> None:
+        self._rest_s = rest_s
+        self._taken: dict[ModelId, Manifest] = {}
+        self._waiting: dict[ModelId, tuple[_Mark, float]] = {}
+        self._is_first = True
+
+    @property
+    def is_waiting(self) -> bool:
+        """True when the last scan saw a change that was not taken yet."""
+        return bool(self._waiting)
+
+    def take(
+        self, found: Mapping[ModelId, Manifest], now: float, at_once: frozenset[str] = frozenset()
+    ) -> dict[ModelId, Manifest]:
+        """What counts now. The first call takes all: there is nothing to compare with.
+
+        Args:
+            found: The present scan.
+            at_once: Models whose changes are taken as they are, because somebody asked.
+        """
+        waiting: dict[ModelId, tuple[_Mark, float]] = {}
+        for id in found.keys() | self._taken.keys():
+            mark = _mark(found.get(id))
+            if mark == _mark(self._taken.get(id)):
+                continue
+            before, since = self._waiting.get(id, (None, now))
+            if id not in self._waiting or before != mark:
+                since = now
+            is_rested = id in self._waiting and before == mark and now - since >= self._rest_s
+            if self._is_first or id.name in at_once or is_rested:
+                if id in found:
+                    self._taken[id] = found[id]
+                else:
+                    del self._taken[id]
+            else:
+                waiting[id] = (mark, since)
+        self._waiting = waiting
+        self._is_first = False
+        return dict(self._taken)
+
+
+def _mark(manifest: Manifest | None) -> _Mark:
+    return None if manifest is None else (manifest.fingerprint, manifest.problem, manifest.brought)

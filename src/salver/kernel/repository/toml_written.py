@@ -1,0 +1,90 @@
+"""How is a model's configuration written down as a ``salver.toml``?
+
+Pure. As :func:`~salver.kernel.repository.toml.parse_toml` reads it again, without what is so anyway.
+"""
+
+import json
+import re
+from typing import Any, Final
+
+import msgspec
+
+from salver.kernel.repository.toml import parse_toml
+from salver.words.artifacts import ModelConfig
+from salver.words.errors import Unsupported
+
+_BARE: Final = re.compile(r"[A-Za-z0-9_-]+")
+
+
+def written(config: ModelConfig, comment: str = "") -> str:
+    """The file.
+
+    Args:
+        comment: Its first line.
+
+    Raises:
+        Unsupported: it says something that no such file can say.
+
+    >>> from salver.words.artifacts import Batching
+    >>> print(written(ModelConfig(batching=Batching(max_rows=8))))
+    [batching]
+    max_rows = 8
+    <BLANKLINE>
+    """
+    document = _changed(config)
+    lines = [f"# {comment}"] if comment else []
+    lines += [f"{_key(k)} = {_value(v)}" for k, v in document.items() if not isinstance(v, dict)]
+    for name, table in document.items():
+        if isinstance(table, dict):
+            lines += ["", f"[{_key(name)}]"] if lines else [f"[{_key(name)}]"]
+            lines += [f"{_key(key)} = {_value(value)}" for key, value in table.items()]
+    text = "".join(f"{line}\n" for line in lines)
+    if parse_toml(text.encode(), "salver.toml") != config:
+        raise Unsupported("this configuration cannot be written as a salver.toml")
+    return text
+
+
+def _changed(config: msgspec.Struct) -> dict[str, Any]:
+    """The fields that are not as they are anyway."""
+    usual = type(config)
+    found: dict[str, Any] = {}
+    for field in msgspec.structs.fields(usual):
+        value = getattr(config, field.name)
+        default = field.default if field.default is not msgspec.NODEFAULT else None
+        if field.default_factory is not msgspec.NODEFAULT:
+            default = field.default_factory()
+        if value != default:
+            found[field.encode_name] = _plain(value)
+    return found
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, msgspec.Struct):
+        return _changed(value)
+    if isinstance(value, tuple | list):
+        return [_plain(each) for each in value]
+    if isinstance(value, dict):
+        return {str(key): _plain(each) for key, each in value.items()}
+    return msgspec.to_builtins(value)
+
+
+def _key(name: str) -> str:
+    return name if _BARE.fullmatch(name) else _text(name)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return _text(value)
+    if isinstance(value, dict):
+        return (
+            "{ " + ", ".join(f"{_key(k)} = {_value(v)}" for k, v in value.items()) + " }" if value else "{}"
+        )
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_value, value)) + "]"
+    return repr(value)  # numbers, inf and nan among them
+
+
+def _text(value: str) -> str:
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,0 +1,122 @@
+"""What did a load request bring in place of a model's own files, and where do they lie?
+
+In a private temporary folder, one for each request, until whoever asked for them lets go. Names come from
+outside: a path leads nowhere else, and a model's name becomes no path at all.
+"""
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from salver.stores import StoreFailed
+from salver.stores.protocol import checked
+from salver.words.artifacts import LoadOrder
+from salver.words.errors import InvalidInput, LoadFailed, TooLarge
+
+_MOST_FILES: Final = 1_000
+_MOST_NAME: Final = 255
+_MOST_PARTS: Final = 16
+_NONE: Final[Mapping[str, Path]] = {}
+#: Bytes that all models may have brought together.
+MOST_BYTES: Final = 4 << 30
+
+
+class Brought:
+    """A configuration, and perhaps a folder, that stand for a model's own.
+
+    Attributes:
+        config: A Triton model configuration as JSON.
+        folder: The model's folder, resolved; None = its own.
+        bytes: What was written into it.
+        members: Folders of models that came with it, by name.
+        is_trusted: The platform chose what lies in its folder, which may be of any format.
+    """
+
+    def __init__(
+        self,
+        config: str,
+        place: "tempfile.TemporaryDirectory[str] | None" = None,
+        bytes: int = 0,
+        *,
+        folder: Path | None = None,
+        members: Mapping[str, Path] = _NONE,
+        is_trusted: bool = False,
+    ) -> None:
+        self.config = config
+        self.folder = Path(place.name).resolve() if place else folder
+        self.bytes = bytes
+        self.members = members
+        self.is_trusted = is_trusted
+        self._place = place
+
+    def __repr__(self) -> str:
+        return f"<Brought {len(self.config)} characters, {self.bytes} bytes in {self.folder}>"
+
+    def discard(self) -> None:
+        """The files are gone. Blocking; a second call does nothing."""
+        if self._place is not None:
+            self._place.cleanup()
+
+
+def bring(name: str, order: LoadOrder, room: int = MOST_BYTES) -> Brought:
+    """Write down what a request brings. Blocking.
+
+    Args:
+        name: The model's.
+        room: Bytes that the files may have together.
+
+    Raises:
+        InvalidInput: a name that cannot be one.
+        TooLarge: too many files, or too large.
+        LoadFailed: the disk does not take them.
+    """
+    if not order.files:
+        return Brought(order.config)
+    _check_name(name)
+    size = sum(map(len, order.files.values()))
+    if len(order.files) > _MOST_FILES:
+        raise TooLarge(f"{len(order.files)} files for model '{name}'; at most {_MOST_FILES} are taken")
+    if size > room:
+        raise TooLarge(
+            f"the files for model '{name}' have {size} bytes, and there is room for {room}",
+            fix="Unload models that came by request, or put the files into the repository.",
+        )
+    for path in order.files:
+        _check_path(path)
+    place = tempfile.TemporaryDirectory(prefix="salver-model-", ignore_cleanup_errors=True)
+    try:
+        for path, content in order.files.items():
+            file = Path(place.name, path)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
+    except OSError as error:  # a file where another's folder should be, or no room on the disk
+        place.cleanup()
+        reason = error.strerror or error
+        raise LoadFailed(f"the files for model '{name}' cannot be written: '{path}': {reason}") from error
+    return Brought(order.config, place, size)
+
+
+def _check_name(name: str) -> None:
+    """Of a model that is in no repository, so that no file system has checked it."""
+    is_fine = name.isprintable() and not name.startswith(".") and not set(name) & {"/", "\\"}
+    if not is_fine or not 0 < len(name) <= _MOST_NAME:
+        raise InvalidInput(
+            f"{name[:_MOST_NAME]!r} cannot be a model's name",
+            fix="Use a name without '/', '\\' or control characters, not beginning with '.'.",
+        )
+
+
+def _check_path(path: str) -> None:
+    parts = path.split("/")
+    try:
+        is_fine = checked(path).isprintable()
+        is_fine = is_fine and all(0 < len(p.encode()) <= _MOST_NAME and p != "." for p in parts)
+    except (StoreFailed, UnicodeEncodeError):
+        is_fine = False
+    if not is_fine or len(parts) > _MOST_PARTS:
+        raise InvalidInput(
+            f"the file {path[:_MOST_NAME]!r} cannot be written below the model's folder",
+            field=f"parameters.file:{path[:_MOST_NAME]}",
+            fix="Name it <version>/<file>, relative and without '..'.",
+        )

@@ -1,0 +1,68 @@
+"""How do events reach their observers without slowing a request?
+
+``emit`` appends to a list and returns. Every few milliseconds, or as soon as some hundred
+wait, the observers get them in one call. The list is bounded: beyond it events are dropped and
+counted, never the requests behind them.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from salver.kernel.serving.ports import Observer
+from salver.words.events import Event
+
+_LOG = logging.getLogger("salver.bus")
+_PERIOD_S = 0.004  # a longer one hands over so much at once that callers notice
+_CHUNK = 256
+
+
+class Bus:
+    """Carries events to observers.
+
+    Args:
+        observers: Told in this order.
+        limit: Most events that may wait; one more is dropped.
+    """
+
+    def __init__(self, observers: Sequence[Observer] = (), limit: int = 65_536) -> None:
+        self._observers = tuple(observers)
+        self._limit = limit
+        self._waiting: list[Event] = []
+        self._is_scheduled = False
+        self.dropped = 0
+
+    def __repr__(self) -> str:
+        return f"<Bus {len(self._waiting)} waiting, {self.dropped} dropped>"
+
+    def join(self, observer: Observer) -> None:
+        """Tell this one, too, after the others, from now on."""
+        self._observers = (*self._observers, observer)
+
+    def emit(self, event: Event) -> None:
+        """Announce; only from the event loop's thread."""
+        waiting = self._waiting
+        if len(waiting) >= self._limit:
+            self.dropped += 1
+            return
+        waiting.append(event)
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            asyncio.get_running_loop().call_later(_PERIOD_S, self.flush)
+        elif len(waiting) == _CHUNK:
+            asyncio.get_running_loop().call_soon(self._flush_early)
+
+    def flush(self) -> None:
+        """Hand over all that waits, now."""
+        self._is_scheduled = False
+        self._flush_early()
+
+    def _flush_early(self) -> None:
+        events, self._waiting = self._waiting, []
+        if not events:
+            return
+        for observer in self._observers:
+            try:
+                observer.observe(events)
+            except Exception:
+                _LOG.exception("observer %r failed; %d events are not counted", observer, len(events))

@@ -1,0 +1,495 @@
+"""When does the wanted state change, and who may change it?
+
+One tick: scan the repository (in a thread), take the whole list, hand it to the lifecycle. Ticks
+come once at start, every few seconds, or on request, by the mode. A scan that fails leaves the list
+of before in place. It knows no protocol and loads nothing itself.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
+from pathlib import Path
+from typing import Literal, Protocol
+from weakref import WeakValueDictionary
+
+import msgspec
+
+from salver.kernel.lifecycle.members import with_members
+from salver.kernel.repository import Place
+from salver.kernel.repository.uploads import Brought
+from salver.words.artifacts import LoadOrder, Manifest
+from salver.words.errors import (
+    Conflict,
+    Forbidden,
+    LoadFailed,
+    ModelFailed,
+    NotFound,
+    NotReady,
+    SalverError,
+    tritons,
+)
+from salver.words.messages import ModelId, State, VersionStatus
+
+_LOG = logging.getLogger("salver.controlplane")
+_AS_IT_LIES = LoadOrder()
+_NOBODY: frozenset[str] = frozenset()
+
+
+class ControlMode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where changes come from.
+
+    Attributes:
+        kind: ``none``: what lies there at start; ``poll``: changes of the files are followed;
+            ``explicit``: only models that were named, at start or by request.
+        poll_s: Seconds between two looks.
+        load: Models to load at start in explicit mode; ``*`` stands for all.
+        spares_missing: Those that are not there are told in the log, and the others are loaded.
+    """
+
+    kind: Literal["none", "poll", "explicit"] = "none"
+    poll_s: float = 15.0
+    load: tuple[str, ...] = ()
+    spares_missing: bool = False
+
+
+class PollFailed(ModelFailed):
+    """The repository has no such model, or what it has of it cannot be read."""
+
+
+class Scanning(Protocol):
+    """Lists what could be served (the repository)."""
+
+    overrides: dict[str, Brought]
+
+    @property
+    def is_settling(self) -> bool:
+        """A change was seen that does not count yet."""
+        ...
+
+    def bring(self, name: str, order: LoadOrder) -> Brought:
+        """What a request brings for a model, for ``overrides``. Blocking."""
+        ...
+
+    def place(self, places: Sequence[Place]) -> None:
+        """These models by name, and no others that were named before."""
+        ...
+
+    def scan(self, now: float, at_once: frozenset[str] = frozenset()) -> tuple[Manifest, ...]:
+        """The whole list. Blocking."""
+        ...
+
+
+class Lifecycle(Protocol):
+    """Keeps a list of versions loaded (the manager)."""
+
+    def apply(self, known: Sequence[Manifest]) -> None:
+        """Take this as the whole list."""
+        ...
+
+    async def load(self, name: str) -> None:
+        """Bring a model of the list up and wait for the outcome."""
+        ...
+
+    async def vacated(self, folder: Path) -> None:
+        """Wait until nothing lives on files below a folder."""
+        ...
+
+    def statuses(self) -> tuple[VersionStatus, ...]:
+        """One row a version."""
+        ...
+
+
+class Changes(Protocol):
+    """Knows what requests have changed about the list (the registry)."""
+
+    def over(self, found: Sequence[Manifest]) -> tuple[Manifest, ...]:
+        """The list with that."""
+        ...
+
+    def ask_again(self, name: str) -> None:
+        """What was found of that model is there again, though it was taken out."""
+        ...
+
+
+class ControlPlane:
+    """Keeps the lifecycle told of what is wanted.
+
+    Args:
+        clock: Monotonic seconds.
+        sleep: Waits that many seconds.
+        changes: None = nothing but the repository says what there is.
+    """
+
+    def __init__(
+        self,
+        repository: Scanning,
+        manager: Lifecycle,
+        mode: ControlMode,
+        clock: Callable[[], float],
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        changes: Changes | None = None,
+    ) -> None:
+        self._repository = repository
+        self._changes = changes
+        self._manager = manager
+        self._mode = mode
+        self._clock = clock
+        self._sleep = sleep
+        self._found: tuple[Manifest, ...] = ()
+        self._places: dict[str, tuple[Place, ...]] = {}  # models that are named with their places, by owner
+        self._placed: frozenset[str] = frozenset()  # their names
+        self._named: set[str] = set()
+        self._implied: set[str] = set()  # loaded since an ensemble that was named needs them
+        self._unloaded: set[str] = set()
+        self._unproven: set[str] = set()  # models whose first load failed, with an override
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._leaving: dict[Brought, asyncio.Task[None]] = {}
+        self._told: set[tuple[ModelId, str, str]] = set()
+        self._one_scan = asyncio.Lock()
+        self._polling: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<ControlPlane {self._mode.kind}, {len(self._found)} versions known>"
+
+    async def start(self) -> None:
+        """The first tick; in poll mode the others follow. Loads go on when it returns.
+
+        Raises:
+            SalverError: the paths cannot be read, or a model to load at start is not there.
+        """
+        await self._scan(frozenset())
+        if self._mode.kind == "explicit":
+            there = {m.id.name for m in self._found}
+            wanted = there if "*" in self._mode.load else set(self._mode.load)
+            if missing := wanted - there:
+                error = NotFound(
+                    f"cannot load {', '.join(sorted(missing))} at start: no such model",
+                    fix=f"There are: {', '.join(sorted(there)) or 'none'}",
+                )
+                if not self._mode.spares_missing:
+                    raise error
+                _LOG.error("%s", error)
+            self._named = wanted
+            self._implied = set(with_members(self._found, frozenset(wanted))) - wanted
+        self._apply()
+        if self._mode.kind == "poll":
+            self._polling = asyncio.get_running_loop().create_task(self._poll(), name="poll repository")
+
+    async def replace(self, places: Sequence[Place], owner: str = "") -> None:
+        """Serve these models by name, and no others that this owner named; loads go on when it returns.
+
+        Args:
+            owner: Who names them; what others name stays.
+
+        Raises:
+            Conflict: another owner names a model of one of these names; nothing has changed.
+            SalverError: a path cannot be opened; nothing has changed.
+        """
+        async with self._one_scan:
+            lists = {**self._places, owner: tuple(places)}
+            _check_owners(lists)
+            self._repository.place([place for some in lists.values() for place in some])
+            self._places = lists
+            for place in places if owner else ():  # what a request brought before counts no more
+                self._retire(self._repository.overrides.pop(place.name, None))
+            self._placed = frozenset(place.name for some in lists.values() for place in some)
+        await self._scan(frozenset())
+        self._apply()
+
+    async def stop(self) -> None:
+        """No more ticks."""
+        if self._polling is not None:
+            self._polling.cancel()
+            await asyncio.wait([self._polling])
+            self._polling = None
+
+    async def close(self) -> None:
+        """After the lifecycle has ended: what requests brought is gone, too."""
+        for task in self._leaving.values():
+            task.cancel()
+        for brought in (*self._repository.overrides.values(), *self._leaving):
+            await asyncio.to_thread(brought.discard)
+        self._repository.overrides.clear()
+
+    async def load(self, name: str, order: LoadOrder = _AS_IT_LIES) -> None:
+        """Load a model, or load it again if its files changed, and wait for the outcome.
+
+        The models of an ensemble are loaded with it, unless they are.
+
+        Args:
+            order: What stands for the model's own configuration and files until it is unloaded, or until
+                the next such order. If it does not load, a model that was loaded stays as it was.
+
+        Raises:
+            NotReady: not in explicit mode (the code that Triton answers with).
+            Forbidden: the order brings something for a model of which the registry says what is served.
+            PollFailed: no such model, or its configuration cannot be read.
+            LoadFailed: with the reason; a version that was running still runs.
+            InvalidInput, TooLarge: what the order brings cannot be taken.
+        """
+        self._require_explicit()
+        if order != _AS_IT_LIES:
+            self.check_unowned(name)
+        if self._changes is not None:
+            self._changes.ask_again(name)
+        if order.files and not order.config:
+            _LOG.error("%s: files came without a configuration: send the parameter `config`, too", name)
+            raise _poll_failed(name)
+        turn = self._turns.setdefault(name, asyncio.Lock())
+        async with turn:
+            before = after = self._repository.overrides.get(name)
+            if order.config or order.folder:
+                after = await asyncio.to_thread(self._repository.bring, name, order)
+            elif name in self._unproven:
+                after = None
+            try:
+                await self._load(name, before, after)
+            finally:
+                self._retire(before)
+                self._retire(after)
+
+    async def unload(self, name: str, *, dependents: bool = False, waits: bool = False) -> None:
+        """Take a model out; returns while requests in flight still end. Unknown names are fine.
+
+        Args:
+            dependents: And the models that were loaded for it, as an ensemble, and for no other.
+            waits: Return when nothing lives any more on the folder that a request named.
+
+        Raises:
+            NotReady: not in explicit mode (the code that Triton answers with).
+            Forbidden: the registry says whether it is served.
+        """
+        self._require_explicit()
+        self.check_unowned(name)
+        gone = [name]
+        brought = []
+        for each in gone:  # which grows
+            members = self._members({each}) & self._implied if dependents else set()
+            brought.append(self._take_out(each))
+            gone += sorted(members - self._members(self._named | self._implied))
+        self._apply()
+        for files in brought:
+            self._retire(files)
+            if waits and files is not None and files.folder is not None:
+                for folder in (files.folder, *files.members.values()):
+                    await self._manager.vacated(folder)
+
+    def check_unowned(self, name: str) -> None:
+        """Check that requests may change what is served of that model.
+
+        Raises:
+            Forbidden: another one than the server's operator lists it, such as the registry.
+        """
+        for owner, places in self._places.items():
+            if owner and any(place.name == name for place in places):
+                raise Forbidden(
+                    f"{name} is a model of the {owner}, which alone says what is served of it",
+                    field="model",
+                    fix="Move an alias of it (salver registry alias) or propose a release (salver rollout "
+                    "start); /api/v1 does the same.",
+                )
+
+    def _members(self, names: Container[str]) -> set[str]:
+        """What these ensembles are made of."""
+        return {model for m in self._found if m.id.name in names for model, _ in m.config.ensemble.models}
+
+    def _take_out(self, name: str) -> Brought | None:
+        if name in self._named or name in self._implied:
+            self._unloaded.add(name)
+        for names in (self._named, self._implied, self._unproven):
+            names.discard(name)
+        brought = self._repository.overrides.pop(name, None)
+        if brought is not None and brought.folder is not None:
+            gone = {name, *brought.members}
+            self._named -= gone
+            self._implied -= gone
+            self._found = tuple(m for m in self._found if m.id.name not in gone)
+        return brought
+
+    @property
+    def missing(self) -> frozenset[str]:
+        """Models that the operator names, and of which nothing lies where he says."""
+        return self._placed - {manifest.id.name for manifest in self._found}
+
+    async def look(self) -> None:
+        """Look at the repository now, whatever the mode, until what is new has settled.
+
+        Raises:
+            SalverError: it cannot be read; nothing has changed.
+        """
+        await self._look()
+        while self._repository.is_settling:
+            await self._sleep(min(1.0, self._mode.poll_s))
+            await self._look()
+
+    async def _look(self) -> None:
+        await self._scan(frozenset())
+        self._apply()
+
+    def refresh(self) -> None:
+        """Tell the lifecycle anew, since there are changes; nothing is scanned."""
+        self._apply()
+
+    def index(self) -> tuple[VersionStatus, ...]:
+        """Every version, loaded or not, sorted by name."""
+        rows = {status.id: status for status in self._manager.statuses()}
+        for manifest in self._found:
+            if manifest.id not in rows:
+                reason = manifest.problem or ("unloaded" if manifest.id.name in self._unloaded else "")
+                rows[manifest.id] = VersionStatus(manifest.id, State.GONE, reason, manifest.backend)
+        return tuple(
+            sorted(rows.values(), key=lambda row: (row.id.name, len(row.id.version), row.id.version))
+        )
+
+    # -- inside --------------------------------------------------------------------------------
+
+    async def _poll(self) -> None:
+        while True:
+            pause = min(1.0, self._mode.poll_s) if self._repository.is_settling else self._mode.poll_s
+            await self._sleep(pause)
+            try:
+                await self._look()
+            except SalverError as error:
+                _LOG.error("the repository cannot be read, all stays as it is: %s", error)
+            except Exception:
+                _LOG.exception("scanning the repository failed, all stays as it is")
+
+    async def _load(self, name: str, before: Brought | None, after: Brought | None) -> None:
+        """Load with what ``after`` brought; where that does not do, go back to ``before``."""
+        for member in after.members if after else ():
+            self.check_unowned(member)
+        was_loaded = name in self._named | self._implied and name not in self._unproven
+        try:
+            self._put(name, after)
+            await self._scan(frozenset({name}), frozenset(after.members) if after else _NOBODY)
+            await self._imply(name)
+            if name not in self._implied:  # as in Triton, it then stays the ensemble's
+                self._named.add(name)
+            self._apply()
+            await self._manager.load(name)
+            self._unproven.discard(name)
+        except PollFailed:
+            self._put(name, before)
+            raise
+        except LoadFailed:
+            is_current = name in self._named | self._implied and self._repository.overrides.get(name) is after
+            if is_current and after is not before:
+                if was_loaded:
+                    self._put(name, before)
+                    with contextlib.suppress(PollFailed):  # what it was told of before still holds
+                        await self._scan(frozenset({name}), frozenset(before.members) if before else _NOBODY)
+                    self._apply()
+                else:
+                    self._unproven.add(name)
+            raise
+
+    async def _imply(self, name: str) -> None:
+        """What an ensemble needs is wanted, too; changes of what is not loaded yet count at once."""
+        loaded = self._named | self._implied
+        members = _NOBODY
+        while (found := with_members(self._found, frozenset({name})) - {name}) != members:
+            members = found
+            if (fresh := members - loaded) and self._repository.is_settling:
+                await self._scan(frozenset({name}), fresh)
+        self._implied |= members - self._named
+
+    def _put(self, name: str, brought: Brought | None) -> None:
+        if brought is None:
+            self._repository.overrides.pop(name, None)
+        else:
+            self._repository.overrides[name] = brought
+
+    def _retire(self, brought: Brought | None) -> None:
+        """Discard it as soon as nothing lives on it, unless it is in force."""
+        if brought is None or brought.folder is None or brought in self._leaving:
+            return
+        if brought not in self._repository.overrides.values():
+            leaving = self._leave(brought, brought.folder)
+            self._leaving[brought] = asyncio.get_running_loop().create_task(leaving, name="discard files")
+
+    async def _leave(self, brought: Brought, folder: Path) -> None:
+        await self._manager.vacated(folder)
+        await asyncio.to_thread(brought.discard)
+        del self._leaving[brought]
+
+    async def _scan(self, asked: frozenset[str], members: frozenset[str] = _NOBODY) -> None:
+        """Look at everything. Of the models that are loaded by name, only what was asked for counts.
+
+        Args:
+            members: Of what was asked for; they need not be there.
+
+        Raises:
+            PollFailed: a model that was asked for is not there, or cannot be read; nothing has changed.
+            SalverError: nothing was asked for, and the repository cannot be read.
+        """
+        async with self._one_scan:
+            try:
+                found = await asyncio.to_thread(self._repository.scan, self._clock(), asked | members)
+            except SalverError as error:
+                if not asked:
+                    raise
+                raise _poll_failed(", ".join(asked), str(error)) from error
+            self._tell(found)
+            for name in asked:
+                mine = [m for m in found if m.id.name == name]
+                if all(m.is_unreadable for m in mine):
+                    reason = mine[0].problem if mine else "no such model there"
+                    raise _poll_failed(name, reason)
+            if asked:
+                kept = (self._named | self._implied) - asked - members
+                found = (
+                    *(m for m in found if m.id.name not in kept),
+                    *(m for m in self._found if m.id.name in kept),
+                )
+            self._found = tuple(sorted(found, key=lambda m: m.id))
+
+    def _tell(self, found: Sequence[Manifest]) -> None:
+        """The log has what is wrong, once."""
+        told = {(m.id, m.fingerprint, m.problem) for m in found}
+        for manifest in found:
+            if (manifest.id, manifest.fingerprint, manifest.problem) not in self._told:
+                for notice in manifest.notices:
+                    _LOG.warning("%s: %s", manifest.id, notice)
+                if manifest.problem:
+                    _LOG.error("%s cannot be served: %s", manifest.id, manifest.problem)
+        self._told = told
+
+    def _apply(self) -> None:
+        found = self._found
+        if self._mode.kind == "explicit":
+            wanted = self._named | self._implied
+            found = tuple(m for m in found if m.id.name in wanted)
+        self._manager.apply(found if self._changes is None else self._changes.over(found))
+
+    def _require_explicit(self) -> None:
+        if self._mode.kind != "explicit":
+            raise tritons(
+                NotReady(
+                    "models are not loaded and unloaded by request here: the server follows its folders",
+                    fix="Start it with --control explicit.",
+                ),
+                "explicit model load / unload is not allowed if polling is enabled",
+            )
+
+
+def _poll_failed(name: str, reason: str = "") -> PollFailed:
+    """Why that model cannot be looked for."""
+    text = f"failed to load '{name}', failed to poll from model repository"
+    if not reason:
+        without = f"model '{name}' cannot be loaded: files came without a configuration"
+        return tritons(PollFailed(without, fix="Send the parameter `config`, too."), text)
+    return tritons(PollFailed(f"model '{name}' cannot be loaded: {reason}"), f"{text}: {reason}")
+
+
+def _check_owners(lists: Mapping[str, Sequence[Place]]) -> None:
+    seen: set[str] = set()
+    for places in lists.values():
+        names = {place.name for place in places}
+        if twice := seen & names:
+            raise Conflict(
+                f"two lists name the model {', '.join(sorted(twice))}",
+                field="model",
+                fix="Rename one.",
+            )
+        seen |= names

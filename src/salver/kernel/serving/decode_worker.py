@@ -1,0 +1,159 @@
+"""Child process that decodes large bodies, beside the server's event loop.
+
+Parsers of JSON and protobuf hold the interpreter lock for the whole of a body: 2 ms a megabyte of numbers,
+80 ms a megabyte of nested lists. A thread would hold the loop up as long; another process holds up nobody. It
+reads one piece of work at a time from a socket, and answers with the result or the error. It ends with the
+socket.
+"""
+
+import contextlib
+import ctypes
+import gc
+import io
+import os
+import pickle
+import resource
+import socket
+import struct
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from salver.encoding.values import MAX_STRINGS
+from salver.words.errors import InvalidInput, SalverError, TooLarge
+from salver.words.messages import InferRequest
+from salver.words.tensor import Array, DataType, Tensor
+
+#: Bytes of the pickled work, and of the body behind it.
+WORK: Final = struct.Struct(">QQ")
+#: Bytes of the pickled reply, and how many buffers follow; the sizes of those stand behind it.
+REPLY: Final = struct.Struct(">QI")
+SIZE: Final = struct.Struct(">Q")
+#: Values of a result that holds no arrays. A parent needs 0.1 µs for each, in which its loop stands still.
+MOST_VALUES: Final = 200_000
+#: Bytes of a body after which memory goes back to the system.
+_TRIM: Final = 4 << 20
+#: Below the server's own priority: callers with small requests come first.
+_NICE: Final = 5
+
+
+class _Pickler(pickle.Pickler):
+    """Sends arrays apart from the rest, those of strings as their bytes and lengths."""
+
+    def reducer_override(self, value: Any) -> Any:
+        if type(value) is Tensor and value.datatype is DataType.BYTES:
+            flat: list[bytes] = value.array.ravel().tolist()
+            lengths = np.fromiter(map(len, flat), np.int64, len(flat))
+            data = pickle.PickleBuffer(b"".join(flat))
+            return _strings, (value.name, value.array.shape, lengths, data)
+        return NotImplemented
+
+
+def _strings(name: str, shape: tuple[int, ...], lengths: npt.NDArray[np.int64], data: Any) -> Tensor:
+    """A tensor of strings; other threads have their turns meanwhile."""
+    ends = np.cumsum(lengths).tolist()
+    whole = memoryview(data)
+    array: Array = np.empty(len(ends), object)
+    begin = 0
+    for index, end in enumerate(ends):
+        array[index] = bytes(whole[begin:end])
+        begin = end
+    return Tensor(name, DataType.BYTES, array.reshape(shape))
+
+
+def check(result: Any) -> Any:
+    """Refuse what would hold the parent up.
+
+    Raises:
+        InvalidInput: there are more values or strings than it takes in a moment.
+    """
+    if isinstance(result, InferRequest):
+        strings = sum(each.array.size for each in result.inputs if each.datatype is DataType.BYTES)
+        if strings > MAX_STRINGS:
+            raise InvalidInput(f"the request holds {strings} strings; at most {MAX_STRINGS} are allowed")
+        return result
+    left = [result]
+    count = 0
+    while left:
+        value = left.pop()
+        count += 1
+        if type(value) is list:
+            left += value
+        elif type(value) is dict:
+            left += value.values()
+        elif fields := getattr(type(value), "__struct_fields__", None):
+            left += [getattr(value, name) for name in fields]
+        if count + len(left) > MOST_VALUES:
+            raise InvalidInput(
+                f"the request holds more than {MOST_VALUES} values", fix="Send fewer at a time."
+            )
+    return result
+
+
+def answer(work: bytes, data: bytes) -> tuple[bytes, Sequence[memoryview]]:
+    """Do one piece of work: the pickled reply, and its buffers."""
+    try:
+        function, given = pickle.loads(work)
+        told: tuple[Any, SalverError | None, str | None] = (check(function(data, *given)), None, None)
+    except SalverError as error:
+        told = (None, error, error.about)
+    except (MemoryError, RecursionError):
+        told = (None, TooLarge("decoding the request takes more memory than one request may have"), None)
+    buffers: list[pickle.PickleBuffer] = []
+    out = io.BytesIO()
+    _Pickler(out, 5, buffer_callback=buffers.append).dump(told)
+    return out.getvalue(), [buffer.raw() for buffer in buffers]
+
+
+def serve(sock: socket.socket, trim: Callable[[int], object]) -> None:
+    """Work until the other side is gone."""
+    while True:
+        head = _received(sock, WORK.size)
+        if head is None:
+            return
+        sizes = WORK.unpack(head)
+        work, data = (_received(sock, size) for size in sizes)
+        if work is None or data is None:
+            return
+        text, buffers = answer(work, data)
+        sock.sendall(REPLY.pack(len(text), len(buffers)))
+        sock.sendall(b"".join(SIZE.pack(buffer.nbytes) for buffer in buffers) + text)
+        for buffer in buffers:
+            sock.sendall(buffer)
+        del work, data, text, buffers
+        if sizes[1] > _TRIM:
+            gc.collect()
+            trim(0)
+
+
+def _received(sock: socket.socket, size: int) -> bytes | None:
+    out = bytearray(size)
+    view = memoryview(out)
+    at = 0
+    while at < size:
+        count = sock.recv_into(view[at:])
+        if not count:
+            return None
+        at += count
+    return bytes(out)
+
+
+def _trimmer() -> Callable[[int], object]:
+    try:
+        return ctypes.CDLL("libc.so.6").malloc_trim
+    except (OSError, AttributeError):
+        return lambda pad: None
+
+
+def main() -> None:
+    """Serve on the descriptor, and with the most bytes of memory, that the arguments name."""
+    place, most_memory = map(int, sys.argv[1:])
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_AS, (most_memory, most_memory))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        os.nice(_NICE)
+    with socket.socket(fileno=place) as sock, contextlib.suppress(ConnectionError):
+        serve(sock, _trimmer())

@@ -1,0 +1,225 @@
+"""Decode large bodies without holding up the event loop.
+
+What a body may cost is known by its size: up to :data:`LARGE` bytes it is decoded on the loop, in about
+5 ms at most. A larger one goes to a child process (``decode_worker.py``); one whose tensors lie raw in
+it, and are only viewed, to a thread. There are two lanes, for bodies up to :data:`MEDIUM` bytes and
+beyond, so that the enormous do not hold up the merely large; each has one process, started with its
+first body, and takes them in their order.
+"""
+
+import asyncio
+import logging
+import pickle
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeVar
+
+import msgspec
+import numpy as np
+
+from salver.encoding.bodies import HttpBody, Message
+from salver.kernel.serving.decode_worker import REPLY, SIZE, WORK
+from salver.kernel.serving.machine import memory_bytes
+from salver.words.errors import DeadlineExceeded, SalverError, TooLarge
+from salver.words.messages import InferRequest, Signature
+
+_LOG = logging.getLogger("salver.decoding")
+#: Bytes up to which the worst body takes a few milliseconds.
+LARGE: Final = 1 << 16
+MEDIUM: Final = 4 << 20
+#: Seconds that one body may take; 64 MB of numbers take less than one.
+PATIENCE_S: Final = 20.0
+_RUN: Final = "from salver.kernel.serving.decode_worker import main; main()"
+_START_S: Final = 60.0
+_LEAST_MEMORY: Final = 1 << 30
+_MOST_MEMORY: Final = 4 << 30
+_ResultT = TypeVar("_ResultT")
+
+
+def _memory_for_one() -> int:
+    """Bytes of memory that decoding one body may take: a quarter of the machine's, between 1 and 4 GiB."""
+    return min(max(memory_bytes() // 4, _LEAST_MEMORY), _MOST_MEMORY)
+
+
+class Decoders:
+    """Two child processes that decode, and their queues.
+
+    Args:
+        patience: Seconds after which a body is given up.
+        memory: Bytes of memory that decoding one may take; 0 = by the machine's.
+    """
+
+    def __init__(self, patience: float = PATIENCE_S, memory: int = 0) -> None:
+        memory = memory or _memory_for_one()
+        self._lanes = [_Lane(patience, memory), _Lane(patience, memory)]
+
+    def __repr__(self) -> str:
+        return f"<Decoders {self._lanes}>"
+
+    async def decode(
+        self, codec: Any, body: Any, signature: Signature, seconds: float | None = None
+    ) -> InferRequest:
+        """As ``codec.decode(body, signature)``, elsewhere if that may take long.
+
+        Args:
+            seconds: That the caller waits; None = as long as it takes.
+
+        Raises:
+            SalverError: as the codec; TooLarge: it takes too much memory or time.
+            DeadlineExceeded: it was not done in time.
+        """
+        weigh: Callable[[Any], int] | None = getattr(codec, "weigh", None)
+        weight = LARGE + 1 if weigh is None else weigh(body)
+        if not weight or signature.takes_forms or not isinstance(body, HttpBody | Message):
+            request: InferRequest = codec.decode(body, signature)
+            return request
+        if weight <= LARGE:  # the rest is viewed, or read string by string
+            return await asyncio.to_thread(codec.decode, body, signature)
+        data = body.body if isinstance(body, HttpBody) else body.message
+        light = msgspec.structs.replace(body, **{_name_of(body): b""})
+        return await self.call(_decode, data, codec, light, signature, seconds=seconds)
+
+    async def call(
+        self, function: Callable[..., _ResultT], data: bytes, *given: Any, seconds: float | None = None
+    ) -> _ResultT:
+        """What ``function(data, *given)`` gives, done in a child; all of it can be pickled.
+
+        Raises:
+            SalverError: as the function; TooLarge: it takes too much memory or time.
+            DeadlineExceeded: it was not done in time.
+        """
+        lane = self._lanes[len(data) > MEDIUM]
+        work = pickle.dumps((function, given), 5)
+        # A caller that leaves takes nothing back: half a message would cost the process.
+        doing = asyncio.ensure_future(lane.ask(work, data))
+        doing.add_done_callback(_seen)
+        try:
+            async with asyncio.timeout(seconds):
+                result: _ResultT = await asyncio.shield(doing)
+                return result
+        except TimeoutError:
+            raise DeadlineExceeded("the request was not decoded before its deadline") from None
+        finally:
+            if lane.has_not_begun(doing):
+                doing.cancel()
+
+    def close(self) -> None:
+        """End the processes."""
+        for lane in self._lanes:
+            lane.end()
+
+
+def _name_of(body: HttpBody | Message) -> str:
+    return "body" if isinstance(body, HttpBody) else "message"
+
+
+def _decode(data: bytes, codec: Any, light: HttpBody | Message, signature: Signature) -> InferRequest:
+    body = msgspec.structs.replace(light, **{_name_of(light): data})
+    request: InferRequest = codec.decode(body, signature)
+    return request
+
+
+def _seen(doing: "asyncio.Future[Any]") -> None:
+    if not doing.cancelled():
+        doing.exception()
+
+
+class _Lane:
+    """One process, which may not have been started, and those who wait for it."""
+
+    def __init__(self, patience: float, memory: int) -> None:
+        self._patience = patience
+        self._memory = memory
+        self._turn = asyncio.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._socket: socket.socket | None = None
+        self._served: asyncio.Task[Any] | None = None
+
+    def __repr__(self) -> str:
+        return f"<_Lane {self._process.pid if self._process else 'not started'}>"
+
+    def has_not_begun(self, doing: "asyncio.Future[Any]") -> bool:
+        return not doing.done() and self._served is not doing
+
+    async def ask(self, work: bytes, data: bytes) -> Any:
+        async with self._turn:
+            self._served = asyncio.current_task()
+            try:
+                sock = self._socket or await self._start()
+                async with asyncio.timeout(self._patience):
+                    text, buffers = await _exchange(sock, work, data)
+            except TimeoutError:
+                self.end()
+                raise TooLarge(f"decoding the request takes more than {self._patience:g} s") from None
+            except (OSError, EOFError):  # killed, most likely by a parser that could get no memory
+                self.end()
+                raise TooLarge("decoding the request takes more memory than one request may have") from None
+            except BaseException:
+                self.end()
+                raise
+            finally:
+                self._served = None
+        if len(text) < LARGE:
+            told = pickle.loads(text, buffers=buffers)
+        else:
+            told = await asyncio.to_thread(pickle.loads, text, buffers=buffers)
+        return _result(*told)
+
+    async def _start(self) -> socket.socket:
+        mine, other = socket.socketpair()
+        mine.setblocking(False)
+        with other:
+            command = [sys.executable, "-P", "-c", _RUN, str(other.fileno())]
+            self._process = await asyncio.to_thread(
+                subprocess.Popen,
+                [*command, str(self._memory)],
+                stdin=subprocess.DEVNULL,
+                pass_fds=(other.fileno(),),
+                start_new_session=True,  # an interrupt at the terminal is the server's
+            )
+        self._socket = mine
+        async with asyncio.timeout(_START_S):
+            await _exchange(mine, pickle.dumps((len, ()), 5), b"")  # its start is nobody's decoding time
+        _LOG.debug("process %d decodes large requests", self._process.pid)
+        return mine
+
+    def end(self) -> None:
+        """Kill the process; the next body has a new one."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait()
+
+
+def _result(result: Any, error: SalverError | None, about: str | None) -> Any:
+    if error is not None:
+        error.about = about
+        raise error
+    return result
+
+
+async def _exchange(sock: socket.socket, work: bytes, data: bytes) -> tuple[bytes, Sequence[Any]]:
+    loop = asyncio.get_running_loop()
+    await loop.sock_sendall(sock, WORK.pack(len(work), len(data)) + work)
+    await loop.sock_sendall(sock, data)
+    length, count = REPLY.unpack(await _received(sock, REPLY.size))
+    sizes = [size for (size,) in SIZE.iter_unpack(await _received(sock, count * SIZE.size))]
+    text = bytes(await _received(sock, length))
+    return text, [await _received(sock, size) for size in sizes]
+
+
+async def _received(sock: socket.socket, size: int) -> memoryview:
+    loop = asyncio.get_running_loop()
+    whole = np.empty(size, np.uint8).data  # of which nobody writes zeros first
+    at = 0
+    while at < size:
+        count = await loop.sock_recv_into(sock, whole[at:])
+        if not count:
+            raise EOFError
+        at += count
+    return whole

@@ -1,0 +1,100 @@
+"""How does a version that lies in an object store come to be loaded?
+
+A whole copy of it is held while it is loaded, and let go when it is closed. Versions on this machine's disk
+need none. Then its agents look at the files. What a copy is, :mod:`salver.stores.copies` knows.
+"""
+
+import asyncio
+import contextlib
+import threading
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from salver.dialects.triton.agents import vet
+from salver.kernel.serving.loader import Servable
+from salver.stores.copies import Copies
+from salver.stores.distant import ObjectStore
+from salver.stores.holdings import Held
+from salver.words.artifacts import Manifest, Warmup
+from salver.words.errors import LoadFailed
+
+
+class Loads(Protocol):
+    """Loads a version from this machine's disk (the loader)."""
+
+    async def load(self, manifest: Manifest) -> Servable:
+        """Load one version and make it ready to run."""
+        ...
+
+
+class Fetching:
+    """Loads versions from wherever they lie."""
+
+    def __init__(self, loader: Loads, copies: Copies) -> None:
+        self._loader = loader
+        self._copies = copies
+
+    def __repr__(self) -> str:
+        return f"<Fetching {self._copies!r}>"
+
+    async def load(self, manifest: Manifest) -> Servable:
+        """As the loader's, copied first where it has to be.
+
+        Raises:
+            LoadFailed: the reason, in words for the owner.
+        """
+        store = self._copies.store_of(manifest.path)
+        if store is None:
+            return await self._load(manifest)
+        held, path = await self._hold(store, manifest)
+        home = held.root / store.path_of(manifest.home)
+
+        async def let_go() -> None:
+            await asyncio.to_thread(self._copies.release, held)
+
+        try:
+            servable = await self._load(msgspec.structs.replace(manifest, path=path, home=home))
+        except LoadFailed as error:
+            await let_go()
+            told = (text.replace(str(held.root), store.address.url) for text in (error.message, error.fix))
+            raise LoadFailed(next(told), field=error.field, fix=next(told)) from error
+        except BaseException:
+            await let_go()
+            raise
+        servable.at_end(let_go)
+        servable.warmup = _moved(manifest.config.warmup, store, held)
+        return servable
+
+    async def _load(self, manifest: Manifest) -> Servable:
+        await asyncio.to_thread(vet, manifest)
+        return await self._loader.load(manifest)
+
+    async def _hold(self, store: ObjectStore, manifest: Manifest) -> tuple[Held, Path]:
+        stop = threading.Event()
+        copying = asyncio.create_task(
+            asyncio.to_thread(self._copies.hold, store, manifest.path, manifest.home, stop)
+        )
+        try:
+            return await asyncio.shield(copying)
+        except asyncio.CancelledError:
+            stop.set()
+            with contextlib.suppress(LoadFailed):
+                held, _ = await copying
+                await asyncio.to_thread(self._copies.release, held)
+            raise
+
+
+def _moved(warmup: Warmup, store: ObjectStore, held: Held) -> Warmup:
+    """With the files of its samples where the copy has them."""
+
+    def moved(file: str) -> str:
+        return str(held.root / store.path_of(Path(file))) if file else ""
+
+    replace = msgspec.structs.replace
+    samples = (
+        replace(sample, inputs={n: replace(told, file=moved(told.file)) for n, told in sample.inputs.items()})
+        for sample in warmup.samples
+    )
+    return replace(warmup, samples=tuple(samples))

@@ -1,0 +1,204 @@
+"""What may the models of this server ask of it, and who answers?
+
+Models of host processes ask other models, have them loaded and unloaded, and keep numbers on the metrics page
+(TR-S7, TR-M8). Requests go by the one door (:mod:`salver.kernel.serving.inner`). Errors are said in the words of
+Triton's Python backend. A request that could never be answered, because every instance that could do so waits
+for it, is refused at once.
+"""
+
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
+from typing import Literal
+
+from salver.backends.callbacks import Series, Wish
+from salver.kernel.engine.ports import Terms
+from salver.kernel.serving.inner import Inner
+from salver.kernel.serving.ports import Managing, OwnNumbers
+from salver.words import traceparent
+from salver.words.errors import InvalidInput, NotFound, NotReady, OnlyStreams, SalverError, Unsupported
+from salver.words.messages import Call, InferRequest, InferResponse, ModelId
+
+
+def stuck(hosts: Mapping[ModelId, Sequence[AbstractSet[ModelId]]]) -> set[ModelId]:
+    """Models that can answer nothing any more: each of their hosts waits for one that can answer nothing.
+
+    Args:
+        hosts: For whom the run of each host of a model waits; for nobody, if it is idle or at work.
+
+    >>> a, b, c = (ModelId(name, "1") for name in "abc")
+    >>> sorted(map(str, stuck({a: [{b}], b: [{a}], c: [{a}, set()]})))
+    ['a:1', 'b:1']
+    """
+    left = set(hosts)
+    while free := {id for id in left if any(not waits & left for waits in hosts[id])}:
+        left -= free
+    return left
+
+
+class Calls:
+    """The server, to those whose models ask it.
+
+    Args:
+        control: Gives who loads and unloads, and is made after those who load models.
+        numbers: The metrics page's, of models' own.
+        clock: Monotonic seconds.
+        new_id: Ids of 16 hexadecimal digits, for requests and spans.
+    """
+
+    def __init__(
+        self,
+        inner: Inner,
+        control: Callable[[], Managing],
+        numbers: OwnNumbers,
+        clock: Callable[[], float],
+        new_id: Callable[[], str],
+    ) -> None:
+        self.inner = inner
+        self.control = control
+        self.numbers = numbers
+        self._clock = clock
+        self._new_id = new_id
+        #: For whom the run of each host of a version waits, and how often.
+        self.hosts: dict[ModelId, list[Counter[ModelId]]] = {}
+
+    def __repr__(self) -> str:
+        return f"<Calls of {', '.join(map(str, self.hosts)) or 'nobody'}>"
+
+    def admit(self, id: ModelId) -> "Resident":
+        """For a version that is being loaded."""
+        return Resident(self, id)
+
+    def is_stuck(self, id: ModelId) -> bool:
+        """No host of that version will be free again."""
+        return id in stuck({id: [set(+waits) for waits in hosts] for id, hosts in self.hosts.items()})
+
+    def call(self, request: InferRequest, deadline: float | None) -> Call:
+        """How a model's request comes to the door."""
+        parent = traceparent.parse(request.trace) if request.trace else None
+        span = traceparent.format(traceparent.child(parent, self._new_id())) if parent else ""
+        id = request.id or self._new_id()
+        return Call("bls", self._clock(), deadline, id, span, parent=request.trace if parent else "")
+
+
+class Resident:
+    """The server, to one version from its load to its end (:class:`~salver.kernel.engine.ports.Server`)."""
+
+    def __init__(self, calls: Calls, id: ModelId) -> None:
+        self.calls = calls
+        self.id = id
+        self.meters = _Meters(self)
+
+    def __repr__(self) -> str:
+        return f"<Resident {self.id}>"
+
+    def enter(self) -> "_Asker":
+        """A host of it is there."""
+        return _Asker(self)
+
+    def leave(self) -> None:
+        """It is gone, and its numbers with it."""
+        self.calls.numbers.forget(self)
+
+
+class _Asker:
+    """See :class:`~salver.kernel.engine.ports.Asker`."""
+
+    def __init__(self, resident: Resident) -> None:
+        self._calls = resident.calls
+        self._id = resident.id
+        self._waits: Counter[ModelId] = Counter()
+        self._calls.hosts.setdefault(self._id, []).append(self._waits)
+
+    async def infer(self, request: InferRequest, terms: Terms) -> InferResponse:
+        """The one answer of a model."""
+        with self._asking(request, terms) as call:
+            return await self._calls.inner.infer(request, call)
+
+    async def stream(
+        self, request: InferRequest, terms: Terms, write: Callable[[InferResponse], Awaitable[None]]
+    ) -> None:
+        """The answer in pieces."""
+        with self._asking(request, terms) as call:
+            await self._calls.inner.stream(request, call, write)
+
+    async def manage(self, wish: Wish) -> bool:
+        """Load, unload or look at a model."""
+        control = self._calls.control()
+        try:
+            if wish.kind == "is_ready":
+                return await control.answers(wish.model, wish.version)
+            if wish.kind == "load":
+                await control.load(wish.model, wish.order)
+            else:
+                await control.unload(wish.model, dependents=wish.dependents)
+        except SalverError as error:
+            if not error.triton:
+                raise
+            raise type(error)(error.triton) from error
+        return True
+
+    def leave(self) -> None:
+        """The host is gone; it may come again, so the model's numbers stay."""
+        hosts = self._calls.hosts[self._id]
+        hosts[:] = [other for other in hosts if other is not self._waits]
+        if not hosts:
+            del self._calls.hosts[self._id]
+
+    @contextmanager
+    def _asking(self, request: InferRequest, terms: Terms) -> Iterator[Call]:
+        """While it is asked, this host waits for it; what goes wrong is said in Triton's words."""
+        model, calls = request.model, self._calls
+        prefix = f"Model {model} - Error when running inference: "
+        try:
+            target = calls.inner.find(model, request.version)
+        except (NotFound, NotReady) as error:
+            raise NotReady(
+                f"{prefix}Failed for execute the inference request. Model '{model}' is not ready.",
+                fix=f"{error}.",
+            ) from error
+        if terms.is_of_run:
+            self._waits[target] += 1
+        try:
+            if terms.is_of_run and calls.is_stuck(self._id):
+                raise NotReady(
+                    f"{prefix}model '{self._id.name}' would wait for itself: every instance that could "
+                    f"answer '{model}' waits for an answer that only they could give",
+                    fix=f"Raise the count in the instance_group of '{model}'.",
+                )
+            yield calls.call(request, terms.deadline)
+        except OnlyStreams as error:
+            raise Unsupported(
+                f"{prefix}Model {model} is using the decoupled. The current BLS request call doesn't support "
+                "models using the decoupled transaction policy. Please use 'decoupled=True' argument to the "
+                "'exec' or 'async_exec' calls for decoupled models.'"
+            ) from error
+        except InvalidInput as error:
+            if error.is_late:  # the model's own
+                raise
+            text = error.triton or str(error)
+            raise InvalidInput(prefix + text) from error
+        finally:
+            if terms.is_of_run:
+                self._waits[target] -= 1
+
+
+class _Meters:
+    """See :class:`~salver.backends.callbacks.Meters`."""
+
+    def __init__(self, resident: Resident) -> None:
+        self._owner = resident
+        self._numbers = resident.calls.numbers
+
+    def open(self, series: Series) -> int:
+        """A handle on a series."""
+        return self._numbers.open(self._owner, series)
+
+    def change(self, handle: int, how: Literal["add", "set", "observe"], value: float) -> None:
+        """Change it."""
+        self._numbers.change(self._owner, handle, how, value)
+
+    def value(self, handle: int) -> float:
+        """As it is now."""
+        return self._numbers.value(self._owner, handle)

@@ -1,0 +1,1 @@
+"""Reports on another server's deployment, and the files that replace it."""

@@ -1,0 +1,188 @@
+"""How far has a download come, and is what comes what it should be?
+
+Counted and hashed while it comes, piece by piece, so that one that was cut off goes on where it ended: where
+its digest is known, or the server says by a strong ``ETag`` that it is still the same. It knows no socket.
+"""
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping
+from typing import IO, Final
+
+import msgspec
+
+from salver.stores import StoreFailed
+from salver.stores.sources.fetched import Progress
+from salver.words.errors import LoadFailed
+
+_DIGEST: Final = re.compile(r"(sha256):([0-9a-f]{64})|(sha512):([0-9a-f]{128})", re.ASCII)
+_RANGE: Final = re.compile(r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18})", re.ASCII)
+_PARTIAL: Final = 206
+
+
+class Digest(msgspec.Struct, frozen=True):
+    """What content must be, as ``sha256:…`` or ``sha512:…``."""
+
+    algorithm: str
+    hex: str
+
+    def __str__(self) -> str:
+        """As it is written."""
+        return f"{self.algorithm}:{self.hex}"
+
+
+def parse_digest(text: object) -> Digest | None:
+    """None = it is none that is known.
+
+    >>> str(parse_digest("sha256:" + "0" * 64))[:12], parse_digest("md5:00")
+    ('sha256:00000', None)
+    """
+    match = _DIGEST.fullmatch(text) if isinstance(text, str) else None
+    return Digest(match[1] or match[3], match[2] or match[4]) if match else None
+
+
+class TooLarge(StoreFailed):
+    """There is more of it than may come, or than there is room for."""
+
+
+class CutOff(StoreFailed):
+    """It ended before its time."""
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """What somebody downloads.
+
+    Attributes:
+        what: It is called so in messages.
+        most: Bytes that may come.
+        seconds: That it may take.
+        digest, size: What it must be; None = nobody has said.
+    """
+
+    what: str
+    most: int
+    seconds: float
+    digest: Digest | None = None
+    size: int | None = None
+
+
+class Download:
+    """One download into a file.
+
+    Args:
+        file: New and empty.
+        clock: Seconds that only grow.
+    """
+
+    def __init__(
+        self, wanted: Wanted, file: IO[bytes], progress: Progress, clock: Callable[[], float]
+    ) -> None:
+        self._wanted = wanted
+        self._file = file
+        self._progress = progress
+        self._clock = clock
+        self._end = clock() + wanted.seconds
+        self._whole = wanted.size
+        self._mark = ""
+        self._restart()
+
+    def __repr__(self) -> str:
+        return f"<Download of {self._wanted.what}, {self.done} bytes>"
+
+    @property
+    def may_go_on(self) -> bool:
+        """Can the rest be asked for, so that it fits to what has come?"""
+        return self.done > 0 and bool(self._mark or self._wanted.digest)
+
+    @property
+    def is_whole(self) -> bool:
+        """No more is to come."""
+        return self._whole is not None and self.done >= self._whole
+
+    def asked(self) -> Mapping[str, str]:
+        """Headers that ask for what has not come."""
+        if not self.done:
+            return {}
+        return {"Range": f"bytes={self.done}-", **({"If-Range": self._mark} if self._mark else {})}
+
+    def begin(self, status: int, headers: Mapping[str, str]) -> None:
+        """An answer came.
+
+        Raises:
+            TooLarge: it says that it has more than may come.
+            StoreFailed: it is another part than was asked for, or less than there should be.
+        """
+        if status == _PARTIAL:
+            said = _RANGE.fullmatch(headers.get("Content-Range") or "")
+            if said is None or int(said[1]) != self.done or int(said[2]) != (self._whole or int(said[2])):
+                raise StoreFailed(f"{self._wanted.what} gives another part than was asked for")
+            self._whole = int(said[2])
+            return
+        self._restart()
+        mark, told = headers.get("ETag") or "", headers.get("Content-Length") or ""
+        self._mark = mark if mark.startswith('"') else ""  # a weak one says nothing of bytes
+        length = int(told) if told.isdecimal() and len(told) < 30 else None
+        if self._wanted.size is None:
+            self._whole = length
+        elif length is not None and length < self._wanted.size and not headers.get("Content-Encoding"):
+            raise StoreFailed(f"{self._wanted.what} has {length} bytes, and should have {self._wanted.size}")
+        if (self._whole or 0) > self._wanted.most:
+            raise self._too_large(f"{self._whole} bytes")
+
+    def add(self, piece: bytes) -> None:
+        """So much more of it.
+
+        Raises:
+            TooLarge: it is too much.
+            StoreFailed: it takes too long.
+            LoadFailed: it cannot be written.
+        """
+        self.done += len(piece)
+        if self.done > self._wanted.most or self.done > (self._wanted.size or self.done):
+            raise self._too_large(f"more than {min(self._wanted.most, self._wanted.size or self.done)} bytes")
+        self.check_time()
+        self._mine.update(piece)
+        if self._theirs is not self._mine:
+            self._theirs.update(piece)
+        try:
+            self._file.write(piece)
+        except OSError as error:
+            raise LoadFailed(f"{self._wanted.what} cannot be written: {error.strerror or error}") from error
+        self._progress(self._wanted.what, self.done, self._whole or 0)
+
+    def check_time(self) -> None:
+        """Raises StoreFailed where it takes too long."""
+        if self._clock() > self._end:
+            raise StoreFailed(f"{self._wanted.what} takes longer than {self._wanted.seconds:g} seconds")
+
+    def check_whole(self) -> None:
+        """Raises CutOff where more should have come."""
+        if self._whole is not None and self.done != self._whole:
+            raise CutOff(
+                f"{self._wanted.what} ended after {self.done} of {self._whole} bytes", fix="Try again."
+            )
+
+    def ended(self) -> str:
+        """Its SHA-256.
+
+        Raises:
+            StoreFailed: it is not what its digest says.
+        """
+        digest = self._wanted.digest
+        if digest and self._theirs.hexdigest() != digest.hex:
+            raise StoreFailed(
+                f"{self._wanted.what} is not what its digest says: it is "
+                f"{digest.algorithm}:{self._theirs.hexdigest()}, and should be {digest}"
+            )
+        return self._mine.hexdigest()
+
+    def _restart(self) -> None:
+        self.done = 0
+        self._mine = hashlib.sha256()
+        digest = self._wanted.digest
+        self._theirs = hashlib.new(digest.algorithm) if digest else self._mine
+        self._file.seek(0)
+        self._file.truncate()
+
+    def _too_large(self, size: str) -> TooLarge:
+        return TooLarge(f"{self._wanted.what} has {size}, and there is room for {self._wanted.most}")

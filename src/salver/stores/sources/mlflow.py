@@ -1,0 +1,72 @@
+"""How does a model come from a folder that MLflow wrote?
+
+The artefact of its best flavour is put at the top of a folder, as every model repository has it, with what
+MLflow says of it beside. It knows no server.
+"""
+
+from pathlib import Path
+from typing import Final
+
+from salver.backends.mlmodel import BESIDE, MLMODEL, MlModel, parse_mlmodel
+from salver.stores import StoreFailed
+from salver.stores.sources.archives import card_of
+from salver.stores.sources.fetched import Fetched, Progress
+from salver.stores.sources.staging import stage
+from salver.words.errors import InvalidInput
+
+_MOST_BYTES: Final = 1 << 20
+
+
+class MlflowFolder:
+    """A :class:`~salver.stores.sources.Source` over a folder with an ``MLmodel``."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __repr__(self) -> str:
+        return f"<MlflowFolder {self._folder}>"
+
+    def fetch(self, folder: Path, progress: Progress) -> Fetched:
+        """See the protocol. Its pointer is the model's own id, where MLflow gave one."""
+        path, said = arranged(self._folder, folder / "model")
+        source = f"{self._folder.absolute()}{f'#{said.model_id}' if said.model_id else ''}"
+        parents = (("run", f"mlflow:{said.run_id}"),) if said.run_id else ()
+        return Fetched(path, source, card_of(path), said.tags, {}, parents)  # type: ignore[arg-type]
+
+
+def is_mlflow(folder: Path) -> bool:
+    """Has MLflow written a model there? Blocking."""
+    return (folder / MLMODEL).is_file()
+
+
+def arranged(source: Path, target: Path) -> tuple[Path, MlModel]:
+    """The model of a folder, in a new one; and what is said of it. Blocking.
+
+    Raises:
+        InvalidInput: it is no model that a backend runs.
+        StoreFailed: it cannot be read.
+    """
+    try:
+        with (source / MLMODEL).open("rb") as file:
+            content = file.read(_MOST_BYTES + 1)
+    except OSError as error:
+        raise StoreFailed(f"{source / MLMODEL} cannot be read: {error.strerror}") from error
+    said = parse_mlmodel(content, str(source / MLMODEL), lambda path: (source / path).exists())
+    target.mkdir()
+    for name in BESIDE:
+        if (source / name).is_file():
+            stage(source / name, target / name, source)
+    stage(_innermost(source, said), target, source)
+    return target, said
+
+
+def _innermost(source: Path, said: MlModel) -> Path:
+    """What the framework wrote: below ``data`` Keras and PyTorch have ``model``, or ``model.*``, and more."""
+    path = source / said.artefact
+    if not path.is_dir():
+        return path
+    models = sorted(each for each in path.iterdir() if each.name == "model" or each.stem == "model")
+    if len(models) > 1:
+        names = ", ".join(each.name for each in models)
+        raise InvalidInput(f"{path} holds several models: {names}", fix="Push the one that is meant.")
+    return models[0] if models else path

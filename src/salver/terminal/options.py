@@ -1,0 +1,88 @@
+"""Which options do several commands share, and how are they explained?"""
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Final
+
+from cyclopts import Parameter
+
+from salver.terminal.output import on_terminal
+from salver.words.errors import InvalidInput
+
+#: As long as load balancers usually need to see that a server is not ready any more.
+_DRAIN_S: Final = 5.0
+_MOST_DRAIN_S: Final = 3600.0
+
+Url = Annotated[str, Parameter(help="The server's address.", env_var="SALVER_URL")]
+Json = Annotated[bool, Parameter(help="Print JSON, one object a line, instead of text.")]
+Version = Annotated[str, Parameter(name="--model-version", help="Its version; the server picks without one.")]
+Inputs = Annotated[
+    tuple[str, ...],
+    Parameter(
+        name=("--input", "-i"),
+        help="NAME=VALUE, once for each input. VALUE is JSON ('x=[[1,2]]'), text for a BYTES tensor, "
+        "or @FILE: .npy, .json, or any other file as the bytes of one element.",
+    ),
+]
+
+Registry = Annotated[
+    str,
+    Parameter(
+        name="--registry",
+        env_var="SALVER_REGISTRY",
+        help="Folder of a registry, or the URL of its ledger (postgresql://…).",
+    ),
+]
+Artifacts = Annotated[
+    str,
+    Parameter(
+        name="--artifacts",
+        env_var="SALVER_ARTIFACTS",
+        help="Folder of the registry's files, or s3://bucket/path, where they do not lie beside its ledger.",
+    ),
+]
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+
+
+def drain_delay(given: float | str | None, environment: Mapping[str, str] = os.environ) -> float:
+    """Seconds from SIGTERM on in which a server is not ready and goes on answering.
+
+    Args:
+        given: None = as ``SALVER_DRAIN_DELAY`` says, or 0 on a terminal and 5 elsewhere.
+
+    Raises:
+        InvalidInput: it is no number from 0 to 3600.
+    """
+    if given is None:
+        given = environment.get("SALVER_DRAIN_DELAY") or (0.0 if on_terminal() else _DRAIN_S)
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= _MOST_DRAIN_S:
+        raise InvalidInput(f"the drain delay {given!r} is no number of seconds from 0 to {_MOST_DRAIN_S:g}")
+    return seconds
+
+
+def resources_of(settings: Iterable[str], flag: str) -> dict[str, int]:
+    """How much there is of each resource that models share, by ``NAME:COUNT`` or ``NAME:COUNT:DEVICE``.
+
+    There is one device, the machine: of several counts of one name the largest holds.
+
+    Raises:
+        InvalidInput: one is written otherwise.
+
+    >>> resources_of(["slots:2", "memory:8:0"], "--rate-limit-resource")
+    {'slots': 2, 'memory': 8}
+    """
+    found: dict[str, int] = {}
+    for setting in settings:
+        name, *numbers = setting.split(":")
+        if not name or not 1 <= len(numbers) <= 2 or not all(n.isascii() and n.isdigit() for n in numbers):
+            raise InvalidInput(
+                f"{flag} option format is '<resource_name>:<count>:<device>' or '<resource_name>:<count>'. "
+                f"Got {setting}"
+            )
+        found[name] = max(found.get(name, 0), int(numbers[0][:12]))
+    return found

@@ -1,0 +1,171 @@
+"""How do gRPC messages lie in a stream of bytes, and how do its headers spell time and text?
+
+The five-byte prefix, ``grpc-encoding``, ``grpc-timeout`` and ``grpc-message`` of "gRPC over
+HTTP2". It knows no message and no socket: bytes come in pieces of any size.
+"""
+
+import re
+import struct
+from io import BytesIO
+from typing import Final
+
+from salver.encoding.bodies import GrpcStatus
+from salver.transport.compression import WORTHWHILE, inflate, pack
+from salver.words.errors import InvalidInput, TooLarge, Unsupported
+
+_PREFIX = struct.Struct(">BI")
+_ENCODINGS: Final = ("identity", "gzip", "deflate")
+_TIMEOUT = re.compile(r"(\d{1,8})([HMSmun])")
+_SECONDS: Final = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
+
+
+def frame(message: bytes, encoding: str = "", level: int = 0) -> bytes:
+    """The message behind its prefix.
+
+    Args:
+        encoding: The call's ``grpc-encoding``; empty = it is not compressed, as it is not if it is small.
+        level: Of compression, 1 to 9.
+    """
+    if not encoding or len(message) < WORTHWHILE:
+        return _PREFIX.pack(0, len(message)) + message
+    packed = pack(message, encoding, level)
+    return _PREFIX.pack(1, len(packed)) + packed
+
+
+def encoding_for(accepted: bytes) -> str:
+    """What a caller with this ``grpc-accept-encoding`` can read, gzip before deflate; empty for neither.
+
+    >>> encoding_for(b"identity, deflate, gzip"), encoding_for(b"identity")
+    ('gzip', '')
+    """
+    names = {name.strip() for name in accepted.split(b",")}
+    return next((name for name in ("gzip", "deflate") if name.encode() in names), "")
+
+
+class Packed(bytes):
+    """A message that is still compressed."""
+
+
+class FrameReader:
+    """Takes bytes as they come and gives the messages that are complete.
+
+    Args:
+        limit: Most bytes of one message, inflated or not.
+        encoding: The call's ``grpc-encoding``.
+        inflates: Compressed messages are inflated at once; else they come as :class:`Packed`.
+
+    >>> reader = FrameReader(100)
+    >>> reader.feed(frame(b"ab")[:3]), reader.feed(frame(b"ab")[3:] + frame(b""))
+    ([], [b'ab', b''])
+    """
+
+    def __init__(self, limit: int, encoding: str = "identity", *, inflates: bool = True) -> None:
+        self._limit = limit
+        self._encoding = encoding
+        self._inflates = inflates
+        self._prefix = bytearray()  # as far as it is here, of the next message
+        self._body: BytesIO | None = None  # of a message whose prefix is here; gives its bytes uncopied
+        self._flag = self._left = 0
+
+    @property
+    def is_empty(self) -> bool:
+        """True between messages: a stream may end here."""
+        return not self._prefix and self._body is None
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Messages completed by these bytes.
+
+        Raises:
+            TooLarge: a message is over the limit, said as soon as its prefix is here.
+            Unsupported: it is compressed in a way we do not know.
+            InvalidInput: its prefix or its compressed bytes are broken.
+        """
+        if self.is_empty and len(data) >= 5:  # the usual case: one whole message
+            flag, size = _PREFIX.unpack_from(data)
+            if len(data) == size + 5 and size <= self._limit:
+                return [self._open(flag, data[5:])]
+        view = memoryview(data)
+        messages: list[bytes] = []
+        while view:
+            if self._body is None:
+                need = 5 - len(self._prefix)
+                self._prefix += view[:need]
+                view = view[need:]
+                if len(self._prefix) < 5:
+                    break
+                self._begin()
+            assert self._body is not None
+            piece = view[: self._left]
+            self._body.write(piece)
+            view = view[len(piece) :]
+            self._left -= len(piece)
+            if not self._left:
+                message, self._body = self._body.getvalue(), None
+                messages.append(self._open(self._flag, message))
+        return messages
+
+    def _begin(self) -> None:
+        self._flag, self._left = _PREFIX.unpack(self._prefix)
+        if self._left > self._limit:
+            raise TooLarge(
+                f"Received message larger than max ({self._left} vs. {self._limit})",
+                fix="Send it in parts, or raise the server's limit for gRPC messages.",
+            )
+        self._prefix.clear()
+        self._body = BytesIO()
+
+    def _open(self, flag: int, message: bytes) -> bytes:
+        if flag == 0:
+            return message
+        if flag != 1:
+            raise InvalidInput(f"a gRPC message prefix begins with {flag}, not 0 or 1")
+        if self._encoding not in _ENCODINGS:
+            raise Unsupported(
+                f"grpc-encoding '{self._encoding}' is not supported", fix="Use gzip, deflate or identity."
+            )
+        if self._encoding == "identity":
+            raise InvalidInput("a gRPC message is marked compressed, but the call names no grpc-encoding")
+        return inflate(message, self._encoding, self._limit) if self._inflates else Packed(message)
+
+
+def parse_timeout(text: str) -> float:
+    """Seconds of a ``grpc-timeout``.
+
+    Raises:
+        InvalidInput: not one to eight digits and a unit.
+
+    >>> parse_timeout("100m"), parse_timeout("2S")
+    (0.1, 2.0)
+    """
+    parts = _TIMEOUT.fullmatch(text) if text.isascii() else None
+    if parts is None:
+        raise InvalidInput(f"grpc-timeout {text[:40]!r} is not one to eight digits and one of HMSmun")
+    return int(parts[1]) * _SECONDS[parts[2]]
+
+
+def encode_message(text: str) -> bytes:
+    """A ``grpc-message``: UTF-8, percent-encoded but for printable ASCII other than ``%``.
+
+    >>> encode_message("50% of ü ")
+    b'50%25 of %C3%BC%20'
+    """
+    raw = text.encode("utf-8", "replace")
+    inner = range(1, len(raw) - 1)  # no header begins or ends with a space
+    return b"".join(
+        bytes((b,)) if (0x20 < b <= 0x7E and b != 0x25) or (b == 0x20 and at in inner) else b"%%%02X" % b
+        for at, b in enumerate(raw)
+    )
+
+
+def trailers(status: GrpcStatus) -> list[tuple[bytes, bytes]]:
+    """The headers that end a call.
+
+    >>> trailers(GrpcStatus(0, "")), trailers(GrpcStatus(3, "no"))
+    ([(b'grpc-status', b'0')], [(b'grpc-status', b'3'), (b'grpc-message', b'no')])
+    """
+    headers = [(b"grpc-status", b"%d" % status.code)]
+    if status.message:
+        headers.append((b"grpc-message", encode_message(status.message)))
+    if status.pushback_ms:
+        headers.append((b"grpc-retry-pushback-ms", b"%d" % status.pushback_ms))
+    return headers

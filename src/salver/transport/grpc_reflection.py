@@ -1,0 +1,204 @@
+"""Server reflection of gRPC: which services there are, and the descriptors of their messages.
+
+``grpc.reflection.v1`` and ``v1alpha``, whose messages are alike. The descriptors are those of the private
+pools that the codecs use, with the services added that the pools leave out.
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any, Final
+
+from google.protobuf import descriptor_pb2
+from google.protobuf.descriptor import FileDescriptor
+from google.protobuf.message import DecodeError
+
+from salver.dialects.oip import grpc_schema
+from salver.dialects.tensorflow import tf_schema
+from salver.encoding import protobuf
+from salver.words.errors import InvalidInput
+
+PACKAGES: Final = ("grpc.reflection.v1", "grpc.reflection.v1alpha")
+SERVICE: Final = "ServerReflection"
+METHOD: Final = "ServerReflectionInfo"
+_MESSAGES: Final = {
+    "ServerReflectionRequest": """
+        string host = 1
+        oneof message_request string file_by_filename = 3
+        oneof message_request string file_containing_symbol = 4
+        oneof message_request ExtensionRequest file_containing_extension = 5
+        oneof message_request string all_extension_numbers_of_type = 6
+        oneof message_request string list_services = 7
+    """,
+    "ExtensionRequest": """
+        string containing_type = 1
+        int32 extension_number = 2
+    """,
+    "ServerReflectionResponse": """
+        string valid_host = 1
+        ServerReflectionRequest original_request = 2
+        oneof message_response FileDescriptorResponse file_descriptor_response = 4
+        oneof message_response ExtensionNumberResponse all_extension_numbers_response = 5
+        oneof message_response ListServiceResponse list_services_response = 6
+        oneof message_response ErrorResponse error_response = 7
+    """,
+    "FileDescriptorResponse": "repeated bytes file_descriptor_proto = 1",
+    "ExtensionNumberResponse": """
+        string base_type_name = 1
+        repeated int32 extension_number = 2
+    """,
+    "ListServiceResponse": "repeated ServiceResponse service = 1",
+    "ServiceResponse": "string name = 1",
+    "ErrorResponse": """
+        int32 error_code = 1
+        string error_message = 2
+    """,
+}
+#: Requests and responses whose names do not follow from the method's.
+_TYPES: Final = {
+    "ModelStreamInfer": ("ModelInferRequest", "ModelStreamInferResponse"),
+    "Check": ("HealthCheckRequest", "HealthCheckResponse"),
+    "Watch": ("HealthCheckRequest", "HealthCheckResponse"),
+    "Classify": ("ClassificationRequest", "ClassificationResponse"),
+    "Regress": ("RegressionRequest", "RegressionResponse"),
+    "HandleReloadConfigRequest": ("ReloadConfigRequest", "ReloadConfigResponse"),
+    METHOD: ("ServerReflectionRequest", "ServerReflectionResponse"),
+}
+#: Methods with many requests, and with many responses.
+_ASKED_OFTEN: Final = frozenset(("ModelStreamInfer", METHOD))
+_TOLD_OFTEN: Final = _ASKED_OFTEN | {"Watch"}
+_NOT_FOUND: Final = 5
+_UNIMPLEMENTED: Final = 12
+
+
+class Reflection:
+    """What a server tells of its services.
+
+    Args:
+        methods: Paths of all methods, ``/package.Service/Method``. Services whose messages are not known are
+            left out.
+    """
+
+    def __init__(self, methods: Iterable[str]) -> None:
+        pools = {package: protobuf.build(protobuf.Table(package, _MESSAGES)) for package in PACKAGES}
+        self._requests = {package: pool["ServerReflectionRequest"] for package, pool in pools.items()}
+        self._replies = {package: pool["ServerReflectionResponse"] for package, pool in pools.items()}
+        self._files: dict[str, descriptor_pb2.FileDescriptorProto] = {}
+        for classes in (grpc_schema.build(), tf_schema.build(), *pools.values()):
+            for file in {c.DESCRIPTOR.file.name: c.DESCRIPTOR.file for c in classes.values()}.values():
+                self._keep(file)
+        self._services = sorted(self._add_services(methods))
+        self._symbols = {name: file for file, told in self._files.items() for name in _names(told)}
+
+    def __repr__(self) -> str:
+        return f"<Reflection of {', '.join(self._services)}>"
+
+    def answer(self, package: str, message: bytes) -> bytes:
+        """The response to one request.
+
+        Raises:
+            InvalidInput: it is no such message.
+        """
+        try:
+            request = self._requests[package].FromString(message)
+        except DecodeError as error:
+            raise InvalidInput(f"the message is no ServerReflectionRequest: {error}") from None
+        reply = self._replies[package](valid_host=request.host, original_request=request)
+        kind = request.WhichOneof("message_request")
+        if kind == "list_services":
+            for name in self._services:
+                reply.list_services_response.service.add(name=name)
+        elif kind in ("file_by_filename", "file_containing_symbol"):
+            asked = getattr(request, kind)
+            file = self._symbols.get(asked, "") if kind == "file_containing_symbol" else asked
+            if file in self._files:
+                reply.file_descriptor_response.file_descriptor_proto.extend(self._whole(file))
+            else:
+                _refuse(reply, _NOT_FOUND, f"there is no {asked[:200]!r}")
+        elif (
+            kind == "all_extension_numbers_of_type" and request.all_extension_numbers_of_type in self._symbols
+        ):
+            reply.all_extension_numbers_response.base_type_name = request.all_extension_numbers_of_type
+        elif kind is None:
+            _refuse(reply, _UNIMPLEMENTED, "no such request is known")
+        else:
+            _refuse(reply, _NOT_FOUND, "there are no extensions")
+        data: bytes = reply.SerializeToString()
+        return data
+
+    def _keep(self, file: FileDescriptor) -> None:
+        """A file, and all that it imports."""
+        if file.name not in self._files:
+            told = descriptor_pb2.FileDescriptorProto()
+            file.CopyToProto(told)
+            self._files[file.name] = told
+            for below in file.dependencies:
+                self._keep(below)
+
+    def _add_services(self, methods: Iterable[str]) -> Iterator[str]:
+        files = {told.package: told for told in self._files.values() if told.name.startswith("salver/")}
+        found: dict[str, list[str]] = {}
+        for path in methods:
+            service, _, method = path[1:].partition("/")
+            found.setdefault(service, []).append(method)
+        for service, names in found.items():
+            package, _, short = service.rpartition(".")
+            told = files.get(package)
+            types = {name: _types(name) for name in names}
+            if told is None or not _has_all(told, types):
+                continue
+            added = told.service.add(name=short)
+            for name in sorted(names):
+                takes, gives = types[name]
+                added.method.add(
+                    name=name,
+                    input_type=f".{package}.{takes}",
+                    output_type=f".{package}.{gives}",
+                    client_streaming=name in _ASKED_OFTEN,
+                    server_streaming=name in _TOLD_OFTEN,
+                )
+            yield service
+
+    def _whole(self, file: str) -> list[bytes]:
+        """A file and all that it imports, each before those that it imports itself."""
+        order: dict[str, None] = {}
+
+        def visit(name: str) -> None:
+            for below in self._files[name].dependency:
+                if below not in order:
+                    visit(below)
+            order[name] = None
+
+        visit(file)
+        return [self._files[name].SerializeToString() for name in reversed(order)]
+
+
+def _types(method: str) -> tuple[str, str]:
+    return _TYPES.get(method, (f"{method}Request", f"{method}Response"))
+
+
+def _has_all(file: descriptor_pb2.FileDescriptorProto, types: Mapping[str, Collection[str]]) -> bool:
+    names = {message.name for message in file.message_type}
+    return all(names.issuperset(pair) for pair in types.values())
+
+
+def _names(file: descriptor_pb2.FileDescriptorProto) -> Iterator[str]:
+    """Full names of all that a file defines."""
+    for message in file.message_type:
+        yield from _below(file.package, message)
+    for enum in file.enum_type:
+        yield f"{file.package}.{enum.name}"
+    for service in file.service:
+        yield f"{file.package}.{service.name}"
+        yield from (f"{file.package}.{service.name}.{method.name}" for method in service.method)
+
+
+def _below(owner: str, message: descriptor_pb2.DescriptorProto) -> Iterator[str]:
+    name = f"{owner}.{message.name}"
+    yield name
+    yield from (f"{name}.{enum.name}" for enum in message.enum_type)
+    for inner in message.nested_type:
+        yield from _below(name, inner)
+
+
+def _refuse(reply: Any, code: int, text: str) -> None:
+    reply.error_response.error_code = code
+    reply.error_response.error_message = text

@@ -1,0 +1,133 @@
+"""Calls of gRPC that ask no model and have many responses: reflection, and watching health.
+
+They end with the caller, and when the server stops, so that none of them keeps it from stopping.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Final
+
+from salver.dialects.oip.grpc_stream import START, STOPPING, Send
+from salver.encoding.bodies import GrpcStatus
+from salver.transport.effects import reads
+from salver.transport.faults import grpc_status
+from salver.transport.grpc_frames import FrameReader, frame, trailers
+from salver.transport.hangup import Receive
+from salver.words.errors import InvalidInput, SalverError
+from salver.words.messages import Call
+
+_MOST: Final = 1 << 16  # bytes of a request
+_LOOKS_S: Final = 1.0  # between two looks at what is watched
+
+#: Responses to the requests of a call, as they come; told as well where to hear that the caller is gone.
+Answers = Callable[[AsyncIterator[bytes], Receive], AsyncIterator[bytes]]
+
+
+class Talk:
+    """A method, and the calls of it that are open."""
+
+    def __init__(self, answers: Answers) -> None:
+        self._answers = answers
+        self._open: set[asyncio.Task[None]] = set()
+        self._is_stopping = False
+
+    @reads
+    def read(self) -> None:
+        """Nothing; it has the mark of the method."""
+
+    async def handle(self, headers: Mapping[bytes, bytes], call: Call, receive: Receive, send: Send) -> None:
+        """One call, from its headers to its trailers."""
+        is_late = self._is_stopping
+        status = GrpcStatus(14, STOPPING) if is_late else GrpcStatus(0, "")
+        await send(START)
+        await send({"type": "http.response.body", "body": b"", "more_body": True})
+        if not is_late:
+            talking = asyncio.create_task(self._talk(headers, receive, send))
+            self._open.add(talking)
+            try:
+                async with asyncio.timeout(None if call.deadline is None else call.deadline - call.arrival):
+                    await talking
+            except TimeoutError:
+                status = GrpcStatus(4, "Deadline Exceeded")
+            except SalverError as error:
+                status = grpc_status(error)
+            except asyncio.CancelledError:
+                if not self._is_stopping:
+                    raise
+                status = GrpcStatus(14, STOPPING)
+            except ConnectionAbortedError:
+                return
+            finally:
+                talking.cancel()
+                self._open.discard(talking)
+        with contextlib.suppress(OSError, RuntimeError):
+            await send({"type": "http.response.body", "body": b""})
+            await send({"type": "http.response.trailers", "headers": trailers(status)})
+
+    def stop(self) -> None:
+        """End every call."""
+        self._is_stopping = True
+        for talking in self._open:
+            talking.cancel()
+
+    async def _talk(self, headers: Mapping[bytes, bytes], receive: Receive, send: Send) -> None:
+        encoding = headers.get(b"grpc-encoding", b"identity").decode("latin-1")
+        async for answer in self._answers(_requests(encoding, receive), receive):
+            await send({"type": "http.response.body", "body": frame(answer), "more_body": True})
+
+
+async def _requests(encoding: str, receive: Receive) -> AsyncIterator[bytes]:
+    """The messages of a call, until the client has said its last.
+
+    Raises:
+        ConnectionAbortedError: the client is gone.
+    """
+    reader = FrameReader(_MOST, encoding)
+    while (event := await receive())["type"] == "http.request":
+        for message in reader.feed(event.get("body", b"")):
+            yield message
+        if not event.get("more_body"):
+            if not reader.is_empty:
+                raise InvalidInput("the call ended before its message was complete")
+            return
+    raise ConnectionAbortedError
+
+
+def one_by_one(answer: Callable[[bytes], bytes]) -> Answers:
+    """A response to each request."""
+
+    async def answers(requests: AsyncIterator[bytes], receive: Receive) -> AsyncIterator[bytes]:
+        async for message in requests:
+            yield answer(message)
+
+    return answers
+
+
+def watched(look: Callable[[bytes], Awaitable[bytes]], pause: float = _LOOKS_S) -> Answers:
+    """What is seen now of the one thing that is asked for, and again whenever it has changed."""
+
+    async def answers(requests: AsyncIterator[bytes], receive: Receive) -> AsyncIterator[bytes]:
+        message = await anext(requests, None)
+        if message is None:
+            raise InvalidInput("the call has no message")
+        told = None
+        leaving = asyncio.create_task(_left(receive))
+        try:
+            while not leaving.done():
+                seen = await look(message)
+                if seen != told:
+                    told = seen
+                    yield seen
+                await asyncio.wait({leaving}, timeout=pause)
+            raise ConnectionAbortedError
+        finally:
+            leaving.cancel()
+
+    return answers
+
+
+async def _left(receive: Receive) -> None:
+    """Returns when the client is gone."""
+    while (await receive())["type"] == "http.request":
+        pass
