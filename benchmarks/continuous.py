@@ -34,9 +34,9 @@ import host
 import numpy as np
 import page
 import processes
+from models import ROOT
 from systems import HERE, python_of
 
-from models import ROOT
 from salver.backends.onnx import OnnxBackend
 from salver.backends.protocol import LoadOptions, StepModel
 from salver.backends.stateful import StatefulSteps

@@ -18,10 +18,11 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
+
+from zoo import infer_body, write_identity, write_mlp
 
 from salver.testing.process import ServerProcess
-from zoo import infer_body, write_identity, write_mlp
 
 _PATH = "/v2/models/mlp/infer"
 _BYTES = "/v2/models/identity_bytes/infer"

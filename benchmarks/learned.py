@@ -30,7 +30,7 @@ from salver.stats.batch_price import Price
 from salver.stats.batch_table import Table
 from salver.words.artifacts import Batching
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "engine"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 from clairvoyant import Clairvoyant, Line
 
 LAW = BatchLaw(a=0.3051e-3, t0=1.0524e-3)

@@ -33,7 +33,7 @@ from salver.client.load import Tally, drive, schedule, summarise
 from salver.testing.process import ServerProcess
 from salver.words.errors import SalverError
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
 from zoo import infer_body, moody_body, write_constant, write_identity, write_moody
 
 WARM_UP_SHARE = 0.3

@@ -32,12 +32,11 @@ from typing import Any
 
 import host
 import load
+import models
 import page
 import split_steps
-from processes import Launch, free_port, running
-
-import models
 from models import MODELS, ROOT
+from processes import Launch, free_port, running
 
 PAGE = ROOT / "docs" / "explanation" / "split-benchmarks.md"
 MODEL = MODELS["tiny"]

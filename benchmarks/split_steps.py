@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from salver.features.ledger import Ledger
+from salver.features.ledger.ledger import Ledger
 from salver.features.registry.records import Actor
 from salver.features.releases.experiments.collector import Collector
 from salver.features.releases.experiments.outputs import OutputCheck

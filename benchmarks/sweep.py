@@ -26,12 +26,12 @@ from pathlib import Path
 from typing import Any
 
 import host
+import models
 import numpy as np
 import page
 import subjects
 from subjects import ONNX
 
-import models
 from salver.backends.onnx import OnnxBackend
 from salver.features.tuning.bench import Bench
 from salver.features.tuning.grid import Limits, Placed

@@ -4,7 +4,7 @@ A server with a model of law a·b + t0 (``law.py``), Poisson arrivals over HTTP 
 own. Two clocks: the server's (arrival to reply, from its statistics) and the caller's (from the
 scheduled time: with the generator, the kernel and an idle machine's wake-ups, which no queueing law
 knows; about a millisecond each). The exact mean is that of the chain in
-``tests/engine/exact_batching.py``. How far the arrivals of one short run happen to be from a long
+``tests/support/exact_batching.py``. How far the arrivals of one short run happen to be from a long
 run is known: it is what the simulator, with the server's own batcher, says of the same arrivals
 ("luck"). A ratio is measured / (exact · luck): the simulated mean as a control variate.
 
@@ -36,7 +36,7 @@ from salver.testing.process import free_port
 from salver.transport.server import FrontConfig
 from salver.words.artifacts import Batching
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "engine"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 from exact_batching import drained_queue
 
 A_MS, T0_MS = 6.102, 21.048  # GoogLeNet on a P4, slowed down until a millisecond of HTTP is small

@@ -11,30 +11,32 @@ from typing import Any
 
 import orjson
 
-from salver.words.messages import InferRequest, Signature, TensorSpec
-from salver.dialects.tensorflow.batching_parameters import batching_of
-from salver.dialects.tensorflow.model_list import places_of
-from salver.words.tensor import DataType
-from salver.testing.codecs import REFUSALS, mutations, survives
-from salver.transport.http1_head import Heads
-from salver.dialects.tensorflow import tf_schema, grpc_codec as tfs_grpc, predict_codec as tfs_predict
-from salver.encoding.bodies import HttpBody
-from salver.dialects.openai.chat_template import ChatTemplate
-from salver.transport.grpc_frames import FrameReader, frame
-from salver.dialects.oip.grpc_schema import build
 from salver.dialects.oip.grpc_codec import decode_infer
+from salver.dialects.oip.grpc_schema import build
 from salver.dialects.oip.json_codec import OpenInferenceHttp
+from salver.dialects.openai.chat_template import ChatTemplate
 from salver.dialects.openai.codec import Embedding, Generating
 from salver.dialects.openai.requests import EmbeddingRequest, parse_chat, parse_completion, parse_embedding
 from salver.dialects.openai.tools import read_whole
-from salver.dialects.tensorflow.tf_text import parse
+from salver.dialects.openai.voice import Spoken, Voice
+from salver.dialects.tensorflow import grpc_codec as tfs_grpc
+from salver.dialects.tensorflow import predict_codec as tfs_predict
+from salver.dialects.tensorflow import tf_schema
+from salver.dialects.tensorflow.batching_parameters import batching_of
 from salver.dialects.tensorflow.head_json import Classify
 from salver.dialects.tensorflow.heads import CLASSIFY
 from salver.dialects.tensorflow.json_codec import Predict
+from salver.dialects.tensorflow.model_list import places_of
 from salver.dialects.tensorflow.rules import TfsRules
+from salver.dialects.tensorflow.tf_text import parse
 from salver.dialects.torchserve.bodies import form, query_of
 from salver.dialects.torchserve.orders import registration
-from salver.dialects.openai.voice import Spoken, Voice
+from salver.encoding.bodies import HttpBody
+from salver.testing.codecs import REFUSALS, mutations, survives
+from salver.transport.grpc_frames import FrameReader, frame
+from salver.transport.http1_head import Heads
+from salver.words.messages import InferRequest, Signature, TensorSpec
+from salver.words.tensor import DataType
 
 _SIGNATURE = Signature((TensorSpec("x", DataType.FP32, (-1, 2)), TensorSpec("s", DataType.BYTES, (-1,))), ())
 _TEXTS = Signature(

@@ -7,10 +7,14 @@ import gc
 import os
 import subprocess
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from zoo import EXAMPLES, write_identity, write_mlp, write_moody, write_two
+
+from salver.testing.process import ServerProcess
 
 # A busy machine is no fault of the code's. What waits to land is held against the same examples each time;
 # a run by hand looks for new ones.
@@ -66,3 +70,21 @@ def _again(reporter: pytest.TerminalReporter) -> pytest.ExitCode:
     command = [sys.executable, "-m", "pytest", "--verbose", "--no-skips", "--timeout=120", *failed]
     done = subprocess.run(command, cwd=reporter.config.rootpath)
     return pytest.ExitCode.TESTS_FAILED if done.returncode else pytest.ExitCode.OK
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """One real server for all tests that need no other, with every model of the zoo.
+
+    It polls its repository and logs JSON, every request included.
+    """
+    folder: Path = tmp_path_factory.mktemp("server")
+    root = folder / "repository"
+    write_mlp(root / "mlp", 1)
+    write_two(root)
+    write_moody(root)
+    for datatype in EXAMPLES:
+        write_identity(root, datatype)
+    options = ["--log-format", "json", "--access-log", "all"]
+    with ServerProcess([root], folder / "log", options) as server:
+        yield server.wait_ready()

@@ -28,19 +28,9 @@ TREES = {name: ast.parse((SOURCE / name).read_text()) for name in FILES}
 
 #: Decisions, codecs and words: functions of their arguments alone.
 PURE = (
-    "errors.py", "tensor.py", "messages.py", "artifacts.py", "releases.py", "events.py",
-    "wire/*", "stats/*",
-    "*/policy.py", "*/states.py", "*/config.py",
-    "kernel/engine/admission.py", "kernel/engine/backoff.py", "kernel/engine/batcher.py", "kernel/engine/control.py", "kernel/engine/lanes.py",
-    "kernel/engine/learned.py", "kernel/engine/limit.py", "kernel/engine/meter.py", "kernel/engine/outlook.py", "kernel/engine/pace.py",
-    "kernel/engine/placement.py", "kernel/engine/rules.py", "kernel/engine/schedule.py", "features/tuning/simulator.py", "kernel/engine/steps.py",
-    "kernel/engine/waiting.py", "kernel/engine/warmup.py",
-    "planner/*", "rollout/*", "features/tuning/judgement.py",
-    "kernel/repository/names.py", "dialects/triton/config/pbtxt.py", "kernel/repository/settle.py",
-    "kernel/repository/toml.py", "dialects/triton/config/translate.py",
-    "features/telemetry/explain.py", "features/telemetry/gauges.py", "dialects/triton/statistics.py", "features/telemetry/verdict.py",
-    "dialects/oip/openapi.py", "transport/routes.py", "dialects/torchserve/paths.py", "transport/http1_head.py",
-    "backends/outputs.py", "cli/banner.py", "client/encoding.py",
+    "words/errors.py", "words/tensor.py", "words/messages.py", "words/artifacts.py", "words/releases.py",
+    "words/events.py",
+    "encoding/*", "stats/*", "features/releases/judge/*", "*/policy.py", "*/states.py", "*/config.py",
 )  # fmt: skip
 IMPURE_MODULES = {
     "asyncio", "concurrent", "ctypes", "http", "io", "logging", "mmap", "multiprocessing", "os",
@@ -60,11 +50,15 @@ LATE = {"scipy", "sqlalchemy", "psycopg"}
 #: Where an import of Salver's own inside a function is the point, and not a dodge: a command imports
 #: what it needs, so that `salver --help` starts at once; a host process imports what it runs; a server
 #: without a registry does not import a database.
-LAZY = ("cli/*", "__init__.py", "app.py")
+LAZY = (
+    "cli/*", "__init__.py", "app.py", "migration/*", "*command*.py", "*/migration*.py", "*/flags.py",
+    "*_flags.py",
+    "*/environment.py", "*/otel.py",
+)  # fmt: skip
 #: Exceptions that never leave their module.
 PRIVATE = "_"
 #: What handlers import as ``ts``, in host processes of theirs alone: its names are TorchServe's.
-OWN = [name for name in FILES if not name.startswith("backends/torchserve/shim/")]
+OWN = [name for name in FILES if not name.startswith("dialects/torchserve/shim/")]
 
 
 #: What no test has: a limit of its own in which something must happen, too short some day on a busy machine.

@@ -10,6 +10,7 @@ no page is left out of the navigation. A mark is an HTML comment above a fenced 
 
 import os
 import re
+import runpy
 import ssl
 import subprocess
 import sys
@@ -20,10 +21,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-
 from programs import shell
-from salver.testing.process import free_port
 from waiting import PATIENCE_S
+
+from salver.testing.process import free_port
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -185,6 +186,13 @@ def test_architecture_names_every_room() -> None:
     source = ROOT / "src" / "salver"
     rooms = [path.name for path in source.iterdir() if (path / "__init__.py").exists()]
     assert [room for room in rooms if f"`{room}/`" not in text] == []
+
+
+def test_the_index_of_files_is_current() -> None:
+    index = runpy.run_path(str(ROOT / "scripts" / "file_index.py"))
+    assert (ROOT / "docs/reference/files.md").read_text() == index["page"](), (
+        "run: python scripts/file_index.py"
+    )
 
 
 def test_every_how_to_is_in_a_group_of_the_navigation() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parent.parent / "src"
-SHIM = SOURCE / "salver" / "backends" / "torchserve" / "shim"  # whose modules call one another ``ts``
+SHIM = SOURCE / "salver" / "dialects" / "torchserve" / "shim"  # whose modules call one another ``ts``
 MODULES = sorted(
     ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__")
     for path in (SOURCE / "salver").rglob("*.py")

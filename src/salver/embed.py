@@ -184,7 +184,8 @@ class Model:
     """A model of a server in this process; made by :meth:`Server.model`.
 
     Inputs are arrays by name: numpy's, whatever has ``__dlpack__`` and lies in this machine's memory, lists,
-    or a :class:`~salver.words.tensor.Tensor` where the datatype must be said. They are not copied where they are
+    or a :class:`~salver.words.tensor.Tensor` where the datatype must be said. They are not copied where
+    they are
     contiguous: leave them as they are until the answer is there.
     """
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import schemathesis
+from console_world import RUNNING, prepare
 from hypothesis import HealthCheck, given, settings
 from schemathesis.checks import not_a_server_error
 from schemathesis.core.result import Ok
@@ -17,13 +18,12 @@ from schemathesis.specs.openapi.checks import (
     positive_data_acceptance,
     unsupported_method,
 )
+from waiting import PATIENCE_S
 
-from console_world import RUNNING, prepare
 from salver.features.management.ledger_operations import Kept, Stores
 from salver.features.management.openapi import describe
 from salver.features.management.serving_operations import serving_operations
 from salver.testing.process import ServerProcess
-from waiting import PATIENCE_S
 
 NOBODY: Any = None  # the operations are not run here
 OPERATIONS = [

@@ -9,10 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from schemathesis.checks import not_a_server_error
 from schemathesis.core.result import Ok
 from schemathesis.specs.openapi.checks import positive_data_acceptance
+from waiting import PATIENCE_S
 
 from salver.dialects.oip.openapi import describe
 from salver.testing.process import ServerProcess
-from waiting import PATIENCE_S
 
 LABELS = [
     f"{verb.upper()} {path}"

@@ -11,6 +11,7 @@ import skops.io
 import xgboost
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
+from zoo import write_mlp
 
 from salver.backends import reshaped
 from salver.backends.lightgbm import LightgbmBackend
@@ -23,7 +24,6 @@ from salver.words.artifacts import Manifest, ModelConfig
 from salver.words.errors import LoadFailed
 from salver.words.messages import ModelId, TensorSpec
 from salver.words.tensor import Array, DataType
-from zoo import write_mlp
 
 DATA: dict[str, Callable[..., Any]] = {
     "two": load_breast_cancer,

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import savedmodels
 from packaged import load, packaged
 
-import savedmodels
 from salver.backends.protocol import SIGNATURE
 from salver.backends.tensorflow import TensorFlowBackend, TensorFlowModel
 from salver.words.artifacts import ModelConfig

@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from waiting import PATIENCE_S
 
 from salver.app import ReadyInfo
 from salver.cli import banner
@@ -18,7 +19,6 @@ from salver.dialects.oip.json_codec import OpenInferenceHttp
 from salver.encoding.bodies import HttpBody
 from salver.words.messages import ModelId, Signature, State, TensorSpec, VersionStatus
 from salver.words.tensor import DATATYPES, DataType
-from waiting import PATIENCE_S
 
 IRIS = Signature(
     (TensorSpec("X", DataType.FP32, (-1, 4)),), (TensorSpec("label", DataType.INT64, (-1,)),), batched=True

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import PATIENCE_S, until
 
 from salver.cli.serve import _registry_notices
 from salver.testing.process import ServerProcess, free_port
 from salver.words.messages import ModelId, Signature, State, VersionStatus
-from waiting import PATIENCE_S, until
 
 pytestmark = pytest.mark.timeout(120)
 SALVER = str(Path(sys.executable).with_name("salver"))

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import pytest_asyncio
 from structlog.testing import capture_logs
+from waiting import PATIENCE_S
 
 from salver.app import FrontConfig, ServeConfig, Server
 from salver.backends.protocol import LoadOptions, Traits
@@ -24,7 +25,6 @@ from salver.words import errors
 from salver.words.artifacts import Manifest
 from salver.words.messages import Signature, TensorSpec
 from salver.words.tensor import Array, DataType
-from waiting import PATIENCE_S
 
 pytestmark = pytest.mark.timeout(60)
 

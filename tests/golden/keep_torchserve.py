@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 from torchserve_replay import Case, Target, in_blocks, load, run_block
 from torchserve_servers import CONFIGS, SALVER, serving

@@ -10,7 +10,7 @@ from pathlib import Path
 from onnx import TensorProto, helper
 
 _STATIC = Path(__file__).parent / "models"
-_SHARED = Path(__file__).parents[1] / "models"
+_SHARED = Path(__file__).parents[1] / "support" / "models"
 _ONE_CPU = "instance_group [ { count: 1 kind: KIND_CPU } ]\n"
 _TYPES = {
     "BOOL": TensorProto.BOOL,

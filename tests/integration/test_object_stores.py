@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,15 +9,13 @@ import numpy as np
 import pytest
 import tritonclient.grpc as grpc_client
 import tritonclient.http as http_client
+from s3 import KEYS, S3, s3_server
 from test_triton_repository import ask, index
 from tritonclient.utils import InferenceServerException
-
-from salver.testing.process import ServerProcess, TritonProcess
 from waiting import until
 from zoo import write_constant, write_mlp
 
-sys.path.append(str(Path(__file__).parents[1] / "stores"))
-from s3 import KEYS, S3, s3_server
+from salver.testing.process import ServerProcess, TritonProcess
 
 
 @pytest.fixture

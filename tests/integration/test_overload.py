@@ -22,12 +22,12 @@ import tritonclient.http as triton_http
 from test_curl import curl
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
-
-from salver.testing.process import ServerProcess
 from waiting import PATIENCE_S, until
 from zoo import gauge
 
-SOURCE = (Path(__file__).parent.parent / "models" / "gated.py").read_text()
+from salver.testing.process import ServerProcess
+
+SOURCE = (Path(__file__).parent.parent / "support" / "models" / "gated.py").read_text()
 #: Of each model: seconds of a run, and what its owner wants. Where a test counts who waits, the gate's run is
 #: the first of all: of a model known to be slow, a batch may be made ready, out of the queue, while one runs.
 MODELS = {

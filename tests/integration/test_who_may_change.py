@@ -11,9 +11,11 @@ import grpc
 import httpx
 import msgspec
 import pytest
-from tritonclient.grpc import service_pb2
-
 from registries import ANN
+from tritonclient.grpc import service_pb2
+from waiting import PATIENCE_S
+from zoo import write_mlp
+
 from salver.app import FrontConfig, ServeConfig, Server
 from salver.cli import main
 from salver.client import Client
@@ -25,8 +27,6 @@ from salver.transport.access_check import ApiConfig
 from salver.transport.doors import Kind
 from salver.transport.routes import OPERATIONS
 from salver.words.errors import Unauthenticated
-from waiting import PATIENCE_S
-from zoo import write_mlp
 
 TOKEN = "an-example-token-of-a-test"
 NO_TOKEN = ApiConfig()

@@ -5,12 +5,12 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from chances import may_be
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import brentq
 from scipy.special import log_ndtr
 
-from chances import may_be
 from salver.stats.boundaries import (
     BetaBinomial,
     beta_binomial_mixture,

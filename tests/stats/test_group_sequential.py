@@ -5,13 +5,13 @@ import math
 import msgspec
 import numpy as np
 import pytest
+from chances import may_be
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import quad
 from scipy.special import ndtr, ndtri
 from scipy.stats import norm
 
-from chances import may_be
 from salver.stats.group_sequential import (
     Spending,
     crossing,

@@ -5,10 +5,10 @@ import math
 import msgspec
 import numpy as np
 import pytest
+from chances import may_be
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chances import may_be
 from salver.stats.mean_evidence import (
     Contrast,
     Phase,

@@ -6,10 +6,10 @@ from collections.abc import Callable
 import msgspec
 import numpy as np
 import pytest
+from chances import may_be
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chances import may_be
 from salver.stats.group_sequential import crossing
 from salver.stats.mean_sequence import Moments, difference, half_width, lift
 from salver.words.errors import FailedPrecondition, InvalidInput

@@ -7,10 +7,10 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from chances import may_be
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chances import may_be
 from salver.stats.multinomial_evidence import (
     MultinomialEvidence,
     Null,

@@ -4,10 +4,10 @@ import math
 
 import numpy as np
 import pytest
+from chances import may_be
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chances import may_be
 from salver.stats.group_sequential import pocock, spent_bounds
 from salver.stats.pending import matured
 from salver.words.errors import InvalidInput

@@ -4,10 +4,10 @@ import math
 
 import numpy as np
 import pytest
+from chances import may_be
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chances import may_be
 from salver.stats.boundaries import BetaBinomial
 from salver.stats.quantile_sequence import ab_p_value, proportion, quantile
 from salver.words.errors import InvalidInput

@@ -5,12 +5,12 @@ import math
 import msgspec
 import numpy as np
 import pytest
+from chances import may_be
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import gammaln
 from scipy.stats import chi2, chisquare
 
-from chances import may_be
 from salver.stats import multinomial_evidence
 from salver.stats.sample_ratio import SampleRatio, chi_squared, start
 from salver.words.errors import InvalidInput

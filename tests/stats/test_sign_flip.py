@@ -5,10 +5,10 @@ import math
 import msgspec
 import numpy as np
 import pytest
+from chances import may_be
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chances import may_be
 from salver.stats.sign_flip import SCALES, SignFlipEvidence, log_e_paths, start
 from salver.words.errors import InvalidInput
 

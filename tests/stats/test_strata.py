@@ -6,10 +6,10 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from chances import may_be
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chances import may_be
 from salver.stats.assignment import fraction
 from salver.stats.strata import Stratum, block_arm, minimising_arm, post_stratified
 from salver.words.errors import InvalidInput

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from waiting import PATIENCE_S
 
 from salver.dialects.oip.http_operations import HttpOperations
 from salver.encoding.bodies import HttpReply
@@ -16,7 +17,6 @@ from salver.transport.event_stream import EventStream
 from salver.words.errors import Cancelled, DeadlineExceeded, ModelFailed, NotFound
 from salver.words.messages import Call, InferResponse, ModelId, Signature, TensorSpec
 from salver.words.tensor import DataType, tensor
-from waiting import PATIENCE_S
 
 PATH = "/v2/models/m/generate_stream"
 

@@ -11,6 +11,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import tritonclient.grpc.service_pb2 as pb
+from waiting import PATIENCE_S
 
 from salver.backends.protocol import Traits
 from salver.dialects.oip.http_operations import HttpOperations
@@ -27,7 +28,6 @@ from salver.words.artifacts import LoadOrder, ModelConfig
 from salver.words.errors import InvalidInput, NotFound, NotReady, Overloaded
 from salver.words.messages import ANYBODY, ModelId, Signature, Standing, State, TensorSpec, VersionStatus
 from salver.words.tensor import DataType
-from waiting import PATIENCE_S
 
 SIGNATURE = Signature(
     (TensorSpec("x", DataType.FP32, (-1, 2)),), (TensorSpec("y", DataType.FP32, (-1, 2)),), batched=True

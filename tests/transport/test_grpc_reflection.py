@@ -9,13 +9,13 @@ import grpc
 import pytest
 import pytest_asyncio
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from waiting import PATIENCE_S
+from zoo import write_mlp
 
 from salver.app import FrontConfig, ServeConfig, Server
 from salver.encoding import protobuf
 from salver.transport.grpc_reflection import _MESSAGES, PACKAGES
 from salver.words.artifacts import LoadOrder
-from waiting import PATIENCE_S
-from zoo import write_mlp
 
 pytestmark = pytest.mark.timeout(90)
 HEALTH = "/grpc.health.v1.Health/Watch"

@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 import pytest
+from waiting import auntil
 
 from salver.transport import budget
 from salver.transport.budget import pace
@@ -14,7 +15,6 @@ from salver.transport.peers import Peer
 from salver.transport.server import FrontConfig, listen
 from salver.transport.watch import ConnectionLimits, Found, Judge, Moved, close, connections
 from salver.words.errors import DeadlineExceeded
-from waiting import auntil
 
 LIMITS = ConnectionLimits(least_rate=500.0, patience_s=30.0, most_unanswered=1_000_000)
 

@@ -2,6 +2,8 @@
 
 One check for all backends, run after each batch: names, datatypes, ranks and batch rows. What is
 merely of another number type or memory order is converted. Knows no framework.
+
+Pure.
 """
 
 from collections.abc import Container, Mapping

@@ -185,7 +185,8 @@ class FormModel(RunnableModel, Protocol):
     ) -> Sequence[Answer]:
         """To each request its answer, in their order; of one that was answered in pieces the last one.
 
-        Answers are made by :func:`salver.words.handlers.as_answer`; a failure of the handler is an answer too. What
+        Answers are made by :func:`salver.words.handlers.as_answer`; a failure of the handler is an answer
+        too. What
         it raises fails all of them.
 
         Where batches are continuous (``workers.is_continuous``) a run is a step. A request whose answer says

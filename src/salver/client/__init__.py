@@ -1,7 +1,8 @@
 """Client of a Salver server, or of another that speaks the Open Inference Protocol.
 
 :class:`Client` is asynchronous, and :class:`SyncClient` the same for programs without an event loop. What
-they raise is a :class:`~salver.words.errors.SalverError` of :mod:`salver.words.errors`; :class:`Unreachable` is one, too.
+they raise is a :class:`~salver.words.errors.SalverError` of :mod:`salver.words.errors`;
+:class:`Unreachable` is one, too.
 """
 
 from salver.client.blocking import SyncClient

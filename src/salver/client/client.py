@@ -112,7 +112,8 @@ class Client:
         Args:
             model: Its name.
             inputs: By tensor name, what numpy understands (text for BYTES), or a
-                :class:`~salver.words.tensor.Tensor` where the datatype must be said. Lists and single values get
+                :class:`~salver.words.tensor.Tensor` where the datatype must be said. Lists and single
+                values get
                 the datatype that the model's metadata says, which is asked for once.
             version: Empty leaves the choice to the server.
             outputs: Wanted outputs; none means all.

@@ -2,6 +2,8 @@
 
 The client's side of the protocol with the binary tensor extension (TR-R24) in both directions:
 numbers travel as they lie in memory. It knows no socket.
+
+Pure.
 """
 
 from collections.abc import Mapping, Sequence

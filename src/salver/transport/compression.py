@@ -2,6 +2,8 @@
 
 gzip and deflate, as Triton does (TR-R28). A small body that would inflate beyond the limit is
 refused before it has. It knows no header but the two texts it is given.
+
+Pure.
 """
 
 import zlib

@@ -1,7 +1,8 @@
 """How does an answer leave in pieces?
 
 As Server-Sent Events, each written when it is there. Writing waits while the connection is full, and says
-so when the caller is gone or has read nothing for a long time. What an event holds is ``dialects/oip/generate.py``'s.
+so when the caller is gone or has read nothing for a long time. What an event holds is
+``dialects/oip/generate.py``'s.
 """
 
 import asyncio

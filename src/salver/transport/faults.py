@@ -2,6 +2,8 @@
 
 One total table per protocol (a test holds them against :class:`~salver.words.errors.Code`):
 the columns of collisions "One error, many faces". It knows no message and no route.
+
+Pure.
 """
 
 import math

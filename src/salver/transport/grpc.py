@@ -1,8 +1,10 @@
 """How does one gRPC call become one answer?
 
 Methods are ordinary ASGI exchanges: five-byte frames in and out, status in the trailers. What a
-message means stands in ``dialects/oip/grpc_codec.py``, and for TensorFlow Serving's and TorchServe's methods behind
-``dialects/tensorflow/grpc_methods.py`` and ``dialects/torchserve/grpc_methods.py``; here is the table of methods and the exchange.
+message means stands in ``dialects/oip/grpc_codec.py``, and for TensorFlow Serving's and TorchServe's
+methods behind
+``dialects/tensorflow/grpc_methods.py`` and ``dialects/torchserve/grpc_methods.py``; here is the table of
+methods and the exchange.
 """
 
 import asyncio

@@ -2,6 +2,8 @@
 
 The five-byte prefix, ``grpc-encoding``, ``grpc-timeout`` and ``grpc-message`` of "gRPC over
 HTTP2". It knows no message and no socket: bytes come in pieces of any size.
+
+Pure.
 """
 
 import re

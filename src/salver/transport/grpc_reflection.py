@@ -2,6 +2,8 @@
 
 ``grpc.reflection.v1`` and ``v1alpha``, whose messages are alike. The descriptors are those of the private
 pools that the codecs use, with the services added that the pools leave out.
+
+Pure.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping

@@ -23,7 +23,9 @@ from salver.words.messages import Call, ModelId, Signature, VersionStatus
 
 
 class Curious(Protocol):
-    """Who wants to know headers of requests (features/releases/experiments/router.py), which changes from time to time."""
+    """Who wants to know headers of requests (features/releases/experiments/router.py), which changes from
+    time to time.
+    """
 
     @property
     def headers(self) -> Mapping[bytes, str]:

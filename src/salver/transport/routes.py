@@ -2,6 +2,8 @@
 
 A table and a pure matcher. Paths are matched raw and names decoded afterwards, so that a name may
 hold ``%2F`` (X-26). The same table feeds the OpenAPI description.
+
+Pure.
 """
 
 from typing import Final

@@ -19,7 +19,8 @@ class Served(msgspec.Struct, frozen=True, gc=False):
         latency: From the first byte read to the answer being ready to write.
         rows: Rows that the request brought.
         size: Bytes of its inputs as arrays.
-        why: Of a request that was refused, which bound it met (:data:`salver.words.errors.Refusal`); else what its
+        why: Of a request that was refused, which bound it met (:data:`salver.words.errors.Refusal`); else
+            what its
             code does not tell (:data:`salver.words.errors.Fault`).
         tenant: For whom it was, or empty.
         arrival: When its first byte was read, by the server's monotonic clock.

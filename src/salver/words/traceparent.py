@@ -1,6 +1,8 @@
 """Which trace does a call belong to? (W3C Trace Context, level 1, section 3.2)
 
 Reads and writes the ``traceparent`` header. New ids are the caller's to make.
+
+Pure.
 """
 
 import re

@@ -3,6 +3,8 @@
 The layout that the binary tensor extension (TR-R24) and gRPC's ``raw_*_contents`` share:
 little-endian, row-major elements; a BYTES element is a four-byte little-endian length and
 its data. It does not know where in a message the bytes lay.
+
+Pure.
 """
 
 import struct

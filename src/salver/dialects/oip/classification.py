@@ -2,6 +2,8 @@
 
 Triton's classification extension (TR-R27): an output that asks for it comes back as ``BYTES`` elements
 ``score:index`` or ``score:index:label``, the best first, for each row of the batch. It knows no message.
+
+Pure.
 """
 
 from collections.abc import Mapping

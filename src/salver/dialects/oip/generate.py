@@ -4,6 +4,8 @@ Triton's generate extension (TR-R6): one JSON object whose keys are the model's 
 parameters; the reply has the outputs as keys. A stream is a series of such replies, each a Server-Sent
 Event; what an event looks like is here, when one is sent is the transport's matter.
 It knows no route and no loaded model.
+
+Pure.
 """
 
 import json

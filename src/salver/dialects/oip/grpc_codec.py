@@ -3,6 +3,8 @@
 Each function takes or gives the bytes of one message of ``inference.GRPCInferenceService``
 (Triton's superset, TR-G1 to TR-G12) or ``grpc.health.v1.Health``. It knows no frame, stream or
 status; see :mod:`grpc_frames` and :mod:`faults`.
+
+Pure.
 """
 
 import contextlib

@@ -5,6 +5,8 @@ a table. Only field numbers and types matter on the wire; a test compares them w
 
 Names and numbers follow kserve/open-inference-protocol (Apache-2.0) and
 triton-inference-server/common (BSD-3-Clause).
+
+Pure.
 """
 
 from typing import Any, Final

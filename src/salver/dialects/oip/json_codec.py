@@ -3,6 +3,8 @@
 JSON as in OIP-9 to OIP-12, with the binary tensor extension in both directions on the same
 route (TR-R20 to TR-R25). It checks that a request is consistent with itself; whether it fits
 the model is the engine's question. It knows no route, socket or loaded model.
+
+Pure.
 """
 
 import struct

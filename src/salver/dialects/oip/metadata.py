@@ -2,6 +2,8 @@
 
 Dicts in the protocol's JSON form, which gRPC messages take as they are; and the small bodies of
 the repository calls. It knows no route.
+
+Pure.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

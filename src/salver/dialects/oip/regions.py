@@ -3,6 +3,8 @@
 A caller may keep tensors in shared memory and name their place instead: a region that it registered before,
 an offset and a size in bytes (TR-R14, TR-R21, TR-R22). Codecs read and write there through :class:`Regions`.
 It knows no file.
+
+Pure.
 """
 
 from collections.abc import Collection, Mapping, Sequence

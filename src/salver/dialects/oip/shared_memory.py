@@ -65,7 +65,8 @@ class _Hold:
 
 
 class SharedMemory:
-    """The regions that callers have registered (:class:`salver.dialects.oip.regions.Regions`, and the admin's side).
+    """The regions that callers have registered (:class:`salver.dialects.oip.regions.Regions`, and the
+    admin's side).
 
     For one thread, but for the end of a request that holds regions, which may come on any. A region outlives
     its segment's name: it holds the file open until it is unregistered, and no request uses it.

@@ -3,6 +3,8 @@
 ``{"x": [[1, 2]]}`` for a model with an input ``x``, or ``[[1, 2]]`` for a model with one input; the answer is
 ``{"y": [[3.0]]}``. Datatypes are the model's, shapes those of the lists. A body with the key ``inputs`` is
 never of this form: that is the protocol's own.
+
+Pure.
 """
 
 import base64

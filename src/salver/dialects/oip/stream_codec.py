@@ -2,6 +2,8 @@
 
 There may be none, one or many replies to it, errors among them, and they say which one is the last
 (TR-G2, TR-G9, TR-G11). It knows no frame and no other request of the call.
+
+Pure.
 """
 
 from typing import Any

@@ -3,6 +3,8 @@
 One object for a whole answer, or a series of chunks as Server-Sent Events, of responses that come one after
 the other: texts, reasons to end, counts, probabilities, calls of tools. Pure; time and chance are
 arguments.
+
+Pure.
 """
 
 import codecs

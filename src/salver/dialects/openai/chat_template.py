@@ -3,6 +3,8 @@
 Templates are Jinja programs of a model's owner, as Hugging Face's tokenizers have them, with the names and
 filters that those have there. They run in Jinja's sandbox: they see the messages and nothing else. It reads
 no file; Jinja is an extra.
+
+Pure.
 """
 
 import json

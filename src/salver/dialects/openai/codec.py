@@ -2,6 +2,8 @@
 
 Codecs of one request each, for ``dataplane.stream``: :class:`Generating` of ``/v1/chat/completions`` and
 ``/v1/completions``, :class:`Embedding` of ``/v1/embeddings``. They know no route and no loaded model.
+
+Pure.
 """
 
 import base64

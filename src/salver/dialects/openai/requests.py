@@ -3,6 +3,8 @@
 Bodies of ``/v1/chat/completions``, ``/v1/completions`` and ``/v1/embeddings`` as records, checked: keys
 that are not known are refused, and so is what Triton's front end refuses of every model (TR-V6), whose
 schema and defaults these are. It knows no model.
+
+Pure.
 """
 
 import math

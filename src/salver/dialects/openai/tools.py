@@ -4,6 +4,8 @@ Models write calls as text. ``llama3``: a JSON object, or several parted by ``;`
 ``<|python_tag|>``; ``mistral``: a JSON list of them, perhaps behind ``[TOOL_CALLS]``. A call has a ``name``
 and ``arguments`` or ``parameters``. :class:`ToolCalls` reads such text as it comes, each character once,
 and knows no request.
+
+Pure.
 """
 
 import json

@@ -1,6 +1,8 @@
 """How is a model spoken to, beyond its tensors?
 
 The records between those who read an owner's files and OpenAI's codecs: chat template, tokenizer, LoRAs.
+
+Pure.
 """
 
 from collections.abc import Callable

@@ -27,7 +27,7 @@ def batching_of(parameters: Any) -> Batching:
     Raises:
         InvalidInput: it cannot be so.
 
-    >>> from salver.encoding import tf_text
+    >>> from salver.dialects.tensorflow import tf_text
     >>> batching_of(tf_text.parse(b"max_batch_size { value: 8 }", "BatchingParameters", "")).max_queue_rows
     80
     """

@@ -5,6 +5,8 @@ C's ``%g`` lays them out; ``.0`` where there is neither a point nor an exponent 
 that rule, a number at a time. :func:`decimals` gives the same text for a whole array by arithmetic on arrays,
 and leaves to :func:`decimal` the few numbers that lie too near a rounding boundary for that to tell. It knows
 no JSON but the words for what is not finite.
+
+Pure.
 """
 
 import functools

@@ -2,6 +2,8 @@
 
 Those of ``tensorflow.serving.PredictionService`` and ``ModelService`` (TF-G4 to TF-G12). A codec is made for
 each request, as its errors name the model that was asked for. It knows no frame, stream or status.
+
+Pure.
 """
 
 from collections.abc import Mapping, Sequence
@@ -128,7 +130,8 @@ class Head(ForOne):
     """Codec of Classify and Regress (TF-G8).
 
     Args:
-        method: :data:`~salver.dialects.tensorflow.heads.CLASSIFY` or :data:`~salver.dialects.tensorflow.heads.REGRESS`.
+        method: :data:`~salver.dialects.tensorflow.heads.CLASSIFY` or
+            :data:`~salver.dialects.tensorflow.heads.REGRESS`.
     """
 
     def __init__(self, spec: ModelSpec, rules: TfsRules, method: str) -> None:

@@ -3,6 +3,8 @@
 The bodies of ``POST /v1/models/{m}:classify`` and ``:regress`` (TF-R17 to TF-R19, TF-R30): maps of features
 in, labels with scores or values out. What a signature has to be for it stands in ``tfs_heads.py``. It knows
 no route and no loaded model.
+
+Pure.
 """
 
 from typing import Any, Final

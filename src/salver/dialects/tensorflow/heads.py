@@ -3,6 +3,8 @@
 The rules of TensorFlow Serving's Classify, Regress and MultiInference, with its error texts (TF-R32): one
 input, ``inputs``, of serialised Examples; ``classes`` and ``scores``, or ``outputs``, with a row for each. It
 knows no wire: the gRPC and the REST side share it.
+
+Pure.
 """
 
 from collections.abc import Sequence

@@ -4,6 +4,8 @@ The bodies of ``POST /v1/models/{m}:predict`` (TF-R8 to TF-R16), which KServe's 
 (``instances`` to ``predictions``) or columns (``inputs`` to ``outputs``); names and datatypes come from the
 signature, shapes from the nesting. A codec is made for each request, as its errors name the model that was
 asked for. It knows no route and no loaded model.
+
+Pure.
 """
 
 from abc import ABC, abstractmethod

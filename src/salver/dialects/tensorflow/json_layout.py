@@ -2,6 +2,8 @@
 
 In rows each instance's lists stand on one line; in columns every value has a line of its own, with four
 blanks more on each level (TF-R29: RapidJSON's ``PrettyWriter`` and its two settings). It knows no request.
+
+Pure.
 """
 
 import base64

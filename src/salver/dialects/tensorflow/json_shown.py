@@ -1,6 +1,8 @@
 """How is a JSON value shown in the text of an error, as TensorFlow Serving shows it?
 
 As RapidJSON's pretty writer has it, cut after 256 bytes. It knows no error.
+
+Pure.
 """
 
 import math

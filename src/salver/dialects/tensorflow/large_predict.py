@@ -3,6 +3,8 @@
 simdjson hands the numbers of nested lists over as one buffer. That the lists are regular is seen by what is
 left of the text without its numbers, which has to be what lists of that shape leave. What is not of this
 kind, or not right, is left to those who read it slowly and know the words for errors. It knows no error.
+
+Pure.
 """
 
 from collections.abc import Mapping

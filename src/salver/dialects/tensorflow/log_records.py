@@ -2,6 +2,8 @@
 
 As a serialised ``tensorflow.serving.PredictionLog`` (TF-G18), whatever protocol it came by. The same record
 is a warm-up request. It knows no file.
+
+Pure.
 """
 
 from typing import Any, Final

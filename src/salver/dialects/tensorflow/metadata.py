@@ -1,7 +1,10 @@
 """What does TensorFlow Serving tell of a model: its signatures, and how its versions fare?
 
-Messages of :mod:`salver.dialects.tensorflow.tf_schema`, which the gRPC side sends as they are and the REST side as JSON.
+Messages of :mod:`salver.dialects.tensorflow.tf_schema`, which the gRPC side sends as they are and the REST
+side as JSON.
 It knows no request.
+
+Pure.
 """
 
 from collections.abc import Sequence

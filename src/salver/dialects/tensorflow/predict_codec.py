@@ -3,6 +3,8 @@
 Callers ask over and over with the same names, types and shapes: what stands around the numbers is read once
 (:mod:`salver.encoding.known_forms`), and answers are put together from pieces. It knows no frame, stream or
 status.
+
+Pure.
 """
 
 import itertools

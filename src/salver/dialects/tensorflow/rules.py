@@ -1,4 +1,4 @@
-"""What may an operator change about TensorFlow Serving's protocol?"""
+"""What may an operator change about TensorFlow Serving's protocol? Pure."""
 
 import msgspec
 

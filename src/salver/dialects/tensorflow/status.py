@@ -2,6 +2,8 @@
 
 The bodies of ``GET /v1/models/{m}`` and ``.../metadata`` (TF-R4, TF-R5), laid out as protobuf prints JSON:
 one blank on each level, members of a ``oneof`` last (TF-R29). It knows no route.
+
+Pure.
 """
 
 import json

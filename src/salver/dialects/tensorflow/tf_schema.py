@@ -6,6 +6,8 @@ somebody here reads or that a file is likely to name: the others are kept, unrea
 compares the tables with ``tensorflow-serving-api``'s and TensorFlow's.
 
 Names and numbers follow tensorflow/tensorflow and tensorflow/serving (Apache-2.0).
+
+Pure.
 """
 
 import re

@@ -1,9 +1,12 @@
 """How does a TensorProto become a tensor, and a tensor a TensorProto?
 
-Of the messages whose packed numbers are left as bytes (:func:`salver.dialects.tensorflow.tf_schema.build_unread`): no number
+Of the messages whose packed numbers are left as bytes
+(:func:`salver.dialects.tensorflow.tf_schema.build_unread`): no number
 becomes a Python object on its way. What a form means is TensorFlow's own reading (``Tensor::FromProto``):
 ``tensor_content`` before the typed field, too few values filled up with the last one, too many cut off, none
 zeros. It knows no request.
+
+Pure.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,9 @@
 """What does a configuration file of TensorFlow Serving say, and if it is wrong, where?
 
-Text-format protobuf into a message of :mod:`salver.dialects.tensorflow.tf_schema`. What it means is the reader's.
+Text-format protobuf into a message of :mod:`salver.dialects.tensorflow.tf_schema`. What it means is the
+reader's.
+
+Pure.
 """
 
 import difflib

@@ -3,6 +3,8 @@
 Each as its length, the masked CRC-32C of that, its bytes, and the masked CRC-32C of those (numbers are
 little-endian). Warm-up requests and prediction logs are such files. It opens none, and knows not what a
 record holds.
+
+Pure.
 """
 
 import functools

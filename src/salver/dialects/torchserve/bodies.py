@@ -3,6 +3,8 @@
 A body is one part named ``body``, or a form with a part for each field (TS-R12). Forms are read as
 TorchServe's front reads them: what comes after something odd is left out, and the last of one name wins.
 Parts are views of the body. It knows neither what a part holds nor who decodes it.
+
+Pure.
 """
 
 import re

@@ -2,6 +2,8 @@
 
 By the routes of KServe's two protocols, on a port for everything (X-1, X-7): the handler gets the body as it
 came, and its bytes are the answer. Errors have each protocol's own form.
+
+Pure.
 """
 
 from collections.abc import Callable

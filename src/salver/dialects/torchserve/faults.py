@@ -2,6 +2,8 @@
 
 Its three keys over REST (TS-R18 to TS-R21), its two lines over gRPC (TS-R22, TS-G5). Total over
 :class:`~salver.words.errors.Code`. It knows no route.
+
+Pure.
 """
 
 import math

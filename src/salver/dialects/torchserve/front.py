@@ -89,7 +89,8 @@ class Told(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         lower: With names in lower case.
         shown: For the handler, with names as they were sent, and what the path says.
-        sequence: Which sequence of requests is gone on with (:class:`salver.dialects.torchserve.predict.Asking`).
+        sequence: Which sequence of requests is gone on with
+            (:class:`salver.dialects.torchserve.predict.Asking`).
         is_unusual: They say something of the call, too.
     """
 

@@ -1,6 +1,8 @@
 """How do TorchServe's gRPC messages become words, and the answers messages?
 
 Those of its inference and management services (TS-G1 to TS-G3, TS-G5). It knows no frame, stream or port.
+
+Pure.
 """
 
 from collections.abc import Callable

@@ -5,6 +5,8 @@ Open Inference service has the messages of ``grpc_schema.py``. It knows no meani
 with TorchServe's files.
 
 Names and numbers follow pytorch/serve and googleapis/googleapis (Apache-2.0).
+
+Pure.
 """
 
 from typing import Any, Final

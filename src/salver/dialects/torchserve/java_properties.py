@@ -2,6 +2,8 @@
 
 As ``java.util.Properties`` does: ``=``, ``:`` or blanks behind the key, lines that go on behind a backslash,
 comments behind ``#`` or ``!``, escapes. Text is UTF-8, or else Latin-1. It knows no key.
+
+Pure.
 """
 
 import re

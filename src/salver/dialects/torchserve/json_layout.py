@@ -2,6 +2,8 @@
 
 JSON as its library prints it, a key a line (TS-R22), and the headers that stand in every reply (TS-R16), in
 those too whose bytes are a handler's. It knows no error and no route.
+
+Pure.
 """
 
 import re

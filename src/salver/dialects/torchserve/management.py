@@ -1,6 +1,7 @@
 """What do TorchServe's management routes do (TS-M1 to TS-M8)?
 
-They ask the store of handlers, and say how it went in TorchServe's words, which are ``dialects/torchserve/models.py``'s.
+They ask the store of handlers, and say how it went in TorchServe's words, which are
+``dialects/torchserve/models.py``'s.
 """
 
 from collections.abc import Mapping

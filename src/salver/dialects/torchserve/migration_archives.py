@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from salver import backends as _room
 from salver.cli.machine import is_installed
 from salver.dialects.torchserve.archive import Described, describe
 from salver.dialects.torchserve.archive_files import read_text
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
 _SERVER: Final = "torchserve"
 #: The package ``ts`` that handlers find.
-_GIVEN: Final = Path(_room.__file__).parent / "torchserve" / "shim" / "ts"
+_GIVEN: Final = Path(__file__).parent / "shim" / "ts"
 _NEEDED: Final = re.compile(r"""\bneeded\(\s*[^,()]+,\s*["']([\w.]+)["']""")
 _ACCEPTED: Final = re.compile(r"(.+?): (accepted, no effect here|left to the handler.*)")
 _ASK: Final = "Say so, if you need it: it is TorchServe's, and not among what Salver brings of it."

@@ -1,6 +1,8 @@
 """What does TorchServe tell of models, and of changes to them, over REST and gRPC alike?
 
 The objects of its JSON (TS-M3, TS-M4), and its sentences (TS-M1, TS-M2, TS-M5, TS-M6). It knows no route.
+
+Pure.
 """
 
 from collections.abc import Mapping, Sequence

@@ -2,6 +2,8 @@
 
 ``org.pytorch.serve.grpc.openinference.GRPCInferenceService`` (TS-G4), whose messages are those of
 ``inference.GRPCInferenceService``. Models of tensors get a request of it as one of that service (X-18).
+
+Pure.
 """
 
 import base64

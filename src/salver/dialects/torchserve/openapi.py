@@ -2,6 +2,8 @@
 
 As OpenAPI 3.0.1, a description for each port, and one for a model, in the words that its clients may have
 generated code from. It knows no server.
+
+Pure.
 """
 
 from collections.abc import Iterable, Mapping

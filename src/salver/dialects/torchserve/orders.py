@@ -2,6 +2,8 @@
 
 As fields of a query or as JSON (TS-M1, TS-M2). A number that is none counts as not given in a query, and is
 an error in JSON, as TorchServe has it.
+
+Pure.
 """
 
 import re

@@ -2,6 +2,8 @@
 
 TorchServe's inference routes: any body in, any bytes out (TS-R3 to TS-R5, TS-R12 to TS-R17). It knows no
 route and no socket.
+
+Pure.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -1,6 +1,8 @@
 """What has a handler said to one request, and may its caller have it?
 
 The same by REST and gRPC. It knows neither.
+
+Pure.
 """
 
 from salver.words.errors import HandlerFailed

@@ -1,6 +1,8 @@
 """What may the operator of TorchServe's protocols set?
 
 Read by its transports and codecs; where the values come from (config.properties, options) is not known here.
+
+Pure.
 """
 
 from typing import Final

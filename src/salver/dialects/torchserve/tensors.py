@@ -3,6 +3,8 @@
 It gets the JSON of the Open Inference Protocol as its one part, which TorchServe's envelope ``kservev2``
 unpacks and packs (TS-R7, TS-G4, X-7). Bytes stand in it in base64, as TorchServe writes them. It knows no
 message.
+
+Pure.
 """
 
 import base64

@@ -2,7 +2,8 @@
 
 Each node is a handler named ``{workflow}__{node}``: a model of the store, or a function of the workflow's own
 Python file, which runs in a host process like any other. A node is asked when all before it have answered, by
-the one door; branches run side by side. What an archive says, :mod:`salver.dialects.torchserve.workflow_archive` knows.
+the one door; branches run side by side. What an archive says,
+:mod:`salver.dialects.torchserve.workflow_archive` knows.
 """
 
 import asyncio

@@ -2,6 +2,8 @@
 
 What its owner said in ``config.pbtxt``, completed from the model itself and from how it was placed (TR-R7,
 TR-C16), as a message and in Triton's JSON: every field is there, 64-bit integers are numbers.
+
+Pure.
 """
 
 from typing import Any, Final

@@ -2,6 +2,8 @@
 
 Triton's bodies: ``{"parameters": {"config": "…", "file:1/model.onnx": "<base64>"}}``. It knows no
 repository, and writes no file.
+
+Pure.
 """
 
 import binascii

@@ -3,6 +3,8 @@
 The whole of ``model_config.proto``, as a table. A test compares it with ``tritonclient``'s.
 
 Names and numbers follow triton-inference-server/common (BSD-3-Clause, NVIDIA CORPORATION).
+
+Pure.
 """
 
 from functools import cache

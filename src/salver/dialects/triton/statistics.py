@@ -4,6 +4,8 @@ Durations are integer nanoseconds, summed over requests; a duration of a batch c
 each request in it, and once in ``batch_stats``. Requests refused before they reached an engine
 (malformed, unknown model) are not in ``fail``. Knows no wire and no clock: the wall clock is handed
 in. One version's numbers start anew when it is loaded anew.
+
+Pure.
 """
 
 from collections import Counter

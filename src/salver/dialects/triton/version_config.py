@@ -1,6 +1,7 @@
 """What is the configuration of a version, in Triton's form?
 
-The owner's words, and what is known of the version and its place. How it looks, ``dialects/triton/config_view.py`` says.
+The owner's words, and what is known of the version and its place. How it looks,
+``dialects/triton/config_view.py`` says.
 """
 
 import msgspec

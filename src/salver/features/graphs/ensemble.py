@@ -1,6 +1,7 @@
 """How is an ensemble answered?
 
-The asyncio shell around :mod:`salver.features.graphs.graph`: it asks a model as soon as its tensors are there,
+The asyncio shell around :mod:`salver.features.graphs.graph`: it asks a model as soon as its tensors are
+there,
 several at the same time, and hands arrays on as they are. One that fails ends the others; nobody runs past
 the deadline of the whole. The models are those that answered when the ensemble was loaded, until it goes.
 """

@@ -3,8 +3,3 @@
 Models and their aliases, releases and their evidence, outcomes: rows of one database, SQLite or PostgreSQL,
 written in one transaction at a time. It knows no meaning of a row.
 """
-
-from salver.features.ledger.faults import LedgerFailed
-from salver.features.ledger.ledger import Ledger
-
-__all__ = ["Ledger", "LedgerFailed"]

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import msgspec
 
 from salver.features.management.table import Operation
-from salver.features.registry import ModelRegistry
 from salver.features.registry.audit_operations import audit_operations
 from salver.features.registry.records import Actor
+from salver.features.registry.registry import ModelRegistry
 from salver.features.registry.registry_operations import model_operations
 from salver.features.registry.tokens import Tokens
 from salver.features.registry.webhooks import Webhooks

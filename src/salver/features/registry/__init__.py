@@ -3,8 +3,3 @@
 Versions are immutable and have a digest; aliases move, and every move is written down with who, when and why.
 What a move means for traffic is a release's business (``rollout/``).
 """
-
-from salver.features.registry.artifacts import Artifacts, ArtifactsFailed
-from salver.features.registry.registry import ModelRegistry
-
-__all__ = ["Artifacts", "ArtifactsFailed", "ModelRegistry"]

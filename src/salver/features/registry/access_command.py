@@ -11,8 +11,8 @@ from salver.terminal.options import Json
 from salver.terminal.output import line, listed, moment, record, remark
 
 if TYPE_CHECKING:
-    from salver.features.registry import ModelRegistry
     from salver.features.registry.records import Actor, Delivery, Token, Webhook
+    from salver.features.registry.registry import ModelRegistry
     from salver.features.registry.tokens import Tokens
     from salver.features.registry.webhooks import Webhooks
 

@@ -15,9 +15,9 @@ from salver.features.management.table import (
     Operation,
     Why,
 )
-from salver.features.registry import ModelRegistry
 from salver.features.registry.deliveries import host_of
 from salver.features.registry.records import Delivery, DeliveryState, Entry, Webhook
+from salver.features.registry.registry import ModelRegistry
 from salver.features.registry.registry_operations import actor
 from salver.features.registry.webhooks import Webhooks
 from salver.words.errors import NotFound

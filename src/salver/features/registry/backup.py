@@ -21,8 +21,8 @@ from typing import IO, Final
 import msgspec
 from sqlalchemy import Connection, select
 
-from salver.features.ledger import Ledger
 from salver.features.ledger.copying import copy_in, copy_out
+from salver.features.ledger.ledger import Ledger
 from salver.features.ledger.schema import AUDIT, MODEL, NEWEST
 from salver.features.registry import rows
 from salver.features.registry.artifacts import LEFT_SECONDS, Artifacts, ArtifactsFailed, onto_disk

@@ -13,8 +13,8 @@ from salver.terminal.output import line, listed, moment, printable, record
 from salver.words.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from salver.features.registry import ModelRegistry
     from salver.features.registry.records import Actor, Difference, Entry, Model, Version
+    from salver.features.registry.registry import ModelRegistry
 
 registry = App(
     name="registry",

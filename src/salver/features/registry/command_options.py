@@ -17,9 +17,9 @@ from salver.terminal.options import Artifacts
 from salver.words.errors import InvalidInput, SalverError
 
 if TYPE_CHECKING:
-    from salver.features.registry import ModelRegistry
     from salver.features.registry.opening import Home
     from salver.features.registry.records import Actor
+    from salver.features.registry.registry import ModelRegistry
 
 T = TypeVar("T")
 Why = Annotated[str, Parameter(help="The reason, for the history.")]

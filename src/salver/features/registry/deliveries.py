@@ -18,7 +18,7 @@ from typing import Final
 import msgspec
 from sqlalchemy import ColumnElement, Connection, RowMapping, and_, delete, or_, select, update
 
-from salver.features.ledger import Ledger
+from salver.features.ledger.ledger import Ledger
 from salver.features.ledger.schema import AUDIT, DELIVERY, WEBHOOK
 from salver.features.registry.ports import Post
 from salver.features.registry.records import Delivery, DeliveryState

@@ -12,8 +12,8 @@ from typing import Final
 
 import msgspec
 
-from salver.features.ledger import Ledger
 from salver.features.ledger.databases import address_of, path_of
+from salver.features.ledger.ledger import Ledger
 from salver.features.registry.artifacts import Artifacts, ArtifactsFailed
 from salver.features.registry.bucket import BucketArtifacts
 from salver.features.registry.registry import ModelRegistry

@@ -17,8 +17,8 @@ from salver.terminal.output import line, record, remark, under_way
 from salver.words.errors import InvalidInput, SalverError
 
 if TYPE_CHECKING:
-    from salver.features.registry import ModelRegistry
     from salver.features.registry.records import Actor, NewVersion, Parent, Version
+    from salver.features.registry.registry import ModelRegistry
     from salver.stores.sources import Fetched
 
 

@@ -16,7 +16,8 @@ from typing import Any
 import msgspec
 from sqlalchemy import ColumnElement, Connection, delete, func, insert, or_, select, update
 
-from salver.features.ledger import Ledger, LedgerFailed
+from salver.features.ledger.faults import LedgerFailed
+from salver.features.ledger.ledger import Ledger
 from salver.features.ledger.schema import ALIAS, METRIC, MODEL, PARENT, RELEASE, TAG, VERSION
 from salver.features.registry import aliases, audit, rows
 from salver.features.registry.artifacts import LEFT_SECONDS, Artifacts, digest_of

@@ -22,9 +22,9 @@ from salver.features.management.table import (
     paged,
     tag_of,
 )
-from salver.features.registry import ModelRegistry
 from salver.features.registry.names import LATEST, Reference, check_alias
 from salver.features.registry.records import Actor, Difference, Model, Move, Version
+from salver.features.registry.registry import ModelRegistry
 from salver.features.releases.judge.policy import Policy
 from salver.features.releases.planning_operations import check_size
 from salver.transport.access_check import Caller

@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 from sqlalchemy import Connection, delete, insert, select
 
-from salver.features.ledger import Ledger
+from salver.features.ledger.ledger import Ledger
 from salver.features.ledger.schema import TOKEN
 from salver.features.registry.audit import Change, record
 from salver.features.registry.names import check_key

@@ -11,7 +11,7 @@ from typing import Final, get_args
 import msgspec
 from sqlalchemy import Connection, delete, insert, select
 
-from salver.features.ledger import Ledger
+from salver.features.ledger.ledger import Ledger
 from salver.features.ledger.schema import DELIVERY, WEBHOOK
 from salver.features.registry.audit import Change, record
 from salver.features.registry.deliveries import PREFIX, again, deliveries, host_of

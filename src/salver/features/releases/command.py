@@ -18,8 +18,8 @@ from salver.terminal.options import DEFAULT_URL, Json, Url
 from salver.terminal.output import line, moment, prose, record, remark, width_of_terminal
 
 if TYPE_CHECKING:
-    from salver.features.registry import ModelRegistry
     from salver.features.registry.records import Actor
+    from salver.features.registry.registry import ModelRegistry
     from salver.features.releases.judge.outlook import Forecast
     from salver.features.releases.judge.policy import Policy
     from salver.features.releases.judge.record import Release, What

@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 
 from sqlalchemy import ColumnElement, Connection, insert, select
 
-from salver.features.ledger import Ledger
+from salver.features.ledger.ledger import Ledger
 from salver.features.ledger.schema import EXPOSURE, OUTCOME, PREDICTION, RELEASE
 from salver.features.registry.rows import in_force
 from salver.features.releases import maturing

@@ -1,4 +1,6 @@
-"""What would a release see of a traffic, before it begins? The operation over ``features/releases/judge/outlook.py``."""
+"""What would a release see of a traffic, before it begins? The operation over
+``features/releases/judge/outlook.py``.
+"""
 
 import asyncio
 import math

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 from sqlalchemy import ColumnElement, Connection, Table, and_, delete, insert, or_, select, tuple_, update
 
-from salver.features.ledger import Ledger
+from salver.features.ledger.ledger import Ledger
 from salver.features.ledger.schema import (
     BUCKET,
     CROWD,
@@ -242,7 +242,9 @@ class ReleaseStore:
         return await self._ledger.read(read)
 
     async def attend(self, release: str, server: str, now: float) -> int:
-        """A server counts a release from now on; see :func:`salver.features.releases.window_exchange.attend`."""
+        """A server counts a release from now on; see
+        :func:`salver.features.releases.window_exchange.attend`.
+        """
         return await self._ledger.write(
             lambda connection: handing_in.attend(connection, release, server, now)
         )
@@ -252,7 +254,9 @@ class ReleaseStore:
         return await self._ledger.read(lambda connection: handing_in.witnesses(connection, releases))
 
     async def hand_in(self, server: str, release: str, told: Told, seen: Sequence[Seen]) -> Crowd:
-        """What a server has counted of a release; see :func:`salver.features.releases.window_exchange.hand_in`."""
+        """What a server has counted of a release; see
+        :func:`salver.features.releases.window_exchange.hand_in`.
+        """
         return await self._ledger.write(
             lambda connection: handing_in.hand_in(connection, server, release, told, seen)
         )

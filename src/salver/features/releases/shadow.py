@@ -4,7 +4,8 @@ After the caller's answer is determined a copy goes to the canary, behind the ca
 every place that would remember it: no response cache, no prediction log, no counts of requests served. As
 many are under way at a time as the split says, and hold so much memory; what comes beyond is dropped and
 counted. Sequences are not copied: a version remembers its own, and a copy that comes in the middle would meet
-a state that no caller has. The two answers are held against each other (``features/releases/experiments/compare.py``).
+a state that no caller has. The two answers are held against each other
+(``features/releases/experiments/compare.py``).
 """
 
 import asyncio

@@ -4,6 +4,8 @@
 class of latency the sums of the phases, the slowest requests, refusals, and what the runs gave. All of it
 is bounded, and nothing but the recent ids is kept for each request. What the sums mean stands in
 ``verdict.py``. It knows no HTTP; the clock is handed in.
+
+Pure.
 """
 
 import heapq

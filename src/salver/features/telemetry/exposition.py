@@ -1,6 +1,8 @@
 """Which metrics of a page were asked for?
 
 The page is Prometheus' text; a caller may name those that it wants (TS-M11, X-8). It knows no metric.
+
+Pure.
 """
 
 from collections.abc import Collection

@@ -2,6 +2,8 @@
 
 The bodies of OTLP over HTTP in their binary form (opentelemetry-proto 1.x, signal ``traces``), and what the
 collector answers. It knows no socket, and not what a span is about.
+
+Pure.
 """
 
 from collections.abc import Iterable, Sequence

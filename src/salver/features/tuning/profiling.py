@@ -1,7 +1,9 @@
 """Which setting does a model with an objective get when it is loaded?
 
-Measures what :mod:`salver.features.tuning.search` asks for, on real runners and for a few seconds at most, unless
-a kept profile has it already; then :mod:`salver.features.tuning.choose` decides. It never fails a load: a model
+Measures what :mod:`salver.features.tuning.search` asks for, on real runners and for a few seconds at most,
+unless
+a kept profile has it already; then :mod:`salver.features.tuning.choose` decides. It never fails a load: a
+model
 that cannot be measured is placed as without an objective and learns its law from live traffic.
 """
 

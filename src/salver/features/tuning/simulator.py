@@ -6,6 +6,8 @@ arguments; there is no chance, clock or asyncio in here, so equal arguments give
 
 One event loop of two kinds of event: an arrival, and the end of a run. Between them the
 batcher is asked when its next batch is due.
+
+Pure.
 """
 
 import heapq

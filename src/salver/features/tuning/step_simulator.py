@@ -1,6 +1,7 @@
 """How would a step-wise model fare under that traffic?
 
-The real :class:`~salver.kernel.engine.steps.StepScheduler` on simulated time: what serves decides here. Arrivals,
+The real :class:`~salver.kernel.engine.steps.StepScheduler` on simulated time: what serves decides here.
+Arrivals,
 lengths and the law of a step are arguments, so equal arguments give equal answers. Pure.
 """
 

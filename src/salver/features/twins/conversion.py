@@ -1,6 +1,7 @@
 """How is a SavedModel turned into ONNX, and does it answer as before?
 
-``python -m salver.features.twins.conversion ORDER FOLDER``, a program, so that TensorFlow goes when it ends. Each
+``python -m salver.features.twins.conversion ORDER FOLDER``, a program, so that TensorFlow goes when it
+ends. Each
 signature becomes a graph, is asked what TensorFlow is asked, and is kept if the answers are near enough. What
 came of each is written beside the graphs; who serves them is :mod:`salver.features.twins.backend`.
 """

@@ -1,6 +1,7 @@
 """Does this request fit this model, and with whom may it share a run?
 
-Pure: a request against a :class:`~salver.words.messages.Signature`. Errors have Triton's texts as well (TR-R30),
+Pure: a request against a :class:`~salver.words.messages.Signature`. Errors have Triton's texts as well
+(TR-R30),
 since its clients' users search for them.
 """
 

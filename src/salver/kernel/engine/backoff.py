@@ -1,6 +1,8 @@
 """How long does a host that died wait before its next start?
 
 Exponential back-off, as a pure rule: counts, seconds and chance are arguments.
+
+Pure.
 """
 
 import msgspec

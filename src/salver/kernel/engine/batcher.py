@@ -1,6 +1,7 @@
 """When does a queue become a batch, and of whom?
 
-A bounded queue of :class:`~salver.kernel.engine.waiting.Waiting` requests, a rule that says how large the next
+A bounded queue of :class:`~salver.kernel.engine.waiting.Waiting` requests, a rule that says how large the
+next
 batch is (``rules.py``) and lanes that say who is in it (``lanes.py``). Pure: the time is an argument,
 nothing is awaited, the payload is never looked at. The shell that drives it is ``engine.py``; the
 simulator drives the very same object.

@@ -1,7 +1,8 @@
 """What do a model in a host process and the server say to each other beside the runs?
 
 The messages of the side channel, which is there for models that may ask the server; framed and encoded as
-those of :mod:`salver.kernel.engine.control`. Either side may speak at any time. Tensors lie in an arena for each
+those of :mod:`salver.kernel.engine.control`. Either side may speak at any time. Tensors lie in an arena for
+each
 direction, in which one message's lie at a time: who has copied them says :class:`Taken`, then the next
 may come. Sans-IO.
 """

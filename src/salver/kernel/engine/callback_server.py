@@ -1,6 +1,7 @@
 """Who answers what a model in a host process asks of the server?
 
-:class:`Desk` is the parent's end of the side channel (:mod:`salver.kernel.engine.callback_messages`): it has each request
+:class:`Desk` is the parent's end of the side channel (:mod:`salver.kernel.engine.callback_messages`): it
+has each request
 carried out by the server, and hands the answers over. When the host is gone, what it asked is given up.
 """
 

@@ -4,6 +4,8 @@ The messages of the control channel and their framing: four bytes of length (lit
 then MessagePack. Tensors do not travel here, only where they lie (:mod:`salver.kernel.engine.shm`).
 Nothing is pickled: a model that writes to the channel can confuse its own host and no one
 else. Sans-IO: no socket is known here.
+
+Pure.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -1,6 +1,7 @@
 """What happens inside a host process?
 
-``python -m salver.kernel.engine.host PARENT CONTROL REQUESTS RESPONSES [SIDE ASKS ANSWERS]``, all but the first
+``python -m salver.kernel.engine.host PARENT CONTROL REQUESTS RESPONSES [SIDE ASKS ANSWERS]``, all but the
+first
 being inherited descriptors: it loads one model, then runs batches, one at a time, until it is told to stop or
 its parent is gone. Standard output and error belong to the model; the parent logs them. By the last three
 the model may ask the server (:mod:`salver.kernel.engine.callback_client`).

@@ -1,6 +1,7 @@
 """How do the responses of a decoupled model leave its host process, of several requests at any time?
 
-:class:`Outlets` is the host's end, :mod:`salver.kernel.engine.pieces` the engine's. A response is laid out when the
+:class:`Outlets` is the host's end, :mod:`salver.kernel.engine.pieces` the engine's. A response is laid out
+when the
 one before it has been copied, whosesoever it was, and the thread that sends it waits until its own reader has
 taken it: a slow reader holds up those who send to it, and nobody else. It knows no model.
 """

@@ -1,6 +1,7 @@
 """How do responses that a host process sends at any time reach those who asked, each at their own pace?
 
-:class:`Pieces` is the engine's end of :mod:`salver.kernel.engine.outlets`: of one request. It holds one response at
+:class:`Pieces` is the engine's end of :mod:`salver.kernel.engine.outlets`: of one request. It holds one
+response at
 most, since the model waits until that has been taken.
 """
 

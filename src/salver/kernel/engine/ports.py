@@ -180,7 +180,9 @@ class Asker(Protocol):
 
 
 class Server(Protocol):
-    """The server, to the models of one version, from its load to its end (kernel/serving/model_callbacks.py)."""
+    """The server, to the models of one version, from its load to its end
+    (kernel/serving/model_callbacks.py).
+    """
 
     @property
     def meters(self) -> Meters:

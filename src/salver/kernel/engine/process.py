@@ -193,7 +193,9 @@ class ProcessRunner:
         return None
 
     async def run_each(self, inputs: Mapping[str, Array]) -> Sequence[Mapping[str, Array]]:
-        """See :class:`~salver.kernel.engine.ports.Runner`. All hosts are idle, and each run takes one of them."""
+        """See :class:`~salver.kernel.engine.ports.Runner`. All hosts are idle, and each run takes one of
+        them.
+        """
         runs = await asyncio.gather(*(self.run(inputs) for _ in range(self.slots)))
         return [outputs for outputs, _ in runs]
 

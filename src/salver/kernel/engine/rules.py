@@ -7,6 +7,8 @@ tenants); the simulator runs the same objects.
 
 Definitions, verdicts and numbers: *drain*, *window* (B, T), *half-floor*, *newest-feasible* and
 *drop-then-drain* as in docs/explanation/scheduling.md.
+
+Pure.
 """
 
 import math

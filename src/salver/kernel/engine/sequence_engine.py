@@ -1,6 +1,7 @@
 """Who runs the requests of sequences, and who keeps what a sequence must remember?
 
-The asyncio shell around :class:`~salver.kernel.engine.sequences.SequenceScheduler`. Each instance has a runner of
+The asyncio shell around :class:`~salver.kernel.engine.sequences.SequenceScheduler`. Each instance has a
+runner of
 its own, so that a model that remembers its sequences gets all of a sequence's requests in one place. What the
 server keeps (implicit state) lies with the sequence and goes where it goes.
 

@@ -44,7 +44,9 @@ class SequenceStreamEngine(SequenceEngine):
     async def stream(
         self, request: InferRequest, deadline: float | None = None, standing: Standing = ANYBODY
     ) -> AsyncGenerator[InferResponse, None]:
-        """The responses as the model sends them; see :class:`~salver.kernel.engine.decoupled.DecoupledEngine`."""
+        """The responses as the model sends them; see
+        :class:`~salver.kernel.engine.decoupled.DecoupledEngine`.
+        """
         deadline = due(deadline, self._clock(), self._config.timeout_ms)
         turn = self.offer(request, deadline)
         asks_again = True

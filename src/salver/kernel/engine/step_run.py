@@ -44,7 +44,9 @@ class StepOutcome(msgspec.Struct):
 
 
 class StepRun:
-    """Runs steps of one model. The payload of each sequence is its :class:`~salver.kernel.engine.answer.Answer`."""
+    """Runs steps of one model. The payload of each sequence is its
+    :class:`~salver.kernel.engine.answer.Answer`.
+    """
 
     def __init__(
         self, id: ModelId, model: StepModel, vocabulary: int, pace: StepPace, clock: Callable[[], float]

@@ -1,6 +1,7 @@
 """Who steps a model that answers token by token, and how do tokens reach their callers?
 
-The shell around :class:`~salver.kernel.engine.steps.StepScheduler`. One thread runs step after step, so that the
+The shell around :class:`~salver.kernel.engine.steps.StepScheduler`. One thread runs step after step, so
+that the
 event loop's other work never stands between two steps; what a step gave crosses to the loop in one call.
 A caller who reads slowly delays nobody: its tokens wait for it, at most as many as it asked for.
 """

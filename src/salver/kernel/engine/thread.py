@@ -102,7 +102,9 @@ class ThreadRunner:
         return await future
 
     async def run_each(self, inputs: Mapping[str, Array]) -> Sequence[Mapping[str, Array]]:
-        """See :class:`~salver.kernel.engine.ports.Runner`: on each thread, since frameworks prepare those, too."""
+        """See :class:`~salver.kernel.engine.ports.Runner`: on each thread, since frameworks prepare those,
+        too.
+        """
         if not self._threads:
             self._start()
         loop = asyncio.get_running_loop()

@@ -1,6 +1,8 @@
 """What waits, and what is taken together?
 
 Two records that the queue, the rules, the engine and the simulator pass on.
+
+Pure.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Which names are models, which are versions, and which are nobody's business?"""
+"""Which names are models, which are versions, and which are nobody's business? Pure."""
 
 import re
 from typing import Final

@@ -1,4 +1,4 @@
-"""What does a ``salver.toml`` say, and if it is wrong, where and how?"""
+"""What does a ``salver.toml`` say, and if it is wrong, where and how? Pure."""
 
 import difflib
 import itertools

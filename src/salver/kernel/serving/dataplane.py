@@ -272,7 +272,8 @@ class DataPlane(Generic[BodyT, ReplyT]):
         Args:
             model, version: Whom it is for; an empty version leaves the choice to the server.
             call: How it reached us; its deadline is tightened by the request's own ``timeout``
-                parameter (microseconds, TR-R23), its standing amended by those of ``kernel/serving/standing.py``.
+                parameter (microseconds, TR-R23), its standing amended by those of
+                ``kernel/serving/standing.py``.
         """
         outcome, why, timing, standing = "ok", "", _NO_TIME, call.standing
         rows = size = 0

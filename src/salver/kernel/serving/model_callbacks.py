@@ -1,7 +1,8 @@
 """What may the models of this server ask of it, and who answers?
 
 Models of host processes ask other models, have them loaded and unloaded, and keep numbers on the metrics page
-(TR-S7, TR-M8). Requests go by the one door (:mod:`salver.kernel.serving.inner`). Errors are said in the words of
+(TR-S7, TR-M8). Requests go by the one door (:mod:`salver.kernel.serving.inner`). Errors are said in the
+words of
 Triton's Python backend. A request that could never be answered, because every instance that could do so waits
 for it, is refused at once.
 """

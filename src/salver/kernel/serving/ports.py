@@ -42,7 +42,8 @@ class Inferring(Protocol):
     ``request_id``, for what is asked in their service. Where it has ``sequences``, those say of a request
     whether it goes on with one (:meth:`salver.kernel.engine.sequence_engine.SequenceEngine.knows`).
 
-    It may have ``post`` (:meth:`salver.dialects.torchserve.engine.engine.HandlerEngine.post`), where it calls back, and
+    It may have ``post`` (:meth:`salver.dialects.torchserve.engine.engine.HandlerEngine.post`), where it
+    calls back, and
     ``logging`` (:class:`~salver.dialects.tensorflow.recording.Sampling`), which says of each request
     whether it is written down with its answer.
     """

@@ -1,6 +1,7 @@
 """For whom does a request say it is, and how urgent?
 
-Reads a :class:`~salver.words.messages.Standing` from HTTP headers or gRPC metadata, and from request parameters
+Reads a :class:`~salver.words.messages.Standing` from HTTP headers or gRPC metadata, and from request
+parameters
 (``priority`` is Triton's, of its schedule policy extension). A tenant that a header names stays: a
 gateway can set or strip a header, not a parameter inside a body. Service class and level are the
 caller's wishes, and there the parameter goes first. Pure. It does not know what standing is worth.

@@ -20,7 +20,9 @@ _MOST_FILES: Final = 20_000
 
 
 class BucketSource:
-    """A :class:`~salver.stores.sources.Source` over one place of an object store; it is closed when it was read."""
+    """A :class:`~salver.stores.sources.Source` over one place of an object store; it is closed when it was
+    read.
+    """
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store

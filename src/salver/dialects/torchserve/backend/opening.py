@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from ts.context import Context
     from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
 
-_SHIM: Final = Path(__file__).parent / "shim"
+_SHIM: Final = Path(__file__).parent.parent / "shim"
 _MAX_TEXT = 4 << 20  # of a manifest or a configuration
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _HANDLERS, _ENVELOPES = "ts.torch_handler", "ts.torch_handler.request_envelope"

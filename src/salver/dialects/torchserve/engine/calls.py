@@ -1,6 +1,7 @@
 """What does a caller of a handler wait for, and how is it told?
 
-A :class:`HandlerCall` is a job of :mod:`salver.dialects.torchserve.engine.job_queue` with somebody who waits for its answer: for
+A :class:`HandlerCall` is a job of :mod:`salver.dialects.torchserve.engine.job_queue` with somebody who
+waits for its answer: for
 one, or for its pieces as they come. It is answered once, by whoever is first; what comes after that is
 dropped. Who does not wait in a task is called. It knows no queue and no worker.
 """

@@ -1,7 +1,9 @@
 """Who runs the requests to a handler, and when?
 
-The asyncio shell around a :class:`~salver.dialects.torchserve.engine.job_queue.JobQueue`, which says which worker runs what, and
-a :class:`~salver.dialects.torchserve.engine.worker_pool.Crew`, which keeps the workers alive. A run is one message to a worker and one
+The asyncio shell around a :class:`~salver.dialects.torchserve.engine.job_queue.JobQueue`, which says which
+worker runs what, and
+a :class:`~salver.dialects.torchserve.engine.worker_pool.Crew`, which keeps the workers alive. A run is one
+message to a worker and one
 back, without a task or a timer of its own; the next run begins before the answers of the last one are told.
 Whatever happens to a worker, each request gets one answer.
 """
@@ -259,7 +261,9 @@ class HandlerEngine:
         self._pump()
 
     def went(self, worker: Worker) -> None:
-        """See :class:`~salver.dialects.torchserve.engine.worker_pool.Owner`. What it ran has been answered already."""
+        """See :class:`~salver.dialects.torchserve.engine.worker_pool.Owner`. What it ran has been answered
+        already.
+        """
         self._there.pop(worker.id, None)
         self._flows.pop(worker.id, None)
         fail_all(self._queue.leave(worker.id), died)

@@ -1,6 +1,7 @@
 """Where do the host processes of a handler's workers come from?
 
-From one that has loaded the model and forks the others, where that is safe (:mod:`salver.dialects.torchserve.engine.sharing`):
+From one that has loaded the model and forks the others, where that is safe
+(:mod:`salver.dialects.torchserve.engine.sharing`):
 they share its memory, and are there at once, the first time as after a death. Else they share what it has
 imported, where that is safe, and each loads the model itself. It knows neither requests nor when workers are
 wanted.

@@ -1,6 +1,7 @@
 """How is a host process asked that runs a handler?
 
-:class:`FormHost` is a :class:`~salver.kernel.engine.child.HostProcess` whose model replies to forms: a run is one
+:class:`FormHost` is a :class:`~salver.kernel.engine.child.HostProcess` whose model replies to forms: a run
+is one
 message there and one back, but for what is large, and pieces of its answers may come between. It needs no
 task, and one timer watches over many runs.
 """

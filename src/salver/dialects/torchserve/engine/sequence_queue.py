@@ -1,6 +1,7 @@
 """Which worker of a stateful handler runs which requests, and when?
 
-The rules of :mod:`salver.dialects.torchserve.engine.job_queue` for models that remember (TS-B6, TS-Y3). A sequence has a queue of
+The rules of :mod:`salver.dialects.torchserve.engine.job_queue` for models that remember (TS-B6, TS-Y3). A
+sequence has a queue of
 its own and belongs to one worker, as long as both live; a batch holds at most one request of each sequence.
 A sequence begins with the first request that names it, while there are fewer than may be, and is over at its
 last request, when nothing is heard of it for too long, after its whole time, or with its worker. Requests
@@ -228,7 +229,9 @@ class SequenceQueue(JobQueue[T]):
             self._go_on(one)
 
     def back(self, jobs: Sequence[Job[T]]) -> list[Job[T]]:
-        """See :class:`~salver.dialects.torchserve.engine.job_queue.JobQueue`: a sequence is over with its worker."""
+        """See :class:`~salver.dialects.torchserve.engine.job_queue.JobQueue`: a sequence is over with its
+        worker.
+        """
         put_first(self._loose, [job for job in jobs if not job.sequence])
         return [job for job in jobs if job.sequence]
 
@@ -243,12 +246,16 @@ class SequenceQueue(JobQueue[T]):
         host.is_idle = True
 
     def retire(self, worker: int) -> None:
-        """See :class:`~salver.dialects.torchserve.engine.job_queue.JobQueue`; what goes on with its sequences does."""
+        """See :class:`~salver.dialects.torchserve.engine.job_queue.JobQueue`; what goes on with its
+        sequences does.
+        """
         if worker in self._hosts:
             self._hosts[worker].is_retired = True
 
     def leave(self, worker: int) -> list[Job[T]]:
-        """See :class:`~salver.dialects.torchserve.engine.job_queue.JobQueue`: what its sequences were is not known any more."""
+        """See :class:`~salver.dialects.torchserve.engine.job_queue.JobQueue`: what its sequences were is
+        not known any more.
+        """
         host = self._hosts.pop(worker, None)
         if host is None:
             return []

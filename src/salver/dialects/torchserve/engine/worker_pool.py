@@ -1,6 +1,7 @@
 """Who keeps the workers of a handler alive, as many as there shall be?
 
-:class:`Crew` starts host processes, starts them again when they die (:mod:`salver.dialects.torchserve.engine.worker_life` says
+:class:`Crew` starts host processes, starts them again when they die
+(:mod:`salver.dialects.torchserve.engine.worker_life` says
 when), and lets them go when fewer are wanted. It knows no request: an owner is told who can work, and says
 when a worker that is to go has nothing left to do.
 """

@@ -1,7 +1,10 @@
 """What does Triton's ``config.pbtxt`` say, and if it is wrong, where and how?
 
-Turns the text, or the JSON of a load request, into a message of :mod:`salver.dialects.triton.model_config`, and
+Turns the text, or the JSON of a load request, into a message of :mod:`salver.dialects.triton.model_config`,
+and
 says what is wrong in terms of line, field and nearest field. What it means is ``translate``'s.
+
+Pure.
 """
 
 import difflib

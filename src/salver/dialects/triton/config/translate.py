@@ -3,6 +3,8 @@
 Every field that is set falls into one of three: it has its effect through :class:`ModelConfig`; it has
 none yet, and a notice says so; or answers would be wrong without it, and the model is refused.
 ``docs/reference/config.md`` has the same table.
+
+Pure.
 """
 
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,8 @@
 """What does a Triton Python model know of its own configuration, and what may it add?
 
 The dictionary that ``initialize`` reads as JSON (TR-C16, TR-A2), the object that ``auto_complete_config``
-fills, and what both mean to Salver: a :class:`~salver.words.messages.Signature`. Knows no protobuf: Triton's JSON
+fills, and what both mean to Salver: a :class:`~salver.words.messages.Signature`. Knows no protobuf:
+Triton's JSON
 comes from outside.
 """
 

@@ -363,7 +363,8 @@ class Collector:
 
         Args:
             units: Numbers of those that were met.
-            happenings: Name (:func:`~salver.words.releases.first_in`) and unit of what has happened, as the ledger
+            happenings: Name (:func:`~salver.words.releases.first_in`) and unit of what has happened, as the
+                ledger
                 has them.
             keeps_arms: A unit that moves to another arm is a row of the ledger, too.
         """
@@ -392,7 +393,8 @@ class Collector:
         """Units of these numbers were met by another server.
 
         Args:
-            heard: What comes with what is seen of others from now on (:attr:`~salver.words.releases.Seen.heard`).
+            heard: What comes with what is seen of others from now on
+                (:attr:`~salver.words.releases.Seen.heard`).
         """
         if (followed := self._followed.get(release)) is not None:
             followed.memory.know(units)

@@ -22,7 +22,8 @@ from salver.words.releases import Shadow, Traffic
 #: it begins and anew where those have changed by much; that fall into a bin; what callers posted later. And
 #: ``mean``: what they posted, as values that are summed for each unit.
 Kind = Literal["errors", "timeouts", "invalid", "fallbacks", "rule", "latency", "output", "outcome", "mean"]
-#: What is counted whatever the policy, by kind (features/releases/experiments/happenings.py): ``rejected`` are requests that a
+#: What is counted whatever the policy, by kind (features/releases/experiments/happenings.py): ``rejected``
+#: are requests that a
 #: version found wrong, ``refused`` those that were too many for it.
 COUNTED: Final[Mapping[str, tuple[str, ...]]] = {
     "errors": ("errors", "rejected", "refused"),

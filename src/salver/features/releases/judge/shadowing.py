@@ -1,7 +1,8 @@
 """Are the answers to copies alike enough for a canary to meet its first callers?
 
 The evidence of a first stage without weight, where nobody meets the canary: copies of what the stable
-version was asked, answered by both (features/releases/experiments/compare.py). Bets on the part of them that is not alike,
+version was asked, answered by both (features/releases/experiments/compare.py). Bets on the part of them
+that is not alike,
 looked at any time (Ville 1939; Waudby-Smith and Ramdas 2024): against its being as large as may just be, to
 go on; against its being no larger, to be held or rolled back. Answers that differ come in bursts, as a
 replica that hiccups: how wild they are tempers the evidence of harm, as that of events (``wildness.py``), and

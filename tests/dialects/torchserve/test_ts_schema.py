@@ -1,0 +1,72 @@
+"""Our tables against TorchServe's own files."""
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from google.protobuf import descriptor_pb2
+from torchserve_stubs import INFERENCE as INFERENCE_PACKAGE
+from torchserve_stubs import MANAGEMENT as MANAGEMENT_PACKAGE
+from torchserve_stubs import OPEN_INFERENCE, PROTOS, pool
+
+from salver.dialects.oip import grpc_schema
+from salver.dialects.torchserve.grpc_schema import INFERENCE, MANAGEMENT, RPC, build
+
+_PACKAGES = {INFERENCE_PACKAGE: INFERENCE, MANAGEMENT_PACKAGE: MANAGEMENT, "google.rpc": RPC}
+
+
+def _fields(descriptor: Any, package: str) -> dict[str, tuple[Any, ...]]:
+    return {
+        f.name: (
+            f.number,
+            f.type,
+            f.is_repeated,
+            f.message_type and f.message_type.full_name.removeprefix(package),
+            f.containing_oneof and f.containing_oneof.name,
+        )
+        for f in descriptor.fields
+    }
+
+
+@pytest.mark.parametrize(
+    ("package", "name"), [(package, name) for package, table in _PACKAGES.items() for name in table]
+)
+def test_ts_g2_fields_are_torchserves(package: str, name: str) -> None:
+    theirs = pool().FindMessageTypeByName(f"{package}.{name}")
+    assert _fields(build()[name].DESCRIPTOR, package) == _fields(theirs, package)
+
+
+@pytest.mark.parametrize(
+    ("file", "table"), [("inference.proto", INFERENCE), ("management.proto", MANAGEMENT)]
+)
+def test_ts_g2_the_tables_are_whole(file: str, table: dict[str, str]) -> None:
+    assert set(pool().FindFileByName(file).message_types_by_name) == set(table)
+
+
+def test_ts_g4_the_messages_of_its_open_inference_service_are_tritons() -> None:
+    ours = grpc_schema.build()
+    file = pool().FindFileByName("open_inference_grpc.proto")
+    for name, theirs in file.message_types_by_name.items():
+        more = _fields(ours[name].DESCRIPTOR, "inference")
+        assert _fields(theirs, OPEN_INFERENCE).items() <= more.items(), name
+
+
+def test_what_the_tests_read_is_made_of_the_files() -> None:
+    protoc = pytest.importorskip("grpc_tools.protoc", reason="grpcio-tools is not installed")
+    made = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            protoc.__name__,
+            f"-I{PROTOS}",
+            "--descriptor_set_out=/dev/stdout",
+            "management.proto",
+        ],
+        check=True,
+        capture_output=True,
+        timeout=60,
+    ).stdout
+    whole = descriptor_pb2.FileDescriptorSet.FromString((PROTOS / "torchserve.binpb").read_bytes())
+    (file,) = descriptor_pb2.FileDescriptorSet.FromString(made).file
+    assert file in whole.file

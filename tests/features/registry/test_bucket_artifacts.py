@@ -1,0 +1,246 @@
+"""A registry whose files lie in an object store: a real S3 server of this process, without a common disk."""
+
+import asyncio
+import io
+import os
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from registries import ANN, Clock, counted, found, open_registry
+from s3 import KEYS, S3, s3_server
+
+from salver.features.registry import opening as opening_room
+from salver.features.registry.artifacts import ArtifactsFailed
+from salver.features.registry.backup import back_up, restore
+from salver.features.registry.names import parse
+from salver.features.registry.opening import home_of
+from salver.features.registry.records import NewVersion
+from salver.features.registry.registry import ModelRegistry
+from salver.words.errors import Conflict, InvalidInput, NotFound
+
+FILES = {"model.onnx": b"weights" * 1000, "labels/a.txt": b"cat\ndog", "empty": b""}
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[S3]:
+    with s3_server() as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name, value in KEYS.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+async def opened(folder: Path, url: str) -> ModelRegistry:
+    home = home_of(str(folder), url)
+    return await opening_room.open_registry(home, Clock(), counted().__next__, makes=True)
+
+
+@pytest.fixture
+async def registry(s3: S3, tmp_path: Path) -> AsyncIterator[ModelRegistry]:
+    bucket = f"b{time.time_ns()}"
+    s3.put(bucket, {"other/file": b"not ours"})
+    registry = await opened(tmp_path / "ledger", s3.url(f"{bucket}/some/place"))
+    yield registry
+    await registry.ledger.close()
+
+
+async def push(registry: ModelRegistry, folder: Path, model: str = "fraud", **files: bytes) -> int:
+    what = found(folder / "new", files or FILES)
+    return (await registry.push(NewVersion(model), what, ANN)).number
+
+
+def keys(registry: ModelRegistry, s3: S3) -> list[str]:
+    bucket = registry.artifacts._address.root.partition("/")[0]  # type: ignore[attr-defined]
+    return [found["Key"] for found in s3.client.list_objects_v2(Bucket=bucket).get("Contents", [])]
+
+
+def files_of(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+async def test_a_version_goes_there_and_comes_back_whole(
+    registry: ModelRegistry, s3: S3, tmp_path: Path
+) -> None:
+    version = await registry.version(parse(f"fraud/{await push(registry, tmp_path)}"))
+    home = "some/place/models/fraud/1"
+    assert keys(registry, s3) == ["other/file", f"{home}/empty", f"{home}/labels/a.txt", f"{home}/model.onnx"]
+    assert files_of(registry.artifacts.folder) == []  # nothing stays with whoever pushes
+    assert await registry.verify() == ()
+    await asyncio.to_thread(registry.artifacts.bring, "fraud", 1, version.files)
+    local = registry.artifacts.path_of("fraud", 1)
+    assert {name: (local / name).read_bytes() for name in files_of(local)} == FILES
+    assert {(local / name).stat().st_mode & 0o777 for name in FILES} == {0o444}
+    assert registry.artifacts.brought() == {("fraud", 1)}
+    await asyncio.to_thread(registry.artifacts.forget, "fraud", 1)
+    assert files_of(registry.artifacts.folder) == []
+
+
+async def test_what_a_killed_server_had_half_of_goes(registry: ModelRegistry) -> None:
+    old, young = (registry.artifacts.aside(name) for name in ("old", "young"))
+    for folder in (old, young):
+        folder.mkdir(parents=True)
+        (folder / "model.onnx").write_bytes(b"half")
+    for path in (old / "model.onnx", old):
+        os.utime(path, (1000, 1000))
+    assert registry.artifacts.brought() == frozenset()
+    assert (old.exists(), young.exists()) == (False, True)
+
+
+async def test_what_was_brought_is_not_brought_again_unless_it_is_damaged(
+    registry: ModelRegistry, s3: S3, tmp_path: Path
+) -> None:
+    await push(registry, tmp_path)
+    files = (await registry.version(parse("fraud/1"))).files
+    bring, local = registry.artifacts.bring, registry.artifacts.path_of("fraud", 1) / "model.onnx"
+    await asyncio.to_thread(bring, "fraud", 1, files)
+    before = local.stat().st_ino
+    await asyncio.to_thread(bring, "fraud", 1, files)
+    assert local.stat().st_ino == before
+    local.chmod(0o644)
+    local.write_bytes(b"flipped")
+    await asyncio.to_thread(bring, "fraud", 1, files)
+    assert local.read_bytes() == FILES["model.onnx"]
+
+
+async def test_what_is_not_as_it_was_pushed_is_told_and_never_brought(
+    registry: ModelRegistry, s3: S3, tmp_path: Path
+) -> None:
+    await push(registry, tmp_path)
+    files = (await registry.version(parse("fraud/1"))).files
+    bucket = registry.artifacts._address.root.partition("/")[0]  # type: ignore[attr-defined]
+    s3.put(bucket, {"some/place/models/fraud/1/model.onnx": b"x" * 7000})
+    s3.remove(bucket, "some/place/models/fraud/1/empty")
+    faults = await registry.verify()
+    assert [(fault.path, fault.problem) for fault in faults] == [
+        ("empty", "missing"),
+        ("model.onnx", "changed"),
+    ]
+    for problem in ("FileNotFound|NoSuchKey", "is not what was pushed"):
+        with pytest.raises(ArtifactsFailed, match=problem):
+            await asyncio.to_thread(registry.artifacts.bring, "fraud", 1, files)
+        assert files_of(registry.artifacts.folder) == []
+        s3.put(bucket, {"some/place/models/fraud/1/empty": b""})
+    with pytest.raises(ArtifactsFailed, match="nothing is backed up"):
+        await back_up(registry, tmp_path / "backup.tar", 5.0)
+
+
+async def test_removal_and_sweeping(registry: ModelRegistry, s3: S3, tmp_path: Path) -> None:
+    await push(registry, tmp_path)
+    await push(registry, tmp_path)
+    await registry.remove("fraud", 1, ANN)
+    assert not [key for key in keys(registry, s3) if "/fraud/1/" in key]
+    with pytest.raises(NotFound):
+        await registry.version(parse("fraud/1"))
+    bucket = registry.artifacts._address.root.partition("/")[0]  # type: ignore[attr-defined]
+    s3.put(bucket, {"some/place/models/fraud/77/model.onnx": b"of a push that was killed"})
+    assert [(f.number, f.problem) for f in await registry.verify()] == [(77, "no such version")]
+    assert await registry.sweep(10 * 365 * 86_400.0) == ()  # it is young
+    with pytest.raises(Conflict, match="nobody knows who is pushing"):
+        await registry.sweep(86_399.0)
+    registry._clock = lambda: time.time() + 86_460  # type: ignore[method-assign]
+    assert await registry.sweep() == ("models/fraud/77",)
+    assert await registry.verify() == ()
+    assert "other/file" in keys(registry, s3)
+
+
+async def test_a_push_that_fails_half_way_leaves_nothing_there(
+    registry: ModelRegistry, s3: S3, tmp_path: Path
+) -> None:
+    await push(registry, tmp_path)
+    before = keys(registry, s3)
+    artifacts = registry.artifacts
+    files = artifacts._open_files()  # type: ignore[attr-defined]
+    put_file = files.put_file
+
+    def put(path: str, key: str) -> None:
+        if key.endswith("model.onnx"):  # the last one
+            raise ConnectionResetError("the network is gone")
+        put_file(path, key)
+
+    files.put_file = put
+    artifacts._opened, artifacts._open_files = files, lambda: files  # type: ignore[attr-defined]
+    with pytest.raises(ArtifactsFailed, match="the network is gone"):
+        await push(registry, tmp_path)
+    assert keys(registry, s3) == before
+    assert await registry.verify() == ()
+    assert files_of(artifacts.folder) == []
+
+
+async def test_a_bucket_that_fails_while_a_backup_reads_it_is_told_as_such(
+    registry: ModelRegistry, tmp_path: Path
+) -> None:
+    class NoOSError(Exception):
+        """As those of the clouds' own libraries are."""
+
+    class Cut(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            raise NoOSError("the network is gone")
+
+    await push(registry, tmp_path)
+    artifacts = registry.artifacts
+    files = artifacts._open_files()  # type: ignore[attr-defined]
+    files.open = lambda key, mode: Cut()
+    artifacts._opened, artifacts._open_files = files, lambda: files  # type: ignore[attr-defined]
+    with pytest.raises(ArtifactsFailed, match=r"s3://.*/fraud/1/.*NoOSError: the network is gone"):
+        await back_up(registry, tmp_path / "backup.tar", 5.0)
+    assert not (tmp_path / "backup.tar").exists()
+
+
+async def test_two_registries_do_not_write_over_one_another(
+    registry: ModelRegistry, s3: S3, tmp_path: Path
+) -> None:
+    await push(registry, tmp_path)
+    other = await opened(tmp_path / "other", registry.artifacts._address.url)  # type: ignore[attr-defined]
+    with pytest.raises(ArtifactsFailed, match="is taken already"):
+        await push(other, tmp_path, **{"model.onnx": b"other"})
+    assert await other.models() == ()
+    assert await registry.verify() == ()
+    await other.ledger.close()
+
+
+async def test_a_backup_goes_from_a_bucket_to_a_disk_and_back(
+    registry: ModelRegistry, s3: S3, tmp_path: Path
+) -> None:
+    await push(registry, tmp_path)
+    about = await back_up(registry, tmp_path / "backup.tar", 5.0)
+    disk = await open_registry("sqlite", tmp_path / "disk")
+    assert await restore(tmp_path / "backup.tar", disk, "aside") == about
+    assert await disk.verify() == ()
+    assert await back_up(disk, tmp_path / "again.tar", 5.0) == about
+    bucket = f"b{time.time_ns()}"
+    s3.put(bucket, {})
+    back = await opened(tmp_path / "back", s3.url(bucket))
+    assert await restore(tmp_path / "again.tar", back, "aside") == about
+    assert await back.verify() == ()
+    with pytest.raises(Conflict):
+        await restore(tmp_path / "again.tar", back, "aside")
+    for one in (disk, back):
+        await one.ledger.close()
+
+
+async def test_who_may_not_write_there_is_told(s3: S3, tmp_path: Path) -> None:
+    nowhere = await opened(tmp_path / "ledger", s3.url("no-such-bucket/x"))
+    with pytest.raises(ArtifactsFailed, match="may this user read and write it"):
+        await push(nowhere, tmp_path)
+    assert await nowhere.models() == ()
+    await nowhere.ledger.close()
+
+
+@pytest.mark.parametrize(
+    ("registry", "artifacts", "problem"),
+    [
+        ("s3://bucket/x", "", "--registry postgresql://user@host/database --artifacts s3://bucket/x"),
+        ("folder", "ftp://host/x", "there is no store for ftp"),
+        ("folder", "s3://", "names no bucket"),
+    ],
+)
+def test_where_a_registry_cannot_be(registry: str, artifacts: str, problem: str) -> None:
+    with pytest.raises(InvalidInput) as raised:
+        home_of(registry, artifacts)
+    assert problem in str(raised.value)
