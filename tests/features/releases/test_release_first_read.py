@@ -12,7 +12,7 @@ import msgspec
 from salver.features.releases.judge.evidence import start
 from salver.features.releases.judge.policy import Policy
 from salver.features.releases.judge.record import Progress, proposed
-from salver.kernel.serving import release_store
+from salver.features.releases import release_store
 
 release = proposed("r0", "fraud", ("1", "2"), Policy(), 0.0)
 row = msgspec.structs.asdict(release) | {"state": "RUNNING", "policy": Policy().to_json()}

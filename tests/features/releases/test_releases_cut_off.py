@@ -37,7 +37,7 @@ HALF = msgspec.structs.replace(POLICY, stages=(Stage(0.5, 60),))
 FRAUD = {"model": "fraud", "body": json.dumps(BODY).encode()}
 HASTY = """
 from salver.cli import main
-from salver.kernel.serving import releases
+from salver.features.releases import releases
 releases._DEAF_SECONDS = 3.0
 raise SystemExit(main())
 """
