@@ -15,6 +15,8 @@ import pytest
 import skops.io
 import torch
 from sklearn.linear_model import LinearRegression
+from waiting import PATIENCE_S, auntil, until
+from zoo import mlp_answer, write_identity, write_mlp, write_moody
 
 import salver
 from salver.embed import Output, Response, Server
@@ -31,8 +33,6 @@ from salver.words.errors import (
 )
 from salver.words.messages import State
 from salver.words.tensor import DataType, Tensor, tensor
-from waiting import PATIENCE_S, auntil, until
-from zoo import mlp_answer, write_identity, write_mlp, write_moody
 
 pytestmark = pytest.mark.timeout(90)
 ROWS = np.linspace(-1, 1, 32, dtype=np.float32).reshape(2, 16)

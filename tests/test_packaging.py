@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import salver
-from salver.features import console
+from salver.features.console import files as console
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from salver import __version__, plugins
+from salver import __version__, feature, plugins
 from salver.backends.protocol import Backend
 from salver.configuration import HeaderConfig, ServeConfig
 from salver.dialects.clouds.doors import SageMaker, SageMakerDoor, Vertex, VertexDoor
@@ -41,7 +41,6 @@ from salver.dialects.triton.log_settings import Switches
 from salver.dialects.triton.settings import LogChange, LogSettings, TraceChange, TraceSetting
 from salver.dialects.triton.statistics import Statistics
 from salver.dialects.triton.tracing import Tracing
-from salver.features import console
 from salver.features.cache import CacheUse, ResponseCache
 from salver.features.cache.caching import Caching
 from salver.features.management import Api, Management
@@ -89,7 +88,7 @@ from salver.transport.doors import door as shown_at
 from salver.transport.grpc import GrpcMethods
 from salver.transport.hangup import HangUps
 from salver.transport.orca import TokenRoom
-from salver.transport.pages import Pages, Sites
+from salver.transport.pages import Sites
 from salver.transport.parting import SHORT_S, Parting
 from salver.transport.ports import RegionRegistry
 from salver.transport.restrict import GRPC_PREFIX
@@ -211,10 +210,12 @@ class Server:
         clock = time.monotonic
         new_id = id_maker()
         backends = plugins.backends() if self._backends is None else self._backends
+        self._kernel = kernel = feature.Kernel(clock, new_id, __version__)
+        self._parts = await feature.build(feature.discover(), kernel, config.features)
         self._observe(clock, new_id)
         self._cache: ResponseCache | None = plugins.response_cache(config.response_cache)
         self._caching = Caching(self._cache, clock) if self._cache else None
-        self.inner = inner = Inner(lambda: door)
+        self.inner = kernel.inner = inner = Inner(lambda: door)
         calls = Calls(inner, lambda: self.control, self._metrics.own, clock, new_id)
         terms = await self._terms(calls)
         loader = Loader(backends, self._bus, clock, terms, ProfileStore(config.state_dir), inner)
@@ -263,8 +264,9 @@ class Server:
         self._kept = self.ledgered.kept(new_id) if self.ledgered else None
         known = (config.server_name, __version__)
         managing = serving_operations(self.control, self, known, has_registry=self._kept is not None)
-        self._api = Api(managing + (self._kept.operations() if self._kept else []))
-        self._pages = Sites(Pages("/console", console.read), Pages("/docs", console.read_docs))
+        managing += self._kept.operations() if self._kept else []
+        self._api = Api([*managing, *(o for part in self._parts for o in part.operations)])
+        self._pages = Sites(*(pages for part in self._parts for pages in part.pages))
         doors = [self._door(operations, f, reception) for f in self._fronts]
         if config.waits_for_models:
             await self._load()
@@ -323,7 +325,10 @@ class Server:
         self._reloading = Reloading(self._plane, self._manager, config.served)
         voices = Voices(config.voice, self._manager)
         self._readiness = Readiness(config.readiness, self._manager, self._plane)
-        self.control = ServerControl(self._plane, self._manager, self._reloading, voices, self._readiness)
+        self._kernel.models, self._kernel.plane = self._manager, self._plane
+        self.control = self._kernel.control = ServerControl(
+            self._plane, self._manager, self._reloading, voices, self._readiness
+        )
 
     def _observe(self, clock: Callable[[], float], new_id: Callable[[], str]) -> None:
         """Everyone who counts what happens, on one road of events."""
@@ -345,6 +350,10 @@ class Server:
         optional = (self._spans, serving, self._predictions)
         observers += [observer for observer in optional if observer is not None]
         observers += self._view.observers if self._view else ()
+        for part in self._parts:
+            observers += part.observers
+            for collector in part.collectors:
+                self._metrics.join(collector)
         self._pending = Pending()
         self._under_way = UnderWay(clock)
         self._collector = Collector(self._pending, time.time, under_way=self._under_way)
@@ -355,6 +364,8 @@ class Server:
     async def _load(self) -> None:
         if self._view:
             self._view.start()
+        for part in self._parts:
+            await part.start()
         if self.ledgered is not None:  # first, so that nobody is ready without its models
             await self.ledgered.registered.start()
         await self._plane.start()
@@ -517,6 +528,8 @@ class Server:
         await asyncio.to_thread(self._archives.close)
         if self._regions.is_allowed:
             self._regions.unregister()
+        for part in reversed(self._parts):
+            await part.stop()
         self._bus.flush()
         self._decoders.close()
         await self._tracing.close()

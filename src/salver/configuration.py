@@ -114,6 +114,7 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         registry: Folder of a registry whose models are served, or the URL of its ledger; empty = none,
             and no releases.
         artifacts: Folder of the registry's files; empty = beside the ledger.
+        features: Records of the tables of features, by their names; a missing one is the default.
         workflow_store: Folder of archives of workflows; empty = they lie beside those of handlers.
     """
 
@@ -173,6 +174,7 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     registry: str = ""
     artifacts: str = ""
     workflow_store: str = ""
+    features: Mapping[str, msgspec.Struct] = {}
 
     def __post_init__(self) -> None:
         """Raises InvalidInput where a number is more than this machine can bear."""

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-from salver.testing.process import ServerProcess
 from waiting import until
 from zoo import ask_moody, infer_body, write_identity, write_mlp, write_moody
+
+from salver.testing.process import ServerProcess
 
 MAX_BODY_MB = 4
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
-
-from salver.testing.process import ServerProcess
 from waiting import until
 from zoo import ask_moody, at_work, gauge, infer_body
+
+from salver.testing.process import ServerProcess
 
 
 def ask(server: ServerProcess, command: str, model: str = "moody", **parameters: int) -> tuple[int, str]:

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
+from waiting import PATIENCE_S
 
 from salver.testing.process import ServerProcess
-from waiting import PATIENCE_S
 
 MLP = "/v2/models/mlp/infer"
 IDENTITY = "/v2/models/identity_fp32/infer"

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-from salver.testing.process import ServerProcess
 from waiting import PATIENCE_S, until
 from zoo import infer_body, write_mlp
+
+from salver.testing.process import ServerProcess
 
 IDLE = 10_000
 BODY = json.dumps(infer_body()).encode()

@@ -15,10 +15,10 @@ from pathlib import Path
 import grpc
 import pytest
 import tritonclient.grpc as triton
-
-from salver.testing.process import ServerProcess
 from waiting import PATIENCE_S
 from zoo import infer_body, write_identity, write_mlp
+
+from salver.testing.process import ServerProcess
 
 MLP = "/v2/models/mlp/infer"
 #: Answers to others while one hostile body is decoded: a blocked loop gives two, before and after.

@@ -4,10 +4,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from zoo import write_mlp
 
 from salver.backends.onnx import OnnxBackend
 from salver.backends.onnx_cost import cost_of, product_graph
-from zoo import write_mlp
 
 
 def save(path: Path, nodes: list, inputs: dict, outputs: list, weights: dict) -> Path:

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from waiting import PATIENCE_S, until
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from chances import may_be
+
 from salver.features.releases.judge.paths import Arms, Schedule
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from chances import may_be
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"

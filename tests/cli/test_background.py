@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from waiting import PATIENCE_S
 
 from salver.cli import background
 from salver.words.errors import Conflict
-from waiting import PATIENCE_S
 
 SLEEP = "import time; print('up', flush=True); time.sleep(60)"
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from archivers import run_archiver
+from savedmodels import half_plus_three, half_plus_two, with_assets
+
 from salver.cli import main
 from salver.testing.process import ServerProcess, TensorFlowServingProcess, TritonProcess, free_port
-from savedmodels import half_plus_three, half_plus_two, with_assets
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "golden"))
 from triton_models import write_models

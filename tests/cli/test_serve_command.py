@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from programs import shell
 from waiting import PATIENCE_S
 

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torchserve_stubs as stubs
 from torchserve_models import ARCHIVES, FLOWS, made
 from torchserve_replay import Case, Target, ask, in_blocks, load, run_block
 from torchserve_servers import CONFIGS, serving
 
-import torchserve_stubs as stubs
 from salver.dialects.torchserve.archive_files import read_archive
 from salver.dialects.torchserve.workflow_archive import read_workflow
 

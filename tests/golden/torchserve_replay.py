@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import grpc
-from google.protobuf import json_format, message_factory
-
 import torchserve_stubs
+from google.protobuf import json_format, message_factory
 from waiting import PATIENCE_S
 
 Case = dict[str, Any]

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
-from tritonclient.utils import InferenceServerException
-
 from programs import program
-from salver.testing.process import ServerProcess
+from tritonclient.utils import InferenceServerException
 from waiting import PATIENCE_S
+
+from salver.testing.process import ServerProcess
 
 pytestmark = pytest.mark.timeout(180)
 BODY, MESSAGE = 300_000_000, 200_000_000

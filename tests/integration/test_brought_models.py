@@ -23,10 +23,10 @@ import pytest
 import tritonclient.grpc as grpc_client
 import tritonclient.http as http_client
 from tritonclient.utils import InferenceServerException
-
-from salver.testing.process import ServerProcess
 from waiting import until
 from zoo import write_constant
+
+from salver.testing.process import ServerProcess
 
 CLIENTS = pytest.mark.parametrize("triton", [http_client, grpc_client], ids=["http", "grpc"])
 ORIGINAL = np.arange(16, dtype="f4").tobytes()

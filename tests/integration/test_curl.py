@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from programs import program
-from salver.testing.process import ServerProcess
 from zoo import mlp_answer
+
+from salver.testing.process import ServerProcess
 
 HTTP = pytest.mark.parametrize("flag", ["--http1.1", "--http2-prior-knowledge"])
 ROW = [[0.5] * 16]

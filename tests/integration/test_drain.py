@@ -11,11 +11,11 @@ from pathlib import Path
 
 import grpc
 import pytest
-
 from drain_callers import CALLERS, Waiting, drained
-from salver.testing.process import ServerProcess, TritonProcess
 from waiting import PATIENCE_S, until
 from zoo import gauge, infer_body, moody_body, write_constant, write_moody
+
+from salver.testing.process import ServerProcess, TritonProcess
 
 #: Longer than any test: what is tried meanwhile is tried within it, and a second signal ends it.
 LONG = {"SALVER_DRAIN_DELAY": "600"}

@@ -13,12 +13,12 @@ import pytest
 import tritonclient.grpc as triton
 import tritonclient.http as triton_http
 import trustme
-
 from programs import program
-from salver.testing.process import ServerProcess, TritonProcess
-from salver.transport.grpc_frames import FrameReader, frame
 from waiting import PATIENCE_S, until
 from zoo import mlp_answer, write_mlp
+
+from salver.testing.process import ServerProcess, TritonProcess
+from salver.transport.grpc_frames import FrameReader, frame
 
 ROW = np.linspace(-1, 1, 16, dtype=np.float32)[None]
 ASK = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 16], "data": ROW.ravel().tolist()}]}

@@ -7,11 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-
 from programs import program
-from salver.testing.process import ServerProcess
 from waiting import until
 from zoo import ask_moody, at_work, gauge, moody_body
+
+from salver.testing.process import ServerProcess
 
 
 def count(server: ServerProcess) -> int:

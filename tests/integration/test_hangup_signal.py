@@ -9,9 +9,10 @@ import sys
 import termios
 from pathlib import Path
 
-from salver.testing.process import ServerProcess, TensorFlowServingProcess, free_port
 from waiting import PATIENCE_S, until
 from zoo import infer_body, write_constant
+
+from salver.testing.process import ServerProcess, TensorFlowServingProcess, free_port
 
 
 def answers(server: ServerProcess, version: int) -> bool:

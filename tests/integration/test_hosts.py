@@ -6,9 +6,10 @@ import signal
 import threading
 from pathlib import Path
 
-from salver.testing.process import ServerProcess
 from waiting import PATIENCE_S, until
 from zoo import ask_moody, at_work, infer_body
+
+from salver.testing.process import ServerProcess
 
 
 def moody_pid(server: ServerProcess) -> int:

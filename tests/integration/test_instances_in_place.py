@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import tritonclient.grpc as grpc
 from tritonclient.grpc.aio import InferenceServerClient
+from waiting import auntil
 
 from salver.testing.process import ServerProcess
-from waiting import auntil
 
 MODEL = """
 import os

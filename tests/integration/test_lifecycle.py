@@ -18,11 +18,11 @@ import tritonclient.grpc.aio as grpc_aio
 import tritonclient.http as triton
 import tritonclient.http.aio as http_aio
 from tritonclient.utils import InferenceServerException
+from waiting import PATIENCE_S, auntil, until
+from zoo import ask_moody, at_work, infer_body, write_constant, write_mlp, write_moody
 
 from salver.client.http import Http
 from salver.testing.process import ServerProcess
-from waiting import PATIENCE_S, auntil, until
-from zoo import ask_moody, at_work, infer_body, write_constant, write_mlp, write_moody
 
 CALLERS = 16
 PAUSE_S = 0.05  # of each caller between two requests

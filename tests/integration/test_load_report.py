@@ -5,10 +5,10 @@ import json
 from collections.abc import Iterator
 
 import pytest
-
-from salver.testing.process import ServerProcess
 from waiting import PATIENCE_S
 from zoo import write_mlp
+
+from salver.testing.process import ServerProcess
 
 pytestmark = pytest.mark.timeout(90)
 MODEL = """

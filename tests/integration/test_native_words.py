@@ -11,10 +11,10 @@ import pytest
 import tritonclient.grpc
 import tritonclient.http
 from tritonclient.utils import InferenceServerException
-
-from salver.testing.process import ServerProcess, TritonProcess
 from waiting import PATIENCE_S
 from zoo import write_identity, write_mlp
+
+from salver.testing.process import ServerProcess, TritonProcess
 
 TRITONS = re.compile(
     r"request id:|id_unknown|max_batch_size|model config|config\.pbtxt|--http-|poll from model repository"

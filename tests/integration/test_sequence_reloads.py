@@ -9,9 +9,9 @@ import pytest
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
 from tritonclient.utils import InferenceServerException
+from waiting import until
 
 from salver.testing.process import ServerProcess
-from waiting import until
 
 CONFIG = """
 backend: "python"

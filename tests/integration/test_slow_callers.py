@@ -4,13 +4,13 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from waiting import PATIENCE_S
+from zoo import write_mlp
 
 from salver.app import ServeConfig, Server
 from salver.transport import watch
 from salver.transport.server import FrontConfig
 from salver.transport.watch import ConnectionLimits
-from waiting import PATIENCE_S
-from zoo import write_mlp
 
 pytestmark = pytest.mark.skipif(not watch._TCP_INFO, reason="the kernel tells nothing of connections")
 STRICT = ConnectionLimits(per_address=3, least_rate=1e6, patience_s=0.2)

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from programs import program
-from salver.testing.process import ServerProcess
 from waiting import until
+
+from salver.testing.process import ServerProcess
 
 pytestmark = pytest.mark.timeout(90)
 CONFIG = """

@@ -13,12 +13,12 @@ from types import ModuleType
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
-from tritonclient.utils import InferenceServerException
-
 from programs import program
-from salver.testing.process import ServerProcess
+from tritonclient.utils import InferenceServerException
 from waiting import PATIENCE_S, until
 from zoo import gauge
+
+from salver.testing.process import ServerProcess
 
 ROOT = Path(__file__).parents[2]
 BOTH = ["letters_onnx", "letters_torch"]

@@ -10,9 +10,9 @@ import pytest
 import tritonclient.grpc as triton_grpc
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc as pb_grpc
+from waiting import PATIENCE_S
 
 from salver.testing.process import TritonProcess
-from waiting import PATIENCE_S
 
 MANY = 10_000
 

@@ -14,9 +14,9 @@ import pytest
 import tritonclient.grpc
 import tritonclient.http
 from tritonclient.utils import InferenceServerException
+from waiting import PATIENCE_S
 
 from salver.testing.process import TritonProcess
-from waiting import PATIENCE_S
 
 SIZE, HALF = 16_384, 8192
 ROUNDS = 600

@@ -16,9 +16,9 @@ import tritonclient.http.aio as triton_http_aio
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc as pb_grpc
 from tritonclient.utils import InferenceServerException
+from waiting import PATIENCE_S
 
 from salver.testing.process import TritonProcess
-from waiting import PATIENCE_S
 
 ONE, TWO = np.array([1, 2, 3, 4], np.int32), np.array([10, 20, 30, 40], np.int32)
 

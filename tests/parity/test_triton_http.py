@@ -11,9 +11,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 import tritonclient.http as triton_http
+from programs import program
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype, triton_to_np_dtype
 
-from programs import program
 from salver.testing.process import TritonProcess
 
 ONE, TWO = [1, 2, 3, 4], [10, 20, 30, 40]

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import tritonclient.http as triton_http
 from tritonclient.utils import InferenceServerException
+from waiting import PATIENCE_S
 
 from salver.testing.process import TritonProcess
-from waiting import PATIENCE_S
 
 
 def page(triton: TritonProcess) -> tuple[str, str]:

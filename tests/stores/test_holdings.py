@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from waiting import PATIENCE_S, until
 
 from salver.stores.holdings import Held, Holdings
-from waiting import PATIENCE_S, until
 
 
 def fill(held: Held) -> None:

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from waiting import auntil
 
 from salver.transport.budget import Budget, Share
 from salver.transport.http1 import PREFACE, Connection, Terms
 from salver.transport.http1_head import MOST_HEADERS, Heads
 from salver.transport.http1_server import IDLE_S, PATIENCE_S, Http1, overdue
 from salver.transport.server import FrontConfig, _bind
-from waiting import auntil
 
 
 def head(*lines: str) -> bytes:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import PATIENCE_S
 
 from salver.transport.parting import CLOSE, SETTLE_S, Farewell, Parting, leave, refuse_new
-from waiting import PATIENCE_S
 
 
 def listening(family: int = socket.AF_INET, address: Any = ("127.0.0.1", 0)) -> socket.socket:

@@ -6,9 +6,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from waiting import PATIENCE_S
 
 from salver.transport.relay import Relay
-from waiting import PATIENCE_S
 
 
 @asynccontextmanager

@@ -78,11 +78,26 @@ class Pages:
         return HttpReply(200, file.body, ((b"content-type", file.content_type.encode()), (b"etag", tag)))
 
 
+class Site(Protocol):
+    """An application below a root of its own."""
+
+    @property
+    def root(self) -> str:
+        """Path above it, without a slash at its end."""
+        ...
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """The ASGI entry point."""
+        ...
+
+
 class Sites:
     """Several applications of files, each below its own root."""
 
-    def __init__(self, *sites: Pages) -> None:
+    def __init__(self, *sites: Site) -> None:
         self._sites = {site.root: site for site in sites}
+        #: First segments of the paths that belong to it.
+        self.roots = frozenset(root.strip("/") for root in self._sites)
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """The ASGI entry point, for paths that begin with one of the roots."""

@@ -6,7 +6,7 @@ from urllib.parse import urljoin
 
 import pytest
 
-from salver.features import console
+from salver.features.console import files as console
 from salver.features.registry.records import Action
 
 FILES = console.read()

@@ -7,7 +7,7 @@ import pytest
 from browsing import Open
 from playwright.sync_api import expect
 
-from salver.features import console
+from salver.features.console import files as console
 
 FILES = console.read_docs()
 

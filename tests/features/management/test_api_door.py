@@ -7,9 +7,10 @@ import orjson
 import pytest
 from asgi_calls import Reply, call
 
-from salver.features.management import Access, Answer, Api, Asked, Caller, Management, Operation
+from salver.features.management import Access, Answer, Api, ApiRequest, Caller, Management, Operation
 from salver.transport.access_check import OUTCOMES
 from salver.transport.faults import api_fault
+from salver.transport.pages import Sites
 from salver.words.errors import Code, NotFound, Outdated, Overloaded, SalverError, Unauthenticated
 
 JSON = {"content-type": "application/json"}
@@ -24,7 +25,7 @@ class Wish(msgspec.Struct, forbid_unknown_fields=True):
     reason: str
 
 
-async def tell(asked: Asked) -> Answer:
+async def tell(asked: ApiRequest) -> Answer:
     match asked.names["thing"]:
         case "none":
             raise NotFound("there is no thing 'none'", field="thing")
@@ -34,7 +35,7 @@ async def tell(asked: Asked) -> Answer:
             return Answer(Thing(name))
 
 
-async def change(asked: Asked) -> Answer:
+async def change(asked: ApiRequest) -> Answer:
     if asked.expected and "7" not in asked.expected:
         raise Outdated("the thing is at 7 by now")
     return Answer(Thing(asked.body.reason, asked.caller.name), etag="8")
@@ -46,6 +47,13 @@ async def other(scope: Any, receive: Any, send: Any) -> None:
     )
     await send({"type": "http.response.body", "body": b""})
 
+
+class Site:
+    root = "/console"
+    __call__ = staticmethod(other)
+
+
+SITES = Sites(Site())
 
 API = Api(
     [
@@ -68,7 +76,7 @@ API = Api(
 
 
 def ask(verb: str, target: str, body: bytes = b"", host: str = "127.0.0.1", **headers: str) -> Reply:
-    app = Management(other, API, Access(host), other, lambda: "id7", "1.0")
+    app = Management(other, API, Access(host), SITES, lambda: "id7", "1.0")
     return call(app, verb, target, body, {name.replace("_", "-"): text for name, text in headers.items()})
 
 
@@ -185,7 +193,7 @@ def test_a_token_for_outcomes_posts_outcomes_and_nothing_else(caplog: pytest.Log
         return Caller("shop", frozenset(token.split("+")))
 
     def post(path: str, token: str) -> Reply:
-        app = Management(other, API, Access("0.0.0.0", read_token=known), other, lambda: "id7", "1.0")
+        app = Management(other, API, Access("0.0.0.0", read_token=known), SITES, lambda: "id7", "1.0")
         headers = {"authorization": f"Bearer {token}", **JSON}
         return call(app, "POST", path, b'{"reason":"r"}', headers)
 
@@ -226,7 +234,7 @@ def test_the_console_is_for_those_who_mean_this_machine() -> None:
 
 
 def test_the_console_is_not_shown_to_other_names() -> None:
-    app = Management(other, API, Access("127.0.0.1"), other, lambda: "id7", "1.0")
+    app = Management(other, API, Access("127.0.0.1"), SITES, lambda: "id7", "1.0")
     assert call(app, "GET", "/console/", headers={"host": "evil.example.org"}).status == 403
     assert call(app, "GET", "/api/openapi.json", headers={"host": "evil.example.org"}).status == 403
 

@@ -14,7 +14,7 @@ import schemathesis
 from salver.features.management.ledger_operations import Kept, Stores
 from salver.features.management.openapi import describe
 from salver.features.management.serving_operations import serving_operations
-from salver.features.management.table import ROOT, Operation
+from salver.transport.operations import ROOT, Operation
 
 PAGE = Path(__file__).parents[3] / "docs" / "reference" / "api.md"
 INTRODUCTION = f"""# Management interface

@@ -20,6 +20,7 @@ from salver.features.registry.tokens import Tokens
 from salver.features.registry.webhooks import Webhooks
 from salver.features.releases.judge.policy import Policy
 from salver.features.releases.release_store import ReleaseStore
+from salver.transport.pages import Sites
 
 TOKEN = "registry-token"
 
@@ -41,7 +42,7 @@ class World:
 
     async def ask(self, verb: str, path: str, document: Any = None, **headers: str) -> Reply:
         access = Access(self.host, read_token=self._kept.caller)
-        app = Management(_nobody, self._api, access, _nobody, lambda: "id", "1.0")
+        app = Management(_nobody, self._api, access, Sites(), lambda: "id", "1.0")
         given = {name.replace("_", "-"): text for name, text in headers.items()}
         if verb != "GET":
             given.setdefault("content-type", "application/json")

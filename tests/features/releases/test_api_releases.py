@@ -26,6 +26,7 @@ from salver.features.releases.judge.verdict import Decision, MetricVerdict, Verd
 from salver.features.releases.outcomes import OutcomeStore
 from salver.features.releases.release_operations import Ledger, release_operations, stride
 from salver.features.releases.release_store import ReleaseStore, Step
+from salver.transport.pages import Sites
 from salver.words.errors import Conflict
 from salver.words.releases import Counts, ReleaseState
 
@@ -63,7 +64,7 @@ class World:
             await self.store.commit(Step(release, after, answers=((wish.id, answer),)), NOW)
 
     async def ask(self, verb: str, path: str, document: Any = None) -> Reply:
-        app = Management(_nobody, self._api, Access(""), _nobody, lambda: "id", "1.0")
+        app = Management(_nobody, self._api, Access(""), Sites(), lambda: "id", "1.0")
         body = b"" if document is None else orjson.dumps(document)
         headers = {"content-type": "application/json", "x-salver-actor": "ada"}
         return await asked(app, verb, f"/api/v1{path}", body, headers)

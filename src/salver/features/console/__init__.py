@@ -1,48 +1,5 @@
-"""What do people see in a browser?
+"""Console: static pages over the server's own interface, without a build step and usable offline."""
 
-Static pages over the server's own interface: no build, nothing from elsewhere, usable offline. The files
-lie in ``pages/``, those about the API in ``docs/``; :func:`read` hands them out, and knows no socket.
-"""
+from salver.feature import Feature
 
-from collections.abc import Mapping
-from functools import cache
-from pathlib import Path
-from typing import Final
-
-import msgspec
-
-#: Types by the ends of names, whatever the machine's own table says.
-_TYPES: Final = {
-    "html": "text/html; charset=utf-8",
-    "css": "text/css; charset=utf-8",
-    "js": "text/javascript; charset=utf-8",
-    "svg": "image/svg+xml",
-}
-
-
-class PageFile(msgspec.Struct, frozen=True):
-    """A file of the console."""
-
-    content_type: str
-    body: bytes
-
-
-@cache
-def read() -> Mapping[str, PageFile]:
-    """Every file by its path below ``/console/``; the first page is ``index.html``."""
-    return _files("pages")
-
-
-@cache
-def read_docs() -> Mapping[str, PageFile]:
-    """The same of the page about the API, below ``/docs/``."""
-    return _files("docs")
-
-
-def _files(folder: str) -> Mapping[str, PageFile]:
-    root = Path(__file__).parent / folder
-    return {
-        entry.name: PageFile(_TYPES[entry.name.rpartition(".")[2]], entry.read_bytes())
-        for entry in root.iterdir()
-        if entry.is_file()
-    }
+feature = Feature("console", "salver.features.console.building:build")

@@ -14,16 +14,16 @@ import orjson
 
 from salver.encoding.bodies import HttpReply
 from salver.features.management.openapi import describe
-from salver.features.management.table import Answer, Api, Asked, Operation, read_body, read_query, tag_of
 from salver.transport.access_check import Access, Caller, check_role
 from salver.transport.calls import printable
 from salver.transport.doors import App, Receive, Scope, Send, say
 from salver.transport.faults import api_fault
+from salver.transport.operations import Answer, Api, ApiRequest, Operation, read_body, read_query, tag_of
+from salver.transport.pages import Sites
 from salver.transport.reading import read_whole
 from salver.words.errors import Internal, InvalidInput, SalverError, TooLarge, Unauthenticated, WrongVerb
 
 _LOG = logging.getLogger("salver.api")
-_PAGES: Final = ("/console", "/docs")
 DESCRIPTION: Final = "/api/openapi.json"
 _KIND: Final = (b"content-type", b"application/json")
 #: What browsers are told of every answer: guess no type, and hand it to no page of another origin.
@@ -38,17 +38,18 @@ class Management:
 
     Args:
         app: What serves all other paths.
-        pages: Serves paths below ``/console`` and ``/docs``.
+        pages: Serve the paths below their roots.
         version: Of the server, for the description.
     """
 
     def __init__(
-        self, app: App, api: Api, access: Access, pages: App, new_id: Callable[[], str], version: str
+        self, app: App, api: Api, access: Access, pages: Sites, new_id: Callable[[], str], version: str
     ) -> None:
         self._app = app
         self._api = api
         self._access = access
         self._pages = pages
+        self._roots = tuple(f"/{root}" for root in pages.roots)  # one look, for the many that are no pages
         self._new_id = new_id
         self._version = version
 
@@ -61,7 +62,7 @@ class Management:
             path = scope["path"]
             if path.startswith("/api/"):
                 return self._answer(scope, receive, send)
-            if path.startswith(_PAGES) and path.split("/", 2)[1] in ("console", "docs"):
+            if path.startswith(self._roots) and path.split("/", 2)[1] in self._pages.roots:
                 return self._show(scope, receive, send)
         return self._app(scope, receive, send)
 
@@ -126,7 +127,7 @@ class Management:
             ) from error
         if body is None:
             return None
-        asked = Asked(
+        asked = ApiRequest(
             names,
             read_query(operation, scope.get("query_string") or b""),
             read_body(operation, body),

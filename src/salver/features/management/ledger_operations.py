@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import msgspec
 
-from salver.features.management.table import Operation
 from salver.features.registry.audit_operations import audit_operations
 from salver.features.registry.records import Actor
 from salver.features.registry.registry import ModelRegistry
@@ -24,6 +23,7 @@ from salver.features.releases.proposals import Proposal, proposal
 from salver.features.releases.release_operations import Ledger, ShadowSource, release_operations
 from salver.features.releases.release_store import ReleaseStore
 from salver.transport.access_check import Caller
+from salver.transport.operations import Operation
 
 
 class Stores(NamedTuple):

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from salver.features.management.table import ROOT, STORABLE, Operation
+from salver.transport.operations import ROOT, STORABLE, Operation
 
 _REF: Final = "#/components/schemas/{name}"
 _PROBLEM: Final = {

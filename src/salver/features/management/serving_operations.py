@@ -6,8 +6,8 @@ from typing import Any, Protocol
 
 import msgspec
 
-from salver.features.management.table import Answer, Asked, Operation, Page
 from salver.transport.access_check import Changing
+from salver.transport.operations import Answer, ApiRequest, Operation, Page
 from salver.transport.ports import Looking
 from salver.words.errors import NotFound
 from salver.words.messages import ModelId, State
@@ -121,16 +121,16 @@ def serving_operations(
         server: Name and version.
     """
 
-    async def tell_server(asked: Asked) -> Answer:
+    async def tell_server(asked: ApiRequest) -> Answer:
         return Answer(ServerView(*server, asked.changing, has_registry))
 
-    async def list_served(asked: Asked) -> Answer:
+    async def list_served(asked: ApiRequest) -> Answer:
         return Answer(Page([_served(status) for status in control.statuses()]))
 
-    async def tell_traffic(asked: Asked) -> Answer:
+    async def tell_traffic(asked: ApiRequest) -> Answer:
         return Answer(TrafficView(wall(), [_traffic(one) for one in counts.statistics()["model_stats"]]))
 
-    async def tell_load(asked: Asked) -> Answer:
+    async def tell_load(asked: ApiRequest) -> Answer:
         name = asked.names["model"]
         found = [load for load in counts.loads() if load.id.name == name]
         if not found:

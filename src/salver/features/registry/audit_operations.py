@@ -5,21 +5,21 @@ from typing import Annotated
 
 import msgspec
 
-from salver.features.management.table import (
-    MOST_NUMBER,
-    STORABLE,
-    Answer,
-    Asked,
-    Done,
-    NoBody,
-    Operation,
-    Why,
-)
 from salver.features.registry.deliveries import host_of
 from salver.features.registry.records import Delivery, DeliveryState, Entry, Webhook
 from salver.features.registry.registry import ModelRegistry
 from salver.features.registry.registry_operations import actor
 from salver.features.registry.webhooks import Webhooks
+from salver.transport.operations import (
+    MOST_NUMBER,
+    STORABLE,
+    Answer,
+    ApiRequest,
+    Done,
+    NoBody,
+    Operation,
+    Why,
+)
 from salver.words.errors import NotFound
 
 _READ_AT_ONCE = 1000
@@ -109,27 +109,27 @@ class Deliveries(msgspec.Struct, frozen=True):
 def audit_operations(registry: ModelRegistry, webhooks: Webhooks) -> list[Operation]:
     """Those rows of the table."""
 
-    async def tell_audit(asked: Asked) -> Answer:
+    async def tell_audit(asked: ApiRequest) -> Answer:
         return Answer(await _found(registry, asked.query))
 
-    async def list_webhooks(asked: Asked) -> Answer:
+    async def list_webhooks(asked: ApiRequest) -> Answer:
         return Answer(Webhooked(tuple(map(_public, await webhooks.list()))))
 
-    async def add_webhook(asked: Asked) -> Answer:
+    async def add_webhook(asked: ApiRequest) -> Answer:
         wish = asked.body
         made = await webhooks.add(wish.url, wish.model, wish.events, actor(asked.caller), wish.reason)
         return Answer(MadeWebhook(*made))
 
-    async def remove_webhook(asked: Asked) -> Answer:
+    async def remove_webhook(asked: ApiRequest) -> Answer:
         await webhooks.remove(asked.names["webhook"], actor(asked.caller), asked.body.reason)
         return Answer(Done())
 
-    async def list_deliveries(asked: Asked) -> Answer:
+    async def list_deliveries(asked: ApiRequest) -> Answer:
         query = asked.query
         found = await webhooks.deliveries(query.webhook, query.state, query.before, query.limit)
         return Answer(Deliveries(found, found[-1].id if len(found) == query.limit else 0))
 
-    async def redeliver(asked: Asked) -> Answer:
+    async def redeliver(asked: ApiRequest) -> Answer:
         return Answer(await webhooks.redeliver(_number(asked.names["delivery"])))
 
     return [

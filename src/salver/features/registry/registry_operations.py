@@ -10,10 +10,16 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
-from salver.features.management.table import (
+from salver.features.registry.names import LATEST, Reference, check_alias
+from salver.features.registry.records import Actor, Difference, Model, Move, Version
+from salver.features.registry.registry import ModelRegistry
+from salver.features.releases.judge.policy import Policy
+from salver.features.releases.planning_operations import check_size
+from salver.transport.access_check import Caller
+from salver.transport.operations import (
     MOST_NUMBER,
     Answer,
-    Asked,
+    ApiRequest,
     Done,
     Operation,
     Page,
@@ -22,18 +28,12 @@ from salver.features.management.table import (
     paged,
     tag_of,
 )
-from salver.features.registry.names import LATEST, Reference, check_alias
-from salver.features.registry.records import Actor, Difference, Model, Move, Version
-from salver.features.registry.registry import ModelRegistry
-from salver.features.releases.judge.policy import Policy
-from salver.features.releases.planning_operations import check_size
-from salver.transport.access_check import Caller
 from salver.words.errors import InvalidInput, NotFound, Outdated
 
 #: Changes that are made only of the state that the caller has seen, where it says so.
 _CONDITIONAL = frozenset({"set_alias", "delete_alias", "set_policy"})
 _NUMBER: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
-_Run = Callable[[ModelRegistry, Asked], Awaitable[Answer]]
+_Run = Callable[[ModelRegistry, ApiRequest], Awaitable[Answer]]
 
 
 class VersionLine(msgspec.Struct, frozen=True):
@@ -198,7 +198,7 @@ def actor(caller: Caller) -> Actor:
     return Actor(caller.name, caller.roles)
 
 
-def reference(asked: Asked) -> Reference:
+def reference(asked: ApiRequest) -> Reference:
     """The version that the path names, by number or alias."""
     return named(asked.names["model"], asked.names["version"])
 
@@ -214,15 +214,15 @@ def named(model: str, version: str) -> Reference:
     return Reference(model, alias="" if version == LATEST else check_alias(version))
 
 
-async def _models(registry: ModelRegistry, asked: Asked) -> Answer:
+async def _models(registry: ModelRegistry, asked: ApiRequest) -> Answer:
     return Answer(paged(await registry.models(), asked.query, key=lambda model: model.name))
 
 
-async def _model(registry: ModelRegistry, asked: Asked) -> Answer:
+async def _model(registry: ModelRegistry, asked: ApiRequest) -> Answer:
     return Answer(await registry.model(asked.names["model"]))
 
 
-async def _versions(registry: ModelRegistry, asked: Asked) -> Answer:
+async def _versions(registry: ModelRegistry, asked: ApiRequest) -> Answer:
     after, most = asked.query.after, asked.query.limit
     if after and not _NUMBER.fullmatch(after):
         raise InvalidInput("after which version?", field="query.after", fix="Say what next was.")
@@ -240,11 +240,11 @@ def _line(version: Version) -> VersionLine:
 _DESCRIBED = ("framework", "format")
 
 
-async def _version(registry: ModelRegistry, asked: Asked) -> Answer:
+async def _version(registry: ModelRegistry, asked: ApiRequest) -> Answer:
     return Answer(await registry.version(reference(asked)))
 
 
-async def _diff(registry: ModelRegistry, asked: Asked) -> Answer:
+async def _diff(registry: ModelRegistry, asked: ApiRequest) -> Answer:
     name, query = asked.names["model"], asked.query
     before = await registry.version(named(name, query.before))
     after = await registry.version(named(name, query.after))
@@ -252,12 +252,12 @@ async def _diff(registry: ModelRegistry, asked: Asked) -> Answer:
     return Answer(Differences(before.number, after.number, items))
 
 
-async def _alias(registry: ModelRegistry, asked: Asked) -> Answer:
+async def _alias(registry: ModelRegistry, asked: ApiRequest) -> Answer:
     view = await _seen(registry, asked)
     return Answer(view, etag=_tag(view.alias, view.number))
 
 
-async def _seen(registry: ModelRegistry, asked: Asked) -> AliasView:
+async def _seen(registry: ModelRegistry, asked: ApiRequest) -> AliasView:
     model, alias = await registry.model(asked.names["model"]), asked.names["alias"]
     if alias not in model.aliases:
         raise NotFound(f"the model '{model.name}' has no alias '{alias}'", field="alias")
@@ -268,7 +268,7 @@ def _tag(alias: str, number: int) -> str:
     return f"{alias}-{number}"
 
 
-async def _expected(registry: ModelRegistry, asked: Asked) -> int | None:
+async def _expected(registry: ModelRegistry, asked: ApiRequest) -> int | None:
     """Which version the alias means if it is as the caller has seen it; None = it does not say.
 
     Raises:
@@ -288,7 +288,7 @@ async def _expected(registry: ModelRegistry, asked: Asked) -> int | None:
     return number
 
 
-async def _set_alias(registry: ModelRegistry, asked: Asked) -> Answer:
+async def _set_alias(registry: ModelRegistry, asked: ApiRequest) -> Answer:
     names, wish, who = asked.names, asked.body, actor(asked.caller)
     move = await registry.set_alias(
         names["model"],
@@ -301,7 +301,7 @@ async def _set_alias(registry: ModelRegistry, asked: Asked) -> Answer:
     return Answer(move)
 
 
-async def _delete_alias(registry: ModelRegistry, asked: Asked) -> Answer:
+async def _delete_alias(registry: ModelRegistry, asked: ApiRequest) -> Answer:
     names, who = asked.names, actor(asked.caller)
     await registry.delete_alias(
         names["model"], names["alias"], who, asked.body.reason, expected=await _expected(registry, asked)
@@ -309,13 +309,13 @@ async def _delete_alias(registry: ModelRegistry, asked: Asked) -> Answer:
     return Answer(Done())
 
 
-async def _protect(registry: ModelRegistry, asked: Asked) -> Answer:
+async def _protect(registry: ModelRegistry, asked: ApiRequest) -> Answer:
     names, wish = asked.names, asked.body
     await registry.protect(names["model"], names["alias"], wish.roles, actor(asked.caller), wish.reason)
     return Answer(await _seen(registry, asked))
 
 
-async def _policy(registry: ModelRegistry, asked: Asked) -> Answer:
+async def _policy(registry: ModelRegistry, asked: ApiRequest) -> Answer:
     policy = msgspec.to_builtins(asked.body.policy)
     if asked.body.policy != "immediate":
         check_size(asked.body.policy)
@@ -332,27 +332,27 @@ async def _policy(registry: ModelRegistry, asked: Asked) -> Answer:
     return await _model(registry, asked)
 
 
-async def _default(registry: ModelRegistry, asked: Asked) -> Answer:
+async def _default(registry: ModelRegistry, asked: ApiRequest) -> Answer:
     await registry.set_default(asked.names["model"], asked.body.alias, actor(asked.caller), asked.body.reason)
     return await _model(registry, asked)
 
 
-async def _remove(registry: ModelRegistry, asked: Asked) -> Answer:
+async def _remove(registry: ModelRegistry, asked: ApiRequest) -> Answer:
     version = await registry.version(reference(asked))
     await registry.remove(version.model, version.number, actor(asked.caller), asked.body.reason)
     return Answer(Done())
 
 
-async def _set_tag(registry: ModelRegistry, asked: Asked) -> Answer:
+async def _set_tag(registry: ModelRegistry, asked: ApiRequest) -> Answer:
     await registry.tag(reference(asked), asked.names["key"], asked.body.value, actor(asked.caller))
     return await _version(registry, asked)
 
 
-async def _remove_tag(registry: ModelRegistry, asked: Asked) -> Answer:
+async def _remove_tag(registry: ModelRegistry, asked: ApiRequest) -> Answer:
     await registry.tag(reference(asked), asked.names["key"], None, actor(asked.caller))
     return await _version(registry, asked)
 
 
-async def _measure(registry: ModelRegistry, asked: Asked) -> Answer:
+async def _measure(registry: ModelRegistry, asked: ApiRequest) -> Answer:
     await registry.measure(reference(asked), asked.body.metrics, actor(asked.caller))
     return await _version(registry, asked)

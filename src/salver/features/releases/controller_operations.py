@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 import msgspec
 
-from salver.features.management.table import Answer, Asked, Operation
 from salver.features.releases.judge.record import Release
 from salver.features.releases.judge.verdict import Decision, Verdict
 from salver.features.releases.release_operations import ReleaseStore, last_look
+from salver.transport.operations import Answer, ApiRequest, Operation
 from salver.words.errors import Conflict, NotFound
 from salver.words.releases import ReleaseState
 
@@ -66,7 +66,7 @@ class Hooked(msgspec.Struct, frozen=True):
 def plug_operations(releases: ReleaseStore) -> list[Operation]:
     """Those of releases."""
 
-    async def found(asked: Asked) -> Release:
+    async def found(asked: ApiRequest) -> Release:
         if "release" in asked.names:
             return await releases.get(asked.names["release"])
         model, version = asked.names["model"], asked.names["version"]
@@ -78,16 +78,16 @@ def plug_operations(releases: ReleaseStore) -> list[Operation]:
             fix=f"Start one: salver rollout start {model} {version}.",
         )
 
-    async def last(asked: Asked) -> tuple[Release, Verdict | None]:
+    async def last(asked: ApiRequest) -> tuple[Release, Verdict | None]:
         release = await found(asked)
         look = await last_look(releases, release)
         return release, look.verdict if look else None
 
-    async def tell_verdict(asked: Asked) -> Answer:
+    async def tell_verdict(asked: ApiRequest) -> Answer:
         release, verdict = await last(asked)
         return Answer(judged(release, verdict))
 
-    async def answer_hook(asked: Asked) -> Answer:
+    async def answer_hook(asked: ApiRequest) -> Answer:
         release, verdict = await last(asked)
         if not says_yes(asked.query.hook, release, verdict):
             raise Conflict(f"no: release '{release.id}' is {release.state.value}: {release.reason}")

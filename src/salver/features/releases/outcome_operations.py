@@ -8,8 +8,8 @@ from typing import Annotated, Protocol
 
 import msgspec
 
-from salver.features.management.table import Answer, Asked, Operation
 from salver.transport.access_check import OUTCOMES
+from salver.transport.operations import Answer, ApiRequest, Operation
 from salver.words.releases import Outcome, Receipt
 
 #: Outcomes of one request, and its bytes.
@@ -33,7 +33,7 @@ class Outcomes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def outcome_operations(outcomes: OutcomeTaker) -> list[Operation]:
     """That row of the table."""
 
-    async def post(asked: Asked) -> Answer:
+    async def post(asked: ApiRequest) -> Answer:
         return Answer(await outcomes.accept(asked.body.outcomes))
 
     return [

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 
 import msgspec
 
-from salver.features.management.table import Answer, Asked, Operation
 from salver.features.releases.judge.outlook import Forecast, MetricOutlook, StageOutlook, outlook
 from salver.features.releases.judge.policy import Policy
+from salver.transport.operations import Answer, ApiRequest, Operation
 from salver.words.errors import InvalidInput
 
 #: Of a policy: each look at a release costs as much as it has metrics, and each metric a part of alpha.
@@ -80,7 +80,7 @@ class PlanView(msgspec.Struct, frozen=True):
 def planning_operations() -> list[Operation]:
     """That row of the table."""
 
-    async def plan(asked: Asked) -> Answer:
+    async def plan(asked: ApiRequest) -> Answer:
         policy: Policy = asked.body.policy
         check_size(policy)
         seen = await asyncio.to_thread(

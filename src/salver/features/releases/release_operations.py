@@ -13,17 +13,6 @@ from typing import Annotated, Literal, Protocol
 
 import msgspec
 
-from salver.features.management.table import (
-    MOST_NUMBER,
-    STORABLE,
-    Answer,
-    Asked,
-    NoQuery,
-    Operation,
-    Page,
-    PageQuery,
-    Why,
-)
 from salver.features.registry.records import Actor
 from salver.features.registry.registry_operations import actor
 from salver.features.releases.experiments.shadows import ShadowReport
@@ -35,6 +24,17 @@ from salver.features.releases.judge.verdict import Decision, Verdict
 from salver.features.releases.planning_operations import check_size
 from salver.features.releases.proposals import Proposal
 from salver.features.releases.release_store import Look
+from salver.transport.operations import (
+    MOST_NUMBER,
+    STORABLE,
+    Answer,
+    ApiRequest,
+    NoQuery,
+    Operation,
+    Page,
+    PageQuery,
+    Why,
+)
 from salver.words.errors import Conflict, InvalidInput, NotFound
 from salver.words.releases import Bucket, Counts, ReleaseState
 
@@ -340,7 +340,7 @@ def release_operations(ledger: Ledger) -> list[Operation]:
     ]
 
 
-async def _start(ledger: Ledger, asked: Asked) -> Answer:
+async def _start(ledger: Ledger, asked: ApiRequest) -> Answer:
     said: NewRelease = asked.body
     if said.policy is not None:
         check_size(said.policy)
@@ -348,7 +348,7 @@ async def _start(ledger: Ledger, asked: Asked) -> Answer:
     return Answer(shown(await ledger.propose(proposal, actor(asked.caller), said.reason)))
 
 
-async def _list(ledger: Ledger, asked: Asked) -> Answer:
+async def _list(ledger: Ledger, asked: ApiRequest) -> Answer:
     query = asked.query
     if query.after:
         try:
@@ -364,7 +364,7 @@ async def _list(ledger: Ledger, asked: Asked) -> Answer:
     return Answer(Page([shown(one) for one in part], part[-1].id if len(found) > len(part) else ""))
 
 
-async def _tell(ledger: Ledger, asked: Asked) -> Answer:
+async def _tell(ledger: Ledger, asked: ApiRequest) -> Answer:
     release = await ledger.releases.get(asked.names["release"])
     told = await ledger.releases.witnesses([release.id])
     servers = counted_by(told[release.id], ledger.wall(), release.bucket_seconds)
@@ -372,7 +372,7 @@ async def _tell(ledger: Ledger, asked: Asked) -> Answer:
     return Answer(ReleaseDetail(shown(release), release.policy, look, servers))
 
 
-async def _explain(ledger: Ledger, asked: Asked) -> Answer:
+async def _explain(ledger: Ledger, asked: ApiRequest) -> Answer:
     release = await ledger.releases.get(asked.names["release"])
     look = await last_look(ledger.releases, release)
     return Answer(
@@ -380,7 +380,7 @@ async def _explain(ledger: Ledger, asked: Asked) -> Answer:
     )
 
 
-async def _shadow(ledger: Ledger, asked: Asked) -> Answer:
+async def _shadow(ledger: Ledger, asked: ApiRequest) -> Answer:
     release = await ledger.releases.get(asked.names["release"])
     report = ledger.shadows.report(release.id)
     if report is None:
@@ -391,7 +391,7 @@ async def _shadow(ledger: Ledger, asked: Asked) -> Answer:
     return Answer(report)
 
 
-async def _tell_evidence(ledger: Ledger, asked: Asked) -> Answer:
+async def _tell_evidence(ledger: Ledger, asked: ApiRequest) -> Answer:
     release = await ledger.releases.get(asked.names["release"])
     after, last = asked.query.after, release.progress.buckets - 1
     looks = await ledger.releases.looks(
@@ -400,7 +400,7 @@ async def _tell_evidence(ledger: Ledger, asked: Asked) -> Answer:
     return Answer(evidence(release.policy, looks[-asked.query.points :]))  # one may have come meanwhile
 
 
-async def _wish(ledger: Ledger, what: What, asked: Asked) -> Answer:
+async def _wish(ledger: Ledger, what: What, asked: ApiRequest) -> Answer:
     name, wishes = asked.names["release"], ledger.wishes
     wish = await wishes.wish(name, what, actor(asked.caller), asked.body.reason, ledger.wall())
     answer = None

@@ -97,8 +97,8 @@ def tag_of(body: bytes) -> str:
     return hashlib.blake2b(body, digest_size=12).hexdigest()
 
 
-class Asked(msgspec.Struct, frozen=True):
-    """A request that fits its operation.
+class ApiRequest(msgspec.Struct, frozen=True):
+    """A request to the management interface, checked and decoded.
 
     Attributes:
         names: What stands in the path, decoded.
@@ -149,7 +149,7 @@ class Operation(msgspec.Struct, frozen=True):
     verb: Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
     path: str
     summary: str
-    run: Callable[[Asked], Awaitable[Answer]]
+    run: Callable[[ApiRequest], Awaitable[Answer]]
     gives: Any
     takes: Any = None
     query: Any = NoQuery

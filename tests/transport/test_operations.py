@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from salver.features.management.openapi import describe
-from salver.features.management.table import (
+from salver.transport.operations import (
     Answer,
     Api,
-    Asked,
+    ApiRequest,
     NoQuery,
     Operation,
     Page,
@@ -33,7 +33,7 @@ class Wish(msgspec.Struct, forbid_unknown_fields=True):
     inner: Inner | None = None
 
 
-async def nothing(asked: Asked) -> Answer:
+async def nothing(asked: ApiRequest) -> Answer:
     return Answer(None)
 
 

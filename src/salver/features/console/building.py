@@ -1,0 +1,10 @@
+"""Parts of the console."""
+
+from salver.feature import Kernel, Parts
+from salver.features.console.files import read, read_docs
+from salver.transport.pages import Pages
+
+
+async def build(kernel: Kernel, config: None) -> Parts:
+    """Return the console's pages, and the page about the API."""
+    return Parts(pages=(Pages("/console", read), Pages("/docs", read_docs)))

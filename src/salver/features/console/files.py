@@ -1,0 +1,47 @@
+"""Files of the console, read from the package.
+
+Those of the console lie in ``pages/``, those about the API in ``docs/``.
+"""
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+#: Types by the ends of names, whatever the machine's own table says.
+_TYPES: Final = {
+    "html": "text/html; charset=utf-8",
+    "css": "text/css; charset=utf-8",
+    "js": "text/javascript; charset=utf-8",
+    "svg": "image/svg+xml",
+}
+
+
+class PageFile(msgspec.Struct, frozen=True):
+    """A file that a browser reads."""
+
+    content_type: str
+    body: bytes
+
+
+@cache
+def read() -> Mapping[str, PageFile]:
+    """Return every file by its path below ``/console/``; the first page is ``index.html``."""
+    return _files("pages")
+
+
+@cache
+def read_docs() -> Mapping[str, PageFile]:
+    """Return the files of the page about the API by their paths below ``/docs/``."""
+    return _files("docs")
+
+
+def _files(folder: str) -> Mapping[str, PageFile]:
+    root = Path(__file__).parent / folder
+    return {
+        entry.name: PageFile(_TYPES[entry.name.rpartition(".")[2]], entry.read_bytes())
+        for entry in root.iterdir()
+        if entry.is_file()
+    }
