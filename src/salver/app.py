@@ -25,7 +25,7 @@ from salver.dialects.oip.http_operations import HttpOperations
 from salver.dialects.oip.regions import NO_REGIONS
 from salver.dialects.oip.shared_memory import SharedMemory
 from salver.dialects.openai.voices import Voices
-from salver.dialects.tensorflow.metrics import TensorFlowMetrics
+from salver.dialects.tensorflow.metrics import TensorFlowMetrics, with_colons
 from salver.dialects.tensorflow.prediction_log import PredictionLog
 from salver.dialects.tensorflow.reloading import Reloading
 from salver.dialects.torchserve.front import Backing
@@ -38,6 +38,7 @@ from salver.dialects.torchserve.workflow_operations import WorkflowOperations
 from salver.dialects.torchserve.workflows import Workflows, WorkflowsConfig
 from salver.dialects.triton.config_view import first_response_bounds, metric_tags
 from salver.dialects.triton.log_settings import Switches
+from salver.dialects.triton.metrics import TritonView
 from salver.dialects.triton.settings import LogChange, LogSettings, TraceChange, TraceSetting
 from salver.dialects.triton.statistics import Statistics
 from salver.dialects.triton.tracing import Tracing
@@ -340,7 +341,11 @@ class Server:
         serving = TensorFlowMetrics(names, records) if names.requests != "none" else None
         self._view = TorchServeView(config.torchserve_view) if config.torchserve_view else None
         of_view = self._view.metrics if self._view else None
-        self._metrics = Metrics(self, config.triton_metrics, serving, of_view)
+        rewrites = [with_colons] if serving else []
+        self._metrics = Metrics(self, [TritonView(config.triton_metrics)], rewrites)
+        for shown in (serving, of_view):
+            if shown is not None:
+                self._metrics.join(shown)
         self._explanations = Explanations(clock, self)
         self._switches = Switches(config.log)
         self._tracing = Tracing(config.trace, self)

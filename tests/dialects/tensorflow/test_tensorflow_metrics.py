@@ -15,6 +15,7 @@ from salver.dialects.tensorflow.metrics import (
     STATUS,
     TensorFlowMetrics,
     TensorFlowMetricsConfig,
+    with_colons,
 )
 from salver.features.telemetry.metrics import Metrics
 from salver.words.errors import Code
@@ -33,7 +34,8 @@ def served(
 
 def page(*events: object, **config: Any) -> dict[tuple[str, ...], float]:
     counts = TensorFlowMetrics(TensorFlowMetricsConfig(**{"requests": "all", **config}))
-    metrics = Metrics(FakePresent(), tensorflow=counts)
+    metrics = Metrics(FakePresent())
+    metrics.join(counts)
     counts.observe(events)
     text, _ = metrics.render()
     assert b"# TYPE :tensorflow:serving:request_count counter" in text
@@ -75,7 +77,9 @@ def test_tf_m1_requests_by_other_interfaces_count_where_that_is_asked_for() -> N
 def test_openmetrics_calls_samples_as_their_families() -> None:
     counts = TensorFlowMetrics(TensorFlowMetricsConfig(has_batches=True))
     counts.observe([served(), BatchRan("m", "1", 3, 2, 0.005, 0, 0, "time", padding=1)])
-    page, _ = Metrics(FakePresent(), tensorflow=counts).render("application/openmetrics-text")
+    metrics = Metrics(FakePresent(), rewrites=[with_colons])
+    metrics.join(counts)
+    page, _ = metrics.render("application/openmetrics-text")
     families = {family.name: family for family in parse_openmetrics(page.decode())}
     latency = families[":tensorflow:serving:request_latency"]
     assert latency.type == "histogram"

@@ -39,7 +39,8 @@ class Counting:
         self.lines: list[tuple[str, bool]] = []
         found = TorchServeMetricsConfig(**{"mode": "prometheus", **config})
         self.counts = TorchServeMetrics(found, "vm", self.take, lambda: 17.9)
-        self.metrics = Metrics(FakePresent(), torchserve=self.counts)
+        self.metrics = Metrics(FakePresent())
+        self.metrics.join(self.counts)
 
     def take(self, lines: Sequence[str], is_models: bool) -> None:
         self.lines += [(line, is_models) for line in lines]

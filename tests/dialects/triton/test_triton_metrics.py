@@ -8,7 +8,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from salver.dialects.triton.metrics import Host, TritonMetricsConfig
+from salver.dialects.triton.metrics import Host, TritonMetricsConfig, TritonView
 from salver.features.telemetry.metrics import Metrics
 from salver.kernel.serving.present import Load, Losses
 from salver.words.events import BatchRan, Event, Served, StateChanged
@@ -54,7 +54,7 @@ EVENTS: list[Event] = [
 
 
 def page(config: TritonMetricsConfig | None = None, accept: str = "") -> str:
-    metrics = Metrics(Present(), config or TritonMetricsConfig())
+    metrics = Metrics(Present(), [TritonView(config or TritonMetricsConfig())])
     metrics.observe(EVENTS)
     return metrics.render(accept)[0].decode()
 
@@ -84,7 +84,7 @@ def test_tr_m1_counts() -> None:
 
 
 def test_tr_m1_a_request_one_of_whose_responses_is_an_error_was_served() -> None:
-    metrics = Metrics(Present(), TritonMetricsConfig())
+    metrics = Metrics(Present(), [TritonView()])
     metrics.observe([*EVENTS, msgspec.structs.replace(EVENTS[0], outcome="model_failed", why="response")])
     found = values(metrics.render("")[0].decode())
     assert found["nv_inference_request_success"] == 3
@@ -125,7 +125,7 @@ def firsts(metrics: Metrics) -> dict[str, float]:
 
 def test_tr_m3_the_time_to_the_first_response_of_models_that_answer_in_pieces() -> None:
     present = Present()
-    metrics = Metrics(present, TritonMetricsConfig(histograms=True))
+    metrics = Metrics(present, [TritonView(TritonMetricsConfig(histograms=True))])
     told = (("ok", 0.004), ("cancelled", 0.02))
     pieces = [msgspec.structs.replace(served(outcome), first=first) for outcome, first in told]
     metrics.observe([*pieces, served("not_found"), served(model="idle", version="1")])
@@ -135,7 +135,7 @@ def test_tr_m3_the_time_to_the_first_response_of_models_that_answer_in_pieces() 
     present.bounds = (1.0,)
     metrics.observe([StateChanged(FRAUD, State.WARMING, State.READY)])
     assert firsts(metrics) == {"_bucket1": 0, "_bucket+Inf": 0, "_count": 0, "_sum": 0}
-    assert not firsts(Metrics(present, TritonMetricsConfig()))
+    assert not firsts(Metrics(present, [TritonView()]))
 
 
 def test_models_that_nobody_has_asked_count_from_zero_and_unknown_ones_do_not_count() -> None:

@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 from prometheus_client import Metric
+from prometheus_client.registry import Collector
 
 from salver.dialects.triton.metrics import COUNTER
 from salver.stats.histogram import Histogram
@@ -86,7 +87,7 @@ class _Model:
         self.examples = Histogram(EXAMPLE_BOUNDS)
 
 
-class TensorFlowMetrics:
+class TensorFlowMetrics(Collector):
     """Counts events, as an observer, for the metrics page.
 
     Args:

@@ -15,6 +15,7 @@ from typing import Final, Literal
 
 import msgspec
 from prometheus_client import Metric
+from prometheus_client.registry import Collector
 
 from salver.dialects.torchserve.metric_lines import Frame, Written, parse
 from salver.dialects.torchserve.metrics_yaml import HOSTNAME, USUAL, MetricsYaml, Spec
@@ -96,7 +97,7 @@ class _Family:
         return found
 
 
-class TorchServeMetrics:
+class TorchServeMetrics(Collector):
     """Counts events, as an observer, and what handlers write.
 
     Args:

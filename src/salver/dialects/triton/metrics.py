@@ -9,6 +9,7 @@ import contextlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 import msgspec
@@ -16,9 +17,9 @@ from prometheus_client import Metric
 
 from salver.dialects.triton.config_view import FIRST_RESPONSE
 from salver.features.cache import CacheUse
-from salver.kernel.serving.present import Load
+from salver.kernel.serving.present import Load, Present
 from salver.stats.histogram import DURATION_BOUNDS, Histogram
-from salver.words.events import BatchRan
+from salver.words.events import BatchRan, Served
 from salver.words.messages import State, Timing, VersionStatus
 
 #: Outcome of a request -> reason of its failure. What was refused before it reached a model is no failure
@@ -58,13 +59,21 @@ AS_TRITON: Final = TritonMetricsConfig()
 
 
 class TritonCounts:
-    """What Triton counts of one version that Salver's own metrics do not.
+    """Counts of one model version.
 
     Args:
         keeps_histograms: For summaries; sums alone cost less.
+        firsts: Histogram of the milliseconds to the first response, by version, where it is kept.
     """
 
-    def __init__(self, keeps_histograms: bool = False) -> None:
+    def __init__(
+        self,
+        keeps_histograms: bool = False,
+        version: _Pair = ("", ""),
+        firsts: Mapping[_Pair, Histogram] = MappingProxyType({}),
+    ) -> None:
+        self._version = version
+        self._firsts = firsts
         self.successes = 0
         self.rows = 0
         self.runs = 0
@@ -76,8 +85,29 @@ class TritonCounts:
             phase: Histogram(DURATION_BOUNDS) for phase in (*_PHASES, *self.lookups) if keeps_histograms
         }
 
-    def served(self, outcome: str, rows: int, latencies: Sequence[float], waits: Sequence[float]) -> None:
-        """Requests of one outcome; ``waits`` in the queue are those of successful ones."""
+    def served(self, outcome: str, events: Sequence[Served]) -> None:
+        """Count requests of one outcome.
+
+        One that failed while its response was sent is a success to Triton. Rows of cached answers are not
+        counted.
+        """
+        if (firsts := self._firsts.get(self._version)) is not None:
+            firsts.add_all([e.first * 1e3 for e in events if e.first])
+        if outcome != "ok":
+            sent = [e for e in events if e.why == "response"]
+            rows = sum([e.rows for e in sent])
+            self._count("ok", rows, [e.latency for e in sent], [e.timing.queue for e in sent])
+            self._count(outcome, 0, [e.latency for e in events if e.why != "response"], ())
+            return
+        timings = [e.timing for e in events]
+        rows = sum([e.rows for e in events])
+        if cached := [t for t in timings if t.cache]:
+            rows -= sum([e.rows for e in events if e.timing.cache == "hit"])
+            self._looked_up(cached)
+        self._count("ok", rows, [e.latency for e in events], [t.queue + t.formation for t in timings])
+
+    def _count(self, outcome: str, rows: int, latencies: Sequence[float], waits: Sequence[float]) -> None:
+        """Count requests; ``waits`` in the queue are those of successful ones."""
         if outcome != "ok":
             if (reason := _REASONS.get(outcome)) is not None:
                 self.failures[reason] += len(latencies)
@@ -90,8 +120,8 @@ class TritonCounts:
             self.histograms["request"].add_all(latencies)
             self.histograms["queue"].add_all(waits)
 
-    def looked_up(self, timings: Sequence[Timing]) -> None:
-        """Successful requests whose answers were looked for in the cache."""
+    def _looked_up(self, timings: Sequence[Timing]) -> None:
+        """Count successful requests whose answers were looked for in the cache."""
         for kind in self.lookups:
             seconds = [t.cache_seconds for t in timings if t.cache == kind]
             self.lookups[kind] += len(seconds)
@@ -100,7 +130,7 @@ class TritonCounts:
                 self.histograms[kind].add_all(seconds)
 
     def ran(self, events: Sequence[BatchRan]) -> None:
-        """Runs of the model; the time of a run counts once for each request in it."""
+        """Count runs of the model; the time of a run counts once for each request in it."""
         good = [e for e in events if e.ok]
         self.runs += len(good)
         self.seconds["compute_input"] += sum([e.merge * e.requests for e in good])
@@ -111,6 +141,48 @@ class TritonCounts:
             self.histograms["compute_input"].add_all([e.merge for e in each])
             self.histograms["compute_infer"].add_all([e.duration for e in each])
             self.histograms["compute_output"].add_all([e.split for e in each])
+
+
+class TritonView:
+    """Triton's names on the metrics page (:class:`salver.features.telemetry.ports.MetricsView`)."""
+
+    def __init__(self, config: TritonMetricsConfig = AS_TRITON) -> None:
+        self._config = config
+        self._firsts: dict[_Pair, Histogram] = {}
+        self._host = Host()
+
+    def __repr__(self) -> str:
+        return f"<TritonView {self._config}>"
+
+    def counts(self, version: _Pair) -> TritonCounts:
+        """Return the counts of a new version."""
+        return TritonCounts(self._config.summaries, version, self._firsts)
+
+    def note(self, loads: Sequence[Load]) -> None:
+        """Keep a histogram for each version that answers in pieces; one with other buckets starts from
+        nothing.
+        """
+        if not self._config.histograms:
+            return
+        before = dict(self._firsts)
+        self._firsts.clear()
+        for load in loads:
+            if bounds := load.first_bounds:
+                version = (load.id.name, load.id.version)
+                found = before.get(version)
+                self._firsts[version] = found if found and found.bounds == bounds else Histogram(bounds)
+
+    def families(self, counts: Mapping[_Pair, TritonCounts], present: Present) -> list[Metric]:
+        """Return all families of Triton's."""
+        loads = present.loads()
+        tags = tags_of(loads)
+        return [
+            *of_requests(counts, self._config, tags),
+            *of_cache(counts, self._config, loads, present.cache()),
+            *of_first_responses(self._firsts, tags),
+            *of_present(loads, present.statuses(), tags),
+            *self._host.families(),
+        ]
 
 
 def tags_of(loads: Iterable[Load]) -> Tags:

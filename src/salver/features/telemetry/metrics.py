@@ -12,30 +12,18 @@ versions are kept for the last :data:`KEEP_GONE` of them, then forgotten.
 import re
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from typing import get_args
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, get_args
 
 from prometheus_client import CollectorRegistry, Metric, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from salver.dialects.tensorflow.metrics import TensorFlowMetrics, with_colons
-from salver.dialects.torchserve.metrics import TorchServeMetrics
-from salver.dialects.triton.metrics import (
-    AS_TRITON,
-    Host,
-    TritonCounts,
-    TritonMetricsConfig,
-    of_cache,
-    of_first_responses,
-    of_present,
-    of_requests,
-    tags_of,
-)
 from salver.features.telemetry.gauges import ABSENT, of_engines, of_versions
 from salver.features.telemetry.own_metrics import OwnMetrics
-from salver.kernel.serving.present import Load, Present
+from salver.features.telemetry.ports import MetricsView, VersionCounts
+from salver.kernel.serving.present import Present
 from salver.stats.histogram import DURATION_BOUNDS, ROW_BOUNDS, Histogram
 from salver.words.errors import NO_REFUSAL, Refusal
 from salver.words.events import Answered, BatchRan, Event, Served, StepRan
@@ -53,7 +41,7 @@ _Pair = tuple[str, str]
 class _Version:
     """The numbers of one (model, version)."""
 
-    def __init__(self, keeps_summaries: bool) -> None:
+    def __init__(self, views: Sequence[VersionCounts]) -> None:
         self.requests: Counter[tuple[str, str]] = Counter()  # (protocol, outcome)
         self.durations: dict[str, Histogram] = {}  # by protocol
         self.phases = {phase: Histogram(DURATION_BOUNDS) for phase in _PHASES}
@@ -66,7 +54,7 @@ class _Version:
         self.tokens = {"prompt": 0, "answer": 0}
         self.sequences = Histogram(ROW_BOUNDS)
         self.gaps = Histogram(DURATION_BOUNDS)
-        self.triton = TritonCounts(keeps_summaries)
+        self.views = views
 
     def served(
         self, protocol: str, outcome: str, events: list[Served], known_tenants: frozenset[str]
@@ -80,12 +68,9 @@ class _Version:
             durations = self.durations[protocol] = Histogram(DURATION_BOUNDS)
         latencies = [e.latency for e in events]
         durations.add_all(latencies)
+        for view in self.views:
+            view.served(outcome, events)
         if outcome != "ok":
-            sent = [e for e in events if e.why == "response"]
-            self.triton.served(
-                "ok", sum([e.rows for e in sent]), [e.latency for e in sent], [e.timing.queue for e in sent]
-            )
-            self.triton.served(outcome, 0, [e.latency for e in events if e.why != "response"], ())
             whys = [e.why for e in events if e.why not in NO_REFUSAL]
             self.refused.update([why if why in _REASONS else UNKNOWN for why in whys])
             return
@@ -95,12 +80,6 @@ class _Version:
         inference = [t.inference for t in timings]
         delays = [q + f for q, f in zip(queue, formation, strict=True)]
         self.delays.add_all(delays)
-        cached = [t for t in timings if t.cache]
-        rows = sum([e.rows for e in events])
-        if cached:
-            rows -= sum([e.rows for e in events if e.timing.cache == "hit"])
-            self.triton.looked_up(cached)
-        self.triton.served(outcome, rows, latencies, delays)
         self.phases["queue"].add_all(queue)
         self.phases["formation"].add_all(formation)
         self.phases["inference"].add_all(inference)
@@ -111,7 +90,8 @@ class _Version:
         """Count runs of the model."""
         self.batch_rows.add_all([e.rows for e in events])
         self.batches.update([(e.reason, "ok" if e.ok else "failed") for e in events])
-        self.triton.ran(events)
+        for view in self.views:
+            view.ran(events)
 
     def stepped(self, events: list[StepRan]) -> None:
         """Count steps of a step-wise model."""
@@ -126,8 +106,8 @@ class Metrics(Collector):
     """Counts events; renders them, and the present state, for Prometheus.
 
     Args:
-        tensorflow, torchserve: Further numbers for the page, which are observers themselves; None = there are
-            none.
+        views: Other servers' names for the same numbers.
+        rewrites: Change the page where it is OpenMetrics.
 
     Attributes:
         own: Numbers of models' own, which stand on the page, too.
@@ -136,20 +116,16 @@ class Metrics(Collector):
     def __init__(
         self,
         present: Present,
-        triton: TritonMetricsConfig = AS_TRITON,
-        tensorflow: TensorFlowMetrics | None = None,
-        torchserve: TorchServeMetrics | None = None,
+        views: Sequence[MetricsView[Any]] = (),
+        rewrites: Sequence[Callable[[bytes], bytes]] = (),
     ) -> None:
         self._present = present
-        self._tensorflow = tensorflow
-        self._torchserve = torchserve
-        self._triton = triton
-        self._host = Host()
+        self._views = views
+        self._rewrites = rewrites
         self.own = OwnMetrics()
         self._versions: dict[_Pair, _Version] = {}
         self._known: set[_Pair] = set()
         self._tenants: dict[_Pair, frozenset[str]] = {}
-        self._firsts: dict[_Pair, Histogram] = {}  # milliseconds to the first piece, where it is asked for
         self._gone: dict[_Pair, None] = {}  # insertion order: the oldest first
         self._lock = threading.Lock()  # a scrape may come from another thread
         self._registry = CollectorRegistry(auto_describe=False)
@@ -188,8 +164,6 @@ class Metrics(Collector):
             for (model, version, protocol, outcome), requests in served.items():
                 tenants = self._tenants.get((model, version), _NOBODY)
                 self._of(model, version).served(protocol, outcome, requests, tenants)
-                if (firsts := self._firsts.get((model, version))) is not None:
-                    firsts.add_all([e.first * 1e3 for e in requests if e.first])
             for (model, version), runs in ran.items():
                 self._of(model, version).ran(runs)
             for (model, version), steps in stepped.items():
@@ -203,35 +177,28 @@ class Metrics(Collector):
             "text/plain"
         ):  # Triton's counters and models' own, which OpenMetrics cannot call so
             page = re.sub(rb"^(# TYPE [\w:]+) untyped$", rb"\1 counter", page, flags=re.MULTILINE)
-        elif self._tensorflow is not None:
-            page = with_colons(page)
+        else:
+            for rewrite in self._rewrites:
+                page = rewrite(page)
         return page, content_type
 
     def collect(self) -> Iterator[Metric]:
         """All metric families; called by the registry."""
         loads, statuses = self._present.loads(), self._present.statuses()
-        tags = tags_of(loads)
         up = [(status.id.name, status.id.version) for status in statuses if status.state is State.READY]
         with self._lock:
             families = [*self._request_families(), *self._batch_families(), *self._step_families()]
-            counts = {
-                pair: self._versions[pair].triton if pair in self._versions else TritonCounts(True)
-                for pair in dict.fromkeys([*up, *self._versions])
-                if pair[1] not in ("", UNKNOWN)
-            }
-            families += of_requests(counts, self._triton, tags)
-            families += of_cache(counts, self._triton, loads, self._present.cache())
-            families += of_first_responses(self._firsts, tags)
+            known = [pair for pair in dict.fromkeys([*up, *self._versions]) if pair[1] not in ("", UNKNOWN)]
+            for index, view in enumerate(self._views):
+                counts = {
+                    pair: self._versions[pair].views[index] if pair in self._versions else view.counts(pair)
+                    for pair in known
+                }
+                families += view.families(counts, self._present)
         yield from families
         yield from of_engines(loads)
         yield from of_versions(statuses)
-        yield from of_present(loads, statuses, tags)
-        yield from self._host.families()
         yield from self.own.collect()
-        if self._tensorflow is not None:
-            yield from self._tensorflow.collect()
-        if self._torchserve is not None:
-            yield from self._torchserve.collect()
         losses = self._present.losses()
         yield CounterMetricFamily(
             "salver_events_dropped",
@@ -258,23 +225,14 @@ class Metrics(Collector):
         self._known = present
         loads = self._present.loads()
         self._tenants = {(x.id.name, x.id.version): frozenset(x.tenants) for x in loads}
-        if self._triton.histograms:
-            self._note_firsts(loads)
+        for view in self._views:
+            view.note(loads)
         for pair in present:
             self._gone.pop(pair, None)
         while len(self._gone) > KEEP_GONE:
             oldest = next(iter(self._gone))
             del self._gone[oldest]
             self._versions.pop(oldest, None)
-
-    def _note_firsts(self, loads: Sequence[Load]) -> None:
-        """A histogram for each version that answers in pieces; one with other buckets starts from nothing."""
-        before, self._firsts = self._firsts, {}
-        for load in loads:
-            if bounds := load.first_bounds:
-                pair = (load.id.name, load.id.version)
-                found = before.get(pair)
-                self._firsts[pair] = found if found and found.bounds == bounds else Histogram(bounds)
 
     def _of(self, model: str, version: str) -> _Version:
         pair = (model, version)
@@ -285,7 +243,7 @@ class Metrics(Collector):
                 pair = (UNKNOWN, "")
             else:
                 pair = (model, version and UNKNOWN)
-        return self._versions.setdefault(pair, _Version(self._triton.summaries))
+        return self._versions.setdefault(pair, _Version([view.counts(pair) for view in self._views]))
 
     def _request_families(self) -> list[Metric]:
         labels = ["model", "version"]
