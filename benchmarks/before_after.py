@@ -20,10 +20,9 @@ from pathlib import Path
 
 import forms
 import load
+import models
 import processes
 from processes import Launch
-
-import models
 
 ROOT = Path(__file__).resolve().parent.parent
 SERVE = "import sys; from salver.cli import main; sys.exit(main())"

@@ -24,17 +24,16 @@ from typing import Any
 import archives
 import host
 import load
+import models
 import numpy as np
 import page
 import processes
 from archives import Archive
 from forms import Form, Headers
+from models import Floats
 from peers import environment
 from processes import Launch, Server
 from systems import python_of
-
-import models
-from models import Floats
 
 PAGE = models.ROOT / "docs" / "explanation" / "torchserve-benchmarks.md"
 PEER = Path(__file__).resolve().parent / "peers" / "torchserve"

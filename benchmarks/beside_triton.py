@@ -19,18 +19,17 @@ from typing import Any
 
 import forms
 import host
+import models
 import numpy as np
 import page
 import systems
 import throughput
 from forms import Form
+from models import MODELS, Model
 from peers import environment
 from peers.triton import peer
 from processes import Launch
 from systems import System
-
-import models
-from models import MODELS, Model
 
 PAGE = models.ROOT / "docs" / "explanation" / "triton-benchmarks.md"
 MODEL = MODELS["tiny"]

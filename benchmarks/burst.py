@@ -35,13 +35,12 @@ import overload
 import page
 import processes
 import subjects
+from models import ROOT, Model
 from openloop import Floats, Outcome
 from peers import environment
 from processes import Launch
 from subjects import Subject
 from systems import System, all_systems
-
-from models import ROOT, Model
 
 SUBJECT = subjects.SUBJECTS["tower"]
 TRACE = Path(__file__).resolve().parent / "data" / "azure_llm_2023_code_gaps.txt"

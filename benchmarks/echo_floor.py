@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import frames
-import prototype
-
 import models
+import prototype
 
 
 class Echo:

@@ -13,7 +13,6 @@ from typing import Any
 import frames
 import grpc
 import numpy as np
-
 from models import Floats, Model
 
 Headers = Mapping[str, str]

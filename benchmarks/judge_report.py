@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from models import ROOT
+
 from salver.stats.exact import clopper_pearson
 
 PAGE = ROOT / "docs" / "explanation" / "judge.md"

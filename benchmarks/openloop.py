@@ -262,10 +262,9 @@ def main() -> int:
     """
     import forms
     import load
+    import models
     import processes
     from systems import OURS
-
-    import models
 
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--seconds", type=int, default=4, help="of each run")

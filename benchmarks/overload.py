@@ -28,6 +28,7 @@ from typing import Any
 
 import forms
 import host
+import models
 import numpy as np
 import openloop
 import page
@@ -38,8 +39,6 @@ from openloop import Floats, Outcome
 from processes import Launch, Server
 from subjects import SUBJECTS, Kernel, Subject
 from systems import OURS
-
-import models
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"

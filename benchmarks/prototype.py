@@ -15,11 +15,10 @@ from typing import Any
 
 import frames
 import h2corn
+import models
 import numpy as np
 import orjson
 import uvloop
-
-import models
 
 _OK_JSON = {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]}
 _OK_GRPC = {

@@ -19,11 +19,10 @@ from typing import Any
 
 import forms
 import host
+import models
 import numpy as np
 import processes
 import throughput
-
-import models
 from models import Model
 
 SALVER = str(Path(sys.executable).with_name("salver"))

@@ -20,10 +20,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import host
+import models
 import processes
 import throughput
-
-import models
 
 SALVER = str(Path(sys.executable).with_name("salver"))
 

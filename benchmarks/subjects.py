@@ -14,12 +14,11 @@ from typing import Any
 
 import forms
 import law
+import models
 import numpy as np
 import openloop
-from openloop import Floats, Question, Reply
-
-import models
 from models import CACHE, Model
+from openloop import Floats, Question, Reply
 
 LOG = CACHE / "logs"
 #: Sizes at which a law is measured; between them it is interpolated.

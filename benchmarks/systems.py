@@ -13,9 +13,8 @@ from pathlib import Path
 
 import forms
 from forms import Form
-from processes import Launch
-
 from models import ROOT, Model
+from processes import Launch
 
 HERE = Path(__file__).resolve().parent
 ENVIRONMENTS = ROOT / ".envs"

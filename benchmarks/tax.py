@@ -14,9 +14,8 @@ import json
 import sys
 import time
 
-import numpy as np
-
 import models
+import numpy as np
 from models import MODELS, Model
 
 

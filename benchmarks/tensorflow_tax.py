@@ -21,15 +21,15 @@ from pathlib import Path
 from typing import Any
 
 import host
+import models
 import numpy as np
 import page
 import throughput
 from forms import Form
+from models import MODELS, Floats, Model
 from processes import Launch
 from systems import System
 
-import models
-from models import MODELS, Floats, Model
 from salver.dialects.tensorflow import tf_schema
 
 PAGE = models.ROOT / "docs" / "explanation" / "tensorflow-benchmarks.md"

@@ -28,15 +28,14 @@ import forms
 import grpc
 import host
 import load
+import models
 import processes
 import report
 import tax
+from models import Model
 from peers import environment
 from processes import Launch, Server
 from systems import System, all_systems
-
-import models
-from models import Model
 
 RESULTS = Path(__file__).resolve().parent / "results"
 CONNECTIONS = {"tiny": (1, 16, 64), "medium": (1, 16, 32, 64), "image": (1, 16, 64)}

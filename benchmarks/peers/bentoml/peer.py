@@ -7,10 +7,9 @@ from pathlib import Path
 import forms
 import numpy as np
 from forms import Form, Headers
+from models import Floats, Model
 from processes import Launch
 from systems import System, python_of
-
-from models import Floats, Model
 
 HERE = Path(__file__).resolve().parent
 BATCH, LATENCY_MS = 0, 100

@@ -8,10 +8,9 @@ from pathlib import Path
 import forms
 import numpy as np
 from forms import Form, Headers
+from models import Floats, Model
 from processes import Launch
 from systems import System, python_of
-
-from models import Floats, Model
 
 HERE = Path(__file__).resolve().parent
 BATCH, WAIT_SECONDS, QUEUE = 16, 0.0, "zmq"

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import forms
 from forms import Form
+from models import Model
 from processes import Launch
 from systems import System, python_of
-
-from models import Model
 
 HERE = Path(__file__).resolve().parent
 BATCH, WAIT_SECONDS = 0, 0.0

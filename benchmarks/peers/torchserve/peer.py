@@ -9,10 +9,9 @@ import forms
 import frames
 import numpy as np
 from forms import Form, Headers
+from models import Floats, Model
 from processes import Launch
 from systems import System, python_of
-
-from models import Floats, Model
 
 HERE = Path(__file__).resolve().parent
 WORKERS, BATCH, WAIT_MS = 1, 64, 1

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import forms
 from forms import Form
+from models import Model
 from peers.triton import native
 from processes import Launch
 from systems import System, python_of
-
-from models import Model
 
 HERE = Path(__file__).resolve().parent
 INSTANCES, BATCH, WAIT_MICROSECONDS = {"medium": 2}, 64, 0  # instances: 1 elsewhere
