@@ -13,6 +13,7 @@ import pytest
 import tritonclient.grpc as triton
 import tritonclient.http as triton_http
 import trustme
+from certificates import files_of
 from programs import program
 from waiting import PATIENCE_S, until
 from zoo import mlp_answer, write_mlp
@@ -135,15 +136,6 @@ def test_tr_r36_https_by_curl(
         json.loads(answer + "}")["outputs"][0]["data"], mlp_answer(ROW).ravel(), rtol=1e-5
     )
     assert used == version.removeprefix("--http")
-
-
-def files_of(authority: trustme.CA, folder: Path) -> tuple[Path, Path]:
-    """Certificate and key of a server on this machine."""
-    own = authority.issue_cert("127.0.0.1")
-    own.private_key_pem.write_to_path(folder / "key.pem")
-    (folder / "cert.pem").write_bytes(b"".join(part.bytes() for part in own.cert_chain_pems))
-    authority.cert_pem.write_to_path(folder / "ca.pem")
-    return folder / "cert.pem", folder / "key.pem"
 
 
 @pytest.mark.parametrize("is_mutual", [False, True])

@@ -10,7 +10,7 @@ import pytest
 import tritonclient.grpc as grpc_client
 import tritonclient.http as http_client
 from s3 import KEYS, S3, s3_server
-from test_triton_repository import ask, index
+from triton_repository import ask, index
 from tritonclient.utils import InferenceServerException
 from waiting import until
 from zoo import write_constant, write_mlp

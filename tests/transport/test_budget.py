@@ -104,9 +104,9 @@ async def _ask(
 
 
 async def test_callers_are_told_to_come_back() -> None:
-    from test_front import Rig
+    from fronts import FrontRig
 
-    async with Rig(max_body=1 << 20) as rig:
+    async with FrontRig(max_body=1 << 20) as rig:
         budget = rig.front._budget
         Share(budget).take(budget.most - 10)
         status, headers, told = await _ask(rig.front, b" " * (COUNTED + 1))
@@ -115,9 +115,9 @@ async def test_callers_are_told_to_come_back() -> None:
 
 
 async def test_settings_take_no_large_body() -> None:
-    from test_front import Rig
+    from fronts import FrontRig
 
-    async with Rig(max_body=1 << 20) as rig:
+    async with FrontRig(max_body=1 << 20) as rig:
         status, _, told = await _ask(rig.front, b" " * (COUNTED + 1), "/v2/logging")
         assert status == 400
         assert f"at most {COUNTED}" in told["error"]

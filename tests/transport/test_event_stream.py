@@ -5,51 +5,17 @@ import json
 
 import numpy as np
 import pytest
+from event_streams import EventStreamRig, Speaker
 from waiting import PATIENCE_S
 
-from salver.dialects.oip.http_operations import HttpOperations
 from salver.encoding.bodies import HttpReply
-from salver.kernel.serving.bus import Bus
-from salver.kernel.serving.dataplane import DataPlane, joined
-from salver.transport.asgi import Front
-from salver.transport.calls import Reception
+from salver.kernel.serving.dataplane import joined
 from salver.transport.event_stream import EventStream
-from salver.words.errors import Cancelled, DeadlineExceeded, ModelFailed, NotFound
-from salver.words.messages import Call, InferResponse, ModelId, Signature, TensorSpec
+from salver.words.errors import Cancelled, DeadlineExceeded, ModelFailed
+from salver.words.messages import Call, InferResponse, Signature, TensorSpec
 from salver.words.tensor import DataType, tensor
 
 PATH = "/v2/models/m/generate_stream"
-
-
-class Speaker:
-    """A servable that says the words of its script; an exception in it is raised, "wait" waits."""
-
-    signature = Signature(
-        (TensorSpec("text_input", DataType.BYTES, (1,)),), (TensorSpec("text_output", DataType.BYTES, (1,)),)
-    )
-
-    def __init__(self, script, gives_parts=True):
-        self.script = script
-        self.gives_parts = gives_parts
-        self.closed = 0
-
-    async def infer(self, request, deadline=None, sender=None, standing=None):
-        raise AssertionError("it streams")
-
-    async def stream(self, request, deadline=None, standing=None):
-        try:
-            for number, word in enumerate(self.script):
-                if isinstance(word, Exception):
-                    raise word
-                if word == "wait":
-                    await asyncio.Event().wait()
-                if isinstance(word, InferResponse):
-                    yield word
-                    continue
-                last = {"finish_reason": "length"} if number == len(self.script) - 1 else {}
-                yield InferResponse("m", "1", (tensor("text_output", [word]),), parameters=last)
-        finally:
-            self.closed += 1
 
 
 class Whole:
@@ -63,69 +29,6 @@ class Whole:
         return InferResponse("m", "1", (tensor("y", request.inputs[0].array.sum(axis=1)),))
 
 
-class World:
-    """Lessor, lease and observer in one."""
-
-    id = ModelId("m", "1")
-
-    def __init__(self, servable):
-        self.servable = servable
-        self.leases = 0
-        self.events = []
-
-    def other(self, name, version, is_wanted):
-        return None
-
-    def acquire(self, name, version=""):
-        if name != "m":
-            raise NotFound(f"Request for unknown model: '{name}' is not found")
-        self.leases += 1
-        return self
-
-    def release(self):
-        self.leases -= 1
-
-    def observe(self, events):
-        self.events += events
-
-
-class Rig:
-    def __init__(self, servable):
-        self.world = World(servable)
-        self.bus = Bus((self.world,))
-        clock = asyncio.get_running_loop().time
-        reception = Reception(clock, lambda: "00000000000000ab", b"")
-        door = DataPlane(self.world, self.bus, clock, reception.new_id)
-        self.front = Front(HttpOperations(door, None, None), None, reception, max_body=10_000)
-        self.sent = []
-        self.hangs_up = asyncio.Event()
-
-    async def post(self, path, document, fail_after=None, headers=()):
-        body = [{"type": "http.request", "body": json.dumps(document).encode()}]
-
-        async def receive():
-            if body:
-                return body.pop()
-            await self.hangs_up.wait()
-            return {"type": "http.disconnect"}
-
-        async def send(message):
-            if fail_after is not None and len(self.sent) >= fail_after:
-                raise ConnectionResetError("gone")
-            self.sent.append(message)
-            await asyncio.sleep(0)
-
-        scope = {"type": "http", "method": "POST", "path": path, "headers": list(headers)}
-        await self.front(scope | {"http_version": "2"}, receive, send)
-        self.bus.flush()
-        assert self.world.leases == 0
-        return self.sent
-
-    def outcome(self):
-        (served,) = self.world.events
-        return served.outcome
-
-
 def documents(sent):
     """The events' documents; each message is one event."""
     bodies = [m["body"] for m in sent[1:-1]]
@@ -135,7 +38,7 @@ def documents(sent):
 
 
 async def test_each_piece_is_an_event_of_its_own():
-    rig = Rig(Speaker(["a ", "b ", "c"]))
+    rig = EventStreamRig(Speaker(["a ", "b ", "c"]))
     trace = b"00-0123456789abcdef0123456789abcdef-0123456789abcdef-01"
     sent = await rig.post(
         PATH, {"text_input": "x"}, headers=[(b"traceparent", trace), (b"accept-encoding", b"gzip")]
@@ -154,7 +57,7 @@ async def test_each_piece_is_an_event_of_its_own():
 
 
 async def test_generate_joins_the_pieces():
-    rig = Rig(Speaker(["a ", "ü ", "c"]))
+    rig = EventStreamRig(Speaker(["a ", "ü ", "c"]))
     start, end = await rig.post("/v2/models/m/versions/1/generate", {"text_input": "x"})
     assert start["status"] == 200
     assert dict(start["headers"])[b"content-length"]
@@ -168,7 +71,7 @@ async def test_generate_joins_the_pieces():
 
 
 async def test_an_error_before_the_first_piece_has_its_status():
-    rig = Rig(Speaker([DeadlineExceeded("Request timeout expired")]))
+    rig = EventStreamRig(Speaker([DeadlineExceeded("Request timeout expired")]))
     start, end = await rig.post(PATH, {"text_input": "x"})
     assert start["status"] == 503
     assert dict(start["headers"])[b"content-type"] == b"application/json"
@@ -181,13 +84,13 @@ async def test_an_error_before_the_first_piece_has_its_status():
     [("/v2/models/n/generate_stream", {"text_input": "x"}, 404), (PATH, {"text_input": 3}, 400)],
 )
 async def test_a_wrong_request_has_its_status(path, document, status):
-    rig = Rig(Speaker([]))
+    rig = EventStreamRig(Speaker([]))
     start, _ = await rig.post(path, document)
     assert start["status"] == status
 
 
 async def test_an_error_after_the_first_piece_is_an_event():
-    rig = Rig(Speaker(["a", DeadlineExceeded("Request timeout expired")]))
+    rig = EventStreamRig(Speaker(["a", DeadlineExceeded("Request timeout expired")]))
     sent = await rig.post(PATH, {"text_input": "x"})
     assert sent[0]["status"] == 200
     assert documents(sent)[1] == {"error": "Request timeout expired"}
@@ -197,7 +100,7 @@ async def test_an_error_after_the_first_piece_is_an_event():
 @pytest.mark.parametrize("path", [PATH, "/v2/models/m/generate"])
 async def test_an_error_among_the_pieces_leaves_the_others_their_turn(path):
     wrong = InferResponse("m", "1", (), error=ModelFailed("negative element"))
-    rig = Rig(Speaker(["a", wrong, "b"]))
+    rig = EventStreamRig(Speaker(["a", wrong, "b"]))
     sent = await rig.post(path, {"text_input": "x"})
     if path == PATH:
         said = [d.get("text_output", d.get("error")) for d in documents(sent)]
@@ -208,7 +111,7 @@ async def test_an_error_among_the_pieces_leaves_the_others_their_turn(path):
 
 
 async def test_a_defect_in_the_middle_is_an_incident(caplog):
-    rig = Rig(Speaker(["a", ZeroDivisionError("secret")]))
+    rig = EventStreamRig(Speaker(["a", ZeroDivisionError("secret")]))
     sent = await rig.post(PATH, {"text_input": "x"})
     error = documents(sent)[1]["error"]
     assert "incident" in error and "secret" not in error
@@ -216,7 +119,7 @@ async def test_a_defect_in_the_middle_is_an_incident(caplog):
 
 
 async def test_a_caller_who_hangs_up_ends_the_stream():
-    rig = Rig(Speaker(["a", "wait"]))
+    rig = EventStreamRig(Speaker(["a", "wait"]))
     call = asyncio.ensure_future(rig.post(PATH, {"text_input": "x"}))
     while len(rig.sent) < 2:
         await asyncio.sleep(0)
@@ -227,7 +130,7 @@ async def test_a_caller_who_hangs_up_ends_the_stream():
 
 
 async def test_a_connection_that_takes_no_more_ends_the_stream():
-    rig = Rig(Speaker(["a", "b", "c", "d"]))
+    rig = EventStreamRig(Speaker(["a", "b", "c", "d"]))
     await rig.post(PATH, {"text_input": "x"}, fail_after=2)
     assert rig.world.servable.closed == 1
     assert rig.outcome() == "cancelled"
@@ -242,14 +145,14 @@ async def test_a_caller_who_reads_nothing_counts_as_gone():
 
 
 async def test_a_stream_without_a_piece_is_an_empty_stream():
-    rig = Rig(Speaker([]))
+    rig = EventStreamRig(Speaker([]))
     sent = await rig.post(PATH, {"text_input": "x"})
     assert sent[0]["status"] == 200
     assert documents(sent) == []
 
 
 async def test_generate_of_no_piece_at_all_is_the_models_failure():
-    start, end = await Rig(Speaker([])).post("/v2/models/m/generate", {"text_input": "x"})
+    start, end = await EventStreamRig(Speaker([])).post("/v2/models/m/generate", {"text_input": "x"})
     assert start["status"] == 400
     assert json.loads(end["body"]) == {"error": "the model gave no answer"}
 
@@ -258,7 +161,7 @@ async def test_generate_of_no_piece_at_all_is_the_models_failure():
 async def test_tr_r6_generate_of_none_or_several_responses(script):
     if "wait" in script:
         script[1:] = ["b", "wait"]  # nobody waits for what comes after the second
-    rig = Rig(Speaker(script, gives_parts=False))
+    rig = EventStreamRig(Speaker(script, gives_parts=False))
     start, end = await rig.post("/v2/models/m/generate", {"text_input": "x"})
     failed = bool(script) and isinstance(script[-1], Exception)
     assert start["status"] == (400 if failed else 200)
@@ -268,7 +171,7 @@ async def test_tr_r6_generate_of_none_or_several_responses(script):
 
 
 async def test_tr_r6_an_error_that_comes_first_is_the_status_of_the_stream():
-    rig = Rig(Speaker([InferResponse("m", "1", (), error=ModelFailed("no")), "a"]))
+    rig = EventStreamRig(Speaker([InferResponse("m", "1", (), error=ModelFailed("no")), "a"]))
     sent = await rig.post(PATH, {"text_input": "x"})
     assert sent[0]["status"] == 400
     assert dict(sent[0]["headers"])[b"content-type"].startswith(b"text/event-stream")
@@ -277,7 +180,7 @@ async def test_tr_r6_an_error_that_comes_first_is_the_status_of_the_stream():
 
 async def test_a_model_that_answers_once_does_so_on_both_routes():
     for path in ("/v2/models/m/generate", PATH):
-        rig = Rig(Whole())
+        rig = EventStreamRig(Whole())
         sent = await rig.post(path, {"x": [1.5, 2]})
         body = sent[1]["body"].removeprefix(b"data: ")
         assert json.loads(body) == {"model_name": "m", "model_version": "1", "y": 3.5}

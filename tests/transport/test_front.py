@@ -2,7 +2,6 @@
 
 import asyncio
 import gzip
-import itertools
 import json
 import struct
 from types import SimpleNamespace
@@ -11,193 +10,18 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import tritonclient.grpc.service_pb2 as pb
+from fronts import SIGNATURE, FrontRig
 from waiting import PATIENCE_S
 
-from salver.backends.protocol import Traits
-from salver.dialects.oip.http_operations import HttpOperations
-from salver.dialects.openai.voice import Spoken
-from salver.dialects.triton.config_view import Facts, complete
-from salver.kernel.engine.engine import Engine
-from salver.kernel.engine.thread import ThreadRunner
-from salver.kernel.serving.bus import Bus
-from salver.kernel.serving.dataplane import DataPlane
-from salver.transport.asgi import Front
-from salver.transport.calls import Reception
-from salver.transport.grpc import GrpcMethods
-from salver.words.artifacts import LoadOrder, ModelConfig
-from salver.words.errors import InvalidInput, NotFound, NotReady, Overloaded
-from salver.words.messages import ANYBODY, ModelId, Signature, Standing, State, TensorSpec, VersionStatus
-from salver.words.tensor import DataType
+from salver.words.artifacts import LoadOrder
+from salver.words.errors import Overloaded
+from salver.words.messages import ANYBODY, Standing
 
-SIGNATURE = Signature(
-    (TensorSpec("x", DataType.FP32, (-1, 2)),), (TensorSpec("y", DataType.FP32, (-1, 2)),), batched=True
-)
 ASK = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}]}
 
 
-class Model:
-    signature = SIGNATURE
-
-    def __init__(self):
-        self.gate = None
-        self.runs = 0
-
-    def run(self, inputs):
-        self.runs += 1
-        if self.gate:
-            self.gate()
-        return {"y": inputs["x"] * 2}
-
-    def close(self):
-        pass
-
-
-class Control:
-    """One model ``m``, version 1, always loaded."""
-
-    def __init__(self):
-        self.calls = []
-
-    def other(self, name, version, is_wanted):
-        return None
-
-    def acquire(self, name, version=""):
-        if name != "m" or version not in ("", "1"):
-            raise NotFound(f"Request for unknown model: '{name}' is not found")
-        return self
-
-    id = ModelId("m", "1")
-    leases = 0
-
-    def release(self):
-        pass
-
-    def statuses(self):
-        return (VersionStatus(self.id, State.READY), VersionStatus(ModelId("n", "2"), State.FAILED, "broken"))
-
-    async def is_ready(self, model="", version=""):
-        return model in ("", "m") and version in ("", "1")
-
-    def model_config(self, model, version=""):
-        id = self.acquire(model, version).id
-        return complete(b"", id, SIGNATURE, Facts("onnx", "model.onnx", 8))
-
-    def version_of_label(self, model, label):
-        raise InvalidInput(f"Unrecognized servable version label: {label}")
-
-    def speech(self, name):
-        return Spoken(self.acquire(name).id.name, names=(name,))
-
-    def versions(self, model):
-        return tuple(row for row in self.statuses() if row.id.name == model)
-
-    async def load(self, model, order):
-        self.calls.append(("load", model, order))
-
-    async def unload(self, model, dependents=False):
-        raise NotReady("explicit model load / unload is not allowed if polling is enabled")
-
-
-class Exposition:
-    def metrics(self, accept):
-        return b"# TYPE x counter\n", "text/plain"
-
-    def statistics(self, model="", version=""):
-        return {"model_stats": []}
-
-    def explain(self, model, version, request=""):
-        return {"explained": [model, version, request]}
-
-
-class Seen:
-    def __init__(self):
-        self.events = []
-
-    def observe(self, events):
-        self.events.extend(events)
-
-
-class Rig:
-    def __init__(self, max_body=10_000, tenant_header=b"x-tenant"):
-        clock = asyncio.get_running_loop().time
-        ids = itertools.count(1)
-        new_id = lambda: f"{next(ids):016x}"  # noqa: E731
-        self.seen = Seen()
-        self.bus = Bus((self.seen,))
-        self.model = Model()
-        self.control = Control()
-        self.engine = Engine(
-            ModelId("m", "1"),
-            ThreadRunner([self.model], Traits(), slots=1),
-            ModelConfig(),
-            clock=clock,
-            emit=self.bus.emit,
-        )
-        self.control.servable = self.engine
-        door = DataPlane(self.control, self.bus, clock, new_id)
-        reception = Reception(clock, new_id, tenant_header)
-        self.front = Front(
-            HttpOperations(door, self.control, Exposition()),
-            GrpcMethods(door, self.control, Exposition(), reception, max_message=max_body),
-            reception,
-            max_body=max_body,
-        )
-
-    async def __aenter__(self):
-        return self
-
-    async def __aexit__(self, *_):
-        await self.engine.close()
-        self.bus.flush()
-
-    def served(self):
-        self.bus.flush()
-        return [e for e in self.seen.events if type(e).__name__ == "Served"]
-
-    async def call(self, verb, path, chunks=(b"",), headers=(), then=None):
-        """The messages sent; after the body, ``then`` (a message or an awaitable of one) or silence."""
-        incoming = [
-            {"type": "http.request", "body": chunk, "more_body": index < len(chunks) - 1}
-            for index, chunk in enumerate(chunks)
-        ]
-        sent = []
-
-        async def receive():
-            if incoming:
-                return incoming.pop(0)
-            if then is not None:
-                return await then
-            return await asyncio.Event().wait()
-
-        async def send(message):
-            sent.append(message)
-
-        scope = {
-            "type": "http",
-            "method": verb,
-            "http_version": "2",
-            "path": path,
-            "raw_path": path.encode(),
-            "headers": [(k.encode(), v.encode()) for k, v in headers],
-        }
-        await self.front(scope, receive, send)
-        return sent
-
-    async def http(self, verb, path, body=b"", headers=(), chunks=None):
-        sent = await self.call(verb, path, chunks or (body,), headers)
-        start, end = sent
-        return start["status"], dict(start["headers"]), end["body"]
-
-    async def grpc(self, method, message, headers=(), chunks=None, service="inference.GRPCInferenceService"):
-        framed = struct.pack(">?I", False, len(message)) + message
-        headers = (("content-type", "application/grpc"), *headers)
-        sent = await self.call("POST", f"/{service}/{method}", chunks or (framed,), headers)
-        trailers = dict(sent[-1].get("headers", sent[0]["headers"]))  # an error has trailers only
-        return int(trailers[b"grpc-status"]), trailers.get(b"grpc-message", b"").decode(), sent[1]["body"][5:]
-
-
 async def test_infer_over_http():
-    async with Rig() as rig:
+    async with FrontRig() as rig:
         status, headers, body = await rig.http("POST", "/v2/models/m/infer", json.dumps(ASK).encode())
         assert status == 200
         assert json.loads(body)["outputs"][0]["data"] == [2, 4]
@@ -213,7 +37,7 @@ async def test_an_answer_over_grpc_names_its_span(given):
     trace = "4bf92f3577b34da6a3ce929d0e0e4736"
     headers = [("content-type", "application/grpc")]
     headers += [("traceparent", f"00-{trace}-00f067aa0ba902b7-01")] if given else []
-    async with Rig() as rig:
+    async with FrontRig() as rig:
         message = struct.pack(">?I", False, 0)
         sent = await rig.call("POST", "/inference.GRPCInferenceService/ServerLive", (message,), headers)
         found = dict(sent[0]["headers"]).get(b"traceparent", b"").decode()
@@ -222,7 +46,7 @@ async def test_an_answer_over_grpc_names_its_span(given):
 
 
 async def test_tr_r37_a_server_that_stops_takes_no_more_over_grpc():
-    async with Rig() as rig:
+    async with FrontRig() as rig:
         rig.front._grpc.stop()
         code, text, _ = await rig.grpc("ModelInfer", pb.ModelInferRequest(model_name="m").SerializeToString())
         assert (code, text) == (
@@ -233,7 +57,7 @@ async def test_tr_r37_a_server_that_stops_takes_no_more_over_grpc():
 
 
 async def test_infer_in_chunks_and_compressed():
-    async with Rig() as rig:
+    async with FrontRig() as rig:
         body = gzip.compress(json.dumps(ASK).encode())
         status, _, body = await rig.http(
             "POST",
@@ -245,7 +69,7 @@ async def test_infer_in_chunks_and_compressed():
 
 
 async def test_ids_and_trace_context_are_taken_and_answered():
-    async with Rig() as rig:
+    async with FrontRig() as rig:
         trace = "00-" + "ab" * 16 + "-" + "cd" * 8 + "-01"
         _, headers, _ = await rig.http(
             "GET", "/v2", headers=(("x-request-id", "mine"), ("traceparent", trace))
@@ -270,7 +94,7 @@ async def test_ids_and_trace_context_are_taken_and_answered():
     ],
 )
 async def test_a_body_over_the_limit(chunks, headers):
-    async with Rig() as rig:
+    async with FrontRig() as rig:
         status, _, body = await rig.http("POST", "/v2/models/m/infer", chunks=chunks, headers=headers)
         assert status == 400
         assert b"10000" in body
@@ -292,7 +116,7 @@ async def test_a_body_over_the_limit(chunks, headers):
     ],
 )
 async def test_errors_have_the_protocols_form(verb, path, status, text):
-    async with Rig() as rig:
+    async with FrontRig() as rig:
         got, headers, body = await rig.http(verb, path, b"{" if "infer" in path else b"")
         assert got == status
         assert text in json.loads(body)["error"]
@@ -324,7 +148,7 @@ async def test_errors_have_the_protocols_form(verb, path, status, text):
     ],
 )
 async def test_looking(path, status, key):
-    async with Rig() as rig:
+    async with FrontRig() as rig:
         got, _, body = await rig.http("GET", path)
         assert got == status
         assert key in json.loads(body)
@@ -333,7 +157,7 @@ async def test_looking(path, status, key):
 
 
 async def test_index_and_load():
-    async with Rig() as rig:
+    async with FrontRig() as rig:
         _, _, body = await rig.http("POST", "/v2/repository/index")
         assert {(e["name"], e["state"], e["reason"]) for e in json.loads(body)} == {
             ("m", "READY", ""),
@@ -348,7 +172,7 @@ async def test_index_and_load():
 
 
 async def test_a_defect_of_ours_is_an_incident_not_a_traceback():
-    async with Rig() as rig:
+    async with FrontRig() as rig:
         rig.control.statuses = lambda: 1 / 0
         status, _, body = await rig.http("POST", "/v2/repository/index")
         assert status == 500
@@ -367,7 +191,7 @@ async def test_a_defect_of_ours_is_an_incident_not_a_traceback():
     ],
 )
 async def test_headers_and_metadata_say_for_whom_a_request_is(tenant_header, headers, standing):
-    async with Rig(tenant_header=tenant_header) as rig:
+    async with FrontRig(tenant_header=tenant_header) as rig:
         seen = []
         rig.control.servable = SimpleNamespace(
             signature=SIGNATURE, infer=lambda *given: seen.append(given[3]) or rig.engine.infer(*given[:3])
@@ -382,7 +206,7 @@ async def test_headers_and_metadata_say_for_whom_a_request_is(tenant_header, hea
     ("header", "value"), [("x-priority", "high"), ("x-service-class", "vip"), ("x-tenant", "\xe9")]
 )
 async def test_a_header_that_says_nonsense_of_the_caller_is_refused(header, value):
-    async with Rig() as rig:
+    async with FrontRig() as rig:
         headers = ((header, value),)
         status, _, body = await rig.http("POST", "/v2/models/m/infer", json.dumps(ASK).encode(), headers)
         assert (status, header in json.loads(body)["error"]) == (400, True)
@@ -392,7 +216,7 @@ async def test_a_header_that_says_nonsense_of_the_caller_is_refused(header, valu
 
 
 async def test_a_grpc_refusal_has_trailers_only_and_says_when_to_come_back():
-    async with Rig() as rig:
+    async with FrontRig() as rig:
         busy = Mock(side_effect=Overloaded("busy", retry_after=0.25))
         rig.control.servable = Mock(signature=SIGNATURE, infer=busy)
         message = ask()
@@ -417,7 +241,7 @@ def ask(**kwargs):
 
 
 async def test_infer_over_grpc():
-    async with Rig() as rig:
+    async with FrontRig() as rig:
         status, _, body = await rig.grpc("ModelInfer", ask(id="q"))
         assert status == 0
         reply = pb.ModelInferResponse.FromString(body)
@@ -427,7 +251,7 @@ async def test_infer_over_grpc():
 
 
 async def test_a_grpc_message_in_pieces():
-    async with Rig() as rig:
+    async with FrontRig() as rig:
         message = ask()
         framed = struct.pack(">?I", False, len(message)) + message
         status, _, _ = await rig.grpc("ModelInfer", b"", chunks=[framed[:3], framed[3:9], framed[9:], b""])
@@ -454,14 +278,14 @@ async def test_a_grpc_message_in_pieces():
     ],
 )
 async def test_grpc_errors(method, message, headers, status, text):
-    async with Rig() as rig:
+    async with FrontRig() as rig:
         got, said, _ = await rig.grpc(method, message, headers)
         assert got == status
         assert text in said
 
 
 async def test_grpc_looking():
-    async with Rig() as rig:
+    async with FrontRig() as rig:
         for method, request, reply, field, value in [
             ("ServerLive", pb.ServerLiveRequest(), pb.ServerLiveResponse, "live", True),
             ("ServerReady", pb.ServerReadyRequest(), pb.ServerReadyResponse, "ready", True),
@@ -482,7 +306,7 @@ async def test_grpc_looking():
 
 @pytest.mark.parametrize("kind", ["http", "grpc"])
 async def test_a_caller_who_hangs_up_frees_the_queue(kind):
-    async with Rig() as rig:
+    async with FrontRig() as rig:
         import threading
 
         gate = threading.Event()
@@ -516,7 +340,7 @@ async def test_a_caller_who_hangs_up_frees_the_queue(kind):
 
 
 async def test_a_caller_who_leaves_while_sending_gets_no_answer():
-    async with Rig() as rig:
+    async with FrontRig() as rig:
         sent = []
 
         async def receive():

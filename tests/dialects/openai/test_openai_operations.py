@@ -4,7 +4,7 @@ import asyncio
 import json
 
 import pytest
-from test_event_stream import Rig, Speaker
+from event_streams import EventStreamRig, Speaker
 from waiting import PATIENCE_S
 
 from salver.dialects.oip.http_operations import HttpOperations
@@ -52,7 +52,7 @@ class Control:
         self.calls.append(("unload", model, waits))
 
 
-class Talk(Rig):
+class Talk(EventStreamRig):
     def __init__(self, servable, max_body=10_000):
         super().__init__(servable)
         clock = asyncio.get_running_loop().time

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from test_repository import recognise, write_files
+from model_folders import recognise, write_files
 
 from salver.dialects.tensorflow import tf_text
 from salver.dialects.tensorflow.batching_parameters import NO_BATCHING, batching_of

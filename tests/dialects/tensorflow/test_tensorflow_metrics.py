@@ -5,9 +5,9 @@ import math
 from typing import Any
 
 import pytest
+from fake_present import FakePresent
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
-from test_metrics import FakePresent
 
 from salver.dialects.tensorflow.metrics import (
     EXAMPLE_BOUNDS,

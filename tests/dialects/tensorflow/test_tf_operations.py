@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import savedmodels
 import trustme
+from certificates import files_of
 from s3 import KEYS, s3_server
-from test_fronts import files_of
 from waiting import PATIENCE_S, until
 from zoo import gauge, mlp_answer, write_constant, write_mlp
 

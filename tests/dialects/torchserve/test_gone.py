@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import pytest
 from handler_worlds import World, asking, failure, kill, said, world_of
-from test_process_engine import Rig, heard, rig
+from host_engines import HostEngineRig, heard, host_engine
 
 from salver.dialects.torchserve.engine.form_host import FormHost
 from salver.words.errors import HandlerFailed, HostGone, NotReady
@@ -117,24 +117,24 @@ async def test_ts_b7_a_request_goes_to_as_many_others_as_there_are_workers(
 
 @DEATHS
 async def test_another_host_runs_a_batch_that_one_has_not_seen(death: Any, tmp_path: Path) -> None:
-    async with rig(tmp_path, slots=2) as talk:
+    async with host_engine(tmp_path, slots=2) as talk:
         answers = await death(talk.runner.pids[:1], words(talk), lambda: bool(talk.engine.running))
         assert answers == [[b"%d" % n] for n in range(9)]
         assert all(event.ok for event in talk.events)
 
 
 async def test_without_another_host_they_are_told_that_it_starts_again(tmp_path: Path) -> None:
-    async with rig(tmp_path) as talk:
+    async with host_engine(tmp_path) as talk:
         with pytest.raises(NotReady, match="'talk' died and is restarting"):
             await before(talk.runner.pids, words(talk), lambda: bool(talk.engine.running))
 
 
 async def test_without_another_host_what_was_handed_over_waits_until_it_has_started(tmp_path: Path) -> None:
-    async with rig(tmp_path) as talk:
+    async with host_engine(tmp_path) as talk:
         answers = await unread(talk.runner.pids, words(talk), lambda: bool(talk.engine.running))
         assert answers == [[b"%d" % n] for n in range(9)]
         assert all(event.ok for event in talk.events)
 
 
-async def words(talk: Rig) -> list[list[bytes]]:
+async def words(talk: HostEngineRig) -> list[list[bytes]]:
     return [heard(answer) for answer in await asyncio.gather(*(talk.ask(b"%d" % n) for n in range(9)))]

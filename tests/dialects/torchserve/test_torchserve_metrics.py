@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from fake_present import FakePresent
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
-from test_metrics import FakePresent
 
 from salver.dialects.torchserve import machine_metrics as machine
 from salver.dialects.torchserve import metrics as torchserve_metrics

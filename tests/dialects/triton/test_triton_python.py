@@ -2,19 +2,28 @@
 
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
+from triton_python_models import (
+    BACKEND,
+    BATCHED,
+    DOUBLE,
+    X,
+    Y,
+    load,
+    own_process,  # noqa: F401
+    request,
+    write,
+)
 
-from salver.backends.protocol import Answer, LoadOptions, RequestModel
-from salver.backends.python import PythonBackend
+from salver.backends.protocol import Answer, LoadOptions
 from salver.dialects.triton.python_backend import FORMAT, pb_utils
 from salver.testing.backends import BackendConformance, Case, manifest_of
-from salver.words.artifacts import Batching, Manifest, ModelConfig, Reshape
+from salver.words.artifacts import Manifest, ModelConfig, Reshape
 from salver.words.errors import (
     Cancelled,
     Conflict,
@@ -27,57 +36,8 @@ from salver.words.errors import (
     UnknownError,
     Unsupported,
 )
-from salver.words.messages import InferRequest, ModelId, Parameter, RequestedOutput, TensorSpec
-from salver.words.tensor import DataType, Tensor, bf16_from_fp32, datatype_of
-
-BACKEND = PythonBackend()
-HEAD = "import json\nimport numpy as np\nimport triton_python_backend_utils as pb_utils\n\n\n"
-X = TensorSpec("X", DataType.FP32, (-1, 2))
-Y = TensorSpec("Y", DataType.FP32, (-1, 2))
-BATCHED = ModelConfig(inputs=(X,), outputs=(Y,), batching=Batching(max_rows=8))
-DOUBLE = """class TritonPythonModel:
-    def execute(self, requests):
-        x = [pb_utils.get_input_tensor_by_name(r, "X").as_numpy() for r in requests]
-        return [pb_utils.InferenceResponse([pb_utils.Tensor("Y", a * 2)]) for a in x]
-"""
-
-
-@pytest.fixture(autouse=True)
-def _own_process() -> Iterator[None]:
-    """As in a host process: what a model leaves behind goes with it."""
-    places, modules = list(sys.path), set(sys.modules)
-    yield
-    sys.path[:] = places
-    for name in set(sys.modules) - modules:
-        if name == "triton_python_backend_utils" or (name.endswith(".model") and name[0].isdigit()):
-            del sys.modules[name]
-
-
-def write(folder: Path, body: str) -> Path:
-    path = folder / "m" / "1" / "model.py"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(HEAD + body)
-    return path
-
-
-def load(path: Path, config: ModelConfig = BATCHED, text: str = "", instance: int = 0) -> RequestModel:
-    form = BACKEND.recognise(path)
-    assert form == FORMAT
-    manifest = Manifest(ModelId("m", "1"), path, form, "python", config)
-    options = LoadOptions(own_process=True, config=text, instance=instance)
-    model = BACKEND.load(manifest, options)
-    assert isinstance(model, RequestModel)
-    return model
-
-
-def request(
-    inputs: dict[str, Any], outputs: tuple[str, ...] = ("Y",), id: str = "", **parameters: Parameter
-) -> InferRequest:
-    tensors = []
-    for name, value in inputs.items():
-        array = np.asarray(value)
-        tensors.append(Tensor(name, datatype_of(array.dtype), array))
-    return InferRequest("m", tuple(tensors), "1", id, tuple(map(RequestedOutput, outputs)), parameters)
+from salver.words.messages import ModelId, TensorSpec
+from salver.words.tensor import DataType, bf16_from_fp32
 
 
 def rows(*values: float) -> dict[str, Any]:

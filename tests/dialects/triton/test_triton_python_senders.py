@@ -4,14 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_triton_python import DOUBLE, _own_process, load, request, write
+from triton_python_models import DOUBLE, load, own_process, request, write
 
 from salver.backends.protocol import Answer
 from salver.dialects.triton.python_backend import pb_utils
 from salver.words.artifacts import Batching, ModelConfig
 from salver.words.errors import LoadFailed, ModelFailed, SalverError
 
-__all__ = ["_own_process"]  # which holds for these tests, too
+__all__ = ["own_process"]  # which holds for these tests, too
 
 SENDER = """import threading
 import time

@@ -6,10 +6,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import pytest
 import tritonclient.grpc as grpc_client
 import tritonclient.http as http_client
+from triton_repository import ask, index
 from tritonclient.utils import InferenceServerException
 from waiting import until
 from zoo import write_constant
@@ -33,23 +33,10 @@ def content(folder: Path, version: int) -> bytes:
     return (folder / "constant" / str(version) / "model.onnx").read_bytes()
 
 
-def ask(client: Any, triton: ModuleType, model: str, rows: int = 1) -> float:
-    given = triton.InferInput("x", [rows, 16], "FP32")
-    given.set_data_from_numpy(np.zeros((rows, 16), np.float32))
-    return float(client.infer(model, [given]).as_numpy("y")[0, 0])
-
-
 def batch_size(client: Any, model: str) -> int:
     """As the model's configuration has it now."""
     found = client.get_model_config(model)
     return int(found["max_batch_size"] if isinstance(found, dict) else found.config.max_batch_size)
-
-
-def index(client: Any, triton: ModuleType) -> dict[tuple[str, str], tuple[str, str]]:
-    """State and reason by name and version."""
-    rows = client.get_model_repository_index(**({"as_json": True} if triton is grpc_client else {}))
-    rows = rows.get("models", []) if isinstance(rows, dict) else rows
-    return {(r["name"], r["version"]): (r["state"], r.get("reason", "")) for r in rows}
 
 
 @pytest.fixture(scope="module")

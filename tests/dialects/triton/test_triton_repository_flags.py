@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import tritonclient.grpc as grpc_client
 import tritonclient.http as http_client
-from test_triton_repository import ask, index
+from triton_repository import ask, index
 from tritonclient.utils import InferenceServerException
 from zoo import write_constant
 

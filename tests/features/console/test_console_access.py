@@ -5,9 +5,9 @@ from importlib.resources import files
 from typing import Any
 
 from browsing import Open, hear
+from console_paths import EVERY
 from console_world import OVER, RUNNING
 from playwright.sync_api import Page, expect
-from test_console_pages import EVERY
 
 AXE = (files("axe_playwright_python") / "axe.min.js").read_text()
 #: Those of WCAG 2.2 up to level AA, and what is held for good practice.

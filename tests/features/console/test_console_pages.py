@@ -10,25 +10,12 @@ from pathlib import Path
 
 import pytest
 from browsing import Open, hear
+from console_paths import EVERY, PAGES
 from console_world import CARD, OVER, RUNNING, prepare
 from playwright.sync_api import Page, Route, expect
 from programs import program
 
 from salver.testing.process import ServerProcess
-
-PAGES = {
-    "models": "",
-    "model": "#/models/fraud",
-    "releases": "#/releases",
-    "running": f"#/releases/{RUNNING}",
-    "over": f"#/releases/{OVER}",
-    "plan": "#/plan?model=fraud",
-    "audit": "#/audit",
-    "policy": "#/models/fraud/policy",
-    "version": "#/models/fraud/versions/2",
-    "webhooks": "#/webhooks",
-}
-EVERY = pytest.mark.parametrize("path", PAGES.values(), ids=PAGES.keys())
 
 
 def row(page: Page, table: str, text: str) -> str:

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 import pytest
-from test_ensemble import Lease, Pieces, chain, count, rows, step
+from ensemble_steps import Lease, Pieces, chain, count, rows, step
 
 from salver.features.cache.caching import Caching
 from salver.features.cache.local import LocalCache

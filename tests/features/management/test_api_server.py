@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from test_curl import HTTP, REQUEST, curl
+from curling import HTTP, REQUEST, curl
 from zoo import write_mlp
 
 from salver.testing.process import ServerProcess

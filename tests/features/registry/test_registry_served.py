@@ -14,35 +14,21 @@ import numpy as np
 import pytest
 import zoo
 from databases import migrated_ledger
+from pushing import BODY, VALUES, push
 from registries import ANN, KINDS
 from waiting import PATIENCE_S
 
 from salver.app import FrontConfig, ServeConfig, Server
 from salver.features.ledger.ledger import Ledger
 from salver.features.registry.artifacts import Artifacts
-from salver.features.registry.inspecting import Inspector
-from salver.features.registry.records import NewVersion
 from salver.features.registry.registry import ModelRegistry
 from salver.features.registry.webhooks import Webhooks
-from salver.features.tuning.profiles import ProfileStore
-from salver.plugins import backends, recogniser
-
-VALUES = np.arange(16, dtype=np.float32).reshape(1, 16) / 16
-BODY = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 16], "data": VALUES.tolist()}]}
 
 
 async def registry_in(folder: Path, url: str = "") -> ModelRegistry:
     ledger = await Ledger.open(url or f"sqlite:///{folder / 'salver.db'}")
     ids = (f"id{number}" for number in itertools.count())
     return ModelRegistry(ledger, Artifacts(folder), time.time, ids.__next__)
-
-
-async def push(registry: ModelRegistry, folder: Path, alias: str = "") -> int:
-    """The zoo's perceptron, which a trial load is not needed for."""
-    zoo.write_mlp(folder, 1)
-    known = backends()
-    found = await Inspector(known, recogniser(known), ProfileStore(), None)(folder)
-    return (await registry.push(NewVersion("fraud", alias=alias), found, ANN)).number
 
 
 @pytest.fixture

@@ -9,22 +9,20 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from outcomes import CollectorWorld, served
 
 from salver.features.releases.experiments.assign import assign
-from salver.features.releases.experiments.collector import Collector
 from salver.features.releases.experiments.config import CollectorConfig
 from salver.features.releases.experiments.happenings import happened
 from salver.features.releases.experiments.router import Route, Router
-from salver.features.releases.experiments.underway import UnderWay
 from salver.stats.exact import clopper_pearson
 from salver.words.errors import Code
-from salver.words.events import Responded, Served, Shadowed, StateChanged
-from salver.words.messages import Call, ModelId, State, Timing
+from salver.words.events import Shadowed, StateChanged
+from salver.words.messages import Call, ModelId, State
 from salver.words.releases import (
     ARMS,
     NO_STAGE,
     Arm,
-    Assignment,
     Copies,
     Counts,
     Split,
@@ -34,53 +32,14 @@ from salver.words.releases import (
 )
 
 SPLIT = Split("r1", "m", stable="1", canary="2", weight=0.25, salt="s1")
-SMALL = CollectorConfig(units=10_000)
-
-
-class World:
-    """A sink and a clock."""
-
-    def __init__(self, config=SMALL, follows=("r1",)):
-        self.now = 1000.0
-        self.seen = []
-        self.under_way = UnderWay(lambda: self.now)
-        self.collector = Collector(self, lambda: self.now, config, self.under_way)
-        for release in follows:
-            self.collector.follow(release)
-
-    def write(self, seen):
-        self.seen.append(seen)
-
-    def serve(self, *told):
-        """Events, and what versions answered."""
-        self.collector.answers.extend(one for one in told if type(one) is Responded)
-        self.collector.observe([one for one in told if type(one) is not Responded])
-
-    def close(self):
-        """Ten seconds later, the buckets that are over."""
-        before = len(self.seen)
-        self.now += 10
-        self.collector.tick()
-        return self.seen[before:]
 
 
 def arms_of(met):
     return [ARMS[place] for place in met.arms]
 
 
-def served(unit="ada", arm=Arm.CANARY, outcome="ok", latency=0.01, **more):
-    version = "2" if arm is Arm.CANARY else "1"
-    changes = {"reason": "hash", "stage": 0, "propensity": 0.25, "has_unit": True, "release": "r1", **more}
-    answered, why = changes.pop("answered", version), changes.pop("why", "")
-    release, reason = changes.pop("release"), changes.pop("reason")
-    assigned = Assignment(release, arm, version, reason, changes.pop("propensity"), **changes)
-    return Served(
-        "m", answered, "oip-http", outcome, latency, Timing(), why=why, assignment=assigned, unit=unit
-    )
-
-
 def test_a_bucket_has_requests_and_first_exposures_by_arm():
-    world = World()
+    world = CollectorWorld()
     world.serve(served(), served(), served("bo", Arm.STABLE), served("cy", Arm.BASELINE))
     world.serve(served(), served("di"))
     (seen,) = world.close()
@@ -98,7 +57,7 @@ def test_a_bucket_has_requests_and_first_exposures_by_arm():
 
 
 def test_only_what_the_hash_has_assigned_counts_and_only_of_releases_that_are_followed():
-    world = World()
+    world = CollectorWorld()
     others = ("always", "never", "excluded")
     world.serve(*(served(reason=reason) for reason in others), served(release="r2"))
     plain = msgspec.structs.replace(served(), assignment=None)
@@ -118,7 +77,7 @@ def test_only_what_the_hash_has_assigned_counts_and_only_of_releases_that_are_fo
 
 @pytest.mark.parametrize(("share", "expected"), [(0.2, Counts(1, 1, 1)), (0.9, Counts(1, 2, 0))])
 def test_those_held_back_are_of_the_control_and_of_the_baseline_of_a_large_canary(share, expected):
-    world = World()
+    world = CollectorWorld()
     said = {"propensity": share}
     world.serve(
         served("ada", **said),
@@ -130,7 +89,7 @@ def test_those_held_back_are_of_the_control_and_of_the_baseline_of_a_large_canar
 
 
 def test_that_nobody_came_is_told_too():
-    world = World()
+    world = CollectorWorld()
     world.serve(served())
     one, two, three = (world.close()[0].bucket for _ in range(3))
     assert (one.start, one.seconds, one.stage) == (1000.0, 10.0, 0)
@@ -141,7 +100,7 @@ def test_that_nobody_came_is_told_too():
 
 
 def test_something_happens_to_a_unit_for_the_first_time_once_whenever_it_comes_again():
-    world = World()
+    world = CollectorWorld()
     bad = [served(outcome="model_failed")] * 3 + [served("bo", Arm.STABLE, "model_failed")]
     world.serve(*bad)
     world.serve(served(outcome="deadline_exceeded"))
@@ -164,7 +123,7 @@ def test_something_happens_to_a_unit_for_the_first_time_once_whenever_it_comes_a
 
 
 def test_each_hour_and_each_stage_has_first_events_of_its_own():
-    world = World()
+    world = CollectorWorld()
     bad = [served(outcome="model_failed"), served("bo", Arm.STABLE, "model_failed")]
     later = [served(outcome="model_failed", stage=1), served("cy", outcome="model_failed", stage=1)]
     world.serve(*bad)
@@ -187,7 +146,7 @@ def test_each_hour_and_each_stage_has_first_events_of_its_own():
 
 def test_what_happened_in_this_hour_and_at_this_stage_is_known_after_a_restart():
     names = ["errors", first_in("errors", "in_hour", 0), first_in("errors", "in_stage", 1)]
-    world = World(follows=())
+    world = CollectorWorld(follows=())
     world.collector.follow(
         "r1", memory=world.collector.remembered((), [(name, unit_number("ada")) for name in names])
     )
@@ -197,7 +156,7 @@ def test_what_happened_in_this_hour_and_at_this_stage_is_known_after_a_restart()
 
 
 def test_without_units_every_request_counts_and_none_is_kept():
-    world = World()
+    world = CollectorWorld()
     world.serve(*[served("q1", outcome="model_failed", has_unit=False)] * 3)
     (seen,) = world.close()
     assert seen.bucket.exposures == seen.bucket.events["errors"] == Counts(3)
@@ -228,7 +187,7 @@ def test_outputs_that_fit_nothing_are_told_from_other_errors():
 
 def test_an_answer_whose_status_says_that_it_failed_is_an_error_and_neither_good_nor_slow():
     assert happened(served(why="status", latency=9.0), {"slow": 1.0}) == ["errors"]
-    world = World()
+    world = CollectorWorld()
     world.serve(served(why="status"), *[served("bo", Arm.STABLE, why="status")] * 100)
     assert world.collector.thresholds("r1", {"slow": 0.5}) == {}
     (seen,) = world.close()
@@ -239,13 +198,13 @@ def test_an_answer_of_another_version_is_a_fallback_and_may_be_an_error_too():
     assert happened(served(answered="1"), {}) == ["fallbacks"]
     assert happened(served(answered="1", outcome="model_failed"), {}) == ["errors", "fallbacks"]
     assert happened(served(answered="", outcome="not_found"), {}) == []
-    world = World()
+    world = CollectorWorld()
     world.serve(served(answered="1"))
     assert world.close()[0].bucket.events == {"fallbacks": Counts(1)}
 
 
 def test_slow_is_what_takes_longer_than_the_frozen_seconds():
-    world = World()
+    world = CollectorWorld()
     world.collector.slow_from("r1", {"p50": 0.02, "p99": 0.5})
     world.serve(served(latency=0.1), served("bo", Arm.BASELINE, latency=1.0), served("cy", latency=0.01))
     world.serve(served("di", latency=9.0, outcome="model_failed"), served("ed", latency=2.0, outcome="ok"))
@@ -255,7 +214,7 @@ def test_slow_is_what_takes_longer_than_the_frozen_seconds():
 
 def test_a_version_that_hangs_until_its_callers_leave_is_late_and_slow():
     """Without that it would have no events at all, and be promoted for it."""
-    world = World()
+    world = CollectorWorld()
     world.collector.slow_from("r1", {"p99": 0.5})
     world.serve(served(latency=30.0, outcome="cancelled"), served("bo", Arm.BASELINE))
     (seen,) = world.close()
@@ -263,7 +222,7 @@ def test_a_version_that_hangs_until_its_callers_leave_is_late_and_slow():
 
 
 def test_thresholds_are_quantiles_of_the_stable_versions_answers_once_there_are_enough():
-    world = World()
+    world = CollectorWorld()
     rng = np.random.default_rng(3)
     seconds = rng.lognormal(-3, 0.5, 4000)
     quantiles = {"slow": 0.5, "very_slow": 0.99}
@@ -284,7 +243,7 @@ def test_thresholds_are_quantiles_of_the_stable_versions_answers_once_there_are_
 
 
 def test_a_latency_is_in_the_bucket_once_it_is_measured_and_nobody_was_slow():
-    world = World()
+    world = CollectorWorld()
     world.serve(served(latency=9.0))
     (before,) = world.close()
     world.collector.slow_from("r1", {"p99": 0.5})
@@ -295,7 +254,7 @@ def test_a_latency_is_in_the_bucket_once_it_is_measured_and_nobody_was_slow():
 
 @pytest.mark.parametrize("keeps_arms", [True, False])
 def test_a_unit_that_moves_as_the_canary_grows_is_exposed_there_but_not_for_the_first_time(keeps_arms):
-    world = World()
+    world = CollectorWorld()
     world.collector.follow("r1", memory=world.collector.remembered(keeps_arms=keeps_arms))
     world.serve(served(arm=Arm.STABLE))
     world.close()
@@ -307,7 +266,7 @@ def test_a_unit_that_moves_as_the_canary_grows_is_exposed_there_but_not_for_the_
 
 
 def test_a_change_of_the_split_within_a_bucket_makes_two_of_it():
-    world = World()
+    world = CollectorWorld()
     world.serve(served())
     world.now += 4
     world.serve(served("bo", stage=1, propensity=0.5), served("cy"))
@@ -318,7 +277,7 @@ def test_a_change_of_the_split_within_a_bucket_makes_two_of_it():
 
 @pytest.mark.parametrize("order", [("new", "old"), ("old", "new"), ("old", "new", "old", "new")])
 def test_a_request_that_the_stage_before_has_left_behind_takes_no_time_of_the_next(order):
-    world = World()
+    world = CollectorWorld()
     next_one = {"stage": 1, "propensity": 0.5}
     world.serve(served("ada"))
     world.now += 4
@@ -338,7 +297,7 @@ def test_a_request_that_the_stage_before_has_left_behind_takes_no_time_of_the_ne
 
 
 def test_nothing_is_handed_over_twice_and_nothing_lost_at_the_end():
-    world = World()
+    world = CollectorWorld()
     world.serve(served())
     world.now += 3
     world.collector.flush()
@@ -354,7 +313,7 @@ def test_nothing_is_handed_over_twice_and_nothing_lost_at_the_end():
 
 
 def test_a_bucket_with_very_many_units_is_handed_over_early():
-    world = World(CollectorConfig(units=100_000, most_pending=4000))
+    world = CollectorWorld(CollectorConfig(units=100_000, most_pending=4000))
     for start in range(0, 12_000, 2000):
         world.now += 0.5
         world.serve(*(served(f"u{n}") for n in range(start, start + 2000)))
@@ -365,10 +324,10 @@ def test_a_bucket_with_very_many_units_is_handed_over_early():
 
 
 def test_after_a_restart_what_is_known_is_not_counted_again():
-    world = World()
+    world = CollectorWorld()
     world.serve(served(), served("bo", Arm.STABLE, "model_failed"))
     (seen,) = world.close()
-    again = World(follows=())
+    again = CollectorWorld(follows=())
     events = [(metric, unit) for metric, met in seen.firsts.items() for unit in met.units.tolist()]
     again.collector.follow("r1", memory=again.collector.remembered(seen.exposures.units, events))
     again.serve(served(), served("bo", Arm.STABLE, "model_failed"), served("bo", Arm.STABLE, "internal"))
@@ -398,7 +357,7 @@ def test_however_events_are_handed_over_the_sums_are_the_same(story, size):
         msgspec.structs.replace(event, version=event.assignment.version)  # each by its arm's version
         for event in events
     ]
-    world = World()
+    world = CollectorWorld()
     for start in range(0, len(events), size):
         world.now += 1.7
         world.serve(*events[start : start + size])
@@ -416,7 +375,7 @@ def test_however_events_are_handed_over_the_sums_are_the_same(story, size):
 
 def test_a_crowded_filter_loses_units_of_every_arm_alike_and_says_so_once(caplog):
     split = msgspec.structs.replace(SPLIT, weight=0.5)
-    world = World(CollectorConfig(units=5_000, error=0.05))
+    world = CollectorWorld(CollectorConfig(units=5_000, error=0.05))
     arms = {}
     with caplog.at_level(logging.WARNING, "salver.features.releases.experiments"):
         for start in range(0, 20_000, 1000):
@@ -441,7 +400,7 @@ def test_a_crowded_filter_loses_units_of_every_arm_alike_and_says_so_once(caplog
 
 
 def test_what_is_kept_is_bounded_whatever_comes():
-    world = World(CollectorConfig(units=1000))
+    world = CollectorWorld(CollectorConfig(units=1000))
     followed = world.collector._followed["r1"]
     for start in range(0, 150_000, 10_000):
         world.serve(*(served(f"u{n}", outcome="model_failed") for n in range(start, start + 10_000)))
@@ -454,7 +413,7 @@ def copied(unit, outcome="ok", agrees=True, seconds=0.01, release="r1"):
 
 
 def test_copies_are_counted_by_unit_for_the_worst_of_them():
-    world = World()
+    world = CollectorWorld()
     world.serve(
         served("bo", Arm.STABLE, propensity=0.0),
         copied("ada"),
@@ -472,14 +431,14 @@ def test_copies_are_counted_by_unit_for_the_worst_of_them():
 
 
 def test_copies_of_more_units_than_can_be_kept_are_left_out():
-    world = World()
+    world = CollectorWorld()
     world.serve(*(copied(f"u{number}") for number in range(65_600)))
     (seen,) = world.close()
     assert seen.bucket.copies == Copies(65_536)
 
 
 def test_of_the_time_before_a_release_is_followed_nothing_is_told():
-    world = World(follows=())
+    world = CollectorWorld(follows=())
     world.now = 1003.0
     world.collector.follow("r1")
     world.collector.tick()
@@ -490,14 +449,14 @@ def test_of_the_time_before_a_release_is_followed_nothing_is_told():
 
 
 def test_copies_of_a_bucket_in_which_nobody_else_came_are_told_too():
-    world = World()
+    world = CollectorWorld()
     world.collector.observe([copied("ada")])
     (seen,) = world.close()
     assert (seen.bucket.stage, seen.bucket.copies) == (NO_STAGE, Copies(1))
 
 
 def test_where_nobody_meets_the_canary_no_unit_is_used_up():
-    world = World()
+    world = CollectorWorld()
     world.collector.watch("r1", (), keeps_requests=True)
     assert world.collector.thresholds("r1", {"p50": 0.2}) == {}
     failed = served("ada", Arm.STABLE, outcome="model_failed", propensity=0.0)
@@ -516,7 +475,7 @@ def test_where_nobody_meets_the_canary_no_unit_is_used_up():
 
 
 def test_who_waits_for_far_longer_than_others_ever_did_has_a_time_out():
-    world = World()
+    world = CollectorWorld()
     router = Router()
     router.replace([SPLIT])
     everybody = [f"user-{number}" for number in range(40)]
@@ -556,7 +515,7 @@ def test_who_waits_for_far_longer_than_others_ever_did_has_a_time_out():
 
 
 def test_a_version_that_stands_still_for_three_buckets_does_not_hang():
-    world = World()
+    world = CollectorWorld()
     router = Router()
     router.replace([SPLIT])
     world.serve(served("bo", Arm.STABLE))

@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from test_collector import served
+from outcomes import served
 
 from salver.features.releases.experiments.answers import read, strung
 from salver.features.releases.experiments.compare import Distributions, How, compare

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_curl import HTTP, curl
+from curling import HTTP, curl
 from waiting import auntil
 
 from salver.client import Client, Outcome

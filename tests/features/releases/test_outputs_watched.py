@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_collector import World, served
+from outcomes import CollectorWorld, served
 
 from salver.features.releases.experiments.outputs import (
     MOST_NUMBERS,
@@ -141,7 +141,7 @@ def answered(unit, arm, *numbers, **more):
 
 
 def test_units_with_odd_answers_count_once_and_their_requests_each_time():
-    world = World()
+    world = CollectorWorld()
     negative = OutputCheck("negative", "bounds", "p", least=0)
     score = OutputCheck("score", "bins", "p", bins=2, bounds=(0.5,))
     world.collector.watch("r1", (negative, score), keeps_requests=False)
@@ -162,7 +162,7 @@ def test_units_with_odd_answers_count_once_and_their_requests_each_time():
 
 
 def test_bins_of_a_release_are_learnt_from_its_control():
-    world = World()
+    world = CollectorWorld()
     world.collector.watch("r1", (BINS,), keeps_requests=False)
     for number in range(200):
         world.serve(answered(f"u{number}", Arm.STABLE, number), answered("ada", Arm.CANARY, 1e9))
@@ -172,7 +172,7 @@ def test_bins_of_a_release_are_learnt_from_its_control():
 
 
 def test_requests_are_noted_where_outcomes_may_be_posted_by_their_ids():
-    world = World()
+    world = CollectorWorld()
     world.collector.watch("r1", (), keeps_requests=True)
     alone = served("q-7", has_unit=False)
     world.serve(having_id(served("ada"), "q-1"), having_id(alone, "q-7"))
@@ -197,7 +197,7 @@ def test_nobody_looks_at_answers_of_a_release_that_is_over():
 
 
 def test_one_odd_answer_among_many_is_found():
-    world = World()
+    world = CollectorWorld()
     world.collector.watch("r1", (OutputCheck("invalid", "bounds"),), keeps_requests=False)
     for odd in (17, None):
         for number in range(64):
@@ -211,7 +211,7 @@ def test_one_odd_answer_among_many_is_found():
 
 
 def test_answers_that_nobody_wants_to_know_any_more_are_not_kept():
-    world = World()
+    world = CollectorWorld()
     world.collector.leave("r1")
     world.serve(answered("ada", Arm.CANARY, math.nan))
     assert not world.collector.answers
@@ -220,7 +220,7 @@ def test_answers_that_nobody_wants_to_know_any_more_are_not_kept():
 
 
 def test_answers_alone_have_a_time():
-    world = World()
+    world = CollectorWorld()
     world.collector.watch("r1", (OutputCheck("invalid", "bounds"),), keeps_requests=False)
     world.serve(answered("ada", Arm.CANARY, math.nan))
     (seen,) = world.close()

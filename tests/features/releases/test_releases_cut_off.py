@@ -12,11 +12,11 @@ import msgspec
 import pytest
 import zoo
 from databases import empty_database
+from pushing import BODY, push
 from registries import counted
 from relay import Relay, Trouble
 from release_load import Callers, bodies, digits, write_digits
-from test_registry_served import BODY, push
-from test_releases_replicas import POLICY, USERS, Replicas, begin, check_counts
+from replicas import POLICY, USERS, Replicas, begin, check_counts
 from waiting import auntil
 
 from salver.features.ledger.ledger import Ledger

@@ -2,34 +2,14 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from fake_present import FakePresent
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from salver.features.telemetry.metrics import KEEP_GONE, Metrics
-from salver.kernel.serving.present import Load, Losses
 from salver.stats.histogram import DURATION_BOUNDS
 from salver.words.events import BatchRan, Event, Served, StateChanged, StepRan
 from salver.words.messages import Insight, ModelId, State, Timing, VersionStatus
-
-
-class FakePresent:
-    def __init__(self, *versions: ModelId) -> None:
-        self.versions = list(versions)
-        self.dropped = 0
-        self.insight: Insight | None = None
-
-    def statuses(self) -> Sequence[VersionStatus]:
-        return [VersionStatus(id, State.READY, bytes=1000) for id in self.versions]
-
-    def loads(self) -> Sequence[Load]:
-        return [Load(id, 3, 1, 2, self.insight, ("acme", "beta")) for id in self.versions]
-
-    def losses(self) -> Losses:
-        return Losses(self.dropped)
-
-    def cache(self) -> None:
-        return None
-
 
 FRAUD = ModelId("fraud", "7")
 LABELS = {"model": "fraud", "version": "7"}

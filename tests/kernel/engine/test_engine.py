@@ -5,9 +5,9 @@ import threading
 
 import numpy as np
 import pytest
+from doubling import ID, Doubler, request
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from waiting import PATIENCE_S
 
 from salver.backends.protocol import Traits
 from salver.kernel.engine.engine import Engine
@@ -22,42 +22,8 @@ from salver.words.errors import (
     NotReady,
     Overloaded,
 )
-from salver.words.messages import InferRequest, ModelId, RequestedOutput, Signature, TensorSpec
+from salver.words.messages import InferRequest, RequestedOutput, Signature, TensorSpec
 from salver.words.tensor import DataType, Tensor, tensor
-
-SIGNATURE = Signature(
-    (TensorSpec("x", DataType.FP32, (-1, 2)),),
-    (TensorSpec("y", DataType.FP32, (-1, 2)), TensorSpec("n", DataType.INT64, (-1,))),
-    batched=True,
-)
-ID = ModelId("m", "1")
-
-
-class Doubler:
-    """y = 2x, n = rows of the batch; a NaN row makes the whole run raise."""
-
-    signature = SIGNATURE
-
-    def __init__(self):
-        self.batches = []
-        self.gate = None
-        self.is_closed = False
-
-    def run(self, inputs):
-        if self.gate is not None:
-            self.gate.wait(PATIENCE_S)
-        x = inputs["x"]
-        self.batches.append(len(x))
-        if np.isnan(x).any():
-            raise ZeroDivisionError("poison")
-        return {"y": x * 2, "n": np.full(len(x), len(x), "i8")}
-
-    def close(self):
-        self.is_closed = True
-
-
-def request(value, rows=1, **kwargs):
-    return InferRequest("m", (tensor("x", np.full((rows, 2), value, "f4")),), **kwargs)
 
 
 class Rig:

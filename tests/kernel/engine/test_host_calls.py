@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 import pytest
 from host_backends import ASK_CODES
-from test_process import MANIFEST, at_once, children, descriptors, recovery, segments
+from host_processes import MANIFEST, at_once, children, descriptors, recovery, segments
 from waiting import auntil
 
 from salver.backends.callbacks import Series, Wish

@@ -1,14 +1,13 @@
 """Host processes: answers, failures, deaths, restarts, and that nothing is left behind."""
 
 import asyncio
-import contextlib
 import os
 import resource
 import select
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
@@ -16,17 +15,15 @@ import numpy as np
 import pytest
 import uvloop
 from host_backends import CODES
+from host_processes import MANIFEST, OTHERS, all_children, at_once, children, descriptors, recovery, segments
 from waiting import auntil, until
 
 from salver.backends.protocol import LoadOptions
-from salver.kernel.engine.backoff import Backoff
 from salver.kernel.engine.process import ProcessRunner, Recovery
 from salver.words.artifacts import Manifest, ModelConfig
 from salver.words.errors import HostDied, InvalidInput, InvalidOutput, LoadFailed, ModelFailed, NotReady
-from salver.words.messages import ModelId
 from salver.words.tensor import Array
 
-MANIFEST = Manifest(ModelId("m", "7"), Path("/nowhere"), "test", "test")
 ROW = np.array([[1.5, 2.0]], "f4")
 
 
@@ -40,14 +37,6 @@ class Gate:
     async def sleep(self, seconds: float) -> None:
         self.asked.append(seconds)
         await self.open.wait()
-
-
-def recovery(sleep: Callable[[float], Awaitable[None]], clock: Callable[[], float] = lambda: 0.0) -> Recovery:
-    return Recovery(Backoff(), clock, sleep, lambda: 0.5)
-
-
-async def at_once(seconds: float) -> None:
-    pass
 
 
 @asynccontextmanager
@@ -81,34 +70,11 @@ async def ask(runner: ProcessRunner, first: float = 1.5) -> Array:
     return outputs["y"]
 
 
-def descriptors() -> int:
-    return sum(1 for _ in Path("/proc/self/fd").iterdir())
-
-
-def segments() -> int:
-    return Path("/proc/self/maps").read_text().count("memfd:salver:")
-
-
-_OTHERS: set[str] = set()
-
-
 @pytest.fixture(autouse=True)
 def _others() -> None:
     """Children that other tests of this process left running (servers of a whole session) do not count."""
-    _OTHERS.clear()
-    _OTHERS.update(all_children())
-
-
-def all_children() -> list[str]:
-    found = []
-    for task in Path("/proc/self/task").iterdir():
-        with contextlib.suppress(OSError):  # threads end meanwhile
-            found += (task / "children").read_text().split()
-    return found
-
-
-def children() -> list[str]:
-    return [pid for pid in all_children() if pid not in _OTHERS]
+    OTHERS.clear()
+    OTHERS.update(all_children())
 
 
 def is_running(pid: int) -> bool:

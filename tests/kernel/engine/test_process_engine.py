@@ -3,93 +3,18 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
-from waiting import auntil
+from host_engines import heard, host_engine
 
-from salver.backends.protocol import LoadOptions
-from salver.kernel.engine.backoff import Backoff
-from salver.kernel.engine.engine import Engine
-from salver.kernel.engine.process import ProcessRunner, Recovery
-from salver.words.artifacts import Manifest, ModelConfig
 from salver.words.errors import HostDied, ModelFailed
-from salver.words.events import BatchRan
-from salver.words.messages import InferRequest, InferResponse, ModelId
-from salver.words.tensor import tensor
-
-SOURCE = """
-import os, pathlib, time
-import numpy as np
-
-class Model:
-    inputs = {"say": ("BYTES", [-1, 1])}
-    outputs = {"heard": ("BYTES", [-1, 1]), "rows": ("INT64", [-1])}
-
-    def load(self, context):
-        self.started = context.path.with_suffix(".started")
-
-    def predict(self, inputs):
-        said = inputs["say"]
-        if b"hold" in said:
-            self.started.write_text(str(os.getpid()))
-            time.sleep(60)
-        if b"bad" in said:
-            raise ValueError("a bad word")
-        if b"short" in said:
-            return {"heard": said[:-1], "rows": np.zeros(len(said), int)}
-        return {"heard": said, "rows": np.full(len(said), len(said))}
-"""
-
-
-class Rig:
-    def __init__(self, engine: Engine, runner: ProcessRunner, folder: Path, events: list[BatchRan]) -> None:
-        self.engine = engine
-        self.runner = runner
-        self.started = folder / "model.started"
-        self.events = events
-
-    def ask(self, *words: bytes) -> "asyncio.Task[InferResponse]":
-        say = np.array([[word] for word in words], dtype=object)
-        return asyncio.ensure_future(self.engine.infer(InferRequest("talk", (tensor("say", say),))))
-
-    async def until_held(self) -> int:
-        return int(await auntil(lambda: self.started.exists() and self.started.read_text()))
-
-    async def until_alive(self) -> None:
-        await auntil(lambda: self.runner.pids)
-
-
-@asynccontextmanager
-async def rig(folder: Path, slots: int = 1) -> AsyncIterator[Rig]:
-    path = folder / "model.py"
-    path.write_text(SOURCE)
-    manifest = Manifest(ModelId("talk", "1"), path, "python", "python")
-    runner = await ProcessRunner.start(
-        "salver.backends.python:PythonBackend",
-        manifest,
-        LoadOptions(),
-        slots=slots,
-        recovery=Recovery(Backoff(first_s=0.0, jitter=0.0)),
-    )
-    events: list[BatchRan] = []
-    clock = asyncio.get_running_loop().time
-    engine = Engine(manifest.id, runner, ModelConfig(), clock=clock, emit=events.append)
-    try:
-        yield Rig(engine, runner, folder, events)
-    finally:
-        await engine.close()
-
-
-def heard(response: InferResponse) -> list[bytes]:
-    return [word for (word,) in response.outputs[0].array.tolist()]
+from salver.words.messages import InferResponse
 
 
 async def test_requests_share_a_run_in_the_host(tmp_path: Path) -> None:
-    async with rig(tmp_path) as talk:
+    async with host_engine(tmp_path) as talk:
         answers = await asyncio.gather(talk.ask(b"a"), talk.ask(b"b", b"c\x00"), talk.ask(b""))
         assert [heard(answer) for answer in answers] == [[b"a"], [b"b", b"c\x00"], [b""]]
         assert [answer.outputs[1].array.tolist() for answer in answers] == [[4], [4, 4], [4]]
@@ -97,7 +22,7 @@ async def test_requests_share_a_run_in_the_host(tmp_path: Path) -> None:
 
 
 async def test_a_culprit_does_not_cost_its_batch_mates_their_answers(tmp_path: Path) -> None:
-    async with rig(tmp_path) as talk:
+    async with host_engine(tmp_path) as talk:
         pids = talk.runner.pids
         words = [b"a", b"bad", b"c"]
         answers = await asyncio.gather(*map(talk.ask, words), return_exceptions=True)
@@ -109,7 +34,7 @@ async def test_a_culprit_does_not_cost_its_batch_mates_their_answers(tmp_path: P
 
 
 async def test_a_small_run_is_begun_without_a_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with rig(tmp_path) as talk:
+    async with host_engine(tmp_path) as talk:
         monkeypatch.setattr(talk.runner, "run", None)
         assert heard(await talk.ask(b"a")) == [b"a"]
         answers = await asyncio.gather(talk.ask(b"b"), talk.ask(b"c"))
@@ -117,7 +42,7 @@ async def test_a_small_run_is_begun_without_a_task(tmp_path: Path, monkeypatch: 
 
 
 async def test_a_large_run_does_not_hold_the_loop_up(tmp_path: Path) -> None:
-    async with rig(tmp_path) as talk:
+    async with host_engine(tmp_path) as talk:
         say = np.array([[b"%d" % number] for number in range(200_000)], dtype=object)
         assert not talk.runner.post({"say": say}, lambda _: None, is_lone=True)
         outputs, _ = await talk.runner.run({"say": say})
@@ -125,7 +50,7 @@ async def test_a_large_run_does_not_hold_the_loop_up(tmp_path: Path) -> None:
 
 
 async def test_who_gives_rows_away_fails_alone(tmp_path: Path) -> None:
-    async with rig(tmp_path) as talk:
+    async with host_engine(tmp_path) as talk:
         answers = await asyncio.gather(talk.ask(b"a"), talk.ask(b"short"), return_exceptions=True)
         assert isinstance(answers[0], InferResponse)
         assert heard(answers[0]) == [b"a"]
@@ -134,7 +59,7 @@ async def test_who_gives_rows_away_fails_alone(tmp_path: Path) -> None:
 
 
 async def test_a_kill_in_mid_batch_fails_its_requests_at_once_and_no_others(tmp_path: Path) -> None:
-    async with rig(tmp_path) as talk:
+    async with host_engine(tmp_path) as talk:
         doomed = [talk.ask(b"hold"), talk.ask(b"a")]
         host = await talk.until_held()
         assert talk.runner.pids == [host]
@@ -149,7 +74,7 @@ async def test_a_kill_in_mid_batch_fails_its_requests_at_once_and_no_others(tmp_
 
 
 async def test_the_other_slot_goes_on(tmp_path: Path) -> None:
-    async with rig(tmp_path, slots=2) as talk:
+    async with host_engine(tmp_path, slots=2) as talk:
         doomed = talk.ask(b"hold")
         host = await talk.until_held()
         assert heard(await talk.ask(b"meanwhile")) == [b"meanwhile"]

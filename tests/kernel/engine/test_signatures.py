@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_engine import ID, SIGNATURE, Doubler, request
+from doubling import ID, SIGNATURE, Doubler, request
 from waiting import auntil
 
 from salver.backends.protocol import SIGNATURE as MARK

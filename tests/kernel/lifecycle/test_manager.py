@@ -5,101 +5,15 @@ import gc
 from pathlib import Path
 
 import pytest
+from managing import FakeServable, ManagerRig
 from msgspec.structs import replace
 from waiting import auntil
 
-from salver.kernel.lifecycle import LifecycleConfig, Manager
+from salver.kernel.lifecycle import LifecycleConfig
 from salver.kernel.lifecycle.memory import give_back_memory
 from salver.words.artifacts import Manifest, ModelConfig, Versions
 from salver.words.errors import LoadFailed, NotFound, NotReady, NoVersion
-from salver.words.events import StateChanged
 from salver.words.messages import ModelId, State
-
-
-class FakeServable:
-    bytes = 7
-
-    def __init__(self, tag: str, loader: "FakeLoader") -> None:
-        self.tag = tag
-        self.loader = loader
-        self.warmed = 0
-        self.closed = 0
-
-    async def warm(self, config: ModelConfig) -> None:
-        self.warmed += 1
-        await self.loader.pass_gate(f"warm {self.tag}")
-        if error := self.loader.warm_errors.get(self.tag):
-            raise error
-
-    async def adjust(self, manifest: Manifest) -> bool:
-        tag = f"{manifest.id}@{manifest.fingerprint}"
-        await self.loader.pass_gate(f"adjust {tag}")
-        if error := self.loader.errors.get(f"adjust {tag}"):
-            raise error
-        self.tag = tag
-        return tag not in self.loader.rigid
-
-    async def close(self) -> None:
-        self.closed += 1
-        await self.loader.pass_gate(f"close {self.tag}")
-        if error := self.loader.close_errors.get(self.tag):
-            raise error
-
-
-class FakeLoader:
-    """Loads at once, unless a gate for it is shut."""
-
-    def __init__(self) -> None:
-        self.errors: dict[str, Exception] = {}
-        self.warm_errors: dict[str, Exception] = {}
-        self.close_errors: dict[str, Exception] = {}
-        self.rigid: set[str] = set()  # what cannot come about in place
-        self.gates: dict[str, asyncio.Event] = {}
-        self.loaded: list[FakeServable] = []
-        self.loading = self.most_loading = 0
-
-    def shut(self, name: str) -> asyncio.Event:
-        self.gates[name] = asyncio.Event()
-        return self.gates[name]
-
-    async def pass_gate(self, name: str) -> None:
-        await asyncio.sleep(0)
-        if gate := self.gates.get(name):
-            await gate.wait()
-
-    async def load(self, manifest: Manifest) -> FakeServable:
-        tag = f"{manifest.id}@{manifest.fingerprint}"
-        self.loading += 1
-        self.most_loading = max(self.most_loading, self.loading)
-        try:
-            await self.pass_gate(f"load {tag}")
-        finally:
-            self.loading -= 1
-        if error := self.errors.get(tag):
-            raise error
-        servable = FakeServable(tag, self)
-        self.loaded.append(servable)
-        return servable
-
-
-class Rig:
-    def __init__(self, config: LifecycleConfig | None = None) -> None:
-        self.loader = FakeLoader()
-        self.now = 0.0
-        self.events: list[StateChanged] = []
-        self.reclaimed = 0
-        self.manager: Manager[FakeServable] = Manager(
-            self.loader, lambda: self.now, self.events.append, config, self.reclaim
-        )
-
-    def reclaim(self) -> None:
-        self.reclaimed += 1
-
-    def states(self) -> dict[str, str]:
-        return {str(s.id): s.state.value for s in self.manager.statuses()}
-
-    def reason(self, id: str) -> str:
-        return next(s.reason for s in self.manager.statuses() if str(s.id) == id)
 
 
 def m(version: str, fingerprint: str = "a", name: str = "m", problem: str = "", **policy: object) -> Manifest:
@@ -108,11 +22,11 @@ def m(version: str, fingerprint: str = "a", name: str = "m", problem: str = "", 
 
 
 @pytest.fixture
-async def rig() -> Rig:
-    return Rig()
+async def rig() -> ManagerRig:
+    return ManagerRig()
 
 
-async def up(rig: Rig, *known: Manifest) -> None:
+async def up(rig: ManagerRig, *known: Manifest) -> None:
     rig.manager.apply(known)
     await rig.manager.settled()
 
@@ -120,7 +34,7 @@ async def up(rig: Rig, *known: Manifest) -> None:
 # -- leases ------------------------------------------------------------------------------------
 
 
-async def test_a_loaded_version_is_handed_out(rig: Rig) -> None:
+async def test_a_loaded_version_is_handed_out(rig: ManagerRig) -> None:
     await up(rig, m("1"))
     lease = rig.manager.acquire("m")
     assert (lease.id, lease.servable.tag, lease.servable.warmed) == (ModelId("m", "1"), "m:1@a", 1)
@@ -131,13 +45,13 @@ async def test_a_loaded_version_is_handed_out(rig: Rig) -> None:
     assert (status.state, status.backend, status.bytes, status.reason) == (State.READY, "onnx", 7, "")
 
 
-async def test_the_default_is_the_newest_by_number(rig: Rig) -> None:
+async def test_the_default_is_the_newest_by_number(rig: ManagerRig) -> None:
     await up(rig, *(m(v, all=True) for v in ("9", "10", "2")))
     assert rig.manager.acquire("m").id.version == "10"
     assert rig.manager.acquire("m", "2").id.version == "2"
 
 
-async def test_unknown_models_and_versions(rig: Rig) -> None:
+async def test_unknown_models_and_versions(rig: ManagerRig) -> None:
     await up(rig, m("1"))
     with pytest.raises(NotFound, match=r"^Request for unknown model: 'x' is not found"):
         rig.manager.acquire("x")
@@ -152,7 +66,7 @@ async def test_unknown_models_and_versions(rig: Rig) -> None:
         rig.manager.acquire("k", "1")  # which the policy does not want
 
 
-async def test_a_known_version_that_cannot_answer_says_why(rig: Rig) -> None:
+async def test_a_known_version_that_cannot_answer_says_why(rig: ManagerRig) -> None:
     rig.loader.errors["m:1@a"] = LoadFailed("the file is torn")
     await up(rig, m("1"), m("1", name="bad", problem="nobody knows this file"))
     with pytest.raises(NotReady, match=r"'m' version 1 is not at ready state .*FAILED: the file is torn"):
@@ -167,7 +81,7 @@ async def test_a_known_version_that_cannot_answer_says_why(rig: Rig) -> None:
     assert not rig.manager.ready()
 
 
-async def test_a_model_on_its_way_up_may_be_asked_again_soon(rig: Rig) -> None:
+async def test_a_model_on_its_way_up_may_be_asked_again_soon(rig: ManagerRig) -> None:
     gate = rig.loader.shut("load m:1@a")
     rig.manager.apply([m("1")])
     with pytest.raises(NotReady, match="'m' has no available versions"):
@@ -177,7 +91,7 @@ async def test_a_model_on_its_way_up_may_be_asked_again_soon(rig: Rig) -> None:
     rig.manager.acquire("m").release()
 
 
-async def test_a_version_outside_the_policy_is_known_but_not_loaded(rig: Rig) -> None:
+async def test_a_version_outside_the_policy_is_known_but_not_loaded(rig: ManagerRig) -> None:
     await up(rig, m("1"), m("2"))
     with pytest.raises(NotFound, match="version 1 is not found"):
         rig.manager.acquire("m", "1")
@@ -185,7 +99,7 @@ async def test_a_version_outside_the_policy_is_known_but_not_loaded(rig: Rig) ->
     assert rig.manager.ready()
 
 
-async def test_tf_g11_versions_that_have_ended_stay_listed(rig: Rig) -> None:
+async def test_tf_g11_versions_that_have_ended_stay_listed(rig: ManagerRig) -> None:
     def told(name: str) -> dict[str, str]:
         return {s.id.version: s.state.value for s in rig.manager.versions(name)}
 
@@ -204,7 +118,7 @@ async def test_tf_g11_versions_that_have_ended_stay_listed(rig: Rig) -> None:
     assert told("m") == {"2": "GONE", "3": "READY"}
 
 
-async def test_releasing_twice_counts_once(rig: Rig) -> None:
+async def test_releasing_twice_counts_once(rig: ManagerRig) -> None:
     await up(rig, m("1"))
     first, second = rig.manager.acquire("m"), rig.manager.acquire("m")
     first.release()
@@ -219,7 +133,7 @@ async def test_releasing_twice_counts_once(rig: Rig) -> None:
 # -- a change of version -----------------------------------------------------------------------
 
 
-async def test_callers_always_find_a_version_during_a_swap(rig: Rig) -> None:
+async def test_callers_always_find_a_version_during_a_swap(rig: ManagerRig) -> None:
     await up(rig, m("1"))
     seen: list[str] = []
     stop = asyncio.Event()
@@ -243,7 +157,7 @@ async def test_callers_always_find_a_version_during_a_swap(rig: Rig) -> None:
     assert [s.closed for s in rig.loader.loaded] == [1] * 6 + [0]
 
 
-async def test_the_new_version_takes_over_only_when_warm(rig: Rig) -> None:
+async def test_the_new_version_takes_over_only_when_warm(rig: ManagerRig) -> None:
     await up(rig, m("1"))
     gate = rig.loader.shut("warm m:2@a")
     rig.manager.apply([m("1"), m("2")])
@@ -257,7 +171,7 @@ async def test_the_new_version_takes_over_only_when_warm(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("errors", ["errors", "warm_errors"])
-async def test_a_version_that_fails_leaves_the_running_one(rig: Rig, errors: str) -> None:
+async def test_a_version_that_fails_leaves_the_running_one(rig: ManagerRig, errors: str) -> None:
     await up(rig, m("1"))
     getattr(rig.loader, errors)["m:2@a"] = RuntimeError("no memory")
     await up(rig, m("1"), m("2"))
@@ -275,7 +189,7 @@ async def test_a_version_that_fails_leaves_the_running_one(rig: Rig, errors: str
     await auntil(lambda: rig.states() == {"m:1": "GONE", "m:2": "READY"})
 
 
-async def test_files_that_change_under_a_version_reload_it_beside(rig: Rig) -> None:
+async def test_files_that_change_under_a_version_reload_it_beside(rig: ManagerRig) -> None:
     await up(rig, m("1", "a"))
     old = rig.manager.acquire("m")
     await up(rig, m("1", "b"))
@@ -285,7 +199,7 @@ async def test_files_that_change_under_a_version_reload_it_beside(rig: Rig) -> N
     await auntil(lambda: old.servable.closed == 1)
 
 
-async def test_a_failed_reload_tells_why_the_old_files_still_serve(rig: Rig) -> None:
+async def test_a_failed_reload_tells_why_the_old_files_still_serve(rig: ManagerRig) -> None:
     await up(rig, m("1", "a"))
     rig.loader.errors["m:1@b"] = LoadFailed("torn")
     await up(rig, m("1", "b"))
@@ -299,7 +213,7 @@ async def test_a_failed_reload_tells_why_the_old_files_still_serve(rig: Rig) -> 
 # -- unloading ---------------------------------------------------------------------------------
 
 
-async def test_draining_waits_for_the_last_lease(rig: Rig) -> None:
+async def test_draining_waits_for_the_last_lease(rig: ManagerRig) -> None:
     await up(rig, m("1"))
     leases = [rig.manager.acquire("m") for _ in range(3)]
     rig.manager.apply([])
@@ -317,7 +231,7 @@ async def test_draining_waits_for_the_last_lease(rig: Rig) -> None:
         rig.manager.acquire("m", "1")
 
 
-async def test_a_folder_is_vacated_when_the_last_copy_on_it_is_gone(rig: Rig) -> None:
+async def test_a_folder_is_vacated_when_the_last_copy_on_it_is_gone(rig: ManagerRig) -> None:
     await up(rig, m("1"))
     lease = rig.manager.acquire("m")
     waiting = asyncio.create_task(rig.manager.vacated(Path("/x")))
@@ -330,7 +244,7 @@ async def test_a_folder_is_vacated_when_the_last_copy_on_it_is_gone(rig: Rig) ->
     assert rig.states() == {}
 
 
-async def test_unwanted_while_it_loads_is_closed_when_it_has_loaded(rig: Rig) -> None:
+async def test_unwanted_while_it_loads_is_closed_when_it_has_loaded(rig: ManagerRig) -> None:
     gate = rig.loader.shut("load m:1@a")
     rig.manager.apply([m("1")])
     await auntil(lambda: rig.states() == {"m:1": "LOADING"})
@@ -341,7 +255,7 @@ async def test_unwanted_while_it_loads_is_closed_when_it_has_loaded(rig: Rig) ->
     assert State.READY not in [e.after for e in rig.events]
 
 
-async def test_wanted_again_before_it_has_loaded_goes_on(rig: Rig) -> None:
+async def test_wanted_again_before_it_has_loaded_goes_on(rig: ManagerRig) -> None:
     gate = rig.loader.shut("load m:1@a")
     rig.manager.apply([m("1")])
     await auntil(lambda: rig.states() == {"m:1": "LOADING"})
@@ -353,7 +267,7 @@ async def test_wanted_again_before_it_has_loaded_goes_on(rig: Rig) -> None:
     assert rig.manager.ready()
 
 
-async def test_unwanted_before_its_turn_never_loads(rig: Rig) -> None:
+async def test_unwanted_before_its_turn_never_loads(rig: ManagerRig) -> None:
     gates = [rig.loader.shut(f"load {n}:1@a") for n in "abcd"]
     rig.manager.apply([m("1", name=n) for n in "abcde"])
     await auntil(lambda: rig.loader.loading == 4)
@@ -364,7 +278,9 @@ async def test_unwanted_before_its_turn_never_loads(rig: Rig) -> None:
     assert sorted(s.tag for s in rig.loader.loaded) == ["a:1@a", "b:1@a", "c:1@a", "d:1@a"]
 
 
-async def test_a_close_that_raises_is_logged_and_over(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_close_that_raises_is_logged_and_over(
+    rig: ManagerRig, caplog: pytest.LogCaptureFixture
+) -> None:
     await up(rig, m("1"))
     rig.loader.close_errors["m:1@a"] = RuntimeError("stuck")
     rig.manager.apply([])
@@ -376,7 +292,7 @@ async def test_a_close_that_raises_is_logged_and_over(rig: Rig, caplog: pytest.L
 
 
 async def test_a_load_that_takes_long_is_told_of_until_it_ends(
-    rig: Rig, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    rig: ManagerRig, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("salver.kernel.lifecycle.reporting.SECONDS", 0.001)
     caplog.set_level("INFO", "salver.kernel.lifecycle")
@@ -394,13 +310,13 @@ async def test_a_load_that_takes_long_is_told_of_until_it_ends(
     assert "so far" not in caplog.text
 
 
-async def test_loads_run_side_by_side_within_the_bound(rig: Rig) -> None:
+async def test_loads_run_side_by_side_within_the_bound(rig: ManagerRig) -> None:
     await up(rig, *(m("1", name=f"m{n}") for n in range(20)))
     assert rig.loader.most_loading == 4
     assert rig.manager.ready()
 
 
-async def test_two_loads_at_once_of_one_model_load_once(rig: Rig) -> None:
+async def test_two_loads_at_once_of_one_model_load_once(rig: ManagerRig) -> None:
     gate = rig.loader.shut("load m:1@a")
     rig.manager.apply([m("1")])
     both = [asyncio.create_task(rig.manager.load("m")) for _ in range(2)]
@@ -410,7 +326,7 @@ async def test_two_loads_at_once_of_one_model_load_once(rig: Rig) -> None:
     assert len(rig.loader.loaded) == 1
 
 
-async def test_a_cancelled_wait_does_not_stop_the_load(rig: Rig) -> None:
+async def test_a_cancelled_wait_does_not_stop_the_load(rig: ManagerRig) -> None:
     gate = rig.loader.shut("load m:1@a")
     rig.manager.apply([m("1")])
     waiting = asyncio.create_task(rig.manager.load("m"))
@@ -422,7 +338,7 @@ async def test_a_cancelled_wait_does_not_stop_the_load(rig: Rig) -> None:
     assert rig.manager.ready()
 
 
-async def test_load_tells_the_reason_and_tries_again(rig: Rig) -> None:
+async def test_load_tells_the_reason_and_tries_again(rig: ManagerRig) -> None:
     rig.loader.errors["m:1@a"] = LoadFailed("torn")
     rig.manager.apply([m("1")])
     with pytest.raises(
@@ -436,7 +352,7 @@ async def test_load_tells_the_reason_and_tries_again(rig: Rig) -> None:
     assert rig.manager.ready()
 
 
-async def test_load_of_what_cannot_be_loaded(rig: Rig) -> None:
+async def test_load_of_what_cannot_be_loaded(rig: ManagerRig) -> None:
     rig.manager.apply([m("1", problem="no model in there"), m("3", name="s", specific=("7",))])
     with pytest.raises(LoadFailed, match="version 1 is at UNAVAILABLE state: no model in there"):
         await rig.manager.load("m")
@@ -447,7 +363,7 @@ async def test_load_of_what_cannot_be_loaded(rig: Rig) -> None:
     assert not rig.manager.ready()
 
 
-async def test_a_broken_version_that_nobody_wants_is_no_reason_to_refuse(rig: Rig) -> None:
+async def test_a_broken_version_that_nobody_wants_is_no_reason_to_refuse(rig: ManagerRig) -> None:
     rig.manager.apply([m("1", problem="torn"), m("2")])
     await rig.manager.load("m")
     rig.manager.apply([m("2"), m("3", problem="torn")])
@@ -459,7 +375,7 @@ async def test_a_broken_version_that_nobody_wants_is_no_reason_to_refuse(rig: Ri
 
 
 async def test_retries_back_off_and_end() -> None:
-    rig = Rig(LifecycleConfig(retries=2, backoff_s=10))
+    rig = ManagerRig(LifecycleConfig(retries=2, backoff_s=10))
     rig.loader.errors["m:1@a"] = LoadFailed("torn")
     for now, expected in ((0.0, 1), (9.9, 1), (10.0, 2), (29.9, 2), (30.0, 3), (1e9, 3)):
         rig.now = now
@@ -471,7 +387,7 @@ async def test_retries_back_off_and_end() -> None:
 
 
 async def test_tr_f2_who_waits_for_a_load_waits_for_its_further_tries() -> None:
-    rig = Rig(LifecycleConfig(retries=3, backoff_s=0))
+    rig = ManagerRig(LifecycleConfig(retries=3, backoff_s=0))
     rig.loader.errors["m:1@a"] = LoadFailed("torn")
     await up(rig, m("1"))
     assert sum(e.after is State.LOADING for e in rig.events) == 4
@@ -480,7 +396,7 @@ async def test_tr_f2_who_waits_for_a_load_waits_for_its_further_tries() -> None:
 # -- shutting down -----------------------------------------------------------------------------
 
 
-async def test_drain_waits_for_leases_then_closes_all(rig: Rig) -> None:
+async def test_drain_waits_for_leases_then_closes_all(rig: ManagerRig) -> None:
     await up(rig, m("1"), m("1", name="n"))
     lease = rig.manager.acquire("m")
     draining = asyncio.create_task(rig.manager.drain(60))
@@ -496,7 +412,7 @@ async def test_drain_waits_for_leases_then_closes_all(rig: Rig) -> None:
     assert rig.states() == {}
 
 
-async def test_drain_does_not_wait_longer_than_the_grace(rig: Rig) -> None:
+async def test_drain_does_not_wait_longer_than_the_grace(rig: ManagerRig) -> None:
     await up(rig, m("1"))
     lease = rig.manager.acquire("m")
     await rig.manager.drain(0)
@@ -505,7 +421,7 @@ async def test_drain_does_not_wait_longer_than_the_grace(rig: Rig) -> None:
     assert rig.states() == {}
 
 
-async def test_drain_cancels_a_load_that_hangs(rig: Rig) -> None:
+async def test_drain_cancels_a_load_that_hangs(rig: ManagerRig) -> None:
     rig.loader.shut("load m:1@a")
     rig.loader.shut("warm m:2@a")
     rig.manager.apply([m("1", all=True), m("2", all=True)])
@@ -515,7 +431,7 @@ async def test_drain_cancels_a_load_that_hangs(rig: Rig) -> None:
     assert rig.states() == {}
 
 
-async def test_drain_of_nothing(rig: Rig) -> None:
+async def test_drain_of_nothing(rig: ManagerRig) -> None:
     assert not rig.manager.ready(), "nobody has said yet what should be served"
     rig.manager.apply([])
     assert rig.manager.ready(), "a server of no models is ready for them"
@@ -523,7 +439,7 @@ async def test_drain_of_nothing(rig: Rig) -> None:
     assert not rig.manager.ready()
 
 
-async def test_nothing_keeps_an_unloaded_servable_alive(rig: Rig) -> None:
+async def test_nothing_keeps_an_unloaded_servable_alive(rig: ManagerRig) -> None:
     await up(rig, m("1"))
     rig.manager.acquire("m").release()
     await up(rig)
@@ -546,7 +462,7 @@ def sized(fingerprint: str, body: str = "same") -> Manifest:
     return replace(m("1", fingerprint), body=body)
 
 
-async def test_tr_l4_other_instances_alone_are_changed_in_place(rig: Rig) -> None:
+async def test_tr_l4_other_instances_alone_are_changed_in_place(rig: ManagerRig) -> None:
     await up(rig, sized("a"))
     lease = rig.manager.acquire("m")
     gate = rig.loader.shut("adjust m:1@b")
@@ -563,7 +479,7 @@ async def test_tr_l4_other_instances_alone_are_changed_in_place(rig: Rig) -> Non
 
 
 @pytest.mark.parametrize("raises", [False, True])
-async def test_tr_l4_what_cannot_change_in_place_is_loaded_anew(rig: Rig, raises: bool) -> None:
+async def test_tr_l4_what_cannot_change_in_place_is_loaded_anew(rig: ManagerRig, raises: bool) -> None:
     await up(rig, sized("a"))
     if raises:
         rig.loader.errors["adjust m:1@b"] = LoadFailed("no memory")
@@ -576,7 +492,7 @@ async def test_tr_l4_what_cannot_change_in_place_is_loaded_anew(rig: Rig, raises
     await auntil(lambda: rig.loader.loaded[0].closed == 1)
 
 
-async def test_tr_l4_a_model_that_is_unloaded_while_it_changes_goes(rig: Rig) -> None:
+async def test_tr_l4_a_model_that_is_unloaded_while_it_changes_goes(rig: ManagerRig) -> None:
     await up(rig, sized("a"))
     gate = rig.loader.shut("adjust m:1@b")
     rig.manager.apply([sized("b")])

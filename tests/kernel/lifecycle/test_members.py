@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_manager import Rig
+from managing import ManagerRig
 from waiting import PATIENCE_S, auntil
 
 from salver.kernel.lifecycle import Manager
@@ -189,15 +189,15 @@ def test_tr_s6_a_step_for_those_that_wait_or_are_broken() -> None:
 
 
 @pytest.fixture
-async def rig() -> Rig:
-    return Rig()
+async def rig() -> ManagerRig:
+    return ManagerRig()
 
 
-def loaded(rig: Rig) -> list[str]:
+def loaded(rig: ManagerRig) -> list[str]:
     return [servable.tag for servable in rig.loader.loaded]
 
 
-async def test_tr_s6_an_ensemble_is_loaded_after_its_models(rig: Rig) -> None:
+async def test_tr_s6_an_ensemble_is_loaded_after_its_models(rig: ManagerRig) -> None:
     gate = rig.loader.shut("load b:1@a")
     rig.manager.apply([m("e", "a", "b"), m("a"), m("b")])
     await auntil(lambda: rig.states()["a:1"] == "READY")
@@ -216,7 +216,7 @@ async def test_tr_s6_an_ensemble_is_loaded_after_its_models(rig: Rig) -> None:
     assert rig.manager.ready()
 
 
-async def test_tr_s6_a_model_that_is_replaced_makes_another_ensemble_of_it(rig: Rig) -> None:
+async def test_tr_s6_a_model_that_is_replaced_makes_another_ensemble_of_it(rig: ManagerRig) -> None:
     rig.manager.apply([m("e", "a"), m("a")])
     await rig.manager.settled()
     old = rig.manager.acquire("e")
@@ -232,7 +232,9 @@ async def test_tr_s6_a_model_that_is_replaced_makes_another_ensemble_of_it(rig: 
     await auntil(lambda: held.servable.closed == 1)
 
 
-async def test_tr_s6_an_ensemble_that_does_not_fit_the_new_model_stays_with_the_old_one(rig: Rig) -> None:
+async def test_tr_s6_an_ensemble_that_does_not_fit_the_new_model_stays_with_the_old_one(
+    rig: ManagerRig,
+) -> None:
     rig.manager.apply([m("e", "a"), m("a")])
     await rig.manager.settled()
     rig.loader.errors["e:1@a+3"] = LoadFailed("inconsistent shape")
@@ -245,7 +247,7 @@ async def test_tr_s6_an_ensemble_that_does_not_fit_the_new_model_stays_with_the_
     assert rig.manager.acquire("e").servable.tag == "e:1@a+5"
 
 
-async def test_tr_r13_without_one_of_its_models_an_ensemble_goes_and_comes_back(rig: Rig) -> None:
+async def test_tr_r13_without_one_of_its_models_an_ensemble_goes_and_comes_back(rig: ManagerRig) -> None:
     rig.manager.apply([m("e", "a"), m("a")])
     await rig.manager.settled()
     old = rig.manager.acquire("e")
@@ -268,7 +270,7 @@ async def test_tr_r13_without_one_of_its_models_an_ensemble_goes_and_comes_back(
     assert rig.manager.acquire("e").servable.tag == "e:1@a+3"
 
 
-async def test_tr_r12_loading_an_ensemble_tries_its_models_again(rig: Rig) -> None:
+async def test_tr_r12_loading_an_ensemble_tries_its_models_again(rig: ManagerRig) -> None:
     rig.loader.errors["a:1@a"] = LoadFailed("torn")
     rig.manager.apply([m("e", "a"), m("a")])
     with pytest.raises(LoadFailed, match=r"^load failed for model 'e': ensemble 'e' depends on 'a' .* torn;"):
@@ -278,7 +280,7 @@ async def test_tr_r12_loading_an_ensemble_tries_its_models_again(rig: Rig) -> No
     assert rig.manager.acquire("e").servable.tag.startswith("e:1@a+")
 
 
-async def test_tr_s6_at_the_end_ensembles_go_first(rig: Rig) -> None:
+async def test_tr_s6_at_the_end_ensembles_go_first(rig: ManagerRig) -> None:
     rig.manager.apply([m("e", "a"), m("a")])
     await rig.manager.settled()
     held = rig.manager.acquire("a")

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from test_repository import recognise, write_files
+from model_folders import recognise, write_files
 
 from salver.kernel.repository import Repository, RepositoryConfig
 from salver.words.artifacts import Manifest

@@ -1,0 +1,18 @@
+"""Paths of the console's pages."""
+
+import pytest
+from console_world import OVER, RUNNING
+
+PAGES = {
+    "models": "",
+    "model": "#/models/fraud",
+    "releases": "#/releases",
+    "running": f"#/releases/{RUNNING}",
+    "over": f"#/releases/{OVER}",
+    "plan": "#/plan?model=fraud",
+    "audit": "#/audit",
+    "policy": "#/models/fraud/policy",
+    "version": "#/models/fraud/versions/2",
+    "webhooks": "#/webhooks",
+}
+EVERY = pytest.mark.parametrize("path", PAGES.values(), ids=PAGES.keys())
