@@ -88,13 +88,13 @@ from salver.transport.doors import App, Kind, with_metrics_at
 from salver.transport.doors import door as shown_at
 from salver.transport.grpc import GrpcMethods
 from salver.transport.hangup import HangUps
+from salver.transport.listeners import Listeners
 from salver.transport.orca import TokenRoom
 from salver.transport.pages import Sites
-from salver.transport.parting import SHORT_S, Parting
+from salver.transport.parting import Parting
 from salver.transport.ports import RegionRegistry
 from salver.transport.restrict import GRPC_PREFIX
-from salver.transport.server import FrontConfig, Listener, listen
-from salver.transport.watch import UNANSWERED, ConnectionWatch
+from salver.transport.server import FrontConfig
 from salver.words.artifacts import Instances
 from salver.words.errors import SalverError
 from salver.words.messages import ModelId, Signature, VersionStatus
@@ -160,43 +160,37 @@ class Server:
     def __init__(self, config: ServeConfig, backends: Mapping[str, Backend] | None = None) -> None:
         self.config = config
         self._backends = backends
-        self._listeners: list[Listener] = []
-        self._running: set[asyncio.Task[None]] = set()
         self._snapshots: Snapshots | None = None
         self._hangups = HangUps()
-        self._watching: asyncio.Task[None] | None = None
         self._began = time.monotonic()
         self._changing: Changing = "open"
         self.ledgered: Ledgered | None = None
         self._parting = Parting()
+        self._budget = Budget(int(config.max_bodies_mb * (1 << 20)))
+        as_json = config.log.is_json()
+        fronts = (config.front, *config.more) if config.opens_ports else ()
+        self.listeners = Listeners(
+            [msgspec.structs.replace(front, logs_json=as_json) for front in fronts],
+            config.connections,
+            self._budget,
+            self._parting,
+            self._hangups,
+        )
         self._is_up = False  # everybody who loads is there
 
     def __repr__(self) -> str:
-        return f"<Server {self.url}>" if self._listeners else "<Server not started>"
+        return f"<Server {self.url}>" if self.listeners.is_open else "<Server not started>"
 
     @property
     def port(self) -> int:
         """Where it listens; the one chosen when the configuration says 0."""
-        assert self._listeners, "not started"
-        return self._listeners[0].port
+        return self.listeners.port
 
     @property
     def url(self) -> str:
         """Base of every HTTP route."""
-        assert self._listeners, "not started"
-        return self._urls()[0]
-
-    def _urls(self) -> list[str]:
-        """Of the listeners, in their order."""
-        return [
-            f"{'https' if config.tls_cert else 'http'}://"
-            + (config.path or f"{_bracketed(config.host)}:{listener.port}")
-            for config, listener in zip(self._fronts, self._listeners, strict=True)
-        ]
-
-    @property
-    def _fronts(self) -> tuple[FrontConfig, ...]:
-        return (self.config.front, *self.config.more) if self.config.opens_ports else ()
+        assert self.listeners.is_open, "not started"
+        return self.listeners.urls()[0]
 
     async def start(self) -> None:
         """Open the port, then begin to load; doors open at once and readiness tells the truth.
@@ -226,7 +220,6 @@ class Server:
         self.shadows = Shadowing(self._manager, self._bus.emit, clock)
         self.splits = Splitting(Router(), self.shadows, self._collector.answers.append, self._under_way)
         self._decoders = Decoders()
-        self._budget = Budget(int(config.max_bodies_mb * (1 << 20)))
         rules = DoorRules(samples, config.keeps_timeouts, self.splits, self._decoders, config.tritons_words)
         door: DataPlane[Any, Any] = DataPlane(self._manager, self._bus, clock, new_id, rules)
         self.signature = door.signature
@@ -268,7 +261,7 @@ class Server:
         managing += self._kept.operations() if self._kept else []
         self._api = Api([*managing, *(o for part in self._parts for o in part.operations)])
         self._pages = Sites(*(pages for part in self._parts for pages in part.pages))
-        doors = [self._door(operations, f, reception) for f in self._fronts]
+        doors = [self._door(operations, f, reception) for f in self.listeners.configs]
         if config.waits_for_models:
             await self._load()
             await self._manager.tried({status.id.name for status in self._manager.statuses()})
@@ -385,32 +378,9 @@ class Server:
 
     async def _open(self, doors: Sequence[App]) -> None:
         """Listen, and answer from now on."""
-        if doors:
-            most = self.config.torchserve.max_request or int(self.config.max_body_mb * (1 << 20))
-            as_json = self.config.log.is_json()
-            fronts = [msgspec.structs.replace(front, logs_json=as_json) for front in self._fronts]
-            self._listeners = listen(doors, fronts, most, self._budget, self._parting)
-            most = max(most, int(self.config.max_body_mb * (1 << 20)))
-            self._watching = asyncio.create_task(self._watch(most).run(), name="watch")
-        for listener in self._listeners:
-            running = asyncio.create_task(listener.run(), name="front")
-            self._running.add(running)
-            started = asyncio.create_task(listener.started())
-            await asyncio.wait({running, started}, return_when=asyncio.FIRST_COMPLETED)
-            if running.done() or started.exception() is not None:
-                started.cancel()
-                try:
-                    await running
-                except (ValueError, OSError, RuntimeError) as error:
-                    raise SalverError(f"the front does not start: {error}") from error
-
-    def _watch(self, most_body: int) -> ConnectionWatch:
-        """Of the connections at all ports."""
-        limits = self.config.connections
-        if not limits.most_unanswered:
-            limits = msgspec.structs.replace(limits, most_unanswered=most_body + UNANSWERED)
-        ports = [listener.port for listener in self._listeners if listener.port]
-        return ConnectionWatch(limits, ports, self._hangups.streaming)
+        most_body = int(self.config.max_body_mb * (1 << 20))
+        most_request = self.config.torchserve.max_request or most_body
+        await self.listeners.open(doors, most_request, max(most_request, most_body))
 
     async def _terms(self, calls: Calls) -> Terms:
         config = self.config
@@ -512,15 +482,10 @@ class Server:
         self._readiness.is_ending = self.handlers.is_ending = self._parting.is_told = True
         if self._snapshots is not None:
             await self._snapshots.close()
-        await asyncio.gather(*(listener.leave(delay_s) for listener in self._listeners))
-        for listener in self._listeners:
-            listener.stop()
-        if self._watching is not None:
-            self._watching.cancel()
-        if self._running:
-            await asyncio.sleep(SHORT_S)  # what has come before GOAWAY went is answered
+        await self.listeners.leave(delay_s)
+        if self.listeners.is_open:
             self._grpc.stop()
-            await asyncio.wait(self._running, timeout=grace + 5)
+            await self.listeners.closed(grace + 5)
         await self.shadows.close()
         self._bus.flush()
         if self.ledgered is not None:
@@ -558,13 +523,13 @@ class Server:
     async def info(self) -> ReadyInfo:
         """What the start-up block shows."""
         urls: dict[Kind, str] = {}
-        for config, url in zip(self._fronts, self._urls(), strict=True):
+        for config, url in zip(self.listeners.configs, self.listeners.urls(), strict=True):
             urls.setdefault(config.serves, url)
         common = urls.get("all", "")
         grpc = urls.get("grpc", common if self.config.front.server == "h2corn" else "")
         page = urls.get("metrics", common)
         return ReadyInfo(
-            tuple(dict.fromkeys(config.host for config in self._fronts)),
+            tuple(dict.fromkeys(config.host for config in self.listeners.configs)),
             urls.get("http", common),
             time.monotonic() - self._began,
             self.control.statuses(),
@@ -592,8 +557,7 @@ class Server:
 
     async def ended(self) -> None:
         """Returns when a front has ended, whatever the reason."""
-        assert self._running, "not started"
-        await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
+        await self.listeners.ended()
 
     # What observers and transports ask for (telemetry.ports.Present, transport.ports.Exposition).
 
@@ -666,10 +630,6 @@ class Server:
         if request:
             return self._explanations.request(model, request)
         return self._explanations.model(model, version)
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
 
 
 __all__ = ["FrontConfig", "HeaderConfig", "LogConfig", "ReadyInfo", "ServeConfig", "Server"]

@@ -107,10 +107,8 @@ class Asked:
 
     def __init__(self, server: Server, host: str) -> None:
         self.server = server
-        fronts = (server.config.front, *server.config.more)
-        self.ports = {
-            config.serves: listener.port for config, listener in zip(fronts, server._listeners, strict=True)
-        }
+        kinds = [config.serves for config in server.listeners.configs]
+        self.ports = dict(zip(kinds, server.listeners.ports(), strict=True))
         self.host = host
         self.channels: list[Any] = []
 

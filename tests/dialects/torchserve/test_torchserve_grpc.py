@@ -85,7 +85,7 @@ async def serving(
         control="none",
     )
     async with Server(config) as server:
-        ports = [listener.port for listener in server._listeners]
+        ports = server.listeners.ports()
         channels = [grpc.aio.insecure_channel(f"127.0.0.1:{port}") for port in ports]
         try:
             yield SimpleNamespace(

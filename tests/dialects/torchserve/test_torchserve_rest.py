@@ -85,7 +85,7 @@ async def serving(
         front=fronts[0], more=tuple(fronts[1:]), handlers=handlers, torchserve=rules, control="none"
     )
     async with Server(config) as server:
-        yield {kind: listener.port for kind, listener in zip(KINDS, server._listeners, strict=True)}
+        yield dict(zip(KINDS, server.listeners.ports(), strict=True))
 
 
 @pytest.fixture

@@ -140,7 +140,7 @@ async def serving(stores: Path, *, is_open: bool = True, **rules: int) -> AsyncI
         torchserve=TorchServeRules(**rules),  # type: ignore[arg-type]
     )
     async with Server(config) as server:
-        ports = [listener.port for listener in server._listeners]
+        ports = server.listeners.ports()
 
         async def manage(*asked: str) -> Any:
             return await asyncio.to_thread(_ask, ports[0], *asked)

@@ -70,7 +70,7 @@ async def it(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[An
         front=fronts[0], more=tuple(fronts[1:]), handlers=handlers, torchserve=rules, control="none"
     )
     async with Server(config) as server:
-        ports = [listener.port for listener in server._listeners]
+        ports = server.listeners.ports()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{ports[3]}") as channel, httpx.AsyncClient() as http:
             server.splits.router.replace([SPLIT])
             stub = Stub(channel, f"{INFERENCE}.InferenceAPIsService")

@@ -1,0 +1,124 @@
+"""All ports of a server: opened, watched and closed together."""
+
+import asyncio
+from collections.abc import Sequence
+
+import msgspec
+
+from salver.transport.budget import Budget
+from salver.transport.doors import App
+from salver.transport.hangup import HangUps
+from salver.transport.parting import SHORT_S, Parting
+from salver.transport.server import FrontConfig, Listener, listen
+from salver.transport.watch import UNANSWERED, ConnectionLimits, ConnectionWatch
+from salver.words.errors import SalverError
+
+
+class Listeners:
+    """The listeners of a server, and the watch over their connections.
+
+    Args:
+        configs: One for each port; none = nothing is opened.
+        limits: Of connections.
+        streaming: Connections on which an answer leaves in pieces, which are not idle.
+    """
+
+    def __init__(
+        self,
+        configs: Sequence[FrontConfig],
+        limits: ConnectionLimits,
+        budget: Budget,
+        parting: Parting,
+        streaming: HangUps,
+    ) -> None:
+        self.configs = tuple(configs)
+        self._limits = limits
+        self._budget = budget
+        self._parting = parting
+        self._streaming = streaming
+        self._listeners: list[Listener] = []
+        self._running: set[asyncio.Task[None]] = set()
+        self._watching: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Listeners {' '.join(self.urls()) or 'not open'}>"
+
+    @property
+    def is_open(self) -> bool:
+        """There is at least one port, and it listens."""
+        return bool(self._listeners)
+
+    @property
+    def port(self) -> int:
+        """Of the first listener; the one chosen when the configuration says 0."""
+        assert self._listeners, "not started"
+        return self._listeners[0].port
+
+    def ports(self) -> list[int]:
+        """Of the listeners, in their order; 0 for a socket file."""
+        return [listener.port for listener in self._listeners]
+
+    def urls(self) -> list[str]:
+        """Bases of the HTTP routes of each listener, in their order."""
+        return [
+            f"{'https' if config.tls_cert else 'http'}://"
+            + (config.path or f"{_bracketed(config.host)}:{listener.port}")
+            for config, listener in zip(self.configs, self._listeners, strict=False)
+        ]
+
+    async def open(self, apps: Sequence[App], most_request: int, most_body: int) -> None:
+        """Listen, and answer from now on.
+
+        Args:
+            apps: One for each configuration.
+            most_request: Bytes that a front takes of a request's body.
+            most_body: Bytes of the largest body that any route takes.
+
+        Raises:
+            SalverError: a port cannot be opened.
+        """
+        if apps:
+            self._listeners = listen(apps, self.configs, most_request, self._budget, self._parting)
+            self._watching = asyncio.create_task(self._watch(most_body).run(), name="watch")
+        for listener in self._listeners:
+            running = asyncio.create_task(listener.run(), name="front")
+            self._running.add(running)
+            started = asyncio.create_task(listener.started())
+            await asyncio.wait({running, started}, return_when=asyncio.FIRST_COMPLETED)
+            if running.done() or started.exception() is not None:
+                started.cancel()
+                try:
+                    await running
+                except (ValueError, OSError, RuntimeError) as error:
+                    raise SalverError(f"the front does not start: {error}") from error
+
+    def _watch(self, most_body: int) -> ConnectionWatch:
+        limits = self._limits
+        if not limits.most_unanswered:
+            limits = msgspec.structs.replace(limits, most_unanswered=most_body + UNANSWERED)
+        ports = [listener.port for listener in self._listeners if listener.port]
+        return ConnectionWatch(limits, ports, self._streaming.streaming)
+
+    async def leave(self, delay_s: float) -> None:
+        """Stop taking connections, after the delay; those that are open go on."""
+        await asyncio.gather(*(listener.leave(delay_s) for listener in self._listeners))
+        for listener in self._listeners:
+            listener.stop()
+        if self._watching is not None:
+            self._watching.cancel()
+        if self._running:
+            await asyncio.sleep(SHORT_S)  # what has come before GOAWAY went is answered
+
+    async def closed(self, timeout_s: float) -> None:
+        """Wait until every connection has ended, at most this long."""
+        if self._running:
+            await asyncio.wait(self._running, timeout=timeout_s)
+
+    async def ended(self) -> None:
+        """Wait until a listener has ended, whatever the reason."""
+        assert self._running, "not started"
+        await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
