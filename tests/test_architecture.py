@@ -208,7 +208,7 @@ def test_what_is_slow_to_import_waits_until_it_is_needed() -> None:
     starts = [
         "app",
         "embed",
-        "plugins",
+        "backends.discovery",
         *(name[:-3].replace("/", ".") for name in OWN if name.startswith("cli/")),
     ]
     leaves = (

@@ -16,11 +16,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from salver import __version__, feature, plugins
+from salver import __version__, feature
+from salver.backends.discovery import backends as find_backends
+from salver.backends.discovery import recogniser, touches_machine
 from salver.backends.protocol import Backend
 from salver.configuration import HeaderConfig, ServeConfig
 from salver.dialects.clouds.doors import SageMaker, SageMakerDoor, Vertex, VertexDoor
 from salver.dialects.clouds.many_models import ManyModels
+from salver.dialects.formats import formats
 from salver.dialects.oip.http_operations import HttpOperations
 from salver.dialects.oip.regions import NO_REGIONS
 from salver.dialects.oip.shared_memory import SharedMemory
@@ -32,6 +35,7 @@ from salver.dialects.torchserve.front import Backing
 from salver.dialects.torchserve.handler_store import HandlerStore
 from salver.dialects.torchserve.ports import TorchServePorts
 from salver.dialects.torchserve.snapshots import Snapshots
+from salver.dialects.torchserve.unpacked_archives import UnpackedArchives
 from salver.dialects.torchserve.unpacking import Unpacking
 from salver.dialects.torchserve.view import TorchServeView
 from salver.dialects.torchserve.workflow_operations import WorkflowOperations
@@ -44,6 +48,7 @@ from salver.dialects.triton.statistics import Statistics
 from salver.dialects.triton.tracing import Tracing
 from salver.features.cache import CacheUse, ResponseCache
 from salver.features.cache.caching import Caching
+from salver.features.cache.opening import open_cache
 from salver.features.management import Api, Management
 from salver.features.management.serving_operations import serving_operations
 from salver.features.releases.experiments.collector import Collector
@@ -63,7 +68,6 @@ from salver.features.twins.twins import Twins
 from salver.kernel.engine.turns import Pool
 from salver.kernel.lifecycle.manager import Manager
 from salver.kernel.repository import Repository
-from salver.kernel.repository.unpacked import Archives
 from salver.kernel.serving.bus import Bus
 from salver.kernel.serving.control import ServerControl
 from salver.kernel.serving.controlplane import ControlMode, ControlPlane
@@ -204,11 +208,11 @@ class Server:
         config = self.config
         clock = time.monotonic
         new_id = id_maker()
-        backends = plugins.backends() if self._backends is None else self._backends
+        backends = find_backends() if self._backends is None else self._backends
         self._kernel = kernel = feature.Kernel(clock, new_id, __version__)
         self._parts = await feature.build(feature.discover(), kernel, config.features)
         self._observe(clock, new_id)
-        self._cache: ResponseCache | None = plugins.response_cache(config.response_cache)
+        self._cache: ResponseCache | None = open_cache(config.response_cache)
         self._caching = Caching(self._cache, clock) if self._cache else None
         self.inner = kernel.inner = inner = Inner(lambda: door)
         calls = Calls(inner, lambda: self.control, self._metrics.own, clock, new_id)
@@ -297,18 +301,17 @@ class Server:
         """Everyone who has a say in what is loaded, and the one who loads."""
         config = self.config
         self._copies = Copies()
-        self._archives = Archives()
+        self._archives = UnpackedArchives()
         unpacking = Unpacking(loader, self._archives, installs=config.handlers.installs_requirements)
         self._manager: Manager[Servable] = Manager(
             Fetching(unpacking, self._copies), clock, self._bus.emit, config.whole_lifecycle
         )
         repository = Repository(
             config.paths,
-            plugins.recogniser(backends),
+            formats(recogniser(backends), touches_machine(backends)),
             msgspec.structs.replace(config.repository, name=config.name, trusts_code=config.trust_pickle),
             lambda path: open_store(path, self._copies),
             config.customs,
-            plugins.judge(backends),
         )
         mode = ControlMode(
             config.control, config.poll_seconds, config.load, spares_missing=config.exits_on_error is False

@@ -23,7 +23,7 @@ from salver.features.cache import CacheConfig
 from salver.features.telemetry.logs import LogConfig
 from salver.features.telemetry.otlp import SpanConfig
 from salver.kernel.lifecycle.config import LifecycleConfig
-from salver.kernel.repository import Customs, RepositoryConfig
+from salver.kernel.repository import NamedModelDefaults, RepositoryConfig
 from salver.kernel.repository.bounds import check_server
 from salver.kernel.serving.readiness import Rule
 from salver.transport.access_check import ApiConfig
@@ -159,7 +159,7 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     lifecycle: LifecycleConfig = LifecycleConfig()
     voice: VoiceConfig = VoiceConfig()
     served: Served = Served()
-    customs: Customs = Customs()
+    customs: NamedModelDefaults = NamedModelDefaults()
     waits_for_models: bool = False
     tfs: TfsRules = TfsRules()
     tensorflow_metrics: TensorFlowMetricsConfig = TensorFlowMetricsConfig()

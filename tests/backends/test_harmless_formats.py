@@ -16,10 +16,11 @@ import pytest
 import test_backend_conformance as known
 
 from salver.backends import reshaped
+from salver.backends.discovery import GROUP, backends, recogniser, touches_machine
 from salver.backends.onnx import OnnxBackend
-from salver.backends.protocol import LoadOptions, Traits
-from salver.kernel.repository import Place, Recognised, Repository, RepositoryConfig
-from salver.plugins import GROUP, backends, judge, recogniser
+from salver.backends.protocol import ArtifactKind, LoadOptions, Traits
+from salver.dialects.formats import formats
+from salver.kernel.repository import NamedModel, Repository, RepositoryConfig
 from salver.words.artifacts import LoadOrder, Manifest
 from salver.words.errors import LoadFailed
 from salver.words.messages import ModelId
@@ -50,11 +51,11 @@ def test_who_says_nothing_is_not_harmless() -> None:
     class Plain:
         traits = Traits()
 
-    touches = judge({"plain": Plain()})  # type: ignore[dict-item]
+    touches = touches_machine({"plain": Plain()})  # type: ignore[dict-item]
     assert touches("plain", "any")
     assert touches("unheard of", "onnx")
-    assert judge(BACKENDS)("openvino", "onnx"), "its reader takes addresses of memory from the file"
-    assert not judge(BACKENDS)("onnx", "onnx")
+    assert touches_machine(BACKENDS)("openvino", "onnx"), "its reader takes addresses of memory from the file"
+    assert not touches_machine(BACKENDS)("onnx", "onnx")
 
 
 def test_an_onnx_runtime_that_follows_paths_out_of_the_folder_makes_no_format_harmless(
@@ -163,7 +164,7 @@ def sent(
 
 def _found(root: Path, order: LoadOrder, *, trusts: bool) -> Manifest:
     rules = RepositoryConfig(trusts_code=trusts)
-    repository = Repository((root,), recogniser(BACKENDS), rules, touches=judge(BACKENDS))
+    repository = Repository((root,), formats(recogniser(BACKENDS), touches_machine(BACKENDS)), rules)
     brought = repository.overrides["m"] = repository.bring("m", order)
     try:
         (manifest,) = repository.scan(0.0, frozenset({"m"}))
@@ -192,8 +193,8 @@ def test_a_request_brings_harmless_formats_and_no_others(sent: tuple[str, LoadOr
 
 
 def test_every_format_that_a_backend_names_is_tried(sent: tuple[str, LoadOrder]) -> None:
-    for formats in HARMLESS.values():
-        assert formats <= set(FORMATS)
+    for harmless in HARMLESS.values():
+        assert harmless <= set(FORMATS)
 
 
 # -- a configuration alone, of a model that lies in the repository -------------------------------------
@@ -249,16 +250,16 @@ def test_links_lead_nowhere_out_of_a_folder_that_a_request_named(linked: str, tm
     (base / "config.pbtxt").write_text('backend: "onnxruntime"')
     (tmp_path / "made").mkdir()
     shutil.copy(known.TestOnnx.make_case(tmp_path / "made").path, base / "1" / "model.onnx")
-    repository = Repository((), recogniser(BACKENDS), touches=judge(BACKENDS))
+    repository = Repository((), formats(recogniser(BACKENDS), touches_machine(BACKENDS)))
     for is_fine in (True, False):
         if not is_fine:
             (base / linked).symlink_to(tmp_path / "made")
-        repository.place([Place("m", str(base), is_asked=True)])
-        brought = Repository((), recogniser(BACKENDS), touches=judge(BACKENDS))
+        repository.place([NamedModel("m", str(base), is_requested=True)])
+        brought = Repository((), formats(recogniser(BACKENDS), touches_machine(BACKENDS)))
         brought.overrides["m"] = brought.bring("m", LoadOrder(folder=str(base)))
         for (found,) in (repository.scan(0.0, frozenset({"m"})), brought.scan(0.0, frozenset({"m"}))):
             assert ("leads out of its folder" in found.problem) is not is_fine
-    repository.place([Place("m", str(base))])
+    repository.place([NamedModel("m", str(base))])
     (found,) = repository.scan(0.0, frozenset({"m"}))
     assert not found.problem, "its operator names it"
 
@@ -268,8 +269,8 @@ def test_links_inside_of_the_folder_are_fine(tmp_path: Path) -> None:
     (tmp_path / "..2024" / "m" / "1").mkdir(parents=True)
     shutil.copy(known.TestOnnx.make_case(tmp_path).path, tmp_path / "..2024" / "m" / "1" / "model.onnx")
     (tmp_path / "m").symlink_to(tmp_path / "..2024" / "m")
-    repository = Repository((), recogniser(BACKENDS), touches=judge(BACKENDS))
-    repository.place([Place("m", str(tmp_path / "m"), is_asked=True)])
+    repository = Repository((), formats(recogniser(BACKENDS), touches_machine(BACKENDS)))
+    repository.place([NamedModel("m", str(tmp_path / "m"), is_requested=True)])
     (found,) = repository.scan(0.0)
     assert not found.problem
 
@@ -342,7 +343,9 @@ def test_files_that_a_configuration_names_lie_beside_the_model(tmp_path: Path) -
 def test_a_recogniser_of_others_does_not_open_the_gate() -> None:
     """A plug-in that takes a known format's name is judged by its own backend."""
     files = {"1/model.onnx": b"x"}
-    repository = Repository((), lambda path: Recognised("theirs", "onnx"), touches=judge(BACKENDS))
+    repository = Repository(
+        (), formats(lambda path: ArtifactKind("theirs", "onnx"), touches_machine(BACKENDS))
+    )
     repository.overrides["m"] = repository.bring("m", LoadOrder("{}", files))
     (found,) = repository.scan(0.0, frozenset({"m"}))
     repository.overrides["m"].discard()

@@ -17,9 +17,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
 from salver.backends import reshaped
+from salver.backends.discovery import backends, recogniser
 from salver.backends.protocol import LoadOptions, RunnableModel
+from salver.dialects.formats import formats
 from salver.kernel.repository import Repository
-from salver.plugins import backends, recogniser
 from salver.stores.sources import silent
 from salver.stores.sources.opening import Options, open_source
 from salver.words.artifacts import Manifest
@@ -46,7 +47,7 @@ def linear(folder: Path, columns: Any = COLUMNS) -> Path:
 
 
 def found(path: Path) -> Manifest:
-    (manifest,) = Repository((path,), recogniser(backends())).scan(0.0)
+    (manifest,) = Repository((path,), formats(recogniser(backends()))).scan(0.0)
     return manifest
 
 

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from salver.backends.discovery import recogniser
 from salver.backends.openvino import OpenVinoBackend, OpenVinoModel
 from salver.backends.protocol import LoadOptions
+from salver.dialects.formats import formats
 from salver.kernel.repository import Repository
-from salver.plugins import recogniser
 from salver.words.artifacts import Batching, Manifest, ModelConfig
 from salver.words.errors import LoadFailed, ModelFailed
 from salver.words.messages import ModelId, TensorSpec
@@ -107,7 +108,7 @@ def test_tr_a1_it_is_found_beside_its_weights_and_runs_onnx_where_asked(tmp_path
     from salver.backends.onnx import OnnxBackend
 
     recognise = recogniser({"onnx": OnnxBackend(), "openvino": BACKEND})
-    onnx, ir = Repository([tmp_path], recognise).scan(0.0)
+    onnx, ir = Repository([tmp_path], formats(recognise)).scan(0.0)
     assert (ir.format, ir.backend, ir.path.name, ir.problem) == ("openvino-ir", "openvino", "model.xml", "")
     assert (onnx.format, onnx.backend, onnx.problem) == ("onnx", "openvino", "")
     negated = BACKEND.load(onnx, LoadOptions()).run({"x": np.ones((2, 1), np.float32)})["y"]

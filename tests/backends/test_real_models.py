@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from packaged import ends_of_file, file_kinds, load, packaged, portrait, scene
 
+from salver.backends.discovery import backends, recogniser
 from salver.backends.lightgbm import LightgbmBackend
 from salver.backends.litert import LiteRtBackend
 from salver.backends.onnx import OnnxBackend
@@ -16,8 +17,8 @@ from salver.backends.sklearn import SklearnBackend
 from salver.backends.tensorflow import TensorFlowBackend
 from salver.backends.torch import TorchBackend
 from salver.backends.xgboost import XgboostBackend
+from salver.dialects.formats import formats
 from salver.kernel.repository import Repository
-from salver.plugins import backends, recogniser
 from salver.words.errors import LoadFailed
 from salver.words.tensor import Array
 
@@ -75,7 +76,7 @@ class TestSileroVad:
         assert re.findall(r'name = "(\w+)"', block) == ["x", "sr"]
         (folder / "salver.toml").write_text(block)
 
-        (manifest,) = Repository((tmp_path,), recogniser(backends())).scan(0.0)
+        (manifest,) = Repository((tmp_path,), formats(recogniser(backends()))).scan(0.0)
         assert not manifest.problem
         model = TorchBackend().load(manifest, LoadOptions())
         audio = self.frames()

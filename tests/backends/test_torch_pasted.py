@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import nn
 
+from salver.backends.discovery import backends, recogniser
 from salver.backends.protocol import LoadOptions
 from salver.backends.torch import TorchBackend
+from salver.dialects.formats import formats
 from salver.kernel.repository import Repository
-from salver.plugins import backends, recogniser
 from salver.words.errors import LoadFailed
 
 
@@ -44,7 +45,7 @@ def test_it_can_be_pasted(name: str, tmp_path: Path) -> None:
     torch.jit.script(PROGRAMS[name]).save(str(path))
 
     def load() -> Any:
-        (manifest,) = Repository((path,), recogniser(backends())).scan(0.0)
+        (manifest,) = Repository((path,), formats(recogniser(backends()))).scan(0.0)
         assert not manifest.problem
         return TorchBackend().load(manifest, LoadOptions())
 

@@ -13,12 +13,14 @@ from typing import Any
 
 import msgspec
 
+from salver.backends.protocol import ArtifactKind
+from salver.dialects.formats import formats
 from salver.dialects.torchserve.archive_files import MANIFEST
 from salver.dialects.torchserve.engine.engine import HandlerEngine
 from salver.dialects.torchserve.handler_store import HandlerStore
 from salver.dialects.torchserve.registering import HandlerStoreConfig
 from salver.kernel.lifecycle import Manager
-from salver.kernel.repository import Recognised, Repository
+from salver.kernel.repository import Repository
 from salver.kernel.serving.controlplane import ControlMode, ControlPlane
 from salver.kernel.serving.registry import Registry
 from salver.words.artifacts import Manifest, ModelConfig
@@ -104,7 +106,7 @@ class Hall:
             reclaim=lambda: None,
         )
         registry = Registry(self.lives)
-        repository = Repository(paths, recognise)
+        repository = Repository(paths, formats(recognise))
         self.plane = ControlPlane(repository, self.lives, mode, lambda: self.now, changes=registry)
         self.store = HandlerStore(config, registry, self.plane, self.lives, lambda: self.now)
 
@@ -122,10 +124,10 @@ class Hall:
         return lease.id.version
 
 
-def recognise(path: Path) -> Recognised | None:
+def recognise(path: Path) -> ArtifactKind | None:
     if path.suffix == ".mar":
-        return Recognised("torchserve", "torchserve")
-    return Recognised("onnx", "onnx") if path.suffix == ".onnx" else None
+        return ArtifactKind("torchserve", "torchserve")
+    return ArtifactKind("onnx", "onnx") if path.suffix == ".onnx" else None
 
 
 @asynccontextmanager

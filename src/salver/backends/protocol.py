@@ -272,6 +272,20 @@ class Backend(Protocol):
         ...
 
 
+class ArtifactKind(msgspec.Struct, frozen=True):
+    """Backend and format of an artefact: ``ArtifactKind("onnx", "onnx")``."""
+
+    backend: str
+    format: str
+
+
+#: Looks at a file or folder, briefly, by content; None where no backend knows it.
+Recogniser = Callable[[Path], ArtifactKind | None]
+
+#: Given a backend and a format: can loading or running such an artefact touch files, the network or run code?
+TouchesMachine = Callable[[str, str], bool]
+
+
 @runtime_checkable
 class StepBackend(Protocol):
     """What a :class:`Backend` has besides, if it can load step models of its own kind.

@@ -30,9 +30,9 @@ def doctor(
         path: What would be given to salver serve.
     """
     # Imported here: looking at every installed package would slow --help.
+    from salver.backends.discovery import backends
     from salver.cli.machine import findings, frameworks
     from salver.kernel.repository.advice import unrecognised_folder
-    from salver.plugins import backends
 
     known = backends()
     if path:
@@ -84,14 +84,15 @@ class Check(msgspec.Struct, frozen=True):
 
 
 def _found(path: str) -> "tuple[Manifest, ...]":
+    from salver.backends.discovery import backends, recogniser
+    from salver.dialects.formats import formats
     from salver.kernel.repository import Repository
-    from salver.plugins import backends, recogniser
 
-    return Repository((path,), recogniser(backends())).scan(0.0)
+    return Repository((path,), formats(recogniser(backends()))).scan(0.0)
 
 
 def _check(manifest: "Manifest", trust_pickle: bool, timeout: float) -> Check:
-    from salver.cli.trial import try_load
+    from salver.backends.trial import try_load
     from salver.words.errors import SalverError
 
     check = Check(

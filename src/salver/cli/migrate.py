@@ -41,9 +41,9 @@ def migrate(
         folder: Where the deployment lies.
     """
     # Imported here: it looks at every backend and every table of flags.
+    from salver.backends.discovery import backends
     from salver.migration.deployment import look
     from salver.migration.writing import write as write_down
-    from salver.plugins import backends
 
     known = backends()
     deployment = look(folder)

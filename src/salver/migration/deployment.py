@@ -12,9 +12,9 @@ from typing import Final, Literal
 import msgspec
 
 from salver.dialects.torchserve.archive_files import read_archive
+from salver.dialects.triton.config.pbtxt import FILE as PBTXT
 from salver.encoding.plain_yaml import read_documents
 from salver.kernel.repository.names import is_padded_version, is_visible
-from salver.kernel.repository.settings import PBTXT
 from salver.migration import command_lines
 from salver.migration.command_lines import Launch
 from salver.words.errors import BadArchive, InvalidInput, MissingExtra, NotFound

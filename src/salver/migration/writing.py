@@ -130,9 +130,10 @@ def _hold(service: Service, place: Path) -> None:
 
 def _repository(root: Path, manifests: "Iterable[Manifest]", backends: "Mapping[str, Backend]") -> None:
     """TensorFlow Serving's models as a repository of Salver's own: ``salver serve models``."""
+    from salver.backends.discovery import recogniser
+    from salver.dialects.formats import formats
     from salver.kernel.repository import Repository
     from salver.kernel.repository.toml_written import written
-    from salver.plugins import recogniser
 
     wanted = {}
     for manifest in manifests:
@@ -147,7 +148,7 @@ def _repository(root: Path, manifests: "Iterable[Manifest]", backends: "Mapping[
         wanted[manifest.id.name, version] = _plain(manifest)
     if not wanted:
         return
-    found = Repository((root,), recogniser(backends)).scan(0.0)
+    found = Repository((root,), formats(recogniser(backends))).scan(0.0)
     there = {(m.id.name, m.id.version): m.config for m in found if not m.problem}
     if there != wanted:
         reasons = "; ".join(m.problem for m in found if m.problem)

@@ -7,19 +7,21 @@ from pathlib import Path
 import pytest
 from model_folders import recognise, write_files
 
+from salver.backends.protocol import ArtifactKind
+from salver.dialects.formats import formats
 from salver.dialects.tensorflow import tf_text
-from salver.dialects.tensorflow.batching_parameters import NO_BATCHING, batching_of
-from salver.dialects.tensorflow.model_list import check_change, check_labels, overlaid, places_of
+from salver.dialects.tensorflow.batching_parameters import batching_of
+from salver.dialects.tensorflow.model_list import check_change, check_labels, named_models
 from salver.kernel.lifecycle.policy import choose
-from salver.kernel.repository import Customs, Place, Repository, RepositoryConfig
-from salver.kernel.repository.ports import Recognised
+from salver.kernel.repository import NamedModel, NamedModelDefaults, Repository, RepositoryConfig
+from salver.kernel.repository.named_models import NO_BATCHING, configured
 from salver.words.artifacts import Batching, Instances, LoadOrder, Logging, Manifest, Versions
 from salver.words.errors import FailedPrecondition, InvalidInput, Unsupported
 from salver.words.messages import ModelId
 
 
-def places(text: str) -> tuple[Place, ...]:
-    return places_of(tf_text.parse(text.encode(), "ModelServerConfig", "f"))
+def places(text: str) -> tuple[NamedModel, ...]:
+    return named_models(tf_text.parse(text.encode(), "ModelServerConfig", "f"))
 
 
 def listed(*configs: str) -> str:
@@ -38,8 +40,10 @@ def test_tf_c1_tf_c2_every_key_of_a_model() -> None:
         )
     )
     assert found == (
-        Place("a", "/m/a", Versions(all=True), {"canary": "2", "stable": "1"}, logging=Logging()),
-        Place("b", "s3://bucket/b"),
+        NamedModel(
+            "a", "/m/a", Versions(all=True), {"canary": "2", "stable": "1"}, "", "tensorflow", Logging()
+        ),
+        NamedModel("b", "s3://bucket/b", platform="tensorflow"),
     )
 
 
@@ -63,7 +67,7 @@ def test_tf_c4_another_share_is_another_manifest_of_the_same_body() -> None:
     manifest = Manifest(ModelId("a", "1"), Path("/m/a/1"), "onnx", "onnx", fingerprint="print", body="body")
 
     def seen(logging: Logging | None) -> Manifest:
-        (found,) = overlaid([manifest], Place("a", "/m/a", logging=logging), Customs())
+        (found,) = configured([manifest], NamedModel("a", "/m/a", logging=logging), NamedModelDefaults())
         return found
 
     assert seen(None).fingerprint == "print"
@@ -119,12 +123,12 @@ def test_tf_c1_a_custom_configuration_is_refused() -> None:
     config = tf_text.parse(b"", "ModelServerConfig", "f")
     config.custom_model_config.value = b"x"
     with pytest.raises(Unsupported, match="Missing custom_model_config_loader"):
-        places_of(config)
+        named_models(config)
 
 
 def test_tf_l6_the_platform_of_a_model_does_not_change() -> None:
-    mine, other = Place("a", "/a"), Place("a", "/a", platform="other")
-    check_change([mine], [mine, Place("b", "/b")])
+    mine, other = (NamedModel("a", "/a", platform=platform) for platform in ("tensorflow", "other"))
+    check_change([mine], [mine, NamedModel("b", "/b", platform="tensorflow")])
     with pytest.raises(
         InvalidInput, match="For model a platform was tensorflow and new platform requested is"
     ):
@@ -154,7 +158,7 @@ def test_tf_l7_tf_f8_labels_mean_what_can_answer(
     labels: dict[str, str], meant: dict[str, str], allows: bool, refused: str
 ) -> None:
     def check() -> None:
-        check_labels([Place("a", "/a", labels=labels)], {"a": meant}, ready, allows_unready=allows)
+        check_labels([NamedModel("a", "/a", labels=labels)], {"a": meant}, ready, allows_unready=allows)
 
     ready = [ModelId("a", "00000001"), ModelId("b", "2")]
     if not refused:
@@ -168,10 +172,12 @@ def test_tf_l7_tf_f8_labels_mean_what_can_answer(
 # -- what a scan makes of them -----------------------------------------------------------------
 
 
-def repository(customs: Customs | None = None, **config: object) -> Repository:
+def repository(customs: NamedModelDefaults | None = None, **config: object) -> Repository:
     rules = RepositoryConfig(**config)  # type: ignore[arg-type]
-    customs = customs or Customs()
-    return Repository((), recognise, rules, customs=customs, touches=lambda backend, form: backend != "onnx")
+    customs = customs or NamedModelDefaults()
+    return Repository(
+        (), formats(recognise, lambda backend, form: backend != "onnx"), rules, named_defaults=customs
+    )
 
 
 def scan(made: Repository, now: float = 0.0) -> dict[str, Manifest]:
@@ -189,7 +195,7 @@ def test_tf_l1_any_format_lies_under_a_base_path_and_other_folders_do_not_count(
     write_files(tmp_path, files)
     made = repository()
     names = {"one": "hp", "two": "onnx", "three": "bare", "gone": "nowhere"}
-    made.place([Place(name, str(tmp_path / folder)) for name, folder in names.items()])
+    made.place([NamedModel(name, str(tmp_path / folder)) for name, folder in names.items()])
     found = scan(made)
     assert set(found) == {"one:00000123", "two:1", "two:2"}
     assert found["one:00000123"].backend == "tensorflow"
@@ -199,12 +205,16 @@ def test_tf_c3_policies_and_labels_are_told_from_outside_and_compared_as_numbers
     write_files(tmp_path, {f"hp/{v}/saved_model.pb": "x" for v in ("007", "8", "9")})
     made = repository()
     made.place(
-        [Place("m", str(tmp_path / "hp"), Versions(specific=("7", "9", "11")), {"old": "7", "new": "11"})]
+        [
+            NamedModel(
+                "m", str(tmp_path / "hp"), Versions(specific=("7", "9", "11")), {"old": "7", "new": "11"}
+            )
+        ]
     )
     found = made.scan(0.0)
     assert [m.id.version for m in choose(found)] == ["9", "007"]
     assert all(m.config.labels == {"old": "007", "new": "11"} for m in found)
-    made.place([Place("m", str(tmp_path / "hp"))])
+    made.place([NamedModel("m", str(tmp_path / "hp"))])
     again = made.scan(0.1)
     assert [m.id.version for m in choose(again)] == ["9"], "another policy counts at once"
     assert {m.fingerprint for m in again} == {m.fingerprint for m in found}
@@ -214,8 +224,8 @@ def test_tf_c3_policies_and_labels_are_told_from_outside_and_compared_as_numbers
 def test_a_models_own_configuration_holds_where_nothing_is_said(tmp_path: Path) -> None:
     text = "[versions]\nall = true\n[labels]\nmine = '1'\n[batching]\nmax_rows = 3\n"
     write_files(tmp_path, {"m/1/a.onnx": "ONNX", "m/2/a.onnx": "ONNX", "m/salver.toml": text})
-    made = repository(Customs(batching=Batching(max_rows=7), instances=2))
-    made.place([Place("m", str(tmp_path / "m"), labels={"theirs": "2"})])
+    made = repository(NamedModelDefaults(batching=Batching(max_rows=7), instances=2))
+    made.place([NamedModel("m", str(tmp_path / "m"), labels={"theirs": "2"})])
     config = scan(made)["m:2"].config
     assert config.versions.all
     assert config.labels == {"mine": "1", "theirs": "2"}
@@ -226,21 +236,21 @@ def test_only_harmless_formats_are_loaded_from_a_path_that_a_request_named(tmp_p
     write_files(tmp_path, {"a/1/model.py": "PY", "b/1/a.onnx": "ONNX"})
     for trusts, refused in ((False, ["a:1"]), (True, [])):
         made = repository(trusts_code=trusts)
-        made.place([Place(name, str(tmp_path / name), is_asked=True) for name in "ab"])
+        made.place([NamedModel(name, str(tmp_path / name), is_requested=True) for name in "ab"])
         assert [
             id for id, m in scan(made).items() if "in a base path that a request named" in m.problem
         ] == refused
     made = repository()
-    made.place([Place("a", str(tmp_path / "a"), is_asked=True)])
+    made.place([NamedModel("a", str(tmp_path / "a"), is_requested=True)])
     assert scan(made)["a:1"].problem
-    made.place([Place("a", str(tmp_path / "a"))])
+    made.place([NamedModel("a", str(tmp_path / "a"))])
     assert not scan(made, 0.1)["a:1"].problem, "the operator names it now"
 
 
 def test_batch_threads_are_no_processes(tmp_path: Path) -> None:
     write_files(tmp_path, {"a/1/a.onnx": "ONNX", "b/1/saved_model.pb": "x"})
-    made = repository(Customs(instances=8))
-    made.place([Place("a", str(tmp_path / "a")), Place("b", str(tmp_path / "b"))])
+    made = repository(NamedModelDefaults(instances=8))
+    made.place([NamedModel("a", str(tmp_path / "a")), NamedModel("b", str(tmp_path / "b"))])
     found = scan(made)
     assert (found["a:1"].config.instances.count, found["b:1"].config.instances.count) == (8, 0)
 
@@ -248,12 +258,12 @@ def test_batch_threads_are_no_processes(tmp_path: Path) -> None:
 def test_tf_l3_new_versions_rest_before_they_count_and_a_list_does_not(tmp_path: Path) -> None:
     write_files(tmp_path, {"a/1/a.onnx": "ONNX", "b/1/a.onnx": "ONNX"})
     made = repository()
-    made.place([Place("m", str(tmp_path / "a"))])
+    made.place([NamedModel("m", str(tmp_path / "a"))])
     assert set(scan(made)) == {"m:1"}
     write_files(tmp_path, {"a/2/a.onnx": "ONNX"})
     assert set(scan(made, 1.0)) == {"m:1"}
     assert set(scan(made, 2.1)) == {"m:1", "m:2"}
-    made.place([Place("m", str(tmp_path / "b")), Place("n", str(tmp_path / "a"))])
+    made.place([NamedModel("m", str(tmp_path / "b")), NamedModel("n", str(tmp_path / "a"))])
     assert set(scan(made, 2.2)) == {"m:1", "n:1", "n:2"}
     made.place([])
     assert scan(made, 2.3) == {}
@@ -264,7 +274,13 @@ def test_tf_l3_a_base_path_that_is_not_there_is_told_once_and_harms_no_other(
 ) -> None:
     write_files(tmp_path, {"a/1/a.onnx": "ONNX", "empty/notes": "x"})
     made = repository()
-    made.place([Place("m", str(tmp_path / "a")), Place("x", "/nowhere"), Place("y", str(tmp_path / "empty"))])
+    made.place(
+        [
+            NamedModel("m", str(tmp_path / "a")),
+            NamedModel("x", "/nowhere"),
+            NamedModel("y", str(tmp_path / "empty")),
+        ]
+    )
     with caplog.at_level(logging.ERROR):
         assert set(scan(made)) == {"m:1"}
         scan(made, 1.0)
@@ -281,34 +297,34 @@ def test_a_place_that_cannot_be_opened_changes_nothing(tmp_path: Path) -> None:
         raise InvalidInput(f"{path} is no address")
 
     made = repository()
-    made.place([Place("m", str(tmp_path / "a"))])
+    made.place([NamedModel("m", str(tmp_path / "a"))])
     made._open_store = refuse  # type: ignore[assignment]
     with pytest.raises(InvalidInput):
-        made.place([Place("m", str(tmp_path / "a")), Place("n", "hdfs://x")])
+        made.place([NamedModel("m", str(tmp_path / "a")), NamedModel("n", "hdfs://x")])
     assert set(scan(made)) == {"m:1"}
 
 
 def test_a_model_of_the_paths_with_the_same_name_is_a_clash(tmp_path: Path) -> None:
     write_files(tmp_path, {"all/m/1/a.onnx": "ONNX", "b/1/a.onnx": "ONNX"})
-    made = Repository([tmp_path / "all"], recognise)
-    made.place([Place("m", str(tmp_path / "b"))])
+    made = Repository([tmp_path / "all"], formats(recognise))
+    made.place([NamedModel("m", str(tmp_path / "b"))])
     assert "is used more than once" in scan(made)["m:1"].problem
 
 
 def test_tf_f18_the_lite_model_goes_first_where_it_is_preferred(tmp_path: Path) -> None:
     write_files(tmp_path, {"m/1/saved_model.pb": "x", "m/1/model.tflite": "TFL", "n/1/saved_model.pb": "x"})
-    for first, formats in (("", "savedmodel"), ("model.tflite", "tfl")):
+    for first, preferred in (("", "savedmodel"), ("model.tflite", "tfl")):
         made = repository(first_filename=first)
-        made.place([Place("m", str(tmp_path / "m")), Place("n", str(tmp_path / "n"))])
+        made.place([NamedModel("m", str(tmp_path / "m")), NamedModel("n", str(tmp_path / "n"))])
         found = scan(made)
-        assert found["m:1"].format == formats
+        assert found["m:1"].format == preferred
         assert found["n:1"].format == "savedmodel"
 
 
 def test_tf_f14_options_go_to_the_backend_that_they_are_for(tmp_path: Path) -> None:
     write_files(tmp_path, {"m/1/saved_model.pb": "x", "n/1/a.onnx": "ONNX"})
-    made = repository(Customs(options={"tensorflow": {"tags": "serve,tpu"}}))
-    made.place([Place("m", str(tmp_path / "m")), Place("n", str(tmp_path / "n"))])
+    made = repository(NamedModelDefaults(options={"tensorflow": {"tags": "serve,tpu"}}))
+    made.place([NamedModel("m", str(tmp_path / "m")), NamedModel("n", str(tmp_path / "n"))])
     found = scan(made)
     assert found["m:1"].config.options == {"tags": "serve,tpu"}
     assert found["n:1"].config.options == {}
@@ -397,8 +413,8 @@ def test_tf_f9_a_version_brings_its_own_parameters_or_has_no_batching(tmp_path: 
     write_files(tmp_path, files)
     common = Batching(max_rows=4)
     for has_own, rows in ((True, {"1": 10, "2": 64}), (False, {"1": 4, "2": 4, "3": 4})):
-        made = repository(Customs(batching=common, has_own_batching=has_own))
-        made.place([Place("m", str(tmp_path / "m"))])
+        made = repository(NamedModelDefaults(batching=common, has_own_batching=has_own))
+        made.place([NamedModel("m", str(tmp_path / "m"))])
         found = scan(made)
         assert {v: found[f"m:{v}"].config.batching.max_rows for v in rows} == rows
         assert (found["m:2"].config.batching == NO_BATCHING) is has_own
@@ -408,7 +424,7 @@ def test_tf_f9_a_version_brings_its_own_parameters_or_has_no_batching(tmp_path: 
 def test_an_order_brings_nothing_for_places(tmp_path: Path) -> None:
     write_files(tmp_path, {"m/1/a.onnx": "ONNX"})
     made = repository()
-    made.place([Place("m", str(tmp_path / "m"))])
+    made.place([NamedModel("m", str(tmp_path / "m"))])
     made.overrides["m"] = made.bring("m", LoadOrder(config='{"max_batch_size": 3}'))
     assert scan(made)["m:1"].config.batching.max_rows == 3
 
@@ -419,17 +435,17 @@ def test_of_an_exact_place_only_its_versions_are_looked_at_and_count_at_once(tmp
         (tmp_path / "m" / version / "model.onnx").write_text("ONNX")
     seen: list[Path] = []
 
-    def looked(path: Path) -> Recognised | None:
+    def looked(path: Path) -> ArtifactKind | None:
         seen.append(path)
-        return Recognised("onnx", "onnx") if path.suffix == ".onnx" else None
+        return ArtifactKind("onnx", "onnx") if path.suffix == ".onnx" else None
 
-    repository = Repository((), looked, RepositoryConfig())
+    repository = Repository((), formats(looked), RepositoryConfig())
     for versions in (("1",), ("1", "3")):
         seen.clear()
-        repository.place([Place("m", str(tmp_path / "m"), Versions(specific=versions), is_exact=True)])
+        repository.place([NamedModel("m", str(tmp_path / "m"), Versions(specific=versions), is_exact=True)])
         assert [str(m.id) for m in repository.scan(0.0)] == [f"m:{version}" for version in versions]
         assert not [path for path in seen if "2" in path.relative_to(tmp_path).parts]
-    repository.place([Place("m", str(tmp_path / "m"), Versions(specific=("9",)), is_exact=True)])
+    repository.place([NamedModel("m", str(tmp_path / "m"), Versions(specific=("9",)), is_exact=True)])
     assert repository.scan(0.0) == ()
 
 
@@ -438,7 +454,7 @@ def test_what_an_exact_place_names_stays_though_its_files_are_gone(tmp_path: Pat
     made = repository()
 
     def named(*versions: str) -> list[str]:
-        made.place([Place("m", str(tmp_path / "m"), Versions(specific=versions), is_exact=True)])
+        made.place([NamedModel("m", str(tmp_path / "m"), Versions(specific=versions), is_exact=True)])
         return list(scan(made))
 
     assert named("1", "2") == ["m:1", "m:2"]

@@ -10,7 +10,7 @@ from waiting import PATIENCE_S
 
 from salver.dialects.tensorflow import tf_text
 from salver.dialects.tensorflow.reloading import Reloading, Served, read
-from salver.kernel.repository import Place
+from salver.kernel.repository import NamedModel
 from salver.words.errors import FailedPrecondition, InvalidInput, UnknownError, Unsupported
 from salver.words.messages import ModelId, State, VersionStatus
 
@@ -19,12 +19,12 @@ class Plane:
     """Serves lists; models called ``bad`` fail, and those called ``none`` have no version."""
 
     def __init__(self) -> None:
-        self.lists: list[tuple[Place, ...]] = []
+        self.lists: list[tuple[NamedModel, ...]] = []
         self.error: Exception | None = None
         self.meant: dict[str, dict[str, str]] = {}
         self.awaited: list[set[str]] = []
 
-    async def replace(self, places: Sequence[Place]) -> None:
+    async def replace(self, places: Sequence[NamedModel]) -> None:
         if self.error:
             raise self.error
         self.lists.append(tuple(places))
@@ -61,7 +61,7 @@ def names(plane: Plane) -> list[list[str]]:
 
 async def started(served: Served | None = None, plane: Plane | None = None) -> tuple[Reloading, Plane]:
     plane = plane or Plane()
-    made = Reloading(plane, plane, served or Served((Place("a", "/a"),)))
+    made = Reloading(plane, plane, served or Served((NamedModel("a", "/a", platform="tensorflow"),)))
     await made.start()
     return made, plane
 
@@ -80,11 +80,11 @@ async def test_a_path_that_only_a_request_names_is_not_trusted(tmp_path: Path) -
     path.write_text(listed("a"))
     plane, tick, made = await following(path)
     await made.reload(config(listed("a", "b")))
-    assert {place.name: place.is_asked for place in plane.lists[-1]} == {"a": False, "b": True}
+    assert {place.name: place.is_requested for place in plane.lists[-1]} == {"a": False, "b": True}
     path.write_text(listed("b"))
     await tick()
     await made.reload(config(listed("a", "b")))
-    assert {place.name: place.is_asked for place in plane.lists[-1]} == {"a": True, "b": False}
+    assert {place.name: place.is_requested for place in plane.lists[-1]} == {"a": True, "b": False}
     await made.stop()
 
 
@@ -126,7 +126,7 @@ async def test_a_server_of_paths_has_no_list() -> None:
 
 
 async def test_tf_f8_a_label_at_the_start_needs_its_flag() -> None:
-    place = Place("a", "/a", labels={"stable": "1"})
+    place = NamedModel("a", "/a", labels={"stable": "1"}, platform="tensorflow")
     with pytest.raises(FailedPrecondition, match="not currently available"):
         await started(Served((place,)))
     _, plane = await started(Served((place,), allows_unready_labels=True))
@@ -154,7 +154,7 @@ class Ticks:
 
 async def following(path: Path) -> tuple[Plane, Callable[[], object], Reloading]:
     plane, ticks = Plane(), Ticks()
-    first = tuple(Place(n, f"/{n}") for n in ("a",))
+    first = tuple(NamedModel(n, f"/{n}", platform="tensorflow") for n in ("a",))
     made = Reloading(plane, plane, Served(first, str(path), 1.0), ticks.sleep)
     await made.start()
     await asyncio.wait_for(ticks.idle.wait(), PATIENCE_S)

@@ -8,10 +8,10 @@ import pytest
 from salver.app import FrontConfig, ServeConfig
 from salver.cli import main
 from salver.dialects.tensorflow import command as tensorflow
-from salver.dialects.tensorflow.batching_parameters import NO_BATCHING
 from salver.dialects.tensorflow.flags import IGNORED, OWN, TENSORFLOW, USED
 from salver.dialects.tensorflow.rules import TfsRules
-from salver.kernel.repository import Place
+from salver.kernel.repository import NamedModel
+from salver.kernel.repository.named_models import NO_BATCHING
 from salver.words.artifacts import Batching, Versions
 from salver.words.errors import InvalidInput, SalverError, Unsupported
 
@@ -41,7 +41,7 @@ def test_nothing_but_a_model_is_the_container_on_localhost() -> None:
         ("grpc", "127.0.0.1", 8500),
         ("all", "127.0.0.1", 8501),
     ]
-    assert found.served.places == (Place("m", "/models/m"),)
+    assert found.served.places == (NamedModel("m", "/models/m", platform="tensorflow"),)
     assert (found.control, found.poll_seconds) == ("poll", 1)
     assert found.customs.batching == NO_BATCHING
     assert found.waits_for_models
@@ -82,27 +82,28 @@ def test_tf_f3_tf_r24_tf_r25_what_calls_over_rest_get() -> None:
 
 def test_tf_f4_a_model_by_name_and_base_path(tmp_path: Path) -> None:
     assert tensorflow.configure(["--model_base_path=/m"], NOWHERE).config.served.places == (
-        Place("default", "/m"),
+        NamedModel("default", "/m", platform="tensorflow"),
     )
     with pytest.raises(
         InvalidInput, match=r"Both server_options.model_base_path and server_options.model_config_file"
     ):
         tensorflow.configure(["--model_name=m"], NOWHERE)
     places = tensorflow.configure(["--model_base_path=gs://b/m"], NOWHERE).config.served.places
-    assert places == (Place("default", "gs://b/m"),)
+    assert places == (NamedModel("default", "gs://b/m", platform="tensorflow"),)
     relative = tensorflow.configure(["--model_base_path=here"], NOWHERE).config.served.places
-    assert relative == (Place("default", str(Path("here").absolute())),)
+    assert relative == (NamedModel("default", str(Path("here").absolute()), platform="tensorflow"),)
 
 
 def test_tf_f22_the_environment_of_the_container() -> None:
-    def place(**environment: str) -> tuple[Place, ...] | None:
+    def place(**environment: str) -> tuple[NamedModel, ...] | None:
         return tensorflow.configure([], environment).config.served.places
 
-    assert place(MODEL_NAME="m") == (Place("m", "/models/m"),)
-    assert place(MODEL_BASE_PATH="/data/") == (Place("model", "/data/model"),)
-    assert place(MODEL_NAME="m", MODEL_BASE_PATH="s3://b") == (Place("m", "s3://b/m"),)
+    assert place(MODEL_NAME="m") == (NamedModel("m", "/models/m", platform="tensorflow"),)
+    assert place(MODEL_BASE_PATH="/data/") == (NamedModel("model", "/data/model", platform="tensorflow"),)
+    remote = NamedModel("m", "s3://b/m", platform="tensorflow")
+    assert place(MODEL_NAME="m", MODEL_BASE_PATH="s3://b") == (remote,)
     found = tensorflow.configure(MODEL, {"MODEL_NAME": "other"}).config.served.places
-    assert found == (Place("m", "/models/m"),)
+    assert found == (NamedModel("m", "/models/m", platform="tensorflow"),)
 
 
 LIST = 'model_config_list { config { name: "a" base_path: "/a" model_platform: "tensorflow" %s } }'
@@ -114,7 +115,7 @@ def test_tf_f5_a_list_of_models(tmp_path: Path) -> None:
         [f"--model_config_file={file}", "--model_config_file_poll_wait_seconds=7", "--model_name=x"], NOWHERE
     )
     served = start.config.served
-    assert served.places == (Place("a", "/a", Versions(all=True)),)
+    assert served.places == (NamedModel("a", "/a", Versions(all=True), platform="tensorflow"),)
     assert (served.file, served.file_poll_seconds) == (file, 7)
     assert start.notices == ("--model_name is ignored, since --model_config_file names the models",)
     with pytest.raises(InvalidInput, match="cannot be read"):

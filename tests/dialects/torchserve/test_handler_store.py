@@ -17,7 +17,7 @@ from waiting import auntil
 from salver.dialects.torchserve.archive_files import MANIFEST
 from salver.dialects.torchserve.archive_store import ShelfConfig
 from salver.dialects.torchserve.registering import AtStart
-from salver.kernel.repository import Place
+from salver.kernel.repository import NamedModel
 from salver.kernel.repository.bounds import machine, most_workers
 from salver.kernel.serving.controlplane import ControlMode
 from salver.words.artifacts import Versions
@@ -292,7 +292,7 @@ async def test_a_label_says_which_version_of_a_handler_is_meant(store: Path, tmp
     async with hall(store) as h:
         for meant in ("2", "1", "2"):
             versions = Versions(specific=("1", "2"))
-            place = Place(
+            place = NamedModel(
                 "theirs", str(tmp_path / "theirs"), versions, {"champion": meant}, "champion", is_exact=True
             )
             await h.plane.replace([place], "registry")
@@ -310,7 +310,7 @@ async def test_a_model_of_the_registry_is_changed_through_the_registry_alone(
         (tmp_path / "theirs" / version / "m.onnx").write_text("x")
     mar(store, "mine", "theirs", "9.0")
     async with hall(store) as h:
-        await h.plane.replace([Place("theirs", str(tmp_path / "theirs"))], "registry")
+        await h.plane.replace([NamedModel("theirs", str(tmp_path / "theirs"))], "registry")
         await h.lives.settled()
         before = h.default("theirs")
         text = "theirs is a model of the registry, which alone says what is served of it"

@@ -7,19 +7,21 @@ from pathlib import Path
 
 import pytest
 
+from salver.backends.protocol import ArtifactKind
+from salver.dialects.formats import formats
 from salver.dialects.torchserve.archive import with_archive
 from salver.dialects.torchserve.archive_files import MANIFEST
-from salver.kernel.repository import Recognised, Repository
+from salver.kernel.repository import Repository
 from salver.words.artifacts import Manifest, Versions
 from salver.words.handlers import FORMAT, Workers
 
 
-def recognise(path: Path) -> Recognised | None:
+def recognise(path: Path) -> ArtifactKind | None:
     if path.is_dir():
-        return Recognised(FORMAT, FORMAT) if (path / MANIFEST).is_file() else None
+        return ArtifactKind(FORMAT, FORMAT) if (path / MANIFEST).is_file() else None
     if path.name.endswith((".mar", ".tar.gz")):
-        return Recognised(FORMAT, FORMAT)
-    return Recognised("onnx", "onnx") if path.suffix == ".onnx" else None
+        return ArtifactKind(FORMAT, FORMAT)
+    return ArtifactKind("onnx", "onnx") if path.suffix == ".onnx" else None
 
 
 def mar(path: Path, name: str = "noop", version: str = "1.0", yaml: str = "") -> Path:
@@ -36,7 +38,7 @@ def mar(path: Path, name: str = "noop", version: str = "1.0", yaml: str = "") ->
 
 
 def scan(*paths: Path) -> dict[str, Manifest]:
-    return {str(m.id): m for m in Repository(paths, recognise).scan(0.0)}
+    return {str(m.id): m for m in Repository(paths, formats(recognise)).scan(0.0)}
 
 
 def test_ts_a1_name_and_version_are_the_archives_own(tmp_path: Path) -> None:
@@ -101,7 +103,7 @@ def test_ts_y1_what_is_wrong_with_an_archive_is_told_and_harms_no_other(
 
 def test_ts_a1_an_archive_that_has_changed_is_read_again(tmp_path: Path) -> None:
     path = mar(tmp_path / "m.mar", version="1.0")
-    repository = Repository([path], recognise)
+    repository = Repository([path], formats(recognise))
     before = repository.scan(0.0)
     mar(path, version="1.1", yaml="batchSize: 5")
     os.utime(path, ns=(1, 1))

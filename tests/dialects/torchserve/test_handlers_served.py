@@ -15,8 +15,8 @@ from unittest.mock import ANY
 
 import pytest
 
-from salver import plugins
 from salver.app import ServeConfig, Server
+from salver.backends.discovery import backends as find_backends
 from salver.dialects.torchserve import model_settings
 from salver.dialects.torchserve.archive_files import MANIFEST
 from salver.dialects.torchserve.archive_store import ShelfConfig
@@ -77,7 +77,7 @@ def server(store: Path, *paths: Path, **config: Any) -> Server:
     handlers = HandlerStoreConfig(
         **{"shelf": ShelfConfig(str(store)), "is_open": True, "workers": 1, **config}
     )
-    backends = {**plugins.backends(), "torchserve": TorchServeBackend()}
+    backends = {**find_backends(), "torchserve": TorchServeBackend()}
     given = tuple(str(path) for path in paths)
     return Server(ServeConfig(paths=given, opens_ports=False, handlers=handlers), backends)
 

@@ -24,7 +24,7 @@ from salver.dialects.torchserve.archive_files import (
     read_text,
     unpack_archive,
 )
-from salver.kernel.repository.unpacked import Archives
+from salver.dialects.torchserve.unpacked_archives import UnpackedArchives
 from salver.stores import unpack, unzip
 from salver.words.errors import BadArchive, LoadFailed, SalverError
 
@@ -416,7 +416,7 @@ def test_ts_a1_zips_with_any_byte_changed_are_unpacked_or_refused(data: st.DataO
 def test_ts_a1_unpacked_archives_are_shared_and_go_with_the_last_holder(tmp_path: Path) -> None:
     one, two = mar(tmp_path / "one.mar"), tmp_path / "two.mar"
     two.write_bytes(one.read_bytes())
-    archives = Archives(tmp_path / "cache")
+    archives = UnpackedArchives(tmp_path / "cache")
     (tmp_path / "cache").mkdir()
     left = tmp_path / "cache" / "salver-handlers-999999999-x"
     left.mkdir()
@@ -442,10 +442,10 @@ def test_ts_a1_what_cannot_be_unpacked_leaves_nothing(tmp_path: Path) -> None:
     with zipfile.ZipFile(path, "a") as opened:
         opened.writestr("../evil.py", "x")
     (cache := tmp_path / "cache").mkdir()
-    archives = Archives(cache)
+    archives = UnpackedArchives(cache)
     with pytest.raises(BadArchive):
         archives.hold(path)
     assert [file for file in cache.rglob("*") if file.is_file()] == []
     with pytest.raises(BadArchive, match="cannot be read"):
         archives.hold(tmp_path / "missing.mar")
-    assert repr(archives) == "<Archives, 0 unpacked>"
+    assert repr(archives) == "<UnpackedArchives, 0 unpacked>"

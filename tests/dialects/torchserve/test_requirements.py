@@ -14,8 +14,8 @@ from waiting import PATIENCE_S
 
 from salver.dialects.torchserve.archive_files import MANIFEST
 from salver.dialects.torchserve.requirements import install
+from salver.dialects.torchserve.unpacked_archives import UnpackedArchives
 from salver.dialects.torchserve.unpacking import Unpacking
-from salver.kernel.repository.unpacked import Archives
 from salver.words.artifacts import Manifest
 from salver.words.errors import LoadFailed
 from salver.words.handlers import FORMAT
@@ -91,7 +91,7 @@ async def test_ts_c2_ts_a8_what_is_required_is_installed_into_the_models_own_fol
     await asyncio.gather(
         *(
             Unpacking(loader, archives, installs=True).load(manifest(path))
-            for archives in [Archives(cache)] * 2
+            for archives in [UnpackedArchives(cache)] * 2
         )
     )
     assert loader.seen == [["noop.py", f"{NAME}.py"]] * 2
@@ -106,7 +106,7 @@ async def test_ts_c2_without_leave_nothing_is_installed_and_the_key_is_named(
     tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     loader = Loader()
-    await Unpacking(loader, Archives(cache)).load(manifest(archive(tmp_path, f"{NAME}==1.0\n")))
+    await Unpacking(loader, UnpackedArchives(cache)).load(manifest(archive(tmp_path, f"{NAME}==1.0\n")))
     assert loader.seen == [["noop.py"]]
     assert caplog.text.count("install_py_dep_per_model=true") == 1
 
@@ -116,7 +116,7 @@ async def test_ts_c2_ts_a1_of_a_folder_a_copy_takes_the_packages(tmp_path: Path,
     with zipfile.ZipFile(archive(tmp_path, f"{NAME}\n")) as opened:
         opened.extractall(folder)
     loader = Loader()
-    await Unpacking(loader, Archives(cache), installs=True).load(manifest(folder))
+    await Unpacking(loader, UnpackedArchives(cache), installs=True).load(manifest(folder))
     assert loader.seen == [["noop.py", f"{NAME}.py"]]
     assert loader.path.is_relative_to(cache)
     assert not (folder / f"{NAME}.py").exists()
@@ -133,10 +133,10 @@ async def test_ts_c2_ts_a1_of_a_folder_a_copy_takes_the_packages(tmp_path: Path,
 async def test_ts_c2_what_cannot_be_installed_is_a_failed_load(
     text: str, file: str, words: str, tmp_path: Path, cache: Path
 ) -> None:
-    archives = Archives(cache)
+    archives = UnpackedArchives(cache)
     with pytest.raises(LoadFailed, match=words):
         await Unpacking(Loader(), archives, installs=True).load(manifest(archive(tmp_path, text, file)))
-    assert repr(archives) == "<Archives, 0 unpacked>"
+    assert repr(archives) == "<UnpackedArchives, 0 unpacked>"
     assert files(cache) == []
 
 
@@ -159,7 +159,7 @@ def test_ts_c2_an_installation_that_takes_too_long_is_ended(slow: Path) -> None:
 async def test_ts_c2_an_installation_that_nobody_waits_for_any_more_is_ended(
     tmp_path: Path, cache: Path, slow: Path
 ) -> None:
-    archives = Archives(cache)
+    archives = UnpackedArchives(cache)
     loading = asyncio.create_task(
         Unpacking(Loader(), archives, installs=True).load(manifest(archive(tmp_path, "")))
     )
@@ -167,7 +167,7 @@ async def test_ts_c2_an_installation_that_nobody_waits_for_any_more_is_ended(
     loading.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asyncio.wait_for(loading, PATIENCE_S)
-    assert repr(archives) == "<Archives, 0 unpacked>"
+    assert repr(archives) == "<UnpackedArchives, 0 unpacked>"
 
 
 def test_ts_c2_without_pip_the_reason_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

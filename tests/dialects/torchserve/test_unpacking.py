@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from salver.dialects.torchserve.archive_files import MANIFEST
+from salver.dialects.torchserve.unpacked_archives import UnpackedArchives
 from salver.dialects.torchserve.unpacking import Unpacking
-from salver.kernel.repository.unpacked import Archives
 from salver.words.artifacts import Manifest
 from salver.words.errors import LoadFailed
 from salver.words.handlers import FORMAT
@@ -66,7 +66,7 @@ def files(cache: Path) -> list[Path]:
 
 async def test_ts_a1_the_loader_has_a_folder_until_the_end(archive: Path, cache: Path) -> None:
     loader = Loader()
-    servable: Any = await Unpacking(loader, Archives(cache)).load(manifest(archive))
+    servable: Any = await Unpacking(loader, UnpackedArchives(cache)).load(manifest(archive))
     assert loader.content == "x = 1"
     assert loader.seen[0].is_relative_to(cache)
     for end in servable.ends:
@@ -79,8 +79,8 @@ async def test_ts_a1_folders_and_other_models_are_loaded_as_they_lie(archive: Pa
     folder = archive.parent / "folder"
     folder.mkdir()
     (folder / "noop.py").write_text("")
-    await Unpacking(loader, Archives(cache)).load(manifest(folder))
-    await Unpacking(loader, Archives(cache)).load(manifest(archive, "onnx"))
+    await Unpacking(loader, UnpackedArchives(cache)).load(manifest(folder))
+    await Unpacking(loader, UnpackedArchives(cache)).load(manifest(archive, "onnx"))
     assert loader.seen == [folder, archive]
     assert not files(cache)
 
@@ -90,7 +90,7 @@ async def test_ts_a1_what_does_not_load_is_let_go_and_told_by_its_archive(
     error: Exception, archive: Path, cache: Path
 ) -> None:
     with pytest.raises(type(error)) as raised:
-        await Unpacking(Loader(error), Archives(cache)).load(manifest(archive))
+        await Unpacking(Loader(error), UnpackedArchives(cache)).load(manifest(archive))
     assert not files(cache)
     if isinstance(error, LoadFailed):
         assert str(raised.value) == f"{archive}/noop.py is wrong. See {archive}"
@@ -99,4 +99,4 @@ async def test_ts_a1_what_does_not_load_is_let_go_and_told_by_its_archive(
 async def test_ts_a1_a_bad_archive_is_a_failed_load(tmp_path: Path, cache: Path) -> None:
     (tmp_path / "text.mar").write_text("not a model")
     with pytest.raises(LoadFailed, match=r"text\.mar"):
-        await Unpacking(Loader(), Archives(cache)).load(manifest(tmp_path / "text.mar"))
+        await Unpacking(Loader(), UnpackedArchives(cache)).load(manifest(tmp_path / "text.mar"))

@@ -10,8 +10,8 @@ import pytest
 from waiting import auntil
 
 from salver.dialects.torchserve.archive_store import ShelfConfig
+from salver.dialects.torchserve.unpacked_archives import UnpackedArchives
 from salver.dialects.torchserve.workflows import Workflows, WorkflowsConfig
-from salver.kernel.repository.unpacked import Archives
 from salver.words.errors import (
     BadArchive,
     BadGraph,
@@ -94,12 +94,12 @@ def played() -> Played:
 
 
 @pytest.fixture
-def archives(tmp_path: Path) -> Archives:
-    return Archives(tmp_path)
+def archives(tmp_path: Path) -> UnpackedArchives:
+    return UnpackedArchives(tmp_path)
 
 
 @pytest.fixture
-def flows(tmp_path: Path, played: Played, archives: Archives) -> Workflows:
+def flows(tmp_path: Path, played: Played, archives: UnpackedArchives) -> Workflows:
     (tmp_path / "store").mkdir()
     config = WorkflowsConfig(ShelfConfig(str(tmp_path / "store")))
     return Workflows(config, played, played, archives, lambda: asyncio.get_running_loop().time())
@@ -123,7 +123,7 @@ def _call(deadline: float | None = None) -> Call:
 
 
 async def test_ts_m9_nodes_come_and_go_with_their_workflow(
-    tmp_path: Path, played: Played, flows: Workflows, archives: Archives
+    tmp_path: Path, played: Played, flows: Workflows, archives: UnpackedArchives
 ) -> None:
     spec = _FAN.replace(
         "60000}", "60000, batch-size: 3, max-workers: 2, left: {url: a.mar, max-batch-delay: 7}}"

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from salver.dialects.triton.config.ensemble import unfit
+from salver.dialects.formats import formats
 from salver.dialects.triton.config.pbtxt import parse_json, parse_pbtxt
 from salver.kernel.repository import Repository
+from salver.kernel.repository.checks.ensemble import misfit
 from salver.kernel.repository.toml import parse_toml
 from salver.words.artifacts import Ensemble, EnsembleStep
 from salver.words.errors import InvalidInput
@@ -159,15 +160,15 @@ def test_tr_c10_what_cannot_be_is_refused_in_tritons_words(change: tuple[str, st
 def test_tr_c10_can_the_tensors_flow(
     steps: list[EnsembleStep], inputs: str, outputs: str, problem: str
 ) -> None:
-    said = unfit("e", Ensemble(tuple(steps)), list(inputs), list(outputs))
+    said = misfit("e", Ensemble(tuple(steps)), list(inputs), list(outputs))
     assert problem in said
     assert bool(problem) == bool(said)
 
 
 def test_tr_c10_there_is_a_limit_of_steps() -> None:
     many = tuple(EnsembleStep("m", "", {"x": f"t{n}"}, {"y": f"t{n + 1}"}) for n in range(1001))
-    assert unfit("e", Ensemble(many[:1000])) == ""
-    assert unfit("e", Ensemble(many)) == "ensemble 'e' has 1001 steps; at most 1000 are taken"
+    assert misfit("e", Ensemble(many[:1000])) == ""
+    assert misfit("e", Ensemble(many)) == "ensemble 'e' has 1001 steps; at most 1000 are taken"
 
 
 @pytest.mark.parametrize(
@@ -194,7 +195,7 @@ def test_tr_c1_an_ensemble_has_no_artefact(tmp_path: Path) -> None:
         (tmp_path / name / "config.pbtxt").write_text(PBTXT)
         (tmp_path / name / "labels.txt").write_text("a\nb\nc\n")
     (tmp_path / "with" / "7").mkdir()
-    repository = Repository([tmp_path], lambda path: None)
+    repository = Repository([tmp_path], formats(lambda path: None))
     found = {manifest.id.name: manifest for manifest in repository.scan(0.0)}
     assert {name: (m.id.version, m.backend, m.problem) for name, m in found.items()} == {
         "with": ("7", "ensemble", ""),

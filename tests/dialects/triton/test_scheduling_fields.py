@@ -3,14 +3,14 @@
 import pytest
 
 from salver.dialects.triton.config.pbtxt import parse_pbtxt
-from salver.dialects.triton.config.translate import Translated
+from salver.dialects.triton.config.translate import Translation
 from salver.kernel.repository.toml import parse_toml
 from salver.words.artifacts import BatchInput, Instances, Queue, QueuePolicy, Ragged, RateLimit
 from salver.words.errors import InvalidInput
 from salver.words.tensor import DataType
 
 
-def pbtxt(text: str) -> Translated:
+def pbtxt(text: str) -> Translation:
     return parse_pbtxt(text.encode(), "/r/m/config.pbtxt", "m")
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from salver.dialects.formats import formats
 from salver.dialects.triton.config.pbtxt import parse_pbtxt
 from salver.dialects.triton.config_view import Facts, as_json, complete
 from salver.kernel.repository.settings import read_settings
@@ -231,15 +232,15 @@ def test_tr_c9_a_state_that_begins_with_a_file(tmp_path: Path) -> None:
     config = f"max_batch_size: 4 sequence_batching {{ {state} }}"
     (tmp_path / "m" / "config.pbtxt").write_text(config)
     store = FileStore(tmp_path)
-    assert "initial_state/begin" in read_settings(store, "m", "m").problem
+    assert "initial_state/begin" in read_settings(store, "m", "m", formats(lambda path: None)).problem
     file = tmp_path / "m" / "initial_state" / "begin"
     file.write_bytes(bytes(23))
-    problem = read_settings(store, "m", "m").problem
+    problem = read_settings(store, "m", "m", formats(lambda path: None)).problem
     words = "initial_state setting expects 24 bytes, but the data provided from begin only has 23 bytes."
     assert words in problem
     content = np.arange(6, dtype="<f4").tobytes()
     file.write_bytes(content)
-    settings = read_settings(store, "m", "m")
+    settings = read_settings(store, "m", "m", formats(lambda path: None))
     assert not settings.problem
     assert settings.config.sequences.states[0].content == content
     assert "m/initial_state/begin" in settings.files

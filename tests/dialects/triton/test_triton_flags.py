@@ -97,8 +97,8 @@ def test_tr_f2_flags_of_how_models_are_read_and_loaded() -> None:
     )
     assert (found.lifecycle.parallel_loads, found.lifecycle.retries) == (2, 3)
     assert (found.repository.config_name, found.repository.has_namespaces) == ("big", True)
-    assert found.repository.wants_whole and not usual.repository.wants_whole
-    assert config("--strict-model-config=true").repository.wants_whole
+    assert (found.repository.required_config, usual.repository.required_config) == ("config.pbtxt", "")
+    assert config("--strict-model-config=true").repository.required_config
     assert config("--model-load-thread-count=0").lifecycle.parallel_loads == 1
     assert config("--model-repository=s3://bucket/models").paths == ("models", "s3://bucket/models")
 

@@ -6,11 +6,12 @@ import msgspec
 import pytest
 import zoo
 
+from salver.backends.discovery import backends, recogniser
+from salver.dialects.formats import formats
 from salver.features.registry.inspecting import Inspector
 from salver.features.tuning.profile import Cell, Measured, Profile
 from salver.features.tuning.profiles import ProfileStore, machine
 from salver.kernel.repository import Repository
-from salver.plugins import backends, recogniser
 from salver.words.artifacts import Manifest, Objective
 from salver.words.errors import InvalidInput, LoadFailed, MissingExtra, NotFound
 from salver.words.messages import Signature, TensorSpec
@@ -28,7 +29,7 @@ def loads(manifest: Manifest) -> Signature:
 
 
 def inspector(tries: object = loads, state: str = "") -> Inspector:
-    return Inspector(KNOWN, recogniser(KNOWN), ProfileStore(state), tries)  # type: ignore[arg-type]
+    return Inspector(KNOWN, formats(recogniser(KNOWN)), ProfileStore(state), tries)  # type: ignore[arg-type]
 
 
 async def test_a_file_is_a_version_of_one_file(tmp_path: Path) -> None:
@@ -109,7 +110,7 @@ async def test_links_to_files_are_followed_and_those_to_folders_refused(tmp_path
 
 async def test_what_was_measured_here_goes_along(tmp_path: Path) -> None:
     zoo.write_mlp(tmp_path / "m", 1)
-    (manifest,) = Repository((tmp_path / "m",), recogniser(KNOWN)).scan(0.0)
+    (manifest,) = Repository((tmp_path / "m",), formats(recogniser(KNOWN))).scan(0.0)
     config = msgspec.structs.replace(manifest.config, objective=Objective(throughput=True))
     store = ProfileStore(str(tmp_path / "state"))
     import os

@@ -15,7 +15,7 @@ from salver.features.registry.deliveries import Deliverer
 from salver.features.registry.records import NewVersion
 from salver.features.registry.registered import OWNER, Registered
 from salver.features.registry.registry import ModelRegistry
-from salver.kernel.repository import Place
+from salver.kernel.repository import NamedModel
 from salver.words.artifacts import Versions
 from salver.words.errors import Conflict
 
@@ -24,10 +24,10 @@ class Plane:
     """Notes what it is to serve."""
 
     def __init__(self) -> None:
-        self.lists: list[tuple[Place, ...]] = []
+        self.lists: list[tuple[NamedModel, ...]] = []
         self.problem: Exception | None = None
 
-    async def replace(self, places: Sequence[Place], owner: str = "") -> None:
+    async def replace(self, places: Sequence[NamedModel], owner: str = "") -> None:
         assert owner == OWNER
         if self.problem is not None:
             raise self.problem

@@ -21,7 +21,7 @@ from salver.dialects.tensorflow.reloading import Served
 from salver.features.registry.records import Actor
 from salver.features.releases.judge.policy import Metric, Policy, Stage
 from salver.features.releases.judge.record import proposed
-from salver.kernel.repository import Place
+from salver.kernel.repository import NamedModel
 from salver.words.artifacts import Versions
 
 pytestmark = pytest.mark.timeout(120)
@@ -148,7 +148,7 @@ async def world(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator
     else:
         import tensorflow_serving.apis.model_service_pb2_grpc  # noqa: F401 - takes seconds: before callers wait
 
-        place = Place("m", str(models / "m"), Versions(specific=("1", "2")), is_exact=True)
+        place = NamedModel("m", str(models / "m"), Versions(specific=("1", "2")), is_exact=True)
         named = {"served": Served((place,))}
     config = ServeConfig(front=FrontConfig(port=0), registry=str(tmp_path / "registry"), **named)
     async with Server(config) as server:

@@ -15,13 +15,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from zoo import write_mlp
 
+from salver.backends.discovery import backends
 from salver.cli import main
 from salver.features.tuning.profiles import ProfileStore
 from salver.features.tuning.tune_command import _find, _with
 from salver.kernel.repository.toml import parse_toml
 from salver.kernel.serving.bus import Bus
 from salver.kernel.serving.loader import Loader, Servable, Terms
-from salver.plugins import backends
 from salver.words.artifacts import Manifest
 
 SALVER = str(Path(sys.executable).with_name("salver"))

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from salver.backends.discovery import backends, recogniser
+from salver.dialects.formats import formats
 from salver.kernel.repository import Repository, RepositoryConfig
 from salver.kernel.repository.advice import check_place, missing, unrecognised_file
-from salver.plugins import backends, recogniser
 from salver.words.errors import InvalidInput, NotFound
 
 _JSON = b'{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
@@ -21,7 +22,7 @@ BERT = {"architectures": ["BertModel"], "model_type": "bert"}
 
 def problem(path: Path) -> str:
     """Of the one version that a scan finds there."""
-    (manifest,) = Repository((path,), recogniser(backends())).scan(0.0)
+    (manifest,) = Repository((path,), formats(recogniser(backends()))).scan(0.0)
     return manifest.problem
 
 
@@ -52,7 +53,9 @@ def test_files(name: str, content: bytes, said: str, tmp_path: Path) -> None:
     assert said.format(path=path) in unrecognised_file(path)
     if name != "m.txt":
         with pytest.raises(NotFound) as info:
-            Repository((tmp_path,), recogniser(backends()), RepositoryConfig(refuses_nothing=True)).scan(0.0)
+            Repository(
+                (tmp_path,), formats(recogniser(backends())), RepositoryConfig(refuses_nothing=True)
+            ).scan(0.0)
         assert said.format(path=path) in str(info.value), "of the only file of a folder, too"
 
 
@@ -130,7 +133,7 @@ def test_the_advice_for_a_function_can_be_pasted(tmp_path: Path) -> None:
 )
 def test_what_is_no_path(text: str, said: str) -> None:
     with pytest.raises(InvalidInput) as info:
-        Repository((text,), recogniser(backends()))
+        Repository((text,), formats(recogniser(backends())))
     assert said in str(info.value)
 
 
@@ -150,7 +153,7 @@ def test_the_nearest_name(tmp_path: Path) -> None:
 def test_the_first_scan_alone_refuses_nothing(tmp_path: Path) -> None:
     (tmp_path / "m.py").write_text("class Model:\n    pass\n")
     repository = Repository(
-        (tmp_path,), recogniser(backends()), RepositoryConfig(settle_s=0, refuses_nothing=True)
+        (tmp_path,), formats(recogniser(backends())), RepositoryConfig(settle_s=0, refuses_nothing=True)
     )
     assert len(repository.scan(0.0)) == 1
     (tmp_path / "m.py").unlink()
@@ -164,7 +167,7 @@ def test_a_configuration_beside_a_file_that_is_named(tmp_path: Path) -> None:
 
     def found(text: str) -> tuple[str, float]:
         (tmp_path / "salver.toml").write_text(text)
-        (manifest,) = Repository((tmp_path / "m.py",), recogniser(backends())).scan(0.0)
+        (manifest,) = Repository((tmp_path / "m.py",), formats(recogniser(backends()))).scan(0.0)
         return manifest.problem, manifest.config.timeout_ms
 
     assert found("timeout_ms = 7") == ("", 7)
@@ -176,7 +179,9 @@ def test_a_configuration_beside_a_file_that_is_named(tmp_path: Path) -> None:
 
 def test_a_change_of_the_configuration_beside_a_file_is_seen(tmp_path: Path) -> None:
     (tmp_path / "m.py").write_text("class Model:\n    pass\n")
-    repository = Repository((tmp_path / "m.py",), recogniser(backends()), RepositoryConfig(settle_s=0))
+    repository = Repository(
+        (tmp_path / "m.py",), formats(recogniser(backends())), RepositoryConfig(settle_s=0)
+    )
     (before,) = repository.scan(0.0)
     (tmp_path / "salver.toml").write_text("timeout_ms = 7")
     repository.scan(1.0)

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from salver.configuration import ServeConfig
+from salver.dialects.formats import formats
 from salver.dialects.triton.config.pbtxt import parse_json, parse_pbtxt
 from salver.kernel.repository import bounds
 from salver.kernel.repository.bounds import Machine, misfit
@@ -177,7 +178,7 @@ def test_a_triton_configuration_is_refused_in_its_own_words(
     told: dict[str, Any], field: str, tmp_path: Path
 ) -> None:
     (tmp_path / "m").mkdir()
-    settings = read_settings(FileStore(tmp_path), "m", "m", json.dumps(told))
+    settings = read_settings(FileStore(tmp_path), "m", "m", formats(lambda path: None), json.dumps(told))
     assert f"`{field}`" in settings.problem, settings.problem
     assert "must be at most" in settings.problem or "at most" in settings.problem or "of " in settings.problem
 
@@ -185,7 +186,7 @@ def test_a_triton_configuration_is_refused_in_its_own_words(
 def test_a_file_says_where(tmp_path: Path) -> None:
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "config.pbtxt").write_text("instance_group { count: 1000000000 }")
-    problem = read_settings(FileStore(tmp_path), "m", "m").problem
+    problem = read_settings(FileStore(tmp_path), "m", "m", formats(lambda path: None)).problem
     assert problem.startswith(f"{tmp_path}/m/config.pbtxt: `instance_group.count` is 1000000000")
 
 

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from salver.kernel.repository import Recognised, Repository, RepositoryConfig
+from salver.backends.protocol import ArtifactKind
+from salver.dialects.formats import formats
+from salver.kernel.repository import Repository, RepositoryConfig
 from salver.kernel.repository.uploads import bring
 from salver.words.artifacts import LoadOrder, Manifest
 from salver.words.errors import InvalidInput, LoadFailed, TooLarge
@@ -13,17 +15,17 @@ from salver.words.errors import InvalidInput, LoadFailed, TooLarge
 CONFIG = '{"backend": "onnxruntime", "max_batch_size": 2}'
 
 
-def recognise(path: Path) -> Recognised | None:
+def recognise(path: Path) -> ArtifactKind | None:
     if path.suffix == ".onnx":
-        return Recognised("onnx", "onnx")
-    return Recognised("python", "python") if path.suffix == ".py" else None
+        return ArtifactKind("onnx", "onnx")
+    return ArtifactKind("python", "python") if path.suffix == ".py" else None
 
 
 def a_repository(root: Path, **options: bool) -> Repository:
     for name in ("a", "b"):
         (root / name / "1").mkdir(parents=True)
         (root / name / "1" / "model.onnx").write_text(name)
-    return Repository([root], recognise, RepositoryConfig(**options))
+    return Repository([root], formats(recognise), RepositoryConfig(**options))
 
 
 def load(repository: Repository, name: str, order: LoadOrder) -> list[Manifest]:
@@ -162,14 +164,14 @@ def test_tr_c2_tr_r12_the_versions_policy_of_an_order_counts(tmp_path: Path) -> 
 
 
 def test_a_class_for_weights_that_came_with_a_request_is_code(tmp_path: Path) -> None:
-    def weights(path: Path) -> Recognised | None:
-        return Recognised("torch", "torch-weights") if path.suffix == ".pt" else None
+    def weights(path: Path) -> ArtifactKind | None:
+        return ArtifactKind("torch", "torch-weights") if path.suffix == ".pt" else None
 
     config = '{"backend": "pytorch", "runtime": "model.py"}'
     order = LoadOrder(config, {"1/model.pt": b"", "1/model.py": b""})
     for trusts_code in (False, True):
         (tmp_path / str(trusts_code)).mkdir()
         rules = RepositoryConfig(trusts_code=trusts_code)
-        (found,) = load(Repository([tmp_path / str(trusts_code)], weights, rules), "m", order)
+        (found,) = load(Repository([tmp_path / str(trusts_code)], formats(weights), rules), "m", order)
         assert ("--trust-pickle" in found.problem) is not trusts_code
         assert found.config.instances.runner == "process"

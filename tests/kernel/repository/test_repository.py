@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from model_folders import recognise, write_files
 
-from salver.kernel.repository import Recognised, Repository, RepositoryConfig
+from salver.backends.protocol import ArtifactKind
+from salver.dialects.formats import formats
+from salver.kernel.repository import Repository, RepositoryConfig
 from salver.stores import Entry, MemoryStore
 from salver.words.artifacts import Manifest
 from salver.words.errors import InvalidInput, NotFound
@@ -15,7 +17,9 @@ from salver.words.messages import ModelId
 
 
 def scan(*paths: Path, name: str = "") -> dict[str, Manifest]:
-    return {str(m.id): m for m in Repository(paths, recognise, RepositoryConfig(name=name)).scan(0.0)}
+    return {
+        str(m.id): m for m in Repository(paths, formats(recognise), RepositoryConfig(name=name)).scan(0.0)
+    }
 
 
 LAYOUTS: list[tuple[str, dict[str, str], str, dict[str, str]]] = [
@@ -341,7 +345,7 @@ def test_the_same_path_twice_is_no_clash(tmp_path: Path) -> None:
 
 def test_a_version_that_is_being_written_waits_until_it_rests(tmp_path: Path) -> None:
     write_files(tmp_path, {"m/1/a.onnx": "ONNX"})
-    repository = Repository([tmp_path / "m"], recognise)
+    repository = Repository([tmp_path / "m"], formats(recognise))
 
     def versions(now: float) -> list[str]:
         return [m.id.version for m in repository.scan(now) if not m.problem]
@@ -365,7 +369,7 @@ def test_the_first_scan_takes_what_is_there(tmp_path: Path) -> None:
 
 def test_who_asks_for_a_model_gets_it_at_once(tmp_path: Path) -> None:
     write_files(tmp_path, {"m/1/a.onnx": "ONNX"})
-    repository = Repository([tmp_path], recognise)
+    repository = Repository([tmp_path], formats(recognise))
     repository.scan(0)
     write_files(tmp_path, {"m/2/a.onnx": "ONNX", "n/1/a.onnx": "ONNX"})
     assert [str(m.id) for m in repository.scan(1, frozenset({"m"}))] == ["m:1", "m:2"]
@@ -373,7 +377,7 @@ def test_who_asks_for_a_model_gets_it_at_once(tmp_path: Path) -> None:
 
 def test_a_version_that_is_replaced_by_renames_never_vanishes(tmp_path: Path) -> None:
     write_files(tmp_path, {"m/1/a.onnx": "ONNX", "new/a.onnx": "ONNX new"})
-    repository = Repository([tmp_path / "m"], recognise)
+    repository = Repository([tmp_path / "m"], formats(recognise))
     (before,) = repository.scan(0)
     (tmp_path / "m/1").rename(tmp_path / "old")
     assert repository.scan(5) == (before,), "gone, but perhaps for a moment"
@@ -385,7 +389,7 @@ def test_a_version_that_is_replaced_by_renames_never_vanishes(tmp_path: Path) ->
 
 def test_a_version_that_is_gone_is_gone(tmp_path: Path) -> None:
     write_files(tmp_path, {"m/1/a.onnx": "ONNX", "m/2/a.onnx": "ONNX"})
-    repository = Repository([tmp_path / "m"], recognise)
+    repository = Repository([tmp_path / "m"], formats(recognise))
     repository.scan(0)
     (tmp_path / "m/2/a.onnx").unlink()
     (tmp_path / "m/2").rmdir()
@@ -460,12 +464,12 @@ def test_circles_end(tmp_path: Path) -> None:
 def test_an_unreadable_file_is_a_problem_of_its_own_model_only(tmp_path: Path) -> None:
     write_files(tmp_path, {"r/a/1/m.onnx": "ONNX", "r/b/1/m.onnx": "ONNX", "r/c.onnx": "ONNX"})
 
-    def locked(path: Path) -> Recognised | None:
+    def locked(path: Path) -> ArtifactKind | None:
         if (path.name == "m.onnx" and "b" in path.parts) or path.name == "c.onnx":
             raise PermissionError(13, "Permission denied")
         return recognise(path)
 
-    found = {str(m.id): m.problem for m in Repository([tmp_path / "r"], locked).scan(0)}
+    found = {str(m.id): m.problem for m in Repository([tmp_path / "r"], formats(locked)).scan(0)}
     assert found["a:1"] == ""
     assert found["b:1"].endswith("b/1/m.onnx cannot be read: Permission denied")
     assert found["c:1"].endswith("c.onnx cannot be read: Permission denied")
@@ -476,10 +480,10 @@ def test_a_version_of_too_many_files_is_refused(tmp_path: Path) -> None:
     store = MemoryStore({**files, "m/1/model.onnx": b"ONNX"})
     store.entries = _fast(store)  # type: ignore[method-assign]
 
-    def by_name(path: Path) -> Recognised | None:
-        return Recognised("onnx", "onnx") if path.name == "model.onnx" else None
+    def by_name(path: Path) -> ArtifactKind | None:
+        return ArtifactKind("onnx", "onnx") if path.name == "model.onnx" else None
 
-    (found,) = Repository([Path("/memory")], by_name, open_store=lambda _: store).scan(0)
+    (found,) = Repository([Path("/memory")], formats(by_name), open_store=lambda _: store).scan(0)
     assert "more than 20000 files in one version" in found.problem
 
 
@@ -563,7 +567,7 @@ def test_tr_a1_a_backend_that_there_is_not_unless_a_program_of_its_name_is_there
 
     def found() -> Manifest:
         config = RepositoryConfig(backend_directory=str(folder))
-        return Repository((models,), recognise, config).scan(0.0)[0]
+        return Repository((models,), formats(recognise), config).scan(0.0)[0]
 
     assert f"config.pbtxt: there is no backend for '{name}'. Known are: onnxruntime," in found().problem
     write_files(folder, {f"{name}/model.py": "PY program"})

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from model_folders import recognise, write_files
 
+from salver.dialects.formats import formats
 from salver.kernel.repository import Repository, RepositoryConfig
 from salver.words.artifacts import Manifest
 from salver.words.errors import InvalidInput
@@ -15,7 +16,7 @@ WHOLE = 'backend: "onnxruntime" ' + " ".join(
 
 
 def scan(config: RepositoryConfig, *paths: Path) -> dict[str, Manifest]:
-    return {str(m.id): m for m in Repository(paths, recognise, config).scan(0.0)}
+    return {str(m.id): m for m in Repository(paths, formats(recognise), config).scan(0.0)}
 
 
 def test_tr_f2_a_custom_configuration_stands_in_where_there_is_one(tmp_path: Path) -> None:
@@ -78,7 +79,7 @@ def test_tr_f2_a_configuration_that_must_be_whole(tmp_path: Path, config: str | 
     write_files(tmp_path, {"a/1/m.onnx": "ONNX", "s/1/m.onnx": "ONNX", "s/salver.toml": "", "c.onnx": "ONNX"})
     if config is not None:
         write_files(tmp_path, {"a/config.pbtxt": config})
-    found = scan(RepositoryConfig(wants_whole=True, default_rows={"onnx": 4}), tmp_path)
+    found = scan(RepositoryConfig(required_config="config.pbtxt", default_rows={"onnx": 4}), tmp_path)
     if problem:
         assert problem in found["a:1"].problem and found["a:1"].is_unreadable
     else:

@@ -10,7 +10,7 @@ from tritonclient.grpc import model_config_pb2
 
 from salver.dialects.triton.config.parameters import PLAIN
 from salver.dialects.triton.config.pbtxt import parse_json, parse_pbtxt
-from salver.dialects.triton.config.translate import HONOURED, Translated
+from salver.dialects.triton.config.translate import HONOURED, Translation
 from salver.dialects.triton.config_view import first_response_bounds
 from salver.dialects.triton.model_config import model_config_class
 from salver.kernel.repository.toml import parse_toml
@@ -65,7 +65,7 @@ response_cache { enable: true }
 X = 'input { name: "x" data_type: TYPE_FP32'
 
 
-def pbtxt(text: str) -> Translated:
+def pbtxt(text: str) -> Translation:
     return parse_pbtxt(text.encode(), "/r/m/config.pbtxt", "m")
 
 

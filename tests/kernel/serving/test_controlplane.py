@@ -8,8 +8,8 @@ import msgspec
 import pytest
 from waiting import auntil
 
-from salver.kernel.repository import Place
-from salver.kernel.repository.uploads import Brought, bring
+from salver.kernel.repository import NamedModel
+from salver.kernel.repository.uploads import Upload, bring
 from salver.kernel.serving.controlplane import ControlMode, ControlPlane, PollFailed
 from salver.words.artifacts import Ensemble, EnsembleStep, LoadOrder, Manifest, ModelConfig
 from salver.words.errors import Conflict, Forbidden, LoadFailed, NotFound, NotReady
@@ -31,17 +31,17 @@ def m(name: str, version: str = "1", fingerprint: str = "a", problem: str = "", 
 class FakeRepository:
     def __init__(self, *found: Manifest) -> None:
         self.found = found
-        self.overrides: dict[str, Brought] = {}
-        self.brought: list[Brought] = []
+        self.overrides: dict[str, Upload] = {}
+        self.brought: list[Upload] = []
         self.is_settling = False
         self.error: Exception | None = None
         self.asked: list[frozenset[str]] = []
-        self.placed: list[Place] = []
+        self.placed: list[NamedModel] = []
 
-    def place(self, places: Sequence[Place]) -> None:
+    def place(self, places: Sequence[NamedModel]) -> None:
         self.placed = list(places)
 
-    def bring(self, name: str, order: LoadOrder) -> Brought:
+    def bring(self, name: str, order: LoadOrder) -> Upload:
         self.brought.append(bring(name, order))
         return self.brought[-1]
 
@@ -447,7 +447,7 @@ async def test_tr_v2_models_that_come_with_an_ensemble_come_anew_each_time(tmp_p
     await rig.plane.start()
     for time in ("first", "second"):
         folder = tmp_path / time
-        brought = Brought(time, folder=folder, members={"part": folder})
+        brought = Upload(time, folder=folder, members={"part": folder})
         rig.repository.bring = lambda name, order, brought=brought: brought  # type: ignore[method-assign]
         rig.repository.found = (made_of("whole", "part"), m("part", fingerprint=time))
         await rig.plane.load("whole", LoadOrder(time))
@@ -459,7 +459,7 @@ async def test_tr_v2_models_that_come_with_an_ensemble_come_anew_each_time(tmp_p
 async def test_each_owner_replaces_its_own_list_and_no_other() -> None:
     rig = Rig(ControlMode())
     await rig.plane.start()
-    mine, theirs = Place("a", "/a"), Place("b", "/b")
+    mine, theirs = NamedModel("a", "/a"), NamedModel("b", "/b")
     await rig.plane.replace([mine])
     await rig.plane.replace([theirs], "registry")
     assert rig.repository.placed == [mine, theirs]
@@ -474,7 +474,7 @@ async def test_each_owner_replaces_its_own_list_and_no_other() -> None:
 async def test_what_the_registry_serves_no_request_changes() -> None:
     rig = Rig(ControlMode("explicit", load=("*",)), m("a"), m("theirs"))
     await rig.plane.start()
-    await rig.plane.replace([Place("theirs", "/theirs")], "registry")
+    await rig.plane.replace([NamedModel("theirs", "/theirs")], "registry")
     for order in (LoadOrder(config="{}"), LoadOrder("{}", {"1/model.onnx": b""}), LoadOrder(folder="/other")):
         with pytest.raises(Forbidden, match="salver registry alias"):
             await rig.plane.load("theirs", order)
@@ -484,10 +484,10 @@ async def test_what_the_registry_serves_no_request_changes() -> None:
     assert "theirs:1" in rig.manager.applied[-1]
     await rig.plane.load("theirs")  # as the registry means it
     await rig.plane.load("a", LoadOrder("{}", {"1/model.onnx": b""}))
-    await rig.plane.replace([Place("theirs", "/theirs"), Place("a", "/a")], "registry")
+    await rig.plane.replace([NamedModel("theirs", "/theirs"), NamedModel("a", "/a")], "registry")
     assert "a" not in rig.repository.overrides
     await auntil(lambda: not rig.repository.brought[-1].folder.exists())  # type: ignore[union-attr]
-    await rig.plane.replace([Place("theirs", "/theirs")], "registry")
+    await rig.plane.replace([NamedModel("theirs", "/theirs")], "registry")
     await rig.plane.load("a", LoadOrder(config="{}"))
     await rig.plane.unload("a")
     await rig.plane.replace([], "registry")

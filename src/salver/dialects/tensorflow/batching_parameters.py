@@ -1,31 +1,32 @@
-"""What does a BatchingParameters file of TensorFlow Serving ask of batching here (TF-C5)?
-
-Pure. Its defaults are TensorFlow Serving's, and so are the texts of what cannot be.
-"""
+"""BatchingParameters of TensorFlow Serving (TF-C5), with its defaults and its error texts. Pure."""
 
 import itertools
 from typing import Any, Final
 
+from salver.dialects.tensorflow import tf_text
 from salver.words.artifacts import Batching
 from salver.words.errors import InvalidInput
 
 #: In the SavedModel's folder, where models have parameters of their own.
 FILE: Final = "batching_params.pbtxt"
-#: Where there is no batching: requests run as they came, whatever axis 0 is.
-NO_BATCHING: Final = Batching(enabled=False, has_rows=False)
 _MAX_BATCH_SIZE: Final = 1000
 _MAX_ENQUEUED_BATCHES: Final = 10
 _MOST: Final = 1 << 20
 
 
+def read_batching(content: bytes, path: str) -> Batching:
+    """Return how requests share runs by the content of a file. Raises InvalidInput."""
+    return batching_of(tf_text.parse(content, "BatchingParameters", path))
+
+
 def batching_of(parameters: Any) -> Batching:
-    """How requests share runs.
+    """Return how requests share runs.
 
     Args:
         parameters: A BatchingParameters message.
 
     Raises:
-        InvalidInput: it cannot be so.
+        InvalidInput: a value is out of its range.
 
     >>> from salver.dialects.tensorflow import tf_text
     >>> batching_of(tf_text.parse(b"max_batch_size { value: 8 }", "BatchingParameters", "")).max_queue_rows
@@ -71,7 +72,7 @@ def _check_sizes(sizes: Any, rows: int, *, splits: bool) -> None:
 
 
 def _value(parameters: Any, name: str, default: int, least: int, must: str) -> int:
-    """Of a number that may be left out."""
+    """Return a number that may be left out."""
     if not parameters.HasField(name):
         return default
     value: int = getattr(parameters, name).value

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from salver.dialects.tensorflow.flag_files import Platform
     from salver.dialects.tensorflow.reloading import Served
     from salver.dialects.tensorflow.rules import TfsRules
-    from salver.kernel.repository import Customs, Place
+    from salver.kernel.repository import NamedModel, NamedModelDefaults
 
 _LOCAL: Final = "127.0.0.1"
 _ONLY_HERE: Final = (
@@ -67,12 +67,12 @@ def configure(words: Sequence[str], environment: Mapping[str, str] = os.environ)
         InvalidInput: a flag, its value or a file is wrong; TensorFlow Serving's texts, where it has one.
     """
     from salver.app import ServeConfig
-    from salver.dialects.tensorflow.batching_parameters import NO_BATCHING
     from salver.dialects.tensorflow.flag_files import metrics_path, platform
     from salver.dialects.tensorflow.metrics import TensorFlowMetricsConfig
     from salver.features.tuning.profiles import default_state_dir
     from salver.kernel.lifecycle.config import LifecycleConfig
     from salver.kernel.repository import RepositoryConfig
+    from salver.kernel.repository.named_models import NO_BATCHING
     from salver.transport.access_check import ApiConfig
 
     given = Given(words, TENSORFLOW)
@@ -146,7 +146,7 @@ def _served(given: Given, environment: Mapping[str, str]) -> tuple["Served", lis
     """The models, by name, and what of their list has no effect."""
     from salver.dialects.tensorflow import tf_text
     from salver.dialects.tensorflow.flag_files import naming
-    from salver.dialects.tensorflow.model_list import places_of, without_effect
+    from salver.dialects.tensorflow.model_list import named_models, without_effect
     from salver.dialects.tensorflow.reloading import Served, read
 
     file = given.text("model_config_file")
@@ -156,16 +156,17 @@ def _served(given: Given, environment: Mapping[str, str]) -> tuple["Served", lis
     poll = given.seconds("model_config_file_poll_wait_seconds", 0)
     config = tf_text.parse(read(file), "ModelServerConfig", file)
     with naming(file):
-        places = places_of(config)
+        places = named_models(config)
     notices = [f"{file}: {key} is accepted and has no effect here" for key in without_effect(config)]
     if not places:
         notices.append(f"{file} names no models")
     return Served(places, file, poll, allows), notices
 
 
-def _one(given: Given, environment: Mapping[str, str]) -> "Place":
+def _one(given: Given, environment: Mapping[str, str]) -> "NamedModel":
     """The one model of flags, or of the container's environment."""
-    from salver.kernel.repository import Place
+    from salver.dialects.tensorflow.model_list import PLATFORM
+    from salver.kernel.repository import NamedModel
 
     name, path = given.text("model_name"), given.text("model_base_path")
     if not path and not ("MODEL_NAME" in environment or "MODEL_BASE_PATH" in environment):
@@ -173,14 +174,16 @@ def _one(given: Given, environment: Mapping[str, str]) -> "Place":
     if not path:
         name = name or environment.get("MODEL_NAME", "model")
         path = f"{environment.get('MODEL_BASE_PATH', '/models').rstrip('/')}/{name}"
-    return Place(name or "default", path if "://" in path else str(Path(path).absolute()))
+    path = path if "://" in path else str(Path(path).absolute())
+    return NamedModel(name or "default", path, platform=PLATFORM)
 
 
-def _customs(given: Given, wish: "Platform") -> tuple["Customs", str]:
+def _customs(given: Given, wish: "Platform") -> tuple["NamedModelDefaults", str]:
     """What holds for every model, and the name of the threads that run batches."""
-    from salver.dialects.tensorflow.batching_parameters import NO_BATCHING, batching_of
+    from salver.dialects.tensorflow.batching_parameters import batching_of
     from salver.dialects.tensorflow.flag_files import naming, parse_file
-    from salver.kernel.repository import Customs
+    from salver.kernel.repository import NamedModelDefaults
+    from salver.kernel.repository.named_models import NO_BATCHING
 
     parameters = wish.batching
     if not given.text("platform_config_file") and given.is_on("enable_batching", False):
@@ -199,7 +202,7 @@ def _customs(given: Given, wish: "Platform") -> tuple["Customs", str]:
     options = {name: str(number) for name, number in threads.items() if number}
     if tags := given.text("saved_model_tags", wish.tags):
         options["tags"] = tags
-    customs = Customs(
+    customs = NamedModelDefaults(
         batching=batching,
         instances=parameters.num_batch_threads.value if parameters is not None else 0,
         has_own_batching=parameters is not None

@@ -65,10 +65,13 @@ def services(deployment: "Deployment", backends: "Mapping[str, Backend]") -> lis
 
 def manifests_of(config: "ServeConfig", backends: "Mapping[str, Backend]") -> "tuple[Manifest, ...]":
     """Every version of the models that a configuration names, of those on this machine."""
+    from salver.backends.discovery import recogniser
+    from salver.dialects.formats import formats
     from salver.kernel.repository import Repository
-    from salver.plugins import recogniser
 
-    repository = Repository((), recogniser(backends), config.repository, customs=config.customs)
+    repository = Repository(
+        (), formats(recogniser(backends)), config.repository, named_defaults=config.customs
+    )
     repository.place([place for place in config.served.places or () if "://" not in place.path])
     return repository.scan(0.0)
 

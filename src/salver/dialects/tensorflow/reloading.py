@@ -15,8 +15,8 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from salver.dialects.tensorflow import tf_text
-from salver.dialects.tensorflow.model_list import check_change, check_labels, places_of
-from salver.kernel.repository import Place
+from salver.dialects.tensorflow.model_list import check_change, check_labels, named_models
+from salver.kernel.repository import NamedModel
 from salver.words.errors import FailedPrecondition, InvalidInput, SalverError, UnknownError, Unsupported
 from salver.words.messages import State, VersionStatus
 
@@ -37,7 +37,7 @@ class Served(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         allows_unready_labels: A new label may mean a version that cannot answer yet.
     """
 
-    places: tuple[Place, ...] | None = None
+    places: tuple[NamedModel, ...] | None = None
     file: str = ""
     file_poll_seconds: float = 0.0
     allows_unready_labels: bool = False
@@ -46,7 +46,7 @@ class Served(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Replacing(Protocol):
     """Serves a list (the control plane)."""
 
-    async def replace(self, places: Sequence[Place]) -> None:
+    async def replace(self, places: Sequence[NamedModel]) -> None:
         """From now on these models by name, and no others; loads go on when it returns."""
         ...
 
@@ -112,7 +112,7 @@ class Reloading:
         if self._config.file and self._config.file_poll_seconds:
             with contextlib.suppress(SalverError):  # it has gone meanwhile: the next look tells
                 self._taken = await asyncio.to_thread(read, self._config.file)
-                if places_of(tf_text.parse(self._taken, "ModelServerConfig", "")) != self._places:
+                if named_models(tf_text.parse(self._taken, "ModelServerConfig", "")) != self._places:
                     self._taken = b""  # it was edited since it was read
             self._polling = asyncio.get_running_loop().create_task(self._poll(), name="poll model config")
 
@@ -140,7 +140,7 @@ class Reloading:
             )
         async with self._turn:
             places = [
-                msgspec.structs.replace(place, is_asked=place.path not in self._named)
+                msgspec.structs.replace(place, is_requested=place.path not in self._named)
                 for place in self._read(config)
             ]
             new = {place.name for place in places} - {place.name for place in self._places}
@@ -148,17 +148,17 @@ class Reloading:
             await self._lives.tried(new)
             self._check_available(new)
 
-    def _read(self, config: Any) -> tuple[Place, ...]:
+    def _read(self, config: Any) -> tuple[NamedModel, ...]:
         if config.WhichOneof("config") != "model_config_list":
             raise FailedPrecondition(_NO_LIST)
-        return places_of(config)
+        return named_models(config)
 
-    async def _take(self, places: tuple[Place, ...]) -> None:
+    async def _take(self, places: tuple[NamedModel, ...]) -> None:
         self._check(places)
         await self._plane.replace(places)
         self._places = places
 
-    def _check(self, places: Sequence[Place]) -> None:
+    def _check(self, places: Sequence[NamedModel]) -> None:
         check_change(self._places, places)
         ready = [status.id for status in self._lives.statuses() if status.state is State.READY]
         check_labels(places, self._lives.labels(), ready, allows_unready=self._config.allows_unready_labels)

@@ -1,7 +1,6 @@
-"""Which model and version is an archive, and how does it want to be run?
+"""Archives of handlers by their manifest and ``model-config.yaml``, for a scan of a repository.
 
-What its manifest and its ``model-config.yaml`` say, for a scan: nothing is unpacked, and an archive that has
-not changed is not read again.
+Nothing is unpacked, and an archive that has not changed is not read again.
 """
 
 import functools
@@ -51,21 +50,28 @@ def describe(path: Path) -> Described:
     return _described(path, stat.st_mtime_ns, stat.st_size, stat.st_ino)
 
 
-def called(path: Path, name: str) -> tuple[str, str]:
-    """Its name and version.
+class HandlerArchiveFormat:
+    """Archives of handlers as a repository reads them."""
 
-    Args:
-        name: Where it says none itself.
+    def identify(self, path: Path, name: str) -> tuple[str, str]:
+        """Return name and version.
 
-    Raises:
-        BadArchive: it is none.
-    """
-    archive = describe(path).archive
-    return archive.name or name, archive.version
+        Args:
+            name: Where the archive does not say one.
+
+        Raises:
+            BadArchive: it is none.
+        """
+        archive = describe(path).archive
+        return archive.name or name, archive.version
+
+    def complete(self, manifest: Manifest) -> Manifest:
+        """Return the manifest with what the archive says where its owner's configuration says nothing."""
+        return with_archive(manifest)
 
 
 def with_archive(manifest: Manifest) -> Manifest:
-    """A manifest with what the archive wants, where its owner's configuration does not say otherwise."""
+    """Return a manifest with what the archive says where its owner's configuration says nothing."""
     try:
         said = describe(manifest.path)
     except SalverError as error:

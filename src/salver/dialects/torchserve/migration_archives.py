@@ -9,14 +9,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from salver.backends.discovery import recogniser
+from salver.backends.protocol import ArtifactKind
 from salver.cli.machine import is_installed
 from salver.dialects.torchserve.archive import Described, describe
 from salver.dialects.torchserve.archive_files import read_text
 from salver.dialects.torchserve.model_yaml import read_keys
-from salver.kernel.repository import Recognised
 from salver.migration.models import DIFFERS, FAILS, RUNS, Model, Verdict, lack_of, lacking
 from salver.migration.report import Setting
-from salver.plugins import recogniser
 from salver.words.errors import BadArchive, SalverError
 from salver.words.handlers import FORMAT
 
@@ -48,7 +48,7 @@ class Judge:
 
     def model(self, path: Path) -> Model:
         """How it will fare."""
-        what = recogniser(self._backends)(path) or Recognised(FORMAT, FORMAT)
+        what = recogniser(self._backends)(path) or ArtifactKind(FORMAT, FORMAT)
         backend = self._backends.get(what.backend)
         name, version = path.name.partition(".")[0], ""
         why: tuple[str, ...] = ()

@@ -14,7 +14,7 @@ import msgspec
 
 from salver.dialects.torchserve.archive import describe, with_archive
 from salver.dialects.torchserve.requirements import install
-from salver.kernel.repository.unpacked import Archives
+from salver.dialects.torchserve.unpacked_archives import UnpackedArchives
 from salver.kernel.serving.loader import Servable
 from salver.stores.holdings import Held
 from salver.words.artifacts import Manifest
@@ -39,7 +39,7 @@ class Unpacking:
         installs: What they require is installed beside them.
     """
 
-    def __init__(self, loader: Loads, archives: Archives, *, installs: bool = False) -> None:
+    def __init__(self, loader: Loads, archives: UnpackedArchives, *, installs: bool = False) -> None:
         self._loader = loader
         self._archives = archives
         self._installs = installs

@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from salver.dialects.torchserve.archive_store import Found, Shelf, ShelfConfig
+from salver.dialects.torchserve.unpacked_archives import UnpackedArchives
 from salver.dialects.torchserve.workflow_archive import (
     Node,
     Workflow,
@@ -24,7 +25,6 @@ from salver.dialects.torchserve.workflow_archive import (
     read_workflow,
     written,
 )
-from salver.kernel.repository.unpacked import Archives
 from salver.kernel.serving.changes import Changes
 from salver.stores.holdings import Held
 from salver.words.errors import (
@@ -109,7 +109,7 @@ class Workflows:
         config: WorkflowsConfig,
         parts: Parts,
         inner: Asks,
-        archives: Archives,
+        archives: UnpackedArchives,
         clock: Callable[[], float],
     ) -> None:
         self._config = config

@@ -162,7 +162,8 @@ def _lifecycle(given: Given) -> "LifecycleConfig":
 
 
 def _repository(given: Given) -> "RepositoryConfig":
-    """How models are found, and what stands in for their configurations."""
+    """Return how models are found, and what stands in for their configurations."""
+    from salver.dialects.triton.config.pbtxt import FILE
     from salver.kernel.repository import RepositoryConfig
 
     rows = dict.fromkeys(("onnx", "tensorflow", "openvino"), _DEFAULT_ROWS)
@@ -176,10 +177,11 @@ def _repository(given: Given) -> "RepositoryConfig":
                 raise InvalidInput(f"--backend-config {setting!r}: the value is no whole number")
             mine = [_BACKENDS.get(backend, backend)] if backend else list(rows)
             rows |= dict.fromkeys(mine, int(value))
+    is_strict = given.is_on("disable-auto-complete-config", given.is_on("strict-model-config", False))
     return RepositoryConfig(
         config_name=given.text("model-config-name"),
         default_rows=rows,
-        wants_whole=given.is_on("disable-auto-complete-config", given.is_on("strict-model-config", False)),
+        required_config=FILE if is_strict else "",
         has_namespaces=given.is_on("model-namespacing", False),
         backend_directory=given.text("backend-directory"),
     )

@@ -64,14 +64,17 @@ def _service(
     backends: "Mapping[str, Backend]",
     environment: Mapping[str, str],
 ) -> Service:
+    from salver.backends.discovery import recogniser
+    from salver.dialects.formats import formats
     from salver.kernel.repository import Repository
-    from salver.plugins import recogniser
 
     try:
         start = triton.configure(words, environment)
         config = start.config
         paths = [path for path in config.paths if "://" not in path]
-        manifests = Repository(paths, recogniser(backends), config.repository).scan(0.0) if paths else ()
+        manifests = (
+            Repository(paths, formats(recogniser(backends)), config.repository).scan(0.0) if paths else ()
+        )
     except SalverError as error:
         return Service("triton", where, (*_HEAD, *words), settings=tuple(settings), problem=str(error))
     settings = settings + noticed("triton", start.notices, settings, deployment.folder)

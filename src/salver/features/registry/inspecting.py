@@ -17,7 +17,7 @@ from salver.features.registry.ports import Found
 from salver.features.registry.records import Description
 from salver.features.tuning.profile import Profile
 from salver.features.tuning.profiles import ProfileStore, machine
-from salver.kernel.repository import Recognise, Repository
+from salver.kernel.repository import Formats, Repository
 from salver.kernel.repository.advice import unrecognised_folder
 from salver.kernel.repository.names import is_padded_version, is_visible
 from salver.words.artifacts import Manifest, Objective
@@ -41,12 +41,12 @@ class Inspector:
     def __init__(
         self,
         backends: Mapping[str, Backend],
-        recognise: Recognise,
+        formats: Formats,
         profiles: ProfileStore,
         tries: Try | None,
     ) -> None:
         self._backends = backends
-        self._recognise = recognise
+        self._formats = formats
         self._profiles = profiles
         self._tries = tries
 
@@ -77,7 +77,7 @@ class Inspector:
         return Found(files, described)
 
     def _newest(self, path: Path) -> Manifest:
-        found = Repository((path,), self._recognise).scan(0.0)
+        found = Repository((path,), self._formats).scan(0.0)
         names = sorted({manifest.id.name for manifest in found})
         if not names:
             raise InvalidInput(unrecognised_folder(path, [child.name for child in path.iterdir()]))

@@ -21,7 +21,7 @@ from salver.features.registry.fetching import Bringing
 from salver.features.registry.names import CHAMPION, LATEST
 from salver.features.registry.registry import ModelRegistry
 from salver.features.registry.rows import in_force
-from salver.kernel.repository import Place
+from salver.kernel.repository import NamedModel
 from salver.words.artifacts import Versions
 from salver.words.errors import SalverError
 from salver.words.releases import ReleaseState
@@ -35,7 +35,7 @@ _WAITS: Final = "webhooks are told later"
 class Replacing(Protocol):
     """Serves a list (the control plane)."""
 
-    async def replace(self, places: Sequence[Place], owner: str = "") -> None:
+    async def replace(self, places: Sequence[NamedModel], owner: str = "") -> None:
         """From now on these models by name, and no others of this owner."""
         ...
 
@@ -64,7 +64,7 @@ class Registered:
         self._seconds = seconds
         self._sleep = sleep
         self._bringing = Bringing(registry, clock)
-        self._places: Mapping[str, Place] | None = None
+        self._places: Mapping[str, NamedModel] | None = None
         self._late: Set[str] = frozenset()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -126,8 +126,8 @@ class Registered:
             await self._plane.replace(tuple(places.values()), OWNER)
             self._places, self._late = places, late
 
-    def _place(self, wanted: "Wanted") -> Place:
-        return Place(
+    def _place(self, wanted: "Wanted") -> NamedModel:
+        return NamedModel(
             wanted.name,
             str(self.registry.artifacts.models / wanted.name),
             Versions(specific=tuple(map(str, sorted(wanted.numbers)))),

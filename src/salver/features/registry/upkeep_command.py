@@ -22,17 +22,18 @@ _LOAD_SECONDS = 300.0
 
 def inspector(state_dir: str | None, *, trust_pickle: bool, loads: bool) -> "Inspect":
     """Looks at what is pushed, with the backends that are installed."""
-    from salver.cli.trial import try_load
+    from salver.backends.discovery import backends, recogniser
+    from salver.backends.trial import try_load
+    from salver.dialects.formats import formats
     from salver.features.registry.inspecting import Inspector
     from salver.features.tuning.profiles import ProfileStore, default_state_dir
-    from salver.plugins import backends, recogniser
 
     def tries(manifest: "Manifest") -> "Signature":
         return try_load(manifest, trust_pickle=trust_pickle, timeout=_LOAD_SECONDS)
 
     known = backends()
     profiles = ProfileStore(default_state_dir() if state_dir is None else state_dir)
-    return Inspector(known, recogniser(known), profiles, tries if loads else None)
+    return Inspector(known, formats(recogniser(known)), profiles, tries if loads else None)
 
 
 def verify(name: str = "", /, *, where: Where = USUAL, json: Json = False) -> int:

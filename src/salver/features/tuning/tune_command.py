@@ -102,12 +102,13 @@ def _find(path: Path) -> "Manifest":
         Unsupported: it is not run in batches.
         LoadFailed: it cannot be loaded as it is.
     """
+    from salver.backends.discovery import backends, recogniser
+    from salver.dialects.formats import formats
     from salver.kernel.repository import Repository
-    from salver.plugins import backends, recogniser
     from salver.words.errors import InvalidInput, LoadFailed, Unsupported
 
     known = backends()
-    found = Repository((path,), recogniser(known)).scan(0.0)
+    found = Repository((path,), formats(recogniser(known))).scan(0.0)
     names = sorted({manifest.id.name for manifest in found})
     if not names:
         raise InvalidInput(
@@ -145,9 +146,9 @@ def _with(manifest: "Manifest", wish: "Objective") -> "Manifest":
 async def _search(
     manifest: "Manifest", seconds: float, rows: int, *, trust_pickle: bool, exhaustive: bool, quiet: bool
 ) -> "tuple[Tuned, Profile]":
+    from salver.backends.discovery import backends
     from salver.features.tuning.progress import Watch
     from salver.features.tuning.sweep import Sweep
-    from salver.plugins import backends
 
     with Watch(f"{manifest.id.name}: measuring", quiet=quiet) as watch:
         sweep = Sweep(manifest, backends()[manifest.backend], watch, seconds, trust_pickle)

@@ -138,23 +138,6 @@ _SIGNED: Final = frozenset(
         *(f"{side}.shape" for side in ("inputs", "outputs")),
     }
 )
-#: What the fields are called in Triton's configuration.
-_TRITON: Final[Mapping[str, str]] = {
-    "batching.max_delay_ms": "dynamic_batching.max_queue_delay_microseconds",
-    "batching.max_queue": "dynamic_batching.default_queue_policy.max_queue_size",
-    "batching.max_rows": "max_batch_size",
-    "batching.preferred_rows": "dynamic_batching.preferred_batch_size",
-    "ensemble.max_inflight_requests": "ensemble_scheduling.max_inflight_requests",
-    "instances.count": "instance_group.count",
-    "instances.rate_limits.count": "instance_group.count",
-    "instances.threads": "parameters.intra_op_thread_count",
-    "sequences.candidates": "sequence_batching.oldest.max_candidate_sequences",
-    "sequences.states": "sequence_batching.state",
-    "warmup.free_dim": "model_warmup.inputs.dims",
-    "warmup.rounds": "model_warmup.count",
-    "warmup.rows": "model_warmup.batch_size",
-    "warmup.samples": "model_warmup.inputs.dims",
-}
 
 
 class Misfit(NamedTuple):
@@ -162,11 +145,6 @@ class Misfit(NamedTuple):
 
     path: str
     problem: str
-
-    @property
-    def triton_path(self) -> str:
-        """Where it stands in a ``config.pbtxt``."""
-        return _TRITON.get(self.path, self.path)
 
 
 def misfit(config: ModelConfig, here: Machine | None = None) -> Misfit | None:

@@ -1,4 +1,4 @@
-"""What may an operator say about how a repository is read?"""
+"""Options of an operator on how a repository is read."""
 
 import msgspec
 
@@ -6,17 +6,18 @@ from salver.words.errors import InvalidInput
 
 
 class RepositoryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How paths become models.
+    """How models are found below paths.
 
     Attributes:
-        name: Of the one model that the paths must then hold; empty = by file or folder.
+        name: Name of the one model that the paths must then hold; empty = by file or folder.
         settle_s: Seconds for which a change must rest before it counts, from the second scan on.
         trusts_code: Requests may bring models of any format; else only of harmless ones.
         config_name: ``configs/NAME.pbtxt`` of a model stands for its ``config.pbtxt`` where there is one;
             empty = none does.
         default_rows: ``max_batch_size`` of models whose Triton configuration leaves it out, or that have
             none, by backend; 0 = as any model of Salver's.
-        wants_whole: Triton's models need a ``config.pbtxt`` that says everything.
+        required_config: Name of a file that must hold the whole configuration of every model without
+            ``salver.toml``; empty = none.
         has_namespaces: Models of several paths may have one name; then each is called
             ``NAMESPACE::NAME``, the namespace being the path's last part.
         first_filename: A file of this name in a version goes before all else there; empty = none does.
@@ -29,7 +30,7 @@ class RepositoryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     trusts_code: bool = False
     config_name: str = ""
     default_rows: dict[str, int] = {}
-    wants_whole: bool = False
+    required_config: str = ""
     has_namespaces: bool = False
     backend_directory: str = ""
     first_filename: str = ""
@@ -46,5 +47,5 @@ class RepositoryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 raise InvalidInput(f"a batch of {rows} rows for {backend} cannot be")
 
     def rows_of(self, backend: str) -> int:
-        """The default for a backend of ours."""
+        """Return the default batch size for a backend."""
         return self.default_rows.get(backend, 0)

@@ -1,4 +1,4 @@
-"""Have the files of a version changed? Names, sizes, times and inodes; contents are not read."""
+"""Digest of a version's files by names, sizes, times and inodes; contents are not read."""
 
 import hashlib
 from typing import Final
@@ -9,8 +9,8 @@ _MAX_FILES: Final = 20_000
 _MAX_DEPTH: Final = 16
 
 
-class Measured:
-    """Gathers what a version consists of."""
+class Fingerprint:
+    """Digest and size of the files that a version consists of."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -18,16 +18,16 @@ class Measured:
         self._files = 0
         self.bytes = 0
 
-    def fingerprint(self) -> str:
-        """Of all that was added so far."""
+    def digest(self) -> str:
+        """Return the digest of all that was added so far."""
         return self._hash.hexdigest()
 
     def add_text(self, text: str) -> None:
-        """Something that is no file, such as a configuration given by request."""
+        """Add a text, such as a configuration given by request."""
         self._hash.update(f"{len(text)}:{text}\0".encode())
 
     def add(self, path: str) -> None:
-        """A file, or a folder with all below it. Linked folders below it are not entered.
+        """Add a file, or a folder with all below it; linked folders below it are not entered.
 
         Raises:
             StoreFailed: too many files or folders too deep, or unreadable.

@@ -1,20 +1,18 @@
-"""What in a folder is a model, what a version, and which file is the artefact?
+"""Models, versions and artefacts in a store.
 
-Reads structure and, through ``recognise``, content; nothing is opened twice and no list is kept.
+Reads structure and, through ``Formats``, content; nothing is opened twice and no list is kept.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path, PurePath
 from typing import Final
 
 import msgspec
 
-from salver.backends.mlmodel import MLMODEL, parse_mlmodel
-from salver.dialects.torchserve.archive import called, with_archive
-from salver.dialects.triton.config_view import parameters
+from salver.backends.protocol import ArtifactKind
 from salver.kernel.repository import advice
 from salver.kernel.repository.config import RepositoryConfig
-from salver.kernel.repository.fingerprint import Measured
+from salver.kernel.repository.fingerprint import Fingerprint
 from salver.kernel.repository.names import (
     GENERIC_STEMS,
     is_padded_version,
@@ -22,12 +20,12 @@ from salver.kernel.repository.names import (
     is_visible,
     model_name,
 )
-from salver.kernel.repository.ports import Recognise, Recognised
-from salver.kernel.repository.settings import PBTXT, TOML, Settings, of_one_version, program_of, read_settings
+from salver.kernel.repository.ports import Formats
+from salver.kernel.repository.settings import TOML, Settings, identity, program_of, read_settings
 from salver.stores import Entry, FileStore, Store, StoreFailed
+from salver.stores.mlmodel import MLMODEL, parse_mlmodel
 from salver.words.artifacts import Manifest, ModelConfig, Versions
 from salver.words.errors import SalverError
-from salver.words.handlers import FORMAT
 from salver.words.messages import ModelId, TensorSpec
 
 #: Backends whose users number versions with leading zeros (``00000123``).
@@ -36,7 +34,7 @@ _PADDING: Final = frozenset({"tensorflow", "litert"})
 _BESIDE: Final = frozenset({"configs", "initial_state", "warmup"})
 _MAX_MLMODEL: Final = 1 << 20
 #: Models made of others: there is no artefact, and a version's folder, if there is one, is empty.
-_ENSEMBLE: Final = Recognised("ensemble", "ensemble")
+_ENSEMBLE: Final = ArtifactKind("ensemble", "ensemble")
 #: Formats of other backends that one can run as well, where its owner asks for it.
 _READ_BY: Final = {"openvino": ("onnx",)}
 _NO_TREELITE: Final = (
@@ -45,35 +43,35 @@ _NO_TREELITE: Final = (
 )
 
 
-class Found(msgspec.Struct, frozen=True):
+class Artifact(msgspec.Struct, frozen=True):
     """An artefact in a store.
 
     Attributes:
-        code: The program that runs it, of a backend that is one.
+        code: The program that runs it, of a backend that is a program.
     """
 
     path: str
-    what: Recognised
+    kind: ArtifactKind
     code: Path | None = None
 
 
 class Layout:
-    """Reads one store.
+    """Reader of one store.
 
     Args:
-        override_of: Configuration of a model as a load request brought it, or empty.
+        override_of: Returns the configuration of a model that a load request brought, or nothing.
     """
 
     def __init__(
-        self, store: Store, recognise: Recognise, override_of: Callable[[str], str], config: RepositoryConfig
+        self, store: Store, formats: Formats, override_of: Callable[[str], str], config: RepositoryConfig
     ) -> None:
         self._store = store
         self._config = config
-        self._recognise = recognise
+        self._formats = formats
         self._override_of = override_of
 
     def read(self) -> Iterator[Manifest]:
-        """Every version of every model.
+        """Yield every version of every model.
 
         Raises:
             StoreFailed: the root cannot be read.
@@ -82,13 +80,13 @@ class Layout:
         entry = self._store.stat("")
         if entry is not None and not entry.is_folder:
             if isinstance(self._store, FileStore):  # its configuration may lie beside it
-                beside = Layout(FileStore(root.parent), self._recognise, self._override_of, self._config)
+                beside = Layout(FileStore(root.parent), self._formats, self._override_of, self._config)
                 yield from self._at(root, [beside._file(root.name)])
             else:
                 yield from self._at(root, [self._file("")])
             return
         entries = self._visible("")
-        is_configured = _is_configured(entries)
+        is_configured = self._is_configured(entries)
         if not is_configured and (found := self._look("")):
             yield from self._at(root, [self._bare(found)])
             return
@@ -107,14 +105,14 @@ class Layout:
         yield from found_below
 
     def one(self, name: str) -> Iterator[Manifest]:
-        """Every version of the model of that name, whose folder the whole store is."""
+        """Yield every version of the one model that the store holds."""
         yield from self._at(self._store.local_path(""), self._model("", name, self._visible("")))
 
     def of_base_path(self, name: str, only: Collection[str] = ()) -> Iterator[Manifest]:
-        """The same, where only folders of versions count (TF-L1).
+        """Yield the same, where only folders of versions count (TF-L1).
 
         Args:
-            only: Names of those that are looked at; none = all.
+            only: Names of the versions to read; empty = all.
         """
         entries = self._visible("")
         numbers = {e.name for e in entries if e.is_folder and is_padded_version(e.name)}
@@ -129,11 +127,11 @@ class Layout:
             yield msgspec.structs.replace(manifest, home=home)
 
     def _child(self, entry: Entry) -> Iterator[Manifest]:
-        """A file or folder right below a repository of many."""
+        """Yield the versions of an entry at the top of a repository of many models."""
         local = self._store.local_path(entry.name)
         try:
             below = self._visible(entry.name) if entry.is_folder else ()
-            if not _is_configured(below) and (found := self._look(entry.name)):
+            if not self._is_configured(below) and (found := self._look(entry.name)):
                 yield self._bare(found)
             elif below:  # empty: being filled
                 yield from self._model(entry.name, entry.name, below)
@@ -143,7 +141,7 @@ class Layout:
             )
 
     def _file(self, path: str) -> Manifest:
-        """A file that somebody named: it is a model, or has a problem."""
+        """Return the model in a file that is the whole store, or its problem."""
         local = self._store.local_path(path)
         id = ModelId(_bare_name(local), "1")
         try:
@@ -156,8 +154,8 @@ class Layout:
             return _broken(id, local, str(error))
         return _broken(id, local, advice.unrecognised_file(local))
 
-    def _with_own(self, found: Found, id: ModelId, settings: Settings) -> Manifest:
-        """A file that somebody named, with the configuration that lies beside it."""
+    def _with_own(self, found: Artifact, id: ModelId, settings: Settings) -> Manifest:
+        """Return the model in a file with the configuration that lies beside it."""
         local = self._store.local_path(found.path)
         if settings.problem:
             return _unreadable(id, local, settings)
@@ -165,20 +163,20 @@ class Layout:
         fitting = _for(found, wanted) if wanted else found
         if fitting is None:
             return _broken(
-                id, local, f"{local} is {found.what.format}, which is nothing for the {wanted} backend"
+                id, local, f"{local} is {found.kind.format}, which is nothing for the {wanted} backend"
             )
         theirs = settings.own.config.backend if settings.own else wanted
         own = _for(found, theirs) if theirs else found
         return self._manifest(id, fitting, found.path, settings, own or "")
 
     def _model(self, folder: str, name: str, entries: tuple[Entry, ...]) -> Iterator[Manifest]:
-        """A folder of versions, or one with the artefact right in it."""
-        settings = read_settings(self._store, folder, name, self._override_of(name), self._config)
+        """Yield the versions of a folder of versions, or of one that holds the artefact itself."""
+        settings = self._settings(folder, name)
         numbers = [e for e in entries if e.is_folder and is_padded_version(e.name)]
         if not numbers:
             yield self._version(folder, ModelId(name, "1"), settings)
             return
-        numbers, twice = _told_apart(numbers)
+        numbers, twice = _unique_numbers(numbers)
         manifests: list[Manifest] = []
         skipped = [
             e.name for e in entries if e.is_folder and not is_padded_version(e.name) and e.name not in _BESIDE
@@ -204,43 +202,43 @@ class Layout:
             yield msgspec.structs.replace(manifest, notices=manifest.notices + notices)
 
     def _own(self, folder: str, name: str) -> Settings | None:
-        """Those of a version that brings its own, as versions of a registry do."""
-        if all(self._store.stat(_join(folder, file)) is None for file in (TOML, PBTXT)):
+        """Return a version's own settings, as versions of a registry have; None if it has none."""
+        if all(self._store.stat(_join(folder, file)) is None for file in (TOML, *self._formats.configs)):
             return None
-        return read_settings(self._store, folder, name, self._override_of(name), self._config)
+        return self._settings(folder, name)
 
-    def _bare(self, found: Found) -> Manifest:
-        """An artefact that stands for a model of one version, or says itself for which."""
+    def _bare(self, found: Artifact) -> Manifest:
+        """Return the version of an artefact without a folder; archives say which it is."""
         name, version = _bare_name(self._store.local_path(found.path)), "1"
-        if found.what.format == FORMAT:
-            name, version = called(self._store.local_path(found.path), name)
-        override = self._override_of(name)
+        archive = self._formats.archives.get(found.kind.format)
+        if archive is not None:
+            name, version = archive.identify(self._store.local_path(found.path), name)
         settings = Settings()
-        if override or self._config.wants_whole:
-            settings = read_settings(self._store, found.path, name, override, self._config)
+        if self._override_of(name) or self._config.required_config:
+            settings = self._settings(found.path, name)
         if settings.problem:
             return _unreadable(ModelId(name, version), self._store.local_path(found.path), settings)
         manifest = self._manifest(ModelId(name, version), found, found.path, settings, found)
-        if found.what.format == FORMAT:  # files of other versions of it lie beside this one
+        if archive is not None:  # files of other versions of it lie beside this one
             config = msgspec.structs.replace(manifest.config, versions=Versions(all=True))
             return msgspec.structs.replace(manifest, config=config)
         return manifest
 
     def _version(self, folder: str, id: ModelId, settings: Settings) -> Manifest:
-        """The version in this folder."""
+        """Return the version in a folder."""
         where = self._store.local_path(folder)
         if settings.problem:
             return _unreadable(id, where, settings)
         try:
             if settings.config.ensemble.steps:
-                ensemble = Found(folder, _ENSEMBLE)
+                ensemble = Artifact(folder, _ENSEMBLE)
                 return self._manifest(id, ensemble, folder, settings, ensemble)
             config, columns = self._completed(folder, settings.config)
             settings = msgspec.structs.replace(settings, config=config)
             found = self._artefact(folder, config)
             if isinstance(found, str):
                 return _broken(id, where, found)
-            own: Found | str = found
+            own: Artifact | str = found
             if settings.own is not None:
                 own = self._artefact(folder, self._completed(folder, settings.own.config)[0])
             manifest = self._manifest(id, found, folder, settings, own)
@@ -249,14 +247,14 @@ class Layout:
             return _broken(id, where, str(error))
 
     def _completed(self, folder: str, config: ModelConfig) -> tuple[ModelConfig, tuple[TensorSpec, ...]]:
-        """The configuration with the artefact that MLflow names, where it names none itself; and columns."""
+        """Return the configuration, with the artefact that MLflow names unless it names one, and columns."""
         if config.filename or self._store.stat(_join(folder, MLMODEL)) is None:
             return config, ()
         file, columns = self._mlflow(folder)
         return msgspec.structs.replace(config, filename=file), columns
 
     def _mlflow(self, folder: str) -> tuple[str, tuple[TensorSpec, ...]]:
-        """Which file of a folder of MLflow's is the artefact, empty = to be found; and its columns.
+        """Return the artefact's path in an MLflow folder, empty = not said, and its columns.
 
         Raises:
             SalverError: no backend runs such a model.
@@ -274,14 +272,14 @@ class Layout:
         if entry is None or not entry.is_folder or self._look(_join(folder, path)) is not None:
             return path, said.columns
         inner = [e.name for e in self._visible(_join(folder, path)) if PurePath(e.name).stem == "model"]
-        return f"{path}/{inner[0]}" if len(inner) == 1 else path, said.columns
+        return (f"{path}/{inner[0]}" if len(inner) == 1 else path), said.columns
 
-    def _artefact(self, folder: str, config: ModelConfig) -> Found | str:
-        """The artefact of a version, or why there is none."""
+    def _artefact(self, folder: str, config: ModelConfig) -> Artifact | str:
+        """Return the artefact of a version, or why there is none."""
         where = self._store.local_path(folder)
         if code := program_of(config.backend, self._config):
-            what = self._recognise(code)
-            return Found(folder, what, code) if what else f"{code} defines no class TritonPythonModel"
+            what = self._formats.recognise(code)
+            return Artifact(folder, what, code) if what else f"{code} defines no class TritonPythonModel"
         if config.filename:
             path = _join(folder, config.filename)
             if self._store.stat(path) is None:
@@ -297,7 +295,7 @@ class Layout:
         if config.backend:
             fitting = [found for c in candidates if (found := _for(c, config.backend))]
             if candidates and not fitting:
-                seen = ", ".join(f"{PurePath(c.path).name} ({c.what.format})" for c in candidates[:5])
+                seen = ", ".join(f"{PurePath(c.path).name} ({c.kind.format})" for c in candidates[:5])
                 return f"{where} has nothing for the {config.backend} backend that is configured, but {seen}"
             candidates = fitting
         if len(candidates) > 1:
@@ -308,8 +306,8 @@ class Layout:
             return f'{where} holds several artefacts ({seen}); name one in {TOML}: filename = "…"'
         return candidates[0] if candidates else self._nothing(folder, config)
 
-    def _first(self, folder: str) -> Found | None:
-        """What the operator wants before all else, where it is there."""
+    def _first(self, folder: str) -> Artifact | None:
+        """Return the artefact with the name that the operator prefers, if there is one."""
         path = _join(folder, self._config.first_filename)
         return self._look(path) if self._config.first_filename and self._store.stat(path) else None
 
@@ -320,12 +318,12 @@ class Layout:
         return advice.unrecognised_folder(where, [e.name for e in self._visible(folder)])
 
     def _manifest(
-        self, id: ModelId, found: Found, folder: str, settings: Settings, own: Found | str
+        self, id: ModelId, found: Artifact, folder: str, settings: Settings, own: Artifact | str
     ) -> Manifest:
-        """The version whose artefact was found; ``own`` is what the model's own configuration would find."""
-        measured = self._measure(folder, id, settings)
+        """Return the version of an artefact; ``own`` is the one that the model's own configuration names."""
+        files = self._measure(folder, id, settings)
         if found.code is not None:
-            measured.add_text(f"{found.code} {found.code.stat().st_mtime_ns}")
+            files.add_text(f"{found.code} {found.code.stat().st_mtime_ns}")
         path = self._store.local_path(found.path)
         entry = self._store.stat(found.path)
         # a link that is switched while a framework reads must not mix two versions
@@ -333,62 +331,70 @@ class Layout:
         manifest = Manifest(
             id=id,
             path=path,
-            format=found.what.format,
-            backend=found.what.backend,
-            config=self._with_rows(settings, found.what.backend),
-            fingerprint=measured.fingerprint(),
+            format=found.kind.format,
+            backend=found.kind.backend,
+            config=self._with_rows(settings, found.kind.backend),
+            fingerprint=files.digest(),
             body=self._body(folder, path, settings),
-            bytes=measured.bytes,
-            notices=settings.notices,
-            triton=settings.triton,
+            bytes=files.bytes,
+            notices=settings.foreign.notices if settings.foreign else (),
+            triton=settings.foreign.source if settings.foreign else b"",
             code=found.code,
-            brought="config" if own != found or _tells_otherwise(settings) else "",
+            brought="config" if own != found or _has_other_options(settings) else "",
         )
-        return with_archive(manifest) if manifest.format == FORMAT else manifest
+        archive = self._formats.archives.get(manifest.format)
+        return manifest if archive is None else archive.complete(manifest)
 
     def _with_rows(self, settings: Settings, backend: str) -> ModelConfig:
-        """The owner's words, with the operator's default where they say nothing of the size of a batch."""
+        """Return the configuration, with the operator's batch size where the owner's file says none."""
         rows = self._config.rows_of(backend)
         if not rows or not settings.leaves_rows():
             return settings.config
         batching = msgspec.structs.replace(settings.config.batching, max_rows=rows)
         return msgspec.structs.replace(settings.config, batching=batching)
 
-    def _measure(self, folder: str, id: ModelId, settings: Settings) -> Measured:
-        measured = Measured(self._store)
-        measured.add(folder)
-        size = measured.bytes
+    def _measure(self, folder: str, id: ModelId, settings: Settings) -> Fingerprint:
+        files = Fingerprint(self._store)
+        files.add(folder)
+        size = files.bytes
         for file in settings.files:
-            measured.add(file)
-        measured.bytes = size
-        measured.add_text(self._override_of(id.name))
-        return measured
+            files.add(file)
+        files.bytes = size
+        files.add_text(self._override_of(id.name))
+        return files
 
     def _body(self, folder: str, path: Path, settings: Settings) -> str:
-        """Of all that a version is, but for how many of it there are (TR-L4), and what others there are."""
-        measured = Measured(self._store)
-        measured.add(folder)
+        """Return a digest of the version without its number of instances and its siblings (TR-L4)."""
+        files = Fingerprint(self._store)
+        files.add(folder)
         for file in settings.files:
-            if PurePath(file).name not in (TOML, PBTXT):
-                measured.add(file)
-        measured.add_text(str(path))
-        measured.add_text(of_one_version(settings))
-        return measured.fingerprint()
+            if PurePath(file).name not in (TOML, *self._formats.configs):
+                files.add(file)
+        files.add_text(str(path))
+        files.add_text(identity(settings))
+        return files.digest()
 
-    def _look(self, path: str) -> Found | None:
+    def _is_configured(self, entries: Iterable[Entry]) -> bool:
+        """Return whether a folder with these is a model's, though it may be an artefact itself."""
+        return any(entry.name in (TOML, MLMODEL) or entry.name in self._formats.configs for entry in entries)
+
+    def _settings(self, folder: str, name: str) -> Settings:
+        return read_settings(self._store, folder, name, self._formats, self._override_of(name), self._config)
+
+    def _look(self, path: str) -> Artifact | None:
         local = self._store.local_path(path)
         try:
-            what = self._recognise(local)
+            what = self._formats.recognise(local)
         except OSError as error:
             raise StoreFailed(f"{local} cannot be read: {error.strerror or error}") from error
-        return Found(path, what) if what else None
+        return Artifact(path, what) if what else None
 
     def _visible(self, folder: str) -> tuple[Entry, ...]:
         return tuple(e for e in self._store.entries(folder) if is_visible(e.name))
 
 
-def _told_apart(numbers: Iterable[Entry]) -> tuple[list[Entry], list[str]]:
-    """Folders of one number each, and words about the others: ``7`` and ``007`` are one version (TF-L1)."""
+def _unique_numbers(numbers: Iterable[Entry]) -> tuple[list[Entry], list[str]]:
+    """Return one folder for each number, and notices: ``7`` and ``007`` are one version (TF-L1)."""
     kept: dict[int, Entry] = {}
     twice = []
     for entry in sorted(numbers, key=lambda entry: (-len(entry.name), entry.name)):
@@ -399,31 +405,30 @@ def _told_apart(numbers: Iterable[Entry]) -> tuple[list[Entry], list[str]]:
     return [kept[number] for number in sorted(kept)], twice
 
 
-def _tells_otherwise(settings: Settings) -> bool:
-    """A request tells the backend, or the model's program, something else than the model's own files do."""
+def _has_other_options(settings: Settings) -> bool:
+    """Return whether a request gives the backend or the program other options than the model's files."""
     own = settings.own
     if own is None:
         return False
     is_same = own.config.options == settings.config.options
-    return not is_same or parameters(own.triton) != parameters(settings.triton)
+    return not is_same or _parameters(own) != _parameters(settings)
 
 
-def _is_configured(entries: Iterable[Entry]) -> bool:
-    """A folder with these is a model's, though it may be an artefact itself."""
-    return any(entry.name in (TOML, PBTXT, MLMODEL) for entry in entries)
+def _parameters(settings: Settings) -> Mapping[str, str]:
+    return settings.foreign.parameters if settings.foreign else {}
 
 
-def _for(found: Found, backend: str) -> Found | None:
-    """What is there, for the backend that its owner asks for; None where that cannot run it."""
-    if found.what.backend == backend:
+def _for(found: Artifact, backend: str) -> Artifact | None:
+    """Return the artefact for the backend that its owner wants; None if that backend cannot run it."""
+    if found.kind.backend == backend:
         return found
-    if found.what.format in _READ_BY.get(backend, ()):
-        return Found(found.path, Recognised(backend, found.what.format))
+    if found.kind.format in _READ_BY.get(backend, ()):
+        return Artifact(found.path, ArtifactKind(backend, found.kind.format))
     return None
 
 
 def _bare_name(path: Path) -> str:
-    """By the file's stem, or by its folder's where the stem says nothing."""
+    """Return a name made of the file's stem, or of its folder's name where the stem is generic."""
     path = path.resolve() if path.name in ("", "..") else path.absolute()
     if path.stem not in GENERIC_STEMS and not is_version(path.stem):
         return model_name(path.stem)

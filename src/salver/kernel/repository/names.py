@@ -1,4 +1,4 @@
-"""Which names are models, which are versions, and which are nobody's business? Pure."""
+"""Names of files and folders that are models, versions, or neither. Pure."""
 
 import re
 from typing import Final
@@ -8,12 +8,12 @@ _VERSION: Final = re.compile(r"[0-9]{1,18}")
 _PLAIN: Final = re.compile(r"[1-9][0-9]{0,17}")
 _OTHER: Final = re.compile(r"[^A-Za-z0-9._-]+")
 
-#: Stems that say nothing, so that the folder's name is the better one.
+#: Stems that do not name a model; its folder does.
 GENERIC_STEMS: Final = frozenset({"model", "saved_model", "model_repository"})
 
 
 def is_visible(name: str) -> bool:
-    """False for hidden and unfinished files: ``.x``, ``x.tmp``, ``x.part``, ``x~``.
+    """Return False for hidden and unfinished files: ``.x``, ``x.tmp``, ``x.part``, ``x~``.
 
     >>> [is_visible(n) for n in ("model.onnx", ".git", "model.onnx.part")]
     [True, False, False]
@@ -22,17 +22,17 @@ def is_visible(name: str) -> bool:
 
 
 def is_version(name: str) -> bool:
-    """True for a version as Salver and Triton name them: digits, no leading zero."""
+    """Return True for a version as Salver and Triton name them: digits, no leading zero."""
     return _PLAIN.fullmatch(name) is not None
 
 
 def is_padded_version(name: str) -> bool:
-    """True for any number: TensorFlow Serving's ``00000123`` , leading zeros and all."""
+    """Return True for any number, with or without leading zeros, as TensorFlow Serving's ``00000123``."""
     return _VERSION.fullmatch(name) is not None and name.isascii()
 
 
 def model_name(stem: str) -> str:
-    """A model name made of a file's stem.
+    """Return a model name made of a file's stem.
 
     >>> model_name("résumé ranker (v2)")
     'r_sum_ranker_v2'

@@ -1,20 +1,123 @@
-"""What does the repository need from others?"""
+"""What backends and dialects bring to the reading of a repository."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
-
-class Recognised(msgspec.Struct, frozen=True):
-    """What an artefact turned out to be: ``Recognised("onnx", "onnx")``."""
-
-    backend: str
-    format: str
+from salver.backends.protocol import Recogniser, TouchesMachine
+from salver.kernel.repository.uploads import Upload
+from salver.words.artifacts import Batching, Manifest, ModelConfig
+from salver.words.errors import InvalidInput, Unsupported
 
 
-#: Looks at a file or folder, briefly, by content; None where no backend knows it.
-Recognise = Callable[[Path], Recognised | None]
+class UnreadableConfig(InvalidInput):
+    """A configuration that says nothing, as opposed to one that asks for something impossible."""
 
-#: Given a backend and a format: can loading or running such an artefact touch files, the network or run code?
-Touches = Callable[[str, str], bool]
+
+class ForeignConfig(msgspec.Struct, frozen=True):
+    """A model configuration in the format of another server.
+
+    Attributes:
+        config: The same as Salver's record.
+        label_files: Files with labels, by output.
+        notices: Fields that have no effect.
+        source: The whole configuration, serialised; only its dialect reads it.
+        identity: The part of it that one version depends on: not the number of instances, nor which
+            versions are wanted.
+        parameters: Parameters for the model's program.
+        leaves_rows: It does not say how many rows a batch may have.
+        incomplete: What it leaves to the model to say, as an error text; empty = nothing.
+    """
+
+    config: ModelConfig
+    label_files: Mapping[str, str]
+    notices: tuple[str, ...]
+    source: bytes
+    identity: bytes
+    parameters: Mapping[str, str]
+    leaves_rows: bool
+    incomplete: str
+
+
+class ConfigFormat(Protocol):
+    """A format of model configurations beside ``salver.toml``."""
+
+    def parse(self, content: bytes, origin: str, name: str) -> ForeignConfig:
+        """Return the configuration in a file.
+
+        Args:
+            origin: The file's path, for messages.
+            name: The model's.
+
+        Raises:
+            UnreadableConfig, InvalidInput: what is wrong, and where.
+        """
+        ...
+
+    def parse_request(self, text: str, name: str) -> ForeignConfig:
+        """Return the configuration that a load request holds. Raises as :meth:`parse`."""
+        ...
+
+    def missing_backend(self, backend: str) -> str:
+        """Return an error text for a backend of that server which there is not here; else nothing."""
+        ...
+
+    def missing_file(self, path: Path) -> str:
+        """Return an error text for a model that needs such a file and has none."""
+        ...
+
+
+class ArchiveFormat(Protocol):
+    """A format of archives that say themselves which model they are."""
+
+    def identify(self, path: Path, name: str) -> tuple[str, str]:
+        """Return name and version.
+
+        Args:
+            name: Where the archive does not say one.
+
+        Raises:
+            BadArchive: it is none.
+        """
+        ...
+
+    def complete(self, manifest: Manifest) -> Manifest:
+        """Return the manifest with what the archive says where its owner's configuration says nothing."""
+        ...
+
+
+#: Batching from the content of a version's own file and its path. Raises InvalidInput.
+ReadBatching = Callable[[bytes, str], Batching]
+
+#: Models, for a model's name, in a folder that a load request names. Raises InvalidInput.
+OpenFolder = Callable[[str, str], Upload]
+
+
+def _touches(backend: str, form: str) -> bool:
+    return True
+
+
+def _open_no_folder(name: str, path: str) -> Upload:
+    raise Unsupported(f"model '{name}' cannot be loaded from a folder that a request names")
+
+
+class Formats(msgspec.Struct, frozen=True):
+    """How artefacts, configurations and archives are read.
+
+    Attributes:
+        recognise: Tells the formats of artefacts apart.
+        touches_machine: Tells which formats requests may bring; by default none.
+        configs: By file name, beside the versions or in one. Load requests hold the first one's.
+        archives: By the format of the artefact.
+        batching: By file name, in a version's folder.
+        open_folder: Opens a folder that a load request names.
+    """
+
+    recognise: Recogniser
+    touches_machine: TouchesMachine = _touches
+    configs: Mapping[str, ConfigFormat] = {}
+    archives: Mapping[str, ArchiveFormat] = {}
+    batching: Mapping[str, ReadBatching] = {}
+    open_folder: OpenFolder = _open_no_folder

@@ -1,6 +1,6 @@
-"""Is what was found complete, or is somebody still writing?
+"""Changes that are complete, told from files that are still being written.
 
-Pure: a change counts once it has looked the same in two scans that lie apart. It knows no file.
+Pure: a change counts once it has looked the same in two scans that lie apart.
 """
 
 from collections.abc import Mapping
@@ -11,8 +11,8 @@ from salver.words.messages import ModelId
 _Mark = tuple[str, str, str] | None
 
 
-class Settling:
-    """Holds changes back until they rest.
+class ChangeFilter:
+    """Filter that holds changes back until they rest.
 
     Args:
         rest_s: Seconds for which a change must have looked the same.
@@ -32,11 +32,11 @@ class Settling:
     def take(
         self, found: Mapping[ModelId, Manifest], now: float, at_once: frozenset[str] = frozenset()
     ) -> dict[ModelId, Manifest]:
-        """What counts now. The first call takes all: there is nothing to compare with.
+        """Return the versions that count now; the first call takes all of them.
 
         Args:
             found: The present scan.
-            at_once: Models whose changes are taken as they are, because somebody asked.
+            at_once: Models that a request names: their changes count at once.
         """
         waiting: dict[ModelId, tuple[_Mark, float]] = {}
         for id in found.keys() | self._taken.keys():

@@ -1,4 +1,4 @@
-"""What does a ``salver.toml`` say, and if it is wrong, where and how? Pure."""
+"""Parsing and checks of ``salver.toml``. Pure."""
 
 import difflib
 import itertools
@@ -9,11 +9,8 @@ from typing import Any, Final
 
 import msgspec
 
-from salver.dialects.triton.config import sequences
-from salver.dialects.triton.config.ensemble import unfit
-from salver.dialects.triton.config.raggedness import misfit
-from salver.dialects.triton.config.reshape import unfit_table
 from salver.kernel.repository import bounds
+from salver.kernel.repository.checks import ensemble, ragged, reshape, sequences
 from salver.words.artifacts import (
     Batching,
     BatchInput,
@@ -80,7 +77,7 @@ _KEYS: Final[dict[str, tuple[str, ...]]] = {
 
 
 def parse_toml(content: bytes, origin: str) -> ModelConfig:
-    """A model's configuration.
+    """Return the model configuration in a file.
 
     Args:
         origin: The file's path, for messages.
@@ -207,7 +204,7 @@ LEAST: Final[dict[str, float]] = {
     "limit.interval_ms": 1,
     "ensemble.max_inflight_requests": 0,
 }
-#: What says how a model is run, and nothing to an ensemble, which is run by its models.
+#: Keys on how a model is run, which mean nothing to an ensemble.
 _OF_MODELS: Final = (
     "backend",
     "filename",
@@ -228,7 +225,7 @@ _MOST_PRICE = 1e6
 
 
 def _check(config: ModelConfig) -> None:
-    """What types cannot say."""
+    """Check what the types of the records cannot express."""
     for key, least in LEAST.items():
         value: Any = config
         for part in key.split("."):
@@ -287,7 +284,7 @@ def _check(config: ModelConfig) -> None:
             raise ValueError(f"{message} - at `$.{key}`")
     if config.sequences != Sequences() and not config.sequences.strategy:
         raise ValueError('must be "direct" or "oldest" - at `$.sequences.strategy`')
-    if problem := sequences.unfit(config.sequences):
+    if problem := sequences.misfit(config.sequences):
         raise ValueError(f"{problem} - at `$.sequences`")
     if part := sequences.conflict(config):
         raise ValueError(f"is not for models with sequences - at `$.{part}`")
@@ -295,12 +292,12 @@ def _check(config: ModelConfig) -> None:
     _check_labels(config)
     _check_logging(config.logging)
     for side in ("inputs", "outputs"):
-        if problem := unfit_table(getattr(config, side), getattr(config.reshape, side)):
+        if problem := reshape.table_misfit(getattr(config, side), getattr(config.reshape, side)):
             raise ValueError(f"{problem} - at `$.reshape.{side}`")
     for limit in config.instances.rate_limits:
         if min(limit.count, limit.priority) < 1 or min(limit.resources.values(), default=0) < 0:
             raise ValueError("must be at least 1, and resources at least 0 - at `$.instances.rate_limits`")
-    if found := misfit(config):
+    if found := ragged.misfit(config):
         raise ValueError(f"{found[1]} - at `$.{found[0]}`")
     _check_queue(config)
     _check_warmup(config.warmup)
@@ -368,12 +365,12 @@ def _check_queue(config: ModelConfig) -> None:
 
 
 def _check_ensemble(config: ModelConfig, name: str) -> None:
-    """Can its tensors flow, and is nothing said that it has no use for?"""
+    """Check that an ensemble's tensors can flow and that it has no keys of models."""
     for key in _OF_MODELS:
         if getattr(config, key) != getattr(_DEFAULTS, key):
             raise ValueError(f"is for models, not for an ensemble of them - at `$.{key}`")
     inputs, outputs = ([spec.name for spec in side] for side in (config.inputs, config.outputs))
-    if problem := unfit(name, config.ensemble, inputs, outputs):
+    if problem := ensemble.misfit(name, config.ensemble, inputs, outputs):
         raise ValueError(f"{problem} - at `$.ensemble.steps`")
 
 

@@ -1,7 +1,7 @@
-"""What did a load request bring in place of a model's own files, and where do they lie?
+"""Files and configurations that load requests bring in place of a model's own.
 
-In a private temporary folder, one for each request, until whoever asked for them lets go. Names come from
-outside: a path leads nowhere else, and a model's name becomes no path at all.
+Files lie in a private temporary folder, one for each request, until they are discarded. Names come from
+outside: a path must stay in the folder, and the model's name is not used as a path.
 """
 
 import tempfile
@@ -22,13 +22,13 @@ _NONE: Final[Mapping[str, Path]] = {}
 MOST_BYTES: Final = 4 << 30
 
 
-class Brought:
-    """A configuration, and perhaps a folder, that stand for a model's own.
+class Upload:
+    """Configuration, and perhaps a folder, in place of a model's own.
 
     Attributes:
-        config: A Triton model configuration as JSON.
+        config: A model configuration, as load requests hold it.
         folder: The model's folder, resolved; None = its own.
-        bytes: What was written into it.
+        bytes: Bytes that were written into it.
         members: Folders of models that came with it, by name.
         is_trusted: The platform chose what lies in its folder, which may be of any format.
     """
@@ -51,16 +51,16 @@ class Brought:
         self._place = place
 
     def __repr__(self) -> str:
-        return f"<Brought {len(self.config)} characters, {self.bytes} bytes in {self.folder}>"
+        return f"<Upload {len(self.config)} characters, {self.bytes} bytes in {self.folder}>"
 
     def discard(self) -> None:
-        """The files are gone. Blocking; a second call does nothing."""
+        """Remove the files. Blocking; a second call does nothing."""
         if self._place is not None:
             self._place.cleanup()
 
 
-def bring(name: str, order: LoadOrder, room: int = MOST_BYTES) -> Brought:
-    """Write down what a request brings. Blocking.
+def bring(name: str, order: LoadOrder, room: int = MOST_BYTES) -> Upload:
+    """Write the files of a load request into a folder. Blocking.
 
     Args:
         name: The model's.
@@ -72,7 +72,7 @@ def bring(name: str, order: LoadOrder, room: int = MOST_BYTES) -> Brought:
         LoadFailed: the disk does not take them.
     """
     if not order.files:
-        return Brought(order.config)
+        return Upload(order.config)
     _check_name(name)
     size = sum(map(len, order.files.values()))
     if len(order.files) > _MOST_FILES:
@@ -94,11 +94,11 @@ def bring(name: str, order: LoadOrder, room: int = MOST_BYTES) -> Brought:
         place.cleanup()
         reason = error.strerror or error
         raise LoadFailed(f"the files for model '{name}' cannot be written: '{path}': {reason}") from error
-    return Brought(order.config, place, size)
+    return Upload(order.config, place, size)
 
 
 def _check_name(name: str) -> None:
-    """Of a model that is in no repository, so that no file system has checked it."""
+    """Check a name that no file system has checked, since the model is in no repository."""
     is_fine = name.isprintable() and not name.startswith(".") and not set(name) & {"/", "\\"}
     if not is_fine or not 0 < len(name) <= _MOST_NAME:
         raise InvalidInput(

@@ -16,8 +16,8 @@ from weakref import WeakValueDictionary
 import msgspec
 
 from salver.kernel.lifecycle.members import with_members
-from salver.kernel.repository import Place
-from salver.kernel.repository.uploads import Brought
+from salver.kernel.repository import NamedModel
+from salver.kernel.repository.uploads import Upload
 from salver.words.artifacts import LoadOrder, Manifest
 from salver.words.errors import (
     Conflict,
@@ -60,18 +60,18 @@ class PollFailed(ModelFailed):
 class Scanning(Protocol):
     """Lists what could be served (the repository)."""
 
-    overrides: dict[str, Brought]
+    overrides: dict[str, Upload]
 
     @property
     def is_settling(self) -> bool:
         """A change was seen that does not count yet."""
         ...
 
-    def bring(self, name: str, order: LoadOrder) -> Brought:
+    def bring(self, name: str, order: LoadOrder) -> Upload:
         """What a request brings for a model, for ``overrides``. Blocking."""
         ...
 
-    def place(self, places: Sequence[Place]) -> None:
+    def place(self, places: Sequence[NamedModel]) -> None:
         """These models by name, and no others that were named before."""
         ...
 
@@ -137,14 +137,14 @@ class ControlPlane:
         self._clock = clock
         self._sleep = sleep
         self._found: tuple[Manifest, ...] = ()
-        self._places: dict[str, tuple[Place, ...]] = {}  # models that are named with their places, by owner
+        self._places: dict[str, tuple[NamedModel, ...]] = {}  # named models, by owner
         self._placed: frozenset[str] = frozenset()  # their names
         self._named: set[str] = set()
         self._implied: set[str] = set()  # loaded since an ensemble that was named needs them
         self._unloaded: set[str] = set()
         self._unproven: set[str] = set()  # models whose first load failed, with an override
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._leaving: dict[Brought, asyncio.Task[None]] = {}
+        self._leaving: dict[Upload, asyncio.Task[None]] = {}
         self._told: set[tuple[ModelId, str, str]] = set()
         self._one_scan = asyncio.Lock()
         self._polling: asyncio.Task[None] | None = None
@@ -176,7 +176,7 @@ class ControlPlane:
         if self._mode.kind == "poll":
             self._polling = asyncio.get_running_loop().create_task(self._poll(), name="poll repository")
 
-    async def replace(self, places: Sequence[Place], owner: str = "") -> None:
+    async def replace(self, places: Sequence[NamedModel], owner: str = "") -> None:
         """Serve these models by name, and no others that this owner named; loads go on when it returns.
 
         Args:
@@ -294,7 +294,7 @@ class ControlPlane:
         """What these ensembles are made of."""
         return {model for m in self._found if m.id.name in names for model, _ in m.config.ensemble.models}
 
-    def _take_out(self, name: str) -> Brought | None:
+    def _take_out(self, name: str) -> Upload | None:
         if name in self._named or name in self._implied:
             self._unloaded.add(name)
         for names in (self._named, self._implied, self._unproven):
@@ -355,7 +355,7 @@ class ControlPlane:
             except Exception:
                 _LOG.exception("scanning the repository failed, all stays as it is")
 
-    async def _load(self, name: str, before: Brought | None, after: Brought | None) -> None:
+    async def _load(self, name: str, before: Upload | None, after: Upload | None) -> None:
         """Load with what ``after`` brought; where that does not do, go back to ``before``."""
         for member in after.members if after else ():
             self.check_unowned(member)
@@ -394,13 +394,13 @@ class ControlPlane:
                 await self._scan(frozenset({name}), fresh)
         self._implied |= members - self._named
 
-    def _put(self, name: str, brought: Brought | None) -> None:
+    def _put(self, name: str, brought: Upload | None) -> None:
         if brought is None:
             self._repository.overrides.pop(name, None)
         else:
             self._repository.overrides[name] = brought
 
-    def _retire(self, brought: Brought | None) -> None:
+    def _retire(self, brought: Upload | None) -> None:
         """Discard it as soon as nothing lives on it, unless it is in force."""
         if brought is None or brought.folder is None or brought in self._leaving:
             return
@@ -408,7 +408,7 @@ class ControlPlane:
             leaving = self._leave(brought, brought.folder)
             self._leaving[brought] = asyncio.get_running_loop().create_task(leaving, name="discard files")
 
-    async def _leave(self, brought: Brought, folder: Path) -> None:
+    async def _leave(self, brought: Upload, folder: Path) -> None:
         await self._manager.vacated(folder)
         await asyncio.to_thread(brought.discard)
         del self._leaving[brought]
@@ -482,7 +482,7 @@ def _poll_failed(name: str, reason: str = "") -> PollFailed:
     return tritons(PollFailed(f"model '{name}' cannot be loaded: {reason}"), f"{text}: {reason}")
 
 
-def _check_owners(lists: Mapping[str, Sequence[Place]]) -> None:
+def _check_owners(lists: Mapping[str, Sequence[NamedModel]]) -> None:
     seen: set[str] = set()
     for places in lists.values():
         names = {place.name for place in places}

@@ -7,8 +7,8 @@ MLflow says of it beside. It knows no server.
 from pathlib import Path
 from typing import Final
 
-from salver.backends.mlmodel import BESIDE, MLMODEL, MlModel, parse_mlmodel
 from salver.stores import StoreFailed
+from salver.stores.mlmodel import BESIDE, MLMODEL, MlModel, parse_mlmodel
 from salver.stores.sources.archives import card_of
 from salver.stores.sources.fetched import Fetched, Progress
 from salver.stores.sources.staging import stage

@@ -1,10 +1,6 @@
-"""What does Triton's ``config.pbtxt`` say, and if it is wrong, where and how?
+"""Parsing of ``config.pbtxt``, and of the JSON form that load requests carry.
 
-Turns the text, or the JSON of a load request, into a message of :mod:`salver.dialects.triton.model_config`,
-and
-says what is wrong in terms of line, field and nearest field. What it means is ``translate``'s.
-
-Pure.
+Errors name the line, the field and the nearest known field. ``translate`` gives fields their meaning. Pure.
 """
 
 import difflib
@@ -13,33 +9,31 @@ from typing import Any, Final
 
 from google.protobuf import json_format, text_format
 
-from salver.dialects.triton.config.translate import Translated, translate
+from salver.dialects.triton.config.translate import Translation, translate
 from salver.dialects.triton.model_config import ENUMS, MESSAGES, model_config_class
-from salver.words.errors import InvalidInput
+from salver.kernel.repository.ports import UnreadableConfig
 
+#: Name of the file beside a model's versions.
+FILE: Final = "config.pbtxt"
 _UNKNOWN_FIELD: Final = re.compile(r'Message type "inference\.([\w.]+)" has no field named "(\w+)"')
 _UNKNOWN_VALUE: Final = re.compile(r'Enum type "inference\.([\w.]+)" has no value named (\w+)')
 
 
-class Unparsable(InvalidInput):
-    """It is no model configuration at all, so that there is nothing to load."""
-
-
-def parse_pbtxt(content: bytes, origin: str, name: str) -> Translated:
-    """A model's configuration from the file's content.
+def parse_pbtxt(content: bytes, origin: str, name: str) -> Translation:
+    """Return a model's configuration from the file's content.
 
     Args:
         origin: The file's path, for messages.
         name: The model's folder, which a name in the file must equal.
 
     Raises:
-        Unparsable: names the file, line and field, and the nearest valid one.
+        UnreadableConfig: names the file, line and field, and the nearest valid one.
         InvalidInput: as :func:`~salver.dialects.triton.config.translate.translate`.
     """
     try:
         message = text_format.Parse(content.decode(), model_config_class()())
     except UnicodeDecodeError as error:
-        raise Unparsable(
+        raise UnreadableConfig(
             f"{origin}: byte {error.start} is not UTF-8", fix="Save the file as UTF-8"
         ) from error
     except text_format.ParseError as error:
@@ -48,11 +42,11 @@ def parse_pbtxt(content: bytes, origin: str, name: str) -> Translated:
     return translate(message, origin, name)
 
 
-def parse_json(text: str, name: str) -> Translated:
-    """The same from the JSON form, as Triton's load request carries it.
+def parse_json(text: str, name: str) -> Translation:
+    """Return the same from the JSON form, as Triton's load request carries it.
 
     Raises:
-        Unparsable: names the field, and the nearest valid one.
+        UnreadableConfig: names the field, and the nearest valid one.
         InvalidInput: as :func:`~salver.dialects.triton.config.translate.translate`.
     """
     origin = f"configuration in the load request of '{name}'"
@@ -64,13 +58,13 @@ def parse_json(text: str, name: str) -> Translated:
 
 
 def is_ensemble(content: bytes) -> bool:
-    """Does a ``config.pbtxt`` put other models together? What cannot be read does not."""
+    """Return whether a ``config.pbtxt`` is of an ensemble; one that cannot be read is not."""
     message = _lenient(content)
     return message.platform == "ensemble" or bool(message.ensemble_scheduling.step)
 
 
 def renamed(content: bytes, name: str) -> str:
-    """A ``config.pbtxt`` that has another model's name, as JSON with this one; else nothing."""
+    """Return a ``config.pbtxt`` as JSON with this name, in place of another; empty if nothing changes."""
     message = _lenient(content)
     if message.name in ("", name):
         return ""
@@ -82,24 +76,26 @@ def renamed(content: bytes, name: str) -> str:
 def _lenient(content: bytes) -> Any:
     try:
         return text_format.Parse(content.decode(), model_config_class()())
-    except (UnicodeDecodeError, text_format.ParseError):  # loading it says what is wrong
+    except (UnicodeDecodeError, text_format.ParseError):  # loading it reports the error
         return model_config_class()()
 
 
-def _explained(prefix: str, error: str) -> Unparsable:
-    """The message of protobuf without its repetition of position and source, and with a neighbour."""
+def _explained(prefix: str, error: str) -> UnreadableConfig:
+    """Return protobuf's error without repeated position and source, with the nearest known name."""
     if unknown := _UNKNOWN_FIELD.search(error):
         message = unknown[1] if unknown[1] in MESSAGES else "ModelConfig"
         fields = re.findall(r"(\w+) = \d+", MESSAGES[message])
-        return Unparsable(
+        return UnreadableConfig(
             f"{prefix}{message} has no field `{unknown[2]}`", field=unknown[2], fix=_near(unknown[2], fields)
         )
     if unknown := _UNKNOWN_VALUE.search(error):
         values = ENUMS.get(unknown[1], "").split()
-        return Unparsable(f"{prefix}there is no {unknown[1]} `{unknown[2]}`", fix=_near(unknown[2], values))
+        return UnreadableConfig(
+            f"{prefix}there is no {unknown[1]} `{unknown[2]}`", fix=_near(unknown[2], values)
+        )
     text = re.sub(r"^\d+:\d+ : ", "", error.splitlines()[0])
     text = re.sub(r"^'.*': ", "", text).replace('Message type "inference.ModelConfig"', "the configuration")
-    return Unparsable(prefix + text)
+    return UnreadableConfig(prefix + text)
 
 
 def _near(name: str, known: list[str]) -> str:

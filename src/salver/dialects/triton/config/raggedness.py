@@ -1,10 +1,10 @@
-"""Which inputs are ragged, and what is a model told of them (TR-C4, TR-C6)?"""
+"""Ragged inputs in a Triton model configuration, and the inputs that describe them (TR-C4, TR-C6). Pure."""
 
 from collections.abc import Mapping
 from typing import Any, Final
 
 from salver.dialects.triton.model_config import ENUMS
-from salver.words.artifacts import BatchInput, ModelConfig, Ragged, Reshape
+from salver.words.artifacts import BatchInput, Ragged
 from salver.words.errors import InvalidInput
 from salver.words.tensor import DataType
 
@@ -12,7 +12,7 @@ _TYPES: Final[Mapping[str, DataType]] = {"TYPE_INT32": DataType.INT32, "TYPE_FP3
 
 
 def ragged_of(message: Any, origin: str) -> Ragged | None:
-    """What a Triton model configuration says; None = nothing.
+    """Return the ragged inputs of a Triton model configuration; None if it has none.
 
     Args:
         message: The ``ModelConfig``.
@@ -57,36 +57,6 @@ def ragged_of(message: Any, origin: str) -> Ragged | None:
             field="reshape",
         )
     return ragged
-
-
-def misfit(config: ModelConfig) -> tuple[str, str] | None:
-    """The first thing that is wrong with the table ``ragged``: key and message."""
-    ragged = config.ragged
-    if ragged == Ragged():
-        return None
-    inputs = {spec.name for spec in config.inputs}
-    outputs = {spec.name for spec in config.outputs}
-    objective = config.objective
-    rules = (
-        (set(ragged.inputs) <= inputs, "inputs", "names a tensor that is not among `inputs`"),
-        ({e.source for e in ragged.extra} <= inputs, "extra.source", "is not among `inputs`"),
-        ({e.target for e in ragged.extra}.isdisjoint(inputs), "extra.target", "is among `inputs`"),
-        (
-            all(e.datatype in _TYPES.values() for e in ragged.extra),
-            "extra.datatype",
-            "must be INT32 or FP32",
-        ),
-        (set(ragged.scatter) <= outputs, "scatter", "names a tensor that is not among `outputs`"),
-        (set(ragged.scatter.values()) <= inputs, "scatter", "names a tensor that is not among `inputs`"),
-        (config.reshape == Reshape(), "inputs", "cannot be used with `reshape`"),
-        (
-            not (objective.latency_p99_ms or objective.deadline_ms or objective.throughput),
-            "inputs",
-            "cannot be used with an `objective`: nobody knows how long the requests will be",
-        ),
-        (not config.steps.vocabulary, "inputs", "is not for models that answer token by token"),
-    )
-    return next(((f"ragged.{key}", message) for holds, key, message in rules if not holds), None)
 
 
 def _source(said: Any, kind: str, inputs: set[str], prefix: str, field: str) -> str:

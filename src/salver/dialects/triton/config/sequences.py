@@ -1,14 +1,11 @@
-"""What does Triton's ``sequence_batching`` say, and what may a model's sequences not be told?
+"""``sequence_batching`` of a Triton model configuration. Pure; messages are Triton's where it has one."""
 
-Pure; messages are Triton's where it has one.
-"""
-
-import math
 from collections.abc import Iterator
 from typing import Any, Final, Literal
 
 from salver.dialects.triton.model_config import ENUMS
-from salver.words.artifacts import Control, KeptState, ModelConfig, Ragged, Sequences
+from salver.kernel.repository.checks.sequences import control_name, misfit
+from salver.words.artifacts import Control, KeptState, Sequences
 from salver.words.errors import InvalidInput
 from salver.words.tensor import DATATYPES, DataType
 
@@ -19,12 +16,10 @@ _VALUES: Final = {
     "fp32_false_true": DataType.FP32,
     "bool_false_true": DataType.BOOL,
 }
-_IDS: Final = tuple(DATATYPES[name] for name in ("UINT64", "INT64", "UINT32", "INT32", "BYTES"))
-_FLAGS: Final = tuple(_VALUES.values())
 
 
 def sequences_of(message: Any, origin: str, name: str) -> Sequences:
-    """The strategy, controls and states of a ModelConfig message; none where it has no ``sequence_batching``.
+    """Return strategy, controls and states of a ModelConfig message; none without ``sequence_batching``.
 
     Args:
         origin: Where it was read, for messages.
@@ -55,92 +50,11 @@ def sequences_of(message: Any, origin: str, name: str) -> Sequences:
             raise ValueError(f"sequence batching preferred batch size must be positive for {name}")
         if any(rows > most for rows in sequences.preferred_rows):
             raise ValueError(f"sequence batching preferred batch size must be <= max batch size for {name}")
-        if problem := unfit(sequences):
+        if problem := misfit(sequences):
             raise ValueError(f"{problem} for {name}")
     except ValueError as error:
         raise InvalidInput(f"{origin}: {error}", field="sequence_batching") from error
     return sequences
-
-
-def unfit(sequences: Sequences) -> str:
-    """What is wrong with them, or empty."""
-    if not 0 <= sequences.min_fill <= 1:
-        return "sequence batching minimum slot utilization must be in range [0.0, 1.0]"
-    kinds = [control.kind for control in sequences.controls]
-    names = [control.name for control in sequences.controls] + [state.input for state in sequences.states]
-    for kind in kinds:
-        if kinds.count(kind) > 1:
-            return f"sequence batching specifies multiple {_triton(kind)} tensors"
-    for name in names:
-        if not name:
-            return "sequence batching control tensor must have a name"
-        if names.count(name) > 1:
-            return f"sequence batching control tensor '{name}' is specified for multiple control kinds"
-    for control in sequences.controls:
-        wanted = _IDS if control.kind == "corrid" else _FLAGS
-        if control.datatype not in wanted:
-            known = ", ".join(datatype.name for datatype in wanted)
-            return (
-                f"unexpected data type {control.datatype.name} for control {_triton(control.kind)}, expected "
-                f"one of {known}"
-            )
-    outputs = [state.output for state in sequences.states]
-    if len(set(outputs)) < len(outputs) or "" in outputs:
-        return "sequence batching states must have outputs of their own"
-    return next((problem for problem in map(_unfit_state, sequences.states) if problem), "")
-
-
-def check_content(state: KeptState) -> str:
-    """What is wrong with the content of its file, or empty."""
-    if state.datatype is DataType.BYTES:
-        return ""
-    count = math.prod(state.initial_shape or (abs(extent) for extent in state.shape))
-    wanted, found = count * state.datatype.itemsize, len(state.content)
-    if found >= wanted:
-        return ""
-    return (
-        f"initial_state setting expects {wanted} bytes, but the data provided from {state.initial_file} only "
-        f"has {found} bytes."
-    )
-
-
-def conflict(config: ModelConfig) -> str:
-    """A part of the configuration that is not for models with sequences, or empty."""
-    if not config.sequences.strategy:
-        return ""
-    objective = config.objective
-    if objective.latency_p99_ms or objective.deadline_ms or objective.throughput:
-        return "objective"
-    if config.ragged != Ragged():
-        return "ragged"
-    return "steps" if config.steps.vocabulary else ""
-
-
-def _unfit_state(state: KeptState) -> str:
-    name, initial = state.input, state.initial_shape
-    if any(extent == 0 or extent < -1 for extent in state.shape) or any(extent == 0 for extent in initial):
-        return f"the dims of state '{name}' must be positive, or -1 for any"
-    if initial and len(initial) != len(state.shape):
-        return (
-            "Number of dimensions in 'initial_state' doesn't match the size of 'state' dimensions for state "
-            f"input '{name}'. {len(initial)} != {len(state.shape)}"
-        )
-    for given, wanted in zip(initial, state.shape, strict=False):
-        if given < 0:
-            return f"'initial_state' field for state input name '{name}' contains variable dimensions."
-        if wanted not in (-1, given):
-            return (
-                f"'initial_state' dim for input name '{name}' doesn't match 'state' dim description. "
-                f"{given} != {wanted}"
-            )
-    file = state.initial_file
-    if file.startswith("/") or ".." in file.split("/"):
-        return f"the initial_state file of state '{name}' must lie in the model's folder initial_state"
-    return ""
-
-
-def _triton(kind: str) -> str:
-    return f"CONTROL_SEQUENCE_{kind.upper()}"
 
 
 def _datatype(number: int) -> DataType | None:
@@ -161,28 +75,30 @@ def _control(name: str, said: Any, model: str) -> Control:
     if kind == "corrid":
         if given:
             raise ValueError(
-                f"sequence batching must not specify either {listed}or 'bool_false_true' for {_triton(kind)} "
-                f"for {model}"
+                f"sequence batching must not specify either {listed}or 'bool_false_true' for "
+                f"{control_name(kind)} for {model}"
             )
         datatype = _datatype(said.data_type)
         if datatype is None:
-            raise ValueError(f"sequence batching control {_triton(kind)} must have a data_type for {model}")
+            raise ValueError(
+                f"sequence batching control {control_name(kind)} must have a data_type for {model}"
+            )
         return Control(name, kind, datatype)
     if not given:
         raise ValueError(
-            f"sequence batching must specify either {listed}or 'bool_false_true' for {_triton(kind)} "
+            f"sequence batching must specify either {listed}or 'bool_false_true' for {control_name(kind)} "
             f"for {model}"
         )
     if len(given) > 1:
         raise ValueError(
             f"sequence batching specifies more than one from {listed}and 'bool_false_true' for "
-            f"{_triton(kind)} for {model}"
+            f"{control_name(kind)} for {model}"
         )
     values = tuple(map(float, getattr(said, given[0])))
     if len(values) != 2:
         raise ValueError(
-            f"sequence batching control '{given[0]}' must have exactly 2 entries for {_triton(kind)} for "
-            f"{model}"
+            f"sequence batching control '{given[0]}' must have exactly 2 entries for {control_name(kind)} "
+            f"for {model}"
         )
     return Control(name, kind, _VALUES[given[0]], (values[0], values[1]))
 

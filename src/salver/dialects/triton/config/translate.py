@@ -1,10 +1,8 @@
-"""What of a Triton model configuration is done here, what is not yet, and what must be refused?
+"""Translation of a Triton model configuration into Salver's.
 
-Every field that is set falls into one of three: it has its effect through :class:`ModelConfig`; it has
-none yet, and a notice says so; or answers would be wrong without it, and the model is refused.
-``docs/reference/config.md`` has the same table.
-
-Pure.
+Each field that is set takes effect through :class:`ModelConfig`, or is reported by a notice as having no
+effect, or makes the model be refused since answers would be wrong without it.
+``docs/reference/config.md`` has the same table. Pure.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,19 +16,20 @@ from salver.dialects.triton.config.instances import instances_of
 from salver.dialects.triton.config.parameters import PLAIN, chat_of, parameters_of
 from salver.dialects.triton.config.queueing import limited, priorities_of, queue_of
 from salver.dialects.triton.config.raggedness import ragged_of
-from salver.dialects.triton.config.reshape import unfit
 from salver.dialects.triton.config.sequences import sequences_of
 from salver.dialects.triton.config.warmup import warmup_of
 from salver.dialects.triton.config_view import FIRST_RESPONSE
 from salver.dialects.triton.model_config import ENUMS
+from salver.kernel.repository.checks import ensemble as ensemble_checks
+from salver.kernel.repository.checks import reshape
 from salver.words.artifacts import Batching, ModelConfig, Ragged, Reshape, Versions
 from salver.words.errors import InvalidInput
 from salver.words.messages import TensorSpec
 from salver.words.tensor import DATATYPES, DataType
 
 
-class Translated(NamedTuple):
-    """What a Triton configuration comes to.
+class Translation(NamedTuple):
+    """A Triton model configuration as Salver's.
 
     Attributes:
         labels: Label files by output.
@@ -169,8 +168,8 @@ _ACCEPTED: Final = (
 )
 
 
-def translate(message: Any, origin: str, name: str) -> Translated:
-    """What a ModelConfig message comes to.
+def translate(message: Any, origin: str, name: str) -> Translation:
+    """Return a ModelConfig message as Salver's record.
 
     Args:
         origin: Where it was read, for messages.
@@ -247,15 +246,17 @@ def translate(message: Any, origin: str, name: str) -> Translated:
         config = limited(config, queue, message.model_transaction_policy.decoupled, notices)
     _check_metrics(message, origin, notices)
     labels = {o.name: o.label_filename for o in message.output if o.label_filename}
-    return Translated(config, labels, tuple(dict.fromkeys(notices)), message.SerializeToString())
+    return Translation(config, labels, tuple(dict.fromkeys(notices)), message.SerializeToString())
 
 
 def _unfit_ensemble(message: Any, name: str) -> str:
-    """Why it cannot be an ensemble; the name is the folder's where the message has none."""
+    """Return why it cannot be an ensemble; the name is the folder's where the message has none."""
     if not message.name:
         message.name = name
     inputs, outputs = ([tensor.name for tensor in side] for side in (message.input, message.output))
-    return ensemble.misplaced(message) or ensemble.unfit(name, ensemble.of_message(message), inputs, outputs)
+    return ensemble.misplaced(message) or ensemble_checks.misfit(
+        name, ensemble.of_message(message), inputs, outputs
+    )
 
 
 def _notice(path: str) -> str:
@@ -266,7 +267,7 @@ def _notice(path: str) -> str:
 
 
 def leaves(message: Any, prefix: str = "") -> Iterator[str]:
-    """Paths of what is set, without indices and keys: ``instance_group.count``."""
+    """Yield the paths of the fields that are set, without indices and keys: ``instance_group.count``."""
     for field, value in message.ListFields():
         path = prefix + field.name
         is_map = field.message_type is not None and field.message_type.GetOptions().map_entry
@@ -307,10 +308,10 @@ def _require_agents(message: Any, origin: str) -> None:
             )
 
 
-def no_backend(name: str) -> str:
-    """Why models of that backend are not served, unless a program of that name serves them; empty = they are.
+def missing_backend(name: str) -> str:
+    """Return why models of a backend of Triton's cannot be served unless a program does it; else nothing.
 
-    >>> no_backend("dali").partition(".")[0]
+    >>> missing_backend("dali").partition(".")[0]
     "there is no backend for 'dali'"
     """
     if name not in _FOREIGN:
@@ -350,11 +351,11 @@ def _spec(tensor: Any, path: str, is_batched: bool, origin: str) -> TensorSpec:
 
 
 def _reshape(tensors: Any, field: str, is_batched: bool, origin: str) -> dict[str, tuple[int, ...]]:
-    """The model's own shapes, by tensor, of those that have one."""
+    """Return the model's own shapes by tensor, of the tensors with a `reshape`."""
     shapes: dict[str, tuple[int, ...]] = {}
     for index, tensor in enumerate(tensors):
         if tensor.HasField("reshape"):
-            problem = unfit(tensor.dims, tensor.reshape.shape)
+            problem = reshape.misfit(tensor.dims, tensor.reshape.shape)
             if not tensor.reshape.shape and not is_batched:
                 problem = "has empty reshape for non-batching model as scalar tensors are not supported"
             if problem:

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from salver.kernel.repository import Recognised, Repository, RepositoryConfig
-from salver.kernel.repository.archive import open_archive
+from salver.backends.protocol import ArtifactKind
+from salver.dialects.formats import formats
+from salver.dialects.triton.model_folders import open_folder
+from salver.kernel.repository import Repository, RepositoryConfig
 from salver.words.artifacts import LoadOrder, Manifest
 from salver.words.errors import InvalidInput
 
@@ -15,9 +17,9 @@ ENSEMBLE = (
 )
 
 
-def recognise(path: Path) -> Recognised | None:
+def recognise(path: Path) -> ArtifactKind | None:
     kinds = {".onnx": "onnx", ".py": "python"}
-    return Recognised(kinds[path.suffix], kinds[path.suffix]) if path.suffix in kinds else None
+    return ArtifactKind(kinds[path.suffix], kinds[path.suffix]) if path.suffix in kinds else None
 
 
 def put(folder: Path, config: str = "", file: str = "model.onnx") -> Path:
@@ -30,7 +32,7 @@ def put(folder: Path, config: str = "", file: str = "model.onnx") -> Path:
 
 def found(name: str, folder: Path, **options: bool) -> dict[str, Manifest]:
     config = RepositoryConfig(**options)
-    repository = Repository([], recognise, config, touches=lambda backend, form: backend != "onnx")
+    repository = Repository([], formats(recognise, lambda backend, form: backend != "onnx"), config)
     repository.overrides[name] = repository.bring(name, LoadOrder(folder=str(folder)))
     return {str(m.id): m for m in repository.scan(0.0, frozenset({name}))}
 
@@ -49,7 +51,7 @@ def test_tr_v2_a_model_without_a_configuration(tmp_path: Path) -> None:
 
 def test_tr_v2_a_model_in_a_folder_below(tmp_path: Path) -> None:
     put(tmp_path / "model" / "mine", 'name: "mine" backend: "onnxruntime"')
-    brought = open_archive("hash", str(tmp_path / "model"))
+    brought = open_folder("hash", str(tmp_path / "model"))
     assert brought.folder == tmp_path / "model" / "mine"
     assert json.loads(brought.config) == {"name": "hash", "backend": "onnxruntime"}
     assert not brought.members
@@ -59,7 +61,7 @@ def test_tr_v2_a_model_in_a_folder_below(tmp_path: Path) -> None:
 def test_tr_v2_an_ensemble_brings_its_members(tmp_path: Path) -> None:
     put(tmp_path / "a", 'backend: "onnxruntime"')
     put(tmp_path / "both", ENSEMBLE)
-    brought = open_archive("hash", str(tmp_path))
+    brought = open_folder("hash", str(tmp_path))
     assert brought.folder == tmp_path / "both"
     assert brought.members == {"a": tmp_path / "a"}
     assert set(found("hash", tmp_path)) >= {"a:1", "hash:1"}
@@ -68,7 +70,7 @@ def test_tr_v2_an_ensemble_brings_its_members(tmp_path: Path) -> None:
 def test_tr_v2_a_members_name_must_be_free(tmp_path: Path) -> None:
     put(tmp_path / "a", 'backend: "onnxruntime"')
     put(tmp_path / "both", ENSEMBLE)
-    repository = Repository([], recognise)
+    repository = Repository([], formats(recognise))
     for name in ("one", "two"):
         repository.overrides[name] = repository.bring(name, LoadOrder(folder=str(tmp_path)))
     problems = {str(m.id): m.problem for m in repository.scan(0.0, frozenset({"one", "two"}))}
@@ -80,7 +82,7 @@ def test_tr_v2_two_models_need_an_ensemble(tmp_path: Path) -> None:
     put(tmp_path / "a")
     put(tmp_path / "b")
     with pytest.raises(InvalidInput, match="several models, and none of them is an ensemble"):
-        open_archive("hash", str(tmp_path))
+        open_folder("hash", str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -88,14 +90,14 @@ def test_tr_v2_two_models_need_an_ensemble(tmp_path: Path) -> None:
 )
 def test_tr_v2_places_that_hold_no_models(url: str) -> None:
     with pytest.raises(InvalidInput) as raised:
-        open_archive("hash", url)
+        open_folder("hash", url)
     assert raised.value.field == "url"
 
 
 def test_tr_v2_a_link_leads_to_no_such_place_either(tmp_path: Path) -> None:
     (tmp_path / "model").symlink_to("/proc/self")
     with pytest.raises(InvalidInput, match="is no folder of models"):
-        open_archive("hash", str(tmp_path / "model"))
+        open_folder("hash", str(tmp_path / "model"))
 
 
 def test_tr_v2_programs_need_trust_outside_of_the_platforms_folder(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
-"""Where do unpacked archives lie, and when do they go again?
+"""Unpacked archives in a private temporary folder.
 
-In a private temporary folder, named by their content, once for all who use them; removed with the last one.
-What servers that were killed have left is removed by the next. It knows no model.
+Each is named by its content, unpacked once for all its users, and removed with the last of them. What killed
+servers have left is removed by the next one.
 """
 
 import contextlib
@@ -22,11 +22,11 @@ _PREFIX: Final = "salver-handlers-"
 _DIGEST: Final = 16
 
 
-class Archives:
-    """Unpacks archives. Any thread may call.
+class UnpackedArchives:
+    """Cache of unpacked archives. Any thread may call.
 
     Args:
-        cache: Where; made below it when the first one comes.
+        cache: Folder below which the private one is made when the first archive comes.
     """
 
     def __init__(self, cache: Path | None = None) -> None:
@@ -36,14 +36,14 @@ class Archives:
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
-        return f"<Archives, {len(self._holdings)} unpacked>"
+        return f"<UnpackedArchives, {len(self._holdings)} unpacked>"
 
     def hold(self, archive: Path, prepare: Callable[[Path], None] | None = None) -> Held:
-        """Unpacked, or, if it is a folder, copied; to be released once. Blocking.
+        """Unpack an archive, or copy a folder; to be released once. Blocking.
 
         Args:
-            prepare: Called once with the model's folder before anybody has it; who has it prepared shares it
-                with nobody who has not.
+            prepare: Called once with the model's folder before anybody has it; prepared and unprepared
+                copies are kept apart.
 
         Raises:
             BadArchive: it cannot be read, or is none that may be unpacked.
@@ -57,11 +57,11 @@ class Archives:
             raise BadArchive(f"{archive.name} cannot be {reason}: {error.strerror or error}") from error
 
     def release(self, held: Held) -> None:
-        """The holder lets go. Blocking."""
+        """Give up one hold. Blocking."""
         self._holdings.release(held)
 
     def close(self) -> None:
-        """Nothing is left on the disk. Blocking."""
+        """Remove everything from the disk. Blocking."""
         with self._lock:
             place, self._place = self._place, None
         if place is not None:
@@ -76,7 +76,7 @@ class Archives:
 
 
 def _digest(archive: Path) -> str:
-    """Equal for equal content; of a folder, for the same one."""
+    """Return a digest of a file's content, or of a folder's path."""
     if archive.is_dir():
         return hashlib.blake2b(os.fsencode(archive.resolve()), digest_size=_DIGEST).hexdigest()
     with archive.open("rb") as file:
@@ -94,7 +94,7 @@ def _fill(held: Held, archive: Path, prepare: Callable[[Path], None] | None) -> 
 
 
 def _sweep(cache: Path) -> None:
-    """Remove what servers that were killed have left."""
+    """Remove the folders of servers that were killed."""
     for folder in cache.glob(f"{_PREFIX}*-*"):
         pid = folder.name.removeprefix(_PREFIX).partition("-")[0]
         with contextlib.suppress(OSError):

@@ -1,19 +1,18 @@
-"""Can a tensor be seen in one shape and be the model's in another (TR-C4, TR-C5)?
-
-Pure, and the same for ``salver.toml`` and ``config.pbtxt``.
-"""
+"""Whether a tensor can have one shape for callers and another for the model (TR-C4, TR-C5). Pure."""
 
 from collections.abc import Mapping, Sequence
 
 from salver.words.messages import TensorSpec
 
 
-def unfit(seen: Sequence[int], own: Sequence[int]) -> str:
-    """Why not, in Triton's words; empty if it can: between free extents there are as many elements in both.
+def misfit(seen: Sequence[int], own: Sequence[int]) -> str:
+    """Return why the shapes do not fit, in Triton's words; empty if they do.
 
-    >>> unfit([-1, 2, 2], [-1, 4]), unfit([2, 4, -1, 6], [8, -1, 1, 6])
+    Between free extents both must have equally many elements.
+
+    >>> misfit([-1, 2, 2], [-1, 4]), misfit([2, 4, -1, 6], [8, -1, 1, 6])
     ('', '')
-    >>> unfit([2, 3], [5])
+    >>> misfit([2, 3], [5])
     'has different size for dims and reshape'
     """
     if any(n < -1 or n == 0 for n in own):
@@ -24,19 +23,19 @@ def unfit(seen: Sequence[int], own: Sequence[int]) -> str:
     return "" if one == other else "has different size for dims and reshape"
 
 
-def unfit_table(specs: Sequence[TensorSpec], own: Mapping[str, Sequence[int]]) -> str:
-    """The same of a table of shapes; it names the tensor."""
+def table_misfit(specs: Sequence[TensorSpec], own: Mapping[str, Sequence[int]]) -> str:
+    """Return why a table of shapes, by tensor, does not fit; empty if it does."""
     seen = {spec.name: spec.shape for spec in specs}
     for name, shape in own.items():
         if name not in seen:
             return f"{name!r} has a reshape, and no shape that callers see"
-        if problem := unfit(seen[name], shape):
+        if problem := misfit(seen[name], shape):
             return f"{name!r} {problem}"
     return ""
 
 
 def _chunks(shape: Sequence[int]) -> list[int]:
-    """Elements between the free extents."""
+    """Return how many elements lie between the free extents."""
     chunks = [1]
     for extent in shape:
         if extent < 0:

@@ -1,13 +1,10 @@
-"""Does this model load, when tried in a process of its own?
-
-A child process, because a broken model may take its process with it; its end is told like any
-other reason. It does not know how the model was found.
-"""
+"""Trial loading of a model in a child process, because a broken model may end its process."""
 
 import multiprocessing
 from multiprocessing.connection import Connection
 
 from salver.backends import reshaped
+from salver.backends.discovery import backends
 from salver.backends.protocol import LoadOptions
 from salver.words.artifacts import Manifest
 from salver.words.errors import LoadFailed, SalverError
@@ -15,7 +12,7 @@ from salver.words.messages import Signature
 
 
 def try_load(manifest: Manifest, *, trust_pickle: bool, timeout: float) -> Signature:
-    """Load it in a child process and let it go again.
+    """Load a model in a child process and release it.
 
     Raises:
         LoadFailed: it does not load, ends its process, or takes longer than ``timeout`` seconds.
@@ -32,7 +29,7 @@ def try_load(manifest: Manifest, *, trust_pickle: bool, timeout: float) -> Signa
         answer = here.recv()
     except EOFError:
         child.join(5)
-        raise LoadFailed(_last_words(manifest, child.exitcode)) from None
+        raise LoadFailed(_end_of(manifest, child.exitcode)) from None
     finally:
         child.kill()
         child.join(5)
@@ -44,15 +41,13 @@ def try_load(manifest: Manifest, *, trust_pickle: bool, timeout: float) -> Signa
     return answer
 
 
-def _last_words(manifest: Manifest, status: int | None) -> str:
+def _end_of(manifest: Manifest, status: int | None) -> str:
     how = f"signal {-status}" if status is not None and status < 0 else f"status {status}"
     return f"loading {manifest.path} ended its process ({how})"
 
 
 def _load(manifest: Manifest, trust_pickle: bool, pipe: Connection) -> None:
-    """In the child."""
-    from salver.plugins import backends
-
+    """Load the model; runs in the child."""
     answer: object
     try:
         options = LoadOptions(1, trust_pickle, own_process=True)

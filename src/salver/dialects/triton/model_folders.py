@@ -1,26 +1,26 @@
-"""Which models lie in a folder that somebody unpacked for this server?
+"""Folders of models that a load request names, as SageMaker's multi-model endpoints do (TR-V2).
 
-As SageMaker does for its multi-model endpoints (TR-V2): one model, right in the folder or in a folder below,
-or an ensemble beside its members. The path comes from outside.
+One model lies right in the folder or in a folder below it, or an ensemble lies beside its members. The path
+comes from outside.
 """
 
 from pathlib import Path
 from typing import Final
 
-from salver.dialects.triton.config.pbtxt import is_ensemble, renamed
+from salver.dialects.triton.config.pbtxt import FILE, is_ensemble, renamed
 from salver.kernel.repository.names import is_padded_version, is_visible
-from salver.kernel.repository.settings import MAX_CONFIG, PBTXT
-from salver.kernel.repository.uploads import Brought
+from salver.kernel.repository.settings import MAX_CONFIG
+from salver.kernel.repository.uploads import Upload
 from salver.words.errors import InvalidInput
 
-#: Where the platform unpacks models. Its owner chose them, so that they may be programs.
+#: Where the platform unpacks models. Its owner chose them, so they may be programs.
 TRUSTED: Final = Path("/opt/ml/models")
 _SYSTEM: Final = tuple(Path(path) for path in ("/dev", "/proc", "/sys"))
 _MOST_MODELS: Final = 64
 
 
-def open_archive(name: str, url: str) -> Brought:
-    """What stands for the model of that name from now on. Blocking.
+def open_folder(name: str, url: str) -> Upload:
+    """Return the upload that replaces a model. Blocking.
 
     Raises:
         InvalidInput: there is no such folder, or it holds no model, or several without an ensemble.
@@ -35,12 +35,12 @@ def open_archive(name: str, url: str) -> Brought:
     if not is_fine:
         raise InvalidInput(f"'{url}' is no folder of models", field="url", fix="Give an absolute path.")
     models = [folder for folder in folders if not is_padded_version(folder.name)]
-    if (root / PBTXT).exists() or not models:
+    if (root / FILE).exists() or not models:
         main, members = root, []
     else:
         main = _chosen(models, url)
         members = [folder for folder in models if folder != main]
-    return Brought(
+    return Upload(
         renamed(_config(main), name),
         folder=main,
         members={folder.name: folder for folder in members},
@@ -49,7 +49,7 @@ def open_archive(name: str, url: str) -> Brought:
 
 
 def _chosen(models: list[Path], url: str) -> Path:
-    """The one model, or the one ensemble."""
+    """Return the only model, or the only ensemble."""
     if len(models) > _MOST_MODELS:
         raise InvalidInput(
             f"'{url}' holds {len(models)} models; at most {_MOST_MODELS} go together", field="url"
@@ -66,9 +66,9 @@ def _chosen(models: list[Path], url: str) -> Path:
 
 
 def _config(folder: Path) -> bytes:
-    """The model's ``config.pbtxt``; empty if there is none."""
+    """Return the model's ``config.pbtxt``; empty if there is none."""
     try:
-        with (folder / PBTXT).open("rb") as file:
+        with (folder / FILE).open("rb") as file:
             return file.read(MAX_CONFIG)
     except OSError:
         return b""

@@ -1,0 +1,54 @@
+"""Discovery of backends by the entry-point group ``salver.backends``, the built-in ones too.
+
+Finding them imports their modules, never a framework.
+"""
+
+import logging
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+from pathlib import Path
+
+from salver.backends.protocol import ArtifactKind, Backend, Recogniser, TouchesMachine
+
+GROUP = "salver.backends"
+_LOG = logging.getLogger("salver.backends.discovery")
+
+
+def backends() -> dict[str, Backend]:
+    """Return every backend that can be imported, by name; a broken one is logged and left out."""
+    found: dict[str, Backend] = {}
+    for entry in sorted(entry_points(group=GROUP), key=lambda e: e.name):
+        try:
+            kind = entry.load()
+            backend: Backend = kind() if isinstance(kind, type) else kind
+        except Exception as error:
+            _LOG.warning("the backend %r of %s cannot be imported: %s", entry.name, entry.value, error)
+            continue
+        if backend.name in found:
+            _LOG.warning("two backends are called %r; %s is left out", backend.name, entry.value)
+            continue
+        found[backend.name] = backend
+    return found
+
+
+def recogniser(found: Mapping[str, Backend]) -> Recogniser:
+    """Return a recogniser that asks each backend in turn; the first that knows a path has it."""
+
+    def recognise(path: Path) -> ArtifactKind | None:
+        for backend in found.values():
+            form = backend.recognise(path)
+            if form is not None:
+                return ArtifactKind(backend.name, form)
+        return None
+
+    return recognise
+
+
+def touches_machine(found: Mapping[str, Backend]) -> TouchesMachine:
+    """Return a function that tells whether artefacts of a format can touch the machine; unknown ones can."""
+
+    def touches(backend: str, form: str) -> bool:
+        known = found.get(backend)
+        return known is None or known.traits.touches_machine(form)
+
+    return touches

@@ -1,0 +1,1 @@
+"""Checks of parts of a model configuration, whatever file it was read from. Pure."""
