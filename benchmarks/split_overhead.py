@@ -82,9 +82,10 @@ class Counter:
 
 async def serve(root: str, port: int, rounds: int, seed: int) -> None:
     """A server of two versions, which takes its turns and writes down what each of them took."""
-    from salver.app import FrontConfig, ServeConfig
     from salver.app import Server as App
+    from salver.configuration import ServeConfig
     from salver.features.releases.experiments.collector import Collector
+    from salver.transport.server import FrontConfig
     from salver.words.releases import Split
 
     chance, turns = random.Random(seed), []

@@ -28,9 +28,10 @@ import numpy as np
 import uvloop
 from law import IsolatedLawBackend, LawBackend
 
-from salver.app import ServeConfig, Server
+from salver.app import Server
 from salver.client import Client, Unreachable
 from salver.client.load import Tally, drive
+from salver.configuration import ServeConfig
 from salver.features.tuning.simulator import simulate
 from salver.testing.process import free_port
 from salver.transport.server import FrontConfig

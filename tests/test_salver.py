@@ -10,8 +10,8 @@ import salver
 
 
 def test_the_names_on_demand_are_the_real_ones() -> None:
-    from salver.app import ServeConfig
     from salver.client import Client
+    from salver.configuration import ServeConfig
     from salver.embed import Server
 
     assert (salver.Server, salver.ServeConfig, salver.Client) == (Server, ServeConfig, Client)

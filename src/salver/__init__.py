@@ -28,7 +28,7 @@ _ERRORS = (
 )
 _WHERE = {
     "Server": "salver.embed",
-    "ServeConfig": "salver.app",
+    "ServeConfig": "salver.configuration",
     "Client": "salver.client",
     "SyncClient": "salver.client",
     "Unreachable": "salver.client",

@@ -20,17 +20,19 @@ from salver import __version__, feature
 from salver.backends.discovery import backends as find_backends
 from salver.backends.discovery import recogniser, touches_machine
 from salver.backends.protocol import Backend
-from salver.configuration import HeaderConfig, ServeConfig
+from salver.configuration import ServeConfig
 from salver.dialects.clouds.doors import SageMaker, SageMakerDoor, Vertex, VertexDoor
 from salver.dialects.clouds.many_models import ManyModels
 from salver.dialects.formats import formats
 from salver.dialects.oip.http_operations import HttpOperations
 from salver.dialects.oip.regions import NO_REGIONS
 from salver.dialects.oip.shared_memory import SharedMemory
-from salver.dialects.openai.voices import Voices
+from salver.dialects.openai.voices import VoiceConfig, Voices
+from salver.dialects.tensorflow.config import TensorFlowConfig
 from salver.dialects.tensorflow.metrics import TensorFlowMetrics, with_colons
 from salver.dialects.tensorflow.prediction_log import PredictionLog
 from salver.dialects.tensorflow.reloading import Reloading
+from salver.dialects.torchserve.config import TorchServeConfig
 from salver.dialects.torchserve.front import Backing
 from salver.dialects.torchserve.handler_store import HandlerStore
 from salver.dialects.torchserve.ports import TorchServePorts
@@ -42,15 +44,17 @@ from salver.dialects.torchserve.workflow_operations import WorkflowOperations
 from salver.dialects.torchserve.workflows import Workflows, WorkflowsConfig
 from salver.dialects.triton.config_view import first_response_bounds, metric_tags
 from salver.dialects.triton.log_settings import Switches
-from salver.dialects.triton.metrics import TritonView
+from salver.dialects.triton.metrics import TritonMetricsConfig, TritonView
 from salver.dialects.triton.settings import LogChange, LogSettings, TraceChange, TraceSetting
 from salver.dialects.triton.statistics import Statistics
+from salver.dialects.triton.trace_settings import TraceConfig
 from salver.dialects.triton.tracing import Tracing
-from salver.features.cache import CacheUse, ResponseCache
+from salver.features.cache import CacheConfig, ResponseCache
 from salver.features.cache.caching import Caching
 from salver.features.cache.opening import open_cache
 from salver.features.management import Api, Management
 from salver.features.management.serving_operations import serving_operations
+from salver.features.registry.config import RegistryConfig
 from salver.features.releases.experiments.collector import Collector
 from salver.features.releases.experiments.pending import Pending
 from salver.features.releases.experiments.router import Router
@@ -60,10 +64,11 @@ from salver.features.releases.shadow import Shadowing
 from salver.features.releases.splitting import Splitting
 from salver.features.telemetry.eventlog import EventLog
 from salver.features.telemetry.explain import Explanations
-from salver.features.telemetry.logs import LogConfig, reopen
+from salver.features.telemetry.logs import LogConfig, let_through, reopen
 from salver.features.telemetry.metrics import Metrics
-from salver.features.telemetry.otlp import SpanExport
+from salver.features.telemetry.otlp import SpanConfig, SpanExport
 from salver.features.tuning.profiles import ProfileStore
+from salver.features.twins.config import TwinsConfig
 from salver.features.twins.twins import Twins
 from salver.kernel.engine.turns import Pool
 from salver.kernel.lifecycle.manager import Manager
@@ -78,7 +83,7 @@ from salver.kernel.serving.inner import Inner
 from salver.kernel.serving.loader import Loader, Servable, Terms
 from salver.kernel.serving.model_callbacks import Calls
 from salver.kernel.serving.ports import Observer
-from salver.kernel.serving.present import Load, Losses
+from salver.kernel.serving.present import CacheUse, Load, Losses
 from salver.kernel.serving.readiness import Readiness
 from salver.kernel.serving.registry import Registry
 from salver.stores import Copies, open_store
@@ -163,6 +168,10 @@ class Server:
 
     def __init__(self, config: ServeConfig, backends: Mapping[str, Backend] | None = None) -> None:
         self.config = config
+        self._log = config.table("log", LogConfig)
+        self._of_tensorflow = config.table("tensorflow", TensorFlowConfig)
+        self._of_torchserve = config.table("torchserve", TorchServeConfig)
+        self._of_registry = config.table("registry", RegistryConfig)
         self._backends = backends
         self._snapshots: Snapshots | None = None
         self._hangups = HangUps()
@@ -171,7 +180,7 @@ class Server:
         self.ledgered: Ledgered | None = None
         self._parting = Parting()
         self._budget = Budget(int(config.max_bodies_mb * (1 << 20)))
-        as_json = config.log.is_json()
+        as_json = self._log.is_json()
         fronts = (config.front, *config.more) if config.opens_ports else ()
         self.listeners = Listeners(
             [msgspec.structs.replace(front, logs_json=as_json) for front in fronts],
@@ -210,9 +219,9 @@ class Server:
         new_id = id_maker()
         backends = find_backends() if self._backends is None else self._backends
         self._kernel = kernel = feature.Kernel(clock, new_id, __version__)
-        self._parts = await feature.build(feature.discover(), kernel, config.features)
+        self._parts = await feature.build(feature.discover(), kernel, config.table)
         self._observe(clock, new_id)
-        self._cache: ResponseCache | None = open_cache(config.response_cache)
+        self._cache: ResponseCache | None = open_cache(config.table("cache", CacheConfig))
         self._caching = Caching(self._cache, clock) if self._cache else None
         self.inner = kernel.inner = inner = Inner(lambda: door)
         calls = Calls(inner, lambda: self.control, self._metrics.own, clock, new_id)
@@ -227,7 +236,7 @@ class Server:
         rules = DoorRules(samples, config.keeps_timeouts, self.splits, self._decoders, config.tritons_words)
         door: DataPlane[Any, Any] = DataPlane(self._manager, self._bus, clock, new_id, rules)
         self.signature = door.signature
-        if config.registry:
+        if self._of_registry.ledger:
             await self._keep_ledger(new_id)
         reception = Reception(
             clock,
@@ -238,7 +247,7 @@ class Server:
             config.grpc.rules(GRPC_PREFIX, is_grpc=True),
             self._regions,
             config.grpc_compression,
-            config.tfs,
+            self._of_tensorflow.rules,
             self.splits.router,
             config.ignores_surplus,
             self._decoders,
@@ -279,7 +288,7 @@ class Server:
         """The registry and releases, which a server without them does not import."""
         from salver.features.releases.composition import Ledgered, home_of
 
-        home = home_of(self.config.registry, self.config.artifacts)
+        home = home_of(self._of_registry.ledger, self._of_registry.artifacts)
         traffic = (self.splits.router, self._collector, self._pending, self.shadows)
         self.ledgered = await Ledgered.open(home, traffic, (self._manager, self._plane), new_id)
         self._metrics.join(ReleaseGauges(self.ledgered.releases))
@@ -288,9 +297,9 @@ class Server:
         self, door: DataPlane[Any, Any], reception: Reception, max_body: int
     ) -> TorchServePorts:
         """The interfaces that its clients know."""
-        config, clock = self.config, reception.clock
+        config, clock = self._of_torchserve, reception.clock
         is_open, shelf = config.handlers.is_open, config.handlers.shelf
-        rules = msgspec.structs.replace(config.torchserve, may_change=is_open)
+        rules = msgspec.structs.replace(config.rules, may_change=is_open)
         shelf = msgspec.structs.replace(shelf, store=config.workflow_store or shelf.store)
         flows = Workflows(WorkflowsConfig(shelf, is_open), self.handlers, self.inner, self._archives, clock)
         more = WorkflowOperations(flows, reception, rules.max_response).http()
@@ -302,7 +311,9 @@ class Server:
         config = self.config
         self._copies = Copies()
         self._archives = UnpackedArchives()
-        unpacking = Unpacking(loader, self._archives, installs=config.handlers.installs_requirements)
+        unpacking = Unpacking(
+            loader, self._archives, installs=self._of_torchserve.handlers.installs_requirements
+        )
         self._manager: Manager[Servable] = Manager(
             Fetching(unpacking, self._copies), clock, self._bus.emit, config.whole_lifecycle
         )
@@ -318,9 +329,11 @@ class Server:
         )
         registry = Registry(self._manager)
         self._plane = ControlPlane(repository, self._manager, mode, clock, changes=registry)
-        self.handlers = HandlerStore(config.handlers, registry, self._plane, self._manager, clock)
-        self._reloading = Reloading(self._plane, self._manager, config.served)
-        voices = Voices(config.voice, self._manager)
+        self.handlers = HandlerStore(
+            self._of_torchserve.handlers, registry, self._plane, self._manager, clock
+        )
+        self._reloading = Reloading(self._plane, self._manager, self._of_tensorflow.served)
+        voices = Voices(config.table("openai", VoiceConfig), self._manager)
         self._readiness = Readiness(config.readiness, self._manager, self._plane)
         self._kernel.models, self._kernel.plane = self._manager, self._plane
         self.control = self._kernel.control = ServerControl(
@@ -331,22 +344,24 @@ class Server:
         """Everyone who counts what happens, on one road of events."""
         config = self.config
         self._statistics = Statistics(time.time)
-        self._predictions = PredictionLog(Path(config.prediction_log)) if config.prediction_log else None
+        folder = self._of_tensorflow.prediction_log
+        self._predictions = PredictionLog(Path(folder)) if folder else None
         records = self._predictions.counts if self._predictions else dict
-        names = config.tensorflow_metrics
+        names = self._of_tensorflow.metrics
         serving = TensorFlowMetrics(names, records) if names.requests != "none" else None
-        self._view = TorchServeView(config.torchserve_view) if config.torchserve_view else None
+        self._view = TorchServeView(self._of_torchserve.view) if self._of_torchserve.view else None
         of_view = self._view.metrics if self._view else None
         rewrites = [with_colons] if serving else []
-        self._metrics = Metrics(self, [TritonView(config.triton_metrics)], rewrites)
+        self._metrics = Metrics(self, [TritonView(config.table("metrics", TritonMetricsConfig))], rewrites)
         for shown in (serving, of_view):
             if shown is not None:
                 self._metrics.join(shown)
         self._explanations = Explanations(clock, self)
-        self._switches = Switches(config.log)
-        self._tracing = Tracing(config.trace, self)
-        self._spans = SpanExport(config.spans, new_id, __version__) if config.spans else None
-        log = EventLog(config.log.access_log)
+        self._switches = Switches(self._log.file, self._log.levels(), let_through)
+        self._tracing = Tracing(config.table("trace", TraceConfig), self)
+        spans = config.table("tracing", SpanConfig)
+        self._spans = SpanExport(spans, new_id, __version__) if spans.url else None
+        log = EventLog(self._log.access_log)
         observers: list[Observer] = [self._metrics, self._statistics, self._explanations, log, self._tracing]
         optional = (self._spans, serving, self._predictions)
         observers += [observer for observer in optional if observer is not None]
@@ -358,7 +373,7 @@ class Server:
         self._pending = Pending()
         self._under_way = UnderWay(clock)
         self._collector = Collector(self._pending, time.time, under_way=self._under_way)
-        if config.registry:
+        if self._of_registry.ledger:
             observers.append(self._collector)
         self._bus = Bus(observers)
 
@@ -374,19 +389,19 @@ class Server:
             await self.ledgered.start()
         await self._reloading.start()
         await self.handlers.start()
-        if self.config.snapshots is not None:
-            self._snapshots = Snapshots(self.config.snapshots, self.handlers.snapshot)
+        if self._of_torchserve.snapshots is not None:
+            self._snapshots = Snapshots(self._of_torchserve.snapshots, self.handlers.snapshot)
             await self._snapshots.write("startup")
             self.handlers.changed = self._snapshots.changed
 
     async def _open(self, doors: Sequence[App]) -> None:
         """Listen, and answer from now on."""
         most_body = int(self.config.max_body_mb * (1 << 20))
-        most_request = self.config.torchserve.max_request or most_body
+        most_request = self._of_torchserve.rules.max_request or most_body
         await self.listeners.open(doors, most_request, max(most_request, most_body))
 
     async def _terms(self, calls: Calls) -> Terms:
-        config = self.config
+        config, of_torchserve = self.config, self._of_torchserve
         return Terms(
             len(os.sched_getaffinity(0)),
             config.trust_pickle,
@@ -394,13 +409,13 @@ class Server:
             self._caching,
             calls,
             None if config.resources is None else Pool(config.resources),
-            await asyncio.to_thread(config.voice.read),
-            Twins(config.state_dir, by_default=config.prefer == "onnx"),
-            random.random if config.prediction_log else None,
+            await asyncio.to_thread(config.table("openai", VoiceConfig).read),
+            Twins(config.state_dir, by_default=config.table("twins", TwinsConfig).prefer == "onnx"),
+            random.random if self._of_tensorflow.prediction_log else None,
             self._view.heard if self._view else None,
-            config.hides,
-            config.first_worker,
-            config.handlers.gpus_used,
+            of_torchserve.hides,
+            of_torchserve.first_worker,
+            of_torchserve.handlers.gpus_used,
         )
 
     def _door(self, operations: HttpOperations, config: FrontConfig, reception: Reception) -> App:
@@ -414,7 +429,7 @@ class Server:
         Args:
             of_torchserve: By TorchServe's routes, whose keys take the token's place.
         """
-        api, rules, serves = self.config.api, self.config.torchserve, config.serves
+        api, rules, serves = self.config.api, self._of_torchserve.rules, config.serves
         of_torchserve = of_torchserve or serves.startswith("torchserve-grpc")
         has_keys = of_torchserve and rules.tokens is not None
         # At its own ports TorchServe's operations are what others expect, and nobody else's.
@@ -436,13 +451,13 @@ class Server:
             hears_http1=self.config.front.server != "h2corn",
             access=access,
         )
-        if self.config.metrics_path:
-            front = with_metrics_at(front, self.config.metrics_path)
+        if self._of_tensorflow.metrics_path:
+            front = with_metrics_at(front, self._of_tensorflow.metrics_path)
         of_torchserve = self._access(config, reception, of_torchserve=True)
         front = self._torchserve.shown(front, config.serves, of_torchserve)
         if not access.is_local:
             is_its_own = config.serves.startswith("torchserve")
-            has_keys = is_its_own and self.config.torchserve.tokens is not None
+            has_keys = is_its_own and self._of_torchserve.rules.tokens is not None
             self._changing = "token" if has_keys else (of_torchserve if is_its_own else access).changing
         if config.cors_origins:
             front = Cors(front, config.cors_origins)
@@ -458,7 +473,7 @@ class Server:
 
     async def reload(self) -> None:
         """Look again at models, their configurations and the log file; the log says what that was."""
-        reopen(self.config.log)
+        reopen(self._log)
         if not self._is_up:
             _LOG.info("starting: there is nothing to look at again")
             return
@@ -633,6 +648,3 @@ class Server:
         if request:
             return self._explanations.request(model, request)
         return self._explanations.model(model, version)
-
-
-__all__ = ["FrontConfig", "HeaderConfig", "LogConfig", "ReadyInfo", "ServeConfig", "Server"]

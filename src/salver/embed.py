@@ -21,12 +21,11 @@ import msgspec
 import numpy as np
 import orjson
 
-from salver.app import ServeConfig
 from salver.app import Server as App
+from salver.configuration import ServeConfig, Table
 from salver.dialects.oip.metadata import model as metadata_of
 from salver.dialects.triton.config_view import as_json
 from salver.encoding.values import typed
-from salver.features.cache import CacheConfig
 from salver.words.artifacts import LoadOrder
 from salver.words.errors import (
     Cancelled,
@@ -57,7 +56,7 @@ _STOPPED = "the server was stopped meanwhile"
 
 
 class Options(TypedDict, total=False):
-    """What a server may be told by keyword; as in :class:`~salver.app.ServeConfig`, which has more."""
+    """Fields of :class:`~salver.configuration.ServeConfig` that are keywords of :class:`Server`."""
 
     name: str
     control: Literal["none", "poll", "explicit"]
@@ -66,8 +65,8 @@ class Options(TypedDict, total=False):
     threads: int
     instances: int
     exits_on_error: bool | None
-    response_cache: CacheConfig
     state_dir: str
+    tables: Mapping[str, Table]
 
 
 class Asking(TypedDict, total=False):
@@ -307,7 +306,7 @@ class Server:
     Args:
         paths: Model files, folders of one, repositories of many.
         port: Opens HTTP and gRPC there, too; 0 = any free port, None = none.
-        config: All that :class:`~salver.app.ServeConfig` knows; keywords go first.
+        config: All that :class:`~salver.configuration.ServeConfig` knows; keywords go first.
         options: As :class:`Options`. Without a word models are loaded at the start, and later on request.
     """
 

@@ -152,16 +152,18 @@ class Feature(msgspec.Struct, frozen=True):
 
 
 async def build(
-    features: Iterable[Feature], kernel: Kernel, configs: Mapping[str, msgspec.Struct]
+    features: Iterable[Feature],
+    kernel: Kernel,
+    table: Callable[[str, type[msgspec.Struct]], msgspec.Struct],
 ) -> list[Parts]:
     """Build every feature that the configuration uses, in the order given.
 
     Args:
-        configs: Records of the features' tables, by the features' names; a missing one is the default.
+        table: Returns a feature's table of the server's configuration as its record.
     """
     built = []
     for feature in features:
-        config = configs.get(feature.name) or (feature.config() if feature.config else None)
+        config = table(feature.name, feature.config) if feature.config else None
         if feature.build and feature.is_used(config):
             built.append(await load(feature.build)(kernel, config))
     return built

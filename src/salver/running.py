@@ -5,8 +5,9 @@ import contextlib
 import logging
 from collections.abc import Callable, Sequence
 
-from salver.app import ReadyInfo, ServeConfig, Server
-from salver.features.telemetry.logs import configure
+from salver.app import ReadyInfo, Server
+from salver.configuration import ServeConfig
+from salver.features.telemetry.logs import LogConfig, configure
 from salver.kernel.lifecycle.memory import keep_one_heap, tune_interpreter
 from salver.signals import Signals
 from salver.words.errors import LoadFailed
@@ -27,7 +28,7 @@ async def serve(
         SalverError: it could not start.
     """
     keep_one_heap()
-    configure(config.log)
+    configure(config.table("log", LogConfig))
     for notice in notices:
         _LOG.warning("%s", notice)
     server = Server(config)
@@ -76,10 +77,11 @@ async def _tell(server: Server, on_ready: Callable[[ReadyInfo], None]) -> LoadFa
     is_well = await server.settled()
     tune_interpreter()
     if server.config.exits_if_none_loads and server.has_nothing():
+        log_file = server.config.table("log", LogConfig).file
         reasons = [
             f"\n{status.id}: {status.reason}"
             for status in server.statuses()
-            if status.reason and (server.config.log.file or "\n" in status.reason)  # else the log is enough
+            if status.reason and (log_file or "\n" in status.reason)  # else the log is enough
         ]
         return LoadFailed("no model has loaded" + "".join(reasons))
     try:

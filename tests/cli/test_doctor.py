@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from salver.backends.installed import is_installed
 from salver.backends.protocol import Traits
 from salver.cli import main
-from salver.cli.machine import findings, frameworks, is_installed
+from salver.cli.machine import findings, frameworks
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -17,10 +17,12 @@ import pytest_asyncio
 from structlog.testing import capture_logs
 from waiting import PATIENCE_S
 
-from salver.app import FrontConfig, ServeConfig, Server
+from salver.app import Server
 from salver.backends.protocol import LoadOptions, Traits
 from salver.cli import main
 from salver.client import Client, SyncClient
+from salver.configuration import ServeConfig
+from salver.transport.server import FrontConfig
 from salver.words import errors
 from salver.words.artifacts import Manifest
 from salver.words.messages import Signature, TensorSpec

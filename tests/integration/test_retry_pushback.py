@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 
-from salver.app import FrontConfig, ServeConfig, Server
+from salver.app import Server
 from salver.backends.protocol import LoadOptions, Traits
+from salver.configuration import ServeConfig
+from salver.transport.server import FrontConfig
 from salver.words.artifacts import Manifest
 from salver.words.errors import Overloaded
 from salver.words.messages import Signature, TensorSpec

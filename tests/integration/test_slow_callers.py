@@ -7,7 +7,8 @@ import pytest
 from waiting import PATIENCE_S
 from zoo import write_mlp
 
-from salver.app import ServeConfig, Server
+from salver.app import Server
+from salver.configuration import ServeConfig
 from salver.transport import watch
 from salver.transport.server import FrontConfig
 from salver.transport.watch import ConnectionLimits

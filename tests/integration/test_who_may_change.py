@@ -16,9 +16,10 @@ from tritonclient.grpc import service_pb2
 from waiting import PATIENCE_S
 from zoo import write_mlp
 
-from salver.app import FrontConfig, ServeConfig, Server
+from salver.app import Server
 from salver.cli import main
 from salver.client import Client
+from salver.configuration import ServeConfig
 from salver.dialects.clouds.doors import SageMaker, Vertex
 from salver.dialects.torchserve.archive_store import ShelfConfig
 from salver.dialects.torchserve.registering import HandlerStoreConfig
@@ -26,6 +27,7 @@ from salver.dialects.torchserve.rules import TokenRules, TorchServeRules
 from salver.transport.access_check import ApiConfig
 from salver.transport.doors import Kind
 from salver.transport.routes import OPERATIONS
+from salver.transport.server import FrontConfig
 from salver.words.errors import Unauthenticated
 
 TOKEN = "an-example-token-of-a-test"
@@ -150,7 +152,9 @@ def is_unproven(outcome: int | str, change: Change) -> bool:
 
 
 @asynccontextmanager
-async def serving(folder: Path, host: str, api: ApiConfig = NO_TOKEN, **more: Any) -> AsyncIterator[Asked]:
+async def serving(
+    folder: Path, host: str, api: ApiConfig = NO_TOKEN, **tables: dict[str, Any]
+) -> AsyncIterator[Asked]:
     """A server with a port of each kind, on which requests may change all that requests ever may."""
     (folder / "store").mkdir(exist_ok=True)
     write_mlp(folder / "models" / "mlp", 1)
@@ -159,6 +163,7 @@ async def serving(folder: Path, host: str, api: ApiConfig = NO_TOKEN, **more: An
         FrontConfig(host, 0, grace_seconds=5, serves=kind, cloud=clouds.get(kind))  # type: ignore[arg-type]
         for kind in KINDS
     ]
+    handlers = HandlerStoreConfig(ShelfConfig(str(folder / "store")), is_open=True)
     config = ServeConfig(
         paths=(str(folder / "models"),),
         front=fronts[0],
@@ -166,9 +171,9 @@ async def serving(folder: Path, host: str, api: ApiConfig = NO_TOKEN, **more: An
         api=api,
         control="explicit",
         load=("mlp",),
-        handlers=HandlerStoreConfig(ShelfConfig(str(folder / "store")), is_open=True),
+        tables={**tables, "torchserve": {"handlers": handlers, **tables.get("torchserve", {})}},
     )
-    async with Server(msgspec.structs.replace(config, **more)) as server:
+    async with Server(config) as server:
         yield Asked(server, host)
 
 
@@ -179,7 +184,7 @@ def token(tmp_path: Path) -> ApiConfig:
 
 
 async def test_a_port_of_this_machine(tmp_path: Path) -> None:
-    async with serving(tmp_path, "127.0.0.1", registry=str(tmp_path / "registry")) as port:
+    async with serving(tmp_path, "127.0.0.1", registry={"ledger": str(tmp_path / "registry")}) as port:
         every = list(changes(port.server))
         assert any(change.path.startswith("/api/") for change in every)
         assert {change.kind for change in every} == set(KINDS) - {"vertex-ai", "torchserve-inference"}
@@ -242,7 +247,7 @@ async def test_a_port_that_others_reach_without_a_token(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.1"])
 async def test_a_port_with_a_token(tmp_path: Path, token: ApiConfig, host: str) -> None:
-    async with serving(tmp_path, host, token, registry=str(tmp_path / "registry")) as port:
+    async with serving(tmp_path, host, token, registry={"ledger": str(tmp_path / "registry")}) as port:
         for change in changes(port.server):
             for wrong in ({}, {"authorization": "Bearer nobodys-token-at-all"}, {"authorization": TOKEN}):
                 assert is_unproven(await port.ask(change, **wrong), change), (change, wrong)
@@ -276,7 +281,7 @@ async def test_names_that_a_proxy_hands_on(tmp_path: Path) -> None:
 async def test_the_registrys_tokens_open_every_protocol(tmp_path: Path) -> None:
     """One that is for outcomes alone opens nothing else."""
     registry = tmp_path / "registry"
-    async with serving(tmp_path, "0.0.0.0", registry=str(registry), artifacts="") as port:
+    async with serving(tmp_path, "0.0.0.0", registry={"ledger": str(registry)}) as port:
         kept = port.server._kept
         assert kept is not None
         tokens = {}
@@ -298,7 +303,7 @@ async def test_the_registrys_tokens_open_every_protocol(tmp_path: Path) -> None:
 
 async def test_torchserves_management_is_where_it_was_asked_for(tmp_path: Path) -> None:
     handlers = HandlerStoreConfig(ShelfConfig(str(tmp_path / "store")))
-    async with serving(tmp_path, "127.0.0.1", handlers=handlers) as port:
+    async with serving(tmp_path, "127.0.0.1", torchserve={"handlers": handlers}) as port:
         for method in ("RegisterModel", "UnregisterModel", "ScaleWorker", "SetDefault"):
             assert await port.ask(Change("all", "", MANAGEMENT + method)) == "UNIMPLEMENTED"
             assert await port.ask(Change("grpc", "", MANAGEMENT + method)) == "UNIMPLEMENTED"
@@ -314,7 +319,7 @@ async def test_torchserves_management_is_where_it_was_asked_for(tmp_path: Path) 
 
 async def test_torchserves_keys_take_the_tokens_place(tmp_path: Path, token: ApiConfig) -> None:
     rules = TorchServeRules(tokens=TokenRules(str(tmp_path / "keys.json")))
-    async with serving(tmp_path, "0.0.0.0", token, torchserve=rules) as port:
+    async with serving(tmp_path, "0.0.0.0", token, torchserve={"rules": rules}) as port:
         keys = msgspec.json.decode((tmp_path / "keys.json").read_bytes())
         right = {"authorization": f"Bearer {keys['management']['key']}"}
         for change in (

@@ -39,7 +39,8 @@ _ENDING: Final = "shutting down"
 
 _PROGRAM: Final = """
 import sys
-from salver.app import FrontConfig, ServeConfig
+from salver.configuration import ServeConfig
+from salver.transport.server import FrontConfig
 from salver.cli.serve import run_loop
 from salver.running import serve
 port, delay, *paths = sys.argv[1:]

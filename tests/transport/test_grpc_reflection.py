@@ -12,9 +12,11 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from waiting import PATIENCE_S
 from zoo import write_mlp
 
-from salver.app import FrontConfig, ServeConfig, Server
+from salver.app import Server
+from salver.configuration import ServeConfig
 from salver.encoding import protobuf
 from salver.transport.grpc_reflection import _MESSAGES, PACKAGES
+from salver.transport.server import FrontConfig
 from salver.words.artifacts import LoadOrder
 
 pytestmark = pytest.mark.timeout(90)

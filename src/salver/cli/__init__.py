@@ -15,16 +15,13 @@ from cyclopts import App, Parameter
 from cyclopts.config import Env
 
 from salver import __version__
-from salver.cli.compat_flags import dialect_of
+from salver.cli.compat import serve_as
 from salver.cli.config import config
 from salver.cli.doctor import doctor
 from salver.cli.infer import infer
 from salver.cli.migrate import migrate
 from salver.cli.models import models
 from salver.cli.serve import serve
-from salver.dialects.tensorflow import command as tensorflow
-from salver.dialects.torchserve import command as torchserve
-from salver.dialects.triton import command as triton
 from salver.features.registry.command import registry
 from salver.features.releases.command import rollout
 from salver.features.telemetry.explain_command import explain
@@ -68,7 +65,7 @@ def _torchserve(*words: Annotated[str, Parameter(allow_leading_hyphen=True)]) ->
     words
         As `torchserve` takes them; `salver torchserve --help` lists them.
     """
-    return torchserve.run(words)
+    return serve_as(["torchserve", *words]) or 0
 
 
 def _show_default(value: object) -> object:
@@ -87,16 +84,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else list(arguments)
     _forget_services(os.environ)
     try:
-        if words[:1] == ["torchserve"]:
-            return torchserve.run(words[1:])
-        match dialect_of(words, ("triton", "tensorflow-serving", "torchserve")):
-            case "triton":
-                return triton.serve(words[1:])
-            case "tensorflow-serving":
-                return tensorflow.serve(words[1:])
-            case "torchserve":
-                return torchserve.run(torchserve.without_compat(words[1:]))
-        return int(app()(words) or 0)
+        status = serve_as(words)
+        return int(app()(words) or 0) if status is None else status
     except SalverError as error:
         report_error(error, json="--json" in words)
         return 1

@@ -5,7 +5,6 @@ Looks only; imports no framework and changes nothing.
 
 import contextlib
 import importlib.metadata
-import importlib.util
 import os
 import platform
 import shutil
@@ -14,6 +13,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from salver.backends.installed import is_installed
 from salver.backends.protocol import Backend
 from salver.kernel.serving.machine import memory_bytes
 
@@ -63,14 +63,6 @@ def _framework(backend: Backend, owners: Mapping[str, Sequence[str]]) -> Framewo
     fix = f"pip install 'salver[{backend.extra}]'" if missing else ""
     harmless = tuple(sorted(backend.traits.harmless_formats or ()))
     return Framework(backend.name, "missing" if missing else "ok", versions, missing, fix, harmless)
-
-
-def is_installed(module: str) -> bool:
-    """Could it be imported? Only the top package is looked for, since a deeper look imports it."""
-    try:
-        return importlib.util.find_spec(module.partition(".")[0]) is not None
-    except (ImportError, ValueError):
-        return False
 
 
 def findings() -> list[Finding]:

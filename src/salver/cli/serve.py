@@ -1,26 +1,23 @@
 """``salver serve``: flags into a configuration, and the start-up block when the models are up."""
 
-import asyncio
 import os
 import re
 import sys
-from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from salver.cli.start import run
 from salver.dialects.openai.flags import Speech
-from salver.features.telemetry import otel
-from salver.terminal.options import Artifacts, Json, Registry, resources_of
+from salver.terminal import otel
+from salver.terminal.options import Artifacts, Json, Registry, cache_of, default_state_dir, resources_of
 from salver.terminal.options import drain_delay as seconds_to_drain
-from salver.terminal.output import line, on_terminal, record, table
 
 if TYPE_CHECKING:
-    from salver.app import FrontConfig, ReadyInfo, ServeConfig
-    from salver.dialects.triton.trace_settings import TraceConfig
-    from salver.features.cache import CacheConfig
     from salver.transport.access_check import ApiConfig
+    from salver.transport.server import FrontConfig
     from salver.transport.watch import ConnectionLimits
 
 
@@ -82,8 +79,6 @@ class Kept:
 
     def profiles(self) -> str:
         """Folder of the profiles; empty = nowhere."""
-        from salver.features.tuning.profiles import default_state_dir
-
         return default_state_dir() if self.state_dir is None else self.state_dir
 
 
@@ -115,6 +110,15 @@ class Logs:
         ),
     ] = ""
 
+    def table(self) -> dict[str, object]:
+        """Return the table ``log`` of the configuration."""
+        return {
+            "level": self.level,
+            "format": self.format,
+            "access_log": self.access,
+            "file": self.file,
+        }
+
 
 @Parameter(name="*")
 @dataclass(frozen=True)
@@ -139,11 +143,9 @@ class Traces:
         ),
     ] = 0
 
-    def config(self) -> "TraceConfig":
-        """As the server takes them."""
-        from salver.dialects.triton.trace_settings import TraceConfig
-
-        return TraceConfig(self.file, self.level, self.rate, self.count, self.log_frequency)
+    def table(self) -> dict[str, object]:
+        """Return the table ``trace`` of the configuration."""
+        return asdict(self)
 
 
 @Parameter(name="*")
@@ -247,12 +249,6 @@ class Bodies:
 
         return ConnectionLimits(self.max_connections_per_address, self.min_rate)
 
-    def cache(self) -> "CacheConfig":
-        """As the server takes it. Raises InvalidInput."""
-        from salver.features.cache import parse
-
-        return parse(filter(None, [self.response_cache]), "--response-cache")
-
 
 @Parameter(name="*")
 @dataclass(frozen=True)
@@ -324,8 +320,8 @@ def serve(
         paths: A model file, a folder of one, or a repository of many (name/version/artefact);
             recognised by content. Or the URL of one in an object store: s3://bucket/path.
     """
-    # Imported here: the server is the greater part of the start-up time of --help.
-    from salver.app import LogConfig, ServeConfig
+    # Imported here: the server is most of the start-up time of --help.
+    from salver.configuration import ServeConfig, Startup
     from salver.kernel.repository import RepositoryConfig
 
     _check(paths, tls, bodies.tenant_header, kept)
@@ -344,7 +340,6 @@ def serve(
         trust_pickle=trust_pickle,
         threads=runs.threads,
         instances=runs.instances,
-        prefer=runs.prefer,
         max_body_mb=bodies.max_body_mb,
         max_bodies_mb=bodies.max_bodies_mb,
         connections=bodies.connections(),
@@ -352,26 +347,27 @@ def serve(
         allow_client_shm=bodies.allow_client_shm,
         tenant_header=bodies.tenant_header,
         state_dir=kept.profiles(),
-        log=LogConfig(logs.level, logs.format, logs.access, logs.file),
-        response_cache=bodies.cache(),
-        trace=traces.config(),
-        spans=otel.from_environment(os.environ),
         resources=resources_of(runs.resources, "--rate-limit-resource") or None,
-        voice=speech.config(),
-        prediction_log=logs.predictions,
-        registry=kept.registry,
-        artifacts=kept.artifacts,
+        tables=_tables(runs, bodies, kept, logs, traces, speech),
     )
-    return _run(config, json=json)
+    notices = (*otel.notices(os.environ), *_registry_notices(kept.registry, os.environ, sys.argv))
+    return run(Startup(config, notices, "", json))
 
 
-def _run(config: "ServeConfig", *, json: bool) -> int:
-    """Run it, with the start-up block; the exit status."""
-    from salver.running import serve as run
-
-    registry = _registry_notices(config.registry, os.environ, sys.argv)
-    notices = (*otel.notices(os.environ), *registry)
-    return run_loop(run(config, lambda info: announce(info, json=json, log_file=config.log.file), notices))
+def _tables(
+    runs: Runs, bodies: Bodies, kept: Kept, logs: Logs, traces: Traces, speech: Speech
+) -> dict[str, dict[str, object]]:
+    """Return the tables of features and dialects."""
+    return {
+        "log": logs.table(),
+        "cache": cache_of(filter(None, [bodies.response_cache]), "--response-cache"),
+        "trace": traces.table(),
+        "tracing": otel.from_environment(os.environ),
+        "openai": speech.table(),
+        "twins": {"prefer": runs.prefer},
+        "tensorflow": {"prediction_log": logs.predictions},
+        "registry": {"ledger": kept.registry, "artifacts": kept.artifacts},
+    }
 
 
 def _registry_notices(registry: str, environment: Mapping[str, str], words: Sequence[str]) -> list[str]:
@@ -389,8 +385,8 @@ def _registry_notices(registry: str, environment: Mapping[str, str], words: Sequ
 def _front(
     address: tuple[str, int], server: str, grace: float, tls: Tls, origins: tuple[str, ...]
 ) -> "FrontConfig":
-    from salver.app import FrontConfig
     from salver.transport.cors import check_origin
+    from salver.transport.server import FrontConfig
 
     files = (tls.cert, tls.key, tls.client_ca)
     return FrontConfig(
@@ -409,33 +405,3 @@ def _check(paths: tuple[str, ...], tls: Tls, tenant_header: str, kept: Kept) -> 
         raise InvalidInput("--tls-client-ca needs --tls-cert and --tls-key")
     if not re.fullmatch(r"[\w!#$%&'*+.^`|~-]*", tenant_header, re.ASCII):  # RFC 9110, section 5.6.2
         raise InvalidInput(f"--tenant-header {tenant_header!r} is no name of a header")
-
-
-def run_loop(main: Coroutine[None, None, int]) -> int:
-    """Run a server in the fastest event loop that there is."""
-    try:
-        from uvloop import new_event_loop
-    except ImportError:  # not made for Windows
-        return asyncio.run(main)
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        return runner.run(main)
-
-
-def announce(info: "ReadyInfo", *, json: bool, remark: str = "", log_file: str = "") -> None:
-    """Print the start-up block, and a remark below it.
-
-    Why versions failed is left out where the same terminal shows the log.
-    """
-    from salver.cli import banner
-
-    if json:
-        record(banner.as_record(info))
-        return
-    block = banner.compose(info, is_logged=on_terminal() and sys.stderr.isatty() and not log_file)
-    line(block.title)
-    table(banner.COLUMNS, block.rows)
-    for text in block.lines:
-        line(text if not (on_terminal() and text.startswith("warning")) else f"\x1b[33m{text}\x1b[0m")
-    if remark:
-        line(remark)
-    sys.stdout.flush()

@@ -11,8 +11,8 @@ from typing import Final, Literal
 
 import msgspec
 
+from salver.backends.installed import is_installed
 from salver.backends.protocol import Backend
-from salver.cli.machine import is_installed
 from salver.words.artifacts import Manifest
 
 Verdict = Literal["runs", "runs, with a difference", "does not run"]

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
-from salver.cli.compat_flags import Dialect, Given
 from salver.migration.models import FAILS, Model
+from salver.terminal.server_flags import CommandLine, ParsedFlags
 from salver.words.errors import SalverError
 
 if TYPE_CHECKING:
-    from salver.app import ServeConfig
+    from salver.configuration import ServeConfig
     from salver.migration.deployment import Deployment, Started
 
 Becomes = Literal["used", "no effect", "differs", "refused"]
@@ -119,7 +119,7 @@ def in_flags(words: Sequence[str]) -> Iterator[list[str]]:
         yield group
 
 
-def flags_judged(words: Sequence[str], dialect: Dialect, where: str) -> tuple[list[Setting], list[str]]:
+def flags_judged(words: Sequence[str], dialect: CommandLine, where: str) -> tuple[list[Setting], list[str]]:
     """What becomes of each flag, and the words of those that are taken."""
     found: list[Setting] = []
     taken: list[str] = []
@@ -127,7 +127,7 @@ def flags_judged(words: Sequence[str], dialect: Dialect, where: str) -> tuple[li
         name, equals, value = group[0].partition("=")
         value = value if equals else " ".join(group[1:])
         try:
-            given = Given(group, dialect)
+            given = ParsedFlags(group, dialect)
         except SalverError as error:
             found.append(Setting(dialect.name, where, name, value, "refused", str(error)))
             continue

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from salver.dialects.tensorflow import command as tensorflow
-from salver.dialects.tensorflow.migration import manifests_of
+from salver.dialects.tensorflow.migration import manifests_of, models_of
 from salver.dialects.torchserve import command as torchserve
 from salver.dialects.torchserve.flags import parse
 from salver.dialects.triton import command as triton
@@ -124,7 +124,7 @@ def _hold(service: Service, place: Path) -> None:
     configure = triton.configure if service.server == "triton" else tensorflow.configure
     config = configure(words[3:], service.environment).config
     before = service.config
-    if before is None or (config.paths, config.served.places) != (before.paths, before.served.places):
+    if before is None or (config.paths, models_of(config)) != (before.paths, models_of(before)):
         raise LoadFailed(f"{service.command()} does not mean what it meant before it was written")
 
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Annotated, Final
 
 from cyclopts import Parameter
@@ -45,6 +46,17 @@ Artifacts = Annotated[
 DEFAULT_URL = "http://127.0.0.1:8000"
 
 
+def default_state_dir() -> str:
+    """Return ``$XDG_STATE_HOME/salver``, by default ``~/.local/state/salver``; empty without a home."""
+    base = os.environ.get("XDG_STATE_HOME", "")
+    if not Path(base).is_absolute():  # the specification has relative paths ignored
+        try:
+            base = str(Path.home() / ".local" / "state")
+        except RuntimeError:
+            return ""
+    return str(Path(base) / "salver")
+
+
 def drain_delay(given: float | str | None, environment: Mapping[str, str] = os.environ) -> float:
     """Seconds from SIGTERM on in which a server is not ready and goes on answering.
 
@@ -86,3 +98,32 @@ def resources_of(settings: Iterable[str], flag: str) -> dict[str, int]:
             )
         found[name] = max(found.get(name, 0), int(numbers[0][:12]))
     return found
+
+
+def cache_of(words: Iterable[str], flag: str) -> dict[str, object]:
+    """Return the table ``cache`` of ``local,size=1048576`` and its like; several of one cache add up.
+
+    Args:
+        flag: How the words were given, for messages.
+
+    Raises:
+        InvalidInput: two caches are named, or a setting is malformed.
+
+    >>> cache_of(["redis,host=a", "redis,port=6379"], "--response-cache")
+    {'name': 'redis', 'options': {'host': 'a', 'port': '6379'}}
+    """
+    found = ""
+    options: dict[str, str] = {}
+    for word in words:
+        name, *settings = word.split(",")
+        if not name or "=" in name:
+            raise InvalidInput(f"{flag} {word!r} names no cache", fix="As local,size=64m.")
+        if found not in ("", name):
+            raise InvalidInput(f"{flag}: there is one cache, and not both {found!r} and {name!r}")
+        found = name
+        for setting in settings:
+            key, equals, value = setting.partition("=")
+            if not key or not equals:
+                raise InvalidInput(f"{flag} {word!r}: {setting!r} is not a setting", fix="Write KEY=VALUE.")
+            options[key] = value
+    return {"name": found, "options": options}

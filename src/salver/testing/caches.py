@@ -4,8 +4,9 @@ Subclass :class:`CacheConformance`, or :class:`MeasuredCacheConformance`, say ho
 collect it.
 """
 
-from salver.features.cache import CacheFacts, Measured, ResponseCache
+from salver.features.cache import Measured, ResponseCache
 from salver.features.cache.ports import KEY_BYTES, OWNER_BYTES
+from salver.kernel.serving.present import CacheFacts
 
 
 def key(owner: int, number: int) -> bytes:

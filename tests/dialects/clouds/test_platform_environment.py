@@ -2,20 +2,22 @@
 
 import pytest
 
-from salver.app import FrontConfig
+from salver.configuration import Startup
 from salver.dialects.clouds.doors import SageMaker, Vertex
 from salver.dialects.triton import command as triton
+from salver.features.telemetry.logs import LogConfig
+from salver.transport.server import FrontConfig
 from salver.words.errors import InvalidInput
 
 REPOSITORY = "--model-repository=models"
 AIP = {"AIP_MODE": "PREDICTION", "AIP_PREDICT_ROUTE": "/p", "AIP_HEALTH_ROUTE": "/h"}
 
 
-def on_sagemaker(*flags: str, **variables: str) -> triton.Start:
+def on_sagemaker(*flags: str, **variables: str) -> Startup:
     return triton.configure([REPOSITORY, "--allow-sagemaker=true", *flags], variables)
 
 
-def fronts(start: triton.Start) -> dict[str, FrontConfig]:
+def fronts(start: Startup) -> dict[str, FrontConfig]:
     return {front.serves: front for front in (start.config.front, *start.config.more)}
 
 
@@ -81,8 +83,8 @@ def test_tr_v3_flags_by_the_environment() -> None:
         SAGEMAKER_TRITON_METRICS_PORT="8005",
         SAGEMAKER_TRITON_ADDITIONAL_ARGS="--id=me --http-port 8007",
     )
-    assert start.config.log.level == "debug"
-    assert start.config.log.silenced == ("info",)
+    assert start.config.table("log", LogConfig).level == "debug"
+    assert start.config.table("log", LogConfig).silenced == ("info",)
     assert start.config.server_name == "me"
     assert {name: front.port for name, front in fronts(start).items()} == {
         "http": 8007,

@@ -5,13 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from salver.app import FrontConfig, ServeConfig
 from salver.cli import main
+from salver.configuration import ServeConfig
 from salver.dialects.tensorflow import command as tensorflow
+from salver.dialects.tensorflow.config import TensorFlowConfig
 from salver.dialects.tensorflow.flags import IGNORED, OWN, TENSORFLOW, USED
 from salver.dialects.tensorflow.rules import TfsRules
+from salver.features.telemetry.logs import LogConfig
+from salver.features.twins.config import TwinsConfig
 from salver.kernel.repository import NamedModel
 from salver.kernel.repository.named_models import NO_BATCHING
+from salver.transport.server import FrontConfig
 from salver.words.artifacts import Batching, Versions
 from salver.words.errors import InvalidInput, SalverError, Unsupported
 
@@ -21,6 +25,14 @@ NOWHERE: dict[str, str] = {}
 
 def config(*flags: str) -> ServeConfig:
     return tensorflow.configure([*MODEL, *flags], NOWHERE).config
+
+
+def served_as(config: ServeConfig) -> TensorFlowConfig:
+    return config.table("tensorflow", TensorFlowConfig)
+
+
+def prefers(*flags: str) -> str:
+    return config(*flags).table("twins", TwinsConfig).prefer
 
 
 def fronts(*flags: str) -> dict[str, FrontConfig]:
@@ -41,7 +53,7 @@ def test_nothing_but_a_model_is_the_container_on_localhost() -> None:
         ("grpc", "127.0.0.1", 8500),
         ("all", "127.0.0.1", 8501),
     ]
-    assert found.served.places == (NamedModel("m", "/models/m", platform="tensorflow"),)
+    assert served_as(found).served.places == (NamedModel("m", "/models/m", platform="tensorflow"),)
     assert (found.control, found.poll_seconds) == ("poll", 1)
     assert found.customs.batching == NO_BATCHING
     assert found.waits_for_models
@@ -58,7 +70,7 @@ def test_tf_f1_tf_f3_ports() -> None:
         config("--port=0", "--rest_api_port=0")
     with pytest.raises(InvalidInput, match="must differ"):
         config("--port=8501")
-    with pytest.raises(InvalidInput, match="no port"):
+    with pytest.raises(InvalidInput, match="not a port"):
         config("--port=70000")
 
 
@@ -68,41 +80,41 @@ def test_tf_f2_a_unix_socket() -> None:
 
 
 def test_tf_f19_tf_f21_what_calls_get() -> None:
-    assert config().tfs == TfsRules(timeout_s=30.0, tells_no_more=True)
+    assert served_as(config()).rules == TfsRules(timeout_s=30.0, tells_no_more=True)
     flags = ("--enable_serialization_as_tensor_content", "--enable_signature_method_name_check=true")
-    rules = config(*flags).tfs
+    rules = served_as(config(*flags)).rules
     assert (rules.answers_as_content, rules.checks_method_names, rules.timeout_s) == (True, True, 30.0)
 
 
 def test_tf_f3_tf_r24_tf_r25_what_calls_over_rest_get() -> None:
-    rules = config("--rest_api_timeout_in_ms=1500", "--rest_api_enable_cors_support").tfs
+    rules = served_as(config("--rest_api_timeout_in_ms=1500", "--rest_api_enable_cors_support")).rules
     assert rules == TfsRules(timeout_s=1.5, allows_cors=True, tells_no_more=True)
-    assert config("--rest_api_timeout_in_ms=0").tfs.timeout_s == 0
+    assert served_as(config("--rest_api_timeout_in_ms=0")).rules.timeout_s == 0
 
 
 def test_tf_f4_a_model_by_name_and_base_path(tmp_path: Path) -> None:
-    assert tensorflow.configure(["--model_base_path=/m"], NOWHERE).config.served.places == (
+    assert served_as(tensorflow.configure(["--model_base_path=/m"], NOWHERE).config).served.places == (
         NamedModel("default", "/m", platform="tensorflow"),
     )
     with pytest.raises(
         InvalidInput, match=r"Both server_options.model_base_path and server_options.model_config_file"
     ):
         tensorflow.configure(["--model_name=m"], NOWHERE)
-    places = tensorflow.configure(["--model_base_path=gs://b/m"], NOWHERE).config.served.places
+    places = served_as(tensorflow.configure(["--model_base_path=gs://b/m"], NOWHERE).config).served.places
     assert places == (NamedModel("default", "gs://b/m", platform="tensorflow"),)
-    relative = tensorflow.configure(["--model_base_path=here"], NOWHERE).config.served.places
+    relative = served_as(tensorflow.configure(["--model_base_path=here"], NOWHERE).config).served.places
     assert relative == (NamedModel("default", str(Path("here").absolute()), platform="tensorflow"),)
 
 
 def test_tf_f22_the_environment_of_the_container() -> None:
     def place(**environment: str) -> tuple[NamedModel, ...] | None:
-        return tensorflow.configure([], environment).config.served.places
+        return served_as(tensorflow.configure([], environment).config).served.places
 
     assert place(MODEL_NAME="m") == (NamedModel("m", "/models/m", platform="tensorflow"),)
     assert place(MODEL_BASE_PATH="/data/") == (NamedModel("model", "/data/model", platform="tensorflow"),)
     remote = NamedModel("m", "s3://b/m", platform="tensorflow")
     assert place(MODEL_NAME="m", MODEL_BASE_PATH="s3://b") == (remote,)
-    found = tensorflow.configure(MODEL, {"MODEL_NAME": "other"}).config.served.places
+    found = served_as(tensorflow.configure(MODEL, {"MODEL_NAME": "other"}).config).served.places
     assert found == (NamedModel("m", "/models/m", platform="tensorflow"),)
 
 
@@ -114,7 +126,7 @@ def test_tf_f5_a_list_of_models(tmp_path: Path) -> None:
     start = tensorflow.configure(
         [f"--model_config_file={file}", "--model_config_file_poll_wait_seconds=7", "--model_name=x"], NOWHERE
     )
-    served = start.config.served
+    served = served_as(start.config).served
     assert served.places == (NamedModel("a", "/a", Versions(all=True), platform="tensorflow"),)
     assert (served.file, served.file_poll_seconds) == (file, 7)
     assert start.notices == ("--model_name is ignored, since --model_config_file names the models",)
@@ -131,7 +143,7 @@ def test_a_flag_for_a_file_that_names_none_says_nothing(tmp_path: Path) -> None:
     assert start.config == config("--enable_batching")
     file = written(tmp_path, "model_config_list { }")
     start = tensorflow.configure([f"--model_config_file={file}"], NOWHERE)
-    assert (start.config.served.places, start.notices) == ((), (f"{file} names no models",))
+    assert (served_as(start.config).served.places, start.notices) == ((), (f"{file} names no models",))
 
 
 def test_tf_c4_keys_of_logging_without_an_effect_are_told(tmp_path: Path) -> None:
@@ -178,8 +190,10 @@ def test_tf_f7_loads() -> None:
 
 
 def test_tf_f8_labels_of_versions_that_are_not_up() -> None:
-    assert not config().served.allows_unready_labels
-    assert config("--allow_version_labels_for_unavailable_models=true").served.allows_unready_labels
+    assert not served_as(config()).served.allows_unready_labels
+    assert served_as(
+        config("--allow_version_labels_for_unavailable_models=true")
+    ).served.allows_unready_labels
 
 
 def test_tf_f9_batching(tmp_path: Path) -> None:
@@ -191,9 +205,9 @@ def test_tf_f9_batching(tmp_path: Path) -> None:
     found = config("--enable_batching=true", f"--batching_parameters_file={file}")
     assert found.customs.batching is not None
     assert (found.customs.batching.max_rows, found.customs.instances) == (8, 3)
-    assert found.tensorflow_metrics.thread_pool_name == "pool"
-    assert found.tensorflow_metrics.has_batches
-    assert not config().tensorflow_metrics.has_batches
+    assert served_as(found).metrics.thread_pool_name == "pool"
+    assert served_as(found).metrics.has_batches
+    assert not served_as(config()).metrics.has_batches
     with pytest.raises(
         InvalidInput, match=r"batching_parameters_file is set without setting server_options.enable_b"
     ):
@@ -224,8 +238,8 @@ def test_tf_f10_warm_up() -> None:
     ],
 )
 def test_tf_f11_tf_c6_the_metrics_page(text: str, path: str, tmp_path: Path) -> None:
-    assert config(f"--monitoring_config_file={written(tmp_path, text)}").metrics_path == path
-    assert config().metrics_path == ""
+    assert served_as(config(f"--monitoring_config_file={written(tmp_path, text)}")).metrics_path == path
+    assert served_as(config()).metrics_path == ""
 
 
 @pytest.mark.parametrize("path", ["mine", "/a b", "/a?b", "/a%2f"])
@@ -334,7 +348,7 @@ def test_tf_f21_the_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_tf_o1_the_level_of_the_log() -> None:
     def level(*flags: str, **environment: str) -> str:
-        return tensorflow.configure([*MODEL, *flags], environment).config.log.level
+        return tensorflow.configure([*MODEL, *flags], environment).config.table("log", LogConfig).level
 
     assert [level(TF_CPP_MIN_LOG_LEVEL=n) for n in "0123"] == ["info", "warning", "error", "error"]
     assert level("--log_level=debug", TF_CPP_MIN_LOG_LEVEL="2") == "debug"
@@ -342,7 +356,7 @@ def test_tf_o1_the_level_of_the_log() -> None:
         level("--log_level=loud")
     with pytest.raises(InvalidInput, match="One of off, errors, all"):
         level("--access_log=some")
-    assert config("--access_log=all").log.access_log == "all"
+    assert config("--access_log=all").table("log", LogConfig).access_log == "all"
 
 
 @pytest.mark.parametrize(
@@ -350,15 +364,15 @@ def test_tf_o1_the_level_of_the_log() -> None:
     [
         (
             "--model_basepath=/m",
-            "has no flag --model_basepath, or none that is known here. Is --model_base_path",
+            "has no flag --model_basepath that Salver knows. Did you mean --model_base_path",
         ),
-        ("--grpc-port=1", "Is --"),
+        ("--grpc-port=1", "Did you mean --"),
         ("models", "Models are named by --model_base_path or --model_config_file"),
-        ("--port=x", "takes a whole number"),
-        ("--port=-1", "cannot be negative"),
-        ("--enable_batching=maybe", "is true or false"),
-        ("--file_system_poll_wait_seconds=-1", "takes seconds, as 10 or 0.5, and not '-1'"),
-        ("--zzzz", "tensorflow-serving --help lists them"),
+        ("--port=x", "must be a whole number"),
+        ("--port=-1", "must not be negative"),
+        ("--enable_batching=maybe", "must be true or false"),
+        ("--file_system_poll_wait_seconds=-1", "must be a number of seconds such as 10 or 0.5, not '-1'"),
+        ("--zzzz", "tensorflow-serving --help lists the flags"),
     ],
 )
 def test_a_wrong_line_is_told_with_what_would_be_right(word: str, said: str) -> None:
@@ -388,7 +402,7 @@ def test_own_flags() -> None:
         "--prefer=onnx",
         "--tensorflow_metrics=false",
     )
-    assert (found.prefer, config().prefer, config("--prefer=tensorflow").prefer) == (
+    assert (prefers("--prefer=onnx"), prefers(), prefers("--prefer=tensorflow")) == (
         "onnx",
         *["tensorflow"] * 2,
     )
@@ -396,5 +410,5 @@ def test_own_flags() -> None:
         config("--prefer=tflite")
     assert (found.trust_pickle, found.max_body_mb, found.state_dir) == (True, 3, "/s")
     assert {front.grace_seconds for front in (found.front, *found.more)} == {2}
-    assert found.tensorflow_metrics.requests == "none"
+    assert served_as(found).metrics.requests == "none"
     assert tensorflow.configure([*MODEL, "--json"], NOWHERE).json

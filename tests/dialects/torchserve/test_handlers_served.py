@@ -15,8 +15,9 @@ from unittest.mock import ANY
 
 import pytest
 
-from salver.app import ServeConfig, Server
+from salver.app import Server
 from salver.backends.discovery import backends as find_backends
+from salver.configuration import ServeConfig
 from salver.dialects.torchserve import model_settings
 from salver.dialects.torchserve.archive_files import MANIFEST
 from salver.dialects.torchserve.archive_store import ShelfConfig
@@ -79,7 +80,9 @@ def server(store: Path, *paths: Path, **config: Any) -> Server:
     )
     backends = {**find_backends(), "torchserve": TorchServeBackend()}
     given = tuple(str(path) for path in paths)
-    return Server(ServeConfig(paths=given, opens_ports=False, handlers=handlers), backends)
+    return Server(
+        ServeConfig(paths=given, opens_ports=False, tables={"torchserve": {"handlers": handlers}}), backends
+    )
 
 
 def living(pids: set[int]) -> list[int]:

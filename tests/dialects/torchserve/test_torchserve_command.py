@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from programs import program
 
-from salver.app import FrontConfig, ServeConfig
 from salver.cli import background, main
-from salver.cli.compat_flags import Start
+from salver.configuration import ServeConfig, Startup
 from salver.dialects.torchserve import command as torchserve
+from salver.dialects.torchserve.config import TorchServeConfig
 from salver.dialects.torchserve.flags import parse
 from salver.dialects.torchserve.logs import TorchServeLogConfig
 from salver.dialects.torchserve.metrics import TorchServeMetricsConfig
@@ -21,6 +21,7 @@ from salver.dialects.torchserve.metrics_yaml import USUAL
 from salver.dialects.torchserve.registering import AtStart
 from salver.dialects.torchserve.rules import SEQUENCE_HEADERS, TokenRules, TorchServeRules
 from salver.dialects.torchserve.snapshots import SnapshotConfig
+from salver.transport.server import FrontConfig
 from salver.words.errors import InvalidInput
 
 NOWHERE: Mapping[str, str] = {}
@@ -34,7 +35,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def start(text: str = "", *words: str, environment: Mapping[str, str] = NOWHERE) -> Start:
+def start(text: str = "", *words: str, environment: Mapping[str, str] = NOWHERE) -> Startup:
     Path("config.properties").write_text(f"model_store=store\n{text}")
     return torchserve.configure(parse(["--ncs", *words]), environment)
 
@@ -43,17 +44,21 @@ def config(text: str = "", *words: str, **environment: str) -> ServeConfig:
     return start(text, *words, environment=environment).config
 
 
+def served_as(config: ServeConfig) -> TorchServeConfig:
+    return config.table("torchserve", TorchServeConfig)
+
+
 def fronts(text: str = "", **more: Any) -> dict[str, FrontConfig]:
     found = config(text, **more)
     return {front.serves: front for front in (found.front, *found.more)}
 
 
 def rules(text: str = "", *words: str) -> TorchServeRules:
-    return config(text, *words).torchserve
+    return served_as(config(text, *words)).rules
 
 
 def metrics(text: str = "", *words: str) -> TorchServeMetricsConfig | None:
-    view = config(text, *words).torchserve_view
+    view = served_as(config(text, *words)).view
     assert view is not None
     return view.metrics
 
@@ -138,7 +143,7 @@ def test_ts_m1_the_model_api_is_off_unless_somebody_wants_it() -> None:
         (config("enable_model_api=true"), True),
         (config("", "--enable-model-api"), True),
     ):
-        assert found.torchserve.may_change is found.handlers.is_open is is_on
+        assert served_as(found).rules.may_change is served_as(found).handlers.is_open is is_on
 
 
 def test_ts_c4_ts_c6_ts_c10_ts_c11_what_callers_may_and_get() -> None:
@@ -163,22 +168,24 @@ def test_ts_c4_ts_c6_ts_c10_ts_c11_what_callers_may_and_get() -> None:
 def test_ts_c3_gpus_are_used_up_to_a_number(
     monkeypatch: pytest.MonkeyPatch, there: int, most: str, used: int
 ) -> None:
-    monkeypatch.setattr("salver.dialects.torchserve.engine.gpus.count_gpus", lambda: there)
+    monkeypatch.setattr("salver.dialects.torchserve.command.count_gpus", lambda: there)
     found = config(f"number_of_gpu={most}" if most else "")
-    assert found.handlers.gpus_used == used
-    assert found.handlers.workers_at_start == (used or len(os.sched_getaffinity(0)))
+    assert served_as(found).handlers.gpus_used == used
+    assert served_as(found).handlers.workers_at_start == (used or len(os.sched_getaffinity(0)))
 
 
 def test_ts_c2_ts_c3_how_models_are_served() -> None:
-    found = config().handlers
+    found = served_as(config()).handlers
     assert (found.shelf.store, found.workers) == ("store", 0)
     assert found.workers_at_start == len(os.sched_getaffinity(0))
     assert (found.options, found.settings, found.at_start, found.loads_all) == ({}, {}, (), False)
-    found = config(
-        "default_workers_per_model=3\ndefault_response_timeout=7\ndefault_startup_timeout=8\n"
-        "unregister_model_timeout=9\njob_queue_size=5\ndefault_service_handler=h.py:f\nservice_envelope=json\n"
-        "install_py_dep_per_model=true\ndecode_input_request=false\nlimit_max_image_pixels=false\n"
-        'allowed_urls=https://a/.*,file://b/.*\nmodels={"m": {"1.0": {"minWorkers": 2}}}'
+    found = served_as(
+        config(
+            "default_workers_per_model=3\ndefault_response_timeout=7\ndefault_startup_timeout=8\n"
+            "unregister_model_timeout=9\njob_queue_size=5\ndefault_service_handler=h.py:f\nservice_envelope=json\n"
+            "install_py_dep_per_model=true\ndecode_input_request=false\nlimit_max_image_pixels=false\n"
+            'allowed_urls=https://a/.*,file://b/.*\nmodels={"m": {"1.0": {"minWorkers": 2}}}'
+        )
     ).handlers
     assert (found.workers, found.workers_at_start, found.queue) == (3, 3, 5)
     assert (found.response_timeout_s, found.startup_timeout_s, found.unregister_timeout_s) == (7, 8, 9)
@@ -186,16 +193,16 @@ def test_ts_c2_ts_c3_how_models_are_served() -> None:
     assert found.options == {"envelope": "json", "decode": "false", "limit_max_image_pixels": "false"}
     assert found.shelf.allowed_urls == ("https://a/.*", "file://b/.*")
     assert found.settings["m"]["1.0"].wishes.least == 2
-    assert config("debug=true\ndefault_workers_per_model=3").handlers.workers_at_start == 1
+    assert served_as(config("debug=true\ndefault_workers_per_model=3")).handlers.workers_at_start == 1
 
 
 def test_ts_c3_workers_do_not_see_what_is_hidden() -> None:
-    assert config("blacklist_env_vars=AWS_.*").hides == "AWS_.*"
+    assert served_as(config("blacklist_env_vars=AWS_.*")).hides == "AWS_.*"
 
 
 def test_ts_c3_workers_have_numbers() -> None:
-    assert config().first_worker == 9000
-    assert config("initial_worker_port=9100").first_worker == 9100
+    assert served_as(config()).first_worker == 9000
+    assert served_as(config("initial_worker_port=9100")).first_worker == 9100
 
 
 @pytest.mark.parametrize(
@@ -207,16 +214,16 @@ def test_ts_c3_workers_have_numbers() -> None:
     ],
 )
 def test_ts_c2_models_of_the_start(said: str, models: tuple[AtStart, ...]) -> None:
-    assert config(f"load_models={said}").handlers.at_start == models
+    assert served_as(config(f"load_models={said}")).handlers.at_start == models
 
 
 def test_ts_c2_ts_k1_models_of_the_command_line_go_before_the_files() -> None:
-    assert config("load_models=a.mar", "--models", "n=b.mar", "c.mar").handlers.at_start == (
+    assert served_as(config("load_models=a.mar", "--models", "n=b.mar", "c.mar")).handlers.at_start == (
         AtStart("b.mar", "n", "b"),
         AtStart("c.mar", "", "c"),
     )
     for said in ("all", "ALL"):
-        assert config("load_models=a.mar", "--models", said).handlers.loads_all
+        assert served_as(config("load_models=a.mar", "--models", said)).handlers.loads_all
 
 
 def test_ts_c2_a_model_store_has_to_be_there() -> None:
@@ -235,7 +242,7 @@ SNAPSHOT = (
 
 
 def test_ts_b10_models_of_a_snapshot_go_before_load_models() -> None:
-    (found,) = config(f"{SNAPSHOT}load_models=other.mar").handlers.at_start
+    (found,) = served_as(config(f"{SNAPSHOT}load_models=other.mar")).handlers.at_start
     assert (found.url, found.name) == ("m.mar", "m")
     assert found.setting is not None
     assert found.setting.is_default
@@ -249,13 +256,15 @@ def test_ts_b10_the_last_snapshot_is_the_configuration_where_none_is_named(folde
     (kept / "20261126105224252-shutdown.cfg").write_text(text)
     found = torchserve.configure(parse([]), NOWHERE)
     assert found.notices == ()
-    assert [each.name for each in found.config.handlers.at_start] == ["m"]
-    assert found.config.handlers.queue == 7
-    assert found.config.snapshots is not None
-    assert found.config.snapshots.settings["job_queue_size"] == "7"
-    assert "model_snapshot" not in found.config.snapshots.settings
+    assert [each.name for each in served_as(found.config).handlers.at_start] == ["m"]
+    assert served_as(found.config).handlers.queue == 7
+    assert served_as(found.config).snapshots is not None
+    assert served_as(found.config).snapshots.settings["job_queue_size"] == "7"
+    assert "model_snapshot" not in served_as(found.config).snapshots.settings
     (folder / "named").write_text("model_store=store")
-    assert torchserve.configure(parse(["--ts-config", "named"]), NOWHERE).config.handlers.queue == 100
+    assert (
+        served_as(torchserve.configure(parse(["--ts-config", "named"]), NOWHERE).config).handlers.queue == 100
+    )
     with pytest.raises(InvalidInput, match="Missing mandatory"):
         torchserve.configure(parse(["--ncs"]), NOWHERE)
 
@@ -264,10 +273,10 @@ def test_ts_b10_snapshots_and_logs_are_where_the_environment_says() -> None:
     Path("config.properties").write_text("model_store=store")
     environment = {"LOG_LOCATION": "here", "METRICS_LOCATION": "there"}
     found = torchserve.configure(parse([]), environment).config
-    assert found.snapshots == SnapshotConfig("here/config", {"model_store": "store"})
-    assert found.torchserve_view is not None
-    assert found.torchserve_view.logs == TorchServeLogConfig("here", "there")
-    assert config().snapshots is None
+    assert served_as(found).snapshots == SnapshotConfig("here/config", {"model_store": "store"})
+    assert served_as(found).view is not None
+    assert served_as(found).view.logs == TorchServeLogConfig("here", "there")
+    assert served_as(config()).snapshots is None
 
 
 def test_ts_c7_ts_b14_metrics(folder: Path) -> None:
@@ -281,9 +290,9 @@ def test_ts_c7_ts_b14_metrics(folder: Path) -> None:
     assert found is not None
     assert (found.mode, found.detects, found.machine_s) == ("prometheus", True, 3)
     assert [spec.name for spec in found.metrics.server] == ["Requests2XX"]
-    options = config("metrics_config=m.yaml").handlers.options
+    options = served_as(config("metrics_config=m.yaml")).handlers.options
     assert options["metrics_config"] == str(folder / "m.yaml")  # workers have a folder of their own
-    assert "metrics_config" not in config("").handlers.options
+    assert "metrics_config" not in served_as(config("")).handlers.options
     found = metrics("disable_system_metrics=true")
     assert found is not None
     assert found.machine_s == 0
@@ -355,7 +364,7 @@ model_snapshot={"name":"startup.cfg","modelCount":1,"models":{"mnist":{"1.0":{"d
 def test_ts_c2_ts_c12_the_file_that_kserve_documents() -> None:
     found = start(KSERVE, environment={"TS_SERVICE_ENVELOPE": "kserve"})
     assert [notice.split()[1] for notice in found.notices] == ["metrics_format", "number_of_netty_threads"]
-    (mnist,) = found.config.handlers.at_start
+    (mnist,) = served_as(found.config).handlers.at_start
     assert (mnist.url, mnist.name) == ("mnist.mar", "mnist")
-    assert found.config.handlers.options == {"envelope": "kserve"}
+    assert served_as(found.config).handlers.options == {"envelope": "kserve"}
     assert found.config.front.serves == "torchserve-all"

@@ -25,10 +25,12 @@ from torchserve_stubs import (
 )
 from waiting import auntil
 
-from salver.app import FrontConfig, ServeConfig, Server
+from salver.app import Server
+from salver.configuration import ServeConfig
 from salver.dialects.torchserve.archive_store import ShelfConfig
 from salver.dialects.torchserve.registering import AtStart, HandlerStoreConfig
 from salver.dialects.torchserve.rules import TokenRules, TorchServeRules
+from salver.transport.server import FrontConfig
 
 HANDLER = """
 import os
@@ -80,9 +82,8 @@ async def serving(
     config = ServeConfig(
         front=fronts[0],
         more=tuple(fronts[1:]),
-        handlers=handlers,
-        torchserve=rules or TorchServeRules(),
         control="none",
+        tables={"torchserve": {"handlers": handlers, "rules": rules or TorchServeRules()}},
     )
     async with Server(config) as server:
         ports = server.listeners.ports()

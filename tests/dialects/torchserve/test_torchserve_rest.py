@@ -17,10 +17,12 @@ import pytest
 from programs import program
 from waiting import PATIENCE_S
 
-from salver.app import FrontConfig, ServeConfig, Server
+from salver.app import Server
+from salver.configuration import ServeConfig
 from salver.dialects.torchserve.archive_store import ShelfConfig
 from salver.dialects.torchserve.registering import AtStart, HandlerStoreConfig
 from salver.dialects.torchserve.rules import TokenRules, TorchServeRules
+from salver.transport.server import FrontConfig
 
 HANDLER = """
 import json
@@ -82,7 +84,10 @@ async def serving(
         ShelfConfig(str(store)), at_start=tuple(AtStart(name) for name in names), workers=1, **more
     )
     config = ServeConfig(
-        front=fronts[0], more=tuple(fronts[1:]), handlers=handlers, torchserve=rules, control="none"
+        front=fronts[0],
+        more=tuple(fronts[1:]),
+        control="none",
+        tables={"torchserve": {"handlers": handlers, "rules": rules}},
     )
     async with Server(config) as server:
         yield dict(zip(KINDS, server.listeners.ports(), strict=True))

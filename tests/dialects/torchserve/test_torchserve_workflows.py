@@ -14,10 +14,12 @@ import pytest
 from archivers import run_archiver
 from waiting import auntil
 
-from salver.app import FrontConfig, ServeConfig, Server
+from salver.app import Server
+from salver.configuration import ServeConfig
 from salver.dialects.torchserve.archive_store import ShelfConfig
 from salver.dialects.torchserve.registering import HandlerStoreConfig
 from salver.dialects.torchserve.rules import TorchServeRules
+from salver.transport.server import FrontConfig
 
 FUNCTIONS = """
 import os
@@ -134,10 +136,16 @@ async def serving(stores: Path, *, is_open: bool = True, **rules: int) -> AsyncI
     config = ServeConfig(
         front=fronts[0],
         more=tuple(fronts[1:]),
-        handlers=HandlerStoreConfig(ShelfConfig(str(stores / "models")), workers=1, is_open=is_open),
-        workflow_store=str(stores / "flows"),
         control="none",
-        torchserve=TorchServeRules(**rules),  # type: ignore[arg-type]
+        tables={
+            "torchserve": {
+                "handlers": HandlerStoreConfig(
+                    ShelfConfig(str(stores / "models")), workers=1, is_open=is_open
+                ),
+                "workflow_store": str(stores / "flows"),
+                "rules": TorchServeRules(**rules),  # type: ignore[arg-type]
+            }
+        },
     )
     async with Server(config) as server:
         ports = server.listeners.ports()

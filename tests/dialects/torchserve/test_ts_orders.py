@@ -7,7 +7,7 @@ import pytest
 
 from salver.dialects.torchserve.faults import NamedFault
 from salver.dialects.torchserve.orders import is_true, number, registration
-from salver.features.telemetry.exposition import chosen
+from salver.encoding.exposition import chosen
 from salver.words.errors import InvalidInput
 from salver.words.handlers import Registration
 

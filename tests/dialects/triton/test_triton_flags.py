@@ -8,13 +8,17 @@ from pathlib import Path
 import pytest
 from waiting import PATIENCE_S
 
-from salver.app import FrontConfig, ServeConfig
 from salver.cli import main
-from salver.cli.compat_flags import dialect_of
+from salver.cli.compat import server_of
+from salver.configuration import ServeConfig
 from salver.dialects.openai.voices import VoiceConfig
 from salver.dialects.triton import command as triton
 from salver.dialects.triton.flags import IGNORED, OPENAI, OWN, TRITON, USED
+from salver.dialects.triton.metrics import TritonMetricsConfig
+from salver.dialects.triton.trace_settings import TraceConfig
+from salver.features.telemetry.logs import LogConfig
 from salver.transport.restrict import Restriction
+from salver.transport.server import FrontConfig
 from salver.words.errors import InvalidInput, SalverError
 
 REPOSITORY = "--model-repository=models"
@@ -160,11 +164,11 @@ def test_tr_f4_grpc_flags() -> None:
     ],
 )
 def test_tr_f5_log_flags(flags: list[str], levels: set[str]) -> None:
-    assert set(map(logging.getLevelName, config(*flags).log.levels())) == levels
+    assert set(map(logging.getLevelName, config(*flags).table("log", LogConfig).levels())) == levels
 
 
 def test_tr_f5_the_log_in_a_file() -> None:
-    assert config("--log-file=x.log").log.file == "x.log"
+    assert config("--log-file=x.log").table("log", LogConfig).file == "x.log"
 
 
 @pytest.mark.parametrize(
@@ -182,7 +186,7 @@ def test_tr_f5_the_log_in_a_file() -> None:
     ],
 )
 def test_tr_f8_trace_settings(flags: list[str]) -> None:
-    found = config(*(f"--trace-config={flag}" for flag in flags)).trace
+    found = config(*(f"--trace-config={flag}" for flag in flags)).table("trace", TraceConfig)
     assert (found.file, found.level, found.rate, found.count) == ("t.json", "timestamps", 10, -1)
     assert found.log_frequency == 5
 
@@ -190,7 +194,7 @@ def test_tr_f8_trace_settings(flags: list[str]) -> None:
 def test_tr_f14_the_older_trace_flags() -> None:
     found = config(
         "--trace-file=t", "--trace-level", "TIMESTAMPS", "--trace-rate=3", "--trace-count=-1"
-    ).trace
+    ).table("trace", TraceConfig)
     assert (found.file, found.level, found.rate, found.count) == ("t", "timestamps", 3, -1)
 
 
@@ -217,7 +221,7 @@ def test_tr_f7_metrics_flags() -> None:
         "summary_latencies=true",
         "--metrics-config=counter_latencies=false",
         "--metrics-config=summary_quantiles=0.5:0.05,0.75:0.01",
-    ).triton_metrics
+    ).table("metrics", TritonMetricsConfig)
     assert (found.counters, found.summaries, found.quantiles) == (False, True, (0.5, 0.75))
 
 
@@ -237,7 +241,7 @@ def test_tr_f13_every_flag_without_an_effect_is_told_once() -> None:
         (["--http-port"], "needs a value"),
         (["--http-port=x"], "whole number"),
         (["--http-port=-1"], "negative"),
-        (["--http-port=70000"], "no port"),
+        (["--http-port=70000"], "not a port"),
         (["--allow-http=maybe"], "true or false"),
         (["--allow-http=0", "--allow-grpc=0"], "neither HTTP nor gRPC"),
         (["--model-control-mode=always"], "none, poll, explicit"),
@@ -261,14 +265,13 @@ def test_no_repository() -> None:
 
 
 def test_only_serve_with_compat_takes_them() -> None:
-    known = ("triton", "tensorflow-serving")
-    assert dialect_of(["serve", "--compat", "triton"], known) == "triton"
-    assert dialect_of(["serve", "--model-store=m", "--compat=triton"], known) == "triton"
-    assert dialect_of(["serve", "--compat=tensorflow-serving"], known) == "tensorflow-serving"
-    assert dialect_of(["serve", "models"], known) == ""
-    assert dialect_of(["infer", "--compat=triton"], known) == ""
-    with pytest.raises(InvalidInput, match="--compat triton or tensorflow-serving"):
-        dialect_of(["serve", "--compat=torchserve"], known)
+    assert server_of(["serve", "--compat", "triton"]) == "triton"
+    assert server_of(["serve", "--model-store=m", "--compat=triton"]) == "triton"
+    assert server_of(["serve", "--compat=tensorflow-serving"]) == "tensorflow-serving"
+    assert server_of(["serve", "models"]) == ""
+    assert server_of(["infer", "--compat=triton"]) == ""
+    with pytest.raises(InvalidInput, match="--compat triton or tensorflow-serving or torchserve"):
+        server_of(["serve", "--compat=seldon"])
 
 
 def test_each_flag_is_in_one_table_and_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
@@ -342,7 +345,7 @@ def test_tr_v7_the_openai_port_beside_tritonservers() -> None:
 
 
 def test_tr_v7_how_models_are_spoken_to() -> None:
-    assert config("--allow-openai=true").voice == VoiceConfig()
+    assert config("--allow-openai=true").table("openai", VoiceConfig) == VoiceConfig()
     assert config(
         "--chat-template=chat.jinja",
         "--tokenizer=words",
@@ -350,8 +353,8 @@ def test_tr_v7_how_models_are_spoken_to() -> None:
         "--max-tool-call-parse-bytes=5000",
         "--default-max-tokens=32",
         "--lora-separator=_lora_",
-    ).voice == VoiceConfig("chat.jinja", "words", "mistral", 5000, 32, "_lora_")
-    assert config("--tritonserver-log-verbose-level=1").log.level == "debug"
+    ).table("openai", VoiceConfig) == VoiceConfig("chat.jinja", "words", "mistral", 5000, 32, "_lora_")
+    assert config("--tritonserver-log-verbose-level=1").table("log", LogConfig).level == "debug"
     notices = triton.configure([REPOSITORY, "--backend=vllm", "--uvicorn-log-level=info"]).notices
     assert len(notices) == 2
     with pytest.raises(InvalidInput, match="One of llama3, mistral"):

@@ -23,13 +23,15 @@ import pytest
 from structlog.testing import capture_logs
 from waiting import PATIENCE_S, until
 
-from salver.app import FrontConfig, ServeConfig, Server
+from salver.app import Server
 from salver.backends.protocol import LoadOptions, Traits
 from salver.cli import main
 from salver.client import Client
+from salver.configuration import ServeConfig
 from salver.features.bulk import Job, Progress, Summary, run
 from salver.features.bulk.journal import Parts
 from salver.testing.process import ServerProcess
+from salver.transport.server import FrontConfig
 from salver.words import errors
 from salver.words.artifacts import Manifest
 from salver.words.messages import Signature, TensorSpec

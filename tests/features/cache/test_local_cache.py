@@ -6,10 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.features.cache import CacheFacts, ResponseCache, parse
+from salver.features.cache import ResponseCache
 from salver.features.cache.config import byte_size
 from salver.features.cache.local import OVERHEAD, LocalCache, local
 from salver.features.cache.ports import OWNER_BYTES
+from salver.kernel.serving.present import CacheFacts
+from salver.terminal.options import cache_of
 from salver.testing.caches import MeasuredCacheConformance, key
 from salver.words.errors import InvalidInput
 
@@ -86,10 +88,10 @@ def test_sizes_have_units(text: str, size: int):
         (["local,size=1", "redis,host=a"], "one cache, and not both 'local' and 'redis'"),
         (["size=1"], "names no cache"),
         ([""], "names no cache"),
-        (["local,size"], "'size' is no setting"),
-        (["local,=1"], "'=1' is no setting"),
+        (["local,size"], "'size' is not a setting"),
+        (["local,=1"], "'=1' is not a setting"),
     ],
 )
 def test_tr_f9_words_that_ask_for_no_cache_are_refused(words: list[str], text: str):
     with pytest.raises(InvalidInput, match=text):
-        parse(words, "--cache-config")
+        cache_of(words, "--cache-config")

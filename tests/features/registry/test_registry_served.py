@@ -18,11 +18,13 @@ from pushing import BODY, VALUES, push
 from registries import ANN, KINDS
 from waiting import PATIENCE_S
 
-from salver.app import FrontConfig, ServeConfig, Server
+from salver.app import Server
+from salver.configuration import ServeConfig
 from salver.features.ledger.ledger import Ledger
 from salver.features.registry.artifacts import Artifacts
 from salver.features.registry.registry import ModelRegistry
 from salver.features.registry.webhooks import Webhooks
+from salver.transport.server import FrontConfig
 
 
 async def registry_in(folder: Path, url: str = "") -> ModelRegistry:
@@ -38,7 +40,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def config(folder: Path) -> ServeConfig:
-    return ServeConfig(registry=str(folder), front=FrontConfig("127.0.0.1", 0))
+    return ServeConfig(tables={"registry": {"ledger": str(folder)}}, front=FrontConfig("127.0.0.1", 0))
 
 
 async def until(client: httpx.AsyncClient, path: str, version: str) -> None:
@@ -92,7 +94,9 @@ async def test_an_alias_that_moves_is_followed_and_every_request_is_answered(
     url = migrated_ledger(kind, folder)
     registry = await registry_in(folder, url)
     await push(registry, tmp_path / "mlp", "champion")
-    served = ServeConfig(registry=url, artifacts=str(folder), front=FrontConfig("127.0.0.1", 0))
+    served = ServeConfig(
+        tables={"registry": {"ledger": url, "artifacts": str(folder)}}, front=FrontConfig("127.0.0.1", 0)
+    )
     async with Server(served) as server, httpx.AsyncClient(base_url=server.url, timeout=PATIENCE_S) as client:
         answers: list[tuple[int, str]] = []
         is_over = asyncio.Event()
@@ -121,7 +125,9 @@ async def test_a_registry_stands_beside_models_of_paths(folder: Path, tmp_path: 
     await push(registry, tmp_path / "mlp", "champion")
     zoo.write_mlp(tmp_path / "models" / "plain", 1)
     both = ServeConfig(
-        paths=(str(tmp_path / "models"),), registry=str(folder), front=FrontConfig("127.0.0.1", 0)
+        paths=(str(tmp_path / "models"),),
+        tables={"registry": {"ledger": str(folder)}},
+        front=FrontConfig("127.0.0.1", 0),
     )
     async with Server(both) as server, httpx.AsyncClient(base_url=server.url, timeout=PATIENCE_S) as client:
         for name in ("plain", "fraud"):

@@ -16,12 +16,14 @@ import tritonclient.grpc.aio as triton
 from tritonclient.utils import InferenceServerException
 from waiting import auntil
 
-from salver.app import FrontConfig, ServeConfig, Server
+from salver.app import Server
+from salver.configuration import ServeConfig
 from salver.dialects.tensorflow.reloading import Served
 from salver.features.registry.records import Actor
 from salver.features.releases.judge.policy import Metric, Policy, Stage
 from salver.features.releases.judge.record import proposed
 from salver.kernel.repository import NamedModel
+from salver.transport.server import FrontConfig
 from salver.words.artifacts import Versions
 
 pytestmark = pytest.mark.timeout(120)
@@ -143,14 +145,16 @@ async def world(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator
         (models / "m" / str(version)).mkdir(parents=True)
         (models / "m" / str(version) / "model.py").write_text(MODEL.replace("VERSION", str(version)))
     (models / "m" / "salver.toml").write_text("[versions]\nall = true\n")
+    tables: dict[str, Any] = {"registry": {"ledger": str(tmp_path / "registry")}}
     if request.param == "triton":
         named: dict[str, Any] = {"paths": (str(models),), "control": "explicit", "load": ("m",)}
     else:
         import tensorflow_serving.apis.model_service_pb2_grpc  # noqa: F401 - takes seconds: before callers wait
 
         place = NamedModel("m", str(models / "m"), Versions(specific=("1", "2")), is_exact=True)
-        named = {"served": Served((place,))}
-    config = ServeConfig(front=FrontConfig(port=0), registry=str(tmp_path / "registry"), **named)
+        named = {}
+        tables["tensorflow"] = {"served": Served((place,))}
+    config = ServeConfig(front=FrontConfig(port=0), tables=tables, **named)
     async with Server(config) as server:
         address = f"127.0.0.1:{server.port}"
         async with (

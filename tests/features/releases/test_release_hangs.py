@@ -10,10 +10,12 @@ import pytest
 import tritonclient.grpc.aio as triton
 from waiting import auntil
 
-from salver.app import FrontConfig, ServeConfig, Server
+from salver.app import Server
+from salver.configuration import ServeConfig
 from salver.features.registry.records import Actor
 from salver.features.releases.judge.policy import Policy, Stage
 from salver.features.releases.judge.record import Release, proposed
+from salver.transport.server import FrontConfig
 
 pytestmark = pytest.mark.timeout(240)
 #: The second version answers nobody for as long as a file is there.

@@ -13,11 +13,13 @@ import openai
 import pytest
 from waiting import auntil
 
-from salver.app import FrontConfig, ServeConfig, Server
+from salver.app import Server
+from salver.configuration import ServeConfig
 from salver.features.registry.records import Actor
 from salver.features.releases.experiments.assign import assign
 from salver.features.releases.judge.policy import Metric, Policy, Stage
 from salver.features.releases.judge.record import Release, proposed
+from salver.transport.server import FrontConfig
 
 pytestmark = pytest.mark.timeout(120)
 #: The letter after each one, or the one after that; of a version that fails, not after the third.
@@ -99,7 +101,9 @@ async def released(
     (folder / "salver.toml").write_text(CONFIG)
     (folder / "chat.jinja").write_text("{{ messages[0].content }}")
     config = ServeConfig(
-        paths=(str(tmp_path / "models"),), front=FrontConfig(port=0), registry=str(tmp_path / "registry")
+        paths=(str(tmp_path / "models"),),
+        front=FrontConfig(port=0),
+        tables={"registry": {"ledger": str(tmp_path / "registry")}},
     )
     async with (
         Server(config) as server,

@@ -10,10 +10,12 @@ import msgspec
 import pytest
 from waiting import PATIENCE_S, auntil
 
-from salver.app import FrontConfig, ServeConfig, Server
+from salver.app import Server
+from salver.configuration import ServeConfig
 from salver.features.cache import CacheConfig
 from salver.features.releases.experiments.assign import assign
 from salver.features.releases.experiments.shadows import ShadowReport
+from salver.transport.server import FrontConfig
 from salver.words.events import Served
 from salver.words.releases import Shadow, Split
 
@@ -80,7 +82,7 @@ async def server(tmp_path: Path, gate: Path) -> AsyncIterator[Server]:
     config = ServeConfig(
         paths=(str(root),),
         front=FrontConfig(port=0),
-        response_cache=CacheConfig("local", {"size": "1000000"}),
+        tables={"cache": CacheConfig("local", {"size": "1000000"})},
     )
     async with Server(config) as server:
         server.splits.router.replace([SPLIT])

@@ -18,8 +18,10 @@ import tritonclient.http as triton_http
 from programs import program
 from waiting import PATIENCE_S
 
-from salver.app import FrontConfig, ServeConfig, Server
+from salver.app import Server
+from salver.configuration import ServeConfig
 from salver.features.releases.experiments.assign import assign
+from salver.transport.server import FrontConfig
 from salver.words.artifacts import LoadOrder
 from salver.words.events import Served
 from salver.words.releases import Arm, Condition, Split

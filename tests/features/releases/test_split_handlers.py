@@ -14,11 +14,13 @@ import pytest
 from torchserve_stubs import INFERENCE, Stub, inference
 from waiting import auntil
 
-from salver.app import FrontConfig, ServeConfig, Server
+from salver.app import Server
+from salver.configuration import ServeConfig
 from salver.dialects.torchserve.archive_store import ShelfConfig
 from salver.dialects.torchserve.registering import AtStart, HandlerStoreConfig
 from salver.dialects.torchserve.rules import TorchServeRules
 from salver.features.releases.experiments.assign import assign
+from salver.transport.server import FrontConfig
 from salver.words.events import Responded, Served
 from salver.words.releases import Shadow, Split
 
@@ -67,7 +69,10 @@ async def it(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[An
     handlers = HandlerStoreConfig(ShelfConfig(str(tmp_path)), at_start=names, workers=1, is_open=True)
     rules = TorchServeRules()
     config = ServeConfig(
-        front=fronts[0], more=tuple(fronts[1:]), handlers=handlers, torchserve=rules, control="none"
+        front=fronts[0],
+        more=tuple(fronts[1:]),
+        control="none",
+        tables={"torchserve": {"handlers": handlers, "rules": rules}},
     )
     async with Server(config) as server:
         ports = server.listeners.ports()

@@ -12,8 +12,10 @@ import pytest
 import tritonclient.grpc as triton
 from waiting import auntil
 
-from salver.app import FrontConfig, ServeConfig, Server
+from salver.app import Server
+from salver.configuration import ServeConfig
 from salver.features.releases.experiments.shadows import ShadowReport
+from salver.transport.server import FrontConfig
 from salver.words.releases import Shadow, Split
 
 pytestmark = pytest.mark.timeout(120)

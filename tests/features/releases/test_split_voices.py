@@ -6,8 +6,10 @@ from pathlib import Path
 import openai
 import pytest
 
-from salver.app import FrontConfig, ServeConfig, Server
+from salver.app import Server
+from salver.configuration import ServeConfig
 from salver.features.releases.experiments.assign import assign
+from salver.transport.server import FrontConfig
 from salver.words.releases import Split
 
 pytestmark = pytest.mark.timeout(60)

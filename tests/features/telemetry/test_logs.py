@@ -9,7 +9,8 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.features.telemetry.logs import BURST, WINDOW_SECONDS, LogConfig, configure, escape, trace_id
+from salver.encoding.escaping import escape
+from salver.features.telemetry.logs import BURST, WINDOW_SECONDS, LogConfig, configure, trace_id
 
 
 class Terminal(io.StringIO):

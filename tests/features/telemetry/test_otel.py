@@ -2,21 +2,23 @@
 
 import pytest
 
-from salver.app import ServeConfig
+from salver.configuration import ServeConfig
 from salver.dialects.triton import command as triton
-from salver.features.telemetry import otel
+from salver.dialects.triton.trace_settings import TraceConfig
 from salver.features.telemetry.otlp import SpanConfig
+from salver.terminal import otel
 from salver.words.errors import InvalidInput, SalverError
 
 BASE = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318/"}
 
 
 def spans(**variables: str) -> SpanConfig | None:
-    return otel.from_environment(BASE | variables)
+    found = otel.from_environment(BASE | variables)
+    return SpanConfig(**found) if found else None
 
 
 def test_without_a_collector_there_are_none() -> None:
-    assert otel.from_environment({"OTEL_SERVICE_NAME": "s"}) is None
+    assert otel.from_environment({"OTEL_SERVICE_NAME": "s"}) == {}
     assert spans(OTEL_SDK_DISABLED="TRUE") is None
     assert spans(OTEL_TRACES_EXPORTER="none") is None
 
@@ -100,8 +102,8 @@ def test_tr_f8_tritons_settings() -> None:
         "opentelemetry,bsp_schedule_delay=100",
         "opentelemetry,bsp_max_export_batch_size=32",
     )
-    assert found.trace.mode == "opentelemetry"
-    assert found.spans == SpanConfig(
+    assert found.table("trace", TraceConfig).mode == "opentelemetry"
+    assert found.table("tracing", SpanConfig) == SpanConfig(
         "http://c:1/v1/traces",
         (("service.name", "shop"), ("zone", "a=b")),
         rate=3,
@@ -113,12 +115,12 @@ def test_tr_f8_tritons_settings() -> None:
 
 
 def test_tr_f8_tritons_defaults() -> None:
-    found = config("mode=OpenTelemetry", "level=TIMESTAMPS").spans
+    found = config("mode=OpenTelemetry", "level=TIMESTAMPS").table("tracing", SpanConfig)
     assert found == SpanConfig(
         "http://localhost:4318/v1/traces", (("service.name", "triton-inference-server"),), rate=1000
     )
-    assert config("mode=opentelemetry").spans is None
-    assert config("level=OFF", "opentelemetry,url=http://c:1").spans is None
+    assert config("mode=opentelemetry").tables["tracing"] == {}
+    assert config("level=OFF", "opentelemetry,url=http://c:1").tables["tracing"] == {}
 
 
 @pytest.mark.parametrize(
@@ -133,4 +135,4 @@ def test_tr_f8_tritons_defaults() -> None:
 )
 def test_tr_f8_wrong_opentelemetry_settings(setting: str, text: str) -> None:
     with pytest.raises(SalverError, match=text):
-        config("mode=opentelemetry", "level=TIMESTAMPS", setting)
+        config("mode=opentelemetry", "level=TIMESTAMPS", setting).table("tracing", SpanConfig)

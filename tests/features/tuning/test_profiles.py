@@ -8,10 +8,11 @@ import pytest
 
 from salver.backends.onnx import OnnxBackend
 from salver.features.tuning.profile import Machine, Profile
-from salver.features.tuning.profiles import ProfileStore, default_state_dir, digest, machine
+from salver.features.tuning.profiles import ProfileStore, digest, machine
 from salver.features.tuning.training import price_of, solved_table
 from salver.stats import batch_table
 from salver.stats.batch_law import BatchLaw
+from salver.terminal.options import default_state_dir
 from salver.words.artifacts import Batching, Learned, Manifest, ModelConfig, Warmup
 from salver.words.messages import ModelId
 

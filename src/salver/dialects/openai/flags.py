@@ -1,12 +1,9 @@
-"""Which flags say how OpenAI's routes speak to models?"""
+"""Flags of OpenAI's routes."""
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from dataclasses import asdict, dataclass
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
-
-if TYPE_CHECKING:
-    from salver.dialects.openai.voices import VoiceConfig
 
 
 @Parameter(name="*")
@@ -44,15 +41,6 @@ class Speech:
         ),
     ] = ""
 
-    def config(self) -> "VoiceConfig":
-        """As the server takes them."""
-        from salver.dialects.openai.voices import VoiceConfig
-
-        return VoiceConfig(
-            self.template,
-            self.tokenizer,
-            self.tools,
-            self.max_call_bytes,
-            self.max_tokens,
-            self.lora_separator,
-        )
+    def table(self) -> dict[str, object]:
+        """Return the table ``openai`` of the configuration."""
+        return asdict(self)

@@ -1,30 +1,31 @@
-"""``salver serve --compat tensorflow-serving``: what do tensorflow_model_server's flags ask of Salver?
-
-From words, and the files that they name, to a configuration and the warnings for the log. What each flag
-means stands in ``tensorflow_flags.py``, what the files say in ``tensorflow_files.py``.
-"""
+"""tensorflow_model_server's flags, and the files that they name, as Salver's configuration."""
 
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Final, Literal
 
 import msgspec
 
-from salver import __version__
-from salver.cli.compat_flags import Given, Start, serve_as
+from salver.configuration import ServeConfig, Startup
+from salver.dialects.tensorflow import tf_text
+from salver.dialects.tensorflow.batching_parameters import batching_of
+from salver.dialects.tensorflow.config import TensorFlowConfig
+from salver.dialects.tensorflow.flag_files import Platform, metrics_path, naming, parse_file, platform, tls
 from salver.dialects.tensorflow.flags import TENSORFLOW
-from salver.features.telemetry import otel
-from salver.terminal.options import drain_delay
-from salver.terminal.output import line
+from salver.dialects.tensorflow.metrics import TensorFlowMetricsConfig
+from salver.dialects.tensorflow.model_list import PLATFORM, named_models, without_effect
+from salver.dialects.tensorflow.reloading import Served, read
+from salver.dialects.tensorflow.rules import TfsRules
+from salver.kernel.lifecycle.config import LifecycleConfig
+from salver.kernel.repository import NamedModel, NamedModelDefaults, RepositoryConfig
+from salver.kernel.repository.named_models import NO_BATCHING
+from salver.terminal import otel
+from salver.terminal.options import default_state_dir, drain_delay
+from salver.terminal.server_flags import ParsedFlags
+from salver.transport.access_check import ApiConfig
+from salver.transport.server import FrontConfig
 from salver.words.errors import InvalidInput
-
-if TYPE_CHECKING:
-    from salver.app import FrontConfig, LogConfig
-    from salver.dialects.tensorflow.flag_files import Platform
-    from salver.dialects.tensorflow.reloading import Served
-    from salver.dialects.tensorflow.rules import TfsRules
-    from salver.kernel.repository import NamedModel, NamedModelDefaults
 
 _LOCAL: Final = "127.0.0.1"
 _ONLY_HERE: Final = (
@@ -36,7 +37,7 @@ _NO_BATCHING: Final = (
     "server_options.batching_parameters_file is set without setting server_options.enable_batching to true."
 )
 #: By TF_CPP_MIN_LOG_LEVEL.
-_LEVELS: Final[dict[str, Literal["debug", "info", "warning", "error"]]] = {
+_LEVELS: Final = {
     "0": "info",
     "1": "warning",
     "2": "error",
@@ -46,18 +47,10 @@ _LEVELS: Final[dict[str, Literal["debug", "info", "warning", "error"]]] = {
     "warning": "warning",
     "error": "error",
 }
-_ACCESS: Final[dict[str, Literal["off", "errors", "all"]]] = {"off": "off", "errors": "errors", "all": "all"}
+_ACCESS: Final = ("off", "errors", "all")
 
 
-def serve(words: Sequence[str]) -> int:
-    """Serve as tensorflow_model_server would; ``words`` follow ``serve``."""
-    if any(word.partition("=")[0] == "--version" for word in words):
-        line(f"TensorFlow ModelServer: none; Salver {__version__} with its flags")
-        return 0
-    return serve_as(TENSORFLOW, words, configure)
-
-
-def configure(words: Sequence[str], environment: Mapping[str, str] = os.environ) -> Start:
+def configure(words: Sequence[str], environment: Mapping[str, str] = os.environ) -> Startup:
     """What the flags ask for.
 
     Args:
@@ -66,16 +59,7 @@ def configure(words: Sequence[str], environment: Mapping[str, str] = os.environ)
     Raises:
         InvalidInput: a flag, its value or a file is wrong; TensorFlow Serving's texts, where it has one.
     """
-    from salver.app import ServeConfig
-    from salver.dialects.tensorflow.flag_files import metrics_path, platform
-    from salver.dialects.tensorflow.metrics import TensorFlowMetricsConfig
-    from salver.features.tuning.profiles import default_state_dir
-    from salver.kernel.lifecycle.config import LifecycleConfig
-    from salver.kernel.repository import RepositoryConfig
-    from salver.kernel.repository.named_models import NO_BATCHING
-    from salver.transport.access_check import ApiConfig
-
-    given = Given(words, TENSORFLOW)
+    given = ParsedFlags(words, TENSORFLOW)
     first, *more = _fronts(given)
     wish = platform(given.text("platform_config_file"))
     poll = given.seconds("file_system_poll_wait_seconds", 1)
@@ -95,31 +79,35 @@ def configure(words: Sequence[str], environment: Mapping[str, str] = os.environ)
         trust_pickle=given.is_on("trust_pickle", False),
         max_body_mb=given.number("max_body_mb", 64),
         state_dir=given.text("state_dir", default_state_dir()),
-        prefer=_preference(given),
         drain_delay=drain_delay(given.text("drain_delay") or None, environment),
         exits_on_error=given.is_on("exit_on_error", False) or None,
-        log=_log(given, environment),
-        spans=otel.from_environment(environment),
         repository=RepositoryConfig(first_filename="model.tflite" if prefers_tflite else ""),
         lifecycle=LifecycleConfig(loads, retries, interval, 1.0),
-        served=served,
         customs=customs,
         waits_for_models=True,
         readiness="whole",
-        tfs=_rules(given),
-        prediction_log=given.text("prediction_log"),
-        tensorflow_metrics=TensorFlowMetricsConfig(
-            "all" if given.is_on("tensorflow_metrics", True) else "none",
-            customs.batching != NO_BATCHING,
-            pool,
-        ),
-        metrics_path=metrics_path(given.text("monitoring_config_file")),
+        tables={
+            "tensorflow": TensorFlowConfig(
+                _rules(given),
+                TensorFlowMetricsConfig(
+                    "all" if given.is_on("tensorflow_metrics", True) else "none",
+                    customs.batching != NO_BATCHING,
+                    pool,
+                ),
+                metrics_path(given.text("monitoring_config_file")),
+                served,
+                given.text("prediction_log"),
+            ),
+            "twins": {"prefer": _preference(given)},
+            "log": _log(given, environment),
+            "tracing": otel.from_environment(environment),
+        },
     )
     notices = (*given.without_effect(), *wish.notices, *unread, *_notices(given))
-    return Start(config, notices, "" if "host" in given else _ONLY_HERE, given.is_on("json", False))
+    return Startup(config, notices, "" if "host" in given else _ONLY_HERE, given.is_on("json", False))
 
 
-def _preference(given: Given) -> Literal["tensorflow", "onnx"]:
+def _preference(given: ParsedFlags) -> Literal["tensorflow", "onnx"]:
     match given.text("prefer", "tensorflow"):
         case "onnx":
             return "onnx"
@@ -129,7 +117,7 @@ def _preference(given: Given) -> Literal["tensorflow", "onnx"]:
             raise InvalidInput(f"--prefer={other} is unknown", fix="Say --prefer=onnx or --prefer=tensorflow")
 
 
-def _notices(given: Given) -> list[str]:
+def _notices(given: ParsedFlags) -> list[str]:
     found = []
     if given.text("model_config_file"):
         found += [
@@ -142,13 +130,8 @@ def _notices(given: Given) -> list[str]:
     return found
 
 
-def _served(given: Given, environment: Mapping[str, str]) -> tuple["Served", list[str]]:
+def _served(given: ParsedFlags, environment: Mapping[str, str]) -> tuple[Served, list[str]]:
     """The models, by name, and what of their list has no effect."""
-    from salver.dialects.tensorflow import tf_text
-    from salver.dialects.tensorflow.flag_files import naming
-    from salver.dialects.tensorflow.model_list import named_models, without_effect
-    from salver.dialects.tensorflow.reloading import Served, read
-
     file = given.text("model_config_file")
     allows = given.is_on("allow_version_labels_for_unavailable_models", False)
     if not file:
@@ -163,11 +146,8 @@ def _served(given: Given, environment: Mapping[str, str]) -> tuple["Served", lis
     return Served(places, file, poll, allows), notices
 
 
-def _one(given: Given, environment: Mapping[str, str]) -> "NamedModel":
+def _one(given: ParsedFlags, environment: Mapping[str, str]) -> NamedModel:
     """The one model of flags, or of the container's environment."""
-    from salver.dialects.tensorflow.model_list import PLATFORM
-    from salver.kernel.repository import NamedModel
-
     name, path = given.text("model_name"), given.text("model_base_path")
     if not path and not ("MODEL_NAME" in environment or "MODEL_BASE_PATH" in environment):
         raise InvalidInput(_NO_MODELS, fix="Say: --model_name=NAME --model_base_path=FOLDER")
@@ -178,13 +158,8 @@ def _one(given: Given, environment: Mapping[str, str]) -> "NamedModel":
     return NamedModel(name or "default", path, platform=PLATFORM)
 
 
-def _customs(given: Given, wish: "Platform") -> tuple["NamedModelDefaults", str]:
+def _customs(given: ParsedFlags, wish: Platform) -> tuple[NamedModelDefaults, str]:
     """What holds for every model, and the name of the threads that run batches."""
-    from salver.dialects.tensorflow.batching_parameters import batching_of
-    from salver.dialects.tensorflow.flag_files import naming, parse_file
-    from salver.kernel.repository import NamedModelDefaults
-    from salver.kernel.repository.named_models import NO_BATCHING
-
     parameters = wish.batching
     if not given.text("platform_config_file") and given.is_on("enable_batching", False):
         parameters = parse_file(given.text("batching_parameters_file"), "BatchingParameters")
@@ -215,11 +190,8 @@ def _customs(given: Given, wish: "Platform") -> tuple["NamedModelDefaults", str]
     return customs, parameters.thread_pool_name.value if parameters is not None else ""
 
 
-def _fronts(given: Given) -> list["FrontConfig"]:
+def _fronts(given: ParsedFlags) -> list[FrontConfig]:
     """gRPC, its UNIX socket, and REST, as far as they are open."""
-    from salver.app import FrontConfig
-    from salver.dialects.tensorflow.flag_files import tls
-
     host, grace = given.text("host", _LOCAL), float(given.number("grace_seconds", 30))
     plain = FrontConfig(host, 0, grace_seconds=grace)
     found = []
@@ -246,9 +218,7 @@ def _fronts(given: Given) -> list["FrontConfig"]:
     return found
 
 
-def _rules(given: Given) -> "TfsRules":
-    from salver.dialects.tensorflow.rules import TfsRules
-
+def _rules(given: ParsedFlags) -> TfsRules:
     return TfsRules(
         answers_as_content=given.is_on("enable_serialization_as_tensor_content", False),
         checks_method_names=given.is_on("enable_signature_method_name_check", False),
@@ -258,13 +228,11 @@ def _rules(given: Given) -> "TfsRules":
     )
 
 
-def _log(given: Given, environment: Mapping[str, str]) -> "LogConfig":
-    from salver.app import LogConfig
-
+def _log(given: ParsedFlags, environment: Mapping[str, str]) -> dict[str, object]:
     level = given.text("log_level", environment.get("TF_CPP_MIN_LOG_LEVEL", "info"))
     access = given.text("access_log", "off")
     if level not in _LEVELS:
         raise InvalidInput(f"--log_level {level!r} is not known", fix="debug, info, warning or error.")
     if access not in _ACCESS:
         raise InvalidInput(f"--access_log {access!r} is not known", fix=f"One of {', '.join(_ACCESS)}.")
-    return LogConfig(_LEVELS[level], "auto", _ACCESS[access])
+    return {"level": _LEVELS[level], "access_log": access}

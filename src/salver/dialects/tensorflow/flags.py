@@ -6,10 +6,11 @@ of TensorFlow Serving 2.20 and of its main branch of July 2026.
 
 from typing import Final
 
-from salver.cli.compat_flags import Dialect, Type
+from salver import __version__
+from salver.terminal.server_flags import CommandLine, FlagType
 
 #: Flags with an effect: what they take, and a line for --help.
-USED: Final[dict[str, tuple[Type, str]]] = {
+USED: Final[dict[str, tuple[FlagType, str]]] = {
     "port": ("int", "gRPC (8500); 0 = not"),
     "grpc_socket_path": ("text", "UNIX socket that answers gRPC, too"),
     "rest_api_port": ("int", "REST, and all else that Salver speaks (8501); 0 = not"),
@@ -54,7 +55,7 @@ _NO_GPU: Final = "it is about accelerators"
 _SESSION: Final = "sessions are Salver's own"
 
 #: Flags without an effect here, and why.
-IGNORED: Final[dict[str, tuple[Type, str]]] = {
+IGNORED: Final[dict[str, tuple[FlagType, str]]] = {
     "grpc_max_threads": ("int", _ALWAYS),
     "grpc_channel_arguments": ("text", _FIXED),
     "rest_api_num_threads": ("int", _ALWAYS),
@@ -76,7 +77,7 @@ IGNORED: Final[dict[str, tuple[Type, str]]] = {
 }
 
 #: Flags of ``salver serve`` itself that go with them.
-OWN: Final[dict[str, tuple[Type, str]]] = {
+OWN: Final[dict[str, tuple[FlagType, str]]] = {
     "host": ("text", "address to listen on (127.0.0.1); 0.0.0.0 for every one"),
     "drain_delay": ("seconds", "after SIGTERM, not ready and answering (0 on a terminal, else 5)"),
     "exit_on_error": ("bool", "end with 1 where a model does not load at the start (false)"),
@@ -105,7 +106,7 @@ OWN: Final[dict[str, tuple[Type, str]]] = {
     "json": ("switch", "print the start-up block as a JSON object"),
 }
 
-TENSORFLOW: Final = Dialect(
+TENSORFLOW: Final = CommandLine(
     "tensorflow-serving",
     "tensorflow_model_server",
     USED,
@@ -113,4 +114,5 @@ TENSORFLOW: Final = Dialect(
     OWN,
     "Models are named by --model_base_path or --model_config_file.",
     "--model_name=NAME --model_base_path=FOLDER",
+    f"TensorFlow ModelServer: none; Salver {__version__} with its flags",
 )

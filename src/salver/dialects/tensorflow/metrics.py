@@ -15,7 +15,7 @@ import msgspec
 from prometheus_client import Metric
 from prometheus_client.registry import Collector
 
-from salver.dialects.triton.metrics import COUNTER
+from salver.encoding.exposition import COUNTER
 from salver.stats.histogram import Histogram
 from salver.words.errors import Code
 from salver.words.events import BatchRan, Event, Lineage, Replayed, Served

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from salver.dialects.tensorflow import command as tensorflow
+from salver.dialects.tensorflow.config import TensorFlowConfig
 from salver.dialects.tensorflow.flags import TENSORFLOW
 from salver.migration.models import FAILS, Model, judged
 from salver.migration.report import (
@@ -21,8 +22,9 @@ from salver.migration.report import (
 from salver.words.errors import SalverError
 
 if TYPE_CHECKING:
-    from salver.app import ServeConfig
     from salver.backends.protocol import Backend
+    from salver.configuration import ServeConfig
+    from salver.kernel.repository import NamedModel
     from salver.migration.deployment import Deployment, Kind, Started
     from salver.words.artifacts import Manifest
 
@@ -54,13 +56,16 @@ def services(deployment: "Deployment", backends: "Mapping[str, Backend]") -> lis
     ]
     if not found and (words := _made(deployment)):
         found = [_Survey("", deployment, None, backends).service(words, [], {})]
-    served = {
-        place.path for service in found if service.config for place in (service.config.served.places or ())
-    }
+    served = {place.path for service in found if service.config for place in (models_of(service.config))}
     rest = [path for path in deployment.base_paths if str(path) not in served]
     if found and rest:
         found += [_Survey("", deployment, None, backends).service(_of_one(path), [], {}) for path in rest]
     return found
+
+
+def models_of(config: "ServeConfig") -> tuple["NamedModel", ...]:
+    """Return the models that a configuration names."""
+    return config.table("tensorflow", TensorFlowConfig).served.places or ()
 
 
 def manifests_of(config: "ServeConfig", backends: "Mapping[str, Backend]") -> "tuple[Manifest, ...]":
@@ -72,7 +77,7 @@ def manifests_of(config: "ServeConfig", backends: "Mapping[str, Backend]") -> "t
     repository = Repository(
         (), formats(recogniser(backends)), config.repository, named_defaults=config.customs
     )
-    repository.place([place for place in config.served.places or () if "://" not in place.path])
+    repository.place([place for place in models_of(config) if "://" not in place.path])
     return repository.scan(0.0)
 
 
@@ -186,7 +191,7 @@ class _Survey:
                 if "://" in place.path
                 else "Bring its folder along.",
             )
-            for place in config.served.places or ()
+            for place in models_of(config)
             if place.name not in there
         ]
         return (*models, *lost)

@@ -1,47 +1,41 @@
-"""``salver torchserve``, ``serve --compat torchserve``: what do TorchServe's words and files ask of Salver?
-
-From words, config.properties and the environment to a configuration and the warnings for the log; and what
-``--start`` and ``--stop`` do. What each option means stands in ``torchserve_flags.py``, what each key in
-``torchserve_keys.py``.
-"""
+"""TorchServe's options, config.properties and environment, as Salver's configuration."""
 
 import json
 import os
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from salver import __version__
-from salver.cli import background
-from salver.cli.compat_flags import Start
-from salver.cli.serve import announce, run_loop
-from salver.dialects.torchserve.flags import Options, parse
+from salver.configuration import ServeConfig, Startup
+from salver.dialects.torchserve.archive_store import ShelfConfig
+from salver.dialects.torchserve.config import TorchServeConfig
+from salver.dialects.torchserve.engine.gpus import count_gpus
+from salver.dialects.torchserve.flags import KEY_FILE, Options
+from salver.dialects.torchserve.keystore import pem_files
+from salver.dialects.torchserve.logs import TorchServeLogConfig
+from salver.dialects.torchserve.metrics import Mode, TorchServeMetricsConfig
+from salver.dialects.torchserve.metrics_yaml import USUAL
+from salver.dialects.torchserve.metrics_yaml import read as read_metrics
+from salver.dialects.torchserve.model_settings import parse as parse_models
+from salver.dialects.torchserve.registering import AtStart, HandlerStoreConfig, name_of, of_snapshot
+from salver.dialects.torchserve.rules import TokenRules, TorchServeRules
 from salver.dialects.torchserve.settings import Address, Settings, find
-from salver.features.telemetry import otel
-from salver.terminal.options import drain_delay
-from salver.terminal.output import line
+from salver.dialects.torchserve.snapshots import SnapshotConfig, last
+from salver.dialects.torchserve.view import TorchServeViewConfig
+from salver.terminal import otel
+from salver.terminal.options import default_state_dir, drain_delay
+from salver.transport.access_check import ApiConfig, is_loopback
+from salver.transport.doors import Kind
+from salver.transport.server import FrontConfig
 from salver.words.errors import InvalidInput
 
-if TYPE_CHECKING:
-    from salver.app import FrontConfig, LogConfig, ReadyInfo
-    from salver.dialects.torchserve.metrics import Mode
-    from salver.dialects.torchserve.registering import AtStart, HandlerStoreConfig
-    from salver.dialects.torchserve.rules import TorchServeRules
-    from salver.dialects.torchserve.view import TorchServeViewConfig
-    from salver.transport.doors import Kind
-
-#: Whose options and keys these are.
-VERSION: Final = "0.12.0"
 _ONLY_HERE: Final = "only this machine can connect; inference_address=http://0.0.0.0:8080 changes that"
 _NO_CPP: Final = "there is no C++ backend"
 _NO_JAVA: Final = "there is no Java"
 _NO_LOG4J: Final = "Log4j is not used; --log-level says what is logged, LOG_LOCATION where"
-_KEYS: Final = "key_file.json"
-_STARTED: Final = "Model server started."
 _MIB: Final = 1 << 20
-_MODES: Final[dict[str, "Mode"]] = {"log": "log", "prometheus": "prometheus", "legacy": "legacy"}
-_KINDS: Final[dict[str, "Kind"]] = {
+_MODES: Final[dict[str, Mode]] = {"log": "log", "prometheus": "prometheus", "legacy": "legacy"}
+_KINDS: Final[dict[str, Kind]] = {
     "torchserve-inference": "torchserve-inference",
     "torchserve-management": "torchserve-management",
     "torchserve-metrics": "torchserve-metrics",
@@ -53,79 +47,13 @@ _KINDS: Final[dict[str, "Kind"]] = {
 }
 
 
-def run(words: Sequence[str]) -> int:
-    """What ``torchserve`` would do; ``words`` follow its name."""
-    options = parse(words)
-    if options.verb == "version":
-        line(f"TorchServe Version is {VERSION}, as Salver {__version__} speaks it")
-        return 0
-    pid = background.running()
-    if options.verb == "stop":
-        return _stop(pid)
-    if pid is not None and pid != os.getpid():
-        line("TorchServe is already running, please use torchserve --stop to stop TorchServe.")
-        return 1
-    start = configure(options)
-    if not options.is_foreground:
-        background.launch(words)
-        return 0
-    from salver.running import serve
-
-    with background.noted():
-        return run_loop(
-            serve(
-                start.config,
-                lambda info: _announce(info, start),
-                start.notices,
-            )
-        )
-
-
-def _announce(info: "ReadyInfo", start: Start) -> None:
-    """Print the start-up block, and the line that TorchServe's launchers wait for."""
-    announce(info, json=start.json, remark=start.remark, log_file=start.config.log.file)
-    if not start.json:
-        line(_STARTED)
-        sys.stdout.flush()
-
-
-def without_compat(words: Sequence[str]) -> list[str]:
-    """What is left of a command line of ``salver serve --compat torchserve``.
-
-    >>> without_compat(["--compat", "torchserve", "--start"])
-    ['--start']
-    """
-    left = [word for word in words if not word.startswith("--compat=")]
-    if "--compat" in left:
-        at = left.index("--compat")
-        del left[at : at + 2]
-    return left
-
-
-def _stop(pid: int | None) -> int:
-    if pid is None:
-        line("TorchServe is not currently running.")
-        return 0
-    if not background.stop(pid):
-        line("Stopping TorchServe took too long.")
-        return 1
-    Path(_KEYS).unlink(missing_ok=True)
-    line("TorchServe has stopped.")
-    return 0
-
-
-def configure(options: Options, environment: Mapping[str, str] = os.environ) -> Start:
+def configure(options: Options, environment: Mapping[str, str] = os.environ) -> Startup:
     """What options, files and environment ask for.
 
     Raises:
         InvalidInput: one of them is wrong.
         Unsupported: it asks for what there is not here.
     """
-    from salver.app import ServeConfig
-    from salver.dialects.torchserve.snapshots import SnapshotConfig, last
-    from salver.features.tuning.profiles import default_state_dir
-    from salver.transport.access_check import ApiConfig, is_loopback
-
     logs = environment.get("LOG_LOCATION", "logs")
     folder = Path(logs) / "config"
     before = last(folder) if options.keeps_snapshots else None
@@ -143,26 +71,28 @@ def configure(options: Options, environment: Mapping[str, str] = os.environ) -> 
         state_dir=default_state_dir() if options.state_dir is None else options.state_dir,
         drain_delay=drain_delay(options.drain_delay, environment),
         exits_on_error=options.exits_on_error,
-        log=_log(options),
-        spans=otel.from_environment(environment),
         waits_for_models=True,
         readiness="whole",
-        handlers=_handlers(settings),
-        workflow_store=settings.text("workflow_store"),
-        torchserve=_rules(settings),
-        torchserve_view=_view(settings, options, logs, environment.get("METRICS_LOCATION", "logs")),
-        snapshots=SnapshotConfig(str(folder), _written(settings)) if options.keeps_snapshots else None,
-        hides=settings.text("blacklist_env_vars"),
-        first_worker=settings.number("initial_worker_port"),
+        tables={
+            "torchserve": TorchServeConfig(
+                _rules(settings),
+                _view(settings, options, logs, environment.get("METRICS_LOCATION", "logs")),
+                SnapshotConfig(str(folder), _written(settings)) if options.keeps_snapshots else None,
+                _handlers(settings),
+                settings.text("blacklist_env_vars"),
+                settings.number("initial_worker_port"),
+                settings.text("workflow_store"),
+            ),
+            "log": {"level": options.log_level},
+            "tracing": otel.from_environment(environment),
+        },
     )
     notices = (*settings.notices, *_notices(options), *otel.notices(environment))
-    return Start(config, notices, _ONLY_HERE if is_loopback(first.host) else "", options.json)
+    return Startup(config, notices, _ONLY_HERE if is_loopback(first.host) else "", options.json)
 
 
-def _fronts(settings: Settings, grace: float) -> list["FrontConfig"]:
+def _fronts(settings: Settings, grace: float) -> list[FrontConfig]:
     """Ports for REST, one where several have the same address, and both for gRPC."""
-    from salver.app import FrontConfig
-
     together: dict[Address, list[str]] = {}
     for surface in ("inference", "management", "metrics"):
         if surface != "metrics" or settings.is_on("enable_metrics_api"):
@@ -200,8 +130,6 @@ def _fronts(settings: Settings, grace: float) -> list["FrontConfig"]:
 
 def _pem(settings: Settings) -> tuple[str, str]:
     """Certificate and key."""
-    from salver.dialects.torchserve.keystore import pem_files
-
     if store := settings.text("keystore"):
         return pem_files(store, settings.text("keystore_pass"))
     files = settings.text("certificate_file"), settings.text("private_key_file")
@@ -216,13 +144,8 @@ def _pem(settings: Settings) -> tuple[str, str]:
     return files
 
 
-def _handlers(settings: Settings) -> "HandlerStoreConfig":
+def _handlers(settings: Settings) -> HandlerStoreConfig:
     """Which models are loaded, and what may be registered."""
-    from salver.dialects.torchserve.archive_store import ShelfConfig
-    from salver.dialects.torchserve.engine.gpus import count_gpus
-    from salver.dialects.torchserve.model_settings import parse as parse_models
-    from salver.dialects.torchserve.registering import HandlerStoreConfig
-
     store = settings.text("model_store")
     if not store:
         raise InvalidInput("Missing mandatory parameter --model-store")
@@ -258,11 +181,8 @@ def _handlers(settings: Settings) -> "HandlerStoreConfig":
     )
 
 
-def _models(settings: Settings) -> tuple[tuple["AtStart", ...], bool]:
+def _models(settings: Settings) -> tuple[tuple[AtStart, ...], bool]:
     """Those that are loaded at the start; and are it all of the store?"""
-    from salver.dialects.torchserve.model_settings import parse as parse_models
-    from salver.dialects.torchserve.registering import AtStart, name_of, of_snapshot
-
     if told := settings.object("model_snapshot"):
         return of_snapshot(parse_models(json.dumps(told.get("models", {})), "model_snapshot")), False
     said = settings.text("load_models")
@@ -276,12 +196,10 @@ def _models(settings: Settings) -> tuple[tuple["AtStart", ...], bool]:
     return tuple(found), False
 
 
-def _rules(settings: Settings) -> "TorchServeRules":
-    from salver.dialects.torchserve.rules import TokenRules, TorchServeRules
-
+def _rules(settings: Settings) -> TorchServeRules:
     wants_tokens = not settings.is_on("disable_token_authorization")
     return TorchServeRules(
-        tokens=TokenRules(_KEYS, settings.float("token_expiration_min")) if wants_tokens else None,
+        tokens=TokenRules(KEY_FILE, settings.float("token_expiration_min")) if wants_tokens else None,
         may_change=settings.is_on("enable_model_api"),
         max_request=settings.number("max_request_size"),
         max_response=settings.number("max_response_size"),
@@ -299,27 +217,16 @@ def _rules(settings: Settings) -> "TorchServeRules":
     )
 
 
-def _view(settings: Settings, options: Options, logs: str, metrics: str) -> "TorchServeViewConfig":
+def _view(settings: Settings, options: Options, logs: str, metrics: str) -> TorchServeViewConfig:
     """Metrics and log files."""
-    from salver.dialects.torchserve.logs import TorchServeLogConfig
-    from salver.dialects.torchserve.metrics import TorchServeMetricsConfig
-    from salver.dialects.torchserve.metrics_yaml import USUAL, read
-    from salver.dialects.torchserve.view import TorchServeViewConfig
-
     file = settings.text("metrics_config")
     named = TorchServeMetricsConfig(
         _MODES[settings.text("metrics_mode").lower()],
-        read(file) if file else USUAL,
+        read_metrics(file) if file else USUAL,
         settings.is_on("model_metrics_auto_detect"),
         0.0 if settings.is_on("disable_system_metrics") else settings.number("metric_time_interval"),
     )
     return TorchServeViewConfig(named if options.has_metrics else None, TorchServeLogConfig(logs, metrics))
-
-
-def _log(options: Options) -> "LogConfig":
-    from salver.app import LogConfig
-
-    return LogConfig(options.log_level)
 
 
 def _written(settings: Settings) -> dict[str, str]:

@@ -11,6 +11,10 @@ from typing import Final, Literal
 import msgspec
 
 PROGRAM: Final = "salver torchserve"
+#: Version of TorchServe whose options and keys these are.
+VERSION: Final = "0.12.0"
+#: File of the keys, in the folder in which the server starts.
+KEY_FILE: Final = "key_file.json"
 Verb = Literal["start", "stop", "version"]
 #: Options without an effect here, and why.
 IGNORED: Final = {

@@ -27,7 +27,7 @@ from salver.dialects.torchserve.predict import Asking, Prediction
 from salver.dialects.torchserve.rules import TorchServeRules
 from salver.dialects.torchserve.tokens import SCOPES, TokenKeys
 from salver.dialects.torchserve.tokens import Scope as KeyScope
-from salver.features.telemetry.exposition import PLAIN, chosen
+from salver.encoding.exposition import PLAIN, chosen
 from salver.kernel.serving.standing import CLASS_HEADER, PRIORITY_HEADER, from_headers
 from salver.transport.access_check import LOCAL, Access
 from salver.transport.calls import Reception, is_shutting_down, join_trace, take_traits

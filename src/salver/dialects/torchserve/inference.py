@@ -8,8 +8,9 @@ from collections.abc import Mapping
 
 from salver.dialects.torchserve.bodies import form
 from salver.dialects.torchserve.faults import no_model
+from salver.dialects.torchserve.flags import VERSION
 from salver.dialects.torchserve.json_layout import TorchServeReply, replied, status_of
-from salver.dialects.torchserve.openapi import VERSION, of_model
+from salver.dialects.torchserve.openapi import of_model
 from salver.dialects.torchserve.operation_calls import Method, Request
 from salver.transport.effects import reads
 from salver.transport.ports import Handlers

@@ -15,7 +15,7 @@ from typing import BinaryIO, Final
 
 import msgspec
 
-from salver.features.telemetry.logs import escape
+from salver.encoding.escaping import escape
 from salver.words.errors import InvalidInput
 from salver.words.events import Answered, Event
 

@@ -19,8 +19,8 @@ from prometheus_client.registry import Collector
 
 from salver.dialects.torchserve.metric_lines import Frame, Written, parse
 from salver.dialects.torchserve.metrics_yaml import HOSTNAME, USUAL, MetricsYaml, Spec
-from salver.dialects.triton.metrics import COUNTER
-from salver.features.telemetry.logs import escape
+from salver.encoding.escaping import escape
+from salver.encoding.exposition import COUNTER
 from salver.stats.histogram import Histogram
 from salver.words.events import Answered, Event, Served, WorkerReady
 from salver.words.messages import ModelId

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from salver.backends.discovery import recogniser
+from salver.backends.installed import is_installed
 from salver.backends.protocol import ArtifactKind
-from salver.cli.machine import is_installed
 from salver.dialects.torchserve.archive import Described, describe
 from salver.dialects.torchserve.archive_files import read_text
 from salver.dialects.torchserve.model_yaml import read_keys

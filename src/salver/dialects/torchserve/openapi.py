@@ -9,8 +9,8 @@ Pure.
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
-#: Whose interfaces these are, and what its clients ask for.
-VERSION: Final = "0.12.0"
+from salver.dialects.torchserve.flags import VERSION
+
 _ABOUT: Final = "TorchServe is a flexible and easy to use tool for serving deep learning models"
 _TEXT: Final = {"type": "string"}
 _BYTES: Final = {"type": "string", "format": "binary"}

@@ -6,34 +6,29 @@ means stands in ``triton_flags.py``.
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Final, Literal
 
 import msgspec
 
-from salver.cli.compat_flags import NO, YES, Given, Start, serve_as
-from salver.dialects.clouds import environment as clouds
+from salver.configuration import HeaderConfig, ServeConfig, Startup
 from salver.dialects.triton import openai_flags as openai
+from salver.dialects.triton import platform_flags as platforms
+from salver.dialects.triton.config.pbtxt import FILE
 from salver.dialects.triton.flags import PYTHON_SETTINGS, TRITON
-from salver.features.telemetry import otel
-from salver.terminal.options import drain_delay, resources_of
-from salver.words.errors import InvalidInput, Unsupported
-
-if TYPE_CHECKING:
-    from salver.app import FrontConfig, HeaderConfig, LogConfig
-    from salver.dialects.triton.metrics import TritonMetricsConfig
-    from salver.dialects.triton.trace_settings import TraceConfig
-    from salver.features.cache import CacheConfig
-    from salver.features.telemetry.otlp import SpanConfig
-    from salver.kernel.lifecycle.config import LifecycleConfig
-    from salver.kernel.repository import RepositoryConfig
+from salver.dialects.triton.metrics import TritonMetricsConfig
+from salver.dialects.triton.trace_flags import trace_of, tracing_of
+from salver.kernel.lifecycle.config import LifecycleConfig
+from salver.kernel.repository import RepositoryConfig
+from salver.terminal.options import cache_of, default_state_dir, drain_delay, resources_of
+from salver.terminal.server_flags import NO, YES, ParsedFlags
+from salver.transport.access_check import ApiConfig
+from salver.transport.cors import check_origin
+from salver.transport.restrict import parse
+from salver.transport.server import FrontConfig
+from salver.words.errors import InvalidInput
 
 _LOCAL: Final = "127.0.0.1"
 _LEVELS: Final = {"none": 0, "low": 1, "medium": 6, "high": 9}
-_OTEL: Final = "opentelemetry,"
-_TRACE_MODES: Final[dict[str, Literal["triton", "opentelemetry"]]] = {
-    "triton": "triton",
-    "opentelemetry": "opentelemetry",
-}
 _EVERY: Final = "0.0.0.0"
 _SPOKEN: Final = {"http": "HTTP", "grpc": "GRPC", "openai": "OpenAI", "vertex-ai": "Vertex AI"}
 _ONLY_HERE: Final = (
@@ -47,16 +42,11 @@ _MODES: Final[dict[str, Literal["none", "poll", "explicit"]]] = {
 }
 _DEFAULT_ROWS: Final = 4  # of a batch, where a model's configuration leaves it to its backend
 _BACKENDS: Final = {"onnxruntime": "onnx", "pytorch": "torch"}
-_SWITCHED: Final[tuple[Literal["info", "warning", "error"], ...]] = ("info", "warning", "error")
-_ACCESS: Final[dict[str, Literal["off", "errors", "all"]]] = {"off": "off", "errors": "errors", "all": "all"}
+_SWITCHED: Final = ("info", "warning", "error")
+_ACCESS: Final = ("off", "errors", "all")
 
 
-def serve(words: Sequence[str]) -> int:
-    """Serve as tritonserver would; ``words`` follow ``serve``."""
-    return serve_as(TRITON, words, configure)
-
-
-def configure(words: Sequence[str], environment: Mapping[str, str] = os.environ) -> Start:
+def configure(words: Sequence[str], environment: Mapping[str, str] = os.environ) -> Startup:
     """What tritonserver's flags ask for.
 
     Args:
@@ -66,10 +56,6 @@ def configure(words: Sequence[str], environment: Mapping[str, str] = os.environ)
         InvalidInput: a flag or its value is wrong.
         Unsupported: it asks for what Salver does otherwise.
     """
-    from salver.app import ServeConfig
-    from salver.features.tuning.profiles import default_state_dir
-    from salver.transport.access_check import ApiConfig
-
     given, platform_notices = _with_platforms(words, environment)
     first, *more = _fronts(given, environment)
     mode = given.text("model-control-mode", "none")
@@ -78,7 +64,7 @@ def configure(words: Sequence[str], environment: Mapping[str, str] = os.environ)
     load = given.all("load-model")
     if load and mode != "explicit":
         raise InvalidInput("--load-model needs --model-control-mode=explicit")
-    trace = _trace(given)
+    trace = trace_of(given)
     most_bytes = given.number("http-max-input-size", 64 << 20)
     if most_bytes < 1:
         raise InvalidInput("--http-max-input-size must be greater than 0")
@@ -102,18 +88,20 @@ def configure(words: Sequence[str], environment: Mapping[str, str] = os.environ)
         drain_delay=drain_delay(given.text("drain-delay") or None, environment),
         exits_on_error=given.is_on("exit-on-error", True),
         allow_client_shm=given.is_on("allow-client-shm", False),
-        triton_metrics=_metrics(given.all("metrics-config")),
-        log=_log(given),
-        response_cache=_cache(given),
         grpc_compression=_compression(given.text("grpc-infer-response-compression-level", "none")),
-        trace=trace,
-        spans=_spans(given, trace, environment),
         keeps_timeouts=False,
         ignores_surplus=True,
         resources=_resources(given),
         repository=_repository(given),
         lifecycle=_lifecycle(given),
-        voice=openai.voice(given),
+        tables={
+            "metrics": _metrics(given.all("metrics-config")),
+            "log": _log(given),
+            "cache": _cache(given),
+            "trace": trace,
+            "tracing": tracing_of(given, trace, environment),
+            "openai": openai.voice(given),
+        },
     )
     notices = platform_notices + given.without_effect()
     notices += [
@@ -123,49 +111,44 @@ def configure(words: Sequence[str], environment: Mapping[str, str] = os.environ)
         if "default-max-batch-size=" not in setting
     ]
     is_local = not any(name in given for name in ("http-address", "grpc-address", "metrics-address", "host"))
-    return Start(config, tuple(notices), _ONLY_HERE if is_local else "", given.is_on("json", False))
+    return Startup(config, tuple(notices), _ONLY_HERE if is_local else "", given.is_on("json", False))
 
 
-def _with_platforms(words: Sequence[str], environment: Mapping[str, str]) -> tuple[Given, list[str]]:
+def _with_platforms(words: Sequence[str], environment: Mapping[str, str]) -> tuple[ParsedFlags, list[str]]:
     """With what the environment of SageMaker or Vertex AI adds, and what it says without effect; and in
     tritonserver's words what those of the OpenAI front end ask.
     """
-    given = Given(words, TRITON)
+    given = ParsedFlags(words, TRITON)
     if stands_for := openai.words_of(given):
         words = [*stands_for, *words]
-        given = Given(words, TRITON)
+        given = ParsedFlags(words, TRITON)
     has_repository = "model-repository" in given or "model-store" in given
     more: list[str] = []
     notices: list[str] = []
     if given.is_on("allow-sagemaker", False):
-        found = clouds.from_sagemaker(environment, has_repository=has_repository)
+        found = platforms.from_sagemaker(environment, has_repository=has_repository)
         more, notices = found
-    if given.is_on("allow-vertex-ai", clouds.is_on_vertex(environment)):
-        found = clouds.from_vertex(environment, has_repository=has_repository)
+    if given.is_on("allow-vertex-ai", platforms.is_on_vertex(environment)):
+        found = platforms.from_vertex(environment, has_repository=has_repository)
         more = ["--allow-vertex-ai=true", *more, *found.words]
-    return (Given([*more, *words], TRITON) if more else given), notices
+    return (ParsedFlags([*more, *words], TRITON) if more else given), notices
 
 
-def _paths(given: Given) -> tuple[str, ...]:
+def _paths(given: ParsedFlags) -> tuple[str, ...]:
     paths = given.all("model-repository") + given.all("model-store")
     if not paths and not given.is_on("allow-sagemaker", False):
         raise InvalidInput("no model repository is given", fix="Say: --model-repository=FOLDER")
     return paths
 
 
-def _lifecycle(given: Given) -> "LifecycleConfig":
-    from salver.kernel.lifecycle.config import LifecycleConfig
-
+def _lifecycle(given: ParsedFlags) -> LifecycleConfig:
     return LifecycleConfig(
         max(given.number("model-load-thread-count", 4), 1), given.number("model-load-retry-count", 0)
     )
 
 
-def _repository(given: Given) -> "RepositoryConfig":
+def _repository(given: ParsedFlags) -> RepositoryConfig:
     """Return how models are found, and what stands in for their configurations."""
-    from salver.dialects.triton.config.pbtxt import FILE
-    from salver.kernel.repository import RepositoryConfig
-
     rows = dict.fromkeys(("onnx", "tensorflow", "openvino"), _DEFAULT_ROWS)
     for setting in given.all("backend-config"):
         backend, _, words = setting.rpartition(",")
@@ -187,11 +170,8 @@ def _repository(given: Given) -> "RepositoryConfig":
     )
 
 
-def _fronts(given: Given, environment: Mapping[str, str]) -> list["FrontConfig"]:
+def _fronts(given: ParsedFlags, environment: Mapping[str, str]) -> list[FrontConfig]:
     """HTTP, gRPC, the platforms and metrics, as far as they are allowed."""
-    from salver.app import FrontConfig
-    from salver.transport.cors import check_origin
-
     found = []
     grace = float(given.number("exit-timeout-secs", 30))
     http_address = given.text("http-address", _LOCAL)
@@ -238,31 +218,29 @@ def _fronts(given: Given, environment: Mapping[str, str]) -> list["FrontConfig"]
         address = given.text("metrics-address", http_address)
         port = given.port("metrics-port", 8002)
         found.append(FrontConfig(address, port, grace_seconds=grace, serves="metrics"))
-    clouds.check_ports(
+    platforms.check_ports(
         {_SPOKEN.get(f.serves, f.serves): f.port for f in found if f.serves != "sagemaker"},
         given.text("sagemaker-safe-port-range"),
     )
     return found
 
 
-def _platforms(given: Given, environment: Mapping[str, str], grace: float) -> list["FrontConfig"]:
+def _platforms(given: ParsedFlags, environment: Mapping[str, str], grace: float) -> list[FrontConfig]:
     """SageMaker and Vertex AI, which ask from outside of the container."""
-    from salver.app import FrontConfig
-
     found = []
     address = given.text("http-address", _EVERY)
     if given.is_on("allow-sagemaker", False):
         port = given.port("sagemaker-port", 8080)
-        door = clouds.sagemaker(environment)
+        door = platforms.sagemaker(environment)
         found.append(FrontConfig(address, port, grace_seconds=grace, serves="sagemaker", cloud=door))
     if given.is_on("allow-vertex-ai", False):
         port = given.port("vertex-ai-port", 8080)
-        aip = clouds.vertex(environment, given.text("vertex-ai-default-model"))
+        aip = platforms.vertex(environment, given.text("vertex-ai-default-model"))
         found.append(FrontConfig(address, port, grace_seconds=grace, serves="vertex-ai", cloud=aip))
     return found
 
 
-def _tls(given: Given) -> tuple[str, str, str]:
+def _tls(given: ParsedFlags) -> tuple[str, str, str]:
     """Certificate, key and the authority of callers' certificates."""
     is_mutual = given.is_on("grpc-use-ssl-mutual", False)
     if not is_mutual and not given.is_on("grpc-use-ssl", False):
@@ -275,16 +253,13 @@ def _tls(given: Given) -> tuple[str, str, str]:
     return certificate, key, "".join(authority)
 
 
-def _headers(given: Given, restricted: str, pattern: str) -> "HeaderConfig":
-    from salver.app import HeaderConfig
-    from salver.transport.restrict import parse
-
+def _headers(given: ParsedFlags, restricted: str, pattern: str) -> HeaderConfig:
     return HeaderConfig(
         tuple(parse(text, f"--{restricted}") for text in given.all(restricted)), given.text(pattern)
     )
 
 
-def _http_headers(given: Given) -> "HeaderConfig":
+def _http_headers(given: ParsedFlags) -> HeaderConfig:
     found = _headers(given, "http-restricted-api", "http-header-forward-pattern")
     more = openai.restrictions(given.all("openai-restricted-api"))
     return msgspec.structs.replace(found, restrictions=(*found.restrictions, *more))
@@ -299,64 +274,19 @@ def _compression(level: str) -> int:
     return _LEVELS[level]
 
 
-def _log(given: Given) -> "LogConfig":
-    from salver.app import LogConfig
-
+def _log(given: ParsedFlags) -> dict[str, object]:
     access = given.text("access-log", "off")
     if access not in _ACCESS:
         raise InvalidInput(f"--access-log {access!r} is not known", fix=f"One of {', '.join(_ACCESS)}.")
-    return LogConfig(
-        "debug" if given.number("log-verbose", 0) else "info",
-        "auto",
-        _ACCESS[access],
-        given.text("log-file"),
-        tuple(level for level in _SWITCHED if not given.is_on(f"log-{level}", True)),
-    )
+    return {
+        "level": "debug" if given.number("log-verbose", 0) else "info",
+        "access_log": access,
+        "file": given.text("log-file"),
+        "silenced": tuple(level for level in _SWITCHED if not given.is_on(f"log-{level}", True)),
+    }
 
 
-def _trace(given: Given) -> "TraceConfig":
-    """Of ``level=TIMESTAMPS``, ``triton,file=PATH`` and their like, and of the older flags."""
-    from salver.dialects.triton.trace_settings import TraceConfig
-
-    settings = [setting.removeprefix("triton,") for setting in given.all("trace-config")]
-    for name in ("file", "level", "rate", "count", "log-frequency"):
-        settings += [f"{name}={value}" for value in given.all(f"trace-{name}")]
-    found = TraceConfig()
-    for setting in settings:
-        name, _, value = setting.partition("=")
-        if name == "mode":
-            if value.lower() not in _TRACE_MODES:
-                raise InvalidInput(
-                    f"invalid value for trace mode option: {value}. "
-                    'Available options are "triton" and "opentelemetry"'
-                )
-            found = msgspec.structs.replace(found, mode=_TRACE_MODES[value.lower()])
-        elif name == "file":
-            found = msgspec.structs.replace(found, file=value)
-        elif name == "level":
-            found = msgspec.structs.replace(found, level=_level(value))
-        elif name in ("rate", "count", "log-frequency"):
-            if not (value.isascii() and value.removeprefix("-").isdigit()):
-                raise InvalidInput(f"--trace-config {setting!r}: the value is no whole number")
-            found = msgspec.structs.replace(found, **{name.replace("-", "_"): int(value)})
-        elif not name.startswith(_OTEL):
-            raise InvalidInput(
-                f"--trace-config: there is no setting {name!r}",
-                fix="One of mode, level, rate, count, triton,file, triton,log-frequency, opentelemetry,url.",
-            )
-    return found
-
-
-def _spans(given: Given, trace: "TraceConfig", environment: Mapping[str, str]) -> "SpanConfig | None":
-    """Of ``opentelemetry,url=URL`` and its like, in that mode."""
-    if trace.mode != "opentelemetry" or trace.level == "off":
-        return None
-    settings = [s.removeprefix(_OTEL) for s in given.all("trace-config") if s.startswith(_OTEL)]
-    pairs = [(name, value) for name, _, value in (setting.partition("=") for setting in settings)]
-    return otel.of_triton(pairs, trace.rate, trace.count, environment)
-
-
-def _resources(given: Given) -> dict[str, int] | None:
+def _resources(given: ParsedFlags) -> dict[str, int] | None:
     """What models share, where it is counted."""
     mode = given.text("rate-limit", "off")
     if mode not in ("off", "execution_count"):
@@ -367,28 +297,16 @@ def _resources(given: Given) -> dict[str, int] | None:
     return found if mode == "execution_count" else None
 
 
-def _level(value: str) -> Literal["off", "timestamps"]:
-    if value.upper() == "TENSORS":
-        raise Unsupported("traces hold no tensors", fix="Say level=TIMESTAMPS.")
-    if value.upper() not in ("OFF", "TIMESTAMPS", "MIN", "MAX"):  # the last two are older names
-        raise InvalidInput(f"there is no trace level {value!r}", fix="OFF or TIMESTAMPS.")
-    return "off" if value.upper() == "OFF" else "timestamps"
-
-
-def _cache(given: Given) -> "CacheConfig":
-    from salver.features.cache import parse
-
+def _cache(given: ParsedFlags) -> dict[str, object]:
     older = given.text("response-cache-byte-size", "0")
     if older != "0" and "cache-config" in given:
         raise InvalidInput("--response-cache-byte-size and --cache-config do not go together")
     words = given.all("cache-config") or ((f"local,size={older}",) if older != "0" else ())
-    return parse(words, "--cache-config")
+    return cache_of(words, "--cache-config")
 
 
-def _metrics(settings: Sequence[str]) -> "TritonMetricsConfig":
+def _metrics(settings: Sequence[str]) -> TritonMetricsConfig:
     """Of ``counter_latencies=true`` and its like."""
-    from salver.dialects.triton.metrics import TritonMetricsConfig
-
     found = TritonMetricsConfig()
     for setting in settings:
         name, equals, value = setting.partition("=")

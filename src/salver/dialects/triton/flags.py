@@ -6,10 +6,10 @@ of tritonserver 2.71.
 
 from typing import Final
 
-from salver.cli.compat_flags import Dialect, Type
+from salver.terminal.server_flags import CommandLine, FlagType
 
 #: Flags with an effect: what they take, and a line for --help.
-USED: Final[dict[str, tuple[Type, str]]] = {
+USED: Final[dict[str, tuple[FlagType, str]]] = {
     "id": ("text", "name in server metadata (triton)"),
     "exit-timeout-secs": ("int", "for requests in flight when the server stops (30)"),
     "model-repository": ("text", "folder of models, or s3://, gs:// or as:// URL of one; may be repeated"),
@@ -75,7 +75,7 @@ USED: Final[dict[str, tuple[Type, str]]] = {
 }
 
 #: Flags of Triton's OpenAI front end with an effect; one of them opens its port.
-OPENAI: Final[dict[str, tuple[Type, str]]] = {
+OPENAI: Final[dict[str, tuple[FlagType, str]]] = {
     "openai-port": ("int", "port of OpenAI's routes (9000)"),
     "host": ("text", "address of every port (127.0.0.1)"),
     "tokenizer": ("text", "local folder of a tokenizer: its chat template, and counts of tokens"),
@@ -97,7 +97,7 @@ _FIXED = "the front has limits of its own"
 _METRICS = "all of Salver's metrics are always counted, and read when asked for"
 
 #: Flags without an effect here, and why.
-IGNORED: Final[dict[str, tuple[Type, str]]] = {
+IGNORED: Final[dict[str, tuple[FlagType, str]]] = {
     "enable-peer-access": ("bool", _NO_GPU),
     "http-thread-count": ("int", _ALWAYS),
     "grpc-infer-thread-count": ("int", _ALWAYS),
@@ -140,7 +140,7 @@ PYTHON_SETTINGS: Final[dict[str, str]] = {
 }
 
 #: Flags of ``salver serve`` itself that go with tritonserver's.
-OWN: Final[dict[str, tuple[Type, str]]] = {
+OWN: Final[dict[str, tuple[FlagType, str]]] = {
     "trust-pickle": (
         "switch",
         "allow pickle and joblib files, and requests to bring models of any format",
@@ -161,7 +161,7 @@ OWN: Final[dict[str, tuple[Type, str]]] = {
     "json": ("switch", "print the start-up block as a JSON object"),
 }
 
-TRITON: Final = Dialect(
+TRITON: Final = CommandLine(
     "triton",
     "tritonserver",
     {**USED, **OPENAI},

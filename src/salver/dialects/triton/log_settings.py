@@ -5,11 +5,11 @@ debugging while the verbose level is above 0. A line's time is in ISO 8601 whate
 """
 
 import logging
+from collections.abc import Callable
 
 import msgspec
 
 from salver.dialects.triton.settings import LogChange, LogSettings
-from salver.features.telemetry.logs import LogConfig, let_through
 from salver.words.errors import Unsupported
 
 
@@ -17,13 +17,17 @@ class Switches:
     """The settings in force.
 
     Args:
-        config: As the log was configured when the server started.
+        file: Takes the log; empty = standard error does.
+        levels: Those that are logged from the start.
+        let_through: Changes them; returns False where the log is not this server's own.
     """
 
-    def __init__(self, config: LogConfig) -> None:
-        levels = config.levels()
+    def __init__(
+        self, file: str, levels: frozenset[int], let_through: Callable[[frozenset[int]], bool]
+    ) -> None:
+        self._let_through = let_through
         self._settings = LogSettings(
-            config.file,
+            file,
             logging.INFO in levels,
             logging.WARNING in levels,
             logging.ERROR in levels,
@@ -40,7 +44,7 @@ class Switches:
             Unsupported: the log is that of a program around us.
         """
         settings = msgspec.structs.replace(self._settings, **change)
-        if settings != self._settings and not let_through(_levels(settings)):
+        if settings != self._settings and not self._let_through(_levels(settings)):
             raise Unsupported(
                 "the log belongs to the program that embeds this server", fix="Change it there."
             )

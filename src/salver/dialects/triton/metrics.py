@@ -16,8 +16,8 @@ import msgspec
 from prometheus_client import Metric
 
 from salver.dialects.triton.config_view import FIRST_RESPONSE
-from salver.features.cache import CacheUse
-from salver.kernel.serving.present import Load, Present
+from salver.encoding.exposition import COUNTER
+from salver.kernel.serving.present import CacheUse, Load, Present
 from salver.stats.histogram import DURATION_BOUNDS, Histogram
 from salver.words.events import BatchRan, Served
 from salver.words.messages import State, Timing, VersionStatus
@@ -34,9 +34,6 @@ _REASONS: Final = {
 _PHASES: Final = ("request", "queue", "compute_input", "compute_infer", "compute_output")
 _Pair = tuple[str, str]
 Tags = Mapping[_Pair, Mapping[str, str]]
-#: Prometheus' text calls them counters; OpenMetrics knows no counter whose name ends otherwise than in
-#: ``_total``, and calls them unknown.
-COUNTER: Final = "unknown"
 
 
 class TritonMetricsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

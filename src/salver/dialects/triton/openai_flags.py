@@ -1,23 +1,25 @@
-"""What do the flags of Triton's OpenAI front end ask of ``salver serve --compat triton`` (TR-V7)?
+"""Flags of Triton's OpenAI front end, under ``salver serve --compat triton`` (TR-V7). Pure.
 
-There it is a program of its own, ``openai_frontend/main.py``; here its flags go with tritonserver's. Pure.
+Triton has a program of its own for it, ``openai_frontend/main.py``; here its flags go with tritonserver's.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final, Literal, Protocol
+from typing import Final
 
 from salver.dialects.triton.flags import OPENAI
+from salver.terminal.server_flags import ParsedFlags
+from salver.transport.restrict import Restriction, parse_openai
 from salver.words.errors import InvalidInput
 
-if TYPE_CHECKING:
-    from salver.dialects.openai.voices import VoiceConfig
-    from salver.transport.restrict import Restriction
-
-_PARSERS: Final[dict[str, Literal["", "llama3", "mistral"]]] = {
-    "": "",
-    "llama3": "llama3",
-    "mistral": "mistral",
+_PARSERS: Final = ("", "llama3", "mistral")
+#: Keys of the table ``openai`` and their flags.
+_TEXTS: Final = {
+    "template": "chat-template",
+    "tokenizer": "tokenizer",
+    "tools": "tool-call-parser",
+    "lora_separator": "lora-separator",
 }
+_NUMBERS: Final = {"max_call_bytes": "max-tool-call-parse-bytes", "max_tokens": "default-max-tokens"}
 #: Its flag -> tritonserver's for the same.
 _ALIASES: Final = {
     "kserve-http-port": ("http-port",),
@@ -33,31 +35,13 @@ _OTHERS: Final = {
 }
 
 
-class Flags(Protocol):
-    """The flags of a command line."""
-
-    def __contains__(self, name: str) -> bool: ...
-
-    def all(self, name: str) -> tuple[str, ...]:
-        """Each value of one that may be repeated."""
-        ...
-
-    def text(self, name: str, default: str = "") -> str:
-        """Its last value."""
-        ...
-
-    def is_on(self, name: str, default: bool) -> bool:
-        """Of one that is true or false."""
-        ...
-
-
-def is_front(given: Flags) -> bool:
-    """Is its port to be opened? So it is where one of its flags is given."""
+def is_front(given: ParsedFlags) -> bool:
+    """Return True if its port is to be opened: one of its flags is given."""
     return given.is_on("allow-openai", any(name in given for name in OPENAI))
 
 
-def words_of(given: Flags) -> list[str]:
-    """The words of tritonserver's command line that its flags stand for.
+def words_of(given: ParsedFlags) -> list[str]:
+    """Return the words of tritonserver's command line that its flags stand for.
 
     Without ``--enable-kserve-frontends`` its port is the only one, unless others are asked for, or it is by
     ``--allow-openai``, which is none of its flags.
@@ -74,35 +58,29 @@ def words_of(given: Flags) -> list[str]:
     return words
 
 
-def voice(given: Flags) -> "VoiceConfig":
-    """How models are spoken to.
+def voice(given: ParsedFlags) -> dict[str, object]:
+    """Return the table ``openai``: how models are spoken to.
 
     Raises:
         InvalidInput: there is no such parser of calls.
     """
-    from salver.dialects.openai.voices import VoiceConfig
-
     parser = given.text("tool-call-parser")
     if parser not in _PARSERS:
         raise InvalidInput(f"--tool-call-parser {parser!r} is not known", fix="One of llama3, mistral.")
-    return VoiceConfig(
-        given.text("chat-template"),
-        given.text("tokenizer"),
-        _PARSERS[parser],
-        int(given.text("max-tool-call-parse-bytes", str(VoiceConfig().max_call_bytes))),
-        int(given.text("default-max-tokens", str(VoiceConfig().max_tokens))),
-        given.text("lora-separator"),
-    )
+    texts = {key: given.text(flag) for key, flag in _TEXTS.items() if flag in given}
+    numbers = {key: given.number(flag, 0) for key, flag in _NUMBERS.items() if flag in given}
+    return {**texts, **numbers}
 
 
-def restrictions(values: Sequence[str]) -> "list[Restriction]":
-    """Of ``--openai-restricted-api GROUP,GROUP HEADER VALUE``, each value being three lines.
+def restrictions(values: Sequence[str]) -> list[Restriction]:
+    """Return the restrictions of ``--openai-restricted-api GROUP,GROUP HEADER VALUE``.
+
+    Args:
+        values: Each three lines: groups, header, value.
 
     Raises:
         InvalidInput: there is no such group.
     """
-    from salver.transport.restrict import parse_openai
-
     found = []
     for value in values:
         groups, header, secret = value.split("\n")

@@ -4,7 +4,7 @@ Answers that may be given again, by what was asked. It knows no model and no que
 key is, and what it is worth keeping.
 """
 
-from salver.features.cache.config import CacheConfig, parse
-from salver.features.cache.ports import CacheFacts, CacheUse, Measured, ResponseCache
+from salver.features.cache.config import CacheConfig
+from salver.features.cache.ports import Measured, ResponseCache
 
-__all__ = ["CacheConfig", "CacheFacts", "CacheUse", "Measured", "ResponseCache", "parse"]
+__all__ = ["CacheConfig", "Measured", "ResponseCache"]

@@ -12,9 +12,10 @@ from typing import Protocol
 
 import msgspec
 
-from salver.features.cache import CacheUse, Measured, ResponseCache
+from salver.features.cache import Measured, ResponseCache
 from salver.features.cache.key import key_of, owner_of
 from salver.features.cache.packing import pack, size_of, unpack
+from salver.kernel.serving.present import CacheUse
 from salver.words.messages import ANYBODY, InferRequest, InferResponse, ModelId, Standing, Timing
 
 _LOG = logging.getLogger("salver.features.cache")

@@ -21,34 +21,6 @@ class CacheConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     options: Mapping[str, str] = {}
 
 
-def parse(words: Iterable[str], flag: str) -> CacheConfig:
-    """What ``local,size=1048576`` and its like ask for; several of one cache add up.
-
-    Args:
-        flag: How the words were given, for messages.
-
-    Raises:
-        InvalidInput: they ask for two caches, or make no sense.
-
-    >>> parse(["redis,host=a", "redis,port=6379"], "--response-cache")
-    CacheConfig(name='redis', options={'host': 'a', 'port': '6379'})
-    """
-    found, options = "", {}
-    for word in words:
-        name, *settings = word.split(",")
-        if not name or "=" in name:
-            raise InvalidInput(f"{flag} {word!r} names no cache", fix="As local,size=64m.")
-        if found not in ("", name):
-            raise InvalidInput(f"{flag}: there is one cache, and not both {found!r} and {name!r}")
-        found = name
-        for setting in settings:
-            key, equals, value = setting.partition("=")
-            if not key or not equals:
-                raise InvalidInput(f"{flag} {word!r}: {setting!r} is no setting", fix="Write KEY=VALUE.")
-            options[key] = value
-    return CacheConfig(found, options)
-
-
 def only(options: Mapping[str, str], cache: str, known: Iterable[str]) -> None:
     """Refuse settings that a cache does not have.
 

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from typing import Final
 
 from salver.features.cache.config import byte_size, only
-from salver.features.cache.ports import KEY_BYTES, CacheFacts
+from salver.features.cache.ports import KEY_BYTES
+from salver.kernel.serving.present import CacheFacts
 from salver.words.errors import InvalidInput
 
 #: What an entry takes beside its value: the key, two objects and their places in the table.

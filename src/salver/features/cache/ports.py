@@ -2,7 +2,7 @@
 
 from typing import Final, Protocol, runtime_checkable
 
-import msgspec
+from salver.kernel.serving.present import CacheFacts
 
 #: Bytes of a key, and of its beginning, which all keys of one owner (a loaded version) share.
 KEY_BYTES: Final = 32
@@ -38,34 +38,6 @@ class ResponseCache(Protocol):
     async def close(self) -> None:
         """Let go of connections; called once."""
         ...
-
-
-class CacheFacts(msgspec.Struct, frozen=True):
-    """What a cache holds now.
-
-    Attributes:
-        utilization: Share of its room that is taken, from 0 to 1.
-        evictions: Values that had to go for others, since the start.
-    """
-
-    entries: int
-    utilization: float
-    evictions: int
-
-
-class CacheUse(msgspec.Struct, frozen=True):
-    """What a server's cache was asked, since the start.
-
-    Attributes:
-        lookup_seconds, insert_seconds: All together.
-        facts: What it holds, where it can say.
-    """
-
-    hits: int
-    misses: int
-    lookup_seconds: float
-    insert_seconds: float
-    facts: CacheFacts | None = None
 
 
 @runtime_checkable

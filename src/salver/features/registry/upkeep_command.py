@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from salver.features.registry.command_options import USUAL, Where, Why, new_id, run
-from salver.terminal.options import Json
+from salver.terminal.options import Json, default_state_dir
 from salver.terminal.output import line, listed, record
 from salver.words.errors import InvalidInput
 
@@ -26,7 +26,7 @@ def inspector(state_dir: str | None, *, trust_pickle: bool, loads: bool) -> "Ins
     from salver.backends.trial import try_load
     from salver.dialects.formats import formats
     from salver.features.registry.inspecting import Inspector
-    from salver.features.tuning.profiles import ProfileStore, default_state_dir
+    from salver.features.tuning.profiles import ProfileStore
 
     def tries(manifest: "Manifest") -> "Signature":
         return try_load(manifest, trust_pickle=trust_pickle, timeout=_LOAD_SECONDS)

@@ -20,6 +20,7 @@ import orjson
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from salver.encoding.escaping import escape
 from salver.words.errors import InvalidInput
 
 #: A warning or error is written this often within :data:`WINDOW_SECONDS`, then held back.
@@ -28,20 +29,6 @@ WINDOW_SECONDS = 10.0
 _REMEMBERED = 256
 #: From the least severe to the most.
 LEVELS: Final = ("debug", "info", "warning", "error")
-
-#: C0 and C1 controls, DEL, line and paragraph separators, and the marks that reorder text.
-_ESCAPES = {
-    code: f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
-    for code in (
-        *range(0x20),
-        *range(0x7F, 0xA0),
-        0x2028,
-        0x2029,
-        *range(0x202A, 0x202F),
-        *range(0x2066, 0x206A),
-    )
-} | {0x09: "\\t", 0x0A: "\\n", 0x0D: "\\r"}
-_ESCAPES_IN_TRACEBACK = {code: text for code, text in _ESCAPES.items() if code != 0x0A}
 
 
 class LogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -68,20 +55,6 @@ class LogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The levels that are logged, as :func:`let_through` takes them."""
         logged = (level for level in LEVELS[LEVELS.index(self.level) :] if level not in self.silenced)
         return frozenset(getattr(logging, level.upper()) for level in logged)
-
-
-def escape(text: str) -> str:
-    r"""The text with control characters written out.
-
-    >>> escape("a\nb\x1b[31m")
-    'a\\nb\\x1b[31m'
-    """
-    return _encodable(text.translate(_ESCAPES))
-
-
-def _encodable(text: str) -> str:
-    """Lone surrogates, as they come from undecodable bytes, written out."""
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def configure(
@@ -222,7 +195,7 @@ _to_record: Processor = structlog.stdlib.ProcessorFormatter.wrap_for_formatter
 def _escape_values(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     for key, value in event.items():
         if key in ("exception", "stack"):
-            event[key] = _encodable(str(value).translate(_ESCAPES_IN_TRACEBACK))
+            event[key] = escape(str(value), keeps_lines=True)
         elif not isinstance(value, bool | int | float | None):
             event[key] = escape(str(value))
     return event

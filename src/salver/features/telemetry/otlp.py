@@ -33,7 +33,7 @@ class SpanConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where spans go, and how many at a time. The batch's settings are OpenTelemetry's.
 
     Attributes:
-        url: ``http://`` or ``https://``, with the path (``/v1/traces``).
+        url: ``http://`` or ``https://``, with the path (``/v1/traces``); empty = spans go nowhere.
         resource: Whose spans they are.
         headers: Sent along, such as a secret.
         rate: One request in so many that no trace came with; 0 = none of them.
@@ -44,7 +44,7 @@ class SpanConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         timeout_s: Of one request.
     """
 
-    url: str
+    url: str = ""
     resource: tuple[tuple[str, Value], ...] = (("service.name", "salver"),)
     headers: tuple[tuple[str, str], ...] = ()
     rate: int = 1
@@ -56,7 +56,7 @@ class SpanConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         """Raises InvalidInput where a value makes no sense."""
-        if not self.url.startswith(("http://", "https://")):
+        if self.url and not self.url.startswith(("http://", "https://")):
             raise InvalidInput(
                 f"spans cannot go to {self.url!r}", fix="Give the URL, as http://localhost:4318/v1/traces."
             )

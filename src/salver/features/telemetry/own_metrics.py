@@ -14,7 +14,7 @@ from typing import Final, Literal
 from prometheus_client import Metric
 
 from salver.backends.callbacks import Series
-from salver.dialects.triton.metrics import COUNTER
+from salver.encoding.exposition import COUNTER
 from salver.stats.histogram import Histogram
 from salver.words.errors import Conflict, InvalidInput, Overloaded
 

@@ -28,17 +28,6 @@ _CHUNK = 1 << 20
 _MOST_FILES = 512  # of each kind; the oldest go, such as those of files that were replaced long ago
 
 
-def default_state_dir() -> str:
-    """``$XDG_STATE_HOME/salver``, by default ``~/.local/state/salver``; empty where there is no home."""
-    base = os.environ.get("XDG_STATE_HOME", "")
-    if not Path(base).is_absolute():  # the specification has relative paths ignored
-        try:
-            base = str(Path.home() / ".local" / "state")
-        except RuntimeError:
-            return ""
-    return str(Path(base) / "salver")
-
-
 def machine(backend: Backend, cores: int) -> Machine:
     """What is here, as far as a measurement of the backend's models depends on it."""
     cpu = platform.processor() or platform.machine()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 from cyclopts import Parameter
 
-from salver.terminal.options import Json
+from salver.terminal.options import Json, default_state_dir
 from salver.terminal.output import line, on_terminal, record, remark, table
 
 if TYPE_CHECKING:
@@ -57,7 +57,6 @@ def tune(
     # Imported here: the backends and the planner would slow --help.
     from salver.features.tuning import results as tuned
     from salver.features.tuning.objective import parse
-    from salver.features.tuning.profiles import default_state_dir
     from salver.terminal import chart_file
     from salver.words.errors import InvalidInput
 

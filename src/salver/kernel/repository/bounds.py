@@ -163,8 +163,11 @@ def fixed_bounds() -> dict[str, float]:
     return {path: bound for path, bound in _OF_MODEL.items() if not callable(bound)}
 
 
-def check_server(config: msgspec.Struct) -> None:
+def check_server(config: msgspec.Struct, table: str = "") -> None:
     """Refuse a number of a server's configuration that cannot be.
+
+    Args:
+        table: The table of the configuration, for messages; empty = the whole configuration.
 
     Raises:
         InvalidInput: naming the field and its bound.
@@ -178,7 +181,8 @@ def check_server(config: msgspec.Struct) -> None:
         None,
     )
     if found:
-        raise InvalidInput(f"{found.path} {found.problem}", field=found.path)
+        path = f"{table}.{found.path}" if table else found.path
+        raise InvalidInput(f"{path} {found.problem}", field=path)
 
 
 def _beyond(record: msgspec.Struct, table: Mapping[str, _Bound], here: Machine) -> Misfit | None:

@@ -5,7 +5,6 @@ from typing import Protocol
 
 import msgspec
 
-from salver.features.cache import CacheUse
 from salver.words.messages import Insight, ModelId, VersionStatus
 
 
@@ -46,6 +45,34 @@ class Losses(msgspec.Struct, frozen=True):
     events: int = 0
     spans: int = 0
     records: int = 0
+
+
+class CacheFacts(msgspec.Struct, frozen=True):
+    """What a cache holds now.
+
+    Attributes:
+        utilization: Share of its room that is taken, from 0 to 1.
+        evictions: Values that had to go for others, since the start.
+    """
+
+    entries: int
+    utilization: float
+    evictions: int
+
+
+class CacheUse(msgspec.Struct, frozen=True):
+    """What a server's cache was asked, since the start.
+
+    Attributes:
+        lookup_seconds, insert_seconds: All together.
+        facts: What it holds, where it can say.
+    """
+
+    hits: int
+    misses: int
+    lookup_seconds: float
+    insert_seconds: float
+    facts: CacheFacts | None = None
 
 
 class Present(Protocol):

@@ -1,7 +1,6 @@
-"""What do SageMaker and Vertex AI tell a container by its environment (TR-V3, TR-V4)?
+"""Variables of SageMaker and Vertex AI, as flags of tritonserver and as ports (TR-V3, TR-V4). Pure.
 
-Pure: from variables to words of tritonserver's command line, which go before those that were given, and to
-the ports of the platforms.
+The flags go before those of the command line.
 """
 
 import re
@@ -9,8 +8,8 @@ import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
-from salver.cli.compat_flags import YES
 from salver.dialects.triton.flags import IGNORED
+from salver.terminal.server_flags import YES
 from salver.words.errors import InvalidInput
 
 if TYPE_CHECKING:

@@ -1,19 +1,16 @@
-"""Which metrics of a page were asked for?
-
-The page is Prometheus' text; a caller may name those that it wants (TS-M11, X-8). It knows no metric.
-
-Pure.
-"""
+"""Prometheus' text format: content type, types of families, and the choice of families by name. Pure."""
 
 from collections.abc import Collection
 from typing import Final
 
-#: Of a page in the form that every reader knows.
+#: Content type of the format that every reader knows.
 PLAIN: Final = b"text/plain; version=0.0.4; charset=utf-8"
+#: Type of a counter whose name does not end in ``_total``: OpenMetrics has none, and calls it unknown.
+COUNTER: Final = "unknown"
 
 
 def chosen(page: bytes, names: Collection[str]) -> bytes:
-    """The page without samples of other names; all of it where none is named.
+    """Return the page with the samples of these names only; no names means all samples (TS-M11, X-8).
 
     >>> chosen(b"# TYPE a counter\\na_total 1\\n# TYPE b gauge\\nb{c=\\"d\\"} 2\\n", ["b"])
     b'# TYPE b gauge\\nb{c="d"} 2\\n'

@@ -1,0 +1,30 @@
+"""Configuration of TorchServe's interfaces and handlers."""
+
+import msgspec
+
+from salver.dialects.torchserve.registering import HandlerStoreConfig
+from salver.dialects.torchserve.rules import TorchServeRules
+from salver.dialects.torchserve.snapshots import SnapshotConfig
+from salver.dialects.torchserve.view import TorchServeViewConfig
+
+
+class TorchServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What TorchServe's clients and operators see, and how handlers run.
+
+    Attributes:
+        rules: How requests are answered.
+        view: Metrics and logs under TorchServe's names; None = there are none.
+        snapshots: Where the handlers that are served are recorded; None = nowhere.
+        handlers: Handlers that are loaded at the start, and what requests may register.
+        hides: Regular expression of environment variables that handlers do not see; empty = they see all.
+        first_worker: Number of the first worker of a handler.
+        workflow_store: Folder of archives of workflows; empty = that of handlers.
+    """
+
+    rules: TorchServeRules = TorchServeRules()
+    view: TorchServeViewConfig | None = None
+    snapshots: SnapshotConfig | None = None
+    handlers: HandlerStoreConfig = HandlerStoreConfig()
+    hides: str = ""
+    first_worker: int = 9000
+    workflow_store: str = ""

@@ -1,0 +1,15 @@
+"""Configuration of the registry."""
+
+import msgspec
+
+
+class RegistryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The registry whose models are served.
+
+    Attributes:
+        ledger: Folder of the registry, or the URL of its ledger; empty = none, and no releases.
+        artifacts: Folder of the registry's files; empty = beside the ledger.
+    """
+
+    ledger: str = ""
+    artifacts: str = ""
