@@ -1,1 +1,1 @@
-"""Records that every part of Salver shares: errors, tensors, messages, artefacts, events. No I/O."""
+"""Records shared by every part of Salver: errors, tensors, messages, artefacts, events. No I/O."""

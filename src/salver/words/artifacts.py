@@ -1,8 +1,8 @@
-"""What lies on disk, and how does its owner want it served?
+"""Model manifests and model configuration.
 
-:class:`Manifest` describes one version found in a repository; :class:`ModelConfig` is what
-``salver.toml`` (or a translated ``config.pbtxt``) says about a model. Unknown fields are
-refused by name. Nothing here reads a file.
+:class:`Manifest` describes one version found in a repository; :class:`ModelConfig` holds what ``salver.toml``
+(or a translated ``config.pbtxt``) says about a model. Unknown fields are rejected by name. Nothing here reads
+a file.
 """
 
 import builtins
@@ -23,10 +23,10 @@ _NO_FILES: Final[Mapping[str, bytes]] = {}
 
 
 def milliseconds(text: str) -> float:
-    """Of a time as people write it.
+    """Convert a duration with a unit to milliseconds.
 
     Raises:
-        ValueError: it is no number above 0 with a unit.
+        ValueError: the text is not a number above 0 followed by a unit.
 
     >>> milliseconds("50ms"), milliseconds(".25 s")
     (50.0, 250.0)
@@ -37,20 +37,20 @@ def milliseconds(text: str) -> float:
     return float(match[1]) * _UNIT_MS[match[2]]
 
 
-#: Rules by which a queue becomes batches; kernel/engine/rules.py says what each does.
+#: Rules that form batches from a queue; see kernel/engine/rules.py.
 Policy = Literal[
     "auto", "drain", "window", "half-floor", "newest-feasible", "drop-then-drain", "aimd", "learned"
 ]
 
 
 class Objective(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the owner wants of a model, instead of knobs. At most one of the three.
+    """Serving objective of a model, used to derive its settings. At most one may be set.
 
     Attributes:
-        latency_p99_ms: 99 % of the answers come within this; requests that cannot are refused
-            early. 0 = no such wish.
-        deadline_ms: As ``latency_p99_ms``, for requests that bring no deadline of their own only.
-        throughput: As many answers as possible, however long each takes.
+        latency_p99_ms: Target for the 99th percentile of latency; requests that cannot meet it are rejected
+            early. 0 = no objective.
+        deadline_ms: Like ``latency_p99_ms``, but only for requests without a deadline of their own.
+        throughput: Maximise throughput regardless of latency.
     """
 
     latency_p99_ms: float = 0.0
@@ -59,15 +59,17 @@ class Objective(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Priorities(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How levels of urgency share a model; a run that has begun is never interrupted.
+    """Priority levels of a model's requests. A run that has started is never interrupted.
 
     Attributes:
-        levels: How many there are; 1 is the highest.
+        levels: Number of levels; 1 is the highest.
         default: Level of a request that names none; 0 = the middle one.
-        mode: ``strict`` serves a level only when none above it waits; ``weighted`` gives each its share.
-        weights: Shares of the levels in weighted mode, highest first; empty = each twice the next.
-        max_passes: Batches that may pass over a waiting level in strict mode before one of its
-            requests goes first; 0 = no bound.
+        mode: ``strict`` serves a level only when no higher level is waiting; ``weighted`` gives each level
+            its share.
+        weights: Shares of the levels in weighted mode, highest first; empty = each level has twice the share
+            of the next.
+        max_passes: In strict mode, number of batches that may pass over a waiting level before one of its
+            requests goes first; 0 = no limit.
     """
 
     levels: int = 1
@@ -78,15 +80,15 @@ class Priorities(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class QueuePolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How long, and how many, requests of one level may wait.
+    """Limits on how long and how many requests of one level may wait.
 
     Attributes:
-        max_size: Requests that wait; one more is refused, whoever else waits. 0 = only
-            ``batching.max_queue`` counts.
-        timeout_ms: Time to wait for a run, which it does not limit; 0 = any.
-        timeout_action: What becomes of a request past it: it is refused, or it goes behind all others of its
-            level, and is served when none of those waits.
-        allow_timeout_override: A request's own ``timeout`` may make it shorter.
+        max_size: Maximum number of waiting requests; more are rejected. 0 = only ``batching.max_queue``
+            applies.
+        timeout_ms: Maximum time to wait for a run to start; 0 = no limit.
+        timeout_action: What happens after the timeout: the request is rejected, or it moves behind all others
+            of its level and is served when none of those is waiting.
+        allow_timeout_override: Whether a request's own ``timeout`` may shorten the wait.
     """
 
     max_size: int = 0
@@ -96,29 +98,29 @@ class QueuePolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Queue(QueuePolicy, frozen=True, forbid_unknown_fields=True):
-    """Triton's queue policy: one for every level, unless the level has its own.
+    """Triton's queue policy: one for all levels, unless a level has its own.
 
-    Where a model has it, a request's ``timeout`` is no deadline: it has the effect that the policy says. A
-    caller's deadline is kept all the same.
+    With a queue policy, a request's ``timeout`` is not a deadline: it takes effect as the policy says. The
+    caller's deadline still applies.
 
     Attributes:
-        levels: Policies of levels that have their own.
+        levels: Policies of individual levels.
     """
 
     levels: dict[int, QueuePolicy] = {}
 
     def of(self, level: int) -> QueuePolicy:
-        """The policy of a level."""
+        """Return the policy of a level."""
         return self.levels.get(level, self)
 
 
 class Fairness(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How tenants share a model (deficit round robin over their queues).
+    """Fair sharing of a model between tenants (deficit round robin over their queues).
 
     Attributes:
         enabled: False puts all tenants into one queue.
-        weights: Share of a tenant; others have 1.
-        max_tenants: Queues at one time; tenants beyond that share one.
+        weights: Weight by tenant; tenants not listed have 1.
+        max_tenants: Maximum number of queues at one time; further tenants share one.
     """
 
     enabled: bool = True
@@ -127,12 +129,12 @@ class Fairness(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Bulk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Large batches of work that can wait, run with capacity that nobody else wants.
+    """Bulk work: large batches that can wait and use only spare capacity.
 
     Attributes:
-        max_rows: Most rows in one run of bulk work; 0 = as ``batching.max_rows``.
-        max_run_ms: Longest expected run of bulk work, since those that come meanwhile wait for its
-            end; 0 = half of the objective where there is one, else no limit.
+        max_rows: Maximum rows in one bulk run; 0 = ``batching.max_rows``.
+        max_run_ms: Maximum expected duration of a bulk run, because requests that arrive meanwhile wait for
+            its end; 0 = half of the latency objective if there is one, else no limit.
     """
 
     max_rows: int = 0
@@ -140,11 +142,13 @@ class Bulk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Limit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How many requests may wait, adapted so that the wait stays near a target.
+    """Adaptive limit on waiting requests that keeps the wait near a target.
 
     Attributes:
-        target_delay_ms: Wanted time from arrival to the start of the run; 0 = only ``batching.max_queue``.
-        interval_ms: Over which the smallest delay is judged: one above the target is a standing queue.
+        target_delay_ms: Target time from arrival to the start of the run; 0 = only ``batching.max_queue``
+            applies.
+        interval_ms: Interval over which the smallest delay is measured; a minimum above the target means a
+            standing queue.
     """
 
     target_delay_ms: float = 0.0
@@ -152,18 +156,19 @@ class Limit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Learned(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the policy ``learned`` weighs: a caller's time against energy.
+    """Weights of the policy ``learned``: latency against energy.
 
     The cost of serving is ``latency_weight`` times the mean latency in milliseconds plus ``energy_weight``
     times the power in watts.
 
     Attributes:
-        method: ``exact`` solves for the batch law; ``trained`` learns in the simulator and from live runs.
-        energy_weight: 0 = latency is all that counts; then draining is next to best.
-        watts: What a busy instance takes; the energy of a run is this times its length, where the next
-            two are not given.
-        joules_per_row, joules_per_run: Energy of each row and of each run, where it was measured.
-        max_wait_ms: Longest wait for company; 0 = four runs of a full batch.
+        method: ``exact`` solves for the measured batch law; ``trained`` learns in the simulator and from live
+            runs.
+        energy_weight: 0 = only latency counts, for which draining the queue is nearly optimal.
+        watts: Power of a busy instance; the energy of a run is this times its duration, unless the next two
+            are given.
+        joules_per_row, joules_per_run: Measured energy of a row and of a run.
+        max_wait_ms: Maximum wait for a batch to fill; 0 = the time of four full batches.
     """
 
     method: Literal["exact", "trained"] = "exact"
@@ -176,26 +181,27 @@ class Learned(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Batching(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How requests share a run of the model.
+    """Batching: how requests are combined into runs of the model.
 
     Attributes:
         enabled: False runs every request alone.
-        has_rows: False = axis 0 is no batch dimension, even where it is free in every tensor.
-        policy: The rule. ``auto``: with a latency objective half-floor below saturation and
-            drop-then-drain above it; else window where ``max_delay_ms`` is set; else drain.
-        max_rows: Most rows in one run.
-        max_delay_ms: How long an idle instance may wait for a batch to fill; 0 = take what is
-            there (drain-the-queue, the default).
-        preferred_rows: Sizes that close a waiting batch early, ascending.
-        max_queue: Most requests waiting; one more is refused as overloaded.
-        max_queue_rows: Most rows waiting, likewise; 0 = only ``max_queue`` counts.
-        max_request_rows: A request of more rows is refused; 0 = it is cut, and its answers joined.
-        sizes: Rows that a run may have, ascending. A batch is filled up to the next of them with copies of
-            a row that it has, which nobody sees in an answer. Empty = any.
-        pad: Requests whose inputs differ in free extents may share a run: the smaller ones are filled up
-            with their first element, and their answers are those of what was filled up.
-        preserve_order: Answers go out in the order in which their requests came.
-        learned: For the policy ``learned``.
+        has_rows: False = axis 0 is not a batch dimension, even if it is free in every tensor.
+        policy: The batching rule. ``auto``: with a latency objective, half-floor below saturation and
+            drop-then-drain above it; otherwise window if ``max_delay_ms`` is set, else drain.
+        max_rows: Maximum rows in one run.
+        max_delay_ms: How long an idle instance may wait for a batch to fill; 0 = take what is waiting (drain
+            the queue, the default).
+        preferred_rows: Batch sizes that end the wait early, ascending.
+        max_queue: Maximum number of waiting requests; more are rejected as overloaded.
+        max_queue_rows: Maximum number of waiting rows; 0 = only ``max_queue`` applies.
+        max_request_rows: Maximum rows of one request; larger ones are rejected. 0 = larger requests are split
+            and their answers joined.
+        sizes: Allowed numbers of rows in a run, ascending. A batch is padded to the next size with copies of
+            one of its rows; their answers are discarded. Empty = any.
+        pad: Requests whose inputs differ in free extents may share a run: smaller inputs are padded with
+            their first element, and the answers are those of the padded inputs.
+        preserve_order: Send answers in the order in which the requests arrived.
+        learned: Settings of the policy ``learned``.
     """
 
     enabled: bool = True
@@ -214,12 +220,12 @@ class Batching(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RateLimit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What instances take of resources that models share, where the server counts them.
+    """Resources that instances take from a pool shared by models, counted by the server.
 
     Attributes:
-        count: Instances that this holds for.
-        resources: What each holds while it runs, by the resource's name.
-        priority: Of those who wait, an instance with 2 gets half as many turns as one with 1.
+        count: Number of instances with this limit.
+        resources: Amount of each resource that an instance holds while it runs, by name.
+        priority: An instance with priority 2 gets half as many turns as one with 1.
     """
 
     count: int = 1
@@ -228,20 +234,20 @@ class RateLimit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Instances(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Who runs it.
+    """Instances of a model and how they run.
 
     Attributes:
-        count: Runs at the same time; 0 = let the backend's traits decide.
-        threads: Threads inside one run; 0 = let the backend's traits decide.
-        runner: ``thread``, ``process`` (own host process) or ``auto`` (by the backend's traits).
+        count: Number of concurrent runs; 0 = decided by the backend's traits.
+        threads: Threads inside one run; 0 = decided by the backend's traits.
+        runner: ``thread``, ``process`` (a host process of its own) or ``auto`` (by the backend's traits).
         memory_limit_mb: Address-space limit of a host process; 0 = none.
-        run_timeout_s: A run that takes longer hangs: its host process is killed and started again, and a
+        run_timeout_s: A run that takes longer counts as hanging: its host process is killed and restarted; a
             model on threads is not ready until the run ends. 0 = learned: ten minutes at first, then a
-            hundred times the longest run, and at least a minute.
-        reruns: Requests that were under way when their host process died run once more, alone. None = as the
-            backend has it: those of fixed graphs do, those of arbitrary Python code do not.
-        rate_limits: What the first instances, group by group, take of resources that models share; the
-            others take nothing.
+            hundred times the longest run, at least one minute.
+        reruns: Whether requests that were running when their host process died are run once more, alone. None
+            = decided by the backend: yes for fixed graphs, no for arbitrary Python code.
+        rate_limits: Shared resources that instances take, for consecutive groups of instances; the remaining
+            instances take none.
     """
 
     count: int = 0
@@ -254,7 +260,7 @@ class Instances(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Versions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which versions are wanted: the ``latest`` n, or ``all``, or the ``specific`` ones."""
+    """Version policy: the ``latest`` n, ``all``, or the ``specific`` versions."""
 
     latest: int = 1
     all: bool = False
@@ -262,12 +268,12 @@ class Versions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class WarmupInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What an input holds in a warm-up sample.
+    """Value of one input in a warm-up sample.
 
     Attributes:
-        shape: Of one row, all extents known; a batched model's batch dimension comes in front by itself.
-        values: Random numbers are below 1, or whole ones below 2. Texts are empty in either case.
-        file: Raw elements in the folder ``warmup`` beside the versions, in place of ``values``.
+        shape: Shape of one row, without -1; for a batched model the batch dimension is added in front.
+        values: Random floats are below 1, random integers below 2. Strings are always empty.
+        file: File with raw elements in the folder ``warmup`` beside the versions; replaces ``values``.
     """
 
     datatype: DataType
@@ -277,12 +283,12 @@ class WarmupInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class WarmupSample(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One request that each instance runs before a version takes traffic, or the load fails.
+    """Warm-up request that each instance runs before a version takes traffic; if it fails, the load fails.
 
     Attributes:
-        name: For messages.
-        rows: Copies of the one row that the inputs tell, for a batched model.
-        rounds: How often it is run.
+        name: Shown in messages.
+        rows: For a batched model, copies of the row that the inputs describe.
+        rounds: Number of runs.
     """
 
     inputs: dict[str, WarmupInput]
@@ -295,11 +301,11 @@ class Warmup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Requests that run before a version takes traffic.
 
     Attributes:
-        rows: Batch sizes to try; free dimensions take ``free_dim``.
-        rounds: Runs of each size.
-        file: An Open Inference JSON request beside the model; replaces generated zeros.
-        samples: They, too, replace generated zeros.
-        replays: How often the records are run that a SavedModel brings, which do, too; 0 = not.
+        rows: Batch sizes to run; free dimensions take the extent ``free_dim``.
+        rounds: Number of runs of each size.
+        file: Open Inference JSON request in a file beside the model; replaces generated zeros.
+        samples: Explicit samples; they also replace generated zeros.
+        replays: Runs of the warm-up records in a SavedModel, which also replace zeros; 0 = none.
     """
 
     rows: tuple[int, ...] = (1,)
@@ -311,16 +317,16 @@ class Warmup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Steps(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How a model that answers token by token is stepped (continuous batching).
+    """Continuous batching of a model that generates token by token.
 
     Attributes:
-        vocabulary: ``bytes``, or a file beside the artefact: a JSON list of the tokens' texts by id.
-            Empty = the model is not step-wise.
-        end_token: Id of the token that ends a sequence; -1 = none does.
-        max_sequences: State slots: sequences under way at one time.
-        max_context: Most tokens of one sequence, prompt and answer together.
-        max_tokens: Most tokens of all sequences under way together; 0 = as the slots allow.
-        max_chunk: Most prompt tokens read in one step.
+        vocabulary: ``bytes``, or a file beside the artefact: a JSON list of token texts by id. Empty = the
+            model is not step-wise.
+        end_token: Id of the token that ends a sequence; -1 = none.
+        max_sequences: State slots: maximum number of active sequences.
+        max_context: Maximum tokens of one sequence, prompt and answer together.
+        max_tokens: Maximum tokens of all active sequences together; 0 = limited only by the slots.
+        max_chunk: Maximum prompt tokens processed in one step.
     """
 
     vocabulary: str = ""
@@ -332,13 +338,13 @@ class Steps(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Chat(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How a model of texts is spoken to by OpenAI's routes; what is empty is as the server has it.
+    """Chat settings of a text model on OpenAI's routes; empty fields take the server's defaults.
 
     Attributes:
-        template: A file beside the artefact: makes prompts of messages.
-        tokenizer: A folder beside the artefact, as Hugging Face's libraries write it: its template, if it
-            has one, and its tokens, which are counted where the model does not count them.
-        tools: How the model writes calls of tools.
+        template: Chat template, a file beside the artefact that turns messages into a prompt.
+        tokenizer: Folder beside the artefact in Hugging Face's format. Supplies the chat template, if it has
+            one, and counts tokens if the model does not.
+        tools: Format in which the model writes tool calls.
     """
 
     template: str = ""
@@ -347,13 +353,13 @@ class Chat(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Control(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An input of a model with sequences that the server fills in, and callers do not see.
+    """Control input of a model with sequences: filled in by the server, hidden from callers.
 
     Attributes:
         kind: ``start`` and ``end``: the request is the first or last of its sequence. ``ready``: the row
-            holds a request at all. ``corrid``: the sequence's id.
-        datatype: INT32, FP32 or BOOL; of an id an integer of 32 or 64 bits, or BYTES.
-        values: For no and yes; without effect for an id.
+            holds a request. ``corrid``: the sequence's id.
+        datatype: INT32, FP32 or BOOL; for an id a 32-bit or 64-bit integer, or BYTES.
+        values: Values for false and true; ignored for an id.
     """
 
     name: str
@@ -363,13 +369,13 @@ class Control(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class KeptState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A tensor that the server keeps for each sequence: the output of one request, the input of the next.
+    """Tensor that the server keeps for each sequence: an output of one request, an input of the next.
 
     Attributes:
-        shape: Without the batch dimension; -1 where any extent is fine.
-        initial_shape: Of what the first request of a sequence is given; empty = ``shape``, with 1 for -1.
-        initial_file: Its raw bytes, a file in the folder ``initial_state`` of the model; empty = zeros.
-        content: Of that file.
+        shape: Shape without the batch dimension; -1 = any extent.
+        initial_shape: Shape for the first request of a sequence; empty = ``shape`` with 1 for -1.
+        initial_file: File with its raw bytes in the model's folder ``initial_state``; empty = zeros.
+        content: Content of that file.
     """
 
     input: str
@@ -382,20 +388,20 @@ class KeptState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Sequences(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Requests that belong together, in their order, for models that remember what came before.
+    """Sequence batching: related requests that a stateful model receives in order.
 
     Attributes:
         strategy: ``direct``: each sequence has its own row of its instance's runs. ``oldest``: the requests
-            that have waited longest share a run, in any rows. Empty = the model has no sequences.
-        candidates: Sequences under way at one time on each instance, for ``oldest``; 0 = as many as the rows
-            of a run. More wait for their turn.
-        max_delay_ms: How long a run may wait to fill.
-        preferred_rows: Sizes that end this wait, for ``oldest``.
-        min_fill: Share of the rows that ends this wait, for ``direct``; 0 = there is no wait.
-        idle_ms: A sequence of which nothing is heard for so long is over.
+            that have waited longest share a run, in any row. Empty = the model has no sequences.
+        candidates: Maximum active sequences per instance, for ``oldest``; 0 = the rows of a run. Further
+            sequences wait.
+        max_delay_ms: Maximum wait for a run to fill.
+        preferred_rows: Batch sizes that end this wait early, for ``oldest``.
+        min_fill: Fraction of the rows that ends this wait early, for ``direct``; 0 = no wait.
+        idle_ms: A sequence without requests for this long ends.
         controls: Inputs that the server fills in.
         states: Tensors that the server keeps for each sequence.
-        iterative: One request is one sequence, which lasts as long as the model asks for it once more.
+        iterative: One request is one sequence; it runs again for as long as the model asks for it.
     """
 
     strategy: Literal["", "direct", "oldest"] = ""
@@ -410,9 +416,10 @@ class Sequences(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Reshape(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Shapes that the model itself takes and gives, by tensor; callers see those of its configuration.
+    """Mapping between the shapes that the model uses and those that callers see, by tensor.
 
-    Both have as many elements, and as many free extents, which stand for the same numbers in the same order.
+    Both shapes have equally many elements, and equally many free extents with the same values in the same
+    order.
     """
 
     inputs: dict[str, tuple[int, ...]] = {}
@@ -420,15 +427,16 @@ class Reshape(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class BatchInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An input that callers do not see: what a run holds of each request's part in an input.
+    """Input hidden from callers that describes each request's part of another input in a run.
 
     Attributes:
         kind: ``element_count`` and ``accumulated_element_count`` (one number a request), the latter
-            ``…_with_zero`` in front; ``max_element_count_as_shape`` (as long as the largest part, of zeros);
-            ``item_shape`` (the shape of each row, a row each) and ``item_shape_flatten`` (end to end).
-        target: Its name.
+            ``…_with_zero`` with a leading zero; ``max_element_count_as_shape`` (zeros, as long as the largest
+            part); ``item_shape`` (the shape of each row, one row each) and ``item_shape_flatten`` (end to
+            end).
+        target: Name of this input.
         datatype: INT32 or FP32.
-        source: The input that it tells of.
+        source: Name of the input that it describes.
     """
 
     kind: Literal[
@@ -445,13 +453,13 @@ class BatchInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Ragged(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How requests of different shapes share a run, unpadded.
+    """Ragged batching: requests of different shapes share a run without padding.
 
     Attributes:
-        inputs: Given to the model flat, all requests' elements one after the other.
-        extra: What the model is told besides.
-        scatter: Outputs that lie so, too, with the input whose shape cuts them: their free extents are that
-            input's in the same place.
+        inputs: Inputs passed to the model flat, the elements of all requests one after the other.
+        extra: Additional inputs that describe the parts.
+        scatter: Flat outputs, each with the input whose shape splits it: free extents are those of that input
+            at the same position.
     """
 
     inputs: tuple[str, ...] = ()
@@ -460,14 +468,14 @@ class Ragged(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class EnsembleStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One model's part in an ensemble. It has its turn when all tensors that it reads are there.
+    """One model in an ensemble. A step runs when all the tensors that it reads are available.
 
     Attributes:
-        version: Of the model; empty = the newest that is ready.
+        version: Version of the model; empty = the newest that is ready.
         inputs: The ensemble's tensor for each of the model's inputs.
-        outputs: The ensemble's tensor for each of the model's outputs that are wanted.
-        when: A BOOL tensor of the ensemble: the step runs only if one of its elements is true.
-        unless: The same, of a step that runs only if none is true.
+        outputs: The ensemble's tensor for each required output of the model.
+        when: BOOL tensor of the ensemble: the step runs only if an element is true.
+        unless: BOOL tensor of the ensemble: the step runs only if no element is true.
     """
 
     model: str = ""
@@ -479,17 +487,17 @@ class EnsembleStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The ensemble's tensors that it needs, each once."""
+        """Return the ensemble's tensors that the step needs, without duplicates."""
         guards = (name for name in (self.when, self.unless) if name)
         return tuple(dict.fromkeys((*self.inputs.values(), *guards)))
 
 
 class Ensemble(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Models that are asked for one answer together; tensors that pass between them have names.
+    """Graph of models that answer one request together, connected by named tensors.
 
     Attributes:
-        steps: In any order; none = this is no ensemble.
-        max_inflight_requests: Of each step at a time, of all requests together; 0 = no bound.
+        steps: Steps in any order; none = not an ensemble.
+        max_inflight_requests: Maximum concurrent requests of each step, over all requests; 0 = no limit.
     """
 
     steps: tuple[EnsembleStep, ...] = ()
@@ -497,18 +505,18 @@ class Ensemble(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def models(self) -> tuple[tuple[str, str], ...]:
-        """Names and versions of the models that it needs, each once."""
+        """Return the names and versions of the models that it needs, without duplicates."""
         return tuple(dict.fromkeys((step.model, step.version) for step in self.steps))
 
 
 class Logging(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which requests of a model are written down with their answers, and where.
+    """Prediction log of a model: which requests and answers are recorded, and where.
 
     Attributes:
-        rate: Share of requests, from 0 for none to 1 for all.
-        prefix: Beginning of the files' names, in the folder that the server was given; empty = the model's.
-        max_mb: Size of a file from which on the next one is begun.
-        files: Most of them; the oldest goes when there is one more.
+        rate: Fraction of requests that are recorded, 0 to 1.
+        prefix: Prefix of file names in the server's log folder; empty = the model's name.
+        max_mb: File size at which a new file is started.
+        files: Maximum number of files; the oldest is deleted when there are more.
     """
 
     rate: float = 0.0
@@ -518,20 +526,20 @@ class Logging(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Everything an owner may say about a model; the defaults are right for most.
+    """Configuration of a model. The defaults suit most models.
 
     Attributes:
-        backend: A backend's name; empty = recognised by content.
-        inputs, outputs: Override what the artefact says of itself, or stand in where it is silent.
-        only_outputs: Outputs that are not among ``outputs`` are not given.
-        timeout_ms: Deadline of a request that brings none; 0 = none.
-        labels: Names for versions, by which callers may ask; each with the version that it means.
-        default_label: Which of them requests mean that name no version; empty = the newest version.
-        queue: None = nothing but ``batching.max_queue`` and deadlines limits how long requests wait.
-        objective: Chooses batching, instances and admission; what is set elsewhere stays as it is set.
-        response_cache: Equal requests are answered from the server's cache, where it has one.
-        workers: Of a handler: how it is run; None = as its archive says.
-        options: Handed to the backend, which refuses what it does not know.
+        backend: Name of the backend; empty = recognised by content.
+        inputs, outputs: Override or complete the artefact's own signature.
+        only_outputs: Return only the outputs listed in ``outputs``.
+        timeout_ms: Deadline of requests that have none; 0 = none.
+        labels: Version labels that callers may use, each with its version.
+        default_label: Label for requests that name no version; empty = the newest version.
+        queue: Queue policy; None = only ``batching.max_queue`` and deadlines limit waiting.
+        objective: Derives batching, instances and admission; explicit settings take precedence.
+        response_cache: Answer equal requests from the server's cache, if it has one.
+        workers: Worker settings of a handler; None = those of its archive.
+        options: Options of the backend; it rejects unknown ones.
     """
 
     backend: str = ""
@@ -565,24 +573,24 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """One version found in a repository, whole and recognised.
+    """One complete, recognised version found in a repository.
 
     Attributes:
-        path: The artefact: a file, or a folder for formats that are folders.
-        format: What it was recognised as (``onnx``, ``torchscript``, ``savedmodel``, …).
+        path: The artefact, a file or a folder depending on the format.
+        format: Recognised format (``onnx``, ``torchscript``, ``savedmodel``, …).
         backend: The backend that runs it.
         fingerprint: Changes when the files change; equal fingerprints need no reload.
-        body: Changes when anything changes but the number of instances, and which versions are wanted and
-            named: equal bodies need no reload, either; empty = not known.
+        body: Fingerprint that ignores the number of instances, the version policy and labels: equal bodies
+            need no reload either. Empty = unknown.
         bytes: Size on disk.
-        problem: Why it cannot be served, or empty; such a version is listed, never loaded.
-        is_unreadable: The problem is the model's configuration: nothing is known of what its owner wants.
-        notices: What was said in its configuration and has no effect yet.
-        triton: The owner's ``config.pbtxt`` as a serialised ModelConfig; empty = there is none.
-        code: The program that runs it, of a backend that is one; None = the artefact says it all.
-        home: The file or folder that is the model's, with all its versions.
-        columns: Of a model of a table, its inputs by the names of columns, as MLflow keeps them.
-        brought: What of it came by request, so that its operator has not chosen what runs.
+        problem: Why the version cannot be served, or empty; such a version is listed but never loaded.
+        is_unreadable: The problem is that the model's configuration cannot be read.
+        notices: Configuration settings that have no effect yet.
+        triton: The model's ``config.pbtxt`` as a serialised ModelConfig; empty = there is none.
+        code: Program that runs the model, for a backend that is a program; None = the artefact is complete.
+        home: The model's file or folder, with all its versions.
+        columns: For a tabular model, its inputs by column name, as MLflow stores them.
+        brought: Parts that arrived with a request, so that the operator has not chosen what runs.
     """
 
     id: ModelId
@@ -604,12 +612,12 @@ class Manifest(msgspec.Struct, frozen=True):
 
 
 class LoadOrder(msgspec.Struct, frozen=True):
-    """What a request to load a model brings in place of the model's own.
+    """Content of a request to load a model, used in place of the model's own files.
 
     Attributes:
-        config: A Triton model configuration as JSON, in place of the file; empty = the file.
-        files: Contents by path (``1/model.onnx``), in place of the model's folder; empty = the folder.
-        folder: A folder on this machine, in place of the model's own; empty = its own.
+        config: Triton model configuration as JSON; empty = the model's file.
+        files: File contents by path (``1/model.onnx``); empty = the model's folder.
+        folder: Folder on this machine; empty = the model's own.
     """
 
     config: str = ""
@@ -618,16 +626,15 @@ class LoadOrder(msgspec.Struct, frozen=True):
 
 
 class Cost(msgspec.Struct, frozen=True):
-    """What a run of a model costs by its nature, on any machine.
+    """Cost of a run of a model, independent of the machine.
 
     Attributes:
-        flops_a_row: Floating-point operations a row, a multiplication with its addition being two; 0 =
-            unknown.
-        weight_bytes: Read once a run, whatever its rows.
-        bytes_a_row: Of a row's inputs and outputs. What passes between the layers may stay in caches, or
-            never be written, and does not count.
-        int8_ops_a_row: As ``flops_a_row``, in products of 8-bit integers.
-        notes: What could not be counted, in words.
+        flops_a_row: Floating-point operations per row, a multiply-add counting as two; 0 = unknown.
+        weight_bytes: Bytes of weights, read once per run regardless of its rows.
+        bytes_a_row: Bytes of a row's inputs and outputs. Activations between layers are not counted, because
+            they may stay in caches.
+        int8_ops_a_row: Like ``flops_a_row``, for products of 8-bit integers.
+        notes: What could not be counted, as text.
     """
 
     flops_a_row: float = 0.0

@@ -1,28 +1,28 @@
-"""What can go wrong, in words that know no protocol?
+"""Tree of errors, independent of any protocol.
 
-One tree: every error that leaves a room is a :class:`SalverError` with one of the codes
-below. ``transport/faults.py`` turns a code into each protocol's own form. This module does not
-know HTTP, gRPC or any framework.
+Every error that leaves a package is a :class:`SalverError` with one of the codes below. Each dialect has a
+table that turns a code into its protocol's own form. This module does not know HTTP, gRPC or any framework.
 """
 
 import enum
 from typing import Final, Literal, TypeVar, get_args
 
-#: Why a request was given up before it ran (a label of the metrics): as many wait as may; the limit on
-#: the queue's delay; the model's objective, or the request's own deadline, cannot be met.
+#: Why a request was rejected before it ran (a label of the metrics): the queue is full, the limit on the
+#: queue's delay is reached, or the model's objective or the request's own deadline cannot be met.
 Refusal = Literal["queue_full", "limit", "objective", "deadline"]
-#: Why else a request has failed, where its code does not tell: outputs are not those that a model promises; a
-#: handler has answered with a status of 500 or more, which is the caller's to see (the code is ``ok``); one
-#: of the responses that the model sent is an error.
+#: Why a request failed, if its code does not tell: the outputs do not match the model's signature; a handler
+#: answered with a status of 500 or more, which the caller sees (the code is ``ok``); one of the responses
+#: that the model sent is an error.
 Fault = Literal["output", "status", "response"]
 NO_REFUSAL: Final = frozenset(("", *get_args(Fault)))
-#: Characters of an error's text, which may quote what a caller sent: a name of a megabyte is not sent back.
+#: Maximum characters of an error text, which may quote a caller's input: a name of a megabyte is not sent
+#: back.
 LONGEST_TEXT: Final = 4096
 _TAIL: Final = 1024
 
 
 def cut(text: str, longest: int = LONGEST_TEXT) -> str:
-    """The text, without its middle where it is longer than that.
+    """Shorten a text to the limit by removing its middle.
 
     >>> cut("short"), len(cut("x" * 1_000_000)) <= LONGEST_TEXT
     ('short', True)
@@ -34,25 +34,25 @@ def cut(text: str, longest: int = LONGEST_TEXT) -> str:
 
 
 class Code(enum.StrEnum):
-    """The kinds of failure that a caller can tell apart."""
+    """Kinds of failure that a caller can distinguish."""
 
-    INVALID_INPUT = "invalid_input"  # the request itself is wrong; retrying it as it is cannot help
+    INVALID_INPUT = "invalid_input"  # the request itself is wrong; repeating it cannot help
     NOT_FOUND = "not_found"  # unknown model or version
-    NOT_READY = "not_ready"  # the version is known but cannot answer now
-    CONFLICT = "conflict"  # already there, or another change is under way
+    NOT_READY = "not_ready"  # the version exists but cannot answer now
+    CONFLICT = "conflict"  # already exists, or another change is in progress
     NO_ROUTE = "no_route"  # no such path or method
-    WRONG_VERB = "wrong_verb"  # the path exists, not with this verb
+    WRONG_VERB = "wrong_verb"  # the path exists, but not with this verb
     UNAUTHENTICATED = "unauthenticated"
     FORBIDDEN = "forbidden"
-    RATE_LIMITED = "rate_limited"  # the caller is over a limit of its own
-    OVERLOADED = "overloaded"  # the queue is full: the server's fault, not the caller's
+    RATE_LIMITED = "rate_limited"  # the caller exceeds its own limit
+    OVERLOADED = "overloaded"  # the queue is full: not the caller's fault
     DEADLINE_EXCEEDED = "deadline_exceeded"
-    CANCELLED = "cancelled"  # the caller went away
+    CANCELLED = "cancelled"  # the caller closed the connection
     TOO_LARGE = "too_large"
-    UNSUPPORTED = "unsupported"  # understood, but this server or model does not do it
+    UNSUPPORTED = "unsupported"  # understood, but not supported by this server or model
     MODEL_FAILED = "model_failed"  # the model raised, or its host process died
-    UNKNOWN = "unknown"  # the model's own error, of no kind that it names
-    INTERNAL = "internal"  # a defect of ours; carries an id that the log explains
+    UNKNOWN = "unknown"  # an error from the model without a kind
+    INTERNAL = "internal"  # a bug in Salver; carries an id that the log explains
 
 
 class SalverError(Exception):
@@ -64,18 +64,18 @@ class SalverError(Exception):
         fix: What to do about it, as a sentence.
 
     Attributes:
-        about: The id that the caller gave the request that does not fit, empty for none; None = the
-            message is not about one request. Some protocols say it.
-        is_late: It came from the model, or while it waited for the model, and is no refusal at the door.
-        triton: The whole text in Triton's words, where these are others.
-        in_tritons_words: It is told to a caller of a server that stands in for Triton.
+        about: The caller's id of the invalid request, empty if it has none; None = the message is not about
+            one request. Some protocols report it.
+        is_late: The error came from the model, or while waiting for it, not from admission.
+        triton: The whole text in Triton's wording, if that differs.
+        in_tritons_words: Use Triton's wording, for callers of a server that replaces Triton.
     """
 
     code: Code = Code.INTERNAL
     why: Refusal | Fault | Literal[""] = ""
     about: str | None = None
     is_late: bool = False
-    #: Characters of its text.
+    #: Maximum characters of the text.
     longest: int = LONGEST_TEXT
     triton: str = ""
     in_tritons_words: bool = False
@@ -88,7 +88,7 @@ class SalverError(Exception):
         self.fix = cut(fix)
 
     def __str__(self) -> str:
-        """The message, then the field and the fix where they are known."""
+        """Return the message, followed by the field and the fix if they are set."""
         text = self.message
         if self.field and self.field not in text:
             text = f"{text} (at {self.field})"
@@ -97,7 +97,7 @@ class SalverError(Exception):
         return cut(text, self.longest)
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Keeps field and fix when an error crosses a process border."""
+        """Keep field and fix when an error crosses a process boundary."""
         return (_rebuild, (type(self), self.message, self.field, self.fix))
 
 
@@ -105,7 +105,7 @@ _ErrorT = TypeVar("_ErrorT", bound=SalverError)
 
 
 def tritons(error: _ErrorT, text: str) -> _ErrorT:
-    """The error, with what callers of a server read that stands in for Triton (TR-R30)."""
+    """Return the error with the text that callers of a Triton replacement expect (TR-R30)."""
     error.triton = cut(text, error.longest)
     return error
 
@@ -115,71 +115,71 @@ def _rebuild(kind: "type[SalverError]", message: str, field: str, fix: str) -> S
 
 
 class InvalidInput(SalverError):
-    """The request is wrong; the message names the field and the fix."""
+    """Invalid request; the message names the field and the fix."""
 
     code = Code.INVALID_INPUT
 
 
 class NoVersion(InvalidInput):
-    """The version asked for is neither a number nor a label; some protocols have no such path."""
+    """Version that is neither a number nor a label; some protocols have no such path."""
 
 
 class FailedPrecondition(InvalidInput):
-    """The request takes something of the model for granted that is not so; some protocols tell it apart."""
+    """Request that assumes something about the model that is not the case; a separate code in some protocols."""
 
 
 class NotFound(SalverError):
-    """No such model or version."""
+    """Unknown model or version."""
 
     code = Code.NOT_FOUND
 
 
 class NotReady(SalverError):
-    """The model version is known, but it is loading, draining or failed."""
+    """Known model version that is loading, draining or failed."""
 
     code = Code.NOT_READY
 
 
 class Conflict(SalverError):
-    """The change contradicts the present state."""
+    """Change that contradicts the current state."""
 
     code = Code.CONFLICT
 
 
 class Outdated(Conflict):
-    """The change was meant for a state that is no longer there."""
+    """Change based on a state that is no longer current."""
 
 
 class NoRoute(SalverError):
-    """No such path or RPC method."""
+    """Unknown path or RPC method."""
 
     code = Code.NO_ROUTE
 
 
 class WrongVerb(SalverError):
-    """The path exists, but not with this HTTP verb."""
+    """Known path without this HTTP verb."""
 
     code = Code.WRONG_VERB
 
 
 class Unauthenticated(SalverError):
-    """The caller has not said who it is, as it has to."""
+    """Missing or invalid credentials."""
 
     code = Code.UNAUTHENTICATED
 
 
 class Forbidden(SalverError):
-    """The caller may not do this."""
+    """Operation that the caller may not perform."""
 
     code = Code.FORBIDDEN
 
 
 class Overloaded(SalverError):
-    """There is more work than time for it; this was refused before it cost anything.
+    """Rejection before any work was done, because there is more work than time.
 
     Args:
-        retry_after: Seconds after which another try is worth it.
-        why: Which bound it met.
+        retry_after: Seconds after which to try again.
+        why: Limit that was reached.
     """
 
     code = Code.OVERLOADED
@@ -198,47 +198,47 @@ class Overloaded(SalverError):
         self.why = why
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Keeps when to come back and the bound as well."""
+        """Keep ``retry_after`` and ``why`` when an error crosses a process boundary."""
         return (*super().__reduce__(), {"retry_after": self.retry_after, "why": self.why})
 
 
 class DeadlineExceeded(SalverError):
-    """The deadline passed before the answer was there, or was certain to."""
+    """Deadline that passed, or was certain to pass, before the answer was there."""
 
     code = Code.DEADLINE_EXCEEDED
     why: Refusal | Fault | Literal[""] = "deadline"
 
 
 class WaitedTooLong(DeadlineExceeded):
-    """The time to wait that the model's queue policy sets was over before a run began."""
+    """Timeout of the model's queue policy, reached before a run started."""
 
     code = Code.OVERLOADED
 
 
 class Cancelled(SalverError):
-    """The caller went away."""
+    """Request whose caller has gone away."""
 
     code = Code.CANCELLED
 
 
 class TooLarge(SalverError):
-    """A body or a tensor is over its limit."""
+    """Body or tensor over its limit."""
 
     code = Code.TOO_LARGE
 
 
 class Unsupported(SalverError):
-    """Understood, but not done by this server or model."""
+    """Operation that this server or model does not support."""
 
     code = Code.UNSUPPORTED
 
 
 class OnlyStreams(Unsupported):
-    """One answer was asked of a model that gives any number of them."""
+    """Single answer requested from a model that returns any number of responses."""
 
     @classmethod
     def of(cls, model: str) -> "OnlyStreams":
-        """With the roads that there are."""
+        """Return the error with a list of the operations that are available."""
         return cls(
             f"model '{model}' gives any number of responses, and this request has room for one",
             fix=f"Ask '{model}' over gRPC by ModelStreamInfer, or POST to "
@@ -247,61 +247,61 @@ class OnlyStreams(Unsupported):
 
 
 class NotOneResponse(InvalidInput):
-    """One answer was asked of a model that gave none, or several that are no parts of one."""
+    """Single answer requested from a model that returned none, or several that are not parts of one."""
 
 
 class SegmentFailed(SalverError):
-    """A segment of shared memory that a caller named cannot be opened, or cannot take what is to go there.
+    """Shared-memory region named by a caller that cannot be opened or is too small.
 
-    The caller's fault as often as not; the code is the one that Triton gives it.
+    Often the caller's fault, but the code is the one that Triton uses.
     """
 
     code = Code.INTERNAL
 
 
 class ModelFailed(SalverError):
-    """The model raised, answered nonsense, or its host process died."""
+    """Failure in the model: it raised, returned invalid outputs, or its host process died."""
 
     code = Code.MODEL_FAILED
-    longest = 65_536  # what a model says of itself may be a traceback
+    longest = 65_536  # a model's own text may be a traceback
 
 
 class InvalidOutput(ModelFailed):
-    """The model answered with outputs that are not those that it promises."""
+    """Outputs that do not match the model's signature."""
 
     why: Refusal | Fault | Literal[""] = "output"
 
 
 class UnknownError(SalverError):
-    """The model answered with an error that it gives no kind."""
+    """Error from the model without a kind."""
 
     code = Code.UNKNOWN
     longest = ModelFailed.longest
 
 
 class Internal(SalverError):
-    """A defect of Salver's own; the message carries the id under which the log has the cause."""
+    """Bug in Salver; the message carries the id under which the log has the cause."""
 
     code = Code.INTERNAL
 
     @classmethod
     def incident(cls, id: str) -> "Internal":
-        """What a caller is told of a defect: where to look, and nothing of the cause."""
+        """Return the text that a caller sees: where to look, without the cause."""
         return cls(f"internal error, incident {id}; the log has the cause")
 
 
 class LoadFailed(SalverError):
-    """An artefact could not be turned into a runnable model; the message is its reason."""
+    """Artefact that could not be turned into a runnable model; the message gives the reason."""
 
     code = Code.INVALID_INPUT
 
 
 class MissingExtra(LoadFailed):
-    """The framework that this artefact needs is not installed.
+    """Missing framework that an artefact needs.
 
     Args:
         backend: The backend's name, as in ``salver doctor``.
-        extra: The pip extra that brings it.
+        extra: The pip extra that installs it.
         module: The module whose import failed.
     """
 
@@ -313,69 +313,69 @@ class MissingExtra(LoadFailed):
         self._parts = (backend, extra, module)
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Rebuilds from its own three arguments."""
+        """Rebuild from the three arguments."""
         return (MissingExtra, self._parts)
 
 
 class HostDied(ModelFailed):
-    """The host process of a model ended while it was working; nothing is known of the answer."""
+    """Host process that ended while working; whether it answered is unknown."""
 
 
 class HostGone(HostDied):
-    """It ended before it had read what it was to do, so that another one may do it."""
+    """Host process that ended before it read its request, so that another may run it."""
 
 
-# Of models that are registered by name and version, and of workflows of them.
+# Models registered by name and version, and workflows of them.
 
 
 class NoModel(NotFound):
-    """No model of that name, or nothing at the place that its registration names."""
+    """Unknown model name, or nothing at the place that its registration names."""
 
 
 class NoModelVersion(NotFound):
-    """The model is there, but not in that version."""
+    """Known model without that version."""
 
 
 class NoWorkflow(NotFound):
-    """No workflow of that name, or no such archive."""
+    """Unknown workflow name or archive."""
 
 
 class StillDefault(Forbidden):
-    """The default version stays as long as there are others."""
+    """Default version that cannot be removed while there are others."""
 
 
 class BadArchive(InvalidInput):
-    """What lies there is no archive of a model, or not a whole one."""
+    """File that is not a complete model archive."""
 
 
 class NoDownload(InvalidInput):
-    """An archive could not be fetched from where its registration says that it is."""
+    """Archive that could not be fetched from the URL of its registration."""
 
 
 class BadGraph(InvalidInput):
-    """The graph of a workflow is none that can be run."""
+    """Graph of a workflow that cannot be run."""
 
 
 class WorkersFailed(ModelFailed):
-    """The workers of a model did not start."""
+    """Workers of a model that did not start."""
 
 
 class WorkflowFailed(ModelFailed):
-    """A workflow could not be registered, or one of its nodes failed."""
+    """Workflow that could not be registered, or that has a failed node."""
 
 
 class HandlerFailed(ModelFailed):
-    """A handler failed, in a way that has a status of its own.
+    """Failure of a handler with a status of its own.
 
     Args:
-        status: HTTP status that its caller is to see.
+        status: HTTP status that the caller receives.
     """
 
     def __init__(self, message: str, status: int = 503, *, field: str = "", fix: str = "") -> None:
         super().__init__(message, field=field, fix=fix)
-        self.message = message  # the handler's own answer, whole
+        self.message = message  # the handler's own answer, complete
         self.status = status
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Keeps the status as well."""
+        """Keep the status when an error crosses a process boundary."""
         return (*super().__reduce__(), {"status": self.status})

@@ -1,4 +1,4 @@
-"""What happened? The facts that planes announce and observers count.
+"""Events that the control plane and the data plane emit.
 
 Observers run off the request's path. Durations are seconds.
 """
@@ -12,25 +12,25 @@ from salver.words.tensor import Tensor
 
 
 class Served(msgspec.Struct, frozen=True, gc=False):
-    """One request has its answer, good or bad.
+    """A completed request, successful or not.
 
     Attributes:
         outcome: ``ok``, or the error's code.
-        latency: From the first byte read to the answer being ready to write.
-        rows: Rows that the request brought.
-        size: Bytes of its inputs as arrays.
-        why: Of a request that was refused, which bound it met (:data:`salver.words.errors.Refusal`); else
-            what its
-            code does not tell (:data:`salver.words.errors.Fault`).
-        tenant: For whom it was, or empty.
-        arrival: When its first byte was read, by the server's monotonic clock.
-        parent: W3C trace context of the request in whose service the server asked; empty = a caller did.
-        origin: Id of the caller's own span; empty = the trace begins with this request, or with none.
-        first: Of an answer in pieces, from the first byte read to its first piece; 0 = there is none.
-        api: What was asked of the model (:class:`salver.words.messages.Call`).
-        asked: The version that the caller named; empty = none.
-        assignment: Where the request was sent, of a model in a release; None = it is not split.
-        unit: Who is assigned there.
+        latency: Time from the first byte read to the answer being ready to write.
+        rows: Rows of the request.
+        size: Bytes of the inputs as arrays.
+        why: For a rejected request, the limit that was reached (:data:`salver.words.errors.Refusal`); else
+            details that the code lacks (:data:`salver.words.errors.Fault`).
+        tenant: Tenant of the request, or empty.
+        arrival: When the first byte was read, by the server's monotonic clock.
+        parent: W3C trace context of the request that caused this one inside the server; empty = a caller sent
+            it.
+        origin: Id of the caller's own span; empty = the trace begins here, or there is none.
+        first: For a streamed answer, time from the first byte read to the first piece; 0 = not streamed.
+        api: Operation requested (:class:`salver.words.messages.Call`).
+        asked: Version that the caller named; empty = none.
+        assignment: Where the request was sent, for a model in a release; None = not split.
+        unit: Unit that was assigned.
     """
 
     model: str
@@ -56,13 +56,14 @@ class Served(msgspec.Struct, frozen=True, gc=False):
 
 
 class Responded(msgspec.Struct, frozen=True, gc=False):
-    """What a version answered, in a release that wants to know; :class:`Served` tells of the request. It is
-    no event, as those who count requests keep some of their events, and outputs may be large.
+    """Response of a version in a release that analyses answers; :class:`Served` describes the request.
+
+    Not an event, because observers keep some of their events and outputs may be large.
 
     Attributes:
         unit: As in :class:`Served`.
-        outputs: Of all pieces of the answer, in their order; None = they were too large to be kept.
-        are_chosen: The caller has said which outputs it wants.
+        outputs: Of all pieces of the answer, in order; None = too large to keep.
+        are_chosen: The caller selected the outputs.
     """
 
     assignment: Assignment
@@ -72,15 +73,15 @@ class Responded(msgspec.Struct, frozen=True, gc=False):
 
 
 class Shadowed(msgspec.Struct, frozen=True, gc=False):
-    """A version was asked what another one was asked by a caller, who does not know; no request was served.
+    """A copy of a caller's request sent to another version; its answer is not returned.
 
     Attributes:
-        version: The canary; nobody got its answer.
+        version: The canary, whose answer is discarded.
         unit: As in :class:`Served`.
-        request_id: Of the caller's request.
+        request_id: Id of the caller's request.
         outcome: ``ok``, or the error's code.
-        stable_seconds, seconds: The models' own time, of the answer that the caller got and of this one.
-        agrees: The answers are alike, as the split's shadow has it.
+        stable_seconds, seconds: Time in the model, for the caller's answer and for this one.
+        agrees: The answers match by the comparison of the split's shadow.
         distance: See :class:`~salver.features.releases.experiments.compare.Comparison`.
     """
 
@@ -97,16 +98,16 @@ class Shadowed(msgspec.Struct, frozen=True, gc=False):
 
 
 class Answered(msgspec.Struct, frozen=True, gc=False):
-    """A call at a port of TorchServe's has its answer, whatever it was about.
+    """A completed call at one of TorchServe's ports, of any kind.
 
     Attributes:
         caller: Address and port.
-        verb: ``gRPC`` for such calls.
-        target: Path and query; of gRPC service and method.
-        protocol: As ``HTTP/1.1``.
-        status: Of HTTP, or gRPC's code.
-        at: Unix time of the end.
-        seconds: From its headers on.
+        verb: HTTP verb, or ``gRPC``.
+        target: Path and query; for gRPC, service and method.
+        protocol: For example ``HTTP/1.1``.
+        status: HTTP status or gRPC code.
+        at: Unix time of completion.
+        seconds: Duration from the headers on.
     """
 
     caller: str
@@ -119,11 +120,11 @@ class Answered(msgspec.Struct, frozen=True, gc=False):
 
 
 class WorkerReady(msgspec.Struct, frozen=True):
-    """A worker of a handler can run.
+    """A worker of a handler that is ready.
 
     Attributes:
-        worker: Its number.
-        seconds: From the start of its process.
+        worker: Number of the worker.
+        seconds: Time since the start of its process.
     """
 
     id: ModelId
@@ -132,12 +133,12 @@ class WorkerReady(msgspec.Struct, frozen=True):
 
 
 class Predicted(msgspec.Struct, frozen=True, gc=False):
-    """A request that is to be written down, and its answer.
+    """A request and its answer that are to be recorded.
 
     Attributes:
-        api: What was asked of the model (:class:`salver.words.messages.Call`).
-        signature: Key of the signature by which it was asked.
-        wish: How its model's requests are written down.
+        api: Operation requested (:class:`salver.words.messages.Call`).
+        signature: Key of the signature that was used.
+        wish: Settings of the model's prediction log.
     """
 
     request: InferRequest
@@ -148,16 +149,15 @@ class Predicted(msgspec.Struct, frozen=True, gc=False):
 
 
 class BatchRan(msgspec.Struct, frozen=True, gc=False):
-    """One run of a model is over.
+    """A completed run of a model.
 
     Attributes:
-        requests: Requests that shared it.
-        duration: The model's own time.
-        merge: Time to stack the inputs.
-        split: Time to cut the outputs apart.
+        requests: Number of requests in the run.
+        duration: Time in the model. merge: Time to stack the inputs.
+        split: Time to split the outputs.
         reason: Why the batch closed, as in :class:`~salver.words.messages.Timing`.
         ok: False if the model raised or its host died.
-        padding: Rows beside ``rows`` that filled the batch up.
+        padding: Rows added to ``rows`` to pad the batch.
     """
 
     model: str
@@ -173,15 +173,15 @@ class BatchRan(msgspec.Struct, frozen=True, gc=False):
 
 
 class StepRan(msgspec.Struct, frozen=True, gc=False):
-    """One step of a step-wise model is over.
+    """A completed step of a step-wise model.
 
     Attributes:
-        sequences: Sequences that the step carried on.
-        waiting: Sequences without a slot.
-        tokens: Tokens that it gave to callers.
-        prompt_tokens: Prompt tokens that it read.
+        sequences: Number of sequences in the step.
+        waiting: Number of sequences without a slot.
+        tokens: Tokens returned to callers.
+        prompt_tokens: Prompt tokens processed.
         duration: The model's own time.
-        gap: From the end of the step before to the end of this one; 0 after a pause.
+        gap: Time from the end of the previous step to the end of this one; 0 after a pause.
     """
 
     model: str
@@ -196,7 +196,7 @@ class StepRan(msgspec.Struct, frozen=True, gc=False):
 
 
 class StateChanged(msgspec.Struct, frozen=True):
-    """A version moved from one state to the next."""
+    """A transition of a version to another state."""
 
     id: ModelId
     before: State
@@ -205,13 +205,13 @@ class StateChanged(msgspec.Struct, frozen=True):
 
 
 class Replayed(msgspec.Struct, frozen=True):
-    """The warm-up records of a SavedModel were run.
+    """A run of the warm-up records of a SavedModel.
 
     Attributes:
-        path: Of the SavedModel.
-        records: Runs of records that went well.
-        seconds: All of them together.
-        why: The error's code; empty = none failed.
+        path: Path of the SavedModel.
+        records: Number of successful runs.
+        seconds: Total duration.
+        why: Code of the error; empty = none.
     """
 
     id: ModelId
@@ -222,12 +222,12 @@ class Replayed(msgspec.Struct, frozen=True):
 
     @property
     def ok(self) -> bool:
-        """All have run."""
+        """Return whether all records ran successfully."""
         return not self.why
 
 
 class Lineage(msgspec.Struct, frozen=True):
-    """A version that was loaded has an id in ML Metadata."""
+    """Id in ML Metadata of a version that was loaded."""
 
     id: ModelId
     uuid: str

@@ -1,7 +1,7 @@
-"""What is said of handlers: programs of their owner's that take named bytes, as TorchServe's models do?
+"""Records about handlers: programs with named bytes as input, such as TorchServe's models.
 
-A *handler* is run by *workers*, each a host process with the whole model. It is asked by a *form*: parts
-with a name and a content type each, and the caller's headers. A form travels as an :class:`InferRequest`, a
+A *handler* is run by *workers*, each a host process with the whole model. Its input is a *form*: named parts,
+each with a content type, and the caller's headers. A form travels as an :class:`InferRequest` and a
 reply as outputs and parameters, so that engines and host processes carry them like any other. These records
 know no wire, no process and no framework.
 """
@@ -15,49 +15,50 @@ import numpy as np
 from salver.words.messages import InferRequest, Parameter, Signature, TensorSpec
 from salver.words.tensor import Array, DataType, Tensor
 
-#: What recognition calls an archive of a handler, and the platform of its signature.
+#: Format of a handler's archive, and platform of its signature.
 FORMAT: Final = "torchserve"
-#: The output that holds a reply's bytes.
+#: Output that holds the bytes of a reply.
 BODY: Final = "body"
-#: Of every handler: any parts in, bytes out.
+#: Signature of every handler: any parts in, bytes out.
 SIGNATURE: Final = Signature(
     (), (TensorSpec(BODY, DataType.UINT8, (-1,)),), platform="torchserve_mar", takes_forms=True
 )
-#: Parameters of requests and responses that no caller can send under that name.
+#: Parameters of requests and responses; callers cannot send parameters with these names.
 _FORM: Final = "\0form"
 _REPLY: Final = "\0reply"
 _ALONE: Final = "\0alone"
-#: Workers that a version may be told to have; each is a process.
+#: Maximum number of workers of a version; each is a process.
 MOST_WORKERS: Final = 1024
-#: Of requests that go on with a sequence, as Triton's callers name them.
+#: Parameters of requests in a sequence, as Triton's callers name them.
 SEQUENCE: Final = ("sequence_id", "sequence_start", "sequence_end")
 _NO_HEADERS: Final[Mapping[str, str]] = {}
 
 
 class Workers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How a handler is run.
+    """Worker settings of a handler.
 
     Attributes:
-        least, most: Workers that there shall be; ``least`` are started, and no more by themselves.
-        batch_size: Most requests of a run; 0 counts as 1.
-        max_batch_delay_ms: How long the first request of a batch waits for others.
-        response_timeout_s: A run that takes longer is a hang, and its worker is started anew.
-        startup_timeout_s: So long a worker may take to be ready; 0 = no worker can start, as in TorchServe.
-        max_retry_s: A worker that keeps failing is tried again within this time; then the model is unhealthy.
-        client_timeout_ms: A request that has waited so long is not run any more; 0 = it waits.
-        queue: Most requests that wait, beside those that run.
-        needs_ticket: A request is refused at once while no worker is idle.
+        least, most: Minimum and maximum number of workers; ``least`` are started, more only on request.
+        batch_size: Maximum requests in a run; 0 counts as 1.
+        max_batch_delay_ms: Maximum time that the first request of a batch waits for others.
+        response_timeout_s: A run that takes longer counts as hanging, and its worker is restarted.
+        startup_timeout_s: Maximum time for a worker to become ready; 0 = no worker can start, as in
+            TorchServe.
+        max_retry_s: A worker that keeps failing is restarted for this long; then the model is unhealthy.
+        client_timeout_ms: Requests that have waited this long are not run; 0 = no limit.
+        queue: Maximum number of waiting requests, in addition to running ones.
+        needs_ticket: Reject requests immediately while no worker is idle.
         is_stateful: Requests of one sequence go to one worker, in their order.
-        is_continuous: A running batch is refilled between steps (continuous batching).
-        sequence_idle_ms: A sequence of which nothing is heard so long is over; 0 = never.
-        sequence_timeout_ms: A sequence is over after this time, whatever is heard of it; 0 = never.
-        max_sequences: Sequences at one time, of all workers; 0 counts as 1.
-        sequence_queue: Most requests of one sequence that wait; 0 counts as 1.
-        device: ``cpu`` or ``gpu``; empty = a GPU where there is one (:func:`on_machine`).
-        device_ids: Which GPUs its workers use in turn; empty = all of them.
-        parallel_type, parallel_level: What the owner wants of several; for those who ask.
-        is_async: The handler answers when it likes (``asyncCommunication``).
-        has_own_environment: The model's requirements are installed into an environment of its own.
+        is_continuous: Refill a running batch between steps (continuous batching).
+        sequence_idle_ms: A sequence without requests for this long ends; 0 = never.
+        sequence_timeout_ms: A sequence ends after this time in any case; 0 = never.
+        max_sequences: Maximum active sequences over all workers; 0 counts as 1.
+        sequence_queue: Maximum number of waiting requests of one sequence; 0 counts as 1.
+        device: ``cpu`` or ``gpu``; empty = a GPU if there is one (:func:`on_machine`).
+        device_ids: GPUs that the workers use in turn; empty = all.
+        parallel_type, parallel_level: Parallelism over several GPUs; only reported.
+        is_async: The handler answers asynchronously (``asyncCommunication``).
+        has_own_environment: Install the model's requirements into a separate environment.
     """
 
     least: int = 1
@@ -85,9 +86,9 @@ class Workers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def on_machine(workers: Workers, gpus: int) -> Workers:
-    """How a handler is run where there are so many GPUs (TS-Y2).
+    """Resolve the device settings for a machine with that many GPUs (TS-Y2).
 
-    As TorchServe has it: who says nothing gets one, and a list with one that is not there counts for nothing.
+    As in TorchServe, the default is a GPU, and a list that names a missing GPU is ignored.
 
     >>> [on_machine(Workers(device_ids=ids), 3).device_ids for ids in ((1, 2), (1, 3))]
     [(1, 2), ()]
@@ -101,7 +102,7 @@ def on_machine(workers: Workers, gpus: int) -> Workers:
 
 
 class Part(msgspec.Struct, frozen=True):
-    """A named part of a form. ``data`` is UINT8 ``[n]``; an empty ``content_type`` says nothing of it."""
+    """Named part of a form. ``data`` is UINT8 ``[n]``; ``content_type`` may be empty."""
 
     name: str
     data: Array
@@ -109,32 +110,32 @@ class Part(msgspec.Struct, frozen=True):
 
 
 class Form(msgspec.Struct, frozen=True):
-    """What a handler is asked.
+    """Input of a handler.
 
     Attributes:
-        parts: Names occur once.
-        headers: Of the call, as they were sent.
+        parts: Parts with unique names.
+        headers: Headers of the call, as they were sent.
     """
 
     parts: tuple[Part, ...] = ()
     headers: Mapping[str, str] = _NO_HEADERS
 
 
-#: Asks a handler what it tells of itself (``describe_handle``): JSON, if it is an object.
+#: Form that asks a handler to describe itself (``describe_handle``): JSON, if it is an object.
 DESCRIBE: Final = Form(headers={"describe": "True"})
 #: Header of a form that asks for an explanation.
 EXPLAIN: Final[Mapping[str, str]] = {"explain": "True"}
 
 
 class HandlerReply(msgspec.Struct, frozen=True):
-    """What a handler says to one request, or one piece of it.
+    """Reply of a handler to one request, or one piece of it.
 
     Attributes:
         reason: Phrase of the status line; empty = the usual one.
-        content_type: Empty = the handler has not said it.
-        headers: Further ones, as the handler set them.
-        is_error: ``body`` is the message of an error, and ``status`` its code.
-        metrics: Lines that the handler's metrics have written since the last run, for the server.
+        content_type: Content type; empty = not set by the handler.
+        headers: Additional headers set by the handler.
+        is_error: ``body`` is an error message and ``status`` its code.
+        metrics: Metric lines that the handler has written since the last run.
     """
 
     body: bytes = b""
@@ -147,13 +148,15 @@ class HandlerReply(msgspec.Struct, frozen=True):
 
 
 class _Words(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
-    """What a form says beside its bytes, in one parameter."""
+    """Content of a form other than its bytes, packed into one parameter."""
 
     headers: Mapping[str, str] = _NO_HEADERS
-    types: Mapping[str, str] = _NO_HEADERS  # of parts
+    types: Mapping[str, str] = _NO_HEADERS  # content types of the parts
 
 
 class _Said(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Content of a reply other than its bytes, packed into one parameter."""
+
     status: int = 200
     reason: str = ""
     content_type: str = ""
@@ -168,7 +171,7 @@ _read_said = msgspec.json.Decoder(_Said).decode
 
 
 def part(name: str, data: bytes | bytearray | memoryview, content_type: str = "") -> Part:
-    """A part of these bytes, which are not copied.
+    """Make a part of these bytes without copying them.
 
     >>> part("body", b"abc").data.tolist()
     [97, 98, 99]
@@ -186,12 +189,12 @@ def as_request(
     *,
     is_alone: bool = False,
 ) -> InferRequest:
-    """The request that carries a form.
+    """Return the request that carries a form.
 
     Args:
-        sequence: Id of the sequence that it belongs to, and whether it is its first and its last one.
-        id: Of the call, which the handler is told; no other's.
-        is_alone: No other request shares its run (TS-G7).
+        sequence: Id of its sequence, and whether it is the first and the last request of it.
+        id: Id of the call, passed to the handler.
+        is_alone: Run it without other requests (TS-G7).
     """
     types = {each.name: each.content_type for each in form.parts if each.content_type}
     parameters: dict[str, Parameter] = {_FORM: _write(_Words(form.headers, types)).decode()}
@@ -204,17 +207,17 @@ def as_request(
 
 
 def is_alone(request: InferRequest) -> bool:
-    """Is it to share its run with no other?"""
+    """Return whether the request must not share its run with others."""
     return _ALONE in request.parameters
 
 
 def is_form(request: InferRequest) -> bool:
-    """Was it made by :func:`as_request`, and not by a protocol of tensors?"""
+    """Return whether the request was made by :func:`as_request`, not by a tensor protocol."""
     return _FORM in request.parameters
 
 
 def form_of(request: InferRequest) -> Form:
-    """The form that a request of :func:`as_request` carries."""
+    """Return the form that a request made by :func:`as_request` carries."""
     words = _read_words(str(request.parameters[_FORM]))
     types = words.types
     parts = [Part(tensor.name, tensor.array, types.get(tensor.name, "")) for tensor in request.inputs]
@@ -222,7 +225,7 @@ def form_of(request: InferRequest) -> Form:
 
 
 def as_answer(reply: HandlerReply) -> tuple[dict[str, Array], dict[str, Parameter]]:
-    """Outputs and parameters that carry a reply."""
+    """Return outputs and parameters that carry a reply."""
     outputs = {BODY: part(BODY, reply.body).data}
     said = _Said(reply.status, reply.reason, reply.content_type, reply.headers, reply.is_error, reply.metrics)
     text = _write(said).decode()
@@ -230,7 +233,7 @@ def as_answer(reply: HandlerReply) -> tuple[dict[str, Array], dict[str, Paramete
 
 
 def reply_of(body: Array | None, parameters: Mapping[str, Parameter]) -> HandlerReply:
-    """The reply that these outputs and parameters carry."""
+    """Return the reply that these outputs and parameters carry."""
     data = b"" if body is None else body.tobytes()
     text = parameters.get(_REPLY)
     if text is None:
@@ -242,23 +245,23 @@ def reply_of(body: Array | None, parameters: Mapping[str, Parameter]) -> Handler
 
 
 def status_of(parameters: Mapping[str, Parameter]) -> int:
-    """The status that a handler gave its reply; 200 of whatever says nothing."""
+    """Return the status of a handler's reply; 200 if there is none."""
     text = parameters.get(_REPLY)
     return 200 if text is None else _read_said(str(text)).status
 
 
-# What is told of handlers, and wanted of them, by their operators.
+# Status and registration of handlers, for operators.
 
 
 class WorkerStatus(msgspec.Struct, frozen=True):
-    """One worker.
+    """Status of one worker.
 
     Attributes:
-        id: Its number; TorchServe counts from 9000.
+        id: Number of the worker; TorchServe counts from 9000.
         started: Unix time in seconds.
-        pid: -1 = it is not there yet.
-        memory: Bytes that it holds; 0 = not known.
-        gpu: The one that it uses; None = none.
+        pid: Process id; -1 = not started yet.
+        memory: Bytes in use; 0 = unknown.
+        gpu: GPU in use; None = none.
     """
 
     id: int
@@ -270,13 +273,13 @@ class WorkerStatus(msgspec.Struct, frozen=True):
 
 
 class HandlerStatus(msgspec.Struct, frozen=True):
-    """One version of a handler, to its operators.
+    """Status of one version of a handler.
 
     Attributes:
-        url: Where it came from, as it was registered.
-        runtime: ``python``, mostly.
-        waiting: Requests that wait.
-        is_loaded_at_startup: It was not registered by a request.
+        url: URL of its registration.
+        runtime: Usually ``python``.
+        waiting: Number of waiting requests.
+        is_loaded_at_startup: The version was not registered by a request.
     """
 
     name: str
@@ -291,7 +294,7 @@ class HandlerStatus(msgspec.Struct, frozen=True):
 
 
 class Listed(NamedTuple):
-    """A model in a list: where its default version came from; was one of its versions there at the start?"""
+    """Entry of a model list: URL of the default version, and whether a version existed at startup."""
 
     name: str
     url: str
@@ -299,13 +302,13 @@ class Listed(NamedTuple):
 
 
 class Registration(msgspec.Struct, frozen=True):
-    """What a request to register a model says; None = it says nothing of that (TS-M1).
+    """Content of a request to register a model; None = not set in the request (TS-M1).
 
     Attributes:
-        url: A file or folder of the model store, ``file://``, ``http://`` or ``https://``.
-        name: Empty = as in the archive.
-        handler, runtime: In place of the archive's; empty = as there.
-        waits: Answer when the workers are there.
+        url: File or folder of the model store, or a URL (``file://``, ``http://``, ``https://``).
+        name: Model name; empty = as in the archive.
+        handler, runtime: Replace those of the archive; empty = as in the archive.
+        waits: Answer only when the workers are ready.
     """
 
     url: str
@@ -322,7 +325,7 @@ class Registration(msgspec.Struct, frozen=True):
 
 
 class Registered(msgspec.Struct, frozen=True):
-    """A model was registered, with so many workers; not ``is_done``: they are still starting."""
+    """Result of a registration with its number of workers; not ``is_done`` = still starting."""
 
     name: str
     version: str
@@ -331,12 +334,12 @@ class Registered(msgspec.Struct, frozen=True):
 
 
 class WorkflowStatus(msgspec.Struct, frozen=True):
-    """A workflow of handlers, to its operators.
+    """Status of a workflow of handlers.
 
     Attributes:
-        url: Of its archive, as it was registered.
-        least, most, batch_size, max_batch_delay_ms: Of those of its nodes that say nothing else.
-        graph: Its nodes, and which come after each, in words.
+        url: URL of the archive, from its registration.
+        least, most, batch_size, max_batch_delay_ms: Defaults of its nodes.
+        graph: Nodes, and the successors of each, as text.
     """
 
     name: str
@@ -348,14 +351,14 @@ class WorkflowStatus(msgspec.Struct, frozen=True):
     graph: str
 
 
-#: How a change of the number of workers went: they are all there; some are not, yet; nobody waited.
+#: Result of changing the number of workers: all are ready; some are not yet; nobody waited.
 Scaled = Literal["done", "partly", "begun"]
-#: What a handler tells of itself (``describe_handle``).
+#: Description that a handler gives of itself (``describe_handle``).
 Metadata = Mapping[str, Any] | None
 
 
 def joined(replies: Sequence[HandlerReply]) -> HandlerReply:
-    """One reply of the pieces of an answer; status and headers are the first one's."""
+    """Join the pieces of an answer into one reply; status and headers are those of the first piece."""
     first = replies[0]
     if len(replies) == 1:
         return first

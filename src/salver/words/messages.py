@@ -1,6 +1,6 @@
-"""What is asked of a model, and what does it answer?
+"""Requests and responses, and what describes them.
 
-The records that every room passes on. They know no wire, socket, clock or framework.
+These records are passed between all packages. They know no wire, socket, clock or framework.
 Times are seconds of one monotonic clock unless a name says otherwise.
 """
 
@@ -13,32 +13,31 @@ import msgspec
 from salver.words.errors import SalverError
 from salver.words.tensor import DataType, Tensor
 
-#: A request, tensor or reply parameter (OIP-12).
+#: Parameter of a request, tensor or reply (OIP-12).
 Parameter = bool | int | float | str
 _NONE: Mapping[str, Parameter] = {}
 
 
 class ModelId(msgspec.Struct, frozen=True, order=True):
-    """One version of one model."""
+    """Name and version of a model."""
 
     name: str
     version: str
 
     def __str__(self) -> str:
-        """``name:version``, the usual tag."""
+        """Return ``name:version``."""
         return f"{self.name}:{self.version}"
 
 
 class TensorSpec(msgspec.Struct, frozen=True):
-    """What a model expects or gives under one name.
+    """Name, datatype and shape of a model's input or output.
 
     Attributes:
-        shape: Extents with -1 where any extent is fine. For a batched model the
-            leading -1 (the batch dimension) is part of it.
-        optional: An input that may be left out.
+        shape: Extents; -1 = any extent. For a batched model it includes the leading -1 (the batch dimension).
+        optional: The input may be omitted.
         labels: Class names by index along the last axis, or empty.
-        tensor: What the artefact itself calls it (``TensorInfo.name`` of a SavedModel), or empty.
-        any_rank: Its rank is free, and the shape is ``[-1]``, whatever the tensors' will be.
+        tensor: Name inside the artefact (``TensorInfo.name`` of a SavedModel), or empty.
+        any_rank: The rank is free; the shape is then ``[-1]``.
     """
 
     name: str
@@ -55,16 +54,16 @@ class Signature(msgspec.Struct, frozen=True):
 
     Attributes:
         batched: True if axis 0 of every input and output is the batch: rows of different
-            requests may be stacked along it and the answers cut apart again.
+            requests may be stacked along it and the answers split again.
         platform: The protocol's ``<project>_<format>`` name (OIP-8), information only.
-        max_rows: Most rows that the model takes in one run; 0 = as many as one likes.
-        name: Its key, of a model that may have several (TF-R8).
-        method: What a caller does by it (``method_name`` of a SavedModel's SignatureDef).
-        others: The model's other signatures, which have none themselves.
-        judges_shapes: The model says itself which shapes it takes, to those who ask for that
+        max_rows: Maximum rows in one run; 0 = no limit.
+        name: Key of the signature, for models that may have several (TF-R8).
+        method: ``method_name`` of a SavedModel's SignatureDef.
+        others: The model's other signatures; these have no ``others``.
+        judges_shapes: The model checks shapes itself, for requests that ask for it
             (:attr:`InferRequest.any_shape`).
-        is_stateful: A run may change what later ones answer.
-        takes_forms: It is a handler (:mod:`salver.words.handlers`): any inputs, and one output of bytes.
+        is_stateful: A run may affect the answers of later runs.
+        takes_forms: The model is a handler (:mod:`salver.words.handlers`): any inputs, one output of bytes.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -80,7 +79,7 @@ class Signature(msgspec.Struct, frozen=True):
     takes_forms: bool = False
 
     def named(self, name: str) -> "Signature | None":
-        """The one of that key: this one or one of the others; None = there is none.
+        """Return the signature with that key, this one or one of the others; None = there is none.
 
         >>> Signature((), (), others=(Signature((), (), name="regress"),)).named("regress").name
         'regress'
@@ -89,27 +88,27 @@ class Signature(msgspec.Struct, frozen=True):
 
 
 class RequestedOutput(msgspec.Struct, frozen=True, gc=False):
-    """One output that the caller asked for by name."""
+    """Output that the caller requested by name."""
 
     name: str
     parameters: Mapping[str, Parameter] = _NONE
 
 
 class InferRequest(msgspec.Struct, frozen=True):
-    """One question to one model.
+    """Inference request to one model.
 
     Attributes:
-        version: Empty when the caller leaves the choice to the server.
-        id: The caller's own mark; comes back in the reply.
-        outputs: The wanted outputs in order; empty means all.
+        version: Empty = chosen by the server.
+        id: The caller's own id; returned in the reply.
+        outputs: Requested outputs in order; empty = all.
         parameters: Free request parameters (OIP-12).
-        signature: Key of the signature that it asks by; empty = the model's first.
-        any_shape: Shapes are the model's to judge, if it can (TensorFlow Serving compares none with those
-            that a SavedModel tells).
-        trace: W3C trace context of the span that it is, where its model may ask others; else empty.
-        request_id: Of the call that it came with, where its model may ask others; else empty.
-        deadline: Until when its caller waits, by the server's clock, where its model may know; None = never.
-        is_gone: Says whether its caller has gone meanwhile, where its model may ask; None = nobody knows.
+        signature: Key of the signature to use; empty = the model's first.
+        any_shape: Let the model check the shapes, if it can (TensorFlow Serving does not compare them with
+            those of the SavedModel).
+        trace: W3C trace context of this request's span, if its model may call others; else empty.
+        request_id: Id of the call, if its model may call others; else empty.
+        deadline: The caller's deadline by the server's clock, if its model may know it; None = none.
+        is_gone: Returns whether the caller has gone away, if its model may ask; None = unknown.
     """
 
     model: str
@@ -127,21 +126,21 @@ class InferRequest(msgspec.Struct, frozen=True):
 
 
 class Timing(msgspec.Struct, frozen=True, gc=False):
-    """Where one request's time went, in seconds; with "the rest" they add up to its latency.
+    """Durations of the parts of one request in seconds; with the remainder they add up to its latency.
 
     Attributes:
-        queue: Waiting because every instance was busy.
-        formation: Waiting, with an instance idle, for a batch to fill.
-        inference: The model's own time, merging and splitting excluded.
-        batch_rows: Rows of the batch in which it ran.
-        ahead: Rows that waited already when it came.
+        queue: Waiting while every instance was busy.
+        formation: Waiting for a batch to fill while an instance was idle.
+        inference: Time in the model, without merging and splitting.
+        batch_rows: Rows of its batch.
+        ahead: Rows that were already waiting on arrival.
         reason: Why its batch closed: ``full``, ``preferred``, ``time``, ``drain``, ``deadline``,
-            ``urgent``, ``bulk`` or ``learned``; ``steps`` = an ensemble's, which has none.
-        arrived: When it began to wait, by the clock of the engine; 0 = not known.
-        ended: When its outputs were there, by the same clock.
-        split: Cutting the outputs of its batch apart, the last thing before that.
-        cache: Of a model whose answers are kept: was this one there?
-        cache_seconds: Looking for it, and keeping it.
+            ``urgent``, ``bulk`` or ``learned``; ``steps`` = an ensemble, which has no batch.
+        arrived: When it joined the queue, by the engine's clock; 0 = unknown.
+        ended: When its outputs were available, by the same clock.
+        split: Splitting the outputs of its batch, the last part before ``ended``.
+        cache: For a model with a response cache, whether the answer was in it.
+        cache_seconds: Cache lookup and insertion.
     """
 
     queue: float = 0.0
@@ -158,12 +157,12 @@ class Timing(msgspec.Struct, frozen=True, gc=False):
 
 
 class InferResponse(msgspec.Struct, frozen=True):
-    """The answer to one :class:`InferRequest`, or one of the pieces of an answer that comes in pieces.
+    """Answer to an :class:`InferRequest`, or one piece of a streamed answer.
 
     Attributes:
-        is_last: No piece follows, as the model knows already. The end of the pieces says the same later.
-        error: Of a piece that went wrong, and has no outputs. Others may follow.
-        tokens: Of the prompt and of the answer, in the last piece of an engine that counts them.
+        is_last: The model already knows that no piece follows. Otherwise the end of the stream tells.
+        error: Error of a piece, which then has no outputs. Others may follow.
+        tokens: Tokens of the prompt and of the answer, in the last piece if the engine counts them.
     """
 
     model: str
@@ -178,17 +177,17 @@ class InferResponse(msgspec.Struct, frozen=True):
 
 
 class Insight(msgspec.Struct, frozen=True, gc=False):
-    """What an engine knows of its own model and load, for its operators.
+    """Load and measurements of an engine, for operators.
 
     Attributes:
-        load: Rows that come per second, over those that full batches on all instances allow.
-        a: Seconds that a row adds to a run; 0 = not known yet.
-        t0: Seconds of a run whatever its rows.
-        reserve: Seconds that are kept free before what is promised.
-        rule: In force now (:data:`salver.words.artifacts.Policy`).
-        limit: Requests that may wait now; 0 = no such limit.
-        sequences: Sequences in slots; -1 = it has none.
-        backlog: Sequences that wait for a slot.
+        load: Arriving rows per second, divided by the capacity of full batches on all instances.
+        a: Seconds that each row adds to a run; 0 = unknown yet.
+        t0: Fixed seconds of a run.
+        reserve: Safety margin in seconds before a promised time.
+        rule: Active batching rule (:data:`salver.words.artifacts.Policy`).
+        limit: Current limit on waiting requests; 0 = none.
+        sequences: Sequences in slots; -1 = the engine has no sequences.
+        backlog: Sequences waiting for a slot.
     """
 
     load: float = 0.0
@@ -202,13 +201,13 @@ class Insight(msgspec.Struct, frozen=True, gc=False):
 
 
 class Standing(msgspec.Struct, frozen=True, gc=False):
-    """For whom a request is and how it competes with others for its model.
+    """Tenant, priority and service class of a request.
 
     Attributes:
-        tenant: Tenants share a model's capacity fairly; empty = the common one.
-        priority: Level, 1 being the highest; 0 = the model's default level.
-        service: ``urgent`` (served at once and alone), ``normal``, or ``bulk`` (in large batches,
-            with capacity that nobody else wants).
+        tenant: Tenants share a model's capacity fairly; empty = the default tenant.
+        priority: Level, 1 is the highest; 0 = the model's default.
+        service: ``urgent`` (served immediately and alone), ``normal``, or ``bulk`` (large batches that use
+            spare capacity).
     """
 
     tenant: str = ""
@@ -216,30 +215,29 @@ class Standing(msgspec.Struct, frozen=True, gc=False):
     service: Literal["urgent", "normal", "bulk"] = "normal"
 
 
-#: Of a request that says nothing about itself.
+#: Standing of a request without one.
 ANYBODY = Standing()
 
 
 class Call(msgspec.Struct, gc=False, eq=False):
-    """How a request reached us: what a transport knows and a codec does not. Each is itself alone.
+    """Facts about a call that the transport knows and the codec does not. Compared by identity.
 
     Attributes:
         protocol: ``oip-http``, ``oip-grpc``, ``tfs-http``, … (a label of the metrics).
         arrival: When its first byte was read.
-        deadline: When the caller stops waiting; None for never.
-        request_id: Ours, or the caller's ``x-request-id``.
-        traceparent: W3C trace context of the span that this request is, or empty.
-        standing: From the transport's headers. The request's own parameters may change it, but for
-            the tenant.
-        forwarded: Headers that the owner wants to have as parameters of the request; None = no such wish.
-        parent: W3C trace context of the request in whose service the server asks this; empty = a caller does.
+        deadline: When the caller stops waiting; None = never.
+        request_id: The caller's ``x-request-id``, or generated.
+        traceparent: W3C trace context of this request's span, or empty.
+        standing: Read from headers. Request parameters may change all of it except the tenant.
+        forwarded: Headers to pass on as request parameters; None = not configured.
+        parent: W3C trace context of the request that caused this one inside the server; empty = a caller sent
+            it.
         origin: Id of the caller's own span, where a trace came with the request.
-        api: What is asked of the model, in the word of a protocol that has several (``Predict``,
-            ``Classify``, ``Regress``, ``MultiInference``); else empty.
-        traits: What splits want to know of its headers, by source (``header:x-user-id``); None = none
-            of it came.
-        unit: Name of who is assigned, of a model in a release, as the router has found it.
-        is_large: Decoding its body on the event loop may keep others waiting.
+        api: Operation, for a protocol with several (``Predict``, ``Classify``, ``Regress``,
+            ``MultiInference``); else empty.
+        traits: Header values that splits use, by source (``header:x-user-id``); None = none present.
+        unit: Name of the assigned unit, for a model in a release; set by the router.
+        is_large: Decoding the body on the event loop could delay other requests.
     """
 
     protocol: str
@@ -258,7 +256,7 @@ class Call(msgspec.Struct, gc=False, eq=False):
 
 
 class State(enum.StrEnum):
-    """The life of one loaded version (kernel/lifecycle/states.py holds the moves)."""
+    """States of a loaded version (kernel/lifecycle/states.py holds the transitions)."""
 
     NEW = "NEW"
     LOADING = "LOADING"
@@ -271,10 +269,10 @@ class State(enum.StrEnum):
 
 
 class VersionStatus(msgspec.Struct, frozen=True):
-    """What the index tells of one version.
+    """Status of a version, as listed in the repository index.
 
     Attributes:
-        load_seconds: Loading and warming, of a version that is up; else 0.
+        load_seconds: Duration of loading and warming of a ready version; else 0.
     """
 
     id: ModelId

@@ -1,8 +1,8 @@
-"""How does a new version meet traffic? The words: splits, arms, exposures, counts, verdicts.
+"""Records of releases: splits, arms, exposures, counts, outcomes.
 
-A *release* is one attempt to put a *canary* version in the place of the *stable* one. A *unit* is who is
-assigned, once and for all: a user, a session, a tenant; in its absence a request. Records only: who is
-assigned where is ``experiments/``' question, what counts prove is ``rollout/``'s.
+A *release* is one attempt to replace the *stable* version by a *canary* version. A *unit* is what is assigned
+to an arm, permanently: a user, a session, a tenant, or else a single request. Assignment is decided in
+``features/releases/experiments/``, verdicts in ``features/releases/judge/``.
 """
 
 import enum
@@ -18,13 +18,13 @@ from salver.words.errors import InvalidInput
 
 
 class Arm(enum.StrEnum):
-    """Whom a unit is compared with.
+    """Groups of units that a release compares.
 
     Attributes:
-        CANARY: It meets the new version.
-        BASELINE: It meets the old one, in a share as large as the canary's, which it is matched with.
-        STABLE: It meets the old one.
-        HOLDBACK: It meets the old one for as long as the release lasts, and after its promotion.
+        CANARY: Gets the new version.
+        BASELINE: Gets the old version, with a share equal to the canary's, against which it is compared.
+        STABLE: Gets the old version.
+        HOLDBACK: Gets the old version for the whole release and after its promotion.
     """
 
     CANARY = "canary"
@@ -35,25 +35,25 @@ class Arm(enum.StrEnum):
 
 #: The arms that are compared, in the order of :class:`Counts`.
 ARMS: Final = (Arm.CANARY, Arm.BASELINE, Arm.STABLE)
-#: Why a unit is in its arm, where that is by chance alone, so that it counts as evidence. Those held back are
-#: of the control from the first stage on, and all of it once the canary has everything else.
+#: Reasons for an assignment that is by chance alone, so that the unit counts as evidence. Units held back
+#: count as control from the first stage on, and are all of it once the canary has everything else.
 COUNTED: Final = frozenset({"hash", "holdback"})
-#: Where something is known of a request from: ``header:x-user-id`` (gRPC: metadata of that name),
-#: ``parameter:user``, ``tenant``, or ``request`` (its id, so that each request is a unit).
+#: Source of a request's trait: ``header:x-user-id`` (gRPC: metadata of that name), ``parameter:user``,
+#: ``tenant``, or ``request`` (its id, so that each request is a unit).
 Source = str
-#: Of a bucket in which nobody came: who counts does not know at which stage.
+#: Stage of a bucket without exposures, where it is unknown.
 NO_STAGE: Final = -1
 HEADER, PARAMETER, TENANT, REQUEST = "header:", "parameter:", "tenant", "request"
-#: Behind a metric's name, in the counts: of answers in which it found nothing to look at.
+#: Suffix of a metric's name in the counts: answers without anything to measure.
 UNSEEN: Final = ".unseen"
-#: Known of requests of a sequence, and the unit of those that say nothing else of themselves.
+#: Source for requests of a sequence, and the unit of those without another trait.
 SEQUENCE: Final = "sequence"
 _MOST_CHARACTERS: Final = 256
 _NUMBERS: Final = hashlib.blake2b(digest_size=8, key=b"number of a unit")
 
 
 def trait(value: object) -> str:
-    """A value as the name of a unit: what is very long is digested, so that what is kept is bounded.
+    """Convert a value to the name of a unit; very long ones are hashed, so that storage is bounded.
 
     >>> trait(True), trait(7), len(trait("x" * 100_000))
     ('true', '7', 40)
@@ -67,9 +67,9 @@ def trait(value: object) -> str:
 
 
 def unit_number(unit: str) -> int:
-    """What is kept of a unit's name: 64 bits with a sign, the same for ever and in every release.
+    """Return the stored number of a unit's name: signed 64 bits, the same in every release.
 
-    Keyed BLAKE2b (RFC 7693); it has nothing to do with the hash that assigns arms.
+    Keyed BLAKE2b (RFC 7693), independent of the hash that assigns arms.
 
     >>> unit_number("ada") == unit_number("ada") != unit_number("bo")
     True
@@ -78,7 +78,7 @@ def unit_number(unit: str) -> int:
 
 
 def unit_numbers(units: Iterable[str]) -> npt.NDArray[np.int64]:
-    """The numbers of many; shape ``(n,)``."""
+    """Return the numbers of many names, shape ``(n,)``."""
     digests, copy = [], _NUMBERS.copy
     for unit in units:
         hasher = copy()
@@ -88,21 +88,21 @@ def unit_numbers(units: Iterable[str]) -> npt.NDArray[np.int64]:
 
 
 class Condition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Holds for requests of which ``source`` tells one of these values."""
+    """Condition on requests: the trait from ``source`` is one of these values."""
 
     source: Source
     values: tuple[str, ...]
 
 
 class Shadow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Requests that another version is asked, too, whose answers nobody gets.
+    """Shadow traffic: copies of requests sent to another version, whose answers are discarded.
 
     Attributes:
-        share: Of the units, from 0 to 1.
-        most_inflight: Copies under way at one time; what comes beyond is not copied, and counted.
-        compare: How its answers are held against the caller's (features/releases/experiments/compare.py).
-        tolerance: Most distance of answers that are alike; of ``tolerance``: most absolute or relative
-            difference of each number. Of ``exact`` and ``distribution`` without effect.
+        share: Fraction of units, 0 to 1.
+        most_inflight: Maximum concurrent copies; further requests are counted but not copied.
+        compare: How answers are compared with the caller's (features/releases/experiments/compare.py).
+        tolerance: Maximum distance of matching answers; for ``tolerance``, maximum absolute or relative
+            difference of each number. Unused for ``exact`` and ``distribution``.
     """
 
     share: float = 1.0
@@ -112,7 +112,7 @@ class Shadow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Traffic(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What an owner says of a release's split, once and for all; see :class:`Split`."""
+    """Fixed part of a release's split, set by its owner; see :class:`Split`."""
 
     units: tuple[Source, ...] = ("header:x-user-id", "parameter:user", "tenant", "request")
     layer: str = ""
@@ -128,23 +128,23 @@ class Traffic(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Split(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Who meets which version of a model, while a release lasts. Requests that name a version are not split.
+    """Current split of a model's traffic between versions. Requests that name a version are not split.
 
     Attributes:
-        release: Its id.
-        weight: Share of units that meet the canary, from 0 to 1; of those that are not held back.
-        salt: Of the hash; a release keeps its own, so that nobody leaves the canary as it grows.
-        stage: Number of the stage, from 0 on.
-        asked: What those callers say for a version that are split: nothing (empty), or the label or alias
-            that the release moves.
-        units: Where the unit's name is looked for, first one first; ``request`` is what is left.
-        layer: Releases of one layer share no units; empty = it has its units for itself.
-        slice: Of a layer: those units whose place in it lies in [first, last).
-        only: Who takes part at all: all conditions hold. Others meet the stable version, and do not count.
-        always, never: Units that meet the canary, or the stable version, whatever the weight.
-        holdback: Share of units that keep the stable version, from 0 to 1.
-        shadow: None = nothing is copied. With a weight of 0 it is all that the canary sees.
-        is_watched: What the versions answer is looked at (features/releases/experiments/outputs.py).
+        release: Id of the release.
+        weight: Fraction of units that get the canary, 0 to 1, among those not held back.
+        salt: Salt of the hash, constant for a release, so that no unit leaves the canary as it grows.
+        stage: Number of the stage, from 0.
+        asked: Version in the requests that are split: empty, or the label or alias that the release moves.
+        units: Sources of the unit's name, in order of preference; ``request`` is the fallback.
+        layer: Releases in one layer share no units; empty = no layer.
+        slice: Part of the layer: units whose position lies in [first, last).
+        only: Conditions for taking part, which must all hold. Other units get the stable version and do not
+            count.
+        always, never: Units that get the canary, or the stable version, regardless of the weight.
+        holdback: Fraction of units that keep the stable version, 0 to 1.
+        shadow: Shadow traffic; None = none. With a weight of 0 it is the canary's only traffic.
+        is_watched: The outputs of the versions are analysed (features/releases/experiments/outputs.py).
     """
 
     release: str
@@ -167,10 +167,10 @@ class Split(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def check_traffic(said: Traffic | Split) -> None:
-    """Does it make sense, whatever else is split?
+    """Check that the settings are consistent.
 
     Raises:
-        InvalidInput: it does not; the message names the field, as a policy has it.
+        InvalidInput: they are not; the message names the field of the policy.
     """
     shares = {"holdback": said.holdback}
     if said.shadow is not None:
@@ -210,13 +210,12 @@ def check_traffic(said: Traffic | Split) -> None:
 
 
 class Assignment(msgspec.Struct, frozen=True, eq=False):
-    """Where requests are sent, and why. All that are alike may share one, so that they are told apart, and
-    counted, by its identity.
+    """Where requests are sent, and why. Equal assignments may share one object and are counted by identity.
 
     Attributes:
-        reason: ``hash``, or what went before it. What counts as evidence: :data:`COUNTED`.
+        reason: ``hash``, or what took precedence over it. :data:`COUNTED` lists what counts as evidence.
         propensity: Probability of the canary for a unit that counts.
-        has_unit: False = there was no name but the request's own.
+        has_unit: False = the only name was the request's own.
     """
 
     release: str
@@ -229,7 +228,7 @@ class Assignment(msgspec.Struct, frozen=True, eq=False):
 
 
 class Counts(msgspec.Struct, frozen=True):
-    """How often something happened in each arm."""
+    """Number of occurrences in each arm."""
 
     canary: int = 0
     baseline: int = 0
@@ -237,24 +236,24 @@ class Counts(msgspec.Struct, frozen=True):
 
     @property
     def control(self) -> int:
-        """In both arms that meet the stable version."""
+        """Return the count of both arms with the stable version."""
         return self.baseline + self.stable
 
     @property
     def total(self) -> int:
-        """In all arms."""
+        """Return the count of all arms."""
         return self.canary + self.baseline + self.stable
 
 
 class Sums(msgspec.Struct, frozen=True):
-    """Of what units of an arm brought, as money: enough for their mean, its error, and what their past tells.
+    """Sums of the values of units in an arm, for the mean, its error and its correlation with the past.
 
     Attributes:
-        units: How many.
-        events: Those that brought anything.
-        total, squares, cubes: Of the first three powers of each unit's value.
-        past, past_squares: Of what each brought before it was exposed, and of its square.
-        products: Of each one's value and past.
+        units: Number of units.
+        events: Units with any value.
+        total, squares, cubes: Sums of the first three powers of each unit's value.
+        past, past_squares: Sums of each unit's value before exposure, and of its square.
+        products: Sum of the products of value and past.
     """
 
     units: int = 0
@@ -268,15 +267,15 @@ class Sums(msgspec.Struct, frozen=True):
 
 
 class Matured(msgspec.Struct, frozen=True):
-    """Outcomes of units that were exposed together, and are old enough for theirs to be known.
+    """Outcomes of units exposed together, old enough for their outcomes to be known.
 
     Attributes:
-        metric: Its name.
-        exposed: Unix seconds, the latest exposure of them.
-        share: The canary's, when they were exposed.
-        units: All of them, by the arm in which they were exposed.
-        events: Those in whom it happened.
-        sums: Of what they brought, the canary's and its control's; of a metric that counts, none.
+        metric: Name of the metric.
+        exposed: Unix seconds of the latest exposure.
+        share: The canary's share at exposure.
+        units: Units by the arm of their exposure.
+        events: Units with the event.
+        sums: Sums of values, of the canary and its control; none for a metric that counts.
     """
 
     metric: str
@@ -288,13 +287,13 @@ class Matured(msgspec.Struct, frozen=True):
 
 
 class Copies(msgspec.Struct, frozen=True):
-    """What a canary made of copies, of which nobody gets the answers; a unit counts once, for the worst.
+    """Results of shadow requests; a unit counts once, with its worst result.
 
     Attributes:
-        asked: All of them.
-        differed: Its answer is not alike.
-        failed: It gave none.
-        slower: It gave one, and took longer than the stable version had taken.
+        asked: Number of copies.
+        differed: The answers do not match.
+        failed: The canary gave no answer.
+        slower: The canary answered, but took longer than the stable version.
     """
 
     asked: int = 0
@@ -307,7 +306,7 @@ _N = TypeVar("_N", Counts, Sums, Copies)
 
 
 def plus(some: _N, more: _N) -> _N:
-    """Both together, each number by itself.
+    """Add two counts field by field.
 
     >>> plus(Counts(1, 2), Counts(stable=3))
     Counts(canary=1, baseline=2, stable=3)
@@ -317,21 +316,21 @@ def plus(some: _N, more: _N) -> _N:
 
 
 class Bucket(msgspec.Struct, frozen=True):
-    """What was seen of a release in a stretch of time, ten seconds as a rule.
+    """Observations of a release in an interval, usually ten seconds.
 
     Attributes:
         start: Unix seconds.
-        seconds: Its length.
-        share: The canary's share of all arms that was in force: the chance that the next unit is its.
-        requests: All of them.
-        exposures: Units that were seen for the first time.
-        events: By metric, units (or, without units, requests) in which it happened for the first time.
-        raw: By metric, all requests in which it happened; a latency that was not measured yet is not there.
-        outcomes: That matured in it, of exposures long before.
-        late_seconds: By how much what is posted later lags behind: everything older has come.
-        copies: That were answered in it (features/releases/shadow.py).
-        in_hour, in_stage: As ``events``, for the first time in this hour, and at this stage. A metric that is
-            not there is as in ``events``.
+        seconds: Length of the interval.
+        share: The canary's share of all arms: the probability that the next unit is assigned to it.
+        requests: Number of requests.
+        exposures: Units seen for the first time.
+        events: By metric, units (or, without units, requests) with their first event.
+        raw: By metric, all requests with the event; latencies not yet measured are missing.
+        outcomes: Outcomes that matured in the interval, from earlier exposures.
+        late_seconds: Delay of posted outcomes: everything older has arrived.
+        copies: Shadow requests answered in the interval (features/releases/shadow.py).
+        in_hour, in_stage: Like ``events``, for first events within this hour and within this stage. Metrics
+            that are missing equal those in ``events``.
     """
 
     start: float
@@ -349,12 +348,12 @@ class Bucket(msgspec.Struct, frozen=True):
     in_stage: Mapping[str, Counts] = msgspec.field(default_factory=dict)
 
 
-#: Fields of a bucket whose events are the first ones of units.
+#: Fields of a bucket that hold first events of units.
 FIRSTS: Final = ("events", "in_hour", "in_stage")
 
 
 def first_in(metric: str, field: str, number: int) -> str:
-    """Name of the first events of a metric in one hour, or at one stage.
+    """Return the name of a metric's first events in one hour or at one stage.
 
     >>> [kept_in(name) for name in ("errors", first_in("errors", "in_hour", 7))]
     [('errors', 'events', 0), ('errors', 'in_hour', 7)]
@@ -363,25 +362,25 @@ def first_in(metric: str, field: str, number: int) -> str:
 
 
 def hour_of(seconds: float) -> int:
-    """Of Unix seconds, counted from 1970 on: the same for all servers."""
+    """Return the hour of Unix seconds, counted from 1970: the same for all servers."""
     return int(seconds // 3600)
 
 
 def kept_in(first: str) -> tuple[str, str, int]:
-    """The metric of such a name, the field of a bucket that counts it, and of which hour or stage."""
+    """Return the metric of such a name, the bucket field that counts it, and the hour or stage."""
     metric, *rest = first.split(_IN)
     return (metric, rest[0], int(rest[1])) if rest else (metric, "events", 0)
 
 
-_IN: Final = "\x1f"  # no name of a metric has it, as it cannot be read
+_IN: Final = "\x1f"  # no metric has this name, because it cannot be parsed
 
 
 class Met(msgspec.Struct, frozen=True, eq=False):
-    """Units, each in the arm in which something was seen of it, column by column: arrays of shape ``(n,)``.
+    """Units, each with the arm of an observation, in columns: arrays of shape ``(n,)``.
 
     Attributes:
-        units: Their numbers (:func:`unit_number`), int64; names are not kept.
-        arms: Their places in :data:`ARMS`, uint8.
+        units: Numbers of the units (:func:`unit_number`), int64; names are not stored.
+        arms: Indices into :data:`ARMS`, uint8.
         times: Unix seconds, float64.
     """
 
@@ -390,27 +389,27 @@ class Met(msgspec.Struct, frozen=True, eq=False):
     times: npt.NDArray[np.float64]
 
     def __len__(self) -> int:
-        """How many."""
+        """Return the number of units."""
         return len(self.units)
 
 
 class Exposures(Met, frozen=True, eq=False):
-    """Units that meet an arm of a release for the first time.
+    """Units exposed to an arm of a release for the first time.
 
     Attributes:
-        are_first: 1 = the unit had met no other arm before, else 0, uint8. As a canary grows, units move
-            there that had.
+        are_first: 1 = the unit had not been in another arm before, else 0, uint8. As a canary grows, units
+            from other arms move to it.
     """
 
     are_first: npt.NDArray[np.uint8]
 
 
 class Predictions(Met, frozen=True, eq=False):
-    """Requests whose outcomes may be posted by their ids.
+    """Requests whose outcomes may be posted by request id.
 
     Attributes:
-        units: Of a request without a unit, its own number.
-        requests: Numbers of their ids (:func:`unit_number`).
+        units: Numbers of the units; without a unit, the request's own number.
+        requests: Numbers of the request ids (:func:`unit_number`).
     """
 
     requests: npt.NDArray[np.int64]
@@ -426,15 +425,14 @@ NO_PREDICTIONS: Final = Predictions(*_NOBODY, _none(np.int64))
 
 
 class Seen(msgspec.Struct, frozen=True, eq=False):
-    """All that was seen of a release in a bucket, of its stage and share; what belongs together is written
-    together.
+    """Everything observed of a release in a bucket, with its stage and share; written in one transaction.
 
     Attributes:
-        exposures: Of units; requests without one are in the bucket's counts alone.
-        firsts: By metric, or :func:`first_in`, units in which it happened for the first time.
-        predictions: All requests, of a release whose policy asks for outcomes.
-        heard: Up to what units that other servers have met were known when the first of these was taken for a
-            new one (:attr:`salver.features.releases.distinct_units.Crowd.last`).
+        exposures: Of units; requests without a unit are only in the bucket's counts.
+        firsts: By metric, or :func:`first_in`, units with their first event.
+        predictions: All requests, for a release whose policy needs outcomes.
+        heard: Position up to which units of other servers were known when the first of these was counted as
+            new (:attr:`salver.features.releases.distinct_units.Crowd.last`).
     """
 
     release: str
@@ -446,21 +444,21 @@ class Seen(msgspec.Struct, frozen=True, eq=False):
 
     @property
     def rows(self) -> int:
-        """So many units, happenings and requests."""
+        """Return the number of units, events and requests."""
         return len(self.exposures) + len(self.predictions) + sum(map(len, self.firsts.values()))
 
 
 class Outcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What became of a request or a unit, as somebody posts it later.
+    """Outcome of a request or a unit, posted later.
 
     Attributes:
-        id: Given by the caller; the same outcome posted twice counts once.
-        name: Of the metric.
-        request, unit: Whose it is, one of both: the request's id, or the unit's name. Without either it says
-            that all outcomes of this name up to its time have been posted.
-        value: Any number up to 1e100, either way.
-        time: Unix seconds, when it happened; None = now.
-        source: Who knows of it.
+        id: Chosen by the caller; an outcome posted twice counts once.
+        name: Name of the metric.
+        request, unit: Either the request's id or the unit's name. Without both, it states that all outcomes
+            of this name up to its time have been posted.
+        value: A number with an absolute value of at most 1e100.
+        time: Unix seconds of the event; None = now.
+        source: Source of the outcome.
         supersedes: Id of the outcome that it corrects; empty = none.
     """
 
@@ -475,22 +473,21 @@ class Outcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
 
 
 class Refused(msgspec.Struct, frozen=True):
-    """An outcome that was not taken, and why; the others were."""
+    """Rejected outcome with the reason; the others were accepted."""
 
     id: str
     why: str
 
 
 class Receipt(msgspec.Struct, frozen=True):
-    """What was done with posted outcomes. It is given when all of that is on disk.
+    """Result of posting outcomes. It is returned when everything is on disk.
 
     Attributes:
-        accepted: Taken now.
-        duplicates: That were there already, the same.
-        unmatched: Ids of those taken now whose request or unit no release has met that is not over and asks
-            for outcomes. They are kept, and count once it is known: a server writes down whom it has met
-            every ten seconds.
-        refused: Wrong ones, which will be refused again.
+        accepted: Number of new outcomes.
+        duplicates: Number of outcomes that were already stored.
+        unmatched: Ids of new outcomes whose request or unit is unknown to every active release that needs
+            outcomes. They are stored and count once it is known: servers record exposures every ten seconds.
+        refused: Invalid outcomes; posting them again will not help.
     """
 
     accepted: int = 0
@@ -500,7 +497,7 @@ class Receipt(msgspec.Struct, frozen=True):
 
 
 class ReleaseState(enum.StrEnum):
-    """The life of a release (features/releases/judge/states.py holds the moves)."""
+    """States of a release (features/releases/judge/states.py holds the transitions)."""
 
     PROPOSED = "PROPOSED"
     RUNNING = "RUNNING"

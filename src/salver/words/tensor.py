@@ -1,11 +1,10 @@
-"""What is a tensor, whatever wire or framework it came from?
+"""Tensors and datatypes, independent of wire and framework.
 
 A :class:`Tensor` is a name, a datatype of the Open Inference Protocol and a C-contiguous
-numpy array. It knows no protocol and no framework. Two datatypes need a convention, because
-numpy has none of its own for them (docs/adr/0001-tensor.md):
+numpy array. Two datatypes need a convention, because numpy has no such type (docs/adr/0001-tensor.md):
 
-* ``BF16`` lies in a ``uint16`` array, holding the upper half of each float32;
-* ``BYTES`` lies in an ``object`` array whose elements are ``bytes``.
+* ``BF16`` is stored in a ``uint16`` array that holds the upper half of each float32;
+* ``BYTES`` is stored in an ``object`` array whose elements are ``bytes``.
 """
 
 import enum
@@ -45,7 +44,7 @@ class DataType(enum.Enum):
     itemsize: int
 
     def __new__(cls, name: str, code: str, itemsize: int) -> "DataType":
-        """A member whose value is its protocol name, so that configuration can spell it."""
+        """Create a member whose value is its protocol name, so that configuration can spell it."""
         member = object.__new__(cls)
         member._value_ = name
         member.dtype = np.dtype(code)
@@ -54,12 +53,12 @@ class DataType(enum.Enum):
 
     @property
     def is_float(self) -> bool:
-        """True for the four floating-point types."""
+        """Return whether this is one of the four floating-point types."""
         return self in _FLOATS
 
     @property
     def is_integer(self) -> bool:
-        """True for the eight integer types (BOOL is not one)."""
+        """Return whether this is one of the eight integer types (BOOL is not one)."""
         return self.dtype.kind in "iu" and self is not DataType.BF16
 
 
@@ -72,7 +71,7 @@ _OF_DTYPE: Final[dict[np.dtype[Any], DataType]] = {d.dtype: d for d in DataType 
 
 
 def datatype_of(dtype: "np.dtype[Any] | type") -> DataType:
-    """The datatype that holds a numpy dtype; strings of any width are BYTES.
+    """Return the datatype that holds a numpy dtype; strings of any width are BYTES.
 
     Raises:
         ValueError: for a dtype without a counterpart (complex, datetime, structured).
@@ -94,12 +93,12 @@ def datatype_of(dtype: "np.dtype[Any] | type") -> DataType:
     return found
 
 
-#: What has no datatype of its own, so that a model's may be meant.
+#: Types without a datatype of their own, for which the model's datatype is assumed.
 UNTYPED: Final = (list, tuple, int, float, str, bytes)
 
 
 class Tensor(msgspec.Struct, frozen=True, gc=False):
-    """A named array. Never copied on its way; treat the array as read-only.
+    """Named array. Never copied between packages; treat the array as read-only.
 
     Attributes:
         name: The tensor's name in the model's signature.
@@ -113,16 +112,16 @@ class Tensor(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Extents, outermost first."""
+        """Return the extents, outermost first."""
         return self.array.shape
 
     def __repr__(self) -> str:
-        """Name, datatype and shape; never the values, which may be private."""
+        """Return name, datatype and shape, but not the values, which may be private."""
         return f"<Tensor {self.name} {self.datatype.name}{list(self.shape)}>"
 
 
 def tensor(name: str, values: object) -> Tensor:
-    """A tensor from anything numpy understands, with the datatype that fits it.
+    """Make a tensor from anything that numpy understands, with the matching datatype.
 
     Raises:
         ValueError: if numpy's dtype has no counterpart.
@@ -142,7 +141,7 @@ def tensor(name: str, values: object) -> Tensor:
 
 
 def as_bytes(values: object) -> Array:
-    """An object array of ``bytes`` of the same shape; text becomes UTF-8.
+    """Return an object array of ``bytes`` of the same shape; text becomes UTF-8.
 
     Raises:
         ValueError: for an element that is neither text nor bytes.

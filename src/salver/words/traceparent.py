@@ -1,6 +1,6 @@
-"""Which trace does a call belong to? (W3C Trace Context, level 1, section 3.2)
+"""The ``traceparent`` header (W3C Trace Context, level 1, section 3.2).
 
-Reads and writes the ``traceparent`` header. New ids are the caller's to make.
+New ids are arguments: the caller generates them.
 
 Pure.
 """
@@ -13,7 +13,7 @@ _FORM = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-
 
 
 class TraceContext(msgspec.Struct, frozen=True, gc=False):
-    """One span of one trace.
+    """One span of a trace.
 
     Attributes:
         trace_id: 32 lower-case hex digits, not all zero.
@@ -27,12 +27,12 @@ class TraceContext(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def is_sampled(self) -> bool:
-        """True if the caller records this trace."""
+        """Return whether the caller records this trace."""
         return bool(self.flags & 1)
 
 
 def parse(header: str) -> TraceContext | None:
-    """The context, or None where the header must be ignored.
+    """Parse a header; return None if it must be ignored.
 
     A later version may append fields; its known part counts. Version ff is invalid.
     """
@@ -48,7 +48,7 @@ def parse(header: str) -> TraceContext | None:
 
 
 def child(parent: TraceContext, span_id: str) -> TraceContext:
-    """A new span in the same trace, sampled as its parent is.
+    """Make a new span in the same trace, sampled like its parent.
 
     Raises:
         ValueError: the id is not 16 lower-case hex digits, or all zero.
@@ -59,7 +59,7 @@ def child(parent: TraceContext, span_id: str) -> TraceContext:
 
 
 def format(context: TraceContext) -> str:
-    """The header, in version 00.
+    """Format the header in version 00.
 
     >>> format(TraceContext("ab" * 16, "cd" * 8, 1))
     '00-abababababababababababababababab-cdcdcdcdcdcdcdcd-01'
@@ -68,7 +68,7 @@ def format(context: TraceContext) -> str:
 
 
 def below(parent: str, span_id: str) -> str:
-    """The header of a new span below one whose header :func:`format` wrote.
+    """Return the header of a new child span of a header written by :func:`format`.
 
     >>> below("00-abababababababababababababababab-cdcdcdcdcdcdcdcd-01", "ef" * 8)
     '00-abababababababababababababababab-efefefefefefefef-01'

@@ -1,7 +1,7 @@
-"""Which versions are loaded, in what state, in whose memory?
+"""Loading and unloading of model versions.
 
-``policy`` decides from the whole wanted list, ``manager`` does it and hands out leases. Nothing
-here reads a repository, and nothing here knows what a servable computes.
+``policy`` decides from the list of wanted versions; ``manager`` carries out the steps and hands out leases.
+Nothing here reads a repository or knows what a servable computes.
 """
 
 from salver.kernel.lifecycle.config import LifecycleConfig

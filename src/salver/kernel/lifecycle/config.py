@@ -1,17 +1,17 @@
-"""What may an operator say about loading?"""
+"""Configuration of loading."""
 
 import msgspec
 
 
 class LifecycleConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How versions are brought up.
+    """Settings for loading versions.
 
     Attributes:
-        parallel_loads: Versions that load or warm up at the same time.
-        retries: Further tries of a version that failed to load; its files being unchanged.
-        backoff_s: Seconds before the first of them.
-        backoff_factor: By which they grow each time.
-        sequences_s: Seconds that sequences under way have to end in a version that is replaced.
+        parallel_loads: Maximum number of versions that load or warm up at the same time.
+        retries: Number of retries of a version that failed to load, while its files are unchanged.
+        backoff_s: Seconds before the first retry.
+        backoff_factor: Factor by which the delay grows with each retry.
+        sequences_s: Seconds that active sequences have to end when their version is replaced.
     """
 
     parallel_loads: int = 4

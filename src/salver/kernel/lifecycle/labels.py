@@ -1,7 +1,7 @@
-"""Which version does a label mean?
+"""Version labels and the versions that they point to.
 
-Pure. A label is its owner's name for a version, as ``stable`` or ``canary``. It moves when the version that
-it is to mean can answer, and stays where it was until then: callers by label never wait for a load.
+Pure. A label is a name for a version, such as ``stable``. It moves when its new version is ready, and stays
+where it was until then, so that callers by label never wait for a load.
 """
 
 from collections.abc import Container, Iterable, Mapping
@@ -12,14 +12,14 @@ from salver.words.artifacts import Manifest
 
 
 class Labels(NamedTuple):
-    """A model's labels, each with the version that it is to mean, and which of them is the default."""
+    """Labels of a model with their configured versions, and the default label."""
 
     versions: Mapping[str, str]
     default: str = ""
 
 
 def labels_of(known: Iterable[Manifest]) -> dict[str, Labels]:
-    """The labels that each model's newest version brings, by model; models without any are left out."""
+    """Return the labels of each model, taken from its newest version; models without labels are left out."""
     newest: dict[str, Manifest] = {}
     for manifest in known:
         other = newest.get(manifest.id.name)
@@ -33,12 +33,12 @@ def labels_of(known: Iterable[Manifest]) -> dict[str, Labels]:
 
 
 def settle(wanted: Mapping[str, str], before: Mapping[str, str], ready: Container[str]) -> dict[str, str]:
-    """The version that each label means now.
+    """Return the version that each label points to now.
 
     Args:
-        wanted: As the owner says.
-        before: What each meant so far.
-        ready: Versions that can answer.
+        wanted: Configured versions.
+        before: Versions until now.
+        ready: Versions that are ready.
 
     >>> settle({"stable": "2"}, {"stable": "1"}, {"1"})
     {'stable': '1'}

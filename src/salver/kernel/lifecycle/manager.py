@@ -1,9 +1,9 @@
-"""Who brings versions up, hands them out and takes them down?
+"""Shell around ``policy`` that loads versions, hands out leases and unloads versions.
 
-The shell around ``policy``: told the whole wanted list, it starts the steps that are due, and
-again whenever something finishes. Everything but loading, warming and closing happens
-synchronously on the event loop, so a switch of routes is atomic: a request gets the old version
-or the new one, never neither. It knows no repository and not what a servable computes.
+It takes the list of all wanted versions, starts the steps that are due, and again whenever something
+finishes. Everything but loading, warming and closing happens synchronously on the event loop, so a change of
+routes is atomic: a request gets the old version or the new one. It knows no repository and not what a
+servable computes.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ from salver.words.messages import ModelId, State, VersionStatus
 
 _LOG = logging.getLogger("salver.kernel.lifecycle")
 _CLOSE_S = 5.0
-_EARLY_S = 0.002  # by which a timer may be early
+_EARLY_S = 0.002  # tolerance for timers that fire early
 _MOST_ENDED = 4096
 ServableT = TypeVar("ServableT", bound=Servable)
 
@@ -68,12 +68,12 @@ class _Copy(Generic[ServableT]):
         self.on_idle: Callable[[], None] | None = None
         self.task: asyncio.Task[None] | None = None
         self.adjusting: asyncio.Task[None] | None = None
-        self.ending: asyncio.Task[None] | None = None  # it drains, and its sequences may go on until then
-        self.is_rigid = False  # it cannot have more or fewer instances than it has
+        self.ending: asyncio.Task[None] | None = None  # draining; its sequences may continue until then
+        self.is_rigid = False  # its number of instances cannot be changed
 
     @property
     def is_rising(self) -> bool:
-        """It is on its way up, or will be tried again."""
+        """Return whether it is being loaded, or will be retried."""
         return self.state in RISING or (self.state is State.FAILED and self.retry_at is not None)
 
     def __repr__(self) -> str:
@@ -81,7 +81,7 @@ class _Copy(Generic[ServableT]):
 
 
 class Lease(msgspec.Struct, Generic[ServableT], gc=False):
-    """The right to use a loaded version; it stays loaded until every lease on it is released."""
+    """The right to use a loaded version, which stays loaded until all its leases are released."""
 
     id: ModelId
     servable: ServableT
@@ -91,7 +91,7 @@ class Lease(msgspec.Struct, Generic[ServableT], gc=False):
         return f"<Lease {self.id}{' released' if self.copy is None else ''}>"
 
     def release(self) -> None:
-        """Give it back; a second call does nothing."""
+        """Release the lease; further calls have no effect."""
         copy = self.copy
         if copy is not None:
             self.copy = None
@@ -101,13 +101,13 @@ class Lease(msgspec.Struct, Generic[ServableT], gc=False):
 
 
 class Manager(Generic[ServableT]):
-    """Keeps the wanted versions loaded. Use from one event loop only.
+    """Manager that keeps the wanted versions loaded. Use from one event loop only.
 
     Args:
         loader: Loads one version.
         clock: Monotonic seconds.
-        emit: Told of every change of state.
-        reclaim: Called in a thread after unloading, to give freed memory to the system.
+        emit: Called on every change of state.
+        reclaim: Called in a thread after unloading, to return freed memory to the system.
     """
 
     def __init__(
@@ -125,18 +125,18 @@ class Manager(Generic[ServableT]):
         self._reclaim = reclaim
         self._loading = asyncio.Semaphore(self._config.parallel_loads)
         self._known: tuple[Manifest, ...] = ()
-        self._bound = Bound(())  # the same, as it can be brought up now
-        self._has_list = False  # nobody can be ready for what nobody has named yet
+        self._bound = Bound(())  # the same, bound to the members that are ready
+        self._has_list = False  # never ready before the first wanted list
         self._targets: dict[ModelId, str] = {}
         self._copies: dict[int, _Copy[ServableT]] = {}
-        self._default: dict[str, _Copy[ServableT]] = {}  # whom requests without a version mean
+        self._default: dict[str, _Copy[ServableT]] = {}  # default version of requests without one
         self._exact: dict[tuple[str, str], _Copy[ServableT]] = {}
-        self._pins: dict[str, str] = {}  # versions that are asked where none is named, by model
+        self._pins: dict[str, str] = {}  # pinned versions, by model
         self._labels: dict[str, dict[str, str]] = {}  # by model
-        self._default_labels: dict[str, str] = {}  # those that are asked where no version is named
+        self._default_labels: dict[str, str] = {}  # versions for requests without one, by model
         self._next_key = 0
-        self._once: set[str] = set()  # models that were served before
-        self._ended: dict[ModelId, None] = {}  # versions of which a copy is gone, the latest last
+        self._once: set[str] = set()  # models that have been served before
+        self._ended: dict[ModelId, None] = {}  # versions with a copy that has been closed, latest last
         self._is_stopping = False
         self._gone = asyncio.Event()
 
@@ -146,15 +146,15 @@ class Manager(Generic[ServableT]):
     # -- one request ---------------------------------------------------------------------------
 
     def acquire(self, name: str, version: str = "") -> Lease[ServableT]:
-        """A lease on that version, or on the pinned one or else the newest that is ready; never waits.
+        """Return a lease on the version, else the pinned one, else the newest that is ready; never waits.
 
         Args:
-            name: Or ``name@label``, where no model is called so.
-            version: Or a label that means one.
+            name: Model name, or ``name@label`` if there is no model of that name.
+            version: Version or label; empty = the default.
 
         Raises:
             NotFound: unknown model or version.
-            NotReady: known, but not able to answer now; the message has the reason.
+            NotReady: known, but cannot answer now; the message has the reason.
         """
         copy = self._exact.get((name, version)) if version else self._default.get(name)
         if copy is None and version in self._labels.get(name, ()):
@@ -170,13 +170,13 @@ class Manager(Generic[ServableT]):
     def other(
         self, name: str, version: str, is_wanted: Callable[[ServableT], bool]
     ) -> Lease[ServableT] | None:
-        """A lease on the newest copy of which this is true, be it one that answers only what it knows.
+        """Return a lease on the newest copy that satisfies the predicate, including copies that are draining.
 
-        That is one that has been replaced while sequences of requests were under way in it.
+        Such a copy has been replaced while it had active sequences.
         """
         if not version and all(copy.id.name != name for copy in self._copies.values()):
             name, version = self._of_label(name) or (name, "")
-        if version in self._labels.get(name, ()):  # which may have meant any of them when a sequence began
+        if version in self._labels.get(name, ()):  # these may have been the default when the sequence began
             version = ""
         for copy in reversed(self._copies.values()):
             if copy.id.name != name or version not in ("", copy.id.version) or copy.servable is None:
@@ -187,12 +187,12 @@ class Manager(Generic[ServableT]):
         return None
 
     def _of_label(self, name: str) -> tuple[str, str] | None:
-        """Model and label of ``model@label``; None = there is no such label."""
+        """Return model and label of ``model@label``, or None if there is no such label."""
         model, _, label = name.rpartition("@")
         return (model, label) if label in self._labels.get(model, ()) else None
 
     def _missing(self, name: str, version: str) -> SalverError:
-        """Why there is no route; the texts are Triton's (TR-R30). What may come yet has the reason."""
+        """Return the error for a missing route, with Triton's text (TR-R30) and the reason if one is pending."""
         statuses = [s for s in self.statuses() if s.id.name == name]
         if version and not version.isdecimal() and all(s.id.version != version for s in statuses):
             return NoVersion(
@@ -231,7 +231,7 @@ class Manager(Generic[ServableT]):
         return NotReady(f"{text} ({reasons})" if reasons else text, field="model")
 
     def version_of_label(self, name: str, label: str) -> str:
-        """The version of a model that a label means now, loaded or not.
+        """Return the version that a label points to now, loaded or not.
 
         Raises:
             InvalidInput: the model has no such label; TensorFlow Serving's text and code (TF-R21).
@@ -242,28 +242,28 @@ class Manager(Generic[ServableT]):
         return version
 
     def pin(self, name: str, version: str) -> None:
-        """Requests that name no version of a model go to this one from now on, and to no other (X-12).
+        """Send requests without a version to this version only, while the version policy wants it (X-12).
 
-        As long as its version policy wants it.
+        The pin is ignored while the version policy does not want the version.
         """
         self._pins[name] = version
         self._publish(name)
 
     def unpin(self, name: str) -> None:
-        """They go to the newest that is ready."""
+        """Send requests without a version to the newest that is ready again."""
         if self._pins.pop(name, None) is not None:
             self._publish(name)
 
     def pinned(self, name: str) -> str:
-        """The version of the model that is pinned; empty = none is."""
+        """Return the pinned version of a model; empty = none."""
         return self._pins.get(name, "")
 
     # -- one tick ------------------------------------------------------------------------------
 
     def apply(self, known: Sequence[Manifest]) -> None:
-        """Take this as the whole list of what should be served, and start what is due.
+        """Set the list of wanted versions and start the steps that are due.
 
-        Loading goes on in the background; ``settled`` waits for it.
+        Loading continues in the background; ``settled`` waits for it.
         """
         if not self._is_stopping:
             self._known = tuple(known)
@@ -272,9 +272,9 @@ class Manager(Generic[ServableT]):
             self._gone.set()  # or is wanted again
 
     async def settled(self, name: str = "") -> None:
-        """Wait until nothing (of that model, or of those that it is made of) is on its way up.
+        """Wait until nothing is loading (of that model and of its members, if one is named).
 
-        What will be tried again is on its way.
+        A version that will be retried counts as loading.
         """
         names = with_members(self._known, frozenset({name}))
         while tasks := [
@@ -286,7 +286,7 @@ class Manager(Generic[ServableT]):
             await asyncio.wait(tasks)
 
     async def tried(self, names: Collection[str]) -> None:
-        """Wait until each wanted version of these models is ready, or has failed once."""
+        """Wait until each wanted version of these models is ready or has failed once."""
         while tasks := [
             copy.task
             for copy in self._copies.values()
@@ -295,11 +295,11 @@ class Manager(Generic[ServableT]):
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
 
     async def load(self, name: str) -> None:
-        """Bring the chosen versions of a model up, failed ones again, and wait for the outcome.
+        """Load the chosen versions of a model, including failed ones, and wait for the result.
 
         Raises:
-            NotFound: ``apply`` was not told of such a model.
-            LoadFailed: at least one version did not load; what ran before still runs.
+            NotFound: the model is not in the wanted list.
+            LoadFailed: at least one version did not load; running versions keep running.
         """
         if not any(m.id.name == name for m in self._known):
             raise NotFound(f"Request for unknown model: '{name}' is not found", field="model")
@@ -327,7 +327,7 @@ class Manager(Generic[ServableT]):
             )
 
     async def outcome(self, id: ModelId) -> str:
-        """Wait until a version is ready, or has failed: empty, or the reason."""
+        """Wait until a version is ready or has failed; return the reason of the failure, or empty."""
         while tasks := [
             copy.task
             for copy in self._copies.values()
@@ -342,7 +342,7 @@ class Manager(Generic[ServableT]):
         return failed[0] if failed else "it was taken out"
 
     async def ended(self, id: ModelId) -> None:
-        """Wait until the copies of a version that there are now are gone, or one of them is wanted again."""
+        """Wait until the current copies of a version are gone, or one of them is wanted again."""
         leaving = [copy for copy in self._copies.values() if copy.id == id]
         while any(copy.key in self._copies and not self._stays(copy) for copy in leaving):
             self._gone.clear()
@@ -353,13 +353,13 @@ class Manager(Generic[ServableT]):
         return is_up and self._targets.get(copy.id) == copy.manifest.fingerprint
 
     async def vacated(self, folder: Path) -> None:
-        """Wait until no copy lives on files below a folder (a resolved path)."""
+        """Wait until no copy uses files below a folder (a resolved path)."""
         while any(c.manifest.path.is_relative_to(folder) for c in self._copies.values()):
             self._gone.clear()
             await self._gone.wait()
 
     def _tick(self) -> None:
-        """Start all that is due; a step may make others so, where models are made of models."""
+        """Start all steps that are due; repeat, because a step may release members of ensembles."""
         while True:
             present = [
                 Present(
@@ -384,12 +384,12 @@ class Manager(Generic[ServableT]):
                 self._perform(step)
 
     def _removed(self) -> set[ModelId]:
-        """Versions of handlers that are known no more: none stands for another, so none waits for another."""
+        """Return versions of handlers that are gone from the list: none replaces another, so none waits."""
         known = {manifest.id for manifest in self._known}
         return {c.id for c in self._copies.values() if c.manifest.format == FORMAT} - known
 
     def _relabel(self) -> set[ModelId]:
-        """Let labels mean what is wanted, as far as it can answer; versions that they leave later."""
+        """Move labels to their wanted versions if these are ready; return versions that labels still hold."""
         before, self._labels, leaving = self._labels, {}, set()
         defaults, self._default_labels = self._default_labels, {}
         for name, wanted in labels_of(self._bound.known).items():
@@ -399,7 +399,7 @@ class Manager(Generic[ServableT]):
             if wanted.default:
                 self._default_labels[name] = wanted.default
         for name in defaults.keys() | self._default_labels.keys():
-            self._publish(name)  # at once, so that nobody is sent to what is about to leave
+            self._publish(name)  # immediately, so that no request goes to a version that is about to drain
         return leaving
 
     def _perform(self, step: Step) -> None:
@@ -413,7 +413,7 @@ class Manager(Generic[ServableT]):
             case Forget(key):
                 self._forget(self._copies[key])
 
-    # -- up ------------------------------------------------------------------------------------
+    # -- loading -------------------------------------------------------------------------------
 
     def _start(self, manifest: Manifest) -> None:
         failures = 0
@@ -451,7 +451,7 @@ class Manager(Generic[ServableT]):
             await self._close(copy)
 
     def _adjust(self, copy: _Copy[ServableT], manifest: Manifest) -> None:
-        """In place: what it knows, and whom it answers, stays as it is (TR-L4)."""
+        """Change the number of instances in place; state and active requests are kept (TR-L4)."""
         assert copy.servable is not None
         work = self._adjusted(copy, copy.servable, manifest)
         copy.adjusting = asyncio.get_running_loop().create_task(work, name=f"adjust {copy.id}")
@@ -474,7 +474,8 @@ class Manager(Generic[ServableT]):
         return self._targets.get(copy.id) == copy.manifest.fingerprint
 
     async def _fail(self, copy: _Copy[ServableT], error: Exception) -> None:
-        is_told = isinstance(error, SalverError)  # the event has the reason; a surprise needs its traceback
+        # the event has the reason; an unexpected error needs its traceback
+        is_told = isinstance(error, SalverError)
         reason = str(error) if is_told else f"{type(error).__name__}: {error}"
         if not is_told:
             _LOG.error("%s did not load", copy.id, exc_info=error)
@@ -494,7 +495,7 @@ class Manager(Generic[ServableT]):
         await asyncio.sleep(delay + _EARLY_S)
         self._tick()
 
-    # -- down ----------------------------------------------------------------------------------
+    # -- unloading -----------------------------------------------------------------------------
 
     def _drain(self, copy: _Copy[ServableT]) -> None:
         self._move(copy, State.DRAINING)
@@ -516,7 +517,7 @@ class Manager(Generic[ServableT]):
         self._close_if_idle(copy)
 
     def _hurry(self) -> None:
-        """Sequences of models that are unloaded are not waited for: as in Triton, nobody answers them."""
+        """Stop waiting for sequences of unloaded models: as in Triton, they are ended."""
         for copy in list(self._copies.values()):
             if copy.ending is not None and not self._knows(copy.id.name):
                 copy.ending.cancel()
@@ -532,7 +533,7 @@ class Manager(Generic[ServableT]):
         copy.task = asyncio.get_running_loop().create_task(self._close(copy), name=f"unload {copy.id}")
 
     async def _close(self, copy: _Copy[ServableT]) -> None:
-        """To GONE, from any state but READY and FAILED."""
+        """Move a copy to GONE, from any state but READY and FAILED."""
         if copy.state is not State.NEW:
             self._move(copy, State.UNLOADING)
         servable, copy.servable = copy.servable, None
@@ -560,9 +561,9 @@ class Manager(Generic[ServableT]):
         self._gone.set()
 
     async def drain(self, grace: float) -> None:
-        """Shut down: no new leases; wait for those out, ``grace`` seconds at most; close all.
+        """Shut down: grant no new leases, wait up to ``grace`` seconds for those in use, close everything.
 
-        Loads under way are cancelled when the grace time is over.
+        Loads that have not finished by then are cancelled.
         """
         self._is_stopping = True
         self._known = ()
@@ -587,10 +588,10 @@ class Manager(Generic[ServableT]):
         for copy in self._copies.values():
             _LOG.error("%s does not close; left to the end of the process", copy.id)
 
-    # -- what the others see -------------------------------------------------------------------
+    # -- state for others ----------------------------------------------------------------------
 
     def ready(self) -> bool:
-        """True when every known model has all its chosen versions loaded, and at least one."""
+        """Return whether every known model has all its chosen versions loaded, and at least one."""
         if self._is_stopping or not self._has_list:
             return False
         if {id.name for id in self._targets} != {m.id.name for m in self._known}:
@@ -602,13 +603,13 @@ class Manager(Generic[ServableT]):
         )
 
     def wanted(self) -> frozenset[str] | None:
-        """Names of the models that should be served; None = nobody has said yet, or the server ends."""
+        """Return the names of the wanted models; None = unknown yet, or shutting down."""
         if self._is_stopping or not self._has_list:
             return None
         return frozenset(manifest.id.name for manifest in self._known)
 
     def statuses(self) -> tuple[VersionStatus, ...]:
-        """One row a version, sorted; a running copy tells why its successor is not there."""
+        """Return one status per version, sorted; a running copy reports why its successor is missing."""
         rows: dict[ModelId, VersionStatus] = {}
         for manifest in self._bound.known:
             state, reason = State.NEW, self._bound.waiting.get(manifest.id, "")
@@ -618,7 +619,7 @@ class Manager(Generic[ServableT]):
                 state, reason = State.GONE, "not among the versions that the model's version policy wants"
             rows[manifest.id] = VersionStatus(manifest.id, state, reason, manifest.backend)
         copies = sorted(self._copies.values(), key=lambda c: (c.state is State.READY, c.key))
-        for copy in copies:  # a ready copy comes last and wins
+        for copy in copies:  # a ready copy comes last and takes precedence
             size = copy.servable.bytes if copy.servable is not None else 0
             reason = copy.reason
             if copy.state is State.READY:
@@ -631,7 +632,7 @@ class Manager(Generic[ServableT]):
         return tuple(sorted(rows.values(), key=lambda row: (row.id.name, version_key(row.id.version))))
 
     def versions(self, name: str) -> tuple[VersionStatus, ...]:
-        """A model's versions that are or were to be served; those that have ended are GONE."""
+        """Return the versions of a model that are or were to be served; versions that ended are GONE."""
         rows = {
             row.id: row
             for row in self.statuses()
@@ -641,20 +642,20 @@ class Manager(Generic[ServableT]):
         return (*rows.values(), *(VersionStatus(id, State.GONE) for id in ended))
 
     def labels(self) -> Mapping[str, Mapping[str, str]]:
-        """The version that each label means now, by model."""
+        """Return the version that each label points to, by model."""
         return self._labels
 
     def servable(self, id: ModelId) -> ServableT | None:
-        """What answers for a version now; None = nothing does."""
+        """Return the servable that answers for a version now, or None."""
         copy = self._exact.get((id.name, id.version))
         return copy.servable if copy is not None else None
 
     def servables(self) -> list[ServableT]:
-        """What can answer now, one for each version."""
+        """Return all servables that can answer now, one per version."""
         return [copy.servable for copy in list(self._exact.values()) if copy.servable is not None]
 
     def _pending_reasons(self, copy: _Copy[ServableT]) -> Iterator[str]:
-        """Why this running copy is not the one that its owner wants."""
+        """Return the reasons why wanted successors of running copies are missing."""
         for manifest in self._bound.known:
             if manifest.id == copy.id and manifest.problem:
                 yield f"still the files of before, because now: {manifest.problem}"
@@ -663,7 +664,7 @@ class Manager(Generic[ServableT]):
                 yield f"still the files of before, because the new ones did not load: {other.reason}"
 
     def _publish(self, name: str) -> None:
-        """Set the routes of a model; nothing awaits in here."""
+        """Set the routes of a model; contains no await."""
         copies = [c for c in self._copies.values() if c.id.name == name]
         for copy in copies:
             self._exact.pop((name, copy.id.version), None)
@@ -676,14 +677,15 @@ class Manager(Generic[ServableT]):
             self._once.add(name)
 
     def _default_version(self, name: str, newest: str) -> str:
-        """The version that requests mean that name none, where it is settled; else the newest."""
+        """Return the version for requests without one: the configured default, else the newest."""
         pin, labels = self._pins.get(name), self._labels.get(name, {})
         if pin and not self._is_let_go(ModelId(name, pin)):
             return pin
         return labels.get(self._default_labels.get(name, ""), newest)
 
     def _is_let_go(self, id: ModelId) -> bool:
-        """Does its version policy not want it, and has it gone? Its pin waits until it is wanted again."""
+        """Return whether the version policy does not want the version and it is gone. The pin then has no
+        effect."""
         if id in self._targets or id in self._bound.waiting:
             return False
         if any(copy.id == id and copy.state is State.READY for copy in self._copies.values()):

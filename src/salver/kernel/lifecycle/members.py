@@ -1,8 +1,8 @@
-"""Which ensembles can be brought up, of which copies of their models?
+"""Binding of ensembles to loaded copies of their member models.
 
-Pure: an ensemble is bound to copies that are ready, and its fingerprint tells which ones. When one of them
-is replaced it is another ensemble, brought up beside the running one as after a change of its files. While
-models are on their way up it waits; without them it is broken, and goes. The texts are Triton's.
+Pure: an ensemble is bound to copies that are ready, and its fingerprint names them. When one is replaced, the
+ensemble counts as changed and is loaded beside the running one. While members are loading the ensemble waits;
+without them it is broken and is unloaded. The texts are Triton's.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,12 +19,12 @@ _NONE: Final[Mapping[ModelId, str]] = {}
 
 
 class Bound(NamedTuple):
-    """The wanted list, seen with what is there.
+    """The wanted list, resolved against the copies that are present.
 
     Attributes:
-        known: Everything; ensembles with their fingerprints, or with the problem that they have.
-        waiting: Ensembles that are not to be loaded yet, and why.
-        broken: Ensembles without a model that they need.
+        known: All versions; ensembles with their fingerprints or their problems.
+        waiting: Ensembles that cannot be loaded yet, with the reason.
+        broken: Ensembles with a missing member.
     """
 
     known: tuple[Manifest, ...]
@@ -33,7 +33,7 @@ class Bound(NamedTuple):
 
 
 class _Verdict(NamedTuple):
-    """On one ensemble: at most one of the two is said."""
+    """Verdict on one ensemble; at most one field is set."""
 
     waits: str = ""
     problem: str = ""
@@ -41,7 +41,7 @@ class _Verdict(NamedTuple):
 
 
 def bind(known: Sequence[Manifest], present: Sequence[Present]) -> Bound:
-    """What can be made of the ensembles now."""
+    """Resolve which ensembles can be loaded now."""
     if not any(manifest.config.ensemble.steps for manifest in known):
         return Bound(tuple(known))
     binder = _Binder(known, present)
@@ -62,10 +62,10 @@ def bind(known: Sequence[Manifest], present: Sequence[Present]) -> Bound:
 
 
 def with_members(known: Sequence[Manifest], names: frozenset[str]) -> frozenset[str]:
-    """These models, and those that they are made of.
+    """Return these models and, recursively, their members.
 
     Args:
-        known: Everything there is.
+        known: All known versions.
     """
     members: dict[str, set[str]] = {}
     for manifest in known:
@@ -78,7 +78,7 @@ def with_members(known: Sequence[Manifest], names: frozenset[str]) -> frozenset[
 
 
 class _Binder:
-    """One look at everything."""
+    """State of one evaluation of all ensembles."""
 
     def __init__(self, known: Sequence[Manifest], present: Sequence[Present]) -> None:
         self._known = _by_name(known)
@@ -92,7 +92,7 @@ class _Binder:
         self._verdicts: dict[ModelId, _Verdict] = {}
 
     def verdict(self, manifest: Manifest) -> _Verdict:
-        """On an ensemble."""
+        """Return the verdict on an ensemble."""
         if manifest.id not in self._verdicts:
             self._verdicts[manifest.id] = self._judge(manifest)
         return self._verdicts[manifest.id]
@@ -118,10 +118,10 @@ class _Binder:
         return _Verdict(waits, keys=tuple(keys))
 
     def _circle(self, name: str) -> str:
-        """The last ensemble on the way from this one to itself; empty if there is no such way."""
+        """Return the last ensemble on the way from this one to itself; empty = no cycle."""
         reached = sorted(self._members[name])
         seen = set(reached)
-        for each in reached:  # which grows
+        for each in reached:  # the list grows while it is read
             members = self._members.get(each, set())
             if name in members:
                 return each
@@ -130,7 +130,7 @@ class _Binder:
         return name if name in seen else ""
 
     def _answering(self, name: str, version: str) -> Present | None:
-        """The copy that answers a request for that version, or for the newest."""
+        """Return the copy that answers a request for that version, or for the newest."""
         ready = [
             copy
             for copy in self._present.get(name, ())
@@ -139,7 +139,7 @@ class _Binder:
         return max(ready, key=lambda copy: (version_key(copy.id.version), copy.key), default=None)
 
     def _is_broken(self, id: ModelId) -> bool:
-        """An ensemble that is about to go."""
+        """Return whether the copy is an ensemble that is about to be unloaded."""
         return any(
             self.verdict(manifest).problem != ""
             for manifest in self._known.get(id.name, ())
@@ -150,7 +150,7 @@ class _Binder:
         return [m for m in self._chosen.get(name, ()) if version in ("", m.id.version)]
 
     def _comes(self, name: str, version: str) -> bool:
-        """It is on its way up, or about to be."""
+        """Return whether the model is loading or about to load."""
         for manifest in self._wanted(name, version):
             fingerprint = manifest.fingerprint
             if manifest.config.ensemble.steps:
@@ -167,7 +167,7 @@ class _Binder:
         return False
 
     def _reason(self, name: str, version: str) -> str:
-        """Why a model that is there is of no use to an ensemble."""
+        """Return why an existing model is of no use to an ensemble."""
         wanted = self._wanted(name, version)
         failed = "; ".join(
             f"version {copy.id.version} is at UNAVAILABLE state: {copy.reason}"
@@ -188,6 +188,8 @@ class _Binder:
 
 
 class _Versioned(Protocol):
+    """Version and copy of a member."""
+
     @property
     def id(self) -> ModelId: ...
 
@@ -203,5 +205,5 @@ def _by_name(found: Iterable[_VersionedT]) -> dict[str, list[_VersionedT]]:
 
 
 def _fingerprint(manifest: Manifest, verdict: _Verdict) -> str:
-    """Of an ensemble of these copies; of one that waits, it is none that a copy has."""
+    """Return the fingerprint of an ensemble of these copies."""
     return f"{manifest.fingerprint}+{'?' if verdict.waits else ','.join(map(str, verdict.keys))}"

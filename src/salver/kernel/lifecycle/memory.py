@@ -1,4 +1,4 @@
-"""How do the collector, the interpreter and the C library suit a process that serves?"""
+"""Memory settings of a process that only serves: collector, interpreter and C library."""
 
 import contextlib
 import ctypes
@@ -9,16 +9,16 @@ import threading
 
 _ONE_AT_A_TIME = threading.Lock()
 _M_ARENA_MAX = -8  # malloc.h
-_tuned = threading.Event()  # what is frozen in this process was frozen here
+_tuned = threading.Event()  # objects frozen by this process
 
 
 def tune_interpreter() -> None:
-    """For processes that do nothing else than to serve.
+    """Tune the garbage collector and the interpreter for a process that only serves.
 
-    What is loaded now stays: the collector need not walk it again and again under load (tens of
-    milliseconds each time), nor look at the few hundred objects of the requests in flight every few
-    milliseconds. And the loop gets the interpreter back from another thread after half a millisecond: by
-    default one that looks at the disk keeps it for five, which is the tail of a model of two.
+    Objects that exist now stay: the collector need not traverse them repeatedly under load (tens of
+        milliseconds each time), nor the few hundred objects of active requests every few milliseconds. The
+        switch interval is half a millisecond: with the default, a thread that polls the disk keeps the event
+        loop waiting for five, which shows in the tail latency of a model of two.
     """
     gc.collect()
     gc.freeze()
@@ -28,11 +28,11 @@ def tune_interpreter() -> None:
 
 
 def keep_one_heap() -> None:
-    """For processes that do nothing else than to serve, before they have threads.
+    """Limit glibc to one heap, before the process has threads.
 
-    glibc has a heap for each of a few threads otherwise, and ``malloc_trim`` returns no memory from the end
-    of any but the first: up to 40 MB each stay, when a model that such a thread has loaded is gone.
-    ``MALLOC_ARENA_MAX`` in the environment is obeyed.
+    Otherwise glibc uses a heap for each of several threads, and ``malloc_trim`` returns memory only from the
+    end of the first: up to 40 MB per heap remain after a model is unloaded. ``MALLOC_ARENA_MAX`` in the
+    environment takes precedence.
     """
     if "MALLOC_ARENA_MAX" in os.environ:
         return
@@ -41,14 +41,14 @@ def keep_one_heap() -> None:
 
 
 def give_back_memory() -> None:
-    """Collect cycles, then have the C library return its free pages, where it knows how to.
+    """Collect cycles, then return free pages to the system if the C library can.
 
-    Blocking (tens of milliseconds in a large process); glibc keeps freed memory otherwise. What a program
-    around us has frozen stays so: to walk all of a large one takes seconds.
+    Blocking (tens of milliseconds in a large process). Otherwise glibc keeps freed memory. Objects frozen by
+    an embedding program stay frozen: traversing a large program takes seconds.
     """
-    with _ONE_AT_A_TIME:  # a second collection would find the first one at work, and do nothing
+    with _ONE_AT_A_TIME:  # a concurrent collection would make this one a no-op
         if _tuned.is_set():
-            gc.unfreeze()  # what was frozen may be what was unloaded
+            gc.unfreeze()  # frozen objects may belong to the unloaded model
         gc.collect()
         if _tuned.is_set():
             gc.freeze()

@@ -1,12 +1,12 @@
-"""Which versions should be loaded, and what is the next step towards that?
+"""Decisions about loading: which versions are wanted, and the next steps towards them.
 
-Pure: from the whole wanted list and a snapshot of what is there to the steps that are due now.
-Level-triggered and idempotent: carried out or not, the next call computes what is still to do.
-It knows no clock, task or file.
+Pure: maps the whole wanted list and a snapshot of the present copies to the steps that are due now.
+    Level-triggered and idempotent: whether or not the steps are carried out, the next call computes what
+    remains. It knows no clock, task or file.
 
-The rules: a version is loaded beside the running one; the running one goes only when its
-successor is ready; a version that failed stays down until its files change or somebody asks again,
-and what ran before it keeps running.
+The rules: a version is loaded beside the running one, which is unloaded only when its successor is ready. A
+    version that failed stays down until its files change or a load is requested; what ran before it keeps
+    running.
 """
 
 from collections.abc import Container, Iterable, Sequence
@@ -20,14 +20,14 @@ from salver.words.messages import ModelId, State
 
 
 class Present(msgspec.Struct, frozen=True):
-    """One copy of a version as it is now. Two copies of one version exist during a reload.
+    """One copy of a version as it is now. During a reload a version has two copies.
 
     Attributes:
-        key: Names the copy; a later copy has a larger key.
-        retry_at: When a failed copy may be tried again; None for not by itself.
+        key: Identifies the copy; a later copy has a larger key.
+        retry_at: When a failed copy may be retried; None = not automatically.
         reason: Why it failed.
-        body: Of its manifest; empty = it cannot be changed in place.
-        is_adjusting: That is being done.
+        body: ``body`` of its manifest; empty = it cannot be changed in place.
+        is_adjusting: Its number of instances is being changed.
     """
 
     key: int
@@ -41,26 +41,26 @@ class Present(msgspec.Struct, frozen=True):
 
 
 class Load(msgspec.Struct, frozen=True):
-    """Bring this version up."""
+    """Step: load this version."""
 
     manifest: Manifest
 
 
 class Adjust(msgspec.Struct, frozen=True):
-    """Let a copy that is ready have as many instances as this says; nothing else about the version is new."""
+    """Step: change the number of instances of a ready copy, and nothing else."""
 
     key: int
     manifest: Manifest
 
 
 class Drain(msgspec.Struct, frozen=True):
-    """Give the copy no new work, and close it when the last lease is back."""
+    """Step: give the copy no new requests, and close it when its last lease is released."""
 
     key: int
 
 
 class Forget(msgspec.Struct, frozen=True):
-    """Drop a copy that holds nothing: one that waits for its turn to load, or one that failed."""
+    """Step: drop a copy that holds no resources: one waiting to load, or one that failed."""
 
     key: int
 
@@ -69,7 +69,7 @@ Step = Load | Adjust | Drain | Forget
 
 
 def version_key(version: str) -> tuple[int, str]:
-    """Orders versions: by number, then by spelling; what is no number comes first.
+    """Return a sort key for versions: by number, then by spelling; non-numeric ones first.
 
     >>> sorted(["10", "9", "beta", "010"], key=version_key)
     ['beta', '9', '010', '10']
@@ -78,9 +78,9 @@ def version_key(version: str) -> tuple[int, str]:
 
 
 def choose(manifests: Iterable[Manifest]) -> tuple[Manifest, ...]:
-    """The versions that each model's own version policy wants loaded, newest first.
+    """Return the versions that each model's version policy wants, newest first.
 
-    A version with a problem is never chosen, and does not count as one of the latest n.
+    A version with a problem is never chosen and does not count towards the latest n.
     """
     by_name: dict[str, list[Manifest]] = {}
     for manifest in manifests:
@@ -98,7 +98,7 @@ def choose(manifests: Iterable[Manifest]) -> tuple[Manifest, ...]:
 
 
 def missed(manifests: Sequence[Manifest]) -> tuple[Manifest, ...]:
-    """Versions of one model that would be wanted, had they no problem."""
+    """Return the versions of one model that would be wanted if they had no problem."""
     policies = [m.config for m in choose(manifests)] or [m.config for m in manifests]
     whole = choose(replace(m, problem="", config=policies[0]) for m in manifests) if policies else ()
     wanted = {m.id for m in whole}
@@ -113,14 +113,14 @@ def plan(
     broken: Container[ModelId] = (),
     labelled: Container[ModelId] = (),
 ) -> tuple[Step, ...]:
-    """The steps that are due now.
+    """Return the steps that are due now.
 
     Args:
-        known: Everything the repository holds of the models that should be served.
+        known: All versions in the repository of the models to serve.
         present: Every copy that is not gone.
-        waiting: Versions that are not to be loaded yet.
-        broken: Versions that cannot answer any more, though they are ready and stay wanted.
-        labelled: Versions that a label means until the one that it is to mean is ready.
+        waiting: Versions that must not be loaded yet.
+        broken: Ready and wanted versions that can no longer answer.
+        labelled: Versions that a label points to until its new version is ready.
     """
     chosen = choose(known)
     targets = {m.id: m.fingerprint for m in chosen}
@@ -153,12 +153,12 @@ def plan(
 
 
 def _is_alike(copy: Present, manifest: Manifest) -> bool:
-    """It is ready, and no other than this but for its number of instances."""
+    """Return whether the copy is ready and differs from the manifest only in the number of instances."""
     return bool(copy.body) and copy.state is State.READY and copy.body == manifest.body
 
 
 def _is_due(copies: Sequence[Present], now: float) -> bool:
-    """Whether a wanted version with these copies of it should be loaded."""
+    """Return whether a wanted version with these copies should be loaded."""
     for copy in copies:
         if copy.state is State.READY or copy.state in RISING:
             return False

@@ -1,4 +1,4 @@
-"""What does the lifecycle need from others?"""
+"""Protocols that the lifecycle calls."""
 
 from typing import Protocol, TypeVar
 
@@ -8,35 +8,35 @@ ServableT_co = TypeVar("ServableT_co", covariant=True)
 
 
 class Servable(Protocol):
-    """A loaded version: whatever answers requests.
+    """A loaded version that answers requests.
 
-    One that remembers sequences of requests has a coroutine function ``leave``, too: it is given seconds, and
-    returns when no sequence is under way any more; what is left then has been ended.
+    A servable with sequences also has a coroutine function ``leave(seconds)``, which returns when no sequence
+    is active; after that time it ends the remaining ones.
     """
 
     @property
     def bytes(self) -> int:
-        """Estimate of the memory that it holds."""
+        """Return the estimated memory use in bytes."""
         ...
 
     async def warm(self, config: ModelConfig) -> None:
-        """Run the warm-up requests; raises as the model does."""
+        """Run the warm-up requests; raise what the model raises."""
         ...
 
     async def adjust(self, manifest: Manifest) -> bool:
-        """Have as many instances as this says, which is otherwise what was loaded; False = it cannot."""
+        """Change the number of instances; return False if it cannot."""
         ...
 
     async def close(self) -> None:
-        """Let it go, with its memory, threads and processes. Called once."""
+        """Release memory, threads and processes. Called once."""
         ...
 
 
 class Loader(Protocol[ServableT_co]):
-    """Turns a manifest into a servable, off the event loop."""
+    """Loader that turns a manifest into a servable, off the event loop."""
 
     async def load(self, manifest: Manifest) -> ServableT_co:
-        """Load it. When cancelled, whatever was half loaded is given back.
+        """Load a version. When cancelled, release everything loaded so far.
 
         Raises:
             LoadFailed: with the reason.

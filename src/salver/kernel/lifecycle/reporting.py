@@ -1,4 +1,4 @@
-"""Log lines about work that takes long, while it lasts."""
+"""Progress log of long operations."""
 
 import asyncio
 import logging
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 _LOG = logging.getLogger("salver.kernel.lifecycle")
-#: Between two lines.
+#: Seconds between two lines.
 SECONDS = 10.0
 
 

@@ -1,11 +1,11 @@
-"""How may a loaded copy of a version move through its life? A table, and the one way to use it."""
+"""State machine of a loaded copy of a version, as a table."""
 
 from collections.abc import Mapping
 from typing import Final
 
 from salver.words.messages import State
 
-#: From a state to those that may follow it.
+#: Allowed next states of each state.
 MOVES: Final[Mapping[State, frozenset[State]]] = {
     State.NEW: frozenset({State.LOADING, State.GONE}),
     State.LOADING: frozenset({State.WARMING, State.UNLOADING, State.FAILED}),
@@ -17,15 +17,15 @@ MOVES: Final[Mapping[State, frozenset[State]]] = {
     State.GONE: frozenset(),
 }
 
-#: On the way to READY.
+#: States on the way to READY.
 RISING: Final = frozenset({State.NEW, State.LOADING, State.WARMING})
 
 
 def advance(before: State, after: State) -> State:
-    """The state after a move.
+    """Return the state after a move.
 
     Raises:
-        ValueError: if the table has no such move: a defect of the caller.
+        ValueError: the table has no such move, which is a bug in the caller.
 
     >>> advance(State.WARMING, State.READY).value
     'READY'
