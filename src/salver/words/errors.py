@@ -125,7 +125,7 @@ class NoVersion(InvalidInput):
 
 
 class FailedPrecondition(InvalidInput):
-    """Request that assumes something about the model that is not the case; a separate code in some protocols."""
+    """Request with a wrong assumption about the model; a separate code in some protocols."""
 
 
 class NotFound(SalverError):

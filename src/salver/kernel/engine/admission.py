@@ -1,8 +1,7 @@
-"""Does this request fit this model, and with whom may it share a run?
+"""Validation of requests against a model's signature.
 
-Pure: a request against a :class:`~salver.words.messages.Signature`. Errors have Triton's texts as well
-(TR-R30),
-since its clients' users search for them.
+Pure: checks a request against a :class:`~salver.words.messages.Signature` and computes which requests may
+share a run. Errors also have Triton's texts (TR-R30), because users search for them.
 """
 
 import math
@@ -25,19 +24,19 @@ _BATCH_NOTE = (
 
 
 class _Unknown(InvalidInput):
-    """A name that the model does not have; Triton says it without the request's id."""
+    """Name that the model does not have; Triton's text omits the request's id."""
 
 
 class Bound(msgspec.Struct, frozen=True, gc=False):
-    """A request that fits.
+    """Valid request with its arrays in the model's order.
 
     Attributes:
         arrays: In the signature's order; None for an optional input that was left out.
         rows: Extent of axis 0, or 1 for a model without a batch dimension.
         key: Requests with equal keys can be stacked.
-        outputs: Wanted output names, in the signature's order.
-        request: As it came.
-        size: Elements of a row, all inputs together; 0 where shapes are fixed.
+        outputs: Names of the requested outputs, in the signature's order.
+        request: The original request.
+        size: Elements of a row over all inputs; 0 if shapes are fixed.
     """
 
     arrays: tuple[Array | None, ...]
@@ -49,11 +48,11 @@ class Bound(msgspec.Struct, frozen=True, gc=False):
 
 
 class Admission:
-    """Checks requests for one model; made once, when the model is loaded.
+    """Request checker of one model, created when the model is loaded.
 
     Args:
-        model: Name for the error texts.
-        ragged: Inputs, by index, whose extents do not keep requests from sharing a run.
+        model: Name for error texts.
+        ragged: Indices of inputs whose extents may differ within a run.
     """
 
     def __init__(self, model: str, signature: Signature, ragged: Collection[int] = ()) -> None:
@@ -74,11 +73,11 @@ class Admission:
         self._output_set = frozenset(self._outputs)
 
     def bind(self, request: InferRequest) -> Bound:
-        """The request's arrays in the model's order.
+        """Check a request and return its arrays in the model's order.
 
         Raises:
             InvalidInput: an input is unknown, missing, given twice, or of the wrong datatype or
-                shape; an output is unknown; rows differ or are none.
+                shape; an output is unknown; inputs differ in rows or have none.
         """
         try:
             arrays = self._arrays(request)
@@ -114,7 +113,7 @@ class Admission:
         deadline: float | None,
         is_gone: Callable[[], bool] | None = None,
     ) -> InferRequest:
-        """A request for a model that wants them one by one: every wanted output is named."""
+        """Return the request with all its outputs named, for models that take requests one by one."""
         inputs = [
             Tensor(spec.name, spec.datatype, array)
             for spec, array in zip(self._specs, bound.arrays, strict=True)
@@ -172,7 +171,8 @@ class Admission:
             raise tritons(
                 InvalidInput(f"{text}. {found}{lacking}", fix=f"It takes: {described(self._specs)}"),
                 f"{text}. {found}, "
-                f"but missing required input(s) {_quoted(missing) if missing else ']'}. "  # Triton's own slip
+                # the spelling is Triton's
+                f"but missing required input(s) {_quoted(missing) if missing else ']'}. "
                 "Please provide all required input(s).",
             )
         if unknown:
@@ -241,7 +241,7 @@ class Admission:
 
 
 def _unfit(inputs: Sequence[Tensor]) -> str:
-    """TensorFlow Serving's words for tensors that are no rows of a batch (TF-B1); empty if they are."""
+    """Return TensorFlow Serving's text for tensors that are not rows of a batch (TF-B1), or empty."""
     if any(not tensor.shape for tensor in inputs):
         return "Batching Run() input tensors must have at least one dimension"
     if len({tensor.shape[0] for tensor in inputs}) > 1:

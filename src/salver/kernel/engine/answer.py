@@ -1,6 +1,6 @@
-"""What does a sequence's next token make of its answer?
+"""Growing answer of one sequence: scores to token, token to text, and the end of the answer.
 
-From scores to a token, from the token to text, and whether that was the last one. Pure.
+Pure.
 """
 
 import msgspec
@@ -14,12 +14,12 @@ from salver.words.tensor import Array
 
 
 class Piece(msgspec.Struct, frozen=True):
-    """A part of an answer.
+    """Part of an answer.
 
     Attributes:
-        text: That was not there before; may be empty.
-        finish: Why it is the last one: ``length``, ``eos_token`` or ``stop_sequence``; else empty.
-        error: What went wrong instead; then it is the last one, too.
+        text: New text; may be empty.
+        finish: For the last piece, the reason: ``length``, ``eos_token`` or ``stop_sequence``; else empty.
+        error: Error that ended the answer; the piece is then the last one.
     """
 
     text: str = ""
@@ -29,20 +29,20 @@ class Piece(msgspec.Struct, frozen=True):
 
     @property
     def is_last(self) -> bool:
-        """Nothing follows."""
+        """Return whether this is the last piece."""
         return bool(self.finish) or self.error is not None
 
 
 class Answer:
-    """The tokens and the text of one sequence.
+    """Tokens and text of one sequence.
 
     Args:
-        end_token: Ends it; -1 = none does.
-        arrived: When it came.
+        end_token: Token that ends the answer; -1 = none.
+        arrived: Time of arrival.
 
     Attributes:
-        tokens: Of the prompt and of the answer.
-        joined: When its first step was planned; 0 = not yet.
+        tokens: Tokens of the prompt and of the answer.
+        joined: Time at which its first step was planned; 0 = not yet.
     """
 
     __slots__ = ("_end_token", "_given", "_prompt", "_transcript", "arrived", "joined", "tokens")
@@ -58,15 +58,15 @@ class Answer:
 
     @property
     def counts(self) -> tuple[int, int]:
-        """Tokens of the prompt, and of the answer so far."""
+        """Return the number of tokens of the prompt and of the answer so far."""
         return len(self._prompt.tokens), self._given
 
     def go_on(self, scores: Array, likeliest: int, now: float) -> Piece:
         """Draw the next token.
 
         Args:
-            scores: Finite but for -inf.
-            likeliest: The token of the highest one.
+            scores: Finite or -inf.
+            likeliest: Token with the highest score.
 
         >>> import numpy as np
         >>> from salver.kernel.engine.sampling import Sampling

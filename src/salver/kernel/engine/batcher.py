@@ -1,15 +1,14 @@
-"""When does a queue become a batch, and of whom?
+"""Request queue of a model version and the formation of batches.
 
-A bounded queue of :class:`~salver.kernel.engine.waiting.Waiting` requests, a rule that says how large the
-next
-batch is (``rules.py``) and lanes that say who is in it (``lanes.py``). Pure: the time is an argument,
-nothing is awaited, the payload is never looked at. The shell that drives it is ``engine.py``; the
-simulator drives the very same object.
+A bounded queue of :class:`~salver.kernel.engine.waiting.Waiting` requests, a rule that chooses the size of
+the next batch (``rules.py``) and lanes that choose its members (``lanes.py``). Pure: the time is an argument,
+nothing is awaited, the payload is never read. ``engine.py`` is the shell around it; the simulator drives the
+same object.
 
-Three services: *urgent* requests go at once, in batches of their own; *normal* ones as the rule says;
-*bulk* when nobody else waits and an instance can be spared. Requests share a batch only if their ``key``
-(datatypes and shapes but for axis 0) is equal. Within a lane a batch holds requests in the order in which
-they came, and no request overtakes an earlier one of the same sender, also when they differ in key.
+Three services: *urgent* requests run immediately, in batches of their own; *normal* ones as the rule decides;
+*bulk* when nothing else waits and an instance can be spared. Requests share a batch only if their ``key``
+(datatypes, and shapes without axis 0) is equal. Within a lane a batch holds requests in order of arrival, and
+no request overtakes an earlier one of the same sender, even if their keys differ.
 """
 
 import math
@@ -29,12 +28,12 @@ _NO_QUEUE = Queue()
 
 
 class Batcher:
-    """The queue and the rule of one model version.
+    """Queue and batching rule of one model version.
 
     Args:
         config: Batching, priorities, queue policies and fairness.
-        rule: None = the one of ``(max_rows, max_delay_ms)``.
-        bulk_rows: Most rows of a bulk batch, asked each time; None = ``max_rows``.
+        rule: Batching rule; None = a window of ``(max_rows, max_delay_ms)``.
+        bulk_rows: Returns the maximum rows of a bulk batch, called each time; None = ``max_rows``.
     """
 
     def __init__(
@@ -55,35 +54,35 @@ class Batcher:
         self._queue = config.queue
         self._bulk = _tenants(config.fairness)
         self._parts = (self._urgent, self._normal, self._bulk)
-        self._depths = [0, 0, 0]  # of the parts; and their rows
+        self._depths = [0, 0, 0]  # requests in each part; and their rows
         self._rows = [0, 0, 0]
-        self._usual: Lane | None = None  # where requests go that name no tenant and no level
+        self._usual: Lane | None = None  # lane of requests without tenant and level
         self._fair = config.fairness.enabled
         self._given_up: list[Waiting] = []
-        self.depth = 0  # requests that wait
+        self.depth = 0  # number of waiting requests
         self.max_queue = policy.max_queue
         self._most_rows = policy.max_queue_rows or math.inf
-        self.bound: Refusal = "queue_full"  # what set ``max_queue``: the owner, or the adaptive limit
+        self.bound: Refusal = "queue_full"  # source of ``max_queue``: configuration or adaptive limit
 
     def __repr__(self) -> str:
         return f"<Batcher {self.depth} queued, {self.rows_waiting} rows>"
 
     def __iter__(self) -> Iterator[Waiting]:
-        """Those that wait; of each lane the oldest first."""
+        """Iterate over waiting requests, the oldest of each lane first."""
         for part in self._parts:
             for lane in part.lanes():
                 yield from lane
 
     @property
     def rows_waiting(self) -> int:
-        """Rows of all that wait."""
+        """Return the rows of all waiting requests."""
         return sum(self._rows)
 
     # What a rule sees: the normal service (rules.Line).
 
     @property
     def rows(self) -> int:
-        """Rows of the normal service that wait."""
+        """Return the waiting rows of the normal service."""
         return self._rows[_NORMAL]
 
     def head(self) -> Waiting | None:
@@ -99,13 +98,13 @@ class Batcher:
         self._remove(waiting)
         self._given_up.append(waiting)
 
-    # What the engine and the simulator do.
+    # Called by the engine and the simulator.
 
     def ahead(self, waiting: Waiting) -> float:
-        """Rows that are likely to go before a request that comes now.
+        """Return the rows that are likely to run before a request that arrives now.
 
-        Those of its tenant and of higher levels, and of others what fairness lets pass; estimated from
-        requests of average size.
+        These are the rows of its tenant and of higher levels, and those of others that fairness lets pass,
+        estimated from requests of average size.
         """
         level = waiting.level
         part = _part(waiting)
@@ -120,15 +119,15 @@ class Batcher:
         return first + before * self._rows[part] / self._depths[part]
 
     def offer(self, waiting: Waiting) -> Waiting | None:
-        """Join the queue.
+        """Add a request to the queue.
 
         Returns:
-            Who had to make room in a full queue: the latest of a lower level, or of the tenant with the
-            longest queue.
+            The request evicted from a full queue: the latest of a lower level or of the tenant with the
+                longest queue.
 
         Raises:
-            Overloaded: it is full, and there is nobody to make room, or as many wait at its level as may;
-                nothing was changed.
+            Overloaded: the queue is full and no request can be evicted, or its level is full; nothing was
+                changed.
         """
         evicted = None
         level = waiting.level
@@ -146,7 +145,7 @@ class Batcher:
         if self.depth >= self.max_queue:
             evicted = self._evict(waiting, lane)
         lane.add(waiting)
-        part = _NORMAL if URGENT < level < BULK else _BULK if level else _URGENT
+        part = _part(waiting)
         self.depth += 1
         self._depths[part] += 1
         self._rows[part] += waiting.rows
@@ -155,14 +154,14 @@ class Batcher:
         return evicted
 
     def discard(self, waiting: Waiting) -> bool:
-        """Give up one that still waits; False if it had already left the queue."""
+        """Remove a waiting request; return False if it had already left the queue."""
         if not waiting.is_live:
             return False
         self._remove(waiting)
         return True
 
     def due(self, now: float, spare: bool = True) -> float | None:
-        """When a batch may be taken: a time not after ``now`` means at once; None = nobody to serve.
+        """Return when a batch may be taken (a time up to ``now`` = immediately), or None if nothing waits.
 
         Args:
             spare: An idle instance can be spared for bulk work.
@@ -175,7 +174,7 @@ class Batcher:
         return now if bulk and spare else None
 
     def take(self, now: float, spare: bool = True) -> Batch:
-        """The next batch (possibly empty, when all that waited has expired or was given up)."""
+        """Take the next batch; it is empty if all waiting requests have expired or were given up."""
         batch = Filling(now, self._largest)
         urgent, normal, bulk = self._depths
         reason = "urgent"
@@ -202,10 +201,10 @@ class Batcher:
         return Batch(batch.members, batch.rows, reason, batch.expired, given_up)
 
     def ran(self, rows: int, seconds: float, now: float) -> None:
-        """A run has ended; the rule may learn from it."""
+        """Report a finished run to the rule, which may learn from it."""
         self._rule.ran(rows, seconds, now)
 
-    # -- inside --------------------------------------------------------------------------------
+    # -- internals -----------------------------------------------------------------------------
 
     def _took(self, batch: Filling, part: int) -> None:
         gone = len(batch.members)
@@ -241,7 +240,7 @@ class Batcher:
         return lane
 
     def _evict(self, waiting: Waiting, lane: Lane) -> Waiting:
-        """Room for one: from the lowest level that waits, of the longest lane there."""
+        """Evict a request from the lowest waiting level, from its longest lane."""
         victims: list[Lane] = []
         lowest = -1
         for part in self._parts:
@@ -264,12 +263,13 @@ def _arrival(waiting: Waiting) -> float:
 
 
 def _part(waiting: Waiting) -> int:
-    level = waiting.level
-    return _NORMAL if URGENT < level < BULK else _BULK if level else _URGENT
+    if URGENT < waiting.level < BULK:
+        return _NORMAL
+    return _BULK if waiting.level else _URGENT
 
 
 def _tenants(fairness: Fairness, lane: Callable[[], Lane] = Lane) -> RoundRobin:
-    """Lanes of tenants that share."""
+    """Return a round-robin queue of the tenants' lanes."""
     weights = fairness.weights
     return RoundRobin(lambda name: lane(), lambda name: weights.get(str(name), 1.0), fairness.max_tenants)
 
@@ -278,7 +278,7 @@ _Before = Callable[[int, str], float]
 
 
 def _priorities(config: ModelConfig) -> tuple[RoundRobin | Strict, Callable[[int], RoundRobin], _Before]:
-    """The tree of the normal service, its part for a level, and who goes before a level's tenant."""
+    """Return the root of the normal queues, the queue by level, and a counter of requests ahead."""
     priorities, queue = config.priorities, config.queue or _NO_QUEUE
     levels = {
         level: _tenants(config.fairness, DelayingLane if queue.of(level).timeout_action == "delay" else Lane)
@@ -296,7 +296,7 @@ def _priorities(config: ModelConfig) -> tuple[RoundRobin | Strict, Callable[[int
     shared = RoundRobin(lambda level: levels[int(str(level))], lambda level: weights[int(str(level)) - 1])
 
     def of(level: int) -> RoundRobin:
-        shared.child(level)  # back into the round, if it was empty
+        shared.child(level)  # rejoin the round if it was empty
         return levels[level]
 
     return shared, of, lambda level, tenant: shared.before(level, levels[level].before(tenant))

@@ -1,8 +1,7 @@
-"""How does a model in a host process reach the server around it?
+"""Host side of the callback channel from a model to its server.
 
-:class:`HostSurroundings` is the host's end of the side channel: it hands requests over, from whatever thread,
-and a thread of its own hears the answers. It knows no model's language
-(:class:`~salver.backends.callbacks.Surroundings` is what models see).
+:class:`HostSurroundings` sends requests from any thread; a thread of its own receives the answers. It knows
+no framework (models see :class:`~salver.backends.callbacks.Surroundings`).
 """
 
 import itertools
@@ -47,7 +46,7 @@ _GONE = "the server is gone"
 
 
 class _Under:
-    """A request under way."""
+    """A pending request."""
 
     def __init__(self, surroundings: "HostSurroundings", id: int) -> None:
         self._surroundings = surroundings
@@ -63,13 +62,13 @@ class _Under:
 
 
 class HostSurroundings:
-    """The server, to the model of this process.
+    """The server, as seen by the model in this process.
 
     Args:
-        asks, answers: Where tensors lie, those of requests and those of answers.
+        asks, answers: Arenas for the tensors of requests and of answers.
 
     Attributes:
-        is_ready: Asks the model whether it is ready; None = it has no opinion.
+        is_ready: Asks the model whether it is ready; None = the model does not say.
     """
 
     def __init__(self, sock: socket.socket, asks: Arena, answers: Arena) -> None:
@@ -81,10 +80,10 @@ class HostSurroundings:
         self._ids = itertools.count(1)
         self._hearing: dict[int, Hear] = {}
         self._sending = threading.Lock()
-        self._turn = threading.Semaphore()  # to have tensors in the arena of requests
+        self._turn = threading.Semaphore()  # held while a message uses the arena of requests
         self._is_closed = False
         self._runs = 0
-        self._run = threading.current_thread()  # a host's runs happen on the thread that makes this
+        self._run = threading.current_thread()  # the thread that creates this object also runs the model
         threading.Thread(target=self._listen, name="salver-surroundings", daemon=True).start()
 
     def infer(self, request: InferRequest, in_pieces: bool, hear: Hear) -> _Under:
@@ -112,22 +111,22 @@ class HostSurroundings:
         self.tell(Log(level, text))
 
     def begin_run(self) -> Callable[[int], Callable[[], bool]]:
-        """A run begins; gives, for each of its requests, who says whether its caller has gone meanwhile."""
+        """Begin a run; return for each request a function that tells whether its caller is gone."""
         self._runs += 1
         return partial(partial, self._is_gone, self._runs)
 
     def _is_gone(self, run: int, index: int) -> bool:
         if run != self._runs:
-            return False  # it is long over
+            return False  # that run has ended
         return bool(self.question(lambda id, _: IsGone(id, index)).parameters["value"])
 
     def question(
         self, ask: Callable[[int, tuple[Block, ...]], Saying], arrays: Mapping[str, Array] | None = None
     ) -> InferResponse:
-        """Say something that has one answer, and wait for it.
+        """Send a message that has one answer, and wait for it.
 
         Raises:
-            SalverError: as the server said.
+            SalverError: from the server.
         """
         answer: SimpleQueue[InferResponse | None] = SimpleQueue()
         id = self._enter(lambda said, _: answer.put(said))
@@ -138,11 +137,11 @@ class HostSurroundings:
         return said
 
     def tell(self, saying: Saying) -> None:
-        """Say something; to nobody, once the server is gone, which the listening thread notices.
+        """Send a message; do nothing if the server is gone, which the listening thread notices.
 
         Raises:
-            TypeError: an argument of the model's is of a kind that the server would end this process for.
-            TooLarge: it is too long.
+            TypeError: the model passed an argument of a type for which the server would end this process.
+            TooLarge: the message is too long.
         """
         try:
             framed = frame(saying)
@@ -189,9 +188,9 @@ class HostSurroundings:
     def _hand_over(
         self, id: int, arrays: Mapping[str, Array], ask: Callable[[tuple[Block, ...]], Saying]
     ) -> None:
-        """Say something with arrays, when the arena is free for them."""
+        """Send a message with arrays as soon as the arena is free."""
         if arrays:
-            self._turn.acquire()  # given back when the server has taken them
+            self._turn.acquire()  # released when the server has copied the tensors
         if self._is_closed:
             self._turn.release()
             self._settle(id, _gone(), True)
@@ -273,15 +272,15 @@ class _Meters:
         self._surroundings = surroundings
 
     def open(self, series: Series) -> int:
-        """A handle on a series."""
+        """Return a handle of a series."""
         said = self._surroundings.question(lambda id, _: OpenSeries(id, series))
         return int(said.parameters["value"])
 
     def change(self, handle: int, how: Literal["add", "set", "observe"], value: float) -> None:
-        """Without waiting."""
+        """Change the number without waiting."""
         self._surroundings.tell(Change(handle, how, value))
 
     def value(self, handle: int) -> float:
-        """As the page would show it now."""
+        """Return the current value, as shown on the metrics page."""
         said = self._surroundings.question(lambda id, _: ReadSeries(id, handle))
         return float(said.parameters["value"])

@@ -1,10 +1,9 @@
-"""What do a model in a host process and the server say to each other beside the runs?
+"""Messages of the callback channel between a model in a host process and the server.
 
-The messages of the side channel, which is there for models that may ask the server; framed and encoded as
-those of :mod:`salver.kernel.engine.control`. Either side may speak at any time. Tensors lie in an arena for
-each
-direction, in which one message's lie at a time: who has copied them says :class:`Taken`, then the next
-may come. Sans-IO.
+The channel exists for models that may call the server; framing and encoding are those of
+:mod:`salver.kernel.engine.control`. Either side may send at any time. Tensors lie in one arena per direction,
+which holds those of one message at a time: the receiver sends :class:`Taken` when it has copied them.
+Sans-IO.
 """
 
 from typing import Literal
@@ -16,20 +15,20 @@ from salver.kernel.engine.control import Failed, Said
 from salver.kernel.engine.shm import Block
 from salver.words.messages import Parameter
 
-#: Requests of one host that may be under way; one more is refused.
+#: Maximum number of pending requests of one host; further ones are rejected.
 MOST_CALLS = 1024
-#: Pieces of an answer that may be on their way unasked.
+#: Pieces of an answer that may be sent without acknowledgement.
 WINDOW = 16
 
 
 class Ask(msgspec.Struct, tag="ask", frozen=True, array_like=True):
-    """A request to a model.
+    """Request to a model.
 
     Attributes:
-        id: The asker's mark, by which it is answered.
-        types: Datatypes of the inputs, in their order.
-        is_of_run: The run under way waits for it.
-        trace: W3C trace context of the request in whose service it is, or empty.
+        id: Chosen by the sender to match the answer.
+        types: Datatypes of the inputs, in order.
+        is_of_run: The current run waits for the answer.
+        trace: W3C trace context of the request that causes this one, or empty.
     """
 
     id: int
@@ -46,19 +45,19 @@ class Ask(msgspec.Struct, tag="ask", frozen=True, array_like=True):
 
 
 class More(msgspec.Struct, tag="more", frozen=True, array_like=True):
-    """A piece of that answer was used up."""
+    """Acknowledgement of a piece of an answer."""
 
     id: int
 
 
 class Drop(msgspec.Struct, tag="drop", frozen=True, array_like=True):
-    """Nobody wants that answer; it is still to be ended."""
+    """Cancellation of a request; its end is still sent."""
 
     id: int
 
 
 class Manage(msgspec.Struct, tag="manage", frozen=True, array_like=True):
-    """Load, unload or look at a model; ``files`` are those that come with a load, by path."""
+    """Request to load, unload or describe a model; ``files`` are those of a load, by path."""
 
     id: int
     kind: Literal["load", "unload", "is_ready"]
@@ -70,14 +69,14 @@ class Manage(msgspec.Struct, tag="manage", frozen=True, array_like=True):
 
 
 class OpenSeries(msgspec.Struct, tag="open", frozen=True, array_like=True):
-    """A handle on a number of the metrics page is wanted."""
+    """Request for a handle of a series on the metrics page."""
 
     id: int
     series: Series
 
 
 class Change(msgspec.Struct, tag="change", frozen=True, array_like=True, gc=False):
-    """Change a number; there is no answer."""
+    """Change of a number, without an answer."""
 
     handle: int
     how: Literal["add", "set", "observe"]
@@ -85,42 +84,42 @@ class Change(msgspec.Struct, tag="change", frozen=True, array_like=True, gc=Fals
 
 
 class ReadSeries(msgspec.Struct, tag="read", frozen=True, array_like=True, gc=False):
-    """The number is wanted."""
+    """Request for the value of a number."""
 
     id: int
     handle: int
 
 
 class IsGone(msgspec.Struct, tag="gone", frozen=True, array_like=True, gc=False):
-    """Has the caller of that request of the run under way gone?"""
+    """Question whether the caller of a request of the current run has gone away."""
 
     id: int
     index: int
 
 
 class Log(msgspec.Struct, tag="log", frozen=True, array_like=True, gc=False):
-    """A line for the log, at a level of the standard library's."""
+    """Line for the log, at a level of the standard library."""
 
     level: int
     text: str
 
 
 class Ready(msgspec.Struct, tag="ready", frozen=True, array_like=True, gc=False):
-    """The model says whether it is ready; the answer to :class:`Probe`."""
+    """Answer to :class:`Probe`: whether the model is ready."""
 
     is_ready: bool
 
 
 class Taken(msgspec.Struct, tag="taken", frozen=True, array_like=True, gc=False):
-    """The tensors of the last message that had any are copied."""
+    """Acknowledgement that the tensors of the last message have been copied."""
 
 
 class Told(msgspec.Struct, tag="told", frozen=True, array_like=True):
-    """An answer, or a piece of one.
+    """An answer or a piece of one.
 
     Attributes:
-        answer: None = there is nothing but the end to tell.
-        is_last: The model knows that none follows; the end itself may follow all the same.
+        answer: None = only the end.
+        is_last: The model knows that no piece follows; the end may still be sent separately.
         is_end: Nothing follows.
     """
 
@@ -133,12 +132,12 @@ class Told(msgspec.Struct, tag="told", frozen=True, array_like=True):
 
 
 class Probe(msgspec.Struct, tag="probe", frozen=True, array_like=True, gc=False):
-    """Is the model ready, by its own account?"""
+    """Question whether the model considers itself ready."""
 
 
-#: Of the host.
+#: Messages from the host.
 Saying = Ask | More | Drop | Manage | OpenSeries | Change | ReadSeries | IsGone | Log | Ready | Taken
-#: Of the server.
+#: Messages from the server.
 Telling = Told | Probe | Taken
 
 read_saying = msgspec.msgpack.Decoder(Saying).decode

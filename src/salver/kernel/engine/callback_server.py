@@ -1,8 +1,7 @@
-"""Who answers what a model in a host process asks of the server?
+"""Server side of the callback channel of a model in a host process.
 
-:class:`Desk` is the parent's end of the side channel (:mod:`salver.kernel.engine.callback_messages`): it
-has each request
-carried out by the server, and hands the answers over. When the host is gone, what it asked is given up.
+:class:`Desk` receives the messages of :mod:`salver.kernel.engine.callback_messages`, has the server carry out
+each request, and sends the answers. When the host dies, its requests are cancelled.
 """
 
 import asyncio
@@ -46,42 +45,43 @@ from salver.words.tensor import DATATYPES, Array, Tensor
 
 _log = logging.getLogger("salver.kernel.engine.host")
 _T = TypeVar("_T")
-_OFF_LOOP = 1 << 20  # bytes, as of a run's tensors
+_OFF_LOOP = 1 << 20  # bytes, as for the tensors of a run
 _PROBE_S = 5.0  # as long as Triton waits
 
 
 class _Call:
-    """One request of the host under way.
+    """A pending request of the host.
 
     Args:
-        is_of_run: The run under way waits for it.
+        is_of_run: The current run waits for it.
     """
 
     def __init__(self, is_of_run: bool) -> None:
         self.is_of_run = is_of_run
         self.window = asyncio.Semaphore(WINDOW)
         self.is_given_up = False
-        self.task: asyncio.Task[None] | None = None  # once it has begun; before that a task cannot be told
+        # set once the task has started; before that it cannot be cancelled cleanly
+        self.task: asyncio.Task[None] | None = None
 
     def give_up(self) -> None:
-        """Nobody wants the answer."""
+        """Cancel the request."""
         self.is_given_up = True
         if self.task is not None:
             self.task.cancel()
 
 
 class Desk:
-    """Answers one host.
+    """Server of the callbacks of one host.
 
     Args:
-        side: The descriptors; the desk closes them.
-        broken: Called when the host says what makes no sense.
-        log_line: Logs a line of the model, at a level, if there is room for it.
+        side: Descriptors of the channel; closed by this object.
+        broken: Called when the host sends an invalid message.
+        log_line: Logs a line of the model at a level, within the output limit.
 
     Attributes:
-        deadline: Of the run under way, which what it asks inherits; None = none.
-        gone: Of each request of the run under way, who says whether its caller has gone.
-        has_loaded: The host has its model.
+        deadline: Deadline of the current run, inherited by its requests; None = none.
+        gone: For each request of the current run, tells whether its caller has gone away.
+        has_loaded: The model has been loaded.
     """
 
     def __init__(
@@ -106,8 +106,8 @@ class Desk:
         self._calls: dict[int, _Call] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._leaving = bytearray()
-        self._is_waiting = False  # for the socket to take more
-        self._turn = asyncio.Semaphore()  # to have tensors in the arena of answers
+        self._is_waiting = False  # bytes that the socket does not accept yet
+        self._turn = asyncio.Semaphore()  # held while a message uses the arena of answers
         self._probe: asyncio.Future[bool] | None = None
         self._is_closed = False
         self._loop.add_reader(side.sock.fileno(), self._listen)
@@ -116,7 +116,7 @@ class Desk:
         return f"<Desk of {self._id}, {len(self._calls)} requests under way>"
 
     async def is_ready(self) -> bool:
-        """What the model says of itself, if it says so in time."""
+        """Return whether the model says that it is ready, within the timeout."""
         if self._probe is None:
             self._probe = self._loop.create_future()
             self._send(Probe())
@@ -127,13 +127,13 @@ class Desk:
             return False
 
     def give_up_run(self) -> None:
-        """Nobody wants the answer of the run under way: nor does it want what it asked for."""
+        """Cancel the requests of the current run, because nobody waits for its answer."""
         for call in self._calls.values():
             if call.is_of_run:
                 call.give_up()
 
     def close(self) -> None:
-        """The host is gone; its last words are heard."""
+        """Stop after reading the last messages of a host that is gone."""
         while self._listen():
             pass
         self._is_closed = True
@@ -147,7 +147,7 @@ class Desk:
         self._side.close()
 
     def _listen(self) -> bool:
-        """Hear what is there; False if it is nothing."""
+        """Read the available messages; return False at the end of the stream."""
         try:
             data = self._side.sock.recv(1 << 16)
         except (BlockingIOError, InterruptedError):
@@ -168,7 +168,7 @@ class Desk:
     def _hear(self, saying: Saying) -> None:
         match saying:
             case Change(handle, how, value):
-                with suppress(InvalidInput):  # one that it did not open
+                with suppress(InvalidInput):  # not opened by this host
                     self._meters.change(handle, how, value)
             case Log(level, text):
                 self._log_line(level, text[:LONGEST_LINE])
@@ -201,7 +201,7 @@ class Desk:
         blocks: tuple[Block, ...] = (),
         is_of_run: bool = False,
     ) -> None:
-        if len(self._calls) > 2 * MOST_CALLS or id in self._calls:  # the host keeps to half of that itself
+        if len(self._calls) > 2 * MOST_CALLS or id in self._calls:  # the host limits itself to half of that
             raise ValueError(f"request {id}, with {len(self._calls)} under way")
         self._calls[id] = call = _Call(is_of_run)
         task = self._loop.create_task(self._carry_out(id, call, blocks, work), name="a model's request")
@@ -215,7 +215,7 @@ class Desk:
         blocks: tuple[Block, ...],
         work: Callable[[Mapping[str, Array]], Awaitable[None]],
     ) -> None:
-        """The work, which tells its answer itself; or what went wrong."""
+        """Carry out a request and send its answer or error."""
         call.task = asyncio.current_task()
         error: SalverError | None = None
         try:
@@ -275,7 +275,7 @@ class Desk:
         self._send(Told(id, (), (), Said({"value": work()}), True, True))
 
     async def _taken(self, blocks: tuple[Block, ...]) -> Mapping[str, Array]:
-        """Copies of the arrays that the host has laid out, which may then lay out others."""
+        """Return copies of the host's arrays, after which the host may write others."""
         size = sum(block.nbytes for block in blocks)
         try:
             return await self._copy(size, lambda: self._side.asks.read(blocks, copy=True))
@@ -288,13 +288,13 @@ class Desk:
             self._send(Taken())
 
     async def _tell(self, id: int, response: InferResponse, *, is_end: bool) -> None:
-        """Hand an answer over, when the arena is free for it."""
+        """Send an answer as soon as the arena is free."""
         if response.error is not None or not response.outputs:
             answer = describe(response.error) if response.error else Said(dict(response.parameters))
             self._send(Told(id, (), (), answer, response.is_last, is_end))
             return
-        await self._turn.acquire()  # given back when the host has taken them
-        # Whole, even if nobody wants it any more: another's tensors must not lie over it.
+        await self._turn.acquire()  # released when the host has copied the tensors
+        # Written completely even after a cancellation, so that no other tensors overwrite it midway.
         await asyncio.shield(self._loop.create_task(self._lay_out(id, response, is_end)))
 
     async def _lay_out(self, id: int, response: InferResponse, is_end: bool) -> None:
@@ -316,7 +316,7 @@ class Desk:
         return work() if size <= _OFF_LOOP else await asyncio.to_thread(work)
 
     def _send(self, telling: Telling) -> None:
-        """What does not leave at once waits for the host: little, since tensors lie elsewhere."""
+        """Send a message; what the socket does not accept waits (little: tensors are in the arena)."""
         if not self._is_closed:
             self._leaving += frame(telling)
             self._push()

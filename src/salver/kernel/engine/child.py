@@ -1,12 +1,11 @@
-"""How is one host process started, spoken to, and mourned?
+"""Parent side of a model host process.
 
-:class:`HostProcess` is the parent's side of :mod:`salver.kernel.engine.host`: it owns the child's
-process group, control channel, two arenas and output, and takes one batch at a time. It
-restarts nothing (:mod:`salver.kernel.engine.process` does).
+:class:`HostProcess` is the counterpart of :mod:`salver.kernel.engine.host`: it owns the child's process
+group, control channel, two arenas and output, and runs one batch at a time. Restarting is done by
+:mod:`salver.kernel.engine.process`.
 
-Signals of life: the control channel answers, or the process descriptor says that the child is
-gone. Then whatever waits for it fails at once, its process group is killed, it is reaped, and every
-descriptor is closed.
+Death is detected by the end of the control channel or by the process descriptor. Then everything that waits
+for the child fails immediately, its process group is killed, it is reaped, and all descriptors are closed.
 """
 
 import asyncio
@@ -43,6 +42,7 @@ from salver.kernel.engine.control import (
     Ran,
     Reply,
     Run,
+    Said,
     Stop,
     Taken,
     apart,
@@ -63,40 +63,40 @@ from salver.words.tensor import Array
 
 _log = logging.getLogger("salver.kernel.engine.host")
 _T = TypeVar("_T")
-#: Takes what a run gave, or why it gave nothing.
+#: Receives the result of a run, or its error.
 Done = Callable[[Gave | SalverError], None]
-#: What a run is given: a batch, or requests for a model that wants them one by one.
+#: Input of a run: a batch, or requests for a model that takes them one by one.
 Work = Mapping[str, Array] | Sequence[InferRequest]
 
-_OFF_LOOP = 1 << 20  # bytes; a longer copy would hold the event loop up for more than 0.1 ms
-_REST_S = 0.01  # between two reads of what a model writes that writes too much
+_OFF_LOOP = 1 << 20  # bytes; copying more would block the event loop for more than 0.1 ms
+_REST_S = 0.01  # pause between two reads of a model that writes too much
 _TELL_S = 1.0
-_MOST_LINES = 2000  # that are looked at of one read
-_LAST_LINES = 12  # that are told of a model that could not be loaded
-#: What TensorFlow's libraries say when they are imported, twice, and whatever level is set.
+_MOST_LINES = 2000  # lines examined per read
+_LAST_LINES = 12  # lines included in the error of a model that could not be loaded
+#: Messages that TensorFlow's libraries print on import regardless of the log level.
 _CHATTER = re.compile(r"All log messages before absl::InitializeLog\(\)|oneDNN custom operations are on\.")
-GRACE_S = 5.0  # for a host to end its run and close its model when told to
+GRACE_S = 5.0  # time for a host to finish its run and close its model after a stop
 TERM_S = 1.0  # between SIGTERM and SIGKILL
 
 
 class HostProcess:
-    """One child. Make it with :meth:`launch`; it is dead once :attr:`dead` is done.
+    """One child, created by :meth:`launch`; it is dead once :attr:`dead` is done.
 
     Attributes:
-        dead: Gives how it died (``SIGKILL``, ``exit code 3``, …). Never cancelled.
-        signature: The model's.
-        asks: What it wants: ``batch`` (:meth:`run`), ``requests`` (:meth:`answer`), ``stream`` or ``forms``
+        dead: Result: how it died (``SIGKILL``, ``exit code 3``, …). Never cancelled.
+        signature: Signature of the model.
+        asks: Kind of input: ``batch`` (:meth:`run`), ``requests`` (:meth:`answer`), ``stream`` or ``forms``
             (:class:`salver.dialects.torchserve.engine.form_host.FormHost`).
-        has_opinion: Its model says itself whether it is ready (:meth:`is_ready`).
-        wants_trace: Its model wants to know the span of each request.
-        alone: Why it bears no others, of one that should; empty = it does.
-        imports: Modules that it has imported, of one that is alone.
-        plan: By which it was made.
+        has_opinion: The model reports its own readiness (:meth:`is_ready`).
+        wants_trace: The model needs the span of each request.
+        alone: Why a fork server cannot fork; empty = it can.
+        imports: Modules imported by a fork server that cannot fork.
+        plan: Plan of the process.
     """
 
     signature: Signature
     asks: Literal["batch", "requests", "stream", "forms"]
-    watches_streams = True  # a model that answers in pieces, and says nothing, is killed
+    watches_streams = True  # time without a sign of life after which a streaming model is killed
     has_opinion = wants_trace = False
     alone = ""
     imports: tuple[str, ...] = ()
@@ -107,20 +107,20 @@ class HostProcess:
         self._ends = ends
         self._loop = asyncio.get_running_loop()
         self.dead: asyncio.Future[str] = self._loop.create_future()
-        #: Who is to be told of the next reply, or of the child's death.
+        #: Callback for the next reply or for the child's death.
         self._heard: Callable[[Reply | HostDied], None] | None = None
-        self._pieces: dict[int, Pieces] = {}  # of requests to which something may follow, by mark
-        self._under_way: Sequence[Pieces] = ()  # of the run that has the model
+        self._pieces: dict[int, Pieces] = {}  # streams of requests that may still receive pieces, by mark
+        self._under_way: Sequence[Pieces] = ()  # streams of the run that occupies the model
         self._marks = itertools.count(1)
-        self._leaving = bytearray()  # what the socket does not take yet
-        self._told: Order | None = None  # last; None = what it is to run is still being written
-        self._is_unread = False  # the child was gone before it had read the whole of that
+        self._leaving = bytearray()  # bytes that the socket does not accept yet
+        self._told: Order | None = None  # descriptors sent last; None = the order is still being written
+        self._is_unread = False  # the child died before it had read the whole order
         self._tasks: set[asyncio.Task[None]] = set()
         self._frames = Frames()
         self._why_killed = ""
         self._deaf_timer: asyncio.TimerHandle | None = None
-        self._hangs_at = math.inf  # when the run under way is taken for a hang
-        self._looks_at = math.inf  # when that is looked at: one timer watches over many runs
+        self._hangs_at = math.inf  # time at which the current run counts as hanging
+        self._looks_at = math.inf  # time of the next check: one timer serves many runs
         self._look_timer: asyncio.TimerHandle | None = None
         self._line = b""
         self._last_lines: deque[str] = deque(maxlen=_LAST_LINES)
@@ -132,20 +132,22 @@ class HostProcess:
         self._loop.add_reader(ends.pidfd, self._on_exit)
 
     def __repr__(self) -> str:
-        state = self.dead.result() if self.dead.done() else "busy" if self._heard else "idle"
+        state = "busy" if self._heard else "idle"
+        if self.dead.done():
+            state = self.dead.result()
         return f"<HostProcess {self.pid} of {self._model}, {state}>"
 
     @property
     def pid(self) -> int:
-        """The child's process id."""
+        """Return the child's process id."""
         return self._ends.process.pid
 
     @classmethod
     async def launch(cls, plan: HostPlan) -> Self:
-        """Start a child and have it load the model.
+        """Start a child and load the model in it.
 
         Raises:
-            LoadFailed: it could not be started, or the model could not be loaded.
+            LoadFailed: the child could not be started, or the model could not be loaded.
         """
         try:
             ends = spawn(plan)
@@ -157,7 +159,7 @@ class HostProcess:
 
     @classmethod
     async def take_over(cls, plan: HostPlan, ends: Ends) -> Self:
-        """Have a child that is there load the model, or, of one that has it, say so.
+        """Load the model in an existing child, or confirm that it is loaded.
 
         Raises:
             LoadFailed: the model could not be loaded.
@@ -171,26 +173,27 @@ class HostProcess:
         return child
 
     async def run(self, inputs: Mapping[str, Array]) -> tuple[Mapping[str, Array], float]:
-        """One batch; never two at a time, and never cancelled midway (the arenas are in use).
+        """Run one batch. Never two at a time, and never cancelled midway, because the arenas are in use.
 
         Raises:
-            HostDied: the child is gone.
-            SalverError: as the model raised it; ModelFailed for any other error of the model.
+            HostDied: the child died. SalverError: raised by the model; ModelFailed for any other error of the
+                model.
         """
         ran = await self._ran(Run(await self._hand_over(inputs)))
         return await self.read(ran.outputs), ran.seconds
 
     async def answer(self, requests: Sequence[InferRequest]) -> tuple[Sequence[Answer | SalverError], float]:
-        """As ``run``, of a model that wants requests one by one."""
+        """Run requests one by one, for a model that answers each by itself."""
         self._inherit(requests)
         reply = await self._ran(await self._copy(size_of(requests), lambda: self._order(requests)))
         return self._answers(reply, await self.read(reply.outputs))
 
     def post(self, work: Work, done: Done, is_lone: bool) -> None:
-        """As ``run`` or ``answer``, begun at once and without a task; for work that :func:`is_small`.
+        """Begin ``run`` or ``answer`` immediately and without a task, for inputs that are small
+        (:func:`is_small`).
 
         Raises:
-            SalverError: it could not be begun, and ``done`` is not called.
+            SalverError: the run could not start; ``done`` is not called.
         """
         self._raise_if_dead()
         if isinstance(work, Mapping):
@@ -225,16 +228,16 @@ class HostProcess:
             done(result)
 
     def open(self, count: int) -> list[Pieces]:
-        """The responses to so many requests, for ``stream``."""
+        """Return streams for that many requests, to be passed to ``stream``."""
         found = [Pieces(next(self._marks), self._pass_on) for _ in range(count)]
         self._pieces.update((pieces.mark, pieces) for pieces in found)
         return found
 
     async def stream(self, requests: Sequence[InferRequest], found: Sequence[Pieces]) -> None:
-        """Have a model begin with requests that it answers in pieces; returns when it can begin with others.
+        """Start requests that the model answers in pieces; return when it can start others.
 
         Args:
-            found: Of ``open``; an error ends them.
+            found: Streams from ``open``; an error ends them.
         """
         self._inherit(requests)
         marks = tuple([pieces.mark for pieces in found])
@@ -256,22 +259,22 @@ class HostProcess:
             self._hangs_at = math.inf
 
     def _pass_on(self, order: Next | GiveUp) -> None:
-        """What a reader says; once there is none, nor does the run need what it asks for."""
+        """Send a reader's message; without readers, cancel the callbacks of the run as well."""
         self._tell_now(order)
         if self._desk is not None and self._under_way and all(p.is_given_up for p in self._under_way):
             self._desk.give_up_run()
 
     def _take(self, piece: Piece) -> None:
-        """A response has come; who does not want it any more is not there for it."""
+        """Deliver a response to its stream, unless nobody reads it any more."""
         pieces = self._pieces.get(piece.mark)
         if self._under_way and self.watches_streams:
-            self._watch_from_now()  # as long as it says something it does not hang
+            self._watch_from_now()  # a host that sends responses is not hanging
         if pieces is None or pieces.is_given_up:
             self._tell_now(Taken())
         elif sum([block.nbytes for block in piece.outputs]) > _OFF_LOOP:
             self._spawn(self._take_large(pieces, piece))
         else:
-            with suppress(SalverError):  # it is being killed, which ends the pieces
+            with suppress(SalverError):  # it is being killed, which ends the streams
                 self._put(pieces, piece, self._read(piece.outputs))
 
     async def _take_large(self, pieces: Pieces, piece: Piece) -> None:
@@ -294,7 +297,7 @@ class HostProcess:
             pieces.end(rebuild(over.why) if over.why else None)
 
     async def read(self, blocks: tuple[Block, ...]) -> Mapping[str, Array]:
-        """Copies of the arrays that the child has laid out."""
+        """Return copies of the arrays that the child has written."""
         return await self._copy(sum([block.nbytes for block in blocks]), lambda: self._read(blocks))
 
     def _read(self, blocks: tuple[Block, ...]) -> dict[str, Array]:
@@ -304,7 +307,7 @@ class HostProcess:
             raise self._died() if self.dead.done() else self.broken(error) from error
 
     def _watch_from_now(self) -> None:
-        """A run is under way, or something has been heard of it."""
+        """Restart the hang timer: a run has started, or the child has sent something."""
         self._hangs_at = at = self._loop.time() + self.plan.limit.seconds
         if at < self._looks_at:
             if self._look_timer is not None:
@@ -344,18 +347,10 @@ class HostProcess:
             parts = apart(outputs, ran.rows, len(ran.answers))
         except ValueError as error:
             raise self.broken(error) from error
-        answers = [
-            Answer(part)
-            if said is None
-            else rebuild(said)
-            if isinstance(said, Failed)
-            else Answer(part, said.parameters, said.again)
-            for said, part in zip(ran.answers, parts, strict=True)
-        ]
-        return answers, ran.seconds
+        return [_answer(said, part) for said, part in zip(ran.answers, parts, strict=True)], ran.seconds
 
     def _order(self, requests: Sequence[InferRequest], marks: tuple[int, ...] = ()) -> Run:
-        """The order to answer them, whose inputs lie ready."""
+        """Return the order to run requests whose inputs have been written."""
         every = len(self.signature.outputs)
         asked = tuple([_asked(request, every) for request in requests])
         arena = self._ends.requests
@@ -386,11 +381,11 @@ class HostProcess:
         return ModelFailed(f"no memory to hand {size} bytes to model '{self._model}': {error}")
 
     async def is_ready(self) -> bool:
-        """By its model's own account, if it gives one in time."""
+        """Return whether the model says in time that it is ready; True if it never says so."""
         return self._desk is None or not self.has_opinion or await self._desk.is_ready()
 
     def _inherit(self, requests: Sequence[InferRequest]) -> None:
-        """What the run asks for is wanted as long as anybody waits for the run."""
+        """Pass the deadline and the callers' state of the run to its callbacks."""
         if self._desk is not None:
             self._desk.gone = [request.is_gone for request in requests]
             deadlines = [request.deadline for request in requests]
@@ -398,7 +393,7 @@ class HostProcess:
             self._desk.deadline = max(known) if len(known) == len(deadlines) else None
 
     async def close(self) -> None:
-        """Ask it to stop; then insist."""
+        """Ask the child to stop, then kill it."""
         try:
             if not self.dead.done():
                 self._tell_now(Stop())
@@ -410,12 +405,12 @@ class HostProcess:
             await self._end("it did not stop when told to")
 
     def kill(self, why: str) -> None:
-        """SIGKILL to the child and everything it started."""
+        """Kill the child and all processes that it started (SIGKILL)."""
         if not self.dead.done():
             self._why_killed = self._why_killed or why
             self._signal(signal.SIGKILL)
 
-    # Speaking
+    # -- sending -------------------------------------------------------------------------------
 
     async def _load(self) -> None:
         plan = self.plan
@@ -452,10 +447,10 @@ class HostProcess:
         self.has_opinion, self.wants_trace = reply.has_opinion, reply.wants_trace
 
     async def ask(self, order: Order, fds: Sequence[int] = ()) -> Reply:
-        """Give an order, and descriptors beside it, and hear the reply; one at a time.
+        """Send an order with descriptors and wait for the reply; one at a time.
 
         Raises:
-            HostDied: the child is gone; HostGone where it has not read the order of a run.
+            HostDied: the child died; HostGone if it had not read the order of a run.
             TooLarge: the order is too long.
         """
         self._raise_if_dead()
@@ -484,7 +479,7 @@ class HostProcess:
             self._leaving += framed
             if not is_waiting:
                 self._push()
-                if self._leaving:  # what is long, as its load order is
+                if self._leaving:  # only long orders, such as the load order
                     self._loop.add_writer(self._ends.sock.fileno(), self._push_on)
 
     def _push_on(self) -> None:
@@ -520,26 +515,26 @@ class HostProcess:
         )
 
     def broken(self, what: object) -> ModelFailed:
-        """Kill it for an answer that makes no sense; the error that says so."""
+        """Kill the child for an invalid reply and return the error."""
         self.kill(f"it broke the control protocol: {what}")
         return ModelFailed(
             f"the host process of model '{self._model}' gave an answer that makes no sense: {what}"
         )
 
-    # Listening
+    # -- receiving -----------------------------------------------------------------------------
 
     def _on_control(self) -> None:
         try:
             data = self._ends.sock.recv(1 << 14)
         except (BlockingIOError, InterruptedError):
             return
-        except ConnectionResetError:  # its end was closed with something in it
+        except ConnectionResetError:  # the child closed its end with unread data in it
             data, self._is_unread = b"", True
         except OSError:
             data = b""
         if not data:
             self._loop.remove_reader(self._ends.sock.fileno())
-            if self._deaf_timer is None:  # as a rule it is about to exit
+            if self._deaf_timer is None:  # usually it is about to exit
                 self._deaf_timer = self._loop.call_later(TERM_S, self.kill, "it closed its control channel")
             return
         try:
@@ -571,9 +566,9 @@ class HostProcess:
         if len(self._line) > LONGEST_LINE:
             lines.append(self._line)
             self._line = b""
-        left = lines[_MOST_LINES:]  # of a read; a line may be empty
+        left = lines[_MOST_LINES:]  # lines of one read; a line may be empty
         for index, line in enumerate(lines[:_MOST_LINES]):
-            if not self._say(line):  # nor is there room for what came with it
+            if not self._say(line):  # arrived together with a dropped line
                 left = lines[index + 1 :]
                 break
         else:
@@ -581,7 +576,7 @@ class HostProcess:
                 return
         self._drop(len(left))
         self._last_lines.extend(map(_text, left[-_LAST_LINES:]))
-        if not self.dead.done():  # read no more for a moment, or the loop would do nothing else
+        if not self.dead.done():  # pause reading, or the loop would do nothing else
             self._loop.remove_reader(self._ends.output)
             self._loop.call_later(_REST_S, self._read_output_again)
 
@@ -590,7 +585,7 @@ class HostProcess:
             self._loop.add_reader(self._ends.output, self._on_output)
 
     def _say(self, line: bytes) -> bool:
-        """False if it is dropped."""
+        """Log a line; return False if it is dropped."""
         text = _text(line)
         if not text:
             return True
@@ -598,7 +593,7 @@ class HostProcess:
         return self._log_line(logging.DEBUG if _CHATTER.search(text) else logging.INFO, text)
 
     def _log_line(self, level: int, text: str) -> bool:
-        """Log it, as far as the model may; that lines were dropped is told a second later."""
+        """Log a line within the output limit; dropped lines are reported a second later."""
         if self.plan.output.takes(len(text), self._loop.time()):
             _log.log(level, "[%s] %s", self.plan.manifest.id, text)
             return True
@@ -616,26 +611,26 @@ class HostProcess:
             id = self.plan.manifest.id
             _log.warning("[%s] %d lines dropped: it writes more than is logged", id, dropped)
 
-    # Ending
+    # -- ending --------------------------------------------------------------------------------
 
     def _signal(self, number: int) -> None:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, number)
 
     async def _end(self, why: str) -> None:
-        """Kill it if it lives, and see it reaped, even if the waiter is cancelled meanwhile."""
+        """Kill the child if it is alive and reap it, even if the waiting task is cancelled meanwhile."""
         self.kill(why)
         while not self.dead.done():
             with suppress(asyncio.CancelledError):
                 await asyncio.wait([self.dead])
 
     def _on_exit(self) -> None:
-        self._on_control()  # it may have had a last word
+        self._on_control()  # read its last message
         self._on_output()
         if self._desk is not None:
             self._desk.close()
         self._say(self._line)
-        self._signal(signal.SIGKILL)  # what it started; its id stays ours until it is reaped
+        self._signal(signal.SIGKILL)  # its descendants; the group id stays reserved until the child is reaped
         code = self._ends.process.wait()
         how = f"exit code {code}" if code >= 0 else _signal_name(-code)
         if self._why_killed:
@@ -643,7 +638,8 @@ class HostProcess:
         for fd in (self._ends.sock.fileno(), self._ends.output, self._ends.pidfd):
             self._loop.remove_reader(fd)
         self._loop.remove_writer(self._ends.sock.fileno())
-        self._loop.call_soon(self._ends.close)  # after who has heard the last word has read what it tells of
+        # after those who received the last message have read its tensors
+        self._loop.call_soon(self._ends.close)
         for timer in (self._deaf_timer, self._look_timer):
             if timer is not None:
                 timer.cancel()
@@ -662,20 +658,28 @@ def _text(line: bytes) -> str:
 
 
 def _alike(error: SalverError) -> SalverError:
-    """One for each who is told: an error object must not collect their tracebacks."""
+    """Copy an error for each recipient: a shared exception object would collect their tracebacks."""
     return type(error)(error.message, field=error.field, fix=error.fix)
 
 
 def size_of(work: Work) -> int:
-    """Bytes of the inputs."""
+    """Return the bytes of the inputs."""
     if isinstance(work, Mapping):
         return sum([array.nbytes for array in work.values()])
     return sum([tensor.array.nbytes for request in work for tensor in request.inputs])
 
 
 def is_small(work: Work) -> bool:
-    """It can be handed over on the event loop."""
+    """Return whether the inputs are small enough to copy on the event loop."""
     return size_of(work) <= _OFF_LOOP
+
+
+def _answer(said: Said | Failed | None, part: Mapping[str, Array]) -> Answer | SalverError:
+    if said is None:
+        return Answer(part)
+    if isinstance(said, Failed):
+        return rebuild(said)
+    return Answer(part, said.parameters, said.again)
 
 
 def _asked(request: InferRequest, every: int) -> Asked | None:

@@ -1,9 +1,8 @@
-"""What do an engine and a host process say to each other?
+"""Messages of the control channel between an engine and a host process, and their framing.
 
-The messages of the control channel and their framing: four bytes of length (little-endian),
-then MessagePack. Tensors do not travel here, only where they lie (:mod:`salver.kernel.engine.shm`).
-Nothing is pickled: a model that writes to the channel can confuse its own host and no one
-else. Sans-IO: no socket is known here.
+A frame is four bytes of length (little-endian), then MessagePack. Tensors do not travel here, only their
+positions (:mod:`salver.kernel.engine.shm`). Nothing is pickled: a model that writes to the channel can
+confuse only its own host. Sans-IO: no socket is known here.
 
 Pure.
 """
@@ -22,21 +21,21 @@ from salver.words.errors import LoadFailed, SalverError, TooLarge
 from salver.words.messages import Parameter, Signature
 from salver.words.tensor import Array
 
-#: Longest frame that is believed; a longer one is nonsense, not a message.
+#: Longest accepted frame; a longer one is an error.
 MAX_FRAME = 64 << 20
 
 
 class Load(msgspec.Struct, tag="load", frozen=True, array_like=True):
-    """The first message to a host.
+    """First message to a host.
 
     Attributes:
         backend: ``module:attribute`` of a backend, or of a class of one.
-        path: The engine's ``sys.path``, so that the host finds the same modules; empty = it has its own.
+        path: The engine's ``sys.path``, so that the host finds the same modules; empty = the host's own.
         memory_limit_mb: Address-space limit, set before the backend is imported; 0 = none.
-        bears: The host is to fork others, if that is safe, and to run nothing itself
+        bears: The host is a fork server: it forks other hosts if that is safe, and runs nothing itself
             (:mod:`salver.dialects.torchserve.engine.sharing`).
-        variables: Of its environment, which it shall have once it is loaded; told to one that bears.
-        imports: Modules; one that bears imports these and no model, which those that it bears load then.
+        variables: Environment variables to set after loading, for a fork server.
+        imports: Modules that a fork server imports instead of a model; its children load the model.
     """
 
     backend: str
@@ -50,26 +49,26 @@ class Load(msgspec.Struct, tag="load", frozen=True, array_like=True):
 
 
 class Fork(msgspec.Struct, tag="fork", frozen=True, array_like=True):
-    """Bear a host; the descriptors that it is to have come beside this."""
+    """Order to fork a host; its descriptors are sent beside this message."""
 
 
 class Reap(msgspec.Struct, tag="reap", frozen=True, array_like=True):
-    """One that was born is dead, and nothing more is to be learned of it."""
+    """Notice that a forked host has died and can be forgotten."""
 
     pid: int
 
 
 class Forked(msgspec.Struct, tag="forked", frozen=True, array_like=True):
-    """It is there; -1 = it is not, and why."""
+    """Process id of a forked host; -1 = failed, with the reason."""
 
     pid: int
     why: str = ""
 
 
 class Asked(msgspec.Struct, frozen=True, array_like=True):
-    """What a request says beside its inputs; ``outputs`` names those that are wanted.
+    """Fields of a request other than its inputs; ``outputs`` names the requested ones.
 
-    One that says nothing and wants every output travels as None.
+    A request with default values is sent as None.
     """
 
     id: str
@@ -79,13 +78,13 @@ class Asked(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Run(msgspec.Struct, tag="run", frozen=True, array_like=True, gc=False):
-    """Run the model on these inputs.
+    """Order to run the model.
 
     Attributes:
-        asked: The requests of a model that wants them one by one.
-        rows: Their inputs are stacked, so many rows of each; empty = they are :func:`numbered`, unless
+        asked: Requests, for a model that takes them one by one.
+        rows: Rows of each request if their inputs are stacked; empty = inputs are :func:`numbered`, unless
             there is only one request.
-        marks: Of the requests of a model that streams, each with one of its own.
+        marks: Unique marks of the requests, for a streaming model.
     """
 
     inputs: tuple[Block, ...]
@@ -95,30 +94,30 @@ class Run(msgspec.Struct, tag="run", frozen=True, array_like=True, gc=False):
 
 
 class Next(msgspec.Struct, tag="next", frozen=True, array_like=True):
-    """The last piece of that request has been taken; its next one may come."""
+    """Acknowledgement of the last piece of a request; the next one may be sent."""
 
     mark: int
 
 
 class GiveUp(msgspec.Struct, tag="give_up", frozen=True, array_like=True):
-    """Nobody wants more pieces of that request; its end is still to be told."""
+    """Cancellation of a request's pieces; its end is still sent."""
 
     mark: int
 
 
 class Taken(msgspec.Struct, tag="taken", frozen=True, array_like=True):
-    """The tensors of the last piece are copied; another's may lie there."""
+    """Acknowledgement that the tensors of the last piece have been copied."""
 
 
 class Stop(msgspec.Struct, tag="stop", frozen=True, array_like=True):
-    """Close the model and exit."""
+    """Order to close the model and exit."""
 
 
 class Wanted(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A request to a handler, or, of one that takes part in the next step, its id alone.
+    """Request to a handler, or only the id of one that takes part in the next step.
 
     Attributes:
-        parts: Inputs by name; bytes of a small one, else where it lies.
+        parts: Inputs by name: the bytes of a small one, else its position.
     """
 
     id: str
@@ -128,22 +127,22 @@ class Wanted(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Handle(msgspec.Struct, tag="handle", frozen=True, array_like=True, gc=False):
-    """Reply to these; ``is_lone`` says that nobody else waits, so that the next one may come at once."""
+    """Order to handle requests; ``is_lone`` = no other request waits, so the next may follow immediately."""
 
     wanted: tuple[Wanted, ...]
     is_lone: bool = False
 
 
 class Loaded(msgspec.Struct, tag="loaded", frozen=True, array_like=True):
-    """The model is there.
+    """Reply after loading.
 
     Attributes:
-        asks: What it wants: ``batch``, stacked arrays; ``requests``, one by one; ``stream``, one by one, each
-            of which it answers in pieces; ``forms``, one by one, each of which it may answer in pieces.
-        has_opinion: It says itself whether it is ready.
-        wants_trace: Requests shall bring their span.
-        alone: Why it cannot fork others, of one that should, and runs what it is told itself.
-        imports: Modules that it has imported, of one that is alone.
+        asks: Kind of input: ``batch``, stacked arrays; ``requests``, one by one; ``stream``, one by one, each
+            answered in pieces; ``forms``, one by one, each possibly answered in pieces.
+        has_opinion: The model reports its own readiness.
+        wants_trace: Requests must include their span.
+        alone: Why a fork server cannot fork and runs orders itself; empty = it can.
+        imports: Modules imported by a fork server that cannot fork.
     """
 
     signature: Signature
@@ -155,14 +154,14 @@ class Loaded(msgspec.Struct, tag="loaded", frozen=True, array_like=True):
 
 
 class Said(msgspec.Struct, tag="said", frozen=True, array_like=True):
-    """One request was answered; ``parameters`` are the response's, ``again`` as in an Answer."""
+    """Answer to one request; ``parameters`` are the response's, ``again`` as in Answer."""
 
     parameters: dict[str, Parameter]
     again: bool = False
 
 
 class Failed(msgspec.Struct, tag="failed", frozen=True, array_like=True):
-    """It raised, while loading or running. ``kind`` is the name of a class of ``salver.words.errors``."""
+    """Error while loading or running. ``kind`` is the name of a class in ``salver.words.errors``."""
 
     kind: str
     message: str
@@ -171,12 +170,12 @@ class Failed(msgspec.Struct, tag="failed", frozen=True, array_like=True):
 
 
 class Ran(msgspec.Struct, tag="ran", frozen=True, array_like=True):
-    """It ran, for so many seconds; of a model that streams, pieces may follow all the same.
+    """Reply after a run with its duration in seconds; a streaming model may still send pieces.
 
     Attributes:
-        answers: To each request, of a model that wants them one by one; None = it was answered, without
+        answers: Answer to each request, for a model that takes them one by one; None = answered without
             parameters.
-        rows: As in :class:`Run`, of the outputs; those that failed have none.
+        rows: Rows of the outputs, as in :class:`Run`; failed requests have none.
     """
 
     outputs: tuple[Block, ...]
@@ -186,9 +185,7 @@ class Ran(msgspec.Struct, tag="ran", frozen=True, array_like=True):
 
 
 class Piece(msgspec.Struct, tag="piece", frozen=True, array_like=True):
-    """One of the responses to a request, of which the next one waits for :class:`Next`, and all for
-    :class:`Taken`.
-    """
+    """One response of a streamed answer; the next waits for :class:`Next`, all pieces for :class:`Taken`."""
 
     mark: int
     outputs: tuple[Block, ...]
@@ -197,14 +194,14 @@ class Piece(msgspec.Struct, tag="piece", frozen=True, array_like=True):
 
 
 class Over(msgspec.Struct, tag="over", frozen=True, array_like=True):
-    """No piece follows to that request; ``why``, if its model failed."""
+    """End of a request's pieces; ``why`` = the error if its model failed."""
 
     mark: int
     why: Failed | None = None
 
 
 class Uttered(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What a handler says to one request; ``body`` as a part of :class:`Wanted`, ``again`` as an Answer."""
+    """Response of a handler to one request; ``body`` as a part of :class:`Wanted`, ``again`` as in Answer."""
 
     body: bytes | Block | None = None
     parameters: dict[str, Parameter] | None = None
@@ -212,14 +209,14 @@ class Uttered(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Bit(msgspec.Struct, tag="bit", frozen=True, array_like=True, gc=False):
-    """A piece of the answer to one of the requests that are being handled, by its place among them."""
+    """Piece of a handler's answer to one of the current requests, identified by its index."""
 
     index: int
     said: Uttered
 
 
 class Handled(msgspec.Struct, tag="handled", frozen=True, array_like=True, gc=False):
-    """They were all replied to, in so many seconds."""
+    """Reply after all requests have been handled, with the duration in seconds."""
 
     said: tuple[Uttered, ...]
     seconds: float
@@ -259,15 +256,15 @@ read_reply = _replies.decode
 
 
 def frame(message: msgspec.Struct) -> bytearray:
-    """The bytes to send.
+    """Return the bytes to send.
 
     Raises:
-        TooLarge: they are more than :data:`MAX_FRAME`, which the other side would not believe.
+        TooLarge: they exceed :data:`MAX_FRAME`, which the receiver would reject.
     """
     out = bytearray(4)
     try:
         _encoder.encode_into(message, out, 4)
-    except UnicodeEncodeError:  # a lone surrogate in what a model said
+    except UnicodeEncodeError:  # a lone surrogate in a model's text
         plain = msgspec.to_builtins(message, builtin_types=(bytes, bytearray, memoryview), enc_hook=_plain)
         _encoder.encode_into(_printable(plain), out, 4)
     if len(out) > MAX_FRAME:
@@ -281,7 +278,7 @@ def frame(message: msgspec.Struct) -> bytearray:
 
 
 def numbered(parts: Iterable[Mapping[str, Array]]) -> dict[str, Array]:
-    """The arrays of several requests under one roof: those of the first are ``0/name``, and so on.
+    """Combine the arrays of several requests in one mapping: those of the first are ``0/name``, and so on.
 
     >>> import numpy as np
     >>> list(numbered([{"x": np.zeros(1)}, {"x": np.ones(1), "y/z": np.ones(1)}]))
@@ -291,10 +288,10 @@ def numbered(parts: Iterable[Mapping[str, Array]]) -> dict[str, Array]:
 
 
 def by_number(arrays: Mapping[str, Array], count: int) -> list[dict[str, Array]]:
-    """The same, taken apart again.
+    """Split a mapping made by :func:`numbered`.
 
     Raises:
-        ValueError: an array belongs to none of so many requests.
+        ValueError: an array's number is out of range.
     """
     parts: list[dict[str, Array]] = [{} for _ in range(count)]
     for key, array in arrays.items():
@@ -306,7 +303,7 @@ def by_number(arrays: Mapping[str, Array], count: int) -> list[dict[str, Array]]
 
 
 def stacked(parts: Sequence[Sequence[tuple[str, Array]]]) -> dict[str, list[Array]] | None:
-    """The arrays of several requests by name, where they can be joined along axis 0; else None.
+    """Return the arrays of several requests by name if they can be joined along axis 0; else None.
 
     >>> import numpy as np
     >>> stacked([[("x", np.zeros((1, 2)))], [("x", np.zeros((1, 3)))]])
@@ -328,7 +325,7 @@ def stacked(parts: Sequence[Sequence[tuple[str, Array]]]) -> dict[str, list[Arra
 
 
 def cut(arrays: Mapping[str, Array], rows: Iterable[int]) -> list[dict[str, Array]]:
-    """Stacked arrays, taken apart into so many rows each.
+    """Split stacked arrays into parts of that many rows each.
 
     >>> import numpy as np
     >>> [part["x"].tolist() for part in cut({"x": np.arange(3)}, (1, 2))]
@@ -345,10 +342,10 @@ def cut(arrays: Mapping[str, Array], rows: Iterable[int]) -> list[dict[str, Arra
 
 
 def apart(arrays: Mapping[str, Array], rows: tuple[int, ...], count: int) -> Sequence[Mapping[str, Array]]:
-    """The arrays of each of so many requests, in whichever way they were put together.
+    """Return the arrays of each request, whether they are stacked or numbered.
 
     Raises:
-        ValueError: they cannot be taken apart so.
+        ValueError: they cannot be split.
     """
     if not rows:
         return [arrays] if count == 1 else by_number(arrays, count)
@@ -359,16 +356,16 @@ def apart(arrays: Mapping[str, Array], rows: tuple[int, ...], count: int) -> Seq
 
 
 class Frames:
-    """Cuts a byte stream into the payloads of its frames, however the bytes arrive."""
+    """Splitter of a byte stream into the payloads of its frames, however the bytes arrive."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Payloads that are complete now.
+        """Return the payloads that are complete now.
 
         Raises:
-            ValueError: a frame claims to be longer than :data:`MAX_FRAME`.
+            ValueError: the length of a frame exceeds :data:`MAX_FRAME`.
         """
         buffer = self._buffer
         buffer += data
@@ -391,13 +388,13 @@ _KINDS: dict[str, type[SalverError]] = {
 
 
 def describe(error: SalverError) -> Failed:
-    """An error as a message; one with a constructor of its own travels as its base."""
+    """Return an error as a message; one with a constructor of its own is sent as its base class."""
     kind = LoadFailed if isinstance(error, errors.MissingExtra) else type(error)
-    texts = (error.message, error.field, error.fix)  # whatever a model has made of them
+    texts = (error.message, error.field, error.fix)  # a model may have replaced them by anything
     return Failed(kind.__name__, *map(str, texts))
 
 
 def rebuild(failed: Failed) -> SalverError:
-    """The error again; a kind that is not known here (a model's own) is a ModelFailed."""
+    """Restore the error of a message; an unknown kind (a model's own) becomes ModelFailed."""
     kind = _KINDS.get(failed.kind, errors.ModelFailed)
     return kind(failed.message, field=failed.field, fix=failed.fix)

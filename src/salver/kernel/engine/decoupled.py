@@ -1,10 +1,9 @@
-"""Who asks a model that answers with any number of responses, and who gets them?
+"""Engine of models that return any number of responses per request (Triton's decoupled models, TR-S8).
 
-:class:`DecoupledEngine` hands what waits to an idle instance, the oldest first and as much as a batch may
-hold, and passes responses on when the model sends them (Triton's decoupled models, TR-S8). The instance is
-idle again when the model wants more requests, as one does that answers on threads of its own. A response is
-asked for when the one before it has been taken: a slow reader holds up those who send to it, and fills no
-memory.
+:class:`DecoupledEngine` gives waiting requests to an idle instance, oldest first and as many as a batch may
+hold, and passes on responses when the model sends them. The instance is idle again when the model accepts
+more requests, which a model that answers on its own threads does early. A response is requested when the
+previous one has been consumed: a slow reader delays its sender and fills no memory.
 """
 
 import asyncio
@@ -40,12 +39,12 @@ from salver.words.messages import (
 from salver.words.tensor import Array, Tensor
 
 _T = TypeVar("_T")
-#: Requests of one instance that may have responses yet to come; a thread of the model's may wait for each.
+#: Maximum unfinished requests of one instance; each may occupy a thread of the model.
 _MOST_RUNNING = 1024
 
 
 class _Run:
-    """What an instance was given at a time, until the last of its requests is over."""
+    """Requests given to an instance together, until the last of them has ended."""
 
     __slots__ = ("began", "left", "ok", "requests", "rows")
 
@@ -57,10 +56,10 @@ class _Run:
 
 
 class _Waiting:
-    """A request that waits for an instance.
+    """A request waiting for an instance.
 
     Args:
-        is_alone: It shares its run with nobody.
+        is_alone: It must not share its run.
     """
 
     __slots__ = ("asked", "deadline", "future", "is_alone", "rows")
@@ -74,14 +73,14 @@ class _Waiting:
 
 
 class DecoupledEngine:
-    """Queue and runner of one model version that answers in pieces.
+    """Queue and runner of a model version that answers in pieces.
 
     Args:
-        id: Whose.
-        runner: Asks the model; the engine closes it.
-        config: Limits and the default deadline. Standing has no effect: the oldest goes first.
+        id: The model version.
+        runner: Runs the model; closed by the engine.
+        config: Limits and the default deadline. Standing has no effect: requests run in order of arrival.
         clock: Monotonic seconds.
-        emit: Told of every run.
+        emit: Called after every run.
     """
 
     def __init__(
@@ -95,7 +94,7 @@ class DecoupledEngine:
     ) -> None:
         self.id = id
         self.signature: Signature = runner.signature
-        self.running = 0  # requests that are being answered
+        self.running = 0  # requests being answered
         self._runner = runner
         self._config = config
         self._clock = clock
@@ -103,10 +102,10 @@ class DecoupledEngine:
         self._admission = Admission(id.name, self.signature)
         self._types = {spec.name: spec.datatype for spec in self.signature.outputs}
         self._max_rows = config.batching.max_rows if self.signature.batched else 0
-        self._most = self._max_rows if config.batching.enabled else 0  # rows that share a run
+        self._most = self._max_rows if config.batching.enabled else 0  # rows that may share a run
         self._waiting: deque[_Waiting] = deque()
-        self._idle = runner.slots  # instances that want more
-        self._is_due = False  # the pump is to run in this turn of the loop
+        self._idle = runner.slots  # instances that accept requests
+        self._is_due = False  # the pump is scheduled for this turn of the loop
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_closed = False
 
@@ -115,11 +114,11 @@ class DecoupledEngine:
 
     @property
     def queued(self) -> int:
-        """Requests that wait."""
+        """Return the number of waiting requests."""
         return len(self._waiting)
 
     def insight(self) -> Insight:
-        """For operators; there is no batch law and no rule to tell of."""
+        """Return figures for operators; there is no batch law and no rule."""
         return Insight(limit=self._config.batching.max_queue)
 
     async def infer(
@@ -129,22 +128,22 @@ class DecoupledEngine:
         sender: Hashable = None,
         standing: Standing = ANYBODY,
     ) -> InferResponse:
-        """One answer to one request is not what such a model gives.
+        """Reject a request for a single answer, which such a model does not give.
 
         Raises:
-            OnlyStreams: always; its text names the road that there is.
+            OnlyStreams: always; its text names the available operations.
         """
         raise OnlyStreams.of(self.id.name)
 
     async def stream(
         self, request: InferRequest, deadline: float | None = None, standing: Standing = ANYBODY
     ) -> AsyncGenerator[InferResponse, None]:
-        """The responses as the model sends them; one may be an error, and others follow.
+        """Yield the responses as the model sends them; one may be an error, and others may follow.
 
-        Closing the iterator early tells the model that nobody listens any more.
+        Closing the iterator early tells the model that the request was cancelled.
 
         Args:
-            deadline: On the engine's clock; the request is given up then.
+            deadline: On the engine's clock; the request is cancelled then.
 
         Raises:
             InvalidInput: the request does not fit.
@@ -171,7 +170,7 @@ class DecoupledEngine:
                 said, is_last = piece
                 waited = Timing(began - arrived, 0.0, self._clock() - began, run.rows, 0, "drain")
                 yield self._response(request, said, is_last, waited)
-            if self._is_closed:  # the model was told to stop, and may have had more to say
+            if self._is_closed:  # the model was told to stop, but may have had more to send
                 raise unloaded(self.id)
             ok = True
         except HostDied as error:
@@ -182,14 +181,14 @@ class DecoupledEngine:
             self._leave(run, ok)
 
     async def _begun(self, waiting: "_Waiting") -> tuple[Pieces, "_Run"]:
-        """The responses, once an instance has the request."""
+        """Return the stream of responses once an instance has accepted the request."""
         self._waiting.append(waiting)
         self._pump_soon()
         future = waiting.future
         try:
             return await within(waiting.deadline, self._clock, future)
         except BaseException:
-            if future.done() and not future.cancelled() and future.exception() is None:  # in this very moment
+            if future.done() and not future.cancelled() and future.exception() is None:  # at the same moment
                 pieces, run = future.result()
                 pieces.close()
                 self._leave(run, ok=False)
@@ -198,7 +197,7 @@ class DecoupledEngine:
             raise
 
     def _leave(self, run: "_Run", ok: bool) -> None:
-        """One of its requests is over; the last one tells of the run."""
+        """Note the end of a request; report the run after its last one."""
         run.left -= 1
         run.ok |= ok
         if not run.left:
@@ -212,7 +211,7 @@ class DecoupledEngine:
             asyncio.get_running_loop().call_soon(self._pump)
 
     def _pump(self) -> None:
-        """Give idle instances what waits: to each as many as it may have at a time."""
+        """Give waiting requests to idle instances, to each as many as it may have at a time."""
         self._is_due = False
         while self._idle and (company := self._taken()):
             self._idle -= 1
@@ -246,19 +245,19 @@ class DecoupledEngine:
             return
         run = _Run(self._clock(), sum(waiting.rows for waiting in company), len(company))
         for waiting, pieces in zip(company, found, strict=True):
-            if waiting.future.done():  # its caller has gone meanwhile
+            if waiting.future.done():  # its caller has gone away meanwhile
                 pieces.close()
                 self._leave(run, ok=False)
             else:
                 waiting.future.set_result((pieces, run))
 
     def _freed(self) -> None:
-        """An instance wants more."""
+        """Note that an instance accepts more requests."""
         self._idle += 1
         self._pump_soon()
 
     async def run_alone(self, inputs: Mapping[str, Array]) -> None:
-        """One request to each instance, for warm-up before there is traffic; the responses are dropped."""
+        """Send one request to each instance, for warm-up before there is traffic; responses are discarded."""
         types = {spec.name: spec.datatype for spec in self.signature.inputs}
         tensors = tuple(Tensor(name, types[name], array) for name, array in inputs.items())
         request = InferRequest(self.id.name, tensors)
@@ -271,7 +270,7 @@ class DecoupledEngine:
                     raise piece.error
 
     async def close(self) -> None:
-        """Refuse what comes, and let the runner go, which waits a while for what is under way."""
+        """Reject new requests and close the runner, which waits a while for active ones."""
         self._is_closed = True
         for waiting in self._waiting:
             if not waiting.future.done():
@@ -310,10 +309,10 @@ class DecoupledEngine:
 
 
 async def within(deadline: float | None, clock: Callable[[], float], work: Awaitable[_T]) -> _T:
-    """The work's result, if it is there by the deadline.
+    """Return the result of an awaitable if it arrives by the deadline.
 
     Raises:
-        DeadlineExceeded: it is not.
+        DeadlineExceeded: it does not.
     """
     try:
         async with asyncio.timeout(None if deadline is None else deadline - clock()):

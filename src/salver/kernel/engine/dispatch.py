@@ -1,4 +1,4 @@
-"""What is on an instance, and how do its callers hear of it?"""
+"""Batches on instances, and the delivery of results to their callers."""
 
 import asyncio
 from collections.abc import Mapping
@@ -14,13 +14,13 @@ NO_PARAMETERS: Mapping[str, Parameter] = {}
 
 
 class Dispatch:
-    """A batch on an instance, or made ready for one.
+    """A batch that runs on an instance, or is prepared for one.
 
     Attributes:
-        at: When it began, or is to begin.
-        idle_since: Since when an instance had been idle then.
-        turn: What it holds of resources that models share; None = they are not counted.
-        is_again: Its host died before; it does not run a third time.
+        at: Time at which it started, or is planned to start.
+        idle_since: Time since which an instance had been idle.
+        turn: Shared resources that it holds; None = not counted.
+        is_again: Its host died before; it is not run a third time.
     """
 
     __slots__ = ("at", "batch", "idle_since", "is_again", "turn")
@@ -48,10 +48,10 @@ def settle(
     run: tuple[float, float, float],
     parameters: Mapping[str, Parameter] = NO_PARAMETERS,
 ) -> None:
-    """Wake a caller.
+    """Complete a request with its outputs.
 
     Args:
-        run: Seconds of the model, when the outputs were there, and the seconds to cut them apart.
+        run: Seconds in the model, time of the outputs, and seconds to split them.
     """
     future: asyncio.Future[Any] = waiting.payload[1]
     if not future.done():
@@ -74,7 +74,7 @@ def settle(
 
 
 def fail(waiting: Waiting, error: Exception) -> None:
-    """Wake a caller with an error."""
+    """Complete a request with an error."""
     future: asyncio.Future[Any] = waiting.payload[1]
     if not future.done():
         if isinstance(error, SalverError):
@@ -83,7 +83,7 @@ def fail(waiting: Waiting, error: Exception) -> None:
 
 
 def own(error: Exception, id: ModelId) -> Exception:
-    """A fresh error for each caller: one exception object must not collect their tracebacks."""
+    """Copy an error for each caller: a shared exception object would collect their tracebacks."""
     if isinstance(error, ModelFailed):
         return type(error)(error.message, field=error.field, fix=error.fix)
     return error

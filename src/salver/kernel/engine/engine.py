@@ -1,11 +1,10 @@
-"""Who runs a queue of requests, and when?
+"""Asyncio shell around the :class:`~salver.kernel.engine.schedule.Schedule` of a model version.
 
-The asyncio shell around :class:`~salver.kernel.engine.schedule.Schedule`: it takes requests of one
-model version, runs batches on a :class:`~salver.kernel.engine.ports.Runner`, and hands each caller
-its rows. It decides nothing by itself: the schedule says when and whom, the runner how.
+It accepts requests, runs batches on a :class:`~salver.kernel.engine.ports.Runner`, and returns each caller's
+rows. It makes no decisions: the schedule decides when and which, the runner how.
 
-Requests that arrive in one turn of the event loop share a batch. A lone request for a model that
-may run inline is answered on the spot, without a future or a second turn of the loop.
+Requests that arrive in one turn of the event loop share a batch. A single request to a model that may run
+inline is answered synchronously, without a future or a second turn of the loop.
 """
 
 import asyncio
@@ -64,11 +63,11 @@ _Stacked = tuple[dict[str, Array], float]
 
 
 class Knowledge(NamedTuple):
-    """What is known of a model before its first request.
+    """Prior knowledge of a model, from before its first request.
 
     Attributes:
-        laws: Its batch laws, which live runs keep true; None = they start from nothing.
-        rule: The rule of the policy ``learned``.
+        laws: Batch laws, updated by live runs; None = unknown.
+        rule: Rule of the policy ``learned``.
     """
 
     laws: ShapeLaws | None = None
@@ -78,30 +77,30 @@ class Knowledge(NamedTuple):
 _NOTHING = Knowledge()
 
 
-#: A request that comes so soon after a run on the spot was there already when it began: there is
-#: company to share a run with. (Asking the loop for its turns would cost a turn a request.)
+#: A request that arrives this soon after an inline run was already waiting when it began: requests can share
+#: a run. (Detecting it with the loop's turns would cost a turn per request.)
 _SAME_TURN_S = 50e-6
-#: So long before an instance is expected to be idle its next batch is chosen and merged, so that it does not
-#: stand still (:meth:`Schedule.looks_ahead`): at most, as a share of a run, and of runs from that on.
+#: How long before an instance becomes idle its next batch is chosen and merged, so that it does not stay idle
+#: (:meth:`Schedule.looks_ahead`): maximum as a fraction of a run, and minimum run time.
 _AHEAD_S, _AHEAD_SHARE, _LONG_RUN_S = 2e-3, 0.2, 3e-3
-_BACK_S = 30.0  # how long requests wait for a host that died under them
-_LAST_RUN_S = 30.0  # how long ``close`` waits for runs under way
+_BACK_S = 30.0  # how long requests wait for a host that died while running them
+_LAST_RUN_S = 30.0  # how long ``close`` waits for active runs
 
 
 class Engine:
     """Queue, batcher and runner of one model version.
 
     Args:
-        id: Whose.
-        runner: Executes batches; the engine closes it.
-        config: Batching, objective, priorities and deadlines. Batching is without effect for a model that
-            has no batch dimension. A request of more than ``max_rows`` rows is cut and joined again.
+        id: The model version.
+        runner: Executes batches; closed by the engine.
+        config: Batching, objective, priorities and deadlines. Batching has no effect on a model without a
+            batch dimension. A request of more than ``max_rows`` rows is split and its outputs are joined.
         clock: Monotonic seconds.
-        emit: Told of every run.
-        known: What was found out about the model.
+        emit: Called after every run.
+        known: Prior knowledge of the model.
     """
 
-    #: Declared, since Python finds attributes of an object that has more than thirty slowly.
+    #: Declared because Python looks up attributes slowly in objects with more than thirty.
     __slots__ = (
         "_admission", "_ahead", "_batcher", "_clock", "_closed", "_crowded", "_each", "_emit", "_end",
         "_has_places", "_has_queue_policy", "_idle", "_idle_since", "_inline_until", "_is_timed", "_loop",
@@ -148,11 +147,11 @@ class Engine:
         unlike = range(len(self.signature.inputs)) if config.batching.pad else ()
         self._admission = Admission(id.name, self.signature, ragged.inputs if ragged else unlike)
         self._turns: Turns | None = None
-        self._idle = runner.slots  # instances; one less than none when a batch is ready for the next
+        self._idle = runner.slots  # free instances; -1 = a batch is prepared for the next one
         self._ahead: Dispatch | None = None
         self._idle_since = clock()
         self._pump_scheduled = False
-        self._inline_until = -1.0  # end of the last run on the spot
+        self._inline_until = -1.0  # end of the last inline run
         self._crowded = False  # the last turn of the loop brought more than one request
         self._timeout = config.timeout_ms / 1e3
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -165,30 +164,30 @@ class Engine:
 
     @property
     def queued(self) -> int:
-        """Requests that wait."""
+        """Return the number of waiting requests."""
         return self._batcher.depth
 
     @property
     def running(self) -> int:
-        """Batches that run."""
+        """Return the number of running batches."""
         return min(self._runner.slots, self._runner.slots - self._idle)
 
     @property
     def answers_each(self) -> bool:
-        """The model is handed requests one by one, and may do as it likes with each."""
+        """Return whether the model receives requests one by one, and may answer each as it likes."""
         return self._each is not None
 
     @property
     def laws(self) -> ShapeLaws:
-        """What is known of the model's batch laws by now."""
+        """Return the current batch laws of the model."""
         return self._schedule.laws
 
     def insight(self) -> Insight:
-        """Load, law and rule, for operators."""
+        """Return load, law and rule, for operators."""
         return self._schedule.insight(self._clock())
 
     def now(self) -> float:
-        """The engine's clock, in which deadlines are given."""
+        """Return the engine's time, in which deadlines are given."""
         return self._clock()
 
     async def infer(
@@ -202,14 +201,14 @@ class Engine:
 
         Args:
             deadline: On the engine's clock; a request is never executed past it.
-            sender: Requests of one sender (and tenant and priority) keep their order, unless the rule
-                serves the newest first; None = no order asked for.
-            standing: For whom it is, and how urgent.
+            sender: Requests of one sender (and tenant and priority) keep their order, unless the rule serves
+                the newest first; None = any order.
+            standing: Tenant, priority and service class.
 
         Raises:
-            InvalidInput: it does not fit the model.
-            Overloaded: the queue is full, or the model's objective cannot be kept.
-            DeadlineExceeded: the deadline passed first, or is certain to.
+            InvalidInput: it does not match the model's signature.
+            Overloaded: the queue is full, or the model's objective cannot be met.
+            DeadlineExceeded: the deadline has passed, or is certain to.
             ModelFailed: the model raised or its host died.
         """
         bound = self._admission.bind(request)
@@ -240,15 +239,15 @@ class Engine:
 
     @property
     def can_resize(self) -> bool:
-        """More or fewer instances can be had without another engine."""
+        """Return whether the number of instances can be changed without a new engine."""
         is_plain = self._turns is None and self._schedule.policy != "learned"
         return is_plain and isinstance(self._runner, Resizable)
 
     async def resize(self, slots: int) -> None:
-        """So many instances from now on; those that go end their runs first.
+        """Set the number of instances; removed ones finish their runs first.
 
         Raises:
-            LoadFailed: one more could not be had; all stays as it was.
+            LoadFailed: an instance could not be added; nothing was changed.
         """
         assert isinstance(self._runner, Resizable)
         before = self._runner.slots
@@ -262,23 +261,23 @@ class Engine:
             self._pump()
 
     def share(self, pool: Pool, limits: Sequence[RateLimit]) -> None:
-        """From now on a run waits for what it takes of resources that models share.
+        """Make runs wait for shared resources from now on.
 
         Raises:
-            LoadFailed: it takes more than there is.
+            LoadFailed: it needs more than the pool has.
         """
         self._turns = pool.join(limits, self._runner.slots, self._pump)
         self._never_inline = True
 
     async def close(self) -> None:
-        """Refuse what still waits, end the runs under way, let the runner go."""
+        """Reject waiting requests, finish active runs, close the runner."""
         self._closed = True
         for waiting in list(self._batcher):
             self._batcher.discard(waiting)
             fail(waiting, unloaded(self.id))
         if self._timer is not None:
             self._timer.cancel()
-        if self._tasks:  # a model that hangs must not keep us; a host process is then killed
+        if self._tasks:  # do not wait for a hanging model; a host process is then killed
             await asyncio.wait(self._tasks, timeout=_LAST_RUN_S)
         if self._posted:
             self._end = asyncio.Event()
@@ -289,7 +288,7 @@ class Engine:
         await self._runner.close()
 
     async def run_alone(self, inputs: Mapping[str, Array]) -> Sequence[Mapping[str, Array]]:
-        """A run on each instance past the queue, for warm-up before there is traffic; what each gave."""
+        """Run once on each instance, bypassing the queue, for warm-up; return the outputs."""
         rows = next(iter(inputs.values())).shape[0] if self.signature.batched else 0
         gave = await self._runner.run_each(self._stack.alone(inputs))
         for outputs in gave:
@@ -299,7 +298,7 @@ class Engine:
     def _ask(
         self, bound: Bound, deadline: float | None, sender: Hashable, standing: Standing
     ) -> _Answer | Waiting:
-        """The answer, where it can be given on the spot; else the request's place in the queue."""
+        """Return the answer if it can be computed inline, else the queued request."""
         now = self._clock()
         brings_deadline = deadline is not None
         if deadline is None:
@@ -345,7 +344,7 @@ class Engine:
         return waiting
 
     def _wait_limit(self, waiting: Waiting) -> float:
-        """Until when it may wait by the model's queue policy; inf = for good."""
+        """Return the latest start by the model's queue policy; inf = no limit."""
         timeout = waiting.payload[0].request.parameters.get("timeout", 0)
         return self._schedule.limit_wait(waiting, timeout / 1e6 if isinstance(timeout, int) else 0.0)
 
@@ -354,7 +353,7 @@ class Engine:
         return self._loop
 
     def _answer_now(self, bound: Bound, now: float) -> _Answer | None:
-        """Run a lone request of a tiny model on the spot; None where that is not the way."""
+        """Run a single request of a tiny model inline; return None if that is not possible."""
         if self._batcher.depth or self._idle <= 0 or self._never_inline:
             return None
         try:
@@ -379,7 +378,7 @@ class Engine:
         sender: Hashable,
         standing: Standing,
     ) -> InferResponse:
-        """A request larger than a batch: cut, run, joined (users-ask U-10)."""
+        """Split a request larger than a batch, run the parts and join the outputs (U-10)."""
         size = self._max_rows
         if 0 < self._most_rows < bound.rows:
             raise InvalidInput(
@@ -401,7 +400,7 @@ class Engine:
                     self._batcher.discard(place)
                     future = place.payload[1]
                     if not future.cancel() and not future.cancelled():
-                        future.exception()  # seen: one part's error has been raised for all
+                        future.exception()  # mark as retrieved: one part's error has been raised for all
         outputs = tuple(
             Tensor(name, self._stack.types[name], np.concatenate([a[0][name] for a in answers]))
             for name in bound.outputs
@@ -409,7 +408,7 @@ class Engine:
         slowest = max((answer[1] for answer in answers), key=lambda t: t.queue + t.formation + t.inference)
         return InferResponse(request.model, self.id.version, outputs, request.id, answers[-1][2], slowest)
 
-    # The pump: from queue to runs.
+    # -- the pump: from queue to runs ----------------------------------------------------------
 
     def _pump(self) -> None:
         """Start every batch that is due and has an idle instance."""
@@ -427,7 +426,7 @@ class Engine:
                 return
             turn: Turn | None = None
             if self._turns is not None and (turn := self._turns.enter()) is None:
-                return  # another model runs first, and we are told
+                return  # another model runs first and wakes this one
             batch = self._take(now, spare)
             if batch.members:
                 self._start(Dispatch(batch, now, self._idle_since, turn))
@@ -435,10 +434,10 @@ class Engine:
             if self._turns is not None and turn is not None:
                 self._turns.leave(turn)
             if not (batch.expired or batch.given_up):
-                return  # the rule waits for more
+                return  # the rule waits for more requests
 
     def _take(self, now: float, spare: bool) -> Batch:
-        """The next batch; those who waited in vain are told."""
+        """Take the next batch and notify requests that expired."""
         batch = self._batcher.take(now, spare)
         for waiting in batch.expired:
             fail(waiting, (WaitedTooLong if waiting.is_policed else DeadlineExceeded)(LATE))
@@ -447,7 +446,7 @@ class Engine:
         return batch
 
     def _look_ahead(self, expected: float) -> None:
-        """Make the next batch ready for the instance that is to be idle then."""
+        """Prepare the next batch for the instance that is about to become idle."""
         now = max(self._clock(), expected)
         if self._idle or self._ahead or not self._batcher.depth or not self._schedule.looks_ahead(now):
             return
@@ -476,7 +475,7 @@ class Engine:
                 self._deliver(dispatch, result, stacked[1] if stacked else 0.0)
                 return
         except Exception:
-            pass  # the road below runs it again, alone and in halves, and reports
+            pass  # the following code runs it again, alone and in halves, and reports
         self._idle -= 1
         if self._ahead is None:
             self._plan_ahead(dispatch)
@@ -511,7 +510,7 @@ class Engine:
         is_free = False
         try:
             is_free = await work
-        except Exception as error:  # a defect of ours must not leave callers waiting
+        except Exception as error:  # a bug must not leave callers waiting
             for waiting in dispatch.batch.members:
                 fail(waiting, error)
         finally:
@@ -519,7 +518,7 @@ class Engine:
                 self._release(dispatch, ok=False)
 
     def _release(self, dispatch: Dispatch, ok: bool) -> None:
-        """The instance is idle again: give it the next batch."""
+        """Mark the instance as idle and give it the next batch."""
         ended = self._clock()
         batch = dispatch.batch
         self._schedule.ended(batch.rows, dispatch.at, ended, ok, batch.members[0].size)
@@ -546,10 +545,10 @@ class Engine:
     async def _run_or_halve(
         self, dispatch: Dispatch, stacked: _Stacked | None = None, is_whole: bool = False
     ) -> bool:
-        """Run it; if the model raises, run halves, so that only the culprit fails.
+        """Run a batch; if the model raises, run halves, so that only the faulty request fails.
 
-        The instance is released as soon as it is idle, ahead of the replies, whose encoding must not keep it
-        waiting. True if that was done.
+        The instance is released as soon as it is idle, before the replies, because encoding them must not
+        delay it. Returns whether that was done.
         """
         batch = dispatch.batch
         merge = 0.0
@@ -571,13 +570,13 @@ class Engine:
         return is_whole
 
     async def _halve(self, dispatch: Dispatch, error: Exception, merge: float) -> bool:
-        """It failed: run halves, unless there is nothing to halve."""
+        """Run the halves of a failed batch, or report the error if it has one request."""
         batch = dispatch.batch
         alive = [w for w in batch.members if not w.payload[1].done()]
         middle = len(alive) // 2
         returning = self._returning if not dispatch.is_again else None
         if isinstance(error, HostGone):
-            middle = 0  # the model has seen none of them: they go to its next host as they are
+            middle = 0  # the model has seen none of them: they go to its next host unchanged
             if returning is not None:
                 await self._run_again(returning, dispatch, [alive], error)
                 return False
@@ -592,7 +591,7 @@ class Engine:
                     fail(waiting, own(error, self.id))
                 return False
         for half in (alive[:middle], alive[middle:]):
-            here = [w for w in half if not w.payload[1].done()]  # some may have gone meanwhile
+            here = [w for w in half if not w.payload[1].done()]  # some may have been cancelled meanwhile
             if here:
                 part = Batch(here, sum(w.rows for w in here), batch.reason, [])
                 again = Dispatch(part, dispatch.at, dispatch.idle_since, is_again=dispatch.is_again)
@@ -602,9 +601,9 @@ class Engine:
     async def _run_again(
         self, runner: Returning, dispatch: Dispatch, groups: list[list[Waiting]], error: Exception
     ) -> None:
-        """Run what was under way when its host died, group by group, once a host lives again.
+        """Run requests whose host died once more, group by group, when a host is back.
 
-        Whose deadline passes meanwhile has been told, and is not run.
+        Requests whose deadline passes meanwhile have been answered and are not run.
         """
         for group in groups:
             with suppress(TimeoutError):
@@ -619,23 +618,23 @@ class Engine:
                 await self._run_or_halve(Dispatch(part, self._clock(), dispatch.idle_since, is_again=True))
 
     def _requests(self, batch: Batch) -> list[InferRequest]:
-        """Those of a batch, for a model that wants them one by one."""
+        """Return the requests of a batch, for a model that takes them one by one."""
         asked = self._admission.asked
         return [asked(w.payload[0], self.id, w.deadline, w.payload[1].done) for w in batch.members]
 
     def _merge(self, batch: Batch) -> _Stacked:
-        """The inputs of a batch, and the seconds that it took to stack them."""
+        """Return the inputs of a batch, and the seconds it took to stack them."""
         began = self._clock()
         inputs = self._stack.inputs([w.payload[0] for w in batch.members])
         return inputs, self._clock() - began
 
     def _deliver(self, dispatch: Dispatch, result: Gave, merge: float) -> None:
-        """Cut the outputs apart and wake the callers."""
+        """Split the outputs and complete the requests."""
         outputs, seconds = result
         batch = dispatch.batch
         began = self._clock()
         self._schedule.delivered(began)
-        # A batch that was ready began as soon as an instance was idle; the loop hears of that a little later.
+        # A prepared batch starts as soon as an instance is idle; the loop learns of it a little later.
         dispatch.at = min(dispatch.at, began - seconds)
         members = batch.members
         if isinstance(outputs, list):
@@ -668,12 +667,12 @@ class Engine:
         self._emit(BatchRan(id.name, id.version, rows, requests, seconds, merge, split, reason, ok, more))
 
     def _give_up(self, waiting: Waiting) -> None:
-        """Its time to wait is over; a run under way goes on."""
+        """Give up a request whose time to wait is over; an active run continues."""
         if self._batcher.discard(waiting):
             fail(waiting, WaitedTooLong(LATE))
 
     def _expire(self, waiting: Waiting) -> None:
         error = DeadlineExceeded(LATE)
         if not self._batcher.discard(waiting):
-            error.why = ""  # no refusal: it is being run
+            error.why = ""  # not a refusal: it is running
         fail(waiting, error)

@@ -1,7 +1,7 @@
-"""What does a request ask of a model that answers token by token?
+"""Signature and request format of models that generate token by token.
 
-The signature that every such model shows, whatever runs it, and the reading of requests
-against it. Settings come as optional inputs, or as request parameters of the same names. Pure.
+Every such model has this signature, whatever runs it. Settings are optional inputs or request parameters of
+the same names. Pure.
 """
 
 import math
@@ -17,7 +17,7 @@ from salver.words.errors import InvalidInput
 from salver.words.messages import InferRequest, Signature, TensorSpec
 from salver.words.tensor import DataType
 
-#: Of OIP-18, but for ``seed``: drawn anew for each request that has none.
+#: Defaults of OIP-18, except ``seed``, which is drawn for each request that has none.
 _DEFAULTS: dict[str, Any] = {"max_tokens": 20, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "seed": None}
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "max_tokens": (lambda v: v >= 1, "at least 1"),
@@ -27,7 +27,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seed": (lambda v: True, ""),
 }
 _MOST_STOPS = 16
-_LONGEST_STOP = 256  # characters: each token's text is compared with every beginning of it
+_LONGEST_STOP = 256  # characters; limited because each token's text is compared with every prefix of it
 
 SIGNATURE = Signature(
     inputs=(
@@ -45,12 +45,12 @@ SIGNATURE = Signature(
 
 
 class Prompt(msgspec.Struct, frozen=True):
-    """A request, read.
+    """A parsed request.
 
     Attributes:
-        tokens: At least one.
-        most: Tokens of the answer, at most.
-        stops: Texts that end it.
+        tokens: Tokens of the prompt, at least one.
+        most: Maximum tokens of the answer.
+        stops: Texts that end the answer.
         is_seeded: The caller chose the seed.
     """
 
@@ -62,10 +62,10 @@ class Prompt(msgspec.Struct, frozen=True):
 
 
 class PromptReader:
-    """Reads requests to one model.
+    """Parser of requests to one model.
 
     Args:
-        most: Tokens of a prompt.
+        most: Maximum tokens of a prompt.
     """
 
     def __init__(self, model: str, vocabulary: Vocabulary, most: int) -> None:
@@ -74,7 +74,7 @@ class PromptReader:
         self._most = most
 
     def read(self, request: InferRequest) -> Prompt:
-        """What is asked.
+        """Parse a request.
 
         Raises:
             InvalidInput: names the field.

@@ -1,14 +1,12 @@
-"""What happens inside a host process?
+"""Main program of a host process.
 
-``python -m salver.kernel.engine.host PARENT CONTROL REQUESTS RESPONSES [SIDE ASKS ANSWERS]``, all but the
-first
-being inherited descriptors: it loads one model, then runs batches, one at a time, until it is told to stop or
-its parent is gone. Standard output and error belong to the model; the parent logs them. By the last three
-the model may ask the server (:mod:`salver.kernel.engine.callback_client`).
-It knows nothing of queues, batches or other hosts (:mod:`salver.kernel.engine.process` starts it).
+``python -m salver.kernel.engine.host PARENT CONTROL REQUESTS RESPONSES [SIDE ASKS ANSWERS]``, where all but
+the first are inherited descriptors. It loads one model, then runs batches, one at a time, until it is told to
+stop or its parent is gone. Standard output and error belong to the model; the parent logs them. Through the
+last three descriptors the model may call the server (:mod:`salver.kernel.engine.callback_client`). It knows
+nothing of queues, batches or other hosts (:mod:`salver.kernel.engine.process` starts it).
 
-An input is a view of shared memory that the next run overwrites: a model that wants to keep
-one copies it.
+An input is a view of shared memory that the next run overwrites: a model that keeps one must copy it.
 """
 
 import contextlib
@@ -78,37 +76,37 @@ from salver.words.messages import InferRequest, RequestedOutput, Signature
 from salver.words.tensor import Array, DataType, Tensor, tensor
 
 _PR_SET_PDEATHSIG = 1
-#: So long at most the next order is waited for awake, after a run for a lone caller who asked again at once
-#: before: to fall asleep and to be woken costs more than a small run.
+#: Maximum time to poll for the next order after a run for a single caller who called again immediately
+#: before: sleeping and waking up costs more than a small run.
 _AWAKE_S = 400e-6
-#: Seconds without an order after which the model may let go of what it keeps for the next one.
+#: Seconds without an order after which the model may release buffers kept for the next one.
 _IDLE_S = 10.0
-#: Types of arrays that may be laid out as they are.
+#: Array types that may be written unchanged.
 _PLAIN = frozenset(kind.dtype for kind in DataType if kind is not DataType.BYTES)
 
 
 class _Channel:
-    """The child's end of the control channel, blocking.
+    """Child side of the control channel, blocking.
 
     Args:
-        idle_s: When nothing has come for so long, whoever wants to hear of it does.
+        idle_s: Seconds without an order after which the idle callback is called.
     """
 
     def __init__(self, sock: socket.socket, idle_s: float = _IDLE_S) -> None:
         self.sock = sock
         self._idle_s = idle_s
         self._on_idle: Callable[[], None] | None = None
-        self._sending = threading.RLock()  # a sender may end in the middle of it, with its memory
+        self._sending = threading.RLock()  # an exception may interrupt a sender while it holds the lock
         self._frames = Frames()
         self._orders: deque[Order] = deque()
         self._may_wake = len(os.sched_getaffinity(0)) > 1
-        self._pause = math.inf  # the last one between two orders
+        self._pause = math.inf  # shortest recent pause between two orders
 
     def receive(self, *, is_lone: bool = False) -> Order:
-        """The next order; Stop once the parent is gone.
+        """Return the next order; Stop once the parent is gone.
 
         Args:
-            is_lone: The last run had one request: the next one may come as soon as it did before.
+            is_lone: The last run had a single request: the next may follow as soon as before.
         """
         while not self._orders:
             began = time.perf_counter()
@@ -123,7 +121,7 @@ class _Channel:
         return self._orders.popleft()
 
     def when_idle(self, on_idle: Callable[[], None]) -> None:
-        """Have that called, once each time that nothing comes for a while; it must not raise."""
+        """Set the idle callback, called once per idle period; it must not raise."""
         self._on_idle = on_idle
         self._limit(self._idle_s)
 
@@ -139,12 +137,12 @@ class _Channel:
             self._limit(self._idle_s)
 
     def _limit(self, seconds: float) -> None:
-        """By the socket itself, which costs a call that waits nothing; 0 = it may wait for ever."""
+        """Set the timeout on the socket, only if it changes, because that is a system call; 0 = none."""
         whole, part = divmod(int(seconds * 1e6), 1_000_000)
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", whole, part))
 
     def _look(self, until: float) -> bytes:
-        """What comes until then, while everybody else goes first; empty for nothing."""
+        """Poll until then, yielding to other threads; return empty if nothing arrives."""
         while time.perf_counter() < until:
             with contextlib.suppress(BlockingIOError):
                 return self.sock.recv(1 << 14, socket.MSG_DONTWAIT)
@@ -152,7 +150,7 @@ class _Channel:
         return b""
 
     def send(self, reply: Reply) -> None:
-        """Any thread may; what is too long to be said is told as an error."""
+        """Send a message, from any thread; one that is too long is sent as an error."""
         try:
             framed = frame(reply)
         except TooLarge as error:
@@ -162,10 +160,10 @@ class _Channel:
 
 
 def main(arguments: list[str]) -> int:
-    """The whole life of a host; the exit status."""
+    """Run a host from start to end; return the exit status."""
     parent, *descriptors = map(int, arguments)
     for fd in descriptors:
-        os.set_inheritable(fd, False)  # not for what the model starts
+        os.set_inheritable(fd, False)  # not inherited by processes that the model starts
     control, requests, responses, *side = descriptors
     _die_with(parent)
     faulthandler.enable()
@@ -214,7 +212,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _found(channel: _Channel, load: Load, arenas: tuple[Arena, Arena], before: sharing.Before) -> int:
-    """The life of a host that forks others which share what is imported, and no model."""
+    """Run a fork server: it has imported modules but loads no model."""
     sharing.import_all(load.imports)
     before.end()
     alone = sharing.why_not(before)
@@ -233,7 +231,7 @@ def _found(channel: _Channel, load: Load, arenas: tuple[Arena, Arena], before: s
 def _live_on(
     channel: _Channel, load: Callable[[Load], tuple[RunnableModel, Loaded]], arenas: tuple[Arena, Arena]
 ) -> Never:
-    """The rest of the life of a host that was forked; what is to be cleaned up at the end is its mother's."""
+    """Continue in a forked host; cleanup at exit belongs to the fork server."""
     code = 0
     try:
         order = channel.receive()
@@ -257,7 +255,7 @@ def _live_on(
 
 
 def _born(birth: sharing.Birth, others: tuple[Arena, Arena]) -> tuple[_Channel, tuple[Arena, Arena]]:
-    """What a host that was forked speaks by, in place of what it has from before."""
+    """Return the channel and arenas of a forked host, replacing the inherited ones."""
     for arena in others:
         arena.close()
     for fd in birth:
@@ -267,7 +265,7 @@ def _born(birth: sharing.Birth, others: tuple[Arena, Arena]) -> tuple[_Channel, 
 
 
 def _die_with(parent: int) -> None:
-    """Have the kernel kill this process when the parent's thread ends, however it ends."""
+    """Have the kernel kill this process when the parent's thread ends."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(0)
@@ -325,13 +323,13 @@ def _serve(
             else:
                 outputs, seconds = _run(model, inputs)
                 reply = Ran(_lay_out(outputs, responses), seconds)
-        except BaseException as error:  # sys.exit() in a model is its failure, not an order
+        except BaseException as error:  # sys.exit() in a model is an error of the model, not an order
             reply = _run_failure(error, load)
         channel.send(reply)
 
 
 def _serve_forms(channel: _Channel, model: FormModel, load: Load, requests: Arena, responses: Arena) -> None:
-    """The same, of a handler, which may send pieces of its answers while it runs."""
+    """Serve a handler, which may send pieces of its answers while it runs."""
     id = load.manifest.id
 
     def send(index: int, answer: Answer) -> None:
@@ -348,7 +346,7 @@ def _serve_forms(channel: _Channel, model: FormModel, load: Load, requests: Aren
             began = time.perf_counter()
             said = model.reply(asking, send)
             reply: Reply = forms.handled(said, time.perf_counter() - began, responses)
-        except SystemExit:  # a handler that ends its worker, which is missed
+        except SystemExit:  # a handler may end its worker, which the parent notices
             raise
         except BaseException as error:
             reply = _run_failure(error, load)
@@ -358,14 +356,14 @@ def _serve_forms(channel: _Channel, model: FormModel, load: Load, requests: Aren
 def _serve_streams(
     channel: _Channel, model: StreamModel, load: Load, requests: Arena, responses: Arena
 ) -> None:
-    """The same, of a model that answers when it likes: a thread of its own hears what is said meanwhile."""
+    """Serve a model that answers asynchronously; a thread receives messages meanwhile."""
     runs: SimpleQueue[tuple[Run, list[Outlet]] | None] = SimpleQueue()
     outlets = Outlets(channel.send, lambda given: _lay_out(given, responses), lambda: runs.put(None))
     stopping = threading.Event()
 
     def hear() -> None:
         while not isinstance(order := channel.receive(), Stop | Load):
-            if isinstance(order, Run):  # whose readers may leave before the model is free for it
+            if isinstance(order, Run):  # readers may leave before the model is free for their requests
                 runs.put((order, [outlets.open(mark) for mark in order.marks]))
             elif isinstance(order, Next | GiveUp | Taken):
                 outlets.hear(order)
@@ -398,7 +396,7 @@ def _run(model: RunnableModel, inputs: dict[str, Array]) -> tuple[dict[str, Arra
 
 
 def _answer(model: RequestModel, asking: list[InferRequest], responses: Arena) -> Ran:
-    """Run it on requests, each with what it brought."""
+    """Run the model on requests, each with its own parameters."""
     began = time.perf_counter()
     answers = model.answer(asking)
     seconds = time.perf_counter() - began
@@ -416,7 +414,7 @@ def _told(answer: Answer | SalverError) -> Said | Failed | None:
 def _lay_out_each(
     answers: Sequence[Answer | SalverError], batched: bool, responses: Arena
 ) -> tuple[tuple[Block, ...], tuple[int, ...]]:
-    """Where the outputs lie, and how many rows are whose, if they are stacked (:class:`Ran`)."""
+    """Write the outputs; return their positions and, if stacked, the rows of each request."""
     parts = [{} if isinstance(a, SalverError) else _plain(a.outputs) for a in answers]
     if len(parts) == 1:
         return responses.write(parts[0]), ()

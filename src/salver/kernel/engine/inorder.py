@@ -1,7 +1,7 @@
-"""How do answers go out in the order in which their requests came?
+"""Delivery of answers in the order of their requests.
 
-Each request, once it is answered, waits for the one before it. An error goes out at once, and whoever comes
-after it waits for those before it.
+A completed request waits for the one before it. An error is delivered immediately; later requests still wait
+for those before it.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 def in_order(ask: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
-    """The same, its results in the order of the calls."""
+    """Wrap a coroutine function so that its results arrive in the order of the calls."""
     last: asyncio.Future[None] | None = None
 
     @functools.wraps(ask)

@@ -1,10 +1,10 @@
-"""Who goes next, when several tenants and levels of urgency wait?
+"""Tree of queues for tenants and priorities.
 
-A tree of queues. Leaves are FIFO *lanes*, one for each tenant and level; :class:`RoundRobin` shares a batch
-fairly among its children (deficit round robin, Shreedhar and Varghese 1996: a child that is always
-waiting gets its weighted share of rows up to one request and one quantum); :class:`Strict` serves
-the higher level first, within a bound. A batch holds requests of one key only. Pure: it knows rows
-and levels, no time but the one in its argument, and no payload.
+Leaves are FIFO *lanes*, one for each tenant and level; :class:`RoundRobin` shares a batch fairly among its
+children (deficit round robin, Shreedhar and Varghese 1996: a child that is always waiting gets its weighted
+share of rows up to one request and one quantum); :class:`Strict` serves the higher level first, within a
+bound. A batch holds requests of one key only. Pure: it knows rows and levels, no time except its argument,
+and no payload.
 """
 
 import heapq
@@ -18,12 +18,12 @@ from salver.kernel.engine.waiting import Waiting
 
 
 class Filling:
-    """A batch that is being put together.
+    """A batch under construction.
 
     Attributes:
-        limit: Most rows; the first request goes whatever its size.
+        limit: Maximum rows; the first request is added regardless of its size.
         from_newest: Take the latest arrivals of each lane.
-        expired: Found with a deadline in the past.
+        expired: Requests whose deadline has passed.
         is_full: Nothing more fits.
     """
 
@@ -40,7 +40,7 @@ class Filling:
         self.is_full = False
 
     def add(self, waiting: Waiting) -> None:
-        """One more member."""
+        """Add a request."""
         if not self.members:
             self.key = waiting.key
         self.members.append(waiting)
@@ -49,23 +49,23 @@ class Filling:
 
 
 class Flow(Protocol):
-    """A queue, or several as one."""
+    """A queue, or several combined into one."""
 
     @property
     def depth(self) -> int:
-        """Requests that wait."""
+        """Return the number of waiting requests."""
         ...
 
     def head(self) -> Waiting | None:
-        """Who must be done first: the earliest target, then the earliest arrival."""
+        """Return the most urgent request: the earliest target, then the earliest arrival."""
         ...
 
     def fill(self, batch: Filling, allowance: float) -> int:
-        """Move requests into the batch, at most ``allowance`` rows; how many rows it took."""
+        """Move requests of up to ``allowance`` rows into the batch; return the number of rows."""
         ...
 
     def lanes(self) -> Iterator["Lane"]:
-        """The leaves where somebody waits."""
+        """Return the leaves with waiting requests."""
         ...
 
 
@@ -87,20 +87,20 @@ class Lane:
         return f"<Lane {self.depth} queued>"
 
     def add(self, waiting: Waiting) -> None:
-        """Join at the end."""
+        """Append a request."""
         waiting.lane = self
         self.queue.append(waiting)
         self.depth += 1
 
     def remove(self, waiting: Waiting) -> None:
-        """Mark it as gone; the entry itself goes when it reaches an end, or with many of its kind."""
+        """Mark a request as removed; the entry is dropped at an end of the queue or in bulk."""
         waiting.is_live = False
         self.depth -= 1
         if len(self.queue) > 2 * self.depth + 16:
             self.queue = deque(w for w in self.queue if w.is_live)
 
     def head(self) -> Waiting | None:
-        """The oldest."""
+        """Return the oldest request."""
         queue = self.queue
         while queue:
             if queue[0].is_live:
@@ -109,16 +109,16 @@ class Lane:
         return None
 
     def lanes(self) -> Iterator["Lane"]:
-        """Itself."""
+        """Return this lane."""
         if self.depth:
             yield self
 
     def __iter__(self) -> Iterator[Waiting]:
-        """Those that wait, whoever is served first coming first."""
+        """Iterate over waiting requests in serving order."""
         return (w for w in self.queue if w.is_live)
 
     def newest(self) -> Iterator[Waiting]:
-        """From the latest arrival to the oldest."""
+        """Iterate from the latest arrival to the oldest."""
         return (w for w in reversed(self.queue) if w.is_live)
 
     def fill(self, batch: Filling, allowance: float) -> int:
@@ -173,7 +173,7 @@ class Lane:
 
 
 class DelayingLane(Lane):
-    """A lane whose requests, once their time to wait is over, go behind the others (Triton's DELAY)."""
+    """Lane whose requests move behind the others when their time to wait is over (Triton's DELAY)."""
 
     __slots__ = ("_late",)
 
@@ -200,7 +200,7 @@ class DelayingLane(Lane):
         return (w for w in itertools.chain(reversed(self.queue), reversed(self._late)) if w.is_live)
 
     def fill(self, batch: Filling, allowance: float) -> int:
-        """See :class:`Lane`. The late ones are served when nobody else is left."""
+        """See :class:`Flow`. Delayed requests are served when no others are left."""
         taken = super().fill(batch, allowance)
         if self._late and not batch.is_full and super().head() is None:
             fresh, self.queue = self.queue, self._late
@@ -217,7 +217,7 @@ class DelayingLane(Lane):
 
 
 class _Turn:
-    """A child's place in the round."""
+    """A child's state in the round."""
 
     __slots__ = ("credit", "flow", "is_open", "name", "weight")
 
@@ -230,12 +230,12 @@ class _Turn:
 
 
 class RoundRobin:
-    """Children that share by weight. One comes when somebody waits there, and goes when it is empty.
+    """Children that share by weight; a child exists while it has waiting requests.
 
     Args:
-        make: A child of that name.
-        weight: Rows that a child gains a round.
-        most: Children at one time; further names share the one called ``None``.
+        make: Creates the child of a name.
+        weight: Rows that a child is credited per round.
+        most: Maximum number of children; further names share the child ``None``.
     """
 
     def __init__(
@@ -249,7 +249,7 @@ class RoundRobin:
         self._most = most
         self._turns: dict[Hashable, _Turn] = {}
         self._ring: deque[_Turn] = deque()
-        self._weights = 0.0  # of those in the round
+        self._weights = 0.0  # requests of the children in the round
 
     def __repr__(self) -> str:
         return f"<RoundRobin {self.depth} queued in {len(self._ring)}>"
@@ -260,7 +260,7 @@ class RoundRobin:
         return sum([turn.flow.depth for turn in self._ring])
 
     def child(self, name: Hashable) -> Flow:
-        """The child of that name, made if need be."""
+        """Return the child of that name, creating it if necessary."""
         turn = self._turns.get(name)
         if turn is None:
             if len(self._turns) >= self._most and name is not None:
@@ -274,10 +274,10 @@ class RoundRobin:
         return turn.flow
 
     def before(self, name: Hashable, own: float | None = None) -> float:
-        """Requests that are likely to go before one that joins that child now.
+        """Return the number of requests likely to run before one that joins that child now.
 
         Args:
-            own: Those of the child itself; None = all that wait there.
+            own: Requests of the child itself that count; None = all.
         """
         turn = self._turns.get(name)
         if own is None:
@@ -305,7 +305,7 @@ class RoundRobin:
         if len(ring) == 1:
             return ring[0].flow.fill(batch, allowance)
         taken = 0
-        in_vain = 0  # turns in a row that gave nothing
+        in_vain = 0  # consecutive turns without a request taken
         while ring and not batch.is_full and taken < allowance:
             turn = ring[0]
             if not turn.flow.depth:
@@ -322,9 +322,9 @@ class RoundRobin:
             turn.credit -= got
             taken += got
             if batch.is_full or (taken and taken >= allowance):
-                break  # it goes on from here next time
+                break  # continues from here next time
             if turn.credit >= left - got and _next_rows(turn.flow, batch) < math.inf:
-                break  # likewise: only the allowance stops it, which is no reason to pass it over
+                break  # only the allowance stops it, so its turn is not over
             turn.is_open = False
             ring.rotate(-1)
             in_vain = 0 if got else in_vain + 1
@@ -335,7 +335,7 @@ class RoundRobin:
         return taken
 
     def _raise_credit(self, batch: Filling, allowance: float) -> bool:
-        """As many rounds at once as it takes until somebody can pay; False if nobody ever can."""
+        """Credit as many rounds as it takes until a child can pay; return False if none ever can."""
         rounds = math.inf
         for turn in self._ring:
             rows = _next_rows(turn.flow, batch)
@@ -363,10 +363,10 @@ class RoundRobin:
 
 
 class Strict:
-    """Levels, the highest first. A level that is passed over too often sends one request ahead.
+    """Levels, highest first. A level that is passed over too often sends one request ahead.
 
     Args:
-        max_passes: Batches that may pass over a waiting level; 0 = no bound.
+        max_passes: Batches that may pass over a waiting level; 0 = no limit.
     """
 
     def __init__(self, max_passes: int) -> None:
@@ -383,12 +383,12 @@ class Strict:
         return sum([level.depth for level in self.levels])
 
     def add_level(self, level: RoundRobin) -> None:
-        """The next lower one."""
+        """Add the next lower level."""
         self.levels.append(level)
         self._passes.append(0)
 
     def before(self, level: int, tenant: Hashable) -> float:
-        """As :meth:`RoundRobin.before`, for a level from 1 on."""
+        """Return the requests ahead, as :meth:`RoundRobin.before`, for a level from 1 on."""
         above = sum([flow.depth for flow in self.levels[: level - 1]])
         return above + self.levels[level - 1].before(tenant)
 
@@ -406,10 +406,10 @@ class Strict:
         waited = [level.depth > 0 for level in self.levels]
         got = [0] * len(self.levels)
         if self._max_passes and not batch.members:
-            # The longest-suffering first: a bound for each, also when their keys differ.
+            # Longest-waiting level first, so that each has its bound even if their keys differ.
             index = max(range(len(waited)), key=lambda i: self._passes[i] if waited[i] else -1)
             if waited[index] and self._passes[index] >= self._max_passes:
-                limit, batch.limit = batch.limit, 1  # one request, whatever its size
+                limit, batch.limit = batch.limit, 1  # one request, regardless of its size
                 got[index] = self.levels[index].fill(batch, allowance)
                 batch.limit = limit
                 batch.is_full = batch.rows >= limit
@@ -424,7 +424,7 @@ class Strict:
 
 
 def newest(flow: Flow) -> Iterator[Waiting]:
-    """Everybody, from the latest arrival to the oldest."""
+    """Iterate over all requests from the latest arrival to the oldest."""
     lanes = list(flow.lanes())
     if len(lanes) == 1:
         return lanes[0].newest()
@@ -444,7 +444,7 @@ def _first(flows: Sequence[Flow]) -> Waiting | None:
 
 
 def _next_rows(flow: Flow, batch: Filling) -> float:
-    """Rows of the smallest request at a lane's front that this batch may hold; inf if there is none."""
+    """Return the rows of the smallest request at a lane's front that this batch may hold; inf if none."""
     least = math.inf
     for lane in flow.lanes():
         for waiting in lane.newest() if batch.from_newest else lane:

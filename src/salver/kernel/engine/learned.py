@@ -1,9 +1,9 @@
-"""How large a batch, by a table that was computed or learned, for as long as its model holds?
+"""Batching rule that follows a computed or learned table while the table's model holds.
 
 :class:`LearnedRule` looks up the waiting rows and the arrival rate in a
-:class:`~salver.stats.batch_table.Table`. A :class:`Guard` compares what the table was made for with what is
-seen; while they differ the rule drains the queue. :class:`Apprentice` is the rule by which an agent
-learns: it asks, and tells what came of the answer. Pure: it knows no planner, no payload and no clock.
+:class:`~salver.stats.batch_table.Table`. A :class:`Guard` compares the model of the table with observations;
+while they differ the rule drains the queue. :class:`Apprentice` is the rule of an agent in training: it asks
+the agent for decisions and reports their outcome. Pure: it knows no planner, no payload and no clock.
 """
 
 import math
@@ -18,41 +18,41 @@ from salver.stats.batch_price import Price
 from salver.stats.batch_table import Table, Transition
 from salver.words.artifacts import Batching
 
-_WAITS = 4  # runs of a full batch that a request waits at most, if nothing else is said
-_KEPT = 4096  # transitions for whoever refines the table
+_WAITS = 4  # maximum wait in runs of a full batch, by default
+_KEPT = 4096  # transitions kept for refining the table
 _RUN_GAIN = 1 / 64
 _COST_GAIN = 1 / 512
 _RUNS_WRONG = 0.25  # relative error of run times
 _BURSTS_WRONG = 4.0  # burstiness; a Poisson process has 1
-_COST_WRONG = 0.35  # share by which the table may cost more than it says
-_SETTLE = 512  # decisions before the cost is judged
-_HOLD = 256  # runs in greedy mode before a return
+_COST_WRONG = 0.35  # fraction by which the cost may exceed the table's
+_SETTLE = 512  # decisions before the cost is checked
+_HOLD = 256  # runs in greedy mode before a return to the table
 _MOST_HOLD = 64 * _HOLD
 
 
 class Guard:
-    """Does the world still look like the table's model?
+    """Monitor of whether observations still match the table's model.
 
-    Errors are averaged over some dozens of runs. One beyond its bound switches to greedy at once; only
-    when all are within half of it, and a hold of some hundred runs is over, the table rules again. The hold
-    doubles with each fall.
+    Errors are averaged over some dozens of runs. One beyond its limit switches to greedy immediately; the
+    table is used again only when all are within half of their limits and a hold of some hundred runs is over.
+    The hold doubles with each switch.
 
     Attributes:
-        why: What is wrong, in words; empty = the table rules.
+        why: What differs, as text; empty = the table is used.
     """
 
     def __init__(self, table: Table) -> None:
         self.why = ""
         self._table = table
         self._slowness = 0.0  # mean of log(seconds / predicted)
-        self._cost = 0.0  # fading sums over time: seen, and as the table says
+        self._cost = 0.0  # decaying sums over time: observed, and expected by the table
         self._expected = 0.0
         self._decisions = 0
         self._hold = _HOLD
         self._left = 0
 
     def ran(self, rows: int, seconds: float, burstiness: float) -> None:
-        """A run has ended."""
+        """Record a finished run."""
         if seconds > 0:
             off = math.log(seconds / self._table.law.seconds(rows))
             self._slowness += _RUN_GAIN * (min(max(off, -2.0), 2.0) - self._slowness)
@@ -72,7 +72,7 @@ class Guard:
             self._decisions, self._cost, self._expected = 0, 0.0, 0.0
 
     def decided(self, seen: Transition, expected: float) -> None:
-        """A decision has come to its end; ``expected`` is the table's cost in the long run."""
+        """Record the outcome of a decision; ``expected`` is the table's long-run cost."""
         if self.why or seen.rate <= 0:
             return
         price: Price = self._table.price
@@ -93,15 +93,15 @@ class Guard:
 
 
 class LearnedRule:
-    """Runs what the table says, or drains while the table's model is wrong.
+    """Rule that follows the table, or drains the queue while the table's model is wrong.
 
     Args:
         table: None = drain until one is adopted.
-        policy: Its ``max_rows`` is the most of a run; queues longer than the table knows are drained.
-        slots: Batches at the same time; they share the arrivals.
+        policy: Its ``max_rows`` limits a run; queues longer than the table are drained.
+        slots: Concurrent batches, which share the arrivals.
 
     Attributes:
-        transitions: The latest that were seen, for whoever refines the table (one slot only).
+        transitions: Latest observed transitions, for refining the table (one slot only).
     """
 
     __slots__ = (
@@ -114,7 +114,7 @@ class LearnedRule:
         self._max_wait = policy.learned.max_wait_ms / 1e3
         self._slots = slots
         self._arrivals = ArrivalMeter()
-        self._meter = DecisionMeter() if slots == 1 else None  # of one instance's decisions
+        self._meter = DecisionMeter() if slots == 1 else None  # measures the decisions of one instance
         self.transitions: deque[Transition] = deque(maxlen=_KEPT)
         self._table = table
         self._guard: Guard | None = None
@@ -129,24 +129,24 @@ class LearnedRule:
 
     @property
     def mode(self) -> Literal["learned", "greedy"]:
-        """Who decides now."""
+        """Return which rule decides now."""
         return "greedy" if self.why else "learned"
 
     @property
     def why(self) -> str:
-        """Why the table does not decide; empty = it does."""
+        """Return why the table does not decide; empty = it does."""
         return "there is no table yet" if self._guard is None else self._guard.why
 
     @property
     def rate(self) -> float:
-        """Estimated rows a second of one slot."""
+        """Return the estimated rows per second of one slot."""
         return self._arrivals.rate / self._slots
 
     def adopt(self, table: Table) -> None:
-        """From now on decide by this table; the guard starts anew."""
+        """Use this table from now on, with a fresh guard."""
         self._table = table
         rates = table.rates
-        # Below half of the lowest rate nobody is worth waiting for.
+        # Below half of the lowest rate waiting never pays.
         self._borders = [rates[0] / 2, *((low + high) / 2 for low, high in pairwise(rates))]
         self._guard = Guard(table)
         self._choose_line()
@@ -188,7 +188,7 @@ class LearnedRule:
             self._guard.ran(rows, seconds, self._arrivals.burstiness)
 
     def rows_for(self, waiting: int) -> int:
-        """What the table says, or draining; 0 = wait for one more."""
+        """Return the rows to run, by the table or by draining; 0 = wait for one more."""
         line, guard = self._line, self._guard
         if waiting < len(line) and guard is not None and not guard.why:
             return line[waiting]
@@ -196,7 +196,7 @@ class LearnedRule:
         return waiting if waiting < largest else largest
 
     def _choose_line(self) -> None:
-        """The table's line for the rate: the nearest; none while the rate is unknown or very low."""
+        """Return the table's line for the nearest rate, or None if the rate is unknown or very low."""
         index, table = bisect_right(self._borders, self._arrivals.rate / self._slots), self._table
         if index and table is not None:
             self._line = table.rows[index - 1]
@@ -205,7 +205,7 @@ class LearnedRule:
             self._line = ()
 
     def _latest(self, line: Line) -> float:
-        """Until when whoever is first may wait for company."""
+        """Return until when the first request may wait for others."""
         head, table = line.head(), self._table
         if head is None or table is None:
             return 0.0
@@ -222,19 +222,19 @@ class LearnedRule:
 
 
 class Decider(Protocol):
-    """Learns to batch."""
+    """Agent that learns batching decisions."""
 
     def decide(self, waiting: int) -> int:
-        """Rows to run now, of so many that wait; 0 = wait for one more."""
+        """Return the rows to run now, given the number waiting; 0 = wait for one more."""
         ...
 
     def saw(self, seen: Transition) -> None:
-        """What came of a decision."""
+        """Record the outcome of a decision."""
         ...
 
 
 class Apprentice:
-    """The rule of an agent that is being trained, on one slot."""
+    """Rule of an agent in training, for one slot."""
 
     __slots__ = ("_arrivals", "_decider", "_meter", "_rows")
 
@@ -242,7 +242,7 @@ class Apprentice:
         self._decider = decider
         self._arrivals = ArrivalMeter()
         self._meter = DecisionMeter()
-        self._rows = -1  # what was decided since the last event; -1 = nothing
+        self._rows = -1  # decision since the last event; -1 = none
 
     def due(self, line: Line, now: float) -> float:
         """See :class:`~salver.kernel.engine.rules.Rule`."""

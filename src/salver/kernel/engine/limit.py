@@ -1,26 +1,26 @@
-"""How many may wait, so that nobody waits long?
+"""Adaptive limit on waiting requests.
 
 Adaptive concurrency on the *queue delay* (time from arrival to dispatch), not on the response time, which
-batching itself moves. A queue whose smallest delay over an interval is above the target is a standing
-queue (CoDel, RFC 8289): it gives no throughput, only latency. Then the limit shrinks in proportion to
-the excess; an interval in which the limit was met and the delay was not raises it by its square root.
+batching itself changes. A queue whose smallest delay over an interval is above the target is a standing queue
+(CoDel, RFC 8289): it adds latency without throughput. Then the limit shrinks in proportion to the excess; an
+interval in which the limit was reached but the delay was below the target raises it by its square root.
 
-Requests that came before the last cut say nothing of it and are not looked at: otherwise a target longer
-than the interval would cut again and again for the same queue. Pure.
+Requests that arrived before the last reduction are ignored: otherwise a target longer than the interval would
+reduce the limit repeatedly for the same queue. Pure.
 """
 
 import math
 
 from salver.words.artifacts import Limit as LimitConfig
 
-_LEAST_STEP, _MOST_STEP = 0.5, 0.9  # one interval shrinks the limit at most, at least, to so much
+_LEAST_STEP, _MOST_STEP = 0.5, 0.9  # factor by which one interval may shrink the limit
 
 
 class Limit:
-    """The most requests that may wait now.
+    """Current limit on waiting requests.
 
     Args:
-        most: Never more than this.
+        most: Upper bound.
 
     Attributes:
         value: The limit.
@@ -42,17 +42,17 @@ class Limit:
         self._smallest = math.inf
         self._deepest = 0
         self._ends = -math.inf
-        self._cut = -math.inf  # when it was last lowered
+        self._cut = -math.inf  # time of the last reduction
 
     def __repr__(self) -> str:
         return f"<Limit {self.value}>"
 
     def dispatched(self, delay: float, depth: int, now: float) -> None:
-        """A batch has been taken.
+        """Record that a batch has been taken.
 
         Args:
-            delay: Of its latest member, in seconds: the smallest.
-            depth: Requests that waited when it was taken, itself included.
+            delay: Delay of its latest member in seconds, the smallest of the batch.
+            depth: Number of waiting requests, including the batch.
         """
         if now - delay < self._cut:
             return

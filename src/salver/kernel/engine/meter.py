@@ -1,22 +1,21 @@
-"""What came of each batching decision, and how fast do requests come?
+"""Measurement of arrivals and of the outcomes of batching decisions.
 
-Two measuring devices for rules that learn. Pure: they are told of events, with their times, and know
-no queue and no clock.
+Input of the rules that learn. Pure: events are reported with their times; it knows no queue and no clock.
 """
 
 from salver.stats.batch_table import Transition
 
 _RATE_GAIN = 1 / 64  # arrivals over which the rate is averaged
 _SHAPE_GAIN = 1 / 256
-_LONGEST_GAP = 16.0  # mean gaps; a night without requests is no new rate
+_LONGEST_GAP = 16.0  # in mean gaps; a night without requests does not change the rate
 _ENOUGH = 16
 
 
 class ArrivalMeter:
-    """Rate and burstiness of arrivals, forgetting exponentially by arrivals (so at any rate alike).
+    """Rate and burstiness of arrivals, averaged exponentially over arrivals and thus independent of the rate.
 
     Attributes:
-        rate: Rows a second; 0 until sixteen requests have come.
+        rate: Rows per second; 0 until sixteen requests have arrived.
         burstiness: Squared coefficient of variation of the gaps: 1 for a Poisson process.
     """
 
@@ -32,7 +31,7 @@ class ArrivalMeter:
         self._seen = 0
 
     def arrived(self, rows: int, now: float) -> None:
-        """A request joined the line."""
+        """Record an arrival."""
         seen = self._seen
         gap = now - self._last
         self._last = now
@@ -52,28 +51,28 @@ class ArrivalMeter:
 
 
 class DecisionMeter:
-    """Turns the events around one instance into transitions."""
+    """Converter of the events of one instance into transitions."""
 
     __slots__ = ("_arrived", "_is_run", "_moments", "_since", "_waiting")
 
     def __init__(self) -> None:
-        self._waiting = -1  # at the decision; -1 = none is open
+        self._waiting = -1  # waiting rows at the decision; -1 = none is open
         self._is_run = False
         self._since = 0.0
         self._arrived = 0
-        self._moments = 0.0  # sum of the times of arrival
+        self._moments = 0.0  # sum of arrival times
 
     def waits(self, waiting: int, now: float) -> None:
-        """It was decided to wait for one more; again, while nobody came, changes nothing."""
+        """Record a decision to wait for one more; repeating it without an arrival has no effect."""
         if self._waiting < 0 or self._is_run:
             self._open(waiting, False, now)
 
     def runs(self, waiting: int, now: float) -> None:
-        """It was decided to run."""
+        """Record a decision to run."""
         self._open(waiting, True, now)
 
     def arrived(self, rows: int, now: float, rate: float) -> Transition | None:
-        """A request came; this ends the wait for one, if there was any. A night is no wait for one."""
+        """Record an arrival, which ends a wait. Very long waits are not counted."""
         if self._waiting < 0:
             return None
         if self._is_run:
@@ -85,7 +84,7 @@ class DecisionMeter:
         return Transition(waiting, 0, seconds, 0.0, rows, rate) if seconds * rate <= _LONGEST_GAP else None
 
     def ran(self, rows: int, now: float, rate: float) -> Transition | None:
-        """A run has ended; None if it was not this meter's, such as one of an urgent request."""
+        """Record the end of a run; return None if the run was not decided here, such as an urgent one."""
         waiting, is_run = self._waiting, self._is_run
         self._waiting = -1
         if waiting < rows or not is_run:

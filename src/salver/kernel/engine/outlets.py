@@ -1,9 +1,8 @@
-"""How do the responses of a decoupled model leave its host process, of several requests at any time?
+"""Sending side of decoupled responses in a host process, for several requests at a time.
 
-:class:`Outlets` is the host's end, :mod:`salver.kernel.engine.pieces` the engine's. A response is laid out
-when the
-one before it has been copied, whosesoever it was, and the thread that sends it waits until its own reader has
-taken it: a slow reader holds up those who send to it, and nobody else. It knows no model.
+:class:`Outlets` is the counterpart of :mod:`salver.kernel.engine.pieces` in the engine. A response is written
+when the previous one, of any request, has been copied, and its sender waits until its own reader has consumed
+it: a slow reader delays its own senders and no others. It knows no model.
 """
 
 import threading
@@ -17,12 +16,12 @@ from salver.words.tensor import Array
 
 
 class Outlets:
-    """Requests of this host that may have responses yet to come.
+    """Requests of this host that may still have responses to send.
 
     Args:
-        send: Says something to the engine; any thread may call it.
-        lay_out: Puts outputs where the engine reads them.
-        over: Called when nothing follows to one of them.
+        send: Sends a message to the engine; callable from any thread.
+        lay_out: Writes outputs to the shared arena.
+        over: Called when a request has ended.
     """
 
     def __init__(
@@ -34,7 +33,7 @@ class Outlets:
         self._send = send
         self._lay_out = lay_out
         self._over = over
-        self._turn = threading.Semaphore()  # to have outputs where the engine reads them
+        self._turn = threading.Semaphore()  # held while a response uses the shared arena
         self._open: dict[int, Outlet] = {}
 
     def __repr__(self) -> str:
@@ -44,25 +43,25 @@ class Outlets:
         return len(self._open)
 
     def open(self, mark: int) -> "Outlet":
-        """Of one more request."""
+        """Add a request."""
         outlet = self._open[mark] = Outlet(self, mark)
         return outlet
 
     def hear(self, order: Next | GiveUp | Taken) -> None:
-        """What the engine says of them; of those that are over it may say so too late."""
+        """Handle a message from the engine; it may concern a request that has already ended."""
         if isinstance(order, Taken):
             self._turn.release()
         elif (outlet := self._open.get(order.mark)) is not None:
             outlet.go_on(is_heard=isinstance(order, Next))
 
     def close(self) -> None:
-        """Nobody listens to any of them."""
+        """Cancel all requests."""
         for outlet in list(self._open.values()):
             outlet.go_on(is_heard=False)
 
     def put(self, mark: int, answer: Answer | SalverError, is_last: bool) -> None:
-        """Hand a response over, when it is its turn."""
-        self._turn.acquire()  # given back when the engine has copied it
+        """Send a response when the arena is free."""
+        self._turn.acquire()  # released when the engine has copied it
         try:
             if isinstance(answer, SalverError):
                 piece = Piece(mark, (), describe(answer), is_last)
@@ -75,14 +74,14 @@ class Outlets:
         self._send(piece)
 
     def end(self, mark: int, why: Failed | None) -> None:
-        """Nothing follows to that request; once, however often it is called, and by whom."""
+        """End a request; further calls have no effect."""
         if self._open.pop(mark, None) is not None:
             self._send(Over(mark, why))
             self._over()
 
 
 class Outlet:
-    """Where the responses to one request go; see :class:`~salver.backends.protocol.Listener`."""
+    """Responses to one request; see :class:`~salver.backends.protocol.Listener`."""
 
     def __init__(self, outlets: Outlets, mark: int) -> None:
         self._outlets = outlets
@@ -93,23 +92,23 @@ class Outlet:
         self._is_over = False
 
     def send(self, answer: Answer | SalverError, is_last: bool) -> None:
-        """Hand it over, and wait until it has been taken."""
+        """Send a response and wait until it has been consumed."""
         with self._order:
             if self._is_heard and not self._is_over:
                 self._outlets.put(self._mark, answer, is_last)
                 self._taken.acquire()
 
     def is_cancelled(self) -> bool:
-        """Nobody listens any more."""
+        """Return whether the request was cancelled."""
         return not self._is_heard
 
     def end(self, why: Failed | None = None) -> None:
-        """Nothing follows. It takes no lock: a sender may end in the middle of anything, with its memory."""
+        """End the request. Takes no lock, because an exception may interrupt a sender at any point."""
         self._is_over = True
         self._taken.release()
         self._outlets.end(self._mark, why)
 
     def go_on(self, *, is_heard: bool) -> None:
-        """Its response has been taken, or its reader has gone."""
+        """Continue: the response has been consumed, or its reader has gone."""
         self._is_heard = self._is_heard and is_heard
         self._taken.release()

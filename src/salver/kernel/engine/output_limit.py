@@ -1,22 +1,22 @@
-"""Bound on what a model writes to the log.
+"""Limit on what a model writes to the log.
 
-So many lines and bytes a second, with a burst of some seconds' worth; the rest is counted, and told. Pure:
-the time is an argument. One for all processes of a model version.
+Lines and bytes per second, with a burst of some seconds' worth; dropped lines are counted and reported. Pure:
+the time is an argument. All processes of a model version share one.
 """
 
 from typing import Final
 
-LONGEST_LINE: Final = 16 << 10  # bytes of a line that are logged
+LONGEST_LINE: Final = 16 << 10  # maximum logged bytes of a line
 _LINES_A_S: Final = 200.0
 _BYTES_A_S: Final = 256 << 10
 _BURST_S: Final = 10.0
 
 
 class OutputLimit:
-    """A token bucket for lines, and one for bytes.
+    """Token buckets for lines and for bytes.
 
     Attributes:
-        dropped: Lines that were not logged and have not been told; whoever drops them counts them.
+        dropped: Lines dropped and not yet reported; counted by the caller.
 
     >>> limit = OutputLimit()
     >>> sum(limit.takes(10, now=0.0) for _ in range(5000))
@@ -37,7 +37,7 @@ class OutputLimit:
         return f"<OutputLimit {self._lines:.0f} lines, {self._bytes:.0f} bytes>"
 
     def takes(self, size: int, now: float) -> bool:
-        """Return whether a line of so many bytes may be logged."""
+        """Return whether a line of that many bytes may be logged."""
         if now > self._now:
             passed, self._now = now - self._now, now
             self._lines = min(self._lines + passed * _LINES_A_S, _LINES_A_S * _BURST_S)
@@ -50,6 +50,6 @@ class OutputLimit:
         return True
 
     def told(self) -> int:
-        """How many were dropped since this was asked last."""
+        """Return the number of dropped lines since the last call."""
         dropped, self.dropped = self.dropped, 0
         return dropped

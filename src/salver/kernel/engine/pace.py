@@ -1,20 +1,20 @@
-"""Is a run of this model short enough to do on the event loop?
+"""Decision whether a run of a model is short enough for the event loop.
 
-A hand-over to a thread and back costs more than a tiny model's whole run. This object learns
-the CPU time of runs by batch size (powers of two) and says whether the next one would
-keep the loop busy for less than a budget. CPU time, not wall time: waiting for the
-interpreter lock or for a core says nothing of the model. Pure.
+A hand-over to a thread and back costs more than the whole run of a tiny model. This object learns the CPU
+time of runs by batch size (powers of two) and decides whether the next one would occupy the loop for less
+than a budget. CPU time, not wall time: waiting for the interpreter lock or for a core is not a property of
+the model. Pure.
 """
 
-_GAIN_UP = 0.1  # weight of the newest run in the running mean when it took longer than that
-_GAIN_DOWN = 0.5  # and when it was quicker: first runs are slow for reasons that do not last
+_GAIN_UP = 0.1  # weight of the newest run in the running mean if it took longer
+_GAIN_DOWN = 0.5  # and if it was faster: first runs are slow for temporary reasons
 
 
 class Pace:
     """Running mean of the CPU time of a run, by power of two of its rows.
 
     Args:
-        budget: Most CPU seconds of a run on the loop.
+        budget: Maximum CPU seconds of a run on the loop.
 
     >>> pace = Pace(budget=150e-6)
     >>> pace.is_tiny(1)  # nothing known: never guess
@@ -31,7 +31,7 @@ class Pace:
         self._mean: list[float] = [0.0] * 24  # 0 = unknown
 
     def observe(self, rows: int, cpu_seconds: float) -> None:
-        """Learn from a finished run."""
+        """Record a finished run."""
         bucket = min(rows.bit_length(), 23)
         known = self._mean[bucket]
         if known:
@@ -41,10 +41,10 @@ class Pace:
             self._mean[bucket] = max(cpu_seconds, 1e-9)
 
     def is_tiny(self, rows: int) -> bool:
-        """True if a run of so many rows is expected within the budget.
+        """Return whether a run of that many rows is expected within the budget.
 
-        A size never seen is taken from the next smaller known one, as if the time grew
-        with the rows (an overestimate for any law a·b + t0).
+        A size without measurements is extrapolated from the next smaller one in proportion to its rows (an
+        overestimate for any law a·b + t0).
         """
         mean = self._mean
         bucket = min(rows.bit_length(), 23)

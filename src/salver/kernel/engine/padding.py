@@ -1,8 +1,8 @@
-"""How do runs have only the sizes that a model likes, and inputs of different extents share one?
+"""Padding of runs to allowed sizes, and of inputs to equal extents.
 
-By filling up: rows with copies of the first one, which are cut off the outputs again (TensorFlow Serving's
-``allowed_batch_sizes``), and arrays with their first element (its ``pad_variable_length_inputs``). Pure, but
-for the runner that it stands before.
+Rows are padded with copies of the first one, which are removed from the outputs (TensorFlow Serving's
+``allowed_batch_sizes``), and arrays with their first element (its ``pad_variable_length_inputs``). Pure,
+except for the runner wrapper.
 """
 
 from bisect import bisect_left
@@ -18,7 +18,7 @@ _Ran = tuple[Mapping[str, Array], float]
 
 
 def rounded(rows: int, sizes: Sequence[int]) -> int:
-    """The least size that so many rows fit into; the rows themselves where none does.
+    """Return the smallest size that holds that many rows, or the rows themselves if none does.
 
     >>> [rounded(rows, (2, 8)) for rows in (1, 2, 3, 9)]
     [2, 2, 8, 9]
@@ -28,7 +28,7 @@ def rounded(rows: int, sizes: Sequence[int]) -> int:
 
 
 def filled(inputs: Mapping[str, Array], rows: int) -> dict[str, Array]:
-    """Arrays with so many rows, of which the last ones are copies of the first."""
+    """Return arrays padded to that many rows with copies of the first one."""
     return {
         name: np.concatenate([array, np.repeat(array[:1], rows - array.shape[0], axis=0)])
         for name, array in inputs.items()
@@ -36,10 +36,10 @@ def filled(inputs: Mapping[str, Array], rows: int) -> dict[str, Array]:
 
 
 def joined(parts: Sequence[Array]) -> Array:
-    """Arrays one after the other along axis 0, each filled up to the largest extents with its first element.
+    """Concatenate arrays along axis 0, each padded to the largest extents with its first element.
 
     Args:
-        parts: Of the same rank, and of one row at least.
+        parts: Arrays of equal rank with at least one row.
 
     >>> joined([np.array([[1, 2]]), np.array([[3]])]).tolist()
     [[1, 2], [3, 3]]
@@ -59,15 +59,15 @@ def joined(parts: Sequence[Array]) -> Array:
 
 
 def _nothing(part: Array) -> object:
-    """In place of the first element of an array that has none."""
+    """Return the padding value of an empty array, which has no first element."""
     return b"" if part.dtype == object else np.zeros((), part.dtype)
 
 
 class PaddedRunner:
-    """Runs batches on a runner, filled up to one of some sizes.
+    """Runner wrapper that pads batches to one of some sizes.
 
     Args:
-        sizes: Ascending.
+        sizes: Allowed sizes, ascending.
     """
 
     def __init__(self, runner: Runner, sizes: Sequence[int]) -> None:
@@ -108,13 +108,13 @@ class PaddedRunner:
         await self._runner.close()
 
     def _padded(self, inputs: Mapping[str, Array]) -> tuple[int, Mapping[str, Array]]:
-        """The rows that there are, and what is run."""
+        """Return the original rows and the padded inputs."""
         rows = next(iter(inputs.values())).shape[0]
         size = rounded(rows, self._sizes)
         return rows, inputs if size == rows else filled(inputs, size)
 
     def _cut(self, outputs: Mapping[str, Array], rows: int) -> Mapping[str, Array]:
-        """Without what was filled up; an output that is not of the rows is left as it is, for the check."""
+        """Remove the padding; outputs without the padded rows are left unchanged, for the later check."""
         size = rounded(rows, self._sizes)
         if size == rows:
             return outputs
@@ -125,5 +125,5 @@ class PaddedRunner:
 
 
 def padded(runner: Runner, sizes: Sequence[int]) -> Runner:
-    """The runner, of which runs are filled up; models that want their requests one by one have no batches."""
+    """Wrap a runner for padding; models that take requests one by one have no batches to pad."""
     return PaddedRunner(runner, sizes) if sizes and not isinstance(runner, RequestRunner) else runner

@@ -1,8 +1,7 @@
-"""How do responses that a host process sends at any time reach those who asked, each at their own pace?
+"""Receiving side of responses that a host process sends at any time, each consumed at its reader's pace.
 
-:class:`Pieces` is the engine's end of :mod:`salver.kernel.engine.outlets`: of one request. It holds one
-response at
-most, since the model waits until that has been taken.
+:class:`Pieces` is the counterpart of :mod:`salver.kernel.engine.outlets` in the engine, for one request. It
+holds at most one response, because the model waits until that has been consumed.
 """
 
 import asyncio
@@ -16,15 +15,15 @@ _Said = tuple[Answer | SalverError, bool]
 
 
 class Pieces:
-    """The responses to one request, pulled one by one. Not for two tasks at a time.
+    """Responses to one request, pulled one by one by a single task.
 
     Args:
-        mark: Of the request, between engine and host.
-        tell: Says something to the host.
+        mark: Identifies the request between engine and host.
+        tell: Sends a message to the host.
 
     Attributes:
-        over: Done when nothing follows, whether or not what came has been taken.
-        error: Which ended them early; None = none did.
+        over: Done when nothing follows, even if a response has not been consumed.
+        error: Error that ended the responses early; None = none.
     """
 
     def __init__(self, mark: int, tell: Callable[[Next | GiveUp], None]) -> None:
@@ -33,8 +32,8 @@ class Pieces:
         self.error: SalverError | None = None
         self._tell = tell
         self._ready: _Said | None = None
-        self._is_out = False  # the last one is being used
-        self._is_asked = False  # the host knows of the request
+        self._is_out = False  # the last response is being used
+        self._is_asked = False  # the host knows the request
         self._is_given_up = False
         self._came = asyncio.Event()
 
@@ -42,11 +41,10 @@ class Pieces:
         return f"<Pieces {self.mark}{' over' if self.over.done() else ''}>"
 
     async def next(self) -> _Said | None:
-        """The next response and whether it is the last; None after it. May be cancelled.
+        """Return the next response and whether it is the last, or None at the end. May be cancelled.
 
         Raises:
-            HostDied: the child is gone.
-            SalverError: as the model raised it; it gives no more.
+            HostDied: the child died. SalverError: raised by the model; no responses follow.
         """
         if self._is_out:
             self._is_out = False
@@ -64,35 +62,35 @@ class Pieces:
         return None
 
     def close(self) -> None:
-        """Nobody wants more of them; the model is told, and ends them when it likes (``over``)."""
+        """Cancel the request; the model is told, and ends it when it likes (``over``)."""
         if not self._is_given_up:
             self._is_given_up, self._ready = True, None
             if self._is_asked and not self.over.done():
                 self._tell(GiveUp(self.mark))
 
-    # What the host's process says.
+    # Called for messages of the host.
 
     @property
     def is_given_up(self) -> bool:
-        """Nobody wants them."""
+        """Return whether the request was cancelled."""
         return self._is_given_up
 
     @property
     def is_untaken(self) -> bool:
-        """A response waits for its reader, or is being used: the model may have to wait for that."""
+        """Return whether a response is unread or in use, for which the model may have to wait."""
         return not self._is_given_up and (self._ready is not None or self._is_out)
 
     def begin(self) -> None:
-        """The host is told of the request in this very turn of the loop."""
+        """Note that the host is told of the request in this turn of the loop."""
         self._is_asked = True
         if self._is_given_up:
             asyncio.get_running_loop().call_soon(self._tell, GiveUp(self.mark))
 
     def put(self, said: Answer | SalverError, is_last: bool) -> None:
-        """A response.
+        """Store a response.
 
         Raises:
-            ValueError: the one before it has not been taken yet.
+            ValueError: the previous one has not been consumed yet.
         """
         if self._ready is not None:
             raise ValueError("a response before the last one was taken")
@@ -101,7 +99,7 @@ class Pieces:
             self._came.set()
 
     def end(self, error: SalverError | None = None) -> None:
-        """Nothing follows; a second end says nothing."""
+        """End the responses; a second end has no effect."""
         if not self.over.done():
             self.error = error
             self.over.set_result(None)

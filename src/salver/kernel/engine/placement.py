@@ -1,6 +1,6 @@
-"""On what does a model run, how often at once, and on how many threads?
+"""Choice of runner, concurrency and threads of a model.
 
-Pure: a backend's traits, the owner's wishes and the number of cores in; a :class:`Placement` out.
+Pure: maps a backend's traits, the configuration and the number of cores to a :class:`Placement`.
 """
 
 import msgspec
@@ -10,11 +10,11 @@ from salver.words.artifacts import Instances
 
 
 class Placement(msgspec.Struct, frozen=True):
-    """How one model version runs.
+    """Runner, slots and threads of one model version.
 
     Attributes:
         runner: ``thread`` or ``process``.
-        slots: Batches at the same time.
+        slots: Concurrent batches.
         threads: Threads inside one run.
     """
 
@@ -24,13 +24,13 @@ class Placement(msgspec.Struct, frozen=True):
 
 
 def place(traits: Traits, wish: Instances, cores: int) -> Placement:
-    """Choose where the owner left the choice.
+    """Choose what the configuration leaves open.
 
-    One run at a time that may use every core: what waits meanwhile becomes the next batch, so runs
-    are larger and fewer, and a lone request is answered by all cores. (Measured on two cores, a
-    512-2048-2048-10 network, 1 to 64 callers: 1.1 to 1.5 times the rate of two runs of one thread.)
-    Who asks for fewer threads a run gets as many runs as there are cores for them, if the
-    framework lets other threads work meanwhile and several of them share a model.
+    By default one run at a time uses all cores: requests that wait meanwhile form the next batch, so runs are
+        larger and fewer, and a single request is answered by all cores. (Measured on two cores, a
+        512-2048-2048-10 network, 1 to 64 callers: 1.1 to 1.5 times the rate of two runs of one thread.) With
+        fewer threads per run, as many runs as the cores allow are concurrent, if the framework releases the
+        interpreter lock and threads can share a model.
 
     >>> place(Traits(), Instances(), cores=2)
     Placement(runner='thread', slots=1, threads=2)

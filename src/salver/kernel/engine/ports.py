@@ -1,7 +1,7 @@
-"""What does an engine need from others?
+"""Protocols that the engine calls.
 
-A :class:`Runner` executes whole batches somewhere (a thread, a host process, a device);
-the engine decides when and with what.
+A :class:`Runner` executes whole batches (on a thread, a host process, a device); the engine decides when and
+with which inputs.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -18,59 +18,57 @@ from salver.words.tensor import Array
 
 
 class Runner(Protocol):
-    """Runs batches of one loaded model version.
+    """Runner of batches of one loaded model version.
 
     Attributes:
-        slots: Batches that may run at the same time.
-        signature: The model's; known once the runner exists.
+        slots: Maximum concurrent batches.
+        signature: Signature of the model, known once the runner exists.
     """
 
     slots: int
     signature: Signature
 
     async def run(self, inputs: Mapping[str, Array]) -> tuple[Mapping[str, Array], float]:
-        """Outputs, and the model's own time in seconds.
+        """Run a batch; return the outputs and the seconds in the model.
 
         Raises:
-            ModelFailed: the model raised, answered nonsense, or its host died (said at once).
-            SalverError: as the model raised it.
+            ModelFailed: the model raised, returned invalid outputs, or its host died (reported immediately).
+            SalverError: raised by the model.
         """
         ...
 
     def run_inline(self, inputs: Mapping[str, Array]) -> tuple[Mapping[str, Array], float] | None:
-        """As ``run``, on the caller's thread and at once; None if this runner never does that
-        (or no longer deems the model tiny enough).
-        """
+        """Run a batch on the caller's thread; return None if this runner does not do that (any more)."""
         ...
 
     async def run_each(self, inputs: Mapping[str, Array]) -> Sequence[Mapping[str, Array]]:
-        """As ``run``, once on each instance, before there is traffic; their outputs."""
+        """Run once on each instance, before there is traffic; return their outputs."""
         ...
 
     async def close(self) -> None:
-        """Let the model go, with its memory, threads and processes."""
+        """Release the model with its memory, threads and processes."""
         ...
 
 
 @runtime_checkable
 class Resizable(Runner, Protocol):
-    """Can have more or fewer instances while it runs."""
+    """Runner whose number of instances can change while it runs."""
 
     async def resize(self, slots: int) -> None:
-        """So many from now on. Those that go end their runs first.
+        """Set the number of instances. Removed ones finish their runs first.
 
         Raises:
-            LoadFailed: one more could not be had; all stays as it was.
+            LoadFailed: an instance could not be added; nothing was changed.
         """
         ...
 
 
 @runtime_checkable
 class RequestRunner(Runner, Protocol):
-    """Runs batches of a model that wants their requests one by one, and answers each by itself."""
+    """Runner of a model that takes the requests of a batch one by one and answers each by itself."""
 
     async def answer(self, requests: Sequence[InferRequest]) -> tuple[Sequence[Answer | SalverError], float]:
-        """To each request its answer or its own error, in their order; and the model's own time in seconds.
+        """Return the answer or error of each request, in order, and the seconds in the model.
 
         Raises:
             SalverError: as ``run``; all requests failed.
@@ -78,13 +76,14 @@ class RequestRunner(Runner, Protocol):
         ...
 
 
-#: What a run gave, outputs of the whole batch or each request's answer or error; and the model's own seconds.
+#: Result of a run: outputs of the whole batch or each request's answer or error, and the seconds in the
+#: model.
 Gave = tuple[Mapping[str, Array] | list[Answer | SalverError], float]
 
 
 @runtime_checkable
 class PostRunner(Runner, Protocol):
-    """Begins runs without a task, which costs more than a small run does."""
+    """Runner that starts runs without a task, which would cost more than a small run."""
 
     def post(
         self,
@@ -92,36 +91,37 @@ class PostRunner(Runner, Protocol):
         done: Callable[[Gave | SalverError], None],
         is_lone: bool,
     ) -> bool:
-        """As ``run``, or as ``answer`` where the model wants requests, begun at once; ``done`` is called
-        later, on the event loop. False = not now: ask the other.
+        """Start ``run``, or ``answer`` for a model that takes requests one by one, immediately.
+
+        ``done`` is called later, on the event loop. False = not possible now; use the other method.
 
         Args:
-            is_lone: There is one request.
+            is_lone: The batch has one request.
         """
         ...
 
 
 @runtime_checkable
 class Returning(Runner, Protocol):
-    """A runner whose hosts may die, and come back.
+    """Runner whose hosts may die and be restarted.
 
     Attributes:
-        reruns: A request that was under way when a host died may be run once more.
+        reruns: Requests that were running when a host died may be run once more.
     """
 
     reruns: bool
 
     async def back(self) -> None:
-        """Wait until a host lives."""
+        """Wait until a host is alive."""
         ...
 
 
 @runtime_checkable
 class Mortal(Protocol):
-    """A runner whose model may end by itself, and forgets then what it knew.
+    """Runner whose model may die and lose its state.
 
     Attributes:
-        deaths: How often it did; another model has taken its place since, or will.
+        deaths: Number of deaths; each was or will be followed by a restart.
     """
 
     deaths: int
@@ -129,28 +129,28 @@ class Mortal(Protocol):
 
 @runtime_checkable
 class StreamRunner(Runner, Protocol):
-    """Asks a model that gives any number of responses to a request."""
+    """Runner of a model that returns any number of responses per request."""
 
     async def stream(self, requests: Sequence[InferRequest], free: Callable[[], None]) -> Sequence[Pieces]:
-        """Wait for an idle instance, and have it begin with these; the responses to each, as they are sent.
+        """Wait for an idle instance and start these requests; return a stream of responses for each.
 
-        Whoever does not read them to their end closes them.
+        A reader that stops before the end must close its stream.
 
         Args:
-            free: Called when the instance can begin with others, though responses may be yet to come.
+            free: Called when the instance accepts other requests, even if responses are still to come.
 
         Raises:
-            NotReady: no instance lives.
+            NotReady: no instance is alive.
         """
         ...
 
 
 class Terms(msgspec.Struct, frozen=True, gc=False):
-    """On what terms a model asks another.
+    """Terms of a request that a model sends to another model.
 
     Attributes:
-        deadline: Of what it works on, by the server's clock; None = none.
-        is_of_run: Its instance waits for the answer, and is not free before.
+        deadline: Deadline of the request that it is working on, by the server's clock; None = none.
+        is_of_run: Its instance waits for the answer and is busy until then.
     """
 
     deadline: float | None = None
@@ -158,41 +158,39 @@ class Terms(msgspec.Struct, frozen=True, gc=False):
 
 
 class Asker(Protocol):
-    """The server, to the model of one host process (kernel/serving/model_callbacks.py)."""
+    """The server, as seen by the model of one host process (kernel/serving/model_callbacks.py)."""
 
     async def infer(self, request: InferRequest, terms: Terms) -> InferResponse:
-        """The one answer of a model. Raises SalverError, in the words of Triton's Python backend."""
+        """Return the single answer of a model. Raises SalverError with Triton's texts."""
         ...
 
     async def stream(
         self, request: InferRequest, terms: Terms, write: Callable[[InferResponse], Awaitable[None]]
     ) -> None:
-        """The answer in pieces, each of which ``write`` takes. Raises SalverError."""
+        """Pass each piece of the answer to ``write``. Raises SalverError."""
         ...
 
     async def manage(self, wish: Wish) -> bool:
-        """Load, unload or look at a model. Raises SalverError."""
+        """Load, unload or describe a model. Raises SalverError."""
         ...
 
     def leave(self) -> None:
-        """The host is gone."""
+        """Note that the host is gone."""
         ...
 
 
 class Server(Protocol):
-    """The server, to the models of one version, from its load to its end
-    (kernel/serving/model_callbacks.py).
-    """
+    """The server, as seen by the models of one version (kernel/serving/model_callbacks.py)."""
 
     @property
     def meters(self) -> Meters:
-        """Numbers of the model's own on the metrics page."""
+        """Return the model's own series on the metrics page."""
         ...
 
     def enter(self) -> Asker:
-        """A host is there."""
+        """Register a host."""
         ...
 
     def leave(self) -> None:
-        """No host comes any more."""
+        """Note that no further host will be registered."""
         ...

@@ -1,9 +1,9 @@
-"""Who runs a batch of a model that may crash, hog the interpreter, or need a limit of its own?
+"""Runner on host processes, for models that may crash, hold the interpreter lock or need a memory limit.
 
-:class:`ProcessRunner` keeps one host process for each slot, hands each batch to an idle one, and
-starts a host that died again after a back-off. Batches in flight on a host that dies fail at
-once (:class:`~salver.words.errors.HostDied`); the other hosts do not notice. While no host lives, a run
-fails at once with the time of the next attempt.
+:class:`ProcessRunner` keeps one host process per slot, gives each batch to an idle one, and restarts a host
+that died after a back-off. Batches on a host that dies fail immediately
+(:class:`~salver.words.errors.HostDied`); other hosts are not affected. While no host is alive, runs fail
+immediately with the time of the next attempt.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ _T = TypeVar("_T")
 
 
 class Recovery(msgspec.Struct, frozen=True):
-    """How dead hosts are started again: the rule, and the time and chance that it is given."""
+    """Restart policy of dead hosts, with its clock and random numbers."""
 
     backoff: Backoff = Backoff()
     clock: Callable[[], float] = time.monotonic
@@ -47,12 +47,12 @@ _RECOVERY = Recovery()
 
 
 class _Seat:
-    """The place of one slot's host, through its deaths."""
+    """One slot with its host and the history of its deaths."""
 
     def __init__(self, host: HostProcess, since: float) -> None:
         self.host = host
-        self.since = since  # when this host was ready
-        self.deaths = 0  # in a row
+        self.since = since  # when this host became ready
+        self.deaths = 0  # consecutive deaths
         self.next_try = 0.0
 
     @property
@@ -61,13 +61,13 @@ class _Seat:
 
 
 class ProcessRunner:
-    """Runs batches of one model version on host processes. Made by :meth:`start`.
+    """Runner of one model version on host processes, created by :meth:`start`.
 
     Args:
-        hosts: One for each slot, loaded.
+        hosts: One loaded host per slot.
 
     Attributes:
-        deaths: Hosts that have died.
+        deaths: Number of hosts that have died.
         reruns: See :class:`~salver.kernel.engine.ports.Returning`.
         has_opinion, wants_trace: As of :class:`~salver.kernel.engine.child.HostProcess`.
     """
@@ -84,7 +84,7 @@ class ProcessRunner:
         self._seats = [_Seat(host, recovery.clock()) for host in hosts]
         self._idle: deque[HostProcess] = deque(hosts)
         self._waiters: deque[asyncio.Future[HostProcess]] = deque()
-        self._came = asyncio.Event()  # a host is back, or none is to come
+        self._came = asyncio.Event()  # set when a host is back, or none will be
         self._is_closed = False
         self._keepers = [asyncio.ensure_future(self._keep(seat)) for seat in self._seats]
 
@@ -102,18 +102,18 @@ class ProcessRunner:
         server: Server | None = None,
         interpreter: Interpreter | None = None,
     ) -> "ProcessRunner":
-        """Start the hosts, all at once, and wait until each has the model.
+        """Start all hosts concurrently and wait until each has loaded the model.
 
         Args:
             backend: ``module:attribute`` of a backend, or of a class of one.
             memory_limit_mb: Limit of each host's address space; 0 = none.
-            run_timeout_s: A run that takes longer is taken for a hang, and its host killed; 0 = what is long
-                is learned (:mod:`salver.kernel.engine.run_limit`), inf = never.
-            server: What the model may ask while it runs; None = nothing.
-            interpreter: Runs the hosts; None = the one of this process. It is released by the runner.
+            run_timeout_s: A run that takes longer counts as hanging, and its host is killed; 0 = learned
+                (:mod:`salver.kernel.engine.run_limit`), inf = never.
+            server: Server that the model may call while it runs; None = none.
+            interpreter: Interpreter of the hosts; None = that of this process. Released by the runner.
 
         Raises:
-            LoadFailed: one of them has not; the others are gone again.
+            LoadFailed: a host failed; the others have been stopped.
         """
         limit = RunLimit(run_timeout_s)
         plan = HostPlan(backend, manifest, options, memory_limit_mb, limit, server, interpreter)
@@ -140,16 +140,16 @@ class ProcessRunner:
 
     @property
     def is_lost(self) -> bool:
-        """No host lives now; one is to come."""
+        """Return whether no host is alive but one will be restarted."""
         return not any(seat.is_alive for seat in self._seats)
 
     @property
     def pids(self) -> list[int]:
-        """Process ids of the hosts that live."""
+        """Return the process ids of live hosts."""
         return [seat.host.pid for seat in self._seats if seat.is_alive]
 
     async def is_ready(self) -> bool:
-        """By the model's own account, of each instance that lives."""
+        """Return whether all live instances report that they are ready."""
         said = await asyncio.gather(*(seat.host.is_ready() for seat in self._seats if seat.is_alive))
         return all(said)
 
@@ -157,10 +157,10 @@ class ProcessRunner:
         """See :class:`~salver.kernel.engine.ports.Runner`.
 
         Raises:
-            NotReady: every host is dead; says when the next one starts.
+            NotReady: every host is dead; the error has the time of the next start.
         """
         host = await self._acquire()
-        # A caller that gives up must not free a host that still works.
+        # A cancelled caller must not free a host that is still working.
         return await asyncio.shield(self._on(host, host.run(inputs)))
 
     async def back(self) -> None:
@@ -189,13 +189,11 @@ class ProcessRunner:
         done(result)
 
     def run_inline(self, inputs: Mapping[str, Array]) -> _Result | None:
-        """Never: the model lives elsewhere."""
+        """Return None: the model is in another process."""
         return None
 
     async def run_each(self, inputs: Mapping[str, Array]) -> Sequence[Mapping[str, Array]]:
-        """See :class:`~salver.kernel.engine.ports.Runner`. All hosts are idle, and each run takes one of
-        them.
-        """
+        """See :class:`~salver.kernel.engine.ports.Runner`. All hosts are idle, so each takes one run."""
         runs = await asyncio.gather(*(self.run(inputs) for _ in range(self.slots)))
         return [outputs for outputs, _ in runs]
 
@@ -230,7 +228,7 @@ class ProcessRunner:
             self._release(host)
 
     async def close(self) -> None:
-        """Stop every host: politely, then not. Batches in flight are waited for that long."""
+        """Stop every host, first by request, then by force. Active batches get that much time."""
         self._is_closed = True
         self._came.set()
         for keeper in self._keepers:
@@ -273,7 +271,7 @@ class ProcessRunner:
         self._idle.append(host)
 
     async def _keep(self, seat: _Seat) -> None:
-        """Mourn, wait, start again; for as long as the runner lives."""
+        """Restart the host of a slot with back-off for as long as the runner lives."""
         model = self._plan.manifest.id
         backoff, clock = self._recovery.backoff, self._recovery.clock
         while True:
@@ -315,7 +313,7 @@ class ProcessRunner:
 
 
 class RequestProcessRunner(ProcessRunner):
-    """The same, of a model that wants the requests of a run one by one."""
+    """Runner for a model that takes the requests of a run one by one."""
 
     async def answer(self, requests: Sequence[InferRequest]) -> tuple[Sequence[Answer | SalverError], float]:
         """See :class:`~salver.kernel.engine.ports.RequestRunner`."""
@@ -324,7 +322,7 @@ class RequestProcessRunner(ProcessRunner):
 
 
 class StreamProcessRunner(ProcessRunner):
-    """The same, of a model that answers a request in pieces."""
+    """Runner for a model that answers a request in pieces."""
 
     def __init__(self, plan: HostPlan, hosts: list[HostProcess], recovery: Recovery) -> None:
         super().__init__(plan, hosts, recovery)
@@ -334,7 +332,7 @@ class StreamProcessRunner(ProcessRunner):
         """See :class:`~salver.kernel.engine.ports.StreamRunner`."""
         host = await self._acquire()
         found = host.open(len(requests))
-        # A task of its own: a caller that gives up must not free a host that still works.
+        # A task of its own: a cancelled caller must not free a host that is still working.
         task = asyncio.get_running_loop().create_task(self._on(host, host.stream(requests, found)))
         self._begun.add(task)
         task.add_done_callback(self._begun.discard)
@@ -343,7 +341,7 @@ class StreamProcessRunner(ProcessRunner):
 
 
 async def _let_go(plan: HostPlan) -> None:
-    """No host by that plan is started any more."""
+    """Release what the plan holds, as no host will be started from it any more."""
     if plan.server is not None:
         plan.server.leave()
     if plan.interpreter is not None:
@@ -351,6 +349,6 @@ async def _let_go(plan: HostPlan) -> None:
 
 
 def _of_instance(plan: HostPlan, instance: int) -> HostPlan:
-    """The plan of one of the hosts, which may want to know which one it is."""
+    """Return the plan of one host, which may need the index of its instance."""
     options = msgspec.structs.replace(plan.options, instance=plan.options.instance + instance)
     return msgspec.structs.replace(plan, options=options)

@@ -1,8 +1,8 @@
-"""How do requests of different shapes share a run (TR-S3)?
+"""Ragged batches: requests of different shapes in one run (TR-S3).
 
-Ragged inputs are not padded: the elements of all requests lie one after the other in a tensor of one
-dimension, and extra inputs, which callers do not see, say which are whose. Outputs that lie so, too, are cut
-apart by the shape of an input. Pure.
+Ragged inputs are not padded: the elements of all requests are concatenated in a one-dimensional tensor, and
+additional inputs, hidden from callers, describe the parts. Flat outputs are split by the shape of an input.
+Pure.
 """
 
 import itertools
@@ -20,15 +20,15 @@ Arrays = Sequence[Array | None]
 
 
 class RaggedBatch:
-    """Puts the inputs of requests together, and takes the outputs apart.
+    """Combiner of inputs and splitter of outputs.
 
     Args:
-        config: Which tensors are ragged, and what is said of them.
-        signature: As callers see it.
-        model: For error texts.
+        config: Ragged tensors and their descriptions.
+        signature: Signature that callers see.
+        model: Name for error texts.
 
     Attributes:
-        inputs: Which inputs are ragged, by index.
+        inputs: Indices of the ragged inputs.
     """
 
     def __init__(self, config: Ragged, signature: Signature, model: str) -> None:
@@ -46,10 +46,10 @@ class RaggedBatch:
         }
 
     def gather(self, requests: Sequence[Arrays]) -> dict[str, Array]:
-        """The inputs of one run.
+        """Return the inputs of one run.
 
         Args:
-            requests: Arrays in the signature's order; None for an optional one that was left out, by all.
+            requests: Arrays in the signature's order; None for an optional one that all requests omit.
         """
         inputs: dict[str, Array] = {}
         for index, name in enumerate(self._names):
@@ -64,10 +64,10 @@ class RaggedBatch:
         return inputs
 
     def check(self, outputs: Mapping[str, Array], requests: Sequence[Arrays]) -> None:
-        """Can the outputs be cut apart?
+        """Check that the outputs can be split.
 
         Raises:
-            InvalidOutput: one has more or fewer elements than the requests ask for.
+            InvalidOutput: the number of elements does not match the requests.
         """
         for name, (source, spec) in self._scatter.items():
             wanted = sum(math.prod(_filled(spec, request[source])) for request in requests)
@@ -81,10 +81,10 @@ class RaggedBatch:
     def scatter(
         self, outputs: Mapping[str, Array], requests: Sequence[tuple[Arrays, int]]
     ) -> list[Mapping[str, Array]]:
-        """Each request's outputs, of which :meth:`check` says that they fit.
+        """Return each request's outputs, after :meth:`check`.
 
         Args:
-            requests: The arrays and rows of each.
+            requests: Arrays and rows of each request.
         """
         parts: list[Mapping[str, Array]] = []
         starts = dict.fromkeys(self._outputs, 0)
@@ -104,15 +104,15 @@ class RaggedBatch:
         return parts
 
     def is_scattered(self, output: str) -> bool:
-        """Its first dimension is not the batch, but what lies in it is cut apart."""
+        """Return whether an output is split by the shape of an input instead of by rows."""
         return output in self._scatter
 
 
 def described(extra: BatchInput, shapes: Sequence[tuple[int, ...]]) -> Array:
-    """What an extra input says of the requests of a run.
+    """Return the value of an additional input for the requests of a run.
 
     Args:
-        shapes: Of the source input, of each request, the batch dimension included.
+        shapes: Shape of each request's source input, including the batch dimension.
 
     >>> from salver.words.tensor import DataType
     >>> described(BatchInput("accumulated_element_count", "ENDS", DataType.INT32, "X"), [(1, 3), (1, 2)])
@@ -139,9 +139,7 @@ def described(extra: BatchInput, shapes: Sequence[tuple[int, ...]]) -> Array:
 
 
 def _filled(spec: tuple[int, ...], source: Array | None) -> tuple[int, ...]:
-    """The output's shape, its free extents as those of the input in the same place."""
+    """Return the output's shape, with free extents taken from the input at the same position."""
     shape = () if source is None else source.shape
-    return tuple(
-        extent if extent >= 0 else (shape[index] if index < len(shape) else 1)
-        for index, extent in enumerate(spec)
-    )
+    padded = (*shape, *(1,) * len(spec))
+    return tuple(other if extent < 0 else extent for extent, other in zip(spec, padded, strict=False))

@@ -1,6 +1,6 @@
-"""In which words do all engines refuse, and until when do they work for a caller who does not say?
+"""Errors and default deadlines that all engines share.
 
-The texts are Triton's where it has one (TR-R30), since its clients' users search for them. Pure.
+The texts are Triton's if it has one (TR-R30), because users search for them. Pure.
 """
 
 from typing import Final
@@ -8,22 +8,22 @@ from typing import Final
 from salver.words.errors import NotReady, Overloaded, Refusal, tritons
 from salver.words.messages import ModelId
 
-#: Of a request whose time is over.
+#: Text for a request whose deadline has passed.
 LATE: Final = "Request timeout expired"
 
 
 def full(fix: str = "", why: Refusal = "queue_full") -> Overloaded:
-    """As many requests wait, or are under way, as may.
+    """Return the error of a full queue.
 
     Args:
-        fix: How many there are, and what to do.
+        fix: The number of waiting requests, and what to do.
     """
     text = "Exceeds maximum queue size"
     return tritons(Overloaded(text, fix=fix, why=why), text)
 
 
 def so_many(count: int, what: str = "requests") -> str:
-    """How many there are, and what to do.
+    """Return the number of waiting requests and what to do, as text.
 
     >>> so_many(7)
     '7 requests are waiting; retry later.'
@@ -32,17 +32,17 @@ def so_many(count: int, what: str = "requests") -> str:
 
 
 def closing(id: ModelId) -> NotReady:
-    """The version takes no request any more."""
+    """Return the error for a version that is closing."""
     return NotReady(f"model '{id.name}' version {id.version} is shutting down")
 
 
 def unloaded(id: ModelId) -> NotReady:
-    """The version is gone, and the request was not answered, or not to its end."""
+    """Return the error for a request that an unloaded version did not answer completely."""
     return NotReady(f"model '{id.name}' version {id.version} was unloaded")
 
 
 def due(deadline: float | None, now: float, default_ms: float) -> float | None:
-    """The deadline, or the model's own default; None = there is none.
+    """Return the deadline, or the model's default; None = none.
 
     >>> due(None, 100.0, 500.0), due(None, 100.0, 0.0), due(7.0, 100.0, 500.0)
     (100.5, None, 7.0)

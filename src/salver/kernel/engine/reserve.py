@@ -1,26 +1,28 @@
-"""How long before its target must a run be expected to end, so that the answer is there in time?
+"""Learned safety margin between the expected end of a run and its target.
 
-Runs are longer than the law says, and replies take a while to be encoded and sent, one after the other. Pure.
+Runs take longer than the batch law predicts, and replies take time to be encoded and sent, one after the
+other. Pure.
 """
 
-_QUANTILE = 0.95  # of the excess; the few members of a batch that have no time to spare are below it
-_STEP = 0.002  # of the tracked quantile, in shares of the promise
-_TOLERATED = 0.005  # share of the answers that may be late: half of what a p99 allows
-_CORRECTION = 0.002  # for each late answer, in shares of the promise
-MOST_SHARE = 0.25  # share of the promise that may be kept free: more would refuse all for one slow moment
-_UNSEEN = 0.04  # share of the promise for what no answer tells: the way into this process and out of it
-_AT_RISK = 0.5  # answers that have more than this share of the promise left tell nothing of what was cut fine
+_QUANTILE = 0.95  # of the excess; the few members of a batch without spare time are below it
+_STEP = 0.002  # of the tracked quantile, as a fraction of the promise
+_TOLERATED = 0.005  # fraction of answers that may be late: half of what a p99 allows
+_CORRECTION = 0.002  # for each late answer, as a fraction of the promise
+# upper bound as a fraction of the promise: more would reject everything after one slow moment
+MOST_SHARE = 0.25
+_UNSEEN = 0.04  # fraction of the promise for time outside this process, which cannot be measured here
+_AT_RISK = 0.5  # answers with more than this fraction of the promise left carry no information
 
 
 class Reserve:
-    """Seconds to keep free, learned from what became of answers.
+    """Safety margin in seconds, learned from past answers.
 
-    The 95th percentile of how much later they came than planned (by stochastic approximation), a correction
-    from the share of answers that were late, where it counts (one in two hundred is meant to be), and 4 % of
-    the promise for what nobody here can see: bytes on their way.
+    The sum of the 95th percentile of delays against the plan (by stochastic approximation), a correction from
+    the fraction of late answers (the target is one in two hundred), and 4 % of the promise for time on the
+    network.
 
     Args:
-        promise: Seconds within which requests are to be answered.
+        promise: Seconds within which requests must be answered.
 
     >>> reserve = Reserve(0.05)
     >>> for _ in range(2000):
@@ -38,12 +40,12 @@ class Reserve:
         self.seconds = 0.0
 
     def replied(self, excess: float, late: float, counts: bool = True) -> None:
-        """An answer was given.
+        """Record an answer.
 
         Args:
-            excess: Seconds from the planned end of its run to its reply; below 0 = early.
-            late: Seconds from when it was due to its reply, likewise.
-            counts: The reserve was kept for it, so that it tells whether that was enough.
+            excess: Seconds from the planned end of its run to its reply; negative = early.
+            late: Seconds from its due time to its reply; negative = early.
+            counts: The margin was applied to it, so that it shows whether the margin is sufficient.
         """
         promise = self._promise
         most = MOST_SHARE * promise

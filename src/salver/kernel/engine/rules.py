@@ -1,9 +1,9 @@
-"""How large a batch, of whom, and who is given up?
+"""Batching rules: size and members of the next batch, and requests to give up.
 
-A *rule* decides about the line of waiting requests each time that an instance is idle. Rules know
-the line, the batch law and the time, which is an argument; they know no payload, queue
-structure or clock. The queue applies the rule's :class:`Choice` (whole requests, of one key, fairly among
-tenants); the simulator runs the same objects.
+A *rule* decides about the line of waiting requests whenever an instance is idle. Rules know the line, the
+batch law and the time, which is an argument; they know no payload, queue structure or clock. The queue
+applies the rule's :class:`Choice` (whole requests, of one key, fairly among tenants); the simulator runs the
+same objects.
 
 Definitions, verdicts and numbers: *drain*, *window* (B, T), *half-floor*, *newest-feasible* and
 *drop-then-drain* as in docs/explanation/scheduling.md.
@@ -19,28 +19,28 @@ from salver.kernel.engine.waiting import Waiting
 from salver.stats.batch_law import BatchLaw
 from salver.words.artifacts import Batching
 
-#: Today's batch law of the head; asked at each decision, since it is learned from live runs.
+#: Current batch law of the head; called at each decision, because live runs update it.
 LawOf = Callable[[], BatchLaw]
 
 
 class Line(Protocol):
-    """What a rule sees of the queue, and the one thing that it may do to it."""
+    """View of the queue for rules, with one operation on it."""
 
     @property
     def rows(self) -> int:
-        """Rows that wait."""
+        """Return the waiting rows."""
         ...
 
     def head(self) -> Waiting | None:
-        """Whoever is served next or must be done first; None when nobody waits."""
+        """Return the request that is served next or is most urgent; None when none waits."""
         ...
 
     def newest(self) -> Iterator[Waiting]:
-        """Those that wait, the latest arrival first."""
+        """Iterate from the latest arrival to the oldest."""
         ...
 
     def give_up(self, waiting: Waiting) -> None:
-        """Take it out, never to be run: it cannot be answered in time."""
+        """Remove a request that cannot be answered in time."""
         ...
 
 
@@ -48,8 +48,8 @@ class Choice(NamedTuple):
     """What to run now.
 
     Attributes:
-        rows: Most rows of the batch; 0 = nothing now.
-        reason: Why it closed, for metrics.
+        rows: Maximum rows of the batch; 0 = nothing now.
+        reason: Why the batch closed, for metrics.
         from_newest: Take the latest arrivals instead of the earliest.
     """
 
@@ -59,29 +59,29 @@ class Choice(NamedTuple):
 
 
 class Rule(Protocol):
-    """Turns a line into batches."""
+    """Rule that turns a line into batches."""
 
     def due(self, line: Line, now: float) -> float:
-        """When to choose, given that somebody waits and an instance is idle; not after ``now``: at once."""
+        """Return when to choose, given waiting requests and an idle instance; up to ``now`` = immediately."""
         ...
 
     def choose(self, line: Line, now: float) -> Choice:
-        """What to run now. May give up requests. Called only with a line that is not empty."""
+        """Return what to run now. May give up requests. Called only with a non-empty line."""
         ...
 
     def arrived(self, rows: int, now: float) -> None:
-        """So many rows joined the line."""
+        """Record that rows joined the line."""
         ...
 
     def ran(self, rows: int, seconds: float, now: float) -> None:
-        """A run has ended, so long after it began."""
+        """Record the end and duration of a run."""
         ...
 
 
 class Window:
-    """(B, T): once B rows wait, a preferred size is reached, or the oldest waited T.
+    """Rule (B, T): run once B rows wait, a preferred size is reached, or the oldest has waited T.
 
-    T = 0 drains the queue: whatever waits when an instance is idle, up to B rows.
+    T = 0 drains the queue: everything that waits when an instance is idle, up to B rows.
     """
 
     __slots__ = ("_delay", "_largest", "_preferred")
@@ -116,7 +116,7 @@ class Window:
 
 
 class _Immediate:
-    """What the rules that never wait have in common."""
+    """Common part of the rules that never wait."""
 
     __slots__ = ("_largest", "_law")
 
@@ -136,10 +136,10 @@ class _Immediate:
 
 
 class HalfFloor(_Immediate):
-    """The largest batch with which the head still finishes, but never less than half of what waits.
+    """Largest batch with which the head still finishes in time, but at least half of what waits.
 
-    A head that would need a smaller batch than that is given up: shrinking further would lower the rate, make
-    older heads, and collapse.
+    A head that would need a smaller batch is given up: shrinking further would lower the rate, age the heads,
+        and lead to collapse.
     """
 
     __slots__ = ()
@@ -159,7 +159,7 @@ class HalfFloor(_Immediate):
 
 
 class DropThenDrain(_Immediate):
-    """Give up heads that would be late in a full batch, then take the oldest."""
+    """Rule that gives up heads that would be late in a full batch, then takes the oldest."""
 
     __slots__ = ()
 
@@ -175,7 +175,7 @@ class DropThenDrain(_Immediate):
 
 
 class NewestFeasible(_Immediate):
-    """The largest batch of the latest arrivals that all finish in time."""
+    """Largest batch of the latest arrivals that all finish in time."""
 
     __slots__ = ()
 
@@ -203,7 +203,7 @@ class Switching(_Immediate):
     """Half-floor below saturation, drop-then-drain above it.
 
     Args:
-        load: Offered rows per second over what full batches can carry, at a time.
+        load: Returns offered rows per second divided by the capacity of full batches, at a time.
     """
 
     __slots__ = ("_above", "_below", "_is_above", "_load")
@@ -217,7 +217,7 @@ class Switching(_Immediate):
 
     @property
     def in_force(self) -> str:
-        """Which of the two it follows."""
+        """Return the rule in force."""
         return "drop-then-drain" if self._is_above else "half-floor"
 
     def choose(self, line: Line, now: float) -> Choice:
@@ -227,12 +227,12 @@ class Switching(_Immediate):
 
 
 class Aimd(_Immediate):
-    """A batch limit that grows by one row a full run and shrinks by a tenth when a run takes too long.
+    """Batch limit that grows by one row per full run and shrinks by a tenth when a run is too slow.
 
     Clipper (Crankshaw et al., NSDI 2017). Needs no batch law.
 
     Args:
-        budget: Seconds that a run may take.
+        budget: Maximum seconds of a run.
     """
 
     __slots__ = ("_budget", "_limit")
@@ -255,5 +255,5 @@ class Aimd(_Immediate):
 
 
 _NO_LAW = BatchLaw(0.0, 0.0)
-_SLACK = 1e-9  # seconds; sums of floats
-_SATURATED_UP, _SATURATED_DOWN = 0.9, 0.85  # no fluttering at the border
+_SLACK = 1e-9  # tolerance in seconds for sums of floats
+_SATURATED_UP, _SATURATED_DOWN = 0.9, 0.85  # hysteresis of the switch

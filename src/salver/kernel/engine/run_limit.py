@@ -1,27 +1,26 @@
-"""How long a run may take before the model is taken to hang.
+"""Maximum duration of a run before the model counts as hanging.
 
-Said by the owner, or learned: a run hangs that takes a hundred times as long as the longest one so far, and
-not less than a minute. Until enough runs are known, ten minutes. Pure; written by whoever ends a run, on any
-thread.
+Configured, or learned: a hundred times the longest run so far, at least a minute; ten minutes until enough
+    runs are known. Pure; updated at the end of a run, on any thread.
 """
 
 import math
 from typing import Final
 
-_ENOUGH: Final = 64  # runs that tell how long they take
+_ENOUGH: Final = 64  # runs before the limit is learned
 _UNKNOWN_S: Final = 600.0
 _LEAST_S: Final = 60.0
 _FACTOR: Final = 100.0
 
 
 class RunLimit:
-    """The limit of one model's runs.
+    """Limit on the runs of one model.
 
     Args:
-        fixed_s: As the owner says; 0 = learned, inf = none.
+        fixed_s: Configured limit; 0 = learned, inf = none.
 
     Attributes:
-        seconds: The limit now.
+        seconds: The current limit.
 
     >>> limit = RunLimit()
     >>> limit.seconds
@@ -43,7 +42,7 @@ class RunLimit:
         return f"<RunLimit {self.seconds:g} s>"
 
     def observe(self, seconds: float) -> None:
-        """Learn from a run that has ended; one that was taken to hang tells nothing."""
+        """Record a finished run; ignore one that counted as hanging."""
         if seconds > self.seconds:
             return
         self._runs += 1

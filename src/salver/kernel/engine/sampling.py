@@ -1,8 +1,8 @@
-"""Which token comes next, given its scores?
+"""Choice of the next token from its scores.
 
-Greedy, or drawn from the softmax, cut to the likeliest ``top_k`` and to the mass ``top_p``. The chance of
-a sequence is a function of its seed and of the token's place, so that its tokens do not
-depend on who shares its steps. Pure.
+Greedy, or drawn from the softmax, restricted to the likeliest ``top_k`` and to the mass ``top_p``. The random
+number is a function of the sequence's seed and the token's position, so that tokens do not depend on which
+sequences share a step. Pure.
 """
 
 import msgspec
@@ -14,12 +14,12 @@ _MASK = (1 << 64) - 1
 
 
 class Sampling(msgspec.Struct, frozen=True, gc=False):
-    """How tokens are drawn.
+    """Sampling parameters.
 
     Attributes:
-        temperature: Scores are divided by it; 0 = always the likeliest token.
-        top_k: Only the likeliest so many tokens; 0 = all.
-        top_p: Only the likeliest tokens that together have this probability; 1 = all.
+        temperature: Divisor of the scores; 0 = always the likeliest token.
+        top_k: Number of likeliest tokens to draw from; 0 = all.
+        top_p: Draw from the likeliest tokens with this total probability; 1 = all.
         seed: Equal seeds draw equal tokens for equal prompts.
     """
 
@@ -30,7 +30,7 @@ class Sampling(msgspec.Struct, frozen=True, gc=False):
 
 
 def draw(scores: Array, sampling: Sampling, place: int) -> int:
-    """The next token; ``scores`` are finite but for -inf, and not all of them that.
+    """Return the next token; ``scores`` are finite or -inf, at least one finite.
 
     >>> scores = np.log(np.array([0.1, 0.6, 0.3]))
     >>> draw(scores, Sampling(temperature=0), 0)
@@ -61,7 +61,7 @@ def draw(scores: Array, sampling: Sampling, place: int) -> int:
 
 
 def uniform(seed: int, place: int) -> float:
-    """A number in [0, 1) (SplitMix64 of seed and place; Steele, Lea, Flood, OOPSLA 2014).
+    """Return a number in [0, 1) (SplitMix64 of seed and position; Steele, Lea, Flood, OOPSLA 2014).
 
     >>> uniform(1, 2) == uniform(1, 2) != uniform(1, 3)
     True

@@ -1,7 +1,7 @@
-"""By which rule, promise and limits does this model version work?
+"""Queue, batching rule, promise and limits of one model version.
 
-Puts together, from the owner's configuration: queue, rule, batch law, the outlook at the door and the
-adaptive limit. Pure: the engine and the tests tell it what happens and when.
+Combines, from the configuration: queue, rule, batch law, admission outlook and adaptive limit. Pure: the
+engine and the tests report events with their times.
 """
 
 import math
@@ -19,16 +19,16 @@ from salver.words.artifacts import ModelConfig
 from salver.words.errors import DeadlineExceeded, Overloaded, SalverError
 from salver.words.messages import Insight, Standing
 
-#: Over which the rate of arrivals is averaged, in promises, and at least and most.
+#: Averaging time of the arrival rate, in promises, with minimum and maximum.
 _RATE_MEMORY, _LEAST_MEMORY_S, _MOST_MEMORY_S = 10.0, 0.25, 2.0
-_EASY, _SATURATED = 0.6, 0.9  # loads: below, and from which, requests take each other's place
-#: After so long of refusing all an idle instance tries one, since only runs correct a law; and then pauses
-#: for so many times as long as that took.
+_EASY, _SATURATED = 0.6, 0.9  # loads: below, and from which, a late request takes another's place
+#: When everything has been rejected for this long, an idle instance tries one request, because only runs
+#: correct a law; then it pauses for this multiple of the run.
 _TRY_S, _TRY_PAUSE = 1.0, 4.0
-_NOMINAL_S = 0.1  # promise in its place where only callers bring deadlines
-#: A request seen so soon after a reply came while the replies of that batch were written.
+_NOMINAL_S = 0.1  # promise assumed if only callers set deadlines
+#: A request that arrives this soon after a reply arrived while the replies of that batch were written.
 _SAME_TURN_S = 100e-6
-_QUIET_S = 10.0  # without urgent requests, after which batches are made ready again
+_QUIET_S = 10.0  # time without urgent requests before batches are prepared ahead again
 _SERVICES = {"urgent": URGENT, "bulk": BULK}
 
 
@@ -36,14 +36,14 @@ class Schedule:
     """Queue and promises of one model version.
 
     Args:
-        slots: Batches at the same time.
-        laws: Learned from live runs; None = start from nothing.
-        learned: The rule of the policy ``learned``, ready made.
+        slots: Concurrent batches.
+        laws: Batch laws to start from; None = unknown.
+        learned: The rule of the policy ``learned``.
 
     Attributes:
         batcher: The queue.
-        promise: Seconds within which requests are to be answered; inf = no promise.
-        is_timed: Some request may have to be answered by a certain time.
+        promise: Seconds within which requests must be answered; inf = no promise.
+        is_timed: Requests may have a time by which they must be answered.
         waits: The rule may let requests wait although an instance is idle.
     """
 
@@ -57,7 +57,7 @@ class Schedule:
         self._priorities = config.priorities
         self._queue = config.queue
         self.laws = laws or ShapeLaws()
-        self._size = 0  # of the rows of the last batch
+        self._size = 0  # size of the rows of the last batch
         self._slots = slots
         self._largest = config.batching.max_rows if config.batching.enabled else 1
         self._rate = Rate(min(max(_LEAST_MEMORY_S, _RATE_MEMORY * self.promise), _MOST_MEMORY_S))
@@ -65,7 +65,7 @@ class Schedule:
         self._delivered_at = self._replied_at = -math.inf
         self._urgent_at = -math.inf
         self._now = 0.0
-        self._try_at = math.inf  # set while all are refused, even with nothing running and nobody waiting
+        self._try_at = math.inf  # set while all requests are rejected, even with no run and no queue
         self.policy = policy_of(config)
         self.waits = self.policy in ("window", "learned")
         self.is_timed = self.policy not in ("drain", "window", "learned") or self.promise < math.inf
@@ -80,13 +80,13 @@ class Schedule:
     def __repr__(self) -> str:
         return f"<Schedule {self.policy}, {self.batcher.depth} queued>"
 
-    # From request to queue.
+    # -- from request to queue -----------------------------------------------------------------
 
     def place(self, waiting: Waiting, standing: Standing, brings_deadline: bool = True) -> None:
-        """Give a request its level, tenant and target.
+        """Set the level, tenant and target of a request.
 
         Args:
-            brings_deadline: Its deadline, if it has one, is the caller's own and no default.
+            brings_deadline: Its deadline, if any, is the caller's own, not a default.
         """
         waiting.tenant = standing.tenant
         levels = self._priorities.levels
@@ -98,27 +98,27 @@ class Schedule:
             if waiting.level == URGENT:
                 self._urgent_at = waiting.arrived
         if waiting.level == BULK:
-            return  # it has all the time there is
+            return  # no time limit
         deadline = waiting.deadline
         arrived = waiting.arrived
         due = math.inf if deadline is None else deadline
         if self.promise < math.inf and not (self._only_default and brings_deadline and deadline is not None):
             due = min(due, arrived + self.promise)
         if due < math.inf:
-            if 0.0 <= arrived - self._replied_at < _SAME_TURN_S:  # it came while replies were written
+            if 0.0 <= arrived - self._replied_at < _SAME_TURN_S:  # it arrived while replies were written
                 due -= (arrived - self._delivered_at) / 2
             waiting.due = due
             reserve = self._strain(arrived) * self._reserve.seconds
             waiting.target = due - min(reserve, MOST_SHARE * (due - arrived))
 
     def limit_wait(self, waiting: Waiting, timeout: float) -> float:
-        """Apply the model's queue policy, if it has one, to a request that has its place.
+        """Apply the model's queue policy, if any, to a request that has been placed.
 
         Args:
-            timeout: Seconds that its caller wants to wait; 0 = nothing said.
+            timeout: Seconds that its caller wants to wait; 0 = not set.
 
         Returns:
-            When it is refused if it has not begun; inf = never.
+            Time at which it is rejected if it has not started; inf = never.
         """
         if self._queue is None or not URGENT < waiting.level < BULK:
             return math.inf
@@ -140,11 +140,11 @@ class Schedule:
         return until
 
     def admit(self, waiting: Waiting) -> Waiting | None:
-        """Join the queue; returns who had to make room.
+        """Add a request to the queue; return the request evicted for it, if any.
 
         Raises:
-            Overloaded: there is no room, or no hope to keep the objective.
-            DeadlineExceeded: no hope to keep the request's own deadline.
+            Overloaded: the queue is full, or the objective cannot be met. DeadlineExceeded: the request's own
+                deadline cannot be met.
         """
         now = waiting.arrived
         if self.is_timed and waiting.level != BULK:
@@ -162,12 +162,12 @@ class Schedule:
         return self.batcher.offer(waiting)
 
     def passed(self, rows: int, now: float) -> None:
-        """So many rows came and were answered on the spot."""
+        """Record rows that arrived and were answered inline."""
         if self.is_timed:
             self._rate.add(rows, now)
 
     def refusal(self, waiting: Waiting) -> SalverError:
-        """For a request that cannot be answered in time."""
+        """Return the error for a request that cannot be answered in time."""
         now = self._now
         law = self.law()
         backlog = self.batcher.rows / self._largest * law.seconds(self._largest) / self._slots
@@ -184,10 +184,10 @@ class Schedule:
             why="objective",
         )
 
-    # What the engine tells.
+    # -- events from the engine ----------------------------------------------------------------
 
     def started(self, batch: Batch, now: float) -> None:
-        """A batch begins to run now, or is to begin then."""
+        """Record a batch that starts now, or is planned to."""
         self._size = batch.members[0].size
         if self.is_timed:
             law = self.law()
@@ -202,15 +202,15 @@ class Schedule:
             self.batcher.bound = "limit" if self._limit.value < self._most else "queue_full"
 
     def began(self, planned: float, now: float) -> None:
-        """A batch that was to begin then does so now."""
+        """Record that a planned batch starts now."""
         if self.is_timed:
             self._outlook.began(planned, now)
 
     def ended(self, rows: int, began: float, now: float, ok: bool = True, size: int = 0) -> None:
-        """A run that began then is over.
+        """Record the end of a run.
 
         Args:
-            size: Of its rows, as in :class:`~salver.kernel.engine.waiting.Waiting`.
+            size: Size of its rows, as in :class:`~salver.kernel.engine.waiting.Waiting`.
         """
         if ok:
             self.laws.of(size).observe(rows, now - began)
@@ -222,46 +222,46 @@ class Schedule:
             self.batcher.ran(rows, now - began, now)
 
     def delivered(self, now: float) -> None:
-        """The answers of a batch go to their callers, one after the other."""
+        """Record that the answers of a batch are being delivered, one after the other."""
         self._delivered_at = now
 
     def replied(self, waiting: Waiting, now: float) -> None:
-        """The caller of a request has gone on with its answer, now."""
+        """Record that the caller of a request has received its answer."""
         self._replied_at = now
         if waiting.due < math.inf:
             self._reserve.replied(now - waiting.planned, now - waiting.due, self._strain(now) >= 1.0)
 
-    # What may be asked.
+    # -- queries -------------------------------------------------------------------------------
 
     def law(self) -> BatchLaw:
-        """Of rows such as those of the last batch."""
+        """Return the batch law of rows such as those of the last batch."""
         return self.laws.of(self._size).law()
 
     def seconds(self, batch: Batch) -> float:
-        """How long its run will take."""
+        """Return the expected seconds of a run."""
         return self.laws.of(batch.members[0].size).law().seconds(batch.rows)
 
     def looks_ahead(self, now: float) -> bool:
-        """Whether the next batch may be made ready just before an instance is idle.
+        """Return whether the next batch may be prepared just before an instance becomes idle.
 
-        Where a full batch waits, or more comes than can be served, so that those who come in the last
-        moment do not wait longer for it; and not where more urgent requests may come, which would.
+        Yes if a full batch waits or the load exceeds the capacity, so that late arrivals do not wait longer
+        for it; no if more urgent requests may arrive, which would.
         """
         if self.waits or self._priorities.levels > 1 or now - self._urgent_at < _QUIET_S:
             return False
         return self.batcher.rows >= self._largest or (self.is_timed and self.load(now) > _SATURATED)
 
     def resize(self, slots: int) -> None:
-        """So many batches at the same time from now on."""
+        """Set the number of concurrent batches."""
         self._slots = self._outlook.slots = slots
 
     def load(self, now: float, law: BatchLaw | None = None) -> float:
-        """Offered rows per second over what full batches can carry, by that law or the one in force."""
+        """Return offered rows per second divided by the capacity of full batches."""
         seconds = (law or self.law()).seconds(self._largest)
         return self._rate.at(now) * seconds / (self._largest * self._slots)
 
     def insight(self, now: float) -> Insight:
-        """For operators."""
+        """Return figures for operators."""
         law = self.laws.known(self._size).law()
         limit = self._limit.value if self._limit is not None else 0
         rule = self._chosen.in_force if isinstance(self._chosen, Switching) else self.policy
@@ -269,7 +269,7 @@ class Schedule:
             rule = "drain"
         return Insight(self.load(now, law), law.a, law.t0, self._reserve.seconds, rule, limit)
 
-    # -- inside --------------------------------------------------------------------------------
+    # -- internals -----------------------------------------------------------------------------
 
     def _rule(self, config: ModelConfig) -> Rule:
         largest = self._largest
@@ -288,24 +288,24 @@ class Schedule:
                 return Window(config.batching)
 
     def _strain(self, now: float) -> float:
-        """How much of the reserve is kept.
+        """Return the fraction of the safety margin to apply.
 
-        Nothing while there is capacity to spare: a late answer then costs nobody else anything, and a refusal
-        is as bad. All of it from where a late one takes another's place.
+        Zero while there is spare capacity: a late answer then delays no other request, and a rejection is no
+            better. One from the load at which a late request takes another's place.
         """
         return min(max((self.load(now) - _EASY) / (_SATURATED - _EASY), 0.0), 1.0)
 
     def _law_of_head(self) -> BatchLaw:
-        """Of whoever is served next, whose like share the batch."""
+        """Return the law of the next request, whose batch has the same shapes."""
         if not self._size:
             return self.laws.usual.law()
         head = self.batcher.head()
         return self.laws.of(head.size if head is not None else self._size).law()
 
     def _is_worth_a_try(self, now: float) -> bool:
-        """True now and then for a lone request on an idle model that refuses all.
+        """Return whether to try a single request on an idle model that rejects everything.
 
-        A law that a slow moment has spoiled would otherwise stay as it is, and the model be lost for good.
+        Otherwise a law distorted by one slow moment would never be corrected.
         """
         if self._outlook.is_busy or self.batcher.depth:
             return False
@@ -321,7 +321,7 @@ class Schedule:
 
 
 def policy_of(config: ModelConfig) -> str:
-    """The rule's name: ``auto`` only stands for itself where there is a promise to keep."""
+    """Return the name of the rule; ``auto`` is kept only if there is a promise."""
     policy = config.batching.policy
     if policy != "auto":
         return policy

@@ -1,12 +1,12 @@
-"""Who runs the requests of sequences, and who keeps what a sequence must remember?
+"""Asyncio shell around the sequence scheduler of a model version.
 
-The asyncio shell around :class:`~salver.kernel.engine.sequences.SequenceScheduler`. Each instance has a
-runner of
-its own, so that a model that remembers its sequences gets all of a sequence's requests in one place. What the
-server keeps (implicit state) lies with the sequence and goes where it goes.
+See :class:`~salver.kernel.engine.sequences.SequenceScheduler`. Each instance has its own runner, so that a
+model that remembers its sequences gets all requests of a sequence in one place. State kept by the server
+(implicit state) belongs to the sequence and moves with it.
 
-A caller that gives up while its request waits ends the sequence; once the request runs, the sequence goes on
-as if it had been answered. A run that fails is not repeated, unless the model cannot have remembered it.
+A caller that gives up while its request waits ends the sequence; once the request runs, the sequence
+continues as if it had been answered. A run that fails is not repeated, unless the model cannot have
+remembered it.
 """
 
 import asyncio
@@ -52,17 +52,17 @@ from salver.words.messages import (
 )
 from salver.words.tensor import Array, Tensor
 
-_LAST_RUN_S = 30.0  # how long ``close`` waits for runs under way
+_LAST_RUN_S = 30.0  # how long ``close`` waits for active runs
 _LOST = "The host process that knew it died, which ended it."
 
 
 class Ask(NamedTuple):
-    """The payload of a :class:`~salver.kernel.engine.sequences.Turn`.
+    """Payload of a :class:`~salver.kernel.engine.sequences.Turn`.
 
     Attributes:
-        parameters: The caller's, with those of the sequence as they are now.
-        deadline: On the engine's clock; None = it has none.
-        future: Gives the answer; of a model that answers in pieces, the lane that is the request's now.
+        parameters: The caller's parameters, with the current ones of the sequence.
+        deadline: On the engine's clock; None = none.
+        future: Result: the answer, or for a streaming model the lane assigned to the request.
     """
 
     bound: Bound
@@ -76,10 +76,10 @@ class Lane:
     """One instance.
 
     Attributes:
-        is_busy: A run is under way.
-        shares: What it takes of resources that models share; None = nothing is counted.
-        deaths: Of its host process, as far as they have been noticed.
-        losses: How often what it knew was lost.
+        is_busy: A run is active.
+        shares: Its shared resources; None = not counted.
+        deaths: Deaths of its host process that have been handled.
+        losses: Number of times that its state was lost.
     """
 
     def __init__(self, index: int, runner: Runner) -> None:
@@ -93,7 +93,7 @@ class Lane:
         self._mortal = runner if isinstance(runner, Mortal) else None
 
     def enter(self) -> bool:
-        """A run is to begin: False if it has to wait for others' resources, who wake us."""
+        """Acquire shared resources for a run; False = wait to be woken."""
         if self.shares is not None:
             self._share = self.shares.enter()
             if self._share is None:
@@ -102,7 +102,7 @@ class Lane:
         return True
 
     def leave(self, wants_more: bool) -> None:
-        """It has ended."""
+        """Release them."""
         self.is_busy = False
         if self.shares is not None and self._share is not None:
             self.shares.leave(self._share, wants_more)
@@ -110,7 +110,7 @@ class Lane:
 
     @property
     def has_died(self) -> bool:
-        """Its host process has died since this was asked last."""
+        """Return whether its host process has died since the last call."""
         if self._mortal is None or self._mortal.deaths == self.deaths:
             return False
         self.deaths = self._mortal.deaths
@@ -118,16 +118,15 @@ class Lane:
 
 
 class SequenceEngine:
-    """Slots, queues and runners of one model version that answers sequences of requests.
+    """Slots, queues and runners of a model version with sequences.
 
     Args:
-        id: Whose.
-        runners: One for each instance, or the same one for all if none remembers anything; the engine closes
-            them.
-        config: With ``sequences``. Standing has no effect: the order within a sequence is fixed.
+        id: The model version.
+        runners: One per instance, or one for all if the model is stateless; closed by the engine.
+        config: Configuration with ``sequences``. Standing has no effect, because the order is fixed.
         clock: Monotonic seconds.
-        emit: Told of every run.
-        remembers: An instance may know its sequences by itself.
+        emit: Called after every run.
+        remembers: Instances may keep state of their sequences.
     """
 
     def __init__(
@@ -143,13 +142,13 @@ class SequenceEngine:
         own = runners[0].signature
         self.id = id
         self.signature: Signature = seen(own, config.sequences, id.name)
-        self.running = 0  # runs under way
+        self.running = 0  # active runs
         self._lanes = [Lane(index, runner) for index, runner in enumerate(runners)]
         self._config = config
         self._clock = clock
         self._emit = emit
         self._remembers = remembers
-        #: The model is handed requests one by one, and may do as it likes with each.
+        #: The model receives requests one by one, and may answer each as it likes.
         self.answers_each = isinstance(runners[0], RequestRunner)
         self._admission = Admission(id.name, self.signature)
         self._types = {spec.name: spec.datatype for spec in (*own.inputs, *own.outputs)}
@@ -157,11 +156,11 @@ class SequenceEngine:
         rows, plan = self._plan(config.batching.max_rows if own.batched else 1, config.sequences)
         most = config.batching.max_queue
         self._scheduler = SequenceScheduler(id.name, len(runners), rows, plan, most, self._key)
-        self._count = 0  # sequences that have no id of their caller
-        self._is_due = False  # the pump is to run in this turn of the loop
+        self._count = 0  # numbers sequences without an id from their caller
+        self._is_due = False  # the pump is scheduled for this turn of the loop
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._is_left = asyncio.Event()  # no sequence is under way, of one that takes its leave
+        self._is_left = asyncio.Event()  # set when no sequence is active, for ``leave``
         self._leaves_by = math.inf
         self._is_closed = False
 
@@ -170,16 +169,16 @@ class SequenceEngine:
 
     @property
     def runners(self) -> list[Runner]:
-        """One for each instance, or one for all."""
+        """Return the runners: one per instance, or one for all."""
         return list(dict.fromkeys(lane.runner for lane in self._lanes))
 
     @property
     def queued(self) -> int:
-        """Requests that wait."""
+        """Return the number of waiting requests."""
         return self._scheduler.queued
 
     def insight(self) -> Insight:
-        """For operators; there is no batch law and no rule to tell of."""
+        """Return figures for operators; there is no batch law and no rule."""
         scheduler = self._scheduler
         return Insight(
             limit=self._config.batching.max_queue, sequences=scheduler.live, backlog=scheduler.waiting
@@ -195,10 +194,10 @@ class SequenceEngine:
         """Answer one request of a sequence.
 
         Args:
-            deadline: On the engine's clock; a request that has not begun by then ends its sequence.
+            deadline: On the engine's clock; a request that has not started by then ends its sequence.
 
         Raises:
-            InvalidInput: it does not fit the model, or its sequence is not under way.
+            InvalidInput: it does not match the signature, or its sequence is not active.
             Overloaded: the queue is full.
             DeadlineExceeded: the deadline passed first.
             ModelFailed: the model raised or its host died.
@@ -214,9 +213,9 @@ class SequenceEngine:
         return InferResponse(request.model, self.id.version, outputs, request.id, answer.parameters, timing)
 
     async def run_alone(self, inputs: Mapping[str, Array]) -> None:
-        """A run on each instance past the queue, for warm-up before there is traffic.
+        """Run once on each instance, bypassing the queue, for warm-up.
 
-        It is a row without a request, unless the inputs tell controls, too; of more rows there is none.
+        The row counts as empty unless the inputs include controls; larger batches are skipped.
         """
         if self.signature.batched and next(iter(inputs.values())).shape[0] != 1:
             return
@@ -224,35 +223,35 @@ class SequenceEngine:
             await runner.run_each({**self._tensors.of(None, 0), **inputs})
 
     def share(self, pool: Pool, limits: Sequence[RateLimit]) -> None:
-        """From now on a run waits for what its instance takes of resources that models share.
+        """Make runs wait for the shared resources of their instance from now on.
 
         Raises:
-            LoadFailed: it takes more than there is.
+            LoadFailed: it needs more than the pool has.
         """
         each = [limit for limit in limits for _ in range(limit.count)]
         for lane, limit in zip(self._lanes, each, strict=False):
             lane.shares = pool.join([replace(limit, count=1)], 1, self._pump_soon)
 
     def join(self, register: Register) -> None:
-        """Keep the book of sequences that the model's versions share."""
+        """Use a register of sequences that the model's versions share."""
         self._scheduler.register = register
 
     def knows(self, request: InferRequest) -> bool:
-        """Does the request go on with a sequence that began here?
+        """Return whether the request continues a sequence that started here.
 
         Raises:
-            InvalidInput: what it says of its sequence is malformed.
+            InvalidInput: its sequence parameters are malformed.
         """
         id, starts = id_of(request), flag(request.parameters, "sequence_start")
         self._reap(self._clock())
         return not starts and self._scheduler.knows(id)
 
     async def leave(self, seconds: float) -> None:
-        """Wait until no sequence is under way, while requests to them go on.
+        """Wait until no sequence is active, while requests of active ones are still served.
 
         Args:
-            seconds: Those that are left then end with what they have been asked so far; but a sequence may
-                always be silent for as long as its model lets it.
+            seconds: Maximum time, but at least the idle time that the model allows; the remaining sequences
+                then end after their pending requests.
         """
         self._is_left.clear()
         self._leaves_by = self._clock() + max(seconds, self._config.sequences.idle_ms / 1e3)
@@ -260,7 +259,7 @@ class SequenceEngine:
         await self._is_left.wait()
 
     async def close(self) -> None:
-        """Refuse what waits, end the runs under way, forget the sequences, let the runners go."""
+        """Reject waiting requests, finish active runs, drop the sequences, close the runners."""
         self._is_closed = True
         self._is_left.set()
         for turn in self._scheduler.clear():
@@ -275,7 +274,7 @@ class SequenceEngine:
         await asyncio.gather(*(runner.close() for runner in self.runners))
 
     def offer(self, request: InferRequest, deadline: float | None) -> Turn:
-        """A request comes: its place in its sequence, or an error as of ``infer``."""
+        """Add a request to its sequence, or raise an error as ``infer`` does."""
         bound = self._admission.bind(request)
         if bound.rows > 1:
             raise InvalidInput(
@@ -296,7 +295,7 @@ class SequenceEngine:
             raise DeadlineExceeded(LATE)
         parameters = {**said, "sequence_id": id, "sequence_start": starts, "sequence_end": ends}
         ask = Ask(bound, id, parameters, asyncio.get_running_loop().create_future(), deadline)
-        # one that iterates is over with its only request, which does not say so
+        # an iterative sequence ends with its only request, which has no end flag
         turn = self._scheduler.offer(id, ask, starts, ends or self._config.sequences.iterative, now)
         turn.ends = ends
         self.arm(turn)
@@ -304,7 +303,7 @@ class SequenceEngine:
         return turn
 
     def arm(self, turn: Turn) -> None:
-        """Give the request up at its deadline, should it have no answer by then."""
+        """Cancel the request at its deadline unless it has been answered."""
         deadline = turn.payload.deadline
         if deadline is not None:
             loop = asyncio.get_running_loop()
@@ -312,7 +311,7 @@ class SequenceEngine:
             turn.payload.future.add_done_callback(lambda _: timer.cancel())
 
     def withdraw(self, turn: Turn, why: str) -> None:
-        """Nobody waits for it any more."""
+        """Cancel a request that nobody waits for."""
         for other in self._scheduler.withdraw(turn, why, self._clock()):
             _fail(other, InvalidInput(f"the sequence {other.payload.id} has ended", fix=why))
         self._pump_soon()
@@ -327,13 +326,13 @@ class SequenceEngine:
         return (1 << 63) + self._count
 
     def _plan(self, rows: int, config: Sequences) -> tuple[int, Sequences]:
-        """Rows of a run, of so many that the model takes, and the strategy."""
+        """Return the rows of a run and the batching strategy."""
         return rows, config
 
     def _key(self, turn: Turn) -> Hashable:
         return None if self.answers_each else (turn.payload.bound.key, self._tensors.key(turn))
 
-    # The pump: from queue to runs.
+    # -- the pump: from queue to runs ----------------------------------------------------------
 
     def _pump_soon(self) -> None:
         if not self._is_due and not self._is_closed:
@@ -341,7 +340,7 @@ class SequenceEngine:
             asyncio.get_running_loop().call_soon(self._pump)
 
     def _pump(self) -> None:
-        """Start every run that is due on an idle instance, and see when the next thing is to do."""
+        """Start every run that is due on an idle instance, and schedule the next check."""
         self._is_due = False
         if self._is_closed:
             return
@@ -382,7 +381,7 @@ class SequenceEngine:
         task.add_done_callback(self._tasks.discard)
 
     def release(self, lane: Lane) -> None:
-        """The instance is idle again."""
+        """Mark an instance as idle."""
         self.running -= 1
         lane.leave(wants_more=self._scheduler.due(lane.index, self._clock()) is not None)
         self._pump_soon()
@@ -399,7 +398,7 @@ class SequenceEngine:
                 said, seconds = [_own(error) for _ in turns], 0.0
                 if isinstance(error, HostDied | NotReady) and self._remembers:
                     self._lose(lane)
-            else:  # it remembers nothing: only the culprit is to fail
+            else:  # it keeps no state, so only the faulty request must fail
                 said, seconds = [await self._ask_alone(lane, turn) for turn in turns], 0.0
         timing = Timing(0.0, 0.0, seconds, len(turns), 0, company.reason, 0.0, self._clock())
         self._deliver(turns, said, began, timing)
@@ -415,7 +414,7 @@ class SequenceEngine:
     async def _ask(
         self, lane: Lane, company: Company, began: float
     ) -> tuple[Sequence[Answer | SalverError], float]:
-        """The answers to the requests of a run, in their order, and the model's own time."""
+        """Return the answers to the requests of a run, in order, and the seconds in the model."""
         runner, merge = lane.runner, 0.0
         rows = sum(turn is not None for turn in company.turns)
         answers: Sequence[Answer | SalverError]
@@ -437,7 +436,7 @@ class SequenceEngine:
     def _deliver(
         self, turns: list[Turn], said: Sequence[Answer | Exception], began: float, timing: Timing
     ) -> None:
-        """Keep what is to be kept, wake the callers, let the sequences go on."""
+        """Store states, complete the requests, continue the sequences."""
         now = self._clock()
         for turn, answer in zip(turns, said, strict=True):
             future = turn.payload.future
@@ -458,7 +457,7 @@ class SequenceEngine:
                 future.set_result((answer, own))
 
     def repeats(self, turn: Turn) -> bool:
-        """The model wants a request once more: False if its sequences are not of that kind."""
+        """Run a request again if the model asks for it; return False if its sequences are not iterative."""
         if not self._config.sequences.iterative or self._is_closed:
             return False
         turn.payload.parameters.update(sequence_start=False, sequence_end=False)
@@ -466,19 +465,19 @@ class SequenceEngine:
         return True
 
     def end(self, turn: Turn, now: float) -> None:
-        """A request has run, for the last time."""
+        """End a request after its last run."""
         turn.ends |= self._config.sequences.iterative
         self._scheduler.done(turn, now)
 
     def no_repeat(self) -> ModelFailed:
-        """The model wants a request once more, and may not have it."""
+        """Fail a request that the model wants to repeat but may not."""
         name = self.id.name
         return ModelFailed(f"model '{name}' wants a request once more, and its sequences do not iterate")
 
-    # What a run is given, and what comes of it.
+    # -- inputs and outputs of a run -----------------------------------------------------------
 
     def request(self, turn: Turn) -> InferRequest:
-        """One request as the model gets it."""
+        """Return a request as the model receives it."""
         ask: Ask = turn.payload
         asked = self._admission.asked(ask.bound, self.id, ask.deadline, ask.future.done)
         added = self._tensors.of(turn, ask.id)
@@ -495,7 +494,7 @@ class SequenceEngine:
         return [self._nobody(pattern) if request is None else request for request in requests]
 
     def _nobody(self, pattern: InferRequest) -> InferRequest:
-        """An empty row, which looks like another request."""
+        """Return an empty row shaped like another request."""
         added = self._tensors.of(None, 0)
         arrays = {t.name: _blank(t.array) for t in pattern.inputs if t.name not in added} | added
         inputs = tuple(self._as_tensors(arrays))
@@ -511,7 +510,7 @@ class SequenceEngine:
         }
 
     def _cut(self, outputs: Mapping[str, Array], company: Company) -> list[Answer]:
-        """Each request's row of the outputs."""
+        """Split the outputs into one row per request."""
         rows = len(company.turns)
         if not self.signature.batched:
             return [Answer(outputs)]
@@ -531,11 +530,11 @@ class SequenceEngine:
         ]
 
     def announce(self, rows: int, seconds: float, merge: float, reason: str, ok: bool = True) -> None:
-        """A run is over."""
+        """Report a finished run."""
         name, version = self.id.name, self.id.version
         self._emit(BatchRan(name, version, rows, rows, seconds, merge, 0.0, reason, ok))
 
-    # What ends a sequence before its END.
+    # -- sequences that end early --------------------------------------------------------------
 
     def _lose(self, lane: Lane) -> None:
         lane.losses += 1
@@ -550,7 +549,7 @@ class SequenceEngine:
     def _expire(self, turn: Turn) -> None:
         error = DeadlineExceeded(LATE)
         if turn.is_taken:
-            error.why = ""  # no refusal: it is being run
+            error.why = ""  # not a refusal: it is running
         else:
             self.withdraw(turn, "A request of it ran out of time, which ended it.")
         _fail(turn, error)
@@ -569,13 +568,13 @@ def _fail(turn: Turn, error: Exception) -> None:
 
 
 def _may_not_repeat(error: Exception, runner: Runner) -> bool:
-    """Its host died while the model worked on the requests, and it may not work on them again."""
+    """Return whether a host died while running requests that may not be run again."""
     died = isinstance(error, HostDied) and not isinstance(error, HostGone)
     return died and not (isinstance(runner, Returning) and runner.reruns)
 
 
 def _own(error: Exception) -> Exception:
-    """A fresh error for each caller: one exception object must not collect their tracebacks."""
+    """Copy an error for each caller: a shared exception object would collect their tracebacks."""
     if isinstance(error, ModelFailed | NotReady):
         return type(error)(error.message, field=error.field, fix=error.fix)
     return error

@@ -1,8 +1,8 @@
-"""Who runs the requests of sequences, of a model that answers each with any number of responses?
+"""Sequence engine for models that return any number of responses per request.
 
-:class:`SequenceStreamEngine` orders and batches them as its base does. A request is over, and the next one of
-its sequence may run, when the model has sent its last response; the instance takes the requests of other
-sequences as soon as the model wants more.
+:class:`SequenceStreamEngine` orders and batches requests as its base class does. A request ends, and the next
+one of its sequence may run, when the model has sent its last response; the instance takes requests of other
+sequences as soon as the model accepts more.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from salver.words.tensor import Array, Tensor
 
 
 class SequenceStreamEngine(SequenceEngine):
-    """The same, of a decoupled model."""
+    """Sequence engine of a decoupled model."""
 
     answers_each = True
 
@@ -34,7 +34,7 @@ class SequenceStreamEngine(SequenceEngine):
         sender: Hashable = None,
         standing: Standing = ANYBODY,
     ) -> InferResponse:
-        """One answer to one request is not what such a model gives.
+        """Reject a request for a single answer, which such a model does not give.
 
         Raises:
             OnlyStreams: always.
@@ -44,9 +44,7 @@ class SequenceStreamEngine(SequenceEngine):
     async def stream(
         self, request: InferRequest, deadline: float | None = None, standing: Standing = ANYBODY
     ) -> AsyncGenerator[InferResponse, None]:
-        """The responses as the model sends them; see
-        :class:`~salver.kernel.engine.decoupled.DecoupledEngine`.
-        """
+        """Yield responses as :class:`~salver.kernel.engine.decoupled.DecoupledEngine` does."""
         deadline = due(deadline, self._clock(), self._config.timeout_ms)
         turn = self.offer(request, deadline)
         asks_again = True
@@ -63,11 +61,11 @@ class SequenceStreamEngine(SequenceEngine):
                         asks_again = True
                         continue
                     yield self._response(request, turn, said, is_last, timing)
-                if self._is_closed:  # the model was told to stop, and may have had more to say
+                if self._is_closed:  # the model was told to stop, but may have had more to send
                     raise unloaded(self.id)
                 ok = True
             except (HostDied, NotReady) as error:
-                if lane.losses == losses:  # else another reader was told before
+                if lane.losses == losses:  # otherwise an earlier reader has already been told
                     self._lose(lane)
                 raise unloaded(self.id) if self._is_closed else error from None
             finally:
@@ -86,7 +84,7 @@ class SequenceStreamEngine(SequenceEngine):
         return may
 
     def _end_with(self, turn: Turn, pieces: Pieces) -> None:
-        """Its caller has heard enough: it is over when the model says so."""
+        """Cancel the rest of a request; it ends when the model says so."""
         pieces.close()
         if pieces.over.done():
             self.end(turn, self._clock())
@@ -95,8 +93,8 @@ class SequenceStreamEngine(SequenceEngine):
             pieces.over.add_done_callback(lambda _: self._end_with(turn, pieces))
 
     async def run_alone(self, inputs: Mapping[str, Array]) -> None:
-        """One sequence of one request, for warm-up; its responses are dropped."""
-        types = self._types  # controls are the server's to tell
+        """Run a sequence of one request, for warm-up; its responses are discarded."""
+        types = self._types  # controls are set by the server
         tensors = tuple(Tensor(name, types[name], array) for name, array in inputs.items() if name in types)
         parameters: dict[str, Parameter] = {"sequence_start": True, "sequence_end": True}
         request = InferRequest(self.id.name, tensors, parameters={"sequence_id": "warm-up", **parameters})
@@ -106,14 +104,14 @@ class SequenceStreamEngine(SequenceEngine):
                     raise piece.error
 
     async def close(self) -> None:
-        """As the base's; but the model is told to stop at once, since it may send without end."""
+        """Close; cancel active requests first, because the model may send without end."""
         begun, self._tasks = self._tasks, set()
         await super().close()
         if begun:
             await asyncio.wait(begun)
 
     async def _granted(self, turn: Turn) -> tuple[Lane, Pieces]:
-        """Wait for the request's turn; its instance, and its responses."""
+        """Wait for the request's turn; return its instance and its responses."""
         future: asyncio.Future[tuple[Lane, Pieces]] = turn.payload.future
         try:
             return await future
@@ -125,7 +123,7 @@ class SequenceStreamEngine(SequenceEngine):
             raise
 
     async def _run(self, lane: Lane, company: Company, began: float) -> None:
-        """Have the model begin with them; it is free for others when it says so."""
+        """Start the requests; the instance is free for others when the model says so."""
         turns = [turn for turn in company.turns if turn is not None]
         freed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         try:
@@ -142,8 +140,8 @@ class SequenceStreamEngine(SequenceEngine):
             return
         for turn, pieces in zip(company.turns, found, strict=True):
             if turn is None:
-                pieces.close()  # an empty row, of which nobody wants to hear
-            elif turn.payload.future.done():  # its caller has gone meanwhile
+                pieces.close()  # an empty row, whose responses are discarded
+            elif turn.payload.future.done():  # its caller has gone away meanwhile
                 self._end_with(turn, pieces)
             else:
                 turn.payload.future.set_result((lane, pieces))

@@ -1,7 +1,7 @@
-"""What does a model with sequences get beside a caller's tensors, and what of its answer is kept?
+"""Tensors that the server adds to requests of sequences, and states kept from their outputs.
 
-Controls (TR-C9) are made for each run, states come from the run before of the same sequence (implicit state,
-TR-S4). Pure.
+Controls (TR-C9) are created for each run; states come from the previous run of the same sequence (implicit
+state, TR-S4). Pure.
 """
 
 import hashlib
@@ -17,16 +17,16 @@ from salver.words.errors import InvalidInput, ModelFailed
 from salver.words.messages import InferRequest, Parameter
 from salver.words.tensor import Array, DataType
 
-#: Longest id that is a text, in bytes, as in Triton.
+#: Maximum length in bytes of a string id, as in Triton.
 MAX_ID_BYTES = 128
 _MASK = (1 << 64) - 1
 
 
 def id_of(request: InferRequest) -> int | str:
-    """The id of the request's sequence; 0 or empty = it has none.
+    """Return the id of the request's sequence; 0 or empty = none.
 
     Raises:
-        InvalidInput: it is neither a whole number of 64 bits nor a text of at most 128 bytes.
+        InvalidInput: it is neither a 64-bit integer nor a string of at most 128 bytes.
     """
     id = request.parameters.get("sequence_id", 0)
     if type(id) is int and -(1 << 63) <= id <= _MASK:
@@ -41,10 +41,10 @@ def id_of(request: InferRequest) -> int | str:
 
 
 def flag(parameters: Mapping[str, Parameter], name: str) -> bool:
-    """A flag of a request.
+    """Return a flag of a request.
 
     Raises:
-        InvalidInput: it is no boolean.
+        InvalidInput: it is not a boolean.
     """
     value = parameters.get(name, False)
     if type(value) is bool:
@@ -53,10 +53,10 @@ def flag(parameters: Mapping[str, Parameter], name: str) -> bool:
 
 
 class ServerTensors:
-    """The tensors of one model version that its callers do not see.
+    """Tensors of one model version that callers do not see.
 
     Args:
-        batched: Axis 0 is a row.
+        batched: Axis 0 is the batch dimension.
     """
 
     def __init__(self, config: Sequences, batched: bool) -> None:
@@ -68,15 +68,15 @@ class ServerTensors:
         self.outputs = tuple(state.output for state in config.states)
 
     def key(self, turn: Turn) -> Hashable:
-        """Requests with equal keys have states of equal shapes."""
+        """Return a key that is equal for sequences with states of equal shapes."""
         return tuple(array.shape for array in self._state(turn).values()) if self._states else None
 
     def of(self, turn: Turn | None, id: int | str) -> dict[str, Array]:
-        """What is added for one request.
+        """Return the tensors to add to one request.
 
         Args:
-            turn: None = a row without a request.
-            id: Of its sequence.
+            turn: None = an empty row.
+            id: Id of its sequence.
         """
         added = {control.name: self._control(control, turn, id) for control in self._controls}
         if self._states:
@@ -84,16 +84,16 @@ class ServerTensors:
         return added
 
     def keep(self, turn: Turn, answer: Answer) -> None:
-        """Of the outputs of one request, the state of its sequence.
+        """Store the state of a sequence from the outputs of one request.
 
         Raises:
-            ModelFailed: one is missing, or has another shape than its configuration says.
+            ModelFailed: a state is missing, or its shape does not match the configuration.
         """
         outputs = answer.outputs
         if not self._states:
             return
         if any(name not in outputs or (answer.again and not outputs[name].size) for name in self.outputs):
-            return  # one of many responses, or of many runs, need not say what it left as it was
+            return  # one of several responses or runs may leave a state unchanged
         state = {}
         for kept, (name, shape) in zip(self._states, self._kept_shapes, strict=True):
             array = outputs.get(name)
@@ -103,12 +103,12 @@ class ServerTensors:
                 want not in (-1, got) for want, got in zip(shape, array.shape, strict=True)
             ):
                 raise ModelFailed(f"state '{name}' has shape {list(array.shape)}, expected {list(shape)}")
-            # a part of a batch must not keep all of it
+            # a slice must not keep the whole batch in memory
             state[kept.input] = array if array.base is None else array.copy()
         turn.sequence.state = state
 
     def _state(self, turn: Turn) -> dict[str, Array]:
-        """What the sequence had after the request before this one."""
+        """Return the state of the sequence after its previous request."""
         known: dict[str, Array] | None = turn.sequence.state
         return self._initial if turn.starts or known is None else known
 
@@ -122,7 +122,7 @@ class ServerTensors:
 
 
 def _corrid(id: int | str, datatype: DataType) -> object:
-    """The id as a number or a text.
+    """Return the sequence id as a number or a string.
 
     >>> _corrid(7, DataType.BYTES), _corrid((1 << 32) + 5, DataType.UINT32)
     (b'7', 5)
@@ -131,7 +131,7 @@ def _corrid(id: int | str, datatype: DataType) -> object:
     """
     if datatype is DataType.BYTES:
         return str(id).encode("utf-8", "replace")
-    if isinstance(id, str):  # a model that wants numbers gets one that is the same for the same text
+    if isinstance(id, str):  # a numeric id that is the same for the same string
         id = int.from_bytes(hashlib.blake2b(id.encode("utf-8", "replace"), digest_size=8).digest())
     bits = 8 * datatype.itemsize
     id &= (1 << bits) - 1
@@ -152,7 +152,7 @@ def _initial(state: KeptState, batched: bool) -> Array:
 
 
 def texts(content: bytes, shape: Sequence[int]) -> Array:
-    """An array of texts from Triton's binary form: each with its length in four bytes before it.
+    """Parse an array of strings in Triton's binary form: each preceded by its length in four bytes.
 
     >>> texts(bytes([1, 0, 0, 0, 97, 0, 0, 0, 0]), (2,)).tolist()
     [b'a', b'']

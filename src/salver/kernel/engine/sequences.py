@@ -1,15 +1,15 @@
-"""Whose request runs next, of sequences whose requests must run in their order, one at a time?
+"""Scheduling of sequences, whose requests must run in order, one at a time.
 
-A sequence takes a slot, which is a place on one instance, when it starts, and keeps it until it ends; what
-finds no slot free waits in a backlog, in the order of its start. An instance runs the requests at the front
+A sequence takes a slot, which is a place on one instance, when it starts, and keeps it until it ends;
+sequences without a slot wait in a backlog in order of their start. An instance runs the requests at the front
 of its sequences together, at most one of each. Pure: the time is an argument, the payload is the caller's.
 
 * ``direct``: a slot is a row of the instance's runs. A run has the rows of all its slots that are taken, or
-  only of those with a request where empty rows mean nothing to the model.
-* ``oldest``: a run has the requests that have been ready longest, as many as it may have rows.
+  only of those with a request if empty rows mean nothing to the model.
+* ``oldest``: a run has the requests that have been ready longest, up to its maximum rows.
 
-A sequence ends with its END, when nothing was heard of it for too long, when one of its requests is given up
-before it ran (a gap would be worse than an end), or when the instance that knows it is lost.
+A sequence ends with its END, after too long without requests, when one of its requests is cancelled before it
+ran (a gap would be worse than an end), or when the instance with its state is lost.
 """
 
 import heapq
@@ -31,11 +31,11 @@ class Turn:
     """One request of a sequence.
 
     Attributes:
-        payload: The caller's.
-        starts, ends: The first, or the last, of its sequence.
-        arrived: When it came.
-        is_taken: It runs, or has run.
-        sequence: Whose it is.
+        payload: The caller's object.
+        starts, ends: It is the first, or the last, request of its sequence.
+        arrived: Time of arrival.
+        is_taken: It is running or has run.
+        sequence: Its sequence.
     """
 
     __slots__ = ("arrived", "ends", "is_taken", "payload", "sequence", "starts")
@@ -50,13 +50,13 @@ class Turn:
 
 
 class Sequence:
-    """A sequence under way, or waiting for a slot.
+    """An active sequence, or one that waits for a slot.
 
     Attributes:
-        id: The caller's.
-        slot: Index of its instance, and its place there; None = it waits for one.
-        turns: Requests that wait, in their order.
-        state: What the caller keeps for it.
+        id: The caller's id.
+        slot: Index of its instance, and of its slot there; None = waiting for one.
+        turns: Waiting requests, in order.
+        state: State stored by the caller.
     """
 
     __slots__ = ("id", "idle_since", "is_running", "is_shut", "slot", "state", "turns")
@@ -72,7 +72,7 @@ class Sequence:
 
 
 class Register:
-    """In which of its versions the sequences of a model are, and why some of them ended early."""
+    """Register of the versions in which a model's sequences are active, and of reasons for early ends."""
 
     def __init__(self) -> None:
         self._homes: dict[int | str, object] = {}
@@ -82,36 +82,36 @@ class Register:
         return f"<Register of {len(self._homes)} sequences>"
 
     def begin(self, id: int | str, home: object) -> None:
-        """It begins, perhaps anew, and elsewhere than before."""
+        """Record the start of a sequence, possibly a restart elsewhere."""
         self._homes[id] = home
         self._whys.pop(id, None)
 
     def is_at(self, id: int | str, home: object) -> bool:
-        """Did it begin there, when it began last?"""
+        """Return whether the sequence last started there."""
         return self._homes.get(id) is home
 
     def end(self, id: int | str, home: object) -> None:
-        """It is over there."""
+        """Record the end of a sequence there."""
         if self._homes.get(id) is home:
             del self._homes[id]
 
     def explain(self, id: int | str, why: str) -> None:
-        """It ended without END, or is about to; the oldest reasons are forgotten."""
+        """Record why a sequence ended without END; the oldest reasons are dropped."""
         self._whys[id] = why
         if len(self._whys) > _MOST_ENDS:
             self._whys.popitem(last=False)
 
     def why(self, id: int | str) -> str:
-        """The reason; empty = none is known."""
+        """Return the reason; empty = unknown."""
         return self._whys.get(id, "")
 
 
 class Company(msgspec.Struct, frozen=True):
-    """What runs together.
+    """Requests that run together.
 
     Attributes:
-        turns: One a row; None = an empty row.
-        reason: Why it runs now, as in :class:`~salver.words.messages.Timing`.
+        turns: One request per row; None = an empty row.
+        reason: Why they run now, as in :class:`~salver.words.messages.Timing`.
     """
 
     turns: tuple[Turn | None, ...]
@@ -126,11 +126,11 @@ class SequenceScheduler:
     """Slots, backlog and queues of one model version.
 
     Args:
-        model: Its name, for messages.
-        instances: How many there are.
-        rows: Most rows of a run; also the slots of each instance, unless the configuration says more.
-        config: The strategy.
-        max_queue: Most requests waiting.
+        model: Name for messages.
+        instances: Number of instances.
+        rows: Maximum rows of a run, and slots of each instance unless configured otherwise.
+        config: Strategy and limits.
+        max_queue: Maximum number of waiting requests.
         key: Requests with equal keys can be stacked.
     """
 
@@ -158,9 +158,9 @@ class SequenceScheduler:
         self._free = [(place, instance) for place in range(slots) for instance in range(instances)]
         self._by_id: dict[int | str, Sequence] = {}
         self._backlog: OrderedDict[Sequence, None] = OrderedDict()
-        #: By instance: sequences whose first request may run, in the order in which it became so.
+        #: By instance: sequences whose first request may run, in order of becoming ready.
         self._ready: list[OrderedDict[Sequence, float]] = [OrderedDict() for _ in range(instances)]
-        self._quiet: OrderedDict[Sequence, None] = OrderedDict()  # in slots, with nothing to do
+        self._quiet: OrderedDict[Sequence, None] = OrderedDict()  # idle sequences with a slot
         self.register = Register()
         self.queued = 0
 
@@ -169,30 +169,30 @@ class SequenceScheduler:
 
     @property
     def live(self) -> int:
-        """Sequences in slots."""
+        """Return the number of sequences with a slot."""
         return sum(map(len, self._slots)) - len(self._free)
 
     @property
     def waiting(self) -> int:
-        """Sequences in the backlog."""
+        """Return the number of sequences in the backlog."""
         return len(self._backlog)
 
     @property
     def is_empty(self) -> bool:
-        """No sequence is under way, or waits for a slot."""
+        """Return whether no sequence is active or waiting."""
         return not self._by_id
 
     def knows(self, id: int | str) -> bool:
-        """Would a request without START go on with a sequence that is here?"""
+        """Return whether a request without START would continue a sequence here."""
         sequence = self._by_id.get(id)
         return sequence is not None and not sequence.is_shut and self.register.is_at(id, self)
 
     def offer(self, id: int | str, payload: Any, starts: bool, ends: bool, now: float) -> Turn:
-        """A request comes.
+        """Add a request.
 
         Raises:
-            InvalidInput: its sequence is not under way, and it does not start one.
-            Overloaded: as many wait as may.
+            InvalidInput: its sequence is not active, and it does not start one. Overloaded: the queue is
+                full.
         """
         sequence = self._by_id.get(id)
         if not starts and (sequence is None or sequence.is_shut):
@@ -218,7 +218,7 @@ class SequenceScheduler:
         return turn
 
     def due(self, instance: int, now: float) -> float | None:
-        """When the next run of an idle instance is due; None = there is nothing to run."""
+        """Return when the next run of an idle instance is due; None = nothing to run."""
         ready = self._ready[instance]
         if not ready:
             return None
@@ -226,7 +226,7 @@ class SequenceScheduler:
         return now if self._size(len(ready), now, since)[0] else since + self._delay
 
     def take(self, instance: int, now: float) -> Company:
-        """What the instance runs now; it must be due."""
+        """Take the requests that the instance runs now; a run must be due."""
         ready = self._ready[instance]
         size, reason = self._size(len(ready), now, next(iter(ready.values())))
         key = self._key(next(iter(ready)).turns[0])
@@ -239,7 +239,7 @@ class SequenceScheduler:
         return Company(tuple(rows), reason)
 
     def done(self, turn: Turn, now: float) -> None:
-        """It has run, well or not."""
+        """Record that a request has run, successfully or not."""
         sequence = turn.sequence
         sequence.is_running = False
         if turn.ends:
@@ -249,7 +249,7 @@ class SequenceScheduler:
             self._wake(sequence, now)
 
     def again(self, turn: Turn, now: float) -> None:
-        """It has run, and the model wants it once more, as what follows in its sequence."""
+        """Requeue a request that the model wants to run again, as the next one of its sequence."""
         sequence = turn.sequence
         sequence.is_running = False
         turn.is_taken = turn.starts = False
@@ -258,10 +258,10 @@ class SequenceScheduler:
         self._wake(sequence, now)
 
     def withdraw(self, turn: Turn, why: str, now: float) -> list[Turn]:
-        """A request that waits is given up; with it go those of its sequence that follow, which are told.
+        """Remove a waiting request, together with those of its sequence that follow.
 
         Returns:
-            Those that follow, up to the next START.
+            The following requests, up to the next START.
         """
         if turn.is_taken:
             return []
@@ -281,7 +281,7 @@ class SequenceScheduler:
         return gone[1:]
 
     def lose(self, instance: int, why: str, now: float) -> list[Turn]:
-        """An instance has forgotten its sequences; the requests that cannot be answered for that."""
+        """Drop the sequences of an instance that lost its state; return their unanswerable requests."""
         gone: list[Turn] = []
         for sequence in [s for s in self._slots[instance] if s is not None]:
             turns = list(sequence.turns)
@@ -297,7 +297,7 @@ class SequenceScheduler:
         return gone
 
     def reap(self, now: float) -> list[Sequence]:
-        """Sequences of which nothing was heard for too long end now."""
+        """End sequences without requests for too long."""
         over = []
         while self._quiet:
             sequence = next(iter(self._quiet))
@@ -311,18 +311,18 @@ class SequenceScheduler:
         return over
 
     def shut(self, why: str, now: float) -> None:
-        """Every sequence ends with what it has been asked so far."""
+        """Let every sequence end after its pending requests."""
         for sequence in [s for s in self._by_id.values() if not s.is_shut]:
             sequence.is_shut = True
             self.register.explain(sequence.id, why)
             self._wake(sequence, now)
 
     def next_reap(self) -> float | None:
-        """When the next sequence ends if nothing is heard of it; None = none does."""
+        """Return when the next sequence ends if it gets no request; None = none."""
         return next(iter(self._quiet)).idle_since + self._idle if self._quiet else None
 
     def clear(self) -> list[Turn]:
-        """Every sequence ends; the requests that waited."""
+        """End every sequence; return the waiting requests."""
         gone = [turn for sequence in self._by_id.values() for turn in sequence.turns]
         self._drop(gone)
         for ready in self._ready:
@@ -334,7 +334,7 @@ class SequenceScheduler:
         return gone
 
     def _size(self, ready: int, now: float, since: float) -> tuple[int, str]:
-        """How many run now, of so many that are ready, and why; 0 = the run is not due yet."""
+        """Return the number of requests to run now and the reason; 0 = the run is not due yet."""
         if ready >= self._rows:
             return self._rows, "full"
         if not self._delay:
@@ -355,7 +355,7 @@ class SequenceScheduler:
     def _in_their_rows(
         self, instance: int, company: list[Sequence], turns: list[Turn | None]
     ) -> list[Turn | None]:
-        """Each in the row of its slot, up to the last slot that is taken."""
+        """Return each request in the row of its slot, up to the last slot in use."""
         slots = self._slots[instance]
         rows: list[Turn | None] = [None] * (1 + max(i for i, s in enumerate(slots) if s is not None))
         for sequence, turn in zip(company, turns, strict=True):
@@ -364,7 +364,7 @@ class SequenceScheduler:
         return rows
 
     def _wake(self, sequence: Sequence, now: float) -> None:
-        """See what a sequence that has no run under way does next."""
+        """Update the queues for a sequence without an active run."""
         if sequence.is_running:
             return
         if sequence.slot is None:
@@ -381,7 +381,7 @@ class SequenceScheduler:
             self._quiet.move_to_end(sequence)
 
     def _leave(self, sequence: Sequence, now: float) -> None:
-        """Free its slot; what it has yet to do waits for another, as a new sequence does."""
+        """Free a sequence's slot; its remaining requests wait for another like a new sequence."""
         assert sequence.slot is not None
         instance, place = sequence.slot
         self._slots[instance][place] = None
@@ -399,7 +399,7 @@ class SequenceScheduler:
         self.register.end(sequence.id, self)
 
     def _fill(self, now: float) -> None:
-        """Give free slots to those who wait."""
+        """Give free slots to waiting sequences."""
         while self._free and self._backlog:
             sequence, _ = self._backlog.popitem(last=False)
             place, instance = heapq.heappop(self._free)

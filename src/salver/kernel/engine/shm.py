@@ -1,13 +1,12 @@
-"""How do tensors reach another process without a pipe?
+"""Tensors in shared memory between two processes.
 
-An :class:`Arena` is one segment of shared memory without a name (Linux ``memfd``): both sides
-hold a descriptor, nothing is left behind when they die, and the size of ``/dev/shm`` does
-not matter. One side writes arrays, tells the other where they lie (:class:`Block`), and must
-not write again before the other is done; whose turn it is, is not known here.
+An :class:`Arena` is one unnamed segment of shared memory (Linux ``memfd``): both sides hold a descriptor,
+nothing is left behind when they die, and the size of ``/dev/shm`` does not matter. One side writes arrays,
+tells the other their positions (:class:`Block`), and must not write again before the other is done; taking
+turns is up to the callers.
 
-The reader trusts nothing: a block that does not lie inside the segment, or whose type
-could hold pointers, is refused. The segment is sealed against shrinking, so that no side
-can make the other fault by cutting it.
+The reader trusts nothing: a block outside the segment, or of a type that could hold pointers, is rejected.
+The segment is sealed against shrinking, so that neither side can make the other fault by truncating it.
 """
 
 import fcntl
@@ -24,17 +23,17 @@ from salver.words.tensor import Array
 
 _ALIGN = 64  # a cache line, and enough for any vector instruction
 _GRAIN = 1 << 20  # segments grow by whole MiB; untouched pages cost nothing
-_CLOSED = mmap.mmap(-1, 1)  # of an arena that is closed: a ValueError, whatever is wanted of it
+_CLOSED = mmap.mmap(-1, 1)  # a closed arena raises ValueError on any use
 _CLOSED.close()
 
 
 class Block(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """Where one array lies.
+    """Position of one array.
 
     Attributes:
         dtype: numpy's string for it; ``|O`` means ``bytes`` elements, laid out as their lengths
-            (``<u8`` each) and then the elements, end to end.
-        offset, nbytes: In bytes, from the beginning of the segment.
+            (``<u8`` each) followed by the elements.
+        offset, nbytes: In bytes, from the start of the segment.
     """
 
     name: str
@@ -45,20 +44,20 @@ class Block(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Arena:
-    """One side's hold on a segment.
+    """One side's descriptor and mapping of a segment.
 
     Args:
-        fd: The descriptor; the arena closes it.
+        fd: The descriptor; closed by the arena.
     """
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
-        self._changing = threading.Lock()  # the descriptor is used only while it is ours
+        self._changing = threading.Lock()  # protects the descriptor against use after close
         self._map = mmap.mmap(fd, os.fstat(fd).st_size)
 
     @classmethod
     def create(cls, label: str) -> "Arena":
-        """A new segment; the label only shows in ``/proc/PID/fd``."""
+        """Create a segment; the label only shows in ``/proc/PID/fd``."""
         fd = os.memfd_create(f"salver:{label}"[:200], os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             os.ftruncate(fd, _GRAIN)
@@ -72,10 +71,10 @@ class Arena:
         return f"<Arena fd {self.fd}, {len(self._map)} bytes>"
 
     def write(self, arrays: Mapping[str, Array]) -> tuple[Block, ...]:
-        """Copy the arrays in, from the beginning; the segment grows where it must.
+        """Copy the arrays to the start of the segment, which grows as needed.
 
         Raises:
-            OSError: there is no memory for it.
+            OSError: out of memory.
         """
         blocks = []
         sources = []
@@ -93,7 +92,7 @@ class Arena:
         return tuple(blocks)
 
     def write_stacked(self, columns: Mapping[str, Sequence[Array]]) -> tuple[Block, ...]:
-        """As ``write``, of arrays that are each given in pieces of one type, to be joined along axis 0."""
+        """Write arrays that are each given in pieces of one type, joined along axis 0."""
         if any(len(pieces) == 1 or pieces[0].dtype.kind == "O" for pieces in columns.values()):
             return self.write({name: np.concatenate(pieces) for name, pieces in columns.items()})
         blocks = []
@@ -112,11 +111,10 @@ class Arena:
         return tuple(blocks)
 
     def read(self, blocks: tuple[Block, ...], *, copy: bool) -> dict[str, Array]:
-        """The arrays: copies, or read-only views that hold until the other side writes again.
+        """Return the arrays: copies, or read-only views that are valid until the other side writes again.
 
         Raises:
-            ValueError: a block is outside the segment or of no plain type.
-            OSError: there is no memory to map it.
+            ValueError: a block is outside the segment or not of a plain type. OSError: out of memory.
         """
         end = max((block.offset + block.nbytes for block in blocks), default=0)
         if end > len(self._map):
@@ -140,23 +138,23 @@ class Arena:
         return arrays
 
     def close(self) -> None:
-        """Give the descriptor and the mapping back (the mapping once the last view is gone)."""
+        """Close the descriptor and the mapping (the mapping once the last view is gone)."""
         with self._changing:
             if self.fd >= 0:
                 os.close(self.fd)
                 self.fd = -1
-                # Not closed: whoever looks at it, or is copying in another thread, would end this process.
+                # Not closed explicitly: a thread that still reads or copies from it would crash the process.
                 self._map = _CLOSED
 
     def _remap(self, nbytes: int = 0) -> None:
-        """Map the whole segment anew, made larger first where it is smaller than that."""
+        """Map the whole segment anew, after growing it to that size if it is smaller."""
         with self._changing:
             if self.fd < 0:
                 raise ValueError("the arena is closed")
             size = -(-nbytes // _GRAIN) * _GRAIN
             if size > os.fstat(self.fd).st_size:
                 os.ftruncate(self.fd, size)
-            # The old mapping goes with its last view: a model may have kept one.
+            # The old mapping is closed with its last view: a model may have kept one.
             self._map = mmap.mmap(self.fd, os.fstat(self.fd).st_size)
 
     def _unpack(self, block: Block) -> Array:

@@ -1,7 +1,7 @@
-"""Which queue does a request go to, of a model with several signatures?
+"""Engines of a model with several signatures.
 
-Each signature has an engine of its own, so that a batch is of one signature (TF-B1); all of them share one
-runner. The model is told which one it runs by a hidden input (:data:`salver.backends.protocol.SIGNATURE`).
+Each signature has its own engine, because a batch has one signature (TF-B1); all of them share one runner. A
+hidden input tells the model which one to run (:data:`salver.backends.protocol.SIGNATURE`).
 """
 
 import asyncio
@@ -21,11 +21,11 @@ from salver.words.tensor import Array
 
 
 class SignatureRunner:
-    """Runs batches of one of a model's further signatures.
+    """Runner of batches of one of a model's additional signatures.
 
     Args:
-        runner: Of the whole model; whoever made it closes it.
-        index: Which one of its signature's others.
+        runner: Runner of the whole model; closed by its creator.
+        index: Index into the ``others`` of its signature.
     """
 
     def __init__(self, runner: Runner, index: int) -> None:
@@ -55,26 +55,26 @@ class SignatureRunner:
             await self._runner.back()
 
     def run_inline(self, inputs: Mapping[str, Array]) -> None:
-        """Never: how long runs take is known of the first signature."""
+        """Return None: durations are known only for the first signature."""
 
     async def run_each(self, inputs: Mapping[str, Array]) -> Sequence[Mapping[str, Array]]:
         """See :class:`~salver.kernel.engine.ports.Runner`."""
         return await self._runner.run_each({**inputs, SIGNATURE: self._mark})
 
     async def resize(self, slots: int) -> None:
-        """The first signature's engine has seen to it."""
+        """Do nothing: the engine of the first signature resizes the runner."""
         self.slots = slots
 
     async def close(self) -> None:
-        """The first signature's engine does that."""
+        """Do nothing: the engine of the first signature closes the runner."""
 
 
 class SplitRunner:
-    """Two runners of one model, each of which can run some of its signatures.
+    """Two runners of one model, each for some of its signatures.
 
     Args:
-        signature: The model's.
-        places: Who runs each signature, the first one first. All of them know them by the same index.
+        signature: Signature of the model.
+        places: Runner of each signature, in order. All runners use the same index for a signature.
     """
 
     def __init__(self, signature: Signature, places: Sequence[Runner]) -> None:
@@ -107,10 +107,10 @@ class SplitRunner:
 
 
 class Signatures:
-    """The engines of a model, by signature.
+    """Engines of a model, by signature.
 
     Args:
-        first: Of those who name none; it is closed by its owner, after this.
+        first: Engine of requests that name no signature; closed by its owner afterwards.
     """
 
     def __init__(self, first: Engine, others: Mapping[str, Engine]) -> None:
@@ -130,7 +130,7 @@ class Signatures:
         clock: Callable[[], float],
         emit: Callable[[BatchRan], None],
     ) -> "Signatures":
-        """With an engine for each of the others, under the same rules but for those that were learned."""
+        """Create an engine for each additional signature, with the same rules except learned ones."""
         policy = "auto" if config.batching.policy == "learned" else config.batching.policy
         batching = msgspec.structs.replace(config.batching, policy=policy)
         config = msgspec.structs.replace(config, batching=batching, ragged=Ragged())
@@ -145,7 +145,7 @@ class Signatures:
         sender: Hashable = None,
         standing: Standing = ANYBODY,
     ) -> InferResponse:
-        """As :meth:`~salver.kernel.engine.engine.Engine.infer`, by the signature that the request names."""
+        """Answer a request as :meth:`~salver.kernel.engine.engine.Engine.infer`, with its signature."""
         engine = self._all.get(request.signature) if request.signature else self._first
         if engine is None:
             raise InvalidInput(
@@ -156,10 +156,10 @@ class Signatures:
         return await engine.infer(request, deadline, sender, standing)
 
     async def resize(self, slots: int) -> None:
-        """So many instances, as the first one's engine has."""
+        """Set the number of instances, as the first engine has."""
         for engine in self.others.values():
             await engine.resize(slots)
 
     async def close(self) -> None:
-        """Refuse what still waits, and end the runs under way."""
+        """Reject waiting requests and finish active runs."""
         await asyncio.gather(*(engine.close() for engine in self.others.values()))

@@ -1,7 +1,7 @@
-"""How does a host process come into being, and what does its parent hold of it?
+"""Start of a host process, and the handles that its parent holds.
 
-The command line, environment, descriptors and arenas of a child. What is said to it afterwards is
-not known here (:mod:`salver.kernel.engine.child`).
+Command line, environment, descriptors and arenas of a child. Communication with it is in
+:mod:`salver.kernel.engine.child`.
 """
 
 import os
@@ -23,19 +23,19 @@ from salver.kernel.engine.run_limit import RunLimit
 from salver.kernel.engine.shm import Arena
 from salver.words.artifacts import Manifest
 
-#: Libraries that models use and that would call home unasked.
+#: Environment variables against telemetry of libraries that models use.
 _QUIET = {"ORT_DISABLE_TELEMETRY": "1"}
-#: Of a host that forks: threads would not come along.
+#: Environment variables of a fork server: threads would not survive a fork.
 _ALONE = dict.fromkeys(THREAD_VARIABLES, "1")
 
 
 class Interpreter(NamedTuple):
-    """A Python other than this process's own.
+    """A Python interpreter other than that of this process.
 
     Attributes:
-        program: Its path.
-        variables: Environment variables that go with it, so that it finds this package, and its own.
-        release: Nobody uses it any more.
+        program: Path of the interpreter.
+        variables: Environment variables with which it finds this package and its own.
+        release: Called when it is no longer used.
     """
 
     program: str
@@ -44,19 +44,18 @@ class Interpreter(NamedTuple):
 
 
 class HostPlan(msgspec.Struct, frozen=True):
-    """What a host process is to be.
+    """Plan of a host process.
 
     Attributes:
         backend: ``module:attribute`` of a backend, or of a class of one.
         memory_limit_mb: Limit of its address space; 0 = none.
-        limit: A run that takes longer is taken for a hang: the host is killed.
-        server: What its model may ask while it runs; None = nothing.
-        interpreter: Runs it; None = the one of this process.
-        hides: Environment variables with a name that this regular expression matches are not its own; empty =
-            all are.
-        bears: It is to fork others rather than to run anything, if that is safe.
-        imports: These modules are all that it loads before it forks; those load the model.
-        output: How much of what it writes is logged, of all hosts by this plan.
+        limit: A run that takes longer counts as hanging: the host is killed.
+        server: Server that its model may call while it runs; None = none.
+        interpreter: Interpreter to run it with; None = that of this process.
+        hides: Regular expression of environment variables that it does not inherit; empty = it inherits all.
+        bears: It is a fork server, if forking is safe.
+        imports: Modules that a fork server imports; its children load the model.
+        output: Limit on its logged output, shared by all hosts of this plan.
     """
 
     backend: str
@@ -73,45 +72,45 @@ class HostPlan(msgspec.Struct, frozen=True):
 
     @property
     def variables(self) -> dict[str, str]:
-        """Its whole environment, with as many threads for its libraries as its owner wants."""
+        """Return its whole environment, with the configured number of threads for its libraries."""
         given = dict(self.interpreter.variables) if self.interpreter is not None else {}
         threads = dict.fromkeys(THREAD_VARIABLES, str(self.options.threads))
         return {**_QUIET, **threads, **_seen(self.hides), **given}
 
 
 class Process(Protocol):
-    """A child, or somebody else's."""
+    """Child process, or one forked by a child."""
 
     @property
     def pid(self) -> int:
-        """Its id, which is its group's as well."""
+        """Return its process id, which is also its group id."""
         ...
 
     def wait(self) -> int:
-        """Its exit status once it is dead; its id may be another's after that."""
+        """Wait until it is dead and return its exit status; afterwards its id may be reused."""
         ...
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """Kill it (SIGKILL)."""
         ...
 
 
 class Side(NamedTuple):
-    """The parent's end of the side channel (:mod:`salver.kernel.engine.callback_messages`)."""
+    """Parent's end of the callback channel (:mod:`salver.kernel.engine.callback_messages`)."""
 
     sock: socket.socket
     asks: Arena
     answers: Arena
 
     def close(self) -> None:
-        """Give it back."""
+        """Close the descriptors and arenas."""
         self.sock.close()
         self.asks.close()
         self.answers.close()
 
 
 class Ends:
-    """What the parent holds of a child: process, descriptors, arenas; the side channel closes by itself."""
+    """Parent's handles of a child: process, descriptors, arenas; not the callback channel."""
 
     def __init__(
         self,
@@ -130,7 +129,7 @@ class Ends:
         self.side = side
 
     def close(self) -> None:
-        """Give the descriptors and arenas back; the process is reaped already."""
+        """Close descriptors and arenas; the process has already been reaped."""
         self.sock.close()
         os.close(self.output)
         os.close(self.pidfd)
@@ -139,18 +138,18 @@ class Ends:
 
 
 def _seen(hides: str) -> Mapping[str, str]:
-    """The environment, without what is hidden."""
+    """Return the environment without hidden variables."""
     if not hides:
         return os.environ
     return {name: value for name, value in os.environ.items() if not re.fullmatch(hides, name)}
 
 
 class Line(NamedTuple):
-    """What a parent and a child speak by: the parent's ends, and what the child is given.
+    """Connection of a parent to a child: the parent's ends, and the descriptors for the child.
 
     Attributes:
-        passed: Descriptors of the control channel and of both arenas, as the child's ends.
-        their_output: The end of ``output`` that the child writes to.
+        passed: Child's descriptors of the control channel and of both arenas.
+        their_output: Child's end of ``output``.
     """
 
     sock: socket.socket
@@ -161,14 +160,14 @@ class Line(NamedTuple):
 
 
 def open_line(name: str, undo: ExitStack, theirs_too: ExitStack) -> Line:
-    """Arenas, control channel and output for one child of that model.
+    """Create arenas, control channel and output pipe for one child of that model.
 
     Args:
-        undo: Closes the parent's ends.
-        theirs_too: Closes the child's, which the parent needs no longer than until the child has them.
+        undo: Closes the parent's ends on failure.
+        theirs_too: Closes the child's ends, which the parent needs only until the child has them.
 
     Raises:
-        OSError: no descriptor or memory is left.
+        OSError: out of descriptors or memory.
     """
     requests = Arena.create(f"{name}:requests")
     undo.callback(requests.close)
@@ -187,10 +186,10 @@ def open_line(name: str, undo: ExitStack, theirs_too: ExitStack) -> Line:
 
 
 def spawn(plan: HostPlan) -> Ends:
-    """Start a child, on the loop's own thread: the child dies with the *thread* that started it.
+    """Start a child on the loop's own thread, because it dies with the *thread* that started it.
 
     Raises:
-        OSError: no descriptor, memory or process is left; nothing is kept.
+        OSError: out of descriptors, memory or processes; everything has been released.
     """
     name = plan.manifest.id.name
     with ExitStack() as undo, ExitStack() as theirs_too:

@@ -1,7 +1,7 @@
-"""How do requests become the inputs of one run, and its outputs theirs again?
+"""Merging of requests into the inputs of one run, and splitting of its outputs.
 
-Arrays are stacked along axis 0 and cut apart, or, of a ragged batch, joined as its owner has it; what a model
-gives is checked. It runs nothing and knows no queue.
+Arrays are stacked along axis 0 and split again, or joined as a ragged batch; the model's outputs are checked.
+It runs nothing and knows no queue.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,15 +22,15 @@ Outputs = Mapping[str, Array]
 
 
 class Stack:
-    """The runs of one model.
+    """Merger and splitter for one model.
 
     Args:
-        model: Its name, for messages.
-        ragged: Its requests differ in shape, and this joins them; None = they do not.
-        pads: They differ, and are padded to the longest.
+        model: Name for messages.
+        ragged: Joins requests of different shapes; None = not ragged.
+        pads: Pad requests of different shapes to the largest extents.
 
     Attributes:
-        types: Of its outputs, by name.
+        types: Datatypes of the outputs, by name.
     """
 
     __slots__ = ("_batched", "_join", "_model", "_names", "_ragged", "types")
@@ -45,11 +45,11 @@ class Stack:
 
     @property
     def is_ragged(self) -> bool:
-        """Requests of different shapes share a run."""
+        """Return whether requests of different shapes may share a run."""
         return self._ragged is not None
 
     def inputs(self, bounds: Sequence[Bound]) -> dict[str, Array]:
-        """Of one run: each array as it came, or stacked."""
+        """Return the inputs of one run, stacked if there are several requests."""
         first = bounds[0].arrays
         if self._ragged is not None:
             return self._ragged.gather([b.arrays for b in bounds])
@@ -62,13 +62,13 @@ class Stack:
         }
 
     def alone(self, inputs: Outputs) -> Outputs:
-        """Of a run that is asked for by the names of its inputs."""
+        """Return the inputs of a run that is given by input names."""
         if self._ragged is None:
             return inputs
         return self._ragged.gather([[inputs.get(name) for name in self._names]])
 
     def parts(self, outputs: Outputs, members: Sequence[Waiting]) -> list[Outputs]:
-        """Each request's rows of the outputs of a batch."""
+        """Return each request's rows of the outputs of a batch."""
         if self._ragged is not None:
             return self._ragged.scatter(outputs, [(w.payload[0].arrays, w.rows) for w in members])
         if len(members) == 1:
@@ -83,7 +83,7 @@ class Stack:
         return parts
 
     def check_batch(self, outputs: Outputs | list[Answer | SalverError], batch: Batch) -> None:
-        """Raises InvalidOutput where they are not of that batch."""
+        """Check that outputs belong to a batch. Raises InvalidOutput."""
         if isinstance(outputs, list):
             return
         self.check(outputs, batch.rows)
@@ -91,7 +91,7 @@ class Stack:
             self._ragged.check(outputs, [w.payload[0].arrays for w in batch.members])
 
     def check(self, outputs: Outputs, rows: int) -> None:
-        """Raises InvalidOutput where one is missing, or, of a model with a batch, has not so many rows."""
+        """Check that no output is missing or has the wrong number of rows. Raises InvalidOutput."""
         for name in self.types:
             array = outputs.get(name)
             if array is None:

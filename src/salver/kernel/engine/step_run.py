@@ -1,7 +1,7 @@
-"""How is one planned step run on a model, and what did it give?
+"""Execution of one planned step on a model.
 
-Calls the model and hands its scores to the sequences' answers. What the model raises ends the sequences that
-were in that call and nothing else. It knows no thread, lock or event loop.
+Calls the model and passes its scores to the sequences' answers. An exception of the model ends the sequences
+of that call and nothing else. It knows no thread, lock or event loop.
 """
 
 import logging
@@ -26,13 +26,13 @@ _Scored = tuple[Sequence[StepSequence], Array]
 
 
 class StepOutcome(msgspec.Struct):
-    """What a step gave.
+    """Result of a step.
 
     Attributes:
-        pieces: To whom which part of the answer; a sequence with a last one is over.
-        tokens: How many were drawn.
-        prompt_tokens: How many were read of prompts.
-        seconds: The model's own time.
+        pieces: Sequences with their new pieces; a last piece ends its sequence.
+        tokens: Number of tokens drawn.
+        prompt_tokens: Number of prompt tokens processed.
+        seconds: Time in the model.
         ok: False if the model raised.
     """
 
@@ -44,9 +44,7 @@ class StepOutcome(msgspec.Struct):
 
 
 class StepRun:
-    """Runs steps of one model. The payload of each sequence is its
-    :class:`~salver.kernel.engine.answer.Answer`.
-    """
+    """Runner of steps of one model. Payloads are of type :class:`~salver.kernel.engine.answer.Answer`."""
 
     def __init__(
         self, id: ModelId, model: StepModel, vocabulary: int, pace: StepPace, clock: Callable[[], float]
@@ -58,12 +56,12 @@ class StepRun:
         self._clock = clock
 
     def run(self, plan: StepPlan) -> StepOutcome:
-        """Do all that the plan says."""
+        """Execute the plan."""
         outcome = StepOutcome([(s, Piece(error=DeadlineExceeded(LATE))) for s in plan.expired])
         for slot in plan.freed:
             try:
                 self._model.release(slot)
-            except Exception as error:  # nobody waits for it
+            except Exception as error:  # cancelled
                 self._fail(outcome, (), error)
         began = self._clock()
         parts = (self._step(plan, outcome), self._prefill(plan, outcome))
@@ -77,7 +75,7 @@ class StepRun:
     def _give(
         self, sequences: Sequence[StepSequence], scores: Array, outcome: StepOutcome, now: float
     ) -> None:
-        """Let each whose prompt is read go on from its row of scores."""
+        """Advance each sequence whose prompt has been processed with its row of scores."""
         if not sequences:
             return
         likeliest = scores.argmax(axis=1)

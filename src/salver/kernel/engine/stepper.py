@@ -1,9 +1,8 @@
-"""Who steps a model that answers token by token, and how do tokens reach their callers?
+"""Engine of a step-wise model: runs steps on a thread and delivers tokens to callers.
 
-The shell around :class:`~salver.kernel.engine.steps.StepScheduler`. One thread runs step after step, so
-that the
-event loop's other work never stands between two steps; what a step gave crosses to the loop in one call.
-A caller who reads slowly delays nobody: its tokens wait for it, at most as many as it asked for.
+The shell around :class:`~salver.kernel.engine.steps.StepScheduler`. One thread runs step after step, so that
+the event loop's other work never delays a step; the results of a step cross to the loop in one call. A slow
+reader delays no other sequence: its tokens are buffered, at most as many as it requested.
 """
 
 import asyncio
@@ -45,7 +44,7 @@ _JOIN_S = 30.0
 
 
 class _Outlet(Answer):
-    """An answer, and what of it waits for its caller. Only the event loop looks at the latter."""
+    """An answer with its unread pieces, which only the event loop accesses."""
 
     __slots__ = ("is_ready", "pieces")
 
@@ -69,11 +68,11 @@ class StepEngine:
     """Queue, slots and thread of one step-wise model version.
 
     Args:
-        id: Whose.
-        model: Stepped on a thread of its own; the engine closes it.
-        config: Its limits, priorities and default deadline.
+        id: The model version.
+        model: Stepped on a thread of its own; closed by the engine.
+        config: Limits, priorities and default deadline.
         clock: Monotonic seconds.
-        emit: Told of every step.
+        emit: Called after every step.
     """
 
     signature: Signature = SIGNATURE
@@ -96,12 +95,12 @@ class StepEngine:
         self._reader = PromptReader(id.name, vocabulary, config.steps.max_context)
         self._scheduler = StepScheduler(config.steps, config.batching.max_queue, config.priorities.max_passes)
         self._steps = StepRun(id, model, vocabulary.size, self._scheduler.pace, clock)
-        self._changed = threading.Condition()  # guards the scheduler, but for its two counts
+        self._changed = threading.Condition()  # guards the scheduler, except its two counters
         self._is_closed = False
         self._limit = RunLimit(config.instances.run_timeout_s)
-        self._began = 0.0  # the step under way, by the step thread; 0 = none is
+        self._began = 0.0  # start of the current step, set by the step thread; 0 = none
         self._look_timer: asyncio.TimerHandle | None = None
-        self.hangs = False  # a step has taken too long; until it ends nothing is taken
+        self.hangs = False  # a step has taken too long; nothing is accepted until it ends
         self._last_end = 0.0
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -111,28 +110,28 @@ class StepEngine:
 
     @property
     def queued(self) -> int:
-        """Sequences that wait for a slot."""
+        """Return the number of sequences waiting for a slot."""
         return self._scheduler.waiting
 
     @property
     def running(self) -> int:
-        """Sequences under way."""
+        """Return the number of active sequences."""
         return self._scheduler.active
 
     @property
     def step_seconds(self) -> float:
-        """A step of all slots, as known by now."""
+        """Return the expected duration of a step with all slots."""
         return self._scheduler.pace.step_seconds(self._config.steps.max_sequences)
 
     def insight(self) -> Insight:
-        """For operators; there is no batch law and no rule to tell of."""
+        """Return figures for operators; there is no batch law and no rule."""
         return Insight(limit=self._config.batching.max_queue)
 
     async def start(self) -> None:
-        """Try the model out, learn its pace, and begin to step.
+        """Try the model, measure its pace, and start stepping.
 
         Raises:
-            LoadFailed: it does not take the vocabulary's tokens, or gives something else than their scores.
+            LoadFailed: the model rejects the vocabulary's tokens, or does not return their scores.
         """
         self._loop = asyncio.get_running_loop()
         tried: asyncio.Future[None] = self._loop.create_future()
@@ -149,10 +148,10 @@ class StepEngine:
         sender: Hashable = None,
         standing: Standing = ANYBODY,
     ) -> InferResponse:
-        """One answer to one request is not what such a model gives.
+        """Reject a request for a single answer, which such a model does not give.
 
         Raises:
-            Unsupported: always; its text names the road that there is.
+            Unsupported: always; its text names the available operation.
         """
         raise Unsupported(
             f"model '{self.id.name}' answers token by token, and this request has room for one response",
@@ -163,15 +162,15 @@ class StepEngine:
     async def stream(
         self, request: InferRequest, deadline: float | None = None, standing: Standing = ANYBODY
     ) -> AsyncGenerator[InferResponse, None]:
-        """The answer in pieces, each text that was not there before; the last one says why it is the last.
+        """Yield the answer in pieces of new text; the last one has the reason of the end.
 
-        Closing the iterator early gives the sequence up and frees its slot at the next step.
+        Closing the iterator early cancels the sequence and frees its slot at the next step.
 
         Args:
-            deadline: On the engine's clock; no step is run for the sequence past it.
+            deadline: On the engine's clock; the sequence takes part in no step after it.
 
         Raises:
-            InvalidInput: the request does not fit.
+            InvalidInput: the request is invalid.
             Overloaded: the queue is full.
             DeadlineExceeded: the deadline passed before the last token.
             ModelFailed: the model raised.
@@ -196,7 +195,7 @@ class StepEngine:
             self._leave(sequence)
 
     async def close(self) -> None:
-        """Refuse what still waits, end what is under way, let the model go."""
+        """Reject waiting requests, end active sequences, release the model."""
         with self._changed:
             self._is_closed = True
             left = self._scheduler.everyone()
@@ -211,7 +210,7 @@ class StepEngine:
                 return
         await asyncio.to_thread(self._model.close)
 
-    # On the event loop.
+    # -- on the event loop ---------------------------------------------------------------------
 
     def _open(self, request: InferRequest, deadline: float | None, standing: Standing) -> StepSequence:
         prompt = self._reader.read(request)
@@ -247,7 +246,7 @@ class StepEngine:
             self._look_timer = asyncio.get_running_loop().call_later(seconds, self._look)
 
     def _look(self) -> None:
-        """Does a step hang? While there are sequences, look again when the next one could."""
+        """Check whether a step hangs; while there are sequences, schedule the next check."""
         self._look_timer = None
         if self._is_closed:
             return
@@ -263,7 +262,7 @@ class StepEngine:
             left = self._scheduler.everyone()
         for sequence in left:
             sequence.payload.push(Piece(error=self._hung()))
-        if self._began != began:  # it has ended in this very moment
+        if self._began != began:  # it ended at the same moment
             self._came_back()
 
     def _hung(self) -> NotReady:
@@ -278,7 +277,7 @@ class StepEngine:
             _LOG.warning("the step of model %s that hung has ended", self.id)
 
     def _expire(self, sequence: StepSequence) -> None:
-        """Should the model hang, or the thread be late."""
+        """End expired sequences, in case the model hangs or the thread is late."""
         self._leave(sequence)
         sequence.payload.push(Piece(error=DeadlineExceeded(LATE)))
 
@@ -298,7 +297,7 @@ class StepEngine:
         if event is not None:
             self._emit(event)
 
-    # On the thread.
+    # -- on the thread -------------------------------------------------------------------------
 
     def _work(self, loop: asyncio.AbstractEventLoop, tried: "asyncio.Future[None]") -> None:
         try:
@@ -311,7 +310,7 @@ class StepEngine:
             self._began = self._clock()
             try:
                 pieces, event = self._run(plan)
-            except Exception as error:  # a defect of ours ends these sequences, not those to come
+            except Exception as error:  # a bug ends these sequences, but not later ones
                 _LOG.exception("a step of %r failed", self, exc_info=error)
                 pieces, event = [(s, Piece(error=Internal(str(error)))) for s in plan.everyone], None
             self._limit.observe(self._clock() - self._began)
@@ -325,11 +324,11 @@ class StepEngine:
             if pieces or event is not None:
                 try:
                     loop.call_soon_threadsafe(self._deliver, pieces, event)
-                except RuntimeError:  # the loop has ended without us
+                except RuntimeError:  # the loop has been closed
                     return
 
     def _next(self) -> StepPlan | None:
-        """Waits until there is something to do; None at the end."""
+        """Wait until there is something to do; return None at the end."""
         with self._changed:
             while not self._scheduler.has_work and not self._is_closed:
                 self._last_end = 0.0

@@ -1,13 +1,13 @@
-"""Which sequences does the next step of a step-wise model carry on?
+"""Scheduler of a step-wise model: which sequences take part in the next step.
 
-Iteration-level scheduling (Orca, OSDI 2022) with chunked prefills (Sarathi-Serve, OSDI 2024): between any
-two steps sequences join free slots and finished ones leave. Pure: the time is an argument and the payload is
-never looked at. The shell is ``stepper.py``; ``step_simulator.py`` drives the very same object.
+Iteration-level scheduling (Orca, OSDI 2022) with chunked prefills (Sarathi-Serve, OSDI 2024): between any two
+steps sequences join free slots and finished ones leave. Pure: the time is an argument and the payload is
+never read. The shell is ``stepper.py``; ``step_simulator.py`` drives the same object.
 
 * A sequence joins when a slot is free and its whole budget, prompt and longest answer, fits beside
-  what is reserved: nothing runs out midway. Within a level it is first come, first served.
-* Every sequence under way takes one token in each step: its last own one, or the next of its prompt.
-* Beside that, the oldest unread prompt is read in chunks that lengthen the step only a little
+  what is reserved: no sequence runs out of memory midway. Within a level it is first come, first served.
+* Every active sequence takes one token in each step: its last own one, or the next of its prompt.
+* In addition the oldest unread prompt is processed in chunks that lengthen the step only a little
   (:class:`~salver.kernel.engine.step_pace.StepPace`), so that the others' tokens keep coming evenly.
 """
 
@@ -28,15 +28,15 @@ class StepSequence:
     """One sequence, from its arrival to its last token.
 
     Attributes:
-        payload: Whatever the caller wants back with it.
-        prompt: Tokens of the prompt; at least 1.
-        most: Tokens of the answer, at most; at least 1.
+        payload: An object of the caller.
+        prompt: Number of prompt tokens, at least 1.
+        most: Maximum tokens of the answer, at least 1.
         level: Priority, 1 being the highest.
         deadline: Seconds; None = never.
-        slot: Where its state lies; -1 while it waits and after it has left.
-        read: Prompt tokens that the model has read.
+        slot: Index of its state; -1 while it waits and after it has left.
+        read: Prompt tokens that the model has processed.
         given: Tokens of the answer so far.
-        is_live: False once it has left, for whatever reason.
+        is_live: False once it has left.
     """
 
     __slots__ = ("deadline", "given", "is_live", "level", "most", "payload", "prompt", "read", "slot")
@@ -55,23 +55,25 @@ class StepSequence:
         self.is_live = True
 
     def __repr__(self) -> str:
-        where = f"slot {self.slot}" if self.slot >= 0 else "waiting" if self.is_live else "gone"
+        where = "waiting" if self.is_live else "gone"
+        if self.slot >= 0:
+            where = f"slot {self.slot}"
         return f"<StepSequence {where}, {self.read}/{self.prompt} read, {self.given}/{self.most} given>"
 
     @property
     def is_answering(self) -> bool:
-        """Its whole prompt is read."""
+        """Return whether its whole prompt has been processed."""
         return self.read == self.prompt
 
 
 class StepPlan(msgspec.Struct, frozen=True):
-    """What to do in one step.
+    """Work of one step.
 
     Attributes:
-        freed: Slots whose sequences are over; to be released before anything else.
-        expired: Sequences that have just left because their deadline is past.
-        rows: Each goes on by one token, in its slot of ``slots``.
-        chunk: Reads ``chunk_tokens`` tokens of its prompt instead, in ``chunk_slot``; or None.
+        freed: Slots of finished sequences, to be released first.
+        expired: Sequences that have just left because their deadline has passed.
+        rows: Sequences that advance by one token, each in its slot of ``slots``.
+        chunk: Sequence that processes ``chunk_tokens`` prompt tokens instead, in ``chunk_slot``; or None.
     """
 
     freed: list[int]
@@ -84,11 +86,11 @@ class StepPlan(msgspec.Struct, frozen=True):
 
     @property
     def everyone(self) -> list[StepSequence]:
-        """Who goes on."""
+        """Return all sequences of the step."""
         return self.rows if self.chunk is None else [*self.rows, self.chunk]
 
     def advance(self) -> int:
-        """The step is over: what it read of prompts is read; so many tokens."""
+        """Update the sequences after the step; return the number of prompt tokens processed."""
         read = self.chunk_tokens
         for sequence in self.rows:
             if sequence.read < sequence.prompt:
@@ -100,14 +102,14 @@ class StepPlan(msgspec.Struct, frozen=True):
 
 
 class StepScheduler:
-    """Waiting sequences, slots and the budget of one model version.
+    """Waiting sequences, slots and token budget of one model version.
 
-    Not safe for threads: its owner holds a lock for all of it but ``waiting`` and ``active``, which anybody
-    may read at any time.
+    Not thread-safe: its owner holds a lock, except for ``waiting`` and ``active``, which may be read at any
+    time.
 
     Args:
-        max_queue: Most sequences waiting.
-        max_passes: Joins that may pass over a waiting level before its oldest goes first.
+        max_queue: Maximum number of waiting sequences.
+        max_passes: Joins that may pass over a waiting level before its oldest sequence goes first.
     """
 
     def __init__(self, limits: Steps, max_queue: int, max_passes: int = 16) -> None:
@@ -122,29 +124,28 @@ class StepScheduler:
         self._free = list(range(limits.max_sequences))[::-1]
         self._freed: list[int] = []
         self._timed = 0  # live sequences with a deadline
-        #: Sequences without a slot. A number of its own, since counting them is not safe without the lock.
+        #: Number of sequences without a slot. A separate counter, because counting them needs the lock.
         self.waiting = 0
-        self.reserved = 0  # tokens of all sequences under way, unread and ungiven ones included
+        self.reserved = 0  # tokens of all active sequences, including those still to come
 
     def __repr__(self) -> str:
         return f"<StepScheduler {self.waiting} waiting, {self.active} active>"
 
     @property
     def active(self) -> int:
-        """Sequences with a slot."""
+        """Return the number of sequences with a slot."""
         return len(self._active)
 
     @property
     def has_work(self) -> bool:
-        """A step, or at least the release of a slot, is due."""
+        """Return whether a step, or at least the release of a slot, is due."""
         return bool(self._active or self._freed or self._waiting)
 
     def offer(self, sequence: StepSequence) -> None:
-        """Join the queue.
+        """Add a sequence to the queue.
 
         Raises:
-            InvalidInput: it could never run.
-            Overloaded: the queue is full; nothing was changed.
+            InvalidInput: it could never run. Overloaded: the queue is full; nothing was changed.
         """
         most = min(self._limits.max_context, self._budget)
         if sequence.prompt + sequence.most > most:
@@ -161,7 +162,7 @@ class StepScheduler:
         self._timed += sequence.deadline is not None
 
     def finish(self, sequence: StepSequence) -> bool:
-        """It is over, or given up: its slot is free for the next step. False if it had left already."""
+        """Remove a finished or cancelled sequence and free its slot; return False if it had left."""
         if not sequence.is_live:
             return False
         sequence.is_live = False
@@ -180,11 +181,11 @@ class StepScheduler:
         return True
 
     def everyone(self) -> list[StepSequence]:
-        """All that wait or are under way."""
+        """Return all waiting and active sequences."""
         return [*self._active, *(s for queue in self._waiting.values() for s in queue)]
 
     def plan(self, now: float) -> StepPlan:
-        """The next step; with no rows and no chunk there is none to run."""
+        """Return the next step; without rows and chunk there is nothing to run."""
         expired = []
         if self._timed:
             expired = [s for s in self.everyone() if s.deadline is not None and s.deadline <= now]
@@ -210,7 +211,7 @@ class StepScheduler:
             queue = self._waiting[level]
             need = queue[0].prompt + queue[0].most
             if self.reserved + need > self._budget:
-                return  # nobody overtakes it: it would starve
+                return  # no later sequence may overtake it, or it would starve
             sequence = queue.popleft()
             self.waiting -= 1
             self.reserved += need
@@ -224,7 +225,7 @@ class StepScheduler:
                     self._passed[other] = self._passed.get(other, 0) + 1
 
     def _next_level(self) -> int:
-        """The highest that waits, or one that has been passed over too often."""
+        """Return the highest waiting level, or one that has been passed over too often."""
         levels = sorted(self._waiting)
         for level in levels[1:]:
             if self._max_passes and self._passed.get(level, 0) >= self._max_passes:

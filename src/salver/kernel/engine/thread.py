@@ -1,7 +1,7 @@
-"""Who runs a batch, when the framework lets other threads work meanwhile?
+"""Runner on threads, for frameworks that release the interpreter lock.
 
-:class:`ThreadRunner` owns the threads of one model version. Runs of a model that is native
-and measured to be tiny may also happen on the caller's thread (``run_inline``).
+:class:`ThreadRunner` owns the threads of one model version. Runs of a model that is native and measured to be
+tiny may also happen on the caller's thread (``run_inline``).
 """
 
 import asyncio
@@ -26,10 +26,10 @@ _Result = tuple[Mapping[str, Array], float]
 
 
 class _Seat:
-    """What one thread does, for who watches over it.
+    """State of one thread, for the watchdog.
 
     Attributes:
-        run: When its run began, by ``perf_counter``, and who takes the result; written by the thread.
+        run: Start of its run, by ``perf_counter``, and the recipient of the result; written by the thread.
         hung: The run that has taken too long; written by the loop.
     """
 
@@ -40,22 +40,22 @@ class _Seat:
         self.hung: tuple[float, asyncio.Future[_Result]] | None = None
 
 
-#: Asks a thread to end, and takes it and its model.
+#: Ends the thread that takes it, together with its model.
 _Leave = asyncio.Future[tuple[threading.Thread, RunnableModel]]
 _Job = tuple[Mapping[str, Array], "asyncio.Future[_Result]", threading.Barrier | None]
 
 
 class ThreadRunner:
-    """Runs batches on threads of this process.
+    """Runner of batches on threads of this process.
 
     Args:
-        models: One model that several threads share (``traits.concurrent``), or one a slot.
-        slots: Batches at the same time.
+        models: One model that all threads share (``traits.concurrent``), or one per slot.
+        slots: Concurrent batches.
         threads: Threads inside one run.
-        name: For thread names and error texts.
-        more: Loads one more model, for one more slot; blocking. None = the slots share one.
-        limit: A run that takes longer hangs: its callers are told, and while no thread is left for others,
-            they are refused. A thread cannot be ended; when the run comes back, all is as before.
+        name: Name for threads and error texts.
+        more: Loads one more model for an additional slot; blocking. None = the slots share one.
+        limit: A run that takes longer counts as hanging: its callers get an error, and while all threads
+            hang, requests are rejected. A thread cannot be ended; when the run returns, service resumes.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class ThreadRunner:
         self._limit = limit or RunLimit()
         self._seats: dict[threading.Thread, _Seat] = {}
         self._hanging = 0  # threads whose runs hang
-        self._timer: asyncio.TimerHandle | None = None  # watches over the runs of all threads
+        self._timer: asyncio.TimerHandle | None = None  # one timer for the runs of all threads
 
     def __repr__(self) -> str:
         return f"<ThreadRunner {self._name}, {self.slots} slots>"
@@ -102,9 +102,7 @@ class ThreadRunner:
         return await future
 
     async def run_each(self, inputs: Mapping[str, Array]) -> Sequence[Mapping[str, Array]]:
-        """See :class:`~salver.kernel.engine.ports.Runner`: on each thread, since frameworks prepare those,
-        too.
-        """
+        """Run once on each thread, because frameworks also initialise threads."""
         if not self._threads:
             self._start()
         loop = asyncio.get_running_loop()
@@ -153,10 +151,10 @@ class ThreadRunner:
             await asyncio.to_thread(model.close)
 
     async def close(self) -> None:
-        """Waits a while for the runs under way, then closes the models.
+        """Wait a while for active runs, then close the models.
 
-        A thread cannot be ended from outside: a model that hangs keeps its thread and its memory
-        until the process ends, and the log says so.
+        A thread cannot be ended from outside: a hanging model keeps its thread and memory until the process
+            ends, which is logged.
         """
         for _ in self._threads:
             self._jobs.put(None)
@@ -191,7 +189,7 @@ class ThreadRunner:
 
     @property
     def hangs(self) -> bool:
-        """No thread is left that could run anything, since the runs of all hang."""
+        """Return whether all threads hang, so that nothing can run."""
         return self._hanging >= self.slots
 
     def _hung(self) -> NotReady:
@@ -207,7 +205,7 @@ class ThreadRunner:
             self._timer = loop.call_later(seconds, self._look, loop)
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Does a run hang? When the next one could is when to look again."""
+        """Check for hanging runs and schedule the next check."""
         self._timer = None
         limit, now, wait = self._limit.seconds, time.perf_counter(), math.inf
         for seat in self._seats.values():
@@ -221,7 +219,7 @@ class ThreadRunner:
             self._hanging += 1
             _LOG.error("a run of model %s has not ended within %g s; it hangs", self._name, limit)
             _fail(run[1], self._hung())
-            if seat.run is not run:  # it has ended in this very moment
+            if seat.run is not run:  # it ended at the same moment
                 self._came_back(seat, run)
         if self.hangs:
             self._refuse_all()
@@ -230,11 +228,11 @@ class ThreadRunner:
         self._look_in(loop, max(wait, _LEAST_LOOK_S))
 
     def _refuse_all(self) -> None:
-        """Nobody will run what waits for a thread."""
+        """Fail the jobs that wait for a thread."""
         while not self._jobs.empty():
             job = self._jobs.get_nowait()
             if not isinstance(job, tuple):
-                self._jobs.put(job)  # an order to leave, or to end, which comes last
+                self._jobs.put(job)  # an order to end a thread, always last
                 return
             _fail(job[1], self._hung())
 
@@ -264,13 +262,13 @@ class ThreadRunner:
                 self._rest(loop, seat)
                 self._limit.observe(result[1])
                 loop.call_soon_threadsafe(_settle, future, result)
-                del result  # or the last outputs would live until the next job
+                del result  # otherwise the last outputs would stay in memory until the next job
             del job, inputs, future
 
     def _rest(self, loop: asyncio.AbstractEventLoop, seat: _Seat) -> None:
-        """The thread's run is over, however it ended."""
+        """Record that the thread's run has ended."""
         run, seat.run = seat.run, None
-        if seat.hung is not None and seat.hung is run:  # looked at after that, as the loop does it reversed
+        if seat.hung is not None and seat.hung is run:  # checked last, in the opposite order of the loop
             loop.call_soon_threadsafe(self._came_back, seat, run)
 
     def _rows(self, inputs: Mapping[str, Array]) -> int:
@@ -289,8 +287,8 @@ class ThreadRunner:
         seconds = time.perf_counter() - began
         if SIGNATURE in inputs:  # the pace is that of the first signature
             return outputs, seconds
-        # CPU time, so that waiting for a core or the interpreter does not count; helper threads' share
-        # is bounded by the caller's own, which takes part.
+        # CPU time, so that waiting for a core or the interpreter does not count; the time of helper threads
+        # is bounded by that of the caller, which takes part.
         self._pace.observe(rows, min(seconds, (time.thread_time() - cpu) * self._threads_a_run))
         return outputs, seconds
 

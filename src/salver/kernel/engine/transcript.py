@@ -1,7 +1,7 @@
-"""What text are these tokens, and is the text at its end?
+"""Conversion between text and tokens, and the growing text of one sequence.
 
-A :class:`Vocabulary` turns text into tokens and back; a :class:`Transcript` turns one sequence's tokens into
-text as they come: no half characters, nothing beyond a stop text, nothing that may turn out to be the
+A :class:`Vocabulary` converts text to tokens and back; a :class:`Transcript` turns a sequence's tokens into
+text as they arrive: no partial characters, nothing after a stop text, nothing that may turn out to be the
 beginning of one. Pure.
 """
 
@@ -13,29 +13,29 @@ from salver.words.errors import InvalidInput, LoadFailed
 
 
 class Vocabulary(Protocol):
-    """The tokens of a model.
+    """Tokens of a model.
 
     Attributes:
-        size: Ids are 0 to ``size`` - 1.
+        size: Number of tokens; ids are 0 to ``size`` - 1.
     """
 
     size: int
 
     def encode(self, text: str, most: int) -> list[int]:
-        """The tokens of a text.
+        """Return the tokens of a text.
 
         Raises:
-            InvalidInput: there are more than ``most``, or none for a part of it.
+            InvalidInput: there are more than ``most``, or a part has no token.
         """
         ...
 
     def spell(self, token: int) -> bytes:
-        """The UTF-8 text, or a part of it, that a token stands for."""
+        """Return the UTF-8 bytes of a token."""
         ...
 
 
 class Bytes:
-    """Tokens are the bytes of UTF-8 text.
+    """Vocabulary of the bytes of UTF-8 text.
 
     >>> Bytes().encode("aü", most=3)
     [97, 195, 188]
@@ -56,10 +56,10 @@ class Bytes:
 
 
 class Texts:
-    """Tokens are listed texts; a text is cut into the longest listed ones from its beginning on.
+    """Vocabulary of listed texts; a text is split greedily into the longest listed ones.
 
     Raises:
-        LoadFailed: the list is empty, or holds a text twice or an empty one.
+        LoadFailed: the list is empty, or has a duplicate or an empty text.
 
     >>> Texts(["a", "b", "ab", "c"]).encode("abc", most=3)
     [2, 3]
@@ -82,7 +82,7 @@ class Texts:
         tokens: list[int] = []
         at = 0
         while at < len(text):
-            if len(tokens) == most:  # a long text would cost its time before it is refused
+            if len(tokens) == most:  # long texts must not cost their time before they are rejected
                 raise _too_long(most)
             for end in range(min(len(text), at + self._longest), at, -1):
                 token = self._ids.get(text[at:end])
@@ -103,10 +103,10 @@ class Texts:
 
 
 class Transcript:
-    """One answer, as it grows.
+    """Text of one answer as it grows.
 
     Args:
-        stops: Texts that end it; they are not part of it.
+        stops: Texts that end the answer and are not part of it.
 
     >>> transcript = Transcript(Bytes(), ("END",))
     >>> [transcript.add(token) for token in "aü".encode()], transcript.is_stopped
@@ -123,11 +123,11 @@ class Transcript:
         self.is_stopped = False
 
     def add(self, token: int) -> str:
-        """The text that is sure now."""
+        """Add a token; return the text that is now certain."""
         return self._sure(self._decode(self._spell(token)))
 
     def rest(self) -> str:
-        """What was still unsure, when no more tokens come."""
+        """Return the text that was still uncertain, when no more tokens follow."""
         text = self._sure(self._decode(b"", True))
         held, self._held = self._held, ""
         return text if self.is_stopped else text + held
@@ -154,5 +154,5 @@ def _too_long(most: int) -> InvalidInput:
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Characters at the end of a text with which the stop text may have begun."""
+    """Return the number of characters at the end of a text that may begin the stop text."""
     return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)

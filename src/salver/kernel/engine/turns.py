@@ -1,8 +1,8 @@
-"""Which model may run next, where models share resources (TR-S9)?
+"""Resources shared by models, and the order in which instances get them (TR-S9).
 
-Resources are counts by name, of whatever the owner means by them. An instance holds what it needs while it
-runs; a run that cannot have it waits, and whoever has had the fewest turns, weighted by priority, goes first.
-Pure: who waits is woken by a callback. A pool knows names and counts, and no model.
+Resources are named counts with a meaning chosen by the owner. An instance holds what it needs while it runs;
+a run that cannot get it waits, and the instance with the fewest runs, weighted by priority, goes first. Pure:
+waiting models are woken by a callback. A pool knows names and counts, and no model.
 """
 
 import math
@@ -15,11 +15,11 @@ _FREE = RateLimit()
 
 
 class Turn:
-    """An instance: what it needs, and how often it has run.
+    """Resource needs and run count of one instance.
 
     Attributes:
-        runs: Begun so far.
-        is_out: It runs now.
+        runs: Number of runs started.
+        is_out: It is running.
     """
 
     __slots__ = ("is_out", "needs", "priority", "runs")
@@ -32,15 +32,15 @@ class Turn:
 
     @property
     def score(self) -> int:
-        """The smallest goes first: with priority 2 it gets half as many turns as with 1."""
+        """Return the sort key, smallest first: priority 2 gets half as many turns as 1."""
         return self.runs * self.priority
 
 
 class Pool:
-    """What there is of each resource, and who holds it.
+    """Pool of resources with their current holders.
 
     Args:
-        limits: How many of each there are; of others as many as the neediest instance takes.
+        limits: Size of each resource; the size of others is the largest need of an instance.
 
     >>> pool = Pool({"memory": 4})
     >>> one, two = (pool.join([RateLimit(1, {"memory": 3})], 1, lambda: None) for _ in range(2))
@@ -62,15 +62,15 @@ class Pool:
         return f"<Pool {self._held} of {self._limits}, {len(self._waiting)} wait>"
 
     def join(self, limits: Sequence[RateLimit], slots: int, wake: Callable[[], None]) -> "Turns":
-        """A model's instances.
+        """Add a model's instances.
 
         Args:
-            limits: Of groups of instances; those beyond them need nothing.
-            slots: How many instances there are.
-            wake: Called when a run that had to wait may try again.
+            limits: Needs of consecutive groups of instances; the remaining instances need nothing.
+            slots: Number of instances.
+            wake: Called when a waiting run may try again.
 
         Raises:
-            LoadFailed: an instance needs more than there is.
+            LoadFailed: an instance needs more than the pool has.
         """
         for limit in limits:
             for name, count in limit.resources.items():
@@ -83,16 +83,16 @@ class Pool:
         each = [limit for limit in limits for _ in range(limit.count)]
         instances = [Turn(limit) for limit in (each + [_FREE] * slots)[:slots]]
         least = min((turn.score for member in self._members for turn in member.instances), default=0)
-        for turn in instances:  # who comes later need not catch up with what others have had
+        for turn in instances:  # newcomers need not catch up with the runs of others
             turn.runs = least // turn.priority
         turns = Turns(self, instances, wake)
         self._members.append(turns)
         return turns
 
-    # What members ask.
+    # Called by members.
 
     def take(self, member: "Turns") -> Turn | None:
-        """An instance of theirs, with all it needs; None = they wait for it."""
+        """Return an instance of the member with all its resources, or None if it must wait."""
         rivals = [rival for rival in self._waiting if rival is not member and rival.score <= member.score]
         for turn in sorted((t for t in member.instances if not t.is_out), key=_score):
             if self._fits(turn) and not any(rival.wants(turn.needs) for rival in rivals):
@@ -106,7 +106,7 @@ class Pool:
         return None
 
     def give_back(self, turn: Turn, member: "Turns", wants_more: bool) -> None:
-        """Its run is over; who waits may try, and they themselves if they want more."""
+        """Return an instance's resources and wake waiting members, this one included if it wants more."""
         turn.is_out = False
         if wants_more:
             self._waiting.setdefault(member)
@@ -116,7 +116,7 @@ class Pool:
             self._wake()
 
     def drop(self, member: "Turns") -> None:
-        """They are gone."""
+        """Remove a member."""
         self._waiting.pop(member, None)
         self._members.remove(member)
         self._wake()
@@ -136,7 +136,7 @@ class Pool:
 
 
 class Turns:
-    """The instances of one model, as the pool knows them."""
+    """Instances of one model in a pool."""
 
     def __init__(self, pool: Pool, instances: Sequence[Turn], wake: Callable[[], None]) -> None:
         self.instances = instances
@@ -145,27 +145,27 @@ class Turns:
 
     @property
     def score(self) -> float:
-        """Of the instance that would go next."""
+        """Return the score of the instance that would run next."""
         return min((turn.score for turn in self.instances if not turn.is_out), default=math.inf)
 
     def wants(self, needs: Mapping[str, int]) -> bool:
-        """Some idle instance takes of the same resources."""
+        """Return whether an idle instance needs the same resources."""
         return any(not turn.is_out and not turn.needs.keys().isdisjoint(needs) for turn in self.instances)
 
     def enter(self) -> Turn | None:
-        """Before a run: an instance with what it needs; None = later, and ``wake`` says when."""
+        """Acquire an instance with its resources; None = wait for ``wake``."""
         return self._pool.take(self)
 
     def leave(self, turn: Turn, wants_more: bool = False) -> None:
-        """After it.
+        """Release an instance.
 
         Args:
-            wants_more: They have another run for the instance.
+            wants_more: Another run waits for the instance.
         """
         self._pool.give_back(turn, self, wants_more)
 
     def close(self) -> None:
-        """The model is unloaded; its runs have ended."""
+        """Remove an unloaded model from the pool, after its runs have ended."""
         self._pool.drop(self)
 
 

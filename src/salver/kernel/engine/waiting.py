@@ -1,6 +1,6 @@
-"""What waits, and what is taken together?
+"""Waiting requests and batches.
 
-Two records that the queue, the rules, the engine and the simulator pass on.
+Two records used by the queue, the rules, the engine and the simulator.
 
 Pure.
 """
@@ -11,32 +11,31 @@ from typing import Any
 
 import msgspec
 
-URGENT = 0  # the level above all priorities
-BULK = 1 << 30  # the level below them
+URGENT = 0  # level above all priorities
+BULK = 1 << 30  # level below all priorities
 
 
 class Waiting:
     """A request in the queue.
 
     Attributes:
-        payload: Whatever the caller wants back with the batch.
-        rows: Extent of axis 0; at least 1.
+        payload: An object of the caller, returned with the batch.
+        rows: Extent of axis 0, at least 1.
         key: Equal keys may share a batch.
-        arrived: Seconds.
-        deadline: It is not begun after that; None = never.
-        is_policed: Its deadline is the model's queue policy, and only holds until it is begun.
-        then: Its deadline once it has been set back behind the others of its lane for being past the one
-            before; 0 = it is refused instead.
-        sender: Keeps its order; None = no order asked for.
-        size: Elements of a row; 0 = the same for all.
-        due: When its caller must have the answer, for the objective to hold (not after a deadline); inf =
-            no matter.
-        target: When its run must end for that.
-        tenant: Whose it is.
+        arrived: Time of arrival in seconds.
+        deadline: Latest start; None = none.
+        is_policed: Its deadline comes from the queue policy and applies only until it starts.
+        then: Its deadline after it has been moved behind the others of its lane for missing the first one; 0
+            = it is rejected instead.
+        sender: Sender whose requests keep their order; None = any order.
+        size: Elements of a row; 0 = equal for all requests.
+        due: When its caller must have the answer to meet the objective (not after a deadline); inf = none.
+        target: When its run must end to meet ``due``.
+        tenant: Tenant of the request.
         level: ``URGENT``, a priority from 1 (the highest) on, or ``BULK``.
-        ahead: Rows that waited when it came; those of bulk work only if it is some itself.
-        lane: The queue that holds it.
-        planned: When its run is expected to end.
+        ahead: Rows that were waiting on arrival; bulk rows count only for bulk requests.
+        lane: The lane that holds it.
+        planned: Expected end of its run.
         is_live: False once it is taken, dropped or given up.
     """
 
@@ -77,13 +76,13 @@ class Waiting:
 
 
 class Batch(msgspec.Struct, frozen=True):
-    """What to run now, why it closed, and who waited in vain.
+    """What to run now, why the batch closed, and which requests were dropped.
 
     Attributes:
         reason: ``full``, ``preferred``, ``time``, ``drain``, ``deadline``, ``urgent``, ``bulk`` or
             ``learned``.
-        expired: Taken out because their deadline is past; never to be executed.
-        given_up: Taken out because they cannot be answered in time; never to be executed.
+        expired: Requests dropped because their deadline has passed; never run.
+        given_up: Requests dropped because they cannot be answered in time; never run.
     """
 
     members: list[Waiting]

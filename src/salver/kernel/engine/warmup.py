@@ -1,6 +1,6 @@
-"""With what should a model be run before it takes traffic?
+"""Inputs of warm-up runs before a version takes traffic.
 
-Pure: a signature and the owner's wishes in, inputs out.
+Pure: maps a signature and the configuration to inputs.
 """
 
 import math
@@ -15,7 +15,7 @@ from salver.words.tensor import Array, DataType, bf16_from_fp32
 
 
 def samples(signature: Signature, wish: Warmup) -> Iterator[dict[str, Array]]:
-    """Inputs of zeros (empty strings for BYTES), one for each wanted batch size and round.
+    """Return inputs of zeros (empty strings for BYTES), one for each batch size and round.
 
     >>> from salver.words.messages import TensorSpec
     >>> spec = TensorSpec("x", DataType.FP32, (-1, 3))
@@ -32,7 +32,7 @@ def samples(signature: Signature, wish: Warmup) -> Iterator[dict[str, Array]]:
 
 
 def values_of(told: WarmupInput, random: np.random.Generator) -> Array:
-    """The one row that an input of a sample holds, where no file tells it.
+    """Return the single row of an input in a sample without a file.
 
     >>> values_of(WarmupInput(DataType.INT8, (2,)), np.random.default_rng(0)).tolist()
     [0, 0]
@@ -46,7 +46,7 @@ def values_of(told: WarmupInput, random: np.random.Generator) -> Array:
     return random.integers(0, 2, told.shape).astype(kind.dtype)
 
 
-_MOST_BYTES = 2 << 30  # of one input, as of a message over gRPC
+_MOST_BYTES = 2 << 30  # maximum bytes of one input, as for a message over gRPC
 
 
 def _zeros(datatype: DataType, shape: tuple[int, ...], rows: int, free: int) -> Array:

@@ -192,7 +192,7 @@ class Manager(Generic[ServableT]):
         return (model, label) if label in self._labels.get(model, ()) else None
 
     def _missing(self, name: str, version: str) -> SalverError:
-        """Return the error for a missing route, with Triton's text (TR-R30) and the reason if one is pending."""
+        """Return the error for a missing route, with Triton's text (TR-R30) and any pending reason."""
         statuses = [s for s in self.statuses() if s.id.name == name]
         if version and not version.isdecimal() and all(s.id.version != version for s in statuses):
             return NoVersion(
@@ -684,8 +684,7 @@ class Manager(Generic[ServableT]):
         return labels.get(self._default_labels.get(name, ""), newest)
 
     def _is_let_go(self, id: ModelId) -> bool:
-        """Return whether the version policy does not want the version and it is gone. The pin then has no
-        effect."""
+        """Return whether a version is unwanted and gone, so that its pin has no effect."""
         if id in self._targets or id in self._bound.waiting:
             return False
         if any(copy.id == id and copy.state is State.READY for copy in self._copies.values()):
