@@ -1,1 +1,1 @@
-"""Releases: new versions that meet traffic in steps and are judged by it."""
+"""Releases: new versions that receive traffic in stages and are judged by the results."""

@@ -1,7 +1,7 @@
-"""``salver rollout``: let a new version meet traffic, see how it does, and decide.
+"""``salver rollout``: start, watch and control releases.
 
-Everything is said to the registry, where a server sees to it within a second; so it works on any machine that
-reaches the registry, be the server up or not.
+Commands write to the registry, and a server acts within a second; so they work on any machine that reaches
+the registry, whether or not a server is running.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ rollout = App(
     default_parameter=Parameter(negative=()),
 )
 _TRIES, _PAUSE_SECONDS = 75, 0.2
-_SOON = 10  # tries, after which somebody wonders
+_SOON = 10  # attempts before a message is shown
 Timeout = Annotated[
     float, Parameter(help="Seconds after which nobody waits any more; 0 = as long as it takes.")
 ]
@@ -71,13 +71,13 @@ def start(
     why: Why = "",
     json: Json = False,
 ) -> int:
-    """Propose a version, once it is told what its traffic can show; it starts when a server has loaded it.
+    """Propose a version after reporting what its traffic can detect; it starts when a server has loaded it.
 
     With --wait the exit status is that of status --watch.
 
     Args:
         model: The model's name, or NAME@ALIAS.
-        version: The version that is to meet its traffic.
+        version: The new version.
     """
 
     async def work(registry: "ModelRegistry", actor: "Actor") -> int:
@@ -94,7 +94,7 @@ def start(
         release = msgspec.structs.replace(release, by=actor.name, why=why)
         store = ReleaseStore(registry.ledger)
         if not dry_run:
-            await store.check(release, actor)  # before a server is asked, and it is told what cannot be
+            await store.check(release, actor)  # fails before a server is asked
         if not release.policy.immediate:
             forecast = await _foreseen(release, rate, event, url)
             if isinstance(forecast, str):
@@ -127,11 +127,11 @@ def policy(
     where: Where = USUAL,
     json: Json = False,
 ) -> int:
-    """Tell, or say, what a move of a model's alias sets off.
+    """Show or set what a move of a model's alias starts.
 
     Args:
         model: The model's name.
-        file: TOML or JSON file of a policy.
+        file: TOML or JSON file with a policy.
     """
     from salver.words.errors import InvalidInput
 
@@ -172,13 +172,13 @@ def status(
     where: Where = USUAL,
     json: Json = False,
 ) -> int:
-    """Tell how releases stand.
+    """Show the status of releases.
 
-    With --watch and one release the exit status is 0 when it is promoted and 3 when it is rolled back; after
-    --timeout it is 4 while it goes on, and 5 while it is held or paused and waits for somebody.
+    With --watch and one release the exit status is 0 if it was promoted and 3 if it was rolled back; after
+    --timeout it is 4 if it is still running, and 5 if it is held or paused and waits for a person.
 
     Args:
-        release: One; else all are listed.
+        release: Id of a release (default: all).
     """
 
     async def tell(store: "ReleaseStore") -> int:
@@ -193,40 +193,40 @@ def status(
 
 @rollout.command
 def pause(release: str, /, *, where: Where = USUAL, why: Why = "", json: Json = False) -> int:
-    """Let it keep its share of the traffic; harm is still rolled back.
+    """Pause a release: keep its share of the traffic; harm is still rolled back.
 
     Args:
-        release: Its id.
+        release: Id of the release.
     """
     return _wish(release, "pause", where, why, json=json)
 
 
 @rollout.command
 def resume(release: str, /, *, where: Where = USUAL, why: Why = "", json: Json = False) -> int:
-    """Let it go on.
+    """Resume a paused release.
 
     Args:
-        release: Its id.
+        release: Id of the release.
     """
     return _wish(release, "resume", where, why, json=json)
 
 
 @rollout.command
 def promote(release: str, /, *, where: Where = USUAL, why: Why = "", json: Json = False) -> int:
-    """Take it to its next stage, whatever is proven; where a step waits for an approval, this is one.
+    """Promote a release to its next stage regardless of evidence; also approves a step that needs approval.
 
     Args:
-        release: Its id.
+        release: Id of the release.
     """
     return _wish(release, "promote", where, why, json=json)
 
 
 @rollout.command
 def abort(release: str, /, *, where: Where = USUAL, why: Why = "", json: Json = False) -> int:
-    """Give everything back to the stable version, at once, from whatever state.
+    """Abort a release: return all traffic to the stable version immediately, from any state.
 
     Args:
-        release: Its id.
+        release: Id of the release.
     """
     return _wish(release, "abort", where, why, json=json)
 
@@ -242,10 +242,10 @@ def explain(
     where: Where = USUAL,
     json: Json = False,
 ) -> int:
-    """Tell what was decided, and on which evidence.
+    """Explain the last decision with its evidence.
 
     Args:
-        release: Its id.
+        release: Id of the release.
     """
 
     async def tell(store: "ReleaseStore") -> int:
@@ -299,7 +299,7 @@ def route(
     """Print a release's weights as an HTTPRoute of Kubernetes' Gateway API, for kubectl apply -f -.
 
     Args:
-        release: Its id.
+        release: Id of the release.
     """
 
     async def tell(store: "ReleaseStore") -> int:
@@ -322,10 +322,10 @@ def route(
 
 @rollout.command
 def replay(release: str, /, *, where: Where = USUAL, json: Json = False) -> int:
-    """Compute every decision again from what was seen, and tell whether each bit is the same.
+    """Recompute every decision from the recorded counts and report differences, bit by bit.
 
     Args:
-        release: Its id.
+        release: Id of the release.
     """
 
     async def check(store: "ReleaseStore") -> int:
@@ -384,7 +384,7 @@ def _with_store(
 
 
 def policy_of(path: str) -> "Policy | None":
-    """Of a file; None = none is said."""
+    """Read a policy from a file; return None without one."""
     if not path:
         return None
     import tomllib
@@ -407,7 +407,7 @@ def policy_of(path: str) -> "Policy | None":
 
 
 async def _foreseen(release: "Release", rate: float, events: Sequence[str], url: str) -> "Forecast | str":
-    """As somebody says, or as a server tells of the last seconds; or why neither does."""
+    """Return the given forecast, or the rates that a server measured, or the reason why there is none."""
     from salver.client import Client
     from salver.features.releases.judge.outlook import Forecast
     from salver.words.errors import InvalidInput, NotFound, SalverError
@@ -447,7 +447,7 @@ async def _foreseen(release: "Release", rate: float, events: Sequence[str], url:
 
 
 def _served(statistics: dict[str, Any]) -> tuple[int, int]:
-    """Requests that went well, and that did not, of all versions."""
+    """Return the number of successful and failed requests over all versions."""
     counts = [entry["inference_stats"] for entry in statistics["model_stats"]]
     return sum(c["success"]["count"] for c in counts), sum(c["fail"]["count"] for c in counts)
 
@@ -459,7 +459,7 @@ def _indented(value: Any) -> str:
 
 
 def _turns(entries: "Sequence[Entry]") -> "Sequence[Entry]":
-    """Looks at which something else was said than before."""
+    """Return the looks at which the decision changed."""
     found: list[Entry] = []
     for entry in entries:
         before = found[-1].verdict if found else None

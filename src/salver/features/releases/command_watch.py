@@ -1,7 +1,7 @@
-"""How does a release look while it goes on, and what does a script learn of its end?
+"""Live view of releases in the terminal, and the exit status of a watched release.
 
-On a terminal as a picture that changes; in a pipe as a line each time something does. It asks the ledger, and
-changes nothing.
+On a terminal it is a picture that updates; in a pipe a line per change. It reads the ledger and changes
+nothing.
 """
 
 import asyncio
@@ -20,24 +20,24 @@ if TYPE_CHECKING:
     from salver.features.releases.release_store import ReleaseStore
 
 COLUMNS = ("release", "model", "from", "to", "state", "stage", "traffic", "servers", "since", "reason")
-#: What a script learns by the exit status of whoever watched one release; 1 and 2 are errors.
+#: Exit status by the final state of a single watched release; 1 and 2 are errors.
 PROMOTED, ROLLED_BACK, GOES_ON, WAITS = 0, 3, 4, 5
 _STATUSES: Final = {"PROMOTED": PROMOTED, "ROLLED_BACK": ROLLED_BACK, "HELD": WAITS, "PAUSED": WAITS}
-#: Below so many columns a reason stands under its release, and not beside.
+#: Terminal width below which a reason is shown under its release instead of beside it.
 _NARROW: Final = 140
 _LOOK_SECONDS = 1.0
 _RECENT_SECONDS = 600.0
-#: A server that has been silent for longer is no news, where others are heard.
+#: A server silent for longer is not shown if others are heard.
 _MISSED_SECONDS: Final = 3600.0
-_SOON_SECONDS: Final = 120.0  # that are told as seconds
-_WIDTH = 16  # characters of a bar
+_SOON_SECONDS: Final = 120.0  # states with a time limit
+_WIDTH = 16  # width of a bar in characters
 _STYLES = {"ROLLED_BACK": "bold red", "PROMOTED": "bold green", "HELD": "yellow", "PAUSED": "yellow"}
 _Show = Callable[["ReleaseStore", "Sequence[Release]"], Awaitable[None]]
 _Servers = Mapping[str, "Sequence[CountedBy]"]
 
 
 async def servers_of(store: "ReleaseStore", releases: "Sequence[Release]") -> _Servers:
-    """Who counts each of them that has begun and still counts."""
+    """Return the servers that count each release that has started and is still counted."""
     from salver.features.releases.experiments.windows import counted_by
 
     counted = [each for each in releases if each.is_judged and each.state.value != "PROPOSED"]
@@ -46,7 +46,7 @@ async def servers_of(store: "ReleaseStore", releases: "Sequence[Release]") -> _S
 
 
 def counted(servers: "Sequence[CountedBy]") -> str:
-    """Who counts it, for people."""
+    """Return which servers count a release, as text."""
     from salver.features.releases.judge.outlook import spoken
 
     heard = sum(each.is_heard for each in servers)
@@ -61,7 +61,7 @@ def counted(servers: "Sequence[CountedBy]") -> str:
 
 
 def _heard(servers: "Sequence[CountedBy] | None") -> str:
-    """In a table: how many of them are heard."""
+    """Return how many of the servers are heard, for a table."""
     if servers is None:
         return "–"
     heard = sum(each.is_heard for each in servers)
@@ -69,7 +69,7 @@ def _heard(servers: "Sequence[CountedBy] | None") -> str:
 
 
 def row(release: "Release", servers: "Sequence[CountedBy] | None") -> list[str]:
-    """A release under :data:`COLUMNS`."""
+    """Return a release as a row under :data:`COLUMNS`."""
     return [
         release.id,
         release.model + (f"@{release.alias}" if release.alias else ""),
@@ -85,7 +85,7 @@ def row(release: "Release", servers: "Sequence[CountedBy] | None") -> list[str]:
 
 
 def plain(release: "Release", servers: "Sequence[CountedBy] | None") -> dict[str, Any]:
-    """What programs are told of a release."""
+    """Return a release as JSON values."""
     import msgspec
 
     fields = msgspec.to_builtins(release)
@@ -94,7 +94,7 @@ def plain(release: "Release", servers: "Sequence[CountedBy] | None") -> dict[str
 
 
 async def show(store: "ReleaseStore", releases: "Sequence[Release]", *, json: bool) -> None:
-    """As they stand now."""
+    """Print the current state of releases."""
     servers = await servers_of(store, releases)
     if json:
         for release in releases:
@@ -109,7 +109,7 @@ async def show(store: "ReleaseStore", releases: "Sequence[Release]", *, json: bo
 
 
 def until(release: "Release", entry: "Entry | None") -> Iterator[str]:
-    """Until when it stays as it is, if nothing else comes."""
+    """Return until when a release keeps its state, if nothing else happens."""
     if release.watched_until is not None:
         yield f"it goes on being compared until {moment(release.watched_until)}"
     since = entry.verdict.held_since if entry is not None else None
@@ -118,7 +118,7 @@ def until(release: "Release", entry: "Entry | None") -> Iterator[str]:
 
 
 def exit_status(release: "Release") -> int:
-    """What a script is told of it."""
+    """Return the exit status for a release."""
     return _STATUSES.get(release.state.value, GOES_ON)
 
 
@@ -131,13 +131,13 @@ async def watched(
     json: bool = False,
     now: Callable[[], float] = time.monotonic,
 ) -> int:
-    """Show one release, or those of a model, or all, until none is under way.
+    """Show one release, or those of a model, or all, until none is active.
 
     Args:
-        seconds: After which it ends though some are; 0 = never.
+        seconds: Time limit; 0 = none.
 
     Returns:
-        The exit status: of one release by its state, of several 0 when none is under way.
+        Exit status: for one release by its state, for several 0 when none is active.
     """
     from salver.words.errors import NotReady
 
@@ -148,7 +148,7 @@ async def watched(
             try:
                 found = await _found(store, release, model)
                 await tell(store, found)
-            except NotReady:  # its ledger is away, which ends no release
+            except NotReady:  # the ledger is unavailable, which does not end a release
                 if found is None:
                     raise
             goes_on = any(each.is_live for each in found)
@@ -184,7 +184,7 @@ def _shown(*, json: bool) -> Iterator[_Show]:
 
 
 def _lines(*, json: bool) -> _Show:
-    """A line each time that something about a release changes."""
+    """Print a line whenever a release changes."""
     told: dict[str, list[str]] = {}
 
     async def tell(store: "ReleaseStore", found: "Sequence[Release]") -> None:
@@ -194,13 +194,13 @@ def _lines(*, json: bool) -> _Show:
             if told.get(each.id) != row(each, its):
                 told[each.id] = row(each, its)
                 record(plain(each, its)) if json else line("  ".join(told[each.id]))
-                sys.stdout.flush()  # whoever reads waits for it
+                sys.stdout.flush()  # a reader waits for it
 
     return tell
 
 
 def picture(release: "Release", entry: "Entry | None", servers: "Sequence[CountedBy] | None") -> list[Any]:
-    """What rich shows of a release: where it stands, and for each metric how far its evidence has come."""
+    """Return the picture of a release: its stage, and the evidence for each metric."""
     from rich.table import Table
     from rich.text import Text
 
@@ -253,7 +253,7 @@ def _stage(release: "Release") -> str:
 
 
 def bar(value: float, most: float, style: str) -> Any:
-    """How much of the most there is; below nothing there is nothing."""
+    """Return a bar for a fraction of the maximum; empty below zero."""
     from rich.text import Text
 
     full = round(_WIDTH * min(max(value / most, 0.0), 1.0)) if most > 0 else _WIDTH

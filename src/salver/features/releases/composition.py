@@ -1,7 +1,7 @@
-"""How do the registry and releases become a part of a server?
+"""Wiring of the registry and releases into a server.
 
-Composed here, and not in ``app.py``, since it needs SQLAlchemy, which a server without a registry never
-imports. Nothing starts in a constructor.
+Separate from ``app.py`` because it needs SQLAlchemy, which a server without a registry never imports. Nothing
+starts in a constructor.
 """
 
 import os
@@ -27,19 +27,19 @@ from salver.features.releases.releases import Releases, Shadows, Traffic
 
 __all__ = ["Ledgered", "home_of"]
 
-#: Between two looks at what people wish, and at what was counted.
+#: Seconds between two reads of requests from operators and of counts.
 TICK_SECONDS = 1.0
 
 
 class Ledgered:
-    """What a server does that has a ledger. Made by :meth:`open`.
+    """Parts of a server with a ledger. Created by :meth:`open`.
 
     Attributes:
         registry: Models, versions and aliases.
-        registered: What of them is served.
-        store: Releases, as they are kept.
-        outcomes: What others post later.
-        releases: Who sees to them.
+        registered: Registered versions to serve.
+        store: Store of the releases.
+        outcomes: Store of posted outcomes.
+        releases: Controller of the releases.
     """
 
     def __init__(
@@ -65,17 +65,18 @@ class Ledgered:
         served: tuple[Loaded, Replacing],
         new_id: Callable[[], str],
     ) -> "Ledgered":
-        """Open the registry, and make it where there is none.
+        """Open the registry, creating it if it does not exist.
 
         Raises:
             SalverError: it cannot be opened.
         """
         registry = await open_registry(home, time.time, new_id, makes=True)
-        server = f"{platform.node()}-{new_id()}"  # of two in one place, and of one before and after a restart
+        # unique among several servers at one place, and across restarts
+        server = f"{platform.node()}-{new_id()}"
         return cls(registry, Traffic(*traffic), *served, server)
 
     def kept(self, new_id: Callable[[], str]) -> Kept:
-        """What is managed over HTTP."""
+        """Return the stores that the management API needs."""
         ledger = self.registry.ledger
         webhooks = Webhooks(ledger, time.time, new_id, os.urandom)
         tokens = Tokens(ledger, time.time, new_id, os.urandom)
@@ -83,11 +84,11 @@ class Ledgered:
         return Kept(self.registry, webhooks, tokens, stores, new_id)
 
     async def start(self) -> None:
-        """Go on with releases where the ledger says. Raises SalverError where it cannot be read."""
+        """Resume releases from the ledger. Raises SalverError if it cannot be read."""
         await self.releases.start(TICK_SECONDS)
 
     async def stop(self) -> None:
-        """Write down what was counted, and let go of the ledger."""
+        """Write pending counts and close the ledger."""
         await self.registered.stop()
         await self.releases.stop()
         await self.registry.ledger.close()

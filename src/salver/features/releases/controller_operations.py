@@ -1,8 +1,8 @@
-"""What do other people's controllers ask of releases?
+"""Management operations for external rollout controllers.
 
-Argo Rollouts' web metric reads a verdict, Flagger's webhooks a status (docs/how-to/controllers.md says what
-either makes of it). They ask, and change nothing. Their settings are written before a release has an id, so
-they may name it by its model and new version, too.
+Argo Rollouts' web metric reads a verdict, Flagger's webhooks read a status (docs/how-to/controllers.md). They
+only read. Their settings are written before a release has an id, so they may also name it by model and new
+version.
 """
 
 import math
@@ -17,7 +17,7 @@ from salver.transport.operations import Answer, ApiRequest, Operation
 from salver.words.errors import Conflict, NotFound
 from salver.words.releases import ReleaseState
 
-#: Flagger's hooks, in the order of a canary's life. The last two tell, and ask nothing.
+#: Flagger's hooks in the order of a canary's life. The last two only notify.
 Hook = Literal[
     "confirm-rollout",
     "pre-rollout",
@@ -31,14 +31,15 @@ Hook = Literal[
 
 
 class Judged(msgspec.Struct, frozen=True):
-    """A release in one word.
+    """Verdict on a release in one word.
 
     Attributes:
-        verdict: ``pass``: it is promoted, or every gate of its last stage is passed. ``fail``: it is rolled
-            back. Whatever lies between proves neither; no data proves nothing.
-        p: Chance of so much evidence of harm in a release that does none, whenever one looks; at most.
-        n: Units, or requests, that met the canary.
-        stage: How many of its ``stages`` it has passed.
+        verdict: ``pass``: promoted, or every gate of the last stage is passed. ``fail``: rolled back.
+            Otherwise neither is proven; the same holds without data.
+        p: Upper bound on the probability of that much evidence of harm in a harmless release, valid at any
+            time.
+        n: Units, or requests, of the canary.
+        stage: Number of its ``stages`` that it has passed.
     """
 
     verdict: Literal["pass", "fail", "inconclusive"]
@@ -51,20 +52,20 @@ class Judged(msgspec.Struct, frozen=True):
 
 
 class HookQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which of Flagger's hooks asks."""
+    """Query parameter: which of Flagger's hooks is calling."""
 
     hook: Hook = "rollout"
 
 
 class Hooked(msgspec.Struct, frozen=True):
-    """Yes; a no is a problem."""
+    """Positive answer; a negative one is an error."""
 
     state: ReleaseState
     reason: str
 
 
 def plug_operations(releases: ReleaseStore) -> list[Operation]:
-    """Those of releases."""
+    """Return the operations for controllers."""
 
     async def found(asked: ApiRequest) -> Release:
         if "release" in asked.names:
@@ -117,7 +118,7 @@ def plug_operations(releases: ReleaseStore) -> list[Operation]:
 
 
 def judged(release: Release, verdict: Verdict | None) -> Judged:
-    """A release in one word."""
+    """Return the verdict on a release."""
     word: Literal["pass", "fail", "inconclusive"] = "inconclusive"
     if release.state is ReleaseState.ROLLED_BACK:
         word = "fail"
@@ -132,21 +133,22 @@ def judged(release: Release, verdict: Verdict | None) -> Judged:
 
 
 def _is_through(release: Release, verdict: Verdict | None) -> bool:
-    """It has all of the traffic, or may: what only one stage has shown is no reason for that."""
+    """Return whether it has all of the traffic, or may have it; evidence of a single stage is not enough."""
     is_last = verdict is not None and verdict.decision is Decision.PROMOTE and verdict.next_stage is None
     return release.state is ReleaseState.PROMOTED or (release.state is ReleaseState.RUNNING and is_last)
 
 
 def says_yes(hook: Hook, release: Release, verdict: Verdict | None) -> bool:
-    """Is that what Flagger waits for? What is not known is no reason to go on, nor to go back."""
+    """Return the answer to a hook of Flagger; if unknown, neither continue nor roll back."""
     match hook:
         case "rollback":
             return release.state is ReleaseState.ROLLED_BACK
-        case "pre-rollout" | "rollout":  # a no counts towards Flagger's own threshold, so only harm is one
+        # a negative answer counts towards Flagger's own threshold, so only harm is one
+        case "pre-rollout" | "rollout":
             return release.state is not ReleaseState.ROLLED_BACK
         case "confirm-rollout":
             return release.state in (ReleaseState.RUNNING, ReleaseState.PROMOTED)
-        case "confirm-traffic-increase":  # and not while it answers nothing but copies
+        case "confirm-traffic-increase":  # not while the canary answers only copies
             is_met = release.state is ReleaseState.RUNNING and release.weight > 0
             return is_met or release.state is ReleaseState.PROMOTED
         case "confirm-promotion":

@@ -1,8 +1,8 @@
-"""Which units of a release have the servers on one ledger met, all of them together?
+"""Distinct units of a release over all servers on one ledger.
 
-A server tells the units that are new to it in one row, by their numbers, eight bytes each, and reads what the
-others have told since. A row of each unit, in an index, takes a hundred times as long, and ever longer; only
-releases whose outcomes are posted have those, too, to find a unit by its number. It counts nothing.
+A server stores units that are new to it in one row, eight bytes per unit, and reads the rows of others. One
+row per unit in an index would take a hundred times as long, and grow; only releases with posted outcomes have
+those as well, to find a unit by its number. This module counts nothing.
 """
 
 from typing import Final, NamedTuple
@@ -13,17 +13,17 @@ from sqlalchemy import Connection, insert, select
 
 from salver.features.ledger.schema import CROWD
 
-_ROWS_AT_ONCE = 10  # half a megabyte each at most
+_ROWS_AT_ONCE = 10  # maximum units in a row, half a megabyte
 _Units = npt.NDArray[np.int64]
 _Flags = npt.NDArray[np.bool_]
 NO_UNITS: Final[_Units] = np.empty(0, np.int64)
 
 
 class Crowd(NamedTuple):
-    """Numbers of units, shape ``(n,)``, each once at least.
+    """Numbers of units, shape ``(n,)``, possibly with duplicates.
 
     Attributes:
-        last: Id of the last row that has some of them; rows that come later have higher ones.
+        last: Id of the last row included; later rows have higher ids.
     """
 
     units: _Units
@@ -31,10 +31,10 @@ class Crowd(NamedTuple):
 
 
 def met(connection: Connection, release: str, after: int = 0) -> Crowd:
-    """Those that any server has told.
+    """Return the units that any server has stored.
 
     Args:
-        after: Only of rows that came after the one with this id.
+        after: Only rows after the one with this id.
     """
     query = select(CROWD.c.id, CROWD.c.units).where(CROWD.c.release == release, CROWD.c.id > after)
     rows = connection.execute(query.order_by(CROWD.c.id).execution_options(yield_per=_ROWS_AT_ONCE))
@@ -46,14 +46,15 @@ def met(connection: Connection, release: str, after: int = 0) -> Crowd:
 
 
 def meet(connection: Connection, release: str, units: _Units, after: int, known: int) -> tuple[_Flags, Crowd]:
-    """Tell those of these different units that no other server has told.
+    """Store those of these distinct units that no other server has stored.
 
     Args:
-        after: The last row that this server knew when it took the first of these units for a new one.
-        known: The last row that it knows now.
+        after: Last row known to this server when it counted the first of these units as new.
+        known: Last row that it knows now.
 
     Returns:
-        Which of them nobody had told; and what others have told meanwhile, up to the row that has come now.
+        A mask of the units that were new, and the units that others stored meanwhile, up to the row written
+        now.
     """
     are_new = ~np.isin(units, met(connection, release, min(after, known)).units)
     others, last = met(connection, release, known)

@@ -1,4 +1,4 @@
-"""What do releases need to know of what is loaded, and whom do requests without a version mean?"""
+"""Loaded versions that releases refer to, and the default version of requests."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -17,41 +17,41 @@ _LOG: Final = logging.getLogger("salver.words.releases")
 
 
 class Loaded(Protocol):
-    """Knows which versions are loaded (lifecycle's manager)."""
+    """Source of loaded versions (the lifecycle manager)."""
 
     def statuses(self) -> Sequence[VersionStatus]:
-        """One row a version."""
+        """Return one status per version."""
         ...
 
     def pin(self, name: str, version: str) -> None:
-        """Requests without a version go to this one from now on."""
+        """Send requests without a version to this one."""
         ...
 
     def unpin(self, name: str) -> None:
-        """They go to the newest that is ready."""
+        """Send them to the newest that is ready."""
         ...
 
     def pinned(self, name: str) -> str:
-        """The version that is pinned; empty = none is."""
+        """Return the pinned version; empty = none."""
         ...
 
 
 class Fleet:
-    """The versions that releases are about."""
+    """Versions that releases refer to."""
 
     def __init__(self, loaded: Loaded) -> None:
         self._loaded = loaded
-        self._pinned: dict[str, str] = {}  # by releases
+        self._pinned: dict[str, str] = {}  # pinned by releases
 
     def __repr__(self) -> str:
         return f"<Fleet, {len(self._pinned)} models pinned by releases>"
 
     def knows(self, model: str) -> bool:
-        """Whether any version of a model is there; one ledger may have servers of other models, too."""
+        """Return whether any version of a model is known; servers of other models may share a ledger."""
         return any(status.id.name == model for status in self._loaded.statuses())
 
     def missing(self, model: str, version: str) -> str:
-        """Why a version cannot answer now, in words; empty = it can."""
+        """Return why a version cannot answer now, as text; empty = it can."""
         status = self._status(model, version)
         if status is None:
             return f"version {version} of '{model}' is not there"
@@ -62,10 +62,10 @@ class Fleet:
         )
 
     def settle(self, versions: Mapping[str, str]) -> None:
-        """Requests that name no version go to these, by model, as long as these versions are there.
+        """Pin these versions, by model, for requests that name none, while they exist.
 
-        A version that its owner has taken away pins nothing: its model answers with the newest again. Whoever
-        says meanwhile that another one is meant (TorchServe's set-default) is obeyed until a release decides.
+        A version that was removed pins nothing: its model answers with the newest again. A default set by
+            other means (TorchServe's set-default) holds until a release decides.
         """
         wanted = {name: version for name, version in versions.items() if self._status(name, version)}
         for name in self._pinned.keys() - wanted.keys():
@@ -78,9 +78,9 @@ class Fleet:
         self._pinned = wanted
 
     def move(self, connection: Connection, release: Release, now: float) -> None:
-        """Its alias, if it has one, means its canary; or the stable version again, once that is taken back.
+        """Point a release's alias, if any, to its canary, or back to the stable version after a rollback.
 
-        What somebody else has moved since stays where it is.
+        An alias that was moved meanwhile is left alone.
         """
         if not release.alias:
             return

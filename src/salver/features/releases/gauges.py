@@ -1,6 +1,6 @@
-"""What do the gauges say of releases, and of the ledger that they are in?
+"""Prometheus gauges of releases and of their ledger.
 
-Metric families from what this server knows of releases at the moment of a scrape; it judges nothing.
+Metric families from what this server knows of releases at the time of a scrape; it judges nothing.
 """
 
 import math
@@ -16,27 +16,27 @@ from salver.words.releases import ReleaseState
 if TYPE_CHECKING:
     from salver.features.releases.judge.record import Release
 
-_MOST: Final = math.log(1e9)  # beyond which more evidence says nothing more
+_MOST: Final = math.log(1e9)  # beyond which more evidence adds no information
 
 
 class Known(Protocol):
-    """What a server was told of releases.
+    """State of releases known to a server.
 
     Attributes:
-        known: Those that it was told of last.
-        shares: By release, the share of the units that it sends to the canary.
+        known: Releases as last read.
+        shares: By release, the fraction of units sent to the canary.
     """
 
     known: Sequence["Release"]
     shares: Mapping[str, float]
 
     def silence(self) -> float:
-        """Seconds since it was told."""
+        """Return the seconds since the last read."""
         ...
 
 
 class ReleaseGauges(Collector):
-    """Renders the present of releases for Prometheus."""
+    """Collector of the gauges."""
 
     def __init__(self, releases: Known) -> None:
         self._releases = releases
@@ -45,7 +45,7 @@ class ReleaseGauges(Collector):
         return f"<ReleaseGauges of {len(self._releases.known)} releases>"
 
     def collect(self) -> Iterator[Metric]:
-        """Called by the registry."""
+        """Return the metric families; called by the Prometheus registry."""
         share = _gauge("share", "Share of the units that this server sends to the canary.")
         harm = _gauge("harm", "Evidence of harm of all metrics together, as a part of what rolls back.")
         units = _gauge("units", "Units that count as evidence, on all servers.", "arm")
@@ -55,7 +55,7 @@ class ReleaseGauges(Collector):
             share.add_metric(labels, self._releases.shares.get(release.id, 0.0))
             for state in ReleaseState:
                 states.add_metric([*labels, state.value], float(state is release.state))
-            if release.fault:  # of which nothing else is known
+            if release.fault:  # without other information
                 continue
             evidence, policy = release.evidence, release.policy
             harm.add_metric(labels, math.exp(min(evidence.log_e(policy) + math.log(policy.alpha), _MOST)))

@@ -1,8 +1,7 @@
-"""Which outcomes of a release count now?
+"""Outcomes of a release that count now.
 
-Units that were exposed, in cohorts, once the time of their outcomes is over and all of these have been
-posted: how many of each arm, and in whom it happened, or what theirs add up to. Queries of the ledger; what
-the counts prove is not known here.
+Cohorts of exposed units whose outcome period is over and whose outcomes have been posted: the number in each
+arm, and the events or sums of values. Queries of the ledger; evaluation is elsewhere.
 """
 
 import math
@@ -17,11 +16,11 @@ from salver.features.releases.judge.record import Release
 from salver.features.releases.releases import Harvest
 from salver.words.releases import ARMS, Counts, Matured, Sums, plus
 
-#: By how much the clocks of others may differ from ours: what happens at once seems to happen before.
+#: Tolerance for differing clocks: an immediate outcome may seem to precede its exposure.
 SKEW_SECONDS: Final = 60.0
-#: What a unit brought in so long before its first exposure explains some of what it brings after.
+#: Seconds before the first exposure whose values explain some of the later ones.
 PAST_DAYS: Final = 14.0
-_AT_ONCE: Final = 10_000  # rows that are read in one go
+_AT_ONCE: Final = 10_000  # rows read at once
 _Keys = Sequence[ColumnElement[int]] | Select[Any]
 
 
@@ -50,7 +49,7 @@ def matured(connection: Connection, release: Release, until: float, written: flo
 
 
 def _began(connection: Connection, release: str) -> float | None:
-    """When its first unit, or request without one, was seen."""
+    """Return when its first unit, or request without one, was seen."""
     found = [
         connection.scalar(select(func.min(table.c.time)).where(table.c.release == release))
         for table in (EXPOSURE, PREDICTION)
@@ -61,7 +60,7 @@ def _began(connection: Connection, release: str) -> float | None:
 def _of_cohort(
     connection: Connection, release: str, metric: Metric, between: tuple[float, float]
 ) -> list[Matured]:
-    """Units that were seen first in (after, through], by the share that was in force."""
+    """Return units first seen in (after, through], by the share in force."""
     of_request = exists().where(*_happened(metric, "prediction", PREDICTION.c.request, EXPOSURE.c.time))
     by_request = exists().where(
         PREDICTION.c.release == release,
@@ -92,9 +91,9 @@ def _of_cohort(
 def _brought(
     connection: Connection, release: str, metric: Metric, between: tuple[float, float]
 ) -> list[Matured]:
-    """The same units, by what the outcomes of each add up to.
+    """Return the same units, with the sum of the outcomes of each.
 
-    One by one: a database asked for sums of sums looks for each unit's outcomes again and again.
+    One query per step: in a query for sums of sums, a database searches each unit's outcomes repeatedly.
     """
     window, since, at = 60 * metric.matures_minutes, EXPOSURE.c.time, PREDICTION.c.time
     own, before = (since - SKEW_SECONDS, since + window), since - SKEW_SECONDS - 86_400 * PAST_DAYS
@@ -125,7 +124,7 @@ def _brought(
 def _total(
     metric: Metric, kind: str, keys: _Keys, between: tuple[ColumnElement[float], ColumnElement[float]]
 ) -> Select[Any]:
-    """What the values of these outcomes add up to."""
+    """Return the sum of the values of these outcomes."""
     outcome, are_meant = _outcomes(metric, kind, keys, between)
     return select(func.coalesce(func.sum(outcome.c.value), 0.0)).where(*are_meant)
 
@@ -173,7 +172,7 @@ def _counted(
 def _happened(
     metric: Metric, kind: str, key: ColumnElement[int], since: ColumnElement[float]
 ) -> list[ColumnElement[bool]]:
-    """Of an outcome of the key: it is an event, and came in time."""
+    """Return a condition: the outcome of the key is an event and arrived in time."""
     between = since - SKEW_SECONDS, since + 60 * metric.matures_minutes
     outcome, are_meant = _outcomes(metric, kind, [key], between)
     value, least, most = outcome.c.value, metric.least, metric.most
@@ -186,7 +185,7 @@ def _happened(
 def _outcomes(
     metric: Metric, kind: str, keys: _Keys, between: tuple[ColumnElement[float], ColumnElement[float]]
 ) -> tuple[FromClause, list[ColumnElement[bool]]]:
-    """Of these keys: those that happened in (first, last], and are the last word."""
+    """Return outcomes of these keys in (first, last] that have not been superseded."""
     outcome, later = OUTCOME.alias(), OUTCOME.alias()
     return outcome, [
         outcome.c.key_kind == kind,

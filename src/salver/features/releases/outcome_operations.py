@@ -1,6 +1,6 @@
-"""What became of requests and units? The operation by which callers post it, later and in batches.
+"""Management operation for posting outcomes of requests and units, later and in batches.
 
-An outcome is taken when the answer comes; what it counts for is the releases' business.
+An outcome is stored when the answer is sent; its use is up to releases.
 """
 
 from collections.abc import Sequence
@@ -12,26 +12,26 @@ from salver.transport.access_check import OUTCOMES
 from salver.transport.operations import Answer, ApiRequest, Operation
 from salver.words.releases import Outcome, Receipt
 
-#: Outcomes of one request, and its bytes.
+#: Maximum outcomes of one request, and bytes.
 _MOST, _MOST_BODY = 5000, 8 << 20
 
 
 class OutcomeTaker(Protocol):
-    """Keeps outcomes (features/releases/outcomes.py)."""
+    """Store of outcomes (features/releases/outcomes.py)."""
 
     async def accept(self, outcomes: Sequence[Outcome]) -> Receipt:
-        """Take them: each by itself. They are on disk when this returns."""
+        """Store outcomes, each by itself. They are on disk when this returns."""
         ...
 
 
 class Outcomes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Outcomes, each with an id of the caller's own: one that is posted twice counts once."""
+    """Outcomes, each with an id chosen by the caller: one posted twice counts once."""
 
     outcomes: Annotated[tuple[Outcome, ...], msgspec.Meta(min_length=1, max_length=_MOST)]
 
 
 def outcome_operations(outcomes: OutcomeTaker) -> list[Operation]:
-    """That row of the table."""
+    """Return the operation."""
 
     async def post(asked: ApiRequest) -> Answer:
         return Answer(await outcomes.accept(asked.body.outcomes))

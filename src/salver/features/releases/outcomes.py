@@ -1,7 +1,7 @@
-"""What became of requests and units, as others post it later?
+"""Store of posted outcomes of requests and units.
 
-Rows of the ledger: an outcome is taken with its neighbours in one transaction, before anybody is told so, and
-is never changed; what corrects it is another row. Which of it counts when is ``maturing.py``'s question.
+Rows of the ledger: outcomes are stored in one transaction before the answer is sent, and are never changed; a
+correction is another row. When they count is decided in ``maturing.py``.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,17 +19,17 @@ from salver.features.releases.releases import Harvest
 from salver.words.errors import InvalidInput
 from salver.words.releases import Outcome, Receipt, Refused, trait, unit_number
 
-#: Outcomes of one batch.
+#: Maximum outcomes of one batch.
 MOST: Final = 5000
 _MOST_LETTERS: Final = 256
-_LARGEST: Final = 1e100  # a value, either way, so that sums of them are finite
+_LARGEST: Final = 1e100  # maximum absolute value, so that sums are finite
 _AT_ONCE: Final = 500  # parameters of one query
 _T = TypeVar("_T")
 _Row = dict[str, Any]
 
 
 class OutcomeStore:
-    """Outcomes in a ledger.
+    """Store of outcomes in a ledger.
 
     Args:
         clock: Unix seconds.
@@ -43,11 +43,11 @@ class OutcomeStore:
         return f"<OutcomeStore in {self._ledger!r}>"
 
     async def accept(self, outcomes: Sequence[Outcome]) -> Receipt:
-        """Take them: each by itself, all in one transaction. They are on disk when this returns.
+        """Store outcomes, each by itself, all in one transaction. They are on disk when this returns.
 
         Raises:
             InvalidInput: there are too many at once.
-            LedgerFailed: none was taken; post them again, with the same ids.
+            LedgerFailed: none was stored; post them again with the same ids.
         """
         if len(outcomes) > MOST:
             raise InvalidInput(
@@ -65,8 +65,8 @@ class OutcomeStore:
     async def matured(self, release: Release, until: float, written: float) -> Harvest:
         """See :class:`salver.features.releases.releases.Outcomes`.
 
-        Outcomes of a name are taken to be complete up to the latest of that name; nobody is counted whose
-        time ends after it.
+        Outcomes of a name are assumed to be complete up to the latest of that name; units whose period ends
+        later are not counted.
         """
         return await self._ledger.read(
             lambda connection: maturing.matured(connection, release, until, written)
@@ -74,7 +74,7 @@ class OutcomeStore:
 
 
 def _fault(outcome: Outcome, now: float) -> str:
-    """What is wrong about it; empty = nothing."""
+    """Return what is wrong with an outcome; empty = nothing."""
     is_of_all = not (outcome.request or outcome.unit)
     for wrong, what in (
         (not (outcome.id and outcome.name), "it has no id or no name"),
@@ -168,7 +168,7 @@ def _differences(known: Mapping[str, Any], row: _Row, fields: Iterable[str] = ()
 
 
 def _found(connection: Connection, column: ColumnElement[Any], values: Iterable[Any]) -> list[_Row]:
-    """Outcomes of which a column has one of these values."""
+    """Return the outcomes in which a column has one of these values."""
     return [
         dict(row)
         for some in _chunks(values)
@@ -177,9 +177,7 @@ def _found(connection: Connection, column: ColumnElement[Any], values: Iterable[
 
 
 def _unmatched(connection: Connection, rows: Sequence[_Row]) -> tuple[str, ...]:
-    """Ids of those whose request or unit no release has met that is not over and keeps a row of each. One
-    that is promoted and still watched is not over.
-    """
+    """Return ids of outcomes whose request or unit is unknown to every active release that stores them."""
     columns = (RELEASE.c.id, RELEASE.c.ended, RELEASE.c.progress)
     live = [
         row.id

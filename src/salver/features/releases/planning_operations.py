@@ -1,6 +1,4 @@
-"""What would a release see of a traffic, before it begins? The operation over
-``features/releases/judge/outlook.py``.
-"""
+"""Management operation for the forecast of a release (``features/releases/judge/outlook.py``)."""
 
 import asyncio
 import math
@@ -13,13 +11,13 @@ from salver.features.releases.judge.policy import Policy
 from salver.transport.operations import Answer, ApiRequest, Operation
 from salver.words.errors import InvalidInput
 
-#: Of a policy: each look at a release costs as much as it has metrics, and each metric a part of alpha.
+#: Maximum size of a policy: each look costs time per metric, and each metric a part of alpha.
 _MOST_METRICS = 100
 _MOST_STAGES = 100
 
 
 class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A policy, and the traffic that it would judge."""
+    """A policy and the traffic that it would judge."""
 
     traffic: Forecast
     policy: Policy = Policy()
@@ -33,13 +31,13 @@ class Detection(msgspec.Struct, frozen=True):
 
 
 class StagePlan(msgspec.Struct, frozen=True):
-    """Of one metric at one stage.
+    """Forecast of one metric at one stage.
 
     Attributes:
-        minutes: That it lasts at least.
-        promotes: Minutes until a canary that is no worse passes its gate, as a rule; None = it is none, or
-            cannot be passed.
-        budget: Minutes until the stage's sample is there; None = it has none.
+        minutes: Minimum duration.
+        promotes: Usual minutes until a harmless canary passes its gate; None = no gate, or it cannot be
+            passed.
+        budget: Minutes until the stage's sample is complete; None = no sample.
     """
 
     stage: int
@@ -51,10 +49,10 @@ class StagePlan(msgspec.Struct, frozen=True):
 
 
 class MetricPlan(msgspec.Struct, frozen=True):
-    """Of one metric, over all stages.
+    """Forecast of one metric over all stages.
 
     Attributes:
-        rate: Of its events under the stable version.
+        rate: Rate of its events under the stable version.
     """
 
     name: str
@@ -64,11 +62,11 @@ class MetricPlan(msgspec.Struct, frozen=True):
 
 
 class PlanView(msgspec.Struct, frozen=True):
-    """What the policy would see.
+    """Forecast of a policy.
 
     Attributes:
-        minutes: By stage, that it lasts for a canary that is no worse; None = it does not get on from there.
-        advice: What better be changed.
+        minutes: By stage, its duration for a harmless canary; None = it is not promoted from there.
+        advice: Suggested changes.
     """
 
     metrics: list[MetricPlan]
@@ -78,14 +76,14 @@ class PlanView(msgspec.Struct, frozen=True):
 
 
 def planning_operations() -> list[Operation]:
-    """That row of the table."""
+    """Return the operation."""
 
     async def plan(asked: ApiRequest) -> Answer:
         policy: Policy = asked.body.policy
         check_size(policy)
         seen = await asyncio.to_thread(
             outlook, policy, asked.body.traffic
-        )  # as long as it takes, off the loop
+        )  # off the event loop, because it takes long
         metrics = [_metric(metric) for metric in seen.metrics]
         return Answer(PlanView(metrics, list(seen.minutes), list(seen.advice), policy))
 
@@ -93,10 +91,10 @@ def planning_operations() -> list[Operation]:
 
 
 def check_size(policy: Policy) -> None:
-    """Is that few enough to be looked at each second?
+    """Check that a policy is small enough to be evaluated every second.
 
     Raises:
-        InvalidInput: it is not.
+        InvalidInput: it is too large.
     """
     if len(policy.metrics) > _MOST_METRICS or len(policy.stages) > _MOST_STAGES:
         raise InvalidInput(

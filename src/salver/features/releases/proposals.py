@@ -1,7 +1,7 @@
-"""What is a release that somebody asks for, as the registry knows its model?
+"""Completion of a proposed release from the registry.
 
-What is not said is the registry's: the alias that moves, the version that it means now, the policy. Of a
-model that is in no registry, but in a folder that is served, the stable version has to be said.
+Missing values come from the registry: the alias that moves, its current version, the policy. For a model that
+is served from a folder without a registry, the stable version must be given.
 """
 
 from typing import Any
@@ -18,11 +18,11 @@ from salver.words.errors import InvalidInput, NotFound
 
 
 class Proposal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What somebody says of a release; what is empty is as the registry has it.
+    """A proposed release; empty fields are taken from the registry.
 
     Attributes:
-        version: That may take the stable one's place.
-        alias: That moves when it is promoted.
+        version: The new version.
+        alias: Alias moved on promotion.
     """
 
     model: str
@@ -33,11 +33,11 @@ class Proposal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 async def proposal(registry: ModelRegistry, said: Proposal, id: str, now: float) -> Release:
-    """The release, which is not written down yet.
+    """Return the release, which is not stored yet.
 
     Raises:
-        NotFound: the registry knows the model, and not such a version or alias.
-        InvalidInput: the stable version is not known, or the policy looks at an output that is not there.
+        NotFound: the registry knows the model but not the version or alias.
+        InvalidInput: the stable version is unknown, or the policy uses an output that does not exist.
     """
     try:
         model = await registry.model(said.model)
@@ -64,10 +64,10 @@ async def proposal(registry: ModelRegistry, said: Proposal, id: str, now: float)
 
 
 def check_outputs(policy: Policy, version: Version) -> None:
-    """Has a version the outputs that a policy looks at? One that is not there would never break a rule.
+    """Check that a version has the outputs that a policy uses; a missing one would break no rule.
 
     Raises:
-        InvalidInput: it has not. Nothing is said of versions whose outputs are not known.
+        InvalidInput: one is missing. Versions with unknown outputs are accepted.
     """
     names = [output["name"] for output in version.description.signature.get("outputs", ())]
     for metric in policy.metrics:
@@ -107,6 +107,6 @@ def _unregistered(said: Proposal, id: str, now: float) -> Release:
 
 
 def _policy(model: Model) -> Policy:
-    """The model's own, where it has one; with the usual one a release is asked for by name."""
+    """Return the model's own policy, or the default for a release requested by name."""
     own: Any = model.policy
     return Policy() if own == IMMEDIATE else Policy.from_json(msgspec.json.encode(own))

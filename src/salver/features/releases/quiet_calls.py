@@ -1,9 +1,8 @@
-"""How is the server asked on behalf of a copy, so that it leaves no trace?
+"""Calls of models on behalf of a shadow request, without side effects.
 
-An ensemble, and a model that calls others in the trace of its request, ask further models while they answer
-what a shadow asks. Those are told by the copy's trace, and asked by the same door with nobody behind it: no
-splits, no kept answers, no log, no counts. A model that asks others outside its request's trace is not
-recognised.
+An ensemble, and a model that calls others in the trace of its request, call further models while they answer
+a copy. Such calls are recognised by the copy's trace and answered without splits, cached answers, logs and
+counts. A model that calls others outside its request's trace is not recognised.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,24 +18,24 @@ from salver.kernel.serving.ports import Inferring
 from salver.words.messages import Call, ModelId
 from salver.words.releases import Source
 
-#: What is known of all that is asked in the service of a copy.
+#: Assignment of all calls on behalf of a copy.
 COPY: Final[Mapping[Source, str]] = {"copy": "true"}
 BodyT = TypeVar("BodyT")
 ReplyT = TypeVar("ReplyT")
 
 
 def is_copy(call: Call) -> bool:
-    """Is it asked in the service of a copy?"""
+    """Return whether a request is made on behalf of a copy."""
     return call.traits is not None and "copy" in call.traits
 
 
 def quiet(door: DataPlane[BodyT, ReplyT]) -> DataPlane[BodyT, ReplyT]:
-    """The same door for what is asked in the service of a copy."""
+    """Return a data plane without side effects for calls on behalf of a copy."""
     return door.through(_QuietLessor, Bus(), _Unsplit)
 
 
 class _Unsplit(Splitting):
-    """Nobody is in a release; what is asked in whose service is known all the same."""
+    """Splitter without releases that still passes on the parent of a call."""
 
     def __init__(self, splits: Splitting) -> None:
         super().__init__(splits.router)
@@ -47,7 +46,7 @@ class _Unsplit(Splitting):
 
 
 class _QuietServable:
-    """It neither keeps its answers nor writes them down."""
+    """Servable that neither caches answers nor logs them."""
 
     logging = None
 
@@ -61,13 +60,15 @@ class _QuietServable:
 
 
 class _QuietLease(msgspec.Struct, frozen=True):
+    """Lease on a quiet servable."""
+
     id: ModelId
     servable: Inferring
     release: Callable[[], None]
 
 
 class _QuietLessor:
-    """Hands the same leases out, on servables that are quiet."""
+    """Lessor that grants the same leases on quiet servables."""
 
     def __init__(self, lessor: Lessor[Inferring]) -> None:
         self._lessor = lessor

@@ -1,7 +1,7 @@
-"""How do releases stand, and what is wished of them? The operations over the ledger's releases.
+"""Management operations on releases in the ledger.
 
-A change is a wish, written down here and seen to by a server on its next tick; the answer waits for that a
-little. Nothing is decided here.
+A change is a request, stored here and processed by a server on its next tick; the answer waits briefly for
+that. Nothing is decided here.
 """
 
 import asyncio
@@ -44,10 +44,10 @@ _MOST_POINTS = 1000
 
 
 class ReleaseStore(Protocol):
-    """Where releases are kept (features/releases/release_store.py)."""
+    """Store of releases (features/releases/release_store.py)."""
 
     async def get(self, release: str) -> Release:
-        """One; raises NotFound."""
+        """Return a release; raises NotFound."""
         ...
 
     async def listed(
@@ -60,49 +60,49 @@ class ReleaseStore(Protocol):
         after: str = "",
         most: int = 1000,
     ) -> tuple[Release, ...]:
-        """Of a model, or all; the newest first."""
+        """Return the releases of a model, or all; the newest first."""
         ...
 
     async def looks(
         self, release: str, after: int = -1, *, every: int = 1, last: int = 0
     ) -> tuple[Look, ...]:
-        """Buckets with their verdicts, in their order; each so-many-th, that one among them."""
+        """Return buckets with their verdicts, in order, taking every n-th and always the last."""
         ...
 
     async def witnesses(self, releases: Sequence[str]) -> Mapping[str, Sequence[Witness]]:
-        """By release, who counts it."""
+        """Return by release the servers that count it."""
         ...
 
 
 class WishStore(Protocol):
-    """Where wishes are written down (features/releases/release_store.py)."""
+    """Store of change requests (features/releases/release_store.py)."""
 
     async def wish(self, release: str, what: What, actor: Actor, why: str, now: float) -> int:
-        """Its id. Raises NotFound, Forbidden."""
+        """Store a request and return its id. Raises NotFound, Forbidden."""
         ...
 
     async def answer(self, wish: int) -> str | None:
-        """Empty = it is done; None = nobody has seen to it yet."""
+        """Return the answer: empty = done; None = not processed yet."""
         ...
 
 
 class ShadowSource(Protocol):
-    """Knows what came of copies (features/releases/shadow.py)."""
+    """Source of shadow results (features/releases/shadow.py)."""
 
     def report(self, release: str) -> ShadowReport | None:
-        """None = there were none, here and now."""
+        """Return the results of copies; None = none on this server."""
         ...
 
 
 class ReleaseView(msgspec.Struct, frozen=True):
-    """A release, in short.
+    """Summary of a release.
 
     Attributes:
-        stage: From 0 on, of so many ``stages``.
-        weight: Share of the units that meet the canary now.
+        stage: Current stage, from 0, of ``stages``.
+        weight: Current fraction of units that get the canary.
         reason: Why it is in this state.
-        waits_for: What keeps a proposed one from its start.
-        watched_until: Of a promoted one that goes on being compared: until when, in Unix seconds.
+        waits_for: What prevents a proposed release from starting.
+        watched_until: For a promoted release that is still compared, until when, in Unix seconds.
     """
 
     id: str
@@ -125,7 +125,7 @@ class ReleaseView(msgspec.Struct, frozen=True):
 
 
 class LastLook(msgspec.Struct, frozen=True):
-    """What was counted in a bucket, and what the judge said of all so far."""
+    """Counts of the last bucket, and the verdict on all buckets so far."""
 
     seq: int
     bucket: Bucket
@@ -133,10 +133,10 @@ class LastLook(msgspec.Struct, frozen=True):
 
 
 class ReleaseDetail(msgspec.Struct, frozen=True):
-    """A release, what it is judged by, and the last look at it; None = there was none.
+    """A release, its policy, and the last look at it; None = there was none.
 
     Attributes:
-        servers: Who counts it; none before it begins, nor once it is over.
+        servers: Servers that count it; empty before it starts and after it ends.
     """
 
     release: ReleaseView
@@ -146,12 +146,12 @@ class ReleaseDetail(msgspec.Struct, frozen=True):
 
 
 class ReleasesQuery(PageQuery, frozen=True, forbid_unknown_fields=True):
-    """Which releases.
+    """Filter of releases.
 
     Attributes:
-        model: Empty = of all.
-        state: None = in any.
-        is_live: Those that have not ended, or those that have; None = both.
+        model: Model name; empty = all.
+        state: State; None = any.
+        is_live: Only active ones, or only ended ones; None = both.
     """
 
     model: Annotated[str, msgspec.Meta(max_length=128, pattern=STORABLE)] = ""
@@ -160,17 +160,17 @@ class ReleasesQuery(PageQuery, frozen=True, forbid_unknown_fields=True):
 
 
 class Explained(msgspec.Struct, frozen=True):
-    """What the last look found, and what is lacking, in lines of text."""
+    """Findings of the last look and what is missing, as lines of text."""
 
     text: str
 
 
 class EvidenceQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which looks.
+    """Filter of looks.
 
     Attributes:
-        after: Only those behind this number.
-        points: So many at most, evenly taken, the last one among them.
+        after: Only looks after this number.
+        points: Maximum number, evenly spaced, including the last.
     """
 
     after: Annotated[int, msgspec.Meta(ge=-1, le=MOST_NUMBER)] = -1
@@ -178,11 +178,11 @@ class EvidenceQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Line(msgspec.Struct, frozen=True):
-    """A metric, and where its evidence counts.
+    """A metric and the thresholds of its evidence.
 
     Attributes:
-        threshold: Of ``log_e``: from there on it rolls back by itself.
-        gate: Of ``log_gate``: from there on it lets the release go on; None = it is no gate.
+        threshold: Value of ``log_e`` from which it causes a rollback by itself.
+        gate: Value of ``log_gate`` from which the release may continue; None = not a gate.
     """
 
     name: str
@@ -192,12 +192,12 @@ class Line(msgspec.Struct, frozen=True):
 
 
 class LinePoint(msgspec.Struct, frozen=True):
-    """A metric at one time.
+    """Evidence of a metric at one time.
 
     Attributes:
-        log_e: Logarithm of the evidence of harm.
-        log_gate: Logarithm of the stage's evidence of no harm.
-        effect, low, high: The canary's rate as a multiple of its control's, and between which it lies.
+        log_e: Log evidence of harm.
+        log_gate: Log evidence of no harm in the stage.
+        effect, low, high: The canary's rate as a multiple of its control's, with bounds.
     """
 
     log_e: float
@@ -208,13 +208,13 @@ class LinePoint(msgspec.Struct, frozen=True):
 
 
 class Point(msgspec.Struct, frozen=True):
-    """What was counted and judged at one time.
+    """Counts and verdict at one time.
 
     Attributes:
         at: Unix seconds, the end of the bucket.
-        share: The canary's, of all arms.
-        requests: In this bucket.
-        lines: By metric, in the order of ``metrics``.
+        share: The canary's share of all arms.
+        requests: Requests in this bucket.
+        lines: Evidence by metric, in the order of ``metrics``.
     """
 
     seq: int
@@ -232,7 +232,7 @@ class Evidence(msgspec.Struct, frozen=True):
     """Looks at a release over time.
 
     Attributes:
-        threshold: Of ``log_e``, of all metrics together: there it rolls back.
+        threshold: Value of ``log_e`` of all metrics together that causes a rollback.
     """
 
     metrics: tuple[Line, ...]
@@ -241,12 +241,12 @@ class Evidence(msgspec.Struct, frozen=True):
 
 
 class NewRelease(Why, frozen=True, forbid_unknown_fields=True):
-    """Which version is to take another's place; what is empty is as the registry has it.
+    """Request for a new release; empty fields are taken from the registry.
 
     Attributes:
-        stable: The version that it takes the place of.
-        alias: That moves when it is promoted.
-        policy: None = the model's own, or the usual one.
+        stable: Version to replace.
+        alias: Alias moved on promotion.
+        policy: None = the model's own, or the default.
     """
 
     model: Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=STORABLE)]
@@ -257,10 +257,10 @@ class NewRelease(Why, frozen=True, forbid_unknown_fields=True):
 
 
 class Wished(msgspec.Struct, frozen=True):
-    """What became of a wish.
+    """Result of a change request.
 
     Attributes:
-        is_done: A server has seen to it; else one does on its next tick.
+        is_done: A server has processed it; otherwise one will on its next tick.
     """
 
     wish: int
@@ -269,10 +269,10 @@ class Wished(msgspec.Struct, frozen=True):
 
 
 class Ledger(msgspec.Struct, frozen=True):
-    """What these operations are over.
+    """Dependencies of these operations.
 
     Attributes:
-        propose: Writes a new release down, with who wishes it and why.
+        propose: Stores a new release, with its author and reason.
         wall: Unix seconds.
     """
 
@@ -285,7 +285,7 @@ class Ledger(msgspec.Struct, frozen=True):
 
 
 def release_operations(ledger: Ledger) -> list[Operation]:
-    """Those rows of the table."""
+    """Return the operations."""
     one = "/releases/{release}"
     changes: tuple[tuple[What, str], ...] = (
         ("pause", "Keep it at its weight, whatever is seen; harm still rolls it back"),
@@ -397,7 +397,7 @@ async def _tell_evidence(ledger: Ledger, asked: ApiRequest) -> Answer:
     looks = await ledger.releases.looks(
         release.id, after, every=stride(last - after, asked.query.points), last=max(last, 0)
     )
-    return Answer(evidence(release.policy, looks[-asked.query.points :]))  # one may have come meanwhile
+    return Answer(evidence(release.policy, looks[-asked.query.points :]))  # one may have arrived meanwhile
 
 
 async def _wish(ledger: Ledger, what: What, asked: ApiRequest) -> Answer:
@@ -414,13 +414,13 @@ async def _wish(ledger: Ledger, what: What, asked: ApiRequest) -> Answer:
 
 
 async def last_look(releases: ReleaseStore, release: Release) -> LastLook | None:
-    """None: there was none."""
+    """Return the last look; None = there was none."""
     looks = await releases.looks(release.id, release.progress.buckets - 2)
     return LastLook(looks[-1].seq, looks[-1].entry.bucket, looks[-1].entry.verdict) if looks else None
 
 
 def shown(release: Release) -> ReleaseView:
-    """A release, in short."""
+    """Return the summary of a release."""
     return ReleaseView(
         stages=len(release.policy.stages),
         waits_for=release.waits_for,
@@ -432,7 +432,7 @@ _SHOWN = tuple(name for name in ReleaseView.__struct_fields__ if name not in ("s
 
 
 def evidence(policy: Policy, looks: tuple[Look, ...]) -> Evidence:
-    """Looks, as a chart wants them."""
+    """Return looks in the form of a chart."""
     gate = -math.log(policy.beta)
     lines = tuple(
         Line(
@@ -462,7 +462,7 @@ def _point(look: Look) -> Point:
 
 
 def stride(number: int, most: int) -> int:
-    """Of so many looks each so-many-th is taken, for there to be that many at most.
+    """Return n for taking every n-th look, so that there are at most that many.
 
     >>> [stride(number, 300) for number in (0, 300, 301, 10_000)]
     [1, 1, 2, 34]

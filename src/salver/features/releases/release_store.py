@@ -1,8 +1,8 @@
-"""How are releases kept?
+"""Store of releases in the ledger.
 
-Rows of the ledger, and back. What belongs to one step is one transaction: the bucket, the evidence after it,
-the decision, the new weight, the alias that moves. After a kill the last step is whole, and nothing is
-counted twice; of several servers that take the same step, one does. It decides nothing.
+Converts releases to rows and back. Everything in one step is one transaction: the bucket, the evidence after
+it, the decision, the new weight, the alias that moves. After a crash the last step is complete, and nothing
+is counted twice; if several servers take the same step, one succeeds. It decides nothing.
 """
 
 import hashlib
@@ -44,11 +44,11 @@ from salver.words.errors import Conflict, InvalidInput, NotFound
 from salver.words.releases import ReleaseState, Seen, first_in, hour_of
 
 _encode: Final = msgspec.json.Encoder().encode
-_AT_ONCE: Final = 10_000  # rows that are read in one go
+_AT_ONCE: Final = 10_000  # rows read at once
 _MOST_LISTED: Final = 1000
 _DAY_SECONDS: Final = 86_400.0
 _IS_HOURLY: Final = FIRST_EVENT.c.metric.contains(first_in("", "in_hour", 0)[:-1], autoescape=True)
-#: What the audit calls a move, by where it leads.
+#: Names of transitions in the audit log, by target state.
 _ACTIONS: Final[Mapping[ReleaseState, Action]] = {
     ReleaseState.PROPOSED: "release.proposed",
     ReleaseState.RUNNING: "release.running",
@@ -60,15 +60,15 @@ _ACTIONS: Final[Mapping[ReleaseState, Action]] = {
 
 
 class Aliases(Protocol):
-    """Moves aliases (the registry)."""
+    """Mover of aliases (the registry)."""
 
     def move(self, connection: Connection, release: Release, now: float) -> None:
-        """The alias of a release means its canary from now on, or its stable version again."""
+        """Point the alias of a release to its canary, or back to its stable version."""
         ...
 
 
 class Look(msgspec.Struct, frozen=True):
-    """What was put before the judge, and what it said; the ``seq``-th time, from 0 on."""
+    """The judge's inputs and verdict, with sequence number ``seq`` from 0."""
 
     seq: int
     entry: Entry
@@ -87,15 +87,15 @@ _read_decided: Final = msgspec.json.Decoder(_Decided).decode
 
 
 class Step(msgspec.Struct, frozen=True):
-    """What one tick changes about a release.
+    """Changes of a release in one tick.
 
     Attributes:
-        before, after: The release; they may be equal.
-        looks: Buckets with their verdicts, in their order.
-        parts: Of what these are made.
-        answers: To wishes, by their ids; empty = done as wished.
-        aliases: Who moves the alias, in the same transaction; None = it stays.
-        by: Who wished the move; empty = nobody did, it came of what was counted or loaded.
+        before, after: The release; may be equal.
+        looks: Buckets with their verdicts, in order.
+        parts: Parts of these buckets.
+        answers: Answers to change requests, by id; empty = done.
+        aliases: Moves the alias in the same transaction; None = unchanged.
+        by: Who requested the change; empty = it follows from counts or loaded versions.
     """
 
     before: Release
@@ -108,18 +108,18 @@ class Step(msgspec.Struct, frozen=True):
 
     @property
     def is_nothing(self) -> bool:
-        """It need not be written."""
+        """Return whether there is nothing to write."""
         return self.before == self.after and not (self.parts or self.answers)
 
 
 class Waiting(msgspec.Struct, frozen=True):
-    """What there is to do about one release.
+    """Pending work of one release.
 
     Attributes:
-        wishes: That nobody has seen to yet, in their order.
-        parts: That servers have counted, and nobody has judged yet.
-        witnesses: Who counts it.
-        elsewhere: What its alias means, if somebody has moved that since it was promoted; empty = nobody has.
+        wishes: Unprocessed change requests, in order.
+        parts: Counts of servers that have not been judged.
+        witnesses: Servers that count it.
+        elsewhere: Version of its alias, if that was moved after the promotion; empty = not moved.
     """
 
     wishes: tuple[Wish, ...] = ()
@@ -129,11 +129,11 @@ class Waiting(msgspec.Struct, frozen=True):
 
 
 class Picture(msgspec.Struct, frozen=True):
-    """One state of all releases.
+    """Consistent snapshot of all releases.
 
     Attributes:
-        releases: Those that go on, and the last of each model and alias, oldest first.
-        waiting: By release; of others there are only wishes.
+        releases: Active releases, and the last of each model and alias, oldest first.
+        waiting: Pending work by release; for others only change requests.
     """
 
     releases: tuple[Release, ...]
@@ -150,26 +150,26 @@ class ReleaseStore:
         return f"<ReleaseStore in {self._ledger!r}>"
 
     async def propose(self, release: Release, actor: Actor) -> None:
-        """Write a new release down.
+        """Store a new release.
 
         Raises:
-            Conflict: its model has one that is not over, of the same alias.
-            Forbidden: the alias is protected from this actor.
+            Conflict: its model has an active release of the same alias. Forbidden: the alias is protected
+                from this actor.
         """
         change = Change(actor, release.created, release.why)
         await self._ledger.write(lambda connection: propose(connection, release, change))
 
     async def check(self, release: Release, actor: Actor) -> None:
-        """Could it be proposed now? Raises what :meth:`propose` does."""
+        """Check whether it could be proposed now. Raises what :meth:`propose` does."""
         change = Change(actor, release.created, release.why)
         await self._ledger.read(lambda connection: _check(connection, release, change))
 
     async def picture(self) -> Picture:
-        """What there is to do, all of it from one state of the ledger."""
+        """Return all pending work from one state of the ledger."""
         return await self._ledger.read(_picture)
 
     async def get(self, release: str) -> Release:
-        """One; raises NotFound."""
+        """Return a release; raises NotFound."""
 
         def read(connection: Connection) -> Release:
             row = connection.execute(select(RELEASE).where(RELEASE.c.id == release)).mappings().first()
@@ -189,13 +189,13 @@ class ReleaseStore:
         after: str = "",
         most: int = _MOST_LISTED,
     ) -> tuple[Release, ...]:
-        """Of a model, or all; the newest first.
+        """Return the releases of a model, or all; the newest first.
 
         Args:
-            canary: Only of this new version; empty = of all.
-            state: Only in this one; None = in any.
-            is_live: Only those that have not ended, or those that have; None = both.
-            after: Only those that stand behind this one, which there has to be; empty = from the newest on.
+            canary: Only this new version; empty = all.
+            state: Only this state; None = any.
+            is_live: Only active ones, or only ended ones; None = both.
+            after: Only those after this existing one in the list; empty = from the newest.
         """
         query = select(RELEASE).order_by(RELEASE.c.created.desc(), RELEASE.c.id).limit(most)
         if model:
@@ -215,11 +215,11 @@ class ReleaseStore:
         )
 
     async def wish(self, release: str, what: What, actor: Actor, why: str, now: float) -> int:
-        """Ask something of a release; a server sees to it on its next tick.
+        """Store a change request, which a server processes on its next tick.
 
         Raises:
             NotFound: there is no such release.
-            Forbidden: its alias is protected from this actor, who may stop it, and not let it go on.
+            Forbidden: its alias is protected from this actor, who may only stop the release.
         """
         found = await self.get(release)
         row = {"release": release, "what": what, "by": actor.name, "why": why, "time": now}
@@ -232,7 +232,7 @@ class ReleaseStore:
         return await self._ledger.write(write)
 
     async def answer(self, wish: int) -> str | None:
-        """To a wish; empty = it is done; None = nobody has seen to it yet."""
+        """Return the answer to a request; empty = done; None = not processed yet."""
         query = select(WISH.c.done, WISH.c.answer).where(WISH.c.id == wish)
 
         def read(connection: Connection) -> str | None:
@@ -242,37 +242,36 @@ class ReleaseStore:
         return await self._ledger.read(read)
 
     async def attend(self, release: str, server: str, now: float) -> int:
-        """A server counts a release from now on; see
-        :func:`salver.features.releases.window_exchange.attend`.
+        """Register a server that counts a release.
+
+        See :func:`salver.features.releases.window_exchange.attend`.
         """
         return await self._ledger.write(
             lambda connection: handing_in.attend(connection, release, server, now)
         )
 
     async def witnesses(self, releases: Sequence[str]) -> dict[str, tuple[Witness, ...]]:
-        """Who counts them; see :func:`salver.features.releases.window_exchange.witnesses`."""
+        """Return the counting servers; see :func:`salver.features.releases.window_exchange.witnesses`."""
         return await self._ledger.read(lambda connection: handing_in.witnesses(connection, releases))
 
     async def hand_in(self, server: str, release: str, told: Told, seen: Sequence[Seen]) -> Crowd:
-        """What a server has counted of a release; see
-        :func:`salver.features.releases.window_exchange.hand_in`.
-        """
+        """Store counts; see :func:`salver.features.releases.window_exchange.hand_in`."""
         return await self._ledger.write(
             lambda connection: handing_in.hand_in(connection, server, release, told, seen)
         )
 
     async def leave(self, server: str) -> None:
-        """A server tells no more; see :func:`salver.features.releases.window_exchange.leave`."""
+        """Unregister a server; see :func:`salver.features.releases.window_exchange.leave`."""
         await self._ledger.write(lambda connection: handing_in.leave(connection, server))
 
     async def commit(self, step: Step, now: float) -> Release:
-        """Write down what a step changes: all of it, or nothing.
+        """Write the changes of a step: all of them, or none.
 
         Returns:
-            The release as it lies there now.
+            The release as stored now.
 
         Raises:
-            Conflict: another server has taken a step; read anew.
+            Conflict: another server has taken a step; read again.
         """
         await self._ledger.write(lambda connection: _commit(connection, step, now))
         before, after = step.before, step.after
@@ -281,11 +280,11 @@ class ReleaseStore:
     async def looks(
         self, release: str, after: int = -1, most: int = 100_000, *, every: int = 1, last: int = 0
     ) -> tuple[Look, ...]:
-        """Buckets with their verdicts, in their order.
+        """Return buckets with their verdicts, in order.
 
         Args:
-            after: Those that come after this one.
-            every, last: Of them each so-many-th, this one among them.
+            after: Only those after this one.
+            every, last: Every n-th of them, including ``last``.
         """
         joined = BUCKET.join(
             DECISION, (BUCKET.c.release == DECISION.c.release) & (BUCKET.c.seq == DECISION.c.seq)
@@ -306,14 +305,13 @@ class ReleaseStore:
         return await self._ledger.read(read)
 
     async def prune(self, now: float, most: int = 10_000) -> int:
-        """Forget units of releases that ended long ago, and what happened to them in an hour of days before;
-        what was counted and decided stays.
+        """Delete units of releases that ended long ago, and events of past hours, but no counts.
 
         Args:
-            most: Rows of a table that go at once, so that others need not wait for long.
+            most: Maximum rows of a table deleted at once, so that others do not wait long.
 
         Returns:
-            Rows that are gone.
+            Number of deleted rows.
         """
         over = select(RELEASE.c.id).where(RELEASE.c.ended < now - MOST_DAYS * _DAY_SECONDS)
         old: list[tuple[Table, ColumnElement[bool]]] = [
@@ -332,9 +330,7 @@ class ReleaseStore:
         return await self._ledger.write(write)
 
     async def known_units(self, release: str, now: float) -> tuple[Crowd, list[tuple[str, int]]]:
-        """Units that were met, some perhaps twice, and name and number of each first event, without those of
-        hours that are over.
-        """
+        """Return known units, possibly repeated, and first events except those of past hours."""
         units = select(EXPOSURE.c.unit).where(EXPOSURE.c.release == release)
         counts = ~_IS_HOURLY | (FIRST_EVENT.c.time >= 3600 * hour_of(now))
         events = select(FIRST_EVENT.c.metric, FIRST_EVENT.c.unit).where(
@@ -352,7 +348,7 @@ class ReleaseStore:
 
 
 def propose(connection: Connection, release: Release, change: Change) -> None:
-    """As :meth:`ReleaseStore.propose`, in a transaction that is under way."""
+    """Store a new release as :meth:`ReleaseStore.propose`, within a transaction."""
     _check(connection, release, change)
     created = latest(connection, release.model, release.created)
     connection.execute(insert(RELEASE).values({**_columns(release), "id": release.id, "created": created}))
@@ -401,7 +397,7 @@ def _commit(connection: Connection, step: Step, now: float) -> None:
 
 
 def _stand(release: Release) -> str:
-    """As the audit has it."""
+    """Return the state of a release for the audit log."""
     return f"{release.state.value} {100 * release.weight:.4g} %"
 
 
@@ -438,7 +434,7 @@ def _elsewhere(connection: Connection, release: Release) -> str:
 
 
 def _columns(release: Release) -> dict[str, Any]:
-    """All that was read of it, but its id."""
+    """Return all columns except the id."""
     fields = ("model", "stable", "canary", "alias", "salt", "stage", "weight", "reason", "created", "by")
     plain = {name: getattr(release, name) for name in (*fields, "why", "changed", "ended")}
     plain["state"] = release.state.value
@@ -453,11 +449,11 @@ def _columns(release: Release) -> dict[str, Any]:
 
 
 def _release(row: Any) -> Release:
-    """One that cannot be read has a fault, so that it keeps no other from being read."""
+    """Read a release. One that cannot be read gets a fault, so that others can still be read."""
     decoded: dict[str, Any] = {"state": ReleaseState(row["state"])}
     try:
         policy = Policy.from_json(row["policy"])
-        has_begun = row["evidence"] != "{}"  # a proposal of the registry's
+        has_begun = row["evidence"] != "{}"  # a proposal made by the registry
         decoded |= {
             "policy": policy,
             "evidence": _read_evidence(row["evidence"]) if has_begun else start(policy),

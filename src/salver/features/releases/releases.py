@@ -1,9 +1,9 @@
-"""Who sees to it that releases go on?
+"""Control loop of releases.
 
-A shell, told by the clock: on each tick it hands in what was counted here, reads what people wish and what
-all servers have counted, lets the pure rooms decide (``rollout/``), writes all of it in one transaction, and
-only then moves traffic. The state is the ledger's: after a kill the next tick goes on from there, here or on
-another server. It counts nothing and judges nothing itself.
+A shell driven by the clock: on each tick it stores local counts, reads change requests and the counts of all
+servers, lets the pure modules decide (``judge/``), writes everything in one transaction, and only then
+changes routing. The state is in the ledger: after a crash the next tick continues from there, on this or
+another server. It counts and judges nothing itself.
 """
 
 import asyncio
@@ -34,41 +34,42 @@ from salver.words.releases import NO_STAGE, Matured, ReleaseState, Split
 _LOG: Final = logging.getLogger("salver.words.releases")
 _LOAD_MINUTES: Final = 30.0
 _DAY_SECONDS: Final = 86_400.0
-#: Without the ledger, after which a server sends nobody to a canary: a rollback could not reach it.
+#: Seconds without the ledger after which a server sends no requests to a canary, because a rollback could not
+#: reach it.
 _DEAF_SECONDS: Final = 300.0
-_TRIES: Final = 3  # of a step that another server was ahead of; then the next tick takes it
+_TRIES: Final = 3  # attempts at a step that another server took first; then the next tick takes it
 
 
 class Fleet(Aliases, Protocol):
-    """What is loaded, and who is asked (features/releases/fleet.py)."""
+    """Loaded versions (features/releases/fleet.py)."""
 
     def knows(self, model: str) -> bool:
-        """Whether any version of a model is there."""
+        """Return whether any version of a model is known."""
         ...
 
     def missing(self, model: str, version: str) -> str:
-        """Why a version cannot answer now, in words; empty = it can."""
+        """Return why a version cannot answer now, as text; empty = it can."""
         ...
 
     def settle(self, versions: Mapping[str, str]) -> None:
-        """Requests that name no version go to these, by model."""
+        """Pin these versions, by model, for requests that name none."""
         ...
 
 
 class Shadows(Protocol):
-    """What was asked of versions whose answers nobody gets (features/releases/shadow.py)."""
+    """Results of shadow requests (features/releases/shadow.py)."""
 
     def forget(self, release: str) -> None:
-        """It is over."""
+        """Drop the results of a release."""
         ...
 
     def report(self, release: str) -> ShadowReport | None:
-        """What came of its copies; None = there were none."""
+        """Return the results of its copies; None = none."""
         ...
 
 
 class Traffic(NamedTuple):
-    """Where requests go, and what is seen of them."""
+    """Routing and observation of requests."""
 
     router: Router
     collector: Collector
@@ -77,11 +78,11 @@ class Traffic(NamedTuple):
 
 
 class Harvest(msgspec.Struct, frozen=True):
-    """Outcomes that have matured.
+    """Matured outcomes.
 
     Attributes:
-        watermarks: By metric, the time of exposure up to which they are handed over with this.
-        late_seconds: By how much what is posted lags behind.
+        watermarks: By metric, the time of exposure up to which they are included.
+        late_seconds: Delay of posted outcomes.
     """
 
     outcomes: tuple[Matured, ...] = ()
@@ -90,11 +91,10 @@ class Harvest(msgspec.Struct, frozen=True):
 
 
 class Outcomes(Protocol):
-    """Knows what callers posted later (features/releases/outcomes.py)."""
+    """Source of posted outcomes (features/releases/outcomes.py)."""
 
     async def matured(self, release: Release, until: float, written: float) -> Harvest:
-        """Of the units that were exposed after ``release.progress.watermarks``, and whose outcomes are known
-        for sure at ``until``.
+        """Return outcomes known for certain, of units exposed after the release's watermarks.
 
         Args:
             until, written: Unix seconds; all exposures before ``written`` are in the ledger.
@@ -103,16 +103,16 @@ class Outcomes(Protocol):
 
 
 class Releases:
-    """Takes every release one step further, again and again.
+    """Controller that takes every release one step further on each tick.
 
     Args:
-        outcomes: None = there are none.
+        outcomes: Source of outcomes; None = none.
         clock: Unix seconds.
-        server: By which the others on the same ledger know this one; no other, and none before, has it.
+        server: Unique name of this server on the ledger, different after each start.
 
     Attributes:
-        known: As the ledger said the last time: those that have not ended, and those that traffic goes by.
-        shares: By release, the share of the units that meets the canary here.
+        known: Releases as last read: active ones, and those that determine routing.
+        shares: By release, the fraction of units that get the canary on this server.
     """
 
     def __init__(
@@ -134,25 +134,25 @@ class Releases:
         self._server = server
         self._followed: dict[str, Told] = {}
         self._hears_since = -math.inf  # Unix seconds
-        self._told_at = -math.inf  # the same, when it was told all the last time
-        self._is_deaf = False  # the ledger is away
-        self._trouble = ""  # that the log has told
+        self._told_at = -math.inf  # the same, at the time of the last complete report
+        self._is_deaf = False  # the ledger is unavailable
+        self._trouble = ""  # faults that have been logged
         self._silent: set[tuple[str, str]] = set()
         self._pruned = 0.0
-        self._buckets: list[float] = []  # their lengths, in seconds
+        self._buckets: list[float] = []  # bucket lengths in seconds
         self._missing_since: dict[str, float] = {}
-        self._said: dict[str, str] = {}  # by release, what it waits for here
+        self._said: dict[str, str] = {}  # by release, what it waits for on this server
         self._running: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
         return f"<Releases, {len(self._followed)} live>"
 
     def silence(self) -> float:
-        """Seconds since the ledger was read and written without a fault."""
+        """Return the seconds since the ledger was last read and written successfully."""
         return max(0.0, self._clock() - self._told_at)
 
     async def start(self, seconds: float, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
-        """The first tick, and then one after each such pause, or as often as buckets end.
+        """Run the first tick, then one after each pause, or as often as buckets end.
 
         Raises:
             SalverError: the ledger cannot be read.
@@ -161,7 +161,7 @@ class Releases:
         self._running = asyncio.get_running_loop().create_task(self._run(seconds, sleep), name="releases")
 
     async def stop(self) -> None:
-        """The last tick, with what was counted up to now."""
+        """Run the last tick, with all counts so far."""
         if self._running is not None:
             self._running.cancel()
             await asyncio.wait([self._running])
@@ -170,13 +170,13 @@ class Releases:
             await self._try(is_last=True)
 
     async def tick(self, *, is_last: bool = False) -> None:
-        """Each release takes the step that is due.
+        """Take the step that is due for each release.
 
         Args:
-            is_last: Nobody needs to wait for this server any more.
+            is_last: Other servers need not wait for this one any more.
 
         Raises:
-            SalverError: the ledger cannot be read or written; what was counted is kept for the next tick.
+            SalverError: the ledger cannot be read or written; counts are kept for the next tick.
         """
         self._collector.tick()
         try:
@@ -198,12 +198,12 @@ class Releases:
             self._is_deaf, self._hears_since = False, now
         after: list[Release] = []
         for number, release in enumerate(picture.releases):
-            known = (*after, *picture.releases[number:])  # as this tick has left them
+            known = (*after, *picture.releases[number:])  # as they are after this tick
             try:
                 release = await self._step(release, msgspec.structs.replace(picture, releases=known), now)
-            except SalverError:  # the ledger's, which all need
+            except SalverError:  # a fault of the ledger affects all releases
                 raise
-            except Exception:  # a defect, which must not keep the others where they are
+            except Exception:  # a bug must not stop the other releases
                 _LOG.exception("release %s stays as it is until the next tick", release.id)
             after.append(release)
         for name in picture.waiting.keys() - {release.id for release in after}:
@@ -233,7 +233,7 @@ class Releases:
             self._trouble = ""
 
     async def _hand_in(self) -> None:
-        """What was counted here goes to where all servers see it."""
+        """Store local counts where all servers see them."""
         for name, told in self._followed.items():
             if seen := self._pending.of(name):
                 others = await self._store.hand_in(self._server, name, told, seen)
@@ -242,7 +242,7 @@ class Releases:
                 self._collector.know(name, *others)
 
     async def _step(self, release: Release, picture: Picture, now: float) -> Release:
-        """Decide, write, and see what is there then."""
+        """Decide, write, and return the result."""
         for _ in range(_TRIES):
             step = await self._next(release, picture, now)
             if step.is_nothing:
@@ -259,21 +259,22 @@ class Releases:
         return release
 
     async def _refuse(self, release: Release, waiting: Waiting, now: float) -> None:
-        """What another release came after has nothing to give back, and its alias is not its own any more."""
+        """End a superseded release: it has no traffic to return, and its alias belongs to another."""
         answer = f"release '{release.id}' is {release.state.value}, and another came after it"
         answers = tuple((wish.id, answer) for wish in waiting.wishes)
-        with contextlib.suppress(Conflict):  # another server said so
+        with contextlib.suppress(Conflict):  # another server already did
             await self._store.commit(Step(release, release, answers=answers), now)
 
     async def _next(self, release: Release, picture: Picture, now: float) -> Step:
         waiting, after, looks = picture.waiting[release.id], release, []
-        if release.fault and release.is_live:  # nobody is to meet a canary that cannot be judged
+        if release.fault and release.is_live:  # no caller may get a canary that cannot be judged
             why = f"this version of Salver cannot read it: {release.fault}"
             after = procedure.rolled_back(release, now, why)
         parts: list[Part] = []
         heard = self._heard(release, waiting, now)
         until = min((each.until for each in heard), default=math.inf)
-        is_here = self._fleet.knows(release.model) or not heard  # else it is the business of those who do
+        # otherwise the servers with its versions take care of it
+        is_here = self._fleet.knows(release.model) or not heard
         lacks, missing = self._lacking(release, now) if is_here else ("", "")
         waiting_for_it = self._collector.waiting(release.id) if release.id in self._followed else ""
         facts = msgspec.structs.replace(
@@ -286,7 +287,7 @@ class Releases:
             if is_quiet := bucket.stage == NO_STAGE:
                 stage, share = after.stand
                 bucket = msgspec.structs.replace(bucket, stage=stage, share=share)
-            before = after  # whose outcomes wait for the next one, if this cannot be judged
+            before = after  # its outcomes wait for the next bucket if this one cannot be judged
             if self._outcomes is not None and release.asks_for_outcomes:
                 harvest = await self._outcomes.matured(after, bucket.start + bucket.seconds, min(until, now))
                 bucket = msgspec.structs.replace(
@@ -294,11 +295,11 @@ class Releases:
                 )
                 after = procedure.harvested(after, harvest.watermarks)
             if is_quiet and not after.is_live and not bucket.outcomes:
-                continue  # of those who are promoted silence is no news
+                continue  # for promoted releases silence is normal
             seq = after.progress.buckets
             try:
                 evidence, verdict = judge(after.policy, after.evidence, bucket, after.state, facts)
-            except Exception as error:  # a defect, of one bucket, which must not keep the others waiting
+            except Exception as error:  # a bug with one bucket must not stop the others
                 what = "release %s: a bucket is left out of the evidence: %s"
                 _LOG.error(what, release.id, error, exc_info=not isinstance(error, InvalidInput))
                 after = before
@@ -329,7 +330,7 @@ class Releases:
         return Step(release, after, tuple(looks), tuple(parts), tuple(answers), aliases, by)
 
     def _heard(self, release: Release, waiting: Waiting, now: float) -> list[Witness]:
-        """Who counts it, without others that have told nothing for long."""
+        """Return the servers that count it, without those silent for long."""
         mine = self._server if release.id in self._followed else ""
         others = [each for each in waiting.witnesses if each.server != mine]
         gone = silent(others, now, release.bucket_seconds, self._hears_since)
@@ -343,7 +344,7 @@ class Releases:
         return heard
 
     def _lacking(self, release: Release, now: float) -> tuple[str, str]:
-        """Why its versions cannot answer here, in words; and the same if that is so for long already."""
+        """Return why its versions cannot answer here, as text; and again if that has lasted long."""
         lacks = ""
         if release.is_live or release.split is not None:
             versions = (release.stable, release.canary)
@@ -357,7 +358,7 @@ class Releases:
     def _settled(
         self, release: Release, all_of_them: Sequence[Release], elsewhere: str, now: float, lacks: str
     ) -> Release:
-        """With what is loaded, who else is under way, and how fast the stable version is."""
+        """Return the release updated with loaded versions, other releases and latencies."""
         if release.state is ReleaseState.PROMOTED:
             ends = f"its alias means {elsewhere}" if elsewhere else _successor(release, all_of_them)
             release = procedure.watched(release, now, ends)
@@ -370,7 +371,7 @@ class Releases:
             return ended(release, now, gone)
         if release.state is ReleaseState.PROPOSED:
             waits_for = lacks or _clash(release, all_of_them)
-            said = self._said.get(release.id)  # by this server; others may have said otherwise since
+            said = self._said.get(release.id)  # on this server; others may have decided since
             if not waits_for or waits_for != said:
                 release = procedure.started(release, now, waits_for)
             self._said[release.id] = waits_for
@@ -382,7 +383,7 @@ class Releases:
         return release
 
     async def _apply(self, releases: Sequence[Release], now: float) -> None:
-        """Traffic goes where the ledger says."""
+        """Route traffic as stored in the ledger."""
         has_begun = [release for release in releases if release.state is not ReleaseState.PROPOSED]
         live = {each.id: each for each in has_begun if each.is_judged and self._fleet.knows(each.model)}
         for name in self._followed.keys() - live.keys():
@@ -390,7 +391,7 @@ class Releases:
             self._collector.leave(name)
             self._pending.forget(name)
             self._shadows.forget(name)
-        trouble: SalverError | None = None  # which must not keep the others' traffic where it is
+        trouble: SalverError | None = None  # must not stop the traffic of others
         for name in live.keys() - self._followed.keys():
             try:
                 await self._follow(live[name], now)
@@ -410,7 +411,7 @@ class Releases:
         self._told_at = now
 
     def _share_out(self, releases: Sequence[Release]) -> None:
-        """Each unit meets the version that these say, of those that are here."""
+        """Put the splits of these releases in force, as far as their versions are here."""
         splits = [
             split
             for release in releases
@@ -421,11 +422,11 @@ class Releases:
         self.shares = {split.release: split.weight * (1 - split.holdback) for split in splits}
         try:
             self._router.replace(splits)
-        except InvalidInput:  # a fault of one, which must not keep the others' traffic where it is
+        except InvalidInput:  # a fault of one must not stop the traffic of others
             self._router.replace(_compatible(splits))
 
     def _let_go(self, now: float) -> None:
-        """Nobody goes on meeting a canary of which nothing has been heard for long."""
+        """Send no requests to a canary whose release has not been read for long."""
         if (silence := now - self._told_at) < _DEAF_SECONDS:
             return
         live = [release for release in self.known if release.is_live and release.id in self.shares]
@@ -443,7 +444,7 @@ class Releases:
             self._share_out([release for release in self.known if not release.is_live])
 
     async def _follow(self, release: Release, now: float) -> None:
-        """Count it from now on, after what is known of it."""
+        """Count a release from now on, after restoring earlier counts."""
         parts = await self._store.attend(release.id, self._server, now)
         known, events = await self._store.known_units(release.id, now)
         keeps_units = release.asks_for_outcomes
@@ -455,7 +456,7 @@ class Releases:
 
 
 def checks(release: Release) -> tuple[OutputCheck, ...]:
-    """What is to be looked at in the answers of a release."""
+    """Return the checks of outputs for a release."""
     return tuple(
         OutputCheck(
             metric=metric.name,
@@ -473,7 +474,7 @@ def checks(release: Release) -> tuple[OutputCheck, ...]:
 
 
 def _clash(release: Release, all_of_them: Iterable[Release]) -> str:
-    """Why its traffic cannot be shared out beside that of releases under way, in words; empty = it can."""
+    """Return why its traffic conflicts with active releases, as text; empty = it does not."""
     mine = msgspec.structs.replace(release, state=ReleaseState.RUNNING).split
     for other in all_of_them:
         if other.id != release.id and (theirs := other.split) is not None and mine is not None:
@@ -485,7 +486,7 @@ def _clash(release: Release, all_of_them: Iterable[Release]) -> str:
 
 
 def _successor(release: Release, all_of_them: Iterable[Release]) -> str:
-    """Who is to take the place of one that is promoted, in words; empty = nobody yet."""
+    """Return the successor of a promoted release, as text; empty = none yet."""
     for other in all_of_them:
         if (other.model, other.alias) == (release.model, release.alias) and other.id != release.id:
             return f"release '{other.id}' comes after it"
@@ -493,7 +494,7 @@ def _successor(release: Release, all_of_them: Iterable[Release]) -> str:
 
 
 def _compatible(splits: Iterable[Split]) -> list[Split]:
-    """Without those that cannot be in force beside the ones before them."""
+    """Return the splits without those that conflict with earlier ones."""
     kept: list[Split] = []
     for split in splits:
         try:
@@ -506,7 +507,7 @@ def _compatible(splits: Iterable[Split]) -> list[Split]:
 
 
 def _due(release: Release, waiting: Waiting, until: float) -> list[Merged]:
-    """Buckets that may be judged now, after the last one that was."""
+    """Return the buckets that can be judged now, after the last one that was."""
     evidence, seconds = release.evidence, release.bucket_seconds
     last = None
     if evidence.since is not None and evidence.until is not None:
@@ -515,7 +516,7 @@ def _due(release: Release, waiting: Waiting, until: float) -> list[Merged]:
 
 
 def _meant(release: Release) -> str:
-    """The version that requests mean which name none."""
+    """Return the default version of requests that name none."""
     return release.canary if release.state is ReleaseState.PROMOTED else release.stable
 
 

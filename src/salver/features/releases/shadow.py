@@ -1,11 +1,10 @@
-"""How is a new version asked what others are asked, with nobody noticing?
+"""Shadow requests to a new version, without effect on callers.
 
-After the caller's answer is determined a copy goes to the canary, behind the canary's own callers and past
-every place that would remember it: no response cache, no prediction log, no counts of requests served. As
-many are under way at a time as the split says, and hold so much memory; what comes beyond is dropped and
-counted. Sequences are not copied: a version remembers its own, and a copy that comes in the middle would meet
-a state that no caller has. The two answers are held against each other
-(``features/releases/experiments/compare.py``).
+After the caller's answer is known, a copy goes to the canary with lower priority than its own callers and
+without side effects: no response cache, no prediction log, no request counts. The split limits the number of
+concurrent copies, and their memory is limited; further ones are dropped and counted. Sequences are not
+copied: a version keeps their state, and a copy in the middle would find a state that no caller has. The two
+answers are compared (``features/releases/experiments/compare.py``).
 """
 
 import asyncio
@@ -40,22 +39,22 @@ from salver.words.releases import Source, Split
 from salver.words.tensor import Tensor
 
 _LOG: Final = logging.getLogger("salver.shadow")
-_PATIENCE_S: Final = 60.0  # whoever takes longer gives its place to another
-_LARGE: Final = 1 << 16  # bytes of outputs from which comparing them would keep others waiting
-_MOST_BYTES: Final = 64 << 20  # of requests and answers that a release's copies keep from being forgotten
-#: Of any number of responses these ask what they are together; the others, whether there are as many.
+_PATIENCE_S: Final = 60.0  # a copy that takes longer is given up
+_LARGE: Final = 1 << 16  # bytes of outputs from which a comparison would block the event loop
+_MOST_BYTES: Final = 64 << 20  # maximum bytes of requests and answers held by a release's copies
+#: Comparisons that join all responses of a streamed answer; the others compare their number.
 _STRUNG: Final[tuple[How, ...]] = ("prefix", "length", "distribution")
 _BEHIND: Final = Standing(service="bulk")
-#: Of a request, that are for its caller and not for the model.
+#: Parameters for the caller, not for the model.
 _CALLERS: Final = STANDING_PARAMETERS | {"timeout"}
 
 
 class Shadowing:
-    """Asks canaries what the stable versions were asked.
+    """Sender of copies to canaries.
 
     Args:
         lessor: Gives loaded versions.
-        emit: Told of every copy that is over.
+        emit: Called for every finished copy.
         clock: Monotonic seconds, the engines' own.
         patience: Seconds after which a copy is given up.
     """
@@ -79,18 +78,18 @@ class Shadowing:
         return f"<Shadowing of {', '.join(self._tallies) or 'nothing'}>"
 
     def report(self, release: str) -> ShadowReport | None:
-        """What came of a release's copies; None = there were none."""
+        """Return the results of a release's copies; None = none."""
         tally = self._tallies.get(release)
         return tally.report() if tally else None
 
     def forget(self, release: str) -> None:
-        """It is over."""
+        """Drop the results of a release."""
         self._tallies.pop(release, None)
         for task in self._under_way.pop(release, ()):
             task.cancel()
 
     async def close(self) -> None:
-        """Give up all that is under way."""
+        """Cancel all active copies."""
         tasks = [task for tasks in self._under_way.values() for task in tasks]
         for task in tasks:
             task.cancel()
@@ -130,7 +129,7 @@ class Shadowing:
         if sum(under_way.values()) + size > _MOST_BYTES:
             self._tally(split).dropped += 1
             return
-        if not self.has_room(split):  # there was when the first piece of an answer came
+        if not self.has_room(split):  # room that existed when the first piece of the answer arrived
             return
         work = self._copy(split, request, answer, call)
         task = asyncio.get_running_loop().create_task(work, name=f"shadow of {split.model}")
@@ -181,10 +180,10 @@ class Shadowing:
         self._emit(event)
 
     async def _ask(self, split: Split, request: InferRequest) -> tuple[Sequence[InferResponse] | None, bool]:
-        """The canary's own answer, None if it is too large to be kept; and is it one, in parts?
+        """Return the canary's answer, None if it is too large to keep, and whether it is streamed.
 
         Raises:
-            SalverError: there is none.
+            SalverError: the canary failed.
         """
         lease = self._lessor.acquire(split.model, split.canary)
         try:
@@ -232,7 +231,7 @@ class Shadowing:
 
 
 def _copied(request: InferRequest, split: Split, trace: str) -> InferRequest:
-    """For the canary, in a trace by which all is known that is asked in its service."""
+    """Return the copy for the canary, in a trace that identifies all calls on its behalf."""
     parameters = request.parameters
     if not _CALLERS.isdisjoint(parameters):
         parameters = {name: value for name, value in parameters.items() if name not in _CALLERS}
@@ -248,7 +247,7 @@ def _copied(request: InferRequest, split: Split, trace: str) -> InferRequest:
 
 
 def _mark(request_id: str) -> str:
-    """The trace of a copy, which nobody records."""
+    """Return the trace of a copy, which is not recorded."""
     digits = hashlib.blake2b(request_id.encode(errors="surrogatepass"), digest_size=24).hexdigest()
     return w3c.format(w3c.TraceContext(digits[:32], digits[32:]))
 
@@ -256,7 +255,7 @@ def _mark(request_id: str) -> str:
 async def _all_of_it(
     servable: Inferring, request: InferRequest, deadline: float
 ) -> Sequence[InferResponse] | None:
-    """Its responses, by the engine itself."""
+    """Return all responses, directly from the engine."""
     if getattr(servable, "stream", None) is None:
         infer: Callable[..., Awaitable[InferResponse]] = getattr(servable, "uncached", servable.infer)
         return [await infer(request, deadline, None, _BEHIND)]

@@ -1,7 +1,7 @@
-"""Where does the one door send a request whose model is in a release?
+"""Splitting of requests to models in a release, in the data plane.
 
-To the version of its arm, and to the stable one where that is not ready. What is asked in its service, by an
-ensemble or by a model that calls others, is the same unit's. The rules are ``experiments/``'s.
+A request goes to the version of its arm, or to the stable one if that is not ready. Calls on its behalf, by
+an ensemble or by a model, belong to the same unit. The rules are in ``experiments/``.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,18 +14,18 @@ from salver.words.handlers import status_of
 from salver.words.messages import Call, InferRequest, InferResponse, ModelId
 from salver.words.releases import Source, Split
 
-_MOST_CARRIED = 65_536  # requests under way; a thousand times as many as run at once
+_MOST_CARRIED = 65_536  # active requests; a thousand times as many as run concurrently
 
 
 class Mirror(Protocol):
-    """Asks other versions, too (features/releases/shadow.py)."""
+    """Sender of shadow requests (features/releases/shadow.py)."""
 
     def join(self, carried: dict[str, Mapping[Source, str]]) -> None:
-        """What is known by span of requests under way, as :attr:`Splitting.carried`: copies are, too."""
+        """Share the mapping of active requests by span, as :attr:`Splitting.carried`: copies are included."""
         ...
 
     def has_room(self, split: Split) -> bool:
-        """May one more copy be under way? Counts those that may not."""
+        """Return whether one more copy may be active; count those that may not."""
         ...
 
     def offer(
@@ -35,21 +35,20 @@ class Mirror(Protocol):
         answer: Sequence[InferResponse] | None,
         call: Call,
     ) -> None:
-        """An answer is there, or was too large to keep; returns at once, and never raises."""
+        """Offer an answer, or None if it was too large; returns immediately and never raises."""
         ...
 
 
 class Splitting:
-    """The splits, as the door asks them.
+    """The splits, as used by the data plane.
 
     Args:
-        mirror: None = nothing is copied.
-        tell: Takes what versions answered, of releases that want to know, and returns at once; None = nobody
-            does.
-        under_way: Keeps what has begun until it ends.
+        mirror: Sender of copies; None = none.
+        tell: Receives answers of releases that analyse them, and returns immediately; None = none.
+        under_way: Records active requests.
 
     Attributes:
-        carried: What is known of requests under way that others may be asked in the service of, by span.
+        carried: Plans of active requests that may cause further calls, by span.
     """
 
     def __init__(
@@ -71,7 +70,7 @@ class Splitting:
         return f"<Splitting by {self.router!r}>"
 
     def begin(self, model: str, version: str, call: Call) -> Plan | None:
-        """For a request; None = its model is not split for those who say this for a version."""
+        """Return the plan of a request; None = its model is not split for this version."""
         route = self.router.find(model, version)
         if route is None:
             return None
@@ -80,23 +79,23 @@ class Splitting:
         return plan
 
     def settle(self, plan: Plan, call: Call, request: InferRequest) -> Plan:
-        """The parameters of the request are known."""
+        """Complete the plan once the request's parameters are known."""
         plan = plan.route.settled(call, self.router.traits(call, request))
         self.under_way.begin(call, plan)
         return plan
 
     def carry(self, call: Call, request: InferRequest) -> None:
-        """What is asked in the service of this request, below its span, shall be its unit's, too."""
+        """Assign calls on behalf of this request, below its span, to its unit."""
         if self.router and len(self.carried) < _MOST_CARRIED:
             self.carried[call.traceparent] = self.router.traits(call, request)
 
     def inherit(self, call: Call) -> None:
-        """What is known of the request in whose service this one is, is known of it, too."""
+        """Adopt the plan of the request that caused this one."""
         if call.parent and call.traits is None:
             call.traits = self.carried.get(call.parent)
 
     def wants(self, plan: Plan, served: ModelId) -> bool:
-        """Is the answer to be handed over? That of a version that stands in for another is not."""
+        """Return whether the answer is to be passed on; not if a fallback version answered."""
         if served.version != plan.versions[0]:
             return False
         return plan.is_watched or (
@@ -111,11 +110,11 @@ class Splitting:
         call: Call,
         why: str,
     ) -> None:
-        """An answer that is wanted is there, by so many pieces; returns at once, and never raises.
+        """Pass on an answer with its number of pieces; returns immediately and never raises.
 
         Args:
-            answer: None = it was too much to keep.
-            why: ``status`` = it is an error that a handler has written, and no output of the model's.
+            answer: None = it was too large to keep.
+            why: ``status`` = an error written by a handler, not an output of the model.
         """
         if plan.assignment is None:
             return
@@ -133,5 +132,5 @@ class Splitting:
 
 
 def has_failed(piece: InferResponse) -> bool:
-    """A handler says so by its status."""
+    """Return whether a handler's status is an error."""
     return status_of(piece.parameters) >= 500

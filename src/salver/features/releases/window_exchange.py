@@ -1,8 +1,8 @@
-"""How do servers tell one another what they have counted of a release?
+"""Exchange of counts between servers through the ledger.
 
-Rows of the ledger. A part of a window comes with the units in it, in one transaction. A unit that another
-server has met before is not counted again (``crowds.py``), nor is the first of its events, of which there is
-one row, whoever tells it. What parts add up to is ``features/releases/experiments/windows.py``'s question.
+Rows of the ledger. A part of a window is stored with its units in one transaction. A unit that another server
+has already counted is not counted again (``distinct_units.py``), nor is the first of its events, of which
+there is one row regardless of the server. Parts are merged in ``features/releases/experiments/windows.py``.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,17 +22,17 @@ from salver.features.releases.judge.record import read_progress
 from salver.words.releases import ARMS, FIRSTS, Bucket, Counts, Met, Seen, kept_in
 
 _encode: Final = msgspec.json.Encoder().encode
-#: Of JSON, as it was written down; raises msgspec.MsgspecError.
+#: Parsers of stored JSON; they raise msgspec.MsgspecError.
 read_bucket: Final = msgspec.json.Decoder(Bucket).decode
 _Numbers = npt.NDArray[np.int64]
 _Flags = npt.NDArray[np.bool_]
 
 
 def attend(connection: Connection, release: str, server: str, now: float) -> int:
-    """A server counts a release from now on, so that others wait for what it tells.
+    """Register a server that counts a release, so that others wait for its parts.
 
     Returns:
-        How many parts it has told before.
+        Number of parts that it has already stored.
     """
     rows.add(connection, WITNESS, {"release": [release], "server": server, "parts": 0, "until": now})
     mine = (WITNESS.c.release == release, WITNESS.c.server == server)
@@ -40,12 +40,12 @@ def attend(connection: Connection, release: str, server: str, now: float) -> int
 
 
 def leave(connection: Connection, server: str) -> None:
-    """It tells no more, of no release."""
+    """Unregister a server from all releases."""
     connection.execute(update(WITNESS).where(WITNESS.c.server == server).values(has_left=1))
 
 
 def witnesses(connection: Connection, releases: Sequence[str]) -> dict[str, tuple[Witness, ...]]:
-    """By release, who counts it; nobody counts one that has not begun, or is over."""
+    """Return by release the servers that count it; none before it starts and after it ends."""
     query = (
         select(WITNESS.c.release, WITNESS.c.server, WITNESS.c.until)
         .where(WITNESS.c.release.in_(releases), WITNESS.c.has_left == 0)
@@ -58,12 +58,12 @@ def witnesses(connection: Connection, releases: Sequence[str]) -> dict[str, tupl
 
 
 class Told(NamedTuple):
-    """How far a server has told of a release, and heard of it.
+    """Progress of a server's exchange about a release.
 
     Attributes:
-        parts: That it has told.
+        parts: Number of parts stored.
         crowd: See :attr:`salver.features.releases.distinct_units.Crowd.last`.
-        keeps_units: Each unit has a row of its own, as outcomes may be posted of it.
+        keeps_units: Each unit has a row of its own, because outcomes may be posted for it.
     """
 
     parts: int = 0
@@ -72,13 +72,13 @@ class Told(NamedTuple):
 
 
 def hand_in(connection: Connection, server: str, release: str, told: Told, seen: Sequence[Seen]) -> Crowd:
-    """Parts that a server has counted, with the units in them, unless the release is over.
+    """Store parts that a server has counted, with their units, unless the release has ended.
 
     Args:
-        told: Before these; those that were told nevertheless, are told once.
+        told: Progress before these parts; parts already stored are not stored twice.
 
     Returns:
-        What others have told meanwhile.
+        What others have stored meanwhile.
     """
     mine = (WITNESS.c.release == release, WITNESS.c.server == server)
     known = connection.scalar(select(WITNESS.c.parts).where(*mine))
@@ -103,7 +103,7 @@ def hand_in(connection: Connection, server: str, release: str, told: Told, seen:
 
 
 def waiting(connection: Connection) -> dict[str, tuple[list[Part], list[Witness]]]:
-    """By release, parts that are not judged yet, and who tells more."""
+    """Return by release the parts that have not been judged, and the servers that will store more."""
     found: dict[str, tuple[list[Part], list[Witness]]] = {}
     last = None
     for release, server, until, has_left, number, body in connection.execute(_TOLD):
@@ -127,7 +127,7 @@ _TOLD: Final = (
 
 
 def judged(connection: Connection, release: str, parts: Iterable[Part]) -> None:
-    """These parts wait no more."""
+    """Delete parts that have been judged."""
     keys = [{"server_": part.server, "number_": part.number} for part in parts]
     if keys:
         its = (PART.c.release == release, PART.c.server == bindparam("server_"))
@@ -135,13 +135,13 @@ def judged(connection: Connection, release: str, parts: Iterable[Part]) -> None:
 
 
 def forget(connection: Connection, release: str) -> None:
-    """It is over: nothing more is told of it."""
+    """Delete the exchange data of an ended release."""
     for table in (PART, WITNESS):
         connection.execute(delete(table).where(table.c.release == release))
 
 
 def _goes_on(connection: Connection, release: str) -> bool:
-    """It has not ended, or is watched after its promotion."""
+    """Return a condition: it has not ended, or is watched after its promotion."""
     row = connection.execute(
         select(RELEASE.c.ended, RELEASE.c.progress).where(RELEASE.c.id == release)
     ).first()
@@ -149,10 +149,10 @@ def _goes_on(connection: Connection, release: str) -> bool:
 
 
 def _told_apart(connection: Connection, seen: Seen, is_first: _Flags, *, keeps_units: bool) -> Bucket:
-    """Write down what is new, and count no more than that.
+    """Store what is new, and return counts of only that.
 
     Args:
-        is_first: Of the exposures, those of units that nobody had met before.
+        is_first: Mask of the exposures of units seen for the first time anywhere.
     """
     bucket, release, exposures = seen.bucket, {"release": seen.release}, seen.exposures
     share = {**release, "stage": bucket.stage, "propensity": bucket.share}
@@ -179,7 +179,7 @@ def _told_apart(connection: Connection, seen: Seen, is_first: _Flags, *, keeps_u
 
 
 def _known(connection: Connection, table: Table, same: Mapping[str, Any], units: _Numbers) -> _Flags:
-    """Which of these units have a row already, in whatever arm."""
+    """Return which of these units already have a row, in any arm."""
     chosen = [table.c[name] == value for name, value in same.items()]
     if connection.dialect.name == "sqlite":  # either way they are one parameter
         numbers = msgspec.json.encode(units.tolist()).decode()
@@ -205,7 +205,7 @@ _COLUMNS: Final = {"units": "unit", "are_first": "is_first", "times": "time", "r
 
 
 def _columns(met: Met, key: str) -> dict[str, list[Any]]:
-    """Columns of the tables, in the order of the key, which their index is in."""
+    """Return columns of the tables in the order of the key, which matches their index."""
     order = np.argsort(getattr(met, key))
     found = {
         name: getattr(met, field)[order].tolist() for field, name in _COLUMNS.items() if hasattr(met, field)

@@ -1,5 +1,5 @@
-"""Which arm is this request in, and what was seen of it?
+"""Assignment of requests to arms, and counting of what happens to them.
 
-Assignment is a pure hash, so that nothing has to be kept of it; exposures and events are counted by unit.
-What the counts prove is not known here.
+Assignment is a pure hash, so that nothing has to be stored; exposures and events are counted by unit. The
+meaning of the counts is judged elsewhere.
 """

@@ -1,7 +1,6 @@
-"""What can be compared of an answer, however it came?
+"""Comparable form of an answer, whether it arrived whole, in pieces or from a handler.
 
-Pieces strung together, as far as memory allows; and what a handler wrote, its JSON as numbers and words.
-Pure.
+Pieces are concatenated within a memory limit; JSON written by a handler becomes numbers and text. Pure.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,16 +13,16 @@ from salver.words.handlers import BODY
 from salver.words.messages import InferResponse
 from salver.words.tensor import DataType, Tensor, as_bytes
 
-#: Of one answer that is kept until it is looked at; a piece counts for so much besides its tensors.
+#: Maximum bytes kept of one answer, and the overhead counted per piece.
 MOST_BYTES: Final = 4 << 20
 _PIECE_BYTES: Final = 1024
-_MOST_COUNTED: Final = 1024  # texts, whose lengths are looked at while the caller waits
-#: Of a body that is read as JSON, which keeps others waiting.
+_MOST_COUNTED: Final = 1024  # number of texts measured while the caller waits
+#: Maximum bytes of a body parsed as JSON, because parsing delays other requests.
 _MOST_JSON: Final = 1 << 17
 
 
 def size_of(outputs: Sequence[Tensor]) -> int:
-    """Bytes of tensors, those of texts included; of very many texts by the first ones' length."""
+    """Return the bytes of tensors including texts; estimated from the first texts if there are very many."""
     size = 0
     for tensor in outputs:
         size += tensor.array.nbytes
@@ -34,10 +33,10 @@ def size_of(outputs: Sequence[Tensor]) -> int:
 
 
 class Pieces:
-    """Those of one answer, until they are too many.
+    """Pieces of one answer, up to a limit.
 
     Attributes:
-        kept: None = they were too many, and none is kept any more.
+        kept: None = the limit was exceeded and all were dropped.
     """
 
     __slots__ = ("_bytes", "kept")
@@ -47,7 +46,7 @@ class Pieces:
         self._bytes = 0
 
     def add(self, piece: InferResponse) -> None:
-        """One more."""
+        """Add a piece."""
         if self.kept is not None:
             self._bytes += size_of(piece.outputs) + _PIECE_BYTES
             self.kept.append(piece)
@@ -56,7 +55,7 @@ class Pieces:
 
 
 def strung(pieces: Iterable[Tensor]) -> tuple[Tensor, ...]:
-    """The outputs of an answer, one of each name: texts are strung together, rows of others appended.
+    """Return the outputs of an answer, one per name: texts are concatenated, rows of others appended.
 
     >>> from salver.words.tensor import tensor
     >>> strung([tensor("t", [b"he"]), tensor("t", [b"llo"])])[0].array.tolist()
@@ -69,10 +68,10 @@ def strung(pieces: Iterable[Tensor]) -> tuple[Tensor, ...]:
 
 
 def _strung(name: str, tensors: Sequence[Tensor]) -> Tensor:
-    """As they are where they fit, else all elements in one row."""
+    """Concatenate rows if the shapes match, else all elements in one row."""
     datatype, shape = tensors[0].datatype, tensors[0].shape
     if any(tensor.datatype is not datatype for tensor in tensors):
-        texts = [tensor.array.tobytes() for tensor in tensors]  # of a model that keeps to no type
+        texts = [tensor.array.tobytes() for tensor in tensors]  # the model changes the type between pieces
         return Tensor(name, DataType.BYTES, as_bytes([b"".join(texts)]))
     arrays = [tensor.array for tensor in tensors]
     if datatype is DataType.BYTES:
@@ -85,8 +84,7 @@ def _strung(name: str, tensors: Sequence[Tensor]) -> Tensor:
 
 
 def read(outputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """What a handler's bodies say: numbers of JSON in ``body.numbers``, and the rest of it, or a body that is
-    none, as text.
+    """Return the content of a handler's bodies: numbers in JSON as ``body.numbers``, the rest as text.
 
     >>> body = Tensor(BODY, DataType.UINT8, np.frombuffer(b'{"p": [0.5, 2], "of": "cat"}', np.uint8))
     >>> [(tensor.name, tensor.array.tolist()) for tensor in read([body])]
@@ -111,7 +109,7 @@ def read(outputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
 
 
 def _without(value: object, numbers: list[float]) -> object:
-    """A value of JSON with zeros for its numbers, which are put aside in their order."""
+    """Return a JSON value with its numbers replaced by zeros; collect the numbers in order."""
     match value:
         case bool() | None | str():
             return value

@@ -1,7 +1,7 @@
-"""Which arm is this unit in?
+"""Assignment of units to arms.
 
-Rules in their order: who is never or always to meet the canary; who takes part at all (conditions, the slice
-of a layer); who is held back; and then the hash. Pure: it keeps nothing, and knows no model and no clock.
+Rules in order: units that never or always get the canary; conditions and the slice of a layer; the holdback;
+then the hash. Pure: it stores nothing, and knows no model and no clock.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -12,10 +12,11 @@ from salver.stats.assignment import bound, fraction, hashing
 from salver.words.errors import InvalidInput
 from salver.words.releases import HEADER, REQUEST, SEQUENCE, Arm, Assignment, Source, Split, check_traffic
 
-#: Salts of other questions than "which arm", so that their answers are independent of it.
+#: Salts of other decisions than the arm, so that they are independent of it.
 _HOLDBACK, _SHADOW = "holdback:", "shadow:"
 
-_CANARY, _BASELINE, _STABLE = Arm.CANARY, Arm.BASELINE, Arm.STABLE  # to look them up in an enum takes time
+# constants, because enum member lookup is slow
+_CANARY, _BASELINE, _STABLE = Arm.CANARY, Arm.BASELINE, Arm.STABLE
 _NOTHING: Final[Mapping[Source, str]] = MappingProxyType({})
 
 Reason = Literal["hash", "always", "never", "excluded", "holdback"]
@@ -23,11 +24,11 @@ _T = TypeVar("_T")
 
 
 def assign(split: Split, traits: Mapping[Source, str]) -> Assignment:
-    """Where a request goes of which these things are known.
+    """Return the assignment of a request with these traits.
 
     Args:
-        split: One that :func:`check` found no fault with.
-        traits: What is known of the request, by source; always its own id, as ``request``.
+        split: A split accepted by :func:`check`.
+        traits: Values of the request by source; always includes its own id, as ``request``.
 
     >>> split = Split("r", "m", stable="1", canary="2", weight=0.25, salt="s")
     >>> assign(split, {"header:x-user-id": "ada", "request": "1"}).arm
@@ -38,7 +39,7 @@ def assign(split: Split, traits: Mapping[Source, str]) -> Assignment:
 
 
 def unit_of(split: Split, traits: Mapping[Source, str]) -> tuple[str, bool]:
-    """Who is assigned; and has it a name but the request's own?"""
+    """Return the unit of a request, and whether it has a name other than the request's own."""
     for source in split.units:
         if source in traits:
             if source == REQUEST and SEQUENCE in traits:
@@ -48,17 +49,17 @@ def unit_of(split: Split, traits: Mapping[Source, str]) -> tuple[str, bool]:
 
 
 def assigned(split: Split, arm: Arm, reason: Reason, *, has_unit: bool) -> Assignment:
-    """Where those of an arm are sent."""
+    """Return the assignment of units in an arm."""
     version = split.canary if arm is _CANARY else split.stable
     share = split.weight * (1 - split.holdback)
     return Assignment(split.release, arm, version, reason, share, split.stage, has_unit)
 
 
 def placed(split: Split, unit: str, traits: Mapping[Source, str] = _NOTHING) -> tuple[Arm, Reason]:
-    """In which arm a unit is, and why.
+    """Return the arm of a unit and the reason.
 
     Args:
-        traits: What else is known, where the split has conditions.
+        traits: Other values, if the split has conditions.
     """
     if unit in split.never:
         return _STABLE, "never"
@@ -80,7 +81,7 @@ def placed(split: Split, unit: str, traits: Mapping[Source, str] = _NOTHING) -> 
 
 
 def drawn(split: Split, canary: _T, baseline: _T, stable: _T) -> Callable[[str], _T] | None:
-    """Tells which of these is a unit's, by its hash alone, as :func:`placed` says it; None = more matters."""
+    """Return a function from a unit to its assignment if only the hash matters, else None."""
     if split.never or split.always or split.only or split.layer or split.holdback:
         return None
     hashed, end, begin = hashing(split.salt), bound(split.weight), bound(1 - split.weight)
@@ -95,7 +96,7 @@ def drawn(split: Split, canary: _T, baseline: _T, stable: _T) -> Callable[[str],
 
 
 def is_shadowed(split: Split, unit: str) -> bool:
-    """Is the canary asked, too, what this unit asks the stable version?"""
+    """Return whether requests of this unit to the stable version are copied to the canary."""
     shadow = split.shadow
     if shadow is None or shadow.share <= 0:
         return False
@@ -103,9 +104,9 @@ def is_shadowed(split: Split, unit: str) -> bool:
 
 
 def is_told(split: Split, traits: Mapping[Source, str]) -> bool:
-    """Do the traits suffice, or could the body of the request say more that matters?
+    """Return whether the traits suffice, or the body could change the assignment.
 
-    A body may bring parameters, the tenant among them. Headers are known before it is read.
+    A body may contain parameters, including the tenant. Headers are known before it is read.
     """
     for condition in split.only:
         if condition.source not in traits and not condition.source.startswith(HEADER):
@@ -119,10 +120,10 @@ def is_told(split: Split, traits: Mapping[Source, str]) -> bool:
 
 
 def check(splits: Iterable[Split]) -> None:
-    """Can they be in force together?
+    """Check that these splits can be in force together.
 
     Raises:
-        InvalidInput: one makes no sense, or two want the same units.
+        InvalidInput: one is invalid, or two claim the same units.
     """
     known: list[Split] = []
     for split in splits:

@@ -1,8 +1,8 @@
-"""What was seen of a release, bucket by bucket, told apart by unit?
+"""Counter of exposures and events of releases, in buckets and by unit.
 
-An observer of the road of events, off every request's path. It keeps no unit: whether one was seen before
-is told by a filter of fixed size, whose errors depend on nothing but a hash that has to do neither with the
-arm nor with its salt. What the counts prove, and where they are kept, is not known here.
+An observer of events, off the request path. It stores no units: whether one was seen before is answered by a
+filter of fixed size, whose errors depend only on a hash that is independent of the arm and its salt.
+Evaluation and storage of the counts are elsewhere.
 """
 
 import itertools
@@ -47,39 +47,39 @@ from salver.words.releases import (
 )
 
 _LOG = logging.getLogger("salver.features.releases.experiments")
-#: Places of arms in :data:`ARMS`. Beside a canary of more than half all of the control is its baseline, those
-#: held back with it.
+#: Indices of arms in :data:`ARMS`. Beside a canary of more than half, all of the control is its baseline,
+#: including units held back.
 _PLACES: Final = {Arm.CANARY: 0, Arm.BASELINE: 1, Arm.STABLE: 2, Arm.HOLDBACK: 2}
 _PLACES_BESIDE_MOST: Final = {**_PLACES, Arm.HOLDBACK: 1}
-#: Tells a unit's number in an arm from the number itself.
+#: Derives a unit's number within an arm from its number.
 _MARKS: Final = np.uint64(0x9E3779B97F4A7C15) * np.arange(1, len(ARMS) + 1, dtype=np.uint64)
 _HALF: Final = 0.5
 _MOST_RECENT: Final = 65_536
-_ALIKE, _DIFFERS, _FAILED = 0, 1, 2  # of copies, from the best to the worst
-_FAR: Final = 10  # times as long as the slowest answer of the stable version is far too long
-#: And so many buckets at least: a version that stands still for a minute, and then goes on, does not hang.
+_ALIKE, _DIFFERS, _FAILED = 0, 1, 2  # results of copies, from best to worst
+_FAR: Final = 10  # multiple of the slowest answer of the stable version that counts as a hang
+#: Minimum in buckets: a version that pauses for a minute and then continues does not hang.
 _BUCKETS: Final = 3
-_AT_ONCE: Final = 8192  # units that are restored in one go
-#: Units, happenings and requests that wait to be looked up together, which costs a tenth of one at a time.
+_AT_ONCE: Final = 8192  # units restored in one step
+#: Units, events and requests looked up together, which costs a tenth of looking up each.
 _MOST_WAITING: Final = 1024
-_MOST_ANSWERS: Final = 65_536  # that wait to be looked at, as many as events that wait on their road
+_MOST_ANSWERS: Final = 65_536  # answers waiting for analysis, as many as the event queue holds
 
 _Numbers = npt.NDArray[np.int64]
 _Places = npt.NDArray[np.uint8]
 _Times = npt.NDArray[np.float64]
 _Flags = npt.NDArray[np.bool_]
-#: What happened to a unit: the name under which it counts, and the unit's number.
+#: An event of a unit: the name under which it counts, and the unit's number.
 _Happening = tuple[str, int]
 _T = TypeVar("_T", bound=Hashable)
 _M = TypeVar("_M", bound=Met)
 
 
 class _Waiting(Generic[_T]):
-    """What is still to be looked up.
+    """Lookups to be done.
 
     Attributes:
-        places: Of its arm in :data:`ARMS`, by what it is.
-        times: Unix seconds when each was seen, in their order.
+        places: Indices of arms in :data:`ARMS`, by kind.
+        times: Unix seconds of each, in order.
     """
 
     __slots__ = ("places", "times")
@@ -89,28 +89,28 @@ class _Waiting(Generic[_T]):
         self.times: list[float] = []
 
     def date(self, now: float) -> None:
-        """Those that have no time yet came now."""
+        """Set the time of entries without one."""
         if missing := len(self.places) - len(self.times):
             self.times += [now] * missing
 
     def taken(self) -> tuple[Mapping[_T, int], _Places, _Times]:
-        """All of it; nothing is left."""
+        """Return all entries and clear them."""
         found, times = self.places, self.times
         self.places, self.times = {}, []
         return found, np.fromiter(found.values(), np.uint8, len(found)), np.array(times, np.float64)
 
 
 class _Tally:
-    """A bucket while it is open.
+    """An open bucket.
 
     Attributes:
-        hour: That it is of (:func:`~salver.words.releases.hour_of`).
-        is_in_each: A metric that happens in each answer.
-        names: By metric, under which names its first events are counted.
-        fresh: Units.
-        news: Such names and units.
-        asked: Ids of requests and their units; empty = it has none.
-        places: Of arms in :data:`ARMS`.
+        hour: Its hour (:func:`~salver.words.releases.hour_of`).
+        is_in_each: Whether a metric has an event in every answer.
+        names: By metric, the names under which its first events are counted.
+        fresh: New units.
+        news: Names and units of new events.
+        asked: Ids of requests and their units; empty = no unit.
+        places: Indices of arms in :data:`ARMS`.
     """
 
     __slots__ = (
@@ -146,7 +146,8 @@ class _Tally:
         self.requests = [0, 0, 0]
         self.exposed = [0, 0, 0]
         self.events: dict[str, list[int]] = {}
-        self.raw: dict[str, list[int]] = {metric: [0, 0, 0] for metric in followed.slow}  # none is known, too
+        # including when none is known
+        self.raw: dict[str, list[int]] = {metric: [0, 0, 0] for metric in followed.slow}
         self.fresh: _Waiting[str] = _Waiting()
         self.news: _Waiting[tuple[str, str]] = _Waiting()
         self.asked: _Waiting[tuple[str, str]] = _Waiting()
@@ -156,17 +157,17 @@ class _Tally:
 
     @property
     def waiting(self) -> int:
-        """How many wait to be looked up."""
+        """Return the number of lookups to be done."""
         return len(self.fresh.places) + len(self.news.places) + len(self.asked.places)
 
     def date(self, now: float) -> None:
-        """What has no time yet came now."""
+        """Set the time of entries without one."""
         self.fresh.date(now)
         self.news.date(now)
         self.asked.date(now)
 
     def note(self, metrics: Iterable[str], assigned: Assignment, unit: str, place: int) -> None:
-        """Something has happened to a request."""
+        """Record an event of a request."""
         for metric in metrics:
             self.raw.setdefault(metric, [0, 0, 0])[place] += 1
             if self.share and assigned.has_unit:
@@ -176,7 +177,7 @@ class _Tally:
                 self.events.setdefault(metric, [0, 0, 0])[place] += 1
 
     def _names_of(self, metric: str) -> tuple[str, ...]:
-        """What happens in each answer is no news of an hour; of the first stage it is the first of all."""
+        """Return the names of a metric's first events; those in every answer are not counted by hour."""
         names = [metric]
         if not metric.endswith(UNSEEN):
             names += [] if self.is_in_each(metric) else [first_in(metric, "in_hour", self.hour)]
@@ -213,65 +214,67 @@ class _Tally:
 
 
 class Memory:
-    """Who was seen of one release, and what has happened to whom.
+    """Units seen in one release, and their events.
 
     Args:
-        keeps_arms: Not only whom, but also in which arms, which a unit may change.
+        keeps_arms: Also store the arms of a unit, which may change.
     """
 
     def __init__(self, config: CollectorConfig, *, keeps_arms: bool) -> None:
         self._units = Bloom(config.units, config.error)
         self._arms = Bloom(config.units, config.error) if keeps_arms else None
-        self._happenings: dict[str, tuple[int, Bloom]] = {}  # by field of a bucket, those of its last number
+        # by field of a bucket, the filter of its latest number
+        self._happenings: dict[str, tuple[int, Bloom]] = {}
         self._most, self._error = config.units, config.error
 
     def exposed(self, units: _Numbers, places: _Places) -> tuple[_Flags, _Flags]:
-        """Which of these different units are new, and which are new in their arm, as far as that is kept."""
+        """Return masks of the units that are new, and new in their arm if arms are stored."""
         numbers = units.view(np.uint64)
         is_new = self._units.add(numbers)
         return is_new, is_new if self._arms is None else self._arms.add(numbers ^ _MARKS[places])
 
     def know(self, units: Sequence[int] | _Numbers) -> None:
-        """Units of these numbers were seen before, in whatever arm."""
+        """Add units that were seen before, in any arm."""
         numbers = np.asarray(units, np.int64).view(np.uint64)
         for first in range(0, len(numbers), _AT_ONCE):
             self._units.add(numbers[first : first + _AT_ONCE])
 
     def happened(self, units: _Numbers, name: str) -> _Flags:
-        """For which of these different units it is the first event of this name (:func:`first_in`)."""
+        """Return a mask of the units for which this event (:func:`first_in`) is the first."""
         _, field, number = kept_in(name)
         known = self._happenings.get(field)
-        if known is None or number > known[0]:  # another hour, or stage: those before count no more
+        if known is None or number > known[0]:  # a new hour or stage: earlier ones no longer count
             capacity = self._most if field == "events" else self._most // 2
             known = self._happenings[field] = number, Bloom(capacity, self._error)
         return known[1].add((units ^ np.int64(hash(name))).view(np.uint64))
 
     @property
     def is_over(self) -> bool:
-        """It has met more units than it can tell apart well."""
+        """Return whether it has seen more units than it can distinguish well."""
         return len(self._units) > self._most
 
 
 class _Followed:
-    """One release.
+    """State of one release.
 
     Attributes:
-        memory: Who was seen, and what has happened.
+        memory: Units and events seen.
         seconds: Length of a bucket.
-        end: Of the window that is open, in Unix seconds.
-        slow: By metric, seconds from which on an answer is slow.
-        tallies: The open buckets, by stage and share: several only where one of them has just changed.
-        newest: The last stage that has begun, with its share.
+        end: End of the open window, in Unix seconds.
+        slow: By metric, seconds from which an answer is slow.
+        tallies: Open buckets by stage and share; several only after a change.
+        newest: Latest stage, with its share.
         quick: Seconds up to which an answer is slow by no metric.
-        recent: Units of which it is known for sure in which arm they were seen last, by its place.
-        since: Unix seconds up to which everything has been handed over.
+        recent: Units whose last arm is known for certain, by its index.
+        since: Unix seconds up to which everything has been passed on.
         heard: See :attr:`salver.words.releases.Seen.heard`.
-        speed: Of good answers of the stable version.
-        watch: What is looked at in answers.
+        speed: Durations of successful answers of the stable version.
+        watch: Checks of outputs.
         keeps_requests: Outcomes may be posted by the ids of requests.
-        copies: By unit, how its worst copy of this bucket fared, and was one slower than the original?
-        pending: Rows that the open buckets have for the ledger.
-        slowest: Seconds that the slowest good answer of the stable version took.
+        copies: By unit, the worst result of its copies in this bucket, and whether one was slower than the
+            original.
+        pending: Rows of the open buckets for the ledger.
+        slowest: Seconds of the slowest successful answer of the stable version.
     """
 
     def __init__(self, memory: Memory, seconds: float) -> None:
@@ -295,12 +298,14 @@ class _Followed:
 
     @property
     def too_long(self) -> float:
-        """Seconds that a request waits for, before it is a time-out without an end."""
+        """Return the seconds after which an unanswered request counts as a time-out."""
         return max(_BUCKETS * self.seconds, _FAR * self.slowest)
 
     def copied(self, event: Shadowed) -> None:
-        """A copy is over: how it fared, for the worst copy of its unit."""
-        fared = _FAILED if event.outcome != OK else _ALIKE if event.agrees else _DIFFERS
+        """Record the result of a copy, keeping the worst per unit."""
+        fared = _ALIKE if event.agrees else _DIFFERS
+        if event.outcome != OK:
+            fared = _FAILED
         is_slower = fared != _FAILED and event.seconds > event.stable_seconds
         known = self.copies.get(event.unit)
         if known is not None:
@@ -309,14 +314,14 @@ class _Followed:
             self.copies[event.unit] = fared, is_slower
 
     def taken(self) -> Copies:
-        """Those since the last bucket."""
+        """Return the copies since the last bucket."""
         fared = [how for how, _ in self.copies.values()]
         slower = sum(is_slower for _, is_slower in self.copies.values())
         self.copies = {}
         return Copies(len(fared), fared.count(_DIFFERS), fared.count(_FAILED), slower)
 
     def keep(self, recent: Mapping[str, int]) -> None:
-        """These were seen just now."""
+        """Record units seen just now."""
         if len(self.recent) + len(recent) > _MOST_RECENT:
             self.recent.clear()
         self.recent.update(recent)
@@ -326,12 +331,12 @@ _USUAL: Final = CollectorConfig()
 
 
 class Collector:
-    """Counts what is seen of the releases that it follows.
+    """Counter for the releases that it follows.
 
     Args:
-        sink: Takes each bucket that is over.
+        sink: Receives each finished bucket.
         clock: Unix seconds.
-        under_way: Knows of what has no answer yet.
+        under_way: Requests without an answer.
     """
 
     def __init__(
@@ -346,7 +351,7 @@ class Collector:
         self._clock = clock
         self._config = config
         self._followed: dict[str, _Followed] = {}
-        #: What versions answered, which is looked at when events come; of too many the newest.
+        #: Answers waiting for analysis; if there are too many, only the newest are kept.
         self.answers: deque[Responded] = deque(maxlen=_MOST_ANSWERS)
 
     def __repr__(self) -> str:
@@ -359,14 +364,12 @@ class Collector:
         *,
         keeps_arms: bool = False,
     ) -> Memory:
-        """What is known of a release that was counted before. Of millions it takes seconds; on any thread.
+        """Restore what was counted before. For millions of units it takes seconds; callable on any thread.
 
         Args:
-            units: Numbers of those that were met.
-            happenings: Name (:func:`~salver.words.releases.first_in`) and unit of what has happened, as the
-                ledger
-                has them.
-            keeps_arms: A unit that moves to another arm is a row of the ledger, too.
+            units: Numbers of known units.
+            happenings: Name (:func:`~salver.words.releases.first_in`) and unit of past events in the ledger.
+            keeps_arms: A unit that moves to another arm is also stored in the ledger.
         """
         memory = Memory(self._config, keeps_arms=keeps_arms)
         memory.know(units)
@@ -378,11 +381,11 @@ class Collector:
     def follow(
         self, release: str, seconds: float = 10.0, memory: Memory | None = None, heard: int = 0
     ) -> None:
-        """Count a release from now on; events of others are not.
+        """Count a release from now on; events of others are ignored.
 
         Args:
             seconds: Length of its buckets.
-            memory: What is known of it; None = nothing.
+            memory: Earlier counts; None = none.
             heard: As in :meth:`know`.
         """
         followed = self._followed[release] = _Followed(memory or self.remembered(), seconds)
@@ -390,10 +393,10 @@ class Collector:
         followed.heard = heard
 
     def know(self, release: str, units: Sequence[int] | _Numbers, heard: int) -> None:
-        """Units of these numbers were met by another server.
+        """Add units that another server has seen.
 
         Args:
-            heard: What comes with what is seen of others from now on
+            heard: Value to pass on with later observations
                 (:attr:`~salver.words.releases.Seen.heard`).
         """
         if (followed := self._followed.get(release)) is not None:
@@ -401,36 +404,38 @@ class Collector:
             followed.heard = heard
 
     def slow_from(self, release: str, seconds: Mapping[str, float]) -> None:
-        """Answers of a release are slow from so many seconds on, by metric."""
+        """Set the seconds from which answers are slow, by metric."""
         followed = self._followed[release]
         followed.slow = dict(seconds)
         followed.quick = min(seconds.values(), default=math.inf)
 
     def pace(self, release: str, seconds: float) -> None:
-        """Buckets of a release are so long, from the next one on."""
+        """Set the length of a release's buckets, from the next one on."""
         self._followed[release].seconds = seconds
 
     def thresholds(self, release: str, quantiles: Mapping[str, float]) -> dict[str, float]:
-        """Seconds from which on answers are slow, by metric, where that is not what they are slow from now
-        (:meth:`~salver.features.releases.experiments.speed.Speed.thresholds`).
+        """Return the seconds from which answers are slow, by metric, if they differ from the current ones.
+
+        See :meth:`~salver.features.releases.experiments.speed.Speed.thresholds`.
         """
         followed = self._followed[release]
         return followed.speed.thresholds(quantiles, followed.slow)
 
     def watch(self, release: str, checks: Sequence[OutputCheck], *, keeps_requests: bool) -> None:
-        """Look at answers of a release so, and note whom each request was sent to, or do not."""
+        """Set the checks of a release's answers, and whether to record each request's version."""
         followed = self._followed[release]
         followed.watch.checks = tuple(checks)
         followed.keeps_requests = keeps_requests
 
     def bins(self, release: str) -> Mapping[str, tuple[float, ...]]:
-        """Inner bounds of the bins that are to be, by metric; nothing of one that was told, or while answers
-        of the stable version are too few.
+        """Return the inner bounds of bins that become known, by metric.
+
+        Empty for bins already known, or while the stable version has too few answers.
         """
         return self._followed[release].watch.bounds()
 
     def waiting(self, release: str) -> str:
-        """Who waits for the canary for far too long, in words; empty = nobody does."""
+        """Return which requests have waited too long for the canary, as text; empty = none."""
         number, oldest = self._under_way.waiting(release, self._followed[release].too_long)
         if not number:
             return ""
@@ -438,12 +443,12 @@ class Collector:
         return f"{words}: {number}, the oldest for {oldest:.0f} seconds"
 
     def leave(self, release: str) -> None:
-        """It is over: hand over what is left of it."""
+        """Stop counting a release and pass on the remaining counts."""
         if followed := self._followed.pop(release, None):
             self._close(release, followed, self._clock())
 
     def tick(self) -> None:
-        """Hand over the buckets that are over."""
+        """Pass on finished buckets."""
         now = self._clock()
         for release, followed in self._followed.items():
             if now >= followed.end:
@@ -453,7 +458,7 @@ class Collector:
                 followed.end = last + followed.seconds
 
     def _look_for_waiting(self, release: str, followed: _Followed, now: float) -> None:
-        """Requests without an answer are time-outs once they wait for far longer than others ever did."""
+        """Report unanswered requests as time-outs once they have waited far longer than any before."""
         if followed.slowest:
             for event in self._under_way.overdue(release, followed.too_long):
                 if event.assignment is not None:
@@ -462,7 +467,7 @@ class Collector:
                 tally.date(now)
 
     def flush(self) -> None:
-        """Hand over all that there is, as at the end of the server."""
+        """Pass on everything, as at the end of the server."""
         self.tick()
         now = self._clock()
         for release, followed in self._followed.items():
@@ -510,11 +515,11 @@ class Collector:
                     tally.note(found, assigned, answer.unit, place)
 
     def _count(self, followed: _Followed, assigned: Assignment, events: Sequence[Served], now: float) -> None:
-        """All that were sent there."""
+        """Count the requests of an assignment."""
         tally = self._tally(followed, assigned, now)
         place = tally.places[assigned.arm]
         tally.requests[place] += len(events)
-        is_compared = tally.share > 0  # else nobody meets the canary, and units keep for later
+        is_compared = tally.share > 0  # otherwise nobody gets the canary and units are kept for later
         if is_compared and followed.keeps_requests:
             asked = [(event.request_id, event.unit if assigned.has_unit else "") for event in events]
             tally.asked.places.update(dict.fromkeys(asked, place))
@@ -540,7 +545,7 @@ class Collector:
             followed.slowest = max(followed.slowest, *good)
 
     def _look_up(self, followed: _Followed) -> None:
-        """Count those that are new; what was seen at an earlier stage goes first."""
+        """Count new units and events; those of earlier stages first."""
         for _, tally in sorted(followed.tallies.items()):
             if tally.fresh.places:
                 self._expose(followed, tally)
@@ -595,15 +600,15 @@ class Collector:
         return tally
 
     def _close(self, release: str, followed: _Followed, end: float) -> None:
-        """Hand over what was seen; that nothing was, too, is told, at no stage and without a share."""
+        """Pass on a finished bucket. An empty one is reported too, without stage and share."""
         self._look_up(followed)
         if not followed.tallies and end > followed.since:
             nothing = Bucket(followed.since, end - followed.since, NO_STAGE, 0.0, copies=followed.taken())
             self._sink.write(Seen(release, nothing))
-        # A stage ends where the next begins; what is left of one before takes no time.
+        # A stage ends where the next begins; what is left of an earlier one has no duration.
         tallies = [followed.tallies[key] for key in sorted(followed.tallies)]
         for tally, its_end in zip(tallies, [*(t.start for t in tallies[1:]), end], strict=False):
-            # Copies count with the stage that was there first, which is the one that asked for them.
+            # Copies count with the earliest stage, which requested them.
             self._sink.write(tally.closed(release, its_end, followed.taken()))
         followed.tallies.clear()
         followed.pending = 0
@@ -611,13 +616,13 @@ class Collector:
 
 
 def _add(counts: list[int], places: _Places) -> None:
-    """So many more in each arm."""
+    """Add counts to each arm."""
     for place, more in enumerate(np.bincount(places).tolist()):
         counts[place] += more
 
 
 def _joined(parts: Sequence[_M]) -> _M | None:
-    """Rows of all of them; None = there are no parts."""
+    """Concatenate rows; return None if there are no parts."""
     if len(parts) < 2:
         return parts[0] if parts else None
     fields = parts[0].__struct_fields__
@@ -625,7 +630,7 @@ def _joined(parts: Sequence[_M]) -> _M | None:
 
 
 def _by_name(happenings: Iterable[tuple[str, object]]) -> Mapping[str, Sequence[int]]:
-    """Their indices."""
+    """Return indices by name."""
     found: dict[str, list[int]] = {}
     for index, (name, _) in enumerate(happenings):
         found.setdefault(name, []).append(index)
@@ -633,7 +638,7 @@ def _by_name(happenings: Iterable[tuple[str, object]]) -> Mapping[str, Sequence[
 
 
 def _chunks(things: Iterable[_T]) -> Iterator[list[_T]]:
-    """In lists without repetition."""
+    """Split into lists without duplicates."""
     source = iter(things)
     while some := list(dict.fromkeys(itertools.islice(source, _AT_ONCE))):
         yield some

@@ -1,8 +1,8 @@
-"""How far apart are two versions' answers to one question?
+"""Comparison of two versions' answers to one request.
 
-Exactly, within a tolerance, by the order of their best classes, by how far they begin alike or how long they
-are, or as distributions over many questions. Of answers that are very large the beginning is looked at. Pure.
-Whose answers they are is not known here.
+Exact, within a tolerance, by the ranking of the best classes, by common prefix or length, or as distributions
+over many requests. Only the beginning of very large answers is compared. Pure; it does not know which
+versions they are.
 """
 
 import itertools
@@ -16,28 +16,28 @@ import numpy.typing as npt
 from salver.words.tensor import Array, DataType, Tensor
 
 How = Literal["exact", "tolerance", "ranking", "prefix", "length", "distribution"]
-#: Elements of a tensor, and bytes of one text, that are looked at.
+#: Maximum elements of a tensor, and bytes of a text, that are compared.
 MOST_ELEMENTS: Final = 1 << 20
-_MOST_ROWS: Final = 4096  # of a ranking
-_TOP: Final = 10  # of which the order counts
+_MOST_ROWS: Final = 4096  # maximum number of classes in a ranking
+_TOP: Final = 10  # best classes whose order counts
 _TENTHS: Final = 10
 _BINS: Final = _TENTHS + 2
-_FIRST: Final = 1000  # numbers of which the bins are made
-_MOST_NUMBERS: Final = 4096  # of one answer that are looked at for its distribution
+_FIRST: Final = 1000  # numbers from which bins are computed
+_MOST_NUMBERS: Final = 4096  # numbers of one answer used for its distribution
 _Floats = npt.NDArray[np.float64]
 
 
 class Comparison(msgspec.Struct, frozen=True):
-    """How an answer differs from another.
+    """Difference between two answers.
 
     Attributes:
-        distance: 0 = not at all; infinite = they cannot be compared. Of ``exact``: the part of the elements
-            that differ; of ``tolerance``: the largest absolute or relative difference (whichever is less) of
-            an element; of ``ranking``: the part of the pairs among the best ten that have another order, of
-            the row that has most; of ``prefix``: the part that follows the first difference, of the element
-            that has most; of ``length``: the part by which the shorter one is shorter.
-        what: The output that differs most, and how; empty = none does.
-        notes: What is odd about it whether it agrees or not: other datatypes, only the beginning looked at.
+        distance: 0 = equal; infinite = not comparable. ``exact``: fraction of elements that differ;
+            ``tolerance``: largest absolute or relative difference (whichever is less) of an element;
+            ``ranking``: fraction of pairs among the best ten in a different order, for the worst row;
+            ``prefix``: fraction after the first difference, for the worst element; ``length``: relative
+            difference in length.
+        what: The output that differs most, and how; empty = none.
+        notes: Remarks: different datatypes, or only the beginning compared.
     """
 
     agrees: bool
@@ -47,9 +47,9 @@ class Comparison(msgspec.Struct, frozen=True):
 
 
 def compare(how: How, tolerance: float, stable: Sequence[Tensor], canary: Sequence[Tensor]) -> Comparison:
-    """Hold one answer against another, output by output.
+    """Compare an answer with another, output by output.
 
-    ``distribution`` says nothing of single answers: all agree that have the same outputs.
+    ``distribution`` does not judge single answers: those with the same outputs agree.
 
     >>> from salver.words.tensor import tensor
     >>> one, other = [tensor("y", [1.0, 100.0])], [tensor("y", [1.0, 101.0])]
@@ -87,14 +87,14 @@ def _unlike(what: str) -> Comparison:
 
 
 def _oddity(how: How, tensor: Tensor, other: Tensor) -> str:
-    """Why two outputs cannot be compared; empty = they can."""
+    """Return why two outputs cannot be compared; empty = they can."""
     is_text = tensor.datatype is DataType.BYTES
     if (tensor.datatype is not other.datatype and how == "exact") or (
         other.datatype is DataType.BYTES
     ) != is_text:
         return _types(tensor, other)
     mine, theirs = tensor.shape, other.shape
-    if how in ("prefix", "length") and not is_text:  # a row more or less is what they look at
+    if how in ("prefix", "length") and not is_text:  # these compare the number of rows
         mine, theirs = mine[1:], theirs[1:]
     if len(tensor.shape) != len(other.shape) or mine != theirs:
         return f"'{tensor.name}' is {list(other.shape)}, not {list(tensor.shape)}"
@@ -129,7 +129,7 @@ def _distance(how: How, tensor: Tensor, other: Tensor) -> float:
 
 
 def _of_sequences(how: How, tensor: Tensor, other: Tensor) -> float:
-    """Of texts, element by element; of other tensors, as one sequence of rows."""
+    """Compare texts element by element, and other tensors as one sequence of rows."""
     if tensor.datatype is DataType.BYTES:
         pairs = zip(_beginning(tensor).tolist(), _beginning(other).tolist(), strict=True)
         return max((_apart(how, len(a), len(b), _texts, a, b) for a, b in pairs), default=0.0)
@@ -147,7 +147,7 @@ def _apart(how: How, one: int, two: int, alike: Any, *pair: Any) -> float:
 
 
 def _texts(one: bytes, two: bytes) -> int:
-    """Bytes with which both begin."""
+    """Return the number of bytes in the common prefix."""
     size = min(len(one), len(two))
     if one[:size] == two[:size]:
         return size
@@ -156,7 +156,7 @@ def _texts(one: bytes, two: bytes) -> int:
 
 
 def _rows(one: Array, two: Array) -> int:
-    """Rows with which both begin."""
+    """Return the number of rows in the common prefix."""
     if not one.ndim:
         return int(not _unequal(one, two).any())
     size = min(len(one), len(two), max(1, MOST_ELEMENTS * len(one) // max(1, one.size)))
@@ -176,9 +176,9 @@ def _unequal(one: Array, two: Array) -> npt.NDArray[np.bool_]:
 
 
 def _kendall(one: _Floats, two: _Floats) -> float:
-    """Part of the pairs of classes that have another order; Kendall 1938, of the best ones of either.
+    """Return the fraction of pairs of the best ten classes in a different order (Kendall 1938).
 
-    What is no number is in no order with anything.
+    NaN has no order.
     """
     if len(one) > 2 * _TOP:
         best = np.unique([np.argsort(-row, kind="stable")[:_TOP] for row in (one, two)])
@@ -193,7 +193,7 @@ def _kendall(one: _Floats, two: _Floats) -> float:
 
 
 def numbers(tensor: Tensor) -> _Floats | None:
-    """The values of a tensor, in one row, as far as they are looked at; None = they are no numbers."""
+    """Return the compared values of a tensor in one row; None = not numeric."""
     return None if tensor.datatype is DataType.BYTES else _values(_beginning(tensor), tensor.datatype)
 
 
@@ -208,10 +208,10 @@ def _values(array: Array, datatype: DataType) -> _Floats:
 
 
 class Distributions:
-    """Counts of the numbers of two versions' answers, in bins of a tenth of the stable version's first ones.
+    """Counts of the numbers in two versions' answers, in bins of a tenth of the stable version's first ones.
 
-    What is less, more or not finite has bins of its own. Of texts their lengths are counted. All outputs are
-    counted together.
+    Smaller, larger and non-finite numbers have bins of their own. For texts their lengths are counted. All
+    outputs are counted together.
     """
 
     def __init__(self) -> None:
@@ -224,7 +224,7 @@ class Distributions:
         return f"<Distributions, {self.shift:.3g} apart>"
 
     def add(self, stable: Sequence[Tensor], canary: Sequence[Tensor]) -> None:
-        """One question's answers."""
+        """Add the answers to one request."""
         pair = _flat(stable), _flat(canary)
         if self._edges is not None:
             self._count(pair)
@@ -236,12 +236,12 @@ class Distributions:
 
     @property
     def counts(self) -> Mapping[str, list[int]]:
-        """By version, in the bins; all zero before there are a thousand numbers."""
+        """Return the counts by version; all zero before there are a thousand numbers."""
         return {"stable": self._counts[0].tolist(), "canary": self._counts[1].tolist()}
 
     @property
     def shift(self) -> float:
-        """Total variation between the two, from 0 to 1: the part of the answers that lies elsewhere."""
+        """Return the total variation distance between the two, 0 to 1."""
         totals = self._counts.sum(axis=1, keepdims=True)
         if not totals.all():
             return 0.0
@@ -251,7 +251,8 @@ class Distributions:
         values = np.concatenate([stable for stable, _ in self._first])
         values = values[np.isfinite(values)]
         values = values if len(values) else np.zeros(1)
-        self._edges = 2 * np.quantile(values / 2, np.linspace(0, 1, _TENTHS + 1))  # no difference overflows
+        # avoids overflow of differences
+        self._edges = 2 * np.quantile(values / 2, np.linspace(0, 1, _TENTHS + 1))
         self._edges[-1] = np.nextafter(self._edges[-1], np.inf)
         for pair in self._first:
             self._count(pair)
@@ -267,7 +268,7 @@ class Distributions:
 
 
 def _flat(outputs: Sequence[Tensor]) -> _Floats:
-    """Numbers, and the lengths of texts."""
+    """Return numbers, and the lengths of texts, in one row."""
     found: list[Any] = []
     for tensor in outputs:
         some = _beginning(tensor, _MOST_NUMBERS)

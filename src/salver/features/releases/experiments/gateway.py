@@ -1,8 +1,7 @@
-"""How does a Kubernetes gateway split the same traffic?
+"""Export of a split as an ``HTTPRoute`` of the Kubernetes Gateway API (gateway.networking.k8s.io/v1).
 
-The weights of a split as an ``HTTPRoute`` of the Gateway API (gateway.networking.k8s.io/v1), for those whose
-versions run behind Services of their own. Pure. A gateway draws a version for each request and knows no
-units: what it cannot do is refused, and not left out.
+For versions that run behind Services of their own. Pure. A gateway draws a version per request and knows no
+units; splits that it cannot represent are rejected.
 """
 
 import itertools
@@ -15,28 +14,28 @@ import msgspec
 from salver.words.errors import InvalidInput
 from salver.words.releases import HEADER, Split
 
-#: Parts into which traffic is divided; a weight is at most a million.
+#: Total weight; a single weight is at most a million.
 _PARTS: Final = 10_000
 _MOST_MATCHES: Final = 64
-_MOST_NAMES: Final = 16  # of hosts, and of headers
+_MOST_NAMES: Final = 16  # maximum number of hosts, and of headers
 _LABEL: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _HOST: Final = re.compile(rf"(\*\.)?{_LABEL.pattern}(\.{_LABEL.pattern})*")
 _PATH: Final = re.compile(r"/(?:[-A-Za-z0-9/._~!$&'()*+,;=:@]|%[0-9a-fA-F]{2}){0,1023}")
-#: That no prefix of a path may have, as the Gateway API's own rules say.
+#: Not allowed in a path prefix by the Gateway API.
 _NOT_IN_PATHS: Final = re.compile(r"//|/\.\.?(/|$)|%2f", re.IGNORECASE)
 _HEADER: Final = re.compile(r"[A-Za-z0-9!#$%&'*+\-.^_`|~]{1,256}")
 
 
 class RoutePlace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where the route is, and who answers.
+    """Names of the route and of the services.
 
     Attributes:
-        name, namespace: Of the route; an empty namespace is the one that it is applied in.
-        gateway, gateway_namespace: Whom it is attached to.
+        name, namespace: Of the route; empty namespace = that in which it is applied.
+        gateway, gateway_namespace: Parent gateway.
         stable, canary: Services of the two versions.
-        port: Of both.
-        hostnames: That it is for; none = all of the gateway's.
-        path: Prefix of the paths that it is for.
+        port: Port of both services.
+        hostnames: Host names of the route; none = all of the gateway's.
+        path: Path prefix of the route.
     """
 
     name: str
@@ -51,10 +50,10 @@ class RoutePlace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def http_route(split: Split, place: RoutePlace) -> dict[str, Any]:
-    """The manifest, to be written as JSON, which YAML is a superset of.
+    """Return the manifest, to be written as JSON, which is valid YAML.
 
     Raises:
-        InvalidInput: A gateway cannot split like that, or a name is none of Kubernetes'.
+        InvalidInput: A gateway cannot represent the split, or a name is invalid in Kubernetes.
 
     >>> split = Split("r1", "m", stable="1", canary="2", weight=0.05, salt="s")
     >>> route = http_route(split, RoutePlace("m", "web", stable="m-v1", canary="m-v2"))
@@ -66,7 +65,7 @@ def http_route(split: Split, place: RoutePlace) -> dict[str, Any]:
     both = [_backend(place.stable, place.port, _PARTS - canary), _backend(place.canary, place.port, canary)]
     path = {"type": "PathPrefix", "value": place.path}
     rules = [{"matches": _matches(split, path), "backendRefs": both}]
-    if split.only:  # others meet the stable version; a gateway prefers rules that match more headers
+    if split.only:  # others get the stable version; a gateway prefers rules that match more headers
         rules.append({"matches": [{"path": path}], "backendRefs": [_backend(place.stable, place.port, 1)]})
     parent = {"name": place.gateway}
     if place.gateway_namespace:
@@ -84,7 +83,7 @@ def http_route(split: Split, place: RoutePlace) -> dict[str, Any]:
 
 
 def _matches(split: Split, path: dict[str, str]) -> list[dict[str, Any]]:
-    """One for each combination of values."""
+    """Return one match for each combination of values."""
     found = []
     for values in itertools.product(*(dict.fromkeys(condition.values) for condition in split.only)):
         names = [condition.source.removeprefix(HEADER) for condition in split.only]

@@ -1,6 +1,6 @@
-"""What has happened to a request, as far as the version that answered it is to blame?
+"""Metrics that count an event, for which the answering version is responsible.
 
-Pure. Which of it matters is its owner's policy (``rollout/``).
+Pure. Which of them matter is up to the policy (``features/releases/judge/``).
 """
 
 from collections.abc import Mapping
@@ -9,14 +9,14 @@ from typing import Final
 from salver.words.errors import Code
 from salver.words.events import Served
 
-ERRORS: Final = "errors"  # the model raised, its process died, or a handler gave a status of 500 or more
-INVALID: Final = "invalid"  # its outputs are not those that it promises
+ERRORS: Final = "errors"  # the model raised, its process died, or a handler returned a status of 500 or more
+INVALID: Final = "invalid"  # its outputs do not match its signature
 #: No answer before the caller's deadline, before the caller hung up, or for far too long.
 TIMEOUTS: Final = "timeouts"
-FALLBACKS: Final = "fallbacks"  # another version than the arm's has answered
-REFUSED: Final = "refused"  # there were more requests than it can answer
-#: It found the request wrong, or takes none of its kind: the caller's fault, which all arms meet alike,
-#: unless the version is stricter than the one before.
+FALLBACKS: Final = "fallbacks"  # a version other than that of the arm answered
+REFUSED: Final = "refused"  # more requests than it can answer
+#: It rejected the request as wrong or unsupported: the caller's fault, equally in all arms, unless the
+#: version is stricter than the previous one.
 REJECTED: Final = "rejected"
 
 _BY_OUTCOME: Final[Mapping[str, str]] = {
@@ -25,25 +25,26 @@ _BY_OUTCOME: Final[Mapping[str, str]] = {
     Code.INTERNAL.value: ERRORS,
     Code.NOT_READY.value: ERRORS,  # it has no worker, and will have none
     Code.DEADLINE_EXCEEDED.value: TIMEOUTS,
-    Code.CANCELLED.value: TIMEOUTS,  # callers of all arms leave; of a version that hangs they do nothing else
+    # callers of all arms disconnect; of a version that hangs they do nothing else
+    Code.CANCELLED.value: TIMEOUTS,
     Code.OVERLOADED.value: REFUSED,
     Code.INVALID_INPUT.value: REJECTED,
-    Code.NOT_FOUND.value: REJECTED,  # a signature, a LoRA
+    Code.NOT_FOUND.value: REJECTED,  # a signature or a LoRA
     Code.TOO_LARGE.value: REJECTED,
-    Code.UNSUPPORTED.value: REJECTED,  # one response, of a version that gives any number
+    Code.UNSUPPORTED.value: REJECTED,  # a single response of a streaming version
 }
 OK: Final = "ok"
 
 
 def happened(event: Served, slow: Mapping[str, float]) -> list[str]:
-    """Names of the metrics that count it.
+    """Return the names of the metrics that count an event.
 
     Args:
-        event: With an assignment.
-        slow: By metric, seconds from which on an answer is slow.
+        event: An event with an assignment.
+        slow: By metric, seconds from which an answer is slow.
     """
     outcome, found = event.outcome, []
-    metric = _BY_OUTCOME.get(outcome) if event.version else None  # nobody's, where nobody was there
+    metric = _BY_OUTCOME.get(outcome) if event.version else None  # no blame if nothing was there
     if event.why == "status":
         metric = ERRORS
     if metric is not None:
@@ -56,6 +57,6 @@ def happened(event: Served, slow: Mapping[str, float]) -> list[str]:
 
 
 def is_fallback(event: Served) -> bool:
-    """Has another version answered than that of its arm?"""
+    """Return whether a version other than that of the arm answered."""
     assigned = event.assignment
     return assigned is not None and event.version not in ("", assigned.version)

@@ -1,8 +1,8 @@
-"""Is there something about the answers of a version that its owner forbids, or wants to be told?
+"""Checks of a version's outputs against bounds and bins.
 
-Numbers of outputs against bounds and bins. The bins are quantiles of what the stable version answered first,
-so that about as many of its numbers lie in each; of texts, those that it answered most often, and all others
-together. It keeps no answer, and knows no request.
+Bins are quantiles of the first answers of the stable version, so that each holds about as many of its
+numbers; for texts, the most frequent ones, and one bin for all others. It stores no answer and knows no
+request.
 """
 
 import hashlib
@@ -22,35 +22,35 @@ from salver.words.handlers import BODY
 from salver.words.releases import UNSEEN
 from salver.words.tensor import DataType, Tensor
 
-#: Numbers of one output that are looked at; what lies behind is not.
+#: Maximum numbers of one output that are checked.
 MOST_NUMBERS: Final = 65_536
-#: Of a row that is summed up; one that is wider is not looked at.
+#: Maximum length of a row that is aggregated; wider ones are skipped.
 _MOST_WIDE: Final = 1 << 20
-#: Texts of one output, and bytes of each, that are told apart.
+#: Maximum distinct texts of one output, and bytes of each.
 _MOST_TEXTS, _MOST_TEXT_BYTES = 64, 65_536
-#: Numbers in each bin that its bounds are made of, and answers that give them at least.
+#: Numbers per bin from which bounds are computed, and the minimum number of answers.
 _NUMBERS_A_BIN, _LEAST_ANSWERS = 50, 50
 _MOST_OF_AN_ANSWER: Final = 16
 
 _BF16, _TEXT = DataType.BF16, DataType.BYTES
-#: The usual one first, and no set, as to compare members of an enum, or hash them, takes time.
+#: Tuple with the usual case first: comparing or hashing enum members is slow.
 _FLOATING: Final = (DataType.FP32, DataType.FP64, DataType.FP16, _BF16)
 _Numbers = npt.NDArray[Any]
 _NONE: Final[_Numbers] = np.empty(0)
 
 
 class OutputCheck(msgspec.Struct, frozen=True):
-    """What is looked at for one metric.
+    """Check for one metric.
 
     Attributes:
-        kind: ``bounds``: numbers beyond ``least`` and ``most``, or not finite, are events. ``bins``: in
-            which bin numbers fall.
-        output: Its name; empty = each that holds floating numbers.
-        take: What of each row (the first axis), over all its other axes. ``length``: bytes of each text; of
-            other outputs how many rows they have.
-        bins: How many.
-        bounds: Of bins, the inner ones, ascending; of texts, the codes of those that have bins of their own;
-            none = they are not known yet.
+        kind: ``bounds``: numbers outside ``least`` to ``most``, or not finite, are events. ``bins``: numbers
+            are counted by bin.
+        output: Name of the output; empty = all floating-point outputs.
+        take: Aggregate of each row (the first axis) over its other axes. ``length``: bytes of each text; for
+            other outputs the number of rows.
+        bins: Number of bins.
+        bounds: Inner bounds of the bins, ascending; for texts, the codes of those with bins of their own;
+            empty = not known yet.
     """
 
     metric: str
@@ -64,7 +64,7 @@ class OutputCheck(msgspec.Struct, frozen=True):
 
 
 class Watch:
-    """The checks of one release."""
+    """Checks of one release."""
 
     def __init__(self) -> None:
         self.checks: tuple[OutputCheck, ...] = ()
@@ -76,9 +76,7 @@ class Watch:
         return f"<Watch of {', '.join(check.metric for check in self.checks) or 'nothing'}>"
 
     def are_fine(self, answers: Sequence[Responded]) -> bool:
-        """Is there nothing to tell of any of these? Looking at small ones together takes a third of the time;
-        False = look at each.
-        """
+        """Return whether small answers pass all checks together; False = check each. Saves time."""
         if not all(
             check.kind == "bounds" and check.take == "each" and not check.output.startswith(BODY)
             for check in self.checks
@@ -92,17 +90,17 @@ class Watch:
         if sum([output.array.size for output in outputs]) > MOST_NUMBERS:
             return False
         for name in [check.output for check in self.checks if check.output]:
-            for answer in answers:  # it is there, in numbers of one type, in each
+            for answer in answers:  # present in each answer, as numbers of one type
                 named = [output.datatype for output in answer.outputs or () if output.name == name]
                 if not named or _TEXT in named or named.count(named[0]) < len(named):
                     return False
         return not any(_are_beyond(check, _all_numbers(check, outputs)) for check in self.checks)
 
     def happened(self, answer: Responded, *, is_control: bool) -> list[str]:
-        """Names of what an answer counts for.
+        """Return the names of the metrics that count an answer.
 
         Args:
-            is_control: It is the stable version's.
+            is_control: It is an answer of the stable version.
         """
         if answer.outputs is None:
             return [check.metric + UNSEEN for check in self.checks]
@@ -113,7 +111,7 @@ class Watch:
             outputs = read(outputs)
         for check in self.checks:
             if check.output and not any(_holds(check, output) for output in outputs):
-                # What was promised and is not there, or holds no numbers, breaks a rule on its numbers.
+                # An output that is missing or not numeric breaks a rule about its numbers.
                 is_broken = check.kind == "bounds" and not answer.are_chosen
                 found.append(check.metric if is_broken else check.metric + UNSEEN)
             elif any(_is_meant(check, output) and _is_wide(check, output) for output in outputs):
@@ -128,11 +126,11 @@ class Watch:
         return found
 
     def is_bin(self, metric: str) -> bool:
-        """It counts into which bin answers fall, so that it happens in each."""
+        """Return whether a metric counts bins, so that every answer is an event."""
         return metric.rpartition(".")[0] in {check.metric for check in self.checks if check.kind == "bins"}
 
     def bounds(self) -> Mapping[str, tuple[float, ...]]:
-        """Of the bins, by metric, where enough was seen to tell them."""
+        """Return the bounds of bins, by metric, if enough answers were seen."""
         found = {}
         for check in self.checks:
             sample = self._samples.get(check.metric, [])
@@ -145,7 +143,7 @@ class Watch:
     def _bounds(self, check: OutputCheck, sample: Sequence[float]) -> tuple[float, ...]:
         if check.metric in self._of_texts:
             return tuple([code for code, _ in Counter(sample).most_common(check.bins - 1)])
-        halves = np.array(sample) / 2  # of which no difference overflows
+        halves = np.array(sample) / 2  # avoids overflow of differences
         return tuple((2 * np.quantile(halves, np.arange(1, check.bins) / check.bins)).tolist())
 
     def _learn(self, check: OutputCheck, outputs: Sequence[Tensor]) -> None:
@@ -160,7 +158,7 @@ class Watch:
 
 
 def is_beyond(check: OutputCheck, outputs: Sequence[Tensor]) -> bool:
-    """Is a number beyond the bounds, or not finite? Nothing is not.
+    """Return whether a number is outside the bounds or not finite. False without numbers.
 
     >>> from salver.words.tensor import tensor
     >>> sums_to_one = OutputCheck("sum", "bounds", "p", "sum", least=0.99, most=1.01)
@@ -173,14 +171,14 @@ def is_beyond(check: OutputCheck, outputs: Sequence[Tensor]) -> bool:
 def _are_beyond(check: OutputCheck, numbers: _Numbers) -> bool:
     if not len(numbers):
         return False
-    lowest, highest = float(numbers.min()), float(numbers.max())  # NaN where there is one
+    lowest, highest = float(numbers.min()), float(numbers.max())  # NaN if there is one
     least = -math.inf if check.least is None else check.least
     most = math.inf if check.most is None else check.most
     return not (least <= lowest and highest <= most and math.isfinite(lowest) and math.isfinite(highest))
 
 
 def places(check: OutputCheck, outputs: Sequence[Tensor]) -> list[int]:
-    """The bins, from 0 on, in which finite numbers or the texts of an answer lie; each once.
+    """Return the bins, from 0, that the finite numbers or texts of an answer fall into, without duplicates.
 
     >>> from salver.words.tensor import tensor
     >>> places(OutputCheck("s", "bins", bins=3, bounds=(0.0, 1.0)), [tensor("p", [-5.0, 1.0, 9.0])])
@@ -199,7 +197,7 @@ def places(check: OutputCheck, outputs: Sequence[Tensor]) -> list[int]:
 
 
 def code(text: bytes) -> float:
-    """A text as a whole number below 2^48; of a long one, its beginning and its length."""
+    """Return a text as an integer below 2^48; for a long one, from its beginning and length."""
     said = text if len(text) <= _MOST_TEXT_BYTES else text[:_MOST_TEXT_BYTES] + b"%d" % len(text)
     return float(int.from_bytes(hashlib.blake2b(said, digest_size=6).digest()))
 
@@ -209,12 +207,12 @@ def _is_meant(check: OutputCheck, tensor: Tensor) -> bool:
 
 
 def _is_coded(check: OutputCheck, tensor: Tensor) -> bool:
-    """Is each of its texts a category?"""
+    """Return whether each of its texts is a category."""
     return tensor.datatype is DataType.BYTES and check.take in _OF_TEXTS
 
 
 def _holds(check: OutputCheck, tensor: Tensor) -> bool:
-    """Is it one that is looked at, and holds what can be?"""
+    """Return whether a tensor is checked and has a suitable type."""
     if not _is_meant(check, tensor):
         return False
     is_text = tensor.datatype is DataType.BYTES
@@ -222,13 +220,13 @@ def _holds(check: OutputCheck, tensor: Tensor) -> bool:
 
 
 def _is_wide(check: OutputCheck, tensor: Tensor) -> bool:
-    """Does a row hold so many numbers that summing it up would keep others waiting?"""
+    """Return whether a row is too wide to aggregate without delaying other work."""
     is_summed = check.take in ("sum", "mean", "max", "argmax") and tensor.datatype is not DataType.BYTES
     return is_summed and tensor.array.size > _MOST_WIDE * max(1, len(_rows(tensor.array)))
 
 
 def _numbers(check: OutputCheck, outputs: Sequence[Tensor]) -> _Numbers:
-    """Of the outputs that are looked at, in one row."""
+    """Return the numbers of the checked outputs in one row."""
     found = [_taken(tensor, check.take) for tensor in outputs if _is_wanted(check, tensor)]
     if not found:
         return _NONE
@@ -236,7 +234,7 @@ def _numbers(check: OutputCheck, outputs: Sequence[Tensor]) -> _Numbers:
 
 
 def _all_numbers(check: OutputCheck, outputs: Sequence[Tensor]) -> _Numbers:
-    """As :func:`_numbers`, each of them, of very many small outputs."""
+    """Return the numbers of very many small outputs, each as by :func:`_numbers`."""
     found = [
         tensor.array if tensor.datatype is not _BF16 else _floating(tensor)
         for tensor in outputs
@@ -247,7 +245,7 @@ def _all_numbers(check: OutputCheck, outputs: Sequence[Tensor]) -> _Numbers:
     dtypes = {array.dtype for array in found}
     if len(dtypes) > 1:
         return np.concatenate(found, axis=None)
-    return np.frombuffer(b"".join([array.tobytes() for array in found]), dtypes.pop())  # in half the time
+    return np.frombuffer(b"".join([array.tobytes() for array in found]), dtypes.pop())  # takes half the time
 
 
 def _is_wanted(check: OutputCheck, tensor: Tensor) -> bool:

@@ -1,6 +1,6 @@
-"""What was counted, and is not written down yet?
+"""Buffer of finished buckets until they are stored.
 
-A sink of the collector's that keeps each bucket until somebody says that it is kept elsewhere.
+A sink of the collector that keeps each bucket until its storage is confirmed.
 """
 
 import logging
@@ -17,9 +17,9 @@ class Pending:
     """Buckets by release.
 
     Args:
-        most: Of a release; what comes beyond is lost, which the log tells. A day of ten-second buckets as a
-            rule, in which nobody has mended the ledger.
-        most_rows: Of units and requests in them, some twenty bytes each.
+        most: Maximum buckets of a release; further ones are lost and logged. Usually a day of ten-second
+            buckets, as time to repair the ledger.
+        most_rows: Maximum rows of units and requests, about twenty bytes each.
     """
 
     def __init__(self, most: int = 8640, most_rows: int = 5_000_000) -> None:
@@ -43,17 +43,17 @@ class Pending:
             )
 
     def of(self, release: str) -> Sequence[Seen]:
-        """Those of a release, in their order."""
+        """Return the buckets of a release, in order."""
         return tuple(self._seen.get(release, ()))
 
     def kept(self, release: str, count: int) -> None:
-        """The first so many of a release are kept elsewhere."""
+        """Drop the first buckets of a release, which have been stored."""
         if count:
             waiting = self._seen[release]
             self._rows[release] -= sum(seen.rows for seen in waiting[:count])
             del waiting[:count]
 
     def forget(self, release: str) -> None:
-        """Nobody wants those of this release."""
+        """Drop all buckets of a release."""
         self._seen.pop(release, None)
         self._rows.pop(release, None)

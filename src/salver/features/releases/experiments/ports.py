@@ -1,4 +1,4 @@
-"""What does this room need from others?"""
+"""Protocols that the experiments call."""
 
 from typing import Protocol
 
@@ -6,8 +6,8 @@ from salver.words.releases import Seen
 
 
 class Sink(Protocol):
-    """Who keeps what was counted (serving/ over ledger/), in one transaction each."""
+    """Receiver of finished buckets, which are stored in one transaction each."""
 
     def write(self, seen: Seen) -> None:
-        """Takes it and returns at once; buckets of a release come in their order. Must not raise."""
+        """Accept a bucket and return immediately; buckets of a release arrive in order. Must not raise."""
         ...

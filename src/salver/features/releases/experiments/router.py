@@ -1,7 +1,6 @@
-"""Which requests are split, and what has to be known of them?
+"""Routing table of the splits in force.
 
-The table of splits in force, replaced as a whole. Finding a model in it costs one look, and a unit that was
-seen lately another one.
+The table is replaced as a whole. Looking up a model costs one access, and a recently seen unit another.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,20 +33,20 @@ from salver.words.releases import (
     trait,
 )
 
-_MOST_KNOWN: Final = 32_768  # units a model whose plans are kept: some four megabytes
+_MOST_KNOWN: Final = 32_768  # cached plans per model, about four megabytes
 
 
 class Plan(msgspec.Struct, frozen=True, eq=False):
-    """Where requests of a model in a release go; all that are alike share one.
+    """Routing of requests to a model in a release; equal plans share one object.
 
     Attributes:
-        route: That it is of.
-        split: The one that it is in.
-        assignment: None = not known before its parameters are read.
-        versions: Whom to ask, and whom else if that one is not ready.
-        is_watched: What is answered is to be looked at.
-        may_want: Is one of the next two.
-        is_shadowed: The canary is to be asked, too, what the stable version has answered.
+        route: Its route.
+        split: The split that applies.
+        assignment: None = unknown until the parameters are read.
+        versions: The version to use, and the fallback if it is not ready.
+        is_watched: The answer is analysed.
+        may_want: One of the next two holds.
+        is_shadowed: The request is copied to the canary after the stable version has answered.
     """
 
     route: "Route"
@@ -60,10 +59,10 @@ class Plan(msgspec.Struct, frozen=True, eq=False):
 
 
 class Route:
-    """The splits of a model, for those who say the same for a version.
+    """Splits of a model for one value of the requested version.
 
     Args:
-        splits: Of one layer, if there are several.
+        splits: Splits; if there are several, of one layer.
     """
 
     def __init__(self, splits: tuple[Split, ...]) -> None:
@@ -73,7 +72,7 @@ class Route:
         self._plans: dict[tuple[str, Arm, Reason, bool, bool], Plan] = {}
         self._known: dict[str, Plan] = {}
         is_plain = len(splits) == 1 and not one.only
-        #: The source that settles everything, if a request tells it.
+        #: The only source, if a request with it needs no others.
         self._first = one.units[0] if is_plain and one.units[0] != REQUEST else ""
         its = (self._plan(one, "", arm, "hash") for arm in (Arm.CANARY, Arm.BASELINE, Arm.STABLE))
         self._drawn = drawn(one, *its) if one.shadow is None else None
@@ -82,9 +81,9 @@ class Route:
         return f"<Route of {', '.join(split.release for split in self.splits)}>"
 
     def recall(self, call: Call) -> Plan | None:
-        """The plan of a unit that the first source names, where nothing else matters; None = look closer.
+        """Return the plan of a unit from the first source if nothing else matters; None = evaluate fully.
 
-        As the other ones do, it notes the unit in the call.
+        Like the other methods it records the unit in the call.
         """
         unit = None if (traits := call.traits) is None else traits.get(self._first)
         if unit is None:
@@ -102,10 +101,10 @@ class Route:
         return self._plan(split, unit, *placed(split, unit))
 
     def early(self, call: Call, traits: Mapping[Source, str]) -> Plan:
-        """Of a request whose body is not read yet: an open one where that may change it.
+        """Return the plan before the body has been read: an open one if the body may change it.
 
         Args:
-            traits: What is known of it, always its own id.
+            traits: Values of the request, always including its own id.
         """
         for split in self.splits:
             if not is_told(split, traits):
@@ -113,10 +112,10 @@ class Route:
         return self.settled(call, traits)
 
     def settled(self, call: Call, traits: Mapping[Source, str]) -> Plan:
-        """Into the release that does not exclude it, else to the first one's stable version.
+        """Return the plan: the release whose conditions hold, else the first one's stable version.
 
         Args:
-            traits: All that is known of the request, always its own id.
+            traits: All values of the request, always including its own id.
         """
         for split in self.splits:
             call.unit, has_unit = unit_of(split, traits)
@@ -146,12 +145,12 @@ class Route:
 
 
 class Router:
-    """The splits by model and by what callers say for a version."""
+    """Splits by model and requested version."""
 
     def __init__(self) -> None:
         self._table: dict[tuple[str, str], Route] = {}
         self._parameters: tuple[str, ...] = ()
-        #: Headers that somebody wants to know of each request, with the source that each is; lower case.
+        #: Header names (lower case) that some split reads, with their sources.
         self.headers: Mapping[bytes, Source] = {}
 
     def __repr__(self) -> str:
@@ -161,10 +160,10 @@ class Router:
         return bool(self._table)
 
     def replace(self, splits: Sequence[Split]) -> None:
-        """From now on these are in force, and no others.
+        """Put these splits in force, replacing all others.
 
         Raises:
-            InvalidInput: they cannot be; then those from before stay.
+            InvalidInput: they conflict; nothing was changed.
         """
         check(splits)
         table: dict[tuple[str, str], tuple[Split, ...]] = {}
@@ -185,11 +184,11 @@ class Router:
         }
 
     def find(self, model: str, asked: str) -> Route | None:
-        """For requests that say this for a version; None = they are not split."""
+        """Return the route for requests of this model and version; None = not split."""
         return self._table.get((model, asked))
 
     def traits(self, call: Call, request: InferRequest | None = None) -> dict[Source, str]:
-        """What is known of a request; of a header that names the tenant its body changes nothing."""
+        """Return the traits of a request; a tenant in a header is not changed by the body."""
         traits = dict(call.traits) if call.traits else {}
         if call.standing.tenant:
             traits.setdefault(TENANT, call.standing.tenant)

@@ -1,6 +1,7 @@
-"""What came of the requests that a shadow was asked?
+"""Results of shadow requests.
 
-Counts, and a few examples of those answers that differ most; bounded, whatever the traffic. It asks nobody.
+Counts, and a few examples of the answers that differ most; bounded regardless of traffic. It sends no
+requests.
 """
 
 import heapq
@@ -18,10 +19,11 @@ from salver.words.releases import Shadow
 from salver.words.tensor import Tensor
 
 _MOST_EXAMPLES: Final = 20
-_MOST_NOTES: Final = 20  # different ones; what else there is counts as ``others``
+_MOST_NOTES: Final = 20  # maximum number of distinct entries; the rest counts as ``others``
 
-#: Why a request was not copied: it belongs to a sequence, whose state is the version's own; it and its answer
-#: are too large to be kept until the canary has answered, or came in too many pieces; none of them is good.
+#: Reasons why a request was not copied: it belongs to a sequence, whose state is in the version; it and its
+#: answer are too large to keep until the canary has answered, or came in too many pieces; the answer was not
+#: successful.
 SEQUENCE: Final = "sequence"
 TOO_LARGE: Final = "too_large"
 NO_ANSWER: Final = "no_answer"
@@ -36,18 +38,18 @@ class Example(msgspec.Struct, frozen=True, order=True):
 
 
 class ShadowReport(msgspec.Struct, frozen=True):
-    """How a shadow has done so far.
+    """Results of a shadow so far.
 
     Attributes:
-        asked: Requests that it has answered, or failed to.
-        agreed, differed: Of those that both versions have answered.
-        failed: By the error's code.
-        dropped: Not copied, since as many were under way as may be.
-        skipped: Not copied, by why: ``sequence``, ``too_large``, ``no_answer``.
-        notes: What is odd about the canary's answers, or could not be looked at, and how often.
-        examples: Those that differ most, the worst one first.
-        seconds: Median of the model's own time: the stable version's, and the canary's.
-        shift: Part of the answers that lies elsewhere, of ``distribution``; see
+        asked: Copies answered or failed.
+        agreed, differed: Copies answered by both versions.
+        failed: Failed copies by error code.
+        dropped: Requests not copied because of the concurrency limit.
+        skipped: Requests not copied, by reason: ``sequence``, ``too_large``, ``no_answer``.
+        notes: Remarks on the canary's answers, with their number.
+        examples: Answers that differ most, the worst first.
+        seconds: Median time in the model: the stable version's and the canary's.
+        shift: For ``distribution``, the distance between the two distributions; see
             :attr:`~salver.features.releases.experiments.compare.Distributions.shift`.
     """
 
@@ -64,7 +66,7 @@ class ShadowReport(msgspec.Struct, frozen=True):
 
 
 class ShadowTally:
-    """The sums of one release."""
+    """Running totals of one release."""
 
     def __init__(self, shadow: Shadow) -> None:
         self.shadow = shadow
@@ -81,12 +83,12 @@ class ShadowTally:
         return f"<ShadowTally of {self._asked}, {self._differed} differ>"
 
     def weigh(self, stable: Sequence[Tensor], canary: Sequence[Tensor]) -> None:
-        """Both versions' outputs, for the distributions of them."""
+        """Add both versions' outputs to the distributions."""
         if self._distributions is not None:
             self._distributions.add(stable, canary)
 
     def count(self, event: Shadowed, found: Comparison | None) -> None:
-        """One more.
+        """Count a copy.
 
         Args:
             found: None = the canary gave no answer.
@@ -111,7 +113,7 @@ class ShadowTally:
             heapq.heappushpop(self._examples, example)
 
     def report(self) -> ShadowReport:
-        """As it stands."""
+        """Return the current results."""
         return ShadowReport(
             self._asked,
             self._agreed,

@@ -1,8 +1,9 @@
-"""From how many seconds on is an answer slow?
+"""Thresholds from which an answer counts as slow.
 
-Quantiles of the stable version's answers. They stay, so that both arms are held against the same;
-but what was measured while a machine was busy says nothing once it is not, and is measured anew. When
-that is depends on answers before alone, and on none of the canary's, so evidence stays what it is. Pure.
+Quantiles of the stable version's answers. They are kept, so that both arms are compared with the same
+thresholds; but those measured while a machine was busy are outdated once it is not, and are measured anew.
+When that happens depends only on earlier answers, and on none of the canary's, so that evidence stays valid.
+Pure.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,43 +11,42 @@ from typing import Final
 
 from salver.stats.histogram import Histogram
 
-_BOUNDS: Final = tuple(50e-6 * 10 ** (step / 20) for step in range(122))  # seconds, to a minute
-#: Answers of which so many are expected beyond the outermost quantile make a window.
+_BOUNDS: Final = tuple(50e-6 * 10 ** (step / 20) for step in range(122))  # maximum seconds measured, a minute
+#: Answers expected beyond the outermost quantile in a window.
 _SLOW_ONES: Final = 160
-#: Less or more often than so many times, by its odds, an answer is slow where it was measured long ago.
+#: Factor of the odds of a slow answer beyond which an old measurement is outdated.
 _OFF: Final = 1.5
-#: Looks, a second each as a rule, for which nothing is measured after a window that was as it should be: what
-#: stays so for a minute costs little to know.
+#: Ticks, usually a second each, without measurement after a window that confirmed the thresholds.
 _REST: Final = 60
 
 
 class Speed:
-    """How long answers take: those since the last quantiles were taken, once somebody has asked."""
+    """Durations of answers since the last quantiles, once they are needed."""
 
     def __init__(self) -> None:
         self._seconds = Histogram(_BOUNDS)
-        self._rests = 1  # looks, before more is measured
-        self._is_rough = True  # there was no whole window yet
+        self._rests = 1  # ticks before the next measurement
+        self._is_rough = True  # no full window yet
 
     def __repr__(self) -> str:
         return f"<Speed of {self._seconds.count} answers>"
 
     def add_all(self, seconds: Sequence[float]) -> None:
-        """Answers that came, and how long they took."""
+        """Add the durations of answers."""
         if not self._rests:
             self._seconds.add_all(seconds)
 
     def thresholds(self, quantiles: Mapping[str, float], known: Mapping[str, float]) -> dict[str, float]:
-        """Seconds from which on an answer is slow, by metric.
+        """Return the seconds from which an answer is slow, by metric.
 
         Args:
-            quantiles: By metric, in (0, 1).
-            known: What was slow so far; empty = nothing yet.
+            quantiles: Quantile by metric, in (0, 1).
+            known: Current thresholds; empty = none yet.
 
         Returns:
-            At first of those that come first; nothing while they are too few for the outermost quantile to
-            be known (Hahn and Meeker 1991: fewer than 4 p / (1 - p)). Then of a whole window, and of another
-            one only where about as many are slow as should be no more.
+            At first from the earliest answers; empty while they are too few for the outermost quantile (Hahn
+            and Meeker 1991: fewer than 4 p / (1 - p)). Then from a full window, and from another one only if
+            the fraction of slow answers no longer matches.
         """
         if not quantiles:
             return {}
@@ -64,7 +64,7 @@ class Speed:
 
 
 def _holds(window: Histogram, threshold: float, quantile: float) -> bool:
-    """About as many are slow as a quantile says."""
+    """Return whether about as many answers are slow as the quantile implies."""
     odds = (1 - quantile) / quantile
     least, most = (window.quantile(1 / (1 + odds * times)) for times in (_OFF, 1 / _OFF))
     return least <= threshold <= most

@@ -1,8 +1,8 @@
-"""Which requests of releases have no answer yet?
+"""Requests of releases that have no answer yet.
 
-A version that hangs tells nothing, as what it is asked never ends. So requests are kept while they are under
-way, and those that wait for far too long are told as if their callers had left; each once, whatever becomes
-of it later. Who looks, and what is too long, is not known here.
+A version that hangs produces no events, because its requests never end. So active requests are recorded, and
+those that wait far too long are reported as if their callers had disconnected; each once, whatever happens
+later. The caller decides when to check and what is too long.
 """
 
 from collections.abc import Callable
@@ -15,14 +15,14 @@ from salver.words.messages import Call, Timing
 from salver.words.releases import COUNTED, Arm, Assignment
 
 _NO_TIME: Final = Timing()
-#: At a look one in so many is told of those that wait for too long. Where callers do not ask again before
-#: they are answered, all of them hang at once; the judge takes what comes in one bucket alone for a hiccup,
-#: and hears of those who still wait in the next ones.
+#: One in this many overdue requests is reported per check. Where callers do not retry before they are
+#: answered, all requests hang at once; the judge treats events in a single bucket as a hiccup, and sees the
+#: others in the next ones.
 _ONE_IN: Final = 8
 
 
 class _Way(NamedTuple):
-    """One that is known to be of a release."""
+    """Plan and start of an active request."""
 
     call: Call
     plan: Plan
@@ -30,13 +30,13 @@ class _Way(NamedTuple):
 
 
 class UnderWay:
-    """Requests that have begun and not ended.
+    """Active requests of releases.
 
     Args:
-        clock: Monotonic seconds, as those of arrivals.
+        clock: Monotonic seconds, as for arrivals.
 
     Attributes:
-        ways: By its call, where each goes that was not told, in their order.
+        ways: By call, the plan of each request that was not reported, in order.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -48,26 +48,22 @@ class UnderWay:
         return f"<UnderWay {len(self.ways) + len(self._told)} requests>"
 
     def begin(self, call: Call, plan: Plan) -> None:
-        """A request goes there, or is known now to go there."""
+        """Record that a request was sent, or that its plan is now known."""
         self.ways[call] = plan
 
     def end(self, call: Call) -> bool:
-        """It has its answer, or none is wanted any more: was it told before?"""
+        """Remove a request; return whether it had been reported."""
         if self.ways.pop(call, None) is not None or not self._told:
             return False
         return self._told.pop(call, None) is not None
 
     def overdue(self, release: str, seconds: float) -> list[Served]:
-        """Some of those that have waited for longer and were not told before, as time-outs: the oldest ones,
-        whatever their arms.
-        """
+        """Return some overdue requests that were not reported, as time-outs, the oldest first."""
         late = self._late(release, seconds)
         return [self._timed_out(way) for way in late[: -(-len(late) // _ONE_IN)]]
 
     def waiting(self, release: str, seconds: float) -> tuple[int, float]:
-        """How many have waited for the canary for longer than that, or were told, and the oldest of them for
-        how many seconds.
-        """
+        """Return the number of overdue requests to the canary, and the longest wait in seconds."""
         told = [way for way in self._told.values() if way.assigned.release == release]
         late = [*told, *self._late(release, seconds)]
         arrivals = [way.call.arrival for way in late if way.assigned.arm is Arm.CANARY]
@@ -78,7 +74,7 @@ class UnderWay:
         now, found = self._clock(), []
         for call, plan in self.ways.items():
             if now - call.arrival <= seconds:
-                break  # those that came later wait for less
+                break  # later requests have waited less
             assigned = plan.assignment
             if assigned is not None and assigned.release == release and assigned.reason in COUNTED:
                 found.append(_Way(call, plan, assigned))

@@ -1,8 +1,8 @@
-"""Which of what several servers counted is one bucket, and which of it may be judged now?
+"""Merging of the counts of several servers into buckets that can be judged.
 
-Each server counts for itself, in windows that begin at the same times everywhere. What they saw of one
-window, at one stage and share, is one bucket, once every server that is still there has told its part. Pure:
-where parts lie meanwhile, and what a bucket proves, is not known here.
+Each server counts by itself, in windows that begin at the same times everywhere. What they saw in one window,
+at one stage and share, is one bucket, once every live server has reported its part. Pure: storage of the
+parts and evaluation of the buckets are elsewhere.
 """
 
 import functools
@@ -14,22 +14,22 @@ import msgspec
 
 from salver.words.releases import NO_STAGE, Bucket, Counts, plus
 
-#: Windows that a server may be behind: one is always open, and then it is waited for two more.
+#: Windows that a server may be late: one is always open, then two more are waited for.
 PATIENCE: Final = 3
 _LEAST_MISSED: Final = 10.0  # seconds
-#: Times that differ by less than this part of a window are the same.
+#: Times that differ by less than this fraction of a window are equal.
 _NEAR: Final = 1e-3
 
-#: A stage, and the canary's share in it; and those of a stretch of time in which nobody came.
+#: A stage with the canary's share, and the value for intervals without traffic.
 Stand = tuple[int, float]
 _QUIET: Final[Stand] = (NO_STAGE, 0.0)
 
 
 class Part(msgspec.Struct, frozen=True):
-    """What one server counted in a stretch of time.
+    """Counts of one server in an interval.
 
     Attributes:
-        number: From 0 on, of those that this server told of this release.
+        number: Sequence number per server and release, from 0.
     """
 
     server: str
@@ -41,7 +41,7 @@ class Witness(msgspec.Struct, frozen=True):
     """A server that counts a release.
 
     Attributes:
-        until: Unix seconds; what it saw before has been told.
+        until: Unix seconds up to which it has reported.
     """
 
     server: str
@@ -52,10 +52,10 @@ class CountedBy(msgspec.Struct, frozen=True):
     """A server that counts a release.
 
     Attributes:
-        server: As logs name it; new each time that a server starts.
-        silent_seconds: Since it last told all that it had counted; up to a bucket and a second is usual.
-        is_heard: It goes on telling; else it has been silent for three buckets and ten seconds at least, and
-            the judge does not wait for it.
+        server: Its name in logs; new at each start.
+        silent_seconds: Seconds since its last complete report; up to a bucket and a second is normal.
+        is_heard: It reports regularly; else it has been silent for at least three buckets and ten seconds,
+            and the judge does not wait for it.
     """
 
     server: str
@@ -67,8 +67,8 @@ class Judged(NamedTuple):
     """The last bucket that was judged.
 
     Attributes:
-        stage: That has been reached.
-        since, until: Its start and its end, in Unix seconds.
+        stage: Stage reached.
+        since, until: Start and end in Unix seconds.
     """
 
     stage: int
@@ -77,7 +77,7 @@ class Judged(NamedTuple):
 
 
 class Merged(NamedTuple):
-    """A bucket, and of what it is made."""
+    """A bucket and its parts."""
 
     bucket: Bucket
     parts: tuple[Part, ...]
@@ -86,37 +86,37 @@ class Merged(NamedTuple):
 def silent(
     witnesses: Iterable[Witness], now: float, seconds: float, since: float = -math.inf
 ) -> tuple[Witness, ...]:
-    """Those who have told nothing for so long that nobody waits for them any more.
+    """Return the servers that have been silent for so long that nothing waits for them.
 
     Args:
         now: Unix seconds.
         seconds: Length of a window.
-        since: Unix seconds; before, nobody could tell anything.
+        since: Unix seconds before which nothing could be reported.
     """
     return tuple(each for each in witnesses if now - max(each.until, since) > PATIENCE * seconds)
 
 
 def counted_by(witnesses: Sequence[Witness], now: float, seconds: float) -> tuple[CountedBy, ...]:
-    """What people are told of them; arguments as for :func:`silent`.
+    """Return the servers that count a release, for display; arguments as for :func:`silent`.
 
-    Of short windows a few are no news, as busy servers come late; nor is a clock that is behind.
+    A delay of a few short windows is normal on busy servers, as is a slow clock.
     """
     gone = silent(witnesses, now, max(seconds, _LEAST_MISSED / PATIENCE))
     return tuple(CountedBy(w.server, max(0.0, now - w.until), is_heard=w not in gone) for w in witnesses)
 
 
 def due(parts: Iterable[Part], seconds: float, until: float, judged: Judged | None) -> list[Merged]:
-    """The buckets that may be judged now, in their order; each of the parts is in one of them, or waits.
+    """Return the buckets that can be judged now, in order; each part is in one of them or waits.
 
-    What comes after its window was judged joins the next bucket of its stage and share, whose stretch of time
-    stays as it is; where that stage has been left, it is a bucket of its own, which counts for harm alone. A
-    window in which nobody came is of no stage (:data:`salver.words.releases.NO_STAGE`).
+    A part that arrives after its window was judged joins the next bucket of its stage and share, whose
+    interval stays the same; if that stage has ended, it is a bucket of its own, which counts only for harm. A
+    window without traffic has no stage (:data:`salver.words.releases.NO_STAGE`).
 
     Args:
-        parts: All that wait.
+        parts: All waiting parts.
         seconds: Length of a window.
-        until: Unix seconds; all servers have told what they saw before.
-        judged: None = nothing was.
+        until: Unix seconds up to which all servers have reported.
+        judged: Last judged bucket; None = none.
     """
     late: dict[Stand, list[Part]] = {}
     windows: dict[int, dict[Stand, list[Part]]] = {}
@@ -135,7 +135,7 @@ def due(parts: Iterable[Part], seconds: float, until: float, judged: Judged | No
 
 
 class _Group(NamedTuple):
-    """Parts of one bucket, and where it would begin and end by itself."""
+    """Parts of one bucket, with its own start and end."""
 
     stand: Stand
     parts: Sequence[Part]
@@ -144,7 +144,7 @@ class _Group(NamedTuple):
 
 
 def _of_window(groups: dict[Stand, list[Part]], late: dict[Stand, list[Part]]) -> Iterator[_Group]:
-    """In the order of their beginnings, each one ending where the next begins. Late ones come along."""
+    """Return groups in order of their start, each ending where the next begins, with late parts added."""
     quiet = groups.pop(_QUIET, []) if len(groups) > 1 else []
     quiet += late.pop(_QUIET, [])
     found = sorted((min(part.bucket.start for part in some), its) for its, some in groups.items())
@@ -155,7 +155,7 @@ def _of_window(groups: dict[Stand, list[Part]], late: dict[Stand, list[Part]]) -
 
 
 def _in_order(groups: Iterable[_Group], judged: Judged | None, seconds: float) -> Iterator[Merged]:
-    """One after the other: each begins after the one before, and not before that ends."""
+    """Make groups consecutive: each begins after the one before, and not before that ends."""
     since, until = (judged.since, judged.until) if judged else (-math.inf, -math.inf)
     for group in groups:
         start = until if group.start < until - _NEAR * seconds else group.start
@@ -166,7 +166,7 @@ def _in_order(groups: Iterable[_Group], judged: Judged | None, seconds: float) -
 
 
 def _sum(buckets: Sequence[Bucket], stand: Stand, start: float, end: float) -> Bucket:
-    """All that was counted; of one bucket, that one to the last bit."""
+    """Return the sum of parts; a single part unchanged, to the last bit."""
     stage, share = stand
     if len(buckets) == 1 and buckets[0].start == start and _end(buckets[0]) == end:
         return msgspec.structs.replace(buckets[0], stage=stage, share=share)

@@ -1,5 +1,5 @@
-"""Does a new version stay, and how much traffic does it meet next?
+"""Decisions about releases: whether a new version stays, and how much traffic it gets next.
 
-Evidence in, verdict out: pure, so that each decision can be computed again from its log, bit by bit. Who
-counts, and who moves the traffic, is not known here.
+Pure functions from evidence to verdict, so that each decision can be recomputed from its log, bit by bit.
+Counting and routing are elsewhere.
 """

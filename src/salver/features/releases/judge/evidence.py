@@ -1,7 +1,7 @@
-"""What is known of a release, after each bucket of counts?
+"""Evidence about a release, updated after each bucket of counts.
 
-Plain data, kept with the decision that was made of it. What counts as evidence is settled here: which
-buckets, whose units, at which share. What follows from it is ``judge.py``'s question. Pure.
+Plain data, stored with the decision made from it. Here it is decided what counts as evidence: which buckets,
+which units, at which share. Conclusions are drawn in ``judge.py``. Pure.
 """
 
 import math
@@ -21,18 +21,17 @@ from salver.stats.combine import log_mean
 from salver.words.errors import InvalidInput
 from salver.words.releases import Bucket, Counts, Matured, hour_of, plus
 
-#: Rates on which the evidence bets that a rate is negligible, as parts of the greatest one that is.
+#: Rates that the evidence for a negligible rate bets on, as fractions of the largest negligible one.
 BETS = (0.5, 0.2, 0.05)
 
 
 class MetricEvidence(msgspec.Struct, frozen=True):
-    """Of one metric.
+    """Evidence of one metric.
 
     Args:
-        units: Whose outcome is known; empty for what is known at once.
-        rare: Since the stage began, for each bet, the logarithm of its likelihood ratio to the greatest rate
-            that is negligible.
-        means: Of what units bring, which has no strands.
+        units: Units with known outcomes; empty for metrics known immediately.
+        rare: For each bet, the log likelihood ratio to the largest negligible rate since the stage began.
+        means: Evidence of a metric of values, which has no strands.
     """
 
     strands: tuple[Strand, ...]
@@ -42,23 +41,23 @@ class MetricEvidence(msgspec.Struct, frozen=True):
 
     @property
     def log_harm(self) -> float:
-        """The logarithm of the binomial evidence of harm, or of that of means."""
+        """Return the log evidence of harm: binomial, or of means."""
         if not self.strands:
             return self.means.log_harm
         return log_mean([strand.log_harm for strand in self.strands])
 
     @property
     def log_flip(self) -> float:
-        """The logarithm of the sign-flip evidence of harm; of means there is none, and 0."""
+        """Return the log sign-flip evidence of harm; 0 for means, which have none."""
         return log_mean([strand.log_flip for strand in self.strands]) if self.strands else 0.0
 
     def log_e(self, metric: Metric) -> float:
-        """What counts for a rollback: of a soft metric that counts events, the weaker of both."""
+        """Return the log evidence that counts for a rollback: for a soft count metric, the weaker of both."""
         is_enough = metric.severity == "severe" or not self.strands
         return self.log_harm if is_enough else min(self.log_harm, self.log_flip)
 
     def log_gate(self, metric: Metric) -> float:
-        """The logarithm of the evidence that it may pass: that it is within its margin, or negligible."""
+        """Return the log evidence for the gate: within its margin, or negligible."""
         if not self.strands:
             return self.means.log_gate
         gate = min(strand.gate.log_e for strand in self.strands)
@@ -66,22 +65,22 @@ class MetricEvidence(msgspec.Struct, frozen=True):
 
 
 class Evidence(msgspec.Struct, frozen=True):
-    """Of one release; grows by copies.
+    """Evidence of one release; updated by copying.
 
     Args:
-        metrics: In the policy's order.
-        split: Units of the canary and of its control, against the shares they should have.
-        matched: The same of the canary and its baseline.
-        since, until: Unix seconds, start and end of the last bucket; None = there was none.
-        stage_seconds: Of buckets in this stage.
-        requests, units: Of the whole release; ``stage_requests`` of this stage.
-        idle_seconds: Of buckets since the canary, or its control, was last asked.
-        late_seconds: By which outcomes lagged behind at last.
-        hours: Of the week, in UTC, in which the canary was asked.
-        never: Events that a rule forbids, of the canary, by name.
-        held_since: Unix seconds; None = it is not held.
+        metrics: Metrics in the policy's order.
+        split: Test of the numbers of units of canary and control against their shares.
+        matched: The same for the canary and its baseline.
+        since, until: Unix seconds, start and end of the last bucket; None = no bucket yet.
+        stage_seconds: Total length of buckets in this stage.
+        requests, units: Totals of the release; ``stage_requests`` of this stage.
+        idle_seconds: Length of buckets since the last request to the canary, or to its control.
+        late_seconds: Current delay of outcomes.
+        hours: Hours of the week in UTC with requests to the canary.
+        never: Forbidden events of the canary, by name.
+        held_since: Unix seconds; None = not held.
         is_over: It was rolled back.
-        copies: Of a first stage without weight.
+        copies: Evidence of a first stage without weight.
     """
 
     metrics: tuple[MetricEvidence, ...]
@@ -104,16 +103,16 @@ class Evidence(msgspec.Struct, frozen=True):
 
     @property
     def split_log_e(self) -> float:
-        """The logarithm of the evidence that the split is broken."""
+        """Return the log evidence that the split is broken."""
         return log_mean([self.split.log_e, self.matched.log_e])
 
     def log_e(self, policy: Policy) -> float:
-        """The logarithm of all metrics' evidence of harm together, each by its part of alpha."""
+        """Return the log evidence of harm of all metrics together, weighted by their parts of alpha."""
         each = [known.log_e(metric) for known, metric in zip(self.metrics, policy.metrics, strict=True)]
         return log_mean(each, policy.shares)
 
     def at_stage(self, stage: int) -> Self:
-        """Gates, and what is counted for them, begin anew at each stage; nothing else does."""
+        """Return the evidence at a new stage: only gates and their counts start again."""
         if stage == self.stage:
             return self
         metrics = (
@@ -136,16 +135,16 @@ class Evidence(msgspec.Struct, frozen=True):
 
 
 def start(policy: Policy) -> Evidence:
-    """None yet."""
+    """Return empty evidence."""
     return Evidence(metrics=tuple(MetricEvidence(strands(metric)) for metric in policy.metrics))
 
 
 def observe(policy: Policy, evidence: Evidence, bucket: Bucket) -> Evidence:
-    """With one more bucket. One of a stage that has been left, whose last requests came late, counts for harm
-    and for nothing else.
+    """Return the evidence with one more bucket. A bucket of an earlier stage counts only for harm.
 
     Raises:
-        InvalidInput: The bucket is of no stage, has no share, was counted before, or holds outcomes that have
+        InvalidInput: The bucket has an unknown stage or no share, was counted before, or holds outcomes that
+            have
             not matured.
     """
     _check(policy, evidence, bucket)
@@ -183,7 +182,7 @@ def observe(policy: Policy, evidence: Evidence, bucket: Bucket) -> Evidence:
 
 
 def _of_copies(policy: Policy, evidence: Evidence, bucket: Bucket, is_late: bool, is_whole: bool) -> Evidence:
-    """Of a stage without weight: nobody meets the canary, and nothing is compared but copies."""
+    """Update for a stage without weight: no unit gets the canary, and only copies are compared."""
     evidence = msgspec.structs.replace(
         evidence,
         since=bucket.start,
@@ -201,7 +200,7 @@ def _of_copies(policy: Policy, evidence: Evidence, bucket: Bucket, is_late: bool
 
 
 def _of_stage(evidence: Evidence, bucket: Bucket, is_warm: bool, *, is_alone: bool) -> Evidence:
-    """What is counted for the stage; beside a canary that is alone, a few at most are held back."""
+    """Update the counts of the stage; beside a canary with all traffic, only units held back remain."""
     asked = bucket.requests.canary and (bucket.requests.control or is_alone)
     hours = {hour_of_week(bucket.start)} if bucket.requests.canary else set()
     return msgspec.structs.replace(
@@ -216,7 +215,7 @@ def _of_stage(evidence: Evidence, bucket: Bucket, is_warm: bool, *, is_alone: bo
 def _observed(
     known: MetricEvidence, metric: Metric, bucket: Bucket, stage: Stage | None, weight: Weight, units: int
 ) -> MetricEvidence:
-    """With a bucket of a stage; None = of one that has been left. So many units were met that come again."""
+    """Update a metric; a bucket of None belongs to an earlier stage. Known units may return."""
     if stage is not None and metric.promotion_margin is not None:
         margin = metric.promotion_margin * stage.margin_times
         weight = weight._replace(gate_margin=min(margin, MOST_LESS) if metric.worse == "less" else margin)
@@ -252,11 +251,11 @@ def _observed(
     return msgspec.structs.replace(known, strands=grown, rare=rare)
 
 
-#: A bucket that is shorter or longer by more than this part says nothing of how far counts jump.
+#: A bucket whose length differs by more than this fraction carries no information about jumps.
 _UNEVEN = 0.05
-#: Who sends more requests than this, in the mean, comes again.
+#: Mean requests per unit above which units are considered to return.
 _COMES_BACK = 2
-#: However wide the margins of a stage are: more than this part of what is good may not be lost.
+#: Whatever the margins of a stage: the largest fraction of good events that may be lost.
 MOST_LESS = 0.9
 
 
@@ -277,7 +276,7 @@ def _with_outcomes(
 def _rare(
     log_sums: tuple[float, ...], events: int, requests: int, most: float, factor: float
 ) -> tuple[float, ...]:
-    """With a bucket: how often it happened in how many requests; ``most`` is the rate in question."""
+    """Update with the events in a number of requests; ``most`` is the rate in question."""
     calm = max(0, requests - events)
     return tuple(
         total + (events * math.log(bet) + calm * (math.log1p(-bet * most) - math.log1p(-most))) / factor
@@ -286,7 +285,7 @@ def _rare(
 
 
 def _split(evidence: Evidence, bucket: Bucket) -> tuple[sample_ratio.SampleRatio, sample_ratio.SampleRatio]:
-    """Units that were exposed, against the share in force."""
+    """Update the test of the split with exposed units and the current share."""
     split, matched, units, share = evidence.split, evidence.matched, bucket.exposures, bucket.share
     if share < 1 and units.total:
         split = split.add((units.canary, units.control), (share, 1 - share))
@@ -296,7 +295,7 @@ def _split(evidence: Evidence, bucket: Bucket) -> tuple[sample_ratio.SampleRatio
 
 
 def _all_of(bucket: Bucket, name: str) -> Counts:
-    """All requests in which it happened, where that was counted; its units elsewhere."""
+    """Return all requests with the event if counted, else the units."""
     return bucket.raw.get(name) or bucket.events.get(name) or Counts()
 
 

@@ -1,6 +1,6 @@
-"""How are an outlook and a verdict told to people?
+"""Outlook and verdict as text for people.
 
-Words and tables, as text. The numbers are the verdict's own; nothing is judged here. Pure.
+Text and tables. The numbers are those of the verdict; nothing is judged here. Pure.
 """
 
 import math
@@ -32,10 +32,10 @@ _LEGEND = (
 
 
 def explain(policy: Policy, verdict: Verdict, columns: int = 0) -> str:
-    """A decision with the evidence behind it: reasons, a line for each metric, what is missing.
+    """Describe a decision with its evidence: reasons, a line per metric, what is missing.
 
     Args:
-        columns: Of whoever looks: where a line for each metric is wider, it has some; 0 = lines may be long.
+        columns: Width of the terminal; wider tables are stacked. 0 = no limit.
     """
     weight = policy.stages[verdict.stage].weight
     where = f"stage {verdict.stage + 1} of {len(policy.stages)}"
@@ -59,13 +59,13 @@ def explain(policy: Policy, verdict: Verdict, columns: int = 0) -> str:
     lines += [
         f"{metric.name} is undecided: {metric.undecided}." for metric in verdict.metrics if metric.undecided
     ]
-    if weight < 1 and verdict.decision in (Decision.CONTINUE, Decision.HOLD):  # it may still go on
+    if weight < 1 and verdict.decision in (Decision.CONTINUE, Decision.HOLD):  # it may still continue
         lines += [f"{metric.name} lacks {metric.missing}." for metric in verdict.metrics if metric.missing]
     return "\n".join(lines)
 
 
 def unseen(policy: Policy, buckets: Iterable[Bucket]) -> Iterator[str]:
-    """Of how many answers metrics could say nothing, since what they look at was not there, or too large."""
+    """Return the fraction of answers without a value for a metric, because it was missing or too large."""
     found: Counter[str] = Counter()
     for bucket in buckets:
         found.update({name: counts.total for name, counts in bucket.raw.items() if name.endswith(UNSEEN)})
@@ -76,7 +76,7 @@ def unseen(policy: Policy, buckets: Iterable[Bucket]) -> Iterator[str]:
 
 
 def foretell(policy: Policy, outlook: Outlook) -> str:
-    """What the traffic can and cannot detect: a line a stage and metrics that are alike, a table, advice."""
+    """Describe what the traffic can detect, by stage and metric, with a table and advice."""
     lines = []
     for index, minutes in enumerate(outlook.minutes):
         weight = policy.stages[index].weight
@@ -93,7 +93,7 @@ def foretell(policy: Policy, outlook: Outlook) -> str:
     rows = [
         (metric.name, *(spoken(metric.detects[ratio]) for ratio in ratios))
         for metric in outlook.metrics
-        if metric.rate  # of what never happens there is no twice as much
+        if metric.rate  # a rate of zero cannot be doubled
     ]
     if rows:
         lines += ["", *table([("found after", *(f"×{ratio:g}" for ratio in ratios)), *rows])]
@@ -101,7 +101,7 @@ def foretell(policy: Policy, outlook: Outlook) -> str:
 
 
 def table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Lines of a table in columns, the first row being its head."""
+    """Return the lines of a table in columns; the first row is its head."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         first, *rest = (
@@ -112,7 +112,7 @@ def table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
 
 
 def _of_copies(copies: CopyVerdict) -> Iterator[str]:
-    """Of a stage at which nobody meets the canary."""
+    """Describe a stage at which no caller gets the canary."""
     counts = told(copies.copies)
     yield counts[0].upper() + counts[1:] + "."
     yield (
@@ -145,7 +145,7 @@ def _row(metric: MetricVerdict, *, is_matched: bool) -> tuple[str, ...]:
 
 
 def _stacked(row: Sequence[str]) -> Iterator[str]:
-    """The same below one another."""
+    """Return the table with each row stacked vertically."""
     metric, new, old, effect, interval, harm, enough, none, gate, tempered = row
     yield f"{metric}: {new} of the new version, {old} of the old one"
     yield f"  effect {effect}, within {interval}; tempered {tempered}"
@@ -153,7 +153,7 @@ def _stacked(row: Sequence[str]) -> Iterator[str]:
 
 
 def _part(some: int, whole: int) -> str:
-    """For people.
+    """Format a fraction.
 
     >>> _part(17, 545), _part(21, 21), _part(0, 0)
     ('17 of 545 (3.1%)', '21 of 21 (100%)', '0 of 0')
@@ -165,7 +165,7 @@ def _part(some: int, whole: int) -> str:
 
 
 def _sight(metric: MetricOutlook, index: int, minutes: float | None) -> str:
-    """What a stage can see, and what not."""
+    """Describe what a stage can detect, and what not."""
     if not metric.rate:
         if not metric.alone:
             return "none foreseen; however many there are of the canary alone, they prove nothing"

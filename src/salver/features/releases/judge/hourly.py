@@ -1,9 +1,9 @@
-"""What do the first events of each hour say, of units that have had some before?
+"""Evidence from the first events of units within each hour.
 
-The first event of a unit says what the next ones of it do not, so only that counts. Where units come often,
-all of them have had one before long, and a canary that breaks then would break unseen. So each hour begins
-anew, with evidence of its own, in which a unit counts once. Evidence of an hour bets a part of the whole, the
-n-th one 1 / n (n + 1), so that all of it together is evidence still, however many hours there are. Pure.
+A unit's first event is independent evidence, later ones are not, so only the first counts. Where units return
+often, all of them have had one before long, and a canary that fails later would go unnoticed. So each hour
+starts again with evidence of its own, in which a unit counts once. The n-th hour bets a fraction 1 / n (n +
+1) of the whole, so that the total stays valid evidence however many hours there are. Pure.
 """
 
 import math
@@ -16,19 +16,19 @@ from salver.stats.combine import log_mean, log_sum
 from salver.stats.sign_flip import SignFlipEvidence, start
 from salver.words.releases import Counts
 
-#: Of what is bet on harm, this part is bet on the first events of all; what is left, on those of each hour.
+#: Fraction of the bet on harm that goes to the first events overall; the rest goes to those of each hour.
 ON_FIRST = 0.98
-_NOTHING = -700.0  # the logarithm of as good as 0
+_NOTHING = -700.0  # the logarithm of nearly 0
 
 
 class Hourly(msgspec.Struct, frozen=True):
-    """Plain data, that grows by copies.
+    """Hourly evidence; plain data, updated by copying.
 
     Args:
-        hour: That is under way, counted from 1970 on; ``number``: of how many with this one.
-        harm, flip: Evidence of this hour alone.
-        past_harm, past_flip: The logarithm of what all hours before have brought, by their parts.
-        events: Of this hour.
+        hour: Current hour, counted from 1970; ``number``: hours so far, including this one.
+        harm, flip: Evidence of this hour only.
+        past_harm, past_flip: Log of the weighted evidence of all earlier hours.
+        events: Events of this hour.
     """
 
     hour: int = -1
@@ -40,7 +40,7 @@ class Hourly(msgspec.Struct, frozen=True):
     events: Counts = Counts()
 
     def at(self, hour: int) -> Self:
-        """In this hour; a new one begins without evidence."""
+        """Return the evidence in this hour; a new hour starts without any."""
         if hour == self.hour:
             return self
         return type(self)(
@@ -52,22 +52,22 @@ class Hourly(msgspec.Struct, frozen=True):
 
     @property
     def log_harm(self) -> float:
-        """The logarithm of all hours' binomial evidence of harm."""
+        """Return the log binomial evidence of harm of all hours."""
         return self._together(self.past_harm, self.harm.log_e)
 
     @property
     def log_flip(self) -> float:
-        """The logarithm of all hours' sign-flip evidence of harm."""
+        """Return the log sign-flip evidence of harm of all hours."""
         return self._together(self.past_flip, self.flip.log_e)
 
     def _bet(self, log_e: float) -> list[float]:
         return [log_e - math.log(self.number * (self.number + 1))] if self.number else []
 
     def _together(self, past: float, log_e: float) -> float:
-        """With what is left for the hours to come."""
+        """Combine the hours with the share reserved for later ones."""
         return log_sum([past, *self._bet(log_e), -math.log(self.number + 1)])
 
 
 def with_first(first: float, hours: float) -> float:
-    """The logarithm of the evidence of the first events of all, and of those of each hour."""
+    """Return the log evidence of first events overall and of each hour together."""
     return log_mean([first, hours], [ON_FIRST, 1 - ON_FIRST])

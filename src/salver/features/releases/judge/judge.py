@@ -1,12 +1,11 @@
-"""What is to become of a release, after the counts of one more bucket?
+"""Verdict on a release after the counts of one more bucket.
 
-A rollback needs evidence of harm, whenever it comes; a step forward needs evidence of no harm, time, and no
-objection; whatever lies between is held, and says what it misses. Who counts, who acts and what time it is
-are not known here. Pure: the same policy, evidence, bucket, state and facts give the same verdict, bit by
-bit.
+A rollback needs evidence of harm, at any time; a step needs evidence of no harm, time, and no objection;
+anything between is held, with a list of what is missing. Counting, acting and the current time are elsewhere.
+Pure: the same policy, evidence, bucket, state and facts give the same verdict, bit by bit.
 
-Sources: Howard, Ramdas, McAuliffe & Sekhon 2021 and Lindon & Malek 2022 on evidence that may be looked at any
-time; Berger 1982 on gates that all have to pass, which cost no correction.
+Sources: Howard, Ramdas, McAuliffe & Sekhon 2021 and Lindon & Malek 2022 on evidence that is valid at any
+time; Berger 1982 on gates that all have to pass, which need no correction.
 """
 
 import math
@@ -29,12 +28,12 @@ from salver.features.releases.judge.verdict import (
 )
 from salver.words.releases import Bucket, ReleaseState
 
-#: Evidence of harm from which on nothing ships on its budget.
+#: Evidence of harm above which nothing ships on its budget.
 _SUSPICION = math.log(3)
 
 
 class _Opinion(NamedTuple):
-    """A decision on its way to a verdict."""
+    """A preliminary decision."""
 
     decision: Decision
     reasons: tuple[str, ...]
@@ -48,18 +47,19 @@ def judge(
     state: ReleaseState,
     facts: rules.Facts = rules.Facts(),  # noqa: B008 - frozen
 ) -> tuple[Evidence, Verdict]:
-    """The evidence with one more bucket, and what follows from it.
+    """Return the evidence with one more bucket, and the verdict.
 
     Args:
-        policy: Of the release, the same for all of its life.
-        evidence: That the bucket before left, or :func:`salver.features.releases.judge.evidence.start`.
-        bucket: The next one, also where nothing was seen: silence is news. Where two share a stretch of time,
-            as the weight changed in it, the one that begins first.
-        state: Of the release; one that a person has paused is held, and still rolled back if need be.
-        facts: What the policy's rules ask about.
+        policy: Policy of the release, constant during its life.
+        evidence: Evidence after the previous bucket, or
+            :func:`salver.features.releases.judge.evidence.start`.
+        bucket: The next bucket, even if empty: silence is information. If two share an interval because the
+            weight changed in it, the one that begins first.
+        state: State of the release; a paused one is held, and still rolled back if necessary.
+        facts: Facts for the policy's rules.
 
     Raises:
-        InvalidInput: The bucket is none that can follow.
+        InvalidInput: The bucket cannot follow the evidence.
     """
     if state is ReleaseState.ROLLED_BACK or evidence.is_over:
         over = _Opinion(Decision.ROLLBACK, ("it was rolled back before, which is final",))
@@ -75,7 +75,7 @@ def judge(
 
 
 def _harm(policy: Policy, evidence: Evidence, bucket: Bucket, facts: rules.Facts) -> _Opinion | None:
-    """What rolls back at once."""
+    """Return the opinion if something requires an immediate rollback."""
     objections = rules.objections(policy.rules, facts, _moment(evidence, bucket))
     reasons = [each.reason for each in objections if each.decision is Decision.ROLLBACK]
     if policy.alike.rolls_back and (objection := _unlike(policy, evidence)):
@@ -88,7 +88,7 @@ def _harm(policy: Policy, evidence: Evidence, bucket: Bucket, facts: rules.Facts
 
 
 def _proof(policy: Policy, evidence: Evidence) -> str:
-    """What the evidence of harm is: one metric's, or of several that are not enough each for itself."""
+    """Describe the evidence of harm: of one metric, or of several that are not sufficient alone."""
     known, metric, share = _weightiest(policy, evidence)
     log_e, enough = known.log_e(metric), -math.log(policy.alpha * share)
     who = _effect(metric, known)
@@ -105,8 +105,9 @@ def _proof(policy: Policy, evidence: Evidence) -> str:
 
 
 def _weightiest(policy: Policy, evidence: Evidence) -> tuple[MetricEvidence, Metric, float]:
-    """The metric with most of the evidence of harm, and its part of alpha; a severe one that proves it alone
-    goes before all soft ones.
+    """Return the metric with the most evidence of harm, and its part of alpha.
+
+    A severe metric with sufficient evidence of its own goes before all soft ones.
     """
 
     def weight(one: tuple[MetricEvidence, Metric, float]) -> tuple[bool, float]:
@@ -118,7 +119,7 @@ def _weightiest(policy: Policy, evidence: Evidence) -> tuple[MetricEvidence, Met
 
 
 def _after_promotion(policy: Policy, evidence: Evidence, opinion: _Opinion) -> _Opinion:
-    """What harm does that is proven then; what must never happen is severe."""
+    """Return the consequence of harm proven after promotion; forbidden events count as severe."""
     _, metric, _ = _weightiest(policy, evidence)
     is_soft = metric.severity == "soft" and not any(evidence.never.values())
     if policy.after_promotion == "rollback" or (policy.after_promotion == "by_severity" and not is_soft):
@@ -130,7 +131,7 @@ def _after_promotion(policy: Policy, evidence: Evidence, opinion: _Opinion) -> _
 def _without_harm(
     policy: Policy, evidence: Evidence, bucket: Bucket, state: ReleaseState, facts: rules.Facts
 ) -> _Opinion:
-    """What is to be done where nothing rolls back."""
+    """Return the opinion if nothing requires a rollback."""
     if state is ReleaseState.PAUSED:
         return _Opinion(Decision.HOLD, ("a person has paused it",), "person")
     if state is ReleaseState.PROMOTED:
@@ -160,20 +161,20 @@ def _without_harm(
 
 
 def _of_copies(policy: Policy, evidence: Evidence) -> CopyVerdict | None:
-    """What copies show; None = it is a stage at which callers meet the canary."""
+    """Return the opinion from copies; None = callers get the canary at this stage."""
     if policy.stages[evidence.stage].weight:
         return None
     return shadowing.verdict(evidence.copies, policy.alike, policy.alpha, policy.beta)
 
 
 def _unlike(policy: Policy, evidence: Evidence) -> str:
-    """Why nobody shall meet the canary; empty = nothing is proven."""
+    """Return why no caller may get the canary; empty = nothing is proven."""
     found = _of_copies(policy, evidence)
     return shadowing.objection(found) if found else ""
 
 
 def _blind(policy: Policy, evidence: Evidence, bucket: Bucket, facts: rules.Facts) -> _Opinion | None:
-    """Why nothing can be said at all."""
+    """Return why no conclusion is possible."""
     if facts.missing and not (bucket.requests.canary or bucket.copies.asked):
         return _Opinion(Decision.HOLD, (f"no data: {facts.missing}",), "no_data")
     waiting = f"; {facts.waiting}" if facts.waiting else ""
@@ -203,7 +204,7 @@ def _blind(policy: Policy, evidence: Evidence, bucket: Bucket, facts: rules.Fact
 
 
 def _unproven(policy: Policy, evidence: Evidence, bucket: Bucket, lacking: list[str]) -> _Opinion:
-    """What is to be done where a gate is not passed, nor anything proven against the canary."""
+    """Return the opinion if a gate is not passed and nothing is proven against the canary."""
     stage, seen = policy.stages[evidence.stage], evidence.stage_requests.canary
     if not stage.weight:
         seen = evidence.copies.copies.asked
@@ -227,9 +228,11 @@ def _unproven(policy: Policy, evidence: Evidence, bucket: Bucket, lacking: list[
 
 
 def _held(policy: Policy, evidence: Evidence, opinion: _Opinion) -> tuple[Evidence, _Opinion]:
-    """Since when, and whether that is too long."""
+    """Return since when it has been held, and whether that is too long."""
     is_held = opinion.decision is Decision.HOLD and opinion.cause != "person"
-    since = (evidence.held_since if evidence.held_since is not None else evidence.until) if is_held else None
+    since = None
+    if is_held:
+        since = evidence.until if evidence.held_since is None else evidence.held_since
     evidence = msgspec.structs.replace(evidence, held_since=since)
     if since is None or evidence.until is None or evidence.until - since < 60 * policy.hold_minutes:
         return evidence, opinion
@@ -243,7 +246,7 @@ def _held(policy: Policy, evidence: Evidence, opinion: _Opinion) -> tuple[Eviden
 
 
 def _is_severe(policy: Policy, evidence: Evidence, opinion: _Opinion) -> bool:
-    """Whether what holds it is a fault, or a severe metric that is not proven harmless."""
+    """Return whether the hold is due to a fault, or to a severe metric that is not proven harmless."""
     return opinion.cause in ("split", "unlike") or (
         opinion.cause == "inconclusive"
         and policy.stages[evidence.stage].weight > 0
@@ -255,7 +258,7 @@ def _is_severe(policy: Policy, evidence: Evidence, opinion: _Opinion) -> bool:
 
 
 def _lacking(policy: Policy, evidence: Evidence, bucket: Bucket) -> Iterator[tuple[str, str]]:
-    """Which gates are not passed, and what they lack. Alone, with all of the traffic, there are none."""
+    """Return the gates that are not passed and what they lack. A canary with all traffic has no gates."""
     if (copies := _of_copies(policy, evidence)) is not None:
         if copies.missing:
             yield "copies", copies.missing
@@ -267,7 +270,7 @@ def _lacking(policy: Policy, evidence: Evidence, bucket: Bucket) -> Iterator[tup
 
 
 def _lacks(policy: Policy, known: MetricEvidence, metric: Metric) -> str:
-    """In words; empty = nothing."""
+    """Return what is missing, as text; empty = nothing."""
     gate = -math.log(policy.beta)
     if metric.promotion_margin is None or known.log_gate(metric) >= gate:
         return ""
@@ -336,7 +339,7 @@ def _metric_verdict(
 
 
 def _bounds(known: MetricEvidence, chance: float) -> tuple[float | None, float | None, float | None]:
-    """The effect, and between which bounds it lies."""
+    """Describe the effect and its bounds."""
     if known.strands:
         ratio = _worst(known).ratio
         return ratio.estimate, *ratio.interval(chance)

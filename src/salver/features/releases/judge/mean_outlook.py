@@ -1,7 +1,7 @@
-"""When is it known whether a mean has moved, before a release begins?
+"""Forecast of when a change of a mean can be detected.
 
-As many units as it takes until evidence is enough, where it grows as it does in the mean; not before both
-arms have units enough to be compared at all. Pure.
+The number of units until the evidence suffices if it grows as expected, but at least as many as a comparison
+of the arms needs. Pure.
 """
 
 import math
@@ -16,13 +16,13 @@ _HALVINGS = 60  # of the logarithm of the units
 def detection_minutes(
     metric: Metric, weight: float, ratio: float, enough: float, *, spread: float, per_minute: float
 ) -> float:
-    """Until a canary whose mean is ``ratio`` times worse than its control's is rolled back, as a rule.
+    """Return the minutes until a canary whose mean is ``ratio`` times worse is usually rolled back.
 
     Args:
-        weight: Of the stage.
-        enough: The logarithm of the evidence that rolls back.
-        spread: Standard deviation of what a unit brings, as a multiple of the mean; 0 = not foreseen.
-        per_minute: New units, of all arms.
+        weight: Weight of the stage.
+        enough: Log evidence that causes a rollback.
+        spread: Standard deviation of a unit's value, as a multiple of the mean; 0 = unknown.
+        per_minute: New units per minute in all arms.
     """
     is_less, boundary = metric.worse == "less", _boundary(metric, metric.rollback_margin)
     true = 1 / ratio if is_less else ratio
@@ -34,7 +34,7 @@ def detection_minutes(
 def promotion_minutes(
     metric: Metric, weight: float, margin: float, enough: float, *, spread: float, per_minute: float
 ) -> float:
-    """Until one that is no worse passes its gate, as a rule; arguments likewise."""
+    """Return the minutes until a harmless canary usually passes its gate; arguments likewise."""
     return _minutes(metric, weight, 1.0, _boundary(metric, margin), enough, spread, per_minute)
 
 
@@ -53,7 +53,8 @@ def _minutes(
 ) -> float:
     if not spread or weight >= 1 or true == boundary:
         return math.inf
-    both = weight * true**2 + 1 - weight  # arms' variance together, in squared spreads, and of the contrast:
+    # combined variance of the arms, in squared spreads, and of the contrast:
+    both = weight * true**2 + 1 - weight
     varies = (1 - weight) * max(true**2, both) + weight * boundary**2 * max(1.0, both)
 
     def is_enough(units: float) -> bool:

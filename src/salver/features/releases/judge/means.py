@@ -1,8 +1,8 @@
-"""What do the values of units say, up to now, of the canary beside its control?
+"""Evidence from the values of units, for the canary and its control.
 
-Sums by the share at which units were exposed, so that arms are compared only with those that were exposed
-beside them, and what follows from them each time some more have matured: evidence, interval and gate of a
-metric whose units have a value each, as revenue. ``strand.py`` is the same for events. Pure.
+Sums by the share at which units were exposed, so that arms are compared only with those exposed beside them,
+and the resulting evidence, interval and gate of a metric with a value per unit, such as revenue. Updated when
+outcomes mature. ``strand.py`` does the same for events. Pure.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ _UNTOLD = "no unit's outcome is known yet"
 
 
 class Phase(msgspec.Struct, frozen=True):
-    """All that were exposed at one share."""
+    """Sums of all units exposed at one share."""
 
     share: float
     canary: Sums
@@ -27,14 +27,14 @@ class Phase(msgspec.Struct, frozen=True):
 
 
 class Means(msgspec.Struct, frozen=True):
-    """Plain data, that grows by copies.
+    """Evidence of means; plain data, updated by copying.
 
     Args:
-        phases: Of the whole release.
-        recent: Of what has matured since the stage began.
-        log_harm: Logarithm of the evidence of harm; 0 while nothing can be said.
-        log_gate: The same, that it is within the stage's promotion margin.
-        unknown: Why nothing can be said, in words; empty = it can.
+        phases: Sums of the whole release.
+        recent: Sums of what has matured since the stage began.
+        log_harm: Log evidence of harm; 0 while no conclusion is possible.
+        log_gate: Log evidence that it is within the stage's promotion margin.
+        unknown: Why no conclusion is possible, as text; empty = it is.
     """
 
     phases: tuple[Phase, ...] = ()
@@ -44,10 +44,10 @@ class Means(msgspec.Struct, frozen=True):
     unknown: str = _UNTOLD
 
     def add(self, metric: Metric, matured: Matured, gate_margin: float | None, *, is_recent: bool) -> Self:
-        """With those that have matured.
+        """Add matured outcomes.
 
         Args:
-            gate_margin: Of the stage; None = for no gate.
+            gate_margin: Margin of the stage; None = no gate.
             is_recent: They count for the stage.
         """
         phases = _with(self.phases, matured)
@@ -60,26 +60,27 @@ class Means(msgspec.Struct, frozen=True):
         return type(self)(phases, recent, log_harm, log_gate, unknown)
 
     def at_new_stage(self) -> Self:
-        """Gates begin anew; evidence of harm never does."""
+        """Return the evidence at a new stage: gates start again, evidence of harm does not."""
         return msgspec.structs.replace(self, recent=(), log_gate=0.0)
 
     @property
     def events(self) -> Counts:
-        """Units that brought anything: the canary's, and all of the control's, as stable ones."""
+        """Return the units with a value: the canary's, and all of the control's as stable ones."""
         return Counts(
             canary=sum(phase.canary.events for phase in self.phases),
             stable=sum(phase.control.events for phase in self.phases),
         )
 
     def estimate(self, chance: float) -> Estimate | None:
-        """How many times the control's mean the canary's is, with bounds that are wrong at any look with this
-        chance; None = it cannot be told yet.
+        """Return the ratio of the canary's mean to the control's with bounds, or None if it is not known yet.
+
+        The bounds are wrong at any look with at most this probability.
         """
         return None if self.unknown else estimate(_pairs(self.phases), chance)
 
 
 def _evidence(phases: Sequence[Phase], metric: Metric, margin: float, *, is_of_harm: bool) -> float:
-    """That the canary's mean is beyond the margin, or within it."""
+    """Return the log evidence that the canary's mean is beyond the margin, or within it."""
     is_less = metric.worse == "less"
     seen = contrast(_pairs(phases), 1 - margin if is_less else 1 + margin)
     return log_less(seen) if is_less == is_of_harm else log_more(seen)
@@ -90,9 +91,9 @@ def _pairs(phases: Sequence[Phase]) -> list[tuple[Sums, Sums]]:
 
 
 def _with(phases: tuple[Phase, ...], matured: Matured) -> tuple[Phase, ...]:
-    """Each share once, in the order in which they came."""
+    """Add sums to the phase of a share, keeping their order."""
     if matured.share >= 1:
-        return phases  # alone it is compared with nobody
+        return phases  # with all traffic there is no control
     canary, control = matured.sums
     known = {phase.share: phase for phase in phases}
     before = known.get(matured.share, Phase(matured.share, Sums(), Sums()))

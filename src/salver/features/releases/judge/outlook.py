@@ -1,8 +1,8 @@
-"""What can this traffic detect, at which stage and when, before a release begins?
+"""Forecast of what a given traffic can detect, at which stage and when.
 
-By Wald's argument evidence grows, in the mean, as the information that requests bring, so the time it takes
-is the evidence that is needed by the rate at which it comes. Two factors, measured, are what it costs not to
-know the true ratio (the judge bets on several), and what is left over when the bound is passed. Pure.
+By Wald's argument evidence grows, on average, with the information in requests, so the time needed is the
+required evidence divided by that rate. Two measured factors account for not knowing the true ratio (the judge
+bets on several), and for the overshoot when the bound is passed. Pure.
 """
 
 import math
@@ -26,28 +26,28 @@ from salver.features.releases.judge.wildness import (
 from salver.words.errors import InvalidInput
 from salver.words.releases import Counts
 
-#: Ratios that are looked for.
+#: Ratios in the tables.
 RATIOS = (1.25, 1.5, 2.0, 3.0, 5.0, 10.0)
-#: Requests that are needed, by those that Wald's bound needs (measured, see docs/explanation/judge.md).
+#: Requests needed, relative to Wald's bound (measured, see docs/explanation/judge.md).
 _DETECTION, _PROMOTION = 1.15, 1.3
-#: What the second opinion takes, in what plain evidence beside the same baseline would.
+#: Requests needed by the second opinion, relative to plain evidence against the same baseline.
 _FLIPS = 1.1
-#: Below so many requests a second a first stage that is smaller than this sees nothing.
+#: Below this many requests per second a smaller first stage detects nothing.
 _SPARSE, _LARGE = 1.0, 0.25
-#: Buckets after which a metric is said to see nothing.
+#: Buckets after which a metric counts as detecting nothing.
 _PATIENCE = 100
 
 
 class Forecast(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is known of a model's forecast.
+    """Expected traffic of a model.
 
     Attributes:
-        requests_per_second: All arms together.
-        rates: By metric, the share of requests in which it happens to the stable version; of latencies it
-            follows from their quantile. One that is not there is not foreseen.
-        spreads: By metric of the kind ``mean``, the standard deviation of what a unit brings, as a multiple
-            of the mean, less what its past explains. Likewise.
-        units_per_second: That were not seen before, all arms together; 0 = each request is one's.
+        requests_per_second: Total of all arms.
+        rates: By metric, the fraction of requests with an event under the stable version; for latencies it
+            follows from their quantile. Missing = unknown.
+        spreads: By metric of the kind ``mean``, the standard deviation of a unit's value as a multiple of the
+            mean, after the correction by its past. Missing = unknown.
+        units_per_second: New units in all arms; 0 = each request is a unit.
     """
 
     requests_per_second: float
@@ -82,24 +82,24 @@ class Forecast(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             )
 
     def rate(self, metric: Metric) -> float:
-        """Of the metric's events; 0 = none are foreseen."""
+        """Return the rate of a metric's events; 0 = unknown."""
         return 1 - metric.quantile if metric.kind == "latency" else self.rates.get(metric.name, 0.0)
 
     def brings(self, metric: Metric) -> dict[str, float]:
-        """What is foreseen of a mean, as ``mean_outlook.py`` wants it."""
+        """Return the forecast of a mean, as ``mean_outlook.py`` needs it."""
         units = 60 * (self.units_per_second or self.requests_per_second)
         return {"spread": self.spreads.get(metric.name, 0.0), "per_minute": units}
 
 
 class StageOutlook(msgspec.Struct, frozen=True):
-    """Of one metric at one stage, from its start on.
+    """Forecast of one metric at one stage, from the stage's start.
 
     Attributes:
-        minutes: That the stage lasts at least, with its warm-up.
-        detects: By ratio of the canary's rate to its control's, minutes until it is rolled back as a rule.
-        promotes: Minutes until a canary that is no worse passes this gate as a rule; None = it is no gate, or
-            cannot be passed.
-        budget: Minutes until the stage's sample is there; None = it has none.
+        minutes: Minimum duration of the stage, with its warm-up.
+        detects: By ratio of the canary's rate to its control's, usual minutes until it is rolled back.
+        promotes: Usual minutes until a harmless canary passes this gate; None = no gate, or it cannot be
+            passed.
+        budget: Minutes until the stage's sample is complete; None = no sample.
     """
 
     stage: int
@@ -110,18 +110,19 @@ class StageOutlook(msgspec.Struct, frozen=True):
     budget: float | None
 
     def visible(self) -> tuple[float, ...]:
-        """The ratios that are found before the stage may end."""
+        """Return the ratios that are detected before the stage may end."""
         return tuple(ratio for ratio, minutes in self.detects.items() if minutes <= self.minutes)
 
 
 class MetricOutlook(msgspec.Struct, frozen=True):
-    """Of one metric.
+    """Forecast of one metric.
 
     Attributes:
-        rate: Of its events under the stable version; 0 = none are foreseen. Of a mean it is its spread.
-        alone: Buckets with an event of the canary, and none of its control, that roll it back; 0 = none do.
-        detects: By ratio, the minutes from the start of the release until it is rolled back as a rule, while
-            every stage lasts as long as it has to; infinite = not before all of the traffic is the canary's.
+        rate: Rate of its events under the stable version; 0 = unknown. For a mean, its spread.
+        alone: Number of buckets with an event of the canary and none of its control that causes a rollback; 0
+            = no number does.
+        detects: By ratio, usual minutes from the start of the release until it is rolled back, if every stage
+            has its minimum duration; infinite = not before the canary has all traffic.
     """
 
     name: str
@@ -132,11 +133,11 @@ class MetricOutlook(msgspec.Struct, frozen=True):
 
 
 class Outlook(msgspec.Struct, frozen=True):
-    """Of a release.
+    """Forecast of a release.
 
     Attributes:
-        minutes: By stage, that it lasts for a canary that is no worse; None = it is not promoted from there.
-        advice: What better be changed, in words.
+        minutes: By stage, its duration for a harmless canary; None = it is not promoted from there.
+        advice: Suggested changes, as text.
     """
 
     metrics: tuple[MetricOutlook, ...]
@@ -145,7 +146,7 @@ class Outlook(msgspec.Struct, frozen=True):
 
 
 def outlook(policy: Policy, forecast: Forecast) -> Outlook:
-    """What the policy will see of the forecast.
+    """Return what the policy can detect with the forecast traffic.
 
     >>> seen = outlook(Policy(), Forecast(100, {"errors": 0.005}))
     >>> round(seen.metrics[0].stages[0].detects[3.0])
@@ -170,7 +171,7 @@ def outlook(policy: Policy, forecast: Forecast) -> Outlook:
 
 
 def detection_minutes(policy: Policy, index: int, metric: Metric, ratio: float, forecast: Forecast) -> float:
-    """Until a canary whose rate is ``ratio`` times its control's is rolled back at a stage, as a rule."""
+    """Return the usual minutes until a canary with ``ratio`` times the control's rate is rolled back."""
     weight, rate = policy.stages[index].weight, forecast.rate(metric)
     tolerated = 1 + metric.rollback_margin
     if not weight:
@@ -180,29 +181,29 @@ def detection_minutes(policy: Policy, index: int, metric: Metric, ratio: float, 
         return mean_outlook.detection_minutes(metric, weight, ratio, needed, **forecast.brings(metric))
     if rate <= 0 or ratio <= tolerated or weight >= 1:
         return math.inf
-    alone = weight + matched_share(weight)  # with its baseline, of all units
+    alone = weight + matched_share(weight)  # together with its baseline, of all units
     per_request = _information(rate, weight, alone if metric.is_matched else 1.0, ratio, tolerated)
     seconds = _DETECTION * needed / (per_request * forecast.requests_per_second)
-    lost = float(math.ceil(needed / MOST))  # buckets, until rates are known to be steady
+    lost = float(math.ceil(needed / MOST))  # buckets until rates are known to be steady
     if index == _first(policy):
         events = rate * forecast.requests_per_second * policy.bucket_seconds
         lost = max(lost, _lost_buckets(weight, events, seconds / policy.bucket_seconds))
     seconds += lost * policy.bucket_seconds
     if metric.severity == "soft":
         equal = matched_share(weight)
-        surer = (1 + ratio) / (1 + equal / weight * ratio)  # as of the larger arm the mean is taken
+        surer = (1 + ratio) / (1 + equal / weight * ratio)  # the mean is computed as for the larger arm
         per_request = surer * _information(rate, equal, 2 * equal, ratio, 1.0)
         second = _FLIPS * _DETECTION * needed / (per_request * forecast.requests_per_second)
-        fewest = math.ceil(needed / math.log(2)) * policy.bucket_seconds  # of which none brings more
+        fewest = math.ceil(needed / math.log(2)) * policy.bucket_seconds  # none of which brings more
         seconds = max(seconds, second, fewest)
     return seconds / 60
 
 
 def _information(rate: float, weight: float, enrolled: float, ratio: float, tolerated: float) -> float:
-    """Of one request to any arm, for the ratio against the greatest that is tolerated.
+    """Return the information in one request to any arm, for the ratio against the largest tolerated one.
 
     Args:
-        enrolled: Share of all units that are compared, the canary's ``weight`` with them.
+        enrolled: Fraction of units that are compared, including the canary's ``weight``.
     """
     share = weight / enrolled
     return (
@@ -214,13 +215,13 @@ def _information(rate: float, weight: float, enrolled: float, ratio: float, tole
 
 
 def _lost_buckets(weight: float, events: float, needed: float) -> float:
-    """How many buckets' evidence is lost while steady events may yet prove to be wild.
+    """Return the number of buckets whose evidence is lost until steady events are known to be steady.
 
     Args:
-        events: Of a bucket, of all arms.
+        events: Events of a bucket in all arms.
         needed: Buckets of untempered evidence.
     """
-    part, got, seen = matched_share(weight) / (1 - weight), 0.0, 0  # the baseline's part, of the control
+    part, got, seen = matched_share(weight) / (1 - weight), 0.0, 0  # the baseline's part of the control
     while got < needed and seen < _PATIENCE:
         seen += 1
         steady = part * (1 - part) * (1 - weight) * events * seen
@@ -231,7 +232,7 @@ def _lost_buckets(weight: float, events: float, needed: float) -> float:
 
 
 def promotion_minutes(policy: Policy, index: int, metric: Metric, forecast: Forecast) -> float:
-    """Until a canary that is no worse passes a stage's gate, as a rule."""
+    """Return the usual minutes until a harmless canary passes a stage's gate."""
     stage, rate = policy.stages[index], forecast.rate(metric)
     if metric.promotion_margin is None or stage.weight >= 1:
         return 0.0
@@ -246,15 +247,16 @@ def promotion_minutes(policy: Policy, index: int, metric: Metric, forecast: Fore
         information = rate / share * _divergence(share, _part(share, 1 + margin))
     if most := metric.negligible_at(stage.margin_times):
         information = max(information, _divergence(rate, most) if rate < most else 0.0)
-        needed += math.log(2)  # half of the bet is on either
+        needed += math.log(2)  # half of the bet is on each
     if information <= 0:
         return math.inf
     return _PROMOTION * needed / (information * forecast.requests_per_second * stage.weight) / 60
 
 
 def _alone(policy: Policy, metric: Metric) -> int:
-    """How many buckets, of the first stage, are enough for this judge, with an event of the canary in each
-    and none of its control; 0 = no number of them is.
+    """Return how many first buckets with events of only the canary cause a rollback.
+
+    0 = no number does.
     """
     if metric.kind == "mean":
         return 0
@@ -269,7 +271,7 @@ def _alone(policy: Policy, metric: Metric) -> int:
 
 
 def _part(share: float, ratio: float) -> float:
-    """The canary's part of the events, where its rate is so many times its control's."""
+    """Return the canary's part of the events for a given ratio of rates."""
     return share * ratio / (share * ratio + 1 - share)
 
 
@@ -295,9 +297,9 @@ def _stage(policy: Policy, forecast: Forecast, metric: Metric, index: int) -> St
 
 
 def _without_weight(policy: Policy, forecast: Forecast, index: int) -> StageOutlook:
-    """Of a stage whose gate is how alike the answers to copies are; no metric sees anything there."""
+    """Return the forecast of a stage with only copies, where no metric detects anything."""
     stage, warm_up, shadow = policy.stages[index], policy.warm_up_seconds / 60, policy.traffic.shadow
-    copies = 60 * forecast.requests_per_second * (shadow.share if shadow else 0.0)  # a minute
+    copies = 60 * forecast.requests_per_second * (shadow.share if shadow else 0.0)  # per minute
     return StageOutlook(
         stage=index,
         weight=0.0,
@@ -309,12 +311,12 @@ def _without_weight(policy: Policy, forecast: Forecast, index: int) -> StageOutl
 
 
 def _first(policy: Policy) -> int:
-    """The first stage at which callers meet the canary."""
+    """Return the first stage at which callers get the canary."""
     return next(index for index, stage in enumerate(policy.stages) if stage.weight)
 
 
 def _lasts(policy: Policy, index: int, seen: Sequence[StageOutlook]) -> float | None:
-    """Minutes of a stage, for a canary that is no worse; None = its gates cannot be passed."""
+    """Return the minutes of a stage for a harmless canary; None = its gates cannot be passed."""
     least, budget, proven = seen[0].minutes, seen[0].budget, 0.0
     if not policy.stages[index].weight:
         return max(least, seen[0].promotes or 0.0)
@@ -329,7 +331,7 @@ def _lasts(policy: Policy, index: int, seen: Sequence[StageOutlook]) -> float | 
 def _whole(
     policy: Policy, metric: Metric, stages: Sequence[StageOutlook], lasting: Sequence[float | None]
 ) -> dict[float, float]:
-    """By ratio, minutes from the start on: each stage brings as much evidence as its time allows."""
+    """Return by ratio the minutes from the start: each stage adds as much evidence as its duration allows."""
     blind = 0.0 if metric.severity == "severe" else policy.warm_up_seconds / 60
     found = {}
     for ratio in RATIOS:
@@ -373,7 +375,7 @@ def _advice(
 
 
 def spoken(minutes: float) -> str:
-    """Minutes, for people.
+    """Format minutes.
 
     >>> spoken(19.2), spoken(0.4), spoken(300.0), spoken(math.inf)
     ('19 min', '0.4 min', '5.0 h', 'never')
@@ -386,6 +388,6 @@ def spoken(minutes: float) -> str:
 
 
 def _divergence(true: float, other: float) -> float:
-    """Kullback's and Leibler's, of one chance from another."""
+    """Return the Kullback-Leibler divergence of two probabilities."""
     first = true * math.log(true / other) if true > 0 else 0.0
     return first + (1 - true) * (math.log1p(-true) - math.log1p(-other))

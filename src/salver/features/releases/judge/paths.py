@@ -1,7 +1,7 @@
-"""What does the judge find along the paths of many simulated releases at once?
+"""Evidence of many simulated releases at once, on arrays.
 
-The evidence of ``evidence.py`` on arrays, for benchmarks and tests: a property test holds the two to be
-equal. For metrics that are known at once and of which more is worse; who simulates is not known here. Pure.
+The same evidence as in ``evidence.py``, for benchmarks and tests; a property test checks that the two agree.
+For metrics that are known immediately and of which more is worse; the simulation is elsewhere. Pure.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,14 +32,14 @@ class Arms(NamedTuple):
 
 
 class Schedule(NamedTuple):
-    """Of all simulated releases: the stage of each bucket, and the canary's share; shape ``(buckets,)``."""
+    """Schedule of all releases: the stage of each bucket, and the canary's share; shape ``(buckets,)``."""
 
     stages: Ints
     shares: Floats
 
 
 class MetricPaths(NamedTuple):
-    """After each bucket; shape ``(releases, buckets)``. ``log_gate`` begins anew at each stage."""
+    """Evidence after each bucket, shape ``(releases, buckets)``. ``log_gate`` starts again at each stage."""
 
     log_e: Floats
     log_harm: Floats
@@ -48,25 +48,25 @@ class MetricPaths(NamedTuple):
 
 
 class Paths(NamedTuple):
-    """Of all metrics together, and of each."""
+    """Evidence of all metrics together, and of each."""
 
     log_e: Floats
     metrics: Mapping[str, MetricPaths]
 
     def rollbacks(self, policy: Policy) -> Ints:
-        """The bucket after which each release is rolled back; -1 = none. Shape ``(releases,)``."""
+        """Return the bucket at which each release is rolled back; -1 = none. Shape ``(releases,)``."""
         hits = self.log_e >= -np.log(policy.alpha)
         return np.where(hits.any(axis=1), hits.argmax(axis=1), -1)
 
 
 def paths(policy: Policy, schedule: Schedule, requests: Arms, events: Mapping[str, Arms]) -> Paths:
-    """The evidence after each bucket, whether or not a gate is passed or a release rolled back before.
+    """Return the evidence after each bucket, regardless of gates and rollbacks.
 
     Args:
-        policy: Its metrics are known at once, no outputs, and more of them is worse.
-        schedule: The same for all releases.
-        requests: Of which the gates of rare events need the canary's.
-        events: By metric; one that is not there never happens.
+        policy: Policy with metrics that are known immediately, not outputs, and of which more is worse.
+        schedule: Common schedule of all releases.
+        requests: Requests; the gates of rare events need those of the canary.
+        events: Events by metric; missing = none.
 
     Raises:
         InvalidInput: A metric is of another kind.
@@ -122,7 +122,7 @@ def _paths(policy: Policy, metric: Metric, schedule: Schedule, requests: Arms, e
 
 
 def _with_hours(log_e: Callable[[Bools], Floats], hours: Ints, compared: Bools) -> Floats:
-    """Evidence of all buckets, and of those of each hour by itself."""
+    """Return the evidence of all buckets, and of each hour separately."""
     first = log_e(np.ones(len(hours), bool))
     again, past = np.zeros_like(first), np.full(len(first), -np.inf)
     numbered = np.unique(hours[compared])
@@ -138,7 +138,7 @@ def _with_hours(log_e: Callable[[Bools], Floats], hours: Ints, compared: Bools) 
 
 
 class _Sides(NamedTuple):
-    """The canary's events, both sides', its share of the units, and how evidence of them is tempered."""
+    """The canary's events, both sides' events, the canary's share of units, and tempering of the evidence."""
 
     canary: Ints
     events: Ints
@@ -157,7 +157,7 @@ class _Sides(NamedTuple):
 
 
 def _steps(sides: _Sides, ratios: Sequence[float], shift: float) -> Iterator[Floats]:
-    """What each bucket brings for each ratio to the boundary of the null, which lies at ``shift``."""
+    """Return the log contribution of each bucket for each ratio to the boundary of the null, at ``shift``."""
     boundary = sides.share * shift / (sides.share * shift + 1 - sides.share)
     for ratio in ratios:
         step = sides.canary * np.log(ratio) - sides.events * np.log1p(boundary * (ratio - 1))
@@ -172,20 +172,20 @@ def _rare(sides: _Sides, requests: Ints, most: float) -> Iterator[Floats]:
 
 
 def _log_mean(steps: Iterator[Floats], counted: Bools) -> Floats:
-    """The logarithm of the mean of the products, over the buckets that count."""
+    """Return the log of the mean of the products, over the buckets that count."""
     sums = [np.cumsum(step * counted, axis=1) for step in steps]
     total: Floats = np.logaddexp.reduce(sums) - np.log(len(sums))
     return total
 
 
 def _warm(policy: Policy, schedule: Schedule) -> Bools:
-    """The buckets after the warm-up of their stage."""
+    """Return a mask of the buckets after the warm-up of their stage."""
     first = np.searchsorted(schedule.stages, schedule.stages)
     return (np.arange(len(first)) - first) * policy.bucket_seconds >= policy.warm_up_seconds
 
 
 def _wildness(schedule: Schedule, events: Arms) -> tuple[Floats, Floats]:
-    """For each bucket, what those before it say: the factor, and the most that it may bring."""
+    """Return for each bucket the tempering factor and the largest contribution."""
     share, stages = schedule.shares, schedule.stages
     control = (events.baseline + events.stable).astype(np.float64)
     together = np.maximum(1 - share, 1e-300)
@@ -214,5 +214,5 @@ def _wildness(schedule: Schedule, events: Arms) -> tuple[Floats, Floats]:
 
 
 def _before(values: Floats) -> Floats:
-    """Of each bucket, the sum of those before it."""
+    """Return for each bucket the sum of those before it."""
     return np.cumsum(values, axis=1) - values

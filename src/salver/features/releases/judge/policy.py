@@ -1,8 +1,7 @@
-"""What does an owner ask of a new version before it gets more traffic, and before it gets all?
+"""Policy of a release: stages, metrics, limits and rules.
 
-Settings with their defaults, kept as JSON with each release; what is done with them is ``judge.py``'s
-question. The defaults suit a service of some ten requests a second and more: see ``outlook.py`` for what they
-can see of a traffic.
+Settings with their defaults, stored as JSON with each release and evaluated in ``judge.py``. The defaults
+suit a service with ten requests per second or more: ``outlook.py`` shows what they detect in a given traffic.
 """
 
 import math
@@ -17,36 +16,35 @@ from salver.features.releases.judge.shadowing import Alike
 from salver.words.errors import InvalidInput
 from salver.words.releases import Shadow, Traffic
 
-#: What a metric counts: answers that failed; that came too late for their deadline; that fit no schema; that
-#: came from a fallback; that break a rule; that were slower than a quantile of the stable version's, taken as
-#: it begins and anew where those have changed by much; that fall into a bin; what callers posted later. And
-#: ``mean``: what they posted, as values that are summed for each unit.
+#: What a metric counts: answers that failed; that missed their deadline; that do not match a schema; that
+#: came from a fallback; that break a rule; that were slower than a quantile of the stable version, taken at
+#: the start and again after large changes; that fall into a bin; outcomes that callers posted later. And
+#: ``mean``: posted values summed per unit.
 Kind = Literal["errors", "timeouts", "invalid", "fallbacks", "rule", "latency", "output", "outcome", "mean"]
-#: What is counted whatever the policy, by kind (features/releases/experiments/happenings.py): ``rejected``
-#: are requests that a
-#: version found wrong, ``refused`` those that were too many for it.
+#: Counted regardless of the policy, by kind (features/releases/experiments/happenings.py): ``rejected`` are
+#: requests that a version found invalid, ``refused`` those that exceeded its capacity.
 COUNTED: Final[Mapping[str, tuple[str, ...]]] = {
     "errors": ("errors", "rejected", "refused"),
     "timeouts": ("timeouts",),
     "fallbacks": ("fallbacks",),
 }
-#: Of each row of an output: each number, the first, the last, their sum, mean or greatest, or the place of
-#: the greatest; of texts each one, or the length of each; of other outputs their number of rows.
+#: Aggregate of each row of an output: each number, the first, the last, their sum, mean or maximum, or the
+#: index of the maximum; for texts each one, or its length; for other outputs the number of rows.
 Take = Literal["each", "first", "last", "sum", "mean", "max", "argmax", "length"]
 
 
 class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A share of the traffic, and what has to be seen there.
+    """A share of the traffic, and the evidence needed there.
 
     Attributes:
-        weight: Share of the units that meet the canary, in (0, 1]. 0 = of a first stage in which it answers
-            nothing but copies (``traffic.shadow``), and the comparison is the gate.
-        minutes: It lasts at least, without the warm-up.
-        sample: Requests to the canary after which enough was seen: if its metrics are not proven to be
-            within their margins by then, the release is held as inconclusive, or goes on where it
-            may ship on its budget. 0 = no such end.
-        margin_times: The gate's margins are so many times the metrics'; a small stage is to keep out gross
-            harm, for which its traffic is enough.
+        weight: Fraction of units that get the canary, in (0, 1]. 0 = a first stage in which it answers only
+            copies (``traffic.shadow``) and the comparison is the gate.
+        minutes: Minimum duration, without the warm-up.
+        sample: Maximum requests to the canary: if its metrics are not proven to be within their margins by
+            then, the release is held as inconclusive, or continues if it may ship on its budget. 0 = no
+            limit.
+        margin_times: Factor of the gate's margins over those of the metrics; a small stage has enough traffic
+            only to detect gross harm.
     """
 
     weight: float
@@ -56,30 +54,30 @@ class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Something of which the canary may not have more than its control (or less, see ``worse``).
+    """Metric of which the canary may not have more than its control (or less, see ``worse``).
 
     Attributes:
-        name: Its key in the counts of a bucket; an output's bins are ``NAME.0``, ``NAME.1`` and so on.
-        severity: ``severe``: evidence against all of the control rolls back, from the first bucket on.
-            ``soft``: only together with the second opinion, the matched baseline's, and not while warming up.
-        rollback_margin: Excess of the canary's rate that is tolerated, as a part of the control's.
-        promotion_margin: Excess that has to be ruled out before each step; None = the metric is no gate.
-        negligible: Rate of events below which the canary passes, whatever the control's. Without it a metric
-            that never happens could prove nothing. Of ``latency`` at least as many as the stable version
-            itself had when its quantile was taken, and the promotion margin.
-        share: Of alpha, that this metric may spend; 0 = an equal part of what the others leave.
-        quantile: Of ``latency``: slower than this quantile of the stable version is slow.
-        bins: Of ``output``: as many quantiles of the stable version's numbers, frozen as the release begins.
-        output: Of ``output``, ``rule`` and ``invalid``: the output that is looked at; empty = each that holds
-            floating numbers. Of texts the most frequent ones of the stable version have bins of their own,
-            and all others the last one.
-        take: What of each of its rows.
-        least, most: Of ``rule`` and ``invalid``: numbers beyond these are events, as are those that are not
-            finite. Of ``outcome``: values from the one to the other are, or, without both, those above 0.
-        worse: Of what it is worse to have: ``less`` for sales, clicks and revenue.
-        matures_minutes: Of ``outcome`` and ``mean``: how long after an exposure its outcome is known for
-            sure.
-        cap: Of ``mean``: a unit's sum counts as this much at most, either way.
+        name: Key in the counts of a bucket; bins of an output are ``NAME.0``, ``NAME.1`` and so on.
+        severity: ``severe``: evidence against the whole control causes a rollback, from the first bucket.
+            ``soft``: only together with evidence against the matched baseline, and not during the warm-up.
+        rollback_margin: Tolerated excess of the canary's rate, as a fraction of the control's.
+        promotion_margin: Excess that must be ruled out before each step; None = the metric is not a gate.
+        negligible: Rate of events below which the canary passes, regardless of the control's. Without it a
+            metric without events could prove nothing. For ``latency`` it is at least the rate of the stable
+            version when its quantile was taken, plus the promotion margin.
+        share: Part of alpha for this metric; 0 = an equal part of the remainder.
+        quantile: For ``latency``: answers slower than this quantile of the stable version are slow.
+        bins: For ``output``: number of quantile bins of the stable version's numbers, fixed at the start of
+            the release.
+        output: For ``output``, ``rule`` and ``invalid``: name of the output; empty = all floating-point
+            outputs. For texts, the stable version's most frequent ones have bins of their own, and all others
+            the last one.
+        take: Aggregate of each row.
+        least, most: For ``rule`` and ``invalid``: numbers outside this range, or not finite, are events. For
+            ``outcome``: values within this range, or without limits those above 0, are events.
+        worse: Direction of harm: ``less`` for sales, clicks and revenue.
+        matures_minutes: For ``outcome`` and ``mean``: minutes after an exposure until its outcome is known.
+        cap: For ``mean``: limit on the absolute value of a unit's sum.
     """
 
     name: str
@@ -181,9 +179,7 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 raise InvalidInput(f"metric '{self.name}': {what}", field=field, fix=fix)
 
     def negligible_at(self, times: float) -> float:
-        """Rate of events below which the canary passes a gate whose margins are so many times the metric's;
-        0 = there is none.
-        """
+        """Return the rate below which the canary passes a gate with that margin factor; 0 = none."""
         rate = self.negligible * times
         if self.kind == "latency" and self.promotion_margin is not None:
             rate = max(rate, (1 - self.quantile) * (1 + self.promotion_margin * times))
@@ -191,12 +187,12 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def is_posted(self) -> bool:
-        """It is known from what callers post later."""
+        """Return whether it is known from posted outcomes."""
         return self.kind in ("outcome", "mean")
 
     @property
     def is_of_outputs(self) -> bool:
-        """It is known from what a version answers."""
+        """Return whether it is known from a version's outputs."""
         return self.kind in ("output", "rule", "invalid")
 
     @property
@@ -207,20 +203,19 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def is_matched(self) -> bool:
-        """It is held against the matched baseline alone, as it depends on how warm and busy replicas are."""
+        """Return whether only the matched baseline is compared, because load affects the metric."""
         return self.kind == "latency"
 
 
 _HALF = 0.5
-_MOST_NEGLIGIBLE = 0.5  # however wide the margins of a stage are
-#: Evidence has two strands a bin, and is written down after each bucket; of what units bring also cubes are
-#: summed.
+_MOST_NEGLIGIBLE = 0.5  # maximum margin factor of a stage
+#: Evidence has two strands per bin and is written after each bucket; for values also cubes are summed.
 _MOST_BINS, _MOST_CAP = 100, 1e15
 _MOST_SAMPLE = 10**15
-#: Seconds of a bucket: shorter ones keep the ledger busy.
+#: Minimum seconds of a bucket, to limit the load of the ledger.
 _LEAST_BUCKET, _MOST_BUCKET = 0.1, 86_400.0
-#: That units of a release are kept after its end.
-MOST_DAYS = 30.0  # for outcomes that come late
+#: Days that units of a release are kept after its end.
+MOST_DAYS = 30.0  # for late outcomes
 _PART = "Give a number from 0 to 1."
 
 DEFAULT_STAGES = (
@@ -236,37 +231,38 @@ DEFAULT_METRICS = (
     Metric("invalid", "invalid", "severe", negligible=0.001),
     Metric("fallbacks", "fallbacks", "soft", rollback_margin=0.1, negligible=0.001),
     Metric("latency_p99", "latency", "soft", rollback_margin=0.25, quantile=0.99),
-    # Callers' own mistakes come to all versions alike, and are no gate; one that takes what others take is.
+    # Callers' own mistakes affect all versions equally and are not a gate; a version that is stricter is.
     Metric("rejected", "errors", "severe", promotion_margin=None, share=0.05),
     Metric("refused", "errors", "soft", rollback_margin=0.1, promotion_margin=None, share=0.05),
 )
 
 
 class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How a release is judged.
+    """Settings by which a release is judged.
 
     Attributes:
-        stages: Of growing weight.
-        metrics: All of them together share alpha.
-        alpha: Chance that a release which is no worse is rolled back: over all metrics, stages and looks.
-        beta: Chance that a release which is worse by a margin passes a gate, each time.
-        split_alpha: Chance that a good split is taken for a broken one.
-        ships_on_budget: A stage's sample is enough where nothing speaks against the canary.
-        warm_up_seconds: At the start of a stage, in which soft metrics and gates count nothing.
+        stages: Stages with increasing weights.
+        metrics: Metrics, which share alpha.
+        alpha: Probability that a harmless release is rolled back, over all metrics, stages and looks.
+        beta: Probability, for each gate, that a release worse by the margin passes it.
+        split_alpha: Probability that a correct split is reported as broken.
+        ships_on_budget: A complete sample is sufficient if there is no evidence against the canary.
+        warm_up_seconds: Seconds at the start of a stage that do not count for soft metrics and gates.
         bucket_seconds: Length of a bucket of counts.
-        no_data_seconds: Without a request to the canary, or to its control, after which it is held.
-        most_late_seconds: That outcomes may lag behind, before it is held.
-        hold_minutes: Deadline of a hold.
-        after_hold: What happens then. ``by_severity``: it is rolled back if a severe metric is not proven
+        no_data_seconds: Seconds without a request to the canary, or to its control, after which it is held.
+        most_late_seconds: Maximum delay of outcomes before it is held.
+        hold_minutes: Maximum duration of a hold.
+        after_hold: Action then. ``by_severity``: it is rolled back if a severe metric is not proven harmless
             or the split is broken, and waits for a person otherwise.
-        watch_days: After its promotion, for which it goes on being compared with those that are held back,
-            and outcomes of the stages count that come late. Another release ends that, too. 0 = it does not.
-        after_promotion: What harm does that is proven then. ``by_severity``: of a severe metric it rolls
-            back, of a soft one it is said, and a person decides.
-        immediate: The new version gets everything at once, and is judged by those alone that are held back.
-        rules: Of the owner's business (features/releases/judge/rules.py).
-        alike: What copies have to show at a first stage without weight.
-        traffic: Who takes part, and by what units are told apart; the judge does not ask.
+        watch_days: Days after promotion during which it is still compared with the units held back and late
+            outcomes count. Another release ends that, too. 0 = none.
+        after_promotion: Action on harm proven after promotion. ``by_severity``: a severe metric causes a
+            rollback, a soft one is reported for a person to decide.
+        immediate: The new version gets all traffic immediately, and is compared only with the units held
+            back.
+        rules: Business rules (features/releases/judge/rules.py).
+        alike: Required agreement of copies at a first stage without weight.
+        traffic: Participants and units of the split; not used by the judge.
     """
 
     stages: tuple[Stage, ...] = DEFAULT_STAGES
@@ -318,17 +314,17 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def shares(self) -> tuple[float, ...]:
-        """Of alpha, one for each metric, with the sum 1 at most."""
+        """Return the parts of alpha, one per metric, with a sum of at most 1."""
         given = math.fsum(metric.share for metric in self.metrics)
         silent = sum(not metric.share for metric in self.metrics)
         return tuple(metric.share or (1 - given) / silent for metric in self.metrics)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "Policy":
-        """As it was written down.
+        """Parse a stored policy.
 
         Raises:
-            InvalidInput: It is no policy; the message names the field.
+            InvalidInput: It is not a valid policy; the message names the field.
         """
         try:
             return _read_policy(text)
@@ -338,7 +334,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             ) from error
 
     def to_json(self) -> bytes:
-        """To be kept; what is at its default is written, too, so that a default may change."""
+        """Return JSON with all fields, so that stored policies do not change with the defaults."""
         return msgspec.json.encode(self)
 
 
@@ -346,7 +342,7 @@ _read_policy: Final = msgspec.json.Decoder(Policy).decode
 
 
 def _fix(error: str, policy: type["Policy"]) -> str:
-    """Which fields there are, or which values, of what msgspec found wrong."""
+    """Return the allowed fields or values for an error of msgspec."""
     place = re.sub(r"\[\d+\]", "", error.partition("`$.")[2].rstrip("`"))
     kinds: dict[str, type[msgspec.Struct]] = {
         "": policy,

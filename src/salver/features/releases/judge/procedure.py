@@ -1,7 +1,7 @@
-"""What follows for a release from a wish, a verdict, or from what is loaded now?
+"""Transitions of a release after a request, a verdict, or a change of loaded versions.
 
-Each answer is the release as it is afterwards, with a reason in words. Pure: who counts, judges, writes and
-moves traffic is not known here.
+Each function returns the new release, with a reason as text. Pure: counting, judging, storing and routing are
+elsewhere.
 """
 
 import math
@@ -24,10 +24,10 @@ _PROPOSED, _RUNNING, _HELD, _PAUSED = (
 
 
 def started(release: Release, now: float, waits_for: str) -> Release:
-    """A proposal, once nothing keeps it from its start.
+    """Start a proposed release once nothing prevents it.
 
     Args:
-        waits_for: What does, in words.
+        waits_for: What prevents it, as text.
     """
     if waits_for:
         return _with_progress(release, waits_for=waits_for)
@@ -39,7 +39,7 @@ def started(release: Release, now: float, waits_for: str) -> Release:
 
 
 def wished(release: Release, wish: Wish, now: float) -> Release:
-    """What somebody asks for; asking for what is so already changes nothing.
+    """Apply an operator's request; a request for the current state changes nothing.
 
     Raises:
         Conflict: the release cannot do that any more, or not yet; the message has the reason.
@@ -54,7 +54,7 @@ def wished(release: Release, wish: Wish, now: float) -> Release:
             return _moved(release, _PAUSED, now, reason)
         case "start" | "resume":
             if release.state in (_PROPOSED, _RUNNING):
-                return release  # a proposal starts by itself, as soon as it can
+                return release  # a proposed release starts by itself as soon as it can
             return _moved(release, _RUNNING, now, reason)
         case "promote":
             if release.state is ReleaseState.PROMOTED:
@@ -65,26 +65,27 @@ def wished(release: Release, wish: Wish, now: float) -> Release:
 
 
 def harvested(release: Release, watermarks: Mapping[str, float]) -> Release:
-    """Outcomes of exposures up to these times have been counted."""
+    """Record up to which exposures outcomes have been counted."""
     if not watermarks:
         return release
     return _with_progress(release, watermarks={**release.progress.watermarks, **watermarks})
 
 
 def measured(release: Release, thresholds: Mapping[str, float]) -> Release:
-    """From so many seconds on an answer is slow."""
+    """Set the seconds from which an answer is slow."""
     return _with_progress(release, thresholds=dict(thresholds)) if thresholds else release
 
 
 def binned(release: Release, bins: Mapping[str, tuple[float, ...]]) -> Release:
-    """An output's bins lie so; that stays."""
+    """Set the bounds of an output's bins, permanently."""
     new = {metric: bounds for metric, bounds in bins.items() if metric not in release.progress.bins}
     return _with_progress(release, bins={**release.progress.bins, **new}) if new else release
 
 
 def judged(release: Release, verdict: Verdict, now: float) -> Release:
-    """What the judge says of one more bucket. Of a paused release only a rollback counts; of a promoted one
-    that, and proof that a person has to look at.
+    """Apply a verdict.
+
+    For a paused release only a rollback counts; for a promoted one, a rollback or proof that needs a person.
     """
     release = _with_progress(release, buckets=release.progress.buckets + 1)
     if not release.is_judged or release.state is _PROPOSED:
@@ -94,7 +95,7 @@ def judged(release: Release, verdict: Verdict, now: float) -> Release:
         case Decision.ROLLBACK:
             return rolled_back(release, now, reason)
         case Decision.HOLD if release.state is ReleaseState.PROMOTED:
-            if release.progress.is_told:  # once, whatever becomes of the numbers
+            if release.progress.is_told:  # once, whatever the numbers do later
                 return release
             release = _with_progress(release, is_told=True)
             return msgspec.structs.replace(release, reason="; ".join(verdict.reasons))
@@ -115,7 +116,7 @@ def judged(release: Release, verdict: Verdict, now: float) -> Release:
 
 
 def stranded(release: Release, now: float, missing: str) -> Release:
-    """Its versions cannot answer, and nobody counts what others do: there is nothing to be judged."""
+    """End or hold a release whose versions cannot answer and that no server counts."""
     reason = f"no data: {missing}"
     if release.state not in (_RUNNING, _HELD) or release.reason == reason:
         return release
@@ -123,7 +124,7 @@ def stranded(release: Release, now: float, missing: str) -> Release:
 
 
 def rolled_back(release: Release, now: float, reason: str) -> Release:
-    """From every state, and a second time the same."""
+    """Roll back, from any state; idempotent."""
     if release.state is ReleaseState.ROLLED_BACK:
         return release
     release = _with_progress(release, watched_until=None)
@@ -131,7 +132,7 @@ def rolled_back(release: Release, now: float, reason: str) -> Release:
 
 
 def promoted(release: Release, now: float, reason: str) -> Release:
-    """The canary has everything, but for those who are held back."""
+    """Promote: the canary gets all traffic except the units held back."""
     policy, stages = release.policy, len(release.policy.stages)
     asks = policy.traffic.holdback > 0 or release.asks_for_outcomes
     if asks and policy.watch_days:
@@ -140,10 +141,10 @@ def promoted(release: Release, now: float, reason: str) -> Release:
 
 
 def watched(release: Release, now: float, ends: str) -> Release:
-    """A promoted release, as long as it goes on being judged.
+    """Update how long a promoted release is still judged.
 
     Args:
-        ends: What ends that before its time, in words; empty = nothing does.
+        ends: What ends it early, as text; empty = nothing.
     """
     until = release.watched_until
     if until is None:
@@ -159,7 +160,7 @@ def watched(release: Release, now: float, ends: str) -> Release:
 
 
 def _is_all_counted(release: Release) -> bool:
-    """Of all units that were exposed before its promotion."""
+    """Return whether the outcomes of all units exposed before its promotion have been counted."""
     ended, counted = release.ended or 0.0, release.progress.watermarks
     names = [metric.name for metric in release.policy.metrics if metric.is_posted]
     return all(counted.get(name, -math.inf) >= ended for name in names)

@@ -1,7 +1,7 @@
-"""How many times its control's rate is the canary's, and between which bounds?
+"""Estimate and interval of the ratio of the canary's rate to its control's.
 
-The likelihood of each ratio on a grid. An interval is made of those that the mixture of all does not refute
-(Robbins 1970): it holds at every look at once, however often one looks. Knows counts only. Pure.
+The likelihood of each ratio on a grid. An interval consists of the ratios that the mixture of all does not
+reject (Robbins 1970): it is valid at all looks simultaneously. Knows only counts. Pure.
 """
 
 import math
@@ -17,11 +17,11 @@ _LOGS = tuple(math.log(ratio) for ratio in GRID)
 
 
 class Ratio(msgspec.Struct, frozen=True):
-    """What the counts up to now say of the ratio; plain data, that grows by copies.
+    """Likelihoods of the ratio given the counts so far; plain data, updated by copying.
 
     Args:
-        log_likelihoods: One for each of the grid.
-        above, below: Mantel's and Haenszel's sums over the buckets, whose quotient is the ratio.
+        log_likelihoods: One per ratio of the grid.
+        above, below: Mantel-Haenszel sums over the buckets, whose quotient estimates the ratio.
 
     >>> ratio = Ratio().add(30, 130, share=0.1)
     >>> round(ratio.estimate, 2), [round(bound, 1) for bound in ratio.interval(0.05)]
@@ -33,8 +33,12 @@ class Ratio(msgspec.Struct, frozen=True):
     below: float = 0.0
 
     def add(self, canary_events: int, events: int, share: float, factor: float = 1.0) -> Self:
-        """With one more bucket: events of the canary, of both, its share of the units, in (0, 1), and by how
-        much its evidence is to be divided.
+        """Add a bucket.
+
+        Args:
+            events: Events of both sides.
+            share: The canary's share of the units, in (0, 1).
+            factor: Divisor of the evidence.
         """
         return type(self)(
             tuple(
@@ -47,19 +51,19 @@ class Ratio(msgspec.Struct, frozen=True):
 
     @property
     def estimate(self) -> float | None:
-        """None = the control had no event."""
+        """Return the estimate; None = the control had no event."""
         return self.above / self.below if self.below else None
 
     def interval(self, chance: float) -> tuple[float | None, float | None]:
-        """Bounds that are wrong at any look with this chance at most; None = there is none yet."""
-        least = log_mean(self.log_likelihoods) + math.log(chance)  # of a ratio that is not refuted
+        """Return bounds that are wrong at any look with at most this probability; None = none yet."""
+        least = log_mean(self.log_likelihoods) + math.log(chance)  # of a ratio that is not rejected
         kept = [index for index, value in enumerate(self.log_likelihoods) if value >= least]
         if not kept:  # between two of the grid
             kept = [max(range(len(GRID)), key=self.log_likelihoods.__getitem__)]
         return self._crossing(kept[0], kept[0] - 1, least), self._crossing(kept[-1], kept[-1] + 1, least)
 
     def _crossing(self, inside: int, outside: int, least: float) -> float | None:
-        """Where the likelihood falls below the least, between two of the grid."""
+        """Return where the likelihood falls below the limit, between two points of the grid."""
         if not 0 <= outside < len(GRID):
             return None
         near, far = self.log_likelihoods[inside], self.log_likelihoods[outside]

@@ -1,6 +1,6 @@
-"""What is known of one release, from its proposal to its end?
+"""Records of a release, from its proposal to its end.
 
-Frozen records, as the ledger keeps them. How one follows from another is ``procedure.py``'s question.
+Frozen records, as stored in the ledger. Transitions between them are in ``procedure.py``.
 """
 
 from collections.abc import Mapping
@@ -15,17 +15,17 @@ from salver.features.releases.judge.states import ENDED
 from salver.words.errors import InvalidInput
 from salver.words.releases import ReleaseState, Split
 
-#: Times as long as before are the buckets of a release that is promoted.
+#: Factor of the bucket length after promotion.
 _UNHURRIED = 6
-#: What people, and what speaks for them, may ask of a release.
+#: Requests of operators, and of external controllers.
 What = Literal["start", "pause", "resume", "promote", "abort"]
 
 
 class Wish(msgspec.Struct, frozen=True):
-    """Somebody asks something of a release.
+    """A request to change a release.
 
     Attributes:
-        id: Wishes are seen to in the order of their ids.
+        id: Requests are processed in order of their ids.
         time: Unix seconds.
     """
 
@@ -38,19 +38,19 @@ class Wish(msgspec.Struct, frozen=True):
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """Where a release stands, besides its state.
+    """Progress of a release, besides its state.
 
     Attributes:
-        buckets: Counted and judged so far.
-        thresholds: Seconds beyond which an answer is slow, by metric: quantiles of the stable version's
-            answers, and again where those have become slower or faster.
-        bins: By metric, the inner bounds of an output's bins; frozen once enough of the stable version's
-            answers were seen.
+        buckets: Number of buckets judged so far.
+        thresholds: Seconds from which an answer is slow, by metric: quantiles of the stable version's
+            answers, renewed if those change.
+        bins: By metric, the inner bounds of an output's bins, fixed once enough answers of the stable version
+            were seen.
         watermarks: By metric, the time of exposure up to which outcomes have been counted.
-        approvals: Steps that somebody approved.
-        waits_for: What keeps a proposed release from its start, in words; empty = nothing.
-        watched_until: Of a promoted one: Unix seconds, up to which it goes on being judged; None = it is not.
-        is_told: Of a promoted one: a person was told of harm that was proven since.
+        approvals: Approved steps.
+        waits_for: What prevents a proposed release from starting, as text; empty = nothing.
+        watched_until: For a promoted one, Unix seconds until which it is still judged; None = it is not.
+        is_told: For a promoted one, harm proven since has been reported.
     """
 
     buckets: int = 0
@@ -63,25 +63,25 @@ class Progress(msgspec.Struct, frozen=True):
     is_told: bool = False
 
 
-#: Of JSON, as it was written down; raises msgspec.MsgspecError.
+#: Parsers of stored JSON; they raise msgspec.MsgspecError.
 read_progress: Final = msgspec.json.Decoder(Progress).decode
 
 
 class Release(msgspec.Struct, frozen=True):
-    """One attempt to put a canary in the place of the stable version.
+    """An attempt to replace the stable version by a canary.
 
     Attributes:
-        alias: That moves when it is promoted; empty = the version that requests without one mean.
-        salt: Of the hash that assigns units.
-        stage: Number of the stage, from 0 on; the number of stages, once it is promoted.
-        weight: Share of the units that meets the canary now.
-        reason: Why it is in this state, in words.
-        created, changed: Unix seconds, of the proposal and of the last change of state or stage.
-        ended: None = it has not.
-        revision: How often it was written down since it was proposed.
-        is_default: Requests that name no version mean its alias, or it has none.
-        fault: Why what lies there cannot be read, in words: another version of Salver wrote it. Then policy,
-            evidence and progress are not its own.
+        alias: Alias moved on promotion; empty = the default version of requests.
+        salt: Salt of the hash that assigns units.
+        stage: Number of the stage, from 0; the number of stages once it is promoted.
+        weight: Current fraction of units that get the canary.
+        reason: Why it is in this state, as text.
+        created, changed: Unix seconds of the proposal and of the last change of state or stage.
+        ended: Unix seconds; None = not ended.
+        revision: Number of writes since it was proposed.
+        is_default: Its alias is the default of requests without a version, or it has no alias.
+        fault: Why the stored release cannot be read, as text: another version of Salver wrote it. Policy,
+            evidence and progress are then placeholders.
     """
 
     id: str
@@ -108,50 +108,50 @@ class Release(msgspec.Struct, frozen=True):
 
     @property
     def is_live(self) -> bool:
-        """It has not ended."""
+        """Return whether it has not ended."""
         return self.state not in ENDED
 
     @property
     def waits_for(self) -> str:
-        """What keeps it from its start, in words; empty = it has begun, or nothing does."""
+        """Return what prevents it from starting, as text; empty = nothing, or it has started."""
         return self.progress.waits_for if self.state is ReleaseState.PROPOSED else ""
 
     @property
     def watched_until(self) -> float | None:
-        """Unix seconds, up to which a promoted one goes on being judged; None = it does not."""
+        """Return the Unix seconds until which a promoted release is still judged; None = it is not."""
         return self.progress.watched_until if self.state is ReleaseState.PROMOTED else None
 
     @property
     def is_judged(self) -> bool:
-        """What is seen of it counts: it has not ended, or is promoted and still watched."""
+        """Return whether its counts matter: it has not ended, or is promoted and still watched."""
         return not self.fault and (self.is_live or self.watched_until is not None)
 
     @property
     def bucket_seconds(self) -> float:
-        """Length of a bucket of counts: after its promotion there is no hurry, and much to write down."""
+        """Return the length of a bucket; after promotion longer, to reduce writes."""
         return self.policy.bucket_seconds * (1 if self.is_live else _UNHURRIED)
 
     @property
     def stand(self) -> tuple[int, float]:
-        """The stage that it is judged by now, and the canary's share of all units that count."""
+        """Return the stage that it is judged by now, and the canary's share of all units that count."""
         stage = min(self.stage, len(self.policy.stages) - 1)
         return stage, self.weight * (1 - self.policy.traffic.holdback)
 
     @property
     def asks_for_outcomes(self) -> bool:
-        """It is judged by what callers post later, too."""
+        """Return whether posted outcomes are among its metrics."""
         return any(metric.is_posted for metric in self.policy.metrics)
 
     @property
     def keeps_requests(self) -> bool:
-        """Outcomes find whom each request was sent to: in its stages; days of all of them are too many."""
+        """Return whether requests are recorded for their outcomes: only during stages, for lack of space."""
         return self.is_live and self.asks_for_outcomes
 
     @property
     def split(self) -> Split | None:
-        """Who meets which version now; None = all meet the one that they ask for.
+        """Return the current split; None = all requests get the version that they name.
 
-        Of a release that is promoted those units are kept that it holds back, while it is watched.
+        For a promoted release the units held back are kept while it is watched.
         """
         traffic = self.policy.traffic
         is_kept = self.is_judged and traffic.holdback > 0
@@ -174,14 +174,14 @@ class Release(msgspec.Struct, frozen=True):
 def proposed(
     id: str, model: str, versions: tuple[str, str], policy: Policy, now: float, *, alias: str = ""
 ) -> Release:
-    """A new release, of which nothing has been seen.
+    """Return a new release without evidence.
 
     Args:
-        versions: The stable one, and the canary that may take its place.
+        versions: The stable version and the canary.
         now: Unix seconds.
 
     Raises:
-        InvalidInput: both are the same, or a metric has a name under which nothing is counted.
+        InvalidInput: both are equal, or a metric has a name that is never counted.
     """
     for metric in policy.metrics:
         names = COUNTED.get(metric.kind, (metric.name,))

@@ -1,7 +1,7 @@
-"""Do the decisions of a log follow from what it says was seen, bit by bit?
+"""Recomputation of the decisions in a log from its recorded counts.
 
-The judge is pure, so that its log can be computed again, by anyone, on another day. On a machine whose
-mathematical library rounds otherwise the last bit of a float may differ; decisions do not. Pure.
+The judge is pure, so its log can be recomputed by anyone, at any time. On a machine with a differently
+rounding math library the last bit of a float may differ; decisions do not. Pure.
 """
 
 from collections.abc import Iterable, Iterator
@@ -18,7 +18,7 @@ from salver.words.releases import Bucket, ReleaseState
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """One look, as it was logged: what was put before the judge, and what it said."""
+    """A logged look: the judge's inputs and its verdict."""
 
     bucket: Bucket
     state: ReleaseState
@@ -27,7 +27,7 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 class Step(NamedTuple):
-    """One look, computed again."""
+    """A recomputed look."""
 
     entry: Entry
     evidence: Evidence
@@ -35,11 +35,11 @@ class Step(NamedTuple):
 
     @property
     def is_same(self) -> bool:
-        """To the last bit."""
+        """Return whether it is equal to the last bit."""
         return _bits(self.verdict) == _bits(self.entry.verdict)
 
     def differences(self) -> tuple[str, ...]:
-        """The fields of the verdict in which it is not the same, and how."""
+        """Return the fields of the verdict that differ."""
         logged, again = msgspec.to_builtins(self.entry.verdict), msgspec.to_builtins(self.verdict)
         return tuple(
             f"{name}: logged {logged[name]!r}, now {again[name]!r}"
@@ -49,10 +49,10 @@ class Step(NamedTuple):
 
 
 def replay(policy: Policy, log: Iterable[Entry]) -> Iterator[Step]:
-    """Each look of a release again, from its first bucket on.
+    """Recompute each look of a release, from its first bucket.
 
     Raises:
-        InvalidInput: The log's buckets are none that follow one another.
+        InvalidInput: The log's buckets are not consecutive.
     """
     evidence = start(policy)
     for entry in log:
@@ -61,7 +61,7 @@ def replay(policy: Policy, log: Iterable[Entry]) -> Iterator[Step]:
 
 
 def first_difference(policy: Policy, log: Iterable[Entry]) -> Step | None:
-    """The first look whose verdict does not follow; None = all do, bit by bit."""
+    """Return the first look whose verdict differs; None = all are equal, bit by bit."""
     return next((step for step in replay(policy, log) if not step.is_same), None)
 
 

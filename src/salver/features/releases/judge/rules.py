@@ -1,8 +1,7 @@
-"""What do the owner's rules say of a step, whatever the evidence?
+"""Business rules about steps of a release, independent of evidence.
 
-Typed predicates. A rule makes a verdict stricter, or allows what a stage's budget alone would not; evidence
-it cannot touch. What a rule needs to know and nobody told, it takes for the worst. Who tells is not known
-here. Pure.
+Typed predicates. A rule makes a verdict stricter, or allows what a stage's budget alone would not; it cannot
+change evidence. Unknown facts are assumed to be the worst case. The caller supplies the facts. Pure.
 """
 
 import math
@@ -19,13 +18,13 @@ _TIME = re.compile(r"([01]\d|2[0-3]):([0-5]\d)|24:00")
 
 
 class Blackout(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="blackout"):
-    """No step forward in these hours, or between two moments.
+    """Rule: no step forward in these hours, or between two times.
 
     Attributes:
-        days: Of the week, 0 = Monday; none = every day.
-        start, end: Of the day, ``HH:MM``; an end before its start lies on the next day.
-        utc_offset_minutes: Of the clock that is meant, east of Greenwich.
-        since, until: Unix seconds; with these the hours are not looked at.
+        days: Days of the week, 0 = Monday; empty = every day.
+        start, end: Times of day, ``HH:MM``; an end before the start is on the next day.
+        utc_offset_minutes: Offset of the time zone from UTC, positive to the east.
+        since, until: Unix seconds; if set, the hours are ignored.
     """
 
     days: tuple[int, ...] = ()
@@ -53,7 +52,7 @@ class Blackout(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="bla
             raise InvalidInput("the blackout ends before it begins", field="until", fix="Exchange them.")
 
     def covers(self, at: float) -> bool:
-        """Whether the moment, in Unix seconds, lies in it."""
+        """Return whether a time in Unix seconds lies in it."""
         if self.until:
             return self.since <= at < self.until
         local = at + 60 * self.utc_offset_minutes
@@ -68,21 +67,21 @@ class Blackout(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="bla
 
 
 class MostUnits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="most_units"):
-    """No step forward once so many units have met the canary."""
+    """Rule: no step forward once that many units have got the canary."""
 
     units: int
 
 
 class OnePerLayer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="one_per_layer"):
-    """No step forward while another release runs in the same layer."""
+    """Rule: no step forward while another release runs in the same layer."""
 
 
 class CostCap(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="cost_cap"):
-    """No step forward once the canary's answers to callers have cost more.
+    """Rule: no step forward once the canary's answers to callers have cost more.
 
     Attributes:
-        most: In whatever currency.
-        request: What each of them costs.
+        most: Maximum cost in any currency.
+        request: Cost of each answer.
     """
 
     most: float
@@ -95,11 +94,11 @@ class CostCap(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="cost
 
 
 class Approval(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="approval"):
-    """Somebody has to approve the step into a stage.
+    """Rule: the step into a stage needs approval.
 
     Attributes:
-        stage: Its number, from 0 on; one more than the last is all of the traffic.
-        by: Who may; none = anybody.
+        stage: Number of the stage, from 0; one more than the last means all traffic.
+        by: Who may approve; empty = anybody.
     """
 
     stage: int
@@ -107,17 +106,17 @@ class Approval(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="app
 
 
 class Never(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="never"):
-    """The first such event of the canary rolls it back: a data leak, say."""
+    """Rule: the first such event of the canary causes a rollback, for example a data leak."""
 
     event: str
 
 
 class Coverage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="coverage"):
-    """The canary has to have met these hours of the week before a stage: the daily peak, a Monday morning.
+    """Rule: before a stage the canary must have served these hours of the week, such as the daily peak.
 
     Attributes:
-        stage: Its number; one more than the last is all of the traffic.
-        hours: Of the week in UTC, 0 = Monday from 0 to 1 o'clock, up to 167.
+        stage: Number of the stage; one more than the last means all traffic.
+        hours: Hours of the week in UTC, 0 = Monday from 0 to 1 o'clock, up to 167.
     """
 
     stage: int
@@ -131,9 +130,7 @@ class Coverage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="cov
 
 
 class ShipOnBudget(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="ship_on_budget"):
-    """These stages may be left when their sample is there and nothing speaks against the canary, though
-    nothing proves it harmless.
-    """
+    """Rule: these stages may end with a complete sample and no evidence against the canary, without proof."""
 
     stages: tuple[int, ...]
 
@@ -142,19 +139,19 @@ Rule = Blackout | MostUnits | OnePerLayer | CostCap | Approval | Never | Coverag
 
 
 class Approved(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Who approved the step into which stage."""
+    """Approval of the step into a stage."""
 
     stage: int
     by: str
 
 
 class Facts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What rules may ask about and no evidence holds.
+    """Facts for rules that are not part of the evidence.
 
     Attributes:
-        others_in_layer: Releases that run in the same layer; None = not known.
-        missing: Why one of its versions cannot answer, for long already, in words; empty = both can.
-        waiting: Who waits for the canary in vain, in words; empty = nobody is known to.
+        others_in_layer: Releases that run in the same layer; None = unknown.
+        missing: Why one of its versions has long been unable to answer, as text; empty = both can.
+        waiting: Requests that wait too long for the canary, as text; empty = none known.
     """
 
     approvals: tuple[Approved, ...] = ()
@@ -164,15 +161,15 @@ class Facts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Moment(msgspec.Struct, frozen=True):
-    """Where a release stands, for the rules.
+    """State of a release, for the rules.
 
     Attributes:
         at: Unix seconds.
-        stage: The one that a step forward would lead into.
-        canary_units: That have met the canary up to now.
-        canary_requests: That it was asked up to now.
-        canary_events: Of the canary up to now, by name.
-        hours: Of the week, in UTC, in which the canary was asked.
+        stage: The stage after a step forward.
+        canary_units: Units of the canary so far.
+        canary_requests: Requests to the canary so far.
+        canary_events: Events of the canary so far, by name.
+        hours: Hours of the week in UTC with requests to the canary.
     """
 
     at: float
@@ -184,14 +181,14 @@ class Moment(msgspec.Struct, frozen=True):
 
 
 class Objection(msgspec.Struct, frozen=True):
-    """What a rule calls for instead of a step forward, and why."""
+    """Decision that a rule demands instead of a step forward, with the reason."""
 
     decision: Decision
     reason: str
 
 
 def objections(rules: Sequence[Rule], facts: Facts, moment: Moment) -> list[Objection]:
-    """Those of all rules, in their order."""
+    """Return the objections of all rules, in order."""
     found = []
     for rule in rules:
         reason = _objection(rule, facts, moment)
@@ -202,12 +199,12 @@ def objections(rules: Sequence[Rule], facts: Facts, moment: Moment) -> list[Obje
 
 
 def may_ship_on_budget(rules: Sequence[Rule], stage: int) -> bool:
-    """Whether a rule allows it for the stage."""
+    """Return whether a rule allows the stage to ship on its budget."""
     return any(isinstance(rule, ShipOnBudget) and stage in rule.stages for rule in rules)
 
 
 def hour_of_week(at: float) -> int:
-    """In UTC, from 0 (Monday from 0 to 1 o'clock) to 167.
+    """Return the hour of the week in UTC, from 0 (Monday from 0 to 1 o'clock) to 167.
 
     >>> hour_of_week(0.0)  # a Thursday
     72
@@ -216,7 +213,7 @@ def hour_of_week(at: float) -> int:
 
 
 def _objection(rule: Rule, facts: Facts, moment: Moment) -> str:
-    """In words; empty = none."""
+    """Return an objection as text; empty = none."""
     match rule:
         case Blackout():
             return "there is a blackout now" if rule.covers(moment.at) else ""

@@ -1,12 +1,11 @@
-"""Are the answers to copies alike enough for a canary to meet its first callers?
+"""Evidence from shadow requests before a canary gets its first callers.
 
-The evidence of a first stage without weight, where nobody meets the canary: copies of what the stable
-version was asked, answered by both (features/releases/experiments/compare.py). Bets on the part of them
-that is not alike,
-looked at any time (Ville 1939; Waudby-Smith and Ramdas 2024): against its being as large as may just be, to
-go on; against its being no larger, to be held or rolled back. Answers that differ come in bursts, as a
-replica that hiccups: how wild they are tempers the evidence of harm, as that of events (``wildness.py``), and
-no bucket proves it alone. What decides, and when, is ``judge.py``'s question. Pure.
+Used in a first stage without weight: copies of requests to the stable version, answered by both
+(features/releases/experiments/compare.py). The evidence bets on the fraction of copies that differ, and is
+valid at any time (Ville 1939; Waudby-Smith and Ramdas 2024): against the largest tolerable fraction, to
+continue; against a smaller one, to hold or roll back. Answers that differ come in bursts, as from a replica
+with a hiccup: their variation tempers the evidence of harm, as for events (``wildness.py``), and no single
+bucket proves it. Decisions are made in ``judge.py``. Pure.
 """
 
 import math
@@ -20,19 +19,19 @@ from salver.stats.combine import log_mean
 from salver.words.errors import InvalidInput
 from salver.words.releases import Copies, Counts, plus
 
-#: Parts of copies that are not alike, on which the evidence bets, as multiples of the greatest that may be.
+#: Fractions of differing copies that the evidence bets on, as multiples of the largest tolerable one.
 FEWER: Final = (0.5, 0.2, 0.05)
 MORE: Final = (1.5, 2.0, 5.0, 20.0)
-#: A share of the units at which wildness divides evidence by the variance of a count, in Poisson's.
+#: Share of units at which the tempering factor equals the variance ratio of a Poisson count.
 _HALF: Final = 0.5
 
 
 class Alike(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the comparison has to show.
+    """Required agreement of copies.
 
     Attributes:
-        least: Part of the copies that the canary answers, and alike, which has to be proven; in (0, 1).
-        rolls_back: Where it is proven that fewer are, the release is rolled back; else it is held.
+        least: Fraction of copies with a matching answer that must be proven, in (0, 1).
+        rolls_back: If fewer is proven, roll back; otherwise hold.
     """
 
     least: float = 0.99
@@ -48,11 +47,11 @@ class Alike(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class CopyEvidence(msgspec.Struct, frozen=True):
-    """What copies have shown; grows by copies of itself.
+    """Evidence from copies; updated by copying.
 
     Args:
-        fewer, more: For each bet, the logarithm of its likelihood ratio to the greatest part that may differ.
-        wildness: Of copies that are not alike; of one arm alone, as of a control.
+        fewer, more: For each bet, the log likelihood ratio to the largest tolerable fraction.
+        wildness: Variation of differing copies, for a single arm.
     """
 
     copies: Copies = Copies()
@@ -62,16 +61,16 @@ class CopyEvidence(msgspec.Struct, frozen=True):
 
     @property
     def log_alike(self) -> float:
-        """The logarithm of the evidence that enough are alike."""
+        """Return the log evidence that enough copies match."""
         return log_mean(self.fewer)
 
     @property
     def log_unlike(self) -> float:
-        """The logarithm of the evidence that fewer are."""
+        """Return the log evidence that fewer match."""
         return log_mean(self.more)
 
     def add(self, copies: Copies, alike: Alike, *, is_whole: bool = True) -> Self:
-        """With those of one more bucket, which may be as long as all."""
+        """Add the copies of one more bucket of any length."""
         most, bad = 1 - alike.least, copies.differed + copies.failed
         fewer = _steps([most * times for times in FEWER], most, bad, copies.asked - bad)
         more = _steps(_worse(most), most, bad, copies.asked - bad)
@@ -88,7 +87,7 @@ class CopyEvidence(msgspec.Struct, frozen=True):
 
 
 def verdict(evidence: CopyEvidence, alike: Alike, alpha: float, beta: float) -> CopyVerdict:
-    """How the evidence stands against what decides.
+    """Return how the evidence compares with the thresholds.
 
     >>> seen = CopyEvidence().add(Copies(asked=600), Alike())
     >>> verdict(seen, Alike(), 0.01, 0.05).missing
@@ -108,7 +107,7 @@ def verdict(evidence: CopyEvidence, alike: Alike, alpha: float, beta: float) -> 
 
 
 def told(copies: Copies) -> str:
-    """Counts in words.
+    """Format the counts as text.
 
     >>> told(Copies(asked=200, differed=3, failed=1, slower=50))
     'of 200 copies 3 differ and 1 failed; 50 took the canary longer'
@@ -120,7 +119,7 @@ def told(copies: Copies) -> str:
 
 
 def objection(found: CopyVerdict) -> str:
-    """Why the canary shall meet nobody; empty = nothing is proven against it."""
+    """Return why no caller may get the canary; empty = nothing is proven."""
     if found.log_unlike < found.threshold:
         return ""
     return (
@@ -130,18 +129,18 @@ def objection(found: CopyVerdict) -> str:
 
 
 def fewest(alike: Alike, beta: float) -> float:
-    """Copies after which a canary whose answers are all alike may go on."""
+    """Return the number of copies after which a canary whose answers all match may continue."""
     most = 1 - alike.least
     gain = math.log1p(-most * FEWER[-1]) - math.log1p(-most)
     return (-math.log(beta) + math.log(len(FEWER))) / gain
 
 
 def _worse(most: float) -> list[float]:
-    """Parts on which it is bet, above the greatest that may be and below all."""
+    """Return the fractions to bet on, above the tolerable one and below 1."""
     return [min(most * times, (1 + most) / 2) for times in MORE]
 
 
 def _steps(bets: list[float], most: float, bad: int, good: int) -> list[float]:
-    """What a bucket brings for each bet."""
+    """Return the log contribution of a bucket for each bet."""
     calm = math.log1p(-most)
     return [bad * math.log(bet / most) + good * (math.log1p(-bet) - calm) for bet in bets]

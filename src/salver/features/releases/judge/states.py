@@ -1,6 +1,6 @@
-"""How may a release move through its life? A table, and the one way to use it.
+"""State machine of a release, as a table.
 
-Who asks for a move, and why, is not known here.
+Who requests a transition, and why, is elsewhere.
 """
 
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from typing import Final
 from salver.words.errors import Conflict
 from salver.words.releases import ReleaseState
 
-#: From a state to those that may follow it: most of them, itself for the next stage or a repeated wish. A
+#: Allowed next states of each state. Most include themselves, for the next stage or a repeated request. A
 #: rollback may follow each; nothing follows a rollback.
 MOVES: Final[Mapping[ReleaseState, frozenset[ReleaseState]]] = {
     ReleaseState.PROPOSED: frozenset(ReleaseState) - {ReleaseState.HELD},
@@ -20,12 +20,12 @@ MOVES: Final[Mapping[ReleaseState, frozenset[ReleaseState]]] = {
     ReleaseState.ROLLED_BACK: frozenset({ReleaseState.ROLLED_BACK}),
 }
 
-#: A release in one of these shares traffic out no more.
+#: States in which a release no longer splits traffic.
 ENDED: Final = frozenset({ReleaseState.PROMOTED, ReleaseState.ROLLED_BACK})
 
 
 def advance(before: ReleaseState, after: ReleaseState) -> ReleaseState:
-    """The state after a move; after a rollback, which is idempotent, always that.
+    """Return the state after a transition; after a rollback, which is idempotent, always that.
 
     Raises:
         Conflict: The table has no such move.

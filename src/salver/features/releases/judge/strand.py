@@ -1,8 +1,8 @@
-"""What do the events of one kind say, up to now, of the canary beside its control?
+"""Evidence from the events of one kind, for the canary and its control.
 
-The binomial evidence of harm, tempered by how wild events are; the sign-flip evidence beside the matched
-baseline; both anew for each hour; the evidence of no harm since the stage began; how large the effect is. A
-metric has one strand; an output has two for each of its bins, since it may move either way. Pure.
+The binomial evidence of harm, tempered by the variation of events; the sign-flip evidence against the matched
+baseline; both also for each hour; the evidence of no harm since the stage began; and the size of the effect.
+A metric has one strand; an output has two for each of its bins, because it may move either way. Pure.
 """
 
 from typing import NamedTuple, Self
@@ -18,13 +18,13 @@ from salver.stats.binomial_evidence import BinomialEvidence, harm, no_harm
 from salver.words.errors import InvalidInput
 from salver.words.releases import Counts, plus
 
-#: Once more than this part of a control's units have had it, a gate learns nothing more: those that are left
-#: are the quiet ones, of the worse arm more so, and the arms look alike in the end.
+#: Once more than this fraction of a control's units have had the event, a gate learns nothing more: the
+#: remaining units are those with few events, more so in the worse arm, and the arms converge.
 _MOST_HAD = 1 / 3
 
 
 class Sides(NamedTuple):
-    """The suspect's events, both sides' events, and the suspect's share of the units."""
+    """Events of the suspect, events of both sides, and the suspect's share of the units."""
 
     suspect: int
     events: int
@@ -32,12 +32,12 @@ class Sides(NamedTuple):
 
 
 class Weight(NamedTuple):
-    """For what a bucket counts.
+    """Which evidence a bucket contributes to.
 
     Attributes:
-        gate_margin: Of its stage; None = for no gate.
+        gate_margin: Margin of its stage; None = no gate.
         is_warm: The warm-up is over.
-        is_whole: The bucket is as long as all.
+        is_whole: The bucket has the full length.
     """
 
     gate_margin: float | None = None
@@ -46,12 +46,12 @@ class Weight(NamedTuple):
 
 
 class Lately(NamedTuple):
-    """First events within less than the release, of units that may have had some before.
+    """First events within an hour or stage, of units that may have had some before.
 
     Attributes:
-        hour: Counted from 1970 on.
-        in_hour, in_stage: Units that had it for the first time in the hour, and in the stage.
-        units: That were met before this bucket, by all arms, and may have it again; 0 = they may not.
+        hour: Hour, counted from 1970.
+        in_hour, in_stage: Units with their first event in the hour, and in the stage.
+        units: Units of all arms seen before this bucket that may have it again; 0 = they may not.
     """
 
     hour: int
@@ -61,19 +61,18 @@ class Lately(NamedTuple):
 
 
 class Strand(msgspec.Struct, frozen=True):
-    """Plain data, that grows by copies.
+    """Evidence of one kind of event; plain data, updated by copying.
 
     Args:
-        harm: Evidence that it is worse than its rollback margin allows, of the first event of each unit.
-        flip: The same, from differences to the matched baseline alone; of a canary that is larger than that
-            as much counts as is matched.
-        hourly: The same two, of the first event of each hour.
+        harm: Evidence that it is worse than its rollback margin, from the first event of each unit.
+        flip: The same, only from differences to the matched baseline; a larger canary counts in proportion.
+        hourly: The same two, from the first event of each hour.
         gate: Evidence that it is within the promotion margin, since the stage began.
-        had: Units that have had it since the stage began.
-        ratio: Of the canary's rate to its control's.
-        wildness: Of the control's events.
-        events: All that counted.
-        is_good: Events are what one wants: the suspect is who has fewer, and sides are exchanged.
+        had: Units with the event since the stage began.
+        ratio: Ratio of the canary's rate to its control's.
+        wildness: Variation of the control's events.
+        events: All counted events.
+        is_good: Events are desirable: the suspect has fewer, and the sides are exchanged.
     """
 
     harm: BinomialEvidence = msgspec.field(default_factory=harm)
@@ -89,17 +88,17 @@ class Strand(msgspec.Struct, frozen=True):
     def add(
         self, metric: Metric, counts: Counts, share: float, weight: Weight, lately: Lately | None = None
     ) -> Self:
-        """With one more bucket.
+        """Add a bucket.
 
         Args:
-            metric: Whose strand it is.
-            counts: Of the events, by arm.
-            share: The canary's of the units, in (0, 1).
-            weight: For what it counts.
+            metric: Metric of the strand.
+            counts: Events by arm.
+            share: The canary's share of the units, in (0, 1).
+            weight: What the bucket contributes to.
             lately: None = all units are new.
         """
         if share >= 1:
-            return self  # alone it is compared with nobody
+            return self  # with all traffic there is no control
         lately = lately or Lately(0, counts, counts)
         factor, most = self.wildness.factor(share), self.wildness.most
         hourly = self.hourly.at(lately.hour)
@@ -131,23 +130,23 @@ class Strand(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(self, **changes, hourly=hourly)
 
     def at_new_stage(self) -> Self:
-        """Gates begin anew; evidence of harm never does."""
+        """Return the evidence at a new stage: gates start again, evidence of harm does not."""
         wildness = self.wildness.at_new_stage()
         return msgspec.structs.replace(self, gate=no_harm(), had=Counts(), wildness=wildness)
 
     @property
     def log_harm(self) -> float:
-        """The logarithm of the binomial evidence of harm."""
+        """Return the log binomial evidence of harm."""
         return with_first(self.harm.log_e, self.hourly.log_harm)
 
     @property
     def log_flip(self) -> float:
-        """The logarithm of the sign-flip evidence of harm."""
+        """Return the log sign-flip evidence of harm."""
         return with_first(self.flip.log_e, self.hourly.log_flip)
 
     @property
     def is_of_this_hour(self) -> bool:
-        """First events of the hour say more than those of the release."""
+        """Return whether first events of the hour carry more evidence than those of the release."""
         return self.hourly.harm.log_e > self.harm.log_e
 
     def _flipped(
@@ -159,10 +158,10 @@ class Strand(msgspec.Struct, frozen=True):
         return flip.add_thinned(counts.canary, counts.baseline, keep, sign)
 
     def _sides(self, metric: Metric, counts: Counts, share: float, units: int = 0) -> tuple[Sides, Sides]:
-        """The canary's, and the suspect's.
+        """Return the sides with the canary, and with the suspect, as the subject.
 
         Args:
-            units: Of which those that have had it at this stage do not have it any more; 0 = all may.
+            units: Units, of which those with an event at this stage no longer count; 0 = all count.
         """
         other, rest, had = counts.control, 1 - share, self.had.control
         if metric.is_matched:
@@ -174,7 +173,7 @@ class Strand(msgspec.Struct, frozen=True):
 
 
 def strands(metric: Metric) -> tuple[Strand, ...]:
-    """Without evidence: for an output, up and down of each bin in turn; for a mean none."""
+    """Return empty strands: for an output, up and down for each bin; for a mean none."""
     if metric.kind == "mean":
         return ()
     if metric.kind == "output":
@@ -183,8 +182,7 @@ def strands(metric: Metric) -> tuple[Strand, ...]:
 
 
 def _left(had: int, units: float) -> float:
-    """The part of an arm's units that have not had it: the worse arm runs out of them sooner, and would look
-    no worse in the end.
+    """Return the fraction of an arm's units without the event: the worse arm exhausts them sooner.
 
     >>> _left(0, 0.0), _left(8, 15.0)
     (1.0, 0.5)
@@ -193,16 +191,14 @@ def _left(had: int, units: float) -> float:
 
 
 def _margin(metric: Metric, margin: float) -> float:
-    """As the excess of the suspect's rate: where the canary has less, its control has more."""
+    """Return the margin as the excess of the suspect's rate: if the canary has less, its control has more."""
     return 1 / (1 - margin) - 1 if metric.worse == "less" else margin
 
 
 def _tempered(
     evidence: BinomialEvidence, sides: Sides, margin: float, factor: float, most: float
 ) -> BinomialEvidence:
-    """With a bucket whose evidence is divided, and bounded above. Both only ever take from it (Jensen), so
-    what was valid stays so.
-    """
+    """Add a bucket with divided and bounded evidence. Both only reduce it (Jensen), so it stays valid."""
     if not sides.events:
         return evidence
     if not 0 <= sides.suspect <= sides.events:

@@ -1,6 +1,6 @@
-"""What did the judge say, and on which grounds? The words of its answers.
+"""Records of the judge's verdicts and their grounds.
 
-Records only: how one comes about is ``judge.py``'s question.
+Verdicts are made in ``judge.py``.
 """
 
 import enum
@@ -12,19 +12,18 @@ import msgspec
 
 from salver.words.releases import Copies, Counts
 
-#: Logarithms of numbers that are easier to read as powers of ten are larger.
+#: Absolute logarithms above this are shown as powers of ten.
 _READABLE = 11.0
 
 
 class Decision(enum.StrEnum):
-    """What is to become of the release, from the mildest to the strictest.
+    """Decision about a release, from the mildest to the strictest.
 
     Attributes:
-        PROMOTE: Its next stage, or all of the traffic after the last.
-        CONTINUE: Nothing; more is to be seen.
-        HOLD: It keeps its weight, and what it misses is said; nothing else than a later verdict, or the
-            deadline, ends that.
-        ROLLBACK: The stable version takes everything back, at once and for good.
+        PROMOTE: Go to the next stage, or to all traffic after the last.
+        CONTINUE: Change nothing and collect more evidence.
+        HOLD: Keep the weight and report what is missing, until a later verdict or the deadline.
+        ROLLBACK: Return all traffic to the stable version, immediately and finally.
     """
 
     PROMOTE = "promote"
@@ -34,32 +33,32 @@ class Decision(enum.StrEnum):
 
     @property
     def strictness(self) -> int:
-        """From 0 on, in the order above."""
+        """Return the rank in the order above, from 0."""
         return list(Decision).index(self)
 
 
-#: Why a release is held: no requests; the arms have not the units they should have; late outcomes; enough was
-#: seen, and proves neither; copies are not alike; a rule of the owner's; a person.
+#: Why a release is held: no requests; unexpected numbers of units in the arms; late outcomes; a complete
+#: sample without proof; copies that differ; a business rule; a person.
 Cause = Literal["no_data", "split", "late", "inconclusive", "unlike", "rule", "person"]
 
 
 class MetricVerdict(msgspec.Struct, frozen=True):
-    """What is known of one metric.
+    """Evidence of one metric.
 
     Attributes:
-        effect: The canary's rate, or mean, as a multiple of its control's; None = it cannot be told yet.
-        low, high: Between which it lies, at every look at once, with 1 - beta; None = without a bound.
-        log_e: Logarithm of the evidence that it is worse than its margin allows, as it counts.
-        log_harm, log_flip: Of which the first is the binomial evidence, tempered, or that of means; the
-            second the sign-flip evidence, against the matched baseline, which means have not.
-        threshold: Of ``log_e``, beyond which this metric alone rolls back.
-        log_gate: Logarithm of the evidence of this stage that it is within its promotion margin.
-        gate: Of ``log_gate``, from which on the metric passes; None = it is no gate.
-        dispersion: By which evidence is divided, 1 or more: how much wilder the control is than chance.
-        units: Seen for the first time, by arm.
-        events: Which counted, by arm.
-        missing: What it lacks to promote, in words; empty = nothing.
-        undecided: Why nothing can be said of a mean yet, in words; empty = it can.
+        effect: The canary's rate, or mean, as a multiple of its control's; None = unknown yet.
+        low, high: Bounds of the effect, valid at all looks simultaneously with 1 - beta; None = no bound.
+        log_e: Log evidence that it is worse than its margin, as used for decisions.
+        log_harm, log_flip: The tempered binomial evidence, or that of means; and the sign-flip evidence
+            against the matched baseline, which means do not have.
+        threshold: Value of ``log_e`` beyond which this metric alone causes a rollback.
+        log_gate: Log evidence of this stage that it is within its promotion margin.
+        gate: Value of ``log_gate`` from which the metric passes; None = not a gate.
+        dispersion: Divisor of the evidence, at least 1: variation of the control relative to chance.
+        units: Units seen for the first time, by arm.
+        events: Counted events, by arm.
+        missing: What it lacks for promotion, as text; empty = nothing.
+        undecided: Why no conclusion about a mean is possible yet, as text; empty = it is.
     """
 
     name: str
@@ -80,15 +79,15 @@ class MetricVerdict(msgspec.Struct, frozen=True):
 
 
 class CopyVerdict(msgspec.Struct, frozen=True):
-    """What is known of copies.
+    """Evidence of copies.
 
     Attributes:
-        copies: Of the release; a unit counts once in a bucket.
-        log_alike: Logarithm of the evidence that as many are alike as have to be.
-        gate: Of ``log_alike``, from which on the stage may be left.
-        log_unlike: Logarithm of the evidence that fewer are.
-        threshold: Of ``log_unlike``, from which on the stage is held or the release rolled back.
-        missing: What it lacks, in words; empty = nothing.
+        copies: Copies of the release; a unit counts once per bucket.
+        log_alike: Log evidence that enough copies match.
+        gate: Value of ``log_alike`` from which the stage may end.
+        log_unlike: Log evidence that fewer match.
+        threshold: Value of ``log_unlike`` from which the release is held or rolled back.
+        missing: What it lacks, as text; empty = nothing.
     """
 
     copies: Copies
@@ -100,19 +99,19 @@ class CopyVerdict(msgspec.Struct, frozen=True):
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """One look.
+    """Verdict after one look.
 
     Attributes:
         at: Unix seconds, the end of the bucket.
-        stage: That was judged.
-        next_stage: After a promotion; None = there is none, or the release is promoted altogether.
-        reasons: In words, the weightiest first.
-        cause: Of a hold.
-        held_since: Unix seconds; None = it is not held.
-        log_e: Logarithm of all metrics' evidence together.
-        threshold: At which it rolls back: log(1 / alpha).
-        split_log_e: Logarithm of the evidence that the split is broken.
-        copies: What they show, at a stage without weight; None = it has some.
+        stage: Stage that was judged.
+        next_stage: Stage after a promotion; None = no promotion, or the release is fully promoted.
+        reasons: Reasons as text, the most important first.
+        cause: Cause of a hold.
+        held_since: Unix seconds; None = not held.
+        log_e: Log evidence of all metrics together.
+        threshold: Value for a rollback: log(1 / alpha).
+        split_log_e: Log evidence that the split is broken.
+        copies: Evidence of copies, at a stage without weight; else None.
     """
 
     decision: Decision
@@ -130,7 +129,7 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 def strictest(decisions: Sequence[Decision]) -> Decision:
-    """The one that wins where several are called for.
+    """Return the strictest of several decisions.
 
     >>> strictest([Decision.PROMOTE, Decision.HOLD]).value
     'hold'
@@ -139,7 +138,7 @@ def strictest(decisions: Sequence[Decision]) -> Decision:
 
 
 def number(log_e: float) -> str:
-    """Evidence as a number that can be read, from its logarithm.
+    """Format evidence as a readable number, from its logarithm.
 
     >>> number(math.log(812.4)), number(100.0), number(-30.0)
     ('812', '10^43', '10^-13')

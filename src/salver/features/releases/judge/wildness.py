@@ -1,34 +1,34 @@
-"""How much wilder than chance do events come, so that evidence from them has to be tempered?
+"""Variation of events beyond chance, by which evidence is tempered.
 
-Evidence on counts takes events for independent. A replica that hiccups, or one retry storm, makes them come
-in bursts that hit one arm and not the other, and a good canary looks sick. Two things tell: the control,
-whose two arms meet the same version, so that they differ by chance alone; and, until that says enough, how
-far its counts jump from bucket to bucket, all of which is taken for bursts of single arms. Slow changes,
-such as days and nights or outages of all arms, are neither. Pure.
+Evidence on counts assumes independent events. A replica with a hiccup, or a retry storm, causes bursts that
+hit one arm and not the other, so that a good canary looks bad. Two sources show this: the control, whose two
+arms have the same version and differ only by chance; and, until that suffices, how much its counts jump from
+bucket to bucket, all of which is attributed to bursts in single arms. Slow changes, such as day and night or
+outages of all arms, are neither. Pure.
 """
 
 import msgspec
 
 from salver.words.releases import Counts
 
-#: Before a bucket was seen, the variance of rates is taken for so many times their mean, squared. It is
-#: believed the less the more buckets have come, beyond so many by the square of their number.
+#: Prior variance of rates before any bucket, as a multiple of their squared mean. Its weight falls with the
+#: square of the number of buckets beyond this many.
 PRIOR_VARIATION, PRIOR_BUCKETS = 8.0, 3.0
-#: What the control's jumps say weighs as much as so many events expected in its smaller arm.
+#: Weight of the jumps, in expected events of the smaller arm of the control.
 PRIOR_EVENTS = 20.0
-#: The most that one bucket brings, of evidence's logarithm, while rates vary by their mean or more.
+#: Maximum log evidence of one bucket while rates vary by their mean or more.
 MOST = 1.25
 
 
 class Wildness(msgspec.Struct, frozen=True):
-    """What was seen of the control; plain data, that grows by copies.
+    """Observations of the control; plain data, updated by copying.
 
     Args:
-        buckets, events: Of the whole release; only whole buckets.
-        jumps: Sum of the squared differences between successive buckets, less what chance explains.
-        last: Events of the last bucket; None = the next one cannot be held against it.
-        squares, expected: Of this stage: squared differences between the two arms of the control and what
-            each share promises, and what chance makes of them.
+        buckets, events: Totals of the release; only full buckets.
+        jumps: Sum of the squared differences between successive buckets, minus the expectation by chance.
+        last: Events of the last bucket; None = the next one cannot be compared with it.
+        squares, expected: In this stage, the squared deviations of the two control arms from their shares,
+            and their expectation by chance.
 
     >>> calm = Wildness().add(Counts(baseline=1, stable=99), 0.01)
     >>> calm.factor(0.01) < Wildness().add(Counts(baseline=60, stable=40), 0.01).factor(0.01)
@@ -43,14 +43,14 @@ class Wildness(msgspec.Struct, frozen=True):
     expected: float = 0.0
 
     def add(self, events: Counts, share: float, is_whole: bool = True) -> "Wildness":
-        """With one more bucket.
+        """Add a bucket.
 
         Args:
-            share: The canary's of the units.
-            is_whole: It is as long as all; others say nothing of jumps.
+            share: The canary's share of the units.
+            is_whole: It has the full length; others carry no information about jumps.
         """
         control, last = events.control, self.last
-        part = matched_share(share) / (1 - share)  # the baseline's, of the control
+        part = matched_share(share) / (1 - share)  # the baseline's part of the control
         grown = msgspec.structs.replace(
             self,
             squares=self.squares + (events.baseline - part * control) ** 2,
@@ -67,12 +67,12 @@ class Wildness(msgspec.Struct, frozen=True):
         )
 
     def at_new_stage(self) -> "Wildness":
-        """Arms of other sizes: what the differences between them said no longer holds."""
+        """Return the observations at a new stage, without deviations from earlier arm sizes."""
         return msgspec.structs.replace(self, last=None, squares=0.0, expected=0.0)
 
     @property
     def variation(self) -> float:
-        """Of the rate from bucket to bucket: variance by the squared mean; 0 for Poisson counts."""
+        """Return the variation of the rate between buckets: variance by squared mean; Poisson = 0."""
         if not self.events:
             return PRIOR_VARIATION
         mean, count = self.events / self.buckets, PRIOR_BUCKETS + self.buckets
@@ -80,10 +80,10 @@ class Wildness(msgspec.Struct, frozen=True):
         return PRIOR_VARIATION * (PRIOR_BUCKETS / count) ** 2 + seen / count
 
     def factor(self, share: float) -> float:
-        """By which evidence of a next bucket is to be divided, 1 or more.
+        """Return the divisor of the next bucket's evidence, at least 1.
 
-        Were the variation the arms' own, the canary's part of the events would vary by that much more than
-        chance makes it. What the control's arms show weighs as they collect events.
+        If the variation were specific to arms, the canary's part of the events would vary by that factor more
+        than by chance. The weight of the control's arms grows with their events.
         """
         if share >= 1 or not self.buckets:
             return 1.0
@@ -93,14 +93,12 @@ class Wildness(msgspec.Struct, frozen=True):
 
     @property
     def most(self) -> float:
-        """That a next bucket may bring of evidence's logarithm: no single one decides, unless rates are
-        known to be steady.
-        """
+        """Return the maximum log evidence of the next bucket: no single one decides early."""
         return MOST * max(1.0, 1 / self.variation)
 
 
 def matched_share(share: float) -> float:
-    """The baseline's of all units, beside a canary of this share: as large, or what is left.
+    """Return the baseline's share of all units, beside a canary of this share: equal, or the remainder.
 
     >>> matched_share(0.05), matched_share(0.75)
     (0.05, 0.25)
