@@ -1,5 +1,5 @@
-"""Where is it kept what must outlive the server?
+"""Database for everything that outlives the server.
 
 Models and their aliases, releases and their evidence, outcomes: rows of one database, SQLite or PostgreSQL,
-written in one transaction at a time. It knows no meaning of a row.
+written in one transaction at a time. It does not know the meaning of a row.
 """

@@ -1,6 +1,6 @@
-"""How does a ledger go into one file, and from there into a ledger of either kind?
+"""Copying of a ledger to a file, and from a file to a ledger of either kind.
 
-The file is a ledger of SQLite's, whatever it was made from: one state of the source, while others write on.
+The file is an SQLite ledger, whatever the source: one consistent state, even during writes.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ _ROWS_AT_A_TIME: Final = 1000
 
 
 async def copy_out(ledger: Ledger, file: Path) -> None:
-    """Write one state of a ledger into a file that is not there yet.
+    """Write one state of a ledger to a new file.
 
     Raises:
         LedgerFailed: the ledger cannot be read, or the file not written.
@@ -34,10 +34,10 @@ async def copy_out(ledger: Ledger, file: Path) -> None:
 
 
 async def copy_in(file: Path, ledger: Ledger) -> None:
-    """Fill an empty ledger from a file, which is brought to the newest version of the schema.
+    """Fill an empty ledger from a file, which is first migrated to the newest schema.
 
     Raises:
-        Conflict: the ledger has rows already, or a newer Salver has written the file.
+        Conflict: the ledger already has rows, or a newer Salver wrote the file.
         LedgerFailed: one of them cannot be read or written; the ledger stays empty.
     """
     async with await Ledger.open(f"sqlite:///{file}") as source:
@@ -55,7 +55,7 @@ def _copy_pages(connection: Connection, file: Path) -> None:
 
 
 async def _copy_rows(source: Ledger, target: Ledger) -> None:
-    """In one transaction, from one state; the reader's thread waits while the writer's does it all."""
+    """Copy all rows in one transaction from one state; the reader's thread waits for the writer's."""
     loop = asyncio.get_running_loop()
 
     def reading(read: Connection) -> None:
@@ -80,7 +80,7 @@ def _copy_tables(source: Connection, target: Connection, name: str) -> None:
 
 
 def _count_on(target: Connection, table: str) -> None:
-    """PostgreSQL does not see numbers that it did not give itself."""
+    """Advance PostgreSQL's sequences past numbers that it did not assign itself."""
     for column in METADATA.tables[table].columns:
         if column.identity is not None:
             last = target.scalar(select(func.max(column)))

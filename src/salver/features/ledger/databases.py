@@ -1,7 +1,7 @@
-"""Which databases can be a ledger, and how is each one told to write one work at a time?
+"""Supported databases, and how each serialises writers.
 
-SQLite writes ahead (WAL): readers see the last whole transaction, and a writer takes its lock as it begins.
-PostgreSQL is told the same by a lock of the ledger's own, which ends with the transaction.
+SQLite uses write-ahead logging (WAL): readers see the last complete transaction, and a writer takes its lock
+at the start. PostgreSQL gets the same from an advisory lock of the ledger, released with the transaction.
 """
 
 import importlib.util
@@ -17,8 +17,8 @@ from sqlalchemy.exc import ArgumentError
 from salver.features.ledger.watched import connect
 from salver.words.errors import InvalidInput, MissingExtra
 
-#: Of connections to PostgreSQL. One whose other end is gone without a word, or is silent, is given up after
-#: half a minute; the system itself would wait for a quarter of an hour, two hours, or for ever.
+#: Keep-alive of connections to PostgreSQL. A connection whose other end has vanished or is silent is given up
+#: after half a minute; the system's defaults are a quarter of an hour, two hours, or never.
 _NETWORK: Final = {
     "connect_timeout": 10,
     "keepalives_idle": 10,
@@ -26,16 +26,16 @@ _NETWORK: Final = {
     "keepalives_count": 4,
     "tcp_user_timeout": 30_000,
 }
-#: Whom PostgreSQL's advisory lock is for: "salver" in ASCII.
+#: Key of PostgreSQL's advisory lock: "salver" in ASCII.
 _LOCK: Final = 0x73616C766572
 _FIX: Final = "Name sqlite:////folder/salver.db or postgresql://user@host/database."
 
 
 def address_of(url: str) -> URL:
-    """A ledger's URL, read.
+    """Parse a ledger's URL.
 
     Raises:
-        InvalidInput: of another kind, or no URL.
+        InvalidInput: it is not a URL of a supported kind.
         MissingExtra: PostgreSQL's driver is not installed.
     """
     try:
@@ -57,7 +57,7 @@ def address_of(url: str) -> URL:
 
 
 def engine_of(address: URL, patience: float, *, is_reader: bool = False) -> Engine:
-    """Connections that begin as the ledger wants them to. Connects to nothing yet.
+    """Return an engine whose connections are set up for the ledger. Does not connect yet.
 
     Args:
         patience: Seconds to wait for a lock.
@@ -71,13 +71,13 @@ def _sqlite(address: URL, patience: float, is_reader: bool) -> Engine:
     engine = create_engine(address, connect_args={"timeout": patience, "check_same_thread": False})
 
     def prepare(raw: sqlite3.Connection, _: Any) -> None:
-        raw.isolation_level = None  # the driver would begin by itself, and too late
+        raw.isolation_level = None  # the driver would begin a transaction itself, too late
         raw.execute("PRAGMA foreign_keys = ON")
         if is_reader:
             raw.execute("PRAGMA query_only = ON")
         else:
             raw.execute("PRAGMA journal_mode = WAL")
-            raw.execute("PRAGMA synchronous = FULL")  # what is decided survives a loss of power as well
+            raw.execute("PRAGMA synchronous = FULL")  # committed decisions survive a power failure
 
     def begin(connection: Connection) -> None:
         connection.exec_driver_sql("BEGIN" if is_reader else "BEGIN IMMEDIATE")
@@ -111,5 +111,5 @@ def _postgres(address: URL, patience: float, is_reader: bool) -> Engine:
 
 
 def path_of(address: URL) -> Path | None:
-    """The file of a ledger that is one."""
+    """Return the file of an SQLite ledger."""
     return Path(str(address.database)) if address.get_backend_name() == "sqlite" else None

@@ -1,4 +1,4 @@
-"""What does a database's error mean to whoever asked? Its driver's words, in ours, with what to do."""
+"""Translation of database errors into Salver's errors, with advice."""
 
 from typing import Final
 
@@ -7,10 +7,10 @@ from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 
 from salver.words.errors import NotReady, SalverError
 
-#: PostgreSQL's: serialization_failure, deadlock_detected, lock_not_available.
+#: PostgreSQL's serialization_failure, deadlock_detected, lock_not_available.
 _BUSY_STATES: Final = frozenset({"40001", "40P01", "55P03"})
 _BUSY_WORDS: Final = ("database is locked", "database table is locked", "database schema is locked")
-#: What is said of a ledger, by what its driver says.
+#: Advice by text in the driver's message.
 _KNOWN: Final = (
     ("file is not a database", "Name another file, or move this one away."),
     ("unable to open database file", "Is its folder there, and may this user write to it?"),
@@ -28,11 +28,11 @@ _KNOWN: Final = (
 
 
 class LedgerFailed(NotReady):
-    """The ledger cannot be opened, read or written; the message is the database's own reason."""
+    """Ledger that cannot be opened, read or written; the message is the database's reason."""
 
 
 def is_busy(error: BaseException) -> bool:
-    """Another try may well succeed: somebody else held a lock."""
+    """Return whether another attempt may succeed because a lock was held."""
     if not isinstance(error, DBAPIError):
         return False
     if getattr(error.orig, "sqlstate", None) in _BUSY_STATES:
@@ -41,12 +41,12 @@ def is_busy(error: BaseException) -> bool:
 
 
 def is_cut_off(error: BaseException) -> bool:
-    """The connection is gone, and with it the transaction."""
+    """Return whether the connection, and with it the transaction, is lost."""
     return isinstance(error, DBAPIError) and error.connection_invalidated
 
 
 def in_our_words(error: SQLAlchemyError, url: URL) -> SalverError:
-    """The same, naming the ledger and what to do. No password is in it."""
+    """Return Salver's error with the ledger and what to do, without a password."""
     said = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
     fix = next((fix for word, fix in _KNOWN if word in said.lower()), "")
     if is_busy(error):
@@ -55,7 +55,7 @@ def in_our_words(error: SQLAlchemyError, url: URL) -> SalverError:
 
 
 def shown(url: URL) -> str:
-    """The address, without its password."""
+    """Return the address without its password."""
     if url.get_backend_name() == "sqlite":
         return str(url.database)
     return url.set(drivername="postgresql", query={}).render_as_string(hide_password=True)

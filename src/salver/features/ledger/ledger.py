@@ -1,8 +1,7 @@
-"""How is the ledger written and read? One writer, readers beside it, each on threads of their own.
+"""Access to the ledger: one writer and concurrent readers, each on their own threads.
 
-What one call of :meth:`Ledger.write` does is one transaction: all of it is there afterwards, or nothing. Of
-several processes one writes at a time, in PostgreSQL, too, so that no work sees half of another's.
-It knows no table.
+One call of :meth:`Ledger.write` is one transaction, applied completely or not at all. Of several processes
+one writes at a time, also with PostgreSQL, so that none sees half of another's work. It knows no table.
 """
 
 import asyncio
@@ -23,18 +22,18 @@ from salver.features.ledger.migrations import migrate
 T = TypeVar("T")
 _LOG: Final = logging.getLogger("salver.features.ledger")
 _READERS: Final = 4
-#: Tries beyond the first of a work that met a lock, which the database waited for as long as it may.
+#: Retries of work that met a lock, after the database's own wait.
 _AGAIN: Final = 3
 _PAUSE_SECONDS: Final = 0.05
-#: Until a work begins, of those that wait in this process.
+#: Maximum seconds that work waits to start in this process.
 _MOST_QUEUED_SECONDS: Final = 30.0
 
 
 class Ledger:
-    """A database. Made by :meth:`open`.
+    """A database. Created by :meth:`open`.
 
     Args:
-        writer, reader: Of the same database.
+        writer, reader: Engines of the same database.
     """
 
     def __init__(self, url: URL, writer: Engine, reader: Engine) -> None:
@@ -48,17 +47,17 @@ class Ledger:
 
     @classmethod
     async def open(cls, url: str, *, patience: float = 30.0) -> Self:
-        """Open a database, and bring it to the newest version of the schema.
+        """Open a database and migrate it to the newest schema.
 
         Args:
             url: ``sqlite:////folder/salver.db`` or ``postgresql://user@host/database``.
-            patience: Seconds that a work waits for others to end theirs.
+            patience: Maximum seconds to wait for others.
 
         Raises:
-            InvalidInput: no such kind of URL.
+            InvalidInput: unsupported kind of URL.
             MissingExtra: PostgreSQL's driver is not installed.
             LedgerFailed: it cannot be opened.
-            Conflict: a newer Salver has written it.
+            Conflict: a newer Salver wrote it.
         """
         address = address_of(url)
         ledger = cls(address, engine_of(address, patience), engine_of(address, patience, is_reader=True))
@@ -70,19 +69,19 @@ class Ledger:
         return ledger
 
     async def write(self, work: Callable[[Connection], T]) -> T:
-        """Do it in one transaction, after the works before it.
+        """Run work in one transaction, after earlier ones.
 
         Args:
-            work: May be called again after it met a lock, so that it changes nothing but rows.
+            work: May be called again after a lock conflict, so it must change only rows.
 
         Raises:
-            SalverError: what ``work`` raises; nothing is written then.
+            SalverError: raised by ``work``; nothing is written then.
             LedgerFailed: the database refuses it, or others take too long.
         """
         return await self._begun(self._writing.submit(self._done, self._writer, work))
 
     async def read(self, work: Callable[[Connection], T]) -> T:
-        """Read from one state of the database, whoever writes meanwhile.
+        """Read from one state of the database, even during writes.
 
         Raises:
             LedgerFailed: the database cannot be read, ``work`` tries to write, or others take too long.
@@ -90,7 +89,7 @@ class Ledger:
         return await self._begun(self._reading.submit(self._done, self._reader, work))
 
     async def close(self) -> None:
-        """Ends what is under way, and lets go of the database."""
+        """Finish active work and close the database."""
         for threads, engine in ((self._writing, self._writer), (self._reading, self._reader)):
             await asyncio.to_thread(threads.shutdown)
             engine.dispose()
@@ -102,12 +101,12 @@ class Ledger:
         await self.close()
 
     async def _begun(self, doing: Future[T]) -> T:
-        """What comes of it, if a thread takes it up in time."""
+        """Run work if a thread starts it in time."""
         is_late = False
 
         def give_up() -> None:
             nonlocal is_late
-            is_late = doing.cancel()  # not what has begun
+            is_late = doing.cancel()  # has no effect on work that has started
 
         waiting = asyncio.get_running_loop().call_later(_MOST_QUEUED_SECONDS, give_up)
         try:
@@ -124,7 +123,7 @@ class Ledger:
             waiting.cancel()
 
     def _done(self, engine: Engine, work: Callable[[Connection], T]) -> T:
-        """On a thread of the engine's own."""
+        """Run work on a thread of the engine."""
         tries = 0
         while True:
             is_ending = False
@@ -135,7 +134,7 @@ class Ledger:
                     transaction.commit()
                     return result
             except SQLAlchemyError as error:
-                # Of a connection that broke while it committed nobody knows whether it did.
+                # if the connection broke during the commit, the transaction may or may not be committed
                 may_retry = is_busy(error) or (is_cut_off(error) and not is_ending)
                 if not may_retry or tries == _AGAIN:
                     raise in_our_words(error, self.url) from error

@@ -1,7 +1,7 @@
-"""How does a database come to the newest version of the schema, from none or from any older one?
+"""Migration of a database to the newest schema from any older one, or from none.
 
-Each version adds tables and columns, which say since when they are there (``schema.py``), and has a step of
-its own in :data:`STEPS` where that is not enough. All of it is one transaction, in which others wait.
+Each version adds tables and columns, marked with ``since`` in ``schema.py``, and has a step of its own in
+:data:`STEPS` if that is not enough. Everything is one transaction, for which others wait.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -14,11 +14,11 @@ from salver.features.ledger.schema import METADATA, NEWEST
 from salver.words.errors import Conflict
 
 Step = Callable[[Connection], None]
-#: What a version changes in the rows that are there, after its tables and columns have been added.
+#: Changes of existing rows by a version, after its tables and columns have been added.
 STEPS: Final[Mapping[int, Step]] = {}
 
 _HISTORY: Final = "CREATE TABLE IF NOT EXISTS salver_schema (version BIGINT NOT NULL PRIMARY KEY)"
-#: What may not happen to rows, by what their table says of them.
+#: Operations that a table forbids on its rows, by its ``rows`` setting.
 _EVENTS: Final = {"free": (), "unchanged": ("UPDATE",), "kept": ("UPDATE", "DELETE", "TRUNCATE")}
 _SQLITE_TRIGGER: Final = """CREATE TRIGGER {table}_{event} BEFORE {event} ON {table}
 BEGIN SELECT RAISE(ABORT, 'rows of {table} are kept as they are'); END"""
@@ -29,17 +29,17 @@ FOR EACH STATEMENT EXECUTE FUNCTION salver_refuse()"""
 
 
 def version_of(connection: Connection) -> int:
-    """The schema's version in a database; 0 = there is none."""
+    """Return the schema version of a database; 0 = none."""
     if not inspect(connection).has_table("salver_schema"):
         return 0
     return int(connection.execute(text("SELECT COALESCE(MAX(version), 0) FROM salver_schema")).scalar_one())
 
 
 def check_age(version: int, newest: int = NEWEST) -> None:
-    """Can this Salver read a database of that version?
+    """Check that this Salver can read a database of that version.
 
     Raises:
-        Conflict: a newer one has written it.
+        Conflict: a newer Salver wrote it.
     """
     if version > newest:
         raise Conflict(
@@ -54,10 +54,10 @@ def migrate(
     metadata: MetaData = METADATA,
     steps: Mapping[int, Step] = STEPS,
 ) -> None:
-    """Bring a database to a version, within a transaction that nobody else writes in.
+    """Migrate a database to a version, within a transaction with exclusive write access.
 
     Raises:
-        Conflict: a newer Salver has written it.
+        Conflict: a newer Salver wrote it.
     """
     connection.execute(text(_HISTORY))
     present = version_of(connection)
@@ -71,7 +71,7 @@ def migrate(
 
 
 def statements(metadata: MetaData, version: int, dialect: Dialect) -> Iterator[str]:
-    """What a version adds: new tables with their columns of that time, columns of older tables, indexes."""
+    """Return the statements of a version: new tables as of then, new columns of older tables, indexes."""
     then = _as_of(metadata, version)
     if dialect.name != "sqlite":
         yield _POSTGRES_FUNCTION
@@ -94,7 +94,7 @@ def _since(item: SchemaItem, default: int) -> int:
 
 
 def _as_of(metadata: MetaData, version: int) -> MetaData:
-    """The tables as a version has them; SQLAlchemy leaves columns out that it takes for the system's."""
+    """Return the tables as of a version; SQLAlchemy omits columns marked as system columns."""
     then = MetaData()
     for table in metadata.sorted_tables:
         born = _since(table, 1)
@@ -105,7 +105,7 @@ def _as_of(metadata: MetaData, version: int) -> MetaData:
 
 
 def _refusals(table: Table, dialect: str) -> Iterator[str]:
-    """Triggers against changes of rows that are kept."""
+    """Return triggers that reject changes of protected rows."""
     for event in _EVENTS[table.info.get("rows", "free")]:
         if dialect != "sqlite":
             yield _POSTGRES_TRIGGER.format(table=table.name, event=event)

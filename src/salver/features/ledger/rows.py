@@ -1,7 +1,7 @@
-"""How do very many rows come into a table at once?
+"""Bulk insertion of rows.
 
-Column by column, by one call of the driver's: SQLAlchemy's own way takes as long again as the database does.
-Rows whose key is there already are passed over, by whomever they were written. It knows no table.
+Column by column with one call of the driver: SQLAlchemy's own way takes as long again as the database. Rows
+whose key already exists are skipped. It knows no table.
 """
 
 import itertools
@@ -12,15 +12,15 @@ from sqlalchemy import Connection, Table
 
 
 def add(connection: Connection, table: Table, columns: Mapping[str, Any]) -> int:
-    """Add those rows that are not there yet.
+    """Insert rows that do not exist yet.
 
-    SQLite is quicker the more of them lie near each other, so let them be sorted by their key.
+    Sort them by key: SQLite is faster if they are close together.
 
     Args:
-        columns: By name, a list with one value of each row, all of one length, or what is the same in all.
+        columns: By name, a list with one value per row, or a value common to all rows.
 
     Returns:
-        How many there were.
+        Number of rows.
     """
     lists = {name: values for name, values in columns.items() if isinstance(values, list)}
     if not lists or not next(iter(lists.values())):
@@ -30,7 +30,7 @@ def add(connection: Connection, table: Table, columns: Mapping[str, Any]) -> int
         marks = ", ".join("?" * len(columns))
         statement = f"INSERT INTO {table.name} ({names}) VALUES ({marks}) ON CONFLICT DO NOTHING"
         each = (values if name in lists else itertools.repeat(values) for name, values in columns.items())
-        rows = list(zip(*each, strict=False))  # what is the same in all has no end
+        rows = list(zip(*each, strict=False))  # a common value is repeated without end
         return connection.exec_driver_sql(statement, rows).rowcount
     kinds = {name: table.c[name].type.compile(connection.dialect) for name in columns}
     taken = ", ".join(name if name in lists else f"%s::{kinds[name]}" for name in columns)

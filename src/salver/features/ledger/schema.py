@@ -1,9 +1,9 @@
-"""Which tables and columns are there?
+"""Tables and columns of the ledger.
 
-Each says since which version of the schema (``since``), and whether its rows may be changed (``rows``):
-``kept`` = neither changed nor removed, and a correction supersedes; ``unchanged`` = not changed, but removed
-when they are old. ``migrations.py`` makes a database of it. Times are Unix seconds; JSON is text, written by
-msgspec, so that floats come back bit by bit; hashes of 64 bits are stored signed.
+Each has the schema version that introduced it (``since``), and a rule for its rows (``rows``): ``kept`` =
+never changed or deleted, corrections are new rows; ``unchanged`` = not changed, but deleted when old.
+``migrations.py`` creates the database. Times are Unix seconds; JSON is text written by msgspec, so that
+floats are restored exactly; 64-bit hashes are stored signed.
 """
 
 from collections.abc import Sequence
@@ -28,9 +28,9 @@ from sqlalchemy.schema import SchemaItem
 Rows = Literal["free", "unchanged", "kept"]
 
 METADATA: Final = MetaData()
-#: The version of the schema that this Salver writes.
+#: Schema version that this Salver writes.
 NEWEST: Final = 4
-#: SQLite counts only in a column of this very type.
+#: SQLite auto-increments only columns of this type.
 _COUNTED: Final = BigInteger().with_variant(Integer(), "sqlite")
 
 
@@ -55,7 +55,7 @@ def _number(name: str) -> Column[Any]:
 
 
 def _maybe(name: str) -> Column[Any]:
-    """A number, or a time that has not come."""
+    """Return a column for a number, or a time that may be missing."""
     return Column(name, Double, nullable=True)
 
 
@@ -73,8 +73,8 @@ def _of_version() -> ForeignKeyConstraint:
 
 # The registry.
 
-#: ``default_alias``: which one a request without a version means; ``policy``: what a move of an alias
-#: sets off, ``immediate`` or a rollout policy.
+#: ``default_alias``: alias of requests without a version; ``policy``: what moving an alias does,
+#: ``immediate`` or a rollout policy.
 MODEL: Final = _table(
     "model",
     ["name"],
@@ -87,7 +87,7 @@ MODEL: Final = _table(
     since=1,
 )
 
-#: ``files``: path, size and sha256 of each; ``removed``: when its files went (the number stays taken).
+#: ``files``: path, size and sha256 of each; ``removed``: when its files were removed (the number stays used).
 VERSION: Final = _table(
     "version",
     ["model", "number"],
@@ -158,7 +158,7 @@ ALIAS: Final = _table(
     since=1,
 )
 
-#: Who may move an alias, be it there already or not: names of roles.
+#: Roles that may move an alias, whether or not it exists.
 PROTECTION: Final = _table(
     "protection",
     ["model", "alias"],
@@ -169,7 +169,7 @@ PROTECTION: Final = _table(
     since=1,
 )
 
-#: ``subject``: which alias, version, tag or webhook; ``before`` and ``after``: what it meant.
+#: ``subject``: the alias, version, tag or webhook; ``before`` and ``after``: old and new value.
 AUDIT: Final = _table(
     "audit",
     ["seq"],
@@ -187,7 +187,7 @@ AUDIT: Final = _table(
     rows="kept",
 )
 
-#: ``model``: empty = of all; ``events``: actions of the audit, none = all.
+#: ``model``: empty = all; ``events``: actions of the audit log, empty = all.
 WEBHOOK: Final = _table(
     "webhook",
     ["id"],
@@ -201,7 +201,7 @@ WEBHOOK: Final = _table(
     since=1,
 )
 
-#: Who may move protected aliases; ``hash``: sha256 of the token, which is kept nowhere.
+#: Owners of tokens; ``hash``: sha256 of the token, which is not stored.
 TOKEN: Final = _table(
     "token",
     ["id"],
@@ -215,7 +215,7 @@ TOKEN: Final = _table(
     since=1,
 )
 
-#: What webhooks are still to be told, and were; written with the change itself.
+#: Pending and finished deliveries to webhooks; written with the change itself.
 DELIVERY: Final = _table(
     "delivery",
     ["id"],
@@ -232,7 +232,7 @@ DELIVERY: Final = _table(
     since=1,
 )
 
-# Releases, and what they are judged by.
+# Releases and their evidence.
 
 #: ``stable`` and ``canary``: numbers of versions, as text; ``state``: see ``releases.ReleaseState``.
 RELEASE: Final = _table(
@@ -261,7 +261,8 @@ RELEASE: Final = _table(
     since=2,
 )
 
-#: ``what``: start, pause, resume, promote or abort; ``done``: when a server saw to it, with its ``answer``.
+#: ``what``: start, pause, resume, promote or abort; ``done``: when a server processed it, with its
+#: ``answer``.
 WISH: Final = _table(
     "wish",
     ["id"],
@@ -289,7 +290,7 @@ BUCKET: Final = _table(
     rows="kept",
 )
 
-#: ``inputs``: sha256 of what it was decided from.
+#: ``inputs``: sha256 of the inputs of the decision.
 DECISION: Final = _table(
     "decision",
     ["release", "seq"],
@@ -304,8 +305,8 @@ DECISION: Final = _table(
     rows="kept",
 )
 
-#: The first of a unit in an arm, of a release that asks for outcomes. ``unit``: its hash; ``is_first``: it
-#: had met no other arm before, so that its outcome counts here, and nowhere else.
+#: First exposure of a unit in an arm, for a release that needs outcomes. ``unit``: its hash; ``is_first``: it
+#: had been in no other arm, so that its outcome counts only here.
 EXPOSURE: Final = _table(
     "exposure",
     ["release", "unit", "arm"],
@@ -323,8 +324,8 @@ EXPOSURE: Final = _table(
     rows="unchanged",
 )
 
-#: Units that a server has met before all others, in one row for each time that it tells: their hashes, eight
-#: bytes each (little endian, signed).
+#: Units that a server saw before all others, one row per report: their hashes, eight bytes each (little
+#: endian, signed).
 CROWD: Final = _table(
     "crowd",
     ["id"],
@@ -337,7 +338,7 @@ CROWD: Final = _table(
     rows="unchanged",
 )
 
-#: A metric's event happened to a unit for the first time.
+#: First event of a metric for a unit.
 FIRST_EVENT: Final = _table(
     "first_event",
     ["release", "metric", "unit"],
@@ -351,8 +352,8 @@ FIRST_EVENT: Final = _table(
     rows="unchanged",
 )
 
-#: Which arm answered a request, so that its outcome finds it; ``request``: hash of the request's id. Of a
-#: request without a unit, ``unit`` is that, too.
+#: Arm that answered a request, for its outcome; ``request``: hash of the request's id. Without a unit,
+#: ``unit`` is the same.
 PREDICTION: Final = _table(
     "prediction",
     ["request", "release"],
@@ -370,8 +371,8 @@ PREDICTION: Final = _table(
     rows="unchanged",
 )
 
-#: A server that counts a release: how many parts it has told, and up to when (Unix seconds) it told all that
-#: it saw. Nobody waits for one that has left.
+#: A server that counts a release: number of parts stored, and Unix seconds up to which it has reported.
+#: Servers that have left are not waited for.
 WITNESS: Final = _table(
     "witness",
     ["release", "server"],
@@ -384,7 +385,7 @@ WITNESS: Final = _table(
     since=3,
 )
 
-#: What a server counted in a stretch of time, until it is judged, in a bucket with the others' parts.
+#: Counts of a server in an interval, until they are judged in a bucket with those of others.
 PART: Final = _table(
     "part",
     ["release", "server", "number"],
@@ -396,8 +397,8 @@ PART: Final = _table(
     since=3,
 )
 
-#: ``key_kind``: ``prediction``, ``unit``, or ``all`` where it says that everything up to ``event_time`` has
-#: come; ``supersedes``: id of the outcome that this one corrects, of which there is one correction at most.
+#: ``key_kind``: ``prediction``, ``unit``, or ``all`` for a statement that everything up to ``event_time`` has
+#: been posted; ``supersedes``: id of the outcome that this one corrects, with at most one correction each.
 OUTCOME: Final = _table(
     "outcome",
     ["id"],

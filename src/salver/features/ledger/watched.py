@@ -1,8 +1,8 @@
-"""Is PostgreSQL still there, while a statement waits for its answer?
+"""Detection of a lost PostgreSQL server while a statement waits for its answer.
 
-Whoever is between may keep a connection open and pass nothing on: the system's own time-outs never end that.
-So a server that says nothing for long is asked by another connection, and the first one is given up if that
-does not come about. A statement that is only slow goes on.
+A middlebox may keep a connection open and forward nothing, which the system's time-outs never end. So a
+server that is silent for long is probed with another connection, and the first one is given up if that fails.
+A slow statement continues.
 """
 
 import math
@@ -19,22 +19,24 @@ _LOOK_SECONDS = 0.1
 
 
 def connect(*args: Any, **kwargs: Any) -> "psycopg.Connection[Any]":
-    """A connection of psycopg's, of which each wait ends while its server cannot be reached.
+    """Return a psycopg connection whose waits end if its server cannot be reached.
 
-    It is given up, with what the attempt of another connection raised (``psycopg.OperationalError``), some
-    twice as long after the server was heard last as a connection may take to come about.
+    It fails with the error of the other connection attempt (``psycopg.OperationalError``), after about twice
+    the connect time-out since the last sign of life.
 
     Args:
-        args, kwargs: As of ``psycopg.connect``; ``connect_timeout`` in seconds, 0 = for ever.
+        args, kwargs: Arguments of ``psycopg.connect``; ``connect_timeout`` in seconds, 0 = no limit.
     """
-    import psycopg  # which those who have SQLite need not have
+    import psycopg  # not needed with SQLite
 
     seconds = float(kwargs.get("connect_timeout", 0))
     most_silent = seconds if seconds > 0 else math.inf
 
     class Watched(psycopg.Connection[Any]):
+        """Connection with watched waits."""
+
         def wait(self, gen: "PQGen[_T]", interval: float = _LOOK_SECONDS, *rest: Any) -> _T:
-            """Which psycopg calls for all that a server is asked."""
+            """Wait for an answer; called by psycopg for every operation."""
             return super().wait(_heard(gen, most_silent, self._knock), interval, *rest)
 
         def _knock(self) -> None:
@@ -48,7 +50,7 @@ def connect(*args: Any, **kwargs: Any) -> "psycopg.Connection[Any]":
 
 
 def _heard(gen: "PQGen[_T]", most_silent: float, knock: Callable[[], None]) -> "PQGen[_T]":
-    """The same, with a knock after each so many seconds of silence, which may raise."""
+    """Wrap a wait; call the probe, which may raise, after each period of silence."""
     heard = time.monotonic()
     try:
         wanted = next(gen)

@@ -1,5 +1,4 @@
-"""Which versions of a model are there, what is known of them, and which one does a name mean?
+"""Model registry: immutable versions with digests, and aliases that point to them.
 
-Versions are immutable and have a digest; aliases move, and every move is written down with who, when and why.
-What a move means for traffic is a release's business (``rollout/``).
+Every move of an alias is recorded with author, time and reason. Its effect on traffic is up to releases.
 """

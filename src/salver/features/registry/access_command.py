@@ -1,4 +1,4 @@
-"""``salver registry token`` and ``webhook``: who may move protected aliases, and who is told of changes?"""
+"""``salver registry token`` and ``webhook``: access to protected aliases, and notification of changes."""
 
 import secrets
 import time
@@ -49,10 +49,10 @@ def add_token(
     where: Where = USUAL,
     json: Json = False,
 ) -> int:
-    """Make a token, and show it this once. When somebody has the role admin, only they can.
+    """Create a token and show it once. If anybody has the role admin, only an admin may do this.
 
     Args:
-        name: Whose it is.
+        name: Owner of the token.
     """
 
     async def work(registry: "ModelRegistry", actor: "Actor") -> "tuple[Token, str]":
@@ -69,7 +69,7 @@ def add_token(
 
 @token.command(name="list")
 def list_tokens(*, where: Where = USUAL, json: Json = False) -> int:
-    """List the tokens' owners and roles."""
+    """List the owners and roles of tokens."""
     found = run(where, lambda registry, _: _tokens(registry).list())
     columns = ("id", "name", "roles", "by")
     listed(
@@ -84,10 +84,10 @@ def list_tokens(*, where: Where = USUAL, json: Json = False) -> int:
 
 @token.command
 def revoke(id: str, /, *, where: Where = USUAL, json: Json = False) -> int:
-    """Let a token prove nothing any more.
+    """Revoke a token.
 
     Args:
-        id: As it is listed.
+        id: Id of the token.
     """
     run(where, lambda registry, actor: _tokens(registry).revoke(id, actor))
     record({"id": id, "done": "revoked"}) if json else line(f"{id} is revoked")
@@ -107,10 +107,10 @@ def add_webhook(
     where: Where = USUAL,
     json: Json = False,
 ) -> int:
-    """Have a URL told of changes, and show the secret of its signatures this once.
+    """Add a webhook for changes and show its signing secret once.
 
     Args:
-        url: Takes POST requests.
+        url: URL that accepts POST requests.
     """
 
     async def work(registry: "ModelRegistry", actor: "Actor") -> "tuple[Webhook, str]":
@@ -127,7 +127,7 @@ def add_webhook(
 
 @webhook.command(name="list")
 def list_webhooks(*, where: Where = USUAL, json: Json = False) -> int:
-    """List them."""
+    """List webhooks."""
     found = run(where, lambda registry, _: _webhooks(registry).list())
 
     def row(hook: "Webhook") -> list[str]:
@@ -140,10 +140,10 @@ def list_webhooks(*, where: Where = USUAL, json: Json = False) -> int:
 
 @webhook.command(name="remove")
 def remove_webhook(id: str, /, *, why: Why = "", where: Where = USUAL, json: Json = False) -> int:
-    """Tell it nothing any more.
+    """Remove a webhook.
 
     Args:
-        id: As it is listed.
+        id: Id of the webhook.
     """
     run(where, lambda registry, actor: _webhooks(registry).remove(id, actor, why))
     record({"id": id, "done": "removed"}) if json else line(f"{id} is removed")
@@ -162,10 +162,10 @@ def list_deliveries(
     where: Where = USUAL,
     json: Json = False,
 ) -> int:
-    """Tell what was told and what was not, why, and when it is tried again; the newest first.
+    """List deliveries of webhooks with their errors and next attempts, the newest first.
 
     Args:
-        id: Of a webhook; without it, of all.
+        id: Id of a webhook (default: all).
     """
     found = run(where, lambda registry, _: _webhooks(registry).deliveries(id, state, most=limit))
 
@@ -183,10 +183,10 @@ def list_deliveries(
 
 @webhook.command
 def redeliver(id: int, /, *, where: Where = USUAL, json: Json = False) -> int:
-    """Tell it anew, now, and again later if need be.
+    """Deliver a change again, now, with later retries if necessary.
 
     Args:
-        id: Of a delivery, as it is listed.
+        id: Id of the delivery.
     """
     delivery = run(where, lambda registry, _: _webhooks(registry).redeliver(id))
     record(delivery) if json else line(f"{delivery.webhook} is told anew of {delivery.action}")

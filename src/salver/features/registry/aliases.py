@@ -1,8 +1,8 @@
-"""Which version does an alias mean, who may change that, and does it move at once?
+"""Aliases: the version that each points to, permissions, and moves through releases.
 
-An alias means exactly one version. Where the model has a rollout policy, a move of an alias that means
-something already is a proposal: a release begins, and the alias moves when it is promoted. Functions of one
-transaction, so that whoever promotes moves the alias in the very transaction in which it decides.
+An alias points to exactly one version. If the model has a rollout policy, moving an existing alias is a
+proposal: a release starts, and the alias moves on promotion. The functions run within a transaction, so that
+a promotion moves the alias in the same transaction as its decision.
 """
 
 import math
@@ -31,17 +31,16 @@ def set_alias(
     release: str,
     expected: int | None = None,
 ) -> Move:
-    """Let an alias mean a version, or propose it.
+    """Point an alias to a version, or propose that.
 
     Args:
-        release: Id of the release, if there is to be one.
-        expected: What it is to mean before; None = whatever.
+        release: Id for a release, if one is proposed.
+        expected: Required current version; None = any.
 
     Raises:
         NotFound: no such model or version.
-        Outdated: it means something else than expected.
-        Forbidden: the alias is protected, and the actor has none of its roles.
-        Conflict: another release of this alias is under way.
+        Outdated: it does not point to the expected version. Forbidden: the alias is protected, and the actor
+            has none of its roles. Conflict: another release of this alias is active.
     """
     check_alias(alias)
     known = rows.model(connection, model)
@@ -60,7 +59,7 @@ def set_alias(
 
 
 def move(connection: Connection, change: Change, model: str, alias: str, number: int) -> Move:
-    """Let an alias mean a version from now on, whoever it is protected from, and write it down."""
+    """Point an alias to a version regardless of protection, and record it."""
     before = meant(connection, model, alias)
     values = {"number": number, "moved": change.time}
     if before is None:
@@ -73,7 +72,7 @@ def move(connection: Connection, change: Change, model: str, alias: str, number:
 
 
 def meant(connection: Connection, model: str, alias: str) -> int | None:
-    """The version that an alias means; None = there is none of that name."""
+    """Return the version of an alias; None = no such alias."""
     mine = (ALIAS.c.model == model, ALIAS.c.name == alias)
     number: int | None = connection.scalar(select(ALIAS.c.number).where(*mine))
     return number
@@ -82,13 +81,12 @@ def meant(connection: Connection, model: str, alias: str) -> int | None:
 def delete_alias(
     connection: Connection, change: Change, model: str, alias: str, expected: int | None = None
 ) -> None:
-    """It means nothing any more.
+    """Delete an alias.
 
     Raises:
-        NotFound: it means nothing.
-        Outdated: it means something else than expected.
+        NotFound: no such alias. Outdated: it does not point to the expected version.
         Forbidden: it is protected from this actor.
-        Conflict: a release of it is under way.
+        Conflict: a release of it is active.
     """
     check_guard(connection, change, model, alias)
     check_free(connection, model, alias)
@@ -101,12 +99,12 @@ def delete_alias(
 
 
 def protect(connection: Connection, change: Change, model: str, alias: str, roles: tuple[str, ...]) -> None:
-    """From now on an actor needs one of these roles to move the alias; none = anybody may.
+    """Require one of these roles to move an alias; empty = no restriction.
 
     Raises:
         NotFound: no such model.
         Forbidden: it is protected from this actor.
-        InvalidInput: nobody has such a role, so that nobody could move it any more.
+        InvalidInput: no token has such a role, so that the alias could never be moved.
     """
     check_alias(alias)
     known = rows.model(connection, model)
@@ -127,7 +125,7 @@ def protect(connection: Connection, change: Change, model: str, alias: str, role
 
 
 def check_guard(connection: Connection, change: Change, model: str, alias: str) -> None:
-    """May this actor move the alias?
+    """Check that an actor may move an alias.
 
     Raises:
         Forbidden: it may not.
@@ -147,7 +145,7 @@ def check_guard(connection: Connection, change: Change, model: str, alias: str) 
 def set_policy(
     connection: Connection, change: Change, model: str, policy: object, expected: Model | None
 ) -> None:
-    """What the move of an alias sets off: ``immediate``, or a rollout policy, which is not read here."""
+    """Set what moving an alias does: ``immediate``, or a rollout policy, which is not validated here."""
     known = rows.model(connection, model)
     if expected is not None and known != expected:
         raise Outdated(
@@ -160,7 +158,7 @@ def set_policy(
 
 
 def set_default(connection: Connection, change: Change, model: str, alias: str) -> None:
-    """Requests of the model that name no version go to this alias; empty = to ``champion``, or the newest."""
+    """Set the alias for requests that name no version; empty = ``champion``, or the newest version."""
     known = rows.model(connection, model)
     if alias and alias not in known.aliases:
         raise NotFound(f"the model {model!r} has no alias {alias!r}", field="alias")
@@ -177,19 +175,19 @@ def _check_expected(model: str, alias: str, before: int | None, expected: int | 
 
 
 def latest(connection: Connection, model: str, now: float) -> float:
-    """When a release of the model begins that is to be its last, however clocks were set since the others."""
+    """Return a creation time later than those of all releases of the model, however clocks were set."""
     last = connection.scalar(select(func.max(RELEASE.c.created)).where(RELEASE.c.model == model))
     return now if last is None or last < now else math.nextafter(last, math.inf)
 
 
 def check_free(connection: Connection, model: str, alias: str) -> None:
-    """May the alias be moved by hand, or by a new release?
+    """Check that an alias may be moved by hand, or by a new release.
 
     Args:
-        alias: Empty = the version that requests mean which name none.
+        alias: Empty = the default version of requests.
 
     Raises:
-        Conflict: a release of it is under way.
+        Conflict: a release of it is active.
     """
     mine = (RELEASE.c.model == model, RELEASE.c.alias == alias, RELEASE.c.ended.is_(None))
     if (id := connection.scalar(select(RELEASE.c.id).where(*mine))) is not None:

@@ -1,8 +1,8 @@
-"""Where do the files of versions lie, and are they what was pushed?
+"""Files of versions in a folder, and checks of their digests.
 
-``models/NAME/NUMBER/``, as every model repository has them, so that whoever leaves takes the folder along. A
-version is made aside, in ``incoming/``, and renamed, so that it is whole or not there. Blocking. It knows no
-ledger.
+``models/NAME/NUMBER/``, the layout of every model repository, so that the folder can be used without the
+registry. A version is prepared in ``incoming/`` and renamed, so that it is complete or absent. Blocking. It
+knows no ledger.
 """
 
 import contextlib
@@ -24,17 +24,17 @@ from salver.words.errors import Conflict, InvalidInput, NotReady
 _PIECE: Final = 1 << 20
 _MOST_FILES: Final = 20_000
 _READABLE: Final = 0o444
-#: What lies aside and has not changed for so long was left by somebody who was killed.
+#: Age in seconds from which unchanged files in ``incoming/`` count as left by a killed push.
 LEFT_SECONDS: Final = 86_400.0
 OF_NO_PUSH: Final = "Say --hours 24, or more: what has not changed for a day is of no push."
 
 
 class ArtifactsFailed(NotReady):
-    """The folder of the registry's files cannot be read or written; the message is the system's reason."""
+    """Folder of the registry that cannot be read or written; the message is the system's reason."""
 
 
 def digest_of(files: Sequence[FileEntry]) -> str:
-    """Of a version: over its files' paths and contents, in the order of the paths.
+    """Return the digest of a version: over its files' paths and contents, in order of the paths.
 
     >>> digest_of([FileEntry("b", 1, "0" * 64), FileEntry("a", 1, "f" * 64)])[:20]
     'sha256:2c84e9fd04684'
@@ -46,13 +46,13 @@ def digest_of(files: Sequence[FileEntry]) -> str:
 
 
 class Artifacts:
-    """The files of a registry.
+    """Files of a registry in a folder.
 
     Args:
-        folder: Has ``models/`` and ``incoming/``; is made when the first version comes.
+        folder: Contains ``models/`` and ``incoming/``; created with the first version.
     """
 
-    #: They lie elsewhere, and are brought onto this machine to be served.
+    #: True if files are stored elsewhere and fetched to this machine for serving.
     is_distant = False
 
     def __init__(self, folder: Path) -> None:
@@ -66,19 +66,19 @@ class Artifacts:
 
     @property
     def where(self) -> str:
-        """For messages."""
+        """Return the location, for messages."""
         return str(self.folder)
 
     def path_of(self, model: str, number: int) -> Path:
-        """The folder of a version."""
+        """Return the folder of a version."""
         return self.models / model / str(number)
 
     def aside(self, id: str) -> Path:
-        """A folder for what is not there yet, on the same file system."""
+        """Return a folder for unfinished files, on the same file system."""
         return self._incoming / id
 
     def held(self) -> contextlib.AbstractContextManager[Any]:
-        """Meanwhile nothing that has no row yet is swept, however young; waits for who sweeps now.
+        """Prevent sweeping of files without a row in the meantime; wait for a running sweep.
 
         Raises:
             ArtifactsFailed: the folder cannot be written.
@@ -86,15 +86,15 @@ class Artifacts:
         with _told(self._lock):
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = os.fdopen(os.open(self._lock, os.O_RDONLY | os.O_CREAT, 0o644), "rb")
-            with contextlib.suppress(OSError):  # a disk that locks nothing is not swept so early, either
+            with contextlib.suppress(OSError):  # without file locks such young files are not swept either
                 fcntl.flock(lock, fcntl.LOCK_SH)
             return lock
 
     def alone(self) -> contextlib.AbstractContextManager[Any]:
-        """Meanwhile nobody pushes.
+        """Prevent pushes in the meantime.
 
         Raises:
-            Conflict: somebody does, or nobody knows.
+            Conflict: a push is running, or cannot be excluded.
             ArtifactsFailed: the folder cannot be locked.
         """
         with _told(self._lock):
@@ -107,21 +107,21 @@ class Artifacts:
             return lock
 
     def take_in(self, files: Mapping[str, Path], id: str, stop: threading.Event) -> tuple[FileEntry, ...]:
-        """Copy files aside, whole and onto the disk; what they are. What killed pushes left there goes.
+        """Copy files to ``incoming/`` and return their entries; remove leftovers of killed pushes.
 
         Args:
-            files: By the path that each is to have in its version.
-            id: Of the attempt; names the folder that :meth:`place` takes.
-            stop: Set to give up; nothing stays then.
+            files: Source files by their path in the version.
+            id: Id of the attempt; names the folder that :meth:`place` renames.
+            stop: Set to cancel; everything is removed then.
 
         Raises:
-            InvalidInput: a path leads out of the version, or there are too many files, or none.
+            InvalidInput: a path leaves the version's folder, or there are too many files, or none.
             ArtifactsFailed: one cannot be read or written, or ``stop`` was set.
         """
         if not files or len(files) > _MOST_FILES:
             raise InvalidInput(f"a version has 1 to {_MOST_FILES} files, not {len(files)}", fix="Pack them.")
         aside = self._incoming / id
-        with contextlib.suppress(ArtifactsFailed):  # of another user, for instance: no reason not to push
+        with contextlib.suppress(ArtifactsFailed):  # for example files of another user: no reason not to push
             self.sweep_aside(time.time() - LEFT_SECONDS)
         with _told(aside):
             aside.mkdir(parents=True)
@@ -137,7 +137,7 @@ class Artifacts:
             raise
 
     def place(self, id: str, model: str, number: int) -> None:
-        """Give what was taken in its place, which must be free.
+        """Rename a prepared version to its final folder, which must not exist.
 
         Raises:
             ArtifactsFailed: it cannot be renamed.
@@ -150,7 +150,7 @@ class Artifacts:
                 onto_disk(folder)
 
     def adopt(self, unpacked: "Artifacts", model: str, number: int) -> None:
-        """Take a version over from a folder below :meth:`aside`.
+        """Move a version from a folder below :meth:`aside`.
 
         Raises:
             ArtifactsFailed: it cannot be renamed.
@@ -163,29 +163,29 @@ class Artifacts:
             onto_disk(home.parent)
 
     def bring(self, model: str, number: int, files: Sequence[FileEntry]) -> None:
-        """A version's folder is on this machine from now on, whole.
+        """Make a version's folder available on this machine, complete.
 
         Raises:
-            ArtifactsFailed: it cannot be had, or is not what was pushed.
+            ArtifactsFailed: it cannot be fetched, or differs from what was pushed.
         """
 
     def brought(self) -> frozenset[tuple[str, int]]:
-        """What :meth:`bring` has brought, before the last restart, too."""
+        """Return the versions that :meth:`bring` has fetched, including those before the last restart."""
         return frozenset()
 
     def forget(self, model: str, number: int) -> None:
-        """What was brought onto this machine is not needed any more."""
+        """Release the local copy of a version."""
 
     def open(self, model: str, number: int, path: str) -> contextlib.AbstractContextManager[IO[bytes]]:
-        """A file of a version, to be read. Raises OSError, ArtifactsFailed."""
+        """Open a file of a version for reading. Raises OSError, ArtifactsFailed."""
         return (self.path_of(model, number) / path).open("rb")
 
     @staticmethod
     def finish(folder: Path) -> None:
-        """What was not copied by :meth:`take_in`: onto the disk, for all to read.
+        """Sync files that :meth:`take_in` did not copy, and make them readable for all.
 
         Raises:
-            ArtifactsFailed: it cannot be.
+            ArtifactsFailed: that fails.
         """
         with _told(folder):
             for path in folder.rglob("*"):
@@ -195,11 +195,11 @@ class Artifacts:
             onto_disk(folder)
 
     def drop(self, id: str) -> None:
-        """What was taken in is not needed."""
+        """Remove a prepared version."""
         shutil.rmtree(self._incoming / id, ignore_errors=True)
 
     def remove(self, model: str, number: int, id: str) -> None:
-        """The files of a version go, all at once, after its row says so. Nothing there is fine.
+        """Remove the files of a version atomically, after its row says so. Missing files are fine.
 
         Raises:
             ArtifactsFailed: they cannot be renamed.
@@ -213,7 +213,7 @@ class Artifacts:
         self.drop(id)
 
     def entries(self, model: str, number: int) -> tuple[FileEntry, ...]:
-        """What lies there now, read anew; of a file that cannot be read the SHA-256 is empty.
+        """Return the current entries, read again; the SHA-256 of an unreadable file is empty.
 
         Raises:
             ArtifactsFailed: the folder cannot be read.
@@ -222,32 +222,32 @@ class Artifacts:
 
     @staticmethod
     def entries_in(home: Path) -> tuple[FileEntry, ...]:
-        """The same of any folder."""
+        """Return the entries of any folder."""
         with _told(home):
             paths = sorted(path for path in home.rglob("*") if not path.is_dir())
             return tuple(_entry(path, path.relative_to(home).as_posix()) for path in paths)
 
     def sweep(self, known: Collection[tuple[str, int]], before: float) -> tuple[str, ...]:
-        """Remove what lies aside or in the place of no known version, and has not changed since then."""
+        """Remove unfinished files and folders of unknown versions that have not changed since then."""
         unknown = [self.path_of(*version) for version in self.numbers() if version not in known]
         return (*self.sweep_aside(before), *self._swept(unknown, before))
 
     def sweep_aside(self, before: float) -> tuple[str, ...]:
-        """Only what lies aside."""
+        """Remove only unfinished files."""
         with _told(self._incoming):
             return self._swept(list(self._incoming.iterdir()) if self._incoming.exists() else [], before)
 
     def _swept(self, paths: Sequence[Path], before: float) -> tuple[str, ...]:
         gone = []
         for path in paths:
-            with _told(self.folder), contextlib.suppress(FileNotFoundError):  # others push and sweep, too
+            with _told(self.folder), contextlib.suppress(FileNotFoundError):  # concurrent pushes and sweeps
                 if max(each.lstat().st_mtime for each in (path, *path.rglob("*"))) < before:
                     shutil.rmtree(path)
                     gone.append(path.relative_to(self.folder).as_posix())
         return tuple(gone)
 
     def numbers(self) -> Iterator[tuple[str, int]]:
-        """Every folder of a version that there is, whether the ledger knows it or not."""
+        """Return all version folders, whether or not the ledger knows them."""
         with _told(self.models), contextlib.suppress(FileNotFoundError):
             for home in sorted(self.models.glob("*/*")):
                 if home.is_dir() and home.name.isdecimal():
@@ -270,7 +270,7 @@ def _copy(source: Path, aside: Path, path: str, stop: threading.Event) -> FileEn
     target = aside / pure
     found, size = hashlib.sha256(), 0
     with _told(source):
-        if not stat.S_ISREG(source.stat().st_mode):  # a pipe would never end, nor a device
+        if not stat.S_ISREG(source.stat().st_mode):  # a pipe or device would never end
             raise InvalidInput(f"{source} is no file", fix="Leave it out of the model's folder.")
         target.parent.mkdir(parents=True, exist_ok=True)
         with source.open("rb") as read, target.open("xb") as write:
@@ -287,7 +287,7 @@ def _copy(source: Path, aside: Path, path: str, stop: threading.Event) -> FileEn
 
 def _entry(path: Path, name: str) -> FileEntry:
     try:
-        if not stat.S_ISREG(path.lstat().st_mode):  # a link, too, since nobody pushed one
+        if not stat.S_ISREG(path.lstat().st_mode):  # also for links, because none were pushed
             return FileEntry(name, 0, "")
         with path.open("rb") as read:
             return entry_of(read, name)
@@ -296,7 +296,7 @@ def _entry(path: Path, name: str) -> FileEntry:
 
 
 def entry_of(file: IO[bytes], name: str) -> FileEntry:
-    """What a file of that name is, read to its end."""
+    """Return the entry of a file, after reading it to its end."""
     found, size = hashlib.sha256(), 0
     for piece in _pieces(file):
         found.update(piece)
@@ -310,7 +310,7 @@ def _pieces(file: IO[bytes]) -> Iterator[bytes]:
 
 
 def onto_disk(path: Path) -> None:
-    """What was written, or renamed in it, stays so if the power goes."""
+    """Sync a file or folder to disk, so that it survives a power failure."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,6 +1,6 @@
-"""Who changed what, when and why? One line for each change, written with it, which nobody can take back.
+"""Audit log: one permanent line per change, with author, time and reason, written with the change.
 
-Whoever asked to be told (``webhooks.py``) has a delivery from the same moment on.
+Deliveries to webhooks (``webhooks.py``) are created at the same time.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ _MOST: Final = 1000
 
 
 class Change(msgspec.Struct, frozen=True):
-    """Someone's wish to change something.
+    """Author and reason of a change.
 
     Attributes:
         time: Unix seconds.
@@ -36,7 +36,7 @@ def record(
     before: object = "",
     after: object = "",
 ) -> Entry:
-    """Write a change down, in the transaction that makes it."""
+    """Record a change within its transaction."""
     row: dict[str, Any] = {
         "time": change.time,
         "actor": change.actor.name,
@@ -54,8 +54,8 @@ def record(
 
 
 def _tell(connection: Connection, entry: Entry) -> None:
-    """Those who want to know of it."""
-    if entry.action.startswith(("webhook.", "token.")):  # nobody else's business
+    """Create deliveries for the webhooks that subscribe to it."""
+    if entry.action.startswith(("webhook.", "token.")):  # not for other models
         return
     wanting = select(WEBHOOK.c.id, WEBHOOK.c.events).where(WEBHOOK.c.model.in_(["", entry.model]))
     body = msgspec.json.encode({"type": entry.action, "timestamp": entry.time, "data": entry}).decode()
@@ -69,11 +69,11 @@ def _tell(connection: Connection, entry: Entry) -> None:
 
 
 def history(connection: Connection, model: str = "", before: int = 0, most: int = 100) -> Sequence[Entry]:
-    """The last changes, the newest first.
+    """Return the last changes, the newest first.
 
     Args:
-        model: Empty = of all.
-        before: Only those whose number is lower; 0 = from the newest on.
+        model: Model name; empty = all.
+        before: Only lower numbers; 0 = from the newest.
     """
     query = select(AUDIT).order_by(AUDIT.c.seq.desc()).limit(min(max(most, 1), _MOST))
     if model:

@@ -1,4 +1,4 @@
-"""What has happened, who is told of it, and did they hear? The operations over the audit and the webhooks."""
+"""Management operations on the audit log, webhooks and their deliveries."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -23,17 +23,17 @@ from salver.transport.operations import (
 from salver.words.errors import NotFound
 
 _READ_AT_ONCE = 1000
-#: Lines that one request looks through; where they hold too few, it says where to go on.
+#: Maximum lines that one request scans; if they hold too few matches, the answer says where to continue.
 _MOST_READ = 20_000
 _Name = Annotated[str, msgspec.Meta(max_length=128, pattern=STORABLE)]
 
 
 class AuditQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which lines of the audit.
+    """Filter of the audit log.
 
     Attributes:
-        model, action, actor: Only those; empty = of all.
-        before: Lines with a smaller number; 0 = from the newest on.
+        model, action, actor: Exact values; empty = all.
+        before: Only lines with a smaller number; 0 = from the newest.
     """
 
     model: _Name = ""
@@ -44,10 +44,10 @@ class AuditQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Audit(msgspec.Struct, frozen=True):
-    """Lines of the audit, the newest first.
+    """Lines of the audit log, the newest first.
 
     Attributes:
-        next: ``before`` of the next part; 0 = this is the last one.
+        next: ``before`` of the next page; 0 = this is the last one.
     """
 
     items: Sequence[Entry]
@@ -55,17 +55,17 @@ class Audit(msgspec.Struct, frozen=True):
 
 
 class Webhooked(msgspec.Struct, frozen=True):
-    """All who are told, without their secrets: of a URL its host, since its path is the password of some."""
+    """All webhooks without their secrets. Of a URL only the host is shown, because some paths are secret."""
 
     items: tuple[Webhook, ...]
 
 
 class NewWebhook(Why, frozen=True, forbid_unknown_fields=True):
-    """Who wants to be told.
+    """Request for a new webhook.
 
     Attributes:
-        model: Empty = of all.
-        events: Actions of the audit; none = all.
+        model: Model name; empty = all.
+        events: Actions of the audit log; empty = all.
     """
 
     url: Annotated[str, msgspec.Meta(max_length=2000)]
@@ -74,19 +74,19 @@ class NewWebhook(Why, frozen=True, forbid_unknown_fields=True):
 
 
 class MadeWebhook(msgspec.Struct, frozen=True):
-    """It is told from now on. The secret, which signs what it is told, is not shown again."""
+    """A new webhook. The secret, which signs its deliveries, is not shown again."""
 
     webhook: Webhook
     secret: str
 
 
 class DeliveriesQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which deliveries.
+    """Filter of deliveries.
 
     Attributes:
-        webhook: Only its own; empty = those of all.
-        state: None = in any.
-        before: Deliveries with a smaller number; 0 = from the newest on.
+        webhook: Id of a webhook; empty = all.
+        state: State; None = any.
+        before: Only deliveries with a smaller number; 0 = from the newest.
     """
 
     webhook: _Name = ""
@@ -96,10 +96,10 @@ class DeliveriesQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Deliveries(msgspec.Struct, frozen=True):
-    """What webhooks were told, or are to be, the newest first.
+    """Deliveries to webhooks, the newest first.
 
     Attributes:
-        next: ``before`` of the next part; 0 = this is the last one.
+        next: ``before`` of the next page; 0 = this is the last one.
     """
 
     items: Sequence[Delivery]
@@ -107,7 +107,7 @@ class Deliveries(msgspec.Struct, frozen=True):
 
 
 def audit_operations(registry: ModelRegistry, webhooks: Webhooks) -> list[Operation]:
-    """Those rows of the table."""
+    """Return the operations."""
 
     async def tell_audit(asked: ApiRequest) -> Answer:
         return Answer(await _found(registry, asked.query))

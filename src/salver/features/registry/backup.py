@@ -1,7 +1,7 @@
-"""How does a whole registry go into one file, and come back from it?
+"""Backup of a whole registry in one file, and its restoration.
 
-A tar archive: the ledger as one state of it, then every file of the versions that this state knows. It is
-made while others push, and comes back into either kind of ledger, with every digest looked at on the way.
+A tar archive: one state of the ledger, then all files of the versions in it. It can be made during pushes,
+and restored into either kind of database; every digest is verified.
 """
 
 import asyncio
@@ -43,18 +43,18 @@ _BROKEN: Final = (
     lzma.LZMAError,
     msgspec.MsgspecError,
 )
-_TRIES: Final = 3  # where versions are removed while they are copied
+_TRIES: Final = 3  # attempts if versions are removed during the copy
 
 _Versions = Mapping[tuple[str, int], tuple[FileEntry, ...]]
 
 
 class Backup(msgspec.Struct, frozen=True):
-    """What a backup holds.
+    """Content of a backup.
 
     Attributes:
         schema: Version of the ledger's schema.
         created: Unix seconds.
-        bytes: Of all files.
+        bytes: Size of all files.
     """
 
     schema: int
@@ -68,10 +68,10 @@ _read_about: Final = msgspec.json.Decoder(Backup).decode
 
 
 async def back_up(registry: ModelRegistry, file: Path, now: float) -> Backup:
-    """Write a registry into a file, in place of what it held; all of it, or nothing.
+    """Write a registry to a file, replacing it atomically.
 
     Raises:
-        ArtifactsFailed: a file cannot be read or written, or is gone.
+        ArtifactsFailed: a file cannot be read or written, or is missing.
         LedgerFailed: the ledger cannot be read.
     """
     aside = file.with_name(f".{file.name}.{secrets.token_hex(8)}{_PART}")
@@ -95,13 +95,13 @@ async def back_up(registry: ModelRegistry, file: Path, now: float) -> Backup:
 
 
 async def restore(file: Path, registry: ModelRegistry, id: str) -> Backup:
-    """Fill an empty registry from a backup.
+    """Restore a backup into an empty registry.
 
     Args:
-        id: Names the folder in which it is unpacked.
+        id: Name of the folder in which it is unpacked.
 
     Raises:
-        InvalidInput: the file is no backup, or not whole.
+        InvalidInput: the file is not a complete backup.
         Conflict: the registry is not empty, or a newer Salver wrote the backup.
         ArtifactsFailed, LedgerFailed: it cannot be written.
     """
@@ -123,7 +123,7 @@ async def restore(file: Path, registry: ModelRegistry, id: str) -> Backup:
 
 
 def _is_used(connection: Connection) -> bool:
-    """Has anybody changed anything in it, or begun to?"""
+    """Return whether the registry has been changed, or a change has begun."""
     return any(connection.execute(select(table).limit(1)).first() for table in (MODEL, AUDIT))
 
 
@@ -137,7 +137,7 @@ async def _versions_of(copy: Path) -> _Versions:
 
 
 def _prepare(aside: Path, file: Path, now: float) -> None:
-    """A folder beside the file for what is not whole yet; those of backups that were killed go."""
+    """Return a folder beside the file for unfinished data, after removing those of killed backups."""
     if not file.parent.is_dir():
         raise ArtifactsFailed(f"there is no folder {file.parent}", fix="Make it first.")
     with _told(file):
@@ -154,7 +154,7 @@ def _write(artifacts: Artifacts, copy: Path, versions: _Versions, now: float) ->
     with _told(tar):
         note.write_bytes(msgspec.json.encode(about))
         with tar.open("xb") as stream:
-            tar.chmod(0o600)  # secrets of webhooks are in it
+            tar.chmod(0o600)  # it contains secrets of webhooks
             with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive:
                 archive.add(note, _ABOUT)
                 archive.add(copy, _LEDGER)
@@ -182,7 +182,7 @@ def _told(path: Path) -> Iterator[None]:
 
 
 def _add(archive: tarfile.TarFile, artifacts: Artifacts, model: str, number: int, entry: FileEntry) -> None:
-    """A file, hashed while it is read: a backup of one that was damaged could not be restored."""
+    """Add a file, hashing it on the way: a backup with a damaged file could not be restored."""
     about = tarfile.TarInfo(f"models/{model}/{number}/{entry.path}")
     about.size, about.mode = entry.size, 0o444
     try:
@@ -198,10 +198,11 @@ def _add(archive: tarfile.TarFile, artifacts: Artifacts, model: str, number: int
 
 
 def _is_added(archive: tarfile.TarFile, about: tarfile.TarInfo, file: IO[bytes], sha256: str) -> bool:
-    """Had it as many bytes as it should, and these?"""
+    """Add a file; return whether size and hash were as expected."""
     hashed = _Hashed(file)
     try:
-        with _told(Path(str(archive.name))):  # or whoever reads it would take our disk's errors for its own
+        # otherwise an error of our disk would look like one of the archive
+        with _told(Path(str(archive.name))):
             archive.addfile(about, hashed)
     except EOFError:
         return False
@@ -209,14 +210,14 @@ def _is_added(archive: tarfile.TarFile, about: tarfile.TarInfo, file: IO[bytes],
 
 
 class _Hashed:
-    """A file that is hashed while it is read, and has as many bytes as are asked for."""
+    """File that is hashed while it is read, with exact reads."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self.sha256 = hashlib.sha256()
 
     def read(self, size: int = -1) -> bytes:
-        """What comes next. Raises EOFError where that is less."""
+        """Return the next bytes. Raises EOFError if there are fewer."""
         piece = self._file.read(size)
         if len(piece) < size:
             raise EOFError
@@ -231,7 +232,7 @@ def _unpack(file: Path, aside: Path) -> Backup:
 
 def _unpacked(file: Path, aside: Path) -> Backup:
     try:
-        aside.mkdir(0o700, parents=True)  # secrets of webhooks are in it
+        aside.mkdir(0o700, parents=True)  # it contains secrets of webhooks
         room = room_in(aside)
         with open_tar(file, room + MOST_HEADERS, file.name) as (archive, _):
             for member in archive:
@@ -248,7 +249,7 @@ def _unpacked(file: Path, aside: Path) -> Backup:
 
 
 def _take(artifacts: Artifacts, unpacked: Artifacts, versions: _Versions) -> None:
-    """Rename each version into its place, after a look at what it holds."""
+    """Move each version to its place after verifying it."""
     for (model, number), files in versions.items():
         if unpacked.entries(model, number) != tuple(sorted(files)):
             raise InvalidInput(f"the backup's files of {model}/{number} are not what was pushed")
@@ -259,5 +260,5 @@ def _take(artifacts: Artifacts, unpacked: Artifacts, versions: _Versions) -> Non
                 f"{artifacts.where} has another {model}/{number}",
                 fix="Restore into an empty place.",
             )
-        if not there:  # else of a restore that ended before its last step
+        if not there:  # otherwise of a restore that was interrupted before its last step
             artifacts.adopt(unpacked, model, number)

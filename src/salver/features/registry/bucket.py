@@ -1,9 +1,8 @@
-"""Where do the files of versions lie, when several servers without a common disk share a registry?
+"""Files of versions in an object store, for servers that share a registry without a common disk.
 
-In an object store, as ``models/NAME/NUMBER/`` below its URL. A version is copied aside on this machine,
-hashed, and sent; nothing says that it is there but its row in the ledger, which comes last. Who serves it
-brings it into a folder of this machine, whole, and only if it is what was pushed. It knows no cloud:
-``fsspec`` does.
+Stored as ``models/NAME/NUMBER/`` below a URL. A version is copied and hashed on this machine, then uploaded;
+it exists once its row is in the ledger, which is written last. Servers download versions to a local folder,
+completely, and verify their digest. It knows no cloud: ``fsspec`` does.
 """
 
 import contextlib
@@ -24,12 +23,12 @@ _PARALLEL: Final = 8
 
 
 class BucketArtifacts(Artifacts):
-    """The files of a registry in an object store.
+    """Files of a registry in an object store.
 
     Args:
-        address: Has ``models/``.
-        cache: Folder of this machine for what is served, and what is being pushed.
-        open_files: What ``fsspec`` has for such a store.
+        address: URL above ``models/``.
+        cache: Local folder for versions being served or pushed.
+        open_files: Opens the store with ``fsspec``.
     """
 
     is_distant = True
@@ -49,7 +48,7 @@ class BucketArtifacts(Artifacts):
         return self._address.url
 
     def held(self) -> contextlib.AbstractContextManager[Any]:
-        """See :meth:`Artifacts.held`; nobody is told, and nobody is alone."""
+        """See :meth:`Artifacts.held`; there are no locks, so this has no effect."""
         return contextlib.nullcontext()
 
     def alone(self) -> contextlib.AbstractContextManager[Any]:
@@ -66,7 +65,7 @@ class BucketArtifacts(Artifacts):
         try:
             self._send(aside, home)
         except ArtifactsFailed:
-            with contextlib.suppress(ArtifactsFailed):  # then a sweep finds it
+            with contextlib.suppress(ArtifactsFailed):  # a sweep will find it
                 self.remove(model, number, id)
             raise
         self.drop(id)
@@ -88,7 +87,7 @@ class BucketArtifacts(Artifacts):
 
     @contextlib.contextmanager
     def open(self, model: str, number: int, path: str) -> Iterator[IO[bytes]]:
-        """See :meth:`Artifacts.open`; what fails while it is read, too."""
+        """See :meth:`Artifacts.open`; errors while reading are translated too."""
         key = f"{self._home(model, number)}/{path}"
         with self._asking(key) as files, files.open(key, "rb") as opened:
             yield opened
@@ -100,7 +99,7 @@ class BucketArtifacts(Artifacts):
         yield from sorted({(each[0], int(each[1])) for each in found if each[1:] and each[1].isdecimal()})
 
     def sweep(self, known: Collection[tuple[str, int]], before: float) -> tuple[str, ...]:
-        """See :meth:`Artifacts.sweep`; here and there."""
+        """See :meth:`Artifacts.sweep`; applies to the local folder and the store."""
         gone = list(self.sweep_aside(before))
         for model, number in self.numbers():
             home = self._home(model, number)
@@ -135,7 +134,7 @@ class BucketArtifacts(Artifacts):
             self.drop(id)
 
     def brought(self) -> frozenset[tuple[str, int]]:
-        """See :meth:`Artifacts.brought`; what a killed server had half of goes."""
+        """See :meth:`Artifacts.brought`; also removes partial downloads of a killed server."""
         self.sweep_aside(time.time() - LEFT_SECONDS)
         return frozenset(super().numbers())
 
@@ -179,13 +178,13 @@ class BucketArtifacts(Artifacts):
             return {key: info for key, info in found.items() if key.startswith(f"{home}/")}
 
     def _changed(self, home: str) -> float:
-        """When the last of its files came, in Unix seconds."""
+        """Return when the last of its files was written, in Unix seconds."""
         with self._asking(home) as files:
             return max(float(files.modified(key).timestamp()) for key in self._listed(home))
 
     @contextlib.contextmanager
     def _asking(self, key: str) -> Iterator[Any]:
-        """Whatever the cloud's own libraries raise becomes one kind of error."""
+        """Translate all exceptions of the cloud's libraries into one kind of error."""
         try:
             if self._opened is None:
                 self._opened = self._open_files()

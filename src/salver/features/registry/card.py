@@ -1,7 +1,7 @@
-"""What does the front matter of a model's card say?
+"""Front matter of a model card.
 
-A card is a README in Markdown; between two lines of ``---`` at its beginning lie keys in YAML, as on Hugging
-Face. It comes from outside: it is bounded, and makes nothing but plain values.
+A card is a README in Markdown, with YAML between two lines of ``---`` at its start, as on Hugging Face. It is
+untrusted: its size is limited, and only plain values are allowed.
 """
 
 import datetime
@@ -19,11 +19,11 @@ _FENCE: Final = "---"
 
 
 def front_matter(card: str) -> Mapping[str, Any]:
-    """Its keys, as values that can be written as JSON; none where it has none.
+    """Return the front matter as JSON values; empty without one.
 
     Raises:
         InvalidInput: the card is too long, or its front matter cannot be read.
-        MissingExtra: it has some, and nothing here reads YAML.
+        MissingExtra: it has one, but no YAML parser is installed.
     """
     if len(card.encode(errors="surrogatepass")) > _MOST_BYTES or not is_text(card):
         raise InvalidInput(f"the card is longer than {_MOST_BYTES >> 20} MiB, has a NUL in it, or is no text")
@@ -41,7 +41,7 @@ def front_matter(card: str) -> Mapping[str, Any]:
 
 
 def _between(card: str) -> str:
-    """The lines between the first one, if that is a fence, and the next fence."""
+    """Return the lines between a fence on the first line and the next fence."""
     lines = card.removeprefix("\ufeff").splitlines()
     if not lines or lines[0].rstrip() != _FENCE:
         return ""
@@ -52,7 +52,7 @@ def _between(card: str) -> str:
 
 
 def _plain(value: Any, depth: int) -> Any:
-    """The same without dates and the like."""
+    """Return the value with dates and the like as text."""
     if depth > _MOST_DEPTH:
         raise ValueError(f"it is nested deeper than {_MOST_DEPTH}")
     if isinstance(value, dict):
@@ -61,7 +61,8 @@ def _plain(value: Any, depth: int) -> Any:
         return [_plain(each, depth + 1) for each in value]
     if isinstance(value, datetime.date):
         return value.isoformat()
-    if isinstance(value, str) and not is_text(value):  # escapes of YAML make what the card itself has not
+    # YAML escapes can produce characters that the card itself does not contain
+    if isinstance(value, str) and not is_text(value):
         raise ValueError(f"{value[:40]!r} has a NUL in it, or is no text")
     if value is None or isinstance(value, bool | str):
         return value

@@ -1,4 +1,4 @@
-"""``salver registry``: push models, name their versions, and see what was changed by whom."""
+"""``salver registry``: list and push models, name their versions, and show changes."""
 
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -43,9 +43,9 @@ _COLUMNS: Final = (
     "metrics",
     "tags",
 )
-#: What a narrow terminal does not show of them, the first one first.
+#: Columns that are hidden on a narrow terminal, in that order.
 _NEEDLESS: Final = ("digest", "by", "framework", "size", "tags", "metrics")
-_WIDE: Final = 60  # of one side of a difference, in a table
+_WIDE: Final = 60  # width of each side of a difference in a table
 
 
 @registry.command(name="list")
@@ -60,7 +60,7 @@ def list_models(
     """List the models, or the versions of one.
 
     Args:
-        name: A model's name.
+        name: Name of a model.
     """
     if name:
         versions = run(where, lambda registry, _: registry.versions(name, most=max(limit, 1)))
@@ -96,7 +96,7 @@ def _version(version: "Version") -> list[str]:
 
 @registry.command
 def show(reference: str, /, *, where: Where = USUAL, json: Json = False) -> int:
-    """Tell all that is known of a version.
+    """Show the details of a version.
 
     Args:
         reference: NAME, NAME@ALIAS or NAME/VERSION.
@@ -155,11 +155,11 @@ def alias(
     where: Where = USUAL,
     json: Json = False,
 ) -> int:
-    """Let an alias mean a version: at once, or, where the model has a rollout policy, by a release.
+    """Point an alias to a version: immediately or, if the model has a rollout policy, by a release.
 
     Args:
         name: NAME@ALIAS.
-        version: A number, or latest.
+        version: Number of a version, or latest.
     """
     from salver.features.registry.names import Reference, parse
 
@@ -204,10 +204,10 @@ def history(
     where: Where = USUAL,
     json: Json = False,
 ) -> int:
-    """Tell who changed what, when and why, the newest first.
+    """Show who changed what, when and why, the newest first.
 
     Args:
-        name: A model's name; without it, all.
+        name: Name of a model (default: all).
     """
     entries = run(where, lambda registry, _: registry.history(name, most=limit))
 
@@ -224,11 +224,11 @@ def history(
 
 @registry.command
 def diff(before: str, after: str, /, *, where: Where = USUAL, json: Json = False) -> int:
-    """Tell in what two versions differ.
+    """Show the differences between two versions.
 
     Args:
         before: NAME, NAME@ALIAS or NAME/VERSION.
-        after: The other one.
+        after: NAME, NAME@ALIAS or NAME/VERSION.
     """
     from salver.features.registry.names import parse
 
@@ -252,7 +252,7 @@ def tag(
     where: Where = USUAL,
     json: Json = False,
 ) -> int:
-    """Set tags of a version, as team=risk.
+    """Set tags of a version, such as team=risk.
 
     Args:
         reference: NAME, NAME@ALIAS or NAME/VERSION.
@@ -275,7 +275,7 @@ def tag(
 
 @registry.command
 def metric(reference: str, /, *pairs: str, where: Where = USUAL, json: Json = False) -> int:
-    """Set metrics of a version, as auc=.93, which were measured after it was pushed.
+    """Set metrics of a version that were measured after it was pushed, such as auc=.93.
 
     Args:
         reference: NAME, NAME@ALIAS or NAME/VERSION.
@@ -304,7 +304,7 @@ def protect(
     where: Where = USUAL,
     json: Json = False,
 ) -> int:
-    """Let an alias be moved only by those whose token has a role.
+    """Restrict moves of an alias to tokens with a role.
 
     Args:
         name: NAME@ALIAS.
@@ -321,7 +321,7 @@ def protect(
 
 
 def _digest(sha256: str) -> str:
-    """As much of it as tells versions, or files, apart."""
+    """Shorten a digest to a distinctive prefix."""
     return sha256.removeprefix("sha256:")[:12]
 
 
@@ -341,6 +341,6 @@ def _tensor(spec: Any) -> str:
 
 
 def _first(text: str) -> str:
-    """A cell of a table."""
+    """Return the text of a table cell."""
     text = printable(" ".join(text.split()))
     return text if len(text) <= _WIDE else f"{text[: _WIDE - 1]}…"

@@ -1,4 +1,4 @@
-"""Which options do the commands of ``salver registry`` share, and how do they reach the registry?"""
+"""Common options of the ``salver registry`` commands, and access to the registry."""
 
 import asyncio
 import contextlib
@@ -24,15 +24,16 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Why = Annotated[str, Parameter(help="The reason, for the history.")]
 Pairs = Annotated[tuple[str, ...], Parameter(help="KEY=VALUE, any number of times.")]
-#: Within which webhooks are told after a change; the rest is told by a server, or after the next change.
+#: Seconds for notifying webhooks after a change; the rest is left to a server or the next change.
 _TELLING_SECONDS: Final = 5.0
-_ANSWER_SECONDS: Final = 4.0  # so that one that hangs has failed before that, and is not tried each time
+# time-out of each, shorter so that one that hangs is recorded as failed and not tried every time
+_ANSWER_SECONDS: Final = 4.0
 
 
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Where:
-    """Flags that say which registry."""
+    """Options that select a registry."""
 
     registry: Annotated[
         str,
@@ -46,7 +47,7 @@ class Where:
     artifacts: Artifacts = ""
 
     def home(self) -> "Home":
-        """Where it is."""
+        """Return its location."""
         from salver.features.registry.opening import default_folder, home_of
 
         return home_of(self.registry or default_folder(), self.artifacts)
@@ -56,15 +57,15 @@ USUAL: Final = Where()
 
 
 def new_id() -> str:
-    """16 hexadecimal digits that nobody else has."""
+    """Return a unique id of 16 hexadecimal digits."""
     return secrets.token_hex(8)
 
 
 def run(where: Where, work: "Callable[[ModelRegistry, Actor], Awaitable[T]]", *, makes: bool = False) -> T:
-    """Do it with the registry, as whoever the token or the operating system says; then tell webhooks.
+    """Run work on the registry as the token's owner or the system user, then notify webhooks.
 
     Raises:
-        SalverError: as the work does; NotFound: there is no such registry.
+        SalverError: raised by the work; NotFound: there is no such registry.
     """
     from salver.features.registry.opening import open_registry
 
@@ -94,19 +95,17 @@ async def _tell(registry: "ModelRegistry") -> None:
     from salver.features.registry.deliveries import Deliverer
     from salver.features.registry.posting import post
 
-    with contextlib.suppress(TimeoutError, SalverError):  # what was asked for is done, whoever hears of it
+    with contextlib.suppress(TimeoutError, SalverError):  # the change is done, even if notification fails
         async with asyncio.timeout(_TELLING_SECONDS):
             soon = functools.partial(post, seconds=_ANSWER_SECONDS)
             await Deliverer(registry.ledger, soon, time.time).once()
 
 
 def pairs_of(given: Iterable[str], flag: str) -> dict[str, str]:
-    """``KEY=VALUE``, read.
+    """Parse ``KEY=VALUE`` arguments.
 
     Raises:
-        InvalidInput: one is written otherwise.
-
-    >>> pairs_of(["team=risk", "note=a=b"], "--tag")
+        InvalidInput: one has another form. >>> pairs_of(["team=risk", "note=a=b"], "--tag")
     {'team': 'risk', 'note': 'a=b'}
     """
     found = {}
@@ -119,12 +118,10 @@ def pairs_of(given: Iterable[str], flag: str) -> dict[str, str]:
 
 
 def numbers_of(given: Iterable[str], flag: str) -> dict[str, float]:
-    """``NAME=NUMBER``, read.
+    """Parse ``NAME=NUMBER`` arguments.
 
     Raises:
-        InvalidInput: one is written otherwise.
-
-    >>> numbers_of(["auc=.93"], "--metric")
+        InvalidInput: one has another form. >>> numbers_of(["auc=.93"], "--metric")
     {'auc': 0.93}
     """
     found = {}

@@ -1,9 +1,9 @@
-"""What are webhooks still to be told, what were they told, and who tells them?
+"""Delivery of changes to webhooks.
 
-At least once, and each in the order of the changes, but for those that failed: they are told again later, and
-given up in the end. Who does not answer keeps nobody else waiting for longer than one try. Signed as the
-specification Standard Webhooks has it (standardwebhooks.com): ``webhook-id``, ``webhook-timestamp`` and
-``webhook-signature``, an HMAC with SHA-256 of ``id.timestamp.body`` under a secret that both sides know.
+At least once, and in order of the changes for each webhook, except for failed deliveries, which are retried
+later and finally given up. An unresponsive receiver delays others by at most one attempt. Signed according to
+the specification Standard Webhooks (standardwebhooks.com): ``webhook-id``, ``webhook-timestamp`` and
+``webhook-signature``, an HMAC with SHA-256 of ``id.timestamp.body`` with a shared secret.
 """
 
 import asyncio
@@ -25,15 +25,15 @@ from salver.features.registry.records import Delivery, DeliveryState
 from salver.words.errors import NotFound
 
 _LOG: Final = logging.getLogger("salver.features.registry")
-#: Of secrets.
+#: Prefix of secrets.
 PREFIX: Final = "whsec_"
-#: Seconds until a delivery that failed is tried again, doubled each time up to the most; then it is given up.
+#: Seconds until the first retry, doubled up to a maximum; then the delivery is given up.
 _FIRST_PAUSE: Final = 5.0
 _MOST_PAUSE: Final = 3600.0
 _MOST_TRIES: Final = 12
-#: For which deliveries that are under way are nobody else's; after half of it none is begun.
+#: Seconds for which deliveries are reserved; after half of it none is started.
 _LEASE: Final = 60.0
-_AT_A_TIME: Final = 32  # of one webhook
+_AT_A_TIME: Final = 32  # batch size for one webhook
 _KEPT_SECONDS: Final = 30 * 86_400.0
 _MOST: Final = 1000
 _FEWEST_OK, _MOST_OK = 200, 299
@@ -53,7 +53,7 @@ _TOLD: Final = (
 def deliveries(
     connection: Connection, webhook: str, state: DeliveryState | None, before: int, most: int
 ) -> Sequence[Delivery]:
-    """The newest ones of a webhook (empty = of all) in a state, with numbers below ``before`` (0 = any)."""
+    """Return the newest deliveries of a webhook (empty = all) in a state, before a number (0 = any)."""
     query = select(*_TOLD).join(AUDIT, AUDIT.c.seq == DELIVERY.c.audit)
     query = query.order_by(DELIVERY.c.id.desc()).limit(min(max(most, 1), _MOST))
     if webhook:
@@ -66,10 +66,10 @@ def deliveries(
 
 
 def again(connection: Connection, id: int, now: float) -> Delivery:
-    """It is due from now on, as if it had not been tried.
+    """Make a delivery due now, as if it had not been tried.
 
     Raises:
-        NotFound: there is none, or its webhook is removed.
+        NotFound: there is none, or its webhook has been removed.
     """
     query = select(*_TOLD).join(AUDIT, AUDIT.c.seq == DELIVERY.c.audit)
     query = query.join(WEBHOOK, WEBHOOK.c.id == DELIVERY.c.webhook).where(DELIVERY.c.id == id)
@@ -94,14 +94,14 @@ def _record(row: RowMapping) -> Delivery:
 
 
 def host_of(url: str) -> str:
-    """What may be shown of a URL: its host and port, since its path is the password of some receivers."""
+    """Return the host and port of a URL, because the path is secret for some receivers."""
     parts = urllib.parse.urlsplit(url)
     hidden = "/…" if parts.path.strip("/") or parts.query else "/"
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{hidden}"
 
 
 def signature(secret: str, id: str, time: int, body: bytes) -> str:
-    """The header ``webhook-signature``.
+    """Return the header ``webhook-signature``.
 
     Args:
         secret: ``whsec_`` and base64.
@@ -113,6 +113,8 @@ def signature(secret: str, id: str, time: int, body: bytes) -> str:
 
 
 class _Due(msgspec.Struct, frozen=True):
+    """A delivery that is due."""
+
     id: int
     webhook: str
     url: str
@@ -122,10 +124,10 @@ class _Due(msgspec.Struct, frozen=True):
 
 
 class Deliverer:
-    """Tells webhooks what they are to be told.
+    """Sender of deliveries.
 
-    Several may work on one ledger: each takes what is due for a minute. A receiver may be told twice, when
-    one is killed in between; ``webhook-id`` is the same then.
+    Several may work on one ledger: each reserves due deliveries for a minute. If one is killed, a delivery
+        may be sent twice with the same ``webhook-id``.
 
     Args:
         clock: Unix seconds.
@@ -140,7 +142,7 @@ class Deliverer:
         return f"<Deliverer of {self._ledger!r}>"
 
     async def once(self) -> int:
-        """Tell what is due, all webhooks at the same time; how many deliveries were told."""
+        """Send what is due, to all webhooks concurrently; return the number of successful deliveries."""
         now = self._clock()
         is_any_due = select(DELIVERY.c.id).where(_due(now)).limit(1)
         if await self._ledger.read(lambda c: c.scalar(is_any_due)) is None:
@@ -149,7 +151,7 @@ class Deliverer:
         return sum(await asyncio.gather(*(self._tell(queue, now) for queue in queues)))
 
     async def _tell(self, queue: Sequence[_Due], taken: float) -> int:
-        """One webhook, until it fails or takes too long; what is left is due again. How many were told."""
+        """Send to one webhook until it fails or takes too long; return the number sent."""
         told, left = 0, list(queue)
         while left and self._clock() <= taken + _LEASE / 2:
             if not await self._deliver(left.pop(0)):
@@ -192,13 +194,13 @@ class Deliverer:
 
 
 def _due(now: float) -> ColumnElement[bool]:
-    """Of what is not told: also what is due later than anything can be, since the clock was put back."""
+    """Return a condition for due deliveries, also if the clock was set back."""
     is_time = or_(DELIVERY.c.due <= now, DELIVERY.c.due > now + _MOST_PAUSE + _LEASE)
     return and_(DELIVERY.c.done.is_(None), is_time)
 
 
 def _take(connection: Connection, now: float) -> list[list[_Due]]:
-    """What is due, by webhook, for as long as the lease; and what nobody asks for any more goes."""
+    """Reserve due deliveries by webhook, and delete those without one."""
     connection.execute(delete(DELIVERY).where(DELIVERY.c.done < now - _KEPT_SECONDS))
     query = (
         select(DELIVERY.c.id, DELIVERY.c.webhook, WEBHOOK.c.url, WEBHOOK.c.secret)

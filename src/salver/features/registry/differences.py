@@ -1,6 +1,6 @@
-"""In which points do two versions differ?
+"""Differences between two versions.
 
-Pure. It reads no file: a digest stands for each.
+Pure. It reads no file: each is represented by its digest.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,7 +12,7 @@ from salver.features.registry.records import Difference, Parent, Version
 
 
 def differences(before: Version, after: Version) -> tuple[Difference, ...]:
-    """What is other in the second version; nothing = the same model, said the same of."""
+    """Return what differs in the second version; empty = the same model with the same metadata."""
     return tuple(
         difference
         for part in (

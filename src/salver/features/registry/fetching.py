@@ -1,8 +1,7 @@
-"""Which versions of a registry are on this machine, where their files lie elsewhere?
+"""Versions on this machine, for a registry whose files are stored elsewhere.
 
-Those that are to be served are brought, two at a time, beside whatever goes on; one that cannot be had is
-tried again. What nobody wants any more goes after a while, so that the folder holds what is served and little
-else.
+Wanted versions are fetched in the background, two at a time; failures are retried. Versions no longer wanted
+are deleted after a while, so that the folder holds little else than what is served.
 """
 
 import asyncio
@@ -17,14 +16,14 @@ from salver.words.errors import SalverError
 _LOG: Final = logging.getLogger("salver.registered")
 _AT_A_TIME: Final = 2
 _AGAIN_SECONDS: Final = 30.0
-#: So long it may still be answering, or be wanted back.
+#: Seconds for which an unwanted version is kept, because it may still answer or be wanted again.
 _SPARED_SECONDS: Final = 600.0
 
 _Version = tuple[str, int]
 
 
 class Bringing:
-    """Brings versions onto this machine, and forgets them.
+    """Fetcher and remover of local copies of versions.
 
     Args:
         clock: Seconds that only grow.
@@ -34,7 +33,7 @@ class Bringing:
         self._registry = registry
         self._clock = clock
         self._here: set[_Version] = set()
-        self._left: Set[_Version] | None = None  # by the server before this one; not looked at yet
+        self._left: Set[_Version] | None = None  # from the previous server, not verified yet
         self._under_way: dict[_Version, asyncio.Task[None]] = {}
         self._not_before: dict[_Version, float] = {}
         self._unwanted: dict[_Version, float] = {}
@@ -46,11 +45,11 @@ class Bringing:
     async def want(
         self, wanted: Set[_Version], served: Set[_Version], *, waits: bool = False
     ) -> Set[_Version]:
-        """From now on these versions and no others; those that are not here.
+        """Set the wanted versions and return those that are not here.
 
         Args:
-            served: Are needed for now, too.
-            waits: Until each is here, or could not be had.
+            served: Versions that are also still needed.
+            waits: Wait until each is here or has failed.
         """
         if not self._registry.artifacts.is_distant:
             return frozenset()
@@ -66,7 +65,7 @@ class Bringing:
         return wanted - self._here
 
     async def stop(self) -> None:
-        """Nothing is brought any more."""
+        """Stop fetching."""
         tasks = list(self._under_way.values())
         for task in tasks:
             task.cancel()
@@ -90,7 +89,7 @@ class Bringing:
             del self._under_way[version]
 
     async def _spare(self, wanted: Set[_Version], now: float) -> None:
-        """What is not wanted goes, but not at once."""
+        """Delete versions that have been unwanted for a while."""
         self._left = (self._left or set()) - wanted
         unwanted = (self._here | self._left) - wanted
         self._unwanted = {version: self._unwanted.get(version, now) for version in unwanted}

@@ -1,7 +1,7 @@
-"""What lies at a path that somebody pushes into a registry?
+"""Inspection of a model that is pushed to a registry.
 
-The repository tells what it is, a trial load its signature, and the profiles how fast it was here. The files
-of a version are the artefact's, with what lies beside it: configuration, labels, warm-up data.
+The repository recognises it, a trial load returns its signature, and the profiles its performance on this
+machine. The files of a version are the artefact and what lies beside it: configuration, labels, warm-up data.
 """
 
 import asyncio
@@ -26,16 +26,16 @@ from salver.words.messages import Signature, TensorSpec
 
 _MOST_FILES: Final = 20_000
 
-#: Loads a version and lets it go again, away from this process; raises LoadFailed. Blocking.
+#: Loads a version in another process and unloads it; raises LoadFailed. Blocking.
 Try = Callable[[Manifest], Signature]
 
 
 class Inspector:
-    """Looks at models (:class:`salver.features.registry.ports.Inspect`).
+    """Inspector of models (:class:`salver.features.registry.ports.Inspect`).
 
     Args:
-        profiles: Where measurements are kept.
-        tries: None = models are not loaded, and their signatures not known.
+        profiles: Store of measurements.
+        tries: None = models are not loaded, and their signatures are unknown.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Inspector:
         return f"<Inspector with {len(self._backends)} backends>"
 
     async def __call__(self, path: Path) -> Found:
-        """Look at a file, or at a folder of one model; of several versions the newest counts.
+        """Inspect a file, or a folder of one model; of several versions the newest is used.
 
         Raises:
             InvalidInput: there is no model, or several.
@@ -101,7 +101,7 @@ class Inspector:
             return None, (f"it was not loaded, so that its tensors are not known: {error}",)
 
     def _performance(self, manifest: Manifest) -> Mapping[str, Any]:
-        """What is known of it on this machine, by ``salver tune`` or a server."""
+        """Return its performance on this machine, as measured by ``salver tune`` or a server."""
         backend = self._backends.get(manifest.backend)
         if backend is None:
             return {}
@@ -115,7 +115,7 @@ class Inspector:
 
 
 def _files(path: Path, manifest: Manifest) -> Mapping[str, Path]:
-    """By the path that each is to have. Of a folder of versions: what lies beside them, and the version's."""
+    """Return the files by path; of a folder of versions, the shared files and the version's own."""
     if path.is_file():
         return {path.name: path}
     found = {}

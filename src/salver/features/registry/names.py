@@ -1,6 +1,6 @@
-"""What may models, aliases and tags be called, and what does ``fraud@champion`` mean?
+"""Names of models, aliases and tags, and references such as ``fraud@champion``.
 
-Pure. ``name@alias`` moves, ``name/version`` is fixed, and a bare name means the newest version.
+Pure. ``name@alias`` may move, ``name/version`` is fixed, and a bare name means the newest version.
 """
 
 import re
@@ -10,35 +10,35 @@ import msgspec
 
 from salver.words.errors import InvalidInput
 
-#: Means the newest version, always, and so nobody sets it.
+#: Alias that always means the newest version and cannot be set.
 LATEST: Final = "latest"
-#: Which a model's requests without a version go to, where it is set and the model says nothing else.
+#: Default alias of requests without a version, if it is set and the model configures no other.
 CHAMPION: Final = "champion"
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
 _ALIAS: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}", re.ASCII)
 _KEY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/ -]{0,127}", re.ASCII)
 _VERSION: Final = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
-#: Ends of names that repositories take for files under way (``kernel/repository/names.py``).
+#: Suffixes that repositories treat as unfinished files (``kernel/repository/names.py``).
 _UNFINISHED: Final = (".tmp", ".part", ".partial", ".crdownload", ".swp")
 _MOST_WORDS: Final = 4096
 
 
 class Reference(msgspec.Struct, frozen=True):
-    """A model's name, with what is said of the version: a number, an alias, or neither."""
+    """A model's name with a version: a number, an alias, or neither."""
 
     model: str
     number: int | None = None
     alias: str = ""
 
     def __str__(self) -> str:
-        """As it is written."""
+        """Return it as it is written."""
         if self.number is not None:
             return f"{self.model}/{self.number}"
         return f"{self.model}@{self.alias}" if self.alias else self.model
 
 
 def parse(text: str) -> Reference:
-    """Read ``name``, ``name@alias`` or ``name/version``.
+    """Parse ``name``, ``name@alias`` or ``name/version``.
 
     Raises:
         InvalidInput: it is none of them.
@@ -58,10 +58,10 @@ def parse(text: str) -> Reference:
 
 
 def check_model(name: str) -> str:
-    """The name itself.
+    """Return a valid model name.
 
     Raises:
-        InvalidInput: a model cannot be called so.
+        InvalidInput: the name is not allowed for a model.
     """
     if not _NAME.fullmatch(name) or name.lower().endswith(_UNFINISHED):
         raise InvalidInput(
@@ -72,10 +72,10 @@ def check_model(name: str) -> str:
 
 
 def check_alias(alias: str) -> str:
-    """The alias itself.
+    """Return a valid alias.
 
     Raises:
-        InvalidInput: an alias cannot be called so.
+        InvalidInput: the name is not allowed for an alias.
     """
     if alias == LATEST:
         raise InvalidInput(f"{LATEST!r} means the newest version always", fix="Name another alias.")
@@ -88,10 +88,10 @@ def check_alias(alias: str) -> str:
 
 
 def check_key(key: str, what: str) -> str:
-    """The key of a tag, or the name of a metric, itself.
+    """Return a valid key of a tag or name of a metric.
 
     Raises:
-        InvalidInput: it cannot be one.
+        InvalidInput: the key is not allowed.
     """
     if not _KEY.fullmatch(key):
         raise InvalidInput(
@@ -102,10 +102,10 @@ def check_key(key: str, what: str) -> str:
 
 
 def check_words(text: str, what: str) -> str:
-    """Free words that are kept, themselves: a reason, the value of a tag.
+    """Return valid free text: a reason, or the value of a tag.
 
     Raises:
-        InvalidInput: there are too many, or no database can keep them.
+        InvalidInput: it is too long, or has characters that a database cannot store.
     """
     if len(text) > _MOST_WORDS or not is_text(text):
         raise InvalidInput(
@@ -115,7 +115,7 @@ def check_words(text: str, what: str) -> str:
 
 
 def is_text(text: str) -> bool:
-    """Can every database keep it? No NUL, and no half of a character, as bytes are that are no UTF-8.
+    """Return whether every database can store a text: no NUL, and no lone surrogates from invalid UTF-8.
 
     >>> is_text("Füße"), is_text("a\\0b"), is_text("\\udcff")
     (True, False, False)

@@ -1,7 +1,7 @@
-"""Where is a registry, and how is it opened?
+"""Location and opening of a registry.
 
-A folder, with the ledger ``salver.db`` and the files in ``models/``; or the URL of a ledger, with the folder
-of the files beside it, or of an object store.
+A folder with the ledger ``salver.db`` and the files in ``models/``; or the URL of a ledger, with a folder of
+files beside it or an object store.
 """
 
 import hashlib
@@ -25,11 +25,11 @@ FILE: Final = "salver.db"
 
 
 class Home(msgspec.Struct, frozen=True):
-    """Where a registry is.
+    """Location of a registry.
 
     Attributes:
-        url: Of the ledger.
-        folder: Of the files; where they lie in a bucket, of those that are on this machine.
+        url: URL of the ledger.
+        folder: Folder of the files; with a bucket, of the local copies.
         bucket: URL of an object store; empty = the files are in the folder.
     """
 
@@ -39,23 +39,23 @@ class Home(msgspec.Struct, frozen=True):
 
 
 def default_folder() -> str:
-    """``$XDG_DATA_HOME/salver/registry``, by default ``~/.local/share/salver/registry``."""
+    """Return ``$XDG_DATA_HOME/salver/registry``, by default ``~/.local/share/salver/registry``."""
     base = os.environ.get("XDG_DATA_HOME", "")
-    if not Path(base).is_absolute():  # the specification has relative paths ignored
+    if not Path(base).is_absolute():  # the specification says to ignore relative paths
         base = str(Path.home() / ".local" / "share")
     return str(Path(base) / "salver" / "registry")
 
 
 def home_of(registry: str, artifacts: str = "") -> Home:
-    """Where it is, as somebody says.
+    """Return the location for the given options.
 
     Args:
         registry: A folder, or the URL of a ledger.
-        artifacts: Folder of the files, or URL of an object store; empty = beside the ledger, where that is a
+        artifacts: Folder of the files, or URL of an object store; empty = beside the ledger, if that is a
             file.
 
     Raises:
-        InvalidInput: it is neither, or the files' folder is not said.
+        InvalidInput: it is neither, or the folder of the files is missing.
     """
     if "://" not in registry:
         folder = Path(registry).absolute()
@@ -83,7 +83,7 @@ def _with_files(url: str, artifacts: str) -> Home:
 
 
 def _cache() -> Path:
-    """``$XDG_CACHE_HOME/salver``, by default ``~/.cache/salver``."""
+    """Return ``$XDG_CACHE_HOME/salver``, by default ``~/.cache/salver``."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "salver"
 
@@ -91,10 +91,10 @@ def _cache() -> Path:
 async def open_registry(
     home: Home, clock: Callable[[], float], new_id: Callable[[], str], *, makes: bool = False
 ) -> ModelRegistry:
-    """Open a registry; whoever does closes its ledger.
+    """Open a registry; the caller closes its ledger.
 
     Args:
-        makes: Make it, where there is none.
+        makes: Create it if it does not exist.
 
     Raises:
         NotFound: there is none.
@@ -104,7 +104,7 @@ async def open_registry(
     artifacts = Artifacts(home.folder)
     if home.bucket:
         address = parse_address(home.bucket)
-        open_files(address)  # what is wrong shows at once
+        open_files(address)  # fails early
         artifacts = BucketArtifacts(address, home.folder, lambda: open_files(address))
     return ModelRegistry(await Ledger.open(home.url), artifacts, clock, new_id)
 
@@ -117,7 +117,7 @@ def _prepare(home: Home, *, makes: bool) -> None:
         for folder in (home.folder, *([file.parent] if file else ())):
             folder.mkdir(parents=True, exist_ok=True)
         if file is not None:
-            os.close(os.open(file, os.O_CREAT | os.O_WRONLY, 0o600))  # secrets of webhooks are in it
+            os.close(os.open(file, os.O_CREAT | os.O_WRONLY, 0o600))  # it contains secrets of webhooks
     except OSError as error:
         where, reason = error.filename or home.folder, error.strerror
         raise ArtifactsFailed(f"{where}: {reason}", fix="May this user write there?") from error

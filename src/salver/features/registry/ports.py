@@ -1,4 +1,4 @@
-"""What does the registry need from others?"""
+"""Protocols that the registry calls."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -10,11 +10,11 @@ from salver.features.registry.records import Description
 
 
 class Found(msgspec.Struct, frozen=True):
-    """What lies at a path that somebody wants to push.
+    """Content of a path that is pushed.
 
     Attributes:
-        files: Each file of the version, by the path that it is to have in it.
-        description: What a look at it tells.
+        files: Files of the version by their path in it.
+        description: Result of the inspection.
     """
 
     files: Mapping[str, Path]
@@ -22,16 +22,16 @@ class Found(msgspec.Struct, frozen=True):
 
 
 class Inspect(Protocol):
-    """Finds out what a model is (``features/registry/inspecting.py``, over the backends)."""
+    """Inspector of models (``features/registry/inspecting.py``, over the backends)."""
 
     async def __call__(self, path: Path) -> Found:
-        """Look at a file or folder.
+        """Inspect a file or folder.
 
         Raises:
-            SalverError: it holds no model, or several.
+            SalverError: it contains no model, or several.
         """
         ...
 
 
-#: Sends a body to a URL with these headers; the status of the answer.
+#: Sends a body to a URL with these headers; returns the status of the answer.
 Post = Callable[[str, Mapping[str, str], bytes], Awaitable[int]]

@@ -1,7 +1,7 @@
-"""How is a body sent to a URL whose owner asked for it (:data:`salver.features.registry.ports.Post`)?
+"""HTTP client for webhooks (:data:`salver.features.registry.ports.Post`).
 
-On a thread, once, and within a time, however slowly the other side answers; nobody is followed to where an
-answer leads.
+One request on a thread, with a total time limit however slowly the other side answers; redirects are not
+followed.
 """
 
 import asyncio
@@ -14,11 +14,11 @@ _SECONDS: Final = 10.0
 
 
 async def post(url: str, headers: Mapping[str, str], body: bytes, seconds: float = _SECONDS) -> int:
-    """Send it; the status of the answer.
+    """Send a body and return the status of the answer.
 
     Raises:
-        OSError: nobody answered within the time, or nobody should be asked there.
-        ValueError: it is no URL of HTTP.
+        OSError: no answer within the time, or the address is not allowed.
+        ValueError: it is not an HTTP URL.
     """
     line = Line(seconds)
 

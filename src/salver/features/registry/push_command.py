@@ -1,4 +1,4 @@
-"""``salver registry push``: a model, wherever it lies, becomes the next version."""
+"""``salver registry push``: add a model from any source as the next version."""
 
 import contextlib
 import sys
@@ -51,13 +51,13 @@ def push(
     where: Where = USUAL,
     json: Json = False,
 ) -> int:
-    """Take a model into the registry, as its next version.
+    """Push a model to the registry as its next version.
 
-    It is loaded once, in a process of its own, so that its signature is known and nothing comes in that does
-    not load. What lies beside the artefact comes along: salver.toml, labels, warm-up data.
+    It is loaded once, in a separate process, to determine its signature and to reject a model that does not
+    load. Files beside the artefact are included: salver.toml, labels, warm-up data.
 
     Args:
-        source: A model file, or the folder of one model (MLflow's, or a snapshot of Hugging Face, too);
+        source: A model file, or the folder of one model (also of MLflow, or a snapshot of Hugging Face);
             https://host/file#sha256=…, s3://bucket/path, oci://host/name:tag, models:/name@alias of an MLflow
             server (MLFLOW_TRACKING_URI), or hf://org/name@revision of the cache on this machine.
     """
@@ -87,7 +87,7 @@ def push(
 
 @contextlib.contextmanager
 def _at_hand(source: str, take: str, *, is_unverified: bool) -> Iterator[tuple["Fetched", Path]]:
-    """The model on this machine, until the version is made; and where it is."""
+    """Make the model available on this machine until the version is created; return path and source."""
     from salver.stores.sources import Fetched
     from salver.stores.sources.archives import card_of
     from salver.stores.sources.opening import Options, is_source, open_source
@@ -119,7 +119,7 @@ def _order(
     tags: dict[str, str],
     metrics: dict[str, float],
 ) -> "NewVersion":
-    """What the source says, and what is said here, which goes first."""
+    """Merge the source's own data with the command's options, which take precedence."""
     from salver.features.registry.records import NewVersion, Parent
 
     try:
@@ -149,7 +149,7 @@ def _parents(given: tuple[str, ...]) -> tuple["Parent", ...]:
 
 
 def _as_version(path: Path, home: Path) -> Path:
-    """As it will lie in the registry, so that folders beside the artefact are not taken for models."""
+    """Arrange the files as in the registry, so that folders beside the artefact are not taken for models."""
     from salver.dialects.triton.config.pbtxt import FILE
     from salver.kernel.repository.names import is_padded_version
     from salver.kernel.repository.settings import TOML
@@ -169,7 +169,7 @@ def _taken(path: Path, take: str) -> Path:
 
 
 class _Shown:
-    """How far a download is, in one line of a terminal."""
+    """Progress of a download, in one line of a terminal."""
 
     def __init__(self, *, is_seen: bool) -> None:
         self._is_seen = is_seen
@@ -184,7 +184,7 @@ class _Shown:
             sys.stderr.flush()
 
     def end(self) -> None:
-        """The line is gone."""
+        """Erase the line."""
         if self._last:
             sys.stderr.write("\r\x1b[K")
             self._last = ""

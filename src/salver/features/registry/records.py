@@ -1,4 +1,4 @@
-"""What is known of models, versions and changes? Records only, as they are stored, shown and sent."""
+"""Records of models, versions and changes, as stored, shown and sent."""
 
 from collections.abc import Mapping
 from typing import Any, Final, Literal
@@ -7,7 +7,7 @@ import msgspec
 
 _NOTHING: Final[Mapping[str, Any]] = {}
 
-#: What the audit calls changes; webhooks are told of them by these names.
+#: Names of changes in the audit log and in webhook events.
 Action = Literal[
     "version.pushed",
     "version.removed",
@@ -35,11 +35,11 @@ Action = Literal[
 
 
 class Actor(msgspec.Struct, frozen=True):
-    """Who changes something, and for whom they may speak.
+    """Author of a change, with roles.
 
     Attributes:
-        name: A person, or a program.
-        roles: That a token gave them; protected aliases ask for one.
+        name: Name of a person or program.
+        roles: Roles from a token; protected aliases require one.
     """
 
     name: str
@@ -55,22 +55,22 @@ class FileEntry(msgspec.Struct, frozen=True, order=True):
 
 
 class Parent(msgspec.Struct, frozen=True, order=True):
-    """What a version was made from: another version (``name/7``), data, or a run of training."""
+    """Origin of a version: another version (``name/7``), data, or a training run."""
 
     kind: Literal["version", "data", "run"]
     reference: str
 
 
 class Description(msgspec.Struct, frozen=True):
-    """What a look at the files tells; each mapping can be written as JSON.
+    """Result of inspecting the files; each mapping can be written as JSON.
 
     Attributes:
-        framework: Name of the backend that runs it; empty = none knows it.
-        format: As the backend calls it.
-        signature: ``inputs``, ``outputs`` and ``batched``; empty = it was not loaded.
-        resources: What it takes, as far as that is known without traffic.
-        performance: What was measured of it on this machine.
-        notices: What could not be found out, and why.
+        framework: Name of the backend that runs it; empty = unknown.
+        format: Format as named by the backend.
+        signature: ``inputs``, ``outputs`` and ``batched``; empty = not loaded.
+        resources: Resource needs, as far as known without traffic.
+        performance: Measurements on this machine.
+        notices: What could not be determined, and why.
     """
 
     framework: str = ""
@@ -82,12 +82,12 @@ class Description(msgspec.Struct, frozen=True):
 
 
 class NewVersion(msgspec.Struct, frozen=True):
-    """What somebody says of a version that they push.
+    """Metadata of a version that is pushed.
 
     Attributes:
-        alias: To mean it, once it is there; empty = none.
-        card: A README in Markdown, with YAML front matter or without.
-        source: Where its files came from.
+        alias: Alias to point to it afterwards; empty = none.
+        card: README in Markdown, optionally with YAML front matter.
+        source: Origin of the files.
     """
 
     model: str
@@ -106,7 +106,7 @@ class Version(msgspec.Struct, frozen=True):
     Attributes:
         digest: ``sha256:`` of the sorted paths and contents.
         size: Bytes of all files.
-        removed: When its files were removed, in Unix seconds; None = they are there.
+        removed: When its files were removed, in Unix seconds; None = they exist.
     """
 
     model: str
@@ -129,15 +129,15 @@ class Version(msgspec.Struct, frozen=True):
 
 
 class Model(msgspec.Struct, frozen=True):
-    """A model.
+    """A model and its aliases.
 
     Attributes:
-        latest: Its newest version; None = all were removed.
-        versions: How many there are.
-        aliases: The version that each means.
-        protected: Roles of which one is needed to move an alias.
-        default_alias: Which requests without a version go to; empty = ``champion``, where that is set.
-        policy: What the move of an alias sets off: ``immediate``, or a rollout policy.
+        latest: Newest version; None = all were removed.
+        versions: Number of versions.
+        aliases: Version of each alias.
+        protected: By alias, the roles of which one is needed to move it.
+        default_alias: Alias of requests without a version; empty = ``champion``, if set.
+        policy: What moving an alias does: ``immediate``, or a rollout policy.
     """
 
     name: str
@@ -152,11 +152,11 @@ class Model(msgspec.Struct, frozen=True):
 
 
 class Move(msgspec.Struct, frozen=True):
-    """What became of the wish that an alias means a version.
+    """Result of pointing an alias to a version.
 
     Attributes:
-        before: What it meant; None = nothing.
-        release: Id of the release that it is proposed to; empty = it has moved.
+        before: Previous version; None = none.
+        release: Id of the proposed release; empty = the alias has moved.
     """
 
     model: str
@@ -167,11 +167,11 @@ class Move(msgspec.Struct, frozen=True):
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """One line of the audit, which nobody can change.
+    """A permanent line of the audit log.
 
     Attributes:
-        subject: Which alias, version, tag or webhook.
-        before, after: What it meant.
+        subject: The alias, version, tag or webhook.
+        before, after: Old and new value.
     """
 
     seq: int
@@ -186,7 +186,7 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 class Difference(msgspec.Struct, frozen=True):
-    """One point in which two versions differ; None = it is not there.
+    """A difference between two versions; None = absent.
 
     Attributes:
         part: ``description``, ``signature``, ``resources``, ``metrics``, ``tags``, ``files``, ``parents`` or
@@ -199,12 +199,12 @@ class Difference(msgspec.Struct, frozen=True):
     after: str | None
 
 
-#: What may be wrong with a file, or a folder.
+#: Possible faults of a file or folder.
 Problem = Literal["missing", "changed", "unreadable", "unknown", "no such version"]
 
 
 class Fault(msgspec.Struct, frozen=True):
-    """A file that is not as it was pushed."""
+    """A file that differs from what was pushed."""
 
     model: str
     number: int
@@ -213,11 +213,11 @@ class Fault(msgspec.Struct, frozen=True):
 
 
 class Webhook(msgspec.Struct, frozen=True):
-    """Who is told of changes. Its secret is shown once, when it is made.
+    """A webhook. Its secret is shown once, when it is created.
 
     Attributes:
-        model: Empty = of every model.
-        events: Actions; none = all.
+        model: Model name; empty = all.
+        events: Actions; empty = all.
     """
 
     id: str
@@ -228,19 +228,19 @@ class Webhook(msgspec.Struct, frozen=True):
     by: str = ""
 
 
-#: ``waiting`` for its first try, ``failing`` and to be tried again, ``told``, or ``given_up``.
+#: ``waiting`` for its first attempt, ``failing`` with a retry, ``told`` (delivered), or ``given_up``.
 DeliveryState = Literal["waiting", "failing", "told", "given_up"]
 
 
 class Delivery(msgspec.Struct, frozen=True):
-    """A change that a webhook is to be told of, or was.
+    """Delivery of a change to a webhook.
 
     Attributes:
-        webhook: Its id.
-        seq: Number of the change in the audit, of which ``action``, ``model`` and ``subject`` tell.
-        created, ended: When it changed, and when that was told or given up, in Unix seconds.
-        next: When it is tried (again); None = no more.
-        error: Of the last try; empty = none failed.
+        webhook: Id of the webhook.
+        seq: Number of the change in the audit log; ``action``, ``model`` and ``subject`` describe it.
+        created, ended: Time of the change, and of delivery or giving up, in Unix seconds.
+        next: Time of the next attempt; None = none.
+        error: Error of the last attempt; empty = none.
     """
 
     id: int
@@ -258,7 +258,7 @@ class Delivery(msgspec.Struct, frozen=True):
 
 
 class Token(msgspec.Struct, frozen=True):
-    """What proves who somebody is. The token itself is shown once, and its hash is kept."""
+    """Owner and roles of a token. The token itself is shown once, and only its hash is stored."""
 
     id: str
     name: str

@@ -1,9 +1,8 @@
-"""What of a registry is served, and how does the server follow it?
+"""Serving of a registry's models.
 
-Of each model the versions that aliases mean, and those of a release under way; where there is no alias, the
-newest. A look at the ledger every second takes the whole list and hands it to the control plane, so that a
-change that was missed costs a second. Webhooks are told from here, too. It loads nothing, and decides nothing
-of releases.
+For each model the versions with aliases, and those of an active release; without aliases, the newest. Every
+second the whole list is read from the ledger and passed to the control plane, so that a missed change costs a
+second. Webhooks are also notified from here. It loads nothing, and decides nothing about releases.
 """
 
 import asyncio
@@ -33,10 +32,10 @@ _WAITS: Final = "webhooks are told later"
 
 
 class Replacing(Protocol):
-    """Serves a list (the control plane)."""
+    """Receiver of the list of models (the control plane)."""
 
     async def replace(self, places: Sequence[NamedModel], owner: str = "") -> None:
-        """From now on these models by name, and no others of this owner."""
+        """Serve these models by name, and no others of this owner."""
         ...
 
 
@@ -44,9 +43,9 @@ class Registered:
     """A registry that is served.
 
     Args:
-        seconds: Between two looks.
+        seconds: Polling interval.
         sleep: Waits that many seconds.
-        clock: Seconds that only grow.
+        clock: Monotonic seconds.
     """
 
     def __init__(
@@ -72,16 +71,16 @@ class Registered:
         return f"<Registered {self.registry!r}, {len(self._places or ())} models>"
 
     async def start(self) -> None:
-        """The first look, when what it wants has been brought here; the others follow. Loads go on then.
+        """Read the registry and fetch its versions, then poll and load models in the background.
 
         Raises:
-            SalverError: the registry cannot be read, or a model of it has the name of another list's.
+            SalverError: the registry cannot be read, or a model has the name of one from another source.
         """
         await self.look(waits=True)
         self.follow()
 
     def follow(self) -> None:
-        """Look again and again, and tell webhooks."""
+        """Poll the registry and notify webhooks, forever."""
         loop = asyncio.get_running_loop()
         self._tasks = [
             loop.create_task(self._again(self.look, _STAYS), name="follow registry"),
@@ -89,7 +88,7 @@ class Registered:
         ]
 
     async def stop(self) -> None:
-        """It is followed no more."""
+        """Stop polling."""
         for task in self._tasks:
             task.cancel()
         if self._tasks:
@@ -98,14 +97,15 @@ class Registered:
         await self._bringing.stop()
 
     async def look(self, *, waits: bool = False) -> None:
-        """Serve what the registry means now; of a model whose files are not here yet, what it meant before.
+        """Serve the current list; a model whose files are not here yet keeps its earlier versions.
 
         Args:
-            waits: For the files; a model whose files cannot be had is shown as failed then, so that nobody is
-                ready without it. Later ones are not shown before they are here.
+            waits: Wait for the files; a model whose files cannot be fetched is then listed as failed, so that
+                the server is not ready without it. Otherwise models are not listed before their files are
+                here.
 
         Raises:
-            SalverError: it cannot be read, or not be served; all stays as it is.
+            SalverError: it cannot be read or served; nothing was changed.
         """
         wanted = await self.registry.ledger.read(wanted_of)
         versions = {(each.name, number) for each in wanted for number in each.numbers}
@@ -122,7 +122,7 @@ class Registered:
             for each in wanted
             if waits or each.name not in late or each.name in before
         }
-        if (places, late) != (self._places, self._late):  # what came late is looked at when it is here
+        if (places, late) != (self._places, self._late):  # late arrivals are listed when they are here
             await self._plane.replace(tuple(places.values()), OWNER)
             self._places, self._late = places, late
 
@@ -152,7 +152,7 @@ class Registered:
 
 
 class Wanted:
-    """Of one model: which versions are to be loaded, and what names them."""
+    """Versions of one model to load, with their labels."""
 
     def __init__(self, name: str, default_alias: str) -> None:
         self.name = name
@@ -165,12 +165,12 @@ class Wanted:
 
     @property
     def default_label(self) -> str:
-        """The alias that requests without a version mean; empty = the newest version."""
+        """Return the alias of requests without a version; empty = the newest version."""
         return self._default if self._default in self.labels else ""
 
 
 def wanted_of(connection: Connection) -> Iterable[Wanted]:
-    """What a registry means to have served, by name; models of which nothing is left are not there."""
+    """Return what a registry wants to have served, by name; models without versions are left out."""
     models = {
         row.name: Wanted(row.name, row.default_alias)
         for row in connection.execute(select(MODEL).order_by(MODEL.c.name))
@@ -193,8 +193,10 @@ def wanted_of(connection: Connection) -> Iterable[Wanted]:
 
 
 def _released(connection: Connection) -> Iterable[tuple[str, tuple[str, ...]]]:
-    """Models with the versions that releases need: of those under way both; of the last one of an alias the
-    stable one, too, as long as it holds units back; of the last one without an alias the one that it left.
+    """Return the versions that releases need, by model.
+
+    Both versions of active releases; of the last one of an alias the stable version while it holds units
+    back; of the last one without an alias the current version.
     """
     names = ("model", "alias", "stable", "canary", "state", "ended", "policy", "progress")
     rows = list(connection.execute(in_force(RELEASE.c[name] for name in names)))
@@ -211,7 +213,7 @@ def _released(connection: Connection) -> Iterable[tuple[str, tuple[str, ...]]]:
 
 
 def _is_watched(progress: str) -> bool:
-    """It is not said that this is over."""
+    """Return whether a promoted release may still be watched."""
     said = msgspec.json.decode(progress)
     return not isinstance(said, dict) or said.get("watched_until", 0.0) is not None
 

@@ -1,10 +1,10 @@
-"""How are models pushed, named, described and removed?
+"""Model registry: push, name, describe and remove versions.
 
-Every change is one transaction of the ledger, with its line in the audit. Files come first and the row after
-them, so that a row means files that are whole. What a push that was killed leaves behind has no row: it is
-not served, and its number is not given again. Later pushes take away what was only copied aside; what is in
-its place already waits for :meth:`ModelRegistry.sweep`, since it may be another registry's. It knows no
-server, no framework and no wire.
+Every change is one transaction of the ledger, with its line in the audit log. Files are written first and the
+row after them, so that a row means complete files. Leftovers of a killed push have no row: they are not
+served, and their number is not reused. Later pushes remove unfinished files; files already in place are left
+to :meth:`ModelRegistry.sweep`, because they may belong to another registry. It knows no server, no framework
+and no wire.
 """
 
 import asyncio
@@ -47,7 +47,7 @@ class ModelRegistry:
 
     Args:
         clock: Unix seconds.
-        new_id: An id that no other call gives.
+        new_id: Returns a unique id.
     """
 
     def __init__(
@@ -64,12 +64,12 @@ class ModelRegistry:
     # -- versions ------------------------------------------------------------------------------
 
     async def push(self, order: NewVersion, found: Found, actor: Actor) -> Version:
-        """Take a version in: its files, what they are, and what is said of them.
+        """Add a version with its files and metadata.
 
         Raises:
-            InvalidInput: a name, tag, metric or the card cannot be kept.
-            Forbidden: its alias is protected from this actor; nothing is pushed.
-            Conflict: a release of its alias is under way, or another model's name differs in case alone.
+            InvalidInput: a name, tag, metric or the card is not allowed.
+            Forbidden: its alias is protected from this actor; nothing is pushed. Conflict: a release of its
+                alias is active, or another model's name differs only in case.
             ArtifactsFailed: the files cannot be copied; nothing is pushed.
             LedgerFailed: the row cannot be written; the files are not served.
         """
@@ -86,7 +86,7 @@ class ModelRegistry:
         try:
             files = await asyncio.to_thread(self.artifacts.take_in, found.files, id, stop)
         except asyncio.CancelledError:
-            stop.set()  # else the thread would copy all of it, for nobody
+            stop.set()  # otherwise the thread would copy everything in vain
             raise
         try:
             number = await self.ledger.write(lambda c: _next_number(c, order.model, change))
@@ -105,27 +105,27 @@ class ModelRegistry:
         try:
             return await self.ledger.write(work)
         except LedgerFailed:
-            raise  # of a connection that broke as it committed nobody knows whether the row is there
+            raise  # if the connection broke during the commit, the row may or may not exist
         except Exception:
             await asyncio.to_thread(self.artifacts.remove, order.model, number, id)
             raise
 
     async def models(self) -> tuple[Model, ...]:
-        """All models, by name."""
+        """Return all models, by name."""
         return await self.ledger.read(rows.models)
 
     async def model(self, name: str) -> Model:
-        """One model. Raises NotFound."""
+        """Return a model. Raises NotFound."""
         return await self.ledger.read(lambda c: rows.model(c, name))
 
     async def versions(
         self, name: str, before: int | None = None, most: int | None = None
     ) -> Sequence[Version]:
-        """A model's versions whose files are there, the newest first.
+        """Return a model's versions with files, the newest first.
 
         Args:
-            before: Only those whose number is lower; None = from the newest on.
-            most: So many; None = all.
+            before: Only lower numbers; None = from the newest.
+            most: Maximum number; None = all.
 
         Raises:
             NotFound: no such model.
@@ -139,13 +139,13 @@ class ModelRegistry:
         return await self.ledger.read(work)
 
     async def version(self, reference: Reference) -> Version:
-        """The version that a reference means. Raises NotFound."""
+        """Return the version of a reference. Raises NotFound."""
         return await self.ledger.read(
             lambda c: rows.version(c, reference.model, rows.number_of(c, reference))
         )
 
     async def diff(self, before: Reference, after: Reference) -> tuple[Difference, ...]:
-        """In which points the second differs from the first. Raises NotFound."""
+        """Return the differences of the second from the first. Raises NotFound."""
 
         def work(connection: Connection) -> tuple[Difference, ...]:
             one, two = (
@@ -161,7 +161,7 @@ class ModelRegistry:
 
         Raises:
             NotFound: no such version.
-            Conflict: an alias or a release under way means it.
+            Conflict: an alias or an active release uses it.
         """
         change, id = self._change(actor, why), self._new_id()
 
@@ -176,7 +176,7 @@ class ModelRegistry:
         await asyncio.to_thread(self.artifacts.remove, model, number, id)
 
     async def verify(self, name: str = "") -> tuple[Fault, ...]:
-        """Read every file, and tell which are not as they were pushed; nothing = all are.
+        """Read every file, and return those that differ from what was pushed.
 
         Raises:
             NotFound: no model of that name.
@@ -191,7 +191,7 @@ class ModelRegistry:
         faults = await asyncio.to_thread(_compared, self.artifacts, pushed, name)
         if not faults:
             return ()
-        later = await self.ledger.read(work)  # others push and remove while files are read
+        later = await self.ledger.read(work)  # concurrent pushes and removals
         return tuple(
             fault
             for fault in faults
@@ -199,10 +199,10 @@ class ModelRegistry:
         )
 
     async def sweep(self, seconds: float = LEFT_SECONDS) -> tuple[str, ...]:
-        """Remove what killed pushes left behind, and is older than so many seconds; what was removed.
+        """Remove leftovers of killed pushes older than that many seconds; return what was removed.
 
         Raises:
-            Conflict: it may be less than a day old, and of a push that is under way.
+            Conflict: something may be less than a day old and part of a running push.
         """
         if seconds >= LEFT_SECONDS:
             return await self._sweep(seconds)
@@ -231,16 +231,15 @@ class ModelRegistry:
         *,
         expected: int | None = None,
     ) -> Move:
-        """Let an alias mean a version, or, where the model has a rollout policy, propose it to a release.
+        """Point an alias to a version or, if the model has a rollout policy, propose a release.
 
         Args:
-            expected: What it is to mean before; None = whatever.
+            expected: Required current version; None = any.
 
         Raises:
             NotFound: no such model or version.
-            Outdated: it means something else than expected.
-            Forbidden: the alias is protected, and the actor has none of its roles.
-            Conflict: another release of this alias is under way.
+            Outdated: it does not point to the expected version. Forbidden: the alias is protected, and the
+                actor has none of its roles. Conflict: another release of this alias is active.
         """
         change, id = self._change(actor, why), self._new_id()
         return await self.ledger.write(
@@ -250,19 +249,19 @@ class ModelRegistry:
     async def delete_alias(
         self, model: str, alias: str, actor: Actor, why: str = "", *, expected: int | None = None
     ) -> None:
-        """It means nothing any more. Raises what :meth:`set_alias` does."""
+        """Delete an alias. Raises what :meth:`set_alias` does."""
         change = self._change(actor, why)
         await self.ledger.write(lambda c: aliases.delete_alias(c, change, model, alias, expected))
 
     async def protect(
         self, model: str, alias: str, roles: Iterable[str], actor: Actor, why: str = ""
     ) -> None:
-        """Who moves the alias needs one of these roles from now on; none = anybody may.
+        """Require one of these roles to move an alias; empty = no restriction.
 
         Raises:
             NotFound: no such model.
             Forbidden: it is protected from this actor.
-            InvalidInput: nobody has such a role.
+            InvalidInput: no token has such a role.
         """
         change, wanted = self._change(actor, why), tuple(check_key(role, "role") for role in roles)
         await self.ledger.write(lambda c: aliases.protect(c, change, model, alias, wanted))
@@ -270,24 +269,24 @@ class ModelRegistry:
     async def set_policy(
         self, model: str, policy: Any, actor: Actor, why: str = "", *, expected: Model | None = None
     ) -> None:
-        """What the move of an alias sets off: ``immediate``, or a rollout policy.
+        """Set what moving an alias does: ``immediate``, or a rollout policy.
 
         Args:
-            expected: As the model is to be before; None = however it is.
+            expected: Required current state of the model; None = any.
 
         Raises:
             NotFound: there is no such model.
-            Outdated: it is not as expected.
+            Outdated: the state differs.
         """
         change = self._change(actor, why)
         await self.ledger.write(lambda c: aliases.set_policy(c, change, model, policy, expected))
 
     async def set_default(self, model: str, alias: str, actor: Actor, why: str = "") -> None:
-        """Requests that name no version go to this alias; empty = to ``champion``. Raises NotFound."""
+        """Set the alias of requests that name no version; empty = ``champion``. Raises NotFound."""
         change = self._change(actor, why)
         await self.ledger.write(lambda c: aliases.set_default(c, change, model, alias))
 
-    # -- what is said of them ------------------------------------------------------------------
+    # -- metadata ------------------------------------------------------------------------------
 
     async def tag(self, reference: Reference, key: str, value: str | None, actor: Actor) -> None:
         """Set a tag of a version, or remove it (None). Raises NotFound, InvalidInput."""
@@ -329,7 +328,7 @@ class ModelRegistry:
         await self.ledger.write(work)
 
     async def history(self, model: str = "", before: int = 0, most: int = 100) -> Sequence[Entry]:
-        """The last changes of a model, or of all, the newest first; ``before`` a number turns the page."""
+        """Return the last changes of a model, or of all, the newest first; ``before`` a number for paging."""
         return await self.ledger.read(lambda c: audit.history(c, model, before, most))
 
     def _change(self, actor: Actor, why: str) -> Change:
@@ -338,11 +337,11 @@ class ModelRegistry:
 
 
 def _checked(order: NewVersion) -> Mapping[str, Any]:
-    """The front matter of its card, if all of it can be kept.
+    """Return the front matter of its card, if all metadata is valid.
 
     Raises:
-        InvalidInput: a name, tag, metric, parent or the card cannot be.
-        MissingExtra: nothing here reads the front matter.
+        InvalidInput: a name, tag, metric, parent or the card is not allowed. MissingExtra: no YAML parser is
+            installed.
     """
     if check_model(order.model).isdecimal():  # its folder would be taken for a version of the folder above
         raise InvalidInput(f"a model cannot be called by a number, {order.model}", fix="Begin with a letter.")
@@ -365,7 +364,7 @@ def _check_metrics(metrics: Mapping[str, float]) -> None:
 
 
 def _check_wish(connection: Connection, change: Change, order: NewVersion) -> None:
-    """Is the name free, and may this actor let the alias mean it now?"""
+    """Check that the name is free and the actor may set the alias."""
     _check_name(connection, order.model)
     if order.alias:
         aliases.check_guard(connection, change, order.model, order.alias)
@@ -373,7 +372,7 @@ def _check_wish(connection: Connection, change: Change, order: NewVersion) -> No
 
 
 def _check_name(connection: Connection, model: str) -> None:
-    """Some file systems would keep two models in one folder whose names differ in case alone."""
+    """Check for names that differ only in case, which share a folder on some file systems."""
     alike = select(MODEL.c.name).where(func.lower(MODEL.c.name) == func.lower(model))
     names = connection.scalars(alike.order_by(MODEL.c.name)).all()
     if names and model not in names:
@@ -404,7 +403,7 @@ def _write(
     number: int,
     keys: Mapping[str, Any],
 ) -> None:
-    """The rows of a version."""
+    """Write the rows of a version."""
 
     def text(value: Any) -> str:
         return msgspec.json.encode(value).decode()

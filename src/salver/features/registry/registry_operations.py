@@ -1,6 +1,6 @@
-"""Which models, versions and aliases are there, and what becomes of them? The operations over the registry.
+"""Management operations on models, versions and aliases of the registry.
 
-Each change is the registry's own, with who wished it and why; nothing is decided here.
+Each change is made by the registry, with author and reason; nothing is decided here.
 """
 
 import re
@@ -30,14 +30,14 @@ from salver.transport.operations import (
 )
 from salver.words.errors import InvalidInput, NotFound, Outdated
 
-#: Changes that are made only of the state that the caller has seen, where it says so.
+#: Changes that can be made conditional on the state that the caller has seen.
 _CONDITIONAL = frozenset({"set_alias", "delete_alias", "set_policy"})
 _NUMBER: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
 _Run = Callable[[ModelRegistry, ApiRequest], Awaitable[Answer]]
 
 
 class VersionLine(msgspec.Struct, frozen=True):
-    """A version, in short.
+    """Summary of a version.
 
     Attributes:
         size: Bytes of all files.
@@ -58,7 +58,7 @@ class VersionLine(msgspec.Struct, frozen=True):
 
 
 class AliasView(msgspec.Struct, frozen=True):
-    """What an alias means, and who may move it: one of these roles; none = whoever may change something."""
+    """An alias, its version, and the roles of which one is needed to move it; empty = no restriction."""
 
     model: str
     alias: str
@@ -67,7 +67,7 @@ class AliasView(msgspec.Struct, frozen=True):
 
 
 class Differences(msgspec.Struct, frozen=True):
-    """In which points the second differs from the first."""
+    """Differences of the second version from the first."""
 
     before: int
     after: int
@@ -75,38 +75,38 @@ class Differences(msgspec.Struct, frozen=True):
 
 
 class DiffQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Two versions: numbers, or aliases."""
+    """Two versions: numbers or aliases."""
 
     before: str
     after: str
 
 
 class NewAlias(Why, frozen=True, forbid_unknown_fields=True):
-    """Which version it is to mean."""
+    """Version for an alias."""
 
     version: Annotated[int, msgspec.Meta(ge=1, le=MOST_NUMBER)]
 
 
 class Protection(Why, frozen=True, forbid_unknown_fields=True):
-    """Roles of which one is needed to move the alias; none = anybody may."""
+    """Roles of which one is needed to move the alias; empty = no restriction."""
 
     roles: Annotated[tuple[str, ...], msgspec.Meta(max_length=32)]
 
 
 class NewPolicy(Why, frozen=True, forbid_unknown_fields=True):
-    """What the move of an alias sets off."""
+    """What moving an alias does."""
 
     policy: Literal["immediate"] | Policy
 
 
 class NewDefault(Why, frozen=True, forbid_unknown_fields=True):
-    """The alias that requests mean which name no version; empty = ``champion``, or the newest."""
+    """Alias of requests that name no version; empty = ``champion``, or the newest version."""
 
     alias: str
 
 
 class NewTag(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Its value."""
+    """Value of a tag."""
 
     value: Annotated[str, msgspec.Meta(max_length=4096)]
 
@@ -118,7 +118,7 @@ class NewMetrics(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def model_operations(registry: ModelRegistry) -> list[Operation]:
-    """Those rows of the table."""
+    """Return the operations."""
     model, version = "/models/{model}", "/models/{model}/versions/{version}"
     alias = "/models/{model}/aliases/{alias}"
     looks: tuple[tuple[str, str, str, _Run, Any, dict[str, Any]], ...] = (
@@ -194,20 +194,20 @@ def model_operations(registry: ModelRegistry) -> list[Operation]:
 
 
 def actor(caller: Caller) -> Actor:
-    """Who asks, as the registry writes it down."""
+    """Return the caller as recorded in the registry."""
     return Actor(caller.name, caller.roles)
 
 
 def reference(asked: ApiRequest) -> Reference:
-    """The version that the path names, by number or alias."""
+    """Return the reference in the path, by number or alias."""
     return named(asked.names["model"], asked.names["version"])
 
 
 def named(model: str, version: str) -> Reference:
-    """A version by number or alias.
+    """Return a reference by number or alias.
 
     Raises:
-        InvalidInput: an alias cannot be called so.
+        InvalidInput: the name is not allowed for an alias.
     """
     if _NUMBER.fullmatch(version):
         return Reference(model, number=int(version))
@@ -269,10 +269,10 @@ def _tag(alias: str, number: int) -> str:
 
 
 async def _expected(registry: ModelRegistry, asked: ApiRequest) -> int | None:
-    """Which version the alias means if it is as the caller has seen it; None = it does not say.
+    """Return the version of the alias if it matches the caller's condition; None = no condition.
 
     Raises:
-        Outdated: it is not.
+        Outdated: it does not match.
     """
     if not asked.expected:
         return None

@@ -1,4 +1,4 @@
-"""What do the ledger's rows say of models and versions, as records?"""
+"""Conversion of the ledger's rows to records of models and versions."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -16,9 +16,9 @@ _FILES = msgspec.json.Decoder(tuple[FileEntry, ...])
 
 
 def in_force(columns: Iterable[ColumnElement[Any]]) -> Select[Any]:
-    """Releases that matter now, oldest first: those that go on, and the last of each model and alias.
+    """Return the releases in force, oldest first: active ones, and the last of each model and alias.
 
-    Of a registry with thousands of releases these are a few, and only they are read each second.
+    These are few even among thousands of releases, and only they are read every second.
     """
     other = RELEASE.alias()
     began_last = (
@@ -35,7 +35,7 @@ def in_force(columns: Iterable[ColumnElement[Any]]) -> Select[Any]:
 
 
 def models(connection: Connection, name: str = "") -> tuple[Model, ...]:
-    """All models by name, or the one of that name; one whose first push has not ended is not there."""
+    """Return all models by name, or the one of that name, without models whose first push has not ended."""
     is_pushed = select(VERSION.c.number).where(VERSION.c.model == MODEL.c.name).exists()
     query = select(MODEL).where(is_pushed).order_by(MODEL.c.name)
     there = (
@@ -72,7 +72,7 @@ def models(connection: Connection, name: str = "") -> tuple[Model, ...]:
 
 
 def model(connection: Connection, name: str) -> Model:
-    """One model.
+    """Return a model.
 
     Raises:
         NotFound: there is none of that name.
@@ -83,7 +83,7 @@ def model(connection: Connection, name: str) -> Model:
 
 
 def number_of(connection: Connection, reference: Reference) -> int:
-    """The version that a reference means, whose files are there.
+    """Return the number of the version of a reference, which must have files.
 
     Raises:
         NotFound: no such model, version or alias.
@@ -107,10 +107,10 @@ def number_of(connection: Connection, reference: Reference) -> int:
 
 
 def version(connection: Connection, name: str, number: int) -> Version:
-    """One version, be its files there or not.
+    """Return a version, with or without files.
 
     Raises:
-        NotFound: there was never one of that number.
+        NotFound: the number was never used.
     """
     found = versions(connection, name, Page(number, 1))
     if found and found[0].number == number:
@@ -119,7 +119,7 @@ def version(connection: Connection, name: str, number: int) -> Version:
 
 
 class Page(msgspec.Struct, frozen=True):
-    """Which versions of a model: numbers up to ``highest``, so many at most; None = all."""
+    """Range of a model's versions: numbers up to ``highest``, at most that many; None = all."""
 
     highest: int | None = None
     most: int | None = None
@@ -127,7 +127,7 @@ class Page(msgspec.Struct, frozen=True):
 
 
 def versions(connection: Connection, name: str, page: Page) -> Sequence[Version]:
-    """Versions of a model, the newest first."""
+    """Return versions of a model, the newest first."""
     query = select(VERSION).where(VERSION.c.model == name).order_by(VERSION.c.number.desc()).limit(page.most)
     if page.highest is not None:
         query = query.where(VERSION.c.number <= page.highest)
@@ -169,7 +169,7 @@ def versions(connection: Connection, name: str, page: Page) -> Sequence[Version]
 
 
 def files(connection: Connection, name: str = "") -> dict[tuple[str, int], tuple[FileEntry, ...]]:
-    """Files of the versions of a model, or of all, that are there."""
+    """Return the existing files of the versions of a model, or of all."""
     query = select(VERSION.c.model, VERSION.c.number, VERSION.c.files).where(VERSION.c.removed.is_(None))
     if name:
         query = query.where(VERSION.c.model == name)

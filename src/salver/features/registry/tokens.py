@@ -1,4 +1,4 @@
-"""Who is it that changes something? Tokens prove it; of each only the hash is kept."""
+"""Access tokens; only their hashes are stored."""
 
 import base64
 import hashlib
@@ -22,15 +22,16 @@ _BYTES: Final = 32
 class Tokens:
     """The tokens of a registry.
 
-    The first may be made by whoever can write to the ledger; once somebody has the role ``admin``, only they.
+    Anybody with write access to the ledger may create tokens until one has the role ``admin``; then only
+    admins may.
 
     Args:
         clock: Unix seconds.
-        new_id: An id that no other call gives.
-        random: So many bytes that nobody can guess.
+        new_id: Returns a unique id.
+        random: Returns that many secure random bytes.
     """
 
-    #: The role that makes tokens.
+    #: Role that may create tokens.
     ADMIN: Final = "admin"
 
     def __init__(
@@ -49,11 +50,10 @@ class Tokens:
         return f"<Tokens of {self._ledger!r}>"
 
     async def make(self, name: str, roles: Iterable[str], actor: Actor) -> tuple[Token, str]:
-        """A token for somebody; its text, which is not shown again.
+        """Create a token; return its text, which is not shown again.
 
         Raises:
-            InvalidInput: a name or role that cannot be one.
-            Forbidden: others make tokens here.
+            InvalidInput: the name or role is not allowed. Forbidden: only admins may create tokens.
         """
         wanted = tuple(sorted({check_key(role, "role") for role in roles}))
         token = Token(self._new_id(), check_key(name, "token's owner"), wanted, self._clock(), actor.name)
@@ -70,7 +70,7 @@ class Tokens:
         return token, text
 
     async def list(self) -> tuple[Token, ...]:
-        """All, the oldest first."""
+        """Return all tokens, the oldest first."""
         columns = [column for column in TOKEN.columns if column is not TOKEN.c.hash]
 
         def work(connection: Connection) -> tuple[Token, ...]:
@@ -80,7 +80,7 @@ class Tokens:
         return await self._ledger.read(work)
 
     async def revoke(self, id: str, actor: Actor) -> None:
-        """It proves nothing any more. Raises NotFound, Forbidden."""
+        """Revoke a token. Raises NotFound, Forbidden."""
         change = Change(actor, self._clock())
 
         def work(connection: Connection) -> None:
@@ -94,10 +94,10 @@ class Tokens:
         await self._ledger.write(work)
 
     async def actor(self, text: str) -> Actor:
-        """Whose token it is.
+        """Return the owner of a token.
 
         Raises:
-            Unauthenticated: nobody's.
+            Unauthenticated: the token is unknown.
         """
         query = select(TOKEN.c.name, TOKEN.c.roles).where(TOKEN.c.hash == _hash(text))
         row = await self._ledger.read(lambda c: c.execute(query).first())

@@ -1,4 +1,4 @@
-"""``salver registry verify``, ``sweep``, ``remove``, ``backup`` and ``restore``: is it whole, and safe?"""
+"""``salver registry verify``, ``sweep``, ``remove``, ``backup`` and ``restore``: maintenance."""
 
 import time
 from pathlib import Path
@@ -21,7 +21,7 @@ _LOAD_SECONDS = 300.0
 
 
 def inspector(state_dir: str | None, *, trust_pickle: bool, loads: bool) -> "Inspect":
-    """Looks at what is pushed, with the backends that are installed."""
+    """Return an inspector with the installed backends."""
     from salver.backends.discovery import backends, recogniser
     from salver.backends.trial import try_load
     from salver.dialects.formats import formats
@@ -37,10 +37,10 @@ def inspector(state_dir: str | None, *, trust_pickle: bool, loads: bool) -> "Ins
 
 
 def verify(name: str = "", /, *, where: Where = USUAL, json: Json = False) -> int:
-    """Read all files, and tell which are not as they were pushed; the exit status is 1 when there are some.
+    """Verify all files against what was pushed; the exit status is 1 if any differ.
 
     Args:
-        name: A model's name; without it, all.
+        name: Name of a model (default: all).
     """
     faults = run(where, lambda registry, _: registry.verify(name))
 
@@ -60,9 +60,9 @@ def sweep(
     where: Where = USUAL,
     json: Json = False,
 ) -> int:
-    """Remove what pushes left behind that were killed: all files that this registry knows nothing of.
+    """Remove leftovers of killed pushes: all files unknown to this registry.
 
-    Another registry with its files in the same place would lose them.
+    Another registry with files in the same place would lose them.
     """
     removed = run(where, lambda registry, _: registry.sweep(hours * 3600))
     if json:
@@ -76,7 +76,7 @@ def sweep(
 
 
 def remove(version: str, /, *, why: Why = "", where: Where = USUAL, json: Json = False) -> int:
-    """Remove the files of a version that no alias and no release means; its row and history stay.
+    """Remove the files of a version without alias and release; its row and history stay.
 
     Args:
         version: NAME/VERSION.
@@ -93,12 +93,12 @@ def remove(version: str, /, *, why: Why = "", where: Where = USUAL, json: Json =
 
 
 def backup(file: Path, /, *, where: Where = USUAL, json: Json = False) -> int:
-    """Write the whole registry into one file, while others may go on pushing.
+    """Write the whole registry to one file, even during pushes.
 
-    Secrets of webhooks are in it, and hashes of tokens.
+    It contains secrets of webhooks and hashes of tokens.
 
     Args:
-        file: A tar archive; what it held is replaced.
+        file: Tar archive; an existing file is replaced.
     """
     from salver.features.registry.backup import back_up
 
@@ -108,10 +108,10 @@ def backup(file: Path, /, *, where: Where = USUAL, json: Json = False) -> int:
 
 
 def restore(file: Path, /, *, where: Where = USUAL, json: Json = False) -> int:
-    """Fill an empty registry from a backup, of either kind of database.
+    """Restore a backup into an empty registry, with either kind of database.
 
     Args:
-        file: As salver registry backup wrote it.
+        file: Archive written by salver registry backup.
     """
     from salver.features.registry.backup import restore as fill
 

@@ -1,6 +1,6 @@
-"""Who is told of changes?
+"""Webhooks: subscriptions to changes.
 
-What is to be told is written with the change itself; ``deliveries.py`` tells it.
+Deliveries are created with the change itself; ``deliveries.py`` sends them.
 """
 
 import base64
@@ -23,12 +23,12 @@ _SECRET_BYTES: Final = 32
 
 
 class Webhooks:
-    """Those who want to be told.
+    """Webhooks of a registry.
 
     Args:
         clock: Unix seconds.
-        new_id: An id that no other call gives.
-        random: So many bytes that nobody can guess.
+        new_id: Returns a unique id.
+        random: Returns that many secure random bytes.
     """
 
     def __init__(
@@ -49,14 +49,13 @@ class Webhooks:
     async def add(
         self, url: str, model: str, events: Sequence[str], actor: Actor, why: str = ""
     ) -> tuple[Webhook, str]:
-        """From now on that URL is told; the secret, which is not shown again.
+        """Add a webhook; return its secret, which is not shown again.
 
         Args:
-            model: Empty = of all.
-            events: Actions of the audit; none = all.
+            model: Model name; empty = all. events: Actions of the audit log; empty = all.
 
         Raises:
-            InvalidInput: the URL is none of HTTP, or there is no such event.
+            InvalidInput: the URL is not an HTTP URL, or there is no such event.
         """
         _check(url, model, events)
         secret = PREFIX + base64.b64encode(self._random(_SECRET_BYTES)).decode()
@@ -73,7 +72,7 @@ class Webhooks:
         return webhook, secret
 
     async def list(self) -> tuple[Webhook, ...]:
-        """All, the oldest first, without their secrets."""
+        """Return all webhooks, the oldest first, without their secrets."""
         columns = [column for column in WEBHOOK.columns if column is not WEBHOOK.c.secret]
         query = select(*columns).order_by(WEBHOOK.c.created, WEBHOOK.c.id)
 
@@ -86,7 +85,7 @@ class Webhooks:
         return await self._ledger.read(work)
 
     async def remove(self, id: str, actor: Actor, why: str = "") -> None:
-        """It is told no more, nor of what is still to be told. Raises NotFound."""
+        """Remove a webhook with its pending deliveries. Raises NotFound."""
         change = Change(actor, self._clock(), why)
 
         def work(connection: Connection) -> None:
@@ -102,20 +101,20 @@ class Webhooks:
     async def deliveries(
         self, webhook: str = "", state: DeliveryState | None = None, before: int = 0, most: int = 100
     ) -> Sequence[Delivery]:
-        """What they are to be told and were in the last 30 days, the newest first.
+        """Return deliveries of the last 30 days, the newest first.
 
         Args:
-            webhook: Id; empty = of all.
-            state: Only such; None = any.
-            before: Only those whose number is lower; 0 = from the newest on.
+            webhook: Id; empty = all.
+            state: State; None = any.
+            before: Only lower numbers; 0 = from the newest.
         """
         return await self._ledger.read(lambda c: deliveries(c, webhook, state, before, most))
 
     async def redeliver(self, id: int) -> Delivery:
-        """Tell it anew, as soon as can be, and as often as what is new.
+        """Repeat a delivery as soon as possible, with the usual retries.
 
         Raises:
-            NotFound: there is no such delivery, or nobody who is to be told.
+            NotFound: there is no such delivery, or its webhook has been removed.
         """
         now = self._clock()
         return await self._ledger.write(lambda c: again(c, id, now))
@@ -125,7 +124,7 @@ def _check(url: str, model: str, events: Sequence[str]) -> None:
     try:
         parts = urllib.parse.urlsplit(url)
         is_fine = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # of its port, or of brackets
+    except ValueError:  # invalid port or brackets
         is_fine = False
     if not is_fine or not url.isprintable() or len(url) > 2048:
         raise InvalidInput("a webhook is told by HTTP", field="url", fix="Name an URL: https://host/path.")
