@@ -127,7 +127,7 @@ def test_the_purity_check_sees_what_it_should() -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_every_module_says_which_question_it_answers(name: str) -> None:
+def test_every_module_says_what_it_is(name: str) -> None:
     words = (ast.get_docstring(TREES[name]) or "").strip(".… \n")
     assert len(words) > 20, f"{name} needs a docstring"
 

@@ -73,8 +73,8 @@ def test_what_the_server_refuses_is_invalid(content: str, place: list[Any]) -> N
 
 def test_keys_are_described_by_their_docstrings() -> None:
     described = schema()["properties"]
-    assert described["timeout_ms"]["description"] == "Deadline of a request that brings none; 0 = none."
-    assert described["inputs"]["description"].startswith("Override what the artefact says of itself")
+    assert described["timeout_ms"]["description"] == "Deadline of requests that have none; 0 = none."
+    assert described["inputs"]["description"].startswith("Override or complete the artefact's own signature")
     assert described["outputs"]["description"] == described["inputs"]["description"]
 
 

@@ -1,4 +1,4 @@
-"""Parts of the console."""
+"""Wiring of the console into a server."""
 
 from salver.feature import Kernel, Parts
 from salver.features.console.files import read, read_docs
