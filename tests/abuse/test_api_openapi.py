@@ -20,15 +20,15 @@ from schemathesis.specs.openapi.checks import (
 )
 from waiting import PATIENCE_S
 
-from salver.features.management.ledger_operations import Kept, Stores
 from salver.features.management.openapi import describe
 from salver.features.management.serving_operations import serving_operations
+from salver.features.releases.ledger_api import LedgerApi, ReleaseStores
 from salver.testing.process import ServerProcess
 
 NOBODY: Any = None  # the operations are not run here
 OPERATIONS = [
     *serving_operations(NOBODY, NOBODY, ("salver", "0")),
-    *Kept(NOBODY, NOBODY, NOBODY, Stores(NOBODY, NOBODY, NOBODY), str).operations(),
+    *LedgerApi(NOBODY, NOBODY, NOBODY, ReleaseStores(NOBODY, NOBODY, NOBODY), str).operations(),
 ]
 LABELS = [
     f"{verb.upper()} {path}" for path, verbs in describe(OPERATIONS, "0")["paths"].items() for verb in verbs

@@ -11,9 +11,9 @@ from typing import Any
 
 import schemathesis
 
-from salver.features.management.ledger_operations import Kept, Stores
 from salver.features.management.openapi import describe
 from salver.features.management.serving_operations import serving_operations
+from salver.features.releases.ledger_api import LedgerApi, ReleaseStores
 from salver.transport.operations import ROOT, Operation
 
 PAGE = Path(__file__).parents[3] / "docs" / "reference" / "api.md"
@@ -41,7 +41,7 @@ a registry is there when the server has one.
 def operations() -> list[Operation]:
     """All, of a server that has everything; they are not run."""
     nobody: Any = None
-    kept = Kept(nobody, nobody, nobody, Stores(nobody, nobody, nobody), str)
+    kept = LedgerApi(nobody, nobody, nobody, ReleaseStores(nobody, nobody, nobody), str)
     return [*serving_operations(nobody, nobody, ("salver", "0"), has_registry=True), *kept.operations()]
 
 
@@ -58,7 +58,7 @@ def records(schemas: dict[str, Any]) -> str:
     """What is sent and told, field by field."""
     text = "## Records\n"
     for name, schema in sorted(schemas.items()):
-        if "properties" in schema and "_" not in name and name != "Problem":
+        if "properties" in schema and "_" not in name.rpartition(".")[2] and name != "Problem":
             needed = schema.get("required", ())
             text += f"\n### {name}\n\n{first_line(schema)}| Field | Type | |\n|---|---|---|\n"
             text += "".join(row(field, kind, needed) for field, kind in schema["properties"].items())

@@ -12,13 +12,13 @@ from asgi_calls import Reply, asked
 from registries import ANN, Clock, counted, found, open_registry
 
 from salver.features.management import Access, Api, Management
-from salver.features.management.ledger_operations import Kept, Stores
 from salver.features.registry.deliveries import Deliverer
 from salver.features.registry.records import NewVersion
 from salver.features.registry.registry import ModelRegistry
 from salver.features.registry.tokens import Tokens
 from salver.features.registry.webhooks import Webhooks
 from salver.features.releases.judge.policy import Policy
+from salver.features.releases.ledger_api import LedgerApi, ReleaseStores
 from salver.features.releases.release_store import ReleaseStore
 from salver.transport.pages import Sites
 
@@ -34,8 +34,12 @@ class World:
         self.registry = registry
         self.tokens = Tokens(registry.ledger, clock, new_id, lambda size: b"t" * size)
         webhooks = Webhooks(registry.ledger, clock, new_id, lambda size: b"w" * size)
-        self._kept = Kept(
-            registry, webhooks, self.tokens, Stores(ReleaseStore(registry.ledger), nobody, nobody), new_id
+        self._kept = LedgerApi(
+            registry,
+            webhooks,
+            self.tokens,
+            ReleaseStores(ReleaseStore(registry.ledger), nobody, nobody),
+            new_id,
         )
         self._api = Api(self._kept.operations())
         self.host = "127.0.0.1"

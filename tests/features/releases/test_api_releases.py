@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from registries import counted, open_registry
 
 from salver.features.management import Access, Api, Management
-from salver.features.management.ledger_operations import Kept, Stores
 from salver.features.registry.records import Actor
 from salver.features.registry.registry import ModelRegistry
 from salver.features.releases.controller_operations import Hook, judged, says_yes
@@ -23,6 +22,7 @@ from salver.features.releases.experiments.shadows import Example, ShadowReport
 from salver.features.releases.judge import procedure
 from salver.features.releases.judge.record import Release, proposed
 from salver.features.releases.judge.verdict import Decision, MetricVerdict, Verdict
+from salver.features.releases.ledger_api import LedgerApi, ReleaseStores
 from salver.features.releases.outcomes import OutcomeStore
 from salver.features.releases.release_operations import Ledger, release_operations, stride
 from salver.features.releases.release_store import ReleaseStore, Step
@@ -43,7 +43,8 @@ class World:
         self.is_up = True
         self.shadows: dict[str, ShadowReport] = {}
         outcomes = OutcomeStore(registry.ledger, lambda: NOW)
-        kept = Kept(registry, nobody, nobody, Stores(self.store, outcomes, self), counted("new-").__next__)
+        stores = ReleaseStores(self.store, outcomes, self)
+        kept = LedgerApi(registry, nobody, nobody, stores, counted("new-").__next__)
         mine = release_operations(Ledger(self.store, self.store, kept.propose, self, lambda: NOW, self.tick))
         others = [one for one in kept.operations() if one.name not in {o.name for o in mine}]
         self._api = Api([*mine, *others])

@@ -75,18 +75,19 @@ def check_change(before: Sequence[NamedModel], after: Sequence[NamedModel]) -> N
     Raises:
         InvalidInput: a model has another platform, or one that there is not; TensorFlow Serving's texts.
     """
-    platforms = {place.name: place.platform for place in before}
-    for place in after:
-        old = platforms.get(place.name, place.platform)
-        if place.platform != old:
+    platforms = {place.name: place.platform or PLATFORM for place in before}
+    wanted = {place.name: place.platform or PLATFORM for place in after}
+    for name, platform in wanted.items():
+        old = platforms.get(name, platform)
+        if platform != old:
             raise InvalidInput(
-                f"Illegal to change a model's platform. For model {place.name} platform was {old} and new "
-                f"platform requested is {place.platform}"
+                f"Illegal to change a model's platform. For model {name} platform was {old} and new "
+                f"platform requested is {platform}"
             )
-    for place in after:
-        if place.platform != PLATFORM:
+    for name, platform in wanted.items():
+        if platform != PLATFORM:
             raise InvalidInput(
-                f"Model {place.name} requests unsupported platform {place.platform}",
+                f"Model {name} requests unsupported platform {platform}",
                 fix=f'Say model_platform: "{PLATFORM}"; any format that Salver knows may lie there.',
             )
 

@@ -13,8 +13,6 @@ import msgspec
 from salver.features.registry.names import LATEST, Reference, check_alias
 from salver.features.registry.records import Actor, Difference, Model, Move, Version
 from salver.features.registry.registry import ModelRegistry
-from salver.features.releases.judge.policy import Policy
-from salver.features.releases.planning_operations import check_size
 from salver.transport.access_check import Caller
 from salver.transport.operations import (
     MOST_NUMBER,
@@ -26,12 +24,11 @@ from salver.transport.operations import (
     PageQuery,
     Why,
     paged,
-    tag_of,
 )
 from salver.words.errors import InvalidInput, NotFound, Outdated
 
 #: Changes that can be made conditional on the state that the caller has seen.
-_CONDITIONAL = frozenset({"set_alias", "delete_alias", "set_policy"})
+_CONDITIONAL = frozenset({"set_alias", "delete_alias"})
 _NUMBER: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
 _Run = Callable[[ModelRegistry, ApiRequest], Awaitable[Answer]]
 
@@ -93,12 +90,6 @@ class Protection(Why, frozen=True, forbid_unknown_fields=True):
     roles: Annotated[tuple[str, ...], msgspec.Meta(max_length=32)]
 
 
-class NewPolicy(Why, frozen=True, forbid_unknown_fields=True):
-    """What moving an alias does."""
-
-    policy: Literal["immediate"] | Policy
-
-
 class NewDefault(Why, frozen=True, forbid_unknown_fields=True):
     """Alias of requests that name no version; empty = ``champion``, or the newest version."""
 
@@ -148,15 +139,6 @@ def model_operations(registry: ModelRegistry) -> list[Operation]:
         ),
         ("delete_alias", "DELETE", alias, "Let it mean nothing", _delete_alias, Done, Why),
         ("protect_alias", "PUT", f"{alias}/protection", "Who may move it", _protect, AliasView, Protection),
-        (
-            "set_policy",
-            "PUT",
-            f"{model}/policy",
-            "What the move of an alias sets off",
-            _policy,
-            Model,
-            NewPolicy,
-        ),
         (
             "set_default",
             "PUT",
@@ -313,23 +295,6 @@ async def _protect(registry: ModelRegistry, asked: ApiRequest) -> Answer:
     names, wish = asked.names, asked.body
     await registry.protect(names["model"], names["alias"], wish.roles, actor(asked.caller), wish.reason)
     return Answer(await _seen(registry, asked))
-
-
-async def _policy(registry: ModelRegistry, asked: ApiRequest) -> Answer:
-    policy = msgspec.to_builtins(asked.body.policy)
-    if asked.body.policy != "immediate":
-        check_size(asked.body.policy)
-    name, seen = asked.names["model"], None
-    if asked.expected and "*" not in asked.expected:
-        seen = await registry.model(name)
-        if tag_of(msgspec.json.encode(seen)) not in asked.expected:
-            raise Outdated(
-                f"the model '{name}' is not as it was seen",
-                field="if-match",
-                fix="Look again, and send the etag of its GET.",
-            )
-    await registry.set_policy(name, policy, actor(asked.caller), asked.body.reason, expected=seen)
-    return await _model(registry, asked)
 
 
 async def _default(registry: ModelRegistry, asked: ApiRequest) -> Answer:

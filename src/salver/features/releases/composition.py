@@ -9,7 +9,6 @@ import platform
 import time
 from collections.abc import Callable
 
-from salver.features.management.ledger_operations import Kept, Stores
 from salver.features.registry.deliveries import Deliverer
 from salver.features.registry.opening import Home, home_of, open_registry
 from salver.features.registry.posting import post
@@ -21,6 +20,7 @@ from salver.features.releases.experiments.collector import Collector
 from salver.features.releases.experiments.pending import Pending
 from salver.features.releases.experiments.router import Router
 from salver.features.releases.fleet import Fleet, Loaded
+from salver.features.releases.ledger_api import LedgerApi, ReleaseStores
 from salver.features.releases.outcomes import OutcomeStore
 from salver.features.releases.release_store import ReleaseStore
 from salver.features.releases.releases import Releases, Shadows, Traffic
@@ -75,13 +75,13 @@ class Ledgered:
         server = f"{platform.node()}-{new_id()}"
         return cls(registry, Traffic(*traffic), *served, server)
 
-    def kept(self, new_id: Callable[[], str]) -> Kept:
-        """Return the stores that the management API needs."""
+    def kept(self, new_id: Callable[[], str]) -> LedgerApi:
+        """Return the operations that the management interface shows."""
         ledger = self.registry.ledger
         webhooks = Webhooks(ledger, time.time, new_id, os.urandom)
         tokens = Tokens(ledger, time.time, new_id, os.urandom)
-        stores = Stores(self.store, self.outcomes, self._shadows)
-        return Kept(self.registry, webhooks, tokens, stores, new_id)
+        stores = ReleaseStores(self.store, self.outcomes, self._shadows)
+        return LedgerApi(self.registry, webhooks, tokens, stores, new_id)
 
     async def start(self) -> None:
         """Resume releases from the ledger. Raises SalverError if it cannot be read."""

@@ -1,6 +1,6 @@
-"""What does a server with a registry tell and change over HTTP, all in all?
+"""All operations of the management interface that need a registry.
 
-Imported where a registry is opened, and nowhere else, since it brings a database's libraries.
+Imported only where a registry is opened, since it brings a database's libraries.
 """
 
 import time
@@ -19,6 +19,7 @@ from salver.features.releases.controller_operations import plug_operations
 from salver.features.releases.judge.record import Release
 from salver.features.releases.outcome_operations import OutcomeTaker, outcome_operations
 from salver.features.releases.planning_operations import planning_operations
+from salver.features.releases.policy_operations import policy_operation
 from salver.features.releases.proposals import Proposal, proposal
 from salver.features.releases.release_operations import Ledger, ShadowSource, release_operations
 from salver.features.releases.release_store import ReleaseStore
@@ -26,28 +27,29 @@ from salver.transport.access_check import Caller
 from salver.transport.operations import Operation
 
 
-class Stores(NamedTuple):
-    """What it knows of releases."""
+class ReleaseStores(NamedTuple):
+    """Stores of releases and what belongs to them."""
 
     releases: ReleaseStore
     outcomes: OutcomeTaker
     shadows: ShadowSource
 
 
-class Kept(msgspec.Struct, frozen=True):
-    """What it keeps."""
+class LedgerApi(msgspec.Struct, frozen=True):
+    """A registry, its releases, and the operations on them."""
 
     registry: ModelRegistry
     webhooks: Webhooks
     tokens: Tokens
-    stores: Stores
+    stores: ReleaseStores
     new_id: Callable[[], str]
 
     def operations(self) -> list[Operation]:
-        """Over all of it."""
+        """Return the operations on all of it."""
         releases, outcomes, shadows = self.stores
         return [
             *model_operations(self.registry),
+            policy_operation(self.registry),
             *release_operations(Ledger(releases, releases, self.propose, shadows)),
             *plug_operations(releases),
             *outcome_operations(outcomes),
@@ -56,13 +58,13 @@ class Kept(msgspec.Struct, frozen=True):
         ]
 
     async def propose(self, said: Proposal, actor: Actor, why: str) -> Release:
-        """Write a new release down. Raises NotFound, InvalidInput, Forbidden or Conflict."""
+        """Record a new release. Raises NotFound, InvalidInput, Forbidden or Conflict."""
         release = await proposal(self.registry, said, self.new_id(), time.time())
         release = msgspec.structs.replace(release, by=actor.name, why=why)
         await self.stores.releases.propose(release, actor)
         return release
 
     async def caller(self, token: str) -> Caller:
-        """Whose token it is. Raises Unauthenticated."""
+        """Return the owner of a token. Raises Unauthenticated."""
         actor = await self.tokens.actor(token)
         return Caller(actor.name, actor.roles)
