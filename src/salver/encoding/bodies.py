@@ -2,6 +2,8 @@
 
 The records between transports and codecs. A codec is pure: bytes to words and back, no
 socket, no clock, no loaded model (only its :class:`~salver.words.messages.Signature`).
+
+Pure.
 """
 
 from collections.abc import Mapping

@@ -2,6 +2,8 @@
 
 orjson does the work; what it refuses but Triton accepts (bare ``NaN`` and ``Infinity``) goes
 through the standard library. It knows no protocol.
+
+Pure.
 """
 
 import json

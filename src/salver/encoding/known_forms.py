@@ -4,6 +4,8 @@ Callers ask over and over for the same tensors, datatypes and shapes, with other
 the numbers is read once, and remembered with what it came to; the next request that begins so is that form,
 and numbers that are taken from where they lie. A codec says what the beginning is and where the numbers lie;
 here nothing is known of protocols.
+
+Pure.
 """
 
 from collections.abc import Hashable, Iterable, Sequence

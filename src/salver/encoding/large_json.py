@@ -2,6 +2,8 @@
 
 simdjson hands the numbers of a (nested) list over as one buffer. What it cannot (booleans,
 mixed kinds, NaN) is read by :mod:`json_text`; the values are the same either way.
+
+Pure.
 """
 
 from typing import Any

@@ -1,4 +1,7 @@
-"""Placeholder tensors for example requests."""
+"""Placeholder tensors for example requests.
+
+Pure.
+"""
 
 from collections.abc import Sequence
 from typing import Any

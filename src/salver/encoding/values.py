@@ -3,6 +3,8 @@
 One place for every JSON protocol: elements nested or flat in row-major order, checked against
 the declared shape and datatype. Nothing wraps and nothing is rounded away: a number that its
 datatype cannot hold is refused. It does not know a request, a model or a protocol's object.
+
+Pure.
 """
 
 import base64

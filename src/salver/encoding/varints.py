@@ -2,6 +2,8 @@
 
 Seven bits a byte, the lowest first; every byte but a number's last has its top bit set. Of a packed field all
 numbers are read and written at a time. It knows no message and no sign.
+
+Pure.
 """
 
 from collections.abc import Iterator

@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 
 from salver.dialects.oip import grpc_schema
 from salver.dialects.tensorflow import tf_schema
-from salver.encoding import protobuf
+from salver.encoding import protobuf_tables as protobuf
 from salver.words.errors import InvalidInput
 
 PACKAGES: Final = ("grpc.reflection.v1", "grpc.reflection.v1alpha")

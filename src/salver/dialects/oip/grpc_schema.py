@@ -12,7 +12,7 @@ Pure.
 from typing import Any, Final
 
 from salver.dialects.triton.model_config import ENUMS, MESSAGES
-from salver.encoding import protobuf
+from salver.encoding import protobuf_tables as protobuf
 
 #: Message -> its fields, one a line, in the words of proto3.
 INFERENCE: Final[dict[str, str]] = {

@@ -10,7 +10,7 @@ Pure.
 from functools import cache
 from typing import Any, Final, Literal
 
-from salver.encoding.protobuf import Table, build
+from salver.encoding.protobuf_tables import Table, build
 
 #: Message -> its fields, one a line.
 MESSAGES: Final[dict[str, str]] = {

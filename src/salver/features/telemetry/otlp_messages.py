@@ -13,68 +13,11 @@ from typing import Any, Final, Literal
 import msgspec
 from google.protobuf.message import DecodeError
 
-from salver.encoding.protobuf import Table, build
+from salver.encoding import protobuf
 
 Value = str | int | float | bool
 Attributes = Sequence[tuple[str, Value]]
 CONTENT_TYPE: Final = "application/x-protobuf"
-#: Names and numbers follow opentelemetry-proto (Apache-2.0); those fields that are used here.
-_TABLE: Final = Table(
-    "salver.otlp",
-    {
-        "ExportTraceServiceRequest": "repeated ResourceSpans resource_spans = 1",
-        "ExportTraceServiceResponse": "PartialSuccess partial_success = 1",
-        "PartialSuccess": """
-            int64 rejected_spans = 1
-            string error_message = 2
-        """,
-        "ResourceSpans": """
-            Resource resource = 1
-            repeated ScopeSpans scope_spans = 2
-        """,
-        "Resource": "repeated KeyValue attributes = 1",
-        "ScopeSpans": """
-            Scope scope = 1
-            repeated Span spans = 2
-        """,
-        "Scope": """
-            string name = 1
-            string version = 2
-        """,
-        "KeyValue": """
-            string key = 1
-            AnyValue value = 2
-        """,
-        "AnyValue": """
-            oneof value string string_value = 1
-            oneof value bool bool_value = 2
-            oneof value int64 int_value = 3
-            oneof value double double_value = 4
-        """,
-        "Span": """
-            bytes trace_id = 1
-            bytes span_id = 2
-            bytes parent_span_id = 4
-            string name = 5
-            Kind kind = 6
-            fixed64 start_time_unix_nano = 7
-            fixed64 end_time_unix_nano = 8
-            repeated KeyValue attributes = 9
-            repeated Moment events = 11
-            Status status = 15
-            fixed32 flags = 16
-        """,
-        "Moment": """
-            fixed64 time_unix_nano = 1
-            string name = 2
-        """,
-        "Status": """
-            string message = 2
-            StatusCode code = 3
-        """,
-    },
-    {"Kind": "UNSPECIFIED INTERNAL SERVER", "StatusCode": "UNSET OK ERROR"},
-)
 
 
 class Span(msgspec.Struct, frozen=True, gc=False):
@@ -103,7 +46,7 @@ class Span(msgspec.Struct, frozen=True, gc=False):
 
 @cache
 def _classes() -> dict[str, Any]:
-    return build(_TABLE)
+    return protobuf.build(__package__)
 
 
 def encode(spans: Iterable[Span], resource: Attributes, scope: tuple[str, str]) -> bytes:
