@@ -289,6 +289,31 @@ async def test_a_postgresql_that_says_nothing_is_given_up(trouble: Trouble) -> N
             await reading
 
 
+@pytest.mark.parametrize("trouble", ["silent", "mute"])
+async def test_a_writer_that_is_cut_off_in_the_midst_keeps_no_lock(
+    trouble: Trouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("salver.ledger.databases._MOST_IDLE_MS", 1000)
+    url, begins, ends = empty_database(), threading.Event(), threading.Event()
+
+    def hangs(connection: Connection) -> None:
+        begins.set()
+        ends.wait(PATIENCE_S)
+        count_up(connection)
+
+    async with Relay(url) as relay, await Ledger.open(url, patience=PATIENCE_S) as ledger:
+        async with await Ledger.open(relay.url) as other:
+            cut_off = asyncio.create_task(other.write(hangs))
+            await asyncio.to_thread(begins.wait, PATIENCE_S)
+            relay.be(trouble)
+            assert await ledger.write(count_up) == 0  # which waits for the lock
+            ends.set()
+            with pytest.raises(LedgerFailed):
+                await cut_off
+            relay.be("")
+            assert await other.read(names) == ["m0000"]
+
+
 async def test_a_postgresql_that_is_slow_is_waited_for() -> None:
     async with Relay(empty_database()) as relay, await Ledger.open(relay.url) as ledger:  # two seconds
         assert await ledger.read(lambda c: c.scalar(text("SELECT 1 FROM pg_sleep(3)"))) == 1

@@ -26,6 +26,9 @@ _NETWORK: Final = {
     "keepalives_count": 4,
     "tcp_user_timeout": 30_000,
 }
+#: Milliseconds that a writer may leave its transaction idle. PostgreSQL ends one that is cut off in the midst
+#: of its work, which would hold the lock of all writers until TCP gives the connection up, after hours.
+_MOST_IDLE_MS: Final = 15_000
 #: Key of PostgreSQL's advisory lock: "salver" in ASCII.
 _LOCK: Final = 0x73616C766572
 _FIX: Final = "Name sqlite:////folder/salver.db or postgresql://user@host/database."
@@ -99,7 +102,10 @@ def _postgres(address: URL, patience: float, is_reader: bool) -> Engine:
         if is_reader:
             connection.exec_driver_sql("SET TRANSACTION READ ONLY")
         else:
-            connection.exec_driver_sql(f"SET LOCAL lock_timeout = {max(1, int(patience * 1000))}")
+            connection.exec_driver_sql(
+                f"SELECT set_config('lock_timeout', '{max(1, int(patience * 1000))}', true), "
+                f"set_config('idle_in_transaction_session_timeout', '{_MOST_IDLE_MS}', true)"
+            )
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
 
     def watched(_: Any, __: Any, args: Sequence[Any], parameters: Mapping[str, Any]) -> object:
