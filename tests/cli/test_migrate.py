@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from archivers import run_archiver
 from savedmodels import half_plus_three, half_plus_two, with_assets
+from waiting import until
 
 from salver.cli import main
 from salver.testing.process import ServerProcess, TensorFlowServingProcess, TritonProcess, free_port
@@ -252,15 +253,26 @@ def test_tensorflow_serving_is_served_by_either_of_the_written(
     assert status == 0
     question = {"instances": [1.0, 5.0]}
     with Scripted(out / "serve.sh", tmp_path / "log") as server:
-        server.wait_for("/v1/models/half")
+        are_available(server)
         told = server.post("/v1/models/half:predict", question)
         labelled = server.post("/v1/models/half/labels/stable:predict", question)
     assert told == (200, {"predictions": [3.5, 5.5]})
     assert labelled == (200, {"predictions": [2.5, 4.5]})
     with ServerProcess([out / "models"], tmp_path / "log2") as server:
-        server.wait_ready()
+        are_available(server)
         assert server.post("/v1/models/half:predict", question) == told
         assert server.post("/v1/models/half/labels/stable:predict", question) == labelled
+
+
+def are_available(server: ServerProcess) -> None:
+    """Wait for both versions; the server is ready, or tells of the model, with one of them."""
+    server.wait_for("/v1/models/half")
+
+    def look() -> bool:
+        found = json.loads(server.get("/v1/models/half")[1])["model_version_status"]
+        return [each["state"] for each in found] == ["AVAILABLE"] * 2
+
+    until(look, server.output)
 
 
 class Scripted(TensorFlowServingProcess):

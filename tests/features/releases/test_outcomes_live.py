@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from curling import HTTP, curl
-from waiting import auntil
+from waiting import PATIENCE_S, auntil
 
 from salver.client import Client, Outcome
 from salver.features.ledger.ledger import Ledger
@@ -48,10 +48,12 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.timeout(300)
 async def test_outcomes_by_unit_and_by_request_are_joined_once(folder: Path) -> None:
     options = ["--registry", str(folder / "registry")]
     with ServerProcess([folder / "models"], folder / "log", options) as server:
-        server.wait_ready()
+        for version in (1, 2):  # the server is ready with one of them, and the release means both
+            server.wait_for(f"/v2/models/echo/versions/{version}/ready")
         store = ReleaseStore(await Ledger.open(f"sqlite:///{folder / 'registry' / 'salver.db'}"))
         await store.propose(proposed("r1", "echo", ("1", "2"), POLICY, time.time()), Actor("ada"))
 
@@ -64,16 +66,18 @@ async def test_outcomes_by_unit_and_by_request_are_joined_once(folder: Path) -> 
             async def moved() -> bool:
                 return len({await is_below(f"u{number}") for number in range(20)}) == 2
 
+            began = time.time()  # of what is sold, that a slow machine be not too late for it
             await auntil(moved)
             below = 0
             for number in range(20):
                 below += await is_below(f"u{number}", **{"x-request-id": f"q{number}"})
-            again = Outcome("o1", "sale", unit="u1", value=1.0)
-            receipt = await client.outcomes([again, again, Outcome("o2", "sale", request="q1", value=1.0)])
+            again = Outcome("o1", "sale", unit="u1", value=1.0, time=began)
+            by_request = Outcome("o2", "sale", request="q1", value=1.0, time=began)
+            receipt = await client.outcomes([again, again, by_request])
             assert (receipt.accepted, receipt.duplicates) == (2, 1)
-            wrong = await client.outcome("sale", 0.0, unit="u2")
-            await client.outcome("sale", 1.0, unit="u2", supersedes=wrong)
-            await client.outcome("sale", 1.0, request="q3", id="mine")
+            wrong = await client.outcome("sale", 0.0, unit="u2", time=began)
+            await client.outcome("sale", 1.0, unit="u2", time=began, supersedes=wrong)
+            await client.outcome("sale", 1.0, request="q3", id="mine", time=began)
             with pytest.raises(InvalidInput, match="another value"):
                 await client.outcome("sale", 2.0, request="q3", id="mine")
             units = events = Counts()
@@ -89,7 +93,7 @@ async def test_outcomes_by_unit_and_by_request_are_joined_once(folder: Path) -> 
                 events = Counts(*map(sum, zip(*[_three(m.events) for m in found], strict=True)))
                 return units.total >= 20
 
-            await auntil(matured, lambda: (units, events))
+            await auntil(matured, lambda: (units, events, server.output()), 2 * PATIENCE_S)
         assert (units.total, events.total) == (20, 3)
         negative = [bucket.events["negative"] for bucket in buckets if "negative" in bucket.events]
         assert sum(counts.canary for counts in negative) == below > 0

@@ -7,6 +7,7 @@ import pytest
 
 from salver.dialects.torchserve.engine.engine import HandlerEngine
 from salver.kernel.serving.readiness import Readiness, Rule
+from salver.words.errors import NotReady
 from salver.words.messages import ModelId
 
 
@@ -18,6 +19,13 @@ class World:
         self.missing: frozenset[str] = frozenset()
         self.loaded: list[Any] = []
         self.is_whole = False
+        self.pinned = ""
+
+    def acquire(self, name: str, version: str = "") -> Any:
+        for each in self.loaded:
+            if each.manifest.id.name == name and self.pinned in ("", each.manifest.id.version):
+                return SimpleNamespace(release=lambda: None)
+        raise NotReady("no available versions")
 
     def wanted(self) -> frozenset[str] | None:
         return self.names
@@ -73,6 +81,18 @@ async def test_a_version_that_loads_or_fails_beside_one_that_serves_changes_noth
     assert await readiness(world).is_ready()
     assert not await readiness(world, "whole").is_ready()
     assert await readiness(world, "settled").is_ready()
+
+
+async def test_it_is_not_ready_before_the_version_that_requests_mean_which_name_none() -> None:
+    world = World("a")
+    world.pinned = "1"
+    world.load("a", "2")
+    found = readiness(world)
+    assert not await found.is_ready()
+    world.load("a", "1")
+    assert await found.is_ready()
+    world.pinned = "3"  # a server that is in rotation stays there
+    assert await found.is_ready()
 
 
 async def test_a_model_that_is_added_later_counts_from_its_first_answer_on() -> None:

@@ -6,10 +6,11 @@ readiness have it. ``settled``: ready from the end of the first loads on, whatev
 """
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from salver.dialects.torchserve.engine.engine import HandlerEngine
 from salver.kernel.serving.loader import Servable
+from salver.words.errors import SalverError
 
 Rule = Literal["serving", "whole", "settled"]
 
@@ -23,6 +24,10 @@ class Models(Protocol):
 
     def servables(self) -> Sequence[Servable]:
         """What can answer now, one for each version."""
+        ...
+
+    def acquire(self, name: str, version: str = "") -> Any:
+        """Return a lease on the version that answers; raises SalverError where none does."""
         ...
 
     def ready(self) -> bool:
@@ -42,8 +47,9 @@ class Places(Protocol):
 class Readiness:
     """The server's readiness by one of the rules.
 
-    By ``serving``, every model counts until the server has been ready once. One that is added later counts
-    from its first version that answers, so that loading it, or failing to, takes no server out of rotation.
+    By ``serving``, every model counts until the server has been ready once, with the version that requests
+    mean which name none. One that is added later counts from its first version that answers, so that loading
+    it, or failing to, takes no server out of rotation.
 
     Attributes:
         has_settled: The first loads have ended, well or not.
@@ -79,12 +85,20 @@ class Readiness:
         running = [servable for servable in servables if not servable.hangs]
         answering = {servable.manifest.id.name for servable in running if await _answers(servable)}
         if self._counting is None:
-            is_ready = wanted <= answering
+            is_ready = wanted <= answering and all(map(self._has_default, wanted))
             if is_ready and self.has_settled:  # what is wanted was not all named before
                 self._counting = wanted
             return is_ready
         self._counting = wanted & (self._counting | answering)
         return self._counting <= answering
+
+    def _has_default(self, name: str) -> bool:
+        """Return whether a request that names no version is answered; a pin may mean one that still loads."""
+        try:
+            self._models.acquire(name).release()
+        except SalverError:
+            return False
+        return True
 
     async def _are_staffed(self) -> bool:
         """Return whether each handler has a worker, where it is to have some."""
