@@ -272,7 +272,7 @@ class Server:
         known = (config.server_name, __version__)
         managing = serving_operations(self.control, self, known, has_registry=self._kept is not None)
         managing += self._kept.operations() if self._kept else []
-        self._api = Api([*managing, *(o for part in self._parts for o in part.operations)])
+        self._api = Api([*managing, *(o for part in self._parts for o in part.operations)], self._decoders)
         self._pages = Sites(*(pages for part in self._parts for pages in part.pages))
         doors = [self._door(operations, f, reception) for f in self.listeners.configs]
         if config.waits_for_models:

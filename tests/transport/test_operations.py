@@ -1,5 +1,6 @@
 """Which operation is meant, and does a request fit it?"""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import msgspec
@@ -8,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from salver.features.management.openapi import describe
+from salver.features.releases.outcome_operations import outcome_operations
+from salver.kernel.serving.decoding import LARGE, Decoders
 from salver.transport.operations import (
     Answer,
     Api,
@@ -20,6 +23,7 @@ from salver.transport.operations import (
     read_query,
 )
 from salver.words.errors import InvalidInput, NoRoute, WrongVerb
+from salver.words.releases import Outcome, Receipt
 
 
 class Inner(msgspec.Struct, forbid_unknown_fields=True):
@@ -169,3 +173,29 @@ def test_the_description_is_made_of_the_records() -> None:
     assert {p["name"]: p["in"] for p in listed["parameters"]} == {"limit": "query", "after": "query"}
     assert "security" not in listed
     assert set_alias["security"]
+
+
+async def test_a_large_body_is_parsed_elsewhere_and_is_the_same() -> None:
+    decoders = Decoders()
+    api = Api(outcome_operations(Taker()), decoders)
+    operation, _ = api.find("POST", "/api/v1/outcomes")
+    few, many = (
+        msgspec.json.encode({"outcomes": [{"id": f"o{number}", "name": "sale"} for number in range(count)]})
+        for count in (5000, 5001)
+    )
+    assert len(few) > LARGE
+    try:
+        assert await api.record(operation, few) == read_body(operation, few)
+        with pytest.raises(InvalidInput) as here:
+            read_body(operation, many)
+        with pytest.raises(InvalidInput) as caught:
+            await api.record(operation, many)
+        assert (str(caught.value), caught.value.about) == (str(here.value), here.value.about)
+        assert repr(decoders).count("not started") == 1
+    finally:
+        decoders.close()
+
+
+class Taker:
+    async def accept(self, outcomes: Sequence[Outcome]) -> Receipt:
+        return Receipt(len(outcomes))

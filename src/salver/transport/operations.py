@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl, unquote_to_bytes
 
 import msgspec
 
+from salver.kernel.serving.decoding import LARGE, Decoders
 from salver.transport.access_check import Caller, Changing, Group
 from salver.words.errors import InvalidInput, NoRoute, WrongVerb
 
@@ -164,12 +165,16 @@ class Operation(msgspec.Struct, frozen=True):
 class Api:
     """All operations.
 
+    Args:
+        decoders: Parse large bodies; None = as small ones.
+
     Raises:
         ValueError: two of them are at one place.
     """
 
-    def __init__(self, operations: Sequence[Operation]) -> None:
+    def __init__(self, operations: Sequence[Operation], decoders: Decoders | None = None) -> None:
         self.operations = tuple(operations)
+        self._decoders = decoders
         self._table: dict[int, list[tuple[tuple[str, ...], Operation]]] = {}
         seen: set[tuple[str, str]] = set()
         for operation in sorted(operations, key=lambda o: o.path.count("{")):
@@ -189,6 +194,12 @@ class Api:
         rows = self._table.get(len(parts), ())
         found = {operation.verb for segments, operation in rows if _fit(segments, parts) is not None}
         return tuple(sorted({*found, *({"HEAD"} if "GET" in found else ()), "OPTIONS"} if found else ()))
+
+    async def record(self, operation: Operation, body: bytes) -> Any:
+        """As :func:`read_body`; others have their turns while a large one is parsed."""
+        if len(body) <= LARGE or self._decoders is None or operation.takes is None:
+            return read_body(operation, body)
+        return await self._decoders.call(parse, body, operation.takes)
 
     def find(self, verb: str, raw_path: str) -> tuple[Operation, dict[str, str]]:
         """The operation, and the names in its path, decoded.
@@ -265,10 +276,15 @@ def read_body(operation: Operation, body: bytes) -> Any:
         if body.strip() not in (b"", b"{}"):
             raise InvalidInput(f"{operation.name} takes no body", field="body", fix="Leave it out.")
         return None
+    return parse(body, operation.takes)
+
+
+def parse(body: bytes, kind: Any) -> Any:
+    """A record of this kind. Raises InvalidInput as :func:`read_body`."""
     try:
-        return msgspec.json.decode(body or b"{}", type=operation.takes)
+        return msgspec.json.decode(body or b"{}", type=kind)
     except msgspec.ValidationError as error:
-        raise _unfit(error, operation.takes, "body") from error
+        raise _unfit(error, kind, "body") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidInput(
             f"the body is no JSON: {error}", field="body", fix="Send one JSON object, in UTF-8."

@@ -1,12 +1,15 @@
 """Bodies of requests to handlers, held against what TorchServe 0.12's front made of each."""
 
 import contextlib
+from unittest.mock import patch
+from urllib.parse import unquote_to_bytes
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.dialects.torchserve.bodies import MOST_PARTS, form, query_of
+from salver.dialects.torchserve import bodies as ts_bodies
+from salver.dialects.torchserve.bodies import LARGE, MOST_PARTS, form, is_large, query_of
 from salver.dialects.torchserve.faults import NamedFault
 from salver.words.errors import InvalidInput, SalverError
 
@@ -208,3 +211,36 @@ def test_any_bytes_are_a_form_or_an_error(body: bytes, content_type: str) -> Non
     for each in (body, pieces, pieces + b"\r\n--B--"):
         with contextlib.suppress(SalverError):
             assert all(name for name in fields(each, content_type))
+
+
+ESCAPES = st.text("%+=_ .aF4zé\t\0", max_size=40) | st.lists(
+    st.sampled_from(["%41", "%3d", "%0A", "%C3%A9", "+", "=", "a"]), max_size=20
+).map("".join)
+
+
+@given(ESCAPES, st.integers(3, 9))
+def test_a_long_value_is_read_in_steps_as_a_short_one_is(text: str, step: int) -> None:
+    body = b"a=" + text.encode().replace(b"&", b"")
+    with patch.object(ts_bodies, "_STEP", step):
+        if wrong := ts_bodies._HEX.search(body):
+            with pytest.raises(NamedFault, match=f"index '{wrong.start() - 2}'"):
+                form(body, URLENCODED)
+        else:
+            found = unquote_to_bytes(body[2:].replace(b"+", b" "))
+            assert fields(body, URLENCODED) == {"a": (found, "")}
+
+
+@pytest.mark.parametrize("step", range(1, 12))
+def test_a_boundary_is_found_wherever_a_step_ends(step: int) -> None:
+    body = field("a", "12") + field("b", "345\r\n--A") + END
+    with patch.object(ts_bodies, "_STEP", step):
+        assert fields(body) == {"a": (b"12", ""), "b": (b"345\r\n--A", "")}
+
+
+def test_large_forms_are_told_from_other_bodies() -> None:
+    large = bytes(LARGE + 1)
+    for kind in (MULTIPART, URLENCODED, f" {URLENCODED.upper()}; charset=x"):
+        assert is_large(large, kind)
+        assert not is_large(large[1:], kind)
+    for kind in ("", "image/png", "application/json"):
+        assert not is_large(large, kind)

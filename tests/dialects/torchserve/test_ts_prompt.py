@@ -12,6 +12,7 @@ from torchserve_fakes import Door, Store, backing, listening, salver
 from waiting import PATIENCE_S
 
 from salver.dialects.torchserve.answer import Layouts
+from salver.dialects.torchserve.bodies import LARGE
 from salver.dialects.torchserve.front import SURFACES, TorchServe
 from salver.dialects.torchserve.json_layout import TorchServeReply
 from salver.dialects.torchserve.rules import TorchServeRules
@@ -129,6 +130,18 @@ async def test_what_a_handler_sees_without_a_task_is_the_same() -> None:
             assert request.inputs[0].array.tobytes() == b"x"
         assert len({request.id for request in door.asked}) == 3
         assert [call.request_id for call in door.calls] == [request.id for request in door.asked]
+
+
+async def test_a_large_form_is_read_beside_the_loop() -> None:
+    form = "Content-Type: multipart/form-data; boundary=b"
+    body = b'--b\r\nContent-Disposition: form-data; name="d"\r\n\r\n' + bytes(LARGE) + b"\r\n--b--"
+    async with serving(m=lambda r: HandlerReply(r.inputs[0].array[:2].tobytes())) as (port, door, _):
+        for _ in range(2):
+            await whole(port, "POST /predictions/m HTTP/1.1", form, body=body)
+        assert door.posted == 0 and all(call.is_large for call in door.calls)
+        for _ in range(2):
+            await whole(port, "POST /predictions/m HTTP/1.1", body=body)
+        assert door.posted == 2 and not door.calls[-1].is_large
 
 
 async def test_requests_on_one_connection_are_answered_in_their_order() -> None:

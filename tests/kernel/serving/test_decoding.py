@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -22,12 +23,14 @@ from salver.dialects.tensorflow.predict_codec import Predict as GrpcPredict
 from salver.dialects.tensorflow.predict_codec import PredictMessages
 from salver.dialects.tensorflow.rules import TfsRules
 from salver.dialects.tensorflow.tf_schema import build as build_tf
+from salver.dialects.torchserve.predict import Asking, Prediction
 from salver.dialects.triton.load_order import parse_load
 from salver.encoding.bodies import HttpBody, Message
 from salver.encoding.values import MAX_STRINGS, MAX_TENSORS
 from salver.kernel.serving.decode_worker import MOST_VALUES, check
 from salver.kernel.serving.decoding import LARGE, Decoders
 from salver.words.errors import DeadlineExceeded, InvalidInput, SalverError, TooLarge
+from salver.words.handlers import SIGNATURE as HANDLER
 from salver.words.messages import InferRequest, Signature, TensorSpec
 from salver.words.tensor import DataType
 
@@ -147,6 +150,20 @@ async def test_small_and_known_bodies_stay_here(decoders: Decoders) -> None:
     assert codec.weigh(body) == 0  # it has come before
     await decoders.decode(codec, body, SIGNATURE)
     assert repr(decoders).count("not started") == 2
+
+
+async def test_forms_are_read_on_a_thread(decoders: Decoders) -> None:
+    class Noting(Prediction):
+        def decode(self, asking: Asking, signature: Signature) -> InferRequest:
+            threads.append(threading.current_thread())
+            return super().decode(asking, signature)
+
+    threads: list[threading.Thread] = []
+    codec = Noting("m", "", lambda model: True)
+    asking = Asking(b"a=" + b"x" * LARGE, "application/x-www-form-urlencoded")
+    request = await decoders.decode(codec, asking, HANDLER)
+    assert request.inputs[0].array.tobytes() == b"x" * LARGE
+    assert threads != [threading.current_thread()]
 
 
 async def test_a_body_that_takes_too_long_is_given_up_and_the_next_is_decoded() -> None:

@@ -15,7 +15,7 @@ from typing import Any, Final, TypeGuard
 import msgspec
 
 from salver.dialects.torchserve.answer import Answer, Layouts, request_id_of
-from salver.dialects.torchserve.bodies import query_of
+from salver.dialects.torchserve.bodies import is_large, query_of
 from salver.dialects.torchserve.faults import http_fault
 from salver.dialects.torchserve.inference import InferenceOperations
 from salver.dialects.torchserve.json_layout import TorchServeReply, replied
@@ -192,6 +192,8 @@ class TorchServe:
         if known is None or not self._may_take(body):
             return False
         target, told = known
+        if is_large(body, told.content_type):
+            return False
         id = request_id_of(self._new_id())
         call = Call("ts-http", self._clock(), None, id)
         tell = functools.partial(self._tell, exchange, id)
@@ -298,6 +300,7 @@ class TorchServe:
             self._look_closer(call, told.lower)
         if wanted := self._backing.reception.curious.headers:
             take_traits(call, told.lower, wanted)
+        call.is_large = is_large(body, told.content_type)
         query = query_of(*place) if place[0] and target.asked.takes_query else ()
         return Asking(body, told.content_type, told.shown, query, call.request_id, told.sequence)
 
@@ -383,7 +386,7 @@ class TorchServe:
             query = tuple(query_of(scope["query_string"], path))
             request = Request(asked, verb, body, query, lower, scope.get("spelled") or scope["headers"])
             if asked.operation == "invocations":
-                asked = asked._replace(model=self._inference.meant(request))
+                asked = asked._replace(model=await self._inference.meant(request))
             if is_prediction and verb == "OPTIONS":
                 reply = self._inference.description(asked.model, asked.version)
             elif is_prediction:

@@ -6,12 +6,11 @@ Predictions are ``ts_front.py``'s, who writes their pieces.
 
 from collections.abc import Mapping
 
-from salver.dialects.torchserve.bodies import form
 from salver.dialects.torchserve.faults import no_model
 from salver.dialects.torchserve.flags import VERSION
 from salver.dialects.torchserve.json_layout import TorchServeReply, replied, status_of
 from salver.dialects.torchserve.openapi import of_model
-from salver.dialects.torchserve.operation_calls import Method, Request
+from salver.dialects.torchserve.operation_calls import Method, Request, form_of
 from salver.transport.effects import reads
 from salver.transport.ports import Handlers
 from salver.words.errors import InvalidInput
@@ -44,7 +43,7 @@ class InferenceOperations:
         self._handlers.describe(model, version)
         return replied(of_model(model))
 
-    def meant(self, request: Request) -> str:
+    async def meant(self, request: Request) -> str:
         """The model that a request means which may name it in its query or body, or not at all.
 
         Raises:
@@ -56,7 +55,7 @@ class InferenceOperations:
         started = [model.name for model in self._handlers.models() if model.is_loaded_at_startup]
         if len(started) == 1:
             return started[0]
-        for part in form(request.body, request.content_type).parts:
+        for part in (await form_of(request, {})).parts:
             if part.name == "model_name":
                 return part.data.tobytes().decode("utf-8", "replace")
         if name is not None:

@@ -1,11 +1,14 @@
 """What do TorchServe's operations over REST get, and give?"""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import msgspec
 
+from salver.dialects.torchserve.bodies import form, is_large
 from salver.dialects.torchserve.json_layout import TorchServeReply
 from salver.dialects.torchserve.paths import Asked
+from salver.words.handlers import Form
 
 
 class Request(msgspec.Struct, frozen=True, gc=False):
@@ -38,6 +41,18 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     def fields(self) -> dict[str, str]:
         """The query's fields by name."""
         return dict(reversed(self.query))
+
+
+async def form_of(request: Request, headers: Mapping[str, str]) -> Form:
+    """What a handler is asked; others have their turns while a large form is read.
+
+    Raises:
+        InvalidInput, NamedFault: as :func:`salver.wire.ts_bodies.form`.
+    """
+    body, kind = request.body, request.content_type
+    if is_large(body, kind):
+        return await asyncio.to_thread(form, body, kind, headers)
+    return form(body, kind, headers)
 
 
 Method = Callable[[Request], Awaitable[TorchServeReply]]

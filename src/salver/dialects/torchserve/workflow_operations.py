@@ -6,11 +6,10 @@ They ask those who keep and run workflows, and say how it went in TorchServe's w
 from collections.abc import Mapping
 from typing import Any
 
-from salver.dialects.torchserve.bodies import form
 from salver.dialects.torchserve.faults import NamedFault
 from salver.dialects.torchserve.json_layout import TorchServeReply, handed, replied, status_of
 from salver.dialects.torchserve.models import page
-from salver.dialects.torchserve.operation_calls import Method, Request
+from salver.dialects.torchserve.operation_calls import Method, Request, form_of
 from salver.dialects.torchserve.orders import number, registration
 from salver.dialects.torchserve.reply import checked
 from salver.transport.calls import Reception, take_traits
@@ -82,7 +81,7 @@ class WorkflowOperations:
     @reads
     async def _predict(self, request: Request) -> TorchServeReply:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in request.spelled}
-        asked = form(request.body, request.content_type, headers)
+        asked = await form_of(request, headers)
         reception = self._reception
         call = Call("ts-http", reception.clock(), None, reception.new_id())
         if wanted := reception.curious.headers:

@@ -18,7 +18,7 @@ from salver.transport.access_check import Access, Caller, check_role
 from salver.transport.calls import printable
 from salver.transport.doors import App, Receive, Scope, Send, say
 from salver.transport.faults import api_fault
-from salver.transport.operations import Answer, Api, ApiRequest, Operation, read_body, read_query, tag_of
+from salver.transport.operations import Answer, Api, ApiRequest, Operation, read_query, tag_of
 from salver.transport.pages import Sites
 from salver.transport.reading import read_whole
 from salver.words.errors import Internal, InvalidInput, SalverError, TooLarge, Unauthenticated, WrongVerb
@@ -130,7 +130,7 @@ class Management:
         asked = ApiRequest(
             names,
             read_query(operation, scope.get("query_string") or b""),
-            read_body(operation, body),
+            await self._api.record(operation, body),
             caller,
             expected,
             self._access.changing,

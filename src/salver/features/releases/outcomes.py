@@ -4,6 +4,7 @@ Rows of the ledger: outcomes are stored in one transaction before the answer is 
 correction is another row. When they count is decided in ``maturing.py``.
 """
 
+import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
@@ -21,6 +22,8 @@ from salver.words.releases import Outcome, Receipt, Refused, trait, unit_number
 
 #: Maximum outcomes of one batch.
 MOST: Final = 5000
+#: Outcomes that are checked on the event loop, in 5 µs each.
+_MOST_ON_LOOP: Final = 200
 _MOST_LETTERS: Final = 256
 _LARGEST: Final = 1e100  # maximum absolute value, so that sums are finite
 _AT_ONCE: Final = 500  # parameters of one query
@@ -54,12 +57,10 @@ class OutcomeStore:
                 f"{len(outcomes)} outcomes at once are too many", fix=f"Post {MOST} at most, again and again."
             )
         now = self._clock()
-        rows, refused = [], []
-        for outcome in outcomes:
-            if fault := _fault(outcome, now):
-                refused.append(Refused(outcome.id[:_MOST_LETTERS], fault))
-            else:
-                rows.append(_row(outcome, now))
+        if len(outcomes) <= _MOST_ON_LOOP:
+            rows, refused = _checked(outcomes, now)
+        else:
+            rows, refused = await asyncio.to_thread(_checked, outcomes, now)
         return await self._ledger.write(lambda connection: _accept(connection, rows, refused))
 
     async def matured(self, release: Release, until: float, written: float) -> Harvest:
@@ -71,6 +72,17 @@ class OutcomeStore:
         return await self._ledger.read(
             lambda connection: maturing.matured(connection, release, until, written)
         )
+
+
+def _checked(outcomes: Sequence[Outcome], now: float) -> tuple[list[_Row], list[Refused]]:
+    """The rows of good ones, and what is wrong about the others."""
+    rows, refused = [], []
+    for outcome in outcomes:
+        if fault := _fault(outcome, now):
+            refused.append(Refused(outcome.id[:_MOST_LETTERS], fault))
+        else:
+            rows.append(_row(outcome, now))
+    return rows, refused
 
 
 def _fault(outcome: Outcome, now: float) -> str:

@@ -72,7 +72,9 @@ class Decoders:
         """
         weigh: Callable[[Any], int] | None = getattr(codec, "weigh", None)
         weight = LARGE + 1 if weigh is None else weigh(body)
-        if not weight or signature.takes_forms or not isinstance(body, HttpBody | Message):
+        if signature.takes_forms:  # which are searched for their parts in short steps
+            return await asyncio.to_thread(codec.decode, body, signature)
+        if not weight or not isinstance(body, HttpBody | Message):
             request: InferRequest = codec.decode(body, signature)
             return request
         if weight <= LARGE:  # the rest is viewed, or read string by string
