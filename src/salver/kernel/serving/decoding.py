@@ -33,6 +33,9 @@ MEDIUM: Final = 4 << 20
 PATIENCE_S: Final = 20.0
 _RUN: Final = "from salver.kernel.serving.decode_worker import main; main()"
 _START_S: Final = 60.0
+#: Bytes that are sent or received in one go. A call goes on for as long as the process keeps up with it, which
+#: is 100 ms for 60 MB.
+_STEP: Final = 1 << 18
 _LEAST_MEMORY: Final = 1 << 30
 _MOST_MEMORY: Final = 4 << 30
 _ResultT = TypeVar("_ResultT")
@@ -208,7 +211,10 @@ def _result(result: Any, error: SalverError | None, about: str | None) -> Any:
 async def _exchange(sock: socket.socket, work: bytes, data: bytes) -> tuple[bytes, Sequence[Any]]:
     loop = asyncio.get_running_loop()
     await loop.sock_sendall(sock, WORK.pack(len(work), len(data)) + work)
-    await loop.sock_sendall(sock, data)
+    whole = memoryview(data)
+    for at in range(0, len(data), _STEP):
+        await loop.sock_sendall(sock, whole[at : at + _STEP])
+        await asyncio.sleep(0)
     length, count = REPLY.unpack(await _received(sock, REPLY.size))
     sizes = [size for (size,) in SIZE.iter_unpack(await _received(sock, count * SIZE.size))]
     text = bytes(await _received(sock, length))
@@ -220,8 +226,10 @@ async def _received(sock: socket.socket, size: int) -> memoryview:
     whole = np.empty(size, np.uint8).data  # of which nobody writes zeros first
     at = 0
     while at < size:
-        count = await loop.sock_recv_into(sock, whole[at:])
+        count = await loop.sock_recv_into(sock, whole[at : at + _STEP])
         if not count:
             raise EOFError
         at += count
+        if at < size:
+            await asyncio.sleep(0)
     return whole
