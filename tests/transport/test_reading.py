@@ -1,7 +1,9 @@
 """Bodies that come in pieces, and limits on them."""
 
+import asyncio
 import gzip
 import re
+import time
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from salver.transport.reading import LARGE, MOST_CHUNKS, read_whole
-from salver.words.errors import InvalidInput, SalverError, TooLarge, Unsupported
+from salver.words.errors import DeadlineExceeded, InvalidInput, SalverError, TooLarge, Unsupported
 
 CHUNKED = {b"transfer-encoding": b"chunked"}
 
@@ -106,3 +108,40 @@ async def test_the_errors_are_the_callers() -> None:
     with pytest.raises(SalverError) as raised:
         await read([b"x" * 2000])
     assert raised.value.code.value == "too_large"
+
+
+@pytest.mark.parametrize("declared", [0, 2, 3, 4, 9])
+async def test_a_body_is_what_comes_whatever_was_declared(declared: int) -> None:
+    assert await read([b"a", b"bc"], {b"content-length": b"%d" % declared}) == b"abc"
+
+
+async def test_others_have_their_turns_while_pieces_that_are_there_are_read() -> None:
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    turning = asyncio.create_task(others())
+    size = 20 * LARGE
+    headers = {b"content-length": b"%d" % size}
+    assert await read([bytes(LARGE // 4)] * 80, headers, size) == bytes(size)
+    turning.cancel()
+    assert turns > 10
+
+
+@pytest.mark.parametrize("size", [0, 2000])
+async def test_a_body_has_time_by_what_has_come_of_it(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    monkeypatch.setattr("salver.transport.budget.PATIENCE_S", 0.01)
+    monkeypatch.setattr("salver.transport.budget.LEAST_RATE", 10_000)
+    messages = iter([{"type": "http.request", "body": bytes(size), "more_body": True}])
+
+    async def receive() -> dict[str, Any]:
+        return next(messages, None) or await asyncio.get_running_loop().create_future()
+
+    begin = time.monotonic()
+    with pytest.raises(DeadlineExceeded, match="too slowly"):
+        await read_whole(await receive(), {}, receive, 10_000)
+    assert time.monotonic() - begin >= 0.01 + size / 10_000

@@ -111,14 +111,25 @@ class Pace:
 
     def __init__(self, timer: asyncio.Timeout) -> None:
         self._timer = timer
-        self._begin = asyncio.get_running_loop().time()
+        self._loop = asyncio.get_running_loop()
+        self._begin = self._loop.time()
         self._size = 0
+        self._looking = self._loop.call_later(PATIENCE_S, self._look)
 
     def came(self, size: int) -> None:
         """So many bytes more have."""
         self._size += size
-        seconds = min(PATIENCE_S + self._size / LEAST_RATE, LONGEST_S)
-        self._timer.reschedule(self._begin + seconds)
+
+    def end(self) -> None:
+        """It is there, or nobody waits for it any more."""
+        self._looking.cancel()
+
+    def _look(self) -> None:
+        end = self._begin + min(PATIENCE_S + self._size / LEAST_RATE, LONGEST_S)
+        if end > self._loop.time():
+            self._looking = self._loop.call_at(end, self._look)
+        else:
+            self._timer.reschedule(end)
 
 
 @contextlib.asynccontextmanager
@@ -129,8 +140,12 @@ async def pace() -> AsyncIterator[Pace]:
         DeadlineExceeded: the body takes more time than it may.
     """
     try:
-        async with asyncio.timeout(PATIENCE_S) as timer:
-            yield Pace(timer)
+        async with asyncio.timeout(None) as timer:
+            found = Pace(timer)
+            try:
+                yield found
+            finally:
+                found.end()
     except TimeoutError:
         raise DeadlineExceeded(
             f"the body comes too slowly: at least {LEAST_RATE} bytes a second after {PATIENCE_S:g} s"
