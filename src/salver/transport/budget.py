@@ -19,6 +19,7 @@ COUNTED: Final = 1 << 16
 _LEAST: Final = 256 << 20
 _AT_ONCE: Final = 1  # body that is inflated; the other cores are for those who wait for nothing of the kind
 _PAUSE_S: Final = 1.0
+_STEP: Final = 1 << 18  # bytes that are received before others have their turns
 #: A body has so many seconds, and one more for so many bytes that have come; none has more than the last.
 PATIENCE_S: Final = 30.0
 LEAST_RATE: Final = 500
@@ -113,12 +114,16 @@ class Pace:
         self._timer = timer
         self._loop = asyncio.get_running_loop()
         self._begin = self._loop.time()
-        self._size = 0
+        self._size = self._unbroken = 0
         self._looking = self._loop.call_later(PATIENCE_S, self._look)
 
-    def came(self, size: int) -> None:
-        """So many bytes more have."""
+    async def came(self, size: int) -> None:
+        """So many bytes more have. Others have their turns, since pieces that are there take no pause."""
         self._size += size
+        self._unbroken += size
+        if self._unbroken > _STEP:
+            self._unbroken = 0
+            await asyncio.sleep(0)
 
     def end(self) -> None:
         """It is there, or nobody waits for it any more."""

@@ -511,7 +511,7 @@ async def _read(
         while event["type"] == "http.request":
             piece = event.get("body", b"")
             share.take(len(piece))
-            timer.came(len(piece))
+            await timer.came(len(piece))
             if messages := reader.feed(piece):
                 break
             if not event.get("more_body"):

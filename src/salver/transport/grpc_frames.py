@@ -16,6 +16,7 @@ from salver.transport.compression import WORTHWHILE, inflate, pack
 from salver.words.errors import InvalidInput, TooLarge, Unsupported
 
 _PREFIX = struct.Struct(">BI")
+_MOST_AHEAD: Final = 64 << 20
 _ENCODINGS: Final = ("identity", "gzip", "deflate")
 _TIMEOUT = re.compile(r"(\d{1,8})([HMSmun])")
 _SECONDS: Final = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
@@ -114,7 +115,8 @@ class FrameReader:
                 fix="Send it in parts, or raise the server's limit for gRPC messages.",
             )
         self._prefix.clear()
-        self._body = BytesIO()
+        # Room made now takes no memory before it is used; making more, again and again, copies what is there.
+        self._body = BytesIO(bytes(min(self._left, _MOST_AHEAD)))
 
     def _open(self, flag: int, message: bytes) -> bytes:
         if flag == 0:

@@ -12,6 +12,7 @@ import re
 from collections import deque
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
+from io import BytesIO
 from typing import Any, Final, cast
 
 from salver.transport.budget import COUNTED, Budget, Share
@@ -92,7 +93,7 @@ class Connection(asyncio.Protocol):
         self._server: Any = None
         self._buffer = bytearray()
         self._head: Head | None = None  # of the request whose body is not whole yet
-        self._chunks: list[bytes] = []
+        self._whole = BytesIO()  # of a body that is large, or in chunks; gives its bytes uncopied
         self._size = self._count = 0  # of its chunks
         self._task: asyncio.Task[None] | None = None
         self._exchange: Exchange | None = None
@@ -229,6 +230,7 @@ class Connection(asyncio.Protocol):
         self._head = head
         if head.length < 0 or head.length > COUNTED:
             self._share = Share(self._terms.budget)
+            self._whole = BytesIO(bytes(max(head.length, 0)))  # not in memory before it is used
             if not self._has_room(len(buffer)):
                 return
         if head.expects and head.length:
@@ -241,6 +243,12 @@ class Connection(asyncio.Protocol):
             return self._read_chunks()
         if need == 0:
             return b""
+        if need > COUNTED:
+            whole = self._whole
+            with memoryview(buffer)[: need - whole.tell()] as piece:
+                size = whole.write(piece)
+            del buffer[:size]
+            return self._given() if whole.tell() == need else None
         if len(buffer) < need:
             return None
         if len(buffer) == need:
@@ -268,7 +276,8 @@ class Connection(asyncio.Protocol):
                 self._refuse(400, self._terms.malformed)
                 return None
             self._size += size
-            self._chunks.append(bytes(memoryview(buffer)[begin : begin + size]))
+            with memoryview(buffer)[begin : begin + size] as piece:
+                self._whole.write(piece)
             del buffer[: begin + size + 2]
         if len(buffer) > _MOST_CHUNK_LINE or b"\r\n" in buffer:
             self._refuse(400, self._terms.malformed)
@@ -283,10 +292,13 @@ class Connection(asyncio.Protocol):
                 self._refuse(431)
             return None
         del buffer[: end + 2]
-        body = b"".join(self._chunks)
-        self._chunks.clear()
         self._size = self._count = 0
-        return body
+        return self._given()
+
+    def _given(self) -> bytes:
+        """The body that has been gathered."""
+        whole, self._whole = self._whole, BytesIO()
+        return whole.getvalue()
 
     def _hand_over(self) -> None:
         """To who speaks HTTP/2."""
@@ -300,7 +312,7 @@ class Connection(asyncio.Protocol):
         self._head = None
         self._is_ending = True
         self._buffer.clear()
-        self._chunks.clear()
+        self._whole = BytesIO()
         self._free()
         kind = b"content-type: application/json\r\n" if body else b""
         if status == 503:

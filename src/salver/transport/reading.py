@@ -4,7 +4,6 @@ Piece by piece as it comes, without a second copy of it. What is too large is re
 known, in Triton's words (TR-R29, TR-R37).
 """
 
-import asyncio
 import io
 import sys
 from collections.abc import Awaitable, Callable, Mapping
@@ -19,8 +18,7 @@ from salver.words.errors import InvalidInput, TooLarge
 MOST_CHUNKS: Final = 65_536
 #: Most bytes of a body, if nobody says otherwise (X-25).
 USUAL: Final = 64 << 20
-#: Bytes of an answer from which compressing it would keep others waiting, and of a body after which they have
-#: their turns.
+#: Bytes of an answer from which compressing it would keep others waiting.
 LARGE: Final = 1 << 18
 
 
@@ -52,11 +50,10 @@ async def read_whole(
     if declared.isdigit() and int(declared) > limit:
         raise _too_large(headers, int(declared), limit)
     is_chunked = b"transfer-encoding" in headers
-    # Its bytes are given away without copying them. They are there from the beginning if it is known how many
-    # come, though not in memory: making more room, again and again, copies what has come.
-    body = io.BytesIO(bytes(int(declared)) if declared.isdigit() else b"")
+    # It gives its bytes away without copying them. Room made now takes no memory before it is used; making more,
+    # again and again, copies what is there.
+    body = io.BytesIO(bytes(min(int(declared), USUAL)) if declared.isdigit() else b"")
     size = count = 0
-    steps = LARGE
     async with pace() as timer:
         while message["type"] == "http.request":
             if piece := message.get("body", b""):
@@ -71,10 +68,7 @@ async def read_whole(
                     )
                 share.take(len(piece))
                 body.write(piece)
-                timer.came(len(piece))
-                if size > steps:  # pieces that are there already are received without a pause
-                    steps = size + LARGE
-                    await asyncio.sleep(0)
+                await timer.came(len(piece))
             if not message.get("more_body"):
                 break
             message = await receive()
