@@ -50,7 +50,7 @@ async def read_whole(
     if declared.isdigit() and int(declared) > limit:
         raise _too_large(headers, int(declared), limit)
     is_chunked = b"transfer-encoding" in headers
-    # It gives its bytes away without copying them. Room made now takes no memory before it is used; making more,
+    # It gives its bytes away uncopied. Room made now takes no memory before it is used; making more,
     # again and again, copies what is there.
     body = io.BytesIO(bytes(min(int(declared), USUAL)) if declared.isdigit() else b"")
     size = count = 0
