@@ -293,7 +293,7 @@ async def test_a_postgresql_that_says_nothing_is_given_up(trouble: Trouble) -> N
 async def test_a_writer_that_is_cut_off_in_the_midst_keeps_no_lock(
     trouble: Trouble, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("salver.ledger.databases._MOST_IDLE_MS", 1000)
+    monkeypatch.setattr("salver.features.ledger.databases._MOST_IDLE_MS", 1000)
     url, begins, ends = empty_database(), threading.Event(), threading.Event()
 
     def hangs(connection: Connection) -> None:
