@@ -182,9 +182,7 @@ class _Lane:
                 [*command, str(self._memory)],
                 stdin=subprocess.DEVNULL,
                 pass_fds=(other.fileno(),),
-                # An interrupt at the terminal is the server's. In a session of its own the process would have
-                # as much of the processors as the server, whatever its priority.
-                process_group=0,
+                start_new_session=True,  # an interrupt at the terminal is the server's
             )
         self._socket = mine
         async with asyncio.timeout(_START_S):
