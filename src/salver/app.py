@@ -80,12 +80,13 @@ from salver.kernel.serving.dataplane import DataPlane, DoorRules
 from salver.kernel.serving.decoding import Decoders
 from salver.kernel.serving.fetching import Fetching
 from salver.kernel.serving.inner import Inner
-from salver.kernel.serving.loader import Loader, Servable, Terms
+from salver.kernel.serving.loader import Loader, Terms
 from salver.kernel.serving.model_callbacks import Calls
 from salver.kernel.serving.ports import Observer
 from salver.kernel.serving.present import CacheUse, Load, Losses
 from salver.kernel.serving.readiness import Readiness
 from salver.kernel.serving.registry import Registry
+from salver.kernel.serving.servable import Servable
 from salver.stores import Copies, open_store
 from salver.transport.access import Watched
 from salver.transport.access_check import Access, AccessRules, Changing

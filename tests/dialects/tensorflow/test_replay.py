@@ -17,7 +17,8 @@ from salver.dialects.tensorflow.tfrecord import record
 from salver.features.twins.backend import read_twin
 from salver.features.twins.twins import Twins
 from salver.kernel.serving.bus import Bus
-from salver.kernel.serving.loader import Loader, Servable, Terms
+from salver.kernel.serving.loader import Loader, Terms
+from salver.kernel.serving.servable import Servable
 from salver.words.artifacts import Manifest, ModelConfig, Warmup
 from salver.words.errors import FailedPrecondition, InvalidInput, LoadFailed
 from salver.words.events import Lineage, Replayed

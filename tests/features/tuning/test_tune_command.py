@@ -21,7 +21,8 @@ from salver.features.tuning.profiles import ProfileStore
 from salver.features.tuning.tune_command import _find, _with
 from salver.kernel.repository.toml import parse_toml
 from salver.kernel.serving.bus import Bus
-from salver.kernel.serving.loader import Loader, Servable, Terms
+from salver.kernel.serving.loader import Loader, Terms
+from salver.kernel.serving.servable import Servable
 from salver.words.artifacts import Manifest
 
 SALVER = str(Path(sys.executable).with_name("salver"))

@@ -18,7 +18,8 @@ from salver.kernel.engine.engine import Engine
 from salver.kernel.engine.signatures import Signatures, SplitRunner
 from salver.kernel.engine.thread import ThreadRunner
 from salver.kernel.serving.bus import Bus
-from salver.kernel.serving.loader import Loader, Servable, Terms
+from salver.kernel.serving.loader import Loader, Terms
+from salver.kernel.serving.servable import Servable
 from salver.words.artifacts import Batching, Instances, Manifest, ModelConfig
 from salver.words.errors import InvalidInput, NotReady
 from salver.words.messages import InferRequest, ModelId, Signature, TensorSpec

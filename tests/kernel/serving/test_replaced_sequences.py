@@ -20,7 +20,7 @@ from salver.kernel.lifecycle import LifecycleConfig, Manager
 from salver.kernel.serving.bus import Bus
 from salver.kernel.serving.dataplane import DataPlane
 from salver.kernel.serving.inner import Inner
-from salver.kernel.serving.loader import Servable
+from salver.kernel.serving.servable import Servable
 from salver.words.artifacts import Control, Manifest, ModelConfig, Sequences, Versions
 from salver.words.errors import InvalidInput, NotFound, NotReady
 from salver.words.messages import Call, InferRequest, ModelId, Signature, TensorSpec

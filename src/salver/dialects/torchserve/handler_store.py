@@ -29,8 +29,8 @@ from salver.dialects.torchserve.registering import (
 )
 from salver.kernel.repository.bounds import machine, most_workers
 from salver.kernel.serving.changes import Changes
-from salver.kernel.serving.loader import Servable
 from salver.kernel.serving.registry import Registry, order_of
+from salver.kernel.serving.servable import Servable
 from salver.words.artifacts import Manifest
 from salver.words.errors import (
     BadArchive,

@@ -15,7 +15,7 @@ import msgspec
 from salver.dialects.torchserve.archive import describe, with_archive
 from salver.dialects.torchserve.requirements import install
 from salver.dialects.torchserve.unpacked_archives import UnpackedArchives
-from salver.kernel.serving.loader import Servable
+from salver.kernel.serving.servable import Servable
 from salver.stores.holdings import Held
 from salver.words.artifacts import Manifest
 from salver.words.errors import BadArchive, LoadFailed, SalverError

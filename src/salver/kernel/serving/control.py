@@ -10,8 +10,8 @@ from salver.dialects.tensorflow.reloading import Reloading
 from salver.dialects.triton.version_config import config_of
 from salver.kernel.lifecycle.manager import Manager
 from salver.kernel.serving.controlplane import ControlPlane
-from salver.kernel.serving.loader import Servable
 from salver.kernel.serving.readiness import Readiness
+from salver.kernel.serving.servable import Servable
 from salver.words.artifacts import LoadOrder
 from salver.words.errors import InvalidInput, SalverError
 from salver.words.messages import VersionStatus

@@ -13,7 +13,7 @@ from typing import Protocol
 import msgspec
 
 from salver.dialects.triton.agents import vet
-from salver.kernel.serving.loader import Servable
+from salver.kernel.serving.servable import Servable
 from salver.stores.copies import Copies
 from salver.stores.distant import ObjectStore
 from salver.stores.holdings import Held

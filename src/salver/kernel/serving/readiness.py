@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
 from salver.dialects.torchserve.engine.engine import HandlerEngine
-from salver.kernel.serving.loader import Servable
 from salver.words.errors import SalverError
+from salver.kernel.serving.servable import Servable
 
 Rule = Literal["serving", "whole", "settled"]
 

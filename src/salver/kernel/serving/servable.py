@@ -1,0 +1,258 @@
+"""A loaded model version: its engine, and what the lifecycle does with it."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+
+import msgspec
+
+from salver.dialects.openai.voice import Voice
+from salver.dialects.tensorflow.recording import Sampling
+from salver.dialects.tensorflow.replay import Replay
+from salver.dialects.torchserve.engine.engine import HandlerEngine
+from salver.features.cache.caching import CachedModel
+from salver.features.graphs.ensemble import DecoupledEnsemble, Ensemble
+from salver.features.tuning.choose import Setting
+from salver.kernel.engine.admission import Admission
+from salver.kernel.engine.decoupled import DecoupledEngine
+from salver.kernel.engine.engine import Engine
+from salver.kernel.engine.inorder import in_order
+from salver.kernel.engine.placement import Placement
+from salver.kernel.engine.ports import Runner
+from salver.kernel.engine.process import ProcessRunner
+from salver.kernel.engine.sequence_engine import SequenceEngine
+from salver.kernel.engine.sequence_streams import SequenceStreamEngine
+from salver.kernel.engine.signatures import Signatures
+from salver.kernel.engine.stepper import StepEngine
+from salver.kernel.engine.thread import ThreadRunner
+from salver.kernel.engine.warmup import samples
+from salver.kernel.serving.sequences import within
+from salver.kernel.serving.warming import sample_request, warm_request
+from salver.words.artifacts import Manifest, ModelConfig, Warmup, WarmupSample
+from salver.words.errors import LoadFailed, SalverError
+from salver.words.handlers import Workers
+from salver.words.messages import InferResponse, Signature
+
+_LOG = logging.getLogger("salver.loader")
+_Stream = Callable[..., AsyncGenerator[InferResponse, None]]
+_CHANGE_S = 30.0
+_NO_WARMUP = Warmup()
+
+_AnyEngine = (
+    Engine | StepEngine | DecoupledEngine | SequenceEngine | Ensemble | DecoupledEnsemble | HandlerEngine
+)
+
+
+class Servable:
+    """A loaded version: its engine, and what the lifecycle asks of it.
+
+    Args:
+        setting: What was chosen for its objective and why, where there is one.
+        ends: Called, the last one first, when the engine has been closed.
+        front: Answers in the engine's place, where its answers are kept or there are several.
+
+    Attributes:
+        is_ready: The model's own opinion, of one that has one; else None.
+        asks_others, sequences: See :class:`~salver.kernel.serving.ports.Inferring`.
+        leave: See :class:`~salver.kernel.lifecycle.ports.Servable`; None = it remembers nothing.
+        voice: How OpenAI's routes speak to it.
+        logging: Which of its requests are written down; None = none.
+    """
+
+    voice = Voice()
+    logging: Sampling | None = None
+    is_ready: Callable[[], Awaitable[bool]] | None = None
+    asks_others = False
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        engine: _AnyEngine,
+        placement: Placement,
+        setting: Setting | None = None,
+        ends: Sequence[Callable[[], Awaitable[None]]] = (),
+        front: CachedModel | Signatures | None = None,
+    ) -> None:
+        self.manifest = manifest
+        self.engine = engine
+        self.placement = placement
+        self.setting = setting
+        self._ends = list(ends)
+        self.signature: Signature = engine.signature
+        self.bytes = manifest.bytes
+        self.warmup: Warmup | None = None  # where its files do not lie where the configuration has them
+        self.is_cached = isinstance(front, CachedModel)
+        self.infer = front.infer if front else engine.infer  # the engine's own method: nothing in between
+        self.owns_timeout = False  # a request's ``timeout`` is no deadline
+        if isinstance(engine, Engine):
+            self.owns_timeout = manifest.config.queue is not None
+            if manifest.config.batching.preserve_order:
+                self.infer = in_order(self.infer)
+        self.stream: _Stream | None = getattr(engine, "stream", None)
+        self.post = getattr(engine, "post", None)  # of one that calls back
+        self.leave = engine.leave if isinstance(engine, SequenceEngine) else None
+        remembers = isinstance(engine, SequenceEngine) or getattr(engine, "remembers", False)
+        self.sequences = engine if remembers else None
+        self.asks_others = isinstance(engine, Ensemble)
+        self.placed: Callable[[Manifest], Placement] | None = None  # of another number of instances
+        self.sampled: Callable[[Manifest], Sampling | None] = lambda manifest: None  # of another wish to log
+        self._changing = asyncio.Lock()
+        self._threads: Sequence[ThreadRunner] = ()
+        self._hosts: Sequence[ProcessRunner] = ()
+        self.signatures: Signatures | None = None  # of a model that has several
+        self.replay: Replay | None = None  # of one that may bring warm-up records
+        self.takes_forms = self.signature.takes_forms
+        self.gives_parts = isinstance(engine, StepEngine) or bool(getattr(engine, "gives_parts", False))
+
+    def __repr__(self) -> str:
+        return f"<Servable {self.manifest.id} on {self.placement.slots} {self.placement.runner}(s)>"
+
+    @property
+    def uncached(self) -> Callable[..., Awaitable[InferResponse]]:
+        """As ``infer``, past the answers that are kept."""
+        return (self.signatures or self.engine).infer if self.is_cached else self.infer
+
+    @property
+    def engines(self) -> Sequence[_AnyEngine]:
+        """Of each signature, the first one first."""
+        return [self.engine, *(self.signatures.others.values() if self.signatures else ())]
+
+    def hear(self, runners: Sequence[Runner]) -> None:
+        """Learn from its runners what the model wants to be told, and whether it has opinions."""
+        self._threads = [runner for runner in runners if isinstance(runner, ThreadRunner)]
+        self._hosts = hosts = [runner for runner in runners if isinstance(runner, ProcessRunner)]
+        self.asks_others = any(host.wants_trace for host in hosts)
+        if any(host.has_opinion for host in hosts):
+
+            async def is_ready() -> bool:
+                return all(await asyncio.gather(*(host.is_ready() for host in hosts)))
+
+            self.is_ready = is_ready
+
+    @property
+    def hangs(self) -> bool:
+        """No run can be begun before one ends that hangs, and cannot be ended."""
+        engine = self.engine
+        return (isinstance(engine, StepEngine) and engine.hangs) or any(t.hangs for t in self._threads)
+
+    async def answers(self) -> bool:
+        """It can answer now, also by its own opinion where it has one."""
+        if self.hangs or any(host.is_lost for host in self._hosts):
+            return False
+        return self.is_ready is None or await self.is_ready()
+
+    async def warm(self, config: ModelConfig) -> None:
+        """Run it before there is traffic.
+
+        Zeros may be nonsense to a model, so an error from them is only logged; an error from the
+        owner's own warm-up requests is a reason not to serve.
+
+        Raises:
+            LoadFailed: one of the owner's warm-up requests failed.
+        """
+        if isinstance(self.engine, StepEngine | Ensemble | HandlerEngine):
+            return  # tried out already, and so have its models been
+        wish = self.warmup or config.warmup
+        if self.replay is not None:
+            ask = (self.signatures or self.engine).infer
+            if await self.replay.run(self.signature, ask, wish.replays) and not (wish.file or wish.samples):
+                return
+        decides_itself = isinstance(self.engine, DecoupledEngine) or self.engine.answers_each
+        if decides_itself and wish == _NO_WARMUP:
+            return  # its author decides what it is asked
+        if wish.file:
+            await self._warm_from_file(wish.file, wish.rounds)
+            return
+        if wish.samples:
+            await self._warm_with_samples(self.engine, wish.samples)
+            return
+        others = self.signatures.others.values() if self.signatures else ()
+        refusals = [await self._warm_with_zeros(engine, wish) for engine in (self.engine, *others)]
+        if told := sorted({refusal for refusal in refusals if refusal}):
+            _LOG.info("model %s does not take zeros as a warm-up: %s", self.manifest.id, "; ".join(told))
+
+    async def _warm_with_zeros(self, engine: Engine | DecoupledEngine | SequenceEngine, wish: Warmup) -> str:
+        """Why it does not take them; empty where it does."""
+        if engine.signature.is_stateful and msgspec.structs.replace(wish, replays=1) == _NO_WARMUP:
+            return ""  # it would remember them
+        try:
+            for inputs in samples(engine.signature, wish):
+                await engine.run_alone(inputs)
+        except Exception as error:
+            return str(error) or type(error).__name__
+        return ""
+
+    async def _warm_with_samples(
+        self, engine: Engine | DecoupledEngine | SequenceEngine, samples: Sequence[WarmupSample]
+    ) -> None:
+        id, signature = self.manifest.id, self.signature
+        admission, known = Admission(id.name, signature), {spec.name for spec in signature.inputs}
+        for sample in samples:
+            try:
+                request = await sample_request(id, sample, signature)
+                if known.issuperset(sample.inputs):  # else it tells control inputs, too
+                    admission.bind(request)
+                for _ in range(sample.rounds):
+                    await engine.run_alone({tensor.name: tensor.array for tensor in request.inputs})
+            except Exception as error:
+                raise LoadFailed(f"failed to run warmup sample '{sample.name}': {error};") from error
+
+    async def _warm_from_file(self, name: str, rounds: int) -> None:
+        request = await warm_request(self.manifest, name, self.signature)
+        try:
+            for _ in range(rounds):
+                if isinstance(self.engine, DecoupledEngine | SequenceStreamEngine):
+                    await self.engine.run_alone({tensor.name: tensor.array for tensor in request.inputs})
+                else:
+                    await self.engine.infer(request)
+        except SalverError as error:
+            path = self.manifest.path.parent / name
+            raise LoadFailed(f"the warm-up request {path} failed: {error}") from error
+
+    def at_end(self, end: Callable[[], Awaitable[None]]) -> None:
+        """Call this after all that is called when the engine has been closed."""
+        self._ends.insert(0, end)
+
+    async def adjust(self, manifest: Manifest) -> bool:
+        """Have as many instances as this says, which is otherwise what was loaded; False = it cannot.
+
+        Raises:
+            LoadFailed: one more could not be had; all stays as it was.
+        """
+        engine = self.engine
+        if isinstance(engine, HandlerEngine):
+            return await self._rescale(engine, manifest)
+        if self.placed is None or not isinstance(engine, Engine) or not engine.can_resize:
+            return False
+        slots = self.placed(manifest).slots
+        async with self._changing:
+            await engine.resize(slots)
+            if self.signatures is not None:
+                await self.signatures.resize(slots)
+        self.logging = self.sampled(manifest)
+        self.placement = msgspec.structs.replace(self.placement, slots=slots)
+        config = within(manifest.config, self.signature)
+        self.manifest = msgspec.structs.replace(manifest, config=config, path=self.manifest.path)
+        return True
+
+    async def _rescale(self, engine: HandlerEngine, manifest: Manifest) -> bool:
+        """Workers come and go in the background; only their numbers can be changed."""
+        before, workers = self.manifest.config.workers or Workers(), manifest.config.workers or Workers()
+        if msgspec.structs.replace(before, least=workers.least, most=workers.most) != workers:
+            return False
+        engine.scale(workers.least, workers.most)
+        self.manifest = msgspec.structs.replace(manifest, path=self.manifest.path)
+        return True
+
+    async def close(self) -> None:
+        """End the runs under way, give everything back, and keep what was learned."""
+        with contextlib.suppress(TimeoutError):  # of a run that hangs, and an instance that waits for its end
+            async with asyncio.timeout(_CHANGE_S):
+                await self._changing.acquire()
+        async with contextlib.AsyncExitStack() as stack:
+            for end in self._ends:
+                stack.push_async_callback(end)
+            if self.signatures is not None:
+                await self.signatures.close()
+            await self.engine.close()
