@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from salver.dialects.oip import grpc_codec as oip_grpc
-from salver.dialects.oip.binary import to_raw
 from salver.dialects.oip.grpc_codec import InferMessages, decode_infer, encode_infer
 from salver.dialects.oip.json_codec import OpenInferenceHttp
 from salver.encoding.bodies import HttpBody
 from salver.encoding.known_forms import KnownForms
+from salver.encoding.raw import to_raw
 from salver.words.errors import InvalidInput, SalverError
 from salver.words.messages import InferRequest, InferResponse, RequestedOutput, Signature
 from salver.words.tensor import DataType, Tensor

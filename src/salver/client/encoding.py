@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from salver.dialects.oip.binary import from_raw, to_raw
+from salver.encoding.raw import from_raw, to_raw
 from salver.encoding.values import count_elements, find_datatype, from_json, shaped
 from salver.words.errors import InvalidInput
 from salver.words.messages import Parameter, TensorSpec

@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 import msgspec
 import numpy as np
 
-from salver.dialects.oip.binary import SWAP
+from salver.encoding.raw import SWAP
 from salver.words.messages import InferRequest, RequestedOutput
 from salver.words.tensor import DataType, Tensor
 

@@ -5,8 +5,8 @@ Times are seconds of one monotonic clock unless a name says otherwise.
 """
 
 import enum
-from collections.abc import Callable, Mapping
-from typing import Literal
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final, Literal
 
 import msgspec
 
@@ -16,6 +16,7 @@ from salver.words.tensor import DataType, Tensor
 #: Parameter of a request, tensor or reply (OIP-12).
 Parameter = bool | int | float | str
 _NONE: Mapping[str, Parameter] = {}
+_MOST_SHOWN: Final = 20  # tensors in an error text
 
 
 class ModelId(msgspec.Struct, frozen=True, order=True):
@@ -85,6 +86,21 @@ class Signature(msgspec.Struct, frozen=True):
         'regress'
         """
         return next((known for known in (self, *self.others) if known.name == name), None)
+
+
+def described(specs: Iterable[TensorSpec]) -> str:
+    """Return tensors as error texts show them.
+
+    >>> described([TensorSpec("x", DataType.FP32, (-1, 4)), TensorSpec("n", DataType.INT64, (1,), True)])
+    'x FP32[-1,4], n INT64[1] (optional)'
+    """
+    specs = list(specs)
+    shown = [
+        f"{spec.name} {spec.datatype.name}[{','.join(map(str, spec.shape))}]{' (optional)' * spec.optional}"
+        for spec in specs[:_MOST_SHOWN]
+    ]
+    more = len(specs) - _MOST_SHOWN
+    return (", ".join(shown) or "nothing") + (f" and {more} more" if more > 0 else "")
 
 
 class RequestedOutput(msgspec.Struct, frozen=True, gc=False):

@@ -14,12 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from salver.dialects.oip.binary import from_raw, to_raw
 from salver.dialects.oip.grpc_codec import decode_infer, encode_infer
 from salver.dialects.oip.json_codec import OpenInferenceHttp
 from salver.encoding.bodies import HttpBody
 from salver.encoding.json_text import loads
 from salver.encoding.large_json import loads_large
+from salver.encoding.raw import from_raw, to_raw
 from salver.words.messages import InferRequest, InferResponse, RequestedOutput, Signature
 from salver.words.tensor import DataType, Tensor
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from salver.dialects.oip.json_codec import OpenInferenceHttp
-from salver.dialects.oip.short_json import ShortRequest, described
+from salver.dialects.oip.short_json import ShortRequest
 from salver.encoding.bodies import HttpBody
 from salver.words.errors import InvalidInput, TooLarge
-from salver.words.messages import InferRequest, InferResponse, Signature, TensorSpec
+from salver.words.messages import InferRequest, InferResponse, Signature, TensorSpec, described
 from salver.words.tensor import DATATYPES, DataType, Tensor, tensor
 
 OUT = (TensorSpec("y", DataType.FP32, (-1, 1)), TensorSpec("label", DataType.BYTES, (-1,)))

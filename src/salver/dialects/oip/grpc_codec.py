@@ -16,7 +16,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from salver.dialects.oip import metadata
-from salver.dialects.oip.binary import first_twice, from_raw, once_each, to_raw, unfit, wrong_size
+from salver.dialects.oip.checks import first_twice, once_each, unfit, wrong_size
 from salver.dialects.oip.classification import PARAMETER, classified
 from salver.dialects.oip.grpc_schema import SERVING_STATUS, build
 from salver.dialects.oip.regions import (
@@ -34,6 +34,7 @@ from salver.dialects.oip.regions import (
 from salver.dialects.triton import load_order, settings
 from salver.encoding import varints
 from salver.encoding.known_forms import LONGEST, Form, KnownForms, form_of, holds
+from salver.encoding.raw import from_raw, to_raw
 from salver.encoding.values import MAX_STRINGS, MAX_TENSORS, cast, count_elements, find_datatype
 from salver.words.artifacts import LoadOrder
 from salver.words.errors import InvalidInput, TooLarge

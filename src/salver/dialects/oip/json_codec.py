@@ -15,7 +15,7 @@ import numpy as np
 import orjson
 
 from salver.dialects.oip import short_json
-from salver.dialects.oip.binary import first_twice, from_raw, once_each, to_raw, unfit, wrong_size
+from salver.dialects.oip.checks import first_twice, once_each, unfit, wrong_size
 from salver.dialects.oip.classification import PARAMETER, ClassRequest, classified, with_classes
 from salver.dialects.oip.regions import NO_REGIONS, Place, Reader, Regions, held, place_of, places_of, store
 from salver.dialects.oip.short_json import ShortRequest
@@ -25,6 +25,7 @@ from salver.encoding.bodies import HttpBody, HttpReply, over_limit
 from salver.encoding.json_text import TOO_DEEP, dumps, is_too_deep, loads
 from salver.encoding.known_forms import LONGEST, Form, KnownForms, form_of
 from salver.encoding.large_json import LARGE, loads_large
+from salver.encoding.raw import from_raw, to_raw
 from salver.encoding.values import (
     MAX_TENSORS,
     cast,

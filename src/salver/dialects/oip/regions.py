@@ -12,8 +12,9 @@ from typing import Any, Final, NoReturn, Protocol
 
 import msgspec
 
-from salver.dialects.oip.binary import from_raw, to_raw, unfit
+from salver.dialects.oip.checks import unfit
 from salver.encoding.json_text import loads
+from salver.encoding.raw import from_raw, to_raw
 from salver.encoding.values import kind_of
 from salver.words.errors import InvalidInput, NotFound, SegmentFailed, TooLarge, Unsupported
 from salver.words.messages import RequestedOutput

@@ -17,12 +17,18 @@ from salver.encoding.bodies import HttpBody, HttpReply
 from salver.encoding.json_text import dumps
 from salver.encoding.values import from_json, kind_of
 from salver.words.errors import InvalidInput
-from salver.words.messages import InferRequest, InferResponse, RequestedOutput, Signature, TensorSpec
+from salver.words.messages import (
+    InferRequest,
+    InferResponse,
+    RequestedOutput,
+    Signature,
+    TensorSpec,
+    described,
+)
 from salver.words.tensor import Array, DataType, Tensor, bf16_to_fp32
 
 #: Keys of the protocol's own form, one of which may be an input's name, too.
 _KEYS: Final = frozenset(("id", "parameters", "outputs"))
-_MOST_SHOWN: Final = 20
 _WHOLE: Final = "The inputs are wanted as {{name: values}}. {model!r} takes: {inputs}"
 
 
@@ -63,21 +69,6 @@ def asked(http: HttpBody, root: Any, signature: Signature) -> ShortRequest:
 def told(response: InferResponse) -> HttpReply:
     """The answer: values by the outputs' names."""
     return HttpReply(200, dumps({tensor.name: _values(tensor) for tensor in response.outputs}))
-
-
-def described(specs: Iterable[TensorSpec]) -> str:
-    """Tensors as an error shows them.
-
-    >>> described([TensorSpec("x", DataType.FP32, (-1, 4)), TensorSpec("n", DataType.INT64, (1,), True)])
-    'x FP32[-1,4], n INT64[1] (optional)'
-    """
-    specs = list(specs)
-    shown = [
-        f"{spec.name} {spec.datatype.name}[{','.join(map(str, spec.shape))}]{' (optional)' * spec.optional}"
-        for spec in specs[:_MOST_SHOWN]
-    ]
-    more = len(specs) - _MOST_SHOWN
-    return (", ".join(shown) or "nothing") + (f" and {more} more" if more > 0 else "")
 
 
 def _takes(specs: Iterable[TensorSpec]) -> str:

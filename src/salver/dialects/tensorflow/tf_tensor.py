@@ -16,9 +16,9 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from salver.dialects.oip.binary import from_raw, to_raw
 from salver.dialects.tensorflow.tf_schema import DATA_TYPES, build
 from salver.encoding import varints
+from salver.encoding.raw import from_raw, to_raw
 from salver.encoding.values import cast, count_elements
 from salver.words.errors import InvalidInput, TooLarge, Unsupported
 from salver.words.tensor import Array, DataType, Tensor

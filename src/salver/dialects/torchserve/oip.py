@@ -14,12 +14,12 @@ import numpy as np
 import orjson
 
 from salver.dialects.oip import grpc_codec as oip_grpc
-from salver.dialects.oip.binary import from_raw
 from salver.dialects.oip.regions import NO_REGIONS, Regions
 from salver.dialects.torchserve.faults import inference_status
 from salver.dialects.torchserve.reply import read_reply
 from salver.dialects.torchserve.tensors import answer_of, elements, form_of
 from salver.encoding.bodies import GrpcStatus
+from salver.encoding.raw import from_raw
 from salver.encoding.values import count_elements
 from salver.words.errors import Code, InvalidInput, SalverError
 from salver.words.handlers import as_request, is_form

@@ -9,7 +9,7 @@ import struct
 
 import msgspec
 
-from salver.dialects.oip.binary import from_raw, to_raw
+from salver.encoding.raw import from_raw, to_raw
 from salver.words.errors import InvalidInput
 from salver.words.messages import InferResponse, Parameter
 from salver.words.tensor import DATATYPES, Tensor

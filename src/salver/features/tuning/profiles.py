@@ -11,20 +11,18 @@ import importlib.metadata
 import logging
 import os
 import platform
-from collections.abc import Iterator
 from pathlib import Path
 
 from salver.backends.protocol import Backend
 from salver.features.tuning.profile import Machine, Profile, from_bytes, key_of, to_bytes
-from salver.kernel.repository.names import is_padded_version, is_visible
+from salver.kernel.repository.fingerprint import digest
+from salver.kernel.repository.names import is_padded_version
 from salver.stats import batch_table
 from salver.stats.batch_table import Table
 from salver.words.artifacts import Batching, Manifest
 from salver.words.errors import InvalidInput
 
 _LOG = logging.getLogger("salver.profiles")
-_MOST_BYTES = 4 << 30  # of an artefact whose content is looked at; larger ones go by name, size and time
-_CHUNK = 1 << 20
 _MOST_FILES = 512  # of each kind; the oldest go, such as those of files that were replaced long ago
 
 
@@ -41,34 +39,6 @@ def machine(backend: Backend, cores: int) -> Machine:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
     return Machine(cpu, cores, versions)
-
-
-def digest(path: Path) -> str:
-    """Of a file's content, or of all in a folder that is visible; empty when too large or unreadable."""
-    found = hashlib.blake2b(digest_size=16)
-    left = _MOST_BYTES
-    try:
-        for file in sorted(_visible(path)) if path.is_dir() else [path]:
-            left -= file.stat().st_size
-            if left < 0:
-                return ""
-            found.update(f"{file.relative_to(path)}\0{file.stat().st_size}\0".encode())
-            with file.open("rb") as stream:
-                while chunk := stream.read(_CHUNK):
-                    found.update(chunk)
-    except (OSError, ValueError):
-        return ""
-    return found.hexdigest()
-
-
-def _visible(folder: Path) -> Iterator[Path]:
-    """Its files, and those of its folders, without what Python and editors leave there."""
-    for path in folder.iterdir():
-        if is_visible(path.name):
-            if path.is_dir() and not path.is_symlink():  # which could lead round in a circle
-                yield from _visible(path)
-            elif path.is_file():
-                yield path
 
 
 class ProfileStore:

@@ -23,8 +23,8 @@ from urllib.parse import quote
 import msgspec
 import numpy as np
 
-from salver.features.tuning.profiles import digest
 from salver.features.twins.backend import FILE, FORMAT, SAMPLES, Twin, TwinBackend, read_twin
+from salver.kernel.repository.fingerprint import digest
 from salver.words.artifacts import Manifest, Ragged
 from salver.words.errors import LoadFailed
 from salver.words.tensor import Array

@@ -9,9 +9,8 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 
 import msgspec
 
-from salver.dialects.oip.short_json import described
 from salver.words.errors import InvalidInput, tritons
-from salver.words.messages import InferRequest, ModelId, RequestedOutput, Signature, TensorSpec
+from salver.words.messages import InferRequest, ModelId, RequestedOutput, Signature, TensorSpec, described
 from salver.words.tensor import Array, Tensor
 
 _MOST_SHOWN = 20  # names of outputs

@@ -25,7 +25,6 @@ from typing import Any, Literal, Self, TypeVar
 import msgspec
 
 from salver.backends.protocol import Answer
-from salver.dialects.torchserve.engine.sharing import THREAD_VARIABLES
 from salver.kernel.engine.callback_server import Desk
 from salver.kernel.engine.control import (
     Asked,
@@ -56,7 +55,7 @@ from salver.kernel.engine.output_limit import LONGEST_LINE
 from salver.kernel.engine.pieces import Pieces
 from salver.kernel.engine.ports import Gave
 from salver.kernel.engine.shm import Block
-from salver.kernel.engine.spawn import Ends, HostPlan, spawn
+from salver.kernel.engine.spawn import THREAD_VARIABLES, Ends, HostPlan, spawn
 from salver.words.errors import HostDied, HostGone, LoadFailed, ModelFailed, SalverError
 from salver.words.messages import InferRequest, Signature
 from salver.words.tensor import Array

@@ -11,18 +11,19 @@ import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import ExitStack
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
 from salver.backends.protocol import LoadOptions
-from salver.dialects.torchserve.engine.sharing import THREAD_VARIABLES
 from salver.kernel.engine.output_limit import OutputLimit
 from salver.kernel.engine.ports import Server
 from salver.kernel.engine.run_limit import RunLimit
 from salver.kernel.engine.shm import Arena
 from salver.words.artifacts import Manifest
 
+#: Variables that say how many threads libraries start with.
+THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 #: Environment variables against telemetry of libraries that models use.
 _QUIET = {"ORT_DISABLE_TELEMETRY": "1"}
 #: Environment variables of a fork server: threads would not survive a fork.

@@ -17,12 +17,12 @@ import msgspec
 import numpy as np
 
 from salver.backends.protocol import StepModel
-from salver.features.tuning.step_trial import try_out
 from salver.kernel.engine.answer import Answer, Piece
 from salver.kernel.engine.generation import SIGNATURE, Prompt, PromptReader
 from salver.kernel.engine.refusals import LATE, closing, due, unloaded
 from salver.kernel.engine.run_limit import RunLimit
 from salver.kernel.engine.step_run import StepRun
+from salver.kernel.engine.step_trial import try_out
 from salver.kernel.engine.steps import StepPlan, StepScheduler, StepSequence
 from salver.kernel.engine.transcript import Vocabulary
 from salver.words.artifacts import ModelConfig

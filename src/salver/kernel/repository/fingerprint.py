@@ -1,12 +1,17 @@
-"""Digest of a version's files by names, sizes, times and inodes; contents are not read."""
+"""Fingerprints of a version's files, by names, sizes, times and inodes, and digests of their contents."""
 
 import hashlib
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Final
 
+from salver.kernel.repository.names import is_visible
 from salver.stores import Store, StoreFailed
 
 _MAX_FILES: Final = 20_000
 _MAX_DEPTH: Final = 16
+_MAX_BYTES: Final = 4 << 30  # of a version whose contents are read
+_CHUNK: Final = 1 << 20
 
 
 class Fingerprint:
@@ -58,3 +63,31 @@ class Fingerprint:
             raise StoreFailed(f"{path}: more than {_MAX_FILES} files in one version", fix="Pack the artefact")
         self.add_text(f"{path} {stamp}")
         self.bytes += size
+
+
+def digest(path: Path) -> str:
+    """Return the digest of a file, or of all visible files in a folder; empty if too large or unreadable."""
+    found = hashlib.blake2b(digest_size=16)
+    left = _MAX_BYTES
+    try:
+        for file in sorted(_visible(path)) if path.is_dir() else [path]:
+            left -= file.stat().st_size
+            if left < 0:
+                return ""
+            found.update(f"{file.relative_to(path)}\0{file.stat().st_size}\0".encode())
+            with file.open("rb") as stream:
+                while chunk := stream.read(_CHUNK):
+                    found.update(chunk)
+    except (OSError, ValueError):
+        return ""
+    return found.hexdigest()
+
+
+def _visible(folder: Path) -> Iterator[Path]:
+    """Yield all files below a folder, without those that Python and editors leave there."""
+    for path in folder.iterdir():
+        if is_visible(path.name):
+            if path.is_dir() and not path.is_symlink():  # which could lead round in a circle
+                yield from _visible(path)
+            elif path.is_file():
+                yield path

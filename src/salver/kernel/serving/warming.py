@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from salver.dialects.oip.binary import from_raw
 from salver.dialects.oip.json_codec import OpenInferenceHttp
 from salver.encoding.bodies import HttpBody
+from salver.encoding.raw import from_raw
 from salver.kernel.engine.warmup import values_of
 from salver.stores.protocol import checked
 from salver.words.artifacts import Manifest, WarmupInput, WarmupSample

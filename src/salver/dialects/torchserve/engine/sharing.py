@@ -19,12 +19,10 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from salver.kernel.engine.control import Fork, Forked, Frames, Load, Reap, frame, read_order
 
-#: Variables that say how many threads libraries start with; a host that forks has none but its own.
-THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _PR_SET_PDEATHSIG = 1
 _MOST_FDS = 8
 #: Devices of which all may have the same.

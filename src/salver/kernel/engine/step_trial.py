@@ -1,7 +1,7 @@
-"""Does this step-wise model do what it should, and how long does it take?
+"""Trial steps of a step-wise model, before there is traffic.
 
-A trial before there is traffic: the greatest token id, each size of step and of prompt chunk. A model that
-would fail at a caller's token fails here, and the scheduler knows its pace from the first request on.
+Tries the greatest token id, and each size of step and of prompt chunk. A model that would fail at a caller's
+token fails here, and the scheduler knows its pace from the first request on.
 """
 
 import time

@@ -1,8 +1,7 @@
-"""How do raw tensor bytes become an array, and back?
+"""Tensors as raw bytes.
 
-The layout that the binary tensor extension (TR-R24) and gRPC's ``raw_*_contents`` share:
-little-endian, row-major elements; a BYTES element is a four-byte little-endian length and
-its data. It does not know where in a message the bytes lay.
+The layout that the binary tensor extension (TR-R24) and gRPC's ``raw_*_contents`` share: little-endian,
+row-major elements; a BYTES element is a four-byte little-endian length and its data.
 
 Pure.
 """
@@ -15,7 +14,6 @@ import numpy as np
 
 from salver.encoding.values import MAX_STRINGS
 from salver.words.errors import InvalidInput, TooLarge
-from salver.words.messages import RequestedOutput
 from salver.words.tensor import Array, DataType, Tensor
 
 _LENGTH = struct.Struct("<I")
@@ -52,41 +50,6 @@ def from_raw(
         elif not array.flags.aligned:
             array = array.copy()  # some frameworks refuse, or misread, unaligned memory
     return array.reshape(shape)
-
-
-def unfit(text: str) -> InvalidInput:
-    """An error of which Triton says whose request it is (TR-R30); the codec fills the id in."""
-    error = InvalidInput(text)
-    error.about = ""
-    return error
-
-
-def first_twice(named: Sequence[Tensor | RequestedOutput]) -> str:
-    """The first name that stands there again."""
-    seen: set[str] = set()
-    for each in named:
-        if each.name in seen:
-            break
-        seen.add(each.name)
-    return each.name
-
-
-def once_each(outputs: Sequence[RequestedOutput]) -> None:
-    """Raises InvalidInput for an output that is requested twice."""
-    if len(outputs) > 1 and len({output.name for output in outputs}) < len(outputs):
-        raise InvalidInput(f"output '{first_twice(outputs)}' already requested")
-
-
-def wrong_size(
-    raw: "bytes | memoryview", datatype: DataType, count: int, name: str, model: str
-) -> InvalidInput | None:
-    """What a server says of an input's bytes where :func:`from_raw` refuses their number; else None."""
-    wanted = count * datatype.itemsize
-    if not datatype.itemsize or len(raw) == wanted:
-        return None
-    return unfit(
-        f"input byte size mismatch for input '{name}' for model '{model}'. Expected {wanted}, got {len(raw)}"
-    )
 
 
 def to_raw(tensor: Tensor) -> "bytes | memoryview":
