@@ -16,7 +16,7 @@ from waiting import auntil
 from salver.backends.protocol import LoadOptions
 from salver.dialects.torchserve.engine.engine import HandlerEngine, HandlerTerms
 from salver.dialects.torchserve.engine.gpus import Gpus
-from salver.dialects.torchserve.engine.worker_pool import Nursery
+from salver.dialects.torchserve.engine.worker_pool import WorkerFactory
 from salver.kernel.engine.spawn import HostPlan
 from salver.words.artifacts import Manifest, ModelConfig
 from salver.words.errors import SalverError
@@ -56,10 +56,10 @@ class World:
             config=ModelConfig(options=options),
         )
         plan = HostPlan(
-            "handler_backends:Handlers", manifest, LoadOptions(threads), memory_limit_mb, bears=shares
+            "handler_backends:Handlers", manifest, LoadOptions(threads), memory_limit_mb, forks=shares
         )
-        nursery = Nursery(gpus=gpus or Gpus(), sleep=soon)
-        terms = HandlerTerms(time.monotonic, self.happened, self.hear, nursery)
+        factory = WorkerFactory(gpus=gpus or Gpus(), sleep=soon)
+        terms = HandlerTerms(time.monotonic, self.happened, self.hear, factory)
         self.engine = HandlerEngine(plan, workers, terms)
 
     def happened(self, event: BatchRan | WorkerReady) -> None:

@@ -15,7 +15,7 @@ import uvloop
 from handler_worlds import World, asking, failure, held, said, world_of
 from waiting import PATIENCE_S, auntil
 
-from salver.dialects.torchserve.engine.fork_server import Mother
+from salver.dialects.torchserve.engine.fork_server import ForkServer
 from salver.dialects.torchserve.engine.form_host import FormHost
 from salver.words.errors import (
     DeadlineExceeded,
@@ -398,10 +398,10 @@ def test_ts_b2_batches_fill_on_the_loop_that_serves() -> None:
 async def test_ts_b7_a_defect_of_ours_keeps_nobody_waiting(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def broken(self: Mother, gpu: int | None = None) -> FormHost:
+    async def broken(self: ForkServer, gpu: int | None = None) -> FormHost:
         raise RuntimeError("by chance")
 
-    monkeypatch.setattr(Mother, "launch", broken)
+    monkeypatch.setattr(ForkServer, "launch", broken)
     world = World(max_retry_s=0)
     async with asyncio.timeout(PATIENCE_S):
         assert await world.engine.settled() == 0

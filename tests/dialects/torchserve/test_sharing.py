@@ -16,8 +16,8 @@ from waiting import auntil
 from salver.dialects.torchserve.engine.sharing import exit_code_of
 
 
-def mother_of(world: World) -> int:
-    return world.engine._crew._mother.pid
+def fork_server_of(world: World) -> int:
+    return world.engine._crew._fork_server.pid
 
 
 def parent_of(pid: int) -> int:
@@ -67,9 +67,9 @@ async def each(world: World, text: str) -> list[str]:
 
 async def test_ts_b7_workers_come_from_one_process_and_end_like_any_other() -> None:
     async with world_of(least=3, shares=True, max_retry_s=1e9) as world:
-        mother = mother_of(world)
-        assert mother > 0
-        assert {parent_of(pid) for pid in pids_of(world)} == {mother}
+        server = fork_server_of(world)
+        assert server > 0
+        assert {parent_of(pid) for pid in pids_of(world)} == {server}
         assert all(os.getpgid(pid) == pid for pid in pids_of(world))
         for how, why in (("exit", "exit code 3"), ("leave", "exit code 4")):
             assert (await failure(world.ask(how))).message == "Worker died."
@@ -80,10 +80,10 @@ async def test_ts_b7_workers_come_from_one_process_and_end_like_any_other() -> N
         kill(victim)
         await all_there(world, victim)
         assert await is_gone(victim)
-        assert not is_there(victim), "its mother has reaped it"
-        assert mother_of(world) == mother
+        assert not is_there(victim), "its parent has reaped it"
+        assert fork_server_of(world) == server
         assert await asyncio.gather(*(world.ask(str(n)) for n in range(30))) == [str(n) for n in range(30)]
-    assert await is_gone(mother)
+    assert await is_gone(server)
 
 
 async def test_ts_b7_what_a_forked_worker_died_of_is_known(caplog: pytest.LogCaptureFixture) -> None:
@@ -98,9 +98,9 @@ async def test_ts_b7_what_a_forked_worker_died_of_is_known(caplog: pytest.LogCap
 
 async def test_ts_m2_a_worker_that_is_given_up_while_it_is_forked_confuses_no_other() -> None:
     async with world_of(least=1, shares=True, max_batch_delay_ms=0) as world:
-        mother, engine = mother_of(world), world.engine
-        assert mother > 1
-        os.kill(mother, signal.SIGSTOP)
+        server, engine = fork_server_of(world), world.engine
+        assert server > 1
+        os.kill(server, signal.SIGSTOP)
         try:
             engine.scale(2, 2)
             await asyncio.sleep(0.05)  # it has been told to fork
@@ -109,11 +109,11 @@ async def test_ts_m2_a_worker_that_is_given_up_while_it_is_forked_confuses_no_ot
             engine.scale(3, 3)
             await asyncio.sleep(0.05)
         finally:
-            os.kill(mother, signal.SIGCONT)
+            os.kill(server, signal.SIGCONT)
         assert await engine.settled() == 3
         await engine.gone()
         said = {pid async for pid in answering(world, 3)}
-        assert said == set(pids_of(world)) and mother_of(world) == mother
+        assert said == set(pids_of(world)) and fork_server_of(world) == server
 
 
 async def answering(world: World, count: int) -> AsyncIterator[int]:
@@ -126,25 +126,25 @@ async def answering(world: World, count: int) -> AsyncIterator[int]:
 
 async def test_ts_m2_without_workers_nothing_holds_the_models_memory() -> None:
     async with world_of(shares=True) as world:
-        mother = mother_of(world)
+        server = fork_server_of(world)
         world.engine.scale(0, 0)
         await world.engine.gone()
-        assert await is_gone(mother)
-        assert mother_of(world) == -1
+        assert await is_gone(server)
+        assert fork_server_of(world) == -1
         world.engine.scale(2, 2)
         assert await world.engine.settled() == 2
         assert await world.ask("x") == "x"
-        assert {parent_of(pid) for pid in pids_of(world)} == {mother_of(world)}
+        assert {parent_of(pid) for pid in pids_of(world)} == {fork_server_of(world)}
 
 
 async def test_ts_b7_when_the_process_dies_that_the_others_came_from_another_takes_its_place() -> None:
     async with world_of(least=2, shares=True, max_retry_s=1e9) as world:
-        mother, workers = mother_of(world), pids_of(world)
-        kill(mother)
+        server, workers = fork_server_of(world), pids_of(world)
+        kill(server)
         assert all(await asyncio.gather(*map(is_gone, workers))), "they go with it"
         await all_there(world, *workers)  # one whose death is not known yet would be asked
         assert await world.ask("x") == "x"
-        assert mother_of(world) not in (mother, -1)
+        assert fork_server_of(world) not in (server, -1)
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ async def test_ts_b7_a_model_that_cannot_be_shared_is_loaded_by_each_worker(
     async with world_of(least=2, shares=True, at_start=at_start.format(tmp_path)) as world:
         assert "its workers share no memory: " in caplog.text
         assert why in caplog.text
-        assert mother_of(world) == -1
+        assert fork_server_of(world) == -1
         assert {parent_of(pid) for pid in pids_of(world)} == {os.getpid()}
         assert await world.ask("x") == "x"
         await failure(world.ask("exit"))
@@ -172,7 +172,7 @@ async def test_ts_b7_what_is_imported_is_shared_where_the_model_cannot_be(
     async with world_of(least=3, shares=True, at_start="imports", max_retry_s=1e9) as world:
         assert "its workers share what is imported, and no model: it has 2 threads" in caplog.text
         parents = [parent_of(pid) for pid in pids_of(world)]
-        assert sorted(map(parents.count, {os.getpid(), mother_of(world)})) == [1, 2]
+        assert sorted(map(parents.count, {os.getpid(), fork_server_of(world)})) == [1, 2]
         for _ in range(3):
             assert (await failure(world.ask("exit"))).message == "Worker died."
             assert await world.ask("x") == "x"
@@ -183,7 +183,7 @@ async def test_ts_b7_what_is_imported_is_shared_where_the_model_cannot_be(
 async def test_ts_b7_workers_read_a_file_that_was_opened_each_by_itself(tmp_path: Path) -> None:
     (tmp_path / "words").write_bytes(b"abcdefgh")
     async with world_of(least=2, shares=True, at_start=f"reads:{tmp_path / 'words'}") as world:
-        assert mother_of(world) > 0
+        assert fork_server_of(world) > 0
         assert await each(world, "read 3") == ["abc", "abc"]
 
 
@@ -209,7 +209,7 @@ async def test_ts_b7_what_is_cleaned_up_at_the_end_is_still_there_for_the_others
 async def test_ts_b7_workers_have_their_threads_though_they_came_from_one_that_had_none() -> None:
     pytest.importorskip("torch")
     async with world_of(shares=True, at_start="torch", threads=2) as world:
-        assert mother_of(world) > 0
+        assert fork_server_of(world) > 0
         assert await world.ask("threads") == "2 2"
 
 
@@ -219,7 +219,7 @@ from handler_worlds import world_of
 
 async def main():
     async with world_of(least=2, shares=True) as world:
-        print(world.engine._crew._mother.pid, *[s.pid for s in world.engine.workers()], flush=True)
+        print(world.engine._crew._fork_server.pid, *[s.pid for s in world.engine.workers()], flush=True)
         await asyncio.sleep(60)
 
 asyncio.run(main())
@@ -243,7 +243,7 @@ async def test_ts_b7_all_end_with_the_server_however_it_ends() -> None:
 
 async def test_ts_b7_a_forked_worker_killed_a_hundred_times_is_back_a_hundred_times() -> None:
     async with world_of(least=2, shares=True, max_retry_s=1e9) as world:
-        mother = mother_of(world)
+        server = fork_server_of(world)
         seen: set[Any] = set()
         for n in range(100):
             victim = pids_of(world)[n % 2]
@@ -251,6 +251,6 @@ async def test_ts_b7_a_forked_worker_killed_a_hundred_times_is_back_a_hundred_ti
             kill(victim)
             await all_there(world, victim)
             assert await world.ask("x") == "x"
-        assert mother_of(world) == mother
+        assert fork_server_of(world) == server
         assert len(seen) == 100
-        assert sorted(children_of(mother)) == sorted(pids_of(world)), "no zombies are left"
+        assert sorted(children_of(server)) == sorted(pids_of(world)), "no zombies are left"

@@ -14,7 +14,7 @@ from marfolder import TEXT, form, manifest_of, write
 
 from salver.backends.protocol import LoadOptions
 from salver.dialects.torchserve.engine.engine import HandlerEngine, HandlerTerms
-from salver.dialects.torchserve.engine.worker_pool import Nursery
+from salver.dialects.torchserve.engine.worker_pool import WorkerFactory
 from salver.kernel.engine.spawn import HostPlan
 from salver.words.errors import HandlerFailed, NotReady
 from salver.words.handlers import BODY, Form, HandlerReply, Workers, as_request, reply_of
@@ -59,7 +59,7 @@ class Hosted:
     def __init__(self, folder: Path, workers: Workers) -> None:
         self.lines: list[str] = []
         manifest = manifest_of(folder, "m", workers)
-        terms = HandlerTerms(time.monotonic, lambda event: None, self.hear, Nursery())
+        terms = HandlerTerms(time.monotonic, lambda event: None, self.hear, WorkerFactory())
         self.engine = HandlerEngine(HostPlan(KIND, manifest, LoadOptions()), workers, terms)
 
     def hear(self, id: ModelId, worker: int, lines: Sequence[str]) -> None:

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from waiting import PATIENCE_S
 
-from salver.kernel.engine import host
+from salver.kernel.engine import host_channel
 from salver.kernel.engine.control import GiveUp, Next, Stop, frame
+from salver.kernel.engine.host_channel import Channel
 
 
 class Socket:
@@ -48,13 +49,13 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
     clock = Clock()
-    monkeypatch.setattr(host, "time", SimpleNamespace(perf_counter=clock.perf_counter))
+    monkeypatch.setattr(host_channel, "time", SimpleNamespace(perf_counter=clock.perf_counter))
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
     yield clock
 
 
 def channel(sock: Any) -> Any:
-    return host._Channel(sock)
+    return Channel(sock)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +102,7 @@ def test_over_a_real_socket_orders_come_in_order_and_the_end_is_seen_awake_or_no
 def test_ts_b7_whoever_keeps_something_hears_once_that_nothing_comes() -> None:
     ours, theirs = socket.socketpair()
     idle, heard = threading.Semaphore(0), []
-    waiting = host._Channel(theirs, idle_s=0.02)
+    waiting = Channel(theirs, idle_s=0.02)
     waiting.when_idle(idle.release)
     thread = threading.Thread(target=lambda: heard.extend(waiting.receive() for _ in range(2)))
     thread.start()
@@ -118,7 +119,7 @@ def test_ts_b7_whoever_keeps_something_hears_once_that_nothing_comes() -> None:
 
 def test_ts_b7_what_comes_at_once_is_no_idleness() -> None:
     ours, theirs = socket.socketpair()
-    waiting = host._Channel(theirs, idle_s=30.0)
+    waiting = Channel(theirs, idle_s=30.0)
     waiting.when_idle(pytest.fail)
     for mark in range(5):
         ours.sendall(frame(Next(mark)))

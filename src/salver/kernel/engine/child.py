@@ -414,7 +414,7 @@ class HostProcess:
     async def _load(self) -> None:
         plan = self.plan
         path = () if plan.interpreter else tuple(sys.path)
-        whole = plan.variables if plan.bears else {}
+        whole = plan.variables if plan.forks else {}
         threads: dict[str, str] = {name: whole[name] for name in THREAD_VARIABLES if name in whole}
         load = Load(
             plan.backend,
@@ -422,7 +422,8 @@ class HostProcess:
             plan.options,
             path,
             plan.memory_limit_mb,
-            plan.bears,
+            plan.program,
+            plan.forks,
             threads,
             plan.imports,
         )

@@ -32,8 +32,10 @@ class Load(msgspec.Struct, tag="load", frozen=True, array_like=True):
         backend: ``module:attribute`` of a backend, or of a class of one.
         path: The engine's ``sys.path``, so that the host finds the same modules; empty = the host's own.
         memory_limit_mb: Address-space limit, set before the backend is imported; 0 = none.
-        bears: The host is a fork server: it forks other hosts if that is safe, and runs nothing itself
-            (:mod:`salver.dialects.torchserve.engine.sharing`).
+        program: ``module:function`` of the :class:`~salver.kernel.engine.host.Program` that the host runs;
+            empty = the kernel's own.
+        forks: The host is a fork server: it forks other hosts if that is safe, and runs nothing itself. For
+            programs that can be one.
         variables: Environment variables to set after loading, for a fork server.
         imports: Modules that a fork server imports instead of a model; its children load the model.
     """
@@ -43,7 +45,8 @@ class Load(msgspec.Struct, tag="load", frozen=True, array_like=True):
     options: LoadOptions
     path: tuple[str, ...]
     memory_limit_mb: int = 0
-    bears: bool = False
+    program: str = ""
+    forks: bool = False
     variables: dict[str, str] = {}
     imports: tuple[str, ...] = ()
 

@@ -54,7 +54,8 @@ class HostPlan(msgspec.Struct, frozen=True):
         server: Server that its model may call while it runs; None = none.
         interpreter: Interpreter to run it with; None = that of this process.
         hides: Regular expression of environment variables that it does not inherit; empty = it inherits all.
-        bears: It is a fork server, if forking is safe.
+        program: See :class:`~salver.kernel.engine.control.Load`.
+        forks: It is a fork server, if forking is safe; for programs that can be one.
         imports: Modules that a fork server imports; its children load the model.
         output: Limit on its logged output, shared by all hosts of this plan.
     """
@@ -67,7 +68,8 @@ class HostPlan(msgspec.Struct, frozen=True):
     server: Server | None = None
     interpreter: Interpreter | None = None
     hides: str = ""
-    bears: bool = False
+    program: str = ""
+    forks: bool = False
     imports: tuple[str, ...] = ()
     output: OutputLimit = msgspec.field(default_factory=OutputLimit)
 
@@ -216,7 +218,7 @@ def spawn(plan: HostPlan) -> Ends:
             stderr=line.their_output,
             pass_fds=passed,
             start_new_session=True,
-            env={**plan.variables, **_ALONE} if plan.bears else plan.variables,
+            env={**plan.variables, **_ALONE} if plan.forks else plan.variables,
         )
         undo.callback(process.wait)
         undo.callback(process.kill)

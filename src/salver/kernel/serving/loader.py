@@ -23,7 +23,7 @@ from salver.dialects.tensorflow.recording import Sampling
 from salver.dialects.tensorflow.replay import Replay, read_records, samples_in
 from salver.dialects.torchserve.engine.engine import HandlerEngine, HandlerTerms, Heard
 from salver.dialects.torchserve.engine.gpus import Gpus
-from salver.dialects.torchserve.engine.worker_pool import FIRST_ID, Nursery
+from salver.dialects.torchserve.engine.worker_pool import FIRST_ID, WorkerFactory
 from salver.dialects.triton.environments import Environments
 from salver.dialects.triton.version_config import told
 from salver.features.cache.caching import CachedModel, Caching
@@ -129,7 +129,7 @@ class Loader:
         self._inner = inner
         self._registers: WeakValueDictionary[str, Register] = WeakValueDictionary()  # by model
         # One, so that no two workers have the same number, and GPUs go round among all of them.
-        self._nursery = Nursery(itertools.count(terms.first_worker), Gpus(terms.gpus))
+        self._factory = WorkerFactory(itertools.count(terms.first_worker), Gpus(terms.gpus))
         self._environments = Environments(Path(tempfile.gettempdir()))
         self._profiles = profiles or ProfileStore()
         self._profiler = Profiler(self._profiles, clock, terms.cores)
@@ -202,10 +202,10 @@ class Loader:
             manifest,
             LoadOptions(threads, self._terms.trust_pickle),
             config.instances.memory_limit_mb,
-            bears=config.options.get("share_weights", "true") != "false",
+            forks=config.options.get("share_weights", "true") != "false",
             hides=self._terms.hides,
         )
-        terms = HandlerTerms(self._clock, self._bus.emit, self._terms.heard, self._nursery)
+        terms = HandlerTerms(self._clock, self._bus.emit, self._terms.heard, self._factory)
         engine = HandlerEngine(plan, workers, terms)
         servable = Servable(manifest, engine, Placement("process", workers.least, threads))
         servable.is_ready = engine.is_ready

@@ -23,7 +23,7 @@ from salver.dialects.torchserve.engine.flow import HandlerFlow
 from salver.dialects.torchserve.engine.job_queue import Batch, JobQueue, PlainQueue
 from salver.dialects.torchserve.engine.run import HandlerRun, died, told
 from salver.dialects.torchserve.engine.sequence_queue import SequenceQueue
-from salver.dialects.torchserve.engine.worker_pool import Crew, Nursery, Worker
+from salver.dialects.torchserve.engine.worker_pool import Crew, Worker, WorkerFactory
 from salver.kernel.engine.refusals import LATE, closing, unloaded
 from salver.kernel.engine.run_limit import RunLimit
 from salver.kernel.engine.spawn import HostPlan
@@ -60,13 +60,13 @@ class HandlerTerms(msgspec.Struct, frozen=True):
         clock: Monotonic seconds.
         emit: Told of every run, and of workers that have come up.
         heard: Told of what their metrics write; None = nobody wants it.
-        nursery: Brings workers up.
+        factory: Brings workers up.
     """
 
     clock: Callable[[], float]
     emit: Callable[[BatchRan | WorkerReady], None]
     heard: Heard | None = None
-    nursery: Nursery = msgspec.field(default_factory=Nursery)
+    factory: WorkerFactory = msgspec.field(default_factory=WorkerFactory)
 
 
 class HandlerEngine:
@@ -99,7 +99,7 @@ class HandlerEngine:
         self._wakes_at = 0.0  # by the engine's clock
         self._is_closed = False
         plan = msgspec.structs.replace(plan, limit=RunLimit(max(0, workers.response_timeout_s) or math.inf))
-        self._crew = Crew(plan, self, workers, terms.nursery)
+        self._crew = Crew(plan, self, workers, terms.factory)
         self._crew.scale(workers.least)
 
     def __repr__(self) -> str:

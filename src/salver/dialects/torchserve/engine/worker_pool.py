@@ -1,4 +1,4 @@
-"""Who keeps the workers of a handler alive, as many as there shall be?
+"""Worker processes of a handler.
 
 :class:`Crew` starts host processes, starts them again when they die
 (:mod:`salver.dialects.torchserve.engine.worker_life` says
@@ -16,7 +16,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from salver.dialects.torchserve.engine.fork_server import Mother
+from salver.dialects.torchserve.engine.fork_server import ForkServer
 from salver.dialects.torchserve.engine.form_host import FormHost
 from salver.dialects.torchserve.engine.gpus import Gpus
 from salver.dialects.torchserve.engine.worker_life import Stage, WorkerLife
@@ -30,8 +30,8 @@ _PAGE = 4096
 FIRST_ID = 9000
 
 
-class Nursery(msgspec.Struct, frozen=True):
-    """By what workers are brought up: their numbers, GPUs, time and pauses."""
+class WorkerFactory(msgspec.Struct, frozen=True):
+    """What new workers get: their numbers, GPUs, clock and pauses."""
 
     ids: Iterator[int] = msgspec.field(default_factory=lambda: itertools.count(FIRST_ID))
     gpus: Gpus = msgspec.field(default_factory=Gpus)
@@ -100,14 +100,14 @@ class Crew:
             (:class:`~salver.dialects.torchserve.engine.worker_life.WorkerLife`), and which GPUs they use.
     """
 
-    def __init__(self, plan: HostPlan, owner: Owner, workers: Workers, nursery: Nursery) -> None:
+    def __init__(self, plan: HostPlan, owner: Owner, workers: Workers, factory: WorkerFactory) -> None:
         self._plan = plan
-        self._mother = Mother(plan)
+        self._fork_server = ForkServer(plan)
         self._owner = owner
         self._startup_timeout_s = workers.startup_timeout_s
         self._max_retry_s = workers.max_retry_s
-        self._nursery = nursery
-        self._gpus = nursery.gpus.turns(workers)
+        self._factory = factory
+        self._gpus = factory.gpus.turns(workers)
         self._workers: list[Worker] = []  # that are wanted
         self._leaving: dict[Worker, asyncio.Task[None]] = {}
         self._parting = 0  # of those, whose processes are still there
@@ -155,7 +155,7 @@ class Crew:
             if worker.life.stage is Stage.LOST:  # an operator who asks means it anew
                 self._bring_up(worker)
         while len(self._workers) < count:
-            id = next(self._nursery.ids)
+            id = next(self._factory.ids)
             self._workers.append(Worker(id, next(self._gpus), WorkerLife(self._max_retry_s)))
             self._bring_up(self._workers[-1])
         while len(self._workers) > count:
@@ -204,11 +204,11 @@ class Crew:
             await host.close()
         self._parting -= 1
         if not self._workers and not self._parting:
-            await self._mother.close()  # it holds the model's memory, which nobody needs
+            await self._fork_server.close()  # it holds the model's memory, which nobody needs
 
     async def _keep(self, worker: Worker) -> None:
-        """Start it, mourn it, wait, start it again."""
-        model, life, clock = self._plan.manifest.id, worker.life, self._nursery.clock
+        """Restart the worker with back-off until it is given up."""
+        model, life, clock = self._plan.manifest.id, worker.life, self._factory.clock
         while True:
             worker.started = time.time()
             try:
@@ -236,7 +236,7 @@ class Crew:
                     self._owner.is_lost()
                 return
             _log.warning("[%s] worker %d: %s; next start in %g s", model, worker.id, worker.why, pause)
-            await self._nursery.sleep(pause)
+            await self._factory.sleep(pause)
 
     async def _start(self, worker: Worker) -> FormHost:
         limit = self._startup_timeout_s
@@ -244,7 +244,7 @@ class Crew:
             if not limit:  # nobody can start in no time: no process is begun
                 raise TimeoutError
             async with asyncio.timeout(limit):
-                return await self._mother.launch(worker.gpu)
+                return await self._fork_server.launch(worker.gpu)
         except TimeoutError:
             raise LoadFailed(
                 f"model '{self._plan.manifest.id.name}' was not loaded within {limit:g} s",
