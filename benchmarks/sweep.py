@@ -38,12 +38,14 @@ from salver.features.tuning.grid import Limits, Placed
 from salver.features.tuning.judgement import Judge
 from salver.features.tuning.profile import Cell, Profile
 from salver.features.tuning.profiles import ProfileStore, machine
-from salver.kernel.engine.placement import Placement
+from salver.features.tuning.profiling import Profiler, limits_of
+from salver.kernel.engine.placement import Placement, place
 from salver.kernel.engine.ports import Runner
 from salver.kernel.serving.bus import Bus
-from salver.kernel.serving.loader import Loader, Terms
+from salver.kernel.serving.loader import Loader
+from salver.kernel.serving.loading import Terms
 from salver.stats.batch_law import fit
-from salver.words.artifacts import Manifest, ModelConfig, Objective
+from salver.words.artifacts import Instances, Manifest, ModelConfig, Objective
 from salver.words.messages import ModelId
 
 #: Two of which batching pays, one that is small, and one whose inputs cost as much as its arithmetic.
@@ -67,12 +69,20 @@ def manifest(name: str, objective: Objective) -> Manifest:
 async def choose(found: Manifest, folder: Path) -> tuple[Cell, int]:
     """What Salver chooses for a model that it has never seen, and how many cells it measured."""
     backend, store = OnnxBackend(), ProfileStore(str(folder))
-    servable = await Loader({"onnx": backend}, Bus(()), time.monotonic, Terms(CORES), store).load(found)
-    await servable.close()
-    profile = store.read(store.key(found), machine(backend, CORES))
-    assert servable.setting is not None
+    loader = Loader({"onnx": backend}, Bus(()), time.monotonic, Terms(CORES))
+    default = place(backend.traits, Instances(), CORES)
+
+    async def open_runner(placed: Placed) -> Runner:
+        return await loader.open_runner(backend, found, Placement("thread", placed.instances, placed.threads))
+
+    limits = limits_of(found.config, Instances(), default, backend, CORES)
+    chosen = await Profiler(store, time.monotonic, CORES).find(
+        found, backend, limits, Placed(default.slots, default.threads), open_runner
+    )
+    await chosen.runner.close()
+    profile, setting = store.read(store.key(found), machine(backend, CORES)), chosen.setting
+    assert setting is not None
     assert isinstance(profile, Profile)
-    setting = servable.setting
     return Cell(setting.instances, setting.threads, setting.max_rows), len(profile.measured)
 
 

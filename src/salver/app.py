@@ -9,6 +9,7 @@ import asyncio
 import logging
 import os
 import random
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -25,16 +26,21 @@ from salver.dialects.clouds.doors import SageMaker, SageMakerDoor, Vertex, Verte
 from salver.dialects.clouds.many_models import ManyModels
 from salver.dialects.formats import formats
 from salver.dialects.oip.http_operations import HttpOperations
+from salver.dialects.oip.loading import WarmupFiles
 from salver.dialects.oip.regions import NO_REGIONS
 from salver.dialects.oip.shared_memory import SharedMemory
+from salver.dialects.openai.loading import VoiceAttachment
 from salver.dialects.openai.voices import VoiceConfig, Voices
 from salver.dialects.tensorflow.config import TensorFlowConfig
+from salver.dialects.tensorflow.loading import RecordingAttachment, ReplayAttachment
 from salver.dialects.tensorflow.metrics import TensorFlowMetrics, with_colons
 from salver.dialects.tensorflow.prediction_log import PredictionLog
 from salver.dialects.tensorflow.reloading import Reloading
+from salver.dialects.tensorflow.replay import samples_of
 from salver.dialects.torchserve.config import TorchServeConfig
 from salver.dialects.torchserve.front import Backing
 from salver.dialects.torchserve.handler_store import HandlerStore
+from salver.dialects.torchserve.loading import HandlerLoader, HandlerRules
 from salver.dialects.torchserve.ports import TorchServePorts
 from salver.dialects.torchserve.snapshots import Snapshots
 from salver.dialects.torchserve.unpacked_archives import UnpackedArchives
@@ -42,7 +48,9 @@ from salver.dialects.torchserve.unpacking import Unpacking
 from salver.dialects.torchserve.view import TorchServeView
 from salver.dialects.torchserve.workflow_operations import WorkflowOperations
 from salver.dialects.torchserve.workflows import Workflows, WorkflowsConfig
+from salver.dialects.triton.agents import vet
 from salver.dialects.triton.config_view import first_response_bounds, metric_tags
+from salver.dialects.triton.loading import TritonPrograms
 from salver.dialects.triton.log_settings import Switches
 from salver.dialects.triton.metrics import TritonMetricsConfig, TritonView
 from salver.dialects.triton.settings import LogChange, LogSettings, TraceChange, TraceSetting
@@ -51,7 +59,9 @@ from salver.dialects.triton.trace_settings import TraceConfig
 from salver.dialects.triton.tracing import Tracing
 from salver.features.cache import CacheConfig, ResponseCache
 from salver.features.cache.caching import Caching
+from salver.features.cache.loading import CacheAttachment
 from salver.features.cache.opening import open_cache
+from salver.features.graphs.loading import EnsembleLoader
 from salver.features.management import Api, Management
 from salver.features.management.serving_operations import serving_operations
 from salver.features.registry.config import RegistryConfig
@@ -67,6 +77,7 @@ from salver.features.telemetry.explain import Explanations
 from salver.features.telemetry.logs import LogConfig, let_through, reopen
 from salver.features.telemetry.metrics import Metrics
 from salver.features.telemetry.otlp import SpanConfig, SpanExport
+from salver.features.tuning.loading import LoadTuning
 from salver.features.tuning.profiles import ProfileStore
 from salver.features.twins.config import TwinsConfig
 from salver.features.twins.twins import Twins
@@ -80,7 +91,8 @@ from salver.kernel.serving.dataplane import DataPlane, DoorRules
 from salver.kernel.serving.decoding import Decoders
 from salver.kernel.serving.fetching import Fetching
 from salver.kernel.serving.inner import Inner
-from salver.kernel.serving.loader import Loader, Terms
+from salver.kernel.serving.loader import Loader
+from salver.kernel.serving.loading import Additions, Attachment, Terms
 from salver.kernel.serving.model_callbacks import Calls
 from salver.kernel.serving.ports import Observer
 from salver.kernel.serving.present import CacheUse, Load, Losses
@@ -107,6 +119,7 @@ from salver.transport.restrict import GRPC_PREFIX
 from salver.transport.server import FrontConfig
 from salver.words.artifacts import Instances
 from salver.words.errors import SalverError
+from salver.words.handlers import FORMAT as HANDLERS
 from salver.words.messages import ModelId, Signature, VersionStatus
 
 if TYPE_CHECKING:
@@ -226,8 +239,9 @@ class Server:
         self._caching = Caching(self._cache, clock) if self._cache else None
         self.inner = kernel.inner = inner = Inner(lambda: door)
         calls = Calls(inner, lambda: self.control, self._metrics.own, clock, new_id)
-        terms = await self._terms(calls)
-        loader = Loader(backends, self._bus, clock, terms, ProfileStore(config.state_dir), inner)
+        terms = self._terms(calls)
+        self._voices = VoiceAttachment(await asyncio.to_thread(config.table("openai", VoiceConfig).read))
+        loader = Loader(backends, self._bus, clock, terms, self._additions(terms, clock))
         self._live(loader, backends, clock)
         self._regions: RegionRegistry = SharedMemory() if config.allow_client_shm else NO_REGIONS
         samples = self._spans.samples if self._spans else None
@@ -316,7 +330,7 @@ class Server:
             loader, self._archives, installs=self._of_torchserve.handlers.installs_requirements
         )
         self._manager: Manager[Servable] = Manager(
-            Fetching(unpacking, self._copies), clock, self._bus.emit, config.whole_lifecycle
+            Fetching(unpacking, self._copies, (vet,)), clock, self._bus.emit, config.whole_lifecycle
         )
         repository = Repository(
             config.paths,
@@ -334,7 +348,7 @@ class Server:
             self._of_torchserve.handlers, registry, self._plane, self._manager, clock
         )
         self._reloading = Reloading(self._plane, self._manager, self._of_tensorflow.served)
-        voices = Voices(config.table("openai", VoiceConfig), self._manager)
+        voices = Voices(config.table("openai", VoiceConfig), self._manager, self._voices.of)
         self._readiness = Readiness(config.readiness, self._manager, self._plane)
         self._kernel.models, self._kernel.plane = self._manager, self._plane
         self.control = self._kernel.control = ServerControl(
@@ -401,22 +415,40 @@ class Server:
         most_request = self._of_torchserve.rules.max_request or most_body
         await self.listeners.open(doors, most_request, max(most_request, most_body))
 
-    async def _terms(self, calls: Calls) -> Terms:
-        config, of_torchserve = self.config, self._of_torchserve
+    def _terms(self, calls: Calls) -> Terms:
+        config = self.config
         return Terms(
             len(os.sched_getaffinity(0)),
             config.trust_pickle,
             Instances(config.instances, config.threads),
-            self._caching,
             calls,
             None if config.resources is None else Pool(config.resources),
-            await asyncio.to_thread(config.table("openai", VoiceConfig).read),
-            Twins(config.state_dir, by_default=config.table("twins", TwinsConfig).prefer == "onnx"),
-            random.random if self._of_tensorflow.prediction_log else None,
-            self._view.heard if self._view else None,
-            of_torchserve.hides,
-            of_torchserve.first_worker,
-            of_torchserve.handlers.gpus_used,
+        )
+
+    def _additions(self, terms: Terms, clock: Callable[[], float]) -> Additions:
+        """What dialects and features add to the loading of models."""
+        config, emit, of_torchserve = self.config, self._bus.emit, self._of_torchserve
+        heard = self._view.heard if self._view else None
+        first, gpus = of_torchserve.first_worker, of_torchserve.handlers.gpus_used
+        handlers = HandlerRules(heard, first, gpus, of_torchserve.hides)
+        prefers_onnx = config.table("twins", TwinsConfig).prefer == "onnx"
+        attachments: list[Attachment] = [
+            self._voices,
+            WarmupFiles(),
+            ReplayAttachment(emit, clock),
+            RecordingAttachment(random.random if self._of_tensorflow.prediction_log else None),
+        ]
+        if self._caching is not None:
+            attachments.append(CacheAttachment(self._caching))
+        return Additions(
+            {
+                HANDLERS: HandlerLoader(terms, emit, clock, handlers),
+                "ensemble": EnsembleLoader(self.inner, emit, clock),
+            },
+            (Twins(config.state_dir, by_default=prefers_onnx, samples_of=samples_of),),
+            attachments,
+            LoadTuning(ProfileStore(config.state_dir), clock, terms.cores),
+            TritonPrograms(Path(tempfile.gettempdir())),
         )
 
     def _door(self, operations: HttpOperations, config: FrontConfig, reception: Reception) -> App:

@@ -299,6 +299,19 @@ class StepBackend(Protocol):
 
 
 @runtime_checkable
+class PartialBackend(Protocol):
+    """What a :class:`Backend` has besides, if another one runs some of its model's signatures.
+
+    Attributes:
+        rest: What the other backend loads; None = all signatures are this one's.
+        runs: Which signatures this one runs, the first one first.
+    """
+
+    rest: Manifest | None
+    runs: Sequence[bool]
+
+
+@runtime_checkable
 class CountingBackend(Protocol):
     """What a :class:`Backend` has besides, if it can tell what a run costs, for ``salver tune``."""
 

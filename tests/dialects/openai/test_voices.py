@@ -159,6 +159,10 @@ class Loaded:
         self.leases -= 1
 
 
+def voice(servable):
+    return servable.voice
+
+
 @pytest.mark.parametrize(
     ("name", "separator", "loras", "model", "lora"),
     [
@@ -174,7 +178,7 @@ def test_tr_v8_a_name_may_name_a_lora(
     name: str, separator: str, loras: tuple[str, ...] | None, model: str, lora: str
 ) -> None:
     loaded = Loaded(loras)
-    spoken = Voices(VoiceConfig(lora_separator=separator, max_tokens=7), loaded).of(name)
+    spoken = Voices(VoiceConfig(lora_separator=separator, max_tokens=7), loaded, voice).of(name)
     assert (spoken.model, spoken.lora, spoken.max_tokens) == (model, lora, 7)
     assert spoken.names == (model, *(f"{model}{separator}{each}" for each in loras or () if separator))
     assert loaded.leases == 0
@@ -197,9 +201,9 @@ def test_tr_v8_unknown_names_are_said(
     name: str, separator: str, loras: tuple[str, ...] | None, says: str
 ) -> None:
     with pytest.raises(NotFound, match=says):
-        Voices(VoiceConfig(lora_separator=separator), Loaded(loras)).of(name)
+        Voices(VoiceConfig(lora_separator=separator), Loaded(loras), voice).of(name)
 
 
 def test_a_model_that_is_loading_is_no_unknown_one() -> None:
     with pytest.raises(NotReady):
-        Voices(VoiceConfig(lora_separator="+"), Loaded(None)).of("broken")
+        Voices(VoiceConfig(lora_separator="+"), Loaded(None), voice).of("broken")

@@ -11,13 +11,15 @@ import pytest
 import savedmodels
 
 from salver.backends.tensorflow import TensorFlowBackend
+from salver.dialects.tensorflow.loading import ReplayAttachment
 from salver.dialects.tensorflow.replay import RECORDS, read_mlmd, read_records, requests_of, samples_in
 from salver.dialects.tensorflow.tf_schema import build
 from salver.dialects.tensorflow.tfrecord import record
 from salver.features.twins.backend import read_twin
 from salver.features.twins.twins import Twins
 from salver.kernel.serving.bus import Bus
-from salver.kernel.serving.loader import Loader, Terms
+from salver.kernel.serving.loader import Loader
+from salver.kernel.serving.loading import Additions, Terms
 from salver.kernel.serving.servable import Servable
 from salver.words.artifacts import Manifest, ModelConfig, Warmup
 from salver.words.errors import FailedPrecondition, InvalidInput, LoadFailed
@@ -155,7 +157,8 @@ class Rig:
         self.events: list[Any] = []
         bus = Bus((self,))
         self.bus = bus
-        self.loader = Loader({"tensorflow": TensorFlowBackend()}, bus, time.monotonic, Terms(1))
+        additions = Additions(attachments=[ReplayAttachment(bus.emit, time.monotonic)])
+        self.loader = Loader({"tensorflow": TensorFlowBackend()}, bus, time.monotonic, Terms(1), additions)
 
     def observe(self, events: Any) -> None:
         self.events += [event for event in events if isinstance(event, Replayed | Lineage)]

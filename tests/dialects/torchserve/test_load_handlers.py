@@ -10,11 +10,12 @@ from typing import Any
 
 import msgspec
 
-from salver.dialects.torchserve.backend import TorchServeBackend
+from salver.dialects.torchserve.loading import HandlerLoader, HandlerRules
 from salver.kernel.lifecycle import LifecycleConfig, Manager
 from salver.kernel.serving.bus import Bus
 from salver.kernel.serving.dataplane import DataPlane
-from salver.kernel.serving.loader import Loader, Terms
+from salver.kernel.serving.loader import Loader
+from salver.kernel.serving.loading import Additions, Terms
 from salver.words.artifacts import Manifest, ModelConfig
 from salver.words.errors import SalverError
 from salver.words.events import BatchRan, Event, Served
@@ -63,7 +64,9 @@ class _World:
         self.folder = folder
         self.events: list[Event] = []
         self.bus = Bus([self])
-        self.loader = Loader({"torchserve": TorchServeBackend()}, self.bus, time.monotonic, Terms(cores=1))
+        terms, clock = Terms(cores=1), time.monotonic
+        handlers = HandlerLoader(terms, self.bus.emit, clock, HandlerRules())
+        self.loader = Loader({}, self.bus, clock, terms, Additions({"torchserve": handlers}))
         self.manager: Manager[Any] = Manager(
             self.loader, time.monotonic, self.bus.emit, LifecycleConfig(), lambda: None
         )
@@ -157,7 +160,7 @@ async def test_ts_y1_workers_share_weights_unless_they_shall_not(tmp_path: Path)
     async with world_in(tmp_path) as world:
         await world.have(Workers(least=2))
         await world.servable.engine.settled()
-        assert world.servable.engine._crew._mother.pid > 0
+        assert world.servable.engine._crew._fork_server.pid > 0
         await world.have(Workers(least=2), body="b", share_weights="false")
         await world.servable.engine.settled()
-        assert world.servable.engine._crew._mother.pid == -1
+        assert world.servable.engine._crew._fork_server.pid == -1

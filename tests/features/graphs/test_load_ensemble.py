@@ -7,11 +7,14 @@ import pytest
 from ensemble_steps import Lease, Pieces, chain, count, rows, step
 
 from salver.features.cache.caching import Caching
+from salver.features.cache.loading import CacheAttachment
 from salver.features.cache.local import LocalCache
+from salver.features.graphs.loading import EnsembleLoader
 from salver.kernel.serving.bus import Bus
 from salver.kernel.serving.dataplane import DataPlane
 from salver.kernel.serving.inner import Inner
-from salver.kernel.serving.loader import Loader, Terms
+from salver.kernel.serving.loader import Loader
+from salver.kernel.serving.loading import Additions, Terms
 from salver.words.artifacts import Ensemble, Manifest, ModelConfig
 from salver.words.errors import LoadFailed, NotFound
 from salver.words.messages import InferRequest, ModelId
@@ -44,7 +47,9 @@ class Models:
 def loader(models, caching=None, missing="") -> Loader:
     bus = Bus(())
     door = DataPlane(Models(models, missing), bus, time.monotonic, lambda: "0" * 15 + "1")
-    return Loader({}, bus, time.monotonic, Terms(2, caching=caching), inner=Inner(lambda: door))
+    ensembles = EnsembleLoader(Inner(lambda: door), bus.emit, time.monotonic)
+    attachments = [CacheAttachment(caching)] if caching else []
+    return Loader({}, bus, time.monotonic, Terms(2), Additions({"ensemble": ensembles}, (), attachments))
 
 
 async def test_tr_s6_an_ensemble_holds_its_models_until_it_is_closed() -> None:

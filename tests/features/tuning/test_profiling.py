@@ -11,12 +11,14 @@ import pytest
 
 from salver.backends.protocol import LoadOptions, Traits
 from salver.features.tuning.grid import Placed
+from salver.features.tuning.loading import LoadTuning
 from salver.features.tuning.profile import Cell
 from salver.features.tuning.profiles import ProfileStore, machine
 from salver.features.tuning.profiling import Found, Profiler, limits_of
 from salver.kernel.engine.placement import place
 from salver.kernel.serving.bus import Bus
-from salver.kernel.serving.loader import Loader, Terms
+from salver.kernel.serving.loader import Loader
+from salver.kernel.serving.loading import Additions, Terms
 from salver.stats.batch_law import BatchLaw, LiveLaw
 from salver.stats.shape_laws import ShapeLaws
 from salver.words.artifacts import Batching, Instances, Manifest, ModelConfig, Objective, Warmup
@@ -441,11 +443,9 @@ async def test_what_was_taught_of_other_sizes_of_rows_is_kept_beside_it(tmp_path
 async def test_a_servable_runs_as_chosen_and_keeps_its_law_when_it_is_closed(tmp_path: Path) -> None:
     store = ProfileStore(str(tmp_path / "state"))
     settings = manifest(tmp_path, objective=Objective(latency_p99_ms=1000))
-    loader = Loader({"still": Backend()}, Bus(()), time.monotonic, Terms(cores=2), store)
+    additions = Additions(tuning=LoadTuning(store, time.monotonic, 2))
+    loader = Loader({"still": Backend()}, Bus(()), time.monotonic, Terms(cores=2), additions)
     servable = await loader.load(settings)
-    setting = servable.setting
-    assert setting is not None
-    assert (servable.placement.slots, servable.placement.threads) == (setting.instances, setting.threads)
     assert servable.engine.insight().rule == "half-floor"  # its admission keeps the objective
     request = InferRequest("m", (tensor("x", np.ones((3, 1), "f4")),))
     for _ in range(80):
@@ -456,7 +456,7 @@ async def test_a_servable_runs_as_chosen_and_keeps_its_law_when_it_is_closed(tmp
     await servable.close()
     kept = store.read(store.key(settings), machine(Backend(), 2))
     assert kept is not None
-    assert kept.law(setting.instances, setting.threads) == law
+    assert kept.law(servable.placement.slots, servable.placement.threads) == law
     again = await loader.load(settings)
     assert again.engine.laws.usual.law() == law
     await again.close()

@@ -17,11 +17,13 @@ from zoo import write_mlp
 
 from salver.backends.discovery import backends
 from salver.cli import main
+from salver.features.tuning.loading import LoadTuning
 from salver.features.tuning.profiles import ProfileStore
 from salver.features.tuning.tune_command import _find, _with
 from salver.kernel.repository.toml import parse_toml
 from salver.kernel.serving.bus import Bus
-from salver.kernel.serving.loader import Loader, Terms
+from salver.kernel.serving.loader import Loader
+from salver.kernel.serving.loading import Additions, Terms
 from salver.kernel.serving.servable import Servable
 from salver.words.artifacts import Manifest
 
@@ -87,7 +89,8 @@ def test_the_server_takes_what_was_found_and_measures_nothing(model: Path, tmp_p
     (kept,) = (state / "profiles").iterdir()
     before = kept.read_bytes()
     terms = Terms(len(os.sched_getaffinity(0)))
-    loader = Loader(backends(), Bus(()), time.monotonic, terms, ProfileStore(str(state)))
+    tuning = LoadTuning(ProfileStore(str(state)), time.monotonic, terms.cores)
+    loader = Loader(backends(), Bus(()), time.monotonic, terms, Additions(tuning=tuning))
 
     async def load() -> Servable:
         servable = await loader.load(_find(model))
@@ -95,8 +98,7 @@ def test_the_server_takes_what_was_found_and_measures_nothing(model: Path, tmp_p
         return servable
 
     servable = asyncio.run(load())
-    assert servable.setting is not None
-    assert servable.setting.max_rows == found["setting"]["max_rows"]
+    assert servable.engine._max_rows == found["setting"]["max_rows"]
     assert [servable.placement.slots, servable.placement.threads] == [
         found["setting"]["instances"], found["setting"]["threads"],
     ]  # fmt: skip

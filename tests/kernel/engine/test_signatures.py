@@ -13,12 +13,14 @@ from waiting import auntil
 from salver.backends.protocol import SIGNATURE as MARK
 from salver.backends.protocol import LoadOptions, Traits
 from salver.features.cache.caching import Caching
+from salver.features.cache.loading import CacheAttachment
 from salver.features.cache.local import local
 from salver.kernel.engine.engine import Engine
 from salver.kernel.engine.signatures import Signatures, SplitRunner
 from salver.kernel.engine.thread import ThreadRunner
 from salver.kernel.serving.bus import Bus
-from salver.kernel.serving.loader import Loader, Terms
+from salver.kernel.serving.loader import Loader
+from salver.kernel.serving.loading import Additions, Terms
 from salver.kernel.serving.servable import Servable
 from salver.words.artifacts import Batching, Instances, Manifest, ModelConfig
 from salver.words.errors import InvalidInput, NotReady
@@ -164,7 +166,8 @@ class SeveralBackend:
 
 async def loaded(**config: object) -> Servable:
     caching = Caching(local({"size": "1000000"}), time.monotonic)
-    loader = Loader({"several": SeveralBackend()}, Bus(()), time.monotonic, Terms(2, caching=caching))
+    additions = Additions(attachments=[CacheAttachment(caching)])
+    loader = Loader({"several": SeveralBackend()}, Bus(()), time.monotonic, Terms(2), additions)
     manifest = Manifest(ModelId("m", "1"), Path("m"), "several", "several", ModelConfig(**config))
     servable = await loader.load(manifest)
     await servable.warm(manifest.config)

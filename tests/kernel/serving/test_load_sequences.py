@@ -11,7 +11,8 @@ from salver.backends.python import PythonBackend
 from salver.kernel.engine.placement import Placement
 from salver.kernel.engine.turns import Pool
 from salver.kernel.serving.bus import Bus
-from salver.kernel.serving.loader import Loader, Terms
+from salver.kernel.serving.loader import Loader
+from salver.kernel.serving.loading import Terms
 from salver.kernel.serving.sequences import load_sequences
 from salver.words.artifacts import Control, Instances, Manifest, ModelConfig, RateLimit, Sequences
 from salver.words.errors import LoadFailed

@@ -11,7 +11,8 @@ from waiting import auntil
 from salver.backends.protocol import LoadOptions
 from salver.backends.python import PythonBackend
 from salver.kernel.serving.bus import Bus
-from salver.kernel.serving.loader import Loader, Terms
+from salver.kernel.serving.loader import Loader
+from salver.kernel.serving.loading import Terms
 from salver.kernel.serving.steps import load_steps
 from salver.words.artifacts import Instances, Manifest, ModelConfig, Steps
 from salver.words.errors import InvalidInput, LoadFailed

@@ -81,7 +81,6 @@ def voice_of(manifest: Manifest, common: Voice) -> Voice:
 class Speaking(Protocol):
     """A loaded version."""
 
-    voice: Voice
     signature: Signature
 
 
@@ -90,11 +89,15 @@ class Voices:
 
     Args:
         lessor: Knows what is loaded.
+        voice_of: The voice of a loaded version.
     """
 
-    def __init__(self, config: VoiceConfig, lessor: Lessor[Speaking]) -> None:
+    def __init__(
+        self, config: VoiceConfig, lessor: Lessor[Speaking], voice_of: Callable[[Speaking], Voice]
+    ) -> None:
         self._config = config
         self._lessor = lessor
+        self._read = voice_of
 
     def of(self, name: str) -> Spoken:
         """The model, or the model and its LoRA, of that name.
@@ -127,7 +130,7 @@ class Voices:
     def _spoken(self, model: str, lora: str) -> Spoken:
         lease = self._lessor.acquire(model)
         try:
-            voice = lease.servable.voice
+            voice = self._read(lease.servable)
         finally:
             lease.release()
         config = self._config
@@ -141,7 +144,7 @@ class Voices:
         if lease is None:
             return None
         try:
-            return lease.servable.voice
+            return self._read(lease.servable)
         finally:
             lease.release()
 

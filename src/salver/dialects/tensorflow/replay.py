@@ -159,5 +159,14 @@ def samples_in(found: Sequence[bytes]) -> dict[str, list[dict[str, Array]]]:
     return {key: mine for key, mine in samples.items() if mine}
 
 
+def samples_of(savedmodel: Path) -> dict[str, list[dict[str, Array]]]:
+    """Return the samples in the records of a SavedModel. Blocking.
+
+    Raises:
+        LoadFailed: as of :func:`read_records`.
+    """
+    return samples_in(read_records(savedmodel))
+
+
 def _whom(model: str, request: Any) -> ModelSpec:
     return ModelSpec(model, signature=request.model_spec.signature_name)

@@ -26,7 +26,8 @@ from salver.features.tuning.search import Search
 from salver.kernel.engine.placement import Placement, place
 from salver.kernel.engine.ports import Runner
 from salver.kernel.serving.bus import Bus
-from salver.kernel.serving.loader import Loader, Terms
+from salver.kernel.serving.loader import Loader
+from salver.kernel.serving.loading import Terms
 from salver.words.artifacts import Cost, Manifest
 from salver.words.errors import InvalidInput, ModelFailed, SalverError
 from salver.words.messages import Signature

@@ -71,7 +71,7 @@ class TwinBackend:
 
     Args:
         rest: The SavedModel, which runs the signatures that are no graphs; None = all are.
-        graphs: Which are, the first one first.
+        runs: Which are, the first one first.
     """
 
     name = "onnx"
@@ -79,9 +79,9 @@ class TwinBackend:
     modules: tuple[str, ...] = ("onnxruntime",)
     traits = Traits(native=True, repeatable=True)
 
-    def __init__(self, rest: Manifest | None = None, graphs: Sequence[bool] = ()) -> None:
+    def __init__(self, rest: Manifest | None = None, runs: Sequence[bool] = ()) -> None:
         self.rest = rest
-        self.graphs = graphs
+        self.runs = runs
 
     def recognise(self, path: Path) -> str | None:
         """Never: it is no format of models."""

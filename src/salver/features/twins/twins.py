@@ -1,4 +1,4 @@
-"""Which SavedModels run as ONNX graphs, and where do those lie?
+"""SavedModels that run as ONNX graphs, and where those lie.
 
 Where an owner or the operator prefers ONNX, a SavedModel is converted once, by a process of its own, and
 what comes of it is kept below the state directory; from then on TensorFlow is not needed. What cannot be
@@ -15,7 +15,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
@@ -45,11 +45,20 @@ class Twins:
     Args:
         state_dir: They are kept there; empty = for as long as this lives.
         by_default: Of SavedModels whose owner says nothing.
+        samples_of: Reads the requests that a SavedModel's owner gave, from its folder; others are invented
+            beside them. Blocking.
     """
 
-    def __init__(self, state_dir: str = "", *, by_default: bool = False) -> None:
+    def __init__(
+        self,
+        state_dir: str = "",
+        *,
+        by_default: bool = False,
+        samples_of: Callable[[Path], Samples] = lambda folder: {},
+    ) -> None:
         self._state = Path(state_dir).absolute() if state_dir else None
         self._by_default = by_default
+        self._samples_of = samples_of
         self._own: tempfile.TemporaryDirectory[str] | None = None
         self._making = asyncio.Lock()  # one at a time: it takes a core and the memory of a large framework
 
@@ -57,18 +66,17 @@ class Twins:
         return f"<Twins in {self._state or 'memory'}>"
 
     def is_wanted(self, manifest: Manifest) -> bool:
-        """Shall this version run so, if it can?"""
+        """Return whether this version is to run as ONNX, if it can."""
         config = manifest.config
         wish = config.options.get("prefer", "onnx" if self._by_default else "")
         is_plain = not config.sequences.strategy and config.ragged == Ragged()
         return manifest.backend == "tensorflow" and wish == "onnx" and is_plain
 
-    async def find(self, manifest: Manifest, samples: Samples) -> tuple[TwinBackend, Manifest] | None:
-        """The version as its twin, made if there is none, and who loads it; None = none of it is converted.
-
-        Args:
-            samples: Requests that its owner gave; others are invented beside them.
-        """
+    async def find(self, manifest: Manifest) -> tuple[TwinBackend, Manifest] | None:
+        """Return the twin of a version, made if there is none, and its backend; None = run it as it is."""
+        if not self.is_wanted(manifest):
+            return None
+        samples = await asyncio.to_thread(self._samples_of, manifest.path)
         async with self._making:
             folder = self._root() / await asyncio.to_thread(_key, manifest)
             try:

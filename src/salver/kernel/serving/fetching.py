@@ -1,18 +1,18 @@
-"""How does a version that lies in an object store come to be loaded?
+"""Loading of versions that lie in an object store.
 
-A whole copy of it is held while it is loaded, and let go when it is closed. Versions on this machine's disk
-need none. Then its agents look at the files. What a copy is, :mod:`salver.stores.copies` knows.
+A whole copy of a version is held while it is loaded, and let go when it is closed. Versions on this machine's
+disk need none. Then the files are checked. What a copy is, :mod:`salver.stores.copies` knows.
 """
 
 import asyncio
 import contextlib
 import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import msgspec
 
-from salver.dialects.triton.agents import vet
 from salver.kernel.serving.servable import Servable
 from salver.stores.copies import Copies
 from salver.stores.distant import ObjectStore
@@ -30,17 +30,24 @@ class Loads(Protocol):
 
 
 class Fetching:
-    """Loads versions from wherever they lie."""
+    """Loads versions from wherever they lie.
 
-    def __init__(self, loader: Loads, copies: Copies) -> None:
+    Args:
+        checks: Called off the event loop before a version is loaded; they raise LoadFailed.
+    """
+
+    def __init__(
+        self, loader: Loads, copies: Copies, checks: Sequence[Callable[[Manifest], None]] = ()
+    ) -> None:
         self._loader = loader
         self._copies = copies
+        self._checks = checks
 
     def __repr__(self) -> str:
         return f"<Fetching {self._copies!r}>"
 
     async def load(self, manifest: Manifest) -> Servable:
-        """As the loader's, copied first where it has to be.
+        """Load a version, copied first where it has to be.
 
         Raises:
             LoadFailed: the reason, in words for the owner.
@@ -68,7 +75,8 @@ class Fetching:
         return servable
 
     async def _load(self, manifest: Manifest) -> Servable:
-        await asyncio.to_thread(vet, manifest)
+        for check in self._checks:
+            await asyncio.to_thread(check, manifest)
         return await self._loader.load(manifest)
 
     async def _hold(self, store: ObjectStore, manifest: Manifest) -> tuple[Held, Path]:
@@ -87,7 +95,7 @@ class Fetching:
 
 
 def _moved(warmup: Warmup, store: ObjectStore, held: Held) -> Warmup:
-    """With the files of its samples where the copy has them."""
+    """Return the warm-up with the files of its samples where the copy has them."""
 
     def moved(file: str) -> str:
         return str(held.root / store.path_of(Path(file))) if file else ""

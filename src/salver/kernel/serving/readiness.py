@@ -8,9 +8,8 @@ readiness have it. ``settled``: ready from the end of the first loads on, whatev
 from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
-from salver.dialects.torchserve.engine.engine import HandlerEngine
-from salver.words.errors import SalverError
 from salver.kernel.serving.servable import Servable
+from salver.words.errors import SalverError
 
 Rule = Literal["serving", "whole", "settled"]
 
@@ -83,7 +82,7 @@ class Readiness:
         wanted |= self._places.missing
         servables = self._models.servables()
         running = [servable for servable in servables if not servable.hangs]
-        answering = {servable.manifest.id.name for servable in running if await _answers(servable)}
+        answering = {servable.manifest.id.name for servable in running if await _is_staffed(servable)}
         if self._counting is None:
             is_ready = wanted <= answering and all(map(self._has_default, wanted))
             if is_ready and self.has_settled:  # what is wanted was not all named before
@@ -102,9 +101,8 @@ class Readiness:
 
     async def _are_staffed(self) -> bool:
         """Return whether each handler has a worker, where it is to have some."""
-        return all([await _answers(servable) for servable in self._models.servables()])
+        return all([await _is_staffed(servable) for servable in self._models.servables()])
 
 
-async def _answers(servable: Servable) -> bool:
-    engine = servable.engine
-    return not isinstance(engine, HandlerEngine) or await engine.is_ready()
+async def _is_staffed(servable: Servable) -> bool:
+    return servable.is_staffed is None or await servable.is_staffed()

@@ -3,17 +3,11 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
+from typing import Any, Protocol
 
 import msgspec
 
-from salver.dialects.openai.voice import Voice
-from salver.dialects.tensorflow.recording import Sampling
-from salver.dialects.tensorflow.replay import Replay
-from salver.dialects.torchserve.engine.engine import HandlerEngine
-from salver.features.cache.caching import CachedModel
-from salver.features.graphs.ensemble import DecoupledEnsemble, Ensemble
-from salver.features.tuning.choose import Setting
 from salver.kernel.engine.admission import Admission
 from salver.kernel.engine.decoupled import DecoupledEngine
 from salver.kernel.engine.engine import Engine
@@ -28,79 +22,128 @@ from salver.kernel.engine.stepper import StepEngine
 from salver.kernel.engine.thread import ThreadRunner
 from salver.kernel.engine.warmup import samples
 from salver.kernel.serving.sequences import within
-from salver.kernel.serving.warming import sample_request, warm_request
-from salver.words.artifacts import Manifest, ModelConfig, Warmup, WarmupSample
+from salver.kernel.serving.warming import Decode, sample_request, warm_request
+from salver.words.artifacts import Logging, Manifest, ModelConfig, Warmup, WarmupSample
 from salver.words.errors import LoadFailed, SalverError
-from salver.words.handlers import Workers
-from salver.words.messages import InferResponse, Signature
+from salver.words.messages import InferResponse, Insight, Signature
 
 _LOG = logging.getLogger("salver.loader")
 _Stream = Callable[..., AsyncGenerator[InferResponse, None]]
 _CHANGE_S = 30.0
 _NO_WARMUP = Warmup()
 
-_AnyEngine = (
-    Engine | StepEngine | DecoupledEngine | SequenceEngine | Ensemble | DecoupledEnsemble | HandlerEngine
-)
+Infer = Callable[..., Coroutine[Any, Any, InferResponse]]
+
+
+class ServedEngine(Protocol):
+    """What every engine has, the kernel's own and others'."""
+
+    @property
+    def infer(self) -> Infer:
+        """The method that answers a request (:meth:`salver.kernel.engine.engine.Engine.infer`)."""
+        ...
+
+    @property
+    def signature(self) -> Signature:
+        """The model's."""
+        ...
+
+    @property
+    def queued(self) -> int:
+        """Requests that wait."""
+        ...
+
+    @property
+    def running(self) -> int:
+        """Runs under way."""
+        ...
+
+    def insight(self) -> Insight:
+        """Return what it knows of its load."""
+        ...
+
+    async def close(self) -> None:
+        """Refuse what waits, and end the runs under way."""
+        ...
+
+
+class Recording(Protocol):
+    """Chooses the requests that are written down with their answers."""
+
+    @property
+    def wish(self) -> Logging:
+        """How they are written down."""
+        ...
+
+    def takes(self) -> bool:
+        """Return whether the request at hand is written down."""
+        ...
+
+
+class Replay(Protocol):
+    """Warm-up requests that a model's artefact brings."""
+
+    async def run(self, signature: Signature, ask: Infer, times: int) -> bool:
+        """Run all so many times; return whether there are any. Raises LoadFailed."""
+        ...
 
 
 class Servable:
     """A loaded version: its engine, and what the lifecycle asks of it.
 
     Args:
-        setting: What was chosen for its objective and why, where there is one.
         ends: Called, the last one first, when the engine has been closed.
-        front: Answers in the engine's place, where its answers are kept or there are several.
+        signatures: The engines of all signatures, of a model that has several.
 
     Attributes:
         is_ready: The model's own opinion, of one that has one; else None.
+        is_staffed: Whether a process is there that answers; None = it needs none of its own.
+        is_cached: Its answers may come from the response cache.
+        rescale: Changes the number of workers to what a manifest says, if it can; None = it has none.
         asks_others, sequences: See :class:`~salver.kernel.serving.ports.Inferring`.
+        decode: Reads the file of a warm-up request; None = such files are not known.
         leave: See :class:`~salver.kernel.lifecycle.ports.Servable`; None = it remembers nothing.
-        voice: How OpenAI's routes speak to it.
         logging: Which of its requests are written down; None = none.
     """
 
-    voice = Voice()
-    logging: Sampling | None = None
+    logging: Recording | None = None
     is_ready: Callable[[], Awaitable[bool]] | None = None
+    is_staffed: Callable[[], Awaitable[bool]] | None = None
+    rescale: Callable[[Manifest], bool] | None = None
+    decode: Decode | None = None
     asks_others = False
+    is_cached = False
 
     def __init__(
         self,
         manifest: Manifest,
-        engine: _AnyEngine,
+        engine: ServedEngine,
         placement: Placement,
-        setting: Setting | None = None,
         ends: Sequence[Callable[[], Awaitable[None]]] = (),
-        front: CachedModel | Signatures | None = None,
+        signatures: Signatures | None = None,
     ) -> None:
         self.manifest = manifest
         self.engine = engine
         self.placement = placement
-        self.setting = setting
         self._ends = list(ends)
         self.signature: Signature = engine.signature
         self.bytes = manifest.bytes
         self.warmup: Warmup | None = None  # where its files do not lie where the configuration has them
-        self.is_cached = isinstance(front, CachedModel)
-        self.infer = front.infer if front else engine.infer  # the engine's own method: nothing in between
-        self.owns_timeout = False  # a request's ``timeout`` is no deadline
-        if isinstance(engine, Engine):
-            self.owns_timeout = manifest.config.queue is not None
-            if manifest.config.batching.preserve_order:
-                self.infer = in_order(self.infer)
+        self.signatures = signatures
+        self._keeps_order = isinstance(engine, Engine) and manifest.config.batching.preserve_order
+        self.infer = self._in_order(self._whole.infer)
+        # A request's ``timeout`` is no deadline.
+        self.owns_timeout = isinstance(engine, Engine) and manifest.config.queue is not None
         self.stream: _Stream | None = getattr(engine, "stream", None)
         self.post = getattr(engine, "post", None)  # of one that calls back
         self.leave = engine.leave if isinstance(engine, SequenceEngine) else None
         remembers = isinstance(engine, SequenceEngine) or getattr(engine, "remembers", False)
         self.sequences = engine if remembers else None
-        self.asks_others = isinstance(engine, Ensemble)
         self.placed: Callable[[Manifest], Placement] | None = None  # of another number of instances
-        self.sampled: Callable[[Manifest], Sampling | None] = lambda manifest: None  # of another wish to log
+        self.sampled: Callable[[Manifest], Recording | None] = lambda manifest: None  # of another wish to log
         self._changing = asyncio.Lock()
         self._threads: Sequence[ThreadRunner] = ()
         self._hosts: Sequence[ProcessRunner] = ()
-        self.signatures: Signatures | None = None  # of a model that has several
         self.replay: Replay | None = None  # of one that may bring warm-up records
         self.takes_forms = self.signature.takes_forms
         self.gives_parts = isinstance(engine, StepEngine) or bool(getattr(engine, "gives_parts", False))
@@ -109,12 +152,24 @@ class Servable:
         return f"<Servable {self.manifest.id} on {self.placement.slots} {self.placement.runner}(s)>"
 
     @property
-    def uncached(self) -> Callable[..., Awaitable[InferResponse]]:
-        """As ``infer``, past the answers that are kept."""
-        return (self.signatures or self.engine).infer if self.is_cached else self.infer
+    def _whole(self) -> Signatures | ServedEngine:
+        return self.signatures or self.engine
+
+    def _in_order(self, infer: Infer) -> Infer:
+        return in_order(infer) if self._keeps_order else infer  # without it, the engine's own method
+
+    def cover(self, wrap: Callable[[Infer], Infer]) -> None:
+        """Put a response cache before the engine: ``wrap`` is given what asks the engine."""
+        self.infer = self._in_order(wrap(self._whole.infer))
+        self.is_cached = True
 
     @property
-    def engines(self) -> Sequence[_AnyEngine]:
+    def uncached(self) -> Infer:
+        """As ``infer``, past the response cache."""
+        return self._whole.infer if self.is_cached else self.infer
+
+    @property
+    def engines(self) -> Sequence[ServedEngine]:
         """Of each signature, the first one first."""
         return [self.engine, *(self.signatures.others.values() if self.signatures else ())]
 
@@ -151,24 +206,25 @@ class Servable:
         Raises:
             LoadFailed: one of the owner's warm-up requests failed.
         """
-        if isinstance(self.engine, StepEngine | Ensemble | HandlerEngine):
-            return  # tried out already, and so have its models been
+        engine = self.engine
+        if not isinstance(engine, Engine | DecoupledEngine | SequenceEngine):
+            return  # others were tried out when they were loaded, or their models were
         wish = self.warmup or config.warmup
         if self.replay is not None:
-            ask = (self.signatures or self.engine).infer
-            if await self.replay.run(self.signature, ask, wish.replays) and not (wish.file or wish.samples):
+            has_replayed = await self.replay.run(self.signature, self._whole.infer, wish.replays)
+            if has_replayed and not (wish.file or wish.samples):
                 return
-        decides_itself = isinstance(self.engine, DecoupledEngine) or self.engine.answers_each
+        decides_itself = isinstance(engine, DecoupledEngine) or engine.answers_each
         if decides_itself and wish == _NO_WARMUP:
             return  # its author decides what it is asked
         if wish.file:
-            await self._warm_from_file(wish.file, wish.rounds)
+            await self._warm_from_file(engine, wish.file, wish.rounds)
             return
         if wish.samples:
-            await self._warm_with_samples(self.engine, wish.samples)
+            await self._warm_with_samples(engine, wish.samples)
             return
         others = self.signatures.others.values() if self.signatures else ()
-        refusals = [await self._warm_with_zeros(engine, wish) for engine in (self.engine, *others)]
+        refusals = [await self._warm_with_zeros(engine, wish) for engine in (engine, *others)]
         if told := sorted({refusal for refusal in refusals if refusal}):
             _LOG.info("model %s does not take zeros as a warm-up: %s", self.manifest.id, "; ".join(told))
 
@@ -198,14 +254,16 @@ class Servable:
             except Exception as error:
                 raise LoadFailed(f"failed to run warmup sample '{sample.name}': {error};") from error
 
-    async def _warm_from_file(self, name: str, rounds: int) -> None:
-        request = await warm_request(self.manifest, name, self.signature)
+    async def _warm_from_file(
+        self, engine: Engine | DecoupledEngine | SequenceEngine, name: str, rounds: int
+    ) -> None:
+        request = await warm_request(self.manifest, name, self.signature, self.decode)
         try:
             for _ in range(rounds):
-                if isinstance(self.engine, DecoupledEngine | SequenceStreamEngine):
-                    await self.engine.run_alone({tensor.name: tensor.array for tensor in request.inputs})
+                if isinstance(engine, DecoupledEngine | SequenceStreamEngine):
+                    await engine.run_alone({tensor.name: tensor.array for tensor in request.inputs})
                 else:
-                    await self.engine.infer(request)
+                    await engine.infer(request)
         except SalverError as error:
             path = self.manifest.path.parent / name
             raise LoadFailed(f"the warm-up request {path} failed: {error}") from error
@@ -221,8 +279,8 @@ class Servable:
             LoadFailed: one more could not be had; all stays as it was.
         """
         engine = self.engine
-        if isinstance(engine, HandlerEngine):
-            return await self._rescale(engine, manifest)
+        if self.rescale is not None:
+            return self.rescale(manifest)
         if self.placed is None or not isinstance(engine, Engine) or not engine.can_resize:
             return False
         slots = self.placed(manifest).slots
@@ -234,15 +292,6 @@ class Servable:
         self.placement = msgspec.structs.replace(self.placement, slots=slots)
         config = within(manifest.config, self.signature)
         self.manifest = msgspec.structs.replace(manifest, config=config, path=self.manifest.path)
-        return True
-
-    async def _rescale(self, engine: HandlerEngine, manifest: Manifest) -> bool:
-        """Workers come and go in the background; only their numbers can be changed."""
-        before, workers = self.manifest.config.workers or Workers(), manifest.config.workers or Workers()
-        if msgspec.structs.replace(before, least=workers.least, most=workers.most) != workers:
-            return False
-        engine.scale(workers.least, workers.most)
-        self.manifest = msgspec.structs.replace(manifest, path=self.manifest.path)
         return True
 
     async def close(self) -> None:

@@ -1,12 +1,12 @@
-"""What do an owner's warm-up requests ask?"""
+"""Warm-up requests that an owner gave."""
 
 import asyncio
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from salver.dialects.oip.json_codec import OpenInferenceHttp
 from salver.encoding.bodies import HttpBody
 from salver.encoding.raw import from_raw
 from salver.kernel.engine.warmup import values_of
@@ -17,15 +17,21 @@ from salver.words.messages import InferRequest, ModelId, Signature
 from salver.words.tensor import Array, DataType, Tensor
 
 _MOST_BYTES = 64 << 20
+#: Reads a request in the form of Open Inference over HTTP.
+Decode = Callable[[HttpBody, Signature], InferRequest]
 
 
-async def warm_request(manifest: Manifest, name: str, signature: Signature) -> InferRequest:
-    """The Open Inference request in a file beside the model.
+async def warm_request(
+    manifest: Manifest, name: str, signature: Signature, decode: Decode | None
+) -> InferRequest:
+    """Return the Open Inference request in a file beside the model.
 
     Raises:
         LoadFailed: the file is missing, too large, or no such request.
     """
     path = manifest.path.parent / checked(name)
+    if decode is None:
+        raise LoadFailed(f"the warm-up request {path} cannot be read: this server has no Open Inference")
     try:
         if path.stat().st_size > _MOST_BYTES:
             raise LoadFailed(f"warm-up request {path} is larger than {_MOST_BYTES} bytes")
@@ -33,13 +39,13 @@ async def warm_request(manifest: Manifest, name: str, signature: Signature) -> I
     except OSError as error:
         raise LoadFailed(f"cannot read the warm-up request {path}: {error.strerror}") from error
     try:
-        return OpenInferenceHttp().decode(HttpBody(manifest.id.name, manifest.id.version, body), signature)
+        return decode(HttpBody(manifest.id.name, manifest.id.version, body), signature)
     except SalverError as error:
         raise LoadFailed(f"the warm-up request {path} failed: {error}") from error
 
 
 async def sample_request(id: ModelId, sample: WarmupSample, signature: Signature) -> InferRequest:
-    """The request that a sample tells.
+    """Return the request of a sample in the configuration.
 
     Raises:
         LoadFailed: a file is missing, or does not hold what it should.

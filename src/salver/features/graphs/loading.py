@@ -1,0 +1,52 @@
+"""Loader of ensembles."""
+
+from collections.abc import Callable
+
+from salver.features.graphs.ensemble import DecoupledEnsemble, Ensemble
+from salver.features.graphs.graph import Member, connect
+from salver.kernel.engine.placement import Placement
+from salver.kernel.serving.inner import Inner
+from salver.kernel.serving.loading import refuse_cache
+from salver.kernel.serving.servable import Servable
+from salver.words.artifacts import Manifest
+from salver.words.errors import LoadFailed, SalverError
+from salver.words.events import BatchRan
+
+
+class EnsembleLoader:
+    """Loads ensembles of the models that answer at that moment.
+
+    Args:
+        inner: Asks the models.
+        emit: Receives the ensembles' events.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(self, inner: Inner, emit: Callable[[BatchRan], None], clock: Callable[[], float]) -> None:
+        self._inner = inner
+        self._emit = emit
+        self._clock = clock
+
+    async def load(self, manifest: Manifest) -> Servable:
+        """See :class:`~salver.kernel.serving.loading.VersionLoader`."""
+        config = manifest.config
+        try:
+            inner = self._inner.hold(config.ensemble.models)
+        except SalverError as error:
+            raise LoadFailed(f"ensemble '{manifest.id.name}' cannot ask its models: {error}") from error
+        try:
+            members = {
+                pair: Member(inner.signature(*pair), inner.is_decoupled(*pair), inner.gives_parts(*pair))
+                for pair in config.ensemble.models
+            }
+            graph = connect(manifest.id.name, config, members)
+            if graph.is_decoupled:
+                refuse_cache(manifest, "with 'decoupled' transaction policy")
+        except BaseException:
+            inner.release()
+            raise
+        make = DecoupledEnsemble if graph.is_decoupled else Ensemble
+        engine = make(manifest.id, graph, inner, config, self._clock, self._emit)
+        servable = Servable(manifest, engine, Placement("thread", 0, 0))
+        servable.asks_others = True
+        return servable
