@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 import numpy as np
 
+from salver.dialects.oip.json_codec import OpenInferenceHttp
 from salver.features.tuning.grid import Placed
 from salver.features.tuning.profile import Cell, Measured
 from salver.kernel.engine.ports import Runner
@@ -143,7 +144,7 @@ class Bench:
         if not wish.file:
             return next(samples(signature, Warmup((rows,), 1, wish.free_dim)))
         if self._row is None:
-            request = await warm_request(self._manifest, wish.file, signature)
+            request = await warm_request(self._manifest, wish.file, signature, OpenInferenceHttp().decode)
             self._row = {tensor.name: tensor.array for tensor in request.inputs}
         if not signature.batched:
             return dict(self._row)
