@@ -12,7 +12,14 @@ import savedmodels
 
 from salver.backends.tensorflow import TensorFlowBackend
 from salver.dialects.tensorflow.loading import ReplayAttachment
-from salver.dialects.tensorflow.replay import RECORDS, read_mlmd, read_records, requests_of, samples_in
+from salver.dialects.tensorflow.replay import (
+    RECORDS,
+    read_mlmd,
+    read_records,
+    requests_of,
+    samples_in,
+    samples_of,
+)
 from salver.dialects.tensorflow.tf_schema import build
 from salver.dialects.tensorflow.tfrecord import record
 from salver.features.twins.backend import read_twin
@@ -234,16 +241,16 @@ async def test_tf_l10_its_id_in_ml_metadata_is_announced(rig: Rig) -> None:
 async def test_numeric_records_check_the_onnx_twin(tmp_path: Path) -> None:
     folder = savedmodels.half_plus_three(tmp_path / "model" / "1")
     write(folder, predict("x", [1, 2], [2, 1]))
-    twins = Twins(str(tmp_path / "state"), by_default=True)
+    twins = Twins(str(tmp_path / "state"), by_default=True, samples_of=samples_of)
     manifest = Manifest(ModelId("m", "1"), folder, "savedmodel", "tensorflow", fingerprint="f")
-    found = await twins.find(manifest, samples_in(read_records(folder)))
+    found = await twins.find(manifest)
     assert found is not None
     backend, twin = found
-    assert backend.rest == manifest and backend.graphs[0] and not any(backend.graphs[1:])
+    assert backend.rest == manifest and backend.runs[0] and not any(backend.runs[1:])
     assert read_twin(twin.path).parts[0].samples == 4
-    assert await twins.find(manifest, {}) is not None
+    assert await twins.find(manifest) is not None
     elsewhere = Path(shutil.copytree(folder, tmp_path / "elsewhere"))
-    again = await twins.find(msgspec.structs.replace(manifest, path=elsewhere), {})
+    again = await twins.find(msgspec.structs.replace(manifest, path=elsewhere))
     assert again is not None and again[1].path == twin.path, "what it holds decides, not where it lies"
     assert len(list((tmp_path / "state" / "twins").iterdir())) == 1
 
@@ -269,7 +276,7 @@ async def test_what_cannot_be_converted_is_left_to_tensorflow(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     manifest = Manifest(ModelId("m", "1"), tmp_path / "gone", "savedmodel", "tensorflow")
-    twins = Twins(str(tmp_path / "state"))
-    assert await twins.find(manifest, {}) is None
+    twins = Twins(str(tmp_path / "state"), by_default=True)
+    assert await twins.find(manifest) is None
     assert "m:1: cannot be converted to ONNX, and TensorFlow runs it" in caplog.text
     assert list((tmp_path / "state" / "twins").iterdir()) == []
