@@ -5,7 +5,6 @@ from typing import Any, cast
 
 import pytest
 
-from salver.dialects.torchserve.engine.engine import HandlerEngine
 from salver.kernel.serving.readiness import Readiness, Rule
 from salver.words.errors import NotReady
 from salver.words.messages import ModelId
@@ -39,23 +38,16 @@ class World:
     def ready(self) -> bool:
         return self.is_whole
 
-    def load(self, name: str, version: str = "1", engine: object = None) -> None:
-        self.loaded.append(
-            SimpleNamespace(hangs=False, manifest=SimpleNamespace(id=ModelId(name, version)), engine=engine)
-        )
+    def load(self, name: str, version: str = "1", has_workers: bool | None = None) -> None:
+        async def is_staffed() -> bool:
+            return bool(has_workers)
+
+        manifest = SimpleNamespace(id=ModelId(name, version))
+        staffed = None if has_workers is None else is_staffed
+        self.loaded.append(SimpleNamespace(hangs=False, manifest=manifest, is_staffed=staffed))
 
     def unload(self, name: str) -> None:
         self.loaded = [each for each in self.loaded if each.manifest.id.name != name]
-
-
-class Crew(HandlerEngine):
-    """A handler's engine, with workers or without."""
-
-    def __init__(self, is_staffed: bool) -> None:
-        self.is_staffed = is_staffed
-
-    async def is_ready(self) -> bool:
-        return self.is_staffed
 
 
 def readiness(world: World, rule: Rule = "serving", *, has_settled: bool = True) -> Readiness:
@@ -144,9 +136,9 @@ async def test_a_model_that_is_named_and_not_there_counts() -> None:
 
 async def test_of_a_handler_a_version_with_workers_is_enough() -> None:
     world = World("h")
-    world.load("h", "2", Crew(is_staffed=False))
+    world.load("h", "2", has_workers=False)
     assert not await readiness(world).is_ready()
-    world.load("h", "1", Crew(is_staffed=True))
+    world.load("h", "1", has_workers=True)
     world.is_whole = True
     assert await readiness(world).is_ready()
     assert not await readiness(world, "whole").is_ready(), "as in TorchServe"
