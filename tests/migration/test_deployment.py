@@ -7,10 +7,18 @@ from pathlib import Path
 
 import pytest
 
+from salver.dialects.tensorflow.migration import TensorFlowMigration
+from salver.dialects.torchserve.migration import TorchServeMigration
+from salver.dialects.triton.migration import TritonMigration
 from salver.migration import deployment
 from salver.migration.command_lines import Launch
-from salver.migration.deployment import look
 from salver.words.errors import InvalidInput, NotFound
+
+SERVERS = (TorchServeMigration(), TritonMigration(), TensorFlowMigration())
+
+
+def look(folder: Path) -> deployment.Deployment:
+    return deployment.look(folder, [server.recognise for server in SERVERS])
 
 
 def put(path: Path, content: str = "x") -> Path:

@@ -1,4 +1,4 @@
-"""``salver migrate``: what of another server's deployment runs here, what differs, how is it served?"""
+"""``salver migrate``: report on another server's deployment, and the command line that replaces it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,12 +10,9 @@ from salver.terminal.options import Json
 from salver.terminal.output import line, record, remark, table
 
 if TYPE_CHECKING:
-    from salver.backends.protocol import Backend
-    from salver.migration.deployment import Deployment
     from salver.migration.models import Model
+    from salver.migration.ports import ServerMigration
     from salver.migration.report import Service
-
-_OF = {"torchserve": "TorchServe", "triton": "Triton", "tensorflow-serving": "TensorFlow Serving"}
 
 
 def migrate(
@@ -41,23 +38,28 @@ def migrate(
         folder: Where the deployment lies.
     """
     # Imported here: it looks at every backend and every table of flags.
-    from salver.backends.discovery import backends
+    from salver.backends.discovery import backends, recogniser
+    from salver.dialects.formats import formats
     from salver.migration.deployment import look
+    from salver.migration.models import Installed
     from salver.migration.writing import write as write_down
 
-    known = backends()
-    deployment = look(folder)
-    services = _services(deployment, known)
+    found = backends()
+    installed = Installed(found, formats(recogniser(found)))
+    servers = _servers()
+    deployment = look(folder, [server.recognise for server in servers.values()])
+    services = [s for server in servers.values() for s in server.services(deployment, installed)]
     for service in services:
-        _record(service) if json else _show(service, verbose)
+        _record(service) if json else _show(service, servers[service.server].title, verbose)
     for text in deployment.unread:
         record({"kind": "unread", "text": text}) if json else remark(f"not read: {text}")
     if not services:
         if not json:
-            line(f"{folder} holds no deployment of {', '.join(_OF.values())} that is recognised")
+            titles = ", ".join(server.title for server in servers.values())
+            line(f"{folder} holds no deployment of {titles} that is recognised")
         return 1
     if write is not None:
-        files = write_down(services, write, deployment.folder, known)
+        files = write_down(services, write, deployment.folder, servers, installed)
         for path in files:
             record({"kind": "written", "path": str(path)}) if json else line(f"wrote {path}")
         if not json:
@@ -65,19 +67,18 @@ def migrate(
     return int(not all(service.runs for service in services))
 
 
-def _services(deployment: "Deployment", known: "Mapping[str, Backend]") -> "list[Service]":
-    from salver.dialects.tensorflow import migration as migration_tensorflow
-    from salver.dialects.torchserve import migration as migration_torchserve
-    from salver.dialects.triton import migration as migration_triton
+def _servers() -> "Mapping[str, ServerMigration]":
+    """Return the servers that can be migrated, by name, in the order of the report."""
+    from salver.dialects.tensorflow.migration import TensorFlowMigration
+    from salver.dialects.torchserve.migration import TorchServeMigration
+    from salver.dialects.triton.migration import TritonMigration
 
-    found = []
-    for server in (migration_torchserve, migration_triton, migration_tensorflow):
-        found += server.services(deployment, known)
-    return found
+    servers: tuple[ServerMigration, ...] = (TorchServeMigration(), TritonMigration(), TensorFlowMigration())
+    return {server.name: server for server in servers}
 
 
-def _show(service: "Service", verbose: bool) -> None:
-    line(f"{_OF[service.server]}{f', started by {service.where}' if service.where else ''}")
+def _show(service: "Service", title: str, verbose: bool) -> None:
+    line(f"{title}{f', started by {service.where}' if service.where else ''}")
     if service.models:
         line()
         keys = ("model", "versions", "format", "backend", "verdict", "why")

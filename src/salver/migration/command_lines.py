@@ -1,8 +1,7 @@
-"""With which command lines does a deployment start its servers?
+"""Command lines that start model servers, in shell text, Dockerfiles, and YAML of Compose and Kubernetes.
 
-Pure. Shell text, Dockerfiles, and YAML of Compose and Kubernetes that somebody has read: looked at for the
-programs of other model servers and for their images. Nothing is run, and nothing expanded but variables that
-the same file sets. What the options mean is not known here.
+Pure. Servers are recognised by their programs and images. Nothing is run, and only variables that the same
+file sets are expanded. The meaning of the options is not known here.
 """
 
 import json

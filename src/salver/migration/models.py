@@ -1,7 +1,7 @@
-"""Will these models run here, and if not as they are: why?
+"""Whether the models of a deployment run here, and if not, why.
 
-Judged by what the repository and the recognisers of the backends say, and by which packages are installed.
-Programs are read, and never run.
+Judged by the repository, the backends' recognisers, and the packages that are installed. Programs are read
+and never run.
 """
 
 import ast
@@ -13,6 +13,7 @@ import msgspec
 
 from salver.backends.installed import is_installed
 from salver.backends.protocol import Backend
+from salver.kernel.repository import Formats
 from salver.words.artifacts import Manifest
 
 Verdict = Literal["runs", "runs, with a difference", "does not run"]
@@ -21,18 +22,25 @@ DIFFERS: Final[Verdict] = "runs, with a difference"
 FAILS: Final[Verdict] = "does not run"
 
 _MOST_SOURCE: Final = 1 << 20
-#: Modules that a server gives to its models' programs.
+#: Modules that servers provide to their models' programs.
 _GIVEN: Final = frozenset({"triton_python_backend_utils", "c_python_backend_utils", "ts"})
 
 
+class Installed(msgspec.Struct, frozen=True):
+    """Backends and formats of this machine."""
+
+    backends: Mapping[str, Backend]
+    formats: Formats
+
+
 class Model(msgspec.Struct, frozen=True):
-    """A model, all of whose versions fare alike.
+    """Versions of a model with the same verdict.
 
     Attributes:
-        path: Of the newest of them.
-        verdict: Of this machine, as it is now.
-        why: Differences, or the reasons.
-        fix: What to do about it; may be empty.
+        path: Path of the newest version.
+        verdict: Whether it runs on this machine as it is now.
+        why: Differences, or reasons why it does not run.
+        fix: What to do; may be empty.
     """
 
     server: str
@@ -54,7 +62,7 @@ def judged(
     *,
     trusts_pickle: bool = False,
 ) -> tuple[Model, ...]:
-    """Each model, once for each way in which its versions fare."""
+    """Return each model, once for each verdict on its versions."""
     each = [_judged(server, manifest, backends, trusts_pickle) for manifest in manifests]
 
     def kind(model: Model) -> tuple[str, str, str, str, tuple[str, ...]]:
@@ -77,10 +85,10 @@ def _in_order(version: str) -> tuple[int, str]:
 
 
 def lacking(sources: Sequence[bytes], beside: Iterable[str] = ()) -> tuple[str, ...]:
-    """Packages that these programs import and that are not installed.
+    """Return the packages that programs import and that are not installed.
 
     Args:
-        beside: Modules that lie beside them.
+        beside: Modules beside the programs.
 
     >>> lacking([b"import json, no_such_package.part"])
     ('no_such_package',)
@@ -91,7 +99,7 @@ def lacking(sources: Sequence[bytes], beside: Iterable[str] = ()) -> tuple[str, 
 
 
 def lack_of(names: Sequence[str]) -> tuple[str, str]:
-    """What is wrong, and what to do."""
+    """Return the reason and the remedy for missing packages."""
     told = ", ".join(names)
     is_one = len(names) == 1
     return (
@@ -132,7 +140,7 @@ def _judged(server: str, manifest: Manifest, backends: Mapping[str, Backend], tr
 
 
 def _programs(manifest: Manifest) -> tuple[list[bytes], list[str]]:
-    """Of a model that is one, and the modules beside it."""
+    """Return the programs of a model and the modules beside them."""
     if manifest.backend != "python":
         return [], []
     path = manifest.path if manifest.path.suffix == ".py" else manifest.path / "model.py"
@@ -145,7 +153,7 @@ def _programs(manifest: Manifest) -> tuple[list[bytes], list[str]]:
 
 
 def _imports(source: bytes) -> Iterator[str]:
-    """Top packages that a program imports when it is loaded, but for what it tries."""
+    """Yield the packages that a program imports at its top level, outside of ``try``."""
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):

@@ -1,42 +1,41 @@
-"""What is told of a deployment of another server, and in which words?
+"""Records of a report on a deployment, and functions that the servers' reports share.
 
-The records of a report, and what is common to the three servers: flags judged by the very tables that their
-command lines use here, and paths of containers found in the folder. It writes nothing.
+Flags are judged by the tables that Salver's own command lines use; paths of containers are looked for in the
+folder. It writes nothing.
 """
 
 import re
 import shlex
 from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Final, Literal
 
 import msgspec
 
+from salver.configuration import ServeConfig
+from salver.migration.deployment import Deployment, Started
 from salver.migration.models import FAILS, Model
 from salver.terminal.server_flags import CommandLine, ParsedFlags
 from salver.words.errors import SalverError
 
-if TYPE_CHECKING:
-    from salver.configuration import ServeConfig
-    from salver.migration.deployment import Deployment, Started
-
 Becomes = Literal["used", "no effect", "differs", "refused"]
-#: Stands for the folder that takes written files, in words of a command line.
+#: Placeholder in a command line for the folder with the written files.
 FILES: Final = "{files}"
 _NO_EFFECT: Final = re.compile(
     r"^(?:(.*?): )?(.+?) (?:is accepted(?:,)? and has|has) no effect(?: here| yet)?(?:: (.*))?$"
 )
 
-#: Of TorchServe, TensorFlow Serving, Triton and its platforms, OpenTelemetry, and of threads.
-_COUNTS: Final = re.compile(r"(?:TS|TF|SAGEMAKER|AIP|OTEL|OMP|LOG|METRICS)_")
+#: Variables of TorchServe, TensorFlow Serving, Triton, its platforms, OpenTelemetry, and of threads.
+_RELEVANT: Final = re.compile(r"(?:TS|TF|SAGEMAKER|AIP|OTEL|OMP|LOG|METRICS)_")
 
 
 class Setting(msgspec.Struct, frozen=True):
-    """What becomes of a flag, or of a key of a file.
+    """Effect of a flag, or of a key of a file.
 
     Attributes:
         where: File, and line where it is known.
-        why: Empty for what is used as it is.
+        becomes: Its effect here.
+        why: Empty for settings that are used as they are.
     """
 
     server: str
@@ -48,16 +47,16 @@ class Setting(msgspec.Struct, frozen=True):
 
 
 class Service(msgspec.Struct, frozen=True):
-    """One server of the deployment, and how Salver takes its place.
+    """A server of the deployment, and the command line that replaces it.
 
     Attributes:
-        where: File and line that start it; empty = none does, and the words were made of what lies there.
-        words: Of the command line, behind ``salver``; :data:`FILES` in them stands for a folder.
-        files: That the words name, by name: the deployment's, with its paths as they are here.
+        where: File and line that start it; empty = none does, and the words were derived from the files.
+        words: The command line behind ``salver``; :data:`FILES` in it stands for a folder.
+        files: Files that the words name, by name: the deployment's, with paths of this machine.
         problem: Why it does not start, or empty.
-        remarks: What else to know.
-        config: What the words come to; None where they come to nothing.
-        environment: Variables that the deployment sets and that count here.
+        remarks: Further notes.
+        config: The configuration that the words make; None if they are wrong.
+        environment: Variables that the deployment sets and that have an effect here.
     """
 
     server: str
@@ -68,20 +67,20 @@ class Service(msgspec.Struct, frozen=True):
     files: Mapping[str, bytes] = {}
     problem: str = ""
     remarks: tuple[str, ...] = ()
-    config: "ServeConfig | None" = None
+    config: ServeConfig | None = None
     environment: Mapping[str, str] = {}
 
     @property
     def runs(self) -> bool:
-        """Everything does."""
+        """Whether the server starts and all models run."""
         return not self.problem and all(model.verdict != FAILS for model in self.models)
 
     def words_in(self, folder: str) -> list[str]:
-        """The words, with the folder that holds the files."""
+        """Return the command line with the folder that holds the files."""
         return [word.replace(FILES, folder) for word in self.words]
 
     def command(self, folder: str = ".") -> str:
-        """As one types it.
+        """Return the command line as one types it.
 
         >>> Service("triton", "", ("serve", "--model-repository=a b")).command()
         "salver serve '--model-repository=a b'"
@@ -89,26 +88,26 @@ class Service(msgspec.Struct, frozen=True):
         return shlex.join(["salver", *self.words_in(folder)])
 
 
-def counting(environment: Mapping[str, str], more: Container[str] = ()) -> dict[str, str]:
-    """The variables that mean something to a server here.
+def relevant(environment: Mapping[str, str], more: Container[str] = ()) -> dict[str, str]:
+    """Return the variables that have an effect on a server here.
 
     Args:
-        more: That files of the deployment name.
+        more: Names that files of the deployment use.
 
-    >>> counting({"TS_JOB_QUEUE_SIZE": "7", "PATH": "/bin"})
+    >>> relevant({"TS_JOB_QUEUE_SIZE": "7", "PATH": "/bin"})
     {'TS_JOB_QUEUE_SIZE': '7'}
     """
-    return {name: text for name, text in environment.items() if _COUNTS.match(name) or name in more}
+    return {name: text for name, text in environment.items() if _RELEVANT.match(name) or name in more}
 
 
-def place_of(started: "Started", deployment: "Deployment") -> str:
-    """File and line, as one looks them up."""
+def place_of(started: Started, deployment: Deployment) -> str:
+    """Return file and line of a command line."""
     file = started.file.relative_to(deployment.folder)
     return f"{file}:{started.launch.line}" if started.launch.line else str(file)
 
 
 def in_flags(words: Sequence[str]) -> Iterator[list[str]]:
-    """The words of each flag: itself, and what follows up to the next."""
+    """Yield the words of each flag: itself and its values."""
     group: list[str] = []
     for word in words:
         if word.startswith("--") and group:
@@ -120,7 +119,7 @@ def in_flags(words: Sequence[str]) -> Iterator[list[str]]:
 
 
 def flags_judged(words: Sequence[str], dialect: CommandLine, where: str) -> tuple[list[Setting], list[str]]:
-    """What becomes of each flag, and the words of those that are taken."""
+    """Return the effect of each flag, and the words of the accepted ones."""
     found: list[Setting] = []
     taken: list[str] = []
     for group in in_flags(words):
@@ -141,7 +140,7 @@ def flags_judged(words: Sequence[str], dialect: CommandLine, where: str) -> tupl
 
 
 def noticed(server: str, notices: Sequence[str], settings: Sequence[Setting], folder: Path) -> list[Setting]:
-    """Notices of the log that are not told yet, as settings."""
+    """Return notices of the log that are not in the settings yet, as settings."""
     told = {setting.name for setting in settings if setting.becomes == "no effect"}
     found = []
     for notice in notices:
@@ -157,14 +156,14 @@ def noticed(server: str, notices: Sequence[str], settings: Sequence[Setting], fo
 def located(
     words: Sequence[str],
     named: Sequence[str],
-    deployment: "Deployment",
-    started: "Started",
-    only: "Path | None",
+    deployment: Deployment,
+    started: Started,
+    only: Path | None,
 ) -> tuple[list[str], list[str]]:
-    """Words with the paths of these flags as they are here, and what is to be said of those that are not.
+    """Return the words with these flags' paths in the folder, and a text for each path that is not there.
 
     Args:
-        only: What the first of the flags means where its path is nowhere, since there is no other.
+        only: The path for the first of the flags where its own is not there; None = none.
     """
     found: list[str] = []
     lost: list[str] = []

@@ -1,7 +1,7 @@
-"""How is what takes a deployment's place written down, and does it hold?
+"""Writing of start scripts, files and repositories that replace a deployment.
 
-A folder for each server: a start script, the files that it names, and for TensorFlow Serving's models a
-repository of Salver's own. All of it is read back before it counts. The deployment stays as it is.
+Each server gets a folder with a start script, the files that it names, and, where its dialect wants one, a
+repository of Salver's own. All of it is read back before it is put into place. The deployment stays as it is.
 """
 
 import shlex
@@ -9,21 +9,17 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
 
-from salver.dialects.tensorflow import command as tensorflow
-from salver.dialects.tensorflow.migration import manifests_of, models_of
-from salver.dialects.torchserve import command as torchserve
-from salver.dialects.torchserve.flags import parse
-from salver.dialects.triton import command as triton
+from salver.kernel.repository import Repository
+from salver.kernel.repository.toml_written import written
+from salver.migration.models import Installed
+from salver.migration.ports import ServerMigration
 from salver.migration.report import FILES, Service
+from salver.words.artifacts import Manifest, ModelConfig
 from salver.words.errors import Conflict, InvalidInput, LoadFailed
-
-if TYPE_CHECKING:
-    from salver.backends.protocol import Backend
-    from salver.words.artifacts import Manifest, ModelConfig
 
 SCRIPT: Final = "serve.sh"
 _MODELS: Final = "models"
@@ -31,18 +27,23 @@ _HERE: Final = 'here=$(cd "$(dirname "$0")" && pwd)'
 
 
 def write(
-    services: Sequence[Service], target: Path, folder: Path, backends: "Mapping[str, Backend]"
+    services: Sequence[Service],
+    target: Path,
+    folder: Path,
+    servers: Mapping[str, ServerMigration],
+    installed: Installed,
 ) -> list[Path]:
-    """Write, check, and only then put into place; the files by their paths.
+    """Write and check everything, then put it into place; return the paths of the files.
 
     Args:
-        target: A folder that is made, or a start script (``.sh``) for a server that needs no more.
+        target: A folder to make, or a start script (``.sh``) for a server that needs nothing else.
         folder: The deployment's, which is not written into.
+        servers: By name.
 
     Raises:
-        InvalidInput: there is nothing to write, or not there.
-        Conflict: something is there already.
-        LoadFailed: what was written does not hold.
+        InvalidInput: there is nothing to write, or the target is not allowed.
+        Conflict: the target exists already.
+        LoadFailed: what was written is not read as the deployment was.
     """
     _check(services, target, folder)
     target = target.absolute()
@@ -51,10 +52,10 @@ def write(
         place = Path(work) / "written"
         if target.suffix == ".sh":
             _script(place, services[0])
-            _hold(services[0], Path(work))
+            _verify(services[0], Path(work), servers[services[0].server])
         else:
             for name, service in zip(_names(services), services, strict=True):
-                _place(place / name, service, backends)
+                _write_service(place / name, service, servers[service.server], installed)
         found = sorted(path for path in place.rglob("*") if path.is_file() and not _is_linked(path, place))
         place.rename(target)
         return [target / path.relative_to(place) for path in found] or [target]
@@ -76,7 +77,7 @@ def _check(services: Sequence[Service], target: Path, folder: Path) -> None:
 
 
 def _names(services: Sequence[Service]) -> list[str]:
-    """A folder for each, where there are several."""
+    """Return a folder's name for each service; the folder itself if there is only one."""
     if len(services) == 1:
         return ["."]
     count: dict[str, int] = {}
@@ -88,22 +89,23 @@ def _names(services: Sequence[Service]) -> list[str]:
 
 
 def _is_linked(path: Path, place: Path) -> bool:
-    """Does it lie behind a link to the deployment?"""
+    """Return whether the path lies behind a link to the deployment."""
     return any(parent.is_symlink() for parent in (path, *path.parents) if parent.is_relative_to(place))
 
 
-def _place(place: Path, service: Service, backends: "Mapping[str, Backend]") -> None:
+def _write_service(place: Path, service: Service, server: ServerMigration, installed: Installed) -> None:
     place.mkdir(parents=True, exist_ok=True)
     for name, content in service.files.items():
         (place / name).write_bytes(content)
     _script(place / SCRIPT, service)
-    _hold(service, place)
-    if service.server == "tensorflow-serving" and service.config is not None:
-        _repository(place / _MODELS, manifests_of(service.config, backends), backends)
+    _verify(service, place, server)
+    if manifests := server.manifests(service, installed):
+        comment = f"What the configuration of {server.title} says of it."
+        _write_repository(place / _MODELS, manifests, comment, installed)
 
 
 def _script(path: Path, service: Service) -> None:
-    """The command line, as a program."""
+    """Write the command line as a program."""
     words = " \\\n  ".join(['"$here"'.join(map(_quoted, word.split(FILES))) for word in service.words])
     origin = f"# In place of {service.where}.\n" if service.where else ""
     sets = "".join(f"export {name}={shlex.quote(text)}\n" for name, text in service.environment.items())
@@ -115,26 +117,14 @@ def _quoted(part: str) -> str:
     return shlex.quote(part) if part else ""
 
 
-def _hold(service: Service, place: Path) -> None:
-    """Raises LoadFailed where its command line is not taken as it was written."""
-    words = service.words_in(str(place))
-    if service.server == "torchserve":
-        torchserve.configure(parse(words[1:]), service.environment)
-        return
-    configure = triton.configure if service.server == "triton" else tensorflow.configure
-    config = configure(words[3:], service.environment).config
-    before = service.config
-    if before is None or (config.paths, models_of(config)) != (before.paths, models_of(before)):
+def _verify(service: Service, place: Path, server: ServerMigration) -> None:
+    """Raise LoadFailed if the command line means something else than before it was written."""
+    if not server.is_same(service, service.words_in(str(place))):
         raise LoadFailed(f"{service.command()} does not mean what it meant before it was written")
 
 
-def _repository(root: Path, manifests: "Iterable[Manifest]", backends: "Mapping[str, Backend]") -> None:
-    """TensorFlow Serving's models as a repository of Salver's own: ``salver serve models``."""
-    from salver.backends.discovery import recogniser
-    from salver.dialects.formats import formats
-    from salver.kernel.repository import Repository
-    from salver.kernel.repository.toml_written import written
-
+def _write_repository(root: Path, manifests: Iterable[Manifest], comment: str, installed: Installed) -> None:
+    """Write a server's models as a repository of Salver's own, for ``salver serve models``."""
     wanted = {}
     for manifest in manifests:
         if manifest.problem:
@@ -143,12 +133,11 @@ def _repository(root: Path, manifests: "Iterable[Manifest]", backends: "Mapping[
         model = root / manifest.id.name
         model.mkdir(parents=True, exist_ok=True)
         (model / version).symlink_to(_version_of(manifest), target_is_directory=True)
-        text = written(_plain(manifest), "What models.config and the flags of TensorFlow Serving say of it.")
-        (model / "salver.toml").write_text(text)
+        (model / "salver.toml").write_text(written(_plain(manifest), comment))
         wanted[manifest.id.name, version] = _plain(manifest)
     if not wanted:
         return
-    found = Repository((root,), formats(recogniser(backends))).scan(0.0)
+    found = Repository((root,), installed.formats).scan(0.0)
     there = {(m.id.name, m.id.version): m.config for m in found if not m.problem}
     if there != wanted:
         reasons = "; ".join(m.problem for m in found if m.problem)
@@ -156,14 +145,14 @@ def _repository(root: Path, manifests: "Iterable[Manifest]", backends: "Mapping[
         raise LoadFailed(f"the repository that was written does not hold: {reasons or 'other models'}")
 
 
-def _version_of(manifest: "Manifest") -> Path:
-    """Its folder."""
+def _version_of(manifest: Manifest) -> Path:
+    """Return a version's folder."""
     path = manifest.path
     return path if path.name == manifest.id.version else path.parent
 
 
-def _plain(manifest: "Manifest") -> "ModelConfig":
-    """Its configuration, with versions as numbers without zeros before them."""
+def _plain(manifest: Manifest) -> ModelConfig:
+    """Return a configuration with version numbers without leading zeros."""
     config = manifest.config
     versions = config.versions
     specific = tuple(str(int(v)) if v.isdecimal() else v for v in versions.specific)

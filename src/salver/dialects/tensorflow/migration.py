@@ -1,5 +1,6 @@
-"""How does Salver take the place of the TensorFlow Serving servers of a deployment?"""
+"""Migration of the TensorFlow Serving servers of a deployment."""
 
+import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -8,21 +9,22 @@ from typing import TYPE_CHECKING, Any, Final
 from salver.dialects.tensorflow import command as tensorflow
 from salver.dialects.tensorflow.config import TensorFlowConfig
 from salver.dialects.tensorflow.flags import TENSORFLOW
-from salver.migration.models import FAILS, Model, judged
+from salver.kernel.repository.names import is_padded_version
+from salver.migration.deployment import ReadText, Sighting
+from salver.migration.models import FAILS, Installed, Model, judged
 from salver.migration.report import (
     FILES,
     Service,
     Setting,
-    counting,
     flags_judged,
     located,
     noticed,
     place_of,
+    relevant,
 )
 from salver.words.errors import SalverError
 
 if TYPE_CHECKING:
-    from salver.backends.protocol import Backend
     from salver.configuration import ServeConfig
     from salver.kernel.repository import NamedModel
     from salver.migration.deployment import Deployment, Kind, Started
@@ -47,20 +49,63 @@ _MESSAGES: "Final[Mapping[str, tuple[Kind, str]]]" = {
 }
 
 
-def services(deployment: "Deployment", backends: "Mapping[str, Backend]") -> list[Service]:
-    """Those that command lines start; else one that is made of the files and base paths."""
-    found = [
-        _started(started, deployment, backends)
-        for started in deployment.started
-        if started.launch.server == _NAME
-    ]
-    if not found and (words := _made(deployment)):
-        found = [_Survey("", deployment, None, backends).service(words, [], {})]
-    served = {place.path for service in found if service.config for place in (models_of(service.config))}
-    rest = [path for path in deployment.base_paths if str(path) not in served]
-    if found and rest:
-        found += [_Survey("", deployment, None, backends).service(_of_one(path), [], {}) for path in rest]
-    return found
+_TEXTS: "Final[tuple[tuple[re.Pattern[str], Kind], ...]]" = (
+    (re.compile(r"^\s*model_config_list\b|^\s*custom_model_config\b", re.MULTILINE), "models"),
+    (re.compile(r"^\s*platform_configs\b", re.MULTILINE), "platform"),
+    (re.compile(r"^\s*prometheus_config\b", re.MULTILINE), "monitoring"),
+    (re.compile(r"^\s*server_key\s*:", re.MULTILINE), "ssl"),
+    (
+        re.compile(
+            r"^\s*(?:max_batch_size|batch_timeout_micros|num_batch_threads|max_enqueued_batches)\s*:?\s*\{",
+            re.MULTILINE,
+        ),
+        "batching",
+    ),
+)
+_TEXT_NAMES: Final = (".config", ".conf", ".txt", ".pbtxt", ".textproto")
+
+
+class TensorFlowMigration:
+    """TensorFlow Serving, for ``salver migrate``."""
+
+    name = _NAME
+    title = "TensorFlow Serving"
+
+    def recognise(self, path: Path, is_folder: bool, read: ReadText) -> Iterator[Sighting]:
+        """Yield the base path of a SavedModel, or a configuration file."""
+        if is_folder:
+            return
+        if path.name == "saved_model.pb" and is_padded_version(path.parent.name):
+            yield Sighting("base path", path.parents[1])
+        if path.name.lower().endswith(_TEXT_NAMES):
+            text = read(path)
+            if kind := next((kind for pattern, kind in _TEXTS if pattern.search(text)), None):
+                yield Sighting(kind, path)
+
+    def services(self, deployment: "Deployment", installed: Installed) -> list[Service]:
+        """Return the servers that command lines start; else one made of the files and base paths."""
+        found = [
+            _started(started, deployment, installed)
+            for started in deployment.started
+            if started.launch.server == _NAME
+        ]
+        if not found and (words := _made(deployment)):
+            found = [_Survey("", deployment, None, installed).service(words, [], {})]
+        served = {place.path for service in found if service.config for place in models_of(service.config)}
+        rest = [path for path in deployment.base_paths if str(path) not in served]
+        if found and rest:
+            found += [_Survey("", deployment, None, installed).service(_of_one(p), [], {}) for p in rest]
+        return found
+
+    def is_same(self, service: Service, words: Sequence[str]) -> bool:
+        """Return whether a command line means what the service means. Raises SalverError."""
+        config = tensorflow.configure(words[len(_HEAD) :], service.environment).config
+        before = service.config
+        return before is not None and models_of(config) == models_of(before)
+
+    def manifests(self, service: Service, installed: Installed) -> "tuple[Manifest, ...]":
+        """Return every version of the service's models, to be written as a repository of Salver's."""
+        return () if service.config is None else _manifests(service.config, installed)
 
 
 def models_of(config: "ServeConfig") -> tuple["NamedModel", ...]:
@@ -68,21 +113,17 @@ def models_of(config: "ServeConfig") -> tuple["NamedModel", ...]:
     return config.table("tensorflow", TensorFlowConfig).served.places or ()
 
 
-def manifests_of(config: "ServeConfig", backends: "Mapping[str, Backend]") -> "tuple[Manifest, ...]":
-    """Every version of the models that a configuration names, of those on this machine."""
-    from salver.backends.discovery import recogniser
-    from salver.dialects.formats import formats
+def _manifests(config: "ServeConfig", installed: Installed) -> "tuple[Manifest, ...]":
+    """Return every version of the models on this machine that a configuration names."""
     from salver.kernel.repository import Repository
 
-    repository = Repository(
-        (), formats(recogniser(backends)), config.repository, named_defaults=config.customs
-    )
+    repository = Repository((), installed.formats, config.repository, named_defaults=config.customs)
     repository.place([place for place in models_of(config) if "://" not in place.path])
     return repository.scan(0.0)
 
 
 def _made(deployment: "Deployment") -> list[str]:
-    """Of files without a command line."""
+    """Return the command line for files that none starts."""
     words = [
         f"--{flag}={deployment.files[kind][0]}"
         for flag, (kind, _) in _MESSAGES.items()
@@ -102,7 +143,7 @@ def _of_one(path: Path) -> list[str]:
     return [f"--model_name={path.name}", f"--model_base_path={path}"]
 
 
-def _started(started: "Started", deployment: "Deployment", backends: "Mapping[str, Backend]") -> Service:
+def _started(started: "Started", deployment: "Deployment", installed: Installed) -> Service:
     where = place_of(started, deployment)
     lists, bases = deployment.files.get("models", ()), deployment.base_paths
     words, lost = located(
@@ -112,7 +153,7 @@ def _started(started: "Started", deployment: "Deployment", backends: "Mapping[st
         words, ("model_base_path",), deployment, started, bases[0] if len(bases) == 1 else None
     )
     settings, taken = flags_judged(words, TENSORFLOW, where)
-    survey = _Survey(where, deployment, started, backends)
+    survey = _Survey(where, deployment, started, installed)
     survey.lost += [*lost, *more]
     return survey.service(taken, settings, started.launch.environment)
 
@@ -125,19 +166,19 @@ class _Survey:
         where: str,
         deployment: "Deployment",
         started: "Started | None",
-        backends: "Mapping[str, Backend]",
+        installed: Installed,
     ) -> None:
         self._where = where
         self._deployment = deployment
         self._started = started
-        self._backends = backends
+        self._installed = installed
         self._files: dict[str, bytes] = {}
         self.lost: list[str] = []
 
     def service(
         self, words: Sequence[str], settings: list[Setting], environment: Mapping[str, str]
     ) -> Service:
-        """With its models and settings."""
+        """Return the server with its models and settings."""
         config: ServeConfig | None = None
         models: tuple[Model, ...] = ()
         remarks: tuple[str, ...] = ()
@@ -167,12 +208,12 @@ class _Survey:
             problem,
             remarks,
             config,
-            counting(environment),
+            relevant(environment),
         )
 
     def _models(self, config: "ServeConfig") -> tuple[Model, ...]:
-        manifests = manifests_of(config, self._backends)
-        models = judged(_NAME, manifests, self._backends, trusts_pickle=config.trust_pickle)
+        manifests = _manifests(config, self._installed)
+        models = judged(_NAME, manifests, self._installed.backends, trusts_pickle=config.trust_pickle)
         there = {model.name for model in models}
         lost = [
             Model(
@@ -197,7 +238,7 @@ class _Survey:
         return (*models, *lost)
 
     def _with_files(self, words: Sequence[str]) -> list[str]:
-        """With a list of models in which base paths are those of this folder."""
+        """Return the command line with a list of models whose base paths lie in this folder."""
         found = []
         for word in words:
             flag, _, path = word.partition("=")
@@ -210,7 +251,7 @@ class _Survey:
         return found
 
     def _list(self, path: str) -> tuple[bytes, bool]:
-        """The list of models, and whether it had to be changed."""
+        """Return the list of models, and whether it had to be changed."""
         from google.protobuf import text_format
 
         from salver.dialects.tensorflow import tf_schema, tf_text
@@ -233,7 +274,7 @@ class _Survey:
         return (text_format.MessageToString(message).encode() if is_changed else content), is_changed
 
     def _here(self, base_path: str) -> str:
-        """Where a base path lies in the folder; empty = nowhere, or it is no folder of this machine."""
+        """Return where a base path lies in the folder; empty if it is not there, or not on this machine."""
         if "://" in base_path or not base_path:
             return ""
         from salver.migration.command_lines import Launch
@@ -244,7 +285,7 @@ class _Survey:
         return str(found) if found else ""
 
     def _keys(self, words: Sequence[str], folder: str) -> list[Setting]:
-        """What becomes of each key of the files that the flags name."""
+        """Return the effect of each key of the files that the flags name."""
         from salver.dialects.tensorflow import tf_text
         from salver.dialects.tensorflow.model_list import without_effect
         from salver.dialects.tensorflow.reloading import read
@@ -265,7 +306,7 @@ class _Survey:
 
 
 def _leaves(message: Any, prefix: str = "") -> Iterator[str]:
-    from salver.dialects.triton.config.translate import leaves
+    from salver.encoding.set_fields import set_fields
 
-    for path in leaves(message, prefix):
+    for path in set_fields(message, prefix):
         yield path.removesuffix(".value")

@@ -1,25 +1,28 @@
-"""How does Salver take the place of the TorchServe servers of a deployment?"""
+"""Migration of the TorchServe servers of a deployment."""
 
 import contextlib
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from salver.dialects.torchserve import command as torchserve
 from salver.dialects.torchserve import java_properties
 from salver.dialects.torchserve import settings as torchserve_settings
+from salver.dialects.torchserve.archive_files import MANIFEST, read_archive
 from salver.dialects.torchserve.flags import IGNORED as NO_FLAGS
 from salver.dialects.torchserve.flags import parse
-from salver.dialects.torchserve.migration_archives import Judge
+from salver.dialects.torchserve.migration_archives import ArchiveJudge
 from salver.dialects.torchserve.property_keys import IGNORED, KEYS
-from salver.migration.models import Model
-from salver.migration.report import FILES, Service, Setting, counting, in_flags, located, place_of
-from salver.words.errors import InvalidInput, SalverError
+from salver.migration.deployment import ReadText, Sighting
+from salver.migration.models import Installed, Model
+from salver.migration.report import FILES, Service, Setting, in_flags, located, place_of, relevant
+from salver.words.errors import BadArchive, InvalidInput, SalverError
 
 if TYPE_CHECKING:
-    from salver.backends.protocol import Backend
     from salver.migration.deployment import Deployment, Started
+    from salver.words.artifacts import Manifest
 
 _NAME: Final = "torchserve"
 _FILE: Final = "config.properties"
@@ -38,37 +41,77 @@ _ALONE: Final = ("--foreground",)
 _UNKNOWN: Final = "TorchServe 0.12 does not know it, either; it is left out"
 
 
-def services(deployment: "Deployment", backends: "Mapping[str, Backend]") -> list[Service]:
-    """Those that command lines start; else one that is made of what lies there."""
-    found = [
-        _Survey(deployment, backends, started).service(started.launch.words)
-        for started in deployment.started
-        if started.launch.server == _NAME
-    ]
-    if found:
-        return found
-    files, stores = deployment.files.get("properties", ()), _stores(deployment)
-    if not files and not stores:
-        return []
-    words = ["--start", "--foreground"]
-    words += [f"--ts-config={files[0]}"] if files else []
-    words += [f"--model-store={stores[0]}", "--models=all"] if stores and not files else []
-    return [_Survey(deployment, backends, None).service(words)]
+_ARCHIVES: Final = (".mar", ".tar.gz", ".tgz")
+_PROPERTIES: Final = re.compile(
+    r"^\s*(?:inference_address|management_address|model_store|load_models|metrics_address|model_snapshot|"
+    r"default_workers_per_model|service_envelope|enable_model_api|disable_token_authorization)\s*[=:]",
+    re.MULTILINE,
+)
+
+
+class TorchServeMigration:
+    """TorchServe, for ``salver migrate``."""
+
+    name = _NAME
+    title = "TorchServe"
+
+    def recognise(self, path: Path, is_folder: bool, read: ReadText) -> Iterator[Sighting]:
+        """Yield an archive, packed or not, or a ``config.properties``."""
+        if is_folder:
+            if (path / MANIFEST).is_file():
+                yield Sighting("archive", path)
+        elif path.name.endswith(_ARCHIVES):
+            if path.name.endswith(".mar") or _has_name(path):
+                yield Sighting("archive", path)
+        elif path.name.lower().endswith((".properties", ".cfg")) and _PROPERTIES.search(read(path)):
+            yield Sighting("properties", path)
+
+    def services(self, deployment: "Deployment", installed: Installed) -> list[Service]:
+        """Return the servers that command lines start; else one made of what lies there."""
+        found = [
+            _Survey(deployment, installed, started).service(started.launch.words)
+            for started in deployment.started
+            if started.launch.server == _NAME
+        ]
+        if found:
+            return found
+        files, stores = deployment.files.get("properties", ()), _stores(deployment)
+        if not files and not stores:
+            return []
+        words = ["--start", "--foreground"]
+        words += [f"--ts-config={files[0]}"] if files else []
+        words += [f"--model-store={stores[0]}", "--models=all"] if stores and not files else []
+        return [_Survey(deployment, installed, None).service(words)]
+
+    def is_same(self, service: Service, words: Sequence[str]) -> bool:
+        """Return whether a command line means what the service means. Raises SalverError."""
+        torchserve.configure(parse(words[1:]), service.environment)
+        return True
+
+    def manifests(self, service: Service, installed: Installed) -> "tuple[Manifest, ...]":
+        """Return nothing: archives are served as they are."""
+        return ()
+
+
+def _has_name(path: Path) -> bool:
+    """Return whether an archive says which model it is."""
+    try:
+        return bool(read_archive(path).name)
+    except BadArchive:
+        return False
 
 
 def _stores(deployment: "Deployment") -> list[Path]:
-    """Folders of archives, the fullest first."""
+    """Return the folders of archives, the fullest first."""
     return sorted(deployment.archives, key=lambda place: -len(deployment.archives[place]))
 
 
 class _Survey:
     """One server's files and models."""
 
-    def __init__(
-        self, deployment: "Deployment", backends: "Mapping[str, Backend]", started: "Started | None"
-    ) -> None:
+    def __init__(self, deployment: "Deployment", installed: Installed, started: "Started | None") -> None:
         self._deployment = deployment
-        self._backends = backends
+        self._installed = installed
         self._started = started
         self._settings: list[Setting] = []
         self._files: dict[str, bytes] = {}
@@ -76,7 +119,7 @@ class _Survey:
         self._named: set[str] = set()  # variables that the file wants
 
     def service(self, words: Sequence[str]) -> Service:
-        """With its models and settings."""
+        """Return the server with its models and settings."""
         where = place_of(self._started, self._deployment) if self._started else ""
         environment = self._started.launch.environment if self._started else {}
         words = self._here([word for word in words if word not in _ALONE])
@@ -102,7 +145,7 @@ class _Survey:
             self._files,
             "; ".join(self._lost) or problem,
             remarks,
-            environment=counting(environment, self._named),
+            environment=relevant(environment, self._named),
         )
 
     def _here(self, words: Sequence[str]) -> list[str]:
@@ -120,7 +163,7 @@ class _Survey:
         return found
 
     def _flags(self, words: Sequence[str], where: str) -> list[str]:
-        """What becomes of each option; and the words of those that are taken."""
+        """Record the effect of each option; return the words of those that are taken."""
         taken: list[str] = []
         for group in in_flags(words):
             name, equals, value = group[0].partition("=")
@@ -140,7 +183,7 @@ class _Survey:
         return taken
 
     def _whole(self, words: Sequence[str]) -> list[str]:
-        """A server that stays where it was started, with the files that were changed."""
+        """Return the command line of a server in the foreground, with the files that were changed."""
         found = [word for word in words if word != "--start"]
         if _FILE in self._files:
             found = [word for word in found if not word.startswith("--ts-config")]
@@ -148,7 +191,7 @@ class _Survey:
         return ["--start", "--foreground", *found]
 
     def _properties(self, path: str, words: list[str]) -> dict[str, str]:
-        """What a file says, with its paths as they are here; and a judgement of each key."""
+        """Return a file's values with the paths of this folder; record the effect of each key."""
         if not path:
             return {}
         values = dict(torchserve_settings.read(path).values)
@@ -171,7 +214,7 @@ class _Survey:
         return kept
 
     def _placed(self, name: str, value: str, words: Sequence[str]) -> str:
-        """A path as it is here; any other value as it is."""
+        """Return a path as it is in this folder; any other value unchanged."""
         if name not in _PLACES or not value or any(f"--{name.replace('_', '-')}" in word for word in words):
             return value
         from salver.migration.command_lines import Launch
@@ -189,8 +232,8 @@ class _Survey:
         store = settings.text("model_store")
         if not store:
             raise InvalidInput("no model store is given", fix="Say: --model-store FOLDER")
-        judge = Judge(
-            self._deployment.folder, self._backends, installs=settings.is_on("install_py_dep_per_model")
+        judge = ArchiveJudge(
+            self._deployment.folder, self._installed, installs=settings.is_on("install_py_dep_per_model")
         )
         archives = self._deployment.archives.get(Path(store).resolve(), ())
         models = tuple(judge.model(path) for path in archives)

@@ -1,27 +1,23 @@
-"""Will this archive of TorchServe run here, and if not: why?
+"""Whether an archive of TorchServe runs here, and if not, why.
 
 Judged by its manifest, its ``model-config.yaml`` and what its program imports, which is read and never run.
 """
 
 import ast
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from salver.backends.discovery import recogniser
 from salver.backends.installed import is_installed
 from salver.backends.protocol import ArtifactKind
 from salver.dialects.torchserve.archive import Described, describe
 from salver.dialects.torchserve.archive_files import read_text
 from salver.dialects.torchserve.model_yaml import read_keys
-from salver.migration.models import DIFFERS, FAILS, RUNS, Model, Verdict, lack_of, lacking
+from salver.migration.models import DIFFERS, FAILS, RUNS, Installed, Model, Verdict, lack_of, lacking
 from salver.migration.report import Setting
 from salver.words.errors import BadArchive, SalverError
 from salver.words.handlers import FORMAT
-
-if TYPE_CHECKING:
-    from salver.backends.protocol import Backend
 
 _SERVER: Final = "torchserve"
 #: The package ``ts`` that handlers find.
@@ -32,24 +28,24 @@ _ASK: Final = "Say so, if you need it: it is TorchServe's, and not among what Sa
 _CPP: Final = "its runtime is LSP, TorchServe's backend in C++, which there is not here"
 
 
-class Judge:
-    """Judges archives, and gathers what becomes of the keys of their files.
+class ArchiveJudge:
+    """Judge of archives that records the effect of each key of their files.
 
     Args:
         folder: The deployment's.
-        installs: Requirements of archives are installed for them.
+        installs: Whether the requirements of archives are installed.
     """
 
-    def __init__(self, folder: Path, backends: "Mapping[str, Backend]", *, installs: bool) -> None:
+    def __init__(self, folder: Path, installed: Installed, *, installs: bool) -> None:
         self._folder = folder
-        self._backends = backends
+        self._installed = installed
         self._installs = installs
         self.settings: list[Setting] = []
 
     def model(self, path: Path) -> Model:
-        """How it will fare."""
-        what = recogniser(self._backends)(path) or ArtifactKind(FORMAT, FORMAT)
-        backend = self._backends.get(what.backend)
+        """Return an archive as a model of the report."""
+        what = self._installed.formats.recognise(path) or ArtifactKind(FORMAT, FORMAT)
+        backend = self._installed.backends.get(what.backend)
         name, version = path.name.partition(".")[0], ""
         why: tuple[str, ...] = ()
         fix = ""
@@ -88,7 +84,7 @@ class Judge:
         return (DIFFERS, notices, "") if notices else (RUNS, (), "")
 
     def _sources(self, path: Path, handler: str, model_file: str) -> tuple[list[bytes], str]:
-        """Its programs; and what is wrong where there are none."""
+        """Return an archive's programs, and what is wrong if it has none."""
         sources = []
         if handler:
             source = read_text(path, handler if handler.endswith(".py") else f"{handler}.py")
@@ -112,7 +108,7 @@ class Judge:
         return tuple(sorted(names))
 
     def _has(self, path: Path, module: str) -> bool:
-        """Does it lie in the archive?"""
+        """Return whether a module lies in the archive."""
         try:
             packages = (f"{module}.py", f"{module}/__init__.py")
             return any(read_text(path, name) is not None for name in packages)
@@ -120,7 +116,7 @@ class Judge:
             return False
 
     def _keys(self, path: Path, said: Described) -> None:
-        """What becomes of each key of its ``model-config.yaml``."""
+        """Record the effect of each key of its ``model-config.yaml``."""
         if said.yaml is None:
             return
         content = read_text(path, said.archive.config_file) or b""
@@ -135,7 +131,7 @@ class Judge:
 
 
 def _not_given(source: bytes) -> Iterator[str]:
-    """Modules of TorchServe's that a program imports, and that there are not here."""
+    """Yield modules of TorchServe that a program imports and that Salver does not bring."""
     try:
         body = ast.parse(source).body
     except (SyntaxError, ValueError, RecursionError, MemoryError):

@@ -1,19 +1,22 @@
-"""How does Salver take the place of the Triton servers of a deployment?"""
+"""Migration of the Triton servers of a deployment."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from salver.dialects.triton import command as triton
+from salver.dialects.triton.config import pbtxt
 from salver.dialects.triton.flags import TRITON
-from salver.migration.models import judged
-from salver.migration.report import Service, Setting, counting, flags_judged, located, noticed, place_of
+from salver.kernel.repository.names import is_padded_version
+from salver.migration.deployment import ReadText, Sighting
+from salver.migration.models import Installed, judged
+from salver.migration.report import Service, Setting, flags_judged, located, noticed, place_of, relevant
 from salver.words.errors import SalverError
 
 if TYPE_CHECKING:
-    from salver.backends.protocol import Backend
     from salver.migration.deployment import Deployment, Started
     from salver.words.artifacts import Manifest
 
@@ -27,32 +30,62 @@ _PATHS: Final = (
     "tokenizer",
     "chat-template",
 )
-_HEAD: Final = ("serve", "--compat", "triton")
+_NAME: Final = "triton"
+_HEAD: Final = ("serve", "--compat", _NAME)
+#: Artefacts that Triton's backends look for in a version's folder.
+_ARTEFACT: Final = re.compile(r"model\.(?:onnx|pt|py|plan|xml|savedmodel|graphdef|json|txt|dali|pt2)")
 
 
-def services(deployment: "Deployment", backends: "Mapping[str, Backend]") -> list[Service]:
-    """Those that command lines start, and one for the repositories that none names."""
-    found = []
-    named: set[Path] = set()
-    for started in deployment.started:
-        if started.launch.server == "triton":
-            service = _started(started, deployment, backends)
-            named |= {Path(path) for path in service.config.paths} if service.config else set()
-            found.append(service)
-    rest = [path for path in deployment.repositories if path not in named]
-    if rest:
-        words = [f"--model-repository={path}" for path in rest]
-        found.append(_service("", words, [], deployment, backends, {}))
-    return found
+class TritonMigration:
+    """Triton, for ``salver migrate``."""
+
+    name = _NAME
+    title = "Triton"
+
+    def recognise(self, path: Path, is_folder: bool, read: ReadText) -> Iterator[Sighting]:
+        """Yield the repository that a file belongs to."""
+        above = path.parents
+        if is_folder:
+            return
+        if path.name == pbtxt.FILE:
+            yield Sighting("repository", above[1])
+        elif path.name == "saved_model.pb" and path.parent.name == "model.savedmodel" and len(above) > 3:
+            yield Sighting("repository", above[3])
+        elif is_padded_version(path.parent.name) and _ARTEFACT.fullmatch(path.name) and len(above) > 2:
+            yield Sighting("repository", above[2])
+
+    def services(self, deployment: "Deployment", installed: Installed) -> list[Service]:
+        """Return the servers that command lines start, and one for repositories that none names."""
+        found = []
+        named: set[Path] = set()
+        for started in deployment.started:
+            if started.launch.server == _NAME:
+                service = _started(started, deployment, installed)
+                named |= {Path(path) for path in service.config.paths} if service.config else set()
+                found.append(service)
+        rest = [path for path in deployment.repositories if path not in named]
+        if rest:
+            words = [f"--model-repository={path}" for path in rest]
+            found.append(_service("", words, [], deployment, installed, {}))
+        return found
+
+    def is_same(self, service: Service, words: Sequence[str]) -> bool:
+        """Return whether a command line means what the service means. Raises SalverError."""
+        config = triton.configure(words[len(_HEAD) :], service.environment).config
+        return service.config is not None and config.paths == service.config.paths
+
+    def manifests(self, service: Service, installed: Installed) -> "tuple[Manifest, ...]":
+        """Return nothing: a repository of Triton's is one of Salver's."""
+        return ()
 
 
-def _started(started: "Started", deployment: "Deployment", backends: "Mapping[str, Backend]") -> Service:
+def _started(started: "Started", deployment: "Deployment", installed: Installed) -> Service:
     where = place_of(started, deployment)
     only = deployment.repositories[0] if len(deployment.repositories) == 1 else None
     words, lost = located(started.launch.words, _PATHS, deployment, started, only)
     settings, taken = flags_judged(words, TRITON, where)
-    service = _service(where, taken, settings, deployment, backends, started.launch.environment)
-    problem, environment = "; ".join(lost) or service.problem, counting(started.launch.environment)
+    service = _service(where, taken, settings, deployment, installed, started.launch.environment)
+    problem, environment = "; ".join(lost) or service.problem, relevant(started.launch.environment)
     return msgspec.structs.replace(service, problem=problem, environment=environment)
 
 
@@ -61,34 +94,30 @@ def _service(
     words: list[str],
     settings: list[Setting],
     deployment: "Deployment",
-    backends: "Mapping[str, Backend]",
+    installed: Installed,
     environment: Mapping[str, str],
 ) -> Service:
-    from salver.backends.discovery import recogniser
-    from salver.dialects.formats import formats
     from salver.kernel.repository import Repository
 
     try:
         start = triton.configure(words, environment)
         config = start.config
         paths = [path for path in config.paths if "://" not in path]
-        manifests = (
-            Repository(paths, formats(recogniser(backends)), config.repository).scan(0.0) if paths else ()
-        )
+        manifests = Repository(paths, installed.formats, config.repository).scan(0.0) if paths else ()
     except SalverError as error:
-        return Service("triton", where, (*_HEAD, *words), settings=tuple(settings), problem=str(error))
-    settings = settings + noticed("triton", start.notices, settings, deployment.folder)
+        return Service(_NAME, where, (*_HEAD, *words), settings=tuple(settings), problem=str(error))
+    settings = settings + noticed(_NAME, start.notices, settings, deployment.folder)
     settings += dict.fromkeys(each for manifest in manifests for each in _fields(manifest, deployment))
     distant = [f"{path} was not looked at" for path in config.paths if "://" in path]
     remarks = tuple(filter(None, [start.remark, *distant]))
-    models = judged("triton", manifests, backends, trusts_pickle=config.trust_pickle)
-    return Service("triton", where, (*_HEAD, *words), models, tuple(settings), remarks=remarks, config=config)
+    models = judged(_NAME, manifests, installed.backends, trusts_pickle=config.trust_pickle)
+    return Service(_NAME, where, (*_HEAD, *words), models, tuple(settings), remarks=remarks, config=config)
 
 
 def _fields(manifest: "Manifest", deployment: "Deployment") -> list[Setting]:
-    """What becomes of each field of a ``config.pbtxt``."""
-    from salver.dialects.triton.config.translate import leaves
+    """Return the effect of each field of a ``config.pbtxt``."""
     from salver.dialects.triton.model_config import model_config_class
+    from salver.encoding.set_fields import set_fields
 
     if not manifest.triton:
         return []
@@ -99,8 +128,8 @@ def _fields(manifest: "Manifest", deployment: "Deployment") -> list[Setting]:
         for field in notice.split("`")[1:2]:
             without[field] = notice.partition("` ")[2]
     found = []
-    paths = ("parameters" if path.startswith("parameters.") else path for path in leaves(message))
+    paths = ("parameters" if path.startswith("parameters.") else path for path in set_fields(message))
     for path in dict.fromkeys(paths):
         why = next((why for field, why in without.items() if f"{path}.".startswith(f"{field}.")), "")
-        found.append(Setting("triton", where, path, "", "no effect" if why else "used", why))
+        found.append(Setting(_NAME, where, path, "", "no effect" if why else "used", why))
     return found

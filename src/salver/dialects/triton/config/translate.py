@@ -5,7 +5,7 @@ effect, or makes the model be refused since answers would be wrong without it.
 ``docs/reference/config.md`` has the same table. Pure.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -20,6 +20,7 @@ from salver.dialects.triton.config.sequences import sequences_of
 from salver.dialects.triton.config.warmup import warmup_of
 from salver.dialects.triton.config_view import FIRST_RESPONSE
 from salver.dialects.triton.model_config import ENUMS
+from salver.encoding.set_fields import set_fields
 from salver.kernel.repository.checks import ensemble as ensemble_checks
 from salver.kernel.repository.checks import reshape
 from salver.words.artifacts import Batching, ModelConfig, Ragged, Reshape, Versions
@@ -179,7 +180,7 @@ def translate(message: Any, origin: str, name: str) -> Translation:
         InvalidInput: it contradicts itself or the folder, or asks for what must be refused.
     """
     notices: list[str] = []
-    for path in dict.fromkeys(leaves(message)):
+    for path in dict.fromkeys(set_fields(message)):
         if path not in HONOURED and path.split(".")[0] != "parameters":
             notices.append(_notice(path))
     is_ensemble = message.HasField("ensemble_scheduling") or message.platform == PLATFORM
@@ -264,26 +265,6 @@ def _notice(path: str) -> str:
         if path == accepted or path.startswith(f"{accepted}."):
             return f"config.pbtxt: field `{accepted}` is accepted, and has no effect here"
     return f"config.pbtxt: field `{path}` has no effect yet"
-
-
-def leaves(message: Any, prefix: str = "") -> Iterator[str]:
-    """Yield the paths of the fields that are set, without indices and keys: ``instance_group.count``."""
-    for field, value in message.ListFields():
-        path = prefix + field.name
-        is_map = field.message_type is not None and field.message_type.GetOptions().map_entry
-        if field.message_type is None or (is_map and not hasattr(next(iter(value.values())), "ListFields")):
-            yield path
-            continue
-        parts = (
-            value.values()
-            if is_map
-            else value
-            if isinstance(value, list) or hasattr(value, "add")
-            else [value]
-        )
-        for part in parts:
-            below = tuple(leaves(part, f"{path}."))
-            yield from below or (path,)
 
 
 def _check_metrics(message: Any, origin: str, notices: list[str]) -> None:
