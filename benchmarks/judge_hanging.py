@@ -20,16 +20,16 @@ import numpy as np
 import numpy.typing as npt
 
 from salver.features.releases.experiments.collector import Collector
-from salver.features.releases.experiments.router import Plan, Router
+from salver.features.releases.experiments.router import Router
 from salver.features.releases.experiments.underway import UnderWay
 from salver.features.releases.judge.paths import Arms, Schedule, paths
 from salver.features.releases.judge.policy import Policy, Stage
 from salver.features.releases.splitting import Splitting
-from salver.kernel.serving.dataplane import DataPlane, DoorRules
+from salver.kernel.serving.exchange import Exchange, RequestPath
 from salver.stats.exact import clopper_pearson
 from salver.words.errors import Code
 from salver.words.events import Event
-from salver.words.messages import Call, InferRequest, ModelId, Timing
+from salver.words.messages import Call, InferRequest, ModelId
 from salver.words.releases import Arm, Seen, Split
 
 Floats = npt.NDArray[np.float64]
@@ -42,6 +42,8 @@ _TICK: Final = 5  # seconds between looks, which divide a bucket
 _BLOCK: Final = 512
 _PAUSE, _SHORTEST, _LONGEST = 100.0, 10.0, 60.0  # mean seconds between two stalls, and how long they are
 _REQUEST: Final = InferRequest("m", ())
+_Exchange = Exchange[Any, Any]
+_NO_CODEC: Any = None
 
 
 class World(NamedTuple):
@@ -96,8 +98,9 @@ class Release:
         router.replace([Split("r", "m", stable="1", canary="2", weight=world.weight, salt=f"salt {seed}")])
         under_way, self.emitted = UnderWay(self.clock), list[Event]()
         self.emit = self.emitted.append
-        self.splits = Splitting(router, under_way=under_way)
-        self.door: Any = DataPlane(self, self, self.clock, str, DoorRules(splits=self.splits))  # type: ignore[arg-type]
+        splits = Splitting(router, under_way=under_way)
+        no_version: Any = None  # how long one takes is all that is known of it
+        self.path = RequestPath(no_version, self.emit, self.clock, str, stage=splits)
         self.seen: list[Seen] = []
         self.write = self.seen.append
         self.collector = Collector(self, self.clock, under_way=under_way)
@@ -107,12 +110,6 @@ class Release:
         self.own = world.own(rng, world.users) if world.own else None
         stalls = self._stalls()
         self.stalls = (self._stalls() if world.stalls == "each" else stalls), stalls
-
-    def acquire(self, name: str, version: str = "") -> None:
-        """No version is there: how long it takes is all that is known of it."""
-        raise NotImplementedError
-
-    other = acquire
 
     def clock(self) -> float:
         return self.now
@@ -152,17 +149,16 @@ class Release:
         who = rng.integers(world.users or 1, size=len(at))
         return list(zip(at.tolist(), who.tolist(), strict=True))
 
-    def _ask(self, at: float, who: int) -> tuple[float, Call, Plan, str]:
+    def _ask(self, at: float, who: int) -> tuple[float, _Exchange, str]:
         """When it ends, and how."""
         world = self.world
         traits = {"header:x-user-id": f"user {who}"} if world.users else None
         call = Call("x", self.now, request_id=str(self.rng.random()), traits=traits)
-        plan = self.splits.begin("m", "", call)
-        assert plan is not None
-        if plan.assignment is None:
-            plan = self.splits.settle(plan, call, _REQUEST)
-        assert plan.assignment is not None
-        is_canary = plan.assignment.arm is Arm.CANARY
+        exchange = _Exchange(self.path, _NO_CODEC, "m", "", call)
+        sent: Any = exchange.passage and exchange.passage.settled(_REQUEST)
+        exchange.passage = sent
+        exchange.served = ModelId("m", sent.plan.assignment.version)
+        is_canary = sent.plan.assignment.arm is Arm.CANARY
         took = next(self.took_by_canary if is_canary else self.took)
         if self.own is not None:
             took *= self.own[who]
@@ -171,13 +167,11 @@ class Release:
             if at < ends and begins < end:
                 end += ends - max(begins, at)
         if end - at > world.patience:
-            return at + world.patience, call, plan, Code.CANCELLED.value
-        return end, call, plan, "ok"
+            return at + world.patience, exchange, Code.CANCELLED.value
+        return end, exchange, "ok"
 
-    def _answer(self, call: Call, plan: Plan, outcome: str) -> None:
-        assert plan.assignment is not None
-        who = ModelId("m", plan.assignment.version)
-        self.door.announce(who, outcome, call, Timing(), 1, 4, "", call.standing, 0.0, "", plan)
+    def _answer(self, exchange: _Exchange, outcome: str) -> None:
+        exchange.end(outcome)
 
     def _draws(self, service: Service) -> Iterator[float]:
         while True:

@@ -82,11 +82,15 @@ class Counter:
 
 async def serve(root: str, port: int, rounds: int, seed: int) -> None:
     """A server of two versions, which takes its turns and writes down what each of them took."""
-    from salver.app import Server as App
+    from salver.app import Server as PlainServer
     from salver.configuration import ServeConfig
     from salver.features.releases.experiments.collector import Collector
     from salver.transport.server import FrontConfig
     from salver.words.releases import Split
+
+    class App(PlainServer):
+        def _stage(self) -> Any:
+            return self.splits
 
     chance, turns = random.Random(seed), []
     async with (

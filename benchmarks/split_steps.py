@@ -31,7 +31,9 @@ from salver.features.releases.splitting import Splitting
 from salver.features.releases.window_exchange import Told
 from salver.kernel.lifecycle.memory import tune_interpreter
 from salver.kernel.serving.bus import Bus
-from salver.kernel.serving.dataplane import DataPlane, DoorRules
+from salver.kernel.serving.capabilities import Capabilities
+from salver.kernel.serving.dataplane import DataPlane
+from salver.kernel.serving.exchange import RequestPath
 from salver.transport.calls import take_traits
 from salver.words.messages import Call, InferRequest, InferResponse, ModelId, Signature
 from salver.words.releases import Split
@@ -47,7 +49,7 @@ KINDS = {"known": 0, "one in five new": 5, "new": 1}
 class Nothing:
     """Lease, model and codec of a version; and lessor of both."""
 
-    signature, protocol = Signature((), ()), "none"
+    signature, protocol, capabilities = Signature((), ()), "none", Capabilities()
     request = InferRequest("tiny", ())
 
     def __init__(self, version: str = "1") -> None:
@@ -76,6 +78,9 @@ class Nothing:
 
     def encode(self, *_: Any) -> Any:
         return b""
+
+    def takes_long(self, *_: Any) -> bool:
+        return False
 
     def fault(self, error: Exception) -> Any:
         raise error
@@ -145,8 +150,9 @@ class Door:
         self._model, self._router = Nothing(), Router()
         self._router.replace(splits)
         self._bus = Bus([self._collector])
-        rules = DoorRules(splits=Splitting(self._router, None, self._collector.answers.append))
-        self._plane: Any = DataPlane(self._model, self._bus, time.monotonic, lambda: "0" * 16, rules)
+        splitting = Splitting(self._router, None, self._collector.answers.append)
+        path = RequestPath(self._model, self._bus.emit, time.monotonic, lambda: "0" * 16, stage=splitting)
+        self._plane: Any = DataPlane(path)
 
     async def timed(self, names: Sequence[bytes]) -> float:
         """CPU microseconds of each request, of units of these names."""

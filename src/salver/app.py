@@ -87,8 +87,9 @@ from salver.kernel.repository import Repository
 from salver.kernel.serving.bus import Bus
 from salver.kernel.serving.control import ServerControl
 from salver.kernel.serving.controlplane import ControlMode, ControlPlane
-from salver.kernel.serving.dataplane import DataPlane, DoorRules
+from salver.kernel.serving.dataplane import DataPlane
 from salver.kernel.serving.decoding import Decoders
+from salver.kernel.serving.exchange import RequestPath
 from salver.kernel.serving.fetching import Fetching
 from salver.kernel.serving.inner import Inner
 from salver.kernel.serving.loader import Loader
@@ -99,6 +100,7 @@ from salver.kernel.serving.present import CacheUse, Load, Losses
 from salver.kernel.serving.readiness import Readiness
 from salver.kernel.serving.registry import Registry
 from salver.kernel.serving.servable import Servable
+from salver.kernel.serving.stages import Stage
 from salver.stores import Copies, open_store
 from salver.transport.access import Watched
 from salver.transport.access_check import Access, AccessRules, Changing
@@ -244,12 +246,10 @@ class Server:
         loader = Loader(backends, self._bus, clock, terms, self._additions(terms, clock))
         self._live(loader, backends, clock)
         self._regions: RegionRegistry = SharedMemory() if config.allow_client_shm else NO_REGIONS
-        samples = self._spans.samples if self._spans else None
         self.shadows = Shadowing(self._manager, self._bus.emit, clock)
         self.splits = Splitting(Router(), self.shadows, self._collector.answers.append, self._under_way)
         self._decoders = Decoders()
-        rules = DoorRules(samples, config.keeps_timeouts, self.splits, self._decoders, config.tritons_words)
-        door: DataPlane[Any, Any] = DataPlane(self._manager, self._bus, clock, new_id, rules)
+        door: DataPlane[Any, Any] = DataPlane(self._path(clock, new_id))
         self.signature = door.signature
         if self._of_registry.ledger:
             await self._keep_ledger(new_id)
@@ -298,6 +298,23 @@ class Server:
             await self._open(doors)
             await self._load()
         self._is_up = True
+
+    def _path(self, clock: Callable[[], float], new_id: Callable[[], str]) -> RequestPath:
+        return RequestPath(
+            self._manager,
+            self._bus.emit,
+            clock,
+            new_id,
+            self._spans.samples if self._spans else None,
+            self.config.keeps_timeouts,
+            self._stage(),
+            self._decoders,
+            self.config.tritons_words,
+        )
+
+    def _stage(self) -> Stage | None:
+        """The releases' stage of the data plane, which a server without a registry does not have."""
+        return self.splits if self._of_registry.ledger else None
 
     async def _keep_ledger(self, new_id: Callable[[], str]) -> None:
         """The registry and releases, which a server without them does not import."""
@@ -627,8 +644,8 @@ class Server:
                 s.engine.insight(),
                 tuple(s.manifest.config.fairness.weights),
                 metric_tags(s.manifest.triton),
-                s.is_cached,
-                first_response_bounds(s.manifest.triton) if s.stream is not None else (),
+                s.capabilities.uncached is not None,
+                first_response_bounds(s.manifest.triton) if s.capabilities.stream is not None else (),
             )
             for s in self._manager.servables()
         ]

@@ -19,8 +19,8 @@ from salver.kernel.lifecycle.manager import Manager
 from salver.kernel.serving.control import ServerControl
 from salver.kernel.serving.controlplane import ControlPlane
 from salver.kernel.serving.inner import Inner
-from salver.kernel.serving.loader import Servable
 from salver.kernel.serving.ports import Observer
+from salver.kernel.serving.servable import Servable
 from salver.transport.operations import Operation
 from salver.transport.pages import Pages
 from salver.words.errors import InvalidInput

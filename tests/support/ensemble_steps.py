@@ -3,6 +3,7 @@
 import asyncio
 
 import numpy as np
+from servables import Declaring
 
 from salver.words.artifacts import EnsembleStep
 from salver.words.errors import (
@@ -18,7 +19,7 @@ from salver.words.messages import (
 from salver.words.tensor import DataType, tensor
 
 
-class Model:
+class Model(Declaring):
     """A servable around a function of arrays by name; it is its own lease.
 
     ``gate`` is waited for; ``turns`` are turns of the loop that a request takes.

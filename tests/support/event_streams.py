@@ -3,9 +3,12 @@
 import asyncio
 import json
 
+from servables import Declaring
+
 from salver.dialects.oip.http_operations import HttpOperations
 from salver.kernel.serving.bus import Bus
 from salver.kernel.serving.dataplane import DataPlane
+from salver.kernel.serving.exchange import RequestPath
 from salver.transport.asgi import Front
 from salver.transport.calls import Reception
 from salver.words.errors import NotFound
@@ -13,7 +16,7 @@ from salver.words.messages import InferResponse, ModelId, Signature, TensorSpec
 from salver.words.tensor import DataType, tensor
 
 
-class Speaker:
+class Speaker(Declaring):
     """A servable that says the words of its script; an exception in it is raised, "wait" waits."""
 
     signature = Signature(
@@ -76,7 +79,7 @@ class EventStreamRig:
         self.bus = Bus((self.world,))
         clock = asyncio.get_running_loop().time
         reception = Reception(clock, lambda: "00000000000000ab", b"")
-        door = DataPlane(self.world, self.bus, clock, reception.new_id)
+        door = DataPlane(RequestPath(self.world, self.bus.emit, clock, reception.new_id))
         self.front = Front(HttpOperations(door, None, None), None, reception, max_body=10_000)
         self.sent = []
         self.hangs_up = asyncio.Event()

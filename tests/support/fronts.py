@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import struct
+from types import SimpleNamespace
 
 from salver.backends.protocol import Traits
 from salver.dialects.oip.http_operations import HttpOperations
@@ -11,7 +12,9 @@ from salver.dialects.triton.config_view import Facts, complete
 from salver.kernel.engine.engine import Engine
 from salver.kernel.engine.thread import ThreadRunner
 from salver.kernel.serving.bus import Bus
+from salver.kernel.serving.capabilities import Capabilities
 from salver.kernel.serving.dataplane import DataPlane
+from salver.kernel.serving.exchange import RequestPath
 from salver.transport.asgi import Front
 from salver.transport.calls import Reception
 from salver.transport.grpc import GrpcMethods
@@ -40,6 +43,11 @@ class Model:
 
     def close(self):
         pass
+
+
+def served(infer):
+    """A servable that can do nothing but infer."""
+    return SimpleNamespace(signature=SIGNATURE, capabilities=Capabilities(), infer=infer)
 
 
 class Control:
@@ -123,8 +131,8 @@ class FrontRig:
             clock=clock,
             emit=self.bus.emit,
         )
-        self.control.servable = self.engine
-        door = DataPlane(self.control, self.bus, clock, new_id)
+        self.control.servable = served(self.engine.infer)
+        door = DataPlane(RequestPath(self.control, self.bus.emit, clock, new_id))
         reception = Reception(clock, new_id, tenant_header)
         self.front = Front(
             HttpOperations(door, self.control, Exposition()),

@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 import pytest
+from servables import Declaring
 from torchserve_stubs import (
     INFERENCE,
     MANAGEMENT,
@@ -23,6 +24,7 @@ from salver.dialects.torchserve.grpc_methods import TorchServeMethods
 from salver.dialects.torchserve.rules import TorchServeRules
 from salver.kernel.serving.bus import Bus
 from salver.kernel.serving.dataplane import DataPlane
+from salver.kernel.serving.exchange import RequestPath
 from salver.transport.asgi import Front
 from salver.transport.calls import Reception
 from salver.transport.doors import Kind, door
@@ -54,7 +56,7 @@ from salver.words.messages import (
 from salver.words.tensor import DataType, Tensor
 
 
-class Played:
+class Played(Declaring):
     """A handler that does what its bytes say, and all that registers it."""
 
     id = ModelId("m", "1.0")
@@ -184,7 +186,7 @@ class Played:
         return self.is_well
 
 
-class Identity:
+class Identity(Declaring):
     """A model of tensors."""
 
     signature = Signature(
@@ -210,7 +212,7 @@ class Rig:
         clock = asyncio.get_running_loop().time
         reception = Reception(clock, lambda: f"{next(ids):016x}")
         self.bus = Bus((self,))
-        plane = DataPlane(self.played, self.bus, clock, reception.new_id)
+        plane = DataPlane(RequestPath(self.played, self.bus.emit, clock, reception.new_id))
         control: Any = SimpleNamespace(is_ready=self._is_ready, statuses=self._statuses)
         methods = TorchServeMethods(
             plane, control, self.played, TorchServeRules(**rules), keys, reception.new_id

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 from event_streams import EventStreamRig, Speaker
+from servables import Declaring
 from waiting import PATIENCE_S
 
 from salver.encoding.bodies import HttpReply
@@ -18,7 +19,7 @@ from salver.words.tensor import DataType, tensor
 PATH = "/v2/models/m/generate_stream"
 
 
-class Whole:
+class Whole(Declaring):
     """A servable that answers once, with as many rows as were asked for."""
 
     signature = Signature(

@@ -4,13 +4,12 @@ import asyncio
 import gzip
 import json
 import struct
-from types import SimpleNamespace
 from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import tritonclient.grpc.service_pb2 as pb
-from fronts import SIGNATURE, FrontRig
+from fronts import FrontRig, served
 from waiting import PATIENCE_S
 
 from salver.words.artifacts import LoadOrder
@@ -193,8 +192,8 @@ async def test_a_defect_of_ours_is_an_incident_not_a_traceback():
 async def test_headers_and_metadata_say_for_whom_a_request_is(tenant_header, headers, standing):
     async with FrontRig(tenant_header=tenant_header) as rig:
         seen = []
-        rig.control.servable = SimpleNamespace(
-            signature=SIGNATURE, infer=lambda *given: seen.append(given[3]) or rig.engine.infer(*given[:3])
+        rig.control.servable = served(
+            lambda *given: seen.append(given[3]) or rig.engine.infer(*given[:3]),
         )
         status, _, _ = await rig.http("POST", "/v2/models/m/infer", json.dumps(ASK).encode(), headers)
         assert status == 200
@@ -218,7 +217,7 @@ async def test_a_header_that_says_nonsense_of_the_caller_is_refused(header, valu
 async def test_a_grpc_refusal_has_trailers_only_and_says_when_to_come_back():
     async with FrontRig() as rig:
         busy = Mock(side_effect=Overloaded("busy", retry_after=0.25))
-        rig.control.servable = Mock(signature=SIGNATURE, infer=busy)
+        rig.control.servable = served(busy)
         message = ask()
         sent = await rig.call(
             "POST",

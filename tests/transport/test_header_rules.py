@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 import tritonclient.grpc.service_pb2 as pb
+from servables import Declaring
 
 from salver.dialects.oip.http_operations import HttpOperations
 from salver.encoding.bodies import HttpReply
 from salver.kernel.serving.bus import Bus
 from salver.kernel.serving.dataplane import DataPlane
+from salver.kernel.serving.exchange import RequestPath
 from salver.transport.asgi import Front
 from salver.transport.calls import HeaderRules, Reception, take_traits
 from salver.transport.doors import Kind, door
@@ -230,7 +232,7 @@ async def test_headers_are_forwarded_over_both_protocols_and_only_where_asked() 
     assert json.loads((await ask(HeaderRules(), "/v2/models/m/infer", given))[2]) is None
 
 
-class Servable:
+class Servable(Declaring):
     signature = Signature((), ())
 
     def __init__(self) -> None:
@@ -257,7 +259,7 @@ class Lessor:
         pass
 
 
-class Codec:
+class Codec(Declaring):
     def decode(self, body: InferRequest, signature: Signature) -> InferRequest:
         return body
 
@@ -271,7 +273,7 @@ class Codec:
 @pytest.mark.parametrize("way", ["infer", "stream"])
 async def test_a_model_sees_headers_beside_the_parameters_which_win(way: str) -> None:
     lessor: Any = Lessor()
-    plane: DataPlane[Any, Any] = DataPlane(lessor, Bus(()), lambda: 0.0, lambda: "id")
+    plane: DataPlane[Any, Any] = DataPlane(RequestPath(lessor, Bus(()).emit, lambda: 0.0, lambda: "id"))
     call = Call("oip-http", 0.0, forwarded={"x-a": "1", "k": "header"})
     request = InferRequest("m", (), parameters={"k": "own", "timeout": 5_000_000})
     assert await getattr(plane, way)(Codec(), request, "m", "", call) == "done"
@@ -284,7 +286,7 @@ async def test_a_model_sees_headers_beside_the_parameters_which_win(way: str) ->
 )
 async def test_tr_r23_tr_r32_a_header_with_a_reserved_name_is_refused(way: str, name: str) -> None:
     lessor: Any = Lessor()
-    plane: DataPlane[Any, Any] = DataPlane(lessor, Bus(()), lambda: 0.0, lambda: "id")
+    plane: DataPlane[Any, Any] = DataPlane(RequestPath(lessor, Bus(()).emit, lambda: 0.0, lambda: "id"))
     call = Call("oip-http", 0.0, forwarded={"x-a": "1", name: "1"})
     said = await getattr(plane, way)(Codec(), InferRequest("m", ()), "m", "", call)
     assert f"header '{name}' cannot become a parameter: that name is reserved." in said

@@ -7,12 +7,10 @@ Pure.
 """
 
 from collections.abc import Mapping
-from typing import Protocol
 
 import msgspec
 
-from salver.words.errors import SalverError, TooLarge, tritons
-from salver.words.messages import InferRequest, InferResponse, Signature
+from salver.words.errors import TooLarge, tritons
 
 _NO_HEADERS: Mapping[bytes, bytes] = {}
 
@@ -62,21 +60,3 @@ class GrpcStatus(msgspec.Struct, frozen=True, gc=False):
     code: int
     message: str
     pushback_ms: int = 0
-
-
-class InferCodec(Protocol):
-    """One HTTP inference format."""
-
-    protocol: str  # label of the metrics, e.g. "oip-http"
-
-    def decode(self, http: HttpBody, signature: Signature) -> InferRequest:
-        """Raises InvalidInput (naming the field), TooLarge or Unsupported; nothing else."""
-        ...
-
-    def encode(self, request: InferRequest, response: InferResponse) -> HttpReply:
-        """Raises InvalidInput or Unsupported where the format cannot carry the answer."""
-        ...
-
-    def fault(self, error: SalverError) -> HttpReply:
-        """The protocol's own form of that error. Total: never raises."""
-        ...

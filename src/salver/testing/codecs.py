@@ -1,7 +1,7 @@
-"""Does a codec keep its promises? A suite that yours can subclass.
+"""Conformance suite of codecs, for subclasses.
 
-Give it a codec, a signature and sample bodies; pytest does the rest. Holds for any
-:class:`~salver.encoding.bodies.InferCodec`::
+Give it a codec, a signature and sample bodies; pytest does the rest. It holds for any
+:class:`~salver.kernel.serving.ports.Codec` over HTTP::
 
     class TestMyCodec(CodecConformance):
         codec = MyCodec()
@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from salver.encoding.bodies import HttpBody, InferCodec
+from salver.encoding.bodies import HttpBody, HttpReply
+from salver.kernel.serving.ports import Codec
 from salver.words.errors import Code, InvalidInput, SalverError, TooLarge, Unsupported
 from salver.words.messages import InferRequest, InferResponse, Signature
 from salver.words.tensor import DataType, Tensor
@@ -76,7 +77,7 @@ class CodecConformance:
         samples: Valid requests, at least one.
     """
 
-    codec: InferCodec
+    codec: Codec[HttpBody, HttpReply]
     signature: Signature
     samples: tuple[HttpBody, ...]
 

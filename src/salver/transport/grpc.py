@@ -44,6 +44,7 @@ from salver.encoding.bodies import GrpcStatus
 from salver.encoding.values import has_many_strings
 from salver.encoding.varints import check_fields
 from salver.kernel.serving.decoding import Decoders
+from salver.kernel.serving.ports import Codec
 from salver.kernel.serving.standing import CLASS_HEADER, PRIORITY_HEADER, from_headers
 from salver.transport.access_check import LOCAL, Access
 from salver.transport.budget import COUNTED, Budget, Share, pace
@@ -84,7 +85,7 @@ Reply = bytes | GrpcStatus
 _Method = Callable[[bytes, Call], Awaitable[Reply]]
 
 
-class OpenInferenceGrpc:
+class OpenInferenceGrpc(Codec[InferRequest, Reply]):
     """The codec that the one door calls; the message was parsed to learn the model's name."""
 
     protocol = "oip-grpc"

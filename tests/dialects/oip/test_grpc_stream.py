@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import tritonclient.grpc.service_pb2 as pb
+from servables import Declaring
 from waiting import PATIENCE_S
 
 from salver.backends.protocol import Traits
@@ -16,7 +17,9 @@ from salver.dialects.oip.grpc_stream import Streamed, StreamLimits
 from salver.kernel.engine.engine import Engine
 from salver.kernel.engine.thread import ThreadRunner
 from salver.kernel.serving.bus import Bus
+from salver.kernel.serving.capabilities import Capabilities
 from salver.kernel.serving.dataplane import DataPlane
+from salver.kernel.serving.exchange import RequestPath
 from salver.transport.calls import Reception
 from salver.transport.grpc import GrpcMethods
 from salver.transport.grpc_frames import FrameReader, frame
@@ -32,7 +35,7 @@ ENABLE = "triton_enable_empty_final_response"
 SIGNATURE = Signature((TensorSpec("do", DataType.BYTES, (1,)),), (TensorSpec("did", DataType.BYTES, (1,)),))
 
 
-class Servable:
+class Servable(Declaring):
     """Does what its input says; ``hold`` waits for the gate, ``fail`` raises."""
 
     id = ModelId("m", "1")
@@ -106,7 +109,7 @@ class Rig:
         self.bus = Bus((self,))
         ids = itertools.count(1)
         reception = Reception(asyncio.get_running_loop().time, lambda: f"{next(ids):016x}")
-        door = DataPlane(self, self.bus, reception.clock, reception.new_id)
+        door = DataPlane(RequestPath(self, self.bus.emit, reception.clock, reception.new_id))
         self.methods = GrpcMethods(door, None, None, reception, max_message=max_message)
         read = self.methods._streamed
         self.streams = Streamed(door, reception, read, StreamLimits(max_message, **limits))
@@ -338,7 +341,11 @@ async def test_tr_g9_an_error_of_the_models_own_kind_is_no_refusal(wants_status)
     clock = asyncio.get_running_loop().time
     engine = Engine(ModelId("m", "1"), runner, ModelConfig(), clock=clock, emit=rig.bus.emit)
     rig.plain = SimpleNamespace(
-        id=engine.id, infer=engine.infer, signature=engine.signature, release=lambda: None
+        id=engine.id,
+        infer=engine.infer,
+        signature=engine.signature,
+        capabilities=Capabilities(),
+        release=lambda: None,
     )
     misfit = ask("ok", "misfit")
     misfit.inputs[0].name = "what"

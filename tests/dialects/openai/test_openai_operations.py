@@ -11,6 +11,7 @@ from salver.dialects.oip.http_operations import HttpOperations
 from salver.dialects.openai.chat_template import ChatTemplate
 from salver.dialects.openai.voice import Spoken, Voice
 from salver.kernel.serving.dataplane import DataPlane
+from salver.kernel.serving.exchange import RequestPath
 from salver.transport.asgi import Front
 from salver.transport.calls import Reception
 from salver.words.errors import DeadlineExceeded, ModelFailed, NotFound, Overloaded
@@ -57,7 +58,7 @@ class Talk(EventStreamRig):
         super().__init__(servable)
         clock = asyncio.get_running_loop().time
         reception = Reception(clock, lambda: "00000000000000ab", b"", "me")
-        door = DataPlane(self.world, self.bus, clock, reception.new_id)
+        door = DataPlane(RequestPath(self.world, self.bus.emit, clock, reception.new_id))
         self.control = Control()
         operations = HttpOperations(door, self.control, None, reception)
         self.front = Front(operations, None, reception, max_body=max_body)

@@ -5,10 +5,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from servables import Declaring
 
 from salver.dialects.tensorflow.recording import Sampling
 from salver.kernel.serving.bus import Bus
 from salver.kernel.serving.dataplane import DataPlane
+from salver.kernel.serving.exchange import RequestPath
+from salver.kernel.serving.ports import Codec
 from salver.words.artifacts import Logging
 from salver.words.errors import InvalidInput
 from salver.words.events import Event, Predicted, Served
@@ -28,11 +31,11 @@ def test_about_as_many_as_wished() -> None:
     assert 850 < sum(sampling.takes() for _ in range(10_000)) < 1150
 
 
-class _Echo:
+class _Echo(Declaring):
     signature = Signature((), (), name="first")
 
     def __init__(self, logging: Sampling | None) -> None:
-        self.logging = logging
+        self.recording = logging
         self.id = ModelId("m", "1")
         self.servable = self
 
@@ -48,7 +51,7 @@ class _Echo:
         return InferResponse("m", "1", request.inputs)
 
 
-class _Codec:
+class _Codec(Codec[InferRequest, Any]):
     protocol = "test"
 
     def decode(self, body: InferRequest, signature: Signature) -> InferRequest:
@@ -72,7 +75,7 @@ class _Seen:
 async def _ask(logging: Sampling | None, request: InferRequest, api: str = "Predict") -> list[Event]:
     seen = _Seen()
     bus = Bus([seen])
-    plane: DataPlane[Any, Any] = DataPlane(_Echo(logging), bus, lambda: 1.0, lambda: "id")
+    plane: DataPlane[Any, Any] = DataPlane(RequestPath(_Echo(logging), bus.emit, lambda: 1.0, lambda: "id"))
     await plane.infer(_Codec(), request, "m", "", Call("test", 0.0, api=api))
     bus.flush()
     return seen.events

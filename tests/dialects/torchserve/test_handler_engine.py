@@ -299,9 +299,9 @@ async def test_ts_b6_ts_y3_sequences_stay_with_what_their_worker_remembers() -> 
         assert await world.ask("add 3") == "3", "of no sequence"
         asked = [asking("add 1", sequence=(name, False, False)) for name in "abc"]
         assert [world.engine.knows(request) for request in asked] == [False, True, True]
-        assert world.engine.remembers and not world.engine.knows(asking("add 1"))
+        assert world.engine.capabilities.sequences and not world.engine.knows(asking("add 1"))
     async with world_of() as world:
-        assert not world.engine.remembers and not world.engine.knows(asked[1])
+        assert not world.engine.capabilities.sequences and not world.engine.knows(asked[1])
 
 
 async def test_ts_b6_ts_b7_what_waits_in_a_sequence_is_told_that_its_worker_died() -> None:

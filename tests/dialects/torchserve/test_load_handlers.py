@@ -14,8 +14,10 @@ from salver.dialects.torchserve.loading import HandlerLoader, HandlerRules
 from salver.kernel.lifecycle import LifecycleConfig, Manager
 from salver.kernel.serving.bus import Bus
 from salver.kernel.serving.dataplane import DataPlane
+from salver.kernel.serving.exchange import RequestPath
 from salver.kernel.serving.loader import Loader
 from salver.kernel.serving.loading import Additions, Terms
+from salver.kernel.serving.ports import Codec
 from salver.words.artifacts import Manifest, ModelConfig
 from salver.words.errors import SalverError
 from salver.words.events import BatchRan, Event, Served
@@ -39,7 +41,7 @@ def handle(data, context):
 """
 
 
-class _Texts:
+class _Texts(Codec[str, str]):
     """A codec of texts, told apart from errors by their types."""
 
     protocol = "texts"
@@ -70,7 +72,9 @@ class _World:
         self.manager: Manager[Any] = Manager(
             self.loader, time.monotonic, self.bus.emit, LifecycleConfig(), lambda: None
         )
-        self.door: DataPlane[str, str] = DataPlane(self.manager, self.bus, time.monotonic, lambda: "0" * 16)
+        self.door: DataPlane[str, str] = DataPlane(
+            RequestPath(self.manager, self.bus.emit, time.monotonic, lambda: "0" * 16)
+        )
 
     def observe(self, events: Any) -> None:
         self.events += events

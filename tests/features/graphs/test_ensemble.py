@@ -15,6 +15,7 @@ from salver.features.graphs.ensemble import Ensemble as Engine
 from salver.features.graphs.graph import Member, connect
 from salver.kernel.serving.bus import Bus
 from salver.kernel.serving.dataplane import DataPlane
+from salver.kernel.serving.exchange import RequestPath
 from salver.kernel.serving.inner import Inner
 from salver.words.artifacts import Batching, Ensemble, EnsembleStep, ModelConfig, Reshape
 from salver.words.errors import (
@@ -48,12 +49,14 @@ class World:
         self.models, self.now, self.events = models, now, []
         self.bus = Bus([self])
         numbers = iter(range(1, 1000))
-        door = DataPlane(self, self.bus, lambda: self.now, lambda: f"{next(numbers):016x}")
+        door = DataPlane(RequestPath(self, self.bus.emit, lambda: self.now, lambda: f"{next(numbers):016x}"))
         most = config.pop("max_inflight_requests", 0)
         self.config = ModelConfig(ensemble=Ensemble(steps, most), **config)
         pairs = self.config.ensemble.models
         held = Inner(lambda: door).hold(pairs)
-        members = {pair: Member(held.signature(*pair), held.is_decoupled(*pair)) for pair in pairs}
+        members = {
+            pair: Member(held.signature(*pair), held.capabilities(*pair).is_decoupled) for pair in pairs
+        }
         graph = connect("e", self.config, members)
         make = DecoupledEnsemble if graph.is_decoupled else Engine
         self.engine = make(ModelId("e", "3"), graph, held, self.config, lambda: self.now, self.bus.emit)
@@ -236,7 +239,7 @@ async def test_u_51_a_span_and_a_count_for_each_step():
 
 async def test_tr_s6_ensembles_of_ensembles():
     inner = World(chain(), DOUBLE, ADD)
-    inner.engine.asks_others, inner.engine.leases = True, 0
+    inner.engine.leases = 0
     outer = World({"inner": inner.engine, "one": Model(lambda x: x + 1)}, step("inner", "a=a", "c=b"), ADD)
     assert numbers(await outer.ask(a=rows(1, 2))) == [4.0, 6.0]
     (served,) = [e for e in outer.seen(Served) if e.model == "inner"]

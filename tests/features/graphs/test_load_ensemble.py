@@ -12,6 +12,7 @@ from salver.features.cache.local import LocalCache
 from salver.features.graphs.loading import EnsembleLoader
 from salver.kernel.serving.bus import Bus
 from salver.kernel.serving.dataplane import DataPlane
+from salver.kernel.serving.exchange import RequestPath
 from salver.kernel.serving.inner import Inner
 from salver.kernel.serving.loader import Loader
 from salver.kernel.serving.loading import Additions, Terms
@@ -46,7 +47,7 @@ class Models:
 
 def loader(models, caching=None, missing="") -> Loader:
     bus = Bus(())
-    door = DataPlane(Models(models, missing), bus, time.monotonic, lambda: "0" * 15 + "1")
+    door = DataPlane(RequestPath(Models(models, missing), bus.emit, time.monotonic, lambda: "0" * 15 + "1"))
     ensembles = EnsembleLoader(Inner(lambda: door), bus.emit, time.monotonic)
     attachments = [CacheAttachment(caching)] if caching else []
     return Loader({}, bus, time.monotonic, Terms(2), Additions({"ensemble": ensembles}, (), attachments))
@@ -55,7 +56,8 @@ def loader(models, caching=None, missing="") -> Loader:
 async def test_tr_s6_an_ensemble_holds_its_models_until_it_is_closed() -> None:
     models = chain()
     servable = await loader(models).load(manifest())
-    assert (servable.stream, servable.asks_others, servable.signature.platform) == (None, True, "ensemble")
+    can = servable.capabilities
+    assert (can.stream, can.asks_others, servable.signature.platform) == (None, True, "ensemble")
     assert [model.leases for model in models.values()] == [1, 1]
     await servable.warm(servable.manifest.config)
     response = await servable.infer(InferRequest("e", (tensor("a", rows(3)),)))
@@ -81,7 +83,7 @@ async def test_tr_s10_answers_of_a_decoupled_ensemble_are_not_kept() -> None:
         await loader(models).load(manifest(*steps, response_cache=True))
     assert [model.leases for model in models.values()] == [0, 0, 0]
     servable = await loader(models).load(manifest(*steps))
-    assert servable.stream is not None
+    assert servable.capabilities.stream is not None
     await servable.close()
 
 

@@ -5,6 +5,7 @@ import asyncio
 import msgspec
 import numpy as np
 import pytest
+from servables import Declaring
 
 from salver.features.releases.shadow import Shadowing
 from salver.words.errors import InvalidInput, ModelFailed, NotReady
@@ -27,7 +28,7 @@ def request(**parameters):
     return InferRequest("m", (tensor("x", np.zeros((1, 1))),), "1", parameters=parameters, trace="span")
 
 
-class Canary:
+class Canary(Declaring):
     """Lessor, lease and servable in one."""
 
     id = ModelId("m", "2")

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
+from splitting_server import SplittingServer
 from waiting import PATIENCE_S, auntil
 
 from salver.app import Server
@@ -84,7 +85,7 @@ async def server(tmp_path: Path, gate: Path) -> AsyncIterator[Server]:
         front=FrontConfig(port=0),
         tables={"cache": CacheConfig("local", {"size": "1000000"})},
     )
-    async with Server(config) as server:
+    async with SplittingServer(config) as server:
         server.splits.router.replace([SPLIT])
         yield server
         shut(gate, False)

@@ -16,6 +16,7 @@ import pytest
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
 from programs import program
+from splitting_server import SplittingServer
 from waiting import PATIENCE_S
 
 from salver.app import Server
@@ -88,7 +89,7 @@ class Watch:
 @pytest.fixture
 async def server(tmp_path: Path) -> AsyncIterator[Server]:
     write(tmp_path)
-    async with Server(
+    async with SplittingServer(
         ServeConfig(paths=(str(tmp_path),), front=FrontConfig(port=0), control="explicit", load=("m",))
     ) as server:
         server.splits.router.replace([SPLIT])
@@ -210,7 +211,7 @@ async def test_a_tenant_is_a_unit_over_every_protocol(tmp_path: Path) -> None:
     write(tmp_path)
     split = msgspec.structs.replace(SPLIT, units=("tenant", "request"))
     config = ServeConfig(paths=(str(tmp_path),), front=FrontConfig(port=0), tenant_header="x-user-id")
-    async with Server(config) as server:
+    async with SplittingServer(config) as server:
         server.splits.router.replace([split])
         for user in USERS:
             by_header = [ask for ask in CLIENTS if ask not in (by_parameter, by_openai)]

@@ -11,10 +11,10 @@ import grpc
 import httpx
 import msgspec
 import pytest
+from splitting_server import SplittingServer
 from torchserve_stubs import INFERENCE, Stub, inference
 from waiting import auntil
 
-from salver.app import Server
 from salver.configuration import ServeConfig
 from salver.dialects.torchserve.archive_store import ShelfConfig
 from salver.dialects.torchserve.registering import AtStart, HandlerStoreConfig
@@ -74,7 +74,7 @@ async def it(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[An
         control="none",
         tables={"torchserve": {"handlers": handlers, "rules": rules}},
     )
-    async with Server(config) as server:
+    async with SplittingServer(config) as server:
         ports = server.listeners.ports()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{ports[3]}") as channel, httpx.AsyncClient() as http:
             server.splits.router.replace([SPLIT])

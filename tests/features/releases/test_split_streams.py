@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
+from splitting_server import SplittingServer
 from waiting import auntil
 
 from salver.app import Server
@@ -115,7 +116,7 @@ async def server(tmp_path: Path) -> AsyncIterator[Server]:
     write(tmp_path, "sums", SUMS_CONFIG, SUMS, SUMS)
     write(tmp_path, "odd", everything, odd(*STABLE_ODD), odd(*CANARY_ODD))
     write(tmp_path, "renamed", everything, odd(*STABLE_ODD), odd(*RENAMED))
-    async with Server(ServeConfig(paths=(str(tmp_path),), front=FrontConfig(port=0))) as server:
+    async with SplittingServer(ServeConfig(paths=(str(tmp_path),), front=FrontConfig(port=0))) as server:
         yield server
 
 

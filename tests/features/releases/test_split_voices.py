@@ -5,8 +5,8 @@ from pathlib import Path
 
 import openai
 import pytest
+from splitting_server import SplittingServer
 
-from salver.app import Server
 from salver.configuration import ServeConfig
 from salver.features.releases.experiments.assign import assign
 from salver.transport.server import FrontConfig
@@ -43,7 +43,7 @@ async def test_each_version_is_spoken_to_by_its_own_template(tmp_path: Path, is_
         '[versions]\nall = true\n[chat]\ntemplate = "chat.jinja"\n'
     )
     said = set()
-    async with Server(ServeConfig(paths=(str(tmp_path),), front=FrontConfig(port=0))) as server:
+    async with SplittingServer(ServeConfig(paths=(str(tmp_path),), front=FrontConfig(port=0))) as server:
         server.splits.router.replace([SPLIT])
         with openai.OpenAI(api_key="none", base_url=f"{server.url}/v1", max_retries=0) as client:
             for user in (f"user-{number}" for number in range(8)):

@@ -5,12 +5,14 @@ import asyncio
 import msgspec
 import numpy as np
 import pytest
+from servables import Declaring
 
 from salver.features.releases.experiments.router import Router
 from salver.features.releases.experiments.underway import UnderWay
 from salver.features.releases.splitting import Splitting
 from salver.kernel.serving.bus import Bus
-from salver.kernel.serving.dataplane import DataPlane, DoorRules
+from salver.kernel.serving.dataplane import DataPlane
+from salver.kernel.serving.exchange import RequestPath
 from salver.kernel.serving.inner import Inner
 from salver.words.errors import InvalidInput, ModelFailed, NotReady
 from salver.words.events import Served
@@ -22,7 +24,7 @@ SPLIT = Split("r1", "m", stable="1", canary="2", weight=1.0, salt="s")
 PARENT = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
 
 
-class Version:
+class Version(Declaring):
     """One that answers with its number."""
 
     def __init__(self, number):
@@ -60,7 +62,7 @@ class Known:
         return request.parameters.get("sequence_id") in self.ids
 
 
-class World:
+class World(Declaring):
     """Lessor and codec; what a caller gets is the number of the version that answered."""
 
     protocol = "test"
@@ -77,8 +79,9 @@ class World:
         self.router.replace(splits)
         self.under_way = UnderWay(lambda: 1.0)
         self.splitting = Splitting(self.router, mirror, self.answers.append, self.under_way)
-        rules = DoorRules(splits=self.splitting)
-        self.door = DataPlane(self, self.bus, lambda: 1.0, lambda: "0" * 16, rules)
+        self.door = DataPlane(
+            RequestPath(self, self.bus.emit, lambda: 1.0, lambda: "0" * 16, stage=self.splitting)
+        )
 
     def acquire(self, name, version=""):
         self.acquired.append((name, version))

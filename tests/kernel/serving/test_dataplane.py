@@ -5,10 +5,12 @@ import threading
 
 import numpy as np
 import pytest
+from servables import Declaring
 from waiting import PATIENCE_S, auntil
 
 from salver.kernel.serving.bus import Bus
 from salver.kernel.serving.dataplane import DataPlane
+from salver.kernel.serving.exchange import RequestPath
 from salver.words.errors import DeadlineExceeded, InvalidInput, ModelFailed, NotFound, Overloaded
 from salver.words.messages import (
     ANYBODY,
@@ -23,7 +25,7 @@ from salver.words.messages import (
 from salver.words.tensor import tensor
 
 
-class World:
+class World(Declaring):
     """Lessor, lease, servable and codec in one, with a place to fail at."""
 
     protocol = "test"
@@ -84,7 +86,7 @@ class World:
 
 async def answer(world, call=None):
     bus = Bus((world,))
-    door = DataPlane(world, bus, lambda: world.now, lambda: "00ff")
+    door = DataPlane(RequestPath(world, bus.emit, lambda: world.now, lambda: "00ff"))
     call = call or Call("test", 99.0, None, "rid", "tp")
     try:
         return await door.infer(world, b"", "m", "", call)

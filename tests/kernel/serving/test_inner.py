@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from servables import Declaring
 
 from salver.kernel.serving.bus import Bus
 from salver.kernel.serving.dataplane import DataPlane
+from salver.kernel.serving.exchange import RequestPath
 from salver.kernel.serving.inner import ALONE, Inner
 from salver.words.errors import Cancelled, InvalidInput, ModelFailed, NotReady
 from salver.words.messages import Call, InferRequest, InferResponse, ModelId, Signature
@@ -14,7 +16,7 @@ CALL = Call("ensemble", 100.0, deadline=101.0, parent="00-" + "a" * 32 + "-" + "
 REQUEST = InferRequest("m", (tensor("x", np.zeros((3, 1))),), id="r")
 
 
-class World:
+class World(Declaring):
     """Lessor, lease and a servable that answers with what it is told to."""
 
     id = ModelId("m", "7")
@@ -57,7 +59,7 @@ class Pieces(World):
 
 def inner_of(world):
     bus = Bus([world])
-    door = DataPlane(world, bus, lambda: 100.5, lambda: "id")
+    door = DataPlane(RequestPath(world, bus.emit, lambda: 100.5, lambda: "id"))
     return Inner(lambda: door), bus
 
 
@@ -130,7 +132,7 @@ async def test_versions_that_are_held_stay_the_same_until_they_are_released():
     assert first.sender == "me"
     again = inner.hold([("m", "")])
     assert int((await again.infer(REQUEST, CALL)).outputs[0].array[0]) == 2
-    assert (held.signature("m"), held.is_decoupled("m", "7")) == (first.signature, False)
+    assert (held.signature("m"), held.capabilities("m", "7").is_decoupled) == (first.signature, False)
     held.release()
     held.release()
     assert first.leases == 0
@@ -155,7 +157,7 @@ async def test_a_model_that_asks_others_is_told_the_span_that_its_request_is():
     world = World(answer(1))
     world.asks_others = True
     bus = Bus([world])
-    door = DataPlane(world, bus, lambda: 100.5, lambda: "0123456789abcdef")
+    door = DataPlane(RequestPath(world, bus.emit, lambda: 100.5, lambda: "0123456789abcdef"))
     call = Call("oip-http", 100.0, request_id="r7")
     await Inner(lambda: door).infer(REQUEST, call)
     span = f"00-{'0123456789abcdef' * 2}-0123456789abcdef-00"

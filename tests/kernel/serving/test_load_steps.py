@@ -86,7 +86,7 @@ async def test_the_loader_makes_a_servable_that_streams(tmp_path: Path):
     loader = Loader({"python": PythonBackend()}, Bus(), time.monotonic, Terms(cores=2))
     servable = await loader.load(manifest(tmp_path, 256, steps=Steps(vocabulary="bytes")))
     await servable.warm(servable.manifest.config)
-    assert servable.stream is not None
+    assert servable.capabilities.stream is not None
     assert await answer(servable.engine, "a", max_tokens=3) == "bcd"
     assert (servable.engine.queued, servable.placement.runner) == (0, "thread")
     await servable.close()

@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from servables import Declaring
 
 from salver.kernel.serving.bus import Bus
 from salver.kernel.serving.dataplane import DataPlane
+from salver.kernel.serving.exchange import RequestPath
 from salver.words.errors import Cancelled, HandlerFailed, InvalidInput, NotFound, Overloaded, SalverError
 from salver.words.events import Served
 from salver.words.messages import Call, InferRequest, InferResponse, ModelId, Signature, Timing
@@ -21,7 +23,7 @@ def piece(text: str, *, is_last: bool = False) -> InferResponse:
     return InferResponse("m", "7", (), text, timing=TIMING, is_last=is_last)
 
 
-class World:
+class World(Declaring):
     """Lessor, lease, servable and codec in one."""
 
     protocol = "test"
@@ -38,7 +40,9 @@ class World:
         self.replies: list[str] = []
         self.write_all: Any = None
         self.bus = Bus((self,))
-        self.door: DataPlane[bytes, str] = DataPlane(self, self.bus, lambda: 100.0, lambda: "00ff")  # type: ignore[arg-type]
+        self.door: DataPlane[bytes, str] = DataPlane(
+            RequestPath(self, self.bus.emit, lambda: 100.0, lambda: "00ff")
+        )  # type: ignore[arg-type]
 
     def _maybe(self, place: str) -> None:
         if place in self.fails:

@@ -19,6 +19,7 @@ from salver.kernel.engine.sequences import Register
 from salver.kernel.lifecycle import LifecycleConfig, Manager
 from salver.kernel.serving.bus import Bus
 from salver.kernel.serving.dataplane import DataPlane
+from salver.kernel.serving.exchange import RequestPath
 from salver.kernel.serving.inner import Inner
 from salver.kernel.serving.servable import Servable
 from salver.words.artifacts import Control, Manifest, ModelConfig, Sequences, Versions
@@ -80,7 +81,7 @@ class World:
         self.manager = Manager(
             self, lambda: self.now, lambda _: None, LifecycleConfig(sequences_s=BOUND_S), lambda: None
         )
-        self.door = DataPlane(self.manager, self.bus, lambda: self.now, lambda: "0" * 16)
+        self.door = DataPlane(RequestPath(self.manager, self.bus.emit, lambda: self.now, lambda: "0" * 16))
         self.inner = Inner(lambda: self.door)
 
     async def load(self, manifest):

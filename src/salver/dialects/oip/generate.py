@@ -17,6 +17,7 @@ import numpy as np
 from salver.encoding.bodies import HttpBody, HttpReply
 from salver.encoding.json_text import TOO_DEEP, dumps, is_too_deep, loads
 from salver.encoding.values import from_json, kind_of, to_json
+from salver.kernel.serving.ports import Codec
 from salver.transport.faults import http_fault
 from salver.words.errors import Code, InvalidInput, NotOneResponse, SalverError
 from salver.words.messages import InferRequest, InferResponse, Parameter, Signature, TensorSpec
@@ -28,7 +29,7 @@ _FEW = 16
 EVENT_STREAM = ((b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"))
 
 
-class Generate:
+class Generate(Codec[HttpBody, HttpReply]):
     """Codec of ``POST /v2/models/{m}/generate`` and of each event of ``generate_stream``."""
 
     protocol = "generate"

@@ -37,6 +37,7 @@ from salver.encoding.values import (
     shaped,
     to_json,
 )
+from salver.kernel.serving.ports import Codec
 from salver.transport.faults import http_fault
 from salver.words.errors import InvalidInput, SalverError, tritons
 from salver.words.handlers import is_form
@@ -58,7 +59,7 @@ _OF_TENSORS = Signature((), ())  # of no model
 _RAW_REPLY: Mapping[str, Parameter] = {"binary_data_output": True}
 
 
-class OpenInferenceHttp:
+class OpenInferenceHttp(Codec[HttpBody, HttpReply]):
     """Codec of ``POST /v2/models/{m}/infer``, JSON and binary.
 
     Args:

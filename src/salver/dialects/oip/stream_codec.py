@@ -15,6 +15,7 @@ from salver.dialects.oip.classification import with_classes
 from salver.dialects.oip.regions import NO_REGIONS, Regions
 from salver.dialects.torchserve.tensors import as_form, as_tensors
 from salver.encoding.bodies import GrpcStatus
+from salver.kernel.serving.ports import Codec
 from salver.transport.faults import grpc_status
 from salver.words.errors import DeadlineExceeded, Internal, InvalidInput, ModelFailed, SalverError
 from salver.words.handlers import is_form
@@ -24,7 +25,7 @@ from salver.words.messages import InferRequest, InferResponse, Signature
 _LATE = (ModelFailed, DeadlineExceeded, Internal)
 
 
-class StreamedInfer:
+class StreamedInfer(Codec[None, bytes | GrpcStatus]):
     """One request, and the codec of its replies: of the messages, or of a status that ends the call.
 
     Args:

@@ -19,6 +19,7 @@ from salver.dialects.openai.requests import ChatRequest, CompletionRequest, Embe
 from salver.dialects.openai.voice import Spoken, Voice
 from salver.encoding.bodies import HttpBody, HttpReply
 from salver.encoding.json_text import dumps, loads
+from salver.kernel.serving.ports import Codec
 from salver.transport.faults import openai_fault
 from salver.words.errors import InvalidInput, ModelFailed, SalverError
 from salver.words.messages import InferRequest, InferResponse, Signature, TensorSpec
@@ -27,7 +28,7 @@ from salver.words.tensor import Array, DataType, Tensor
 _NOTHING = HttpReply(200, b"")
 
 
-class Generating:
+class Generating(Codec[HttpBody, HttpReply]):
     """Codec of one request for text: each reply is some events of a stream, or nothing but kept.
 
     Attributes:
@@ -108,7 +109,7 @@ class Generating:
         return HttpReply(200, b"".join(self._answer.end(self._answer.usage or counted)))
 
 
-class Embedding:
+class Embedding(Codec[HttpBody, HttpReply]):
     """Codec of one run of a request for embeddings.
 
     Args:

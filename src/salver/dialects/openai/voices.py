@@ -16,7 +16,7 @@ import msgspec
 from salver.dialects.openai.chat_template import ChatTemplate, of_tokenizer
 from salver.dialects.openai.tools import Parser
 from salver.dialects.openai.voice import Spoken, Voice
-from salver.kernel.serving.dataplane import Lessor
+from salver.kernel.serving.ports import Lessor
 from salver.stores.protocol import checked
 from salver.words.artifacts import Manifest
 from salver.words.errors import InvalidInput, LoadFailed, NotFound

@@ -29,6 +29,7 @@ from salver.dialects.tensorflow.tf_schema import build, build_unread
 from salver.encoding import varints
 from salver.encoding.bodies import GrpcStatus, Message
 from salver.encoding.values import MAX_TENSORS
+from salver.kernel.serving.ports import Codec
 from salver.transport.faults import tfs_status
 from salver.words.errors import Code, InvalidInput, NotFound, SalverError, Unsupported
 from salver.words.messages import InferRequest, InferResponse, RequestedOutput, Signature
@@ -110,7 +111,7 @@ def not_found(spec: ModelSpec, error: SalverError | None = None) -> NotFound:
     return NotFound(f"Servable not found for request: {spec}{why}")
 
 
-class ForOne:
+class ForOne(Codec[Any, Any]):
     """What the codecs have in common: whom the request is for."""
 
     protocol = "tfs-grpc"

@@ -8,7 +8,6 @@ asked for. It knows no route and no loaded model.
 Pure.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -22,6 +21,7 @@ from salver.dialects.torchserve.envelopes import answered, no_explainer
 from salver.dialects.torchserve.envelopes import asked as handler_asked
 from salver.dialects.torchserve.faults import fault_of
 from salver.encoding.bodies import HttpBody, HttpReply
+from salver.kernel.serving.ports import Codec
 from salver.transport.faults import tfs_fault
 from salver.words.errors import Code, InvalidInput, NotFound, SalverError
 from salver.words.messages import InferRequest, InferResponse, Parameter, Signature, TensorSpec
@@ -72,7 +72,7 @@ def root_of(body: bytes) -> dict[str, Any]:
     return root
 
 
-class ForOne(ABC):
+class ForOne(Codec[HttpBody, HttpReply]):
     """What the codecs have in common: whom the request is for.
 
     Args:
@@ -86,20 +86,8 @@ class ForOne(ABC):
         self._whom = whom
         self._checks_method = checks_method
 
-    @abstractmethod
-    def decode(self, http: HttpBody, signature: Signature) -> InferRequest:
-        """The request.
-
-        Raises:
-            InvalidInput, Unsupported: naming what is wrong, in TensorFlow Serving's words.
-        """
-
-    @abstractmethod
-    def encode(self, request: InferRequest, response: InferResponse) -> HttpReply:
-        """The answer; see the codecs."""
-
     def takes_long(self, response: InferResponse) -> bool:
-        """Would others wait while ``encode`` writes it?"""
+        """See :class:`~salver.kernel.serving.ports.Codec`."""
         count = 0
         for tensor in response.outputs:
             count += tensor.array.size

@@ -54,7 +54,7 @@ class RecordingAttachment:
 
     def _attach(self, servable: Servable) -> None:
         servable.sampled = self._sampled
-        servable.logging = self._sampled(servable.manifest)
+        servable.declare(recording=self._sampled(servable.manifest))
 
     def _sampled(self, manifest: Manifest) -> Sampling | None:
         wish = manifest.config.logging

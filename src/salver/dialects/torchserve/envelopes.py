@@ -11,6 +11,7 @@ from collections.abc import Callable
 from salver.dialects.torchserve.bodies import form
 from salver.dialects.torchserve.json_layout import JSON, handed
 from salver.encoding.bodies import HttpBody, HttpReply
+from salver.kernel.serving.ports import Codec
 from salver.words.errors import HandlerFailed, SalverError, Unsupported
 from salver.words.handlers import EXPLAIN, as_request, reply_of
 from salver.words.messages import InferRequest, InferResponse, Signature
@@ -43,7 +44,7 @@ def answered(response: InferResponse) -> HttpReply:
     return HttpReply(said.status, said.body, said.headers if typed else (JSON, *said.headers))
 
 
-class Explanation:
+class Explanation(Codec[HttpBody, HttpReply]):
     """Codec of ``POST /v2/models/{m}/explain``.
 
     Args:
@@ -53,13 +54,17 @@ class Explanation:
     protocol = "oip-http"
 
     def __init__(self, told: Callable[[SalverError], HttpReply]) -> None:
-        self.fault = told
+        self._told = told
 
     def decode(self, http: HttpBody, signature: Signature) -> InferRequest:
         """The request. Raises Unsupported for models that have no explainer."""
         if not signature.takes_forms:
             raise no_explainer(http.model)
         return asked(http, explains=True)
+
+    def fault(self, error: SalverError) -> HttpReply:
+        """The protocol's own form of an error."""
+        return self._told(error)
 
     def encode(self, request: InferRequest, response: InferResponse) -> HttpReply:
         """What the handler says. Raises HandlerFailed."""

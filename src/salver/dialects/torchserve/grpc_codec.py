@@ -16,6 +16,7 @@ from salver.dialects.torchserve.grpc_schema import build
 from salver.dialects.torchserve.reply import read_reply
 from salver.encoding import varints
 from salver.encoding.bodies import GrpcStatus
+from salver.kernel.serving.ports import Codec
 from salver.words.errors import Code, InvalidInput, SalverError, Unsupported
 from salver.words.handlers import Form, HandlerReply, Registration, as_request, part
 from salver.words.messages import InferRequest, InferResponse, Signature
@@ -46,7 +47,7 @@ def parse(name: str, message: bytes) -> Any:
 # Inference.
 
 
-class Prediction:
+class Prediction(Codec[None, bytes | GrpcStatus]):
     """One PredictionsRequest, and the codec of its replies.
 
     Args:

@@ -21,6 +21,7 @@ from salver.dialects.torchserve.tensors import answer_of, elements, form_of
 from salver.encoding.bodies import GrpcStatus
 from salver.encoding.raw import from_raw
 from salver.encoding.values import count_elements
+from salver.kernel.serving.ports import Codec
 from salver.words.errors import Code, InvalidInput, SalverError
 from salver.words.handlers import as_request, is_form
 from salver.words.messages import InferRequest, InferResponse, Signature
@@ -29,7 +30,7 @@ from salver.words.tensor import DATATYPES, DataType, Tensor
 _NOT_FOUND: Final = 5
 
 
-class TensorPrediction:
+class TensorPrediction(Codec[None, bytes | GrpcStatus]):
     """One ModelInferRequest, and the codec of its reply.
 
     Args:

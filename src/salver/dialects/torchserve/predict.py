@@ -14,6 +14,7 @@ from salver.dialects.torchserve.bodies import form
 from salver.dialects.torchserve.faults import http_fault, no_model, no_version
 from salver.dialects.torchserve.json_layout import TorchServeReply, handed
 from salver.dialects.torchserve.reply import read_reply
+from salver.kernel.serving.ports import Codec
 from salver.words.errors import NotFound, NotReady, NoVersion, SalverError, Unsupported
 from salver.words.handlers import as_request
 from salver.words.messages import InferRequest, InferResponse, Signature
@@ -40,7 +41,7 @@ class Asking(msgspec.Struct, gc=False):
     sequence: tuple[str, bool, bool] | None = None
 
 
-class Prediction:
+class Prediction(Codec[Asking, TorchServeReply]):
     """Codec of the routes that ask one model.
 
     Args:

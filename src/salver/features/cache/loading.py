@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 from salver.features.cache.caching import Caching
 from salver.kernel.engine.engine import Engine
-from salver.kernel.serving.servable import Infer, Servable
+from salver.kernel.serving.capabilities import Infer
+from salver.kernel.serving.servable import Servable
 from salver.words.artifacts import Manifest
 
 

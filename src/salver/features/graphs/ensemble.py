@@ -14,6 +14,7 @@ from salver.backends.reshaped import in_shape
 from salver.features.graphs.graph import Flow, Graph, Marks, Step, Value
 from salver.kernel.engine.admission import Admission, Bound
 from salver.kernel.engine.refusals import LATE, closing, due, full
+from salver.kernel.serving.capabilities import Capabilities
 from salver.kernel.serving.inner import HeldInner
 from salver.words.artifacts import ModelConfig
 from salver.words.errors import Cancelled, DeadlineExceeded, OnlyStreams, SalverError
@@ -76,6 +77,11 @@ class Ensemble:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.id}, {len(self.graph.steps)} steps, {self.running} running>"
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Its models answer in its service."""
+        return Capabilities(asks_others=True)
 
     def insight(self) -> Insight:
         """Nothing of its own."""
@@ -151,9 +157,9 @@ class DecoupledEnsemble(Ensemble):
     """The same with any number of responses, since one of its models gives so many."""
 
     @property
-    def gives_parts(self) -> bool:
-        """See :class:`~salver.kernel.serving.ports.Streaming`."""
-        return self.graph.gives_parts
+    def capabilities(self) -> Capabilities:
+        """It streams, and its models answer in its service."""
+        return Capabilities(stream=self.stream, gives_parts=self.graph.gives_parts, asks_others=True)
 
     async def infer(
         self,

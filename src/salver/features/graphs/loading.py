@@ -35,10 +35,10 @@ class EnsembleLoader:
         except SalverError as error:
             raise LoadFailed(f"ensemble '{manifest.id.name}' cannot ask its models: {error}") from error
         try:
-            members = {
-                pair: Member(inner.signature(*pair), inner.is_decoupled(*pair), inner.gives_parts(*pair))
-                for pair in config.ensemble.models
-            }
+            members = {}
+            for pair in config.ensemble.models:
+                can = inner.capabilities(*pair)
+                members[pair] = Member(inner.signature(*pair), can.is_decoupled, can.gives_parts)
             graph = connect(manifest.id.name, config, members)
             if graph.is_decoupled:
                 refuse_cache(manifest, "with 'decoupled' transaction policy")
@@ -47,6 +47,4 @@ class EnsembleLoader:
             raise
         make = DecoupledEnsemble if graph.is_decoupled else Ensemble
         engine = make(manifest.id, graph, inner, config, self._clock, self._emit)
-        servable = Servable(manifest, engine, Placement("thread", 0, 0))
-        servable.asks_others = True
-        return servable
+        return Servable(manifest, engine, Placement("thread", 0, 0))

@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 import logging
 import math
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Final
 
@@ -26,9 +26,8 @@ from salver.features.releases.experiments.shadows import (
     ShadowReport,
     ShadowTally,
 )
-from salver.features.releases.quiet_calls import COPY
-from salver.kernel.serving.dataplane import Lessor
-from salver.kernel.serving.ports import Inferring
+from salver.features.releases.splitting import COPY
+from salver.kernel.serving.ports import Inferring, Lessor
 from salver.kernel.serving.standing import PARAMETERS as STANDING_PARAMETERS
 from salver.words import traceparent as w3c
 from salver.words.errors import Code, DeadlineExceeded, SalverError
@@ -189,7 +188,7 @@ class Shadowing:
         try:
             async with asyncio.timeout(self._patience):
                 pieces = await _all_of_it(lease.servable, request, self._clock() + self._patience)
-                return pieces, bool(getattr(lease.servable, "gives_parts", False))
+                return pieces, lease.servable.capabilities.gives_parts
         except TimeoutError:
             raise DeadlineExceeded(
                 f"{split.model}:{split.canary} took more than {self._patience:g} s"
@@ -255,12 +254,13 @@ def _mark(request_id: str) -> str:
 async def _all_of_it(
     servable: Inferring, request: InferRequest, deadline: float
 ) -> Sequence[InferResponse] | None:
-    """Return all responses, directly from the engine."""
-    if getattr(servable, "stream", None) is None:
-        infer: Callable[..., Awaitable[InferResponse]] = getattr(servable, "uncached", servable.infer)
+    """Return all responses, past the response cache; None = they are too many to keep."""
+    capabilities = servable.capabilities
+    if capabilities.stream is None:
+        infer = capabilities.uncached or servable.infer
         return [await infer(request, deadline, None, _BEHIND)]
     pieces = Pieces()
-    async with aclosing(servable.stream(request, deadline, _BEHIND)) as answer:  # type: ignore[attr-defined]
+    async with aclosing(capabilities.stream(request, deadline, _BEHIND)) as answer:
         async for piece in answer:
             if piece.error is not None:
                 raise piece.error

@@ -1,19 +1,22 @@
-"""Splitting of requests to models in a release, in the data plane.
+"""The data plane's stage of releases: the version that answers a request, and who gets to see the answer.
 
 A request goes to the version of its arm, or to the stable one if that is not ready. Calls on its behalf, by
 an ensemble or by a model, belong to the same unit. The rules are in ``experiments/``.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
+from salver.features.releases.experiments.answers import Pieces
 from salver.features.releases.experiments.router import Plan, Router
 from salver.features.releases.experiments.underway import UnderWay
 from salver.words.events import Responded
-from salver.words.handlers import status_of
 from salver.words.messages import Call, InferRequest, InferResponse, ModelId
-from salver.words.releases import Source, Split
+from salver.words.releases import Assignment, Source, Split
 
+#: What is known of all that is asked in the service of a copy. An ensemble, and a model that calls others in
+#: the trace of its request, pass it on; a model that asks others outside that trace is not recognised.
+COPY: Final[Mapping[Source, str]] = {"copy": "true"}
 _MOST_CARRIED = 65_536  # active requests; a thousand times as many as run concurrently
 
 
@@ -40,7 +43,7 @@ class Mirror(Protocol):
 
 
 class Splitting:
-    """The splits, as used by the data plane.
+    """The splits, as a stage of the data plane.
 
     Args:
         mirror: Sender of copies; None = none.
@@ -69,40 +72,36 @@ class Splitting:
     def __repr__(self) -> str:
         return f"<Splitting by {self.router!r}>"
 
-    def begin(self, model: str, version: str, call: Call) -> Plan | None:
-        """Return the plan of a request; None = its model is not split for this version."""
+    def begin(self, model: str, version: str, call: Call) -> "SplitRequest | None":
+        """See :class:`~salver.kernel.serving.stages.Stage`; copies are in no release."""
         route = self.router.find(model, version)
-        if route is None:
+        if route is None or _is_copy(call):
             return None
         plan = route.recall(call) or route.early(call, self.router.traits(call))
         self.under_way.begin(call, plan)
-        return plan
-
-    def settle(self, plan: Plan, call: Call, request: InferRequest) -> Plan:
-        """Complete the plan once the request's parameters are known."""
-        plan = plan.route.settled(call, self.router.traits(call, request))
-        self.under_way.begin(call, plan)
-        return plan
+        return SplitRequest(self, plan, call)
 
     def carry(self, call: Call, request: InferRequest) -> None:
         """Assign calls on behalf of this request, below its span, to its unit."""
         if self.router and len(self.carried) < _MOST_CARRIED:
             self.carried[call.traceparent] = self.router.traits(call, request)
 
-    def inherit(self, call: Call) -> None:
-        """Adopt the plan of the request that caused this one."""
+    def inherit(self, call: Call) -> bool:
+        """See :class:`~salver.kernel.serving.stages.Stage`."""
         if call.parent and call.traits is None:
             call.traits = self.carried.get(call.parent)
+        return _is_copy(call)
 
-    def wants(self, plan: Plan, served: ModelId) -> bool:
-        """Return whether the answer is to be passed on; not if a fallback version answered."""
-        if served.version != plan.versions[0]:
-            return False
-        return plan.is_watched or (
-            plan.is_shadowed and self._mirror is not None and self._mirror.has_room(plan.split)
-        )
+    def forget(self, call: Call) -> None:
+        """See :class:`~salver.kernel.serving.stages.Stage`."""
+        if self.carried:
+            self.carried.pop(call.traceparent, None)
 
-    def answered(
+    def has_room(self, split: Split) -> bool:
+        """Return whether one more copy may be under way."""
+        return self._mirror is not None and self._mirror.has_room(split)
+
+    def hand_over(
         self,
         plan: Plan,
         request: InferRequest,
@@ -110,11 +109,10 @@ class Splitting:
         call: Call,
         why: str,
     ) -> None:
-        """Pass on an answer with its number of pieces; returns immediately and never raises.
+        """Give an answer to those who want it.
 
         Args:
-            answer: None = it was too large to keep.
-            why: ``status`` = an error written by a handler, not an output of the model.
+            answer: None = it was too much to keep.
         """
         if plan.assignment is None:
             return
@@ -131,6 +129,69 @@ class Splitting:
         self._tell(Responded(plan.assignment, call.unit, outputs, bool(request.outputs)))
 
 
-def has_failed(piece: InferResponse) -> bool:
-    """Return whether a handler's status is an error."""
-    return status_of(piece.parameters) >= 500
+class SplitRequest:
+    """The releases' part in one request (:class:`~salver.kernel.serving.stages.Passage`)."""
+
+    __slots__ = ("_call", "_pieces", "_splits", "plan")
+
+    def __init__(self, splits: Splitting, plan: Plan, call: Call) -> None:
+        self.plan = plan
+        self._splits = splits
+        self._call = call
+        self._pieces: Pieces | None = None
+
+    @property
+    def model(self) -> str:
+        """The model in the release."""
+        return self.plan.split.model
+
+    @property
+    def versions(self) -> Sequence[str]:
+        """That of the arm, and the stable one."""
+        return self.plan.versions
+
+    @property
+    def is_open(self) -> bool:
+        """Its unit is not known before its parameters are read."""
+        return self.plan.assignment is None
+
+    def settled(self, request: InferRequest) -> "SplitRequest":
+        """See :class:`~salver.kernel.serving.stages.Passage`.
+
+        A sequence that says nothing of its caller is a unit; else each of its requests would be one.
+        """
+        known = self.plan.assignment
+        if known is not None and (known.has_unit or "sequence_id" not in request.parameters):
+            return self
+        splits, call = self._splits, self._call
+        plan = self.plan.route.settled(call, splits.router.traits(call, request))
+        splits.under_way.begin(call, plan)
+        return SplitRequest(splits, plan, call)
+
+    def wants(self, served: ModelId) -> bool:
+        """See :class:`~salver.kernel.serving.stages.Passage`; not of a version that stands in for another."""
+        plan = self.plan
+        if not plan.may_want or served.version != plan.versions[0]:
+            return False
+        return plan.is_watched or (plan.is_shadowed and self._splits.has_room(plan.split))
+
+    def keep(self, piece: InferResponse) -> None:
+        """See :class:`~salver.kernel.serving.stages.Passage`."""
+        if self._pieces is None:
+            self._pieces = Pieces()
+        self._pieces.add(piece)
+
+    def answered(self, request: InferRequest, answer: Sequence[InferResponse] | None, why: str) -> None:
+        """See :class:`~salver.kernel.serving.stages.Passage`."""
+        if answer is None:
+            answer = self._pieces.kept if self._pieces is not None else ()
+        self._splits.hand_over(self.plan, request, answer, self._call, why)
+
+    def end(self) -> Assignment | None:
+        """See :class:`~salver.kernel.serving.stages.Passage`; None = the release has counted it before."""
+        return None if self._splits.under_way.end(self._call) else self.plan.assignment
+
+
+def _is_copy(call: Call) -> bool:
+    """Return whether it is asked in the service of a copy."""
+    return call.traits is not None and "copy" in call.traits

@@ -1,151 +1,72 @@
-"""How is a request answered whose asker is called back, and waits in no task?
+"""Deliver an answer through a callback, to a caller that waits in no task.
 
-:meth:`salver.kernel.serving.dataplane.DataPlane.post` begins one. It is told and announced once, whatever
-happens. Neither transport nor engine is known here.
+:meth:`salver.kernel.serving.dataplane.DataPlane.post` begins one. Neither transport nor engine is known here.
 """
 
 import functools
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
-from salver.features.releases.experiments.router import Plan
-from salver.kernel.serving.ports import Codec, Inferring
+from salver.kernel.serving.capabilities import Post
+from salver.kernel.serving.exchange import Exchange
 from salver.words.errors import Cancelled, Code, SalverError
-from salver.words.messages import Call, InferRequest, InferResponse, ModelId, Signature, Standing, Timing
+from salver.words.messages import InferResponse
 
-_NO_TIME = Timing()
 BodyT = TypeVar("BodyT")
 ReplyT = TypeVar("ReplyT")
 _WriteAll = Callable[[Callable[[ReplyT], Awaitable[None]]], Awaitable[None]]
 #: Takes a reply; or None, and what writes all its pieces.
 Tell = Callable[[ReplyT | None, _WriteAll[ReplyT] | None], None]
-#: As of :meth:`salver.dialects.torchserve.engine.engine.HandlerEngine.post`.
-_Told = Callable[[InferResponse | SalverError, AsyncGenerator[InferResponse, None] | None], None]
-_Post = Callable[[InferRequest, float | None, _Told], Callable[[], None]]
-
-
-class Held(Protocol):
-    """The right to use a loaded version until it is released."""
-
-    @property
-    def id(self) -> ModelId:
-        """Which version it is."""
-        ...
-
-    @property
-    def servable(self) -> Inferring:
-        """What answers."""
-        ...
-
-    def release(self) -> None:
-        """Give it back, exactly once."""
-        ...
-
-
-class Plane(Protocol):
-    """What the door does of every request (kernel/serving/dataplane.py)."""
-
-    def passed(self, call: Call) -> float:
-        """Seconds since it came."""
-        ...
-
-    def amended(
-        self, request: InferRequest, call: Call, servable: Inferring
-    ) -> tuple[InferRequest, float | None, Standing]:
-        """The request, its deadline and its standing, by all that is said of them."""
-        ...
-
-    def own(self, error: Exception, model: str, call: Call) -> SalverError:
-        """What the caller may know of an error."""
-        ...
-
-    def announce(
-        self,
-        served: ModelId,
-        outcome: str,
-        call: Call,
-        timing: Timing,
-        rows: int,
-        size: int,
-        why: str,
-        standing: Standing,
-        first: float,
-        asked: str,
-        plan: Plan | None,
-    ) -> None:
-        """It has its answer."""
-        ...
 
 
 class Posted(Generic[BodyT, ReplyT]):
-    """One request whose asker is called back.
+    """One request whose caller is called back, once.
 
     Args:
-        lease: Released when the request has its answer.
-        asked: The version that the caller named; empty = none.
+        exchange: Has a lease already.
         tell: Called once, with the reply, or with None and what writes its pieces.
     """
 
-    __slots__ = (
-        "_asked", "_call", "_codec", "_first", "_give_up", "_is_over", "_lease", "_plane", "_request",
-        "_rows", "_size", "_standing", "_tell",
-    )  # fmt: skip
+    __slots__ = ("_exchange", "_give_up", "_is_over", "_tell")
 
-    def __init__(
-        self,
-        plane: Plane,
-        codec: Codec[BodyT, ReplyT],
-        lease: Held,
-        call: Call,
-        asked: str,
-        tell: Tell[ReplyT],
-    ) -> None:
-        self._plane = plane
-        self._codec = codec
-        self._lease = lease
-        self._call = call
-        self._asked = asked
+    def __init__(self, exchange: Exchange[BodyT, ReplyT], tell: Tell[ReplyT]) -> None:
+        self._exchange = exchange
         self._tell = tell
-        self._standing = call.standing
-        self._rows = self._size = 0
-        self._first = 0.0
         self._is_over = False
         self._give_up: Callable[[], None] | None = None
 
-    def begin(self, post: _Post, body: BodyT) -> None:
+    def begin(self, post: Post, body: BodyT) -> None:
         """Have the model answer."""
-        plane, call, servable = self._plane, self._call, self._lease.servable
+        exchange = self._exchange
         try:
-            request = self._codec.decode(body, servable.signature)
-            request, deadline, self._standing = plane.amended(request, call, servable)
-            self._request = request
-            self._rows, self._size = extent(request, servable.signature)
-            self._give_up = post(request, deadline, self._told)
+            exchange.accept(exchange.codec.decode(body, exchange.servable.signature))
+            self._give_up = post(exchange.request, exchange.deadline, self._told)
         except Exception as error:
             self._tell(self._failed(error), None)
 
     def give_up(self) -> None:
-        """The caller has gone."""
+        """End the request, since its caller has gone; without effect once it has its answer."""
         if not self._is_over:
             if self._give_up is not None:
                 self._give_up()
-            self._end(Code.CANCELLED.value)
+            self._is_over = True
+            self._exchange.end(Code.CANCELLED.value)
 
     def _told(
         self, said: InferResponse | SalverError, others: AsyncGenerator[InferResponse, None] | None
     ) -> None:
+        exchange = self._exchange
         try:
             if isinstance(said, SalverError):
                 raise said
-            reply = self._codec.encode(self._request, said)
+            reply = exchange.codec.encode(exchange.request, said)
         except Exception as error:
-            reply, others = self._failed(error), None
-        else:
-            self._first = self._plane.passed(self._call)
-            if others is None:
-                self._end("ok", said.timing)
+            self._tell(self._failed(error), None)
+            return
+        exchange.first = exchange.passed()
         if others is None:
+            self._end(said)
             self._tell(reply, None)
         else:
             self._tell(None, functools.partial(self._write, reply, others))
@@ -157,14 +78,14 @@ class Posted(Generic[BodyT, ReplyT]):
         write: Callable[[ReplyT], Awaitable[None]],
     ) -> None:
         """Write all pieces, and what went wrong with them."""
-        timing = _NO_TIME
+        exchange = self._exchange
+        last: InferResponse | None = None
         try:
             await write(first)
             async with aclosing(others):
-                async for piece in others:
-                    timing = piece.timing
-                    await write(self._codec.encode(self._request, piece))
-            self._end("ok", timing)
+                async for last in others:
+                    await write(exchange.codec.encode(exchange.request, last))
+            self._end(last)
         except Exception as error:
             fault = self._failed(error)
             with suppress(Cancelled):
@@ -172,41 +93,15 @@ class Posted(Generic[BodyT, ReplyT]):
         finally:  # the caller went away, unless it is over
             self.give_up()
 
+    def _end(self, last: InferResponse | None) -> None:
+        """End well; the time is that of the last piece."""
+        if last is not None:
+            self._exchange.timing = last.timing
+        self._is_over = True
+        self._exchange.end()
+
     def _failed(self, error: Exception) -> ReplyT:
-        own = self._plane.own(error, self._lease.id.name, self._call)
-        self._end(own.code.value, why=own.why)
+        self._is_over = True
         if self._give_up is not None:
             self._give_up()
-        reply = self._codec.fault(own)
-        own.__traceback__ = error.__traceback__ = None
-        return reply
-
-    def _end(self, outcome: str, timing: Timing = _NO_TIME, why: str = "") -> None:
-        self._is_over = True
-        served = self._lease.id
-        self._lease.release()
-        self._plane.announce(
-            served,
-            outcome,
-            self._call,
-            timing,
-            self._rows,
-            self._size,
-            why,
-            self._standing,
-            self._first,
-            self._asked,
-            None,
-        )
-
-
-def extent(request: InferRequest, signature: Signature) -> tuple[int, int]:
-    """Rows of the first input, one where there is no batch dimension, and bytes of all inputs."""
-    inputs, is_batched = request.inputs, signature.batched
-    if request.signature:
-        is_batched = (signature.named(request.signature) or signature).batched
-    if not inputs:
-        return 0 if is_batched else 1, 0
-    first = inputs[0].array
-    size: int = first.nbytes if len(inputs) == 1 else sum(tensor.array.nbytes for tensor in inputs)
-    return (first.shape[0] if first.ndim else 0) if is_batched else 1, size
+        return self._exchange.fail(error)

@@ -66,7 +66,7 @@ class ServerControl:
         lease = self._manager.acquire(model, version)
         try:
             servable = lease.servable
-            decoupled = servable.stream is not None
+            decoupled = servable.capabilities.stream is not None
             return config_of(
                 servable.manifest, servable.signature, servable.placement.slots, decoupled=decoupled
             )

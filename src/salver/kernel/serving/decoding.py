@@ -22,6 +22,7 @@ import numpy as np
 from salver.encoding.bodies import HttpBody, Message
 from salver.kernel.serving.decode_worker import REPLY, SIZE, WORK
 from salver.kernel.serving.machine import memory_bytes
+from salver.kernel.serving.ports import Codec
 from salver.words.errors import DeadlineExceeded, SalverError, TooLarge
 from salver.words.messages import InferRequest, Signature
 
@@ -39,6 +40,7 @@ _STEP: Final = 1 << 18
 _LEAST_MEMORY: Final = 1 << 30
 _MOST_MEMORY: Final = 4 << 30
 _ResultT = TypeVar("_ResultT")
+_BodyT = TypeVar("_BodyT")
 
 
 def _memory_for_one() -> int:
@@ -62,7 +64,11 @@ class Decoders:
         return f"<Decoders {self._lanes}>"
 
     async def decode(
-        self, codec: Any, body: Any, signature: Signature, seconds: float | None = None
+        self,
+        codec: Codec[_BodyT, object],
+        body: _BodyT,
+        signature: Signature,
+        seconds: float | None = None,
     ) -> InferRequest:
         """As ``codec.decode(body, signature)``, elsewhere if that may take long.
 
@@ -73,13 +79,11 @@ class Decoders:
             SalverError: as the codec; TooLarge: it takes too much memory or time.
             DeadlineExceeded: it was not done in time.
         """
-        weigh: Callable[[Any], int] | None = getattr(codec, "weigh", None)
-        weight = LARGE + 1 if weigh is None else weigh(body)
         if signature.takes_forms:  # which are searched for their parts in short steps
             return await asyncio.to_thread(codec.decode, body, signature)
+        weight = codec.weigh(body)
         if not weight or not isinstance(body, HttpBody | Message):
-            request: InferRequest = codec.decode(body, signature)
-            return request
+            return codec.decode(body, signature)
         if weight <= LARGE:  # the rest is viewed, or read string by string
             return await asyncio.to_thread(codec.decode, body, signature)
         data = body.body if isinstance(body, HttpBody) else body.message

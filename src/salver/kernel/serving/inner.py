@@ -1,22 +1,23 @@
-"""How does the server ask its own models: for the steps of an ensemble, for a model that calls others?
+"""Requests that the server makes to its own models: the steps of an ensemble, the calls of a model.
 
-By the one door, as every caller does, with a codec that leaves requests and responses as they are.
+They go through the data plane as everybody's do, with a codec that leaves requests and responses as they are.
 """
 
 from collections.abc import Awaitable, Callable, Hashable, Iterable
 
-from salver.features.releases.quiet_calls import is_copy, quiet
-from salver.kernel.serving.dataplane import DataPlane, Held
-from salver.kernel.serving.ports import Inferring
+from salver.kernel.serving.capabilities import Capabilities
+from salver.kernel.serving.dataplane import DataPlane
+from salver.kernel.serving.leases import Held
+from salver.kernel.serving.ports import Codec, Inferring
 from salver.words import traceparent as w3c
 from salver.words.errors import NotReady, SalverError
 from salver.words.messages import Call, InferRequest, InferResponse, ModelId, Signature
 
-#: The door as :class:`Inner` uses it.
-InnerDoor = DataPlane[InferRequest, InferResponse]
+#: The data plane as :class:`Inner` uses it.
+InnerPlane = DataPlane[InferRequest, InferResponse]
 
 
-class _Plain:
+class _Plain(Codec[InferRequest, InferResponse]):
     """A codec for those who have the records already; an error is a response that carries it."""
 
     protocol = "inner"
@@ -38,11 +39,11 @@ class Inner:
     """Asks loaded models from within.
 
     Args:
-        door: Gives the door, which is made after those who load models.
+        plane: Gives the data plane, which is made after those who load models.
     """
 
-    def __init__(self, door: Callable[[], InnerDoor]) -> None:
-        self._door = door
+    def __init__(self, plane: Callable[[], InnerPlane]) -> None:
+        self._plane = plane
 
     def hold(self, models: Iterable[tuple[str, str]]) -> "HeldInner":
         """The same for the very versions of these models that answer now, which stay until it is released.
@@ -53,19 +54,15 @@ class Inner:
         Raises:
             NotFound, NotReady: one of them does not answer.
         """
-        return HeldInner(*self._door().holding(models))
+        return HeldInner(*self._plane().holding(models))
 
     def signature(self, model: str, version: str = "") -> Signature:
         """What it expects and gives; raises NotFound or NotReady."""
-        return self._door().signature(model, version)[1]
+        return self._plane().signature(model, version)[1]
 
-    def is_decoupled(self, model: str, version: str = "") -> bool:
-        """Gives it any number of responses to a request?"""
-        return self._door().is_decoupled(model, version)
-
-    def gives_parts(self, model: str, version: str = "") -> bool:
-        """Are its responses parts of one answer?"""
-        return self._door().gives_parts(model, version)
+    def capabilities(self, model: str, version: str = "") -> Capabilities:
+        """What it can do besides giving one response to a request."""
+        return self._plane().capabilities(model, version)
 
     def find(self, model: str, version: str) -> ModelId:
         """Which version would answer now.
@@ -73,7 +70,7 @@ class Inner:
         Raises:
             NotFound, NotReady: none would.
         """
-        return self._door().signature(model, version)[0]
+        return self._plane().signature(model, version)[0]
 
     async def infer(self, request: InferRequest, call: Call, sender: Hashable = None) -> InferResponse:
         """The one answer of ``request.model``; ``call`` says for whom, until when, and in whose span.
@@ -84,8 +81,8 @@ class Inner:
         Raises:
             SalverError: as its caller over a wire would be told.
         """
-        door = self._spanned(call)
-        response = await door.infer(_PLAIN, request, request.model, request.version, call, sender)
+        plane = self._spanned(call)
+        response = await plane.infer(_PLAIN, request, request.model, request.version, call, sender)
         if response.error is not None:
             raise response.error
         return response
@@ -103,31 +100,31 @@ class Inner:
         Raises:
             SalverError: it failed before the first piece.
         """
-        door = self._spanned(call)
-        fault = await door.stream(_PLAIN, request, request.model, request.version, call, write)
+        plane = self._spanned(call)
+        fault = await plane.stream(_PLAIN, request, request.model, request.version, call, write)
         if fault is not None and fault.error is not None:
             raise fault.error
 
-    def _spanned(self, call: Call) -> InnerDoor:
-        """The door; the call is a span below its parent's from now on."""
-        door = self._door()
+    def _spanned(self, call: Call) -> InnerPlane:
+        """Return the plane for a call, which is a span below its parent's from now on."""
+        plane = self._plane()
         if call.parent and not call.traceparent:
-            call.traceparent = w3c.below(call.parent, door.new_id())
-        door.inherit(call)
-        return quiet(door) if is_copy(call) else door
+            call.traceparent = w3c.below(call.parent, plane.path.new_id())
+        stage = plane.path.stage
+        return plane.quiet() if stage is not None and stage.inherit(call) else plane
 
 
 class HeldInner(Inner):
     """Asks models that stay as they are meanwhile."""
 
-    def __init__(self, door: InnerDoor, held: Held[Inferring]) -> None:
-        super().__init__(lambda: door)
+    def __init__(self, plane: InnerPlane, held: Held[Inferring]) -> None:
+        super().__init__(lambda: plane)
         self.release = held.release
 
 
-def _no_door() -> InnerDoor:
+def _no_plane() -> InnerPlane:
     raise NotReady("other models cannot be asked here", fix="Serve them together: salver serve.")
 
 
 #: For those who load models outside a server.
-ALONE = Inner(_no_door)
+ALONE = Inner(_no_plane)

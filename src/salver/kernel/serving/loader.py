@@ -76,7 +76,7 @@ class Loader:
         for attach in prepared:
             if attach is not None:
                 attach(servable)
-        if manifest.config.response_cache and not servable.is_cached:
+        if manifest.config.response_cache and servable.capabilities.uncached is None:
             _LOG.warning("model %s wants a response cache, and this server has none", manifest.id)
         return servable
 

@@ -1,52 +1,59 @@
-"""What do the planes need from others?"""
+"""Protocols of what the data plane and the control plane need from others."""
 
-from collections.abc import AsyncGenerator, Hashable, Sequence
-from typing import Literal, Protocol, TypeVar, runtime_checkable
+import sys
+from collections.abc import Callable, Hashable, Sequence
+from typing import Literal, Protocol, TypeVar
 
 from salver.backends.callbacks import Series
+from salver.kernel.serving.capabilities import Capabilities
 from salver.words.artifacts import LoadOrder
 from salver.words.errors import SalverError
 from salver.words.events import Event
-from salver.words.messages import ANYBODY, InferRequest, InferResponse, Signature, Standing
+from salver.words.messages import ANYBODY, InferRequest, InferResponse, ModelId, Signature, Standing
 
 BodyT = TypeVar("BodyT", contravariant=True)
 ReplyT = TypeVar("ReplyT", covariant=True)
+ServableT = TypeVar("ServableT", covariant=True)
 
 
 class Codec(Protocol[BodyT, ReplyT]):
     """Turns a transport's body into a request, and a response into its reply.
 
-    It may have a method ``takes_long``: true says of a response that others would wait while it is encoded,
-    so that another thread shall do it.
+    The last two methods have defaults for codecs that name this class as their base.
     """
+
+    __slots__ = ()
 
     protocol: str
 
     def decode(self, body: BodyT, signature: Signature) -> InferRequest:
-        """Raises InvalidInput, TooLarge or Unsupported."""
+        """Return the request. Raises InvalidInput, TooLarge or Unsupported."""
         ...
 
     def encode(self, request: InferRequest, response: InferResponse) -> ReplyT:
-        """Raises Unsupported where the format cannot carry the answer."""
+        """Return the reply. Raises Unsupported where the format cannot carry the answer."""
         ...
 
     def fault(self, error: SalverError) -> ReplyT:
-        """The protocol's own form of an error; never raises."""
+        """Return the protocol's own form of an error. Never raises."""
         ...
+
+    def takes_long(self, response: InferResponse) -> bool:
+        """Return whether encoding the response would hold up the event loop; a thread does it then."""
+        return False
+
+    def weigh(self, body: BodyT) -> int:
+        """Return how many bytes of a large body are parsed, and not only viewed; 0 = decode it here."""
+        return sys.maxsize
 
 
 class Inferring(Protocol):
-    """Something that answers requests for one model version.
+    """Something that answers requests for one model version."""
 
-    It may have the attribute ``asks_others``: true says that its requests shall bring their ``trace`` and
-    ``request_id``, for what is asked in their service. Where it has ``sequences``, those say of a request
-    whether it goes on with one (:meth:`salver.kernel.engine.sequence_engine.SequenceEngine.knows`).
-
-    It may have ``post`` (:meth:`salver.dialects.torchserve.engine.engine.HandlerEngine.post`), where it
-    calls back, and
-    ``logging`` (:class:`~salver.dialects.tensorflow.recording.Sampling`), which says of each request
-    whether it is written down with its answer.
-    """
+    @property
+    def capabilities(self) -> Capabilities:
+        """What it can do besides."""
+        ...
 
     @property
     def signature(self) -> Signature:
@@ -64,25 +71,35 @@ class Inferring(Protocol):
         ...
 
 
-@runtime_checkable
-class Streaming(Protocol):
-    """Something that answers in pieces, besides being :class:`Inferring`: Triton's decoupled models.
+class Lease(Protocol[ServableT]):
+    """The right to use a loaded version until it is released."""
 
-    It has this method exactly if its model is decoupled; ``infer`` then raises Unsupported. Where it says
-    ``gives_parts``, the pieces are parts of one answer, as tokens are of a text.
-    """
+    @property
+    def id(self) -> ModelId:
+        """The version."""
+        ...
 
-    def stream(
-        self, request: InferRequest, deadline: float | None = None, standing: Standing = ANYBODY
-    ) -> AsyncGenerator[InferResponse, None]:
-        """None, one or many responses, each asked for when the one before it has left.
+    @property
+    def servable(self) -> ServableT:
+        """What answers for it."""
+        ...
 
-        A response may carry an ``error``; the next one is asked for all the same. ``is_last`` says that
-        none follows, where the model knows. Closing the iterator early gives the request up.
+    def release(self) -> None:
+        """Give it back, exactly once."""
+        ...
 
-        Raises:
-            SalverError: the request does not fit, or the model failed and gives no more.
-        """
+
+class Lessor(Protocol[ServableT]):
+    """Hands out leases (``lifecycle/manager.py``)."""
+
+    def acquire(self, name: str, version: str = "") -> Lease[ServableT]:
+        """Return a lease. Raises NotFound or NotReady; never waits."""
+        ...
+
+    def other(
+        self, name: str, version: str, is_wanted: Callable[[ServableT], bool]
+    ) -> Lease[ServableT] | None:
+        """Return a lease on a copy of which this is true, even one that is being replaced; None = none is."""
         ...
 
 

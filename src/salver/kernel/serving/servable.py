@@ -3,8 +3,8 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
 
 import msgspec
 
@@ -21,18 +21,16 @@ from salver.kernel.engine.signatures import Signatures
 from salver.kernel.engine.stepper import StepEngine
 from salver.kernel.engine.thread import ThreadRunner
 from salver.kernel.engine.warmup import samples
+from salver.kernel.serving.capabilities import Capabilities, Infer, Recording
 from salver.kernel.serving.sequences import within
 from salver.kernel.serving.warming import Decode, sample_request, warm_request
-from salver.words.artifacts import Logging, Manifest, ModelConfig, Warmup, WarmupSample
+from salver.words.artifacts import Manifest, ModelConfig, Warmup, WarmupSample
 from salver.words.errors import LoadFailed, SalverError
-from salver.words.messages import InferResponse, Insight, Signature
+from salver.words.messages import Insight, Signature
 
 _LOG = logging.getLogger("salver.loader")
-_Stream = Callable[..., AsyncGenerator[InferResponse, None]]
 _CHANGE_S = 30.0
 _NO_WARMUP = Warmup()
-
-Infer = Callable[..., Coroutine[Any, Any, InferResponse]]
 
 
 class ServedEngine(Protocol):
@@ -67,17 +65,16 @@ class ServedEngine(Protocol):
         ...
 
 
-class Recording(Protocol):
-    """Chooses the requests that are written down with their answers."""
+class DeclaringEngine(ServedEngine, Protocol):
+    """An engine from outside the kernel, which declares what it can do."""
 
     @property
-    def wish(self) -> Logging:
-        """How they are written down."""
+    def capabilities(self) -> Capabilities:
+        """Declare it, when a servable is made of the engine."""
         ...
 
-    def takes(self) -> bool:
-        """Return whether the request at hand is written down."""
-        ...
+
+_KernelEngine = Engine | StepEngine | DecoupledEngine | SequenceEngine
 
 
 class Replay(Protocol):
@@ -98,32 +95,28 @@ class Servable:
     Attributes:
         is_ready: The model's own opinion, of one that has one; else None.
         is_staffed: Whether a process is there that answers; None = it needs none of its own.
-        is_cached: Its answers may come from the response cache.
         rescale: Changes the number of workers to what a manifest says, if it can; None = it has none.
-        asks_others, sequences: See :class:`~salver.kernel.serving.ports.Inferring`.
+        capabilities: What it can do besides giving one response to a request.
         decode: Reads the file of a warm-up request; None = such files are not known.
         leave: See :class:`~salver.kernel.lifecycle.ports.Servable`; None = it remembers nothing.
-        logging: Which of its requests are written down; None = none.
     """
 
-    logging: Recording | None = None
     is_ready: Callable[[], Awaitable[bool]] | None = None
     is_staffed: Callable[[], Awaitable[bool]] | None = None
     rescale: Callable[[Manifest], bool] | None = None
     decode: Decode | None = None
-    asks_others = False
-    is_cached = False
 
     def __init__(
         self,
         manifest: Manifest,
-        engine: ServedEngine,
+        engine: _KernelEngine | DeclaringEngine,
         placement: Placement,
         ends: Sequence[Callable[[], Awaitable[None]]] = (),
         signatures: Signatures | None = None,
     ) -> None:
         self.manifest = manifest
-        self.engine = engine
+        self.engine: ServedEngine = engine
+        self.capabilities = _declared(engine, manifest)
         self.placement = placement
         self._ends = list(ends)
         self.signature: Signature = engine.signature
@@ -132,21 +125,13 @@ class Servable:
         self.signatures = signatures
         self._keeps_order = isinstance(engine, Engine) and manifest.config.batching.preserve_order
         self.infer = self._in_order(self._whole.infer)
-        # A request's ``timeout`` is no deadline.
-        self.owns_timeout = isinstance(engine, Engine) and manifest.config.queue is not None
-        self.stream: _Stream | None = getattr(engine, "stream", None)
-        self.post = getattr(engine, "post", None)  # of one that calls back
         self.leave = engine.leave if isinstance(engine, SequenceEngine) else None
-        remembers = isinstance(engine, SequenceEngine) or getattr(engine, "remembers", False)
-        self.sequences = engine if remembers else None
         self.placed: Callable[[Manifest], Placement] | None = None  # of another number of instances
         self.sampled: Callable[[Manifest], Recording | None] = lambda manifest: None  # of another wish to log
         self._changing = asyncio.Lock()
         self._threads: Sequence[ThreadRunner] = ()
         self._hosts: Sequence[ProcessRunner] = ()
         self.replay: Replay | None = None  # of one that may bring warm-up records
-        self.takes_forms = self.signature.takes_forms
-        self.gives_parts = isinstance(engine, StepEngine) or bool(getattr(engine, "gives_parts", False))
 
     def __repr__(self) -> str:
         return f"<Servable {self.manifest.id} on {self.placement.slots} {self.placement.runner}(s)>"
@@ -161,12 +146,11 @@ class Servable:
     def cover(self, wrap: Callable[[Infer], Infer]) -> None:
         """Put a response cache before the engine: ``wrap`` is given what asks the engine."""
         self.infer = self._in_order(wrap(self._whole.infer))
-        self.is_cached = True
+        self.declare(uncached=self._whole.infer)
 
-    @property
-    def uncached(self) -> Infer:
-        """As ``infer``, past the response cache."""
-        return self._whole.infer if self.is_cached else self.infer
+    def declare(self, **changes: object) -> None:
+        """Replace some of its capabilities, while it is made or adjusted."""
+        self.capabilities = msgspec.structs.replace(self.capabilities, **changes)
 
     @property
     def engines(self) -> Sequence[ServedEngine]:
@@ -177,7 +161,8 @@ class Servable:
         """Learn from its runners what the model wants to be told, and whether it has opinions."""
         self._threads = [runner for runner in runners if isinstance(runner, ThreadRunner)]
         self._hosts = hosts = [runner for runner in runners if isinstance(runner, ProcessRunner)]
-        self.asks_others = any(host.wants_trace for host in hosts)
+        if any(host.wants_trace for host in hosts):
+            self.declare(asks_others=True)
         if any(host.has_opinion for host in hosts):
 
             async def is_ready() -> bool:
@@ -288,7 +273,7 @@ class Servable:
             await engine.resize(slots)
             if self.signatures is not None:
                 await self.signatures.resize(slots)
-        self.logging = self.sampled(manifest)
+        self.declare(recording=self.sampled(manifest))
         self.placement = msgspec.structs.replace(self.placement, slots=slots)
         config = within(manifest.config, self.signature)
         self.manifest = msgspec.structs.replace(manifest, config=config, path=self.manifest.path)
@@ -305,3 +290,20 @@ class Servable:
             if self.signatures is not None:
                 await self.signatures.close()
             await self.engine.close()
+
+
+def _declared(engine: _KernelEngine | DeclaringEngine, manifest: Manifest) -> Capabilities:
+    """Return what an engine can do: the kernel's own are known here, others say it themselves."""
+    match engine:
+        case Engine():
+            return Capabilities(owns_timeout=manifest.config.queue is not None)
+        case StepEngine():
+            return Capabilities(stream=engine.stream, gives_parts=True)
+        case DecoupledEngine():
+            return Capabilities(stream=engine.stream)
+        case SequenceStreamEngine():
+            return Capabilities(stream=engine.stream, sequences=engine)
+        case SequenceEngine():
+            return Capabilities(sequences=engine)
+        case _:
+            return engine.capabilities

@@ -27,6 +27,7 @@ from salver.dialects.torchserve.engine.worker_pool import Crew, Worker, WorkerFa
 from salver.kernel.engine.refusals import LATE, closing, unloaded
 from salver.kernel.engine.run_limit import RunLimit
 from salver.kernel.engine.spawn import HostPlan
+from salver.kernel.serving.capabilities import Capabilities, Told
 from salver.words.errors import (
     DeadlineExceeded,
     HandlerFailed,
@@ -39,8 +40,6 @@ from salver.words.events import BatchRan, WorkerReady
 from salver.words.handlers import SEQUENCE, SIGNATURE, Form, Metadata, Workers, WorkerStatus, as_request
 from salver.words.messages import ANYBODY, InferRequest, InferResponse, Insight, ModelId, Standing
 
-#: Takes an answer, or the first piece of one and those that follow, or the error.
-Told = Callable[[InferResponse | SalverError, AsyncGenerator[InferResponse, None] | None], None]
 _LAST_RUN_S = 30.0  # how long a worker that is to go may go on with its last run
 _LAST_SEQUENCE_S = 60.0  # and with its sequences
 
@@ -79,8 +78,6 @@ class HandlerEngine:
         workers: How many there shall be, and by which rules they are given work.
     """
 
-    gives_parts = True
-
     def __init__(self, plan: HostPlan, workers: Workers, terms: HandlerTerms) -> None:
         self.id: ModelId = plan.manifest.id
         self.signature = SIGNATURE
@@ -118,9 +115,16 @@ class HandlerEngine:
         return len(self._runs) + sum([flow.open for flow in list(self._flows.values())])
 
     @property
-    def remembers(self) -> bool:
-        """Its requests may belong to sequences, of which a worker has the state."""
-        return isinstance(self._queue, SequenceQueue)
+    def capabilities(self) -> Capabilities:
+        """It streams one answer and calls back; with a queue of sequences, a worker has the state of each."""
+        has_sequences = isinstance(self._queue, SequenceQueue)
+        return Capabilities(
+            stream=self.stream,
+            gives_parts=True,
+            takes_forms=True,
+            post=self.post,
+            sequences=self if has_sequences else None,
+        )
 
     def knows(self, request: InferRequest) -> bool:
         """Does the request go on with a sequence that is under way here?"""

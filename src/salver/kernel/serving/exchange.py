@@ -1,0 +1,379 @@
+"""The life of one request, whatever its protocol and however its answer is delivered.
+
+An exchange leases a loaded version, decodes and amends the request, and ends exactly once: the lease goes
+back and observers are told. ``infer`` and ``stream`` (``dataplane.py``) and callbacks (``callbacks.py``)
+deliver the answer between the two. It knows neither HTTP nor gRPC (a codec does) and no queue (the engine
+does).
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Generic, TypeVar
+
+import msgspec
+
+from salver.kernel.serving.decoding import Decoders
+from salver.kernel.serving.ports import Codec, Inferring, Lease, Lessor
+from salver.kernel.serving.stages import Passage, Stage
+from salver.kernel.serving.standing import PARAMETERS as STANDING_PARAMETERS
+from salver.kernel.serving.standing import from_parameters
+from salver.words import traceparent as w3c
+from salver.words.errors import Code, Internal, InvalidInput, NotFound, NotReady, SalverError, tritons
+from salver.words.events import Event, Predicted, Served
+from salver.words.messages import Call, InferRequest, InferResponse, ModelId, Parameter, Signature, Timing
+
+_LOG = logging.getLogger("salver.dataplane")
+_NO_TIME = Timing()
+_UNKNOWN = ModelId("", "")  # names of unknown models never become labels
+#: Parameters that a header must not become (TR-R23).
+_RESERVED = frozenset(
+    ("sequence_id", "sequence_start", "sequence_end", "priority", "timeout", "headers", "binary_data_output")
+)
+
+BodyT = TypeVar("BodyT")
+ReplyT = TypeVar("ReplyT")
+
+
+class RequestPath(msgspec.Struct, frozen=True, eq=False):
+    """What the exchanges of one data plane have in common.
+
+    Attributes:
+        lessor: Gives leases on loaded versions.
+        emit: Takes the event that tells of each answer.
+        clock: Monotonic seconds, the same as the engines'.
+        new_id: Makes incident ids for defects, and ids of spans: 16 hexadecimal digits.
+        samples: Chooses the requests without a trace that begin one; None = none does.
+        keeps_timeouts: A request's ``timeout`` is a deadline, where its model has no queue policy.
+        stage: A feature's place on the path; None = there is none.
+        decoders: Decode large bodies; None = large and small are decoded alike.
+        tritons_words: Errors are told in Triton's words.
+    """
+
+    lessor: Lessor[Inferring]
+    emit: Callable[[Event], None]
+    clock: Callable[[], float]
+    new_id: Callable[[], str]
+    samples: Callable[[], bool] | None = None
+    keeps_timeouts: bool = True
+    stage: Stage | None = None
+    decoders: Decoders | None = None
+    tritons_words: bool = False
+
+    def new_trace(self, *, sampled: bool) -> str:
+        """Return a trace context that begins a trace."""
+        new = self.new_id
+        return w3c.format(w3c.TraceContext(new() + new(), new(), int(sampled)))
+
+
+class Exchange(Generic[BodyT, ReplyT]):
+    """One request and its answer.
+
+    Args:
+        version: As the caller named it; empty leaves the choice to the server.
+        call: How the request came. Its deadline is tightened by the request's own ``timeout`` parameter
+            (microseconds, TR-R23), its standing amended by those of ``kernel/serving/standing.py``.
+
+    Attributes:
+        passage: The stage's part; None = it has none.
+        lease, servable, served: The version that answers, from ``begin`` or ``use`` on.
+        request: As the model gets it, from the end of ``begin`` or ``accept`` on.
+        timing: Of the model's last response.
+        first: Seconds from the request's first byte to the first piece of an answer in pieces; 0 = none yet.
+    """
+
+    __slots__ = (
+        "_extent", "_path", "call", "codec", "deadline", "first", "lease", "model", "passage", "request",
+        "servable", "served", "standing", "timing", "version",
+    )  # fmt: skip
+
+    request: InferRequest
+    servable: Inferring
+
+    def __init__(
+        self, path: RequestPath, codec: Codec[BodyT, ReplyT], model: str, version: str, call: Call
+    ) -> None:
+        self._path = path
+        self.codec = codec
+        self.model = model
+        self.version = version
+        self.call = call
+        self.lease: Lease[Inferring] | None = None
+        self.served = _UNKNOWN
+        self.deadline = call.deadline
+        self.standing = call.standing
+        self.timing = _NO_TIME
+        self.first = 0.0
+        self._extent = (0, 0)
+        if path.samples is not None and not call.traceparent and not call.parent and path.samples():
+            call.traceparent = path.new_trace(sampled=True)
+        stage = path.stage
+        self.passage: Passage | None = None if stage is None else stage.begin(model, version, call)
+
+    # -- the request ---------------------------------------------------------------------------
+
+    def begin(self, body: BodyT) -> Awaitable[None] | None:
+        """Lease a version and read the request as that version wants it.
+
+        Returns:
+            What is left to be awaited: a large body is decoded elsewhere, and a request may belong to another
+            version than the leased one. None = nothing, which costs most requests no task switch.
+
+        Raises:
+            SalverError: no version answers, or it takes no such request.
+        """
+        refusal = self._acquire()
+        if self.call.is_large:
+            return self._finish(body, None, refusal)
+        request = self.codec.decode(body, self.servable.signature)
+        if refusal is not None or self._may_move(request):
+            return self._finish(body, request, refusal)
+        self.accept(request)
+        return None
+
+    async def _finish(self, body: BodyT, request: InferRequest | None, refusal: SalverError | None) -> None:
+        if request is None:
+            request = await self._decode(body, self.servable.signature)
+        if refusal is not None or self._may_move(request):
+            request = await self._moved(body, request, refusal)
+        self.accept(request)
+
+    def accept(self, request: InferRequest) -> None:
+        """Take the decoded request, with what its own parameters and its call add to it."""
+        call, servable = self.call, self.servable
+        if parameters := request.parameters:
+            if "timeout" in parameters:
+                sooner = _sooner(call.deadline, call.arrival, parameters["timeout"])
+                if self._path.keeps_timeouts and not servable.capabilities.owns_timeout:
+                    self.deadline = sooner
+            if not STANDING_PARAMETERS.isdisjoint(parameters):
+                self.standing = from_parameters(self.standing, parameters)
+        if call.forwarded:
+            request = _with_headers(request, call.forwarded)
+        if servable.capabilities.asks_others:
+            request = self._as_span(request)
+        self.request = request
+        self._extent = extent(request, servable.signature)
+
+    def _as_span(self, request: InferRequest) -> InferRequest:
+        """Return the request with what those need to know that are asked in its service."""
+        path, call = self._path, self.call
+        if not call.traceparent:
+            call.traceparent = path.new_trace(sampled=False)
+        if path.stage is not None:
+            path.stage.carry(call, request)
+        return msgspec.structs.replace(request, trace=call.traceparent, request_id=call.request_id)
+
+    async def _decode(self, body: BodyT, signature: Signature) -> InferRequest:
+        """Decode the body; others have their turns while a large one is decoded."""
+        path, call = self._path, self.call
+        if path.decoders is None or not call.is_large:
+            return self.codec.decode(body, signature)
+        seconds = None if call.deadline is None else call.deadline - path.clock()
+        return await path.decoders.decode(self.codec, body, signature, seconds)
+
+    # -- the version that answers --------------------------------------------------------------
+
+    def use(self, lease: Lease[Inferring]) -> None:
+        """Have this version answer; the exchange releases the lease."""
+        self.lease = lease
+        self.served = lease.id
+        self.servable = lease.servable
+
+    def _acquire(self) -> SalverError | None:
+        """Lease a version; return what requests get that begin a sequence, of one that is being replaced."""
+        lease, refusal = self._leased(self.passage)
+        self.use(lease)
+        return refusal
+
+    def _leased(self, passage: Passage | None) -> tuple[Lease[Inferring], SalverError | None]:
+        lessor = self._path.lessor
+        if passage is not None:
+            for version in passage.versions:
+                try:
+                    return lessor.acquire(passage.model, version), None
+                except (NotFound, NotReady):
+                    continue
+        try:
+            return lessor.acquire(self.model, self.version), None
+        except SalverError as error:
+            lease = lessor.other(self.model, self.version, has_sequences)
+            if lease is None:
+                raise
+            return lease, error
+
+    def _may_move(self, request: InferRequest) -> bool:
+        passage = self.passage
+        return "sequence_id" in request.parameters or (passage is not None and passage.is_open)
+
+    async def _moved(self, body: BodyT, request: InferRequest, refusal: SalverError | None) -> InferRequest:
+        """Lease the version where the request belongs; return it as that one takes it.
+
+        That is the arm of its unit, or the version in which its sequence is under way. What continues a
+        sequence that began elsewhere is in no release.
+        """
+        lease, passage = self.lease, self.passage
+        assert lease is not None
+        other: Lease[Inferring] | None = None
+        try:
+            if passage is not None:
+                passage = passage.settled(request)
+                if passage.versions[0] != lease.id.version and passage is not self.passage:
+                    other = self._leased(passage)[0]
+            if refusal is not None or "sequence_id" in request.parameters:
+                began = self._where_it_began((other or lease).servable, request, refusal)
+                if began is not None:
+                    if other is not None:
+                        other.release()
+                    if passage is not None:
+                        passage.end()
+                    other, passage = began, None
+            if other is not None:
+                request = await self._decode(body, other.servable.signature)
+        except BaseException:
+            if other is not None:
+                other.release()
+            raise
+        self.passage = passage
+        if other is not None:
+            lease.release()
+            self.use(other)
+        return request
+
+    def _where_it_began(
+        self, servable: Inferring, request: InferRequest, refusal: SalverError | None
+    ) -> Lease[Inferring] | None:
+        """Return a lease on the version that knows the request's sequence; None = the given one does."""
+
+        def knows(servable: Inferring) -> bool:
+            sequences = servable.capabilities.sequences
+            return sequences is not None and sequences.knows(request)
+
+        if knows(servable):
+            return None
+        other = self._path.lessor.other(self.model, self.version, knows)
+        if other is None and refusal is not None:
+            raise refusal
+        return other
+
+    # -- the answer ----------------------------------------------------------------------------
+
+    def passed(self) -> float:
+        """Return the seconds since the request's first byte."""
+        return self._path.clock() - self.call.arrival
+
+    def record(self, response: InferResponse) -> None:
+        """Have the request written down with its answer, if the model's owner wants that of this one."""
+        servable = self.servable
+        recording = servable.capabilities.recording
+        if recording is not None and recording.takes():
+            key = self.request.signature or servable.signature.name
+            self._path.emit(Predicted(self.request, response, self.call.api, key, recording.wish))
+
+    # -- the end -------------------------------------------------------------------------------
+
+    def fail(self, error: Exception) -> ReplyT:
+        """End with an error; return the protocol's own form of it."""
+        reply = self.refuse(self.known(error))
+        error.__traceback__ = None
+        return reply
+
+    def refuse(self, error: SalverError) -> ReplyT:
+        """End with an error that :meth:`known` has returned; return the protocol's own form of it."""
+        reply = self.codec.fault(error)
+        error.__traceback__ = None  # whose frames hold the error: each refusal would leave a cycle
+        self.end(error.code.value, error.why)
+        return reply
+
+    def known(self, error: Exception) -> SalverError:
+        """Return what the caller may know of an error; the log has the rest."""
+        path, call = self._path, self.call
+        if isinstance(error, SalverError):
+            error.in_tritons_words = path.tritons_words
+            if error.code in (Code.INTERNAL, Code.MODEL_FAILED):
+                _LOG.warning("%s: %s", call.request_id or self.model, error, exc_info=error.__cause__)
+            return error
+        incident = path.new_id()
+        _LOG.exception("incident %s: model %r over %s", incident, self.model, call.protocol, exc_info=error)
+        return Internal.incident(incident)
+
+    def end(self, outcome: str = "ok", why: str = "") -> None:
+        """Release the version, and tell observers that the request has its answer. Called once.
+
+        Args:
+            outcome: ``ok``, or the error's code.
+            why: See :class:`~salver.words.events.Served`.
+        """
+        path, call, served = self._path, self.call, self.served
+        if self.lease is not None:
+            self.lease.release()
+        if path.stage is not None:
+            path.stage.forget(call)
+        rows, size = self._extent
+        path.emit(
+            Served(
+                served.name,
+                served.version,
+                call.protocol,
+                outcome,
+                path.clock() - call.arrival,
+                self.timing,
+                rows,
+                call.request_id,
+                call.traceparent,
+                size,
+                why,
+                self.standing.tenant,
+                call.arrival,
+                call.parent,
+                call.origin,
+                self.first,
+                call.api,
+                self.version,
+                None if self.passage is None else self.passage.end(),
+                call.unit,
+            )
+        )
+
+
+def has_sequences(servable: Inferring) -> bool:
+    """Return whether sequences of requests may be under way in it."""
+    return servable.capabilities.sequences is not None
+
+
+def extent(request: InferRequest, signature: Signature) -> tuple[int, int]:
+    """Return the rows of the first input, one without a batch dimension, and the bytes of all inputs."""
+    inputs, is_batched = request.inputs, signature.batched
+    if request.signature:
+        is_batched = (signature.named(request.signature) or signature).batched
+    if not inputs:
+        return 0 if is_batched else 1, 0
+    first = inputs[0].array
+    size: int = first.nbytes if len(inputs) == 1 else sum(tensor.array.nbytes for tensor in inputs)
+    return (first.shape[0] if first.ndim else 0) if is_batched else 1, size
+
+
+def _with_headers(request: InferRequest, headers: Mapping[str, Parameter]) -> InferRequest:
+    """Return the request with forwarded headers as parameters, where it has none of that name.
+
+    Raises:
+        InvalidInput: a header has the name of a parameter that means something to the server (TR-R23).
+    """
+    for name in headers:
+        if name in _RESERVED or name.startswith("triton_"):
+            text = f"header '{name}' cannot become a parameter: that name is reserved"
+            fix = "Leave it out of the request, or out of the server's header forward pattern."
+            raise tritons(InvalidInput(text, fix=fix), f"{text} for Triton usage. {fix}")
+    return msgspec.structs.replace(request, parameters={**headers, **request.parameters})
+
+
+def _sooner(deadline: float | None, arrival: float, timeout: Parameter) -> float | None:
+    """Return the earlier of a deadline and the end of a ``timeout`` in microseconds; 0 = no timeout."""
+    if isinstance(timeout, bool) or not isinstance(timeout, int) or timeout < 0:
+        raise InvalidInput(
+            f"parameter 'timeout' must be a whole number of microseconds, not {timeout!r}",
+            field="parameters.timeout",
+        )
+    if timeout == 0:
+        return deadline
+    own = arrival + timeout / 1e6
+    return own if deadline is None else min(own, deadline)
