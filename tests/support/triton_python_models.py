@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from salver.backends.protocol import LoadOptions, RequestModel
-from salver.backends.python import PythonBackend
-from salver.dialects.triton.python_backend import FORMAT
+from salver.dialects.triton.python_backend.backend import TritonPythonBackend
+from salver.dialects.triton.python_backend.opening import FORMAT
 from salver.words.artifacts import Batching, Manifest, ModelConfig
 from salver.words.messages import InferRequest, ModelId, Parameter, RequestedOutput, TensorSpec
 from salver.words.tensor import DataType, Tensor, datatype_of
 
-BACKEND = PythonBackend()
+BACKEND = TritonPythonBackend()
 HEAD = "import json\nimport numpy as np\nimport triton_python_backend_utils as pb_utils\n\n\n"
 X = TensorSpec("X", DataType.FP32, (-1, 2))
 Y = TensorSpec("Y", DataType.FP32, (-1, 2))

@@ -15,7 +15,10 @@ _LOG = logging.getLogger("salver.backends.discovery")
 
 
 def backends() -> dict[str, Backend]:
-    """Return every backend that can be imported, by name; a broken one is logged and left out."""
+    """Return every backend that can be imported, by name; a broken one is logged and left out.
+
+    One whose class extends that of another of the same name takes its place, if its entry point sorts later.
+    """
     found: dict[str, Backend] = {}
     for entry in sorted(entry_points(group=GROUP), key=lambda e: e.name):
         try:
@@ -24,7 +27,9 @@ def backends() -> dict[str, Backend]:
         except Exception as error:
             _LOG.warning("the backend %r of %s cannot be imported: %s", entry.name, entry.value, error)
             continue
-        if backend.name in found:
+        known = found.get(backend.name)
+        extends = isinstance(backend, type(known)) and type(backend) is not type(known)
+        if known is not None and not extends:
             _LOG.warning("two backends are called %r; %s is left out", backend.name, entry.value)
             continue
         found[backend.name] = backend

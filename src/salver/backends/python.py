@@ -1,6 +1,6 @@
-"""How does a Python file become a runnable model?
+"""Plain Python classes as models.
 
-A file, or a folder with ``model.py``, that defines a class ``Model``::
+A model is a file, or a folder with ``model.py``, that defines a class ``Model``::
 
     class Model:
         inputs = {"text": ("BYTES", [-1])}
@@ -15,8 +15,6 @@ A model that answers token by token has ``step`` instead, and ``steps.vocabulary
         def prefill(self, slot, tokens): ...   # scores [vocabulary] after a piece of a prompt; optional
         def step(self, slots, tokens): ...     # scores [n, vocabulary] after one token for each slot
         def release(self, slot): ...           # the slot's sequence is over
-
-A file that defines ``TritonPythonModel`` is :mod:`salver.dialects.triton.python_backend`'s.
 
 ``load(self, context)`` and ``close(self)`` are optional. Recognition reads the syntax tree and runs
 nothing; loading runs the file, by default in a host process of its own. Modules beside the file can
@@ -39,7 +37,6 @@ from salver.backends.outputs import Outputs
 from salver.backends.protocol import LoadOptions, RunnableModel, StepModel, Traits
 from salver.backends.source import code_of, importable, parse, read_source, run_file, running
 from salver.backends.stateful import StatefulSteps
-from salver.dialects.triton import python_backend as triton_python
 from salver.words.artifacts import Manifest
 from salver.words.errors import LoadFailed
 from salver.words.messages import Signature, TensorSpec
@@ -83,25 +80,25 @@ class PythonBackend:
     )
 
     def recognise(self, path: Path) -> str | None:
-        """``triton_python`` for source that defines ``TritonPythonModel``; ``python`` for ``class Model``.
-
-        Also for source that plainly meant to: loading says why not.
-        """
+        """Return the format of a file or folder that holds the source of a model."""
         content = read_source(path)
-        if content is None:
-            return None
-        tree = parse(content)
-        if triton_python.is_meant(content, tree):
-            return triton_python.FORMAT
+        return None if content is None else self.format_of(content, parse(content))
+
+    def format_of(self, content: bytes, tree: ast.Module | None) -> str | None:
+        """Return ``python`` for source that defines ``class Model``, or plainly means to.
+
+        In the latter case loading says what is wrong.
+
+        Args:
+            tree: The syntax tree; None if there is none.
+        """
         if tree is None:
             return "python" if _MEANT.search(content) else None
         classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
         return "python" if any(c.name == "Model" or _is_alike(c) for c in classes) else None
 
     def load(self, manifest: Manifest, options: LoadOptions) -> RunnableModel:
-        """Run the file, make a ``Model`` (or ``TritonPythonModel``), call its ``load``."""
-        if manifest.format == triton_python.FORMAT:
-            return triton_python.load(manifest, options)
+        """Run the file, make a ``Model``, call its ``load``."""
         model, module, signature = _load(manifest, options, "predict")
         return PythonModel(model, manifest.id.name, module, signature)
 

@@ -227,7 +227,7 @@ async def hosts(folder: Path, source: str, format: str = "python", told: str = "
     path = folder / "model.py"
     path.write_text(source)
     return await ProcessRunner.start(
-        "salver.backends.python:PythonBackend",
+        "salver.dialects.triton.python_backend.backend:TritonPythonBackend",
         Manifest(ID, path, format, "python"),
         LoadOptions(config=told),
         run_timeout_s=1.0,

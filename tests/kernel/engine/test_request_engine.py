@@ -83,7 +83,7 @@ async def rig(folder: Path, slots: int = 1) -> AsyncIterator[Rig]:
     path.write_text(SOURCE)
     manifest = Manifest(ModelId("m", "1"), path, "triton_python", "python", CONFIG)
     runner = await ProcessRunner.start(
-        "salver.backends.python:PythonBackend",
+        "salver.dialects.triton.python_backend.backend:TritonPythonBackend",
         manifest,
         LoadOptions(),
         slots=slots,

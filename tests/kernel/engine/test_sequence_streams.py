@@ -203,7 +203,7 @@ async def rig(folder: Path, sequences: Sequences = OLDEST) -> AsyncIterator[Rig]
     )
     manifest = Manifest(ModelId("m", "1"), path, "triton_python", "python", config)
     runner = await ProcessRunner.start(
-        "salver.backends.python:PythonBackend",
+        "salver.dialects.triton.python_backend.backend:TritonPythonBackend",
         manifest,
         LoadOptions(config=TOLD),
         recovery=Recovery(Backoff(first_s=0.0, jitter=0.0)),

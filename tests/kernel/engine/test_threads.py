@@ -246,7 +246,9 @@ async def decoupled(folder: Path) -> AsyncIterator[DecoupledEngine]:
     )
     manifest = Manifest(ID, path, "triton_python", "python", config)
     runner: Any = await ProcessRunner.start(
-        "salver.backends.python:PythonBackend", manifest, LoadOptions(config=TOLD)
+        "salver.dialects.triton.python_backend.backend:TritonPythonBackend",
+        manifest,
+        LoadOptions(config=TOLD),
     )
     engine = DecoupledEngine(ID, runner, config, clock=time.monotonic, emit=lambda _: None)
     try:

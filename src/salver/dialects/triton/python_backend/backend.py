@@ -1,0 +1,20 @@
+"""Python backend that runs models written for Triton as well as plain classes."""
+
+import ast
+
+from salver.backends.protocol import LoadOptions, RunnableModel
+from salver.backends.python import PythonBackend
+from salver.dialects.triton.python_backend.opening import FORMAT, is_meant, load
+from salver.words.artifacts import Manifest
+
+
+class TritonPythonBackend(PythonBackend):
+    """Takes the place of the backend ``python``, with one more format: ``triton_python``."""
+
+    def format_of(self, content: bytes, tree: ast.Module | None) -> str | None:
+        """Return ``triton_python`` for source that defines ``TritonPythonModel``."""
+        return FORMAT if is_meant(content, tree) else super().format_of(content, tree)
+
+    def load(self, manifest: Manifest, options: LoadOptions) -> RunnableModel:
+        """Load a ``TritonPythonModel`` as Triton does; anything else as a plain class."""
+        return load(manifest, options) if manifest.format == FORMAT else super().load(manifest, options)
