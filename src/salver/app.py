@@ -354,7 +354,7 @@ class Server:
             formats(recogniser(backends), touches_machine(backends)),
             msgspec.structs.replace(config.repository, name=config.name, trusts_code=config.trust_pickle),
             lambda path: open_store(path, self._copies),
-            config.customs,
+            config.named_defaults,
         )
         mode = ControlMode(
             config.control, config.poll_seconds, config.load, spares_missing=config.exits_on_error is False

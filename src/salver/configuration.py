@@ -86,7 +86,7 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         resources: Resources that models share, and how much there is of each; None = not counted.
         repository: How the paths become models; ``name`` and ``trust_pickle`` override its own.
         lifecycle: How versions are loaded.
-        customs: Defaults for models that are configured by name.
+        named_defaults: Defaults for models that are configured by name.
         waits_for_models: Open the ports when each model has loaded or failed (X-27).
         tables: Configuration of features and dialects, by name; :meth:`table` reads one.
     """
@@ -124,7 +124,7 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     resources: Mapping[str, int] | None = None
     repository: RepositoryConfig = RepositoryConfig()
     lifecycle: LifecycleConfig = LifecycleConfig()
-    customs: NamedModelDefaults = NamedModelDefaults()
+    named_defaults: NamedModelDefaults = NamedModelDefaults()
     waits_for_models: bool = False
     tables: Mapping[str, Table] = {}
 

@@ -86,9 +86,9 @@ async def _infer(
     model: str, words: tuple[str, ...], outputs: tuple[str, ...], version: str, url: str, json: bool
 ) -> int:
     # Imported when the command runs: numpy and the client would slow --help.
-    from salver.cli.tensors import parse_inputs, shown, texts
     from salver.client import Client
     from salver.client.encoding import specs
+    from salver.terminal.tensors import parse_inputs, shown, texts
 
     async with Client(url) as client:
         described = await client.metadata(model, version)

@@ -172,11 +172,11 @@ def test_tf_l7_tf_f8_labels_mean_what_can_answer(
 # -- what a scan makes of them -----------------------------------------------------------------
 
 
-def repository(customs: NamedModelDefaults | None = None, **config: object) -> Repository:
+def repository(named_defaults: NamedModelDefaults | None = None, **config: object) -> Repository:
     rules = RepositoryConfig(**config)  # type: ignore[arg-type]
-    customs = customs or NamedModelDefaults()
+    named_defaults = named_defaults or NamedModelDefaults()
     return Repository(
-        (), formats(recognise, lambda backend, form: backend != "onnx"), rules, named_defaults=customs
+        (), formats(recognise, lambda backend, form: backend != "onnx"), rules, named_defaults=named_defaults
     )
 
 

@@ -55,7 +55,7 @@ def test_nothing_but_a_model_is_the_container_on_localhost() -> None:
     ]
     assert served_as(found).served.places == (NamedModel("m", "/models/m", platform="tensorflow"),)
     assert (found.control, found.poll_seconds) == ("poll", 1)
-    assert found.customs.batching == NO_BATCHING
+    assert found.named_defaults.batching == NO_BATCHING
     assert found.waits_for_models
     assert start.notices == ()
     assert "--host=0.0.0.0" in start.remark
@@ -197,14 +197,14 @@ def test_tf_f8_labels_of_versions_that_are_not_up() -> None:
 
 
 def test_tf_f9_batching(tmp_path: Path) -> None:
-    assert config("--enable_batching").customs.batching == Batching(
+    assert config("--enable_batching").named_defaults.batching == Batching(
         max_rows=1000, max_queue=10_000, max_queue_rows=10_000, max_request_rows=1000
     )
     text = "max_batch_size { value: 8 } num_batch_threads { value: 3 } thread_pool_name { value: 'pool' }"
     file = written(tmp_path, text)
     found = config("--enable_batching=true", f"--batching_parameters_file={file}")
-    assert found.customs.batching is not None
-    assert (found.customs.batching.max_rows, found.customs.instances) == (8, 3)
+    assert found.named_defaults.batching is not None
+    assert (found.named_defaults.batching.max_rows, found.named_defaults.instances) == (8, 3)
     assert served_as(found).metrics.thread_pool_name == "pool"
     assert served_as(found).metrics.has_batches
     assert not served_as(config()).metrics.has_batches
@@ -212,9 +212,9 @@ def test_tf_f9_batching(tmp_path: Path) -> None:
         InvalidInput, match=r"batching_parameters_file is set without setting server_options.enable_b"
     ):
         config(f"--batching_parameters_file={file}")
-    own = config("--enable_batching", "--enable_per_model_batching_parameters=true").customs
+    own = config("--enable_batching", "--enable_per_model_batching_parameters=true").named_defaults
     assert own.has_own_batching
-    assert not config("--enable_per_model_batching_parameters").customs.has_own_batching
+    assert not config("--enable_per_model_batching_parameters").named_defaults.has_own_batching
     with pytest.raises(InvalidInput, match="Last entry in allowed_batch_sizes must match max_batch_size"):
         config(
             "--enable_batching", f"--batching_parameters_file={written(tmp_path, 'allowed_batch_sizes: 4')}"
@@ -222,10 +222,13 @@ def test_tf_f9_batching(tmp_path: Path) -> None:
 
 
 def test_tf_f10_warm_up() -> None:
-    assert config().customs.replays == 1
-    assert config("--num_request_iterations_for_warmup=3").customs.replays == 3
-    assert config("--num_request_iterations_for_warmup=0").customs.replays == 1
-    assert config("--enable_model_warmup=false", "--num_request_iterations_for_warmup=3").customs.replays == 0
+    assert config().named_defaults.replays == 1
+    assert config("--num_request_iterations_for_warmup=3").named_defaults.replays == 3
+    assert config("--num_request_iterations_for_warmup=0").named_defaults.replays == 1
+    assert (
+        config("--enable_model_warmup=false", "--num_request_iterations_for_warmup=3").named_defaults.replays
+        == 0
+    )
 
 
 @pytest.mark.parametrize(
@@ -282,9 +285,9 @@ def test_tf_f13_tf_c8_tf_c9_a_platform_configuration(tmp_path: Path) -> None:
     file = written(tmp_path, PLATFORM % ("tensorflow", "SavedModelBundleSourceAdapterConfig", bundle))
     start = tensorflow.configure([*MODEL, f"--platform_config_file={file}", "--enable_batching"], NOWHERE)
     found = start.config
-    assert found.customs.batching is not None
-    assert (found.customs.batching.max_rows, found.customs.replays) == (6, 4)
-    assert found.customs.options == {
+    assert found.named_defaults.batching is not None
+    assert (found.named_defaults.batching.max_rows, found.named_defaults.replays) == (6, 4)
+    assert found.named_defaults.options == {
         "tensorflow": {"intra_op_threads": "2", "inter_op_threads": "3", "tags": "a,b"}
     }
     assert found.repository.first_filename == "model.tflite"
@@ -295,7 +298,7 @@ def test_tf_f13_tf_c8_tf_c9_a_platform_configuration(tmp_path: Path) -> None:
         "--enable_batching is ignored, since --platform_config_file says what batching there is",
     )
     older = PLATFORM % ("tensorflow", "SessionBundleSourceAdapterConfig", "config { }")
-    assert config(f"--platform_config_file={written(tmp_path, older)}").customs.replays == 0
+    assert config(f"--platform_config_file={written(tmp_path, older)}").named_defaults.replays == 0
     with pytest.raises(InvalidInput, match='there is one platform here, "tensorflow", and not mine'):
         wrong = PLATFORM % ("mine", "SessionBundleSourceAdapterConfig", "")
         config(f"--platform_config_file={written(tmp_path, wrong)}")
@@ -320,12 +323,14 @@ def test_tf_c10_the_configuration_of_another_runtime(tmp_path: Path) -> None:
 
 
 def test_tf_f14_tf_f16_sessions() -> None:
-    assert config().customs.options == {}
-    both = config("--tensorflow_session_parallelism=4").customs.options["tensorflow"]
+    assert config().named_defaults.options == {}
+    both = config("--tensorflow_session_parallelism=4").named_defaults.options["tensorflow"]
     assert both == {"intra_op_threads": "4", "inter_op_threads": "4"}
     each = config("--tensorflow_intra_op_parallelism=2", "--tensorflow_inter_op_parallelism=1")
-    assert each.customs.options["tensorflow"] == {"intra_op_threads": "2", "inter_op_threads": "1"}
-    assert config("--saved_model_tags=serve,tpu").customs.options["tensorflow"] == {"tags": "serve,tpu"}
+    assert each.named_defaults.options["tensorflow"] == {"intra_op_threads": "2", "inter_op_threads": "1"}
+    assert config("--saved_model_tags=serve,tpu").named_defaults.options["tensorflow"] == {
+        "tags": "serve,tpu"
+    }
 
 
 def test_tf_f18_lite_models() -> None:

@@ -64,7 +64,7 @@ def configure(words: Sequence[str], environment: Mapping[str, str] = os.environ)
     wish = platform(given.text("platform_config_file"))
     poll = given.seconds("file_system_poll_wait_seconds", 1)
     served, unread = _served(given, environment)
-    customs, pool = _customs(given, wish)
+    named_defaults, pool = _named_defaults(given, wish)
     retries = given.number("max_num_load_retries", 5)
     loads = given.number("num_load_threads", 0) or 4
     interval = given.number("load_retry_interval_micros", 60_000_000) / 1e6
@@ -83,7 +83,7 @@ def configure(words: Sequence[str], environment: Mapping[str, str] = os.environ)
         exits_on_error=given.is_on("exit_on_error", False) or None,
         repository=RepositoryConfig(first_filename="model.tflite" if prefers_tflite else ""),
         lifecycle=LifecycleConfig(loads, retries, interval, 1.0),
-        customs=customs,
+        named_defaults=named_defaults,
         waits_for_models=True,
         readiness="whole",
         tables={
@@ -91,7 +91,7 @@ def configure(words: Sequence[str], environment: Mapping[str, str] = os.environ)
                 _rules(given),
                 TensorFlowMetricsConfig(
                     "all" if given.is_on("tensorflow_metrics", True) else "none",
-                    customs.batching != NO_BATCHING,
+                    named_defaults.batching != NO_BATCHING,
                     pool,
                 ),
                 metrics_path(given.text("monitoring_config_file")),
@@ -158,7 +158,7 @@ def _one(given: ParsedFlags, environment: Mapping[str, str]) -> NamedModel:
     return NamedModel(name or "default", path, platform=PLATFORM)
 
 
-def _customs(given: ParsedFlags, wish: Platform) -> tuple[NamedModelDefaults, str]:
+def _named_defaults(given: ParsedFlags, wish: Platform) -> tuple[NamedModelDefaults, str]:
     """What holds for every model, and the name of the threads that run batches."""
     parameters = wish.batching
     if not given.text("platform_config_file") and given.is_on("enable_batching", False):
@@ -177,7 +177,7 @@ def _customs(given: ParsedFlags, wish: Platform) -> tuple[NamedModelDefaults, st
     options = {name: str(number) for name, number in threads.items() if number}
     if tags := given.text("saved_model_tags", wish.tags):
         options["tags"] = tags
-    customs = NamedModelDefaults(
+    named_defaults = NamedModelDefaults(
         batching=batching,
         instances=parameters.num_batch_threads.value if parameters is not None else 0,
         has_own_batching=parameters is not None
@@ -187,7 +187,7 @@ def _customs(given: ParsedFlags, wish: Platform) -> tuple[NamedModelDefaults, st
         if given.is_on("enable_model_warmup", wish.warms_up)
         else 0,
     )
-    return customs, parameters.thread_pool_name.value if parameters is not None else ""
+    return named_defaults, parameters.thread_pool_name.value if parameters is not None else ""
 
 
 def _fronts(given: ParsedFlags) -> list[FrontConfig]:

@@ -117,7 +117,7 @@ def _manifests(config: "ServeConfig", installed: Installed) -> "tuple[Manifest, 
     """Return every version of the models on this machine that a configuration names."""
     from salver.kernel.repository import Repository
 
-    repository = Repository((), installed.formats, config.repository, named_defaults=config.customs)
+    repository = Repository((), installed.formats, config.repository, named_defaults=config.named_defaults)
     repository.place([place for place in models_of(config) if "://" not in place.path])
     return repository.scan(0.0)
 

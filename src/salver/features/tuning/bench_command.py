@@ -90,8 +90,8 @@ async def _prepare(
     client: "Client", model: str, version: str, words: tuple[str, ...], rows: int, seed: int
 ) -> bytes:
     """The request's bytes, tried once: a request that fails alone is not worth sending often."""
-    from salver.cli.tensors import examples, parse_inputs
     from salver.client.encoding import specs
+    from salver.terminal.tensors import examples, parse_inputs
 
     wanted = specs(await client.metadata(model, version), "inputs")
     inputs = parse_inputs(words, wanted) if words else examples(wanted, rows, seed)

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from salver.cli.tensors import examples, parse_inputs, parse_tensor, shown, texts
 from salver.client.encoding import specs
+from salver.terminal.tensors import examples, parse_inputs, parse_tensor, shown, texts
 from salver.words.errors import InvalidInput
 from salver.words.messages import TensorSpec
 from salver.words.tensor import DATATYPES, DataType, as_bytes

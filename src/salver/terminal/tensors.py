@@ -1,7 +1,6 @@
-"""How do words on a command line become a model's inputs, and its outputs words?
+"""Tensors read from command-line options and shown as text.
 
-Checked against the model's metadata before anything is sent, so that the message can name the
-option. It knows no server.
+Options are checked against the model's metadata before anything is sent, so that messages name the option.
 """
 
 import io
@@ -21,7 +20,7 @@ _EDGE = 4
 
 
 def parse_inputs(words: Sequence[str], wanted: Sequence[TensorSpec]) -> dict[str, Tensor]:
-    """``NAME=VALUE`` words as tensors that fit the model.
+    """Return tensors that fit the model from ``NAME=VALUE`` options.
 
     Raises:
         InvalidInput: a word has no ``=``, names no input, cannot be read, or does not fit.
@@ -41,12 +40,12 @@ def parse_inputs(words: Sequence[str], wanted: Sequence[TensorSpec]) -> dict[str
 
 
 def explain(wanted: Sequence[TensorSpec]) -> str:
-    """What the model wants, as a sentence."""
+    """Return a sentence on the inputs that the model wants."""
     return "It wants: " + ", ".join(f"{s.name} {s.datatype.name}{list(s.shape)}" for s in wanted) + "."
 
 
 def parse_tensor(value: str, spec: TensorSpec) -> Tensor:
-    """One value as the input that ``spec`` describes; a missing batch dimension is put before it.
+    """Return one value as the input that ``spec`` describes; a missing batch dimension is added.
 
     Raises:
         InvalidInput: it cannot be read, or is of another shape or kind.
@@ -111,7 +110,7 @@ def _as_datatype(array: Array, datatype: DataType, field: str) -> Array:
 
 
 def examples(wanted: Sequence[TensorSpec], rows: int, seed: int) -> dict[str, Tensor]:
-    """Inputs that fit: numbers around zero for floats, zeros for integers, a word for BYTES.
+    """Return inputs that fit: numbers around zero for floats, zeros for integers, a word for BYTES.
 
     Args:
         wanted: The model's inputs; the first free dimension becomes ``rows``, others 1.
@@ -137,7 +136,7 @@ def examples(wanted: Sequence[TensorSpec], rows: int, seed: int) -> dict[str, Te
 
 
 def shown(array: Array) -> str:
-    """Values in few characters.
+    """Return values in few characters.
 
     >>> shown(np.arange(100.0))
     '[ 0.  1.  2.  3. ... 96. 97. 98. 99.]'
@@ -148,7 +147,7 @@ def shown(array: Array) -> str:
 
 
 def texts(array: Array) -> Any:
-    """Nested lists for JSON; bytes as text, what is not UTF-8 escaped."""
+    """Return nested lists for JSON; bytes become text, with escapes where they are not UTF-8."""
     if array.dtype != object:
         return array.tolist()
     flat = [value.decode("utf-8", "backslashreplace") for value in array.ravel().tolist()]
