@@ -42,6 +42,7 @@ from salver.dialects.torchserve.front import Backing
 from salver.dialects.torchserve.handler_store import HandlerStore
 from salver.dialects.torchserve.loading import HandlerLoader, HandlerRules
 from salver.dialects.torchserve.ports import TorchServePorts
+from salver.dialects.torchserve.registrations import Registrations
 from salver.dialects.torchserve.snapshots import Snapshots
 from salver.dialects.torchserve.unpacked_archives import UnpackedArchives
 from salver.dialects.torchserve.unpacking import Unpacking
@@ -94,11 +95,10 @@ from salver.kernel.serving.fetching import Fetching
 from salver.kernel.serving.inner import Inner
 from salver.kernel.serving.loader import Loader
 from salver.kernel.serving.loading import Additions, Attachment, Terms
-from salver.kernel.serving.model_callbacks import Calls
+from salver.kernel.serving.model_callbacks import ModelCallbacks
 from salver.kernel.serving.ports import Observer
 from salver.kernel.serving.present import CacheUse, Load, Losses
 from salver.kernel.serving.readiness import Readiness
-from salver.kernel.serving.registry import Registry
 from salver.kernel.serving.servable import Servable
 from salver.kernel.serving.stages import Stage
 from salver.stores import Copies, open_store
@@ -240,8 +240,8 @@ class Server:
         self._cache: ResponseCache | None = open_cache(config.table("cache", CacheConfig))
         self._caching = Caching(self._cache, clock) if self._cache else None
         self.inner = kernel.inner = inner = Inner(lambda: door)
-        calls = Calls(inner, lambda: self.control, self._metrics.own, clock, new_id)
-        terms = self._terms(calls)
+        callbacks = ModelCallbacks(inner, lambda: self.control, self._metrics.own, clock, new_id)
+        terms = self._terms(callbacks)
         self._voices = VoiceAttachment(await asyncio.to_thread(config.table("openai", VoiceConfig).read))
         loader = Loader(backends, self._bus, clock, terms, self._additions(terms, clock))
         self._live(loader, backends, clock)
@@ -359,10 +359,10 @@ class Server:
         mode = ControlMode(
             config.control, config.poll_seconds, config.load, spares_missing=config.exits_on_error is False
         )
-        registry = Registry(self._manager)
-        self._plane = ControlPlane(repository, self._manager, mode, clock, changes=registry)
+        registrations = Registrations(self._manager)
+        self._plane = ControlPlane(repository, self._manager, mode, clock, changes=registrations)
         self.handlers = HandlerStore(
-            self._of_torchserve.handlers, registry, self._plane, self._manager, clock
+            self._of_torchserve.handlers, registrations, self._plane, self._manager, clock
         )
         self._reloading = Reloading(self._plane, self._manager, self._of_tensorflow.served)
         voices = Voices(config.table("openai", VoiceConfig), self._manager, self._voices.of)
@@ -432,13 +432,13 @@ class Server:
         most_request = self._of_torchserve.rules.max_request or most_body
         await self.listeners.open(doors, most_request, max(most_request, most_body))
 
-    def _terms(self, calls: Calls) -> Terms:
+    def _terms(self, callbacks: ModelCallbacks) -> Terms:
         config = self.config
         return Terms(
             len(os.sched_getaffinity(0)),
             config.trust_pickle,
             Instances(config.instances, config.threads),
-            calls,
+            callbacks,
             None if config.resources is None else Pool(config.resources),
         )
 

@@ -19,10 +19,10 @@ from salver.dialects.torchserve.archive_files import MANIFEST
 from salver.dialects.torchserve.engine.engine import HandlerEngine
 from salver.dialects.torchserve.handler_store import HandlerStore
 from salver.dialects.torchserve.registering import HandlerStoreConfig
+from salver.dialects.torchserve.registrations import Registrations
 from salver.kernel.lifecycle import Manager
 from salver.kernel.repository import Repository
 from salver.kernel.serving.controlplane import ControlMode, ControlPlane
-from salver.kernel.serving.registry import Registry
 from salver.words.artifacts import Manifest, ModelConfig
 from salver.words.errors import (
     LoadFailed,
@@ -105,10 +105,10 @@ class Hall:
             lambda event: None,
             reclaim=lambda: None,
         )
-        registry = Registry(self.lives)
+        registrations = Registrations(self.lives)
         repository = Repository(paths, formats(recognise))
-        self.plane = ControlPlane(repository, self.lives, mode, lambda: self.now, changes=registry)
-        self.store = HandlerStore(config, registry, self.plane, self.lives, lambda: self.now)
+        self.plane = ControlPlane(repository, self.lives, mode, lambda: self.now, changes=registrations)
+        self.store = HandlerStore(config, registrations, self.plane, self.lives, lambda: self.now)
 
     async def load(self, manifest: Manifest) -> FakeServable:
         self.loads.append(manifest)

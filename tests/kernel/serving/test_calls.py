@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from salver.backends.callbacks import Wish
 from salver.features.telemetry.own_metrics import OwnMetrics
 from salver.kernel.engine.ports import Terms
-from salver.kernel.serving.model_callbacks import Calls, stuck
+from salver.kernel.serving.model_callbacks import ModelCallbacks, deadlocked
 from salver.words.artifacts import LoadOrder
 from salver.words.errors import InvalidInput, ModelFailed, NotFound, NotReady, OnlyStreams, Unsupported
 from salver.words.messages import InferRequest, InferResponse, ModelId
@@ -53,7 +53,7 @@ class World:
 
 
 def calls_of(world):
-    return Calls(world, lambda: world, OwnMetrics(), lambda: 5.0, lambda: "c" * 16)
+    return ModelCallbacks(world, lambda: world, OwnMetrics(), lambda: 5.0, lambda: "c" * 16)
 
 
 def asking(model="b", **fields):
@@ -78,12 +78,12 @@ RUN = Terms(None, True)
     ],
 )
 def test_tr_s7_who_waits_for_ever(hosts, found):
-    assert stuck(hosts) == found
+    assert deadlocked(hosts) == found
 
 
 @given(st.dictionaries(st.sampled_from([A, B, C]), st.lists(st.sets(st.sampled_from([A, B, C])), min_size=1)))
 def test_tr_s7_whoever_is_stuck_waits_for_the_stuck_alone(hosts):
-    found = stuck(hosts)
+    found = deadlocked(hosts)
     assert all(waits & found for id in found for waits in hosts[id])
     free = set(hosts) - found  # and it is the most that can be said
     assert all(any(not waits & found for waits in hosts[id]) for id in free)
@@ -156,7 +156,7 @@ async def test_tr_s7_a_circle_is_refused_and_opens_again():
     await asyncio.gather(waits, beside, through)
     a.leave()
     b.leave()
-    assert repr(calls) == "<Calls of nobody>"
+    assert repr(calls) == "<ModelCallbacks of nobody>"
 
 
 async def test_tr_s7_models_are_managed_by_who_manages_them():

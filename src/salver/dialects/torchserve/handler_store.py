@@ -27,9 +27,9 @@ from salver.dialects.torchserve.registering import (
     manifest_of,
     name_of,
 )
+from salver.dialects.torchserve.registrations import Registrations, order_of
 from salver.kernel.repository.bounds import machine, most_workers
 from salver.kernel.serving.changes import Changes
-from salver.kernel.serving.registry import Registry, order_of
 from salver.kernel.serving.servable import Servable
 from salver.words.artifacts import Manifest
 from salver.words.errors import (
@@ -128,13 +128,13 @@ class HandlerStore:
     def __init__(
         self,
         config: HandlerStoreConfig,
-        registry: Registry,
+        registrations: Registrations,
         plane: Plane,
         lives: Lives,
         clock: Callable[[], float],
     ) -> None:
         self.config = config
-        self._registry = registry
+        self._registrations = registrations
         self._plane = plane
         self._lives = lives
         self._clock = clock
@@ -242,8 +242,8 @@ class HandlerStore:
     async def _unregister(self, model: str, version: str) -> None:
         self._plane.check_unowned(model)
         id = self._one(model, version).id
-        is_default = id.version == self._registry.default(model)
-        if is_default and len(self._registry.versions(model)) > 1:
+        is_default = id.version == self._registrations.default(model)
+        if is_default and len(self._registrations.versions(model)) > 1:
             raise StillDefault(
                 f"Cannot remove default version for model {model}",
                 field="model_version",
@@ -276,7 +276,7 @@ class HandlerStore:
             raise InvalidInput("max_worker cannot be less than min_worker.", field="max_worker")
         check_number("max_worker", most)
         workers = msgspec.structs.replace(manifest.config.workers or Workers(), least=least, most=most)
-        self._registry.rescale(manifest.id, workers)
+        self._registrations.rescale(manifest.id, workers)
         self._plane.refresh()
         self.changed()
         if not waits:
@@ -293,14 +293,14 @@ class HandlerStore:
             NoModel, NoModelVersion: there is none.
         """
         self._plane.check_unowned(model)
-        versions = self._registry.versions(model).keys() | self._registry.others(model)
+        versions = self._registrations.versions(model).keys() | self._registrations.others(model)
         if not versions:
             raise _no_model(model)
         if version not in versions:
             raise NoModelVersion(
                 f"Model version {version} does not exist for model {model}", field="model_version"
             )
-        self._registry.set_default(model, version)
+        self._registrations.set_default(model, version)
         self.changed()
 
     # -- what there is -------------------------------------------------------------------------
@@ -309,10 +309,10 @@ class HandlerStore:
         """Each model but functions of workflows, sorted by name; no worker is looked at."""
         functions = {id.name for id, entry in self._entries.items() if entry.is_part and not entry.url}
         urls, started = {}, set()
-        for manifest in self._registry.handlers():
+        for manifest in self._registrations.handlers():
             id = manifest.id
             if id.name not in functions:
-                if id.version == self._registry.default(id.name):
+                if id.version == self._registrations.default(id.name):
                     urls[id.name] = _url_of(manifest)
                 if self._was_there(id):
                     started.add(id.name)
@@ -324,7 +324,7 @@ class HandlerStore:
         Raises:
             NoModel, NoModelVersion: there is none.
         """
-        versions = self._registry.versions(model)
+        versions = self._registrations.versions(model)
         if not versions:
             raise _no_model(model)
         if version == _ALL and version not in versions:
@@ -352,7 +352,7 @@ class HandlerStore:
         """Has no model been short of workers for longer than it may, and goes the server on?"""
         if self.is_ending:
             return False
-        engines = (self._engine(manifest.id) for manifest in self._registry.handlers())
+        engines = (self._engine(manifest.id) for manifest in self._registrations.handlers())
         now = self._clock()
         return all(engine.is_healthy(now) for engine in engines if engine is not None)
 
@@ -394,7 +394,7 @@ class HandlerStore:
         entry = self._entries[manifest.id] = _Entry(
             manifest, order.handler, order.url, found, is_at_start, is_part
         )
-        self._registry.put(manifest)
+        self._registrations.put(manifest)
         self._plane.refresh()
         return entry
 
@@ -435,18 +435,18 @@ class HandlerStore:
 
     def _check_free(self, id: ModelId) -> None:
         self._plane.check_unowned(id.name)
-        if id.version in self._registry.versions(id.name):
+        if id.version in self._registrations.versions(id.name):
             raise Conflict(
                 f"Model version {id.version} is already registered for model {id.name}", field="model_name"
             )
-        if self._registry.others(id.name):
+        if self._registrations.others(id.name):
             raise Conflict(
                 f"A model of another kind is called {id.name}", field="model_name", fix="Say model_name."
             )
 
     async def _remove(self, id: ModelId) -> None:
         entry = self._entries.pop(id, None)
-        self._registry.take_out(id)
+        self._registrations.take_out(id)
         self._plane.refresh()
         try:
             async with asyncio.timeout(self.config.unregister_timeout_s):
@@ -472,10 +472,10 @@ class HandlerStore:
         return engine if isinstance(engine, HandlerEngine) else None
 
     def _one(self, model: str, version: str) -> Manifest:
-        versions = self._registry.versions(model)
+        versions = self._registrations.versions(model)
         if not versions:
             raise _no_model(model)
-        manifest = versions.get(version or self._registry.default(model))
+        manifest = versions.get(version or self._registrations.default(model))
         if manifest is None:
             raise NoModelVersion(
                 f"Model version: {version} does not exist for model: {model}", field="model_version"
@@ -483,7 +483,7 @@ class HandlerStore:
         return manifest
 
     def _statuses(self) -> list[HandlerStatus]:
-        return [self._status(manifest) for manifest in self._registry.handlers()]
+        return [self._status(manifest) for manifest in self._registrations.handlers()]
 
     def _status(self, manifest: Manifest) -> HandlerStatus:
         id, options = manifest.id, manifest.config.options
@@ -496,7 +496,7 @@ class HandlerStore:
             engine.workers() if engine is not None else (),
             engine.queued if engine is not None else 0,
             options.get("runtime") or RUNTIMES[0],
-            is_default=id.version == self._registry.default(id.name),
+            is_default=id.version == self._registrations.default(id.name),
             is_loaded_at_startup=self._was_there(id),
         )
 

@@ -203,7 +203,7 @@ class Loader:
         options = LoadOptions(placement.threads, self._terms.trust_pickle, instance=first, config=config)
         if placement.runner == "process":
             kind = backend if isinstance(backend, type) else type(backend)
-            calls = self._terms.calls if backend.traits.reads_config else None
+            callbacks = self._terms.callbacks if backend.traits.reads_config else None
             runner = await ProcessRunner.start(
                 f"{kind.__module__}:{kind.__qualname__}",
                 manifest,
@@ -211,7 +211,7 @@ class Loader:
                 slots=slots,
                 memory_limit_mb=manifest.config.instances.memory_limit_mb,
                 run_timeout_s=manifest.config.instances.run_timeout_s,
-                server=calls.admit(manifest.id) if calls else None,
+                server=callbacks.admit(manifest.id) if callbacks else None,
                 interpreter=await programs.interpreter(manifest) if programs is not None else None,
             )
             runner.reruns = _reruns(backend, manifest, runner.signature)

@@ -15,7 +15,7 @@ from salver.kernel.engine.placement import Placement
 from salver.kernel.engine.ports import Runner
 from salver.kernel.engine.spawn import Interpreter
 from salver.kernel.engine.turns import Pool
-from salver.kernel.serving.model_callbacks import Calls
+from salver.kernel.serving.model_callbacks import ModelCallbacks
 from salver.kernel.serving.servable import Servable
 from salver.stats.shape_laws import ShapeLaws
 from salver.words.artifacts import Batching, Instances, Manifest, ModelConfig
@@ -31,14 +31,14 @@ class Terms(msgspec.Struct, frozen=True):
         cores: Cores that it may use.
         trust_pickle: See :class:`~salver.backends.protocol.LoadOptions`.
         wish: Applies where a model's configuration is silent.
-        calls: What models may ask of the server while they run; None = nothing.
+        callbacks: Answers what models ask of the server while they run; None = they cannot.
         pool: Resources that models share; None = they are not counted.
     """
 
     cores: int
     trust_pickle: bool = False
     wish: Instances = _NO_WISH
-    calls: Calls | None = None
+    callbacks: ModelCallbacks | None = None
     pool: Pool | None = None
 
     def wish_of(self, manifest: Manifest) -> Instances:

@@ -1,10 +1,9 @@
-"""What may the models of this server ask of it, and who answers?
+"""Calls that models make to their server, and the answers to them.
 
-Models of host processes ask other models, have them loaded and unloaded, and keep numbers on the metrics page
-(TR-S7, TR-M8). Requests go by the one door (:mod:`salver.kernel.serving.inner`). Errors are said in the
-words of
-Triton's Python backend. A request that could never be answered, because every instance that could do so waits
-for it, is refused at once.
+Models in host processes call other models, have them loaded and unloaded, and keep numbers on the metrics
+page (TR-S7, TR-M8). Requests go through the data plane (:mod:`salver.kernel.serving.inner`). Errors have the
+texts of Triton's Python backend. A request that could never be answered, because every instance that could do
+so waits for it, is refused at once.
 """
 
 from collections import Counter
@@ -22,14 +21,14 @@ from salver.words.errors import InvalidInput, NotFound, NotReady, OnlyStreams, S
 from salver.words.messages import Call, InferRequest, InferResponse, ModelId
 
 
-def stuck(hosts: Mapping[ModelId, Sequence[AbstractSet[ModelId]]]) -> set[ModelId]:
-    """Models that can answer nothing any more: each of their hosts waits for one that can answer nothing.
+def deadlocked(hosts: Mapping[ModelId, Sequence[AbstractSet[ModelId]]]) -> set[ModelId]:
+    """Return the models that can answer nothing any more: each of their hosts waits for such a model.
 
     Args:
-        hosts: For whom the run of each host of a model waits; for nobody, if it is idle or at work.
+        hosts: For each host of a model, the models that its run waits for; none if it is idle or at work.
 
     >>> a, b, c = (ModelId(name, "1") for name in "abc")
-    >>> sorted(map(str, stuck({a: [{b}], b: [{a}], c: [{a}, set()]})))
+    >>> sorted(map(str, deadlocked({a: [{b}], b: [{a}], c: [{a}, set()]})))
     ['a:1', 'b:1']
     """
     left = set(hosts)
@@ -38,12 +37,12 @@ def stuck(hosts: Mapping[ModelId, Sequence[AbstractSet[ModelId]]]) -> set[ModelI
     return left
 
 
-class Calls:
-    """The server, to those whose models ask it.
+class ModelCallbacks:
+    """Answers the calls of all models.
 
     Args:
-        control: Gives who loads and unloads, and is made after those who load models.
-        numbers: The metrics page's, of models' own.
+        control: Returns what loads and unloads models, which is made after the loader.
+        numbers: Models' own numbers on the metrics page.
         clock: Monotonic seconds.
         new_id: Ids of 16 hexadecimal digits, for requests and spans.
     """
@@ -61,66 +60,66 @@ class Calls:
         self.numbers = numbers
         self._clock = clock
         self._new_id = new_id
-        #: For whom the run of each host of a version waits, and how often.
+        #: For each host of a version, the models that its run waits for, and how often.
         self.hosts: dict[ModelId, list[Counter[ModelId]]] = {}
 
     def __repr__(self) -> str:
-        return f"<Calls of {', '.join(map(str, self.hosts)) or 'nobody'}>"
+        return f"<ModelCallbacks of {', '.join(map(str, self.hosts)) or 'none'}>"
 
-    def admit(self, id: ModelId) -> "Resident":
-        """For a version that is being loaded."""
-        return Resident(self, id)
+    def admit(self, id: ModelId) -> "VersionCallbacks":
+        """Return the callbacks of a version that is being loaded."""
+        return VersionCallbacks(self, id)
 
-    def is_stuck(self, id: ModelId) -> bool:
-        """No host of that version will be free again."""
-        return id in stuck({id: [set(+waits) for waits in hosts] for id, hosts in self.hosts.items()})
+    def is_deadlocked(self, id: ModelId) -> bool:
+        """Return whether no host of that version will be free again."""
+        return id in deadlocked({id: [set(+waits) for waits in hosts] for id, hosts in self.hosts.items()})
 
     def call(self, request: InferRequest, deadline: float | None) -> Call:
-        """How a model's request comes to the door."""
+        """Return the call of a model's request."""
         parent = traceparent.parse(request.trace) if request.trace else None
         span = traceparent.format(traceparent.child(parent, self._new_id())) if parent else ""
         id = request.id or self._new_id()
         return Call("bls", self._clock(), deadline, id, span, parent=request.trace if parent else "")
 
 
-class Resident:
-    """The server, to one version from its load to its end (:class:`~salver.kernel.engine.ports.Server`)."""
+class VersionCallbacks:
+    """Answers the calls of one version (:class:`~salver.kernel.engine.ports.Server`)."""
 
-    def __init__(self, calls: Calls, id: ModelId) -> None:
+    def __init__(self, calls: ModelCallbacks, id: ModelId) -> None:
         self.calls = calls
         self.id = id
         self.meters = _Meters(self)
 
     def __repr__(self) -> str:
-        return f"<Resident {self.id}>"
+        return f"<VersionCallbacks {self.id}>"
 
-    def enter(self) -> "_Asker":
-        """A host of it is there."""
-        return _Asker(self)
+    def enter(self) -> "_HostCallbacks":
+        """Return the callbacks of a new host of it."""
+        return _HostCallbacks(self)
 
     def leave(self) -> None:
-        """It is gone, and its numbers with it."""
+        """Forget its numbers when it is gone."""
         self.calls.numbers.forget(self)
 
 
-class _Asker:
+class _HostCallbacks:
     """See :class:`~salver.kernel.engine.ports.Asker`."""
 
-    def __init__(self, resident: Resident) -> None:
-        self._calls = resident.calls
-        self._id = resident.id
+    def __init__(self, version: VersionCallbacks) -> None:
+        self._calls = version.calls
+        self._id = version.id
         self._waits: Counter[ModelId] = Counter()
         self._calls.hosts.setdefault(self._id, []).append(self._waits)
 
     async def infer(self, request: InferRequest, terms: Terms) -> InferResponse:
-        """The one answer of a model."""
+        """Return the one answer of a model."""
         with self._asking(request, terms) as call:
             return await self._calls.inner.infer(request, call)
 
     async def stream(
         self, request: InferRequest, terms: Terms, write: Callable[[InferResponse], Awaitable[None]]
     ) -> None:
-        """The answer in pieces."""
+        """Write the answer in pieces."""
         with self._asking(request, terms) as call:
             await self._calls.inner.stream(request, call, write)
 
@@ -141,7 +140,7 @@ class _Asker:
         return True
 
     def leave(self) -> None:
-        """The host is gone; it may come again, so the model's numbers stay."""
+        """Forget the host; it may be restarted, so the model's numbers stay."""
         hosts = self._calls.hosts[self._id]
         hosts[:] = [other for other in hosts if other is not self._waits]
         if not hosts:
@@ -149,7 +148,7 @@ class _Asker:
 
     @contextmanager
     def _asking(self, request: InferRequest, terms: Terms) -> Iterator[Call]:
-        """While it is asked, this host waits for it; what goes wrong is said in Triton's words."""
+        """Count this host as waiting meanwhile, and give errors Triton's texts."""
         model, calls = request.model, self._calls
         prefix = f"Model {model} - Error when running inference: "
         try:
@@ -162,7 +161,7 @@ class _Asker:
         if terms.is_of_run:
             self._waits[target] += 1
         try:
-            if terms.is_of_run and calls.is_stuck(self._id):
+            if terms.is_of_run and calls.is_deadlocked(self._id):
                 raise NotReady(
                     f"{prefix}model '{self._id.name}' would wait for itself: every instance that could "
                     f"answer '{model}' waits for an answer that only they could give",
@@ -188,18 +187,18 @@ class _Asker:
 class _Meters:
     """See :class:`~salver.backends.callbacks.Meters`."""
 
-    def __init__(self, resident: Resident) -> None:
-        self._owner = resident
-        self._numbers = resident.calls.numbers
+    def __init__(self, version: VersionCallbacks) -> None:
+        self._owner = version
+        self._numbers = version.calls.numbers
 
     def open(self, series: Series) -> int:
-        """A handle on a series."""
+        """Return a handle on a series."""
         return self._numbers.open(self._owner, series)
 
     def change(self, handle: int, how: Literal["add", "set", "observe"], value: float) -> None:
-        """Change it."""
+        """Change a number."""
         self._numbers.change(self._owner, handle, how, value)
 
     def value(self, handle: int) -> float:
-        """As it is now."""
+        """Return a number."""
         return self._numbers.value(self._owner, handle)

@@ -1,4 +1,4 @@
-"""How is a model with sequences loaded, so that each sequence stays with the instance that knows it?"""
+"""Loading of models with sequences: each sequence stays with one instance."""
 
 from collections.abc import Awaitable, Callable
 
@@ -25,7 +25,7 @@ async def load_sequences(
     clock: Callable[[], float],
     emit: Callable[[BatchRan], None],
 ) -> SequenceEngine:
-    """An engine on as many instances as the placement has slots.
+    """Return an engine on as many instances as the placement has slots.
 
     Raises:
         LoadFailed: the reason, in words for the owner.
@@ -47,7 +47,7 @@ async def load_sequences(
 
 
 def within(config: ModelConfig, signature: Signature) -> ModelConfig:
-    """The configuration, its batches no larger than the model says that it takes."""
+    """Return the configuration, its batches no larger than the model takes."""
     most = signature.max_rows
     if not most or config.batching.max_rows <= most:
         return config

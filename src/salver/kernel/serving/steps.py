@@ -1,7 +1,7 @@
-"""How does a manifest become a model that answers token by token?
+"""Loading of models that answer token by token (``steps.vocabulary``).
 
-The backend loads it as ever; a program with states gets slots for them, the vocabulary is read, and a step
-engine goes around it all. ``loader.py`` asks for this where ``steps.vocabulary`` is set.
+The backend loads the model; a program with states gets slots for them, the vocabulary is read, and a step
+engine is put around it all.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from salver.words.errors import LoadFailed, SalverError
 from salver.words.events import StepRan
 
 _MAX_VOCABULARY = 64 << 20
-#: A whole step so quick gains nothing from more threads, and loses when they wait for busy cores. (Measured:
+#: Steps shorter than this gain nothing from more threads, and lose when those wait for busy cores. (Measured:
 #: a network of 0.1 ms steps gave 55,000 tokens/s to 16 callers on one thread, 25,000 on two.)
 _QUICK_S = 0.002
 
@@ -31,10 +31,10 @@ async def load_steps(
     clock: Callable[[], float],
     emit: Callable[[StepRan], None],
 ) -> tuple[StepEngine, int]:
-    """Load it, try it out, and begin to step; with how many threads.
+    """Load a model, try it out and start its engine; return the number of its threads, too.
 
     Args:
-        trials: In order; the first whose whole step is quick, or else the last one, stays.
+        trials: Tried in order; the first whose whole step is short is kept, or else the last one.
 
     Raises:
         LoadFailed: the reason, in words for the owner.

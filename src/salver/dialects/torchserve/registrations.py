@@ -1,7 +1,7 @@
-"""What have requests changed about the list of models that the repository gives?
+"""Changes that requests have made to the list of models that the repository gives.
 
-Models that were registered, numbers of workers, models that were taken out, and which version is asked where
-none is named: laid over the list at each tick. It scans nothing and loads nothing.
+Models that were registered or removed, numbers of workers, and default versions: applied to the list at each
+tick. Nothing is scanned or loaded here.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,23 +15,23 @@ from salver.words.messages import ModelId
 
 
 class Pins(Protocol):
-    """Knows which versions are asked where none is named (the lifecycle's manager)."""
+    """Versions that answer requests which name none (the lifecycle's manager)."""
 
     def pin(self, name: str, version: str) -> None:
-        """Requests without a version go to this one from now on."""
+        """Send requests that name no version to this one."""
         ...
 
     def unpin(self, name: str) -> None:
-        """They go to the newest that is ready."""
+        """Send them to the newest version that is ready."""
         ...
 
     def pinned(self, name: str) -> str:
-        """The version that is pinned; empty = none is."""
+        """Return the pinned version; empty = none."""
         ...
 
 
-class Registry:
-    """What stands beside the repository until the server ends."""
+class Registrations:
+    """Registered models and other changes, kept until the server ends."""
 
     def __init__(self, pins: Pins) -> None:
         self._pins = pins
@@ -42,32 +42,32 @@ class Registry:
         self._found: dict[ModelId, str] = {}  # fingerprints, as the repository has them
 
     def __repr__(self) -> str:
-        return f"<Registry of {len(self._registered)} models>"
+        return f"<Registrations of {len(self._registered)} models>"
 
     def put(self, manifest: Manifest) -> None:
-        """It is there from the next list on."""
+        """Add a version, from the next list on."""
         self._registered[manifest.id] = manifest
         self._workers.pop(manifest.id, None)
 
     def take_out(self, id: ModelId) -> None:
-        """It is not there from the next list on; one that was found comes again when its files change."""
+        """Remove a version, from the next list on; one of the repository returns when its files change."""
         self._registered.pop(id, None)
         self._workers.pop(id, None)
         if id in self._found:
             self._removed[id] = self._found[id]
 
     def ask_again(self, name: str) -> None:
-        """What was found of that model is there again, though it was taken out."""
+        """Restore the versions of a model that the repository has and that were removed."""
         self._removed = {id: mark for id, mark in self._removed.items() if id.name != name}
 
     def rescale(self, id: ModelId, workers: Workers) -> None:
-        """It has so many workers from the next list on."""
+        """Change the number of a version's workers, from the next list on."""
         for manifest in self._known:
             if manifest.id == id:
                 self._workers[id] = (manifest.body, workers)
 
     def over(self, found: Sequence[Manifest]) -> tuple[Manifest, ...]:
-        """The list with all of that; versions that are asked where none is named are settled by it."""
+        """Return the list with all changes, and pin the default versions accordingly."""
         names = {id.name for id in self._registered}
         known = {m.id: _clashing(m) if m.id.name in names and m.format != FORMAT else m for m in found}
         self._found = {m.id: m.fingerprint for m in found}
@@ -84,32 +84,32 @@ class Registry:
         return self._known
 
     def handlers(self) -> tuple[Manifest, ...]:
-        """All that there are, sorted by name."""
+        """Return all handlers, sorted by name."""
         return tuple(m for m in self._known if m.format == FORMAT)
 
     def versions(self, name: str) -> dict[str, Manifest]:
-        """A handler's."""
+        """Return the versions of a handler."""
         return {m.id.version: m for m in self.handlers() if m.id.name == name}
 
     def others(self, name: str) -> frozenset[str]:
-        """The versions of a model of another kind that has this name."""
+        """Return the versions of a model of this name that is no handler."""
         return frozenset(m.id.version for m in self._known if m.id.name == name and m.format != FORMAT)
 
     def default(self, name: str) -> str:
-        """The version that is asked where none is named: the pinned one, or the one that a label means."""
+        """Return the default version: the pinned one, or the one of the default label."""
         if pinned := self._pins.pinned(name):
             return pinned
         meant = (m.config.labels.get(m.config.default_label, "") for m in self._known if m.id.name == name)
         return next(filter(None, meant), "")
 
     def set_default(self, name: str, version: str) -> None:
-        """Requests that name no version go there, as long as it is there."""
+        """Send requests that name no version to this one, as long as it exists."""
         self._pins.pin(name, version)
 
     def _settle_pins(self) -> None:
-        """A handler's stays as long as it is there; then the first of the others has its place.
+        """Keep a handler's pin while its version exists, then pin the first of the others.
 
-        Where a label says which version is meant, as the registry's aliases do, none is pinned.
+        Where a label names the default version, as the registry's aliases do, none is pinned.
         """
         labelled = {m.id.name for m in self._known if m.config.default_label}
         for name, versions in _by_name(self._known).items():
@@ -123,7 +123,7 @@ class Registry:
 
 
 def order_of(version: str) -> tuple[tuple[int, str], ...]:
-    """Orders versions such as ``1.10``: part by part, by number where it is one.
+    """Return a key that orders versions such as ``1.10``: part by part, by number where it is one.
 
     >>> sorted(["10.0", "9.0", "9", "beta"], key=order_of)
     ['beta', '9', '9.0', '10.0']
@@ -132,7 +132,7 @@ def order_of(version: str) -> tuple[tuple[int, str], ...]:
 
 
 def _by_name(manifests: Iterable[Manifest]) -> Mapping[str, dict[str, str]]:
-    """Formats by version, by model."""
+    """Return formats by version, by model."""
     found: dict[str, dict[str, str]] = {}
     for manifest in manifests:
         found.setdefault(manifest.id.name, {})[manifest.id.version] = manifest.format
@@ -140,7 +140,7 @@ def _by_name(manifests: Iterable[Manifest]) -> Mapping[str, dict[str, str]]:
 
 
 def _with_workers(manifest: Manifest, workers: Workers) -> Manifest:
-    """Nothing else about it is new."""
+    """Return the manifest with other workers, and a fingerprint that says so."""
     config = msgspec.structs.replace(manifest.config, workers=workers)
     fingerprint = f"{manifest.fingerprint} with {workers.least} to {workers.most} workers"
     return msgspec.structs.replace(manifest, config=config, fingerprint=fingerprint)
