@@ -25,12 +25,14 @@ from salver.configuration import ServeConfig
 from salver.dialects.clouds.doors import SageMaker, SageMakerDoor, Vertex, VertexDoor
 from salver.dialects.clouds.many_models import ManyModels
 from salver.dialects.formats import formats
-from salver.dialects.oip.http_operations import HttpOperations
+from salver.dialects.oip.faults import http_fault
 from salver.dialects.oip.loading import WarmupFiles
-from salver.dialects.oip.regions import NO_REGIONS
+from salver.dialects.oip.regions import NO_REGIONS, RegionRegistry
+from salver.dialects.oip.rules import OipRules
 from salver.dialects.oip.shared_memory import SharedMemory
 from salver.dialects.openai.loading import VoiceAttachment
 from salver.dialects.openai.voices import VoiceConfig, Voices
+from salver.dialects.tables import grpc_tables, http_router
 from salver.dialects.tensorflow.config import TensorFlowConfig
 from salver.dialects.tensorflow.loading import RecordingAttachment, ReplayAttachment
 from salver.dialects.tensorflow.metrics import TensorFlowMetrics, with_colons
@@ -38,10 +40,11 @@ from salver.dialects.tensorflow.prediction_log import PredictionLog
 from salver.dialects.tensorflow.reloading import Reloading
 from salver.dialects.tensorflow.replay import samples_of
 from salver.dialects.torchserve.config import TorchServeConfig
+from salver.dialects.torchserve.foreign_forms import HandlerForms
 from salver.dialects.torchserve.front import Backing
 from salver.dialects.torchserve.handler_store import HandlerStore
 from salver.dialects.torchserve.loading import HandlerLoader, HandlerRules
-from salver.dialects.torchserve.ports import TorchServePorts
+from salver.dialects.torchserve.ports import TorchServePorts, exact_ports
 from salver.dialects.torchserve.registrations import Registrations
 from salver.dialects.torchserve.snapshots import Snapshots
 from salver.dialects.torchserve.unpacked_archives import UnpackedArchives
@@ -106,18 +109,18 @@ from salver.transport.access import Watched
 from salver.transport.access_check import Access, AccessRules, Changing
 from salver.transport.asgi import Front
 from salver.transport.budget import Budget
-from salver.transport.calls import Reception, id_maker
+from salver.transport.calls import RequestContext, id_maker
 from salver.transport.cors import Cors
 from salver.transport.doors import App, Kind, with_metrics_at
 from salver.transport.doors import door as shown_at
-from salver.transport.grpc import GrpcMethods
+from salver.transport.grpc import GrpcFront
 from salver.transport.hangup import HangUps
 from salver.transport.listeners import Listeners
 from salver.transport.orca import TokenRoom
 from salver.transport.pages import Sites
 from salver.transport.parting import Parting
-from salver.transport.ports import RegionRegistry
 from salver.transport.restrict import GRPC_PREFIX
+from salver.transport.routes import HttpRouter
 from salver.transport.server import FrontConfig
 from salver.words.artifacts import Instances
 from salver.words.errors import SalverError
@@ -201,7 +204,6 @@ class Server:
         self.listeners = Listeners(
             [msgspec.structs.replace(front, logs_json=as_json) for front in fronts],
             config.connections,
-            self._budget,
             self._parting,
             self._hangups,
         )
@@ -253,35 +255,30 @@ class Server:
         self.signature = door.signature
         if self._of_registry.ledger:
             await self._keep_ledger(new_id)
-        reception = Reception(
+        context = RequestContext(
             clock,
             new_id,
             config.tenant_header.lower().encode(),
             config.server_name,
             config.http.rules(),
             config.grpc.rules(GRPC_PREFIX, is_grpc=True),
-            self._regions,
+            config.max_message_mb << 20,
             config.grpc_compression,
-            self._of_tensorflow.rules,
             self.splits.router,
-            config.ignores_surplus,
             self._decoders,
             self._budget,
             config.tritons_words,
             self._hangups,
             self._parting,
+            HandlerForms(),
         )
         max_body = int(config.max_body_mb * (1 << 20))
-        self._torchserve = self._as_torchserve(door, reception, max_body)
-        self._grpc = GrpcMethods(
-            door,
-            self.control,
-            self,
-            reception,
-            max_message=config.max_message_mb << 20,
-            torchserve=self._torchserve.methods,
-        )
-        operations = HttpOperations(door, self.control, self, reception, max_body)
+        oip = OipRules(self._regions, max_body, config.ignores_surplus)
+        self._torchserve = self._as_torchserve(door, context, max_body)
+        behind = (door, self.control, self, context, oip, self._of_tensorflow.rules)
+        tables = (*grpc_tables(*behind), *self._torchserve.methods.tables())
+        self._grpc = GrpcFront(tables, self.control, context)
+        router = http_router(*behind)
         self._token = config.api.digest()
         self._kept = self.ledgered.kept(new_id) if self.ledgered else None
         known = (config.server_name, __version__)
@@ -289,7 +286,7 @@ class Server:
         managing += self._kept.operations() if self._kept else []
         self._api = Api([*managing, *(o for part in self._parts for o in part.operations)], self._decoders)
         self._pages = Sites(*(pages for part in self._parts for pages in part.pages))
-        doors = [self._door(operations, f, reception) for f in self.listeners.configs]
+        doors = [self._door(router, f, context) for f in self.listeners.configs]
         if config.waits_for_models:
             await self._load()
             await self._manager.tried({status.id.name for status in self._manager.statuses()})
@@ -326,16 +323,16 @@ class Server:
         self._metrics.join(ReleaseGauges(self.ledgered.releases))
 
     def _as_torchserve(
-        self, door: DataPlane[Any, Any], reception: Reception, max_body: int
+        self, door: DataPlane[Any, Any], context: RequestContext, max_body: int
     ) -> TorchServePorts:
         """The interfaces that its clients know."""
-        config, clock = self._of_torchserve, reception.clock
+        config, clock = self._of_torchserve, context.clock
         is_open, shelf = config.handlers.is_open, config.handlers.shelf
         rules = msgspec.structs.replace(config.rules, may_change=is_open)
         shelf = msgspec.structs.replace(shelf, store=config.workflow_store or shelf.store)
         flows = Workflows(WorkflowsConfig(shelf, is_open), self.handlers, self.inner, self._archives, clock)
-        more = WorkflowOperations(flows, reception, rules.max_response).http()
-        backing = Backing(door, self.handlers, self, reception, rules, more=more, max_body=max_body)
+        more = WorkflowOperations(flows, context, rules.max_response).http()
+        backing = Backing(door, self.handlers, self, context, rules, more=more, max_body=max_body)
         return TorchServePorts(backing, self.control)
 
     def _live(self, loader: Loader, backends: Mapping[str, Backend], clock: Callable[[], float]) -> None:
@@ -430,7 +427,8 @@ class Server:
         """Listen, and answer from now on."""
         most_body = int(self.config.max_body_mb * (1 << 20))
         most_request = self._of_torchserve.rules.max_request or most_body
-        await self.listeners.open(doors, most_request, max(most_request, most_body))
+        exact = exact_ports(most_request, self._budget)
+        await self.listeners.open(doors, exact, max(most_request, most_body))
 
     def _terms(self, callbacks: ModelCallbacks) -> Terms:
         config = self.config
@@ -468,12 +466,12 @@ class Server:
             TritonPrograms(Path(tempfile.gettempdir())),
         )
 
-    def _door(self, operations: HttpOperations, config: FrontConfig, reception: Reception) -> App:
+    def _door(self, router: HttpRouter, config: FrontConfig, context: RequestContext) -> App:
         """The application as that port shows it, and as operators of TorchServe see it."""
-        shown = self._shown(operations, config, reception)
+        shown = self._shown(router, config, context)
         return Watched(shown, self._bus.emit) if self._view is not None else shown
 
-    def _access(self, config: FrontConfig, reception: Reception, *, of_torchserve: bool = False) -> Access:
+    def _access(self, config: FrontConfig, context: RequestContext, *, of_torchserve: bool = False) -> Access:
         """Who may change something at that port.
 
         Args:
@@ -486,24 +484,24 @@ class Server:
         allows = has_keys or (api.allows_remote and (of_torchserve or not serves.startswith("torchserve")))
         origins = frozenset({rules.cors_origin.lower()} if of_torchserve and rules.cors_origin else ())
         differing = AccessRules(allows, api.hosts, origins, self._torchserve.closed(serves))
-        host, guard = "" if config.path else config.host, reception.http.guard
+        host, guard = "" if config.path else config.host, context.http.guard
         if has_keys:
             return Access(host, guard=guard, rules=differing)
         return Access(host, self._token, guard, self._kept.caller if self._kept else None, differing)
 
-    def _shown(self, operations: HttpOperations, config: FrontConfig, reception: Reception) -> App:
-        access = self._access(config, reception)
+    def _shown(self, router: HttpRouter, config: FrontConfig, context: RequestContext) -> App:
+        access = self._access(config, context)
         front: App = Front(
-            operations,
+            router,
             self._grpc,
-            reception,
+            context,
             max_body=int(self.config.max_body_mb * (1 << 20)),
             hears_http1=self.config.front.server != "h2corn",
             access=access,
         )
         if self._of_tensorflow.metrics_path:
             front = with_metrics_at(front, self._of_tensorflow.metrics_path)
-        of_torchserve = self._access(config, reception, of_torchserve=True)
+        of_torchserve = self._access(config, context, of_torchserve=True)
         front = self._torchserve.shown(front, config.serves, of_torchserve)
         if not access.is_local:
             is_its_own = config.serves.startswith("torchserve")
@@ -513,13 +511,15 @@ class Server:
             front = Cors(front, config.cors_origins)
         match config.cloud:
             case SageMaker() as sagemaker:
-                models = ManyModels(self.control, reception.http.guard, is_allowed=sagemaker.brings_models)
-                return SageMakerDoor(front, sagemaker, self.control, models, access)
+                models = ManyModels(
+                    self.control, context.http.guard, http_fault, is_allowed=sagemaker.brings_models
+                )
+                return SageMakerDoor(front, sagemaker, self.control, models, http_fault, access)
             case Vertex() as vertex:
-                return VertexDoor(front, vertex, self.control)
+                return VertexDoor(front, vertex, self.control, http_fault)
         if config.serves != "all":
             return shown_at(front, config.serves)
-        return Management(front, self._api, access, self._pages, reception.new_id, __version__)
+        return Management(front, self._api, access, self._pages, context.new_id, __version__)
 
     async def reload(self) -> None:
         """Look again at models, their configurations and the log file; the log says what that was."""

@@ -2,16 +2,21 @@
 
 import gzip
 import zlib
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from salver.dialects.oip import metadata
-from salver.encoding.bodies import GrpcStatus
+from salver.dialects.oip.faults import OIP_GRPC, OIP_HTTP, grpc_status, http_fault
+from salver.dialects.openai.model_list import list_models
+from salver.dialects.tensorflow.faults import KSERVE_V1, tfs_fault
+from salver.dialects.triton.repository_index import index, parse_index
+from salver.encoding.bodies import GrpcStatus, HttpReply
 from salver.encoding.json_text import is_too_deep
+from salver.encoding.model_entries import INDEX_STATE
 from salver.transport.compression import choose, deflate, inflate
-from salver.transport.faults import KSERVE_V1, OIP_GRPC, OIP_HTTP, grpc_status, http_fault
 from salver.words import traceparent
 from salver.words.errors import Code, InvalidInput, Overloaded, SalverError, TooLarge, Unsupported
 from salver.words.messages import ModelId, Signature, State, TensorSpec, VersionStatus
@@ -45,12 +50,12 @@ def test_a_full_queue_says_when_to_come_back() -> None:
         (float("nan"), b"1", 1),
     ],
 )
-@pytest.mark.parametrize("table", [OIP_HTTP, KSERVE_V1])
+@pytest.mark.parametrize("fault", [http_fault, tfs_fault])
 def test_when_to_come_back_is_rounded_up(
-    pause: float, seconds: bytes, milliseconds: int, table: dict[Code, int]
+    pause: float, seconds: bytes, milliseconds: int, fault: Callable[[SalverError], HttpReply]
 ) -> None:
     error = Overloaded("busy", retry_after=pause)
-    assert dict(http_fault(error, table).headers)[b"retry-after"] == seconds
+    assert dict(fault(error).headers)[b"retry-after"] == seconds
     assert grpc_status(error).pushback_ms == milliseconds
 
 
@@ -153,11 +158,11 @@ def test_metadata() -> None:
         "inputs": [{"name": "x", "datatype": "BF16", "shape": [-1, 3]}],
         "outputs": [],
     }
-    assert set(metadata.INDEX_STATE) == set(State)
+    assert set(INDEX_STATE) == set(State)
     statuses = [VersionStatus(ModelId(n, "1"), s) for n, s in (("b", State.READY), ("a", State.WARMING))]
-    assert metadata.index(statuses, True) == [{"name": "b", "version": "1", "state": "READY", "reason": ""}]
-    assert [entry["state"] for entry in metadata.index(statuses)] == ["READY", "LOADING"]
-    listed = metadata.list_v1(statuses, "me", 7)
+    assert index(statuses, True) == [{"name": "b", "version": "1", "state": "READY", "reason": ""}]
+    assert [entry["state"] for entry in index(statuses)] == ["READY", "LOADING"]
+    listed = list_models(statuses, "me", 7)
     assert (listed["object"], listed["models"]) == ("list", ["b"])
     assert listed["data"][0] == {
         "id": "a",
@@ -171,15 +176,15 @@ def test_metadata() -> None:
 
 
 def test_repository_bodies() -> None:
-    assert metadata.parse_index(b"") is False
-    assert metadata.parse_index(b'{"ready": true}') is True
+    assert parse_index(b"") is False
+    assert parse_index(b'{"ready": true}') is True
     with pytest.raises(InvalidInput, match="Invalid value for 'ready': expected a boolean"):
-        metadata.parse_index(b'{"ready": 1}')
+        parse_index(b'{"ready": 1}')
     with pytest.raises(Unsupported, match="'repository_name' specification is not supported"):
-        metadata.parse_index(b'{"repository_name": "r"}')
+        parse_index(b'{"repository_name": "r"}')
     for body in (b"[]", b"{"):
         with pytest.raises(InvalidInput):
-            metadata.parse_index(body)
+            parse_index(body)
 
 
 @given(st.integers(90, 110), st.sampled_from([b"[", b'{"a":', b'{"[[":']))

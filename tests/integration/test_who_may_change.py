@@ -11,6 +11,7 @@ import grpc
 import httpx
 import msgspec
 import pytest
+from dialect_tables import OPERATIONS
 from registries import ANN
 from tritonclient.grpc import service_pb2
 from waiting import PATIENCE_S
@@ -26,7 +27,6 @@ from salver.dialects.torchserve.registering import HandlerStoreConfig
 from salver.dialects.torchserve.rules import TokenRules, TorchServeRules
 from salver.transport.access_check import ApiConfig
 from salver.transport.doors import Kind
-from salver.transport.routes import OPERATIONS
 from salver.transport.server import FrontConfig
 from salver.words.errors import Unauthenticated
 

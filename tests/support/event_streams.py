@@ -3,14 +3,14 @@
 import asyncio
 import json
 
+from dialect_tables import http_router
 from servables import Declaring
 
-from salver.dialects.oip.http_operations import HttpOperations
 from salver.kernel.serving.bus import Bus
 from salver.kernel.serving.dataplane import DataPlane
 from salver.kernel.serving.exchange import RequestPath
 from salver.transport.asgi import Front
-from salver.transport.calls import Reception
+from salver.transport.calls import RequestContext
 from salver.words.errors import NotFound
 from salver.words.messages import InferResponse, ModelId, Signature, TensorSpec
 from salver.words.tensor import DataType, tensor
@@ -78,9 +78,9 @@ class EventStreamRig:
         self.world = World(servable)
         self.bus = Bus((self.world,))
         clock = asyncio.get_running_loop().time
-        reception = Reception(clock, lambda: "00000000000000ab", b"")
-        door = DataPlane(RequestPath(self.world, self.bus.emit, clock, reception.new_id))
-        self.front = Front(HttpOperations(door, None, None), None, reception, max_body=10_000)
+        context = RequestContext(clock, lambda: "00000000000000ab", b"")
+        door = DataPlane(RequestPath(self.world, self.bus.emit, clock, context.new_id))
+        self.front = Front(http_router(door, None, None, context), None, context, max_body=10_000)
         self.sent = []
         self.hangs_up = asyncio.Event()
 

@@ -5,8 +5,9 @@ import itertools
 import struct
 from types import SimpleNamespace
 
+from dialect_tables import grpc_front, http_router
+
 from salver.backends.protocol import Traits
-from salver.dialects.oip.http_operations import HttpOperations
 from salver.dialects.openai.voice import Spoken
 from salver.dialects.triton.config_view import Facts, complete
 from salver.kernel.engine.engine import Engine
@@ -16,8 +17,7 @@ from salver.kernel.serving.capabilities import Capabilities
 from salver.kernel.serving.dataplane import DataPlane
 from salver.kernel.serving.exchange import RequestPath
 from salver.transport.asgi import Front
-from salver.transport.calls import Reception
-from salver.transport.grpc import GrpcMethods
+from salver.transport.calls import RequestContext
 from salver.words.artifacts import ModelConfig
 from salver.words.errors import InvalidInput, NotFound, NotReady
 from salver.words.messages import ModelId, Signature, State, TensorSpec, VersionStatus
@@ -133,11 +133,11 @@ class FrontRig:
         )
         self.control.servable = served(self.engine.infer)
         door = DataPlane(RequestPath(self.control, self.bus.emit, clock, new_id))
-        reception = Reception(clock, new_id, tenant_header)
+        context = RequestContext(clock, new_id, tenant_header)
         self.front = Front(
-            HttpOperations(door, self.control, Exposition()),
-            GrpcMethods(door, self.control, Exposition(), reception, max_message=max_body),
-            reception,
+            http_router(door, self.control, Exposition(), context),
+            grpc_front(door, self.control, Exposition(), context, max_message=max_body),
+            context,
             max_body=max_body,
         )
 

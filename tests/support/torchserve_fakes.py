@@ -11,7 +11,7 @@ from salver.dialects.torchserve.faults import NO_MESSAGE, no_model, no_version
 from salver.dialects.torchserve.front import Backing, TorchServe
 from salver.dialects.torchserve.rules import TorchServeRules
 from salver.dialects.torchserve.tokens import TokenKeys
-from salver.transport.calls import Reception
+from salver.transport.calls import RequestContext
 from salver.transport.http1 import Terms
 from salver.transport.http1_server import Http1
 from salver.transport.server import FrontConfig, _bind
@@ -235,10 +235,10 @@ def backing(
     store: Store,
     rules: TorchServeRules,
     keys: TokenKeys | None = None,
-    **reception: Any,
+    **context: Any,
 ) -> Backing:
     numbers = count(1)
-    own = Reception(time.monotonic, lambda: f"{next(numbers):016x}", **reception)
+    own = RequestContext(time.monotonic, lambda: f"{next(numbers):016x}", **context)
     return Backing(door, store, Page(), own, rules, keys)  # type: ignore[arg-type]
 
 

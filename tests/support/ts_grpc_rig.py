@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 import pytest
+from dialect_tables import grpc_front
 from servables import Declaring
 from torchserve_stubs import (
     INFERENCE,
@@ -20,15 +21,15 @@ from torchserve_stubs import (
 )
 from waiting import PATIENCE_S
 
+from salver.dialects.torchserve.foreign_forms import HandlerForms
 from salver.dialects.torchserve.grpc_methods import TorchServeMethods
 from salver.dialects.torchserve.rules import TorchServeRules
 from salver.kernel.serving.bus import Bus
 from salver.kernel.serving.dataplane import DataPlane
 from salver.kernel.serving.exchange import RequestPath
 from salver.transport.asgi import Front
-from salver.transport.calls import Reception
+from salver.transport.calls import RequestContext
 from salver.transport.doors import Kind, door
-from salver.transport.grpc import GrpcMethods
 from salver.transport.server import FrontConfig, listen
 from salver.words import handlers
 from salver.words.errors import (
@@ -210,15 +211,13 @@ class Rig:
         self.events: list[Any] = []
         ids = itertools.count(1)
         clock = asyncio.get_running_loop().time
-        reception = Reception(clock, lambda: f"{next(ids):016x}")
+        context = RequestContext(clock, lambda: f"{next(ids):016x}", forms=HandlerForms())
         self.bus = Bus((self,))
-        plane = DataPlane(RequestPath(self.played, self.bus.emit, clock, reception.new_id))
+        plane = DataPlane(RequestPath(self.played, self.bus.emit, clock, context.new_id))
         control: Any = SimpleNamespace(is_ready=self._is_ready, statuses=self._statuses)
-        methods = TorchServeMethods(
-            plane, control, self.played, TorchServeRules(**rules), keys, reception.new_id
-        )
-        self.grpc = GrpcMethods(plane, control, None, reception, max_message=1 << 20, torchserve=methods)
-        front: Any = Front(None, self.grpc, reception, max_body=1 << 20)  # type: ignore[arg-type]
+        methods = TorchServeMethods(plane, control, self.played, TorchServeRules(**rules), keys, context)
+        self.grpc = grpc_front(plane, control, None, context, max_message=1 << 20, torchserve=methods)
+        front: Any = Front(None, self.grpc, context, max_body=1 << 20)  # type: ignore[arg-type]
         kinds: tuple[Kind, ...] = ("all", "torchserve-grpc-inference", "torchserve-grpc-management")
         apps = [door(front, kind) for kind in kinds]
         self.listeners = listen(apps, [FrontConfig(port=0, serves=kind) for kind in kinds])

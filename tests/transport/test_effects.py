@@ -7,12 +7,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from dialect_tables import OPERATIONS, grpc_front, http_router
 from tritonclient.grpc import service_pb2
 
 from salver.dialects.clouds import doors as clouds
 from salver.dialects.clouds.doors import SageMaker, SageMakerDoor
-from salver.dialects.oip.http_operations import HttpOperations
-from salver.dialects.openai.operations import GENERATING
+from salver.dialects.oip.faults import http_fault
 from salver.dialects.tensorflow import paths as tfs_paths
 from salver.dialects.torchserve.front import Backing, TorchServe
 from salver.dialects.torchserve.grpc_methods import CHANGING as TS_CHANGING
@@ -29,13 +29,12 @@ from salver.features.releases.outcome_operations import outcome_operations
 from salver.features.releases.planning_operations import planning_operations
 from salver.features.releases.release_operations import release_operations
 from salver.transport.access_check import Access
-from salver.transport.calls import Reception
+from salver.transport.calls import RequestContext
 from salver.transport.effects import changes, changes_if, changing, is_marked, reads
-from salver.transport.grpc import GrpcMethods
-from salver.transport.routes import OPERATIONS, READING
+from salver.transport.grpc import GrpcFront
 
 NOTHING: Any = SimpleNamespace()
-RECEPTION = Reception(lambda: 0.0, lambda: "id")
+CONTEXT = RequestContext(lambda: 0.0, lambda: "id")
 RULES = TorchServeRules(speaks_oip=True)
 
 #: POSTs that change nothing: they ask models, or tell something of them.
@@ -60,18 +59,18 @@ CHANGES_OF_TORCHSERVE = {
 }
 
 
-def grpc_methods() -> GrpcMethods:
-    torchserve = TorchServeMethods(NOTHING, NOTHING, NOTHING, RULES, None, lambda: "id")
-    return GrpcMethods(NOTHING, NOTHING, NOTHING, RECEPTION, max_message=1, torchserve=torchserve)
+def grpc_methods() -> GrpcFront:
+    torchserve = TorchServeMethods(NOTHING, NOTHING, NOTHING, RULES, None, CONTEXT)
+    return grpc_front(NOTHING, NOTHING, NOTHING, CONTEXT, max_message=1, torchserve=torchserve)
 
 
 def torchserve() -> TorchServe:
-    more = WorkflowOperations(NOTHING, RECEPTION).http()
-    return TorchServe(NOTHING, Backing(NOTHING, NOTHING, NOTHING, RECEPTION, RULES, more=more))
+    more = WorkflowOperations(NOTHING, CONTEXT).http()
+    return TorchServe(NOTHING, Backing(NOTHING, NOTHING, NOTHING, CONTEXT, RULES, more=more))
 
 
 def test_http_every_operation_that_is_done_has_a_row() -> None:
-    done = {*HttpOperations(NOTHING, NOTHING, NOTHING)._methods, *GENERATING, "generate_stream"}
+    done = set(http_router(NOTHING, NOTHING, NOTHING, CONTEXT).endpoints)
     rows = {operation.name for operation in OPERATIONS}
     assert done - rows == {"options_v1"}
     assert rows <= done
@@ -87,7 +86,8 @@ def test_http_reading_and_changing() -> None:
             assert not operation.changes, operation
     assert all(len(effects) == 1 for effects in told.values())
     assert {name for name, effects in told.items() if effects == {True}} == CHANGES_OVER_HTTP
-    assert READING.isdisjoint(CHANGES_OVER_HTTP)
+    endpoints = http_router(NOTHING, NOTHING, NOTHING, CONTEXT).endpoints
+    assert {name for name, endpoint in endpoints.items() if endpoint.changes} == CHANGES_OVER_HTTP
 
 
 def test_grpc_every_method_is_classified() -> None:
@@ -190,7 +190,7 @@ async def test_sagemaker_brings_models_with_a_permission(verb: str) -> None:
     async def send(message: Any) -> None:
         pass
 
-    app = SageMakerDoor(NOTHING, SageMaker(), NOTHING, Models(), Noted(""))
+    app = SageMakerDoor(NOTHING, SageMaker(), NOTHING, Models(), http_fault, Noted(""))
     for path in ("/models", "/models/m"):
         await app({"type": "http", "method": verb, "path": path, "headers": []}, receive, send)
     assert wanted == ([] if verb == "GET" else ["models"] * 2)

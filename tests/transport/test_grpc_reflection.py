@@ -14,7 +14,7 @@ from zoo import write_mlp
 
 from salver.app import Server
 from salver.configuration import ServeConfig
-from salver.encoding import protobuf
+from salver.encoding import protobuf_tables as protobuf
 from salver.transport.grpc_reflection import _MESSAGES, PACKAGES
 from salver.transport.server import FrontConfig
 from salver.words.artifacts import LoadOrder

@@ -7,18 +7,17 @@ from typing import Any
 
 import pytest
 import tritonclient.grpc.service_pb2 as pb
+from dialect_tables import OPERATIONS, ROUTER, grpc_front, http_router
 from servables import Declaring
 
-from salver.dialects.oip.http_operations import HttpOperations
 from salver.encoding.bodies import HttpReply
 from salver.kernel.serving.bus import Bus
 from salver.kernel.serving.dataplane import DataPlane
 from salver.kernel.serving.exchange import RequestPath
 from salver.transport.asgi import Front
-from salver.transport.calls import HeaderRules, Reception, take_traits
+from salver.transport.calls import HeaderRules, RequestContext, take_traits
 from salver.transport.doors import Kind, door
 from salver.transport.forward import Forwarding
-from salver.transport.grpc import GrpcMethods
 from salver.transport.restrict import (
     GROUPS,
     GRPC_PREFIX,
@@ -29,7 +28,6 @@ from salver.transport.restrict import (
     parse,
     parse_openai,
 )
-from salver.transport.routes import OPERATIONS
 from salver.words.errors import Forbidden, InvalidInput, Unauthenticated
 from salver.words.messages import Call, InferRequest, InferResponse, ModelId, Signature
 
@@ -59,16 +57,17 @@ SECRET = {b"admin-key": b"sesame"}
 )
 def test_tr_r34_groups_of_http_operations(path: str, group: str) -> None:
     (name,) = {operation.name for operation in OPERATIONS if operation.path == path}
+    found = ROUTER.endpoints[name].group
     guard = Guard([Restriction((group,), "k", "v")])
-    assert guard.lacks(name, {}) == "k"
-    assert guard.lacks(name, {b"k": b"v"}) == ""
+    assert guard.lacks(found, {}) == "k"
+    assert guard.lacks(found, {b"k": b"v"}) == ""
     others = tuple(other for other in GROUPS if other != group)
-    assert Guard([Restriction(others, "k", "v")]).lacks(name, {}) == ""
+    assert Guard([Restriction(others, "k", "v")]).lacks(found, {}) == ""
 
 
 def test_tr_r34_only_the_description_and_the_metrics_belong_to_no_group() -> None:
     guard = Guard([Restriction(GROUPS, "k", "v")])
-    assert {o.name for o in OPERATIONS if not guard.lacks(o.name, {})} == {
+    assert {o.name for o in OPERATIONS if not guard.lacks(ROUTER.endpoints[o.name].group, {})} == {
         "openapi",
         "metrics",
         "tfs_metrics",
@@ -116,8 +115,8 @@ def test_groups_of_tensorflow_servings_methods(method: str, group: str) -> None:
 
 def test_the_wrong_secret_is_as_good_as_none_and_names_are_kept_in_the_text() -> None:
     guard = Guard([parse("inference:Admin-Key=sesame", "--flag")])
-    assert guard.lacks("infer", {b"admin-key": b"open"}) == "Admin-Key"
-    assert guard.lacks("infer", SECRET) == ""
+    assert guard.lacks("inference", {b"admin-key": b"open"}) == "Admin-Key"
+    assert guard.lacks("inference", SECRET) == ""
 
 
 def test_a_group_has_one_secret() -> None:
@@ -166,15 +165,15 @@ async def ask(
     rules: HeaderRules, path: str, headers: dict[bytes, bytes], kind: Kind = "all", verb: str = "POST"
 ) -> tuple[int, dict[bytes, bytes], bytes]:
     """Status, headers and body of one exchange with a front."""
-    reception = Reception(
+    context = RequestContext(
         asyncio.get_running_loop().time, lambda: "0" * 16, server_name="me", http=rules, grpc=rules
     )
     plane: Any = Plane()
     control: Any = NoModels()
     front = Front(
-        HttpOperations(plane, control, control, reception),
-        GrpcMethods(plane, control, control, reception, max_message=1000),
-        reception,
+        http_router(plane, control, control, context),
+        grpc_front(plane, control, control, context, max_message=1000),
+        context,
         max_body=1000,
     )
     message = pb.ModelInferRequest(model_name="m").SerializeToString() if path.startswith(SERVICE) else b"{}"
@@ -378,12 +377,12 @@ def test_tr_v7_operations_of_the_openai_front_end_have_groups_of_their_own() -> 
     assert named <= {operation.name for operation in OPERATIONS}
     for operation in named - {"chat", "completions", "embeddings"}:
         with pytest.raises(Unauthenticated, match="expecting header 'key' with valid value"):
-            guard.check(operation, {b"key": b"wrong"})
-        guard.check(operation, {b"key": b"secret"})
+            guard.check(ROUTER.endpoints[operation].group, {b"key": b"wrong"}, operation)
+        guard.check(ROUTER.endpoints[operation].group, {b"key": b"secret"}, operation)
     with pytest.raises(Forbidden, match="expecting header 'other'"):
-        guard.check("chat", {b"key": b"secret"})
-    guard.check("chat", {b"key": b"secret", b"other": b"value"})
-    guard.check("model_metadata", {})
+        guard.check("inference", {b"key": b"secret"}, "chat")
+    guard.check("inference", {b"key": b"secret", b"other": b"value"}, "chat")
+    guard.check("metadata", {}, "model_metadata")
     with pytest.raises(InvalidInput, match="restricted twice"):
         Guard([rules[0], rules[0]])
     assert "chat" in repr(guard)

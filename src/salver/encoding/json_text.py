@@ -84,3 +84,23 @@ def _holds_nonfinite(value: Any) -> bool:
     if isinstance(value, list):
         return any(map(_holds_nonfinite, value))
     return isinstance(value, float) and not -np.inf < value < np.inf
+
+
+def kind_of(value: Any) -> str:
+    """Return what JSON calls a parsed value."""
+    if value is None:
+        return "null"
+    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean"}
+    return names.get(type(value), "a number")
+
+
+def json_object(body: bytes) -> dict[str, Any]:
+    """Return the JSON object that a body holds; an empty body holds an empty one.
+
+    Raises:
+        InvalidInput: it is something else.
+    """
+    root = loads(body) if body.strip() else {}
+    if type(root) is not dict:
+        raise InvalidInput(f"the body must be a JSON object, not {kind_of(root)}")
+    return root

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from salver.encoding.json_text import MAX_DEPTH, TOO_DEEP
+from salver.encoding.json_text import MAX_DEPTH, TOO_DEEP, kind_of
 from salver.words.errors import InvalidInput, TooLarge, Unsupported
 from salver.words.tensor import DATATYPES, Array, DataType, Tensor, as_bytes, bf16_from_fp32
 
@@ -295,14 +295,6 @@ def _integers(flat: list[Any], found: Array) -> Array:
     if all(type(value) in (int, bool) for value in flat):
         return np.array(flat, dtype=object).reshape(found.shape)
     return found
-
-
-def kind_of(value: Any) -> str:
-    """What JSON calls a parsed value."""
-    if value is None:
-        return "null"
-    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean"}
-    return names.get(type(value), "a number")
 
 
 def shorten(value: Any) -> str:

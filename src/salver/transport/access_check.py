@@ -24,8 +24,6 @@ from salver.words.errors import Forbidden, InvalidInput, Unauthenticated
 Changing = Literal["open", "token", "refused"]
 #: Groups of operations that operators may restrict by a header.
 Group = Literal["metadata", "statistics", "model-repository"]
-#: An operation of each, as the restrictions know them.
-_KNOWN_AS: Final = {"metadata": "server_metadata", "statistics": "statistics", "model-repository": "load"}
 _LEAST_LETTERS: Final = 16
 _MOST_LETTERS: Final = 128
 #: Values of the header ``host`` that are remembered as good ones.
@@ -176,7 +174,7 @@ class Access:
         """
         self.check_host(headers)
         if self._guard is not None:
-            self._guard.check(_KNOWN_AS["model-repository" if changes else group], headers)
+            self._guard.check("model-repository" if changes else group, headers)
         if changes:
             _check_json(headers)
             self._check_origin(headers)

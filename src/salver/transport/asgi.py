@@ -1,8 +1,8 @@
-"""How does one ASGI call become one answer?
+"""The ASGI application: one HTTP call becomes one answer.
 
-:class:`Front` is an ordinary ASGI application. It reads a body within its limit, stamps the
-arrival, gives the request an id and its place in a trace, watches for a hang-up, and writes
-whatever reply comes back. What an operation does stands in ``http.py`` and ``grpc.py``.
+:class:`Front` reads a body within its limit, stamps the arrival, gives the request an id and its place in a
+trace, watches for a hang-up, and writes the reply of the operation that ``routes.py`` finds. Calls of gRPC go
+on to ``grpc.py``.
 """
 
 import asyncio
@@ -11,23 +11,19 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any
 
-from salver.dialects.oip.http_operations import HttpOperations
-from salver.dialects.openai.operations import GENERATING
-from salver.dialects.tensorflow import paths as tfs_paths
 from salver.encoding.bodies import HttpBody, HttpReply
 from salver.kernel.serving.standing import CLASS_HEADER, PRIORITY_HEADER, from_headers
 from salver.transport.access_check import LOCAL, Access
 from salver.transport.budget import COUNTED, Budget, Share
-from salver.transport.calls import Reception, is_shutting_down, join_trace, printable, take_traits
+from salver.transport.calls import RequestContext, is_shutting_down, join_trace, printable, take_traits
 from salver.transport.compression import deflate
 from salver.transport.event_stream import EventStream
-from salver.transport.faults import http_fault, openai_fault, tfs_fault
-from salver.transport.grpc import GrpcMethods
+from salver.transport.grpc import GrpcFront
 from salver.transport.hangup import HangUps
 from salver.transport.orca import ASKED as ORCA
 from salver.transport.parting import CLOSE
 from salver.transport.reading import LARGE, read_whole
-from salver.transport.routes import READING, Route, match
+from salver.transport.routes import NO_ENDPOINT, Endpoint, HttpRouter, Route
 from salver.words.errors import Internal, InvalidInput, SalverError, TooLarge
 from salver.words.messages import Call
 
@@ -35,17 +31,6 @@ _LOG = logging.getLogger("salver.front")
 _KNOWN_PATHS = 4096
 #: Headers of requests that need a closer look.
 _UNUSUAL = frozenset((b"content-encoding", b"expect", CLASS_HEADER, PRIORITY_HEADER))
-#: Metadata stays plain (TR-R28): tritonclient's asyncio variant asks for gzip and reads none.
-_STREAMS = GENERATING | {"generate_stream"}
-#: Of whose bodies a large one makes sense.
-_MAY_BE_LARGE = _STREAMS | tfs_paths.INFERRING | {"infer", "explain_v2", "generate", "embeddings", "load"}
-_COMPRESSIBLE = frozenset(("infer", "metrics", "openapi")) | tfs_paths.INFERRING
-#: What TensorFlow Serving sends with every answer when pages of any origin may ask (TF-R24).
-_ANY_ORIGIN = (
-    (b"access-control-allow-origin", b"*"),
-    (b"access-control-allow-methods", b"POST, GET"),
-    (b"access-control-allow-headers", b"Content-Type"),
-)
 
 Scope = Mapping[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -56,9 +41,9 @@ class Front:
     """The ASGI application.
 
     Args:
-        http: What the HTTP operations do.
-        grpc: What the gRPC methods do.
-        reception: Clock, ids, and the header that names the tenant.
+        router: The HTTP operations of all dialects.
+        grpc: The gRPC methods.
+        context: Clock, ids, and the header that names the tenant.
         max_body: Most bytes of an HTTP body, inflated ones included.
         hears_http1: The server tells when an HTTP/1.1 caller hangs up (h2corn 2.0 does not: connections are
             looked at).
@@ -67,34 +52,33 @@ class Front:
 
     def __init__(
         self,
-        http: HttpOperations,
-        grpc: GrpcMethods,
-        reception: Reception,
+        router: HttpRouter,
+        grpc: GrpcFront,
+        context: RequestContext,
         *,
         max_body: int,
         hears_http1: bool = True,
         access: Access = LOCAL,
     ) -> None:
-        self._http = http
+        self._router = router
         self._grpc = grpc
-        self._clock = reception.clock
-        self._new_id = reception.new_id
+        self._clock = context.clock
+        self._new_id = context.new_id
         self._max_body = max_body
-        self._budget = reception.budget or Budget()
+        self._budget = context.budget or Budget()
         self._uncounted = min(COUNTED, max_body)
         self._hears_http1 = hears_http1
         self._access = access
         self._checks_hosts = access.checks_hosts
-        self._tenant_header = reception.tenant_header
-        self._unusual = reception.unusual(_UNUSUAL)
-        self._guard = reception.http.guard
-        self._forwarding = reception.http.forwarding
-        self._tfs = reception.tfs
-        self._tritons_words = reception.tritons_words
-        self._curious = reception.curious
-        self._parting = reception.parting
-        self._hangups = reception.hangups or HangUps()
-        self._routes: dict[tuple[str, bytes], Route] = {}
+        self._tenant_header = context.tenant_header
+        self._unusual = context.unusual(_UNUSUAL)
+        self._guard = context.http.guard
+        self._forwarding = context.http.forwarding
+        self._tritons_words = context.tritons_words
+        self._interest = context.interest
+        self._parting = context.parting
+        self._hangups = context.hangups or HangUps()
+        self._known: dict[tuple[str, bytes], tuple[Route, Endpoint]] = {}
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """The ASGI entry point; hands on the coroutine that does the work, to save one of its own."""
@@ -112,24 +96,23 @@ class Front:
         raw_path = scope.get("raw_path") or scope["path"].encode()
         given = headers.get(b"x-request-id")
         call = Call("oip-http", arrival, None, (given and printable(given)) or self._new_id())
-        operation = ""
+        endpoint = NO_ENDPOINT
         share: Share | None = None
         try:
             if self._checks_hosts and headers.get(b"host") not in self._access.known_hosts:
                 self._access.check_host(headers)
             if b"traceparent" in headers:
                 join_trace(call, headers[b"traceparent"], self._new_id)
-            route = self._routes.get((verb, raw_path)) or self._match(verb, raw_path)
-            operation = route.operation
-            if self._tfs.timeout_s and operation in tfs_paths.INFERRING:
-                call.deadline = arrival + self._tfs.timeout_s  # TF-R25
+            route, endpoint = self._known.get((verb, raw_path)) or self._find(verb, raw_path)
+            if endpoint.timeout_s:
+                call.deadline = arrival + endpoint.timeout_s
             if self._guard is not None:
-                self._guard.check(operation, headers)
-            if operation not in READING:
-                await self._access.permit(headers, operation)
+                self._guard.check(endpoint.group, headers, route.operation)
+            if endpoint.changes:
+                await self._access.permit(headers, route.operation)
             if self._forwarding is not None:
                 call.forwarded = self._forwarding.parameters(headers)
-            if wanted := self._curious.headers:
+            if wanted := self._interest.headers:
                 take_traits(call, headers, wanted)
             message = await receive()
             body = message.get("body", b"")
@@ -137,80 +120,85 @@ class Front:
             if is_unusual or message.get("more_body") or len(body) > self._uncounted:
                 if is_unusual and verb == "POST":
                     call.standing = from_headers(headers, self._tenant_header)
-                    if operation.startswith("generate"):
+                    if endpoint.refuses_compressed:
                         _refuse_compressed(headers)
-                inflated = tfs_paths.MOST_INFLATED if operation in tfs_paths.INFERRING else 0
                 share = Share(self._budget)
-                body = await read_whole(message, headers, receive, self._max_body, inflated, share)
-                call.is_large = _is_large(body, operation)
+                body = await read_whole(
+                    message, headers, receive, self._max_body, endpoint.most_inflated, share
+                )
+                call.is_large = _is_large(body, endpoint)
             if message["type"] != "http.request" or body is None:
                 return  # the caller left before the request was there
             http = HttpBody(route.model, route.version, body, headers)
             work: Awaitable[HttpReply | None]
-            if operation in _STREAMS:
-                events = EventStream(send, call, partial(self._load_report, route, headers))
-                work = self._http.stream(route, http, call, events.write)
+            if endpoint.run is not None:
+                work = endpoint.run(route, http, call)
             else:
-                work = self._http.run(route, http, call)
+                assert endpoint.stream is not None
+                events = EventStream(send, call, partial(_load_report, endpoint, route, headers))
+                work = endpoint.stream(route, http, call, events.write)
             hears = self._hears_http1 or scope["http_version"] != "1.1"
             task = self._hangups.enter(receive if hears else scope)
             try:
                 reply = await work
             finally:
                 self._hangups.leave(task)
-            if reply is not None and operation == "generate" and ORCA in headers:
-                reply.headers += self._load_report(route, headers)
+            if reply is not None and endpoint.run is not None and endpoint.load_report is not None:
+                reply.headers += _load_report(endpoint, route, headers)
         except SalverError as error:
             error.in_tritons_words = self._tritons_words
-            reply = _fault_of(raw_path)(error)
+            reply = self._router.fault_at(raw_path)(error)
         except asyncio.CancelledError:
             if is_shutting_down():
                 raise
             return  # the caller hung up; nobody reads an answer
         except Exception as error:
-            reply = _fault_of(raw_path)(self._incident(raw_path, error))
+            reply = self._router.fault_at(raw_path)(self._incident(raw_path, error))
         finally:
             if share is not None:
                 share.free()
         if reply is None:
             await events.end()
             return
-        if self._tfs.allows_cors and tfs_paths.is_below_v1(raw_path):
-            reply.headers += _ANY_ORIGIN
+        if self._router.headers is not None:
+            reply.headers += self._router.headers(raw_path)
         if self._parting.is_told and scope["http_version"][0] == "1":
             reply.headers += (CLOSE,)  # the request may be older than the wish to part
         if len(reply.body) < LARGE or b"accept-encoding" not in headers:
-            start, body = _form(reply, headers, call, operation)
+            start, body = _form(reply, headers, call, endpoint)
         else:  # others would wait while it is compressed
-            start, body = await asyncio.to_thread(_form, reply, headers, call, operation)
+            start, body = await asyncio.to_thread(_form, reply, headers, call, endpoint)
         await send(start)
         await send({"type": "http.response.body", "body": b"" if verb == "HEAD" else body})
-
-    def _load_report(self, route: Route, headers: Mapping[bytes, bytes]) -> tuple[tuple[bytes, bytes], ...]:
-        form = headers.get(ORCA)
-        return self._http.load_report(route, form.strip()) if form else ()
 
     def _incident(self, raw_path: bytes, error: Exception) -> Internal:
         incident = self._new_id()
         _LOG.exception("incident %s: %r", incident, raw_path, exc_info=error)
         return Internal.incident(incident)
 
-    def _match(self, verb: str, raw_path: bytes) -> Route:
-        route = match(verb, raw_path)
-        if len(self._routes) >= _KNOWN_PATHS:
-            self._routes.clear()
-        self._routes[verb, raw_path] = route
-        return route
+    def _find(self, verb: str, raw_path: bytes) -> tuple[Route, Endpoint]:
+        found = self._router.find(verb, raw_path)
+        if len(self._known) >= _KNOWN_PATHS:
+            self._known.clear()
+        self._known[verb, raw_path] = found
+        return found
+
+
+def _load_report(
+    endpoint: Endpoint, route: Route, headers: Mapping[bytes, bytes]
+) -> tuple[tuple[bytes, bytes], ...]:
+    form = headers.get(ORCA)
+    return endpoint.load_report(route, form.strip()) if form and endpoint.load_report is not None else ()
 
 
 def _form(
-    reply: HttpReply, asked: Mapping[bytes, bytes], call: Call, operation: str
+    reply: HttpReply, asked: Mapping[bytes, bytes], call: Call, endpoint: Endpoint
 ) -> tuple[dict[str, Any], bytes]:
-    """The first message of the answer, and its body."""
+    """Return the first message of the answer, and its body."""
     body = reply.body
     headers = list(reply.headers)
     accepted = asked.get(b"accept-encoding")
-    if accepted is not None and reply.status == 200 and operation in _COMPRESSIBLE:
+    if accepted is not None and reply.status == 200 and endpoint.is_compressible:
         encoding, body = deflate(body, printable(accepted))
         if encoding:
             headers.append((b"content-encoding", encoding.encode()))
@@ -221,31 +209,23 @@ def _form(
     return {"type": "http.response.start", "status": reply.status, "headers": headers}, body
 
 
-def _is_large(body: bytes | None, operation: str) -> bool:
-    """True if decoding the body may keep others waiting; raises TooLarge where none is as large as that."""
+def _is_large(body: bytes | None, endpoint: Endpoint) -> bool:
+    """Return whether decoding the body may keep others waiting. Raises TooLarge for an unlikely size."""
     if body is None or len(body) <= COUNTED:
         return False
-    if operation not in _MAY_BE_LARGE:
+    if not endpoint.is_large:
         raise TooLarge(f"the body has {len(body)} bytes; at most {COUNTED} make sense here")
     return True
 
 
-def _fault_of(raw_path: bytes) -> Callable[[SalverError], HttpReply]:
-    """How errors look on that path (X-24)."""
-    if raw_path.startswith(tfs_paths.OF_OPENAI):
-        return openai_fault
-    is_load = raw_path.endswith((b"/load", b"/unload"))
-    return tfs_fault if tfs_paths.is_below_v1(raw_path) and not is_load else http_fault
-
-
 def _refuse_compressed(headers: Mapping[bytes, bytes]) -> None:
-    """Generate takes bodies as they are (TR-R28)."""
+    """Check that a body comes as it is (TR-R28)."""
     if headers.get(b"content-encoding", b"identity").strip().lower() != b"identity":
         raise InvalidInput("Unsupported content-encoding, only 'identity' is supported.")
 
 
 async def _refuse(receive: Receive, send: Send) -> None:
-    """Websockets have no use here."""
+    """Refuse a websocket."""
     await receive()
     await send({"type": "websocket.close", "code": 1003})
 

@@ -1,11 +1,6 @@
-"""What do the HTTP and the gRPC side of the front do alike for every call?
-
-Making ids, taking them and trace context from headers, telling our own cancellation from another's, and which
-versions a model's metadata names. It knows no body and no status.
-"""
+"""What HTTP and gRPC have in common for every call: ids, trace context, headers, cancellation."""
 
 import asyncio
-import contextlib
 import itertools
 import secrets
 from collections.abc import Callable, Mapping
@@ -13,18 +8,16 @@ from types import MappingProxyType
 
 import msgspec
 
-from salver.dialects.oip.regions import NO_REGIONS
-from salver.dialects.tensorflow.rules import TfsRules
+from salver.encoding.forms import NO_FORMS, Forms
 from salver.kernel.serving.decoding import Decoders
 from salver.transport.budget import Budget
 from salver.transport.forward import Forwarding
 from salver.transport.hangup import HangUps
 from salver.transport.parting import Parting
-from salver.transport.ports import Control, Curious, InferDoor, RegionRegistry
+from salver.transport.ports import HeaderInterest
 from salver.transport.restrict import Guard
 from salver.words import traceparent as w3c
-from salver.words.errors import InvalidInput, NotFound, NotReady
-from salver.words.messages import Call, State
+from salver.words.messages import Call
 from salver.words.releases import trait
 
 _SHORT = 200  # characters: so much is a name as it stands
@@ -37,14 +30,14 @@ class HeaderRules(msgspec.Struct, frozen=True):
     forwarding: Forwarding | None = None
 
 
-class Nobody:
-    """Wants to know no header."""
+class NoHeaders:
+    """Interest of nobody in any header."""
 
     headers: Mapping[bytes, str] = MappingProxyType({})
 
 
-class Reception(msgspec.Struct, frozen=True):
-    """What the front's two sides need to write a call down.
+class RequestContext(msgspec.Struct, frozen=True):
+    """What every request of the server is received with.
 
     Attributes:
         clock: Monotonic seconds.
@@ -52,16 +45,15 @@ class Reception(msgspec.Struct, frozen=True):
         tenant_header: Names the tenant, in lower case; empty = none does.
         server_name: What the server calls itself.
         http, grpc: What the owner's rules say of the headers of each protocol.
-        regions: Memory that callers share with the server.
+        max_message: Most bytes of a message over gRPC.
         compression: How hard answers to inference over gRPC are compressed, 1 to 9; 0 = not.
-        tfs: What the operator set of TensorFlow Serving's protocol.
-        curious: Who wants to know headers of requests.
-        ignores_surplus: As :func:`salver.dialects.oip.grpc_codec.read_infer`.
+        interest: Headers of requests that somebody needs.
         decoders: Decode large bodies; None = as small ones.
         budget: Memory for the bodies of all requests; None = as much as is usual.
         tritons_words: Errors are told in Triton's words.
         hangups: Notices which callers leave; None = each front has its own.
         parting: Says when callers of HTTP/1.1 are told to close.
+        forms: How callers of other protocols ask models that take forms.
     """
 
     clock: Callable[[], float]
@@ -70,16 +62,15 @@ class Reception(msgspec.Struct, frozen=True):
     server_name: str = "salver"
     http: HeaderRules = HeaderRules()
     grpc: HeaderRules = HeaderRules()
-    regions: RegionRegistry = NO_REGIONS
+    max_message: int = 64 << 20
     compression: int = 0
-    tfs: TfsRules = TfsRules()
-    curious: Curious = Nobody()
-    ignores_surplus: bool = False
+    interest: HeaderInterest = NoHeaders()
     decoders: Decoders | None = None
     budget: Budget | None = None
     tritons_words: bool = False
     hangups: HangUps | None = None
     parting: Parting = msgspec.field(default_factory=Parting)
+    forms: Forms = NO_FORMS
 
     def unusual(self, headers: frozenset[bytes]) -> frozenset[bytes]:
         """Those headers that ask for a closer look, and the tenant's."""
@@ -130,28 +121,3 @@ def is_shutting_down() -> bool:
     """True if the current task was cancelled by somebody other than the watcher for hang-ups."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 1
-
-
-def check_counted(door: InferDoor, model: str, version: str) -> None:
-    """Is there a version of which numbers can be told?
-
-    Raises:
-        InvalidInput: there is none (TR-R8).
-        NotReady: not now.
-    """
-    try:
-        door.signature(model, version)
-    except NotFound:
-        text = f"requested model '{model}' is not available"
-        if version:
-            with contextlib.suppress(NotFound, NotReady):
-                door.signature(model)
-                text = f"requested model version is not available for model '{model}'"
-        raise InvalidInput(text) from None
-
-
-def ready_versions(control: Control, model: str, version: str) -> list[str]:
-    """The version asked for, or all of the model that could answer now."""
-    if version:
-        return [version]
-    return [s.id.version for s in control.statuses() if s.id.name == model and s.state is State.READY]

@@ -1,8 +1,7 @@
-"""How does an answer leave in pieces?
+"""Answers in pieces, as Server-Sent Events.
 
-As Server-Sent Events, each written when it is there. Writing waits while the connection is full, and says
-so when the caller is gone or has read nothing for a long time. What an event holds is
-``dialects/oip/generate.py``'s.
+Each is written when it is there. Writing waits while the connection is full, and raises when the caller is
+gone or has read nothing for a long time. The dialect's codec lays out an event.
 """
 
 import asyncio
@@ -10,13 +9,14 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from salver.dialects.oip.generate import EVENT_STREAM
 from salver.encoding.bodies import HttpReply
 from salver.words.errors import Cancelled
 from salver.words.messages import Call
 
 Headers = tuple[tuple[bytes, bytes], ...]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
+#: What the reply says of itself before its first event.
+EVENT_STREAM = ((b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"))
 
 
 class EventStream:

@@ -1,230 +1,119 @@
-"""How does one gRPC call become one answer?
+"""gRPC: one call becomes one answer.
 
-Methods are ordinary ASGI exchanges: five-byte frames in and out, status in the trailers. What a
-message means stands in ``dialects/oip/grpc_codec.py``, and for TensorFlow Serving's and TorchServe's
-methods behind
-``dialects/tensorflow/grpc_methods.py`` and ``dialects/torchserve/grpc_methods.py``; here is the table of
-methods and the exchange.
+Calls are ordinary ASGI exchanges: five-byte frames in and out, the status in the trailers. The dialects bring
+tables of methods (``grpc_table.py``); beside them are gRPC's own services, health and reflection.
 """
 
 import asyncio
 import logging
 import struct
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from salver import __version__
-from salver.dialects.oip import grpc_codec as wire
-from salver.dialects.oip import metadata
-from salver.dialects.oip.classification import with_classes
-from salver.dialects.oip.grpc_stream import (
-    HEADERS,
-    START,
-    STOPPING,
-    Asked,
-    Send,
-    Streamed,
-    StreamLimits,
-    packed,
-)
-from salver.dialects.oip.regions import NO_REGIONS, Regions
-from salver.dialects.oip.shared_memory_operations import SharedMemoryOperations
-from salver.dialects.oip.stream_codec import StreamedInfer
-from salver.dialects.tensorflow.grpc_methods import INFERRING as TFS_INFERRING
-from salver.dialects.tensorflow.grpc_methods import SERVICES as TFS_SERVICES
-from salver.dialects.tensorflow.grpc_methods import SHORT_NAMES as TFS_SHORT_NAMES
-from salver.dialects.tensorflow.grpc_methods import TensorFlowServingMethods
-from salver.dialects.torchserve.grpc_methods import INFERRING as TS_INFERRING
-from salver.dialects.torchserve.grpc_methods import PREFIX as TS_PREFIX
-from salver.dialects.torchserve.grpc_methods import SERVICES as TS_SERVICES
-from salver.dialects.torchserve.grpc_methods import TorchServeMethods, fault_at
-from salver.dialects.torchserve.tensors import as_form, as_tensors
 from salver.encoding.bodies import GrpcStatus
-from salver.encoding.values import has_many_strings
 from salver.encoding.varints import check_fields
-from salver.kernel.serving.decoding import Decoders
-from salver.kernel.serving.ports import Codec
 from salver.kernel.serving.standing import CLASS_HEADER, PRIORITY_HEADER, from_headers
+from salver.transport import grpc_health
 from salver.transport.access_check import LOCAL, Access
 from salver.transport.budget import COUNTED, Budget, Share, pace
-from salver.transport.calls import (
-    Reception,
-    check_counted,
-    is_shutting_down,
-    join_trace,
-    printable,
-    ready_versions,
-    take_traits,
-)
-from salver.transport.effects import changes, changes_if, changing, reads
-from salver.transport.faults import grpc_status, tfs_status
+from salver.transport.calls import RequestContext, is_shutting_down, join_trace, printable, take_traits
+from salver.transport.effects import changing
+from salver.transport.faults import grpc_fault
 from salver.transport.grpc_frames import FrameReader, Packed, frame, parse_timeout, trailers
-from salver.transport.grpc_reflection import METHOD, PACKAGES, SERVICE, Reflection
-from salver.transport.grpc_services import Talk, one_by_one, watched
+from salver.transport.grpc_reflection import PATHS as REFLECTION_PATHS
+from salver.transport.grpc_reflection import Reflection
+from salver.transport.grpc_services import ServiceStream, one_by_one, watched
+from salver.transport.grpc_stream import HEADERS, START, STOPPING, packed
+from salver.transport.grpc_table import GrpcTable, Method, OpenCalls, Reply, Send
 from salver.transport.hangup import HangUps, Receive
-from salver.transport.ports import Control, Exposition, InferDoor
-from salver.words.errors import Internal, InvalidInput, NoRoute, NotFound, NotReady, SalverError
-from salver.words.handlers import is_form
-from salver.words.messages import Call, InferRequest, InferResponse, Signature
+from salver.transport.ports import Looking
+from salver.transport.restrict import group_of_method
+from salver.words.errors import Internal, InvalidInput, NoRoute, NotReady, SalverError
+from salver.words.messages import Call
 
 _LOG = logging.getLogger("salver.grpc")
 _OK = {"type": "http.response.trailers", "headers": [(b"grpc-status", b"0")]}
 _prefix = struct.Struct(">xI").pack  # of a message that is not compressed
 #: Headers of calls that bring a deadline, an id, a trace or a standing.
 _UNUSUAL = frozenset((b"grpc-timeout", b"x-request-id", b"traceparent", CLASS_HEADER, PRIORITY_HEADER))
-_INFER = "/inference.GRPCInferenceService/ModelInfer"
-_STREAM_INFER = "/inference.GRPCInferenceService/ModelStreamInfer"
-#: Those that keep their deadlines themselves.
-_INFERRING = TFS_INFERRING | TS_INFERRING | {_INFER}
-_WATCH = "/grpc.health.v1.Health/Watch"
-_SERVICES = ("inference.GRPCInferenceService", "grpc.health.v1.Health")
-_HEALTHY = frozenset(("", *_SERVICES, *TFS_SERVICES, *TFS_SHORT_NAMES, *TS_SERVICES))
-
-Reply = bytes | GrpcStatus
-_Method = Callable[[bytes, Call], Awaitable[Reply]]
-
-
-class OpenInferenceGrpc(Codec[InferRequest, Reply]):
-    """The codec that the one door calls; the message was parsed to learn the model's name."""
-
-    protocol = "oip-grpc"
-
-    def __init__(self, regions: Regions, *, ignores_surplus: bool = False) -> None:
-        messages = wire.InferMessages(regions, ignores_surplus=ignores_surplus)
-        self.read = messages.read
-        self.is_slow = messages.is_slow
-        self._write = messages.write
-
-    def decode(self, body: InferRequest, signature: Signature) -> InferRequest:
-        """Already done, but for what the signature tells of classes, and for handlers."""
-        if signature.takes_forms:
-            return as_form(body)
-        return with_classes(body, signature) if body.outputs else body
-
-    def takes_long(self, response: InferResponse) -> bool:
-        """Would others wait while ``encode`` writes it?"""
-        return has_many_strings(response.outputs)
-
-    def encode(self, request: InferRequest, response: InferResponse) -> Reply:
-        """A ModelInferResponse."""
-        if is_form(request):
-            response = as_tensors(response)
-        return self._write(request, response)
-
-    def fault(self, error: SalverError) -> Reply:
-        """The status of the call."""
-        return grpc_status(error)
 
 
 class _Family(NamedTuple):
-    """What the methods of one protocol have in common.
+    """What the methods of one table have in common.
 
     Attributes:
         protocol: Label of the metrics.
         fault: How a call ends with an error.
         max_message: Most bytes of a request.
         uncounted: Most bytes of a small one, its prefix included.
+        check: Checks that a caller may ask; None = everybody may.
     """
 
     protocol: str
     fault: Callable[[SalverError], GrpcStatus]
     max_message: int
     uncounted: int
+    check: Callable[[str, Mapping[bytes, bytes]], None] | None
 
     @classmethod
-    def of(cls, protocol: str, fault: Callable[[SalverError], GrpcStatus], max_message: int) -> "_Family":
-        """One whose small requests are as small as everywhere."""
-        return cls(protocol, fault, max_message, min(COUNTED, max_message) + 5)
+    def of(cls, table: GrpcTable, max_message: int) -> "_Family":
+        """Return the family of a table; its small requests are as small as everywhere."""
+        most = table.max_message or max_message
+        return cls(table.protocol, table.fault, most, min(COUNTED, most) + 5, table.check)
 
 
-class GrpcMethods:
-    """Every method of ``inference.GRPCInferenceService``, ``grpc.health.v1.Health`` and TensorFlow Serving.
+class GrpcFront:
+    """Every gRPC method of the server.
 
     Args:
-        reception: Clock, ids, and the metadata that names the tenant.
-        max_message: Most bytes of one message.
-        torchserve: TorchServe's methods; None = there are none.
+        tables: The dialects' methods.
+        control: Knows which models are healthy.
+        context: Clock, ids, and the metadata that names the tenant.
     """
 
-    def __init__(
-        self,
-        door: InferDoor,
-        control: Control,
-        exposition: Exposition,
-        reception: Reception,
-        *,
-        max_message: int,
-        torchserve: TorchServeMethods | None = None,
-    ) -> None:
-        self._door = door
-        self._control = control
-        self._exposition = exposition
-        self._clock = reception.clock
-        self._new_id = reception.new_id
-        self._tenant_header = reception.tenant_header
-        self._unusual = reception.unusual(_UNUSUAL)
-        self._name = reception.server_name
-        self._guard = reception.grpc.guard
-        self._forwarding = reception.grpc.forwarding
-        self._regions = reception.regions
-        self._decoders = reception.decoders
-        self._budget = reception.budget or Budget()
-        self._curious = reception.curious
-        self._compression = reception.compression
-        self._tritons_words = reception.tritons_words
+    def __init__(self, tables: Sequence[GrpcTable], control: Looking, context: RequestContext) -> None:
+        self._clock = context.clock
+        self._new_id = context.new_id
+        self._tenant_header = context.tenant_header
+        self._unusual = context.unusual(_UNUSUAL)
+        self._guard = context.grpc.guard
+        self._forwarding = context.grpc.forwarding
+        self._budget = context.budget or Budget()
+        self._interest = context.interest
+        self._compression = context.compression
+        self._tritons_words = context.tritons_words
         self._is_stopping = False
-        self._more = metadata.SHARED_MEMORY if self._regions.is_allowed else ()
-        self._ignores_surplus = reception.ignores_surplus
-        self._codec = OpenInferenceGrpc(self._regions, ignores_surplus=self._ignores_surplus)
-        self._torchserve = torchserve
-        limits = StreamLimits(max_message)
-        streamed = Streamed(door, reception, self._streamed, limits, read_large=self._streamed_large)
-        self._streams: dict[str, Streamed | Talk] = {
-            _STREAM_INFER: streamed,
-            _WATCH: Talk(watched(self._look)),
-        }
-        self._reflection: Reflection | None = None
-        for package in PACKAGES:
-            path = f"/{package}.{SERVICE}/{METHOD}"
-            self._streams[path] = Talk(one_by_one(partial(self._reflect, package)))
-        inference, health = (f"/{name}/" for name in _SERVICES)
-        self._methods: dict[str, _Method] = {
-            f"{inference}ModelInfer": self._infer,
-            f"{inference}ServerLive": self._live,
-            f"{inference}ServerReady": self._ready,
-            f"{inference}ModelReady": self._model_ready,
-            f"{inference}ServerMetadata": self._server_metadata,
-            f"{inference}ModelMetadata": self._model_metadata,
-            f"{inference}ModelConfig": self._config,
-            f"{inference}ModelStatistics": self._statistics,
-            f"{inference}TraceSetting": self._trace_setting,
-            f"{inference}LogSettings": self._log_settings,
-            f"{inference}RepositoryIndex": self._index,
-            f"{inference}RepositoryModelLoad": self._load,
-            f"{inference}RepositoryModelUnload": self._unload,
-            f"{health}Check": self._health,
-        }
-        for name, method in SharedMemoryOperations(self._regions).grpc().items():
-            self._methods[inference + name] = method
-        tfs = TensorFlowServingMethods(door, control, exposition, reception.tfs).grpc()
-        self._methods |= tfs
-        self._family = _Family.of("oip-grpc", grpc_status, max_message)
-        self._families = dict.fromkeys(tfs, _Family.of("tfs-grpc", tfs_status, max_message))
-        if torchserve is not None:
-            self._add(torchserve, reception)
+        self._tables = (*tables, self._own(tables, control))
+        self._methods: dict[str, Method] = {}
+        self._streams: dict[str, OpenCalls] = {}
+        self._families: dict[str, _Family] = {}
+        self._inferring = frozenset().union(*(table.inferring for table in tables))
+        most = context.max_message
+        for table in self._tables:
+            self._methods |= table.methods
+            self._streams |= table.streams
+            self._families |= dict.fromkeys((*table.methods, *table.streams), _Family.of(table, most))
         streams: dict[str, Callable[..., Any]] = {path: each.read for path, each in self._streams.items()}
         #: Those that callers need a permission for, with what tells from a message whether they do.
         self._changing = changing({**self._methods, **streams})
 
-    def _add(self, torchserve: TorchServeMethods, reception: Reception) -> None:
-        most = torchserve.max_message or self._family.max_message
-        methods, streams = torchserve.grpc(), torchserve.streams()
-        self._methods |= methods
-        for path in (*methods, *streams):
-            self._families[path] = _Family.of("ts-grpc", fault_at(path), most)
-        for path, read in streams.items():
-            self._streams[path] = Streamed(self._door, reception, read, StreamLimits(most), fault_at(path))
+    def _own(self, tables: Sequence[GrpcTable], control: Looking) -> GrpcTable:
+        """Return gRPC's own services."""
+        health = grpc_health.Health(control, (name for table in tables for name in table.services))
+        streams: dict[str, OpenCalls] = {grpc_health.WATCH: ServiceStream(watched(health.look))}
+        self._reflection: Reflection | None = None
+        for path, package in REFLECTION_PATHS.items():
+            streams[path] = ServiceStream(one_by_one(partial(self._reflect, package)))
+        return GrpcTable(
+            "grpc",
+            grpc_fault,
+            {grpc_health.CHECK: health.check},
+            streams,
+            messages=grpc_health.build,
+            types=grpc_health.TYPES,
+            many_responses=frozenset((grpc_health.WATCH,)),
+        )
 
     async def handle(
         self,
@@ -235,35 +124,35 @@ class GrpcMethods:
         hangups: HangUps,
         access: Access = LOCAL,
     ) -> None:
-        """One call, from its first frame to its trailers; what follows is of the unary ones."""
+        """Answer one call, from its first frame to its trailers; what follows is of the unary ones."""
         arrival = self._clock()
         path = scope["path"]
-        family = self._families.get(path, self._family)
-        call = Call(family.protocol, arrival)
-        fault: Callable[[SalverError], GrpcStatus] = grpc_status
+        family = self._families.get(path)
+        call = Call("" if family is None else family.protocol, arrival)
+        fault: Callable[[SalverError], GrpcStatus] = grpc_fault
         share: Share | None = None
         try:
             if not self._unusual.isdisjoint(headers):
                 self._look_closer(headers, call)
             call.request_id = call.request_id or self._new_id()
-            method = self._methods.get(path)
-            if method is None and path not in self._streams:
+            if family is None:
                 raise NoRoute(f"Method not found: {path[1:]}")
-            if self._guard is not None and (header := self._guard.lacks(path, headers)):
+            method = self._methods.get(path)
+            if self._guard is not None and (header := self._guard.lacks(group_of_method(path), headers)):
                 # Triton's text and code (TR-R37).
                 raise NotReady(f"This protocol is restricted, expecting header '{header}'")
-            if self._is_stopping and path in _INFERRING:
+            if self._is_stopping and path in self._inferring:
                 raise NotReady(STOPPING)
             fault = family.fault
-            if self._torchserve is not None and path.startswith(TS_PREFIX):
-                self._torchserve.check(path, headers)
+            if family.check is not None:
+                family.check(path, headers)
             if access.checks_hosts and headers.get(b"host") not in access.known_hosts:
                 access.check_host(headers)
             if path in self._changing:
                 method = await self._permitted(path, headers, method, access)
             if self._forwarding is not None:
                 call.forwarded = self._forwarding.parameters(headers)
-            if wanted := self._curious.headers:
+            if wanted := self._interest.headers:
                 take_traits(call, headers, wanted)
             if method is None:
                 with hangups.stream(scope):
@@ -278,10 +167,10 @@ class GrpcMethods:
                 message = await _read(event, headers, receive, family.max_message, share)
                 if message is None:
                     return  # hung up before the request was there
-                call.is_large = _is_large(message, path)
+                call.is_large = self._is_large(message, path)
             task = hangups.enter(receive)
             try:
-                if call.deadline is None or path in _INFERRING:
+                if call.deadline is None or path in self._inferring:
                     reply = await method(message, call)
                 else:
                     async with asyncio.timeout(call.deadline - arrival):
@@ -303,7 +192,7 @@ class GrpcMethods:
             if share is not None:
                 share.free()
         if isinstance(reply, bytes):
-            await self._answer(send, reply, headers, call, path in _INFERRING)
+            await self._answer(send, reply, headers, call, path in self._inferring)
         else:  # "Trailers-Only": a client that has seen other headers does not try again (gRPC's A6)
             await _end(send, reply)
 
@@ -326,10 +215,18 @@ class GrpcMethods:
         _LOG.exception("incident %s: %s", incident, path, exc_info=error)
         return Internal.incident(incident)
 
+    def _is_large(self, message: bytes, path: str) -> bool:
+        """Return whether reading the message may keep others waiting. Raises InvalidInput if not."""
+        if len(message) <= COUNTED:
+            return False
+        if path not in self._inferring:
+            check_fields(message)
+        return True
+
     async def _permitted(
-        self, path: str, headers: Mapping[bytes, bytes], method: _Method | None, access: Access
-    ) -> _Method | None:
-        """The method, for a caller that may change something, or as far as its message changes nothing."""
+        self, path: str, headers: Mapping[bytes, bytes], method: Method | None, access: Access
+    ) -> Method | None:
+        """Return the method, which checks the permission where only some messages change something."""
         if path in access.closed:
             raise NoRoute(f"Method not found: {path[1:]}")
         is_change = self._changing[path]
@@ -356,132 +253,14 @@ class GrpcMethods:
         call.standing = from_headers(headers, self._tenant_header)
 
     def stop(self) -> None:
-        """No new inference; streams end when what is under way has its replies."""
+        """Begin no new inference; streams end when what is under way has its replies."""
         self._is_stopping = True
         for streams in self._streams.values():
             streams.stop()
 
-    async def _streamed_large(self, message: bytes, headers: Mapping[bytes, bytes]) -> Asked:
-        if self._decoders is None or not wire.is_dense(message):
-            return self._streamed(message, headers)
-        request = await self._decoders.call(wire.decode_infer, message, NO_REGIONS, self._ignores_surplus)
-        return self._streamed(request, headers)
-
-    @reads
-    def _streamed(self, message: bytes | InferRequest, headers: Mapping[bytes, bytes]) -> Asked:
-        asked = StreamedInfer(
-            message,
-            self._regions,
-            headers.get(b"triton_grpc_error") == b"true",
-            ignores_surplus=self._ignores_surplus,
-        )
-        asked.is_decoupled = self._door.is_decoupled(asked.model, asked.version)
-        return asked
-
-    # The methods.
-
-    @reads
-    def _infer(self, message: bytes, call: Call) -> Awaitable[Reply]:
-        if call.is_large and self._decoders is not None and self._codec.is_slow(message):
-            return self._infer_large(self._decoders, message, call)
-        call.is_large = False
-        request = self._codec.read(message)
-        return self._door.infer(self._codec, request, request.model, request.version, call)
-
-    async def _infer_large(self, decoders: Decoders, message: bytes, call: Call) -> Reply:
-        """The same; others have their turns while the message is read."""
-        seconds = None if call.deadline is None else call.deadline - self._clock()
-        request = await decoders.call(
-            wire.decode_infer, message, NO_REGIONS, self._ignores_surplus, seconds=seconds
-        )
-        call.is_large = False
-        reply: Reply = await self._door.infer(self._codec, request, request.model, request.version, call)
-        return reply
-
-    @reads
-    async def _live(self, message: bytes, call: Call) -> Reply:
-        return wire.encode_server_live(True)
-
-    @reads
-    async def _ready(self, message: bytes, call: Call) -> Reply:
-        return wire.encode_server_ready(await self._control.is_ready())
-
-    @reads
-    async def _model_ready(self, message: bytes, call: Call) -> Reply:
-        name, version = wire.decode_model_request(message)
-        return wire.encode_model_ready(bool(name) and await self._control.is_ready(name, version))
-
-    @reads
-    async def _server_metadata(self, message: bytes, call: Call) -> Reply:
-        return wire.encode_server_metadata(__version__, self._name, self._more)
-
-    @reads
-    async def _model_metadata(self, message: bytes, call: Call) -> Reply:
-        name, version = wire.decode_model_request(message)
-        id, signature = self._door.signature(name, version)
-        return wire.encode_model_metadata(id, ready_versions(self._control, name, version), signature)
-
-    @reads
-    async def _config(self, message: bytes, call: Call) -> Reply:
-        name, version = wire.decode_model_request(message)
-        return wire.encode_model_config(self._control.model_config(name, version))
-
-    @reads
-    async def _statistics(self, message: bytes, call: Call) -> Reply:
-        name, version = wire.decode_model_request(message)
-        if name:
-            check_counted(self._door, name, version)
-        return wire.encode_statistics(self._exposition.statistics(name, version if name else ""))
-
-    @changes_if(lambda message: bool(wire.decode_trace_request(message)[1]))
-    async def _trace_setting(self, message: bytes, call: Call) -> Reply:
-        name, change = wire.decode_trace_request(message)
-        return wire.encode_trace(self._exposition.trace_setting(name, change))
-
-    @changes_if(lambda message: bool(wire.decode_log_request(message)))
-    async def _log_settings(self, message: bytes, call: Call) -> Reply:
-        change = wire.decode_log_request(message)
-        return wire.encode_log(self._exposition.log_settings(change))
-
-    @reads
-    async def _index(self, message: bytes, call: Call) -> Reply:
-        only_ready = wire.decode_index_request(message)
-        return wire.encode_index(self._control.statuses(), only_ready)
-
-    @changes
-    async def _load(self, message: bytes, call: Call) -> Reply:
-        name, order = await asyncio.to_thread(wire.decode_load_request, message)
-        await self._control.load(name, order)
-        return b""
-
-    @changes
-    async def _unload(self, message: bytes, call: Call) -> Reply:
-        name, dependents = wire.decode_unload_request(message)
-        await self._control.unload(name, dependents=dependents)
-        return b""
-
-    @reads
-    async def _health(self, message: bytes, call: Call) -> Reply:
-        service = wire.decode_health_request(message)
-        is_serving = await self._serves(service)
-        if is_serving is None:
-            raise NotFound(f"unknown service {service!r}")
-        return wire.encode_health(is_serving)
-
-    async def _look(self, message: bytes) -> bytes:
-        return wire.encode_health(await self._serves(wire.decode_health_request(message)))
-
-    async def _serves(self, service: str) -> bool | None:
-        """Whether the server, or a model, can answer; None = there is no such service or model."""
-        if service in _HEALTHY:
-            return await self._control.is_ready()
-        if any(status.id.name == service for status in self._control.statuses()):
-            return await self._control.is_ready(service)
-        return None
-
     def _reflect(self, package: str, message: bytes) -> bytes:
         if self._reflection is None:  # built when somebody asks: most servers never are
-            self._reflection = Reflection((*self._methods, *self._streams))
+            self._reflection = Reflection(self._tables)
         return self._reflection.answer(package, message)
 
 
@@ -490,15 +269,6 @@ async def _end(send: Send, status: GrpcStatus) -> None:
     headers = [*HEADERS, *trailers(status)]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": b""})
-
-
-def _is_large(message: bytes, path: str) -> bool:
-    """True if reading the message may keep others waiting; raises InvalidInput where none needs to."""
-    if len(message) <= COUNTED:
-        return False
-    if path not in _INFERRING:
-        check_fields(message)
-    return True
 
 
 async def _read(

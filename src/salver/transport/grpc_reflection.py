@@ -1,26 +1,28 @@
 """Server reflection of gRPC: which services there are, and the descriptors of their messages.
 
-``grpc.reflection.v1`` and ``v1alpha``, whose messages are alike. The descriptors are those of the private
-pools that the codecs use, with the services added that the pools leave out.
+``grpc.reflection.v1`` and ``v1alpha``, whose messages are alike. The descriptors are those of the message
+classes that the tables of methods bring, with the services added.
 
 Pure.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.message import DecodeError
 
-from salver.dialects.oip import grpc_schema
-from salver.dialects.tensorflow import tf_schema
 from salver.encoding import protobuf_tables as protobuf
+from salver.transport.grpc_table import GrpcTable
 from salver.words.errors import InvalidInput
 
 PACKAGES: Final = ("grpc.reflection.v1", "grpc.reflection.v1alpha")
 SERVICE: Final = "ServerReflection"
 METHOD: Final = "ServerReflectionInfo"
+#: Path of the method -> its package.
+PATHS: Final = {f"/{package}.{SERVICE}/{METHOD}": package for package in PACKAGES}
+_OWN_TYPES: Final = dict.fromkeys(PATHS, ("ServerReflectionRequest", "ServerReflectionResponse"))
 _MESSAGES: Final = {
     "ServerReflectionRequest": """
         string host = 1
@@ -54,19 +56,6 @@ _MESSAGES: Final = {
         string error_message = 2
     """,
 }
-#: Requests and responses whose names do not follow from the method's.
-_TYPES: Final = {
-    "ModelStreamInfer": ("ModelInferRequest", "ModelStreamInferResponse"),
-    "Check": ("HealthCheckRequest", "HealthCheckResponse"),
-    "Watch": ("HealthCheckRequest", "HealthCheckResponse"),
-    "Classify": ("ClassificationRequest", "ClassificationResponse"),
-    "Regress": ("RegressionRequest", "RegressionResponse"),
-    "HandleReloadConfigRequest": ("ReloadConfigRequest", "ReloadConfigResponse"),
-    METHOD: ("ServerReflectionRequest", "ServerReflectionResponse"),
-}
-#: Methods with many requests, and with many responses.
-_ASKED_OFTEN: Final = frozenset(("ModelStreamInfer", METHOD))
-_TOLD_OFTEN: Final = _ASKED_OFTEN | {"Watch"}
 _NOT_FOUND: Final = 5
 _UNIMPLEMENTED: Final = 12
 
@@ -75,26 +64,33 @@ class Reflection:
     """What a server tells of its services.
 
     Args:
-        methods: Paths of all methods, ``/package.Service/Method``. Services whose messages are not known are
-            left out.
+        tables: Its methods. Services whose messages are not known are left out.
     """
 
-    def __init__(self, methods: Iterable[str]) -> None:
+    def __init__(self, tables: Sequence[GrpcTable]) -> None:
         pools = {package: protobuf.build(protobuf.Table(package, _MESSAGES)) for package in PACKAGES}
         self._requests = {package: pool["ServerReflectionRequest"] for package, pool in pools.items()}
         self._replies = {package: pool["ServerReflectionResponse"] for package, pool in pools.items()}
+        self._types: dict[str, tuple[str, str]] = dict(_OWN_TYPES)
+        self._many_requests = frozenset(PATHS).union(*(table.many_requests for table in tables))
+        self._many_responses = frozenset(PATHS).union(*(table.many_responses for table in tables))
         self._files: dict[str, descriptor_pb2.FileDescriptorProto] = {}
-        for classes in (grpc_schema.build(), tf_schema.build(), *pools.values()):
+        shown = [table.messages() for table in tables if table.messages is not None]
+        for classes in (*shown, *pools.values()):
             for file in {c.DESCRIPTOR.file.name: c.DESCRIPTOR.file for c in classes.values()}.values():
                 self._keep(file)
+        methods: dict[str, None] = {}
+        for table in tables:
+            self._types |= table.types
+            methods |= dict.fromkeys((*table.methods, *table.streams))
         self._services = sorted(self._add_services(methods))
-        self._symbols = {name: file for file, told in self._files.items() for name in _names(told)}
+        self._symbols = {name: file for file, found in self._files.items() for name in _names(found)}
 
     def __repr__(self) -> str:
         return f"<Reflection of {', '.join(self._services)}>"
 
     def answer(self, package: str, message: bytes) -> bytes:
-        """The response to one request.
+        """Return the response to one request.
 
         Raises:
             InvalidInput: it is no such message.
@@ -127,16 +123,15 @@ class Reflection:
         return data
 
     def _keep(self, file: FileDescriptor) -> None:
-        """A file, and all that it imports."""
-        if file.name not in self._files:
-            told = descriptor_pb2.FileDescriptorProto()
-            file.CopyToProto(told)
-            self._files[file.name] = told
-            for below in file.dependencies:
-                self._keep(below)
+        """Keep a file, and all that it imports; of two with one name the later, which builds on the other."""
+        found = descriptor_pb2.FileDescriptorProto()
+        file.CopyToProto(found)
+        self._files[file.name] = found
+        for below in file.dependencies:
+            self._keep(below)
 
     def _add_services(self, methods: Iterable[str]) -> Iterator[str]:
-        files = {told.package: told for told in self._files.values() if told.name.startswith("salver/")}
+        files = {file.package: file for file in self._files.values()}
         found: dict[str, list[str]] = {}
         for path in methods:
             service, _, method = path[1:].partition("/")
@@ -144,7 +139,7 @@ class Reflection:
         for service, names in found.items():
             package, _, short = service.rpartition(".")
             told = files.get(package)
-            types = {name: _types(name) for name in names}
+            types = {name: self._types_of(f"/{service}/{name}") for name in names}
             if told is None or not _has_all(told, types):
                 continue
             added = told.service.add(name=short)
@@ -154,10 +149,14 @@ class Reflection:
                     name=name,
                     input_type=f".{package}.{takes}",
                     output_type=f".{package}.{gives}",
-                    client_streaming=name in _ASKED_OFTEN,
-                    server_streaming=name in _TOLD_OFTEN,
+                    client_streaming=f"/{service}/{name}" in self._many_requests,
+                    server_streaming=f"/{service}/{name}" in self._many_responses,
                 )
             yield service
+
+    def _types_of(self, path: str) -> tuple[str, str]:
+        method = path.rpartition("/")[2]
+        return self._types.get(path, (f"{method}Request", f"{method}Response"))
 
     def _whole(self, file: str) -> list[bytes]:
         """A file and all that it imports, each before those that it imports itself."""
@@ -171,10 +170,6 @@ class Reflection:
 
         visit(file)
         return [self._files[name].SerializeToString() for name in reversed(order)]
-
-
-def _types(method: str) -> tuple[str, str]:
-    return _TYPES.get(method, (f"{method}Request", f"{method}Response"))
 
 
 def _has_all(file: descriptor_pb2.FileDescriptorProto, types: Mapping[str, Collection[str]]) -> bool:

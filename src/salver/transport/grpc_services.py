@@ -1,6 +1,6 @@
-"""Calls of gRPC that ask no model and have many responses: reflection, and watching health.
+"""Streaming calls of gRPC that ask no model: reflection, and watching health.
 
-They end with the caller, and when the server stops, so that none of them keeps it from stopping.
+They end with the caller, and when the server stops.
 """
 
 import asyncio
@@ -8,11 +8,12 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Final
 
-from salver.dialects.oip.grpc_stream import START, STOPPING, Send
 from salver.encoding.bodies import GrpcStatus
 from salver.transport.effects import reads
-from salver.transport.faults import grpc_status
+from salver.transport.faults import grpc_fault
 from salver.transport.grpc_frames import FrameReader, frame, trailers
+from salver.transport.grpc_stream import START, STOPPING
+from salver.transport.grpc_table import Send
 from salver.transport.hangup import Receive
 from salver.words.errors import InvalidInput, SalverError
 from salver.words.messages import Call
@@ -24,8 +25,8 @@ _LOOKS_S: Final = 1.0  # between two looks at what is watched
 Answers = Callable[[AsyncIterator[bytes], Receive], AsyncIterator[bytes]]
 
 
-class Talk:
-    """A method, and the calls of it that are open."""
+class ServiceStream:
+    """A streaming method of a service, and the calls of it that are open."""
 
     def __init__(self, answers: Answers) -> None:
         self._answers = answers
@@ -34,24 +35,24 @@ class Talk:
 
     @reads
     def read(self) -> None:
-        """Nothing; it has the mark of the method."""
+        """Carry the mark of the method."""
 
     async def handle(self, headers: Mapping[bytes, bytes], call: Call, receive: Receive, send: Send) -> None:
-        """One call, from its headers to its trailers."""
+        """Answer one call, from its headers to its trailers."""
         is_late = self._is_stopping
         status = GrpcStatus(14, STOPPING) if is_late else GrpcStatus(0, "")
         await send(START)
         await send({"type": "http.response.body", "body": b"", "more_body": True})
         if not is_late:
-            talking = asyncio.create_task(self._talk(headers, receive, send))
-            self._open.add(talking)
+            task = asyncio.create_task(self._converse(headers, receive, send))
+            self._open.add(task)
             try:
                 async with asyncio.timeout(None if call.deadline is None else call.deadline - call.arrival):
-                    await talking
+                    await task
             except TimeoutError:
                 status = GrpcStatus(4, "Deadline Exceeded")
             except SalverError as error:
-                status = grpc_status(error)
+                status = grpc_fault(error)
             except asyncio.CancelledError:
                 if not self._is_stopping:
                     raise
@@ -59,8 +60,8 @@ class Talk:
             except ConnectionAbortedError:
                 return
             finally:
-                talking.cancel()
-                self._open.discard(talking)
+                task.cancel()
+                self._open.discard(task)
         with contextlib.suppress(OSError, RuntimeError):
             await send({"type": "http.response.body", "body": b""})
             await send({"type": "http.response.trailers", "headers": trailers(status)})
@@ -68,17 +69,17 @@ class Talk:
     def stop(self) -> None:
         """End every call."""
         self._is_stopping = True
-        for talking in self._open:
-            talking.cancel()
+        for task in self._open:
+            task.cancel()
 
-    async def _talk(self, headers: Mapping[bytes, bytes], receive: Receive, send: Send) -> None:
+    async def _converse(self, headers: Mapping[bytes, bytes], receive: Receive, send: Send) -> None:
         encoding = headers.get(b"grpc-encoding", b"identity").decode("latin-1")
         async for answer in self._answers(_requests(encoding, receive), receive):
             await send({"type": "http.response.body", "body": frame(answer), "more_body": True})
 
 
 async def _requests(encoding: str, receive: Receive) -> AsyncIterator[bytes]:
-    """The messages of a call, until the client has said its last.
+    """Yield the messages of a call, until the client has sent its last.
 
     Raises:
         ConnectionAbortedError: the client is gone.
@@ -95,7 +96,7 @@ async def _requests(encoding: str, receive: Receive) -> AsyncIterator[bytes]:
 
 
 def one_by_one(answer: Callable[[bytes], bytes]) -> Answers:
-    """A response to each request."""
+    """Answer each request with one response."""
 
     async def answers(requests: AsyncIterator[bytes], receive: Receive) -> AsyncIterator[bytes]:
         async for message in requests:
@@ -105,7 +106,7 @@ def one_by_one(answer: Callable[[bytes], bytes]) -> Answers:
 
 
 def watched(look: Callable[[bytes], Awaitable[bytes]], pause: float = _LOOKS_S) -> Answers:
-    """What is seen now of the one thing that is asked for, and again whenever it has changed."""
+    """Answer with what is seen now of the one thing that is asked for, and again whenever it has changed."""
 
     async def answers(requests: AsyncIterator[bytes], receive: Receive) -> AsyncIterator[bytes]:
         message = await anext(requests, None)

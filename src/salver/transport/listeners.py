@@ -5,11 +5,10 @@ from collections.abc import Sequence
 
 import msgspec
 
-from salver.transport.budget import Budget
 from salver.transport.doors import App
 from salver.transport.hangup import HangUps
 from salver.transport.parting import SHORT_S, Parting
-from salver.transport.server import FrontConfig, Listener, listen
+from salver.transport.server import ExactPorts, FrontConfig, Listener, listen
 from salver.transport.watch import UNANSWERED, ConnectionLimits, ConnectionWatch
 from salver.words.errors import SalverError
 
@@ -27,13 +26,11 @@ class Listeners:
         self,
         configs: Sequence[FrontConfig],
         limits: ConnectionLimits,
-        budget: Budget,
         parting: Parting,
         streaming: HangUps,
     ) -> None:
         self.configs = tuple(configs)
         self._limits = limits
-        self._budget = budget
         self._parting = parting
         self._streaming = streaming
         self._listeners: list[Listener] = []
@@ -66,19 +63,19 @@ class Listeners:
             for config, listener in zip(self.configs, self._listeners, strict=False)
         ]
 
-    async def open(self, apps: Sequence[App], most_request: int, most_body: int) -> None:
+    async def open(self, apps: Sequence[App], exact: ExactPorts, most_body: int) -> None:
         """Listen, and answer from now on.
 
         Args:
             apps: One for each configuration.
-            most_request: Bytes that a front takes of a request's body.
+            exact: Ports that have a server of their own.
             most_body: Bytes of the largest body that any route takes.
 
         Raises:
             SalverError: a port cannot be opened.
         """
         if apps:
-            self._listeners = listen(apps, self.configs, most_request, self._budget, self._parting)
+            self._listeners = listen(apps, self.configs, exact, self._parting)
             self._watching = asyncio.create_task(self._watch(most_body).run(), name="watch")
         for listener in self._listeners:
             running = asyncio.create_task(listener.run(), name="front")

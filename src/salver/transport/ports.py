@@ -1,11 +1,8 @@
-"""What does a transport need from the planes behind it?"""
+"""Protocols of what stands behind the transport."""
 
 from collections.abc import Awaitable, Callable, Hashable, Mapping
 from typing import Any, Protocol
 
-from salver.dialects.oip.regions import Region, Regions
-from salver.dialects.openai.voice import Spoken
-from salver.dialects.triton.settings import LogChange, LogSettings, TraceChange, TraceSetting
 from salver.transport.orca import TokenRoom
 from salver.words.artifacts import LoadOrder
 from salver.words.handlers import (
@@ -22,14 +19,12 @@ from salver.words.handlers import (
 from salver.words.messages import Call, ModelId, Signature, VersionStatus
 
 
-class Curious(Protocol):
-    """Who wants to know headers of requests (features/releases/experiments/router.py), which changes from
-    time to time.
-    """
+class HeaderInterest(Protocol):
+    """Headers of requests that somebody needs (features/releases/experiments/router.py); they may change."""
 
     @property
     def headers(self) -> Mapping[bytes, str]:
-        """Their lower-case names, with what each is called where it is used."""
+        """Lower-case names, each with its name where it is used."""
         ...
 
 
@@ -97,16 +92,8 @@ class Looking(Protocol):
         ...
 
 
-class Speaking(Protocol):
-    """Knows whom a name means, beyond the models' own."""
-
-    def speech(self, name: str) -> Spoken:
-        """Whom OpenAI's routes mean by that name. Raises NotFound or NotReady."""
-        ...
-
-
-class Control(Looking, Speaking, Protocol):
-    """And changes it."""
+class Control(Looking, Protocol):
+    """Changes what is loaded."""
 
     async def load(self, model: str, order: LoadOrder) -> None:
         """Raises what kept it from loading."""
@@ -134,53 +121,11 @@ class Control(Looking, Speaking, Protocol):
         ...
 
 
-class RegionRegistry(Regions, Protocol):
-    """The regions of shared memory that callers register (dialects/oip/shared_memory.py)."""
-
-    @property
-    def is_allowed(self) -> bool:
-        """May callers share memory with this server?"""
-        ...
-
-    def listed(self, name: str = "") -> tuple[Region, ...]:
-        """All, or that one; raises NotFound where there is none of that name."""
-        ...
-
-    def register(self, region: Region) -> None:
-        """Raises InvalidInput, Conflict, SegmentFailed or Unsupported."""
-        ...
-
-    def unregister(self, name: str = "") -> None:
-        """That one, or all; raises Unsupported where callers may not share memory."""
-        ...
-
-
-class Settings(Protocol):
-    """What is logged and traced, and may be changed at any time (TR-R9, TR-R10)."""
-
-    def log_settings(self, change: LogChange) -> LogSettings:
-        """As they are after the change, which may be empty. Raises Unsupported."""
-        ...
-
-    def trace_setting(self, model: str, change: TraceChange) -> TraceSetting:
-        """A model's, or, without a name, the server's, after the change.
-
-        Raises:
-            InvalidInput: the model does not exist, or nothing can be traced so.
-            Unsupported: the level is not supported.
-        """
-        ...
-
-
-class Exposition(Settings, Protocol):
-    """What observers have counted."""
+class Exposition(Protocol):
+    """Numbers that observers have counted."""
 
     def metrics(self, accept: str) -> tuple[bytes, str]:
         """The metrics page and its content type."""
-        ...
-
-    def statistics(self, model: str = "", version: str = "") -> dict[str, Any]:
-        """Triton-shaped statistics (TR-R8)."""
         ...
 
     def token_room(self, model: str, version: str) -> TokenRoom | None:

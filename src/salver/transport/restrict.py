@@ -1,18 +1,16 @@
-"""Which operations does a caller need a shared secret for?
+"""Groups of operations that callers need a shared secret for: Triton's restricted APIs (TR-R34, TR-G15).
 
-Triton's restricted APIs (TR-R34, TR-G15): groups of operations that want a header with a given
-value. A :class:`Guard` is made once for each protocol; a server without restrictions has none, and
-asks nothing. It knows no socket and no body.
+A :class:`Guard` is made once for each protocol; a server without restrictions has none.
 """
 
 import hmac
 import re
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Final
 
 import msgspec
 
-from salver.transport.routes import OPERATIONS
 from salver.words.errors import Forbidden, InvalidInput, Unauthenticated
 
 #: Path of an HTTP operation -> its group; the first that matches. What none matches is free: the
@@ -112,7 +110,7 @@ def _groups(names: str, known: tuple[str, ...], flag: str) -> tuple[str, ...]:
 
 
 class Guard:
-    """Tells who may not call what.
+    """Checks the headers of calls against restrictions.
 
     Args:
         restrictions: Each group in at most one.
@@ -125,8 +123,6 @@ class Guard:
     def __init__(self, restrictions: Iterable[Restriction], prefix: str = "") -> None:
         self._wanted: dict[str, tuple[bytes, bytes, str]] = {}
         self._openai: dict[str, tuple[bytes, bytes, str]] = {}  # by operation
-        self._groups = {o.name: group_of_path(o.path) for o in OPERATIONS}
-        self._groups["explain_v2"] = "inference"  # by another verb its path tells numbers
         for restriction in restrictions:
             header = prefix + restriction.header
             secret = (header.lower().encode(), restriction.value.encode(), header)
@@ -140,28 +136,27 @@ class Guard:
     def __repr__(self) -> str:
         return f"<Guard of {', '.join((*self._wanted, *self._openai))}>"
 
-    def check(self, operation: str, headers: Mapping[bytes, bytes]) -> None:
-        """May the caller do that over HTTP?
+    def check(self, group: str, headers: Mapping[bytes, bytes], operation: str = "") -> None:
+        """Check that the caller may do that over HTTP.
+
+        Args:
+            operation: Its name, for the restrictions of the OpenAI front end.
 
         Raises:
             Forbidden: not without a secret (TR-R37).
             Unauthenticated: not without a secret of the OpenAI front end.
         """
-        if header := self.lacks(operation, headers):
+        if header := self.lacks(group, headers):
             raise Forbidden(f"This API is restricted, expecting header '{header}'")
         if (wanted := self._openai.get(operation)) is not None and not _has(wanted, headers):
             raise Unauthenticated(f"This API is restricted, expecting header '{wanted[2]}' with valid value")
 
-    def lacks(self, operation: str, headers: Mapping[bytes, bytes]) -> str:
-        """The header that the call should have brought; empty if it may go on.
+    def lacks(self, group: str, headers: Mapping[bytes, bytes]) -> str:
+        """Return the header that the call should have brought; empty if it may go on.
 
         Args:
-            operation: Name of an HTTP operation, or path of a gRPC method.
             headers: By names in lower case.
         """
-        group = self._groups.get(operation)
-        if group is None:
-            group = self._groups[operation] = group_of_method(operation)
         if (wanted := self._wanted.get(group)) is None:
             return ""
         return "" if _has(wanted, headers) else wanted[2]
@@ -171,17 +166,20 @@ def _has(wanted: tuple[bytes, bytes, str], headers: Mapping[bytes, bytes]) -> bo
     return hmac.compare_digest(headers.get(wanted[0], b""), wanted[1])
 
 
-def group_of_path(path: str) -> str:
-    """The group of an HTTP operation; empty for what nobody may restrict.
+def group_of_path(verb: str, path: str) -> str:
+    """Return the group of an HTTP operation; empty for what nobody may restrict.
 
-    >>> group_of_path("/v2/models/{model}/infer")
+    >>> group_of_path("POST", "/v2/models/{model}/infer")
     'inference'
     """
+    if verb == "POST" and path.endswith("/explain"):
+        return "inference"  # GET tells numbers
     return next((group for pattern, group in _OF_PATHS if re.match(pattern, path)), "")
 
 
+@cache
 def group_of_method(path: str) -> str:
-    """The group of a gRPC method.
+    """Return the group of a known gRPC method.
 
     >>> group_of_method("/inference.GRPCInferenceService/ModelConfig")
     'model-config'

@@ -1,4 +1,4 @@
-"""Which server carries the application?
+"""Servers that carry the application.
 
 h2corn (HTTP/1.1, HTTP/2 and gRPC on one port) or uvicorn (HTTP/1.1 alone). Both run in the event
 loop that is already there and end gracefully. One application may have several ports, with a server each.
@@ -13,15 +13,12 @@ import resource
 import socket
 import ssl
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 import msgspec
 
-from salver.dialects.clouds.doors import SageMaker, Vertex
-from salver.dialects.torchserve.faults import NO_MESSAGE
-from salver.dialects.torchserve.front import SURFACES
 from salver.transport.budget import Budget
 from salver.transport.doors import Kind
 from salver.transport.http1 import MOST_HEAD, Terms
@@ -61,7 +58,7 @@ class FrontConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         tls_client_ca: PEM bundle; when given, callers must show a certificate it signed.
         serves: What may be asked at this port.
         shares_port: Other processes may listen on the same port, and the kernel deals out connections.
-        cloud: For which platform, where ``serves`` is one.
+        cloud: Configuration of the platform, where ``serves`` is one (``dialects/clouds/doors.py``).
         cors_origins: Pages of these origins may ask from a browser; ``*`` = of every one.
         path: Of a UNIX socket, in place of host and port; empty = there is none.
         logs_json: Lines of the front's own are JSON objects.
@@ -76,10 +73,29 @@ class FrontConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tls_client_ca: str = ""
     serves: Kind = "all"
     shares_port: bool = False
-    cloud: SageMaker | Vertex | None = None
+    cloud: object = None
     cors_origins: tuple[str, ...] = ()
     path: str = ""
     logs_json: bool = False
+
+
+class ExactPorts(msgspec.Struct, frozen=True):
+    """Ports whose clients look at the letters of answers: they have a server of their own (TS-R16, TS-A6).
+
+    Attributes:
+        kinds: What such a port serves, with whether it speaks HTTP/2 as well.
+        malformed: JSON that answers what is no request.
+        most_body: Bytes of a body.
+        budget: Memory for all bodies.
+    """
+
+    kinds: Mapping[str, bool] = {}
+    malformed: bytes = b""
+    most_body: int = 0
+    budget: Budget | None = None
+
+
+_NO_EXACT_PORTS: Final = ExactPorts()
 
 
 class Listener(Protocol):
@@ -107,16 +123,14 @@ class Listener(Protocol):
 def listen(
     apps: Sequence[Any],
     configs: Sequence[FrontConfig],
-    most_body: int = 0,
-    budget: Budget | None = None,
+    exact: ExactPorts = _NO_EXACT_PORTS,
     parting: Parting | None = None,
 ) -> list[Listener]:
     """Open the ports now, so that an error is known before any model loads.
 
     Args:
         apps: For each port, the application as it shows it.
-        most_body: Bytes of a body at TorchServe's ports, which have a server of their own.
-        budget: Memory for all bodies there.
+        exact: Ports that have a server of their own.
         parting: Says when callers are told to close; None = of these listeners alone.
 
     Raises:
@@ -133,7 +147,7 @@ def listen(
         most = _most_connections() // len(configs)
         parting = parting or Parting()
         return [
-            _listener(app, config, sock, most, (most_body, budget), parting)
+            _listener(app, config, sock, most, exact, parting)
             for app, config, sock in zip(apps, configs, sockets, strict=True)
         ]
     except BaseException:
@@ -147,14 +161,13 @@ def _listener(
     config: FrontConfig,
     sock: socket.socket,
     most: int,
-    bodies: tuple[int, Budget | None],
+    exact: ExactPorts,
     parting: Parting,
 ) -> Listener:
-    if config.serves in SURFACES:  # to the letter, as its clients look at the letters (TS-R16, TS-A6)
-        speaks_http2 = "inference" in SURFACES[config.serves]
+    if config.serves in exact.kinds:
+        speaks_http2 = exact.kinds[config.serves]
         beside, relay = _beside(app, config, most, parting) if speaks_http2 else (None, None)
-        most_body, budget = bodies
-        terms = Terms(app, most_body, NO_MESSAGE, most, relay, budget, parting)
+        terms = Terms(app, exact.most_body, exact.malformed, most, relay, exact.budget, parting)
         return Http1(terms, sock, _secure(config), config.grace_seconds, beside)
     if config.server == "h2corn":
         return _H2corn(app, config, sock, most, parting)

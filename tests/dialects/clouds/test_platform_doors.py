@@ -8,6 +8,7 @@ import pytest
 
 from salver.dialects.clouds.doors import SageMaker, SageMakerDoor, Vertex, VertexDoor
 from salver.dialects.clouds.many_models import ManyModels
+from salver.dialects.oip.faults import http_fault
 from salver.transport.doors import App
 from salver.transport.restrict import Guard, Restriction
 from salver.words.artifacts import LoadOrder
@@ -80,7 +81,11 @@ def sagemaker(control: Control | None = None, guard: Guard | None = None, **conf
     control = control or Control("m")
     door = SageMaker(**config)
     return SageMakerDoor(
-        application, door, control, ManyModels(control, guard, is_allowed=door.brings_models)
+        application,
+        door,
+        control,
+        ManyModels(control, guard, http_fault, is_allowed=door.brings_models),
+        http_fault,
     )
 
 
@@ -175,7 +180,7 @@ def test_tr_v2_a_load_that_fails_leaves_nothing(fault: str, status: int) -> None
 
 async def test_tr_v2_a_load_goes_on_without_its_caller() -> None:
     control = Control()
-    models = ManyModels(control, None, is_allowed=True)
+    models = ManyModels(control, None, http_fault, is_allowed=True)
     body = b'{"model_name": "h", "url": "/opt/ml/models/h/model"}'
     caller = asyncio.create_task(models.ask("POST", "", {}, body))
     await asyncio.sleep(0)
@@ -220,7 +225,7 @@ def test_tr_v2_models_are_restricted_as_the_repository_is() -> None:
 
 
 def vertex(*ready: str, **config: str) -> VertexDoor:
-    return VertexDoor(application, Vertex(**config), Control(*ready))
+    return VertexDoor(application, Vertex(**config), Control(*ready), http_fault)
 
 
 @pytest.mark.parametrize(

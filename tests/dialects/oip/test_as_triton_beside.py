@@ -8,10 +8,12 @@ import pytest
 import tritonclient.grpc.service_pb2 as pb
 
 from salver.dialects.oip import grpc_codec as oip_grpc
+from salver.dialects.oip.faults import grpc_status, http_fault
 from salver.dialects.oip.json_codec import OpenInferenceHttp
+from salver.dialects.tensorflow.faults import tfs_fault
+from salver.dialects.triton import grpc_codec as triton_grpc
 from salver.dialects.triton.load_order import parse_load
 from salver.encoding.bodies import HttpBody
-from salver.transport.faults import KSERVE_V1, grpc_status, http_fault
 from salver.words.errors import InvalidInput, NoVersion
 from salver.words.messages import InferRequest, InferResponse, Signature
 from salver.words.tensor import Tensor, tensor
@@ -79,11 +81,11 @@ def test_tr_r12_an_empty_configuration_loads_nothing() -> None:
     request = pb.RepositoryModelLoadRequest(model_name="m")
     request.parameters["config"].string_param = ""
     with pytest.raises(InvalidInput, match="'config' is empty"):
-        oip_grpc.decode_load_request(request.SerializeToString())
+        triton_grpc.decode_load_request(request.SerializeToString())
 
 
 def test_tr_r3_a_version_that_is_no_number_is_no_route_of_triton() -> None:
     error = NoVersion("version 'x'")
     assert http_fault(error).status == 404
-    assert http_fault(error, KSERVE_V1).status == 400
+    assert tfs_fault(error).status == 400
     assert grpc_status(error).code == 3

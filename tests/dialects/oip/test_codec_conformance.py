@@ -5,13 +5,13 @@ import orjson
 import pytest
 import tritonclient.grpc.service_pb2 as pb
 
-from salver.dialects.oip.generate import Generate
+from salver.dialects.oip.faults import grpc_status
 from salver.dialects.oip.grpc_codec import decode_infer, encode_infer
 from salver.dialects.oip.json_codec import OpenInferenceHttp
 from salver.dialects.tensorflow.json_codec import Predict
+from salver.dialects.triton.generate import Generate
 from salver.encoding.bodies import HttpBody
 from salver.testing.codecs import CodecConformance, every_error, mutations, survives
-from salver.transport.faults import grpc_status
 from salver.words.errors import SalverError
 from salver.words.messages import InferResponse, Signature, TensorSpec
 from salver.words.tensor import DataType, Tensor

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from salver.dialects.oip.json_codec import OpenInferenceHttp
-from salver.dialects.oip.metadata import parse_index
 from salver.dialects.triton.load_order import parse_load
+from salver.dialects.triton.repository_index import parse_index
 from salver.encoding.bodies import HttpBody
 from salver.words.errors import SalverError
 from salver.words.messages import InferRequest, InferResponse, Signature

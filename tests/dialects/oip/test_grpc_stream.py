@@ -9,20 +9,21 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import tritonclient.grpc.service_pb2 as pb
+from dialect_tables import grpc_front
 from servables import Declaring
 from waiting import PATIENCE_S
 
 from salver.backends.protocol import Traits
-from salver.dialects.oip.grpc_stream import Streamed, StreamLimits
+from salver.dialects.oip.faults import grpc_status
 from salver.kernel.engine.engine import Engine
 from salver.kernel.engine.thread import ThreadRunner
 from salver.kernel.serving.bus import Bus
 from salver.kernel.serving.capabilities import Capabilities
 from salver.kernel.serving.dataplane import DataPlane
 from salver.kernel.serving.exchange import RequestPath
-from salver.transport.calls import Reception
-from salver.transport.grpc import GrpcMethods
+from salver.transport.calls import RequestContext
 from salver.transport.grpc_frames import FrameReader, frame
+from salver.transport.grpc_stream import InferStream, StreamLimits
 from salver.transport.hangup import HangUps
 from salver.words.artifacts import ModelConfig
 from salver.words.errors import DeadlineExceeded, ModelFailed, NotFound, NotReady, Overloaded
@@ -108,11 +109,11 @@ class Rig:
         self.events = []
         self.bus = Bus((self,))
         ids = itertools.count(1)
-        reception = Reception(asyncio.get_running_loop().time, lambda: f"{next(ids):016x}")
-        door = DataPlane(RequestPath(self, self.bus.emit, reception.clock, reception.new_id))
-        self.methods = GrpcMethods(door, None, None, reception, max_message=max_message)
-        read = self.methods._streamed
-        self.streams = Streamed(door, reception, read, StreamLimits(max_message, **limits))
+        context = RequestContext(asyncio.get_running_loop().time, lambda: f"{next(ids):016x}")
+        door = DataPlane(RequestPath(self, self.bus.emit, context.clock, context.new_id))
+        self.methods = grpc_front(door, None, None, context, max_message=max_message)
+        read = self.methods._streams[PATH].read
+        self.streams = InferStream(door, context, read, StreamLimits(max_message, **limits), grpc_status)
         self.methods._streams = {PATH: self.streams}
         self.inbox = asyncio.Queue()
         self.received = 0

@@ -5,6 +5,7 @@ from typing import Any
 
 import jsonschema_rs
 import pytest
+from dialect_tables import OPERATIONS
 
 from salver.dialects.oip.json_codec import OpenInferenceHttp
 from salver.dialects.oip.model_openapi import MOST_MODELS
@@ -24,8 +25,8 @@ def operation(
     signature: Signature, name: str = "m", *, takes_short: bool = True
 ) -> tuple[Any, dict[str, Any]]:
     """What is said of the model's route, and all schemas."""
-    whole = describe("1.0", {name: signature}, takes_short=takes_short)
-    (path,) = whole["paths"].keys() - describe("1.0")["paths"].keys()
+    whole = describe("1.0", OPERATIONS, {name: signature}, takes_short=takes_short)
+    (path,) = whole["paths"].keys() - describe("1.0", OPERATIONS)["paths"].keys()
     return whole["paths"][path]["post"], whole["components"]["schemas"]
 
 
@@ -79,6 +80,6 @@ def test_it_tells_the_tensors_and_no_example_that_is_large() -> None:
 
 
 def test_names_are_quoted_and_models_are_bounded() -> None:
-    assert "/v2/models/a%2Fb%20c/infer" in describe("1.0", {"a/b c": IRIS})["paths"]
-    many = describe("1.0", {f"m{i}": IRIS for i in range(MOST_MODELS + 5)})["paths"]
-    assert len(many) == len(describe("1.0")["paths"]) + MOST_MODELS
+    assert "/v2/models/a%2Fb%20c/infer" in describe("1.0", OPERATIONS, {"a/b c": IRIS})["paths"]
+    many = describe("1.0", OPERATIONS, {f"m{i}": IRIS for i in range(MOST_MODELS + 5)})["paths"]
+    assert len(many) == len(describe("1.0", OPERATIONS)["paths"]) + MOST_MODELS

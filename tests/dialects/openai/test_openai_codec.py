@@ -10,11 +10,11 @@ import pytest
 from salver.dialects.openai.answers import Usage
 from salver.dialects.openai.chat_template import ChatTemplate
 from salver.dialects.openai.codec import Embedding, Generating, embeddings, rows_of
+from salver.dialects.openai.faults import OPENAI, openai_fault
 from salver.dialects.openai.logprobs import of_chat, of_completion
 from salver.dialects.openai.requests import parse_chat, parse_completion, parse_embedding
 from salver.dialects.openai.voice import Spoken, Voice
 from salver.encoding.bodies import HttpBody
-from salver.transport.faults import OPENAI, openai_fault
 from salver.words.errors import (
     Code,
     InvalidInput,

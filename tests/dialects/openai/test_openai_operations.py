@@ -4,16 +4,16 @@ import asyncio
 import json
 
 import pytest
+from dialect_tables import http_router
 from event_streams import EventStreamRig, Speaker
 from waiting import PATIENCE_S
 
-from salver.dialects.oip.http_operations import HttpOperations
 from salver.dialects.openai.chat_template import ChatTemplate
 from salver.dialects.openai.voice import Spoken, Voice
 from salver.kernel.serving.dataplane import DataPlane
 from salver.kernel.serving.exchange import RequestPath
 from salver.transport.asgi import Front
-from salver.transport.calls import Reception
+from salver.transport.calls import RequestContext
 from salver.words.errors import DeadlineExceeded, ModelFailed, NotFound, Overloaded
 from salver.words.messages import InferResponse, ModelId, State, VersionStatus
 from salver.words.tensor import tensor
@@ -57,11 +57,11 @@ class Talk(EventStreamRig):
     def __init__(self, servable, max_body=10_000):
         super().__init__(servable)
         clock = asyncio.get_running_loop().time
-        reception = Reception(clock, lambda: "00000000000000ab", b"", "me")
-        door = DataPlane(RequestPath(self.world, self.bus.emit, clock, reception.new_id))
+        context = RequestContext(clock, lambda: "00000000000000ab", b"", "me")
+        door = DataPlane(RequestPath(self.world, self.bus.emit, clock, context.new_id))
         self.control = Control()
-        operations = HttpOperations(door, self.control, None, reception)
-        self.front = Front(operations, None, reception, max_body=max_body)
+        operations = http_router(door, self.control, None, context)
+        self.front = Front(operations, None, context, max_body=max_body)
 
     async def chat(self, stream=True, fail_after=None, **more):
         asked = {"model": "m", "messages": HELLO, "stream": stream}

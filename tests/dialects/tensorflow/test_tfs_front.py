@@ -8,12 +8,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from dialect_tables import http_router
 
-from salver.dialects.oip.http_operations import HttpOperations
 from salver.dialects.tensorflow.rules import TfsRules
 from salver.encoding.bodies import HttpReply
 from salver.transport.asgi import Front
-from salver.transport.calls import Reception
+from salver.transport.calls import RequestContext
 from salver.transport.cors import Cors
 from salver.words.errors import InvalidInput, NotFound, NotReady
 from salver.words.messages import Call, ModelId, Signature, State, TensorSpec, VersionStatus
@@ -77,12 +77,12 @@ async def ask(
 ) -> tuple[int, dict[bytes, bytes], bytes]:
     """Status, headers and body of one exchange with a front."""
     clock = asyncio.get_running_loop().time
-    reception = Reception(clock, lambda: "0" * 16, server_name="me", tfs=rules)
+    context = RequestContext(clock, lambda: "0" * 16, server_name="me")
     plane: Any = Plane()
     control: Any = Control()
     nothing: Any = None
     app: Any = Front(
-        HttpOperations(plane, control, nothing, reception), nothing, reception, max_body=max_body
+        http_router(plane, control, nothing, context, tfs=rules), nothing, context, max_body=max_body
     )
     if origins:
         app = Cors(app, origins)

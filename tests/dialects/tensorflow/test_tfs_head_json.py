@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from salver.dialects.tensorflow import metadata as tfs_metadata
 from salver.dialects.tensorflow import status as tfs_status
 from salver.dialects.tensorflow.examples import example_of
+from salver.dialects.tensorflow.faults import model_fault
 from salver.dialects.tensorflow.head_json import Classify, Regress
 from salver.dialects.tensorflow.tf_schema import build
 from salver.encoding.bodies import HttpBody
-from salver.transport.faults import model_fault
 from salver.words.errors import InvalidInput, NotFound, Unsupported
 from salver.words.messages import (
     InferRequest,

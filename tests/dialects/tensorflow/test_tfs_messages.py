@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from salver.dialects.tensorflow import grpc_codec as wire
+from salver.dialects.tensorflow.faults import TFS_GRPC
 from salver.dialects.tensorflow.heads import CLASSIFY, REGRESS
 from salver.dialects.tensorflow.predict_codec import Predict, PredictMessages
 from salver.dialects.tensorflow.rules import TfsRules
 from salver.dialects.tensorflow.tf_schema import build
 from salver.testing.codecs import mutations
-from salver.transport.faults import TFS_GRPC
 from salver.words.errors import (
     Code,
     DeadlineExceeded,

@@ -1,12 +1,13 @@
 """TensorFlow Serving's paths, and what the front does for them; no sockets."""
 
 import pytest
+from dialect_tables import match
 from hypothesis import given
 from hypothesis import strategies as st
 
 from salver.dialects.tensorflow import paths as tfs_paths
 from salver.dialects.tensorflow.paths import Asked
-from salver.transport.routes import Route, match
+from salver.transport.routes import Route
 from salver.words.errors import InvalidInput, NoRoute, SalverError, WrongVerb
 
 

@@ -13,6 +13,7 @@ import pytest
 import trustme
 from waiting import PATIENCE_S
 
+from salver.dialects.torchserve.ports import exact_ports
 from salver.transport.doors import Kind
 from salver.transport.server import FrontConfig, listen
 from salver.words.errors import Conflict, SalverError
@@ -38,7 +39,9 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
 
 @asynccontextmanager
 async def serving(serves: Kind = "torchserve-management", **config: Any) -> AsyncIterator[int]:
-    (listener,) = listen([app], [FrontConfig(port=0, serves=serves, grace_seconds=2, **config)], 1000)
+    (listener,) = listen(
+        [app], [FrontConfig(port=0, serves=serves, grace_seconds=2, **config)], exact_ports(1000)
+    )
     running = asyncio.create_task(listener.run())
     await listener.started()
     try:
@@ -103,14 +106,14 @@ async def test_ts_p1_ts_c5_a_port_over_tls_and_one_that_wants_certificates(tmp_p
         listen(
             [app],
             [FrontConfig(port=0, serves="torchserve-all", tls_cert="/nowhere", tls_key="/nowhere")],
-            1000,
+            exact_ports(1000),
         )
 
 
 async def test_ts_c1_a_port_that_is_taken_is_told_by_its_key() -> None:
     async with serving() as port:
         with pytest.raises(Conflict, match="management_address") as caught:
-            listen([app], [FrontConfig(port=port, serves="torchserve-management")], 1000)
+            listen([app], [FrontConfig(port=port, serves="torchserve-management")], exact_ports(1000))
         assert caught.value.field == "management_address"
 
 

@@ -16,7 +16,7 @@ from salver.dialects.torchserve.json_layout import TorchServeReply
 from salver.dialects.torchserve.operation_calls import Request
 from salver.dialects.torchserve.rules import TokenRules, TorchServeRules
 from salver.dialects.torchserve.tokens import TokenKeys
-from salver.transport.calls import HeaderRules, Nobody
+from salver.transport.calls import HeaderRules, NoHeaders
 from salver.transport.restrict import Guard, Restriction
 from salver.words import handlers
 from salver.words.errors import HandlerFailed, NotReady, Overloaded
@@ -132,8 +132,8 @@ async def test_ts_r4_ts_r5_ts_r12_ts_r17_what_a_handler_sees_of_a_request() -> N
 
 
 async def test_splits_are_told_the_headers_that_they_want() -> None:
-    door, splits = Door(m=seen), Nobody()
-    own = backing(door, Store(), TorchServeRules(), curious=splits)
+    door, splits = Door(m=seen), NoHeaders()
+    own = backing(door, Store(), TorchServeRules(), interest=splits)
     async with listening(TorchServe(salver, own, SURFACES["torchserve-inference"])) as port:
         await ask(port, "POST", "/predictions/m", b"x", "X-User-Id: ada")
         splits.headers = {b"x-user-id": "header:x-user-id"}

@@ -8,8 +8,8 @@ import pytest
 from google.protobuf import descriptor_pb2
 from torchserve_stubs import INFERENCE, MANAGEMENT, OPEN_INFERENCE, PROTOS, pool
 
-from salver.dialects.oip import grpc_schema
 from salver.dialects.torchserve.grpc_schema import build
+from salver.dialects.triton import grpc_schema
 
 _NAMES = sorted(made.DESCRIPTOR.full_name for made in build().values())
 
@@ -44,7 +44,7 @@ def test_ts_g2_the_messages_are_whole(file: str, package: str) -> None:
 
 
 def test_ts_g4_the_messages_of_its_open_inference_service_are_tritons() -> None:
-    ours = grpc_schema.build()
+    ours = grpc_schema.build_all()
     file = pool().FindFileByName("open_inference_grpc.proto")
     for name, theirs in file.message_types_by_name.items():
         more = _fields(ours[name].DESCRIPTOR, "inference")

@@ -9,7 +9,7 @@ import tritonclient.grpc.service_pb2 as pb
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.dialects.oip import grpc_codec as oip_grpc
+from salver.dialects.triton import grpc_codec as triton_grpc
 from salver.dialects.triton.load_order import parse_load, parse_unload
 from salver.words.artifacts import LoadOrder
 from salver.words.errors import InvalidInput, Unsupported
@@ -33,7 +33,7 @@ def test_tr_r12_tr_g3_configuration_and_files_on_both_wires(config: str, files: 
     request.parameters["config"].string_param = config
     for name, content in files.items():
         request.parameters[f"file:{name}"].bytes_param = content
-    assert oip_grpc.decode_load_request(request.SerializeToString()) == ("m", LoadOrder(config, files))
+    assert triton_grpc.decode_load_request(request.SerializeToString()) == ("m", LoadOrder(config, files))
 
 
 def test_a_large_file_is_whole() -> None:
@@ -89,7 +89,7 @@ def test_a_grpc_load_that_is_wrong(name: str, kind: str, value: object, message:
     request = pb.RepositoryModelLoadRequest(model_name="m")
     setattr(request.parameters[name], kind, value)
     with pytest.raises(InvalidInput, match=f"^{re.escape(message)}"):
-        oip_grpc.decode_load_request(request.SerializeToString())
+        triton_grpc.decode_load_request(request.SerializeToString())
 
 
 def test_tr_r13_unload_over_http() -> None:
@@ -107,11 +107,11 @@ def test_tr_r13_unload_over_grpc() -> None:
     request = pb.RepositoryModelUnloadRequest(model_name="m")
     request.parameters["whatever"].int64_param = 1
     request.parameters["unload_dependents"].bool_param = True
-    assert oip_grpc.decode_unload_request(request.SerializeToString()) == ("m", True)
+    assert triton_grpc.decode_unload_request(request.SerializeToString()) == ("m", True)
     request.parameters["unload_dependents"].string_param = "yes"
     message = r"^invalid value type for 'unload_dependents' parameter, expected bool_param\."
     with pytest.raises(InvalidInput, match=message):
-        oip_grpc.decode_unload_request(request.SerializeToString())
+        triton_grpc.decode_unload_request(request.SerializeToString())
 
 
 def test_tr_r37_a_repository_that_is_named() -> None:
@@ -121,6 +121,6 @@ def test_tr_r37_a_repository_that_is_named() -> None:
         with pytest.raises(Unsupported, match=message):
             parse(b'{"repository_name": "r"}')
     named = pb.RepositoryModelLoadRequest(repository_name="r", model_name="m").SerializeToString()
-    for decode in (oip_grpc.decode_load_request, oip_grpc.decode_unload_request):
+    for decode in (triton_grpc.decode_load_request, triton_grpc.decode_unload_request):
         with pytest.raises(Unsupported, match=message):
             decode(named)

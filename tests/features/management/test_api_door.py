@@ -8,8 +8,8 @@ import pytest
 from asgi_calls import Reply, call
 
 from salver.features.management import Access, Answer, Api, ApiRequest, Caller, Management, Operation
+from salver.features.management.faults import api_fault
 from salver.transport.access_check import OUTCOMES
-from salver.transport.faults import api_fault
 from salver.transport.pages import Sites
 from salver.words.errors import Code, NotFound, Outdated, Overloaded, SalverError, Unauthenticated
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from salver.dialects.oip.generate import Generate
 from salver.dialects.oip.grpc_codec import decode_infer, is_dense, parse_infer, read_infer
 from salver.dialects.oip.grpc_schema import build
 from salver.dialects.oip.json_codec import OpenInferenceHttp
@@ -24,6 +23,7 @@ from salver.dialects.tensorflow.predict_codec import PredictMessages
 from salver.dialects.tensorflow.rules import TfsRules
 from salver.dialects.tensorflow.tf_schema import build as build_tf
 from salver.dialects.torchserve.predict import Asking, Prediction
+from salver.dialects.triton.generate import Generate
 from salver.dialects.triton.load_order import parse_load
 from salver.encoding.bodies import HttpBody, Message
 from salver.encoding.values import MAX_STRINGS, MAX_TENSORS

@@ -1,12 +1,12 @@
-"""How do Amazon SageMaker and Google Vertex AI ask, each at a port of its own?
+"""Ports of Amazon SageMaker and Google Vertex AI.
 
-Doors as in ``doors.py``, in front of the same application: they turn the platform's routes into those of
+Each stands in front of the same application: they turn the platform's routes into those of
 Open Inference, and what the platform expects of answers back (TR-V1, TR-V4). Models that SageMaker brings
 are ``many_models.py``'s.
 """
 
 import re
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, Literal, Protocol
 from urllib.parse import quote
 
@@ -15,7 +15,6 @@ import msgspec
 from salver.encoding.bodies import HttpReply
 from salver.transport.access_check import LOCAL, Access
 from salver.transport.doors import App, Receive, Scope, Send, say
-from salver.transport.faults import http_fault
 from salver.transport.ports import Looking
 from salver.words.errors import InvalidInput, NotFound, SalverError
 from salver.words.messages import State
@@ -39,6 +38,8 @@ _CHANGING: Final = re.compile(
     r"/v2/repository(/[^/]+)?/models/[^/]+/(load|unload)"
     r"|/v2/(system|cuda)sharedmemory(/region/[^/]+)?/(register|unregister)"
 )
+
+Fault = Callable[[SalverError], HttpReply]
 
 
 class SageMaker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -86,6 +87,7 @@ class SageMakerDoor:
     """The application as SageMaker wants it.
 
     Args:
+        fault: Lays out an error of Open Inference.
         access: Who may bring models.
     """
 
@@ -95,9 +97,11 @@ class SageMakerDoor:
         config: SageMaker,
         looking: Looking,
         models: BroughtModels,
+        fault: Fault,
         access: Access = LOCAL,
     ) -> None:
         self._app = app
+        self._fault = fault
         self._access = access
         self._config = config
         self._looking = looking
@@ -132,7 +136,7 @@ class SageMakerDoor:
                 return await say(send, reply)
         except SalverError as error:
             error.in_tritons_words = True
-            return await say(send, http_fault(error))
+            return await say(send, self._fault(error))
         return await say(send, _UNKNOWN)
 
     async def _invoke(self, scope: Scope, receive: Receive, send: Send, name: str) -> None:
@@ -161,10 +165,15 @@ class SageMakerDoor:
 
 
 class VertexDoor:
-    """The application as Vertex AI wants it."""
+    """The application as Vertex AI wants it.
 
-    def __init__(self, app: App, config: Vertex, looking: Looking) -> None:
+    Args:
+        fault: Lays out an error of Open Inference.
+    """
+
+    def __init__(self, app: App, config: Vertex, looking: Looking, fault: Fault) -> None:
         self._app = app
+        self._fault = fault
         self._config = config
         self._looking = looking
 
@@ -187,7 +196,7 @@ class VertexDoor:
                 return await self._app(_sized(moved, _BINARY.format("vertex-ai")), receive, send)
         except SalverError as error:
             error.in_tritons_words = True
-            return await say(send, http_fault(error))
+            return await say(send, self._fault(error))
         return await say(send, _UNKNOWN)
 
     async def _redirect(self, scope: Scope, receive: Receive, send: Send, redirect: bytes) -> None:

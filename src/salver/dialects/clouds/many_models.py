@@ -1,4 +1,4 @@
-"""Which models has SageMaker brought to this server (TR-V2)?
+"""Models that SageMaker has brought to this server (TR-V2).
 
 SageMaker's contract for multi-model endpoints: it unpacks an archive, names its folder, and asks by the
 name that it gave. What lies in the folder is the repository's business.
@@ -7,17 +7,14 @@ name that it gave. What lies in the folder is the repository's business.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
 
-from salver.dialects.oip.metadata import json_object
 from salver.encoding.bodies import HttpReply
-from salver.encoding.json_text import dumps
-from salver.encoding.values import kind_of
+from salver.encoding.json_text import dumps, json_object, kind_of
 from salver.kernel.serving.changes import Changes
-from salver.transport.faults import http_fault
 from salver.transport.ports import Control
 from salver.transport.restrict import Guard
 from salver.words.artifacts import LoadOrder
@@ -44,10 +41,19 @@ class ManyModels:
     Args:
         is_allowed: SageMaker may bring models at all.
         guard: Whether the caller needs a secret.
+        fault: Lays out an error of Open Inference.
     """
 
-    def __init__(self, control: Control, guard: Guard | None, *, is_allowed: bool) -> None:
+    def __init__(
+        self,
+        control: Control,
+        guard: Guard | None,
+        fault: Callable[[SalverError], HttpReply],
+        *,
+        is_allowed: bool,
+    ) -> None:
         self._control = control
+        self._fault = fault
         self._guard = guard
         self._is_allowed = is_allowed
         self._folders: dict[str, str] = {}  # by name; while a load is under way, too
@@ -62,7 +68,7 @@ class ManyModels:
 
     async def ask(self, verb: str, name: str, headers: dict[bytes, bytes], body: bytes) -> HttpReply:
         """``GET``, ``POST`` or ``DELETE`` of ``/models`` or ``/models/NAME``."""
-        if self._guard is not None and (header := self._guard.lacks("load", headers)):
+        if self._guard is not None and (header := self._guard.lacks("model-repository", headers)):
             raise Forbidden(f"This API is restricted, expecting header '{header}'")  # TR-R37
         if verb == "POST":
             return await self._changes.whole(self._load(*_parsed(body)))
@@ -88,7 +94,7 @@ class ManyModels:
         taken = name in self._folders or any(s.id.name == name for s in self._control.statuses())
         if taken:
             text = f"failed to register '{folder}', there is a conflicting mapping for '{name}'"
-            return msgspec.structs.replace(http_fault(Conflict(text)), status=409)
+            return msgspec.structs.replace(self._fault(Conflict(text)), status=409)
         self._folders[name] = folder
         try:
             await self._control.load(name, LoadOrder(folder=folder))
@@ -109,7 +115,7 @@ class ManyModels:
             del self._folders[name]
         error.in_tritons_words = True
         is_full = any(words in str(error).lower() for words in _NO_MEMORY)
-        return msgspec.structs.replace(http_fault(error), status=507 if is_full else 400)
+        return msgspec.structs.replace(self._fault(error), status=507 if is_full else 400)
 
     async def _unload(self, name: str) -> HttpReply:
         """Returns when its requests have ended and it is gone, as far as SageMaker waits for that."""

@@ -1,14 +1,13 @@
-"""How does an Open Inference gRPC message become words, and the answer a message?
+"""Codec of the gRPC messages of the Open Inference Protocol.
 
-Each function takes or gives the bytes of one message of ``inference.GRPCInferenceService``
-(Triton's superset, TR-G1 to TR-G12) or ``grpc.health.v1.Health``. It knows no frame, stream or
-status; see :mod:`grpc_frames` and :mod:`faults`.
+Each function takes or gives the bytes of one message of ``inference.GRPCInferenceService`` (TR-G1 to TR-G12).
+The messages of Triton's extensions are in ``dialects/triton/grpc_codec.py``.
 
 Pure.
 """
 
 import contextlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -18,25 +17,22 @@ from google.protobuf.message import DecodeError
 from salver.dialects.oip import metadata
 from salver.dialects.oip.checks import first_twice, once_each, unfit, wrong_size
 from salver.dialects.oip.classification import PARAMETER, classified
-from salver.dialects.oip.grpc_schema import SERVING_STATUS, build
+from salver.dialects.oip.grpc_schema import build
 from salver.dialects.oip.regions import (
     KEYS,
     NO_REGIONS,
     Place,
     Reader,
-    Region,
     Regions,
     held,
     place_of,
     places_of,
     store,
 )
-from salver.dialects.triton import load_order, settings
 from salver.encoding import varints
 from salver.encoding.known_forms import LONGEST, Form, KnownForms, form_of, holds
 from salver.encoding.raw import from_raw, to_raw
 from salver.encoding.values import MAX_STRINGS, MAX_TENSORS, cast, count_elements, find_datatype
-from salver.words.artifacts import LoadOrder
 from salver.words.errors import InvalidInput, TooLarge
 from salver.words.messages import (
     InferRequest,
@@ -45,7 +41,6 @@ from salver.words.messages import (
     Parameter,
     RequestedOutput,
     Signature,
-    VersionStatus,
 )
 from salver.words.tensor import DATATYPES, Array, DataType, Tensor
 
@@ -53,7 +48,6 @@ _CLASSES = build()
 _ModelInferRequest = _CLASSES["ModelInferRequest"]
 INFER_RESPONSE = _CLASSES["ModelInferResponse"]
 METADATA_RESPONSE = _CLASSES["ModelMetadataResponse"]
-_RegionStatus = _CLASSES["SystemSharedMemoryStatusResponse.RegionStatus"]
 
 #: Datatype -> the field of its elements; FP16 and BF16 have none.
 CONTENTS = {
@@ -550,120 +544,3 @@ def encode_server_metadata(version: str, name: str = "salver", more: Sequence[st
 def encode_model_metadata(id: ModelId, versions: Sequence[str], signature: Signature) -> bytes:
     """A ModelMetadataResponse."""
     return _serialize("ModelMetadataResponse", **metadata.model(id, versions, signature))
-
-
-def encode_model_config(config: bytes) -> bytes:
-    """A ModelConfigResponse around a serialised ModelConfig."""
-    return _serialize("ModelConfigResponse", config=_CLASSES["ModelConfig"].FromString(config))
-
-
-def encode_statistics(statistics: Mapping[str, Any]) -> bytes:
-    """A ModelStatisticsResponse from the JSON form (TR-R8)."""
-    return _serialize("ModelStatisticsResponse", **statistics)
-
-
-def decode_index_request(message: bytes) -> bool:
-    """True if only ready versions are wanted."""
-    parsed = _parse("RepositoryIndexRequest", message)
-    metadata.refuse_repository(parsed.repository_name)
-    return bool(parsed.ready)
-
-
-def encode_index(statuses: Iterable[VersionStatus], only_ready: bool) -> bytes:
-    """A RepositoryIndexResponse."""
-    return _serialize("RepositoryIndexResponse", models=metadata.index(statuses, only_ready))
-
-
-def decode_load_request(message: bytes) -> tuple[str, LoadOrder]:
-    """Model name and order of a RepositoryModelLoadRequest (TR-R12)."""
-    parsed = _parse("RepositoryModelLoadRequest", message)
-    metadata.refuse_repository(parsed.repository_name)
-    config = ""
-    files: dict[str, bytes] = {}
-    for name, parameter in parsed.parameters.items():
-        if name == "config":
-            config = load_order.told(_only(name, parameter, "string_param", "load parameter 'config'"))
-        elif name.startswith(load_order.FILE):
-            content = _only(name, parameter, "bytes_param", f"load parameter '{name}'")
-            files[name.removeprefix(load_order.FILE)] = content
-        else:
-            raise load_order.unknown(name)
-    return parsed.model_name, LoadOrder(config, files)
-
-
-def decode_unload_request(message: bytes) -> tuple[str, bool]:
-    """Model name of a RepositoryModelUnloadRequest, and whether an ensemble's models go, too (TR-R13)."""
-    parsed = _parse("RepositoryModelUnloadRequest", message)
-    metadata.refuse_repository(parsed.repository_name)
-    name = "unload_dependents"
-    dependents = False
-    if name in parsed.parameters:
-        dependents = _only(name, parsed.parameters[name], "bool_param", f"'{name}' parameter")
-    return str(parsed.model_name), dependents
-
-
-def _only(name: str, parameter: Any, choice: str, what: str) -> Any:
-    if parameter.WhichOneof("parameter_choice") != choice:
-        raise InvalidInput(f"invalid value type for {what}, expected {choice}.", field=f"parameters.{name}")
-    return getattr(parameter, choice)
-
-
-def decode_trace_request(message: bytes) -> tuple[str, settings.TraceChange]:
-    """Model name, empty for all, and the change in a TraceSettingRequest."""
-    parsed = _parse("TraceSettingRequest", message)
-    given = {name: value.value[:] for name, value in parsed.settings.items()}
-    return parsed.model_name, settings.trace_change(given)
-
-
-def encode_trace(setting: settings.TraceSetting) -> bytes:
-    """A TraceSettingResponse."""
-    values = {name: {"value": texts} for name, texts in settings.trace_values(setting).items()}
-    return _serialize("TraceSettingResponse", settings=values)
-
-
-def decode_log_request(message: bytes) -> settings.LogChange:
-    """The change in a LogSettingsRequest."""
-    given = {}
-    for name, value in _parse("LogSettingsRequest", message).settings.items():
-        choice = value.WhichOneof("parameter_choice")
-        given[name] = getattr(value, choice) if choice else None
-    return settings.log_change(given)
-
-
-def encode_log(shown: settings.LogSettings) -> bytes:
-    """A LogSettingsResponse."""
-    kinds = {bool: "bool_param", int: "uint32_param", str: "string_param"}
-    values = {name: {kinds[type(v)]: v} for name, v in msgspec.structs.asdict(shown).items()}
-    return _serialize("LogSettingsResponse", settings=values)
-
-
-def decode_region_name(message: bytes) -> str:
-    """The region in a {System,Cuda}SharedMemory{Status,Unregister}Request, or in CUDA's for registration."""
-    name: str = _parse("SystemSharedMemoryStatusRequest", message).name
-    return name
-
-
-def decode_region(message: bytes) -> Region:
-    """The region in a SystemSharedMemoryRegisterRequest."""
-    parsed = _parse("SystemSharedMemoryRegisterRequest", message)
-    return Region(parsed.name, parsed.key, parsed.offset, parsed.byte_size)
-
-
-def encode_regions(regions: Iterable[Region]) -> bytes:
-    """A SystemSharedMemoryStatusResponse."""
-    return _serialize(
-        "SystemSharedMemoryStatusResponse",
-        regions={region.name: _RegionStatus(**msgspec.structs.asdict(region)) for region in regions},
-    )
-
-
-def decode_health_request(message: bytes) -> str:
-    """The service asked after; empty for the whole server."""
-    service: str = _parse("HealthCheckRequest", message).service
-    return service
-
-
-def encode_health(is_serving: bool | None) -> bytes:
-    """A HealthCheckResponse; None = there is no such service."""
-    name = {True: "SERVING", False: "NOT_SERVING", None: "SERVICE_UNKNOWN"}[is_serving]
-    return _serialize("HealthCheckResponse", status=SERVING_STATUS.split().index(name))

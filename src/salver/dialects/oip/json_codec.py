@@ -1,4 +1,4 @@
-"""How does an Open Inference request over HTTP become words, and the answer bytes?
+"""Codec of Open Inference requests over HTTP.
 
 JSON as in OIP-9 to OIP-12, with the binary tensor extension in both directions on the same
 route (TR-R20 to TR-R25). It checks that a request is consistent with itself; whether it fits
@@ -17,12 +17,12 @@ import orjson
 from salver.dialects.oip import short_json
 from salver.dialects.oip.checks import first_twice, once_each, unfit, wrong_size
 from salver.dialects.oip.classification import PARAMETER, ClassRequest, classified, with_classes
+from salver.dialects.oip.faults import http_fault
 from salver.dialects.oip.regions import NO_REGIONS, Place, Reader, Regions, held, place_of, places_of, store
 from salver.dialects.oip.short_json import ShortRequest
-from salver.dialects.torchserve.envelopes import answered, asked
-from salver.dialects.torchserve.tensors import as_form
 from salver.encoding.bodies import HttpBody, HttpReply, over_limit
-from salver.encoding.json_text import TOO_DEEP, dumps, is_too_deep, loads
+from salver.encoding.forms import NO_FORMS, Forms
+from salver.encoding.json_text import TOO_DEEP, dumps, is_too_deep, kind_of, loads
 from salver.encoding.known_forms import LONGEST, Form, KnownForms, form_of
 from salver.encoding.large_json import LARGE, loads_large
 from salver.encoding.raw import from_raw, to_raw
@@ -33,12 +33,10 @@ from salver.encoding.values import (
     find_datatype,
     from_json,
     has_many_strings,
-    kind_of,
     shaped,
     to_json,
 )
 from salver.kernel.serving.ports import Codec
-from salver.transport.faults import http_fault
 from salver.words.errors import InvalidInput, SalverError, tritons
 from salver.words.handlers import is_form
 from salver.words.messages import InferRequest, InferResponse, Parameter, RequestedOutput, Signature
@@ -65,13 +63,22 @@ class OpenInferenceHttp(Codec[HttpBody, HttpReply]):
     Args:
         regions: Where tensors may lie that are in neither.
         most: Bytes of a tensor that JSON brings; 0 = as many as one likes.
+        forms: How models that take forms are asked.
         takes_short: A body without ``inputs`` holds them by name (:mod:`~salver.dialects.oip.short_json`).
     """
 
     protocol = "oip-http"
 
-    def __init__(self, regions: Regions = NO_REGIONS, most: int = 0, *, takes_short: bool = True) -> None:
+    def __init__(
+        self,
+        regions: Regions = NO_REGIONS,
+        most: int = 0,
+        *,
+        takes_short: bool = True,
+        forms: Forms = NO_FORMS,
+    ) -> None:
         self._regions = regions
+        self._forms = forms
         self._most = most
         self._takes_short = takes_short
         self._known: KnownForms[bytes, Form] = KnownForms()  # by their JSON
@@ -81,7 +88,7 @@ class OpenInferenceHttp(Codec[HttpBody, HttpReply]):
 
     def __reduce__(self) -> tuple[object, ...]:
         """One for another process, which has no memory of callers."""
-        return (_for_another, (self._most, self._takes_short))
+        return (_for_another, (self._most, self._takes_short, self._forms))
 
     def weigh(self, http: HttpBody) -> int:
         """Bytes that are parsed and not only viewed; 0 of a form that came before."""
@@ -109,7 +116,9 @@ class OpenInferenceHttp(Codec[HttpBody, HttpReply]):
         body = http.body
         header = http.headers.get(_LENGTH)
         if signature.takes_forms:
-            return asked(http) if header is None else as_form(self.decode(http, _OF_TENSORS))
+            if header is None:
+                return self._forms.read(http)
+            return self._forms.from_tensors(self.decode(http, _OF_TENSORS))
         if header is None and len(body) < LARGE:
             inputs = _plain_inputs(body)
             if inputs is not None:
@@ -171,7 +180,7 @@ class OpenInferenceHttp(Codec[HttpBody, HttpReply]):
         if is_plain and len(response.outputs) == 1:
             return HttpReply(200, self._everyday(response, response.outputs[0]))
         if is_form(request):
-            return answered(response)
+            return self._forms.write(response)
         outputs: list[dict[str, Any]] = []
         raws: list[bytes | memoryview] = []
         binary: dict[str, bool] | None = None
@@ -226,8 +235,8 @@ class OpenInferenceHttp(Codec[HttpBody, HttpReply]):
         return http_fault(error)
 
 
-def _for_another(most: int, takes_short: bool) -> OpenInferenceHttp:
-    return OpenInferenceHttp(NO_REGIONS, most, takes_short=takes_short)
+def _for_another(most: int, takes_short: bool, forms: Forms) -> OpenInferenceHttp:
+    return OpenInferenceHttp(NO_REGIONS, most, takes_short=takes_short, forms=forms)
 
 
 def _check_sizes(request: InferRequest, most: int) -> None:

@@ -1,14 +1,11 @@
-"""What does the HTTP interface look like to a machine?
-
-An OpenAPI 3.1 description, generated from the table in ``routes.py``. Pure.
-"""
+"""Description of the HTTP interface in OpenAPI 3.1, from the tables of operations. Pure."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from salver.dialects.oip.model_openapi import paths_of
-from salver.transport.routes import OPERATIONS, Operation
+from salver.transport.routes import Operation
 from salver.words.messages import Signature, State
 from salver.words.tensor import DataType
 
@@ -197,16 +194,21 @@ _OPENAI = ("chat", "completions", "embeddings")
 
 
 def describe(
-    version: str, models: Mapping[str, Signature] = _NO_MODELS, *, takes_short: bool = True
+    version: str,
+    operations: Iterable[Operation],
+    models: Mapping[str, Signature] = _NO_MODELS,
+    *,
+    takes_short: bool = True,
 ) -> dict[str, Any]:
-    """The whole description, for a server of that version.
+    """Return the whole description, for a server of that version.
 
     Args:
+        operations: Of all dialects.
         models: Those that have a path of their own, by name.
         takes_short: Their inputs may be given by name.
     """
     paths: dict[str, Any] = paths_of(models, takes_short=takes_short)
-    for operation in OPERATIONS:
+    for operation in operations:
         paths.setdefault(operation.path, {})[operation.verb.lower()] = _operation(operation)
     return {
         "openapi": "3.1.0",

@@ -13,9 +13,8 @@ from typing import Any, Final, NoReturn, Protocol
 import msgspec
 
 from salver.dialects.oip.checks import unfit
-from salver.encoding.json_text import loads
+from salver.encoding.json_text import kind_of, loads
 from salver.encoding.raw import from_raw, to_raw
-from salver.encoding.values import kind_of
 from salver.words.errors import InvalidInput, NotFound, SegmentFailed, TooLarge, Unsupported
 from salver.words.messages import RequestedOutput
 from salver.words.tensor import DataType, Tensor
@@ -79,6 +78,27 @@ class Regions(Protocol):
 
     def write(self, place: Place, raw: "bytes | memoryview") -> None:
         """Put the bytes there; at most ``place.size``. Raises as :meth:`read`, and SegmentFailed."""
+        ...
+
+
+class RegionRegistry(Regions, Protocol):
+    """Regions of shared memory that callers register (``shared_memory.py``)."""
+
+    @property
+    def is_allowed(self) -> bool:
+        """Whether callers may share memory with this server."""
+        ...
+
+    def listed(self, name: str = "") -> tuple[Region, ...]:
+        """All, or that one; raises NotFound where there is none of that name."""
+        ...
+
+    def register(self, region: Region) -> None:
+        """Raises InvalidInput, Conflict, SegmentFailed or Unsupported."""
+        ...
+
+    def unregister(self, name: str = "") -> None:
+        """That one, or all; raises Unsupported where callers may not share memory."""
         ...
 
 

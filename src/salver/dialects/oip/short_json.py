@@ -14,8 +14,8 @@ from typing import Any, Final
 import numpy as np
 
 from salver.encoding.bodies import HttpBody, HttpReply
-from salver.encoding.json_text import dumps
-from salver.encoding.values import from_json, kind_of
+from salver.encoding.json_text import dumps, kind_of
+from salver.encoding.values import from_json
 from salver.words.errors import InvalidInput
 from salver.words.messages import (
     InferRequest,

@@ -1,4 +1,4 @@
-"""How does one request of a ModelStreamInfer call become words, and what are its replies?
+"""Codec of one request of a ModelStreamInfer call, and of its replies.
 
 There may be none, one or many replies to it, errors among them, and they say which one is the last
 (TR-G2, TR-G9, TR-G11). It knows no frame and no other request of the call.
@@ -12,11 +12,11 @@ import msgspec
 
 from salver.dialects.oip import grpc_codec as wire
 from salver.dialects.oip.classification import with_classes
+from salver.dialects.oip.faults import grpc_status
 from salver.dialects.oip.regions import NO_REGIONS, Regions
-from salver.dialects.torchserve.tensors import as_form, as_tensors
 from salver.encoding.bodies import GrpcStatus
+from salver.encoding.forms import NO_FORMS, Forms
 from salver.kernel.serving.ports import Codec
-from salver.transport.faults import grpc_status
 from salver.words.errors import DeadlineExceeded, Internal, InvalidInput, ModelFailed, SalverError
 from salver.words.handlers import is_form
 from salver.words.messages import InferRequest, InferResponse, Signature
@@ -32,6 +32,7 @@ class StreamedInfer(Codec[None, bytes | GrpcStatus]):
         message: A ModelInferRequest, or the request in it.
         regions: Where tensors may lie that are not in it.
         ignores_surplus: As :func:`salver.dialects.oip.grpc_codec.read_infer`.
+        forms: How models that take forms are asked.
         wants_status: An error of the model shall end the call (``triton_grpc_error``), not be a message.
 
     Attributes:
@@ -45,6 +46,7 @@ class StreamedInfer(Codec[None, bytes | GrpcStatus]):
     refused: bytes | GrpcStatus | None = None
     farewell: GrpcStatus | None = None
     __slots__ = (
+        "_forms",
         "_has_answered",
         "_has_ended",
         "_ignores_surplus",
@@ -63,7 +65,9 @@ class StreamedInfer(Codec[None, bytes | GrpcStatus]):
         wants_status: bool = False,
         *,
         ignores_surplus: bool = False,
+        forms: Forms = NO_FORMS,
     ) -> None:
+        self._forms = forms
         self._request = None if isinstance(message, bytes) else message
         self._parsed = wire.parse_infer(message) if isinstance(message, bytes) else _heading(message)
         self._ignores_surplus = ignores_surplus
@@ -94,7 +98,7 @@ class StreamedInfer(Codec[None, bytes | GrpcStatus]):
         """
         request = self._read() if self._request is None else self._without_wish(self._request)
         if signature.takes_forms:
-            return as_form(request)
+            return self._forms.from_tensors(request)
         return with_classes(request, signature) if request.outputs else request
 
     def _without_wish(self, request: InferRequest) -> InferRequest:
@@ -123,7 +127,7 @@ class StreamedInfer(Codec[None, bytes | GrpcStatus]):
         if response.error is not None:
             return self._error(response.error)
         if is_form(request):
-            response = as_tensors(response)
+            response = self._forms.to_tensors(response)
         return wire.encode_stream(request, response, self._has_ended, self._regions)
 
     def fault(self, error: SalverError) -> bytes | GrpcStatus:

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 
 from salver.dialects.openai.answers import Answer, Usage, number_in, text_in
+from salver.dialects.openai.faults import openai_fault
 from salver.dialects.openai.inputs import fill, tensors_of
 from salver.dialects.openai.requests import ChatRequest, CompletionRequest, EmbeddingRequest
 from salver.dialects.openai.voice import Spoken, Voice
 from salver.encoding.bodies import HttpBody, HttpReply
 from salver.encoding.json_text import dumps, loads
 from salver.kernel.serving.ports import Codec
-from salver.transport.faults import openai_fault
 from salver.words.errors import InvalidInput, ModelFailed, SalverError
 from salver.words.messages import InferRequest, InferResponse, Signature, TensorSpec
 from salver.words.tensor import Array, DataType, Tensor

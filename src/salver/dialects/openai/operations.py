@@ -1,44 +1,43 @@
-"""What does each of OpenAI's routes do?
+"""What each of OpenAI's routes does.
 
-Finds the model that a request names, asks it through the one door, and hands the answer on, whole or as a
-stream of events. What requests and answers look like is ``dialects/openai/codec.py``'s.
+It finds the model that a request names, asks it through the door, and hands the answer on, whole or as a
+stream of events. ``dialects/openai/codec.py`` reads requests and writes answers.
 """
 
 import asyncio
 import contextlib
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import msgspec
 
-from salver.dialects.oip import metadata
 from salver.dialects.openai.answers import Usage
 from salver.dialects.openai.codec import Embedding, Generating, embeddings, rows_of
+from salver.dialects.openai.faults import openai_fault
+from salver.dialects.openai.model_list import list_models
+from salver.dialects.openai.ports import SpeechControl
 from salver.dialects.openai.requests import parse_chat, parse_completion, parse_embedding
+from salver.dialects.openai.routes import OPERATIONS, find, is_openai
 from salver.dialects.openai.voice import Spoken, Voice
 from salver.encoding.bodies import HttpBody, HttpReply
 from salver.encoding.json_text import dumps
+from salver.encoding.model_entries import openai_model
 from salver.kernel.serving.decoding import Decoders
-from salver.transport.faults import openai_fault
-from salver.transport.ports import Control, InferDoor
-from salver.transport.routes import Route
+from salver.transport.ports import InferDoor
+from salver.transport.routes import Endpoint, HttpTable, Route, Write
 from salver.words.artifacts import LoadOrder
 from salver.words.errors import Cancelled, InvalidInput, SalverError
 from salver.words.messages import Call
 from salver.words.releases import trait
 
-_Method = Callable[[Route, HttpBody, Call], Awaitable[HttpReply]]
-_Write = Callable[[HttpReply], Awaitable[None]]
-#: Operations that answer as a stream where that is asked for.
-GENERATING: Final = frozenset(("chat", "completions"))
 #: Runs of one request for embeddings that are under way at a time.
 _AT_ONCE: Final = 8
 
 
 class OpenAiOperations:
-    """Everything behind OpenAI's routes.
+    """The operations of one server.
 
     Args:
         owner: What the server calls itself.
@@ -49,7 +48,7 @@ class OpenAiOperations:
     def __init__(
         self,
         door: InferDoor,
-        control: Control,
+        control: SpeechControl,
         owner: str,
         created: int,
         decoders: Decoders | None = None,
@@ -60,16 +59,19 @@ class OpenAiOperations:
         self._owner = owner
         self._created = created
 
-    def http(self) -> dict[str, _Method]:
-        """The operations that answer with one reply, by name."""
-        return {
-            "embeddings": self._embed,
-            "list_v1": self._list,
-            "load_v1": self._load,
-            "unload_v1": self._unload,
+    def table(self) -> HttpTable:
+        """Return the operations."""
+        endpoints = {
+            "chat": Endpoint(stream=self._generate, is_large=True),
+            "completions": Endpoint(stream=self._generate, is_large=True),
+            "embeddings": Endpoint(self._embed, is_large=True),
+            "list_v1": Endpoint(self._list),
+            "load_v1": Endpoint(self._load),
+            "unload_v1": Endpoint(self._unload),
         }
+        return HttpTable(OPERATIONS, endpoints, openai_fault, is_openai, find)
 
-    async def generate(self, route: Route, http: HttpBody, call: Call, write: _Write) -> HttpReply | None:
+    async def _generate(self, route: Route, http: HttpBody, call: Call, write: Write) -> HttpReply | None:
         """Go on with a conversation or a text: the reply, or None once ``write`` has had it in pieces."""
         call.protocol = Generating.protocol
         try:
@@ -167,11 +169,11 @@ class OpenAiOperations:
         for name in dict.fromkeys(status.id.name for status in statuses):
             with contextlib.suppress(SalverError):
                 more[name] = self._control.speech(name).names[1:]
-        return HttpReply(200, dumps(metadata.list_v1(statuses, self._owner, self._created, more)))
+        return HttpReply(200, dumps(list_models(statuses, self._owner, self._created, more)))
 
     async def _load(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
         await self._control.load(route.model, LoadOrder())
-        return HttpReply(200, dumps(metadata.openai_model(route.model, self._owner, self._created)))
+        return HttpReply(200, dumps(openai_model(route.model, self._owner, self._created)))
 
     async def _unload(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
         await self._control.unload(route.model, waits=True)

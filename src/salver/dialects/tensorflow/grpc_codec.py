@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 from google.protobuf.message import DecodeError
 
+from salver.dialects.tensorflow.faults import tfs_status
 from salver.dialects.tensorflow.heads import (
     CLASSIFY,
     DEFAULT,
@@ -30,7 +31,6 @@ from salver.encoding import varints
 from salver.encoding.bodies import GrpcStatus, Message
 from salver.encoding.values import MAX_TENSORS
 from salver.kernel.serving.ports import Codec
-from salver.transport.faults import tfs_status
 from salver.words.errors import Code, InvalidInput, NotFound, SalverError, Unsupported
 from salver.words.messages import InferRequest, InferResponse, RequestedOutput, Signature
 from salver.words.tensor import DataType, Tensor

@@ -1,25 +1,27 @@
-"""What do the gRPC methods of TensorFlow Serving do?
+"""What the gRPC methods of TensorFlow Serving do: ``PredictionService`` and ``ModelService`` (TF-G1, TF-G2).
 
-``tensorflow.serving.PredictionService`` and ``ModelService`` (TF-G1, TF-G2), on the same door as all others:
-``transport/grpc.py`` has the exchange. What a message means stands in ``dialects/tensorflow/grpc_codec.py``.
+``grpc_codec.py`` reads and writes their messages.
 """
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 
 from salver.dialects.tensorflow import grpc_codec as wire
 from salver.dialects.tensorflow import metadata as tfs_metadata
+from salver.dialects.tensorflow.faults import tfs_status
 from salver.dialects.tensorflow.heads import CLASSIFY, REGRESS
 from salver.dialects.tensorflow.predict_codec import Asked as PredictAsked
 from salver.dialects.tensorflow.predict_codec import Predict, PredictMessages
 from salver.dialects.tensorflow.rules import TfsRules
+from salver.dialects.tensorflow.tf_schema import build
 from salver.encoding.bodies import GrpcStatus, Message
 from salver.kernel.serving.changes import Changes
 from salver.transport.effects import changes, reads
+from salver.transport.grpc_table import GrpcTable, Reply
 from salver.transport.ports import Control, Exposition, InferDoor
 from salver.words.errors import NotFound, NotReady
 from salver.words.messages import Call, ModelId, Signature
@@ -28,22 +30,26 @@ _LOG = logging.getLogger("salver.grpc")
 SERVICES: Final = ("tensorflow.serving.PredictionService", "tensorflow.serving.ModelService")
 #: What health calls them, too (TF-G13).
 SHORT_NAMES: Final = ("PredictionService", "ModelService")
-PREFIX: Final = "/tensorflow.serving."
 _PREDICTION: Final = f"/{SERVICES[0]}/"
 _MODEL: Final = f"/{SERVICES[1]}/"
 #: Those that keep their deadlines themselves.
-INFERRING: Final = frozenset(
+_INFERRING: Final = frozenset(
     _PREDICTION + name for name in ("Predict", "Classify", "Regress", "MultiInference")
 )
 
-Reply = bytes | GrpcStatus
+#: Requests and responses whose names do not follow from the method's.
+_TYPES: Final = {
+    f"{_PREDICTION}Classify": ("ClassificationRequest", "ClassificationResponse"),
+    f"{_PREDICTION}Regress": ("RegressionRequest", "RegressionResponse"),
+    f"{_MODEL}HandleReloadConfigRequest": ("ReloadConfigRequest", "ReloadConfigResponse"),
+}
 
 
 class TensorFlowServingMethods:
-    """The methods, by their paths.
+    """The methods of one server.
 
     Args:
-        rules: What their operator set.
+        rules: Options that the operator set.
     """
 
     def __init__(self, door: InferDoor, control: Control, exposition: Exposition, rules: TfsRules) -> None:
@@ -54,9 +60,9 @@ class TensorFlowServingMethods:
         self._messages = PredictMessages()
         self._reloads = Changes("reload", _LOG, "a request brought a list of models: %s")
 
-    def grpc(self) -> Mapping[str, Callable[[bytes, Call], Awaitable[Reply]]]:
-        """Path of a method -> what it does."""
-        return {
+    def table(self) -> GrpcTable:
+        """Return the methods."""
+        methods = {
             f"{_PREDICTION}Predict": self._predict,
             f"{_PREDICTION}Classify": self._classify,
             f"{_PREDICTION}Regress": self._regress,
@@ -65,6 +71,15 @@ class TensorFlowServingMethods:
             f"{_MODEL}GetModelStatus": self._status,
             f"{_MODEL}HandleReloadConfigRequest": self._reload,
         }
+        return GrpcTable(
+            "tfs-grpc",
+            tfs_status,
+            methods,
+            inferring=_INFERRING,
+            services=(*SERVICES, *SHORT_NAMES),
+            messages=build,
+            types=_TYPES,
+        )
 
     @reads
     async def _predict(self, message: bytes, call: Call) -> Reply:

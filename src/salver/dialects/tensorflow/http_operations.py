@@ -1,27 +1,30 @@
-"""What do the REST routes of TensorFlow Serving do?
+"""What the REST routes of TensorFlow Serving do, ``/v1/models/...`` (TF-R1 to TF-R7).
 
-``/v1/models/...`` (TF-R1 to TF-R7) on the same door as all others. What a path means stands in
-``tfs_paths.py``, what a body means in ``dialects/tensorflow/json_codec.py``.
+``paths.py`` reads their paths, ``json_codec.py`` their bodies.
 """
 
 import contextlib
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable
 from typing import Final
 from urllib.parse import unquote
 
-from salver.dialects.oip import metadata
 from salver.dialects.tensorflow import paths as tfs_paths
 from salver.dialects.tensorflow import status as tfs_status
+from salver.dialects.tensorflow.faults import model_fault, tfs_fault
 from salver.dialects.tensorflow.head_json import Classify, Regress
 from salver.dialects.tensorflow.json_codec import Explain, ForOne, Predict, asked, servable_not_found
 from salver.dialects.tensorflow.metadata import number_of_version
+from salver.dialects.tensorflow.ports import AliasControl
+from salver.dialects.tensorflow.routes import OPERATIONS, find, owns_fault
 from salver.dialects.tensorflow.rules import TfsRules
-from salver.dialects.torchserve.envelopes import no_explainer
 from salver.encoding.bodies import HttpBody, HttpReply
-from salver.transport.faults import model_fault
-from salver.transport.ports import Control, InferDoor
-from salver.transport.routes import Route
+from salver.encoding.forms import no_explainer
+from salver.encoding.model_entries import openai_model
+from salver.transport.calls import RequestContext
+from salver.transport.ports import Exposition, InferDoor
+from salver.transport.routes import Endpoint, Headers, HttpTable, Route
+from salver.transport.server_operations import ServerOperations
 from salver.words.errors import NotFound, NotReady, SalverError
 from salver.words.messages import Call, ModelId, Signature, VersionStatus
 
@@ -37,38 +40,71 @@ _CODECS: Final[dict[str, tuple[type[ForOne], str]]] = {
 }
 
 
+#: What TensorFlow Serving sends with every answer when pages of any origin may ask (TF-R24).
+_ANY_ORIGIN: Final = (
+    (b"access-control-allow-origin", b"*"),
+    (b"access-control-allow-methods", b"POST, GET"),
+    (b"access-control-allow-headers", b"Content-Type"),
+)
+
+
 class TensorFlowServingOperations:
-    """The operations, by their names.
+    """The operations of one server.
 
     Args:
-        rules: What their operator set.
-        owner: Whose the models are.
-        began: Unix seconds since which it serves them.
+        rules: Options that the operator set.
+        began: Unix seconds since which it serves.
     """
 
-    def __init__(self, door: InferDoor, control: Control, rules: TfsRules, owner: str, began: int) -> None:
+    def __init__(
+        self,
+        door: InferDoor,
+        control: AliasControl,
+        exposition: Exposition,
+        context: RequestContext,
+        rules: TfsRules,
+        began: int,
+    ) -> None:
         self._door = door
         self._control = control
         self._rules = rules
-        self._owner = owner
+        self._owner = context.server_name
+        self._forms = context.forms
         self._began = began
+        self._metrics = ServerOperations(control, exposition, context.parting).metrics
 
-    def http(self) -> Mapping[str, Callable[[Route, HttpBody, Call], Awaitable[HttpReply]]]:
-        """Operation -> what it does."""
-        return {
-            **dict.fromkeys(_CODECS, self._infer),
-            "model_v1": self._look,
-            "metadata_v1": self._look,
-            "explain_v1": self._explain,
-            "options_v1": self._options,
+    def table(self) -> HttpTable:
+        """Return the operations."""
+        infer, explain = (
+            Endpoint(
+                run,
+                is_large=True,
+                is_compressible=True,
+                most_inflated=tfs_paths.MOST_INFLATED,
+                timeout_s=self._rules.timeout_s,  # TF-R25
+            )
+            for run in (self._infer, self._explain)
+        )
+        endpoints = {
+            **dict.fromkeys(_CODECS, infer),
+            "explain_v1": explain,
+            "model_v1": Endpoint(self._look),
+            "metadata_v1": Endpoint(self._look),
+            "options_v1": Endpoint(self._options),
+            "tfs_metrics": Endpoint(self._metrics),
         }
+        headers = _any_origin if self._rules.allows_cors else None
+        reads = frozenset(("options_v1",))
+        return HttpTable(OPERATIONS, endpoints, tfs_fault, owns_fault, find, headers, reads)
 
     def _infer(self, route: Route, http: HttpBody, call: Call) -> Awaitable[HttpReply]:
         route = self._named(route, "POST")
         kind, call.api = _CODECS[route.operation]
         version = self._spelled(route)
         codec = kind(
-            asked(route.model, route.version or version), checks_method=self._rules.checks_method_names
+            asked(route.model, route.version or version),
+            checks_method=self._rules.checks_method_names,
+            forms=self._forms,
         )
         call.protocol = codec.protocol
         version = route.label or version  # the door knows by a label who is split
@@ -91,7 +127,7 @@ class TensorFlowServingOperations:
                 "model_version_status": tfs_status.status(name, "", rows),
                 "name": route.model,
                 "ready": await self._control.is_ready(name),
-                **metadata.openai_model(route.model, self._owner, self._began),
+                **openai_model(route.model, self._owner, self._began),
             }
         except NotFound as error:
             return model_fault(error, route.model)
@@ -111,7 +147,7 @@ class TensorFlowServingOperations:
         found = self._named(route, "POST")
         id, signature = self._found(found)
         if signature.takes_forms:
-            codec = Explain(asked(id.name, found.version))
+            codec = Explain(asked(id.name, found.version), forms=self._forms)
             version = self._spelled(found)
             http = HttpBody(id.name, version, http.body, http.headers)
             call.protocol = codec.protocol
@@ -175,3 +211,7 @@ class TensorFlowServingOperations:
                 self._control.speech(name)  # knows a LoRA's, too
                 return Route(route.operation, name)
         raise tfs_paths.malformed(verb, route.path)
+
+
+def _any_origin(raw_path: bytes) -> Headers:
+    return _ANY_ORIGIN if tfs_paths.is_below_v1(raw_path) else ()

@@ -12,17 +12,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from salver.dialects.tensorflow import json_layout as tfs_layout
+from salver.dialects.tensorflow.faults import tfs_fault
 from salver.dialects.tensorflow.json_layout import quoted
 from salver.dialects.tensorflow.json_shown import shown
 from salver.dialects.tensorflow.json_tensors import RowCheck, as_status, is_base64, tensor_of, tensor_of_rows
 from salver.dialects.tensorflow.large_predict import LARGE, read_large
 from salver.dialects.tensorflow.rapid_json import parse
-from salver.dialects.torchserve.envelopes import answered, no_explainer
-from salver.dialects.torchserve.envelopes import asked as handler_asked
-from salver.dialects.torchserve.faults import fault_of
 from salver.encoding.bodies import HttpBody, HttpReply
+from salver.encoding.forms import NO_FORMS, Forms, no_explainer
 from salver.kernel.serving.ports import Codec
-from salver.transport.faults import tfs_fault
 from salver.words.errors import Code, InvalidInput, NotFound, SalverError
 from salver.words.messages import InferRequest, InferResponse, Parameter, Signature, TensorSpec
 from salver.words.tensor import Tensor
@@ -78,12 +76,16 @@ class ForOne(Codec[HttpBody, HttpReply]):
     Args:
         whom: As :func:`asked` has it.
         checks_method: The signature that answers has to be made for what is asked of it.
+        forms: How models that take forms are asked.
     """
 
     protocol = "tfs-http"
 
-    def __init__(self, whom: str = "Latest()", *, checks_method: bool = False) -> None:
+    def __init__(
+        self, whom: str = "Latest()", *, checks_method: bool = False, forms: Forms = NO_FORMS
+    ) -> None:
         self._whom = whom
+        self._forms = forms
         self._checks_method = checks_method
 
     def takes_long(self, response: InferResponse) -> bool:
@@ -110,7 +112,7 @@ class Predict(ForOne):
         """Rows become columns. Unsupported: JSON has no form for the datatype of an input."""
         if signature.takes_forms:
             self._handler = http.model
-            return handler_asked(http, explains=self.explains)
+            return self._forms.read(http, explains=self.explains)
         if self.explains:
             raise no_explainer(http.model)
         read = read_large(http.body, signature) if len(http.body) >= LARGE else None
@@ -144,7 +146,7 @@ class Predict(ForOne):
             InvalidInput: there is no output, or rows were asked for and the outputs are none.
         """
         if self._handler:
-            return answered(response)
+            return self._forms.write(response)
         outputs = response.outputs
         if not outputs:
             raise InvalidInput("Cannot convert empty tensor map to JSON")
@@ -157,7 +159,7 @@ class Predict(ForOne):
         """Of a handler with TorchServe's keys as well (X-13)."""
         if not self._handler:
             return super().fault(error)
-        fault = fault_of(error, self._handler)
+        fault = self._forms.fault(error, self._handler)
         more = [(b'"code"', b"%d" % fault.status), (b'"type"', quoted(fault.kind))]
         reply = tfs_fault(error, *more, (b'"message"', quoted(fault.message)))
         reply.status = fault.status

@@ -1,6 +1,6 @@
-"""Which path of TensorFlow Serving's is this?
+"""Grammar of TensorFlow Serving's paths.
 
-Its grammar (TF-R1 to TF-R7, TF-R28), and KServe's ``:explain`` in it (X-2): whatever stands below ``/v1/`` in
+It is (TF-R1 to TF-R7, TF-R28), and KServe's ``:explain`` in it (X-2): whatever stands below ``/v1/`` in
 any case, names still encoded. A name has neither ``/`` nor ``:``; but one of OpenAI's may have slashes, and
 is looked for among those that are known (X-26). It knows no operation's meaning.
 """
@@ -17,8 +17,6 @@ OPERATIONS: Final = frozenset(
 )
 #: Those of them that ask a model.
 INFERRING: Final = OPERATIONS - {"model_v1", "metadata_v1"}
-#: Beginnings of paths that OpenAI's clients ask, whether or not there is anything.
-OF_OPENAI: Final = (b"/v1/chat/", b"/v1/completions", b"/v1/embeddings", b"/v1/responses")
 #: Bytes of a body for them that came compressed (TF-R23), where no lower limit is set.
 MOST_INFLATED: Final = 100 << 20
 _WHICH: Final = r"(?:/versions/(\d+)|/labels/([^/:]+))?"
@@ -46,7 +44,7 @@ class Asked(NamedTuple):
 
 
 def is_below_v1(path: bytes) -> bool:
-    """Is it TensorFlow Serving's to answer, if nobody else does?"""
+    """Return whether the path is TensorFlow Serving's to answer if nobody else does."""
     return path[:4].lower() == b"/v1/"
 
 

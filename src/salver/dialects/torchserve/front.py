@@ -30,7 +30,7 @@ from salver.dialects.torchserve.tokens import Scope as KeyScope
 from salver.encoding.exposition import PLAIN, chosen
 from salver.kernel.serving.standing import CLASS_HEADER, PRIORITY_HEADER, from_headers
 from salver.transport.access_check import LOCAL, Access
-from salver.transport.calls import Reception, is_shutting_down, join_trace, take_traits
+from salver.transport.calls import RequestContext, is_shutting_down, join_trace, take_traits
 from salver.transport.doors import App, Receive, Scope, Send
 from salver.transport.effects import changing, reads
 from salver.transport.hangup import HangUps
@@ -44,11 +44,11 @@ from salver.words.messages import Call
 _LOG = logging.getLogger("salver.torchserve")
 _KNOWN_PATHS: Final = 4096
 _UNUSUAL: Final = frozenset((b"traceparent", CLASS_HEADER, PRIORITY_HEADER))
-#: Operations that Triton's restrictions know under other names (TR-R34).
-_GUARDED: Final = {
-    **dict.fromkeys(("register", "unregister", "scale", "set_default"), "load"),
-    **dict.fromkeys(("list", "describe", "describe_managed", "is_ready"), "model_metadata"),
-    "ping": "live",
+#: Operations -> their group in Triton's restrictions (TR-R34); all others are inference.
+_GROUPS: Final = {
+    **dict.fromkeys(("register", "unregister", "scale", "set_default"), "model-repository"),
+    **dict.fromkeys(("list", "describe", "describe_managed", "is_ready"), "metadata"),
+    "ping": "health",
 }
 
 
@@ -105,7 +105,7 @@ class Backing(msgspec.Struct, frozen=True):
     """What TorchServe's routes are answered with.
 
     Attributes:
-        reception: Clock, ids, restrictions.
+        context: Clock, ids, restrictions.
         keys: That callers must show; None = everybody may ask.
         more: Operations of others, by their names.
         max_body: Most bytes of a body.
@@ -114,7 +114,7 @@ class Backing(msgspec.Struct, frozen=True):
     door: PostingDoor
     handlers: Handlers
     exposition: Exposition
-    reception: Reception
+    context: RequestContext
     rules: TorchServeRules
     keys: TokenKeys | None = None
     more: Mapping[str, Method] = {}
@@ -137,7 +137,7 @@ class TorchServe:
         surfaces: frozenset[Surface] | None = None,
         access: Access = LOCAL,
     ) -> None:
-        rules, reception = backing.rules, backing.reception
+        rules, context = backing.rules, backing.context
         self._app = app
         self._backing = backing
         self._rules = rules
@@ -150,9 +150,9 @@ class TorchServe:
         )
         self._most = rules.max_request or backing.max_body
         self._cors = rules.cors
-        self._clock = reception.clock
-        self._new_id = reception.new_id
-        self._unusual = reception.unusual(_UNUSUAL)
+        self._clock = context.clock
+        self._new_id = context.new_id
+        self._unusual = context.unusual(_UNUSUAL)
         self._sequence = [name.lower().encode("latin-1") for name in rules.sequence_headers]
         self._inference = InferenceOperations(backing.handlers)
         management = ManagementOperations(backing.handlers, backing.keys, may_change=rules.may_change)
@@ -199,7 +199,7 @@ class TorchServe:
         tell = functools.partial(self._tell, exchange, id)
         asked = target.asked
         try:
-            if self._keys is not None or self._backing.reception.http.guard is not None:
+            if self._keys is not None or self._backing.context.http.guard is not None:
                 self._check(asked, told.lower)
             asking = self._asking(target, told, body, (head.query, head.path), call)
         except SalverError as error:
@@ -260,7 +260,7 @@ class TorchServe:
                 self._check(asked, lower)
                 await self._app(scope, receive, send)
                 return
-            if self._keys is not None or self._backing.reception.http.guard is not None:
+            if self._keys is not None or self._backing.context.http.guard is not None:
                 self._check(asked, lower)
             if body is None and (body := await self._read(receive, lower)) is None:
                 return  # the caller left before the request was there
@@ -298,7 +298,7 @@ class TorchServe:
         """
         if told.is_unusual:
             self._look_closer(call, told.lower)
-        if wanted := self._backing.reception.curious.headers:
+        if wanted := self._backing.context.interest.headers:
             take_traits(call, told.lower, wanted)
         call.is_large = is_large(body, told.content_type)
         query = query_of(*place) if place[0] and target.asked.takes_query else ()
@@ -359,7 +359,7 @@ class TorchServe:
     def _look_closer(self, call: Call, headers: Mapping[bytes, bytes]) -> None:
         if b"traceparent" in headers:
             join_trace(call, headers[b"traceparent"], self._new_id)
-        call.standing = from_headers(headers, self._backing.reception.tenant_header)
+        call.standing = from_headers(headers, self._backing.context.tenant_header)
 
     # -- everything else --
 
@@ -438,9 +438,9 @@ class TorchServe:
             WrongVerb: it is a change, and this is a port for everything (X-30).
         """
         if self._is_common:
-            guard = self._backing.reception.http.guard
-            if guard is not None and (by := _GUARDED.get(asked.operation, "infer")):
-                guard.check(by, headers)
+            guard = self._backing.context.http.guard
+            if guard is not None:
+                guard.check(_GROUPS.get(asked.operation, "inference"), headers)
         if self._keys is not None and asked.surface in ("inference", "management"):
             wanted: tuple[KeyScope, ...] = (asked.surface,)
             if asked is _ANYTHING:

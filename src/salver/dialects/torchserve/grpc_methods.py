@@ -1,8 +1,7 @@
-"""What do the gRPC methods of TorchServe do?
+"""What the gRPC methods of TorchServe do.
 
-``InferenceAPIsService``, ``ManagementAPIsService`` and its own ``GRPCInferenceService`` (TS-G1 to TS-G7),
-on the same door as all others: ``transport/grpc.py`` has the exchange. What a message means stands in
-``dialects/torchserve/grpc_codec.py``.
+``InferenceAPIsService``, ``ManagementAPIsService`` and its own ``GRPCInferenceService`` (TS-G1 to TS-G7).
+``grpc_codec.py`` reads and writes their messages.
 """
 
 import asyncio
@@ -10,7 +9,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, Literal, Protocol
 
 from salver.dialects.oip import grpc_codec as oip_grpc
-from salver.dialects.oip.grpc_stream import Asked
 from salver.dialects.torchserve import grpc_codec as wire
 from salver.dialects.torchserve import models as ts_models
 from salver.dialects.torchserve import oip as ts_oip
@@ -25,13 +23,15 @@ from salver.dialects.torchserve.json_layout import printed
 from salver.dialects.torchserve.rules import TorchServeRules
 from salver.encoding.bodies import GrpcStatus
 from salver.encoding.varints import check_fields
+from salver.transport.calls import RequestContext
 from salver.transport.effects import changes, reads
+from salver.transport.grpc_stream import InferStream, StreamLimits, StreamRequest
+from salver.transport.grpc_table import GrpcTable, Method, OpenCalls, Reply
 from salver.transport.ports import Handlers, InferDoor, Looking
-from salver.words.errors import InvalidInput, NotFound, NotReady, SalverError, Unauthenticated
+from salver.words.errors import InvalidInput, NotFound, NotReady, Unauthenticated
 from salver.words.handlers import HandlerStatus, Metadata
 from salver.words.messages import Call
 
-PREFIX: Final = "/org.pytorch.serve.grpc."
 SERVICES: Final = (
     "org.pytorch.serve.grpc.inference.InferenceAPIsService",
     "org.pytorch.serve.grpc.management.ManagementAPIsService",
@@ -39,7 +39,7 @@ SERVICES: Final = (
 )
 _INFERENCE, _MANAGEMENT, _OPEN_INFERENCE = (f"/{name}/" for name in SERVICES)
 #: Those that keep their deadlines themselves.
-INFERRING: Final = frozenset((f"{_INFERENCE}Predictions", f"{_OPEN_INFERENCE}ModelInfer"))
+_INFERRING: Final = frozenset((f"{_INFERENCE}Predictions", f"{_OPEN_INFERENCE}ModelInfer"))
 #: Those of its management that change something.
 CHANGING: Final = frozenset(
     _MANAGEMENT + name for name in ("RegisterModel", "ScaleWorker", "SetDefault", "UnregisterModel")
@@ -49,7 +49,6 @@ _UNIMPLEMENTED: Final = 12
 #: In place of a version: every one.
 _ALL: Final = "all"
 
-Reply = bytes | GrpcStatus
 #: Which of its two interfaces a key opens.
 Scope = Literal["inference", "management"]
 
@@ -63,12 +62,11 @@ class Keys(Protocol):
 
 
 class TorchServeMethods:
-    """The methods, by their paths.
+    """The methods of one server.
 
     Args:
-        rules: What their operator set.
+        rules: Options that the operator set.
         keys: That callers must show; None = everybody may ask.
-        new_id: Names sequences whose callers did not.
     """
 
     def __init__(
@@ -78,31 +76,20 @@ class TorchServeMethods:
         handlers: Handlers,
         rules: TorchServeRules,
         keys: Keys | None,
-        new_id: Callable[[], str],
+        context: RequestContext,
     ) -> None:
         self._door = door
         self._control = control
         self._handlers = handlers
         self._rules = rules
         self._keys = keys
-        self._new_id = new_id
+        self._context = context
 
-    @property
-    def max_message(self) -> int:
-        """Most bytes of a request; 0 = as of all services."""
-        return self._rules.max_request
-
-    def grpc(self) -> Mapping[str, Callable[[bytes, Call], Awaitable[Reply]]]:
-        """Path of a method of one request and one reply -> what it does."""
-        methods: dict[str, Callable[[bytes, Call], Awaitable[Reply]]] = {
+    def tables(self) -> tuple[GrpcTable, GrpcTable]:
+        """Return the methods of inference, and those of management."""
+        methods: dict[str, Method] = {
             f"{_INFERENCE}Ping": self._ping,
             f"{_INFERENCE}Predictions": self._predict,
-            f"{_MANAGEMENT}DescribeModel": self._describe,
-            f"{_MANAGEMENT}ListModels": self._list,
-            f"{_MANAGEMENT}RegisterModel": self._register,
-            f"{_MANAGEMENT}ScaleWorker": self._scale,
-            f"{_MANAGEMENT}SetDefault": self._set_default,
-            f"{_MANAGEMENT}UnregisterModel": self._unregister,
         }
         if self._rules.speaks_oip:
             methods |= {
@@ -113,20 +100,43 @@ class TorchServeMethods:
                 f"{_OPEN_INFERENCE}ModelMetadata": self._model_metadata,
                 f"{_OPEN_INFERENCE}ModelInfer": self._infer,
             }
-        return methods
+        management: dict[str, Method] = {
+            f"{_MANAGEMENT}DescribeModel": self._describe,
+            f"{_MANAGEMENT}ListModels": self._list,
+            f"{_MANAGEMENT}RegisterModel": self._register,
+            f"{_MANAGEMENT}ScaleWorker": self._scale,
+            f"{_MANAGEMENT}SetDefault": self._set_default,
+            f"{_MANAGEMENT}UnregisterModel": self._unregister,
+        }
+        most = self._rules.max_request
+        inference = GrpcTable(
+            "ts-grpc",
+            inference_status,
+            methods,
+            self._streams(),
+            inferring=_INFERRING,
+            services=SERVICES,
+            max_message=most,
+            check=self.check,
+        )
+        return inference, GrpcTable(
+            "ts-grpc", management_status, management, max_message=most, check=self.check
+        )
 
-    def streams(self) -> Mapping[str, Callable[[bytes, Mapping[bytes, bytes]], Asked]]:
-        """Path of any other method -> what makes a request of one of its messages."""
-        rules = self._rules
+    def _streams(self) -> dict[str, OpenCalls]:
+        rules, new_id = self._rules, self._context.new_id
+        reading: dict[str, Callable[[bytes, Mapping[bytes, bytes]], StreamRequest]] = {
+            f"{_INFERENCE}StreamPredictions": lambda message, _: wire.StreamedPrediction(
+                message, rules.max_response
+            ),
+            f"{_INFERENCE}StreamPredictions2": lambda message, _: wire.SequencePrediction(
+                message, rules.sequence_headers, new_id, rules.max_response
+            ),
+        }
+        limits = StreamLimits(rules.max_request or self._context.max_message)
         return {
-            f"{_INFERENCE}StreamPredictions": reads(
-                lambda message, _: wire.StreamedPrediction(message, rules.max_response)
-            ),
-            f"{_INFERENCE}StreamPredictions2": reads(
-                lambda message, _: wire.SequencePrediction(
-                    message, rules.sequence_headers, self._new_id, rules.max_response
-                )
-            ),
+            path: InferStream(self._door, self._context, reads(read), limits, inference_status)
+            for path, read in reading.items()
         }
 
     def check(self, path: str, headers: Mapping[bytes, bytes]) -> None:
@@ -267,8 +277,3 @@ class TorchServeMethods:
 
 def _has_workers(status: HandlerStatus) -> bool:
     return sum(worker.status == "READY" for worker in status.running) >= status.workers.least
-
-
-def fault_at(path: str) -> Callable[[SalverError], GrpcStatus]:
-    """How calls of that method end with an error."""
-    return management_status if path.startswith(_MANAGEMENT) else inference_status

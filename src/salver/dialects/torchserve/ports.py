@@ -1,6 +1,6 @@
-"""Which parts make TorchServe's interfaces, and what does a port show of them?
+"""The parts of TorchServe's interfaces, and what each port shows of them.
 
-Over REST and gRPC alike: one set of keys, one set of rules. It opens no port.
+REST and gRPC share one set of keys and one set of rules.
 """
 
 import time
@@ -8,12 +8,15 @@ from typing import Final
 
 import msgspec
 
+from salver.dialects.torchserve.faults import NO_MESSAGE
 from salver.dialects.torchserve.front import SURFACES, Backing, TorchServe
 from salver.dialects.torchserve.grpc_methods import CHANGING, TorchServeMethods
 from salver.dialects.torchserve.tokens import TokenKeys
 from salver.transport.access_check import Access
+from salver.transport.budget import Budget
 from salver.transport.doors import App, Kind
 from salver.transport.ports import Looking
+from salver.transport.server import ExactPorts
 
 _EVERYTHING: Final = "all"
 
@@ -37,7 +40,7 @@ class TorchServePorts:
             keys.write()
         self._backing = msgspec.structs.replace(backing, keys=keys)
         self.methods = TorchServeMethods(
-            backing.door, control, backing.handlers, rules, keys, backing.reception.new_id
+            backing.door, control, backing.handlers, rules, keys, backing.context
         )
 
     def closed(self, kind: Kind) -> frozenset[str]:
@@ -55,3 +58,14 @@ class TorchServePorts:
         if surfaces is None and kind != _EVERYTHING:
             return app
         return TorchServe(app, self._backing, surfaces, access)
+
+
+def exact_ports(most_body: int, budget: Budget | None = None) -> ExactPorts:
+    """Return the ports for TorchServe's REST interface, which have a server of their own.
+
+    Args:
+        most_body: Bytes of a body.
+        budget: Memory for all bodies; None = as much as is usual.
+    """
+    kinds = {kind: "inference" in surfaces for kind, surfaces in SURFACES.items()}
+    return ExactPorts(kinds, NO_MESSAGE, most_body, budget)

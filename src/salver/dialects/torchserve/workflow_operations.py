@@ -12,7 +12,7 @@ from salver.dialects.torchserve.models import page
 from salver.dialects.torchserve.operation_calls import Method, Request, form_of
 from salver.dialects.torchserve.orders import number, registration
 from salver.dialects.torchserve.reply import checked
-from salver.transport.calls import Reception, take_traits
+from salver.transport.calls import RequestContext, take_traits
 from salver.transport.effects import changes, reads
 from salver.transport.ports import Workflows
 from salver.words.errors import BadArchive, NoWorkflow
@@ -26,14 +26,14 @@ class WorkflowOperations:
     """The operations, by their names.
 
     Args:
-        reception: Clock, ids, and who wants to know headers.
+        context: Clock, ids, and who wants to know headers.
         most: Bytes of an answer; 0 = as many as one likes.
     """
 
-    def __init__(self, workflows: Workflows, reception: Reception, most: int = 0) -> None:
+    def __init__(self, workflows: Workflows, context: RequestContext, most: int = 0) -> None:
         self._most = most
         self._workflows = workflows
-        self._reception = reception
+        self._context = context
 
     def http(self) -> Mapping[str, Method]:
         """Operation -> what it does."""
@@ -82,9 +82,9 @@ class WorkflowOperations:
     async def _predict(self, request: Request) -> TorchServeReply:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in request.spelled}
         asked = await form_of(request, headers)
-        reception = self._reception
-        call = Call("ts-http", reception.clock(), None, reception.new_id())
-        if wanted := reception.curious.headers:
+        context = self._context
+        call = Call("ts-http", context.clock(), None, context.new_id())
+        if wanted := context.interest.headers:
             take_traits(call, {name.lower(): value for name, value in request.spelled}, wanted)
         reply = await self._workflows.run(request.asked.model, asked, call)
         return handed(checked(reply, self._most))

@@ -9,8 +9,8 @@ Pure.
 import binascii
 from typing import Any, Final
 
-from salver.dialects.oip.metadata import json_object, refuse_repository
-from salver.encoding.values import kind_of
+from salver.dialects.triton.repository_index import refuse_repository
+from salver.encoding.json_text import json_object, kind_of
 from salver.words.artifacts import LoadOrder
 from salver.words.errors import InvalidInput
 

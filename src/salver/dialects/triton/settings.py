@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from salver.dialects.oip.metadata import json_object
+from salver.encoding.json_text import json_object
 from salver.words.errors import InvalidInput, Unsupported, tritons
 
 

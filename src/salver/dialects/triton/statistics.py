@@ -8,11 +8,13 @@ in. One version's numbers start anew when it is loaded anew.
 Pure.
 """
 
+import contextlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from salver.words.errors import Code
+from salver.transport.ports import InferDoor
+from salver.words.errors import Code, InvalidInput, NotFound, NotReady
 from salver.words.events import BatchRan, Event, Served, StateChanged
 from salver.words.messages import State
 
@@ -158,3 +160,21 @@ class Statistics:
 
     def _new(self, event: Served | BatchRan) -> _Version:
         return self._versions.setdefault((event.model, event.version), _Version())
+
+
+def check_counted(door: InferDoor, model: str, version: str) -> None:
+    """Check that there is a version whose numbers can be told.
+
+    Raises:
+        InvalidInput: there is none (TR-R8).
+        NotReady: not now.
+    """
+    try:
+        door.signature(model, version)
+    except NotFound:
+        text = f"requested model '{model}' is not available"
+        if version:
+            with contextlib.suppress(NotFound, NotReady):
+                door.signature(model)
+                text = f"requested model version is not available for model '{model}'"
+        raise InvalidInput(text) from None

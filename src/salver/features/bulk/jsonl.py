@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import orjson
 
-from salver.encoding.values import from_json, kind_of
+from salver.encoding.json_text import kind_of
+from salver.encoding.values import from_json
 from salver.features.bulk.lines import MAX_BLOCK, Lines, open_file
 from salver.features.bulk.rows import Bad, Block, Field, Place, assemble, settled
 from salver.words.errors import InvalidInput

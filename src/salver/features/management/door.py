@@ -13,11 +13,11 @@ import msgspec
 import orjson
 
 from salver.encoding.bodies import HttpReply
+from salver.features.management.faults import api_fault
 from salver.features.management.openapi import describe
 from salver.transport.access_check import Access, Caller, check_role
 from salver.transport.calls import printable
 from salver.transport.doors import App, Receive, Scope, Send, say
-from salver.transport.faults import api_fault
 from salver.transport.operations import Answer, Api, ApiRequest, Operation, read_query, tag_of
 from salver.transport.pages import Sites
 from salver.transport.reading import read_whole

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import tritonclient.grpc.service_pb2 as pb
 
-from salver.dialects.oip import grpc_codec as oip_grpc
+from salver.dialects.triton import grpc_codec as triton_grpc
 from salver.dialects.triton.settings import (
     LogSettings,
     TraceSetting,
@@ -47,7 +47,7 @@ def test_tr_r9_shown_as_text_and_a_list_of_levels() -> None:
         "trace_mode": "triton",
     }
     both = TraceSetting(("TIMESTAMPS", "TENSORS"), 1, 2, 3, "/t.json")
-    message = pb.TraceSettingResponse.FromString(oip_grpc.encode_trace(both))
+    message = pb.TraceSettingResponse.FromString(triton_grpc.encode_trace(both))
     assert {name: list(value.value) for name, value in message.settings.items()} == {
         "trace_level": ["TIMESTAMPS", "TENSORS"],
         "trace_rate": ["1"],
@@ -65,7 +65,7 @@ def test_tr_r9_a_change_and_what_clears() -> None:
     message = trace_request(
         "m", trace_level=["TENSORS", "TIMESTAMPS"], trace_rate=["1"], trace_count=[], colour=["3"]
     )
-    assert oip_grpc.decode_trace_request(message) == ("m", change)
+    assert triton_grpc.decode_trace_request(message) == ("m", change)
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b'{"trace_level":["LOUD"]}', b'{"trace_level":[]}', b'{"a":1}'])
@@ -76,7 +76,7 @@ def test_tr_r9_what_is_not_known_changes_nothing(body: bytes) -> None:
 def test_tr_r9_levels() -> None:
     assert parse_trace(b'{"trace_level":["OFF"]}') == {"trace_level": ("OFF",)}
     assert parse_trace(b'{"trace_level":["LOUD","TIMESTAMPS"]}') == {"trace_level": ("TIMESTAMPS",)}
-    assert oip_grpc.decode_trace_request(trace_request(trace_level=[]))[1] == {"trace_level": None}
+    assert triton_grpc.decode_trace_request(trace_request(trace_level=[]))[1] == {"trace_level": None}
     with pytest.raises(InvalidInput, match="Expect only one trace level 'OFF' is specified"):
         parse_trace(b'{"trace_level":["OFF","TIMESTAMPS"]}')
 
@@ -112,7 +112,7 @@ def test_tr_r9_numbers_that_are_none(name: str, text: str, said: str) -> None:
         parse_trace(json.dumps({name: text}).encode())
     assert text_of(error) == said
     with pytest.raises(InvalidInput) as error:
-        oip_grpc.decode_trace_request(trace_request(**{name: [text]}))
+        triton_grpc.decode_trace_request(trace_request(**{name: [text]}))
     assert text_of(error) == said
 
 
@@ -122,13 +122,13 @@ def test_tr_r9_a_count_below_the_least() -> None:
         parse_trace(b'{"trace_count":"-5"}')
     assert text_of(error) == "Unable to parse 'trace_count'. Expecting value >= -1, got:-5"
     with pytest.raises(InvalidInput) as error:
-        oip_grpc.decode_trace_request(trace_request(trace_count=["-5"]))
+        triton_grpc.decode_trace_request(trace_request(trace_count=["-5"]))
     assert text_of(error) == "Unable to parse 'trace_count'. Expecting value >= -1, got: -5"
 
 
 def test_tr_g3_one_value_for_a_number() -> None:
     with pytest.raises(InvalidInput) as error:
-        oip_grpc.decode_trace_request(trace_request(trace_rate=["1", "2"]))
+        triton_grpc.decode_trace_request(trace_request(trace_rate=["1", "2"]))
     assert text_of(error) == "expect only 1 value for 'trace_rate'"
 
 
@@ -139,7 +139,7 @@ def test_tr_r9_the_file_is_the_operators(value: object) -> None:
         parse_trace(json.dumps({"trace_file": value}).encode())
     assert text_of(error) == said
     with pytest.raises(Unsupported, match=said):
-        oip_grpc.decode_trace_request(trace_request(trace_file=[str(value)]))
+        triton_grpc.decode_trace_request(trace_request(trace_file=[str(value)]))
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_tr_r9_bodies_of_the_wrong_form(body: bytes) -> None:
 
 def test_tr_r10_shown_in_both_forms() -> None:
     settings = LogSettings("/log", log_info=False, log_verbose_level=2)
-    message = pb.LogSettingsResponse.FromString(oip_grpc.encode_log(settings))
+    message = pb.LogSettingsResponse.FromString(triton_grpc.encode_log(settings))
     assert {n: getattr(v, v.WhichOneof("parameter_choice")) for n, v in message.settings.items()} == {
         "log_file": "/log",
         "log_info": False,
@@ -177,7 +177,7 @@ def test_tr_r10_a_change() -> None:
     body = {"log_info": False, "log_verbose_level": 4, "log_format": "ISO8601", "log_colour": 1}
     change = {"log_info": False, "log_verbose_level": 4, "log_format": "ISO8601"}
     assert parse_log(json.dumps(body).encode()) == change
-    assert oip_grpc.decode_log_request(log_request(**body)) == change
+    assert triton_grpc.decode_log_request(log_request(**body)) == change
     assert parse_log(b'{"log_file":null,"log_info":null}') == {}
     assert parse_log(b"") == {}
 
@@ -207,7 +207,7 @@ def test_tr_r10_values_of_the_wrong_type(name: str, value: Any, json_says: str, 
         parse_log(json.dumps({name: value}).encode())
     assert text_of(error) == f"{json_says} (at {name})"
     with pytest.raises(InvalidInput) as error:
-        oip_grpc.decode_log_request(log_request(**{name: value}))
+        triton_grpc.decode_log_request(log_request(**{name: value}))
     assert text_of(error) == grpc_says
 
 
@@ -222,7 +222,7 @@ def test_tr_r10_formats() -> None:
         parse_log(b'{"log_format":"fancy"}')
     assert text_of(error) == "invalid argument for --log_format, got: fancy"
     with pytest.raises(InvalidInput) as error:
-        oip_grpc.decode_log_request(log_request(log_format="fancy"))
+        triton_grpc.decode_log_request(log_request(log_format="fancy"))
     assert text_of(error) == "invalid argument for log_format, got: fancy"
 
 
@@ -230,7 +230,7 @@ def test_tr_g3_a_setting_without_a_value() -> None:
     request = pb.LogSettingsRequest()
     request.settings["log_info"].SetInParent()
     with pytest.raises(InvalidInput, match="expect boolean for 'log_info'"):
-        oip_grpc.decode_log_request(request.SerializeToString())
+        triton_grpc.decode_log_request(request.SerializeToString())
 
 
 def test_tr_r10_the_file_is_the_operators() -> None:
@@ -239,7 +239,7 @@ def test_tr_r10_the_file_is_the_operators() -> None:
         parse_log(b'{"log_file":"golden.log","log_info":false}')
     assert text_of(error) == said
     with pytest.raises(Unsupported) as error:
-        oip_grpc.decode_log_request(log_request(log_file="golden.log"))
+        triton_grpc.decode_log_request(log_request(log_file="golden.log"))
     assert text_of(error) == said
 
 

@@ -1,8 +1,6 @@
-"""What do the operations on shared memory do, over HTTP and gRPC?
+"""Operations on shared memory, over HTTP and gRPC (TR-R14, TR-R15, TR-G4).
 
-Two tables for ``http.py`` and ``grpc.py`` (TR-R14, TR-R15, TR-G4). Which regions there are is the registry's
-business (``ports.py``). There is no CUDA memory here: none is listed, letting go of it is no error, and it
-cannot be registered.
+There is no CUDA memory here: none is listed, letting go of it is no error, and it cannot be registered.
 """
 
 from collections.abc import Awaitable, Callable
@@ -10,13 +8,12 @@ from typing import NoReturn
 
 import msgspec
 
-from salver.dialects.oip import grpc_codec as wire
-from salver.dialects.oip.regions import parse_register
+from salver.dialects.oip.regions import RegionRegistry, parse_register
+from salver.dialects.triton import grpc_codec as wire
 from salver.encoding.bodies import HttpBody, HttpReply
 from salver.encoding.json_text import dumps
 from salver.transport.effects import changes, reads
-from salver.transport.ports import RegionRegistry
-from salver.transport.routes import Route
+from salver.transport.routes import Endpoint, Route
 from salver.words.errors import InvalidInput, NotFound
 from salver.words.messages import Call
 
@@ -29,19 +26,19 @@ class SharedMemoryOperations:
     def __init__(self, registry: RegionRegistry) -> None:
         self._registry = registry
 
-    def http(self) -> dict[str, Callable[[Route, HttpBody, Call], Awaitable[HttpReply]]]:
-        """By the names of ``routes.py``."""
+    def http(self) -> dict[str, Endpoint]:
+        """Return the operations by the names of ``routes.py``."""
         return {
-            "regions": self._status,
-            "region_register": self._register,
-            "region_unregister": self._unregister,
-            "cuda_regions": self._cuda_status,
-            "cuda_register": self._cuda_register,
-            "cuda_unregister": self._cuda_unregister,
+            "regions": Endpoint(self._status),
+            "region_register": Endpoint(self._register),
+            "region_unregister": Endpoint(self._unregister),
+            "cuda_regions": Endpoint(self._cuda_status),
+            "cuda_register": Endpoint(self._cuda_register),
+            "cuda_unregister": Endpoint(self._cuda_unregister),
         }
 
     def grpc(self) -> dict[str, Callable[[bytes, Call], Awaitable[bytes]]]:
-        """By the names of the methods."""
+        """Return the methods by their names."""
         return {
             "SystemSharedMemoryStatus": self._grpc_status,
             "SystemSharedMemoryRegister": self._grpc_register,

@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 import tritonclient.grpc.service_pb2 as pb
+from dialect_tables import match
 
-from salver.dialects.oip.regions import NO_REGIONS, Region
+from salver.dialects.oip.regions import NO_REGIONS, Region, RegionRegistry
 from salver.dialects.oip.shared_memory import SharedMemory
-from salver.dialects.oip.shared_memory_operations import SharedMemoryOperations
+from salver.dialects.triton.shared_memory_operations import SharedMemoryOperations
 from salver.encoding.bodies import HttpBody
-from salver.transport.ports import RegionRegistry
-from salver.transport.routes import match
 from salver.words.errors import InvalidInput, NotFound, Unsupported
 from salver.words.messages import Call
 
@@ -31,7 +30,8 @@ def memory(tmp_path: Path) -> Iterator[SharedMemory]:
 
 def http(registry: RegionRegistry, verb: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
     route = match(verb, path.encode())
-    method = SharedMemoryOperations(registry).http()[route.operation]
+    method = SharedMemoryOperations(registry).http()[route.operation].run
+    assert method is not None
     reply = asyncio.run(method(route, HttpBody("", "", body), CALL))  # type: ignore[arg-type]
     return reply.status, reply.body
 

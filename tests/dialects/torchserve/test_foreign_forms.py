@@ -4,11 +4,11 @@ import json
 
 import pytest
 
+from salver.dialects.oip.explanation import Explanation
 from salver.dialects.oip.json_codec import OpenInferenceHttp
 from salver.dialects.tensorflow.json_codec import Explain, Predict
-from salver.dialects.torchserve.envelopes import Explanation, answered, asked
+from salver.dialects.torchserve.foreign_forms import HandlerForms
 from salver.encoding.bodies import HttpBody
-from salver.transport.faults import http_fault
 from salver.words import handlers
 from salver.words.errors import HandlerFailed, SalverError, Unsupported
 from salver.words.handlers import SIGNATURE, HandlerReply
@@ -16,6 +16,7 @@ from salver.words.messages import InferRequest, InferResponse, Signature, Tensor
 from salver.words.tensor import DataType, Tensor
 
 JSON = {b"content-type": b"application/json", b"x-one": b"1"}
+FORMS = HandlerForms()
 TENSORS = Signature((TensorSpec("x", DataType.FP32, (-1,)),), ())
 
 
@@ -34,7 +35,7 @@ def body_of(request: InferRequest) -> tuple[bytes, str, str]:
 
 def test_x_7_a_handler_gets_the_body_of_v2_as_it_came() -> None:
     body = b'{"inputs": [{"name": "i", "shape": [1], "datatype": "INT32", "data": [1]}], "id": "q"}'
-    request = OpenInferenceHttp().decode(HttpBody("m", "1.0", body, JSON), SIGNATURE)
+    request = OpenInferenceHttp(forms=FORMS).decode(HttpBody("m", "1.0", body, JSON), SIGNATURE)
     assert body_of(request) == (body, "application/json", "False")
     assert (request.model, request.version) == ("m", "1.0")
 
@@ -43,7 +44,7 @@ def test_x_7_tensors_in_binary_become_the_json_of_the_protocol() -> None:
     entry = {"name": "i", "shape": [2], "datatype": "INT32", "parameters": {"binary_data_size": 8}}
     head = json.dumps({"id": "q", "inputs": [entry]}).encode()
     headers = {b"inference-header-content-length": b"%d" % len(head)}
-    codec = OpenInferenceHttp()
+    codec = OpenInferenceHttp(forms=FORMS)
     http = HttpBody("m", "", head + b"\x01\0\0\0\x02\0\0\0", headers)
     for _ in range(2):  # a form that is known, too
         (part,) = handlers.form_of(codec.decode(http, SIGNATURE)).parts
@@ -55,7 +56,7 @@ def test_x_7_tensors_in_binary_become_the_json_of_the_protocol() -> None:
 
 def test_x_1_x_2_kserves_first_protocol_for_handlers() -> None:
     http = HttpBody("m", "", b'{"instances": [1]}', JSON)
-    for codec, explains in ((Predict(), "False"), (Explain(), "True")):
+    for codec, explains in ((Predict(forms=FORMS), "False"), (Explain(forms=FORMS), "True")):
         request = codec.decode(http, SIGNATURE)
         assert body_of(request) == (b'{"instances": [1]}', "application/json", explains)
         assert codec.encode(request, answer(HandlerReply(b"{}", 201))).status == 201
@@ -70,12 +71,12 @@ def test_x_1_x_2_kserves_first_protocol_for_handlers() -> None:
             },
         )
     with pytest.raises(Unsupported, match="no explainer"):
-        Explain().decode(http, TENSORS)
-    assert set(json.loads(Predict().fault(SalverError("x")).body)) == {"error"}
+        Explain(forms=FORMS).decode(http, TENSORS)
+    assert set(json.loads(Predict(forms=FORMS).fault(SalverError("x")).body)) == {"error"}
 
 
 def test_ts_r7_explanations_by_the_second_protocol() -> None:
-    codec = Explanation(http_fault)
+    codec = Explanation(FORMS)
     request = codec.decode(HttpBody("m", "", b"x", JSON), SIGNATURE)
     assert body_of(request) == (b"x", "application/json", "True")
     assert codec.encode(request, answer(HandlerReply(b"why"))).body == b"why"
@@ -85,16 +86,16 @@ def test_ts_r7_explanations_by_the_second_protocol() -> None:
 
 
 def test_an_answer_has_a_content_type_and_the_handlers_headers() -> None:
-    assert answered(answer(HandlerReply(b"{}", headers={"X-A": "b"}))).headers == (
+    assert FORMS.write(answer(HandlerReply(b"{}", headers={"X-A": "b"}))).headers == (
         (b"content-type", b"application/json"),
         (b"x-a", b"b"),
     )
-    typed = answered(answer(HandlerReply(b"", content_type="image/png")))
+    typed = FORMS.write(answer(HandlerReply(b"", content_type="image/png")))
     assert typed.headers == ((b"content-type", b"image/png"),)
     with pytest.raises(HandlerFailed, match="asked") as caught:
-        answered(answer(HandlerReply(b"asked", 507, is_error=True)))
+        FORMS.write(answer(HandlerReply(b"asked", 507, is_error=True)))
     assert caught.value.status == 507
     with pytest.raises(HandlerFailed, match="broke"):
-        answered(InferResponse("m", "1", (), error=HandlerFailed("broke")))
-    assert answered(InferResponse("m", "1", ())).body == b""
-    assert handlers.is_form(asked(HttpBody("m", "", b"")))
+        FORMS.write(InferResponse("m", "1", (), error=HandlerFailed("broke")))
+    assert FORMS.write(InferResponse("m", "1", ())).body == b""
+    assert handlers.is_form(FORMS.read(HttpBody("m", "", b"")))

@@ -1,10 +1,10 @@
-"""How does one call go that has many requests or replies?
+"""Streaming calls of gRPC that ask models.
 
 Each message that comes is a request, and they run side by side. Where a model gives one response to a
 request, the replies keep the order of the requests, as Triton's do; a decoupled model's replies leave as they
 come. The call ends when the client has said its last and every reply is out, or at once when the client is
-gone, its deadline has passed, or what it sends cannot be read. What a message means stands in
-``dialects/oip/stream_codec.py`` and, for TorchServe's methods, in ``dialects/torchserve/grpc_codec.py``.
+gone, its deadline has passed, or what it sends cannot be read. The dialects bring
+the codecs of the messages.
 """
 
 import asyncio
@@ -17,9 +17,9 @@ import msgspec
 
 from salver.encoding.bodies import GrpcStatus
 from salver.transport.budget import COUNTED, Budget, Share, pace
-from salver.transport.calls import Reception, join_trace
-from salver.transport.faults import grpc_status
+from salver.transport.calls import RequestContext, join_trace
 from salver.transport.grpc_frames import FrameReader, Packed, encoding_for, frame, trailers
+from salver.transport.grpc_table import Send
 from salver.transport.hangup import Receive
 from salver.transport.ports import InferDoor
 from salver.words.errors import Cancelled, Internal, InvalidInput, SalverError
@@ -34,8 +34,6 @@ _STOPPING = GrpcStatus(14, STOPPING)
 
 #: Bytes from which compressing would keep others waiting.
 _LARGE = 1 << 16
-
-Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
 def begun(encoding: str) -> dict[str, Any]:
@@ -58,8 +56,8 @@ async def framed(reply: bytes, encoding: str, level: int) -> bytes:
     return await asyncio.to_thread(frame, reply, encoding, level)
 
 
-class Asked(Protocol):
-    """One request, and the codec of its replies: of the messages, or of a status that ends the call.
+class StreamRequest(Protocol):
+    """One request, and the codec of its replies: messages, or a status that ends the call.
 
     Attributes:
         is_decoupled: The replies leave when they are there; else there is one, in the requests' order.
@@ -73,16 +71,16 @@ class Asked(Protocol):
 
     @property
     def model(self) -> str:
-        """Whom it is for."""
+        """Name of the model."""
         ...
 
     @property
     def version(self) -> str:
-        """Of which version; empty = the server's choice."""
+        """The version; empty = the server's choice."""
         ...
 
     def end(self) -> bytes | None:
-        """The reply after the last one, if there is to be one."""
+        """Return the reply after the last one, if there is to be one."""
         ...
 
 
@@ -103,8 +101,8 @@ class StreamLimits(msgspec.Struct, frozen=True):
     patience: float = 60.0
 
 
-class Streamed:
-    """A method, and the calls of it that are open.
+class InferStream:
+    """A streaming method that asks models, and the calls of it that are open.
 
     Args:
         read: Makes a request of a message and the call's headers. Raises SalverError.
@@ -115,25 +113,25 @@ class Streamed:
     def __init__(
         self,
         door: InferDoor,
-        reception: Reception,
-        read: Callable[[bytes, Mapping[bytes, bytes]], Asked],
+        context: RequestContext,
+        read: Callable[[bytes, Mapping[bytes, bytes]], StreamRequest],
         limits: StreamLimits,
-        fault: Callable[[SalverError], GrpcStatus] = grpc_status,
-        read_large: Callable[[bytes, Mapping[bytes, bytes]], Awaitable[Asked]] | None = None,
+        fault: Callable[[SalverError], GrpcStatus],
+        read_large: Callable[[bytes, Mapping[bytes, bytes]], Awaitable[StreamRequest]] | None = None,
     ) -> None:
         self.door = door
-        self.reception = reception
+        self.context = context
         self.read = read
         self.limits = limits
         self.fault = fault
         self.read_large = read_large
-        self.budget = reception.budget or Budget()
-        self._open: set[_Exchange] = set()
+        self.budget = context.budget or Budget()
+        self._open: set[_StreamCall] = set()
         self._is_stopping = False
 
     async def handle(self, headers: Mapping[bytes, bytes], call: Call, receive: Receive, send: Send) -> None:
         """One call, from its headers to its trailers."""
-        exchange = _Exchange(self, headers, call, send)
+        exchange = _StreamCall(self, headers, call, send)
         self._open.add(exchange)
         try:
             if self._is_stopping:
@@ -149,16 +147,16 @@ class Streamed:
             exchange.stop()
 
 
-class _Exchange:
+class _StreamCall:
     """One call."""
 
-    def __init__(self, method: Streamed, headers: Mapping[bytes, bytes], call: Call, send: Send) -> None:
+    def __init__(self, method: InferStream, headers: Mapping[bytes, bytes], call: Call, send: Send) -> None:
         self._method = method
         self._headers = headers
         self._call = call
         self._send = send
         accepted = headers.get(b"grpc-accept-encoding", b"")
-        self._encoding = encoding_for(accepted) if method.reception.compression else ""
+        self._encoding = encoding_for(accepted) if method.context.compression else ""
         self._under_way: dict[asyncio.Task[None], int] = {}  # with the bytes of its message
         self._share = Share(method.budget)
         self._unread = 0  # bytes of a message that is not whole
@@ -184,7 +182,7 @@ class _Exchange:
                 await self._put({"type": "http.response.body", "body": b"", "more_body": True})
             try:
                 async with asyncio.timeout(
-                    None if deadline is None else deadline - self._method.reception.clock()
+                    None if deadline is None else deadline - self._method.context.clock()
                 ):
                     status = await self._end
             except TimeoutError:
@@ -257,7 +255,7 @@ class _Exchange:
             count > 0 and self._bytes >= self._method.limits.most_bytes
         )
 
-    def _begin(self, asked: Asked, size: int) -> None:
+    def _begin(self, asked: StreamRequest, size: int) -> None:
         self._count += 1
         call = self._one_call()
         if asked.is_decoupled:
@@ -271,23 +269,25 @@ class _Exchange:
         task.add_done_callback(self._leave)
 
     def _one_call(self) -> Call:
-        whole, reception = self._call, self._method.reception
+        whole, context = self._call, self._method.context
         call = msgspec.structs.replace(
-            whole, arrival=reception.clock(), request_id=f"{whole.request_id}-{self._count}"
+            whole, arrival=context.clock(), request_id=f"{whole.request_id}-{self._count}"
         )
         if whole.traceparent:
-            join_trace(call, whole.traceparent.encode(), reception.new_id)
+            join_trace(call, whole.traceparent.encode(), context.new_id)
             call.origin = whole.origin  # the call as a whole is no span
         return call
 
     # Replies go.
 
-    async def _answer(self, asked: Asked, call: Call, before: asyncio.Event, turn: asyncio.Event) -> None:
+    async def _answer(
+        self, asked: StreamRequest, call: Call, before: asyncio.Event, turn: asyncio.Event
+    ) -> None:
         reply = await self._method.door.infer(asked, None, asked.model, asked.version, call)
         await self._write(reply, before)
         turn.set()
 
-    async def _answer_in_pieces(self, asked: Asked, call: Call) -> None:
+    async def _answer_in_pieces(self, asked: StreamRequest, call: Call) -> None:
         reply = asked.refused
         if reply is None:
             reply = await self._method.door.stream(asked, None, asked.model, asked.version, call, self._write)
@@ -317,7 +317,7 @@ class _Exchange:
                     self._close(reply)
                 if self._end.done() or isinstance(reply, GrpcStatus):
                     raise Cancelled("the call has ended")
-                body = await framed(reply, self._encoding, self._method.reception.compression)
+                body = await framed(reply, self._encoding, self._method.context.compression)
                 await self._put({"type": "http.response.body", "body": body, "more_body": True})
         finally:
             self._bytes -= size
@@ -343,10 +343,10 @@ class _Exchange:
         except Cancelled:
             pass
         except SalverError as error:
-            error.in_tritons_words = self._method.reception.tritons_words
+            error.in_tritons_words = self._method.context.tritons_words
             self._close(self._method.fault(error))
         except Exception as error:
-            incident = self._method.reception.new_id()
+            incident = self._method.context.new_id()
             _LOG.exception("incident %s: a stream of requests", incident, exc_info=error)
             self._close(self._method.fault(Internal.incident(incident)))
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from salver.dialects.oip.generate import Generate, event
+from salver.dialects.triton.generate import Generate, event
 from salver.encoding.bodies import HttpBody, HttpReply
 from salver.words.errors import DeadlineExceeded, InvalidInput, NotFound, Overloaded, SalverError, Unsupported
 from salver.words.messages import InferRequest, InferResponse, Signature, TensorSpec

@@ -14,19 +14,17 @@ from typing import Any
 
 import numpy as np
 
+from salver.dialects.oip.faults import http_fault
 from salver.encoding.bodies import HttpBody, HttpReply
-from salver.encoding.json_text import TOO_DEEP, dumps, is_too_deep, loads
-from salver.encoding.values import from_json, kind_of, to_json
+from salver.encoding.json_text import TOO_DEEP, dumps, is_too_deep, kind_of, loads
+from salver.encoding.values import from_json, to_json
 from salver.kernel.serving.ports import Codec
-from salver.transport.faults import http_fault
 from salver.words.errors import Code, InvalidInput, NotOneResponse, SalverError
 from salver.words.messages import InferRequest, InferResponse, Parameter, Signature, TensorSpec
 from salver.words.tensor import Array, Tensor
 
 _RESERVED = "triton_"
 _FEW = 16
-#: What a stream's reply says of itself before its first event.
-EVENT_STREAM = ((b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"))
 
 
 class Generate(Codec[HttpBody, HttpReply]):

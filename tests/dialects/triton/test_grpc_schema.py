@@ -9,9 +9,12 @@ import tritonclient.grpc.model_config_pb2 as config_pb
 import tritonclient.grpc.service_pb2 as pb
 
 from salver.dialects.oip import grpc_codec as oip_grpc
-from salver.dialects.oip.grpc_schema import HEALTH, INFERENCE, build
+from salver.dialects.oip.grpc_schema import INFERENCE
+from salver.dialects.triton import grpc_codec as triton_grpc
 from salver.dialects.triton.config_view import Facts, complete
+from salver.dialects.triton.grpc_schema import EXTENSIONS, build_all
 from salver.dialects.triton.model_config import MESSAGES
+from salver.transport.grpc_health import MESSAGES as HEALTH
 from salver.words.messages import (
     InferRequest,
     InferResponse,
@@ -49,23 +52,26 @@ def _fields(descriptor: Any) -> dict[str, tuple[Any, ...]]:
     }
 
 
-@pytest.mark.parametrize("name", [*INFERENCE, *MESSAGES])
+@pytest.mark.parametrize("name", [*INFERENCE, *EXTENSIONS, *MESSAGES])
 def test_fields_are_tritons(name: str) -> None:
-    assert _fields(build()[name].DESCRIPTOR) == _fields(_theirs(name))
+    assert _fields(build_all()[name].DESCRIPTOR) == _fields(_theirs(name))
 
 
 def test_the_table_is_whole() -> None:
-    assert set(pb.DESCRIPTOR.message_types_by_name) <= INFERENCE.keys()
+    assert set(pb.DESCRIPTOR.message_types_by_name) <= {*INFERENCE, *EXTENSIONS}
     assert set(HEALTH) == {"HealthCheckRequest", "HealthCheckResponse"}
 
 
 @pytest.mark.parametrize(
     "order",
-    ["salver.dialects.oip.grpc_codec tritonclient.grpc", "tritonclient.grpc salver.dialects.oip.grpc_codec"],
+    [
+        "salver.dialects.triton.grpc_codec tritonclient.grpc",
+        "tritonclient.grpc salver.dialects.triton.grpc_codec",
+    ],
 )
 def test_beside_tritonclient_in_either_order(order: str) -> None:
     code = "; ".join(f"import {name}" for name in order.split())
-    code += "; from salver.dialects.oip.grpc_schema import build; build(); build()"
+    code += "; from salver.dialects.triton.grpc_schema import build_all; build_all(); build_all()"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
@@ -87,7 +93,7 @@ def test_health_and_metadata() -> None:
 
 def test_model_config_tells_the_batch_size() -> None:
     told = complete(b"", ModelId("m", "1"), _SIGNATURE, Facts("onnx", "model.onnx", 64))
-    config = pb.ModelConfigResponse.FromString(oip_grpc.encode_model_config(told)).config
+    config = pb.ModelConfigResponse.FromString(triton_grpc.encode_model_config(told)).config
     assert (config.max_batch_size, config.backend) == (64, "onnxruntime")
     assert list(config.input[0].dims) == [16]
     assert config_pb.DataType.Name(config.input[0].data_type) == "TYPE_FP32"
@@ -99,14 +105,14 @@ def test_index() -> None:
         VersionStatus(ModelId("m", "1"), State.READY),
         VersionStatus(ModelId("m", "2"), State.FAILED, "broken"),
     ]
-    both = pb.RepositoryIndexResponse.FromString(oip_grpc.encode_index(statuses, False))
+    both = pb.RepositoryIndexResponse.FromString(triton_grpc.encode_index(statuses, False))
     assert [(m.version, m.state, m.reason) for m in both.models] == [
         ("1", "READY", ""),
         ("2", "UNAVAILABLE", "broken"),
     ]
-    ready = pb.RepositoryIndexResponse.FromString(oip_grpc.encode_index(statuses, True))
+    ready = pb.RepositoryIndexResponse.FromString(triton_grpc.encode_index(statuses, True))
     assert [m.version for m in ready.models] == ["1"]
-    assert oip_grpc.decode_index_request(pb.RepositoryIndexRequest(ready=True).SerializeToString())
+    assert triton_grpc.decode_index_request(pb.RepositoryIndexRequest(ready=True).SerializeToString())
 
 
 def test_statistics() -> None:
@@ -122,7 +128,7 @@ def test_statistics() -> None:
         "batch_stats": [{"batch_size": 2, "compute_infer": duration}],
         "memory_usage": [{"type": "CPU", "id": 0, "byte_size": 9}],
     }
-    message = oip_grpc.encode_statistics({"model_stats": [shown]})
+    message = triton_grpc.encode_statistics({"model_stats": [shown]})
     got = pb.ModelStatisticsResponse.FromString(message).model_stats[0]
     assert (got.inference_count, got.inference_stats.queue.ns, got.batch_stats[0].batch_size) == (3, 10, 2)
     assert got.response_stats["0"].success.count == 2
@@ -144,11 +150,3 @@ def test_stream_replies() -> None:
     whole = pb.ModelInferResponse.FromString(oip_grpc.encode_infer(request, response))
     del good.infer_response.parameters["triton_final_response"]
     assert whole == good.infer_response
-
-
-def test_health_protocol() -> None:
-    classes = build()
-    request = classes["HealthCheckRequest"](service="m").SerializeToString()
-    assert oip_grpc.decode_health_request(request) == "m"
-    assert oip_grpc.encode_health(True) == b"\x08\x01"  # SERVING, as grpc_health.proto numbers it
-    assert oip_grpc.encode_health(False) == b"\x08\x02"

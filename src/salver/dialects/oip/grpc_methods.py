@@ -1,0 +1,180 @@
+"""What the gRPC methods of the Open Inference Protocol do, ``inference.GRPCInferenceService``.
+
+``grpc_codec.py`` reads and writes their messages.
+"""
+
+from collections.abc import Awaitable, Mapping
+from typing import Final
+
+from salver import __version__
+from salver.dialects.oip import grpc_codec as wire
+from salver.dialects.oip import metadata
+from salver.dialects.oip.classification import with_classes
+from salver.dialects.oip.faults import grpc_status
+from salver.dialects.oip.grpc_schema import build
+from salver.dialects.oip.regions import NO_REGIONS
+from salver.dialects.oip.rules import OipRules
+from salver.dialects.oip.stream_codec import StreamedInfer
+from salver.encoding.forms import NO_FORMS, Forms
+from salver.encoding.values import has_many_strings
+from salver.kernel.serving.decoding import Decoders
+from salver.kernel.serving.ports import Codec
+from salver.transport.calls import RequestContext
+from salver.transport.effects import reads
+from salver.transport.grpc_stream import InferStream, StreamLimits
+from salver.transport.grpc_table import GrpcTable, Reply
+from salver.transport.ports import Control, InferDoor
+from salver.words.errors import SalverError
+from salver.words.handlers import is_form
+from salver.words.messages import Call, InferRequest, InferResponse, Signature
+
+SERVICE: Final = "inference.GRPCInferenceService"
+_PREFIX: Final = f"/{SERVICE}/"
+_INFER: Final = f"{_PREFIX}ModelInfer"
+_STREAM_INFER: Final = f"{_PREFIX}ModelStreamInfer"
+
+
+class OpenInferenceGrpc(Codec[InferRequest, Reply]):
+    """Codec of ModelInfer; the message was parsed already to learn the model's name.
+
+    Args:
+        forms: How models that take forms are asked.
+    """
+
+    protocol = "oip-grpc"
+
+    def __init__(self, rules: OipRules, forms: Forms = NO_FORMS) -> None:
+        messages = wire.InferMessages(rules.regions, ignores_surplus=rules.ignores_surplus)
+        self.read = messages.read
+        self.is_slow = messages.is_slow
+        self._write = messages.write
+        self._forms = forms
+
+    def decode(self, body: InferRequest, signature: Signature) -> InferRequest:
+        """Complete the request with what the signature says of classes, and for models that take forms."""
+        if signature.takes_forms:
+            return self._forms.from_tensors(body)
+        return with_classes(body, signature) if body.outputs else body
+
+    def takes_long(self, response: InferResponse) -> bool:
+        """Return whether others would wait while ``encode`` writes the response."""
+        return has_many_strings(response.outputs)
+
+    def encode(self, request: InferRequest, response: InferResponse) -> Reply:
+        """Return a ModelInferResponse."""
+        if is_form(request):
+            response = self._forms.to_tensors(response)
+        return self._write(request, response)
+
+    def fault(self, error: SalverError) -> Reply:
+        """Return the status of the call."""
+        return grpc_status(error)
+
+
+class OpenInferenceMethods:
+    """The methods of one server."""
+
+    def __init__(self, door: InferDoor, control: Control, context: RequestContext, rules: OipRules) -> None:
+        self._door = door
+        self._control = control
+        self._clock = context.clock
+        self._name = context.server_name
+        self._decoders = context.decoders
+        self._forms = context.forms
+        self._rules = rules
+        self._more = metadata.SHARED_MEMORY if rules.regions.is_allowed else ()
+        self._codec = OpenInferenceGrpc(rules, context.forms)
+        self._stream = InferStream(
+            door,
+            context,
+            self._streamed,
+            StreamLimits(context.max_message),
+            grpc_status,
+            read_large=self._streamed_large,
+        )
+
+    def table(self) -> GrpcTable:
+        """Return the methods."""
+        methods = {
+            _INFER: self._infer,
+            f"{_PREFIX}ServerLive": self._live,
+            f"{_PREFIX}ServerReady": self._ready,
+            f"{_PREFIX}ModelReady": self._model_ready,
+            f"{_PREFIX}ServerMetadata": self._server_metadata,
+            f"{_PREFIX}ModelMetadata": self._model_metadata,
+        }
+        many = frozenset((_STREAM_INFER,))
+        return GrpcTable(
+            "oip-grpc",
+            grpc_status,
+            methods,
+            {_STREAM_INFER: self._stream},
+            inferring=frozenset((_INFER,)),
+            services=(SERVICE,),
+            messages=build,
+            types={_STREAM_INFER: ("ModelInferRequest", "ModelStreamInferResponse")},
+            many_requests=many,
+            many_responses=many,
+        )
+
+    async def _streamed_large(self, message: bytes, headers: Mapping[bytes, bytes]) -> StreamedInfer:
+        if self._decoders is None or not wire.is_dense(message):
+            return self._streamed(message, headers)
+        request = await self._decoders.call(
+            wire.decode_infer, message, NO_REGIONS, self._rules.ignores_surplus
+        )
+        return self._streamed(request, headers)
+
+    @reads
+    def _streamed(self, message: bytes | InferRequest, headers: Mapping[bytes, bytes]) -> StreamedInfer:
+        request = StreamedInfer(
+            message,
+            self._rules.regions,
+            headers.get(b"triton_grpc_error") == b"true",
+            ignores_surplus=self._rules.ignores_surplus,
+            forms=self._forms,
+        )
+        request.is_decoupled = self._door.is_decoupled(request.model, request.version)
+        return request
+
+    @reads
+    def _infer(self, message: bytes, call: Call) -> Awaitable[Reply]:
+        if call.is_large and self._decoders is not None and self._codec.is_slow(message):
+            return self._infer_large(self._decoders, message, call)
+        call.is_large = False
+        request = self._codec.read(message)
+        return self._door.infer(self._codec, request, request.model, request.version, call)
+
+    async def _infer_large(self, decoders: Decoders, message: bytes, call: Call) -> Reply:
+        """The same; others have their turns while the message is read."""
+        seconds = None if call.deadline is None else call.deadline - self._clock()
+        request = await decoders.call(
+            wire.decode_infer, message, NO_REGIONS, self._rules.ignores_surplus, seconds=seconds
+        )
+        call.is_large = False
+        reply: Reply = await self._door.infer(self._codec, request, request.model, request.version, call)
+        return reply
+
+    @reads
+    async def _live(self, message: bytes, call: Call) -> Reply:
+        return wire.encode_server_live(True)
+
+    @reads
+    async def _ready(self, message: bytes, call: Call) -> Reply:
+        return wire.encode_server_ready(await self._control.is_ready())
+
+    @reads
+    async def _model_ready(self, message: bytes, call: Call) -> Reply:
+        name, version = wire.decode_model_request(message)
+        return wire.encode_model_ready(bool(name) and await self._control.is_ready(name, version))
+
+    @reads
+    async def _server_metadata(self, message: bytes, call: Call) -> Reply:
+        return wire.encode_server_metadata(__version__, self._name, self._more)
+
+    @reads
+    async def _model_metadata(self, message: bytes, call: Call) -> Reply:
+        name, version = wire.decode_model_request(message)
+        id, signature = self._door.signature(name, version)
+        versions = metadata.ready_versions(self._control.statuses(), name, version)
+        return wire.encode_model_metadata(id, versions, signature)

@@ -1,0 +1,41 @@
+"""HTTP operations of OpenAI's interface, and the paths that are its own. Pure."""
+
+from typing import Final
+
+from salver.transport.routes import Operation, Route, unquoted
+from salver.words.errors import NoRoute, WrongVerb
+
+#: Beginnings of paths that OpenAI's clients ask, whether or not there is anything.
+PREFIXES: Final = (b"/v1/chat/", b"/v1/completions", b"/v1/embeddings", b"/v1/responses")
+OPERATIONS: Final = (
+    Operation("list_v1", "GET", "/v1/models", "Every model with its versions and state"),
+    Operation("chat", "POST", "/v1/chat/completions", "Go on with a conversation (OpenAI)"),
+    Operation("completions", "POST", "/v1/completions", "Go on with a text (OpenAI)"),
+    Operation("embeddings", "POST", "/v1/embeddings", "Embed texts (OpenAI)"),
+    Operation("load_v1", "POST", "/v1/models/{model}/load", "Load or reload a model", changes=True),
+    Operation("unload_v1", "POST", "/v1/models/{model}/unload", "Unload a model", changes=True),
+)
+
+
+def is_openai(raw_path: bytes) -> bool:
+    """Return whether errors at a path are OpenAI's objects (X-24)."""
+    return raw_path.startswith(PREFIXES)
+
+
+def find(verb: str, raw_path: bytes) -> Route | None:
+    """Find the route of a path that no row matches.
+
+    It may name a model to load or unload with slashes, as OpenAI's ids have them, that are not quoted (X-26).
+
+    Raises:
+        NoRoute, WrongVerb: the path is OpenAI's, and there is no such operation.
+    """
+    if verb != "OPTIONS" and is_openai(raw_path):
+        if any(row.path.encode() == raw_path for row in OPERATIONS):
+            raise WrongVerb("Method Not Allowed")
+        raise NoRoute("Not Found")
+    parts = raw_path.decode("latin-1").split("/")[1:]
+    if parts[:2] != ["v1", "models"] or len(parts) < 4 or not all(parts):
+        return None
+    is_one = verb == "POST" and parts[-1] in ("load", "unload")
+    return Route(f"{parts[-1]}_v1", unquoted("/".join(parts[2:-1]))) if is_one else None

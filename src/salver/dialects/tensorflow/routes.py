@@ -1,0 +1,52 @@
+"""HTTP operations of TensorFlow Serving and KServe's first protocol, and the paths that are theirs. Pure."""
+
+from typing import Final
+
+from salver.dialects.tensorflow import paths
+from salver.transport.routes import Operation, Route, unquoted
+
+#: Its paths have a grammar of their own (``paths.py``); the rows describe them.
+OPERATIONS: Final = (
+    Operation("tfs_metrics", "GET", "/monitoring/prometheus/metrics", "The same, as in TensorFlow Serving"),
+    *(
+        Operation(name, verb, f"/v1/models/{{model}}{part}{end}", summary + whom, is_matched=False)
+        for name, verb, end, summary in (
+            ("model_v1", "GET", "", "State of each version of a model"),
+            ("metadata_v1", "GET", "/metadata", "Signatures of a model"),
+            ("predict_v1", "POST", ":predict", "Ask a model (TensorFlow Serving, KServe v1)"),
+            ("classify_v1", "POST", ":classify", "Classes of examples"),
+            ("regress_v1", "POST", ":regress", "Values of examples"),
+            ("explain_v1", "POST", ":explain", "Explanations (KServe v1), of a model that has an explainer"),
+        )
+        for part, whom in (
+            ("", ""),
+            ("/versions/{version}", ", of a version"),
+            ("/labels/{label}", ", of what a label means"),
+        )
+    ),
+)
+
+
+def owns_fault(raw_path: bytes) -> bool:
+    """Return whether errors at a path are laid out as TensorFlow Serving's (X-24)."""
+    return paths.is_below_v1(raw_path) and not raw_path.endswith((b"/load", b"/unload"))
+
+
+def find(verb: str, raw_path: bytes) -> Route | None:
+    """Find the route of a path below ``/v1/``; None for other paths.
+
+    Raises:
+        InvalidInput: there is none, in TensorFlow Serving's words (TF-R7).
+    """
+    if not paths.is_below_v1(raw_path):
+        return None
+    path = raw_path.decode("latin-1")
+    found = paths.find(verb, path)
+    is_short = found.model != "" and (verb == "POST" or path.count("/") == 3)
+    return Route(
+        found.operation,
+        unquoted(found.model),
+        found.version,
+        label=unquoted(found.label),
+        path="" if is_short and found.operation != "explain_v1" else path,
+    )

@@ -1,0 +1,136 @@
+"""What each HTTP operation of Triton's extensions does."""
+
+from collections.abc import Awaitable
+
+import msgspec
+
+from salver.dialects.oip.faults import http_fault
+from salver.dialects.oip.regions import RegionRegistry
+from salver.dialects.triton import config_view, load_order, repository_index, settings
+from salver.dialects.triton.generate import Generate, event
+from salver.dialects.triton.ports import TritonExposition
+from salver.dialects.triton.routes import OPERATIONS
+from salver.dialects.triton.shared_memory_operations import SharedMemoryOperations
+from salver.dialects.triton.statistics import check_counted
+from salver.encoding.bodies import HttpBody, HttpReply
+from salver.encoding.json_text import dumps
+from salver.transport import orca
+from salver.transport.calls import RequestContext
+from salver.transport.ports import Control, InferDoor
+from salver.transport.routes import Endpoint, Headers, HttpTable, Route, Write
+from salver.words.messages import Call
+
+
+class TritonOperations:
+    """The operations of one server.
+
+    Args:
+        regions: Memory that callers share with the server.
+    """
+
+    def __init__(
+        self,
+        door: InferDoor,
+        control: Control,
+        exposition: TritonExposition,
+        context: RequestContext,
+        regions: RegionRegistry,
+    ) -> None:
+        self._door = door
+        self._control = control
+        self._exposition = exposition
+        self._decoders = context.decoders
+        self._regions = regions
+        self._generating = Generate()
+
+    def table(self) -> HttpTable:
+        """Return the operations."""
+        generate, stream, report = self._generate, self._generate_stream, self._load_report
+        endpoints = {
+            "generate": Endpoint(generate, is_large=True, refuses_compressed=True, load_report=report),
+            "generate_stream": Endpoint(
+                stream=stream, is_large=True, refuses_compressed=True, load_report=report
+            ),
+            "config": Endpoint(self._config),
+            "statistics": Endpoint(self._statistics),
+            "log_settings": Endpoint(self._log_settings),
+            "update_log_settings": Endpoint(self._update_log_settings),
+            "trace_setting": Endpoint(self._trace_setting),
+            "update_trace_setting": Endpoint(self._update_trace_setting),
+            "index": Endpoint(self._index),
+            "index_named": Endpoint(self._index),
+            "load": Endpoint(self._load, is_large=True),
+            "unload": Endpoint(self._unload),
+            "load_named": Endpoint(self._refuse_named),
+            "unload_named": Endpoint(self._refuse_named),
+            **SharedMemoryOperations(self._regions).http(),
+        }
+        return HttpTable(OPERATIONS, endpoints, http_fault)
+
+    def _generate(self, route: Route, http: HttpBody, call: Call) -> Awaitable[HttpReply]:
+        call.protocol = self._generating.protocol
+        return self._door.stream(self._generating, http, route.model, route.version, call)
+
+    async def _generate_stream(
+        self, route: Route, http: HttpBody, call: Call, write: Write
+    ) -> HttpReply | None:
+        call.protocol = self._generating.protocol
+
+        def framed(reply: HttpReply) -> Awaitable[None]:
+            return write(HttpReply(reply.status, event(reply)))
+
+        reply: HttpReply | None = await self._door.stream(
+            self._generating, http, route.model, route.version, call, framed
+        )
+        return reply
+
+    def _load_report(self, route: Route, form: bytes) -> Headers:
+        """Return headers that tell how full a model is; none of a model of which that cannot be said."""
+        room = self._exposition.token_room(route.model, route.version)
+        return orca.load_report(form, room) if room else ()
+
+    async def _config(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
+        return _json(config_view.as_json(self._control.model_config(route.model, route.version)))
+
+    async def _statistics(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
+        if route.model:
+            check_counted(self._door, route.model, route.version)
+        return _json(self._exposition.statistics(route.model, route.version))
+
+    async def _log_settings(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
+        return _json(msgspec.structs.asdict(self._exposition.log_settings({})))
+
+    async def _update_log_settings(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
+        change = settings.parse_log(http.body)
+        return _json(msgspec.structs.asdict(self._exposition.log_settings(change)))
+
+    async def _trace_setting(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
+        return _json(settings.trace_json(self._exposition.trace_setting(route.model, {})))
+
+    async def _update_trace_setting(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
+        change = settings.parse_trace(http.body)
+        return _json(settings.trace_json(self._exposition.trace_setting(route.model, change)))
+
+    async def _index(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
+        only_ready = repository_index.parse_index(http.body)
+        return _json(repository_index.index(self._control.statuses(), only_ready))
+
+    async def _load(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
+        if call.is_large and self._decoders is not None:
+            order = await self._decoders.call(load_order.parse_load, http.body)
+        else:
+            order = load_order.parse_load(http.body)
+        await self._control.load(route.model, order)
+        return HttpReply(200, b"")
+
+    async def _unload(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
+        dependents = load_order.parse_unload(http.body)
+        await self._control.unload(route.model, dependents=dependents)
+        return HttpReply(200, b"")
+
+    async def _refuse_named(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
+        raise repository_index.no_repository()
+
+
+def _json(value: object) -> HttpReply:
+    return HttpReply(200, dumps(value))
