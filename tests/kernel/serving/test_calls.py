@@ -156,7 +156,7 @@ async def test_tr_s7_a_circle_is_refused_and_opens_again():
     await asyncio.gather(waits, beside, through)
     a.leave()
     b.leave()
-    assert repr(calls) == "<ModelCallbacks of nobody>"
+    assert repr(calls) == "<ModelCallbacks of none>"
 
 
 async def test_tr_s7_models_are_managed_by_who_manages_them():
