@@ -87,8 +87,8 @@ def test_errors_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     ("words", "said"),
     [
         (("serve",), "no model is given. Say: salver serve PATH"),
-        (("serve", "x", "--tls-cert", "c.pem"), "belong together"),
-        (("serve", "x", "--tenant-header", "x tenant"), "'x tenant' is no name of a header"),
+        (("serve", "x", "--tls-cert", "c.pem"), "need each other"),
+        (("serve", "x", "--tenant-header", "x tenant"), "'x tenant' is not a header name"),
         (("bench", "m", "--rate", "0"), "must be above 0"),
         (("bench", "m", "--rate", "1e9"), "20 million"),
         (("tune", "nowhere.onnx"), "nowhere.onnx does not exist"),

@@ -1,35 +1,68 @@
-"""What can be done from a shell?
+"""The ``salver`` command.
 
-One module a command; this one only registers them and turns an error into one line and an exit
-status. The commands import the server and the client inside themselves, so that ``--help``, ``--version`` and
-shell completion do not wait for them.
+:data:`COMMANDS` names where each command is defined; a module is imported when its command runs, so that
+``--help``, ``--version`` and shell completion do not wait for others.
 """
 
 import os
 import re
 import sys
-from collections.abc import MutableMapping, Sequence
-from typing import Annotated, Final
+from collections.abc import Iterator, MutableMapping, Sequence
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Final
 
 from cyclopts import App, Parameter
 from cyclopts.config import Env
 
 from salver import __version__
 from salver.cli.compat import serve_as
-from salver.cli.config import config
-from salver.cli.doctor import doctor
-from salver.cli.infer import infer
-from salver.cli.migrate import migrate
-from salver.cli.models import models
 from salver.cli.serve import serve
-from salver.features.registry.command import registry
-from salver.features.releases.command import rollout
-from salver.features.telemetry.explain_command import explain
-from salver.features.tuning.bench_command import bench
-from salver.features.tuning.tune_command import tune
+from salver.cli.serve_options import SOURCES
+from salver.cli.start import run
 from salver.terminal.output import report_error
 from salver.words.errors import SalverError
 
+if TYPE_CHECKING:
+    from salver.configuration import Startup
+
+#: Commands by name: where each is defined, and its line in ``salver --help``.
+COMMANDS: Final = {
+    "models": (
+        "salver.cli.models:models",
+        "List, load and unload models of a running server. Set SALVER_TOKEN where it wants a token.",
+    ),
+    "registry": (
+        "salver.features.registry.command:registry",
+        "Keep models in versions, with aliases that move, and a history.",
+    ),
+    "rollout": (
+        "salver.features.releases.command:rollout",
+        "Release a new version to a growing share of the traffic, and judge it.",
+    ),
+    "infer": (
+        "salver.cli.infer:infer",
+        "Ask a model of a running server once, or about every row of a file.",
+    ),
+    "explain": (
+        "salver.features.telemetry.explain_command:explain",
+        "Show where the time of a model's requests goes.",
+    ),
+    "bench": ("salver.features.tuning.bench_command:bench", "Measure a model under open-loop load."),
+    "tune": (
+        "salver.features.tuning.tune_command:tune",
+        "Measure a model, and choose instances, threads and batch size for an objective.",
+    ),
+    "doctor": (
+        "salver.cli.doctor:doctor",
+        "Show what is installed and what this machine can do; with PATH, why a model does not load.",
+    ),
+    "config": ("salver.cli.config:config", "Show and check the configuration."),
+    "migrate": (
+        "salver.cli.migrate:migrate",
+        "Show what of a TorchServe, Triton or TensorFlow Serving deployment runs here, and how to serve it.",
+    ),
+    "torchserve": ("salver.cli.torchserve:torchserve", "Serve as TorchServe does, with its options."),
+}
 #: Variables that Kubernetes sets in every pod beside a service called "salver".
 _OF_A_SERVICE: Final = re.compile(r"SALVER_(SERVICE_(HOST|PORT).*|PORT_\d+_(TCP|UDP|SCTP).*|PORT)")
 
@@ -38,7 +71,7 @@ def app() -> App:
     """Return the command line.
 
     Each option can be given by an environment variable, too: ``SALVER_PORT`` for ``salver serve --port``,
-    ``SALVER_BENCH_SECONDS`` for ``salver bench --seconds``. Flags go before variables.
+    ``SALVER_BENCH_SECONDS`` for ``salver bench --seconds``. Flags override variables.
     """
     root = App(
         name="salver",
@@ -49,27 +82,33 @@ def app() -> App:
         result_action="return_value",
         config=(Env("SALVER_", show=False),),
     )
-    root.command(serve, config=(Env("SALVER_", command=False, show=False),))
-    for command in (models, registry, rollout, infer, explain, bench, tune, doctor, config, migrate):
-        root.command(command)
-    root.command(_torchserve, name="torchserve")
+    root.command(serve, config=SOURCES, result_action=_start)
+    for name, (reference, text) in COMMANDS.items():
+        root.command(reference, name=name, help=text)
+    for name, reference in _of_other_packages():
+        root.command(reference, name=name)
     root.register_install_completion_command(help="Install completion for the shell in use.")
     return root
 
 
-def _torchserve(*words: Annotated[str, Parameter(allow_leading_hyphen=True)]) -> int:
-    """Serve as TorchServe does, with its options.
+def _start(start: "Startup | None") -> int:
+    """Run the server that ``salver serve`` has configured; None = it has shown its help."""
+    return 0 if start is None else run(start)
 
-    Parameters
-    ----------
-    words
-        As `torchserve` takes them; `salver torchserve --help` lists them.
-    """
-    return serve_as(["torchserve", *words]) or 0
+
+def _of_other_packages() -> Iterator[tuple[str, str]]:
+    """Yield the commands that features outside Salver bring; without one, nothing is imported."""
+    entries = entry_points(group="salver.features")
+    if all(entry.value.startswith("salver.") for entry in entries):
+        return
+    from salver.feature import discover
+
+    for feature in discover(entries):
+        yield from ((name, path) for name, path in feature.commands.items() if name not in COMMANDS)
 
 
 def _show_default(value: object) -> object:
-    """Only a default that says something."""
+    """Return a default that is worth showing; None for an empty one."""
     if isinstance(value, tuple):
         return " ".join(map(str, value)) or None
     return None if value is False or value == "" else value
@@ -95,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _forget_services(environment: MutableMapping[str, str]) -> None:
-    """Remove what Kubernetes says of a service called "salver", such as ``SALVER_PORT=tcp://…``."""
+    """Remove the variables of a Kubernetes service called "salver", such as ``SALVER_PORT=tcp://…``."""
     for name, value in list(environment.items()):
         if _OF_A_SERVICE.fullmatch(name) and (name != "SALVER_PORT" or "://" in value):
             del environment[name]

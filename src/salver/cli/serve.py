@@ -1,4 +1,4 @@
-"""``salver serve``: flags into a configuration, and the start-up block when the models are up."""
+"""``salver serve``: its flags, and the configuration that they make."""
 
 import os
 import re
@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from salver.cli.start import run
-from salver.dialects.openai.flags import Speech
+from salver.dialects.openai.flags import Generation
 from salver.terminal import otel
 from salver.terminal.options import Artifacts, Json, Registry, cache_of, default_state_dir, resources_of
 from salver.terminal.options import drain_delay as seconds_to_drain
 
+Tables = dict[str, dict[str, object]]
+
 if TYPE_CHECKING:
+    from salver.cli.server_file import ServerFile
     from salver.transport.access_check import ApiConfig
     from salver.transport.server import FrontConfig
     from salver.transport.watch import ConnectionLimits
@@ -24,39 +26,39 @@ if TYPE_CHECKING:
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Tls:
-    """Flags of the encrypted port, and of who may change something through it."""
+    """Flags of TLS, and of who may change something."""
 
     cert: Annotated[str, Parameter(name="--tls-cert", help="PEM file; needs --tls-key.")] = ""
     key: Annotated[str, Parameter(name="--tls-key", help="PEM file; needs --tls-cert.")] = ""
     client_ca: Annotated[
         str,
-        Parameter(name="--tls-client-ca", help="PEM bundle; callers must show a certificate that it signed."),
+        Parameter(name="--tls-client-ca", help="PEM bundle; callers need a certificate signed by it."),
     ] = ""
     token_file: Annotated[
         str,
         Parameter(
             name="--api-token-file",
-            help="Holds the token that changes need, such as to load and unload models. Without one they are "
-            "for this machine alone: refused when --host is an address that others reach.",
+            help="File with the token that changes need, such as loading a model. Without it, changes are "
+            "refused if other machines can reach --host.",
         ),
     ] = ""
     allows_remote: Annotated[
         bool,
         Parameter(
             name="--allow-remote-control",
-            help="Take changes from other machines without a token, too, where there is none.",
+            help="Accept changes from other machines without a token.",
         ),
     ] = False
     hosts: Annotated[
         tuple[str, ...],
         Parameter(
             name="--allowed-host",
-            help="Name besides localhost by which a port of this machine alone may be asked, as by a proxy.",
+            help="Host name, besides localhost, that callers of a local port may use, such as a proxy's.",
         ),
     ] = ()
 
     def api(self) -> "ApiConfig":
-        """As the server takes it."""
+        """Return who may change something."""
         from salver.transport.access_check import ApiConfig
 
         return ApiConfig(self.token_file, self.allows_remote, self.hosts)
@@ -64,13 +66,13 @@ class Tls:
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class Kept:
-    """Flags of what outlives the server."""
+class Storage:
+    """Flags of folders that outlive the server."""
 
     state_dir: Annotated[
         str | None,
         Parameter(
-            help="Where profiles of models with an objective are kept; '' = nowhere. "
+            help="Folder for profiles of models with an objective; '' = none. "
             "Default: $XDG_STATE_HOME/salver, or ~/.local/state/salver."
         ),
     ] = None
@@ -78,7 +80,7 @@ class Kept:
     artifacts: Artifacts = ""
 
     def profiles(self) -> str:
-        """Folder of the profiles; empty = nowhere."""
+        """Return the folder of the profiles; empty = none."""
         return default_state_dir() if self.state_dir is None else self.state_dir
 
 
@@ -89,24 +91,24 @@ class Logs:
 
     level: Annotated[
         Literal["debug", "info", "warning", "error"],
-        Parameter(name="--log-level", help="Least severe to log."),
+        Parameter(name="--log-level", help="Least severe level to log."),
     ] = "info"
     format: Annotated[
         Literal["auto", "console", "json"],
-        Parameter(name="--log-format", help="auto: console on a terminal, else json."),
+        Parameter(name="--log-format", help="Format of log lines; auto = console on a terminal, else json."),
     ] = "auto"
     access: Annotated[
         Literal["off", "errors", "all"],
-        Parameter(name="--access-log", help="Which requests get a line in the log."),
+        Parameter(name="--access-log", help="Requests that get a log line: none, failed ones, or all."),
     ] = "off"
     file: Annotated[
-        str, Parameter(name="--log-file", help="Takes the log, behind what is in it; '' = standard error.")
+        str, Parameter(name="--log-file", help="File to append the log to; '' = standard error.")
     ] = ""
     predictions: Annotated[
         str,
         Parameter(
             name="--prediction-log",
-            help="Folder that takes requests with their answers, of models whose [logging] says so.",
+            help="Folder for logs of requests and answers, of models with [logging]; '' = none.",
         ),
     ] = ""
 
@@ -126,125 +128,122 @@ class Traces:
     """Flags of the trace file."""
 
     file: Annotated[
-        str, Parameter(name="--trace-file", help="Takes traces of requests; '' = none can be traced.")
+        str, Parameter(name="--trace-file", help="File to write traces of requests to; '' = tracing is off.")
     ] = ""
     level: Annotated[
         Literal["off", "timestamps"],
-        Parameter(name="--trace-level", help="What is traced until a caller changes it."),
+        Parameter(name="--trace-level", help="What is traced at the start; callers can change it."),
     ] = "off"
-    rate: Annotated[int, Parameter(name="--trace-rate", help="One request in so many is traced.")] = 1000
+    rate: Annotated[int, Parameter(name="--trace-rate", help="Trace one request in this many.")] = 1000
     count: Annotated[
-        int, Parameter(name="--trace-count", help="So many traces, then no more; -1 = without end.")
+        int, Parameter(name="--trace-count", help="Stop after this many traces; -1 = never.")
     ] = -1
     log_frequency: Annotated[
         int,
         Parameter(
-            name="--trace-log-frequency", help="Traces in each of FILE.0, FILE.1 and so on; 0 = all in FILE."
+            name="--trace-log-frequency",
+            help="Traces per file, in FILE.0, FILE.1 and so on; 0 = all in FILE.",
         ),
     ] = 0
-
-    def table(self) -> dict[str, object]:
-        """Return the table ``trace`` of the configuration."""
-        return asdict(self)
 
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class Runs:
+class Execution:
     """Flags of how models run."""
 
     instances: Annotated[
         int,
         Parameter(
             name="--instances",
-            help="Runs of a model at once, where its own configuration is silent; 0 = automatic.",
+            help="Execution of a model at the same time, if its configuration does not say; 0 = automatic.",
         ),
     ] = 0
     threads: Annotated[
         int,
         Parameter(
             name="--threads",
-            help="Threads in one run, where its own configuration is silent; 0 = automatic.",
+            help="Threads of each run, if the model's configuration does not say; 0 = automatic.",
         ),
     ] = 0
     resources: Annotated[
         tuple[str, ...],
         Parameter(
             name="--rate-limit-resource",
-            help="NAME:COUNT that models share: a run waits until there is what its model takes.",
+            help="NAME:COUNT of a resource that models share; a run waits until enough is free.",
         ),
     ] = ()
     prefer: Annotated[
         Literal["tensorflow", "onnx"],
         Parameter(
-            help="Who runs SavedModels. onnx: they are converted once, and what cannot be converted stays "
-            "with TensorFlow."
+            help="Framework that runs SavedModels; onnx converts them once, and TensorFlow runs those that "
+            "cannot be converted."
         ),
     ] = "tensorflow"
 
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class Bodies:
-    """Flags of what callers may send, and of where it and the answers may stay."""
+class Limits:
+    """Flags of limits on callers, and of caches."""
 
-    max_body_mb: Annotated[int, Parameter(name="--max-body-mb", help="Most MiB of an HTTP body.")] = 64
+    max_body_mb: Annotated[int, Parameter(name="--max-body-mb", help="Largest HTTP body, in MiB.")] = 64
     max_bodies_mb: Annotated[
         int,
         Parameter(
             name="--max-bodies-mb",
-            help="Most MiB that the bodies of all requests may hold together; 0 = a quarter of the memory.",
+            help="Limit on the bodies of all requests together, in MiB; 0 = a quarter of the memory.",
         ),
     ] = 0
     max_connections_per_address: Annotated[
         int,
         Parameter(
             name="--max-connections-per-address",
-            help="Most connections of one address, the newest being cut; 0 = as many as there may be.",
+            help="Most connections from one address; further ones are closed. 0 = no limit.",
         ),
     ] = 0
     min_rate: Annotated[
         float,
         Parameter(
             name="--min-rate",
-            help="Bytes a second that a caller sends of a request, or reads of its answer, over 30 s; "
-            "slower connections are cut. 0 = any.",
+            help="Bytes a second, over 30 s, below which a connection that sends a request or reads an "
+            "answer is closed; 0 = no limit.",
         ),
     ] = 500.0
-    max_message_mb: Annotated[int, Parameter(name="--max-message-mb", help="Most MiB of a gRPC message.")] = (
-        2047
-    )
+    max_message_mb: Annotated[
+        int, Parameter(name="--max-message-mb", help="Largest gRPC message, in MiB.")
+    ] = 2047
     allow_client_shm: Annotated[
         bool,
         Parameter(
             name="--allow-client-shm",
-            help="Let callers keep tensors in shared memory, in any segment of /dev/shm here.",
+            help="Let callers keep tensors in shared memory, in segments of this machine's /dev/shm.",
         ),
     ] = False
     cors_origins: Annotated[
         tuple[str, ...],
         Parameter(
             name="--cors-origin",
-            help="Origin whose pages may ask from a browser, as https://app.example.org; * for every one.",
+            help="Origin whose pages may call from a browser, such as https://app.example.org; * = any.",
         ),
     ] = ()
     tenant_header: Annotated[
         str,
         Parameter(
             name="--tenant-header",
-            help="Header or gRPC metadata that names a request's tenant; '' = none does.",
+            help="HTTP header and gRPC metadata that names a request's tenant; '' = none.",
         ),
     ] = "x-tenant"
     response_cache: Annotated[
         str,
         Parameter(
             name="--response-cache",
-            help="Where answers of models that want it are kept, as local,size=64m; '' = nowhere.",
+            help="Cache for answers of models with response_cache, such as local,size=64m; '' = none.",
         ),
     ] = ""
 
     def connections(self) -> "ConnectionLimits":
-        """What a connection may cost."""
+        """Return the limits of each connection."""
         from salver.transport.watch import ConnectionLimits
 
         return ConnectionLimits(self.max_connections_per_address, self.min_rate)
@@ -252,17 +251,20 @@ class Bodies:
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class Ending:
-    """Flags of when the server ends, and how."""
+class Shutdown:
+    """Flags of how the server stops."""
 
     grace_seconds: Annotated[
-        float, Parameter(name="--grace-seconds", help="For requests in flight when the server stops.")
+        float,
+        Parameter(
+            name="--grace-seconds", help="Seconds that requests in flight have to end when the server stops."
+        ),
     ] = 30.0
     drain_delay: Annotated[
         float | None,
         Parameter(
             name="--drain-delay",
-            help="Seconds after SIGTERM in which it is not ready and goes on answering. "
+            help="Seconds after SIGTERM in which the server is not ready and still answers. "
             "Default: 0 on a terminal, else 5.",
         ),
     ] = None
@@ -270,108 +272,143 @@ class Ending:
         bool | None,
         Parameter(
             name="--exit-on-error",
-            help="End with 1 where a model does not load at the start; false: not even where none does. "
-            "Default: where none does.",
+            help="Exit with 1 if a model does not load at the start; false = never. "
+            "Default: if no model loads.",
         ),
     ] = None
 
 
-_NO_TLS, _LOGS, _TRACES, _RUNS, _BODIES, _SPEECH = Tls(), Logs(), Traces(), Runs(), Bodies(), Speech()
-_KEPT, _ENDING = Kept(), Ending()
+_NO_TLS, _LOGS, _TRACES, _EXECUTION, _LIMITS, _GENERATION = (
+    Tls(),
+    Logs(),
+    Traces(),
+    Execution(),
+    Limits(),
+    Generation(),
+)
+_STORAGE, _SHUTDOWN = Storage(), Shutdown()
 
 
 def serve(
     *paths: str,
     name: Annotated[str, Parameter(help="The model's name, when PATH holds exactly one.")] = "",
-    host: Annotated[str, Parameter(help="Address to listen on; 0.0.0.0 for every one.")] = "127.0.0.1",
-    port: Annotated[int, Parameter(help="HTTP and gRPC share it; 0 picks a free one.")] = 8000,
+    host: Annotated[str, Parameter(help="Address to listen on; 0.0.0.0 = all.")] = "127.0.0.1",
+    port: Annotated[int, Parameter(help="Port of HTTP and gRPC; 0 = any free one.")] = 8000,
     control: Annotated[
         Literal["poll", "none", "explicit"],
-        Parameter(help="poll follows changes on disk, none looks once, explicit loads on request."),
+        Parameter(help="poll follows changes on disk, none reads once, explicit loads on request."),
     ] = "poll",
-    poll_seconds: Annotated[float, Parameter(help="Between two looks at the disk.")] = 2.0,
+    poll_seconds: Annotated[float, Parameter(help="Seconds between two looks at the disk.")] = 2.0,
     load: Annotated[
-        tuple[str, ...], Parameter(help="A model to load at the start, with --control explicit.")
+        tuple[str, ...], Parameter(help="Model to load at the start, with --control explicit.")
     ] = (),
     trust_pickle: Annotated[
         bool,
-        Parameter(help="Allow pickles, machine code, and every format to whoever can have models loaded."),
+        Parameter(help="Allow models whose loading runs code in them, such as pickles."),
     ] = False,
-    runs: Runs = _RUNS,
-    bodies: Bodies = _BODIES,
-    kept: Kept = _KEPT,
+    execution: Execution = _EXECUTION,
+    limits: Limits = _LIMITS,
+    storage: Storage = _STORAGE,
     front: Annotated[
-        Literal["h2corn", "uvicorn"], Parameter(help="HTTP server; uvicorn speaks no HTTP/2 and no gRPC.")
+        Literal["h2corn", "uvicorn"], Parameter(help="HTTP server; uvicorn has no HTTP/2 and no gRPC.")
     ] = "h2corn",
-    ending: Ending = _ENDING,
+    shutdown: Shutdown = _SHUTDOWN,
     tls: Tls = _NO_TLS,
     logs: Logs = _LOGS,
     traces: Traces = _TRACES,
-    speech: Speech = _SPEECH,
+    generation: Generation = _GENERATION,
     json: Json = False,
-) -> int:
+) -> object:  # a Startup, which the command line runs; cyclopts would import it for --help
     """Serve models until Ctrl-C.
 
-    With --compat triton it takes tritonserver's flags instead of these, and opens its three ports; with
-    --compat tensorflow-serving those of tensorflow_model_server, with --compat torchserve (or as salver
-    torchserve) those of torchserve: salver serve --compat triton --help lists them.
+    A salver.toml with a table [server], in PATH or above it, holds the same options: salver config show PATH.
+
+    --compat triton takes tritonserver's flags instead of these and opens its three ports, --compat
+    tensorflow-serving those of tensorflow_model_server, and --compat torchserve (or salver torchserve) those
+    of torchserve. salver serve --compat triton --help lists them.
 
     Args:
-        paths: A model file, a folder of one, or a repository of many (name/version/artefact);
-            recognised by content. Or the URL of one in an object store: s3://bucket/path.
+        paths: Model file, folder of one, or repository of many (name/version/artefact), recognised by
+            content; local, or in an object store (s3://bucket/path).
     """
     # Imported here: the server is most of the start-up time of --help.
+    from salver.cli.server_file import find
     from salver.configuration import ServeConfig, Startup
     from salver.kernel.repository import RepositoryConfig
 
-    _check(paths, tls, bodies.tenant_header, kept)
+    file = find(paths)
+    _check(paths, tls, limits.tenant_header, storage)
     config = ServeConfig(
         paths=paths,
         name=name,
-        drain_delay=seconds_to_drain(ending.drain_delay),
-        exits_on_error=ending.exit_on_error,
-        exits_if_none_loads=ending.exit_on_error is None and not kept.registry,
-        front=_front((host, port), front, ending.grace_seconds, tls, bodies.cors_origins),
+        drain_delay=seconds_to_drain(shutdown.drain_delay),
+        exits_on_error=shutdown.exit_on_error,
+        exits_if_none_loads=shutdown.exit_on_error is None and not storage.registry,
+        front=_front((host, port), front, shutdown.grace_seconds, tls, limits.cors_origins),
         api=tls.api(),
         control=control,
         repository=RepositoryConfig(refuses_nothing=control != "explicit"),
         poll_seconds=poll_seconds,
         load=load,
         trust_pickle=trust_pickle,
-        threads=runs.threads,
-        instances=runs.instances,
-        max_body_mb=bodies.max_body_mb,
-        max_bodies_mb=bodies.max_bodies_mb,
-        connections=bodies.connections(),
-        max_message_mb=bodies.max_message_mb,
-        allow_client_shm=bodies.allow_client_shm,
-        tenant_header=bodies.tenant_header,
-        state_dir=kept.profiles(),
-        resources=resources_of(runs.resources, "--rate-limit-resource") or None,
-        tables=_tables(runs, bodies, kept, logs, traces, speech),
+        threads=execution.threads,
+        instances=execution.instances,
+        max_body_mb=limits.max_body_mb,
+        max_bodies_mb=limits.max_bodies_mb,
+        connections=limits.connections(),
+        max_message_mb=limits.max_message_mb,
+        allow_client_shm=limits.allow_client_shm,
+        tenant_header=limits.tenant_header,
+        state_dir=storage.profiles(),
+        resources=resources_of(execution.resources, "--rate-limit-resource") or None,
+        tables=_merged(file, _tables(execution, limits, storage, logs, traces, generation)),
     )
-    notices = (*otel.notices(os.environ), *_registry_notices(kept.registry, os.environ, sys.argv))
-    return run(Startup(config, notices, "", json))
+    return Startup(config, _notices(file, storage.registry), "", json)
+
+
+def _merged(file: "ServerFile | None", given: Tables) -> Tables:
+    """Return the tables that options give, with the keys that only a file or a variable can set."""
+    from salver.cli.feature_tables import read_tables
+
+    others = read_tables(file, os.environ)
+    return {name: {**others.get(name, {}), **given.get(name, {})} for name in {**others, **given}}
+
+
+def _notices(file: "ServerFile | None", registry: str) -> tuple[str, ...]:
+    """Return what the log says before anything else."""
+    settings = [f"settings of {file.path} are used"] if file else []
+    return (*settings, *otel.notices(os.environ), *_registry_notices(registry, os.environ, sys.argv))
 
 
 def _tables(
-    runs: Runs, bodies: Bodies, kept: Kept, logs: Logs, traces: Traces, speech: Speech
-) -> dict[str, dict[str, object]]:
-    """Return the tables of features and dialects."""
-    return {
+    execution: Execution, limits: Limits, storage: Storage, logs: Logs, traces: Traces, generation: Generation
+) -> Tables:
+    """Return the tables of features and dialects; what is as by default is left to them."""
+    tables: Tables = {
         "log": logs.table(),
-        "cache": cache_of(filter(None, [bodies.response_cache]), "--response-cache"),
-        "trace": traces.table(),
+        "trace": _changed(traces, _TRACES),
         "tracing": otel.from_environment(os.environ),
-        "openai": speech.table(),
-        "twins": {"prefer": runs.prefer},
-        "tensorflow": {"prediction_log": logs.predictions},
-        "registry": {"ledger": kept.registry, "artifacts": kept.artifacts},
+        "openai": _changed(generation, _GENERATION),
     }
+    if limits.response_cache:
+        tables["cache"] = cache_of([limits.response_cache], "--response-cache")
+    if execution.prefer != _EXECUTION.prefer:
+        tables["twins"] = {"prefer": execution.prefer}
+    if logs.predictions:
+        tables["tensorflow"] = {"prediction_log": logs.predictions}
+    if storage.registry:
+        tables["registry"] = {"ledger": storage.registry, "artifacts": storage.artifacts}
+    return tables
+
+
+def _changed(group: Traces | Generation, defaults: Traces | Generation) -> dict[str, object]:
+    """Return the options of a group that differ from their defaults."""
+    before = asdict(defaults)
+    return {key: value for key, value in asdict(group).items() if value != before[key]}
 
 
 def _registry_notices(registry: str, environment: Mapping[str, str], words: Sequence[str]) -> list[str]:
-    """Tell of a registry that nobody named on the command line."""
+    """Return a notice about a registry that only the environment names."""
     if not registry or environment.get("SALVER_REGISTRY") != registry:
         return []
     if any(word.partition("=")[0] == "--registry" for word in words):
@@ -394,14 +431,14 @@ def _front(
     )
 
 
-def _check(paths: tuple[str, ...], tls: Tls, tenant_header: str, kept: Kept) -> None:
+def _check(paths: tuple[str, ...], tls: Tls, tenant_header: str, storage: Storage) -> None:
     from salver.words.errors import InvalidInput
 
-    if not paths and not kept.registry:
+    if not paths and not storage.registry:
         raise InvalidInput("no model is given", fix="Say: salver serve PATH")
     if bool(tls.cert) != bool(tls.key):
-        raise InvalidInput("--tls-cert and --tls-key belong together")
+        raise InvalidInput("--tls-cert and --tls-key need each other", fix="Give both.")
     if tls.client_ca and not tls.cert:
         raise InvalidInput("--tls-client-ca needs --tls-cert and --tls-key")
     if not re.fullmatch(r"[\w!#$%&'*+.^`|~-]*", tenant_header, re.ASCII):  # RFC 9110, section 5.6.2
-        raise InvalidInput(f"--tenant-header {tenant_header!r} is no name of a header")
+        raise InvalidInput(f"--tenant-header {tenant_header!r} is not a header name")

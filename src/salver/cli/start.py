@@ -1,6 +1,5 @@
 """Running a server from a command line, with the start-up block."""
 
-import asyncio
 import sys
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING
@@ -30,6 +29,8 @@ def run(start: "Startup", closing: str = "") -> int:
 
 def _run_loop(main: Coroutine[None, None, int]) -> int:
     """Run a server in the fastest event loop that is installed."""
+    import asyncio  # here, for the sake of --help
+
     try:
         from uvloop import new_event_loop
     except ImportError:  # not made for Windows

@@ -3,7 +3,9 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
+
+from cyclopts import Parameter
 
 from salver import __version__
 from salver.cli import background
@@ -59,3 +61,14 @@ def _stop(pid: int | None) -> int:
     Path(KEY_FILE).unlink(missing_ok=True)
     line("TorchServe has stopped.")
     return 0
+
+
+def torchserve(*words: Annotated[str, Parameter(allow_leading_hyphen=True)]) -> int:
+    """Serve as TorchServe does, with its options.
+
+    Parameters
+    ----------
+    words
+        As `torchserve` takes them; `salver torchserve --help` lists them.
+    """
+    return run(words)

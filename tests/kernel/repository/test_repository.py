@@ -154,6 +154,14 @@ def test_layouts(tmp_path: Path, files: dict[str, str], path: str, expected: dic
     assert all(m.fingerprint and m.backend and m.format for m in found.values())
 
 
+def test_a_file_that_configures_the_server_makes_no_model(tmp_path: Path) -> None:
+    write_files(tmp_path, {"r/salver.toml": "[server]\nport = 1\n", "r/a/1/m.onnx": "ONNX"})
+    assert set(scan(tmp_path / "r")) == {"a:1"}
+    write_files(tmp_path, {"r/a/salver.toml": "timeout_ms = 5\n[server]\nport = 1\n"})
+    found = scan(tmp_path / "r" / "a")["a:1"]
+    assert (found.problem, found.config.timeout_ms) == ("", 5)
+
+
 @pytest.mark.parametrize("path", ["r", "r/m"])
 @pytest.mark.parametrize("settings", ["salver.toml", "config.pbtxt"])
 def test_a_folder_that_is_an_artefact_heeds_the_settings_in_it(

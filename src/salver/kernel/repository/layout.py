@@ -21,7 +21,15 @@ from salver.kernel.repository.names import (
     model_name,
 )
 from salver.kernel.repository.ports import Formats
-from salver.kernel.repository.settings import TOML, Settings, identity, program_of, read_settings
+from salver.kernel.repository.settings import (
+    MAX_CONFIG,
+    TOML,
+    Settings,
+    identity,
+    program_of,
+    read_settings,
+)
+from salver.kernel.repository.toml import is_server_file
 from salver.stores import Entry, FileStore, Store, StoreFailed
 from salver.stores.mlmodel import MLMODEL, parse_mlmodel
 from salver.words.artifacts import Manifest, ModelConfig, Versions
@@ -85,7 +93,7 @@ class Layout:
             else:
                 yield from self._at(root, [self._file("")])
             return
-        entries = self._visible("")
+        entries = self._without_server_file(self._visible(""))
         is_configured = self._is_configured(entries)
         if not is_configured and (found := self._look("")):
             yield from self._at(root, [self._bare(found)])
@@ -373,6 +381,14 @@ class Layout:
         files.add_text(str(path))
         files.add_text(identity(settings))
         return files.digest()
+
+    def _without_server_file(self, entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
+        """Leave out a ``salver.toml`` that configures the server: its folder is no model's because of it."""
+        if not isinstance(self._store, FileStore) or all(entry.name != TOML for entry in entries):
+            return entries
+        if not is_server_file(self._store.read(TOML, MAX_CONFIG)):
+            return entries
+        return tuple(entry for entry in entries if entry.name != TOML)
 
     def _is_configured(self, entries: Iterable[Entry]) -> bool:
         """Return whether a folder with these is a model's, though it may be an artefact itself."""

@@ -43,6 +43,8 @@ from salver.words.errors import InvalidInput
 from salver.words.handlers import Workers
 from salver.words.messages import TensorSpec
 
+#: Table that configures the server, in the same file.
+SERVER: Final = "server"
 #: Keys by table; the tables of arrays by their name too.
 _KEYS: Final[dict[str, tuple[str, ...]]] = {
     "": ModelConfig.__struct_fields__,
@@ -76,14 +78,11 @@ _KEYS: Final[dict[str, tuple[str, ...]]] = {
 }
 
 
-def parse_toml(content: bytes, origin: str) -> ModelConfig:
-    """Return the model configuration in a file.
-
-    Args:
-        origin: The file's path, for messages.
+def read_document(content: bytes, origin: str) -> tuple[dict[str, Any], str]:
+    """Return a TOML document and its text.
 
     Raises:
-        InvalidInput: names the file, the line where it is known, the key and the nearest valid one.
+        InvalidInput: it is not TOML; names the file and the line.
     """
     try:
         text = content.decode()
@@ -92,9 +91,30 @@ def parse_toml(content: bytes, origin: str) -> ModelConfig:
             f"{origin}: byte {error.start} is not UTF-8", fix="Save the file as UTF-8"
         ) from error
     try:
-        document = tomllib.loads(text)
+        return tomllib.loads(text), text
     except (ValueError, RecursionError) as error:  # a number of too many digits; brackets too deep
         raise InvalidInput(f"{origin}: {error}") from error
+
+
+def is_server_file(content: bytes) -> bool:
+    """Return True if the file configures the server and no model: its only table is ``server``."""
+    try:
+        return read_document(content, "")[0].keys() == {SERVER}
+    except InvalidInput:
+        return False
+
+
+def parse_toml(content: bytes, origin: str) -> ModelConfig:
+    """Return the model configuration in a file; its table ``server`` is another's to read.
+
+    Args:
+        origin: The file's path, for messages.
+
+    Raises:
+        InvalidInput: names the file, the line where it is known, the key and the nearest valid one.
+    """
+    document, text = read_document(content, origin)
+    document.pop(SERVER, None)
     _refuse_unknown(document, "", text, origin)
     try:
         if "objective" in document:

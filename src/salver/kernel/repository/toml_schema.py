@@ -21,7 +21,7 @@ def schema() -> dict[str, Any]:
     made = msgspec.json.schema(ModelConfig)
     definitions = made["$defs"]
     for record in definitions.values():
-        _describe(record)
+        describe(record)
     del definitions["KeptState"]["properties"]["content"]  # read from a file
     times = definitions["Objective"]["properties"]
     for key in ("latency_p99", "deadline"):
@@ -42,7 +42,7 @@ def schema() -> dict[str, Any]:
     }
 
 
-def _describe(record: dict[str, Any]) -> None:
+def describe(record: dict[str, Any]) -> None:
     """Give each field its sentence of the docstring, and drop what TOML cannot say."""
     text = re.sub(r"\s*\n\s*(?=\S)(?!\w[\w, ]*: |Attributes:)", " ", record.get("description", ""))
     first, _, attributes = text.partition("Attributes:")

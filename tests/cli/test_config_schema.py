@@ -1,6 +1,4 @@
-"""The JSON Schema of ``salver.toml``. ``python tests/kernel/repository/test_toml_schema.py`` rewrites its
-file.
-"""
+"""The JSON Schema of ``salver.toml``. ``python tests/cli/test_config_schema.py`` rewrites its file."""
 
 import json
 import re
@@ -11,11 +9,11 @@ from typing import Any
 import jsonschema_rs
 import pytest
 
+from salver.cli.config_schema import schema
 from salver.kernel.repository.toml import parse_toml
-from salver.kernel.repository.toml_schema import schema
 from salver.words.errors import InvalidInput
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "reference" / "salver-toml.schema.json"
 VALID = jsonschema_rs.Draft202012Validator(schema())
 
@@ -67,6 +65,21 @@ def test_what_the_documentation_shows_is_valid() -> None:
 )
 def test_what_the_server_refuses_is_invalid(content: str, place: list[Any]) -> None:
     assert not is_read(content)
+    (error,) = VALID.iter_errors(tomllib.loads(content))
+    assert error.instance_path == place
+
+
+@pytest.mark.parametrize(
+    ("content", "place"),
+    [
+        ("server.prot = 1", ["server"]),
+        ("server.port = '1'", ["server", "port"]),
+        ("server.log.level = 'loud'", ["server", "log", "level"]),
+        ("server.metrics.summaries = 1", ["server", "metrics", "summaries"]),
+        ("server.trust_pickle = true", ["server"]),
+    ],
+)
+def test_what_the_server_refuses_of_its_own_table_is_invalid(content: str, place: list[Any]) -> None:
     (error,) = VALID.iter_errors(tomllib.loads(content))
     assert error.instance_path == place
 
