@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import json
 import threading
 from collections.abc import AsyncIterator
@@ -27,6 +28,7 @@ from salver.dialects.triton.generate import Generate
 from salver.dialects.triton.load_order import parse_load
 from salver.encoding.bodies import HttpBody, Message
 from salver.encoding.values import MAX_STRINGS, MAX_TENSORS
+from salver.kernel.serving import decoding
 from salver.kernel.serving.decode_worker import MOST_VALUES, check
 from salver.kernel.serving.decoding import LARGE, Decoders
 from salver.words.errors import DeadlineExceeded, InvalidInput, SalverError, TooLarge
@@ -41,7 +43,8 @@ NUMBERS = [index + 0.5 for index in range(COUNT)]
 
 
 @pytest.fixture
-async def decoders() -> AsyncIterator[Decoders]:
+async def decoders(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Decoders]:
+    monkeypatch.setattr(decoding, "_MOST_COUNTED", 0)  # numbers go elsewhere, too
     made = Decoders()
     yield made
     made.close()
@@ -150,6 +153,29 @@ async def test_small_and_known_bodies_stay_here(decoders: Decoders) -> None:
     assert codec.weigh(body) == 0  # it has come before
     await decoders.decode(codec, body, SIGNATURE)
     assert repr(decoders).count("not started") == 2
+
+
+@pytest.mark.parametrize("codec", [OpenInferenceHttp(), Predict(), Generate()])
+async def test_json_of_few_enough_values_stays_here(
+    codec: Any, decoders: Decoders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoding, "_MOST_COUNTED", 2 << 20)
+    for values, stays in (
+        (b"0.123456789012345," * 50_000 + b"1", True),
+        (b"0," * 400_000 + b"0", False),
+        (b"[]," * 30_000 + b"[]", False),
+        (b"{}," * 30_000 + b"{}", False),
+        (b'"a",' * 20_000 + b'"a"', False),
+    ):
+        parts = {
+            OpenInferenceHttp: b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1],"data":[%b]}]}',
+            Predict: b'{"instances":[%b]}',
+            Generate: b'{"x":[%b]}',
+        }
+        body = HttpBody("m", "", parts[type(codec)] % values)
+        with contextlib.suppress(SalverError):
+            await decoders.decode(codec, body, SIGNATURE)
+        assert (repr(decoders).count("not started") == 2) is stays
 
 
 async def test_forms_are_read_on_a_thread(decoders: Decoders) -> None:
