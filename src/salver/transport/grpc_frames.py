@@ -11,12 +11,11 @@ import struct
 from io import BytesIO
 from typing import Final
 
-from salver.encoding.bodies import GrpcStatus
+from salver.encoding.bodies import GrpcStatus, room
 from salver.transport.compression import WORTHWHILE, inflate, pack
 from salver.words.errors import InvalidInput, TooLarge, Unsupported
 
 _PREFIX = struct.Struct(">BI")
-_MOST_AHEAD: Final = 64 << 20
 _ENCODINGS: Final = ("identity", "gzip", "deflate")
 _TIMEOUT = re.compile(r"(\d{1,8})([HMSmun])")
 _SECONDS: Final = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
@@ -115,8 +114,7 @@ class FrameReader:
                 fix="Send it in parts, or raise the server's limit for gRPC messages.",
             )
         self._prefix.clear()
-        # Room made now takes no memory before it is used; making more, again and again, copies what is there.
-        self._body = BytesIO(bytes(min(self._left, _MOST_AHEAD)))
+        self._body = room(self._left)
 
     def _open(self, flag: int, message: bytes) -> bytes:
         if flag == 0:

@@ -15,6 +15,7 @@ from http import HTTPStatus
 from io import BytesIO
 from typing import Any, Final, cast
 
+from salver.encoding.bodies import room
 from salver.transport.budget import COUNTED, Budget, Share
 from salver.transport.doors import App
 from salver.transport.http1_head import Head, Heads
@@ -230,7 +231,7 @@ class Connection(asyncio.Protocol):
         self._head = head
         if head.length < 0 or head.length > COUNTED:
             self._share = Share(self._terms.budget)
-            self._whole = BytesIO(bytes(max(head.length, 0)))  # not in memory before it is used
+            self._whole = room(head.length)
             if not self._has_room(len(buffer)):
                 return
         if head.expects and head.length:

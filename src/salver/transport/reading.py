@@ -4,12 +4,11 @@ Piece by piece as it comes, without a second copy of it. What is too large is re
 known, in Triton's words (TR-R29, TR-R37).
 """
 
-import io
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
-from salver.encoding.bodies import over_limit
+from salver.encoding.bodies import over_limit, room
 from salver.transport.budget import Budget, Share, pace
 from salver.transport.calls import printable
 from salver.words.errors import InvalidInput, TooLarge
@@ -50,9 +49,7 @@ async def read_whole(
     if declared.isdigit() and int(declared) > limit:
         raise _too_large(headers, int(declared), limit)
     is_chunked = b"transfer-encoding" in headers
-    # It gives its bytes away uncopied. Room made now takes no memory before it is used; making more,
-    # again and again, copies what is there.
-    body = io.BytesIO(bytes(min(int(declared), USUAL)) if declared.isdigit() else b"")
+    body = room(int(declared) if declared.isdigit() else 0)
     size = count = 0
     async with pace() as timer:
         while message["type"] == "http.request":
