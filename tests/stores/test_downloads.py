@@ -12,7 +12,7 @@ import pytest
 from waiting import PATIENCE_S
 
 from salver.stores import StoreFailed
-from salver.stores.sources.downloading import Digest, Download, Wanted, parse_digest
+from salver.stores.sources.downloading import Digest, Download, DownloadRequest, parse_digest
 from salver.stores.sources.fetched import silent
 from salver.stores.sources.web import Web
 from salver.words.errors import LoadFailed
@@ -162,6 +162,6 @@ class Full(io.BytesIO):
 
 
 def test_a_full_disk_is_told_as_what_it_is() -> None:
-    download = Download(Wanted("https://h/m", 1000, 10), Full(), silent, lambda: 0.0)
+    download = Download(DownloadRequest("https://h/m", 1000, 10), Full(), silent, lambda: 0.0)
     with pytest.raises(LoadFailed, match=r"https://h/m cannot be written: No space left on device"):
         download.add(b"x")

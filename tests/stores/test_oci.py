@@ -27,7 +27,7 @@ from salver.stores import StoreFailed
 from salver.stores.sources import Fetched, silent
 from salver.stores.sources.distribution import Distribution, descriptor, parse_reference
 from salver.stores.sources.opening import Options, open_source
-from salver.stores.sources.web import Refused, Web
+from salver.stores.sources.web import HttpError, Web
 from salver.words.errors import InvalidInput, LoadFailed, SalverError
 
 EMPTY = "application/vnd.oci.empty.v1+json"
@@ -417,9 +417,9 @@ def test_who_we_are_is_told_over_https_alone(site: Site, name: str, password: st
     repository = Distribution(Web(), parse_reference("r.example/m"), lambda host: (name, password))
 
     def refusing(_: Mapping[str, str]) -> None:
-        raise Refused("no", 401, f'Bearer realm="{site.url}/token"')
+        raise HttpError("no", 401, f'Bearer realm="{site.url}/token"')
 
-    with pytest.raises(Refused, match="which is not https"):
+    with pytest.raises(HttpError, match="which is not https"):
         repository._authorized(refusing)
     assert site.asked == []
 

@@ -9,7 +9,7 @@ from sites import Page, Site, a_site
 from salver.stores import StoreFailed
 from salver.stores.sources.downloading import Digest, parse_digest
 from salver.stores.sources.fetched import silent
-from salver.stores.sources.web import Refused, Web, may_follow
+from salver.stores.sources.web import HttpError, Web, may_follow
 
 BODY = b"weights" * 1000
 SHA256 = Digest("sha256", hashlib.sha256(BODY).hexdigest())
@@ -141,7 +141,7 @@ def test_a_short_answer_is_bounded(site: Site) -> None:
 
 def test_a_refusal_keeps_its_status_and_challenge(site: Site) -> None:
     site.pages["/a"] = Page(b"", 401, {"WWW-Authenticate": 'Basic realm="x"'})
-    with pytest.raises(Refused) as raised:
+    with pytest.raises(HttpError) as raised:
         Web().content(f"{site.url}/a")
     assert (raised.value.status, raised.value.challenge) == (401, 'Basic realm="x"')
 

@@ -1,6 +1,6 @@
-"""Where do artefacts lie?
+"""Places that hold artefacts.
 
-One small protocol over a tree of files, whatever holds it. A store knows no model, version or
+One small protocol reads a tree of files, whatever holds it. A store knows no model, version or
 format; ``repository`` does. ``salver.testing.stores`` holds the conformance suite.
 """
 

@@ -1,8 +1,8 @@
-"""Which bucket does a URL name, with whose credentials, and where may its local copies lie?
+"""URLs of object stores, their credentials, and folders for local copies.
 
-Triton's forms: ``s3://bucket/path``, ``s3://host:port/bucket/path`` and ``s3://https://host:port/bucket/path``,
-``gs://bucket/path``, ``as://account/container/path``. Pure: the environment and the credential file's content
-are arguments.
+Triton's forms: ``s3://bucket/path``, ``s3://host:port/bucket/path`` and
+``s3://https://host:port/bucket/path``, ``gs://bucket/path``, ``as://account/container/path``. Pure: the
+environment and the credential file's content are arguments.
 """
 
 import re
@@ -15,7 +15,7 @@ import msgspec
 from salver.stores.protocol import StoreFailed, checked
 from salver.words.errors import InvalidInput
 
-#: Names a JSON file with credentials by prefix of the URL.
+#: Variable that names a JSON file with credentials by prefix of the URL.
 CREDENTIAL_PATH: Final = "TRITON_CLOUD_CREDENTIAL_PATH"
 _HOST: Final = r"(?:[0-9A-Za-z.\-]+|\[[0-9a-fA-F:]+\])"
 _S3_ENDPOINT: Final = re.compile(rf"((?:https?://{_HOST}(?::[0-9]{{1,5}})?)|(?:{_HOST}:[0-9]{{1,5}}))/(.+)")
@@ -25,8 +25,8 @@ class Scheme(NamedTuple):
     """A kind of object store.
 
     Attributes:
-        module: What ``fsspec`` asks for it.
-        extra: The pip extra that brings it.
+        module: The module that ``fsspec`` needs.
+        extra: The pip extra that installs it.
         mount: The variable that names the folder for local copies.
     """
 
@@ -47,10 +47,10 @@ class Address(msgspec.Struct, frozen=True):
     """A place in an object store.
 
     Attributes:
-        url: As it was given, without a slash at the end.
+        url: The URL as given, without a slash at the end.
         root: Bucket (or container) and path, with ``/``.
         endpoint: URL of the S3 server; empty = Amazon's.
-        account: Of Azure.
+        account: Account of Azure.
     """
 
     url: str
@@ -61,15 +61,15 @@ class Address(msgspec.Struct, frozen=True):
 
 
 def is_address(path: str) -> bool:
-    """A URL, and not a path of this machine."""
+    """Return whether a path is a URL and not a path of this machine."""
     return "://" in path
 
 
 def parse_address(url: str) -> Address:
-    """What a URL names.
+    """Return the address that a URL names.
 
     Raises:
-        InvalidInput: it is none of Triton's forms.
+        InvalidInput: the URL has none of Triton's forms.
 
     >>> parse_address("s3://https://store:9000/models/all/").root
     'models/all'
@@ -100,7 +100,7 @@ def parse_address(url: str) -> Address:
 
 
 def mount_of(address: Address, environment: Mapping[str, str]) -> Path | None:
-    """The folder that holds local copies, where the operator names one.
+    """Return the folder for local copies that the operator names; None if there is none.
 
     Raises:
         InvalidInput: there is no such folder.
@@ -116,10 +116,10 @@ def mount_of(address: Address, environment: Mapping[str, str]) -> Path | None:
 def filesystem_options(
     address: Address, environment: Mapping[str, str], credentials: bytes = b""
 ) -> dict[str, Any]:
-    """What ``fsspec`` is told to open the place.
+    """Return the options with which ``fsspec`` opens the place.
 
     Args:
-        credentials: Content of the credential file; empty = the environment alone.
+        credentials: Content of the credential file; empty = only the environment.
 
     Raises:
         InvalidInput: the file is not what Triton documents. Its content is never repeated.
@@ -170,7 +170,7 @@ def _azure(address: Address, environment: Mapping[str, str], known: Mapping[str,
 
 
 def _entry(address: Address, content: bytes) -> object:
-    """The entry of the longest prefix that the URL begins with; "" begins every one."""
+    """Return the entry with the longest prefix of the URL; "" is a prefix of every URL."""
     try:
         document = msgspec.json.decode(content)
         table = document.get(address.scheme, {})

@@ -1,7 +1,7 @@
-"""How do whole files come from an object store to this machine, and when do they go again?
+"""Local copies of versions in object stores.
 
-What a version consists of is copied when somebody holds it, once for all who do, and removed when the last
-one lets go. A copy is whole or it is not there: it is made aside, looked at again in the store, and renamed.
+The files of a version are copied for its first holder and removed after its last. A copy is complete or does
+not exist: it is written to a temporary name, compared with the store again, and renamed.
 """
 
 import hashlib
@@ -16,13 +16,13 @@ from typing import Final
 
 from salver.stores.address import SCHEMES
 from salver.stores.distant import PARALLEL, ObjectStore
-from salver.stores.holdings import Held, Holdings
 from salver.stores.protocol import Entry
+from salver.stores.shared_folders import SharedFolder, SharedFolders
 from salver.words.errors import LoadFailed
 
 _LOG = logging.getLogger("salver.stores")
 _PIECE: Final = 8 << 20
-_TOLD_FROM: Final = 64 << 20  # a copy of so many bytes says how far it is
+_TOLD_FROM: Final = 64 << 20  # a copy of so many bytes logs its progress
 _SPARE: Final = 256 << 20  # left free on the disk
 
 
@@ -31,27 +31,27 @@ class Copies:
 
     def __init__(self) -> None:
         self._stores: list[ObjectStore] = []
-        self._holdings = Holdings()
+        self._holdings = SharedFolders()
 
     def __repr__(self) -> str:
         return f"<Copies of {len(self._holdings)} versions>"
 
     def add(self, store: ObjectStore) -> None:
-        """From now on paths of its outline can be held."""
+        """Add a store; from now on paths of its outline can be held."""
         self._stores.append(store)
 
     def store_of(self, artefact: Path) -> ObjectStore | None:
-        """In whose outline the path is; None = it is a file of this machine."""
+        """Return the store whose outline has the path; None for a file of this machine."""
         return next((s for s in self._stores if artefact.is_relative_to(s.local_path(""))), None)
 
     def hold(
         self, store: ObjectStore, artefact: Path, home: Path, stop: threading.Event
-    ) -> tuple[Held, Path]:
-        """A whole copy of an artefact, with what lies beside it; its path on this machine. Blocking.
+    ) -> tuple[SharedFolder, Path]:
+        """Copy an artefact and the files beside it; return its path on this machine. Blocking.
 
         Args:
-            artefact, home: Of a manifest; both in the outline.
-            stop: Set to give up.
+            artefact, home: Paths of a manifest, both in the outline.
+            stop: Set to cancel.
 
         Raises:
             StoreFailed: the store cannot be read.
@@ -64,7 +64,7 @@ class Copies:
         if not any(name == path or name.startswith(f"{path}/" if path else "") for name in files):
             raise _changed(store.url_of(path))
 
-        def fill(held: Held) -> None:
+        def fill(held: SharedFolder) -> None:
             aside = held.folder.with_name(f"{held.folder.name}.part")
             try:
                 _copy(store, files, aside / store.address.root, stop)
@@ -79,21 +79,21 @@ class Copies:
         held = self._holdings.hold(key, lambda: store.folder / "copies", fill)
         return held, held.root / path if path else held.root
 
-    def release(self, held: Held) -> None:
-        """The holder lets go. Blocking."""
+    def release(self, held: SharedFolder) -> None:
+        """Give up one hold. Blocking."""
         self._holdings.release(held)
 
     def close(self) -> None:
-        """Nothing is left on this machine. Blocking."""
+        """Remove everything from this machine. Blocking."""
         for store in self._stores:
             store.close()
 
 
 def wanted(files: Mapping[str, Entry], home: str, artefact: str) -> dict[str, Entry]:
-    """Of the files around a model, those that a version of it needs.
+    """Return those of the files around a model that a version needs.
 
-    Of a model's folder all but other versions; of an artefact that stands for itself the files that are named
-    after it (``m.onnx`` with ``m.onnx.data``, ``m.xml`` with ``m.bin``).
+    In a model's folder these are all but other versions; for an artefact without a folder, the files that are
+    named after it (``m.onnx`` with ``m.onnx.data``, ``m.xml`` with ``m.bin``).
     """
     if home != artefact:
         prefix = f"{home}/" if home else ""
@@ -112,7 +112,7 @@ def wanted(files: Mapping[str, Entry], home: str, artefact: str) -> dict[str, En
 
 
 def key_of(url: str, files: Mapping[str, Entry]) -> str:
-    """Equal for equal contents of one place."""
+    """Return a key that is equal for equal contents of one place."""
     digest = hashlib.blake2b(url.encode(), digest_size=16)
     for path, entry in sorted(files.items()):
         digest.update(f"{len(path)}:{path} {entry.stamp}\0".encode())
@@ -124,7 +124,7 @@ def _changed(url: str) -> LoadFailed:
 
 
 def _copy(store: ObjectStore, files: Mapping[str, Entry], root: Path, stop: threading.Event) -> None:
-    """Piece by piece, several at a time; the first error ends it."""
+    """Copy in pieces, several at a time; the first error ends it."""
     size = sum(entry.size for entry in files.values())
     free = shutil.disk_usage(store.folder).free
     if size + _SPARE > free:
@@ -177,7 +177,7 @@ def _common(files: Mapping[str, Entry]) -> str:
 
 
 class _Progress:
-    """Lines in the log for what takes long."""
+    """Log lines about the progress of long copies."""
 
     def __init__(self, url: str, size: int) -> None:
         self._url = url
@@ -187,7 +187,7 @@ class _Progress:
         self._lock = threading.Lock()
 
     def add(self, size: int) -> None:
-        """So many bytes more have come."""
+        """Count further bytes."""
         with self._lock:
             self._done += size
             tenth = self._done * 10 // self._size
@@ -197,5 +197,5 @@ class _Progress:
         _LOG.info("copying %s: %d %% of %d MiB", self._url, tenth * 10, self._size >> 20)
 
     def end(self) -> None:
-        """All have come."""
+        """Log the end of the copy."""
         _LOG.info("copied %s: %.1f MiB", self._url, self._size / (1 << 20))

@@ -1,8 +1,8 @@
-"""How is a bucket read as a tree of files, when listing it is cheap and reading it is not?
+"""Object stores as trees of files.
 
-One listing a look tells names, sizes and stamps (the objects' ETags). Of a file that can be an artefact
-the beginning and the end are fetched once, into an outline on the local disk, by which it is recognised.
-Whole files are ``copies``' work. It knows no cloud: ``fsspec`` does.
+Listing a bucket is cheap, reading it is not. Each look makes one listing, with names, sizes and stamps (the
+objects' ETags). The beginning and end of files that can be artefacts are fetched once into an outline on the
+local disk, by which formats are recognised. ``copies`` fetches whole files, and ``fsspec`` knows the clouds.
 """
 
 import logging
@@ -21,14 +21,14 @@ from salver.stores.protocol import MAX_ENTRIES, Entry, StoreFailed, checked
 _LOG = logging.getLogger("salver.stores")
 #: Most objects below one URL.
 MOST_OBJECTS: Final = 50_000
-#: Requests to one store at the same time.
+#: Concurrent requests to one store.
 PARALLEL: Final = 8
-_WHOLE: Final = 256 << 10  # a file up to this size is in the outline as it is
-_END: Final = 64 << 10  # of a larger one, so much of its beginning and of its end
-_COMPRESSED: Final = 1 << 20  # of one that is compressed: some give nothing before they have a block
-_DIRECTORY: Final = 4 << 20  # of a zip archive, so much of its directory
-_DEPTH: Final = 4  # model/version/folder/file: an artefact lies no deeper
-_LONGEST: Final = 255  # of a name, in bytes
+_WHOLE: Final = 256 << 10  # files up to this size are whole in the outline
+_END: Final = 64 << 10  # bytes of the beginning and end of larger ones
+_COMPRESSED: Final = 1 << 20  # for compressed ones: some decoders need a whole block
+_DIRECTORY: Final = 4 << 20  # bytes of a zip archive's directory
+_DEPTH: Final = 4  # model/version/folder/file: artefacts lie no deeper
+_LONGEST: Final = 255  # bytes of a name
 _STAMPS: Final = (
     "ETag",
     "etag",
@@ -42,15 +42,15 @@ _STAMPS: Final = (
 _MAGIC: Final = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"]\0\0", b"x\x01", b"x\x5e", b"x\x9c", b"x\xda")
 
 
-class Objects(Protocol):
-    """What is asked of ``fsspec``; each call blocks, and any thread may make it."""
+class ObjectClient(Protocol):
+    """The part of ``fsspec`` that is used here; calls block, from any thread."""
 
     def find(self, path: str, *, withdirs: bool, detail: bool) -> dict[str, dict[str, Any]]:
-        """Every object and folder below a path, by key."""
+        """Return every object and folder below a path, by key."""
         ...
 
     def cat_file(self, path: str, *, start: int, end: int) -> bytes:
-        """A piece of one."""
+        """Return a part of an object."""
         ...
 
 
@@ -58,16 +58,16 @@ class ObjectStore:
     """A :class:`~salver.stores.protocol.DistantStore` over a bucket, or a part of one.
 
     Args:
-        open_objects: Called at the first look, and again after one that failed.
-        mount: Folder for what lies on this machine; None = the system's for temporary files.
+        open_objects: Called at the first look, and again after a failed one.
+        mount: Folder for local files; None = the system's folder for temporary files.
     """
 
     def __init__(
-        self, address: Address, open_objects: Callable[[], Objects], mount: Path | None = None
+        self, address: Address, open_objects: Callable[[], ObjectClient], mount: Path | None = None
     ) -> None:
         self.address = address
         self._open_objects = open_objects
-        self._objects: Objects | None = None
+        self._objects: ObjectClient | None = None
         self._mount = mount
         self._place: tempfile.TemporaryDirectory[str] | None = None
         self._files: dict[str, Entry] = {}  # and folders that are marked as such
@@ -81,7 +81,7 @@ class ObjectStore:
 
     @property
     def folder(self) -> Path:
-        """For what lies on this machine."""
+        """Return the folder for local files."""
         if self._place is None:
             prefix = f"salver-{self.address.scheme}-"
             self._place = tempfile.TemporaryDirectory(
@@ -90,7 +90,7 @@ class ObjectStore:
         return Path(self._place.name).resolve()
 
     def close(self) -> None:
-        """Nothing of it is left on this machine. Blocking."""
+        """Remove everything from this machine. Blocking."""
         if self._place is not None:
             self._place.cleanup()
             self._place = None
@@ -115,7 +115,7 @@ class ObjectStore:
         if changed and all(problems) and not self._was_read:
             raise StoreFailed(problems[0])
         for path, problem in zip(changed, problems, strict=True):
-            if problem:  # it is tried again at the next look
+            if problem:  # tried again at the next look
                 self._forget(path)
                 del files[path]
         self._tell(frozenset(filter(None, problems)))
@@ -162,23 +162,23 @@ class ObjectStore:
         return self.fetch(path, 0, entry.size)
 
     def local_path(self, path: str) -> Path:
-        """In the outline; see :class:`~salver.stores.protocol.DistantStore`."""
+        """Return a path in the outline; see :class:`~salver.stores.protocol.DistantStore`."""
         root = self.folder / "outline" / self.address.root
         return root / checked(path) if path else root
 
     # -- what copies are made of -----------------------------------------------------------------
 
     def url_of(self, path: str) -> str:
-        """For messages."""
+        """Return the URL of a path, for messages."""
         return f"{self.address.url}/{path}" if path else self.address.url
 
     def path_of(self, local: Path) -> str:
-        """Of a path in the outline."""
+        """Return the path in the store of a path in the outline."""
         relative = local.relative_to(self.local_path("")).as_posix()
         return "" if relative == "." else relative
 
     def listed(self, path: str) -> dict[str, Entry]:
-        """The files at or below a path as they are now, and folders, by path from the root.
+        """Return the files and folders at or below a path as they are now, by path from the root.
 
         Raises:
             StoreFailed: the place cannot be read, or holds too many.
@@ -218,7 +218,7 @@ class ObjectStore:
         return files
 
     def fetch(self, path: str, start: int, end: int) -> bytes:
-        """Those bytes of a file; empty pieces are not asked for.
+        """Return parts of a file; empty parts are not requested.
 
         Raises:
             StoreFailed: it cannot be read, or has fewer.
@@ -233,14 +233,14 @@ class ObjectStore:
 
     # -- inside ----------------------------------------------------------------------------------
 
-    def _opened(self) -> Objects:
+    def _opened(self) -> ObjectClient:
         if self._objects is None:
             self._objects = self._open_objects()
         return self._objects
 
     @contextmanager
     def _asking(self, path: str) -> Iterator[None]:
-        """Whatever the cloud's own libraries raise becomes one kind of error."""
+        """Turn the errors of the cloud's libraries into StoreFailed."""
         try:
             yield
         except StoreFailed:
@@ -267,13 +267,13 @@ class ObjectStore:
             local.unlink(missing_ok=True)
 
     def _tell(self, problems: frozenset[str]) -> None:
-        """The log has which files are passed over since they cannot be read, once."""
+        """Log new reasons why files are left out."""
         for problem in sorted(problems - self._problems)[:5]:
             _LOG.warning("%s; it is passed over", problem)
         self._problems = problems
 
     def _outlined(self, path: str, entry: Entry) -> str:
-        """Why that file could not be outlined, or empty."""
+        """Fetch the outline of a file; return why it failed, or nothing."""
         try:
             self._outline(path, entry)
         except StoreFailed as error:
@@ -307,7 +307,7 @@ class ObjectStore:
 
 
 def _directory(end: bytes, at: int) -> tuple[int, int]:
-    """What of a zip archive's directory lies before the last bytes of it, which begin ``at``."""
+    """Return the range of a zip's directory before its last bytes, which begin ``at``."""
     mark = end.rfind(b"PK\5\6")
     if mark < 0 or len(end) < mark + 20:
         return 0, 0
@@ -320,7 +320,7 @@ def _is_outlined(path: str) -> bool:
 
 
 def _is_fine(path: str) -> bool:
-    """Can a file below a folder be called so, and lie nowhere else?"""
+    """Return whether a file with this name stays below its folder."""
     try:
         checked(path)
         parts = path.split("/") if path else []
@@ -336,7 +336,7 @@ def _entry(name: str, info: Mapping[str, Any]) -> Entry:
 
 
 def _tree(files: Mapping[str, Entry]) -> dict[str, dict[str, Entry]]:
-    """What is in each folder, by name."""
+    """Return the content of each folder, by name."""
     folders: dict[str, dict[str, Entry]] = {}
     for path, entry in files.items():
         below = entry

@@ -1,6 +1,6 @@
-"""How is a folder, or one file, of the local filesystem read as a store?
+"""A folder or file of the local filesystem as a store.
 
-Links are followed wherever they lead: who may write into the tree decides what it serves.
+Links are followed wherever they lead: whoever may write into the tree decides what is served.
 """
 
 import itertools
@@ -39,7 +39,7 @@ class FileStore:
                 for item in itertools.islice(listing, MAX_ENTRIES + 1):
                     try:
                         found.append(_entry(item.name, item.is_symlink(), item.stat()))
-                    except OSError:  # gone since, or a link that leads nowhere or round in circles
+                    except OSError:  # removed meanwhile, or a dangling or circular link
                         continue
         except OSError as error:
             raise _failed(full, error) from error

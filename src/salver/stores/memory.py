@@ -1,4 +1,4 @@
-"""How can a store be had without a disk? For tests, and as the shortest example of a store."""
+"""A store in memory, for tests and as the shortest example of a store."""
 
 import hashlib
 from collections.abc import Mapping
@@ -51,5 +51,5 @@ class MemoryStore:
         return content
 
     def local_path(self, path: str) -> Path:
-        """A path that names the file; nothing is there to open."""
+        """Return a path that names the file; there is nothing to open."""
         return Path("/memory") / checked(path) if path else Path("/memory")

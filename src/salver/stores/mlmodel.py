@@ -1,7 +1,7 @@
-"""Which file of an MLflow model is the artefact, and what does its ``MLmodel`` say of it?
+"""``MLmodel`` files: the artefact of an MLflow model and what MLflow says of it.
 
-Nothing is read here. MLflow keeps a folder a model: ``MLmodel`` names flavours, each with the path of what
-its framework wrote. What comes of it is that file or folder, with what MLflow says of it beside.
+Pure. MLflow keeps a folder for each model, in which ``MLmodel`` names flavours, each with the path of what
+its framework wrote.
 """
 
 import json
@@ -17,7 +17,7 @@ from salver.words.tensor import DataType
 
 #: The file that makes a folder an MLflow model.
 MLMODEL: Final = "MLmodel"
-#: Of what MLflow writes beside the artefact, what stays with a version.
+#: Files beside the artefact that stay with a version.
 BESIDE: Final = (
     MLMODEL,
     "requirements.txt",
@@ -26,7 +26,7 @@ BESIDE: Final = (
     "input_example.json",
     "README.md",
 )
-#: The flavours that Salver has a backend for, with the keys that name their artefact; the first one counts.
+#: Flavours with a backend, in order of preference, with the keys that name their artefact.
 _FLAVOURS: Final[Mapping[str, tuple[str, ...]]] = {
     "onnx": ("data",),
     "tensorflow": ("saved_model_dir", "data"),
@@ -38,7 +38,7 @@ _FLAVOURS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 _MOST_WORDS: Final = 4000
 _MOST_COLUMNS: Final = 4096
-#: Of columns, by MLflow's names.
+#: Datatypes of columns, by MLflow's names.
 _TYPES: Final[Mapping[str, DataType]] = {
     "boolean": DataType.BOOL,
     "integer": DataType.INT32,
@@ -69,12 +69,12 @@ class Model:
 
 
 class MlModel(msgspec.Struct, frozen=True):
-    """What an ``MLmodel`` says.
+    """Content of an ``MLmodel``.
 
     Attributes:
-        flavour: Of the framework whose artefact is taken.
-        artefact: Its path in the model's folder, as the flavour names it; a file, or a folder.
-        columns: Inputs by name, of a model of a table whose signature says them.
+        flavour: Flavour of the artefact that is taken.
+        artefact: Path of that file or folder in the model's folder, as the flavour names it.
+        columns: Inputs by the names of columns, if the signature has them.
     """
 
     flavour: str
@@ -86,10 +86,10 @@ class MlModel(msgspec.Struct, frozen=True):
 
 
 def parse_mlmodel(content: bytes, where: str, has: Callable[[str], bool]) -> MlModel:
-    """Read one.
+    """Return the content of an ``MLmodel``.
 
     Args:
-        has: Is there something at that path of the model's folder?
+        has: Tells whether a path exists in the model's folder.
 
     Raises:
         InvalidInput: it is none, or has no flavour that a backend runs.
@@ -134,7 +134,7 @@ def _ids(said: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _tags(said: Mapping[str, Any], flavour: str, about: Mapping[str, Any]) -> Mapping[str, str]:
-    """Flavour, versions, and the signature as MLflow writes it."""
+    """Return flavour, versions and signature as tags."""
     signature = said.get("signature")
     sides = signature.items() if isinstance(signature, dict) else ()
     wanted = {
@@ -152,7 +152,7 @@ def _tags(said: Mapping[str, Any], flavour: str, about: Mapping[str, Any]) -> Ma
 
 
 def _columns(said: Mapping[str, Any]) -> tuple[TensorSpec, ...]:
-    """The columns of its table, as the signature says them; none where one has no name or type of ours."""
+    """Return the columns of a signature; none if one has no name or an unknown type."""
     signature = said.get("signature")
     text = signature.get("inputs") if isinstance(signature, dict) else None
     try:
@@ -172,7 +172,7 @@ def _columns(said: Mapping[str, Any]) -> tuple[TensorSpec, ...]:
 
 
 def _written(columns: tuple[TensorSpec, ...]) -> str:
-    """As a Python model declares them."""
+    """Return columns as a Python model declares them."""
     named = [f'{spec.name!r}: ("{spec.datatype.name}", [-1])' for spec in columns]
     return ", ".join(named) or '"x": ("FP64", [-1])'
 

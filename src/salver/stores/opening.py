@@ -1,4 +1,4 @@
-"""How does a path of the command line become a store?"""
+"""Opening of stores by path or URL."""
 
 import importlib
 import os
@@ -16,7 +16,7 @@ from salver.stores.address import (
     parse_address,
 )
 from salver.stores.copies import Copies
-from salver.stores.distant import Objects, ObjectStore
+from salver.stores.distant import ObjectClient, ObjectStore
 from salver.stores.file import FileStore
 from salver.stores.protocol import Store
 from salver.words.errors import InvalidInput, MissingExtra
@@ -26,19 +26,19 @@ _CLASSES: Final = {"s3": "S3FileSystem", "gs": "GCSFileSystem", "as": "AzureBlob
 
 
 def open_store(path: Path | str, copies: Copies, environment: Mapping[str, str] = os.environ) -> Store:
-    """A folder or file of this machine, or a URL of an object store.
+    """Open a folder or file of this machine, or an object store by its URL.
 
     Args:
-        copies: Told of object stores, so that what lies in them can be loaded.
+        copies: Gets the object stores, so that their models can be loaded.
 
     Raises:
-        InvalidInput: the URL, or what the environment says of it, is wrong.
+        InvalidInput: the URL, or the environment's settings for it, are wrong.
         MissingExtra: the package for such a store is not installed.
     """
     if not is_address(str(path)):
         return FileStore(Path(path))
     address = parse_address(str(path))
-    filesystem_options(address, environment, _credentials(environment))  # what is wrong shows at once
+    filesystem_options(address, environment, _credentials(environment))  # errors show at once
     _module(address)
     store = ObjectStore(address, lambda: _objects(address, environment), mount_of(address, environment))
     copies.add(store)
@@ -46,18 +46,18 @@ def open_store(path: Path | str, copies: Copies, environment: Mapping[str, str] 
 
 
 def open_files(address: Address, environment: Mapping[str, str] = os.environ) -> Any:
-    """What ``fsspec`` has for an object store, to read and write it.
+    """Open the ``fsspec`` filesystem of an object store, to read and write.
 
     Raises:
-        InvalidInput: what the environment says of it is wrong.
+        InvalidInput: the environment's settings for it are wrong.
         MissingExtra: the package for such a store is not installed.
     """
     return _objects(address, environment)
 
 
-def _objects(address: Address, environment: Mapping[str, str]) -> Objects:
+def _objects(address: Address, environment: Mapping[str, str]) -> ObjectClient:
     options = filesystem_options(address, environment, _credentials(environment))
-    made: Objects = getattr(_module(address), _CLASSES[address.scheme])(**options)
+    made: ObjectClient = getattr(_module(address), _CLASSES[address.scheme])(**options)
     return made
 
 

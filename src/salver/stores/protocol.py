@@ -1,4 +1,4 @@
-"""What does a place that holds artefacts have to offer?"""
+"""Protocols of stores."""
 
 from pathlib import Path
 from typing import Final, Protocol, runtime_checkable
@@ -12,7 +12,7 @@ MAX_ENTRIES: Final = 10_000
 
 
 class StoreFailed(LoadFailed):
-    """The place could not be read; the message names it and the reason."""
+    """A store could not be read; the message names it and the reason."""
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -38,11 +38,11 @@ class Store(Protocol):
     """
 
     def stat(self, path: str) -> Entry | None:
-        """What is there, or None."""
+        """Return the entry at a path, or None."""
         ...
 
     def entries(self, path: str) -> tuple[Entry, ...]:
-        """What is in a folder, by name. A link that leads nowhere is left out.
+        """Return the entries of a folder, by name; dangling links are left out.
 
         Raises:
             StoreFailed: also when it is no folder, or holds more than ``MAX_ENTRIES``.
@@ -50,7 +50,7 @@ class Store(Protocol):
         ...
 
     def read(self, path: str, limit: int) -> bytes:
-        """A file's content.
+        """Return a file's content.
 
         Raises:
             StoreFailed: also when there is no such file, or it is larger than ``limit`` bytes.
@@ -58,20 +58,20 @@ class Store(Protocol):
         ...
 
     def local_path(self, path: str) -> Path:
-        """Where a framework can open that file or folder on this machine."""
+        """Return where a framework can open a file or folder on this machine."""
         ...
 
 
 @runtime_checkable
 class DistantStore(Store, Protocol):
-    """A store whose files are not on this machine until somebody asks for them.
+    """A store whose files come to this machine only when they are needed.
 
     ``local_path`` names an outline of it: a tree with every name and size, and the beginnings and ends of the
     files that can be artefacts, enough to recognise them.
     """
 
     def refresh(self) -> None:
-        """Look at the place anew; until the next call all methods tell of that moment.
+        """List the place again; until the next call all methods describe that moment.
 
         Raises:
             StoreFailed: the place cannot be read; what was known of it stays.
@@ -79,12 +79,12 @@ class DistantStore(Store, Protocol):
         ...
 
     def told(self, text: str) -> str:
-        """A text with the URL in place of local paths."""
+        """Return a text with the URL in place of local paths."""
         ...
 
 
 def checked(path: str) -> str:
-    """The path itself.
+    """Return the path.
 
     Raises:
         StoreFailed: if it would leave the tree.

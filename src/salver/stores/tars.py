@@ -1,7 +1,6 @@
-"""How is a tar file from outside read, compressed or not, so that it takes no more than it may have?
+"""Reading of untrusted tar files, compressed or not, within bounds.
 
-What of it may be read at once is bounded, too: a header that says how long a name is would otherwise be read
-into memory, whatever it says. It knows no folder.
+A single read is bounded, too: otherwise a header could make a name of any length be read into memory.
 """
 
 import bz2
@@ -19,7 +18,7 @@ from salver.words.errors import LoadFailed, MissingExtra
 
 _MOST_AT_ONCE: Final = 16 << 20
 _WINDOW_LOG: Final = 27
-#: Bytes of what came before that may be kept for what comes, which an archive says: up to 4 GiB.
+#: Largest window of a decoder, in bytes; archives may ask for up to 4 GiB.
 _MOST_WINDOW: Final = 1 << _WINDOW_LOG
 _PIECE: Final = 1 << 16
 _GZIP: Final = b"\x1f\x8b"
@@ -29,27 +28,27 @@ _ZSTD: Final = b"\x28\xb5\x2f\xfd"
 
 
 @contextlib.contextmanager
-def open_tar(path: Path, most: int, what: str) -> Iterator[tuple[tarfile.TarFile, "Bounded"]]:
-    """Its members, and where in it one is. By its first bytes: gzip, bzip2, xz, zstd, or plain.
+def open_tar(path: Path, most: int, what: str) -> Iterator[tuple[tarfile.TarFile, "BoundedReader"]]:
+    """Open a tar file, and the reader that counts its bytes. Compression is told by the first bytes.
 
     Args:
-        most: Bytes that it may have, unpacked, with its headers.
-        what: It is called so in messages.
+        most: Most bytes, unpacked, with headers.
+        what: Its name in messages.
 
     Raises:
-        LoadFailed: it is larger, wants too much memory, or is not honest; also while its members are read.
+        LoadFailed: it is larger or needs too much memory; also while its members are read.
         MissingExtra: it is compressed by zstd, and nothing here reads that.
         BROKEN (``unpack.py``): it is no tar file, or a broken one.
     """
     with path.open("rb") as file:
         plain, broken = _plain(file)
-        bounded = Bounded(plain, most, what, broken)
+        bounded = BoundedReader(plain, most, what, broken)
         with tarfile.open(fileobj=bounded, mode="r:") as tar:  # type: ignore[call-overload]
             yield tar, bounded
 
 
 def _plain(file: IO[bytes]) -> tuple[Any, type[Exception]]:
-    """What it is, unpacked; and an error that says so where it is broken, beside those of other kinds."""
+    """Return the unpacked stream, and the error that its decoder raises for broken data."""
     magic = file.read(6)
     file.seek(0)
     if magic.startswith(_GZIP):
@@ -66,7 +65,7 @@ def _plain(file: IO[bytes]) -> tuple[Any, type[Exception]]:
 
 
 def _zstd() -> Any:
-    """Python's own module from 3.14 on, or the same for older ones."""
+    """Return Python's own module from 3.14 on, or its backport."""
     for name in ("compression.zstd", "backports.zstd"):
         with contextlib.suppress(ImportError):
             return importlib.import_module(name)
@@ -74,7 +73,7 @@ def _zstd() -> Any:
 
 
 class _Xz:
-    """An xz file, unpacked as it is read; Python's own takes as much memory as the file asks for."""
+    """Reader of xz files with bounded memory; Python's own takes as much as the file demands."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -110,7 +109,7 @@ class _Xz:
         return bytes(found)
 
     def _goes_on(self) -> bool:
-        """Is another stream behind the one that ended, and what pads it?"""
+        """Return whether another stream follows the one that ended and its padding."""
         left = self._stream.unused_data
         while not (left := left.lstrip(b"\0")) and (left := self._file.read(_PIECE)):
             pass
@@ -120,8 +119,8 @@ class _Xz:
         return bool(left)
 
 
-class Bounded:
-    """A file of which no more is read than it may have; what tar asks of one."""
+class BoundedReader:
+    """File for ``tarfile`` of which only a bounded number of bytes is read."""
 
     def __init__(self, file: IO[bytes], most: int, what: str, broken: type[Exception]) -> None:
         self._file = file
@@ -130,7 +129,7 @@ class Bounded:
         self._what = what
 
     def read(self, size: int = -1) -> bytes:
-        """Raises LoadFailed where that is too much."""
+        """Read; raises LoadFailed beyond the bound."""
         if not 0 <= size <= _MOST_AT_ONCE:
             raise LoadFailed(f"{self._what} has a header of {size} bytes; no honest archive does")
         with self._unpacking():
@@ -142,14 +141,14 @@ class Bounded:
         return found
 
     def seek(self, to: int, whence: int = os.SEEK_SET) -> int:
-        """Raises LoadFailed where that is beyond what it may have."""
+        """Seek; raises LoadFailed beyond the bound."""
         if whence == os.SEEK_SET and to > self._most:
             raise LoadFailed(f"{self._what} says that it is larger than {self._most} bytes, unpacked")
         with self._unpacking():
             return self._file.seek(to, whence)
 
     def tell(self) -> int:
-        """Where one is in it, unpacked."""
+        """Return the position in the unpacked stream."""
         return self._file.tell()
 
     @contextlib.contextmanager

@@ -1,7 +1,7 @@
-"""How is an archive from outside unpacked so that it harms nothing outside of its folder?
+"""Unpacking of untrusted tar files into a folder.
 
-Knows no model. What would leave the folder is refused, as is what is no file, folder or link, and what is
-more than there is room for.
+Members that would leave the folder, members that are no file, folder or link, and archives that are larger
+than the free space are refused.
 """
 
 import contextlib
@@ -22,23 +22,23 @@ MOST_BYTES: Final = 64 << 30
 MOST_PATH: Final = 1024  # letters
 _SPARE: Final = 1 << 30  # bytes that stay free on the disk, of a small one a part
 _SPARE_PART: Final = 16
-#: What an archive of any size may be, unpacked, though nobody has vouched for it: weights may be zeros.
+#: Unpacked bytes that an archive of any size may have: weights may be all zeros.
 _FREE: Final = 2 << 30
-_MOST_RATIO: Final = 100  # beyond that, by how much it may grow
+_MOST_RATIO: Final = 100  # factor by which larger archives may grow
 MOST_HEADERS: Final = 1 << 30  # of all members, beside their contents
 _PIECE: Final = 1 << 20
-#: What reading a tar file raises that is broken, or is none.
+#: Errors that reading a broken tar file raises.
 BROKEN: Final = (tarfile.TarError, EOFError, OSError, ValueError, zlib.error, lzma.LZMAError)
 
 
 def room_in(folder: Path) -> int:
-    """Bytes that may be written there."""
+    """Return how many bytes may be written into a folder."""
     free = shutil.disk_usage(folder).free
     return free - min(_SPARE, free // _SPARE_PART)
 
 
 def honest_bytes(packed: int) -> int:
-    """Most bytes that an archive of that size can have, unpacked, and not be made to fill a disk.
+    """Return how many bytes an archive of this size may have, unpacked.
 
     >>> honest_bytes(1_000) >> 30, honest_bytes(1 << 30) >> 30
     (2, 64)
@@ -49,11 +49,11 @@ def honest_bytes(packed: int) -> int:
 def unpack(archive: Path, folder: Path, *, takes_links: bool = True, most: int = 0) -> None:
     """Unpack a tar file, compressed or not, into an empty folder. Blocking.
 
-    Symbolic links stay inside, but for those in ``bin`` that are interpreters: environments have them.
+    Symbolic links must stay inside, except interpreters in ``bin``, which environments have.
 
     Args:
-        takes_links: False = one that holds links is refused.
-        most: Bytes that it may have, unpacked; 0 = as many as any.
+        takes_links: False = archives with links are refused.
+        most: Most bytes, unpacked; 0 = the general limit.
 
     Raises:
         LoadFailed: it is none, is harmful or too large, or cannot be written; the folder is as it may be.
@@ -66,7 +66,7 @@ def unpack(archive: Path, folder: Path, *, takes_links: bool = True, most: int =
 
 
 def check(archive: Path, most: int) -> None:
-    """May a tar file without links be unpacked, wherever there is room? Blocking; reads all of it.
+    """Check whether a tar file without links may be unpacked. Blocking; reads all of it.
 
     Raises:
         LoadFailed: it may not; as :func:`unpack`.
@@ -88,7 +88,7 @@ def _opened(archive: Path, room: int) -> Iterator[tarfile.TarFile]:
 def _checked(
     tar: tarfile.TarFile, archive: Path, room: int, *, takes_links: bool
 ) -> Iterator[tarfile.TarInfo]:
-    """The members, each checked as far as it can be without a folder."""
+    """Yield the members, each checked as far as is possible without a folder."""
     for count, member in enumerate(tar, 1):
         room -= member.size if member.isreg() else 0
         if room < 0 or count > MOST_MEMBERS:
@@ -126,7 +126,7 @@ def _place(tar: tarfile.TarFile, member: tarfile.TarInfo, root: Path, archive: P
 
 
 def _inside(name: str, archive: Path) -> Path:
-    """A member's path below the folder."""
+    """Return a member's path below the folder."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\0" in name or len(name) > MOST_PATH:
         raise LoadFailed(f"{archive}: '{name[:MOST_PATH]}' lies outside of it, or has no end")
@@ -147,7 +147,7 @@ def _check_link(member: tarfile.TarInfo, root: Path, target: Path, archive: Path
 
 
 def write_new(content: IO[bytes], target: Path, size: int, mode: int = 0o600) -> None:
-    """So many bytes, into a file that is not there yet. Raises OSError, EOFError where there are fewer."""
+    """Write so many bytes into a new file. Raises OSError; EOFError if there are fewer."""
     fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
     with os.fdopen(fd, "wb") as file:
         while size > 0 and (piece := content.read(min(size, _PIECE))):

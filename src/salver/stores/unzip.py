@@ -1,8 +1,7 @@
-"""How is a zip from outside unpacked so that it harms nothing outside of its folder?
+"""Unpacking of untrusted zip files into a folder.
 
-Knows no model. Members that would leave the folder are refused, as are links, devices, encrypted ones and
-those that are not what they say; so is an archive that is more, unpacked, than there is room for, or than
-an honest one of its size could be.
+Members that would leave the folder, links, devices, and encrypted or inconsistent members are refused, as are
+archives whose unpacked size exceeds the free space or is implausible.
 """
 
 import os
@@ -17,7 +16,7 @@ from salver.words.errors import BadArchive, LoadFailed
 
 _PIECE: Final = 1 << 20
 _ENCRYPTED: Final = 0x1
-#: Python unpacks what is packed otherwise a megabyte at a time, which may become all of the memory there is.
+#: Python unpacks other methods in pieces of a megabyte, whose result may fill the memory.
 _KINDS: Final = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
 _BROKEN: Final = (
     zipfile.BadZipFile,
@@ -31,12 +30,12 @@ _BROKEN: Final = (
 
 
 def is_zip(path: Path) -> bool:
-    """Does the file have a zip's directory? Blocking."""
+    """Return whether a file has a zip's directory. Blocking."""
     return zipfile.is_zipfile(path)
 
 
 def read_member(archive: Path, name: str, most: int) -> bytes | None:
-    """A file of it, whole; None = there is none of that name. Blocking.
+    """Return a member's content; None if there is no such member. Blocking.
 
     Raises:
         BadArchive: it is larger, or cannot be read.
@@ -60,7 +59,7 @@ def read_member(archive: Path, name: str, most: int) -> bytes | None:
 
 
 def check(archive: Path) -> None:
-    """May its members be unpacked, by what its directory says of them? Blocking.
+    """Check by a zip's directory whether its members may be unpacked. Blocking.
 
     Raises:
         LoadFailed: one may not; the message names it.
@@ -99,7 +98,7 @@ def unzip(archive: Path, folder: Path) -> None:
 
 
 def _check_size(members: list[zipfile.ZipInfo], archive: Path) -> int:
-    """Bytes in all, by what the directory says; what is written later is held to it."""
+    """Return the unpacked size by the directory; more is not written later."""
     packed = archive.stat().st_size
     whole = sum(member.file_size for member in members)
     if len(members) > MOST_MEMBERS:
@@ -153,7 +152,7 @@ def _check_kind(member: zipfile.ZipInfo, archive: Path) -> None:
 
 
 def _inside(name: str, archive: Path) -> Path:
-    """A member's path below the folder."""
+    """Return a member's path below the folder."""
     path = PurePosixPath(name.replace("\\", "/"))
     is_fine = not path.is_absolute() and ".." not in path.parts and ":" not in (path.parts or ("",))[0]
     if not is_fine or not name.isprintable() or len(name) > MOST_PATH or not path.parts:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from salver.dialects.torchserve.archive_files import unpack_archive
-from salver.stores.holdings import Held, Holdings
+from salver.stores.shared_folders import SharedFolder, SharedFolders
 from salver.words.errors import BadArchive
 
 _PREFIX: Final = "salver-handlers-"
@@ -32,13 +32,13 @@ class UnpackedArchives:
     def __init__(self, cache: Path | None = None) -> None:
         self._cache = cache or Path(tempfile.gettempdir())
         self._place: Path | None = None
-        self._holdings = Holdings()
+        self._holdings = SharedFolders()
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
         return f"<UnpackedArchives, {len(self._holdings)} unpacked>"
 
-    def hold(self, archive: Path, prepare: Callable[[Path], None] | None = None) -> Held:
+    def hold(self, archive: Path, prepare: Callable[[Path], None] | None = None) -> SharedFolder:
         """Unpack an archive, or copy a folder; to be released once. Blocking.
 
         Args:
@@ -56,7 +56,7 @@ class UnpackedArchives:
         except OSError as error:
             raise BadArchive(f"{archive.name} cannot be {reason}: {error.strerror or error}") from error
 
-    def release(self, held: Held) -> None:
+    def release(self, held: SharedFolder) -> None:
         """Give up one hold. Blocking."""
         self._holdings.release(held)
 
@@ -83,7 +83,7 @@ def _digest(archive: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=_DIGEST)).hexdigest()
 
 
-def _fill(held: Held, archive: Path, prepare: Callable[[Path], None] | None) -> None:
+def _fill(held: SharedFolder, archive: Path, prepare: Callable[[Path], None] | None) -> None:
     held.folder.mkdir(mode=0o700)
     if archive.is_dir():
         held.root = Path(shutil.copytree(archive, held.folder / "model"))

@@ -16,7 +16,7 @@ from salver.dialects.torchserve.archive import describe, with_archive
 from salver.dialects.torchserve.requirements import install
 from salver.dialects.torchserve.unpacked_archives import UnpackedArchives
 from salver.kernel.serving.servable import Servable
-from salver.stores.holdings import Held
+from salver.stores.shared_folders import SharedFolder
 from salver.words.artifacts import Manifest
 from salver.words.errors import BadArchive, LoadFailed, SalverError
 from salver.words.handlers import FORMAT
@@ -94,7 +94,7 @@ class Unpacking:
             return ""
         return file
 
-    async def _hold(self, manifest: Manifest, file: str) -> Held:
+    async def _hold(self, manifest: Manifest, file: str) -> SharedFolder:
         """Unpacked, with what that file requires."""
         stop = threading.Event()
         prepare = (lambda root: install(root, file, stop)) if file else None

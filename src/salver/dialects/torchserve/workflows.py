@@ -26,7 +26,7 @@ from salver.dialects.torchserve.workflow_archive import (
     written,
 )
 from salver.kernel.serving.changes import Changes
-from salver.stores.holdings import Held
+from salver.stores.shared_folders import SharedFolder
 from salver.words.errors import (
     Cancelled,
     Conflict,
@@ -94,7 +94,7 @@ class _Entry(msgspec.Struct, frozen=True, eq=False):
     url: str
     flow: Workflow
     found: Found
-    held: Held
+    held: SharedFolder
 
 
 class Workflows:
@@ -149,7 +149,7 @@ class Workflows:
 
     async def _register(self, order: Registration) -> str:
         found = await self._find(order)
-        held: Held | None = None
+        held: SharedFolder | None = None
         try:
             archive = await asyncio.to_thread(read_workflow, found.path)
             flow = await asyncio.to_thread(read_spec, found.path, archive)
@@ -244,7 +244,7 @@ class Workflows:
                 text = f"Workflow not found in workflow store: {order.url}"
             raise NoWorkflow(text, field="url") from None
 
-    async def _let_go(self, found: Found, held: Held | None) -> None:
+    async def _let_go(self, found: Found, held: SharedFolder | None) -> None:
         await asyncio.to_thread(self._shelf.discard, found)
         if held is not None:
             await asyncio.to_thread(self._archives.release, held)

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Final
 
-from salver.stores.sources.connecting import Line
+from salver.stores.sources.connecting import HttpCall
 
 _SECONDS: Final = 10.0
 
@@ -20,7 +20,7 @@ async def post(url: str, headers: Mapping[str, str], body: bytes, seconds: float
         OSError: no answer within the time, or the address is not allowed.
         ValueError: it is not an HTTP URL.
     """
-    line = Line(seconds)
+    line = HttpCall(seconds)
 
     def send() -> int:
         with line.ask(url, headers, body) as answer:

@@ -16,7 +16,7 @@ import msgspec
 from salver.kernel.serving.servable import Servable
 from salver.stores.copies import Copies
 from salver.stores.distant import ObjectStore
-from salver.stores.holdings import Held
+from salver.stores.shared_folders import SharedFolder
 from salver.words.artifacts import Manifest, Warmup
 from salver.words.errors import LoadFailed
 
@@ -79,7 +79,7 @@ class Fetching:
             await asyncio.to_thread(check, manifest)
         return await self._loader.load(manifest)
 
-    async def _hold(self, store: ObjectStore, manifest: Manifest) -> tuple[Held, Path]:
+    async def _hold(self, store: ObjectStore, manifest: Manifest) -> tuple[SharedFolder, Path]:
         stop = threading.Event()
         copying = asyncio.create_task(
             asyncio.to_thread(self._copies.hold, store, manifest.path, manifest.home, stop)
@@ -94,7 +94,7 @@ class Fetching:
             raise
 
 
-def _moved(warmup: Warmup, store: ObjectStore, held: Held) -> Warmup:
+def _moved(warmup: Warmup, store: ObjectStore, held: SharedFolder) -> Warmup:
     """Return the warm-up with the files of its samples where the copy has them."""
 
     def moved(file: str) -> str:

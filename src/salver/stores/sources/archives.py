@@ -1,6 +1,6 @@
-"""Is a file that came an archive of a model's folder, and where in it is the model?
+"""Fetched archives of a model's folder.
 
-By its name: many models are zip files themselves.
+They are recognised by name, since many models are zip files themselves.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ _TARS: Final = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
 def is_archive(name: str) -> bool:
-    """Something to be unpacked?
+    """Return whether a file is to be unpacked.
 
     >>> [is_archive(name) for name in ("m.tar.gz", "M.ZIP", "m.mar", "m.pt")]
     [True, True, False, False]
@@ -23,7 +23,7 @@ def is_archive(name: str) -> bool:
 
 
 def unpacked(archive: Path, folder: Path) -> Path:
-    """Unpack it into a new folder, and forget it; the folder that is the model's. Blocking.
+    """Unpack an archive into a new folder and remove it; return the model's folder. Blocking.
 
     Raises:
         LoadFailed: it is harmful, too large, or broken.
@@ -38,7 +38,7 @@ def unpacked(archive: Path, folder: Path) -> Path:
 
 
 def inner(folder: Path) -> Path:
-    """The folder, or the only one in it, unless that is a version's."""
+    """Return the folder, or the only one in it, unless that is a version's."""
     below = list(folder.iterdir())
     if len(below) == 1 and below[0].is_dir() and not below[0].name.isdecimal():
         return below[0]
@@ -46,7 +46,7 @@ def inner(folder: Path) -> Path:
 
 
 def card_of(folder: Path, most: int = 1 << 20) -> str:
-    """The README of a folder; empty = it has none.
+    """Return the README of a folder; empty if it has none.
 
     Raises:
         InvalidInput: it is no text, or too long.

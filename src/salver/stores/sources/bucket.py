@@ -1,7 +1,4 @@
-"""How does a model come from an object store?
-
-As ``salver serve s3://…`` reads it, whole. A folder, or one object; an archive of a folder is unpacked.
-"""
+"""Models from object stores: a folder, one object, or an archive of a folder, which is unpacked."""
 
 import os
 from collections.abc import Mapping
@@ -20,8 +17,8 @@ _MOST_FILES: Final = 20_000
 
 
 class BucketSource:
-    """A :class:`~salver.stores.sources.Source` over one place of an object store; it is closed when it was
-    read.
+    """A :class:`~salver.stores.sources.Source` over one place of an object store, which is
+    closed after it was read.
     """
 
     def __init__(self, store: ObjectStore) -> None:
@@ -66,7 +63,7 @@ class BucketSource:
 
 
 def open_bucket(url: str, environment: Mapping[str, str] = os.environ) -> ObjectStore:
-    """The store of a URL, with what the environment says of it.
+    """Open the store of a URL with the environment's settings.
 
     Raises:
         InvalidInput, MissingExtra: as :func:`salver.stores.open_store`.

@@ -1,8 +1,8 @@
-"""How is somebody else's server reached by HTTP, and nobody who must not be?
+"""HTTP connections to servers of others.
 
-Through the proxy that the environment names, if it does. A name and password in the URL become a header.
-Addresses of the link itself are refused, whatever name leads to them: clouds hand out credentials there.
-Redirects are answers like others. It knows nothing of what is asked.
+The environment's proxy is used if it names one. A name and password in the URL become a header. Link-local
+addresses are refused, whatever name leads to them, since clouds hand out credentials there. Redirects are not
+followed here.
 """
 
 import base64
@@ -16,12 +16,12 @@ import urllib.request
 from collections.abc import Mapping
 from typing import IO, Any, Final
 
-#: Where clouds tell machines their secrets, beside the link-local addresses.
+#: Addresses where clouds hand out credentials, besides the link-local ones.
 _METADATA: Final = frozenset(map(ipaddress.ip_address, ("fd00:ec2::254", "100.100.100.200")))
 
 
 def is_harmful(address: str) -> bool:
-    """An address that no honest server of others has?
+    """Return whether no connection may go to an address.
 
     >>> [is_harmful(each) for each in ("169.254.169.254", "::ffff:169.254.0.1", "ff02::1")]
     [True, True, True]
@@ -33,11 +33,11 @@ def is_harmful(address: str) -> bool:
     return plain.is_link_local or plain.is_multicast or plain in _METADATA
 
 
-class Line:
-    """Asks once. Blocking; :meth:`cut` may be called from another thread.
+class HttpCall:
+    """One request to a server. Blocking; :meth:`cut` may be called from another thread.
 
     Args:
-        seconds: A server that says nothing for so long has gone.
+        seconds: Longest silence of the server.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -46,15 +46,15 @@ class Line:
         self._is_cut = False
 
     def __repr__(self) -> str:
-        return f"<Line of {self._seconds:g} s>"
+        return f"<HttpCall of {self._seconds:g} s>"
 
     def ask(
         self, url: str, headers: Mapping[str, str], body: bytes | None = None
     ) -> http.client.HTTPResponse:
-        """The answer, whatever its status; with a body, POST.
+        """Return the response, whatever its status; POST if there is a body.
 
         Raises:
-            OSError: nobody answers, or not in HTTP, or nobody should be asked there.
+            OSError: there is no answer in HTTP, or the address is refused.
             ValueError: it is no URL of HTTP.
         """
         plain, mine = without_user(url)
@@ -73,17 +73,17 @@ class Line:
         return answer
 
     def cut(self) -> None:
-        """Whoever waits for the server waits no longer."""
+        """End the call that waits for the server."""
         self._is_cut = True
         if self._connection is not None and self._connection.sock is not None:
             with contextlib.suppress(OSError):
                 self._connection.sock.shutdown(socket.SHUT_RDWR)
 
     def opened(self, connection: http.client.HTTPConnection) -> None:
-        """It is connected.
+        """Connect.
 
         Raises:
-            OSError: to where nobody should be.
+            OSError: the address is refused.
         """
         self._connection = connection
         address = connection.sock.getpeername()[0]
@@ -93,7 +93,7 @@ class Line:
 
 
 def without_user(url: str) -> tuple[str, dict[str, str]]:
-    """The URL without what proves who we are, and that as headers.
+    """Return the URL without credentials, and these as headers.
 
     Raises:
         ValueError: it is no URL of HTTP.
@@ -111,7 +111,7 @@ def without_user(url: str) -> tuple[str, dict[str, str]]:
 
 
 class _Plain(urllib.request.HTTPHandler):
-    def __init__(self, line: Line) -> None:
+    def __init__(self, line: HttpCall) -> None:
         super().__init__()
         self._line = line
 
@@ -127,7 +127,7 @@ class _Plain(urllib.request.HTTPHandler):
 
 
 class _Secure(urllib.request.HTTPSHandler):
-    def __init__(self, line: Line) -> None:
+    def __init__(self, line: HttpCall) -> None:
         super().__init__()
         self._line = line
 

@@ -1,8 +1,8 @@
-"""How are manifests and blobs had from an OCI registry?
+"""Manifests and blobs of OCI registries.
 
-By the distribution specification, v1.1: a manifest by tag or digest, blobs by digest, each of them hashed; a
-registry that wants to know who asks is told by Basic or by a token of whom it names, who gives it for a
-password or for a token of an identity (OAuth 2.0). It knows no model.
+By the distribution specification, v1.1: a manifest by tag or digest, blobs by digest, each verified.
+Authentication is Basic, or a bearer token from the registry's token server, obtained with a password or an
+identity token (OAuth 2.0).
 """
 
 import base64
@@ -18,7 +18,7 @@ import msgspec
 from salver.stores import StoreFailed
 from salver.stores.sources.downloading import Digest, parse_digest
 from salver.stores.sources.fetched import Progress
-from salver.stores.sources.web import Refused, Web, origin, parse_object
+from salver.stores.sources.web import HttpError, Web, origin, parse_object
 from salver.words.errors import InvalidInput
 
 T = TypeVar("T")
@@ -33,7 +33,7 @@ _MANIFESTS: Final = (
     "application/vnd.docker.distribution.manifest.v2+json",
     *sorted(INDEXES),
 )
-#: What people call Docker Hub, and the host that answers for it.
+#: Names of Docker Hub, and the host that answers for it.
 DOCKER_IO: Final = "docker.io"
 _DOCKER_HUB: Final = "registry-1.docker.io"
 _MOST_MANIFEST: Final = 4 << 20
@@ -49,7 +49,7 @@ _PARAMETER: Final = re.compile(r'([A-Za-z]+)="([^"]*)"', re.ASCII)
 
 
 class Reference(msgspec.Struct, frozen=True):
-    """Where something lies in a registry; ``digest`` goes before ``tag``."""
+    """Address in a registry; ``digest`` takes precedence over ``tag``."""
 
     host: str
     name: str
@@ -65,7 +65,7 @@ class Reference(msgspec.Struct, frozen=True):
 
 
 def parse_reference(text: str) -> Reference:
-    """Read ``host/name:tag`` or ``host/name@sha256:…``.
+    """Parse ``host/name:tag`` or ``host/name@sha256:…``.
 
     Raises:
         InvalidInput: it is none.
@@ -84,7 +84,7 @@ def parse_reference(text: str) -> Reference:
 
 
 class Descriptor(msgspec.Struct, frozen=True):
-    """What a manifest says of a blob, or an index of a manifest."""
+    """Entry of a blob in a manifest, or of a manifest in an index."""
 
     media_type: str
     digest: Digest
@@ -94,7 +94,7 @@ class Descriptor(msgspec.Struct, frozen=True):
 
 
 def descriptor(value: Any, where: str) -> Descriptor:
-    """Read one.
+    """Parse a descriptor.
 
     Raises:
         StoreFailed: it is none.
@@ -109,7 +109,7 @@ def descriptor(value: Any, where: str) -> Descriptor:
     return Descriptor(kind, digest, int(said["size"]), annotations, platform)
 
 
-#: In place of a name: the password is a token of an identity.
+#: User name for a password that is an identity token.
 IDENTITY: Final = "<token>"
 #: Name and password for a registry's host, or None.
 Credentials = Callable[[str], tuple[str, str] | None]
@@ -128,10 +128,10 @@ class Distribution:
         return f"<Distribution {self.reference.host}/{self.reference.name}>"
 
     def manifest(self, digest: Digest | None) -> tuple[Mapping[str, Any], Digest]:
-        """One, by its digest or (None) by the reference's tag; and the digest that it has.
+        """Return a manifest, by digest or (None) by the reference's tag, and its digest.
 
         Raises:
-            StoreFailed: it cannot be had, or is not what the digest says.
+            StoreFailed: it cannot be fetched, or does not match the digest.
         """
         wanted = digest or self.reference.digest
         url = f"{self.reference.base}/manifests/{wanted or self.reference.tag}"
@@ -148,10 +148,10 @@ class Distribution:
         return parse_object(content, url), found
 
     def blob(self, wanted: Descriptor, target: Path, progress: Progress) -> None:
-        """Write one into a new file.
+        """Write a blob into a new file.
 
         Raises:
-            StoreFailed: it cannot be had, or is not what its digest says.
+            StoreFailed: it cannot be fetched, or does not match its digest.
         """
         url = f"{self.reference.base}/blobs/{wanted.digest}"
 
@@ -164,16 +164,16 @@ class Distribution:
         self._authorized(load)
 
     def _authorized(self, ask: Callable[[Mapping[str, str]], T]) -> T:
-        """Ask; and once more, where the registry wants to know who does."""
+        """Send a request, and once more with credentials if the registry demands them."""
         try:
             return ask(self._authorization)
-        except Refused as error:
+        except HttpError as error:
             if error.status != 401 or not error.challenge:
                 raise
             self._authorization = {"Authorization": self._answer(error)}
             return ask(self._authorization)
 
-    def _answer(self, refused: Refused) -> str:
+    def _answer(self, refused: HttpError) -> str:
         scheme, _, rest = refused.challenge.partition(" ")
         name, password = self._credentials(self.reference.host) or ("", "")
         identity = password if name == IDENTITY else ""
@@ -181,19 +181,21 @@ class Distribution:
         basic = f"Basic {pair}" if (name or password) and not identity else ""
         if scheme.lower() == "basic":
             if not basic:
-                raise Refused(
+                raise HttpError(
                     refused.message, 401, fix=f"Log in, as with: docker login {self.reference.host}"
                 ) from refused
             return basic
         said = dict(_PARAMETER.findall(rest))
         if scheme.lower() != "bearer" or not said.get("realm"):
-            raise Refused(f"{refused.message}; it asks for {scheme[:40]!r}, which is not known") from refused
+            raise HttpError(
+                f"{refused.message}; it asks for {scheme[:40]!r}, which is not known"
+            ) from refused
         return f"Bearer {self._token(said, basic, identity)}"
 
     def _token(self, said: Mapping[str, str], basic: str, identity: str) -> str:
         realm = said["realm"]
         if origin(realm)[0] != "https" and not self.reference.base.startswith("http:"):
-            raise Refused(f"{self.reference.host} sends who asks to {realm[:200]}, which is not https")
+            raise HttpError(f"{self.reference.host} sends who asks to {realm[:200]}, which is not https")
         query = {"service": said.get("service", ""), "scope": f"repository:{self.reference.name}:pull"}
         if identity:
             form = {"grant_type": "refresh_token", "refresh_token": identity, "client_id": "salver"}

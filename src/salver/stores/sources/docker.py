@@ -1,8 +1,8 @@
-"""Who are we, to an OCI registry? What ``docker login`` has kept, in its file or with a helper.
+"""Credentials that ``docker login`` has stored, in its file or with a helper.
 
-By docker's documentation: of a host its own helper is asked first (``credHelpers``), then the one for all
-(``credsStore``), and then the file itself (``auths``) counts. Some registries give a token of an identity at
-the login, in place of a password.
+By docker's documentation: a host's own helper (``credHelpers``) goes first, then the common one
+(``credsStore``), then the file itself (``auths``). Some registries issue an identity token at login instead
+of a password.
 """
 
 import base64
@@ -22,14 +22,14 @@ _MOST_CONFIG: Final = 1 << 20
 _DOCKER_HUB: Final = "https://index.docker.io/v1/"  # as ``docker login`` calls it
 _HELPER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 _SECONDS: Final = 20.0
-_NOTHING: Final = "credentials not found in native keychain"  # what a helper says that has none
+_NOTHING: Final = "credentials not found in native keychain"  # a helper's answer if it has none
 
 
 def docker_credentials(environment: Mapping[str, str], seconds: float = _SECONDS) -> Credentials:
-    """Names and passwords, or tokens of identities, by a registry's host.
+    """Return names and passwords, or identity tokens, by a registry's host.
 
     Args:
-        seconds: That a helper has to answer.
+        seconds: Longest time for a helper to answer.
     """
 
     def of(host: str) -> tuple[str, str] | None:
@@ -60,7 +60,7 @@ def docker_credentials(environment: Mapping[str, str], seconds: float = _SECONDS
 
 
 def _helped(helper: str, host: str, environment: Mapping[str, str], seconds: float) -> tuple[str, str] | None:
-    """What a helper knows of a host.
+    """Return a helper's credentials for a host.
 
     Raises:
         InvalidInput: there is no such helper, or it fails, or does not answer.

@@ -1,7 +1,7 @@
-"""How far has a download come, and is what comes what it should be?
+"""State and verification of a download. It knows no socket.
 
-Counted and hashed while it comes, piece by piece, so that one that was cut off goes on where it ended: where
-its digest is known, or the server says by a strong ``ETag`` that it is still the same. It knows no socket.
+Data is counted and hashed as it arrives, so that an interrupted download can resume: if its digest is
+known, or the server confirms by a strong ``ETag`` that the content is still the same.
 """
 
 import hashlib
@@ -21,18 +21,18 @@ _PARTIAL: Final = 206
 
 
 class Digest(msgspec.Struct, frozen=True):
-    """What content must be, as ``sha256:…`` or ``sha512:…``."""
+    """Digest of content, as ``sha256:…`` or ``sha512:…``."""
 
     algorithm: str
     hex: str
 
     def __str__(self) -> str:
-        """As it is written."""
+        """Return the usual form."""
         return f"{self.algorithm}:{self.hex}"
 
 
 def parse_digest(text: object) -> Digest | None:
-    """None = it is none that is known.
+    """Parse a digest; None if its kind is unknown.
 
     >>> str(parse_digest("sha256:" + "0" * 64))[:12], parse_digest("md5:00")
     ('sha256:00000', None)
@@ -42,21 +42,21 @@ def parse_digest(text: object) -> Digest | None:
 
 
 class TooLarge(StoreFailed):
-    """There is more of it than may come, or than there is room for."""
+    """The download has more bytes than are allowed, or than there is room for."""
 
 
-class CutOff(StoreFailed):
-    """It ended before its time."""
+class DownloadInterrupted(StoreFailed):
+    """The download ended early."""
 
 
-class Wanted(msgspec.Struct, frozen=True):
-    """What somebody downloads.
+class DownloadRequest(msgspec.Struct, frozen=True):
+    """Expectations of a download.
 
     Attributes:
-        what: It is called so in messages.
-        most: Bytes that may come.
-        seconds: That it may take.
-        digest, size: What it must be; None = nobody has said.
+        what: Its name in messages.
+        most: Most bytes.
+        seconds: Longest duration.
+        digest, size: Expected values; None = unknown.
     """
 
     what: str
@@ -71,11 +71,11 @@ class Download:
 
     Args:
         file: New and empty.
-        clock: Seconds that only grow.
+        clock: Monotonic seconds.
     """
 
     def __init__(
-        self, wanted: Wanted, file: IO[bytes], progress: Progress, clock: Callable[[], float]
+        self, wanted: DownloadRequest, file: IO[bytes], progress: Progress, clock: Callable[[], float]
     ) -> None:
         self._wanted = wanted
         self._file = file
@@ -91,26 +91,26 @@ class Download:
 
     @property
     def may_go_on(self) -> bool:
-        """Can the rest be asked for, so that it fits to what has come?"""
+        """Return whether the download can resume."""
         return self.done > 0 and bool(self._mark or self._wanted.digest)
 
     @property
     def is_whole(self) -> bool:
-        """No more is to come."""
+        """Return whether the download is complete."""
         return self._whole is not None and self.done >= self._whole
 
     def asked(self) -> Mapping[str, str]:
-        """Headers that ask for what has not come."""
+        """Return headers that request the rest."""
         if not self.done:
             return {}
         return {"Range": f"bytes={self.done}-", **({"If-Range": self._mark} if self._mark else {})}
 
     def begin(self, status: int, headers: Mapping[str, str]) -> None:
-        """An answer came.
+        """Begin with a response.
 
         Raises:
-            TooLarge: it says that it has more than may come.
-            StoreFailed: it is another part than was asked for, or less than there should be.
+            TooLarge: it announces more bytes than are allowed.
+            StoreFailed: it is another part than requested, or smaller than expected.
         """
         if status == _PARTIAL:
             said = _RANGE.fullmatch(headers.get("Content-Range") or "")
@@ -120,7 +120,7 @@ class Download:
             return
         self._restart()
         mark, told = headers.get("ETag") or "", headers.get("Content-Length") or ""
-        self._mark = mark if mark.startswith('"') else ""  # a weak one says nothing of bytes
+        self._mark = mark if mark.startswith('"') else ""  # a weak one does not identify bytes
         length = int(told) if told.isdecimal() and len(told) < 30 else None
         if self._wanted.size is None:
             self._whole = length
@@ -130,7 +130,7 @@ class Download:
             raise self._too_large(f"{self._whole} bytes")
 
     def add(self, piece: bytes) -> None:
-        """So much more of it.
+        """Add data.
 
         Raises:
             TooLarge: it is too much.
@@ -151,22 +151,22 @@ class Download:
         self._progress(self._wanted.what, self.done, self._whole or 0)
 
     def check_time(self) -> None:
-        """Raises StoreFailed where it takes too long."""
+        """Raise StoreFailed if it takes too long."""
         if self._clock() > self._end:
             raise StoreFailed(f"{self._wanted.what} takes longer than {self._wanted.seconds:g} seconds")
 
     def check_whole(self) -> None:
-        """Raises CutOff where more should have come."""
+        """Raise DownloadInterrupted if data is missing."""
         if self._whole is not None and self.done != self._whole:
-            raise CutOff(
+            raise DownloadInterrupted(
                 f"{self._wanted.what} ended after {self.done} of {self._whole} bytes", fix="Try again."
             )
 
     def ended(self) -> str:
-        """Its SHA-256.
+        """Finish, and return the SHA-256.
 
         Raises:
-            StoreFailed: it is not what its digest says.
+            StoreFailed: it does not match its digest.
         """
         digest = self._wanted.digest
         if digest and self._theirs.hexdigest() != digest.hex:

@@ -1,4 +1,4 @@
-"""What does a source bring, and what does it tell meanwhile?"""
+"""Protocol of sources, and the record of a fetched model."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -8,18 +8,18 @@ import msgspec
 
 _NOTHING: Final[Mapping[str, Any]] = {}
 
-#: Told what is being fetched, how many bytes of it have come, and of how many (0 = nobody knows).
+#: Called with what is being fetched, the bytes so far, and the total (0 = unknown).
 Progress = Callable[[str, int, int], None]
 
 
 class Fetched(msgspec.Struct, frozen=True):
-    """A model that was brought onto this machine.
+    """A model that was fetched onto this machine.
 
     Attributes:
-        path: A file, or the folder of one model.
-        source: Where it came from, by a pointer that does not move: a digest, a commit, a version's number.
-        card: Its README; empty = it has none.
-        parents: What it was made from, as ``(kind, reference)``.
+        path: File, or folder of one model.
+        source: Immutable pointer to its origin: a digest, a commit, a version's number.
+        card: README; empty = none.
+        parents: Origins as ``(kind, reference)``.
     """
 
     path: Path
@@ -34,15 +34,15 @@ class Source(Protocol):
     """A place that holds one model."""
 
     def fetch(self, folder: Path, progress: Progress) -> Fetched:
-        """Bring it into an empty folder. Blocking.
+        """Fetch the model into an empty folder. Blocking.
 
         Raises:
-            InvalidInput: there is no model that its address names, or it is not what it says.
-            StoreFailed: the place cannot be read, or what came is not what its digest says.
+            InvalidInput: there is no model at the address, or it is not what it claims to be.
+            StoreFailed: the place cannot be read, or the content does not match its digest.
             LoadFailed: there is no room for it, or an archive is harmful.
         """
         ...
 
 
 def silent(what: str, done: int, whole: int) -> None:
-    """Nobody is told."""
+    """Ignore progress."""

@@ -1,7 +1,7 @@
-"""How does a model come from a snapshot of Hugging Face on this machine?
+"""Models from snapshots of Hugging Face on this machine.
 
-From the cache of ``huggingface_hub`` (``models--org--name`` with ``refs``, ``blobs``, and ``snapshots`` of
-links into the blobs), by name and revision, or from one of its folders. The commit is what does not move.
+They are read from the cache of ``huggingface_hub`` (``models--org--name`` with ``refs``, ``blobs``, and
+``snapshots`` of links into the blobs), by name and revision or by folder. The commit identifies the content.
 Nothing is downloaded.
 """
 
@@ -25,7 +25,7 @@ class SnapshotSource:
     """A :class:`~salver.stores.sources.Source` over a repository of the cache.
 
     Args:
-        repository: Its folder, ``models--org--name``.
+        repository: Folder ``models--org--name``.
         revision: A branch, a tag, or a commit.
 
     Raises:
@@ -48,7 +48,7 @@ class SnapshotSource:
 
 
 def cache_of(environment: Mapping[str, str]) -> Path:
-    """Where snapshots are, by the variables of ``huggingface_hub``."""
+    """Return the cache's folder by the variables of ``huggingface_hub``."""
     if folder := environment.get("HF_HUB_CACHE", ""):
         return Path(folder).expanduser()
     home = environment.get("HF_HOME") or f"{environment.get('XDG_CACHE_HOME') or '~/.cache'}/huggingface"
@@ -56,10 +56,10 @@ def cache_of(environment: Mapping[str, str]) -> Path:
 
 
 def by_name(text: str, cache: Path) -> SnapshotSource:
-    """The source of ``org/name@revision``.
+    """Return the source of ``org/name@revision``.
 
     Raises:
-        InvalidInput: it is written otherwise, or is not on this machine.
+        InvalidInput: the name has another form, or is not on this machine.
     """
     name, _, revision = text.partition("@")
     if not _NAME.fullmatch(name) or ".." in name or "--" in name:
@@ -73,7 +73,7 @@ def by_name(text: str, cache: Path) -> SnapshotSource:
 
 
 def of_folder(folder: Path) -> SnapshotSource | None:
-    """The source of a folder of the cache: a repository's, or one of its snapshots'; None = it is neither."""
+    """Return the source of a repository or snapshot folder of the cache; None for other folders."""
     if folder.name.startswith(_PREFIX) and (folder / "snapshots").is_dir():
         return SnapshotSource(folder)
     above = folder.parent
@@ -83,7 +83,7 @@ def of_folder(folder: Path) -> SnapshotSource | None:
 
 
 def _resolved(repository: Path, revision: str) -> str:
-    """The commit of a revision."""
+    """Return the commit of a revision."""
     said = ""
     if _COMMIT.fullmatch(revision):
         said = revision

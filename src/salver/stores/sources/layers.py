@@ -1,8 +1,8 @@
-"""How do the layers of an image become files?
+"""Unpacking of an image's layers.
 
-One after the other, by the layer rules of the OCI image specification: later ones replace and, by whiteouts,
-remove what earlier ones have. What comes is from outside: there are no links, nothing lies outside of the
-folder, and it is no more than an honest archive of its size. It knows no registry.
+Layers are applied in order by the OCI image specification: later ones replace and, by whiteouts, remove
+files of earlier ones. They are untrusted: links become files, nothing is written outside of the folder, and
+their size is bounded.
 """
 
 import os
@@ -21,11 +21,11 @@ _OPAQUE: Final = ".wh..wh..opq"
 
 
 class Layers:
-    """Puts layers into a folder, the lowest first. Blocking.
+    """Writer of layers into a folder, the lowest first. Blocking.
 
     Args:
-        most: Bytes that all of them may have together, unpacked.
-        prefix: Only what lies below it is taken, and without it.
+        most: Most bytes of all layers, unpacked.
+        prefix: Only paths below it are taken, without the prefix.
     """
 
     def __init__(self, folder: Path, most: int, prefix: str = "") -> None:
@@ -38,10 +38,10 @@ class Layers:
         return f"<Layers in {self._folder}, {self._members} members>"
 
     def add(self, layer: Path, what: str) -> None:
-        """A tar file, compressed or not.
+        """Apply a tar file, compressed or not.
 
         Args:
-            what: It is called so in messages.
+            what: Its name in messages.
 
         Raises:
             LoadFailed: it is none, is harmful or too large, or cannot be written.
@@ -62,7 +62,7 @@ class Layers:
             raise LoadFailed(f"{what} cannot be unpacked: {error}") from error
 
     def add_file(self, file: Path, name: str, what: str) -> None:
-        """A file as it is, moved to that path."""
+        """Move a file to a path."""
         path = self._below(name, what)
         if path is None or not path.parts:
             raise LoadFailed(f"{what}: {name!r} cannot be the path of a file")
@@ -74,10 +74,10 @@ class Layers:
             raise LoadFailed(f"{what} cannot be called {name[:200]!r}: {error.strerror}") from error
 
     def _below(self, name: str, what: str) -> PurePosixPath | None:
-        """A member's path in the folder; None = it is not asked for."""
+        """Return a member's path in the folder; None if it is outside of the prefix."""
         path = PurePosixPath(name.removeprefix("/") if self._prefix else name)
         if path.parts[: len(self._prefix)] != self._prefix:
-            return None  # the rest of an image has names of every kind
+            return None  # other parts of an image have names of every kind
         if path.is_absolute() or ".." in path.parts or not name.isprintable() or "\\" in name:
             raise LoadFailed(f"{what}: {name[:200]!r} lies outside of it")
         if len(name) > MOST_PATH:
@@ -85,7 +85,7 @@ class Layers:
         return PurePosixPath(*path.parts[len(self._prefix) :])
 
     def _hides(self, name: str) -> bool:
-        """A whiteout of a folder above, with all that is below the prefix?"""
+        """Return whether a whiteout hides the prefix itself."""
         path = PurePosixPath(name.removeprefix("/"))
         above = path.parts[:-1]
         if len(above) >= len(self._prefix) or self._prefix[: len(above)] != above:
@@ -115,7 +115,7 @@ class Layers:
             target = target.parent
 
     def _white_out(self, target: Path, mine: set[Path], what: str) -> None:
-        """What lower layers have goes; what this one has stays, wherever in it the whiteout stands."""
+        """Remove files of lower layers; files of this one stay, whatever the order of its members."""
         name = target.name.removeprefix(_WHITEOUT)
         if target.name == _OPAQUE:
             gone = list(target.parent.iterdir()) if target.parent.is_dir() else []
@@ -137,7 +137,7 @@ class Layers:
                 _remove(below)
 
     def _link(self, member: tarfile.TarInfo, target: Path, what: str) -> None:
-        """A second name of a file of the image; it becomes a file of its own."""
+        """Copy the target of a hard link into a file of its own."""
         source = self._below(member.linkname, what)
         there = None if source is None else self._folder / source
         if there is None or not there.is_file():
@@ -147,7 +147,7 @@ class Layers:
         os.link(there, target)
 
     def _make_way(self, target: Path) -> None:
-        """Its folders are there, and nothing of its name."""
+        """Make the parent folders, and remove a file of the same name."""
         self._make_folders(target.relative_to(self._folder).parent)
         _remove(target)
 
@@ -160,7 +160,7 @@ class Layers:
 
 
 def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """Each one; some builders (umoci) end a layer with the last one's content, and leave out what pads it."""
+    """Yield each member; some builders (umoci) leave out the padding after the last one."""
     while True:
         try:
             member = tar.next()

@@ -1,7 +1,7 @@
-"""How does a model come from a folder that MLflow wrote?
+"""Models from folders that MLflow wrote.
 
-The artefact of its best flavour is put at the top of a folder, as every model repository has it, with what
-MLflow says of it beside. It knows no server.
+The artefact of the best flavour is put at the top of a folder, as in a model repository, with MLflow's
+metadata beside it.
 """
 
 from pathlib import Path
@@ -35,12 +35,12 @@ class MlflowFolder:
 
 
 def is_mlflow(folder: Path) -> bool:
-    """Has MLflow written a model there? Blocking."""
+    """Return whether a folder is a model that MLflow wrote. Blocking."""
     return (folder / MLMODEL).is_file()
 
 
 def arranged(source: Path, target: Path) -> tuple[Path, MlModel]:
-    """The model of a folder, in a new one; and what is said of it. Blocking.
+    """Copy the model of a folder into a new one; return its path and its ``MLmodel``. Blocking.
 
     Raises:
         InvalidInput: it is no model that a backend runs.
@@ -61,7 +61,7 @@ def arranged(source: Path, target: Path) -> tuple[Path, MlModel]:
 
 
 def _innermost(source: Path, said: MlModel) -> Path:
-    """What the framework wrote: below ``data`` Keras and PyTorch have ``model``, or ``model.*``, and more."""
+    """Return what the framework wrote: Keras and PyTorch put ``model`` or ``model.*`` below ``data``."""
     path = source / said.artefact
     if not path.is_dir():
         return path

@@ -1,8 +1,8 @@
-"""How does a model come from an MLflow registry?
+"""Models from MLflow registries.
 
-``models:/name/7``, ``models:/name@champion`` and ``models:/name/latest``, over the server's REST interface
-(2.0), with what it knows of the version: description, tags, and the run that made it, with its metrics.
-MLflow itself is not needed. Artefacts that the server does not hand out itself lie in an object store.
+``models:/name/7``, ``models:/name@champion`` and ``models:/name/latest`` are read over the server's REST
+interface (2.0), with the version's description, tags, run and metrics. MLflow itself is not needed. Artefacts
+that the server does not serve itself are read from an object store.
 """
 
 import base64
@@ -37,7 +37,7 @@ _KEY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/ -]{0,127}", re.ASCII)
 
 
 class ModelUri(msgspec.Struct, frozen=True):
-    """What a ``models:/`` URI names: an alias, a version, or (neither) the newest."""
+    """A ``models:/`` URI: an alias, a version, or (neither) the newest."""
 
     name: str
     alias: str = ""
@@ -45,7 +45,7 @@ class ModelUri(msgspec.Struct, frozen=True):
 
 
 def parse_uri(text: str) -> ModelUri:
-    """Read one.
+    """Parse a URI.
 
     Raises:
         InvalidInput: it is none.
@@ -65,7 +65,7 @@ def parse_uri(text: str) -> ModelUri:
 
 
 def authorization(environment: Mapping[str, str]) -> Mapping[str, str]:
-    """What proves who we are, by the variables that MLflow reads."""
+    """Return the authorization header by the variables that MLflow reads."""
     if token := environment.get("MLFLOW_TRACKING_TOKEN", ""):
         return {"Authorization": f"Bearer {token}"}
     if name := environment.get("MLFLOW_TRACKING_USERNAME", ""):
@@ -75,10 +75,10 @@ def authorization(environment: Mapping[str, str]) -> Mapping[str, str]:
 
 
 class MlflowServer:
-    """A server's REST interface. Blocking.
+    """REST interface of a server. Blocking.
 
     Args:
-        url: As ``MLFLOW_TRACKING_URI`` has it.
+        url: URL as in ``MLFLOW_TRACKING_URI``.
 
     Raises:
         InvalidInput: it is no URL of a server.
@@ -92,14 +92,14 @@ class MlflowServer:
             )
         self._web = web
         plain, ours = without_user(url)
-        self.url = plain.rstrip("/")  # is kept with the version, and so has no password in it
+        self.url = plain.rstrip("/")  # stored with the version, so it has no password
         self._headers = {**ours, **headers}
 
     def __repr__(self) -> str:
         return f"<MlflowServer {self.url}>"
 
     def version(self, uri: ModelUri) -> Mapping[str, Any]:
-        """A version, as the server describes it. Raises StoreFailed."""
+        """Return the server's description of a version. Raises StoreFailed."""
         if uri.alias:
             return self._one("registered-models/alias", "model_version", name=uri.name, alias=uri.alias)
         if uri.version:
@@ -116,25 +116,25 @@ class MlflowServer:
         return found[0]
 
     def place(self, name: str, version: str) -> str:
-        """URI of the folder of its artefacts. Raises StoreFailed."""
+        """Return the URI of a version's artefacts. Raises StoreFailed."""
         found = self._get(f"{_API}/model-versions/get-download-uri", name=name, version=version)
         return str(found.get("artifact_uri") or "")
 
     def run(self, id: str) -> Mapping[str, Any]:
-        """The run that made it; empty = it is gone."""
+        """Return the run that made a version; empty if it is deleted."""
         try:
             return self._one("runs/get", "run", run_id=id)
         except StoreFailed:
             return {}
 
     def files(self, folder: str) -> Mapping[str, int]:
-        """Size by path below a folder that the server hands out. Raises StoreFailed."""
+        """Return sizes by path below a folder that the server serves. Raises StoreFailed."""
         found: dict[str, int | None] = {}
         self._walk(folder, "", found, 0)
         return {path: size for path, size in found.items() if size is not None}
 
     def download(self, folder: str, path: str, size: int, target: Path, progress: Progress) -> None:
-        """One of them, into a new file. Raises StoreFailed, LoadFailed."""
+        """Write one of the files into a new file. Raises StoreFailed, LoadFailed."""
         url = f"{self.url}/{_ARTIFACTS}/{urllib.parse.quote(f'{folder}/{path}'.strip('/'))}"
         self._web.download(url, target, progress, size=size, headers=self._headers)
 
@@ -176,7 +176,7 @@ class MlflowSource:
     """A :class:`~salver.stores.sources.Source` over one name of an MLflow registry.
 
     Args:
-        elsewhere: The source of artefacts that the server does not hand out itself, by their URI.
+        elsewhere: Returns the source of artefacts that the server does not serve itself, by URI.
     """
 
     def __init__(self, server: MlflowServer, uri: ModelUri, elsewhere: Callable[[str], Source]) -> None:
@@ -236,7 +236,7 @@ def _folder_of(path: Path) -> Path:
 
 
 def _pairs(said: Any) -> dict[str, str]:
-    """Tags that can be kept; what is too long or odd is left out."""
+    """Return the tags that can be stored; long or odd ones are left out."""
     some = said if isinstance(said, list) else []
     pairs = ((each.get("key"), each.get("value")) for each in some if isinstance(each, dict))
     return {
@@ -251,7 +251,7 @@ def _is_kept(value: str) -> bool:
 
 
 def _metrics(said: Any) -> dict[str, float]:
-    """The last value of each; what is no number is left out."""
+    """Return the last value of each metric; other values than numbers are left out."""
     found = {}
     for each in said if isinstance(said, list) else ():
         name, value = (each.get("key"), each.get("value")) if isinstance(each, dict) else (None, None)

@@ -1,8 +1,8 @@
-"""How does a model come from an OCI registry?
+"""Models from OCI registries.
 
-As a ModelCar (an image with its files below ``/models``), a ModelPack of the CNCF, a ModelKit of KitOps, or
-files that somebody has pushed with their names, as ``oras`` does. By tag or digest; the manifest's digest is
-what does not move.
+A model is a ModelCar (an image with files below ``/models``), a ModelPack of the CNCF, a ModelKit of
+KitOps, or files that were pushed with their names, as ``oras`` does. It is named by tag or digest; the
+manifest's digest identifies it.
 """
 
 import platform
@@ -30,7 +30,7 @@ _IMAGE: Final = ("application/vnd.oci.image.layer.", "application/vnd.docker.ima
 _FILE_PATH: Final = "org.cncf.model.filepath"
 _TITLE: Final = "org.opencontainers.image.title"
 _UNPACK: Final = "io.deis.oras.content.unpack"
-#: Layers that are no part of what is served.
+#: Layers that are not served.
 _LEFT_OUT: Final = (f"{_MODEL_PACK}dataset.", f"{_KIT}dataset.")
 _MOST_LAYERS: Final = 512
 _MOST_CONFIG: Final = 4 << 20
@@ -38,11 +38,11 @@ _MACHINES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
 _MOST_WORDS: Final = 1024
 
 
-class _Found(msgspec.Struct, frozen=True):
-    """A manifest, read.
+class _Manifest(msgspec.Struct, frozen=True):
+    """A parsed manifest.
 
     Attributes:
-        kind: Media type of its configuration, or what it says that it is.
+        kind: Media type of its configuration, or its artifact type.
     """
 
     digest: Digest
@@ -84,8 +84,8 @@ class OciSource:
         reference = self._repository.reference
         return f"oci://{reference.host}/{reference.name}"
 
-    def _manifest(self) -> _Found:
-        """Of an index, that of this machine, or its only one."""
+    def _manifest(self) -> _Manifest:
+        """Return the manifest; of an index, the one for this machine or the only one."""
         said, digest = self._repository.manifest(None)
         if said.get("mediaType") in INDEXES or "manifests" in said:
             said, digest = self._repository.manifest(_chosen(said, self._where))
@@ -94,7 +94,7 @@ class OciSource:
             raise StoreFailed(f"{self._where} has a manifest without layers, or with too many")
         config = descriptor(said.get("config"), self._where)
         kind, annotations = said.get("artifactType") or config.media_type, said.get("annotations")
-        return _Found(
+        return _Manifest(
             digest,
             str(kind),
             config,
@@ -102,7 +102,7 @@ class OciSource:
             annotations if isinstance(annotations, dict) else {},
         )
 
-    def _files(self, found: _Found, files: Path, aside: Path, progress: Progress) -> None:
+    def _files(self, found: _Manifest, files: Path, aside: Path, progress: Progress) -> None:
         most = honest_bytes(sum(layer.size for layer in found.layers))
         image, plain = Layers(files, most, _MODELS), Layers(files, most)
         for number, layer in enumerate(found.layers):
@@ -126,8 +126,8 @@ class OciSource:
                 raise StoreFailed(f"{what} is {kind[:200]!r}, which is not known, and has no name")
             blob.unlink(missing_ok=True)
 
-    def _said(self, found: _Found, folder: Path) -> Mapping[str, str]:
-        """What a ModelPack tells of its model, as tags."""
+    def _said(self, found: _Manifest, folder: Path) -> Mapping[str, str]:
+        """Return the metadata of a ModelPack, as tags."""
         if not found.config.media_type.startswith(_MODEL_PACK) or found.config.size > _MOST_CONFIG:
             return {}
         file = folder / "config.json"
@@ -143,7 +143,7 @@ class OciSource:
 
 
 def _chosen(index: Mapping[str, Any], where: str) -> Digest:
-    """Which manifest of an index is meant for this machine?"""
+    """Return the manifest of an index for this machine."""
     some = index.get("manifests")
     known = [descriptor(value, where) for value in some[:_MOST_LAYERS]] if isinstance(some, list) else []
     machine = platform.machine().lower()
@@ -164,7 +164,7 @@ def _named(layer: Descriptor) -> str:
 
 
 def _text(value: Any) -> str:
-    """A tag's value; empty = it cannot be one."""
+    """Return a tag's value; empty if it cannot be one."""
     if isinstance(value, list) and all(isinstance(each, str) for each in value):
         value = ", ".join(value)
     if isinstance(value, bool | int | float):

@@ -1,4 +1,4 @@
-"""Which source does a word of the command line name?"""
+"""Opening of sources by URL or folder."""
 
 import os
 from collections.abc import Mapping
@@ -28,10 +28,10 @@ _SCHEMES: Final = (
 
 
 class Options(msgspec.Struct, frozen=True):
-    """What the operator says of a source.
+    """Options of a source.
 
     Attributes:
-        is_unverified: A URL needs no digest.
+        is_unverified: Whether URLs need no digest.
     """
 
     is_unverified: bool = False
@@ -39,7 +39,7 @@ class Options(msgspec.Struct, frozen=True):
 
 
 def is_source(text: str) -> bool:
-    """Something to be fetched, rather than a file or folder that is a model as it lies? Blocking."""
+    """Return whether a path must be fetched; others are models as they are. Blocking."""
     if "://" in text or text.startswith("models:/"):
         return True
     folder = Path(text)
@@ -47,7 +47,7 @@ def is_source(text: str) -> bool:
 
 
 def open_source(text: str, options: Options) -> Source:
-    """The source of a URL or folder. Nothing is fetched yet.
+    """Return the source of a URL or folder, without fetching anything.
 
     Raises:
         InvalidInput: there is no such kind of source, or its address is wrong.
@@ -75,9 +75,9 @@ def open_source(text: str, options: Options) -> Source:
 
 
 def _of_mlflow(place: str, options: Options) -> Source:
-    """Where an MLflow server says that artefacts lie, if it does not hand them out itself.
+    """Return the source of artefacts that an MLflow server does not serve itself.
 
-    Whoever makes a run says that, and nobody is led to a host of theirs, or one that only we can reach.
+    The author of a run chooses this location, so it must not lead to hosts that only this machine can reach.
     """
     if place.startswith(("s3://", "gs://")) and not parse_address(place).endpoint:
         return open_source(place, options)

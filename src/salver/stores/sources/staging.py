@@ -1,7 +1,7 @@
-"""How are files of this machine put into a folder that is imported?
+"""Staging of local files in a folder that is imported.
 
-By a second name, or a copy where that cannot be; links are followed as long as they stay within what the
-source owns. Blocking.
+Files are hard-linked, or copied where that fails; symbolic links are followed within the source's own folder.
+Blocking.
 """
 
 import os
@@ -16,10 +16,10 @@ _MOST_FILES: Final = 20_000
 
 
 def stage(source: Path, target: Path, root: Path) -> None:
-    """Put a file, or what is in a folder, there; a file goes below ``target`` where that is a folder.
+    """Put a file, or the content of a folder, into ``target``.
 
     Args:
-        root: What the source owns.
+        root: The source's own folder.
 
     Raises:
         InvalidInput: a link leads out of it or in circles, something is no file, or there are too many.
@@ -50,7 +50,7 @@ def stage(source: Path, target: Path, root: Path) -> None:
 
 
 def _fail(error: OSError) -> None:
-    raise error  # else what cannot be read would be left out without a word
+    raise error  # otherwise unreadable folders would be left out silently
 
 
 def _stage(source: Path, target: Path, owned: Path) -> None:
@@ -61,5 +61,5 @@ def _stage(source: Path, target: Path, owned: Path) -> None:
         raise InvalidInput(f"{source} is no file, or is a link that leads nowhere")
     try:
         os.link(real, target)
-    except OSError:  # another disk, or another's file
+    except OSError:  # another disk, or another user's file
         shutil.copyfile(real, target)

@@ -1,7 +1,7 @@
-"""How does a model come from a URL?
+"""Models from URLs.
 
-``https://host/m.onnx#sha256=…``: the digest says what it must be, and makes the URL a pointer that does not
-move. An archive of a folder is unpacked.
+The digest in ``https://host/m.onnx#sha256=…`` verifies the content and makes the URL an immutable pointer. An
+archive of a folder is unpacked.
 """
 
 import urllib.parse
@@ -21,7 +21,7 @@ class UrlSource:
     """A :class:`~salver.stores.sources.Source`.
 
     Args:
-        is_unverified: Take it without a digest.
+        is_unverified: Whether a digest may be missing.
 
     Raises:
         InvalidInput: it names no file, or has no digest where one is needed.
@@ -74,6 +74,6 @@ def _name_of(url: str) -> str:
 
 
 def _public(url: str) -> str:
-    """Without a password, or what signs a download for a while."""
+    """Return a URL without a password or a temporary signature."""
     parts = urllib.parse.urlsplit(url)
     return urllib.parse.urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

@@ -1,8 +1,7 @@
-"""How is something read over HTTP that belongs to somebody else?
+"""HTTP client for servers of others.
 
-Redirects are followed a few times, from https to https alone, and what proves who we are stays with the host
-that asked for it. What comes is bounded, in bytes and in seconds, and checked (``downloading.py``). It knows
-no source.
+A few redirects are followed, from https only to https, and credentials are sent only to the host that asked
+for them. Responses are bounded in bytes and seconds and verified (``downloading.py``).
 """
 
 import http.client
@@ -18,8 +17,8 @@ from typing import Any, Final
 import msgspec
 
 from salver.stores import StoreFailed
-from salver.stores.sources.connecting import Line, without_user
-from salver.stores.sources.downloading import CutOff, Digest, Download, Wanted
+from salver.stores.sources.connecting import HttpCall, without_user
+from salver.stores.sources.downloading import Digest, Download, DownloadInterrupted, DownloadRequest
 from salver.stores.sources.fetched import Progress, silent
 from salver.stores.unpack import MOST_BYTES, room_in
 from salver.words.errors import LoadFailed
@@ -28,20 +27,20 @@ _LOG: Final = logging.getLogger("salver.stores.sources")
 _MOST_REDIRECTS: Final = 5
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _PIECE: Final = 1 << 20
-_QUIET_S: Final = 30.0  # a server that says nothing for so long has gone
+_QUIET_S: Final = 30.0  # longest silence of a server, in seconds
 _MOST_S: Final = 6 * 3600.0
 _MOST_JSON: Final = 4 << 20
 _MOST_REASON: Final = 300
 _PAUSE_S: Final = 1.0
-_MOST_IN_VAIN: Final = 5  # tries, one after the other, that bring nothing
+_MOST_IN_VAIN: Final = 5  # consecutive attempts without progress
 _NOTHING: Final[Mapping[str, str]] = {}
 
 
-class Refused(StoreFailed):
-    """A server's answer was an error.
+class HttpError(StoreFailed):
+    """A server answered with an error.
 
     Attributes:
-        challenge: How it wants to be told who we are (``WWW-Authenticate``), where it is that.
+        challenge: ``WWW-Authenticate`` of a 401.
     """
 
     def __init__(self, message: str, status: int = 0, challenge: str = "", *, fix: str = "") -> None:
@@ -50,21 +49,21 @@ class Refused(StoreFailed):
         self.challenge = challenge
 
 
-#: May one be led from the first URL to the second?
+#: Tells whether a redirect from the first URL to the second may be followed.
 MayFollow = Callable[[str, str], bool]
 
 
 def may_follow(here: str, there: str) -> bool:
-    """From https to https alone."""
+    """Return whether a redirect keeps to https."""
     return origin(there)[0] == "https" or origin(here)[0] == "http"
 
 
 class Web:
-    """Reads URLs. Blocking.
+    """Client that reads URLs. Blocking.
 
     Args:
-        clock: Seconds that only grow.
-        follows: Redirects of HTTP that may be followed.
+        clock: Monotonic seconds.
+        follows: Tells whether a redirect may be followed.
         sleep: Waits that many seconds.
     """
 
@@ -83,11 +82,11 @@ class Web:
 
     @contextmanager
     def opened(self, url: str, headers: Mapping[str, str] = _NOTHING) -> Iterator[http.client.HTTPResponse]:
-        """The answer, after redirects.
+        """Return the response, after redirects.
 
         Raises:
-            Refused: it is an error, or leads round in circles, or to where nobody should be followed.
-            StoreFailed: nobody answers.
+            HttpError: it is an error, or redirects in circles or to a forbidden place.
+            StoreFailed: there is no answer.
         """
         with _told(url):
             answer = self._followed(url, headers)
@@ -97,7 +96,7 @@ class Web:
     def content(
         self, url: str, headers: Mapping[str, str] = _NOTHING, most: int = _MOST_JSON
     ) -> tuple[bytes, Mapping[str, str]]:
-        """A small answer, whole, and its headers with names in lower case. Raises as :meth:`opened` does."""
+        """Return a small response and its headers, in lower case. Raises as :meth:`opened` does."""
         with self.opened(url, headers) as answer:
             found = answer.read(most + 1)
             if len(found) > most:
@@ -105,19 +104,19 @@ class Web:
             return found, {name.lower(): value for name, value in answer.headers.items()}
 
     def json(self, url: str, headers: Mapping[str, str] = _NOTHING) -> Mapping[str, Any]:
-        """A small answer that is an object. Raises as :meth:`opened` does."""
+        """Return a small response that is a JSON object. Raises as :meth:`opened` does."""
         content, _ = self.content(url, headers)
         return parse_object(content, _shown(url))
 
     def posted(self, url: str, form: Mapping[str, str]) -> Mapping[str, Any]:
-        """A small answer to a form, that is an object; nobody is followed, since forms hold secrets.
+        """Post a form; return a JSON object. Redirects are not followed, since forms hold secrets.
 
         Raises:
-            Refused: the answer is an error, or leads elsewhere.
-            StoreFailed: nobody answers.
+            HttpError: the answer is an error or a redirect.
+            StoreFailed: there is no answer.
         """
         body = urllib.parse.urlencode(form).encode()
-        with _told(url), Line(_QUIET_S).ask(url, _NOTHING, body) as answer:
+        with _told(url), HttpCall(_QUIET_S).ask(url, _NOTHING, body) as answer:
             if answer.status != http.HTTPStatus.OK:
                 raise _refusal(url, answer)
             return parse_object(answer.read(_MOST_JSON), _shown(url))
@@ -134,20 +133,20 @@ class Web:
         most: int = MOST_BYTES,
         seconds: float = _MOST_S,
     ) -> str:
-        """Write what a URL holds into a new file; its SHA-256. One that is cut off goes on where it ended.
+        """Download a URL into a new file; return its SHA-256. Interrupted downloads resume.
 
         Args:
-            digest, size: What it must be; None = nobody has said.
-            most: Bytes that may come.
-            seconds: That it may take.
+            digest, size: Expected values; None = unknown.
+            most: Most bytes.
+            seconds: Longest duration.
 
         Raises:
-            StoreFailed: also where it is not what the digest or size says; the file is as it may be.
+            StoreFailed: also if it does not match digest or size; the file may be incomplete.
             TooLarge: it has more bytes, or there is no room for them.
             LoadFailed: it cannot be written.
         """
         with _told(url), target.open("xb") as file:
-            wanted = Wanted(_shown(url), min(most, room_in(target.parent)), seconds, digest, size)
+            wanted = DownloadRequest(_shown(url), min(most, room_in(target.parent)), seconds, digest, size)
             download = Download(wanted, file, progress, self._clock)
             in_vain = 0
             while True:
@@ -155,8 +154,8 @@ class Web:
                 try:
                     self._more(url, headers, download)
                     return download.ended()
-                except (OSError, CutOff, http.client.HTTPException, Refused) as error:
-                    if isinstance(error, Refused) and error.status < http.HTTPStatus.INTERNAL_SERVER_ERROR:
+                except (OSError, DownloadInterrupted, http.client.HTTPException, HttpError) as error:
+                    if isinstance(error, HttpError) and error.status < http.HTTPStatus.INTERNAL_SERVER_ERROR:
                         raise
                     in_vain = 0 if download.done > before else in_vain + 1
                     if not download.may_go_on or in_vain == _MOST_IN_VAIN:
@@ -170,7 +169,7 @@ class Web:
             download.begin(answer.status, answer.headers)  # type: ignore[arg-type]
             while not download.is_whole and (
                 piece := answer.read1(_PIECE)
-            ):  # what is there; never waits for all
+            ):  # what has arrived; does not wait for all
                 download.add(piece)
         download.check_whole()
 
@@ -178,7 +177,7 @@ class Web:
         here, ours = without_user(url)
         mine = {**ours, **headers}
         for _ in range(_MOST_REDIRECTS + 1):
-            answer = Line(_QUIET_S).ask(here, mine)
+            answer = HttpCall(_QUIET_S).ask(here, mine)
             if answer.status not in _REDIRECTS:
                 if answer.status not in (http.HTTPStatus.OK, http.HTTPStatus.PARTIAL_CONTENT):
                     with answer:
@@ -187,15 +186,15 @@ class Web:
             answer.close()
             there = urllib.parse.urljoin(here, answer.headers.get("Location", ""))
             if not (_is_sound(there) and self._follows(here, there)):
-                raise Refused(f"{_shown(url)} leads to {_shown(there)}, where nobody is followed")
+                raise HttpError(f"{_shown(url)} leads to {_shown(there)}, where nobody is followed")
             if origin(here) != origin(there):
                 mine = {name: value for name, value in mine.items() if name.lower() != "authorization"}
             here = there
-        raise Refused(f"{_shown(url)} leads on and on: {_MOST_REDIRECTS} redirects were followed")
+        raise HttpError(f"{_shown(url)} leads on and on: {_MOST_REDIRECTS} redirects were followed")
 
 
 def parse_object(content: bytes, what: str) -> Mapping[str, Any]:
-    """JSON that is an object.
+    """Parse JSON that is an object.
 
     Raises:
         StoreFailed: it is none.
@@ -210,7 +209,7 @@ def parse_object(content: bytes, what: str) -> Mapping[str, Any]:
 
 
 def origin(url: str) -> tuple[str, str, int]:
-    """Scheme, host and port; what is no URL has an empty scheme.
+    """Return scheme, host and port; the scheme is empty for what is no URL.
 
     >>> origin("https://A.example/x"), origin("http://[::1]:5000/")
     (('https', 'a.example', 443), ('http', '::1', 5000))
@@ -229,17 +228,17 @@ def _is_sound(url: str) -> bool:
     return is_fine and scheme in ("http", "https") and bool(host)
 
 
-def _refusal(url: str, answer: http.client.HTTPResponse) -> Refused:
+def _refusal(url: str, answer: http.client.HTTPResponse) -> HttpError:
     body = answer.read(_MOST_REASON).decode("utf-8", "replace")
     words = " ".join("".join(c if c.isprintable() else " " for c in body).split())
     what = f"{_shown(url)} answers {answer.status} {answer.reason or ''}".rstrip()
-    return Refused(
+    return HttpError(
         f"{what}: {words}" if words else what, answer.status, answer.headers.get("WWW-Authenticate", "")
     )
 
 
 def _shown(url: str) -> str:
-    """For messages: without a name, a password or a signature of it."""
+    """Return a URL for messages, without name, password or signature."""
     try:
         parts = urllib.parse.urlsplit(url)
     except ValueError:

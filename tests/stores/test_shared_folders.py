@@ -9,18 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from waiting import PATIENCE_S, until
 
-from salver.stores.holdings import Held, Holdings
+from salver.stores.shared_folders import SharedFolder, SharedFolders
 
 
-def fill(held: Held) -> None:
+def fill(held: SharedFolder) -> None:
     held.folder.mkdir()
     (held.folder / "file").write_text(held.key)
 
 
 def test_a_folder_is_made_once_for_many_and_goes_with_the_last(tmp_path: Path) -> None:
-    holdings, made = Holdings(), []
+    holdings, made = SharedFolders(), []
 
-    def once(held: Held) -> None:
+    def once(held: SharedFolder) -> None:
         made.append(held)
         fill(held)
 
@@ -36,9 +36,9 @@ def test_a_folder_is_made_once_for_many_and_goes_with_the_last(tmp_path: Path) -
 
 
 def test_who_waited_for_one_that_failed_makes_it(tmp_path: Path) -> None:
-    holdings, begun, go_on = Holdings(), threading.Event(), threading.Event()
+    holdings, begun, go_on = SharedFolders(), threading.Event(), threading.Event()
 
-    def fails(held: Held) -> None:
+    def fails(held: SharedFolder) -> None:
         fill(held)
         begun.set()
         assert go_on.wait(PATIENCE_S)
@@ -59,11 +59,11 @@ def test_who_waited_for_one_that_failed_makes_it(tmp_path: Path) -> None:
 
 
 def test_one_that_cannot_be_made_leaves_nothing(tmp_path: Path) -> None:
-    def fails(held: Held) -> None:
+    def fails(held: SharedFolder) -> None:
         fill(held)
         raise ValueError("as asked")
 
-    holdings = Holdings()
+    holdings = SharedFolders()
     with pytest.raises(ValueError, match="as asked"):
         holdings.hold("k", lambda: tmp_path, fails)
     assert list(tmp_path.iterdir()) == [] and len(holdings) == 0
@@ -73,8 +73,8 @@ def test_one_that_cannot_be_made_leaves_nothing(tmp_path: Path) -> None:
 def test_what_is_held_is_there_and_nothing_else_is(steps: list[tuple[str, bool]]) -> None:
     import tempfile
 
-    holdings = Holdings()
-    mine: dict[str, list[Held]] = {"a": [], "b": []}
+    holdings = SharedFolders()
+    mine: dict[str, list[SharedFolder]] = {"a": [], "b": []}
     with tempfile.TemporaryDirectory() as place:
         for key, comes in steps:
             if comes:
