@@ -509,14 +509,13 @@ class Server:
             self._changing = "token" if has_keys else (of_torchserve if is_its_own else access).changing
         if config.cors_origins:
             front = Cors(front, config.cors_origins)
-        match config.cloud:
-            case SageMaker() as sagemaker:
-                models = ManyModels(
-                    self.control, context.http.guard, http_fault, is_allowed=sagemaker.brings_models
-                )
-                return SageMakerDoor(front, sagemaker, self.control, models, http_fault, access)
-            case Vertex() as vertex:
-                return VertexDoor(front, vertex, self.control, http_fault)
+        if config.serves == "sagemaker":
+            sagemaker = msgspec.convert(config.platform, SageMaker)
+            guard, brings = context.http.guard, sagemaker.brings_models
+            models = ManyModels(self.control, guard, http_fault, is_allowed=brings)
+            return SageMakerDoor(front, sagemaker, self.control, models, http_fault, access)
+        if config.serves == "vertex-ai":
+            return VertexDoor(front, msgspec.convert(config.platform, Vertex), self.control, http_fault)
         if config.serves != "all":
             return shown_at(front, config.serves)
         return Management(front, self._api, access, self._pages, context.new_id, __version__)

@@ -21,7 +21,6 @@ from salver.app import Server
 from salver.cli import main
 from salver.client import Client
 from salver.configuration import ServeConfig
-from salver.dialects.clouds.doors import SageMaker, Vertex
 from salver.dialects.torchserve.archive_store import ShelfConfig
 from salver.dialects.torchserve.registering import HandlerStoreConfig
 from salver.dialects.torchserve.rules import TokenRules, TorchServeRules
@@ -158,9 +157,9 @@ async def serving(
     """A server with a port of each kind, on which requests may change all that requests ever may."""
     (folder / "store").mkdir(exist_ok=True)
     write_mlp(folder / "models" / "mlp", 1)
-    clouds = {"sagemaker": SageMaker("mlp", brings_models=True), "vertex-ai": Vertex("mlp")}
+    clouds = {"sagemaker": {"model": "mlp", "brings_models": True}, "vertex-ai": {"model": "mlp"}}
     fronts = [
-        FrontConfig(host, 0, grace_seconds=5, serves=kind, cloud=clouds.get(kind))  # type: ignore[arg-type]
+        FrontConfig(host, 0, grace_seconds=5, serves=kind, platform=clouds.get(kind, {}))  # type: ignore[arg-type]
         for kind in KINDS
     ]
     handlers = HandlerStoreConfig(ShelfConfig(str(folder / "store")), is_open=True)

@@ -58,7 +58,7 @@ class FrontConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         tls_client_ca: PEM bundle; when given, callers must show a certificate it signed.
         serves: What may be asked at this port.
         shares_port: Other processes may listen on the same port, and the kernel deals out connections.
-        cloud: Configuration of the platform, where ``serves`` is one (``dialects/clouds/doors.py``).
+        platform: Options of the platform whose port it is (``dialects/clouds/doors.py``).
         cors_origins: Pages of these origins may ask from a browser; ``*`` = of every one.
         path: Of a UNIX socket, in place of host and port; empty = there is none.
         logs_json: Lines of the front's own are JSON objects.
@@ -73,7 +73,7 @@ class FrontConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tls_client_ca: str = ""
     serves: Kind = "all"
     shares_port: bool = False
-    cloud: object = None
+    platform: Mapping[str, Any] = {}
     cors_origins: tuple[str, ...] = ()
     path: str = ""
     logs_json: bool = False

@@ -1,5 +1,6 @@
 """What the environments of SageMaker and Vertex AI become under ``--compat triton``."""
 
+import msgspec
 import pytest
 
 from salver.configuration import Startup
@@ -28,7 +29,8 @@ def test_without_the_flag_the_environment_does_not_count() -> None:
 
 def test_tr_f6_the_port_of_sagemaker() -> None:
     front = fronts(on_sagemaker())["sagemaker"]
-    assert (front.host, front.port, front.cloud) == ("0.0.0.0", 8080, SageMaker())
+    assert (front.host, front.port) == ("0.0.0.0", 8080)
+    assert msgspec.convert(front.platform, SageMaker) == SageMaker()
     front = fronts(on_sagemaker("--sagemaker-port=9", "--http-address=::1", SAGEMAKER_BIND_TO_PORT="7"))[
         "sagemaker"
     ]
@@ -72,7 +74,7 @@ def test_tr_f6_the_safe_range_is_about_the_other_ports() -> None:
 )
 def test_tr_v3_what_is_behind_the_port(variables: dict[str, str], expected: SageMaker) -> None:
     start = on_sagemaker(**{f"SAGEMAKER_{name}": value for name, value in variables.items()})
-    assert fronts(start)["sagemaker"].cloud == expected
+    assert msgspec.convert(fronts(start)["sagemaker"].platform, SageMaker) == expected
 
 
 def test_tr_v3_flags_by_the_environment() -> None:
@@ -145,7 +147,8 @@ def test_tr_v4_the_environment_opens_the_port_of_vertex_alone() -> None:
     assert start.config.paths == ("/models",)
     assert set(fronts(start)) == {"vertex-ai", "metrics"}
     front = fronts(start)["vertex-ai"]
-    assert (front.host, front.port, front.cloud) == ("0.0.0.0", 8085, Vertex("", "/p", "/h"))
+    assert (front.host, front.port) == ("0.0.0.0", 8085)
+    assert msgspec.convert(front.platform, Vertex) == Vertex("", "/p", "/h")
     assert fronts(triton.configure([REPOSITORY], AIP))["vertex-ai"].port == 8080
 
 
@@ -155,7 +158,7 @@ def test_tr_v4_flags_come_before_the_environment() -> None:
     assert start.config.paths == ("models",)
     assert set(fronts(start)) == {"vertex-ai", "http", "grpc", "metrics"}
     assert fronts(start)["vertex-ai"].port == 9
-    assert fronts(start)["vertex-ai"].cloud == Vertex("m", "/p", "/h")
+    assert msgspec.convert(fronts(start)["vertex-ai"].platform, Vertex) == Vertex("m", "/p", "/h")
     assert "vertex-ai" not in fronts(triton.configure([REPOSITORY, "--allow-vertex-ai=false"], AIP))
 
 

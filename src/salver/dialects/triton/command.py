@@ -232,11 +232,11 @@ def _platforms(given: ParsedFlags, environment: Mapping[str, str], grace: float)
     if given.is_on("allow-sagemaker", False):
         port = given.port("sagemaker-port", 8080)
         door = platforms.sagemaker(environment)
-        found.append(FrontConfig(address, port, grace_seconds=grace, serves="sagemaker", cloud=door))
+        found.append(FrontConfig(address, port, grace_seconds=grace, serves="sagemaker", platform=door))
     if given.is_on("allow-vertex-ai", False):
         port = given.port("vertex-ai-port", 8080)
         aip = platforms.vertex(environment, given.text("vertex-ai-default-model"))
-        found.append(FrontConfig(address, port, grace_seconds=grace, serves="vertex-ai", cloud=aip))
+        found.append(FrontConfig(address, port, grace_seconds=grace, serves="vertex-ai", platform=aip))
     return found
 
 

@@ -6,14 +6,11 @@ The flags go before those of the command line.
 import re
 import shlex
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from salver.dialects.triton.flags import IGNORED
 from salver.terminal.server_flags import YES
 from salver.words.errors import InvalidInput
-
-if TYPE_CHECKING:
-    from salver.dialects.clouds.doors import SageMaker, Vertex
 
 _PREFIX: Final = "SAGEMAKER_TRITON_"
 #: Variable -> the flag that it stands for.
@@ -39,12 +36,8 @@ _SILENT: Final = {
     f"{_PREFIX}TENSORFLOW_VERSION": "the installed TensorFlow is used",
 }
 _SINGLE_MODELS: Final = "/opt/ml/model"
-_TYPES: Final[dict[str, Literal["infer", "generate", "generate_stream"]]] = {
-    "infer": "infer",
-    "generate": "generate",
-    "generate_stream": "generate_stream",
-}
-_PINGS: Final[dict[str, Literal["ready", "live"]]] = {"ready": "ready", "live": "live"}
+_TYPES: Final = ("infer", "generate", "generate_stream")
+_PINGS: Final = ("ready", "live")
 
 
 class FromEnvironment(NamedTuple):
@@ -55,7 +48,7 @@ class FromEnvironment(NamedTuple):
 
 
 def from_sagemaker(environment: Mapping[str, str], *, has_repository: bool) -> FromEnvironment:
-    """What SageMaker's variables stand for."""
+    """Return what SageMaker's variables stand for."""
     words, notices = [], []
     for variable, flag in _FLAGS.items():
         if value := environment.get(variable):
@@ -74,14 +67,12 @@ def from_sagemaker(environment: Mapping[str, str], *, has_repository: bool) -> F
     return FromEnvironment(words, notices)
 
 
-def sagemaker(environment: Mapping[str, str]) -> "SageMaker":
-    """What is behind SageMaker's port.
+def sagemaker(environment: Mapping[str, str]) -> dict[str, Any]:
+    """Return the options of SageMaker's port.
 
     Raises:
         InvalidInput: a variable has a value that it cannot have.
     """
-    from salver.dialects.clouds.doors import SageMaker
-
     kind = environment.get(f"{_PREFIX}INFERENCE_TYPE", "infer")
     if kind not in _TYPES:
         raise InvalidInput(
@@ -94,11 +85,11 @@ def sagemaker(environment: Mapping[str, str]) -> "SageMaker":
     if ping not in _PINGS:
         raise InvalidInput(f"the ping mode is ready or live, not '{ping}'", field=f"{_PREFIX}PING_MODE")
     model = environment.get(f"{_PREFIX}DEFAULT_MODEL_NAME", "")
-    return SageMaker(model, _TYPES[kind], _PINGS[ping], brings)
+    return {"model": model, "inference": kind, "ping": ping, "brings_models": brings}
 
 
 def from_vertex(environment: Mapping[str, str], *, has_repository: bool) -> FromEnvironment:
-    """What Vertex AI's variables stand for; its port is the only one unless others are asked for."""
+    """Return what Vertex AI's variables stand for; its port is the only one unless others are asked for."""
     words = ["--allow-http=false", "--allow-grpc=false"]
     if port := environment.get("AIP_HTTP_PORT"):
         words.append(f"--vertex-ai-port={port}")
@@ -108,29 +99,31 @@ def from_vertex(environment: Mapping[str, str], *, has_repository: bool) -> From
 
 
 def is_on_vertex(environment: Mapping[str, str]) -> bool:
-    """Does the platform say that it predicts here?"""
+    """Return whether the platform says that it predicts here."""
     return environment.get("AIP_MODE") == "PREDICTION"
 
 
-def vertex(environment: Mapping[str, str], model: str) -> "Vertex":
-    """What is behind Vertex AI's port.
+def vertex(environment: Mapping[str, str], model: str) -> dict[str, Any]:
+    """Return the options of Vertex AI's port.
 
     Raises:
         InvalidInput: a route is missing.
     """
-    from salver.dialects.clouds.doors import Vertex
-
     for variable in ("AIP_PREDICT_ROUTE", "AIP_HEALTH_ROUTE"):
         if not environment.get(variable, "").startswith("/"):
             raise InvalidInput(
                 f"{variable} is not defined for Vertex AI endpoint",
                 fix=f"Set {variable} to a path, as /predict.",
             )
-    return Vertex(model, environment["AIP_PREDICT_ROUTE"], environment["AIP_HEALTH_ROUTE"])
+    routes = environment["AIP_PREDICT_ROUTE"], environment["AIP_HEALTH_ROUTE"]
+    return {"model": model, "predict": routes[0], "health": routes[1]}
 
 
 def check_ports(ports: Mapping[str, int], safe: str) -> None:
-    """SageMaker leaves a container some ports only; ``8081-9000``, or empty for all.
+    """Check that ports are among those that SageMaker leaves to a container.
+
+    Args:
+        safe: As ``8081-9000``; empty = all.
 
     Raises:
         InvalidInput: another port is not one of them.
@@ -154,7 +147,7 @@ def _brings(environment: Mapping[str, str]) -> bool:
 
 
 def _number(level: str) -> str:
-    """``--log-verbose`` as SageMaker's images have it."""
+    """Return the value of ``--log-verbose`` as SageMaker's images have it."""
     return {"true": "1", "false": "0"}.get(level.lower(), level)
 
 
