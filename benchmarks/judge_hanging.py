@@ -14,6 +14,7 @@ import math
 import multiprocessing
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
@@ -157,7 +158,8 @@ class Release:
         exchange = _Exchange(self.path, _NO_CODEC, "m", "", call)
         sent: Any = exchange.passage and exchange.passage.settled(_REQUEST)
         exchange.passage = sent
-        exchange.served = ModelId("m", sent.plan.assignment.version)
+        version = ModelId("m", sent.plan.assignment.version)
+        exchange.lease = SimpleNamespace(id=version, servable=None, release=lambda: None)  # type: ignore[assignment]
         is_canary = sent.plan.assignment.arm is Arm.CANARY
         took = next(self.took_by_canary if is_canary else self.took)
         if self.own is not None:

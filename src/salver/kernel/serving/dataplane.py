@@ -125,7 +125,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
                 reply = codec.encode(request, response)
             if servable.capabilities.recording is not None:
                 exchange.record(response)
-            if passage is not None and passage.wants(exchange.served):
+            if passage is not None and exchange.is_wanted():
                 passage.answered(request, (response,), why)
         except Exception as error:
             return exchange.fail(error)
@@ -163,7 +163,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
             if rest is not None:
                 await rest
             request, passage = exchange.request, exchange.passage
-            wanted = passage if passage is not None and passage.wants(exchange.served) else None
+            wanted = passage if passage is not None and exchange.is_wanted() else None
             are_parts = exchange.servable.capabilities.gives_parts
             async with aclosing(_pieces(exchange)) as answer:
                 async for response in answer:

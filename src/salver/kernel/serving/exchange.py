@@ -75,17 +75,18 @@ class Exchange(Generic[BodyT, ReplyT]):
 
     Attributes:
         passage: The stage's part; None = it has none.
-        lease, servable, served: The version that answers, from ``begin`` or ``use`` on.
-        request: As the model gets it, from the end of ``begin`` or ``accept`` on.
+        lease, servable: The version that answers, from ``begin`` or ``use`` on.
+        request, deadline: As the model gets them, from the end of ``begin`` or ``accept`` on.
         timing: Of the model's last response.
         first: Seconds from the request's first byte to the first piece of an answer in pieces; 0 = none yet.
     """
 
     __slots__ = (
         "_extent", "_path", "call", "codec", "deadline", "first", "lease", "model", "passage", "request",
-        "servable", "served", "standing", "timing", "version",
+        "servable", "standing", "timing", "version",
     )  # fmt: skip
 
+    deadline: float | None
     request: InferRequest
     servable: Inferring
 
@@ -98,8 +99,6 @@ class Exchange(Generic[BodyT, ReplyT]):
         self.version = version
         self.call = call
         self.lease: Lease[Inferring] | None = None
-        self.served = _UNKNOWN
-        self.deadline = call.deadline
         self.standing = call.standing
         self.timing = _NO_TIME
         self.first = 0.0
@@ -121,11 +120,24 @@ class Exchange(Generic[BodyT, ReplyT]):
         Raises:
             SalverError: no version answers, or it takes no such request.
         """
-        refusal = self._acquire()
+        refusal, passage = None, self.passage
+        if passage is None:  # written out, as most requests need no more (benchmarks/before_after.py)
+            try:
+                lease = self._path.lessor.acquire(self.model, self.version)
+            except SalverError as error:
+                lease, refusal = self._replaced(error), error
+        else:
+            lease, refusal = self._leased(passage)
+        self.lease = lease
+        self.servable = servable = lease.servable
         if self.call.is_large:
             return self._finish(body, None, refusal)
-        request = self.codec.decode(body, self.servable.signature)
-        if refusal is not None or self._may_move(request):
+        request = self.codec.decode(body, servable.signature)
+        if (
+            refusal is not None
+            or "sequence_id" in request.parameters
+            or (passage is not None and passage.is_open)
+        ):
             return self._finish(body, request, refusal)
         self.accept(request)
         return None
@@ -133,13 +145,19 @@ class Exchange(Generic[BodyT, ReplyT]):
     async def _finish(self, body: BodyT, request: InferRequest | None, refusal: SalverError | None) -> None:
         if request is None:
             request = await self._decode(body, self.servable.signature)
-        if refusal is not None or self._may_move(request):
+        passage = self.passage
+        if (
+            refusal is not None
+            or "sequence_id" in request.parameters
+            or (passage is not None and passage.is_open)
+        ):
             request = await self._moved(body, request, refusal)
         self.accept(request)
 
     def accept(self, request: InferRequest) -> None:
         """Take the decoded request, with what its own parameters and its call add to it."""
         call, servable = self.call, self.servable
+        self.deadline = call.deadline
         if parameters := request.parameters:
             if "timeout" in parameters:
                 sooner = _sooner(call.deadline, call.arrival, parameters["timeout"])
@@ -176,34 +194,31 @@ class Exchange(Generic[BodyT, ReplyT]):
     def use(self, lease: Lease[Inferring]) -> None:
         """Have this version answer; the exchange releases the lease."""
         self.lease = lease
-        self.served = lease.id
         self.servable = lease.servable
 
-    def _acquire(self) -> SalverError | None:
-        """Lease a version; return what requests get that begin a sequence, of one that is being replaced."""
-        lease, refusal = self._leased(self.passage)
-        self.use(lease)
-        return refusal
+    def _leased(self, passage: Passage) -> tuple[Lease[Inferring], SalverError | None]:
+        """Lease a version that a stage has chosen, or else the one that the caller named.
 
-    def _leased(self, passage: Passage | None) -> tuple[Lease[Inferring], SalverError | None]:
+        Returns:
+            The lease; and what requests get that begin a sequence, if the version is being replaced.
+        """
         lessor = self._path.lessor
-        if passage is not None:
-            for version in passage.versions:
-                try:
-                    return lessor.acquire(passage.model, version), None
-                except (NotFound, NotReady):
-                    continue
+        for version in passage.versions:
+            try:
+                return lessor.acquire(passage.model, version), None
+            except (NotFound, NotReady):
+                continue
         try:
             return lessor.acquire(self.model, self.version), None
         except SalverError as error:
-            lease = lessor.other(self.model, self.version, has_sequences)
-            if lease is None:
-                raise
-            return lease, error
+            return self._replaced(error), error
 
-    def _may_move(self, request: InferRequest) -> bool:
-        passage = self.passage
-        return "sequence_id" in request.parameters or (passage is not None and passage.is_open)
+    def _replaced(self, error: SalverError) -> Lease[Inferring]:
+        """Lease a version that is being replaced, and still answers the sequences that it knows."""
+        lease = self._path.lessor.other(self.model, self.version, has_sequences)
+        if lease is None:
+            raise error
+        return lease
 
     async def _moved(self, body: BodyT, request: InferRequest, refusal: SalverError | None) -> InferRequest:
         """Lease the version where the request belongs; return it as that one takes it.
@@ -261,6 +276,10 @@ class Exchange(Generic[BodyT, ReplyT]):
         """Return the seconds since the request's first byte."""
         return self._path.clock() - self.call.arrival
 
+    def is_wanted(self) -> bool:
+        """Return whether the stage wants the answer of the version that answers."""
+        return self.passage is not None and self.lease is not None and self.passage.wants(self.lease.id)
+
     def record(self, response: InferResponse) -> None:
         """Have the request written down with its answer, if the model's owner wants that of this one."""
         servable = self.servable
@@ -303,9 +322,11 @@ class Exchange(Generic[BodyT, ReplyT]):
             outcome: ``ok``, or the error's code.
             why: See :class:`~salver.words.events.Served`.
         """
-        path, call, served = self._path, self.call, self.served
-        if self.lease is not None:
-            self.lease.release()
+        path, call, lease = self._path, self.call, self.lease
+        served = _UNKNOWN
+        if lease is not None:
+            served = lease.id
+            lease.release()
         if path.stage is not None:
             path.stage.forget(call)
         rows, size = self._extent
