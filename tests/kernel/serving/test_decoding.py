@@ -167,7 +167,7 @@ async def test_json_of_few_enough_values_stays_here(
         (b"{}," * 30_000 + b"{}", False),
         (b'"a",' * 20_000 + b'"a"', False),
     ):
-        parts = {
+        parts: dict[type[Any], bytes] = {
             OpenInferenceHttp: b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1],"data":[%b]}]}',
             Predict: b'{"instances":[%b]}',
             Generate: b'{"x":[%b]}',
