@@ -32,7 +32,7 @@ from salver.dialects.oip.rules import OipRules
 from salver.dialects.oip.shared_memory import SharedMemory
 from salver.dialects.openai.loading import VoiceAttachment
 from salver.dialects.openai.voices import VoiceConfig, Voices
-from salver.dialects.tables import grpc_tables, http_router
+from salver.dialects.tables import Lookups, grpc_tables, http_router
 from salver.dialects.tensorflow.config import TensorFlowConfig
 from salver.dialects.tensorflow.loading import RecordingAttachment, ReplayAttachment
 from salver.dialects.tensorflow.metrics import TensorFlowMetrics, with_colons
@@ -61,6 +61,7 @@ from salver.dialects.triton.settings import LogChange, LogSettings, TraceChange,
 from salver.dialects.triton.statistics import Statistics
 from salver.dialects.triton.trace_settings import TraceConfig
 from salver.dialects.triton.tracing import Tracing
+from salver.dialects.triton.version_config import ModelConfigs
 from salver.features.cache import CacheConfig, ResponseCache
 from salver.features.cache.caching import Caching
 from salver.features.cache.loading import CacheAttachment
@@ -275,7 +276,7 @@ class Server:
         max_body = int(config.max_body_mb * (1 << 20))
         oip = OipRules(self._regions, max_body, config.ignores_surplus)
         self._torchserve = self._as_torchserve(door, context, max_body)
-        behind = (door, self.control, self, context, oip, self._of_tensorflow.rules)
+        behind = (door, self.control, self._lookups, self, context, oip, self._of_tensorflow.rules)
         tables = (*grpc_tables(*behind), *self._torchserve.methods.tables())
         self._grpc = GrpcFront(tables, self.control, context)
         router = http_router(*behind)
@@ -362,12 +363,12 @@ class Server:
             self._of_torchserve.handlers, registrations, self._plane, self._manager, clock
         )
         self._reloading = Reloading(self._plane, self._manager, self._of_tensorflow.served)
-        voices = Voices(config.table("openai", VoiceConfig), self._manager, self._voices.of)
+        speech = Voices(config.table("openai", VoiceConfig), self._manager, self._voices.of).of
+        self.model_configs = ModelConfigs(self._manager)
+        self._lookups = Lookups(speech, self.model_configs.of, self._reloading.reload_config)
         self._readiness = Readiness(config.readiness, self._manager, self._plane)
         self._kernel.models, self._kernel.plane = self._manager, self._plane
-        self.control = self._kernel.control = ServerControl(
-            self._plane, self._manager, self._reloading, voices, self._readiness
-        )
+        self.control = self._kernel.control = ServerControl(self._plane, self._manager, self._readiness)
 
     def _observe(self, clock: Callable[[], float], new_id: Callable[[], str]) -> None:
         """Everyone who counts what happens, on one road of events."""

@@ -268,7 +268,7 @@ class Model:
         """
 
         async def work(app: App) -> bytes:
-            return app.control.model_config(self.name, self.version)
+            return app.model_configs.of(self.name, self.version)
 
         return as_json(self._server.run(work))
 

@@ -13,6 +13,15 @@ from salver.transport.grpc import GrpcFront
 from salver.transport.routes import HttpRouter
 
 
+def lookups(control: Any) -> tables.Lookups:
+    """Return those methods of a fake that single dialects call."""
+    return tables.Lookups(
+        lambda name: control.speech(name),
+        lambda model, version: control.model_config(model, version),
+        lambda config: control.reload_config(config),
+    )
+
+
 def http_router(
     door: Any,
     control: Any,
@@ -22,7 +31,7 @@ def http_router(
     tfs: TfsRules = TfsRules(),  # noqa: B008
 ) -> HttpRouter:
     """Return the router of all dialects' HTTP operations."""
-    return tables.http_router(door, control, exposition, context, rules, tfs)
+    return tables.http_router(door, control, lookups(control), exposition, context, rules, tfs)
 
 
 def grpc_front(
@@ -35,7 +44,7 @@ def grpc_front(
 ) -> GrpcFront:
     """Return the gRPC methods of all dialects."""
     context = msgspec.structs.replace(context, max_message=max_message)
-    found = tables.grpc_tables(door, control, exposition, context, OipRules(), TfsRules())
+    found = tables.grpc_tables(door, control, lookups(control), exposition, context, OipRules(), TfsRules())
     if torchserve is not None:
         found += torchserve.tables()
     return GrpcFront(found, control, context)

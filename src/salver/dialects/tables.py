@@ -1,12 +1,14 @@
 """Tables of the operations of all dialects, as the server hands them to the transport."""
 
 import time
+from collections.abc import Callable, Coroutine
+from typing import Any, NamedTuple
 
 from salver.dialects.oip.grpc_methods import OpenInferenceMethods
 from salver.dialects.oip.http_operations import OpenInferenceOperations
 from salver.dialects.oip.rules import OipRules
 from salver.dialects.openai.operations import OpenAiOperations
-from salver.dialects.openai.ports import SpeechControl
+from salver.dialects.openai.voice import Spoken
 from salver.dialects.tensorflow.grpc_methods import TensorFlowServingMethods
 from salver.dialects.tensorflow.http_operations import TensorFlowServingOperations
 from salver.dialects.tensorflow.rules import TfsRules
@@ -15,14 +17,29 @@ from salver.dialects.triton.http_operations import TritonOperations
 from salver.dialects.triton.ports import TritonExposition
 from salver.transport.calls import RequestContext
 from salver.transport.grpc_table import GrpcTable
-from salver.transport.ports import InferDoor
+from salver.transport.ports import Control, InferDoor
 from salver.transport.routes import HttpRouter
 from salver.transport.server_operations import ServerOperations
 
 
+class Lookups(NamedTuple):
+    """What single dialects know of the models, beside the server's control.
+
+    Attributes:
+        speech: What OpenAI's routes mean by a name.
+        model_config: A version's configuration in Triton's form, serialised.
+        reload_config: Serves the models of a serialised ``tensorflow.serving.ModelServerConfig``.
+    """
+
+    speech: Callable[[str], Spoken]
+    model_config: Callable[[str, str], bytes]
+    reload_config: Callable[[bytes], Coroutine[Any, Any, None]]
+
+
 def http_router(
     door: InferDoor,
-    control: SpeechControl,
+    control: Control,
+    lookups: Lookups,
     exposition: TritonExposition,
     context: RequestContext,
     rules: OipRules,
@@ -35,9 +52,13 @@ def http_router(
             OpenInferenceOperations(
                 door, control, exposition, context, rules, lambda: router.operations
             ).table(),
-            TritonOperations(door, control, exposition, context, rules.regions).table(),
-            OpenAiOperations(door, control, context.server_name, began, context.decoders).table(),
-            TensorFlowServingOperations(door, control, exposition, context, tfs, began).table(),
+            TritonOperations(door, control, exposition, lookups.model_config, context, rules.regions).table(),
+            OpenAiOperations(
+                door, control, lookups.speech, context.server_name, began, context.decoders
+            ).table(),
+            TensorFlowServingOperations(
+                door, control, lambda name: lookups.speech(name).model, exposition, context, tfs, began
+            ).table(),
             ServerOperations(control, exposition, context.parting).table(),
         ]
     )
@@ -46,7 +67,8 @@ def http_router(
 
 def grpc_tables(
     door: InferDoor,
-    control: SpeechControl,
+    control: Control,
+    lookups: Lookups,
     exposition: TritonExposition,
     context: RequestContext,
     rules: OipRules,
@@ -55,6 +77,6 @@ def grpc_tables(
     """Return the gRPC methods of all dialects but TorchServe's; Triton's after those that they extend."""
     return (
         OpenInferenceMethods(door, control, context, rules).table(),
-        TritonMethods(door, control, exposition, rules.regions).table(),
-        TensorFlowServingMethods(door, control, exposition, tfs).table(),
+        TritonMethods(door, control, exposition, lookups.model_config, rules.regions).table(),
+        TensorFlowServingMethods(door, control, exposition, lookups.reload_config, tfs).table(),
     )

@@ -83,10 +83,6 @@ class Looking(Protocol):
         """Can that model answer, or, without a name, every model that should serve?"""
         ...
 
-    def model_config(self, model: str, version: str = "") -> bytes:
-        """Its whole configuration, a serialised ModelConfig. Raises NotFound or NotReady."""
-        ...
-
     def version_of_label(self, model: str, label: str) -> str:
         """The version that one of the model's labels means now, loaded or not. Raises InvalidInput."""
         ...
@@ -111,13 +107,6 @@ class Control(Looking, Protocol):
 
     def versions(self, model: str) -> tuple[VersionStatus, ...]:
         """The model's versions that are or were to be served; those that have ended are GONE."""
-        ...
-
-    async def reload_config(self, config: bytes) -> None:
-        """Serve the models that a serialised ``tensorflow.serving.ModelServerConfig`` lists, and no others.
-
-        Returns when they can answer. Raises InvalidInput, Unsupported, or what kept one from loading.
-        """
         ...
 
 

@@ -70,7 +70,9 @@ class Behind:
 
 
 async def _call(behind: Any, method: str, request: Any) -> bytes | GrpcStatus:
-    methods = TensorFlowServingMethods(behind, behind, behind, TfsRules()).table().methods
+    methods = (
+        TensorFlowServingMethods(behind, behind, behind, behind.reload_config, TfsRules()).table().methods
+    )
     (found,) = (work for path, work in methods.items() if path.endswith(f"/{method}"))
     call = Call("tfs-grpc", 0.0)
     reply = await found(request.SerializeToString(), call)

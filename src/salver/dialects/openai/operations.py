@@ -17,7 +17,6 @@ from salver.dialects.openai.answers import Usage
 from salver.dialects.openai.codec import Embedding, Generating, embeddings, rows_of
 from salver.dialects.openai.faults import openai_fault
 from salver.dialects.openai.model_list import list_models
-from salver.dialects.openai.ports import SpeechControl
 from salver.dialects.openai.requests import parse_chat, parse_completion, parse_embedding
 from salver.dialects.openai.routes import OPERATIONS, find, is_openai
 from salver.dialects.openai.voice import Spoken, Voice
@@ -25,7 +24,7 @@ from salver.encoding.bodies import HttpBody, HttpReply
 from salver.encoding.json_text import dumps
 from salver.encoding.model_entries import openai_model
 from salver.kernel.serving.decoding import Decoders
-from salver.transport.ports import InferDoor
+from salver.transport.ports import Control, InferDoor
 from salver.transport.routes import Endpoint, HttpTable, Route, Write
 from salver.words.artifacts import LoadOrder
 from salver.words.errors import Cancelled, InvalidInput, SalverError
@@ -40,6 +39,7 @@ class OpenAiOperations:
     """The operations of one server.
 
     Args:
+        speech: Returns what a name means; raises NotFound or NotReady.
         owner: What the server calls itself.
         created: Unix seconds since which it serves.
         decoders: Parse large bodies; None = as small ones.
@@ -48,7 +48,8 @@ class OpenAiOperations:
     def __init__(
         self,
         door: InferDoor,
-        control: SpeechControl,
+        control: Control,
+        speech: Callable[[str], Spoken],
         owner: str,
         created: int,
         decoders: Decoders | None = None,
@@ -56,6 +57,7 @@ class OpenAiOperations:
         self._door = door
         self._decoders = decoders
         self._control = control
+        self._speech = speech
         self._owner = owner
         self._created = created
 
@@ -101,7 +103,7 @@ class OpenAiOperations:
         is_chat, is_large = route.operation == "chat", call.is_large
         parse: Callable[[bytes], Any] = parse_chat if is_chat else parse_completion
         asked = await self._parsed(parse, http.body, call)
-        spoken = self._control.speech(asked.model)
+        spoken = self._speech(asked.model)
         _note_user(call, asked.user)
         new = uuid.uuid4().hex
         id = f"chatcmpl-{new}" if is_chat else f"cmpl-{new}"
@@ -123,7 +125,7 @@ class OpenAiOperations:
         call.protocol = Embedding.protocol
         try:
             asked = await self._parsed(parse_embedding, http.body, call)
-            spoken = self._control.speech(asked.model)
+            spoken = self._speech(asked.model)
             _note_user(call, asked.user)
             if spoken.lora:
                 raise InvalidInput(f"model '{spoken.model}' takes no LoRA for embeddings", field="model")
@@ -168,7 +170,7 @@ class OpenAiOperations:
         more: dict[str, Sequence[str]] = {}
         for name in dict.fromkeys(status.id.name for status in statuses):
             with contextlib.suppress(SalverError):
-                more[name] = self._control.speech(name).names[1:]
+                more[name] = self._speech(name).names[1:]
         return HttpReply(200, dumps(list_models(statuses, self._owner, self._created, more)))
 
     async def _load(self, route: Route, http: HttpBody, call: Call) -> HttpReply:

@@ -5,8 +5,8 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Final
 
 import msgspec
 
@@ -49,13 +49,23 @@ class TensorFlowServingMethods:
     """The methods of one server.
 
     Args:
+        reload: Serves the models that a serialised ModelServerConfig lists, and no others; returns when they
+            can answer, or raises what kept one from loading.
         rules: Options that the operator set.
     """
 
-    def __init__(self, door: InferDoor, control: Control, exposition: Exposition, rules: TfsRules) -> None:
+    def __init__(
+        self,
+        door: InferDoor,
+        control: Control,
+        exposition: Exposition,
+        reload: Callable[[bytes], Coroutine[Any, Any, None]],
+        rules: TfsRules,
+    ) -> None:
         self._door = door
         self._control = control
         self._exposition = exposition
+        self._reload_config = reload
         self._rules = rules
         self._messages = PredictMessages()
         self._reloads = Changes("reload", _LOG, "a request brought a list of models: %s")
@@ -150,7 +160,7 @@ class TensorFlowServingMethods:
     async def _reload(self, message: bytes, call: Call) -> Reply:
         config, names = wire.decode_reload(message)
         before = self._counted(names)
-        await self._reloads.whole(self._control.reload_config(config))
+        await self._reloads.whole(self._reload_config(config))
         after = self._counted(names)
         return wire.encode_reload({name: after[name] - before.get(name, 0) for name in after})
 

@@ -5,7 +5,7 @@
 
 import contextlib
 import re
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Final
 from urllib.parse import unquote
 
@@ -15,14 +15,13 @@ from salver.dialects.tensorflow.faults import model_fault, tfs_fault
 from salver.dialects.tensorflow.head_json import Classify, Regress
 from salver.dialects.tensorflow.json_codec import Explain, ForOne, Predict, asked, servable_not_found
 from salver.dialects.tensorflow.metadata import number_of_version
-from salver.dialects.tensorflow.ports import AliasControl
 from salver.dialects.tensorflow.routes import OPERATIONS, find, owns_fault
 from salver.dialects.tensorflow.rules import TfsRules
 from salver.encoding.bodies import HttpBody, HttpReply
 from salver.encoding.forms import no_explainer
 from salver.encoding.model_entries import openai_model
 from salver.transport.calls import RequestContext
-from salver.transport.ports import Exposition, InferDoor
+from salver.transport.ports import Control, Exposition, InferDoor
 from salver.transport.routes import Endpoint, Headers, HttpTable, Route
 from salver.transport.server_operations import ServerOperations
 from salver.words.errors import NotFound, NotReady, SalverError
@@ -52,6 +51,7 @@ class TensorFlowServingOperations:
     """The operations of one server.
 
     Args:
+        model_of: Returns the model of a name that may be a LoRA's; raises NotFound or NotReady.
         rules: Options that the operator set.
         began: Unix seconds since which it serves.
     """
@@ -59,7 +59,8 @@ class TensorFlowServingOperations:
     def __init__(
         self,
         door: InferDoor,
-        control: AliasControl,
+        control: Control,
+        model_of: Callable[[str], str],
         exposition: Exposition,
         context: RequestContext,
         rules: TfsRules,
@@ -67,6 +68,7 @@ class TensorFlowServingOperations:
     ) -> None:
         self._door = door
         self._control = control
+        self._model_of = model_of
         self._rules = rules
         self._owner = context.server_name
         self._forms = context.forms
@@ -138,7 +140,7 @@ class TensorFlowServingOperations:
         rows = self._control.versions(model)
         if not rows:
             with contextlib.suppress(SalverError):
-                other = self._control.speech(model).model
+                other = self._model_of(model)
                 return other, self._control.versions(other)
         return model, rows
 
@@ -208,7 +210,7 @@ class TensorFlowServingOperations:
         if verb == "GET":
             with contextlib.suppress(SalverError):
                 name = path.removeprefix("/v1/models/")
-                self._control.speech(name)  # knows a LoRA's, too
+                self._model_of(name)  # knows a LoRA's, too
                 return Route(route.operation, name)
         raise tfs_paths.malformed(verb, route.path)
 

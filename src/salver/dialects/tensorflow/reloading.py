@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from salver.dialects.tensorflow import tf_text
+from salver.dialects.tensorflow import tf_schema, tf_text
 from salver.dialects.tensorflow.model_list import check_change, check_labels, named_models
 from salver.kernel.repository import NamedModel
 from salver.words.errors import FailedPrecondition, InvalidInput, SalverError, UnknownError, Unsupported
@@ -147,6 +147,10 @@ class Reloading:
             await self._take(tuple(places))
             await self._lives.tried(new)
             self._check_available(new)
+
+    async def reload_config(self, config: bytes) -> None:
+        """As ``reload``, of a serialised ModelServerConfig."""
+        await self.reload(tf_schema.build()["ModelServerConfig"].FromString(config))
 
     def _read(self, config: Any) -> tuple[NamedModel, ...]:
         if config.WhichOneof("config") != "model_config_list":

@@ -1,6 +1,7 @@
 """What the gRPC methods of Triton's extensions do, beside the Open Inference Protocol's in its service."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Final
 
 from salver.dialects.oip.faults import grpc_status
@@ -24,14 +25,21 @@ class TritonMethods:
     """The methods of one server.
 
     Args:
+        model_config: Returns a version's ModelConfig, serialised; raises NotFound or NotReady.
         regions: Memory that callers share with the server.
     """
 
     def __init__(
-        self, door: InferDoor, control: Control, exposition: TritonExposition, regions: RegionRegistry
+        self,
+        door: InferDoor,
+        control: Control,
+        exposition: TritonExposition,
+        model_config: Callable[[str, str], bytes],
+        regions: RegionRegistry,
     ) -> None:
         self._door = door
         self._control = control
+        self._model_config = model_config
         self._exposition = exposition
         self._regions = regions
 
@@ -53,7 +61,7 @@ class TritonMethods:
     @reads
     async def _config(self, message: bytes, call: Call) -> Reply:
         name, version = decode_model_request(message)
-        return wire.encode_model_config(self._control.model_config(name, version))
+        return wire.encode_model_config(self._model_config(name, version))
 
     @reads
     async def _statistics(self, message: bytes, call: Call) -> Reply:

@@ -1,6 +1,6 @@
 """What each HTTP operation of Triton's extensions does."""
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
@@ -25,6 +25,7 @@ class TritonOperations:
     """The operations of one server.
 
     Args:
+        model_config: Returns a version's ModelConfig, serialised; raises NotFound or NotReady.
         regions: Memory that callers share with the server.
     """
 
@@ -33,11 +34,13 @@ class TritonOperations:
         door: InferDoor,
         control: Control,
         exposition: TritonExposition,
+        model_config: Callable[[str, str], bytes],
         context: RequestContext,
         regions: RegionRegistry,
     ) -> None:
         self._door = door
         self._control = control
+        self._model_config = model_config
         self._exposition = exposition
         self._decoders = context.decoders
         self._regions = regions
@@ -90,7 +93,7 @@ class TritonOperations:
         return orca.load_report(form, room) if room else ()
 
     async def _config(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
-        return _json(config_view.as_json(self._control.model_config(route.model, route.version)))
+        return _json(config_view.as_json(self._model_config(route.model, route.version)))
 
     async def _statistics(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
         if route.model:

@@ -1,18 +1,37 @@
-"""What is the configuration of a version, in Triton's form?
+"""Configurations of versions in Triton's form: what the owner said, and what is known of the version.
 
-The owner's words, and what is known of the version and its place. How it looks,
-``dialects/triton/config_view.py`` says.
+Their layout is in ``dialects/triton/config_view.py``.
 """
 
 import msgspec
 
 from salver.dialects.triton.config_view import Facts, as_json, complete
+from salver.kernel.serving.ports import Lessor
+from salver.kernel.serving.servable import Servable
 from salver.words.artifacts import Manifest
 from salver.words.messages import Signature
 
 
+class ModelConfigs:
+    """Configurations of loaded versions."""
+
+    def __init__(self, lessor: Lessor[Servable]) -> None:
+        self._lessor = lessor
+
+    def of(self, model: str, version: str = "") -> bytes:
+        """Return a version's ModelConfig, serialised. Raises NotFound or NotReady."""
+        lease = self._lessor.acquire(model, version)
+        try:
+            servable = lease.servable
+            decoupled = servable.capabilities.stream is not None
+            slots = servable.placement.slots
+            return config_of(servable.manifest, servable.signature, slots, decoupled=decoupled)
+        finally:
+            lease.release()
+
+
 def config_of(manifest: Manifest, signature: Signature, instances: int, *, decoupled: bool) -> bytes:
-    """The whole ModelConfig of a loaded version, serialised.
+    """Return the whole ModelConfig of a loaded version, serialised.
 
     Args:
         instances: Runs at the same time.
@@ -22,7 +41,7 @@ def config_of(manifest: Manifest, signature: Signature, instances: int, *, decou
 
 
 def told(manifest: Manifest, instances: int) -> str:
-    """The same of a version that is not loaded yet, as JSON, for a model that may complete it itself."""
+    """Return the same of a version that is not loaded yet, as JSON; a model may complete it itself."""
     inputs, outputs = manifest.config.inputs, manifest.config.outputs
     free = all(spec.shape[:1] == (-1,) for spec in (*inputs, *outputs))
     signature = Signature(inputs, outputs, batched=free and bool(inputs and outputs))
