@@ -1,7 +1,7 @@
-"""Where does what go, how many, how large a batch?
+"""Tuning: choice of instances, threads and batch size from measurements.
 
-``profile`` keeps what was measured of a model, ``search`` says what to measure next, ``choose`` makes a
-setting of it that meets the owner's objective, ``roofline`` bounds what the machine could do at
-best. ``mdp`` solves the batching decision exactly, ``qlearning`` learns it, ``training`` makes the tables of
-both by which the server batches. All of it is pure: who measures is ``features/tuning/profiling.py``.
+``profile`` stores measurements of a model, ``search`` chooses what to measure next, ``choose`` selects the
+setting that meets the objective, ``roofline`` bounds what the machine could do at best. ``mdp`` solves the
+batching decision exactly, ``qlearning`` learns it, ``training`` makes the batching tables of both. All of
+these are pure; measurements are made in ``features/tuning/profiling.py``.
 """

@@ -1,4 +1,4 @@
-"""How long do a model's runs take, so many at once, on so many threads, of so many rows?
+"""Measurement of a model's run times by concurrency, threads and rows.
 
 Opens real runners and measures cells on them, off any request's path. It chooses nothing.
 """
@@ -21,21 +21,21 @@ from salver.words.errors import InvalidInput, SalverError
 from salver.words.messages import Signature
 from salver.words.tensor import Array
 
-_OPEN = 2  # runners at one time; each may hold the model's weights once more
-_FEWEST, _MOST = 3, 300  # runs of an instance
-_SLOW_S = 0.3  # of a run this long one is enough
+_OPEN = 2  # maximum number of open runners; each may hold another copy of the weights
+_FEWEST, _MOST = 3, 300  # minimum runs of an instance
+_SLOW_S = 0.3  # a single run this long is enough
 
-#: Loads the model for a placement.
+#: Opens a runner for a placement.
 OpenRunner = Callable[[Placed], Awaitable[Runner]]
 
 
 class Bench:
-    """Measures the cells of one model version.
+    """Measurement of the cells of one model version.
 
     Args:
-        open_runner: Gives a runner for a placement; the bench closes it.
+        open_runner: Returns a runner for a placement; closed by this object.
         clock: Monotonic seconds.
-        cell_s: Seconds that one cell is measured for.
+        cell_s: Seconds of measurement per cell.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Bench:
         self._open_runner = open_runner
         self._clock = clock
         self._cell_s = cell_s
-        self._runners: dict[Placed, Runner] = {}  # the one used last is the last
+        self._runners: dict[Placed, Runner] = {}  # ordered by last use
         self._row: Mapping[str, Array] | None = None
 
     def __repr__(self) -> str:
@@ -53,14 +53,14 @@ class Bench:
 
     @property
     def placements(self) -> tuple[Placed, ...]:
-        """Those whose runners are loaded."""
+        """Return the placements whose runners are open."""
         return tuple(self._runners)
 
     async def runner(self, placed: Placed) -> Runner:
-        """The runner of a placement, loaded if need be; another one may be closed for it.
+        """Return the runner of a placement, opening it if necessary; another one may be closed for it.
 
         Raises:
-            LoadFailed: there is none.
+            LoadFailed: it cannot be opened.
         """
         runner = self._runners.pop(placed, None)
         if runner is None:
@@ -72,22 +72,22 @@ class Bench:
         return runner
 
     async def keep(self, placed: Placed) -> Runner:
-        """The runner of a placement, which is the caller's from now on; all others are closed."""
+        """Return the runner of a placement to keep; all others are closed."""
         runner = await self.runner(placed)
         del self._runners[placed]
         await self.close()
         return runner
 
     async def close(self) -> None:
-        """Give every runner back."""
+        """Close every runner."""
         runners, self._runners = list(self._runners.values()), {}
         await asyncio.gather(*(runner.close() for runner in runners))
 
     async def alone(self, placed: Placed) -> float:
-        """Seconds of a run of the smallest size, the model being warm.
+        """Return the seconds of a run of the smallest size on a warm model.
 
         Raises:
-            SalverError: the model takes no generated input, or not that of its warm-up file.
+            SalverError: the model rejects generated inputs, or those of its warm-up file.
         """
         runner = await self.runner(placed)
         inputs = await self._inputs(runner.signature, 1)
@@ -95,12 +95,12 @@ class Bench:
         return first if first > _SLOW_S else min([first, *[(await runner.run(inputs))[1] for _ in range(3)]])
 
     async def shapes(self, placed: Placed) -> dict[str, tuple[int, ...]]:
-        """Of the inputs of a run of one row."""
+        """Return the shapes of the inputs for one row."""
         inputs = await self._inputs((await self.runner(placed)).signature, 1)
         return {name: array.shape for name, array in inputs.items()}
 
     async def row_size(self, placed: Placed) -> int:
-        """Elements of a row as it is measured; 0 where shapes are fixed, or none can be made."""
+        """Return the elements of a row as measured; 0 if shapes are fixed or no inputs can be generated."""
         signature = (await self.runner(placed)).signature
         first = 1 if signature.batched else 0
         if not any(-1 in spec.shape[first:] for spec in signature.inputs):
@@ -112,13 +112,13 @@ class Bench:
         return sum(math.prod(shape[first:]) for shape in shapes.values())
 
     async def measure(self, cell: Cell) -> tuple[Measured, list[float]]:
-        """Run a cell, all its instances at once and over and over.
+        """Run a cell repeatedly with all its instances busy.
 
         Returns:
-            What it gave, by the median, and the seconds of every run.
+            The measurement, by the median, and the seconds of every run.
 
         Raises:
-            SalverError: the placement is not to be had, or the model takes no such batch.
+            SalverError: the placement is not available, or the model rejects the batch.
         """
         runner = await self.runner(Placed(cell.instances, cell.threads))
         inputs = await self._inputs(runner.signature, cell.rows)
@@ -139,7 +139,7 @@ class Bench:
         return runs
 
     async def _inputs(self, signature: Signature, rows: int) -> dict[str, Array]:
-        """Inputs of so many rows: the owner's warm-up request, its rows repeated, or zeros."""
+        """Return inputs of that many rows: the repeated warm-up request, or zeros."""
         wish = self._manifest.config.warmup
         if not wish.file:
             return next(samples(signature, Warmup((rows,), 1, wish.free_dim)))

@@ -1,4 +1,4 @@
-"""``salver bench``: how fast does a model answer when requests come on a clock of their own?"""
+"""``salver bench``: latency of a model under open-loop load."""
 
 import asyncio
 import selectors
@@ -20,7 +20,7 @@ _COLUMNS = (
     "offered/s", "sent", "ok", "errors", "unsent", "ok/s",
     "mean ms", "p50", "p90", "p99", "max", "queue ms", "compute ms",
 )  # fmt: skip
-_SELECTABLE = 900  # select() takes descriptors below 1,024
+_SELECTABLE = 900  # select() accepts only descriptors below 1,024
 
 
 def bench(
@@ -46,11 +46,11 @@ def bench(
 ) -> int:
     """Measure a model under open-loop load.
 
-    Every request has its time before the run begins, and its latency counts from that time, so a
-    slow server cannot hide its delays by slowing the load. Inputs are made up when none is given.
+    Every request is scheduled before the run begins, and its latency counts from its scheduled time, so a
+    slow server cannot hide delays by slowing the load. Inputs are generated if none are given.
 
     Args:
-        model: Its name.
+        model: Name of the model.
     """
     from salver.words.errors import InvalidInput
 
@@ -77,7 +77,7 @@ def bench(
             _warn(summary, connections)
         return int(any(summary.ok == 0 for summary, _ in found))
 
-    # epoll wakes up to 1 ms late, select() within microseconds: the generator should not be what is seen.
+    # epoll wakes up to 1 ms late, select() within microseconds: the generator's delay should not show.
     with asyncio.Runner(loop_factory=_precise_loop if connections <= _SELECTABLE else None) as runner:
         return runner.run(run())
 
@@ -89,7 +89,7 @@ def _precise_loop() -> asyncio.AbstractEventLoop:
 async def _prepare(
     client: "Client", model: str, version: str, words: tuple[str, ...], rows: int, seed: int
 ) -> bytes:
-    """The request's bytes, tried once: a request that fails alone is not worth sending often."""
+    """Return the request's bytes after trying it once, so that errors show before the run."""
     from salver.client.encoding import specs
     from salver.terminal.tensors import examples, parse_inputs
 
@@ -101,7 +101,7 @@ async def _prepare(
 
 
 class _Load(msgspec.Struct, frozen=True):
-    """What all the runs of one call have in common."""
+    """Common parts of the runs of one command."""
 
     client: "Client"
     model: str
@@ -113,7 +113,7 @@ class _Load(msgspec.Struct, frozen=True):
     seed: int
 
     async def measure(self, offered: float) -> "tuple[Summary, dict[str, float | None]]":
-        """One run at one rate, with the server's own split of the time."""
+        """Run at one rate, with the server's own breakdown of the time."""
         from salver.client.load import Tally, drive, schedule, summarise
 
         due = schedule(offered, self.seconds, self.arrivals, self.seed)
@@ -137,7 +137,7 @@ class _Load(msgspec.Struct, frozen=True):
 
 
 async def _durations(client: "Client", model: str, version: str) -> dict[str, Any]:
-    """The server's own counts, summed over the versions; empty where it keeps none."""
+    """Return the server's own counts, summed over versions; empty if it has none."""
     from salver.words.errors import SalverError
 
     try:
@@ -154,7 +154,7 @@ async def _durations(client: "Client", model: str, version: str) -> dict[str, An
 
 
 def _split(before: dict[str, Any], after: dict[str, Any]) -> dict[str, float | None]:
-    """Mean milliseconds of the run's requests in the queue and in the model."""
+    """Return the mean milliseconds of the run's requests in the queue and in the model."""
     found: dict[str, float | None] = {"queue_ms": None, "compute_ms": None}
     for key, kind in (("queue_ms", "queue"), ("compute_ms", "compute_infer")):
         if kind in before and kind in after and (n := after[kind][0] - before[kind][0]) > 0:
@@ -163,7 +163,7 @@ def _split(before: dict[str, Any], after: dict[str, Any]) -> dict[str, float | N
 
 
 async def _progress(tally: "Tally", offered: float, seconds: float) -> None:
-    """One line on the terminal, written over and over, gone at the end."""
+    """Show progress in one line of the terminal, erased at the end."""
     if not sys.stderr.isatty():
         return
     start = time.perf_counter()

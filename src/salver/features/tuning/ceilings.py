@@ -1,8 +1,7 @@
-"""What are this machine's ceilings, right now?
+"""Measurement of a machine's peak arithmetic rate and memory bandwidth.
 
-For arithmetic the best of many products of matrices, by the framework's own kernels; for memory the best of
-many readings of as many bytes as a model's weights, since it matters in which cache they lie. A tenth
-of a second each.
+Arithmetic: the best of many matrix products with the framework's own kernels. Memory: the best of many reads
+of as many bytes as a model's weights, because the cache that holds them matters. A tenth of a second each.
 """
 
 import threading
@@ -15,15 +14,15 @@ from salver.backends.protocol import CountingBackend
 from salver.features.tuning.roofline import Ceilings
 from salver.words.artifacts import Cost
 
-_LEAST, _MOST = 512 << 10, 64 << 20  # bytes that a thread reads: calls stay few, memory bounded
+_LEAST, _MOST = 512 << 10, 64 << 20  # bytes read per thread: few calls, limited memory
 _SECONDS = 0.1
 
 
 def ceilings(backend: CountingBackend, cost: Cost, instances: int, threads: int) -> Ceilings:
-    """Measure what matters to a model of this cost. Blocking, all cores of the placement being busy.
+    """Measure the ceilings for a model of this cost. Blocking, with all cores of the placement busy.
 
     Args:
-        instances: So many runs at once read the same weights, each on ``threads`` cores that share them.
+        instances: Concurrent runs that read the same weights, each on ``threads`` cores that share them.
     """
     cores = instances * threads
 
@@ -40,7 +39,7 @@ def ceilings(backend: CountingBackend, cost: Cost, instances: int, threads: int)
 
 
 def _together(cores: int, work: Callable[[int], object]) -> float:
-    """How often a second the work is done at best, by as many threads as there are cores."""
+    """Return the best rate per second of the work on as many threads as there are cores."""
     rates: list[float] = []
 
     def repeat(core: int) -> None:

@@ -1,8 +1,8 @@
-"""Which setting meets the owner's objective best, and why?
+"""Choice of the setting that best meets the objective.
 
-Pure: laws of the placements in, a :class:`Setting` with its reasons out. The seed is a formula (B* =
-n_half, within what the latency limit and the memory allow); around it the settings are compared, by a
-callable that is handed in (a simulation) where there is one. This module knows no engine.
+Pure: maps the batch laws of placements to a :class:`Setting` with its reasons. The starting point is a
+formula (B* = n_half, within the limits of latency and memory); settings around it are compared by a function
+argument, if given (a simulation). This module knows no engine.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,24 +15,24 @@ from salver.features.tuning.profile import Measured
 from salver.stats.batch_law import BatchLaw
 from salver.words.artifacts import Objective
 
-#: Settings that differ by less are taken for equal.
+#: Relative difference up to which settings count as equal.
 _TIE = 0.005
-#: n_half below which single rows reach nearly all of the rate.
+#: n_half below which single rows reach nearly the full rate.
 _FLAT = 0.1
-#: Placements within so much of the best one are judged by simulation.
+#: Placements within this fraction of the best one are compared by simulation.
 _NEAR = 0.9
 
 
 class Setting(msgspec.Struct, frozen=True):
-    """What to run with.
+    """Setting of a model.
 
     Attributes:
-        instances: Runs at the same time.
+        instances: Concurrent runs.
         threads: Threads inside one run.
-        max_rows: Most rows in one run.
+        max_rows: Maximum rows in one run.
         law: Batch law of this placement.
-        score: Rows a second that it is expected to answer within the objective.
-        reasons: Why, in words for the owner, a sentence each.
+        score: Expected rows per second within the objective.
+        reasons: Reasons as sentences for the user.
     """
 
     instances: int
@@ -44,25 +44,25 @@ class Setting(msgspec.Struct, frozen=True):
 
 
 class Judge(Protocol):
-    """Tells what a setting is worth under load, usually by simulation."""
+    """Judge of a setting under load, usually by simulation."""
 
     def __call__(self, law: BatchLaw, instances: int, max_rows: int, limit_s: float) -> float:
-        """Most rows a second of which 99 % are answered within ``limit_s`` seconds."""
+        """Return the maximum rows per second of which 99 % are answered within ``limit_s`` seconds."""
         ...
 
 
 def limit_of(objective: Objective) -> float:
-    """Seconds within which answers are wanted; 0 = no limit."""
+    """Return the seconds within which answers are required; 0 = no limit."""
     return (objective.latency_p99_ms or objective.deadline_ms) / 1e3
 
 
 def is_set(objective: Objective) -> bool:
-    """The owner has an objective at all."""
+    """Return whether an objective is set."""
     return objective.throughput or limit_of(objective) > 0
 
 
 def slo_rows(law: BatchLaw, limit_s: float) -> float:
-    """B_slo, not rounded: a request may wait for one whole run and then be part of one.
+    """Return B_slo, not rounded: a request may wait for one full run and then be part of one.
 
     >>> slo_rows(BatchLaw(a=0.001, t0=0.004), 0.05)
     21.0
@@ -73,10 +73,10 @@ def slo_rows(law: BatchLaw, limit_s: float) -> float:
 
 
 def worth(law: BatchLaw, instances: int, max_rows: int, limit_s: float = 0.0) -> float:
-    """Rows a second that a placement keeps up with busy, in batches of at most so many rows.
+    """Return the sustainable rows per second of a placement, in batches of at most that many rows.
 
-    With a limit, in batches small enough for it (:func:`slo_rows`); where not even two runs of one row
-    in a sequence meet it, what is left of the rate of single rows.
+    With a limit, in batches small enough for it (:func:`slo_rows`); if not even two consecutive runs of one
+    row meet it, the remaining part of the rate of single rows.
     """
     if limit_s <= 0:
         return instances * law.rate(max_rows)
@@ -88,7 +88,7 @@ def worth(law: BatchLaw, instances: int, max_rows: int, limit_s: float = 0.0) ->
 
 
 def seed_rows(law: BatchLaw, limits: Limits, limit_s: float = 0.0) -> int:
-    """Where the search starts: clamp(n_half, 1, min(B_slo, B_mem, M))."""
+    """Return the start of the search: clamp(n_half, 1, min(B_slo, B_mem, M))."""
     most = limits.sizes()[-1]
     if limit_s > 0:
         most = min(most, int(slo_rows(law, limit_s)))
@@ -102,12 +102,12 @@ def choose(
     judge: Judge | None = None,
     measured: Sequence[Measured] = (),
 ) -> Setting:
-    """The setting that meets the objective best.
+    """Return the setting that best meets the objective.
 
     Args:
-        laws: Of each placement, its instances all busy. At least one.
-        judge: Compares the candidates near the best under load; without it :func:`worth` does.
-        measured: Cells whose measured rate goes before the law's where only the rate counts.
+        laws: Law of each placement with all instances busy; at least one.
+        judge: Compares the candidates near the best under load; default :func:`worth`.
+        measured: Cells whose measured rate is preferred to the law's if only the rate counts.
 
     >>> laws = {Placed(1, 2): BatchLaw(0.001, 0.004), Placed(2, 1): BatchLaw(0.0018, 0.005)}
     >>> setting = choose(laws, Objective(throughput=True), Limits(cores=2))
@@ -129,12 +129,13 @@ def choose(
             elif judge is None:
                 scores[placed, rows] = worth(law, placed.instances, rows, limit)
     best = max(scores.values())
-    if best <= 0:  # out of reach: as quick as can be
+    if best <= 0:  # out of reach: as fast as possible
         placed = min(laws, key=lambda p: laws[p].seconds(1))
         rows = limits.rows or 1
     else:
         equal = [key for key, score in scores.items() if score >= best * (1 - _TIE)]
-        # Rules keep batches within a latency limit by themselves, by a law that is fresh: room does no harm.
+        # Rules keep batches within a latency limit by themselves, with an up-to-date law, so a larger limit
+        # does no harm.
         placed, rows = min(equal, key=lambda key: (-key[1] if limit > 0 else key[1], -scores[key]))
     score = scores.get((placed, rows), 0.0)
     reasons = _reasons(laws, rough, placed, rows, limits, limit, simulated=judge is not None and limit > 0)
@@ -146,7 +147,7 @@ def _rate(value: float) -> str:
 
 
 def _candidates(law: BatchLaw, limits: Limits, limit_s: float) -> list[int]:
-    """Sizes to compare: those of the sweep and, with a latency limit, those around the seed."""
+    """Return the sizes to compare: those of the sweep and, with a latency limit, those around the start."""
     if limits.rows or not limits.batched:
         return [limits.sizes()[-1]]
     sizes = set(limits.sizes())

@@ -1,7 +1,7 @@
-"""What do measurements, their law and a setting look like?
+"""Tables and pictures of measurements, batch laws and settings.
 
-Pure: a profile and a choice in, rows of a table and a :class:`~salver.terminal.picture.Picture` out. It does
-not know who measured, and in what the picture is drawn.
+Pure: maps a profile and a choice to rows of a table and a :class:`~salver.terminal.picture.Picture`. It knows
+neither who measured nor how the picture is drawn.
 """
 
 import math
@@ -17,16 +17,16 @@ from salver.terminal.picture import Mark, Panel, Picture, Points, Series, limits
 from salver.words.artifacts import Objective
 
 COLUMNS: Final = ("instances × threads", "rows", "run ms", "rows/s")
-_STEPS = 8  # points of a curve for each doubling of rows
+_STEPS = 8  # points of a curve per doubling of rows
 _FEASIBLE, _BOUND, _OTHERS = 1, 2, 3  # colours; 0 is the chosen placement
 _AXIS = "rows in a run"
 
-#: Rows a second that the machine could do at best with runs of so many rows.
+#: Maximum rows per second of the machine, by rows of a run.
 Bound = Callable[[float], float]
 
 
 def table_rows(measured: Sequence[Measured]) -> list[tuple[str, ...]]:
-    """One row a cell, by placement and size.
+    """Return one row per cell, ordered by placement and size.
 
     >>> from salver.features.tuning.profile import Cell
     >>> table_rows([Measured(Cell(1, 2, 8), 0.004, 2000), Measured(Cell(1, 2, 1), 0.001, 1000)])
@@ -44,7 +44,7 @@ def table_rows(measured: Sequence[Measured]) -> list[tuple[str, ...]]:
 
 
 def per_second(rate: float) -> str:
-    """A rate with three digits or more.
+    """Format a rate with at least three digits.
 
     >>> per_second(12345.6), per_second(9.876)
     ('12346', '9.88')
@@ -53,7 +53,7 @@ def per_second(rate: float) -> str:
 
 
 def milliseconds(seconds: float) -> str:
-    """With three digits or more.
+    """Format milliseconds with at least three digits.
 
     >>> milliseconds(0.00123456), milliseconds(0.25), milliseconds(0.000043)
     ('1.23', '250', '0.043')
@@ -73,12 +73,12 @@ def compose(
     feasible: Mapping[int, float] | None = None,
     lines: Sequence[str] = (),
 ) -> Picture:
-    """The whole report.
+    """Return the whole report.
 
     Args:
-        bound: The roofline, over all instances of the setting.
-        feasible: By most rows of a batch: the highest rate within the objective.
-        lines: Why, in sentences.
+        bound: Roofline over all instances of the setting.
+        feasible: Highest rate within the objective, by maximum rows of a batch.
+        lines: Reasons as sentences.
     """
     xs = _sizes(1.0, float(max(setting.max_rows, *(m.cell.rows for m in measured))))
     panels = (
@@ -146,7 +146,7 @@ def _efficiency(measured: Sequence[Measured], setting: Setting, xs: Sequence[flo
 
 
 def _dots(measured: Sequence[Measured], setting: Setting, y: Callable[[Measured], float]) -> list[Series]:
-    """One series a placement, the chosen one first and in the colour of its law."""
+    """Return one series per placement, the chosen one first and in the colour of its law."""
     points: dict[tuple[int, int], Points] = {}
     for m in sorted(measured, key=lambda m: (not _is_of(m, setting), m.cell)):
         place = (m.cell.instances, m.cell.threads)
@@ -172,12 +172,12 @@ def _chosen(setting: Setting) -> Mark:
 
 
 def _best(setting: Setting, xs: Sequence[float]) -> list[Mark]:
-    """B*, where it lies within what was measured."""
+    """Return B* if it lies within the measured range."""
     best = setting.law.n_half
     return [Mark(f"B* = n_half {best:.3g}", best)] if xs[0] <= best <= xs[-1] else []
 
 
 def _sizes(low: float, high: float) -> list[float]:
-    """From ``low`` to ``high`` in equal ratios, both included."""
+    """Return values from ``low`` to ``high`` in equal ratios, both included."""
     count = max(1, round(_STEPS * math.log2(high / low))) if high > low else 1
     return [low * (high / low) ** (n / count) for n in range(count + 1)]

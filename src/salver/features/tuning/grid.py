@@ -1,7 +1,7 @@
-"""Which settings are there to choose from?
+"""Possible settings of a model on a machine.
 
-Pure: the machine's cores, what the model allows and what its owner has fixed in; cells out. The exhaustive
-grid is what a sweep would measure; :meth:`Limits.placements` leaves out what can never win.
+Pure: maps the number of cores, the limits of the model and fixed configuration to cells. The exhaustive grid
+is what a full sweep measures; :meth:`Limits.placements` omits placements that can never be best.
 """
 
 import msgspec
@@ -13,7 +13,7 @@ SIZES = (1, 2, 4, 8, 16, 32)
 
 
 class Placed(msgspec.Struct, frozen=True, order=True):
-    """Where a model runs: so many runs at once, of so many threads each."""
+    """Placement of a model: concurrent runs and threads of each."""
 
     instances: int
     threads: int
@@ -23,15 +23,14 @@ class Placed(msgspec.Struct, frozen=True, order=True):
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """What a choice may not leave.
+    """Limits of a choice.
 
     Attributes:
-        cores: How many there are.
-        shares: Several runs at once may share one loaded model; else there is one run, unless the owner
-            asks for more.
+        cores: Number of cores.
+        shares: Concurrent runs may share one loaded model; else there is one run unless configured otherwise.
         batched: The model has a batch dimension.
-        instances, threads, rows: What the owner has fixed; 0 = open.
-        memory_rows: Most rows that fit into memory; 0 = unknown, no limit.
+        instances, threads, rows: Fixed by configuration; 0 = open.
+        memory_rows: Maximum rows that fit in memory; 0 = unknown, no limit.
     """
 
     cores: int
@@ -43,7 +42,7 @@ class Limits(msgspec.Struct, frozen=True):
     memory_rows: int = 0
 
     def sizes(self) -> tuple[int, ...]:
-        """Batch sizes to measure, ascending; the last is the largest that may be chosen."""
+        """Return the batch sizes to measure, ascending; the last is the largest allowed."""
         if not self.batched:
             return (1,)
         most = min(self.rows or SIZES[-1], self.memory_rows or SIZES[-1])
@@ -52,10 +51,12 @@ class Limits(msgspec.Struct, frozen=True):
         return (*(size for size in SIZES if size < most), most)
 
     def all_placements(self) -> tuple[Placed, ...]:
-        """Every placement that keeps within the cores, and no others unless the owner asks for them."""
+        """Return every placement within the cores; others only if configured."""
         powers = [1 << n for n in range(self.cores.bit_length())]
         steps = sorted({*powers, self.cores})
-        counts = [self.instances] if self.instances else steps if self.shares else [1]
+        counts = steps if self.shares else [1]
+        if self.instances:
+            counts = [self.instances]
         found = set()
         for count in counts:
             threads = [self.threads] if self.threads else [t for t in steps if t * count <= self.cores] or [1]
@@ -64,16 +65,16 @@ class Limits(msgspec.Struct, frozen=True):
         return tuple(sorted(found))
 
     def placements(self) -> tuple[Placed, ...]:
-        """Those that can win, the one with most threads a run first.
+        """Return the placements that can be best, the one with most threads per run first.
 
-        More instances of as many threads each do at least as much work: 1 × 1 never beats 2 × 1.
+        More instances with equally many threads do at least as much work: 1 × 1 never beats 2 × 1.
         """
         every = self.all_placements()
         best = {p.threads: p for p in every}  # ascending, so the last has most instances
         return tuple(sorted(best.values(), key=lambda p: -p.threads))
 
     def cells(self) -> tuple[Cell, ...]:
-        """The exhaustive sweep."""
+        """Return the exhaustive sweep."""
         return tuple(
             Cell(p.instances, p.threads, rows) for p in self.all_placements() for rows in self.sizes()
         )

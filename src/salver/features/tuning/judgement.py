@@ -1,7 +1,7 @@
-"""What is a setting worth under load?
+"""Judge of settings by simulation.
 
-Simulates arrivals on the rule that serves below saturation, and looks for the highest rate at which 99 % of
-the requests are answered in time. Pure: the same arrivals each time.
+Simulates arrivals with the rule that serves below saturation, and searches for the highest rate at which 99 %
+of the requests are answered in time. Pure: always the same arrivals.
 """
 
 import numpy as np
@@ -12,22 +12,22 @@ from salver.stats.batch_law import BatchLaw
 from salver.words.artifacts import Batching
 
 _WANTED = 0.99
-_STEPS = 8  # of bisection: within half a per cent of the highest rate there could be
+_STEPS = 8  # bisection steps: to within half a per cent of the maximum
 
 
 class Judge:
-    """See :class:`salver.features.tuning.choose.Judge`.
+    """Judge of settings; see :class:`salver.features.tuning.choose.Judge`.
 
     Args:
-        gaps: Of the arrivals, in units of their mean. A few thousand tell rates apart by some per cent, and
-            settings better than that, since all are judged on the same arrivals.
+        gaps: Gaps between arrivals, in units of their mean. A few thousand resolve rates to some per cent,
+            and differences between settings better, because all see the same arrivals.
     """
 
     def __init__(self, gaps: Floats) -> None:
         self._times = np.cumsum(gaps)
 
     def __call__(self, law: BatchLaw, instances: int, max_rows: int, limit_s: float) -> float:
-        """Most rows a second of which 99 % are answered within the limit; 0 = none."""
+        """Return the maximum rows per second of which 99 % are answered within the limit; 0 = none."""
         low, high = 0.0, instances * law.rate(max_rows)
         for _ in range(_STEPS):
             rate = (low + high) / 2

@@ -1,14 +1,14 @@
-"""Which batch sizes are best, exactly, for a known law, price and traffic?
+"""Exact solution of the batching decision for a known law, price and traffic.
 
-The batching decision as an average-cost semi-Markov decision process. An idle instance sees n
-waiting rows and the regime of the traffic; it runs b of 1..min(n, M) rows, or (b = 0) waits for one
-more. Its cost while it does so is ``latency_weight`` times the waiting of everybody in the system,
-those in the run included, over the arrival rate (Little: E[W] = E[L]/λ), plus ``energy_weight``
-times the energy of the run. Solved by Howard's policy iteration: a handful of steps, each of which
-evaluates a policy exactly, up to the truncation of the queue.
+An average-cost semi-Markov decision process. An idle instance sees n waiting rows and the regime of the
+traffic; it runs b of 1..min(n, M) rows, or (b = 0) waits for one more. Its cost meanwhile is
+``latency_weight`` times the waiting time of all requests in the system, including those in the run, divided
+by the arrival rate (Little: E[W] = E[L]/λ), plus ``energy_weight`` times the energy of the run. Solved by
+Howard's policy iteration: a few steps, each of which evaluates a policy exactly, up to the truncation of the
+queue.
 
-The top 2M states must serve full batches. Without that, a truncated queue with a large energy price never
-serves, or a row at a time: what finds it full costs nothing.
+The top 2M states must serve full batches. Otherwise a truncated queue with a large energy price never serves,
+or a row at a time, because arrivals at a full queue cost nothing.
 
 Pure. It knows no clock, no queue object and no model.
 
@@ -30,16 +30,16 @@ Floats = npt.NDArray[np.float64]
 #: Rows to run by [regime, waiting rows]; 0 = wait for one more.
 Policy = npt.NDArray[np.int64]
 
-_TAIL = 1e-13  # probability of arrivals in one run that may be left out
-_IMPROVES = 1e-9  # of the cost of a decision: less is rounding
+_TAIL = 1e-13  # probability of arrivals in one run that may be neglected
+_IMPROVES = 1e-9  # relative to the cost of a decision: rounding errors
 
 
 class Traffic(msgspec.Struct, frozen=True):
-    """Poisson arrivals whose rate depends on a regime that comes and goes (MMPP).
+    """Poisson arrivals whose rate depends on a changing regime (MMPP).
 
     Attributes:
-        rates: Rows a second, by regime; one regime is a Poisson process.
-        leaves: How often a second a regime is left for the next one in the circle.
+        rates: Rows per second by regime; a single regime is a Poisson process.
+        leaves: Rate per second at which a regime changes to the next one, cyclically.
 
     >>> Traffic((100.0, 300.0), (1.0, 1.0)).mean_rate
     200.0
@@ -49,7 +49,7 @@ class Traffic(msgspec.Struct, frozen=True):
     leaves: tuple[float, ...] = (0.0,)
 
     def switching(self) -> Floats:
-        """The generator of the regimes."""
+        """Return the generator of the regimes."""
         size = len(self.rates)
         generator = np.zeros((size, size))
         if size > 1:
@@ -60,7 +60,7 @@ class Traffic(msgspec.Struct, frozen=True):
 
     @property
     def mean_rate(self) -> float:
-        """Rows a second in the long run."""
+        """Return the long-run rows per second."""
         if len(self.rates) == 1:
             return self.rates[0]
         shares = 1.0 / np.array(self.leaves)
@@ -68,11 +68,11 @@ class Traffic(msgspec.Struct, frozen=True):
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """What is to be decided.
+    """The decision problem.
 
     Attributes:
-        largest: Most rows of a run (M).
-        states: Waiting rows that are told apart; more count as so many. 0 = enough for the load.
+        largest: Maximum rows of a run (M).
+        states: Number of distinct queue lengths; longer queues count as the longest. 0 = enough for the load.
     """
 
     law: BatchLaw
@@ -83,22 +83,22 @@ class Problem(msgspec.Struct, frozen=True):
 
     @property
     def load(self) -> float:
-        """The traffic's share of the highest rate, that of full batches (ρ)."""
+        """Return the load: traffic divided by the maximum rate, that of full batches (ρ)."""
         return self.traffic.mean_rate * self.law.seconds(self.largest) / self.largest
 
     @property
     def horizon(self) -> int:
-        """The longest queue that is told apart.
+        """Return the longest distinct queue.
 
-        The chance of more than n falls as z^-n with ln z = ρ(z - 1), so z - 1 is about 2(1 - ρ): thirty times
-        its inverse beyond four batches cuts off less than any tolerance.
+        The probability of more than n falls as z^-n with ln z = ρ(z - 1), so z - 1 is about 2(1 - ρ): thirty
+        times its inverse beyond four batches truncates less than any tolerance.
         """
         busiest = max(self.traffic.rates) * self.law.seconds(self.largest) / self.largest
         return self.states or int(4 * self.largest + 15 / max(1.0 - busiest, 0.02))
 
 
 class Value(msgspec.Struct, frozen=True):
-    """What a policy comes to in the long run."""
+    """Long-run value of a policy."""
 
     cost: float
     latency_s: float
@@ -106,10 +106,10 @@ class Value(msgspec.Struct, frozen=True):
 
 
 class Chain:
-    """The transitions and costs of a problem, worked out once.
+    """Transitions and costs of a problem, computed once.
 
     Raises:
-        InvalidInput: the problem has no solution: no traffic, too much of it, or nonsense.
+        InvalidInput: the problem has no solution: no traffic, too much traffic, or invalid values.
     """
 
     def __init__(self, problem: Problem) -> None:
@@ -134,14 +134,14 @@ class Chain:
         waiting = np.arange(self.top + 1)[:, None]
         rows = np.arange(self.problem.largest + 1)[None, :]
         allowed: npt.NDArray[np.bool_] = rows <= waiting
-        # Nobody gains by a wait once a largest batch is there; only the end of the counted states would,
-        # where arrivals are lost and cost nothing.
+        # Waiting never pays once a largest batch is there, except at the truncation, where arrivals are lost
+        # at no cost.
         allowed[self.problem.largest :, 0] = False
         allowed[self.top - 2 * self.problem.largest :, :-1] = False
         return allowed
 
     def costs(self) -> Floats:
-        """Of each decision, by [regime, waiting, action]."""
+        """Return the cost of each decision, by [regime, waiting, action]."""
         price, rate = self.problem.price, self.problem.traffic.mean_rate
         waiting = np.arange(self.top + 1)[None, :, None]
         areas = waiting * self.seconds[:, None, :] + self.areas[:, None, :]
@@ -149,7 +149,7 @@ class Chain:
         return costs
 
     def expected(self, bias: Floats) -> Floats:
-        """Mean of a value after each decision, [regime, waiting, action]; ``bias`` by [regime, waiting]."""
+        """Return the mean of ``bias[regime, waiting]`` after each [regime, waiting, action]."""
         longest = self.arrivals.shape[1]
         padded = np.concatenate([bias, np.repeat(bias[:, -1:], longest - 1, axis=1)], axis=1)
         windows = np.lib.stride_tricks.sliding_window_view(padded, longest, axis=1)  # [regime', left, k]
@@ -160,7 +160,7 @@ class Chain:
         return after
 
     def evaluate(self, policy: Policy) -> tuple[Value, Floats]:
-        """A policy's value and its relative values (bias), by [regime, waiting]."""
+        """Return a policy's value and its relative values (bias), by [regime, waiting]."""
         steps, rewards = self._steps(policy)
         solved = self._by_elimination(steps.copy(), rewards.copy())
         gains, biases = _by_equations(steps, rewards) if solved is None else solved
@@ -171,12 +171,12 @@ class Chain:
         return value, bias.reshape(self.top + 1, self.regimes).T
 
     def _by_elimination(self, steps: Floats, rewards: Floats) -> tuple[Floats, Floats] | None:
-        """Gain and bias of area and energy; None if the policy never comes back to the empty queue.
+        """Return gain and bias of area and energy; None if the policy never returns to the empty queue.
 
-        States are taken out from the longest queue down, each replaced by where it leads and what it costs
-        until then, without a subtraction (Grassmann, Taksar and Heyman 1985). What is left is the cycle from
-        the empty queue to itself: gain = cost of a cycle / its seconds. (No LAPACK: its threads cost more
-        than they bring at this size, and very much more on busy cores.)
+        States are eliminated from the longest queue down, each replaced by its successors and costs, without
+        subtraction (Grassmann, Taksar and Heyman 1985). The cycle from the empty queue to itself remains:
+        gain = cost of a cycle / its seconds. (No LAPACK: its threads cost more than they save at this size,
+        especially on busy cores.)
         """
         up = self.regimes * (self.arrivals.shape[1] + 1)
         down = self.regimes * (self.problem.largest + 1)
@@ -200,7 +200,7 @@ class Chain:
         return gains, biases
 
     def _steps(self, policy: Policy) -> tuple[Floats, Floats]:
-        """The chain of a policy, and (seconds, area, joules) of each state; states by (waiting, regime)."""
+        """Return the chain of a policy and each state's (seconds, area, joules), by (waiting, regime)."""
         size, longest = self.top + 1, self.arrivals.shape[1]
         waiting, regime, arrived, then = np.indices((size, self.regimes, longest, self.regimes))
         rows = policy.T[:, :, None, None]
@@ -216,7 +216,7 @@ class Chain:
         return steps.reshape(flat, flat), rewards.reshape(flat, 3)
 
     def solve(self) -> tuple[Policy, Value]:
-        """The best policy and its value."""
+        """Return the best policy and its value."""
         costs = self.costs()
         costs[:, ~self.allowed] = np.inf
         policy = greedy(self.problem)
@@ -233,9 +233,10 @@ class Chain:
 
 
 def _by_equations(steps: Floats, rewards: Floats) -> tuple[Floats, Floats]:
-    """As by elimination, for policies that always keep some in the queue: rare, on the way to the best."""
+    """Solve linear equations instead, for (rare, intermediate) policies that never empty the queue."""
     system = np.eye(len(steps)) - steps
-    system[:, 0] = rewards[:, 0]  # bias + gain·seconds = reward + steps·bias; bias[0] = 0 gives its place
+    # bias + gain·seconds = reward + steps·bias; the place of bias[0] = 0 holds the gain
+    system[:, 0] = rewards[:, 0]
     biases = np.linalg.solve(system, rewards[:, 1:]).astype(np.float64)
     gains = biases[0].copy()
     biases[0] = 0.0
@@ -243,19 +244,19 @@ def _by_equations(steps: Floats, rewards: Floats) -> tuple[Floats, Floats]:
 
 
 def greedy(problem: Problem) -> Policy:
-    """Take what is there (drain)."""
+    """Return the policy that takes everything waiting (drain)."""
     return control_limit(problem, 1)
 
 
 def control_limit(problem: Problem, limit: int) -> Policy:
-    """Wait until so many rows wait, then take what is there."""
+    """Return the policy that waits for that many rows, then takes everything."""
     waiting = np.arange(problem.horizon + 1)
     rows = np.where(waiting >= min(limit, problem.largest), np.minimum(waiting, problem.largest), 0)
     return np.tile(rows, (len(problem.traffic.rates), 1))
 
 
 def limits(policy: Policy) -> tuple[int, ...]:
-    """The least number of waiting rows that is served, by regime."""
+    """Return the least number of waiting rows that is served, by regime."""
     return tuple(int(np.flatnonzero(rows)[0]) for rows in policy)
 
 
@@ -275,7 +276,7 @@ def _check(problem: Problem) -> None:
 
 
 def _uniformized(seconds: Floats, traffic: Traffic) -> tuple[float, Floats, int]:
-    """The event rate of the uniformized process, the law of its events in each run, and how many matter."""
+    """Return the uniformized process: event rate, law of events in each run, events that matter."""
     switching = traffic.switching()
     event_rate = float(max(rate - switching[i, i] for i, rate in enumerate(traffic.rates)))
     mean = event_rate * seconds
@@ -286,15 +287,17 @@ def _uniformized(seconds: Floats, traffic: Traffic) -> tuple[float, Floats, int]
 
 
 def _arrivals_during(seconds: Floats, traffic: Traffic) -> tuple[Floats, Floats]:
-    """Chances of k arrivals and of the regime at the end, [run, k, regime, regime at the end]; and how
-    long those who arrive have been there by then, all together, [regime, run].
+    """Return distributions of arrivals during a run, and the total time that they have waited.
+
+    Probabilities of k arrivals and of the regime at the end, [run, k, regime, regime at the end]; and the
+    total waiting time of these arrivals by then, [regime, run].
     """
     size = len(traffic.rates)
     event_rate, events, most = _uniformized(seconds, traffic)
     rates = np.diag(traffic.rates)
     arrive = rates / event_rate
     stay = np.eye(size) + (traffic.switching() - rates) / event_rate
-    # by_events[k, m]: chance of k arrivals and a regime after m events.
+    # by_events[k, m]: probability of k arrivals and a regime after m events.
     by_events = np.zeros((most + 1, most + 1, size, size))
     by_events[0, 0] = np.eye(size)
     for m in range(1, most + 1):
@@ -317,6 +320,6 @@ def _arrivals_during(seconds: Floats, traffic: Traffic) -> tuple[Floats, Floats]
 
 
 def _until_an_arrival(traffic: Traffic) -> tuple[Floats, Floats]:
-    """Mean seconds until the next arrival, by regime; chance of the regime then, [regime, regime then]."""
+    """Return the mean seconds until the next arrival, by regime, and the distribution of the regime then."""
     inverse: Any = np.linalg.inv(np.diag(traffic.rates) - traffic.switching())
     return inverse.sum(axis=1), inverse @ np.diag(traffic.rates)

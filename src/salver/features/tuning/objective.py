@@ -1,6 +1,6 @@
-"""How does an owner write an objective on a command line, and a setting in ``salver.toml``?
+"""Text form of objectives on the command line, and of settings in ``salver.toml``.
 
-Pure: words in, records out, and back.
+Pure: text to records and back.
 """
 
 from salver.words.artifacts import Objective, milliseconds
@@ -10,10 +10,10 @@ _KEYS = {"latency_p99": "latency_p99_ms", "deadline": "deadline_ms"}
 
 
 def parse(text: str) -> Objective:
-    """``latency_p99=50ms``, ``deadline=100ms`` or ``throughput``; empty = none.
+    """Parse ``latency_p99=50ms``, ``deadline=100ms`` or ``throughput``; empty = none.
 
     Raises:
-        InvalidInput: it is something else, or its time is 0 or has no unit.
+        InvalidInput: it has another form, or its time is 0 or has no unit.
 
     >>> parse("latency_p99=50ms")
     Objective(latency_p99_ms=50.0, deadline_ms=0.0, throughput=False)
@@ -37,7 +37,7 @@ def parse(text: str) -> Objective:
 
 
 def named(objective: Objective) -> str:
-    """As a person would say it.
+    """Return the objective as text.
 
     >>> named(Objective(deadline_ms=100)), named(Objective())
     ('deadline 100 ms', 'no objective')
@@ -50,7 +50,7 @@ def named(objective: Objective) -> str:
 
 
 def as_toml(objective: Objective, instances: int, threads: int, max_rows: int) -> str:
-    """The lines of ``salver.toml`` that fix a setting.
+    """Return the lines of ``salver.toml`` that fix a setting.
 
     >>> print(as_toml(Objective(latency_p99_ms=50), 1, 2, 32))
     objective = { latency_p99 = "50ms" }

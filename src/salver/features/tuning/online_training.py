@@ -1,8 +1,9 @@
-"""Where does the learned rule's table come from, while the server runs?
+"""Training of the learned rule's table while the server runs.
 
-:class:`Teacher` watches one engine: it asks for a table once the batch law is known, for another one when the
-law has moved, and lets live transitions refine it. The thinking is done in a process of its own (this
-module's ``main``), since some tenths of a second of CPU would be latency here. The two talk in lines of JSON.
+:class:`Teacher` observes one engine: it requests a table once the batch law is known, another one when the
+law has changed, and refines it with live transitions. The computation runs in a separate process (this
+module's ``main``), because some tenths of a second of CPU would add latency here. The two exchange lines of
+JSON.
 """
 
 import asyncio
@@ -28,9 +29,9 @@ from salver.words.errors import InvalidInput, SalverError
 
 _LOG = logging.getLogger("salver.teaching")
 _EVERY_S = 5.0
-_ENOUGH_RUNS = 64  # before a law is worth a table
-_ENOUGH_SEEN = 500  # transitions that are worth a lesson
-_DRIFT = 0.1  # of a run's length, beyond which a law is another one
+_ENOUGH_RUNS = 64  # before a law is good enough for a table
+_ENOUGH_SEEN = 500  # transitions needed for a lesson
+_DRIFT = 0.1  # relative difference of run times between different laws
 _TRAINED = 6_000  # arrivals of a simulated round
 _ROUNDS = 4
 _MOST_LINE = 8 << 20
@@ -39,7 +40,7 @@ _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THR
 
 
 class Lesson(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the process is asked: a table for this law, after these transitions."""
+    """Request to the process: a table for this law, after these transitions."""
 
     batching: Batching
     law: BatchLaw
@@ -50,24 +51,24 @@ _read_lesson: Final = msgspec.json.Decoder(Lesson).decode
 
 
 class Thinking(Protocol):
-    """Makes tables somewhere else."""
+    """Source of tables in another process."""
 
     async def ask(self, lesson: Lesson) -> Table:
-        """Raises SalverError if there is none for this law."""
+        """Return a table. Raises SalverError if there is none for this law."""
         ...
 
     async def close(self) -> None:
-        """No more lessons."""
+        """Release it."""
         ...
 
 
 class Teacher:
-    """Keeps one rule's table right. Made by :meth:`start`.
+    """Updater of one rule's table. Created by :meth:`start`.
 
     Args:
-        law: The engine's, kept true by live runs.
-        kept: The table of an earlier day.
-        save: Told of every new table's bytes.
+        law: Returns the engine's law, updated by live runs.
+        kept: A stored table.
+        save: Called with every new table's bytes.
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class Teacher:
         self._batching = batching
         self._thinking = thinking
         self._save = save
-        self._is_told = law.is_known  # by a profile: no live run has come yet
+        self._is_told = law.is_known  # from a profile, before the first live run
         self._table: Table | None = None
         self._task: asyncio.Task[None] | None = None
         if kept is not None and kept.price == price_of(batching.learned, kept.law):
@@ -92,7 +93,7 @@ class Teacher:
             self._table = kept
 
     def start(self, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
-        """From now on look every few seconds."""
+        """Start checking every few seconds."""
         self._task = asyncio.get_running_loop().create_task(self._watch(sleep), name="teaching")
 
     async def close(self) -> None:
@@ -103,7 +104,7 @@ class Teacher:
         await self._thinking.close()
 
     async def tick(self) -> bool:
-        """Ask for a table, if there is reason to; True if a new one was adopted."""
+        """Request a table if there is a reason to; return whether a new one was adopted."""
         seen: tuple[Transition, ...] = ()
         if self._table is None or self._is_stale(self._table):
             if self._law.runs < _ENOUGH_RUNS and not self._is_told:
@@ -115,7 +116,7 @@ class Teacher:
         self._rule.transitions.clear()
         table = await self._thinking.ask(Lesson(self._batching, self._law.law(), seen))
         if self._batching.learned.method == "exact":
-            await self._thinking.close()  # it remembers nothing that the next lesson could use
+            await self._thinking.close()  # it keeps nothing for the next lesson
         self._rule.adopt(table)
         if self._table is None or self._table.rows != table.rows:
             _LOG.info("a table to batch by:\n%s", report(table))
@@ -125,7 +126,7 @@ class Teacher:
         return True
 
     def _is_stale(self, table: Table) -> bool:
-        """It was made for another law than holds now."""
+        """Return whether the table was made for a law that no longer holds."""
         return self._law.is_known and not table.is_for(self._law.law(), table.price, _DRIFT)
 
     async def _watch(self, sleep: Callable[[float], Awaitable[None]]) -> None:
@@ -141,7 +142,7 @@ class Teacher:
 
 
 class ThinkingProcess:
-    """A process that makes tables; started with the first lesson."""
+    """Process that makes tables, started with the first lesson."""
 
     def __init__(self) -> None:
         self._process: asyncio.subprocess.Process | None = None
@@ -180,14 +181,14 @@ class ThinkingProcess:
 
 
 class Pupil:
-    """What the process knows: a learner for the law of the first lesson, trained in the simulator."""
+    """State of the process: a learner for the law of the first lesson, trained in the simulator."""
 
     def __init__(self, seed: int = 0) -> None:
         self._rng = np.random.default_rng(seed)
         self._learner: Learner | None = None
 
     def learn(self, lesson: Lesson) -> Table:
-        """The table after a lesson.
+        """Return the table after a lesson.
 
         Raises:
             InvalidInput: there is none for this law.
@@ -204,16 +205,16 @@ class Pupil:
         return self._learner.table(law)
 
     def _play(self, batching: Batching, law: BatchLaw, agent: Agent, rate: float) -> None:
-        """Poisson traffic at that rate through the real queue."""
+        """Simulate Poisson traffic at that rate through the real queue."""
         boundless = msgspec.structs.replace(batching, max_queue=1 << 30)
         times = poisson(rate, _TRAINED, self._rng).tolist()
         simulate(boundless, times, law.seconds, rule=Apprentice(agent))
 
 
 def main() -> None:
-    """Answer lessons until the input ends: a table's JSON, or ``!`` and why there is none."""
+    """Answer lessons until the input ends, with a table's JSON, or ``!`` and the reason why there is none."""
     with contextlib.suppress(OSError):
-        os.nice(10)  # requests go first
+        os.nice(10)  # requests have priority
     pupil = Pupil()
     for line in sys.stdin.buffer:
         try:

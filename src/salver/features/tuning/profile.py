@@ -1,8 +1,8 @@
-"""What was measured of a model, on which machine, and is it still true?
+"""Stored measurements of a model.
 
-Records, and their form on disk (JSON). Pure: bytes in, bytes out; where they lie is not known
-here. A profile holds for one artefact, one backend and one machine: :func:`key_of` names the first
-two, :attr:`Profile.machine` the third.
+Records, and their JSON form. Pure: bytes in, bytes out; storage is elsewhere. A profile holds for one
+artefact, one backend and one machine: :func:`key_of` identifies the first two, :attr:`Profile.machine` the
+third.
 """
 
 import hashlib
@@ -15,17 +15,17 @@ from salver.stats.batch_law import BatchLaw
 from salver.words.artifacts import Manifest
 from salver.words.errors import InvalidInput
 
-#: Raised whenever the meaning of a field changes; a profile of another format is measured anew.
+#: Increased whenever the meaning of a field changes; profiles of other formats are measured again.
 FORMAT = 1
 _MAX_BYTES = 1 << 20
 _MAX_ENTRIES = 4096
 
 
 class Cell(msgspec.Struct, frozen=True, order=True, forbid_unknown_fields=True):
-    """One point of the sweep.
+    """Point of the sweep.
 
     Attributes:
-        instances: Runs at the same time.
+        instances: Concurrent runs.
         threads: Threads inside one run.
         rows: Rows of each run.
     """
@@ -36,11 +36,11 @@ class Cell(msgspec.Struct, frozen=True, order=True, forbid_unknown_fields=True):
 
 
 class Measured(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a cell gave, all its instances being busy.
+    """Measurement of a cell with all its instances busy.
 
     Attributes:
-        seconds: Length of one run (median).
-        rate: Rows a second over all instances.
+        seconds: Median duration of a run.
+        rate: Rows per second over all instances.
     """
 
     cell: Cell
@@ -49,10 +49,10 @@ class Measured(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PlacedLaw(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The batch law of one placement.
+    """Batch law of one placement.
 
     Attributes:
-        size: Elements of a row, rounded up to a power of two; 0 = fixed shapes, or those of the measurement.
+        size: Elements of a row, rounded up to a power of two; 0 = fixed shapes, or those measured.
     """
 
     instances: int
@@ -62,12 +62,12 @@ class PlacedLaw(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Machine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a measurement depends on beside the model.
+    """Properties of the machine that a measurement depends on.
 
     Attributes:
-        cpu: Model name.
-        cores: How many this process may use.
-        versions: Of Salver and of the framework's modules.
+        cpu: Model name of the processor.
+        cores: Number of cores available to this process.
+        versions: Versions of Salver and of the framework's modules.
     """
 
     cpu: str
@@ -76,15 +76,15 @@ class Machine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """All that is known of a model's speed.
+    """All measurements of a model.
 
     Attributes:
         key: See :func:`key_of`.
-        laws: At most one a placement and size of rows.
-        measured: The cells that were run, in order.
-        refused: Cells that could not be run: the model takes no such batch.
-        alone_s: What a run of the smallest size took when the model had been warmed up.
-        when: Seconds since 1970 of the last change.
+        laws: At most one per placement and size of rows.
+        measured: Measured cells, in order.
+        refused: Cells that could not be run because the model rejects the batch.
+        alone_s: Seconds of a run of the smallest size after warm-up.
+        when: Unix seconds of the last change.
         format: See :data:`FORMAT`.
     """
 
@@ -98,15 +98,15 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     format: int = FORMAT
 
     def law(self, instances: int, threads: int) -> BatchLaw | None:
-        """The law of a placement as it was measured, or None."""
+        """Return the measured law of a placement, or None."""
         return self.laws_by_size(instances, threads).get(0)
 
     def laws_by_size(self, instances: int, threads: int) -> dict[int, BatchLaw]:
-        """The laws of a placement, by the elements of a row."""
+        """Return the laws of a placement, by the elements of a row."""
         return {p.size: p.law for p in self.laws if (p.instances, p.threads) == (instances, threads)}
 
     def with_law(self, instances: int, threads: int, law: BatchLaw, when: float, size: int = 0) -> "Profile":
-        """A profile with this law in the place of the placement's old one."""
+        """Return a profile in which this law replaces the placement's old one."""
         place = (instances, threads, size)
         others = [p for p in self.laws if (p.instances, p.threads, p.size) != place]
         placed = PlacedLaw(instances, threads, law, size)
@@ -117,10 +117,10 @@ _read_profile: Final = msgspec.json.Decoder(Profile).decode
 
 
 def key_of(manifest: Manifest, content: str = "") -> str:
-    """Under what a profile is kept: equal for equal artefacts, backends, objectives and what both are told.
+    """Return the key of a profile: equal for equal artefacts, backends, objectives and options.
 
     Args:
-        content: Digest of the artefact; the manifest's fingerprint where there is none.
+        content: Digest of the artefact, or the manifest's fingerprint.
     """
     config = manifest.config
     told = [manifest.backend, content or manifest.fingerprint, *map(repr, sorted(config.options.items()))]
@@ -131,12 +131,12 @@ def key_of(manifest: Manifest, content: str = "") -> str:
 
 
 def to_bytes(profile: Profile) -> bytes:
-    """The profile's form on disk."""
+    """Return the stored form of a profile."""
     return msgspec.json.format(msgspec.json.encode(profile), indent=1)
 
 
 def from_bytes(content: bytes) -> Profile:
-    """A profile as :func:`to_bytes` wrote it.
+    """Parse a profile written by :func:`to_bytes`.
 
     Raises:
         InvalidInput: it is too large, broken, of another format, or holds impossible numbers.

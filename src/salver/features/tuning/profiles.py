@@ -1,8 +1,7 @@
-"""Where does what was found out about models lie between two starts of the server?
+"""Store of profiles and of batching tables.
 
-Profiles, and tables of the policy ``learned``: one JSON file each, below the state directory, replaced in
-one step. A file that is missing, broken or of another machine is no error: the model is measured anew. It
-knows no engine and measures nothing.
+One JSON file each in the state directory, replaced atomically. A file that is missing, broken or of another
+machine is not an error: the model is measured again. It knows no engine and measures nothing.
 """
 
 import contextlib
@@ -27,12 +26,12 @@ _MOST_FILES = 512  # of each kind; the oldest go, such as those of files that we
 
 
 def machine(backend: Backend, cores: int) -> Machine:
-    """What is here, as far as a measurement of the backend's models depends on it."""
+    """Return the properties of this machine that measurements of the backend's models depend on."""
     cpu = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):
         lines = [n for n in Path("/proc/cpuinfo").read_text().splitlines() if n.startswith("model name")]
         cpu = lines[0].partition(":")[2].strip() if lines else cpu
-    packages = importlib.metadata.packages_distributions()  # of ``sklearn`` it is scikit-learn
+    packages = importlib.metadata.packages_distributions()  # module ``sklearn``, package scikit-learn
     names = {"salver", *(p for m in backend.modules for p in packages.get(m.partition(".")[0], ()))}
     versions = {}
     for name in sorted(names):
@@ -42,10 +41,10 @@ def machine(backend: Backend, cores: int) -> Machine:
 
 
 class ProfileStore:
-    """The profiles and tables of one state directory. Blocking.
+    """Profiles and tables of one state directory. Blocking.
 
     Args:
-        state_dir: Empty = nothing is kept.
+        state_dir: Empty = nothing is stored.
     """
 
     def __init__(self, state_dir: str = "") -> None:
@@ -55,7 +54,7 @@ class ProfileStore:
         return f"<ProfileStore {self._state or 'that keeps nothing'}>"
 
     def key(self, manifest: Manifest) -> str:
-        """Under what the version's profile lies: its content decides, not its name or time."""
+        """Return the key of the version's profile: by content, not by name or time."""
         path, warmup = manifest.path, manifest.config.warmup.file
         if is_padded_version(path.parent.name):  # weights and sources beside the artefact count too
             return key_of(manifest, digest(path.parent))
@@ -63,12 +62,12 @@ class ProfileStore:
         return key_of(manifest, content and content + (digest(path.parent / warmup) if warmup else ""))
 
     def table_key(self, manifest: Manifest, batching: Batching) -> str:
-        """Under what a table for this version, price and batch limit lies."""
+        """Return the key of a table for this version, price and batch limit."""
         told = f"{self.key(manifest)} {batching.max_rows} {batching.learned!r}"
         return hashlib.sha256(told.encode()).hexdigest()[:32]
 
     def read(self, key: str, machine: Machine) -> Profile | None:
-        """The profile that was kept, if it is whole and of this machine."""
+        """Return the stored profile if it is valid and of this machine."""
         content = self._read("profiles", key)
         try:
             profile = from_bytes(content) if content else None
@@ -78,11 +77,11 @@ class ProfileStore:
         return profile if profile and profile.key == key and profile.machine == machine else None
 
     def write(self, profile: Profile) -> None:
-        """Keep a profile; a disk that is full or not ours is logged, and no more."""
+        """Store a profile; failures are only logged."""
         self._write("profiles", profile.key, to_bytes(profile))
 
     def read_table(self, key: str) -> Table | None:
-        """The table that was kept, if it is whole. Whether it still holds, the law decides."""
+        """Return the stored table if it is valid; the caller checks its law."""
         content = self._read("tables", key)
         try:
             return batch_table.from_bytes(content) if content else None
@@ -91,7 +90,7 @@ class ProfileStore:
             return None
 
     def write_table(self, key: str, content: bytes) -> None:
-        """Keep a table, as :meth:`write`."""
+        """Store a table; failures are only logged."""
         self._write("tables", key, content)
 
     def _read(self, kind: str, key: str) -> bytes:

@@ -1,10 +1,8 @@
-"""Which setting does a model with an objective get when it is loaded?
+"""Choice of a setting when a model with an objective is loaded.
 
-Measures what :mod:`salver.features.tuning.search` asks for, on real runners and for a few seconds at most,
-unless
-a kept profile has it already; then :mod:`salver.features.tuning.choose` decides. It never fails a load: a
-model
-that cannot be measured is placed as without an objective and learns its law from live traffic.
+Measures what :mod:`salver.features.tuning.search` requests, on real runners and for a few seconds at most,
+unless a stored profile already has it; then :mod:`salver.features.tuning.choose` decides. It never makes a
+load fail: a model that cannot be measured runs as without an objective and learns its law from live traffic.
 """
 
 import asyncio
@@ -32,21 +30,20 @@ from salver.words.artifacts import Batching, Instances, Manifest, ModelConfig
 from salver.words.errors import SalverError
 
 _LOG = logging.getLogger("salver.profiling")
-_ARRIVALS = 2000  # that a setting is judged on
+_ARRIVALS = 2000  # simulated requests per setting
 _UNSET = Batching()
-_WORTH_KEEPING = 64  # live runs from which a law is worth writing down
+_WORTH_KEEPING = 64  # live runs before a law is stored
 
 
 class Found(NamedTuple):
-    """What a model runs with.
+    """Setting of a model, with its runner.
 
     Attributes:
-        runner: Loaded; the caller's.
-        config: The model's, with the chosen batch limit.
-        setting: What was chosen for its objective and why; None without one, or when nothing could be
-            measured.
-        laws: Where the live laws start; None = from nothing.
-        profile: To be kept up to date, see :meth:`Profiler.remember`; None without an objective.
+        runner: Loaded runner, owned by the caller.
+        config: Configuration of the model with the chosen batch limit.
+        setting: The choice and its reasons; None without an objective, or if nothing could be measured.
+        laws: Initial laws; None = unknown.
+        profile: Profile to update with :meth:`Profiler.remember`; None without an objective.
     """
 
     runner: Runner
@@ -60,11 +57,11 @@ class Found(NamedTuple):
 def limits_of(
     config: ModelConfig, wish: Instances, placement: Placement, backend: Backend, cores: int
 ) -> Limits:
-    """What the owner and the backend leave to choose. A value other than the default counts as set.
+    """Return what configuration and backend leave open. A value other than the default counts as set.
 
     Args:
-        wish: The owner's instances and threads, or the operator's.
-        placement: Where it would run without an objective.
+        wish: Configured instances and threads.
+        placement: Placement without an objective.
     """
     traits = backend.traits
     shares = traits.releases_gil and traits.concurrent and placement.runner == "thread"
@@ -73,7 +70,7 @@ def limits_of(
 
 
 def replay(search: Search, profile: Profile) -> None:
-    """Tell a search what was measured before."""
+    """Feed a search with earlier measurements."""
     cells = set(search.limits.cells())
     for cell in profile.refused:
         if cell in cells:
@@ -90,10 +87,10 @@ async def run_search(
     clock: Callable[[], float],
     told: Callable[[Measured], None] = lambda measured: None,
 ) -> tuple[Cell, ...]:
-    """Measure what a search asks for, twice, or what can be done of it by a certain time.
+    """Measure what a search requests, twice, or as much as possible by a certain time.
 
     Args:
-        until: On the clock; loading for another placement comes on top.
+        until: Time limit on the clock; loading for another placement is not included.
         told: Called with the first measurement of each cell.
 
     Returns:
@@ -106,7 +103,7 @@ async def run_search(
         began = clock()
         try:
             await bench.runner(placed)
-            until += clock() - began  # loading is no measuring
+            until += clock() - began  # loading time does not count
         except SalverError as error:
             _LOG.info("%s is not to be had: %s", placed, error)
             search.rule_out(placed)
@@ -121,7 +118,7 @@ async def run_search(
         search.tell(measured, runs)
         fresh.append(cell)
         told(measured)
-    # All once more and backwards: a moment in which others kept the machine busy must not decide.
+    # Repeat everything in reverse order, so that a moment with other load on the machine does not decide.
     for cell in reversed(fresh):
         if clock() < until and Placed(cell.instances, cell.threads) in bench.placements:
             search.tell(*await bench.measure(cell))
@@ -129,11 +126,11 @@ async def run_search(
 
 
 class Profiler:
-    """Finds settings, one model at a time.
+    """Chooser of settings, one model at a time.
 
     Args:
         clock: Monotonic seconds.
-        seconds: About how long a model may be measured for; loading it for each placement comes on top.
+        seconds: Approximate time limit for measuring a model; loading it for each placement is not included.
     """
 
     def __init__(
@@ -143,7 +140,7 @@ class Profiler:
         self._clock = clock
         self._cores = cores
         self._seconds = seconds
-        self._alone = asyncio.Lock()  # two that measure would measure each other
+        self._alone = asyncio.Lock()  # concurrent measurements would disturb each other
         gaps = np.random.default_rng(1).exponential(1.0, _ARRIVALS)
         self._judge = Judge(gaps)
 
@@ -153,10 +150,10 @@ class Profiler:
     async def find(
         self, manifest: Manifest, backend: Backend, limits: Limits, default: Placed, open_runner: OpenRunner
     ) -> Found:
-        """Load a model where it meets its objective best.
+        """Load a model with the setting that best meets its objective.
 
         Args:
-            default: Where it goes when nothing can be measured.
+            default: Placement if nothing can be measured.
 
         Raises:
             LoadFailed: it cannot be loaded at all.
@@ -191,7 +188,7 @@ class Profiler:
     async def _setting(
         self, manifest: Manifest, limits: Limits, profile: Profile, bench: Bench
     ) -> tuple[Setting | None, Profile]:
-        """The choice, and the profile with all that was measured for it."""
+        """Return the choice, and the profile with all measurements for it."""
         async with self._alone:
             first = limits.placements()[0]
             alone = profile.alone_s
@@ -226,7 +223,7 @@ class Profiler:
         return setting, profile
 
     async def remember(self, profile: Profile, placed: Placed, laws: ShapeLaws) -> None:
-        """Keep what live runs taught of a placement, beside what others have kept meanwhile."""
+        """Store what live runs show about a placement, merged with what others have stored meanwhile."""
         live = {0: laws.usual, **laws.others()}
         learned = {size: law.law() for size, law in live.items() if law.runs >= _WORTH_KEEPING}
         if learned:
@@ -238,6 +235,6 @@ class Profiler:
 
 
 def _batched_as(limits: Limits, profile: Profile) -> Limits:
-    """Whether the model has a batch dimension, by what was measured of it."""
+    """Return whether the model has a batch dimension, according to its measurements."""
     is_batched = any(m.cell.rows > 1 for m in profile.measured) or bool(profile.refused)
     return msgspec.structs.replace(limits, batched=limits.batched and is_batched)

@@ -1,7 +1,7 @@
-"""How is a search seen while it goes on?
+"""Progress display of a search.
 
-As a table that fills on a terminal, as a line a cell in a pipe, as nothing where ``--json`` wants the
-result alone. It does not know who measures.
+A growing table on a terminal, a line per cell in a pipe, nothing with ``--json``. It does not know who
+measures.
 """
 
 import shutil
@@ -15,14 +15,14 @@ from salver.terminal.output import line, on_terminal
 if TYPE_CHECKING:
     from salver.features.tuning.profile import Cell, Measured
 
-_BAR = 24  # characters of the best rate
+_BAR = 24  # width of the best rate in characters
 
 
 class Watch:
-    """Shows cells as they are measured; a context manager.
+    """Display of measured cells; a context manager.
 
     Args:
-        title: Over the table.
+        title: Title of the table.
         quiet: Show nothing.
     """
 
@@ -51,12 +51,12 @@ class Watch:
         self._stack.close()
 
     def begins(self, cell: "Cell", most: int) -> None:
-        """A cell is about to be measured, of so many at most."""
+        """Announce a cell, with the maximum number of cells."""
         self._most = most
         self._show(cell)
 
     def measured(self, found: "Measured") -> None:
-        """A cell has been measured."""
+        """Show a measured cell."""
         self._measured.append(found)
         if self._live is None and not self._quiet:
             ((place, rows, run, rate),) = table_rows([found])

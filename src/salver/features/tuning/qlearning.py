@@ -1,13 +1,12 @@
-"""Which batch sizes are best, learned from what decisions led to?
+"""Q-learning of batch sizes from observed decisions.
 
-An agent that is told neither the batch law nor the arrival rate: it sees transitions (rows that waited,
-rows run, seconds, arrivals, their waiting) and finds the policy of the least average cost. Q-learning with
-experience replay, replayed in whole sweeps (fitted Q-iteration), in its average-cost semi-Markov form. One
-property of a queue makes it quick: what arrives during a run does not depend on how many wait, so
-that each transition of a batch size teaches every queue length (the value lies on the
-*post-decision* state).
+The agent knows neither the batch law nor the arrival rate: it sees transitions (waiting rows, rows run,
+seconds, arrivals, their waiting time) and finds the policy with the least average cost. Q-learning with
+experience replay in full sweeps (fitted Q-iteration), in its average-cost semi-Markov form. It is fast
+because arrivals during a run do not depend on the number of waiting rows, so that each transition of a batch
+size updates every queue length (the value belongs to the *post-decision* state).
 
-Pure: chance is an argument. It knows no clock, no queue object and no simulator; who drives it is the caller.
+Pure: random numbers are an argument. It knows no clock, no queue object and no simulator.
 
     D. Ernst, P. Geurts, L. Wehenkel: Tree-based batch mode reinforcement learning (JMLR 2005).
     J. Abounadi, D. Bertsekas, V. Borkar: Learning algorithms for Markov decision processes with average
@@ -22,18 +21,18 @@ from salver.stats.batch_table import Transition
 
 Floats = npt.NDArray[np.float64]
 
-_SETTLED = 3e-4  # of the gain, by which a sweep may still change values
-_MOST_SWEEPS = 500  # at a time; the next call goes on from there
+_SETTLED = 3e-4  # of the gain, tolerance of the value iteration
+_MOST_SWEEPS = 500  # maximum sweeps per call; the next call continues
 
 
 class Agent:
-    """Learns for one load and one price.
+    """Agent for one load and one price.
 
     Args:
-        largest: Most rows of a run.
+        largest: Maximum rows of a run.
         rng: For exploration only.
-        explore: Share of the decisions that try a batch size at random.
-        memory: Transitions that are remembered of each batch size; older ones fade.
+        explore: Fraction of decisions with a random batch size.
+        memory: Transitions remembered per batch size; older ones decay.
     """
 
     def __init__(
@@ -45,7 +44,7 @@ class Agent:
         self.top = 6 * largest
         self._rng = rng
         self._memory = memory
-        self._target = 0  # batch size that is being tried; 0 = none
+        self._target = 0  # batch size being explored; 0 = none
         self._values = np.zeros(self.top + 1)
         self._rows = np.minimum(np.arange(self.top + 1), largest)
         # Replay memory, by action: weight of each number of arrivals, and sums over transitions.
@@ -57,7 +56,7 @@ class Agent:
         return f"<Agent up to {self.largest} rows, {self._arrivals.sum():.0f} transitions>"
 
     def decide(self, waiting: int) -> int:
-        """Rows to run now; 0 = wait for one more."""
+        """Return the rows to run now; 0 = wait for one more."""
         if not self._target and self._rng.random() < self.explore:
             self._target = int(self._rng.integers(1, self.largest + 1))
         if self._target:
@@ -69,7 +68,7 @@ class Agent:
         return int(self._rows[min(waiting, self.top)])
 
     def saw(self, seen: Transition) -> None:
-        """Remember what a decision led to."""
+        """Record the outcome of a decision."""
         rows = seen.rows
         if rows > self.largest or seen.seconds <= 0:
             return
@@ -85,11 +84,11 @@ class Agent:
         self._areas[rows] += seen.area
 
     def improve(self) -> None:
-        """Replay everything that is remembered until the values settle, and decide by them from now on."""
+        """Replay all recorded transitions until the values converge, and use them from now on."""
         counts = self._arrivals.sum(axis=1)
         known = np.flatnonzero(counts > 0)
         if len(known) < 2 or known[0] != 0:
-            return  # it has never seen a wait, or never a run
+            return  # no wait, or no run, has been observed
         chances, seconds, arriving, rate = self._outcomes(known, counts[known])
         longest = chances.shape[1]
         waiting = np.arange(self.top + 1)
@@ -98,7 +97,7 @@ class Agent:
         costs = self.price.latency_weight * 1e3 * areas / rate + self.price.energy_weight * joules
         after = waiting[:, None] - known
         forbidden = after < 0
-        forbidden[self.top - 2 * self.largest :, :-1] = True  # see mdp: the cut queue must be served
+        forbidden[self.top - 2 * self.largest :, :-1] = True  # see mdp: the truncated queue must be served
         costs[forbidden] = np.inf
         after = np.maximum(after, 0)
         # Steps in proportion to 1/seconds: the data transformation of semi-Markov processes.
@@ -119,11 +118,11 @@ class Agent:
         self._rows = known[q.argmin(axis=1)]
 
     def _outcomes(self, known: npt.NDArray[np.int64], counts: Floats) -> tuple[Floats, Floats, Floats, float]:
-        """Chances of arrivals, mean seconds and mean area of each known action; the rate.
+        """Return distributions of arrivals, mean seconds and mean area of each known action, and the rate.
 
-        Requests do not know which batch is running, so that an action's mean arrivals are the rate times its
-        seconds. The rate is known from all transitions, much better than one action's mean; what the
-        latter was off by luck is taken out again (a control variate).
+        Arrivals do not depend on the running batch, so an action's mean arrivals are the rate times its
+        seconds. The rate is estimated from all transitions, much better than one action's mean, whose random
+        deviation is removed (a control variate).
         """
         longest = int(np.flatnonzero(self._arrivals.sum(axis=0))[-1]) + 2
         chances = self._arrivals[known, :longest] / counts[:, None]
@@ -142,7 +141,7 @@ class Agent:
         return chances, seconds, areas, rate
 
     def policy(self) -> npt.NDArray[np.int64]:
-        """Rows to run by waiting rows 0..largest; 0 = wait."""
+        """Return the rows to run by waiting rows 0..largest; 0 = wait."""
         rows: npt.NDArray[np.int64] = self._rows[: self.largest + 1].copy()
         rows[-1] = rows[-1] or self.largest
         return rows

@@ -1,7 +1,7 @@
-"""What came out of a search, and in which words is it told?
+"""Result of a search, as sentences, table, picture and record.
 
-Pure: the setting, the cells and a judge of load in; sentences, a table, a picture and a record out. It does
-not know who measured, nor where it is shown.
+Pure: maps the setting, the cells and a judge of load to its presentation. It knows neither who measured nor
+where it is shown.
 """
 
 import math
@@ -21,18 +21,18 @@ from salver.stats.batch_price import Price
 from salver.terminal.picture import Picture
 from salver.words.artifacts import Objective
 
-_LOADS: Final = (0.3, 0.6, 0.9)  # of the capacity, at which rules are compared
-_BUSY: Final = 0.3  # error of a law (95th percentile), above which something else was running
-_SAME: Final = 0.01  # a gain in mean latency below which no rule wins
+_LOADS: Final = (0.3, 0.6, 0.9)  # fractions of the capacity at which rules are compared
+_BUSY: Final = 0.3  # error of a law (95th percentile) above which something else was running
+_SAME: Final = 0.01  # relative gain in mean latency below which no rule is better
 
 
 class Compared(msgspec.Struct, frozen=True):
-    """The quick choice beside the best of every cell.
+    """Comparison of the quick choice with the best of all cells.
 
     Attributes:
-        cells, quick_cells: How many were measured for each.
-        instances, threads, max_rows: The best.
-        share: Of the best one's rows a second that the quick choice reaches.
+        cells, quick_cells: Number of cells measured for each.
+        instances, threads, max_rows: The best setting.
+        share: Fraction of the best rate that the quick choice reaches.
     """
 
     cells: int
@@ -44,17 +44,17 @@ class Compared(msgspec.Struct, frozen=True):
 
 
 class Roofline(msgspec.Struct, frozen=True):
-    """What bounds the model on this machine.
+    """Upper bound on a model's rate on this machine.
 
     Attributes:
-        ceilings: None where the model's operations are not known.
+        ceilings: None if the model's operations are unknown.
     """
 
     cost: Cost
     ceilings: Ceilings | None = None
 
     def rate(self, rows: float) -> float:
-        """Rows a second at best, in runs of so many rows; inf where it is not known."""
+        """Return the maximum rows per second, by rows of a run; inf = unknown."""
         return math.inf if self.ceilings is None else bound(self.cost, self.ceilings, rows).rate
 
 
@@ -62,10 +62,10 @@ class Point(msgspec.Struct, frozen=True):
     """The curve at one batch size, on the chosen placement.
 
     Attributes:
-        seconds, rate, efficiency: By the law: of a run, rows a second over all instances, share of the best
-            rate at any size.
-        bound: Rows a second by the roofline; None = unknown.
-        feasible: Rows a second within the objective in batches of at most so many rows; None = no limit.
+        seconds, rate, efficiency: By the law: seconds of a run, rows per second over all instances, fraction
+            of the best rate.
+        bound: Rows per second by the roofline; None = unknown.
+        feasible: Rows per second within the objective in batches of at most that many rows; None = no limit.
     """
 
     rows: int
@@ -77,14 +77,14 @@ class Point(msgspec.Struct, frozen=True):
 
 
 class Tuned(msgspec.Struct, frozen=True):
-    """The result of ``salver tune``.
+    """Result of ``salver tune``.
 
     Attributes:
-        measured: Every cell that was run.
-        feasible: With a latency limit, by most rows of a batch: the highest rate that keeps it.
-        gains: By load, as a share of the capacity: by which share of the mean latency the best rule there is
-            beats taking what waits.
-        notes: What the owner should know of how it was measured, a sentence each.
+        measured: All measured cells.
+        feasible: With a latency limit, the highest rate that keeps it, by maximum rows of a batch.
+        gains: By load as a fraction of the capacity, the reduction of mean latency by the best possible rule,
+            relative to draining.
+        notes: Remarks about the measurement, as sentences.
     """
 
     model: str
@@ -98,7 +98,7 @@ class Tuned(msgspec.Struct, frozen=True):
     notes: tuple[str, ...] = ()
 
     def curve(self) -> tuple[Point, ...]:
-        """At the sizes of a sweep, those that were measured, and the chosen one."""
+        """Return the curve at the sizes of a sweep, the measured ones, and the chosen one."""
         setting, law = self.setting, self.setting.law
         known = {m.cell.rows for m in self.measured} | set(self.feasible) | {setting.max_rows}
         sizes = sorted(known | {size for size in SIZES if size < max(known)})
@@ -118,7 +118,7 @@ class Tuned(msgspec.Struct, frozen=True):
 def feasible_rates(
     setting: Setting, objective: Objective, limits: Limits, judge: Judge | None
 ) -> dict[int, float]:
-    """By most rows of a batch the highest rate within the objective, on the chosen placement."""
+    """Return the highest rate within the objective on the chosen placement, by maximum rows of a batch."""
     limit = limit_of(objective)
     if limit <= 0 or judge is None:
         return {}
@@ -127,10 +127,10 @@ def feasible_rates(
 
 
 def gains(setting: Setting) -> dict[float, float]:
-    """How much quicker on average the best rule is than taking what waits, by load (:class:`Tuned`).
+    """Return the reduction of mean latency by the best rule against draining, by load (:class:`Tuned`).
 
-    Solved exactly for one instance and random arrivals (:mod:`salver.features.tuning.mdp`). Empty where there
-    are no batches, or a run takes no time.
+    Solved exactly for one instance and Poisson arrivals (:mod:`salver.features.tuning.mdp`). Empty without
+    batching, or if runs take no time.
     """
     law, most = setting.law, setting.max_rows
     if most < 2 or law.seconds(1) <= 0:
@@ -148,10 +148,10 @@ def gains(setting: Setting) -> dict[float, float]:
 def compare(
     quick: Setting, quick_cells: int, objective: Objective, search: Search, judge: Judge | None
 ) -> Compared:
-    """How far the quick choice is from the best, by all that is measured now.
+    """Compare the quick choice with the best, using all measurements.
 
-    Where the rate alone counts, by the measured rates themselves; with a latency limit by the laws of
-    all cells, under simulated load.
+    By measured rates if only the rate counts; with a latency limit by the laws of all cells, under simulated
+    load.
     """
     best = search.setting(judge) or quick
     limit, measured = limit_of(objective), search.measured
@@ -170,7 +170,7 @@ def compare(
 
 
 def sentences(tuned: Tuned) -> tuple[str, ...]:
-    """Why, for people."""
+    """Return the reasons as sentences."""
     setting, limit = tuned.setting, limit_of(tuned.objective)
     said = list(setting.reasons)
     if limit > 0 and setting.score > 0:
@@ -237,7 +237,7 @@ def _bytes(count: float) -> str:
 
 
 def _on_rules(tuned: Tuned) -> tuple[str, ...]:
-    """Whether another rule could win where latency alone counts."""
+    """Describe whether another rule could be better if only latency counts."""
     if not tuned.gains:
         return ()
     load, gain = max(tuned.gains.items(), key=lambda item: item[1])
@@ -256,7 +256,7 @@ def _on_rules(tuned: Tuned) -> tuple[str, ...]:
 
 
 def headline(tuned: Tuned) -> str:
-    """The choice in one line."""
+    """Return the choice in one line."""
     s = tuned.setting
     return (
         f"{tuned.model}, {named(tuned.objective)}: {s.instances} × {s.threads} (instances × threads), "
@@ -265,7 +265,7 @@ def headline(tuned: Tuned) -> str:
 
 
 def curve_table(tuned: Tuned) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Columns and rows of the curve on the chosen placement, with what each size is."""
+    """Return columns and rows of the curve on the chosen placement, with a note per size."""
     points = tuned.curve()
     columns = ["rows", "run ms", "rows/s", "efficiency"]
     has_bound = any(point.bound is not None for point in points)
@@ -282,7 +282,7 @@ def curve_table(tuned: Tuned) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
 
 
 def _names(tuned: Tuned, sizes: list[int]) -> dict[int, str]:
-    """What the sizes of the table are, where they have a name; one between two stands at the nearest."""
+    """Return the notes on sizes of the table; one between two sizes is attached to the nearest."""
     setting, limit = tuned.setting, limit_of(tuned.objective)
     marks = [(float(setting.max_rows), "chosen"), (setting.law.n_half, f"B* = {setting.law.n_half:.3g}")]
     if limit > 0 and (within := int(slo_rows(setting.law, limit))):
@@ -296,7 +296,7 @@ def _names(tuned: Tuned, sizes: list[int]) -> dict[int, str]:
 
 
 def picture(tuned: Tuned) -> Picture:
-    """The curves with the sentences."""
+    """Return the curves with the sentences."""
     return compose(
         headline(tuned),
         tuned.measured,
@@ -309,13 +309,13 @@ def picture(tuned: Tuned) -> Picture:
 
 
 def toml(tuned: Tuned) -> str:
-    """The lines of ``salver.toml`` that fix the choice."""
+    """Return the lines of ``salver.toml`` that fix the choice."""
     setting = tuned.setting
     return as_toml(tuned.objective, setting.instances, setting.threads, setting.max_rows)
 
 
 def as_record(tuned: Tuned, saved: str) -> dict[str, Any]:
-    """For programs."""
+    """Return the result as JSON values."""
     return {
         **msgspec.structs.asdict(tuned),
         "curve": tuned.curve(),

@@ -1,8 +1,8 @@
-"""What could this machine do with this model at best?
+"""Roofline bound on a model's rate on a machine (Williams, Waterman, Patterson 2009).
 
-The roofline (Williams, Waterman, Patterson 2009), for a batch: a run takes at least as long as its arithmetic
-at the peak rate, and at least as long as moving its bytes. Pure: the cost of a graph and the ceilings of a
-machine are arguments; who counts and who measures is not known here.
+For a batch: a run takes at least as long as its arithmetic at the peak rate, and at least as long as moving
+its bytes. Pure: the cost of a graph and the ceilings of a machine are arguments; counting and measuring are
+elsewhere.
 """
 
 import math
@@ -13,12 +13,12 @@ from salver.words.artifacts import Cost
 
 
 class Ceilings(msgspec.Struct, frozen=True):
-    """What a machine can do, all its cores together.
+    """Peak performance of a machine, all its cores together.
 
     Attributes:
         flops_per_s: Peak rate of arithmetic.
         bytes_per_s: Bandwidth of the memory or cache where the weights lie.
-        int8_ops_per_s: Peak rate of products of 8-bit integers; 0 = that of ``flops_per_s``.
+        int8_ops_per_s: Peak rate of products of 8-bit integers; 0 = ``flops_per_s``.
     """
 
     flops_per_s: float
@@ -27,21 +27,21 @@ class Ceilings(msgspec.Struct, frozen=True):
 
     @property
     def ridge(self) -> float:
-        """Floating-point operations a byte from which arithmetic is the bound."""
+        """Return the floating-point operations per byte from which arithmetic is the bound."""
         return self.flops_per_s / self.bytes_per_s
 
     def arithmetic_s(self, cost: Cost) -> float:
-        """Seconds of a row's arithmetic at the peak."""
+        """Return the seconds of a row's arithmetic at the peak."""
         int8_ops_per_s = self.int8_ops_per_s or self.flops_per_s
         return cost.flops_a_row / self.flops_per_s + cost.int8_ops_a_row / int8_ops_per_s
 
 
 class Bound(msgspec.Struct, frozen=True):
-    """The most that can be reached at a batch size.
+    """Upper bound at a batch size.
 
     Attributes:
-        rate: Rows a second over all cores; inf where nothing is known of the cost.
-        by: ``arithmetic`` or ``memory``: what stands in the way.
+        rate: Rows per second over all cores; inf if the cost is unknown.
+        by: Limiting resource, ``arithmetic`` or ``memory``.
     """
 
     rate: float
@@ -49,7 +49,7 @@ class Bound(msgspec.Struct, frozen=True):
 
 
 def bound(cost: Cost, ceilings: Ceilings, rows: float) -> Bound:
-    """The most rows a second in batches of this size.
+    """Return the maximum rows per second in batches of this size.
 
     >>> weights = Cost(flops_a_row=2e6, weight_bytes=4e6)
     >>> core = Ceilings(flops_per_s=116e9, bytes_per_s=25e9)
@@ -65,9 +65,9 @@ def bound(cost: Cost, ceilings: Ceilings, rows: float) -> Bound:
 
 
 def knee(cost: Cost, ceilings: Ceilings) -> float:
-    """Rows from which arithmetic is the bound, so that larger batches bring nothing; inf = never, or unknown.
+    """Return the rows from which larger batches do not help; inf = never or unknown.
 
-    For a layer of fp32 weights, two operations to four bytes, that is twice the ridge.
+    For a layer of fp32 weights, two operations per four bytes, this is twice the ridge.
 
     >>> round(knee(Cost(flops_a_row=2e6, weight_bytes=4e6), Ceilings(116e9, 25e9)), 1)
     9.3

@@ -1,9 +1,9 @@
-"""What should be measured next, and when is enough known?
+"""Search strategy: which cell to measure next, and when to stop.
 
-Ask and tell: :meth:`Search.ask` names a cell, whoever measures it calls :meth:`Search.tell`. A quarter of
-the cells tells what the whole sweep would, since the law of a placement follows from two sizes, and where
-only the rate counts, all placements are compared at the largest. What is left over looks for a size
-beyond which rows get dearer. Pure: it measures nothing itself.
+:meth:`Search.ask` returns a cell, and the measurement is passed to :meth:`Search.tell`. A quarter of the
+cells is as informative as the whole sweep, because the law of a placement follows from two sizes and, if only
+the rate counts, all placements are compared at the largest. The remaining budget looks for a size beyond
+which rows become more expensive. Pure: it measures nothing itself.
 """
 
 from collections.abc import Sequence
@@ -16,21 +16,21 @@ from salver.features.tuning.profile import Cell, Measured
 from salver.stats.batch_law import BatchLaw, fit
 from salver.words.artifacts import Objective
 
-_SHARE = 4  # of the exhaustive sweep one cell in so many is measured
+_SHARE = 4  # divisor of the exhaustive sweep
 
 
 class Search:
     """One search for a setting.
 
     Args:
-        alone_s: What a run of the smallest size took when the model was warmed up, on the placement with most
-            threads; 0 = not known. A rough figure will do: it only says which sizes are worth their time.
-        run_limit_s: No run that is expected to take longer is asked for, but for the two smallest sizes.
+        alone_s: Seconds of a run of the smallest size after warm-up, on the placement with most threads; 0 =
+            unknown. A rough value suffices: it only decides which sizes are worth measuring.
+        run_limit_s: Maximum expected duration of a run, except for the two smallest sizes.
 
     Attributes:
-        budget: Most cells that are asked for: a quarter of the exhaustive sweep, but never fewer than a law
-            or a comparison of the placements needs.
-        measured: What was told, in order.
+        budget: Maximum number of cells: a quarter of the exhaustive sweep, but enough for a law and a
+            comparison of the placements.
+        measured: Measurements, in order.
 
     >>> search = Search(Limits(cores=2), Objective(throughput=True))
     >>> law = {(1, 2): BatchLaw(0.001, 0.004), (2, 1): BatchLaw(0.0018, 0.005)}
@@ -55,7 +55,7 @@ class Search:
         self._alone = alone_s
         self._runs: dict[Placed, list[tuple[float, float]]] = {}  # (rows, seconds)
         self._laws: dict[Placed, BatchLaw] = {}
-        self._scatter: dict[Placed, float] = {}  # 95th percentile of runs over their median, less 1
+        self._scatter: dict[Placed, float] = {}  # 95th percentile of run times over their median, minus 1
         self._refused: set[Placed] = set()
         sizes = limits.sizes()
         affordable = [size for size in sizes if size * alone_s <= run_limit_s]
@@ -65,7 +65,7 @@ class Search:
         return f"<Search {len(self.measured)} of {self.budget} cells measured>"
 
     def ask(self) -> Cell | None:
-        """The next cell to measure; None when enough is known."""
+        """Return the next cell to measure; None = enough is known."""
         if len(self.measured) >= self.budget:
             return None
         placements = [p for p in self.limits.placements() if p not in self._refused]
@@ -78,11 +78,10 @@ class Search:
         return self._refinement(placements)
 
     def tell(self, measured: Measured, runs: Sequence[float] = ()) -> None:
-        """A cell was measured. Of one that was measured before, the quicker time counts: what others did on
-        the machine meanwhile only slows.
+        """Record a measurement. If a cell is measured twice, the faster time counts.
 
         Args:
-            runs: Seconds of its single runs, where they are known; they show how much runs scatter.
+            runs: Seconds of single runs, if known; they show the variation.
         """
         cell = measured.cell
         placed = Placed(cell.instances, cell.threads)
@@ -100,9 +99,9 @@ class Search:
         self._laws = {}
 
     def refuse(self, cell: Cell) -> None:
-        """A cell cannot be measured: the model takes no such batch, or there is no such placement.
+        """Record that the model rejects a cell's batch, or that the placement is not available.
 
-        The smallest size refused rules the placement out; a larger one rules larger batches out.
+        For the smallest size this excludes the placement; for a larger one, larger batches.
         """
         smaller = [size for size in self.limits.sizes() if size < cell.rows]
         if smaller:
@@ -111,18 +110,19 @@ class Search:
             self._refused.add(Placed(cell.instances, cell.threads))
 
     def rule_out(self, placed: Placed) -> None:
-        """A placement is not to be had: there is no memory for it, say."""
+        """Exclude a placement, for example for lack of memory."""
         self._refused.add(placed)
 
     def laws(self) -> dict[Placed, BatchLaw]:
-        """What is known of each placement. One size measured: the law of another, at its speed."""
+        """Return the known laws. With one measured size, the law of another placement is scaled."""
         if self._laws:
             return self._laws
         laws = {p: fit(runs) for p, runs in self._runs.items()}
         sized = [p for p, runs in self._runs.items() if len({rows for rows, _ in runs}) > 1]
         shape = laws[sized[0]] if sized else None
         first = self.limits.placements()[0]
-        if shape is None and self._alone and first in self._runs:  # cut short: better a rough shape than none
+        # interrupted: a rough shape is better than none
+        if shape is None and self._alone and first in self._runs:
             sized, shape = [first], fit([*self._runs[first], (self.limits.sizes()[0], self._alone)])
             laws[first] = shape
         for placed, runs in self._runs.items():
@@ -135,7 +135,7 @@ class Search:
         return laws
 
     def setting(self, judge: Judge | None = None) -> Setting | None:
-        """The best setting by what is known now; None when nothing is. See :func:`choose`."""
+        """Return the best setting known so far, or None; see :func:`choose`."""
         laws = self.laws()
         limits = self.limits
         if self._most < limits.sizes()[-1] and not limits.rows:
@@ -149,7 +149,7 @@ class Search:
         return [size for size in self.limits.sizes() if size <= self._most]
 
     def _working_size(self, placed: Placed) -> int:
-        """The size near which batches will be: the largest, or what the latency limit leaves of it."""
+        """Return the expected batch size: the largest, or what the latency limit allows."""
         most = next(m for m in self.measured if m.cell == Cell(placed.instances, placed.threads, self._most))
         if not self._limit or 2 * most.seconds <= self._limit:
             return self._most
@@ -162,8 +162,9 @@ class Search:
         return min(sizes[:-1] or sizes, key=lambda size: max(size / rows, rows / size))
 
     def _refinement(self, placements: Sequence[Placed]) -> Cell | None:
-        """The working size by what is known now, then the size that halves the widest gap beside the best
-        one known; on the best placement first.
+        """Return the expected batch size, then the size that halves the widest gap beside the best.
+
+        On the best placement first.
         """
         laws, sizes = self.laws(), self._sizes()
         known = sorted(placements, key=lambda p: -worth(laws[p], p.instances, self._most, self._limit))

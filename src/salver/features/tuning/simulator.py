@@ -1,11 +1,10 @@
-"""What would this batching rule do under that traffic?
+"""Discrete-event simulation of a batching rule under given traffic.
 
-A discrete-event simulation around the real :class:`~salver.kernel.engine.batcher.Batcher`: the same
-object that serves decides here, on simulated time. Arrivals and the service law are
-arguments; there is no chance, clock or asyncio in here, so equal arguments give equal answers.
+It uses the real :class:`~salver.kernel.engine.batcher.Batcher` on simulated time. Arrivals and the service
+law are arguments; there are no random numbers, clock or asyncio, so equal arguments give equal results.
 
-One event loop of two kinds of event: an arrival, and the end of a run. Between them the
-batcher is asked when its next batch is due.
+There are two kinds of event: an arrival, and the end of a run. Between them the batcher is asked when its
+next batch is due.
 
 Pure.
 """
@@ -30,13 +29,13 @@ Floats = npt.NDArray[np.float64]
 
 
 class Simulated(msgspec.Struct, frozen=True):
-    """What happened; times in seconds.
+    """Result of a simulation; times in seconds.
 
     Attributes:
-        waits: From arrival to the start of its run, of each answered request in order of arrival.
-        latencies: From arrival to the end of its run, likewise.
+        waits: Time from arrival to the start of the run, for each answered request in order of arrival.
+        latencies: Time from arrival to the end of the run, likewise.
         rows: Rows of each run, in order of start.
-        refused: Requests that found the queue full, or no hope at the door.
+        refused: Requests rejected at admission.
         expired: Requests whose deadline passed while they waited.
         given_up: Requests that could no longer be answered in time.
         by_request: Latency of each request in order of arrival; NaN = not answered.
@@ -52,7 +51,7 @@ class Simulated(msgspec.Struct, frozen=True):
 
 
 class Traffic(msgspec.Struct, frozen=True):
-    """Who comes, beside when; each a sequence as long as the arrivals, or empty for all alike.
+    """Attributes of arrivals, each a sequence as long as the arrivals, or empty if all are equal.
 
     Attributes:
         levels: ``waiting.URGENT``, priorities from 1 on, ``waiting.BULK``.
@@ -71,12 +70,12 @@ _ALIKE = Traffic()
 
 
 def poisson(rate: float, count: int, rng: np.random.Generator) -> Floats:
-    """Times of the first ``count`` arrivals of a Poisson process, in seconds."""
+    """Return the times of the first ``count`` arrivals of a Poisson process, in seconds."""
     return np.cumsum(rng.exponential(1.0 / rate, count))
 
 
 def gamma(rate: float, cv2: float, count: int, rng: np.random.Generator) -> Floats:
-    """Times of the first ``count`` arrivals with Gamma gaps of that squared coefficient of variation."""
+    """Return ``count`` arrival times with Gamma gaps of that squared coefficient of variation."""
     return np.cumsum(rng.gamma(1.0 / cv2, cv2 / rate, count))
 
 
@@ -94,10 +93,10 @@ def simulate(
 
     Args:
         arrivals: Times, ascending.
-        service: Seconds that a run of so many rows takes.
-        slots: Runs at the same time.
-        rule: In place of the configuration's (max_rows, max_delay_ms).
-        outlook: Refuses at the door what cannot make its target.
+        service: Returns the seconds of a run by its rows.
+        slots: Concurrent runs.
+        rule: Replaces the configuration's (max_rows, max_delay_ms).
+        outlook: Rejects requests that cannot meet their target.
 
     >>> done = simulate(Batching(), [0.0, 1.0, 2.0, 3.0], lambda rows: 2.5)
     >>> done.rows.tolist(), done.latencies.tolist()
@@ -121,7 +120,7 @@ def simulate(
 
 
 class _Run:
-    """The state between two events."""
+    """State between two events."""
 
     def __init__(
         self,
@@ -132,7 +131,7 @@ class _Run:
         outlook: Outlook | None,
     ) -> None:
         self.now = 0.0
-        self.ends: list[tuple[float, float, int]] = []  # (end, start, rows) of runs under way; a heap
+        self.ends: list[tuple[float, float, int]] = []  # (end, start, rows) of active runs; a heap
         self._batcher = batcher
         self._service = service
         self._slots = slots
@@ -177,7 +176,7 @@ class _Run:
             self._outlook.ended(began)
 
     def start(self) -> float:
-        """Start every batch that is due on an idle slot; when to ask again."""
+        """Start every batch that is due on an idle slot; return when to check again."""
         now = self.now
         while len(self.ends) < self._slots:
             spare = self._slots == 1 or len(self.ends) + 1 < self._slots
@@ -191,7 +190,7 @@ class _Run:
             self._given_up += len(batch.given_up)
             if not batch.members:
                 if not (batch.expired or batch.given_up):
-                    return _NEVER  # the rule waits for more
+                    return _NEVER  # the rule waits for more requests
                 continue
             end = now + self._service(batch.rows)
             heapq.heappush(self.ends, (end, now, batch.rows))

@@ -1,8 +1,7 @@
-"""How would a step-wise model fare under that traffic?
+"""Simulation of a step-wise model under given traffic.
 
-The real :class:`~salver.kernel.engine.steps.StepScheduler` on simulated time: what serves decides here.
-Arrivals,
-lengths and the law of a step are arguments, so equal arguments give equal answers. Pure.
+It uses the real :class:`~salver.kernel.engine.steps.StepScheduler` on simulated time. Arrivals, lengths and
+the duration of steps are arguments, so equal arguments give equal results. Pure.
 """
 
 import math
@@ -19,7 +18,7 @@ Floats = npt.NDArray[np.float64]
 
 
 class Arrival(msgspec.Struct, frozen=True, gc=False):
-    """A sequence that comes at a time, with a prompt and an answer of so many tokens."""
+    """Arrival of a sequence, with the tokens of its prompt and answer."""
 
     time: float
     prompt: int
@@ -27,14 +26,14 @@ class Arrival(msgspec.Struct, frozen=True, gc=False):
 
 
 class SimulatedSteps(msgspec.Struct, frozen=True):
-    """What happened; times in the unit of the arrivals.
+    """Result of a simulation; times in the unit of the arrivals.
 
     Attributes:
-        latencies: From arrival to the last token, in order of arrival.
-        firsts: From arrival to the first token, likewise.
-        steps: Length of each step.
-        tokens: Tokens of the answers, all together.
-        seconds: The sum of the steps: pauses do not count.
+        latencies: Time from arrival to the last token, in order of arrival.
+        firsts: Time from arrival to the first token, likewise.
+        steps: Duration of each step.
+        tokens: Total tokens of the answers.
+        seconds: Total duration of the steps, without pauses.
     """
 
     latencies: Floats
@@ -47,12 +46,12 @@ class SimulatedSteps(msgspec.Struct, frozen=True):
 def simulate_steps(
     limits: Steps, arrivals: Iterable[Arrival], seconds: Callable[[int, int], float]
 ) -> SimulatedSteps:
-    """Carry all sequences to their ends.
+    """Simulate all sequences to their ends.
 
     Args:
         arrivals: In order of time.
-        seconds: Length of a step that carries so many sequences on and reads a chunk of so many tokens;
-            it is taken to be the sum of the two.
+        seconds: Returns the duration of a step by number of sequences and tokens of a prompt chunk; assumed
+            to be additive.
 
     >>> done = simulate_steps(Steps(max_sequences=2), [Arrival(0, 1, 3), Arrival(0, 1, 1)], lambda b, n: 1.0)
     >>> done.latencies.tolist(), done.tokens, done.seconds

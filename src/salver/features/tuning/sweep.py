@@ -1,7 +1,7 @@
-"""How is one model searched from a shell: the quick way, then perhaps the whole grid?
+"""Search for one model from the command line: quick, then optionally the whole grid.
 
-As ``salver serve`` does it for a model with an objective, but seen and not bound to a few seconds. It
-knows no command line.
+Like the search in ``salver serve`` for a model with an objective, but with progress and without its short
+time limit. It knows no command line.
 """
 
 import asyncio
@@ -32,27 +32,27 @@ from salver.words.artifacts import Cost, Manifest
 from salver.words.errors import InvalidInput, ModelFailed, SalverError
 from salver.words.messages import Signature
 
-_ARRIVALS = 4000  # that a setting is judged on
+_ARRIVALS = 4000  # simulated requests per setting
 
 
 class Witness(Protocol):
-    """Sees the cells; :class:`salver.features.tuning.progress.Watch` does."""
+    """Observer of measurements, such as :class:`salver.features.tuning.progress.Watch`."""
 
     def begins(self, cell: Cell, most: int) -> None:
-        """A cell is about to be measured, of so many at most."""
+        """Note that a cell is about to be measured, with the maximum number of cells."""
         ...
 
     def measured(self, found: Measured) -> None:
-        """A cell has been measured."""
+        """Note that a cell has been measured."""
         ...
 
 
 class Sweep:
-    """One model under search.
+    """Search for one model.
 
     Args:
-        manifest: Its configuration has the objective and what its owner has fixed.
-        seconds: No new cell is begun after so long.
+        manifest: Manifest whose configuration has the objective and fixed settings.
+        seconds: Start no measurement after this many seconds.
     """
 
     def __init__(
@@ -70,15 +70,15 @@ class Sweep:
         self._judge = Judge(np.random.default_rng(1).exponential(1.0, _ARRIVALS))
 
     async def run(self, *, exhaustive: bool = False, rows: int = 0) -> tuple[Tuned, Profile]:
-        """Search; what was chosen, and what may be kept.
+        """Search; return the choice, and the profile to store.
 
         Args:
             exhaustive: Measure the whole grid after the choice, and compare.
-            rows: A batch limit to keep to; 0 = that of the configuration.
+            rows: Maximum rows of a batch; 0 = as configured.
 
         Raises:
             LoadFailed: the model cannot be loaded.
-            ModelFailed: it takes no generated input, or nothing could be measured.
+            ModelFailed: it rejects generated inputs, or nothing could be measured.
         """
         manifest, objective = self._manifest, self._manifest.config.objective
         key, here = ProfileStore().key(manifest), machine(self._backend, self._cores)
@@ -115,7 +115,7 @@ class Sweep:
         return found, profile
 
     async def _first(self, rows: int) -> tuple[Limits, float]:
-        """What may be chosen, and the seconds of one run alone."""
+        """Return the open choices, and the seconds of a single run."""
         config = self._manifest.config
         limits = limits_of(config, config.instances, self._placement, self._backend, self._cores)
         first = limits.placements()[0]
@@ -146,7 +146,7 @@ class Sweep:
         return await run_search(search, self._bench, until, time.monotonic, told)
 
     async def _rest(self, search: Search, until: float, refused: tuple[Cell, ...]) -> tuple[Cell, ...]:
-        """Measure what the whole grid has beside; the cells that could not be measured."""
+        """Measure the rest of the grid; return the cells that could not be measured."""
         cells = search.limits.cells()
         known = {found.cell for found in search.measured} | set(refused)
         failed: list[Cell] = []
@@ -175,7 +175,7 @@ class Sweep:
         )
 
     def _roofline(self, setting: Setting, shapes: dict[str, tuple[int, ...]]) -> Roofline:
-        """Blocking, with nothing else running."""
+        """Measure the roofline. Blocking, with nothing else running."""
         backend = self._backend
         if not isinstance(backend, CountingBackend):
             note = f"the operations of a model of the backend {backend.name!r} cannot be counted"

@@ -1,11 +1,11 @@
-"""How does a law and a price become a table to batch by, and was it worth it?
+"""Batching tables from a law and a price, and reports of their gain.
 
-Two ways: :func:`solved_table` computes it (``mdp``); :class:`Learner` learns it from transitions
-(``qlearning``), first in a simulator that is handed in, later from live runs. Either way the record says
-what the table, plain draining and the best policy cost in the long run, computed exactly for the law.
-Pure: chance and the simulator are arguments.
+Two ways: :func:`solved_table` computes a table (``mdp``); :class:`Learner` learns it from transitions
+(``qlearning``), first in a simulator given as argument, later from live runs. Either way the record has the
+long-run cost of the table, of draining and of the best policy, computed exactly for the law. Pure: random
+numbers and the simulator are arguments.
 
-Some tenths of a second of CPU for a table: not for an event loop's thread.
+A table takes some tenths of a second of CPU: not for an event loop's thread.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -22,21 +22,21 @@ from salver.stats.batch_table import Table, Transition
 from salver.words.artifacts import Batching, Learned
 from salver.words.errors import InvalidInput
 
-#: Shares of the highest rate for which tables are made.
+#: Fractions of the maximum rate for which tables are made.
 LOADS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-#: More waiting rows than that are always drained; the best is within a millionth of it.
+#: Longer queues are always drained; the optimum is within a millionth of that.
 MOST_ROWS = 64
-#: Of the highest rate; beyond it a queue takes too long to settle for its cost to be known.
+#: Fraction of the maximum rate beyond which a queue converges too slowly for its cost to be known.
 _CARRIED = 0.95
-#: Below this share the difference to draining is called none.
+#: Relative gain over draining below which it counts as none.
 _NONE = 2e-4
 
-#: Lets an agent decide under Poisson traffic of so many rows a second, and tells it what came of it.
+#: Lets an agent decide under Poisson traffic of that many rows per second, and reports the outcomes to it.
 Environment = Callable[[Agent, float], None]
 
 
 def table_rows(law: BatchLaw, max_rows: int) -> int:
-    """The largest batch that a table is made for: the one with the highest rate, within bounds.
+    """Return the largest batch for a table: the one with the highest rate, within limits.
 
     Raises:
         InvalidInput: the law is not known yet.
@@ -47,7 +47,7 @@ def table_rows(law: BatchLaw, max_rows: int) -> int:
 
 
 def price_of(learned: Learned, law: BatchLaw) -> Price:
-    """The owner's price; without measured joules a run takes ``watts`` for as long as it lasts.
+    """Return the configured price; without measured joules a run takes ``watts`` for its duration.
 
     >>> price_of(Learned(energy_weight=1.0, watts=10.0), BatchLaw(a=0.001, t0=0.004)).joules(2)
     0.06
@@ -59,13 +59,13 @@ def price_of(learned: Learned, law: BatchLaw) -> Price:
 
 
 def table_for(batching: Batching, law: BatchLaw, kept: Table | None = None) -> Table:
-    """The table to serve by: the one that was kept, where it still fits law and configuration, or a new one.
+    """Return the stored table if it still fits the law and configuration, or a new one.
 
     Raises:
         InvalidInput: the law is not known yet.
     """
     learned = batching.learned
-    # The kept table's energies may stem from its own law, which differs a little from today's.
+    # The stored energies may stem from its own law, which differs slightly from the current one.
     if (
         kept is not None
         and kept.largest == table_rows(law, batching.max_rows)
@@ -76,13 +76,13 @@ def table_for(batching: Batching, law: BatchLaw, kept: Table | None = None) -> T
 
 
 def solved_table(law: BatchLaw, price: Price, max_rows: int, loads: Sequence[float] = LOADS) -> Table:
-    """The best table for a known law.
+    """Return the best table for a known law.
 
     Args:
-        loads: Shares of the highest rate, ascending, below 1.
+        loads: Fractions of the maximum rate, ascending, below 1.
 
     Raises:
-        InvalidInput: a law, price or load for which there is no best.
+        InvalidInput: there is no optimum for this law, price or load.
     """
     largest = table_rows(law, max_rows)
     chains = _chains(law, price, largest, [load * law.rate(largest) for load in loads])
@@ -94,7 +94,7 @@ class Learner:
     """Agents for several loads, and the table that they make.
 
     Args:
-        memory: Transitions that an agent remembers of each batch size.
+        memory: Transitions that an agent remembers per batch size.
     """
 
     def __init__(
@@ -116,14 +116,14 @@ class Learner:
         return f"<Learner of {len(self._agents)} loads>"
 
     def train(self, environment: Environment, rounds: int = 8) -> None:
-        """Let each agent act and learn; it decides better with each round."""
+        """Let each agent act and learn; its decisions improve with each round."""
         for agent, rate in zip(self._agents, self._rates, strict=True):
             for _ in range(rounds):
                 environment(agent, rate)
                 agent.improve()
 
     def refine(self, transitions: Iterable[Transition]) -> int:
-        """Learn from live runs; how many were of use, being near one of the rates."""
+        """Learn from live runs; return how many were usable, being near one of the rates."""
         touched: dict[int, int] = {}
         for seen in transitions:
             if seen.rate > 0:
@@ -136,14 +136,14 @@ class Learner:
         return sum(touched.values())
 
     def table(self, law: BatchLaw | None = None) -> Table:
-        """What the agents know by now.
+        """Return the table of the agents' current policies.
 
         Args:
-            law: Today's, by which the lines are judged, and for which rates are left out that it cannot
-                carry; None = the one of the start.
+            law: Current law, by which lines are evaluated and rates beyond its capacity are omitted; None =
+                the initial one.
 
         Raises:
-            InvalidInput: it can carry none of them.
+            InvalidInput: all rates are beyond its capacity.
         """
         law = law or self._law
         known = [
@@ -158,7 +158,7 @@ class Learner:
 
 
 def report(table: Table) -> str:
-    """What the table gains over draining, load by load, and an honest verdict."""
+    """Describe the table's gain over draining by load, with a verdict."""
     price = table.price
     lines = [
         f"Batching by table ({table.method}), up to {table.largest} rows; "
@@ -187,7 +187,7 @@ def _chains(law: BatchLaw, price: Price, largest: int, rates: Sequence[float]) -
 
 
 def _table(chains: Sequence[Chain], lines: Sequence[list[int]], method: Literal["exact", "learned"]) -> Table:
-    """Where a line gains nothing on draining, draining it is."""
+    """Make a table in which lines without gain are replaced by draining."""
     first = chains[0].problem
     rows, costs, greedy_costs, best_costs = [], [], [], []
     for chain, line in zip(chains, lines, strict=True):

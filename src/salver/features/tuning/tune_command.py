@@ -1,4 +1,4 @@
-"""``salver tune``: which setting suits this model on this machine, and why?"""
+"""``salver tune``: choice of a setting for a model on this machine, with reasons."""
 
 import asyncio
 import shutil
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from salver.features.tuning.results import Tuned
     from salver.words.artifacts import Manifest, Objective
 
-_PLOTS = (("throughput", 16), ("length of a run", 11))  # heading, and lines on a terminal
+_PLOTS = (("throughput", 16), ("length of a run", 11))  # height of the picture in lines, with heading
 
 
 def tune(
@@ -46,15 +46,15 @@ def tune(
     trust_pickle: Annotated[bool, Parameter(help="As in salver serve.")] = False,
     json: Json = False,
 ) -> int:
-    """Measure a model, choose instances, threads and batch for an objective, and say why.
+    """Measure a model; choose instances, threads and batch size for an objective; give reasons.
 
-    The model is loaded in this process and run on generated inputs, or on its warm-up request. The
-    profile is kept, and salver serve uses it for the same model, objective and machine.
+    The model is loaded in this process and run on generated inputs, or on its warm-up request. The profile is
+    stored, and salver serve uses it for the same model, objective and machine.
 
     Args:
         path: A model file, or a folder of one model.
     """
-    # Imported here: the backends and the planner would slow --help.
+    # Imported here because backends and planner would slow down --help.
     from salver.features.tuning import results as tuned
     from salver.features.tuning.objective import parse
     from salver.terminal import chart_file
@@ -94,12 +94,12 @@ def tune(
 
 
 def _find(path: Path) -> "Manifest":
-    """The one model at a path, in its newest version.
+    """Return the single model at a path, in its newest version.
 
     Raises:
         InvalidInput: there is none, or more than one.
-        Unsupported: it is not run in batches.
-        LoadFailed: it cannot be loaded as it is.
+        Unsupported: it does not support batching.
+        LoadFailed: it cannot be loaded.
     """
     from salver.backends.discovery import backends, recogniser
     from salver.dialects.formats import formats
@@ -130,7 +130,7 @@ def _find(path: Path) -> "Manifest":
 
 
 def _with(manifest: "Manifest", wish: "Objective") -> "Manifest":
-    """The model with the objective of the command line in its configuration."""
+    """Return the manifest with the command line's objective."""
     from salver.words.artifacts import Objective
 
     config = manifest.config
@@ -155,7 +155,7 @@ async def _search(
 
 
 def _keep(profile: "Profile", folder: str) -> str:
-    """Where salver serve will find it; empty when it is not wanted, or not written, which the log tells."""
+    """Store the profile for salver serve; return its path, or empty if not wanted or not written."""
     from salver.features.tuning.profiles import ProfileStore
 
     store = ProfileStore(folder)
@@ -164,7 +164,7 @@ def _keep(profile: "Profile", folder: str) -> str:
 
 
 def _show(found: "Tuned") -> None:
-    """The curve and the reasons."""
+    """Show the curve and the reasons."""
     from salver.features.tuning import results as tuned
 
     picture = tuned.picture(found)
@@ -192,14 +192,14 @@ def _show(found: "Tuned") -> None:
 
 
 def _item(text: str) -> None:
-    """One of a list, in the width of the terminal."""
+    """Format a list item to the width of the terminal."""
     width = shutil.get_terminal_size((100, 24)).columns if on_terminal() else sys.maxsize
     for part in textwrap.wrap(text, max(width - 2, 20), initial_indent="- ", subsequent_indent="  "):
         line(part)
 
 
 def _advise(own: "Manifest", tried: "Manifest", toml: str, *, is_kept: bool) -> None:
-    """What goes into ``salver.toml``."""
+    """Show the lines for ``salver.toml``."""
     first, _, rest = toml.partition("\n\n")
     if own.config.objective != tried.config.objective:
         use = ", and salver serve takes what was found here" if is_kept else ""

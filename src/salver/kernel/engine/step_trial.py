@@ -1,7 +1,7 @@
-"""Trial steps of a step-wise model, before there is traffic.
+"""Trial of a step-wise model before it gets traffic.
 
-Tries the greatest token id, and each size of step and of prompt chunk. A model that would fail at a caller's
-token fails here, and the scheduler knows its pace from the first request on.
+Tries the greatest token id, and each size of step and prompt chunk. A model that would fail at a caller's
+token fails here, and the scheduler knows its durations from the first request.
 """
 
 import time
@@ -17,17 +17,17 @@ from salver.words.errors import LoadFailed, SalverError
 from salver.words.tensor import Array
 
 _ROUNDS = 3
-_SLOW_S = 0.25  # sizes beyond the first that takes so long are not tried
+_SLOW_S = 0.25  # sizes after the first one that takes this long are skipped
 
 
 def try_out(model: StepModel, vocabulary: int, limits: Steps, pace: StepPace) -> None:
-    """Run it, on the calling thread; its slots are empty again afterwards.
+    """Try the model on the calling thread; its slots are empty afterwards.
 
     Args:
         vocabulary: Number of tokens.
 
     Raises:
-        LoadFailed: it raises, or gives scores of another shape than one for each token.
+        LoadFailed: it raises, or does not return one score per token.
     """
     for size in _powers(min(limits.max_chunk, limits.max_context - 1)):
         tokens = np.full(size, vocabulary - 1, np.int64)
@@ -49,7 +49,7 @@ def _powers(most: int) -> list[int]:
 
 
 def _time(model: StepModel, call: Callable[[], Array], shape: tuple[int, ...], slots: list[int]) -> float:
-    """The shortest of a few runs, so that what only the first one does counts for nothing."""
+    """Return the shortest of a few runs, to exclude one-time costs of the first."""
     best = float("inf")
     for number in range(_ROUNDS):
         began = time.perf_counter()
