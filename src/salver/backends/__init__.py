@@ -1,7 +1,7 @@
-"""How does an artefact become a model that runs? One module a framework.
+"""Backends: one module per framework that turns an artefact into a runnable model.
 
-What a backend must do is said in :mod:`salver.backends.protocol`; ``salver.testing.backends``
-checks it. Importing any module here imports no framework.
+The protocol is :mod:`salver.backends.protocol`; ``salver.testing.backends`` checks it. Importing any module
+here imports no framework.
 """
 
 from salver.backends.protocol import Backend, LoadOptions, RunnableModel, Traits

@@ -1,7 +1,7 @@
-"""What may a model in a host process ask of the server around it?
+"""Interface of the server for a model in a host process.
 
-Other models' answers, loading and unloading, lines in the server's log, and numbers on its metrics page.
-:mod:`salver.kernel.engine.callback_client` carries it out.
+Answers of other models, loading and unloading, log lines, and numbers on the metrics page. Implemented by
+:mod:`salver.kernel.engine.callback_client`.
 """
 
 from collections.abc import Callable
@@ -13,17 +13,17 @@ from salver.words.artifacts import LoadOrder
 from salver.words.messages import InferRequest, InferResponse
 
 _AS_IT_LIES = LoadOrder()
-#: Takes the answers to a request, on a thread of the surroundings' own, and whether none follows. None =
-#: there is nothing but that to say.
+#: Receives the answers to a request, on a thread of the server interface, and whether none follows. None =
+#: only that.
 Hear = Callable[[InferResponse | None, bool], None]
 
 
 class Wish(msgspec.Struct, frozen=True):
-    """A model that is to be loaded, unloaded or looked at.
+    """Request to load, unload or describe a model.
 
     Attributes:
-        version: Of the one to look at; empty = whichever the server would choose.
-        dependents: The steps of an ensemble are to be unloaded with it.
+        version: Version to describe; empty = chosen by the server.
+        dependents: Unload the models of an ensemble with it.
     """
 
     kind: Literal["load", "unload", "is_ready"]
@@ -37,9 +37,9 @@ class Series(msgspec.Struct, frozen=True):
     """A number on the metrics page.
 
     Attributes:
-        family: Its name there; several series of one family differ in their labels.
-        about: The family's one line of help.
-        buckets: Upper bounds of a histogram's, ascending, without the last one, which is infinite.
+        family: Metric name; series of one family differ in their labels.
+        about: Help line of the family.
+        buckets: Upper bounds of a histogram, ascending, without the infinite one.
     """
 
     family: str
@@ -50,61 +50,62 @@ class Series(msgspec.Struct, frozen=True):
 
 
 class Meters(Protocol):
-    """The metrics page, for numbers of a model's own. Any thread may call it."""
+    """Metrics page for a model's own numbers. Thread-safe."""
 
     def open(self, series: Series) -> int:
-        """A handle on a series, which may be there already: it is one for all instances.
+        """Return a handle of a series, which all instances share and which may already exist.
 
         Raises:
-            InvalidInput: the family is there in another form, or there are too many.
+            InvalidInput: the family exists in another form, or there are too many.
         """
         ...
 
     def change(self, handle: int, how: Literal["add", "set", "observe"], value: float) -> None:
-        """Without waiting."""
+        """Change the number, without waiting."""
         ...
 
     def value(self, handle: int) -> float:
-        """As the page would show it now."""
+        """Return the current value, as shown on the metrics page."""
         ...
 
 
 class Asked(Protocol):
-    """A request to another model, under way."""
+    """A pending request to another model."""
 
     def more(self) -> None:
-        """One of the pieces of its answer has been used up: another may come."""
+        """Acknowledge a piece of the answer, so that another may be sent."""
         ...
 
     def give_up(self) -> None:
-        """Nobody wants the answer."""
+        """Cancel the request."""
         ...
 
 
 class Surroundings(Protocol):
-    """The server, as a model in a host process sees it. Any thread may call it."""
+    """The server, as seen by a model in a host process. Thread-safe."""
 
     @property
     def meters(self) -> Meters:
-        """Numbers of the model's own."""
+        """Return the model's own metrics."""
         ...
 
     def infer(self, request: InferRequest, in_pieces: bool, hear: Hear) -> Asked:
-        """Ask a model.
+        """Send a request to a model.
 
         Args:
-            in_pieces: Any number of answers is welcome; a few come unasked, then each is called for.
+            in_pieces: Accept any number of answers; a few are sent without acknowledgement, then each needs
+                one.
         """
         ...
 
     def manage(self, wish: Wish) -> bool:
-        """Carry it out, or look.
+        """Carry out a request about a model.
 
         Raises:
-            SalverError: what kept it from being done.
+            SalverError: the request failed.
         """
         ...
 
     def log(self, level: int, text: str) -> None:
-        """A line for the server's log, at a level of the standard library's."""
+        """Write a line to the server's log, at a level of the standard library."""
         ...

@@ -1,7 +1,6 @@
-"""What is in this file, judged by a bounded look at its bytes?
+"""Recognition of file contents from a bounded number of bytes.
 
-Never raises for what it cannot read: such a file is simply nothing that anybody recognises.
-Knows no framework.
+Never raises for unreadable files: such a file is not recognised by anything. Knows no framework.
 """
 
 import bz2
@@ -13,14 +12,14 @@ import zlib
 from pathlib import Path
 from typing import BinaryIO
 
-_MAX_DIRECTORY = 64 << 20  # a zip's central directory; real artefacts stay far below
+_MAX_DIRECTORY = 64 << 20  # maximum size of a zip's central directory; real artefacts stay far below
 _EOCD = b"PK\x05\x06"
-_COMPRESSED = 1 << 20  # bzip2 gives nothing before it has a whole block, of up to 900 kB
-_MEMORY = 128 << 20  # what the dictionary of an xz file may ask for; its highest preset needs half
+_COMPRESSED = 1 << 20  # bzip2 returns nothing before it has a whole block of up to 900 kB
+_MEMORY = 128 << 20  # maximum dictionary of an xz file; its highest preset needs half
 
 
 def is_file(path: Path) -> bool:
-    """A regular file; reading a pipe or a device could block forever."""
+    """Return whether it is a regular file; reading a pipe or a device could block forever."""
     try:
         return stat.S_ISREG(path.stat().st_mode)
     except (OSError, ValueError):
@@ -28,7 +27,7 @@ def is_file(path: Path) -> bool:
 
 
 def head(path: Path, size: int) -> bytes:
-    """The first bytes, or none."""
+    """Return the first bytes, or empty."""
     if not is_file(path):
         return b""
     try:
@@ -39,11 +38,11 @@ def head(path: Path, size: int) -> bytes:
 
 
 def uncompressed_head(path: Path, size: int) -> bytes:
-    """The first bytes of what zlib, gzip, bzip2, xz or lzma compressed; of any other file, none."""
+    """Return the first bytes of a file compressed with zlib, gzip, bzip2, xz or lzma; empty for others."""
     start = head(path, 6)
     decoder: zlib._Decompress | bz2.BZ2Decompressor | lzma.LZMADecompressor
     if start[:2] in (b"x\x01", b"x\x5e", b"x\x9c", b"x\xda", b"\x1f\x8b"):
-        decoder = zlib.decompressobj(47)  # 32 + 15: tells zlib and gzip apart itself
+        decoder = zlib.decompressobj(47)  # 32 + 15: zlib detects the header itself
     elif start[:3] == b"BZh":
         decoder = bz2.BZ2Decompressor()
     elif start == b"\xfd7zXZ\0" or start[:3] == b"]\0\0":
@@ -57,7 +56,7 @@ def uncompressed_head(path: Path, size: int) -> bytes:
 
 
 def tail(path: Path, size: int) -> bytes:
-    """The last bytes, or none."""
+    """Return the last bytes, or empty."""
     if not is_file(path):
         return b""
     try:
@@ -69,7 +68,7 @@ def tail(path: Path, size: int) -> bytes:
 
 
 def zip_members(path: Path) -> tuple[str, ...]:
-    """Names of a zip archive's members, or none when it is not a whole archive."""
+    """Return the names of a zip archive's members, or empty if it is not a complete archive."""
     if not head(path, 4).startswith(b"PK"):
         return ()
     end = tail(path, 65_557)
@@ -87,12 +86,12 @@ def zip_members(path: Path) -> tuple[str, ...]:
 
 
 def inner_names(members: tuple[str, ...]) -> frozenset[str]:
-    """Member names below the archive's single top folder (PyTorch puts everything into one)."""
+    """Return member names below the archive's single top folder (PyTorch has one)."""
     return frozenset(name.partition("/")[2] for name in members)
 
 
 def protobuf_fields(path: Path, most: int = 64) -> list[tuple[int, int, bytes]]:
-    """Field number, wire type and first bytes of a message's top-level fields, as far as they parse."""
+    """Return field number, wire type and first bytes of a message's top-level fields."""
     if not is_file(path):
         return []
     found: list[tuple[int, int, bytes]] = []

@@ -1,4 +1,4 @@
-"""How does a model of trees look to callers of Triton's FIL backend (TR-C12)?
+"""Tree models with the interface of Triton's FIL backend (TR-C12).
 
 One input ``input__0`` and one output ``output__0`` of FP32, whatever the framework: scores, probabilities of
 all classes, or the number of the class. It knows no framework.
@@ -19,10 +19,10 @@ from salver.words.errors import LoadFailed
 from salver.words.messages import Signature, TensorSpec
 from salver.words.tensor import Array, DataType
 
-#: Options that ask for it, and of it.
+#: Options for this interface.
 OPTIONS: Final = ("interface", "output_class", "predict_proba", "threshold", "model_type", "trusted")
 _SWITCH: Final = ("false", "true")
-#: Backends by FIL's names of their files.
+#: Backends by FIL's names of their file formats.
 _TYPES: Final[Mapping[str, str]] = {
     "xgboost": "xgboost",
     "xgboost_json": "xgboost",
@@ -33,10 +33,10 @@ _TYPES: Final[Mapping[str, str]] = {
 
 
 def load(backend: Backend, manifest: Manifest, options: LoadOptions) -> RunnableModel:
-    """As :meth:`Backend.load`, of a model whose option ``interface`` is ``fil``.
+    """Load a model whose option ``interface`` is ``fil``, as :meth:`Backend.load`.
 
     Raises:
-        LoadFailed: an option is unknown, or of no use for this file.
+        LoadFailed: an option is unknown, or does not apply to this file.
     """
     wish = options_of(manifest, OPTIONS)
     wanted = wish.get("model_type", "")
@@ -59,7 +59,7 @@ def load(backend: Backend, manifest: Manifest, options: LoadOptions) -> Runnable
 
 
 class Forest:
-    """One model of trees."""
+    """Tree model with FIL's interface."""
 
     def __init__(self, model: RunnableModel, manifest: Manifest, wish: dict[str, str]) -> None:
         own = model.signature
@@ -75,7 +75,9 @@ class Forest:
         self._threshold = _threshold(wish.get("threshold", "0.5"))
         groups = scores.shape[1] if len(scores.shape) == 2 else 1
         is_wide = groups > 2 and not self._gives_classes
-        width = max(groups, 2) if self._gives_all else groups if is_wide else 1
+        width = groups if is_wide else 1
+        if self._gives_all:
+            width = max(groups, 2)
         features = own.inputs[0].shape[-1]
         name, *_ = [spec.name for spec in manifest.config.inputs] or ["input__0"]
         self._output, *_ = [spec.name for spec in manifest.config.outputs] or ["output__0"]
@@ -102,7 +104,7 @@ class Forest:
             answer = np.concatenate([1 - scores, scores], axis=1) if groups == 1 else scores
         elif groups > 2:
             answer = scores.argmax(axis=1)[:, None] if self._gives_classes else scores
-        else:  # of two classes it is all about the second
+        else:  # for two classes it refers to the second
             answer = scores[:, -1:] > self._threshold if self._gives_classes else scores[:, -1:]
         return self._check({self._output: answer.astype(np.float32)}, inputs)
 

@@ -1,4 +1,4 @@
-"""Which tensors of a model with sequences do its callers not see (TR-C9)?
+"""Tensors of models with sequences that callers do not see (TR-C9).
 
 Those that the server fills in, and those that it keeps for each sequence. Pure.
 """
@@ -13,7 +13,7 @@ from salver.words.messages import Signature, TensorSpec
 
 
 def hidden_inputs(sequences: Sequences, batched: bool) -> tuple[TensorSpec, ...]:
-    """The server's own inputs: controls of one element a row, then states.
+    """Return the server's own inputs: controls of one element per row, then states.
 
     >>> from salver.words.artifacts import Control
     >>> [spec.shape for spec in hidden_inputs(Sequences("direct", controls=(Control("S", "start"),)), True)]
@@ -25,16 +25,16 @@ def hidden_inputs(sequences: Sequences, batched: bool) -> tuple[TensorSpec, ...]
 
 
 def hidden_outputs(sequences: Sequences, batched: bool) -> tuple[TensorSpec, ...]:
-    """The states as the model gives them."""
+    """Return the states as outputs of the model."""
     rows = (-1,) if batched else ()
     return tuple(TensorSpec(s.output, s.datatype, (*rows, *s.shape)) for s in sequences.states)
 
 
 def seen(own: Signature, sequences: Sequences, model: str) -> Signature:
-    """The signature that callers see.
+    """Return the signature that callers see.
 
     Raises:
-        LoadFailed: the model does not have a tensor that its configuration names, or of another datatype.
+        LoadFailed: the model lacks a tensor of its configuration, or has it with another datatype.
     """
     batched = own.batched
     inputs = _without(own.inputs, hidden_inputs(sequences, batched), "input", model)

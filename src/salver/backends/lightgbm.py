@@ -1,7 +1,7 @@
-"""How does a LightGBM model run? From its native text file, through ``Booster.predict``.
+"""Backend for LightGBM models in its text format, run with ``Booster.predict``.
 
-LightGBM locks a booster for readers while it predicts, so threads may share one. It knows nothing
-of batching.
+LightGBM locks a booster for readers while it predicts, so threads may share one. It knows nothing of
+batching.
 """
 
 from collections.abc import Mapping
@@ -21,20 +21,20 @@ _FLOATS = (DataType.FP32, DataType.FP64)
 
 
 class LightgbmBackend:
-    """LightGBM's text format (``Booster.save_model``).
+    """Backend for LightGBM's text format (``Booster.save_model``).
 
     Options: ``output`` = ``value`` (default; ``probability`` is the same) or ``margin`` (the raw score).
-    The input is FP32; declare it as FP64 in ``salver.toml`` where doubles matter.
+    The input is FP32; declare it as FP64 in ``salver.toml`` if double precision matters.
     """
 
     name = "lightgbm"
     extra = "lightgbm"
     modules: tuple[str, ...] = ("lightgbm",)
-    #: Its files are data, but LightGBM ends the process at a damaged one.
+    #: Its files are data, but LightGBM ends the process on a damaged one.
     traits = Traits(native=True, repeatable=True, harmless_formats=frozenset())
 
     def recognise(self, path: Path) -> str | None:
-        """``lightgbm`` for a file that begins with ``tree`` and ``version=``."""
+        """Return ``lightgbm`` for a file that begins with ``tree`` and ``version=``."""
         lines = head(path, 64).splitlines()
         return (
             "lightgbm" if lines[:1] == [b"tree"] and lines[1:] and lines[1].startswith(b"version=") else None
@@ -47,14 +47,14 @@ class LightgbmBackend:
         lightgbm = framework(self, "lightgbm")
         with loading(manifest):
             text = manifest.path.read_text(encoding="utf-8")
-            if "\nend of trees" not in text:  # LightGBM would serve the trees that are left
+            if "\nend of trees" not in text:  # LightGBM would load a truncated file with the remaining trees
                 raise LoadFailed(f"{manifest.path} is cut short: it has no 'end of trees'")
             booster = lightgbm.Booster(model_str=text)
             return LightgbmModel(booster, manifest, options.threads, raw)
 
 
 class LightgbmModel:
-    """One booster."""
+    """Model with one booster."""
 
     def __init__(self, booster: Any, manifest: Manifest, threads: int, raw: bool) -> None:
         said = (TensorSpec("input", DataType.FP32, (-1, int(booster.num_feature()))),)

@@ -1,7 +1,7 @@
-"""How does a LiteRT (TensorFlow Lite) model run? Through one interpreter, which one thread uses at a time.
+"""Backend for LiteRT (TensorFlow Lite) models, with one interpreter used by one thread at a time.
 
-Models with a free first extent are resized to each batch; so are those of one row that can be, as TensorFlow
-Serving does. It knows nothing of batching itself.
+Models with a free first extent are resized to each batch; so are those of one row that support it, as in
+TensorFlow Serving. It knows nothing of batching itself.
 """
 
 from collections.abc import Mapping
@@ -22,19 +22,19 @@ from salver.words.tensor import Array, DataType, datatype_of
 
 
 class LiteRtBackend:
-    """TFLite flatbuffers.
+    """Backend for TFLite flatbuffers.
 
-    Names are those of ``signature_defs_metadata``, else of the model's only signature, else of its tensors.
+    Names are taken from ``signature_defs_metadata``, else from the only signature, else from the tensors.
     """
 
     name = "litert"
     extra = "litert"
     modules: tuple[str, ...] = ("ai_edge_litert",)
-    #: Its operations know no files, and no delegate or operation is loaded from outside.
+    #: Its operations use no files, and no delegate or operation is loaded from outside.
     traits = Traits(concurrent=False, repeatable=True, harmless_formats=frozenset({"tflite"}))
 
     def recognise(self, path: Path) -> str | None:
-        """``tflite`` by the flatbuffer's identifier."""
+        """Return ``tflite`` by the flatbuffer's identifier."""
         return "tflite" if head(path, 8)[4:] == b"TFL3" else None
 
     def load(self, manifest: Manifest, options: LoadOptions) -> "LiteRtModel":
@@ -48,10 +48,10 @@ class LiteRtBackend:
 
 
 class LiteRtModel:
-    """One interpreter.
+    """Model with one interpreter.
 
     Args:
-        named: What the model's metadata calls its tensors.
+        named: Tensor names from the model's metadata.
     """
 
     def __init__(self, interpreter: Any, manifest: Manifest, named: Named | None = None) -> None:
@@ -63,7 +63,7 @@ class LiteRtModel:
             said = [tuple([_of_any_batch(spec) for spec in specs]) for specs in said]
         inputs = override(said[0], manifest.config.inputs, "inputs")
         outputs = override(said[1], manifest.config.outputs, "outputs")
-        # A graph that was made for one row may mix rows: those of several callers do not meet in it.
+        # A graph made for one row may mix rows, so rows of different callers are not combined.
         batched = not is_stretched and is_batched(inputs, outputs, manifest.config)
         self.signature = Signature(inputs, outputs, batched, "tensorflow_tflite", judges_shapes=True)
         self._takes = {name: int(detail["index"]) for name, detail in takes.items()}
@@ -76,7 +76,7 @@ class LiteRtModel:
         interpreter = self._interpreter
         changed = {n: a.shape for n, a in inputs.items() if a.shape != self._shapes[n]}
         if changed:
-            self._shapes.update(dict.fromkeys(changed, ()))  # unknown, should the resizing fail
+            self._shapes.update(dict.fromkeys(changed, ()))  # unknown if the resize fails
             for name, shape in changed.items():
                 interpreter.resize_tensor_input(self._takes[name], list(shape))
             interpreter.allocate_tensors()
@@ -93,10 +93,10 @@ class LiteRtModel:
 
 
 def _details(interpreter: Any, named: Named | None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Inputs and outputs by the names that callers use.
+    """Return inputs and outputs by the names that callers use.
 
     Raises:
-        LoadFailed: the metadata names a tensor that there is not.
+        LoadFailed: the metadata names a tensor that does not exist.
     """
     takes = {detail["name"]: detail for detail in interpreter.get_input_details()}
     gives = {detail["name"]: detail for detail in interpreter.get_output_details()}
@@ -111,7 +111,7 @@ def _details(interpreter: Any, named: Named | None) -> tuple[dict[str, Any], dic
 def _named(names: Mapping[str, str], details: Mapping[str, Any], kind: str) -> dict[str, Any]:
     found = {}
     for name, tensor in names.items():
-        detail = details.get(tensor) or details.get(tensor.partition(":")[0])  # older converters cut it off
+        detail = details.get(tensor) or details.get(tensor.partition(":")[0])  # older converters remove it
         if detail is None:
             raise LoadFailed(f"signature {kind} {name} references an unknown tensor: {tensor}")
         found[name] = detail
@@ -119,7 +119,7 @@ def _named(names: Mapping[str, str], details: Mapping[str, Any], kind: str) -> d
 
 
 def _can_stretch(interpreter: Any) -> bool:
-    """Tell whether a model of one fixed row takes more; it is as it was afterwards."""
+    """Return whether a model of one fixed row accepts more; it is unchanged afterwards."""
     inputs = interpreter.get_input_details()
     details = (*inputs, *interpreter.get_output_details())
     if not inputs or any(tuple(detail["shape_signature"])[:1] != (1,) for detail in details):

@@ -1,4 +1,4 @@
-"""Names that a LiteRT model's metadata gives its tensors, as TensorFlow Serving reads them.
+"""Tensor names in a LiteRT model's metadata, as TensorFlow Serving reads them.
 
 ``signature_defs_metadata`` of the flatbuffer is a FlexBuffer: a map from names to serialised SignatureDefs.
 """
@@ -22,10 +22,10 @@ _NAME: Final = 1
 
 
 class Named(msgspec.Struct, frozen=True):
-    """A signature of the metadata.
+    """Signature from the metadata.
 
     Attributes:
-        inputs, outputs: Name -> the tensor's own name.
+        inputs, outputs: Map from name to the tensor's own name.
     """
 
     inputs: Mapping[str, str]
@@ -33,13 +33,13 @@ class Named(msgspec.Struct, frozen=True):
 
 
 def read_signature(model: Path) -> Named | None:
-    """Return the default signature of the metadata, else its only or first one; None where it has none.
+    """Return the default signature of the metadata, else its only or first one, or None.
 
     Raises:
-        LoadFailed: there is one, and it cannot be read.
+        LoadFailed: the metadata cannot be parsed.
     """
     with model.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-        if mapped.find(_METADATA) < 0:  # as in most, which need not be copied
+        if mapped.find(_METADATA) < 0:  # the usual case, without a copy
             return None
     from flatbuffers import flexbuffers
 
@@ -51,14 +51,14 @@ def read_signature(model: Path) -> Named | None:
         keys = [key.AsKey for key in root.Keys]
         place = keys.index(_DEFAULT) if _DEFAULT in keys else 0
         return _signature(bytes(root.Values[place].AsStringBytes))
-    except Exception as error:  # flatbuffers raises its own, and what Python does, for broken content
+    except Exception as error:  # flatbuffers raises its own and Python's exceptions for broken content
         raise LoadFailed(
             f"{_METADATA.decode()} of {model.name} cannot be read: {error}", fix="Convert the model anew."
         ) from error
 
 
 def _metadata(whole: bytes) -> bytes | None:
-    """The FlexBuffer; None where the word stands elsewhere in the file.
+    """Return the FlexBuffer; None if the name occurs only elsewhere in the file.
 
     Raises:
         ValueError: it is too large.
@@ -86,7 +86,7 @@ def _signature(content: bytes) -> Named:
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, bytes]]:
-    """Fields of a protobuf message that have a length."""
+    """Return the length-delimited fields of a protobuf message."""
     at = 0
     while at < len(message):
         key, at = _varint(message, at)

@@ -1,7 +1,7 @@
-"""What do all backends do alike when they load?
+"""Common steps of loading in all backends.
 
-Refuse unknown options, import the framework, let the owner's words override the artefact's, and
-turn whatever a framework raises into ``LoadFailed``. Knows no framework.
+Reject unknown options, import the framework, override the artefact's signature with configuration, and turn
+every exception of a framework into ``LoadFailed``. Knows no framework.
 """
 
 import functools
@@ -24,7 +24,7 @@ from salver.words.tensor import DataType
 
 
 def options_of(manifest: Manifest, known: Collection[str]) -> dict[str, str]:
-    """The owner's options for the backend.
+    """Return the configured options for the backend.
 
     Raises:
         LoadFailed: one of them is unknown.
@@ -40,10 +40,10 @@ def options_of(manifest: Manifest, known: Collection[str]) -> dict[str, str]:
 
 
 def choice_of(options: dict[str, str], key: str, choices: Sequence[str]) -> str:
-    """The value of an option with few values; the first is the default.
+    """Return the value of an option with a few choices; the first is the default.
 
     Raises:
-        LoadFailed: it is none of them.
+        LoadFailed: the value is not among them.
     """
     value = options.get(key, choices[0])
     if value not in choices:
@@ -53,10 +53,10 @@ def choice_of(options: dict[str, str], key: str, choices: Sequence[str]) -> str:
 
 
 def count_of(options: dict[str, str], key: str, default: int, *, least: int = 1) -> int:
-    """The value of an option that is a number of threads, at most 64 for each core.
+    """Return the value of an option that is a number of threads, at most 64 per core.
 
     Raises:
-        LoadFailed: it is none, or more than this machine bears.
+        LoadFailed: it is not a number, or too large for this machine.
     """
     value = options.get(key, str(default))
     most = 64 * len(os.sched_getaffinity(0))
@@ -72,7 +72,7 @@ def count_of(options: dict[str, str], key: str, default: int, *, least: int = 1)
 
 @functools.cache
 def is_at_least(package: str, least: tuple[int, int]) -> bool:
-    """True if the package is installed in this version or a newer one; judged without importing it."""
+    """Return whether the package is installed in this version or a newer one, without importing it."""
     try:
         found = re.match(r"(\d+)\.(\d+)", importlib.metadata.version(package))
     except importlib.metadata.PackageNotFoundError:
@@ -80,7 +80,7 @@ def is_at_least(package: str, least: tuple[int, int]) -> bool:
     return found is not None and (int(found[1]), int(found[2])) >= least
 
 
-#: Models load side by side, and few frameworks expect to be imported by several threads at once.
+#: Models load concurrently, but few frameworks support imports by several threads at once.
 _IMPORTING = threading.Lock()
 
 
@@ -89,7 +89,7 @@ def framework(backend: Backend, module: str) -> Any:
 
     Raises:
         MissingExtra: it is not installed.
-        LoadFailed: it is installed and cannot be imported.
+        LoadFailed: it is installed but cannot be imported.
     """
     try:
         with _IMPORTING:
@@ -104,7 +104,7 @@ def framework(backend: Backend, module: str) -> Any:
 
 @contextmanager
 def loading(manifest: Manifest) -> Iterator[None]:
-    """Frameworks raise anything for a broken file; the owner reads one kind of error."""
+    """Translate all exceptions of a framework, which may be of any type for a broken file."""
     try:
         yield
     except SalverError:
@@ -125,14 +125,14 @@ def override(
     field: str,
     castable: Collection[DataType] = (),
 ) -> tuple[TensorSpec, ...]:
-    """What the artefact says of its tensors, with the owner's shapes and labels in its place.
+    """Return the artefact's tensor specifications with configured shapes and labels.
 
     Args:
-        field: ``inputs`` or ``outputs``, for the message.
-        castable: Datatypes that may replace one another; the model takes them all.
+        field: ``inputs`` or ``outputs``, for messages.
+        castable: Datatypes that may replace one another, because the model accepts all of them.
 
     Raises:
-        LoadFailed: the owner names a tensor that is not there, another datatype or another rank.
+        LoadFailed: the configuration names a missing tensor, another datatype or another rank.
     """
     by_name = {spec.name: spec for spec in said}
     for wish in wished:
@@ -165,7 +165,7 @@ def override(
 
 
 def fits(one: Sequence[int], other: Sequence[int]) -> bool:
-    """Same rank, and no two fixed extents that differ.
+    """Return whether ranks are equal and no two fixed extents differ.
 
     >>> fits((-1, 3), (8, 3)), fits((8, 3), (8, 4)), fits((3,), (3, 1))
     (True, False, False)
@@ -174,6 +174,6 @@ def fits(one: Sequence[int], other: Sequence[int]) -> bool:
 
 
 def is_batched(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], config: ModelConfig) -> bool:
-    """Axis 0 is free in every tensor, and its owner does not say that it is no batch."""
+    """Return whether axis 0 is free in every tensor and not configured to be no batch dimension."""
     is_free = all(spec.shape[:1] == (-1,) for spec in (*inputs, *outputs))
     return config.batching.has_rows and is_free and bool(inputs) and bool(outputs)

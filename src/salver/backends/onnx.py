@@ -1,6 +1,6 @@
-"""How does an ONNX model run? Through ONNX Runtime, on CPU.
+"""Backend for ONNX models, run with ONNX Runtime on CPU.
 
-One session serves all threads at once. It knows nothing of batching: a batch is one call.
+One session serves all threads concurrently. It knows nothing of batching: a batch is one call.
 """
 
 import ctypes
@@ -41,17 +41,17 @@ _TYPES = {
     "tensor(bool)": DataType.BOOL,
 } | {f"tensor({t.name.lower()})": t for t in DataType if t.is_integer}
 _MAPS = {"seq(map(int64,tensor(float)))", "seq(map(string,tensor(float)))"}
-#: Options of Triton's backend: switches of a session, numbers, and one of a run.
+#: Options of Triton's backend: session switches, numbers, and a run option.
 _SWITCHES = {"enable_mem_arena": "enable_cpu_mem_arena", "enable_mem_pattern": "enable_mem_pattern"}
 _COUNTS = ("inter_op_thread_count", "execution_mode")
 _SHRINKAGE = "memory.enable_memory_arena_shrinkage"
-#: From here on files cannot name data outside of their folder, or in the process's memory.
+#: From this version on, files cannot refer to data outside their folder or in the process's memory.
 _STRICT = (1, 28)
 _BF16 = 16  # TensorProto.BFLOAT16
 
 
 class OnnxBackend:
-    """ONNX and ORT-format models."""
+    """Backend for ONNX and ORT-format models."""
 
     name = "onnx"
     extra = "onnx"
@@ -64,9 +64,9 @@ class OnnxBackend:
         )
 
     def recognise(self, path: Path) -> str | None:
-        """``onnx`` (a ModelProto with a version and a graph) or ``ort`` (its flat form).
+        """Return ``onnx`` (a ModelProto with a version and a graph) or ``ort`` (its flat form).
 
-        Also for a folder ``*.onnx`` with such a ``model.onnx`` in it, as Triton has it.
+        Also for a folder ``*.onnx`` that contains such a ``model.onnx``, as in Triton.
         """
         path = _file(path)
         start = head(path, 8)
@@ -89,7 +89,7 @@ class OnnxBackend:
     def load(self, manifest: Manifest, options: LoadOptions) -> "OnnxModel":
         """See :class:`~salver.backends.protocol.Backend`."""
         wish = options_of(manifest, (*_SWITCHES, *_COUNTS, "graph_optimization_level", _SHRINKAGE))
-        # From 1.29 on it reports model names and hashes to its maker, unless told not to before its import.
+        # From 1.29 it reports model names and hashes to its maker unless disabled before its import.
         os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
         ort = framework(self, "onnxruntime")
         ort.disable_telemetry_events()
@@ -122,7 +122,7 @@ class OnnxBackend:
 
 
 class OnnxModel:
-    """One session."""
+    """Model with one session."""
 
     def __init__(self, session: Any, manifest: Manifest, run_options: Any = None) -> None:
         inputs = override(_specs(session.get_inputs(), "input"), manifest.config.inputs, "inputs")
@@ -133,7 +133,7 @@ class OnnxModel:
         self._model = manifest.id.name
         self._names = [spec.name for spec in outputs]
         self._first = inputs[0].name if inputs and self.signature.batched else ""
-        # the inner object's ``run`` saves a fifth of a small model's time: no checks that we have made
+        # calling the inner object saves a fifth of a small model's time by skipping checks already done
         self._run: Callable[..., Sequence[Any]] = getattr(session, "_sess", session).run
         self._run_options: Any = run_options
         self._texts = [s.name for s in inputs if s.datatype is DataType.BYTES]
@@ -153,7 +153,7 @@ class OnnxModel:
         try:
             texts = {n: _to_text(feed[n]) for n in self._texts} if self._texts else {}
             given = self._run(self._names, feed | texts if texts else feed, self._run_options)
-        except UnicodeDecodeError:  # in what goes in, or in what came out
+        except UnicodeDecodeError:  # in an input or an output
             return self._run_values(feed)
         outputs = dict(zip(self._names, given, strict=True))
         for name, convert in self._special.items():
@@ -161,7 +161,7 @@ class OnnxModel:
         return self._whole(outputs, inputs)
 
     def _run_values(self, feed: Mapping[str, Array]) -> Mapping[str, Array]:
-        """The road for bfloat16 and bytes, which ONNX Runtime does not take from or give to numpy."""
+        """Run with OrtValues, for bfloat16 and bytes, which have no numpy form in ONNX Runtime."""
         import onnxruntime as ort
 
         values = {}
@@ -205,7 +205,7 @@ class OnnxModel:
 
 
 def _apply(ort: Any, settings: Any, wish: dict[str, str]) -> None:
-    """The owner's options, as Triton's ONNX Runtime backend names them."""
+    """Apply options named as in Triton's ONNX Runtime backend."""
     for key, attribute in _SWITCHES.items():
         if key in wish:
             setattr(settings, attribute, choice_of(wish, key, ("1", "0", "true", "false")) in ("1", "true"))
@@ -243,7 +243,7 @@ def _specs(metas: Sequence[Any], kind: str) -> tuple[TensorSpec, ...]:
 
 
 def _from_maps(rows: Sequence[Mapping[Any, float]]) -> Array:
-    """ZipMap's list of {class: probability}, one a row, as a matrix in the order of the classes."""
+    """Convert ZipMap's list of {class: probability} per row to a matrix in the order of the classes."""
     return np.array(
         [[row[key] for key in sorted(row, key=lambda k: (str(type(k)), k))] for row in rows], "f4"
     )

@@ -1,7 +1,7 @@
-"""How many operations and bytes is a run of an ONNX graph?
+"""Operations and bytes of a run of an ONNX graph.
 
-Counted from the graph by shape inference, never from a table. It needs the ``onnx`` package, which serving
-does not: without it the weights are the file's size and the operations unknown, and the notes say so.
+Counted from the graph by shape inference. It needs the ``onnx`` package, which serving does not: without it
+the weight bytes are the file's size, and the operations are unknown, as stated in the notes.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from salver.words.tensor import Array
 _Shape = tuple[int, ...]
 _Shapes = Mapping[str, _Shape]
 _Count = Callable[[Any, _Shapes], float | None]
-#: Nodes that only say how memory is looked at, or move it.
+#: Nodes that only reinterpret or move memory.
 _FREE = frozenset(
     {
         "Cast", "Concat", "Constant", "ConstantOfShape", "DequantizeLinear", "Expand", "Flatten", "Gather",
@@ -30,14 +30,14 @@ _FREE = frozenset(
 )  # fmt: skip
 _NESTED = frozenset({"If", "Loop", "Scan"})
 _INT8 = frozenset({"ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul"})
-_ROWS, _SIDE = 256, 384  # of the product that shows a machine's peak: within a second-level cache
+_ROWS, _SIDE = 256, 384  # size of the product that measures a machine's peak: fits in a second-level cache
 
 
 def cost_of(path: Path, shapes: _Shapes) -> Cost:
-    """The cost of a run of an ONNX file's main graph.
+    """Return the cost of a run of an ONNX file's main graph.
 
     Args:
-        shapes: Of the inputs, with one row; a free extent of an input without a shape counts as 1.
+        shapes: Shapes of the inputs with one row; a free extent of an input without a shape counts as 1.
     """
     size = float(path.stat().st_size)
     try:
@@ -46,18 +46,18 @@ def cost_of(path: Path, shapes: _Shapes) -> Cost:
         return Cost(weight_bytes=size, notes=("operations are not counted: pip install 'salver[tune]'",))
     try:
         cost = _count(onnx, onnx.load(str(path), load_external_data=False), shapes)
-    except Exception as error:  # protobuf and onnx raise their own for a broken or larger graph
+    except Exception as error:  # protobuf and onnx raise their own exceptions for a broken or too large graph
         return Cost(weight_bytes=size, notes=(f"operations are not counted: {error}",))
     if not cost.notes:
         return cost
-    with contextlib.suppress(Exception), tempfile.TemporaryDirectory() as folder:  # then a part has to do
+    with contextlib.suppress(Exception), tempfile.TemporaryDirectory() as folder:  # then a part must suffice
         folded = _fold(onnx, path, shapes, Path(folder) / "folded.onnx")
         cost = min(cost, _count(onnx, folded, shapes), key=lambda cost: len(cost.notes))
     return cost
 
 
 def product_graph(int8: bool) -> tuple[bytes, dict[str, Array], float]:
-    """A product of two matrices: the ONNX model, its inputs and how many operations it is."""
+    """Return an ONNX model of a matrix product, its inputs and its number of operations."""
     onnx: Any = importlib.import_module("onnx")
     helper, types = onnx.helper, onnx.TensorProto
     left, right, out = (
@@ -77,7 +77,7 @@ def product_graph(int8: bool) -> tuple[bytes, dict[str, Array], float]:
 
 
 def _fold(onnx: Any, path: Path, shapes: _Shapes, target: Path) -> Any:
-    """The graph with all computed from shapes alone made constant, by ONNX Runtime, where inference stops."""
+    """Return the graph with shape computations made constant by ONNX Runtime, if inference stops at them."""
     ort: Any = importlib.import_module("onnxruntime")
     settings = ort.SessionOptions()
     settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
@@ -114,7 +114,7 @@ def _count(onnx: Any, model: Any, ends: _Shapes) -> Cost:
         if tensor.HasField("shape") and all(d.HasField("dim_value") for d in tensor.shape.dim):
             shapes[value.name] = tuple(d.dim_value for d in tensor.shape.dim)
     made_by = {output: node.op_type for node in graph.node for output in node.output}
-    counted = {True: 0.0, False: 0.0}  # by: of 8-bit integers
+    counted = {True: 0.0, False: 0.0}  # unit: products of 8-bit integers
     unknown = set[str]()
     for node in graph.node:
         count = _operations(node, shapes)
@@ -127,7 +127,7 @@ def _count(onnx: Any, model: Any, ends: _Shapes) -> Cost:
 
 
 def _is_int8(node: Any, made_by: Mapping[str, str]) -> bool:
-    """Its kernel multiplies 8-bit integers, or runtimes fuse it with what is around it into one that does."""
+    """Return whether the node, or the kernel into which runtimes fuse it, multiplies 8-bit integers."""
     is_fused = node.op_type in _COUNTS and all(
         made_by.get(name) == "DequantizeLinear" for name in node.input[:2]
     )
@@ -135,7 +135,7 @@ def _is_int8(node: Any, made_by: Mapping[str, str]) -> bool:
 
 
 def _weights(onnx: Any, graph: Any) -> float:
-    """Bytes of all weights; of a table for look-ups only a few rows are touched."""
+    """Return the bytes of all weights; of lookup tables only a few rows are read."""
     looked_up = {node.input[0] for node in graph.node if node.op_type == "Gather"}
     read = {name for node in graph.node for name in node.input[node.op_type == "Gather" :]}
     return float(
@@ -148,8 +148,8 @@ def _weights(onnx: Any, graph: Any) -> float:
 
 
 def _ends(onnx: Any, graph: Any, shapes: _Shapes) -> float:
-    """Bytes of the inputs and outputs."""
-    weights = {i.name for i in graph.initializer}  # older graphs list them among the inputs
+    """Return the bytes of inputs and outputs."""
+    weights = {i.name for i in graph.initializer}  # older graphs list weights among the inputs
     ends = [value for value in (*graph.input, *graph.output) if value.name not in weights]
     return float(
         sum(
@@ -168,20 +168,20 @@ def _width(onnx: Any, kind: int) -> int:
 
 
 def _operations(node: Any, shapes: _Shapes) -> float | None:
-    """Of one node; None where its kind or shapes are not known."""
+    """Return the operations of one node; None if its kind or shapes are unknown."""
     kind = node.op_type
     if kind in _FREE:
         return 0.0
     if kind in _NESTED or node.domain not in ("", "ai.onnx", "ai.onnx.ml"):
         return None
-    if kind in _RECURRENT:  # has outputs that may be left out
+    if kind in _RECURRENT:  # may have optional outputs
         return _recurrent(node, shapes)
     if not node.output or node.output[0] not in shapes:
         return None
     count = _COUNTS.get(kind)
     if count is not None:
         return count(node, shapes)
-    return float(math.prod(shapes[node.output[0]]))  # one an element: what is left is element-wise
+    return float(math.prod(shapes[node.output[0]]))  # one per element: all others are element-wise
 
 
 def _known(node: Any, shapes: _Shapes, *places: int) -> list[_Shape] | None:

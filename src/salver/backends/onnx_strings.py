@@ -1,7 +1,7 @@
-"""Strings of any bytes to and from ONNX Runtime.
+"""Conversion of byte strings to and from ONNX Runtime.
 
-Its Python interface takes and gives ``str`` alone. What is not UTF-8, such as an image, goes in as the
-constant of a graph that is made for it, and comes out of the runtime's own memory. Each call makes a session,
+Its Python interface accepts and returns only ``str``. Bytes that are not UTF-8, such as an image, are passed
+as the constant of a generated graph, and read from the runtime's own memory. Each call creates a session,
 about 0.3 ms.
 """
 
@@ -12,12 +12,13 @@ from typing import Any
 from salver.words.errors import ModelFailed
 from salver.words.tensor import Array, as_bytes
 
-_STRING = b"\x08\x08"  # a type of tensors: elem_type 1 = STRING
-_STD_STRING = 32  # bytes of a std::string in the C++ library of Linux: address, length, and 16 for short ones
+_STRING = b"\x08\x08"  # a tensor type: elem_type 1 = STRING
+# bytes of a std::string in the C++ library of Linux: address, length, and 16 for short strings
+_STD_STRING = 32
 
 
 def value_of(ort: Any, array: Array) -> Any:
-    """The runtime's own tensor with these ``bytes``."""
+    """Return the runtime's own tensor with these ``bytes``."""
     settings = ort.SessionOptions()
     settings.intra_op_num_threads = 1
     settings.log_severity_level = 4
@@ -27,10 +28,10 @@ def value_of(ort: Any, array: Array) -> Any:
 
 
 def bytes_of(value: Any) -> Array:
-    """The ``bytes`` in the runtime's tensor.
+    """Return the ``bytes`` in the runtime's tensor.
 
     Raises:
-        ModelFailed: they do not lie as they do in the C++ library of Linux, and are no UTF-8 either.
+        ModelFailed: the memory layout is not that of the C++ library of Linux, and they are not UTF-8.
     """
     try:
         return as_bytes(value.numpy())
@@ -44,7 +45,7 @@ def bytes_of(value: Any) -> Array:
 
 
 def _constant(array: Array) -> bytes:
-    """A ModelProto whose only output ``y`` is this tensor."""
+    """Return a ModelProto whose only output ``y`` is this tensor."""
     tensor = b"".join([b"\x08" + _varint(extent) for extent in array.shape]) + b"\x10\x08"
     tensor += b"".join([_field(6, text) for text in array.ravel().tolist()])
     attribute = _field(1, b"value") + _field(5, tensor) + b"\xa0\x01\x04"

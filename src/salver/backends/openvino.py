@@ -1,7 +1,7 @@
-"""How does an OpenVINO model run? Through its CPU plugin, in full precision.
+"""Backend for OpenVINO models, run with its CPU plugin in full precision.
 
-A compiled model serves all threads at once: each run takes an infer request that nobody else has. It knows
-nothing of batching.
+A compiled model serves all threads concurrently: each run takes a free infer request. It knows nothing of
+batching.
 """
 
 import os
@@ -29,19 +29,19 @@ _TELEMETRY = "openvino_telemetry"
 
 
 class OpenVinoBackend:
-    """OpenVINO's intermediate representation (``.xml`` with its ``.bin``), and ONNX where the owner asks.
+    """Backend for OpenVINO's intermediate representation (``.xml`` with ``.bin``), and ONNX if configured.
 
-    A ``.bin`` has the name of its ``.xml``.
+    The ``.bin`` has the name of its ``.xml``.
     """
 
     name = "openvino"
     extra = "openvino"
     modules: tuple[str, ...] = ("openvino",)
-    #: Of ONNX files its reader takes external data by addresses of the process's memory.
+    #: For ONNX files its reader accepts external data by addresses in the process's memory.
     traits = Traits(native=True, repeatable=True, harmless_formats=frozenset({"openvino-ir"}))
 
     def recognise(self, path: Path) -> str | None:
-        """``openvino-ir`` for XML that begins with a ``net`` of version 10 or 11."""
+        """Return ``openvino-ir`` for XML that begins with a ``net`` of version 10 or 11."""
         return "openvino-ir" if _NET.match(head(path, 1024)) else None
 
     def load(self, manifest: Manifest, options: LoadOptions) -> "OpenVinoModel":
@@ -60,16 +60,16 @@ class OpenVinoBackend:
                 model,
                 "CPU",
                 {
-                    "INFERENCE_PRECISION_HINT": "f32",  # else BF16 where the processor has it
+                    "INFERENCE_PRECISION_HINT": "f32",  # otherwise BF16 if the processor supports it
                     "INFERENCE_NUM_THREADS": streams * options.threads,
                     "NUM_STREAMS": streams,
-                    "ENABLE_CPU_PINNING": False,  # other models run here, too
+                    "ENABLE_CPU_PINNING": False,  # other models run on this machine too
                 },
             )
             return OpenVinoModel(compiled, manifest)
 
     def _import(self) -> Any:
-        """OpenVINO without its telemetry, which it asks for when it is imported, and can do without."""
+        """Import OpenVINO without its telemetry, which it tries to import but does not need."""
         kept = sys.modules.get(_TELEMETRY)
         sys.modules[_TELEMETRY] = None  # type: ignore[assignment]
         try:
@@ -135,6 +135,6 @@ def _spec(port: Any, kind: str) -> TensorSpec:
 
 
 def _most(port: Any) -> int:
-    """Rows that an input takes at once; 0 = any number."""
+    """Return the rows that an input accepts at once; 0 = any number."""
     most = int(port.partial_shape[0].max_length)
     return most if 0 < most < 1 << 31 else 0

@@ -1,7 +1,7 @@
-"""Did the model answer what its signature promises?
+"""Check of a model's outputs against its signature.
 
-One check for all backends, run after each batch: names, datatypes, ranks and batch rows. What is
-merely of another number type or memory order is converted. Knows no framework.
+Common to all backends, run after each batch: names, datatypes, ranks and batch rows. Other number types or
+memory orders are converted. Knows no framework.
 
 Pure.
 """
@@ -16,11 +16,11 @@ from salver.words.tensor import Array, DataType, as_bytes, bf16_from_fp32
 
 
 class Outputs:
-    """Holds a model to its signature.
+    """Checker of a model's outputs.
 
     Args:
         signature: Inputs, outputs and whether axis 0 is the batch.
-        model: Its name, for messages.
+        model: Name for messages.
     """
 
     def __init__(self, signature: Signature, model: str) -> None:
@@ -32,13 +32,13 @@ class Outputs:
     def check(
         self, answer: object, inputs: Mapping[str, Array], wanted: Container[str] | None = None
     ) -> dict[str, Array]:
-        """The outputs of the signature, in its order, ready for the wire.
+        """Return the outputs of the signature, in order, ready for encoding.
 
         Args:
-            wanted: Names of those that matter; None = all.
+            wanted: Names of required outputs; None = all.
 
         Raises:
-            ModelFailed: an output is missing, of another kind, rank or extent; the message names it.
+            ModelFailed: an output is missing, or has another kind, rank or extent; the message names it.
         """
         if not isinstance(answer, Mapping):
             raise ModelFailed(f"{self._model} answered {type(answer).__name__}, not a mapping of outputs")
@@ -55,7 +55,7 @@ class Outputs:
 
 
 def _fit(spec: TensorSpec, said: str, value: object, rows: int, has_shape: bool) -> Array:
-    """One output as its datatype's dtype, C-contiguous; ``rows`` is the extent of axis 0, or -1."""
+    """Return one output with its datatype's dtype, C-contiguous; ``rows`` is the extent of axis 0, or -1."""
     array = value if isinstance(value, np.ndarray) else _array(spec, said, value)
     shape = array.shape
     if has_shape and (

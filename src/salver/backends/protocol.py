@@ -1,9 +1,9 @@
-"""What must a framework do so that Salver can run its models?
+"""Protocols of backends and of loaded models.
 
-A *backend* recognises artefacts and loads them; a *runnable model* answers. Both are found
-by entry point (group ``salver.backends``, the value being a :class:`Backend` instance or
-class), the built-in ones too. ``salver.testing.backends`` holds the conformance suite.
-This module imports no framework; a backend imports its own inside ``load``.
+A *backend* recognises artefacts and loads them; a *runnable model* answers requests. Backends are found by
+entry point (group ``salver.backends``, the value being a :class:`Backend` instance or class), including the
+built-in ones. ``salver.testing.backends`` holds the conformance suite. This module imports no framework; a
+backend imports its own inside ``load``.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,28 +19,28 @@ from salver.words.messages import InferRequest, Parameter, Signature
 from salver.words.tensor import Array
 
 _NONE: Mapping[str, Parameter] = {}
-#: An input beside those of a signature that is not the model's first: which of ``signature.others`` it is, by
-#: index. No caller can send it.
+#: Hidden input that selects a signature other than the first: its index in ``signature.others``. Callers
+#: cannot send it.
 SIGNATURE = "\0signature"
 
 
 class Traits(msgspec.Struct, frozen=True):
-    """How a backend's models behave towards the process that runs them.
+    """Properties of a backend's models that determine how they run.
 
     Attributes:
-        releases_gil: ``run`` lets other Python threads work meanwhile.
+        releases_gil: ``run`` releases the interpreter lock.
         concurrent: ``run`` may be called from several threads at once on one model.
         native: ``run`` executes a fixed graph of compiled code: it cannot sleep, block on
             I/O or call back into Python. Such a model may run on the event loop when it is
             measured to be tiny.
-        isolate: by default run it in a host process of its own (arbitrary Python code).
-        reads_config: its models are told their configuration (``LoadOptions.config``).
-        harmless_formats: those formats, by the names that ``recognise`` gives them, that a request may bring.
-            A file of such a format is data, whoever made it: loading and running it reads the artefact's own
-            files, writes none, reaches no network and runs no code of the file's maker, and the framework
-            refuses damaged files without ending its process. None = not said, which counts as no format.
-        repeatable: a request may be run once more when its host process died: nothing but the answer comes of
-            a run. Unknown = no.
+        isolate: run it in a host process of its own by default (arbitrary Python code).
+        reads_config: its models receive their configuration (``LoadOptions.config``).
+        harmless_formats: formats, as named by ``recognise``, that a request may upload. A file of such a
+            format is data, whoever made it: loading and running it reads only the artefact's own files,
+            writes none, uses no network and runs no code from the file, and the framework rejects damaged
+            files without ending its process. None = unknown, which counts as no format.
+        repeatable: a request may be run once more if its host process died, because a run has no side
+            effects. Unknown = no.
     """
 
     releases_gil: bool = True
@@ -52,7 +52,7 @@ class Traits(msgspec.Struct, frozen=True):
     harmless_formats: frozenset[str] | None = None
 
     def touches_machine(self, form: str) -> bool:
-        """True unless an artefact of that format is known to be harmless, whoever made it.
+        """Return True unless artefacts of that format are known to be harmless, whoever made them.
 
         >>> traits = Traits(harmless_formats=frozenset({"onnx"}))
         >>> traits.touches_machine("onnx"), traits.touches_machine("savedmodel")
@@ -62,17 +62,16 @@ class Traits(msgspec.Struct, frozen=True):
 
 
 class LoadOptions(msgspec.Struct, frozen=True):
-    """What the host of a model tells the backend.
+    """Options from the host of a model to the backend.
 
     Attributes:
-        threads: Threads inside one run; at least 1.
-        trust_pickle: The operator allowed files whose loading can execute code.
-        own_process: Nothing but this model lives in the process.
-        instance: Which of the model's instances this is, from 0 on.
-        gpu: The one that it shall use, counted as its libraries do; None = none.
-        config: The model's configuration as Triton's JSON, as far as its owner has told it; for backends that
-            read it.
-        around: The server, for models that ask it; never said to another process.
+        threads: Threads inside one run, at least 1.
+        trust_pickle: The operator allows files whose loading can execute code.
+        own_process: The process runs only this model.
+        instance: Index of the instance, from 0.
+        gpu: GPU to use, as numbered by its libraries; None = none.
+        config: The configured part of the model's configuration as Triton's JSON, for backends that read it.
+        around: The server, for models that call it; never sent to another process.
     """
 
     threads: int = 1
@@ -89,33 +88,34 @@ class RunnableModel(Protocol):
 
     @property
     def signature(self) -> Signature:
-        """Inputs and outputs, and whether axis 0 is a batch."""
+        """Return inputs and outputs, and whether axis 0 is a batch."""
         ...
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
-        """Answer once. Keys are tensor names of the signature (or of one of its others, which
-        :data:`SIGNATURE` then says); inputs are already checked
-        against it, must not be written to, and are kept beyond the run only as a copy (in a host
-        process they lie in memory that the next run overwrites). Every output of the signature is
-        returned, with its datatype's dtype. May raise anything: the engine answers with
-        ``ModelFailed``, or with the error itself when it is a ``SalverError``.
+        """Run once.
+
+        Keys are tensor names of the signature (or of one of its others, selected by :data:`SIGNATURE`).
+        Inputs have been checked against it, must not be written to, and must be copied to be kept beyond the
+        run (in a host process they lie in memory that the next run overwrites). Every output of the signature
+        is returned, with its datatype's dtype. May raise anything: the engine answers with ``ModelFailed``,
+        or with the error itself if it is a ``SalverError``.
         """
         ...
 
     def close(self) -> None:
-        """Give memory, threads and files back. Called once, after the last ``run``."""
+        """Release memory, threads and files. Called once, after the last ``run``."""
         ...
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What a :class:`RequestModel` says to one request.
+    """Answer of a :class:`RequestModel` to one request.
 
     Attributes:
-        outputs: Those that were asked for, by name.
-        parameters: Of the response.
-        again: This is no response: the model wants the request once more, as what follows in its sequence
-            (Triton's rescheduling). The last piece, of a model that answers in pieces. Of a
-            :class:`FormModel` it is a piece, and the request takes part in the next step.
+        outputs: Requested outputs by name.
+        parameters: Parameters of the response.
+        again: Not a response: run the request again as the next one of its sequence (Triton's rescheduling).
+            For a model that answers in pieces, on the last piece. For a :class:`FormModel`, this is a piece,
+            and the request takes part in the next step.
     """
 
     outputs: Mapping[str, Array]
@@ -125,127 +125,130 @@ class Answer(msgspec.Struct, frozen=True):
 
 @runtime_checkable
 class RequestModel(RunnableModel, Protocol):
-    """A loaded model that wants the requests of a run one by one."""
+    """A loaded model that takes the requests of a run one by one."""
 
     def answer(self, requests: Sequence[InferRequest]) -> Sequence[Answer | SalverError]:
-        """To each request its answer or its own error, in their order; inputs and outputs as in ``run``.
+        """Return an answer or error for each request, in order; inputs and outputs as in ``run``.
 
-        Requests name their model, version and all wanted outputs. What it raises fails all of them.
+        Requests name their model, version and all requested outputs. An exception fails all of them.
         """
         ...
 
 
 @runtime_checkable
 class ReadyModel(RunnableModel, Protocol):
-    """A loaded model that has an opinion of its own on whether it is ready."""
+    """A loaded model that reports its own readiness."""
 
     def is_ready(self) -> bool:
-        """True if it can answer; asked beside runs, on another thread. What it raises means no."""
+        """Return whether it can answer; called during runs, on another thread. An exception means no."""
         ...
 
 
 class Listener(Protocol):
-    """Takes the responses to one request; any thread may call it."""
+    """Receiver of the responses to one request. Thread-safe."""
 
     def send(self, answer: Answer | SalverError, is_last: bool) -> None:
-        """Hand over a response and wait until it has been taken; without effect once nobody listens."""
+        """Send a response and wait until it has been consumed; no effect after cancellation."""
         ...
 
     def is_cancelled(self) -> bool:
-        """Nobody listens any more."""
+        """Return whether the request was cancelled."""
         ...
 
     def end(self) -> None:
-        """No response follows; a second call does nothing."""
+        """End the responses; a second call has no effect."""
         ...
 
 
 @runtime_checkable
 class StreamModel(RunnableModel, Protocol):
-    """A loaded model that gives any number of responses to a request (decoupled)."""
+    """A loaded model that returns any number of responses per request (decoupled)."""
 
     def stream(self, requests: Sequence[InferRequest], listeners: Sequence[Listener]) -> None:
-        """Answer requests, each through a listener of its own, which it ends.
+        """Answer requests, each through its own listener, which the model ends.
 
-        It may return before it has answered, and is then asked the next ones. What it raises ends those of
-        these that have not ended.
+        It may return before it has answered, and then gets the next requests. An exception ends those that
+        have not ended.
         """
         ...
 
 
 @runtime_checkable
 class FormModel(RunnableModel, Protocol):
-    """A loaded handler: it wants forms (:mod:`salver.words.handlers`), and may answer them in pieces.
+    """A loaded handler: it takes forms (:mod:`salver.words.handlers`), and may answer them in pieces.
 
-    One that answers when it likes (``workers.is_async``) is a :class:`StreamModel` of forms instead.
+    An asynchronous handler (``workers.is_async``) is a :class:`StreamModel` of forms instead.
     """
 
     def reply(
         self, requests: Sequence[InferRequest], send: Callable[[int, Answer], None]
     ) -> Sequence[Answer]:
-        """To each request its answer, in their order; of one that was answered in pieces the last one.
+        """Return the answer to each request, in order; for one answered in pieces, the last piece.
 
-        Answers are made by :func:`salver.words.handlers.as_answer`; a failure of the handler is an answer
-        too. What
-        it raises fails all of them.
+        Answers are made by :func:`salver.words.handlers.as_answer`; a failure of the handler is also an
+        answer. An exception fails all of them.
 
-        Where batches are continuous (``workers.is_continuous``) a run is a step. A request whose answer says
-        ``again`` has got a piece by it, and takes part in the next step: there it has its id and no form, and
-        stands before those that are new. If it is missing there, its caller is gone, and it is forgotten.
+        With continuous batching (``workers.is_continuous``) a run is a step. A request whose answer has
+        ``again`` gets a piece and takes part in the next step, where it has its id and no form, and precedes
+        new ones. If it is missing there, its caller is gone and it can be dropped.
 
         Args:
-            requests: An id, if there is one, is no other's that runs; those of steps have one.
-            send: Takes a piece that comes before the answer, and whose it is (an index). Any thread may call
-                it while this runs; without effect once nobody listens.
+            requests: An id, if present, is unique among running requests; those of steps have one.
+            send: Sends a piece before the answer, for the request with that index. Callable from any thread
+                during this
+                call; no effect after cancellation.
         """
         ...
 
 
 @runtime_checkable
 class ThriftyModel(Protocol):
-    """A loaded model that keeps something for its next run."""
+    """A loaded model that keeps buffers for its next run."""
 
     def on_idle(self) -> None:
-        """Nothing has been asked for some seconds: what it keeps may go. It must not raise."""
+        """Release buffers, because there was no request for some seconds. Must not raise."""
         ...
 
 
 class StepModel(Protocol):
-    """A loaded model that carries sequences of tokens on, a step at a time.
+    """A loaded model that advances sequences of tokens step by step.
 
-    Each sequence has a state slot, a number from 0 to ``steps.max_sequences`` - 1. All calls but
-    ``close`` come from one thread. Scores are FP32, one for each token of the vocabulary, of the token that
-    follows; softmax of them is the model's distribution.
+    Each sequence has a state slot, a number from 0 to ``steps.max_sequences`` - 1. All calls except ``close``
+    come from one thread. Scores for the next token are FP32, one per token of the vocabulary; their softmax
+    is the model's distribution.
     """
 
     def prefill(self, slot: int, tokens: Array) -> Array:
-        """Read a piece (INT64 ``[n]``, n ≥ 1) of a sequence's prompt, after what the slot has read
-        already; scores ``[vocabulary]``. What it raises ends this sequence alone.
+        """Process a piece (INT64 ``[n]``, n ≥ 1) of a sequence's prompt; return scores ``[vocabulary]``.
+
+        It follows what the slot has processed already. An exception ends only this sequence.
         """
         ...
 
     def step(self, slots: Array, tokens: Array) -> Array:
-        """Carry several sequences on by one token each (both INT64 ``[n]``, no slot twice); scores
-        ``[n, vocabulary]``. A row of NaN ends its sequence alone; what ``step`` raises ends all of them.
+        """Advance several sequences by one token each (both INT64 ``[n]``, slots distinct).
+
+        Returns scores ``[n, vocabulary]``. A row of NaN ends only its sequence; an exception ends all of
+        them.
         """
         ...
 
     def release(self, slot: int) -> None:
-        """The slot's sequence is over, or given up; what comes next in the slot is a new one."""
+        """Release the slot of a finished or cancelled sequence; the next use of the slot is a new one."""
         ...
 
     def close(self) -> None:
-        """Give memory, threads and files back. Called once, after everything else."""
+        """Release memory, threads and files. Called once, after everything else."""
         ...
 
 
 class Backend(Protocol):
-    """Recognises and loads the artefacts of one framework.
+    """Backend that recognises and loads the artefacts of one framework.
 
     Attributes:
-        name: As in ``backend = "onnx"``.
-        extra: The pip extra that brings the framework.
-        modules: Import names it needs, for ``salver doctor``; checked without importing.
+        name: Name, as in ``backend = "onnx"``.
+        extra: The pip extra that installs the framework.
+        modules: Required import names, for ``salver doctor``; checked without importing.
         traits: See :class:`Traits`.
     """
 
@@ -255,14 +258,15 @@ class Backend(Protocol):
     traits: Traits
 
     def recognise(self, path: Path) -> str | None:
-        """The format's name (``onnx``, ``savedmodel``, …) if this path, a file or a folder, is an
-        artefact of this backend, judged by its *content* (a bounded look, never by executing
-        or importing anything); else None. Must not raise for any readable path.
+        """Return the format's name (``onnx``, ``savedmodel``, …) if this path is an artefact of this backend.
+
+        Judged by the *content* of the file or folder (a bounded read, never executing or importing anything);
+        else None. Must not raise for any readable path.
         """
         ...
 
     def load(self, manifest: Manifest, options: LoadOptions) -> RunnableModel:
-        """Load it. Blocking; called off the event loop, in the process that will run it.
+        """Load an artefact. Blocking; called off the event loop, in the process that will run it.
 
         Raises:
             MissingExtra: the framework is not installed.
@@ -279,22 +283,23 @@ class ArtifactKind(msgspec.Struct, frozen=True):
     format: str
 
 
-#: Looks at a file or folder, briefly, by content; None where no backend knows it.
+#: Recognises a file or folder from a bounded read of its content; None = unknown to all backends.
 Recogniser = Callable[[Path], ArtifactKind | None]
 
-#: Given a backend and a format: can loading or running such an artefact touch files, the network or run code?
+#: Given a backend and a format, returns whether such an artefact can touch files or the network, or run code.
 TouchesMachine = Callable[[str, str], bool]
 
 
 @runtime_checkable
 class StepBackend(Protocol):
-    """What a :class:`Backend` has besides, if it can load step models of its own kind.
+    """Optional part of a :class:`Backend` that loads step models of its own kind.
 
-    Others' models are stepped if they take and give states (:mod:`salver.backends.stateful`).
+    Models of other backends are stepped if they have states as inputs and outputs
+    (:mod:`salver.backends.stateful`).
     """
 
     def load_steps(self, manifest: Manifest, options: LoadOptions) -> StepModel:
-        """As ``load``, for a manifest whose ``config.steps.vocabulary`` is set."""
+        """Load a step model, for a manifest whose ``config.steps.vocabulary`` is set."""
         ...
 
 
@@ -313,16 +318,18 @@ class PartialBackend(Protocol):
 
 @runtime_checkable
 class CountingBackend(Protocol):
-    """What a :class:`Backend` has besides, if it can tell what a run costs, for ``salver tune``."""
+    """Optional part of a :class:`Backend` that computes the cost of a run, for ``salver tune``."""
 
     def cost(self, manifest: Manifest, shapes: Mapping[str, tuple[int, ...]]) -> Cost:
-        """What a run on inputs of these shapes, of one row, costs. What cannot be counted is said in the
-        notes; it raises nothing.
+        """Return the cost of a run on inputs of these shapes, for one row.
+
+        What cannot be counted is stated in the notes; raises nothing.
         """
         ...
 
     def product(self, int8: bool) -> tuple[Callable[[], object], float]:
-        """A product of matrices on the calling thread alone, by the framework's own kernels, and how many
-        operations it is; of 8-bit integers, or FP32.
+        """Return a matrix product on the calling thread only, with the framework's own kernels.
+
+        With its number of operations, on 8-bit integers or FP32.
         """
         ...

@@ -1,4 +1,4 @@
-"""Plain Python classes as models.
+"""Backend for Python files.
 
 A model is a file, or a folder with ``model.py``, that defines a class ``Model``::
 
@@ -14,7 +14,7 @@ A model that answers token by token has ``step`` instead, and ``steps.vocabulary
     class Model:
         def prefill(self, slot, tokens): ...   # scores [vocabulary] after a piece of a prompt; optional
         def step(self, slots, tokens): ...     # scores [n, vocabulary] after one token for each slot
-        def release(self, slot): ...           # the slot's sequence is over
+        def release(self, slot): ...           # the slot's sequence has ended
 
 ``load(self, context)`` and ``close(self)`` are optional. Recognition reads the syntax tree and runs
 nothing; loading runs the file, by default in a host process of its own. Modules beside the file can
@@ -48,13 +48,13 @@ _MEANT = re.compile(rb"^class[ \t]+Model\b", re.MULTILINE)
 
 
 class Context(msgspec.Struct, frozen=True):
-    """What ``Model.load`` is told.
+    """Argument of ``Model.load``.
 
     Attributes:
         path: The model's file or folder.
-        name, version: Under which it is served.
-        threads: How many threads one ``predict`` may use.
-        options: From the ``[options]`` table of ``salver.toml``.
+        name, version: Name and version under which it is served.
+        threads: Number of threads that one ``predict`` may use.
+        options: The ``[options]`` table of ``salver.toml``.
     """
 
     path: Path
@@ -65,7 +65,7 @@ class Context(msgspec.Struct, frozen=True):
 
 
 class PythonBackend:
-    """Plain Python classes."""
+    """Backend for plain Python classes."""
 
     name = "python"
     extra = "python"
@@ -80,7 +80,10 @@ class PythonBackend:
     )
 
     def recognise(self, path: Path) -> str | None:
-        """Return the format of a file or folder that holds the source of a model."""
+        """Return ``triton_python`` for source with ``TritonPythonModel``, ``python`` with ``Model``.
+
+        Also for source that evidently intended it: the error on loading explains the mistake.
+        """
         content = read_source(path)
         return None if content is None else self.format_of(content, parse(content))
 
@@ -98,12 +101,12 @@ class PythonBackend:
         return "python" if any(c.name == "Model" or _is_alike(c) for c in classes) else None
 
     def load(self, manifest: Manifest, options: LoadOptions) -> RunnableModel:
-        """Run the file, make a ``Model``, call its ``load``."""
+        """Run the file, create a ``Model`` (or ``TritonPythonModel``), call its ``load``."""
         model, module, signature = _load(manifest, options, "predict")
         return PythonModel(model, manifest.id.name, module, signature)
 
     def load_steps(self, manifest: Manifest, options: LoadOptions) -> StepModel:
-        """As ``load``, of a class that has ``step`` or, with states, ``predict``."""
+        """Load a class that has ``step`` or, with states, ``predict``."""
         model, module, signature = _load(manifest, options, "step")
         if hasattr(model, "step"):
             return PythonSteps(model, module)
@@ -117,10 +120,10 @@ class PythonBackend:
 
 
 def _load(manifest: Manifest, options: LoadOptions, method: str) -> tuple[Any, str, Signature]:
-    """A loaded ``Model``, the name of its module, and what it takes and gives.
+    """Return a loaded ``Model``, the name of its module, and its inputs and outputs.
 
     Args:
-        method: ``predict``; or ``step``, in whose place ``predict`` will do.
+        method: ``predict``; or ``step``, for which ``predict`` is a substitute.
     """
     source = code_of(manifest)
     context = Context(
@@ -137,7 +140,7 @@ def _load(manifest: Manifest, options: LoadOptions, method: str) -> tuple[Any, s
 
 
 class PythonModel:
-    """One instance of the owner's class; ``module`` is the name under which its file was run."""
+    """An instance of the user's class; ``module`` is the name under which its file was run."""
 
     def __init__(self, model: Any, name: str, module: str, signature: Signature) -> None:
         self.signature = signature
@@ -151,7 +154,7 @@ class PythonModel:
         return self._check(answer, inputs)
 
     def close(self) -> None:
-        """Call the owner's ``close``."""
+        """Call the model's ``close``."""
         model, self._model = self._model, None
         sys.modules.pop(self._module, None)
         if hasattr(model, "close"):
@@ -159,7 +162,7 @@ class PythonModel:
 
 
 class PythonSteps:
-    """One instance of a class that has ``step``; ``module`` as of :class:`PythonModel`."""
+    """An instance of a class with ``step``; ``module`` as in :class:`PythonModel`."""
 
     def __init__(self, model: Any, module: str) -> None:
         self._model = model
@@ -175,7 +178,7 @@ class PythonSteps:
         return last
 
     def close(self) -> None:
-        """Call the owner's ``close``."""
+        """Call the model's ``close``."""
         model, self._model = self._model, None
         sys.modules.pop(self._module, None)
         if hasattr(model, "close"):
@@ -183,7 +186,7 @@ class PythonSteps:
 
 
 def _is_alike(node: ast.ClassDef) -> bool:
-    """A class of another name that declares tensors, or takes ``inputs``, and predicts."""
+    """Return whether a class of another name declares tensors, or takes ``inputs``, and predicts."""
     predict = next((n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "predict"), None)
     declared = {
         target.id

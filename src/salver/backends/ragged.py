@@ -1,7 +1,7 @@
-"""How is a model loaded whose requests share runs with different shapes (TR-C4, TR-C6)?
+"""Loading of models with ragged batches (TR-C4, TR-C6).
 
-It takes ragged inputs flat, and inputs that callers do not see; what callers see is in its owner's
-configuration. Who puts requests together is the engine's ``ragged``. It knows no framework.
+The model has flat ragged inputs and inputs hidden from callers; callers see the configured signature.
+Requests are combined by the engine's ``ragged``. It knows no framework.
 """
 
 from collections.abc import Collection, Mapping
@@ -15,7 +15,7 @@ from salver.words.tensor import Array
 
 
 def load(backend: Backend, manifest: Manifest, options: LoadOptions) -> RunnableModel:
-    """As :meth:`Backend.load`, of a model with ragged inputs."""
+    """Load a model with ragged inputs, as :meth:`Backend.load`."""
     config = manifest.config
     ragged = config.ragged
     inner = replace(
@@ -28,7 +28,7 @@ def load(backend: Backend, manifest: Manifest, options: LoadOptions) -> Runnable
 
 
 class RaggedModel:
-    """A model that runs on what the engine has put together, and tells callers their own shapes."""
+    """A model that runs on combined inputs, with the signature that callers see."""
 
     def __init__(self, model: RunnableModel, manifest: Manifest) -> None:
         config, own = manifest.config, model.signature
@@ -44,11 +44,11 @@ class RaggedModel:
         return f"<RaggedModel {self._model!r}>"
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
-        """As the model's own, on inputs that were put together."""
+        """Run the model on combined inputs."""
         return self._model.run(inputs)
 
     def close(self) -> None:
-        """As the model's own."""
+        """Close the model."""
         self._model.close()
 
 

@@ -1,7 +1,7 @@
-"""How does a model look to callers who are told other shapes, or fewer outputs, than its own (TR-C4, TR-C5)?
+"""Models with other shapes, or fewer outputs, for callers than their own (TR-C4, TR-C5).
 
-A loaded model as its owner's configuration tells it; the elements and their order are the same. It knows no
-framework.
+A wrapper around a loaded model according to its configuration; elements and their order are unchanged. It
+knows no framework.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -20,18 +20,19 @@ Shape = tuple[int, ...]
 
 
 def load(backend: Backend, manifest: Manifest, options: LoadOptions) -> RunnableModel:
-    """As :meth:`Backend.load`, with the shapes and outputs that callers see."""
+    """Load a model with the shapes and outputs that callers see, as :meth:`Backend.load`."""
     if manifest.columns:
         return tabular.load(manifest, lambda plain: load(backend, plain, options))
     config = manifest.config
-    if config.ragged != Ragged() and not backend.traits.reads_config:  # else models see requests as they came
+    # other models receive requests unchanged
+    if config.ragged != Ragged() and not backend.traits.reads_config:
         return ragged.load(backend, manifest, options)
     reshape = config.reshape
     inputs = tuple(_with_shape(spec, reshape.inputs) for spec in config.inputs)
     outputs = tuple(_with_shape(spec, reshape.outputs) for spec in config.outputs)
     kept: tuple[TensorSpec, ...] = ()
     if config.sequences.strategy:
-        # a side that is not told may be told by the artefact
+        # a side without configuration may be defined by the artefact
         known = (*config.inputs, *config.outputs)
         batched = config.batching.has_rows and all(spec.shape[:1] == (-1,) for spec in known)
         kept = hidden_outputs(config.sequences, batched)
@@ -42,7 +43,7 @@ def load(backend: Backend, manifest: Manifest, options: LoadOptions) -> Runnable
     model = forest.load(backend, inner, options) if is_forest else backend.load(inner, options)
     seen = Signature(config.inputs, config.outputs)
     has_reshape = bool(reshape.inputs or reshape.outputs)
-    if isinstance(model, RequestModel):  # it may have completed its configuration with outputs of its own
+    if isinstance(model, RequestModel):  # the artefact may add outputs to the configuration
         return ReshapedRequests(model, seen, reshape) if has_reshape else model
     told = (*config.outputs, *kept) if config.only_outputs and config.outputs else model.signature.outputs
     given = {spec.name for spec in told}
@@ -52,10 +53,10 @@ def load(backend: Backend, manifest: Manifest, options: LoadOptions) -> Runnable
 
 
 class Reshaped:
-    """A model behind other shapes.
+    """A model with other shapes.
 
     Args:
-        seen: The shapes that callers see, of at least the tensors of ``reshape``.
+        seen: Shapes that callers see, at least for the tensors of ``reshape``.
         given: Outputs that callers see; None = all.
     """
 
@@ -80,17 +81,17 @@ class Reshaped:
         return f"<Reshaped {self._model!r}>"
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
-        """As the model's own; the arrays are views where they can be."""
+        """Run the model; arrays are views if possible."""
         outputs = self._model.run(_reshaped(inputs, self._inputs))
         return _reshaped({name: outputs[name] for name in outputs if name in self._given}, self._outputs)
 
     def close(self) -> None:
-        """As the model's own."""
+        """Close the model."""
         self._model.close()
 
 
 class ReshapedRequests(Reshaped):
-    """The same of a model that wants its requests one by one."""
+    """Wrapper for a model that takes requests one by one."""
 
     _model: RequestModel
 
@@ -101,7 +102,7 @@ class ReshapedRequests(Reshaped):
             self.is_ready = model.is_ready
 
     def answer(self, requests: Sequence[InferRequest]) -> Sequence[Answer | SalverError]:
-        """As the model's own."""
+        """Answer with the model."""
         asked = [replace(r, inputs=tuple(map(self._taken, r.inputs))) for r in requests]
         return [
             said
@@ -116,7 +117,7 @@ class ReshapedRequests(Reshaped):
 
 
 def in_shape(array: Array, before: Shape, after: Shape) -> Array:
-    """A view of it, where it can be one; the free extents stand for the same numbers."""
+    """Return the array in a shape, as a view if possible; free extents match in order."""
     return array.reshape(tuple(_filled(array.shape, before, after)))
 
 
@@ -127,7 +128,7 @@ def _reshaped(arrays: Mapping[str, Array], shapes: Mapping[str, tuple[Shape, Sha
 
 
 def _filled(shape: Iterable[int], before: Shape, after: Shape) -> Iterator[int]:
-    """The extents of ``after``, its free ones as ``shape`` has those of ``before``.
+    """Return the extents of ``after``, with its free ones taken from ``shape`` by those of ``before``.
 
     >>> list(_filled((3, 2, 2), (-1, 2, 2), (-1, 4)))
     [3, 4]

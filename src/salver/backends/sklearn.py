@@ -1,8 +1,7 @@
-"""How does a scikit-learn estimator run? Loaded with skops, or from a pickle where that is allowed.
+"""Backend for scikit-learn estimators, loaded with skops or, if allowed, from a pickle.
 
-Also estimators that follow its interface (XGBoost's and LightGBM's among them). A table of named
-columns becomes one input a column; a pipeline that begins with a vectoriser takes texts. It knows
-nothing of batching.
+Also for estimators with its interface (including XGBoost's and LightGBM's). A table of named columns becomes
+one input per column; a pipeline that begins with a vectoriser takes texts. It knows nothing of batching.
 """
 
 import logging
@@ -25,7 +24,7 @@ from salver.words.tensor import Array, DataType
 _LOG = logging.getLogger("salver.backends.sklearn")
 _FLOATS = (DataType.FP32, DataType.FP64)
 _TORCH_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
-_HARMLESS = frozenset({"numpy.dtype"})  # part of every one-hot encoder; skops should trust it itself
+_HARMLESS = frozenset({"numpy.dtype"})  # part of every one-hot encoder, but not trusted by skops itself
 _DANGER = (
     "is a pickle, and loading a pickle runs whatever code its maker put into it, with all the rights of "
     "this server"
@@ -37,20 +36,20 @@ _WAYS_OUT = (
 
 
 class SklearnBackend:
-    """skops files; pickle and joblib files with ``--trust-pickle``.
+    """Backend for skops files, and for pickle and joblib files with ``--trust-pickle``.
 
-    Options: ``trusted``, a comma-separated list of types that a skops file may hold beyond those
-    skops trusts by itself.
+    Options: ``trusted``, a comma-separated list of types allowed in a skops file besides those that skops
+        trusts.
     """
 
     name = "sklearn"
     extra = "sklearn"
     modules: tuple[str, ...] = ("sklearn", "skops")
-    #: A pickle runs code. A skops file does not, but a vectoriser in it may take texts for names of files.
+    #: A pickle runs code. A skops file does not, but a vectoriser in it may treat texts as file names.
     traits = Traits(releases_gil=False, harmless_formats=frozenset())
 
     def recognise(self, path: Path) -> str | None:
-        """``skops`` for an archive with a schema; ``pickle`` for an object of a class, compressed or not."""
+        """Return ``skops`` for an archive with a schema, ``pickle`` for an object of a class."""
         start = uncompressed_head(path, 64) or head(path, 64)
         if start[:2] == b"PK":
             return "skops" if "schema.json" in zip_members(path) else None
@@ -58,7 +57,7 @@ class SklearnBackend:
             return None
         first = start[11:] if start[2] == 0x95 else start[2:]
         is_class = first[:1] == b"c" or (first[:1] == b"\x8c" and not first[2:].startswith(b"numpy"))
-        return "pickle" if is_class else None  # dicts, lists and arrays are no models
+        return "pickle" if is_class else None  # dicts, lists and arrays are not models
 
     def load(self, manifest: Manifest, options: LoadOptions) -> "SklearnModel":
         """See :class:`~salver.backends.protocol.Backend`."""
@@ -125,7 +124,7 @@ class SklearnModel:
             warnings.filterwarnings("ignore", message="X does not have valid feature names")
             if "probabilities" in self._names:
                 answer["probabilities"] = estimator.predict_proba(values)
-                answer["label"] = estimator.predict(values)  # not always the likeliest class (SVC)
+                answer["label"] = estimator.predict(values)  # not always the most probable class (SVC)
             elif "output" in self._names:
                 answer["output"] = _dense(estimator.transform(values))
             else:
@@ -179,12 +178,12 @@ def _first(estimator: Any) -> Any:
 
 
 def _takes_texts(estimator: Any) -> bool:
-    """A vectoriser of texts comes first."""
+    """Return whether the first step is a vectoriser of texts."""
     return hasattr(_first(estimator), "build_analyzer")
 
 
 def _needs_doubles(estimator: Any) -> bool:
-    """Some compiled code, that of KMeans for one, takes only the number type that it was fitted with."""
+    """Return whether compiled code, such as that of KMeans, needs the number type that it was fitted with."""
     ask = estimator.predict if hasattr(estimator, "predict") else estimator.transform
     try:
         ask(np.zeros((2, _width(estimator)), np.float32))
@@ -194,7 +193,7 @@ def _needs_doubles(estimator: Any) -> bool:
 
 
 def _columns(estimator: Any) -> dict[str, DataType]:
-    """Name and datatype of each column, for pipelines that tell columns apart by name; else empty."""
+    """Return name and datatype of each column, for pipelines that select columns by name; else empty."""
     names = getattr(estimator, "feature_names_in_", None)
     first = _first(estimator)
     if names is None or not hasattr(first, "transformers_"):
@@ -208,7 +207,7 @@ def _columns(estimator: Any) -> dict[str, DataType]:
 
 
 def _chosen(estimator: Any) -> Iterator[tuple[Any, list[str]]]:
-    """The transformers of columns, each with the names of its own."""
+    """Return the column transformers, each with its column names."""
     names = estimator.feature_names_in_
     for _, transformer, chosen in _first(estimator).transformers_:
         chosen = [chosen] if isinstance(chosen, str | int) else list(chosen)
@@ -262,7 +261,7 @@ def _trial(estimator: Any) -> Any:
         for index, name in enumerate(chosen):
             for step in _steps(transformer):
                 if (categories := getattr(step, "categories_", None)) is not None:
-                    values[name] = [categories[index][0]]  # others may be refused
+                    values[name] = [categories[index][0]]  # others may be rejected
     return _pandas().DataFrame({name: value * 2 for name, value in values.items()})
 
 

@@ -1,6 +1,6 @@
-"""How is a model's Python source found and run, and whose modules does it see?
+"""Python source of models: finding, running, and isolating its modules.
 
-For backends whose artefacts are Python files. Nothing here knows what the file is to define.
+For backends whose artefacts are Python files. It does not know what a file defines.
 """
 
 import ast
@@ -16,21 +16,21 @@ from salver.words.artifacts import Manifest
 from salver.words.errors import LoadFailed
 
 _MAX_SOURCE = 4 << 20
-_LOADING = threading.RLock()  # sys.path and sys.modules belong to one loading model at a time
+_LOADING = threading.RLock()  # sys.path and sys.modules are used by one loading model at a time
 
 
 def source_of(path: Path) -> Path:
-    """The file of a model that is a file, or a folder with ``model.py``."""
+    """Return the file of a model that is a file, or a folder with ``model.py``."""
     return path / "model.py" if path.is_dir() else path
 
 
 def code_of(manifest: Manifest) -> Path:
-    """The file that runs a version."""
+    """Return the file that runs a version."""
     return manifest.code or source_of(manifest.path)
 
 
 def read_source(path: Path) -> bytes | None:
-    """Its content, if it is Python by name and of a sane size; else None. Never raises."""
+    """Return its content if it is Python by name and of a sane size, else None. Never raises."""
     try:
         source = source_of(path)
         if not source.is_file() or source.suffix != ".py" or source.stat().st_size > _MAX_SOURCE:
@@ -41,7 +41,7 @@ def read_source(path: Path) -> bytes | None:
 
 
 def parse(content: bytes) -> ast.Module | None:
-    """Its syntax tree; None if it has none."""
+    """Return its syntax tree, or None."""
     try:
         return ast.parse(content)
     except (ValueError, SyntaxError, RecursionError, MemoryError):
@@ -50,7 +50,7 @@ def parse(content: bytes) -> ast.Module | None:
 
 @contextmanager
 def running(source: Path) -> Iterator[None]:
-    """Whatever the owner's code raises while it is loaded becomes LoadFailed, which says where."""
+    """Translate all exceptions of model code during loading to LoadFailed with the location."""
     try:
         yield
     except LoadFailed:
@@ -66,7 +66,7 @@ def running(source: Path) -> Iterator[None]:
 
 @contextmanager
 def _without_bytecode() -> Iterator[None]:
-    """What is imported writes nothing beside the models of others."""
+    """Import without writing bytecode beside models."""
     before = sys.dont_write_bytecode
     sys.dont_write_bytecode = True
     try:
@@ -77,12 +77,12 @@ def _without_bytecode() -> Iterator[None]:
 
 @contextmanager
 def importable(folder: Path, name: str) -> Iterator[None]:
-    """Let the module ``name`` import what lies in its folder, and nobody else find that later."""
+    """Allow the module ``name`` to import from its folder, and hide these modules from others afterwards."""
     with _LOADING, _without_bytecode():
         before = set(sys.modules)
-        # A new list each time: another thread's import may be going through the old one, and would skip one.
+        # A new list each time: another thread's import may be iterating over the old one.
         sys.path = [str(folder), *sys.path]
-        importlib.invalidate_caches()  # the folder may be younger than its finder's last look
+        importlib.invalidate_caches()  # the folder may be newer than the finder's cache
         try:
             yield
         except BaseException:
@@ -90,7 +90,7 @@ def importable(folder: Path, name: str) -> Iterator[None]:
             raise
         finally:
             places = list(sys.path)
-            if str(folder) in places:  # the owner's code may have tidied up itself
+            if str(folder) in places:  # the model's code may have removed it
                 places.remove(str(folder))
                 sys.path = places
             new = set(sys.modules) - before - {name}
@@ -101,7 +101,7 @@ def importable(folder: Path, name: str) -> Iterator[None]:
 
 
 def _lies_in(folder: Path, module: ModuleType) -> bool:
-    """Right in it: what is deeper, such as a virtual environment, came by another road."""
+    """Return whether a module is directly in the folder, not deeper as in a virtual environment."""
     spec = getattr(module, "__spec__", None)
     places = [spec.origin or "", *(spec.submodule_search_locations or ())] if spec else []
     return any(Path(place).parent == folder for place in places)
@@ -112,7 +112,7 @@ def run_file(source: Path, name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, source.resolve())
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and pickles look there
+    sys.modules[name] = module  # needed by dataclasses and pickle
     with _without_bytecode():
         spec.loader.exec_module(module)
     return module

@@ -1,12 +1,12 @@
-"""How is a program stepped that takes tokens and states, and gives scores and states?
+"""Step models from programs with states as inputs and outputs.
 
 A recurrent network, or a transformer with a cache of fixed size, as a plain graph of any framework::
 
     inputs   tokens    INT64 [batch, time]        time free, or fixed at 1
              position  INT64 [batch]              optional: tokens that the row has read before
              any others: states, [batch, ...]     zeros for a new sequence
-    outputs  scores    FP32 [batch, vocabulary]   or [batch, time, vocabulary]: the last place counts
-             the states that follow, in the order of the inputs
+    outputs  scores    FP32 [batch, vocabulary]   or [batch, time, vocabulary]: the last position counts
+             the next states, in the order of the inputs
 
 :class:`StatefulSteps` keeps the states in slots and runs the program for the slots of a step. It knows no
 framework.
@@ -34,10 +34,10 @@ _SHAPE_OF_IT = (
 class StatefulSteps:
     """A step model (:mod:`salver.backends.protocol`) around a runnable one.
 
-    A step that raises is run again in halves, until those who make it raise are alone.
+    A step that raises is run again in halves, until the failing sequences are isolated.
 
     Raises:
-        LoadFailed: the model's tensors are not of the form above.
+        LoadFailed: the model's tensors do not have the form above.
     """
 
     def __init__(self, model: RunnableModel, name: str, slots: int) -> None:
@@ -106,7 +106,7 @@ class StatefulSteps:
         )
 
     def _run(self, slots: Array, tokens: Array) -> Array:
-        """Carry these slots on by the tokens ``[slots, time]``; nothing has moved if it raises."""
+        """Advance these slots by the tokens ``[slots, time]``; nothing has changed if it raises."""
         feed: dict[str, Array] = {"tokens": np.ascontiguousarray(tokens)}
         if self._has_position:
             feed["position"] = self._read[slots]

@@ -1,7 +1,7 @@
-"""A model of a table, as its callers know it: one input for each column, by the column's name.
+"""Tabular models with one input per column.
 
-MLflow keeps the names and types of the columns that a model was trained on. The artefact of most
-frameworks knows numbers in one input only; the columns become that input, in their order.
+MLflow stores the names and types of the columns that a model was trained on. The artefacts of most frameworks
+have a single numeric input; the columns are combined into it, in order.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,18 +19,18 @@ from salver.words.tensor import Array, DataType
 Load = Callable[[Manifest], RunnableModel]
 
 _DOUBLES: Final = frozenset((DataType.FP64, DataType.INT64, DataType.INT32))
-#: Backends whose one input is FP32 unless it is declared as FP64.
+#: Backends whose single input is FP32 unless declared as FP64.
 _DECLARED: Final = frozenset(("sklearn", "lightgbm"))
 
 
 def load(manifest: Manifest, inner: Load) -> RunnableModel:
-    """The model that ``inner`` loads, with an input for each of ``manifest.columns`` where these fit it."""
+    """Return the model that ``inner`` loads, with an input for each of ``manifest.columns`` if they fit."""
     columns, config = manifest.columns, manifest.config
     plain = replace(manifest, columns=())
     kinds = {column.datatype for column in columns}
     is_wide = bool(kinds & _DOUBLES) and DataType.BYTES not in kinds
     if config.inputs:
-        return inner(plain)  # the owner's own words
+        return inner(plain)  # explicit configuration
     if is_wide and manifest.backend in _DECLARED:
         told = (TensorSpec("input", DataType.FP64, (-1, len(columns))),)
         try:
@@ -44,7 +44,7 @@ def load(manifest: Manifest, inner: Load) -> RunnableModel:
 def _with_columns(model: RunnableModel, columns: tuple[TensorSpec, ...]) -> RunnableModel:
     own = model.signature.inputs
     if {spec.name for spec in own} == {spec.name for spec in columns}:
-        return model  # it tells columns apart itself
+        return model  # it selects columns itself
     is_matrix = len(own) == 1 and len(own[0].shape) == 2 and own[0].shape[1] in (-1, len(columns))
     if not is_matrix or any(c.datatype is DataType.BYTES for c in columns) or not own[0].datatype.is_float:
         return model
@@ -52,7 +52,7 @@ def _with_columns(model: RunnableModel, columns: tuple[TensorSpec, ...]) -> Runn
 
 
 class Tabular:
-    """A model whose one input is made of columns."""
+    """A model whose single input is combined from columns."""
 
     def __init__(self, model: RunnableModel, columns: tuple[TensorSpec, ...]) -> None:
         own: Signature = model.signature

@@ -1,8 +1,8 @@
-"""How does a TensorFlow SavedModel run? By any of its signatures, ``serving_default`` unless told.
+"""Backend for TensorFlow SavedModels, with all signatures; the default is ``serving_default``.
 
-Through a session, which reads SavedModels of TensorFlow 1 and 2 alike (also those whose Keras
-optimizer today's Keras no longer knows), has thread pools of its own, and gives its memory back
-when closed. TensorFlow Serving runs them so, too. It knows nothing of batching.
+Uses a session, which reads SavedModels of TensorFlow 1 and 2 (including those whose Keras optimizer is
+unknown to the current Keras), has thread pools of its own, and releases its memory when closed. TensorFlow
+Serving does the same. It knows nothing of batching.
 """
 
 import logging
@@ -25,9 +25,9 @@ from salver.words.tensor import Array, DataType, datatype_of
 
 _LOG = logging.getLogger("salver.backends.tensorflow")
 _DEFAULT: Final = "serving_default"
-#: Methods whose tensors have a row for each Example, whatever the artefact says of their shapes.
+#: Methods whose tensors have a row per Example, regardless of their declared shapes.
 _OF_EXAMPLES: Final = frozenset({"tensorflow/serving/classify", "tensorflow/serving/regress"})
-#: How the names of operations begin after which later runs may answer otherwise.
+#: Prefixes of operations after which later runs may answer differently.
 _WRITES: Final = (
     *(
         "Assign",
@@ -45,22 +45,22 @@ _PLATFORM: Final = "tensorflow_savedmodel"
 
 
 class TensorFlowBackend:
-    """SavedModel folders.
+    """Backend for SavedModel folders.
 
-    Options: ``signature``, the key of the signature that requests get which name none; ``tags``, those of the
-    meta graph, with commas between; ``intra_op_threads`` and ``inter_op_threads``, threads inside an
-    operation, and operations at the same time. Who loads models by the option ``prefer`` has read it before.
+    Options: ``signature``, the key of the default signature; ``tags``, those of the meta graph, separated by
+        commas; ``intra_op_threads`` and ``inter_op_threads``, threads inside an operation, and concurrent
+        operations. ``prefer`` is read by the loader of models before this backend.
     """
 
     name = "tensorflow"
     extra = "tensorflow"
     modules: tuple[str, ...] = ("tensorflow",)
-    #: Isolated, since it stays in a process's memory when its last model is gone. Operations of a graph read
-    #: and write files.
+    #: Isolated because memory is not released when its last model is gone. Operations of a graph read and
+    #: write files.
     traits = Traits(isolate=True, repeatable=True, harmless_formats=frozenset())
 
     def recognise(self, path: Path) -> str | None:
-        """``savedmodel`` for a folder that holds a ``saved_model.pb`` with a meta graph."""
+        """Return ``savedmodel`` for a folder that holds a ``saved_model.pb`` with a meta graph."""
         proto = path / "saved_model.pb"
         if not is_file(proto):
             return None
@@ -72,10 +72,10 @@ class TensorFlowBackend:
         wish = options_of(manifest, ("signature", "tags", "intra_op_threads", "inter_op_threads", "prefer"))
         choice_of(wish, "prefer", ("tensorflow", "onnx"))
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-        if options.own_process:  # a graph needs no Keras, which is half of what TensorFlow imports
+        if options.own_process:  # a graph needs no Keras, which is half of TensorFlow's import
             os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
         tf = framework(self, "tensorflow")
-        tf.get_logger().setLevel("ERROR")  # it advises a loader that cannot read all SavedModels
+        tf.get_logger().setLevel("ERROR")  # it recommends a loader that cannot read all SavedModels
         tags = [tag.strip() for tag in wish.get("tags", "serve").split(",")]
         v1 = tf.compat.v1
         pools = v1.ConfigProto(
@@ -113,8 +113,8 @@ class TensorFlowModel:
 
     Args:
         graph: The GraphDef that the session runs.
-        signatures: By key, the first one first.
-        defaults: By key, what inputs are that a request leaves out.
+        signatures: By key, the default first.
+        defaults: By key, the default values of optional inputs.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class TensorFlowModel:
             signature = _with_words(told, manifest, is_first=not served)
             if writers.reach(
                 signature
-            ):  # a batch that fails is run again in parts, and one that counts must not be
+            ):  # a failed batch is run again in parts, and a run with side effects must not be
                 signature = msgspec.structs.replace(signature, is_stateful=True, batched=False)
             call = _Call(session, signature, half, name, defaults[told.name])
             if signature.batched and signature.method not in _OF_EXAMPLES and not call.keeps_rows(signature):
@@ -168,18 +168,18 @@ class TensorFlowModel:
 
 
 class _Call:
-    """What one signature runs.
+    """Execution of one signature.
 
     Args:
-        half: The dtype of numpy arrays by which TensorFlow knows a bfloat16.
-        defaults: What inputs are that a request leaves out.
+        half: The numpy dtype that TensorFlow uses for bfloat16.
+        defaults: Default values of optional inputs.
     """
 
     def __init__(
         self, session: Any, signature: Signature, half: Any, model: str, defaults: Mapping[str, Array]
     ) -> None:
-        # as a callable of these names, since Session.run compares shapes with those of the graph, which only
-        # are what is usual, and takes three times as long
+        # as a callable of these names, because Session.run compares shapes with those of the graph, which
+        # may be only typical, and takes three times as long
         callable_options = _options(signature)
         self._run: Any = session._make_callable_from_options(callable_options)
         self._inputs = [(s.name, half if s.datatype is DataType.BF16 else None) for s in signature.inputs]
@@ -197,8 +197,9 @@ class _Call:
         return [inputs[n] if view is None else inputs[n].view(view) for n, view in self._inputs]
 
     def keeps_rows(self, signature: Signature) -> bool:
-        """Has every output as many rows as the inputs, where these are zeros? A signature is taken at its
-        word if it does not take zeros.
+        """Return whether every output has as many rows as the inputs, tested with zeros.
+
+        A signature that rejects zeros is assumed to.
         """
         inputs = {spec.name: _zeros(spec) for spec in signature.inputs}
         try:
@@ -227,7 +228,7 @@ def _options(signature: Signature) -> Any:
 
 
 def _signature(tf: Any, key: str, told: Any) -> Signature:
-    """What a SignatureDef tells. Raises LoadFailed where there is a tensor that cannot be served."""
+    """Return the signature of a SignatureDef. Raises LoadFailed for a tensor that cannot be served."""
     method = told.method_name or "tensorflow/serving/predict"
     inputs, outputs = _specs(tf, told.inputs, told.defaults), _specs(tf, told.outputs)
     return Signature(inputs, outputs, False, _PLATFORM, name=key, method=method, judges_shapes=True)
@@ -252,10 +253,10 @@ def _specs(tf: Any, tensors: Mapping[str, Any], defaults: Container[str] = ()) -
 
 
 def _first(manifest: Manifest, found: Mapping[str, Signature], refused: Mapping[str, str], wish: str) -> str:
-    """Key of the signature for those who name none.
+    """Return the key of the default signature.
 
     Raises:
-        LoadFailed: there is none, or not the one that the owner wants.
+        LoadFailed: there is none, or not the configured one.
     """
     key = wish or _DEFAULT
     if key in found:
@@ -280,7 +281,7 @@ def _ordered(found: Mapping[str, Signature], first: str) -> dict[str, Signature]
 
 
 def _with_words(signature: Signature, manifest: Manifest, *, is_first: bool) -> Signature:
-    """With what the owner says of the tensors, which is said of the first one; and whether it has rows."""
+    """Return the first signature with configured tensors, and whether it has rows."""
     config = manifest.config
     inputs, outputs = signature.inputs, signature.outputs
     if is_first:
@@ -302,7 +303,7 @@ def _with_ranks(said: Iterable[TensorSpec], wished: Iterable[TensorSpec]) -> tup
 
 
 class _Writers:
-    """Finds out which signatures change variables or tables: those whose runs leave something behind."""
+    """Finder of signatures whose runs change variables or tables."""
 
     def __init__(self, graph: Any) -> None:
         self._nodes = {node.name: node for node in graph.node}
@@ -310,7 +311,7 @@ class _Writers:
         self._known: dict[str, bool] = {}
 
     def reach(self, signature: Signature) -> bool:
-        """Does a run of it write?"""
+        """Return whether a run writes."""
         seen = {_node_of(spec.tensor) for spec in signature.inputs}
         ahead = [_node_of(spec.tensor) for spec in signature.outputs]
         while ahead:
@@ -329,7 +330,7 @@ class _Writers:
 
     def _function_writes(self, name: str) -> bool:
         if name not in self._known:
-            self._known[name] = False  # for one that calls itself
+            self._known[name] = False  # for a recursive function
             self._known[name] = any(map(self._writes, self._functions.get(name, ())))
         return self._known[name]
 
@@ -343,7 +344,7 @@ def _called(node: Any) -> Iterator[str]:
 
 
 def _node_of(tensor: str) -> str:
-    """The operation that makes a tensor, or goes before.
+    """Return the operation that produces a tensor, or a control dependency.
 
     >>> _node_of("^read"), _node_of("x:0")
     ('read', 'x')

@@ -1,9 +1,9 @@
-"""How does a PyTorch program run? TorchScript through its ``forward``, torch.export through its module.
+"""Backend for PyTorch programs: TorchScript, torch.export and AOTInductor.
 
-An exported program says what it takes. TorchScript does not: a traced one carries its example
-inputs, for a scripted one the owner declares them in ``salver.toml``; outputs are found by running
-it once. What is declared belongs to arguments and results as Triton has it: by ``NAME__0``, ``NAME__1``, by
-the arguments' own names, else in order. It knows nothing of batching.
+An exported program describes its inputs. TorchScript does not: a traced one carries its example inputs, for a
+scripted one they are declared in ``salver.toml``; outputs are found by running it once. Declared tensors are
+mapped to arguments and results as in Triton: by ``NAME__0``, ``NAME__1``, by the arguments' own names, else
+in order. It knows nothing of batching.
 """
 
 import io
@@ -39,7 +39,7 @@ _SCALARS = {"int": DataType.INT64, "float": DataType.FP64, "bool": DataType.BOOL
 
 
 class TorchBackend:
-    """TorchScript, torch.export programs and packages of AOTInductor.
+    """Backend for TorchScript, torch.export programs and packages of AOTInductor.
 
     Threads inside a run are set for the whole process.
     """
@@ -47,11 +47,12 @@ class TorchBackend:
     name = "torch"
     extra = "torch"
     modules: tuple[str, ...] = ("torch",)
-    #: Operations of TorchScript read and write files; an exported program may hold pickles and machine code.
+    #: Operations of TorchScript read and write files; an exported program may contain pickles and machine
+    #: code.
     traits = Traits(repeatable=True, harmless_formats=frozenset())
 
     def recognise(self, path: Path) -> str | None:
-        """``torch-export``, ``torchscript``, ``torch-aoti``; ``torch-weights`` for what holds no program."""
+        """Return the format of a program, or ``torch-weights`` for files without one."""
         start = head(path, 16)
         if start[:1] == b"\x80" and _TORCH_MAGIC in start:
             return "torch-weights"
@@ -85,7 +86,7 @@ class TorchBackend:
         torch.set_num_threads(options.threads)
         mode = _mode(torch, wish)
         with loading(manifest), warnings.catch_warnings(), torch.inference_mode():
-            warnings.simplefilter("ignore")  # of what PyTorch will drop one day, the owner can change nothing
+            warnings.simplefilter("ignore")  # deprecation warnings are of no use to the operator
             openers = {"torch-export": _exported, "torch-aoti": _compiled}
             if module:
                 model = _declared(torch, manifest, *open_module(torch, manifest, options, module))
@@ -96,13 +97,13 @@ class TorchBackend:
 
 
 def _mode(torch: Any, wish: dict[str, str]) -> Callable[[], AbstractContextManager[Any]]:
-    """In which a program runs, by the owner's options, as Triton's PyTorch backend names them."""
+    """Return the context of runs, from options named as in Triton's PyTorch backend."""
     count = wish.get("num_interop_threads", "")
     if count:
         threads = count_of(wish, "num_interop_threads", 1)
         try:
             torch.set_num_interop_threads(threads)
-        except RuntimeError as error:  # once a process, and before its first work
+        except RuntimeError as error:  # once per process, and before its first operation
             _LOG.warning("num_interop_threads has no effect any more: %s", error)
     switch = ("true", "false")
     base = torch.inference_mode if choice_of(wish, "inference_mode", switch) == "true" else torch.no_grad
@@ -118,10 +119,10 @@ def _mode(torch: Any, wish: dict[str, str]) -> Callable[[], AbstractContextManag
 
 
 class TorchModel:
-    """A program, and how its arguments and results map to tensors.
+    """A program, and the mapping of its arguments and results to tensors.
 
     Attributes:
-        mode: Makes the context in which it runs.
+        mode: Creates the context of a run.
     """
 
     def __init__(
@@ -137,7 +138,7 @@ class TorchModel:
         self.mode: Callable[[], AbstractContextManager[Any]] = torch.inference_mode
         self._torch: Any = torch
         self._call: Any = call
-        self._most = most  # rows that an exported program takes at once; 0 = any number
+        self._most = most  # rows that an exported program accepts at once; 0 = any number
         self._scalars = scalars
         self._names = [spec.name for spec in signature.outputs]
         self._inputs = [spec.name for spec in signature.inputs]
@@ -164,7 +165,7 @@ class TorchModel:
     def _argument(self, name: str, array: Array) -> Any:
         if name in self._scalars:
             return array.reshape(-1)[0].item()
-        # torch has no read-only tensors; a copy keeps a program that writes from harming the batch
+        # torch has no read-only tensors; a copy protects the batch from a program that writes to its inputs
         value = self._torch.from_numpy(array.copy())
         return value.view(self._torch.bfloat16) if name in self._halves else value
 
@@ -205,7 +206,7 @@ def _exported(torch: Any, manifest: Manifest) -> TorchModel:
 
 
 def _require_trust(manifest: Manifest, options: LoadOptions) -> None:
-    """Of machine code, and of owners who must say what it takes."""
+    """Require trust for machine code, and a declaration of its tensors."""
     if not options.trust_pickle:
         raise LoadFailed(
             f"{manifest.path} holds machine code that AOTInductor made, and loading it runs it",
@@ -224,7 +225,7 @@ def _compiled(torch: Any, manifest: Manifest) -> TorchModel:
 
 
 def _declared(torch: Any, manifest: Manifest, program: Any, own: Sequence[str] = ()) -> TorchModel:
-    """Of a program that says nothing of its tensors; ``own`` are its names for the arguments."""
+    """Load a program without a description of its tensors; ``own`` are its names of the arguments."""
     inputs, outputs = manifest.config.inputs, manifest.config.outputs
     takes, gives = _places(inputs, own, "inputs"), _places(outputs, (), "outputs")
     batched = is_batched(inputs, outputs, manifest.config)
@@ -241,7 +242,7 @@ def _scripted(torch: Any, manifest: Manifest) -> TorchModel:
     traced = () if declared else _traced(torch, manifest.path)
     trial = torch.jit.load(
         str(manifest.path), map_location="cpu"
-    ).eval()  # may keep state: not the one served
+    ).eval()  # it may keep state, so it is not the one served
     takes = _places(declared, [a.name for a in arguments], "inputs")
     if declared:
         inputs = declared
@@ -268,7 +269,7 @@ def _scripted(torch: Any, manifest: Manifest) -> TorchModel:
 
 
 def _called(said: Sequence[TensorSpec], declared: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
-    """What a program says of its tensors, by the names ``NAME__0``, ``NAME__1`` that its owner gives them."""
+    """Return a program's tensors under the configured names ``NAME__0``, ``NAME__1``."""
     named = list(said)
     if all(_PLACED.fullmatch(spec.name) for spec in declared):
         for spec, place in zip(declared, _places(declared, (), "tensors"), strict=True):
@@ -278,13 +279,13 @@ def _called(said: Sequence[TensorSpec], declared: Sequence[TensorSpec]) -> tuple
 
 
 def _places(declared: Sequence[TensorSpec], own: Sequence[str], field: str) -> list[int]:
-    """Which of a program's arguments or results is each of the declared ones?
+    """Return the index of the argument or result for each declared tensor.
 
     Args:
-        own: The program's names for them.
+        own: The program's own names.
 
     Raises:
-        LoadFailed: two have one place.
+        LoadFailed: two have the same index.
     """
     names = [spec.name for spec in declared]
     marks = [_PLACED.fullmatch(name) for name in names]
@@ -299,7 +300,7 @@ def _places(declared: Sequence[TensorSpec], own: Sequence[str], field: str) -> l
 
 
 def _arranged(torch: Any, program: Any, takes: Sequence[int], gives: Sequence[int] = ()) -> Any:
-    """The program with its arguments, and its results where ``gives`` names them, in the owner's order."""
+    """Wrap a program so that arguments, and results if ``gives`` names them, are in the configured order."""
     order = sorted(range(len(takes)), key=takes.__getitem__)
     if order == list(range(len(takes))) and list(gives) == list(range(len(gives))):
         return program
@@ -317,7 +318,7 @@ def _arranged(torch: Any, program: Any, takes: Sequence[int], gives: Sequence[in
 
 
 def _in_turn(program: Any) -> Any:
-    """For a program that assigns to its attributes, which TorchScript does without any lock."""
+    """Serialise the runs of a program that assigns to its attributes, which TorchScript does not lock."""
     turn = threading.Lock()
 
     def call(*arguments: Any) -> Any:
@@ -328,7 +329,7 @@ def _in_turn(program: Any) -> Any:
 
 
 class _Examples(pickle.Unpickler):
-    """Shapes and types of the tensors that a trace kept; makes nothing but empty ones."""
+    """Unpickler for shapes and types of a trace's tensors; creates only empty tensors."""
 
     def __init__(self, torch: Any, content: bytes) -> None:
         super().__init__(io.BytesIO(content))
@@ -351,19 +352,19 @@ class _Examples(pickle.Unpickler):
 
 
 def _traced(torch: Any, path: Path) -> tuple[Any, ...]:
-    """The example inputs that ``torch.jit.trace`` kept, or none."""
+    """Return the example inputs that ``torch.jit.trace`` stored, or none."""
     with zipfile.ZipFile(path) as archive:
         for name in archive.namelist():
             if name.endswith("/traced_inputs.pkl"):
                 try:
                     return tuple(_Examples(torch, archive.read(name)).load().get("forward", ()))
-                except Exception:  # a form that we do not know: the owner must declare the inputs
+                except Exception:  # unknown form: the inputs must be declared
                     return ()
     return ()
 
 
 def _example(torch: Any, program: Any, arguments: Sequence[Any]) -> str:
-    """The tables that declare a program's arguments, with shapes that it takes where a guess finds some."""
+    """Return TOML tables that declare a program's arguments, with shapes that work if found."""
     scalars = {a.name: _SCALARS[str(a.type)] for a in arguments if str(a.type) in _SCALARS}
     for datatype, shape in _guesses(torch, program):
         specs = [
@@ -372,7 +373,7 @@ def _example(torch: Any, program: Any, arguments: Sequence[Any]) -> str:
             else TensorSpec(a.name, datatype, shape)
             for a in arguments
         ]
-        with suppress(Exception):  # whatever a program raises that is asked for the wrong thing
+        with suppress(Exception):  # a program may raise anything for wrong inputs
             program(*_trial(torch, specs, frozenset(scalars), 2))
             break
     return "\n".join(
@@ -382,7 +383,7 @@ def _example(torch: Any, program: Any, arguments: Sequence[Any]) -> str:
 
 
 def _guesses(torch: Any, program: Any) -> Iterator[tuple[DataType, tuple[int, ...]]]:
-    """What a program may take, by its first weights; the last one is as good as any."""
+    """Yield guesses of a program's inputs from its first weights; the last one is arbitrary."""
     weights = [tuple(value.shape) for value in program.state_dict().values() if value.dim() > 1]
     for shape in weights[:1]:
         extent = shape[1]
@@ -410,7 +411,7 @@ def _trial(torch: Any, specs: Sequence[TensorSpec], scalars: frozenset[str], fre
 
 
 def _has_rows(torch: Any, program: Any, specs: Sequence[TensorSpec]) -> bool:
-    """Whether three rows at once give what they give one by one; a trace may have fixed its batch."""
+    """Return whether three rows at once give the same as one by one; a trace may have fixed its batch."""
     values = _trial(torch, specs, frozenset(), 3)
     try:
         whole = _flat(torch, program(*values))

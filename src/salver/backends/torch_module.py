@@ -1,7 +1,7 @@
-"""How does a PyTorch module run whose class is in a Python file, and whose weights lie beside it?
+"""PyTorch modules whose class is in a Python file beside the weights.
 
-Triton's ``runtime: "model.py"``: one class of the file is a ``torch.nn.Module``, made without arguments.
-It runs only in a process of the model's own.
+Triton's ``runtime: "model.py"``: one class of the file is a ``torch.nn.Module`` without constructor
+arguments. It runs only in a process of its own.
 """
 
 import inspect
@@ -16,13 +16,13 @@ _NAME = "salver_torch_module"
 
 
 def open_module(torch: Any, manifest: Manifest, options: LoadOptions, file: str) -> tuple[Any, list[str]]:
-    """The module with its weights, and the names of what its ``forward`` takes.
+    """Return the module with its weights, and the names of the arguments of its ``forward``.
 
     Args:
         file: Name of the Python file beside the weights.
 
     Raises:
-        LoadFailed: the file or its class is not as it must be, or the weights do not fit it.
+        LoadFailed: the file or its class is invalid, or the weights do not match it.
     """
     if not options.own_process:
         raise LoadFailed(

@@ -12,11 +12,11 @@ from salver.words.messages import Signature
 
 
 def try_load(manifest: Manifest, *, trust_pickle: bool, timeout: float) -> Signature:
-    """Load a model in a child process and release it.
+    """Load a model in a child process and unload it.
 
     Raises:
         LoadFailed: it does not load, ends its process, or takes longer than ``timeout`` seconds.
-        SalverError: as the backend says it.
+        SalverError: raised by the backend.
     """
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)

@@ -1,7 +1,7 @@
-"""How does an XGBoost model run? From its native JSON or UBJSON file, through ``inplace_predict``.
+"""Backend for XGBoost models in JSON or UBJSON format, run with ``inplace_predict``.
 
-``inplace_predict`` is documented as safe to call from several threads; linear boosters have none and
-take turns. It knows nothing of batching.
+``inplace_predict`` is documented as thread-safe; linear boosters do not support it and are serialised. It
+knows nothing of batching.
 """
 
 import json
@@ -28,21 +28,21 @@ _FLOATS = (DataType.FP32, DataType.FP64)
 
 
 class XgboostBackend:
-    """XGBoost's JSON and UBJSON formats (``Booster.save_model``).
+    """Backend for XGBoost's JSON and UBJSON formats (``Booster.save_model``).
 
     Options: ``output`` = ``value`` (default), ``margin`` (before the objective's transformation) or
-    ``probability`` (as ``value``, but of every class where the objective gives only the likeliest).
+    ``probability`` (like ``value``, but of every class if the objective gives only the most probable).
     Missing values are NaN.
     """
 
     name = "xgboost"
     extra = "xgboost"
     modules: tuple[str, ...] = ("xgboost",)
-    #: Its files are data, but XGBoost does not check where trees point: a damaged one ends the process.
+    #: Its files are data, but XGBoost does not check tree indices: a damaged file ends the process.
     traits = Traits(native=True, repeatable=True, harmless_formats=frozenset())
 
     def recognise(self, path: Path) -> str | None:
-        """``xgboost-json``, ``xgboost-ubj``, or ``xgboost-binary`` for the format of before 1.0."""
+        """Return ``xgboost-json``, ``xgboost-ubj``, or ``xgboost-binary`` for the format of before 1.0."""
         start = head(path, 64)
         if start.startswith((b"binf", b"bs64")):
             return "xgboost-binary"
@@ -78,7 +78,7 @@ class XgboostBackend:
 
 
 class XgboostModel:
-    """One booster; ``predict`` asks it."""
+    """One booster; ``predict`` runs it."""
 
     def __init__(self, predict: Callable[[Array], Array], features: int, manifest: Manifest) -> None:
         self._predict: Callable[[Array], Array] = predict

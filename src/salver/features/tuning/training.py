@@ -39,7 +39,7 @@ def table_rows(law: BatchLaw, max_rows: int) -> int:
     """Return the largest batch for a table: the one with the highest rate, within limits.
 
     Raises:
-        InvalidInput: the law is not known yet.
+        InvalidInput: the law is unknown.
     """
     if law.seconds(1) <= 0:
         raise InvalidInput("the batch law says that runs take no time", fix="Profile the model first")
@@ -62,7 +62,7 @@ def table_for(batching: Batching, law: BatchLaw, kept: Table | None = None) -> T
     """Return the stored table if it still fits the law and configuration, or a new one.
 
     Raises:
-        InvalidInput: the law is not known yet.
+        InvalidInput: the law is unknown.
     """
     learned = batching.learned
     # The stored energies may stem from its own law, which differs slightly from the current one.
