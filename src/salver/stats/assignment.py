@@ -1,7 +1,7 @@
-"""Where does a unit fall, between 0 and 1, and in which arm is it then?
+"""Assignment of units to arms by a keyed hash.
 
-A keyed hash, so that every process and every restart says the same, nothing has to be stored, and
-experiments with salts of their own are independent. Knows no experiment, no user and no clock. Pure.
+Every process and every restart computes the same value, nothing is stored, and experiments with different
+salts are independent. Knows no experiment, no user and no clock. Pure.
 """
 
 import functools
@@ -14,15 +14,15 @@ import numpy.typing as npt
 
 from salver.words.errors import InvalidInput
 
-_KEY_BYTES = 64  # the longest key that BLAKE2b takes (RFC 7693, 2.1)
-_UNUSED_BITS = 11  # of the hash: a float holds 53
+_KEY_BYTES = 64  # maximum key length of BLAKE2b (RFC 7693, 2.1)
+_UNUSED_BITS = 11  # bits of the hash to drop: a float holds 53
 _SUM_TOLERANCE = 1e-9
 
 
 def fraction(salt: str, unit: str) -> float:
-    """The unit's place in [0, 1): uniform over units, independent between salts, the same for ever.
+    """Return a unit's position in [0, 1): uniform over units, independent between salts, constant.
 
-    The upper 53 of the 64 bits of keyed BLAKE2b (RFC 7693), all that a float holds.
+    The upper 53 of the 64 bits of keyed BLAKE2b (RFC 7693), as many as a float holds.
 
     >>> fraction("checkout", "user-1") == fraction("checkout", "user-1")
     True
@@ -32,11 +32,11 @@ def fraction(salt: str, unit: str) -> float:
 
 @functools.lru_cache(256)
 def hashing(salt: str) -> Callable[[str], int]:
-    """Tells the hash of a unit, 64 bits, of which its :func:`fraction` is made; see :func:`bound`."""
+    """Return a function from a unit to its 64-bit hash, the base of :func:`fraction`; see :func:`bound`."""
     key = salt.encode(errors="surrogatepass")
     if len(key) > _KEY_BYTES:
         key = hashlib.blake2b(key).digest()
-    copy, number = hashlib.blake2b(digest_size=8, key=key).copy, int.from_bytes  # it has taken the salt in
+    copy, number = hashlib.blake2b(digest_size=8, key=key).copy, int.from_bytes  # keyed with the salt
 
     def hashed(unit: str) -> int:
         hasher = copy()
@@ -47,7 +47,7 @@ def hashing(salt: str) -> Callable[[str], int]:
 
 
 def bound(share: float) -> int:
-    """Of the hashes of units: it is below this where the unit's fraction is below the share.
+    """Return the bound below which a unit's hash lies if its fraction is below the share.
 
     Args:
         share: In [0, 1].
@@ -59,22 +59,22 @@ def bound(share: float) -> int:
 
 
 def fractions(salt: str, units: Sequence[str]) -> npt.NDArray[np.float64]:
-    """The places of many units; shape ``(len(units),)``."""
+    """Return the positions of many units, shape ``(len(units),)``."""
     return np.fromiter((fraction(salt, unit) for unit in units), np.float64, len(units))
 
 
 def arm(place: float, shares: Sequence[float]) -> int:
-    """Which of the arms, laid side by side over [0, 1), holds the place; an arm of share 0 never does.
+    """Return the index of the arm at a position, arms laid side by side over [0, 1); never one of share 0.
 
     A canary of share ``w`` and its matched baseline are the ends of ``(w, 1 - 2w, w)``: as ``w`` grows no
-    unit leaves either, and the units that move are as many as the share that moved.
+    unit leaves either, and only as many units move as the share changed.
 
     Args:
         place: From :func:`fraction`.
-        shares: Of each arm, not negative, with the sum 1.
+        shares: Share of each arm, not negative, with sum 1.
 
     Raises:
-        InvalidInput: The shares are not shares.
+        InvalidInput: The shares are invalid.
 
     >>> arm(0.03, (0.05, 0.9, 0.05)), arm(0.5, (0.05, 0.9, 0.05)), arm(0.97, (0.05, 0.9, 0.05))
     (0, 1, 2)

@@ -1,7 +1,7 @@
-"""How long does a run of so many rows take?
+"""Model of the run time of a batch by its rows.
 
-``tau(b) = a·b + t0``, with at most one kink where activations leave a cache (Hockney's n_half, and
-Clipper's batch law, with a bend). Pure: samples in, a law out. It knows no model and no clock.
+``tau(b) = a·b + t0``, with at most one kink where activations leave a cache (Hockney's n_half, and Clipper's
+batch law, with a bend). Pure: maps samples to a law. It knows no model and no clock.
 """
 
 import itertools
@@ -13,19 +13,19 @@ import numpy as np
 import numpy.typing as npt
 
 _MANY = 1 << 20
-_LEAST_S, _MOST_S = 1e-9, 1e6  # no run takes less or more; such a sample is a fault of the clock
+_LEAST_S, _MOST_S = 1e-9, 1e6  # bounds of a run's seconds; other samples are clock errors
 _Floats = npt.NDArray[np.float64]
 
 
 class BatchLaw(msgspec.Struct, frozen=True):
-    """Seconds of a run by its rows.
+    """Seconds of a run as a function of its rows.
 
     Attributes:
-        a: Seconds a row, up to the kink.
-        t0: Seconds a run, whatever its size.
-        kink: Rows from which ``a_beyond`` holds instead; 0 = none.
+        a: Seconds per row, up to the kink.
+        t0: Fixed seconds per run.
+        kink: Rows from which ``a_beyond`` applies; 0 = none.
         a_beyond: Seconds of each row beyond the kink.
-        error: 95th percentile of (measured - predicted) / predicted; what a careful planner adds.
+        error: 95th percentile of (measured - predicted) / predicted, as a safety margin.
 
     >>> law = BatchLaw(a=0.001, t0=0.004)
     >>> round(law.seconds(32), 9), law.rows_within(0.0361), law.rows_within(0.0049), law.n_half
@@ -41,13 +41,13 @@ class BatchLaw(msgspec.Struct, frozen=True):
     error: float = 0.0
 
     def seconds(self, rows: float) -> float:
-        """Expected length of a run of so many rows (>= 0)."""
+        """Return the expected duration of a run (>= 0)."""
         if self.kink and rows > self.kink:
             return self.t0 + self.a * self.kink + self.a_beyond * (rows - self.kink)
         return self.t0 + self.a * rows
 
     def rows_within(self, seconds: float) -> int:
-        """The most rows whose run is expected to end within so many seconds; 0 if not even one."""
+        """Return the maximum rows of a run expected to end within that many seconds; 0 if not even one."""
         if seconds < self.t0 + self.a:
             return 0
         rows = (seconds - self.t0) / self.a if self.a > 0 else _MANY
@@ -58,49 +58,49 @@ class BatchLaw(msgspec.Struct, frozen=True):
 
     @property
     def n_half(self) -> float:
-        """Rows at which half of the asymptotic rate is reached: t0 / a."""
+        """Return the rows at which half of the asymptotic rate is reached: t0 / a."""
         return self.t0 / self.a if self.a > 0 else float(_MANY)
 
     @property
     def best_rows(self) -> int:
-        """B*, the batch with the best rate for its latency (argmax of B / tau(B)²): n_half, at least 1."""
+        """Return B*, the batch with the best rate for its latency (argmax of B / tau(B)²)."""
         return max(1, min(_MANY, round(self.n_half)))
 
     def rate(self, rows: float) -> float:
-        """Rows a second of one instance that runs batches of this size without a pause."""
+        """Return the rows per second of one instance that runs batches of this size without pause."""
         seconds = self.seconds(rows)
         return rows / seconds if seconds > 0 else math.inf
 
     def efficiency(self, rows: float) -> float:
-        """Rate at this size as a share of the best rate at any size; B / (B + n_half) without a kink."""
+        """Return the rate at this size as a fraction of the best rate; B / (B + n_half) without a kink."""
         slopes = [self.a_beyond] if self.kink else [self.a]
         best = max(1 / slopes[0] if slopes[0] > 0 else 0.0, self.rate(self.kink) if self.kink else 0.0)
         rate = self.rate(rows)
         return min(1.0, rate / best) if 0 < best < math.inf and rate < math.inf else 1.0
 
     def scaled(self, factor: float) -> "BatchLaw":
-        """The law of a machine that is so many times as slow."""
+        """Return the law of a machine that is slower by a factor."""
         return BatchLaw(self.a * factor, self.t0 * factor, self.kink, self.a_beyond * factor, self.error)
 
 
-# What no law is blamed for: a fiftieth of a run is below what clocks and caches repeat.
+# Error that is attributed to clocks and caches: a fiftieth of a run.
 _NOISE_FLOOR = 0.02
-_HUBER = 2.0  # residuals beyond so many times their median weigh less
+_HUBER = 2.0  # residuals beyond this multiple of their median get less weight
 _ROUNDS = 4
 
 
 def fit(samples: Iterable[tuple[float, float]]) -> BatchLaw:
-    """The law of measured runs: least squares of the relative error, robust to single slow runs.
+    """Fit a law to measured runs: least squares of the relative error, robust to single slow runs.
 
-    ``a`` and ``t0`` are never negative. A kink is drawn where the Bayesian information criterion says that it
-    earns its two parameters.
+    ``a`` and ``t0`` are never negative. A kink is included if the Bayesian information criterion justifies
+    its two parameters.
 
     Args:
-        samples: (rows, seconds) of each run, both above 0; others are left out.
+        samples: (rows, seconds) of each run, both above 0; others are ignored.
 
     Returns:
-        The law. With runs of one size only all of the time is put on the rows (``t0 = 0``), so that larger
-        batches are never taken for cheaper than they are. Without any run: a law of zeros.
+        The law. With a single size all time is attributed to the rows (``t0 = 0``), so that larger batches
+        are never underestimated. Without runs: a law of zeros.
 
     >>> law = fit([(b, 0.004 + 0.001 * b) for b in (1, 2, 8, 32)])
     >>> round(law.a, 6), round(law.t0, 6), law.kink, round(law.error, 6)
@@ -119,7 +119,7 @@ def fit(samples: Iterable[tuple[float, float]]) -> BatchLaw:
     for kink in sizes[:-1]:
         found, cost = _solve(rows, seconds, float(kink))
         bent, score = BatchLaw(found[0], found[1], int(kink), found[2]), _bic(cost, len(rows), 4)
-        if score < best_score and bent.seconds(1) > 0:  # no run is free, whatever single samples say
+        if score < best_score and bent.seconds(1) > 0:  # no run is free, whatever single samples show
             best, best_score = bent, score
     predicted = np.array([best.seconds(r) for r in rows.tolist()])
     return msgspec.structs.replace(best, error=_p95(seconds / np.maximum(predicted, 1e-12) - 1))
@@ -134,11 +134,11 @@ def _p95(residuals: _Floats) -> float:
 
 
 def _solve(rows: _Floats, seconds: _Floats, kink: float) -> tuple[Sequence[float], float]:
-    """(a, t0[, a beyond the kink]) and the mean of the squared relative errors (Huber's, so bounded)."""
+    """Return (a, t0[, a beyond the kink]) and the mean squared relative error (Huber's loss)."""
     columns = [np.minimum(rows, kink) if kink else rows, np.ones_like(rows)]
     if kink:
         columns.append(np.maximum(rows - kink, 0.0))
-        if kink <= rows.min():  # nothing tells a from t0
+        if kink <= rows.min():  # a and t0 cannot be separated
             columns[1] = np.zeros_like(rows)
     design = np.stack(columns, 1) / seconds[:, None]
     weights = np.ones_like(rows)
@@ -151,7 +151,7 @@ def _solve(rows: _Floats, seconds: _Floats, kink: float) -> tuple[Sequence[float
 
 
 def _nonnegative(design: _Floats, target: _Floats) -> _Floats:
-    """Least squares with no negative coefficient: the best of all subsets (there are seven at most)."""
+    """Return the non-negative least-squares solution: the best of all subsets (at most seven)."""
     count = design.shape[1]
     gram, product = design.T @ design, design.T @ target
     best, best_gain = np.zeros(count), -math.inf
@@ -164,7 +164,7 @@ def _nonnegative(design: _Floats, target: _Floats) -> _Floats:
                 continue
             if (found < 0).any():
                 continue
-            gain = float(found @ product[list(chosen)])  # by so much it lowers the sum of squares
+            gain = float(found @ product[list(chosen)])  # reduction of the sum of squares
             if gain > best_gain:
                 best, best_gain = np.zeros(count), gain
                 best[list(chosen)] = found
@@ -174,25 +174,24 @@ def _nonnegative(design: _Floats, target: _Floats) -> _Floats:
 
 
 _BUCKETS = 24
-_FULL = 20.0  # runs that a size's mean remembers
-_OUTLIER = 3.0  # a run counts at most so many times its size's mean: one pause is not a new law
-_ENOUGH = 4.0  # runs of a size, below which the known law is asked instead
+_FULL = 20.0  # runs averaged in a size's mean
+_OUTLIER = 3.0  # limit of a run relative to its size's mean: one pause is not a new law
+_ENOUGH = 4.0  # minimum runs of a size before its own mean is used
 _REFIT_RUNS = 64
-_REFIT_S = 0.25  # and so many seconds of runs between two fits, so that fitting costs a share of them
-_FILLED = 8  # sizes 1, 2, 4 … 128 have a place in every fit
-_STEP = 0.004  # of the tracked 95th percentile, in shares of a run
-_MOST_TRUSTED = 0.5  # error of a law to start from: more tells of a busy machine rather than of the model
+_REFIT_S = 0.25  # and seconds of runs between two fits, so that fitting costs a small fraction of them
+_FILLED = 8  # sizes 1, 2, 4 … 128 take part in every fit
+_STEP = 0.004  # of the tracked 95th percentile, in fractions of a run
+_MOST_TRUSTED = 0.5  # maximum initial error of a law: more indicates a busy machine rather than the model
 
 
 class LiveLaw:
-    """A batch law that live runs keep true. Plain floats; no lock.
+    """Batch law updated by live runs. Plain floats; no lock.
 
     Args:
-        known: Where to start, such as a profile's law; None = nothing is known, and until the first
-            run every time is 0.
+        known: Initial law, such as a profile's; None = unknown, with all times 0 until the first run.
 
     Attributes:
-        runs: How many were observed.
+        runs: Number of observed runs.
 
     >>> live = LiveLaw(BatchLaw(a=0.001, t0=0.004))
     >>> for _ in range(200):
@@ -208,15 +207,15 @@ class LiveLaw:
 
     def __init__(self, known: BatchLaw | None = None) -> None:
         self._law = known or BatchLaw(0.0, 0.0)
-        self._shape = known  # for sizes that are not seen; None: one size says nothing of the others
+        self._shape = known  # for sizes without runs; None: a single size does not determine the others
         self._error = min(self._law.error, _MOST_TRUSTED)
         self._counts = [0.0] * _BUCKETS  # by power of two of the rows
         self._rows = [0.0] * _BUCKETS
         self._seconds = [0.0] * _BUCKETS
         self._candidate: BatchLaw | None = None
         self._fresh = [False] * _BUCKETS  # sizes seen since the last fit
-        self._since = 0  # runs since the last fit
-        self._busy = 0.0  # and their seconds
+        self._since = 0  # number of runs since the last fit
+        self._busy = 0.0  # and their total seconds
         self.runs = 0
 
     def __repr__(self) -> str:
@@ -226,16 +225,16 @@ class LiveLaw:
 
     @property
     def is_known(self) -> bool:
-        """There is a law to start from, or at least one run was seen."""
+        """Return whether there is an initial law or at least one run."""
         return self._shape is not None or self.runs > 0
 
     @property
     def error(self) -> float:
-        """95th percentile of (measured - predicted) / predicted of live runs, from the known law's on."""
+        """Return the 95th percentile of (measured - predicted) / predicted, initially the known law's."""
         return self._error
 
     def observe(self, rows: int, seconds: float) -> None:
-        """Learn from a finished run."""
+        """Record a finished run."""
         if rows < 1 or not _LEAST_S <= seconds <= _MOST_S:
             return
         bucket = rows.bit_length()
@@ -263,15 +262,15 @@ class LiveLaw:
             self._error = max(0.0, error - 0.05 * step)
 
     def law(self) -> BatchLaw:
-        """What holds now; fitted anew when enough runs have come since the last fit."""
+        """Return the current law, fitted again when enough runs have been recorded."""
         if self._since >= _REFIT_RUNS and self._busy >= _REFIT_S:
             self._refit()
         elif self._shape is None and self._since > 0 and self.runs < _REFIT_RUNS:
-            self._refit()  # better a rough law than none
+            self._refit()  # a rough law is better than none
         return self._law
 
     def _refit(self) -> None:
-        """Fit what was seen since the last fit; other sizes keep the known shape, at today's speed."""
+        """Fit the sizes seen since the last fit; other sizes keep the known shape, at the current speed."""
         before, shape, candidate = self._law, self._shape, self._candidate
         least = 1.0 if shape is None else _ENOUGH
         seen = {
@@ -294,19 +293,19 @@ class LiveLaw:
                     nearest = min(factor, key=lambda b: abs(b - bucket))
                     seen[bucket] = rows, shape.seconds(rows) * factor[nearest]
         law = _through(list(seen.values()), shape.kink if shape else 0)
-        # A shape counts once the next fit sees many sizes too: one whose small batches are from before a
-        # change and whose large ones are from after it is none.
+        # A shape counts only if the next fit also sees many sizes: one with small batches from before a
+        # change and large ones from after it is not valid.
         if is_wide and candidate is not None:
             self._shape = candidate
         self._candidate = law if is_wide else None
-        # Runs that were longer than the old law said are no error of the new one.
+        # Runs that were longer than the old law predicted are not errors of the new one.
         moved = [abs(law.seconds(r) / old - 1) for r in sizes if (old := before.seconds(r)) > 0]
         self._error = max(min(self._error, before.error), self._error - max(moved, default=0.0))
         self._law = msgspec.structs.replace(law, error=self._error)
 
 
 def _through(points: Sequence[tuple[float, float]], kink: int) -> BatchLaw:
-    """The law of mean times by size, its kink being known."""
+    """Fit a law to mean times by size, with a known kink."""
     if len(points) == 1:
         return fit(points)
     rows, seconds = np.array(points, float).T

@@ -1,7 +1,7 @@
-"""How many rows to run, by how many wait and how fast they come: the record of a computed answer.
+"""Table of batch sizes by waiting rows and arrival rate.
 
-:class:`Table` is made by the planner, kept on disk as JSON, and looked up in front of each run;
-:class:`Transition` is what a run showed, for whoever learns from it. Pure: bytes in, bytes out.
+:class:`Table` is made by the planner, stored as JSON, and looked up before each run; :class:`Transition` is
+the observation of a decision, for learning. Pure: bytes in, bytes out.
 """
 
 import math
@@ -13,7 +13,7 @@ from salver.stats.batch_law import BatchLaw
 from salver.stats.batch_price import Price
 from salver.words.errors import InvalidInput
 
-#: Raised whenever the meaning of a field changes; a table of another format is made anew.
+#: Increased whenever the meaning of a field changes; tables of other formats are computed again.
 FORMAT = 1
 MOST_ROWS = 1024
 _MOST_RATES = 64
@@ -21,15 +21,15 @@ _MOST_BYTES = 1 << 20
 
 
 class Transition(NamedTuple):
-    """One decision and what came of it.
+    """A decision and its outcome.
 
     Attributes:
-        waiting: Rows that waited.
-        rows: That were run; 0 = it was waited for one arrival.
+        waiting: Waiting rows.
+        rows: Rows that were run; 0 = waited for one arrival.
         seconds: Until the next decision.
-        area: Row-seconds that those who arrived meanwhile have waited by then, all together.
+        area: Total row-seconds that rows arriving meanwhile have waited by then.
         arrived: Rows that arrived meanwhile.
-        rate: Estimated rows a second.
+        rate: Estimated rows per second.
     """
 
     waiting: int
@@ -44,13 +44,13 @@ class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Rows to run, for one law and one price.
 
     Attributes:
-        law, price: What it was made for; another law or price needs another table.
-        largest: Most rows of a run that it knows (M).
-        rates: Rows a second of one instance, ascending.
+        law, price: Law and price for which it was made.
+        largest: Maximum rows of a run in the table (M).
+        rates: Rows per second of one instance, ascending.
         rows: By rate, then by waiting rows 0..M: rows to run, 0 = wait. Longer queues are drained.
-        costs: What the table costs in the long run at each rate, see :class:`Price`.
-        greedy_costs: What taking whatever is there would cost.
-        best_costs: What the best policy would cost.
+        costs: Long-run cost of the table at each rate, see :class:`Price`.
+        greedy_costs: Cost of draining.
+        best_costs: Cost of the best policy.
         method: ``exact`` (solved) or ``learned`` (from simulated or live runs).
     """
 
@@ -67,17 +67,17 @@ class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def is_greedy(self) -> bool:
-        """It never waits, and always takes what is there."""
+        """Return whether it never waits and always takes all waiting rows."""
         drain = tuple(range(self.largest + 1))
         return all(rows == drain for rows in self.rows)
 
     @property
     def limits(self) -> tuple[int, ...]:
-        """The least number of waiting rows that is served, by rate."""
+        """Return the least number of waiting rows that is served, by rate."""
         return tuple(next(n for n, rows in enumerate(line) if rows) for line in self.rows)
 
     def is_for(self, law: BatchLaw, price: Price, tolerance: float = 0.05) -> bool:
-        """It was made for this price, and for a law that differs by no more than ``tolerance``."""
+        """Return whether it was made for this price, and for a law that differs by at most ``tolerance``."""
         if price != self.price:
             return False
         sizes = {1, self.largest // 2 or 1, self.largest}
@@ -88,15 +88,15 @@ _read_table: Final = msgspec.json.Decoder(Table).decode
 
 
 def to_bytes(table: Table) -> bytes:
-    """The table's form on disk."""
+    """Return the stored form of the table."""
     return msgspec.json.encode(table)
 
 
 def from_bytes(content: bytes) -> Table:
-    """A table as :func:`to_bytes` wrote it.
+    """Parse a table written by :func:`to_bytes`.
 
     Raises:
-        InvalidInput: it is too large, broken, of another format, or not a table that could be served by.
+        InvalidInput: it is too large, broken, of another format, or unusable for serving.
     """
     if len(content) > _MOST_BYTES:
         raise InvalidInput(f"a batch table of {len(content)} bytes is larger than {_MOST_BYTES}")

@@ -1,13 +1,12 @@
-"""Whose is the next event, the canary's or the control's: has the canary too many of them?
+"""Sequential test of whether the canary has too many events, compared with its control.
 
 A conditional binomial e-process (Lindon & Malek, NeurIPS 2022). Of ``e`` events in a bucket ``x`` are the
-canary's, which holds a share ``w`` of the units; under the null they are ``Binomial(e, w)`` whatever the
-rate of events, so daily cycles, common incidents and changes of the share cost nothing, and evidence is
-never reset. The null may be rejected at any time when ``log_e >= log(1 / alpha)``, and is then with a
-chance of ``alpha`` at most.
+canary's, which holds a share ``w`` of the units; under the null they are ``Binomial(e, w)`` whatever the rate
+of events, so daily cycles, common incidents and changes of the share have no effect, and evidence is never
+reset. The null may be rejected at any time when ``log_e >= log(1 / alpha)``; if true, it is rejected with
+probability at most ``alpha``.
 
-Knows counts only: whether events are independent (count the first of each unit) is its caller's to see to.
-Pure.
+Knows only counts: the caller ensures that events are independent (count the first of each unit). Pure.
 """
 
 import math
@@ -20,24 +19,24 @@ import numpy.typing as npt
 
 from salver.words.errors import InvalidInput
 
-#: Ratios of the canary's rate to the greatest rate that the null allows, and to the control's rate.
+#: Alternatives: ratios of the canary's rate to the largest rate under the null, and to the control's rate.
 HARM = (1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0)
 NO_HARM = (1.0, 0.9, 0.75)
 
-#: Of the ratio of the canary's rate to the control's: at most, or at least, 1 + margin.
+#: Null hypothesis: the ratio of the canary's rate to the control's is at most, or at least, 1 + margin.
 Null = Literal["at_most", "at_least"]
 Floats = npt.NDArray[np.float64]
 
 
 class BinomialEvidence(msgspec.Struct, frozen=True):
-    """What the counts up to now say against the null; plain data, that grows by copies.
+    """Evidence of counts against the null; plain data, updated by copying.
 
     Args:
-        null: ``at_most``: the canary is no worse than the margin allows, which :func:`harm` is evidence
-            against. ``at_least``: it is worse by the margin or more, which :func:`no_harm` is against.
-        alternatives: Ratios of rates to bet on; of ``at_most`` as multiples of 1 + margin, above 1; of
+        null: ``at_most``: the canary is within the margin; :func:`harm` is evidence against it. ``at_least``:
+            it is worse by the margin or more; :func:`no_harm` is evidence against it.
+        alternatives: Ratios of rates to bet on; for ``at_most`` as multiples of 1 + margin, above 1; for
             ``at_least`` as multiples of the control's rate, below 1 + margin.
-        log_sums: For each alternative, the logarithm of its likelihood ratio.
+        log_sums: Log likelihood ratio of each alternative.
 
     >>> evidence = harm().add(4, 4, share=0.01)  # four errors, and all of them the canary's
     >>> evidence.log_e > math.log(1 / 0.002)
@@ -49,16 +48,16 @@ class BinomialEvidence(msgspec.Struct, frozen=True):
     log_sums: tuple[float, ...]
 
     def add(self, canary_events: int, events: int, share: float, margin: float = 0.0) -> Self:
-        """With one more bucket.
+        """Add a bucket.
 
         Args:
             canary_events: Events of the canary.
-            events: Events of the canary and of the control.
-            share: The canary's part of the units in this bucket, planned or realised, in [0, 1].
-            margin: Tolerated excess of the canary's rate, as a part of the control's; above -1.
+            events: Events of canary and control together.
+            share: The canary's share of the units in this bucket, planned or realised, in [0, 1].
+            margin: Tolerated excess of the canary's rate, as a fraction of the control's; above -1.
 
         Raises:
-            InvalidInput: Counts that cannot be, or a margin at which an alternative is part of the null.
+            InvalidInput: Impossible counts, or a margin at which an alternative is part of the null.
         """
         _check(self, canary_events, events, share, margin)
         log_ratios, shift = _ratios(self.null, self.alternatives, margin)
@@ -73,19 +72,19 @@ class BinomialEvidence(msgspec.Struct, frozen=True):
 
     @property
     def log_e(self) -> float:
-        """The logarithm of the e-value, 0 before the first event: of the mean over the alternatives."""
+        """Return the log e-value, the mean over the alternatives; 0 before the first event."""
         top = max(self.log_sums)
         mean = math.fsum(math.exp(total - top) for total in self.log_sums) / len(self.log_sums)
         return top + math.log(mean)
 
 
 def harm(alternatives: Sequence[float] = HARM) -> BinomialEvidence:
-    """No evidence yet that the canary is worse than its margin allows: what rolls back."""
+    """Return empty evidence that the canary is worse than its margin, for rollbacks."""
     return _start("at_most", alternatives)
 
 
 def no_harm(alternatives: Sequence[float] = NO_HARM) -> BinomialEvidence:
-    """No evidence yet that the canary is within its margin: what promotes."""
+    """Return empty evidence that the canary is within its margin, for promotions."""
     return _start("at_least", alternatives)
 
 
@@ -96,7 +95,7 @@ def log_e_paths(
     share: npt.ArrayLike,
     margin: float = 0.0,
 ) -> Floats:
-    """``log_e`` after each bucket of many replications, for simulations.
+    """Return ``log_e`` after each bucket of many replications, for simulations.
 
     Args:
         start: The evidence before the first bucket.
@@ -128,7 +127,7 @@ def _start(null: Null, alternatives: Sequence[float]) -> BinomialEvidence:
 
 
 def _ratios(null: Null, alternatives: Sequence[float], margin: float) -> tuple[list[float], float]:
-    """The logarithms of the alternatives as multiples of the null's boundary, and the boundary."""
+    """Return the logs of the alternatives as multiples of the null's boundary, and the boundary."""
     shift = 1 + margin
     if null == "at_most":
         return [math.log(ratio) for ratio in alternatives], shift

@@ -1,8 +1,8 @@
-"""Was this one seen before, of millions, in a few megabytes?
+"""Bloom filter: a set of millions of items in a few megabytes.
 
-A Bloom filter (Bloom 1970): what was added is always known; what was not is taken for known with a small
-probability, which depends on nothing but its hash. It knows no units and no arms. All bits of one thing lie
-in one line of the processor's cache (Putze, Sanders and Singler 2007), since to fetch lines is what it takes.
+(Bloom 1970.) Added items are always recognised; others are reported as known with a small probability that
+depends only on their hash. It knows no units and no arms. All bits of one item lie in one cache line (Putze,
+Sanders and Singler 2007), because fetching lines dominates the cost.
 """
 
 import math
@@ -21,13 +21,13 @@ _LINE_BITS = 8 * _LINE_BYTES
 
 
 class Bloom:
-    """A set that grows, of a fixed size in memory.
+    """Growing set of fixed size in memory.
 
-    The memory is taken from the system as bits are set, not at once.
+    Memory is allocated by the system as bits are set.
 
     Args:
-        capacity: So many are told from others with the error below; more of them raise it.
-        error: Probability that one which was never added is taken for known, at capacity; in (0, 1).
+        capacity: Number of items up to which the error below holds.
+        error: Probability at capacity that an item never added is reported as known, in (0, 1).
 
     Raises:
         InvalidInput: It would be larger than half a gigabyte.
@@ -59,25 +59,25 @@ class Bloom:
         return f"<Bloom of {self._added}, for {self.capacity}, {self.bytes} bytes>"
 
     def __len__(self) -> int:
-        """How many were new when they were added."""
+        """Return how many items were new when they were added."""
         return self._added
 
     @property
     def bytes(self) -> int:
-        """Most memory that it takes."""
+        """Return the maximum memory in bytes."""
         return self._bits.nbytes
 
     def add(self, hashes: _Hashes) -> npt.NDArray[np.bool_]:
-        """Which of them are new; all of them are known from now on.
+        """Add items; return a mask of those that were new.
 
         Args:
-            hashes: Of different things, 64 bits each, as uniform as may be; shape ``(n,)``.
+            hashes: Uniform 64-bit hashes of distinct items, shape ``(n,)``.
 
         Returns:
             Shape ``(n,)``.
         """
-        # A line by the upper half, scaled by a multiplication (Lemire 2019), and places in it by others
-        # (multiply-shift, Dietzfelbinger et al. 1997).
+        # The line is chosen by the upper half, scaled by a multiplication (Lemire 2019), positions in it by
+        # multiply-shift (Dietzfelbinger et al. 1997).
         line = ((_mixed(hashes) >> _HALF) * self._lines >> _HALF) * np.uint64(_LINE_BYTES)
         places = (_mixed(~hashes) * self._odd) >> np.uint64(64 - 9)
         at = (line + (places >> np.uint64(3))).astype(np.int64).ravel()
@@ -89,8 +89,9 @@ class Bloom:
 
 
 def _bits_each(probes: int, error: float) -> float:
-    """So many for each thing at capacity: a line has a number of things that is Poisson distributed, and what
-    is crowded by chance errs more often.
+    """Return the number of bits per item at capacity.
+
+    The number of items in a line is Poisson distributed, and crowded lines err more often.
     """
     bits = probes / math.log(2)
     while True:
@@ -103,7 +104,7 @@ def _bits_each(probes: int, error: float) -> float:
 
 
 def _mixed(hashes: _Hashes) -> _Hashes:
-    """Every bit depends on every bit (the finaliser of SplitMix64; Steele, Lea and Flood 2014)."""
+    """Mix the bits so that each depends on all (the finaliser of SplitMix64; Steele, Lea and Flood 2014)."""
     mixed = hashes
     for shift, factor in zip(_SHIFTS, _FACTORS, strict=False):
         mixed = (mixed ^ (mixed >> shift)) * factor

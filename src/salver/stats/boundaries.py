@@ -1,13 +1,13 @@
-"""How far may a sum stray from its mean, ever, if all is well?
+"""Time-uniform boundaries of martingales.
 
-Uniform boundaries of martingales (Howard, Ramdas, McAuliffe & Sekhon, "Time-uniform, nonparametric,
-nonasymptotic confidence sequences", Annals of Statistics 2021; for quantiles Howard & Ramdas, Bernoulli
-2022). With the chance ``1 - alpha`` a sum of deviations stays below its bound at *all* times; ``v`` is its
-intrinsic time, the variance up to now. A mixture is tightest near ``v_best``; stitched bounds are a little
-wider and grow as slowly as bounds can. Knows no data. Pure.
+Howard, Ramdas, McAuliffe & Sekhon, "Time-uniform, nonparametric, nonasymptotic confidence sequences", Annals
+of Statistics 2021; for quantiles Howard & Ramdas, Bernoulli 2022. With probability ``1 - alpha`` a sum of
+deviations stays below its bound at *all* times; ``v`` is its intrinsic time, the variance so far. A mixture
+is tightest near ``v_best``; stitched bounds are slightly wider and grow as slowly as possible. Knows no data.
+Pure.
 
 Bounds and the scale ``c`` are in the units of the values, ``v`` in their square. Times are above 0 and
-``alpha`` is in (0, 1/2); an argument that is out of its range raises InvalidInput.
+``alpha`` is in (0, 1/2); arguments out of range raise InvalidInput.
 """
 
 import math
@@ -22,13 +22,13 @@ from scipy.special import betaln, gammainc, gammaincc, gammaln, zeta
 from salver.words.errors import InvalidInput
 
 Floats = npt.NDArray[np.float64]
-_LARGE = 1e4  # from which on two terms of Stirling's series are exact
+_LARGE = 1e4  # from which two terms of Stirling's series are exact
 _LEAST_SPREAD = 0.5**0.5
-_SHAPE, _RATIO = 1.4, 2.0  # of stitching: how epochs share alpha, and how much longer each is than the last
+_SHAPE, _RATIO = 1.4, 2.0  # stitching: distribution of alpha over epochs, and ratio of their lengths
 
 
 def normal_mixture(v: float, alpha: float, v_best: float) -> float:
-    """Of sub-Gaussian deviations, either way.
+    """Return the two-sided bound for sub-Gaussian deviations.
 
     >>> round(normal_mixture(100, 0.05, v_best=100), 5)
     30.35209
@@ -39,7 +39,7 @@ def normal_mixture(v: float, alpha: float, v_best: float) -> float:
 
 
 def gamma_exponential_mixture(v: float, alpha: float, v_best: float, c: float) -> float:
-    """Of sub-exponential deviations of the scale ``c``, upwards: means by their empirical variance."""
+    """Return the upper bound for sub-exponential deviations of scale ``c``: empirical variance."""
     _check(v, alpha, v_best, scale=c)
     rho = one_sided_rho(v_best, alpha) / c**2
     shape = v / c**2 + rho
@@ -53,7 +53,7 @@ def gamma_exponential_mixture(v: float, alpha: float, v_best: float, c: float) -
 
 
 def gamma_poisson_mixture(v: float, alpha: float, v_best: float, c: float) -> float:
-    """Of sub-Poisson deviations of the scale ``c``, upwards: counts, and what rises by ``c`` at most."""
+    """Return the upper bound for sub-Poisson deviations of scale ``c``: counts, bounded steps."""
     _check(v, alpha, v_best, scale=c)
     rho = one_sided_rho(v_best, alpha) / c**2
     reach = v / c**2 + rho
@@ -69,12 +69,13 @@ def gamma_poisson_mixture(v: float, alpha: float, v_best: float, c: float) -> fl
 
 
 class BetaBinomial(NamedTuple):
-    """A mixture for deviations that fall by ``g`` or rise by ``h`` at most, either way; exact for coins,
-    where ``g`` is the chance of heads and ``h`` that of tails.
+    """Two-sided mixture for deviations between ``-g`` and ``h``; exact for coins.
+
+    For a coin ``g`` is the probability of heads and ``h`` that of tails.
 
     Attributes:
         g, h: Largest steps down and up.
-        r: How concentrated the mixture is.
+        r: Concentration of the mixture.
     """
 
     g: float
@@ -83,12 +84,12 @@ class BetaBinomial(NamedTuple):
 
     @classmethod
     def tuned(cls, v_best: float, alpha: float, g: float, h: float) -> "BetaBinomial":
-        """The one that is tightest near ``v_best``."""
+        """Return the mixture that is tightest near ``v_best``."""
         _check(v_best, alpha, v_best, scale=min(g, h, 1 / g if g else 0.0, 1 / h if h else 0.0))
         return cls(g, h, max(two_sided_rho(v_best, alpha) - g * h, 1e-3 * g * h))
 
     def log_e(self, s: npt.ArrayLike, v: float) -> Floats:
-        """The logarithm of the e-value of a sum ``s`` at the time ``v``; of the shape of ``s``."""
+        """Return the log e-value of a sum ``s`` at time ``v``, with the shape of ``s``."""
         g, h, span = self.g, self.h, self.g + self.h
         total = np.asarray(s, np.float64)
         ups, downs = (v + h * total) / (h * span), (v - g * total) / (g * span)
@@ -99,7 +100,7 @@ class BetaBinomial(NamedTuple):
 
 
 def beta_binomial_mixture(v: float, alpha: float, v_best: float, g: float, h: float) -> float:
-    """Of deviations in [-g, h], either way, at most ``v / g``, the furthest that there is."""
+    """Return the two-sided bound for deviations in [-g, h], at most the maximum ``v / g``."""
     mixture = BetaBinomial.tuned(v_best, alpha, g, h)
     if mixture.log_e(v / g, v) < math.log(1 / alpha):
         return v / g
@@ -107,7 +108,7 @@ def beta_binomial_mixture(v: float, alpha: float, v_best: float, g: float, h: fl
 
 
 def polynomial_stitching(v: float, alpha: float, v_least: float, c: float = 0.0) -> float:
-    """Of sub-gamma deviations of the scale ``c``, of either sign, upwards, from the time ``v_least`` on."""
+    """Return the upper bound for sub-gamma deviations of scale ``c``, from time ``v_least``."""
     _check(v, alpha, v_least, scale=1 + abs(c))
     v = max(v, v_least)
     log = _SHAPE * math.log(math.log(_RATIO * v / v_least)) + math.log(
@@ -117,18 +118,17 @@ def polynomial_stitching(v: float, alpha: float, v_least: float, c: float = 0.0)
 
 
 def empirical_process(count: float, alpha: float, least: float, spread: float = 0.85) -> float:
-    """Of an empirical distribution function, over all values and all counts from ``least`` on; infinite
-    before.
+    """Return the bound for an empirical distribution function, over all values and all counts from ``least``.
 
-    By the law of the iterated logarithm (Howard & Ramdas 2022, theorem 2); ``spread`` is its factor, above
-    the square root of 1/2.
+    Infinite before. By the law of the iterated logarithm (Howard & Ramdas 2022, theorem 2); ``spread`` is its
+    factor, above the square root of 1/2.
     """
     _check(count, alpha, least, scale=spread - _LEAST_SPREAD)
     if count < least:
         return math.inf
 
     def chance(level: float) -> float:
-        """Of leaving the bound, by the best ratio of epochs."""
+        """Return the probability of leaving the bound, for the best ratio of epochs."""
 
         def of_ratio(ratio: float) -> float:
             rate = 2 / ratio * (spread - math.sqrt(2 * (ratio - 1) / level)) ** 2
@@ -151,7 +151,7 @@ def empirical_process(count: float, alpha: float, least: float, spread: float = 
 
 
 def double_stitching(p: float, count: float, alpha: float, count_best: float) -> float:
-    """Of how many values are below the ``p`` quantile, over all ``p`` and all counts at once (ibid.)."""
+    """Return the bound on the number of values below the ``p`` quantile, for all ``p`` and counts."""
     _check(count, alpha, count_best, scale=p * (1 - p))
     delta, count = 0.5, max(count, count_best)
     logit = math.log(p / (1 - p))
@@ -169,13 +169,13 @@ def double_stitching(p: float, count: float, alpha: float, count_best: float) ->
 
 
 def two_sided_rho(v_best: float, alpha: float) -> float:
-    """The parameter of a normal mixture that is tightest at ``v_best``, either way."""
+    """Return the parameter of the two-sided normal mixture that is tightest at ``v_best``."""
     log = -2 * math.log(alpha)
     return v_best / (log + math.log1p(log))
 
 
 def one_sided_rho(v_best: float, alpha: float) -> float:
-    """The same, upwards; ``alpha`` below 1/2."""
+    """Return the parameter of the one-sided mixture; ``alpha`` below 1/2."""
     return two_sided_rho(v_best, 2 * alpha)
 
 
@@ -186,7 +186,7 @@ def _stitched(v: float, log: float, c: float) -> float:
 
 
 def _crossing(log_mixture: Callable[[float], float], alpha: float, v: float) -> float:
-    """Where a mixture that grows with the sum reaches ``1 / alpha``."""
+    """Return where a mixture that grows with the sum reaches ``1 / alpha``."""
     level, high = math.log(1 / alpha), max(v, 1.0)
     while log_mixture(high) < level:
         high *= 2
@@ -198,14 +198,14 @@ def _log(chance: float) -> float:
 
 
 def _stirling(x: float) -> float:
-    """``log(gamma(x)) - x log(x) + x``, which differences of large ones would lose."""
+    """Return ``log(gamma(x)) - x log(x) + x`` without cancellation for large ``x``."""
     if x < _LARGE:
         return float(gammaln(x)) - x * math.log(x) + x
     return math.log(2 * math.pi / x) / 2 + 1 / (12 * x)
 
 
 def _check(time: float, alpha: float, best: float, scale: float = 1.0) -> None:
-    """A scale is whatever else has to be a number above 0."""
+    """Check the ranges; a scale is any other argument that must be above 0."""
     if not (all(0 < each < math.inf for each in (time, best, scale)) and 0 < alpha < 0.5):
         raise InvalidInput(
             f"a time of {time}, {best} to tune for, an alpha of {alpha}, or what shapes the bound, cannot be",

@@ -1,9 +1,9 @@
-"""Where does the mean of values between 0 and 1 lie, and is it still what it was?
+"""Sequential tests and intervals for the mean of values in [0, 1], by betting.
 
-Betting (Waudby-Smith & Ramdas, JRSS B 2024): for each candidate mean a gambler's capital, which cannot be
-expected to grow where the candidate is the true mean. It is an e-value against the candidate, at every look
-and for any distribution, independent or not, whose conditional mean stays the same; the candidates that
-were not refuted are a confidence sequence. Values enter one by one, in the order in which they came. Pure.
+(Waudby-Smith & Ramdas, JRSS B 2024.) For each candidate mean a gambler's capital, which cannot be expected to
+grow if the candidate is the true mean. It is an e-value against the candidate, at every look and for any
+distribution, independent or not, with a constant conditional mean; the candidates not rejected form a
+confidence sequence. Values are added one by one, in order. Pure.
 """
 
 import math
@@ -18,17 +18,17 @@ from salver.stats.interval import Interval
 from salver.words.errors import InvalidInput
 
 Floats = npt.NDArray[np.float64]
-_MOST = 0.5  # of the capital that one value may lose, in the worst case
+_MOST = 0.5  # fraction of the capital that one value may lose in the worst case
 
 
 class MeanEvidence(msgspec.Struct, frozen=True):
-    """Capital against each candidate mean; plain data, that grows by copies.
+    """Capital against each candidate mean; plain data, updated by copying.
 
     Attributes:
-        means: The candidates, rising, in (0, 1).
-        log_above, log_below: By candidate, the logarithm of the capital of who bets on a higher, or a
-        lower, mean. alpha: What the bets are made for. count, total, deviations: Of the values: their
-        number, sum, and squared distances from the running mean.
+        means: Candidates, ascending, in (0, 1).
+        log_above, log_below: By candidate, the log capital of bets on a higher, or a lower, mean. alpha:
+            Level for which the bets are tuned. count, total, deviations: Number of values, their sum, and
+            squared distances from the running mean.
     """
 
     means: tuple[float, ...]
@@ -40,7 +40,7 @@ class MeanEvidence(msgspec.Struct, frozen=True):
     deviations: float = 0.0
 
     def add(self, values: Sequence[float]) -> Self:
-        """With more values, each in [0, 1]; adding them at once or one by one is the same, bit by bit.
+        """Add values, each in [0, 1]; adding them together or one by one gives the same bits.
 
         Raises:
             InvalidInput: A value is not in [0, 1].
@@ -52,7 +52,7 @@ class MeanEvidence(msgspec.Struct, frozen=True):
         means, above, below = (np.array(part) for part in (self.means, self.log_above, self.log_below))
         count, total, deviations = self.count, self.total, self.deviations
         for value in map(float, values):
-            # the bet knows what came before its value, and nothing else
+            # the bet depends only on earlier values
             bet = math.sqrt(2 * math.log(2 / self.alpha) / ((0.25 + deviations) * math.log(count + 2)))
             above += np.log1p(np.minimum(bet, _MOST / means) * (value - means))
             below += np.log1p(-np.minimum(bet, _MOST / (1 - means)) * (value - means))
@@ -63,21 +63,21 @@ class MeanEvidence(msgspec.Struct, frozen=True):
         )
 
     def log_e(self, index: int = 0) -> float:
-        """The logarithm of the e-value against one of the candidates: half is bet on each side."""
+        """Return the log e-value against one of the candidates: half is bet on each side."""
         return float(np.logaddexp(self.log_above[index], self.log_below[index])) - math.log(2)
 
     def log_e_above(self, index: int = 0) -> float:
-        """The same, against "the mean is the candidate or less"."""
+        """Return the log e-value against "the mean is the candidate or less"."""
         return self.log_above[index]
 
     def log_e_below(self, index: int = 0) -> float:
-        """The same, against "the mean is the candidate or more"."""
+        """Return the log e-value against "the mean is the candidate or more"."""
         return self.log_below[index]
 
     def interval(self) -> Interval:
-        """Bounds of the mean that hold at every look with the chance ``1 - alpha``; as fine as the means."""
-        # capital falls (above) or rises (below) with the candidate, so those beyond a refuted one are
-        # refuted too
+        """Return bounds of the mean, as fine as the candidates, valid at every look."""
+        # capital falls (above) or rises (below) with the candidate, so all beyond a rejected one are
+        # rejected too
         refuting = math.log(2 / self.alpha)
         low = [mean for mean, log in zip(self.means, self.log_above, strict=True) if log >= refuting]
         high = [mean for mean, log in zip(self.means, self.log_below, strict=True) if log >= refuting]
@@ -85,14 +85,14 @@ class MeanEvidence(msgspec.Struct, frozen=True):
 
 
 def start(means: Sequence[float] = (), alpha: float = 0.05) -> MeanEvidence:
-    """No values yet.
+    """Return evidence without values.
 
     Args:
-        means: Candidates in (0, 1); one, to test a mean that is known; none = 199 of them, for an interval.
+        means: Candidates in (0, 1); one, to test a known mean; empty = 199 candidates, for an interval.
         alpha: In (0, 1).
 
     Raises:
-        InvalidInput: A candidate or ``alpha`` is out of its range.
+        InvalidInput: A candidate or ``alpha`` is out of range.
     """
     candidates = tuple(sorted(map(float, means))) or tuple(i / 200 for i in range(1, 200))
     if not all(0 < mean < 1 for mean in candidates) or not 0 < alpha < 1:
@@ -104,16 +104,15 @@ def start(means: Sequence[float] = (), alpha: float = 0.05) -> MeanEvidence:
 
 
 def log_capitals(values: npt.ArrayLike, mean: float, alpha: float = 0.05) -> tuple[Floats, Floats]:
-    """The capital of both sides against one candidate after each value of many replications, for simulations.
+    """Return the capital of both sides against one candidate after each value, for simulations.
 
     Args:
         values: In [0, 1], shape ``(replication, value)``.
         mean: The candidate.
-        alpha: What the bets are made for.
+        alpha: Level for which the bets are tuned.
 
     Returns:
-        The logarithms of who bets on a higher and of who bets on a lower mean, each of the shape of
-        ``values``.
+        Log capital of the bets on a higher and on a lower mean, each with the shape of ``values``.
     """
     array = np.asarray(values, np.float64)
     count = np.arange(1, array.shape[-1] + 1)

@@ -1,7 +1,7 @@
-"""What do several pieces of evidence say together?
+"""Combination of several pieces of evidence.
 
-e-values may be averaged with weights settled beforehand, whatever their dependence, and stay e-values; a
-list of them may be searched with a bound on the false discoveries. Knows logarithms of e-values only. Pure.
+e-values may be averaged with weights fixed in advance, whatever their dependence, and remain e-values; a list
+of them may be searched with a bound on false discoveries. Knows only logarithms of e-values. Pure.
 """
 
 import math
@@ -11,18 +11,18 @@ from salver.words.errors import InvalidInput
 
 
 def log_mean(log_es: Sequence[float], weights: Sequence[float] = ()) -> float:
-    """The logarithm of the weighted mean of e-values, itself that of an e-value.
+    """Return the log of the weighted mean of e-values, itself a log e-value.
 
-    Reject "all is well" at ``alpha`` when it is ``log(1 / alpha)`` or more. That covers the bound of each
-    alone, its own e-value at ``1 / (weight * alpha)``, which cannot be passed without passing this one.
+    Reject the global null at ``alpha`` when it is ``log(1 / alpha)`` or more. This covers the bound of each
+    e-value at ``1 / (weight * alpha)``, which cannot be exceeded without exceeding this one.
 
     Args:
         log_es: One or more.
-        weights: Settled before the data came, not negative, with a sum of 1 at most (the rest is kept as
-            the e-value 1 of no bet); none = equal ones.
+        weights: Fixed before the data, not negative, with a sum of at most 1 (the rest counts as the e-value
+            1 of no bet); empty = equal.
 
     Raises:
-        InvalidInput: The weights do not fit, or an e-value is none (NaN).
+        InvalidInput: The weights do not match, or an e-value is NaN.
 
     >>> round(math.exp(log_mean([math.log(30), math.log(2)], weights=(0.5, 0.5))), 9)
     16.0
@@ -47,7 +47,7 @@ def log_mean(log_es: Sequence[float], weights: Sequence[float] = ()) -> float:
 
 
 def log_sum(logs: Sequence[float]) -> float:
-    """The logarithm of the sum of numbers of which these are the logarithms, one or more; without overflow.
+    """Return the log of the sum of one or more numbers given by their logs, without overflow.
 
     >>> round(math.exp(log_sum([math.log(30), math.log(2)])), 9), log_sum([-math.inf])
     (32.0, -inf)
@@ -59,11 +59,10 @@ def log_sum(logs: Sequence[float]) -> float:
 
 
 def e_bh(log_es: Sequence[float], rate: float) -> list[int]:
-    """Which nulls are rejected, so that the false ones are ``rate`` of them at most in the mean, whatever
-    the dependence.
+    """Return the rejected nulls, with a false discovery rate of at most ``rate``.
 
-    The e-Benjamini-Hochberg procedure (Wang & Ramdas, JRSS B 2022): the most of them, ``k``, of which each
-    e-value is ``len(log_es) / (k * rate)`` or more.
+    The e-Benjamini-Hochberg procedure (Wang & Ramdas, JRSS B 2022): the largest ``k`` for which ``k``
+    e-values are ``len(log_es) / (k * rate)`` or more.
 
     Args:
         log_es: One for each null.
@@ -73,7 +72,7 @@ def e_bh(log_es: Sequence[float], rate: float) -> list[int]:
         Indices, the strongest first.
 
     Raises:
-        InvalidInput: The rate is out of its range, or an e-value is none (NaN).
+        InvalidInput: The rate is out of range, or an e-value is NaN.
 
     >>> e_bh([math.log(e) for e in (1, 90, 30, 55)], rate=0.05)
     [1, 3, 2]

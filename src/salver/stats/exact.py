@@ -1,7 +1,7 @@
-"""Between which bounds does a proportion lie, with no approximation?
+"""Exact confidence intervals of a proportion.
 
-For small counts, where normal intervals are wrong. One look at a planned time; for many looks see the
-evidence of :mod:`salver.stats.binomial_evidence`. Pure.
+For small counts, where normal intervals are wrong. For one look at a planned time; for many looks see
+:mod:`salver.stats.binomial_evidence`. Pure.
 """
 
 import math
@@ -13,17 +13,17 @@ from salver.words.errors import InvalidInput
 
 
 def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> Interval:
-    """Bounds of a proportion that hold with the confidence or more (Clopper & Pearson 1934), two-sided.
+    """Return two-sided bounds of a proportion with at least that confidence (Clopper & Pearson 1934).
 
-    A one-sided bound of confidence ``c`` is the same side of the interval of confidence ``2c - 1``.
+    A one-sided bound with confidence ``c`` is the same side of the interval with confidence ``2c - 1``.
 
     Args:
         successes: From 0 to ``trials``.
-        trials: 0 or more; of none everything is possible.
+        trials: 0 or more; without trials the interval is [0, 1].
         confidence: In (0, 1).
 
     Raises:
-        InvalidInput: An argument is out of its range.
+        InvalidInput: An argument is out of range.
 
     >>> low, high = clopper_pearson(0, 100)
     >>> low, round(high, 4)

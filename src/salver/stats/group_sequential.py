@@ -1,9 +1,9 @@
-"""How far must an effect stand out at each of the planned looks, and when is going on hopeless?
+"""Group sequential tests: bounds and futility at planned looks, for experiments of a planned size.
 
-Group sequential tests, for experiments of a planned size. Time is information: the part of the planned
-units that has matured. Bounds hold for any statistic that is a z-score with independent increments, which
-means and proportions of growing samples are; they are found by recursive integration (Armitage, McPherson &
-Rowe 1969; Jennison & Turnbull 2000, ch. 19) to about 1e-6. Knows no data. Pure.
+Time is information: the fraction of the planned units that have matured. Bounds hold for any statistic that
+is a z-score with independent increments, such as means and proportions of growing samples; they are computed
+by recursive integration (Armitage, McPherson & Rowe 1969; Jennison & Turnbull 2000, ch. 19) to about 1e-6.
+Knows no data. Pure.
 """
 
 import math
@@ -18,17 +18,17 @@ from scipy.special import ndtr, ndtri
 from salver.words.errors import InvalidInput
 
 Floats = npt.NDArray[np.float64]
-#: ``(time, alpha)`` to the part of ``alpha`` that is spent by then; grows, and is ``alpha`` at 1.
+#: Maps ``(time, alpha)`` to the part of ``alpha`` spent by then; increasing, and ``alpha`` at 1.
 Spending = Callable[[float, float], float]
 
-_FAR = 9.0  # standard deviations beyond which nothing is left: 1e-19
+_FAR = 9.0  # standard deviations beyond which the tail is negligible: 1e-19
 _NOTHING = 1e-290
-_CLOSEST = 1e-4  # of two looks; the closer they are, the finer the rule that tells them apart
+_CLOSEST = 1e-4  # minimum distance of two looks; closer ones need a finer quadrature
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(10)
 
 
 def obrien_fleming(time: float, alpha: float) -> float:
-    """Hardly anything early, nearly all at the end (Lan & DeMets 1983); the default.
+    """Spend hardly anything early, nearly all at the end (Lan & DeMets 1983); the default.
 
     >>> round(obrien_fleming(0.5, 0.025), 5)
     0.00153
@@ -37,12 +37,12 @@ def obrien_fleming(time: float, alpha: float) -> float:
 
 
 def pocock(time: float, alpha: float) -> float:
-    """About as much at every look (Lan & DeMets 1983)."""
+    """Spend about as much at every look (Lan & DeMets 1983)."""
     return alpha * math.log1p(math.expm1(1) * time)
 
 
 def power_family(exponent: float) -> Spending:
-    """``alpha * time ** exponent`` (Kim & DeMets 1987)."""
+    """Spend ``alpha * time ** exponent`` (Kim & DeMets 1987)."""
 
     def spending(time: float, alpha: float) -> float:
         return float(alpha * time**exponent)
@@ -51,7 +51,7 @@ def power_family(exponent: float) -> Spending:
 
 
 class Crossing(msgspec.Struct, frozen=True):
-    """The chance of leaving the bounds first at each look, on either side."""
+    """Probability of first leaving the bounds at each look, on either side."""
 
     above: tuple[float, ...]
     below: tuple[float, ...]
@@ -64,17 +64,17 @@ def spent_bounds(
     sides: int = 2,
     is_last: bool = False,
 ) -> tuple[float, ...]:
-    """The z-score to pass at each look so far, for looks that need not be planned one by one.
+    """Return the z-score to exceed at each look so far; looks need not be planned individually.
 
-    Earlier looks keep their bounds as later ones come.
+    Bounds of earlier looks do not change with later ones.
 
     Args:
-        times: Information of the looks up to now, as parts of the planned; rising, above 0. Beyond 1 there is
-            nothing left to spend but what was saved.
-        alpha: The chance of any false rejection, in (0, 1); of two sides each spends half.
+        times: Information of the looks so far, as fractions of the plan; ascending, above 0. Beyond 1 only
+            what was saved remains to be spent.
+        alpha: Probability of any false rejection, in (0, 1); each of two sides spends half.
         spending: How it is spent over time.
-        sides: 1 = only upwards; 2 = either way, by the same bounds with a minus.
-        is_last: Whether the last of these looks is the last at all, at which the rest is spent.
+        sides: 1 = only upwards; 2 = either way, with negated bounds.
+        is_last: Whether the last of these looks is the final one, at which the rest is spent.
 
     Raises:
         InvalidInput: An argument is out of its range.
@@ -97,29 +97,29 @@ def spent_bounds(
 
 
 def pocock_bounds(times: Sequence[float], alpha: float = 0.05, sides: int = 2) -> tuple[float, ...]:
-    """The same z-score at each of the looks, all of which are planned (Pocock 1977)."""
+    """Return the common z-score of the looks, all of which are planned (Pocock 1977)."""
     return _shaped(times, alpha, sides, [1.0 for _ in times])
 
 
 def obrien_fleming_bounds(times: Sequence[float], alpha: float = 0.05, sides: int = 2) -> tuple[float, ...]:
-    """z-scores that fall with the square root of time; all looks are planned (O'Brien & Fleming 1979)."""
+    """Return z-scores that fall with the square root of time (O'Brien & Fleming 1979)."""
     return _shaped(times, alpha, sides, [math.sqrt(times[-1] / time) for time in times])
 
 
 def crossing(
     times: Sequence[float], above: Sequence[float], below: Sequence[float] = (), drift: float = 0.0
 ) -> Crossing:
-    """The chance of passing each bound before any other.
+    """Return the probability of exceeding each bound before any other.
 
     Args:
         times: Information of the looks.
-        above: z-scores; infinite where nothing may be passed.
-        below: Likewise, none = those of ``above`` with a minus.
-        drift: The mean of the z-score at time 1: 0 under the null, ``z(alpha) + z(beta)`` in a test of one
-            look with power ``1 - beta``.
+        above: z-scores; infinite = no bound.
+        below: Likewise; empty = ``above`` negated.
+        drift: Mean of the z-score at time 1: 0 under the null, ``z(alpha) + z(beta)`` in a test of one look
+            with power ``1 - beta``.
 
     Raises:
-        InvalidInput: The looks do not rise, or a bound is missing, not a number, or below the lower one.
+        InvalidInput: The looks are not ascending, or a bound is missing, NaN, or below the lower one.
 
     >>> naive = crossing([0.2, 0.4, 0.6, 0.8, 1.0], above=[1.96] * 5)
     >>> round(sum(naive.above) + sum(naive.below), 3)
@@ -139,12 +139,12 @@ def crossing(
 
 
 class Futility(msgspec.Struct, frozen=True):
-    """When to give up, and what that costs.
+    """Bounds for giving up, and their cost.
 
     Attributes:
-        bounds: z-scores at or below which the effect that was planned for is not to be expected any more.
-        drift: The mean of the z-score at time 1 at which the power is what was asked for.
-        inflation: Units needed, as a multiple of those of a test with one look.
+        bounds: z-scores at or below which the planned effect can no longer be expected.
+        drift: Mean of the z-score at time 1 that gives the requested power.
+        inflation: Units needed, relative to a test with one look.
     """
 
     bounds: tuple[float, ...]
@@ -159,16 +159,16 @@ def futility(
     power: float = 0.8,
     spending: Spending = obrien_fleming,
 ) -> Futility:
-    """Bounds of giving up, by spending the chance to miss the effect, ``1 - power``, over time.
+    """Return bounds for giving up, by spending ``1 - power`` over time.
 
-    They do not bind: whoever goes on in spite of them errs no more often under the null, since ``above``
-    was found without them. One-sided.
+    They are not binding: continuing despite them causes no more errors under the null, because ``above`` was
+        computed without them. One-sided.
 
     Args:
         times: All planned looks.
-        above: Their bounds of rejection, of one side at ``alpha``.
-        alpha: Of that side.
-        power: The chance to find the effect, above ``alpha`` and below 1.
+        above: Their one-sided rejection bounds at ``alpha``.
+        alpha: Level of that side.
+        power: Probability of detecting the effect, above ``alpha`` and below 1.
         spending: How ``1 - power`` is spent.
 
     Raises:
@@ -195,7 +195,7 @@ def futility(
         return found
 
     one_look = float(ndtri(1 - alpha) + ndtri(power))
-    # the last bound is that of rejection exactly where the chance to miss is what was asked for
+    # the last bound equals that of rejection exactly if the probability of missing is as requested
     drift = float(
         brentq(lambda x: min(bounds(x)[-1], 2 * _FAR) - above[-1], 0.5 * one_look, 3 * one_look, xtol=1e-8)
     )
@@ -205,9 +205,9 @@ def futility(
 
 
 class _Process:
-    """A Brownian motion with drift, seen at the looks, as far as it has not left the bounds.
+    """Brownian motion with drift, observed at the looks, as long as it stays within the bounds.
 
-    Its density after each look is kept on the nodes of Gauss-Legendre rules over what lies between them.
+    Its density after each look is stored on the nodes of Gauss-Legendre rules between the bounds.
     """
 
     def __init__(self, times: Sequence[float], drift: float) -> None:
@@ -217,7 +217,7 @@ class _Process:
         self._nodes, self._masses = np.zeros(1), np.ones(1)
 
     def step(self, low: float, high: float) -> tuple[float, float]:
-        """Goes to the next look; the chances to be out there, below ``low`` and above ``high`` (z-scores)."""
+        """Advance to the next look; return the probabilities below ``low`` and above ``high`` (z-scores)."""
         root, scale = float(self._roots[self._look]), float(self._scales[self._look])
         centres = self._nodes + self._moves[self._look]
         below = float(self._masses @ ndtr((low * root - centres) / scale))
@@ -232,9 +232,9 @@ class _Process:
         return below, above
 
     def solve(self, chance: float, side: int) -> float:
-        """The z-score that is passed upwards (1) or downwards (-1) at the next look with this chance.
+        """Return the z-score exceeded upwards (1) or downwards (-1) at the next look with this probability.
 
-        Infinite where there is nothing to spend, or less left than that.
+        Infinite if there is nothing to spend, or less is left.
         """
         root, scale = float(self._roots[self._look]), float(self._scales[self._look])
         centres = self._nodes + self._moves[self._look]
@@ -252,7 +252,7 @@ class _Process:
 
 
 def _rule(left: float, right: float, finest: float) -> tuple[Floats, Floats]:
-    """Nodes and weights over an interval, close enough for kernels as narrow as ``finest``."""
+    """Return nodes and weights over an interval, dense enough for kernels as narrow as ``finest``."""
     panels = max(1, math.ceil((right - left) / (3 * finest)))
     edges = np.linspace(left, right, panels + 1)
     half = (right - left) / panels / 2
@@ -261,7 +261,7 @@ def _rule(left: float, right: float, finest: float) -> tuple[Floats, Floats]:
 
 
 def _shaped(times: Sequence[float], alpha: float, sides: int, shape: Sequence[float]) -> tuple[float, ...]:
-    """Bounds of that shape, as high as ``alpha`` wants them."""
+    """Return bounds of that shape, scaled to ``alpha``."""
     _check(times, alpha, sides)
 
     def excess(height: float) -> float:

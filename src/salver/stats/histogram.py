@@ -1,7 +1,7 @@
-"""How are many measurements kept in little room, so that those of several servers add up?
+"""Histogram with fixed bounds, whose counts can be added over servers.
 
-A histogram of fixed bounds. Two of the same bounds add bucket by bucket, which quantiles
-computed apart never do. Knows no clock, no label and no exposition format.
+Histograms with equal bounds add bucket by bucket, unlike separately computed quantiles. Knows no clock, no
+label and no exposition format.
 """
 
 import itertools
@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-#: Below this many values a loop beats numpy's fixed cost.
+#: Below this many values a loop is faster than numpy's fixed cost.
 _VECTORISE_FROM = 48
 
-#: Seconds, 50 µs to 60 s, about six a decade. The same in every Salver, so that replicas add up.
+#: Seconds, 50 µs to 60 s, about six per decade. The same in every Salver, so that replicas can be added.
 DURATION_BOUNDS: tuple[float, ...] = (
     50e-6, 70e-6,
     100e-6, 150e-6, 200e-6, 300e-6, 500e-6, 700e-6,
@@ -55,7 +55,7 @@ class Histogram:
 
     @property
     def count(self) -> int:
-        """Values seen."""
+        """Return the number of values."""
         return sum(self.counts)
 
     def add_all(self, values: Sequence[float]) -> None:
@@ -73,7 +73,7 @@ class Histogram:
         self.sum += sum(values)
 
     def merge(self, other: "Histogram") -> None:
-        """Add another one's counts.
+        """Add the counts of another histogram.
 
         Raises:
             ValueError: the bounds differ.
@@ -84,12 +84,13 @@ class Histogram:
         self.sum += other.sum
 
     def cumulative(self) -> list[int]:
-        """Values at or below each bound, then all of them."""
+        """Return the number of values at or below each bound, then the total."""
         return list(itertools.accumulate(self.counts))
 
     def quantile(self, q: float) -> float:
-        """The value below which a share ``q`` lies, interpolated inside its bucket (as PromQL's
-        ``histogram_quantile``); never off by more than that bucket. 0 when empty.
+        """Return the ``q`` quantile, interpolated inside its bucket as PromQL's ``histogram_quantile`` does.
+
+        The error is at most the width of that bucket. 0 when empty.
 
         >>> h = Histogram((1.0, 2.0, 4.0))
         >>> h.add_all([1.5] * 10)

@@ -1,17 +1,17 @@
-"""Between which values does a number lie? The words in which the statistics answer. Pure."""
+"""Intervals and estimates, as returned by the statistics. Pure."""
 
 from typing import NamedTuple
 
 
 class Interval(NamedTuple):
-    """Lower and upper bound; infinite where too little is known."""
+    """Lower and upper bound; infinite if too little is known."""
 
     low: float
     high: float
 
 
 class Estimate(NamedTuple):
-    """A value, and bounds that cover the true one."""
+    """A value with bounds that cover the true one."""
 
     value: float
     low: float

@@ -1,19 +1,19 @@
-"""Is the mean of what units bring, as money, less or more in one arm, looked at as often as one likes?
+"""Sequential test of the mean of unit values, such as revenue, in two arms.
 
-The asymptotic confidence sequence of ``mean_sequence.py``, turned round: the level at which it excludes the
-null is the reciprocal of a mixture of likelihood ratios (Robbins 1970; Waudby-Smith, Arbour, Sinha, Kennedy &
-Ramdas 2024), so that mixture is evidence, to be averaged with that of other metrics. Its prior has one side,
-as its null has: "not less than so many times the control's".
+The asymptotic confidence sequence of ``mean_sequence.py``, inverted: the level at which it excludes the null
+is the reciprocal of a mixture of likelihood ratios (Robbins 1970; Waudby-Smith, Arbour, Sinha, Kennedy &
+Ramdas 2024), so that mixture is evidence, and can be averaged with that of other metrics. Its prior is one-
+sided like its null: "not less than a multiple of the control's".
 
-- The arms are compared within each *phase*, a stretch in which their shares stayed, and phases are added by
-  the weight of their sizes: who comes when more of the units are the canary's deceives nobody (Simpson).
-- What a unit brought before it was exposed explains some of what it brings after (CUPED: Deng, Xu, Kohavi &
-  Walker 2013). One slope for both arms, so that it leans to neither.
-- Of skewed values a small arm has too low a mean and too low a variance at once, most of the time. So no arm
-  is believed to vary less than both together, which keeps either side's level in arms of any sizes; and where
-  the error is very skewed nothing is said at all.
+- The arms are compared within each *phase*, an interval with constant shares, and phases are weighted by
+  size, so that a change of population along with the shares does not mislead (Simpson's paradox).
+- A unit's value before exposure explains part of its value afterwards (CUPED: Deng, Xu, Kohavi & Walker
+  2013). Both arms have the same slope, so that it favours neither.
+- With skewed values a small arm usually has both too low a mean and too low a variance. So no arm is assumed
+  to vary less than both together, which keeps the level for arms of any size; and if the error is very
+  skewed, no conclusion is drawn.
 
-Knows sums only; that units are independent, and values bounded, is its caller's to see to. Pure.
+Knows only sums; the caller ensures that units are independent and values bounded. Pure.
 """
 
 import math
@@ -24,25 +24,25 @@ from salver.stats.interval import Estimate
 from salver.stats.mean_sequence import LEAST_EVENTS, LEAST_UNITS, half_width
 from salver.words.releases import Sums
 
-#: Effective units, as many as ``n m / (n + m)`` of two arms, at which evidence is strongest for its kind.
+#: Effective units, ``n m / (n + m)`` for two arms, at which evidence is strongest.
 PLANNED = 5000
-#: How skewed the error may be. An arm that is not believed to vary less than both keeps the level beyond that
-#: (measured, see docs/explanation/judge.md); from there on the mean itself is no guide.
+#: Maximum skewness of the error. Pooling the variance keeps the level beyond it (measured, see
+#: docs/explanation/judge.md), but from there the mean itself is unreliable.
 MOST_SKEW = 0.4
-#: By how much the mixture's variance grows with each: best for a level of one in 500 at the planned ones.
+#: Growth of the mixture's variance per unit: optimal for a level of one in 500 at the planned number.
 _PER_UNIT = (2 * math.log(500) + math.log1p(2 * math.log(500))) / PLANNED
 
-#: Of two arms in one stretch of time, the suspect's first.
+#: Two arms in one interval, the suspect's first.
 Phase = tuple[Sums, Sums]
 
 
 class Contrast(NamedTuple):
-    """The suspect's mean, less a multiple of its control's.
+    """The suspect's mean minus a multiple of its control's.
 
     Attributes:
-        score: In standard errors.
-        units: Effective ones, on which it rests.
-        error: Of the multiple, one standard error.
+        score: Difference in standard errors.
+        units: Effective number of units.
+        error: Standard error of the multiple.
     """
 
     score: float
@@ -51,7 +51,7 @@ class Contrast(NamedTuple):
 
 
 def undecided(phases: Sequence[Phase]) -> str:
-    """Why nothing can be said of the arms yet, in words; empty = it can."""
+    """Return why no conclusion is possible yet, as text; empty = it is."""
     told = _told(phases)
     if not told:
         seen = [max((phase[arm].units for phase in phases), default=0) for arm in (0, 1)]
@@ -71,18 +71,18 @@ def undecided(phases: Sequence[Phase]) -> str:
 
 
 def contrast(phases: Sequence[Phase], ratio: float) -> Contrast:
-    """Of what is decided (:func:`undecided`), for a multiple of the control's mean."""
+    """Return the contrast for a multiple of the control's mean, if decided (:func:`undecided`)."""
     told = _told(phases)
     slope = _slope(told)
     difference = variance = pooled = units = 0.0
     for suspect, control in told:
         n, m = suspect.units, control.units
         weight, share = n * m / (n + m), n / (n + m)
-        # The past is held against that of both arms: its mean enters by both.
+        # The past is compared with that of both arms: its mean affects both.
         slopes = slope * (1 - (1 - ratio) * share), slope * (1 + (1 - ratio) * (1 - share) / ratio)
         spreads = [
             [_variance(arm, each) for arm in (suspect, control)] for each in slopes
-        ]  # of either slope, both arms'
+        ]  # covariances with the common slope
         both = [(n * first + m * second) / (n + m) for first, second in spreads]
         difference += weight * (_mean(suspect, slopes[0]) - ratio * _mean(control, slopes[1]))
         variance += weight**2 * (max(spreads[0][0], both[0]) / n + ratio**2 * max(spreads[1][1], both[1]) / m)
@@ -95,7 +95,7 @@ def contrast(phases: Sequence[Phase], ratio: float) -> Contrast:
 
 
 def log_more(seen: Contrast) -> float:
-    """The logarithm of the evidence that the suspect's mean is more than the multiple.
+    """Return the log evidence that the suspect's mean is more than the multiple.
 
     >>> log_more(Contrast(5.0, 5000.0, 0.1)) > math.log(500) > log_more(Contrast(3.5, 5000.0, 0.1))
     True
@@ -106,14 +106,14 @@ def log_more(seen: Contrast) -> float:
 
 
 def log_less(seen: Contrast) -> float:
-    """The same, that it is less."""
+    """Return the log evidence that it is less."""
     return log_more(seen._replace(score=-seen.score))
 
 
 def estimate(phases: Sequence[Phase], chance: float) -> Estimate:
-    """How many times the control's mean the suspect's is, with bounds that fail at any look with this chance.
+    """Return the ratio of the suspect's mean to the control's, with bounds valid at every look.
 
-    Of what is decided (:func:`undecided`).
+    Only if decided (:func:`undecided`).
     """
     told = _told(phases)
     slope = _slope(told)
@@ -125,7 +125,7 @@ def estimate(phases: Sequence[Phase], chance: float) -> Estimate:
 
 
 def _told(phases: Sequence[Phase]) -> list[Phase]:
-    """Phases with enough of both arms."""
+    """Return the phases with enough units of both arms."""
     return [phase for phase in phases if min(phase[0].units, phase[1].units) >= LEAST_UNITS]
 
 
@@ -135,7 +135,7 @@ def _weight(phase: Phase) -> float:
 
 
 def _slope(phases: Sequence[Phase]) -> float:
-    """Of values by those of the past, within arms."""
+    """Return the slope of values by past values, within arms."""
     together = alone = 0.0
     for phase in phases:
         for arm in phase:
@@ -145,13 +145,13 @@ def _slope(phases: Sequence[Phase]) -> float:
 
 
 def _around(phase: Phase, arm: int, slope: float) -> float:
-    """An arm's mean, had its units the past of both arms' together."""
+    """Return an arm's mean adjusted to the past of both arms together."""
     past = sum(one.past for one in phase) / sum(one.units for one in phase)
     return _mean(phase[arm], slope) + slope * past
 
 
 def _base(phases: Sequence[Phase], slope: float) -> float:
-    """The control's mean."""
+    """Return the control's mean."""
     return sum(_weight(phase) * _around(phase, 1, slope) for phase in phases) / sum(map(_weight, phases))
 
 
@@ -165,7 +165,7 @@ def _variance(arm: Sums, slope: float) -> float:
 
 
 def _skewness(phases: Sequence[Phase], slope: float) -> float:
-    """Of the difference's error, if both arms have values of one kind; none where they are of one size."""
+    """Return the skewness of the difference's error under one distribution of values."""
     cubes = variance = 0.0
     for phase in phases:
         units = phase[0].units + phase[1].units
@@ -183,7 +183,7 @@ def _third(arm: Sums) -> float:
 
 
 def _log_erfcx(x: float) -> float:
-    """``log(exp(x * x) erfc(x))``, of any x."""
+    """Return ``log(exp(x * x) erfc(x))`` for any x."""
     if x < 25:
         return x * x + math.log(math.erfc(x))
     return -math.log(x * math.sqrt(math.pi)) - 1 / (2 * x * x)

@@ -1,9 +1,9 @@
-"""How large is the difference of two means, looked at as often as one likes, with no planned end?
+"""Asymptotic confidence sequences for the difference of two means.
 
-Asymptotic confidence sequences (Waudby-Smith, Arbour, Sinha, Kennedy & Ramdas, Annals of Statistics 2024):
-an interval that covers the difference at all looks at once, for large samples. With small samples or rare
-events the estimated variance is wrong and so is the interval: at a split of 1 : 99 and a rate of .5 % the
-smaller arm is found "better" by mistake twice as often as promised. There it is refused; use
+(Waudby-Smith, Arbour, Sinha, Kennedy & Ramdas, Annals of Statistics 2024.) An interval that covers the
+difference at all looks simultaneously, for large samples. With small samples or rare events the estimated
+variance, and so the interval, is wrong: at a split of 1 : 99 and a rate of .5 % the smaller arm is falsely
+reported as better twice as often as promised. Such data are rejected; use
 :mod:`salver.stats.binomial_evidence`, which is exact. Pure.
 """
 
@@ -17,24 +17,23 @@ import numpy.typing as npt
 from salver.stats.interval import Estimate
 from salver.words.errors import FailedPrecondition, InvalidInput
 
-#: The range in which the interval may be trusted: units and events of each arm, and how skewed the error of
-#: their difference may be. The last says of arms of any sizes and values what 50 events say of a small
-#: arm's proportion.
+#: Requirements for a valid interval: units and events of each arm, and maximum skewness of the difference's
+#: error. The last corresponds, for arms of any size and values, to 50 events in a small arm's proportion.
 LEAST_UNITS = 1000
 LEAST_EVENTS = 50
 MOST_SKEW = LEAST_EVENTS**-0.5
-_LEAST_VARIANCE = 1e-10  # by the squared mean: below, sums of squares have lost it to rounding
+_LEAST_VARIANCE = 1e-10  # relative to the squared mean: below it, sums of squares are dominated by rounding
 
 
 class Moments(msgspec.Struct, frozen=True):
-    """What is known of one arm; plain data, that grows by copies.
+    """Moments of one arm; plain data, updated by copying.
 
     Attributes:
-        units: How many.
+        units: Number of units.
         total: Sum of their values.
         squares, cubes: Sums of their second and third powers.
-        events: How many units have another value than the usual one (0, as a rule). Of values that are
-            all different it is the number of units.
+        events: Number of units with a value other than the usual one (normally 0). For values that are all
+            different it is the number of units.
     """
 
     units: int = 0
@@ -45,7 +44,7 @@ class Moments(msgspec.Struct, frozen=True):
 
     @classmethod
     def of_counts(cls, hits: int, units: int) -> "Moments":
-        """Of units that have a property or have it not.
+        """Return the moments of units with a binary property.
 
         Raises:
             InvalidInput: Not ``0 <= hits <= units``.
@@ -57,10 +56,10 @@ class Moments(msgspec.Struct, frozen=True):
 
     @classmethod
     def of_values(cls, values: npt.ArrayLike, usual: float = 0.0) -> "Moments":
-        """Of one value a unit, shape ``(units,)``.
+        """Return the moments of one value per unit, shape ``(units,)``.
 
         Raises:
-            InvalidInput: They are not, or one is not finite.
+            InvalidInput: The shape is wrong, or a value is not finite.
         """
         array = np.asarray(values, np.float64)
         if array.ndim != 1 or not np.isfinite(array).all():
@@ -72,7 +71,7 @@ class Moments(msgspec.Struct, frozen=True):
         return cls(array.size, float(array.sum()), float(squares.sum()), float(squares @ array), events)
 
     def add(self, other: Self) -> Self:
-        """With the units of another part of the same arm."""
+        """Add the units of another part of the same arm."""
         return type(self)(
             self.units + other.units,
             self.total + other.total,
@@ -83,31 +82,31 @@ class Moments(msgspec.Struct, frozen=True):
 
     @property
     def mean(self) -> float:
-        """Of the values; there has to be a unit."""
+        """Return the mean of the values; requires at least one unit."""
         return self.total / self.units
 
     @property
     def variance(self) -> float:
-        """Of the values, as of a whole population: ``p (1 - p)`` of counts."""
+        """Return the population variance: ``p (1 - p)`` for counts."""
         return max(0.0, self.squares / self.units - self.mean**2)
 
     @property
     def third(self) -> float:
-        """The mean of the third powers of the distances from the mean."""
+        """Return the third central moment."""
         return self.cubes / self.units - 3 * self.mean * self.squares / self.units + 2 * self.mean**3
 
 
 def difference(control: Moments, treatment: Moments, planned: int, alpha: float = 0.05) -> Estimate:
-    """Of the means, treatment less control, with bounds that hold at every look.
+    """Return the difference of the means, treatment minus control, with bounds valid at every look.
 
     Args:
         control, treatment: The arms.
-        planned: Units of both arms at which the interval is to be narrowest for its kind.
-        alpha: The chance that it ever fails to cover, in (0, 1).
+        planned: Total units at which the interval is narrowest.
+        alpha: Probability that it ever fails to cover, in (0, 1).
 
     Raises:
-        FailedPrecondition: An arm is too small for this interval, or its values hardly vary.
-        InvalidInput: ``planned`` or ``alpha`` is out of its range.
+        FailedPrecondition: An arm is too small for this interval, or its values hardly vary. InvalidInput:
+            ``planned`` or ``alpha`` is out of range.
     """
     _check_range(control, treatment)
     error = math.sqrt(control.variance / control.units + treatment.variance / treatment.units)
@@ -115,7 +114,7 @@ def difference(control: Moments, treatment: Moments, planned: int, alpha: float 
 
 
 def lift(control: Moments, treatment: Moments, planned: int, alpha: float = 0.05) -> Estimate:
-    """The same, as a part of the control's mean (by the delta method); arguments as :func:`difference`.
+    """Return the difference relative to the control's mean (delta method); arguments as :func:`difference`.
 
     Raises:
         FailedPrecondition: An arm is too small for this interval, its values hardly vary, or the control's
@@ -136,11 +135,11 @@ def lift(control: Moments, treatment: Moments, planned: int, alpha: float = 0.05
 
 
 def half_width(error: float, units: int, planned: int, alpha: float = 0.05) -> float:
-    """From the estimate to a bound, given its standard error; whether it may be trusted is not asked here.
+    """Return the distance from estimate to bound for a standard error, without checking validity.
 
     Args:
         error: Standard error of the estimate, 0 or more.
-        units: On which it rests, of all arms; above 0.
+        units: Number of units in all arms, above 0.
         planned: As in :func:`difference`.
         alpha: Likewise.
 
@@ -153,7 +152,8 @@ def half_width(error: float, units: int, planned: int, alpha: float = 0.05) -> f
             fix="Give an error of 0 or more and units, plan one or more, and an alpha between 0 and 1.",
         )
     log = -2 * math.log(alpha)
-    scaled = units * (log + math.log1p(log)) / planned  # N rho^2, whose rho is best at the planned units
+    # N rho^2, with the rho that is optimal at the planned units
+    scaled = units * (log + math.log1p(log)) / planned
     return error * math.sqrt(2 * (scaled + 1) / scaled * math.log(math.sqrt(scaled + 1) / alpha))
 
 
@@ -185,11 +185,10 @@ def _check_range(control: Moments, treatment: Moments) -> None:
 
 
 def _skew(control: Moments, treatment: Moments) -> float:
-    """Of the error of the difference, if both arms have values of one kind; none where the arms are of one
-    size.
+    """Return the skewness of the difference's error under one distribution of values.
 
-    The kind is taken from both: that of the smaller arm alone looks tame just when its rare large values are
-    still missing, and its mean is too low.
+    The distribution is pooled: that of the smaller arm alone looks regular just when its rare large values
+    are still missing and its mean is too low.
     """
     n, m = control.units, treatment.units
     variance = (n * control.variance + m * treatment.variance) / (n + m)

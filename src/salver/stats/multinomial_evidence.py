@@ -1,8 +1,8 @@
-"""Do events, or values in bins, fall on the arms otherwise than the shares say?
+"""Sequential test of whether events, or values in bins, are distributed over arms as their shares.
 
 A Dirichlet-multinomial e-process (Lindon & Malek, NeurIPS 2022): two-sided, any number of arms, valid at
-every look. The shares are fixed; where they change over time, see :mod:`salver.stats.sample_ratio`, or
-multiply the evidence of the phases. Knows counts only. Pure.
+every look. The shares are fixed; if they change over time, see :mod:`salver.stats.sample_ratio`, or multiply
+the evidence of the phases. Knows only counts. Pure.
 """
 
 import math
@@ -13,19 +13,19 @@ import msgspec
 
 from salver.words.errors import InvalidInput
 
-#: Of the arms' rates: all are equal; none is above the first arm's; none is below it.
+#: Null hypothesis on the arms' rates: all are equal; none is above the first arm's; none is below it.
 Null = Literal["equal", "none_higher", "none_lower"]
 
 
 class MultinomialEvidence(msgspec.Struct, frozen=True):
-    """Counts by arm, and what they say against the null; plain data, that grows by copies.
+    """Counts by arm, and their evidence against the null; plain data, updated by copying.
 
     Args:
-        shares: Of each arm under equal rates, positive, with the sum 1.
-        counts: Of events, by arm.
-        concentration: How near to the shares the alternatives lie, in events; the larger, the smaller the
-            departures that are found soonest.
-        null: What is to be rejected.
+        shares: Share of each arm under equal rates, positive, with sum 1.
+        counts: Events by arm.
+        concentration: Concentration of the alternatives around the shares, in events; larger values detect
+            smaller deviations soonest.
+        null: The null hypothesis.
 
     >>> evidence = start((0.5, 0.5)).add((60, 140))
     >>> evidence.p_value < 0.001
@@ -38,10 +38,10 @@ class MultinomialEvidence(msgspec.Struct, frozen=True):
     null: Null
 
     def add(self, counts: Sequence[int]) -> Self:
-        """With more events, by arm.
+        """Add events by arm.
 
         Raises:
-            InvalidInput: There are not as many as arms, or one is negative.
+            InvalidInput: Their number is not that of the arms, or one is negative.
         """
         more = checked_counts(counts, len(self.shares))
         sums = tuple(a + b for a, b in zip(self.counts, more, strict=True))
@@ -49,17 +49,17 @@ class MultinomialEvidence(msgspec.Struct, frozen=True):
 
     @property
     def log_e(self) -> float:
-        """The logarithm of the e-value, 0 before the first event."""
+        """Return the log e-value; 0 before the first event."""
         prior = [self.concentration * share for share in self.shares]
         return log_marginal(prior, self.counts) - log_likelihood(self.counts, self._null_shares())
 
     @property
     def p_value(self) -> float:
-        """Valid at this look, however it was chosen; in (0, 1]."""
+        """Return a p-value in (0, 1], valid at any look."""
         return math.exp(-max(0.0, self.log_e))
 
     def _null_shares(self) -> Sequence[float]:
-        """Those of the null under which the counts are likeliest."""
+        """Return the shares under the null that maximise the likelihood of the counts."""
         if self.null == "equal" or not any(self.counts):
             return self.shares
         rates = _bounded_by_first(self.counts, self.shares, 1 if self.null == "none_higher" else -1)
@@ -68,11 +68,11 @@ class MultinomialEvidence(msgspec.Struct, frozen=True):
 
 
 def start(shares: Sequence[float], concentration: float = 100.0, null: Null = "equal") -> MultinomialEvidence:
-    """No evidence yet.
+    """Return evidence without counts.
 
     Raises:
-        InvalidInput: The shares are not positive with the sum 1, the concentration is not positive, or there
-            is no such null.
+        InvalidInput: The shares are not positive with sum 1, the concentration is not positive, or there is
+            no such null.
     """
     plain = checked_shares(shares, len(shares))
     if not 0 < concentration < math.inf:
@@ -83,19 +83,19 @@ def start(shares: Sequence[float], concentration: float = 100.0, null: Null = "e
 
 
 def log_marginal(prior: Sequence[float], counts: Sequence[int]) -> float:
-    """The logarithm of the chance of a sequence with these counts, the shares being ``Dirichlet(prior)``."""
+    """Return the log probability of a sequence with these counts and ``Dirichlet(prior)`` shares."""
     arms = math.fsum(math.lgamma(p + c) - math.lgamma(p) for p, c in zip(prior, counts, strict=True))
     weight = math.fsum(prior)
     return arms - (math.lgamma(weight + sum(counts)) - math.lgamma(weight))
 
 
 def log_likelihood(counts: Sequence[int], shares: Sequence[float]) -> float:
-    """The same, of known shares."""
+    """Return the log probability for known shares."""
     return math.fsum(c * math.log(share) for c, share in zip(counts, shares, strict=True) if c)
 
 
 def checked_shares(shares: Sequence[float], arms: int) -> tuple[float, ...]:
-    """Raises InvalidInput unless there is one for each of two or more arms, all positive, with the sum 1."""
+    """Return the shares; raise InvalidInput unless there are two or more, positive, with sum 1."""
     if (
         not len(shares) == arms >= 2
         or not all(share > 0 for share in shares)
@@ -109,7 +109,7 @@ def checked_shares(shares: Sequence[float], arms: int) -> tuple[float, ...]:
 
 
 def checked_counts(counts: Sequence[int], arms: int) -> tuple[int, ...]:
-    """Raises InvalidInput unless there is one for each arm, whole and not negative."""
+    """Return the counts; raise InvalidInput unless there is one per arm, integer and not negative."""
     if len(counts) != arms or not all(0 <= count < math.inf and count == int(count) for count in counts):
         raise InvalidInput(
             f"the counts {list(counts)} are not those of {arms} arms", fix="Give one of 0 or more for each."
@@ -118,10 +118,10 @@ def checked_counts(counts: Sequence[int], arms: int) -> tuple[int, ...]:
 
 
 def _bounded_by_first(counts: Sequence[int], shares: Sequence[float], sign: int) -> list[float]:
-    """The rates that fit best among those where none passes the first arm's, upwards (1) or downwards (-1).
+    """Return the rates of best fit with none beyond the first arm's, upwards (1) or downwards (-1).
 
-    Isotonic regression of the simple tree order: arms join the first, the farthest first, as long as they are
-    beyond what has joined (Barlow, Bartholomew, Bremner & Brunk 1972).
+    Isotonic regression with the simple tree order: arms are pooled with the first, the farthest first, while
+        they are beyond the pool (Barlow, Bartholomew, Bremner & Brunk 1972).
     """
     rates = [count / share for count, share in zip(counts, shares, strict=True)]
     others = sorted(range(1, len(rates)), key=lambda i: -sign * rates[i])

@@ -1,9 +1,9 @@
-"""Whose outcome is known for good, and how far has an experiment come?
+"""Units whose outcome is final, and the progress of an experiment.
 
-An outcome takes time: who was exposed yesterday may convert tomorrow. Counting "not yet" as "no" makes an
-arm that converts sooner look better than it is. Only units whose window has closed enter a look, whatever
-they have done up to now, and the look's information is theirs alone. Pure: times are numbers of one unit,
-seconds as a rule.
+An outcome takes time: a unit exposed yesterday may convert tomorrow. Counting "not yet" as "no" makes an arm
+with faster conversion look better than it is. Only units whose window has closed enter a look, whatever they
+have done so far, and they alone determine the look's information. Pure: times are numbers of one unit,
+usually seconds.
 """
 
 from typing import NamedTuple
@@ -17,12 +17,12 @@ Floats = npt.NDArray[np.float64]
 
 
 class Matured(NamedTuple):
-    """What may be looked at.
+    """Data for a look.
 
     Attributes:
-        units: Which ones have matured, shape ``(unit,)`` of bool.
-        hits: Which of all had their event inside the window, of the same shape; says nothing of others.
-        time: The part of the planned units that has matured: the time of a group sequential test.
+        units: Mask of matured units, shape ``(unit,)`` of bool.
+        hits: Mask of units with an event inside the window, of the same shape; meaningless for others.
+        time: Fraction of the planned units that have matured: the time of a group sequential test.
     """
 
     units: npt.NDArray[np.bool_]
@@ -38,18 +38,18 @@ def matured(
     planned: int,
     delay: float = 0.0,
 ) -> Matured:
-    """The units of a look.
+    """Return the matured units of a look.
 
     Args:
-        exposed: When each unit was exposed first, shape ``(unit,)``.
-        happened: When its event was, of the same shape; infinite or NaN for none that is known.
-        watermark: Up to when outcomes have come in, all of them.
-        window: How long after exposure an event counts.
+        exposed: Time of each unit's first exposure, shape ``(unit,)``.
+        happened: Time of its event, of the same shape; infinite or NaN = none known.
+        watermark: Time up to which all outcomes are known.
+        window: Time after exposure during which an event counts.
         planned: Units of the whole experiment.
-        delay: From exposure to the window's beginning.
+        delay: Time from exposure to the start of the window.
 
     Raises:
-        InvalidInput: The shapes differ, or a length is out of its range.
+        InvalidInput: The shapes differ, or a length is out of range.
     """
     since, until = np.asarray(exposed, np.float64), np.asarray(happened, np.float64)
     if since.shape != until.shape or not (window > 0 and delay >= 0 and planned >= 1):

@@ -1,8 +1,7 @@
-"""Where does a quantile lie, and do two arms differ in it, looked at as often as one likes?
+"""Confidence sequences of quantiles, and sequential tests of quantiles in two arms.
 
-Quantile confidence sequences and A/B tests (Howard & Ramdas, "Sequential estimation of quantiles",
-Bernoulli 2022): of latencies, say, whose distribution nobody knows. Exact for values that are independent
-of one another. Pure.
+(Howard & Ramdas, "Sequential estimation of quantiles", Bernoulli 2022.) For example for latencies of unknown
+distribution. Exact for independent values. Pure.
 """
 
 import math
@@ -17,16 +16,16 @@ from salver.words.errors import InvalidInput
 
 
 def proportion(hits: int, trials: int, alpha: float = 0.05, best: int = 100) -> Interval:
-    """Of hits, with bounds that hold after every trial.
+    """Return the proportion of hits, with bounds valid after every trial.
 
     Args:
         hits: From 0 to ``trials``.
         trials: 1 or more.
-        alpha: The chance that they ever fail, in (0, 1/2).
-        best: Trials at which they are to be narrowest for their kind.
+        alpha: Probability that they ever fail, in (0, 1/2). best: Number of trials at which they are
+            narrowest.
 
     Raises:
-        InvalidInput: The counts cannot be.
+        InvalidInput: The counts are impossible.
 
     >>> low, high = proportion(15, 50, best=50)
     >>> round(low, 5), round(high, 5)
@@ -46,21 +45,21 @@ def proportion(hits: int, trials: int, alpha: float = 0.05, best: int = 100) -> 
 
 
 def quantile(values: npt.ArrayLike, p: float, alpha: float = 0.05, best: int = 100) -> Interval:
-    """Of the ``p`` quantile, with bounds that hold after every value.
+    """Return the ``p`` quantile, with bounds valid after every value.
 
     Args:
-        values: All of them up to now, in any order, shape ``(n,)``.
+        values: All values so far, in any order, shape ``(n,)``.
         p: In (0, 1).
-        alpha: The chance that they ever fail, in (0, 1/2).
-        best: Values at which they are to be narrowest for their kind.
+        alpha: Probability that they ever fail, in (0, 1/2). best: Number of values at which they are
+            narrowest.
 
     Raises:
         InvalidInput: An argument is out of its range.
     """
     array = np.sort(np.asarray(values, np.float64))
     _check(array, p)
-    # the quantile is above a value if too few lie at or below it to be that part, and below if too many lie
-    # below
+    # the quantile is above a value if too few values are at or below it, and below if too many are strictly
+    # below it
     log_es = _log_e(np.arange(array.size + 1), array.size, p, alpha, best)
     refuted = log_es >= math.log(1 / alpha)
     below = np.flatnonzero(refuted[: math.floor(p * array.size) + 1])
@@ -73,13 +72,13 @@ def quantile(values: npt.ArrayLike, p: float, alpha: float = 0.05, best: int = 1
 def ab_p_value(
     control: npt.ArrayLike, treatment: npt.ArrayLike, p: float, alpha: float = 0.05, best: int = 100
 ) -> float:
-    """The p-value, valid at every look, of "both arms have the same ``p`` quantile"; in (0, 1].
+    """Return the p-value, valid at every look, of equal ``p`` quantiles in both arms; in (0, 1].
 
     Args:
-        control, treatment: All values up to now, in any order; the arms need not be equal in size.
+        control, treatment: All values so far, in any order; the arms may differ in size.
         p: In (0, 1).
-        alpha: For which the test is tuned.
-        best: Values of an arm at which it is to be strongest.
+        alpha: Level for which the test is tuned.
+        best: Number of values per arm at which it is strongest.
 
     Raises:
         InvalidInput: An argument is out of its range.
@@ -87,7 +86,7 @@ def ab_p_value(
     arms = [np.sort(np.asarray(arm, np.float64)) for arm in (control, treatment)]
     for arm in arms:
         _check(arm, p)
-    # the common quantile is least refuted at one of the values: in the gaps between them evidence is no less
+    # the least-rejected common quantile is at one of the values: between them the evidence is no smaller
     places = np.unique(np.concatenate(arms))
     log_e = np.zeros(places.size)
     for arm in arms:
@@ -103,7 +102,7 @@ def ab_p_value(
 
 
 def _log_e(hits: npt.ArrayLike, trials: int, p: float, alpha: float, best: int) -> npt.NDArray[np.float64]:
-    """Against "the chance of a hit is ``p``"."""
+    """Return the log e-value against a probability ``p`` of a hit."""
     mixture = BetaBinomial.tuned(best * p * (1 - p), alpha, p, 1 - p)
     return mixture.log_e(np.asarray(hits, np.float64) - p * trials, p * (1 - p) * trials)
 

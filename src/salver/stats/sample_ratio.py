@@ -1,8 +1,8 @@
-"""Have the arms as many units as they should?
+"""Tests of whether the arms have the expected numbers of units.
 
 If not, the split itself is broken, and no effect may be read from it. The sequential test is a
-Dirichlet-multinomial e-process (Lindon & Malek, NeurIPS 2022) that may be looked at after every unit; the
-chi-squared test is for one look at a planned time. Knows counts of units only. Pure.
+Dirichlet-multinomial e-process (Lindon & Malek, NeurIPS 2022), valid after every unit; the chi-squared test
+is for one look at a planned time. Knows only counts of units. Pure.
 """
 
 import math
@@ -21,16 +21,16 @@ from salver.words.errors import InvalidInput
 
 
 class SampleRatio(msgspec.Struct, frozen=True):
-    """Units by arm, and what they say against their shares; plain data, that grows by copies.
+    """Units by arm, and their evidence against the shares; plain data, updated by copying.
 
-    The shares may change from one addition to the next: those at which units were *exposed* count. What has
-    been learnt of each arm, the ratio of its units to those expected, then carries over.
+    The shares may change between additions: those at *exposure* count. The estimate for each arm, the ratio
+        of its units to those expected, carries over.
 
     Args:
-        counts: Units, by arm.
-        expected: Units that the shares promised, by arm.
-        concentration: How near to the shares the alternatives lie, in units.
-        log_e: The logarithm of the e-value, 0 before the first unit.
+        counts: Units by arm.
+        expected: Expected units by arm.
+        concentration: Concentration of the alternatives around the shares, in units.
+        log_e: Log e-value; 0 before the first unit.
 
     >>> split = start(2)
     >>> for _ in range(100):
@@ -45,14 +45,14 @@ class SampleRatio(msgspec.Struct, frozen=True):
     log_e: float = 0.0
 
     def add(self, counts: Sequence[int], shares: Sequence[float]) -> Self:
-        """With more units, assigned at these shares.
+        """Add units that were assigned at these shares.
 
         Args:
-            counts: Of the new units, by arm.
-            shares: Of each arm when they were exposed, positive, with the sum 1; settled before they came.
+            counts: New units by arm.
+            shares: Share of each arm at exposure, positive, with sum 1; fixed in advance.
 
         Raises:
-            InvalidInput: The counts or shares are not those of the arms.
+            InvalidInput: The counts or shares do not match the arms.
         """
         counts = checked_counts(counts, len(self.counts))
         shares = checked_shares(shares, len(self.counts))
@@ -66,12 +66,13 @@ class SampleRatio(msgspec.Struct, frozen=True):
 
     @property
     def p_value(self) -> float:
-        """Valid at this look, however it was chosen; in (0, 1]."""
+        """Return a p-value in (0, 1], valid at any look."""
         return math.exp(-max(0.0, self.log_e))
 
     def _prior(self, shares: Sequence[float]) -> list[float]:
-        """Of the next units: their shares, tilted as the past was. With shares that never change it is
-        ``concentration * share + count``, the plain Dirichlet posterior.
+        """Return the prior of the next units: their shares, tilted as in the past.
+
+        With constant shares it is ``concentration * share + count``, the plain Dirichlet posterior.
         """
         weights = [self.concentration * share for share in shares]
         tilted = [
@@ -85,10 +86,10 @@ class SampleRatio(msgspec.Struct, frozen=True):
 
 
 def start(arms: int, concentration: float = 1000.0) -> SampleRatio:
-    """No units yet, of so many arms.
+    """Return evidence without units, for that many arms.
 
     Raises:
-        InvalidInput: Less than two arms, or the concentration is not positive.
+        InvalidInput: Fewer than two arms, or the concentration is not positive.
     """
     if arms < 2 or not 0 < concentration < math.inf:
         raise InvalidInput(
@@ -99,10 +100,10 @@ def start(arms: int, concentration: float = 1000.0) -> SampleRatio:
 
 
 def chi_squared(counts: Sequence[int], shares: Sequence[float]) -> tuple[float, float]:
-    """Pearson's statistic and its p-value, for one look at a time planned before; looks in between void it.
+    """Return Pearson's statistic and its p-value, for a single look at a planned time.
 
     Raises:
-        InvalidInput: The counts or shares are not those of two or more arms, or nothing was counted.
+        InvalidInput: The counts or shares do not match two or more arms, or nothing was counted.
     """
     shares = checked_shares(shares, len(counts))
     counts = checked_counts(counts, len(shares))
@@ -116,7 +117,7 @@ def chi_squared(counts: Sequence[int], shares: Sequence[float]) -> tuple[float, 
 
 
 def _chi_squared_tail(x: float, freedom: int) -> float:
-    """The chance of more than ``x``, by finite sums (Abramowitz & Stegun 26.4.4 and 26.4.5)."""
+    """Return the probability of more than ``x``, by finite sums (Abramowitz & Stegun 26.4.4 and 26.4.5)."""
     if not x:
         return 1.0
     half, odd = x / 2, freedom % 2

@@ -1,30 +1,29 @@
-"""How long does a run take, where rows differ in size?
+"""Batch laws of a model whose rows differ in size.
 
-A model of free extents (texts, images as they come) has a batch law for each size of its rows, by
-power of two of their elements. Pure; see :mod:`salver.stats.batch_law`.
+A model with free extents (texts, images) has a batch law for each size of its rows, by power of two of their
+elements. Pure; see :mod:`salver.stats.batch_law`.
 """
 
 from collections.abc import Mapping
 
 from salver.stats.batch_law import BatchLaw, LiveLaw
 
-_MOST = 64  # sizes; elements of a row fit 64 bits
+_MOST = 64  # number of sizes; elements of a row fit in 64 bits
 _NONE: Mapping[int, BatchLaw] = {}
 
 
 def rounded(size: int) -> int:
-    """Elements of a row, up to the next power of two; 0 stays 0."""
+    """Round the elements of a row up to the next power of two; 0 stays 0."""
     return 1 << (size - 1).bit_length() if size > 0 else 0
 
 
 class ShapeLaws:
-    """Live laws by the size of rows. A size that was never seen starts from the nearest one, its rows being
-    as much dearer as they are larger.
+    """Live laws by the size of rows. An unseen size starts from the nearest one, in proportion to the size.
 
     Args:
-        usual: Of the size that was measured, or of all where shapes are fixed.
-        size: Elements of a row then; 0 = of whatever size comes first.
-        others: What is known of other sizes.
+        usual: Law of the measured size, or of all if shapes are fixed.
+        size: Its elements of a row; 0 = the first size seen.
+        others: Known laws of other sizes.
 
     >>> laws = ShapeLaws(LiveLaw(BatchLaw(a=0.001, t0=0.004)), size=128)
     >>> laws.of(100) is laws.usual
@@ -46,7 +45,7 @@ class ShapeLaws:
         return f"<ShapeLaws of {len(self._laws)} sizes, usually {self.usual!r}>"
 
     def of(self, size: int) -> LiveLaw:
-        """The law of rows of so many elements; 0 = shapes are fixed."""
+        """Return the law for rows of that many elements; 0 = shapes are fixed."""
         if not size:
             return self.usual
         size = rounded(size)
@@ -56,11 +55,11 @@ class ShapeLaws:
         return found
 
     def known(self, size: int) -> LiveLaw:
-        """The same for who only looks, from whatever thread: of a size that was never seen, the usual one."""
+        """Return the law without creating one, from any thread; for an unseen size, the usual one."""
         return self._laws.get(rounded(size), self.usual) if size else self.usual
 
     def others(self) -> dict[int, LiveLaw]:
-        """By size, those that are not the usual one."""
+        """Return the laws other than the usual one, by size."""
         return {size: law for size, law in self._laws.items() if law is not self.usual}
 
     def _new(self, size: int) -> LiveLaw:

@@ -1,15 +1,15 @@
-"""Is the canary worse than its matched baseline, bucket by bucket, however wild the buckets are?
+"""Sequential test of the canary against its matched baseline, robust to wild buckets.
 
-A sign-flip e-process: where two arms are exchangeable, the difference of a bucket is as likely of either
-sign, and nothing else is taken for granted, so bursts, heavy tails and changing rates are harmless. No
-bucket brings more than ln 2.
+A sign-flip e-process: if two arms are exchangeable, the difference in a bucket has either sign with equal
+probability, and nothing else is assumed, so bursts, heavy tails and changing rates are harmless. No bucket
+contributes more than ln 2.
 
-Of arms of different sizes the larger one is thinned: of its events each is kept with the chance that makes
-both alike. Nothing is drawn for that. The mean over all that might be kept is taken, which is an e-value as
-each of them is, and loses less (Jensen). It is what thinning the units themselves would bring in the mean,
-where units fail for themselves, or as many of both arms as there are of them.
+If the arms differ in size, the larger one is thinned: each of its events is kept with the probability that
+makes both equal. Nothing is drawn: the mean over all outcomes is taken, which is an e-value as each of them
+is, and loses less (Jensen). In the mean it equals thinning the units themselves, if units fail independently,
+or equally many of both arms.
 
-Knows differences only; how large the arms are is its caller's to say. Pure.
+Knows only differences; the caller supplies the sizes of the arms. Pure.
 """
 
 import math
@@ -25,15 +25,15 @@ from salver.words.errors import InvalidInput
 
 #: Bets, per unit of the difference; for counts of events.
 SCALES = (0.1, 0.3, 1.0, 3.0)
-_LEAST = -600.0  # of a bet's logarithm, so that simulations have no underflow
+_LEAST = -600.0  # limit of a bet's log, to avoid underflow in simulations
 
 
 class SignFlipEvidence(msgspec.Struct, frozen=True):
-    """What the differences up to now say against "no worse"; plain data, that grows by copies.
+    """Evidence of differences against "no worse"; plain data, updated by copying.
 
     Args:
-        scales: Bets, each the reciprocal of a size of difference that it finds soonest.
-        log_sums: For each of them, the logarithm of its product.
+        scales: Bets, each the reciprocal of the difference that it detects soonest.
+        log_sums: Log of the product of each bet.
 
     >>> evidence = start()
     >>> for difference in (3, 5, 2, 4, 6, 1, 3, 4, 5, 2):
@@ -46,10 +46,10 @@ class SignFlipEvidence(msgspec.Struct, frozen=True):
     log_sums: tuple[float, ...]
 
     def add(self, difference: float) -> Self:
-        """With one more bucket.
+        """Add a bucket.
 
         Args:
-            difference: What the canary has more of the bad than its baseline, finite.
+            difference: Excess of harm in the canary over its baseline, finite.
 
         Raises:
             InvalidInput: The difference is not finite.
@@ -68,16 +68,16 @@ class SignFlipEvidence(msgspec.Struct, frozen=True):
         )
 
     def add_thinned(self, events: int, other: int, keep: float, sign: int = 1) -> Self:
-        """With one more bucket of arms of different sizes.
+        """Add a bucket of arms of different sizes.
 
         Args:
-            events: Of the larger arm.
-            other: Of the smaller one.
-            keep: Its size as a part of the larger one's, in (0, 1].
+            events: Events of the larger arm.
+            other: Events of the smaller one.
+            keep: Its size as a fraction of the larger one's, in (0, 1].
             sign: 1: more in the larger arm is harm; -1: less is.
 
         Raises:
-            InvalidInput: Counts or a part that cannot be.
+            InvalidInput: Impossible counts or fraction.
         """
         is_count = all(0 <= count < math.inf and count == int(count) for count in (events, other))
         if not (0 < keep <= 1 and is_count):
@@ -99,12 +99,12 @@ class SignFlipEvidence(msgspec.Struct, frozen=True):
 
     @property
     def log_e(self) -> float:
-        """The logarithm of the e-value, 0 before the first bucket: of the mean over the scales."""
+        """Return the log e-value, the mean over the scales; 0 before the first bucket."""
         return log_sum(self.log_sums) - math.log(len(self.log_sums))
 
 
 def start(scales: Sequence[float] = SCALES) -> SignFlipEvidence:
-    """No evidence yet.
+    """Return empty evidence.
 
     Raises:
         InvalidInput: There are no scales, or one is not positive.
@@ -117,7 +117,7 @@ def start(scales: Sequence[float] = SCALES) -> SignFlipEvidence:
 def log_e_paths(
     begin: SignFlipEvidence, events: npt.ArrayLike, other: npt.ArrayLike = 0, keep: npt.ArrayLike = 1.0
 ) -> npt.NDArray[np.float64]:
-    """``log_e`` after each bucket of many replications, for simulations.
+    """Return ``log_e`` after each bucket of many replications, for simulations.
 
     Args:
         events: Shape ``(replication, bucket)``; as in :meth:`SignFlipEvidence.add_thinned`, or differences.
@@ -139,7 +139,7 @@ def log_e_paths(
 def _thinned_bets(
     events: npt.NDArray[np.int64], other: npt.NDArray[np.int64], keep: float, scale: float
 ) -> npt.NDArray[np.float64]:
-    """By a table of each count that occurs beside each other one."""
+    """Return the bets from a table over pairs of counts."""
     most, kept = int(events.max(initial=0)), np.arange(int(events.max(initial=0)) + 1)
     factorials = np.r_[0.0, np.cumsum(np.log(np.arange(1, most + 1)))]
     lost = kept[:, None] - kept
@@ -159,8 +159,9 @@ def _thinned_bets(
 
 
 def _kept(events: int, keep: float) -> list[tuple[int, float]]:
-    """How many of the events may be kept, each with the logarithm of its chance; what is next to impossible
-    is left out, which only takes from evidence.
+    """Return possible numbers of kept events, each with its log probability.
+
+    Nearly impossible ones are omitted, which only reduces the evidence.
     """
     around, wide = events * keep, 9 * (1 + math.sqrt(events * keep * (1 - keep)))
     counts = range(max(0, math.floor(around - wide)), min(events, math.ceil(around + wide)) + 1)
@@ -179,7 +180,7 @@ def _kept(events: int, keep: float) -> list[tuple[int, float]]:
 
 
 def _log_bet(x: float) -> float:
-    """``log(exp(x) / cosh(x))``, without overflow; at most ln 2."""
+    """Return ``log(exp(x) / cosh(x))`` without overflow; at most ln 2."""
     return x - abs(x) - math.log1p(math.exp(-2 * abs(x))) + math.log(2)
 
 

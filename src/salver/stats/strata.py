@@ -1,8 +1,8 @@
-"""How do arms get alike in what is known of their units beforehand?
+"""Balancing of arms by known properties of their units.
 
-For small experiments (below a thousand units an arm; above, a hash and :func:`post_stratified` do as well):
-permuted blocks, by stratum, or minimisation, where strata are too many. Knows no units, only how many came
-before. Pure: chance is a keyed hash, or an argument.
+For small experiments (below a thousand units per arm; above, a hash and :func:`post_stratified` are as good):
+permuted blocks by stratum, or minimisation if there are too many strata. Knows no units, only how many there
+were before. Pure: randomness is a keyed hash, or an argument.
 """
 
 import math
@@ -16,14 +16,14 @@ from salver.words.errors import InvalidInput
 
 
 def block_arm(salt: str, stratum: str, index: int, block: Sequence[int]) -> int:
-    """The arm of the next unit of a stratum, by permuted blocks: each block holds its arms in a random order.
+    """Return the arm of the next unit of a stratum, by permuted blocks with arms in random order.
 
-    Between the arms of a stratum no imbalance is ever above half a block (of two equal arms).
+    The imbalance between the arms of a stratum never exceeds half a block (for two equal arms).
 
     Args:
-        salt: The experiment's.
-        stratum: What the units have in common.
-        index: Units of the stratum before this one.
+        salt: Salt of the experiment.
+        stratum: Common property of the units.
+        index: Number of units of the stratum before this one.
         block: Units of each arm in a block; ``(2, 2)`` for two equal arms.
 
     Raises:
@@ -46,19 +46,19 @@ def block_arm(salt: str, stratum: str, index: int, block: Sequence[int]) -> int:
 def minimising_arm(
     counts: Sequence[Mapping[str, int]], levels: Sequence[str], chance: float, follow: float = 0.8
 ) -> int:
-    """The arm that keeps every known factor balanced best, as a rule (Pocock & Simon, Biometrics 1975).
+    """Return the arm that usually keeps all known factors best balanced (Pocock & Simon, Biometrics 1975).
 
-    With one factor of one level it is Efron's biased coin (Biometrika 1971).
+    With one factor of one level this is Efron's biased coin (Biometrika 1971).
 
     Args:
-        counts: For each arm, how many units of each level it holds.
-        levels: Those of the next unit, one for each factor, with names that differ between factors.
+        counts: For each arm, the number of units of each level.
+        levels: Levels of the next unit, one per factor, with names unique across factors.
         chance: Uniform in [0, 1), the unit's own: from :func:`salver.stats.assignment.fraction`.
-        follow: The chance of the best arm; what is left is shared by the others, so that nobody can foresee
-            it.
+        follow: Probability of the best arm; the rest is shared by the others, so that assignments are
+            unpredictable.
 
     Raises:
-        InvalidInput: Less than two arms, ``follow`` is not above an equal chance, or ``chance`` is out of its
+        InvalidInput: Fewer than two arms, ``follow`` is not above an equal chance, or ``chance`` is out of
             range.
     """
     arms = len(counts)
@@ -79,7 +79,7 @@ def minimising_arm(
 
 
 class Stratum(msgspec.Struct, frozen=True):
-    """What is known of a stratum: units, sum and sum of squares of either arm."""
+    """Statistics of a stratum: units, sum and sum of squares of either arm."""
 
     control: tuple[int, float, float]
     treatment: tuple[int, float, float]
@@ -93,12 +93,12 @@ class Effect(NamedTuple):
 
 
 def post_stratified(strata: Sequence[Stratum]) -> Effect:
-    """The difference of means, with strata made alike afterwards: what differs between strata is no noise.
+    """Return the difference of means after stratification, without the variance between strata.
 
-    Each stratum counts with its part of all units (Miratrix, Sekhon & Yu, JRSS B 2013).
+    Each stratum is weighted by its share of all units (Miratrix, Sekhon & Yu, JRSS B 2013).
 
     Raises:
-        InvalidInput: A stratum has less than two units of an arm; merge it with another. There is none, or a
+        InvalidInput: A stratum has fewer than two units of an arm; merge it with another. There is none, or a
             sum is not finite.
     """
     total = sum(stratum.control[0] + stratum.treatment[0] for stratum in strata)
@@ -120,6 +120,6 @@ def post_stratified(strata: Sequence[Stratum]) -> Effect:
 
 
 def _mean(units: int, total: float, squares: float) -> tuple[float, float]:
-    """The mean and the square of its standard error."""
+    """Return the mean and the square of its standard error."""
     mean = total / units
     return mean, max(0.0, squares - units * mean**2) / (units - 1) / units
