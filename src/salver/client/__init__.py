@@ -1,8 +1,7 @@
-"""Client of a Salver server, or of another that speaks the Open Inference Protocol.
+"""Client of a Salver server, or of another server with the Open Inference Protocol.
 
-:class:`Client` is asynchronous, and :class:`SyncClient` the same for programs without an event loop. What
-they raise is a :class:`~salver.words.errors.SalverError` of :mod:`salver.words.errors`;
-:class:`Unreachable` is one, too.
+:class:`Client` is asynchronous, and :class:`SyncClient` is for programs without an event loop. They raise
+:class:`~salver.words.errors.SalverError`, including :class:`Unreachable`.
 """
 
 from salver.client.blocking import SyncClient

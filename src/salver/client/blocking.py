@@ -1,4 +1,4 @@
-"""Synchronous face of the client: the same code, on an event loop of its own on a thread."""
+"""Synchronous client: the asynchronous one, on an event loop of its own in a thread."""
 
 import asyncio
 import threading
@@ -16,10 +16,10 @@ T = TypeVar("T")
 
 
 class SyncClient:
-    """A client of one server whose methods wait for the answer.
+    """Client of one server whose methods wait for the answer.
 
-    Any number of threads may share one, and it works where an event loop runs already, as in a notebook.
-    Arguments, answers and errors are those of :class:`Client`.
+    Thread-safe, and usable where an event loop is already running, as in a notebook. Arguments, answers and
+    errors are those of :class:`Client`.
 
     Example::
 
@@ -34,21 +34,21 @@ class SyncClient:
         self._is_closed = False
 
     def __repr__(self) -> str:
-        """The server's address."""
+        """Return the server's address."""
         return repr(self._client).replace("Client", "SyncClient", 1)
 
     def __enter__(self) -> Self:
-        """Itself; connections are opened by the calls."""
+        """Return the client; connections are opened by calls."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Closes the connections."""
+        """Close the connections."""
         self.close()
 
     def close(self) -> None:
-        """Close the connections, and end the thread. No call may follow."""
+        """Close the connections and end the thread. No call may follow."""
         with self._starting:
             self._is_closed, loop, self._loop = True, self._loop, None
         if loop is not None:
@@ -56,15 +56,15 @@ class SyncClient:
             loop.call_soon_threadsafe(loop.stop)
 
     def live(self) -> bool:
-        """Is the server up?"""
+        """Return whether the server is alive."""
         return self._wait(self._client.live())
 
     def ready(self, model: str = "", version: str = "") -> bool:
-        """Can the server, or one model, answer now?"""
+        """Return whether the server, or one model, is ready."""
         return self._wait(self._client.ready(model, version))
 
     def metadata(self, model: str = "", version: str = "") -> dict[str, Any]:
-        """What the server, or one model, says of itself."""
+        """Return the metadata of the server, or of one model."""
         return self._wait(self._client.metadata(model, version))
 
     def infer(
@@ -78,7 +78,7 @@ class SyncClient:
         parameters: Mapping[str, Parameter] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> dict[str, Array]:
-        """Ask a model; see :meth:`Client.infer`."""
+        """Send a request to a model; see :meth:`Client.infer`."""
         ask = self._client.infer(
             model, inputs, version=version, outputs=outputs, id=id, parameters=parameters, headers=headers
         )
@@ -95,13 +95,13 @@ class SyncClient:
         parameters: Mapping[str, Parameter] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> bytes:
-        """The bytes that :meth:`infer` would send, for :meth:`post`."""
+        """Return the bytes that :meth:`infer` would send, for :meth:`post`."""
         return self._client.infer_request(
             model, inputs, version=version, outputs=outputs, id=id, parameters=parameters, headers=headers
         )
 
     def post(self, request: bytes) -> None:
-        """Send a request made before, and drop the answer."""
+        """Send a prepared request and drop the answer."""
         self._wait(self._client.post(request))
 
     def outcome(
@@ -115,38 +115,38 @@ class SyncClient:
         id: str = "",
         supersedes: str = "",
     ) -> str:
-        """Tell what became of a request, or of a unit; see :meth:`Client.outcome`."""
+        """Post an outcome of a request or a unit; see :meth:`Client.outcome`."""
         told = self._client.outcome(
             name, value, request=request, unit=unit, time=time, id=id, supersedes=supersedes
         )
         return self._wait(told)
 
     def outcomes(self, outcomes: Sequence[Outcome]) -> Receipt:
-        """Tell many outcomes; the receipt names those that were refused."""
+        """Post many outcomes; the receipt names those that were rejected."""
         return self._wait(self._client.outcomes(outcomes))
 
     def index(self) -> list[dict[str, Any]]:
-        """Every version the server knows: ``name``, ``version``, ``state``, ``reason``."""
+        """Return every version that the server knows: ``name``, ``version``, ``state``, ``reason``."""
         return self._wait(self._client.index())
 
     def load(self, model: str) -> None:
-        """Load a model, or load it again."""
+        """Load or reload a model."""
         self._wait(self._client.load(model))
 
     def unload(self, model: str) -> None:
-        """Let a model go; requests in flight are still answered."""
+        """Unload a model; requests in flight are still answered."""
         self._wait(self._client.unload(model))
 
     def statistics(self, model: str = "", version: str = "") -> dict[str, Any]:
-        """Counts and durations of one model, or of all."""
+        """Return counts and durations of one model, or of all."""
         return self._wait(self._client.statistics(model, version))
 
     def explain(self, model: str, version: str = "", *, request: str = "") -> dict[str, Any]:
-        """Where the time of a model's requests went; see :meth:`Client.explain`."""
+        """Return the latency breakdown of a model's requests; see :meth:`Client.explain`."""
         return self._wait(self._client.explain(model, version, request=request))
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
-        """The result of a call; Ctrl-C gives it up."""
+        """Return the result of a call; Ctrl-C cancels it."""
         try:
             loop = self._running()
         except NotReady:

@@ -1,8 +1,7 @@
-"""What can be asked of a server, as methods with numpy arrays?
+"""Asynchronous client with numpy arrays.
 
-Each method is one call of the Open Inference Protocol or of its repository and statistics
-extensions. It knows the protocol's paths and errors; bytes are the matter of ``encoding`` and
-connections that of ``http``.
+Each method is one call of the Open Inference Protocol or of its repository and statistics extensions. It
+knows the protocol's paths and errors; bytes are handled in ``encoding`` and connections in ``http``.
 """
 
 import asyncio
@@ -42,12 +41,12 @@ _BY_STATUS: Final[dict[int, type[SalverError]]] = {
 
 
 class Client:
-    """An asynchronous client of one server.
+    """Asynchronous client of one server.
 
     Args:
-        url: Such as ``http://127.0.0.1:8000``; a path in it is put before every call's.
-        timeout: Seconds that any one call may take.
-        token: Where the server wants one for changes: loads, unloads, outcomes.
+        url: For example ``http://127.0.0.1:8000``; its path is prepended to every call's path.
+        timeout: Maximum seconds of a call.
+        token: Token for changes, if the server requires one: loads, unloads, outcomes.
 
     Example::
 
@@ -62,17 +61,17 @@ class Client:
         self._known: dict[tuple[str, str], dict[str, DataType]] = {}  # datatypes of models' inputs
 
     def __repr__(self) -> str:
-        """The server's address."""
+        """Return the server's address."""
         return f"<Client {self._http.url}>"
 
     async def __aenter__(self) -> Self:
-        """Itself; connections are opened by the calls."""
+        """Return the client; connections are opened by calls."""
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Closes the connections."""
+        """Close the connections."""
         await self.close()
 
     async def close(self) -> None:
@@ -80,16 +79,16 @@ class Client:
         await self._http.close()
 
     async def live(self) -> bool:
-        """Is the server up?"""
+        """Return whether the server is alive."""
         return (await self._send(self._http.request("GET", "/v2/health/live"))).status == 200
 
     async def ready(self, model: str = "", version: str = "") -> bool:
-        """Can the server, or one model, answer now?"""
+        """Return whether the server, or one model, is ready."""
         path = f"{_model(model, version)}/ready" if model else "/v2/health/ready"
         return (await self._send(self._http.request("GET", path))).status == 200
 
     async def metadata(self, model: str = "", version: str = "") -> dict[str, Any]:
-        """What the server, or one model, says of itself.
+        """Return the metadata of the server, or of one model.
 
         Raises:
             NotFound: no such model or version.
@@ -107,29 +106,25 @@ class Client:
         parameters: Mapping[str, Parameter] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> dict[str, Array]:
-        """Ask a model.
+        """Send a request to a model.
 
         Args:
-            model: Its name.
-            inputs: By tensor name, what numpy understands (text for BYTES), or a
-                :class:`~salver.words.tensor.Tensor` where the datatype must be said. Lists and single
-                values get
-                the datatype that the model's metadata says, which is asked for once.
-            version: Empty leaves the choice to the server.
-            outputs: Wanted outputs; none means all.
-            id: A mark of your own, for the server's log.
+            model: Name of the model. inputs: By tensor name, anything that numpy understands (text for
+                BYTES), or a :class:`~salver.words.tensor.Tensor` to specify the datatype. Lists and single
+                values get the datatype in the model's metadata, which is requested once.
+            version: Empty = chosen by the server. outputs: Requested outputs; empty = all. id: Your own id,
+                for the server's log.
             parameters: Request parameters of the protocol.
-            headers: More of the request's, as ``x-request-id`` or one that names the user.
+            headers: Additional headers, such as ``x-request-id`` or one that names the user.
 
         Returns:
             Arrays by output name: object arrays of ``bytes`` for BYTES, float32 for BF16.
 
         Raises:
-            InvalidInput: the server refuses the request, or an input has no datatype.
+            InvalidInput: the server rejects the request, or an input has no datatype.
             NotFound: no such model or version.
-            Overloaded: its queue is full.
-            Unreachable: nobody answers.
-            SalverError: whatever else the server says, by its status.
+            Overloaded: its queue is full. Unreachable: there is no answer. SalverError: other errors, by
+                status.
         """
         if any(isinstance(value, UNTYPED) for value in inputs.values()):
             inputs = await self._typed(model, version, inputs)
@@ -139,7 +134,7 @@ class Client:
         try:
             reply = _checked(await self._send(ask))
         except errors.InvalidInput:
-            self._known.pop((model, version), None)  # it may be another model by now
+            self._known.pop((model, version), None)  # the model may have been replaced
             raise
         return {out.name: values_of(out) for out in decode_reply(reply.headers, reply.body)}
 
@@ -154,10 +149,10 @@ class Client:
         parameters: Mapping[str, Parameter] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> bytes:
-        """The bytes that :meth:`infer` would send, for :meth:`post` to send again and again.
+        """Return the bytes that :meth:`infer` would send, for repeated use with :meth:`post`.
 
         Raises:
-            InvalidInput: an input is of no datatype.
+            InvalidInput: an input has no datatype.
         """
         try:
             tensors = [v if isinstance(v, Tensor) else tensor(name, v) for name, v in inputs.items()]
@@ -168,10 +163,10 @@ class Client:
         return self._http.request("POST", f"{_model(model, version)}/infer", body, all_headers)
 
     async def post(self, request: bytes) -> None:
-        """Send a request made before, and drop the answer.
+        """Send a prepared request and drop the answer.
 
         Raises:
-            SalverError: the server refuses it, by its status.
+            SalverError: the server rejects it, by its status.
         """
         _checked(await self._send(request))
 
@@ -186,21 +181,21 @@ class Client:
         id: str = "",
         supersedes: str = "",
     ) -> str:
-        """Tell what became of a request, or of a unit; releases that ask for it count it.
+        """Post an outcome of a request or a unit, which counts for releases that need it.
 
         Args:
-            name: Of the metric.
-            request, unit: Whose it is, one of both: the request's ``x-request-id``, or the unit's name.
-            time: Unix seconds, when it happened; None = now.
-            id: Your own, so that the same outcome told twice counts once; empty = a new one.
+            name: Name of the metric.
+            request, unit: Either the request's ``x-request-id`` or the unit's name.
+            time: Unix seconds of the event; None = now.
+            id: Your own id, so that an outcome posted twice counts once; empty = a new one.
             supersedes: Id of the outcome that this one corrects.
 
         Returns:
-            Its id, for a correction. It is on the server's disk.
+            Its id, for a correction. The outcome is on the server's disk.
 
         Raises:
-            InvalidInput: the server refuses it, and says why.
-            Unreachable: nobody answers, in several tries; tell it again with an id of your own.
+            InvalidInput: the server rejects it; the message has the reason. Unreachable: no answer to several
+                attempts; post it again with your own id.
         """
         outcome = Outcome(
             id or uuid.uuid4().hex, name, request, unit, float(value), time, supersedes=supersedes
@@ -209,10 +204,10 @@ class Client:
         return outcome.id
 
     async def outcomes(self, outcomes: Sequence[Outcome]) -> Receipt:
-        """Tell many outcomes, in any order; the receipt names those that were refused.
+        """Post many outcomes, in any order; the receipt names those that were rejected.
 
         Raises:
-            SalverError: as :meth:`outcome`; tell all of them again, with the same ids.
+            SalverError: as :meth:`outcome`; post all of them again, with the same ids.
         """
 
         async def send(body: bytes) -> bytes:
@@ -222,23 +217,23 @@ class Client:
         return await post_outcomes(send, outcomes)
 
     async def index(self) -> list[dict[str, Any]]:
-        """Every version the server knows: ``name``, ``version``, ``state``, ``reason``."""
+        """Return every version that the server knows: ``name``, ``version``, ``state``, ``reason``."""
         entries = _json(await self._call("/v2/repository/index"))
         if not isinstance(entries, list):
             raise errors.Unsupported("the server's repository index is not a list")
         return entries
 
     async def load(self, model: str) -> None:
-        """Load a model, or load it again.
+        """Load or reload a model.
 
         Raises:
             NotFound: the repository has no such model.
-            SalverError: it does not load; the message is the reason.
+            SalverError: it does not load; the message has the reason.
         """
         await self._call(f"/v2/repository/models/{quote(model, safe='')}/load")
 
     async def unload(self, model: str) -> None:
-        """Let a model go; requests in flight are still answered.
+        """Unload a model; requests in flight are still answered.
 
         Raises:
             NotFound: no such model is loaded.
@@ -246,23 +241,23 @@ class Client:
         await self._call(f"/v2/repository/models/{quote(model, safe='')}/unload")
 
     async def statistics(self, model: str = "", version: str = "") -> dict[str, Any]:
-        """The statistics extension's counts and durations, of one model or of all."""
+        """Return counts and durations from the statistics extension, of one model or of all."""
         return self._object(await self._get(f"{_model(model, version) if model else '/v2/models'}/stats"))
 
     async def explain(self, model: str, version: str = "", *, request: str = "") -> dict[str, Any]:
-        """Where the time of a model's requests went; durations in milliseconds.
+        """Return the latency breakdown of a model's requests; durations in milliseconds.
 
         Args:
-            request: The id of one recent request, to learn of that one alone.
+            request: Id of a recent request, for that one only.
 
         Raises:
-            NotFound: no such model or version, or no such request that the server remembers.
+            NotFound: no such model or version, or the server does not remember the request.
         """
         path = f"{_model(model, '' if request else version)}/explain"
         return self._object(await self._get(f"{path}/{quote(request, safe='')}" if request else path))
 
     async def _typed(self, model: str, version: str, inputs: Mapping[str, object]) -> dict[str, object]:
-        """The inputs, lists among them as tensors of the model's datatypes."""
+        """Return the inputs, with lists converted to the model's datatypes."""
         known = self._known.get((model, version))
         if known is None:
             told = await self.metadata(model, version)
@@ -284,7 +279,7 @@ class Client:
 
     @property
     def _headers(self) -> list[tuple[str, str]]:
-        """Of a request that may change something."""
+        """Return the headers of a request that may change something."""
         own = [("authorization", f"Bearer {self._token}")] if self._token else []
         return [("content-type", "application/json"), *own]
 
@@ -317,7 +312,7 @@ def _json(reply: Reply) -> Any:
 
 
 def _checked(reply: Reply) -> Reply:
-    """The reply if it is a good one; else the error that its status and body tell."""
+    """Return a successful reply, or raise the error of its status and body."""
     if reply.status < 400:
         return reply
     try:
@@ -331,5 +326,5 @@ def _checked(reply: Reply) -> Reply:
 
 
 def _seconds(text: bytes) -> float:
-    """RFC 9110, section 10.2.3; its other form, a date, is rare, and a second as good."""
+    """Parse seconds (RFC 9110, section 10.2.3); a date, the rare other form, counts as one second."""
     return float(text) if text.isdigit() else 1.0

@@ -1,7 +1,7 @@
-"""How do a client's tensors become an Open Inference request, and the reply tensors again?
+"""Encoding of Open Inference requests and decoding of replies.
 
-The client's side of the protocol with the binary tensor extension (TR-R24) in both directions:
-numbers travel as they lie in memory. It knows no socket.
+The client's side of the protocol with the binary tensor extension (TR-R24) in both directions: numbers are
+sent as they are in memory. It knows no socket.
 
 Pure.
 """
@@ -22,10 +22,10 @@ Headers = list[tuple[str, str]]
 
 
 def specs(metadata: Mapping[str, Any], what: str) -> list[TensorSpec]:
-    """The ``inputs`` or ``outputs`` of a model's metadata.
+    """Return the ``inputs`` or ``outputs`` of a model's metadata.
 
     Raises:
-        InvalidInput: the server's answer is no metadata, or names a datatype that does not exist.
+        InvalidInput: the answer is not valid metadata, or names an unknown datatype.
     """
     try:
         return [
@@ -43,7 +43,7 @@ def encode_request(
     id: str = "",
     parameters: Mapping[str, Parameter] | None = None,
 ) -> tuple[Headers, bytes]:
-    """Headers and body of an ``infer`` request that asks for binary outputs."""
+    """Return headers and body of an ``infer`` request for binary outputs."""
     raw = [to_raw(tensor) for tensor in inputs]
     head: dict[str, Any] = {
         "inputs": [
@@ -67,10 +67,10 @@ def encode_request(
 
 
 def decode_reply(headers: Mapping[bytes, bytes], body: bytes) -> tuple[Tensor, ...]:
-    """The outputs of an ``infer`` reply, binary ones and those that came as JSON.
+    """Return the outputs of an ``infer`` reply, whether binary or JSON.
 
     Raises:
-        InvalidInput: the answer does not keep to the protocol; the message says where.
+        InvalidInput: the answer violates the protocol; the message says where.
     """
     split = headers.get(_SPLIT.encode(), b"")
     try:
@@ -97,5 +97,5 @@ def decode_reply(headers: Mapping[bytes, bytes], body: bytes) -> tuple[Tensor, .
 
 
 def values_of(tensor: Tensor) -> Array:
-    """What a numpy user expects: BF16 widened to float32, everything else as it is."""
+    """Return the values for numpy users: BF16 widened to float32, everything else unchanged."""
     return bf16_to_fp32(tensor.array) if tensor.datatype is DataType.BF16 else tensor.array

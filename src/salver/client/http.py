@@ -1,7 +1,7 @@
-"""How do HTTP/1.1 requests reach one server over few kept-alive connections?
+"""Minimal HTTP/1.1 client with kept-alive connections to one server.
 
-A small client: one request at a time on a connection, bodies whole. It knows no tensor and no
-model. RFC 9112 is what the comments cite.
+One request at a time per connection, complete bodies. It knows no tensor and no model. Comments cite RFC
+9112.
 """
 
 import asyncio
@@ -19,13 +19,13 @@ _MAX_BODY = 1 << 30
 
 
 class Unreachable(SalverError):
-    """Nobody answers at that address, or the connection broke in the middle of an answer."""
+    """No answer from that address, or a connection broken during an answer."""
 
     code = Code.NOT_READY
 
 
 class Reply(msgspec.Struct, gc=False):
-    """A whole answer; names in ``headers`` are lower-case."""
+    """A complete answer; names in ``headers`` are lower-case."""
 
     status: int
     headers: dict[bytes, bytes]
@@ -53,7 +53,7 @@ class _Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self.heard = True
         self._buffer += data
-        if self._waiter is None:  # an answer to nothing: 408 on an idle connection, for instance
+        if self._waiter is None:  # an unsolicited answer, for example 408 on an idle connection
             self.close()
             return
         self._advance(ended=False)
@@ -75,7 +75,7 @@ class _Connection(asyncio.Protocol):
         try:
             return await self._waiter
         except asyncio.CancelledError:
-            self.close()  # the answer that is still to come belongs to nobody
+            self.close()  # the pending answer has no recipient
             raise
         finally:
             self._waiter = None
@@ -106,7 +106,7 @@ class _Connection(asyncio.Protocol):
                 self._settle(reply)
 
     def _parse(self, ended: bool) -> Reply | None:
-        """The reply if it is whole. Raises ValueError for what is not HTTP."""
+        """Return the reply if it is complete. Raises ValueError for invalid HTTP."""
         if self._head is None and not self._parse_head():
             return None
         assert self._head is not None
@@ -141,7 +141,7 @@ class _Connection(asyncio.Protocol):
         version, status, *_ = status_line.split(b" ", 2)
         if not version.startswith(b"HTTP/1."):
             raise ValueError("not HTTP")
-        if status == b"100":  # an interim answer; the real one follows
+        if status == b"100":  # an interim answer; the final one follows
             del self._buffer[: end + 4]
             return self._parse_head()
         pairs = (line.partition(b":") for line in lines)
@@ -151,7 +151,7 @@ class _Connection(asyncio.Protocol):
         return True
 
     def _take_chunks(self) -> bool:
-        """Move whole chunks out of the buffer; True after the last one."""
+        """Move complete chunks out of the buffer; return True after the last one."""
         while (end := self._buffer.find(b"\r\n", self._body_at)) >= 0:
             size = int(bytes(self._buffer[self._body_at : end]).partition(b";")[0], 16)
             if size < 0 or len(self._chunks) + size > _MAX_BODY:
@@ -185,13 +185,13 @@ class Http:
         self._idle: list[_Connection] = []
 
     def __repr__(self) -> str:
-        """Address and idle connections."""
+        """Return the address and the number of idle connections."""
         return f"<Http {self.url}, {len(self._idle)} idle>"
 
     def request(
         self, verb: str, path: str, body: bytes = b"", headers: Iterable[tuple[str, str]] = ()
     ) -> bytes:
-        """The bytes of a request, so that one that is sent often is written once."""
+        """Return the bytes of a request, so that a repeated one is built once."""
         lines = [f"{verb} ".encode() + self._prefix + path.encode() + b" HTTP/1.1", b"host: " + self._host]
         lines += [f"{name}: {value}".encode() for name, value in headers]
         if body or verb == "POST":
@@ -199,11 +199,11 @@ class Http:
         return b"\r\n".join(lines) + b"\r\n\r\n" + body
 
     async def send(self, request: bytes) -> Reply:
-        """Send it on an idle or a new connection.
+        """Send on an idle or a new connection.
 
         Raises:
-            Unreachable: no answer; a kept-alive connection that the server closed meanwhile is
-                replaced once, without a word.
+            Unreachable: no answer; a kept-alive connection that the server closed meanwhile is replaced once,
+                silently.
         """
         while self._idle:
             connection = self._idle.pop()
@@ -212,7 +212,7 @@ class Http:
             try:
                 return await self._ask(connection, request)
             except Unreachable:
-                if connection.heard:  # it was alive: the server itself broke off
+                if connection.heard:  # the connection was alive: the server itself broke off
                     raise
                 break
         return await self._ask(await self._connect(), request)

@@ -1,9 +1,8 @@
-"""How does a server behave when requests arrive on a clock of their own?
+"""Open-loop load generator.
 
-Open-loop load: the times of all requests are fixed in advance, and the latency of each is counted
-from its scheduled time, so that a slow answer does not hide the wait of those behind it
-("coordinated omission", G. Tene). It knows no protocol: ``send`` is handed in, and so are clock
-and sleep.
+The times of all requests are fixed in advance, and the latency of each is counted from its scheduled time, so
+that a slow answer does not hide the wait of those behind it ("coordinated omission", G. Tene). It knows no
+protocol: ``send``, clock and sleep are arguments.
 """
 
 import asyncio
@@ -18,18 +17,18 @@ from salver.words.errors import SalverError
 from salver.words.tensor import Array
 
 Arrivals = Literal["poisson", "constant"]
-#: Samples from which a 99th percentile is known to a quarter of its tail (order statistics, 99 %).
+#: Samples needed for a 99th percentile known to a quarter of its tail (order statistics, 99 %).
 ENOUGH_FOR_P99 = 10_500
 
 
 def schedule(rate: float, seconds: float, arrivals: Arrivals, seed: int) -> Array:
-    """Ascending send times in seconds from the start, below ``seconds``.
+    """Return ascending send times in seconds from the start, below ``seconds``.
 
     Args:
         rate: Requests per second, above 0.
-        seconds: Length of the run.
+        seconds: Duration of the run.
         arrivals: ``poisson`` has exponential gaps, ``constant`` equal ones.
-        seed: Of the gaps; the same seed gives the same load.
+        seed: Seed of the gaps; the same seed gives the same load.
 
     >>> schedule(4, 1, "constant", 0).tolist()
     [0.0, 0.25, 0.5, 0.75]
@@ -43,14 +42,14 @@ def schedule(rate: float, seconds: float, arrivals: Arrivals, seed: int) -> Arra
 
 
 class Tally(msgspec.Struct):
-    """What has happened so far; the lists have one entry a sent request.
+    """Results so far; the lists have one entry per sent request.
 
     Attributes:
-        planned: Requests of the schedule.
+        planned: Number of scheduled requests.
         latency: Seconds from the scheduled time to the answer.
-        lag: Seconds that the generator itself was late, the wait for a free connection excluded.
+        lag: Delay of the generator itself in seconds, without the wait for a free connection.
         outcome: ``ok`` or the error's code.
-        finished: When the last answer came, in seconds from the start.
+        finished: Time of the last answer, in seconds from the start.
     """
 
     planned: int
@@ -70,11 +69,10 @@ async def drive(
     clock: Callable[[], float],
     sleep: Callable[[float], Awaitable[None]],
 ) -> None:
-    """Send at the scheduled times, over at most ``connections`` requests at once.
+    """Send at the scheduled times, with at most ``connections`` concurrent requests.
 
-    Each of so many workers takes the next scheduled request, waits for its time, and sends it; one
-    that comes late because all were busy is late in its latency too. What is still unsent after
-    ``seconds`` stays unsent.
+    Each worker takes the next scheduled request, waits for its time, and sends it; a delay because all were
+    busy counts towards its latency. Requests not sent after ``seconds`` stay unsent.
     """
     times = iter(due.tolist())
     start = clock()
@@ -105,13 +103,13 @@ async def drive(
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """One run in numbers; latencies are milliseconds of the good answers, None without any.
+    """Figures of one run; latencies are milliseconds of successful answers, None without any.
 
     Attributes:
         unsent: Scheduled but never sent, because every connection was busy until the end.
-        rate: Good answers per second, until the last answer.
+        rate: Successful answers per second, until the last answer.
         p99_is_sound: Enough samples lie beyond it.
-        late_ms: 99th percentile of the generator's own lateness.
+        late_ms: 99th percentile of the generator's own delay.
     """
 
     offered: float
@@ -130,12 +128,12 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def generator_was_late(self) -> bool:
-        """The generator, not the server, made up a good part of the latencies."""
+        """Return whether the generator, not the server, caused a considerable part of the latencies."""
         return self.late_ms > max(2.0, 0.5 * (self.p50_ms or 0.0))
 
 
 def summarise(tally: Tally, offered: float, seconds: float) -> Summary:
-    """The run's numbers. Percentiles are of the samples themselves, without a histogram's error."""
+    """Return the run's figures. Percentiles are of the samples themselves, without a histogram's error."""
     good = np.array([t for t, o in zip(tally.latency, tally.outcome, strict=True) if o == "ok"]) * 1e3
     marks = [float(x) for x in np.percentile(good, (50, 90, 99, 100))] if good.size else [None] * 4
     lag = np.array(tally.lag) * 1e3

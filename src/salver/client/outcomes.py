@@ -1,7 +1,7 @@
-"""How does a program tell a server what became of its answers, so that each counts once though calls fail?
+"""Posting of outcomes so that each counts once even if calls fail.
 
-Every outcome has an id before it is sent, so that a call of which nobody knows whether it arrived is sent
-again. It knows neither connections nor what is judged.
+Every outcome gets an id before it is sent, so that a call with unknown result can be repeated. It knows
+neither connections nor releases.
 """
 
 import asyncio
@@ -17,24 +17,24 @@ from salver.words.releases import Outcome, Receipt
 
 _read_receipt: Final = msgspec.json.Decoder(Receipt).decode
 
-#: Outcomes of one call, and calls of one batch.
+#: Maximum outcomes of one call, and attempts per call.
 _AT_ONCE: Final = 1000
 _TRIES: Final = 6
 _PAUSE_SECONDS: Final = 0.1
-#: After these it may have arrived, or may arrive the next time.
+#: Errors after which it may have arrived, or may succeed later.
 _AGAIN: Final = (Unreachable, DeadlineExceeded, NotReady, Overloaded, ModelFailed)
 
-#: Sends a body to ``/api/v1/outcomes``, and gives the answer's; raises SalverError.
+#: Sends a body to ``/api/v1/outcomes`` and returns the answer's; raises SalverError.
 Send = Callable[[bytes], Awaitable[bytes]]
 
 
 async def post_outcomes(
     send: Send, outcomes: Sequence[Outcome], sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 ) -> Receipt:
-    """Post them, a thousand at a time, each call again while the server cannot be reached or is busy.
+    """Post outcomes, a thousand at a time; repeat calls while the server is unreachable or busy.
 
     Raises:
-        SalverError: the last try failed. What was sent before is kept; send all again, with the same ids.
+        SalverError: the last attempt failed. Earlier calls are stored; send all again with the same ids.
     """
     receipts = []
     for start in range(0, len(outcomes), _AT_ONCE):
@@ -61,6 +61,6 @@ async def _sent(send: Send, body: bytes, sleep: Callable[[float], Awaitable[None
 
 
 def taken(receipt: Receipt) -> None:
-    """Raises InvalidInput where an outcome was refused."""
+    """Check that no outcome was rejected. Raises InvalidInput."""
     for refused in receipt.refused:
         raise InvalidInput(f"outcome '{refused.id}' is refused: {refused.why}")

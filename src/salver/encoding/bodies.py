@@ -1,4 +1,4 @@
-"""What goes into a codec, and what comes out?
+"""Records between transports and codecs.
 
 The records between transports and codecs. A codec is pure: bytes to words and back, no
 socket, no clock, no loaded model (only its :class:`~salver.words.messages.Signature`).
@@ -20,7 +20,7 @@ _LARGE, _MOST_ROOM = 8 << 20, 64 << 20
 
 
 class HttpBody(msgspec.Struct, gc=False):
-    """An HTTP request as a codec sees it: ``headers`` have lower-case names."""
+    """An HTTP request for a codec: ``headers`` have lower-case names."""
 
     model: str
     version: str
@@ -29,13 +29,13 @@ class HttpBody(msgspec.Struct, gc=False):
 
 
 class Message(msgspec.Struct, frozen=True, gc=False):
-    """A large message of gRPC that nobody has read yet, as a codec gets it."""
+    """A large gRPC message that has not been parsed."""
 
     message: bytes
 
 
 class HttpReply(msgspec.Struct, gc=False):
-    """An HTTP reply; the transport adds ``content-length``, nothing else."""
+    """An HTTP reply; the transport adds only ``content-length``."""
 
     status: int
     body: bytes
@@ -43,10 +43,10 @@ class HttpReply(msgspec.Struct, gc=False):
 
 
 def over_limit(text: str) -> TooLarge:
-    """What is larger than a body may be.
+    """Return the error for a body over the limit.
 
     Args:
-        text: That says so, up to the number of bytes.
+        text: Error text before the number of bytes.
     """
     return tritons(
         TooLarge(f"{text} bytes", fix="Use --max-body-mb to increase the limit."),
@@ -58,7 +58,7 @@ class GrpcStatus(msgspec.Struct, frozen=True, gc=False):
     """A gRPC status code (0 to 16) and its message.
 
     Attributes:
-        pushback_ms: How long the client should wait before it tries again (gRPC's A6); 0 = not said.
+        pushback_ms: Milliseconds that the client should wait before a retry (gRPC's A6); 0 = not set.
     """
 
     code: int

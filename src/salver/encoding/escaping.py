@@ -1,4 +1,4 @@
-"""Control characters in text from outside, written out for logs and terminals. Pure."""
+"""Escaping of control characters in text from outside, for logs and terminals. Pure."""
 
 from typing import Final
 

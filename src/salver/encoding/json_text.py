@@ -1,4 +1,4 @@
-"""How is JSON text read and written when it may hold NaN, and may be hostile?
+"""Reading and writing of JSON text, including NaN and hostile input.
 
 orjson does the work; what it refuses but Triton accepts (bare ``NaN`` and ``Infinity``) goes
 through the standard library. It knows no protocol.
@@ -15,7 +15,7 @@ import orjson
 
 from salver.words.errors import InvalidInput
 
-#: Triton's cap (TR-R29).
+#: Triton's limit (TR-R29).
 MAX_DEPTH = 100
 TOO_DEEP = f"JSON nesting depth exceeds maximum allowed limit ({MAX_DEPTH})"
 
@@ -23,7 +23,7 @@ _TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[\]{}]', re.DOTALL)
 
 
 def loads(text: "bytes | memoryview") -> Any:
-    """Parsed JSON.
+    """Parse JSON.
 
     Raises:
         InvalidInput: it is not JSON, not UTF-8, or nested too deeply.
@@ -38,7 +38,7 @@ def loads(text: "bytes | memoryview") -> Any:
     if b"NaN" in text or b"Infinity" in text:
         try:
             root = json.loads(text.decode())
-            if b"\\u" in text:  # half a surrogate pair, which this parser lets pass
+            if b"\\u" in text:  # a lone surrogate, which this parser accepts
                 json.dumps(root, ensure_ascii=False).encode()
             return root
         except (ValueError, RecursionError) as error:
@@ -47,7 +47,7 @@ def loads(text: "bytes | memoryview") -> Any:
 
 
 def is_too_deep(text: bytes) -> bool:
-    """True if objects and lists nest beyond :data:`MAX_DEPTH`, whether or not it is whole JSON."""
+    """Return whether objects and lists nest beyond :data:`MAX_DEPTH`, even in incomplete JSON."""
     if text.count(b"[") + text.count(b"{") <= MAX_DEPTH:
         return False
     depth = 0
@@ -63,9 +63,9 @@ def is_too_deep(text: bytes) -> bool:
 
 
 def dumps(value: Any) -> bytes:
-    """Compact JSON of dicts, lists, scalars and numpy arrays; NaN and infinities come out bare."""
+    """Return compact JSON of dicts, lists, scalars and numpy arrays; NaN and infinities are bare."""
     text = orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
-    if b"null" in text and _holds_nonfinite(value):  # how orjson writes NaN
+    if b"null" in text and _holds_nonfinite(value):  # orjson's form of NaN
         return json.dumps(value, default=_plain, separators=(",", ":")).encode()
     return text
 

@@ -1,4 +1,4 @@
-"""Has a request of just this form come before?
+"""Cache of request forms that have been parsed before.
 
 Callers ask over and over for the same tensors, datatypes and shapes, with other numbers. What stands before
 the numbers is read once, and remembered with what it came to; the next request that begins so is that form,
@@ -18,11 +18,11 @@ from salver.encoding.raw import SWAP
 from salver.words.messages import InferRequest, RequestedOutput
 from salver.words.tensor import DataType, Tensor
 
-#: Datatypes whose bytes need a look at each.
+#: Datatypes whose bytes must be checked individually.
 _CHECKED = frozenset((DataType.BYTES, DataType.BOOL))
-#: What a wanted output may say of itself and still be wanted in the same way each time.
+#: Fields of a requested output that allow its form to be reused.
 _EVERYDAY = frozenset(("binary_data",))
-#: Bytes of the longest beginning that is remembered, and how many are.
+#: Maximum bytes of a stored prefix, and maximum number of forms.
 LONGEST, _MOST = 2048, 1024
 
 KeyT = TypeVar("KeyT", bound=Hashable)
@@ -30,7 +30,7 @@ FormT = TypeVar("FormT")
 
 
 class Part(msgspec.Struct, frozen=True, gc=False):
-    """A tensor whose ``count`` elements begin so many bytes after the first one's."""
+    """A tensor whose ``count`` elements begin at an offset from the first one."""
 
     name: str
     datatype: DataType
@@ -52,11 +52,11 @@ class Form(msgspec.Struct, frozen=True, gc=False):
     size: int
 
     def request(self, model: str, version: str, data: bytes, at: int) -> InferRequest:
-        """The request whose numbers begin there."""
+        """Return the request whose numbers begin at an offset."""
         return InferRequest(model, self.tensors(data, at), version, "", self.outputs)
 
     def tensors(self, data: bytes, at: int) -> tuple[Tensor, ...]:
-        """The inputs whose numbers begin there; arrays are views where alignment allows."""
+        """Return the inputs whose numbers begin at an offset; arrays are views if alignment allows."""
         inputs = []
         for part in self.parts:
             array = np.frombuffer(data, part.dtype, part.count, at + part.offset)
@@ -67,10 +67,10 @@ class Form(msgspec.Struct, frozen=True, gc=False):
 
 
 def form_of(request: InferRequest, gaps: Sequence[int] = ()) -> Form | None:
-    """The form of a request that is numbers and their description, and nothing else; None of others.
+    """Return the form of a request that consists only of numbers and their description, else None.
 
     Args:
-        gaps: Bytes between the tensors, where there are some.
+        gaps: Bytes between the tensors, if any.
     """
     if SWAP or not request.inputs or request.id or request.parameters:
         return None
@@ -88,7 +88,7 @@ def form_of(request: InferRequest, gaps: Sequence[int] = ()) -> Form | None:
 
 
 def holds(message: bytes, pieces: Iterable[tuple[int, bytes]]) -> bool:
-    """Does each of these pieces stand at its place?
+    """Return whether each of these pieces is at its offset.
 
     >>> holds(b"abcd", [(0, b"ab"), (3, b"d")]), holds(b"abcd", [(1, b"x")])
     (True, False)
@@ -100,7 +100,7 @@ def holds(message: bytes, pieces: Iterable[tuple[int, bytes]]) -> bool:
 
 
 class KnownForms(Generic[KeyT, FormT]):
-    """Forms by what they begin with: a bounded number, and all are forgotten when there are more."""
+    """Bounded number of forms by prefix; all are dropped when there are more."""
 
     def __init__(self) -> None:
         self._forms: dict[KeyT, FormT] = {}
@@ -113,7 +113,7 @@ class KnownForms(Generic[KeyT, FormT]):
         return key in self._forms
 
     def add(self, key: KeyT, form: FormT) -> None:
-        """Remember it."""
+        """Store a form."""
         if len(self._forms) >= _MOST:
             self._forms.clear()
         self._forms[key] = form

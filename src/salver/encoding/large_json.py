@@ -1,4 +1,4 @@
-"""How is a large tensor in JSON read without a Python object per number?
+"""Parser for large tensors in JSON, without a Python object per number.
 
 simdjson hands the numbers of a (nested) list over as one buffer. What it cannot (booleans,
 mixed kinds, NaN) is read by :mod:`json_text`; the values are the same either way.
@@ -15,7 +15,7 @@ from salver.encoding.json_text import TOO_DEEP, loads
 from salver.encoding.values import MAX_NESTING
 from salver.words.errors import InvalidInput
 
-#: Bytes from which a second parser pays for itself.
+#: Bytes from which a second parser is worthwhile.
 LARGE = 8_192
 
 _UNSIGNED = frozenset(("UINT8", "UINT16", "UINT32", "UINT64"))
@@ -24,8 +24,8 @@ _FLOATS = frozenset(("FP32", "FP64"))
 
 
 def loads_large(text: bytes) -> Any:
-    """As :func:`json_text.loads`, but ``inputs[i].data`` may be a flat array of numbers."""
-    parser = simdjson.Parser()  # one per call: it is not for two threads, and its values point into it
+    """Parse as :func:`json_text.loads`, but ``inputs[i].data`` may be a flat array of numbers."""
+    parser = simdjson.Parser()  # one per call: it is not thread-safe, and its values point into it
     try:
         root = parser.parse(text)
         if not isinstance(root, simdjson.Object):
@@ -38,7 +38,7 @@ def loads_large(text: bytes) -> Any:
             else:
                 parsed[key] = _plain(value)
         return parsed
-    except (ValueError, RuntimeError, TypeError):  # not its kind of JSON
+    except (ValueError, RuntimeError, TypeError):  # not supported by this parser
         return loads(text)
 
 
@@ -55,11 +55,11 @@ def _read_input(entry: Any) -> Any:
 
 
 def _keys(value: Any) -> list[str]:
-    """Its keys; ``items()`` would make lists of all it holds.
+    """Return the keys of an object; ``items()`` would create lists of all its content.
 
     Raises:
-        ValueError: a key stands there twice, where this parser takes the first and others the last; or has a
-            NUL, at which this parser ends it.
+        ValueError: a key is duplicated, where this parser takes the first and others the last; or has a NUL,
+            where this parser truncates it.
     """
     keys = list(value.keys())
     if "\0" in "".join(keys):
@@ -70,7 +70,7 @@ def _keys(value: Any) -> list[str]:
 
 
 def _read_numbers(data: Any, datatype: Any) -> Any:
-    """One buffer, where every element is a number of the declared kind; else plain lists."""
+    """Return one buffer if every element is a number of the declared kind, else plain lists."""
     if _nesting(data) > MAX_NESTING:
         raise InvalidInput(TOO_DEEP, field="inputs")
     try:
@@ -81,12 +81,12 @@ def _read_numbers(data: Any, datatype: Any) -> Any:
         if datatype in _UNSIGNED:
             return np.frombuffer(data.as_buffer(of_type="u"), np.uint64)
     except (TypeError, ValueError, RuntimeError):
-        pass  # booleans, strings, or out of range: the list says which, in words
+        pass  # booleans, strings, or out of range: the error of the list names the element
     return data.as_list()
 
 
 def _nesting(data: Any) -> int:
-    """Levels of lists down to the first element."""
+    """Return the levels of lists down to the first element."""
     levels = 0
     while isinstance(data, simdjson.Array):
         levels += 1

@@ -11,7 +11,7 @@ from salver.words.tensor import DataType
 
 
 def extents(spec: TensorSpec) -> list[int]:
-    """Return the tensor's shape with 1 where any extent is fine.
+    """Return the tensor's shape with 1 for any free extent.
 
     >>> extents(TensorSpec("x", DataType.FP32, (-1, 3)))
     [1, 3]
@@ -20,7 +20,7 @@ def extents(spec: TensorSpec) -> list[int]:
 
 
 def zero(spec: TensorSpec) -> object:
-    """Return one element of the tensor, as JSON has it."""
+    """Return one element of the tensor as a JSON value."""
     if spec.datatype is DataType.BYTES:
         return "text"
     if spec.datatype is DataType.BOOL:
@@ -29,7 +29,7 @@ def zero(spec: TensorSpec) -> object:
 
 
 def filled(shape: Sequence[int], value: object) -> Any:
-    """Return nested lists of that shape, which hold the value everywhere.
+    """Return nested lists of that shape, filled with the value.
 
     >>> filled((2, 1), 0)
     [[0], [0]]

@@ -1,27 +1,27 @@
-"""What does a text in YAML hold that comes from outside? Plain values only, and no more than are reasonable.
+"""Parser for untrusted YAML: plain values only, with limits.
 
-Pure. It knows no file, and imports its reader where one is needed.
+Pure. It knows no file, and imports its parser on first use.
 """
 
 from typing import Any, Final
 
 from salver.words.errors import InvalidInput, MissingExtra
 
-_MOST_VALUES: Final = 20_000  # with all that aliases stand for
+_MOST_VALUES: Final = 20_000  # maximum number of values, with aliases expanded
 _MOST_REASON: Final = 300
 
 
 def read_yaml(content: bytes | str, where: str, extra: str, most: int = 1 << 20) -> Any:
-    """The values of its one document; None = it is empty.
+    """Return the values of the single document; None = empty.
 
     Args:
-        where: What it is, for messages.
-        extra: That brings the reader.
-        most: Bytes that it may have.
+        where: Name of the text, for messages.
+        extra: The pip extra that installs the parser.
+        most: Maximum bytes.
 
     Raises:
-        InvalidInput: it is too large or no YAML, or says more than it seems to.
-        MissingExtra: nothing here reads YAML.
+        InvalidInput: it is too large, invalid, or expands to too many values.
+        MissingExtra: no YAML parser is installed.
     """
     documents = read_documents(content, where, extra, most)
     if len(documents) > 1:
@@ -30,7 +30,7 @@ def read_yaml(content: bytes | str, where: str, extra: str, most: int = 1 << 20)
 
 
 def read_documents(content: bytes | str, where: str, extra: str, most: int = 1 << 20) -> list[Any]:
-    """The values of each of its documents. Raises as :func:`read_yaml` does."""
+    """Return the values of each document. Raises as :func:`read_yaml` does."""
     try:
         import yaml
     except ModuleNotFoundError as error:
@@ -49,7 +49,7 @@ def read_documents(content: bytes | str, where: str, extra: str, most: int = 1 <
 
 
 def _count(value: Any, known: dict[int, int], above: set[int]) -> int:
-    """Values in all, each alias counted as what it stands for."""
+    """Return the number of values, with aliases expanded."""
     if not isinstance(value, dict | list | tuple | set):
         return 1
     if id(value) in above:

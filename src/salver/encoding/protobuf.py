@@ -1,7 +1,7 @@
-"""Message classes from compiled descriptor sets, in descriptor pools of their own.
+"""Protobuf message classes from tables in ``.proto`` syntax.
 
-Other packages register the same names in the process-wide pool, and two copies there end the process
-(``docs/adr/0005-protobuf-pool.md``). ``scripts/protos.py`` compiles the ``.proto`` files of a package.
+Built in a private descriptor pool: other packages register the same names in the process-wide pool, and a
+duplicate there ends the process (``docs/adr/0005-protobuf-pool.md``).
 """
 
 from collections.abc import Callable, Iterator
@@ -17,17 +17,15 @@ _GOOGLE = "google/protobuf/"
 def build(
     package: str, change: Callable[[descriptor_pb2.FileDescriptorProto], None] | None = None
 ) -> dict[str, Any]:
-    """Return the message classes of a package's ``protos/`` by name, in a pool that nobody else sees.
+    """Messages of one package.
 
-    Nested ones are called as in ``TensorShapeProto.Dim``.
-
-    Args:
-        package: Such as ``salver.dialects.tensorflow``.
-        change: Edits each file's descriptor before its classes are made.
-
-    >>> point = build("salver.dialects.torchserve")["PredictionsRequest"]
-    >>> point(model_name="resnet").model_name
-    'resnet'
+    Attributes:
+        messages: Message -> its fields, one per line; an outer message precedes its nested ones. A type of
+            another package has a leading dot: ``.google.protobuf.Any``.
+        enums: Enum -> its values, numbered from 0, or from a given number: ``A B C=10 D``.
+        syntax: With proto2 a field set to its default differs from one that is not set.
+        imports: Files of the process-wide pool whose messages the table uses.
+    """
     """
     made = descriptor_pb2.FileDescriptorSet.FromString(
         files(package).joinpath("protos", "messages.binpb").read_bytes()
@@ -47,7 +45,7 @@ def build(
 
 
 def _all(messages: Any) -> Iterator[Descriptor]:
-    """Yield messages and those nested in them, but for the entries of maps."""
+    """Resolution of type names in the fields of a message."""
     for message in messages:
         if not message.GetOptions().map_entry:
             yield message

@@ -1,4 +1,4 @@
-"""How do the values in JSON become a numpy array, and back?
+"""Conversion between JSON values and numpy arrays.
 
 One place for every JSON protocol: elements nested or flat in row-major order, checked against
 the declared shape and datatype. Nothing wraps and nothing is rounded away: a number that its
@@ -18,30 +18,30 @@ from salver.encoding.json_text import MAX_DEPTH, TOO_DEEP, kind_of
 from salver.words.errors import InvalidInput, TooLarge, Unsupported
 from salver.words.tensor import DATATYPES, Array, DataType, Tensor, as_bytes, bf16_from_fp32
 
-#: numpy 1.26 allows no more; nobody needs more.
+#: Limit of numpy 1.26.
 MAX_RANK = 32
-#: More elements than any body can carry; keeps every product below 64 bits.
+#: More elements than any body can hold; keeps every product below 64 bits.
 MAX_ELEMENTS = 1 << 40
-#: More inputs, outputs or parameters than any model has; keeps a request's cost in step with its bytes.
+#: More inputs, outputs or parameters than any model has; keeps a request's cost proportional to its bytes.
 MAX_TENSORS = 4096
-#: Strings of one tensor of BYTES. Each is a Python object, which takes its time to make and to free.
+#: Maximum strings in one tensor of BYTES, each of which is a Python object.
 MAX_STRINGS = 1 << 18
-_MANY_STRINGS = 1 << 13  # that take a millisecond to write
+_MANY_STRINGS = 1 << 13  # number of strings that take a millisecond to write
 
-#: JSON's own limit, less the three levels around a tensor's data.
+#: The limit of JSON nesting, less the three levels around a tensor's data.
 MAX_NESTING = MAX_DEPTH - 3
 _SMALL = 512
-_NONE: Any = object()  # as null is a value
+_NONE: Any = object()  # null is also a value
 _RAW_ONLY = frozenset((DataType.FP16, DataType.BF16))
 _FLOATS = frozenset((DataType.FP16, DataType.FP32, DataType.FP64))
 
 
 def count_elements(shape: Any, owner: str) -> int:
-    """Elements of the declared shape of ``owner`` (as ``inputs[0]``), computed without overflow.
+    """Return the number of elements of the declared shape of ``owner`` (``inputs[0]``), without overflow.
 
     Raises:
         InvalidInput: not a list of non-negative integers.
-        TooLarge: the shape alone is absurd.
+        TooLarge: the shape alone is too large.
     """
     if type(shape) is not list:
         raise _bad_shape(f"must be a list of integers, not {kind_of(shape)}", owner)
@@ -63,10 +63,10 @@ def _bad_shape(problem: str, owner: str) -> InvalidInput:
 
 
 def find_datatype(name: Any, owner: str) -> DataType:
-    """The datatype that ``owner`` (as ``inputs[0]``) names.
+    """Return the datatype of ``owner`` (``inputs[0]``) by name.
 
     Raises:
-        InvalidInput: there is none.
+        InvalidInput: there is no such datatype.
     """
     try:
         return DATATYPES[name]
@@ -79,10 +79,10 @@ def find_datatype(name: Any, owner: str) -> DataType:
 
 
 def from_json(data: Any, datatype: DataType, field: str, *, is_regular: bool = False) -> Array:
-    """Elements of parsed JSON (a list, nested in any way) as an array of that datatype.
+    """Convert elements of parsed JSON (a list, nested in any way) to an array of that datatype.
 
-    The array has the shape that regular nesting shows; ragged nesting is read in row-major order
-    into one dimension, unless ``is_regular`` refuses it. See :func:`shaped` for a declared shape.
+    Regular nesting determines the shape; ragged nesting is read in row-major order into one dimension, unless
+    ``is_regular`` forbids it. See :func:`shaped` for a declared shape.
 
     Raises:
         InvalidInput: an element is of the wrong kind, or out of the datatype's range.
@@ -92,16 +92,16 @@ def from_json(data: Any, datatype: DataType, field: str, *, is_regular: bool = F
     if datatype is DataType.BYTES:
         return _from_strings(data, field, is_regular)
     if datatype is DataType.FP32 and len(data) <= _SMALL:
-        try:  # thrice as fast as numpy for a flat list; "=" refuses overflow
+        try:  # three times as fast as numpy for a flat list; "=" rejects overflow
             return np.frombuffer(struct.pack(f"={len(data)}f", *data), np.float32)
         except (struct.error, OverflowError):
-            pass  # nested, or not all numbers that fit
+            pass  # nested, or not all numbers in range
     try:
         found = np.array(data)
         kind = found.dtype.kind
     except (ValueError, OverflowError):  # ragged or too deep
         kind = "O"
-    if kind in "OSU":  # not all numbers, nor all regular
+    if kind in "OSU":  # not all numbers, or not regular
         if is_regular and kind == "O" and _is_ragged(data):
             raise InvalidInput(f"{field} is a list whose rows differ in shape", field=field)
         found = _numbers(_flatten(data, field), datatype, field)
@@ -111,7 +111,7 @@ def from_json(data: Any, datatype: DataType, field: str, *, is_regular: bool = F
 
 
 def cast(found: Array, datatype: DataType, field: str) -> Array:
-    """Numbers or booleans as the wanted datatype, exactly or not at all (floats round).
+    """Convert numbers or booleans to the datatype without loss (floats are rounded).
 
     Raises:
         InvalidInput: an element is out of the datatype's range or has a fraction.
@@ -147,7 +147,7 @@ def cast(found: Array, datatype: DataType, field: str) -> Array:
 
 
 def typed(name: str, values: object, datatype: DataType) -> Tensor:
-    """A tensor of what numpy understands, of a datatype that is known from elsewhere.
+    """Return a tensor of a known datatype from anything that numpy understands.
 
     Raises:
         InvalidInput: the values are ragged, of another kind, or out of the datatype's range.
@@ -165,10 +165,10 @@ def typed(name: str, values: object, datatype: DataType) -> Tensor:
 
 
 def shaped(array: Array, shape: list[int], count: int, field: str) -> Array:
-    """The array in its declared shape.
+    """Return the array in its declared shape.
 
     Raises:
-        InvalidInput: it has more or fewer elements than that.
+        InvalidInput: the number of elements differs.
     """
     if array.size != count:
         raise InvalidInput(
@@ -180,7 +180,7 @@ def shaped(array: Array, shape: list[int], count: int, field: str) -> Array:
 
 
 def has_many_strings(tensors: Iterable[Tensor]) -> bool:
-    """True if others would wait while they are written."""
+    """Return whether writing it would delay other requests."""
     for tensor in tensors:  # noqa: SIM110 - asked of each answer, and a generator takes twice as long
         if tensor.datatype is DataType.BYTES and tensor.array.size > _MANY_STRINGS:
             return True
@@ -188,11 +188,11 @@ def has_many_strings(tensors: Iterable[Tensor]) -> bool:
 
 
 def to_json(tensor: Tensor) -> Any:
-    """Flat row-major elements, ready for the JSON writer: an array, or a list of strings.
+    """Return flat row-major elements for the JSON writer: an array, or a list of strings.
 
     Raises:
-        InvalidInput: they are FP16 or BF16, for which JSON has no form.
-        Unsupported: they are bytes that are not UTF-8.
+        InvalidInput: they are FP16 or BF16, which have no JSON form. Unsupported: they are bytes that are not
+            UTF-8.
     """
     if tensor.datatype is DataType.BYTES:
         return _to_strings(tensor.array.ravel().tolist(), tensor.name)
@@ -240,7 +240,7 @@ def _from_base64(value: dict[str, Any], field: str) -> bytes:
 
 
 def _flatten(data: list[Any], field: str) -> list[Any]:
-    """Elements in row-major order, without recursion: the nesting is the sender's."""
+    """Return elements in row-major order without recursion, because the sender controls the nesting."""
     if not any(type(value) is list for value in data):
         return data
     flat: list[Any] = []
@@ -259,7 +259,7 @@ def _flatten(data: list[Any], field: str) -> list[Any]:
 
 
 def _is_ragged(data: list[Any]) -> bool:
-    """True unless every list of one depth has the same length, and only the deepest hold values."""
+    """Return False if all lists of one depth have equal length and only the deepest hold values."""
     level = data
     while True:
         lists = [value for value in level if type(value) is list]
@@ -271,7 +271,7 @@ def _is_ragged(data: list[Any]) -> bool:
 
 
 def _numbers(flat: list[Any], datatype: DataType, field: str) -> Array:
-    """Numbers or booleans; the first element that is neither is named."""
+    """Return numbers or booleans; raise for the first other element."""
     wrong = next((value for value in flat if type(value) not in (int, float, bool)), _NONE)
     if wrong is not _NONE:
         wanted = "booleans" if datatype is DataType.BOOL else "numbers"
@@ -291,14 +291,14 @@ def _numbers(flat: list[Any], datatype: DataType, field: str) -> Array:
 
 
 def _integers(flat: list[Any], found: Array) -> Array:
-    """What numpy made floats of because no one integer type holds both small and large ones."""
+    """Return integers that numpy converted to floats because no integer type holds the whole range."""
     if all(type(value) in (int, bool) for value in flat):
         return np.array(flat, dtype=object).reshape(found.shape)
     return found
 
 
 def shorten(value: Any) -> str:
-    """A parsed value as a few characters of an error message."""
+    """Shorten a parsed value to a few characters, for an error message."""
     if isinstance(value, dict | list):
         return kind_of(value)
     if type(value) is int and abs(value) >= 1 << 128:

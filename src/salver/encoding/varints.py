@@ -1,4 +1,4 @@
-"""How do whole numbers lie in a protobuf message, alone and in a packed field?
+"""Varints of protobuf messages, alone and in packed fields.
 
 Seven bits a byte, the lowest first; every byte but a number's last has its top bit set. Of a packed field all
 numbers are read and written at a time. It knows no message and no sign.
@@ -13,18 +13,18 @@ import numpy.typing as npt
 
 from salver.words.errors import InvalidInput
 
-#: Fields of a message that are looked through in a moment, more than most have.
+#: Maximum fields of a message scanned in one step, more than most have.
 MOST_FIELDS = 2048
-_MOST_BYTES = 10  # of one number of 64 bits
-_BLOCK = 1 << 18  # bytes or numbers at a time
+_MOST_BYTES = 10  # bytes of a 64-bit number
+_BLOCK = 1 << 18  # bytes or numbers per block
 _SHORT = [bytes((number,)) for number in range(0x80)]
 
 
 def unpack(raw: bytes) -> npt.NDArray[np.unsignedinteger]:
-    """The numbers, of as many bits as they need: ``uint8`` or ``uint64``.
+    """Return the numbers of a packed field, as ``uint8`` or ``uint64``.
 
     Raises:
-        ValueError: the last one is cut off, or one is too long for 64 bits.
+        ValueError: the last one is truncated, or one is too long for 64 bits.
 
     >>> unpack(bytes([1, 0x96, 1])).tolist()
     [1, 150]
@@ -51,7 +51,7 @@ def unpack(raw: bytes) -> npt.NDArray[np.unsignedinteger]:
 
 
 def _unpack_block(found: npt.NDArray[np.uint8], is_last: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint64]:
-    """Whole numbers; it takes some ten times the memory that they lie in."""
+    """Return the numbers of a block; needs about ten times its memory."""
     ends = np.flatnonzero(is_last)
     starts = np.concatenate(([0], ends[:-1] + 1))
     longest = int((ends - starts).max()) + 1
@@ -67,7 +67,7 @@ def _unpack_block(found: npt.NDArray[np.uint8], is_last: npt.NDArray[np.bool_]) 
 
 
 def pack(numbers: npt.NDArray[np.uint64]) -> bytes:
-    """The bytes of these numbers, one behind the other.
+    """Return the bytes of these numbers, concatenated.
 
     >>> pack(np.array([1, 150], np.uint64)).hex()
     '019601'
@@ -95,7 +95,7 @@ def pack(numbers: npt.NDArray[np.uint64]) -> bytes:
 
 
 def one(number: int) -> bytes:
-    """The bytes of one number.
+    """Return the bytes of one number.
 
     >>> one(150).hex()
     '9601'
@@ -111,10 +111,10 @@ def one(number: int) -> bytes:
 
 
 def fields(message: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """The fields of a message that lies there: number, and where its value begins and ends.
+    """Yield the fields of a message: number, start and end of the value.
 
     Raises:
-        ValueError: there is none, or one with groups, which nobody uses.
+        ValueError: it is not a message, or uses the obsolete groups.
 
     >>> list(fields(bytes([0x08, 150, 1, 0x12, 1, 7]), 0, 6))
     [(1, 1, 3), (2, 5, 6)]
@@ -138,16 +138,16 @@ def fields(message: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
         yield key >> 3, begin, at
 
 
-#: Numbers of fields whose values are messages, with the outlines of those; under 0, numbers of fields that
-#: are only viewed.
+#: Numbers of fields whose values are messages, with their outlines; under 0, numbers of fields that are only
+#: viewed.
 Outline = dict[int, "Outline | frozenset[int]"]
 
 
 def weigh(message: bytes, outline: Outline, most: int) -> tuple[int, int]:
-    """How many fields a message has, up to one more than ``most``, and how many bytes are not only viewed.
+    """Return the number of fields, up to ``most`` + 1, and the number of bytes that are not only viewed.
 
     Raises:
-        ValueError: it is no message.
+        ValueError: it is not a message.
     """
     count = weight = 0
     left: list[tuple[int, int, Outline]] = [(0, len(message), outline)]
@@ -167,24 +167,24 @@ def weigh(message: bytes, outline: Outline, most: int) -> tuple[int, int]:
 
 
 def check_fields(message: bytes) -> None:
-    """Refuse a message with more fields than any needs that has no tensors.
+    """Reject a message without tensors that has too many fields.
 
     Raises:
-        InvalidInput: it has.
+        InvalidInput: it has too many.
     """
     try:
         count, _ = weigh(message, {}, MOST_FIELDS)
     except ValueError:
-        return  # the parser says what is wrong
+        return  # the parser reports what is wrong
     if count > MOST_FIELDS:
         raise InvalidInput(f"the message has more than {MOST_FIELDS} fields", fix="Send fewer at a time.")
 
 
 def apart(message: bytes, number: int, most: int) -> tuple[bytes, list[memoryview]]:
-    """The message without the fields of that number, and the values of those.
+    """Return the message without the fields of that number, and their values.
 
     Raises:
-        ValueError: it is no message, or has more than ``most`` fields.
+        ValueError: it is not a message, or has more than ``most`` fields.
     """
     whole = memoryview(message)
     rest: list[memoryview] = []
@@ -202,7 +202,7 @@ def apart(message: bytes, number: int, most: int) -> tuple[bytes, list[memoryvie
 
 
 def _read_one(message: bytes, at: int, end: int) -> tuple[int, int]:
-    """A number, and where it ends."""
+    """Return a number and the offset after it."""
     number = shift = 0
     while at < end and shift < 7 * _MOST_BYTES:
         byte = message[at]

@@ -1,5 +1,5 @@
-"""How does an outsider show that a backend, a store, a codec or a cache keeps its promises?
+"""Conformance suites for backends, stores, codecs and caches, and real servers for tests.
 
-Conformance suites to subclass (``backends``, ``stores``, ``codecs``, ``caches``), and ``process``, which
-starts a real server for a test. Needs pytest.
+Suites to subclass (``backends``, ``stores``, ``codecs``, ``caches``), and ``process``, which starts a server.
+Needs pytest.
 """

@@ -1,7 +1,7 @@
-"""Does a backend keep the promises of :class:`salver.backends.protocol.Backend`?
+"""Conformance suite of :class:`salver.backends.protocol.Backend`.
 
-Subclass :class:`BackendConformance`, say which backend and how to make an artefact whose answers are
-known, and let pytest collect it. It knows no framework.
+Subclass :class:`BackendConformance`, define the backend and an artefact with known answers, and let pytest
+collect it. It knows no framework.
 """
 
 import asyncio
@@ -28,15 +28,15 @@ _PLAIN = ModelConfig()
 
 
 class Case(msgspec.Struct, frozen=True):
-    """An artefact and what it answers.
+    """An artefact and its answers.
 
     Attributes:
-        path: The file or folder; it may be copied, its name must not matter.
-        inputs: One question; of several rows when the model is batched.
-        outputs: The right answer.
-        config: What its owner says about it.
-        cut: A truncated copy of the file must be refused (folders: their largest file). False for
-            formats that may be whole at any length: it may then load, too.
+        path: The file or folder; it may be copied, so its name must not matter.
+        inputs: Inputs of one request; several rows if the model is batched.
+        outputs: The expected outputs.
+        config: Configuration of the model.
+        cut: A truncated copy of the file must be rejected (folders: their largest file). False for formats
+            that may be valid at any length: it may then load.
     """
 
     path: Path
@@ -47,17 +47,17 @@ class Case(msgspec.Struct, frozen=True):
 
 
 def manifest_of(backend: Backend, path: Path, config: ModelConfig = _PLAIN) -> Manifest:
-    """As a repository would describe the artefact."""
+    """Return the manifest that a repository would create."""
     form = backend.recognise(path) or "unrecognised"
     return Manifest(ModelId("model", "1"), path, form, backend.name, config)
 
 
 class BackendConformance:
-    """The suite; ``backend`` and ``make_case`` are to be written.
+    """Suite with ``backend`` and ``make_case`` to define.
 
     Attributes:
-        rtol, atol: How near the answers must be.
-        keeps_suffix: The format is known by its file's suffix too (source code is).
+        rtol, atol: Tolerances of the answers.
+        keeps_suffix: The format also depends on the file's suffix (as for source code).
     """
 
     backend: Backend
@@ -73,12 +73,12 @@ class BackendConformance:
     @pytest.fixture(scope="class")
     @classmethod
     def case(cls, tmp_path_factory: pytest.TempPathFactory) -> Case:
-        """Made once."""
+        """Return the case, created once."""
         return cls.make_case(tmp_path_factory.mktemp("artefact"))
 
     @pytest.fixture
     def model(self, case: Case) -> RunnableModel:
-        """Loaded anew for each test."""
+        """Return the model, loaded for each test."""
         return self.load(case.path, case.config)
 
     def load(self, path: Path, config: ModelConfig = _PLAIN) -> RunnableModel:
@@ -86,7 +86,7 @@ class BackendConformance:
         return self.backend.load(manifest_of(self.backend, path, config), LoadOptions())
 
     def close_to(self, got: Arrays, expected: Arrays) -> None:
-        """Assert equality, to the tolerances for numbers."""
+        """Assert equality, within the tolerances for numbers."""
         assert set(got) == set(expected)
         for name, value in expected.items():
             if value.dtype == object:
@@ -95,7 +95,7 @@ class BackendConformance:
                 np.testing.assert_allclose(got[name], value, self.rtol, self.atol, err_msg=name)
 
     def test_content_is_recognised_under_any_name(self, case: Case, tmp_path: Path) -> None:
-        """A name is a hint to people only."""
+        """Content is recognised regardless of the file name."""
         form = self.backend.recognise(case.path)
         assert form
         other = tmp_path / ("odd" + case.path.suffix if self.keeps_suffix else "odd.name")
@@ -107,7 +107,7 @@ class BackendConformance:
         "content", [b"", b"\n", b"PK\x03\x04", b"PK\x05\x06" + bytes(18), b"{}", b"\x80\x04."]
     )
     def test_nothing_is_seen_in_scraps(self, content: bytes, tmp_path: Path) -> None:
-        """Nor does it raise."""
+        """Fragments are not recognised and do not raise."""
         path = tmp_path / "model"
         path.write_bytes(content)
         assert self.backend.recognise(path) is None
@@ -115,7 +115,7 @@ class BackendConformance:
         assert self.backend.recognise(tmp_path) is None
 
     def test_random_bytes_are_nothing(self, tmp_path: Path) -> None:
-        """Whatever their first byte."""
+        """Random bytes are not recognised."""
         path = tmp_path / "model"
         random = np.random.default_rng(0)
         for first in range(256):
@@ -123,7 +123,7 @@ class BackendConformance:
             assert self.backend.recognise(path) is None
 
     def test_the_signature_is_sane(self, model: RunnableModel, case: Case) -> None:
-        """Names are unique, shapes are extents or -1, a batch is free everywhere."""
+        """Names are unique, shapes are extents or -1, a batch dimension is free everywhere."""
         signature = model.signature
         for specs in (signature.inputs, signature.outputs):
             assert specs and len({s.name for s in specs}) == len(specs)
@@ -133,7 +133,7 @@ class BackendConformance:
         model.close()
 
     def test_the_answer_is_right_and_well_formed(self, model: RunnableModel, case: Case) -> None:
-        """Of the signature's datatypes and ranks, C-contiguous; the inputs stay as they were."""
+        """Outputs have the signature's datatypes and ranks and are C-contiguous; inputs are unchanged."""
         inputs = {name: array.copy() for name, array in case.inputs.items()}
         for array in inputs.values():
             array.setflags(write=False)
@@ -148,7 +148,7 @@ class BackendConformance:
         model.close()
 
     def test_a_batch_equals_its_rows(self, model: RunnableModel, case: Case) -> None:
-        """Or the model must not call itself batched: then the question as a whole is the only row."""
+        """A batch gives the same as its rows; without a batch dimension the request is one row."""
         rows = len(next(iter(case.inputs.values()))) if model.signature.batched else 1
         questions = [case.inputs]
         if model.signature.batched:
@@ -159,7 +159,7 @@ class BackendConformance:
         model.close()
 
     def test_threads_share_a_model(self, model: RunnableModel, case: Case) -> None:
-        """Each gets its own answer: at the same time if the model is concurrent, else one by one."""
+        """Each thread gets its own answer: concurrently if the model allows it, else one by one."""
         turn = nullcontext() if self.backend.traits.concurrent else Lock()
 
         def ask(inputs: Arrays) -> Arrays:
@@ -172,26 +172,26 @@ class BackendConformance:
         model.close()
 
     def test_two_copies_do_not_know_each_other(self, case: Case) -> None:
-        """Closing one leaves the other running."""
+        """Closing one copy leaves the other running."""
         one, other = self.load(case.path, case.config), self.load(case.path, case.config)
         one.close()
         self.close_to(other.run(case.inputs), case.outputs)
         other.close()
 
     def test_it_says_which_formats_are_harmless(self) -> None:
-        """Requests may bring these; all others need the operator's word."""
+        """Harmless formats may be uploaded with requests; all others need the operator's permission."""
         harmless = self.backend.traits.harmless_formats
         assert harmless is not None, "declare Traits(harmless_formats=...), frozenset() if there are none"
 
     def test_an_unknown_option_is_refused_by_name(self, case: Case) -> None:
-        """A typing mistake is not passed over."""
+        """An unknown option is rejected by name."""
         config = msgspec.structs.replace(case.config, options={"no_such_option": "1"})
         with pytest.raises(LoadFailed, match="no_such_option"):
             self.load(case.path, config)
 
     @pytest.mark.parametrize("share", [0.05, 0.3, 0.6, 0.9])
     def test_a_cut_artefact_is_refused(self, case: Case, tmp_path: Path, share: float) -> None:
-        """Whether recognised or not, and with our error."""
+        """A truncated artefact is rejected with a SalverError, whether recognised or not."""
         copy = tmp_path / case.path.name
         if case.path.is_dir():
             shutil.copytree(case.path, copy)
@@ -211,7 +211,7 @@ class BackendConformance:
             assert not case.cut, f"{share:.0%} of the artefact was loaded"
 
     def test_it_runs_in_a_host_process(self, case: Case) -> None:
-        """Loaded, asked and closed there, found by the class's import path."""
+        """The model is loaded, run and closed in a host process, found by the class's import path."""
         kind = type(self.backend)
         manifest = manifest_of(self.backend, case.path, case.config)
 

@@ -1,7 +1,7 @@
-"""Does a response cache keep the promises of :class:`salver.features.cache.ResponseCache`?
+"""Conformance suite of :class:`salver.features.cache.ResponseCache`.
 
-Subclass :class:`CacheConformance`, or :class:`MeasuredCacheConformance`, say how to open one, and let pytest
-collect it.
+Subclass :class:`CacheConformance`, or :class:`MeasuredCacheConformance`, define how to open a cache, and let
+pytest collect it.
 """
 
 from salver.features.cache import Measured, ResponseCache
@@ -10,19 +10,19 @@ from salver.kernel.serving.present import CacheFacts
 
 
 def key(owner: int, number: int) -> bytes:
-    """The key of a number, of one of several owners."""
+    """Return the key of a number, for one of several owners."""
     return bytes([owner]) * OWNER_BYTES + number.to_bytes(KEY_BYTES - OWNER_BYTES, "big")
 
 
 class CacheConformance:
-    """The suite; ``open_cache`` is to be written."""
+    """Suite with ``open_cache`` to define."""
 
     async def open_cache(self) -> ResponseCache:
-        """An empty cache with room for 64 KiB or more."""
+        """Return an empty cache with room for 64 KiB or more."""
         raise NotImplementedError
 
     async def test_what_was_inserted_is_found_as_it_was(self) -> None:
-        """Whatever bytes it has, none among them."""
+        """Values of any bytes, including none, are returned unchanged."""
         cache = await self.open_cache()
         values = (b"", b"\x00\xff", bytes(range(256)) * 16)
         for number, value in enumerate(values):
@@ -31,7 +31,7 @@ class CacheConformance:
         await cache.close()
 
     async def test_the_last_value_of_a_key_counts(self) -> None:
-        """An older one is gone."""
+        """A new value replaces the old one."""
         cache = await self.open_cache()
         for value in (b"old", b"newer"):
             await cache.insert(key(1, 1), value)
@@ -39,7 +39,7 @@ class CacheConformance:
         await cache.close()
 
     async def test_forgetting_an_owner_leaves_the_others(self) -> None:
-        """Also where the owner has nothing there."""
+        """Other owners keep their values, even if the owner has none."""
         cache = await self.open_cache()
         await cache.insert(key(1, 1), b"one")
         await cache.insert(key(2, 1), b"two")
@@ -49,7 +49,7 @@ class CacheConformance:
         await cache.close()
 
     async def test_the_largest_value_is_said_and_larger_ones_harm_nobody(self) -> None:
-        """The rest stays."""
+        """Other values are kept."""
         cache = await self.open_cache()
         assert cache.max_bytes >= 1 << 15
         await cache.insert(key(1, 1), b"small")
@@ -61,10 +61,10 @@ class CacheConformance:
 
 
 class MeasuredCacheConformance(CacheConformance):
-    """The suite of a cache that tells what it holds, too."""
+    """Suite of a cache that reports its content."""
 
     async def test_facts_are_of_now(self) -> None:
-        """Empty, and with one entry."""
+        """Figures are current, empty and with one entry."""
         cache = await self.open_cache()
         assert isinstance(cache, Measured)
         assert cache.facts() == CacheFacts(0, 0.0, 0)

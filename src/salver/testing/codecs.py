@@ -1,7 +1,7 @@
-"""Conformance suite of codecs, for subclasses.
+"""Conformance suite of codecs.
 
-Give it a codec, a signature and sample bodies; pytest does the rest. It holds for any
-:class:`~salver.kernel.serving.ports.Codec` over HTTP::
+Define a codec, a signature and sample bodies; pytest does the rest. Holds for any
+:class:`~salver.encoding.bodies.InferCodec`::
 
     class TestMyCodec(CodecConformance):
         codec = MyCodec()
@@ -21,13 +21,13 @@ from salver.words.errors import Code, InvalidInput, SalverError, TooLarge, Unsup
 from salver.words.messages import InferRequest, InferResponse, Signature
 from salver.words.tensor import DataType, Tensor
 
-#: What a caller's bytes may be answered with.
+#: Errors allowed for a caller's bytes.
 REFUSALS = (InvalidInput, TooLarge, Unsupported)
 _INSERTS = (b"[", b"{", b'"', b"-", b"1e999", b"null", b"\xff", b"9" * 30)
 
 
 def every_error() -> Iterator[SalverError]:
-    """One error of each code, its message needing every kind of quoting."""
+    """Return one error of each code, with a message that needs every kind of quoting."""
     for code in Code:
         error = SalverError('no "quote" \\ or ü \ud800 breaks it', field="inputs[0]", fix="Do else.")
         error.code = code
@@ -35,7 +35,7 @@ def every_error() -> Iterator[SalverError]:
 
 
 def mutations(body: bytes, seed: int = 0, count: int = 200) -> Iterator[bytes]:
-    """Random damage: bytes changed, dropped, doubled; the same for the same seed."""
+    """Return random damage: bytes changed, dropped, doubled; the same for the same seed."""
     chance = random.Random(seed)
     for _ in range(count):
         damaged = bytearray(body)
@@ -54,7 +54,7 @@ def mutations(body: bytes, seed: int = 0, count: int = 200) -> Iterator[bytes]:
 
 
 def survives(decode: Callable[[bytes], InferRequest], body: bytes) -> bool:
-    """True if the bytes decode to a request that is whole; False if they were refused in words."""
+    """Return True if the bytes decode to a complete request, False if they are rejected."""
     try:
         request = decode(body)
     except REFUSALS as error:
@@ -69,11 +69,11 @@ def survives(decode: Callable[[bytes], InferRequest], body: bytes) -> bool:
 
 
 class CodecConformance:
-    """Subclass it, and set the three attributes.
+    """Suite with three attributes to define.
 
     Attributes:
         codec: The codec under test.
-        signature: What the samples are for; its outputs are what ``encode`` is given.
+        signature: Signature of the samples; its outputs are passed to ``encode``.
         samples: Valid requests, at least one.
     """
 
@@ -98,7 +98,7 @@ class CodecConformance:
         )
 
     def test_has_a_protocol_label(self) -> None:
-        """A short name without blanks, as a metric's label."""
+        """The label is a short name without blanks, as for a metric's label."""
         assert self.codec.protocol and self.codec.protocol == self.codec.protocol.strip()
 
     def test_samples_decode(self) -> None:
@@ -114,7 +114,7 @@ class CodecConformance:
                 assert datatypes[tensor.name] is tensor.datatype
 
     def test_decoding_twice_is_the_same(self) -> None:
-        """A codec keeps nothing between requests."""
+        """A codec keeps no state between requests."""
         for sample in self.samples:
             first, second = (self.codec.decode(sample, self.signature) for _ in range(2))
             for one, other in zip(first.inputs, second.inputs, strict=True):
@@ -122,14 +122,14 @@ class CodecConformance:
                 np.testing.assert_array_equal(one.array, other.array)
 
     def test_every_truncation_is_refused_or_whole(self) -> None:
-        """No prefix of a valid body raises anything but a refusal."""
+        """A prefix of a valid body decodes or is rejected."""
         for sample in self.samples:
             decode = self._decode_with(sample)
             for end in range(len(sample.body)):
                 survives(decode, sample.body[:end])
 
     def test_every_mutation_is_refused_or_whole(self) -> None:
-        """Nor does random damage."""
+        """Random damage decodes or is rejected."""
         for sample in self.samples:
             decode = self._decode_with(sample)
             for damaged in mutations(sample.body):

@@ -1,9 +1,8 @@
-"""How does a test start a real server, and make sure that it ends?
+"""Real servers as processes, for tests.
 
-:class:`ServerProcess` runs ``salver serve`` as a process of its own on a free port of the
-loopback interface, :class:`TritonProcess` with tritonserver's flags on three of them,
-:class:`TensorFlowServingProcess` with tensorflow_model_server's on two. They know the command line and the
-health route, and nothing of models.
+:class:`ServerProcess` runs ``salver serve`` on a free port of the loopback interface, :class:`TritonProcess`
+with tritonserver's flags on three, :class:`TensorFlowServingProcess` with tensorflow_model_server's on two.
+They know the command line and the health route, and nothing of models.
 """
 
 import contextlib
@@ -26,15 +25,14 @@ _POLL_S = 0.02
 
 
 class ServerProcess:
-    """A running server; use as a context manager.
+    """A running server; use it as a context manager.
 
     Args:
-        paths: What to serve, as on the command line.
+        paths: Paths to serve, as on the command line.
         options: Further arguments of ``salver serve``.
-        log: File that takes what the server writes; read it with :meth:`output`.
-        env: Environment in addition to this process's own; without a word, nothing is waited for at the end
-            (``SALVER_DRAIN_DELAY=0``).
-        cwd: Working directory; this process's own by default.
+        log: File for the server's output; read it with :meth:`output`.
+        env: Additional environment variables; by default there is no drain delay (``SALVER_DRAIN_DELAY=0``).
+        cwd: Working directory; default: this process's own.
     """
 
     host = "127.0.0.1"
@@ -69,27 +67,27 @@ class ServerProcess:
 
     @property
     def address(self) -> str:
-        """``host:port``, as tritonclient wants it."""
+        """Return ``host:port``, as tritonclient needs it."""
         return f"{self.host}:{self.port}"
 
     @property
     def ports(self) -> dict[str, int]:
-        """Where ``http``, ``grpc`` and ``metrics`` are served."""
+        """Return the ports of ``http``, ``grpc`` and ``metrics``."""
         return {"http": self.port, "grpc": self.port, "metrics": self.port}
 
     @property
     def url(self) -> str:
-        """``http://host:port``."""
+        """Return ``http://host:port``."""
         return f"http://{self.address}"
 
     @property
     def pid(self) -> int:
-        """Of the main process."""
+        """Return the process id of the main process."""
         assert self._process is not None
         return self._process.pid
 
     def command(self) -> list[str]:
-        """The command line."""
+        """Return the command line."""
         program = Path(sys.executable).with_name("salver")
         where = ["--host", self.host, "--port", str(self.port)]
         return [str(program), "serve", *map(str, self._paths), *where, *self._options]
@@ -103,15 +101,15 @@ class ServerProcess:
             )
 
     def wait_ready(self, timeout: float = 60.0) -> "ServerProcess":
-        """Return once ``/v2/health/ready`` says yes.
+        """Wait until ``/v2/health/ready`` reports ready.
 
         Raises:
-            RuntimeError: the server ended, or did not become ready in time; with its last words.
+            RuntimeError: the server ended, or did not become ready in time; with its last output.
         """
         return self.wait_for("/v2/health/ready", timeout)
 
     def wait_for(self, path: str, timeout: float = 60.0) -> "ServerProcess":
-        """Return once ``path`` answers 200; raises as :meth:`wait_ready`."""
+        """Wait until ``path`` answers 200; raises as :meth:`wait_ready`."""
         until = time.monotonic() + timeout
         while time.monotonic() < until:
             with contextlib.suppress(OSError, http.client.HTTPException):
@@ -124,18 +122,18 @@ class ServerProcess:
         raise RuntimeError(f"{path} did not answer 200 within {timeout} s:\n{self._tail()}")
 
     def get(self, path: str) -> tuple[int, bytes]:
-        """Status and body of a GET."""
+        """Return status and body of a GET."""
         return self.ask("GET", path)
 
     def post(self, path: str, document: object) -> tuple[int, Any]:
-        """Status and decoded reply of a POST with a JSON body."""
+        """Return status and decoded reply of a POST with a JSON body."""
         status, body = self.ask("POST", path, json.dumps(document).encode())
         return status, json.loads(body) if body else None
 
     def ask(
         self, verb: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
     ) -> tuple[int, bytes]:
-        """One request on a connection of its own."""
+        """Send one request on a connection of its own."""
         connection = http.client.HTTPConnection(self.host, self.port, timeout=60)
         try:
             connection.request(verb, path, body or None, dict(headers or {}))
@@ -150,7 +148,7 @@ class ServerProcess:
         self._process.send_signal(number)
 
     def stop(self, timeout: float = 60.0) -> int:
-        """End it by SIGTERM, or by force after ``timeout``; the exit status."""
+        """End it by SIGTERM, or by force after ``timeout``; return the exit status."""
         process = self._process
         assert process is not None
         if process.poll() is None:
@@ -158,7 +156,7 @@ class ServerProcess:
         return self.wait(timeout)
 
     def wait(self, timeout: float = 60.0) -> int:
-        """The exit status; kills what does not end in time."""
+        """Return the exit status; kill what does not end in time."""
         process = self._process
         assert process is not None
         family = [pid for pid in self.family() if pid != process.pid]
@@ -168,22 +166,22 @@ class ServerProcess:
             process.kill()
             return process.wait()
         finally:
-            for pid in family:  # a child that outlives its parent is the server's defect, not the machine's
+            for pid in family:  # a child that outlives its parent is a bug of the server, not of the machine
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
 
     def family(self) -> list[int]:
-        """The main process and its living descendants (Linux)."""
+        """Return the main process and its living descendants (Linux)."""
         found = [self.pid]
         for pid in found:
-            with contextlib.suppress(OSError):  # processes and threads end meanwhile
+            with contextlib.suppress(OSError):  # processes and threads may end meanwhile
                 for task in Path(f"/proc/{pid}/task").iterdir():
                     with contextlib.suppress(OSError):
                         found += [int(child) for child in (task / "children").read_text().split()]
         return found
 
     def resident_bytes(self) -> int:
-        """Memory of the whole family; pages that processes share count in each."""
+        """Return the memory of the whole family; shared pages count in each process."""
         page = os.sysconf("SC_PAGE_SIZE")
         total = 0
         for pid in self.family():
@@ -192,16 +190,16 @@ class ServerProcess:
         return total
 
     def descriptors(self) -> int:
-        """Open descriptors of the main process."""
+        """Return the number of open descriptors of the main process."""
         return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
 
     def connections(self) -> int:
-        """Callers' connections that are open (Linux, IPv4)."""
+        """Return the number of open connections of callers (Linux, IPv4)."""
         ends = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
         return sum(end[1].endswith(f":{self.port:04X}") and end[3] in ("01", "08") for end in ends)
 
     def output(self) -> str:
-        """All that the server has written so far."""
+        """Return all output of the server so far."""
         return self._log.read_text(errors="replace")
 
     def _tail(self) -> str:
@@ -209,9 +207,9 @@ class ServerProcess:
 
 
 class TritonProcess(ServerProcess):
-    """The same under ``--compat triton``: ``paths`` are repositories, ``options`` are tritonserver's.
+    """Server with ``--compat triton``: ``paths`` are repositories, ``options`` are tritonserver's.
 
-    Where they open the port of a platform, or of OpenAI's routes, :attr:`ports` has it as ``sagemaker``,
+    If they open the port of a platform, or of OpenAI's routes, :attr:`ports` has it as ``sagemaker``,
     ``vertex`` or ``openai``.
     """
 
@@ -219,7 +217,7 @@ class TritonProcess(ServerProcess):
 
     @property
     def ports(self) -> dict[str, int]:
-        """Where ``http``, ``grpc``, ``metrics`` and platforms are served."""
+        """Return the ports of ``http``, ``grpc``, ``metrics`` and platforms."""
         ports = {"http": self.port, "grpc": self.grpc_port, "metrics": self.metrics_port}
         return ports | dict.fromkeys(self._platforms(), self.platform_port)
 
@@ -234,7 +232,7 @@ class TritonProcess(ServerProcess):
         super().start(port)
 
     def command(self) -> list[str]:
-        """The command line."""
+        """Return the command line."""
         program = Path(sys.executable).with_name("salver")
         repositories = [f"--model-repository={path}" for path in self._paths]
         flags = {"vertex": "vertex-ai"}
@@ -243,7 +241,7 @@ class TritonProcess(ServerProcess):
 
 
 class TensorFlowServingProcess(ServerProcess):
-    """The same under ``--compat tensorflow-serving``: ``options`` are tensorflow_model_server's.
+    """Server with ``--compat tensorflow-serving``; ``options`` are tensorflow_model_server's.
 
     ``port`` is that of REST.
     """
@@ -255,7 +253,7 @@ class TensorFlowServingProcess(ServerProcess):
 
     @property
     def ports(self) -> dict[str, int]:
-        """Where ``http``, ``grpc`` and ``metrics`` are served."""
+        """Return the ports of ``http``, ``grpc`` and ``metrics``."""
         return {"http": self.port, "grpc": self.grpc_port, "metrics": self.port}
 
     def start(self, port: int = 0) -> None:
@@ -264,21 +262,21 @@ class TensorFlowServingProcess(ServerProcess):
         super().start(port)
 
     def command(self) -> list[str]:
-        """The command line."""
+        """Return the command line."""
         program = Path(sys.executable).with_name("salver")
         ports = [f"--port={self.grpc_port}", f"--rest_api_port={self.port}"]
-        level = "--log_level=info"  # whatever TF_CPP_MIN_LOG_LEVEL a TensorFlow in this process has set
+        level = "--log_level=info"  # overrides TF_CPP_MIN_LOG_LEVEL as set by a TensorFlow in this process
         return [str(program), "serve", "--compat=tensorflow-serving", *ports, level, *self._options]
 
 
-#: Below those that systems give to whoever connects (with Linux from 32768 on): one of these that was free a
-#: moment ago may be some connection's by the time that a server listens.
+#: Below the range for outgoing connections (with Linux from 32768): a free port in that range may be in use
+#: by a connection when a server listens.
 _PORTS = range(10_000, 32_000)
-_tried = itertools.count(random.randrange(len(_PORTS)))  # each process in an order of its own
+_tried = itertools.count(random.randrange(len(_PORTS)))  # each process in a different order
 
 
 def free_port() -> int:
-    """A port that nobody listened on a moment ago."""
+    """Return a port that was free a moment ago."""
     while True:
         port = _PORTS[next(_tried) % len(_PORTS)]
         with socket.socket() as probe, contextlib.suppress(OSError):

@@ -1,7 +1,7 @@
-"""How is a model asked about every row of a file?
+"""Bulk inference over all rows of a file.
 
 :func:`run` does a :class:`Job`: JSON lines, CSV, Parquet and numpy's files in and out, in constant memory,
-and a job that is interrupted goes on when it is run again::
+and an interrupted job continues when it is run again::
 
     async with Client(timeout=300) as client:
         job = Job(model="wine", source=Path("wines.csv"), target=Path("answers.parquet"))

@@ -1,7 +1,7 @@
-"""How do numpy's files become a model's inputs, and its outputs such files?
+"""Reading and writing of numpy files.
 
-``.npy`` holds one array, ``.npz`` several by name; rows lie along axis 0. A ``.npy`` is read through the
-page cache, a member of a ``.npz`` as a stream, so that neither has to fit in memory. It knows no server.
+``.npy`` holds one array, ``.npz`` several by name; rows are along axis 0. A ``.npy`` is read through the page
+cache, a member of a ``.npz`` as a stream, so that neither has to fit in memory. It knows no server.
 """
 
 import ast
@@ -21,18 +21,18 @@ from salver.features.bulk.rows import Block, Field, Place, assemble, check_keep,
 from salver.words.errors import InvalidInput
 from salver.words.tensor import Array, DataType, as_bytes, bf16_from_fp32
 
-#: What numpy and zipfile raise for a file that is not what it seems.
+#: Exceptions of numpy and zipfile for invalid files.
 _DAMAGE: Final = (
     OSError, ValueError, EOFError, NotImplementedError, RuntimeError, tokenize.TokenError, zlib.error,
     zipfile.BadZipFile,
 )  # fmt: skip
 _MAGIC: Final = b"\x93NUMPY\x01\x00"
-#: Of our own headers: room for any shape, so that the number of rows can be filled in later.
+#: Size of our own headers: room for any shape, because the number of rows is filled in later.
 _HEAD: Final = 1024
 
 
 class _Member:
-    """One array of a file, from its first row on."""
+    """One array of a file, read from its first row."""
 
     def __init__(self, stream: IO[bytes], size: int, name: str) -> None:
         self._stream, self._name = stream, name
@@ -75,7 +75,7 @@ def _header_2(stream: IO[bytes]) -> Any:
 
 
 class ArrayReader:
-    """Rows of the arrays that the inputs and the kept columns name."""
+    """Reader of the rows of the arrays for the inputs and the kept columns."""
 
     unit = "row"
 
@@ -115,7 +115,7 @@ class ArrayReader:
         return {name: _Member(streams[name], sizes[name], f"{name} in {path}") for name in wanted}
 
     def blocks(self, place: Place, rows: int) -> Iterator[Block]:
-        """``rows`` rows each, fewer where they are large."""
+        """Yield blocks of ``rows`` rows, fewer if they are large."""
         at = place.at
         size = sum(member.row_bytes for member in self._members.values())
         rows = max(1, min(rows, MAX_BLOCK // max(size, 1)))
@@ -139,12 +139,12 @@ def _array_of(field: Field) -> str:
 
 
 def _listed(array: Array) -> list[Any]:
-    """Rows to keep: numbers in their own width, else what Python has for them."""
+    """Return rows to keep: numbers in their own width, else Python objects."""
     return list(array) if array.dtype.kind in "biuf" else list(array.tolist())
 
 
 def from_rows(array: Array, field: Field) -> Array:
-    """Rows of numpy's numbers or text as the input's array.
+    """Convert rows of numbers or text to the input's array.
 
     Raises:
         InvalidInput: they are of another kind or shape, or out of the datatype's range.
@@ -165,7 +165,7 @@ def from_rows(array: Array, field: Field) -> Array:
 
 
 class ArrayWriter:
-    """One part an array; ``.npz`` joins them at the end."""
+    """Writer with one part per array; ``.npz`` joins them at the end."""
 
     def __init__(self, target: Path, fields: Sequence[Field], keep: Sequence[str]) -> None:
         self._alone = target.suffix.lower() == ".npy"
@@ -185,7 +185,7 @@ class ArrayWriter:
             )
 
     def start(self, parts: Sequence[Path]) -> list[bytes]:
-        """Nothing yet: a header is written with the first rows."""
+        """Write nothing: a header is written with the first rows."""
         for name, part in zip(self._names, parts, strict=True):
             if part.stat().st_size:
                 with part.open("rb") as file:
@@ -194,10 +194,10 @@ class ArrayWriter:
         return [b""] * self.parts
 
     def encode(self, outputs: Mapping[str, Array], kept: Mapping[str, list[Any]]) -> list[bytes]:
-        """The rows as they lie in memory.
+        """Return the rows as they are in memory.
 
         Raises:
-            InvalidInput: the rows are of another shape or kind than those before.
+            InvalidInput: the rows differ in shape or kind from earlier ones.
         """
         return [
             self._encode(name, outputs[name] if name in outputs else np.array(kept[name]))
@@ -225,7 +225,7 @@ class ArrayWriter:
         return head + np.ascontiguousarray(array, dtype).tobytes()
 
     def finish(self, parts: Sequence[Path]) -> Path:
-        """Fills the number of rows in; joins the arrays of a ``.npz``, uncompressed."""
+        """Fill in the number of rows; join the arrays of a ``.npz`` without compression."""
         for name, part in zip(self._names, parts, strict=True):
             dtype, tail = self._forms.get(name) or self._empty.get(name) or (np.dtype("int64"), ())
             row = int(np.prod(tail, dtype=np.int64)) * dtype.itemsize
@@ -237,7 +237,7 @@ class ArrayWriter:
         whole = parts[0].with_name(f"{parts[0].name}.whole")
         with zipfile.ZipFile(whole, "w") as archive:
             for name, part in zip(self._names, parts, strict=True):
-                entry = zipfile.ZipInfo(f"{name}.npy")  # with a date of its own: the same bytes each time
+                entry = zipfile.ZipInfo(f"{name}.npy")  # with a fixed date, for reproducible bytes
                 with part.open("rb") as file, archive.open(entry, "w", force_zip64=True) as member:
                     while data := file.read(1 << 20):
                         member.write(data)

@@ -1,7 +1,7 @@
-"""How is a block of rows answered by a server that may be busy, away, or unhappy with one of them?
+"""Requests for blocks of rows, with retries and isolation of bad rows.
 
-What may pass (overload, a lost connection, a restart) is tried again, with jitter and with an end;
-rows that are refused are parted in halves until the culprit is alone. It knows no file.
+Temporary failures (overload, a lost connection, a restart) are retried with jitter and a limit; blocks that
+are rejected are halved until the bad row is isolated. It knows no file.
 """
 
 import asyncio
@@ -20,14 +20,14 @@ from salver.words import errors
 from salver.words.errors import SalverError
 from salver.words.tensor import Array, DataType, Tensor
 
-#: Marks every request as work that may wait for capacity that nobody else wants.
+#: Marks every request as bulk work, which uses only spare capacity.
 PARAMETERS: Final = {"service_class": "bulk"}
 _PASSING: Final = (
     Unreachable,
     errors.NotReady,
     errors.Overloaded,
     errors.DeadlineExceeded,
-    errors.NotFound,  # the model was there when the job began: somebody reloads it
+    errors.NotFound,  # the model existed when the job began, so it is being reloaded
 )
 _REFUSED: Final = (errors.InvalidInput, errors.TooLarge, errors.ModelFailed, errors.Unsupported)
 _WAIT: Final = Backoff(first_s=0.1, most_s=15.0, jitter=0.5)
@@ -35,10 +35,10 @@ _LONGEST_WISH_S: Final = 60.0
 
 
 class Model(msgspec.Struct, frozen=True):
-    """Whom to ask, and for what.
+    """Model and outputs to request.
 
     Attributes:
-        kinds: The inputs' datatypes by name.
+        kinds: Datatypes of the inputs by name.
         batched: Rows may be sent together; else one by one, without the batch dimension.
     """
 
@@ -50,10 +50,10 @@ class Model(msgspec.Struct, frozen=True):
 
 
 class Answer(msgspec.Struct):
-    """Rows and what the model says of them.
+    """Rows and the model's outputs for them.
 
     Attributes:
-        outputs: One array an output, rows along axis 0.
+        outputs: One array per output, rows along axis 0.
     """
 
     piece: Piece
@@ -61,18 +61,18 @@ class Answer(msgspec.Struct):
 
 
 class Asker:
-    """Asks for pieces, from several tasks at once.
+    """Sender of requests, usable from several tasks.
 
     Args:
-        client: Of the server.
-        model: Whom to ask.
-        patience: Seconds without any answer after which it gives up.
+        client: Client of the server.
+        model: The model.
+        patience: Seconds without any answer after which to give up.
         clock: Monotonic seconds.
-        sleep: Waits so many.
+        sleep: Waits that many seconds.
 
     Attributes:
-        retries: Requests that were sent again.
-        waiting: Why nothing moves just now, or empty.
+        retries: Number of retries.
+        waiting: Why there is no progress at the moment, or empty.
     """
 
     def __init__(
@@ -91,10 +91,10 @@ class Asker:
         self.waiting = ""
 
     async def ask(self, piece: Piece) -> tuple[list[Answer], list[Bad]]:
-        """Answers in the order of the rows, and the rows that are refused.
+        """Return answers in the order of the rows, and the rejected rows.
 
         Raises:
-            SalverError: the server is of no help any more; or its answer makes no sense.
+            SalverError: the server is unavailable, or its answer is invalid.
         """
         try:
             return [Answer(piece, await self._infer(piece))], []
@@ -108,7 +108,7 @@ class Asker:
         return left + right, wrong + more
 
     async def _once_more(self, piece: Piece, error: SalverError) -> tuple[list[Answer], list[Bad]]:
-        """A process that died fails whoever was in it; a row that fails twice is itself the reason."""
+        """Retry once after the model's process died; a row that fails twice is the cause."""
         if isinstance(error, errors.ModelFailed):
             try:
                 return [Answer(piece, await self._infer(piece))], []

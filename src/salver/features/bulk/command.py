@@ -1,7 +1,7 @@
-"""``salver infer MODEL --from FILE --to FILE``: how far is the job, and how did it end?
+"""``salver infer MODEL --from FILE --to FILE``: progress and result of a bulk job.
 
-A bar on a terminal, a plain line every few seconds in a pipe, both on stderr; the summary on
-stdout. The work itself is ``salver.features.bulk``.
+A bar on a terminal, a plain line every few seconds in a pipe, both on stderr; the summary on stdout. The work
+itself is in ``salver.features.bulk``.
 """
 
 import asyncio
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from salver.features.bulk import Job, Progress, Summary
 
 _PLAIN_EVERY_S = 10.0
-#: Bulk work waits behind all other; a request may take that long.
+#: Request time-out: bulk work waits behind all other work.
 _TIMEOUT_S = 300.0
 _INTERRUPTED = 130
 
 
 def parse_columns(words: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """``INPUT=COLUMN,COLUMN`` words; a column with a comma in its name stands in double quotes.
+    """Parse ``INPUT=COLUMN,COLUMN`` arguments; quote a column whose name contains a comma.
 
     Raises:
-        InvalidInput: a word has no ``=`` or names no column.
+        InvalidInput: an argument has no ``=`` or names no column.
 
     >>> parse_columns(["x=a,b", 'y="c,d"'])
     {'x': ('a', 'b'), 'y': ('c,d',)}
@@ -44,10 +44,10 @@ def parse_columns(words: Sequence[str]) -> dict[str, tuple[str, ...]]:
 
 
 def infer_file(job: "Job", url: str, *, json: bool) -> int:
-    """Do the job, and show it.
+    """Run the job and show its progress.
 
     Returns:
-        0, or 130 after a Ctrl-C.
+        0, or 130 after Ctrl-C.
     """
     shown = _Shown(job)
     bar: AbstractContextManager[Any] = shown.bar if sys.stderr.isatty() else nullcontext()
@@ -74,7 +74,7 @@ async def _run(job: "Job", url: str, show: "Callable[[Progress], None]") -> "Sum
 
 
 def sentence(summary: "Summary") -> str:
-    """The summary in words."""
+    """Return the summary as text."""
     text = f"{summary.answered} rows in {summary.target}"
     if summary.resumed:
         text += f", {summary.resumed} rows of the source done before"
@@ -85,7 +85,7 @@ def sentence(summary: "Summary") -> str:
 
 
 class _Shown:
-    """What the user sees of a running job."""
+    """Progress display of a running job."""
 
     def __init__(self, job: "Job", clock: Callable[[], float] = time.monotonic) -> None:
         self.rows = 0
@@ -96,7 +96,7 @@ class _Shown:
         self.bar = _Bar(job.source.name)
 
     def show(self, progress: "Progress") -> None:
-        """Update it."""
+        """Update the display."""
         first, self.rows = self.rows == 0, progress.rows
         for note in progress.notes:
             remark(f"{self._job.source}: {note}")
@@ -124,7 +124,7 @@ class _Shown:
 
 
 def plain(progress: "Progress", rate: float, left: float | None) -> str:
-    """One line of a log.
+    """Return a log line.
 
     >>> from salver.features.bulk import Progress
     >>> plain(Progress(512, 2, 0, 0.25, 0), 100.0, 15.0)
@@ -137,7 +137,7 @@ def plain(progress: "Progress", rate: float, left: float | None) -> str:
 
 
 class _Bar:
-    """A bar of rich, on stderr."""
+    """Progress bar of rich, on stderr."""
 
     def __init__(self, title: str) -> None:
         self._title = title
@@ -146,7 +146,7 @@ class _Bar:
 
     @property
     def is_live(self) -> bool:
-        """Is it on the screen?"""
+        """Return whether it is on the screen."""
         return self._progress is not None
 
     def __enter__(self) -> Self:
@@ -170,7 +170,7 @@ class _Bar:
         self._progress = None
 
     def show(self, progress: "Progress", rate: float, left: float | None) -> None:
-        """Move it."""
+        """Update the bar."""
         said = f"{progress.rows} rows  {rate:.0f}/s"
         if progress.skipped:
             said += f"  {progress.skipped} skipped"

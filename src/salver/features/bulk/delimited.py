@@ -1,6 +1,6 @@
-"""How do comma- or tab-separated values become a model's inputs, and its outputs such values?
+"""Reading and writing of comma- or tab-separated values.
 
-The first line names the columns. A vector lies in columns ``x_0``, ``x_1``, … in row-major order; where its
+The first line names the columns. A vector is stored in columns ``x_0``, ``x_1``, … in row-major order; if its
 length is free, in one column as JSON. It knows no server.
 """
 
@@ -23,14 +23,14 @@ _BOOLEANS: Final = {"true": True, "false": False, "1": True, "0": False}
 
 
 class _Feed:
-    """Decoded lines for ``csv.reader``, which asks for as many as a record has and no more."""
+    """Decoded lines for ``csv.reader``, which reads only as many as a record has."""
 
     def __init__(self, lines: Lines) -> None:
         self.lines = lines
         self.begin()
 
     def begin(self) -> None:
-        """A new record begins."""
+        """Start a new record."""
         self.line = self.lines.place.line + 1
         self._start = self.lines.place.at
         self.is_text = True
@@ -52,12 +52,12 @@ class _Feed:
 
 
 class DelimitedReader:
-    """Records under a header."""
+    """Reader of records with a header."""
 
     unit = "line"
 
     def __init__(self, path: Path, fields: Sequence[Field], keep: Sequence[str], delimiter: str) -> None:
-        # The limit is the process's own, and only ever raised.
+        # The limit is global to the process, and only raised.
         csv.field_size_limit(max(csv.field_size_limit(), MAX_ROW))
         self._file = open_file(path)
         self._fields, self._keep, self._delimiter = fields, keep, delimiter
@@ -88,7 +88,7 @@ class DelimitedReader:
         self._columns = {name: [self._header.index(c) for c in columns] for name, columns in names.items()}
 
     def blocks(self, place: Place, rows: int) -> Iterator[Block]:
-        """Up to ``rows`` rows each, fewer where lines are long."""
+        """Yield blocks of up to ``rows`` rows, fewer if lines are long."""
         lines = Lines(self._file, place if place.at else self._first)
         feed = _Feed(lines)
         records = csv.reader(feed, delimiter=self._delimiter, strict=True)
@@ -130,7 +130,7 @@ class DelimitedReader:
 
 
 def _from_cells(cells: list[list[str]], field: Field) -> Array:
-    """The cells of each row as the input's array."""
+    """Convert the cells of each row to the input's array."""
     if len(cells[0]) == 1 and field.row not in ((), (1,)) and cells[0][0].lstrip().startswith("["):
         try:
             return from_values([orjson.loads(row[0]) for row in cells], field)
@@ -145,7 +145,7 @@ def _value(cell: str, field: Field) -> str | float | bool:
     if datatype is DataType.BYTES:
         return cell
     try:
-        if "_" in cell:  # Python takes 1_000 for a number; nobody else does
+        if "_" in cell:  # Python accepts 1_000 as a number; other tools do not
             raise ValueError
         if datatype is DataType.BOOL:
             return _BOOLEANS[cell.strip().lower()]
@@ -157,7 +157,7 @@ def _value(cell: str, field: Field) -> str | float | bool:
 
 
 class DelimitedWriter:
-    """Kept columns, then outputs."""
+    """Writer of kept columns, then outputs."""
 
     parts = 1
 
@@ -166,7 +166,7 @@ class DelimitedWriter:
         self._special = re.compile(f'["\\r\\n{delimiter}]')
 
     def start(self, parts: Sequence[Path]) -> list[bytes]:
-        """The header, where the file is empty."""
+        """Return the header if the file is empty."""
         names = list(self._keep)
         for field in self._fields:
             wide = field.row not in ((), (1,)) and field.extent is not None
@@ -174,10 +174,10 @@ class DelimitedWriter:
         return [b"" if parts[0].stat().st_size else self._text([names])]
 
     def encode(self, outputs: Mapping[str, Array], kept: Mapping[str, list[Any]]) -> list[bytes]:
-        """One record a row.
+        """Return one record per row.
 
         Raises:
-            InvalidInput: an output is not of the announced shape, or no text.
+            InvalidInput: an output does not have the announced shape, or is not text.
         """
         count = len(next(iter(outputs.values())))
         rows: list[list[str]] = [[_cell(values[i]) for values in kept.values()] for i in range(count)]
@@ -194,7 +194,7 @@ class DelimitedWriter:
         return [self._text(rows)]
 
     def finish(self, parts: Sequence[Path]) -> Path:
-        """The part is the file."""
+        """Return the part itself, which is the file."""
         return parts[0]
 
     def _text(self, rows: Sequence[Sequence[str]]) -> bytes:
@@ -202,7 +202,7 @@ class DelimitedWriter:
         return "".join(f"{line}\n" for line in lines).encode()
 
     def _quoted(self, cell: str) -> str:
-        """RFC 4180, section 2; csv.writer leaves a lone carriage return bare before Python 3.13."""
+        """Quote a cell (RFC 4180, section 2); before Python 3.13 csv.writer ignores carriage returns."""
         return '"' + cell.replace('"', '""') + '"' if self._special.search(cell) else cell
 
 
@@ -216,19 +216,19 @@ def _texts(flat: Array, name: str) -> list[list[str]]:
             ) from None
     if flat.dtype.kind == "b":
         return [["true" if value else "false" for value in row] for row in flat.tolist()]
-    if flat.dtype.kind == "f" and flat.dtype.itemsize < 8:  # the shortest text of its own width
+    if flat.dtype.kind == "f" and flat.dtype.itemsize < 8:  # the shortest text in its own width
         return [list(map(str, row)) for row in flat]
     return [list(map(repr, row)) for row in flat.tolist()]
 
 
 def _as_json(row: Array, cells: list[str]) -> str:
-    """A row of free length, as one cell."""
+    """Return a row of free length as one cell."""
     values = np.array(cells, object).reshape(row.shape).tolist() if row.dtype == object else row
     return orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY).decode()
 
 
 def _cell(value: Any) -> str:
-    """A kept value."""
+    """Return a kept value as a cell."""
     if isinstance(value, str):
         return value
     if value is None:

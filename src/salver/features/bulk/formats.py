@@ -1,6 +1,6 @@
-"""Which format is a file, by its suffix?
+"""File formats by suffix.
 
-It knows the formats and nothing that is in them.
+It knows the formats but not their content.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,10 +21,10 @@ _ALL: Final = (*_JSON, *_DELIMITERS, ".parquet", *_ARRAYS)
 
 
 def format_of(path: Path) -> str:
-    """Its suffix, in lower case.
+    """Return the lower-case suffix of a file.
 
     Raises:
-        InvalidInput: it is none of a format that is known.
+        InvalidInput: it is not that of a known format.
     """
     suffix = path.suffix.lower()
     if suffix not in _ALL:
@@ -36,10 +36,10 @@ def format_of(path: Path) -> str:
 
 
 def open_reader(path: Path, fields: Sequence[Field], keep: Sequence[str]) -> Reader:
-    """A reader of the file's rows.
+    """Return a reader of the file's rows.
 
     Raises:
-        InvalidInput: it cannot be read, or lacks what the model needs.
+        InvalidInput: it cannot be read, or lacks inputs of the model.
         Unsupported: its format needs a package that is not installed.
     """
     suffix = format_of(path)
@@ -57,16 +57,16 @@ def open_reader(path: Path, fields: Sequence[Field], keep: Sequence[str]) -> Rea
 def make_writer(
     path: Path, fields: Sequence[Field], keep: Sequence[str], kept_types: Mapping[str, Any]
 ) -> Writer:
-    """A writer of answers.
+    """Return a writer of answers.
 
     Args:
-        path: Of the whole file; it is not opened.
-        fields: The outputs.
-        keep: Columns carried through.
-        kept_types: What the reader knows of their types.
+        path: Path of the whole file, which is not opened.
+        fields: Outputs of the model.
+        keep: Columns copied from the source.
+        kept_types: Their types as known to the reader.
 
     Raises:
-        InvalidInput: the format cannot hold them.
+        InvalidInput: the format cannot store them.
         Unsupported: it needs a package that is not installed.
     """
     suffix = format_of(path)

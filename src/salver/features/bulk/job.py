@@ -1,7 +1,7 @@
-"""How does a model answer a whole file, however large, and however often the work is interrupted?
+"""Resumable bulk job over a file of any size.
 
 Reads blocks of rows, keeps a few requests in flight, and writes the answers in the order of the rows;
-what is done stands in a journal beside the output, so that the same call goes on where the last one ended. It
+progress is recorded in a journal beside the output, so that the same call continues after an interruption. It
 knows neither formats nor retries.
 """
 
@@ -30,16 +30,16 @@ _NOWHERE: Final = Place()
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """How far the job is.
+    """Progress of a job.
 
     Attributes:
-        rows: Rows done, those of earlier runs included.
+        rows: Rows done, including earlier runs.
         skipped: Rows among them without an answer.
-        resumed: Rows that earlier runs have done.
-        fraction: Of the file, from 0 to 1.
-        retries: Requests that were sent again.
-        waiting: Why nothing moves just now, or empty.
-        notes: What the reader has to say, once, at the start.
+        resumed: Rows done by earlier runs.
+        fraction: Fraction of the file, 0 to 1.
+        retries: Number of retries.
+        waiting: Why there is no progress at the moment, or empty.
+        notes: Remarks of the reader, once, at the start.
     """
 
     rows: int
@@ -52,18 +52,18 @@ class Progress(msgspec.Struct, frozen=True):
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """What was done.
+    """Result of a job.
 
     Attributes:
-        model: Its name.
-        version: That answered; empty if the server does not tell its versions.
+        model: Name of the model.
+        version: Version that answered; empty if the server does not report versions.
         rows: Rows of the source.
         answered: Rows of the target.
         skipped: Rows without an answer; ``errors`` names them.
-        resumed: Rows that earlier runs had done.
-        retries: Requests that this run sent again.
-        seconds: Of this run.
-        rows_per_second: Of this run.
+        resumed: Rows done by earlier runs.
+        retries: Retries in this run.
+        seconds: Duration of this run.
+        rows_per_second: Rate of this run.
         target: The file of answers.
         errors: The file of skipped rows, or empty.
     """
@@ -88,19 +88,19 @@ async def run(
     on_progress: Callable[[Progress], None] = lambda progress: None,
     mark_every: float = _MARK_EVERY_S,
 ) -> Summary:
-    """Answer a file, or go on with one that was begun.
+    """Run a job, or continue an interrupted one.
 
     Args:
-        client: Of the server; give it time, bulk work waits behind all other.
-        job: What is to be done.
-        on_progress: Told after each block, and while the server keeps the job waiting.
-        mark_every: Seconds between two notes in the journal; what is done after the last is done
-            again after a crash.
+        client: Client of the server, with a long time-out, because bulk work waits behind all other work.
+        job: The job.
+        on_progress: Called after each block, and while the job waits for the server.
+        mark_every: Seconds between two marks in the journal; work after the last mark is repeated after a
+            crash.
 
     Raises:
-        InvalidInput: file and model do not fit, or a row is bad (``on_error="stop"``).
-        Conflict: the target is there already, is being written, or belongs to another job.
-        SalverError: the server cannot be asked any more; the same call goes on later.
+        InvalidInput: file and model do not match, or a row is bad (``on_error="stop"``). Conflict: the target
+            exists, is being written, or belongs to another job. SalverError: the server is unavailable; the
+            same call continues later.
     """
     check_job(job)
     begun = time.monotonic()
@@ -120,7 +120,7 @@ async def run(
         try:
             await asyncio.shield(finishing)
         except asyncio.CancelledError:
-            await finishing  # a thread cannot be stopped, and the journal is needed until its end
+            await finishing  # a thread cannot be stopped, and it needs the journal until its end
             raise
     except OSError as error:
         raise InvalidInput(
@@ -133,7 +133,7 @@ async def run(
 
 
 class _Work:
-    """One run of a job, from the journal's last mark on."""
+    """One run of a job, from the journal's last mark."""
 
     def __init__(self, job: Job, reader: Reader, writer: Writer, journal: Journal, mark_every: float) -> None:
         self._job, self._reader, self._writer, self._journal = job, reader, writer, journal
@@ -148,7 +148,7 @@ class _Work:
         self._paths = [_beside(job.target, name) for name in names]
 
     async def run(self, asker: Asker, rows: int, on_progress: Callable[[Progress], None]) -> None:
-        """Answer what is left; the last mark says that all is done."""
+        """Answer the remaining rows; the last mark records that all is done."""
         parts = Parts([*self._paths, self._errors], self._journal.mark)
         try:
             parts.write([*self._writer.start(self._paths), b""])
@@ -163,19 +163,19 @@ class _Work:
                             self._mark(parts)
                             noted = time.monotonic()
             except (SalverError, asyncio.CancelledError):
-                self._mark(parts)  # what is done is worth keeping
+                self._mark(parts)  # keep what is done
                 raise
             if fingerprint(self._job.source) != self._source:
                 raise Conflict(f"{self._job.source} has changed meanwhile", fix="Start anew with --restart.")
             self._mark(parts, done=True)
         finally:
-            with contextlib.suppress(OSError):  # a full disk has been told already
+            with contextlib.suppress(OSError):  # a full disk has been reported already
                 parts.close()
 
     async def _answered(
         self, asker: Asker, rows: int, on_progress: Callable[[Progress], None]
     ) -> AsyncGenerator[tuple[Block, list[Answer], list[Bad]], None]:
-        """Blocks in order with their answers, a few being asked for at once."""
+        """Yield blocks in order with their answers, with a few requests in flight."""
         blocks = self._reader.blocks(self._place, rows)
         gate = asyncio.Semaphore(self._job.connections)
         waiting: deque[tuple[Block, asyncio.Task[tuple[list[Answer], list[Bad]]]]] = deque()
@@ -243,14 +243,14 @@ class _Work:
         return Progress(self._rows, self._bad, self._resumed, fraction, asker.retries, asker.waiting, notes)
 
     def finish(self) -> None:
-        """Make the target of the parts, and clear them away; may be done again after a crash."""
+        """Assemble the target from its parts and remove them; can be repeated after a crash."""
         if self._paths[0].exists() or not self._job.target.exists():
             self._writer.start(self._paths)
             publish(self._writer.finish(self._paths), self._job.target)
-        for path in self._paths:  # the first first: without it the target is known to be whole
+        for path in self._paths:  # the first part first: without it the target is known to be complete
             path.unlink(missing_ok=True)
         more = len(self._paths)
-        while (left := _beside(self._job.target, f"part{more}")).exists():  # of a job with more arrays
+        while (left := _beside(self._job.target, f"part{more}")).exists():  # left by a job with more arrays
             left.unlink()
             more += 1
         if not self._bad:
@@ -258,7 +258,7 @@ class _Work:
         self._journal.remove()
 
     def summary(self, model: Model, seconds: float, retries: int) -> Summary:
-        """Once all is done."""
+        """Return the result of a finished job."""
         return Summary(
             model=model.name,
             version=model.version,

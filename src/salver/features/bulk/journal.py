@@ -1,10 +1,10 @@
-"""What is done already, if this process dies now?
+"""Journal of a bulk job, for continuing after a crash.
 
-Beside an output ``OUT`` lie its part files ``OUT.part``, ``OUT.part1``, … and ``OUT.journal``: a line that
-says which job it is, then a line each time that everything before it is safe on the disk. After a crash
-the parts are cut to what the last whole line says. Order: parts, fsync, line, fsync; at the end
-the whole file, fsync, rename, fsync of the folder, and only then is the journal removed. It knows
-no model and no format.
+Beside an output ``OUT`` there are part files ``OUT.part``, ``OUT.part1``, … and ``OUT.journal``: a line that
+identifies the job, then a line each time that everything before it is safe on disk. After a crash the parts
+are truncated to the sizes in the last complete line. Order: parts, fsync, line, fsync; at the end the whole
+file, fsync, rename, fsync of the folder, and only then is the journal removed. It knows no model and no
+format.
 """
 
 import contextlib
@@ -23,14 +23,14 @@ _FIX = "Use the same file and options as before, or start anew with --restart."
 
 
 class Mark(msgspec.Struct, frozen=True):
-    """So far all is safe.
+    """State that is safe on disk.
 
     Attributes:
-        rows: Rows of the input that are done, bad ones included.
+        rows: Rows of the input that are done, including bad ones.
         bad: Rows among them without an answer.
-        place: Where the input goes on.
-        sizes: Bytes of each part, of the errors file last.
-        done: There is no more to come.
+        place: Position in the input.
+        sizes: Bytes of each part, with the errors file last.
+        done: Nothing is left to do.
     """
 
     rows: int
@@ -47,7 +47,7 @@ class Journal:
     """One job's journal, locked against a second run; close it, or remove it at the end.
 
     Attributes:
-        mark: The last one, or None at the start.
+        mark: The last mark, or None at the start.
     """
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
@@ -56,15 +56,15 @@ class Journal:
 
     @classmethod
     def open(cls, path: Path, job: Mapping[str, Any], *, restart: bool) -> Self:
-        """Open it, or begin one.
+        """Open a journal, or create one.
 
         Args:
-            path: The journal's own.
-            job: What must be the same for the work to go on; plain JSON values.
-            restart: Forget what is there.
+            path: Path of the journal.
+            job: JSON values that must be equal to continue.
+            restart: Discard an existing journal.
 
         Raises:
-            Conflict: another run holds it, or it is of another job.
+            Conflict: another run holds it, or it belongs to another job.
         """
         file = _locked(path)
         try:
@@ -80,8 +80,8 @@ class Journal:
             raise
 
     def _read(self, job: Mapping[str, Any]) -> int:
-        """Takes the last mark; the bytes that are whole, 0 where nothing has been done yet."""
-        lines = self._file.read().split(b"\n")[:-1]  # what has no end was never finished
+        """Read the last mark; return the number of complete bytes, 0 if nothing has been done yet."""
+        lines = self._file.read().split(b"\n")[:-1]  # a line without an end was not completed
         safe = 0
         for line in lines[1:]:
             try:
@@ -96,7 +96,7 @@ class Journal:
         return len(lines[0]) + 1 + safe
 
     def add(self, mark: Mark) -> None:
-        """The parts have been synced: write it down."""
+        """Add a mark after the parts have been synced."""
         self._add(mark)
         self.mark = mark
 
@@ -106,12 +106,12 @@ class Journal:
         os.fsync(self._file.fileno())
 
     def remove(self) -> None:
-        """The job is finished."""
+        """Remove the journal of a finished job."""
         self._path.unlink(missing_ok=True)
         self.close()
 
     def close(self) -> None:
-        """Let go of the lock; the journal stays for the next run."""
+        """Release the lock; the journal stays for the next run."""
         self._file.close()
 
 
@@ -130,7 +130,7 @@ def _locked(path: Path) -> BinaryIO:
             if path.stat().st_ino == os.fstat(file.fileno()).st_ino:
                 file.seek(0)
                 return file
-        file.close()  # the run before us removed it meanwhile
+        file.close()  # the previous run removed it meanwhile
 
 
 def _parsed(line: bytes, path: Path) -> dict[str, Any]:
@@ -154,7 +154,7 @@ def _short(value: Any) -> str:
 
 
 class Parts:
-    """The files that grow; opened at the sizes of the last mark."""
+    """Growing files, opened at the sizes of the last mark."""
 
     def __init__(self, paths: Sequence[Path], mark: Mark | None) -> None:
         self.paths = list(paths)
@@ -182,20 +182,20 @@ class Parts:
             file.write(piece)
 
     def sync(self) -> list[int]:
-        """Force everything to the disk; the sizes."""
+        """Sync everything to disk; return the sizes."""
         for file in self._files:
             file.flush()
             os.fsync(file.fileno())
         return [file.tell() for file in self._files]
 
     def close(self) -> None:
-        """Close them; what was not synced may be lost."""
+        """Close the files; data not synced may be lost."""
         for file in self._files:
             file.close()
 
 
 def publish(whole: Path, target: Path) -> None:
-    """Give a finished file its name, all at once."""
+    """Rename a finished file atomically."""
     with whole.open("rb") as file:
         os.fsync(file.fileno())
     whole.replace(target)
@@ -203,7 +203,7 @@ def publish(whole: Path, target: Path) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Force the names in a file's folder to the disk."""
+    """Sync the folder of a file to disk."""
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

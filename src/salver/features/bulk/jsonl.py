@@ -1,7 +1,7 @@
-"""How do JSON lines become a model's inputs, and its outputs JSON lines?
+"""Reading and writing of JSON lines.
 
-One object a line: the value of an input under its name, nested or flat. Bytes that are not text
-are written, and read, as ``{"b64": "..."}``. It knows no server.
+One object per line, with the value of each input under its name, nested or flat. Bytes that are not text are
+written and read as ``{"b64": "..."}``. It knows no server.
 """
 
 import base64
@@ -23,7 +23,7 @@ _OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
 
 
 def from_values(values: list[Any], field: Field) -> Array:
-    """Parsed JSON values, one a row, as the input's array.
+    """Convert parsed JSON values, one per row, to the input's array.
 
     Raises:
         InvalidInput: a value is of the wrong kind or shape, or rows differ in shape.
@@ -32,7 +32,7 @@ def from_values(values: list[Any], field: Field) -> Array:
 
 
 class JsonlReader:
-    """Objects, one a line; empty lines are none."""
+    """Reader of objects, one per line; empty lines are skipped."""
 
     unit = "line"
 
@@ -45,7 +45,7 @@ class JsonlReader:
         self._note(self._file.readline(MAX_BLOCK))
 
     def blocks(self, place: Place, rows: int) -> Iterator[Block]:
-        """Up to ``rows`` rows each, fewer where lines are long."""
+        """Yield blocks of up to ``rows`` rows, fewer if lines are long."""
         lines = Lines(self._file, place)
         while True:
             begin, numbers = lines.place.at, list[int]()
@@ -91,7 +91,7 @@ class JsonlReader:
         try:
             row = _parse(first)
         except InvalidInput:
-            return  # its own line in the report, when its turn comes
+            return  # reported in its own turn
         used = {*self._keep, *(c for f in self._fields for c in (f.columns or (f.name,)))}
         if extra := [name for name in row if name not in used]:
             self.notes.append(f"ignored: {', '.join(extra)}")
@@ -108,19 +108,19 @@ def _parse(text: bytes) -> dict[str, Any]:
 
 
 class JsonlWriter:
-    """Outputs as objects, kept columns first."""
+    """Writer of outputs as objects, kept columns first."""
 
     parts = 1
 
     def start(self, parts: Sequence[Path]) -> list[bytes]:
-        """Nothing stands before the first row."""
+        """Return nothing: there is no header."""
         return [b""]
 
     def encode(self, outputs: Mapping[str, Array], kept: Mapping[str, list[Any]]) -> list[bytes]:
-        """One line a row; NaN and the infinities, which JSON has not, are null.
+        """Return one line per row; NaN and infinities, which JSON does not have, become null.
 
         Raises:
-            InvalidInput: a kept value has no form in JSON.
+            InvalidInput: a kept value has no JSON form.
         """
         names = (*kept, *outputs)
         columns = (*kept.values(), *map(_cells, outputs.values()))
@@ -134,12 +134,12 @@ class JsonlWriter:
         return [b"".join(lines)]
 
     def finish(self, parts: Sequence[Path]) -> Path:
-        """The part is the file."""
+        """Return the part itself, which is the file."""
         return parts[0]
 
 
 def _cells(array: Array) -> Any:
-    """Rows that orjson can write."""
+    """Return rows in a form that orjson can write."""
     if array.dtype == object:
         flat = np.empty(array.size, dtype=object)
         flat[:] = [as_text(value) for value in array.ravel().tolist()]
@@ -148,7 +148,7 @@ def _cells(array: Array) -> Any:
 
 
 def as_text(value: bytes) -> str | dict[str, str]:
-    """Text where it is UTF-8, else base64 in an object."""
+    """Return text if it is UTF-8, else base64 in an object."""
     try:
         return value.decode()
     except UnicodeDecodeError:
@@ -156,5 +156,5 @@ def as_text(value: bytes) -> str | dict[str, str]:
 
 
 def _plain(value: Any) -> Any:
-    """What orjson does not know: a dictionary's or a table's bytes and decimals."""
+    """Convert types unknown to orjson: bytes and decimals of dictionaries or tables."""
     return as_text(value) if isinstance(value, bytes) else str(value)

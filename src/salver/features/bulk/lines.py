@@ -1,7 +1,7 @@
-"""How is a text file read line by line, without trusting its lines to be short?
+"""Line-by-line reading of text files with a limit on line length.
 
-Keeps the byte offset and the number of the next line, so that reading can go on there later. It
-knows no format.
+Keeps the byte offset and the number of the next line, so that reading can continue there later. It knows no
+format.
 """
 
 from pathlib import Path
@@ -10,15 +10,15 @@ from typing import BinaryIO, Final
 from salver.features.bulk.rows import Place
 from salver.words.errors import InvalidInput
 
-#: Longest row; a server takes no larger request by default.
+#: Maximum bytes of a row; a server accepts no larger request by default.
 MAX_ROW: Final = 64 << 20
-#: A block of text is cut after so much, however few its rows.
+#: Maximum bytes of a block of text, regardless of its rows.
 MAX_BLOCK: Final = 8 << 20
 _BOM: Final = b"\xef\xbb\xbf"
 
 
 def open_file(path: Path) -> BinaryIO:
-    """A file to read.
+    """Open a file for reading.
 
     Raises:
         InvalidInput: it cannot be opened.
@@ -30,7 +30,7 @@ def open_file(path: Path) -> BinaryIO:
 
 
 class Lines:
-    """The lines from ``place`` on, each with its end; ``place`` moves with them."""
+    """Lines from ``place`` on, each with its end; ``place`` advances with them."""
 
     def __init__(self, file: BinaryIO, place: Place) -> None:
         self._file = file
@@ -39,14 +39,14 @@ class Lines:
 
     @property
     def place(self) -> Place:
-        """Where the next line begins, and how many lines are before it."""
+        """Return the offset of the next line, and the number of lines before it."""
         return Place(self._at, self._line)
 
     def next(self) -> bytes:
-        """The next line, empty at the end of the file.
+        """Return the next line, empty at the end of the file.
 
         Raises:
-            InvalidInput: it is too long; the one after it can be read.
+            InvalidInput: it is too long; the following one can be read.
         """
         text = self._file.readline(MAX_ROW + 1)
         size = len(text)

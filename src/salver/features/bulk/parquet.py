@@ -1,7 +1,7 @@
-"""How do the columns of a Parquet file become a model's inputs, and its outputs columns?
+"""Reading and writing of Parquet files.
 
 A scalar input is a column, a vector a list column or columns ``x_0``, ``x_1``, … Needs pyarrow, which is
-imported when such a file is used. It knows no server.
+imported on first use. It knows no server.
 """
 
 import base64
@@ -19,7 +19,7 @@ from salver.features.bulk.rows import Block, Field, Place, assemble, check_keep,
 from salver.words.errors import InvalidInput, Unsupported
 from salver.words.tensor import Array, DataType
 
-#: Rows of a row group that is written.
+#: Rows of a written row group.
 _GROUP: Final = 64 * 1024
 
 
@@ -37,7 +37,7 @@ def _arrow() -> Any:
 
 
 class ParquetReader:
-    """Rows of the columns that the inputs and the kept columns name; others are not read."""
+    """Reader of the columns for the inputs and the kept columns; others are not read."""
 
     unit = "row"
 
@@ -62,7 +62,7 @@ class ParquetReader:
         self.notes = [f"ignored: {', '.join(extra)}"] if extra else []
 
     def blocks(self, place: Place, rows: int) -> Iterator[Block]:
-        """Up to ``rows`` rows each, fewer where they are large, cut at the ends of row groups."""
+        """Yield blocks of up to ``rows`` rows, fewer if they are large, split at row groups."""
         first = 0
         for group in range(self._file.metadata.num_row_groups):
             count = self._file.metadata.row_group(group).num_rows
@@ -96,7 +96,7 @@ class ParquetReader:
 
 
 class _Values:
-    """The columns of one input, to be cut by rows like a list."""
+    """Columns of one input, sliced by rows like a list."""
 
     def __init__(self, columns: Sequence[Any]) -> None:
         self.columns = columns
@@ -106,7 +106,7 @@ class _Values:
 
 
 def _from_columns(values: _Values, field: Field) -> Array:
-    """Columns of arrow as the input's array: numbers without a copy where arrow allows it."""
+    """Convert arrow columns to the input's array: numbers without a copy if arrow allows it."""
     if any(column.null_count for column in values.columns):
         raise InvalidInput(f"{field.name} is null")
     arrays = [array for column in values.columns if (array := _numbers(column)) is not None]
@@ -118,7 +118,7 @@ def _from_columns(values: _Values, field: Field) -> Array:
 
 
 def _numbers(column: Any) -> Array | None:
-    """A column of numbers, or of lists of numbers that are equally long; None for any other."""
+    """Convert a column of numbers, or of equally long lists of numbers; return None for others."""
     types = _arrow().types
     kind = column.type
     if types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind):
@@ -137,7 +137,7 @@ def _numbers(column: Any) -> Array | None:
 
 
 def _plain(value: Any, field: Field) -> Any:
-    """A cell as JSON has it; bytes that are no text are left to ``b64``."""
+    """Convert a cell to JSON; bytes that are not text are left to ``b64``."""
     if isinstance(value, list):
         return [_plain(inner, field) for inner in value]
     if isinstance(value, bytes) and field.spec.datatype is DataType.BYTES:
@@ -146,7 +146,7 @@ def _plain(value: Any, field: Field) -> Any:
 
 
 class ParquetWriter:
-    """Rows as an arrow stream while the job runs, which becomes Parquet at the end."""
+    """Writer of an arrow stream during the job, which becomes Parquet at the end."""
 
     parts = 1
 
@@ -157,17 +157,17 @@ class ParquetWriter:
         self._limits = (self._arrow.ArrowException, OverflowError)
 
     def start(self, parts: Sequence[Path]) -> list[bytes]:
-        """Nothing yet: the schema is written with the first rows, as kept columns tell theirs there."""
+        """Write nothing: the schema follows with the first rows, whose types it needs."""
         if parts[0].stat().st_size:
             with self._arrow.OSFile(str(parts[0])) as file:
                 self._schema = self._arrow.ipc.open_stream(file).schema
         return [b""]
 
     def encode(self, outputs: Mapping[str, Array], kept: Mapping[str, list[Any]]) -> list[bytes]:
-        """One record batch.
+        """Return one record batch.
 
         Raises:
-            InvalidInput: a value does not fit the column's type.
+            InvalidInput: a value does not match the column's type.
         """
         head = b""
         if self._schema is None:
@@ -225,7 +225,7 @@ class ParquetWriter:
         return flat
 
     def finish(self, parts: Sequence[Path]) -> Path:
-        """Writes row groups of one size, however the rows came."""
+        """Write row groups of one size, regardless of how rows arrived."""
         whole = parts[0].with_name(f"{parts[0].name}.whole")
         if not parts[0].stat().st_size:
             schema = self._make_schema({})

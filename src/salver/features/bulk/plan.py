@@ -1,6 +1,6 @@
-"""Which rows and columns of a file are asked about, and what tells that a job is still the same?
+"""Plan of a bulk job: rows, columns, and the identity of the job.
 
-It knows the job, the model's metadata and the source's looks; it asks nobody.
+It knows the job, the model's metadata and the source's columns; it sends no requests.
 """
 
 import hashlib
@@ -18,27 +18,27 @@ from salver.words.errors import InvalidInput
 from salver.words.messages import TensorSpec
 
 _ROWS: Final = 256
-#: A request of fixed-size rows is kept below so many bytes, where the caller does not choose.
+#: Maximum bytes of a request with fixed-size rows, unless the caller chooses.
 _REQUEST_BYTES: Final = 4 << 20
 _EDGE: Final = 64 * 1024
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be done.
+    """A bulk job.
 
     Attributes:
-        model: The model's name.
-        source: File of the rows; its suffix says the format.
-        target: File of the answers; likewise.
-        version: Empty leaves the choice to the server.
-        outputs: The wanted ones; none means all.
-        columns: By input, the columns that hold it, where they are not called as the input is.
-        keep: Columns of the source that stand in the target too.
-        rows: Most rows a request; 0 chooses: 256, fewer of large rows, 1 without a batch dimension.
-        connections: Requests in flight.
-        on_error: What a row without an answer does: ``stop`` the job, or ``skip`` the row and note it
-            in ``TARGET.errors.jsonl``.
-        restart: Start anew, and replace a target that is there.
+        model: Name of the model.
+        source: Input file; its suffix determines the format.
+        target: Output file; likewise.
+        version: Empty = chosen by the server.
+        outputs: Requested outputs; empty = all.
+        columns: By input, its columns if they are named differently.
+        keep: Columns of the source to copy to the target.
+        rows: Maximum rows per request; 0 = automatic: 256, fewer for large rows, 1 without a batch dimension.
+        connections: Number of requests in flight.
+        on_error: For a row without an answer, ``stop`` the job, or ``skip`` the row and record it in
+            ``TARGET.errors.jsonl``.
+        restart: Start again, and replace an existing target.
         patience: Seconds without any answer after which the job stops.
     """
 
@@ -57,14 +57,14 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """A job that fits its model.
+    """A job that matches its model.
 
     Attributes:
-        model: Whom to ask.
-        inputs: Where in the source each input lies.
-        outputs: What the target shall hold.
-        rows: Most rows a request.
-        identity: What must be the same for the work to go on: all that the answers depend on.
+        model: The model.
+        inputs: Columns of each input in the source.
+        outputs: Outputs in the target.
+        rows: Maximum rows per request.
+        identity: Everything that the answers depend on; must be equal to continue.
     """
 
     model: Model
@@ -75,10 +75,10 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 def make_plan(job: Job, metadata: Mapping[str, Any]) -> Plan:
-    """Hold the job against what the server says of the model.
+    """Match the job with the server's metadata of the model.
 
     Raises:
-        InvalidInput: they do not fit, or the source cannot be read.
+        InvalidInput: they do not match, or the source cannot be read.
     """
     check_job(job)
     inputs, outputs = specs(metadata, "inputs"), _wanted(specs(metadata, "outputs"), job)
@@ -102,14 +102,14 @@ def make_plan(job: Job, metadata: Mapping[str, Any]) -> Plan:
 
 
 def _newest(metadata: Mapping[str, Any]) -> str:
-    """The version that a server picks by itself: one answers from the first row to the last."""
+    """Return the version that the server would choose, so that one version answers all rows."""
     versions = metadata.get("versions")
     numbers = [v for v in versions if str(v).isdigit()] if isinstance(versions, list) else []
     return str(max(numbers, key=int, default=""))
 
 
 def check_job(job: Job) -> None:
-    """Raises InvalidInput for what is wrong whatever the model is."""
+    """Check the parts of a job that do not depend on the model. Raises InvalidInput."""
     format_of(job.target)
     format_of(job.source)
     if not job.source.is_file():
@@ -149,7 +149,7 @@ def _fields(
 
 
 def _rows(job: Job, fields: Sequence[Field], batched: bool) -> int:
-    """Rows a request."""
+    """Return the rows per request."""
     if not batched:
         if job.rows > 1:
             raise InvalidInput(
@@ -161,7 +161,7 @@ def _rows(job: Job, fields: Sequence[Field], batched: bool) -> int:
 
 
 def fingerprint(path: Path) -> dict[str, Any]:
-    """What tells that a file is still the same: size, time, and its first and last 64 KiB.
+    """Return a fingerprint of a file: size, time, and its first and last 64 KiB.
 
     Raises:
         InvalidInput: it cannot be read.

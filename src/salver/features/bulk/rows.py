@@ -1,7 +1,7 @@
-"""What is a row of a file to a model?
+"""Rows of a file as inputs of a model.
 
-The records that readers, the asker and writers pass on, and how the values of many rows become
-arrays. It knows no file and no server. Pure.
+Records passed between readers, sender and writers, and the conversion of many rows to arrays. It knows no
+file and no server. Pure.
 """
 
 import math
@@ -18,11 +18,11 @@ from salver.words.tensor import Array
 
 
 class Place(msgspec.Struct, frozen=True):
-    """Where a reader goes on.
+    """Position of a reader.
 
     Attributes:
-        at: Byte offset in a text file, row in the others.
-        line: Line of a text file at ``at``, row in the others, counting from 1; 0 before the start.
+        at: Byte offset in a text file, row in other formats.
+        line: Line of a text file at ``at``, row in other formats, from 1; 0 before the start.
     """
 
     at: int = 0
@@ -30,10 +30,10 @@ class Place(msgspec.Struct, frozen=True):
 
 
 class Bad(msgspec.Struct, frozen=True):
-    """A row that has no answer.
+    """A row without an answer.
 
     Attributes:
-        line: Its line in a text file, its row in the others, counting from 1.
+        line: Its line in a text file, row in other formats, from 1.
         reason: What is wrong with it.
     """
 
@@ -42,12 +42,12 @@ class Bad(msgspec.Struct, frozen=True):
 
 
 class Piece(msgspec.Struct):
-    """Rows that can be sent as one request.
+    """Rows that can be sent in one request.
 
     Attributes:
-        inputs: One array an input, rows along axis 0.
-        lines: Where each row stands (see :class:`Bad`).
-        kept: Columns that are carried through to the output.
+        inputs: One array per input, rows along axis 0.
+        lines: Line of each row (see :class:`Bad`).
+        kept: Columns copied to the output.
     """
 
     inputs: dict[str, Array]
@@ -56,12 +56,12 @@ class Piece(msgspec.Struct):
 
 
 class Block(msgspec.Struct):
-    """Consecutive rows of a file, as a reader gives them.
+    """Consecutive rows of a file.
 
     Attributes:
-        pieces: The good rows in order; more than one where rows differ in shape.
+        pieces: Valid rows in order; several pieces if rows differ in shape.
         bad: Rows that could not be read.
-        after: Where the next block begins.
+        after: Start of the next block.
     """
 
     pieces: list[Piece]
@@ -70,11 +70,11 @@ class Block(msgspec.Struct):
 
 
 class Field(msgspec.Struct, frozen=True):
-    """One input or output of the model.
+    """An input or output of the model.
 
     Attributes:
         row: Its shape without the batch dimension.
-        columns: The file's columns that hold it, where the caller has named them.
+        columns: Its columns in the file, if named by the caller.
     """
 
     spec: TensorSpec
@@ -83,23 +83,23 @@ class Field(msgspec.Struct, frozen=True):
 
     @property
     def name(self) -> str:
-        """The tensor's name."""
+        """Return the tensor's name."""
         return self.spec.name
 
     @property
     def extent(self) -> int | None:
-        """Elements of a row; None where a dimension is free."""
+        """Return the elements of a row; None if a dimension is free."""
         return None if -1 in self.row else math.prod(self.row)
 
 
 class Reader(Protocol):
-    """One format's way of reading rows.
+    """Reader of rows in one format.
 
     Attributes:
-        size: What ``Place.at`` will be at the end.
+        size: ``Place.at`` at the end.
         unit: ``line`` or ``row``, for messages.
-        notes: What the user may want to know: columns that are ignored, for instance.
-        kept_types: Types of kept columns, where the format has some of its own.
+        notes: Remarks for the user, for example on ignored columns.
+        kept_types: Types of kept columns, if the format has types.
     """
 
     size: int
@@ -108,34 +108,34 @@ class Reader(Protocol):
     kept_types: dict[str, Any]
 
     def blocks(self, place: Place, rows: int) -> Iterator[Block]:
-        """Blocks of up to ``rows`` rows from there on; always cut in the same places."""
+        """Yield blocks of up to ``rows`` rows from a position; always split at the same places."""
         ...
 
 
 class Writer(Protocol):
-    """One format's way of writing answers, as bytes to append to one or more part files.
+    """Writer of answers in one format, as bytes to append to one or more part files.
 
     Attributes:
-        parts: How many part files.
+        parts: Number of part files.
     """
 
     parts: int
 
     def start(self, parts: Sequence[Path]) -> list[bytes]:
-        """The first bytes of each part; of parts that hold something, learn what is in them."""
+        """Return the first bytes of each part; read existing parts."""
         ...
 
     def encode(self, outputs: Mapping[str, Array], kept: Mapping[str, list[Any]]) -> list[bytes]:
-        """The bytes of some more rows, one a part."""
+        """Return the bytes of more rows, one per part."""
         ...
 
     def finish(self, parts: Sequence[Path]) -> Path:
-        """Make the whole file of the parts; doing it twice gives the same bytes."""
+        """Assemble the file from its parts; repeating it gives the same bytes."""
         ...
 
 
 def is_batched(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> bool:
-    """Does axis 0 of every input and output take any number of rows?
+    """Return whether axis 0 of every input and output accepts any number of rows.
 
     >>> from salver.words.tensor import DataType
     >>> is_batched([TensorSpec("x", DataType.FP32, (-1, 3))], [TensorSpec("y", DataType.FP32, (1,))])
@@ -145,10 +145,10 @@ def is_batched(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> b
 
 
 def settled(array: Array, field: Field) -> Array:
-    """Rows in the input's own shape; a flat row of the right length is reshaped.
+    """Return rows in the input's own shape; a flat row of the right length is reshaped.
 
     Raises:
-        InvalidInput: the rows are of another shape.
+        InvalidInput: the rows have another shape.
     """
     tail = array.shape[1:]
     if len(tail) == len(field.row) and all(w in (-1, h) for w, h in zip(field.row, tail, strict=True)):
@@ -160,7 +160,7 @@ def settled(array: Array, field: Field) -> Array:
     raise InvalidInput(f"{field.name} has shape {list(tail)}, the model wants {list(field.row)} a row")
 
 
-#: The raw values of some rows, as a list or an array, to the input's array.
+#: Converts the raw values of rows, a list or an array, to the input's array.
 Convert = Callable[[Any, Field], Array]
 
 
@@ -171,20 +171,20 @@ def assemble(
     fields: Sequence[Field],
     convert: Convert,
 ) -> tuple[list[Piece], list[Bad]]:
-    """Raw values of rows as pieces, and the rows that do not convert.
+    """Return the raw values of rows as pieces, and the rows that cannot be converted.
 
     Args:
-        lines: Where each row stands.
-        raw: By input, one value a row.
-        kept: By column, one value a row.
-        fields: The model's inputs.
-        convert: Values of one input as an array with as many rows.
+        lines: Line of each row.
+        raw: By input, one value per row.
+        kept: By column, one value per row.
+        fields: Inputs of the model.
+        convert: Converts the values of one input to an array with as many rows.
     """
     if not lines:
         return [], []
     try:
         return [Piece({f.name: convert(raw[f.name], f) for f in fields}, lines, kept)], []
-    except InvalidInput:  # some row is wrong, or they differ in shape: one by one
+    except InvalidInput:  # a row is invalid, or they differ in shape: convert one by one
         pass
     groups: list[list[int]] = []
     rows: dict[int, dict[str, Array]] = {}
@@ -214,7 +214,7 @@ def assemble(
 
 
 def part_of(piece: Piece, start: int, stop: int) -> Piece:
-    """Some of its rows."""
+    """Return a part with some of the rows."""
     return Piece(
         {name: array[start:stop] for name, array in piece.inputs.items()},
         piece.lines[start:stop],
@@ -223,10 +223,10 @@ def part_of(piece: Piece, start: int, stop: int) -> Piece:
 
 
 def columns_of(field: Field, header: Sequence[str], path: Path) -> tuple[str, ...]:
-    """The columns of a table that hold an input: the named ones, its own, or ``x_0``, ``x_1``, …
+    """Return the columns of an input in a table: the named ones, its own, or ``x_0``, ``x_1``, …
 
     Raises:
-        InvalidInput: some are not there.
+        InvalidInput: some are missing.
     """
     if field.columns:
         if missing := [name for name in field.columns if name not in header]:
@@ -251,6 +251,6 @@ def _no_column(problem: str, header: Sequence[str], path: Path) -> InvalidInput:
 
 
 def check_keep(keep: Sequence[str], header: Sequence[str], path: Path) -> None:
-    """Raises InvalidInput when a column that is to be kept is not there."""
+    """Check that the columns to keep exist. Raises InvalidInput."""
     if missing := [name for name in keep if name not in header]:
         raise _no_column(f"no {', '.join(missing)} to keep", header, path)

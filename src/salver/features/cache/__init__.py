@@ -1,7 +1,6 @@
-"""Has this been computed already?
+"""Response cache: answers that can be reused, by key.
 
-Answers that may be given again, by what was asked. It knows no model and no queue: who asks says what the
-key is, and what it is worth keeping.
+It knows no model and no queue: the caller computes the key and decides what to store.
 """
 
 from salver.features.cache.config import CacheConfig

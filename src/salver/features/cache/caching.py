@@ -1,8 +1,7 @@
-"""When is an answer given that was computed before?
+"""Use of the response cache in front of a model's engine.
 
-In front of a model's engine: a request that has been answered already is answered from the cache, and the
-model does not hear of it. Others go on to the engine, and their answers are kept. A cache that fails costs
-time, and no answers.
+A request that has been answered before is answered from the cache, without reaching the model. Others go to
+the engine, and their answers are stored. A cache that fails costs time, but no answers.
 """
 
 import asyncio
@@ -19,13 +18,15 @@ from salver.kernel.serving.present import CacheUse
 from salver.words.messages import ANYBODY, InferRequest, InferResponse, ModelId, Standing, Timing
 
 _LOG = logging.getLogger("salver.features.cache")
-#: Inputs from so many bytes on are digested on another thread: about a millisecond of work.
+#: Inputs of this many bytes are hashed on another thread: about a millisecond of work.
 _MANY_BYTES = 1 << 20
-_SILENCE_S = 60.0  # between two words in the log about a cache that fails
-_REST_S = 1.0  # for so long one that failed is not asked
+_SILENCE_S = 60.0  # seconds between two log lines about a failing cache
+_REST_S = 1.0  # seconds for which a failed cache is not used
 
 
 class _Infer(Protocol):
+    """The engine's interface."""
+
     def __call__(
         self,
         request: InferRequest,
@@ -36,10 +37,10 @@ class _Infer(Protocol):
 
 
 class Caching:
-    """The one cache of a server.
+    """The single cache of a server.
 
     Args:
-        cache: Where answers are kept; it is closed by whoever made it.
+        cache: Store of the answers; closed by its creator.
         clock: Monotonic seconds.
     """
 
@@ -55,32 +56,32 @@ class Caching:
         return f"<Caching in {self._cache!r}>"
 
     def use(self) -> CacheUse:
-        """What it was asked, and what it holds."""
+        """Return the use and content of the cache."""
         facts = self._cache.facts() if isinstance(self._cache, Measured) else None
         return CacheUse(self._hits, self._misses, self._looking, self._inserting, facts)
 
     def count(self, *, is_hit: bool, looking: float, inserting: float = 0.0) -> None:
-        """One request more; durations in seconds."""
+        """Count a request; durations in seconds."""
         self._hits += is_hit
         self._misses += not is_hit
         self._looking += looking
         self._inserting += inserting
 
     def before(self, infer: _Infer, id: ModelId, fingerprint: str, *, sees_parameters: bool) -> "CachedModel":
-        """The same model, behind the answers that it gave before.
+        """Wrap a model with cached answers.
 
         Args:
-            infer: Asks the model itself.
-            sees_parameters: The model is handed the requests' parameters.
+            infer: The model itself.
+            sees_parameters: The model receives the requests' parameters.
         """
         return CachedModel(self, infer, id, owner_of(id, fingerprint), sees_parameters=sees_parameters)
 
     def now(self) -> float:
-        """The clock."""
+        """Return the current time."""
         return self._clock()
 
     async def lookup(self, key: bytes) -> bytes | None:
-        """What is kept, or None; never raises."""
+        """Return the cached value or None; never raises."""
         if self._has_failed and self._clock() < self._resting_until:
             return None
         try:
@@ -90,7 +91,7 @@ class Caching:
             return None
 
     async def insert(self, key: bytes, response: InferResponse) -> None:
-        """Keep it, unless it is too large; never raises."""
+        """Store a value unless it is too large; never raises."""
         if self._has_failed and self._clock() < self._resting_until:
             return
         try:
@@ -102,7 +103,7 @@ class Caching:
             self._complain(error)
 
     async def forget(self, owner: bytes) -> None:
-        """A version is gone; never raises."""
+        """Remove the values of an unloaded version; never raises."""
         try:
             await self._cache.forget(owner)
         except Exception as error:
@@ -117,7 +118,7 @@ class Caching:
 
 
 class CachedModel:
-    """One version whose answers are kept. Made by :meth:`Caching.before`."""
+    """A version with cached answers. Created by :meth:`Caching.before`."""
 
     def __init__(
         self, caching: Caching, infer: _Infer, id: ModelId, owner: bytes, *, sees_parameters: bool
@@ -157,7 +158,7 @@ class CachedModel:
         return msgspec.structs.replace(response, timing=timing)
 
     async def close(self) -> None:
-        """The version is not loaded any more."""
+        """Note that the version is unloaded."""
         await self._caching.forget(self._owner)
 
     async def _key(self, request: InferRequest) -> bytes:

@@ -1,4 +1,4 @@
-"""Which cache is wanted, and with which settings?"""
+"""Configuration of the response cache."""
 
 from collections.abc import Iterable, Mapping
 
@@ -10,11 +10,11 @@ _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 
 class CacheConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A cache of answers.
+    """Settings of a response cache.
 
     Attributes:
-        name: ``local``, ``redis`` or another one that is installed; empty = none.
-        options: What it takes; it refuses what it does not know.
+        name: ``local``, ``redis`` or another installed cache; empty = none.
+        options: Options of the cache, which rejects unknown ones.
     """
 
     name: str = ""
@@ -22,10 +22,10 @@ class CacheConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def only(options: Mapping[str, str], cache: str, known: Iterable[str]) -> None:
-    """Refuse settings that a cache does not have.
+    """Reject options that a cache does not have.
 
     Raises:
-        InvalidInput: naming the first one.
+        InvalidInput: names the first one.
     """
     names = tuple(known)
     for key in options:
@@ -35,10 +35,10 @@ def only(options: Mapping[str, str], cache: str, known: Iterable[str]) -> None:
 
 
 def byte_size(text: str, what: str) -> int:
-    """Bytes, as a whole number with k, m or g for the powers of 1024.
+    """Parse a number of bytes, with k, m or g for the powers of 1024.
 
     Raises:
-        InvalidInput: it is none, or 0.
+        InvalidInput: it is not a number, or 0.
 
     >>> byte_size("64m", "size"), byte_size("1048576", "size")
     (67108864, 1048576)

@@ -1,8 +1,8 @@
-"""Which requests have one answer?
+"""Cache keys of requests.
 
-Pure: digests of what an answer depends on. Two requests share a key if they ask the same copy of a model for
-the same outputs with the same inputs, bit by bit. Digests of 128 bits of BLAKE2b: a chance meeting of two is
-out of the question, and nobody can look for one.
+Pure: digests of everything that an answer depends on. Two requests share a key if they request the same
+outputs of the same copy of a model with the same inputs, bit by bit. Digests have 128 bits of BLAKE2b, so
+that collisions are neither likely nor can be constructed.
 """
 
 import hashlib
@@ -14,21 +14,21 @@ from salver.features.cache.ports import OWNER_BYTES
 from salver.words.messages import InferRequest, ModelId
 from salver.words.tensor import DataType, Tensor
 
-#: Parameters that say when, for whom and in which form, and not what.
+#: Parameters that affect when, for whom and in which form, but not what.
 _FORM = frozenset(("timeout", "priority", "tenant", "service_class", "binary_data_output"))
 
 
 def owner_of(id: ModelId, fingerprint: str) -> bytes:
-    """The beginning of all keys of one version of one content."""
+    """Return the prefix of all keys of one version with one content."""
     told = msgspec.msgpack.encode((id.name, id.version, fingerprint))
     return hashlib.blake2b(told, digest_size=OWNER_BYTES).digest()
 
 
 def key_of(request: InferRequest, owner: bytes, *, sees_parameters: bool) -> bytes:
-    """The key of a request.
+    """Return the key of a request.
 
     Args:
-        sees_parameters: The model is handed the request's parameters, and may answer by them.
+        sees_parameters: The model receives the request's parameters, so they are part of the key.
     """
     inputs = sorted(request.inputs, key=_name)
     parameters = []

@@ -1,6 +1,6 @@
-"""How are answers kept in this process's own memory, within a bound?
+"""Response cache in this process's memory, with a size limit.
 
-Those that nobody has asked for the longest go first.
+Least recently used entries are evicted first.
 """
 
 import os
@@ -13,15 +13,15 @@ from salver.features.cache.ports import KEY_BYTES
 from salver.kernel.serving.present import CacheFacts
 from salver.words.errors import InvalidInput
 
-#: What an entry takes beside its value: the key, two objects and their places in the table.
+#: Size of an entry in addition to its value: the key, two objects and their table slots.
 OVERHEAD: Final = KEY_BYTES + 224
 
 
 class LocalCache:
-    """Least recently used goes first.
+    """Least-recently-used cache.
 
     Args:
-        size: Bytes of all entries, what each takes beside its value included.
+        size: Maximum bytes of all entries, including their overhead.
     """
 
     def __init__(self, size: int) -> None:
@@ -72,10 +72,10 @@ class LocalCache:
 
 
 def local(options: Mapping[str, str]) -> LocalCache:
-    """The cache of ``local,size=N``.
+    """Return the cache for ``local,size=N``.
 
     Raises:
-        InvalidInput: the size is missing, too small or no size.
+        InvalidInput: the size is missing, too small or invalid.
     """
     only(options, "local", ("size",))
     if "size" not in options:

@@ -11,14 +11,13 @@ GROUP: Final = "salver.response_caches"
 
 
 def open_cache(config: CacheConfig) -> ResponseCache | None:
-    """Open the cache that the configuration names; None if it names none.
+    """Open the configured cache; return None if there is none.
 
-    An entry point is a callable that makes a cache from options (a mapping of texts) and refuses unknown
+    An entry point is a callable that makes a cache from options (a mapping of strings) and rejects unknown
     ones.
 
     Raises:
-        InvalidInput: there is no such cache, or its options are wrong.
-        SalverError: as opening it does.
+        InvalidInput: there is no such cache, or its options are wrong. SalverError: raised while opening it.
     """
     if not config.name:
         return None

@@ -1,7 +1,7 @@
-"""How does an answer become bytes, and again an answer?
+"""Serialisation of cached answers.
 
-Pure. A head of msgpack with names, datatypes and shapes, then each tensor as it lies on the wire, from a
-multiple of 16 bytes on, so that an answer that comes back is a view of the bytes.
+Pure. A msgpack head with names, datatypes and shapes, then each tensor in wire format, aligned to 16 bytes,
+so that a restored answer is a view of the bytes.
 """
 
 import math
@@ -17,18 +17,18 @@ from salver.words.tensor import DATATYPES, Tensor
 _ALIGNMENT = 16
 _LENGTH = struct.Struct("<I")
 _Fact = tuple[str, str, tuple[int, ...], int]
-#: Parameters; then name, datatype, shape and bytes of each output.
+#: Parameters; then name, datatype, shape and size of each output.
 _Head = tuple[dict[str, Parameter], tuple[_Fact, ...]]
 _HEAD = msgspec.msgpack.Decoder(_Head)
 
 
 def size_of(response: InferResponse) -> int:
-    """Bytes that it takes at least, without packing it; of BYTES their places alone are counted."""
+    """Return the minimum packed size; for BYTES only the elements' pointers are counted."""
     return sum(tensor.array.nbytes for tensor in response.outputs)
 
 
 def pack(response: InferResponse) -> bytes:
-    """Outputs and parameters; neither its id nor its times."""
+    """Pack outputs and parameters, without id and timing."""
     raws = [to_raw(tensor) for tensor in response.outputs]
     facts = [
         (tensor.name, tensor.datatype.name, tensor.array.shape, len(raw))
@@ -45,7 +45,7 @@ def pack(response: InferResponse) -> bytes:
 
 
 def unpack(packed: bytes) -> tuple[tuple[Tensor, ...], dict[str, Parameter]] | None:
-    """Outputs, whose arrays cannot be written to, and parameters; None where nothing was packed so."""
+    """Unpack outputs (read-only arrays) and parameters; return None for other data."""
     view = memoryview(packed)
     try:
         (length,) = _LENGTH.unpack_from(packed)

@@ -1,49 +1,49 @@
-"""What must a place offer that keeps answers?"""
+"""Protocols of response caches."""
 
 from typing import Final, Protocol, runtime_checkable
 
 from salver.kernel.serving.present import CacheFacts
 
-#: Bytes of a key, and of its beginning, which all keys of one owner (a loaded version) share.
+#: Length of a key, and of its prefix, which all keys of one owner (a loaded version) share.
 KEY_BYTES: Final = 32
 OWNER_BYTES: Final = 16
 
 
 class ResponseCache(Protocol):
-    """Values by key, some of which may have gone. Used from one event loop.
+    """Values by key, some of which may have been evicted. Used from one event loop.
 
-    Keys have :data:`KEY_BYTES` bytes, and are digests. Any exception is taken for a miss, and logged.
+    Keys are digests of :data:`KEY_BYTES` bytes. Any exception counts as a miss and is logged.
 
     Attributes:
-        max_bytes: Of a value; larger ones are not offered.
+        max_bytes: Maximum size of a value; larger ones are not offered.
     """
 
     max_bytes: int
 
     async def lookup(self, key: bytes) -> bytes | None:
-        """The value, exactly as it was inserted, or None."""
+        """Return the value exactly as inserted, or None."""
         ...
 
     async def insert(self, key: bytes, value: bytes) -> None:
-        """Keep it, in place of what the key had. Others may have to go."""
+        """Store a value, replacing the key's old one and possibly evicting others."""
         ...
 
     async def forget(self, owner: bytes) -> None:
-        """The version whose keys begin so is not loaded here any more.
+        """Note that the version with this key prefix is unloaded here.
 
-        A cache that servers share leaves its values to the others, and lets them go in time.
+        A cache shared by servers keeps its values for the others until they expire.
         """
         ...
 
     async def close(self) -> None:
-        """Let go of connections; called once."""
+        """Close connections; called once."""
         ...
 
 
 @runtime_checkable
 class Measured(Protocol):
-    """A cache that can say what it holds, at once."""
+    """A cache that can report its content without waiting."""
 
     def facts(self) -> CacheFacts:
-        """Right now."""
+        """Return the current figures."""
         ...

@@ -1,8 +1,7 @@
-"""How do servers share the answers that they keep?
+"""Response cache in a Redis (or Valkey) server, shared by several servers.
 
-In a Redis server (or Valkey, which speaks the same). Values go by themselves after a time, since a server
-cannot know what others still serve; and the Redis server's own ``maxmemory`` bounds them. Values are bytes,
-checked when they are read, and never code.
+Values expire, because a server cannot know what others still serve; the Redis server's own ``maxmemory``
+limits them. Values are bytes, checked when read, and never code.
 """
 
 import os
@@ -14,7 +13,7 @@ from salver.words.errors import InvalidInput, Unsupported
 
 _PREFIX: Final = b"salver:"
 _MAX_BYTES: Final = 64 << 20
-#: Settings and their defaults; ``ttl_seconds``: how long a value stays; ``timeout_ms``: what a call may take.
+#: Options and their defaults; ``ttl_seconds``: lifetime of a value; ``timeout_ms``: time-out of a call.
 DEFAULTS: Final[Mapping[str, str]] = {
     "host": "127.0.0.1",
     "port": "6379",
@@ -28,7 +27,7 @@ DEFAULTS: Final[Mapping[str, str]] = {
 
 
 class _Client(Protocol):
-    """What is asked of ``redis.asyncio.Redis``."""
+    """The used part of ``redis.asyncio.Redis``."""
 
     async def get(self, name: bytes) -> bytes | None: ...
 
@@ -41,8 +40,8 @@ class RedisCache:
     """Values in a Redis server.
 
     Args:
-        client: Of the server, with time limits of its own.
-        ttl: Seconds that a value stays.
+        client: Client of the server, with its own time-outs.
+        ttl: Lifetime of a value in seconds.
     """
 
     max_bytes = _MAX_BYTES
@@ -64,7 +63,7 @@ class RedisCache:
             await self._client.set(_PREFIX + key, value, ex=self._ttl)
 
     async def forget(self, owner: bytes) -> None:
-        """See :class:`~salver.features.cache.ports.ResponseCache`: others may serve that version."""
+        """See :class:`~salver.features.cache.ports.ResponseCache`; others may still serve the version."""
 
     async def close(self) -> None:
         """See :class:`~salver.features.cache.ports.ResponseCache`."""
@@ -72,10 +71,10 @@ class RedisCache:
 
 
 def redis(options: Mapping[str, str]) -> RedisCache:
-    """The cache of ``redis,host=…,port=…``; a password may stand in ``TRITONCACHE_REDIS_PASSWORD``.
+    """Return the cache for ``redis,host=…,port=…``; the password may be in ``TRITONCACHE_REDIS_PASSWORD``.
 
     Raises:
-        InvalidInput: a setting that there is not, or one that makes no sense.
+        InvalidInput: an option is unknown or invalid.
         Unsupported: the package ``redis`` is not installed.
     """
     only(options, "redis", DEFAULTS)

@@ -1,6 +1,6 @@
 """Files of the console, read from the package.
 
-Those of the console lie in ``pages/``, those about the API in ``docs/``.
+Those of the console are in ``pages/``, those of the API page in ``docs/``.
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-#: Types by the ends of names, whatever the machine's own table says.
+#: Content types by file suffix, independent of the machine's own table.
 _TYPES: Final = {
     "html": "text/html; charset=utf-8",
     "css": "text/css; charset=utf-8",
@@ -20,7 +20,7 @@ _TYPES: Final = {
 
 
 class PageFile(msgspec.Struct, frozen=True):
-    """A file that a browser reads."""
+    """A file for the browser."""
 
     content_type: str
     body: bytes
@@ -34,7 +34,7 @@ def read() -> Mapping[str, PageFile]:
 
 @cache
 def read_docs() -> Mapping[str, PageFile]:
-    """Return the files of the page about the API by their paths below ``/docs/``."""
+    """Return the files of the API page by their paths below ``/docs/``."""
     return _files("docs")
 
 

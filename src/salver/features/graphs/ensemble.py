@@ -1,9 +1,8 @@
-"""How is an ensemble answered?
+"""Execution of ensembles.
 
-The asyncio shell around :mod:`salver.features.graphs.graph`: it asks a model as soon as its tensors are
-there,
-several at the same time, and hands arrays on as they are. One that fails ends the others; nobody runs past
-the deadline of the whole. The models are those that answered when the ensemble was loaded, until it goes.
+The asyncio shell around :mod:`salver.features.graphs.graph`: it calls a model as soon as its tensors are
+available, several concurrently, and passes arrays on unchanged. A failure ends the other steps; no step runs
+past the deadline. The models are those that were ready when the ensemble was loaded, until it is unloaded.
 """
 
 import asyncio
@@ -34,18 +33,18 @@ from salver.words.tensor import Tensor
 
 _NO_MARKS: Final = Marks()
 _ALL: Final = ()  # nothing is missing
-#: Responses of a decoupled step that may be on their way at a time, of one request, if nothing else is said.
+#: Maximum unread responses of a decoupled step, per request, unless configured.
 _MOST_ON_THEIR_WAY: Final = 32
 
 
 class Ensemble:
-    """One version of an ensemble, whose requests have one response each.
+    """One version of an ensemble with one response per request.
 
     Args:
-        inner: Holds the models; the ensemble releases them.
-        config: Default deadline, and how many requests of a step, and of all, may be under way.
+        inner: Leases on the models; released by the ensemble.
+        config: Default deadline, and limits on concurrent requests of a step and in total.
         clock: Monotonic seconds.
-        emit: Told of every request as of one run, with the sums of its steps' times, as Triton counts.
+        emit: Called for every request as for one run, with the sums of its steps' times, as Triton counts.
     """
 
     def __init__(
@@ -84,7 +83,7 @@ class Ensemble:
         return Capabilities(asks_others=True)
 
     def insight(self) -> Insight:
-        """Nothing of its own."""
+        """Return figures for operators; an ensemble has none of its own."""
         return Insight()
 
     async def infer(
@@ -97,8 +96,8 @@ class Ensemble:
         """Answer one request.
 
         Raises:
-            InvalidInput: it does not fit.
-            SalverError: as the model that failed said it, with the ensemble's name in front.
+            InvalidInput: it does not match the signature. SalverError: raised by a model, prefixed by the
+                ensemble's name.
         """
         run = self._begin(request, deadline, sender, standing)
         ok = False
@@ -112,7 +111,7 @@ class Ensemble:
             self._end(run, ok)
 
     async def close(self) -> None:
-        """Refuse what comes, and let the models go."""
+        """Reject new requests and release the models."""
         self._is_closed = True
         self.inner.release()
 
@@ -137,12 +136,12 @@ class Ensemble:
         self._emit(BatchRan(id.name, id.version, run.bound.rows, 1, infer, merge, split, "steps", ok))
 
     def _named(self, error: SalverError) -> SalverError:
-        """Triton's clients read in which ensemble it was."""
+        """Add the ensemble's name to an error, as Triton does."""
         error.message = f"in ensemble '{self.id.name}', {error.message}"
         return error
 
     def values(self, bound: Bound, marks: Marks) -> dict[str, Value | None]:
-        """The inputs of a request, as tensors on their way."""
+        """Return the inputs of a request as values of the graph."""
         rows = bound.rows if self.signature.batched else 0
         own = self.graph.reshape.inputs
         values: dict[str, Value | None] = {}
@@ -154,7 +153,7 @@ class Ensemble:
 
 
 class DecoupledEnsemble(Ensemble):
-    """The same with any number of responses, since one of its models gives so many."""
+    """Ensemble with any number of responses, because one of its models is decoupled."""
 
     @property
     def capabilities(self) -> Capabilities:
@@ -168,19 +167,19 @@ class DecoupledEnsemble(Ensemble):
         sender: Hashable = None,
         standing: Standing = ANYBODY,
     ) -> InferResponse:
-        """There is not one answer.
+        """Reject a request for a single answer.
 
         Raises:
-            OnlyStreams: always; its text names the road that there is.
+            OnlyStreams: always; its text names the available operations.
         """
         raise OnlyStreams.of(self.id.name)
 
     async def stream(
         self, request: InferRequest, deadline: float | None = None, standing: Standing = ANYBODY
     ) -> AsyncGenerator[InferResponse, None]:
-        """The responses, in the order of those of the decoupled models that they come from.
+        """Yield the responses in the order of the decoupled models' responses that they stem from.
 
-        Closing the iterator early gives the request up, in all models.
+        Closing the iterator early cancels the request in all models.
 
         Raises:
             SalverError: as ``infer`` of other ensembles.
@@ -188,7 +187,7 @@ class DecoupledEnsemble(Ensemble):
         run = self._begin(request, deadline, None, standing)
         ok = False
         ready: asyncio.Queue[InferResponse | None] = asyncio.Queue()
-        room = asyncio.Semaphore(1)  # a slow reader holds the models up, and fills no memory
+        room = asyncio.Semaphore(1)  # a slow reader delays the models and fills no memory
 
         async def write(response: InferResponse) -> None:
             await room.acquire()
@@ -219,13 +218,13 @@ _Write = Callable[[InferResponse], Coroutine[Any, Any, None]]
 
 
 class _Run:
-    """One request under way.
+    """One active request.
 
     Args:
-        call: Its own; that of a step has another arrival and span.
+        call: Call of the request; that of a step has another arrival and span.
 
     Attributes:
-        seconds: Of all steps together: to stack inputs, of the models, to cut outputs apart.
+        seconds: Totals of all steps: stacking inputs, in the models, splitting outputs.
     """
 
     def __init__(
@@ -243,10 +242,10 @@ class _Run:
         self._marks = Marks.of(request.parameters, _NO_MARKS)
 
     async def go(self, write: _Write | None = None) -> Flow:
-        """All steps; the flow that holds the answer, unless responses are written.
+        """Run all steps; return the flow with the answer, unless responses are written.
 
         Args:
-            write: Takes each response of a decoupled ensemble.
+            write: Receives each response of a decoupled ensemble.
         """
         flow = Flow(self._ensemble.graph, 0, self._only)
         ready = flow.put(self._ensemble.values(self.bound, self._marks))
@@ -262,11 +261,11 @@ class _Run:
     async def _follow(
         self, flow: Flow, ready: list[Step], write: _Write | None, before: "asyncio.Task[None] | None"
     ) -> None:
-        """Carry out all steps of a flow, and, where its tensors are the ensemble's outputs, write them.
+        """Run all steps of a flow and, if it holds the ensemble's outputs, write the response.
 
         Args:
-            ready: Where to begin.
-            before: Whose responses are written first.
+            ready: First steps.
+            before: Flow whose responses are written first.
         """
         async with asyncio.TaskGroup() as group:
 
@@ -287,7 +286,7 @@ class _Run:
             await write(self.response(flow))
 
     async def _ask(self, step: Step, flow: Flow) -> tuple[Mapping[str, Value], Sequence[str]]:
-        """What one step gives, and what it does not."""
+        """Run one step; return its tensors and the missing ones."""
         ensemble = self._ensemble
         turn = await self._turn(step) if ensemble.turns else None
         try:
@@ -302,7 +301,7 @@ class _Run:
     async def _stream(
         self, step: Step, flow: Flow, write: _Write | None, before: "asyncio.Task[None] | None"
     ) -> None:
-        """Ask a decoupled model; each response goes its own way, and their own responses keep their order."""
+        """Run a decoupled step; each response continues separately, and final responses keep their order."""
         ensemble = self._ensemble
         room = asyncio.Semaphore(ensemble.most_on_their_way)
         failed: list[SalverError] = []
@@ -335,10 +334,10 @@ class _Run:
                 raise failed[0]
 
     async def _turn(self, step: Step) -> asyncio.Semaphore:
-        """No more than so many requests to a step at a time; the caller releases it.
+        """Wait until the step has capacity; the caller releases it.
 
         Raises:
-            DeadlineExceeded: it took too long.
+            DeadlineExceeded: the deadline passed first.
         """
         ensemble, deadline = self._ensemble, self._call.deadline
         turn = ensemble.turns[step.index]
@@ -350,10 +349,10 @@ class _Run:
         return turn
 
     def _asked(self, step: Step, flow: Flow) -> tuple[InferRequest, Call, int, Marks]:
-        """What to ask for a step, the rows that it has, and of which sequence it is.
+        """Return the request for a step, its rows, and its sequence.
 
         Raises:
-            DeadlineExceeded: it is too late.
+            DeadlineExceeded: the deadline has passed.
         """
         ensemble, mine, outer = self._ensemble, self._call, self._request
         now, deadline = ensemble.clock(), mine.deadline
@@ -369,7 +368,7 @@ class _Run:
         parameters = outer.parameters
         if marks is not self._marks:
             parameters = {**parameters, **marks.parameters()}
-        if deadline is not None and parameters.get("timeout"):  # what is left of it
+        if deadline is not None and parameters.get("timeout"):  # the remaining time
             parameters = {**parameters, "timeout": max(1, round((deadline - now) * 1e6))}
         request = InferRequest(step.model, tuple(tensors), step.version, outer.id, step.wanted, parameters)
         call = Call("ensemble", now, deadline, outer.request_id, standing=mine.standing, parent=outer.trace)
@@ -385,7 +384,7 @@ class _Run:
             self.seconds[0] += max(0.0, timing.ended - split - infer - began)
 
     def response(self, flow: Flow) -> InferResponse:
-        """What the caller gets; an output that no step wrote is not there."""
+        """Return the response; outputs that no step wrote are missing."""
         ensemble, request = self._ensemble, self._request
         own, seen = ensemble.graph.reshape.outputs, ensemble.signature.outputs
         tensors, marks = [], self._marks
@@ -407,7 +406,7 @@ class _Run:
 def _taken(
     step: Step, response: InferResponse, rows: int, marks: Marks
 ) -> tuple[Mapping[str, Value], Sequence[str]]:
-    """The ensemble's tensors in a model's response, and those that are not."""
+    """Return the ensemble's tensors in a model's response, and the missing ones."""
     marks = Marks.of(response.parameters, marks)
     names, values = step.outputs, {}
     for tensor in response.outputs:
@@ -417,7 +416,7 @@ def _taken(
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The error that ended the others."""
+    """Return the error that ended the others."""
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]

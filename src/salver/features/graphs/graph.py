@@ -1,9 +1,9 @@
-"""Which steps of an ensemble are ready when which tensor has come?
+"""Graph of an ensemble: which steps are ready when a tensor arrives.
 
-Pure. :func:`connect` checks a configuration against what its models take and give, and :class:`Flow`
-follows one request through it. A decoupled model gives any number of responses, and each goes its own way
-through the steps behind it: those steps, and all that they write, are a *reach* of their own. The texts are
-Triton's where it has one. It knows no task and asks no model.
+Pure. :func:`connect` checks a configuration against the signatures of its models, and :class:`Flow` follows
+one request through it. A decoupled model returns any number of responses, each of which flows separately
+through the following steps: those steps, and all that they write, are a *reach* of their own. The texts are
+Triton's if it has one. It knows no task and calls no model.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,10 +22,10 @@ Shape = tuple[int, ...]
 
 
 class Member(NamedTuple):
-    """What is known of one of the models.
+    """A member model.
 
     Attributes:
-        gives_parts: Its responses are parts of one answer, as tokens are of a text.
+        gives_parts: Its responses are parts of one answer, like the tokens of a text.
     """
 
     signature: Signature
@@ -34,14 +34,14 @@ class Member(NamedTuple):
 
 
 class Port(NamedTuple):
-    """Where a tensor of the ensemble meets a model, or the ensemble's own caller.
+    """Connection of an ensemble's tensor to a model, or to the ensemble's caller.
 
     Attributes:
-        name: The model's (or the caller's) name of it.
-        tensor: The ensemble's.
-        shape: As expected there, with the batch dimension if there is one.
-        batched: Axis 0 is the batch there.
-        optional: It may be left out.
+        name: Name in the model (or for the caller).
+        tensor: Name in the ensemble.
+        shape: Expected shape, including the batch dimension if there is one.
+        batched: Axis 0 is the batch dimension there.
+        optional: It may be omitted.
     """
 
     name: str
@@ -52,15 +52,15 @@ class Port(NamedTuple):
 
 
 class Step(msgspec.Struct, frozen=True):
-    """A step that can be carried out.
+    """An executable step.
 
     Attributes:
-        outputs: The ensemble's name of each by the model's.
-        wanted: What is asked of the model.
+        outputs: Names in the ensemble by those in the model.
+        wanted: Outputs requested from the model.
         reads, writes: Tensors of the ensemble.
-        is_decoupled: The model gives any number of responses.
-        reach: In which it runs; 0 = once a request.
-        gives: The reach of what it writes.
+        is_decoupled: The model returns any number of responses.
+        reach: Reach in which it runs; 0 = once per request.
+        gives: Reach of what it writes.
     """
 
     index: int
@@ -80,15 +80,15 @@ class Step(msgspec.Struct, frozen=True):
 
 
 class Graph(msgspec.Struct, frozen=True):
-    """A whole ensemble.
+    """A connected ensemble.
 
     Attributes:
-        signature: As callers see it.
-        outputs: What they get, in order.
-        reach: Of the outputs; 0 = there is one response.
-        readers: The steps that read a tensor.
-        writers: How many steps may write it.
-        reshape: Shapes inside, where callers see others.
+        signature: Signature for callers.
+        outputs: Outputs for callers, in order.
+        reach: Reach of the outputs; 0 = there is one response.
+        readers: Steps that read a tensor.
+        writers: Number of steps that may write it.
+        reshape: Inner shapes that differ from those for callers.
         gives_parts: Its responses are parts of one answer, each with all outputs.
     """
 
@@ -104,11 +104,11 @@ class Graph(msgspec.Struct, frozen=True):
 
     @property
     def is_decoupled(self) -> bool:
-        """It gives any number of responses."""
+        """Return whether it returns any number of responses."""
         return any(step.is_decoupled for step in self.steps)
 
     def needed(self, outputs: Iterable[str]) -> frozenset[int]:
-        """The steps without which these outputs cannot be given, by index."""
+        """Return the indices of the steps needed for these outputs."""
         found: dict[int, Step] = {}
         tensors = set(outputs)
         while tensors:
@@ -119,19 +119,19 @@ class Graph(msgspec.Struct, frozen=True):
 
 
 class Marks(NamedTuple):
-    """Of which sequence a tensor is; Triton's ensembles say it with their responses."""
+    """Sequence flags of a tensor, which Triton's ensembles return with their responses."""
 
     id: int | str = 0
     start: bool = False
     end: bool = False
 
     def parameters(self) -> dict[str, Parameter]:
-        """Those of a request or a response."""
+        """Return the parameters of a request or a response."""
         return {"sequence_id": self.id, "sequence_start": self.start, "sequence_end": self.end}
 
     @classmethod
     def of(cls, parameters: Mapping[str, Parameter], default: "Marks") -> "Marks":
-        """What parameters say; the default where they say nothing of a sequence."""
+        """Return the marks in parameters; the default if they name no sequence."""
         if not parameters or _SEQUENCE.isdisjoint(parameters):
             return default
         id = parameters.get("sequence_id", default.id)
@@ -143,10 +143,10 @@ _SEQUENCE = frozenset(("sequence_id", "sequence_start", "sequence_end"))
 
 
 class Value(NamedTuple):
-    """A tensor on its way.
+    """A tensor in flow.
 
     Attributes:
-        rows: Of the request with which it came; 0 = of a model without a batch dimension.
+        rows: Rows of its request; 0 = from a model without a batch dimension.
     """
 
     tensor: Tensor
@@ -154,7 +154,7 @@ class Value(NamedTuple):
     marks: Marks
 
     def at(self, port: Port) -> Array:
-        """Its array as it is expected there: without a copy, and with or without a batch dimension of 1."""
+        """Return its array as expected at a port, without a copy, with or without a batch dimension of 1."""
         array = self.tensor.array
         if port.batched == bool(self.rows):
             return array
@@ -165,16 +165,16 @@ class Value(NamedTuple):
 
 
 class Flow:
-    """One request, or one response of a decoupled step, on its way through the steps of a reach.
+    """Progress of one request, or of one response of a decoupled step, through the steps of a reach.
 
     Args:
-        only: Indices of the steps that are to run; None = all.
+        only: Indices of the steps to run; None = all.
 
     Attributes:
-        reach: Of its steps.
-        values: What has come. None: the caller left an optional input out, and the models will say what they
-            think of that.
-        absent: What will never come, because a condition did not hold.
+        reach: Reach of its steps.
+        values: Tensors that have arrived. None: an optional input that the caller omitted; the models decide
+            whether they accept that.
+        absent: Tensors that will never arrive, because a condition did not hold.
     """
 
     __slots__ = ("_graph", "_left", "_only", "_skips", "absent", "reach", "values")
@@ -189,14 +189,14 @@ class Flow:
         self.absent: set[str] = set()
 
     def put(self, values: Mapping[str, Value | None], absent: Sequence[str] = ()) -> list[Step]:
-        """Tensors have come, or will never: the steps that are ready now."""
+        """Add tensors that have arrived, or never will; return the steps that are now ready."""
         self.values.update(values)
         told = list(values)
         if absent:
             self.absent.update(absent)
             told += absent
         ready = []
-        for tensor in told:  # which grows
+        for tensor in told:  # the list grows while it is read
             for step in self._graph.readers.get(tensor, ()):
                 if step.reach != self.reach or (self._only is not None and step.index not in self._only):
                     continue
@@ -218,12 +218,12 @@ class Flow:
         if not guard:
             return True
         value = self.values.get(guard)
-        if value is None:  # an input that was left out says no; what was never written says nothing
+        if value is None:  # an omitted input counts as false; a tensor never written has no value
             return bool(step.unless) and guard not in absent
         return bool(value.tensor.array.any()) == bool(step.when)
 
     def _skipped(self, step: Step) -> list[str]:
-        """The tensors that nobody will write now."""
+        """Return the tensors that no step will write now."""
         gone = []
         for tensor in step.writes:
             self._skips[tensor] = self._skips.get(tensor, 0) + 1
@@ -234,7 +234,7 @@ class Flow:
 
 
 class _Node(NamedTuple):
-    """What is known of a tensor, and from whom."""
+    """Properties of a tensor, and their source."""
 
     model: str
     spec: TensorSpec
@@ -246,19 +246,21 @@ class _Node(NamedTuple):
 
 
 def connect(name: str, config: ModelConfig, members: Mapping[tuple[str, str], Member]) -> Graph:
-    """The ensemble, of models that fit together.
+    """Connect an ensemble to compatible models.
 
     Args:
         config: One whose tensors can flow (``dialects/triton/config/ensemble.py``).
-        members: By name and version, as its steps say them.
+        members: Models by the names and versions in the steps.
 
     Raises:
-        LoadFailed: they do not.
+        LoadFailed: they are not compatible.
     """
     return _Connector(name, config, members).graph()
 
 
 class _Connector:
+    """State of connecting one ensemble."""
+
     def __init__(self, name: str, config: ModelConfig, members: Mapping[tuple[str, str], Member]) -> None:
         self._name = name
         self._config = config
@@ -267,7 +269,7 @@ class _Connector:
         self._reaches: dict[str, int] = {}
 
     def graph(self) -> Graph:
-        """Raises LoadFailed."""
+        """Return the graph. Raises LoadFailed."""
         config = self._config
         inputs, outputs = config.inputs or self._inferred_inputs(), config.outputs or self._inferred_outputs()
         batched = is_batched(inputs, outputs, config)
@@ -308,7 +310,7 @@ class _Connector:
         )
 
     def _inferred_inputs(self) -> tuple[TensorSpec, ...]:
-        """Tensors that no step writes, as the first model that reads one takes it."""
+        """Return tensors that no step writes, as required by the first model that reads them."""
         written = {tensor for step, _ in self._pairs for tensor in step.outputs.values()}
         found: dict[str, TensorSpec] = {}
         for step, member in self._pairs:
@@ -323,7 +325,7 @@ class _Connector:
         return tuple(found.values())
 
     def _inferred_outputs(self) -> tuple[TensorSpec, ...]:
-        """Tensors that no step reads, as the model gives them."""
+        """Return tensors that no step reads, as the model returns them."""
         read = {tensor for step, _ in self._pairs for tensor in step.reads}
         found: dict[str, TensorSpec] = {}
         for step, member in self._pairs:
@@ -334,7 +336,7 @@ class _Connector:
         return tuple(found.values())
 
     def _port(self, step: EnsembleStep, own: Signature) -> tuple[Port, ...]:
-        """The inputs of a step, checked like its outputs."""
+        """Return the inputs of a step, checked like its outputs."""
         where, model = f"in ensemble {self._name}", step.model
         takes = {spec.name: spec for spec in own.inputs}
         gives = {spec.name: spec for spec in own.outputs}
@@ -366,7 +368,7 @@ class _Connector:
         )
 
     def _agree(self, tensor: str, model: str, spec: TensorSpec, batched: bool) -> None:
-        """All who know a tensor must mean the same."""
+        """Check that all users of a tensor agree on it."""
         here = _Node(model, spec, batched)
         known = self._nodes.setdefault(tensor, here)
         begin = f"in ensemble {self._name}, ensemble tensor {tensor}: inconsistent"
@@ -384,7 +386,7 @@ class _Connector:
             )
 
     def _in_order(self, ports: list[tuple[Port, ...]]) -> tuple[Step, ...]:
-        """The steps, each with its reach, in an order in which their tensors come."""
+        """Return the steps, each with its reach, in the order of their dependencies."""
         waiting = list(range(len(self._pairs)))
         made: list[Step] = []
         while due := [i for i in waiting if self._reaches.keys() >= set(self._pairs[i][0].reads)]:
@@ -431,7 +433,7 @@ class _Connector:
         return node.spec.datatype if node else None
 
     def _labelled(self, output: TensorSpec) -> TensorSpec:
-        """With the labels of the model that writes it, where it has none of its own."""
+        """Return the tensor with the labels of the model that writes it, if it has none of its own."""
         for step, member in self._pairs:
             for spec in member.signature.outputs:
                 if not output.labels and step.outputs.get(spec.name) == output.name:
@@ -449,5 +451,5 @@ class _Connector:
 
 
 def _type_name(datatype: DataType) -> str:
-    """Triton's."""
+    """Return Triton's name of a datatype."""
     return "TYPE_STRING" if datatype is DataType.BYTES else f"TYPE_{datatype.name}"

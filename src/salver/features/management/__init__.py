@@ -1,8 +1,7 @@
-"""How do programs manage what this server serves, over HTTP?
+"""Management API over HTTP.
 
-``/api/v1/…``: operations that are declared once (``transport/operations.py``), read and written by their
-records, and
-described by them (``openapi.py``). It does nothing itself: an operation hands on to the planes behind it.
+``/api/v1/…``: operations declared once (``transport/operations.py``), parsed and formatted by their records,
+and described by them (``openapi.py``). Operations delegate to the planes behind them.
 """
 
 from salver.features.management.door import Management

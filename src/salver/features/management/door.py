@@ -1,8 +1,7 @@
-"""What does a port show beside the protocols of inference?
+"""ASGI application for ``/api/…`` and the pages of the console, in front of the inference protocols.
 
-``/api/…`` and the pages of ``/console/…``, at the port that serves everything; all else goes on to the
-application behind it. It reads a request within its limit, writes the answer, and tells errors as RFC 9457
-has them.
+Other paths go to the application behind it. It reads requests within a size limit, writes answers, and
+reports errors according to RFC 9457.
 """
 
 import logging
@@ -26,20 +25,20 @@ from salver.words.errors import Internal, InvalidInput, SalverError, TooLarge, U
 _LOG = logging.getLogger("salver.api")
 DESCRIPTION: Final = "/api/openapi.json"
 _KIND: Final = (b"content-type", b"application/json")
-#: What browsers are told of every answer: guess no type, and hand it to no page of another origin.
+#: Headers of every answer: no content sniffing, and no use by pages of other origins.
 _ALWAYS: Final = ((b"x-content-type-options", b"nosniff"), (b"cross-origin-resource-policy", b"same-origin"))
-#: Ask again each time; of a change, whose answer may hold a secret, keep nothing.
+#: Caching: revalidate each time; never store the answer to a change, which may contain a secret.
 _ASK_AGAIN: Final = (b"cache-control", b"no-cache")
 _KEEP_NOTHING: Final = (b"cache-control", b"no-store")
 
 
 class Management:
-    """The application behind one port, with the management interface and the console in front of it.
+    """Application of one port, with the management API and the console in front of another application.
 
     Args:
-        app: What serves all other paths.
+        app: Application for all other paths.
         pages: Serve the paths below their roots.
-        version: Of the server, for the description.
+        version: Version of the server, for the description.
     """
 
     def __init__(
@@ -49,7 +48,8 @@ class Management:
         self._api = api
         self._access = access
         self._pages = pages
-        self._roots = tuple(f"/{root}" for root in pages.roots)  # one look, for the many that are no pages
+        # a single check, because most paths are not pages
+        self._roots = tuple(f"/{root}" for root in pages.roots)
         self._new_id = new_id
         self._version = version
 
@@ -57,7 +57,7 @@ class Management:
         return f"<Management {self._api!r} {self._access!r}>"
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """The ASGI entry point."""
+        """Handle an ASGI request."""
         if scope["type"] == "http":
             path = scope["path"]
             if path.startswith("/api/"):
@@ -93,14 +93,14 @@ class Management:
             await say(send, whole, scope["method"])
 
     def _allow(self, scope: Scope) -> tuple[bytes, bytes]:
-        """RFC 9110, sections 9.3.7 and 15.5.6."""
+        """Return the allowed verbs (RFC 9110, sections 9.3.7 and 15.5.6)."""
         verbs = ("GET", "HEAD") if _path(scope) == DESCRIPTION else self._api.verbs(_path(scope))
         return b"allow", ", ".join(verbs).encode()
 
     async def _reply(
         self, scope: Scope, headers: Mapping[bytes, bytes], receive: Receive
     ) -> HttpReply | None:
-        """None: the caller has left."""
+        """Return the answer; None = the caller has disconnected."""
         verb, path = scope["method"], _path(scope)
         if path == DESCRIPTION:
             self._access.check(headers, "metadata", changes=False)
@@ -138,7 +138,7 @@ class Management:
         return _written(operation, await operation.run(asked), headers)
 
     async def _caller(self, headers: Mapping[bytes, bytes], operation: Operation) -> Caller:
-        """Who changes something. Raises Unauthenticated, Forbidden."""
+        """Return the caller for a change. Raises Unauthenticated, Forbidden."""
         try:
             caller = await self._access.caller(headers)
         except Unauthenticated:
@@ -149,7 +149,7 @@ class Management:
 
 
 def _path(scope: Scope) -> str:
-    """As it was sent, so that a slash in a name is told from one between two."""
+    """Return the path as it was sent, so that an encoded slash differs from a separator."""
     return str((scope.get("raw_path") or scope["path"].encode()).decode("latin-1"))
 
 
@@ -162,7 +162,7 @@ def _written(operation: Operation, answer: Answer, headers: Mapping[bytes, bytes
 
 
 def _tagged(status: int, body: bytes, headers: Mapping[bytes, bytes], etag: str = "") -> HttpReply:
-    """The whole answer, or that it is the one that the caller has (RFC 9110, section 13.1.2)."""
+    """Return the answer, or 304 if the caller already has it (RFC 9110, section 13.1.2)."""
     etag = etag or tag_of(body)
     if _etags(headers.get(b"if-none-match", b"")) & {etag, "*"}:
         return HttpReply(304, b"", (_entity_tag(etag),))
@@ -174,6 +174,6 @@ def _entity_tag(etag: str) -> tuple[bytes, bytes]:
 
 
 def _etags(header: bytes) -> frozenset[str]:
-    """What entity tags name, weak or not: proxies that compress weaken them."""
+    """Return the values of entity tags, weak or not: compressing proxies weaken them."""
     parts = (printable(part.strip().removeprefix(b"W/").strip(b'"')) for part in header.split(b","))
     return frozenset(part for part in parts if part)

@@ -1,6 +1,6 @@
-"""What does the management interface look like to a machine?
+"""OpenAPI 3.1 description of the management API.
 
-An OpenAPI 3.1 description, made of the operations and of their records. Pure.
+Generated from the operations and their records. Pure.
 """
 
 import re
@@ -35,7 +35,7 @@ _IF_MATCH: Final = {
 
 
 def describe(operations: Sequence[Operation], version: str) -> dict[str, Any]:
-    """The whole description, for a server of that version."""
+    """Return the description for a server version."""
     kinds = [kind for o in operations for kind in (o.gives, o.takes) if kind is not None]
     schemas, components = msgspec.json.schema_components(kinds, ref_template=_REF)
     of = dict(zip(map(str, kinds), schemas, strict=True))

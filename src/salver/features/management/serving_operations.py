@@ -1,4 +1,4 @@
-"""What does this server serve, and how much is asked of it? The operations that need no registry."""
+"""Management operations on served models and their traffic, which need no registry."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -17,8 +17,8 @@ class ServerView(msgspec.Struct, frozen=True):
     """The server itself.
 
     Attributes:
-        changes: Who may change something at this port: anybody there, whoever knows the token, nobody.
-        has_registry: There are models, releases and an audit to tell of.
+        changes: Who may make changes at this port: anybody, holders of the token, nobody.
+        has_registry: The server has a registry.
     """
 
     name: str
@@ -39,13 +39,13 @@ class Served(msgspec.Struct, frozen=True):
 
 
 class Traffic(msgspec.Struct, frozen=True):
-    """What was asked of a version since it was loaded. Differences over time are rates.
+    """Totals of a version's requests since it was loaded. Differences over time are rates.
 
     Attributes:
-        ok, failed: Requests.
-        seconds: Of good requests, from arrival to answer, added up.
-        queue_seconds: Of them, waited for a batch or an instance.
-        runs: Of the model; a run takes one batch.
+        ok, failed: Number of requests.
+        seconds: Total time of successful requests, from arrival to answer.
+        queue_seconds: Part of it spent waiting for a batch or an instance.
+        runs: Runs of the model; one batch each.
     """
 
     model: str
@@ -58,7 +58,7 @@ class Traffic(msgspec.Struct, frozen=True):
 
 
 class TrafficView(msgspec.Struct, frozen=True):
-    """What was asked of every version.
+    """Totals of every version's requests.
 
     Attributes:
         at: Unix seconds of these counts.
@@ -69,7 +69,7 @@ class TrafficView(msgspec.Struct, frozen=True):
 
 
 class ModelLoad(msgspec.Struct, frozen=True):
-    """How full the engines of a model's versions are, added up: requests that wait, batches that run."""
+    """Load of the engines of a model's versions: waiting requests and running batches."""
 
     model: str
     queued: int
@@ -77,33 +77,33 @@ class ModelLoad(msgspec.Struct, frozen=True):
 
 
 class Busy(Protocol):
-    """How full a version's engine is."""
+    """Load of a version's engine."""
 
     @property
     def id(self) -> ModelId:
-        """Of the version."""
+        """Return the version."""
         ...
 
     @property
     def queued(self) -> int:
-        """Requests that wait."""
+        """Return the number of waiting requests."""
         ...
 
     @property
     def running(self) -> int:
-        """Batches that run."""
+        """Return the number of running batches."""
         ...
 
 
 class Counting(Protocol):
-    """What observers have counted, and engines tell."""
+    """Source of counts and loads."""
 
     def statistics(self) -> dict[str, Any]:
-        """Of every version, in Triton's form (TR-R8)."""
+        """Return the statistics of every version, in Triton's form (TR-R8)."""
         ...
 
     def loads(self) -> Sequence[Busy]:
-        """Of every version that is loaded."""
+        """Return the load of every loaded version."""
         ...
 
 
@@ -115,10 +115,10 @@ def serving_operations(
     has_registry: bool = False,
     wall: Callable[[], float] = time.time,
 ) -> list[Operation]:
-    """Those rows of the table.
+    """Return the operations.
 
     Args:
-        server: Name and version.
+        server: Name and version of the server.
     """
 
     async def tell_server(asked: ApiRequest) -> Answer:

@@ -1,6 +1,6 @@
-"""All operations of the management interface that need a registry.
+"""Management operations of a server with a registry.
 
-Imported only where a registry is opened, since it brings a database's libraries.
+Imported only if a registry is opened, because it needs a database's libraries.
 """
 
 import time
@@ -28,7 +28,7 @@ from salver.transport.operations import Operation
 
 
 class ReleaseStores(NamedTuple):
-    """Stores of releases and what belongs to them."""
+    """Stores of releases."""
 
     releases: ReleaseStore
     outcomes: OutcomeTaker
@@ -36,7 +36,7 @@ class ReleaseStores(NamedTuple):
 
 
 class LedgerApi(msgspec.Struct, frozen=True):
-    """A registry, its releases, and the operations on them."""
+    """Everything that a server with a registry stores."""
 
     registry: ModelRegistry
     webhooks: Webhooks
@@ -45,7 +45,7 @@ class LedgerApi(msgspec.Struct, frozen=True):
     new_id: Callable[[], str]
 
     def operations(self) -> list[Operation]:
-        """Return the operations on all of it."""
+        """Return all operations."""
         releases, outcomes, shadows = self.stores
         return [
             *model_operations(self.registry),
@@ -58,7 +58,7 @@ class LedgerApi(msgspec.Struct, frozen=True):
         ]
 
     async def propose(self, said: Proposal, actor: Actor, why: str) -> Release:
-        """Record a new release. Raises NotFound, InvalidInput, Forbidden or Conflict."""
+        """Store a new release. Raises NotFound, InvalidInput, Forbidden or Conflict."""
         release = await proposal(self.registry, said, self.new_id(), time.time())
         release = msgspec.structs.replace(release, by=actor.name, why=why)
         await self.stores.releases.propose(release, actor)

@@ -1,1 +1,1 @@
-"""What does the server tell its operators? Metrics, statistics and logs, from events and on request."""
+"""Telemetry: metrics, statistics, logs and traces, from events and on request."""

@@ -1,7 +1,7 @@
-"""Which events become log lines?
+"""Log lines for events.
 
-Changes of state always do; requests as the access log's mode says. Values of tensors never
-appear: events do not carry them.
+Changes of state are always logged; requests depending on the mode of the access log. Values of tensors are
+never logged: events do not contain them.
 """
 
 import logging
@@ -16,7 +16,7 @@ _LEVELS = {State.READY: logging.INFO, State.GONE: logging.INFO, State.FAILED: lo
 
 
 class EventLog:
-    """Writes events down.
+    """Observer that logs events.
 
     Args:
         access_log: Requests to log: none, the failed ones, all.

@@ -1,9 +1,9 @@
-"""Why was this request slow, and why are slow ones slow?
+"""Breakdown of request latencies, and of the slowest requests.
 
-:class:`Explanations` keeps the last minutes in slices of ten seconds: for each model version and each
-class of latency the sums of the phases, the slowest requests, refusals, and what the runs gave. All of it
-is bounded, and nothing but the recent ids is kept for each request. What the sums mean stands in
-``verdict.py``. It knows no HTTP; the clock is handed in.
+:class:`Explanations` keeps the last minutes in slices of ten seconds: for each model version and each class
+of latency the sums of the phases, the slowest requests, rejections, and the results of runs. All of it is
+bounded, and only recent ids are kept per request. The sums are interpreted in ``verdict.py``. It knows no
+HTTP; the clock is an argument.
 
 Pure.
 """
@@ -25,11 +25,11 @@ from salver.words.messages import ModelId
 
 SLICE_S = 10.0
 SLICES = 18
-#: Requests that can be asked for by id, of all models together.
+#: Maximum recent requests that can be looked up by id, over all models.
 RECENT = 8192
-#: Slow requests that are named.
+#: Number of slow requests that are listed.
 SLOWEST = 10
-#: Latencies of one class differ by 9 % at most; from 1 µs to a day there are 290 classes.
+#: Latencies of one class differ by 9 % at most; there are 290 classes from 1 µs to a day.
 _CLASSES_AN_OCTAVE = 8
 _TICK_S = 1e-6
 _NO_CELL = (0.0,) * 9
@@ -50,7 +50,7 @@ class _Slice:
         self.refused: Counter[str] = Counter()
         self.rows = 0
         self.is_of_steps = False  # an ensemble
-        self.runs: dict[int, list[float]] = {}  # by the power of two of their rows: runs, rows, seconds
+        self.runs: dict[int, list[float]] = {}  # by power of two of their rows: runs, rows, seconds
         self.slowest: list[tuple[float, int, float, Served]] = []
 
     def served(self, event: Served, now: float, order: int) -> None:
@@ -91,11 +91,11 @@ class _Slice:
 
 
 class Explanations:
-    """Sums events up by model version, slice of time and latency.
+    """Sums of events by model version, time slice and latency class.
 
     Args:
         clock: Monotonic seconds.
-        present: Asked for the number of instances, when somebody wants an explanation.
+        present: Returns the number of instances; called for each explanation.
     """
 
     def __init__(self, clock: Callable[[], float], present: Present) -> None:
@@ -114,7 +114,7 @@ class Explanations:
         slices: dict[_Pair, _Slice] = {}
         for event in events:
             if not isinstance(event, _COUNTED) or not event.version:
-                continue  # requests for versions that do not exist are not kept
+                continue  # requests for unknown versions are not counted
             pair = (event.model, event.version)
             found = slices.get(pair)
             if found is None:
@@ -126,7 +126,7 @@ class Explanations:
                 found.ran(event)
 
     def model(self, model: str, version: str) -> dict[str, Any]:
-        """Where the time of a version's requests went; durations in milliseconds."""
+        """Return the breakdown of a version's requests; durations in milliseconds."""
         now = self._clock()
         slices = self._alive((model, version), now)
         typical, slow = _typical_and_slow(slices)
@@ -149,10 +149,10 @@ class Explanations:
         }
 
     def request(self, model: str, request_id: str) -> dict[str, Any]:
-        """Where the time of one request went.
+        """Return the breakdown of one request.
 
         Raises:
-            NotFound: it is not, or no more, among the recent and the slow ones.
+            NotFound: it is not among the recent or slow requests.
         """
         now = self._clock()
         slow = [
@@ -180,7 +180,7 @@ class Explanations:
             shown["verdict"] = _verdict(judge(own, typical or own, pressure))
         return shown
 
-    # -- inside --------------------------------------------------------------------------------
+    # -- internals -----------------------------------------------------------------------------
 
     def _slice(self, pair: _Pair, now: float) -> _Slice:
         number = int(now // SLICE_S)
@@ -212,12 +212,12 @@ class Explanations:
 
 
 def _length(found: _Slice, now: float) -> float:
-    """Seconds over which a slice counted; at least one, so that a lone request is no rate."""
+    """Return the seconds of a slice; at least one, so that a single request is not a rate."""
     return max(1.0, min(now, (found.number + 1) * SLICE_S) - found.first)
 
 
 def _typical_and_slow(slices: list[_Slice]) -> tuple[Split | None, Split | None]:
-    """Means of the requests about the median, and of the slowest 1 % (at least one)."""
+    """Return the means of the requests around the median, and of the slowest 1 % (at least one)."""
     cells: dict[int, list[float]] = {}
     for kind, sums in itertools.chain.from_iterable(s.cells.items() for s in slices):
         cells[kind] = [a + b for a, b in zip(cells.get(kind, _NO_CELL), sums, strict=True)]
@@ -280,7 +280,7 @@ def _request(event: Served) -> dict[str, Any]:
         "outcome": event.outcome,
         "why": event.why,
     }
-    if event.outcome != "ok":  # nothing is known of its phases
+    if event.outcome != "ok":  # its phases are unknown
         return {**shown, "latency_ms": event.latency * 1e3, "rows": event.rows, "bytes": event.size}
     numbers = _shown(_split(event))
     del numbers["requests"]

@@ -1,4 +1,4 @@
-"""``salver explain``: why was this request slow, and why are slow ones slow?"""
+"""``salver explain``: breakdown of request latencies in the terminal."""
 
 import asyncio
 import itertools
@@ -28,14 +28,14 @@ def explain(
     url: Url = DEFAULT_URL,
     json: Json = False,
 ) -> int:
-    """Tell where the time of a model's requests goes.
+    """Explain where the time of a model's requests goes.
 
     Queue (every instance was busy), formation (an instance was idle and waited for the batch to fill),
-    inference (the model's own time) and the rest (decoding, encoding, scheduling) add up to each
-    request's latency. The last three minutes count.
+    inference (time in the model) and the rest (decoding, encoding, scheduling) add up to each request's
+    latency. Covers the last three minutes.
 
     Args:
-        model: Its name.
+        model: Name of the model.
     """
     found = asyncio.run(_ask(url, model, model_version, request))
     if json:
@@ -105,7 +105,7 @@ def _show_verdict(verdict: dict[str, Any], whose: str) -> None:
 
 
 def _show_rows(rows: Sequence[_Row]) -> None:
-    """One line a request: the bar on a terminal, and the numbers everywhere."""
+    """Show one line per request: a bar on a terminal, and always the numbers."""
     columns = ("", "ms", *_PHASES, "rows", "batch", "ahead")
     cells = [_cells(name, split) for name, split in rows]
     if not on_terminal():
@@ -130,7 +130,7 @@ def _show_rows(rows: Sequence[_Row]) -> None:
 
 
 def widths(split: dict[str, Any], longest: float, bar: int) -> list[int]:
-    """Characters of each phase in a bar, of which the longest latency fills the whole.
+    """Return the width of each phase in a bar, scaled to the longest latency.
 
     >>> widths({"latency_ms": 10, "queue_ms": 5, "formation_ms": 0, "inference_ms": 5, "rest_ms": 0}, 20, 40)
     [10, 0, 10, 0]

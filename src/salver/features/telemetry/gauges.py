@@ -1,6 +1,6 @@
-"""What do the gauges say of the present?
+"""Gauges of the current state.
 
-Metric families from what engines and lifecycle answer at the moment of a scrape. Pure: it counts nothing.
+Metric families from engines and lifecycle at the time of a scrape. Pure: it counts nothing.
 """
 
 from collections.abc import Sequence
@@ -11,13 +11,13 @@ from prometheus_client.core import GaugeMetricFamily
 from salver.kernel.serving.present import Load
 from salver.words.messages import ModelId, State, VersionStatus
 
-#: Not loaded and not on its way: a repository may hold thousands of such versions.
+#: States of versions without a gauge: a repository may have thousands of versions that are not loaded.
 ABSENT = (State.NEW, State.GONE)
 _SHOWN = tuple(state for state in State if state not in ABSENT)
 
 
 def of_engines(loads: Sequence[Load]) -> list[Metric]:
-    """How busy each engine is, and what it knows of its model."""
+    """Return the load of each engine, and its measurements of the model."""
     queued = _gauge("queue_depth", "Requests waiting for a batch.")
     running = _gauge("running_batches", "Batches that run now.")
     slots = _gauge("instances", "Batches that may run at the same time.")
@@ -53,7 +53,7 @@ def of_engines(loads: Sequence[Load]) -> list[Metric]:
 
 
 def of_versions(statuses: Sequence[VersionStatus]) -> list[Metric]:
-    """Size and state of each version that is loaded or on its way."""
+    """Return size and state of each version that is loaded or loading."""
     loaded = _gauge("loaded_bytes", "Bytes that a loaded version takes.")
     states = _gauge("model_state", "1 for the state that a version is in, else 0.", "state")
     for status in statuses:

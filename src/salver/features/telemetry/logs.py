@@ -1,9 +1,9 @@
-"""How do log lines look, ours and the libraries' alike?
+"""Logging: one format for Salver's own lines and those of libraries.
 
-Everything goes through the standard library's root logger and one handler, rendered by
-structlog: for people on a console, or as one JSON object a line. Nothing happens at import;
-the application calls :func:`configure` once. Control characters from outside are escaped, so
-that nobody can forge a line or steer a terminal; a warning that repeats itself is held back.
+Everything goes through the standard library's root logger and one handler, rendered by structlog: for people
+on a console, or as one JSON object per line. Nothing happens at import; the application calls
+:func:`configure` once. Control characters from outside are escaped, so that nobody can forge a line or
+control a terminal; repeated warnings are rate-limited.
 """
 
 import logging
@@ -23,22 +23,22 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 from salver.encoding.escaping import escape
 from salver.words.errors import InvalidInput
 
-#: A warning or error is written this often within :data:`WINDOW_SECONDS`, then held back.
+#: A warning or error is logged this often within :data:`WINDOW_SECONDS`, then suppressed.
 BURST = 5
 WINDOW_SECONDS = 10.0
 _REMEMBERED = 256
-#: From the least severe to the most.
+#: From the least to the most severe.
 LEVELS: Final = ("debug", "info", "warning", "error")
 
 
 class LogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is logged and how.
+    """What is logged, and in which format.
 
     Attributes:
         format: ``auto`` is ``console`` on a terminal and ``json`` elsewhere.
         access_log: One line for no request, for failed ones, or for all.
-        file: Takes the lines, behind what is in it; empty = standard error does.
-        silenced: Of the levels from ``level`` on, those that are not logged.
+        file: File to append to; empty = standard error.
+        silenced: Levels from ``level`` up that are not logged.
     """
 
     level: Literal["debug", "info", "warning", "error"] = "info"
@@ -48,11 +48,11 @@ class LogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     silenced: tuple[Literal["info", "warning", "error"], ...] = ()
 
     def is_json(self) -> bool:
-        """True if lines are JSON objects where they go to standard error."""
+        """Return whether lines on standard error are JSON objects."""
         return self.format == "json" or (self.format == "auto" and not sys.stderr.isatty())
 
     def levels(self) -> frozenset[int]:
-        """The levels that are logged, as :func:`let_through` takes them."""
+        """Return the logged levels in the form of :func:`let_through`."""
         logged = (level for level in LEVELS[LEVELS.index(self.level) :] if level not in self.silenced)
         return frozenset(getattr(logging, level.upper()) for level in logged)
 
@@ -60,9 +60,9 @@ class LogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def configure(
     config: LogConfig, *, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic
 ) -> None:
-    """Send all logging to ``stream``, or else where the configuration says. Calling again replaces it.
+    """Send all logging to ``stream``, else to the configured file. A second call replaces the first.
 
-    Only ours is replaced: handlers that an embedding application has put on the root logger stay.
+    Only Salver's handler is replaced: those of an embedding application stay.
 
     Raises:
         InvalidInput: the file cannot be written.
@@ -99,11 +99,11 @@ def configure(
 
 
 def let_through(levels: frozenset[int]) -> bool:
-    """From now on let only lines of these levels through; False where :func:`configure` was not called.
+    """Log only these levels from now on; return False if :func:`configure` was not called.
 
     Args:
-        levels: Of ``logging.DEBUG``, ``INFO``, ``WARNING`` and ``ERROR``, each for all that is less severe
-            than the next one.
+        levels: Subset of ``logging.DEBUG``, ``INFO``, ``WARNING`` and ``ERROR``; each includes what is less
+            severe than the next one.
     """
     root = logging.getLogger()
     ours = [handler for handler in root.handlers if isinstance(handler, _Handler)]
@@ -115,7 +115,7 @@ def let_through(levels: frozenset[int]) -> bool:
 
 
 def reopen(config: LogConfig) -> None:
-    """Go on in the file of that name, where logs go to a file: it may have been moved away."""
+    """Reopen the log file by name, because it may have been rotated."""
     if not config.file:
         return
     for handler in [h for h in logging.getLogger().handlers if isinstance(h, _Handler)]:
@@ -136,7 +136,7 @@ def _opened(path: str) -> TextIO:
 
 
 class _Handler(logging.StreamHandler[TextIO]):
-    """Ours, to be told from others' on the root logger."""
+    """Salver's handler, to distinguish it from others on the root logger."""
 
     levels: frozenset[int] = frozenset()
 
@@ -146,14 +146,15 @@ class _Handler(logging.StreamHandler[TextIO]):
 
 
 class _Repetition(logging.Filter):
-    """Lets the same warning through a few times in a window, then counts; the count is told with
-    the first one after the window.
+    """Rate limit of repeated warnings within a window.
+
+    The number of suppressed lines is reported with the first one after the window.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         super().__init__()
         self._clock = clock
-        self._seen: OrderedDict[tuple[object, ...], list[float]] = OrderedDict()  # start, passed, held
+        self._seen: OrderedDict[tuple[object, ...], list[float]] = OrderedDict()  # start, logged, suppressed
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.levelno < logging.WARNING:
@@ -188,7 +189,7 @@ def _shared() -> list[Processor]:
     ]
 
 
-#: Hands structlog's dictionary on inside a standard record.
+#: Passes structlog's dictionary inside a standard record.
 _to_record: Processor = structlog.stdlib.ProcessorFormatter.wrap_for_formatter
 
 
@@ -211,16 +212,17 @@ def _console(terminal: bool) -> Processor:
 
     def indented(logger: WrappedLogger, method: str, event: EventDict) -> str:
         for key in event.keys() & {"exception", "stack"}:
-            event[key] = textwrap.indent(event[key], "    ")  # no line of it can pass for a line of ours
+            # so that no continuation line looks like a line of its own
+            event[key] = textwrap.indent(event[key], "    ")
         return render(logger, method, event)
 
     return indented
 
 
 def logger(name: str) -> structlog.stdlib.BoundLogger:
-    """A logger with fields, on the standard library's of that name.
+    """Return a logger with fields, on the standard library's logger of that name.
 
-    Without :func:`configure`, in a program that embeds Salver, its lines go where that program's go.
+    Without :func:`configure`, as in an embedding program, lines go to that program's handlers.
     """
     bound: structlog.stdlib.BoundLogger = structlog.wrap_logger(
         logging.getLogger(name),
@@ -231,11 +233,11 @@ def logger(name: str) -> structlog.stdlib.BoundLogger:
 
 
 def trace_id(traceparent: str) -> str:
-    """The trace id inside a W3C ``traceparent``, or empty."""
+    """Return the trace id in a W3C ``traceparent``, or empty."""
     parts: Sequence[str] = traceparent.split("-", 2)
     return parts[1] if len(parts) == 3 else ""
 
 
 def present(**fields: Any) -> dict[str, Any]:
-    """The fields that are not empty strings; an absent id says nothing."""
+    """Return the fields that are not empty strings."""
     return {key: value for key, value in fields.items() if value != ""}

@@ -1,12 +1,11 @@
-"""What do the Prometheus metrics say?
+"""Prometheus metrics.
 
-:class:`Metrics` counts events in plain dictionaries and asks for the present state only when
-somebody scrapes. It has a registry of its own; nothing is global. It knows no HTTP: whoever
-serves ``/metrics`` hands it the ``Accept`` header.
+:class:`Metrics` counts events in plain dictionaries and collects the current state only at a scrape. It has a
+registry of its own; nothing is global. It knows no HTTP: the caller passes the ``Accept`` header.
 
-Labels are bounded: a model or version becomes a label only once the lifecycle knows it, a tenant only when
-the model's configuration names it; what callers merely name counts as ``_unknown``. Series of unloaded
-versions are kept for the last :data:`KEEP_GONE` of them, then forgotten.
+Labels are bounded: a model or version becomes a label only once the lifecycle knows it, a tenant only if the
+model's configuration names it; other names from callers count as ``_unknown``. Series of unloaded versions
+are kept for the last :data:`KEEP_GONE` of them.
 """
 
 import re
@@ -29,7 +28,7 @@ from salver.words.errors import NO_REFUSAL, Refusal
 from salver.words.events import Answered, BatchRan, Event, Served, StepRan
 from salver.words.messages import State
 
-#: Unloaded versions whose series are still shown.
+#: Number of unloaded versions whose series are still shown.
 KEEP_GONE = 32
 UNKNOWN = "_unknown"
 _PHASES = ("queue", "formation", "inference", "rest")
@@ -39,7 +38,7 @@ _Pair = tuple[str, str]
 
 
 class _Version:
-    """The numbers of one (model, version)."""
+    """Counts of one (model, version)."""
 
     def __init__(self, views: Sequence[VersionCounts]) -> None:
         self.requests: Counter[tuple[str, str]] = Counter()  # (protocol, outcome)
@@ -103,14 +102,14 @@ class _Version:
 
 
 class Metrics(Collector):
-    """Counts events; renders them, and the present state, for Prometheus.
+    """Counter of events and collector of the current state.
 
     Args:
-        views: Other servers' names for the same numbers.
-        rewrites: Change the page where it is OpenMetrics.
+        views: The same numbers under the names of other servers.
+        rewrites: Change pages in the OpenMetrics format.
 
     Attributes:
-        own: Numbers of models' own, which stand on the page, too.
+        own: The models' own series on the page.
     """
 
     def __init__(
@@ -127,7 +126,7 @@ class Metrics(Collector):
         self._known: set[_Pair] = set()
         self._tenants: dict[_Pair, frozenset[str]] = {}
         self._gone: dict[_Pair, None] = {}  # insertion order: the oldest first
-        self._lock = threading.Lock()  # a scrape may come from another thread
+        self._lock = threading.Lock()  # a scrape may run on another thread
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
@@ -136,7 +135,7 @@ class Metrics(Collector):
         return f"<Metrics of {len(self._versions)} versions>"
 
     def join(self, more: Collector) -> None:
-        """Its numbers stand on the page, too."""
+        """Add a collector to the page."""
         self._registry.register(more)
 
     def observe(self, events: Sequence[Event]) -> None:
@@ -156,7 +155,7 @@ class Metrics(Collector):
                 ran.setdefault((event.model, event.version), []).append(event)
             elif type(event) is StepRan:
                 stepped.setdefault((event.model, event.version), []).append(event)
-            elif type(event) is not Answered:  # of which there is one for each request
+            elif type(event) is not Answered:  # the most frequent event, one per request
                 has_changed = True
         with self._lock:
             if has_changed or any(key[:2] not in self._versions for key in (*served, *ran, *stepped)):
@@ -170,12 +169,12 @@ class Metrics(Collector):
                 self._of(model, version).stepped(steps)
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
-        """The page and its content type: OpenMetrics if ``accept`` asks for it, else text."""
+        """Return the page and its content type: OpenMetrics if ``accept`` requests it, else text."""
         encode, content_type = choose_encoder(accept)
         page = encode(self._registry)
         if content_type.startswith(
             "text/plain"
-        ):  # Triton's counters and models' own, which OpenMetrics cannot call so
+        ):  # Triton's and the models' own counters, whose names OpenMetrics does not allow
             page = re.sub(rb"^(# TYPE [\w:]+) untyped$", rb"\1 counter", page, flags=re.MULTILINE)
         else:
             for rewrite in self._rewrites:
@@ -183,7 +182,7 @@ class Metrics(Collector):
         return page, content_type
 
     def collect(self) -> Iterator[Metric]:
-        """All metric families; called by the registry."""
+        """Return all metric families; called by the registry."""
         loads, statuses = self._present.loads(), self._present.statuses()
         up = [(status.id.name, status.id.version) for status in statuses if status.state is State.READY]
         with self._lock:
@@ -217,7 +216,7 @@ class Metrics(Collector):
         )
 
     def _note_present(self) -> None:
-        """Which names may be labels, by the lifecycle's own list: an event may be lost."""
+        """Update the names that may be labels, from the lifecycle's list, because an event may be lost."""
         statuses = self._present.statuses()
         present = {(s.id.name, s.id.version) for s in statuses if s.state not in ABSENT}
         for pair in sorted(self._known - present):

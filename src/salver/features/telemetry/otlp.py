@@ -1,7 +1,7 @@
-"""How do spans reach a collector without slowing requests?
+"""Export of spans to a collector without delaying requests.
 
-An observer on the bus keeps spans, at most so many, and another thread sends them, a batch at a time. What
-the collector does not take in time is dropped and counted: a trace is worth less than an answer.
+An observer buffers a bounded number of spans, and a thread sends them in batches. Spans that the collector
+does not accept in time are dropped and counted: traces matter less than answers.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from salver.words.errors import InvalidInput
 from salver.words.events import Event, Served
 
 _LOG = logging.getLogger("salver.otlp")
-#: Statuses after which another try is worth it (OTLP specification, "Failures").
+#: Statuses after which to retry (OTLP specification, "Failures").
 _AGAIN: Final = frozenset((429, 502, 503, 504))
 _TRIES: Final = 4
 _MOST_PAUSE_S: Final = 30.0
@@ -30,18 +30,18 @@ _CLOSING_S: Final = 5.0
 
 
 class SpanConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where spans go, and how many at a time. The batch's settings are OpenTelemetry's.
+    """Destination and batching of spans. The batch settings are OpenTelemetry's.
 
     Attributes:
-        url: ``http://`` or ``https://``, with the path (``/v1/traces``); empty = spans go nowhere.
-        resource: Whose spans they are.
-        headers: Sent along, such as a secret.
-        rate: One request in so many that no trace came with; 0 = none of them.
-        count: So many of those, then no more; -1 = without end.
-        queue: Spans that may wait; further ones are dropped.
-        delay_s: Between two batches, while fewer than ``batch`` wait.
-        batch: Most spans in one request.
-        timeout_s: Of one request.
+        url: ``http://`` or ``https://``, with the path (``/v1/traces``); empty = no export.
+        resource: Attributes of the source of the spans.
+        headers: Additional headers, such as a secret.
+        rate: Trace one in this many requests that come without a trace; 0 = none.
+        count: Maximum number of those; -1 = no limit.
+        queue: Maximum buffered spans; further ones are dropped.
+        delay_s: Seconds between two batches while fewer than ``batch`` are buffered.
+        batch: Maximum spans per request.
+        timeout_s: Time-out of a request.
     """
 
     url: str = ""
@@ -55,7 +55,7 @@ class SpanConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     timeout_s: float = 10.0
 
     def __post_init__(self) -> None:
-        """Raises InvalidInput where a value makes no sense."""
+        """Check the values. Raises InvalidInput."""
         if self.url and not self.url.startswith(("http://", "https://")):
             raise InvalidInput(
                 f"spans cannot go to {self.url!r}", fix="Give the URL, as http://localhost:4318/v1/traces."
@@ -69,13 +69,13 @@ class SpanConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Post(Protocol):
-    """Sends a body to the collector; blocking."""
+    """Blocking sender of bodies to the collector."""
 
     def __call__(self, config: SpanConfig, body: bytes) -> tuple[int, float, bytes]:
-        """Status, the seconds after which to come back (0 = not said), and body of its answer.
+        """Return status, seconds after which to retry (0 = not given), and body of the answer.
 
         Raises:
-            OSError: there was none.
+            OSError: there was no answer.
         """
         ...
 
@@ -99,13 +99,13 @@ def post(config: SpanConfig, body: bytes) -> tuple[int, float, bytes]:
 
 
 class SpanExport:
-    """Sends the spans of sampled requests to a collector.
+    """Exporter of the spans of sampled requests.
 
     Args:
-        new_id: Fresh ids of spans.
+        new_id: Returns a new span id.
         send: Sends one body.
         sleep: Waits that many seconds.
-        offset: Nanoseconds from the server's monotonic clock to the Unix epoch, now.
+        offset: Returns the nanoseconds from the server's monotonic clock to the Unix epoch.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class SpanExport:
         return f"<SpanExport to {self._config.url}, {len(self._waiting)} waiting, {self.lost} lost>"
 
     def samples(self) -> bool:
-        """Shall a request that comes without a trace begin one?"""
+        """Return whether to start a trace for a request without one."""
         if not self._config.rate or not self._remaining:
             return False
         self._seen += 1
@@ -147,7 +147,7 @@ class SpanExport:
         return True
 
     def observe(self, events: Sequence[Event]) -> None:
-        """Keep the spans of a batch of events."""
+        """Buffer the spans of a batch of events."""
         offset = self._offset()
         for event in events:
             if type(event) is Served and (event.traceparent or event.parent):
@@ -157,7 +157,7 @@ class SpanExport:
 
     def _keep(self, spans: list[Span]) -> None:
         room = self._config.queue - len(self._waiting)
-        if len(spans) > room:  # half a request's spans would mislead
+        if len(spans) > room:  # an incomplete request would be misleading
             self._lose(len(spans), "they came faster than they could be sent")
             return
         self._waiting += spans
@@ -165,7 +165,7 @@ class SpanExport:
             self._is_due.set()
 
     async def close(self) -> None:
-        """Returns when what waits is sent, or has been given up."""
+        """Send or give up the buffered spans, then stop."""
         self._is_closing = True
         self._is_due.set()
         if self._sending is not None:
@@ -214,7 +214,7 @@ class SpanExport:
         self._lose(len(batch), reason)
 
     def _lose(self, count: int, reason: str) -> None:
-        """Counted always, told of each time that they have become twice as many."""
+        """Count dropped spans; log whenever their number has doubled."""
         self.lost += count
         if count and self.lost >= self._told_at:
             self._told_at = 2 * self.lost

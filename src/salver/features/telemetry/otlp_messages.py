@@ -1,7 +1,7 @@
-"""How do spans travel to an OpenTelemetry collector?
+"""Messages of the OpenTelemetry protocol.
 
-The bodies of OTLP over HTTP in their binary form (opentelemetry-proto 1.x, signal ``traces``), and what the
-collector answers. It knows no socket, and not what a span is about.
+The bodies of OTLP over HTTP in binary form (opentelemetry-proto 1.x, signal ``traces``), and the collector's
+answer. It knows no socket, and not what a span is about.
 
 Pure.
 """
@@ -21,15 +21,15 @@ CONTENT_TYPE: Final = "application/x-protobuf"
 
 
 class Span(msgspec.Struct, frozen=True, gc=False):
-    """One piece of work in a trace.
+    """A span of a trace.
 
     Attributes:
         trace_id: 32 hexadecimal digits.
         span_id: 16 of them.
-        parent_id: Of the span that it is part of; empty = the trace begins here.
-        start, end: Nanoseconds of the Unix epoch.
-        events: What happened when, in the same unit.
-        error: Why it failed; empty = it did not.
+        parent_id: Id of the parent span; empty = root of the trace.
+        start, end: Nanoseconds since the Unix epoch.
+        events: Events with their times in the same unit.
+        error: Error text; empty = success.
     """
 
     trace_id: str
@@ -50,11 +50,11 @@ def _classes() -> dict[str, Any]:
 
 
 def encode(spans: Iterable[Span], resource: Attributes, scope: tuple[str, str]) -> bytes:
-    """An ``ExportTraceServiceRequest``.
+    """Return an ``ExportTraceServiceRequest``.
 
     Args:
-        resource: Whose spans they are, ``service.name`` above all.
-        scope: Name and version of what made them.
+        resource: Attributes of the source of the spans, such as ``service.name``.
+        scope: Name and version of the instrumentation.
     """
     made = _classes()
     whole = made["ResourceSpans"](resource=made["Resource"](attributes=_pairs(resource)))
@@ -80,10 +80,10 @@ def encode(spans: Iterable[Span], resource: Attributes, scope: tuple[str, str]) 
 
 
 def rejected(body: bytes) -> tuple[int, str]:
-    """How many spans a collector did not take, and why, by its answer; (0, "") if it took all."""
+    """Return how many spans a collector rejected, and why; (0, "") = none."""
     try:
         partial = _classes()["ExportTraceServiceResponse"].FromString(body).partial_success
-    except DecodeError:  # some answer JSON
+    except DecodeError:  # some collectors answer with JSON
         return 0, ""
     return partial.rejected_spans, partial.error_message
 

@@ -1,8 +1,8 @@
-"""What numbers do models themselves put on the metrics page (TR-M8)?
+"""Metrics that models define themselves (TR-M8).
 
-Series with the names and labels that their authors gave them, nothing added. A series is one for all
-instances of a model, and for all models that open it in the same form; it lives here, so that the death of an
-instance costs it nothing, and goes with the last model that has it.
+Series with the names and labels chosen by their authors. A series is shared by all instances of a model, and
+by all models that open it in the same form; it is stored here, so that it survives the death of an instance,
+and is removed with the last model that uses it.
 """
 
 import itertools
@@ -18,7 +18,7 @@ from salver.encoding.exposition import COUNTER
 from salver.stats.histogram import Histogram
 from salver.words.errors import Conflict, InvalidInput, Overloaded
 
-#: Most series of one model, and most families of all.
+#: Maximum series of one model, and maximum families in total.
 MOST_SERIES: Final = 1000
 MOST_FAMILIES: Final = 1000
 _OURS: Final = re.compile(r"(salver|process|nv_(inference|cpu|gpu|cache|model|pinned|energy))_.*")
@@ -26,7 +26,7 @@ _Labels = tuple[tuple[str, str], ...]
 
 
 class _Series:
-    """One number, or the histogram of many, and who has it."""
+    """A number or a histogram, and its owners."""
 
     def __init__(self, series: Series) -> None:
         self.value = 0.0
@@ -42,7 +42,7 @@ class _Family:
         self.series: dict[_Labels, _Series] = {}
 
     def metric(self) -> Metric:
-        """For the page."""
+        """Return the family for the page."""
         kind = self.first.kind
         metric = Metric(self.first.family, self.first.about, COUNTER if kind == "counter" else kind)
         for labels, series in self.series.items():
@@ -64,21 +64,20 @@ class OwnMetrics:
         self._families: dict[str, _Family] = {}
         self._handles: dict[object, dict[int, tuple[_Series, str]]] = {}
         self._numbers = itertools.count(1)
-        self._lock = threading.Lock()  # a scrape may come from another thread
+        self._lock = threading.Lock()  # a scrape may run on another thread
 
     def __repr__(self) -> str:
         return f"<OwnMetrics, {len(self._families)} families of {len(self._handles)} models>"
 
     def open(self, owner: object, series: Series) -> int:
-        """A handle on a series, which may be there already.
+        """Return a handle of a series, which may already exist.
 
         Args:
-            owner: Who has it until :meth:`forget`.
+            owner: Owner of the series until :meth:`forget`.
 
         Raises:
-            InvalidInput: the name is one of the server's own.
-            Conflict: the family is there in another form.
-            Overloaded: there are too many.
+            InvalidInput: the name is one of the server's own. Conflict: the family exists in another form.
+                Overloaded: there are too many.
         """
         with self._lock:
             family = self._family(series)
@@ -102,7 +101,7 @@ class OwnMetrics:
             return handle
 
     def change(self, owner: object, handle: int, how: Literal["add", "set", "observe"], value: float) -> None:
-        """Raises InvalidInput for a handle that is not the owner's, or what its kind does not do."""
+        """Change a number. Raises InvalidInput for a foreign handle or an unsupported operation."""
         series, kind = self._of(owner, handle)
         with self._lock:
             if how == "add" and (kind == "gauge" or (kind == "counter" and value >= 0)):
@@ -115,11 +114,11 @@ class OwnMetrics:
                 raise InvalidInput(f"a {kind} does not {how} {value:g}")
 
     def value(self, owner: object, handle: int) -> float:
-        """Raises InvalidInput for a handle that is not the owner's."""
+        """Return a value. Raises InvalidInput for a handle of another owner."""
         return self._of(owner, handle)[0].value
 
     def forget(self, owner: object) -> None:
-        """It is gone: its series go, but for those that others have, too."""
+        """Remove an owner with its series, except those with other owners."""
         with self._lock:
             gone = {id(series) for series, _ in self._handles.pop(owner, {}).values()}
             for name, family in list(self._families.items()) if gone else ():
@@ -132,7 +131,7 @@ class OwnMetrics:
                     del self._families[name]
 
     def collect(self) -> Iterator[Metric]:
-        """All families, as they are now."""
+        """Return all families with their current values."""
         with self._lock:
             yield from [family.metric() for family in self._families.values()]
 
@@ -143,7 +142,7 @@ class OwnMetrics:
         return found
 
     def _family(self, series: Series) -> _Family:
-        """Where it belongs; a family that is not there yet, if it may be."""
+        """Return the family of a series, creating it if allowed."""
         family = self._families.get(series.family)
         if family is not None:
             known = family.first
@@ -168,6 +167,6 @@ class OwnMetrics:
 
 
 def _names(series: Series) -> set[str]:
-    """Names of the samples of a family."""
+    """Return the names of a family's samples."""
     ends = ("_bucket", "_count", "_sum") if series.kind == "histogram" else ()
     return {series.family, *(series.family + end for end in ends)}

@@ -10,7 +10,7 @@ from salver.words.events import BatchRan, Served
 
 
 class VersionCounts(Protocol):
-    """What a view counts of one model version."""
+    """Counts of a view for one model version."""
 
     def served(self, outcome: str, events: Sequence[Served]) -> None:
         """Count requests of one protocol and outcome."""
@@ -25,19 +25,19 @@ CountsT = TypeVar("CountsT", bound=VersionCounts)
 
 
 class MetricsView(Protocol[CountsT]):
-    """Another server's names for what the server counts.
+    """The server's counts under another server's names.
 
-    Telemetry decides which versions are counted, and forgets those that are long gone.
+    Telemetry decides which versions are counted, and removes those that were unloaded long ago.
     """
 
     def counts(self, version: tuple[str, str]) -> CountsT:
-        """Return the counts of a model version that is new, all of them zero."""
+        """Return zero counts for a new model version."""
         ...
 
     def note(self, loads: Sequence[Load]) -> None:
-        """Learn which versions are loaded; called when that has changed."""
+        """Update the loaded versions; called after changes."""
         ...
 
     def families(self, counts: Mapping[tuple[str, str], CountsT], present: Present) -> Iterable[Metric]:
-        """Return the metric families of these versions, and of the server's present state."""
+        """Return the metric families of these versions, and of the server's current state."""
         ...

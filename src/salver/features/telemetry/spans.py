@@ -1,7 +1,7 @@
-"""Which spans tell of a request (TR-O1)?
+"""Spans of a request (TR-O1).
 
-One of the request itself, part of its caller's or of that in whose service it was asked, and one for each
-phase of it. Pure: the names of phases and moments are Triton's where it has some.
+One for the request itself, a child of its caller's or of the request that caused it, and one for each of its
+phases. Pure: names of phases and times are Triton's if it has them.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from salver.words import traceparent as w3c
 from salver.words.events import Served
 
 REQUEST: Final = "InferRequest"
-#: Phase -> the moments at which it begins and ends.
+#: Phase -> the times at which it begins and ends.
 _PHASES: Final = {
     "queue": ("QUEUE_START", "COMPUTE_START"),
     "compute_input": ("COMPUTE_START", "COMPUTE_INPUT_END"),
@@ -23,11 +23,11 @@ _PHASES: Final = {
 
 
 def spans_of(event: Served, offset: int, new_id: Callable[[], str]) -> list[Span]:
-    """The spans of a request, its own first; none if its trace is not recorded.
+    """Return the spans of a request, its own first; empty if its trace is not recorded.
 
     Args:
         offset: Nanoseconds from the server's monotonic clock to the Unix epoch.
-        new_id: Fresh ids of spans.
+        new_id: Returns a new span id.
     """
     context, parent_id = _place(event, new_id)
     if context is None or not context.is_sampled:
@@ -53,7 +53,7 @@ def spans_of(event: Served, offset: int, new_id: Callable[[], str]) -> list[Span
 
 
 def _place(event: Served, new_id: Callable[[], str]) -> tuple[w3c.TraceContext | None, str]:
-    """Its own context, and the span that it is part of."""
+    """Return its own context, and the parent span."""
     own = w3c.parse(event.traceparent)
     if not event.parent:
         return own, event.origin

@@ -1,7 +1,7 @@
-"""Where does the time of slow requests go, why, and what can be done about it?
+"""Diagnosis of slow requests: dominant phase, cause and advice.
 
-From sums of phases to words. Queue, formation, inference and the rest add up to the latency of each request,
-so they add up for any group of them too. Pure: it knows no event, clock or terminal.
+Maps sums of phases to text. Queue, formation, inference and the rest add up to the latency of each request,
+and so also for any group of them. Pure: it knows no event, clock or terminal.
 """
 
 from typing import Final
@@ -9,21 +9,21 @@ from typing import Final
 import msgspec
 
 PHASES: Final = ("queue", "formation", "inference", "rest")
-#: Share of the capacity from which a queue is no accident any more.
+#: Fraction of the capacity from which a queue is expected.
 _SATURATED = 0.9
 _LARGE_BYTES = 64 * 1024
 _MORE: Final = "more instances (instances.count), or another server beside this one"
 
 
 class Split(msgspec.Struct, frozen=True):
-    """A request, or the mean of several.
+    """Breakdown of a request, or the mean of several.
 
     Attributes:
-        requests: How many.
+        requests: Number of requests.
         latency, queue, formation, inference: Seconds; see :class:`~salver.words.messages.Timing`.
-        rows, size: Rows and bytes that it brought.
-        batch_rows: Rows of the batch in which it ran.
-        ahead: Rows that waited when it came.
+        rows, size: Rows and bytes of the request.
+        batch_rows: Rows of its batch.
+        ahead: Rows that were waiting on arrival.
     """
 
     requests: float
@@ -38,23 +38,23 @@ class Split(msgspec.Struct, frozen=True):
 
     @property
     def rest(self) -> float:
-        """Decoding, merging, splitting, encoding, scheduling: what the other three leave."""
+        """Return the time of decoding, merging, splitting, encoding and scheduling: the remainder."""
         return self.latency - self.queue - self.formation - self.inference
 
     def phase(self, name: str) -> float:
-        """Seconds of the phase of that name."""
+        """Return the seconds of a phase by name."""
         seconds: float = getattr(self, name)
         return seconds
 
 
 class Pressure(msgspec.Struct, frozen=True):
-    """What was asked of a model, and what it can give.
+    """Offered load and capacity of a model.
 
     Attributes:
-        offered: Rows that came per second at the busiest time, refused ones included.
-        capacity: Rows per second that the best batches seen allow on all instances; 0 = not known.
+        offered: Arriving rows per second at the busiest time, including rejected ones.
+        capacity: Rows per second of the best observed batches on all instances; 0 = unknown.
         batch_rows: Rows of such a batch.
-        refused: Requests given up before they ran.
+        refused: Requests rejected before they ran.
         is_of_steps: It is an ensemble, whose time is that of its models.
     """
 
@@ -66,17 +66,17 @@ class Pressure(msgspec.Struct, frozen=True):
 
     @property
     def load(self) -> float:
-        """Offered over possible; 0 where that is not known."""
+        """Return offered load divided by capacity; 0 = unknown."""
         return self.offered / self.capacity if self.capacity > 0 else 0.0
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """What dominates.
+    """Dominant phase with cause and advice.
 
     Attributes:
-        phase: The longest one, and ``share`` of the latency that it takes.
-        cause: Why, as half a sentence.
-        advice: What may help, the likeliest first.
+        phase: The longest phase, and its ``share`` of the latency.
+        cause: Cause, as a clause.
+        advice: Suggestions, the most promising first.
     """
 
     phase: str
@@ -86,7 +86,7 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 def judge(slow: Split, typical: Split, pressure: Pressure) -> Verdict:
-    """The dominant phase of slow requests, its cause, and what to do.
+    """Return the dominant phase of slow requests, its cause, and what to do.
 
     >>> slow = Split(10, latency=0.1, queue=0.083, formation=0, inference=0.016, batch_rows=32)
     >>> verdict = judge(slow, slow, Pressure(offered=910, capacity=889, batch_rows=32))

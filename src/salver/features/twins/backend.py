@@ -1,7 +1,7 @@
-"""How does a SavedModel run without TensorFlow? As the ONNX graphs that were made of its signatures.
+"""Backend for SavedModels converted to ONNX graphs, without TensorFlow.
 
-A *twin* is a folder with a graph for each signature that could be made one, and a file that says which. Who
-makes it is :mod:`salver.features.twins.conversion`, once; here no TensorFlow is needed.
+A *twin* is a folder with a graph for each signature that could be converted, and an index file. It is created
+once by :mod:`salver.features.twins.conversion`; serving needs no TensorFlow.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,19 +18,19 @@ from salver.words.messages import Signature
 from salver.words.tensor import Array
 
 FILE: Final = "twin.json"
-#: Arrays ``NUMBER/SIGNATURE/INPUT``, names being quoted as in URLs: requests that its owner gave.
+#: Sample requests supplied with the model: arrays ``NUMBER/SIGNATURE/INPUT``, names quoted as in URLs.
 SAMPLES: Final = "samples.npz"
 FORMAT: Final = "savedmodel-twin"
 _MOST_BYTES: Final = 16 << 20
 
 
 class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What became of a signature.
+    """Result of converting a signature.
 
     Attributes:
-        file: Of its graph, in the twin's folder; empty = it needs TensorFlow.
-        why: There is no graph.
-        apart: How far its answers were from TensorFlow's at most, of so many samples.
+        file: File of its graph in the twin's folder; empty = it needs TensorFlow.
+        why: Why there is no graph.
+        apart: Largest difference between its answers and TensorFlow's, over the samples.
     """
 
     signature: Signature
@@ -41,12 +41,12 @@ class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Twin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Of all signatures, in the model's order."""
+    """Results of all signatures, in the model's order."""
 
     parts: tuple[Part, ...]
 
     def signature(self) -> Signature:
-        """The model's, whoever runs it."""
+        """Return the signature of the whole model."""
         first, *others = (part.signature for part in self.parts)
         return msgspec.structs.replace(first, others=tuple(others))
 
@@ -55,7 +55,7 @@ _read: Final = msgspec.json.Decoder(Twin).decode
 
 
 def read_twin(folder: Path) -> Twin:
-    """What is known of a twin. Raises LoadFailed."""
+    """Read the index of a twin. Raises LoadFailed."""
     try:
         with (folder / FILE).open("rb") as file:
             twin = _read(file.read(_MOST_BYTES))
@@ -67,7 +67,7 @@ def read_twin(folder: Path) -> Twin:
 
 
 class TwinBackend:
-    """Folders of twins, which Salver makes and nobody puts into a repository. It has no options.
+    """Backend for twins, which exist only in Salver's state directory. It has no options.
 
     Args:
         rest: The SavedModel, which runs the signatures that are no graphs; None = all are.
@@ -84,7 +84,7 @@ class TwinBackend:
         self.runs = runs
 
     def recognise(self, path: Path) -> str | None:
-        """Never: it is no format of models."""
+        """Return None: twins are not found in repositories."""
         return None
 
     def load(self, manifest: Manifest, options: LoadOptions) -> "TwinModel":
@@ -93,7 +93,7 @@ class TwinBackend:
 
 
 class TwinModel:
-    """Its graphs, each in a session of its own."""
+    """The graphs, each in a session of its own."""
 
     def __init__(self, twin: Twin, manifest: Manifest, options: LoadOptions) -> None:
         self.signature = twin.signature()
@@ -119,10 +119,10 @@ class TwinModel:
 
 
 def load_part(manifest: Manifest, part: Part, options: LoadOptions) -> OnnxModel:
-    """The graph of one signature.
+    """Load the graph of one signature.
 
     Args:
-        manifest: Of the twin.
+        manifest: Manifest of the twin.
     """
     batching = Batching(has_rows=part.signature.batched)
     alone = msgspec.structs.replace(

@@ -1,9 +1,9 @@
-"""How is a SavedModel turned into ONNX, and does it answer as before?
+"""Program that converts a SavedModel to ONNX and verifies the answers.
 
-``python -m salver.features.twins.conversion ORDER FOLDER``, a program, so that TensorFlow goes when it
-ends. Each
-signature becomes a graph, is asked what TensorFlow is asked, and is kept if the answers are near enough. What
-came of each is written beside the graphs; who serves them is :mod:`salver.features.twins.backend`.
+``python -m salver.features.twins.conversion ORDER FOLDER``, a separate process, so that TensorFlow's memory
+is released when it ends. Each signature becomes a graph, is run on the same inputs as in TensorFlow, and is
+kept if the answers are close enough. The results are written beside the graphs;
+:mod:`salver.features.twins.backend` serves them.
 """
 
 import importlib.util
@@ -28,23 +28,23 @@ from salver.words.tensor import Array, DataType
 
 _OPSET: Final = 18
 _ROWS: Final = (1, 3, 8)
-_FREE: Final = 2  # extent of free dimensions that are no batch
+_FREE: Final = 2  # extent of free dimensions other than the batch
 _SUPPORTED_DOMAINS: Final = frozenset({"", "ai.onnx", "ai.onnx.ml"})
-#: How far answers may be apart, absolutely and as a share of the value.
+#: Absolute and relative tolerance of answers.
 _NEAR: Final = {DataType.FP16: (1e-2, 1e-2), DataType.BF16: (5e-2, 5e-2), DataType.FP64: (1e-6, 1e-5)}
 _USUALLY_NEAR: Final = (1e-4, 1e-3)
 _LONGEST: Final = 300
 
 
 class Order(msgspec.Struct, frozen=True):
-    """A SavedModel, and how its owner wants it served."""
+    """A SavedModel and its configuration."""
 
     id: ModelId
     path: str
     config: ModelConfig
 
     def manifest(self) -> Manifest:
-        """As its backend is told."""
+        """Return the manifest for its backend."""
         return Manifest(self.id, Path(self.path), "savedmodel", "tensorflow", self.config)
 
 
@@ -52,9 +52,9 @@ _read_order: Final = msgspec.json.Decoder(Order).decode
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Makes a twin, or says why there is none; the exit status."""
+    """Make a twin, or report why there is none; return the exit status."""
     order, folder = _read_order(Path(arguments[0]).read_bytes()), Path(arguments[1])
-    logging.disable(logging.CRITICAL)  # converters say at length what is written into the twin in short
+    logging.disable(logging.CRITICAL)  # converters are verbose; the index has a summary
     backend = TensorFlowBackend()
     try:
         _check_installed()
@@ -79,7 +79,7 @@ def _check_installed() -> None:
 
 def _parts(model: TensorFlowModel, folder: Path) -> Iterator[Part]:
     for index, whole in enumerate((model.signature, *model.signature.others)):
-        # a graph judges shapes by those that it tells, and nothing else
+        # a graph checks only the shapes that it declares
         signature = msgspec.structs.replace(whole, others=(), judges_shapes=False)
         part = Part(signature, f"{index}.onnx")
         try:
@@ -107,7 +107,7 @@ def _check_convertible(signature: Signature) -> None:
 
 
 def _graph(model: TensorFlowModel, signature: Signature) -> bytes:
-    """The signature alone as an ONNX model, whose tensors have the names that callers use."""
+    """Return an ONNX model of one signature, whose tensors have the names for callers."""
     import tensorflow as tf
     import tf2onnx
     from tf2onnx import tf_loader
@@ -123,11 +123,11 @@ def _graph(model: TensorFlowModel, signature: Signature) -> bytes:
     with tf.Graph().as_default() as graph:
         given = {s.tensor: _placeholder(tf, s, n) for s, n in zip(signature.inputs, sources, strict=True)}
         wanted = [spec.tensor for spec in signature.outputs]
-        # behind operations of their own, since what is asked for is not taken apart
+        # identity operations, because requested outputs are not optimised away
         for found, name in zip(tf.import_graph_def(frozen, given, wanted, name="m"), sinks, strict=True):
             tf.identity(found, name.partition(":")[0])
     flat = _without_calls(tf, graph.as_graph_def(), (*sources, *sinks))
-    with tf.Graph().as_default():  # whose collections are empty, as the optimiser wants it
+    with tf.Graph().as_default():  # without collections, as the optimiser requires
         small = tf_loader.tf_optimize(sources, sinks, flat)
     with tf.Graph().as_default() as graph:
         tf.import_graph_def(small, name="")
@@ -146,17 +146,17 @@ def _graph(model: TensorFlowModel, signature: Signature) -> bytes:
 
 
 def _without_calls(tf: Any, graph: Any, ends: Iterable[str]) -> Any:
-    """The graph with the functions that it calls in the places of their calls."""
+    """Return the graph with function calls inlined."""
     from tensorflow.python.grappler import tf_optimizer
 
     for function in graph.library.function:
-        function.attr.pop("api_implements", None)  # another way to do the same, for other devices
+        function.attr.pop("api_implements", None)  # alternative implementations for other devices
     with tf.Graph().as_default():
         meta = tf.compat.v1.train.export_meta_graph(graph_def=graph)
     meta.collection_def["train_op"].node_list.value.extend(ends)
     config = tf.compat.v1.ConfigProto()
     rewriting = config.graph_options.rewrite_options
-    rewriting.min_graph_nodes = -1  # none is too small
+    rewriting.min_graph_nodes = -1  # inline functions of any size
     rewriting.optimizers.append("function")
     rewriting.function_optimization = rewriting.AGGRESSIVE
     return tf_optimizer.OptimizeGraph(config, meta)
@@ -169,7 +169,7 @@ def _placeholder(tf: Any, spec: TensorSpec, name: str) -> Any:
 
 
 def _check_known(proto: Any) -> None:
-    """A converter that meets an operation which it does not know leaves it as it is."""
+    """Check for operations that the converter does not know, which it leaves unchanged."""
     import onnx
 
     def unknown(nodes: Iterable[Any]) -> Iterator[str]:
@@ -185,10 +185,10 @@ def _check_known(proto: Any) -> None:
 
 
 def _compared(model: TensorFlowModel, index: int, part: Part, folder: Path) -> Part:
-    """The part, if its graph answers as TensorFlow does.
+    """Return the part if its graph answers as TensorFlow does.
 
     Raises:
-        LoadFailed: it does not, or nothing is known that TensorFlow answers.
+        LoadFailed: it does not, or TensorFlow answers none of the samples.
     """
     signature = part.signature
     id = ModelId(signature.name, "1")
@@ -198,7 +198,7 @@ def _compared(model: TensorFlowModel, index: int, part: Part, folder: Path) -> P
     for inputs in (*_kept(folder, signature.name), *_drawn(signature)):
         try:
             expected = model.run({**inputs, **mark})
-        except InvalidInput as error:  # invented numbers may be nonsense to it
+        except InvalidInput as error:  # generated numbers may be invalid for it
             _check_refused(twin, inputs, str(error))
             continue
         got = twin.run(inputs)
@@ -211,7 +211,7 @@ def _compared(model: TensorFlowModel, index: int, part: Part, folder: Path) -> P
 
 
 def _check_refused(twin: OnnxModel, inputs: Mapping[str, Array], why: str) -> None:
-    """Assertions have no place in ONNX. Raises LoadFailed where the graph takes what TensorFlow does not."""
+    """Check that invalid input is rejected, because ONNX has no assertions. Raises LoadFailed."""
     try:
         twin.run(inputs)
     except Exception:
@@ -220,7 +220,7 @@ def _check_refused(twin: OnnxModel, inputs: Mapping[str, Array], why: str) -> No
 
 
 def _distance(spec: TensorSpec, got: Array, expected: Array) -> float:
-    """How far they are apart. Raises LoadFailed where that is too far."""
+    """Return the difference of two answers. Raises LoadFailed if it is too large."""
     where = f"its answer {spec.name!r}"
     if got.dtype != expected.dtype or got.shape != expected.shape:
         raise LoadFailed(
@@ -251,7 +251,7 @@ def _as_doubles(spec: TensorSpec, array: Array) -> Array:
 
 
 def _kept(folder: Path, name: str) -> list[Mapping[str, Array]]:
-    """What its owner gave as examples of requests."""
+    """Return the model's sample requests."""
     if not (folder / SAMPLES).is_file():
         return []
     requests: dict[str, dict[str, Array]] = {}
@@ -264,7 +264,7 @@ def _kept(folder: Path, name: str) -> list[Mapping[str, Array]]:
 
 
 def _drawn(signature: Signature) -> Iterator[Mapping[str, Array]]:
-    """Numbers of some size, by chance, the same each time."""
+    """Return random numbers of moderate size, the same each time."""
     random = np.random.default_rng(0)
     for rows in _ROWS if signature.batched else _ROWS[:1]:
         yield {spec.name: _invented(spec, rows, random, signature.batched) for spec in signature.inputs}

@@ -1,9 +1,8 @@
-"""SavedModels that run as ONNX graphs, and where those lie.
+"""Creation and lookup of SavedModels converted to ONNX.
 
-Where an owner or the operator prefers ONNX, a SavedModel is converted once, by a process of its own, and
-what comes of it is kept below the state directory; from then on TensorFlow is not needed. What cannot be
-converted, or answers otherwise, stays with TensorFlow, and the log says so. How, is the matter of
-:mod:`salver.features.twins.conversion`.
+If configured, a SavedModel is converted once in a process of its own, and the result is stored in the state
+directory; from then on TensorFlow is not needed. Signatures that cannot be converted, or answer differently,
+stay with TensorFlow, which is logged. The conversion is in :mod:`salver.features.twins.conversion`.
 """
 
 import asyncio
@@ -31,16 +30,16 @@ from salver.words.tensor import Array
 
 _LOG = logging.getLogger("salver.loader")
 _MAKER: Final = "salver.features.twins.conversion"
-_VERSION: Final = 1  # of how they are made
-_MOST: Final = 64  # that are kept; those that have not been used for longest go
+_VERSION: Final = 1  # version of the conversion
+_MOST: Final = 64  # maximum number; the least recently used are deleted
 _LONGEST_S: Final = 3600.0
 _LAST_WORDS: Final = 600
-#: Requests by the signature's key and the input.
+#: Requests by signature key and input.
 Samples = Mapping[str, Sequence[Mapping[str, Array]]]
 
 
 class Twins:
-    """Makes and finds them.
+    """Store of converted models.
 
     Args:
         state_dir: They are kept there; empty = for as long as this lives.
@@ -60,20 +59,24 @@ class Twins:
         self._by_default = by_default
         self._samples_of = samples_of
         self._own: tempfile.TemporaryDirectory[str] | None = None
-        self._making = asyncio.Lock()  # one at a time: it takes a core and the memory of a large framework
+        self._making = asyncio.Lock()  # one at a time: it uses a core and the memory of a large framework
 
     def __repr__(self) -> str:
         return f"<Twins in {self._state or 'memory'}>"
 
     def is_wanted(self, manifest: Manifest) -> bool:
-        """Return whether this version is to run as ONNX, if it can."""
+        """Return whether to convert this version if possible."""
         config = manifest.config
         wish = config.options.get("prefer", "onnx" if self._by_default else "")
         is_plain = not config.sequences.strategy and config.ragged == Ragged()
         return manifest.backend == "tensorflow" and wish == "onnx" and is_plain
 
     async def find(self, manifest: Manifest) -> tuple[TwinBackend, Manifest] | None:
-        """Return the twin of a version, made if there is none, and its backend; None = run it as it is."""
+        """Return the converted version, created if necessary, and its backend; None = none.
+
+        Args:
+            samples: Sample requests of the model; generated ones are added.
+        """
         if not self.is_wanted(manifest):
             return None
         samples = await asyncio.to_thread(self._samples_of, manifest.path)
@@ -121,7 +124,7 @@ class Twins:
 
 
 def _key(manifest: Manifest) -> str:
-    """By what it holds, wherever it lies, and what was said of it; blocking."""
+    """Return the key, by content and configuration, not by location; blocking."""
     config = manifest.config
     content = digest(manifest.path) or f"{manifest.path} {manifest.fingerprint}"
     told = (config.options, config.inputs, config.outputs, config.batching.has_rows)
@@ -129,7 +132,7 @@ def _key(manifest: Manifest) -> str:
 
 
 async def _run(order: Path, folder: Path) -> None:
-    """Have the program make it. Raises LoadFailed with its last words."""
+    """Run the program. Raises LoadFailed with its last output."""
     maker = await asyncio.create_subprocess_exec(
         *(sys.executable, "-P", "-m", _MAKER, str(order), str(folder)),
         stdin=asyncio.subprocess.DEVNULL,
@@ -163,7 +166,7 @@ def _write_samples(folder: Path, samples: Samples) -> None:
 
 
 def _tell(manifest: Manifest, twin: Twin) -> None:
-    """The log has what became of each signature."""
+    """Log the result of each signature."""
     graphs = [part for part in twin.parts if part.file]
     if graphs:
         names = ", ".join(repr(part.signature.name) for part in graphs)
