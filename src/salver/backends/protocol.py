@@ -305,7 +305,7 @@ class StepBackend(Protocol):
 
 @runtime_checkable
 class PartialBackend(Protocol):
-    """What a :class:`Backend` has besides, if another one runs some of its model's signatures.
+    """Optional part of a :class:`Backend` of which another backend runs some signatures.
 
     Attributes:
         rest: What the other backend loads; None = all signatures are this one's.

@@ -1,7 +1,7 @@
 """Records between transports and codecs.
 
-The records between transports and codecs. A codec is pure: bytes to words and back, no
-socket, no clock, no loaded model (only its :class:`~salver.words.messages.Signature`).
+A codec is pure: bytes to words and back, no socket, no clock, no loaded model (only its
+:class:`~salver.words.messages.Signature`).
 
 Pure.
 """

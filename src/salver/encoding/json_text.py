@@ -1,7 +1,7 @@
 """Reading and writing of JSON text, including NaN and hostile input.
 
-orjson does the work; what it refuses but Triton accepts (bare ``NaN`` and ``Infinity``) goes
-through the standard library. It knows no protocol.
+orjson does the work; what it rejects but Triton accepts (bare ``NaN`` and ``Infinity``) goes through the
+standard library. It knows no protocol.
 
 Pure.
 """

@@ -1,9 +1,9 @@
 """Cache of request forms that have been parsed before.
 
-Callers ask over and over for the same tensors, datatypes and shapes, with other numbers. What stands before
-the numbers is read once, and remembered with what it came to; the next request that begins so is that form,
-and numbers that are taken from where they lie. A codec says what the beginning is and where the numbers lie;
-here nothing is known of protocols.
+Callers repeat requests with the same tensors, datatypes and shapes, and other numbers. The prefix before the
+numbers is parsed once and stored with its result; the next request with this prefix has the same form, and
+its numbers are used in place. A codec determines the prefix and the positions of the numbers; nothing here
+knows protocols.
 
 Pure.
 """

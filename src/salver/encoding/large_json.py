@@ -1,7 +1,7 @@
 """Parser for large tensors in JSON, without a Python object per number.
 
-simdjson hands the numbers of a (nested) list over as one buffer. What it cannot (booleans,
-mixed kinds, NaN) is read by :mod:`json_text`; the values are the same either way.
+simdjson returns the numbers of a (nested) list as one buffer. What it cannot represent (booleans, mixed
+kinds, NaN) is parsed by :mod:`json_text`; the values are the same either way.
 
 Pure.
 """

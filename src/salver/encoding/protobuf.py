@@ -1,7 +1,7 @@
-"""Protobuf message classes from tables in ``.proto`` syntax.
+"""Message classes from compiled descriptor sets, in descriptor pools of their own.
 
-Built in a private descriptor pool: other packages register the same names in the process-wide pool, and a
-duplicate there ends the process (``docs/adr/0005-protobuf-pool.md``).
+Other packages register the same names in the process-wide pool, and two copies there end the process
+(``docs/adr/0005-protobuf-pool.md``). ``scripts/protos.py`` compiles the ``.proto`` files of a package.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,15 +17,17 @@ _GOOGLE = "google/protobuf/"
 def build(
     package: str, change: Callable[[descriptor_pb2.FileDescriptorProto], None] | None = None
 ) -> dict[str, Any]:
-    """Messages of one package.
+    """Return the message classes of a package's ``protos/`` by name, in a pool that nobody else sees.
 
-    Attributes:
-        messages: Message -> its fields, one per line; an outer message precedes its nested ones. A type of
-            another package has a leading dot: ``.google.protobuf.Any``.
-        enums: Enum -> its values, numbered from 0, or from a given number: ``A B C=10 D``.
-        syntax: With proto2 a field set to its default differs from one that is not set.
-        imports: Files of the process-wide pool whose messages the table uses.
-    """
+    Nested ones are called as in ``TensorShapeProto.Dim``.
+
+    Args:
+        package: Such as ``salver.dialects.tensorflow``.
+        change: Edits each file's descriptor before its classes are made.
+
+    >>> point = build("salver.dialects.torchserve")["PredictionsRequest"]
+    >>> point(model_name="resnet").model_name
+    'resnet'
     """
     made = descriptor_pb2.FileDescriptorSet.FromString(
         files(package).joinpath("protos", "messages.binpb").read_bytes()
@@ -45,7 +47,7 @@ def build(
 
 
 def _all(messages: Any) -> Iterator[Descriptor]:
-    """Resolution of type names in the fields of a message."""
+    """Yield messages and those nested in them, but for the entries of maps."""
     for message in messages:
         if not message.GetOptions().map_entry:
             yield message

@@ -1,4 +1,4 @@
-"""How does a table in the words of a ``.proto`` file become message classes?
+"""Protobuf message classes from tables in ``.proto`` syntax.
 
 Built into a descriptor pool of our own: other packages register the same names in the process-wide pool,
 and two copies there end the process (``docs/adr/0005-protobuf-pool.md``).
@@ -88,7 +88,7 @@ def _file(table: Table, enums: Set[str]) -> descriptor_pb2.FileDescriptorProto:
 
 
 class _Types(NamedTuple):
-    """How the names of types in the fields of a message are to be read."""
+    """Resolution of type names in the fields of a message."""
 
     package: str
     owner: str

@@ -25,7 +25,7 @@ SWAP = sys.byteorder == "big"
 def from_raw(
     raw: "bytes | memoryview", datatype: DataType, shape: Sequence[int], count: int, field: str
 ) -> Array:
-    """An array over the bytes: a view where they are aligned, else (and for BYTES) a copy.
+    """Return an array over the bytes: a view if they are aligned, else (and for BYTES) a copy.
 
     Args:
         count: Product of ``shape``.
@@ -53,7 +53,7 @@ def from_raw(
 
 
 def to_raw(tensor: Tensor) -> "bytes | memoryview":
-    """The elements as they lie on the wire; many numbers are not copied."""
+    """Return the elements in wire format; large numeric arrays are not copied."""
     array = tensor.array
     if tensor.datatype is DataType.BYTES:
         return _pack_strings(array)

@@ -1,8 +1,8 @@
 """Conversion between JSON values and numpy arrays.
 
-One place for every JSON protocol: elements nested or flat in row-major order, checked against
-the declared shape and datatype. Nothing wraps and nothing is rounded away: a number that its
-datatype cannot hold is refused. It does not know a request, a model or a protocol's object.
+Common to all JSON protocols: elements nested or flat in row-major order, checked against the declared shape
+and datatype. Numbers never wrap or lose precision: one that its datatype cannot hold is rejected. It knows no
+request, model or protocol.
 
 Pure.
 """

@@ -1,7 +1,7 @@
 """Varints of protobuf messages, alone and in packed fields.
 
-Seven bits a byte, the lowest first; every byte but a number's last has its top bit set. Of a packed field all
-numbers are read and written at a time. It knows no message and no sign.
+Seven bits per byte, the lowest first; every byte but a number's last has its top bit set. Packed fields are
+read and written as a whole. It knows no message and no sign.
 
 Pure.
 """

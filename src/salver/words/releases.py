@@ -210,7 +210,7 @@ def check_traffic(said: Traffic | Split) -> None:
 
 
 class Assignment(msgspec.Struct, frozen=True, eq=False):
-    """Where requests are sent, and why. Equal assignments may share one object and are counted by identity.
+    """Version and reason of an assignment. Equal ones may share an object; counted by identity.
 
     Attributes:
         reason: ``hash``, or what took precedence over it. :data:`COUNTED` lists what counts as evidence.

@@ -79,7 +79,7 @@ class Ensemble:
 
     @property
     def capabilities(self) -> Capabilities:
-        """Its models answer in its service."""
+        """Return the engine's capabilities: its models answer on its behalf."""
         return Capabilities(asks_others=True)
 
     def insight(self) -> Insight:
@@ -157,7 +157,7 @@ class DecoupledEnsemble(Ensemble):
 
     @property
     def capabilities(self) -> Capabilities:
-        """It streams, and its models answer in its service."""
+        """Return the engine's capabilities: it streams, and its models answer on its behalf."""
         return Capabilities(stream=self.stream, gives_parts=self.graph.gives_parts, asks_others=True)
 
     async def infer(

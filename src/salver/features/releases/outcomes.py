@@ -75,7 +75,7 @@ class OutcomeStore:
 
 
 def _checked(outcomes: Sequence[Outcome], now: float) -> tuple[list[_Row], list[Refused]]:
-    """The rows of good ones, and what is wrong about the others."""
+    """Return the rows of valid outcomes, and the errors of the others."""
     rows, refused = [], []
     for outcome in outcomes:
         if fault := _fault(outcome, now):

@@ -15,7 +15,7 @@ from salver.words.errors import Outdated
 
 
 class NewPolicy(Why, frozen=True, forbid_unknown_fields=True):
-    """What moving an alias does."""
+    """Effect of moving an alias."""
 
     policy: Literal["immediate"] | Policy
 

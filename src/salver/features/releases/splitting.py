@@ -142,17 +142,17 @@ class SplitRequest:
 
     @property
     def model(self) -> str:
-        """The model in the release."""
+        """Return the model in the release."""
         return self.plan.split.model
 
     @property
     def versions(self) -> Sequence[str]:
-        """That of the arm, and the stable one."""
+        """Return the version of the arm, and the stable one."""
         return self.plan.versions
 
     @property
     def is_open(self) -> bool:
-        """Its unit is not known before its parameters are read."""
+        """Return whether the unit is unknown until the parameters are read."""
         return self.plan.assignment is None
 
     def settled(self, request: InferRequest) -> "SplitRequest":

@@ -32,7 +32,7 @@ LEVELS: Final = ("debug", "info", "warning", "error")
 
 
 class LogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is logged, and in which format.
+    """Levels, format and destination of the log.
 
     Attributes:
         format: ``auto`` is ``console`` on a terminal and ``json`` elsewhere.

@@ -70,8 +70,8 @@ class TwinBackend:
     """Backend for twins, which exist only in Salver's state directory. It has no options.
 
     Args:
-        rest: The SavedModel, which runs the signatures that are no graphs; None = all are.
-        runs: Which are, the first one first.
+        rest: The SavedModel, for signatures without graph; None = all have one.
+        runs: Signatures with a graph, the default first.
     """
 
     name = "onnx"

@@ -6,7 +6,7 @@ import msgspec
 
 
 class TwinsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which format runs models that can be converted.
+    """Preferred format of models that can be converted.
 
     Attributes:
         prefer: ``onnx`` = SavedModels run as ONNX graphs, as far as they can be converted.

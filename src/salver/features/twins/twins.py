@@ -42,10 +42,9 @@ class Twins:
     """Store of converted models.
 
     Args:
-        state_dir: They are kept there; empty = for as long as this lives.
-        by_default: Of SavedModels whose owner says nothing.
-        samples_of: Reads the requests that a SavedModel's owner gave, from its folder; others are invented
-            beside them. Blocking.
+        state_dir: Folder of the converted models; empty = temporary.
+        by_default: For SavedModels without a setting.
+        samples_of: Reads the sample requests in a SavedModel's folder; generated ones are added. Blocking.
     """
 
     def __init__(

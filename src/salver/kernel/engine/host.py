@@ -27,7 +27,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 class Program(Protocol):
-    """What a host process does, in place of :func:`host_model`, where its plan names one."""
+    """Program of a host process that replaces :func:`host_model` if its plan names it."""
 
     def __call__(self, channel: Channel, load: Load, requests: Arena, responses: Arena) -> int:
         """Load and run the model until told to stop; return the exit status."""

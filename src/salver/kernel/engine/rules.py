@@ -45,7 +45,7 @@ class Line(Protocol):
 
 
 class Choice(NamedTuple):
-    """What to run now.
+    """Decision of a rule: rows to run now.
 
     Attributes:
         rows: Maximum rows of the batch; 0 = nothing now.

@@ -76,7 +76,7 @@ class Waiting:
 
 
 class Batch(msgspec.Struct, frozen=True):
-    """What to run now, why the batch closed, and which requests were dropped.
+    """Requests to run now, why the batch closed, and dropped requests.
 
     Attributes:
         reason: ``full``, ``preferred``, ``time``, ``drain``, ``deadline``, ``urgent``, ``bulk`` or

@@ -32,7 +32,7 @@ class Sides(NamedTuple):
 
 
 class Weight(NamedTuple):
-    """Which evidence a bucket contributes to.
+    """Flags for the evidence that a bucket contributes to.
 
     Attributes:
         gate_margin: Margin of its stage; None = no gate.
