@@ -1,4 +1,4 @@
-"""Loader of ensembles."""
+"""Loader of ensembles: connects the models of a graph."""
 
 from collections.abc import Callable
 
