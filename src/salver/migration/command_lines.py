@@ -28,7 +28,7 @@ _IMAGES: Final[tuple[tuple[re.Pattern[str], ServerName], ...]] = (
         "tensorflow-serving",
     ),
 )
-#: Words that begin a command in which a server's name is a thing and no program.
+#: Programs that take a server's name as an argument.
 _ABOUT: Final = frozenset(
     [
         "apt",
@@ -72,18 +72,18 @@ _INSTRUCTION: Final = re.compile(
 )
 _MOST_LAUNCHES: Final = 64
 _MOST_DEEP: Final = 40
-#: What the images start where they are told nothing.
+#: Command lines of images without arguments.
 _TORCHSERVE_USUAL: Final = ("--start", "--foreground", "--ts-config", "/home/model-server/config.properties")
 
 
 class Launch(msgspec.Struct, frozen=True):
-    """A server that is started.
+    """A command line that starts a server.
 
     Attributes:
-        words: Its arguments, variables put in as far as they are known.
-        line: In the file, from 1 on; 0 = not known.
-        environment: What the same file sets.
-        mounts: Folders and files on the host, by their path in the container.
+        words: Its arguments, with known variables expanded.
+        line: Line in the file, from 1; 0 = unknown.
+        environment: Variables that the same file sets.
+        mounts: Paths on the host, by path in the container.
     """
 
     server: ServerName
@@ -94,7 +94,7 @@ class Launch(msgspec.Struct, frozen=True):
 
 
 def of_shell(text: str) -> tuple[Launch, ...]:
-    """Those of a shell script, a unit of systemd or the like.
+    """Return the command lines in a shell script, a systemd unit or the like.
 
     >>> [launch.words for launch in of_shell("nohup tritonserver --model-repository=/m > log &")]
     [('--model-repository=/m',)]
@@ -110,7 +110,7 @@ def of_shell(text: str) -> tuple[Launch, ...]:
 
 
 def of_dockerfile(text: str) -> tuple[Launch, ...]:
-    """What a container of this Dockerfile starts."""
+    """Return the command lines that a container of this Dockerfile runs."""
     environment: dict[str, str] = {}
     mounts: dict[str, str] = {}
     entry: list[str] = []
@@ -137,11 +137,11 @@ def of_dockerfile(text: str) -> tuple[Launch, ...]:
 
 
 def of_yaml(documents: Iterable[Any], text: str = "") -> tuple[Launch, ...]:
-    """What the containers of Compose and Kubernetes files start.
+    """Return the command lines of containers in Compose and Kubernetes files.
 
     Args:
-        documents: As a safe reader made them; shared parts are looked at once.
-        text: The file, for the numbers of lines.
+        documents: Documents of a safe reader; shared parts are visited once.
+        text: The file, for line numbers.
     """
     found: list[Launch] = []
     seen: set[int] = set()
@@ -155,7 +155,7 @@ def of_yaml(documents: Iterable[Any], text: str = "") -> tuple[Launch, ...]:
 
 
 def filled(word: str, environment: Mapping[str, str]) -> str:
-    """With variables put in as far as they are known; the present folder is ``.``.
+    """Return a text with known variables expanded; the working directory is ``.``.
 
     >>> filled("$PWD/${NAME:-m}/$(X)", {"X": "1"})
     './m/1'
@@ -173,7 +173,7 @@ def filled(word: str, environment: Mapping[str, str]) -> str:
 
 
 def _logical(text: str) -> Iterator[tuple[int, str]]:
-    """Lines with what they go on with behind a backslash, and the number of the first."""
+    """Yield lines joined with their continuations, and the number of the first."""
     begun, start = "", 0
     for number, line in enumerate(text.splitlines(), 1):
         if not begun and line.lstrip().startswith("#"):
@@ -190,7 +190,7 @@ def _logical(text: str) -> Iterator[tuple[int, str]]:
 
 
 def _split(line: str) -> list[str]:
-    """Words and operators; of what is no shell, nothing."""
+    """Tokenise a shell command; return nothing if it is not one."""
     lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
     lexer.whitespace_split = True
     try:
@@ -200,7 +200,7 @@ def _split(line: str) -> list[str]:
 
 
 def _segments(words: Sequence[str]) -> Iterator[list[str]]:
-    """Simple commands; what follows ``<`` or ``>`` is no part of them."""
+    """Yield simple commands, without redirections."""
     segment: list[str] = []
     skips = False
     for word in words:
@@ -255,7 +255,7 @@ def _program(word: str, before: str = "") -> ServerName | None:
     return None if before in ("-m", "--name", "-f") else _PROGRAMS.get(name)
 
 
-#: Options of ``docker run`` that take a word.
+#: Options of ``docker run`` with a value.
 _WITH_WORD: Final = frozenset(
     [
         "-v",
@@ -324,13 +324,13 @@ def _of_docker_run(segment: list[str], environment: Mapping[str, str], line: int
 
 
 def _bound(told: str) -> dict[str, str]:
-    """``SOURCE:TARGET[:ro]``."""
+    """Return the mount in ``SOURCE:TARGET[:ro]``."""
     parts = told.split(":")
     return {parts[1]: parts[0]} if len(parts) >= 2 and parts[1].startswith("/") else {}
 
 
 def _mounted(told: str) -> dict[str, str]:
-    """``type=bind,source=S,target=T``."""
+    """Return the mount in ``type=bind,source=S,target=T``."""
     keys = dict(part.partition("=")[::2] for part in told.split(","))
     source = keys.get("source") or keys.get("src")
     target = keys.get("target") or keys.get("dst") or keys.get("destination")
@@ -346,7 +346,7 @@ def _first(text: str) -> str:
 
 
 def _variables(text: str) -> dict[str, str]:
-    """``A=1 B=2``, or ``A 1``."""
+    """Return the variables in ``A=1 B=2`` or ``A 1``."""
     words = _split(text)
     pairs = [told.groups() for word in words if (told := _ASSIGNMENT.fullmatch(word))]
     if pairs:
@@ -364,13 +364,13 @@ def _copied(text: str) -> dict[str, str]:
         return {target: sources[0]}
     base = target.rstrip("/")
     found = {f"{base}/{PurePosixPath(source).name}": source for source in sources}
-    if len(sources) == 1:  # of a folder the content is copied
+    if len(sources) == 1:  # the content of a folder is copied
         found[base] = sources[0]
     return found
 
 
 def _listed(text: str) -> list[str]:
-    """The words of a JSON list of texts; else none."""
+    """Return the words of a JSON list of strings; None for other texts."""
     try:
         words = json.loads(text)
     except (ValueError, RecursionError):
@@ -403,7 +403,7 @@ def _of_container(
     found = [launch for segment in segments for launch in _of_segment(segment, environment, 0)]
     if not found and made and not any(_program(word) for word in words):
         found = [Launch(made, _usual(made, words, environment), 0, dict(environment))]
-        if made == "triton":  # its image starts nothing by itself
+        if made == "triton":  # its image starts no server by itself
             found = []
     for launch in found:
         filled_in = tuple(filled(word, environment) for word in launch.words)
@@ -415,7 +415,7 @@ def _server_of(image: str) -> ServerName | None:
 
 
 def _usual(server: ServerName, words: Sequence[str], environment: Mapping[str, str]) -> tuple[str, ...]:
-    """What an image starts with these arguments."""
+    """Return the command line of an image with these arguments."""
     if server == "torchserve":
         return _TORCHSERVE_USUAL
     flags = [word for word in words if word.startswith("-")]
@@ -429,7 +429,7 @@ def _usual(server: ServerName, words: Sequence[str], environment: Mapping[str, s
 def _containers(
     value: Any, volumes: Mapping[str, str], seen: set[int], deep: int
 ) -> Iterator[tuple[Mapping[str, Any], Mapping[str, str]]]:
-    """Mappings that say what a container runs, with the folders of the host that its volumes are."""
+    """Yield the mappings that describe containers, with the host folders of their volumes."""
     if not isinstance(value, dict | list) or id(value) in seen or deep > _MOST_DEEP:
         return
     seen.add(id(value))
@@ -497,7 +497,7 @@ def _compose_mounts(told: Any, environment: Mapping[str, str]) -> dict[str, str]
 
 
 def _line_of(launch: Launch, container: Mapping[str, Any], text: str) -> int:
-    """Where its image stands, or one of its words."""
+    """Return the line of an image or of one of its arguments."""
     for word in (str(container.get("image") or ""), *launch.words):
         for number, line in enumerate(text.splitlines(), 1):
             if word and word in line:

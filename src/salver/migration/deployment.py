@@ -54,7 +54,7 @@ class Sighting(msgspec.Struct, frozen=True):
 Recognise = Callable[[Path, bool, ReadText], Iterable[Sighting]]
 
 
-class Started(msgspec.Struct, frozen=True):
+class ServerStart(msgspec.Struct, frozen=True):
     """A command line that starts a server, and its file."""
 
     file: Path
@@ -78,7 +78,7 @@ class Deployment(msgspec.Struct, frozen=True):
     repositories: tuple[Path, ...] = ()
     base_paths: tuple[Path, ...] = ()
     files: Mapping[Kind, tuple[Path, ...]] = {}
-    started: tuple[Started, ...] = ()
+    started: tuple[ServerStart, ...] = ()
     unread: tuple[str, ...] = ()
 
     def meant(self, path: str, launch: Launch, beside: Path) -> Path | None:
@@ -113,7 +113,7 @@ class _Walk:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.found: dict[Kind, dict[Path, None]] = {}
-        self.started: list[Started] = []
+        self.started: list[ServerStart] = []
         self.unread: list[str] = []
         self.read = 0
 
@@ -168,7 +168,7 @@ def look(folder: Path, recognisers: Sequence[Recognise]) -> Deployment:
     """Return what lies in a folder. Blocking.
 
     Args:
-        recognisers: Those of the servers.
+        recognisers: One for each kind of server.
 
     Raises:
         NotFound: it is no folder.
@@ -236,7 +236,7 @@ def _add_launches(path: Path, walk: _Walk) -> None:
         launches = command_lines.of_shell(walk.text(path))
     else:
         return
-    walk.started += [Started(path, launch) for launch in launches if _starts(launch)]
+    walk.started += [ServerStart(path, launch) for launch in launches if _starts(launch)]
 
 
 def _starts(launch: Launch) -> bool:

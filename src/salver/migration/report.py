@@ -13,7 +13,7 @@ from typing import Final, Literal
 import msgspec
 
 from salver.configuration import ServeConfig
-from salver.migration.deployment import Deployment, Started
+from salver.migration.deployment import Deployment, ServerStart
 from salver.migration.models import FAILS, Model
 from salver.terminal.server_flags import CommandLine, ParsedFlags
 from salver.words.errors import SalverError
@@ -100,7 +100,7 @@ def relevant(environment: Mapping[str, str], more: Container[str] = ()) -> dict[
     return {name: text for name, text in environment.items() if _RELEVANT.match(name) or name in more}
 
 
-def place_of(started: Started, deployment: Deployment) -> str:
+def place_of(started: ServerStart, deployment: Deployment) -> str:
     """Return file and line of a command line."""
     file = started.file.relative_to(deployment.folder)
     return f"{file}:{started.launch.line}" if started.launch.line else str(file)
@@ -157,7 +157,7 @@ def located(
     words: Sequence[str],
     named: Sequence[str],
     deployment: Deployment,
-    started: Started,
+    started: ServerStart,
     only: Path | None,
 ) -> tuple[list[str], list[str]]:
     """Return the words with these flags' paths in the folder, and a text for each path that is not there.

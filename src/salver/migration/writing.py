@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 from salver.kernel.repository import Repository
-from salver.kernel.repository.toml_written import written
+from salver.kernel.repository.toml_writer import to_toml
 from salver.migration.models import Installed
 from salver.migration.ports import ServerMigration
 from salver.migration.report import FILES, Service
@@ -133,7 +133,7 @@ def _write_repository(root: Path, manifests: Iterable[Manifest], comment: str, i
         model = root / manifest.id.name
         model.mkdir(parents=True, exist_ok=True)
         (model / version).symlink_to(_version_of(manifest), target_is_directory=True)
-        (model / "salver.toml").write_text(written(_plain(manifest), comment))
+        (model / "salver.toml").write_text(to_toml(_plain(manifest), comment))
         wanted[manifest.id.name, version] = _plain(manifest)
     if not wanted:
         return

@@ -27,7 +27,7 @@ from salver.words.errors import SalverError
 if TYPE_CHECKING:
     from salver.configuration import ServeConfig
     from salver.kernel.repository import NamedModel
-    from salver.migration.deployment import Deployment, Kind, Started
+    from salver.migration.deployment import Deployment, Kind, ServerStart
     from salver.words.artifacts import Manifest
 
 _NAME: Final = "tensorflow-serving"
@@ -143,7 +143,7 @@ def _of_one(path: Path) -> list[str]:
     return [f"--model_name={path.name}", f"--model_base_path={path}"]
 
 
-def _started(started: "Started", deployment: "Deployment", installed: Installed) -> Service:
+def _started(started: "ServerStart", deployment: "Deployment", installed: Installed) -> Service:
     where = place_of(started, deployment)
     lists, bases = deployment.files.get("models", ()), deployment.base_paths
     words, lost = located(
@@ -165,7 +165,7 @@ class _Survey:
         self,
         where: str,
         deployment: "Deployment",
-        started: "Started | None",
+        started: "ServerStart | None",
         installed: Installed,
     ) -> None:
         self._where = where

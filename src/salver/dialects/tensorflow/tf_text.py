@@ -1,9 +1,6 @@
-"""What does a configuration file of TensorFlow Serving say, and if it is wrong, where?
+"""Parsing of TensorFlow Serving's configuration files.
 
-Text-format protobuf into a message of :mod:`salver.dialects.tensorflow.tf_schema`. What it means is the
-reader's.
-
-Pure.
+Text-format protobuf becomes a message of :mod:`salver.dialects.tensorflow.tf_schema`. Pure.
 """
 
 import difflib
@@ -22,14 +19,14 @@ _UNKNOWN_FIELD: Final = re.compile(
 
 
 def parse(text: bytes, kind: str, origin: str) -> Any:
-    """The message that a file holds.
+    """Return the message that a file holds.
 
     Args:
-        kind: Of ``tensorflow.serving``, as ``ModelServerConfig``.
+        kind: Message of ``tensorflow.serving``, such as ``ModelServerConfig``.
         origin: The file's path, for messages.
 
     Raises:
-        InvalidInput: in the words that TensorFlow Serving logs (TF-L6), with line, field and nearest field.
+        InvalidInput: with TensorFlow Serving's text (TF-L6), line, field and nearest field.
     """
     prefix = f"Error parsing text-format tensorflow.serving.{kind}:"
     try:
@@ -47,16 +44,16 @@ def parse(text: bytes, kind: str, origin: str) -> Any:
 
 
 def unpacked(packed: Any) -> Any:
-    """What an ``Any`` holds, of a type that is known here.
+    """Return the message in an ``Any``.
 
     Raises:
-        KeyError: it is none of TensorFlow Serving's.
+        KeyError: its type is unknown.
     """
     return tf_schema.build()[packed.type_url.rpartition(".")[2]].FromString(packed.value)
 
 
 def _near(said: str) -> str:
-    """What may have been meant."""
+    """Return the nearest field, or all known ones."""
     unknown = _UNKNOWN_FIELD.search(said)
     message = tf_schema.build().get(unknown[1]) if unknown else None
     if unknown is None or message is None:

@@ -18,15 +18,15 @@ from salver.words.handlers import Workers
 _USUAL: Final = Workers()
 _NOTHING: Final = Wishes()
 _MOST_KNOWN: Final = 1024
-_BLOCK: Final = 512  # bytes, in which a file system says how much of a file there is
+_BLOCK: Final = 512  # unit of st_blocks, in bytes
 
 
-class Described(msgspec.Struct, frozen=True):
-    """An archive, and what it wants.
+class ArchiveDescription(msgspec.Struct, frozen=True):
+    """Manifest and configuration of an archive.
 
     Attributes:
-        yaml: None = it has no ``model-config.yaml``.
-        is_whole: It lies on this machine, and not only in outlines.
+        yaml: Content of ``model-config.yaml``; None = it has none.
+        is_whole: Whether it lies on this machine completely, not only as an outline.
     """
 
     archive: HandlerArchive = HandlerArchive()
@@ -34,12 +34,12 @@ class Described(msgspec.Struct, frozen=True):
     is_whole: bool = True
 
 
-def describe(path: Path) -> Described:
-    """What an archive or folder says. Blocking.
+def describe(path: Path) -> ArchiveDescription:
+    """Return the description of an archive or folder. Blocking.
 
     Raises:
-        BadArchive: it is none, or is not whole.
-        MissingExtra: nothing here reads its ``model-config.yaml``.
+        BadArchive: it is none, or incomplete.
+        MissingExtra: no package is installed that reads its ``model-config.yaml``.
     """
     if path.is_dir():
         return _describe(path)
@@ -85,23 +85,23 @@ def with_archive(manifest: Manifest) -> Manifest:
 
 
 @functools.lru_cache(_MOST_KNOWN)
-def _described(path: Path, changed: int, size: int, inode: int) -> Described:
+def _described(path: Path, changed: int, size: int, inode: int) -> ArchiveDescription:
     try:
         return _describe(path)
     except BadArchive:
         if path.stat().st_blocks * _BLOCK < size:  # of an object store; read again when it is loaded
-            return Described(is_whole=False)
+            return ArchiveDescription(is_whole=False)
         raise
 
 
-def _describe(path: Path) -> Described:
+def _describe(path: Path) -> ArchiveDescription:
     archive = read_archive(path)
     check_members(path)
     if not archive.config_file:
-        return Described(archive, None)
+        return ArchiveDescription(archive, None)
     content = read_text(path, archive.config_file)
     if content is None:
         raise BadArchive(
             f"{path.name} has no '{archive.config_file}', which its manifest names as its configFile"
         )
-    return Described(archive, parse(content, f"{path.name}: {archive.config_file}"))
+    return ArchiveDescription(archive, parse(content, f"{path.name}: {archive.config_file}"))

@@ -1,8 +1,8 @@
-"""What says an archive of a handler of itself (TS-A1), and how does it become a folder?
+"""Archives of handlers: their manifest, and unpacking them (TS-A1).
 
-An archive is a zip (``.mar``), a compressed tar, or a folder; ``MAR-INF/MANIFEST.json`` in it says which
-model it is, and whose program runs it. It comes from outside: what it says is checked, and what it holds is
-unpacked into an empty folder or not at all. It loads nothing.
+An archive is a zip (``.mar``), a compressed tar, or a folder with ``MAR-INF/MANIFEST.json``, which names
+the model and its program. Archives are untrusted: manifests are checked, and members are unpacked into an
+empty folder or not at all. Nothing is loaded.
 """
 
 import contextlib
@@ -21,26 +21,26 @@ from salver.stores.unpack import BROKEN, honest_bytes
 from salver.stores.unzip import is_zip, read_member
 from salver.words.errors import BadArchive, LoadFailed
 
-#: In an archive, or right below its only folder.
+#: Path in an archive, or in its only folder.
 MANIFEST: Final = "MAR-INF/MANIFEST.json"
 RUNTIMES: Final = ("python", "python3", "LSP")
-#: What TorchServe says of what is no archive, too.
+#: TorchServe's text, also for files that are no archive.
 _NO_NAME: Final = "Model name is not defined."
-_USUAL_VERSION: Final = "1.0"  # as TorchServe has it where the manifest says none
+_USUAL_VERSION: Final = "1.0"  # TorchServe's default
 _MOST_BYTES: Final = 1 << 20
 _MOST_NAME: Final = 255
-_MOST_LOOKED_AT: Final = 100_000  # members of a tar, until the manifest is found
+_MOST_LOOKED_AT: Final = 100_000  # members of a tar before its manifest
 _SIZE_OF_TEXT: Final = 4 << 20
 
 
 class HandlerArchive(msgspec.Struct, frozen=True):
-    """What an archive says.
+    """Content of an archive's manifest.
 
     Attributes:
-        name: Empty = it has no manifest, or one that does not say it.
-        handler: ``file.py``, ``file.py:entry``, or the name of a handler that is built in.
-        serialized_file, model_file, requirements_file, config_file: Paths inside; empty = it has none.
-        envelope: How requests are wrapped; empty = as the server has it.
+        name: Name of the model; empty = not given.
+        handler: ``file.py``, ``file.py:entry``, or the name of a built-in handler.
+        serialized_file, model_file, requirements_file, config_file: Paths inside; empty = none.
+        envelope: How requests are wrapped; empty = the server's default.
         runtime: One of :data:`RUNTIMES`.
     """
 
@@ -57,13 +57,13 @@ class HandlerArchive(msgspec.Struct, frozen=True):
 
 
 def parse(content: bytes, where: str) -> HandlerArchive:
-    """A manifest.
+    """Parse a manifest.
 
     Args:
         where: The archive, for messages.
 
     Raises:
-        BadArchive: it is none; the message names the key.
+        BadArchive: it is wrong; the message names the key.
     """
     try:
         whole = msgspec.json.decode(content)
@@ -72,7 +72,7 @@ def parse(content: bytes, where: str) -> HandlerArchive:
     model = whole.get("model") if isinstance(whole, dict) else None
     if not isinstance(model, dict):
         raise BadArchive("Missing Model entry in manifest file.", fix=f"It is {MANIFEST} of {where}.")
-    said = _Said(model, where)
+    said = _Section(model, where)
     archive = HandlerArchive(
         name=_called(said.text("modelName"), "modelName", where),
         version=_called(said.text("modelVersion") or _USUAL_VERSION, "modelVersion", where),
@@ -83,7 +83,7 @@ def parse(content: bytes, where: str) -> HandlerArchive:
         requirements_file=said.path("requirementsFile"),
         config_file=said.path("configFile"),
         extra_files=said.paths("extraFiles") or said.paths("extensions"),
-        runtime=_Said(whole, where).text("runtime") or RUNTIMES[0],
+        runtime=_Section(whole, where).text("runtime") or RUNTIMES[0],
     )
     if not is_inside(archive.handler.partition(":")[0]):
         raise BadArchive(f"{where}: 'handler' of {MANIFEST} lies outside of it: '{archive.handler}'")
@@ -93,17 +93,17 @@ def parse(content: bytes, where: str) -> HandlerArchive:
 
 
 def read_archive(path: Path) -> HandlerArchive:
-    """What the archive or folder says of itself. Blocking; nothing is unpacked.
+    """Return the manifest of an archive or folder. Blocking; nothing is unpacked.
 
     Raises:
-        BadArchive: it is none, or cannot be read. One without a manifest is an archive without a name.
+        BadArchive: it is no archive, or cannot be read. Without a manifest it has no name.
     """
     content = _manifest_of(path)
     return HandlerArchive() if content is None else parse(content, path.name)
 
 
 def read_text(path: Path, name: str) -> bytes | None:
-    """A small file of an archive or folder, as its manifest names it; None = it has no such file. Blocking.
+    """Return a small file of an archive or folder; None if there is none. Blocking.
 
     Raises:
         BadArchive: it is too large, or cannot be read.
@@ -119,10 +119,10 @@ def read_text(path: Path, name: str) -> bytes | None:
 
 
 def check_members(path: Path) -> None:
-    """May it be unpacked, as far as its members tell? Blocking; nothing is unpacked.
+    """Check by its members whether an archive may be unpacked. Blocking; nothing is unpacked.
 
     Raises:
-        BadArchive: a member is none that may be, or it is too much for an honest archive.
+        BadArchive: a member is not allowed, or the unpacked size is implausible.
     """
     if not path.is_file():
         return
@@ -136,10 +136,10 @@ def check_members(path: Path) -> None:
 
 
 def unpack_archive(archive: Path, folder: Path) -> Path:
-    """Unpack an archive into an empty folder; the folder that is the model's, which may lie below. Blocking.
+    """Unpack an archive into an empty folder; return the model's folder, which may lie below. Blocking.
 
     Raises:
-        BadArchive: it is none, is harmful or too large, or cannot be written; the folder is as it may be.
+        BadArchive: it is harmful, too large or broken, or cannot be written; the folder may be incomplete.
     """
     try:
         if is_zip(archive):
@@ -152,7 +152,7 @@ def unpack_archive(archive: Path, folder: Path) -> Path:
 
 
 def root_of(folder: Path) -> Path:
-    """Where ``MAR-INF`` is: the folder, or the only one in it (the archiver's ``tgz``)."""
+    """Return the folder of ``MAR-INF``: this one, or the only one in it (the archiver's ``tgz``)."""
     below = [entry for entry in os.scandir(folder) if not entry.is_symlink()]
     if len(below) == 1 and below[0].is_dir() and Path(below[0].path, MANIFEST).is_file():
         return Path(below[0].path)
@@ -160,7 +160,7 @@ def root_of(folder: Path) -> Path:
 
 
 def is_inside(name: str) -> bool:
-    """Can the path be one below an archive's folder?
+    """Return whether a path stays in an archive's folder.
 
     >>> [is_inside(name) for name in ("a/b.py", "/a", "../a", "a\\\\..\\\\b")]
     [True, False, False, False]
@@ -169,8 +169,8 @@ def is_inside(name: str) -> bool:
     return ".." not in parts and not name.startswith(("/", "\\")) and name.isprintable()
 
 
-class _Said:
-    """What a part of a manifest says, key by key."""
+class _Section:
+    """Typed access to a part of a manifest."""
 
     def __init__(self, values: dict[str, Any], where: str) -> None:
         self._values = values
@@ -191,7 +191,7 @@ class _Said:
         return path
 
     def paths(self, key: str) -> tuple[str, ...]:
-        """A list, or one text with commas, as the archiver's option has it."""
+        """Return a list, or a text with commas, as the archiver's option has it."""
         value = self._values.get(key)
         texts = value.split(",") if isinstance(value, str) else value or ()
         if not isinstance(texts, list | tuple):
@@ -240,7 +240,7 @@ def _opened(path: Path, room: int) -> Iterator[tarfile.TarFile]:
 
 
 def _of_tar(path: Path, name: str, most: int) -> bytes | None:
-    """A member, be it below the archive's only folder."""
+    """Return a member, which may lie below the archive's only folder."""
     room = honest_bytes(path.stat().st_size)
     with _opened(path, room) as tar:
         for count, member in enumerate(tar):

@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from salver.dialects.torchserve.archive import Described, describe
+from salver.dialects.torchserve.archive import ArchiveDescription, describe
 from salver.dialects.torchserve.archive_files import RUNTIMES
 from salver.dialects.torchserve.archive_store import Found, Shelf
 from salver.dialects.torchserve.engine.engine import HandlerEngine
@@ -398,7 +398,7 @@ class HandlerStore:
         self._plane.refresh()
         return entry
 
-    async def _describe(self, found: Found, start: AtStart | None) -> Described:
+    async def _describe(self, found: Found, start: AtStart | None) -> ArchiveDescription:
         """What the archive says. Junk in a snapshot's place is listed all the same, with no workers."""
         try:
             return await asyncio.to_thread(describe, found.path)
@@ -406,7 +406,7 @@ class HandlerStore:
             if start is None or start.setting is None:
                 raise
             _LOG.warning("Failed to load model: %s: %s", start.url, error)
-            return Described()
+            return ArchiveDescription()
 
     async def _find(self, order: Registration) -> Found:
         work = asyncio.to_thread(self._shelf.find, order.url, is_encrypted=order.is_encrypted)

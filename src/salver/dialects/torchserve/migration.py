@@ -21,7 +21,7 @@ from salver.migration.report import FILES, Service, Setting, in_flags, located, 
 from salver.words.errors import BadArchive, InvalidInput, SalverError
 
 if TYPE_CHECKING:
-    from salver.migration.deployment import Deployment, Started
+    from salver.migration.deployment import Deployment, ServerStart
     from salver.words.artifacts import Manifest
 
 _NAME: Final = "torchserve"
@@ -109,7 +109,7 @@ def _stores(deployment: "Deployment") -> list[Path]:
 class _Survey:
     """One server's files and models."""
 
-    def __init__(self, deployment: "Deployment", installed: Installed, started: "Started | None") -> None:
+    def __init__(self, deployment: "Deployment", installed: Installed, started: "ServerStart | None") -> None:
         self._deployment = deployment
         self._installed = installed
         self._started = started

@@ -11,7 +11,7 @@ from typing import Final
 
 from salver.backends.installed import is_installed
 from salver.backends.protocol import ArtifactKind
-from salver.dialects.torchserve.archive import Described, describe
+from salver.dialects.torchserve.archive import ArchiveDescription, describe
 from salver.dialects.torchserve.archive_files import read_text
 from salver.dialects.torchserve.model_yaml import read_keys
 from salver.migration.models import DIFFERS, FAILS, RUNS, Installed, Model, Verdict, lack_of, lacking
@@ -64,7 +64,7 @@ class ArchiveJudge:
         fate = (not missing, verdict, why, fix)
         return Model(_SERVER, name, versions, str(path), what.format, what.backend, *fate)
 
-    def _fate(self, path: Path, said: Described) -> tuple[Verdict, tuple[str, ...], str]:
+    def _fate(self, path: Path, said: ArchiveDescription) -> tuple[Verdict, tuple[str, ...], str]:
         archive = said.archive
         if archive.runtime == "LSP":
             return FAILS, (_CPP,), "Export the model for Python, or as ONNX."
@@ -115,7 +115,7 @@ class ArchiveJudge:
         except BadArchive:
             return False
 
-    def _keys(self, path: Path, said: Described) -> None:
+    def _keys(self, path: Path, said: ArchiveDescription) -> None:
         """Record the effect of each key of its ``model-config.yaml``."""
         if said.yaml is None:
             return

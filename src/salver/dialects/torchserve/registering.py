@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from salver.dialects.torchserve.archive import Described
+from salver.dialects.torchserve.archive import ArchiveDescription
 from salver.dialects.torchserve.archive_files import RUNTIMES, is_inside
 from salver.dialects.torchserve.archive_store import Found, ShelfConfig
 from salver.dialects.torchserve.engine.gpus import count_gpus
@@ -113,7 +113,7 @@ def check_number(field: str, value: int, most: int = _MOST) -> None:
 def manifest_of(
     order: Registration,
     found: Found,
-    said: Described,
+    said: ArchiveDescription,
     config: HandlerStoreConfig,
     start: AtStart | None = None,
 ) -> Manifest:
@@ -157,7 +157,11 @@ def manifest_of(
 
 
 def _workers(
-    id: ModelId, order: Registration, said: Described, config: HandlerStoreConfig, start: AtStart | None
+    id: ModelId,
+    order: Registration,
+    said: ArchiveDescription,
+    config: HandlerStoreConfig,
+    start: AtStart | None,
 ) -> Workers:
     count = config.workers if start is None else config.workers_at_start
     defaults = Workers(

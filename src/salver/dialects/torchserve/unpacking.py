@@ -1,7 +1,7 @@
-"""How does an archive of a handler come to be loaded?
+"""Loading of handlers from archives.
 
-It is unpacked when it is loaded, not when it is found, and let go when it is closed. What is no archive is
-loaded as it lies. What an archive is, :mod:`salver.dialects.torchserve.archive_files` knows.
+An archive is unpacked when it is loaded, not when it is found, and released when the model is closed. Other
+artefacts are passed on to the loader.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ _LOG = logging.getLogger("salver.words.handlers")
 
 
 class Loads(Protocol):
-    """Loads a version from a folder (the loader)."""
+    """Loader of a version from a folder."""
 
     async def load(self, manifest: Manifest) -> Servable:
         """Load one version and make it ready to run."""
@@ -33,10 +33,10 @@ class Loads(Protocol):
 
 
 class Unpacking:
-    """Loads versions from their archives.
+    """Loader of versions that unpacks their archives.
 
     Args:
-        installs: What they require is installed beside them.
+        installs: Whether their requirements are installed beside them.
     """
 
     def __init__(self, loader: Loads, archives: UnpackedArchives, *, installs: bool = False) -> None:
@@ -48,10 +48,10 @@ class Unpacking:
         return f"<Unpacking {self._archives!r}>"
 
     async def load(self, manifest: Manifest) -> Servable:
-        """As the loader's, unpacked first where it has to be.
+        """Load one version, unpacked first if necessary.
 
         Raises:
-            LoadFailed: the reason, in words for the owner.
+            LoadFailed: with the reason, for the owner.
         """
         if manifest.format != FORMAT:
             return await self._loader.load(manifest)
@@ -80,7 +80,7 @@ class Unpacking:
         return servable
 
     async def _required(self, manifest: Manifest) -> str:
-        """The file with what is to be installed for it; empty = there is nothing, or it may not be."""
+        """Return the file of requirements to install; empty if there is none, or it is not allowed."""
         try:
             file = (await asyncio.to_thread(describe, manifest.path)).archive.requirements_file
         except SalverError as error:
@@ -95,7 +95,7 @@ class Unpacking:
         return file
 
     async def _hold(self, manifest: Manifest, file: str) -> SharedFolder:
-        """Unpacked, with what that file requires."""
+        """Unpack an archive and install the requirements in a file."""
         stop = threading.Event()
         prepare = (lambda root: install(root, file, stop)) if file else None
         unpacking = asyncio.create_task(asyncio.to_thread(self._archives.hold, manifest.path, prepare))

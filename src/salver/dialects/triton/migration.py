@@ -17,7 +17,7 @@ from salver.migration.report import Service, Setting, flags_judged, located, not
 from salver.words.errors import SalverError
 
 if TYPE_CHECKING:
-    from salver.migration.deployment import Deployment, Started
+    from salver.migration.deployment import Deployment, ServerStart
     from salver.words.artifacts import Manifest
 
 _PATHS: Final = (
@@ -79,7 +79,7 @@ class TritonMigration:
         return ()
 
 
-def _started(started: "Started", deployment: "Deployment", installed: Installed) -> Service:
+def _started(started: "ServerStart", deployment: "Deployment", installed: Installed) -> Service:
     where = place_of(started, deployment)
     only = deployment.repositories[0] if len(deployment.repositories) == 1 else None
     words, lost = located(started.launch.words, _PATHS, deployment, started, only)

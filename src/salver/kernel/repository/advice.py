@@ -1,7 +1,7 @@
-"""What a path holds that no backend recognises, and what would make it a model that Salver serves.
+"""Advice on paths that no backend recognises: what they hold, and how to make a model of it.
 
-Files are known by their first bytes and their names, folders by the files in them. Nothing is loaded, and
-a few kilobytes are read.
+Files are recognised by their first bytes and names, folders by the files in them. Nothing is loaded, and
+only a few kilobytes are read.
 """
 
 import ast
@@ -21,7 +21,7 @@ EXAMPLE: Final = "<model>/<version>/<artefact>, e.g. resnet/1/model.onnx"
 _MOST_NAMES: Final = 5
 _FUNCTION: Final = re.compile(r"([A-Za-z_][\w./-]*?)(?:\.py)?:([A-Za-z_]\w*)", re.ASCII)
 _EXPORT: Final = "Export it to ONNX ({how}), and serve the .onnx file."
-#: By suffix: what it is, and the way out.
+#: By suffix: what it is, and what to do.
 _FORMATS: Final = {
     ".gguf": ("a llama.cpp model (GGUF)", "Run it with llama.cpp, whose server speaks OpenAI's protocol."),
     ".engine": ("a TensorRT engine", "Serve the ONNX file that it was built from."),
@@ -75,7 +75,7 @@ _PUSH: Final = (
     "salver registry push {url} --name NAME --registry registry" + _REGISTRY
 )
 _SCHEME: Final = re.compile(r"(hf|https?|oci|models|runs|file):/+")
-#: Addresses that are no path, by scheme: what they are, and the way out.
+#: Addresses that are no path, by scheme: what they are, and what to do.
 _SOURCES: Final = {
     "http": ("a web address", _DOWNLOAD),
     "https": ("a web address", _DOWNLOAD),
@@ -99,15 +99,15 @@ _SOURCES: Final = {
     "file": ("a URL", "Give the path: /{rest}"),
 }
 _LONGEST: Final = 500
-#: Where models lie below an experiment, or a run, of MLflow's tracking.
+#: Where models lie below an experiment or run of MLflow tracking.
 _OF_RUNS: Final = ("artifacts/*/MLmodel", "models/*/artifacts/MLmodel", "*/artifacts/*/MLmodel")
 
 
 def check_place(path: str) -> None:
-    """Refuse what is no path, with the command that brings such a model here.
+    """Refuse what is no path, with the command that imports such a model.
 
     Raises:
-        InvalidInput: it is the address of another source of models, or of a function.
+        InvalidInput: it is the address of another source of models, or a function.
     """
     text = path[:_LONGEST]
     if scheme := _SCHEME.match(text):
@@ -124,7 +124,7 @@ def check_place(path: str) -> None:
 
 
 def missing(path: str) -> str:
-    """What to do about a path that does not exist: the nearest name that does."""
+    """Return what to do about a path that does not exist: the nearest name that does."""
     here = Path(path)
     above = next((p for p in here.parents if p.is_dir()), Path())
     try:
@@ -140,7 +140,7 @@ def missing(path: str) -> str:
 
 
 def listed(names: Sequence[str]) -> str:
-    """A few names, and how many there are besides.
+    """Return a few names, and how many more there are.
 
     >>> listed(["a", "b"]), listed([]), listed(list("abcdefg"))
     ('a, b', 'nothing', 'a, b, c, d, e and 2 more')
@@ -150,7 +150,7 @@ def listed(names: Sequence[str]) -> str:
 
 
 def unrecognised_file(path: Path) -> str:
-    """Why a file is no model, and what to do."""
+    """Return why a file is no model, and what to do."""
     if said := of_file(path):
         return said
     return (
@@ -160,7 +160,7 @@ def unrecognised_file(path: Path) -> str:
 
 
 def unrecognised_folder(where: Path, names: Iterable[str]) -> str:
-    """The same of a folder, which has files of these names."""
+    """Return the same for a folder with files of these names."""
     names = list(names)
     if said := of_folder(where, names):
         return said
@@ -174,7 +174,7 @@ def unrecognised_folder(where: Path, names: Iterable[str]) -> str:
 
 
 def of_folder(where: Path, names: Iterable[str]) -> str:
-    """What is known of a folder by the names in it; empty = nothing."""
+    """Return advice on a folder by the names in it; empty if there is none."""
     names = set(names)
     kind = ""
     if "adapter_config.json" in names:
@@ -203,7 +203,7 @@ def of_folder(where: Path, names: Iterable[str]) -> str:
 
 
 def of_file(path: Path) -> str:
-    """What is known of a file; empty = nothing."""
+    """Return advice on a file; empty if there is none."""
     if path.is_dir():
         return ""
     start = head(path, 512)
@@ -252,7 +252,7 @@ def _keras(path: Path) -> str:
 
 
 def _transformer(path: Path) -> str:
-    """What a ``config.json`` of transformers says it is; empty = it is something else's."""
+    """Return the architecture in a ``config.json`` of transformers; empty for other files."""
     try:
         said = json.loads(head(path, 1 << 20))
     except ValueError:
@@ -281,7 +281,7 @@ def _of_source(path: Path) -> str:
 
 
 def _functions(path: Path) -> dict[str, list[str]]:
-    """Arguments of the functions that a source defines, by name."""
+    """Return the arguments of the functions that a source defines, by name."""
     content = read_source(path)
     tree = parse(content) if content is not None else None
     nodes = tree.body if tree is not None else []
@@ -293,7 +293,7 @@ def _functions(path: Path) -> dict[str, list[str]]:
 
 
 def _around(path: Path, function: str) -> str:
-    """How to serve a function."""
+    """Return how to serve a function."""
     arguments = _functions(path).get(function) or ["x"]
     inputs = ", ".join(f'"{name}": ("FP32", [-1])' for name in arguments)
     values = ", ".join(f'inputs["{name}"]' for name in arguments)

@@ -1,7 +1,7 @@
-"""Bounds of every number that a configuration may hold, by what this machine can bear.
+"""Bounds of all numbers in a configuration, by what this machine can support.
 
-A table by the field's path, checked by walking the whole record: a field that is in no table must still be a
-finite number of 64 bits. Nothing is allocated, and no number is repeated over, before it has been checked.
+The whole record is walked and checked against a table by the field's path; a field that is in no table must
+still be a finite number of 64 bits. Numbers are checked before anything is allocated or repeated by them.
 """
 
 import functools
@@ -17,7 +17,7 @@ from salver.words.errors import InvalidInput
 from salver.words.handlers import MOST_WORKERS
 
 _INT64: Final = (1 << 63) - 1
-#: 100 years in milliseconds: longer than anybody waits, and what timers take.
+#: 100 years in milliseconds, which timers accept.
 _LONGEST_MS: Final = 100 * 366 * 86_400_000
 _ROWS: Final = 1 << 20
 _WAITING: Final = 1 << 24
@@ -27,7 +27,7 @@ _SLOTS: Final = 1 << 22
 
 
 class Machine(NamedTuple):
-    """What bounds are made of: usable cores, and bytes of memory."""
+    """Usable cores and bytes of memory."""
 
     cores: int
     memory: int
@@ -35,36 +35,36 @@ class Machine(NamedTuple):
 
 @functools.cache
 def machine() -> Machine:
-    """What this process runs on."""
+    """Return the machine that this process runs on."""
     return Machine(len(os.sched_getaffinity(0)), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
 
 class Most(NamedTuple):
-    """An upper bound, and where it comes from."""
+    """An upper bound and its reason."""
 
     value: float
     why: str = ""
 
     def __str__(self) -> str:
-        """As a caller is told."""
+        """Return the bound with its reason, for messages."""
         value = int(self.value)
         return f"{value} ({self.why})" if self.why else f"{value}"
 
 
 def most_instances(here: Machine) -> Most:
-    """Instances of a model, or threads of a run."""
+    """Return the most instances of a model, or threads of a run."""
     return Most(
         _PER_CORE * here.cores, f"{_PER_CORE} for each of the {here.cores} cores that this server may use"
     )
 
 
 def most_workers(here: Machine) -> int:
-    """Workers of a handler, each of which is a process."""
+    """Return the most workers of a handler, each of which is a process."""
     return min(MOST_WORKERS, _PER_CORE * here.cores)
 
 
 _Bound = float | Callable[[Machine], Most]
-#: By path; of several numbers each.
+#: Bounds by path; for several numbers, of each.
 _OF_MODEL: Final[Mapping[str, _Bound]] = {
     "batching.max_rows": _ROWS,
     "batching.max_delay_ms": _LONGEST_MS,
@@ -141,14 +141,14 @@ _SIGNED: Final = frozenset(
 
 
 class Misfit(NamedTuple):
-    """A number that cannot be: where it stands, and what is wrong with it."""
+    """Path of a number that is out of bounds, and what is wrong with it."""
 
     path: str
     problem: str
 
 
 def misfit(config: ModelConfig, here: Machine | None = None) -> Misfit | None:
-    """The first number that no machine, or not this one, can bear.
+    """Return the first number that is out of bounds on this machine; None if there is none.
 
     >>> from salver.words.artifacts import Instances
     >>> print(misfit(ModelConfig(instances=Instances(count=10**9)), Machine(2, 1 << 34)).problem)
@@ -164,7 +164,7 @@ def fixed_bounds() -> dict[str, float]:
 
 
 def check_server(config: msgspec.Struct, table: str = "") -> None:
-    """Refuse a number of a server's configuration that cannot be.
+    """Refuse a number of a server's configuration that is out of bounds.
 
     Args:
         table: The table of the configuration, for messages; empty = the whole configuration.
@@ -206,7 +206,7 @@ def _negative(config: ModelConfig) -> Misfit | None:
 
 
 def _numbers(value: Any, path: str) -> Iterator[tuple[str, float]]:
-    """Every number below, with the path of its field."""
+    """Yield every number below, with the path of its field."""
     if isinstance(value, bool | str | bytes):
         return
     if isinstance(value, int | float):
@@ -218,12 +218,12 @@ def _numbers(value: Any, path: str) -> Iterator[tuple[str, float]]:
         parts = value.values() if isinstance(value, Mapping) else value
         for part in parts:
             if isinstance(part, str):
-                return  # labels, which may be very many
+                return  # labels, of which there may be very many
             yield from _numbers(part, path)
 
 
 def _too_much(config: ModelConfig, here: Machine) -> Misfit | None:
-    """Numbers that each may be, and not together."""
+    """Return numbers that are within their bounds, but too large together."""
     instances, steps, sequences = config.instances, config.steps, config.sequences
     count = max(1, instances.count)
     threads = count * max(1, instances.threads)

@@ -11,18 +11,18 @@ class RepositoryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         name: Name of the one model that the paths must then hold; empty = by file or folder.
         settle_s: Seconds for which a change must rest before it counts, from the second scan on.
-        trusts_code: Requests may bring models of any format; else only of harmless ones.
-        config_name: ``configs/NAME.pbtxt`` of a model stands for its ``config.pbtxt`` where there is one;
-            empty = none does.
+        trusts_code: Whether requests may bring models of any format; otherwise only of harmless ones.
+        config_name: NAME of ``configs/NAME.pbtxt``, which replaces a model's ``config.pbtxt`` if it exists;
+            empty = none.
         default_rows: ``max_batch_size`` of models whose Triton configuration leaves it out, or that have
             none, by backend; 0 = as any model of Salver's.
         required_config: Name of a file that must hold the whole configuration of every model without
             ``salver.toml``; empty = none.
-        has_namespaces: Models of several paths may have one name; then each is called
-            ``NAMESPACE::NAME``, the namespace being the path's last part.
-        first_filename: A file of this name in a version goes before all else there; empty = none does.
-        refuses_nothing: A path in which the first scan finds nothing is an error.
-        backend_directory: Folder of backends that are programs, ``NAME/model.py``; empty = there are none.
+        has_namespaces: Whether models of several paths may have the same name; each is then called
+            ``NAMESPACE::NAME``, with the path's last part as namespace.
+        first_filename: Name of the artefact that is preferred in a version; empty = none.
+        refuses_nothing: Whether a path is an error if the first scan finds nothing in it.
+        backend_directory: Folder of backends that are programs, ``NAME/model.py``; empty = none.
     """
 
     name: str = ""
@@ -37,7 +37,7 @@ class RepositoryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     refuses_nothing: bool = False
 
     def __post_init__(self) -> None:
-        """Raises InvalidInput."""
+        """Check the values. Raises InvalidInput."""
         if "/" in self.config_name or not self.config_name.isprintable():
             raise InvalidInput(
                 f"{self.config_name!r} cannot name a configuration", fix="Write NAME of configs/NAME.pbtxt."

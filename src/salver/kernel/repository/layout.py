@@ -38,12 +38,12 @@ from salver.words.messages import ModelId, TensorSpec
 
 #: Backends whose users number versions with leading zeros (``00000123``).
 _PADDING: Final = frozenset({"tensorflow", "litert"})
-#: Folders beside the versions that hold something else.
+#: Folders beside the versions that hold other files.
 _BESIDE: Final = frozenset({"configs", "initial_state", "warmup"})
 _MAX_MLMODEL: Final = 1 << 20
-#: Models made of others: there is no artefact, and a version's folder, if there is one, is empty.
+#: Models made of others have no artefact; a version's folder is empty or missing.
 _ENSEMBLE: Final = ArtifactKind("ensemble", "ensemble")
-#: Formats of other backends that one can run as well, where its owner asks for it.
+#: Formats of other backends that a backend can run, too, if the configuration names it.
 _READ_BY: Final = {"openvino": ("onnx",)}
 _NO_TREELITE: Final = (
     "Treelite checkpoints are not served; put the XGBoost, LightGBM or scikit-learn model there that it was "
@@ -141,7 +141,7 @@ class Layout:
             below = self._visible(entry.name) if entry.is_folder else ()
             if not self._is_configured(below) and (found := self._look(entry.name)):
                 yield self._bare(found)
-            elif below:  # empty: being filled
+            elif below:  # an empty folder is still being filled
                 yield from self._model(entry.name, entry.name, below)
         except SalverError as error:
             yield _broken(
@@ -273,7 +273,7 @@ class Layout:
 
         content = self._store.read(_join(folder, MLMODEL), _MAX_MLMODEL)
         where = str(self._store.local_path(_join(folder, MLMODEL)))
-        # a registry has the artefact beside it, without the folders that MLflow puts it into
+        # in a registry the artefact lies beside it, without MLflow's folders
         said = parse_mlmodel(content, where, lambda path: is_there(path) or is_there(PurePath(path).name))
         path = said.artefact if is_there(said.artefact) else PurePath(said.artefact).name
         entry = self._store.stat(_join(folder, path))
@@ -383,7 +383,7 @@ class Layout:
         return files.digest()
 
     def _without_server_file(self, entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
-        """Leave out a ``salver.toml`` that configures the server: its folder is no model's because of it."""
+        """Return the entries without a ``salver.toml`` that configures the server and no model."""
         if not isinstance(self._store, FileStore) or all(entry.name != TOML for entry in entries):
             return entries
         if not is_server_file(self._store.read(TOML, MAX_CONFIG)):

@@ -1,4 +1,4 @@
-"""What backends and dialects bring to the reading of a repository."""
+"""Formats of files that backends and dialects bring to a repository."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,14 +13,14 @@ from salver.words.errors import InvalidInput, Unsupported
 
 
 class UnreadableConfig(InvalidInput):
-    """A configuration that says nothing, as opposed to one that asks for something impossible."""
+    """A configuration that cannot be read, as opposed to one that cannot be honoured."""
 
 
 class ForeignConfig(msgspec.Struct, frozen=True):
     """A model configuration in the format of another server.
 
     Attributes:
-        config: The same as Salver's record.
+        config: Salver's record of it.
         label_files: Files with labels, by output.
         notices: Fields that have no effect.
         source: The whole configuration, serialised; only its dialect reads it.
@@ -28,7 +28,7 @@ class ForeignConfig(msgspec.Struct, frozen=True):
             versions are wanted.
         parameters: Parameters for the model's program.
         leaves_rows: It does not say how many rows a batch may have.
-        incomplete: What it leaves to the model to say, as an error text; empty = nothing.
+        incomplete: Error text for what it leaves to the model to declare; empty = nothing.
     """
 
     config: ModelConfig
@@ -70,7 +70,7 @@ class ConfigFormat(Protocol):
 
 
 class ArchiveFormat(Protocol):
-    """A format of archives that say themselves which model they are."""
+    """A format of archives that name their model and version."""
 
     def identify(self, path: Path, name: str) -> tuple[str, str]:
         """Return name and version.
@@ -88,10 +88,10 @@ class ArchiveFormat(Protocol):
         ...
 
 
-#: Batching from the content of a version's own file and its path. Raises InvalidInput.
+#: Returns the batching in a file, given its content and path. Raises InvalidInput.
 ReadBatching = Callable[[bytes, str], Batching]
 
-#: Models, for a model's name, in a folder that a load request names. Raises InvalidInput.
+#: Returns the upload for a model's name and a folder that a load request names. Raises InvalidInput.
 OpenFolder = Callable[[str, str], Upload]
 
 

@@ -79,7 +79,7 @@ class Repository:
         self._config = config
         self._refuses_nothing = config.refuses_nothing  # until the first scan is over
         self._changes = ChangeFilter(config.settle_s)
-        self._before: dict[Path | str, tuple[Manifest, ...]] = {}  # what was last found in distant stores
+        self._before: dict[Path | str, tuple[Manifest, ...]] = {}  # last content of distant stores
         self._found: dict[tuple[str, str], tuple[Manifest, ...]] = {}  # of named models, by name and path
         self._unreachable: set[str] = set()  # error texts that are in the log
         #: Uploads by load requests, by model.
@@ -90,7 +90,7 @@ class Repository:
 
     @property
     def is_settling(self) -> bool:
-        """True when the last scan saw a change that it did not take yet: look again soon."""
+        """Whether the last scan saw a change that does not count yet: scan again soon."""
         return self._changes.is_waiting
 
     def bring(self, name: str, order: LoadOrder) -> Upload:

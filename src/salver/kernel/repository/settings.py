@@ -1,4 +1,4 @@
-"""The configuration of a model, read from the file beside its versions or from a load request."""
+"""Configuration of a model, from the file beside its versions or from a load request."""
 
 import re
 from collections.abc import Callable, Iterator

@@ -26,7 +26,7 @@ class ChangeFilter:
 
     @property
     def is_waiting(self) -> bool:
-        """True when the last scan saw a change that was not taken yet."""
+        """Whether the last scan saw a change that does not count yet."""
         return bool(self._waiting)
 
     def take(

@@ -45,7 +45,7 @@ from salver.words.messages import TensorSpec
 
 #: Table that configures the server, in the same file.
 SERVER: Final = "server"
-#: Keys by table; the tables of arrays by their name too.
+#: Keys by table, and by array of tables.
 _KEYS: Final[dict[str, tuple[str, ...]]] = {
     "": ModelConfig.__struct_fields__,
     "batching": Batching.__struct_fields__,
@@ -92,7 +92,7 @@ def read_document(content: bytes, origin: str) -> tuple[dict[str, Any], str]:
         ) from error
     try:
         return tomllib.loads(text), text
-    except (ValueError, RecursionError) as error:  # a number of too many digits; brackets too deep
+    except (ValueError, RecursionError) as error:  # too many digits, or too deeply nested brackets
         raise InvalidInput(f"{origin}: {error}") from error
 
 
@@ -132,7 +132,7 @@ def parse_toml(content: bytes, origin: str) -> ModelConfig:
 
 
 def _refuse_unknown(document: dict[str, Any], table: str, text: str, origin: str) -> None:
-    """Ahead of msgspec, which names neither line nor neighbour; structs refuse unknown keys too."""
+    """Refuse unknown keys before msgspec does, which names neither the line nor the nearest key."""
     known = _KEYS[table]
     for key, value in document.items():
         path = f"{table}.{key}" if table else key
@@ -147,7 +147,7 @@ def _refuse_unknown(document: dict[str, Any], table: str, text: str, origin: str
 
 
 def _line(text: str, path: str) -> str:
-    """``line 3: `` of the first line that sets the last part of a key; empty if none does."""
+    """Return ``line 3: `` for the first line that sets the last part of a key; empty if none does."""
     key = re.sub(r"\[.*?\]", "", path).rsplit(".", 1)[-1]
     pattern = re.compile(
         rf"^\s*(?:\[+\s*)?(?:[\w.-]+\.)?[\"']?{re.escape(key)}[\"']?\s*[=.\]]|[{{,]\s*{re.escape(key)}\s*="
@@ -159,7 +159,7 @@ def _line(text: str, path: str) -> str:
 
 
 def _objective(value: Any) -> Any:
-    """``"throughput"``, or a table whose times may be written as ``latency_p99 = "50ms"``."""
+    """Return the table for ``"throughput"``, or a table with times such as ``latency_p99 = "50ms"``."""
     if value == "throughput":
         return {"throughput": True}
     if isinstance(value, str):
@@ -178,7 +178,7 @@ def _objective(value: Any) -> Any:
 
 
 _PREFIX: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-#: Least values by key; of several numbers each.
+#: Least values by key; for several numbers, of each.
 LEAST: Final[dict[str, float]] = {
     "batching.max_rows": 1,
     "batching.max_delay_ms": 0,
@@ -239,7 +239,7 @@ _OF_MODELS: Final = (
     "options",
 )
 _DEFAULTS: Final = ModelConfig()
-msgspec.json.Decoder(ModelConfig)  # or it would be prepared by whoever reads first, on any thread
+msgspec.json.Decoder(ModelConfig)  # prepared here, or the first reader would do it on its thread
 _MOST_LEVELS = 1024
 _MOST_PRICE = 1e6
 

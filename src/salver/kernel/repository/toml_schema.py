@@ -1,7 +1,7 @@
 """JSON Schema of ``salver.toml``, for editors.
 
-Pure. Made of the records, bounds and docstrings by which the file is read; what depends on the machine, or
-on several fields at once, is left to :func:`~salver.kernel.repository.toml.parse_toml`.
+Pure. It is made from the records, bounds and docstrings; what depends on the machine or on several fields is
+left to :func:`~salver.kernel.repository.toml.parse_toml`.
 """
 
 import re
@@ -43,7 +43,7 @@ def schema() -> dict[str, Any]:
 
 
 def describe(record: dict[str, Any]) -> None:
-    """Give each field its sentence of the docstring, and drop what TOML cannot say."""
+    """Give each field its sentence of the docstring, and drop what TOML cannot express."""
     text = re.sub(r"\s*\n\s*(?=\S)(?!\w[\w, ]*: |Attributes:)", " ", record.get("description", ""))
     first, _, attributes = text.partition("Attributes:")
     said: dict[str, str] = {}
@@ -53,7 +53,7 @@ def describe(record: dict[str, Any]) -> None:
         record["description"] = " ".join(first.replace("``", "`").split())
     for name, field in record.get("properties", {}).items():
         kinds = [kind for kind in field.get("anyOf", ()) if kind != {"type": "null"}]
-        if len(kinds) == 1 and len(field["anyOf"]) == 2:  # None is how a record says that the key is left out
+        if len(kinds) == 1 and len(field["anyOf"]) == 2:  # in records None stands for a key that is left out
             del field["anyOf"]
             field |= kinds[0]
         if field.get("default") is None or isinstance(field["default"], dict | list):
@@ -67,7 +67,7 @@ def _said(field: dict[str, Any]) -> dict[str, Any]:
 
 
 def _bound(definitions: dict[str, Any], path: str, kind: str, value: float) -> None:
-    """Bound the number at that path; a path of which the schema has no number is left out."""
+    """Bound the number at a path, if the schema has one there."""
     record = definitions["ModelConfig"]
     *tables, name = path.split(".")
     for table in tables:
@@ -79,7 +79,7 @@ def _bound(definitions: dict[str, Any], path: str, kind: str, value: float) -> N
 
 
 def _content(field: dict[str, Any]) -> dict[str, Any]:
-    """What an array or a table holds; else the field itself."""
+    """Return the content of an array or table; otherwise the field itself."""
     for key in ("items", "additionalProperties"):
         if isinstance(inner := field.get(key), dict):
             return inner

@@ -18,7 +18,7 @@ _MOST_FILES: Final = 1_000
 _MOST_NAME: Final = 255
 _MOST_PARTS: Final = 16
 _NONE: Final[Mapping[str, Path]] = {}
-#: Bytes that all models may have brought together.
+#: Most bytes of the uploads of all models.
 MOST_BYTES: Final = 4 << 30
 
 
@@ -64,12 +64,12 @@ def bring(name: str, order: LoadOrder, room: int = MOST_BYTES) -> Upload:
 
     Args:
         name: The model's.
-        room: Bytes that the files may have together.
+        room: Most bytes of all files.
 
     Raises:
-        InvalidInput: a name that cannot be one.
+        InvalidInput: a name is not allowed.
         TooLarge: too many files, or too large.
-        LoadFailed: the disk does not take them.
+        LoadFailed: they cannot be written.
     """
     if not order.files:
         return Upload(order.config)
@@ -90,7 +90,7 @@ def bring(name: str, order: LoadOrder, room: int = MOST_BYTES) -> Upload:
             file = Path(place.name, path)
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(content)
-    except OSError as error:  # a file where another's folder should be, or no room on the disk
+    except OSError as error:  # a file in place of a folder, or a full disk
         place.cleanup()
         reason = error.strerror or error
         raise LoadFailed(f"the files for model '{name}' cannot be written: '{path}': {reason}") from error

@@ -1,4 +1,4 @@
-"""Who runs a model, by the instance groups of a Triton model configuration (TR-C11)?"""
+"""Instance groups of a Triton model configuration (TR-C11). Pure."""
 
 from typing import Any
 
@@ -9,15 +9,15 @@ _GPU = 1
 
 
 def instances_of(message: Any, origin: str, notices: list[str]) -> Instances:
-    """What the groups come to.
+    """Return the instances of all groups.
 
     Args:
         message: The ``ModelConfig``.
         origin: Where it was read, for messages.
-        notices: Gets what has no effect.
+        notices: Gets a notice for each field without effect.
 
     Raises:
-        InvalidInput: a resource is shared by all devices in one place, and not in another.
+        InvalidInput: a resource is global in one group and not in another.
     """
     count = 0
     limits: list[RateLimit] = []

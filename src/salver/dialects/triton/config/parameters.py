@@ -1,4 +1,4 @@
-"""What do the ``parameters`` of a Triton model configuration ask of its backend (TR-C12)?"""
+"""``parameters`` of a Triton model configuration (TR-C12). Pure."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -6,9 +6,9 @@ from typing import Any, Final
 from salver.words.artifacts import Chat
 from salver.words.errors import InvalidInput
 
-#: Backends whose models are no programs; the file tells which it is of those that are not named.
+#: Backends whose models are no programs; "" = the file decides.
 PLAIN: Final = frozenset(("", "onnx", "torch", "tensorflow", "openvino"))
-#: Parameters that become a backend's options, by its name; keys as the options spell them.
+#: Parameters that become options, by backend.
 _OPTIONS: Final[Mapping[str, frozenset[str]]] = {
     "onnx": frozenset(
         (
@@ -27,7 +27,7 @@ _THREADS: Final = ("intra_op_thread_count", "num_threads")
 _GRAPH_LEVELS: Final[Mapping[int, str]] = {-1: "basic", 1: "extended", 2: "disabled"}
 
 
-#: Parameters that say how a model is spoken to, and which key of ``chat`` each is.
+#: Parameters for chats, and the keys of ``chat`` that they become.
 _CHAT: Final = {
     "salver_chat_template": "template",
     "salver_tokenizer": "tokenizer",
@@ -37,10 +37,10 @@ _PARSERS: Final = ("", "llama3", "mistral")
 
 
 def chat_of(message: Any, origin: str) -> Chat:
-    """How the model is spoken to by OpenAI's routes.
+    """Return the settings of a model for OpenAI's routes.
 
     Raises:
-        InvalidInput: there is no such parser of calls.
+        InvalidInput: the parser of tool calls is unknown.
     """
     told = {
         key: message.parameters[name].string_value
@@ -56,12 +56,12 @@ def chat_of(message: Any, origin: str) -> Chat:
 
 
 def parameters_of(message: Any, backend: str, notices: list[str]) -> tuple[int, dict[str, str]]:
-    """Threads inside a run, 0 where nothing is said, and options for the backend.
+    """Return the threads of a run, 0 if unset, and options for the backend.
 
     Args:
         message: The ``ModelConfig``.
-        backend: As Salver calls it; empty = by content.
-        notices: Gets what has no effect.
+        backend: Salver's name of the backend; empty = by content.
+        notices: Gets a notice for each parameter without effect.
     """
     threads = 0
     is_fil = message.backend == "fil"
@@ -70,12 +70,12 @@ def parameters_of(message: Any, backend: str, notices: list[str]) -> tuple[int, 
     for key, parameter in message.parameters.items():
         name, value = key.lower(), parameter.string_value
         if name in _THREADS and value.isascii() and value.isdecimal():
-            threads = int(value[:18])  # and is bounded with the others
+            threads = int(value[:18])  # bounds are checked with those of other numbers
         elif is_fil and name == "is_classifier":
             options.setdefault("output_class", value.lower())
         elif name in known:
             options[name] = value if name == "trusted" else value.lower()
-        elif backend in PLAIN and name not in _CHAT:  # others are programs, which read them
+        elif backend in PLAIN and name not in _CHAT:  # programs read their parameters themselves
             notices.append(f"config.pbtxt: field `parameters` {key} has no effect yet")
     if backend == "torch" and message.runtime.endswith(".py"):
         options["module"] = message.runtime

@@ -1,4 +1,4 @@
-"""Who may wait how long, by the ``dynamic_batching`` of a Triton model configuration (TR-C8)?"""
+"""Priorities and queue policies of a Triton model configuration (TR-C8). Pure."""
 
 from typing import Any, Final
 
@@ -8,12 +8,12 @@ from salver.words.artifacts import ModelConfig, Priorities, Queue, QueuePolicy
 from salver.words.errors import InvalidInput
 
 _MOST_LEVELS: Final = 1024
-#: Requests of a model whose queue policy sets no limit: Triton has none then, and there must be one.
+#: Queue size of models without a limit: Triton has none then, Salver needs one.
 MOST_WAITING: Final = 1 << 16
 
 
 def priorities_of(dynamic: Any, origin: str, name: str) -> Priorities:
-    """The levels.
+    """Return the priority levels.
 
     Args:
         dynamic: The message ``ModelDynamicBatching``.
@@ -21,7 +21,7 @@ def priorities_of(dynamic: Any, origin: str, name: str) -> Priorities:
         name: The model's.
 
     Raises:
-        InvalidInput: there are too many, or the default is none of them.
+        InvalidInput: there are too many levels, or the default is not one of them.
     """
     levels, default = dynamic.priority_levels, dynamic.default_priority_level
     if not levels:
@@ -38,10 +38,10 @@ def priorities_of(dynamic: Any, origin: str, name: str) -> Priorities:
 
 
 def queue_of(dynamic: Any, origin: str, name: str) -> Queue | None:
-    """The queue policies; None where none is given.
+    """Return the queue policies; None if there are none.
 
     Raises:
-        InvalidInput: a policy is for a level that there is not, or contradicts ``preserve_ordering``.
+        InvalidInput: a policy is for an unknown level, or contradicts ``preserve_ordering``.
     """
     path = "dynamic_batching.priority_queue_policy"
     policies = {level: _policy(said) for level, said in sorted(dynamic.priority_queue_policy.items())}
@@ -71,18 +71,18 @@ def queue_of(dynamic: Any, origin: str, name: str) -> Queue | None:
     if not policies and not dynamic.HasField("default_queue_policy"):
         return None
     if not dynamic.priority_levels:
-        policies = {}  # without levels only the default counts
+        policies = {}  # without levels only the default policy counts
     return Queue(
         default.max_size, default.timeout_ms, default.timeout_action, default.allow_timeout_override, policies
     )
 
 
 def limited(config: ModelConfig, queue: Queue, is_decoupled: bool, notices: list[str]) -> ModelConfig:
-    """The configuration with the policies in it.
+    """Return the configuration with the policies.
 
     Args:
-        is_decoupled: Each request is asked by itself, however many wait: the default policy's time limits
-            the answer as a whole, and its size all that wait.
+        is_decoupled: Requests run one by one: the default policy's timeout limits the whole answer, and its
+            size all waiting requests.
     """
     if is_decoupled:
         if queue.levels or queue.timeout_action == "delay":

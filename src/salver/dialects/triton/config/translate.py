@@ -53,7 +53,7 @@ _BACKENDS: Final[Mapping[str, str]] = {
     "tensorflow_savedmodel": "tensorflow",
     "python": "python",
     "openvino": "openvino",
-    "fil": "",  # XGBoost or LightGBM: the file tells
+    "fil": "",  # XGBoost or LightGBM, by the file
     PLATFORM: PLATFORM,
 }
 _FOREIGN: Final = frozenset(
@@ -73,7 +73,7 @@ _POLICY: Final = (
     "timeout_action",
     "allow_timeout_override",
 )
-#: Fields that do what they say: by parent, then their own names.
+#: Fields with an effect: by parent, then their own names.
 _HONOURED: Final[Mapping[str, tuple[str, ...]]] = {
     "": (
         "name",
@@ -155,7 +155,7 @@ _HONOURED: Final[Mapping[str, tuple[str, ...]]] = {
 HONOURED: Final = frozenset(f"{p}.{n}" if p else n for p, names in _HONOURED.items() for n in names)
 
 _AGENTS: Final = ("checksum",)
-#: Fields about devices that there are not, with all below them.
+#: Fields about devices that Salver does not have, with all fields below them.
 _ACCEPTED: Final = (
     "optimization",
     "instance_group.gpus",
@@ -177,7 +177,7 @@ def translate(message: Any, origin: str, name: str) -> Translation:
         name: The model's folder, which a name in the message must equal.
 
     Raises:
-        InvalidInput: it contradicts itself or the folder, or asks for what must be refused.
+        InvalidInput: it contradicts itself or the folder, or has a field that must be refused.
     """
     notices: list[str] = []
     for path in dict.fromkeys(set_fields(message)):
@@ -306,7 +306,7 @@ def missing_backend(name: str) -> str:
 def _backend(message: Any, origin: str) -> str:
     names: list[str] = [n for n in (message.backend, message.platform) if n]
     if strange := [name for name in names if name in _FOREIGN]:
-        return strange[0]  # there may be a program of that name
+        return strange[0]  # a program may have that name
     found = [_BACKENDS.get(n, n) for n in names]
     if len(set(found)) > 1:
         raise InvalidInput(

@@ -1,7 +1,4 @@
-"""Which requests does a Triton configuration want to be run before there is traffic?
-
-Pure. Texts of what is wrong are Triton's (TR-C13).
-"""
+"""``model_warmup`` of a Triton model configuration (TR-C13). Pure; error texts are Triton's."""
 
 from typing import Any
 
@@ -14,13 +11,13 @@ _MOST_ELEMENTS = 1 << 31
 
 
 def warmup_of(message: Any, origin: str) -> Warmup:
-    """Of ``model_warmup``; samples of ``batch_size`` 0 are left out, as Triton does.
+    """Return the warm-up; samples of ``batch_size`` 0 are left out, as Triton does.
 
     Args:
         origin: Where it was read, for messages.
 
     Raises:
-        InvalidInput: a sample does not say all that it has to.
+        InvalidInput: a sample is incomplete.
     """
     told = [sample for sample in message.model_warmup if sample.batch_size > 0]
     if not told:
@@ -29,7 +26,7 @@ def warmup_of(message: Any, origin: str) -> Warmup:
         size
         for sample in told
         for tensor in message.input
-        if tensor.name in sample.inputs  # asking for one that is not there would add it
+        if tensor.name in sample.inputs  # reading a missing key would add it
         for extent, size in zip(tensor.dims, sample.inputs[tensor.name].dims, strict=False)
         if extent == -1 and size > 0
     }

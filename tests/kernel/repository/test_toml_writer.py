@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from salver.kernel.repository.toml import parse_toml
-from salver.kernel.repository.toml_written import written
+from salver.kernel.repository.toml_writer import to_toml
 from salver.words.artifacts import Batching, Logging, ModelConfig, Objective, Queue, Versions
 from salver.words.errors import Unsupported
 from salver.words.messages import TensorSpec
@@ -25,7 +25,7 @@ CONFIGS = [
 
 @pytest.mark.parametrize("config", CONFIGS)
 def test_it_is_read_as_it_was(config: ModelConfig) -> None:
-    assert parse_toml(written(config, "a comment").encode(), "m/salver.toml") == config
+    assert parse_toml(to_toml(config, "a comment").encode(), "m/salver.toml") == config
 
 
 @given(st.text(), st.dictionaries(st.text(min_size=1), st.text()), st.floats(0, 1), st.integers(1, 1000))
@@ -33,14 +33,14 @@ def test_any_text_and_number(name: str, options: dict[str, str], rate: float, ro
     config = ModelConfig(
         filename=name, options=options, logging=Logging(rate=rate), batching=Batching(max_rows=rows)
     )
-    assert parse_toml(written(config).encode(), "m/salver.toml") == config
+    assert parse_toml(to_toml(config).encode(), "m/salver.toml") == config
 
 
 def test_what_cannot_be_written_is_refused() -> None:
     labelled = TensorSpec("x", DataType.FP32, (-1,), labels=("a",))
     config = ModelConfig(outputs=(labelled,))
     try:
-        text = written(config)
+        text = to_toml(config)
     except Unsupported:
         return
     assert parse_toml(text.encode(), "m/salver.toml") == config
@@ -48,4 +48,4 @@ def test_what_cannot_be_written_is_refused() -> None:
 
 def test_only_what_is_said_is_written() -> None:
     config = msgspec.structs.replace(ModelConfig(), batching=Batching(max_rows=4))
-    assert written(config) == "[batching]\nmax_rows = 4\n"
+    assert to_toml(config) == "[batching]\nmax_rows = 4\n"

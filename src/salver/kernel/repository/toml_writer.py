@@ -1,6 +1,6 @@
-"""How is a model's configuration written down as a ``salver.toml``?
+"""Writing of ``salver.toml``, without default values.
 
-Pure. As :func:`~salver.kernel.repository.toml.parse_toml` reads it again, without what is so anyway.
+Pure. :func:`~salver.kernel.repository.toml.parse_toml` reads the result as the same configuration.
 """
 
 import json
@@ -16,17 +16,17 @@ from salver.words.errors import Unsupported
 _BARE: Final = re.compile(r"[A-Za-z0-9_-]+")
 
 
-def written(config: ModelConfig, comment: str = "") -> str:
-    """The file.
+def to_toml(config: ModelConfig, comment: str = "") -> str:
+    """Return the content of the file.
 
     Args:
-        comment: Its first line.
+        comment: First line.
 
     Raises:
-        Unsupported: it says something that no such file can say.
+        Unsupported: no such file can express the configuration.
 
     >>> from salver.words.artifacts import Batching
-    >>> print(written(ModelConfig(batching=Batching(max_rows=8))))
+    >>> print(to_toml(ModelConfig(batching=Batching(max_rows=8))))
     [batching]
     max_rows = 8
     <BLANKLINE>
@@ -45,7 +45,7 @@ def written(config: ModelConfig, comment: str = "") -> str:
 
 
 def _changed(config: msgspec.Struct) -> dict[str, Any]:
-    """The fields that are not as they are anyway."""
+    """Return the fields that differ from their defaults."""
     usual = type(config)
     found: dict[str, Any] = {}
     for field in msgspec.structs.fields(usual):
