@@ -5,12 +5,16 @@ started on a terminal, and whose terminal is gone, to end. It knows no server.
 """
 
 import asyncio
+import logging
 import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
+from salver.kernel.supervise import Supervisor
+
+_LOG: Final = logging.getLogger("salver")
 _STDIN: Final = 0
 
 
@@ -29,7 +33,7 @@ class Signals:
         self.asked = asyncio.Event()
         self._hurry = hurry
         self._reload = reload
-        self._reloading: asyncio.Task[None] | None = None
+        self._tasks = Supervisor(_LOG, "the configuration was not read again")
         self._is_on_terminal = _has_terminal()
 
     def __repr__(self) -> str:
@@ -51,8 +55,8 @@ class Signals:
     def _hang_up(self) -> None:
         if self._is_on_terminal and not _has_terminal():
             self.asked.set()
-        elif self._reloading is None or self._reloading.done():
-            self._reloading = asyncio.get_running_loop().create_task(self._reload(), name="reload")
+        else:
+            self._tasks.start_unless_running("reload", self._reload)
 
 
 def _has_terminal() -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 from waiting import auntil
 
 from salver.backends.protocol import LoadOptions
-from salver.kernel.engine.backoff import Backoff
+from salver.kernel.backoff import Backoff
 from salver.kernel.engine.engine import Engine
 from salver.kernel.engine.process import ProcessRunner, Recovery
 from salver.words.artifacts import Manifest, ModelConfig

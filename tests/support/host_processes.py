@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from salver.kernel.engine.backoff import Backoff
+from salver.kernel.backoff import Backoff
 from salver.kernel.engine.process import Recovery
 from salver.words.artifacts import Manifest
 from salver.words.messages import ModelId

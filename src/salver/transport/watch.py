@@ -19,6 +19,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from salver.kernel.supervise import Faults, every
 from salver.transport.peers import Peer
 
 _LOG = logging.getLogger("salver.front")
@@ -153,13 +154,14 @@ class ConnectionWatch:
 
     async def run(self) -> None:
         """Look until it is cancelled."""
-        loop = asyncio.get_running_loop()
-        while True:
-            await asyncio.sleep(_LOOK_S)
-            found = await asyncio.to_thread(connections, self._ports)
-            for each, why in self._judge.cut(found, loop.time(), self._streaming).items():
-                _LOG.warning("a connection is cut: %s", why, extra={"peer": each.peer.host})
-                close(each)
+        await every(_LOOK_S, self._look, Faults(_LOG, "connections are not watched"))
+
+    async def _look(self) -> None:
+        found = await asyncio.to_thread(connections, self._ports)
+        now = asyncio.get_running_loop().time()
+        for each, why in self._judge.cut(found, now, self._streaming).items():
+            _LOG.warning("a connection is cut: %s", why, extra={"peer": each.peer.host})
+            close(each)
 
 
 def connections(ports: Collection[int]) -> list[Found]:

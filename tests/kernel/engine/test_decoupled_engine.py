@@ -11,8 +11,8 @@ import pytest
 from waiting import PATIENCE_S
 
 from salver.backends.protocol import LoadOptions
+from salver.kernel.backoff import Backoff
 from salver.kernel.engine import decoupled
-from salver.kernel.engine.backoff import Backoff
 from salver.kernel.engine.decoupled import DecoupledEngine
 from salver.kernel.engine.ports import StreamRunner
 from salver.kernel.engine.process import ProcessRunner, Recovery

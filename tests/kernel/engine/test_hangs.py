@@ -13,7 +13,7 @@ import pytest
 from waiting import PATIENCE_S, auntil
 
 from salver.backends.protocol import LoadOptions, Traits
-from salver.kernel.engine.backoff import Backoff
+from salver.kernel.backoff import Backoff
 from salver.kernel.engine.decoupled import DecoupledEngine
 from salver.kernel.engine.engine import Engine
 from salver.kernel.engine.process import ProcessRunner, Recovery

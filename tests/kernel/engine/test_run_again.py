@@ -14,7 +14,7 @@ import pytest
 from waiting import auntil
 
 from salver.backends.protocol import LoadOptions
-from salver.kernel.engine.backoff import Backoff
+from salver.kernel.backoff import Backoff
 from salver.kernel.engine.engine import Engine
 from salver.kernel.engine.process import ProcessRunner, Recovery
 from salver.words.artifacts import Batching, Manifest, ModelConfig

@@ -11,7 +11,7 @@ import pytest
 from waiting import PATIENCE_S, auntil
 
 from salver.backends.protocol import LoadOptions
-from salver.kernel.engine.backoff import Backoff
+from salver.kernel.backoff import Backoff
 from salver.kernel.engine.process import ProcessRunner, Recovery
 from salver.kernel.engine.sequence_streams import SequenceStreamEngine
 from salver.words.artifacts import Batching, Control, Manifest, ModelConfig, Sequences

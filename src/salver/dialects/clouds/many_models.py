@@ -14,7 +14,7 @@ import msgspec
 
 from salver.encoding.bodies import HttpReply
 from salver.encoding.json_text import dumps, json_object, kind_of
-from salver.kernel.serving.changes import Changes
+from salver.kernel.supervise import Supervisor
 from salver.transport.ports import Control
 from salver.transport.restrict import Guard
 from salver.words.artifacts import LoadOrder
@@ -58,7 +58,7 @@ class ManyModels:
         self._is_allowed = is_allowed
         self._folders: dict[str, str] = {}  # by name; while a load is under way, too
         self._loaded: set[str] = set()
-        self._changes = Changes("sagemaker", _LOG, "a request to load or unload a model failed: %s")
+        self._changes = Supervisor(_LOG, "a request to load or unload a model failed")
 
     def __repr__(self) -> str:
         return f"<ManyModels {len(self._loaded)} loaded>"
@@ -71,7 +71,7 @@ class ManyModels:
         if self._guard is not None and (header := self._guard.lacks("model-repository", headers)):
             raise Forbidden(f"This API is restricted, expecting header '{header}'")  # TR-R37
         if verb == "POST":
-            return await self._changes.whole(self._load(*_parsed(body)))
+            return await self._changes.finish("sagemaker", self._load(*_parsed(body)))
         if verb == "GET" and not name:
             ready = sorted([n for n in self._loaded if await self._control.is_ready(n)])
             return HttpReply(200, dumps({"models": [self._entry(n) for n in ready]}))
@@ -79,7 +79,7 @@ class ManyModels:
             return HttpReply(404, b"", ((b"content-type", b"text/plain"),))
         if verb == "GET":
             return HttpReply(200, dumps(self._entry(name)))
-        return await self._changes.whole(self._unload(name))
+        return await self._changes.finish("sagemaker", self._unload(name))
 
     def _entry(self, name: str) -> dict[str, Any]:
         return {"modelName": name, "modelUrl": self._folders[name]}

@@ -19,7 +19,7 @@ from salver.dialects.tensorflow.predict_codec import Predict, PredictMessages
 from salver.dialects.tensorflow.rules import TfsRules
 from salver.dialects.tensorflow.tf_schema import build
 from salver.encoding.bodies import GrpcStatus, Message
-from salver.kernel.serving.changes import Changes
+from salver.kernel.supervise import Supervisor
 from salver.transport.effects import changes, reads
 from salver.transport.grpc_table import GrpcTable, Reply
 from salver.transport.ports import Control, Exposition, InferDoor
@@ -68,7 +68,7 @@ class TensorFlowServingMethods:
         self._reload_config = reload
         self._rules = rules
         self._messages = PredictMessages()
-        self._reloads = Changes("reload", _LOG, "a request brought a list of models: %s")
+        self._reloads = Supervisor(_LOG, "a request brought a list of models")
 
     def table(self) -> GrpcTable:
         """Return the methods."""
@@ -160,7 +160,7 @@ class TensorFlowServingMethods:
     async def _reload(self, message: bytes, call: Call) -> Reply:
         config, names = wire.decode_reload(message)
         before = self._counted(names)
-        await self._reloads.whole(self._reload_config(config))
+        await self._reloads.finish("reload", self._reload_config(config))
         after = self._counted(names)
         return wire.encode_reload({name: after[name] - before.get(name, 0) for name in after})
 

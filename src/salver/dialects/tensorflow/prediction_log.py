@@ -14,6 +14,7 @@ from pathlib import Path
 from salver.dialects.tensorflow.log_records import log_record, size_of
 from salver.dialects.tensorflow.recordfile import RecordFiles
 from salver.dialects.tensorflow.tfrecord import record
+from salver.kernel.supervise import Supervisor
 from salver.words.errors import SalverError
 from salver.words.events import Event, Predicted
 
@@ -39,7 +40,7 @@ class PredictionLog:
         self._limit = limit
         self._waiting: list[Predicted] = []
         self._size = 0  # of what waits
-        self._writing: asyncio.Task[None] | None = None
+        self._tasks = Supervisor(_LOG, "predictions are lost")
         self._counts: Counter[tuple[str, str]] = Counter()
         self._told: set[str] = set()  # models of which a loss was told
 
@@ -57,8 +58,8 @@ class PredictionLog:
                 continue
             self._size += size
             self._waiting.append(event)
-        if self._waiting and self._writing is None:
-            self._writing = asyncio.get_running_loop().create_task(self._write())
+        if self._waiting:
+            self._tasks.start_unless_running("write predictions", self._write)
 
     def counts(self) -> Mapping[tuple[str, str], int]:
         """Records by model and the name of a status; ``OK`` were written."""
@@ -71,8 +72,7 @@ class PredictionLog:
 
     async def close(self) -> None:
         """Returns when all that was kept is written."""
-        if self._writing is not None:
-            await self._writing
+        await self._tasks.join()
         await asyncio.to_thread(self._files.close)
 
     async def _write(self) -> None:
@@ -85,7 +85,6 @@ class PredictionLog:
                 else:
                     self._lost(event, status, why)
             self._size -= size  # until then it is in memory
-        self._writing = None
 
     def _write_all(self, events: Sequence[Predicted]) -> list[tuple[Predicted, str, str]]:
         """Each event with what became of it; on a thread."""

@@ -17,6 +17,7 @@ import msgspec
 from salver.dialects.tensorflow import tf_schema, tf_text
 from salver.dialects.tensorflow.model_list import check_change, check_labels, named_models
 from salver.kernel.repository import NamedModel
+from salver.kernel.supervise import Faults, Supervisor, every
 from salver.words.errors import FailedPrecondition, InvalidInput, SalverError, UnknownError, Unsupported
 from salver.words.messages import State, VersionStatus
 
@@ -93,8 +94,7 @@ class Reloading:
         self._named = {place.path for place in self._places}  # by the operator
         self._turn = asyncio.Lock()
         self._taken = b""  # of the file
-        self._told = ""
-        self._polling: asyncio.Task[None] | None = None
+        self._polling = Supervisor(_LOG, "the list of models is not followed any more")
 
     def __repr__(self) -> str:
         return f"<Reloading of {len(self._places)} models>"
@@ -114,14 +114,13 @@ class Reloading:
                 self._taken = await asyncio.to_thread(read, self._config.file)
                 if named_models(tf_text.parse(self._taken, "ModelServerConfig", "")) != self._places:
                     self._taken = b""  # it was edited since it was read
-            self._polling = asyncio.get_running_loop().create_task(self._poll(), name="poll model config")
+            faults = Faults(_LOG, "the models stay as they are")
+            polling = every(self._config.file_poll_seconds, self.look, faults, self._sleep)
+            self._polling.start("poll model config", polling)
 
     async def stop(self) -> None:
         """The file is followed no more."""
-        if self._polling is not None:
-            self._polling.cancel()
-            await asyncio.wait([self._polling])
-            self._polling = None
+        await self._polling.close()
 
     async def reload(self, config: Any) -> None:
         """Serve what a request's ModelServerConfig says, and nothing else.
@@ -181,16 +180,6 @@ class Reloading:
             each = "".join(f"{{{{{id}}} due to error: {reason}}}, " for id, reason in failed)
             raise UnknownError(f"{len(failed)} model(s) did not become available: {{{each}}}")
 
-    async def _poll(self) -> None:
-        while True:
-            await self._sleep(self._config.file_poll_seconds)
-            try:
-                await self.look()
-            except SalverError as error:
-                self._tell(f"the models stay as they are: {error}")
-            except Exception:
-                _LOG.exception("reading %s failed, the models stay as they are", self._config.file)
-
     async def look(self) -> None:
         """Look at the file, if there is one; what could not be taken is tried again with each look.
 
@@ -207,13 +196,7 @@ class Reloading:
             await self._take(places)
         self._named = {place.path for place in places}
         self._taken = content
-        self._told = ""
         _LOG.info("%s has changed: %d models", self._config.file, len(self._places))
-
-    def _tell(self, text: str) -> None:
-        if text != self._told:
-            _LOG.error("%s", text)
-        self._told = text
 
 
 def read(path: str) -> bytes:

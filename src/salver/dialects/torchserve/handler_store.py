@@ -29,8 +29,8 @@ from salver.dialects.torchserve.registering import (
 )
 from salver.dialects.torchserve.registrations import Registrations, order_of
 from salver.kernel.repository.bounds import machine, most_workers
-from salver.kernel.serving.changes import Changes
 from salver.kernel.serving.servable import Servable
+from salver.kernel.supervise import Supervisor
 from salver.words.artifacts import Manifest
 from salver.words.errors import (
     BadArchive,
@@ -141,7 +141,7 @@ class HandlerStore:
         self._gpus = config.gpus_used
         self._shelf = Shelf(config.shelf)
         self._entries: dict[ModelId, _Entry] = {}
-        self._changes = Changes("handlers", _LOG, "a request to change models failed: %s")
+        self._changes = Supervisor(_LOG, "a request to change models failed")
         self.changed: Callable[[], None] = lambda: None
         self.has_failed = False
         self.is_ending = False
@@ -194,7 +194,7 @@ class HandlerStore:
         """
         if not self.config.is_open:
             raise Forbidden("Model API disabled", fix="Start the server with --enable-model-api.")
-        return await self._changes.whole(self._register(order))
+        return await self._changes.finish("handlers", self._register(order))
 
     async def _register(self, order: Registration) -> Registered:
         return await self._come(order, await self._take(order))
@@ -237,7 +237,7 @@ class HandlerStore:
         """
         if not self.config.is_open:
             raise Forbidden("Model API disabled", fix="Start the server with --enable-model-api.")
-        await self._changes.whole(self._unregister(model, version))
+        await self._changes.finish("handlers", self._unregister(model, version))
 
     async def _unregister(self, model: str, version: str) -> None:
         self._plane.check_unowned(model)

@@ -18,6 +18,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from salver.dialects.torchserve import java_properties
+from salver.kernel.supervise import Supervisor
 
 _LOG: Final = logging.getLogger("salver.snapshots")
 _NAME: Final = re.compile(r"([0-9]{17})-(startup|snapshot|shutdown)\.cfg", re.ASCII)
@@ -63,7 +64,7 @@ class Snapshots:
         self._settings = config.settings
         self._models = models
         self._now = now
-        self._writing: asyncio.Task[None] | None = None
+        self._tasks = Supervisor(_LOG, "a snapshot was not written")
         self._is_stale = False
 
     def __repr__(self) -> str:
@@ -72,8 +73,7 @@ class Snapshots:
     def changed(self) -> None:
         """Something else is served from now on; it is written in a moment, with what follows at once."""
         self._is_stale = True
-        if self._writing is None or self._writing.done():
-            self._writing = asyncio.create_task(self._write_changes(), name="snapshot")
+        self._tasks.start_unless_running("snapshot", self._write_changes)
 
     async def write(self, kind: Kind) -> None:
         """Write down what is served now. What cannot be written costs a line in the log, and nothing else."""
@@ -95,8 +95,7 @@ class Snapshots:
 
     async def close(self) -> None:
         """Write the last one."""
-        if self._writing is not None:
-            await asyncio.wait([self._writing])
+        await self._tasks.join()
         await self.write("shutdown")
 
     async def _write_changes(self) -> None:

@@ -14,7 +14,7 @@ import msgspec
 from salver.dialects.torchserve import machine_metrics as machine
 from salver.dialects.torchserve.logs import TorchServeLogConfig, TorchServeLogs
 from salver.dialects.torchserve.metrics import TorchServeMetrics, TorchServeMetricsConfig
-from salver.words.errors import MissingExtra
+from salver.kernel.supervise import Supervisor
 from salver.words.events import Event
 from salver.words.messages import ModelId
 
@@ -56,7 +56,7 @@ class TorchServeView:
     ) -> None:
         self._config = config
         self._read = read
-        self._looking: asyncio.Task[None] | None = None
+        self._tasks = Supervisor(_LOG, "there are no metrics of the machine")
         self._logs = TorchServeLogs(config.logs) if config.logs else None
         sink = self._logs.metrics if self._logs else None
         named = config.metrics
@@ -78,19 +78,16 @@ class TorchServeView:
     def start(self) -> None:
         """Look at the machine from now on, as often as is wanted."""
         if self.metrics is not None and self._config.metrics and (every := self._config.metrics.machine_s):
-            self._looking = asyncio.create_task(self._look(self.metrics, every), name="machine")
+            self._tasks.start("machine", self._look(self.metrics, every))
 
     def close(self) -> None:
         """Look no more, and let go of the files."""
-        if self._looking is not None:
-            self._looking.cancel()
+        self._tasks.cancel()
         if self._logs is not None:
             self._logs.close()
 
     async def _look(self, counts: TorchServeMetrics, every: float) -> None:
-        try:
-            while True:
-                counts.machine(await asyncio.to_thread(self._read))
-                await asyncio.sleep(every)
-        except MissingExtra as error:
-            _LOG.warning("there are no metrics of the machine: %s", error)
+        """Look until it is cancelled, or the library for it is missing."""
+        while True:
+            counts.machine(await asyncio.to_thread(self._read))
+            await asyncio.sleep(every)

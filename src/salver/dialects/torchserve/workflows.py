@@ -25,7 +25,7 @@ from salver.dialects.torchserve.workflow_archive import (
     read_workflow,
     written,
 )
-from salver.kernel.serving.changes import Changes
+from salver.kernel.supervise import Supervisor
 from salver.stores.shared_folders import SharedFolder
 from salver.words.errors import (
     Cancelled,
@@ -121,7 +121,7 @@ class Workflows:
         self._shelf = Shelf(shelf if config.takes_urls else msgspec.structs.replace(shelf, allowed_urls=()))
         self._entries: dict[str, _Entry] = {}
         self._changing: set[str] = set()  # names of those that come or go
-        self._changes = Changes("workflow", _LOG, "a workflow was not changed: %s")
+        self._changes = Supervisor(_LOG, "a workflow was not changed")
 
     def __repr__(self) -> str:
         return f"<Workflows, {len(self._entries)} registered>"
@@ -137,7 +137,7 @@ class Workflows:
             NoWorkflow, BadArchive, BadGraph, Conflict: it cannot be had, or is there already.
             WorkflowFailed: one of its nodes cannot be had; nothing of it is left.
         """
-        return await self._changes.whole(self._register(order))
+        return await self._changes.finish("workflow", self._register(order))
 
     async def unregister(self, name: str) -> None:
         """Take it out, and the handlers of its nodes.
@@ -145,7 +145,7 @@ class Workflows:
         Raises:
             NoWorkflow: there is none.
         """
-        await self._changes.whole(self._unregister(name))
+        await self._changes.finish("workflow", self._unregister(name))
 
     async def _register(self, order: Registration) -> str:
         found = await self._find(order)

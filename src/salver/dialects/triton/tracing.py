@@ -12,6 +12,7 @@ from salver.dialects.triton.settings import TraceChange, TraceSetting
 from salver.dialects.triton.trace_settings import TraceConfig, TraceSettings
 from salver.dialects.triton.tracefile import Trace, TraceFile
 from salver.kernel.serving.present import Present
+from salver.kernel.supervise import Supervisor
 from salver.words.errors import InvalidInput
 from salver.words.events import Event, Served
 from salver.words.messages import State
@@ -40,7 +41,7 @@ class Tracing:
         self._next = 1  # number of a trace
         self._waiting: list[Trace] = []
         self._below: dict[str, list[Served]] = {}  # asked in the service of the span that is the key
-        self._writing: asyncio.Task[None] | None = None
+        self._tasks = Supervisor(_LOG, "traces are lost")
         self._lost = 0
 
     def __repr__(self) -> str:
@@ -73,8 +74,8 @@ class Tracing:
                 above = first + parent if index else 0
                 trace = Trace(first + index, each, event.model if own else "", frequency, above)
                 self._waiting.append(trace)
-        if self._waiting and self._writing is None:
-            self._writing = asyncio.get_running_loop().create_task(self._write())
+        if self._waiting:
+            self._tasks.start_unless_running("write traces", self._write)
 
     def _remember(self, event: Served) -> None:
         below = self._below
@@ -106,8 +107,7 @@ class Tracing:
 
     async def close(self) -> None:
         """Returns when all that was sampled is written."""
-        if self._writing is not None:
-            await self._writing
+        await self._tasks.join()
 
     async def _write(self) -> None:
         while self._waiting:
@@ -119,4 +119,3 @@ class Tracing:
         if self._lost:
             _LOG.warning("%d traces are lost: they came faster than they could be written", self._lost)
             self._lost = 0
-        self._writing = None

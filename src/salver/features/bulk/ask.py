@@ -5,6 +5,7 @@ are rejected are halved until the bad row is isolated. It knows no file.
 """
 
 import asyncio
+import functools
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -15,7 +16,8 @@ import msgspec
 from salver.client.client import Client
 from salver.client.http import Unreachable
 from salver.features.bulk.rows import Bad, Piece, part_of
-from salver.kernel.engine.backoff import Backoff
+from salver.kernel.backoff import Backoff
+from salver.kernel.supervise import retry
 from salver.words import errors
 from salver.words.errors import SalverError
 from salver.words.tensor import Array, DataType, Tensor
@@ -117,33 +119,33 @@ class Asker:
         return [], [Bad(piece.lines[0], str(error))]
 
     async def _infer(self, piece: Piece) -> dict[str, Array]:
-        failures = 0
         model = self._model
         inputs = {
             name: Tensor(name, model.kinds[name], array if model.batched else array[0, ...])
             for name, array in piece.inputs.items()
         }
-        while True:
-            try:
-                answer = await self._client.infer(
-                    model.name, inputs, version=model.version, outputs=model.outputs, parameters=PARAMETERS
-                )
-            except _PASSING as error:
-                failures += 1
-                await self._wait(error, failures)
-            else:
-                self._answered, self.waiting = self._clock(), ""
-                return self._checked(answer, len(piece.lines))
+        call = functools.partial(
+            self._client.infer,
+            model.name,
+            inputs,
+            version=model.version,
+            outputs=model.outputs,
+            parameters=PARAMETERS,
+        )
+        answer = await retry(call, self._pause, self._sleep)
+        self._answered, self.waiting = self._clock(), ""
+        return self._checked(answer, len(piece.lines))
 
-    async def _wait(self, error: SalverError, failures: int) -> None:
-        if self._clock() - self._answered >= self._patience:
-            raise error
+    def _pause(self, error: Exception, failures: int) -> float | None:
+        """Return the seconds until the next try; None = there is none."""
+        if not isinstance(error, _PASSING) or self._clock() - self._answered >= self._patience:
+            return None
         self.retries += 1
         self.waiting = str(error)
         pause = _WAIT.delay(failures, random.random())
         if isinstance(error, errors.Overloaded):
             pause += min(error.retry_after, _LONGEST_WISH_S)
-        await self._sleep(pause)
+        return pause
 
     def _checked(self, answer: dict[str, Array], rows: int) -> dict[str, Array]:
         name = self._model.name

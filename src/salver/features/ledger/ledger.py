@@ -18,13 +18,14 @@ from sqlalchemy.exc import SQLAlchemyError
 from salver.features.ledger.databases import address_of, engine_of
 from salver.features.ledger.faults import LedgerFailed, in_our_words, is_busy, is_cut_off, shown
 from salver.features.ledger.migrations import migrate
+from salver.kernel.backoff import Backoff
 
 T = TypeVar("T")
 _LOG: Final = logging.getLogger("salver.features.ledger")
 _READERS: Final = 4
 #: Retries of work that met a lock, after the database's own wait.
 _AGAIN: Final = 3
-_PAUSE_SECONDS: Final = 0.05
+_PAUSE: Final = Backoff(first_s=0.05)
 #: Maximum seconds that work waits to start in this process.
 _MOST_QUEUED_SECONDS: Final = 30.0
 
@@ -139,5 +140,5 @@ class Ledger:
                 if not may_retry or tries == _AGAIN:
                     raise in_our_words(error, self.url) from error
                 _LOG.debug("%r is tried again: %s", self, error)
-            time.sleep(_PAUSE_SECONDS * 2**tries)
             tries += 1
+            time.sleep(_PAUSE.delay(tries))

@@ -22,14 +22,14 @@ from salver.features.ledger.ledger import Ledger
 from salver.features.ledger.schema import AUDIT, DELIVERY, WEBHOOK
 from salver.features.registry.ports import Post
 from salver.features.registry.records import Delivery, DeliveryState
+from salver.kernel.backoff import Backoff
 from salver.words.errors import NotFound
 
 _LOG: Final = logging.getLogger("salver.features.registry")
 #: Prefix of secrets.
 PREFIX: Final = "whsec_"
 #: Seconds until the first retry, doubled up to a maximum; then the delivery is given up.
-_FIRST_PAUSE: Final = 5.0
-_MOST_PAUSE: Final = 3600.0
+_PAUSE: Final = Backoff(first_s=5.0, most_s=3600.0)
 _MOST_TRIES: Final = 12
 #: Seconds for which deliveries are reserved; after half of it none is started.
 _LEASE: Final = 60.0
@@ -185,7 +185,7 @@ class Deliverer:
         if not problem or tries >= _MOST_TRIES:
             values["done"] = self._clock()
         else:
-            values["due"] = self._clock() + min(_FIRST_PAUSE * 2 ** (tries - 1), _MOST_PAUSE)
+            values["due"] = self._clock() + _PAUSE.delay(tries)
         if problem:
             _LOG.warning("the webhook %s at %s: %s, try %d", due.webhook, host_of(due.url), problem, tries)
         told = update(DELIVERY).where(DELIVERY.c.id == due.id).values(values)
@@ -195,7 +195,7 @@ class Deliverer:
 
 def _due(now: float) -> ColumnElement[bool]:
     """Return a condition for due deliveries, also if the clock was set back."""
-    is_time = or_(DELIVERY.c.due <= now, DELIVERY.c.due > now + _MOST_PAUSE + _LEASE)
+    is_time = or_(DELIVERY.c.due <= now, DELIVERY.c.due > now + _PAUSE.most_s + _LEASE)
     return and_(DELIVERY.c.done.is_(None), is_time)
 
 

@@ -11,6 +11,7 @@ from typing import Final
 
 from salver.features.registry.names import Reference
 from salver.features.registry.registry import ModelRegistry
+from salver.kernel.supervise import Supervisor
 from salver.words.errors import SalverError
 
 _LOG: Final = logging.getLogger("salver.registered")
@@ -35,6 +36,7 @@ class Bringing:
         self._here: set[_Version] = set()
         self._left: Set[_Version] | None = None  # from the previous server, not verified yet
         self._under_way: dict[_Version, asyncio.Task[None]] = {}
+        self._tasks = Supervisor(_LOG, "a version was not brought here")
         self._not_before: dict[_Version, float] = {}
         self._unwanted: dict[_Version, float] = {}
         self._turns = asyncio.Semaphore(_AT_A_TIME)
@@ -58,7 +60,7 @@ class Bringing:
             self._left = await asyncio.to_thread(self._registry.artifacts.brought)
         for version in wanted - self._here - self._under_way.keys():
             if self._not_before.get(version, now) <= now:
-                self._under_way[version] = asyncio.create_task(self._bring(version), name="bring version")
+                self._under_way[version] = self._tasks.start("bring version", self._bring(version))
         if waits and self._under_way:
             await asyncio.wait(self._under_way.values())
         await self._spare(wanted | served, now)
@@ -66,10 +68,7 @@ class Bringing:
 
     async def stop(self) -> None:
         """Stop fetching."""
-        tasks = list(self._under_way.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._tasks.close()
 
     async def _bring(self, version: _Version) -> None:
         model, number = version

@@ -8,8 +8,8 @@ second. Webhooks are also notified from here. It loads nothing, and decides noth
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence, Set
-from typing import Any, Final, Protocol
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Set
+from typing import Final, Protocol
 
 import msgspec
 from sqlalchemy import Connection, func, select
@@ -21,8 +21,8 @@ from salver.features.registry.names import CHAMPION, LATEST
 from salver.features.registry.registry import ModelRegistry
 from salver.features.registry.rows import in_force
 from salver.kernel.repository import NamedModel
+from salver.kernel.supervise import Faults, Supervisor, every
 from salver.words.artifacts import Versions
-from salver.words.errors import SalverError
 from salver.words.releases import ReleaseState
 
 _LOG: Final = logging.getLogger("salver.registered")
@@ -65,7 +65,7 @@ class Registered:
         self._bringing = Bringing(registry, clock)
         self._places: Mapping[str, NamedModel] | None = None
         self._late: Set[str] = frozenset()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks = Supervisor(_LOG, "the registry is not followed any more")
 
     def __repr__(self) -> str:
         return f"<Registered {self.registry!r}, {len(self._places or ())} models>"
@@ -81,19 +81,15 @@ class Registered:
 
     def follow(self) -> None:
         """Poll the registry and notify webhooks, forever."""
-        loop = asyncio.get_running_loop()
-        self._tasks = [
-            loop.create_task(self._again(self.look, _STAYS), name="follow registry"),
-            loop.create_task(self._again(self._deliverer.once, _WAITS), name="tell webhooks"),
-        ]
+        for name, tick, failed in (
+            ("follow registry", self.look, _STAYS),
+            ("tell webhooks", self._deliverer.once, _WAITS),
+        ):
+            self._tasks.start(name, every(self._seconds, tick, Faults(_LOG, failed), self._sleep))
 
     async def stop(self) -> None:
         """Stop polling."""
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
-        self._tasks = []
+        await self._tasks.close()
         await self._bringing.stop()
 
     async def look(self, *, waits: bool = False) -> None:
@@ -135,20 +131,6 @@ class Registered:
             wanted.default_label,
             is_exact=True,
         )
-
-    async def _again(self, work: Callable[[], Coroutine[Any, Any, object]], so: str) -> None:
-        told = ""
-        while True:
-            await self._sleep(self._seconds)
-            try:
-                await work()
-                told = ""
-            except SalverError as error:
-                if str(error) != told:
-                    _LOG.error("%s: %s", so, error)
-                told = str(error)
-            except Exception:
-                _LOG.exception("%s, since that failed", so)
 
 
 class Wanted:

@@ -28,6 +28,7 @@ from salver.features.releases.judge.record import Release
 from salver.features.releases.judge.replay import Entry
 from salver.features.releases.release_store import Aliases, Look, Picture, ReleaseStore, Step, Waiting
 from salver.features.releases.window_exchange import Told
+from salver.kernel.supervise import Faults, Supervisor, every
 from salver.words.errors import Conflict, InvalidInput, SalverError
 from salver.words.releases import NO_STAGE, Matured, ReleaseState, Split
 
@@ -136,13 +137,13 @@ class Releases:
         self._hears_since = -math.inf  # Unix seconds
         self._told_at = -math.inf  # the same, at the time of the last complete report
         self._is_deaf = False  # the ledger is unavailable
-        self._trouble = ""  # faults that have been logged
+        self._faults = Faults(_LOG, "releases stay as they are until this is mended", "releases go on")
         self._silent: set[tuple[str, str]] = set()
         self._pruned = 0.0
         self._buckets: list[float] = []  # bucket lengths in seconds
         self._missing_since: dict[str, float] = {}
         self._said: dict[str, str] = {}  # by release, what it waits for on this server
-        self._running: asyncio.Task[None] | None = None
+        self._ticks: Supervisor | None = None
 
     def __repr__(self) -> str:
         return f"<Releases, {len(self._followed)} live>"
@@ -158,16 +159,17 @@ class Releases:
             SalverError: the ledger cannot be read.
         """
         await self.tick()
-        self._running = asyncio.get_running_loop().create_task(self._run(seconds, sleep), name="releases")
+        self._ticks = Supervisor(_LOG, "releases stay as they are")
+        ticks = every(lambda: min([seconds, *self._buckets]), self.tick, self._faults, sleep)
+        self._ticks.start("releases", ticks)
 
     async def stop(self) -> None:
         """Run the last tick, with all counts so far."""
-        if self._running is not None:
-            self._running.cancel()
-            await asyncio.wait([self._running])
-            self._running = None
+        if self._ticks is not None:
+            await self._ticks.close()
+            self._ticks = None
             self._collector.flush()
-            await self._try(is_last=True)
+            await self._faults.catch(self.tick(is_last=True))
 
     async def tick(self, *, is_last: bool = False) -> None:
         """Take the step that is due for each release.
@@ -212,25 +214,6 @@ class Releases:
             await self._apply(after, now)
         if now - self._pruned >= _DAY_SECONDS and not await self._store.prune(now):
             self._pruned = now
-
-    async def _run(self, seconds: float, sleep: Callable[[float], Awaitable[None]]) -> None:
-        while True:
-            await sleep(min([seconds, *self._buckets]))
-            await self._try()
-
-    async def _try(self, *, is_last: bool = False) -> None:
-        try:
-            await self.tick(is_last=is_last)
-        except SalverError as error:
-            if str(error) != self._trouble:
-                _LOG.error("releases stay as they are until this is mended: %s", error)
-            self._trouble = str(error)
-        except Exception:
-            _LOG.exception("releases stay as they are until the next tick")
-        else:
-            if self._trouble:
-                _LOG.info("releases go on")
-            self._trouble = ""
 
     async def _hand_in(self) -> None:
         """Store local counts where all servers see them."""

@@ -6,6 +6,7 @@ does not accept in time are dropped and counted: traces matter less than answers
 
 import asyncio
 import contextlib
+import functools
 import gzip
 import logging
 import time
@@ -18,6 +19,8 @@ import msgspec
 
 from salver.features.telemetry.otlp_messages import CONTENT_TYPE, Span, Value, encode, rejected
 from salver.features.telemetry.spans import spans_of
+from salver.kernel.backoff import Backoff
+from salver.kernel.supervise import Supervisor, retry
 from salver.words.errors import InvalidInput
 from salver.words.events import Event, Served
 
@@ -25,7 +28,7 @@ _LOG = logging.getLogger("salver.otlp")
 #: Statuses after which to retry (OTLP specification, "Failures").
 _AGAIN: Final = frozenset((429, 502, 503, 504))
 _TRIES: Final = 4
-_MOST_PAUSE_S: Final = 30.0
+_PAUSE: Final = Backoff(first_s=1.0, most_s=30.0)
 _CLOSING_S: Final = 5.0
 
 
@@ -98,6 +101,15 @@ def post(config: SpanConfig, body: bytes) -> tuple[int, float, bytes]:
             return error.code, float(pause) if pause.isdecimal() else 0.0, b""
 
 
+class _Refused(OSError):
+    """Answer of a collector that did not take spans."""
+
+    def __init__(self, status: int, pause: float) -> None:
+        super().__init__(f"the collector answered {status}")
+        self.is_passing = status in _AGAIN
+        self.pause = pause
+
+
 class SpanExport:
     """Exporter of the spans of sampled requests.
 
@@ -126,7 +138,7 @@ class SpanExport:
         self._waiting: list[Span] = []
         self._is_due = asyncio.Event()
         self._is_closing = False
-        self._sending: asyncio.Task[None] | None = None
+        self._tasks = Supervisor(_LOG, "spans are lost")
         self._remaining = config.count
         self._seen = 0
         self._told_at = 1
@@ -152,8 +164,8 @@ class SpanExport:
         for event in events:
             if type(event) is Served and (event.traceparent or event.parent):
                 self._keep(spans_of(event, offset, self._new_id))
-        if self._waiting and self._sending is None:
-            self._sending = asyncio.get_running_loop().create_task(self._run(), name="export spans")
+        if self._waiting:
+            self._tasks.start_unless_running("export spans", self._run)
 
     def _keep(self, spans: list[Span]) -> None:
         room = self._config.queue - len(self._waiting)
@@ -168,11 +180,12 @@ class SpanExport:
         """Send or give up the buffered spans, then stop."""
         self._is_closing = True
         self._is_due.set()
-        if self._sending is not None:
-            _, late = await asyncio.wait([self._sending], timeout=_CLOSING_S)
-            for task in late:
-                task.cancel()
-                self._lose(len(self._waiting), "the server ended before the collector took them")
+        try:
+            async with asyncio.timeout(_CLOSING_S):
+                await self._tasks.join()
+        except TimeoutError:
+            await self._tasks.close()
+            self._lose(len(self._waiting), "the server ended before the collector took them")
 
     async def _run(self) -> None:
         while self._waiting:
@@ -188,30 +201,29 @@ class SpanExport:
             except Exception:
                 _LOG.exception("%d spans are lost", len(batch))
                 self.lost += len(batch)
-        self._sending = None
 
     async def _deliver(self, batch: list[Span]) -> None:
         body = await asyncio.to_thread(encode, batch, self._config.resource, self._scope)
-        reason = ""
-        for attempt in range(_TRIES):
-            pause = 2.0**attempt
-            try:
-                status, asked, answer = await asyncio.to_thread(self._send, self._config, body)
-            except OSError as error:
-                reason = str(error)
-            else:
-                if status < 300:
-                    count, why = rejected(answer)
-                    self._lose(count, why)
-                    return
-                reason = f"the collector answered {status}"
-                if status not in _AGAIN:
-                    break
-                pause = max(pause, asked)
-            if self._is_closing or attempt == _TRIES - 1:
-                break
-            await self._sleep(min(pause, _MOST_PAUSE_S))
-        self._lose(len(batch), reason)
+        try:
+            call = functools.partial(asyncio.to_thread, self._send_once, body)
+            lost, reason = await retry(call, self._pause, self._sleep)
+        except OSError as error:
+            lost, reason = len(batch), str(error)
+        self._lose(lost, reason)
+
+    def _send_once(self, body: bytes) -> tuple[int, str]:
+        """Return how many spans the collector rejected, and why. Blocking; raises OSError."""
+        status, asked, answer = self._send(self._config, body)
+        if status >= 300:
+            raise _Refused(status, asked)
+        return rejected(answer)
+
+    def _pause(self, error: Exception, failures: int) -> float | None:
+        if self._is_closing or failures == _TRIES or not isinstance(error, OSError):
+            return None
+        if not isinstance(error, _Refused):
+            return _PAUSE.delay(failures)
+        return min(max(_PAUSE.delay(failures), error.pause), _PAUSE.most_s) if error.is_passing else None
 
     def _lose(self, count: int, reason: str) -> None:
         """Count dropped spans; log whenever their number has doubled."""

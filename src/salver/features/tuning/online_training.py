@@ -21,6 +21,7 @@ from salver.features.tuning.qlearning import Agent
 from salver.features.tuning.simulator import poisson, simulate
 from salver.features.tuning.training import LOADS, Learner, price_of, report, solved_table
 from salver.kernel.engine.learned import Apprentice, LearnedRule
+from salver.kernel.supervise import Faults, Supervisor, every
 from salver.stats import batch_table
 from salver.stats.batch_law import BatchLaw, LiveLaw
 from salver.stats.batch_table import Table, Transition
@@ -87,20 +88,19 @@ class Teacher:
         self._save = save
         self._is_told = law.is_known  # from a profile, before the first live run
         self._table: Table | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._tasks = Supervisor(_LOG, "tables are not made any more")
         if kept is not None and kept.price == price_of(batching.learned, kept.law):
             rule.adopt(kept)
             self._table = kept
 
     def start(self, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
         """Start checking every few seconds."""
-        self._task = asyncio.get_running_loop().create_task(self._watch(sleep), name="teaching")
+        faults = Faults(_LOG, "no table to batch by, the queue is drained", level=logging.WARNING)
+        self._tasks.start("teaching", every(_EVERY_S, self._try, faults, sleep))
 
     async def close(self) -> None:
         """Stop, and end the process."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        await self._tasks.close()
         await self._thinking.close()
 
     async def tick(self) -> bool:
@@ -129,16 +129,12 @@ class Teacher:
         """Return whether the table was made for a law that no longer holds."""
         return self._law.is_known and not table.is_for(self._law.law(), table.price, _DRIFT)
 
-    async def _watch(self, sleep: Callable[[float], Awaitable[None]]) -> None:
-        while True:
-            await sleep(_EVERY_S)
-            try:
-                await self.tick()
-            except SalverError as error:
-                _LOG.warning("no table to batch by, the queue is drained: %s", error)
-            except (OSError, TimeoutError):
-                _LOG.exception("the process that makes tables failed; it is started anew")
-                await self._thinking.close()
+    async def _try(self) -> None:
+        try:
+            await self.tick()
+        except (OSError, TimeoutError):
+            _LOG.exception("the process that makes tables failed; it is started anew")
+            await self._thinking.close()
 
 
 class ThinkingProcess:

@@ -18,12 +18,13 @@ from typing import Any, TypeVar
 import msgspec
 
 from salver.backends.protocol import Answer, LoadOptions
-from salver.kernel.engine.backoff import Backoff
+from salver.kernel.backoff import Backoff
 from salver.kernel.engine.child import Done, HostProcess, Work, is_small
 from salver.kernel.engine.pieces import Pieces
 from salver.kernel.engine.ports import Gave, Server
 from salver.kernel.engine.run_limit import RunLimit
 from salver.kernel.engine.spawn import HostPlan, Interpreter
+from salver.kernel.supervise import Supervisor
 from salver.words.artifacts import Manifest
 from salver.words.errors import LoadFailed, NotReady, SalverError
 from salver.words.messages import InferRequest, Signature
@@ -54,6 +55,7 @@ class _Seat:
         self.since = since  # when this host became ready
         self.deaths = 0  # consecutive deaths
         self.next_try = 0.0
+        self.keeper: asyncio.Task[None] | None = None
 
     @property
     def is_alive(self) -> bool:
@@ -81,12 +83,14 @@ class ProcessRunner:
         self.signature: Signature = hosts[0].signature
         self._plan = plan
         self._recovery = recovery
-        self._seats = [_Seat(host, recovery.clock()) for host in hosts]
+        self._seats: list[_Seat] = []
         self._idle: deque[HostProcess] = deque(hosts)
         self._waiters: deque[asyncio.Future[HostProcess]] = deque()
         self._came = asyncio.Event()  # set when a host is back, or none will be
         self._is_closed = False
-        self._keepers = [asyncio.ensure_future(self._keep(seat)) for seat in self._seats]
+        self._keepers = Supervisor(_log, "a host process is not restarted any more")
+        for host in hosts:
+            self._seat(host)
 
     @classmethod
     async def start(
@@ -206,10 +210,15 @@ class ProcessRunner:
         for _ in range(fewer):
             host = await self._acquire()
             seat = next(seat for seat in self._seats if seat.host is host)
-            index = self._seats.index(seat)
-            self._keepers.pop(index).cancel()
-            del self._seats[index]
+            if seat.keeper is not None:
+                seat.keeper.cancel()
+            self._seats.remove(seat)
             await host.close()
+
+    def _seat(self, host: HostProcess) -> None:
+        seat = _Seat(host, self._recovery.clock())
+        seat.keeper = self._keepers.start("keep host", self._keep(seat))
+        self._seats.append(seat)
 
     async def _add(self, more: int) -> None:
         taken = {seat.host.plan.options.instance - self._plan.options.instance for seat in self._seats}
@@ -223,17 +232,14 @@ class ProcessRunner:
             raise failed[0]
         self.slots += more
         for host in hosts:
-            self._seats.append(_Seat(host, self._recovery.clock()))
-            self._keepers.append(asyncio.ensure_future(self._keep(self._seats[-1])))
+            self._seat(host)
             self._release(host)
 
     async def close(self) -> None:
         """Stop every host, first by request, then by force. Active batches get that much time."""
         self._is_closed = True
         self._came.set()
-        for keeper in self._keepers:
-            keeper.cancel()
-        await asyncio.gather(*self._keepers, return_exceptions=True)
+        await self._keepers.close()
         await asyncio.gather(*(seat.host.close() for seat in self._seats))
         self._refuse_waiters(f"model '{self._plan.manifest.id.name}' was unloaded")
         await _let_go(self._plan)

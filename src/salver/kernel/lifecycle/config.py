@@ -1,6 +1,10 @@
 """Configuration of loading."""
 
+import math
+
 import msgspec
+
+from salver.kernel.backoff import Backoff
 
 
 class LifecycleConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -19,3 +23,8 @@ class LifecycleConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     backoff_s: float = 1.0
     backoff_factor: float = 2.0
     sequences_s: float = 30.0
+
+    @property
+    def backoff(self) -> Backoff:
+        """Delays of retries."""
+        return Backoff(self.backoff_s, math.inf, self.backoff_factor)

@@ -483,7 +483,7 @@ class Manager(Generic[ServableT]):
         copy.failures += 1
         copy.reason = reason
         if copy.failures <= self._config.retries:
-            delay = self._config.backoff_s * self._config.backoff_factor ** (copy.failures - 1)
+            delay = self._config.backoff.delay(copy.failures)
             copy.retry_at = self._clock() + delay
             copy.task = asyncio.get_running_loop().create_task(self._retry(delay), name=f"retry {copy.id}")
         self._move(copy, State.FAILED)

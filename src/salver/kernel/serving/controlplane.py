@@ -18,6 +18,7 @@ import msgspec
 from salver.kernel.lifecycle.members import with_members
 from salver.kernel.repository import NamedModel
 from salver.kernel.repository.uploads import Upload
+from salver.kernel.supervise import Faults, Supervisor, every
 from salver.words.artifacts import LoadOrder, Manifest
 from salver.words.errors import (
     Conflict,
@@ -147,7 +148,7 @@ class ControlPlane:
         self._leaving: dict[Upload, asyncio.Task[None]] = {}
         self._told: set[tuple[ModelId, str, str]] = set()
         self._one_scan = asyncio.Lock()
-        self._polling: asyncio.Task[None] | None = None
+        self._polling = Supervisor(_LOG, "the repository is not polled any more")
 
     def __repr__(self) -> str:
         return f"<ControlPlane {self._mode.kind}, {len(self._found)} versions known>"
@@ -174,7 +175,8 @@ class ControlPlane:
             self._implied = set(with_members(self._found, frozenset(wanted))) - wanted
         self._apply()
         if self._mode.kind == "poll":
-            self._polling = asyncio.get_running_loop().create_task(self._poll(), name="poll repository")
+            faults = Faults(_LOG, "the repository cannot be read, all stays as it is")
+            self._polling.start("poll repository", every(self._pause, self._look, faults, self._sleep))
 
     async def replace(self, places: Sequence[NamedModel], owner: str = "") -> None:
         """Serve these models by name, and no others that this owner named; loads go on when it returns.
@@ -199,10 +201,7 @@ class ControlPlane:
 
     async def stop(self) -> None:
         """No more ticks."""
-        if self._polling is not None:
-            self._polling.cancel()
-            await asyncio.wait([self._polling])
-            self._polling = None
+        await self._polling.close()
 
     async def close(self) -> None:
         """After the lifecycle has ended: what requests brought is gone, too."""
@@ -344,16 +343,9 @@ class ControlPlane:
 
     # -- inside --------------------------------------------------------------------------------
 
-    async def _poll(self) -> None:
-        while True:
-            pause = min(1.0, self._mode.poll_s) if self._repository.is_settling else self._mode.poll_s
-            await self._sleep(pause)
-            try:
-                await self._look()
-            except SalverError as error:
-                _LOG.error("the repository cannot be read, all stays as it is: %s", error)
-            except Exception:
-                _LOG.exception("scanning the repository failed, all stays as it is")
+    def _pause(self) -> float:
+        """Return the seconds until the next scan."""
+        return min(1.0, self._mode.poll_s) if self._repository.is_settling else self._mode.poll_s
 
     async def _load(self, name: str, before: Upload | None, after: Upload | None) -> None:
         """Load with what ``after`` brought; where that does not do, go back to ``before``."""
