@@ -71,7 +71,7 @@ def test_an_ensemble_is_as_good_as_its_models(tmp_path: Path, capsys: pytest.Cap
     (tmp_path / "over" / "salver.toml").write_text(step)
     assert main(["doctor", str(tmp_path)]) == 0
     assert "over:1 loads" in (out := capsys.readouterr().out)
-    assert "an ensemble of net: whether they fit together is seen when they are served" in out
+    assert "an ensemble of net: salver serve checks whether they fit together" in out
 
 
 def test_paths_that_hold_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

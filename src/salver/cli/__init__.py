@@ -56,7 +56,7 @@ COMMANDS: Final = {
         "salver.cli.doctor:doctor",
         "Show what is installed and what this machine can do; with PATH, why a model does not load.",
     ),
-    "config": ("salver.cli.config:config", "Show and check the configuration."),
+    "config": ("salver.cli.config_command:config", "Show and check the configuration."),
     "migrate": (
         "salver.cli.migrate:migrate",
         "Show what of a TorchServe, Triton or TensorFlow Serving deployment runs here, and how to serve it.",

@@ -1,7 +1,7 @@
-"""How does a server go to the background, and how is it found again and stopped?
+"""Servers in the background: start, find and stop them.
 
-By the process id in ``.model_server.pid`` of the folder for temporary files, where TorchServe has it. A
-process is signalled only when its own command line says that it is such a server of Salver's.
+The process id is in ``.model_server.pid`` in the folder for temporary files, as with TorchServe. A process is
+signalled only if its command line shows that it is such a server.
 """
 
 import contextlib
@@ -20,16 +20,16 @@ from salver.words.errors import Conflict
 _NAME: Final = ".model_server.pid"
 _RUN: Final = "from salver.cli import main; raise SystemExit(main())"
 _JAVA: Final = "org.pytorch.serve.ModelServer"
-Whose = Literal["ours", "torchserve", "nobody"]
+Owner = Literal["ours", "torchserve", "nobody"]
 
 
 def pid_file() -> Path:
-    """Where the process id stands."""
+    """Return the file with the process id."""
     return Path(tempfile.gettempdir()) / _NAME
 
 
-def whose(pid: int) -> Whose:
-    """Is it a server of ours, TorchServe itself, or something else, or nothing?"""
+def owner_of(pid: int) -> Owner:
+    """Return what runs under a process id; ``nobody`` = nothing, or another program."""
     command = _command(pid)
     if _JAVA in command:
         return "torchserve"
@@ -38,7 +38,7 @@ def whose(pid: int) -> Whose:
 
 
 def running() -> int | None:
-    """The process id of the server of ours that was started last, if it runs.
+    """Return the process id of the server that was started last; None if it does not run.
 
     Raises:
         Conflict: TorchServe itself runs.
@@ -47,26 +47,26 @@ def running() -> int | None:
         pid = int(pid_file().read_text().split(maxsplit=1)[0])
     except (OSError, ValueError, IndexError):
         return None
-    found = whose(pid)
+    found = owner_of(pid)
     if found == "torchserve":
         raise Conflict(f"process {pid} is TorchServe itself", fix="Stop it with its own torchserve --stop.")
     return pid if found == "ours" else None
 
 
 def launch(words: Sequence[str]) -> int:
-    """Start a server that stays when this process ends; its process id."""
+    """Start a server that outlives this process; return its process id."""
     command = [sys.executable, "-c", _RUN, "torchserve", "--foreground", *words]
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
     note(child.pid)
-    child.returncode = 0  # it is nobody's to wait for
+    child.returncode = 0  # no process waits for it
     return child.pid
 
 
 def note(pid: int) -> None:
-    """Write the process id down.
+    """Write the file with the process id.
 
     Raises:
-        Conflict: there is no room for it.
+        Conflict: it cannot be written.
     """
     try:
         pid_file().write_text(str(pid))
@@ -76,7 +76,7 @@ def note(pid: int) -> None:
 
 @contextlib.contextmanager
 def noted() -> Iterator[None]:
-    """While it lasts, this process is the server."""
+    """Record this process as the server within the context."""
     note(os.getpid())
     try:
         yield
@@ -87,13 +87,13 @@ def noted() -> Iterator[None]:
 
 
 def stop(pid: int, patience: float = 60.0, pause: Callable[[float], None] = time.sleep) -> bool:
-    """Ask it to end, and wait; False where it has not ended by then, or was not ours."""
-    if whose(pid) != "ours":
+    """Stop a server and wait; return False if it still runs, or is no server of Salver's."""
+    if owner_of(pid) != "ours":
         return False
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGTERM)
     for _ in range(int(patience / 0.1)):
-        if whose(pid) != "ours":
+        if owner_of(pid) != "ours":
             break
         pause(0.1)
     else:
@@ -104,7 +104,7 @@ def stop(pid: int, patience: float = 60.0, pause: Callable[[float], None] = time
 
 
 def _command(pid: int) -> list[str]:
-    """Its command line; empty where there is no such process, or nothing may be known of it."""
+    """Return a process's command line; empty if there is none, or it is hidden."""
     try:
         return [os.fsdecode(word) for word in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")]
     except OSError:

@@ -1,8 +1,4 @@
-"""What does ``salver serve`` say when it is ready?
-
-Pure: from the statuses and signatures to words, among them calls that truly work when pasted. It
-does not know how they are shown.
-"""
+"""Text of the start-up block, with calls that can be pasted. Pure."""
 
 import json
 import shlex
@@ -22,7 +18,7 @@ if TYPE_CHECKING:
     from salver.transport.access_check import Changing
 
 COLUMNS: Final = ("model", "version", "state", "backend", "loaded in", "inputs", "reason")
-#: What others may do, by whether changes are taken from them.
+#: What callers from other machines can do, by the rule for changes.
 _CHANGING: Final[dict[str, str]] = {
     "open": "these models, load and unload them",
     "token": "these models; changes need the token",
@@ -41,10 +37,10 @@ class Block(msgspec.Struct, frozen=True):
 
 
 def compose(info: "ReadyInfo", *, is_logged: bool = False) -> Block:
-    """The block for people.
+    """Return the block for people.
 
     Args:
-        is_logged: They have read in the log why versions failed.
+        is_logged: The log on the same terminal has said why versions failed.
     """
     rows = tuple(_row(status, info.signatures.get(status.id), is_logged) for status in info.statuses)
     failed = sum(status.state is State.FAILED for status in info.statuses)
@@ -77,7 +73,7 @@ def compose(info: "ReadyInfo", *, is_logged: bool = False) -> Block:
 
 
 def as_record(info: "ReadyInfo") -> dict[str, Any]:
-    """The same for programs."""
+    """Return the block for programs."""
     return {
         "event": "ready",
         "version": __version__,
@@ -102,10 +98,10 @@ def as_record(info: "ReadyInfo") -> dict[str, Any]:
 
 
 def exposure(host: str, changing: "Changing") -> str:
-    """A warning when others than this machine can connect, else empty.
+    """Return a warning if other machines can connect; else an empty text.
 
     Args:
-        changing: Whether they may change something, too.
+        changing: The rule for changes from other machines.
     """
     from salver.transport.access_check import is_loopback
 
@@ -115,10 +111,10 @@ def exposure(host: str, changing: "Changing") -> str:
 
 
 def curl(url: str, model: str, signature: Signature, *, takes_short: bool = True) -> str:
-    """A call with a body of zeros that fits; long bodies are made by a line of Python.
+    """Return a curl command with a valid body of zeros; a line of Python makes long bodies.
 
     Args:
-        takes_short: The server takes inputs by name (:mod:`salver.dialects.oip.short_json`).
+        takes_short: The server accepts inputs by name (:mod:`salver.dialects.oip.short_json`).
     """
     specs = signature.inputs
     is_short = takes_short and all(spec.name != "inputs" for spec in specs)
@@ -142,7 +138,7 @@ def curl(url: str, model: str, signature: Signature, *, takes_short: bool = True
 
 
 def triton_snippet(address: str, model: str, signature: Signature) -> str:
-    """The same call in Python, with tritonclient."""
+    """Return the same call in Python, with tritonclient."""
     more = "ml_dtypes, " if any(spec.datatype is DataType.BF16 for spec in signature.inputs) else ""
     text = [f"import {more}numpy as np, tritonclient.http as triton", "inputs = []"]
     for spec in signature.inputs:
@@ -156,7 +152,7 @@ def triton_snippet(address: str, model: str, signature: Signature) -> str:
 
 
 def _choose(info: "ReadyInfo") -> tuple[VersionStatus, Signature] | None:
-    """The model with the shortest call among those that answer."""
+    """Return the ready model with the shortest call."""
     able = [
         (status, info.signatures[status.id])
         for status in info.statuses
@@ -183,7 +179,7 @@ def _row(status: VersionStatus, signature: Signature | None, is_logged: bool) ->
 
 
 def _has_block(reason: str) -> bool:
-    """True if it holds lines to paste, which a cell of the table would run together."""
+    """Return True for several lines, which a cell of the table would run together."""
     return reason.count("\n") > 1
 
 

@@ -1,4 +1,4 @@
-"""``salver doctor``: what is installed, what can this machine do, and why does a model not load?"""
+"""``salver doctor``: report on the installation, the machine and models."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,17 +17,19 @@ def doctor(
     path: str = "",
     /,
     *,
-    trust_pickle: Annotated[bool, Parameter(help="As in salver serve.")] = False,
-    timeout: Annotated[float, Parameter(help="Seconds that one model may take to load.")] = 120.0,
+    trust_pickle: Annotated[
+        bool, Parameter(help="Allow models whose loading runs code, as in salver serve.")
+    ] = False,
+    timeout: Annotated[float, Parameter(help="Time limit for loading one model, in seconds.")] = 120.0,
     json: Json = False,
 ) -> int:
-    """Tell what is installed and what this machine can do; with PATH, why a model does not load.
+    """Show what is installed and what this machine can do; with PATH, why a model does not load.
 
-    Each model is loaded in a process of its own and let go again. The exit status is 1 when a model
-    does not load.
+    Each model is loaded in a process of its own and unloaded again. The exit status is 1 if a model does not
+    load.
 
     Args:
-        path: What would be given to salver serve.
+        path: Model file, folder or repository, as for salver serve.
     """
     # Imported here: looking at every installed package would slow --help.
     from salver.backends.discovery import backends
@@ -63,8 +65,8 @@ def doctor(
     return 0
 
 
-class Check(msgspec.Struct, frozen=True):
-    """What became of one version when it was tried.
+class LoadCheck(msgspec.Struct, frozen=True):
+    """Result of loading one version.
 
     Attributes:
         inputs, outputs: As ``name DATATYPE[shape]``.
@@ -91,11 +93,11 @@ def _found(path: str) -> "tuple[Manifest, ...]":
     return Repository((path,), formats(recogniser(backends()))).scan(0.0)
 
 
-def _check(manifest: "Manifest", trust_pickle: bool, timeout: float) -> Check:
+def _check(manifest: "Manifest", trust_pickle: bool, timeout: float) -> LoadCheck:
     from salver.backends.trial import try_load
     from salver.words.errors import SalverError
 
-    check = Check(
+    check = LoadCheck(
         manifest.id.name,
         manifest.id.version,
         str(manifest.path),
@@ -108,7 +110,7 @@ def _check(manifest: "Manifest", trust_pickle: bool, timeout: float) -> Check:
         return check
     if manifest.config.ensemble.steps:
         models = ", ".join(dict.fromkeys(name for name, _ in manifest.config.ensemble.models))
-        notice = f"an ensemble of {models}: whether they fit together is seen when they are served"
+        notice = f"an ensemble of {models}: salver serve checks whether they fit together"
         return msgspec.structs.replace(check, notices=(*check.notices, notice))
     try:
         signature = try_load(manifest, trust_pickle=trust_pickle, timeout=timeout)
@@ -121,7 +123,7 @@ def _check(manifest: "Manifest", trust_pickle: bool, timeout: float) -> Check:
     return msgspec.structs.replace(check, inputs=inputs, outputs=outputs)
 
 
-def _show(check: Check) -> None:
+def _show(check: LoadCheck) -> None:
     state = "does not load" if check.problem else "loads"
     line(f"{check.model}:{check.version} {state}")
     facts = [

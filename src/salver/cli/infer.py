@@ -1,4 +1,4 @@
-"""``salver infer``: what does a model answer to this input, or to every row of this file?"""
+"""``salver infer``: send one request, or every row of a file, to a model."""
 
 import asyncio
 import time
@@ -19,48 +19,46 @@ def infer(
     /,
     *,
     input: Inputs = (),
-    output: Annotated[tuple[str, ...], Parameter(help="An output that is wanted; all without one.")] = (),
+    output: Annotated[tuple[str, ...], Parameter(help="Output to return (default: all).")] = (),
     source: Annotated[
-        Path | None, Parameter(name="--from", help=f"Ask about every row of this file: {_FILES}.")
+        Path | None, Parameter(name="--from", help=f"File whose rows are sent: {_FILES}.")
     ] = None,
     target: Annotated[
         Path | None,
-        Parameter(name="--to", help=f"File that takes the answers to --from: {_FILES}."),
+        Parameter(name="--to", help=f"File for the answers to --from: {_FILES}."),
     ] = None,
     columns: Annotated[
         tuple[str, ...],
-        Parameter(help="INPUT=COLUMN,COLUMN: columns of --from that hold an input, if not called like it."),
+        Parameter(help="INPUT=COLUMN,COLUMN: columns of --from for an input (default: the one of its name)."),
     ] = (),
-    keep: Annotated[
-        tuple[str, ...], Parameter(help="A column of --from that --to shall have too, a key for instance.")
-    ] = (),
-    rows: Annotated[int, Parameter(help="Most rows a request with --from; 0 = automatic.")] = 0,
-    connections: Annotated[int, Parameter(help="Requests in flight with --from.")] = 4,
+    keep: Annotated[tuple[str, ...], Parameter(help="Column of --from to copy to --to, such as a key.")] = (),
+    rows: Annotated[int, Parameter(help="Most rows in each request of --from; 0 = automatic.")] = 0,
+    connections: Annotated[int, Parameter(help="Requests of --from in flight at the same time.")] = 4,
     on_error: Annotated[
         Literal["stop", "skip"],
-        Parameter(help="What a bad row of --from does; skip notes it in FILE.errors.jsonl beside --to."),
+        Parameter(help="On a bad row: stop, or skip it and note it in FILE.errors.jsonl beside --to."),
     ] = "stop",
     patience: Annotated[
-        float, Parameter(help="Seconds without any answer after which a job with --from gives up.")
+        float, Parameter(help="Give up a job with --from after this many seconds without an answer.")
     ] = 300.0,
     restart: Annotated[
-        bool, Parameter(help="Start a job with --from anew, and replace what --to holds.")
+        bool, Parameter(help="Start a job with --from from its first row, and overwrite --to.")
     ] = False,
     model_version: Version = "",
     url: Url = DEFAULT_URL,
     json: Json = False,
 ) -> int:
-    """Ask a model of a running server once, or about every row of a file.
+    """Send a request to a model of a running server, or every row of a file.
 
-    A job on a file that is interrupted, even by a crash, goes on when the same command is run again.
+    A job on a file that was interrupted, even by a crash, continues when the same command is run again.
 
     Args:
-        model: Its name.
+        model: The model's name.
     """
     if source is None and target is None:
         return asyncio.run(_infer(model, input, output, model_version, url, json))
     if source is None or target is None or input:
-        raise InvalidInput("--from and --to belong together, and --input to neither")
+        raise InvalidInput("--from and --to need each other, and do not go with --input")
     # Imported when the command runs: numpy and the client would slow --help.
     from salver.features.bulk import Job
     from salver.features.bulk.command import infer_file, parse_columns

@@ -1,7 +1,4 @@
-"""What can this machine do, and what is installed on it?
-
-Looks only; imports no framework and changes nothing.
-"""
+"""Facts about the machine and the installed frameworks, found out without importing these."""
 
 import contextlib
 import importlib.metadata
@@ -23,12 +20,12 @@ _LITTLE_SHM = 128 << 20
 
 
 class Framework(msgspec.Struct, frozen=True):
-    """One backend and whether its framework is there.
+    """A backend, and whether its framework is installed.
 
     Attributes:
         missing: Modules that are not installed.
         fix: How to install them, or empty.
-        harmless_formats: Those that requests may bring without ``--trust-pickle``.
+        harmless_formats: Formats that requests may bring without ``--trust-pickle``.
     """
 
     backend: str
@@ -40,7 +37,7 @@ class Framework(msgspec.Struct, frozen=True):
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """One fact about the machine; ``hint`` says what to do when it is a problem."""
+    """One fact about the machine; ``hint`` says how to solve a problem."""
 
     what: str
     value: str
@@ -48,7 +45,7 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 def frameworks(backends: Mapping[str, Backend]) -> list[Framework]:
-    """Every backend, judged without importing what it needs."""
+    """Return every backend; no framework is imported."""
     owners = importlib.metadata.packages_distributions()
     return [_framework(backend, owners) for backend in backends.values()]
 
@@ -66,7 +63,7 @@ def _framework(backend: Backend, owners: Mapping[str, Sequence[str]]) -> Framewo
 
 
 def findings() -> list[Finding]:
-    """The machine, as far as serving cares."""
+    """Return what matters to serving."""
     found = [
         Finding("python", f"{platform.python_version()} ({sys.executable})"),
         Finding("system", f"{platform.system()} {platform.release()}, {platform.machine()}"),

@@ -22,20 +22,20 @@ def migrate(
     write: Annotated[
         Path | None,
         Parameter(
-            help="Folder to make, with a start script and the files that it needs; or one script, FILE.sh."
+            help="Folder to create, with a start script and the files that it needs; or one script, FILE.sh."
         ),
     ] = None,
-    verbose: Annotated[bool, Parameter(help="List settings that are used as they are, too.")] = False,
+    verbose: Annotated[bool, Parameter(help="Also list settings that are used as they are.")] = False,
     json: Json = False,
 ) -> int:
-    """Tell what of a TorchServe, Triton or TensorFlow Serving deployment runs here, and how to serve it.
+    """Show what of a TorchServe, Triton or TensorFlow Serving deployment runs here, and how to serve it.
 
     Reads configurations, model stores, repositories, and the command lines in scripts, Dockerfiles, Compose
-    and Kubernetes files; runs none of their code and changes nothing in FOLDER. The exit status is 1 when
+    and Kubernetes files; runs none of their code and changes nothing in FOLDER. The exit status is 1 if
     something does not run.
 
     Args:
-        folder: Where the deployment lies.
+        folder: Folder of the deployment.
     """
     # Imported here: it looks at every backend and every table of flags.
     from salver.backends.discovery import backends, recogniser

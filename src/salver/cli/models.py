@@ -1,4 +1,4 @@
-"""``salver models``: what does a server have, and in what state?"""
+"""``salver models``: list, load and unload the models of a running server."""
 
 import asyncio
 import os
@@ -11,7 +11,7 @@ from salver.terminal.output import line, listed, record
 
 models = App(
     name="models",
-    help="List, load and unload a running server's models. Where it wants a token for that: SALVER_TOKEN.",
+    help="List, load and unload models of a running server. Set SALVER_TOKEN where it wants a token.",
     default_parameter=Parameter(negative=()),
 )
 
@@ -19,7 +19,7 @@ models = App(
 @models.default
 @models.command(name="list")
 def list_models(*, url: Url = DEFAULT_URL, json: Json = False) -> int:
-    """List every version that the server knows, with its state and, where it failed, the reason."""
+    """List every version that the server knows, with its state, and the reason if it failed."""
     entries = asyncio.run(_index(url))
     keys = ("name", "version", "state", "reason")
     none = "the server's repository is empty"
@@ -29,7 +29,7 @@ def list_models(*, url: Url = DEFAULT_URL, json: Json = False) -> int:
 
 @models.command
 def load(name: str, /, *, url: Url = DEFAULT_URL, json: Json = False) -> int:
-    """Load a model of the server's repository, or load it again.
+    """Load or reload a model of the server's repository.
 
     Args:
         name: The model's name.
@@ -39,7 +39,7 @@ def load(name: str, /, *, url: Url = DEFAULT_URL, json: Json = False) -> int:
 
 @models.command
 def unload(name: str, /, *, url: Url = DEFAULT_URL, json: Json = False) -> int:
-    """Let a model go; what it is working on is still answered.
+    """Unload a model; requests in flight are still answered.
 
     Args:
         name: The model's name.
@@ -47,7 +47,7 @@ def unload(name: str, /, *, url: Url = DEFAULT_URL, json: Json = False) -> int:
     return asyncio.run(_change(name, url, json, load=False))
 
 
-# The client is imported when a command runs: it costs numpy, which --help should not wait for.
+# The client is imported when a command runs: --help does not wait for numpy.
 async def _index(url: str) -> list[dict[str, Any]]:
     from salver.client import Client
 

@@ -304,7 +304,7 @@ def serve(
     ] = (),
     trust_pickle: Annotated[
         bool,
-        Parameter(help="Allow models whose loading runs code in them, such as pickles."),
+        Parameter(help="Allow models whose loading runs code, such as pickles, also from requests."),
     ] = False,
     execution: Execution = _EXECUTION,
     limits: Limits = _LIMITS,

@@ -1,8 +1,4 @@
-"""How does a picture become an SVG or PNG file?
-
-With matplotlib, the extra ``tune``, and without its global state. It knows no model: what is to be seen
-is a :class:`~salver.terminal.picture.Picture`.
-"""
+"""Plots as SVG or PNG files, drawn by matplotlib (the extra ``tune``) without its global state."""
 
 import textwrap
 from pathlib import Path
@@ -25,14 +21,16 @@ _CHOSEN = "#b22222"
 
 
 def check(path: Path) -> None:
-    """Say what is wrong with a report's path before anything is measured for it.
+    """Refuse a wrong path of a report before anything is measured for it.
 
     Raises:
         InvalidInput: another format, or a folder that does not exist.
         Unsupported: matplotlib is not installed.
     """
     if path.suffix.lower().lstrip(".") not in FORMATS:
-        raise InvalidInput(f"--report {path} is neither .svg nor .png")
+        raise InvalidInput(
+            f"--report {path} is neither .svg nor .png", fix="Name a file that ends with one of them."
+        )
     if not path.absolute().parent.is_dir():
         raise InvalidInput(f"--report {path}: the folder {path.parent} does not exist")
     try:
@@ -45,7 +43,7 @@ def check(path: Path) -> None:
 
 
 def write(picture: Picture, path: Path) -> None:
-    """Draw it; the same picture gives the same bytes.
+    """Draw a picture into a file; the same picture gives the same bytes.
 
     Raises:
         InvalidInput: the file cannot be written.
@@ -104,7 +102,7 @@ def _panel(axes: "Axes", panel: Panel) -> None:
 
 
 def _name_marks(axes: "Axes", panel: Panel) -> None:
-    """Names stand along their lines, at heights by turns so that near ones do not meet."""
+    """Write names along their lines, at alternating heights so that they do not overlap."""
     for number, mark in enumerate(sorted(panel.marks, key=lambda mark: mark.x)):
         axes.text(
             mark.x,

@@ -1,4 +1,4 @@
-"""Which options do several commands share, and how are they explained?"""
+"""Options that several commands share, and functions that parse values."""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -10,18 +10,20 @@ from cyclopts import Parameter
 from salver.terminal.output import on_terminal
 from salver.words.errors import InvalidInput
 
-#: As long as load balancers usually need to see that a server is not ready any more.
+#: Time that load balancers usually need to notice that a server is not ready.
 _DRAIN_S: Final = 5.0
 _MOST_DRAIN_S: Final = 3600.0
 
-Url = Annotated[str, Parameter(help="The server's address.", env_var="SALVER_URL")]
+Url = Annotated[str, Parameter(help="URL of the server.", env_var="SALVER_URL")]
 Json = Annotated[bool, Parameter(help="Print JSON, one object a line, instead of text.")]
-Version = Annotated[str, Parameter(name="--model-version", help="Its version; the server picks without one.")]
+Version = Annotated[
+    str, Parameter(name="--model-version", help="Version of the model (default: the server's choice).")
+]
 Inputs = Annotated[
     tuple[str, ...],
     Parameter(
         name=("--input", "-i"),
-        help="NAME=VALUE, once for each input. VALUE is JSON ('x=[[1,2]]'), text for a BYTES tensor, "
+        help="NAME=VALUE for each input. VALUE is JSON ('x=[[1,2]]'), text for a BYTES tensor, "
         "or @FILE: .npy, .json, or any other file as the bytes of one element.",
     ),
 ]
@@ -39,7 +41,7 @@ Artifacts = Annotated[
     Parameter(
         name="--artifacts",
         env_var="SALVER_ARTIFACTS",
-        help="Folder of the registry's files, or s3://bucket/path, where they do not lie beside its ledger.",
+        help="Folder of the registry's files, or s3://bucket/path (default: beside its ledger).",
     ),
 ]
 
@@ -58,13 +60,13 @@ def default_state_dir() -> str:
 
 
 def drain_delay(given: float | str | None, environment: Mapping[str, str] = os.environ) -> float:
-    """Seconds from SIGTERM on in which a server is not ready and goes on answering.
+    """Return the seconds after SIGTERM in which a server is not ready and still answers.
 
     Args:
-        given: None = as ``SALVER_DRAIN_DELAY`` says, or 0 on a terminal and 5 elsewhere.
+        given: None = ``SALVER_DRAIN_DELAY``, or 0 on a terminal and 5 elsewhere.
 
     Raises:
-        InvalidInput: it is no number from 0 to 3600.
+        InvalidInput: it is not a number from 0 to 3600.
     """
     if given is None:
         given = environment.get("SALVER_DRAIN_DELAY") or (0.0 if on_terminal() else _DRAIN_S)
@@ -73,17 +75,19 @@ def drain_delay(given: float | str | None, environment: Mapping[str, str] = os.e
     except ValueError:
         seconds = -1.0
     if not 0 <= seconds <= _MOST_DRAIN_S:
-        raise InvalidInput(f"the drain delay {given!r} is no number of seconds from 0 to {_MOST_DRAIN_S:g}")
+        raise InvalidInput(
+            f"the drain delay {given!r} is not a number of seconds from 0 to {_MOST_DRAIN_S:g}"
+        )
     return seconds
 
 
 def resources_of(settings: Iterable[str], flag: str) -> dict[str, int]:
-    """How much there is of each resource that models share, by ``NAME:COUNT`` or ``NAME:COUNT:DEVICE``.
+    """Return the count of each resource in ``NAME:COUNT`` or ``NAME:COUNT:DEVICE``.
 
-    There is one device, the machine: of several counts of one name the largest holds.
+    The machine is the only device: of several counts of one name, the largest is used.
 
     Raises:
-        InvalidInput: one is written otherwise.
+        InvalidInput: a setting has another form.
 
     >>> resources_of(["slots:2", "memory:8:0"], "--rate-limit-resource")
     {'slots': 2, 'memory': 8}
@@ -117,9 +121,9 @@ def cache_of(words: Iterable[str], flag: str) -> dict[str, object]:
     for word in words:
         name, *settings = word.split(",")
         if not name or "=" in name:
-            raise InvalidInput(f"{flag} {word!r} names no cache", fix="As local,size=64m.")
+            raise InvalidInput(f"{flag} {word!r} names no cache", fix="Write local,size=64m, for example.")
         if found not in ("", name):
-            raise InvalidInput(f"{flag}: there is one cache, and not both {found!r} and {name!r}")
+            raise InvalidInput(f"{flag}: there can be one cache, not both {found!r} and {name!r}")
         found = name
         for setting in settings:
             key, equals, value = setting.partition("=")

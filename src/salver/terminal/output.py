@@ -1,8 +1,4 @@
-"""How does a command show its result?
-
-As tables in colour on a terminal, as aligned plain lines in a pipe, as one JSON object a line
-where ``--json`` asks for it. It knows no command.
-"""
+"""Output of commands: coloured tables on a terminal, plain lines in a pipe, JSON with ``--json``."""
 
 import re
 import shutil
@@ -33,18 +29,18 @@ _STYLES: Final = {
 
 
 def on_terminal() -> bool:
-    """Is somebody looking, rather than a program reading?"""
+    """Return True if standard output is a terminal."""
     return sys.stdout.isatty()
 
 
 def line(text: str = "") -> None:
-    """One line of the result."""
+    """Write one line of the result."""
     sys.stdout.write(f"{text}\n")
 
 
 @contextmanager
 def under_way(text: str) -> Iterator[None]:
-    """Show that something is being done, and for how long, while it lasts; in a pipe, nothing."""
+    """Show a spinner and the elapsed time on a terminal; nothing in a pipe."""
     if not sys.stderr.isatty():
         yield
         return
@@ -58,10 +54,10 @@ def under_way(text: str) -> Iterator[None]:
 
 
 def prose(text: str, *, beside: bool = False) -> None:
-    """Lines that a terminal breaks between words; indented ones stay indented.
+    """Write text that is wrapped between words on a terminal; indentation is kept.
 
     Args:
-        beside: The result, as of :func:`remark`.
+        beside: Write to standard error, like :func:`remark`.
     """
     width, say = width_of_terminal(beside=beside), remark if beside else line
     for each in text.splitlines() or [""]:
@@ -72,19 +68,19 @@ def prose(text: str, *, beside: bool = False) -> None:
 
 
 def width_of_terminal(*, beside: bool = False) -> int:
-    """Columns that somebody sees of it; 0 = nobody looks, and lines may be long."""
+    """Return the terminal's columns; 0 = no terminal, and no limit."""
     is_seen = sys.stderr.isatty() if beside else on_terminal()
     return shutil.get_terminal_size((100, 24)).columns if is_seen else 0
 
 
 def remark(text: str) -> None:
-    """Something beside the result; goes to stderr, so that a pipe gets the result alone."""
+    """Write a remark to standard error, so that a pipe gets only the result."""
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()
 
 
 def printable(text: object) -> str:
-    """What others have written; a terminal must not obey it.
+    """Return text from outside without characters that would control the terminal.
 
     >>> printable("fraud\\x1b[31m")
     'fraud?[31m'
@@ -93,7 +89,7 @@ def printable(text: object) -> str:
 
 
 def moment(seconds: float) -> str:
-    """A time in Unix seconds, of UTC.
+    """Return Unix seconds as a date and time of UTC.
 
     >>> moment(0)
     '1970-01-01 00:00:00Z'
@@ -102,7 +98,7 @@ def moment(seconds: float) -> str:
 
 
 def record(value: Any) -> None:
-    """The result as one line of JSON."""
+    """Write one line of JSON."""
     sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
     sys.stdout.flush()
 
@@ -116,10 +112,10 @@ def listed(
     none: str = "",
     needless: Sequence[str] = (),
 ) -> None:
-    """Things under headings, or each as one line of JSON.
+    """Write items as a table, or each as one line of JSON.
 
     Args:
-        none: Is said in place of a table without rows; empty = the headings are.
+        none: Text for an empty table; empty = the headings alone.
         needless: See :func:`fitted`.
     """
     found = list(items)
@@ -133,7 +129,7 @@ def listed(
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], needless: Sequence[str] = ()) -> None:
-    """Rows under headings: rich on a terminal, which has to be wide enough, plain and whole in a pipe.
+    """Write a table: fitted to the terminal's width, or plain and complete in a pipe.
 
     Args:
         needless: See :func:`fitted`.
@@ -162,13 +158,13 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], needless: Seque
 def fitted(
     columns: Sequence[str], rows: Sequence[Sequence[str]], width: int, needless: Sequence[str] = ()
 ) -> dict[int, int]:
-    """Which columns a terminal shows, by their index, and how wide each is.
+    """Return the widths of the columns that fit, by index.
 
-    A column is broken between words, and last of all after a number, which has its unit or a time behind it;
-    so that a row has few lines, no cell has much more than three.
+    Cells are wrapped between words, after a number only if nothing else helps, since its unit follows it. No
+    cell gets much more than three lines.
 
     Args:
-        needless: Columns that are left out where there is no room for that, the first one first.
+        needless: Columns to leave out if there is no room, the first one first.
 
     >>> rows = [("1", "latest, champion", "2026-11-27 00:28:29Z")]
     >>> fitted(("version", "aliases", "pushed"), rows, 80)
@@ -200,7 +196,7 @@ def fitted(
 
 
 def plain_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Aligned lines without a box, colour or trailing blanks.
+    """Return aligned lines without a box, colours or trailing blanks.
 
     >>> plain_table(("model", "state"), [("a", "READY")])
     ['model  state', 'a      READY']
@@ -211,7 +207,7 @@ def plain_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[s
 
 
 def report_error(error: SalverError, *, json: bool) -> None:
-    """One line on stderr, red on a terminal; with ``--json`` an object on stdout instead."""
+    """Write an error to standard error, red on a terminal; as JSON to standard output with ``--json``."""
     if json:
         record({"error": {"code": error.code.value, "message": error.message, "fix": error.fix}})
         return

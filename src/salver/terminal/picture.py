@@ -1,8 +1,4 @@
-"""Of what does a plot consist, wherever it is drawn?
-
-Records of series and marks in panels, and panels drawn in the characters of a terminal. Pure. It knows
-no model, no colour scheme of a file format and no library that draws.
-"""
+"""Plots: records of panels with series and marks, and their drawing in characters of a terminal. Pure."""
 
 import itertools
 import math
@@ -25,11 +21,11 @@ _FAR = 3.0  # times the rest; a bound above is cut off
 
 
 class Series(msgspec.Struct, frozen=True):
-    """Points that belong together.
+    """Points of one curve.
 
     Attributes:
-        points: (x, y), ascending in x; what is not finite is left out.
-        colour: Which of the colours; series of one colour are of one thing.
+        points: (x, y), ascending in x; points that are not finite are left out.
+        colour: Index of the colour; series of one colour belong together.
     """
 
     label: str
@@ -39,7 +35,7 @@ class Series(msgspec.Struct, frozen=True):
 
 
 class Mark(msgspec.Struct, frozen=True):
-    """An x that has a name; drawn as a vertical line. The strong one is what was chosen."""
+    """A named x, drawn as a vertical line; strong = the chosen one."""
 
     label: str
     x: float
@@ -57,7 +53,7 @@ class Panel(msgspec.Struct, frozen=True):
 
 
 class Picture(msgspec.Struct, frozen=True):
-    """What a report shows: panels, and the sentences beside them."""
+    """A report: panels, and sentences beside them."""
 
     title: str
     panels: tuple[Panel, ...]
@@ -65,7 +61,7 @@ class Picture(msgspec.Struct, frozen=True):
 
 
 def draw(panel: Panel, width: int, height: int) -> list[list[Run]]:
-    """The panel in so many columns and lines of characters, heading and legend included.
+    """Return the panel in characters, with its heading and legend.
 
     >>> panel = Panel("rate", "rows", "rows/s", (Series("law", ((1, 0), (16, 1))),))
     >>> for line in draw(panel, 32, 9):
@@ -92,7 +88,7 @@ def draw(panel: Panel, width: int, height: int) -> list[list[Run]]:
 
 
 def _legend(panel: Panel, width: int) -> list[list[Run]]:
-    """What x is and which series there are, on as many lines as they need."""
+    """Return the label of x and the names of the series, on as many lines as they need."""
     used = _GUTTER + 2 + len(panel.x_label)
     lines: list[list[Run]] = [[(" " * (_GUTTER + 2) + panel.x_label, "dim")]]
     for series in panel.series:
@@ -106,12 +102,12 @@ def _legend(panel: Panel, width: int) -> list[list[Run]]:
 
 
 def colour_name(number: int) -> str:
-    """As a terminal calls it."""
+    """Return the terminal's name of a colour."""
     return _COLOURS[number % len(_COLOURS)]
 
 
 def short(value: float) -> str:
-    """A number in at most about five characters, as ticks want it.
+    """Return a number in about five characters, for ticks.
 
     >>> [short(v) for v in (0, 0.005, 0.25, 9.6, 48, 1234, 25_000, 1.5e6)]
     ['0', '0.005', '0.25', '9.6', '48', '1234', '25k', '1.5M']
@@ -123,7 +119,7 @@ def short(value: float) -> str:
 
 
 def powers_of_two(low: float, high: float) -> list[int]:
-    """The ticks of an x axis from ``low`` to ``high``.
+    """Return the ticks of an x axis from ``low`` to ``high``.
 
     >>> powers_of_two(1, 20)
     [1, 2, 4, 8, 16]
@@ -133,7 +129,7 @@ def powers_of_two(low: float, high: float) -> list[int]:
 
 
 def limits(panel: Panel) -> tuple[float, float, float]:
-    """Least x, greatest x and greatest y that must be seen; a bound far above the rest is cut off."""
+    """Return the least x, the greatest x and the greatest y to show; a bound far above is cut off."""
     every = [p for series in panel.series for p in series.points if all(map(math.isfinite, p))]
     seen = [p for s in panel.series if s.kind != "bound" for p in s.points if all(map(math.isfinite, p))]
     if not every:
@@ -164,18 +160,18 @@ class _Canvas:
                 self._line(series)
 
     def rows(self) -> Iterator[list[Run]]:
-        """The lines of characters, from the top."""
+        """Return the lines of characters, from the top."""
         for line in range(self.height):
             yield [self._cell(line, column) for column in range(self.width)]
 
     def y_tick(self, line: int) -> str:
-        """What stands left of a line, mostly nothing."""
+        """Return the label left of a line, mostly empty."""
         middle = (self.height - 1) // 2
         places = {0: 1.0, middle: 1 - middle / (self.height - 1), self.height - 1: 0.0}
         return short(places[line] * self._top) if line in places else ""
 
     def x_ticks(self) -> str:
-        """The line below the axis."""
+        """Return the line below the axis."""
         text = ""
         for tick in powers_of_two(self._low, self._high):
             word = str(tick)
@@ -185,7 +181,7 @@ class _Canvas:
         return text
 
     def mark_labels(self) -> list[list[Run]]:
-        """Names over the vertical lines, on as many lines as they need."""
+        """Return the names above the vertical lines, on as many lines as they need."""
         lines: list[tuple[int, list[Run]]] = []  # columns used, and what is there
         for mark in sorted(self._panel.marks, key=lambda mark: mark.x):
             at = max(0, min(self._column(mark.x), self.width - len(mark.label)))
@@ -208,7 +204,7 @@ class _Canvas:
         return self._at(x, 0.0)[0] // 2
 
     def _at(self, x: float, y: float) -> tuple[int, int]:
-        """The dot of a point; the line of the dot may lie outside."""
+        """Return the dot of a point; its line may lie outside."""
         share = math.log2(max(x, self._low) / self._low) / math.log2(self._high / self._low)
         across = round(min(share, 1.0) * (2 * self.width - 1))
         return across, round((1 - y / self._top) * (4 * self.height - 1))
@@ -247,5 +243,5 @@ def _mark_style(mark: Mark) -> str:
 
 
 def plain(lines: Sequence[Sequence[Run]]) -> list[str]:
-    """The same without colours."""
+    """Return the lines without colours."""
     return ["".join(text for text, _ in runs).rstrip() for runs in lines]

@@ -43,8 +43,8 @@ def test_tr_f6_the_port_of_sagemaker() -> None:
     [
         (["--sagemaker-safe-port-range=8081-9000"], r"HTTP requests at port 8000, .* \[8081, 9000\]"),
         (["--sagemaker-safe-port-range=8000-8001"], "metrics requests at port 8002"),
-        (["--sagemaker-safe-port-range=8000"], "no range"),
-        (["--sagemaker-safe-port-range=9-8"], "no range"),
+        (["--sagemaker-safe-port-range=8000"], "not a range"),
+        (["--sagemaker-safe-port-range=9-8"], "not a range"),
     ],
 )
 def test_tr_f6_ports_outside_of_the_safe_range(flags: list[str], text: str) -> None:

@@ -268,7 +268,7 @@ def test_tf_f12_tf_c7_certificates_stand_in_the_file(tmp_path: Path) -> None:
     for text in ("", "server_key: 'KEY'", "server_key: 'K' server_cert: 'C' client_verify: true"):
         with pytest.raises(InvalidInput, match="needs"):
             config(f"--ssl_config_file={written(tmp_path, text)}")
-    with pytest.raises(InvalidInput, match="belong together"):
+    with pytest.raises(InvalidInput, match="need each other"):
         config("--tls_cert=c")
 
 

@@ -111,7 +111,7 @@ def test_ts_k1_ts_b11_it_goes_to_the_background_and_is_stopped(deployment: Deplo
     status, said = deployment.run("--start", "--ncs")
     assert (status, "already running" in said) == (1, True)
     assert deployment.run("--stop") == (0, "TorchServe has stopped.\n")
-    assert background.whose(pid) == "nobody"
+    assert background.owner_of(pid) == "nobody"
     assert not (deployment.folder / ".model_server.pid").exists()
     assert not (deployment.folder / "key_file.json").exists()
     assert deployment.run("--stop") == (0, "TorchServe is not currently running.\n")

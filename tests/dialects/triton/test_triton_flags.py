@@ -249,8 +249,8 @@ def test_tr_f13_every_flag_without_an_effect_is_told_once() -> None:
         (["--http-restricted-api=everything:k=v"], "no group of operations 'everything'"),
         (["--http-restricted-api=inference"], "GROUP"),
         (["--metrics-config=colour=true"], "no setting 'colour'"),
-        (["--metrics-config=summary_latencies"], "no setting"),
-        (["--metrics-config=summary_quantiles=2"], "no quantiles"),
+        (["--metrics-config=summary_latencies"], "not a setting"),
+        (["--metrics-config=summary_quantiles=2"], "not quantiles"),
         (["--access-log=some"], "off, errors, all"),
     ],
 )

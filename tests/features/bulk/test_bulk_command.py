@@ -81,8 +81,8 @@ def test_clock_times() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--to", "x.csv"), "belong together"),
-        (("--from", "a.csv", "--to", "b.csv", "-i", "x=1"), "--input to neither"),
+        (("--to", "x.csv"), "need each other"),
+        (("--from", "a.csv", "--to", "b.csv", "-i", "x=1"), "do not go with --input"),
         (("--from", "a.csv", "--to", "b.csv", "--columns", "x"), "is not INPUT=COLUMN"),
         (("--from", "a.csv", "--to", "b.txt"), "no known format"),
         (("--from", "a.csv", "--to", "b.csv", "--connections", "0"), "at least 1"),

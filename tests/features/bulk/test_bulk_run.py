@@ -561,4 +561,4 @@ def test_the_command(url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert main(words) == 1
     assert "is there already. --restart replaces it." in capsys.readouterr().err
     assert main(["infer", "doubler", "--from", "x.csv", "--url", url]) == 1
-    assert "--from and --to belong together" in capsys.readouterr().err
+    assert "--from and --to need each other" in capsys.readouterr().err

@@ -85,7 +85,7 @@ def test_sizes_have_units(text: str, size: int):
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (["local,size=1", "redis,host=a"], "one cache, and not both 'local' and 'redis'"),
+        (["local,size=1", "redis,host=a"], "can be one cache, not both 'local' and 'redis'"),
         (["size=1"], "names no cache"),
         ([""], "names no cache"),
         (["local,size"], "'size' is not a setting"),

@@ -51,13 +51,13 @@ _ACCESS: Final = ("off", "errors", "all")
 
 
 def configure(words: Sequence[str], environment: Mapping[str, str] = os.environ) -> Startup:
-    """What the flags ask for.
+    """Return the configuration of tensorflow_model_server's flags.
 
     Args:
-        environment: ``MODEL_NAME`` and ``MODEL_BASE_PATH`` count where no flag names a model (TF-F22).
+        environment: ``MODEL_NAME`` and ``MODEL_BASE_PATH`` are used if no flag names a model (TF-F22).
 
     Raises:
-        InvalidInput: a flag, its value or a file is wrong; TensorFlow Serving's texts, where it has one.
+        InvalidInput: a flag, its value or a file is wrong; with TensorFlow Serving's text, if it has one.
     """
     given = ParsedFlags(words, TENSORFLOW)
     first, *more = _fronts(given)
@@ -131,7 +131,7 @@ def _notices(given: ParsedFlags) -> list[str]:
 
 
 def _served(given: ParsedFlags, environment: Mapping[str, str]) -> tuple[Served, list[str]]:
-    """The models, by name, and what of their list has no effect."""
+    """Return the models by name, and notices about settings without effect."""
     file = given.text("model_config_file")
     allows = given.is_on("allow_version_labels_for_unavailable_models", False)
     if not file:
@@ -147,7 +147,7 @@ def _served(given: ParsedFlags, environment: Mapping[str, str]) -> tuple[Served,
 
 
 def _one(given: ParsedFlags, environment: Mapping[str, str]) -> NamedModel:
-    """The one model of flags, or of the container's environment."""
+    """Return the model of the flags, or of the container's environment."""
     name, path = given.text("model_name"), given.text("model_base_path")
     if not path and not ("MODEL_NAME" in environment or "MODEL_BASE_PATH" in environment):
         raise InvalidInput(_NO_MODELS, fix="Say: --model_name=NAME --model_base_path=FOLDER")
@@ -159,7 +159,7 @@ def _one(given: ParsedFlags, environment: Mapping[str, str]) -> NamedModel:
 
 
 def _named_defaults(given: ParsedFlags, wish: Platform) -> tuple[NamedModelDefaults, str]:
-    """What holds for every model, and the name of the threads that run batches."""
+    """Return the defaults of every model, and the name of the threads that run batches."""
     parameters = wish.batching
     if not given.text("platform_config_file") and given.is_on("enable_batching", False):
         parameters = parse_file(given.text("batching_parameters_file"), "BatchingParameters")
@@ -191,7 +191,7 @@ def _named_defaults(given: ParsedFlags, wish: Platform) -> tuple[NamedModelDefau
 
 
 def _fronts(given: ParsedFlags) -> list[FrontConfig]:
-    """gRPC, its UNIX socket, and REST, as far as they are open."""
+    """Return the ports of gRPC and REST, and the UNIX socket, that are open."""
     host, grace = given.text("host", _LOCAL), float(given.number("grace_seconds", 30))
     plain = FrontConfig(host, 0, grace_seconds=grace)
     found = []
@@ -208,7 +208,7 @@ def _fronts(given: ParsedFlags) -> list[FrontConfig]:
     if rest:
         certificate, key = given.text("tls_cert"), given.text("tls_key")
         if bool(certificate) != bool(key):
-            raise InvalidInput("--tls_cert and --tls_key belong together")
+            raise InvalidInput("--tls_cert and --tls_key need each other")
         found.append(msgspec.structs.replace(plain, port=rest, tls_cert=certificate, tls_key=key))
     if not found:
         raise InvalidInput(

@@ -1,7 +1,6 @@
-"""Which flags has tensorflow_model_server, and what becomes of each under ``--compat tensorflow-serving``?
+"""tensorflow_model_server's flags under ``--compat tensorflow-serving``, with an effect and without.
 
-Those that do here what they do there, and those that are accepted and have no effect. Facts: the command line
-of TensorFlow Serving 2.20 and of its main branch of July 2026.
+Source: the command line of TensorFlow Serving 2.20 and of its main branch of July 2026.
 """
 
 from typing import Final
@@ -9,44 +8,53 @@ from typing import Final
 from salver import __version__
 from salver.terminal.server_flags import CommandLine, FlagType
 
-#: Flags with an effect: what they take, and a line for --help.
+#: Flags with an effect: the type, and a line for --help with the default in brackets.
 USED: Final[dict[str, tuple[FlagType, str]]] = {
-    "port": ("int", "gRPC (8500); 0 = not"),
-    "grpc_socket_path": ("text", "UNIX socket that answers gRPC, too"),
-    "rest_api_port": ("int", "REST, and all else that Salver speaks (8501); 0 = not"),
-    "rest_api_timeout_in_ms": ("int", "for a whole call over REST (30000); 0 = as long as it takes"),
-    "rest_api_enable_cors_support": ("bool", "pages of every origin may ask over REST (false)"),
-    "model_name": ("text", "of the one model (MODEL_NAME, or default)"),
+    "port": ("int", "port of gRPC (8500); 0 = closed"),
+    "grpc_socket_path": ("text", "UNIX socket for gRPC, besides the port"),
+    "rest_api_port": ("int", "port of REST and of Salver's other protocols (8501); 0 = closed"),
+    "rest_api_timeout_in_ms": ("int", "time limit of a call over REST (30000); 0 = none"),
+    "rest_api_enable_cors_support": ("bool", "let pages of every origin call over REST (false)"),
+    "model_name": ("text", "name of the one model (MODEL_NAME, or default)"),
     "model_base_path": ("text", "folder of its versions, or s3://, gs:// or as:// URL of one"),
-    "model_config_file": ("text", "text ModelServerConfig: models by name and base path"),
-    "model_config_file_poll_wait_seconds": ("seconds", "between two looks at it (0 = it is read once)"),
-    "file_system_poll_wait_seconds": ("seconds", "between two looks at the base paths (1); 0 = one look"),
+    "model_config_file": ("text", "file with text ModelServerConfig: models by name and base path"),
+    "model_config_file_poll_wait_seconds": ("seconds", "seconds between two looks at it (0 = read once)"),
+    "file_system_poll_wait_seconds": (
+        "seconds",
+        "seconds between two looks at the base paths (1); 0 = look once",
+    ),
     "num_load_threads": ("int", "versions that load at the same time (4)"),
-    "max_num_load_retries": ("int", "further tries of a version that does not load (5)"),
-    "load_retry_interval_micros": ("int", "before each of them (60000000)"),
+    "max_num_load_retries": ("int", "retries of a version that does not load (5)"),
+    "load_retry_interval_micros": ("int", "microseconds before each retry (60000000)"),
     "allow_version_labels_for_unavailable_models": (
         "bool",
-        "a new label may mean a version that is not up yet (false)",
+        "allow new labels of versions that are not loaded (false)",
     ),
-    "enable_batching": ("bool", "requests share runs (false)"),
-    "batching_parameters_file": ("text", "text BatchingParameters: how"),
+    "enable_batching": ("bool", "run requests in batches (false)"),
+    "batching_parameters_file": ("text", "file with text BatchingParameters"),
     "enable_per_model_batching_parameters": (
         "bool",
-        "batching_params.pbtxt of a version says how; without one it has no batching (false)",
+        "use batching_params.pbtxt of each version; without one, no batching (false)",
     ),
     "enable_model_warmup": ("bool", "run assets.extra/tf_serving_warmup_requests before traffic (true)"),
-    "num_request_iterations_for_warmup": ("int", "how often each of them (1)"),
-    "monitoring_config_file": ("text", "text MonitoringConfig: path of the metrics page"),
-    "ssl_config_file": ("text", "text SSLConfig: encrypts gRPC"),
-    "platform_config_file": ("text", "text PlatformConfigMap: stands for the flags of sessions and batching"),
-    "tensorflow_session_parallelism": ("int", "threads, in operations and of them (0 = automatic)"),
-    "tensorflow_intra_op_parallelism": ("int", "threads in an operation (0 = automatic)"),
+    "num_request_iterations_for_warmup": ("int", "runs of each warm-up request (1)"),
+    "monitoring_config_file": ("text", "file with text MonitoringConfig: path of the metrics page"),
+    "ssl_config_file": ("text", "file with text SSLConfig, to encrypt gRPC"),
+    "platform_config_file": (
+        "text",
+        "file with text PlatformConfigMap, instead of the flags of sessions and batching",
+    ),
+    "tensorflow_session_parallelism": ("int", "default of the next two flags (0 = automatic)"),
+    "tensorflow_intra_op_parallelism": ("int", "threads in each operation (0 = automatic)"),
     "tensorflow_inter_op_parallelism": ("int", "operations at the same time (0 = automatic)"),
-    "saved_model_tags": ("text", "of the meta graph that is served (serve)"),
-    "prefer_tflite_model": ("bool", "model.tflite of a version goes before its SavedModel (false)"),
-    "enable_signature_method_name_check": ("bool", "classify and regress need signatures of them (false)"),
-    "enable_serialization_as_tensor_content": ("bool", "answers over gRPC have tensor_content (false)"),
-    "version": ("switch", "tell the version, and end"),
+    "saved_model_tags": ("text", "tags of the meta graph to serve (serve)"),
+    "prefer_tflite_model": ("bool", "prefer model.tflite of a version to its SavedModel (false)"),
+    "enable_signature_method_name_check": (
+        "bool",
+        "require signatures of their kind for classify and regress (false)",
+    ),
+    "enable_serialization_as_tensor_content": ("bool", "answer over gRPC with tensor_content (false)"),
+    "version": ("switch", "print the version and exit"),
 }
 
 _ALWAYS: Final = "Salver does that by itself"
@@ -76,33 +84,33 @@ IGNORED: Final[dict[str, tuple[FlagType, str]]] = {
     "thread_pool_factory_config_file": ("text", _SESSION),
 }
 
-#: Flags of ``salver serve`` itself that go with them.
+#: Salver's own flags that go with them.
 OWN: Final[dict[str, tuple[FlagType, str]]] = {
-    "host": ("text", "address to listen on (127.0.0.1); 0.0.0.0 for every one"),
-    "drain_delay": ("seconds", "after SIGTERM, not ready and answering (0 on a terminal, else 5)"),
-    "exit_on_error": ("bool", "end with 1 where a model does not load at the start (false)"),
-    "grace_seconds": ("int", "for requests in flight when the server stops (30)"),
+    "host": ("text", "address to listen on (127.0.0.1); 0.0.0.0 = all"),
+    "drain_delay": ("seconds", "seconds after SIGTERM, not ready but answering (0 on a terminal, else 5)"),
+    "exit_on_error": ("bool", "exit with 1 if a model does not load at the start (false)"),
+    "grace_seconds": ("int", "seconds for requests in flight when the server stops (30)"),
     "tls_cert": ("text", "PEM file; encrypts the REST port, with tls_key"),
     "tls_key": ("text", "PEM file"),
-    "max_body_mb": ("int", "most MiB of a body over REST (64)"),
+    "max_body_mb": ("int", "largest body over REST, in MiB (64)"),
     "trust_pickle": (
         "switch",
-        "allow pickle and joblib files, and requests to bring models of any format",
+        "allow models whose loading runs code, such as pickles, also from requests",
     ),
-    "state_dir": ("text", "where profiles of models with an objective, and ONNX graphs, are kept"),
+    "state_dir": ("text", "folder for profiles of models with an objective, and for ONNX graphs"),
     "prefer": (
         "text",
-        "who runs SavedModels: tensorflow, or onnx as far as they can be converted (tensorflow)",
+        "framework of SavedModels: tensorflow, or onnx if they can be converted (tensorflow)",
     ),
-    "log_level": ("text", "debug, info, warning or error (by TF_CPP_MIN_LOG_LEVEL, or info)"),
-    "api_token_file": ("text", "file of the token that changes need: loads, unloads, settings (none)"),
+    "log_level": ("text", "debug, info, warning or error (TF_CPP_MIN_LOG_LEVEL, or info)"),
+    "api_token_file": ("text", "file with the token that changes need, such as loading a model (none)"),
     "allowed_host": (
         "text",
-        "name besides localhost by which a port of this machine alone may be asked; may be repeated",
+        "host name, besides localhost, that callers of a local port may use; may be repeated",
     ),
     "access_log": ("text", "off, errors or all (off)"),
-    "prediction_log": ("text", "folder that takes requests with their answers, as logging_config wants them"),
-    "tensorflow_metrics": ("bool", "metrics under TensorFlow Serving's names, too (true)"),
+    "prediction_log": ("text", "folder for logs of requests and answers, of models with logging_config"),
+    "tensorflow_metrics": ("bool", "also metrics under TensorFlow Serving's names (true)"),
     "json": ("switch", "print the start-up block as a JSON object"),
 }
 

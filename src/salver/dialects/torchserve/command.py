@@ -48,11 +48,11 @@ _KINDS: Final[dict[str, Kind]] = {
 
 
 def configure(options: Options, environment: Mapping[str, str] = os.environ) -> Startup:
-    """What options, files and environment ask for.
+    """Return the configuration of options, files and environment.
 
     Raises:
         InvalidInput: one of them is wrong.
-        Unsupported: it asks for what there is not here.
+        Unsupported: one asks for something that Salver does not have.
     """
     logs = environment.get("LOG_LOCATION", "logs")
     folder = Path(logs) / "config"
@@ -63,7 +63,7 @@ def configure(options: Options, environment: Mapping[str, str] = os.environ) -> 
     config = ServeConfig(
         front=first,
         more=tuple(more),
-        # TorchServe's own keys say who may, unless its operator switched them off.
+        # TorchServe's own keys protect changes, unless its operator has disabled them.
         api=ApiConfig(allows_remote=True, hosts=options.hosts),
         control="none",
         max_body_mb=largest / _MIB,
@@ -92,7 +92,7 @@ def configure(options: Options, environment: Mapping[str, str] = os.environ) -> 
 
 
 def _fronts(settings: Settings, grace: float) -> list[FrontConfig]:
-    """Ports for REST, one where several have the same address, and both for gRPC."""
+    """Return the ports of REST, one for each address, and both of gRPC."""
     together: dict[Address, list[str]] = {}
     for surface in ("inference", "management", "metrics"):
         if surface != "metrics" or settings.is_on("enable_metrics_api"):
@@ -129,7 +129,7 @@ def _fronts(settings: Settings, grace: float) -> list[FrontConfig]:
 
 
 def _pem(settings: Settings) -> tuple[str, str]:
-    """Certificate and key."""
+    """Return the files of the certificate and its key."""
     if store := settings.text("keystore"):
         return pem_files(store, settings.text("keystore_pass"))
     files = settings.text("certificate_file"), settings.text("private_key_file")
@@ -145,7 +145,7 @@ def _pem(settings: Settings) -> tuple[str, str]:
 
 
 def _handlers(settings: Settings) -> HandlerStoreConfig:
-    """Which models are loaded, and what may be registered."""
+    """Return which models are loaded, and what requests may register."""
     store = settings.text("model_store")
     if not store:
         raise InvalidInput("Missing mandatory parameter --model-store")
@@ -182,7 +182,7 @@ def _handlers(settings: Settings) -> HandlerStoreConfig:
 
 
 def _models(settings: Settings) -> tuple[tuple[AtStart, ...], bool]:
-    """Those that are loaded at the start; and are it all of the store?"""
+    """Return the models to load at the start, and True if they are all of the store."""
     if told := settings.object("model_snapshot"):
         return of_snapshot(parse_models(json.dumps(told.get("models", {})), "model_snapshot")), False
     said = settings.text("load_models")
@@ -218,7 +218,7 @@ def _rules(settings: Settings) -> TorchServeRules:
 
 
 def _view(settings: Settings, options: Options, logs: str, metrics: str) -> TorchServeViewConfig:
-    """Metrics and log files."""
+    """Return the configuration of metrics and log files."""
     file = settings.text("metrics_config")
     named = TorchServeMetricsConfig(
         _MODES[settings.text("metrics_mode").lower()],
@@ -230,7 +230,7 @@ def _view(settings: Settings, options: Options, logs: str, metrics: str) -> Torc
 
 
 def _written(settings: Settings) -> dict[str, str]:
-    """What a snapshot says beside the models."""
+    """Return the settings in a snapshot, besides the models."""
     return {
         name: value for name, value in settings.said().items() if name not in ("model_snapshot", "models")
     }

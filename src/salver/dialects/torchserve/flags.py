@@ -1,7 +1,6 @@
-"""Which options has ``torchserve``, and what do they say (TS-K1)?
+"""Options of ``torchserve``, with a few of Salver's (TS-K1).
 
-Its own parser's, abbreviations and mistakes included, with a few of Salver's. What they ask for is done in
-``torchserve.py``.
+Abbreviations and errors are those of TorchServe's own parser.
 """
 
 import argparse
@@ -26,15 +25,15 @@ IGNORED: Final = {
 
 
 class Options(msgspec.Struct, frozen=True):
-    """What a command line of ``torchserve`` says.
+    """The options of a ``torchserve`` command line.
 
     Attributes:
-        models: As ``file`` or ``name=file``, or one ``all``.
-        is_foreground: Stay, rather than go to the background.
-        keeps_snapshots: Write what is served to ``logs/config``, and start from what was written last.
-        has_tokens: Ask for tokens, if the file does not say otherwise.
-        may_register: The model API is on, whatever the file says.
-        has_metrics: Metrics have TorchServe's names, too.
+        models: ``file`` or ``name=file`` each, or one ``all``.
+        is_foreground: Do not start in the background.
+        keeps_snapshots: Write snapshots to ``logs/config``, and start from the last one.
+        has_tokens: Require tokens, unless the file says otherwise.
+        may_register: Enable the model API, whatever the file says.
+        has_metrics: Also serve metrics under TorchServe's names.
     """
 
     verb: Verb = "start"
@@ -59,7 +58,7 @@ class Options(msgspec.Struct, frozen=True):
     hosts: tuple[str, ...] = ()
 
     def settings(self) -> dict[str, str]:
-        """Those that go before keys of config.properties."""
+        """Return the options that override keys of config.properties."""
         found = {
             "model_store": self.model_store,
             "workflow_store": self.workflow_store,
@@ -71,9 +70,11 @@ class Options(msgspec.Struct, frozen=True):
 
 
 def parse(words: Sequence[str]) -> Options:
-    """Exits with 2, as ``torchserve`` does, where they are wrong."""
+    """Return the options of a command line. Exits with 2 where they are wrong, as ``torchserve`` does."""
     given = _parser().parse_args([*words])
-    verb: Verb = "stop" if given.stop else "version" if given.version else "start"
+    verb: Verb = "stop" if given.stop else "start"
+    if given.version:
+        verb = "version"
     return Options(
         verb,
         given.ts_config,
@@ -103,15 +104,13 @@ def _parser() -> argparse.ArgumentParser:
         PROGRAM, description="Serve as TorchServe does; the same as salver serve --compat torchserve."
     )
     verbs = parser.add_mutually_exclusive_group()
-    verbs.add_argument("-v", "--version", action="store_true", help="tell the version, and end")
-    verbs.add_argument(
-        "--start", action="store_true", help="start the server; so it does without --stop, too"
-    )
+    verbs.add_argument("-v", "--version", action="store_true", help="print the version and exit")
+    verbs.add_argument("--start", action="store_true", help="start the server (the default)")
     verbs.add_argument("--stop", action="store_true", help="stop the server that was started last")
     text = parser.add_argument
     text("--ts-config", default="", metavar="FILE", help="config.properties")
-    text("--model-store", default="", metavar="FOLDER", help="where archives lie")
-    text("--workflow-store", default="", metavar="FOLDER", help="where workflow archives lie")
+    text("--model-store", default="", metavar="FOLDER", help="folder of archives")
+    text("--workflow-store", default="", metavar="FOLDER", help="folder of workflow archives")
     text(
         "--models", default=(), nargs="+", metavar="[NAME=]FILE", help="archives to load at the start, or all"
     )
@@ -125,35 +124,38 @@ def _parser() -> argparse.ArgumentParser:
         help=f"no effect: {IGNORED['--plugins-path']}",
     )
     text("--foreground", help="stay in the foreground", action="store_true")
-    text("--no-config-snapshots", "--ncs", help="write and read no snapshots", action="store_true")
-    text("--disable-token-auth", "--dt", help="ask for no tokens", action="store_true")
-    text("--enable-model-api", help="models may be registered and unregistered", action="store_true")
+    text("--no-config-snapshots", "--ncs", help="neither write nor read snapshots", action="store_true")
+    text("--disable-token-auth", "--dt", help="require no tokens", action="store_true")
+    text("--enable-model-api", help="allow requests to register and unregister models", action="store_true")
     own = parser.add_argument_group("Salver's own")
     own.add_argument(
-        "--grace-seconds", type=float, default=30.0, help="for requests in flight at the end (30)"
+        "--grace-seconds",
+        type=float,
+        default=30.0,
+        help="seconds for requests in flight when the server stops (30)",
     )
     own.add_argument(
-        "--drain-delay", help="seconds after SIGTERM, not ready and answering (0 on a terminal, else 5)"
+        "--drain-delay", help="seconds after SIGTERM, not ready but answering (0 on a terminal, else 5)"
     )
     own.add_argument(
         "--exit-on-error",
         action="store_true",
-        help="end with 1 where an archive cannot be registered at the start",
+        help="exit with 1 if an archive cannot be registered at the start",
     )
     own.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
-    own.add_argument("--state-dir", help="where profiles of models are kept; '' = nowhere")
+    own.add_argument("--state-dir", help="folder for profiles of models; '' = none")
     own.add_argument(
         "--torchserve-metrics",
         choices=("true", "false"),
         default="true",
-        help="metrics under TorchServe's names, too (true)",
+        help="also metrics under TorchServe's names (true)",
     )
     own.add_argument(
         "--allowed-host",
         action="append",
         default=[],
         metavar="NAME",
-        help="name besides localhost by which a port of this machine alone may be asked",
+        help="host name, besides localhost, that callers of a local port may use",
     )
     own.add_argument("--json", action="store_true", help="print the start-up block as a JSON object")
     return parser

@@ -1,8 +1,4 @@
-"""``salver serve --compat triton``: what do tritonserver's flags ask of Salver?
-
-Pure but for the last step: from words to a configuration and the warnings for the log. What each flag
-means stands in ``triton_flags.py``.
-"""
+"""tritonserver's flags as Salver's configuration, with warnings for the log."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -47,14 +43,14 @@ _ACCESS: Final = ("off", "errors", "all")
 
 
 def configure(words: Sequence[str], environment: Mapping[str, str] = os.environ) -> Startup:
-    """What tritonserver's flags ask for.
+    """Return the configuration of tritonserver's flags.
 
     Args:
-        environment: Variables of SageMaker and Vertex AI count where their ports are open.
+        environment: Variables of SageMaker and Vertex AI are used if their ports are open.
 
     Raises:
         InvalidInput: a flag or its value is wrong.
-        Unsupported: it asks for what Salver does otherwise.
+        Unsupported: a flag asks for something that Salver does not do.
     """
     given, platform_notices = _with_platforms(words, environment)
     first, *more = _fronts(given, environment)
@@ -115,9 +111,7 @@ def configure(words: Sequence[str], environment: Mapping[str, str] = os.environ)
 
 
 def _with_platforms(words: Sequence[str], environment: Mapping[str, str]) -> tuple[ParsedFlags, list[str]]:
-    """With what the environment of SageMaker or Vertex AI adds, and what it says without effect; and in
-    tritonserver's words what those of the OpenAI front end ask.
-    """
+    """Return the flags with those of SageMaker's, Vertex AI's and the OpenAI front end's, and notices."""
     given = ParsedFlags(words, TRITON)
     if stands_for := openai.words_of(given):
         words = [*stands_for, *words]
@@ -154,10 +148,12 @@ def _repository(given: ParsedFlags) -> RepositoryConfig:
         backend, _, words = setting.rpartition(",")
         key, equals, value = words.partition("=")
         if not equals:
-            raise InvalidInput(f"--backend-config {setting!r} is no setting", fix="Write BACKEND,KEY=VALUE.")
+            raise InvalidInput(
+                f"--backend-config {setting!r} is not a setting", fix="Write BACKEND,KEY=VALUE."
+            )
         if key == "default-max-batch-size":
             if not (value.isascii() and value.isdigit()):
-                raise InvalidInput(f"--backend-config {setting!r}: the value is no whole number")
+                raise InvalidInput(f"--backend-config {setting!r}: the value must be a whole number")
             mine = [_BACKENDS.get(backend, backend)] if backend else list(rows)
             rows |= dict.fromkeys(mine, int(value))
     is_strict = given.is_on("disable-auto-complete-config", given.is_on("strict-model-config", False))
@@ -171,13 +167,13 @@ def _repository(given: ParsedFlags) -> RepositoryConfig:
 
 
 def _fronts(given: ParsedFlags, environment: Mapping[str, str]) -> list[FrontConfig]:
-    """HTTP, gRPC, the platforms and metrics, as far as they are allowed."""
+    """Return the ports of HTTP, gRPC, the platforms and metrics that are allowed."""
     found = []
     grace = float(given.number("exit-timeout-secs", 30))
     http_address = given.text("http-address", _LOCAL)
     certificate, key = given.text("tls-cert"), given.text("tls-key")
     if bool(certificate) != bool(key) or (given.text("tls-client-ca") and not key):
-        raise InvalidInput("--tls-cert and --tls-key belong together, and --tls-client-ca to both")
+        raise InvalidInput("--tls-cert and --tls-key need each other, and --tls-client-ca needs both")
     origins = tuple(check_origin(origin) for origin in given.all("cors-origin"))
     http = FrontConfig(
         http_address,
@@ -226,7 +222,7 @@ def _fronts(given: ParsedFlags, environment: Mapping[str, str]) -> list[FrontCon
 
 
 def _platforms(given: ParsedFlags, environment: Mapping[str, str], grace: float) -> list[FrontConfig]:
-    """SageMaker and Vertex AI, which ask from outside of the container."""
+    """Return the ports of SageMaker and Vertex AI, which call from outside the container."""
     found = []
     address = given.text("http-address", _EVERY)
     if given.is_on("allow-sagemaker", False):
@@ -241,7 +237,7 @@ def _platforms(given: ParsedFlags, environment: Mapping[str, str], grace: float)
 
 
 def _tls(given: ParsedFlags) -> tuple[str, str, str]:
-    """Certificate, key and the authority of callers' certificates."""
+    """Return certificate, key and the authority of callers' certificates."""
     is_mutual = given.is_on("grpc-use-ssl-mutual", False)
     if not is_mutual and not given.is_on("grpc-use-ssl", False):
         return "", "", ""
@@ -287,7 +283,7 @@ def _log(given: ParsedFlags) -> dict[str, object]:
 
 
 def _resources(given: ParsedFlags) -> dict[str, int] | None:
-    """What models share, where it is counted."""
+    """Return the shared resources; None = not counted."""
     mode = given.text("rate-limit", "off")
     if mode not in ("off", "execution_count"):
         raise InvalidInput(
@@ -306,7 +302,7 @@ def _cache(given: ParsedFlags) -> dict[str, object]:
 
 
 def _metrics(settings: Sequence[str]) -> TritonMetricsConfig:
-    """Of ``counter_latencies=true`` and its like."""
+    """Return the metrics of ``counter_latencies=true`` and its like."""
     found = TritonMetricsConfig()
     for setting in settings:
         name, equals, value = setting.partition("=")
@@ -314,7 +310,9 @@ def _metrics(settings: Sequence[str]) -> TritonMetricsConfig:
         if name == "summary_quantiles" and equals:
             found = msgspec.structs.replace(found, quantiles=_quantiles(value))
         elif not equals or value.lower() not in YES + NO:
-            raise InvalidInput(f"--metrics-config {setting!r} is no setting", fix="Write NAME=true or false.")
+            raise InvalidInput(
+                f"--metrics-config {setting!r} is not a setting", fix="Write NAME=true or false."
+            )
         elif name == "counter_latencies":
             found = msgspec.structs.replace(found, counters=is_on)
         elif name == "summary_latencies":
@@ -330,13 +328,14 @@ def _metrics(settings: Sequence[str]) -> TritonMetricsConfig:
 
 
 def _quantiles(text: str) -> tuple[float, ...]:
-    """Of ``0.5:0.05,0.9:0.01``: quantiles with their errors, of which the histograms have their own."""
+    """Return the quantiles of ``0.5:0.05,0.9:0.01``; their errors are those of the histograms."""
     try:
         found = tuple(float(pair.partition(":")[0]) for pair in text.split(","))
     except ValueError:
         found = ()
     if not found or not all(0 <= quantile <= 1 for quantile in found):
         raise InvalidInput(
-            f"--metrics-config summary_quantiles={text!r} are no quantiles", fix="As 0.5:0.05,0.9:0.01."
+            f"--metrics-config summary_quantiles={text!r} are not quantiles",
+            fix="Write 0.5:0.05,0.9:0.01, for example.",
         )
     return found

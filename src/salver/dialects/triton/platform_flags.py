@@ -41,7 +41,7 @@ _PINGS: Final = ("ready", "live")
 
 
 class FromEnvironment(NamedTuple):
-    """Words of the command line, and warnings for the log."""
+    """Flags from the environment, and warnings for the log."""
 
     words: list[str]
     notices: list[str]
@@ -89,7 +89,7 @@ def sagemaker(environment: Mapping[str, str]) -> dict[str, Any]:
 
 
 def from_vertex(environment: Mapping[str, str], *, has_repository: bool) -> FromEnvironment:
-    """Return what Vertex AI's variables stand for; its port is the only one unless others are asked for."""
+    """Return the flags that Vertex AI's variables stand for; by default, its port is the only one."""
     words = ["--allow-http=false", "--allow-grpc=false"]
     if port := environment.get("AIP_HTTP_PORT"):
         words.append(f"--vertex-ai-port={port}")
@@ -133,7 +133,9 @@ def check_ports(ports: Mapping[str, int], safe: str) -> None:
     found = re.fullmatch(r"(\d{1,5})-(\d{1,5})", safe)
     low, high = (int(found[1]), int(found[2])) if found else (1, 0)
     if low > high:
-        raise InvalidInput(f"--sagemaker-safe-port-range {safe!r} is no range", fix="As 8081-9000.")
+        raise InvalidInput(
+            f"--sagemaker-safe-port-range {safe!r} is not a range", fix="Write 8081-9000, for example."
+        )
     for name, port in ports.items():
         if not low <= port <= high:
             raise InvalidInput(
