@@ -22,17 +22,14 @@ from salver.backends.discovery import backends as find_backends
 from salver.backends.discovery import recogniser, touches_machine
 from salver.backends.protocol import Backend
 from salver.configuration import ServeConfig
-from salver.dialects.clouds.doors import SageMaker, SageMakerDoor, Vertex, VertexDoor
-from salver.dialects.clouds.many_models import ManyModels
 from salver.dialects.formats import formats
-from salver.dialects.oip.faults import http_fault
 from salver.dialects.oip.loading import WarmupFiles
 from salver.dialects.oip.regions import NO_REGIONS, RegionRegistry
 from salver.dialects.oip.rules import OipRules
 from salver.dialects.oip.shared_memory import SharedMemory
 from salver.dialects.openai.loading import VoiceAttachment
 from salver.dialects.openai.voices import VoiceConfig, Voices
-from salver.dialects.tables import Lookups, grpc_tables, http_router
+from salver.dialects.tables import Lookups, grpc_tables, http_router, platform_app, torchserve_ports
 from salver.dialects.tensorflow.config import TensorFlowConfig
 from salver.dialects.tensorflow.loading import RecordingAttachment, ReplayAttachment
 from salver.dialects.tensorflow.metrics import TensorFlowMetrics, with_colons
@@ -334,7 +331,7 @@ class Server:
         flows = Workflows(WorkflowsConfig(shelf, is_open), self.handlers, self.inner, self._archives, clock)
         more = WorkflowOperations(flows, context, rules.max_response).http()
         backing = Backing(door, self.handlers, self, context, rules, more=more, max_body=max_body)
-        return TorchServePorts(backing, self.control)
+        return torchserve_ports(backing, self.control)
 
     def _live(self, loader: Loader, backends: Mapping[str, Backend], clock: Callable[[], float]) -> None:
         """Everyone who has a say in what is loaded, and the one who loads."""
@@ -510,13 +507,8 @@ class Server:
             self._changing = "token" if has_keys else (of_torchserve if is_its_own else access).changing
         if config.cors_origins:
             front = Cors(front, config.cors_origins)
-        if config.serves == "sagemaker":
-            sagemaker = msgspec.convert(config.platform, SageMaker)
-            guard, brings = context.http.guard, sagemaker.brings_models
-            models = ManyModels(self.control, guard, http_fault, is_allowed=brings)
-            return SageMakerDoor(front, sagemaker, self.control, models, http_fault, access)
-        if config.serves == "vertex-ai":
-            return VertexDoor(front, msgspec.convert(config.platform, Vertex), self.control, http_fault)
+        if config.serves in ("sagemaker", "vertex-ai"):
+            return platform_app(front, config, self.control, context.http.guard, access)
         if config.serves != "all":
             return shown_at(front, config.serves)
         return Management(front, self._api, access, self._pages, context.new_id, __version__)

@@ -21,7 +21,9 @@ from torchserve_stubs import (
 )
 from waiting import PATIENCE_S
 
+from salver.dialects.oip.foreign_service import OpenInferenceMessages
 from salver.dialects.torchserve.foreign_forms import HandlerForms
+from salver.dialects.torchserve.front import Backing
 from salver.dialects.torchserve.grpc_methods import TorchServeMethods
 from salver.dialects.torchserve.rules import TorchServeRules
 from salver.kernel.serving.bus import Bus
@@ -215,7 +217,9 @@ class Rig:
         self.bus = Bus((self,))
         plane = DataPlane(RequestPath(self.played, self.bus.emit, clock, context.new_id))
         control: Any = SimpleNamespace(is_ready=self._is_ready, statuses=self._statuses)
-        methods = TorchServeMethods(plane, control, self.played, TorchServeRules(**rules), keys, context)
+        played: Any = self.played
+        backing = Backing(plane, played, played, context, TorchServeRules(**rules), keys)
+        methods = TorchServeMethods(backing, control, OpenInferenceMessages())
         self.grpc = grpc_front(plane, control, None, context, max_message=1 << 20, torchserve=methods)
         front: Any = Front(None, self.grpc, context, max_body=1 << 20)  # type: ignore[arg-type]
         kinds: tuple[Kind, ...] = ("all", "torchserve-grpc-inference", "torchserve-grpc-management")

@@ -60,7 +60,7 @@ CHANGES_OF_TORCHSERVE = {
 
 
 def grpc_methods() -> GrpcFront:
-    torchserve = TorchServeMethods(NOTHING, NOTHING, NOTHING, RULES, None, CONTEXT)
+    torchserve = TorchServeMethods(Backing(NOTHING, NOTHING, NOTHING, CONTEXT, RULES), NOTHING, NOTHING)
     return grpc_front(NOTHING, NOTHING, NOTHING, CONTEXT, max_message=1, torchserve=torchserve)
 
 

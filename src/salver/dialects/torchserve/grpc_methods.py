@@ -4,14 +4,11 @@
 ``grpc_codec.py`` reads and writes their messages.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Final, Literal, Protocol
+from typing import Final, Literal
 
-from salver.dialects.oip import grpc_codec as oip_grpc
 from salver.dialects.torchserve import grpc_codec as wire
 from salver.dialects.torchserve import models as ts_models
-from salver.dialects.torchserve import oip as ts_oip
 from salver.dialects.torchserve.faults import (
     UNAUTHORIZED,
     NamedFault,
@@ -19,27 +16,27 @@ from salver.dialects.torchserve.faults import (
     inference_status,
     management_status,
 )
+from salver.dialects.torchserve.front import Backing
 from salver.dialects.torchserve.json_layout import printed
-from salver.dialects.torchserve.rules import TorchServeRules
-from salver.encoding.bodies import GrpcStatus
+from salver.dialects.torchserve.open_inference import PREFIX, OpenInferenceService, TensorMessages
+from salver.dialects.torchserve.open_inference import SERVICE as OPEN_INFERENCE
 from salver.encoding.varints import check_fields
-from salver.transport.calls import RequestContext
 from salver.transport.effects import changes, reads
 from salver.transport.grpc_stream import InferStream, StreamLimits, StreamRequest
 from salver.transport.grpc_table import GrpcTable, Method, OpenCalls, Reply
-from salver.transport.ports import Handlers, InferDoor, Looking
-from salver.words.errors import InvalidInput, NotFound, NotReady, Unauthenticated
-from salver.words.handlers import HandlerStatus, Metadata
+from salver.transport.ports import Looking
+from salver.words.errors import InvalidInput, NotReady, Unauthenticated
+from salver.words.handlers import Metadata
 from salver.words.messages import Call
 
 SERVICES: Final = (
     "org.pytorch.serve.grpc.inference.InferenceAPIsService",
     "org.pytorch.serve.grpc.management.ManagementAPIsService",
-    "org.pytorch.serve.grpc.openinference.GRPCInferenceService",
+    OPEN_INFERENCE,
 )
-_INFERENCE, _MANAGEMENT, _OPEN_INFERENCE = (f"/{name}/" for name in SERVICES)
+_INFERENCE, _MANAGEMENT = (f"/{name}/" for name in SERVICES[:2])
 #: Those that keep their deadlines themselves.
-_INFERRING: Final = frozenset((f"{_INFERENCE}Predictions", f"{_OPEN_INFERENCE}ModelInfer"))
+_INFERRING: Final = frozenset((f"{_INFERENCE}Predictions", f"{PREFIX}ModelInfer"))
 #: Those of its management that change something.
 CHANGING: Final = frozenset(
     _MANAGEMENT + name for name in ("RegisterModel", "ScaleWorker", "SetDefault", "UnregisterModel")
@@ -53,37 +50,23 @@ _ALL: Final = "all"
 Scope = Literal["inference", "management"]
 
 
-class Keys(Protocol):
-    """The keys that callers have to show."""
-
-    def allows(self, scope: Scope, authorization: str) -> bool:
-        """Does this header open that interface?"""
-        ...
-
-
 class TorchServeMethods:
     """The methods of one server.
 
     Args:
-        rules: Options that the operator set.
-        keys: That callers must show; None = everybody may ask.
+        backing: What answers.
+        messages: Those of its Open Inference service.
     """
 
-    def __init__(
-        self,
-        door: InferDoor,
-        control: Looking,
-        handlers: Handlers,
-        rules: TorchServeRules,
-        keys: Keys | None,
-        context: RequestContext,
-    ) -> None:
-        self._door = door
-        self._control = control
-        self._handlers = handlers
-        self._rules = rules
-        self._keys = keys
-        self._context = context
+    def __init__(self, backing: Backing, control: Looking, messages: TensorMessages) -> None:
+        self._door = backing.door
+        self._handlers = backing.handlers
+        self._rules = backing.rules
+        self._keys = backing.keys
+        self._context = backing.context
+        self._open_inference = OpenInferenceService(
+            backing.door, backing.handlers, control, messages, backing.rules.max_response
+        )
 
     def tables(self) -> tuple[GrpcTable, GrpcTable]:
         """Return the methods of inference, and those of management."""
@@ -92,14 +75,7 @@ class TorchServeMethods:
             f"{_INFERENCE}Predictions": self._predict,
         }
         if self._rules.speaks_oip:
-            methods |= {
-                f"{_OPEN_INFERENCE}ServerLive": self._live,
-                f"{_OPEN_INFERENCE}ServerReady": self._ready,
-                f"{_OPEN_INFERENCE}ServerMetadata": self._server_metadata,
-                f"{_OPEN_INFERENCE}ModelReady": self._model_ready,
-                f"{_OPEN_INFERENCE}ModelMetadata": self._model_metadata,
-                f"{_OPEN_INFERENCE}ModelInfer": self._infer,
-            }
+            methods |= self._open_inference.methods()
         management: dict[str, Method] = {
             f"{_MANAGEMENT}DescribeModel": self._describe,
             f"{_MANAGEMENT}ListModels": self._list,
@@ -159,67 +135,6 @@ class TorchServeMethods:
         codec = wire.Prediction(message, self._rules.max_response)
         return self._door.infer(codec, None, codec.model, codec.version, call)
 
-    # Open Inference.
-
-    @reads
-    async def _infer(self, message: bytes, call: Call) -> Reply:
-        most = self._rules.max_response
-        if call.is_large and oip_grpc.is_dense(message):
-            check_fields(message)
-            codec = await asyncio.to_thread(ts_oip.TensorPrediction, message, most=most)
-        else:
-            codec = ts_oip.TensorPrediction(message, most=most)
-        reply: Reply = await self._door.infer(codec, None, codec.model, codec.version, call)
-        return reply
-
-    @reads
-    async def _live(self, message: bytes, call: Call) -> Reply:
-        return oip_grpc.encode_server_live(True)
-
-    @reads
-    async def _ready(self, message: bytes, call: Call) -> Reply:
-        return oip_grpc.encode_server_ready(True)  # as TorchServe, which says it of models alone
-
-    @reads
-    async def _server_metadata(self, message: bytes, call: Call) -> Reply:
-        # TorchServe has it in its table of methods, and no more of it.
-        return GrpcStatus(_UNIMPLEMENTED, f"Method {_OPEN_INFERENCE[1:]}ServerMetadata is unimplemented")
-
-    @reads
-    async def _model_ready(self, message: bytes, call: Call) -> Reply:
-        name, version = oip_grpc.decode_model_request(message)
-        if not name:
-            raise InvalidInput("Parameter name is required.")
-        try:
-            statuses = self._handlers.describe(name, version)
-        except NotFound as error:
-            if not self._is_other(name, version):
-                return ts_oip.status_of_model(error)
-            return oip_grpc.encode_model_ready(await self._control.is_ready(name, version))
-        return oip_grpc.encode_model_ready(all(_has_workers(status) for status in statuses))
-
-    @reads
-    async def _model_metadata(self, message: bytes, call: Call) -> Reply:
-        name, version = oip_grpc.decode_model_request(message)
-        if not name:
-            raise InvalidInput("Parameter model_name is required.")
-        try:
-            self._handlers.describe(name, version)
-            every = self._handlers.describe(name, _ALL)
-        except NotFound as error:
-            if not self._is_other(name, version):
-                return ts_oip.status_of_model(error)
-            id, signature = self._door.signature(name, version)
-            return oip_grpc.encode_model_metadata(id, [id.version], signature)
-        return ts_oip.encode_metadata(name, [status.version for status in every])
-
-    def _is_other(self, name: str, version: str) -> bool:
-        """Is it a model that is no handler?"""
-        return any(
-            status.id.name == name and version in ("", status.id.version)
-            for status in self._control.statuses()
-        )
-
     # Management.
 
     @reads
@@ -273,7 +188,3 @@ class TorchServeMethods:
     def _check_open(self) -> None:
         if not self._rules.may_change:
             raise NamedFault("Model API disabled", 403, "ModelException")
-
-
-def _has_workers(status: HandlerStatus) -> bool:
-    return sum(worker.status == "READY" for worker in status.running) >= status.workers.least

@@ -11,6 +11,7 @@ import msgspec
 from salver.dialects.torchserve.faults import NO_MESSAGE
 from salver.dialects.torchserve.front import SURFACES, Backing, TorchServe
 from salver.dialects.torchserve.grpc_methods import CHANGING, TorchServeMethods
+from salver.dialects.torchserve.open_inference import TensorMessages
 from salver.dialects.torchserve.tokens import TokenKeys
 from salver.transport.access_check import Access
 from salver.transport.budget import Budget
@@ -27,21 +28,20 @@ class TorchServePorts:
     Args:
         backing: What answers, but for the keys.
         control: Knows which models there are.
+        messages: Those of its Open Inference service.
 
     Raises:
         InvalidInput: the file of the keys cannot be written.
     """
 
-    def __init__(self, backing: Backing, control: Looking) -> None:
+    def __init__(self, backing: Backing, control: Looking, messages: TensorMessages) -> None:
         rules = backing.rules
         keys = None
         if rules.tokens is not None:
             keys = TokenKeys(rules.tokens, time.time)
             keys.write()
         self._backing = msgspec.structs.replace(backing, keys=keys)
-        self.methods = TorchServeMethods(
-            backing.door, control, backing.handlers, rules, keys, backing.context
-        )
+        self.methods = TorchServeMethods(self._backing, control, messages)
 
     def closed(self, kind: Kind) -> frozenset[str]:
         """Paths of its gRPC methods that change models and that such a port does not have.
