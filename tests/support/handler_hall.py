@@ -68,6 +68,7 @@ class FakeEngine(HandlerEngine):
 
 
 class FakeServable:
+    leave = None
     bytes = 1
 
     def __init__(self, manifest: Manifest, engine: FakeEngine) -> None:

@@ -8,6 +8,7 @@ from salver.words.events import StateChanged
 
 
 class FakeServable:
+    leave = None
     bytes = 7
 
     def __init__(self, tag: str, loader: "FakeLoader") -> None:

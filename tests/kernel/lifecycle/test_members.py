@@ -322,6 +322,7 @@ class Holder:
 
 
 class Holding:
+    leave = None
     bytes = 0
 
     def __init__(self, held: list) -> None:

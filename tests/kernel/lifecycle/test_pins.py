@@ -15,6 +15,7 @@ from salver.words.messages import ModelId, State
 
 
 class Loaded:
+    leave = None
     bytes = 1
 
     def __init__(self, manifest: Manifest) -> None:

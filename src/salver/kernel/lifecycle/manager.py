@@ -501,7 +501,7 @@ class Manager(Generic[ServableT]):
         self._move(copy, State.DRAINING)
         self._publish(copy.id.name)
         copy.on_idle = lambda: self._close_if_idle(copy)
-        leave = getattr(copy.servable, "leave", None)
+        leave = copy.servable.leave if copy.servable is not None else None
         if leave is not None and self._knows(copy.id.name):
             copy.ending = asyncio.get_running_loop().create_task(
                 self._see_off(copy, leave), name=f"end sequences of {copy.id}"

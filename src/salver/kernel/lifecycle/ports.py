@@ -1,5 +1,6 @@
 """Protocols that the lifecycle calls."""
 
+from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeVar
 
 from salver.words.artifacts import Manifest, ModelConfig
@@ -8,11 +9,15 @@ ServableT_co = TypeVar("ServableT_co", covariant=True)
 
 
 class Servable(Protocol):
-    """A loaded version that answers requests.
+    """A loaded version that answers requests."""
 
-    A servable with sequences also has a coroutine function ``leave(seconds)``, which returns when no sequence
-    is active; after that time it ends the remaining ones.
-    """
+    @property
+    def leave(self) -> Callable[[float], Awaitable[None]] | None:
+        """Ends sequences of requests: returns when none is active, and ends those left after so many seconds.
+
+        None = the servable has no sequences.
+        """
+        ...
 
     @property
     def bytes(self) -> int:

@@ -1,8 +1,7 @@
-"""How do events reach their observers without slowing a request?
+"""Bus that carries events to observers, off the path of requests.
 
-``emit`` appends to a list and returns. Every few milliseconds, or as soon as some hundred
-wait, the observers get them in one call. The list is bounded: beyond it events are dropped and
-counted, never the requests behind them.
+``emit`` appends to a list and returns. Every few milliseconds, or as soon as some hundred wait, the observers
+get them in one call. The list is bounded: more events are dropped and counted, but no request is.
 """
 
 import asyncio
@@ -13,7 +12,7 @@ from salver.kernel.serving.ports import Observer
 from salver.words.events import Event
 
 _LOG = logging.getLogger("salver.bus")
-_PERIOD_S = 0.004  # a longer one hands over so much at once that callers notice
+_PERIOD_S = 0.004  # with a longer one, a batch of events holds up the loop so long that callers notice
 _CHUNK = 256
 
 
@@ -21,7 +20,7 @@ class Bus:
     """Carries events to observers.
 
     Args:
-        observers: Told in this order.
+        observers: Called in this order.
         limit: Most events that may wait; one more is dropped.
     """
 
@@ -36,11 +35,11 @@ class Bus:
         return f"<Bus {len(self._waiting)} waiting, {self.dropped} dropped>"
 
     def join(self, observer: Observer) -> None:
-        """Tell this one, too, after the others, from now on."""
+        """Add an observer, after the others."""
         self._observers = (*self._observers, observer)
 
     def emit(self, event: Event) -> None:
-        """Announce; only from the event loop's thread."""
+        """Queue an event for the observers; only from the event loop's thread."""
         waiting = self._waiting
         if len(waiting) >= self._limit:
             self.dropped += 1
@@ -53,7 +52,7 @@ class Bus:
             asyncio.get_running_loop().call_soon(self._flush_early)
 
     def flush(self) -> None:
-        """Hand over all that waits, now."""
+        """Hand all waiting events to the observers now."""
         self._is_scheduled = False
         self._flush_early()
 

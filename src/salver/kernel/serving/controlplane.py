@@ -1,8 +1,8 @@
-"""When does the wanted state change, and who may change it?
+"""Control plane: what is to be loaded, and changes of that.
 
-One tick: scan the repository (in a thread), take the whole list, hand it to the lifecycle. Ticks
-come once at start, every few seconds, or on request, by the mode. A scan that fails leaves the list
-of before in place. It knows no protocol and loads nothing itself.
+One tick scans the repository (in a thread), takes the whole list and hands it to the lifecycle. Ticks come
+once at start, every few seconds, or on request, depending on the mode. A scan that fails leaves the previous
+list in force. Nothing is known here of protocols, and nothing is loaded here.
 """
 
 import asyncio
@@ -38,14 +38,14 @@ _NOBODY: frozenset[str] = frozenset()
 
 
 class ControlMode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where changes come from.
+    """Source of changes.
 
     Attributes:
-        kind: ``none``: what lies there at start; ``poll``: changes of the files are followed;
-            ``explicit``: only models that were named, at start or by request.
-        poll_s: Seconds between two looks.
+        kind: ``none``: what is there at start is served; ``poll``: changes of the files are followed;
+            ``explicit``: only models that are named, at start or by request, are served.
+        poll_s: Seconds between two scans.
         load: Models to load at start in explicit mode; ``*`` stands for all.
-        spares_missing: Those that are not there are told in the log, and the others are loaded.
+        spares_missing: Log models to load at start that do not exist, and load the others.
     """
 
     kind: Literal["none", "poll", "explicit"] = "none"
@@ -59,25 +59,25 @@ class PollFailed(ModelFailed):
 
 
 class Scanning(Protocol):
-    """Lists what could be served (the repository)."""
+    """Lists the versions that could be served (the repository)."""
 
     overrides: dict[str, Upload]
 
     @property
     def is_settling(self) -> bool:
-        """A change was seen that does not count yet."""
+        """Whether a change was seen that does not count yet."""
         ...
 
     def bring(self, name: str, order: LoadOrder) -> Upload:
-        """What a request brings for a model, for ``overrides``. Blocking."""
+        """Return what a load request brings for a model, for ``overrides``. Blocking."""
         ...
 
     def place(self, places: Sequence[NamedModel]) -> None:
-        """These models by name, and no others that were named before."""
+        """Replace the models that are served by name."""
         ...
 
     def scan(self, now: float, at_once: frozenset[str] = frozenset()) -> tuple[Manifest, ...]:
-        """The whole list. Blocking."""
+        """Return the whole list. Blocking."""
         ...
 
 
@@ -85,41 +85,41 @@ class Lifecycle(Protocol):
     """Keeps a list of versions loaded (the manager)."""
 
     def apply(self, known: Sequence[Manifest]) -> None:
-        """Take this as the whole list."""
+        """Keep exactly these versions loaded."""
         ...
 
     async def load(self, name: str) -> None:
-        """Bring a model of the list up and wait for the outcome."""
+        """Load a model of the list and wait for the outcome."""
         ...
 
     async def vacated(self, folder: Path) -> None:
-        """Wait until nothing lives on files below a folder."""
+        """Wait until no loaded version uses files below a folder."""
         ...
 
     def statuses(self) -> tuple[VersionStatus, ...]:
-        """One row a version."""
+        """Return a row for each version."""
         ...
 
 
 class Changes(Protocol):
-    """Knows what requests have changed about the list (the registry)."""
+    """Changes that requests have made to the list."""
 
     def over(self, found: Sequence[Manifest]) -> tuple[Manifest, ...]:
-        """The list with that."""
+        """Return the list with the changes applied."""
         ...
 
     def ask_again(self, name: str) -> None:
-        """What was found of that model is there again, though it was taken out."""
+        """Put a model back that was taken out."""
         ...
 
 
 class ControlPlane:
-    """Keeps the lifecycle told of what is wanted.
+    """Tells the lifecycle which versions are wanted.
 
     Args:
         clock: Monotonic seconds.
         sleep: Waits that many seconds.
-        changes: None = nothing but the repository says what there is.
+        changes: Changes by requests; None = only the repository decides.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class ControlPlane:
         self._places: dict[str, tuple[NamedModel, ...]] = {}  # named models, by owner
         self._placed: frozenset[str] = frozenset()  # their names
         self._named: set[str] = set()
-        self._implied: set[str] = set()  # loaded since an ensemble that was named needs them
+        self._implied: set[str] = set()  # loaded because an ensemble that was named needs them
         self._unloaded: set[str] = set()
         self._unproven: set[str] = set()  # models whose first load failed, with an override
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -154,10 +154,10 @@ class ControlPlane:
         return f"<ControlPlane {self._mode.kind}, {len(self._found)} versions known>"
 
     async def start(self) -> None:
-        """The first tick; in poll mode the others follow. Loads go on when it returns.
+        """Do the first tick; in poll mode, start the others. Loads go on after it returns.
 
         Raises:
-            SalverError: the paths cannot be read, or a model to load at start is not there.
+            SalverError: the paths cannot be read, or a model to load at start does not exist.
         """
         await self._scan(frozenset())
         if self._mode.kind == "explicit":
@@ -179,10 +179,10 @@ class ControlPlane:
             self._polling.start("poll repository", every(self._pause, self._look, faults, self._sleep))
 
     async def replace(self, places: Sequence[NamedModel], owner: str = "") -> None:
-        """Serve these models by name, and no others that this owner named; loads go on when it returns.
+        """Replace the models that an owner serves by name; loads go on after it returns.
 
         Args:
-            owner: Who names them; what others name stays.
+            owner: Who names them; models of other owners stay.
 
         Raises:
             Conflict: another owner names a model of one of these names; nothing has changed.
@@ -193,18 +193,18 @@ class ControlPlane:
             _check_owners(lists)
             self._repository.place([place for some in lists.values() for place in some])
             self._places = lists
-            for place in places if owner else ():  # what a request brought before counts no more
+            for place in places if owner else ():  # what a request brought earlier no longer counts
                 self._retire(self._repository.overrides.pop(place.name, None))
             self._placed = frozenset(place.name for some in lists.values() for place in some)
         await self._scan(frozenset())
         self._apply()
 
     async def stop(self) -> None:
-        """No more ticks."""
+        """Stop ticking."""
         await self._polling.close()
 
     async def close(self) -> None:
-        """After the lifecycle has ended: what requests brought is gone, too."""
+        """Discard what requests brought; to be called after the lifecycle has ended."""
         for task in self._leaving.values():
             task.cancel()
         for brought in (*self._repository.overrides.values(), *self._leaving):
@@ -214,18 +214,18 @@ class ControlPlane:
     async def load(self, name: str, order: LoadOrder = _AS_IT_LIES) -> None:
         """Load a model, or load it again if its files changed, and wait for the outcome.
 
-        The models of an ensemble are loaded with it, unless they are.
+        The models of an ensemble are loaded with it, unless they are loaded already.
 
         Args:
-            order: What stands for the model's own configuration and files until it is unloaded, or until
-                the next such order. If it does not load, a model that was loaded stays as it was.
+            order: Replaces the model's own configuration and files until it is unloaded, or until the next
+                such order. If it does not load, a model that was loaded stays as it was.
 
         Raises:
             NotReady: not in explicit mode (the code that Triton answers with).
-            Forbidden: the order brings something for a model of which the registry says what is served.
-            PollFailed: no such model, or its configuration cannot be read.
+            Forbidden: the order brings something for a model that the registry manages.
+            PollFailed: there is no such model, or its configuration cannot be read.
             LoadFailed: with the reason; a version that was running still runs.
-            InvalidInput, TooLarge: what the order brings cannot be taken.
+            InvalidInput, TooLarge: what the order brings is refused.
         """
         self._require_explicit()
         if order != _AS_IT_LIES:
@@ -249,21 +249,21 @@ class ControlPlane:
                 self._retire(after)
 
     async def unload(self, name: str, *, dependents: bool = False, waits: bool = False) -> None:
-        """Take a model out; returns while requests in flight still end. Unknown names are fine.
+        """Unload a model; requests in flight go on after it returns. Unknown names are ignored.
 
         Args:
-            dependents: And the models that were loaded for it, as an ensemble, and for no other.
-            waits: Return when nothing lives any more on the folder that a request named.
+            dependents: Unload the models, too, that were loaded only because this ensemble needs them.
+            waits: Return only when no loaded version uses the folder that a load request named.
 
         Raises:
             NotReady: not in explicit mode (the code that Triton answers with).
-            Forbidden: the registry says whether it is served.
+            Forbidden: the registry manages the model.
         """
         self._require_explicit()
         self.check_unowned(name)
         gone = [name]
         brought = []
-        for each in gone:  # which grows
+        for each in gone:  # the list grows meanwhile
             members = self._members({each}) & self._implied if dependents else set()
             brought.append(self._take_out(each))
             gone += sorted(members - self._members(self._named | self._implied))
@@ -275,10 +275,10 @@ class ControlPlane:
                     await self._manager.vacated(folder)
 
     def check_unowned(self, name: str) -> None:
-        """Check that requests may change what is served of that model.
+        """Check that requests may load and unload a model.
 
         Raises:
-            Forbidden: another one than the server's operator lists it, such as the registry.
+            Forbidden: somebody else lists it, such as the registry.
         """
         for owner, places in self._places.items():
             if owner and any(place.name == name for place in places):
@@ -290,7 +290,7 @@ class ControlPlane:
                 )
 
     def _members(self, names: Container[str]) -> set[str]:
-        """What these ensembles are made of."""
+        """Return the models that these ensembles are made of."""
         return {model for m in self._found if m.id.name in names for model, _ in m.config.ensemble.models}
 
     def _take_out(self, name: str) -> Upload | None:
@@ -308,11 +308,11 @@ class ControlPlane:
 
     @property
     def missing(self) -> frozenset[str]:
-        """Models that the operator names, and of which nothing lies where he says."""
+        """Models that the operator names, and of which there is nothing at their places."""
         return self._placed - {manifest.id.name for manifest in self._found}
 
     async def look(self) -> None:
-        """Look at the repository now, whatever the mode, until what is new has settled.
+        """Scan the repository now, whatever the mode, until changes have settled.
 
         Raises:
             SalverError: it cannot be read; nothing has changed.
@@ -327,11 +327,11 @@ class ControlPlane:
         self._apply()
 
     def refresh(self) -> None:
-        """Tell the lifecycle anew, since there are changes; nothing is scanned."""
+        """Hand the list to the lifecycle again, with changes by requests; nothing is scanned."""
         self._apply()
 
     def index(self) -> tuple[VersionStatus, ...]:
-        """Every version, loaded or not, sorted by name."""
+        """Return every version, loaded or not, sorted by name."""
         rows = {status.id: status for status in self._manager.statuses()}
         for manifest in self._found:
             if manifest.id not in rows:
@@ -348,7 +348,7 @@ class ControlPlane:
         return min(1.0, self._mode.poll_s) if self._repository.is_settling else self._mode.poll_s
 
     async def _load(self, name: str, before: Upload | None, after: Upload | None) -> None:
-        """Load with what ``after`` brought; where that does not do, go back to ``before``."""
+        """Load with what ``after`` brought; if that fails, go back to ``before``."""
         for member in after.members if after else ():
             self.check_unowned(member)
         was_loaded = name in self._named | self._implied and name not in self._unproven
@@ -356,7 +356,7 @@ class ControlPlane:
             self._put(name, after)
             await self._scan(frozenset({name}), frozenset(after.members) if after else _NOBODY)
             await self._imply(name)
-            if name not in self._implied:  # as in Triton, it then stays the ensemble's
+            if name not in self._implied:  # as in Triton, it is then unloaded with the ensemble
                 self._named.add(name)
             self._apply()
             await self._manager.load(name)
@@ -369,7 +369,7 @@ class ControlPlane:
             if is_current and after is not before:
                 if was_loaded:
                     self._put(name, before)
-                    with contextlib.suppress(PollFailed):  # what it was told of before still holds
+                    with contextlib.suppress(PollFailed):  # then the previous list stays in force
                         await self._scan(frozenset({name}), frozenset(before.members) if before else _NOBODY)
                     self._apply()
                 else:
@@ -377,7 +377,7 @@ class ControlPlane:
             raise
 
     async def _imply(self, name: str) -> None:
-        """What an ensemble needs is wanted, too; changes of what is not loaded yet count at once."""
+        """Want the models that an ensemble needs; changes of those that are not loaded count at once."""
         loaded = self._named | self._implied
         members = _NOBODY
         while (found := with_members(self._found, frozenset({name})) - {name}) != members:
@@ -393,7 +393,7 @@ class ControlPlane:
             self._repository.overrides[name] = brought
 
     def _retire(self, brought: Upload | None) -> None:
-        """Discard it as soon as nothing lives on it, unless it is in force."""
+        """Discard an upload as soon as no loaded version uses it, unless it is in force."""
         if brought is None or brought.folder is None or brought in self._leaving:
             return
         if brought not in self._repository.overrides.values():
@@ -406,14 +406,15 @@ class ControlPlane:
         del self._leaving[brought]
 
     async def _scan(self, asked: frozenset[str], members: frozenset[str] = _NOBODY) -> None:
-        """Look at everything. Of the models that are loaded by name, only what was asked for counts.
+        """Scan the repository; of models that are loaded by name, take only changes of those asked for.
 
         Args:
-            members: Of what was asked for; they need not be there.
+            asked: Models to take changes of.
+            members: Their members, if they are ensembles; these need not exist.
 
         Raises:
-            PollFailed: a model that was asked for is not there, or cannot be read; nothing has changed.
-            SalverError: nothing was asked for, and the repository cannot be read.
+            PollFailed: a model in ``asked`` does not exist, or cannot be read; nothing has changed.
+            SalverError: ``asked`` is empty, and the repository cannot be read.
         """
         async with self._one_scan:
             try:
@@ -437,7 +438,7 @@ class ControlPlane:
             self._found = tuple(sorted(found, key=lambda m: m.id))
 
     def _tell(self, found: Sequence[Manifest]) -> None:
-        """The log has what is wrong, once."""
+        """Log each problem and notice once."""
         told = {(m.id, m.fingerprint, m.problem) for m in found}
         for manifest in found:
             if (manifest.id, manifest.fingerprint, manifest.problem) not in self._told:
@@ -466,7 +467,7 @@ class ControlPlane:
 
 
 def _poll_failed(name: str, reason: str = "") -> PollFailed:
-    """Why that model cannot be looked for."""
+    """Return the error of a model that cannot be polled."""
     text = f"failed to load '{name}', failed to poll from model repository"
     if not reason:
         without = f"model '{name}' cannot be loaded: files came without a configuration"

@@ -1,9 +1,9 @@
 """Child process that decodes large bodies, beside the server's event loop.
 
 Parsers of JSON and protobuf hold the interpreter lock for the whole of a body: 2 ms a megabyte of numbers,
-80 ms a megabyte of nested lists. A thread would hold the loop up as long; another process holds up nobody. It
-reads one piece of work at a time from a socket, and answers with the result or the error. It ends with the
-socket.
+80 ms a megabyte of nested lists. A thread would hold up the loop for as long; another process does not. It
+reads one piece of work at a time from a socket, and answers with the result or the error. It ends when the
+socket is closed.
 """
 
 import contextlib
@@ -27,21 +27,21 @@ from salver.words.errors import InvalidInput, SalverError, TooLarge
 from salver.words.messages import InferRequest
 from salver.words.tensor import Array, DataType, Tensor
 
-#: Bytes of the pickled work, and of the body behind it.
+#: Sizes of the pickled work, and of the body that follows it.
 WORK: Final = struct.Struct(">QQ")
-#: Bytes of the pickled reply, and how many buffers follow; the sizes of those stand behind it.
+#: Size of the pickled reply, and the number of buffers that follow; their sizes come after it.
 REPLY: Final = struct.Struct(">QI")
 SIZE: Final = struct.Struct(">Q")
-#: Values of a result that holds no arrays. A parent needs 0.1 µs for each, in which its loop stands still.
+#: Most values of a result that holds no arrays. The parent needs 0.1 µs to unpickle each, on its loop.
 MOST_VALUES: Final = 200_000
-#: Bytes of a body after which memory goes back to the system.
+#: Size of a body, in bytes, after which memory is returned to the system.
 _TRIM: Final = 4 << 20
-#: Below the server's own priority: callers with small requests come first.
+#: Lower priority than the server's, so that small requests come first.
 _NICE: Final = 5
 
 
 class _Pickler(pickle.Pickler):
-    """Sends arrays apart from the rest, those of strings as their bytes and lengths."""
+    """Pickler that sends arrays out of band, arrays of strings as bytes and lengths."""
 
     def reducer_override(self, value: Any) -> Any:
         if type(value) is Tensor and value.datatype is DataType.BYTES:
@@ -53,7 +53,7 @@ class _Pickler(pickle.Pickler):
 
 
 def _strings(name: str, shape: tuple[int, ...], lengths: npt.NDArray[np.int64], data: Any) -> Tensor:
-    """A tensor of strings; other threads have their turns meanwhile."""
+    """Return a tensor of strings; the interpreter lock is released in between."""
     ends = np.cumsum(lengths).tolist()
     whole = memoryview(data)
     array: Array = np.empty(len(ends), object)
@@ -65,10 +65,10 @@ def _strings(name: str, shape: tuple[int, ...], lengths: npt.NDArray[np.int64], 
 
 
 def check(result: Any) -> Any:
-    """Refuse what would hold the parent up.
+    """Refuse a result that would hold up the parent.
 
     Raises:
-        InvalidInput: there are more values or strings than it takes in a moment.
+        InvalidInput: there are more values or strings than the parent can unpickle quickly.
     """
     if isinstance(result, InferRequest):
         strings = sum(each.array.size for each in result.inputs if each.datatype is DataType.BYTES)
@@ -94,7 +94,7 @@ def check(result: Any) -> Any:
 
 
 def answer(work: bytes, data: bytes) -> tuple[bytes, Sequence[memoryview]]:
-    """Do one piece of work: the pickled reply, and its buffers."""
+    """Do one piece of work; return the pickled reply and its buffers."""
     try:
         function, given = pickle.loads(work)
         told: tuple[Any, SalverError | None, str | None] = (check(function(data, *given)), None, None)
@@ -109,7 +109,7 @@ def answer(work: bytes, data: bytes) -> tuple[bytes, Sequence[memoryview]]:
 
 
 def serve(sock: socket.socket, trim: Callable[[int], object]) -> None:
-    """Work until the other side is gone."""
+    """Do work until the other side closes the socket."""
     while True:
         head = _received(sock, WORK.size)
         if head is None:
@@ -149,7 +149,7 @@ def _trimmer() -> Callable[[int], object]:
 
 
 def main() -> None:
-    """Serve on the descriptor, and with the most bytes of memory, that the arguments name."""
+    """Serve on the descriptor, within the memory in bytes, that the arguments name."""
     place, most_memory = map(int, sys.argv[1:])
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_AS, (most_memory, most_memory))

@@ -1,10 +1,10 @@
-"""Decode large bodies without holding up the event loop.
+"""Decoding of large bodies without holding up the event loop.
 
-What a body may cost is known by its size: up to :data:`LARGE` bytes it is decoded on the loop, in about
-5 ms at most, as is larger JSON of few enough values. Any other goes to a child process
-(``decode_worker.py``); one whose tensors lie raw in it, and are only viewed, to a thread. There are two
-lanes, for bodies up to :data:`MEDIUM` bytes and beyond, so that the enormous do not hold up the merely
-large; each has one process, started with its first body, and takes them in their order.
+The size of a body bounds what it costs: up to :data:`LARGE` bytes it is decoded on the loop, in about 5 ms at
+most, as is larger JSON of few enough values. Any other goes to a child process (``decode_worker.py``); one
+whose tensors lie raw in it, and are only viewed, to a thread. There are two lanes, for bodies up to
+:data:`MEDIUM` bytes and for larger ones, so that a huge body does not hold up one of a megabyte. Each has one
+process, started with its first body, and decodes one body after the other.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ from salver.words.errors import DeadlineExceeded, SalverError, TooLarge
 from salver.words.messages import InferRequest, Signature
 
 _LOG = logging.getLogger("salver.decoding")
-#: Bytes up to which the worst body takes a few milliseconds.
+#: Size, in bytes, up to which the worst body takes a few milliseconds.
 LARGE: Final = 1 << 16
 MEDIUM: Final = 4 << 20
 #: Most nanoseconds that decoding a list, an object, a string and any value takes, by their marks; a byte is
@@ -75,10 +75,10 @@ class Decoders:
         signature: Signature,
         seconds: float | None = None,
     ) -> InferRequest:
-        """As ``codec.decode(body, signature)``, elsewhere if that may take long.
+        """Return ``codec.decode(body, signature)``, run elsewhere if that may take long.
 
         Args:
-            seconds: That the caller waits; None = as long as it takes.
+            seconds: How long the caller waits; None = without limit.
 
         Raises:
             SalverError: as the codec; TooLarge: it takes too much memory or time.
@@ -101,7 +101,7 @@ class Decoders:
     async def call(
         self, function: Callable[..., _ResultT], data: bytes, *given: Any, seconds: float | None = None
     ) -> _ResultT:
-        """What ``function(data, *given)`` gives, done in a child; all of it can be pickled.
+        """Return ``function(data, *given)``, run in a child process; all of it must be picklable.
 
         Raises:
             SalverError: as the function; TooLarge: it takes too much memory or time.
@@ -109,7 +109,7 @@ class Decoders:
         """
         lane = self._lanes[len(data) > MEDIUM]
         work = pickle.dumps((function, given), 5)
-        # A caller that leaves takes nothing back: half a message would cost the process.
+        # A caller that leaves does not stop it: after half a message the process would have to be killed.
         doing = asyncio.ensure_future(lane.ask(work, data))
         doing.add_done_callback(_seen)
         try:
@@ -153,7 +153,7 @@ def _seen(doing: "asyncio.Future[Any]") -> None:
 
 
 class _Lane:
-    """One process, which may not have been started, and those who wait for it."""
+    """One process, which may not have been started yet, and the callers that wait for it."""
 
     def __init__(self, patience: float, memory: int) -> None:
         self._patience = patience
@@ -179,7 +179,7 @@ class _Lane:
             except TimeoutError:
                 self.end()
                 raise TooLarge(f"decoding the request takes more than {self._patience:g} s") from None
-            except (OSError, EOFError):  # killed, most likely by a parser that could get no memory
+            except (OSError, EOFError):  # killed, most likely because a parser got no memory
                 self.end()
                 raise TooLarge("decoding the request takes more memory than one request may have") from None
             except BaseException:
@@ -203,16 +203,16 @@ class _Lane:
                 [*command, str(self._memory)],
                 stdin=subprocess.DEVNULL,
                 pass_fds=(other.fileno(),),
-                start_new_session=True,  # an interrupt at the terminal is the server's
+                start_new_session=True,  # so that an interrupt at the terminal reaches only the server
             )
         self._socket = mine
         async with asyncio.timeout(_START_S):
-            await _exchange(mine, pickle.dumps((len, ()), 5), b"")  # its start is nobody's decoding time
+            await _exchange(mine, pickle.dumps((len, ()), 5), b"")  # starting is not decoding time
         _LOG.debug("process %d decodes large requests", self._process.pid)
         return mine
 
     def end(self) -> None:
-        """Kill the process; the next body has a new one."""
+        """Kill the process; the next body starts a new one."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None

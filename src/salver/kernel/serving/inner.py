@@ -46,7 +46,7 @@ class Inner:
         self._plane = plane
 
     def hold(self, models: Iterable[tuple[str, str]]) -> "HeldInner":
-        """The same for the very versions of these models that answer now, which stay until it is released.
+        """Return the same for the versions of these models that answer now, which stay until it is released.
 
         Args:
             models: Names and versions; an empty version is the newest that is ready.
@@ -57,29 +57,30 @@ class Inner:
         return HeldInner(*self._plane().holding(models))
 
     def signature(self, model: str, version: str = "") -> Signature:
-        """What it expects and gives; raises NotFound or NotReady."""
+        """Return what a model expects and gives; raises NotFound or NotReady."""
         return self._plane().signature(model, version)[1]
 
     def capabilities(self, model: str, version: str = "") -> Capabilities:
-        """What it can do besides giving one response to a request."""
+        """Return what a model can do besides giving one response to a request."""
         return self._plane().capabilities(model, version)
 
     def find(self, model: str, version: str) -> ModelId:
-        """Which version would answer now.
+        """Return the version that would answer now.
 
         Raises:
-            NotFound, NotReady: none would.
+            NotFound, NotReady: there is none.
         """
         return self._plane().signature(model, version)[0]
 
     async def infer(self, request: InferRequest, call: Call, sender: Hashable = None) -> InferResponse:
-        """The one answer of ``request.model``; ``call`` says for whom, until when, and in whose span.
+        """Return the one answer of ``request.model``.
 
         Args:
+            call: For whom the request is made, until when, and in which span.
             sender: Requests of one sender keep their order.
 
         Raises:
-            SalverError: as its caller over a wire would be told.
+            SalverError: the error that a caller over a wire would get.
         """
         plane = self._spanned(call)
         response = await plane.infer(_PLAIN, request, request.model, request.version, call, sender)

@@ -1,4 +1,4 @@
-"""What does telemetry ask of the rest when somebody scrapes?"""
+"""Records and protocol of the server's present state, as the metrics page shows it."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -9,17 +9,17 @@ from salver.words.messages import Insight, ModelId, VersionStatus
 
 
 class Load(msgspec.Struct, frozen=True):
-    """How busy one version's engine is now.
+    """Load of one version's engine.
 
     Attributes:
         queued: Requests waiting.
         running: Batches that run.
         slots: Batches that may run at the same time; 0 = not known.
-        insight: What the engine knows of its load; None where it keeps no account.
-        tenants: Those that the model's configuration names; they alone become labels.
-        tags: Labels of its own that the model's configuration gives to Triton's metrics.
-        is_cached: Its answers are kept.
-        first_bounds: Of a model that answers in pieces: milliseconds that bound the histogram of the first.
+        insight: What the engine knows of its load; None = nothing.
+        tenants: Tenants that the model's configuration names; only they become labels.
+        tags: Labels that the model's configuration adds to Triton's metrics.
+        is_cached: Its answers go through the response cache.
+        first_bounds: Bounds, in milliseconds, of the histogram of first pieces, of a model that streams.
     """
 
     id: ModelId
@@ -34,12 +34,12 @@ class Load(msgspec.Struct, frozen=True):
 
 
 class Losses(msgspec.Struct, frozen=True):
-    """What observers have missed since the start.
+    """Losses of observers since the start.
 
     Attributes:
-        events: Events that slow observers missed.
+        events: Events that were dropped because observers were slow.
         spans: Spans that no collector took.
-        records: Requests that were to be written down and are not.
+        records: Requests that are missing from the prediction log.
     """
 
     events: int = 0
@@ -48,11 +48,11 @@ class Losses(msgspec.Struct, frozen=True):
 
 
 class CacheFacts(msgspec.Struct, frozen=True):
-    """What a cache holds now.
+    """Contents of a response cache.
 
     Attributes:
-        utilization: Share of its room that is taken, from 0 to 1.
-        evictions: Values that had to go for others, since the start.
+        utilization: Share of its space that is used, from 0 to 1.
+        evictions: Values evicted since the start.
     """
 
     entries: int
@@ -61,11 +61,11 @@ class CacheFacts(msgspec.Struct, frozen=True):
 
 
 class CacheUse(msgspec.Struct, frozen=True):
-    """What a server's cache was asked, since the start.
+    """Use of the response cache since the start.
 
     Attributes:
-        lookup_seconds, insert_seconds: All together.
-        facts: What it holds, where it can say.
+        lookup_seconds, insert_seconds: Sums over all calls.
+        facts: What it holds; None = the cache cannot tell.
     """
 
     hits: int
@@ -76,19 +76,19 @@ class CacheUse(msgspec.Struct, frozen=True):
 
 
 class Present(Protocol):
-    """The state of the server at this moment; each answers at once."""
+    """The present state of the server; no method waits."""
 
     def statuses(self) -> Sequence[VersionStatus]:
-        """Every version that the lifecycle knows."""
+        """Return every version that the lifecycle knows."""
         ...
 
     def loads(self) -> Sequence[Load]:
-        """One entry for each engine."""
+        """Return the load of each engine."""
         ...
 
     def losses(self) -> Losses:
-        """What observers have missed since the start."""
+        """Losses of observers since the start."""
         ...
 
     def cache(self) -> CacheUse | None:
-        """What the response cache was asked; None where there is none."""
+        """Return the use of the response cache; None = there is none."""

@@ -34,7 +34,7 @@ _NO_WARMUP = Warmup()
 
 
 class ServedEngine(Protocol):
-    """What every engine has, the kernel's own and others'."""
+    """What every engine has, the kernel's own and others."""
 
     @property
     def infer(self) -> Infer:
@@ -86,19 +86,19 @@ class Replay(Protocol):
 
 
 class Servable:
-    """A loaded version: its engine, and what the lifecycle asks of it.
+    """A loaded version: an engine, with what the lifecycle and the data plane need of it.
 
     Args:
-        ends: Called, the last one first, when the engine has been closed.
+        ends: Called when the engine has been closed, the last one first.
         signatures: The engines of all signatures, of a model that has several.
 
     Attributes:
-        is_ready: The model's own opinion, of one that has one; else None.
+        is_ready: Asks the model whether it is ready; None = it has no opinion of its own.
         is_staffed: Whether a process is there that answers; None = it needs none of its own.
         rescale: Changes the number of workers to what a manifest says, if it can; None = it has none.
         capabilities: What it can do besides giving one response to a request.
         decode: Reads the file of a warm-up request; None = such files are not known.
-        leave: See :class:`~salver.kernel.lifecycle.ports.Servable`; None = it remembers nothing.
+        leave: See :class:`~salver.kernel.lifecycle.ports.Servable`; None = it has no sequences.
     """
 
     is_ready: Callable[[], Awaitable[bool]] | None = None
@@ -125,6 +125,7 @@ class Servable:
         self.signatures = signatures
         self._keeps_order = isinstance(engine, Engine) and manifest.config.batching.preserve_order
         self.infer = self._in_order(self._whole.infer)
+        self.leave: Callable[[float], Awaitable[None]] | None
         self.leave = engine.leave if isinstance(engine, SequenceEngine) else None
         self.placed: Callable[[Manifest], Placement] | None = None  # of another number of instances
         self.sampled: Callable[[Manifest], Recording | None] = lambda manifest: None  # of another wish to log
@@ -158,7 +159,7 @@ class Servable:
         return [self.engine, *(self.signatures.others.values() if self.signatures else ())]
 
     def hear(self, runners: Sequence[Runner]) -> None:
-        """Learn from its runners what the model wants to be told, and whether it has opinions."""
+        """Learn from its runners whether the model calls others, and whether it says if it is ready."""
         self._threads = [runner for runner in runners if isinstance(runner, ThreadRunner)]
         self._hosts = hosts = [runner for runner in runners if isinstance(runner, ProcessRunner)]
         if any(host.wants_trace for host in hosts):
@@ -172,12 +173,12 @@ class Servable:
 
     @property
     def hangs(self) -> bool:
-        """No run can be begun before one ends that hangs, and cannot be ended."""
+        """Whether a run hangs that cannot be ended, so that no other can begin."""
         engine = self.engine
         return (isinstance(engine, StepEngine) and engine.hangs) or any(t.hangs for t in self._threads)
 
     async def answers(self) -> bool:
-        """It can answer now, also by its own opinion where it has one."""
+        """Return whether it can answer now, by its own opinion, too, if it has one."""
         if self.hangs or any(host.is_lost for host in self._hosts):
             return False
         return self.is_ready is None or await self.is_ready()
@@ -201,7 +202,7 @@ class Servable:
                 return
         decides_itself = isinstance(engine, DecoupledEngine) or engine.answers_each
         if decides_itself and wish == _NO_WARMUP:
-            return  # its author decides what it is asked
+            return  # only its author knows a sensible request
         if wish.file:
             await self._warm_from_file(engine, wish.file, wish.rounds)
             return
@@ -214,9 +215,9 @@ class Servable:
             _LOG.info("model %s does not take zeros as a warm-up: %s", self.manifest.id, "; ".join(told))
 
     async def _warm_with_zeros(self, engine: Engine | DecoupledEngine | SequenceEngine, wish: Warmup) -> str:
-        """Why it does not take them; empty where it does."""
+        """Return why the model refuses zeros; empty = it does not."""
         if engine.signature.is_stateful and msgspec.structs.replace(wish, replays=1) == _NO_WARMUP:
-            return ""  # it would remember them
+            return ""  # they would change its state
         try:
             for inputs in samples(engine.signature, wish):
                 await engine.run_alone(inputs)
@@ -232,7 +233,7 @@ class Servable:
         for sample in samples:
             try:
                 request = await sample_request(id, sample, signature)
-                if known.issuperset(sample.inputs):  # else it tells control inputs, too
+                if known.issuperset(sample.inputs):  # else it has control inputs, too
                     admission.bind(request)
                 for _ in range(sample.rounds):
                     await engine.run_alone({tensor.name: tensor.array for tensor in request.inputs})
@@ -254,14 +255,17 @@ class Servable:
             raise LoadFailed(f"the warm-up request {path} failed: {error}") from error
 
     def at_end(self, end: Callable[[], Awaitable[None]]) -> None:
-        """Call this after all that is called when the engine has been closed."""
+        """Have this called last when the engine has been closed."""
         self._ends.insert(0, end)
 
     async def adjust(self, manifest: Manifest) -> bool:
-        """Have as many instances as this says, which is otherwise what was loaded; False = it cannot.
+        """Change the number of instances to what a manifest says, which is otherwise the one loaded.
+
+        Returns:
+            False = the servable cannot do so without being loaded again.
 
         Raises:
-            LoadFailed: one more could not be had; all stays as it was.
+            LoadFailed: an instance could not be loaded; nothing has changed.
         """
         engine = self.engine
         if self.rescale is not None:
@@ -281,7 +285,7 @@ class Servable:
 
     async def close(self) -> None:
         """End the runs under way, give everything back, and keep what was learned."""
-        with contextlib.suppress(TimeoutError):  # of a run that hangs, and an instance that waits for its end
+        with contextlib.suppress(TimeoutError):  # an adjustment may wait for a run that hangs
             async with asyncio.timeout(_CHANGE_S):
                 await self._changing.acquire()
         async with contextlib.AsyncExitStack() as stack:

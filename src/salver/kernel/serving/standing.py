@@ -1,10 +1,9 @@
-"""For whom does a request say it is, and how urgent?
+"""Tenant, service class and priority of a request, as its headers and parameters say them.
 
 Reads a :class:`~salver.words.messages.Standing` from HTTP headers or gRPC metadata, and from request
-parameters
-(``priority`` is Triton's, of its schedule policy extension). A tenant that a header names stays: a
-gateway can set or strip a header, not a parameter inside a body. Service class and level are the
-caller's wishes, and there the parameter goes first. Pure. It does not know what standing is worth.
+parameters (``priority`` is Triton's, of its schedule policy extension). For the tenant a header wins over a
+parameter, since a gateway can set or remove a header but no parameter in a body. For class and priority,
+which are the caller's own wishes, the parameter wins. Pure.
 """
 
 from collections.abc import Mapping
@@ -25,11 +24,11 @@ _MAX_PRIORITY = 1 << 32
 
 
 def from_headers(headers: Mapping[bytes, bytes], tenant_header: bytes) -> Standing:
-    """What the headers say; what they do not say has its default.
+    """Return what the headers say, with defaults for what they do not.
 
     Args:
-        headers: By lower-case name.
-        tenant_header: Lower-case name of the one that names the tenant; empty = none does.
+        headers: Values by lower-case name.
+        tenant_header: Lower-case name of the header that names the tenant; empty = there is none.
 
     Raises:
         InvalidInput: naming the header.
@@ -50,7 +49,7 @@ def from_headers(headers: Mapping[bytes, bytes], tenant_header: bytes) -> Standi
 
 
 def from_parameters(said: Standing, parameters: Mapping[str, Parameter]) -> Standing:
-    """What the headers said, and the request's own parameters.
+    """Return what the headers said, amended by the request's own parameters.
 
     Raises:
         InvalidInput: naming the parameter.
