@@ -5,12 +5,14 @@ import os
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from salver.cli import COMMANDS, app, main
 from salver.cli.server_file import find
 from salver.configuration import Startup
 from salver.dialects.triton.metrics import TritonMetricsConfig
+from salver.feature import Feature
 from salver.features.telemetry.logs import LogConfig
 from salver.features.telemetry.otlp import SpanConfig
 from salver.words.errors import InvalidInput
@@ -74,7 +76,7 @@ def test_a_flag_overrides_a_variable_which_overrides_the_file(
         summaries=True, quantiles=(0.5,), histograms=True
     )
     assert config.table("tracing", SpanConfig) == SpanConfig("http://c:1/v1/traces", delay_s=2.0)
-    assert start.notices == (f"settings of {models / 'salver.toml'} are used",)
+    assert start.remark == f"settings of {models / 'salver.toml'} are used"
 
 
 def test_show_names_the_source_of_each_setting(
@@ -205,6 +207,36 @@ def test_a_wrong_variable_of_a_table_is_named(
     monkeypatch.setenv("SALVER_METRICS_SUMMARIES", "perhaps")
     with pytest.raises(InvalidInput, match="SALVER_METRICS_SUMMARIES is 'perhaps'"):
         app()(["serve", str(models)])
+
+
+class Greeting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Configuration of a feature of another package."""
+
+    text: str = "hello"
+    times: int = 1
+
+
+@pytest.fixture
+def greeting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A feature of another package is installed."""
+    feature = Feature("greeting", config=Greeting, commands={"greet": "tests_greeting:greet"})
+    monkeypatch.setattr("salver.cli.feature_tables.discover", lambda: (feature,))
+
+
+@pytest.mark.usefixtures("greeting")
+def test_a_feature_of_another_package_has_its_table(
+    models: Path, started: list[Startup], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (models / "salver.toml").write_text('[server.greeting]\ntext = "ahoy"\ntimes = 2\n')
+    monkeypatch.setenv("SALVER_GREETING_TIMES", "3")
+    assert main(["serve", str(models)]) == 0
+    assert started[0].config.table("greeting", Greeting) == Greeting("ahoy", 3)
+    found = shown(capsys, str(models))
+    assert found["server.greeting.text"] == ("ahoy", f"{models / 'salver.toml'}:2")
+    assert found["server.greeting.times"] == (3, "SALVER_GREETING_TIMES")
+    (models / "salver.toml").write_text('[server.greeting]\ntxt = "ahoy"\n')
+    assert main(["config", "check", str(models)]) == 1
+    assert "unknown key `server.greeting.txt`. Did you mean `text`?" in capsys.readouterr().out
 
 
 def test_commands_are_where_the_table_says() -> None:

@@ -363,7 +363,8 @@ def serve(
         resources=resources_of(execution.resources, "--rate-limit-resource") or None,
         tables=_merged(file, _tables(execution, limits, storage, logs, traces, generation)),
     )
-    return Startup(config, _notices(file, storage.registry), "", json)
+    notices = (*otel.notices(os.environ), *_registry_notices(storage.registry, os.environ, sys.argv))
+    return Startup(config, notices, f"settings of {file.path} are used" if file else "", json)
 
 
 def _merged(file: "ServerFile | None", given: Tables) -> Tables:
@@ -372,12 +373,6 @@ def _merged(file: "ServerFile | None", given: Tables) -> Tables:
 
     others = read_tables(file, os.environ)
     return {name: {**others.get(name, {}), **given.get(name, {})} for name in {**others, **given}}
-
-
-def _notices(file: "ServerFile | None", registry: str) -> tuple[str, ...]:
-    """Return what the log says before anything else."""
-    settings = [f"settings of {file.path} are used"] if file else []
-    return (*settings, *otel.notices(os.environ), *_registry_notices(registry, os.environ, sys.argv))
 
 
 def _tables(

@@ -248,7 +248,7 @@ def test_tf_f11_tf_c6_the_metrics_page(text: str, path: str, tmp_path: Path) -> 
 @pytest.mark.parametrize("path", ["mine", "/a b", "/a?b", "/a%2f"])
 def test_tf_c6_a_path_that_is_none(path: str, tmp_path: Path) -> None:
     text = f"prometheus_config {{ enable: true path: '{path}' }}"
-    with pytest.raises(InvalidInput, match="is no path"):
+    with pytest.raises(InvalidInput, match="is not a path"):
         config(f"--monitoring_config_file={written(tmp_path, text)}")
 
 

@@ -55,17 +55,17 @@ def test_ts_c1_wrong_addresses_are_refused(value: str) -> None:
 @pytest.mark.parametrize(
     "key, value, why",
     [
-        ("job_queue_size", "many", "no whole number"),
+        ("job_queue_size", "many", "not a whole number"),
         ("job_queue_size", "0", "not between 1"),
         ("default_response_timeout", "-1", "not between"),
         ("grpc_inference_port", "70000", "not between 1 and 65535"),
         ("enable_model_api", "yes", "neither true nor false"),
-        ("token_expiration_min", "-1", "no number"),
-        ("models", "[1]", "no JSON object"),
-        ("models", "{", "no JSON"),
-        ("models", "[" * 100_000, "no JSON"),
-        ("blacklist_env_vars", "(", "no regular expression"),
-        ("allowed_urls", "a.*,(", "no regular expression"),
+        ("token_expiration_min", "-1", "not a number"),
+        ("models", "[1]", "not a JSON object"),
+        ("models", "{", "not JSON"),
+        ("models", "[" * 100_000, "not JSON"),
+        ("blacklist_env_vars", "(", "not a regular expression"),
+        ("allowed_urls", "a.*,(", "not a regular expression"),
         ("metrics_mode", "loud", "none of log"),
         ("service_envelope", "xml", "none of body"),
     ],
@@ -96,7 +96,7 @@ def test_ts_c8_ts_c9_keys_without_effect_have_one_line_each() -> None:
 def test_x29_an_unknown_key_is_an_error_that_names_the_nearest() -> None:
     with pytest.raises(InvalidInput, match=f"{FILE}: there is no key job_queue_sise") as caught:
         settings({"job_queue_sise": "1"})
-    assert caught.value.fix == "Is job_queue_size meant?"
+    assert caught.value.fix == "Did you mean job_queue_size?"
     with pytest.raises(InvalidInput) as caught:
         settings({"zzzzzz": "1"})
     assert "torchserve.md" in caught.value.fix

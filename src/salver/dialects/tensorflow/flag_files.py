@@ -1,7 +1,7 @@
-"""What do the files say that tensorflow_model_server's flags name, beside the list of models?
+"""Files of tensorflow_model_server's flags, besides the list of models.
 
-Text-format protobuf: certificates (TF-C7), the path of the metrics page (TF-C6) and the platform's
-configuration (TF-C8, TF-C9), as far as it means something here.
+They are protobuf in text format: certificates (TF-C7), the path of the metrics page (TF-C6) and the
+configuration of platforms (TF-C8, TF-C9), of which the parts that have an effect here are read.
 """
 
 import atexit
@@ -23,7 +23,7 @@ _PAGE: Final = "/monitoring/prometheus/metrics"
 _ADAPTERS: Final = ("SavedModelBundleSourceAdapterConfig", "SessionBundleSourceAdapterConfig")
 _TFRT: Final = "TfrtSavedModelSourceAdapterConfig"
 _NAMES_TFRT: Final = re.compile(rb"^[^#\n]*" + _TFRT.encode(), re.MULTILINE)
-#: Of a SessionBundleConfig: what means something here.
+#: Fields of a SessionBundleConfig that have an effect here.
 _READ: Final = frozenset(
     {
         "batching_parameters",
@@ -40,13 +40,13 @@ _NESTED: Final = frozenset({"model_warmup_options", "session_config"})
 
 
 class Platform(msgspec.Struct, frozen=True):
-    """What a platform's configuration says.
+    """The configuration of a platform.
 
     Attributes:
         batching: A BatchingParameters message; None = there is no batching.
         intra_op, inter_op: Threads; 0 = automatic.
         warmups: Runs of each warm-up record; 0 = as usual.
-        notices: What has no effect.
+        notices: Settings without an effect.
     """
 
     batching: Any = None
@@ -61,13 +61,13 @@ class Platform(msgspec.Struct, frozen=True):
 
 
 def parse_file(path: str, kind: str) -> Any:
-    """The message of a file, or an empty one where no file is named. Raises InvalidInput."""
+    """Return the message in a file; an empty one without a file. Raises InvalidInput."""
     return tf_text.parse(read(path) if path else b"", kind, path)
 
 
 @contextlib.contextmanager
 def naming(file: str) -> Iterator[None]:
-    """What is wrong with a file's content is told with its name (X-29). Raises InvalidInput."""
+    """Add the file's name to errors about its content (X-29). Raises InvalidInput."""
     try:
         yield
     except SalverError as error:
@@ -75,7 +75,7 @@ def naming(file: str) -> Iterator[None]:
 
 
 def metrics_path(file: str) -> str:
-    """Where the metrics page is served, too; empty = nowhere.
+    """Return the further path of the metrics page; empty = none.
 
     Raises:
         InvalidInput: the file is wrong.
@@ -87,14 +87,16 @@ def metrics_path(file: str) -> str:
         return ""
     path = told.path or _PAGE
     if not path.startswith("/") or not path.isascii() or not path.isprintable() or set(path) & set("?# %"):
-        raise InvalidInput(f"{file}: prometheus_config.path {path!r} is no path", fix="As /metrics.")
+        raise InvalidInput(
+            f"{file}: prometheus_config.path {path!r} is not a path", fix="Write /metrics, for example."
+        )
     return str(path)
 
 
 def tls(file: str) -> tuple[str, str, str]:
-    """Files of certificate, key and the authority of callers' certificates; empty = there is no encryption.
+    """Return the files of certificate, key and callers' authority; empty = no encryption.
 
-    The PEM texts are written into a folder that nobody else can read and that goes when the process ends.
+    The PEM texts are written to a folder that only this user can read, and that is removed at the end.
 
     Raises:
         InvalidInput: the file is wrong.
@@ -125,7 +127,7 @@ def tls(file: str) -> tuple[str, str, str]:
 
 
 def platform(file: str) -> Platform:
-    """What a PlatformConfigMap says of the platform ``tensorflow``.
+    """Return the configuration of the platform ``tensorflow`` in a PlatformConfigMap.
 
     Raises:
         InvalidInput, Unsupported: the file is wrong, or names something else.

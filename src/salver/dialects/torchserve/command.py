@@ -232,7 +232,7 @@ def _view(settings: Settings, options: Options, logs: str, metrics: str) -> Torc
 def _written(settings: Settings) -> dict[str, str]:
     """Return the settings in a snapshot, besides the models."""
     return {
-        name: value for name, value in settings.said().items() if name not in ("model_snapshot", "models")
+        name: value for name, value in settings.as_set().items() if name not in ("model_snapshot", "models")
     }
 
 

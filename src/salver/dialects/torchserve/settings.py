@@ -1,8 +1,7 @@
-"""What do config.properties, the command line and the environment of TorchServe say together?
+"""TorchServe's settings, from config.properties, the command line and the environment.
 
-:class:`Settings` holds a checked value for each key. The environment goes before the command line, and that
-before the file (TS-C12); of the environment only what the file allows. What keys mean stands in
-``torchserve_keys.py``; what is made of them in ``torchserve.py``.
+:class:`Settings` holds a checked value for each key. The environment overrides the command line, which
+overrides the file (TS-C12). Only variables that the file allows are read.
 """
 
 import difflib
@@ -19,7 +18,7 @@ from salver.words.errors import InvalidInput
 _FILE: Final = "config.properties"
 _PLACEHOLDER: Final = re.compile(r"\$\$([^$]+[^$])\$\$")
 _ADDRESS: Final = re.compile(r"(https?)://([^:^/]+)(?::([0-9]+))?|unix:(/.*)", re.IGNORECASE)
-_PORTS: Final = {  # where an address has none: encrypted, or not
+_PORTS: Final = {  # of addresses without one: encrypted, or not
     "inference_address": (443, 80),
     "management_address": (8444, 8081),
     "metrics_address": (8445, 8082),
@@ -30,7 +29,7 @@ _OLDER: Final = {"TS_TOKEN_EXPIRATION_TIME_MIN": "TS_TOKEN_EXPIRATION_MIN"}
 
 
 class Address(NamedTuple):
-    """Where to listen; with ``path`` at a UNIX socket."""
+    """An address to listen on; ``path`` = a UNIX socket."""
 
     host: str
     port: int
@@ -39,11 +38,11 @@ class Address(NamedTuple):
 
 
 class Source(NamedTuple):
-    """A text of properties.
+    """Properties, and where they come from.
 
     Attributes:
-        name: Of the file, for messages; empty = there is none.
-        is_snapshot: It is what a server wrote when it was last here.
+        name: The file, for messages; empty = there is none.
+        is_snapshot: The file is a snapshot that a server has written.
     """
 
     values: Mapping[str, str]
@@ -52,18 +51,18 @@ class Source(NamedTuple):
 
 
 class Settings:
-    """A value for each key.
+    """A checked value for each key.
 
     Args:
-        source: What a file says.
-        flags: What the command line says of keys; goes before it.
-        environment: Goes before both, where the file says ``enable_envvars_config=true``.
+        source: The properties of a file.
+        flags: Keys set by the command line; they override the file.
+        environment: Overrides both, if the file says ``enable_envvars_config=true``.
 
     Attributes:
-        notices: A line for the log on each key without an effect.
+        notices: A line for the log about each key without an effect.
 
     Raises:
-        InvalidInput: a key is not known, or a value is wrong.
+        InvalidInput: a key is unknown, or a value is wrong.
     """
 
     def __init__(
@@ -90,45 +89,45 @@ class Settings:
                     self._take(name, environment[variable], f"the environment ({variable})")
                     if name in IGNORED:
                         self.notices.append(f"{variable}: {_no_effect(name)}")
-        if environment.get("TS_OPEN_INFERENCE_PROTOCOL"):  # counts in any case
+        if environment.get("TS_OPEN_INFERENCE_PROTOCOL"):  # whatever the file says
             is_on = environment["TS_OPEN_INFERENCE_PROTOCOL"].lower() in ("oip", "true")
             self._take("ts_open_inference_protocol", str(is_on).lower(), "the environment")
 
     def __contains__(self, name: str) -> bool:
-        """Does anybody say it?"""
+        """Return True if the key is set."""
         return name in self._values
 
     def text(self, name: str) -> str:
-        """As it was said, or its default."""
+        """Return the value as it was written, or the default."""
         return self._values.get(name, KEYS[name].default)
 
     def is_on(self, name: str) -> bool:
-        """Of a flag."""
+        """Return the value of a key that is true or false."""
         return self.text(name).lower() == "true"
 
     def number(self, name: str) -> int:
-        """Of a whole number."""
+        """Return a whole number."""
         return int(self.text(name))
 
     def float(self, name: str) -> float:
-        """Of a number that may have a fraction."""
+        """Return a number with a fraction."""
         return float(self.text(name))
 
     def address(self, name: str) -> Address:
-        """Of an address."""
+        """Return an address."""
         return _address(name, self.text(name))
 
     def object(self, name: str) -> dict[str, Any]:
-        """Of a JSON object; empty where nobody says it."""
+        """Return a JSON object; empty if the key is not set."""
         found: dict[str, Any] = json.loads(self.text(name) or "{}")
         return found
 
-    def said(self) -> dict[str, str]:
-        """All that was said, by key."""
+    def as_set(self) -> dict[str, str]:
+        """Return the keys that are set, with their values."""
         return dict(self._values)
 
     def origin(self, name: str) -> str:
-        """Who said it, for messages."""
+        """Return where a key is set, for messages."""
         return self._origin.get(name, "")
 
     def _take(self, name: str, value: str, origin: str) -> None:
@@ -140,7 +139,7 @@ class Settings:
 
 
 def read(path: str) -> Source:
-    """A file of properties.
+    """Return the properties of a file.
 
     Raises:
         InvalidInput: it cannot be read.
@@ -152,14 +151,14 @@ def read(path: str) -> Source:
 
 
 def find(given: str, environment: Mapping[str, str], last: Path | None, folder: Path) -> Source:
-    """What a server starts from: a named file, the last snapshot, config.properties here, or nothing.
+    """Return the properties to start from: a named file, the last snapshot, config.properties, or none.
 
     Args:
-        given: By ``--ts-config``; ``TS_CONFIG_FILE`` goes before it.
-        last: The last snapshot, where it counts.
+        given: The file of ``--ts-config``; ``TS_CONFIG_FILE`` overrides it.
+        last: The last snapshot, if it is to be used.
 
     Raises:
-        InvalidInput: the named file is not there, or one cannot be read.
+        InvalidInput: the named file is missing, or a file cannot be read.
     """
     if named := environment.get("TS_CONFIG_FILE", given):
         if not Path(named).is_file():
@@ -172,7 +171,7 @@ def find(given: str, environment: Mapping[str, str], last: Path | None, folder: 
 
 
 def _variables(has_urls: bool) -> list[tuple[str, str]]:
-    """Keys and their variables; the one that goes before another comes behind it."""
+    """Return keys and their variables; of two for one key, the later one overrides."""
     found = []
     for name, key in KEYS.items():
         if key.variable and (name != "allowed_urls" or has_urls) and name != "ts_open_inference_protocol":
@@ -182,27 +181,27 @@ def _variables(has_urls: bool) -> list[tuple[str, str]]:
 
 
 def _resolved(value: str, environment: Mapping[str, str], where: str) -> str:
-    """With ``$$NAME$$`` replaced by the variable of that name."""
+    """Return the value with ``$$NAME$$`` replaced by the variable of that name."""
 
-    def meant(match: re.Match[str]) -> str:
+    def variable(match: re.Match[str]) -> str:
         if match[1] not in environment:
             raise InvalidInput(f"{where}: Invalid Environment Variable {match[1]}", fix=f"Set {match[1]}.")
         return environment[match[1]]
 
-    return _PLACEHOLDER.sub(meant, value)
+    return _PLACEHOLDER.sub(variable, value)
 
 
 def _wrong(name: str, key: Key, value: str) -> str:
-    """Why a value cannot be; empty = it can."""
+    """Return what is wrong with a value; empty = nothing."""
     match key.kind:
         case "flag":
             return "" if value.lower() in ("true", "false", "") else "is neither true nor false"
         case "number":
             if not re.fullmatch(r"-?[0-9]{1,19}", value, re.ASCII):
-                return "is no whole number"
+                return "is not a whole number"
             return "" if key.least <= int(value) <= key.most else f"is not between {key.least} and {key.most}"
         case "float":
-            return "" if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", value, re.ASCII) else "is no number"
+            return "" if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", value, re.ASCII) else "is not a number"
         case "address":
             return _wrong_address(name, value)
         case "json":
@@ -224,7 +223,7 @@ def _wrong(name: str, key: Key, value: str) -> str:
 
 def _address(name: str, value: str) -> Address:
     found = _ADDRESS.fullmatch(value)
-    assert found is not None  # it was checked when it was said
+    assert found is not None  # checked when it was set
     if found[4]:
         return Address("", 0, path=found[4])
     is_encrypted = found[1].lower() == "https"
@@ -234,17 +233,17 @@ def _address(name: str, value: str) -> Address:
 
 def _wrong_address(name: str, value: str) -> str:
     if not _ADDRESS.fullmatch(value):
-        return "is no address: http://HOST:PORT, https://HOST:PORT or unix:/PATH"
+        return "is not an address: http://HOST:PORT, https://HOST:PORT or unix:/PATH"
     address = _address(name, value)
-    return "" if address.path or 0 < address.port < 65536 else "has no possible port"
+    return "" if address.path or 0 < address.port < 65536 else "has a port that is not from 1 to 65535"
 
 
 def _wrong_object(value: str) -> str:
     try:
         found = json.loads(value or "{}")
     except (ValueError, RecursionError) as error:
-        return f"is no JSON: {error}"
-    return "" if isinstance(found, dict) else "is no JSON object"
+        return f"is not JSON: {error}"
+    return "" if isinstance(found, dict) else "is not a JSON object"
 
 
 def _wrong_patterns(name: str, value: str) -> str:
@@ -252,7 +251,7 @@ def _wrong_patterns(name: str, value: str) -> str:
         try:
             re.compile(pattern)
         except re.error as error:
-            return f"is no regular expression: {error}"
+            return f"is not a regular expression: {error}"
     return ""
 
 
@@ -262,5 +261,5 @@ def _no_effect(name: str) -> str:
 
 def _unknown(name: str, file: str) -> InvalidInput:
     near = difflib.get_close_matches(name, KEYS, 1)
-    fix = f"Is {near[0]} meant?" if near else "docs/how-to/from-torchserve.md lists the keys."
-    return InvalidInput(f"{file}: there is no key {name}, or none that is known here", fix=fix)
+    fix = f"Did you mean {near[0]}?" if near else "docs/how-to/from-torchserve.md lists the keys."
+    return InvalidInput(f"{file}: there is no key {name} that Salver knows", fix=fix)
