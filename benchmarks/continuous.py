@@ -41,7 +41,7 @@ from salver.backends.onnx import OnnxBackend
 from salver.backends.protocol import LoadOptions, StepModel
 from salver.backends.stateful import StatefulSteps
 from salver.kernel.engine.stepper import StepEngine
-from salver.kernel.engine.transcript import Bytes
+from salver.kernel.engine.transcript import ByteVocabulary
 from salver.testing.process import ServerProcess
 from salver.words.artifacts import Manifest, ModelConfig, Steps
 from salver.words.events import StepRan
@@ -268,7 +268,7 @@ async def gap(name: str, model: StepModel, given: argparse.Namespace) -> dict[st
     """Of one model; prompts come about as fast as slots get free."""
     seen: list[StepRan] = []
     config = ModelConfig(steps=Steps("bytes", max_sequences=16, max_context=1 << 20))
-    engine = StepEngine(ModelId("m", "1"), model, Bytes(), config, time.monotonic, seen.append)
+    engine = StepEngine(ModelId("m", "1"), model, ByteVocabulary(), config, time.monotonic, seen.append)
     await engine.start()
     random = np.random.default_rng(1)
     tasks = [asyncio.ensure_future(ask(engine, 1, LONG)) for _ in range(8)]

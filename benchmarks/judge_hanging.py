@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from salver.features.releases.experiments.collector import Collector
 from salver.features.releases.experiments.router import Router
-from salver.features.releases.experiments.underway import UnderWay
+from salver.features.releases.experiments.underway import ActiveRequests
 from salver.features.releases.judge.paths import Arms, Schedule, paths
 from salver.features.releases.judge.policy import Policy, Stage
 from salver.features.releases.splitting import Splitting
@@ -31,7 +31,7 @@ from salver.stats.exact import clopper_pearson
 from salver.words.errors import Code
 from salver.words.events import Event
 from salver.words.messages import Call, InferRequest, ModelId
-from salver.words.releases import Arm, Seen, Split
+from salver.words.releases import Arm, BucketObservations, Split
 
 Floats = npt.NDArray[np.float64]
 #: Seconds that so many answers take; inf = for ever.
@@ -97,12 +97,12 @@ class Release:
         self.policy = policy_of(world)
         router = Router()
         router.replace([Split("r", "m", stable="1", canary="2", weight=world.weight, salt=f"salt {seed}")])
-        under_way, self.emitted = UnderWay(self.clock), list[Event]()
+        under_way, self.emitted = ActiveRequests(self.clock), list[Event]()
         self.emit = self.emitted.append
         splits = Splitting(router, under_way=under_way)
         no_version: Any = None  # how long one takes is all that is known of it
         self.path = RequestPath(no_version, self.emit, self.clock, str, stage=splits)
-        self.seen: list[Seen] = []
+        self.seen: list[BucketObservations] = []
         self.write = self.seen.append
         self.collector = Collector(self, self.clock, under_way=under_way)
         self.collector.follow("r", self.policy.bucket_seconds)

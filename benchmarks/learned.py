@@ -23,7 +23,7 @@ from salver.features.tuning.mdp import Chain, Problem, Traffic, greedy, limits
 from salver.features.tuning.qlearning import Agent
 from salver.features.tuning.simulator import poisson, simulate
 from salver.features.tuning.training import Learner, report, solved_table
-from salver.kernel.engine.learned import Apprentice, LearnedRule
+from salver.kernel.engine.learned import LearnedRule, TrainingRule
 from salver.kernel.engine.waiting import Waiting
 from salver.stats.batch_law import BatchLaw
 from salver.stats.batch_price import Price
@@ -56,7 +56,7 @@ def loads(arrivals: int) -> float:
             agent = Agent(price, LARGEST, rng)
             for _ in range(6):
                 times = poisson(load * FULL_RATE, arrivals // 6, rng)
-                simulate(POLICY, times.tolist(), LAW.seconds, rule=Apprentice(agent))
+                simulate(POLICY, times.tolist(), LAW.seconds, rule=TrainingRule(agent))
                 agent.improve()
             took = time.perf_counter() - began
             policy = greedy(chain.problem)
@@ -77,7 +77,7 @@ def taught(price: Price) -> Table:
     learner = Learner(LAW, price, LARGEST, rng, loads=(0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8))
 
     def play(agent: Agent, rate: float) -> None:
-        simulate(POLICY, poisson(rate, 6_000, rng).tolist(), LAW.seconds, rule=Apprentice(agent))
+        simulate(POLICY, poisson(rate, 6_000, rng).tolist(), LAW.seconds, rule=TrainingRule(agent))
 
     learner.train(play, rounds=6)
     return learner.table()

@@ -28,7 +28,7 @@ from salver.features.releases.judge.policy import Policy
 from salver.features.releases.judge.record import proposed
 from salver.features.releases.release_store import ReleaseStore
 from salver.features.releases.splitting import Splitting
-from salver.features.releases.window_exchange import Told
+from salver.features.releases.window_exchange import ExchangeProgress
 from salver.kernel.lifecycle.memory import tune_interpreter
 from salver.kernel.serving.bus import Bus
 from salver.kernel.serving.capabilities import Capabilities
@@ -93,7 +93,7 @@ class Kept:
         self._file = file
         self._store = ReleaseStore(ledger)
         self._release = proposed("r0", "tiny", ("1", "2"), Policy(), time.time())
-        self._told = Told()
+        self._told = ExchangeProgress()
         self.pending = Pending()
 
     @property
@@ -114,7 +114,7 @@ class Kept:
         """What the collector has seen, as the shell does it."""
         if seen := self.pending.of("r0"):
             crowd = await self._store.hand_in("bench", "r0", self._told, seen)
-            self._told = Told(self._told.parts + len(seen), crowd.last)
+            self._told = ExchangeProgress(self._told.parts + len(seen), crowd.last)
             collector.know("r0", *crowd)
             self.pending.kept("r0", len(seen))
 

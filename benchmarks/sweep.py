@@ -34,7 +34,7 @@ from subjects import ONNX
 
 from salver.backends.onnx import OnnxBackend
 from salver.features.tuning.bench import Bench
-from salver.features.tuning.grid import Limits, Placed
+from salver.features.tuning.grid import GridPlacement, Limits
 from salver.features.tuning.judgement import Judge
 from salver.features.tuning.profile import Cell, Profile
 from salver.features.tuning.profiles import ProfileStore, machine
@@ -72,12 +72,12 @@ async def choose(found: Manifest, folder: Path) -> tuple[Cell, int]:
     loader = Loader({"onnx": backend}, Bus(()), time.monotonic, Terms(CORES))
     default = place(backend.traits, Instances(), CORES)
 
-    async def open_runner(placed: Placed) -> Runner:
+    async def open_runner(placed: GridPlacement) -> Runner:
         return await loader.open_runner(backend, found, Placement("thread", placed.instances, placed.threads))
 
     limits = limits_of(found.config, Instances(), default, backend, CORES)
     chosen = await Profiler(store, time.monotonic, CORES).find(
-        found, backend, limits, Placed(default.slots, default.threads), open_runner
+        found, backend, limits, GridPlacement(default.slots, default.threads), open_runner
     )
     await chosen.runner.close()
     profile, setting = store.read(store.key(found), machine(backend, CORES)), chosen.setting
@@ -91,7 +91,7 @@ async def sweep(name: str, rng: np.random.Generator) -> dict[Cell, float]:
     found = manifest(name, OBJECTIVES["throughput"])
     loader = Loader({"onnx": OnnxBackend()}, Bus(()), time.monotonic, Terms(CORES))
 
-    async def open_runner(placed: Placed) -> Runner:
+    async def open_runner(placed: GridPlacement) -> Runner:
         place = Placement("thread", placed.instances, placed.threads)
         return await loader.open_runner(OnnxBackend(), found, place)
 

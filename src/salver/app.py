@@ -70,7 +70,7 @@ from salver.features.registry.config import RegistryConfig
 from salver.features.releases.experiments.collector import Collector
 from salver.features.releases.experiments.pending import Pending
 from salver.features.releases.experiments.router import Router
-from salver.features.releases.experiments.underway import UnderWay
+from salver.features.releases.experiments.underway import ActiveRequests
 from salver.features.releases.gauges import ReleaseGauges
 from salver.features.releases.shadow import Shadowing
 from salver.features.releases.splitting import Splitting
@@ -83,7 +83,7 @@ from salver.features.tuning.loading import LoadTuning
 from salver.features.tuning.profiles import ProfileStore
 from salver.features.twins.config import TwinsConfig
 from salver.features.twins.twins import Twins
-from salver.kernel.engine.turns import Pool
+from salver.kernel.engine.turns import ResourcePool
 from salver.kernel.lifecycle.manager import Manager
 from salver.kernel.repository import Repository
 from salver.kernel.serving.bus import Bus
@@ -126,7 +126,7 @@ from salver.words.handlers import FORMAT as HANDLERS
 from salver.words.messages import ModelId, Signature, VersionStatus
 
 if TYPE_CHECKING:
-    from salver.features.releases.composition import Ledgered
+    from salver.features.releases.composition import LedgerParts
 
 _LOG = logging.getLogger("salver")
 _PLATFORMS: Final[tuple[tuple[Kind, str], ...]] = (
@@ -194,7 +194,7 @@ class Server:
         self._hangups = HangUps()
         self._began = time.monotonic()
         self._changing: Changing = "open"
-        self.ledgered: Ledgered | None = None
+        self.ledgered: LedgerParts | None = None
         self._parting = Parting()
         self._budget = Budget(int(config.max_bodies_mb * (1 << 20)))
         as_json = self._log.is_json()
@@ -313,11 +313,11 @@ class Server:
 
     async def _keep_ledger(self, new_id: Callable[[], str]) -> None:
         """The registry and releases, which a server without them does not import."""
-        from salver.features.releases.composition import Ledgered, home_of
+        from salver.features.releases.composition import LedgerParts, home_of
 
         home = home_of(self._of_registry.ledger, self._of_registry.artifacts)
         traffic = (self.splits.router, self._collector, self._pending, self.shadows)
-        self.ledgered = await Ledgered.open(home, traffic, (self._manager, self._plane), new_id)
+        self.ledgered = await LedgerParts.open(home, traffic, (self._manager, self._plane), new_id)
         self._metrics.join(ReleaseGauges(self.ledgered.releases))
 
     def _as_torchserve(
@@ -398,7 +398,7 @@ class Server:
             for collector in part.collectors:
                 self._metrics.join(collector)
         self._pending = Pending()
-        self._under_way = UnderWay(clock)
+        self._under_way = ActiveRequests(clock)
         self._collector = Collector(self._pending, time.time, under_way=self._under_way)
         if self._of_registry.ledger:
             observers.append(self._collector)
@@ -435,7 +435,7 @@ class Server:
             config.trust_pickle,
             Instances(config.instances, config.threads),
             callbacks,
-            None if config.resources is None else Pool(config.resources),
+            None if config.resources is None else ResourcePool(config.resources),
         )
 
     def _additions(self, terms: Terms, clock: Callable[[], float]) -> Additions:

@@ -39,10 +39,10 @@ def test_tr_c4_tr_c5_callers_see_their_shapes_and_the_model_its_own() -> None:
     """TR-C4, TR-C5: free extents stand for the same numbers, and what has no reshape is left alone."""
     own = Doubling()
     seen = Signature((spec("x", -1, 2, -1, 2),), (spec("y", -1, 1, -1, 4), spec("n", -1)))
-    with_reshape = reshaped.Reshaped(own, seen, Reshape({"x": (-1, 1, -1, 4)}), ("y",))
+    with_reshape = reshaped.ReshapedModel(own, seen, Reshape({"x": (-1, 1, -1, 4)}), ("y",))
     assert [s.shape for s in with_reshape.signature.inputs] == [(-1, 2, -1, 2)]
     assert [s.name for s in with_reshape.signature.outputs] == ["y"]
-    both = reshaped.Reshaped(own, seen, Reshape({"x": (-1, -1, 4)}, {"y": (-1, -1, 4)}), ("y", "n"))
+    both = reshaped.ReshapedModel(own, seen, Reshape({"x": (-1, -1, 4)}, {"y": (-1, -1, 4)}), ("y", "n"))
     assert [s.shape for s in both.signature.outputs] == [(-1, 1, -1, 4), (-1,)]
     assert (both.signature.batched, both.signature.platform) == (True, "p")
     values = np.arange(3 * 2 * 5 * 2, dtype=np.float32).reshape(3, 2, 5, 2)

@@ -38,10 +38,10 @@ class Clairvoyant:
     def _rows(self, waiting: int, now: float) -> int:
         return self._lines[int(now >= self._step)][min(waiting, 100)]
 
-    def due(self, line: rules.Line, now: float) -> float:
+    def due(self, line: rules.QueueView, now: float) -> float:
         return now if self._rows(line.rows, now) else math.inf
 
-    def choose(self, line: rules.Line, now: float) -> Choice:
+    def choose(self, line: rules.QueueView, now: float) -> Choice:
         return Choice(self._rows(line.rows, now), "learned")
 
     def arrived(self, rows: int, now: float) -> None: ...

@@ -13,7 +13,7 @@ from rollout_releases import POLICY, buckets
 from zoo import write_mlp
 
 from salver.features.registry.opening import home_of, open_registry
-from salver.features.registry.ports import Found
+from salver.features.registry.ports import InspectedModel
 from salver.features.registry.records import Actor, Description, NewVersion, Parent
 from salver.features.registry.registry import ModelRegistry
 from salver.features.releases.judge import procedure
@@ -48,7 +48,7 @@ async def push(registry: ModelRegistry, sources: Path, model: str) -> None:
     for number in (1, 2, 3):
         write_mlp(sources / model, number)
         file = sources / model / str(number) / "model.onnx"
-        found = Found({"model.onnx": file}, Description("onnx", "onnx", SIGNATURE))
+        found = InspectedModel({"model.onnx": file}, Description("onnx", "onnx", SIGNATURE))
         said = NewVersion(
             model,
             alias="champion" if number == 1 else "",

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from salver.features.tuning.simulator import Simulated, Traffic, simulate
-from salver.kernel.engine.rules import Choice, DropThenDrain, HalfFloor, Line, NewestFeasible, Rule
+from salver.features.tuning.simulator import SimulationResult, Traffic, simulate
+from salver.kernel.engine.rules import Choice, DropThenDrain, HalfFloor, NewestFeasible, QueueView, Rule
 from salver.stats.batch_law import BatchLaw
 from salver.words.artifacts import Batching
 
@@ -50,7 +50,7 @@ class Shrink(HalfFloor):
 
     __slots__ = ()
 
-    def choose(self, line: Line, now: float) -> Choice:
+    def choose(self, line: QueueView, now: float) -> Choice:
         while (head := line.head()) is not None:
             fits = LAW.rows_within(head.target - now)
             if fits >= 1:
@@ -71,7 +71,7 @@ RULES: dict[str, Callable[[], Rule | None]] = {
 }
 
 
-def serve(rule: str, arrivals: Floats, within: float) -> Simulated:
+def serve(rule: str, arrivals: Floats, within: float) -> SimulationResult:
     delay = float(rule.split()[1]) if rule.startswith("window") else 0.0
     batching = Batching(rule != "alone", max_rows=LARGEST, max_delay_ms=delay, max_queue=1 << 30)
     return simulate(
@@ -79,7 +79,7 @@ def serve(rule: str, arrivals: Floats, within: float) -> Simulated:
     )
 
 
-def settled(done: Simulated) -> Floats:
+def settled(done: SimulationResult) -> Floats:
     """Latencies of all but the first twentieth; NaN = not answered."""
     return done.by_request[len(done.by_request) // 20 :]
 

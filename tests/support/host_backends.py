@@ -12,9 +12,9 @@ from queue import SimpleQueue
 
 import numpy as np
 
-from salver.backends.callbacks import Series, Surroundings, Wish
+from salver.backends.callbacks import ModelCommand, Series, ServerAccess
 from salver.backends.protocol import LoadOptions, Traits
-from salver.kernel.engine.callback_messages import MOST_CALLS, Ask
+from salver.kernel.engine.callback_messages import MOST_CALLS, ModelCall
 from salver.kernel.engine.shm import Block
 from salver.words.artifacts import LoadOrder, Manifest
 from salver.words.errors import Cancelled, InvalidInput, LoadFailed, MissingExtra, NotFound, Overloaded
@@ -250,12 +250,12 @@ class LoadsItself(_Backend):
 
     def load(self, manifest: Manifest, options: LoadOptions) -> object:
         assert options.around is not None
-        options.around.manage(Wish("load", manifest.id.name))
+        options.around.manage(ModelCommand("load", manifest.id.name))
         return Model(manifest)
 
 
 class _AskingModel(_EchoModel):
-    def __init__(self, around: Surroundings) -> None:
+    def __init__(self, around: ServerAccess) -> None:
         self.around = around
         self.is_well = True
 
@@ -271,7 +271,7 @@ class _AskingModel(_EchoModel):
         return {tensor.name: tensor.array for tensor in said.outputs}
 
 
-def ask_now(around: Surroundings, arrays: Mapping[str, Array], model: str = "other") -> InferResponse:
+def ask_now(around: ServerAccess, arrays: Mapping[str, Array], model: str = "other") -> InferResponse:
     answers: SimpleQueue[InferResponse | None] = SimpleQueue()
     tensors = tuple(tensor(name, array) for name, array in arrays.items())
     request = InferRequest(model, tensors, "3", "mark", (RequestedOutput("y"),), {"k": 1}, "a trace")
@@ -358,13 +358,13 @@ def _ask_for_numbers(model: _AskingModel) -> float:
 
 def _ask_to_manage(model: _AskingModel) -> float:
     order = LoadOrder("{}", {"1/model.py": b"x" * 3_000_000, "1/empty": b""})
-    model.around.manage(Wish("load", "other", order=order))
-    return float(model.around.manage(Wish("is_ready", "other", "2")))
+    model.around.manage(ModelCommand("load", "other", order=order))
+    return float(model.around.manage(ModelCommand("is_ready", "other", "2")))
 
 
 def _ask_for_refusal(model: _AskingModel) -> float:
     try:
-        model.around.manage(Wish("unload", "refused", dependents=True))
+        model.around.manage(ModelCommand("unload", "refused", dependents=True))
     except NotFound as error:
         return float(str(error) == "no such model")
     return -1
@@ -384,7 +384,7 @@ def _forge_aside(model: _AskingModel) -> float:
 def _lie_aside(model: _AskingModel) -> float:
     """Says that tensors lie where there are none."""
     block = Block("n", "<f4", (1 << 40,), 1 << 20, 4 << 40)
-    model.around.tell(Ask(99, "other", "", "", (), {}, (block,), ("FP32",), False, True, ""))  # type: ignore[attr-defined]
+    model.around.tell(ModelCall(99, "other", "", "", (), {}, (block,), ("FP32",), False, True, ""))  # type: ignore[attr-defined]
     time.sleep(60)
     return 0
 

@@ -2,7 +2,7 @@
 
 from salver.features.releases.experiments.collector import Collector
 from salver.features.releases.experiments.config import CollectorConfig
-from salver.features.releases.experiments.underway import UnderWay
+from salver.features.releases.experiments.underway import ActiveRequests
 from salver.words.events import Responded, Served
 from salver.words.messages import Timing
 from salver.words.releases import (
@@ -19,7 +19,7 @@ class CollectorWorld:
     def __init__(self, config=SMALL, follows=("r1",)):
         self.now = 1000.0
         self.seen = []
-        self.under_way = UnderWay(lambda: self.now)
+        self.under_way = ActiveRequests(lambda: self.now)
         self.collector = Collector(self, lambda: self.now, config, self.under_way)
         for release in follows:
             self.collector.follow(release)

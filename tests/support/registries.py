@@ -10,7 +10,7 @@ from waiting import PATIENCE_S
 
 from salver.features.ledger.ledger import Ledger
 from salver.features.registry.artifacts import Artifacts, ArtifactsFailed
-from salver.features.registry.ports import Found
+from salver.features.registry.ports import InspectedModel
 from salver.features.registry.records import Actor, Description, FileEntry
 from salver.features.registry.registry import ModelRegistry
 
@@ -47,7 +47,7 @@ def _url(kind: str, folder: Path) -> str:
     return migrated_ledger(kind, folder)
 
 
-def found(folder: Path, files: Mapping[str, bytes] | None = None, **said: object) -> Found:
+def found(folder: Path, files: Mapping[str, bytes] | None = None, **said: object) -> InspectedModel:
     """Files that somebody pushes, as an inspector has found them."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = {}
@@ -56,7 +56,7 @@ def found(folder: Path, files: Mapping[str, bytes] | None = None, **said: object
         source.write_bytes(content)
         paths[path] = source
     about = {"framework": "onnx", "format": "onnx", "signature": SIGNATURE, **said}
-    return Found(paths, Description(**about))  # type: ignore[arg-type]
+    return InspectedModel(paths, Description(**about))  # type: ignore[arg-type]
 
 
 class Distant(Artifacts):

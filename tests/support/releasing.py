@@ -29,7 +29,17 @@ from salver.features.releases.releases import Releases, Traffic
 from salver.words.errors import Code
 from salver.words.events import Served
 from salver.words.messages import Timing
-from salver.words.releases import Arm, Bucket, Counts, Exposures, Met, ReleaseState, Seen, Split, unit_numbers
+from salver.words.releases import (
+    Arm,
+    Bucket,
+    BucketObservations,
+    Counts,
+    Exposures,
+    ReleaseState,
+    Split,
+    UnitObservations,
+    unit_numbers,
+)
 
 ADA = Actor("ada")
 #: Ten-second buckets and a minute a stage, for an errors metric alone.
@@ -174,12 +184,14 @@ class World:
         met = in_canary(units, start)
         exposures = Exposures(met.units, met.arms, met.times, np.ones(len(units), np.uint8))
         failed = in_canary(units[: errors.canary], start)
-        self.pending.write(Seen(release, bucket, exposures, {"errors": failed} if len(failed) else {}))
+        self.pending.write(
+            BucketObservations(release, bucket, exposures, {"errors": failed} if len(failed) else {})
+        )
         await self.ticks(10)
 
 
-def in_canary(units: Sequence[str], at: float) -> Met:
-    return Met(unit_numbers(units), np.zeros(len(units), np.uint8), np.full(len(units), at))
+def in_canary(units: Sequence[str], at: float) -> UnitObservations:
+    return UnitObservations(unit_numbers(units), np.zeros(len(units), np.uint8), np.full(len(units), at))
 
 
 class Server(World):

@@ -28,10 +28,10 @@ from salver.words.errors import (
 from salver.words.handlers import (
     HandlerReply,
     HandlerStatus,
-    Listed,
     Metadata,
-    Registered,
+    ModelListing,
     Registration,
+    RegistrationResult,
     Scaled,
     Workers,
     WorkerStatus,
@@ -153,8 +153,8 @@ class Store:
         self.healthy = True
         self.started = ["m"]
 
-    def models(self) -> tuple[Listed, ...]:
-        return tuple(Listed(name, f"{name}.mar", name in self.started) for name in ("asleep", "m"))
+    def models(self) -> tuple[ModelListing, ...]:
+        return tuple(ModelListing(name, f"{name}.mar", name in self.started) for name in ("asleep", "m"))
 
     def describe(self, model: str, version: str = "") -> tuple[HandlerStatus, ...]:
         if model not in ("m", "asleep"):
@@ -185,12 +185,12 @@ class Store:
     def is_healthy(self) -> bool:
         return self.healthy
 
-    async def register(self, order: Registration) -> Registered:
+    async def register(self, order: Registration) -> RegistrationResult:
         self.orders.append(order)
         if order.url == "twice.mar":
             raise Conflict("Model version 1.0 is already registered for model twice")
         workers = 1 if order.initial_workers is None else order.initial_workers
-        return Registered(order.name or "r", "1.0", workers, order.waits)
+        return RegistrationResult(order.name or "r", "1.0", workers, order.waits)
 
     async def unregister(self, model: str, version: str = "") -> None:
         self.describe(model, version)

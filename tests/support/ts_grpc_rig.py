@@ -46,7 +46,14 @@ from salver.words.errors import (
     StillDefault,
     WorkersFailed,
 )
-from salver.words.handlers import HandlerReply, HandlerStatus, Listed, Registered, Registration, Workers
+from salver.words.handlers import (
+    HandlerReply,
+    HandlerStatus,
+    ModelListing,
+    Registration,
+    RegistrationResult,
+    Workers,
+)
 from salver.words.messages import (
     InferRequest,
     InferResponse,
@@ -149,7 +156,7 @@ class Played(Declaring):
 
     # As the store of handlers.
 
-    async def register(self, order: Registration) -> Registered:
+    async def register(self, order: Registration) -> RegistrationResult:
         await self.gate.wait()
         self.orders.append(order)
         if order.url == "twice.mar":
@@ -158,7 +165,7 @@ class Played(Declaring):
             raise WorkersFailed("Failed to start workers for model broken version: 1.0")
         if order.url == "lost.mar":
             raise NoModel("Model not found in model store: lost.mar")
-        return Registered(order.name or "m", "1.0", order.initial_workers or 1, order.waits)
+        return RegistrationResult(order.name or "m", "1.0", order.initial_workers or 1, order.waits)
 
     async def unregister(self, model: str, version: str = "") -> None:
         if version == "1.0":
@@ -172,8 +179,8 @@ class Played(Declaring):
         if version != "1.0":
             raise NoModelVersion(f"Model version {version} does not exist for model {model}")
 
-    def models(self) -> tuple[Listed, ...]:
-        return (Listed("m", "m.mar"), Listed("n", "n.mar"))
+    def models(self) -> tuple[ModelListing, ...]:
+        return (ModelListing("m", "m.mar"), ModelListing("n", "n.mar"))
 
     def describe(self, model: str, version: str = "") -> tuple[HandlerStatus, ...]:
         if model not in ("m", "asleep"):

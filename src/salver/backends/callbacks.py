@@ -18,7 +18,7 @@ _AS_IT_LIES = LoadOrder()
 Hear = Callable[[InferResponse | None, bool], None]
 
 
-class Wish(msgspec.Struct, frozen=True):
+class ModelCommand(msgspec.Struct, frozen=True):
     """Request to load, unload or describe a model.
 
     Attributes:
@@ -69,7 +69,7 @@ class Meters(Protocol):
         ...
 
 
-class Asked(Protocol):
+class PendingAnswer(Protocol):
     """A pending request to another model."""
 
     def more(self) -> None:
@@ -81,7 +81,7 @@ class Asked(Protocol):
         ...
 
 
-class Surroundings(Protocol):
+class ServerAccess(Protocol):
     """The server, as seen by a model in a host process. Thread-safe."""
 
     @property
@@ -89,7 +89,7 @@ class Surroundings(Protocol):
         """Return the model's own metrics."""
         ...
 
-    def infer(self, request: InferRequest, in_pieces: bool, hear: Hear) -> Asked:
+    def infer(self, request: InferRequest, in_pieces: bool, hear: Hear) -> PendingAnswer:
         """Send a request to a model.
 
         Args:
@@ -98,7 +98,7 @@ class Surroundings(Protocol):
         """
         ...
 
-    def manage(self, wish: Wish) -> bool:
+    def manage(self, wish: ModelCommand) -> bool:
         """Carry out a request about a model.
 
         Raises:

@@ -55,10 +55,10 @@ def load(backend: Backend, manifest: Manifest, options: LoadOptions) -> Runnable
     if "trusted" in wish:
         asked["trusted"] = wish["trusted"]
     inner = replace(manifest.config, inputs=(), outputs=(), only_outputs=False, options=asked)
-    return Forest(backend.load(replace(manifest, config=inner), options), manifest, wish)
+    return ForestModel(backend.load(replace(manifest, config=inner), options), manifest, wish)
 
 
-class Forest:
+class ForestModel:
     """Tree model with FIL's interface."""
 
     def __init__(self, model: RunnableModel, manifest: Manifest, wish: dict[str, str]) -> None:

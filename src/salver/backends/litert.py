@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from salver.backends.content import head
-from salver.backends.litert_signatures import Named, read_signature
+from salver.backends.litert_signatures import NamedSignature, read_signature
 from salver.backends.loading import framework, is_batched, loading, options_of, override
 from salver.backends.outputs import Outputs
 from salver.backends.protocol import LoadOptions, Traits
@@ -54,7 +54,7 @@ class LiteRtModel:
         named: Tensor names from the model's metadata.
     """
 
-    def __init__(self, interpreter: Any, manifest: Manifest, named: Named | None = None) -> None:
+    def __init__(self, interpreter: Any, manifest: Manifest, named: NamedSignature | None = None) -> None:
         self._interpreter: Any = interpreter
         takes, gives = _details(interpreter, named)
         is_stretched = _can_stretch(interpreter)
@@ -92,7 +92,7 @@ class LiteRtModel:
         self._interpreter = None
 
 
-def _details(interpreter: Any, named: Named | None) -> tuple[dict[str, Any], dict[str, Any]]:
+def _details(interpreter: Any, named: NamedSignature | None) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return inputs and outputs by the names that callers use.
 
     Raises:

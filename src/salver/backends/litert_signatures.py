@@ -21,7 +21,7 @@ _KEY, _VALUE = 1, 2
 _NAME: Final = 1
 
 
-class Named(msgspec.Struct, frozen=True):
+class NamedSignature(msgspec.Struct, frozen=True):
     """Signature from the metadata.
 
     Attributes:
@@ -32,7 +32,7 @@ class Named(msgspec.Struct, frozen=True):
     outputs: Mapping[str, str]
 
 
-def read_signature(model: Path) -> Named | None:
+def read_signature(model: Path) -> NamedSignature | None:
     """Return the default signature of the metadata, else its only or first one, or None.
 
     Raises:
@@ -76,13 +76,13 @@ def _metadata(whole: bytes) -> bytes | None:
     return None
 
 
-def _signature(content: bytes) -> Named:
+def _signature(content: bytes) -> NamedSignature:
     maps: dict[int, dict[str, str]] = {_INPUTS: {}, _OUTPUTS: {}}
     for field, value in _fields(content):
         if field in maps:
             entry = dict(_fields(value))
             maps[field][entry[_KEY].decode()] = dict(_fields(entry[_VALUE]))[_NAME].decode()
-    return Named(maps[_INPUTS], maps[_OUTPUTS])
+    return NamedSignature(maps[_INPUTS], maps[_OUTPUTS])
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, bytes]]:

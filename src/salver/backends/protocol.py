@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 
 import msgspec
 
-from salver.backends.callbacks import Surroundings
+from salver.backends.callbacks import ServerAccess
 from salver.words.artifacts import Cost, Manifest
 from salver.words.errors import SalverError
 from salver.words.messages import InferRequest, Parameter, Signature
@@ -80,7 +80,7 @@ class LoadOptions(msgspec.Struct, frozen=True):
     instance: int = 0
     gpu: int | None = None
     config: str = ""
-    around: Surroundings | None = None
+    around: ServerAccess | None = None
 
 
 class RunnableModel(Protocol):
@@ -202,7 +202,7 @@ class FormModel(RunnableModel, Protocol):
 
 
 @runtime_checkable
-class ThriftyModel(Protocol):
+class IdleAwareModel(Protocol):
     """A loaded model that keeps buffers for its next run."""
 
     def on_idle(self) -> None:

@@ -49,10 +49,10 @@ def load(backend: Backend, manifest: Manifest, options: LoadOptions) -> Runnable
     given = {spec.name for spec in told}
     if not has_reshape and len(given) == len(model.signature.outputs):
         return model
-    return Reshaped(model, seen, reshape, given)
+    return ReshapedModel(model, seen, reshape, given)
 
 
-class Reshaped:
+class ReshapedModel:
     """A model with other shapes.
 
     Args:
@@ -90,7 +90,7 @@ class Reshaped:
         self._model.close()
 
 
-class ReshapedRequests(Reshaped):
+class ReshapedRequests(ReshapedModel):
     """Wrapper for a model that takes requests one by one."""
 
     _model: RequestModel

@@ -48,10 +48,10 @@ def _with_columns(model: RunnableModel, columns: tuple[TensorSpec, ...]) -> Runn
     is_matrix = len(own) == 1 and len(own[0].shape) == 2 and own[0].shape[1] in (-1, len(columns))
     if not is_matrix or any(c.datatype is DataType.BYTES for c in columns) or not own[0].datatype.is_float:
         return model
-    return Tabular(model, columns)
+    return TabularModel(model, columns)
 
 
-class Tabular:
+class TabularModel:
     """A model whose single input is combined from columns."""
 
     def __init__(self, model: RunnableModel, columns: tuple[TensorSpec, ...]) -> None:

@@ -16,7 +16,7 @@ from salver.words.errors import InvalidInput
 Floats = npt.NDArray[np.float64]
 
 
-class Matured(NamedTuple):
+class MaturedUnits(NamedTuple):
     """Data for a look.
 
     Attributes:
@@ -37,7 +37,7 @@ def matured(
     window: float,
     planned: int,
     delay: float = 0.0,
-) -> Matured:
+) -> MaturedUnits:
     """Return the matured units of a look.
 
     Args:
@@ -59,4 +59,4 @@ def matured(
         )
     opens, closes = since + delay, since + delay + window
     units = closes <= watermark
-    return Matured(units, (until >= opens) & (until < closes), float(units.sum()) / planned)
+    return MaturedUnits(units, (until >= opens) & (until < closes), float(units.sum()) / planned)

@@ -4,7 +4,7 @@ Subclass :class:`CacheConformance`, or :class:`MeasuredCacheConformance`, define
 pytest collect it.
 """
 
-from salver.features.cache import Measured, ResponseCache
+from salver.features.cache import MeasuredCache, ResponseCache
 from salver.features.cache.ports import KEY_BYTES, OWNER_BYTES
 from salver.kernel.serving.present import CacheFacts
 
@@ -66,7 +66,7 @@ class MeasuredCacheConformance(CacheConformance):
     async def test_facts_are_of_now(self) -> None:
         """Figures are current, empty and with one entry."""
         cache = await self.open_cache()
-        assert isinstance(cache, Measured)
+        assert isinstance(cache, MeasuredCache)
         assert cache.facts() == CacheFacts(0, 0.0, 0)
         await cache.insert(key(1, 1), bytes(1000))
         assert cache.facts().entries == 1

@@ -9,10 +9,10 @@ from salver.words.handlers import (
     Form,
     HandlerReply,
     HandlerStatus,
-    Listed,
     Metadata,
-    Registered,
+    ModelListing,
     Registration,
+    RegistrationResult,
     Scaled,
     WorkflowStatus,
 )
@@ -136,7 +136,7 @@ class HandlerChanges(Protocol):
     What is begun goes on to its end, though its caller leaves.
     """
 
-    async def register(self, order: Registration) -> Registered:
+    async def register(self, order: Registration) -> RegistrationResult:
         """Fetch, unpack and load it.
 
         Raises:
@@ -176,7 +176,7 @@ class HandlerChanges(Protocol):
 class Handlers(HandlerChanges, Protocol):
     """And tells of them."""
 
-    def models(self) -> tuple[Listed, ...]:
+    def models(self) -> tuple[ModelListing, ...]:
         """Each of them, sorted by name."""
         ...
 

@@ -155,7 +155,7 @@ class Limit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     interval_ms: float = 100.0
 
 
-class Learned(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class LearnedPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Weights of the policy ``learned``: latency against energy.
 
     The cost of serving is ``latency_weight`` times the mean latency in milliseconds plus ``energy_weight``
@@ -216,7 +216,7 @@ class Batching(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pad: bool = False
     has_rows: bool = True
     preserve_order: bool = False
-    learned: Learned = Learned()
+    learned: LearnedPolicy = LearnedPolicy()
 
 
 class RateLimit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -368,7 +368,7 @@ class Control(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     values: tuple[float, float] = (0, 1)
 
 
-class KeptState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class SequenceState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Tensor that the server keeps for each sequence: an output of one request, an input of the next.
 
     Attributes:
@@ -411,7 +411,7 @@ class Sequences(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     min_fill: float = 0.0
     idle_ms: float = 1000.0
     controls: tuple[Control, ...] = ()
-    states: tuple[KeptState, ...] = ()
+    states: tuple[SequenceState, ...] = ()
     iterative: bool = False
 
 

@@ -147,14 +147,14 @@ class HandlerReply(msgspec.Struct, frozen=True):
     metrics: tuple[str, ...] = ()
 
 
-class _Words(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
+class _FormHead(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
     """Content of a form other than its bytes, packed into one parameter."""
 
     headers: Mapping[str, str] = _NO_HEADERS
     types: Mapping[str, str] = _NO_HEADERS  # content types of the parts
 
 
-class _Said(msgspec.Struct, frozen=True, omit_defaults=True):
+class _ReplyHead(msgspec.Struct, frozen=True, omit_defaults=True):
     """Content of a reply other than its bytes, packed into one parameter."""
 
     status: int = 200
@@ -166,8 +166,8 @@ class _Said(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 _write = msgspec.json.Encoder().encode
-_read_words = msgspec.json.Decoder(_Words).decode
-_read_said = msgspec.json.Decoder(_Said).decode
+_read_words = msgspec.json.Decoder(_FormHead).decode
+_read_said = msgspec.json.Decoder(_ReplyHead).decode
 
 
 def part(name: str, data: bytes | bytearray | memoryview, content_type: str = "") -> Part:
@@ -197,7 +197,7 @@ def as_request(
         is_alone: Run it without other requests (TS-G7).
     """
     types = {each.name: each.content_type for each in form.parts if each.content_type}
-    parameters: dict[str, Parameter] = {_FORM: _write(_Words(form.headers, types)).decode()}
+    parameters: dict[str, Parameter] = {_FORM: _write(_FormHead(form.headers, types)).decode()}
     if is_alone:
         parameters[_ALONE] = True
     if sequence is not None:
@@ -227,7 +227,9 @@ def form_of(request: InferRequest) -> Form:
 def as_answer(reply: HandlerReply) -> tuple[dict[str, Array], dict[str, Parameter]]:
     """Return outputs and parameters that carry a reply."""
     outputs = {BODY: part(BODY, reply.body).data}
-    said = _Said(reply.status, reply.reason, reply.content_type, reply.headers, reply.is_error, reply.metrics)
+    said = _ReplyHead(
+        reply.status, reply.reason, reply.content_type, reply.headers, reply.is_error, reply.metrics
+    )
     text = _write(said).decode()
     return outputs, {} if text == "{}" else {_REPLY: text}
 
@@ -293,7 +295,7 @@ class HandlerStatus(msgspec.Struct, frozen=True):
     is_loaded_at_startup: bool = False
 
 
-class Listed(NamedTuple):
+class ModelListing(NamedTuple):
     """Entry of a model list: URL of the default version, and whether a version existed at startup."""
 
     name: str
@@ -324,7 +326,7 @@ class Registration(msgspec.Struct, frozen=True):
     is_encrypted: bool = False
 
 
-class Registered(msgspec.Struct, frozen=True):
+class RegistrationResult(msgspec.Struct, frozen=True):
     """Result of a registration with its number of workers; not ``is_done`` = still starting."""
 
     name: str

@@ -266,7 +266,7 @@ class Sums(msgspec.Struct, frozen=True):
     products: float = 0.0
 
 
-class Matured(msgspec.Struct, frozen=True):
+class OutcomeCohort(msgspec.Struct, frozen=True):
     """Outcomes of units exposed together, old enough for their outcomes to be known.
 
     Attributes:
@@ -341,7 +341,7 @@ class Bucket(msgspec.Struct, frozen=True):
     exposures: Counts = Counts()
     events: Mapping[str, Counts] = msgspec.field(default_factory=dict)
     raw: Mapping[str, Counts] = msgspec.field(default_factory=dict)
-    outcomes: tuple[Matured, ...] = ()
+    outcomes: tuple[OutcomeCohort, ...] = ()
     late_seconds: float = 0.0
     copies: Copies = Copies()
     in_hour: Mapping[str, Counts] = msgspec.field(default_factory=dict)
@@ -375,7 +375,7 @@ def kept_in(first: str) -> tuple[str, str, int]:
 _IN: Final = "\x1f"  # no metric has this name, because it cannot be parsed
 
 
-class Met(msgspec.Struct, frozen=True, eq=False):
+class UnitObservations(msgspec.Struct, frozen=True, eq=False):
     """Units, each with the arm of an observation, in columns: arrays of shape ``(n,)``.
 
     Attributes:
@@ -393,7 +393,7 @@ class Met(msgspec.Struct, frozen=True, eq=False):
         return len(self.units)
 
 
-class Exposures(Met, frozen=True, eq=False):
+class Exposures(UnitObservations, frozen=True, eq=False):
     """Units exposed to an arm of a release for the first time.
 
     Attributes:
@@ -404,7 +404,7 @@ class Exposures(Met, frozen=True, eq=False):
     are_first: npt.NDArray[np.uint8]
 
 
-class Predictions(Met, frozen=True, eq=False):
+class Predictions(UnitObservations, frozen=True, eq=False):
     """Requests whose outcomes may be posted by request id.
 
     Attributes:
@@ -424,7 +424,7 @@ NO_EXPOSURES: Final = Exposures(*_NOBODY, _none(np.uint8))
 NO_PREDICTIONS: Final = Predictions(*_NOBODY, _none(np.int64))
 
 
-class Seen(msgspec.Struct, frozen=True, eq=False):
+class BucketObservations(msgspec.Struct, frozen=True, eq=False):
     """Everything observed of a release in a bucket, with its stage and share; written in one transaction.
 
     Attributes:
@@ -432,13 +432,13 @@ class Seen(msgspec.Struct, frozen=True, eq=False):
         firsts: By metric, or :func:`first_in`, units with their first event.
         predictions: All requests, for a release whose policy needs outcomes.
         heard: Position up to which units of other servers were known when the first of these was counted as
-            new (:attr:`salver.features.releases.distinct_units.Crowd.last`).
+            new (:attr:`salver.features.releases.distinct_units.DistinctUnits.last`).
     """
 
     release: str
     bucket: Bucket
     exposures: Exposures = NO_EXPOSURES
-    firsts: Mapping[str, Met] = msgspec.field(default_factory=dict)
+    firsts: Mapping[str, UnitObservations] = msgspec.field(default_factory=dict)
     predictions: Predictions = NO_PREDICTIONS
     heard: int = 0
 

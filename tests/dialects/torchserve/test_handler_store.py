@@ -34,7 +34,14 @@ from salver.words.errors import (
     StillDefault,
     WorkersFailed,
 )
-from salver.words.handlers import HandlerStatus, Listed, Registered, Registration, Workers, WorkerStatus
+from salver.words.handlers import (
+    HandlerStatus,
+    ModelListing,
+    Registration,
+    RegistrationResult,
+    Workers,
+    WorkerStatus,
+)
 from salver.words.messages import ModelId, State
 
 
@@ -48,7 +55,9 @@ def store(tmp_path: Path) -> Path:
 
 async def test_ts_m1_a_model_is_registered_with_the_servers_number_of_workers(store: Path) -> None:
     async with hall(store) as h:
-        assert await h.store.register(Registration("noop.mar")) == Registered("noop", "1.0", 1, is_done=True)
+        assert await h.store.register(Registration("noop.mar")) == RegistrationResult(
+            "noop", "1.0", 1, is_done=True
+        )
         assert status(h, "noop") == HandlerStatus(
             "noop",
             "1.0",
@@ -61,13 +70,15 @@ async def test_ts_m1_a_model_is_registered_with_the_servers_number_of_workers(st
         )
         assert h.lives.acquire("noop").id == ModelId("noop", "1.0")
     async with hall(store, workers=0) as h:
-        assert await h.store.register(Registration("noop.mar")) == Registered("noop", "1.0", 0, is_done=True)
+        assert await h.store.register(Registration("noop.mar")) == RegistrationResult(
+            "noop", "1.0", 0, is_done=True
+        )
 
 
 async def test_ts_m1_all_parameters_count(store: Path) -> None:
     order = Registration("noop.mar", "mine", "other.py:run", "python3", 3, 25, 2, True, 33, 44)
     async with hall(store, options={"envelope": "json"}) as h:
-        assert await h.store.register(order) == Registered("mine", "1.0", 2, is_done=True)
+        assert await h.store.register(order) == RegistrationResult("mine", "1.0", 2, is_done=True)
         manifest = h.loads[-1]
         assert manifest.config.workers == Workers(2, 2, 3, 25, 33, 44)
         assert manifest.config.options == {
@@ -93,7 +104,7 @@ async def test_ts_m1_nobody_waits_where_it_is_not_wanted(store: Path) -> None:
     async with hall(store) as h:
         h.gate.clear()
         order = Registration("noop.mar", waits=False)
-        assert await h.store.register(order) == Registered("noop", "1.0", 1, is_done=False)
+        assert await h.store.register(order) == RegistrationResult("noop", "1.0", 1, is_done=False)
         h.gate.set()
         await h.lives.settled()
         assert status(h, "noop").running
@@ -102,7 +113,7 @@ async def test_ts_m1_nobody_waits_where_it_is_not_wanted(store: Path) -> None:
 async def test_ts_m1_a_negative_number_of_workers_is_none(store: Path) -> None:
     async with hall(store) as h:
         registered = await h.store.register(Registration("noop.mar", initial_workers=-2, batch_size=0))
-        assert registered == Registered("noop", "1.0", 0, is_done=True)
+        assert registered == RegistrationResult("noop", "1.0", 0, is_done=True)
         assert status(h, "noop").workers.batch_size == 0
 
 
@@ -151,7 +162,7 @@ async def test_ts_m1_of_many_who_register_one_version_at_once_one_wins(store: Pa
     async with hall(store) as h:
         orders = [h.store.register(Registration("noop.mar", initial_workers=2)) for _ in range(20)]
         said = await asyncio.gather(*orders, return_exceptions=True)
-        assert sum(isinstance(each, Registered) for each in said) == 1
+        assert sum(isinstance(each, RegistrationResult) for each in said) == 1
         assert sum(isinstance(each, Conflict) for each in said) == 19
         assert len(h.loads) == 1
 
@@ -347,7 +358,7 @@ async def test_ts_m3_ts_m4_models_are_told_of(store: Path) -> None:
     async with hall(store) as h:
         for order in ("noop.mar", "inspect.mar", "inspect_v2.mar"):
             await h.store.register(Registration(order))
-        assert h.store.models() == (Listed("inspect", "inspect.mar"), Listed("noop", "noop.mar"))
+        assert h.store.models() == (ModelListing("inspect", "inspect.mar"), ModelListing("noop", "noop.mar"))
         told = [(s.version, s.is_default, s.is_loaded_at_startup) for s in h.store.describe("inspect", "all")]
         assert told == [("1.0", True, False), ("2.0", False, False)]
         assert await h.store.metadata("noop", "") == {"about": "fake"}
@@ -380,7 +391,7 @@ async def test_ts_m2_ts_m3_models_that_were_found_are_told_of_and_scaled(store: 
     mar(tmp_path, "found", yaml="batchSize: 4\n")
     async with hall(store, tmp_path / "found.mar") as h:
         await h.lives.settled()
-        assert h.store.models() == (Listed("found", "found.mar", True),)
+        assert h.store.models() == (ModelListing("found", "found.mar", True),)
         assert status(h, "found").is_loaded_at_startup
         assert await h.store.scale("found", "", 2, 3, waits=True) == ("done", 2)
         assert status(h, "found").workers == here(2, 3, batch_size=4)

@@ -23,7 +23,7 @@ from salver.words.errors import (
     NotFound,
     WorkersFailed,
 )
-from salver.words.handlers import Listed, Registration
+from salver.words.handlers import ModelListing, Registration
 from salver.words.messages import ModelId
 
 
@@ -47,8 +47,8 @@ async def test_ts_b9_ts_c2_models_of_the_start_come_up_together_and_one_that_fai
     async with hall(store, at_start=start, workers_at_start=2) as h:
         await h.lives.settled()
         assert h.store.models() == (
-            Listed("first", "noop.mar", True),
-            Listed("inspect", "inspect_v2.mar", True),
+            ModelListing("first", "noop.mar", True),
+            ModelListing("inspect", "inspect_v2.mar", True),
         )
         assert h.default("inspect") == "2.0"  # it came first
         assert status(h, "first").is_loaded_at_startup

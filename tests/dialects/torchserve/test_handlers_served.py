@@ -24,7 +24,7 @@ from salver.dialects.torchserve.archive_store import ShelfConfig
 from salver.dialects.torchserve.backend import TorchServeBackend
 from salver.dialects.torchserve.registering import AtStart, HandlerStoreConfig, of_snapshot
 from salver.words.errors import Conflict, NoModel, SalverError, WorkersFailed
-from salver.words.handlers import Form, Listed, Registration, as_request, part, reply_of
+from salver.words.handlers import Form, ModelListing, Registration, as_request, part, reply_of
 from salver.words.messages import Call
 
 HANDLER = """
@@ -152,7 +152,7 @@ async def test_ts_m1_a_model_that_never_starts_is_taken_out_and_leaves_nothing(
         with pytest.raises(WorkersFailed) as raised:
             await there.handlers.register(Registration("broken_1.0.mar"))
         assert raised.value.message == "Failed to start workers for model broken version: 1.0"
-        assert there.handlers.models() == (Listed("m", "m_1.0.mar"),)
+        assert there.handlers.models() == (ModelListing("m", "m_1.0.mar"),)
         assert len(unpacked(tmp_path, "*/*")) == 1
         assert (await ask(there, "m"))["mark"] == "1.0"
     assert unpacked(tmp_path, "*") == []

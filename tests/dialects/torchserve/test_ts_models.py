@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from salver.dialects.torchserve import models as ts_models
 from salver.dialects.torchserve.json_layout import printed
-from salver.words.handlers import HandlerStatus, Listed, Registered, Workers, WorkerStatus
+from salver.words.handlers import HandlerStatus, ModelListing, RegistrationResult, Workers, WorkerStatus
 
 _STATUS = HandlerStatus(
     "noop",
@@ -84,7 +84,7 @@ def test_ts_m3_devices_only_where_there_are_some() -> None:
 
 @given(count=st.integers(0, 300), limit=st.integers(1, 100))
 def test_ts_m4_pages_hold_every_model_once(count: int, limit: int) -> None:
-    models = [Listed(str(number), f"{number}.mar") for number in range(count)]
+    models = [ModelListing(str(number), f"{number}.mar") for number in range(count)]
     seen, token = [], "0"
     while token:
         told = ts_models.listed(models, limit, int(token))
@@ -94,16 +94,19 @@ def test_ts_m4_pages_hold_every_model_once(count: int, limit: int) -> None:
 
 
 def test_ts_m4_odd_limits() -> None:
-    models = [Listed(str(number), "") for number in range(120)]
+    models = [ModelListing(str(number), "") for number in range(120)]
     for limit, token, wanted in [(-1, -1, 100), (0, 0, 0), (101, 0, 100), (5, 118, 2), (5, 500, 0)]:
         assert len(ts_models.listed(models, limit, token)["models"]) == wanted
     assert ts_models.listed(models, 0, 0)["nextPageToken"] == "0"
 
 
 def test_ts_m1_ts_m2_ts_m5_ts_m6_sentences() -> None:
-    assert ts_models.registered(Registered("m", "1.0", 1, is_done=False)) == "Processing worker updates..."
+    assert (
+        ts_models.registered(RegistrationResult("m", "1.0", 1, is_done=False))
+        == "Processing worker updates..."
+    )
     for is_done in (True, False):
-        assert ts_models.registered(Registered("m", "1.0", 0, is_done)) == (
+        assert ts_models.registered(RegistrationResult("m", "1.0", 0, is_done)) == (
             'Model "m" Version: 1.0 registered with 0 initial workers. Use scale workers API to add workers '
             "for the model."
         )

@@ -24,7 +24,15 @@ from salver.words.errors import (
     WorkersFailed,
     WorkflowFailed,
 )
-from salver.words.handlers import Form, HandlerReply, Registered, Registration, as_answer, form_of, part
+from salver.words.handlers import (
+    Form,
+    HandlerReply,
+    Registration,
+    RegistrationResult,
+    as_answer,
+    form_of,
+    part,
+)
 from salver.words.messages import Call, InferRequest, InferResponse
 from salver.words.tensor import DataType, Tensor
 
@@ -45,7 +53,7 @@ class Played:
         self.left: list[str] = []
         self.running = self.most_running = 0
 
-    async def register_part(self, order: Registration, folder: Path | None = None) -> Registered:
+    async def register_part(self, order: Registration, folder: Path | None = None) -> RegistrationResult:
         await asyncio.sleep(0)
         if order.url == "lost.mar":
             raise NoModel("Model not found at: lost.mar")
@@ -54,7 +62,7 @@ class Played:
         assert order.name not in self.there
         self.there[order.name] = order
         self.folders[order.name] = folder
-        return Registered(order.name, "1.0", 1, is_done=True)
+        return RegistrationResult(order.name, "1.0", 1, is_done=True)
 
     async def unregister_part(self, model: str) -> None:
         if model not in self.there:

@@ -11,7 +11,7 @@ from salver.dialects.triton.config_view import Facts, as_json, complete
 from salver.kernel.repository.settings import read_settings
 from salver.kernel.repository.toml import parse_toml
 from salver.stores import FileStore
-from salver.words.artifacts import Control, KeptState, ModelConfig, Sequences
+from salver.words.artifacts import Control, ModelConfig, Sequences, SequenceState
 from salver.words.errors import InvalidInput
 from salver.words.messages import ModelId, Signature, TensorSpec
 from salver.words.tensor import DataType
@@ -70,15 +70,15 @@ def toml(text: str) -> ModelConfig:
         ),
         (
             STATE % "use_same_buffer_for_input_output: true use_growable_memory: true",
-            Sequences("direct", states=(KeptState("I", "O", DataType.FP32, (-1, 2)),)),
+            Sequences("direct", states=(SequenceState("I", "O", DataType.FP32, (-1, 2)),)),
         ),
         (
             STATE % (INITIAL % "zero_data: true"),
-            Sequences("direct", states=(KeptState("I", "O", DataType.FP32, (-1, 2), (3, 2)),)),
+            Sequences("direct", states=(SequenceState("I", "O", DataType.FP32, (-1, 2), (3, 2)),)),
         ),
         (
             STATE % (INITIAL % 'data_file: "f"'),
-            Sequences("direct", states=(KeptState("I", "O", DataType.FP32, (-1, 2), (3, 2), "f"),)),
+            Sequences("direct", states=(SequenceState("I", "O", DataType.FP32, (-1, 2), (3, 2), "f"),)),
         ),
     ],
 )
@@ -202,7 +202,7 @@ def test_tr_c9_the_same_in_toml() -> None:
         candidates=8,
         idle_ms=500,
         controls=(Control("S", "start", DataType.BOOL),),
-        states=(KeptState("I", "O", DataType.FP32, (-1, 2), (3, 2)),),
+        states=(SequenceState("I", "O", DataType.FP32, (-1, 2), (3, 2)),),
     )
 
 

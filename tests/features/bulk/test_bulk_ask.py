@@ -9,7 +9,7 @@ import pytest
 from salver.client import Client, Unreachable
 from salver.client.client import _checked
 from salver.client.http import Reply
-from salver.features.bulk.ask import Asker, Model
+from salver.features.bulk.ask import BlockSender, Model
 from salver.features.bulk.rows import Piece
 from salver.words import errors
 from salver.words.tensor import Array, DataType, Tensor
@@ -54,9 +54,9 @@ def piece(count: int) -> Piece:
     return Piece({"x": x}, [int(i) + 1 for i in x], {"id": [f"k{i}" for i in x]})
 
 
-def asker(client: Client, time: Time, *, batched: bool = True, patience: float = 300) -> Asker:
+def asker(client: Client, time: Time, *, batched: bool = True, patience: float = 300) -> BlockSender:
     model = Model("m", "", (), batched, {"x": DataType.INT32})
-    return Asker(client, model, patience, clock=time.clock, sleep=time.sleep)
+    return BlockSender(client, model, patience, clock=time.clock, sleep=time.sleep)
 
 
 def double(x: Array) -> Mapping[str, Array]:

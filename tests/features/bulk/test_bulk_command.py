@@ -9,7 +9,7 @@ import pytest
 
 from salver.cli import main
 from salver.features.bulk import Job, Progress, Summary
-from salver.features.bulk.command import _Bar, _clock_of, _Shown, parse_columns, plain, sentence
+from salver.features.bulk.command import _Bar, _clock_of, _JobProgress, parse_columns, plain, sentence
 from salver.words.errors import InvalidInput
 
 JOB = Job(model="m", source=Path("in.csv"), target=Path("out.csv"))
@@ -23,7 +23,7 @@ def test_columns_that_name_nothing(word: str) -> None:
 
 def test_plain_lines_come_seldom_and_waiting_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
     now = [0.0]
-    shown = _Shown(JOB, clock=lambda: now[0])
+    shown = _JobProgress(JOB, clock=lambda: now[0])
     shown.show(Progress(100, 0, 100, 0.1, 0, notes=("ignored: day",)))
     for second in range(1, 26):
         now[0] = second

@@ -22,7 +22,7 @@ from salver.features.bulk import (
     parquet,
 )
 from salver.features.bulk.formats import make_writer, open_reader
-from salver.features.bulk.rows import Bad, Block, Field, Place
+from salver.features.bulk.rows import BadRow, Block, Field, Place
 from salver.words.errors import InvalidInput, Unsupported
 from salver.words.messages import TensorSpec
 from salver.words.tensor import Array, DataType
@@ -48,7 +48,7 @@ def column(blocks: list[Block], name: str) -> list[Any]:
     return [value for b in blocks for p in b.pieces for value in p.inputs[name].tolist()]
 
 
-def bad_of(blocks: list[Block]) -> list[Bad]:
+def bad_of(blocks: list[Block]) -> list[BadRow]:
     return [bad for block in blocks for bad in block.bad]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from registries import ANN, Clock, Distant, found, open_registry
 
-from salver.features.registry.fetching import Bringing
+from salver.features.registry.fetching import VersionFetcher
 from salver.features.registry.records import NewVersion
 from salver.features.registry.registry import ModelRegistry
 
@@ -26,14 +26,14 @@ ONE, TWO = ("fraud", 1), ("fraud", 2)
 
 
 async def test_what_is_wanted_is_brought_once(registry: ModelRegistry) -> None:
-    bringing = Bringing(registry, Clock())
+    bringing = VersionFetcher(registry, Clock())
     assert await bringing.want({ONE}, set(), waits=True) == set()
     assert await bringing.want({ONE, TWO}, set(), waits=True) == set()
     assert registry.artifacts.asked == ["bring fraud/1 1", "bring fraud/2 1"]  # type: ignore[attr-defined]
 
 
 async def test_what_takes_long_keeps_nothing_waiting(registry: ModelRegistry) -> None:
-    bringing, artifacts = Bringing(registry, Clock()), registry.artifacts
+    bringing, artifacts = VersionFetcher(registry, Clock()), registry.artifacts
     assert isinstance(artifacts, Distant)
     artifacts.may_come.clear()
     assert await bringing.want({ONE}, set()) == {ONE}
@@ -47,7 +47,7 @@ async def test_what_cannot_be_had_is_tried_again_after_a_while(
     registry: ModelRegistry, caplog: pytest.LogCaptureFixture
 ) -> None:
     clock = Clock()
-    bringing, artifacts = Bringing(registry, clock), registry.artifacts
+    bringing, artifacts = VersionFetcher(registry, clock), registry.artifacts
     assert isinstance(artifacts, Distant)
     artifacts.is_away = True
     for _ in range(3):
@@ -63,7 +63,7 @@ async def test_what_nobody_wants_goes_after_a_while_and_not_while_it_is_served(
     registry: ModelRegistry,
 ) -> None:
     clock = Clock()
-    bringing, artifacts = Bringing(registry, clock), registry.artifacts
+    bringing, artifacts = VersionFetcher(registry, clock), registry.artifacts
     assert isinstance(artifacts, Distant)
     await bringing.want({ONE}, set(), waits=True)
     await bringing.want({TWO}, {ONE}, waits=True)
@@ -82,7 +82,7 @@ async def test_what_nobody_wants_goes_after_a_while_and_not_while_it_is_served(
 
 async def test_what_the_last_server_left_is_looked_at_or_goes(registry: ModelRegistry) -> None:
     clock = Clock()
-    bringing, artifacts = Bringing(registry, clock), registry.artifacts
+    bringing, artifacts = VersionFetcher(registry, clock), registry.artifacts
     assert isinstance(artifacts, Distant)
     artifacts.left = frozenset({ONE, TWO})
     await bringing.want({ONE}, set(), waits=True)
@@ -93,7 +93,7 @@ async def test_what_the_last_server_left_is_looked_at_or_goes(registry: ModelReg
 
 
 async def test_at_the_end_nothing_is_brought_any_more(registry: ModelRegistry) -> None:
-    bringing, artifacts = Bringing(registry, Clock()), registry.artifacts
+    bringing, artifacts = VersionFetcher(registry, Clock()), registry.artifacts
     assert isinstance(artifacts, Distant)
     artifacts.may_come.clear()
     await bringing.want({ONE, TWO, ("fraud", 3)}, set())
@@ -105,5 +105,5 @@ async def test_at_the_end_nothing_is_brought_any_more(registry: ModelRegistry) -
 
 async def test_files_that_lie_here_are_here(tmp_path: Path) -> None:
     registry = await open_registry("sqlite", tmp_path / "near")
-    assert await Bringing(registry, Clock()).want({ONE}, set()) == set()
+    assert await VersionFetcher(registry, Clock()).want({ONE}, set()) == set()
     await registry.ledger.close()

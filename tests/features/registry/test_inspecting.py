@@ -9,7 +9,7 @@ import zoo
 from salver.backends.discovery import backends, recogniser
 from salver.dialects.formats import formats
 from salver.features.registry.inspecting import Inspector
-from salver.features.tuning.profile import Cell, Measured, Profile
+from salver.features.tuning.profile import Cell, Measurement, Profile
 from salver.features.tuning.profiles import ProfileStore, machine
 from salver.kernel.repository import Repository
 from salver.words.artifacts import Manifest, Objective
@@ -116,7 +116,7 @@ async def test_what_was_measured_here_goes_along(tmp_path: Path) -> None:
     import os
 
     here = machine(KNOWN["onnx"], len(os.sched_getaffinity(0)))
-    cells = (Measured(Cell(1, 1, 8), 0.004, 2000.0), Measured(Cell(2, 1, 32), 0.01, 6400.0))
+    cells = (Measurement(Cell(1, 1, 8), 0.004, 2000.0), Measurement(Cell(2, 1, 32), 0.01, 6400.0))
     key = store.key(msgspec.structs.replace(manifest, config=config))
     store.write(Profile(key, here, measured=cells, alone_s=0.001, when=5.0))
     found = await inspector(state=str(tmp_path / "state"))(tmp_path / "m")

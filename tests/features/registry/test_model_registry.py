@@ -18,7 +18,7 @@ from salver.features.ledger.faults import LedgerFailed
 from salver.features.ledger.schema import MODEL, RELEASE
 from salver.features.registry.artifacts import Artifacts, ArtifactsFailed
 from salver.features.registry.names import Reference, parse
-from salver.features.registry.ports import Found
+from salver.features.registry.ports import InspectedModel
 from salver.features.registry.records import Actor, NewVersion, Parent
 from salver.features.registry.registry import ModelRegistry
 from salver.features.registry.tokens import Tokens
@@ -156,7 +156,7 @@ async def test_under_a_policy_a_move_is_a_proposal(registry: ModelRegistry, tmp_
         await registry.delete_alias("fraud", "champion", ANN)
     with pytest.raises(Conflict, match="is under way"):  # before its files are looked at
         await registry.push(
-            NewVersion("fraud", alias="champion"), Found({}, found(tmp_path).description), ANN
+            NewVersion("fraud", alias="champion"), InspectedModel({}, found(tmp_path).description), ANN
         )
     await registry.ledger.write(lambda c: c.execute(update(RELEASE).values(ended=2.0)) and None)
     assert (await registry.set_alias("fraud", "champion", 3, ANN)).release not in ("", move.release)
@@ -367,7 +367,9 @@ async def test_what_is_no_file_is_not_waited_for(tmp_path: Path, kind: str) -> N
     else:
         odd.symlink_to("/dev/zero")
     with pytest.raises(InvalidInput, match="odd is no file"):
-        await registry.push(NewVersion("fraud"), Found({**what.files, "odd": odd}, what.description), ANN)
+        await registry.push(
+            NewVersion("fraud"), InspectedModel({**what.files, "odd": odd}, what.description), ANN
+        )
     assert await registry.models() == ()
     await registry.ledger.close()
 

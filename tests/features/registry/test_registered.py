@@ -13,7 +13,7 @@ from sqlalchemy import insert, text, update
 from salver.features.ledger.schema import RELEASE
 from salver.features.registry.deliveries import Deliverer
 from salver.features.registry.records import NewVersion
-from salver.features.registry.registered import OWNER, Registered
+from salver.features.registry.registered import OWNER, ServedRegistry
 from salver.features.registry.registry import ModelRegistry
 from salver.kernel.repository import NamedModel
 from salver.words.artifacts import Versions
@@ -48,9 +48,9 @@ async def no_post(*_: object) -> int:
 
 def followed(
     registry: ModelRegistry, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
-) -> tuple[Registered, Plane]:
+) -> tuple[ServedRegistry, Plane]:
     plane = Plane()
-    return Registered(registry, plane, Deliverer(registry.ledger, no_post, Clock()), 1.0, sleep), plane
+    return ServedRegistry(registry, plane, Deliverer(registry.ledger, no_post, Clock()), 1.0, sleep), plane
 
 
 @pytest.fixture(params=KINDS)

@@ -17,7 +17,7 @@ from sites import Page, Site, a_site
 from sklearn.linear_model import LinearRegression
 
 from salver.cli import main
-from salver.features.registry.push_command import _Shown
+from salver.features.registry.push_command import _DownloadProgress
 
 Push = Callable[..., Any]
 
@@ -203,7 +203,7 @@ def test_nothing_is_there(push: Push, tmp_path: Path) -> None:
 
 
 def test_a_terminal_sees_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    shown, unseen = (_Shown(is_seen=is_seen) for is_seen in (True, False))
+    shown, unseen = (_DownloadProgress(is_seen=is_seen) for is_seen in (True, False))
     for each in (shown, unseen):
         for done in (1 << 20, (1 << 20) + 1, 2 << 20):
             each("m.onnx", done, 4 << 20)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.features.releases.experiments.answers import MOST_BYTES, Pieces, read, size_of, strung
+from salver.features.releases.experiments.answers import MOST_BYTES, AnswerPieces, read, size_of, strung
 from salver.words.handlers import BODY
 from salver.words.messages import InferResponse
 from salver.words.tensor import DataType, Tensor, tensor
@@ -50,14 +50,14 @@ def test_pieces_of_different_types_are_no_numbers_any_more(pair):
 
 
 def test_pieces_are_kept_until_they_are_too_many():
-    pieces = Pieces()
+    pieces = AnswerPieces()
     pieces.add(piece(tensor("y", [1.0])))
     assert pieces.kept is not None and len(pieces.kept) == 1
     pieces.add(piece(tensor("t", [b"x" * MOST_BYTES])))
     assert pieces.kept is None
     pieces.add(piece())
     assert pieces.kept is None
-    many = Pieces()
+    many = AnswerPieces()
     for _ in range(5000):
         many.add(piece())
     assert many.kept is None

@@ -27,7 +27,7 @@ from salver.features.releases.judge.record import Release, proposed
 from salver.features.releases.outcomes import MOST, OutcomeStore
 from salver.features.releases.release_store import ReleaseStore, Step
 from salver.words.errors import InvalidInput
-from salver.words.releases import Counts, Matured, Outcome, Receipt, ReleaseState, Sums, unit_number
+from salver.words.releases import Counts, Outcome, OutcomeCohort, Receipt, ReleaseState, Sums, unit_number
 
 NEVER = math.inf
 #: A sale within a minute of the exposure.
@@ -64,7 +64,7 @@ class Shop:
     async def post(self, *outcomes: Outcome) -> Receipt:
         return await self.store.accept(outcomes)
 
-    async def harvest(self, written: float = NEVER) -> tuple[Matured, ...]:
+    async def harvest(self, written: float = NEVER) -> tuple[OutcomeCohort, ...]:
         found = await self.store.matured(self.release, self.clock.now, written)
         self.release = procedure.harvested(self.release, found.watermarks)
         return found.outcomes
@@ -101,7 +101,7 @@ async def test_units_count_when_their_time_is_over_in_the_arm_that_they_met_firs
     assert await shop.harvest() == ()
     shop.clock.now += 60
     await shop.post(complete("all"))
-    expected = Matured("sale", shop.clock.now - 60, 0.25, Counts(1, 1, 2), Counts(1, 1, 0))
+    expected = OutcomeCohort("sale", shop.clock.now - 60, 0.25, Counts(1, 1, 2), Counts(1, 1, 0))
     assert await shop.harvest() == (expected,)
     shop.clock.now += 60
     await shop.post(sale("late", "cy"), complete("all again"))

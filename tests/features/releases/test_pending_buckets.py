@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from salver.features.releases.experiments.pending import Pending
-from salver.words.releases import Bucket, Met, Seen
+from salver.words.releases import Bucket, BucketObservations, UnitObservations
 
 
-def seen(release: str, start: float) -> Seen:
-    return Seen(release, Bucket(start, 10, 0, 0.1))
+def seen(release: str, start: float) -> BucketObservations:
+    return BucketObservations(release, Bucket(start, 10, 0, 0.1))
 
 
 def test_they_are_kept_in_their_order_until_they_are_kept_elsewhere() -> None:
@@ -40,8 +40,8 @@ def test_a_flood_of_units_is_bounded_too_and_what_is_small_still_fits(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     pending = Pending(most_rows=5)
-    met = Met(np.arange(3), np.zeros(3, np.uint8), np.zeros(3))
-    large = Seen("a", Bucket(10.0, 10, 0, 0.1), firsts={"errors": met})
+    met = UnitObservations(np.arange(3), np.zeros(3, np.uint8), np.zeros(3))
+    large = BucketObservations("a", Bucket(10.0, 10, 0, 0.1), firsts={"errors": met})
     for each in (large, large, seen("a", 20.0)):
         pending.write(each)
     assert [each.rows for each in pending.of("a")] == [3, 0]

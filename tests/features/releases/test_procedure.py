@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from salver.features.releases.judge import procedure
 from salver.features.releases.judge.policy import Metric, Policy, Stage
-from salver.features.releases.judge.record import Release, Wish, proposed
+from salver.features.releases.judge.record import ChangeRequest, Release, proposed
 from salver.features.releases.judge.verdict import Decision, Verdict
 from salver.words.errors import Conflict, InvalidInput
 from salver.words.releases import ReleaseState, Shadow, Traffic
@@ -22,8 +22,8 @@ def release(state: ReleaseState = ReleaseState.RUNNING, stage: int = 0, **fields
     return msgspec.structs.replace(new, state=state, stage=stage, weight=weight, **fields)
 
 
-def wish(what: str, by: str = "ada", why: str = "") -> Wish:
-    return Wish(1, "r", what, by, why, 150.0)
+def wish(what: str, by: str = "ada", why: str = "") -> ChangeRequest:
+    return ChangeRequest(1, "r", what, by, why, 150.0)
 
 
 def verdict(decision: Decision, *reasons: str, stage: int = 0) -> Verdict:
@@ -139,12 +139,14 @@ MOVES = st.one_of(
 
 
 @given(st.lists(MOVES, max_size=30))
-def test_whatever_happens_the_weight_is_the_stage_s_and_an_end_is_one(moves: list[Wish | Verdict]) -> None:
+def test_whatever_happens_the_weight_is_the_stage_s_and_an_end_is_one(
+    moves: list[ChangeRequest | Verdict],
+) -> None:
     now = procedure.started(release(ReleaseState.PROPOSED), 200.0, "")
     for number, move in enumerate(moves):
         before = now
         try:
-            if isinstance(move, Wish):
+            if isinstance(move, ChangeRequest):
                 now = procedure.wished(now, move, 300.0 + number)
             else:
                 now = procedure.judged(now, move, 300.0 + number)

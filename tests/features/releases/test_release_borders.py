@@ -11,8 +11,8 @@ from salver.features.releases.judge.evidence import start
 from salver.features.releases.judge.judge import judge
 from salver.features.releases.judge.policy import Metric, Policy, Stage
 from salver.features.releases.judge.ratio import GRID, Ratio
-from salver.features.releases.judge.record import Wish, proposed
-from salver.features.releases.judge.rules import Approved
+from salver.features.releases.judge.record import ChangeRequest, proposed
+from salver.features.releases.judge.rules import StepApproval
 from salver.features.releases.judge.strand import Weight, strands
 from salver.features.releases.judge.verdict import Decision, Verdict
 from salver.stats.combine import log_mean
@@ -152,11 +152,11 @@ def test_what_is_tempered_widens_its_interval_too() -> None:
 
 def test_whoever_promotes_a_proposal_begins_it() -> None:
     new = proposed("r", "fraud", ("1", "2"), POLICY, 1.0)
-    begun = procedure.wished(new, Wish(1, "r", "promote", "ann", "", 2.0), 2.0)
+    begun = procedure.wished(new, ChangeRequest(1, "r", "promote", "ann", "", 2.0), 2.0)
     assert (begun.state, begun.stage, begun.weight) == (ReleaseState.RUNNING, 0, 0.1)
-    assert begun.progress.approvals == (Approved(0, "ann"),)
-    further = procedure.wished(begun, Wish(2, "r", "promote", "ann", "", 3.0), 3.0)
-    assert (further.stage, further.progress.approvals[-1]) == (1, Approved(1, "ann"))
+    assert begun.progress.approvals == (StepApproval(0, "ann"),)
+    further = procedure.wished(begun, ChangeRequest(2, "r", "promote", "ann", "", 3.0), 3.0)
+    assert (further.stage, further.progress.approvals[-1]) == (1, StepApproval(1, "ann"))
 
 
 def test_there_is_nothing_before_the_first_bucket() -> None:

@@ -13,10 +13,10 @@ from rollout_releases import ERRORS, POLICY, SLOW, buckets, counts, judged, with
 from salver.features.releases.judge.evidence import Evidence, observe, start
 from salver.features.releases.judge.judge import judge
 from salver.features.releases.judge.policy import Metric, Policy, Stage
-from salver.features.releases.judge.rules import Approval, Approved, CostCap, Facts, Never, ShipOnBudget
+from salver.features.releases.judge.rules import Approval, CostCap, Facts, Never, ShipOnBudget, StepApproval
 from salver.features.releases.judge.verdict import Decision, Verdict
 from salver.words.errors import InvalidInput
-from salver.words.releases import Bucket, Counts, Matured, ReleaseState
+from salver.words.releases import Bucket, Counts, OutcomeCohort, ReleaseState
 
 
 def last(*args: object, **changes: object) -> Verdict:
@@ -180,7 +180,7 @@ def test_fewer_sales_are_harm_and_more_are_none() -> None:
             msgspec.structs.replace(
                 bucket,
                 outcomes=(
-                    Matured("sales", bucket.start - 60, 0.3, counts(300, 0.3), counts(100, 0.3, ratio)),
+                    OutcomeCohort("sales", bucket.start - 60, 0.3, counts(300, 0.3), counts(100, 0.3, ratio)),
                 ),
             )
             for bucket in buckets(policy, number=60, events={})
@@ -198,7 +198,7 @@ def test_outcomes_count_at_the_share_of_their_exposure() -> None:
     """A unit of the first stage whose outcome comes in the second is judged by the first one's odds."""
     sales = Metric("refunds", "outcome", "severe", promotion_margin=None)
     policy = with_policy(metrics=(sales,))
-    late = Matured("refunds", 0.0, 0.1, counts(1000, 0.1), counts(100, 0.1))
+    late = OutcomeCohort("refunds", 0.0, 0.1, counts(1000, 0.1), counts(100, 0.1))
     bucket = msgspec.structs.replace(next(buckets(stage=1, begin=100)), outcomes=(late,))
     evidence = observe(policy, start(policy), bucket)
     [known] = evidence.metrics
@@ -364,7 +364,7 @@ def test_a_rule_holds_what_evidence_would_promote() -> None:
     verdict = last(buckets(policy, number=20), policy)
     assert (verdict.decision, verdict.cause) == (Decision.HOLD, "rule")
     assert verdict.reasons == ("the step into stage 2 waits for the approval of ann",)
-    facts = Facts(approvals=(Approved(1, "ann"),))
+    facts = Facts(approvals=(StepApproval(1, "ann"),))
     assert last(buckets(policy, number=20), policy, facts=facts).decision is Decision.PROMOTE
 
 
@@ -414,7 +414,7 @@ def test_a_verdict_and_evidence_survive_their_json_bit_by_bit() -> None:
         ({"start": -5.0}, "was counted before"),
         ({"start": 0.0}, "was counted before"),
         ({"events": {"errors": Counts(canary=-1, stable=2)}}, "-1 of 1 events"),
-        ({"outcomes": (Matured("sales", 11.0, 0.1, Counts(), Counts()),)}, "have not matured"),
+        ({"outcomes": (OutcomeCohort("sales", 11.0, 0.1, Counts(), Counts()),)}, "have not matured"),
     ],
 )
 def test_buckets_that_cannot_follow_are_refused(changes: dict[str, object], words: str) -> None:

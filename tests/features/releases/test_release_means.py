@@ -17,7 +17,7 @@ from salver.features.releases.judge.policy import Metric, Policy, Stage
 from salver.features.releases.judge.replay import Entry, first_difference
 from salver.features.releases.judge.verdict import Decision, Verdict
 from salver.words.errors import InvalidInput
-from salver.words.releases import Bucket, Counts, Matured, ReleaseState, Sums
+from salver.words.releases import Bucket, Counts, OutcomeCohort, ReleaseState, Sums
 
 RUNNING = ReleaseState.RUNNING
 REVENUE = Metric("revenue", "mean", "soft", worse="less", matures_minutes=1, cap=20.0, promotion_margin=0.1)
@@ -42,7 +42,7 @@ def selling(
     counts = Counts(canary, canary, control - canary)
     for at in (begin + 10.0 * n for n in range(number)):
         sums = drawn(rng, canary, ratio), drawn(rng, control, 1.0)
-        told = Matured("revenue", at - 60, share, counts, counts, sums)
+        told = OutcomeCohort("revenue", at - 60, share, counts, counts, sums)
         yield Bucket(at, 10.0, stage, share, counts, counts, outcomes=(told,))
 
 
@@ -105,7 +105,7 @@ def test_a_margin_is_what_may_be_lost() -> None:
 def test_where_all_bring_the_same_nothing_is_proven_and_the_log_says_that_again() -> None:
     counts = Counts(1000, 1000, 2000)
     sums = tuple(Sums(n, n, 5.0 * n, 25.0 * n, 125.0 * n) for n in (1000, 3000))
-    told = Matured("revenue", 0.0, 0.25, counts, counts, sums)  # type: ignore[arg-type]
+    told = OutcomeCohort("revenue", 0.0, 0.25, counts, counts, sums)  # type: ignore[arg-type]
     bucket = Bucket(60.0, 10.0, 0, 0.25, counts, counts, outcomes=(told,))
     verdict = last([bucket])
     [metric] = verdict.metrics

@@ -14,7 +14,7 @@ from salver.features.releases.judge.evidence import start
 from salver.features.releases.judge.judge import judge
 from salver.features.releases.judge.policy import Metric, Policy, Stage
 from salver.features.releases.judge.verdict import Decision
-from salver.words.releases import Bucket, Counts, Matured, ReleaseState
+from salver.words.releases import Bucket, Counts, OutcomeCohort, ReleaseState
 
 DAY, DAYS, SHARE, UNITS, RATE = 86_400.0, 40, 0.25, 2000, 0.1
 PARTS = (SHARE, SHARE, 1 - 2 * SHARE)
@@ -49,7 +49,7 @@ def is_rolled_back(rng: np.random.Generator, ratio: float, mature: int) -> bool:
         else:
             counts = {day: came[:, day, today - day] for day in range(today + 1)}
         outcomes = tuple(
-            Matured(metric.name, day * DAY, SHARE, units, Counts(*map(int, some)))
+            OutcomeCohort(metric.name, day * DAY, SHARE, units, Counts(*map(int, some)))
             for day, some in counts.items()
         )
         bucket = Bucket(today * DAY, DAY, 0, SHARE, units, units, outcomes=outcomes)

@@ -9,7 +9,7 @@ from rollout_releases import POLICY, buckets, with_policy
 from salver.features.releases.judge.evidence import start
 from salver.features.releases.judge.judge import judge
 from salver.features.releases.judge.replay import Entry, first_difference, replay
-from salver.features.releases.judge.rules import Approval, Approved, Facts
+from salver.features.releases.judge.rules import Approval, Facts, StepApproval
 from salver.features.releases.judge.verdict import Decision
 from salver.words.errors import InvalidInput
 from salver.words.releases import Bucket, Counts, ReleaseState
@@ -65,7 +65,7 @@ def test_states_and_facts_are_part_of_the_log() -> None:
     evidence, log = start(policy), []
     for number, bucket in enumerate(buckets(policy, number=30, events={"errors": 150, "slow": 150})):
         state = ReleaseState.PAUSED if number < 5 else ReleaseState.RUNNING
-        facts = Facts(approvals=(Approved(1, "ann"),)) if number > 20 else Facts()
+        facts = Facts(approvals=(StepApproval(1, "ann"),)) if number > 20 else Facts()
         evidence, verdict = judge(policy, evidence, bucket, state, facts)
         log.append(Entry(bucket, state, verdict, facts))
     assert {entry.verdict.cause for entry in log} >= {"person", "rule", None}

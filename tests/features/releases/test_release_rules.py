@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from salver.features.releases.judge.rules import (
     Approval,
-    Approved,
     Blackout,
     CostCap,
     Coverage,
@@ -20,6 +19,7 @@ from salver.features.releases.judge.rules import (
     OnePerLayer,
     Rule,
     ShipOnBudget,
+    StepApproval,
     hour_of_week,
     may_ship_on_budget,
     objections,
@@ -83,9 +83,9 @@ def test_the_step_into_a_stage_waits_for_who_may_approve_it() -> None:
     rule = Approval(1, by=("ann", "bob"))
     assert told(rule) == "the step into stage 2 waits for the approval of ann or bob"
     assert told(rule, stage=2) == ""
-    assert told(rule, Facts(approvals=(Approved(1, "eve"), Approved(0, "ann")))) != ""
-    assert told(rule, Facts(approvals=(Approved(1, "bob"),))) == ""
-    assert told(Approval(1), Facts(approvals=(Approved(1, "eve"),))) == ""
+    assert told(rule, Facts(approvals=(StepApproval(1, "eve"), StepApproval(0, "ann")))) != ""
+    assert told(rule, Facts(approvals=(StepApproval(1, "bob"),))) == ""
+    assert told(Approval(1), Facts(approvals=(StepApproval(1, "eve"),))) == ""
     assert told(Approval(1)).endswith("somebody")
 
 

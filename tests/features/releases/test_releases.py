@@ -25,13 +25,13 @@ from salver.features.releases.release_store import ReleaseStore
 from salver.words.errors import Conflict, Forbidden, InvalidInput, NotFound
 from salver.words.releases import (
     Bucket,
+    BucketObservations,
     Counts,
     Exposures,
-    Met,
     Predictions,
     ReleaseState,
-    Seen,
     Traffic,
+    UnitObservations,
     first_in,
     hour_of,
     unit_numbers,
@@ -385,7 +385,7 @@ async def test_a_bucket_that_cannot_be_judged_keeps_no_other_waiting(
 ) -> None:
     await world.propose()
     await world.ticks()
-    world.pending.write(Seen("r0", Bucket(world.clock.now, 10, 0, 0.0)))
+    world.pending.write(BucketObservations("r0", Bucket(world.clock.now, 10, 0, 0.0)))
     await world.saw("r0", healthy(0.05), Counts(0, 0, 1))
     assert (await world.one()).progress.buckets == 1
     assert world.pending.of("r0") == ()
@@ -437,8 +437,10 @@ async def test_where_outcomes_are_posted_what_was_seen_lies_in_the_ledger_row_by
     one = Counts(0, 0, 1)
     bucket = Bucket(world.clock.now, 10, 1, 0.25, Counts(1, 1, 1), one, {"errors": one}, {"errors": one})
     exposures = Exposures(units, arms, times, np.array([1, 0], np.uint8))
-    firsts = {"errors": Met(units[:1], arms[:1], times[:1])}
-    world.pending.write(Seen("r0", bucket, exposures, firsts, Predictions(units, arms, times, requests)))
+    firsts = {"errors": UnitObservations(units[:1], arms[:1], times[:1])}
+    world.pending.write(
+        BucketObservations("r0", bucket, exposures, firsts, Predictions(units, arms, times, requests))
+    )
     await world.ticks()
 
     def rows(connection: Connection) -> list[list[tuple[object, ...]]]:
@@ -546,7 +548,7 @@ async def test_what_happened_in_hours_of_days_before_is_forgotten_while_the_rele
     met = in_canary(["ada"], world.clock.now)
     names = [first_in("errors", "in_hour", hour_of(world.clock.now)), first_in("errors", "in_stage", 0)]
     bucket = Bucket(world.clock.now, 10, 0, 0.05, Counts(1), Counts(1))
-    world.pending.write(Seen("r0", bucket, firsts=dict.fromkeys(["errors", *names], met)))
+    world.pending.write(BucketObservations("r0", bucket, firsts=dict.fromkeys(["errors", *names], met)))
     await world.ticks(10)
     _, events = await world.store.known_units("r0", world.clock.now)
     assert sorted(name for name, _ in events) == sorted(["errors", *names])

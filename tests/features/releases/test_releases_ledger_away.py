@@ -17,7 +17,7 @@ from salver.features.ledger.faults import LedgerFailed
 from salver.features.ledger.ledger import Ledger
 from salver.features.releases.distinct_units import met
 from salver.features.releases.judge.policy import Stage
-from salver.features.releases.release_store import Picture
+from salver.features.releases.release_store import ReleaseSnapshot
 
 LONG = msgspec.structs.replace(POLICY, stages=(Stage(0.5, 1000),), no_data_seconds=1e9)
 
@@ -176,6 +176,8 @@ async def test_trouble_is_told_once_and_so_is_its_end(
     assert told[-1] == "releases go on"
 
 
-async def _either(fails: Callable[[], Awaitable[None]], picture: Callable[[], Awaitable[Picture]]) -> Picture:
+async def _either(
+    fails: Callable[[], Awaitable[None]], picture: Callable[[], Awaitable[ReleaseSnapshot]]
+) -> ReleaseSnapshot:
     await fails()
     return await picture()

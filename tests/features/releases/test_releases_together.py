@@ -15,7 +15,7 @@ from sqlalchemy import Connection, select
 from salver.features.ledger.faults import LedgerFailed
 from salver.features.ledger.ledger import Ledger
 from salver.features.ledger.schema import EXPOSURE, FIRST_EVENT, PART, WITNESS
-from salver.features.releases.distinct_units import Crowd, met
+from salver.features.releases.distinct_units import DistinctUnits, met
 from salver.features.releases.judge.policy import Metric, Stage
 from salver.features.releases.judge.replay import replay
 from salver.features.releases.release_store import ReleaseStore
@@ -229,7 +229,7 @@ async def test_while_the_ledger_hangs_nobody_is_taken_for_dead(
     before = len(await fleet.check())
     hand_in = ReleaseStore.hand_in
 
-    async def hangs(store: ReleaseStore, *what: object) -> Crowd:
+    async def hangs(store: ReleaseStore, *what: object) -> DistinctUnits:
         await asyncio.sleep(0)  # all have asked by now
         fleet.clock.now += 20
         return await hand_in(store, *what)
@@ -314,7 +314,7 @@ async def test_what_may_have_been_written_is_handed_in_again_and_counts_once(
     one, other = await two(fleet)
     hand_in, broken = ReleaseStore.hand_in, []
 
-    async def breaks(store: ReleaseStore, *what: object) -> Crowd:
+    async def breaks(store: ReleaseStore, *what: object) -> DistinctUnits:
         others = await hand_in(store, *what)
         if len(broken) < 2:
             broken.append(what)

@@ -8,7 +8,7 @@ import pytest
 from servables import Declaring
 
 from salver.features.releases.experiments.router import Router
-from salver.features.releases.experiments.underway import UnderWay
+from salver.features.releases.experiments.underway import ActiveRequests
 from salver.features.releases.splitting import Splitting
 from salver.kernel.serving.bus import Bus
 from salver.kernel.serving.dataplane import DataPlane
@@ -77,7 +77,7 @@ class World(Declaring):
         self.bus = Bus([self])
         self.router = Router()
         self.router.replace(splits)
-        self.under_way = UnderWay(lambda: 1.0)
+        self.under_way = ActiveRequests(lambda: 1.0)
         self.splitting = Splitting(self.router, mirror, self.answers.append, self.under_way)
         self.door = DataPlane(
             RequestPath(self, self.bus.emit, lambda: 1.0, lambda: "0" * 16, stage=self.splitting)

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from salver.features.releases.experiments.windows import (
-    Judged,
-    Merged,
-    Part,
+    JudgedBucket,
+    MergedBucket,
+    WindowPart,
     Witness,
     counted_by,
     due,
@@ -21,19 +21,19 @@ from salver.words.releases import FIRSTS, NO_STAGE, Bucket, Copies, Counts
 T = 1_000_000.0
 
 
-def part(server: str, start: float, seconds: float = 10.0, stage: int = 0, count: int = 1) -> Part:
+def part(server: str, start: float, seconds: float = 10.0, stage: int = 0, count: int = 1) -> WindowPart:
     share = 0.05 * (stage + 1)
     seen = Counts(count, count, 2 * count)
     events, raw, copies = {"errors": Counts(1)}, {"errors": Counts(2)}, Copies(4, 3, 2, 1)
     bucket = Bucket(T + start, seconds, stage, share, seen, seen, events, raw, copies=copies)
-    return Part(server, round(start), bucket)
+    return WindowPart(server, round(start), bucket)
 
 
-def quiet(server: str, start: float, seconds: float = 10.0) -> Part:
-    return Part(server, round(start), Bucket(T + start, seconds, NO_STAGE, 0.0))
+def quiet(server: str, start: float, seconds: float = 10.0) -> WindowPart:
+    return WindowPart(server, round(start), Bucket(T + start, seconds, NO_STAGE, 0.0))
 
 
-def told(found: list[Merged]) -> list[tuple[float, float, int, int]]:
+def told(found: list[MergedBucket]) -> list[tuple[float, float, int, int]]:
     """Start, end, stage and requests to the canary of each bucket."""
     return [
         (round(b.start - T, 3), round(b.start + b.seconds - T, 3), b.stage, b.requests.canary)
@@ -83,7 +83,7 @@ def test_silence_of_one_server_adds_nothing_and_that_of_all_is_told() -> None:
 
 
 def test_what_comes_late_joins_the_next_bucket_of_its_stage() -> None:
-    judged = Judged(0, T, T + 10)
+    judged = JudgedBucket(0, T, T + 10)
     late = [part("b", 0, count=5), quiet("c", 0)]
     assert due(late, 10, T + 10, judged) == []
     (bucket, made_of), *rest = due([*late, part("a", 10), part("a", 20)], 10, T + 30, judged)
@@ -93,7 +93,7 @@ def test_what_comes_late_joins_the_next_bucket_of_its_stage() -> None:
 
 
 def test_what_comes_late_of_a_stage_that_was_left_is_a_bucket_without_a_length() -> None:
-    judged = Judged(2, T + 10, T + 20)
+    judged = JudgedBucket(2, T + 10, T + 20)
     parts = [part("b", 0), part("b", 10, stage=1), part("a", 20, stage=2)]
     found = due(parts, 10, T + 30, judged)
     assert told(found) == [(20, 20, 0, 1), (20, 20, 1, 1), (20, 30, 2, 1)]
@@ -102,12 +102,12 @@ def test_what_comes_late_of_a_stage_that_was_left_is_a_bucket_without_a_length()
 
 
 def test_where_buckets_overlap_no_time_counts_twice() -> None:
-    assert told(due([part("b", 0)], 10, T + 10, Judged(0, T, T + 7))) == [(7, 10, 0, 1)]
+    assert told(due([part("b", 0)], 10, T + 10, JudgedBucket(0, T, T + 7))) == [(7, 10, 0, 1)]
 
 
 def test_windows_whose_length_is_no_binary_fraction_are_told_apart() -> None:
     numbers = range(5_000_001, 5_000_101)
-    parts = [Part(s, n, Bucket(n * 0.2, 0.2, 0, 0.1, Counts(1))) for n in numbers for s in ("a", "b")]
+    parts = [WindowPart(s, n, Bucket(n * 0.2, 0.2, 0, 0.1, Counts(1))) for n in numbers for s in ("a", "b")]
     found = due(parts, 0.2, numbers[-1] * 0.2 + 0.2, None)
     assert [bucket.requests.canary for bucket, _ in found] == [2] * 100
 
@@ -133,9 +133,9 @@ def test_every_field_of_a_bucket_is_added_up_or_set_by_whoever_judges() -> None:
 
 
 @st.composite
-def lives(draw: st.DrawFn) -> list[list[Part]]:
+def lives(draw: st.DrawFn) -> list[list[WindowPart]]:
     """Parts in the order in which they come, some of them late: a list for each look."""
-    looks: list[list[Part]] = [[] for _ in range(12)]
+    looks: list[list[WindowPart]] = [[] for _ in range(12)]
     for server in ("a", "b", "c"):
         moves = draw(st.floats(5, 65))  # when it moves to the next stage
         for window in range(8):
@@ -152,8 +152,8 @@ def lives(draw: st.DrawFn) -> list[list[Part]]:
 
 
 @given(lives())
-def test_each_part_is_judged_once_whenever_it_comes(looks: list[list[Part]]) -> None:
-    waiting: list[Part] = []
+def test_each_part_is_judged_once_whenever_it_comes(looks: list[list[WindowPart]]) -> None:
+    waiting: list[WindowPart] = []
     judged, counted, stage_seconds = None, [], {0: 0.0, 1: 0.0}
     for look, new in enumerate([*looks, [part("z", 200, stage=1)], [part("z", 210, stage=1)]]):
         waiting += new
@@ -164,7 +164,7 @@ def test_each_part_is_judged_once_whenever_it_comes(looks: list[list[Part]]) -> 
             assert bucket.requests.total == sum(p.bucket.requests.total for p in parts)
             assert bucket.seconds >= 0 and (judged is None or bucket.start >= judged.until - 0.01)
             stage = max(judged.stage if judged else 0, bucket.stage)
-            judged = Judged(stage, bucket.start, bucket.start + bucket.seconds)
+            judged = JudgedBucket(stage, bucket.start, bucket.start + bucket.seconds)
             counted += parts
             stage_seconds[max(bucket.stage, 0)] += bucket.seconds
         waiting = [p for p in waiting if p not in counted]

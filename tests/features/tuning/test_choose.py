@@ -6,13 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from salver.features.tuning.choose import choose, is_set, limit_of, seed_rows, slo_rows, worth
-from salver.features.tuning.grid import Limits, Placed
-from salver.features.tuning.profile import Cell, Measured
+from salver.features.tuning.grid import GridPlacement, Limits
+from salver.features.tuning.profile import Cell, Measurement
 from salver.stats.batch_law import BatchLaw
 from salver.words.artifacts import Objective
 
 LAW = BatchLaw(a=0.001, t0=0.004)
-ONE, TWO = Placed(1, 2), Placed(2, 1)
+ONE, TWO = GridPlacement(1, 2), GridPlacement(2, 1)
 THROUGHPUT = Objective(throughput=True)
 seconds = st.floats(1e-5, 0.1)
 laws = st.builds(BatchLaw, a=seconds, t0=seconds)
@@ -63,7 +63,7 @@ def test_rows_that_bring_nothing_are_not_taken() -> None:
 
 
 def test_what_was_measured_goes_before_the_law() -> None:
-    measured = [Measured(Cell(1, 2, 8), 0.004, 2000.0)]
+    measured = [Measurement(Cell(1, 2, 8), 0.004, 2000.0)]
     assert choose({ONE: LAW}, THROUGHPUT, Limits(2), measured=measured).max_rows == 8
 
 
@@ -112,7 +112,7 @@ def test_whatever_the_laws_a_choice_is_within_its_bounds_and_has_reasons(
 ) -> None:
     setting = choose({ONE: one, TWO: two}, objective, Limits(2))
     assert 1 <= setting.max_rows <= 32
-    assert Placed(setting.instances, setting.threads) in (ONE, TWO)
+    assert GridPlacement(setting.instances, setting.threads) in (ONE, TWO)
     assert setting.reasons
 
 
@@ -130,7 +130,7 @@ def test_objectives() -> None:
 def test_two_cores_have_eighteen_cells_and_two_placements_that_can_win() -> None:
     limits = Limits(2)
     assert len(limits.cells()) == 18
-    assert limits.placements() == (Placed(1, 2), Placed(2, 1))
+    assert limits.placements() == (GridPlacement(1, 2), GridPlacement(2, 1))
 
 
 @pytest.mark.parametrize(
@@ -182,6 +182,6 @@ def test_sizes_end_at_the_largest_that_may_be_chosen(limits: Limits, sizes: tupl
     ],
 )
 def test_the_first_reason_is_what_batches_gain(t0: float, said: str) -> None:
-    laws = {Placed(1, 2): BatchLaw(0.001, t0)}
+    laws = {GridPlacement(1, 2): BatchLaw(0.001, t0)}
     setting = choose(laws, Objective(throughput=True), Limits(2))
     assert setting.reasons[0].startswith(said)

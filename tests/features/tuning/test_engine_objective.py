@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from exact_overload import LAW
 
-from salver.kernel.engine.engine import Engine, Knowledge
+from salver.kernel.engine.engine import Engine, PriorKnowledge
 from salver.stats.batch_law import LiveLaw
 from salver.stats.shape_laws import ShapeLaws
 from salver.words.artifacts import Batching, Fairness, ModelConfig, Objective, Priorities
@@ -76,7 +76,7 @@ class Rig:
             ModelConfig(**config),  # type: ignore[arg-type]
             clock=lambda: self.now,
             emit=self.events.append,
-            known=Knowledge(ShapeLaws(self.law)),
+            known=PriorKnowledge(ShapeLaws(self.law)),
         )
 
     def ask(

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from salver.backends.protocol import Traits
 from salver.features.tuning.mdp import Chain, Problem, Traffic
 from salver.features.tuning.qlearning import Agent
-from salver.features.tuning.simulator import Simulated, gamma, poisson, simulate
+from salver.features.tuning.simulator import SimulationResult, gamma, poisson, simulate
 from salver.features.tuning.simulator import Traffic as Requests
 from salver.features.tuning.training import Learner, solved_table
 from salver.kernel.engine.batcher import Batcher
-from salver.kernel.engine.engine import Engine, Knowledge
-from salver.kernel.engine.learned import Apprentice, Guard, LearnedRule
+from salver.kernel.engine.engine import Engine, PriorKnowledge
+from salver.kernel.engine.learned import Guard, LearnedRule, TrainingRule
 from salver.kernel.engine.meter import ArrivalMeter, DecisionMeter
 from salver.kernel.engine.rules import Choice
 from salver.kernel.engine.thread import ThreadRunner
@@ -28,7 +28,7 @@ from salver.kernel.engine.waiting import Waiting
 from salver.stats.batch_law import BatchLaw
 from salver.stats.batch_price import Price
 from salver.stats.batch_table import Table, Transition
-from salver.words.artifacts import Batching, Learned, ModelConfig
+from salver.words.artifacts import Batching, LearnedPolicy, ModelConfig
 from salver.words.messages import InferRequest, ModelId, Signature, TensorSpec
 from salver.words.tensor import Array, DataType, tensor
 
@@ -111,7 +111,7 @@ def test_until_the_rate_is_known_nobody_waits() -> None:
 
 
 def test_a_wait_ends_with_the_next_arrival_or_the_bound() -> None:
-    rule = LearnedRule(SMALL, Batching(learned=Learned(max_wait_ms=20.0)))
+    rule = LearnedRule(SMALL, Batching(learned=LearnedPolicy(max_wait_ms=20.0)))
     now = fed(rule, 200)
     assert rule.due(line(1, now), now) == pytest.approx(now + 0.020)
     assert rule.choose(line(1, now), now) == Choice(0, "learned")
@@ -126,7 +126,7 @@ def test_the_usual_bound_is_four_full_runs() -> None:
 
 
 def test_nobody_waits_past_a_deadline_or_target() -> None:
-    rule = LearnedRule(SMALL, Batching(learned=Learned(max_wait_ms=1000.0)))
+    rule = LearnedRule(SMALL, Batching(learned=LearnedPolicy(max_wait_ms=1000.0)))
     now = fed(rule, 200)
     with_deadline = Line([Waiting(None, 1, None, now, now + 0.05)])
     assert rule.due(with_deadline, now) == pytest.approx(now + 0.05 - LAW.seconds(1))
@@ -138,7 +138,7 @@ def test_nobody_waits_past_a_deadline_or_target() -> None:
 # -- in the simulator, with the real batcher ---------------------------------------------------------
 
 
-def cost(done: Simulated, span: float, price: Price = PRICE) -> float:
+def cost(done: SimulationResult, span: float, price: Price = PRICE) -> float:
     joules = sum(price.joules(int(rows)) for rows in done.rows)
     return price.of(float(done.latencies.mean()), joules / span)
 
@@ -163,7 +163,7 @@ def taught(weight: float) -> Table:
     learner = Learner(LAW, price, LARGEST, rng, loads=(0.3, 0.5, 0.7))
 
     def play(agent: Agent, rate: float) -> None:
-        simulate(POLICY, poisson(rate, 6_000, rng).tolist(), LAW.seconds, rule=Apprentice(agent))
+        simulate(POLICY, poisson(rate, 6_000, rng).tolist(), LAW.seconds, rule=TrainingRule(agent))
 
     learner.train(play, rounds=4)
     return learner.table()
@@ -204,7 +204,7 @@ def test_across_a_load_step_the_rule_stays_within_two_per_cent_of_clairvoyance(
 def test_everybody_is_served_and_nobody_waits_beyond_the_bound(
     gaps: list[float], rows: list[int], slots: int, wait: float
 ) -> None:
-    policy = Batching(max_rows=8, learned=Learned(max_wait_ms=wait))
+    policy = Batching(max_rows=8, learned=LearnedPolicy(max_wait_ms=wait))
     rule = LearnedRule(SMALL, policy, slots)
     traffic = Requests(rows=rows[: len(gaps)])
     done = simulate(policy, np.cumsum(gaps), lambda b: 0.0, slots=slots, rule=rule, traffic=traffic)
@@ -235,7 +235,7 @@ class Echo:
 
 
 async def test_in_the_engine_one_waits_for_the_second_or_the_bound() -> None:
-    policy = Batching(policy="learned", max_rows=8, learned=Learned(max_wait_ms=40.0))
+    policy = Batching(policy="learned", max_rows=8, learned=LearnedPolicy(max_wait_ms=40.0))
     clock = asyncio.get_running_loop().time
     rule = LearnedRule(SMALL, policy)
     fed(rule, 200, start=clock() - 1.0)
@@ -246,7 +246,7 @@ async def test_in_the_engine_one_waits_for_the_second_or_the_bound() -> None:
         ModelConfig(batching=policy),
         clock=clock,
         emit=lambda _: None,
-        known=Knowledge(rule=rule),
+        known=PriorKnowledge(rule=rule),
     )
     request = InferRequest("m", (tensor("x", np.zeros((1, 1), "f4")),))
     try:
@@ -364,7 +364,7 @@ def test_live_runs_refine_the_table_until_it_is_best_for_the_machine_of_today() 
     learner = Learner(LAW, PRICE, LARGEST, rng, loads=(0.3,), memory=500)
 
     def play(agent: Agent, rate: float) -> None:
-        simulate(POLICY, poisson(rate, 4_000, rng).tolist(), LAW.seconds, rule=Apprentice(agent))
+        simulate(POLICY, poisson(rate, 4_000, rng).tolist(), LAW.seconds, rule=TrainingRule(agent))
 
     learner.train(play, rounds=3)
     rule = LearnedRule(learner.table(), POLICY)
@@ -478,14 +478,14 @@ class Scripted:
 
 def test_an_apprentice_asks_once_a_decision_and_tells_what_came() -> None:
     decider = Scripted(9)
-    done = simulate(POLICY, [0.0, 1.0, 2.0], lambda rows: 4.0, rule=Apprentice(decider))
+    done = simulate(POLICY, [0.0, 1.0, 2.0], lambda rows: 4.0, rule=TrainingRule(decider))
     assert decider.asked == [1, 2, 1]
     assert done.rows.tolist() == [2]  # the third waits for a fourth that never comes
     assert decider.seen[:2] == [Transition(1, 0, 1.0, 0.0, 1, 0.0), Transition(2, 2, 4.0, 3.0, 1, 0.0)]
 
 
 def test_an_empty_choice_is_nothing() -> None:
-    batcher = Batcher(POLICY, Apprentice(Scripted(1)))
+    batcher = Batcher(POLICY, TrainingRule(Scripted(1)))
     batcher.offer(Waiting(None, 1, None, 0.0))
     assert batcher.due(0.0) == math.inf
     assert batcher.take(0.0).members == []

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from exact_overload import Floats, poisson_at
 
-from salver.features.tuning.simulator import Simulated, Traffic, simulate
+from salver.features.tuning.simulator import SimulationResult, Traffic, simulate
 from salver.kernel.engine.waiting import BULK, URGENT
 from salver.words.artifacts import Batching, ModelConfig, Priorities
 
@@ -42,7 +42,7 @@ def classes(rates: list[float], seed: int) -> tuple[Floats, list[int]]:
     return times[order], levels[order].tolist()
 
 
-def run(rates: list[float], priorities: Priorities, seed: int = 1) -> tuple[Simulated, np.ndarray]:
+def run(rates: list[float], priorities: Priorities, seed: int = 1) -> tuple[SimulationResult, np.ndarray]:
     times, levels = classes(rates, seed)
     config = ModelConfig(batching=ALONE, priorities=priorities)
     done = simulate(config, times.tolist(), exponential(len(times), seed), traffic=Traffic(levels=levels))

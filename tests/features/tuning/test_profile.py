@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from salver.features.tuning.profile import (
     Cell,
     Machine,
-    Measured,
-    PlacedLaw,
+    Measurement,
+    PlacementLaw,
     Profile,
     from_bytes,
     key_of,
@@ -25,8 +25,8 @@ LAW = BatchLaw(0.001, 0.004, 8, 0.002, 0.1)
 PROFILE = Profile(
     "k",
     MACHINE,
-    (PlacedLaw(1, 2, LAW), PlacedLaw(1, 2, BatchLaw(0.002, 0.0), 128)),
-    (Measured(Cell(1, 2, 8), 0.012, 666.7),),
+    (PlacementLaw(1, 2, LAW), PlacementLaw(1, 2, BatchLaw(0.002, 0.0), 128)),
+    (Measurement(Cell(1, 2, 8), 0.012, 666.7),),
     (Cell(1, 2, 32),),
     0.005,
     1e9,

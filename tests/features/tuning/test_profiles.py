@@ -13,12 +13,14 @@ from salver.features.tuning.training import price_of, solved_table
 from salver.stats import batch_table
 from salver.stats.batch_law import BatchLaw
 from salver.terminal.options import default_state_dir
-from salver.words.artifacts import Batching, Learned, Manifest, ModelConfig, Warmup
+from salver.words.artifacts import Batching, LearnedPolicy, Manifest, ModelConfig, Warmup
 from salver.words.messages import ModelId
 
 HERE = Machine("cpu", 2, {"salver": "1"})
 PROFILE = Profile("k", HERE).with_law(1, 2, BatchLaw(0.001, 0.004), 1.0)
-TABLE = solved_table(BatchLaw(0.001, 0.004), price_of(Learned(energy_weight=1.0), BatchLaw(0.001, 0.004)), 4)
+TABLE = solved_table(
+    BatchLaw(0.001, 0.004), price_of(LearnedPolicy(energy_weight=1.0), BatchLaw(0.001, 0.004)), 4
+)
 
 
 def manifest(path: Path, **config) -> Manifest:
@@ -99,7 +101,7 @@ def test_a_file_outside_of_a_version_folder_goes_by_its_content_and_its_warm_up(
 def test_a_table_is_of_one_price_and_batch_limit(tmp_path: Path) -> None:
     path, store = tmp_path / "m.onnx", ProfileStore()
     path.write_bytes(b"a")
-    settings = (Batching(), Batching(max_rows=8), Batching(learned=Learned(energy_weight=1.0)))
+    settings = (Batching(), Batching(max_rows=8), Batching(learned=LearnedPolicy(energy_weight=1.0)))
     assert len({store.table_key(manifest(path), batching) for batching in settings}) == 3
     same = Batching(max_queue=7)
     assert store.table_key(manifest(path), same) == store.table_key(manifest(path), settings[0])

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from salver.backends.protocol import LoadOptions, Traits
-from salver.features.tuning.grid import Placed
+from salver.features.tuning.grid import GridPlacement
 from salver.features.tuning.loading import LoadTuning
 from salver.features.tuning.profile import Cell
 from salver.features.tuning.profiles import ProfileStore, machine
-from salver.features.tuning.profiling import Found, Profiler, limits_of
+from salver.features.tuning.profiling import ModelSetup, Profiler, limits_of
 from salver.kernel.engine.placement import place
 from salver.kernel.serving.bus import Bus
 from salver.kernel.serving.loader import Loader
@@ -26,7 +26,7 @@ from salver.words.errors import LoadFailed, ModelFailed
 from salver.words.messages import InferRequest, ModelId, Signature, TensorSpec
 from salver.words.tensor import Array, DataType, tensor
 
-ONE, TWO = Placed(1, 2), Placed(2, 1)
+ONE, TWO = GridPlacement(1, 2), GridPlacement(2, 1)
 SPEC = TensorSpec("x", DataType.FP32, (-1, 1))
 ROWS = Signature((SPEC,), (TensorSpec("y", DataType.FP32, (-1, 1)),), batched=True)
 ALONE = Signature((TensorSpec("x", DataType.FP32, (1,)),), (), batched=False)
@@ -57,23 +57,23 @@ class World:
 
     def __init__(
         self,
-        laws: Mapping[Placed, BatchLaw] = LAWS,
+        laws: Mapping[GridPlacement, BatchLaw] = LAWS,
         signature: Signature = ROWS,
         most: int = 1 << 20,
-        absent: tuple[Placed, ...] = (),
+        absent: tuple[GridPlacement, ...] = (),
         takes: bool = True,
         load_s: float = 0.0,
     ) -> None:
         self.load_s = load_s
         self.laws, self.signature, self.most, self.absent, self.takes = laws, signature, most, absent, takes
         self.clock = Clock()
-        self.opened: list[Placed] = []
+        self.opened: list[GridPlacement] = []
         self.open: list[Runs] = []
         self.sizes: list[int] = []
         self.busy: set[object] = set()  # models that run now
         self.together = 0
 
-    async def runner(self, placed: Placed) -> "Runs":
+    async def runner(self, placed: GridPlacement) -> "Runs":
         if placed in self.absent:
             raise LoadFailed(f"no memory for {placed}")
         self.clock.now += self.load_s
@@ -85,7 +85,7 @@ class World:
 class Runs:
     """See :class:`~salver.kernel.engine.ports.Runner`."""
 
-    def __init__(self, world: World, placed: Placed) -> None:
+    def __init__(self, world: World, placed: GridPlacement) -> None:
         self.world, self.placed = world, placed
         self.signature, self.slots = world.signature, placed.instances
 
@@ -147,21 +147,21 @@ def manifest(folder: Path, **config: object) -> Manifest:
 
 async def find(
     world: World, found: Manifest, store: ProfileStore | None = None, cores: int = 2, profiler=None
-) -> Found:
+) -> ModelSetup:
     backend, config = Backend(), found.config
     placement = place(backend.traits, config.instances, cores)
     limits = limits_of(config, config.instances, placement, backend, cores)
-    default = Placed(placement.slots, placement.threads)
+    default = GridPlacement(placement.slots, placement.threads)
     profiler = profiler or Profiler(store or ProfileStore(), world.clock, cores)
     return await profiler.find(found, backend, limits, default, world.runner)
 
 
-def law_of(found: Found) -> BatchLaw:
+def law_of(found: ModelSetup) -> BatchLaw:
     assert found.laws is not None
     return found.laws.usual.law()
 
 
-def is_known(found: Found) -> bool:
+def is_known(found: ModelSetup) -> bool:
     return found.laws is not None and found.laws.usual.is_known
 
 
@@ -172,7 +172,7 @@ def learned(law: BatchLaw, runs: int) -> ShapeLaws:
     return ShapeLaws(live)
 
 
-def cells(found: Found) -> int:
+def cells(found: ModelSetup) -> int:
     assert found.profile is not None
     return len(found.profile.measured)
 
@@ -185,7 +185,7 @@ def cells(found: Found) -> int:
     [(THROUGHPUT, TWO, 32), (Objective(latency_p99_ms=8), ONE, 4), (Objective(deadline_ms=8), ONE, 4)],
 )
 async def test_four_runs_of_eighteen_tell_where_the_objective_is_met_best(
-    tmp_path: Path, objective: Objective, placed: Placed, rows: int
+    tmp_path: Path, objective: Objective, placed: GridPlacement, rows: int
 ) -> None:
     world = World()
     found = await find(world, manifest(tmp_path, objective=objective))
@@ -253,11 +253,11 @@ async def test_a_model_that_takes_no_zeros_is_served_as_without_an_objective(tmp
 
 
 @pytest.mark.parametrize("slow", [ONE, TWO])
-async def test_a_busy_moment_of_the_machine_decides_nothing(tmp_path: Path, slow: Placed) -> None:
+async def test_a_busy_moment_of_the_machine_decides_nothing(tmp_path: Path, slow: GridPlacement) -> None:
     """The first cells of a placement are measured while others take most of the machine."""
 
     class Disturbed(World):
-        async def runner(self, placed: Placed) -> Runs:
+        async def runner(self, placed: GridPlacement) -> Runs:
             runner = await super().runner(placed)
             self.laws = {**LAWS, slow: LAWS[slow].scaled(5)} if placed == slow else LAWS
             asyncio.get_running_loop().call_soon(self.recover)
@@ -302,7 +302,7 @@ async def test_runs_are_of_the_owners_warm_up_request(tmp_path: Path) -> None:
     seen: list[Array] = []
 
     class Watched(World):
-        async def runner(self, placed: Placed) -> Runs:
+        async def runner(self, placed: GridPlacement) -> Runs:
             runner = await super().runner(placed)
             run = runner.run
 

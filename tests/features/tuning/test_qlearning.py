@@ -19,11 +19,11 @@ from salver.features.tuning.training import (
     table_for,
     table_rows,
 )
-from salver.kernel.engine.learned import Apprentice
+from salver.kernel.engine.learned import TrainingRule
 from salver.stats.batch_law import BatchLaw
 from salver.stats.batch_price import Price
 from salver.stats.batch_table import Table, Transition, from_bytes, to_bytes
-from salver.words.artifacts import Batching, Learned
+from salver.words.artifacts import Batching, LearnedPolicy
 from salver.words.errors import InvalidInput
 
 ENDLESS = Batching(max_rows=LARGEST, max_queue=1 << 30)
@@ -33,7 +33,7 @@ def environment(rng: np.random.Generator, law: BatchLaw = LAW, count: int = 10_0
     """Poisson traffic through the real batcher, driven by the agent."""
 
     def play(agent: Agent, rate: float) -> None:
-        simulate(ENDLESS, poisson(rate, count, rng), law.seconds, rule=Apprentice(agent))
+        simulate(ENDLESS, poisson(rate, count, rng), law.seconds, rule=TrainingRule(agent))
 
     return play
 
@@ -126,7 +126,7 @@ def test_live_transitions_refine_a_table_when_the_law_becomes_another() -> None:
         def saw(self, seen: Transition) -> None:
             live.append(seen)
 
-    simulate(ENDLESS, poisson(rate, 40_000, rng), LAW.seconds, rule=Apprentice(Recorder()))
+    simulate(ENDLESS, poisson(rate, 40_000, rng), LAW.seconds, rule=TrainingRule(Recorder()))
     assert cost_now() > 1.015 * best
     assert learner.refine(live) > 1_000
     assert cost_now() < 1.003 * best
@@ -159,19 +159,19 @@ def test_with_latency_alone_the_report_says_that_draining_is_best() -> None:
 
 
 def test_the_default_price_of_energy_is_that_of_busy_instances() -> None:
-    wish = Learned(energy_weight=2.0, watts=5.0)
+    wish = LearnedPolicy(energy_weight=2.0, watts=5.0)
     assert price_of(wish, LAW) == Price(1.0, 2.0, 5 * LAW.a, 5 * LAW.t0)
-    measured = Learned(energy_weight=2.0, joules_per_run=0.5)
+    measured = LearnedPolicy(energy_weight=2.0, joules_per_run=0.5)
     assert price_of(measured, LAW) == Price(1.0, 2.0, 0.0, 0.5)
 
 
 def test_a_kept_table_serves_until_law_or_wish_change() -> None:
-    batching = Batching(policy="learned", max_rows=8, learned=Learned(energy_weight=1.0))
+    batching = Batching(policy="learned", max_rows=8, learned=LearnedPolicy(energy_weight=1.0))
     table = table_for(batching, LAW)
     assert table.largest == 8
     assert table_for(batching, LAW.scaled(1.03), table) is table
     assert table_for(batching, LAW.scaled(1.2), table).law == LAW.scaled(1.2)
-    other = msgspec.structs.replace(batching, learned=Learned(energy_weight=2.0))
+    other = msgspec.structs.replace(batching, learned=LearnedPolicy(energy_weight=2.0))
     assert table_for(other, LAW, table).price.energy_weight == 2.0
     longer = msgspec.structs.replace(batching, max_rows=16)
     assert table_for(longer, LAW, table).largest == 16

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from salver.features.tuning.choose import limit_of, worth
-from salver.features.tuning.grid import Limits, Placed
-from salver.features.tuning.profile import Cell, Measured
+from salver.features.tuning.grid import GridPlacement, Limits
+from salver.features.tuning.profile import Cell, Measurement
 from salver.features.tuning.search import Search
 from salver.stats.batch_law import BatchLaw
 from salver.words.artifacts import Objective
@@ -16,7 +16,7 @@ from salver.words.artifacts import Objective
 THROUGHPUT = Objective(throughput=True)
 
 
-def random_laws(chance: random.Random, limits: Limits) -> dict[Placed, BatchLaw]:
+def random_laws(chance: random.Random, limits: Limits) -> dict[GridPlacement, BatchLaw]:
     """A law for each placement: threads speed a run up, instances disturb one another, neither exactly."""
     a = 10 ** chance.uniform(-4, -2)
     t0 = a * 10 ** chance.uniform(-1.5, 1.7)
@@ -44,13 +44,15 @@ def searched(seed: int, cores: int, noise: float = 0.0) -> tuple[Search, float]:
     objective = random_objective(chance, laws[first])
     search = Search(limits, objective, laws[first].seconds(1) * chance.uniform(0.9, 1.3), run_limit_s=1e9)
     while (cell := search.ask()) is not None:
-        seconds = laws[Placed(cell.instances, cell.threads)].seconds(cell.rows)
+        seconds = laws[GridPlacement(cell.instances, cell.threads)].seconds(cell.rows)
         seconds *= 1 + noise * chance.gauss(0, 1)
-        search.tell(Measured(cell, seconds, cell.instances * cell.rows / seconds))
+        search.tell(Measurement(cell, seconds, cell.instances * cell.rows / seconds))
     setting = search.setting()
     assert setting is not None
     limit = limit_of(objective)
-    got = worth(laws[Placed(setting.instances, setting.threads)], setting.instances, setting.max_rows, limit)
+    got = worth(
+        laws[GridPlacement(setting.instances, setting.threads)], setting.instances, setting.max_rows, limit
+    )
     best = max(
         worth(laws[p], p.instances, rows, limit) for p in limits.placements() for rows in limits.sizes()
     )
@@ -72,11 +74,14 @@ def test_with_one_percent_of_noise_it_is_within_three() -> None:
 
 
 def test_where_rows_get_dearer_the_peak_is_looked_for() -> None:
-    laws = {Placed(1, 2): BatchLaw(0.001, 0.001, 8, 0.004), Placed(2, 1): BatchLaw(0.003, 0.001, 8, 0.009)}
+    laws = {
+        GridPlacement(1, 2): BatchLaw(0.001, 0.001, 8, 0.004),
+        GridPlacement(2, 1): BatchLaw(0.003, 0.001, 8, 0.009),
+    }
     search = Search(Limits(2), THROUGHPUT)
     while (cell := search.ask()) is not None:
-        seconds = laws[Placed(cell.instances, cell.threads)].seconds(cell.rows)
-        search.tell(Measured(cell, seconds, cell.instances * cell.rows / seconds))
+        seconds = laws[GridPlacement(cell.instances, cell.threads)].seconds(cell.rows)
+        search.tell(Measurement(cell, seconds, cell.instances * cell.rows / seconds))
     setting = search.setting()
     assert setting is not None
     assert (setting.instances, setting.max_rows) == (1, 8)
@@ -96,7 +101,7 @@ def test_runs_that_would_take_too_long_are_not_asked_for() -> None:
     while (cell := search.ask()) is not None:
         assert cell.rows <= 4
         search.tell(
-            Measured(cell, law.seconds(cell.rows), cell.instances * cell.rows / law.seconds(cell.rows))
+            Measurement(cell, law.seconds(cell.rows), cell.instances * cell.rows / law.seconds(cell.rows))
         )
     setting = search.setting()
     assert setting is not None
@@ -111,7 +116,7 @@ def test_a_size_that_the_model_refuses_bounds_the_choice() -> None:
             search.refuse(cell)
         else:
             search.tell(
-                Measured(cell, law.seconds(cell.rows), cell.instances * cell.rows / law.seconds(cell.rows))
+                Measurement(cell, law.seconds(cell.rows), cell.instances * cell.rows / law.seconds(cell.rows))
             )
     setting = search.setting()
     assert setting is not None
@@ -130,11 +135,11 @@ def test_a_model_that_refuses_everything_gets_no_setting() -> None:
 
 def test_a_placement_that_is_not_to_be_had_is_left_out() -> None:
     search = Search(Limits(2), THROUGHPUT)
-    search.rule_out(Placed(2, 1))
+    search.rule_out(GridPlacement(2, 1))
     law = BatchLaw(0.001, 0.004)
     while (cell := search.ask()) is not None:
         assert cell.instances == 1
-        search.tell(Measured(cell, law.seconds(cell.rows), cell.rows / law.seconds(cell.rows)))
+        search.tell(Measurement(cell, law.seconds(cell.rows), cell.rows / law.seconds(cell.rows)))
     assert search.setting() is not None
 
 
@@ -145,7 +150,7 @@ def test_small_grids_end(limits: Limits) -> None:
     search = Search(limits, Objective(latency_p99_ms=30))
     law = BatchLaw(0.001, 0.004)
     while (cell := search.ask()) is not None:
-        search.tell(Measured(cell, law.seconds(cell.rows), cell.rows / law.seconds(cell.rows)))
+        search.tell(Measurement(cell, law.seconds(cell.rows), cell.rows / law.seconds(cell.rows)))
     assert 1 <= len(search.measured) <= 4
     assert search.setting() is not None
 
@@ -154,9 +159,9 @@ def test_of_two_measurements_of_a_cell_the_quicker_counts() -> None:
     search = Search(Limits(2), THROUGHPUT)
     cell = Cell(1, 2, 32)
     for seconds in (0.030, 0.020, 0.025):
-        search.tell(Measured(cell, seconds, 32 / seconds))
-    assert search.measured == [Measured(cell, 0.020, 32 / 0.020)]
-    assert search.laws()[Placed(1, 2)].seconds(32) == pytest.approx(0.020)
+        search.tell(Measurement(cell, seconds, 32 / seconds))
+    assert search.measured == [Measurement(cell, 0.020, 32 / 0.020)]
+    assert search.laws()[GridPlacement(1, 2)].seconds(32) == pytest.approx(0.020)
 
 
 def test_a_search_cut_short_takes_the_shape_of_the_warm_up() -> None:
@@ -164,7 +169,7 @@ def test_a_search_cut_short_takes_the_shape_of_the_warm_up() -> None:
     search = Search(Limits(2), THROUGHPUT, alone_s=1.2 * law.seconds(1))
     cell = search.ask()
     assert cell is not None
-    search.tell(Measured(cell, law.seconds(cell.rows), cell.rows / law.seconds(cell.rows)))
+    search.tell(Measurement(cell, law.seconds(cell.rows), cell.rows / law.seconds(cell.rows)))
     setting = search.setting()
     assert setting is not None
     assert setting.max_rows == cell.rows == 32
@@ -173,10 +178,10 @@ def test_a_search_cut_short_takes_the_shape_of_the_warm_up() -> None:
 
 def test_without_a_batch_dimension_the_placements_are_compared() -> None:
     search = Search(Limits(2, batched=False), THROUGHPUT)
-    seconds = {Placed(1, 2): 0.010, Placed(2, 1): 0.015}
+    seconds = {GridPlacement(1, 2): 0.010, GridPlacement(2, 1): 0.015}
     while (cell := search.ask()) is not None:
-        run = seconds[Placed(cell.instances, cell.threads)]
-        search.tell(Measured(cell, run, cell.instances / run))
+        run = seconds[GridPlacement(cell.instances, cell.threads)]
+        search.tell(Measurement(cell, run, cell.instances / run))
     setting = search.setting()
     assert setting is not None
     assert (setting.instances, setting.threads, setting.max_rows) == (2, 1, 1)
@@ -184,5 +189,5 @@ def test_without_a_batch_dimension_the_placements_are_compared() -> None:
 
 def test_runs_that_scatter_make_the_law_less_sure() -> None:
     search = Search(Limits(2), THROUGHPUT)
-    search.tell(Measured(Cell(1, 2, 8), 0.01, 800.0), [0.01] * 18 + [0.015, 0.02])
-    assert search.laws()[Placed(1, 2)].error == pytest.approx(1.0)
+    search.tell(Measurement(Cell(1, 2, 8), 0.01, 800.0), [0.01] * 18 + [0.015, 0.02])
+    assert search.laws()[GridPlacement(1, 2)].error == pytest.approx(1.0)

@@ -6,7 +6,7 @@ from exact_batching import drained_queue, former
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from salver.features.tuning.simulator import Simulated, Traffic, poisson, simulate
+from salver.features.tuning.simulator import SimulationResult, Traffic, poisson, simulate
 from salver.words.artifacts import Batching
 
 DRAIN = Batching(max_rows=1 << 30, max_queue=1 << 30)
@@ -33,7 +33,7 @@ def arrivals(rate: float, count: int, seed: int) -> list[float]:
     return np.sort(rng.uniform(0, count / rate, count)).tolist()
 
 
-def drained(law: tuple[float, float], load: float, seed: int = 1) -> Simulated:
+def drained(law: tuple[float, float], load: float, seed: int = 1) -> SimulationResult:
     a, t0 = law
     count = 800_000 if load > 0.8 else 200_000
     return simulate(DRAIN, arrivals(load / a, count, seed), lambda b: a * b + t0)

@@ -10,7 +10,7 @@ import pytest
 from salver.features.tuning.choose import Setting
 from salver.features.tuning.curves import compose, table_rows
 from salver.features.tuning.objective import as_toml, named, parse
-from salver.features.tuning.profile import Cell, Measured
+from salver.features.tuning.profile import Cell, Measurement
 from salver.kernel.repository.toml import parse_toml
 from salver.stats.batch_law import BatchLaw
 from salver.terminal.chart_file import check, write
@@ -23,9 +23,9 @@ SETTING = Setting(1, 2, 32, LAW, 776.0, ("it is quick",))
 P99 = Objective(latency_p99_ms=50)
 
 
-def measured(instances: int, threads: int, *rows: int, slower: float = 1.0) -> list[Measured]:
+def measured(instances: int, threads: int, *rows: int, slower: float = 1.0) -> list[Measurement]:
     return [
-        Measured(Cell(instances, threads, b), slower * LAW.seconds(b), instances * LAW.rate(b) / slower)
+        Measurement(Cell(instances, threads, b), slower * LAW.seconds(b), instances * LAW.rate(b) / slower)
         for b in rows
     ]
 

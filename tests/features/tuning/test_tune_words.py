@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from salver.features.tuning.choose import Setting
 from salver.features.tuning.grid import Limits
-from salver.features.tuning.profile import Cell, Measured
+from salver.features.tuning.profile import Cell, Measurement
 from salver.features.tuning.results import (
     Roofline,
-    Tuned,
+    TuningResult,
     compare,
     curve_table,
     feasible_rates,
@@ -30,15 +30,15 @@ P99 = Objective(latency_p99_ms=50)
 BOUND = Roofline(Cost(flops_a_row=1e9, weight_bytes=4e8), Ceilings(2e12, 1e11))
 
 
-def tuned(law: BatchLaw = LAW, rows: int = 32, **more: object) -> Tuned:
-    measured = tuple(Measured(Cell(1, 2, b), law.seconds(b), law.rate(b)) for b in (4, 32))
+def tuned(law: BatchLaw = LAW, rows: int = 32, **more: object) -> TuningResult:
+    measured = tuple(Measurement(Cell(1, 2, b), law.seconds(b), law.rate(b)) for b in (4, 32))
     setting = Setting(1, 2, rows, law, law.rate(rows), ("It is quick.",))
-    return Tuned(
+    return TuningResult(
         **{"model": "m", "objective": P99, "setting": setting, "measured": measured, "feasible": {}} | more
     )  # type: ignore[arg-type]
 
 
-def said(found: Tuned) -> str:
+def said(found: TuningResult) -> str:
     return " ".join(sentences(found))
 
 
@@ -159,7 +159,7 @@ def test_the_quick_choice_is_held_against_the_best_cell() -> None:
     throughput = Objective(throughput=True)
     search = Search(Limits(1), throughput)
     for rows, rate in ((1, 100.0), (16, 800.0), (32, 1000.0)):
-        search.tell(Measured(Cell(1, 1, rows), rows / rate, rate))
+        search.tell(Measurement(Cell(1, 1, rows), rows / rate, rate))
     quick = Setting(1, 1, 16, BatchLaw(0.001, 0.004), 800.0)
     found = compare(quick, 2, throughput, search, None)
     assert (found.instances, found.threads, found.max_rows) == (1, 1, 32)

@@ -10,20 +10,20 @@ from hypothesis import strategies as st
 from salver.backends.protocol import LoadOptions
 from salver.kernel.engine.control import (
     MAX_FRAME,
-    Asked,
-    Failed,
+    EndOfPieces,
     Frames,
     GiveUp,
     Load,
-    Loaded,
+    LoadResult,
     Next,
-    Over,
     Piece,
-    Ran,
+    RequestHead,
+    ResponseHead,
     Run,
-    Said,
+    RunError,
+    RunResult,
     Stop,
-    Taken,
+    TensorsTaken,
     apart,
     by_number,
     describe,
@@ -54,26 +54,29 @@ MANIFEST = Manifest(
 ORDERS = [
     Load("a:B", MANIFEST, LoadOptions(2, True, instance=1, config="{}"), ("/p", ""), 512),
     Run((BLOCK, BLOCK)),
-    Run((BLOCK,), (None, Asked("me", (), {})), (2, 1)),
-    Run((BLOCK,), (Asked("me", ("y",), {"a": 1, "b": True, "c": "s", "d": 1.5}), Asked("", (), {}))),
+    Run((BLOCK,), (None, RequestHead("me", (), {})), (2, 1)),
+    Run(
+        (BLOCK,),
+        (RequestHead("me", ("y",), {"a": 1, "b": True, "c": "s", "d": 1.5}), RequestHead("", (), {})),
+    ),
     Run(()),
     Run((BLOCK,), (None, None), (1, 2), (3, 4)),
     Next(3),
     GiveUp(3),
-    Taken(),
+    TensorsTaken(),
     Stop(),
 ]
 REPLIES = [
-    Loaded(Signature((SPEC,), (SPEC,), batched=True, platform="p")),
-    Loaded(Signature((SPEC,), (SPEC,), max_rows=4), asks="stream"),
-    Piece(3, (BLOCK,), Said({"a": 1}), False),
-    Piece(3, (), Failed("NotFound", "no"), True),
-    Over(3),
-    Over(3, Failed("NotFound", "no")),
-    Ran((BLOCK,), 0.25),
-    Ran((BLOCK,), 0.25, (None, Failed("NotFound", "no"), None), (1, 0, 3)),
-    Ran((BLOCK,), 0.25, (Said({"a": 1}), Failed("NotFound", "no"), Said({}))),
-    Failed("ModelFailed", "no", "inputs[0]", "Mend it."),
+    LoadResult(Signature((SPEC,), (SPEC,), batched=True, platform="p")),
+    LoadResult(Signature((SPEC,), (SPEC,), max_rows=4), asks="stream"),
+    Piece(3, (BLOCK,), ResponseHead({"a": 1}), False),
+    Piece(3, (), RunError("NotFound", "no"), True),
+    EndOfPieces(3),
+    EndOfPieces(3, RunError("NotFound", "no")),
+    RunResult((BLOCK,), 0.25),
+    RunResult((BLOCK,), 0.25, (None, RunError("NotFound", "no"), None), (1, 0, 3)),
+    RunResult((BLOCK,), 0.25, (ResponseHead({"a": 1}), RunError("NotFound", "no"), ResponseHead({}))),
+    RunError("ModelFailed", "no", "inputs[0]", "Mend it."),
 ]
 
 
@@ -150,11 +153,11 @@ def test_a_path_stays_a_path() -> None:
 
 
 def test_a_lone_surrogate_in_what_a_model_said_does_not_end_its_process() -> None:
-    failed = Failed("ModelFailed", "a\ud800", "b\udfff")
-    said = Ran((), 0.5, (failed, Said({"c\ud800": "d\ud800", "e": 1}), None), (1,))
+    failed = RunError("ModelFailed", "a\ud800", "b\udfff")
+    said = RunResult((), 0.5, (failed, ResponseHead({"c\ud800": "d\ud800", "e": 1}), None), (1,))
     (payload,) = payloads(bytes(frame(said)), 1 << 20)
-    assert read_reply(payload) == Ran(
-        (), 0.5, (Failed("ModelFailed", "a?", "b?"), Said({"c?": "d?", "e": 1}), None), (1,)
+    assert read_reply(payload) == RunResult(
+        (), 0.5, (RunError("ModelFailed", "a?", "b?"), ResponseHead({"c?": "d?", "e": 1}), None), (1,)
     )
 
 
@@ -169,7 +172,7 @@ def test_nonsense_is_an_error_of_one_kind(data: bytes) -> None:
         reply = read_reply(data)
     except ValueError:  # msgspec's own errors are ValueErrors
         return
-    assert isinstance(reply, Loaded | Ran | Failed)
+    assert isinstance(reply, LoadResult | RunResult | RunError)
 
 
 KINDS = [
@@ -193,4 +196,4 @@ def test_a_missing_extra_keeps_its_advice() -> None:
 
 
 def test_an_error_kind_of_the_models_own_is_a_model_failure() -> None:
-    assert type(rebuild(Failed("Weird", "text"))) is errors.ModelFailed
+    assert type(rebuild(RunError("Weird", "text"))) is errors.ModelFailed

@@ -10,7 +10,7 @@ import pytest
 
 from salver.backends.protocol import Answer
 from salver.kernel.engine.decoupled import DecoupledEngine
-from salver.kernel.engine.pieces import Pieces
+from salver.kernel.engine.pieces import ResponseStream
 from salver.words.artifacts import Batching, ModelConfig
 from salver.words.errors import DeadlineExceeded, ModelFailed, NotReady, Overloaded
 from salver.words.messages import InferRequest, ModelId, Signature, TensorSpec
@@ -26,16 +26,18 @@ class Runner:
 
     def __init__(self, slots: int = 1) -> None:
         self.slots = slots
-        self.runs: list[tuple[list[int], list[Pieces], Callable[[], None]]] = []
+        self.runs: list[tuple[list[int], list[ResponseStream], Callable[[], None]]] = []
         self.told: list[Any] = []
         self.error: NotReady | None = None
         self.is_closed = False
 
-    async def stream(self, requests: Sequence[InferRequest], free: Callable[[], None]) -> list[Pieces]:
+    async def stream(
+        self, requests: Sequence[InferRequest], free: Callable[[], None]
+    ) -> list[ResponseStream]:
         await asyncio.sleep(0)
         if self.error is not None:
             raise self.error
-        found = [Pieces(n, self.told.append) for n in range(len(requests))]
+        found = [ResponseStream(n, self.told.append) for n in range(len(requests))]
         for pieces in found:
             pieces.begin()
         self.runs.append(([int(r.inputs[0].array[0, 0]) for r in requests], found, free))

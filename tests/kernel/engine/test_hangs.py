@@ -20,7 +20,7 @@ from salver.kernel.engine.process import ProcessRunner, Recovery
 from salver.kernel.engine.run_limit import RunLimit
 from salver.kernel.engine.stepper import StepEngine
 from salver.kernel.engine.thread import ThreadRunner
-from salver.kernel.engine.transcript import Bytes
+from salver.kernel.engine.transcript import ByteVocabulary
 from salver.words.artifacts import Instances, Manifest, ModelConfig, Steps
 from salver.words.errors import HostDied, NotReady
 from salver.words.messages import InferRequest, ModelId, Signature, TensorSpec
@@ -163,7 +163,7 @@ async def test_a_step_model_is_not_ready_until_its_step_ends() -> None:
         instances=Instances(run_timeout_s=LIMIT_S),
     )
     model = Letters()
-    engine = StepEngine(ID, model, Bytes(), config, time.monotonic, lambda _: None)
+    engine = StepEngine(ID, model, ByteVocabulary(), config, time.monotonic, lambda _: None)
     await engine.start()
 
     async def text() -> str:

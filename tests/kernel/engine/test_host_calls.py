@@ -14,11 +14,11 @@ from host_backends import ASK_CODES
 from host_processes import MANIFEST, at_once, children, descriptors, recovery, segments
 from waiting import auntil
 
-from salver.backends.callbacks import Series, Wish
+from salver.backends.callbacks import ModelCommand, Series
 from salver.backends.protocol import LoadOptions
 from salver.kernel.engine import callback_server as desk
 from salver.kernel.engine.callback_messages import WINDOW
-from salver.kernel.engine.ports import Terms
+from salver.kernel.engine.ports import CallTerms
 from salver.kernel.engine.process import ProcessRunner
 from salver.words.errors import HostDied, InvalidInput, NotFound
 from salver.words.messages import InferRequest, InferResponse
@@ -31,8 +31,8 @@ class World:
     def __init__(self) -> None:
         self.meters = self
         self.asked: list[InferRequest] = []
-        self.terms: list[Terms] = []
-        self.wishes: list[Wish] = []
+        self.terms: list[CallTerms] = []
+        self.wishes: list[ModelCommand] = []
         self.hosts = self.under_way = self.cancelled = self.pieces = 0
         self.is_left = False
         self.opened = asyncio.Event()  # of those who wait
@@ -48,7 +48,7 @@ class World:
         else:
             self.is_left = True
 
-    async def infer(self, request: InferRequest, terms: Terms) -> InferResponse:
+    async def infer(self, request: InferRequest, terms: CallTerms) -> InferResponse:
         self.asked.append(request)
         self.terms.append(terms)
         self.under_way += 1
@@ -68,13 +68,13 @@ class World:
             self.under_way -= 1
 
     async def stream(
-        self, request: InferRequest, terms: Terms, write: Callable[[InferResponse], Awaitable[None]]
+        self, request: InferRequest, terms: CallTerms, write: Callable[[InferResponse], Awaitable[None]]
     ) -> None:
         for number in range(100):
             await write(InferResponse(request.model, "1", (tensor("n", np.full(9, number)),)))
             self.pieces += 1
 
-    async def manage(self, wish: Wish) -> bool:
+    async def manage(self, wish: ModelCommand) -> bool:
         self.wishes.append(wish)
         if wish.model == "refused":
             raise NotFound("no such model")
@@ -122,7 +122,7 @@ async def test_tr_s7_what_was_asked_arrives_and_what_was_said_comes_back() -> No
     assert (request.model, request.version, request.id, request.trace) == ("other", "3", "mark", "a trace")
     assert [output.name for output in request.outputs] == ["y"]
     assert request.parameters == {"k": 1}
-    assert world.terms == [Terms(None, True)]
+    assert world.terms == [CallTerms(None, True)]
     assert world.hosts == 0 and world.is_left
 
 
@@ -224,9 +224,9 @@ async def test_tr_s7_what_a_run_asks_for_inherits_its_deadline() -> None:
         for deadlines, inherited in (((3.0, 5.0), 5.0), ((3.0, None), None), ((2.0,), 2.0)):
             host._inherit([InferRequest("m", (), deadline=deadline) for deadline in deadlines])
             await pass_on(runner, np.array([[1, 2]], "f4"))
-            assert world.terms[-1] == Terms(inherited, True)
+            assert world.terms[-1] == CallTerms(inherited, True)
         await do(runner, "ask_on_threads")
-        assert world.terms[-1] == Terms(None, False)
+        assert world.terms[-1] == CallTerms(None, False)
 
 
 async def test_tr_m8_numbers_and_lines_of_its_own(caplog: pytest.LogCaptureFixture) -> None:
@@ -246,8 +246,8 @@ async def test_tr_s7_models_are_loaded_and_looked_at() -> None:
     load, look, unload = world.wishes
     assert (load.kind, load.model, load.order.config) == ("load", "other", "{}")
     assert load.order.files == {"1/model.py": b"x" * 3_000_000, "1/empty": b""}
-    assert look == Wish("is_ready", "other", "2")
-    assert unload == Wish("unload", "refused", dependents=True)
+    assert look == ModelCommand("is_ready", "other", "2")
+    assert unload == ModelCommand("unload", "refused", dependents=True)
 
 
 async def test_tr_s7_a_model_that_would_wait_for_its_own_load_is_told_so() -> None:

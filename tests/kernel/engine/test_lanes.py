@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from salver.kernel.engine.batcher import Batcher
-from salver.kernel.engine.lanes import Filling, Lane, RoundRobin, Strict, newest
-from salver.kernel.engine.rules import Choice, Line, Window
+from salver.kernel.engine.lanes import BatchBuilder, Lane, RoundRobin, Strict, newest
+from salver.kernel.engine.rules import Choice, QueueView, Window
 from salver.kernel.engine.waiting import BULK, URGENT, Batch, Waiting
 from salver.words.artifacts import Batching, Fairness, ModelConfig, Priorities
 from salver.words.errors import Overloaded
@@ -59,7 +59,7 @@ class GivesUp(Window):
         super().__init__(policy)
         self.victims: set[int] = set()
 
-    def choose(self, line: Line, now: float) -> Choice:
+    def choose(self, line: QueueView, now: float) -> Choice:
         for victim in [w for w in line.newest() if w.payload in self.victims]:
             line.give_up(victim)
         return super().choose(line, now) if line.rows else Choice(0, "drain")
@@ -235,7 +235,7 @@ def put(flow: RoundRobin, item: Waiting) -> None:
 
 
 def fill(flow: RoundRobin | Strict, limit: int) -> list[Waiting]:
-    batch = Filling(0.0, limit)
+    batch = BatchBuilder(0.0, limit)
     flow.fill(batch, math.inf)
     return batch.members
 

@@ -9,17 +9,17 @@ import pytest
 from waiting import PATIENCE_S
 
 from salver.backends.protocol import Answer
-from salver.kernel.engine.control import Failed, GiveUp, Next, Over, Piece, Taken
-from salver.kernel.engine.outlets import Outlets
-from salver.kernel.engine.pieces import Pieces
+from salver.kernel.engine.control import EndOfPieces, GiveUp, Next, Piece, RunError, TensorsTaken
+from salver.kernel.engine.outlets import ResponseSenders
+from salver.kernel.engine.pieces import ResponseStream
 from salver.words.errors import ModelFailed
 
 FIRST, SECOND = Answer({"x": np.zeros(1)}), ModelFailed("no second")
 
 
-async def begun() -> tuple[Pieces, list[Any]]:
+async def begun() -> tuple[ResponseStream, list[Any]]:
     told: list[Any] = []
-    pieces = Pieces(7, told.append)
+    pieces = ResponseStream(7, told.append)
     pieces.begin()
     return pieces, told
 
@@ -77,7 +77,7 @@ async def test_who_leaves_says_so_once_and_hears_nothing_more() -> None:
 
 async def test_who_leaves_before_the_host_knows_of_it_says_so_afterwards() -> None:
     told: list[Any] = []
-    pieces = Pieces(7, told.append)
+    pieces = ResponseStream(7, told.append)
     pieces.close()
     assert told == []
     pieces.begin()
@@ -100,7 +100,7 @@ class Host:
         self.said: list[Any] = []
         self.came = threading.Condition()
         self.overs = 0
-        self.outlets = Outlets(self.say, lambda _: (), self.count)
+        self.outlets = ResponseSenders(self.say, lambda _: (), self.count)
 
     def say(self, reply: object) -> None:
         with self.came:
@@ -126,15 +126,15 @@ def test_a_sender_waits_until_its_response_was_taken() -> None:
     outlet = host.outlets.open(3)
     thread = on_thread(outlet.send, SECOND, True)
     host.wait_for(1)
-    assert host.said == [Piece(3, (), Failed("ModelFailed", "no second"), True)]
+    assert host.said == [Piece(3, (), RunError("ModelFailed", "no second"), True)]
     assert thread.is_alive()
-    host.outlets.hear(Taken())
+    host.outlets.hear(TensorsTaken())
     host.outlets.hear(Next(3))
     thread.join(PATIENCE_S)
     assert not thread.is_alive() and not outlet.is_cancelled()
     outlet.end()
     outlet.end()
-    assert host.said[1:] == [Over(3)]
+    assert host.said[1:] == [EndOfPieces(3)]
     assert (host.overs, len(host.outlets), repr(host.outlets)) == (1, 0, "<Outlets of 0 requests>")
     outlet.send(FIRST, False)
     assert len(host.said) == 2
@@ -147,9 +147,9 @@ def test_a_response_of_another_waits_until_the_last_was_copied_and_not_until_it_
     threads.append(on_thread(host.outlets.open(2).send, SECOND, False))
     threads[1].join(0.05)
     assert len(host.said) == 1
-    host.outlets.hear(Taken())
+    host.outlets.hear(TensorsTaken())
     host.wait_for(2)
-    host.outlets.hear(Taken())
+    host.outlets.hear(TensorsTaken())
     host.outlets.hear(Next(2))
     threads[1].join(PATIENCE_S)
     assert threads[0].is_alive() and not threads[1].is_alive()
@@ -168,8 +168,8 @@ def test_who_is_not_heard_any_more_is_told_and_need_not_wait() -> None:
     assert host.said == []
     host.outlets.close()
     assert two.is_cancelled() and len(host.outlets) == 2
-    two.end(Failed("ModelFailed", "why"))
-    assert host.said == [Over(2, Failed("ModelFailed", "why"))]
+    two.end(RunError("ModelFailed", "why"))
+    assert host.said == [EndOfPieces(2, RunError("ModelFailed", "why"))]
 
 
 def test_what_cannot_be_laid_out_is_the_senders_error_and_holds_up_nobody() -> None:
@@ -178,7 +178,7 @@ def test_what_cannot_be_laid_out_is_the_senders_error_and_holds_up_nobody() -> N
     def lay_out(_: object) -> Any:
         raise ModelFailed("output 'x' is no tensor")
 
-    host.outlets = Outlets(host.say, lay_out, host.count)
+    host.outlets = ResponseSenders(host.say, lay_out, host.count)
     outlet = host.outlets.open(1)
     for _ in range(2):
         with pytest.raises(ModelFailed, match="no tensor"):

@@ -12,7 +12,7 @@ from salver.backends.protocol import LoadOptions, Traits
 from salver.kernel.engine.engine import Engine
 from salver.kernel.engine.process import ProcessRunner
 from salver.kernel.engine.thread import ThreadRunner
-from salver.words.artifacts import Batching, Learned, Manifest, ModelConfig
+from salver.words.artifacts import Batching, LearnedPolicy, Manifest, ModelConfig
 from salver.words.errors import LoadFailed
 from salver.words.messages import InferRequest, ModelId, Signature, TensorSpec
 from salver.words.tensor import Array, DataType, tensor
@@ -150,7 +150,7 @@ async def test_tr_l4_one_more_that_cannot_be_had_leaves_all_as_it_was() -> None:
 
 async def test_a_learned_rule_or_shared_resources_keep_an_engine_from_changing() -> None:
     assert Rig(1).engine.can_resize
-    learned = ModelConfig(batching=Batching(policy="learned", learned=Learned()))
+    learned = ModelConfig(batching=Batching(policy="learned", learned=LearnedPolicy()))
     assert not Rig(1, config=learned).engine.can_resize
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from salver.backends.protocol import Answer
 from salver.kernel.engine.sequence_engine import SequenceEngine
-from salver.kernel.engine.turns import Pool
-from salver.words.artifacts import Batching, Control, KeptState, ModelConfig, RateLimit, Sequences
+from salver.kernel.engine.turns import ResourcePool
+from salver.words.artifacts import Batching, Control, ModelConfig, RateLimit, Sequences, SequenceState
 from salver.words.errors import (
     DeadlineExceeded,
     HostDied,
@@ -28,7 +28,7 @@ ID = ModelId("m", "1")
 KINDS = ("start", "end", "ready")
 FLAGS = tuple(Control(kind.upper(), kind) for kind in KINDS)
 CORRID = Control("CORRID", "corrid", DataType.UINT64)
-STATE = KeptState("S_IN", "S_OUT", DataType.INT64, (1,))
+STATE = SequenceState("S_IN", "S_OUT", DataType.INT64, (1,))
 
 
 def spec(name, datatype=DataType.INT64, shape=(-1, 1)):
@@ -460,7 +460,7 @@ async def test_tr_s4_an_unload_with_sequences_alive():
 
 
 async def test_tr_s9_instances_take_turns_with_others():
-    pool = Pool({"r": 2})
+    pool = ResourcePool({"r": 2})
     async with Rig(ByRow, instances=2) as rig:
         rig.engine.share(pool, [RateLimit(2, {"r": 2})])
         for runner in rig.runners:
@@ -481,7 +481,9 @@ class Growing(FakeRunner):
 
     inputs = (spec("IN"), spec("S_IN", shape=(-1, -1)))
     signature = Signature(inputs, (spec("SUM"), spec("S_OUT", shape=(-1, -1))), batched=True)
-    sequences = Sequences("oldest", candidates=4, states=(KeptState("S_IN", "S_OUT", DataType.INT64, (-1,)),))
+    sequences = Sequences(
+        "oldest", candidates=4, states=(SequenceState("S_IN", "S_OUT", DataType.INT64, (-1,)),)
+    )
 
     async def run(self, inputs):
         self.shapes.append(len(inputs["IN"]))
@@ -513,7 +515,7 @@ async def test_tr_c9_a_state_of_another_shape_than_said_is_the_models_error():
     [
         (Sequences("direct", controls=(Control("NOSUCH", "start"),)), "input 'NOSUCH' of INT32, .* has none"),
         (Sequences("direct", controls=(Control("START", "start", DataType.FP32),)), "of FP32, .* INT32"),
-        (Sequences("direct", states=(KeptState("IN", "S_OUT", DataType.INT64, (1,)),)), "output 'S_OUT'"),
+        (Sequences("direct", states=(SequenceState("IN", "S_OUT", DataType.INT64, (1,)),)), "output 'S_OUT'"),
     ],
 )
 async def test_tr_c9_a_model_without_the_tensors_of_its_sequences(sequences, words):

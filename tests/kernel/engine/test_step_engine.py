@@ -10,7 +10,7 @@ import pytest
 from waiting import PATIENCE_S, auntil
 
 from salver.kernel.engine.stepper import StepEngine
-from salver.kernel.engine.transcript import Bytes
+from salver.kernel.engine.transcript import ByteVocabulary
 from salver.words.artifacts import Batching, ModelConfig, Priorities, Steps
 from salver.words.errors import (
     DeadlineExceeded,
@@ -93,7 +93,7 @@ async def engine_of(model=None, config=None, **steps):
     config = ModelConfig(
         steps=limits, batching=config.batching, priorities=config.priorities, timeout_ms=config.timeout_ms
     )
-    engine = StepEngine(ModelId("m", "1"), model, Bytes(), config, time.monotonic, events.append)
+    engine = StepEngine(ModelId("m", "1"), model, ByteVocabulary(), config, time.monotonic, events.append)
     engine.events = events
     await engine.start()
     model.steps.clear()
@@ -375,7 +375,7 @@ class Small(Chain):
     [(Narrow, r"scores of shape \[1, 100\] where \[1, 256\]"), (Small, r"IndexError.*token 255")],
 )
 async def test_a_model_of_another_vocabulary_does_not_load(model, reason):
-    engine = StepEngine(ModelId("m", "1"), model(), Bytes(), ModelConfig(), time.monotonic, print)
+    engine = StepEngine(ModelId("m", "1"), model(), ByteVocabulary(), ModelConfig(), time.monotonic, print)
     with pytest.raises(LoadFailed, match=reason):
         await engine.start()
     await engine.close()

@@ -28,7 +28,7 @@ from salver.kernel.engine.sequence_engine import SequenceEngine
 from salver.kernel.engine.shm import Arena
 from salver.kernel.engine.stepper import StepEngine
 from salver.kernel.engine.thread import ThreadRunner
-from salver.kernel.engine.transcript import Bytes
+from salver.kernel.engine.transcript import ByteVocabulary
 from salver.words.artifacts import Batching, Manifest, ModelConfig, Objective, Priorities, Sequences, Steps
 from salver.words.messages import InferRequest, ModelId, Signature, Standing, TensorSpec
 from salver.words.tensor import DataType, tensor
@@ -182,7 +182,7 @@ async def test_a_step_engine_may_be_looked_at_from_any_thread(caplog: pytest.Log
     config = ModelConfig(
         steps=Steps(vocabulary="bytes", max_sequences=2, max_context=64), priorities=Priorities(levels=8)
     )
-    engine = StepEngine(ID, Letters(), Bytes(), config, time.monotonic, lambda _: None)
+    engine = StepEngine(ID, Letters(), ByteVocabulary(), config, time.monotonic, lambda _: None)
     await engine.start()
 
     async def ask(caller: int) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from salver.backends.protocol import Traits
 from salver.kernel.engine.engine import Engine
 from salver.kernel.engine.thread import ThreadRunner
-from salver.kernel.engine.turns import Pool, Turn, Turns
+from salver.kernel.engine.turns import PoolMember, ResourcePool, ResourceTurn
 from salver.words.artifacts import ModelConfig, RateLimit
 from salver.words.errors import LoadFailed
 from salver.words.messages import InferRequest, ModelId, Signature, TensorSpec
@@ -22,9 +22,9 @@ from salver.words.tensor import Array, DataType, tensor
 class Asker:
     """A model that always has more to run; begins a run whenever it may."""
 
-    def __init__(self, pool: Pool, limits: list[RateLimit], slots: int = 1) -> None:
-        self.turns: Turns = pool.join(limits, slots, self.begin)
-        self.running: list[Turn] = []
+    def __init__(self, pool: ResourcePool, limits: list[RateLimit], slots: int = 1) -> None:
+        self.turns: PoolMember = pool.join(limits, slots, self.begin)
+        self.running: list[ResourceTurn] = []
         self.begun = 0
 
     def begin(self) -> None:
@@ -42,7 +42,7 @@ class Asker:
 
 @pytest.mark.parametrize("priorities", [(1, 1), (1, 2), (2, 1), (1, 3), (1, 2, 4)])
 def test_tr_s9_turns_are_in_inverse_proportion_to_priority(priorities: tuple[int, ...]) -> None:
-    pool = Pool({"r": 1})
+    pool = ResourcePool({"r": 1})
     askers = [Asker(pool, [RateLimit(1, {"r": 1}, priority)]) for priority in priorities]
     for asker in askers:
         asker.begin()
@@ -55,7 +55,7 @@ def test_tr_s9_turns_are_in_inverse_proportion_to_priority(priorities: tuple[int
 
 
 def test_tr_s9_who_needs_much_is_not_starved_by_those_who_need_little() -> None:
-    pool = Pool({"r": 4})
+    pool = ResourcePool({"r": 4})
     small = [Asker(pool, [RateLimit(1, {"r": 1})]) for _ in range(4)]
     large = Asker(pool, [RateLimit(1, {"r": 4})])
     for asker in (*small, large):
@@ -67,7 +67,7 @@ def test_tr_s9_who_needs_much_is_not_starved_by_those_who_need_little() -> None:
 
 
 def test_tr_s9_other_resources_are_not_waited_for() -> None:
-    pool = Pool({"a": 1, "b": 1})
+    pool = ResourcePool({"a": 1, "b": 1})
     first, second, other = (Asker(pool, [RateLimit(1, {name: 1})]) for name in "aab")
     for asker in (first, second, other):
         asker.begin()
@@ -75,7 +75,7 @@ def test_tr_s9_other_resources_are_not_waited_for() -> None:
 
 
 def test_tr_f12_a_resource_without_a_count_has_what_the_neediest_instance_takes() -> None:
-    pool = Pool({})
+    pool = ResourcePool({})
     large, small = (Asker(pool, [RateLimit(1, {"r": count})]) for count in (3, 2))
     large.begin()
     small.begin()
@@ -93,18 +93,18 @@ def test_tr_s9_more_than_there_is_is_told_at_load_in_tritons_words() -> None:
         match='Resource count for "r" is limited to 3 which will prevent scheduling of one or more model '
         "instances, the minimum required count is 4",
     ):
-        Pool({"r": 3}).join([RateLimit(1, {"r": 4})], 1, lambda: None)
+        ResourcePool({"r": 3}).join([RateLimit(1, {"r": 4})], 1, lambda: None)
 
 
 def test_tr_c11_groups_have_needs_of_their_own_and_the_rest_none() -> None:
-    pool = Pool({"r": 2})
+    pool = ResourcePool({"r": 2})
     asker = Asker(pool, [RateLimit(1, {"r": 2}), RateLimit(2, {"r": 1})], slots=4)
     asker.begin()
     assert sorted(sum(turn.needs.values()) for turn in asker.running) == [0, 2]
 
 
 def test_who_comes_late_does_not_catch_up() -> None:
-    pool = Pool({"r": 1})
+    pool = ResourcePool({"r": 1})
     old = Asker(pool, [RateLimit(1, {"r": 1})])
     old.begin()
     for _ in range(100):
@@ -117,7 +117,7 @@ def test_who_comes_late_does_not_catch_up() -> None:
 
 
 def test_who_leaves_while_waiting_holds_up_nobody() -> None:
-    pool = Pool({"r": 1})
+    pool = ResourcePool({"r": 1})
     first, second, third = (Asker(pool, [RateLimit(1, {"r": 1})]) for _ in range(3))
     for asker in (first, second, third):
         asker.begin()
@@ -147,7 +147,7 @@ def test_tr_s9_never_more_is_held_than_there_is_and_all_run_in_the_end(
     models: list[list[RateLimit]], steps: list[tuple[int, int]]
 ) -> None:
     limits = {"a": 3, "b": 4}
-    pool = Pool(limits)
+    pool = ResourcePool(limits)
     askers = [Asker(pool, groups, slots=2) for groups in models]
 
     def held() -> Counter[str]:
@@ -197,7 +197,7 @@ class Counting:
 
 async def test_tr_s9_engines_that_share_one_slot_never_run_side_by_side() -> None:
     Counting.now = Counting.most = Counting.runs = 0
-    pool = Pool({"slot": 1})
+    pool = ResourcePool({"slot": 1})
     engines = []
     for name in ("a", "b", "c"):
         runner = ThreadRunner([Counting()], Traits(native=True), slots=2, name=name)

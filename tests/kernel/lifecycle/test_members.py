@@ -10,7 +10,7 @@ from managing import ManagerRig
 from waiting import PATIENCE_S, auntil
 
 from salver.kernel.lifecycle import Manager
-from salver.kernel.lifecycle.members import Bound, bind, with_members
+from salver.kernel.lifecycle.members import BoundEnsembles, bind, with_members
 from salver.kernel.lifecycle.policy import Drain, Load, Present, plan
 from salver.words.artifacts import Ensemble, EnsembleStep, Manifest, ModelConfig
 from salver.words.errors import LoadFailed, NotFound, NotReady, SalverError
@@ -36,7 +36,7 @@ READY, LOADING, FAILED = State.READY, State.LOADING, State.FAILED
 
 def test_tr_s6_lists_without_ensembles_are_left_alone() -> None:
     known = [m("a"), m("b")]
-    assert bind(known, [copy(1, "a", READY)]) == Bound(tuple(known))
+    assert bind(known, [copy(1, "a", READY)]) == BoundEnsembles(tuple(known))
 
 
 CASES: list[tuple[str, list[Manifest], list[Present], str, str, str]] = [

@@ -22,9 +22,9 @@ from salver.stores import FileStore
 from salver.words.artifacts import (
     Batching,
     Instances,
-    KeptState,
     ModelConfig,
     Sequences,
+    SequenceState,
     Steps,
     Warmup,
     WarmupInput,
@@ -228,7 +228,9 @@ TOGETHER = [
         "warmup.samples",
     ),
     (
-        ModelConfig(sequences=Sequences("oldest", states=(KeptState("a", "b", DataType.BYTES, (1 << 33,)),))),
+        ModelConfig(
+            sequences=Sequences("oldest", states=(SequenceState("a", "b", DataType.BYTES, (1 << 33,)),))
+        ),
         "sequences.states",
     ),
 ]

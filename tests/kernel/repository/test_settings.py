@@ -20,7 +20,7 @@ from salver.words.artifacts import (
     Chat,
     Fairness,
     Instances,
-    Learned,
+    LearnedPolicy,
     Limit,
     Logging,
     ModelConfig,
@@ -444,7 +444,7 @@ def test_the_reference_page_has_every_key_and_field() -> None:
     page = (Path(__file__).parents[3] / "docs/reference/config.md").read_text()
     for table, fields in (
         ("batching", Batching.__struct_fields__),
-        ("batching.learned", Learned.__struct_fields__),
+        ("batching.learned", LearnedPolicy.__struct_fields__),
         ("instances", Instances.__struct_fields__),
         ("versions", Versions.__struct_fields__),
         ("warmup", Warmup.__struct_fields__),

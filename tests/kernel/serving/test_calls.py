@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.backends.callbacks import Wish
+from salver.backends.callbacks import ModelCommand
 from salver.features.telemetry.own_metrics import OwnMetrics
-from salver.kernel.engine.ports import Terms
+from salver.kernel.engine.ports import CallTerms
 from salver.kernel.serving.model_callbacks import ModelCallbacks, deadlocked
 from salver.words.artifacts import LoadOrder
 from salver.words.errors import InvalidInput, ModelFailed, NotFound, NotReady, OnlyStreams, Unsupported
@@ -60,7 +60,7 @@ def asking(model="b", **fields):
     return InferRequest(model, (tensor("x", np.zeros(1)),), **fields)
 
 
-RUN = Terms(None, True)
+RUN = CallTerms(None, True)
 
 
 @pytest.mark.parametrize(
@@ -125,8 +125,8 @@ async def test_tr_s7_a_models_own_refusal_is_not_dressed_up():
 async def test_tr_s7_a_request_is_below_the_span_in_whose_service_it_is():
     world = World(True)
     asker = calls_of(world).admit(A).enter()
-    await asker.infer(asking(trace=PARENT, id="mine"), Terms(7.0, True))
-    await asker.infer(asking(), Terms())
+    await asker.infer(asking(trace=PARENT, id="mine"), CallTerms(7.0, True))
+    await asker.infer(asking(), CallTerms())
     below, free = world.calls
     assert (below.protocol, below.arrival, below.deadline) == ("bls", 5.0, 7.0)
     assert (below.request_id, below.parent) == ("mine", PARENT)
@@ -146,7 +146,7 @@ async def test_tr_s7_a_circle_is_refused_and_opens_again():
         await b.infer(asking("a"), RUN)
     with pytest.raises(NotReady, match="would wait for itself"):
         await b.stream(asking("b"), RUN, None)
-    beside = asyncio.ensure_future(b.infer(asking("a"), Terms()))  # nobody's run waits for that
+    beside = asyncio.ensure_future(b.infer(asking("a"), CallTerms()))  # nobody's run waits for that
     second = calls.admit(A).enter()  # one more instance, and it is no circle
     through = asyncio.ensure_future(b.infer(asking("a"), RUN))
     await asyncio.sleep(0)
@@ -163,7 +163,7 @@ async def test_tr_s7_models_are_managed_by_who_manages_them():
     world = World(True)
     asker = calls_of(world).admit(A).enter()
     order = LoadOrder("{}")
-    assert await asker.manage(Wish("load", "x", order=order))
-    assert await asker.manage(Wish("unload", "x", dependents=True))
-    assert [await asker.manage(Wish("is_ready", "x", version)) for version in "12"] == [False, True]
+    assert await asker.manage(ModelCommand("load", "x", order=order))
+    assert await asker.manage(ModelCommand("unload", "x", dependents=True))
+    assert [await asker.manage(ModelCommand("is_ready", "x", version)) for version in "12"] == [False, True]
     assert world.wishes == [("x", order), ("x", True)]

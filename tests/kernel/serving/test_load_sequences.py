@@ -9,7 +9,7 @@ import pytest
 from salver.backends.protocol import Traits
 from salver.backends.python import PythonBackend
 from salver.kernel.engine.placement import Placement
-from salver.kernel.engine.turns import Pool
+from salver.kernel.engine.turns import ResourcePool
 from salver.kernel.serving.bus import Bus
 from salver.kernel.serving.loader import Loader
 from salver.kernel.serving.loading import Terms
@@ -69,7 +69,7 @@ async def test_tr_s4_each_instance_has_its_own_sequences(tmp_path: Path):
         (
             START,
             {"instances": Instances(count=1, rate_limits=(RateLimit(1, {"r": 3}),))},
-            {"pool": Pool({"r": 2})},
+            {"pool": ResourcePool({"r": 2})},
             "minimum required count is 3",
         ),
     ],

@@ -49,10 +49,10 @@ from salver.words.errors import (
 )
 from salver.words.handlers import (
     HandlerStatus,
-    Listed,
     Metadata,
-    Registered,
+    ModelListing,
     Registration,
+    RegistrationResult,
     Scaled,
     Workers,
     on_machine,
@@ -183,7 +183,7 @@ class HandlerStore:
             if setting.is_default:
                 self.set_default(id.name, id.version)
 
-    async def register(self, order: Registration) -> Registered:
+    async def register(self, order: Registration) -> RegistrationResult:
         """Fetch, unpack and load it; it goes on if the caller leaves.
 
         Raises:
@@ -196,10 +196,10 @@ class HandlerStore:
             raise Forbidden("Model API disabled", fix="Start the server with --enable-model-api.")
         return await self._changes.finish("handlers", self._register(order))
 
-    async def _register(self, order: Registration) -> Registered:
+    async def _register(self, order: Registration) -> RegistrationResult:
         return await self._come(order, await self._take(order))
 
-    async def register_part(self, order: Registration, folder: Path | None = None) -> Registered:
+    async def register_part(self, order: Registration, folder: Path | None = None) -> RegistrationResult:
         """Register a node of a workflow, whether or not requests may.
 
         Args:
@@ -211,12 +211,12 @@ class HandlerStore:
         """Take it out. Raises NoModel, and DeadlineExceeded as :meth:`unregister`."""
         await self._remove(self._one(model, "").id)
 
-    async def _come(self, order: Registration, entry: _Entry) -> Registered:
+    async def _come(self, order: Registration, entry: _Entry) -> RegistrationResult:
         """Wait for its workers, where the caller does."""
         self.changed()
         id, workers = entry.manifest.id, entry.manifest.config.workers or Workers()
         if not workers.least or not order.waits:
-            return Registered(id.name, id.version, workers.least, is_done=not workers.least)
+            return RegistrationResult(id.name, id.version, workers.least, is_done=not workers.least)
         why = await self._lives.outcome(id)
         ready = 0 if why else await self._ready(id)
         if ready < workers.least:
@@ -225,7 +225,7 @@ class HandlerStore:
                 await self._remove(id)
                 self.changed()
             raise WorkersFailed(f"Failed to start workers for model {id.name} version: {id.version}")
-        return Registered(id.name, id.version, workers.least, is_done=True)
+        return RegistrationResult(id.name, id.version, workers.least, is_done=True)
 
     async def unregister(self, model: str, version: str = "") -> None:
         """Take a version out, or the default one where that is the only one; as :meth:`register`.
@@ -305,7 +305,7 @@ class HandlerStore:
 
     # -- what there is -------------------------------------------------------------------------
 
-    def models(self) -> tuple[Listed, ...]:
+    def models(self) -> tuple[ModelListing, ...]:
         """Each model but functions of workflows, sorted by name; no worker is looked at."""
         functions = {id.name for id, entry in self._entries.items() if entry.is_part and not entry.url}
         urls, started = {}, set()
@@ -316,7 +316,7 @@ class HandlerStore:
                     urls[id.name] = _url_of(manifest)
                 if self._was_there(id):
                     started.add(id.name)
-        return tuple(Listed(name, urls[name], name in started) for name in sorted(urls))
+        return tuple(ModelListing(name, urls[name], name in started) for name in sorted(urls))
 
     def describe(self, model: str, version: str = "") -> tuple[HandlerStatus, ...]:
         """The default version, or that one; all with ``all``.

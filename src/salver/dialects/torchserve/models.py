@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from salver.words.handlers import HandlerStatus, Listed, Registered, Scaled, WorkerStatus
+from salver.words.handlers import HandlerStatus, ModelListing, RegistrationResult, Scaled, WorkerStatus
 
 _MOST_LISTED: Final = 100
 #: Nobody waited for the workers, or they are not all there.
@@ -97,7 +97,7 @@ def page(count: int, limit: int, token: int) -> tuple[slice, str]:
     return slice(begin, end), str(end) if end < count else ""
 
 
-def listed(models: Sequence[Listed], limit: int, token: int) -> dict[str, Any]:
+def listed(models: Sequence[ModelListing], limit: int, token: int) -> dict[str, Any]:
     """A page of models."""
     part, following = page(len(models), limit, token)
     told: dict[str, Any] = {"nextPageToken": following} if following else {}
@@ -105,10 +105,10 @@ def listed(models: Sequence[Listed], limit: int, token: int) -> dict[str, Any]:
     return told
 
 
-def registered(done: Registered) -> str:
+def registered(done: RegistrationResult) -> str:
     """How a registration went.
 
-    >>> registered(Registered("m", "1.0", 2, is_done=True))
+    >>> registered(RegistrationResult("m", "1.0", 2, is_done=True))
     'Model "m" Version: 1.0 registered with 2 initial workers'
     """
     if not done.is_done and done.workers:

@@ -42,8 +42,8 @@ from salver.words.errors import (
 from salver.words.handlers import (
     Form,
     HandlerReply,
-    Registered,
     Registration,
+    RegistrationResult,
     WorkflowStatus,
     as_request,
     part,
@@ -71,7 +71,7 @@ class WorkflowsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Parts(Protocol):
     """Registers the handlers of nodes (dialects/torchserve/handler_store.py)."""
 
-    async def register_part(self, order: Registration, folder: Path | None = None) -> Registered:
+    async def register_part(self, order: Registration, folder: Path | None = None) -> RegistrationResult:
         """Have it, with its workers. Raises SalverError."""
         ...
 

@@ -15,7 +15,7 @@ import msgspec
 
 from salver.client.client import Client
 from salver.client.http import Unreachable
-from salver.features.bulk.rows import Bad, Piece, part_of
+from salver.features.bulk.rows import BadRow, Piece, part_of
 from salver.kernel.backoff import Backoff
 from salver.kernel.supervise import retry
 from salver.words import errors
@@ -62,7 +62,7 @@ class Answer(msgspec.Struct):
     outputs: dict[str, Array]
 
 
-class Asker:
+class BlockSender:
     """Sender of requests, usable from several tasks.
 
     Args:
@@ -92,7 +92,7 @@ class Asker:
         self.retries = 0
         self.waiting = ""
 
-    async def ask(self, piece: Piece) -> tuple[list[Answer], list[Bad]]:
+    async def ask(self, piece: Piece) -> tuple[list[Answer], list[BadRow]]:
         """Return answers in the order of the rows, and the rejected rows.
 
         Raises:
@@ -109,14 +109,14 @@ class Asker:
         right, more = await self.ask(part_of(piece, half, count))
         return left + right, wrong + more
 
-    async def _once_more(self, piece: Piece, error: SalverError) -> tuple[list[Answer], list[Bad]]:
+    async def _once_more(self, piece: Piece, error: SalverError) -> tuple[list[Answer], list[BadRow]]:
         """Retry once after the model's process died; a row that fails twice is the cause."""
         if isinstance(error, errors.ModelFailed):
             try:
                 return [Answer(piece, await self._infer(piece))], []
             except _REFUSED as again:
                 error = again
-        return [], [Bad(piece.lines[0], str(error))]
+        return [], [BadRow(piece.lines[0], str(error))]
 
     async def _infer(self, piece: Piece) -> dict[str, Array]:
         model = self._model

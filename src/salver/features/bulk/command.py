@@ -49,7 +49,7 @@ def infer_file(job: "Job", url: str, *, json: bool) -> int:
     Returns:
         0, or 130 after Ctrl-C.
     """
-    shown = _Shown(job)
+    shown = _JobProgress(job)
     bar: AbstractContextManager[Any] = shown.bar if sys.stderr.isatty() else nullcontext()
     try:
         with bar:
@@ -84,7 +84,7 @@ def sentence(summary: "Summary") -> str:
     return text
 
 
-class _Shown:
+class _JobProgress:
     """Progress display of a running job."""
 
     def __init__(self, job: "Job", clock: Callable[[], float] = time.monotonic) -> None:

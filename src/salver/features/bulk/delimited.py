@@ -15,7 +15,7 @@ import orjson
 
 from salver.features.bulk.jsonl import from_values
 from salver.features.bulk.lines import MAX_BLOCK, MAX_ROW, Lines, open_file
-from salver.features.bulk.rows import Bad, Block, Field, Place, assemble, check_keep, columns_of
+from salver.features.bulk.rows import BadRow, Block, Field, Place, assemble, check_keep, columns_of
 from salver.words.errors import InvalidInput
 from salver.words.tensor import Array, DataType
 
@@ -94,7 +94,7 @@ class DelimitedReader:
         records = csv.reader(feed, delimiter=self._delimiter, strict=True)
         keep = {name: self._header.index(name) for name in self._keep if self._header}
         while True:
-            begin, found, numbers, bad = lines.place.at, list[list[str]](), list[int](), list[Bad]()
+            begin, found, numbers, bad = lines.place.at, list[list[str]](), list[int](), list[BadRow]()
             while len(numbers) + len(bad) < rows and lines.place.at - begin < MAX_BLOCK:
                 feed.begin()
                 try:
@@ -105,7 +105,7 @@ class DelimitedReader:
                         continue
                     self._check(record, feed.is_text)
                 except (csv.Error, InvalidInput) as error:
-                    bad.append(Bad(feed.line, self._reason(error, feed)))
+                    bad.append(BadRow(feed.line, self._reason(error, feed)))
                 else:
                     numbers.append(feed.line)
                     found.append(record)

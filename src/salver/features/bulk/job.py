@@ -17,11 +17,11 @@ import msgspec
 import orjson
 
 from salver.client.client import Client
-from salver.features.bulk.ask import Answer, Asker, Model
+from salver.features.bulk.ask import Answer, BlockSender, Model
 from salver.features.bulk.formats import make_writer, open_reader
 from salver.features.bulk.journal import Journal, Mark, Parts, publish
 from salver.features.bulk.plan import Job, check_job, fingerprint, make_plan
-from salver.features.bulk.rows import Bad, Block, Place, Reader, Writer
+from salver.features.bulk.rows import BadRow, Block, Place, Reader, Writer
 from salver.words.errors import Conflict, InvalidInput, SalverError
 
 _MARK_EVERY_S: Final = 1.0
@@ -112,7 +112,7 @@ async def run(
         raise Conflict(f"{job.target} is there already", fix="--restart replaces it.")
     journal = Journal.open(journal_path, plan.identity, restart=job.restart)
     try:
-        asker = Asker(client, plan.model, job.patience)
+        asker = BlockSender(client, plan.model, job.patience)
         work = _Work(job, reader, writer, journal, mark_every)
         if not (journal.mark and journal.mark.done):
             await work.run(asker, plan.rows, on_progress)
@@ -147,7 +147,7 @@ class _Work:
         names = ["part", *(f"part{index}" for index in range(1, writer.parts))]
         self._paths = [_beside(job.target, name) for name in names]
 
-    async def run(self, asker: Asker, rows: int, on_progress: Callable[[Progress], None]) -> None:
+    async def run(self, asker: BlockSender, rows: int, on_progress: Callable[[Progress], None]) -> None:
         """Answer the remaining rows; the last mark records that all is done."""
         parts = Parts([*self._paths, self._errors], self._journal.mark)
         try:
@@ -173,12 +173,12 @@ class _Work:
                 parts.close()
 
     async def _answered(
-        self, asker: Asker, rows: int, on_progress: Callable[[Progress], None]
-    ) -> AsyncGenerator[tuple[Block, list[Answer], list[Bad]], None]:
+        self, asker: BlockSender, rows: int, on_progress: Callable[[Progress], None]
+    ) -> AsyncGenerator[tuple[Block, list[Answer], list[BadRow]], None]:
         """Yield blocks in order with their answers, with a few requests in flight."""
         blocks = self._reader.blocks(self._place, rows)
         gate = asyncio.Semaphore(self._job.connections)
-        waiting: deque[tuple[Block, asyncio.Task[tuple[list[Answer], list[Bad]]]]] = deque()
+        waiting: deque[tuple[Block, asyncio.Task[tuple[list[Answer], list[BadRow]]]]] = deque()
         more = True
         try:
             while True:
@@ -204,8 +204,8 @@ class _Work:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _ask(
-        self, asker: Asker, gate: asyncio.Semaphore, block: Block
-    ) -> tuple[list[Answer], list[Bad]]:
+        self, asker: BlockSender, gate: asyncio.Semaphore, block: Block
+    ) -> tuple[list[Answer], list[BadRow]]:
         answers: list[Answer] = []
         bad = list(block.bad)
         if bad and self._job.on_error == "stop":
@@ -217,7 +217,7 @@ class _Work:
             bad += wrong
         return answers, sorted(bad, key=lambda one: one.line)
 
-    def _write(self, parts: Parts, block: Block, answers: list[Answer], bad: list[Bad]) -> None:
+    def _write(self, parts: Parts, block: Block, answers: list[Answer], bad: list[BadRow]) -> None:
         unit = self._reader.unit
         if bad and self._job.on_error == "stop":
             raise InvalidInput(
@@ -237,7 +237,7 @@ class _Work:
     def _mark(self, parts: Parts, *, done: bool = False) -> None:
         self._journal.add(Mark(self._rows, self._bad, self._place, parts.sync(), done))
 
-    def _progress(self, asker: Asker, notes: tuple[str, ...] = ()) -> Progress:
+    def _progress(self, asker: BlockSender, notes: tuple[str, ...] = ()) -> Progress:
         size = self._reader.size
         fraction = min(self._place.at / size, 1.0) if size else 1.0
         return Progress(self._rows, self._bad, self._resumed, fraction, asker.retries, asker.waiting, notes)

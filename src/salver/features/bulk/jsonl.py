@@ -15,7 +15,7 @@ import orjson
 from salver.encoding.json_text import kind_of
 from salver.encoding.values import from_json
 from salver.features.bulk.lines import MAX_BLOCK, Lines, open_file
-from salver.features.bulk.rows import Bad, Block, Field, Place, assemble, settled
+from salver.features.bulk.rows import BadRow, Block, Field, Place, assemble, settled
 from salver.words.errors import InvalidInput
 from salver.words.tensor import Array
 
@@ -51,7 +51,7 @@ class JsonlReader:
             begin, numbers = lines.place.at, list[int]()
             raw: dict[str, list[Any]] = {field.name: [] for field in self._fields}
             kept: dict[str, list[Any]] = {name: [] for name in self._keep}
-            bad: list[Bad] = []
+            bad: list[BadRow] = []
             while len(numbers) + len(bad) < rows and lines.place.at - begin < MAX_BLOCK:
                 try:
                     text = lines.next()
@@ -61,7 +61,7 @@ class JsonlReader:
                         continue
                     self._take(_parse(text), raw, kept)
                 except InvalidInput as error:
-                    bad.append(Bad(lines.place.line, str(error)))
+                    bad.append(BadRow(lines.place.line, str(error)))
                 else:
                     numbers.append(lines.place.line)
             if lines.place.at == begin:

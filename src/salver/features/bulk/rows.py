@@ -29,7 +29,7 @@ class Place(msgspec.Struct, frozen=True):
     line: int = 0
 
 
-class Bad(msgspec.Struct, frozen=True):
+class BadRow(msgspec.Struct, frozen=True):
     """A row without an answer.
 
     Attributes:
@@ -46,7 +46,7 @@ class Piece(msgspec.Struct):
 
     Attributes:
         inputs: One array per input, rows along axis 0.
-        lines: Line of each row (see :class:`Bad`).
+        lines: Line of each row (see :class:`BadRow`).
         kept: Columns copied to the output.
     """
 
@@ -65,7 +65,7 @@ class Block(msgspec.Struct):
     """
 
     pieces: list[Piece]
-    bad: list[Bad]
+    bad: list[BadRow]
     after: Place
 
 
@@ -170,7 +170,7 @@ def assemble(
     kept: dict[str, list[Any]],
     fields: Sequence[Field],
     convert: Convert,
-) -> tuple[list[Piece], list[Bad]]:
+) -> tuple[list[Piece], list[BadRow]]:
     """Return the raw values of rows as pieces, and the rows that cannot be converted.
 
     Args:
@@ -188,13 +188,13 @@ def assemble(
         pass
     groups: list[list[int]] = []
     rows: dict[int, dict[str, Array]] = {}
-    bad: list[Bad] = []
+    bad: list[BadRow] = []
     shape: tuple[tuple[int, ...], ...] = ()
     for index, line in enumerate(lines):
         try:
             row = {f.name: convert(raw[f.name][index : index + 1], f) for f in fields}
         except InvalidInput as error:
-            bad.append(Bad(line, str(error)))
+            bad.append(BadRow(line, str(error)))
             continue
         rows[index] = row
         found = tuple(array.shape for array in row.values())

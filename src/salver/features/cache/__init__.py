@@ -4,6 +4,6 @@ It knows no model and no queue: the caller computes the key and decides what to 
 """
 
 from salver.features.cache.config import CacheConfig
-from salver.features.cache.ports import Measured, ResponseCache
+from salver.features.cache.ports import MeasuredCache, ResponseCache
 
-__all__ = ["CacheConfig", "Measured", "ResponseCache"]
+__all__ = ["CacheConfig", "MeasuredCache", "ResponseCache"]

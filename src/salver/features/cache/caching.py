@@ -11,7 +11,7 @@ from typing import Protocol
 
 import msgspec
 
-from salver.features.cache import Measured, ResponseCache
+from salver.features.cache import MeasuredCache, ResponseCache
 from salver.features.cache.key import key_of, owner_of
 from salver.features.cache.packing import pack, size_of, unpack
 from salver.kernel.serving.present import CacheUse
@@ -57,7 +57,7 @@ class Caching:
 
     def use(self) -> CacheUse:
         """Return the use and content of the cache."""
-        facts = self._cache.facts() if isinstance(self._cache, Measured) else None
+        facts = self._cache.facts() if isinstance(self._cache, MeasuredCache) else None
         return CacheUse(self._hits, self._misses, self._looking, self._inserting, facts)
 
     def count(self, *, is_hit: bool, looking: float, inserting: float = 0.0) -> None:

@@ -62,7 +62,7 @@ class LocalCache:
         self._used = 0
 
     def facts(self) -> CacheFacts:
-        """See :class:`~salver.features.cache.ports.Measured`."""
+        """See :class:`~salver.features.cache.ports.MeasuredCache`."""
         return CacheFacts(len(self._values), self._used / self._size, self._evictions)
 
     def _drop(self, key: bytes) -> None:

@@ -41,7 +41,7 @@ class ResponseCache(Protocol):
 
 
 @runtime_checkable
-class Measured(Protocol):
+class MeasuredCache(Protocol):
     """A cache that can report its content without waiting."""
 
     def facts(self) -> CacheFacts:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from salver.backends.reshaped import in_shape
 from salver.features.graphs.graph import Flow, Graph, Marks, Step, Value
-from salver.kernel.engine.admission import Admission, Bound
+from salver.kernel.engine.admission import Admission, BoundRequest
 from salver.kernel.engine.refusals import LATE, closing, due, full
 from salver.kernel.serving.capabilities import Capabilities
 from salver.kernel.serving.inner import HeldInner
@@ -140,7 +140,7 @@ class Ensemble:
         error.message = f"in ensemble '{self.id.name}', {error.message}"
         return error
 
-    def values(self, bound: Bound, marks: Marks) -> dict[str, Value | None]:
+    def values(self, bound: BoundRequest, marks: Marks) -> dict[str, Value | None]:
         """Return the inputs of a request as values of the graph."""
         rows = bound.rows if self.signature.batched else 0
         own = self.graph.reshape.inputs
@@ -228,7 +228,7 @@ class _Run:
     """
 
     def __init__(
-        self, ensemble: Ensemble, request: InferRequest, bound: Bound, call: Call, sender: Hashable
+        self, ensemble: Ensemble, request: InferRequest, bound: BoundRequest, call: Call, sender: Hashable
     ) -> None:
         self._ensemble = ensemble
         self._request = request

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from salver.features.registry.command_options import USUAL, Where, Why, new_id, run
+from salver.features.registry.command_options import USUAL, RegistryOptions, Why, new_id, run
 from salver.terminal.options import Json
 from salver.terminal.output import line, listed, moment, record, remark
 
@@ -46,7 +46,7 @@ def add_token(
     /,
     *,
     role: Annotated[tuple[str, ...], Parameter(help="That it has, any number of times.")] = (),
-    where: Where = USUAL,
+    where: RegistryOptions = USUAL,
     json: Json = False,
 ) -> int:
     """Create a token and show it once. If anybody has the role admin, only an admin may do this.
@@ -68,7 +68,7 @@ def add_token(
 
 
 @token.command(name="list")
-def list_tokens(*, where: Where = USUAL, json: Json = False) -> int:
+def list_tokens(*, where: RegistryOptions = USUAL, json: Json = False) -> int:
     """List the owners and roles of tokens."""
     found = run(where, lambda registry, _: _tokens(registry).list())
     columns = ("id", "name", "roles", "by")
@@ -83,7 +83,7 @@ def list_tokens(*, where: Where = USUAL, json: Json = False) -> int:
 
 
 @token.command
-def revoke(id: str, /, *, where: Where = USUAL, json: Json = False) -> int:
+def revoke(id: str, /, *, where: RegistryOptions = USUAL, json: Json = False) -> int:
     """Revoke a token.
 
     Args:
@@ -104,7 +104,7 @@ def add_webhook(
         tuple[str, ...], Parameter(help="Such as alias.moved, any number of times; without any, all.")
     ] = (),
     why: Why = "",
-    where: Where = USUAL,
+    where: RegistryOptions = USUAL,
     json: Json = False,
 ) -> int:
     """Add a webhook for changes and show its signing secret once.
@@ -126,7 +126,7 @@ def add_webhook(
 
 
 @webhook.command(name="list")
-def list_webhooks(*, where: Where = USUAL, json: Json = False) -> int:
+def list_webhooks(*, where: RegistryOptions = USUAL, json: Json = False) -> int:
     """List webhooks."""
     found = run(where, lambda registry, _: _webhooks(registry).list())
 
@@ -139,7 +139,7 @@ def list_webhooks(*, where: Where = USUAL, json: Json = False) -> int:
 
 
 @webhook.command(name="remove")
-def remove_webhook(id: str, /, *, why: Why = "", where: Where = USUAL, json: Json = False) -> int:
+def remove_webhook(id: str, /, *, why: Why = "", where: RegistryOptions = USUAL, json: Json = False) -> int:
     """Remove a webhook.
 
     Args:
@@ -159,7 +159,7 @@ def list_deliveries(
         Literal["waiting", "failing", "told", "given_up"] | None, Parameter(help="Only such.")
     ] = None,
     limit: Annotated[int, Parameter(help="Most lines, the newest ones.")] = 50,
-    where: Where = USUAL,
+    where: RegistryOptions = USUAL,
     json: Json = False,
 ) -> int:
     """List deliveries of webhooks with their errors and next attempts, the newest first.
@@ -182,7 +182,7 @@ def list_deliveries(
 
 
 @webhook.command
-def redeliver(id: int, /, *, where: Where = USUAL, json: Json = False) -> int:
+def redeliver(id: int, /, *, where: RegistryOptions = USUAL, json: Json = False) -> int:
     """Deliver a change again, now, with later retries if necessary.
 
     Args:

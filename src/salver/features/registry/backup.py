@@ -199,7 +199,7 @@ def _add(archive: tarfile.TarFile, artifacts: Artifacts, model: str, number: int
 
 def _is_added(archive: tarfile.TarFile, about: tarfile.TarInfo, file: IO[bytes], sha256: str) -> bool:
     """Add a file; return whether size and hash were as expected."""
-    hashed = _Hashed(file)
+    hashed = _HashedFile(file)
     try:
         # otherwise an error of our disk would look like one of the archive
         with _told(Path(str(archive.name))):
@@ -209,7 +209,7 @@ def _is_added(archive: tarfile.TarFile, about: tarfile.TarInfo, file: IO[bytes],
     return not file.read(1) and hashed.sha256.hexdigest() == sha256
 
 
-class _Hashed:
+class _HashedFile:
     """File that is hashed while it is read, with exact reads."""
 
     def __init__(self, file: IO[bytes]) -> None:

@@ -7,7 +7,7 @@ from cyclopts import App, Parameter
 from salver.features.registry import access_command as registry_access
 from salver.features.registry import push_command as registry_push
 from salver.features.registry import upkeep_command as registry_keeping
-from salver.features.registry.command_options import USUAL, Where, Why, numbers_of, pairs_of, run
+from salver.features.registry.command_options import USUAL, RegistryOptions, Why, numbers_of, pairs_of, run
 from salver.terminal.options import Json
 from salver.terminal.output import line, listed, moment, printable, record
 from salver.words.errors import InvalidInput
@@ -54,7 +54,7 @@ def list_models(
     /,
     *,
     limit: Annotated[int, Parameter(help="Most versions, the newest ones.")] = 100,
-    where: Where = USUAL,
+    where: RegistryOptions = USUAL,
     json: Json = False,
 ) -> int:
     """List the models, or the versions of one.
@@ -95,7 +95,7 @@ def _version(version: "Version") -> list[str]:
 
 
 @registry.command
-def show(reference: str, /, *, where: Where = USUAL, json: Json = False) -> int:
+def show(reference: str, /, *, where: RegistryOptions = USUAL, json: Json = False) -> int:
     """Show the details of a version.
 
     Args:
@@ -152,7 +152,7 @@ def alias(
         bool, Parameter(help="Requests of the model that name no version go to it, in place of champion.")
     ] = False,
     why: Why = "",
-    where: Where = USUAL,
+    where: RegistryOptions = USUAL,
     json: Json = False,
 ) -> int:
     """Point an alias to a version: immediately or, if the model has a rollout policy, by a release.
@@ -201,7 +201,7 @@ def history(
     /,
     *,
     limit: Annotated[int, Parameter(help="Most lines, the newest ones.")] = 50,
-    where: Where = USUAL,
+    where: RegistryOptions = USUAL,
     json: Json = False,
 ) -> int:
     """Show who changed what, when and why, the newest first.
@@ -223,7 +223,7 @@ def history(
 
 
 @registry.command
-def diff(before: str, after: str, /, *, where: Where = USUAL, json: Json = False) -> int:
+def diff(before: str, after: str, /, *, where: RegistryOptions = USUAL, json: Json = False) -> int:
     """Show the differences between two versions.
 
     Args:
@@ -249,7 +249,7 @@ def tag(
     /,
     *pairs: str,
     remove: Annotated[tuple[str, ...], Parameter(help="A key to take away, any number of times.")] = (),
-    where: Where = USUAL,
+    where: RegistryOptions = USUAL,
     json: Json = False,
 ) -> int:
     """Set tags of a version, such as team=risk.
@@ -274,7 +274,7 @@ def tag(
 
 
 @registry.command
-def metric(reference: str, /, *pairs: str, where: Where = USUAL, json: Json = False) -> int:
+def metric(reference: str, /, *pairs: str, where: RegistryOptions = USUAL, json: Json = False) -> int:
     """Set metrics of a version that were measured after it was pushed, such as auc=.93.
 
     Args:
@@ -301,7 +301,7 @@ def protect(
     *,
     role: Annotated[tuple[str, ...], Parameter(help="That may move it; without any, everybody may.")] = (),
     why: Why = "",
-    where: Where = USUAL,
+    where: RegistryOptions = USUAL,
     json: Json = False,
 ) -> int:
     """Restrict moves of an alias to tokens with a role.

@@ -17,7 +17,7 @@ from salver.terminal.options import Artifacts
 from salver.words.errors import InvalidInput, SalverError
 
 if TYPE_CHECKING:
-    from salver.features.registry.opening import Home
+    from salver.features.registry.opening import RegistryLocation
     from salver.features.registry.records import Actor
     from salver.features.registry.registry import ModelRegistry
 
@@ -32,7 +32,7 @@ _ANSWER_SECONDS: Final = 4.0
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class Where:
+class RegistryOptions:
     """Options that select a registry."""
 
     registry: Annotated[
@@ -46,14 +46,14 @@ class Where:
     ] = ""
     artifacts: Artifacts = ""
 
-    def home(self) -> "Home":
+    def home(self) -> "RegistryLocation":
         """Return its location."""
         from salver.features.registry.opening import default_folder, home_of
 
         return home_of(self.registry or default_folder(), self.artifacts)
 
 
-USUAL: Final = Where()
+USUAL: Final = RegistryOptions()
 
 
 def new_id() -> str:
@@ -61,7 +61,9 @@ def new_id() -> str:
     return secrets.token_hex(8)
 
 
-def run(where: Where, work: "Callable[[ModelRegistry, Actor], Awaitable[T]]", *, makes: bool = False) -> T:
+def run(
+    where: RegistryOptions, work: "Callable[[ModelRegistry, Actor], Awaitable[T]]", *, makes: bool = False
+) -> T:
     """Run work on the registry as the token's owner or the system user, then notify webhooks.
 
     Raises:

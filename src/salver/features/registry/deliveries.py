@@ -112,7 +112,7 @@ def signature(secret: str, id: str, time: int, body: bytes) -> str:
     return "v1," + base64.b64encode(hmac.new(key, told, hashlib.sha256).digest()).decode()
 
 
-class _Due(msgspec.Struct, frozen=True):
+class _DueDelivery(msgspec.Struct, frozen=True):
     """A delivery that is due."""
 
     id: int
@@ -150,7 +150,7 @@ class Deliverer:
         queues = await self._ledger.write(lambda c: _take(c, now))
         return sum(await asyncio.gather(*(self._tell(queue, now) for queue in queues)))
 
-    async def _tell(self, queue: Sequence[_Due], taken: float) -> int:
+    async def _tell(self, queue: Sequence[_DueDelivery], taken: float) -> int:
         """Send to one webhook until it fails or takes too long; return the number sent."""
         told, left = 0, list(queue)
         while left and self._clock() <= taken + _LEASE / 2:
@@ -162,7 +162,7 @@ class Deliverer:
             await self._ledger.write(lambda c: c.execute(free) and None)
         return told
 
-    async def _deliver(self, due: _Due) -> bool:
+    async def _deliver(self, due: _DueDelivery) -> bool:
         now, body = int(self._clock()), due.body.encode()
         id = f"msg_{due.id}"
         headers: Mapping[str, str] = {
@@ -199,7 +199,7 @@ def _due(now: float) -> ColumnElement[bool]:
     return and_(DELIVERY.c.done.is_(None), is_time)
 
 
-def _take(connection: Connection, now: float) -> list[list[_Due]]:
+def _take(connection: Connection, now: float) -> list[list[_DueDelivery]]:
     """Reserve due deliveries by webhook, and delete those without one."""
     connection.execute(delete(DELIVERY).where(DELIVERY.c.done < now - _KEPT_SECONDS))
     query = (
@@ -212,7 +212,7 @@ def _take(connection: Connection, now: float) -> list[list[_Due]]:
     queues = []
     for webhook in connection.scalars(select(DELIVERY.c.webhook).where(_due(now)).distinct()).all():
         mine = query.where(_due(now), DELIVERY.c.webhook == webhook)
-        queues.append([_Due(**row) for row in connection.execute(mine).mappings()])
+        queues.append([_DueDelivery(**row) for row in connection.execute(mine).mappings()])
     ids = [due.id for queue in queues for due in queue]
     taken = update(DELIVERY).where(DELIVERY.c.id.in_(ids))
     connection.execute(taken.values(due=now + _LEASE))

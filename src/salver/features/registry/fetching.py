@@ -23,7 +23,7 @@ _SPARED_SECONDS: Final = 600.0
 _Version = tuple[str, int]
 
 
-class Bringing:
+class VersionFetcher:
     """Fetcher and remover of local copies of versions.
 
     Args:

@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from salver.backends.protocol import Backend
-from salver.features.registry.ports import Found
+from salver.features.registry.ports import InspectedModel
 from salver.features.registry.records import Description
 from salver.features.tuning.profile import Profile
 from salver.features.tuning.profiles import ProfileStore, machine
@@ -53,7 +53,7 @@ class Inspector:
     def __repr__(self) -> str:
         return f"<Inspector with {len(self._backends)} backends>"
 
-    async def __call__(self, path: Path) -> Found:
+    async def __call__(self, path: Path) -> InspectedModel:
         """Inspect a file, or a folder of one model; of several versions the newest is used.
 
         Raises:
@@ -62,7 +62,7 @@ class Inspector:
         """
         return await asyncio.to_thread(self._found, path)
 
-    def _found(self, path: Path) -> Found:
+    def _found(self, path: Path) -> InspectedModel:
         manifest = self._newest(path)
         files = _files(path, manifest)
         signature, notices = self._signature(manifest)
@@ -74,7 +74,7 @@ class Inspector:
             self._performance(manifest),
             (*manifest.notices, *notices),
         )
-        return Found(files, described)
+        return InspectedModel(files, described)
 
     def _newest(self, path: Path) -> Manifest:
         found = Repository((path,), self._formats).scan(0.0)

@@ -24,7 +24,7 @@ from salver.words.errors import InvalidInput, NotFound
 FILE: Final = "salver.db"
 
 
-class Home(msgspec.Struct, frozen=True):
+class RegistryLocation(msgspec.Struct, frozen=True):
     """Location of a registry.
 
     Attributes:
@@ -46,7 +46,7 @@ def default_folder() -> str:
     return str(Path(base) / "salver" / "registry")
 
 
-def home_of(registry: str, artifacts: str = "") -> Home:
+def home_of(registry: str, artifacts: str = "") -> RegistryLocation:
     """Return the location for the given options.
 
     Args:
@@ -74,12 +74,14 @@ def home_of(registry: str, artifacts: str = "") -> Home:
     return _with_files(registry, artifacts or str(beside and beside.absolute().parent))
 
 
-def _with_files(url: str, artifacts: str) -> Home:
+def _with_files(url: str, artifacts: str) -> RegistryLocation:
     if not is_address(artifacts):
-        return Home(url, Path(artifacts).absolute())
+        return RegistryLocation(url, Path(artifacts).absolute())
     address = parse_address(artifacts)
     mark = hashlib.sha256(address.url.encode()).hexdigest()[:16]
-    return Home(url, (mount_of(address, os.environ) or _cache()) / f"registry-{mark}", address.url)
+    return RegistryLocation(
+        url, (mount_of(address, os.environ) or _cache()) / f"registry-{mark}", address.url
+    )
 
 
 def _cache() -> Path:
@@ -89,7 +91,7 @@ def _cache() -> Path:
 
 
 async def open_registry(
-    home: Home, clock: Callable[[], float], new_id: Callable[[], str], *, makes: bool = False
+    home: RegistryLocation, clock: Callable[[], float], new_id: Callable[[], str], *, makes: bool = False
 ) -> ModelRegistry:
     """Open a registry; the caller closes its ledger.
 
@@ -109,7 +111,7 @@ async def open_registry(
     return ModelRegistry(await Ledger.open(home.url), artifacts, clock, new_id)
 
 
-def _prepare(home: Home, *, makes: bool) -> None:
+def _prepare(home: RegistryLocation, *, makes: bool) -> None:
     file = path_of(address_of(home.url))
     if file is not None and not file.exists() and not makes:
         raise NotFound(f"there is no registry in {file.parent}", fix="Push a model into it, or name another.")

@@ -9,7 +9,7 @@ import msgspec
 from salver.features.registry.records import Description
 
 
-class Found(msgspec.Struct, frozen=True):
+class InspectedModel(msgspec.Struct, frozen=True):
     """Content of a path that is pushed.
 
     Attributes:
@@ -24,7 +24,7 @@ class Found(msgspec.Struct, frozen=True):
 class Inspect(Protocol):
     """Inspector of models (``features/registry/inspecting.py``, over the backends)."""
 
-    async def __call__(self, path: Path) -> Found:
+    async def __call__(self, path: Path) -> InspectedModel:
         """Inspect a file or folder.
 
         Raises:

@@ -11,7 +11,15 @@ import msgspec
 from cyclopts import Parameter
 
 from salver.features.registry import upkeep_command as registry_keeping
-from salver.features.registry.command_options import USUAL, Pairs, Where, Why, numbers_of, pairs_of, run
+from salver.features.registry.command_options import (
+    USUAL,
+    Pairs,
+    RegistryOptions,
+    Why,
+    numbers_of,
+    pairs_of,
+    run,
+)
 from salver.terminal.options import Json
 from salver.terminal.output import line, record, remark, under_way
 from salver.words.errors import InvalidInput, SalverError
@@ -48,7 +56,7 @@ def push(
     ] = False,
     unverified: Annotated[bool, Parameter(help="Take what a URL without a digest gives.")] = False,
     state_dir: Annotated[str | None, Parameter(help="Where profiles are, as in salver serve.")] = None,
-    where: Where = USUAL,
+    where: RegistryOptions = USUAL,
     json: Json = False,
 ) -> int:
     """Push a model to the registry as its next version.
@@ -98,7 +106,7 @@ def _at_hand(source: str, take: str, *, is_unverified: bool) -> Iterator[tuple["
         return
     opened = open_source(source, Options(is_unverified))
     with tempfile.TemporaryDirectory(prefix="salver-push-", ignore_cleanup_errors=True) as folder:
-        shown = _Shown(is_seen=sys.stderr.isatty())
+        shown = _DownloadProgress(is_seen=sys.stderr.isatty())
         try:
             fetched = opened.fetch(Path(folder), shown)
         finally:
@@ -168,7 +176,7 @@ def _taken(path: Path, take: str) -> Path:
     return wanted if take else path
 
 
-class _Shown:
+class _DownloadProgress:
     """Progress of a download, in one line of a terminal."""
 
     def __init__(self, *, is_seen: bool) -> None:

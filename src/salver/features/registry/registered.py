@@ -16,7 +16,7 @@ from sqlalchemy import Connection, func, select
 
 from salver.features.ledger.schema import ALIAS, MODEL, RELEASE, VERSION
 from salver.features.registry.deliveries import Deliverer
-from salver.features.registry.fetching import Bringing
+from salver.features.registry.fetching import VersionFetcher
 from salver.features.registry.names import CHAMPION, LATEST
 from salver.features.registry.registry import ModelRegistry
 from salver.features.registry.rows import in_force
@@ -31,7 +31,7 @@ _STAYS: Final = "the registry's models stay as they are"
 _WAITS: Final = "webhooks are told later"
 
 
-class Replacing(Protocol):
+class ModelListReceiver(Protocol):
     """Receiver of the list of models (the control plane)."""
 
     async def replace(self, places: Sequence[NamedModel], owner: str = "") -> None:
@@ -39,7 +39,7 @@ class Replacing(Protocol):
         ...
 
 
-class Registered:
+class ServedRegistry:
     """A registry that is served.
 
     Args:
@@ -51,7 +51,7 @@ class Registered:
     def __init__(
         self,
         registry: ModelRegistry,
-        plane: Replacing,
+        plane: ModelListReceiver,
         deliverer: Deliverer,
         seconds: float = 1.0,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -62,7 +62,7 @@ class Registered:
         self._deliverer = deliverer
         self._seconds = seconds
         self._sleep = sleep
-        self._bringing = Bringing(registry, clock)
+        self._bringing = VersionFetcher(registry, clock)
         self._places: Mapping[str, NamedModel] | None = None
         self._late: Set[str] = frozenset()
         self._tasks = Supervisor(_LOG, "the registry is not followed any more")
@@ -122,7 +122,7 @@ class Registered:
             await self._plane.replace(tuple(places.values()), OWNER)
             self._places, self._late = places, late
 
-    def _place(self, wanted: "Wanted") -> NamedModel:
+    def _place(self, wanted: "WantedVersions") -> NamedModel:
         return NamedModel(
             wanted.name,
             str(self.registry.artifacts.models / wanted.name),
@@ -133,7 +133,7 @@ class Registered:
         )
 
 
-class Wanted:
+class WantedVersions:
     """Versions of one model to load, with their labels."""
 
     def __init__(self, name: str, default_alias: str) -> None:
@@ -151,10 +151,10 @@ class Wanted:
         return self._default if self._default in self.labels else ""
 
 
-def wanted_of(connection: Connection) -> Iterable[Wanted]:
+def wanted_of(connection: Connection) -> Iterable[WantedVersions]:
     """Return what a registry wants to have served, by name; models without versions are left out."""
     models = {
-        row.name: Wanted(row.name, row.default_alias)
+        row.name: WantedVersions(row.name, row.default_alias)
         for row in connection.execute(select(MODEL).order_by(MODEL.c.name))
     }
     for row in connection.execute(select(ALIAS).order_by(ALIAS.c.name)):

@@ -25,7 +25,7 @@ from salver.features.registry.audit import Change, record
 from salver.features.registry.card import front_matter
 from salver.features.registry.differences import differences
 from salver.features.registry.names import Reference, check_alias, check_key, check_model, check_words
-from salver.features.registry.ports import Found
+from salver.features.registry.ports import InspectedModel
 from salver.features.registry.records import (
     Action,
     Actor,
@@ -63,7 +63,7 @@ class ModelRegistry:
 
     # -- versions ------------------------------------------------------------------------------
 
-    async def push(self, order: NewVersion, found: Found, actor: Actor) -> Version:
+    async def push(self, order: NewVersion, found: InspectedModel, actor: Actor) -> Version:
         """Add a version with its files and metadata.
 
         Raises:
@@ -80,7 +80,7 @@ class ModelRegistry:
             return await self._push(order, found, change, keys)
 
     async def _push(
-        self, order: NewVersion, found: Found, change: Change, keys: Mapping[str, Any]
+        self, order: NewVersion, found: InspectedModel, change: Change, keys: Mapping[str, Any]
     ) -> Version:
         stop, id = threading.Event(), self._new_id()
         try:
@@ -398,7 +398,7 @@ def _write(
     connection: Connection,
     change: Change,
     order: NewVersion,
-    found: Found,
+    found: InspectedModel,
     files: tuple[FileEntry, ...],
     number: int,
     keys: Mapping[str, Any],

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from salver.features.registry.command_options import USUAL, Where, Why, new_id, run
+from salver.features.registry.command_options import USUAL, RegistryOptions, Why, new_id, run
 from salver.terminal.options import Json, default_state_dir
 from salver.terminal.output import line, listed, record
 from salver.words.errors import InvalidInput
@@ -36,7 +36,7 @@ def inspector(state_dir: str | None, *, trust_pickle: bool, loads: bool) -> "Ins
     return Inspector(known, formats(recogniser(known)), profiles, tries if loads else None)
 
 
-def verify(name: str = "", /, *, where: Where = USUAL, json: Json = False) -> int:
+def verify(name: str = "", /, *, where: RegistryOptions = USUAL, json: Json = False) -> int:
     """Verify all files against what was pushed; the exit status is 1 if any differ.
 
     Args:
@@ -57,7 +57,7 @@ def sweep(
     hours: Annotated[
         float, Parameter(help="Only what has not changed for so long; below 24, nobody may be pushing.")
     ] = 24.0,
-    where: Where = USUAL,
+    where: RegistryOptions = USUAL,
     json: Json = False,
 ) -> int:
     """Remove leftovers of killed pushes: all files unknown to this registry.
@@ -75,7 +75,7 @@ def sweep(
     return 0
 
 
-def remove(version: str, /, *, why: Why = "", where: Where = USUAL, json: Json = False) -> int:
+def remove(version: str, /, *, why: Why = "", where: RegistryOptions = USUAL, json: Json = False) -> int:
     """Remove the files of a version without alias and release; its row and history stay.
 
     Args:
@@ -92,7 +92,7 @@ def remove(version: str, /, *, why: Why = "", where: Where = USUAL, json: Json =
     return 0
 
 
-def backup(file: Path, /, *, where: Where = USUAL, json: Json = False) -> int:
+def backup(file: Path, /, *, where: RegistryOptions = USUAL, json: Json = False) -> int:
     """Write the whole registry to one file, even during pushes.
 
     It contains secrets of webhooks and hashes of tokens.
@@ -107,7 +107,7 @@ def backup(file: Path, /, *, where: Where = USUAL, json: Json = False) -> int:
     return 0
 
 
-def restore(file: Path, /, *, where: Where = USUAL, json: Json = False) -> int:
+def restore(file: Path, /, *, where: RegistryOptions = USUAL, json: Json = False) -> int:
     """Restore a backup into an empty registry, with either kind of database.
 
     Args:

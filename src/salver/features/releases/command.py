@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from cyclopts import App, Parameter
 
-from salver.features.registry.command_options import USUAL, Where, Why, new_id, numbers_of, run
+from salver.features.registry.command_options import USUAL, RegistryOptions, Why, new_id, numbers_of, run
 from salver.features.releases.command_watch import counted, servers_of, show, until, watched
 from salver.terminal.options import DEFAULT_URL, Json, Url
 from salver.terminal.output import line, moment, prose, record, remark, width_of_terminal
@@ -67,7 +67,7 @@ def start(
     wait: Annotated[bool, Parameter(name=("--wait", "-w"), help="Show it until it is over.")] = False,
     timeout: Timeout = 0,
     url: Url = DEFAULT_URL,
-    where: Where = USUAL,
+    where: RegistryOptions = USUAL,
     why: Why = "",
     json: Json = False,
 ) -> int:
@@ -124,7 +124,7 @@ def policy(
     immediate: Annotated[bool, Parameter(help="Moves of its aliases count at once.")] = False,
     usual: Annotated[bool, Parameter(help="They set off a release by the usual policy.")] = False,
     why: Why = "",
-    where: Where = USUAL,
+    where: RegistryOptions = USUAL,
     json: Json = False,
 ) -> int:
     """Show or set what a move of a model's alias starts.
@@ -169,7 +169,7 @@ def status(
     model: Annotated[str, Parameter(help="Only of this model.")] = "",
     watch: Annotated[bool, Parameter(name=("--watch", "-w"), help="Show it until it is over.")] = False,
     timeout: Timeout = 0,
-    where: Where = USUAL,
+    where: RegistryOptions = USUAL,
     json: Json = False,
 ) -> int:
     """Show the status of releases.
@@ -192,7 +192,7 @@ def status(
 
 
 @rollout.command
-def pause(release: str, /, *, where: Where = USUAL, why: Why = "", json: Json = False) -> int:
+def pause(release: str, /, *, where: RegistryOptions = USUAL, why: Why = "", json: Json = False) -> int:
     """Pause a release: keep its share of the traffic; harm is still rolled back.
 
     Args:
@@ -202,7 +202,7 @@ def pause(release: str, /, *, where: Where = USUAL, why: Why = "", json: Json = 
 
 
 @rollout.command
-def resume(release: str, /, *, where: Where = USUAL, why: Why = "", json: Json = False) -> int:
+def resume(release: str, /, *, where: RegistryOptions = USUAL, why: Why = "", json: Json = False) -> int:
     """Resume a paused release.
 
     Args:
@@ -212,7 +212,7 @@ def resume(release: str, /, *, where: Where = USUAL, why: Why = "", json: Json =
 
 
 @rollout.command
-def promote(release: str, /, *, where: Where = USUAL, why: Why = "", json: Json = False) -> int:
+def promote(release: str, /, *, where: RegistryOptions = USUAL, why: Why = "", json: Json = False) -> int:
     """Promote a release to its next stage regardless of evidence; also approves a step that needs approval.
 
     Args:
@@ -222,7 +222,7 @@ def promote(release: str, /, *, where: Where = USUAL, why: Why = "", json: Json 
 
 
 @rollout.command
-def abort(release: str, /, *, where: Where = USUAL, why: Why = "", json: Json = False) -> int:
+def abort(release: str, /, *, where: RegistryOptions = USUAL, why: Why = "", json: Json = False) -> int:
     """Abort a release: return all traffic to the stable version immediately, from any state.
 
     Args:
@@ -239,7 +239,7 @@ def explain(
     all: Annotated[
         bool, Parameter(help="Every look that changed something, and not the last alone.")
     ] = False,
-    where: Where = USUAL,
+    where: RegistryOptions = USUAL,
     json: Json = False,
 ) -> int:
     """Explain the last decision with its evidence.
@@ -294,7 +294,7 @@ def route(
     service_port: Annotated[int, Parameter(help="Of both services.")] = 8000,
     hostname: Annotated[tuple[str, ...], Parameter(help="That it is for; none = all of the gateway's.")] = (),
     path: Annotated[str, Parameter(help="Prefix of the paths that it is for.")] = "/",
-    where: Where = USUAL,
+    where: RegistryOptions = USUAL,
 ) -> int:
     """Print a release's weights as an HTTPRoute of Kubernetes' Gateway API, for kubectl apply -f -.
 
@@ -321,7 +321,7 @@ def route(
 
 
 @rollout.command
-def replay(release: str, /, *, where: Where = USUAL, json: Json = False) -> int:
+def replay(release: str, /, *, where: RegistryOptions = USUAL, json: Json = False) -> int:
     """Recompute every decision from the recorded counts and report differences, bit by bit.
 
     Args:
@@ -347,7 +347,7 @@ def replay(release: str, /, *, where: Where = USUAL, json: Json = False) -> int:
     return run(where, _with_store(check))
 
 
-def _wish(release: str, what: "What", where: Where, why: str, *, json: bool) -> int:
+def _wish(release: str, what: "What", where: RegistryOptions, why: str, *, json: bool) -> int:
     async def ask(registry: "ModelRegistry", actor: "Actor") -> int:
         from salver.features.releases.release_store import ReleaseStore
         from salver.words.errors import Conflict

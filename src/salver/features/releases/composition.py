@@ -10,28 +10,28 @@ import time
 from collections.abc import Callable
 
 from salver.features.registry.deliveries import Deliverer
-from salver.features.registry.opening import Home, home_of, open_registry
+from salver.features.registry.opening import RegistryLocation, home_of, open_registry
 from salver.features.registry.posting import post
-from salver.features.registry.registered import Registered, Replacing
+from salver.features.registry.registered import ModelListReceiver, ServedRegistry
 from salver.features.registry.registry import ModelRegistry
 from salver.features.registry.tokens import Tokens
 from salver.features.registry.webhooks import Webhooks
 from salver.features.releases.experiments.collector import Collector
 from salver.features.releases.experiments.pending import Pending
 from salver.features.releases.experiments.router import Router
-from salver.features.releases.fleet import Fleet, Loaded
+from salver.features.releases.fleet import Fleet, LoadedVersions
 from salver.features.releases.ledger_api import LedgerApi, ReleaseStores
 from salver.features.releases.outcomes import OutcomeStore
 from salver.features.releases.release_store import ReleaseStore
 from salver.features.releases.releases import Releases, Shadows, Traffic
 
-__all__ = ["Ledgered", "home_of"]
+__all__ = ["LedgerParts", "home_of"]
 
 #: Seconds between two reads of requests from operators and of counts.
 TICK_SECONDS = 1.0
 
 
-class Ledgered:
+class LedgerParts:
     """Parts of a server with a ledger. Created by :meth:`open`.
 
     Attributes:
@@ -43,10 +43,15 @@ class Ledgered:
     """
 
     def __init__(
-        self, registry: ModelRegistry, traffic: Traffic, loaded: Loaded, plane: Replacing, server: str
+        self,
+        registry: ModelRegistry,
+        traffic: Traffic,
+        loaded: LoadedVersions,
+        plane: ModelListReceiver,
+        server: str,
     ) -> None:
         self.registry = registry
-        self.registered = Registered(
+        self.registered = ServedRegistry(
             registry, plane, Deliverer(registry.ledger, post, time.time), TICK_SECONDS
         )
         self.store = ReleaseStore(registry.ledger)
@@ -60,11 +65,11 @@ class Ledgered:
     @classmethod
     async def open(
         cls,
-        home: Home,
+        home: RegistryLocation,
         traffic: tuple[Router, Collector, Pending, Shadows],
-        served: tuple[Loaded, Replacing],
+        served: tuple[LoadedVersions, ModelListReceiver],
         new_id: Callable[[], str],
-    ) -> "Ledgered":
+    ) -> "LedgerParts":
         """Open the registry, creating it if it does not exist.
 
         Raises:

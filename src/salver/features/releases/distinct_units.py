@@ -19,7 +19,7 @@ _Flags = npt.NDArray[np.bool_]
 NO_UNITS: Final[_Units] = np.empty(0, np.int64)
 
 
-class Crowd(NamedTuple):
+class DistinctUnits(NamedTuple):
     """Numbers of units, shape ``(n,)``, possibly with duplicates.
 
     Attributes:
@@ -30,7 +30,7 @@ class Crowd(NamedTuple):
     last: int
 
 
-def met(connection: Connection, release: str, after: int = 0) -> Crowd:
+def met(connection: Connection, release: str, after: int = 0) -> DistinctUnits:
     """Return the units that any server has stored.
 
     Args:
@@ -42,10 +42,12 @@ def met(connection: Connection, release: str, after: int = 0) -> Crowd:
     for row in rows:
         told += row.units
         last = row.id
-    return Crowd(np.frombuffer(told, "<i8"), last)
+    return DistinctUnits(np.frombuffer(told, "<i8"), last)
 
 
-def meet(connection: Connection, release: str, units: _Units, after: int, known: int) -> tuple[_Flags, Crowd]:
+def meet(
+    connection: Connection, release: str, units: _Units, after: int, known: int
+) -> tuple[_Flags, DistinctUnits]:
     """Store those of these distinct units that no other server has stored.
 
     Args:
@@ -61,4 +63,4 @@ def meet(connection: Connection, release: str, units: _Units, after: int, known:
     if are_new.any():
         row = {"release": release, "units": units[are_new].astype("<i8").tobytes()}
         last = int(connection.execute(insert(CROWD).values(row).returning(CROWD.c.id)).scalar_one())
-    return are_new, Crowd(others, last)
+    return are_new, DistinctUnits(others, last)

@@ -16,7 +16,7 @@ from salver.words.releases import ReleaseState
 _LOG: Final = logging.getLogger("salver.words.releases")
 
 
-class Loaded(Protocol):
+class LoadedVersions(Protocol):
     """Source of loaded versions (the lifecycle manager)."""
 
     def statuses(self) -> Sequence[VersionStatus]:
@@ -39,7 +39,7 @@ class Loaded(Protocol):
 class Fleet:
     """Versions that releases refer to."""
 
-    def __init__(self, loaded: Loaded) -> None:
+    def __init__(self, loaded: LoadedVersions) -> None:
         self._loaded = loaded
         self._pinned: dict[str, str] = {}  # pinned by releases
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _MOST: Final = math.log(1e9)  # beyond which more evidence adds no information
 
 
-class Known(Protocol):
+class KnownReleases(Protocol):
     """State of releases known to a server.
 
     Attributes:
@@ -38,7 +38,7 @@ class Known(Protocol):
 class ReleaseGauges(Collector):
     """Collector of the gauges."""
 
-    def __init__(self, releases: Known) -> None:
+    def __init__(self, releases: KnownReleases) -> None:
         self._releases = releases
 
     def __repr__(self) -> str:

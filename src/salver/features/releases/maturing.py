@@ -13,8 +13,8 @@ from sqlalchemy import ColumnElement, Connection, FromClause, Select, case, exis
 from salver.features.ledger.schema import EXPOSURE, OUTCOME, PREDICTION
 from salver.features.releases.judge.policy import Metric
 from salver.features.releases.judge.record import Release
-from salver.features.releases.releases import Harvest
-from salver.words.releases import ARMS, Counts, Matured, Sums, plus
+from salver.features.releases.releases import MaturedOutcomes
+from salver.words.releases import ARMS, Counts, OutcomeCohort, Sums, plus
 
 #: Tolerance for differing clocks: an immediate outcome may seem to precede its exposure.
 SKEW_SECONDS: Final = 60.0
@@ -24,10 +24,10 @@ _AT_ONCE: Final = 10_000  # rows read at once
 _Keys = Sequence[ColumnElement[int]] | Select[Any]
 
 
-def matured(connection: Connection, release: Release, until: float, written: float) -> Harvest:
+def matured(connection: Connection, release: Release, until: float, written: float) -> MaturedOutcomes:
     """See :class:`salver.features.releases.releases.Outcomes`."""
     began = _began(connection, release.id)
-    outcomes: list[Matured] = []
+    outcomes: list[OutcomeCohort] = []
     watermarks: dict[str, float] = {}
     late = 0.0
     for metric in release.policy.metrics:
@@ -45,7 +45,7 @@ def matured(connection: Connection, release: Release, until: float, written: flo
             find = _brought if metric.kind == "mean" else _of_cohort
             outcomes += find(connection, release.id, metric, (max(after, began - 1), through))
             watermarks[metric.name] = through
-    return Harvest(tuple(outcomes), watermarks, late)
+    return MaturedOutcomes(tuple(outcomes), watermarks, late)
 
 
 def _began(connection: Connection, release: str) -> float | None:
@@ -59,7 +59,7 @@ def _began(connection: Connection, release: str) -> float | None:
 
 def _of_cohort(
     connection: Connection, release: str, metric: Metric, between: tuple[float, float]
-) -> list[Matured]:
+) -> list[OutcomeCohort]:
     """Return units first seen in (after, through], by the share in force."""
     of_request = exists().where(*_happened(metric, "prediction", PREDICTION.c.request, EXPOSURE.c.time))
     by_request = exists().where(
@@ -83,14 +83,14 @@ def _of_cohort(
                 by_arm = counts.setdefault(share, {})
                 by_arm[arm] = by_arm.get(arm, 0) + int(more)
     return [
-        Matured(metric.name, latest[share], share, _counts(units[share]), _counts(events[share]))
+        OutcomeCohort(metric.name, latest[share], share, _counts(units[share]), _counts(events[share]))
         for share in sorted(units)
     ]
 
 
 def _brought(
     connection: Connection, release: str, metric: Metric, between: tuple[float, float]
-) -> list[Matured]:
+) -> list[OutcomeCohort]:
     """Return the same units, with the sum of the outcomes of each.
 
     One query per step: in a query for sums of sums, a database searches each unit's outcomes repeatedly.
@@ -142,14 +142,14 @@ def _units(
     )
 
 
-def _summed(name: str, latest: float, share: float, by_arm: Mapping[str, Sequence[float]]) -> Matured:
+def _summed(name: str, latest: float, share: float, by_arm: Mapping[str, Sequence[float]]) -> OutcomeCohort:
     found = []
     for arm in ARMS:
         units, events, *totals = by_arm.get(arm.value, [0.0] * 8)
         found.append(Sums(int(units), int(events), *totals))
     canary, baseline, stable = found
     units_of, events_of = Counts(*(arm.units for arm in found)), Counts(*(arm.events for arm in found))
-    return Matured(name, latest, share, units_of, events_of, (canary, plus(baseline, stable)))
+    return OutcomeCohort(name, latest, share, units_of, events_of, (canary, plus(baseline, stable)))
 
 
 def _counted(

@@ -16,7 +16,7 @@ from salver.features.registry.rows import in_force
 from salver.features.releases import maturing
 from salver.features.releases.judge.record import Release, read_progress
 from salver.features.releases.maturing import SKEW_SECONDS
-from salver.features.releases.releases import Harvest
+from salver.features.releases.releases import MaturedOutcomes
 from salver.words.errors import InvalidInput
 from salver.words.releases import Outcome, Receipt, Refused, trait, unit_number
 
@@ -63,7 +63,7 @@ class OutcomeStore:
             rows, refused = await asyncio.to_thread(_checked, outcomes, now)
         return await self._ledger.write(lambda connection: _accept(connection, rows, refused))
 
-    async def matured(self, release: Release, until: float, written: float) -> Harvest:
+    async def matured(self, release: Release, until: float, written: float) -> MaturedOutcomes:
         """See :class:`salver.features.releases.releases.Outcomes`.
 
         Outcomes of a name are assumed to be complete up to the latest of that name; units whose period ends

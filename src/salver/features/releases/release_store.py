@@ -31,17 +31,17 @@ from salver.features.registry.names import CHAMPION
 from salver.features.registry.records import Action, Actor
 from salver.features.registry.rows import in_force
 from salver.features.releases import window_exchange as handing_in
-from salver.features.releases.distinct_units import Crowd, met
-from salver.features.releases.experiments.windows import Part, Witness
+from salver.features.releases.distinct_units import DistinctUnits, met
+from salver.features.releases.experiments.windows import WindowPart, Witness
 from salver.features.releases.judge.evidence import Evidence, start
 from salver.features.releases.judge.policy import MOST_DAYS, Policy
-from salver.features.releases.judge.record import Progress, Release, What, Wish, read_progress
+from salver.features.releases.judge.record import ChangeRequest, Progress, Release, What, read_progress
 from salver.features.releases.judge.replay import Entry
 from salver.features.releases.judge.rules import Facts
 from salver.features.releases.judge.verdict import Verdict
-from salver.features.releases.window_exchange import Told
+from salver.features.releases.window_exchange import ExchangeProgress
 from salver.words.errors import Conflict, InvalidInput, NotFound
-from salver.words.releases import ReleaseState, Seen, first_in, hour_of
+from salver.words.releases import BucketObservations, ReleaseState, first_in, hour_of
 
 _encode: Final = msgspec.json.Encoder().encode
 _AT_ONCE: Final = 10_000  # rows read at once
@@ -74,7 +74,7 @@ class Look(msgspec.Struct, frozen=True):
     entry: Entry
 
 
-class _Decided(msgspec.Struct, frozen=True):
+class _DecisionRow(msgspec.Struct, frozen=True):
     """An entry without its bucket, which has a row of its own."""
 
     state: ReleaseState
@@ -83,7 +83,7 @@ class _Decided(msgspec.Struct, frozen=True):
 
 
 _read_evidence: Final = msgspec.json.Decoder(Evidence).decode
-_read_decided: Final = msgspec.json.Decoder(_Decided).decode
+_read_decided: Final = msgspec.json.Decoder(_DecisionRow).decode
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -101,7 +101,7 @@ class Step(msgspec.Struct, frozen=True):
     before: Release
     after: Release
     looks: tuple[Look, ...] = ()
-    parts: tuple[Part, ...] = ()
+    parts: tuple[WindowPart, ...] = ()
     answers: tuple[tuple[int, str], ...] = ()
     aliases: Aliases | None = None
     by: str = ""
@@ -112,7 +112,7 @@ class Step(msgspec.Struct, frozen=True):
         return self.before == self.after and not (self.parts or self.answers)
 
 
-class Waiting(msgspec.Struct, frozen=True):
+class PendingWork(msgspec.Struct, frozen=True):
     """Pending work of one release.
 
     Attributes:
@@ -122,13 +122,13 @@ class Waiting(msgspec.Struct, frozen=True):
         elsewhere: Version of its alias, if that was moved after the promotion; empty = not moved.
     """
 
-    wishes: tuple[Wish, ...] = ()
-    parts: Sequence[Part] = ()
+    wishes: tuple[ChangeRequest, ...] = ()
+    parts: Sequence[WindowPart] = ()
     witnesses: Sequence[Witness] = ()
     elsewhere: str = ""
 
 
-class Picture(msgspec.Struct, frozen=True):
+class ReleaseSnapshot(msgspec.Struct, frozen=True):
     """Consistent snapshot of all releases.
 
     Attributes:
@@ -137,7 +137,7 @@ class Picture(msgspec.Struct, frozen=True):
     """
 
     releases: tuple[Release, ...]
-    waiting: Mapping[str, Waiting]
+    waiting: Mapping[str, PendingWork]
 
 
 class ReleaseStore:
@@ -164,7 +164,7 @@ class ReleaseStore:
         change = Change(actor, release.created, release.why)
         await self._ledger.read(lambda connection: _check(connection, release, change))
 
-    async def picture(self) -> Picture:
+    async def picture(self) -> ReleaseSnapshot:
         """Return all pending work from one state of the ledger."""
         return await self._ledger.read(_picture)
 
@@ -254,7 +254,9 @@ class ReleaseStore:
         """Return the counting servers; see :func:`salver.features.releases.window_exchange.witnesses`."""
         return await self._ledger.read(lambda connection: handing_in.witnesses(connection, releases))
 
-    async def hand_in(self, server: str, release: str, told: Told, seen: Sequence[Seen]) -> Crowd:
+    async def hand_in(
+        self, server: str, release: str, told: ExchangeProgress, seen: Sequence[BucketObservations]
+    ) -> DistinctUnits:
         """Store counts; see :func:`salver.features.releases.window_exchange.hand_in`."""
         return await self._ledger.write(
             lambda connection: handing_in.hand_in(connection, server, release, told, seen)
@@ -329,7 +331,7 @@ class ReleaseStore:
 
         return await self._ledger.write(write)
 
-    async def known_units(self, release: str, now: float) -> tuple[Crowd, list[tuple[str, int]]]:
+    async def known_units(self, release: str, now: float) -> tuple[DistinctUnits, list[tuple[str, int]]]:
         """Return known units, possibly repeated, and first events except those of past hours."""
         units = select(EXPOSURE.c.unit).where(EXPOSURE.c.release == release)
         counts = ~_IS_HOURLY | (FIRST_EVENT.c.time >= 3600 * hour_of(now))
@@ -337,12 +339,12 @@ class ReleaseStore:
             FIRST_EVENT.c.release == release, counts
         )
 
-        def read(connection: Connection) -> tuple[Crowd, list[tuple[str, int]]]:
+        def read(connection: Connection) -> tuple[DistinctUnits, list[tuple[str, int]]]:
             told, last = met(connection, release)
             rows = connection.execute(units.execution_options(yield_per=_AT_ONCE))
             kept = np.fromiter(rows.scalars(), np.int64)
             found = [(str(metric), int(unit)) for metric, unit in connection.execute(events)]
-            return Crowd(np.concatenate((told, kept)) if len(kept) else told, last), found
+            return DistinctUnits(np.concatenate((told, kept)) if len(kept) else told, last), found
 
         return await self._ledger.read(read)
 
@@ -401,30 +403,30 @@ def _stand(release: Release) -> str:
     return f"{release.state.value} {100 * release.weight:.4g} %"
 
 
-def _picture(connection: Connection) -> Picture:
+def _picture(connection: Connection) -> ReleaseSnapshot:
     said = connection.execute(select(MODEL.c.name, MODEL.c.default_alias))
     defaults = {name: alias or CHAMPION for name, alias in said}
     releases = tuple(
         msgspec.structs.replace(r, is_default=not r.alias or r.alias == defaults.get(r.model))
         for r in map(_release, connection.execute(in_force(RELEASE.c)).mappings())
     )
-    wishes: dict[str, list[Wish]] = {}
+    wishes: dict[str, list[ChangeRequest]] = {}
     for row in connection.execute(select(WISH).where(WISH.c.done.is_(None)).order_by(WISH.c.id)):
-        wish = Wish(row.id, row.release, row.what, row.by, row.why, row.time)
+        wish = ChangeRequest(row.id, row.release, row.what, row.by, row.why, row.time)
         wishes.setdefault(wish.release, []).append(wish)
     told = handing_in.waiting(connection) if any(one.is_judged for one in releases) else {}
-    waiting = {name: Waiting(tuple(some)) for name, some in wishes.items()}
+    waiting = {name: PendingWork(tuple(some)) for name, some in wishes.items()}
     for release in releases:
         parts, witnesses = told.get(release.id, ((), ()))
         its = tuple(wishes.get(release.id, ()))
         is_asked = bool(its) or release.progress.watched_until is not None
         elsewhere = _elsewhere(connection, release) if is_asked else ""
-        waiting[release.id] = Waiting(its, parts, witnesses, elsewhere)
-    return Picture(releases, waiting)
+        waiting[release.id] = PendingWork(its, parts, witnesses, elsewhere)
+    return ReleaseSnapshot(releases, waiting)
 
 
 def _elsewhere(connection: Connection, release: Release) -> str:
-    """See :attr:`Waiting.elsewhere`."""
+    """See :attr:`PendingWork.elsewhere`."""
     if release.state is not ReleaseState.PROMOTED or not release.alias:
         return ""
     number = meant(connection, release.model, release.alias)
@@ -482,7 +484,7 @@ def _decision(release: str, look: Look, now: float) -> dict[str, Any]:
         "release": release,
         "seq": look.seq,
         "inputs": hashlib.sha256(inputs).hexdigest(),
-        "body": _encode(_Decided(entry.state, entry.verdict, entry.facts)).decode(),
+        "body": _encode(_DecisionRow(entry.state, entry.verdict, entry.facts)).decode(),
         "actor": "judge",
         "time": now,
     }

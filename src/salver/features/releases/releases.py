@@ -21,16 +21,31 @@ from salver.features.releases.experiments.outputs import OutputCheck
 from salver.features.releases.experiments.pending import Pending
 from salver.features.releases.experiments.router import Router
 from salver.features.releases.experiments.shadows import ShadowReport
-from salver.features.releases.experiments.windows import PATIENCE, Judged, Merged, Part, Witness, due, silent
+from salver.features.releases.experiments.windows import (
+    PATIENCE,
+    JudgedBucket,
+    MergedBucket,
+    WindowPart,
+    Witness,
+    due,
+    silent,
+)
 from salver.features.releases.judge import procedure, rules
 from salver.features.releases.judge.judge import judge
 from salver.features.releases.judge.record import Release
 from salver.features.releases.judge.replay import Entry
-from salver.features.releases.release_store import Aliases, Look, Picture, ReleaseStore, Step, Waiting
-from salver.features.releases.window_exchange import Told
+from salver.features.releases.release_store import (
+    Aliases,
+    Look,
+    PendingWork,
+    ReleaseSnapshot,
+    ReleaseStore,
+    Step,
+)
+from salver.features.releases.window_exchange import ExchangeProgress
 from salver.kernel.supervise import Faults, Supervisor, every
 from salver.words.errors import Conflict, InvalidInput, SalverError
-from salver.words.releases import NO_STAGE, Matured, ReleaseState, Split
+from salver.words.releases import NO_STAGE, OutcomeCohort, ReleaseState, Split
 
 _LOG: Final = logging.getLogger("salver.words.releases")
 _LOAD_MINUTES: Final = 30.0
@@ -78,7 +93,7 @@ class Traffic(NamedTuple):
     shadows: Shadows
 
 
-class Harvest(msgspec.Struct, frozen=True):
+class MaturedOutcomes(msgspec.Struct, frozen=True):
     """Matured outcomes.
 
     Attributes:
@@ -86,7 +101,7 @@ class Harvest(msgspec.Struct, frozen=True):
         late_seconds: Delay of posted outcomes.
     """
 
-    outcomes: tuple[Matured, ...] = ()
+    outcomes: tuple[OutcomeCohort, ...] = ()
     watermarks: Mapping[str, float] = msgspec.field(default_factory=dict)
     late_seconds: float = 0.0
 
@@ -94,7 +109,7 @@ class Harvest(msgspec.Struct, frozen=True):
 class Outcomes(Protocol):
     """Source of posted outcomes (features/releases/outcomes.py)."""
 
-    async def matured(self, release: Release, until: float, written: float) -> Harvest:
+    async def matured(self, release: Release, until: float, written: float) -> MaturedOutcomes:
         """Return outcomes known for certain, of units exposed after the release's watermarks.
 
         Args:
@@ -133,7 +148,7 @@ class Releases:
         self._outcomes = outcomes
         self._clock = clock
         self._server = server
-        self._followed: dict[str, Told] = {}
+        self._followed: dict[str, ExchangeProgress] = {}
         self._hears_since = -math.inf  # Unix seconds
         self._told_at = -math.inf  # the same, at the time of the last complete report
         self._is_deaf = False  # the ledger is unavailable
@@ -224,7 +239,7 @@ class Releases:
                 self._pending.kept(name, len(seen))
                 self._collector.know(name, *others)
 
-    async def _step(self, release: Release, picture: Picture, now: float) -> Release:
+    async def _step(self, release: Release, picture: ReleaseSnapshot, now: float) -> Release:
         """Decide, write, and return the result."""
         for _ in range(_TRIES):
             step = await self._next(release, picture, now)
@@ -241,19 +256,19 @@ class Releases:
             return after
         return release
 
-    async def _refuse(self, release: Release, waiting: Waiting, now: float) -> None:
+    async def _refuse(self, release: Release, waiting: PendingWork, now: float) -> None:
         """End a superseded release: it has no traffic to return, and its alias belongs to another."""
         answer = f"release '{release.id}' is {release.state.value}, and another came after it"
         answers = tuple((wish.id, answer) for wish in waiting.wishes)
         with contextlib.suppress(Conflict):  # another server already did
             await self._store.commit(Step(release, release, answers=answers), now)
 
-    async def _next(self, release: Release, picture: Picture, now: float) -> Step:
+    async def _next(self, release: Release, picture: ReleaseSnapshot, now: float) -> Step:
         waiting, after, looks = picture.waiting[release.id], release, []
         if release.fault and release.is_live:  # no caller may get a canary that cannot be judged
             why = f"this version of Salver cannot read it: {release.fault}"
             after = procedure.rolled_back(release, now, why)
-        parts: list[Part] = []
+        parts: list[WindowPart] = []
         heard = self._heard(release, waiting, now)
         until = min((each.until for each in heard), default=math.inf)
         # otherwise the servers with its versions take care of it
@@ -312,7 +327,7 @@ class Releases:
         aliases = self._fleet if has_switched else None
         return Step(release, after, tuple(looks), tuple(parts), tuple(answers), aliases, by)
 
-    def _heard(self, release: Release, waiting: Waiting, now: float) -> list[Witness]:
+    def _heard(self, release: Release, waiting: PendingWork, now: float) -> list[Witness]:
         """Return the servers that count it, without those silent for long."""
         mine = self._server if release.id in self._followed else ""
         others = [each for each in waiting.witnesses if each.server != mine]
@@ -435,7 +450,7 @@ class Releases:
             self._collector.remembered, known.units, events, keeps_arms=keeps_units
         )
         self._collector.follow(release.id, release.bucket_seconds, memory, known.last)
-        self._followed[release.id] = Told(parts, known.last, keeps_units)
+        self._followed[release.id] = ExchangeProgress(parts, known.last, keeps_units)
 
 
 def checks(release: Release) -> tuple[OutputCheck, ...]:
@@ -489,12 +504,12 @@ def _compatible(splits: Iterable[Split]) -> list[Split]:
     return kept
 
 
-def _due(release: Release, waiting: Waiting, until: float) -> list[Merged]:
+def _due(release: Release, waiting: PendingWork, until: float) -> list[MergedBucket]:
     """Return the buckets that can be judged now, after the last one that was."""
     evidence, seconds = release.evidence, release.bucket_seconds
     last = None
     if evidence.since is not None and evidence.until is not None:
-        last = Judged(evidence.stage, evidence.since, evidence.until)
+        last = JudgedBucket(evidence.stage, evidence.since, evidence.until)
     return due(waiting.parts, seconds, until, last)
 
 

@@ -17,7 +17,7 @@ from typing import Final
 
 import msgspec
 
-from salver.features.releases.experiments.answers import Pieces, read, size_of, strung
+from salver.features.releases.experiments.answers import AnswerPieces, read, size_of, strung
 from salver.features.releases.experiments.compare import Comparison, How, compare
 from salver.features.releases.experiments.shadows import (
     NO_ANSWER,
@@ -259,7 +259,7 @@ async def _all_of_it(
     if capabilities.stream is None:
         infer = capabilities.uncached or servable.infer
         return [await infer(request, deadline, None, _BEHIND)]
-    pieces = Pieces()
+    pieces = AnswerPieces()
     async with aclosing(capabilities.stream(request, deadline, _BEHIND)) as answer:
         async for piece in answer:
             if piece.error is not None:

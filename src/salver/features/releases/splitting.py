@@ -7,9 +7,9 @@ an ensemble or by a model, belong to the same unit. The rules are in ``experimen
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
 
-from salver.features.releases.experiments.answers import Pieces
+from salver.features.releases.experiments.answers import AnswerPieces
 from salver.features.releases.experiments.router import Plan, Router
-from salver.features.releases.experiments.underway import UnderWay
+from salver.features.releases.experiments.underway import ActiveRequests
 from salver.words.events import Responded
 from salver.words.messages import Call, InferRequest, InferResponse, ModelId
 from salver.words.releases import Assignment, Source, Split
@@ -59,10 +59,10 @@ class Splitting:
         router: Router,
         mirror: Mirror | None = None,
         tell: Callable[[Responded], None] | None = None,
-        under_way: UnderWay | None = None,
+        under_way: ActiveRequests | None = None,
     ) -> None:
         self.router = router
-        self.under_way = under_way or UnderWay(lambda: 0.0)
+        self.under_way = under_way or ActiveRequests(lambda: 0.0)
         self.carried: dict[str, Mapping[Source, str]] = {}
         self._mirror = mirror
         self._tell = tell
@@ -138,7 +138,7 @@ class SplitRequest:
         self.plan = plan
         self._splits = splits
         self._call = call
-        self._pieces: Pieces | None = None
+        self._pieces: AnswerPieces | None = None
 
     @property
     def model(self) -> str:
@@ -178,7 +178,7 @@ class SplitRequest:
     def keep(self, piece: InferResponse) -> None:
         """See :class:`~salver.kernel.serving.stages.Passage`."""
         if self._pieces is None:
-            self._pieces = Pieces()
+            self._pieces = AnswerPieces()
         self._pieces.add(piece)
 
     def answered(self, request: InferRequest, answer: Sequence[InferResponse] | None, why: str) -> None:

@@ -16,10 +16,10 @@ from sqlalchemy.dialects import postgresql
 
 from salver.features.ledger import rows
 from salver.features.ledger.schema import EXPOSURE, FIRST_EVENT, PART, PREDICTION, RELEASE, WITNESS
-from salver.features.releases.distinct_units import NO_UNITS, Crowd, meet
-from salver.features.releases.experiments.windows import Part, Witness
+from salver.features.releases.distinct_units import NO_UNITS, DistinctUnits, meet
+from salver.features.releases.experiments.windows import WindowPart, Witness
 from salver.features.releases.judge.record import read_progress
-from salver.words.releases import ARMS, FIRSTS, Bucket, Counts, Met, Seen, kept_in
+from salver.words.releases import ARMS, FIRSTS, Bucket, BucketObservations, Counts, UnitObservations, kept_in
 
 _encode: Final = msgspec.json.Encoder().encode
 #: Parsers of stored JSON; they raise msgspec.MsgspecError.
@@ -57,12 +57,12 @@ def witnesses(connection: Connection, releases: Sequence[str]) -> dict[str, tupl
     return found
 
 
-class Told(NamedTuple):
+class ExchangeProgress(NamedTuple):
     """Progress of a server's exchange about a release.
 
     Attributes:
         parts: Number of parts stored.
-        crowd: See :attr:`salver.features.releases.distinct_units.Crowd.last`.
+        crowd: See :attr:`salver.features.releases.distinct_units.DistinctUnits.last`.
         keeps_units: Each unit has a row of its own, because outcomes may be posted for it.
     """
 
@@ -71,7 +71,13 @@ class Told(NamedTuple):
     keeps_units: bool = False
 
 
-def hand_in(connection: Connection, server: str, release: str, told: Told, seen: Sequence[Seen]) -> Crowd:
+def hand_in(
+    connection: Connection,
+    server: str,
+    release: str,
+    told: ExchangeProgress,
+    seen: Sequence[BucketObservations],
+) -> DistinctUnits:
     """Store parts that a server has counted, with their units, unless the release has ended.
 
     Args:
@@ -83,7 +89,7 @@ def hand_in(connection: Connection, server: str, release: str, told: Told, seen:
     mine = (WITNESS.c.release == release, WITNESS.c.server == server)
     known = connection.scalar(select(WITNESS.c.parts).where(*mine))
     if known is None or not _goes_on(connection, release):
-        return Crowd(NO_UNITS, told.crowd)
+        return DistinctUnits(NO_UNITS, told.crowd)
     parts, others, last = [], [NO_UNITS], told.crowd
     for number, each in enumerate(seen, told.parts):
         if number >= known:
@@ -99,19 +105,19 @@ def hand_in(connection: Connection, server: str, release: str, told: Told, seen:
         connection.execute(insert(PART), parts)
         until = max(each.bucket.start + each.bucket.seconds for each in seen)
         connection.execute(update(WITNESS).where(*mine).values(parts=told.parts + len(seen), until=until))
-    return Crowd(np.concatenate(others), last)
+    return DistinctUnits(np.concatenate(others), last)
 
 
-def waiting(connection: Connection) -> dict[str, tuple[list[Part], list[Witness]]]:
+def waiting(connection: Connection) -> dict[str, tuple[list[WindowPart], list[Witness]]]:
     """Return by release the parts that have not been judged, and the servers that will store more."""
-    found: dict[str, tuple[list[Part], list[Witness]]] = {}
+    found: dict[str, tuple[list[WindowPart], list[Witness]]] = {}
     last = None
     for release, server, until, has_left, number, body in connection.execute(_TOLD):
         parts, witnesses = found.setdefault(release, ([], []))
         if not has_left and (release, server) != last:
             witnesses.append(Witness(server, until))
         if number is not None:
-            parts.append(Part(server, number, read_bucket(body)))
+            parts.append(WindowPart(server, number, read_bucket(body)))
         last = release, server
     return found
 
@@ -126,7 +132,7 @@ _TOLD: Final = (
 )
 
 
-def judged(connection: Connection, release: str, parts: Iterable[Part]) -> None:
+def judged(connection: Connection, release: str, parts: Iterable[WindowPart]) -> None:
     """Delete parts that have been judged."""
     keys = [{"server_": part.server, "number_": part.number} for part in parts]
     if keys:
@@ -148,7 +154,9 @@ def _goes_on(connection: Connection, release: str) -> bool:
     return row is not None and (row.ended is None or read_progress(row.progress).watched_until is not None)
 
 
-def _told_apart(connection: Connection, seen: Seen, is_first: _Flags, *, keeps_units: bool) -> Bucket:
+def _told_apart(
+    connection: Connection, seen: BucketObservations, is_first: _Flags, *, keeps_units: bool
+) -> Bucket:
     """Store what is new, and return counts of only that.
 
     Args:
@@ -191,7 +199,7 @@ def _known(connection: Connection, table: Table, same: Mapping[str, Any], units:
     return np.isin(units, np.array(found, np.int64))
 
 
-def _in_arms(met: Met, chosen: _Flags) -> Counts:
+def _in_arms(met: UnitObservations, chosen: _Flags) -> Counts:
     return Counts(*np.bincount(met.arms[chosen], minlength=len(ARMS)).tolist())
 
 
@@ -204,7 +212,7 @@ def _less(counts: Counts, fewer: Counts) -> Counts:
 _COLUMNS: Final = {"units": "unit", "are_first": "is_first", "times": "time", "requests": "request"}
 
 
-def _columns(met: Met, key: str) -> dict[str, list[Any]]:
+def _columns(met: UnitObservations, key: str) -> dict[str, list[Any]]:
     """Return columns of the tables in the order of the key, which matches their index."""
     order = np.argsort(getattr(met, key))
     found = {

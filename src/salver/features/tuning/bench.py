@@ -11,8 +11,8 @@ from collections.abc import Awaitable, Callable, Mapping
 import numpy as np
 
 from salver.dialects.oip.json_codec import OpenInferenceHttp
-from salver.features.tuning.grid import Placed
-from salver.features.tuning.profile import Cell, Measured
+from salver.features.tuning.grid import GridPlacement
+from salver.features.tuning.profile import Cell, Measurement
 from salver.kernel.engine.ports import Runner
 from salver.kernel.engine.warmup import samples
 from salver.kernel.serving.warming import warm_request
@@ -26,7 +26,7 @@ _FEWEST, _MOST = 3, 300  # minimum runs of an instance
 _SLOW_S = 0.3  # a single run this long is enough
 
 #: Opens a runner for a placement.
-OpenRunner = Callable[[Placed], Awaitable[Runner]]
+OpenRunner = Callable[[GridPlacement], Awaitable[Runner]]
 
 
 class Bench:
@@ -45,18 +45,18 @@ class Bench:
         self._open_runner = open_runner
         self._clock = clock
         self._cell_s = cell_s
-        self._runners: dict[Placed, Runner] = {}  # ordered by last use
+        self._runners: dict[GridPlacement, Runner] = {}  # ordered by last use
         self._row: Mapping[str, Array] | None = None
 
     def __repr__(self) -> str:
         return f"<Bench {self._manifest.id}, {', '.join(map(str, self._runners)) or 'nothing loaded'}>"
 
     @property
-    def placements(self) -> tuple[Placed, ...]:
+    def placements(self) -> tuple[GridPlacement, ...]:
         """Return the placements whose runners are open."""
         return tuple(self._runners)
 
-    async def runner(self, placed: Placed) -> Runner:
+    async def runner(self, placed: GridPlacement) -> Runner:
         """Return the runner of a placement, opening it if necessary; another one may be closed for it.
 
         Raises:
@@ -71,7 +71,7 @@ class Bench:
         self._runners[placed] = runner
         return runner
 
-    async def keep(self, placed: Placed) -> Runner:
+    async def keep(self, placed: GridPlacement) -> Runner:
         """Return the runner of a placement to keep; all others are closed."""
         runner = await self.runner(placed)
         del self._runners[placed]
@@ -83,7 +83,7 @@ class Bench:
         runners, self._runners = list(self._runners.values()), {}
         await asyncio.gather(*(runner.close() for runner in runners))
 
-    async def alone(self, placed: Placed) -> float:
+    async def alone(self, placed: GridPlacement) -> float:
         """Return the seconds of a run of the smallest size on a warm model.
 
         Raises:
@@ -94,12 +94,12 @@ class Bench:
         _, first = await runner.run(inputs)
         return first if first > _SLOW_S else min([first, *[(await runner.run(inputs))[1] for _ in range(3)]])
 
-    async def shapes(self, placed: Placed) -> dict[str, tuple[int, ...]]:
+    async def shapes(self, placed: GridPlacement) -> dict[str, tuple[int, ...]]:
         """Return the shapes of the inputs for one row."""
         inputs = await self._inputs((await self.runner(placed)).signature, 1)
         return {name: array.shape for name, array in inputs.items()}
 
-    async def row_size(self, placed: Placed) -> int:
+    async def row_size(self, placed: GridPlacement) -> int:
         """Return the elements of a row as measured; 0 if shapes are fixed or no inputs can be generated."""
         signature = (await self.runner(placed)).signature
         first = 1 if signature.batched else 0
@@ -111,7 +111,7 @@ class Bench:
             return 0
         return sum(math.prod(shape[first:]) for shape in shapes.values())
 
-    async def measure(self, cell: Cell) -> tuple[Measured, list[float]]:
+    async def measure(self, cell: Cell) -> tuple[Measurement, list[float]]:
         """Run a cell repeatedly with all its instances busy.
 
         Returns:
@@ -120,14 +120,14 @@ class Bench:
         Raises:
             SalverError: the placement is not available, or the model rejects the batch.
         """
-        runner = await self.runner(Placed(cell.instances, cell.threads))
+        runner = await self.runner(GridPlacement(cell.instances, cell.threads))
         inputs = await self._inputs(runner.signature, cell.rows)
         await asyncio.gather(*(runner.run(inputs) for _ in range(cell.instances)))
         until = self._clock() + self._cell_s
         loops = await asyncio.gather(*(self._repeat(runner, inputs, until) for _ in range(cell.instances)))
         runs = [seconds for loop in loops for seconds in loop]
         typical = statistics.median(runs)
-        return Measured(cell, typical, cell.instances * cell.rows / typical), runs
+        return Measurement(cell, typical, cell.instances * cell.rows / typical), runs
 
     async def _repeat(self, runner: Runner, inputs: Mapping[str, Array], until: float) -> list[float]:
         runs: list[float] = []

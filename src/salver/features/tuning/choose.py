@@ -10,8 +10,8 @@ from typing import Protocol
 
 import msgspec
 
-from salver.features.tuning.grid import Limits, Placed
-from salver.features.tuning.profile import Measured
+from salver.features.tuning.grid import GridPlacement, Limits
+from salver.features.tuning.profile import Measurement
 from salver.stats.batch_law import BatchLaw
 from salver.words.artifacts import Objective
 
@@ -96,11 +96,11 @@ def seed_rows(law: BatchLaw, limits: Limits, limit_s: float = 0.0) -> int:
 
 
 def choose(
-    laws: Mapping[Placed, BatchLaw],
+    laws: Mapping[GridPlacement, BatchLaw],
     objective: Objective,
     limits: Limits,
     judge: Judge | None = None,
-    measured: Sequence[Measured] = (),
+    measured: Sequence[Measurement] = (),
 ) -> Setting:
     """Return the setting that best meets the objective.
 
@@ -109,7 +109,7 @@ def choose(
         judge: Compares the candidates near the best under load; default :func:`worth`.
         measured: Cells whose measured rate is preferred to the law's if only the rate counts.
 
-    >>> laws = {Placed(1, 2): BatchLaw(0.001, 0.004), Placed(2, 1): BatchLaw(0.0018, 0.005)}
+    >>> laws = {GridPlacement(1, 2): BatchLaw(0.001, 0.004), Placed(2, 1): BatchLaw(0.0018, 0.005)}
     >>> setting = choose(laws, Objective(throughput=True), Limits(cores=2))
     >>> setting.instances, setting.threads, setting.max_rows
     (2, 1, 32)
@@ -117,8 +117,8 @@ def choose(
     limit = limit_of(objective)
     most = limits.sizes()[-1]
     rough = {p: worth(law, p.instances, most, limit) for p, law in laws.items()}
-    rates = {(Placed(m.cell.instances, m.cell.threads), m.cell.rows): m.rate for m in measured}
-    scores: dict[tuple[Placed, int], float] = {}
+    rates = {(GridPlacement(m.cell.instances, m.cell.threads), m.cell.rows): m.rate for m in measured}
+    scores: dict[tuple[GridPlacement, int], float] = {}
     for placed, law in laws.items():
         is_near = rough[placed] >= _NEAR * max(rough.values())
         for rows in _candidates(law, limits, limit):
@@ -159,9 +159,9 @@ def _candidates(law: BatchLaw, limits: Limits, limit_s: float) -> list[int]:
 
 
 def _reasons(
-    laws: Mapping[Placed, BatchLaw],
-    rough: Mapping[Placed, float],
-    placed: Placed,
+    laws: Mapping[GridPlacement, BatchLaw],
+    rough: Mapping[GridPlacement, float],
+    placed: GridPlacement,
     rows: int,
     limits: Limits,
     limit_s: float,

@@ -12,7 +12,7 @@ import msgspec
 
 from salver.features.tuning.choose import Setting, limit_of, slo_rows
 from salver.features.tuning.objective import named
-from salver.features.tuning.profile import Measured
+from salver.features.tuning.profile import Measurement
 from salver.terminal.picture import Mark, Panel, Picture, Points, Series, limits
 from salver.words.artifacts import Objective
 
@@ -25,11 +25,11 @@ _AXIS = "rows in a run"
 Bound = Callable[[float], float]
 
 
-def table_rows(measured: Sequence[Measured]) -> list[tuple[str, ...]]:
+def table_rows(measured: Sequence[Measurement]) -> list[tuple[str, ...]]:
     """Return one row per cell, ordered by placement and size.
 
     >>> from salver.features.tuning.profile import Cell
-    >>> table_rows([Measured(Cell(1, 2, 8), 0.004, 2000), Measured(Cell(1, 2, 1), 0.001, 1000)])
+    >>> table_rows([Measurement(Cell(1, 2, 8), 0.004, 2000), Measured(Cell(1, 2, 1), 0.001, 1000)])
     [('1 × 2', '1', '1.00', '1000'), ('1 × 2', '8', '4.00', '2000')]
     """
     return [
@@ -65,7 +65,7 @@ def milliseconds(seconds: float) -> str:
 
 def compose(
     title: str,
-    measured: Sequence[Measured],
+    measured: Sequence[Measurement],
     setting: Setting,
     objective: Objective,
     *,
@@ -90,7 +90,7 @@ def compose(
 
 
 def _throughput(
-    measured: Sequence[Measured],
+    measured: Sequence[Measurement],
     setting: Setting,
     objective: Objective,
     xs: Sequence[float],
@@ -120,7 +120,7 @@ def _throughput(
 
 
 def _latency(
-    measured: Sequence[Measured], setting: Setting, objective: Objective, xs: Sequence[float]
+    measured: Sequence[Measurement], setting: Setting, objective: Objective, xs: Sequence[float]
 ) -> Panel:
     series = [Series("law", tuple((x, 1e3 * setting.law.seconds(x)) for x in xs))]
     series += _dots(measured, setting, lambda m: 1e3 * m.seconds)
@@ -132,7 +132,7 @@ def _latency(
     return Panel("length of a run", _AXIS, "ms", tuple(series), (*marks, _chosen(setting)))
 
 
-def _efficiency(measured: Sequence[Measured], setting: Setting, xs: Sequence[float]) -> Panel:
+def _efficiency(measured: Sequence[Measurement], setting: Setting, xs: Sequence[float]) -> Panel:
     law = setting.law
     share = law.efficiency(setting.max_rows)
     best = setting.instances * law.rate(setting.max_rows) / share if share > 0 else math.inf
@@ -145,7 +145,9 @@ def _efficiency(measured: Sequence[Measured], setting: Setting, xs: Sequence[flo
     return Panel("efficiency", _AXIS, "share of the best rate at any size", tuple(series), marks)
 
 
-def _dots(measured: Sequence[Measured], setting: Setting, y: Callable[[Measured], float]) -> list[Series]:
+def _dots(
+    measured: Sequence[Measurement], setting: Setting, y: Callable[[Measurement], float]
+) -> list[Series]:
     """Return one series per placement, the chosen one first and in the colour of its law."""
     points: dict[tuple[int, int], Points] = {}
     for m in sorted(measured, key=lambda m: (not _is_of(m, setting), m.cell)):
@@ -163,7 +165,7 @@ def _dots(measured: Sequence[Measured], setting: Setting, y: Callable[[Measured]
     ]
 
 
-def _is_of(measured: Measured, setting: Setting) -> bool:
+def _is_of(measured: Measurement, setting: Setting) -> bool:
     return (measured.cell.instances, measured.cell.threads) == (setting.instances, setting.threads)
 
 

@@ -12,7 +12,7 @@ from salver.features.tuning.profile import Cell
 SIZES = (1, 2, 4, 8, 16, 32)
 
 
-class Placed(msgspec.Struct, frozen=True, order=True):
+class GridPlacement(msgspec.Struct, frozen=True, order=True):
     """Placement of a model: concurrent runs and threads of each."""
 
     instances: int
@@ -50,7 +50,7 @@ class Limits(msgspec.Struct, frozen=True):
             most = self.rows
         return (*(size for size in SIZES if size < most), most)
 
-    def all_placements(self) -> tuple[Placed, ...]:
+    def all_placements(self) -> tuple[GridPlacement, ...]:
         """Return every placement within the cores; others only if configured."""
         powers = [1 << n for n in range(self.cores.bit_length())]
         steps = sorted({*powers, self.cores})
@@ -61,10 +61,10 @@ class Limits(msgspec.Struct, frozen=True):
         for count in counts:
             threads = [self.threads] if self.threads else [t for t in steps if t * count <= self.cores] or [1]
             is_asked = count in (1, self.instances)
-            found |= {Placed(count, t) for t in threads if is_asked or count * t <= self.cores}
+            found |= {GridPlacement(count, t) for t in threads if is_asked or count * t <= self.cores}
         return tuple(sorted(found))
 
-    def placements(self) -> tuple[Placed, ...]:
+    def placements(self) -> tuple[GridPlacement, ...]:
         """Return the placements that can be best, the one with most threads per run first.
 
         More instances with equally many threads do at least as much work: 1 × 1 never beats 2 × 1.

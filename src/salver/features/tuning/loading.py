@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable
 
 from salver.backends.protocol import Backend
 from salver.features.tuning.choose import is_set
-from salver.features.tuning.grid import Placed
-from salver.features.tuning.online_training import Teacher, ThinkingProcess
+from salver.features.tuning.grid import GridPlacement
+from salver.features.tuning.online_training import TableProcess, TableUpdater
 from salver.features.tuning.profiles import ProfileStore
 from salver.features.tuning.profiling import Profiler, limits_of
 from salver.kernel.engine.learned import LearnedRule
@@ -44,11 +44,11 @@ class LoadTuning:
         if not is_set(manifest.config.objective):
             return None
 
-        async def open_at(placed: Placed) -> Runner:
+        async def open_at(placed: GridPlacement) -> Runner:
             return await open_runner(Placement(placement.runner, placed.instances, placed.threads))
 
         limits = limits_of(manifest.config, wish, placement, backend, self._cores)
-        default = Placed(placement.slots, placement.threads)
+        default = GridPlacement(placement.slots, placement.threads)
         runner, placed, config, _, laws, profile = await self._profiler.find(
             manifest, backend, limits, default, open_at
         )
@@ -68,5 +68,5 @@ class LoadTuning:
         if not laws.usual.is_known and kept is not None:
             laws = ShapeLaws(LiveLaw(kept.law))
         save = functools.partial(self._profiles.write_table, key)
-        teacher = Teacher(rule, laws.usual, batching, ThinkingProcess(), kept, save)
+        teacher = TableUpdater(rule, laws.usual, batching, TableProcess(), kept, save)
         return Lessons(laws, teacher.start, teacher.close)

@@ -1,7 +1,7 @@
 """Training of the learned rule's table while the server runs.
 
-:class:`Teacher` observes one engine: it requests a table once the batch law is known, another one when the
-law has changed, and refines it with live transitions. The computation runs in a separate process (this
+:class:`TableUpdater` observes one engine: it requests a table once the batch law is known, another one when
+the law has changed, and refines it with live transitions. The computation runs in a separate process (this
 module's ``main``), because some tenths of a second of CPU would add latency here. The two exchange lines of
 JSON.
 """
@@ -20,7 +20,7 @@ import numpy as np
 from salver.features.tuning.qlearning import Agent
 from salver.features.tuning.simulator import poisson, simulate
 from salver.features.tuning.training import LOADS, Learner, price_of, report, solved_table
-from salver.kernel.engine.learned import Apprentice, LearnedRule
+from salver.kernel.engine.learned import LearnedRule, TrainingRule
 from salver.kernel.supervise import Faults, Supervisor, every
 from salver.stats import batch_table
 from salver.stats.batch_law import BatchLaw, LiveLaw
@@ -40,7 +40,7 @@ _PATIENCE_S = 120.0
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
-class Lesson(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class TableRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Request to the process: a table for this law, after these transitions."""
 
     batching: Batching
@@ -48,13 +48,13 @@ class Lesson(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     transitions: tuple[Transition, ...] = ()
 
 
-_read_lesson: Final = msgspec.json.Decoder(Lesson).decode
+_read_lesson: Final = msgspec.json.Decoder(TableRequest).decode
 
 
-class Thinking(Protocol):
+class TableSource(Protocol):
     """Source of tables in another process."""
 
-    async def ask(self, lesson: Lesson) -> Table:
+    async def ask(self, lesson: TableRequest) -> Table:
         """Return a table. Raises SalverError if there is none for this law."""
         ...
 
@@ -63,7 +63,7 @@ class Thinking(Protocol):
         ...
 
 
-class Teacher:
+class TableUpdater:
     """Updater of one rule's table. Created by :meth:`start`.
 
     Args:
@@ -77,7 +77,7 @@ class Teacher:
         rule: LearnedRule,
         law: LiveLaw,
         batching: Batching,
-        thinking: Thinking,
+        thinking: TableSource,
         kept: Table | None = None,
         save: Callable[[bytes], None] | None = None,
     ) -> None:
@@ -114,7 +114,7 @@ class Teacher:
         else:
             return False
         self._rule.transitions.clear()
-        table = await self._thinking.ask(Lesson(self._batching, self._law.law(), seen))
+        table = await self._thinking.ask(TableRequest(self._batching, self._law.law(), seen))
         if self._batching.learned.method == "exact":
             await self._thinking.close()  # it keeps nothing for the next lesson
         self._rule.adopt(table)
@@ -137,14 +137,14 @@ class Teacher:
             await self._thinking.close()
 
 
-class ThinkingProcess:
+class TableProcess:
     """Process that makes tables, started with the first lesson."""
 
     def __init__(self) -> None:
         self._process: asyncio.subprocess.Process | None = None
 
-    async def ask(self, lesson: Lesson) -> Table:
-        """See :class:`Thinking`.
+    async def ask(self, lesson: TableRequest) -> Table:
+        """See :class:`TableSource`.
 
         Raises:
             OSError, TimeoutError: the process ended, or does not answer.
@@ -168,7 +168,7 @@ class ThinkingProcess:
         return batch_table.from_bytes(line)
 
     async def close(self) -> None:
-        """See :class:`Thinking`."""
+        """See :class:`TableSource`."""
         process, self._process = self._process, None
         if process is not None and process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
@@ -176,14 +176,14 @@ class ThinkingProcess:
             await process.wait()
 
 
-class Pupil:
+class TableTrainer:
     """State of the process: a learner for the law of the first lesson, trained in the simulator."""
 
     def __init__(self, seed: int = 0) -> None:
         self._rng = np.random.default_rng(seed)
         self._learner: Learner | None = None
 
-    def learn(self, lesson: Lesson) -> Table:
+    def learn(self, lesson: TableRequest) -> Table:
         """Return the table after a lesson.
 
         Raises:
@@ -204,14 +204,14 @@ class Pupil:
         """Simulate Poisson traffic at that rate through the real queue."""
         boundless = msgspec.structs.replace(batching, max_queue=1 << 30)
         times = poisson(rate, _TRAINED, self._rng).tolist()
-        simulate(boundless, times, law.seconds, rule=Apprentice(agent))
+        simulate(boundless, times, law.seconds, rule=TrainingRule(agent))
 
 
 def main() -> None:
     """Answer lessons until the input ends, with a table's JSON, or ``!`` and the reason why there is none."""
     with contextlib.suppress(OSError):
         os.nice(10)  # requests have priority
-    pupil = Pupil()
+    pupil = TableTrainer()
     for line in sys.stdin.buffer:
         try:
             answer = batch_table.to_bytes(pupil.learn(_read_lesson(line)))

@@ -35,7 +35,7 @@ class Cell(msgspec.Struct, frozen=True, order=True, forbid_unknown_fields=True):
     rows: int
 
 
-class Measured(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Measurement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Measurement of a cell with all its instances busy.
 
     Attributes:
@@ -48,7 +48,7 @@ class Measured(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rate: float
 
 
-class PlacedLaw(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class PlacementLaw(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Batch law of one placement.
 
     Attributes:
@@ -90,8 +90,8 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     key: str
     machine: Machine
-    laws: tuple[PlacedLaw, ...] = ()
-    measured: tuple[Measured, ...] = ()
+    laws: tuple[PlacementLaw, ...] = ()
+    measured: tuple[Measurement, ...] = ()
     refused: tuple[Cell, ...] = ()
     alone_s: float = 0.0
     when: float = 0.0
@@ -109,7 +109,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Return a profile in which this law replaces the placement's old one."""
         place = (instances, threads, size)
         others = [p for p in self.laws if (p.instances, p.threads, p.size) != place]
-        placed = PlacedLaw(instances, threads, law, size)
+        placed = PlacementLaw(instances, threads, law, size)
         return msgspec.structs.replace(self, laws=(*others, placed), when=when)
 
 

@@ -17,9 +17,9 @@ import numpy as np
 from salver.backends.protocol import Backend
 from salver.features.tuning.bench import Bench, OpenRunner
 from salver.features.tuning.choose import Setting
-from salver.features.tuning.grid import Limits, Placed
+from salver.features.tuning.grid import GridPlacement, Limits
 from salver.features.tuning.judgement import Judge
-from salver.features.tuning.profile import Cell, Measured, Profile
+from salver.features.tuning.profile import Cell, Measurement, Profile
 from salver.features.tuning.profiles import ProfileStore, machine
 from salver.features.tuning.search import Search
 from salver.kernel.engine.placement import Placement
@@ -35,7 +35,7 @@ _UNSET = Batching()
 _WORTH_KEEPING = 64  # live runs before a law is stored
 
 
-class Found(NamedTuple):
+class ModelSetup(NamedTuple):
     """Setting of a model, with its runner.
 
     Attributes:
@@ -47,7 +47,7 @@ class Found(NamedTuple):
     """
 
     runner: Runner
-    placed: Placed
+    placed: GridPlacement
     config: ModelConfig
     setting: Setting | None = None
     laws: ShapeLaws | None = None
@@ -85,7 +85,7 @@ async def run_search(
     bench: Bench,
     until: float,
     clock: Callable[[], float],
-    told: Callable[[Measured], None] = lambda measured: None,
+    told: Callable[[Measurement], None] = lambda measured: None,
 ) -> tuple[Cell, ...]:
     """Measure what a search requests, twice, or as much as possible by a certain time.
 
@@ -99,7 +99,7 @@ async def run_search(
     refused: list[Cell] = []
     fresh: list[Cell] = []
     while clock() < until and (cell := search.ask()) is not None:
-        placed = Placed(cell.instances, cell.threads)
+        placed = GridPlacement(cell.instances, cell.threads)
         began = clock()
         try:
             await bench.runner(placed)
@@ -120,7 +120,7 @@ async def run_search(
         told(measured)
     # Repeat everything in reverse order, so that a moment with other load on the machine does not decide.
     for cell in reversed(fresh):
-        if clock() < until and Placed(cell.instances, cell.threads) in bench.placements:
+        if clock() < until and GridPlacement(cell.instances, cell.threads) in bench.placements:
             search.tell(*await bench.measure(cell))
     return tuple(refused)
 
@@ -148,8 +148,13 @@ class Profiler:
         return f"<Profiler, {self._store!r}>"
 
     async def find(
-        self, manifest: Manifest, backend: Backend, limits: Limits, default: Placed, open_runner: OpenRunner
-    ) -> Found:
+        self,
+        manifest: Manifest,
+        backend: Backend,
+        limits: Limits,
+        default: GridPlacement,
+        open_runner: OpenRunner,
+    ) -> ModelSetup:
         """Load a model with the setting that best meets its objective.
 
         Args:
@@ -170,7 +175,7 @@ class Profiler:
                 signature = (await bench.runner(limits.placements()[0])).signature
                 limits = msgspec.structs.replace(limits, batched=limits.batched and signature.batched)
             setting, profile = await self._setting(manifest, limits, profile, bench)
-            placed = Placed(setting.instances, setting.threads) if setting else default
+            placed = GridPlacement(setting.instances, setting.threads) if setting else default
             size = await bench.row_size(placed)
             runner = await bench.keep(placed)
         except BaseException:
@@ -183,7 +188,7 @@ class Profiler:
         known = profile.laws_by_size(placed.instances, placed.threads)
         usual = known.pop(0, None)
         laws = ShapeLaws(LiveLaw(usual), size if usual else 0, known)
-        return Found(runner, placed, config, setting, laws, profile)
+        return ModelSetup(runner, placed, config, setting, laws, profile)
 
     async def _setting(
         self, manifest: Manifest, limits: Limits, profile: Profile, bench: Bench
@@ -210,7 +215,7 @@ class Profiler:
             return None, profile
         _LOG.info(
             "%s runs %s with at most %d rows (%d cells measured, %d known): %s",
-            manifest.id, Placed(setting.instances, setting.threads), setting.max_rows,
+            manifest.id, GridPlacement(setting.instances, setting.threads), setting.max_rows,
             len(search.measured) - known, known, " ".join(setting.reasons),
         )  # fmt: skip
         if len(search.measured) > known or refused != profile.refused:
@@ -222,7 +227,7 @@ class Profiler:
             await asyncio.to_thread(self._store.write, profile)
         return setting, profile
 
-    async def remember(self, profile: Profile, placed: Placed, laws: ShapeLaws) -> None:
+    async def remember(self, profile: Profile, placed: GridPlacement, laws: ShapeLaws) -> None:
         """Store what live runs show about a placement, merged with what others have stored meanwhile."""
         live = {0: laws.usual, **laws.others()}
         learned = {size: law.law() for size, law in live.items() if law.runs >= _WORTH_KEEPING}

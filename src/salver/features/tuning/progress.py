@@ -13,12 +13,12 @@ from salver.features.tuning.curves import COLUMNS, table_rows
 from salver.terminal.output import line, on_terminal
 
 if TYPE_CHECKING:
-    from salver.features.tuning.profile import Cell, Measured
+    from salver.features.tuning.profile import Cell, Measurement
 
 _BAR = 24  # width of the best rate in characters
 
 
-class Watch:
+class SearchProgress:
     """Display of measured cells; a context manager.
 
     Args:
@@ -30,11 +30,11 @@ class Watch:
         self._title = title
         self._most = 0
         self._quiet = quiet
-        self._measured: list[Measured] = []
+        self._measured: list[Measurement] = []
         self._live: Any = None
         self._stack = ExitStack()
 
-    def __enter__(self) -> "Watch":
+    def __enter__(self) -> "SearchProgress":
         if not self._quiet and on_terminal():
             from rich.console import Console
             from rich.live import Live
@@ -55,7 +55,7 @@ class Watch:
         self._most = most
         self._show(cell)
 
-    def measured(self, found: "Measured") -> None:
+    def measured(self, found: "Measurement") -> None:
         """Show a measured cell."""
         self._measured.append(found)
         if self._live is None and not self._quiet:

@@ -11,10 +11,10 @@ import msgspec
 
 from salver.features.tuning.choose import Judge, Setting, limit_of, slo_rows, worth
 from salver.features.tuning.curves import compose, milliseconds, per_second
-from salver.features.tuning.grid import SIZES, Limits, Placed
+from salver.features.tuning.grid import SIZES, GridPlacement, Limits
 from salver.features.tuning.mdp import Chain, Problem, Traffic, greedy
 from salver.features.tuning.objective import as_toml, named
-from salver.features.tuning.profile import Cell, Measured
+from salver.features.tuning.profile import Cell, Measurement
 from salver.features.tuning.roofline import Ceilings, Cost, bound, knee
 from salver.features.tuning.search import Search
 from salver.stats.batch_price import Price
@@ -26,7 +26,7 @@ _BUSY: Final = 0.3  # error of a law (95th percentile) above which something els
 _SAME: Final = 0.01  # relative gain in mean latency below which no rule is better
 
 
-class Compared(msgspec.Struct, frozen=True):
+class GridComparison(msgspec.Struct, frozen=True):
     """Comparison of the quick choice with the best of all cells.
 
     Attributes:
@@ -76,7 +76,7 @@ class Point(msgspec.Struct, frozen=True):
     feasible: float | None
 
 
-class Tuned(msgspec.Struct, frozen=True):
+class TuningResult(msgspec.Struct, frozen=True):
     """Result of ``salver tune``.
 
     Attributes:
@@ -90,11 +90,11 @@ class Tuned(msgspec.Struct, frozen=True):
     model: str
     objective: Objective
     setting: Setting
-    measured: tuple[Measured, ...]
+    measured: tuple[Measurement, ...]
     feasible: dict[int, float]
     roofline: Roofline = Roofline(Cost())
     gains: dict[float, float] = {}
-    compared: Compared | None = None
+    compared: GridComparison | None = None
     notes: tuple[str, ...] = ()
 
     def curve(self) -> tuple[Point, ...]:
@@ -127,7 +127,7 @@ def feasible_rates(
 
 
 def gains(setting: Setting) -> dict[float, float]:
-    """Return the reduction of mean latency by the best rule against draining, by load (:class:`Tuned`).
+    """Return the reduction of mean latency by the best rule against draining, by load.
 
     Solved exactly for one instance and Poisson arrivals (:mod:`salver.features.tuning.mdp`). Empty without
     batching, or if runs take no time.
@@ -147,7 +147,7 @@ def gains(setting: Setting) -> dict[float, float]:
 
 def compare(
     quick: Setting, quick_cells: int, objective: Objective, search: Search, judge: Judge | None
-) -> Compared:
+) -> GridComparison:
     """Compare the quick choice with the best, using all measurements.
 
     By measured rates if only the rate counts; with a latency limit by the laws of all cells, under simulated
@@ -155,7 +155,7 @@ def compare(
     """
     best = search.setting(judge) or quick
     limit, measured = limit_of(objective), search.measured
-    law = search.laws().get(Placed(quick.instances, quick.threads), quick.law)
+    law = search.laws().get(GridPlacement(quick.instances, quick.threads), quick.law)
     if limit > 0:
         reached = (judge or worth)(law, quick.instances, quick.max_rows, limit)
         place, top = (best.instances, best.threads, best.max_rows), best.score
@@ -166,10 +166,10 @@ def compare(
         own = Cell(quick.instances, quick.threads, quick.max_rows)
         reached = rates.get(own) or worth(law, quick.instances, quick.max_rows)
     share = min(1.0, reached / top) if top > 0 else 1.0
-    return Compared(len(measured), quick_cells, *place, share)
+    return GridComparison(len(measured), quick_cells, *place, share)
 
 
-def sentences(tuned: Tuned) -> tuple[str, ...]:
+def sentences(tuned: TuningResult) -> tuple[str, ...]:
     """Return the reasons as sentences."""
     setting, limit = tuned.setting, limit_of(tuned.objective)
     said = list(setting.reasons)
@@ -196,7 +196,7 @@ def sentences(tuned: Tuned) -> tuple[str, ...]:
     return (*said, *_on_the_bound(tuned), *_on_rules(tuned), *tuned.notes)
 
 
-def _on_the_bound(tuned: Tuned) -> tuple[str, ...]:
+def _on_the_bound(tuned: TuningResult) -> tuple[str, ...]:
     cost, ceilings, setting = tuned.roofline.cost, tuned.roofline.ceilings, tuned.setting
     notes = tuple(f"Roofline: {note}." for note in cost.notes)
     if ceilings is None:
@@ -236,7 +236,7 @@ def _bytes(count: float) -> str:
     return f"{count / (1 << 20):.3g} MiB" if count >= 1 << 20 else f"{count / (1 << 10):.3g} KiB"
 
 
-def _on_rules(tuned: Tuned) -> tuple[str, ...]:
+def _on_rules(tuned: TuningResult) -> tuple[str, ...]:
     """Describe whether another rule could be better if only latency counts."""
     if not tuned.gains:
         return ()
@@ -255,7 +255,7 @@ def _on_rules(tuned: Tuned) -> tuple[str, ...]:
     )
 
 
-def headline(tuned: Tuned) -> str:
+def headline(tuned: TuningResult) -> str:
     """Return the choice in one line."""
     s = tuned.setting
     return (
@@ -264,7 +264,7 @@ def headline(tuned: Tuned) -> str:
     )
 
 
-def curve_table(tuned: Tuned) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+def curve_table(tuned: TuningResult) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Return columns and rows of the curve on the chosen placement, with a note per size."""
     points = tuned.curve()
     columns = ["rows", "run ms", "rows/s", "efficiency"]
@@ -281,7 +281,7 @@ def curve_table(tuned: Tuned) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     return tuple(columns), rows
 
 
-def _names(tuned: Tuned, sizes: list[int]) -> dict[int, str]:
+def _names(tuned: TuningResult, sizes: list[int]) -> dict[int, str]:
     """Return the notes on sizes of the table; one between two sizes is attached to the nearest."""
     setting, limit = tuned.setting, limit_of(tuned.objective)
     marks = [(float(setting.max_rows), "chosen"), (setting.law.n_half, f"B* = {setting.law.n_half:.3g}")]
@@ -295,7 +295,7 @@ def _names(tuned: Tuned, sizes: list[int]) -> dict[int, str]:
     return {rows: ", ".join(names) for rows, names in found.items()}
 
 
-def picture(tuned: Tuned) -> Picture:
+def picture(tuned: TuningResult) -> Picture:
     """Return the curves with the sentences."""
     return compose(
         headline(tuned),
@@ -308,13 +308,13 @@ def picture(tuned: Tuned) -> Picture:
     )
 
 
-def toml(tuned: Tuned) -> str:
+def toml(tuned: TuningResult) -> str:
     """Return the lines of ``salver.toml`` that fix the choice."""
     setting = tuned.setting
     return as_toml(tuned.objective, setting.instances, setting.threads, setting.max_rows)
 
 
-def as_record(tuned: Tuned, saved: str) -> dict[str, Any]:
+def as_record(tuned: TuningResult, saved: str) -> dict[str, Any]:
     """Return the result as JSON values."""
     return {
         **msgspec.structs.asdict(tuned),

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import msgspec
 
 from salver.features.tuning.choose import Judge, Setting, choose, limit_of, slo_rows, worth
-from salver.features.tuning.grid import Limits, Placed
-from salver.features.tuning.profile import Cell, Measured
+from salver.features.tuning.grid import GridPlacement, Limits
+from salver.features.tuning.profile import Cell, Measurement
 from salver.stats.batch_law import BatchLaw, fit
 from salver.words.artifacts import Objective
 
@@ -49,14 +49,16 @@ class Search:
         self.limits = limits
         least = max(min(2, len(limits.sizes())), len(limits.placements()))
         self.budget = max(least, len(limits.cells()) // _SHARE)
-        self.measured: list[Measured] = []
+        self.measured: list[Measurement] = []
         self._objective = objective
         self._limit = limit_of(objective)
         self._alone = alone_s
-        self._runs: dict[Placed, list[tuple[float, float]]] = {}  # (rows, seconds)
-        self._laws: dict[Placed, BatchLaw] = {}
-        self._scatter: dict[Placed, float] = {}  # 95th percentile of run times over their median, minus 1
-        self._refused: set[Placed] = set()
+        self._runs: dict[GridPlacement, list[tuple[float, float]]] = {}  # (rows, seconds)
+        self._laws: dict[GridPlacement, BatchLaw] = {}
+        self._scatter: dict[
+            GridPlacement, float
+        ] = {}  # 95th percentile of run times over their median, minus 1
+        self._refused: set[GridPlacement] = set()
         sizes = limits.sizes()
         affordable = [size for size in sizes if size * alone_s <= run_limit_s]
         self._most = max([*affordable[-1:], *sizes[:2]])
@@ -77,14 +79,14 @@ class Search:
                 return Cell(placed.instances, placed.threads, rows)
         return self._refinement(placements)
 
-    def tell(self, measured: Measured, runs: Sequence[float] = ()) -> None:
+    def tell(self, measured: Measurement, runs: Sequence[float] = ()) -> None:
         """Record a measurement. If a cell is measured twice, the faster time counts.
 
         Args:
             runs: Seconds of single runs, if known; they show the variation.
         """
         cell = measured.cell
-        placed = Placed(cell.instances, cell.threads)
+        placed = GridPlacement(cell.instances, cell.threads)
         before = next((m for m in self.measured if m.cell == cell), None)
         if before is not None:
             if before.seconds <= measured.seconds:
@@ -107,13 +109,13 @@ class Search:
         if smaller:
             self._most = min(self._most, smaller[-1])
         else:
-            self._refused.add(Placed(cell.instances, cell.threads))
+            self._refused.add(GridPlacement(cell.instances, cell.threads))
 
-    def rule_out(self, placed: Placed) -> None:
+    def rule_out(self, placed: GridPlacement) -> None:
         """Exclude a placement, for example for lack of memory."""
         self._refused.add(placed)
 
-    def laws(self) -> dict[Placed, BatchLaw]:
+    def laws(self) -> dict[GridPlacement, BatchLaw]:
         """Return the known laws. With one measured size, the law of another placement is scaled."""
         if self._laws:
             return self._laws
@@ -142,13 +144,13 @@ class Search:
             limits = msgspec.structs.replace(limits, memory_rows=self._most)
         return choose(laws, self._objective, limits, judge, self.measured) if laws else None
 
-    def _has(self, placed: Placed, rows: int) -> bool:
+    def _has(self, placed: GridPlacement, rows: int) -> bool:
         return any(m.cell == Cell(placed.instances, placed.threads, rows) for m in self.measured)
 
     def _sizes(self) -> list[int]:
         return [size for size in self.limits.sizes() if size <= self._most]
 
-    def _working_size(self, placed: Placed) -> int:
+    def _working_size(self, placed: GridPlacement) -> int:
         """Return the expected batch size: the largest, or what the latency limit allows."""
         most = next(m for m in self.measured if m.cell == Cell(placed.instances, placed.threads, self._most))
         if not self._limit or 2 * most.seconds <= self._limit:
@@ -161,7 +163,7 @@ class Search:
         rows = max(1.0, slo_rows(law, self._limit))
         return min(sizes[:-1] or sizes, key=lambda size: max(size / rows, rows / size))
 
-    def _refinement(self, placements: Sequence[Placed]) -> Cell | None:
+    def _refinement(self, placements: Sequence[GridPlacement]) -> Cell | None:
         """Return the expected batch size, then the size that halves the widest gap beside the best.
 
         On the best placement first.

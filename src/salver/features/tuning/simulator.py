@@ -28,7 +28,7 @@ _NEVER = math.inf
 Floats = npt.NDArray[np.float64]
 
 
-class Simulated(msgspec.Struct, frozen=True):
+class SimulationResult(msgspec.Struct, frozen=True):
     """Result of a simulation; times in seconds.
 
     Attributes:
@@ -88,7 +88,7 @@ def simulate(
     rule: Rule | None = None,
     traffic: Traffic = _ALIKE,
     outlook: Outlook | None = None,
-) -> Simulated:
+) -> SimulationResult:
     """Feed requests to a batcher and run its batches until all are answered.
 
     Args:
@@ -202,11 +202,11 @@ class _Run:
                 self._latencies[waiting.payload] = end - waiting.arrived
         return _NEVER
 
-    def result(self) -> Simulated:
+    def result(self) -> SimulationResult:
         waits = np.array(self._waits)
         latencies = np.array(self._latencies)
         answered = ~np.isnan(waits)
-        return Simulated(
+        return SimulationResult(
             waits[answered], latencies[answered], np.array(self._rows, int), self._refused, self._expired,
             self._given_up, latencies,
         )  # fmt: skip

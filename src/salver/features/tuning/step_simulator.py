@@ -25,7 +25,7 @@ class Arrival(msgspec.Struct, frozen=True, gc=False):
     answer: int
 
 
-class SimulatedSteps(msgspec.Struct, frozen=True):
+class StepSimulationResult(msgspec.Struct, frozen=True):
     """Result of a simulation; times in the unit of the arrivals.
 
     Attributes:
@@ -45,7 +45,7 @@ class SimulatedSteps(msgspec.Struct, frozen=True):
 
 def simulate_steps(
     limits: Steps, arrivals: Iterable[Arrival], seconds: Callable[[int, int], float]
-) -> SimulatedSteps:
+) -> StepSimulationResult:
     """Simulate all sequences to their ends.
 
     Args:
@@ -88,4 +88,4 @@ def simulate_steps(
                 if sequence.given == sequence.most:
                     scheduler.finish(sequence)
                     latencies[sequence.payload] = now - pending[sequence.payload].time
-    return SimulatedSteps(latencies, firsts, np.array(steps), tokens, float(np.sum(steps)))
+    return StepSimulationResult(latencies, firsts, np.array(steps), tokens, float(np.sum(steps)))

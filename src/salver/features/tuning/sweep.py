@@ -16,12 +16,12 @@ from salver.backends.protocol import Backend, CountingBackend
 from salver.features.tuning.bench import Bench
 from salver.features.tuning.ceilings import ceilings
 from salver.features.tuning.choose import Setting
-from salver.features.tuning.grid import Limits, Placed
+from salver.features.tuning.grid import GridPlacement, Limits
 from salver.features.tuning.judgement import Judge
-from salver.features.tuning.profile import Cell, Measured, Profile
+from salver.features.tuning.profile import Cell, Measurement, Profile
 from salver.features.tuning.profiles import ProfileStore, machine
 from salver.features.tuning.profiling import limits_of, run_search
-from salver.features.tuning.results import Roofline, Tuned, compare, feasible_rates, gains
+from salver.features.tuning.results import Roofline, TuningResult, compare, feasible_rates, gains
 from salver.features.tuning.search import Search
 from salver.kernel.engine.placement import Placement, place
 from salver.kernel.engine.ports import Runner
@@ -35,14 +35,14 @@ from salver.words.messages import Signature
 _ARRIVALS = 4000  # simulated requests per setting
 
 
-class Witness(Protocol):
-    """Observer of measurements, such as :class:`salver.features.tuning.progress.Watch`."""
+class SearchObserver(Protocol):
+    """Observer of measurements, such as :class:`salver.features.tuning.progress.SearchProgress`."""
 
     def begins(self, cell: Cell, most: int) -> None:
         """Note that a cell is about to be measured, with the maximum number of cells."""
         ...
 
-    def measured(self, found: Measured) -> None:
+    def measured(self, found: Measurement) -> None:
         """Note that a cell has been measured."""
         ...
 
@@ -56,7 +56,12 @@ class Sweep:
     """
 
     def __init__(
-        self, manifest: Manifest, backend: Backend, witness: Witness, seconds: float, trust_pickle: bool
+        self,
+        manifest: Manifest,
+        backend: Backend,
+        witness: SearchObserver,
+        seconds: float,
+        trust_pickle: bool,
     ) -> None:
         self._manifest = manifest
         self._backend = backend
@@ -69,7 +74,7 @@ class Sweep:
         self._bench = Bench(manifest, self._open, time.monotonic)
         self._judge = Judge(np.random.default_rng(1).exponential(1.0, _ARRIVALS))
 
-    async def run(self, *, exhaustive: bool = False, rows: int = 0) -> tuple[Tuned, Profile]:
+    async def run(self, *, exhaustive: bool = False, rows: int = 0) -> tuple[TuningResult, Profile]:
         """Search; return the choice, and the profile to store.
 
         Args:
@@ -109,7 +114,7 @@ class Sweep:
         for placed, law in search.laws().items():
             profile = profile.with_law(placed.instances, placed.threads, law, time.time())
         name, slower = manifest.id.name, gains(setting)
-        found = Tuned(
+        found = TuningResult(
             name, objective, setting, measured, feasible, roofline, slower, compared, self._notes(signature)
         )
         return found, profile
@@ -134,7 +139,7 @@ class Sweep:
             ) from error
 
     async def _quick(self, search: Search, until: float) -> tuple[Cell, ...]:
-        def told(found: Measured) -> None:
+        def told(found: Measurement) -> None:
             self._witness.measured(found)
             ahead()
 
@@ -185,6 +190,6 @@ class Sweep:
             return Roofline(cost)
         return Roofline(cost, ceilings(backend, cost, setting.instances, setting.threads))
 
-    async def _open(self, placed: Placed) -> Runner:
+    async def _open(self, placed: GridPlacement) -> Runner:
         placement = Placement(self._placement.runner, placed.instances, placed.threads)
         return await self._loader.open_runner(self._backend, self._manifest, placement)

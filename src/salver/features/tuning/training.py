@@ -19,7 +19,7 @@ from salver.features.tuning.qlearning import Agent
 from salver.stats.batch_law import BatchLaw
 from salver.stats.batch_price import Price
 from salver.stats.batch_table import Table, Transition
-from salver.words.artifacts import Batching, Learned
+from salver.words.artifacts import Batching, LearnedPolicy
 from salver.words.errors import InvalidInput
 
 #: Fractions of the maximum rate for which tables are made.
@@ -46,10 +46,10 @@ def table_rows(law: BatchLaw, max_rows: int) -> int:
     return max(range(1, min(max_rows, MOST_ROWS) + 1), key=lambda rows: (law.rate(rows), rows))
 
 
-def price_of(learned: Learned, law: BatchLaw) -> Price:
+def price_of(learned: LearnedPolicy, law: BatchLaw) -> Price:
     """Return the configured price; without measured joules a run takes ``watts`` for its duration.
 
-    >>> price_of(Learned(energy_weight=1.0, watts=10.0), BatchLaw(a=0.001, t0=0.004)).joules(2)
+    >>> price_of(LearnedPolicy(energy_weight=1.0, watts=10.0), BatchLaw(a=0.001, t0=0.004)).joules(2)
     0.06
     """
     per_row, per_run = learned.joules_per_row, learned.joules_per_run

@@ -15,7 +15,7 @@ from salver.terminal.output import line, on_terminal, record, remark, table
 
 if TYPE_CHECKING:
     from salver.features.tuning.profile import Profile
-    from salver.features.tuning.results import Tuned
+    from salver.features.tuning.results import TuningResult
     from salver.words.artifacts import Manifest, Objective
 
 _PLOTS = (("throughput", 16), ("length of a run", 11))  # height of the picture in lines, with heading
@@ -144,12 +144,12 @@ def _with(manifest: "Manifest", wish: "Objective") -> "Manifest":
 
 async def _search(
     manifest: "Manifest", seconds: float, rows: int, *, trust_pickle: bool, exhaustive: bool, quiet: bool
-) -> "tuple[Tuned, Profile]":
+) -> "tuple[TuningResult, Profile]":
     from salver.backends.discovery import backends
-    from salver.features.tuning.progress import Watch
+    from salver.features.tuning.progress import SearchProgress
     from salver.features.tuning.sweep import Sweep
 
-    with Watch(f"{manifest.id.name}: measuring", quiet=quiet) as watch:
+    with SearchProgress(f"{manifest.id.name}: measuring", quiet=quiet) as watch:
         sweep = Sweep(manifest, backends()[manifest.backend], watch, seconds, trust_pickle)
         return await sweep.run(exhaustive=exhaustive, rows=rows)
 
@@ -163,7 +163,7 @@ def _keep(profile: "Profile", folder: str) -> str:
     return folder if store.read(profile.key, profile.machine) == profile else ""
 
 
-def _show(found: "Tuned") -> None:
+def _show(found: "TuningResult") -> None:
     """Show the curve and the reasons."""
     from salver.features.tuning import results as tuned
 

@@ -22,11 +22,11 @@ _BATCH_NOTE = (
 )
 
 
-class _Unknown(InvalidInput):
+class _UnknownName(InvalidInput):
     """Name that the model does not have; Triton's text omits the request's id."""
 
 
-class Bound(msgspec.Struct, frozen=True, gc=False):
+class BoundRequest(msgspec.Struct, frozen=True, gc=False):
     """Valid request with its arrays in the model's order.
 
     Attributes:
@@ -71,7 +71,7 @@ class Admission:
         self._outputs = tuple(spec.name for spec in signature.outputs)
         self._output_set = frozenset(self._outputs)
 
-    def bind(self, request: InferRequest) -> Bound:
+    def bind(self, request: InferRequest) -> BoundRequest:
         """Check a request and return its arrays in the model's order.
 
         Raises:
@@ -84,7 +84,7 @@ class Admission:
         except InvalidInput as error:
             if self._batched and request.any_shape and (said := _unfit(request.inputs)):
                 raise InvalidInput(said) from None
-            if not isinstance(error, _Unknown):
+            if not isinstance(error, _UnknownName):
                 error.about = request.id
             raise
         key: Hashable = None
@@ -103,11 +103,11 @@ class Admission:
             if not self._output_set.issuperset(asked):
                 self._refuse_output(asked)
             wanted = tuple([name for name in self._outputs if name in asked])
-        return Bound(arrays, rows, key, wanted, request, size)
+        return BoundRequest(arrays, rows, key, wanted, request, size)
 
     def asked(
         self,
-        bound: Bound,
+        bound: BoundRequest,
         id: ModelId,
         deadline: float | None,
         is_gone: Callable[[], bool] | None = None,
@@ -176,7 +176,7 @@ class Admission:
             )
         if unknown:
             text = f"unexpected inference input '{unknown[0]}' for model '{self._model}'"
-            raise tritons(_Unknown(text, fix=f"It takes: {described(self._specs)}"), text)
+            raise tritons(_UnknownName(text, fix=f"It takes: {described(self._specs)}"), text)
         arrays: list[Array | None] = []
         for spec in self._specs:
             tensor = given.get(spec.name)
@@ -236,7 +236,7 @@ class Admission:
     def _refuse_output(self, wanted: Sequence[str]) -> None:
         unknown = next(name for name in wanted if name not in self._output_set)
         text = f"unexpected inference output '{unknown}' for model '{self._model}'"
-        raise tritons(_Unknown(text, fix=f"It gives: {', '.join(self._outputs[:_MOST_SHOWN])}"), text)
+        raise tritons(_UnknownName(text, fix=f"It gives: {', '.join(self._outputs[:_MOST_SHOWN])}"), text)
 
 
 def _unfit(inputs: Sequence[Tensor]) -> str:

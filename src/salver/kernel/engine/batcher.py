@@ -14,7 +14,7 @@ no request overtakes an earlier one of the same sender, even if their keys diffe
 import math
 from collections.abc import Callable, Iterator
 
-from salver.kernel.engine.lanes import DelayingLane, Filling, Lane, RoundRobin, Strict, newest
+from salver.kernel.engine.lanes import BatchBuilder, DelayingLane, Lane, RoundRobin, Strict, newest
 from salver.kernel.engine.refusals import full, so_many
 from salver.kernel.engine.rules import Rule, Window
 from salver.kernel.engine.waiting import BULK, URGENT, Batch, Waiting
@@ -86,15 +86,15 @@ class Batcher:
         return self._rows[_NORMAL]
 
     def head(self) -> Waiting | None:
-        """See :class:`~salver.kernel.engine.rules.Line`."""
+        """See :class:`~salver.kernel.engine.rules.QueueView`."""
         return self._normal.head()
 
     def newest(self) -> Iterator[Waiting]:
-        """See :class:`~salver.kernel.engine.rules.Line`."""
+        """See :class:`~salver.kernel.engine.rules.QueueView`."""
         return newest(self._normal)
 
     def give_up(self, waiting: Waiting) -> None:
-        """See :class:`~salver.kernel.engine.rules.Line`."""
+        """See :class:`~salver.kernel.engine.rules.QueueView`."""
         self._remove(waiting)
         self._given_up.append(waiting)
 
@@ -175,7 +175,7 @@ class Batcher:
 
     def take(self, now: float, spare: bool = True) -> Batch:
         """Take the next batch; it is empty if all waiting requests have expired or were given up."""
-        batch = Filling(now, self._largest)
+        batch = BatchBuilder(now, self._largest)
         urgent, normal, bulk = self._depths
         reason = "urgent"
         if urgent:
@@ -206,7 +206,7 @@ class Batcher:
 
     # -- internals -----------------------------------------------------------------------------
 
-    def _took(self, batch: Filling, part: int) -> None:
+    def _took(self, batch: BatchBuilder, part: int) -> None:
         gone = len(batch.members)
         rows = batch.rows
         for waiting in batch.expired:

@@ -1,7 +1,7 @@
 """Host side of the callback channel from a model to its server.
 
-:class:`HostSurroundings` sends requests from any thread; a thread of its own receives the answers. It knows
-no framework (models see :class:`~salver.backends.callbacks.Surroundings`).
+:class:`HostServerAccess` sends requests from any thread; a thread of its own receives the answers. It knows
+no framework (models see :class:`~salver.backends.callbacks.ServerAccess`).
 """
 
 import itertools
@@ -17,26 +17,26 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from salver.backends.callbacks import Hear, Series, Wish
+from salver.backends.callbacks import Hear, ModelCommand, Series
 from salver.kernel.engine.callback_messages import (
     MOST_CALLS,
-    Ask,
+    CallResult,
     Change,
     Drop,
     IsGone,
     Log,
     Manage,
+    ModelCall,
     More,
     OpenSeries,
     ReadSeries,
     Ready,
     Saying,
-    Taken,
-    Told,
+    TensorsTaken,
     read_saying,
     read_telling,
 )
-from salver.kernel.engine.control import Failed, Frames, Said, frame, rebuild
+from salver.kernel.engine.control import Frames, ResponseHead, RunError, frame, rebuild
 from salver.kernel.engine.shm import Arena, Block
 from salver.words.errors import ModelFailed, NotReady, Overloaded, SalverError
 from salver.words.messages import InferRequest, InferResponse
@@ -45,23 +45,23 @@ from salver.words.tensor import DATATYPES, Array, Tensor
 _GONE = "the server is gone"
 
 
-class _Under:
+class _PendingRequest:
     """A pending request."""
 
-    def __init__(self, surroundings: "HostSurroundings", id: int) -> None:
+    def __init__(self, surroundings: "HostServerAccess", id: int) -> None:
         self._surroundings = surroundings
         self._id = id
 
     def more(self) -> None:
-        """See :class:`~salver.backends.callbacks.Asked`."""
+        """See :class:`~salver.backends.callbacks.PendingAnswer`."""
         self._surroundings.tell(More(self._id))
 
     def give_up(self) -> None:
-        """See :class:`~salver.backends.callbacks.Asked`."""
+        """See :class:`~salver.backends.callbacks.PendingAnswer`."""
         self._surroundings.tell(Drop(self._id))
 
 
-class HostSurroundings:
+class HostServerAccess:
     """The server, as seen by the model in this process.
 
     Args:
@@ -86,16 +86,16 @@ class HostSurroundings:
         self._run = threading.current_thread()  # the thread that creates this object also runs the model
         threading.Thread(target=self._listen, name="salver-surroundings", daemon=True).start()
 
-    def infer(self, request: InferRequest, in_pieces: bool, hear: Hear) -> _Under:
-        """See :class:`~salver.backends.callbacks.Surroundings`."""
+    def infer(self, request: InferRequest, in_pieces: bool, hear: Hear) -> _PendingRequest:
+        """See :class:`~salver.backends.callbacks.ServerAccess`."""
         try:
-            return _Under(self, self._ask(request, in_pieces, hear))
+            return _PendingRequest(self, self._ask(request, in_pieces, hear))
         except SalverError as error:
             hear(InferResponse("", "", (), error=error), True)
-            return _Under(self, 0)
+            return _PendingRequest(self, 0)
 
-    def manage(self, wish: Wish) -> bool:
-        """See :class:`~salver.backends.callbacks.Surroundings`."""
+    def manage(self, wish: ModelCommand) -> bool:
+        """See :class:`~salver.backends.callbacks.ServerAccess`."""
         order = wish.order
         files = {path: np.frombuffer(content, np.uint8) for path, content in order.files.items()}
         said = self.question(
@@ -107,7 +107,7 @@ class HostSurroundings:
         return bool(said.parameters.get("value"))
 
     def log(self, level: int, text: str) -> None:
-        """See :class:`~salver.backends.callbacks.Surroundings`."""
+        """See :class:`~salver.backends.callbacks.ServerAccess`."""
         self.tell(Log(level, text))
 
     def begin_run(self) -> Callable[[int], Callable[[], bool]]:
@@ -157,8 +157,8 @@ class HostSurroundings:
         types = tuple(tensor.datatype.name for tensor in request.inputs)
         outputs = tuple(output.name for output in request.outputs)
 
-        def ask(inputs: tuple[Block, ...]) -> Ask:
-            return Ask(
+        def ask(inputs: tuple[Block, ...]) -> ModelCall:
+            return ModelCall(
                 id,
                 request.model,
                 request.version,
@@ -211,9 +211,9 @@ class HostSurroundings:
             while data := self._sock.recv(1 << 16):
                 for payload in frames.feed(data):
                     telling = read_telling(payload)
-                    if isinstance(telling, Told):
+                    if isinstance(telling, CallResult):
                         self._hear(telling)
-                    elif isinstance(telling, Taken):
+                    elif isinstance(telling, TensorsTaken):
                         self._turn.release()
                     else:
                         threading.Thread(target=self._probe, name="salver-probe", daemon=True).start()
@@ -225,11 +225,11 @@ class HostSurroundings:
             for id in list(self._hearing):
                 self._settle(id, _gone(), True)
 
-    def _hear(self, told: Told) -> None:
+    def _hear(self, told: CallResult) -> None:
         error: SalverError | None = None
         outputs: tuple[Tensor, ...] = ()
-        parameters = told.answer.parameters if isinstance(told.answer, Said) else {}
-        if isinstance(told.answer, Failed):
+        parameters = told.answer.parameters if isinstance(told.answer, ResponseHead) else {}
+        if isinstance(told.answer, RunError):
             error = rebuild(told.answer)
         elif told.outputs:
             try:
@@ -240,7 +240,7 @@ class HostSurroundings:
                 )
             except (OSError, MemoryError) as failed:
                 error = ModelFailed(f"no memory for an answer: {failed}")
-            self.tell(Taken())
+            self.tell(TensorsTaken())
         said = InferResponse("", "", outputs, "", parameters, is_last=told.is_last, error=error)
         self._settle(told.id, None if told.answer is None else said, told.is_end)
 
@@ -268,7 +268,7 @@ def _gone() -> InferResponse:
 class _Meters:
     """See :class:`~salver.backends.callbacks.Meters`."""
 
-    def __init__(self, surroundings: HostSurroundings) -> None:
+    def __init__(self, surroundings: HostServerAccess) -> None:
         self._surroundings = surroundings
 
     def open(self, series: Series) -> int:

@@ -2,7 +2,7 @@
 
 The channel exists for models that may call the server; framing and encoding are those of
 :mod:`salver.kernel.engine.control`. Either side may send at any time. Tensors lie in one arena per direction,
-which holds those of one message at a time: the receiver sends :class:`Taken` when it has copied them.
+which holds those of one message at a time: the receiver sends :class:`TensorsTaken` when it has copied them.
 Sans-IO.
 """
 
@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 
 from salver.backends.callbacks import Series
-from salver.kernel.engine.control import Failed, Said
+from salver.kernel.engine.control import ResponseHead, RunError
 from salver.kernel.engine.shm import Block
 from salver.words.messages import Parameter
 
@@ -21,7 +21,7 @@ MOST_CALLS = 1024
 WINDOW = 16
 
 
-class Ask(msgspec.Struct, tag="ask", frozen=True, array_like=True):
+class ModelCall(msgspec.Struct, tag="ask", frozen=True, array_like=True):
     """Request to a model.
 
     Attributes:
@@ -110,11 +110,11 @@ class Ready(msgspec.Struct, tag="ready", frozen=True, array_like=True, gc=False)
     is_ready: bool
 
 
-class Taken(msgspec.Struct, tag="taken", frozen=True, array_like=True, gc=False):
+class TensorsTaken(msgspec.Struct, tag="taken", frozen=True, array_like=True, gc=False):
     """Acknowledgement that the tensors of the last message have been copied."""
 
 
-class Told(msgspec.Struct, tag="told", frozen=True, array_like=True):
+class CallResult(msgspec.Struct, tag="told", frozen=True, array_like=True):
     """An answer or a piece of one.
 
     Attributes:
@@ -126,7 +126,7 @@ class Told(msgspec.Struct, tag="told", frozen=True, array_like=True):
     id: int
     outputs: tuple[Block, ...]
     types: tuple[str, ...]
-    answer: Said | Failed | None
+    answer: ResponseHead | RunError | None
     is_last: bool
     is_end: bool
 
@@ -136,9 +136,11 @@ class Probe(msgspec.Struct, tag="probe", frozen=True, array_like=True, gc=False)
 
 
 #: Messages from the host.
-Saying = Ask | More | Drop | Manage | OpenSeries | Change | ReadSeries | IsGone | Log | Ready | Taken
+Saying = (
+    ModelCall | More | Drop | Manage | OpenSeries | Change | ReadSeries | IsGone | Log | Ready | TensorsTaken
+)
 #: Messages from the server.
-Telling = Told | Probe | Taken
+Telling = CallResult | Probe | TensorsTaken
 
 read_saying = msgspec.msgpack.Decoder(Saying).decode
 read_telling = msgspec.msgpack.Decoder(Telling).decode

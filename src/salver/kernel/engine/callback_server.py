@@ -1,7 +1,7 @@
 """Server side of the callback channel of a model in a host process.
 
-:class:`Desk` receives the messages of :mod:`salver.kernel.engine.callback_messages`, has the server carry out
-each request, and sends the answers. When the host dies, its requests are cancelled.
+:class:`CallbackServer` receives the messages of :mod:`salver.kernel.engine.callback_messages`, has the server
+carry out each request, and sends the answers. When the host dies, its requests are cancelled.
 """
 
 import asyncio
@@ -12,32 +12,32 @@ from typing import TypeVar
 
 import msgspec
 
-from salver.backends.callbacks import Wish
+from salver.backends.callbacks import ModelCommand
 from salver.kernel.engine.callback_messages import (
     MOST_CALLS,
     WINDOW,
-    Ask,
+    CallResult,
     Change,
     Drop,
     IsGone,
     Log,
     Manage,
+    ModelCall,
     More,
     OpenSeries,
     Probe,
     ReadSeries,
     Ready,
     Saying,
-    Taken,
     Telling,
-    Told,
+    TensorsTaken,
     read_saying,
 )
-from salver.kernel.engine.control import Frames, Said, describe, frame
+from salver.kernel.engine.control import Frames, ResponseHead, describe, frame
 from salver.kernel.engine.output_limit import LONGEST_LINE
-from salver.kernel.engine.ports import Server, Terms
+from salver.kernel.engine.ports import CallbackProvider, CallTerms
 from salver.kernel.engine.shm import Block
-from salver.kernel.engine.spawn import Side
+from salver.kernel.engine.spawn import SideChannel
 from salver.words.artifacts import LoadOrder
 from salver.words.errors import Cancelled, InvalidInput, ModelFailed, SalverError
 from salver.words.messages import InferRequest, InferResponse, ModelId, RequestedOutput
@@ -70,7 +70,7 @@ class _Call:
             self.task.cancel()
 
 
-class Desk:
+class CallbackServer:
     """Server of the callbacks of one host.
 
     Args:
@@ -86,8 +86,8 @@ class Desk:
 
     def __init__(
         self,
-        side: Side,
-        server: Server,
+        side: SideChannel,
+        server: CallbackProvider,
         id: ModelId,
         broken: Callable[[object], object],
         log_line: Callable[[int, str], object],
@@ -172,7 +172,7 @@ class Desk:
                     self._meters.change(handle, how, value)
             case Log(level, text):
                 self._log_line(level, text[:LONGEST_LINE])
-            case Taken():
+            case TensorsTaken():
                 if self._turn.locked():
                     self._turn.release()
             case Ready(is_ready):
@@ -183,7 +183,7 @@ class Desk:
                 self._calls[id].window.release()
             case Drop(id) if id in self._calls:
                 self._calls[id].give_up()
-            case Ask(id=id, inputs=inputs):
+            case ModelCall(id=id, inputs=inputs):
                 self._begin(id, lambda given: self._infer(saying, given), inputs, saying.is_of_run)
             case Manage(id=id, files=files):
                 self._begin(id, lambda given: self._manage(saying, given), files)
@@ -233,9 +233,9 @@ class Desk:
         finally:
             del self._calls[id]
         if error is not None:
-            self._send(Told(id, (), (), describe(error), True, True))
+            self._send(CallResult(id, (), (), describe(error), True, True))
 
-    async def _infer(self, ask: Ask, inputs: Mapping[str, Array]) -> None:
+    async def _infer(self, ask: ModelCall, inputs: Mapping[str, Array]) -> None:
         kinds = [DATATYPES[kind] for kind in ask.types]
         if [kind.dtype for kind in kinds] != [array.dtype for array in inputs.values()]:
             self._broken("inputs of other datatypes than it says")
@@ -246,7 +246,7 @@ class Desk:
         request = InferRequest(
             ask.model, tensors, ask.version, ask.request_id, outputs, ask.parameters, ask.trace
         )
-        terms = Terms(self.deadline if ask.is_of_run else None, ask.is_of_run)
+        terms = CallTerms(self.deadline if ask.is_of_run else None, ask.is_of_run)
         if not ask.in_pieces:
             await self._tell(ask.id, await self._asker.infer(request, terms), is_end=True)
             return
@@ -257,22 +257,22 @@ class Desk:
             await self._tell(ask.id, response, is_end=False)
 
         await self._asker.stream(request, terms, write)
-        self._send(Told(ask.id, (), (), None, True, True))
+        self._send(CallResult(ask.id, (), (), None, True, True))
 
     async def _manage(self, manage: Manage, files: Mapping[str, Array]) -> None:
         if manage.kind != "is_ready" and manage.model == self._id.name and not self.has_loaded:
             raise InvalidInput(f"model '{manage.model}' cannot {manage.kind} itself while it is being loaded")
         order = LoadOrder(manage.config, {path: array.tobytes() for path, array in files.items()})
-        wish = Wish(manage.kind, manage.model, manage.version, order, manage.dependents)
+        wish = ModelCommand(manage.kind, manage.model, manage.version, order, manage.dependents)
         is_so = await self._asker.manage(wish)
-        self._send(Told(manage.id, (), (), Said({"value": is_so}), True, True))
+        self._send(CallResult(manage.id, (), (), ResponseHead({"value": is_so}), True, True))
 
     def _is_gone(self, index: int) -> bool:
         said = self.gone[index] if 0 <= index < len(self.gone) else None
         return said is not None and said()
 
     async def _say_number(self, id: int, work: Callable[[], float]) -> None:
-        self._send(Told(id, (), (), Said({"value": work()}), True, True))
+        self._send(CallResult(id, (), (), ResponseHead({"value": work()}), True, True))
 
     async def _taken(self, blocks: tuple[Block, ...]) -> Mapping[str, Array]:
         """Return copies of the host's arrays, after which the host may write others."""
@@ -285,13 +285,13 @@ class Desk:
         except OSError as error:
             raise ModelFailed(f"no memory for {size} bytes of a request: {error}") from error
         finally:
-            self._send(Taken())
+            self._send(TensorsTaken())
 
     async def _tell(self, id: int, response: InferResponse, *, is_end: bool) -> None:
         """Send an answer as soon as the arena is free."""
         if response.error is not None or not response.outputs:
-            answer = describe(response.error) if response.error else Said(dict(response.parameters))
-            self._send(Told(id, (), (), answer, response.is_last, is_end))
+            answer = describe(response.error) if response.error else ResponseHead(dict(response.parameters))
+            self._send(CallResult(id, (), (), answer, response.is_last, is_end))
             return
         await self._turn.acquire()  # released when the host has copied the tensors
         # Written completely even after a cancellation, so that no other tensors overwrite it midway.
@@ -303,8 +303,8 @@ class Desk:
         size = sum(array.nbytes for array in arrays.values())
         try:
             blocks = await self._copy(size, lambda: self._side.answers.write(arrays))
-            said = Said(dict(response.parameters))
-            self._send(Told(id, blocks, types, said, response.is_last, is_end))
+            said = ResponseHead(dict(response.parameters))
+            self._send(CallResult(id, blocks, types, said, response.is_last, is_end))
         except (OSError, ValueError) as error:
             self._turn.release()
             raise ModelFailed(f"no memory to hand an answer of {size} bytes over: {error}") from error

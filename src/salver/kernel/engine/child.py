@@ -25,25 +25,25 @@ from typing import Any, Literal, Self, TypeVar
 import msgspec
 
 from salver.backends.protocol import Answer
-from salver.kernel.engine.callback_server import Desk
+from salver.kernel.engine.callback_server import CallbackServer
 from salver.kernel.engine.control import (
-    Asked,
-    Failed,
+    EndOfPieces,
     Frames,
     GiveUp,
     Handle,
     Load,
-    Loaded,
+    LoadResult,
     Next,
     Order,
-    Over,
     Piece,
-    Ran,
     Reply,
+    RequestHead,
+    ResponseHead,
     Run,
-    Said,
+    RunError,
+    RunResult,
     Stop,
-    Taken,
+    TensorsTaken,
     apart,
     frame,
     numbered,
@@ -52,10 +52,10 @@ from salver.kernel.engine.control import (
     stacked,
 )
 from salver.kernel.engine.output_limit import LONGEST_LINE
-from salver.kernel.engine.pieces import Pieces
+from salver.kernel.engine.pieces import ResponseStream
 from salver.kernel.engine.ports import Gave
 from salver.kernel.engine.shm import Block
-from salver.kernel.engine.spawn import THREAD_VARIABLES, Ends, HostPlan, spawn
+from salver.kernel.engine.spawn import THREAD_VARIABLES, HostHandles, HostPlan, spawn
 from salver.words.errors import HostDied, HostGone, LoadFailed, ModelFailed, SalverError
 from salver.words.messages import InferRequest, Signature
 from salver.words.tensor import Array
@@ -100,7 +100,7 @@ class HostProcess:
     alone = ""
     imports: tuple[str, ...] = ()
 
-    def __init__(self, plan: HostPlan, ends: Ends) -> None:
+    def __init__(self, plan: HostPlan, ends: HostHandles) -> None:
         self.plan = plan
         self._model = plan.manifest.id.name
         self._ends = ends
@@ -108,8 +108,10 @@ class HostProcess:
         self.dead: asyncio.Future[str] = self._loop.create_future()
         #: Callback for the next reply or for the child's death.
         self._heard: Callable[[Reply | HostDied], None] | None = None
-        self._pieces: dict[int, Pieces] = {}  # streams of requests that may still receive pieces, by mark
-        self._under_way: Sequence[Pieces] = ()  # streams of the run that occupies the model
+        self._pieces: dict[
+            int, ResponseStream
+        ] = {}  # streams of requests that may still receive pieces, by mark
+        self._under_way: Sequence[ResponseStream] = ()  # streams of the run that occupies the model
         self._marks = itertools.count(1)
         self._leaving = bytearray()  # bytes that the socket does not accept yet
         self._told: Order | None = None  # descriptors sent last; None = the order is still being written
@@ -123,9 +125,9 @@ class HostProcess:
         self._look_timer: asyncio.TimerHandle | None = None
         self._line = b""
         self._last_lines: deque[str] = deque(maxlen=_LAST_LINES)
-        self._desk: Desk | None = None
+        self._desk: CallbackServer | None = None
         if plan.server is not None and ends.side is not None:
-            self._desk = Desk(ends.side, plan.server, plan.manifest.id, self.broken, self._log_line)
+            self._desk = CallbackServer(ends.side, plan.server, plan.manifest.id, self.broken, self._log_line)
         self._loop.add_reader(ends.sock.fileno(), self._on_control)
         self._loop.add_reader(ends.output, self._on_output)
         self._loop.add_reader(ends.pidfd, self._on_exit)
@@ -157,7 +159,7 @@ class HostProcess:
         return await cls.take_over(plan, ends)
 
     @classmethod
-    async def take_over(cls, plan: HostPlan, ends: Ends) -> Self:
+    async def take_over(cls, plan: HostPlan, ends: HostHandles) -> Self:
         """Load the model in an existing child, or confirm that it is loaded.
 
         Raises:
@@ -205,7 +207,7 @@ class HostProcess:
 
         def hear(reply: Reply | HostDied) -> None:
             self._hangs_at = math.inf
-            if isinstance(reply, Ran) and sum([block.nbytes for block in reply.outputs]) > _OFF_LOOP:
+            if isinstance(reply, RunResult) and sum([block.nbytes for block in reply.outputs]) > _OFF_LOOP:
                 self._spawn(self._finish(reply, done))
                 return
             try:
@@ -218,7 +220,7 @@ class HostProcess:
 
         self._heard = hear
 
-    async def _finish(self, reply: Ran, done: Done) -> None:
+    async def _finish(self, reply: RunResult, done: Done) -> None:
         try:
             result = self._result(reply, await self.read(reply.outputs))
         except SalverError as error:
@@ -226,13 +228,13 @@ class HostProcess:
         else:
             done(result)
 
-    def open(self, count: int) -> list[Pieces]:
+    def open(self, count: int) -> list[ResponseStream]:
         """Return streams for that many requests, to be passed to ``stream``."""
-        found = [Pieces(next(self._marks), self._pass_on) for _ in range(count)]
+        found = [ResponseStream(next(self._marks), self._pass_on) for _ in range(count)]
         self._pieces.update((pieces.mark, pieces) for pieces in found)
         return found
 
-    async def stream(self, requests: Sequence[InferRequest], found: Sequence[Pieces]) -> None:
+    async def stream(self, requests: Sequence[InferRequest], found: Sequence[ResponseStream]) -> None:
         """Start requests that the model answers in pieces; return when it can start others.
 
         Args:
@@ -269,29 +271,29 @@ class HostProcess:
         if self._under_way and self.watches_streams:
             self._watch_from_now()  # a host that sends responses is not hanging
         if pieces is None or pieces.is_given_up:
-            self._tell_now(Taken())
+            self._tell_now(TensorsTaken())
         elif sum([block.nbytes for block in piece.outputs]) > _OFF_LOOP:
             self._spawn(self._take_large(pieces, piece))
         else:
             with suppress(SalverError):  # it is being killed, which ends the streams
                 self._put(pieces, piece, self._read(piece.outputs))
 
-    async def _take_large(self, pieces: Pieces, piece: Piece) -> None:
+    async def _take_large(self, pieces: ResponseStream, piece: Piece) -> None:
         with suppress(SalverError):
             self._put(pieces, piece, await self.read(piece.outputs))
 
-    def _put(self, pieces: Pieces, piece: Piece, outputs: Mapping[str, Array]) -> None:
+    def _put(self, pieces: ResponseStream, piece: Piece, outputs: Mapping[str, Array]) -> None:
         said = piece.answer
-        self._tell_now(Taken())
+        self._tell_now(TensorsTaken())
         try:
             whole = (
-                rebuild(said) if isinstance(said, Failed) else Answer(outputs, said.parameters, said.again)
+                rebuild(said) if isinstance(said, RunError) else Answer(outputs, said.parameters, said.again)
             )
             pieces.put(whole, piece.is_last)
         except ValueError as error:
             raise self.broken(error) from error
 
-    def _end_pieces(self, over: Over) -> None:
+    def _end_pieces(self, over: EndOfPieces) -> None:
         if (pieces := self._pieces.pop(over.mark, None)) is not None:
             pieces.end(rebuild(over.why) if over.why else None)
 
@@ -323,25 +325,27 @@ class HostProcess:
             self._looks_at = self._hangs_at
             self._look_timer = self._loop.call_at(self._hangs_at, self._look)
 
-    async def _ran(self, order: Run) -> Ran:
+    async def _ran(self, order: Run) -> RunResult:
         self._watch_from_now()
         try:
             return self._as_ran(await self.ask(order))
         finally:
             self._hangs_at = math.inf
 
-    def _as_ran(self, reply: Reply | HostDied) -> Ran:
-        if isinstance(reply, Ran):
+    def _as_ran(self, reply: Reply | HostDied) -> RunResult:
+        if isinstance(reply, RunResult):
             self.plan.limit.observe(reply.seconds)
             return reply
         if isinstance(reply, HostDied):
             raise reply
-        raise rebuild(reply) if isinstance(reply, Failed) else self.broken(reply)
+        raise rebuild(reply) if isinstance(reply, RunError) else self.broken(reply)
 
-    def _result(self, ran: Ran, outputs: Mapping[str, Array]) -> Gave:
+    def _result(self, ran: RunResult, outputs: Mapping[str, Array]) -> Gave:
         return self._answers(ran, outputs) if self.asks == "requests" else (outputs, ran.seconds)
 
-    def _answers(self, ran: Ran, outputs: Mapping[str, Array]) -> tuple[list[Answer | SalverError], float]:
+    def _answers(
+        self, ran: RunResult, outputs: Mapping[str, Array]
+    ) -> tuple[list[Answer | SalverError], float]:
         try:
             parts = apart(outputs, ran.rows, len(ran.answers))
         except ValueError as error:
@@ -435,9 +439,9 @@ class HostProcess:
                 f"the host process of model '{self._model}' died ({self.dead.result()}) while loading it"
                 + (f"; it said:\n{said}" if said else "")
             ) from None
-        if isinstance(reply, Failed):
+        if isinstance(reply, RunError):
             raise rebuild(reply)
-        if not isinstance(reply, Loaded):
+        if not isinstance(reply, LoadResult):
             raise self.broken(reply)
         self.signature = reply.signature
         self.asks = reply.asks
@@ -547,7 +551,7 @@ class HostProcess:
         if isinstance(reply, Piece):
             self._take(reply)
             return
-        if isinstance(reply, Over):
+        if isinstance(reply, EndOfPieces):
             self._end_pieces(reply)
             return
         heard, self._heard = self._heard, None
@@ -674,19 +678,19 @@ def is_small(work: Work) -> bool:
     return size_of(work) <= _OFF_LOOP
 
 
-def _answer(said: Said | Failed | None, part: Mapping[str, Array]) -> Answer | SalverError:
+def _answer(said: ResponseHead | RunError | None, part: Mapping[str, Array]) -> Answer | SalverError:
     if said is None:
         return Answer(part)
-    if isinstance(said, Failed):
+    if isinstance(said, RunError):
         return rebuild(said)
     return Answer(part, said.parameters, said.again)
 
 
-def _asked(request: InferRequest, every: int) -> Asked | None:
+def _asked(request: InferRequest, every: int) -> RequestHead | None:
     if not request.id and not request.parameters and not request.trace and len(request.outputs) == every:
         return None
     outputs = tuple([output.name for output in request.outputs])
-    return Asked(request.id, outputs, dict(request.parameters), request.trace)
+    return RequestHead(request.id, outputs, dict(request.parameters), request.trace)
 
 
 def _signal_name(number: int) -> str:

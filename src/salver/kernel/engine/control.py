@@ -61,14 +61,14 @@ class Reap(msgspec.Struct, tag="reap", frozen=True, array_like=True):
     pid: int
 
 
-class Forked(msgspec.Struct, tag="forked", frozen=True, array_like=True):
+class ForkResult(msgspec.Struct, tag="forked", frozen=True, array_like=True):
     """Process id of a forked host; -1 = failed, with the reason."""
 
     pid: int
     why: str = ""
 
 
-class Asked(msgspec.Struct, frozen=True, array_like=True):
+class RequestHead(msgspec.Struct, frozen=True, array_like=True):
     """Fields of a request other than its inputs; ``outputs`` names the requested ones.
 
     A request with default values is sent as None.
@@ -91,7 +91,7 @@ class Run(msgspec.Struct, tag="run", frozen=True, array_like=True, gc=False):
     """
 
     inputs: tuple[Block, ...]
-    asked: tuple[Asked | None, ...] = ()
+    asked: tuple[RequestHead | None, ...] = ()
     rows: tuple[int, ...] = ()
     marks: tuple[int, ...] = ()
 
@@ -108,7 +108,7 @@ class GiveUp(msgspec.Struct, tag="give_up", frozen=True, array_like=True):
     mark: int
 
 
-class Taken(msgspec.Struct, tag="taken", frozen=True, array_like=True):
+class TensorsTaken(msgspec.Struct, tag="taken", frozen=True, array_like=True):
     """Acknowledgement that the tensors of the last piece have been copied."""
 
 
@@ -116,7 +116,7 @@ class Stop(msgspec.Struct, tag="stop", frozen=True, array_like=True):
     """Order to close the model and exit."""
 
 
-class Wanted(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class HandlerRequest(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Request to a handler, or only the id of one that takes part in the next step.
 
     Attributes:
@@ -132,11 +132,11 @@ class Wanted(msgspec.Struct, frozen=True, array_like=True, gc=False):
 class Handle(msgspec.Struct, tag="handle", frozen=True, array_like=True, gc=False):
     """Order to handle requests; ``is_lone`` = no other request waits, so the next may follow immediately."""
 
-    wanted: tuple[Wanted, ...]
+    wanted: tuple[HandlerRequest, ...]
     is_lone: bool = False
 
 
-class Loaded(msgspec.Struct, tag="loaded", frozen=True, array_like=True):
+class LoadResult(msgspec.Struct, tag="loaded", frozen=True, array_like=True):
     """Reply after loading.
 
     Attributes:
@@ -156,14 +156,14 @@ class Loaded(msgspec.Struct, tag="loaded", frozen=True, array_like=True):
     imports: tuple[str, ...] = ()
 
 
-class Said(msgspec.Struct, tag="said", frozen=True, array_like=True):
+class ResponseHead(msgspec.Struct, tag="said", frozen=True, array_like=True):
     """Answer to one request; ``parameters`` are the response's, ``again`` as in Answer."""
 
     parameters: dict[str, Parameter]
     again: bool = False
 
 
-class Failed(msgspec.Struct, tag="failed", frozen=True, array_like=True):
+class RunError(msgspec.Struct, tag="failed", frozen=True, array_like=True):
     """Error while loading or running. ``kind`` is the name of a class in ``salver.words.errors``."""
 
     kind: str
@@ -172,7 +172,7 @@ class Failed(msgspec.Struct, tag="failed", frozen=True, array_like=True):
     fix: str = ""
 
 
-class Ran(msgspec.Struct, tag="ran", frozen=True, array_like=True):
+class RunResult(msgspec.Struct, tag="ran", frozen=True, array_like=True):
     """Reply after a run with its duration in seconds; a streaming model may still send pieces.
 
     Attributes:
@@ -183,50 +183,50 @@ class Ran(msgspec.Struct, tag="ran", frozen=True, array_like=True):
 
     outputs: tuple[Block, ...]
     seconds: float
-    answers: tuple[Said | Failed | None, ...] = ()
+    answers: tuple[ResponseHead | RunError | None, ...] = ()
     rows: tuple[int, ...] = ()
 
 
 class Piece(msgspec.Struct, tag="piece", frozen=True, array_like=True):
-    """One response of a streamed answer; the next waits for :class:`Next`, all pieces for :class:`Taken`."""
+    """One response of a streamed answer, acknowledged by :class:`TensorsTaken` and :class:`Next`."""
 
     mark: int
     outputs: tuple[Block, ...]
-    answer: Said | Failed
+    answer: ResponseHead | RunError
     is_last: bool
 
 
-class Over(msgspec.Struct, tag="over", frozen=True, array_like=True):
+class EndOfPieces(msgspec.Struct, tag="over", frozen=True, array_like=True):
     """End of a request's pieces; ``why`` = the error if its model failed."""
 
     mark: int
-    why: Failed | None = None
+    why: RunError | None = None
 
 
-class Uttered(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """Response of a handler to one request; ``body`` as a part of :class:`Wanted`, ``again`` as in Answer."""
+class HandlerResponse(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Response of a handler; ``body`` as in :class:`HandlerRequest`, ``again`` as in Answer."""
 
     body: bytes | Block | None = None
     parameters: dict[str, Parameter] | None = None
     again: bool = False
 
 
-class Bit(msgspec.Struct, tag="bit", frozen=True, array_like=True, gc=False):
+class HandlerPiece(msgspec.Struct, tag="bit", frozen=True, array_like=True, gc=False):
     """Piece of a handler's answer to one of the current requests, identified by its index."""
 
     index: int
-    said: Uttered
+    said: HandlerResponse
 
 
-class Handled(msgspec.Struct, tag="handled", frozen=True, array_like=True, gc=False):
+class HandlerResult(msgspec.Struct, tag="handled", frozen=True, array_like=True, gc=False):
     """Reply after all requests have been handled, with the duration in seconds."""
 
-    said: tuple[Uttered, ...]
+    said: tuple[HandlerResponse, ...]
     seconds: float
 
 
-Order = Load | Run | Handle | Fork | Reap | Next | GiveUp | Taken | Stop
-Reply = Loaded | Forked | Piece | Over | Ran | Handled | Bit | Failed
+Order = Load | Run | Handle | Fork | Reap | Next | GiveUp | TensorsTaken | Stop
+Reply = LoadResult | ForkResult | Piece | EndOfPieces | RunResult | HandlerResult | HandlerPiece | RunError
 
 
 def _plain(value: Any) -> Any:
@@ -390,14 +390,14 @@ _KINDS: dict[str, type[SalverError]] = {
 }
 
 
-def describe(error: SalverError) -> Failed:
+def describe(error: SalverError) -> RunError:
     """Return an error as a message; one with a constructor of its own is sent as its base class."""
     kind = LoadFailed if isinstance(error, errors.MissingExtra) else type(error)
     texts = (error.message, error.field, error.fix)  # a model may have replaced them by anything
-    return Failed(kind.__name__, *map(str, texts))
+    return RunError(kind.__name__, *map(str, texts))
 
 
-def rebuild(failed: Failed) -> SalverError:
+def rebuild(failed: RunError) -> SalverError:
     """Restore the error of a message; an unknown kind (a model's own) becomes ModelFailed."""
     kind = _KINDS.get(failed.kind, errors.ModelFailed)
     return kind(failed.message, field=failed.field, fix=failed.fix)

@@ -13,8 +13,8 @@ from contextlib import aclosing
 from typing import TypeVar
 
 from salver.backends.protocol import Answer
-from salver.kernel.engine.admission import Admission, Bound
-from salver.kernel.engine.pieces import Pieces
+from salver.kernel.engine.admission import Admission, BoundRequest
+from salver.kernel.engine.pieces import ResponseStream
 from salver.kernel.engine.ports import StreamRunner
 from salver.kernel.engine.refusals import LATE, closing, due, full, so_many, unloaded
 from salver.words.artifacts import ModelConfig
@@ -69,7 +69,7 @@ class _Waiting:
         self.rows = rows
         self.deadline = deadline
         self.is_alone = is_alone
-        self.future: asyncio.Future[tuple[Pieces, _Run]] = asyncio.get_running_loop().create_future()
+        self.future: asyncio.Future[tuple[ResponseStream, _Run]] = asyncio.get_running_loop().create_future()
 
 
 class DecoupledEngine:
@@ -180,7 +180,7 @@ class DecoupledEngine:
             self.running -= 1
             self._leave(run, ok)
 
-    async def _begun(self, waiting: "_Waiting") -> tuple[Pieces, "_Run"]:
+    async def _begun(self, waiting: "_Waiting") -> tuple[ResponseStream, "_Run"]:
         """Return the stream of responses once an instance has accepted the request."""
         self._waiting.append(waiting)
         self._pump_soon()
@@ -278,7 +278,7 @@ class DecoupledEngine:
         self._waiting.clear()
         await self._runner.close()
 
-    def _admitted(self, request: InferRequest) -> Bound:
+    def _admitted(self, request: InferRequest) -> BoundRequest:
         bound = self._admission.bind(request)
         if self._is_closed:
             raise closing(self.id)

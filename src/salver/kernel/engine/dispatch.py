@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
-from salver.kernel.engine.turns import Turn
+from salver.kernel.engine.turns import ResourceTurn
 from salver.kernel.engine.waiting import Batch, Waiting
 from salver.words.errors import ModelFailed, Overloaded, SalverError
 from salver.words.messages import ModelId, Parameter, Timing
@@ -30,7 +30,7 @@ class Dispatch:
         batch: Batch,
         at: float,
         idle_since: float,
-        turn: Turn | None = None,
+        turn: ResourceTurn | None = None,
         *,
         is_again: bool = False,
     ) -> None:

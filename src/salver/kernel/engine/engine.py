@@ -19,16 +19,16 @@ import msgspec
 import numpy as np
 
 from salver.backends.protocol import Answer
-from salver.kernel.engine.admission import Admission, Bound
+from salver.kernel.engine.admission import Admission, BoundRequest
 from salver.kernel.engine.dispatch import NO_PARAMETERS, Dispatch, fail, own, settle
 from salver.kernel.engine.padding import padded, rounded
-from salver.kernel.engine.ports import Gave, PostRunner, RequestRunner, Resizable, Returning, Runner
+from salver.kernel.engine.ports import Gave, PostRunner, RequestRunner, Resizable, RestartingRunner, Runner
 from salver.kernel.engine.ragged import RaggedBatch
 from salver.kernel.engine.refusals import LATE, closing, full, unloaded
 from salver.kernel.engine.rules import Rule
 from salver.kernel.engine.schedule import Schedule
 from salver.kernel.engine.stack import Outputs, Stack
-from salver.kernel.engine.turns import Pool, Turn, Turns
+from salver.kernel.engine.turns import PoolMember, ResourcePool, ResourceTurn
 from salver.kernel.engine.waiting import Batch, Waiting
 from salver.stats.shape_laws import ShapeLaws
 from salver.words.artifacts import Batching, ModelConfig, Ragged, RateLimit
@@ -62,7 +62,7 @@ _Answer = tuple[Outputs, Timing, Mapping[str, Parameter]]
 _Stacked = tuple[dict[str, Array], float]
 
 
-class Knowledge(NamedTuple):
+class PriorKnowledge(NamedTuple):
     """Prior knowledge of a model, from before its first request.
 
     Attributes:
@@ -74,7 +74,7 @@ class Knowledge(NamedTuple):
     rule: Rule | None = None
 
 
-_NOTHING = Knowledge()
+_NOTHING = PriorKnowledge()
 
 
 #: A request that arrives this soon after an inline run was already waiting when it began: requests can share
@@ -117,7 +117,7 @@ class Engine:
         *,
         clock: Callable[[], float],
         emit: Callable[[BatchRan], None],
-        known: Knowledge = _NOTHING,
+        known: PriorKnowledge = _NOTHING,
     ) -> None:
         self.id = id
         self.signature: Signature = runner.signature
@@ -125,7 +125,7 @@ class Engine:
             alone = Batching(False, config.batching.policy, max_queue=config.batching.max_queue)
             config = msgspec.structs.replace(config, batching=alone)
         self._sizes = config.batching.sizes if config.batching.enabled else ()
-        self._returning = runner if isinstance(runner, Returning) else None
+        self._returning = runner if isinstance(runner, RestartingRunner) else None
         self._runner = runner = padded(runner, self._sizes)
         self._each = runner.answer if isinstance(runner, RequestRunner) else None
         self._post = runner.post if isinstance(runner, PostRunner) else None
@@ -146,7 +146,7 @@ class Engine:
         self._most_rows = config.batching.max_request_rows
         unlike = range(len(self.signature.inputs)) if config.batching.pad else ()
         self._admission = Admission(id.name, self.signature, ragged.inputs if ragged else unlike)
-        self._turns: Turns | None = None
+        self._turns: PoolMember | None = None
         self._idle = runner.slots  # free instances; -1 = a batch is prepared for the next one
         self._ahead: Dispatch | None = None
         self._idle_since = clock()
@@ -260,7 +260,7 @@ class Engine:
         elif not self._pump_scheduled:
             self._pump()
 
-    def share(self, pool: Pool, limits: Sequence[RateLimit]) -> None:
+    def share(self, pool: ResourcePool, limits: Sequence[RateLimit]) -> None:
         """Make runs wait for shared resources from now on.
 
         Raises:
@@ -296,7 +296,7 @@ class Engine:
         return gave
 
     def _ask(
-        self, bound: Bound, deadline: float | None, sender: Hashable, standing: Standing
+        self, bound: BoundRequest, deadline: float | None, sender: Hashable, standing: Standing
     ) -> _Answer | Waiting:
         """Return the answer if it can be computed inline, else the queued request."""
         now = self._clock()
@@ -352,7 +352,7 @@ class Engine:
         self._loop = asyncio.get_running_loop()
         return self._loop
 
-    def _answer_now(self, bound: Bound, now: float) -> _Answer | None:
+    def _answer_now(self, bound: BoundRequest, now: float) -> _Answer | None:
         """Run a single request of a tiny model inline; return None if that is not possible."""
         if self._batcher.depth or self._idle <= 0 or self._never_inline:
             return None
@@ -373,7 +373,7 @@ class Engine:
     async def _infer_split(
         self,
         request: InferRequest,
-        bound: Bound,
+        bound: BoundRequest,
         deadline: float | None,
         sender: Hashable,
         standing: Standing,
@@ -388,7 +388,7 @@ class Engine:
         for start in range(0, bound.rows, size):
             arrays = tuple(None if a is None else a[start : start + size] for a in bound.arrays)
             rows = min(size, bound.rows - start)
-            parts.append(Bound(arrays, rows, bound.key, bound.outputs, request, bound.size))
+            parts.append(BoundRequest(arrays, rows, bound.key, bound.outputs, request, bound.size))
         asked: list[_Answer | Waiting] = []
         try:
             for part in parts:
@@ -424,7 +424,7 @@ class Engine:
             if due > now:
                 self._wake_at(due - now)
                 return
-            turn: Turn | None = None
+            turn: ResourceTurn | None = None
             if self._turns is not None and (turn := self._turns.enter()) is None:
                 return  # another model runs first and wakes this one
             batch = self._take(now, spare)
@@ -599,7 +599,7 @@ class Engine:
         return False
 
     async def _run_again(
-        self, runner: Returning, dispatch: Dispatch, groups: list[list[Waiting]], error: Exception
+        self, runner: RestartingRunner, dispatch: Dispatch, groups: list[list[Waiting]], error: Exception
     ) -> None:
         """Run requests whose host died once more, group by group, when a host is back.
 

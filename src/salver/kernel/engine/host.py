@@ -17,8 +17,8 @@ import sys
 from typing import Protocol
 
 from salver.backends.protocol import ReadyModel
-from salver.kernel.engine.callback_client import HostSurroundings
-from salver.kernel.engine.control import Load, Loaded
+from salver.kernel.engine.callback_client import HostServerAccess
+from salver.kernel.engine.control import Load, LoadResult
 from salver.kernel.engine.host_channel import Channel
 from salver.kernel.engine.hosting import asks_of, load_failure, load_model, named, serve
 from salver.kernel.engine.shm import Arena
@@ -56,12 +56,12 @@ def main(arguments: list[str]) -> int:
     around = None
     if side:
         sock, asks, answers = side
-        around = HostSurroundings(socket.socket(fileno=sock), Arena(asks), Arena(answers))
+        around = HostServerAccess(socket.socket(fileno=sock), Arena(asks), Arena(answers))
     return host_model(channel, load, *arenas, around)
 
 
 def host_model(
-    channel: Channel, load: Load, requests: Arena, responses: Arena, around: HostSurroundings | None
+    channel: Channel, load: Load, requests: Arena, responses: Arena, around: HostServerAccess | None
 ) -> int:
     """Load the model and run it until told to stop; return the exit status."""
     try:
@@ -70,7 +70,7 @@ def host_model(
         if around is not None and isinstance(model, ReadyModel):
             around.is_ready = model.is_ready
         wants_trace = around is not None and bool(getattr(model, "wants_trace", False))
-        loaded = Loaded(model.signature, asks_of(model), has_opinion, wants_trace)
+        loaded = LoadResult(model.signature, asks_of(model), has_opinion, wants_trace)
     except BaseException as error:
         channel.send(load_failure(error, load))
         return 1

@@ -18,35 +18,35 @@ import msgspec
 import numpy as np
 
 from salver.backends import reshaped
-from salver.backends.callbacks import Surroundings
+from salver.backends.callbacks import ServerAccess
 from salver.backends.protocol import (
     Answer,
     Backend,
     FormModel,
+    IdleAwareModel,
     RequestModel,
     RunnableModel,
     StreamModel,
-    ThriftyModel,
 )
-from salver.kernel.engine.callback_client import HostSurroundings
+from salver.kernel.engine.callback_client import HostServerAccess
 from salver.kernel.engine.control import (
-    Failed,
     GiveUp,
     Load,
     Next,
-    Ran,
     Reply,
+    ResponseHead,
     Run,
-    Said,
+    RunError,
+    RunResult,
     Stop,
-    Taken,
+    TensorsTaken,
     apart,
     describe,
     numbered,
     stacked,
 )
 from salver.kernel.engine.host_channel import Channel
-from salver.kernel.engine.outlets import Outlet, Outlets
+from salver.kernel.engine.outlets import ResponseSender, ResponseSenders
 from salver.kernel.engine.shm import Arena, Block
 from salver.words.errors import InvalidOutput, LoadFailed, ModelFailed, SalverError
 from salver.words.messages import InferRequest, RequestedOutput
@@ -62,7 +62,7 @@ def named(name: str) -> Any:
     return operator.attrgetter(attribute)(importlib.import_module(module))
 
 
-def load_model(load: Load, around: Surroundings | None) -> RunnableModel:
+def load_model(load: Load, around: ServerAccess | None) -> RunnableModel:
     """Set the limits of an order to load, and load its model."""
     if load.memory_limit_mb:
         limit = load.memory_limit_mb << 20
@@ -76,7 +76,7 @@ def load_model(load: Load, around: Surroundings | None) -> RunnableModel:
 
 
 def asks_of(model: RunnableModel) -> Literal["batch", "requests", "stream", "forms"]:
-    """Return what a model wants to be given (:class:`~salver.kernel.engine.control.Loaded`)."""
+    """Return what a model wants to be given (:class:`~salver.kernel.engine.control.LoadResult`)."""
     if isinstance(model, StreamModel):
         return "stream"
     if isinstance(model, FormModel):
@@ -90,11 +90,11 @@ def serve(
     load: Load,
     requests: Arena,
     responses: Arena,
-    around: HostSurroundings | None,
+    around: HostServerAccess | None,
 ) -> None:
     """Run a model on orders until told to stop."""
     asks = asks_of(model)
-    if isinstance(model, ThriftyModel):
+    if isinstance(model, IdleAwareModel):
         channel.when_idle(model.on_idle)
     if asks == "stream":
         _serve_streams(channel, model, load, requests, responses)
@@ -112,7 +112,7 @@ def serve(
                 reply: Reply = _answer(model, asking, responses)
             else:
                 outputs, seconds = _run(model, inputs)
-                reply = Ran(_lay_out(outputs, responses), seconds)
+                reply = RunResult(_lay_out(outputs, responses), seconds)
         except BaseException as error:  # sys.exit() in a model is its failure, not an order
             reply = run_failure(error, load)
         channel.send(reply)
@@ -122,15 +122,15 @@ def _serve_streams(
     channel: Channel, model: StreamModel, load: Load, requests: Arena, responses: Arena
 ) -> None:
     """Run a model that answers in pieces; another thread receives orders meanwhile."""
-    runs: SimpleQueue[tuple[Run, list[Outlet]] | None] = SimpleQueue()
-    outlets = Outlets(channel.send, lambda given: _lay_out(given, responses), lambda: runs.put(None))
+    runs: SimpleQueue[tuple[Run, list[ResponseSender]] | None] = SimpleQueue()
+    outlets = ResponseSenders(channel.send, lambda given: _lay_out(given, responses), lambda: runs.put(None))
     stopping = threading.Event()
 
     def hear() -> None:
         while not isinstance(order := channel.receive(), Stop | Load):
             if isinstance(order, Run):  # whose readers may leave before the model is free for it
                 runs.put((order, [outlets.open(mark) for mark in order.marks]))
-            elif isinstance(order, Next | GiveUp | Taken):
+            elif isinstance(order, Next | GiveUp | TensorsTaken):
                 outlets.hear(order)
         stopping.set()
         outlets.close()
@@ -142,7 +142,9 @@ def _serve_streams(
             channel.send(_stream(model, *run, load, requests))
 
 
-def _stream(model: StreamModel, order: Run, listeners: Sequence[Outlet], load: Load, requests: Arena) -> Ran:
+def _stream(
+    model: StreamModel, order: Run, listeners: Sequence[ResponseSender], load: Load, requests: Arena
+) -> RunResult:
     began = time.perf_counter()
     try:
         inputs = requests.read(order.inputs, copy=True)
@@ -151,7 +153,7 @@ def _stream(model: StreamModel, order: Run, listeners: Sequence[Outlet], load: L
         why = run_failure(error, load)
         for listener in listeners:
             listener.end(why)
-    return Ran((), time.perf_counter() - began)
+    return RunResult((), time.perf_counter() - began)
 
 
 def _run(model: RunnableModel, inputs: dict[str, Array]) -> tuple[dict[str, Array], float]:
@@ -160,26 +162,26 @@ def _run(model: RunnableModel, inputs: dict[str, Array]) -> tuple[dict[str, Arra
     return dict(outputs), time.perf_counter() - began
 
 
-def _answer(model: RequestModel, asking: list[InferRequest], responses: Arena) -> Ran:
+def _answer(model: RequestModel, asking: list[InferRequest], responses: Arena) -> RunResult:
     """Run a model on requests that it wants one by one."""
     began = time.perf_counter()
     answers = model.answer(asking)
     seconds = time.perf_counter() - began
     blocks, rows = _lay_out_each(answers, model.signature.batched, responses)
-    return Ran(blocks, seconds, tuple(map(_told, answers)), rows)
+    return RunResult(blocks, seconds, tuple(map(_told, answers)), rows)
 
 
-def _told(answer: Answer | SalverError) -> Said | Failed | None:
+def _told(answer: Answer | SalverError) -> ResponseHead | RunError | None:
     if isinstance(answer, SalverError):
         return describe(answer)
     is_plain = not answer.parameters and not answer.again
-    return None if is_plain else Said(dict(answer.parameters), answer.again)
+    return None if is_plain else ResponseHead(dict(answer.parameters), answer.again)
 
 
 def _lay_out_each(
     answers: Sequence[Answer | SalverError], batched: bool, responses: Arena
 ) -> tuple[tuple[Block, ...], tuple[int, ...]]:
-    """Write outputs; return where they lie and, if stacked, the rows of each answer (:class:`Ran`)."""
+    """Write outputs; return where they lie and, if stacked, the rows of each answer (:class:`RunResult`)."""
     parts = [{} if isinstance(a, SalverError) else _plain(a.outputs) for a in answers]
     if len(parts) == 1:
         return responses.write(parts[0]), ()
@@ -244,7 +246,7 @@ def _plain(outputs: Mapping[str, Array]) -> dict[str, Array]:
     return plain
 
 
-def load_failure(error: BaseException, load: Load) -> Failed:
+def load_failure(error: BaseException, load: Load) -> RunError:
     """Return the reply for an error that loading raised."""
     if isinstance(error, SalverError):
         return describe(error)
@@ -255,7 +257,7 @@ def load_failure(error: BaseException, load: Load) -> Failed:
     return describe(LoadFailed(f"model '{name}' could not be loaded: {type(error).__name__}: {error}"))
 
 
-def run_failure(error: BaseException, load: Load) -> Failed:
+def run_failure(error: BaseException, load: Load) -> RunError:
     """Return the reply for an error that a run raised."""
     if isinstance(error, SalverError):
         return describe(error)

@@ -17,7 +17,7 @@ from typing import Protocol
 from salver.kernel.engine.waiting import Waiting
 
 
-class Filling:
+class BatchBuilder:
     """A batch under construction.
 
     Attributes:
@@ -48,7 +48,7 @@ class Filling:
         self.is_full = self.rows >= self.limit
 
 
-class Flow(Protocol):
+class QueueNode(Protocol):
     """A queue, or several combined into one."""
 
     @property
@@ -60,7 +60,7 @@ class Flow(Protocol):
         """Return the most urgent request: the earliest target, then the earliest arrival."""
         ...
 
-    def fill(self, batch: Filling, allowance: float) -> int:
+    def fill(self, batch: BatchBuilder, allowance: float) -> int:
         """Move requests of up to ``allowance`` rows into the batch; return the number of rows."""
         ...
 
@@ -121,8 +121,8 @@ class Lane:
         """Iterate from the latest arrival to the oldest."""
         return (w for w in reversed(self.queue) if w.is_live)
 
-    def fill(self, batch: Filling, allowance: float) -> int:
-        """See :class:`Flow`. Requests of another key stay, and so do later ones of their senders."""
+    def fill(self, batch: BatchBuilder, allowance: float) -> int:
+        """See :class:`QueueNode`. Requests of another key stay, and so do later ones of their senders."""
         queue = self.queue
         newest = batch.from_newest
         end = -1 if newest else 0
@@ -166,7 +166,7 @@ class Lane:
                 queue.extendleft(skipped)
         return taken
 
-    def _expire(self, waiting: Waiting, batch: Filling) -> None:
+    def _expire(self, waiting: Waiting, batch: BatchBuilder) -> None:
         waiting.is_live = False
         self.depth -= 1
         batch.expired.append(waiting)
@@ -199,8 +199,8 @@ class DelayingLane(Lane):
         """See :class:`Lane`."""
         return (w for w in itertools.chain(reversed(self.queue), reversed(self._late)) if w.is_live)
 
-    def fill(self, batch: Filling, allowance: float) -> int:
-        """See :class:`Flow`. Delayed requests are served when no others are left."""
+    def fill(self, batch: BatchBuilder, allowance: float) -> int:
+        """See :class:`QueueNode`. Delayed requests are served when no others are left."""
         taken = super().fill(batch, allowance)
         if self._late and not batch.is_full and super().head() is None:
             fresh, self.queue = self.queue, self._late
@@ -208,7 +208,7 @@ class DelayingLane(Lane):
             self.queue = fresh
         return taken
 
-    def _expire(self, waiting: Waiting, batch: Filling) -> None:
+    def _expire(self, waiting: Waiting, batch: BatchBuilder) -> None:
         if waiting.then:
             waiting.deadline, waiting.then = waiting.then, 0.0
             self._late.append(waiting)
@@ -221,7 +221,7 @@ class _Turn:
 
     __slots__ = ("credit", "flow", "is_open", "name", "weight")
 
-    def __init__(self, name: Hashable, flow: Flow, weight: float) -> None:
+    def __init__(self, name: Hashable, flow: QueueNode, weight: float) -> None:
         self.name = name
         self.flow = flow
         self.weight = weight
@@ -240,7 +240,7 @@ class RoundRobin:
 
     def __init__(
         self,
-        make: Callable[[Hashable], Flow],
+        make: Callable[[Hashable], QueueNode],
         weight: Callable[[Hashable], float] = lambda name: 1.0,
         most: int = 1 << 30,
     ) -> None:
@@ -256,10 +256,10 @@ class RoundRobin:
 
     @property
     def depth(self) -> int:
-        """See :class:`Flow`."""
+        """See :class:`QueueNode`."""
         return sum([turn.flow.depth for turn in self._ring])
 
-    def child(self, name: Hashable) -> Flow:
+    def child(self, name: Hashable) -> QueueNode:
         """Return the child of that name, creating it if necessary."""
         turn = self._turns.get(name)
         if turn is None:
@@ -289,18 +289,18 @@ class RoundRobin:
         return min(self.depth, (own + 1) * total / weight - 1)
 
     def head(self) -> Waiting | None:
-        """See :class:`Flow`."""
+        """See :class:`QueueNode`."""
         if len(self._ring) == 1:
             return self._ring[0].flow.head()
         return _first([turn.flow for turn in self._ring])
 
     def lanes(self) -> Iterator[Lane]:
-        """See :class:`Flow`."""
+        """See :class:`QueueNode`."""
         for turn in self._ring:
             yield from turn.flow.lanes()
 
-    def fill(self, batch: Filling, allowance: float) -> int:
-        """See :class:`Flow`."""
+    def fill(self, batch: BatchBuilder, allowance: float) -> int:
+        """See :class:`QueueNode`."""
         ring = self._ring
         if len(ring) == 1:
             return ring[0].flow.fill(batch, allowance)
@@ -334,7 +334,7 @@ class RoundRobin:
                 in_vain = 0
         return taken
 
-    def _raise_credit(self, batch: Filling, allowance: float) -> bool:
+    def _raise_credit(self, batch: BatchBuilder, allowance: float) -> bool:
         """Credit as many rounds as it takes until a child can pay; return False if none ever can."""
         rounds = math.inf
         for turn in self._ring:
@@ -379,7 +379,7 @@ class Strict:
 
     @property
     def depth(self) -> int:
-        """See :class:`Flow`."""
+        """See :class:`QueueNode`."""
         return sum([level.depth for level in self.levels])
 
     def add_level(self, level: RoundRobin) -> None:
@@ -393,16 +393,16 @@ class Strict:
         return above + self.levels[level - 1].before(tenant)
 
     def head(self) -> Waiting | None:
-        """See :class:`Flow`."""
+        """See :class:`QueueNode`."""
         return _first(self.levels)
 
     def lanes(self) -> Iterator[Lane]:
-        """See :class:`Flow`."""
+        """See :class:`QueueNode`."""
         for level in self.levels:
             yield from level.lanes()
 
-    def fill(self, batch: Filling, allowance: float) -> int:
-        """See :class:`Flow`."""
+    def fill(self, batch: BatchBuilder, allowance: float) -> int:
+        """See :class:`QueueNode`."""
         waited = [level.depth > 0 for level in self.levels]
         got = [0] * len(self.levels)
         if self._max_passes and not batch.members:
@@ -423,7 +423,7 @@ class Strict:
         return sum(got)
 
 
-def newest(flow: Flow) -> Iterator[Waiting]:
+def newest(flow: QueueNode) -> Iterator[Waiting]:
     """Iterate over all requests from the latest arrival to the oldest."""
     lanes = list(flow.lanes())
     if len(lanes) == 1:
@@ -431,7 +431,7 @@ def newest(flow: Flow) -> Iterator[Waiting]:
     return heapq.merge(*(lane.newest() for lane in lanes), key=lambda w: -w.arrived)
 
 
-def _first(flows: Sequence[Flow]) -> Waiting | None:
+def _first(flows: Sequence[QueueNode]) -> Waiting | None:
     found: Waiting | None = None
     for flow in flows:
         if flow.depth:
@@ -443,7 +443,7 @@ def _first(flows: Sequence[Flow]) -> Waiting | None:
     return found
 
 
-def _next_rows(flow: Flow, batch: Filling) -> float:
+def _next_rows(flow: QueueNode, batch: BatchBuilder) -> float:
     """Return the rows of the smallest request at a lane's front that this batch may hold; inf if none."""
     least = math.inf
     for lane in flow.lanes():

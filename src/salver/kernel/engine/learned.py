@@ -2,8 +2,8 @@
 
 :class:`LearnedRule` looks up the waiting rows and the arrival rate in a
 :class:`~salver.stats.batch_table.Table`. A :class:`Guard` compares the model of the table with observations;
-while they differ the rule drains the queue. :class:`Apprentice` is the rule of an agent in training: it asks
-the agent for decisions and reports their outcome. Pure: it knows no planner, no payload and no clock.
+while they differ the rule drains the queue. :class:`TrainingRule` is the rule of an agent in training: it
+asks the agent for decisions and reports their outcome. Pure: it knows no planner, no payload and no clock.
 """
 
 import math
@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import Literal, Protocol
 
 from salver.kernel.engine.meter import ArrivalMeter, DecisionMeter
-from salver.kernel.engine.rules import Choice, Line
+from salver.kernel.engine.rules import Choice, QueueView
 from salver.stats.batch_price import Price
 from salver.stats.batch_table import Table, Transition
 from salver.words.artifacts import Batching
@@ -151,7 +151,7 @@ class LearnedRule:
         self._guard = Guard(table)
         self._choose_line()
 
-    def due(self, line: Line, now: float) -> float:
+    def due(self, line: QueueView, now: float) -> float:
         """See :class:`~salver.kernel.engine.rules.Rule`."""
         waiting = line.rows
         if self.rows_for(waiting):
@@ -160,7 +160,7 @@ class LearnedRule:
             self._meter.waits(waiting, now)
         return self._latest(line)
 
-    def choose(self, line: Line, now: float) -> Choice:
+    def choose(self, line: QueueView, now: float) -> Choice:
         """See :class:`~salver.kernel.engine.rules.Rule`."""
         waiting = line.rows
         rows = self.rows_for(waiting)
@@ -204,7 +204,7 @@ class LearnedRule:
         else:
             self._line = ()
 
-    def _latest(self, line: Line) -> float:
+    def _latest(self, line: QueueView) -> float:
         """Return until when the first request may wait for others."""
         head, table = line.head(), self._table
         if head is None or table is None:
@@ -221,7 +221,7 @@ class LearnedRule:
                 self._guard.decided(seen, self._cost)
 
 
-class Decider(Protocol):
+class BatchAgent(Protocol):
     """Agent that learns batching decisions."""
 
     def decide(self, waiting: int) -> int:
@@ -233,18 +233,18 @@ class Decider(Protocol):
         ...
 
 
-class Apprentice:
+class TrainingRule:
     """Rule of an agent in training, for one slot."""
 
     __slots__ = ("_arrivals", "_decider", "_meter", "_rows")
 
-    def __init__(self, decider: Decider) -> None:
+    def __init__(self, decider: BatchAgent) -> None:
         self._decider = decider
         self._arrivals = ArrivalMeter()
         self._meter = DecisionMeter()
         self._rows = -1  # decision since the last event; -1 = none
 
-    def due(self, line: Line, now: float) -> float:
+    def due(self, line: QueueView, now: float) -> float:
         """See :class:`~salver.kernel.engine.rules.Rule`."""
         if self._rows < 0:
             self._rows = min(self._decider.decide(line.rows), line.rows)
@@ -252,7 +252,7 @@ class Apprentice:
                 self._meter.waits(line.rows, now)
         return now if self._rows else math.inf
 
-    def choose(self, line: Line, now: float) -> Choice:
+    def choose(self, line: QueueView, now: float) -> Choice:
         """See :class:`~salver.kernel.engine.rules.Rule`."""
         rows, self._rows = max(self._rows, 0), -1
         if rows:

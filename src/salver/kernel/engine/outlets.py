@@ -1,7 +1,8 @@
 """Sending side of decoupled responses in a host process, for several requests at a time.
 
-:class:`Outlets` is the counterpart of :mod:`salver.kernel.engine.pieces` in the engine. A response is written
-when the previous one, of any request, has been copied, and its sender waits until its own reader has consumed
+:class:`ResponseSenders` is the counterpart of :mod:`salver.kernel.engine.pieces` in the engine. A response is
+written when the previous one, of any request, has been copied, and its sender waits until its own reader has
+consumed
 it: a slow reader delays its own senders and no others. It knows no model.
 """
 
@@ -9,13 +10,23 @@ import threading
 from collections.abc import Callable, Mapping
 
 from salver.backends.protocol import Answer
-from salver.kernel.engine.control import Failed, GiveUp, Next, Over, Piece, Reply, Said, Taken, describe
+from salver.kernel.engine.control import (
+    EndOfPieces,
+    GiveUp,
+    Next,
+    Piece,
+    Reply,
+    ResponseHead,
+    RunError,
+    TensorsTaken,
+    describe,
+)
 from salver.kernel.engine.shm import Block
 from salver.words.errors import SalverError
 from salver.words.tensor import Array
 
 
-class Outlets:
+class ResponseSenders:
     """Requests of this host that may still have responses to send.
 
     Args:
@@ -34,7 +45,7 @@ class Outlets:
         self._lay_out = lay_out
         self._over = over
         self._turn = threading.Semaphore()  # held while a response uses the shared arena
-        self._open: dict[int, Outlet] = {}
+        self._open: dict[int, ResponseSender] = {}
 
     def __repr__(self) -> str:
         return f"<Outlets of {len(self._open)} requests>"
@@ -42,14 +53,14 @@ class Outlets:
     def __len__(self) -> int:
         return len(self._open)
 
-    def open(self, mark: int) -> "Outlet":
+    def open(self, mark: int) -> "ResponseSender":
         """Add a request."""
-        outlet = self._open[mark] = Outlet(self, mark)
+        outlet = self._open[mark] = ResponseSender(self, mark)
         return outlet
 
-    def hear(self, order: Next | GiveUp | Taken) -> None:
+    def hear(self, order: Next | GiveUp | TensorsTaken) -> None:
         """Handle a message from the engine; it may concern a request that has already ended."""
-        if isinstance(order, Taken):
+        if isinstance(order, TensorsTaken):
             self._turn.release()
         elif (outlet := self._open.get(order.mark)) is not None:
             outlet.go_on(is_heard=isinstance(order, Next))
@@ -66,24 +77,24 @@ class Outlets:
             if isinstance(answer, SalverError):
                 piece = Piece(mark, (), describe(answer), is_last)
             else:
-                said = Said(dict(answer.parameters), answer.again)
+                said = ResponseHead(dict(answer.parameters), answer.again)
                 piece = Piece(mark, self._lay_out(answer.outputs), said, is_last)
         except BaseException:
             self._turn.release()
             raise
         self._send(piece)
 
-    def end(self, mark: int, why: Failed | None) -> None:
+    def end(self, mark: int, why: RunError | None) -> None:
         """End a request; further calls have no effect."""
         if self._open.pop(mark, None) is not None:
-            self._send(Over(mark, why))
+            self._send(EndOfPieces(mark, why))
             self._over()
 
 
-class Outlet:
+class ResponseSender:
     """Responses to one request; see :class:`~salver.backends.protocol.Listener`."""
 
-    def __init__(self, outlets: Outlets, mark: int) -> None:
+    def __init__(self, outlets: ResponseSenders, mark: int) -> None:
         self._outlets = outlets
         self._mark = mark
         self._order = threading.Lock()  # one response of a request at a time
@@ -102,7 +113,7 @@ class Outlet:
         """Return whether the request was cancelled."""
         return not self._is_heard
 
-    def end(self, why: Failed | None = None) -> None:
+    def end(self, why: RunError | None = None) -> None:
         """End the request. Takes no lock, because an exception may interrupt a sender at any point."""
         self._is_over = True
         self._taken.release()

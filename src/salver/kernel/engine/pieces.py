@@ -1,7 +1,7 @@
 """Receiving side of responses that a host process sends at any time, each consumed at its reader's pace.
 
-:class:`Pieces` is the counterpart of :mod:`salver.kernel.engine.outlets` in the engine, for one request. It
-holds at most one response, because the model waits until that has been consumed.
+:class:`ResponseStream` is the counterpart of :mod:`salver.kernel.engine.outlets` in the engine, for one
+request. It holds at most one response, because the model waits until that has been consumed.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from salver.words.errors import SalverError
 _Said = tuple[Answer | SalverError, bool]
 
 
-class Pieces:
+class ResponseStream:
     """Responses to one request, pulled one by one by a single task.
 
     Args:

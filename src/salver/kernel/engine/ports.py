@@ -9,9 +9,9 @@ from typing import Protocol, runtime_checkable
 
 import msgspec
 
-from salver.backends.callbacks import Meters, Wish
+from salver.backends.callbacks import Meters, ModelCommand
 from salver.backends.protocol import Answer
-from salver.kernel.engine.pieces import Pieces
+from salver.kernel.engine.pieces import ResponseStream
 from salver.words.errors import SalverError
 from salver.words.messages import InferRequest, InferResponse, Signature
 from salver.words.tensor import Array
@@ -102,7 +102,7 @@ class PostRunner(Runner, Protocol):
 
 
 @runtime_checkable
-class Returning(Runner, Protocol):
+class RestartingRunner(Runner, Protocol):
     """Runner whose hosts may die and be restarted.
 
     Attributes:
@@ -117,7 +117,7 @@ class Returning(Runner, Protocol):
 
 
 @runtime_checkable
-class Mortal(Protocol):
+class VolatileRunner(Protocol):
     """Runner whose model may die and lose its state.
 
     Attributes:
@@ -131,7 +131,9 @@ class Mortal(Protocol):
 class StreamRunner(Runner, Protocol):
     """Runner of a model that returns any number of responses per request."""
 
-    async def stream(self, requests: Sequence[InferRequest], free: Callable[[], None]) -> Sequence[Pieces]:
+    async def stream(
+        self, requests: Sequence[InferRequest], free: Callable[[], None]
+    ) -> Sequence[ResponseStream]:
         """Wait for an idle instance and start these requests; return a stream of responses for each.
 
         A reader that stops before the end must close its stream.
@@ -145,7 +147,7 @@ class StreamRunner(Runner, Protocol):
         ...
 
 
-class Terms(msgspec.Struct, frozen=True, gc=False):
+class CallTerms(msgspec.Struct, frozen=True, gc=False):
     """Terms of a request that a model sends to another model.
 
     Attributes:
@@ -157,20 +159,20 @@ class Terms(msgspec.Struct, frozen=True, gc=False):
     is_of_run: bool = False
 
 
-class Asker(Protocol):
+class ModelCaller(Protocol):
     """The server, as seen by the model of one host process (kernel/serving/model_callbacks.py)."""
 
-    async def infer(self, request: InferRequest, terms: Terms) -> InferResponse:
+    async def infer(self, request: InferRequest, terms: CallTerms) -> InferResponse:
         """Return the single answer of a model. Raises SalverError with Triton's texts."""
         ...
 
     async def stream(
-        self, request: InferRequest, terms: Terms, write: Callable[[InferResponse], Awaitable[None]]
+        self, request: InferRequest, terms: CallTerms, write: Callable[[InferResponse], Awaitable[None]]
     ) -> None:
         """Pass each piece of the answer to ``write``. Raises SalverError."""
         ...
 
-    async def manage(self, wish: Wish) -> bool:
+    async def manage(self, wish: ModelCommand) -> bool:
         """Load, unload or describe a model. Raises SalverError."""
         ...
 
@@ -179,7 +181,7 @@ class Asker(Protocol):
         ...
 
 
-class Server(Protocol):
+class CallbackProvider(Protocol):
     """The server, as seen by the models of one version (kernel/serving/model_callbacks.py)."""
 
     @property
@@ -187,7 +189,7 @@ class Server(Protocol):
         """Return the model's own series on the metrics page."""
         ...
 
-    def enter(self) -> Asker:
+    def enter(self) -> ModelCaller:
         """Register a host."""
         ...
 

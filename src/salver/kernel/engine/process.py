@@ -20,8 +20,8 @@ import msgspec
 from salver.backends.protocol import Answer, LoadOptions
 from salver.kernel.backoff import Backoff
 from salver.kernel.engine.child import Done, HostProcess, Work, is_small
-from salver.kernel.engine.pieces import Pieces
-from salver.kernel.engine.ports import Gave, Server
+from salver.kernel.engine.pieces import ResponseStream
+from salver.kernel.engine.ports import CallbackProvider, Gave
 from salver.kernel.engine.run_limit import RunLimit
 from salver.kernel.engine.spawn import HostPlan, Interpreter
 from salver.kernel.supervise import Supervisor
@@ -47,7 +47,7 @@ class Recovery(msgspec.Struct, frozen=True):
 _RECOVERY = Recovery()
 
 
-class _Seat:
+class _HostSlot:
     """One slot with its host and the history of its deaths."""
 
     def __init__(self, host: HostProcess, since: float) -> None:
@@ -70,7 +70,7 @@ class ProcessRunner:
 
     Attributes:
         deaths: Number of hosts that have died.
-        reruns: See :class:`~salver.kernel.engine.ports.Returning`.
+        reruns: See :class:`~salver.kernel.engine.ports.RestartingRunner`.
         has_opinion, wants_trace: As of :class:`~salver.kernel.engine.child.HostProcess`.
     """
 
@@ -83,7 +83,7 @@ class ProcessRunner:
         self.signature: Signature = hosts[0].signature
         self._plan = plan
         self._recovery = recovery
-        self._seats: list[_Seat] = []
+        self._seats: list[_HostSlot] = []
         self._idle: deque[HostProcess] = deque(hosts)
         self._waiters: deque[asyncio.Future[HostProcess]] = deque()
         self._came = asyncio.Event()  # set when a host is back, or none will be
@@ -103,7 +103,7 @@ class ProcessRunner:
         memory_limit_mb: int = 0,
         run_timeout_s: float = 0.0,
         recovery: Recovery = _RECOVERY,
-        server: Server | None = None,
+        server: CallbackProvider | None = None,
         interpreter: Interpreter | None = None,
     ) -> "ProcessRunner":
         """Start all hosts concurrently and wait until each has loaded the model.
@@ -168,7 +168,7 @@ class ProcessRunner:
         return await asyncio.shield(self._on(host, host.run(inputs)))
 
     async def back(self) -> None:
-        """See :class:`~salver.kernel.engine.ports.Returning`."""
+        """See :class:`~salver.kernel.engine.ports.RestartingRunner`."""
         while self.is_lost and not self._is_closed:
             self._came.clear()
             await self._came.wait()
@@ -216,7 +216,7 @@ class ProcessRunner:
             await host.close()
 
     def _seat(self, host: HostProcess) -> None:
-        seat = _Seat(host, self._recovery.clock())
+        seat = _HostSlot(host, self._recovery.clock())
         seat.keeper = self._keepers.start("keep host", self._keep(seat))
         self._seats.append(seat)
 
@@ -276,7 +276,7 @@ class ProcessRunner:
                 return
         self._idle.append(host)
 
-    async def _keep(self, seat: _Seat) -> None:
+    async def _keep(self, seat: _HostSlot) -> None:
         """Restart the host of a slot with back-off for as long as the runner lives."""
         model = self._plan.manifest.id
         backoff, clock = self._recovery.backoff, self._recovery.clock
@@ -334,7 +334,9 @@ class StreamProcessRunner(ProcessRunner):
         super().__init__(plan, hosts, recovery)
         self._begun: set[asyncio.Task[None]] = set()
 
-    async def stream(self, requests: Sequence[InferRequest], free: Callable[[], None]) -> list[Pieces]:
+    async def stream(
+        self, requests: Sequence[InferRequest], free: Callable[[], None]
+    ) -> list[ResponseStream]:
         """See :class:`~salver.kernel.engine.ports.StreamRunner`."""
         host = await self._acquire()
         found = host.open(len(requests))

@@ -23,7 +23,7 @@ from salver.words.artifacts import Batching
 LawOf = Callable[[], BatchLaw]
 
 
-class Line(Protocol):
+class QueueView(Protocol):
     """View of the queue for rules, with one operation on it."""
 
     @property
@@ -61,11 +61,11 @@ class Choice(NamedTuple):
 class Rule(Protocol):
     """Rule that turns a line into batches."""
 
-    def due(self, line: Line, now: float) -> float:
+    def due(self, line: QueueView, now: float) -> float:
         """Return when to choose, given waiting requests and an idle instance; up to ``now`` = immediately."""
         ...
 
-    def choose(self, line: Line, now: float) -> Choice:
+    def choose(self, line: QueueView, now: float) -> Choice:
         """Return what to run now. May give up requests. Called only with a non-empty line."""
         ...
 
@@ -91,7 +91,7 @@ class Window:
         self._delay = policy.max_delay_ms / 1e3 if policy.enabled else 0.0
         self._preferred = sorted(p for p in policy.preferred_rows if 0 < p <= self._largest)
 
-    def due(self, line: Line, now: float) -> float:
+    def due(self, line: QueueView, now: float) -> float:
         """See :class:`Rule`."""
         if not self._delay or line.rows >= self._largest:
             return now
@@ -100,7 +100,7 @@ class Window:
         head = line.head()
         return now if head is None else head.arrived + self._delay
 
-    def choose(self, line: Line, now: float) -> Choice:
+    def choose(self, line: QueueView, now: float) -> Choice:
         """See :class:`Rule`."""
         if self._preferred and line.rows < self._largest:
             fitting = [p for p in self._preferred if p <= line.rows]
@@ -124,7 +124,7 @@ class _Immediate:
         self._law = law
         self._largest = largest
 
-    def due(self, line: Line, now: float) -> float:
+    def due(self, line: QueueView, now: float) -> float:
         """See :class:`Rule`."""
         return now
 
@@ -144,7 +144,7 @@ class HalfFloor(_Immediate):
 
     __slots__ = ()
 
-    def choose(self, line: Line, now: float) -> Choice:
+    def choose(self, line: QueueView, now: float) -> Choice:
         """See :class:`Rule`."""
         while (head := line.head()) is not None:
             law = self._law()
@@ -163,7 +163,7 @@ class DropThenDrain(_Immediate):
 
     __slots__ = ()
 
-    def choose(self, line: Line, now: float) -> Choice:
+    def choose(self, line: QueueView, now: float) -> Choice:
         """See :class:`Rule`."""
         while (head := line.head()) is not None:
             law = self._law()
@@ -179,7 +179,7 @@ class NewestFeasible(_Immediate):
 
     __slots__ = ()
 
-    def choose(self, line: Line, now: float) -> Choice:
+    def choose(self, line: QueueView, now: float) -> Choice:
         """See :class:`Rule`."""
         law = self._law()
         while (head := line.head()) is not None and now + law.seconds(head.rows) > head.target + _SLACK:
@@ -220,7 +220,7 @@ class Switching(_Immediate):
         """Return the rule in force."""
         return "drop-then-drain" if self._is_above else "half-floor"
 
-    def choose(self, line: Line, now: float) -> Choice:
+    def choose(self, line: QueueView, now: float) -> Choice:
         """See :class:`Rule`."""
         self._is_above = self._load(now) > (_SATURATED_DOWN if self._is_above else _SATURATED_UP)
         return (self._above if self._is_above else self._below).choose(line, now)
@@ -242,7 +242,7 @@ class Aimd(_Immediate):
         self._budget = budget
         self._limit = 1.0
 
-    def choose(self, line: Line, now: float) -> Choice:
+    def choose(self, line: QueueView, now: float) -> Choice:
         """See :class:`Rule`."""
         return Choice(min(int(self._limit), self._largest), "drain")
 

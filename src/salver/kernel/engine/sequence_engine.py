@@ -19,13 +19,13 @@ from msgspec.structs import replace
 
 from salver.backends.hidden import seen
 from salver.backends.protocol import Answer
-from salver.kernel.engine.admission import Admission, Bound
-from salver.kernel.engine.ports import Mortal, RequestRunner, Returning, Runner
+from salver.kernel.engine.admission import Admission, BoundRequest
+from salver.kernel.engine.ports import RequestRunner, RestartingRunner, Runner, VolatileRunner
 from salver.kernel.engine.refusals import LATE, closing, due, unloaded
 from salver.kernel.engine.sequence_tensors import ServerTensors, flag, id_of
-from salver.kernel.engine.sequences import Company, Register, SequenceScheduler, Turn
-from salver.kernel.engine.turns import Pool, Turns
-from salver.kernel.engine.turns import Turn as Share
+from salver.kernel.engine.sequences import Register, SequenceBatch, SequenceScheduler, Turn
+from salver.kernel.engine.turns import PoolMember, ResourcePool
+from salver.kernel.engine.turns import ResourceTurn as Share
 from salver.words.artifacts import ModelConfig, RateLimit, Sequences
 from salver.words.errors import (
     DeadlineExceeded,
@@ -56,7 +56,7 @@ _LAST_RUN_S = 30.0  # how long ``close`` waits for active runs
 _LOST = "The host process that knew it died, which ended it."
 
 
-class Ask(NamedTuple):
+class SequencePayload(NamedTuple):
     """Payload of a :class:`~salver.kernel.engine.sequences.Turn`.
 
     Attributes:
@@ -65,7 +65,7 @@ class Ask(NamedTuple):
         future: Result: the answer, or for a streaming model the lane assigned to the request.
     """
 
-    bound: Bound
+    bound: BoundRequest
     id: int | str
     parameters: dict[str, Parameter]
     future: "asyncio.Future[Any]"
@@ -86,11 +86,11 @@ class Lane:
         self.index = index
         self.runner = runner
         self.is_busy = False
-        self.shares: Turns | None = None
+        self.shares: PoolMember | None = None
         self.deaths = 0
         self.losses = 0
         self._share: Share | None = None
-        self._mortal = runner if isinstance(runner, Mortal) else None
+        self._mortal = runner if isinstance(runner, VolatileRunner) else None
 
     def enter(self) -> bool:
         """Acquire shared resources for a run; False = wait to be woken."""
@@ -222,7 +222,7 @@ class SequenceEngine:
         for runner in dict.fromkeys(lane.runner for lane in self._lanes):
             await runner.run_each({**self._tensors.of(None, 0), **inputs})
 
-    def share(self, pool: Pool, limits: Sequence[RateLimit]) -> None:
+    def share(self, pool: ResourcePool, limits: Sequence[RateLimit]) -> None:
         """Make runs wait for the shared resources of their instance from now on.
 
         Raises:
@@ -294,7 +294,7 @@ class SequenceEngine:
         if deadline is not None and deadline <= now:
             raise DeadlineExceeded(LATE)
         parameters = {**said, "sequence_id": id, "sequence_start": starts, "sequence_end": ends}
-        ask = Ask(bound, id, parameters, asyncio.get_running_loop().create_future(), deadline)
+        ask = SequencePayload(bound, id, parameters, asyncio.get_running_loop().create_future(), deadline)
         # an iterative sequence ends with its only request, which has no end flag
         turn = self._scheduler.offer(id, ask, starts, ends or self._config.sequences.iterative, now)
         turn.ends = ends
@@ -375,7 +375,7 @@ class SequenceEngine:
             delay = max(0.0, min(times) - now)
             self._timer = asyncio.get_running_loop().call_later(delay, self._pump)
 
-    def _start(self, lane: Lane, company: Company, now: float) -> None:
+    def _start(self, lane: Lane, company: SequenceBatch, now: float) -> None:
         task = asyncio.get_running_loop().create_task(self._run(lane, company, now))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -386,7 +386,7 @@ class SequenceEngine:
         lane.leave(wants_more=self._scheduler.due(lane.index, self._clock()) is not None)
         self._pump_soon()
 
-    async def _run(self, lane: Lane, company: Company, began: float) -> None:
+    async def _run(self, lane: Lane, company: SequenceBatch, began: float) -> None:
         turns = [turn for turn in company.turns if turn is not None]
         said: Sequence[Answer | Exception]
         try:
@@ -406,13 +406,13 @@ class SequenceEngine:
 
     async def _ask_alone(self, lane: Lane, turn: Turn) -> Answer | Exception:
         try:
-            (answer,), _ = await self._ask(lane, Company((turn,), "drain"), self._clock())
+            (answer,), _ = await self._ask(lane, SequenceBatch((turn,), "drain"), self._clock())
         except Exception as error:
             return error
         return answer
 
     async def _ask(
-        self, lane: Lane, company: Company, began: float
+        self, lane: Lane, company: SequenceBatch, began: float
     ) -> tuple[Sequence[Answer | SalverError], float]:
         """Return the answers to the requests of a run, in order, and the seconds in the model."""
         runner, merge = lane.runner, 0.0
@@ -478,7 +478,7 @@ class SequenceEngine:
 
     def request(self, turn: Turn) -> InferRequest:
         """Return a request as the model receives it."""
-        ask: Ask = turn.payload
+        ask: SequencePayload = turn.payload
         asked = self._admission.asked(ask.bound, self.id, ask.deadline, ask.future.done)
         added = self._tensors.of(turn, ask.id)
         inputs = (*asked.inputs, *self._as_tensors(added))
@@ -488,7 +488,7 @@ class SequenceEngine:
     def _as_tensors(self, arrays: Mapping[str, Array]) -> list[Tensor]:
         return [Tensor(name, self._types[name], array) for name, array in arrays.items()]
 
-    def _requests(self, company: Company) -> list[InferRequest]:
+    def _requests(self, company: SequenceBatch) -> list[InferRequest]:
         requests = [None if turn is None else self.request(turn) for turn in company.turns]
         pattern = next(request for request in requests if request is not None)
         return [self._nobody(pattern) if request is None else request for request in requests]
@@ -500,7 +500,7 @@ class SequenceEngine:
         inputs = tuple(self._as_tensors(arrays))
         return InferRequest(pattern.model, inputs, pattern.version, outputs=pattern.outputs)
 
-    def _stack(self, company: Company) -> dict[str, Array]:
+    def _stack(self, company: SequenceBatch) -> dict[str, Array]:
         requests = self._requests(company)
         if len(requests) == 1:
             return {tensor.name: tensor.array for tensor in requests[0].inputs}
@@ -509,7 +509,7 @@ class SequenceEngine:
             for part in zip(*(request.inputs for request in requests), strict=True)
         }
 
-    def _cut(self, outputs: Mapping[str, Array], company: Company) -> list[Answer]:
+    def _cut(self, outputs: Mapping[str, Array], company: SequenceBatch) -> list[Answer]:
         """Split the outputs into one row per request."""
         rows = len(company.turns)
         if not self.signature.batched:
@@ -570,7 +570,7 @@ def _fail(turn: Turn, error: Exception) -> None:
 def _may_not_repeat(error: Exception, runner: Runner) -> bool:
     """Return whether a host died while running requests that may not be run again."""
     died = isinstance(error, HostDied) and not isinstance(error, HostGone)
-    return died and not (isinstance(runner, Returning) and runner.reruns)
+    return died and not (isinstance(runner, RestartingRunner) and runner.reruns)
 
 
 def _own(error: Exception) -> Exception:

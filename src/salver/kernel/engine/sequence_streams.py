@@ -12,11 +12,11 @@ from typing import cast
 
 from salver.backends.protocol import Answer
 from salver.kernel.engine.decoupled import within
-from salver.kernel.engine.pieces import Pieces
+from salver.kernel.engine.pieces import ResponseStream
 from salver.kernel.engine.ports import StreamRunner
 from salver.kernel.engine.refusals import due, unloaded
 from salver.kernel.engine.sequence_engine import Lane, SequenceEngine
-from salver.kernel.engine.sequences import Company, Turn
+from salver.kernel.engine.sequences import SequenceBatch, Turn
 from salver.words.errors import HostDied, ModelFailed, NotReady, OnlyStreams, SalverError
 from salver.words.messages import ANYBODY, InferRequest, InferResponse, Parameter, Standing, Timing
 from salver.words.tensor import Array, Tensor
@@ -83,7 +83,7 @@ class SequenceStreamEngine(SequenceEngine):
             self._pump_soon()
         return may
 
-    def _end_with(self, turn: Turn, pieces: Pieces) -> None:
+    def _end_with(self, turn: Turn, pieces: ResponseStream) -> None:
         """Cancel the rest of a request; it ends when the model says so."""
         pieces.close()
         if pieces.over.done():
@@ -110,9 +110,9 @@ class SequenceStreamEngine(SequenceEngine):
         if begun:
             await asyncio.wait(begun)
 
-    async def _granted(self, turn: Turn) -> tuple[Lane, Pieces]:
+    async def _granted(self, turn: Turn) -> tuple[Lane, ResponseStream]:
         """Wait for the request's turn; return its instance and its responses."""
-        future: asyncio.Future[tuple[Lane, Pieces]] = turn.payload.future
+        future: asyncio.Future[tuple[Lane, ResponseStream]] = turn.payload.future
         try:
             return await future
         except asyncio.CancelledError:
@@ -122,7 +122,7 @@ class SequenceStreamEngine(SequenceEngine):
                 self.withdraw(turn, "A request of it was given up by its caller, which ended it.")
             raise
 
-    async def _run(self, lane: Lane, company: Company, began: float) -> None:
+    async def _run(self, lane: Lane, company: SequenceBatch, began: float) -> None:
         """Start the requests; the instance is free for others when the model says so."""
         turns = [turn for turn in company.turns if turn is not None]
         freed: asyncio.Future[None] = asyncio.get_running_loop().create_future()

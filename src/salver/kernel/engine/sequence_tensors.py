@@ -12,7 +12,7 @@ import numpy as np
 
 from salver.backends.protocol import Answer
 from salver.kernel.engine.sequences import Turn
-from salver.words.artifacts import Control, KeptState, Sequences
+from salver.words.artifacts import Control, Sequences, SequenceState
 from salver.words.errors import InvalidInput, ModelFailed
 from salver.words.messages import InferRequest, Parameter
 from salver.words.tensor import Array, DataType
@@ -138,7 +138,7 @@ def _corrid(id: int | str, datatype: DataType) -> object:
     return id - (1 << bits) if datatype.name.startswith("INT") and id >> (bits - 1) else id
 
 
-def _initial(state: KeptState, batched: bool) -> Array:
+def _initial(state: SequenceState, batched: bool) -> Array:
     extents = state.initial_shape or tuple(1 if extent < 0 else extent for extent in state.shape)
     shape = ((1,) if batched else ()) + extents
     if not state.initial_file:

@@ -106,7 +106,7 @@ class Register:
         return self._whys.get(id, "")
 
 
-class Company(msgspec.Struct, frozen=True):
+class SequenceBatch(msgspec.Struct, frozen=True):
     """Requests that run together.
 
     Attributes:
@@ -225,7 +225,7 @@ class SequenceScheduler:
         since = next(iter(ready.values()))
         return now if self._size(len(ready), now, since)[0] else since + self._delay
 
-    def take(self, instance: int, now: float) -> Company:
+    def take(self, instance: int, now: float) -> SequenceBatch:
         """Take the requests that the instance runs now; a run must be due."""
         ready = self._ready[instance]
         size, reason = self._size(len(ready), now, next(iter(ready.values())))
@@ -236,7 +236,7 @@ class SequenceScheduler:
         rows: list[Turn | None] = [self._begin(sequence) for sequence in company]
         if self._has_empty_rows:
             rows = self._in_their_rows(instance, company, rows)
-        return Company(tuple(rows), reason)
+        return SequenceBatch(tuple(rows), reason)
 
     def done(self, turn: Turn, now: float) -> None:
         """Record that a request has run, successfully or not."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from salver.backends.protocol import SIGNATURE
 from salver.kernel.engine.engine import Engine
-from salver.kernel.engine.ports import Gave, PostRunner, Returning, Runner
+from salver.kernel.engine.ports import Gave, PostRunner, RestartingRunner, Runner
 from salver.words.artifacts import ModelConfig, Ragged
 from salver.words.errors import InvalidInput, SalverError
 from salver.words.events import BatchRan
@@ -32,7 +32,7 @@ class SignatureRunner:
         self.signature = runner.signature.others[index]
         self.slots = runner.slots
         self._runner = runner
-        self.reruns = isinstance(runner, Returning) and runner.reruns
+        self.reruns = isinstance(runner, RestartingRunner) and runner.reruns
         self._mark = np.array(index)
 
     def __repr__(self) -> str:
@@ -50,8 +50,8 @@ class SignatureRunner:
         return isinstance(runner, PostRunner) and runner.post({**work, SIGNATURE: self._mark}, done, is_lone)
 
     async def back(self) -> None:
-        """See :class:`~salver.kernel.engine.ports.Returning`."""
-        if isinstance(self._runner, Returning):
+        """See :class:`~salver.kernel.engine.ports.RestartingRunner`."""
+        if isinstance(self._runner, RestartingRunner):
             await self._runner.back()
 
     def run_inline(self, inputs: Mapping[str, Array]) -> None:

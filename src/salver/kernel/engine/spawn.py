@@ -17,7 +17,7 @@ import msgspec
 
 from salver.backends.protocol import LoadOptions
 from salver.kernel.engine.output_limit import OutputLimit
-from salver.kernel.engine.ports import Server
+from salver.kernel.engine.ports import CallbackProvider
 from salver.kernel.engine.run_limit import RunLimit
 from salver.kernel.engine.shm import Arena
 from salver.words.artifacts import Manifest
@@ -65,7 +65,7 @@ class HostPlan(msgspec.Struct, frozen=True):
     options: LoadOptions
     memory_limit_mb: int = 0
     limit: RunLimit = msgspec.field(default_factory=RunLimit)
-    server: Server | None = None
+    server: CallbackProvider | None = None
     interpreter: Interpreter | None = None
     hides: str = ""
     program: str = ""
@@ -98,7 +98,7 @@ class Process(Protocol):
         ...
 
 
-class Side(NamedTuple):
+class SideChannel(NamedTuple):
     """Parent's end of the callback channel (:mod:`salver.kernel.engine.callback_messages`)."""
 
     sock: socket.socket
@@ -112,7 +112,7 @@ class Side(NamedTuple):
         self.answers.close()
 
 
-class Ends:
+class HostHandles:
     """Parent's handles of a child: process, descriptors, arenas; not the callback channel."""
 
     def __init__(
@@ -122,7 +122,7 @@ class Ends:
         output: int,
         pidfd: int,
         arenas: tuple[Arena, Arena],
-        side: Side | None = None,
+        side: SideChannel | None = None,
     ) -> None:
         self.process = process
         self.sock = sock
@@ -147,7 +147,7 @@ def _seen(hides: str) -> Mapping[str, str]:
     return {name: value for name, value in os.environ.items() if not re.fullmatch(hides, name)}
 
 
-class Line(NamedTuple):
+class HostChannels(NamedTuple):
     """Connection of a parent to a child: the parent's ends, and the descriptors for the child.
 
     Attributes:
@@ -162,7 +162,7 @@ class Line(NamedTuple):
     their_output: int
 
 
-def open_line(name: str, undo: ExitStack, theirs_too: ExitStack) -> Line:
+def open_line(name: str, undo: ExitStack, theirs_too: ExitStack) -> HostChannels:
     """Create arenas, control channel and output pipe for one child of that model.
 
     Args:
@@ -185,10 +185,10 @@ def open_line(name: str, undo: ExitStack, theirs_too: ExitStack) -> Line:
     sock.setblocking(False)
     os.set_blocking(output, False)
     passed = their_sock.fileno(), requests.fd, responses.fd
-    return Line(sock, output, (requests, responses), passed, their_output)
+    return HostChannels(sock, output, (requests, responses), passed, their_output)
 
 
-def spawn(plan: HostPlan) -> Ends:
+def spawn(plan: HostPlan) -> HostHandles:
     """Start a child on the loop's own thread, because it dies with the *thread* that started it.
 
     Raises:
@@ -208,7 +208,7 @@ def spawn(plan: HostPlan) -> Ends:
             undo.callback(mine.close)
             theirs_too.callback(theirs.close)
             mine.setblocking(False)
-            side = Side(mine, asks, answers)
+            side = SideChannel(mine, asks, answers)
             passed += [theirs.fileno(), asks.fd, answers.fd]
         program = plan.interpreter.program if plan.interpreter is not None else sys.executable
         process = subprocess.Popen(
@@ -224,4 +224,4 @@ def spawn(plan: HostPlan) -> Ends:
         undo.callback(process.kill)
         pidfd = os.pidfd_open(process.pid)
         undo.pop_all()
-        return Ends(process, line.sock, line.output, pidfd, line.arenas, side)
+        return HostHandles(process, line.sock, line.output, pidfd, line.arenas, side)

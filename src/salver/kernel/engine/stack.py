@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from salver.backends.protocol import Answer
-from salver.kernel.engine.admission import Bound
+from salver.kernel.engine.admission import BoundRequest
 from salver.kernel.engine.padding import joined
 from salver.kernel.engine.ragged import RaggedBatch
 from salver.kernel.engine.waiting import Batch, Waiting
@@ -48,7 +48,7 @@ class Stack:
         """Return whether requests of different shapes may share a run."""
         return self._ragged is not None
 
-    def inputs(self, bounds: Sequence[Bound]) -> dict[str, Array]:
+    def inputs(self, bounds: Sequence[BoundRequest]) -> dict[str, Array]:
         """Return the inputs of one run, stacked if there are several requests."""
         first = bounds[0].arrays
         if self._ragged is not None:

@@ -43,7 +43,7 @@ _LOG = logging.getLogger("salver.kernel.engine")
 _JOIN_S = 30.0
 
 
-class _Outlet(Answer):
+class _AnswerBuffer(Answer):
     """An answer with its unread pieces, which only the event loop accesses."""
 
     __slots__ = ("is_ready", "pieces")
@@ -176,7 +176,7 @@ class StepEngine:
             ModelFailed: the model raised.
         """
         sequence = self._open(request, deadline, standing)
-        outlet: _Outlet = sequence.payload
+        outlet: _AnswerBuffer = sequence.payload
         loop = asyncio.get_running_loop()
         timer = None
         if sequence.deadline is not None:
@@ -223,7 +223,7 @@ class StepEngine:
             raise DeadlineExceeded(LATE)
         levels = self._config.priorities.levels
         level = standing.priority or self._config.priorities.default or (levels + 1) // 2
-        outlet = _Outlet(prompt, self._vocabulary, self._config.steps.end_token, now)
+        outlet = _AnswerBuffer(prompt, self._vocabulary, self._config.steps.end_token, now)
         sequence = StepSequence(outlet, len(prompt.tokens), prompt.most, min(level, levels), deadline)
         if self.hangs:
             raise self._hung()
@@ -281,7 +281,7 @@ class StepEngine:
         self._leave(sequence)
         sequence.payload.push(Piece(error=DeadlineExceeded(LATE)))
 
-    def _response(self, request: InferRequest, piece: Piece, outlet: _Outlet) -> InferResponse:
+    def _response(self, request: InferRequest, piece: Piece, outlet: _AnswerBuffer) -> InferResponse:
         text = np.empty(1, dtype=object)
         text[0] = piece.text.encode()
         outputs = (Tensor("text_output", DataType.BYTES, text),)

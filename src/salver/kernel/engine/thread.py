@@ -25,7 +25,7 @@ _LEAST_LOOK_S = 0.01
 _Result = tuple[Mapping[str, Array], float]
 
 
-class _Seat:
+class _ThreadState:
     """State of one thread, for the watchdog.
 
     Attributes:
@@ -81,7 +81,7 @@ class ThreadRunner:
         self._jobs: SimpleQueue[_Job | _Leave | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._limit = limit or RunLimit()
-        self._seats: dict[threading.Thread, _Seat] = {}
+        self._seats: dict[threading.Thread, _ThreadState] = {}
         self._hanging = 0  # threads whose runs hang
         self._timer: asyncio.TimerHandle | None = None  # one timer for the runs of all threads
 
@@ -179,7 +179,7 @@ class ThreadRunner:
 
     def _start_thread(self, slot: int) -> None:
         model = self._models[slot % len(self._models)]
-        seat = _Seat()
+        seat = _ThreadState()
         thread = threading.Thread(
             target=self._work, args=(model, seat), name=f"salver-{self._name}-{slot}", daemon=True
         )
@@ -236,14 +236,14 @@ class ThreadRunner:
                 return
             _fail(job[1], self._hung())
 
-    def _came_back(self, seat: _Seat, run: object) -> None:
+    def _came_back(self, seat: _ThreadState, run: object) -> None:
         if seat.hung is not None and seat.hung is run:
             took = time.perf_counter() - seat.hung[0]
             seat.hung = None
             self._hanging -= 1
             _LOG.warning("the run of model %s that hung has ended after %g s", self._name, took)
 
-    def _work(self, model: RunnableModel, seat: _Seat) -> None:
+    def _work(self, model: RunnableModel, seat: _ThreadState) -> None:
         while (job := self._jobs.get()) is not None:
             if not isinstance(job, tuple):
                 job.get_loop().call_soon_threadsafe(job.set_result, (threading.current_thread(), model))
@@ -265,7 +265,7 @@ class ThreadRunner:
                 del result  # otherwise the last outputs would stay in memory until the next job
             del job, inputs, future
 
-    def _rest(self, loop: asyncio.AbstractEventLoop, seat: _Seat) -> None:
+    def _rest(self, loop: asyncio.AbstractEventLoop, seat: _ThreadState) -> None:
         """Record that the thread's run has ended."""
         run, seat.run = seat.run, None
         if seat.hung is not None and seat.hung is run:  # checked last, in the opposite order of the loop

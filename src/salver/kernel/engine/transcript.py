@@ -34,10 +34,10 @@ class Vocabulary(Protocol):
         ...
 
 
-class Bytes:
+class ByteVocabulary:
     """Vocabulary of the bytes of UTF-8 text.
 
-    >>> Bytes().encode("aü", most=3)
+    >>> ByteVocabulary().encode("aü", most=3)
     [97, 195, 188]
     """
 
@@ -55,13 +55,13 @@ class Bytes:
         return bytes((token,))
 
 
-class Texts:
+class TextVocabulary:
     """Vocabulary of listed texts; a text is split greedily into the longest listed ones.
 
     Raises:
         LoadFailed: the list is empty, or has a duplicate or an empty text.
 
-    >>> Texts(["a", "b", "ab", "c"]).encode("abc", most=3)
+    >>> TextVocabulary(["a", "b", "ab", "c"]).encode("abc", most=3)
     [2, 3]
     """
 
@@ -108,7 +108,7 @@ class Transcript:
     Args:
         stops: Texts that end the answer and are not part of it.
 
-    >>> transcript = Transcript(Bytes(), ("END",))
+    >>> transcript = Transcript(ByteVocabulary(), ("END",))
     >>> [transcript.add(token) for token in "aü".encode()], transcript.is_stopped
     (['a', '', 'ü'], False)
     >>> [transcript.add(token) for token in b"bEENDx"], transcript.is_stopped

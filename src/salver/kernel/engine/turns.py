@@ -14,7 +14,7 @@ from salver.words.errors import LoadFailed
 _FREE = RateLimit()
 
 
-class Turn:
+class ResourceTurn:
     """Resource needs and run count of one instance.
 
     Attributes:
@@ -36,13 +36,13 @@ class Turn:
         return self.runs * self.priority
 
 
-class Pool:
+class ResourcePool:
     """Pool of resources with their current holders.
 
     Args:
         limits: Size of each resource; the size of others is the largest need of an instance.
 
-    >>> pool = Pool({"memory": 4})
+    >>> pool = ResourcePool({"memory": 4})
     >>> one, two = (pool.join([RateLimit(1, {"memory": 3})], 1, lambda: None) for _ in range(2))
     >>> turn = one.enter()
     >>> two.enter() is None
@@ -55,13 +55,13 @@ class Pool:
     def __init__(self, limits: Mapping[str, int]) -> None:
         self._limits = dict(limits)
         self._held: dict[str, int] = {}
-        self._members: list[Turns] = []
-        self._waiting: dict[Turns, None] = {}
+        self._members: list[PoolMember] = []
+        self._waiting: dict[PoolMember, None] = {}
 
     def __repr__(self) -> str:
         return f"<Pool {self._held} of {self._limits}, {len(self._waiting)} wait>"
 
-    def join(self, limits: Sequence[RateLimit], slots: int, wake: Callable[[], None]) -> "Turns":
+    def join(self, limits: Sequence[RateLimit], slots: int, wake: Callable[[], None]) -> "PoolMember":
         """Add a model's instances.
 
         Args:
@@ -81,17 +81,17 @@ class Pool:
                         fix=f"Start with --rate-limit-resource={name}:{count}, or let it need less.",
                     )
         each = [limit for limit in limits for _ in range(limit.count)]
-        instances = [Turn(limit) for limit in (each + [_FREE] * slots)[:slots]]
+        instances = [ResourceTurn(limit) for limit in (each + [_FREE] * slots)[:slots]]
         least = min((turn.score for member in self._members for turn in member.instances), default=0)
         for turn in instances:  # newcomers need not catch up with the runs of others
             turn.runs = least // turn.priority
-        turns = Turns(self, instances, wake)
+        turns = PoolMember(self, instances, wake)
         self._members.append(turns)
         return turns
 
     # Called by members.
 
-    def take(self, member: "Turns") -> Turn | None:
+    def take(self, member: "PoolMember") -> ResourceTurn | None:
         """Return an instance of the member with all its resources, or None if it must wait."""
         rivals = [rival for rival in self._waiting if rival is not member and rival.score <= member.score]
         for turn in sorted((t for t in member.instances if not t.is_out), key=_score):
@@ -105,7 +105,7 @@ class Pool:
         self._waiting.setdefault(member)
         return None
 
-    def give_back(self, turn: Turn, member: "Turns", wants_more: bool) -> None:
+    def give_back(self, turn: ResourceTurn, member: "PoolMember", wants_more: bool) -> None:
         """Return an instance's resources and wake waiting members, this one included if it wants more."""
         turn.is_out = False
         if wants_more:
@@ -115,13 +115,13 @@ class Pool:
         if turn.needs:
             self._wake()
 
-    def drop(self, member: "Turns") -> None:
+    def drop(self, member: "PoolMember") -> None:
         """Remove a member."""
         self._waiting.pop(member, None)
         self._members.remove(member)
         self._wake()
 
-    def _fits(self, turn: Turn) -> bool:
+    def _fits(self, turn: ResourceTurn) -> bool:
         return all(self._held.get(name, 0) + count <= self._most(name) for name, count in turn.needs.items())
 
     def _most(self, name: str) -> int:
@@ -135,10 +135,12 @@ class Pool:
             member.wake()
 
 
-class Turns:
+class PoolMember:
     """Instances of one model in a pool."""
 
-    def __init__(self, pool: Pool, instances: Sequence[Turn], wake: Callable[[], None]) -> None:
+    def __init__(
+        self, pool: ResourcePool, instances: Sequence[ResourceTurn], wake: Callable[[], None]
+    ) -> None:
         self.instances = instances
         self.wake = wake
         self._pool = pool
@@ -152,11 +154,11 @@ class Turns:
         """Return whether an idle instance needs the same resources."""
         return any(not turn.is_out and not turn.needs.keys().isdisjoint(needs) for turn in self.instances)
 
-    def enter(self) -> Turn | None:
+    def enter(self) -> ResourceTurn | None:
         """Acquire an instance with its resources; None = wait for ``wake``."""
         return self._pool.take(self)
 
-    def leave(self, turn: Turn, wants_more: bool = False) -> None:
+    def leave(self, turn: ResourceTurn, wants_more: bool = False) -> None:
         """Release an instance.
 
         Args:
@@ -169,5 +171,5 @@ class Turns:
         self._pool.drop(self)
 
 
-def _score(candidate: Turn | Turns) -> float:
+def _score(candidate: ResourceTurn | PoolMember) -> float:
     return candidate.score

@@ -16,7 +16,7 @@ import msgspec
 
 from salver.kernel.lifecycle.config import LifecycleConfig
 from salver.kernel.lifecycle.labels import labels_of, settle
-from salver.kernel.lifecycle.members import Bound, bind, with_members
+from salver.kernel.lifecycle.members import BoundEnsembles, bind, with_members
 from salver.kernel.lifecycle.memory import give_back_memory
 from salver.kernel.lifecycle.policy import (
     Adjust,
@@ -125,7 +125,7 @@ class Manager(Generic[ServableT]):
         self._reclaim = reclaim
         self._loading = asyncio.Semaphore(self._config.parallel_loads)
         self._known: tuple[Manifest, ...] = ()
-        self._bound = Bound(())  # the same, bound to the members that are ready
+        self._bound = BoundEnsembles(())  # the same, bound to the members that are ready
         self._has_list = False  # never ready before the first wanted list
         self._targets: dict[ModelId, str] = {}
         self._copies: dict[int, _Copy[ServableT]] = {}

@@ -18,7 +18,7 @@ from salver.words.messages import ModelId, State
 _NONE: Final[Mapping[ModelId, str]] = {}
 
 
-class Bound(NamedTuple):
+class BoundEnsembles(NamedTuple):
     """The wanted list, resolved against the copies that are present.
 
     Attributes:
@@ -32,7 +32,7 @@ class Bound(NamedTuple):
     broken: frozenset[ModelId] = frozenset()
 
 
-class _Verdict(NamedTuple):
+class _EnsembleVerdict(NamedTuple):
     """Verdict on one ensemble; at most one field is set."""
 
     waits: str = ""
@@ -40,10 +40,10 @@ class _Verdict(NamedTuple):
     keys: tuple[int, ...] = ()
 
 
-def bind(known: Sequence[Manifest], present: Sequence[Present]) -> Bound:
+def bind(known: Sequence[Manifest], present: Sequence[Present]) -> BoundEnsembles:
     """Resolve which ensembles can be loaded now."""
     if not any(manifest.config.ensemble.steps for manifest in known):
-        return Bound(tuple(known))
+        return BoundEnsembles(tuple(known))
     binder = _Binder(known, present)
     bound, waiting, broken = [], {}, set()
     for manifest in known:
@@ -58,7 +58,7 @@ def bind(known: Sequence[Manifest], present: Sequence[Present]) -> Bound:
         if verdict.waits:
             waiting[manifest.id] = verdict.waits
         bound.append(replace(manifest, fingerprint=_fingerprint(manifest, verdict)))
-    return Bound(tuple(bound), waiting, frozenset(broken))
+    return BoundEnsembles(tuple(bound), waiting, frozenset(broken))
 
 
 def with_members(known: Sequence[Manifest], names: frozenset[str]) -> frozenset[str]:
@@ -89,22 +89,22 @@ class _Binder:
             for name, manifests in self._known.items()
             if any(manifest.config.ensemble.steps for manifest in manifests)
         }
-        self._verdicts: dict[ModelId, _Verdict] = {}
+        self._verdicts: dict[ModelId, _EnsembleVerdict] = {}
 
-    def verdict(self, manifest: Manifest) -> _Verdict:
+    def verdict(self, manifest: Manifest) -> _EnsembleVerdict:
         """Return the verdict on an ensemble."""
         if manifest.id not in self._verdicts:
             self._verdicts[manifest.id] = self._judge(manifest)
         return self._verdicts[manifest.id]
 
-    def _judge(self, manifest: Manifest) -> _Verdict:
+    def _judge(self, manifest: Manifest) -> _EnsembleVerdict:
         name, models = manifest.id.name, manifest.config.ensemble.models
         if missing := [model for model, _ in models if model not in self._known]:
             text = f"ensemble {name} contains models that are not available or ambiguous: "
-            return _Verdict(problem=text + ", ".join(sorted(set(missing))))
+            return _EnsembleVerdict(problem=text + ", ".join(sorted(set(missing))))
         if last := self._circle(name):
             text = f"circular dependency between ensembles: {name} -> ... -> {last} -> {name}"
-            return _Verdict(problem=text)
+            return _EnsembleVerdict(problem=text)
         keys, coming = [], []
         for model, version in models:
             if (copy := self._answering(model, version)) is not None:
@@ -113,9 +113,9 @@ class _Binder:
                 coming.append(model)
             else:
                 problem = f"ensemble '{name}' depends on '{model}' {self._reason(model, version)}"
-                return _Verdict(problem=problem)
+                return _EnsembleVerdict(problem=problem)
         waits = f"waits for its models {', '.join(dict.fromkeys(coming))}" if coming else ""
-        return _Verdict(waits, keys=tuple(keys))
+        return _EnsembleVerdict(waits, keys=tuple(keys))
 
     def _circle(self, name: str) -> str:
         """Return the last ensemble on the way from this one to itself; empty = no cycle."""
@@ -187,14 +187,14 @@ class _Binder:
         return "which has no loaded version."
 
 
-class _Versioned(Protocol):
+class _MemberVersion(Protocol):
     """Version and copy of a member."""
 
     @property
     def id(self) -> ModelId: ...
 
 
-_VersionedT = TypeVar("_VersionedT", bound=_Versioned)
+_VersionedT = TypeVar("_VersionedT", bound=_MemberVersion)
 
 
 def _by_name(found: Iterable[_VersionedT]) -> dict[str, list[_VersionedT]]:
@@ -204,6 +204,6 @@ def _by_name(found: Iterable[_VersionedT]) -> dict[str, list[_VersionedT]]:
     return named
 
 
-def _fingerprint(manifest: Manifest, verdict: _Verdict) -> str:
+def _fingerprint(manifest: Manifest, verdict: _EnsembleVerdict) -> str:
     """Return the fingerprint of an ensemble of these copies."""
     return f"{manifest.fingerprint}+{'?' if verdict.waits else ','.join(map(str, verdict.keys))}"

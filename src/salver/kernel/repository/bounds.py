@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from salver.words.artifacts import KeptState, ModelConfig, WarmupSample
+from salver.words.artifacts import ModelConfig, SequenceState, WarmupSample
 from salver.words.errors import InvalidInput
 from salver.words.handlers import MOST_WORKERS
 
@@ -262,6 +262,6 @@ def _size_of(sample: WarmupSample) -> int:
     )
 
 
-def _size_of_state(state: KeptState) -> int:
+def _size_of_state(state: SequenceState) -> int:
     extents = state.initial_shape or [1 if extent == -1 else extent for extent in state.shape]
     return math.prod(extents) * (state.datatype.itemsize or 8)

@@ -16,7 +16,7 @@ import msgspec
 from salver.backends import reshaped
 from salver.backends.protocol import Backend, LoadOptions, PartialBackend, RunnableModel
 from salver.kernel.engine.decoupled import DecoupledEngine
-from salver.kernel.engine.engine import Engine, Knowledge
+from salver.kernel.engine.engine import Engine, PriorKnowledge
 from salver.kernel.engine.learned import LearnedRule
 from salver.kernel.engine.placement import Placement, place
 from salver.kernel.engine.ports import Runner, StreamRunner
@@ -160,7 +160,12 @@ class Loader:
         if remember is not None:
             ends.append(functools.partial(remember, laws))
         engine = Engine(
-            manifest.id, runner, config, clock=self._clock, emit=self._bus.emit, known=Knowledge(laws, rule)
+            manifest.id,
+            runner,
+            config,
+            clock=self._clock,
+            emit=self._bus.emit,
+            known=PriorKnowledge(laws, rule),
         )
         several = None
         if runner.signature.others:

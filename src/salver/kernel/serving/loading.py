@@ -14,7 +14,7 @@ from salver.kernel.engine.learned import LearnedRule
 from salver.kernel.engine.placement import Placement
 from salver.kernel.engine.ports import Runner
 from salver.kernel.engine.spawn import Interpreter
-from salver.kernel.engine.turns import Pool
+from salver.kernel.engine.turns import ResourcePool
 from salver.kernel.serving.model_callbacks import ModelCallbacks
 from salver.kernel.serving.servable import Servable
 from salver.stats.shape_laws import ShapeLaws
@@ -39,7 +39,7 @@ class Terms(msgspec.Struct, frozen=True):
     trust_pickle: bool = False
     wish: Instances = _NO_WISH
     callbacks: ModelCallbacks | None = None
-    pool: Pool | None = None
+    pool: ResourcePool | None = None
 
     def wish_of(self, manifest: Manifest) -> Instances:
         """Return what a model wants, completed by the defaults."""

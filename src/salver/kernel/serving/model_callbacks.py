@@ -12,8 +12,8 @@ from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from typing import Literal
 
-from salver.backends.callbacks import Series, Wish
-from salver.kernel.engine.ports import Terms
+from salver.backends.callbacks import ModelCommand, Series
+from salver.kernel.engine.ports import CallTerms
 from salver.kernel.serving.inner import Inner
 from salver.kernel.serving.ports import Managing, OwnNumbers
 from salver.words import traceparent
@@ -83,7 +83,7 @@ class ModelCallbacks:
 
 
 class VersionCallbacks:
-    """Answers the calls of one version (:class:`~salver.kernel.engine.ports.Server`)."""
+    """Answers the calls of one version (:class:`~salver.kernel.engine.ports.CallbackProvider`)."""
 
     def __init__(self, calls: ModelCallbacks, id: ModelId) -> None:
         self.calls = calls
@@ -103,7 +103,7 @@ class VersionCallbacks:
 
 
 class _HostCallbacks:
-    """See :class:`~salver.kernel.engine.ports.Asker`."""
+    """See :class:`~salver.kernel.engine.ports.ModelCaller`."""
 
     def __init__(self, version: VersionCallbacks) -> None:
         self._calls = version.calls
@@ -111,19 +111,19 @@ class _HostCallbacks:
         self._waits: Counter[ModelId] = Counter()
         self._calls.hosts.setdefault(self._id, []).append(self._waits)
 
-    async def infer(self, request: InferRequest, terms: Terms) -> InferResponse:
+    async def infer(self, request: InferRequest, terms: CallTerms) -> InferResponse:
         """Return the one answer of a model."""
         with self._asking(request, terms) as call:
             return await self._calls.inner.infer(request, call)
 
     async def stream(
-        self, request: InferRequest, terms: Terms, write: Callable[[InferResponse], Awaitable[None]]
+        self, request: InferRequest, terms: CallTerms, write: Callable[[InferResponse], Awaitable[None]]
     ) -> None:
         """Write the answer in pieces."""
         with self._asking(request, terms) as call:
             await self._calls.inner.stream(request, call, write)
 
-    async def manage(self, wish: Wish) -> bool:
+    async def manage(self, wish: ModelCommand) -> bool:
         """Load, unload or look at a model."""
         control = self._calls.control()
         try:
@@ -147,7 +147,7 @@ class _HostCallbacks:
             del self._calls.hosts[self._id]
 
     @contextmanager
-    def _asking(self, request: InferRequest, terms: Terms) -> Iterator[Call]:
+    def _asking(self, request: InferRequest, terms: CallTerms) -> Iterator[Call]:
         """Count this host as waiting meanwhile, and give errors Triton's texts."""
         model, calls = request.model, self._calls
         prefix = f"Model {model} - Error when running inference: "

@@ -12,7 +12,7 @@ import msgspec
 from salver.backends.protocol import Backend, LoadOptions, StepBackend, StepModel
 from salver.backends.stateful import StatefulSteps
 from salver.kernel.engine.stepper import StepEngine
-from salver.kernel.engine.transcript import Bytes, Texts, Vocabulary
+from salver.kernel.engine.transcript import ByteVocabulary, TextVocabulary, Vocabulary
 from salver.stores.protocol import checked
 from salver.words.artifacts import Manifest
 from salver.words.errors import LoadFailed, SalverError
@@ -82,12 +82,12 @@ def _load(backend: Backend, manifest: Manifest, options: LoadOptions) -> StepMod
 def _read_vocabulary(manifest: Manifest) -> Vocabulary:
     name = manifest.config.steps.vocabulary
     if name == "bytes":
-        return Bytes()
+        return ByteVocabulary()
     path = manifest.path.parent / checked(name)
     try:
         if path.stat().st_size > _MAX_VOCABULARY:
             raise LoadFailed(f"vocabulary {path} is larger than {_MAX_VOCABULARY} bytes")
-        return Texts(msgspec.json.decode(path.read_bytes(), type=list[str]))
+        return TextVocabulary(msgspec.json.decode(path.read_bytes(), type=list[str]))
     except OSError as error:
         raise LoadFailed(
             f"cannot read the vocabulary {path}: {error.strerror}",

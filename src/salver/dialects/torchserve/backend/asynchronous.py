@@ -94,7 +94,7 @@ class AsyncHandlerModel:
             listener.end()
 
     def on_idle(self) -> None:
-        """See :class:`~salver.backends.protocol.ThriftyModel`."""
+        """See :class:`~salver.backends.protocol.IdleAwareModel`."""
         give_back()
 
     def close(self) -> None:

@@ -108,7 +108,7 @@ class HandlerModel:
         return finish(context, run, said)
 
     def on_idle(self) -> None:
-        """See :class:`~salver.backends.protocol.ThriftyModel`."""
+        """See :class:`~salver.backends.protocol.IdleAwareModel`."""
         give_back()
 
     def close(self) -> None:

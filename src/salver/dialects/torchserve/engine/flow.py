@@ -13,7 +13,7 @@ from salver.dialects.torchserve.engine.calls import HandlerCall
 from salver.dialects.torchserve.engine.form_host import FormHost
 from salver.dialects.torchserve.engine.run import told
 from salver.dialects.torchserve.engine.worker_pool import Worker
-from salver.kernel.engine.pieces import Pieces
+from salver.kernel.engine.pieces import ResponseStream
 from salver.words.errors import HandlerFailed, HostDied, SalverError
 from salver.words.messages import Timing
 
@@ -76,7 +76,7 @@ class HandlerFlow:
             self._over(self, call, time.perf_counter() - began, call.error is None)
             self._tell_if_free()
 
-    async def _hand_over(self, host: FormHost, call: HandlerCall, pieces: Pieces) -> None:
+    async def _hand_over(self, host: FormHost, call: HandlerCall, pieces: ResponseStream) -> None:
         timer = None
         if self._patience_s:
             timer = asyncio.get_running_loop().call_later(self._patience_s, self._give_up)
@@ -93,14 +93,14 @@ class HandlerFlow:
         if self._beginning is None and self.open < self._most and host is not None and not host.dead.done():
             self._free(self)
 
-    async def _read(self, call: HandlerCall, pieces: Pieces, waited: Timing) -> None:
+    async def _read(self, call: HandlerCall, pieces: ResponseStream, waited: Timing) -> None:
         while (piece := await self._next(pieces)) is not None:
             said, is_last = piece
             if isinstance(said, SalverError):
                 raise said
             call.put(said, waited, is_last=is_last)
 
-    async def _next(self, pieces: Pieces) -> tuple[Answer | SalverError, bool] | None:
+    async def _next(self, pieces: ResponseStream) -> tuple[Answer | SalverError, bool] | None:
         try:
             async with asyncio.timeout(self._patience_s or None):
                 return await pieces.next()

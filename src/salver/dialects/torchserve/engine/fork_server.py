@@ -17,8 +17,8 @@ import msgspec
 
 from salver.dialects.torchserve.engine.form_host import FormHost
 from salver.dialects.torchserve.engine.sharing import exit_code_of
-from salver.kernel.engine.control import Fork, Forked
-from salver.kernel.engine.spawn import Ends, HostPlan, open_line
+from salver.kernel.engine.control import Fork, ForkResult
+from salver.kernel.engine.spawn import HostHandles, HostPlan, open_line
 from salver.words.errors import LoadFailed, SalverError
 
 _log = logging.getLogger(__name__)
@@ -131,7 +131,9 @@ class ForkServer:
                 raise LoadFailed(f"no worker could be forked for model '{name}': {error}") from error
             undo.pop_all()
         process = ForkedProcess(pid, server.reap)
-        return await FormHost.take_over(self._plan, Ends(process, line.sock, line.output, pidfd, line.arenas))
+        return await FormHost.take_over(
+            self._plan, HostHandles(process, line.sock, line.output, pidfd, line.arenas)
+        )
 
     async def _ordered(self, server: FormHost, fds: list[int]) -> int:
         name = self._plan.manifest.id.name
@@ -143,7 +145,7 @@ class ForkServer:
             raise LoadFailed(f"no worker of model '{name}' was forked within {_FORK_S:g} s") from None
         except SalverError as error:
             raise LoadFailed(f"the process from which workers of model '{name}' come died") from error
-        if not isinstance(reply, Forked):
+        if not isinstance(reply, ForkResult):
             raise server.broken(reply)
         if reply.pid <= 1:  # a signal to -1, 0 or 1 would reach others
             raise LoadFailed(f"no worker could be forked for model '{name}': {reply.why}")

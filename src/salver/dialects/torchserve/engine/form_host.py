@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from salver.backends.protocol import Answer
 from salver.dialects.torchserve.engine import forms
 from salver.kernel.engine.child import HostProcess, is_small, size_of
-from salver.kernel.engine.control import Bit, Handle, Handled, Reap, Reply
+from salver.kernel.engine.control import Handle, HandlerPiece, HandlerResult, Reap, Reply
 from salver.kernel.engine.shm import Block
-from salver.kernel.engine.spawn import Ends, HostPlan
+from salver.kernel.engine.spawn import HostHandles, HostPlan
 from salver.words.errors import HostDied, SalverError
 from salver.words.messages import InferRequest
 from salver.words.tensor import Array
@@ -31,7 +31,7 @@ class FormHost(HostProcess):
 
     watches_streams = False  # its owner does (salver.dialects.torchserve.engine.flow)
 
-    def __init__(self, plan: HostPlan, ends: Ends) -> None:
+    def __init__(self, plan: HostPlan, ends: HostHandles) -> None:
         super().__init__(plan, ends)
         self._bit: Callable[[int, Answer], None] | None = None  # who is to be told of pieces of the run
         self._done: Replied | None = None
@@ -87,14 +87,14 @@ class FormHost(HostProcess):
         self._tell_now(order)
 
     def _hear(self, reply: Reply | HostDied) -> None:
-        if not isinstance(reply, Bit):
+        if not isinstance(reply, HandlerPiece):
             super()._hear(reply)
         elif self._bit is not None:
             self._watch_from_now()  # as long as it says something it does not hang
             self._bit(reply.index, forms.answer(reply.said, _NOTHING))
 
     def _hear_end(self, reply: Reply | HostDied) -> None:
-        if not isinstance(reply, Handled):
+        if not isinstance(reply, HandlerResult):
             try:
                 self._as_ran(reply)
             except SalverError as error:
@@ -112,7 +112,7 @@ class FormHost(HostProcess):
         else:
             self._end_run(forms.answers(reply, read), reply.seconds)
 
-    async def _read_large(self, reply: Handled, blocks: tuple[Block, ...]) -> None:
+    async def _read_large(self, reply: HandlerResult, blocks: tuple[Block, ...]) -> None:
         try:
             read = await self.read(blocks)
         except SalverError as error:

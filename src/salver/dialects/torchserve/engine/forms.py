@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from salver.backends.protocol import Answer
-from salver.kernel.engine.control import Bit, Handle, Handled, Uttered, Wanted
+from salver.kernel.engine.control import Handle, HandlerPiece, HandlerRequest, HandlerResponse, HandlerResult
 from salver.kernel.engine.shm import Arena, Block
 from salver.words.errors import ModelFailed
 from salver.words.handlers import BODY
@@ -42,7 +42,7 @@ def order(requests: Sequence[InferRequest], arena: Arena, is_lone: bool = False)
             else:
                 large[f"{index}/{len(parts)}"] = array
                 parts.append((each.name, b""))
-        sent.append(Wanted(request.id, tuple(parts), dict(request.parameters) or None, request.trace))
+        sent.append(HandlerRequest(request.id, tuple(parts), dict(request.parameters) or None, request.trace))
     if not large:
         return Handle(tuple(sent), is_lone)
     parts_of = [list(wanted.parts) for wanted in sent]
@@ -51,7 +51,7 @@ def order(requests: Sequence[InferRequest], arena: Arena, is_lone: bool = False)
         parts_of[index][place] = parts_of[index][place][0], block
     return Handle(
         tuple(
-            Wanted(wanted.id, tuple(parts), wanted.parameters, wanted.trace)
+            HandlerRequest(wanted.id, tuple(parts), wanted.parameters, wanted.trace)
             for wanted, parts in zip(sent, parts_of, strict=True)
         )
     )
@@ -83,20 +83,20 @@ def _input(name: str, data: bytes | Block, arena: Arena) -> Tensor:
     return tensor(name, arena.read((data,), copy=False)[data.name])
 
 
-def bits(index: int, answer: Answer) -> list[Bit]:
+def bits(index: int, answer: Answer) -> list[HandlerPiece]:
     """A piece of an answer, or several where it is too long for one message."""
     body = _body(answer)
     if len(body) <= _LONGEST:
-        return [Bit(index, Uttered(body, dict(answer.parameters) or None, answer.again))]
+        return [HandlerPiece(index, HandlerResponse(body, dict(answer.parameters) or None, answer.again))]
     cuts = [body[start : start + _LONGEST] for start in range(0, len(body), _LONGEST)]
-    first = Bit(index, Uttered(cuts[0], dict(answer.parameters) or None, answer.again))
-    return [first, *(Bit(index, Uttered(cut)) for cut in cuts[1:])]
+    first = HandlerPiece(index, HandlerResponse(cuts[0], dict(answer.parameters) or None, answer.again))
+    return [first, *(HandlerPiece(index, HandlerResponse(cut)) for cut in cuts[1:])]
 
 
-def handled(answers: Sequence[Answer], seconds: float, arena: Arena) -> Handled:
+def handled(answers: Sequence[Answer], seconds: float, arena: Arena) -> HandlerResult:
     """What is sent back."""
     large: dict[str, Array] = {}
-    said: list[Uttered] = []
+    said: list[HandlerResponse] = []
     for index, answer in enumerate(answers):
         array = answer.outputs.get(BODY)
         if array is not None and array.size > INLINE:
@@ -104,12 +104,12 @@ def handled(answers: Sequence[Answer], seconds: float, arena: Arena) -> Handled:
             body: bytes | None = None
         else:
             body = _body(answer)
-        said.append(Uttered(body, dict(answer.parameters) or None, answer.again))
+        said.append(HandlerResponse(body, dict(answer.parameters) or None, answer.again))
     if large:
         for block in arena.write(large):
             one = said[int(block.name)]
-            said[int(block.name)] = Uttered(block, one.parameters, one.again)
-    return Handled(tuple(said), seconds)
+            said[int(block.name)] = HandlerResponse(block, one.parameters, one.again)
+    return HandlerResult(tuple(said), seconds)
 
 
 def _body(answer: Answer) -> bytes:
@@ -121,17 +121,17 @@ def _body(answer: Answer) -> bytes:
     return array.tobytes()
 
 
-def blocks(reply: Handled) -> tuple[Block, ...]:
+def blocks(reply: HandlerResult) -> tuple[Block, ...]:
     """What of it lies in the arena."""
     return tuple([said.body for said in reply.said if isinstance(said.body, Block)])
 
 
-def answers(reply: Handled, read: Mapping[str, Array]) -> list[Answer]:
+def answers(reply: HandlerResult, read: Mapping[str, Array]) -> list[Answer]:
     """The answers of a reply, with what was read of its blocks."""
     return [answer(said, read) for said in reply.said]
 
 
-def answer(said: Uttered, read: Mapping[str, Array]) -> Answer:
+def answer(said: HandlerResponse, read: Mapping[str, Array]) -> Answer:
     """One of them."""
     body = said.body
     array = read[body.name] if isinstance(body, Block) else np.frombuffer(body or b"", np.uint8)

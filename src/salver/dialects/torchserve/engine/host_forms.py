@@ -13,9 +13,9 @@ from typing import Never
 
 import msgspec
 
-from salver.backends.protocol import Answer, FormModel, RunnableModel, ThriftyModel
+from salver.backends.protocol import Answer, FormModel, IdleAwareModel, RunnableModel
 from salver.dialects.torchserve.engine import forms, sharing
-from salver.kernel.engine.control import Handle, Load, Loaded, Reply, Stop
+from salver.kernel.engine.control import Handle, Load, LoadResult, Reply, Stop
 from salver.kernel.engine.host_channel import Channel
 from salver.kernel.engine.hosting import asks_of, load_failure, load_model, run_failure, serve
 from salver.kernel.engine.shm import Arena
@@ -30,7 +30,7 @@ def run(channel: Channel, load: Load, requests: Arena, responses: Arena) -> int:
         return _fork_imports(channel, load, arenas, before)
     try:
         model = load_model(load, None)
-        loaded = Loaded(model.signature, asks_of(model))
+        loaded = LoadResult(model.signature, asks_of(model))
     except BaseException as error:
         channel.send(load_failure(error, load))
         return 1
@@ -58,20 +58,20 @@ def _fork_imports(channel: Channel, load: Load, arenas: tuple[Arena, Arena], bef
     sharing.import_all(load.imports)
     before.end()
     alone = sharing.why_not(before)
-    channel.send(Loaded(Signature((), ()), alone=alone))
+    channel.send(LoadResult(Signature((), ()), alone=alone))
     if alone or (birth := sharing.bear(channel.sock, before, load)) is None:
         return 0
     channel, arenas = _own_ends(birth, arenas)
 
-    def load_now(load: Load) -> tuple[RunnableModel, Loaded]:
+    def load_now(load: Load) -> tuple[RunnableModel, LoadResult]:
         model = load_model(load, None)
-        return model, Loaded(model.signature, asks_of(model))
+        return model, LoadResult(model.signature, asks_of(model))
 
     _run_fork(channel, load_now, arenas)
 
 
 def _run_fork(
-    channel: Channel, load: Callable[[Load], tuple[RunnableModel, Loaded]], arenas: tuple[Arena, Arena]
+    channel: Channel, load: Callable[[Load], tuple[RunnableModel, LoadResult]], arenas: tuple[Arena, Arena]
 ) -> Never:
     """Run a forked host to its end, without the clean-up at exit, which is its parent's."""
     code = 0
@@ -108,7 +108,7 @@ def _own_ends(birth: sharing.Birth, others: tuple[Arena, Arena]) -> tuple[Channe
 
 def _serve(channel: Channel, model: RunnableModel, load: Load, requests: Arena, responses: Arena) -> None:
     if isinstance(model, FormModel):
-        if isinstance(model, ThriftyModel):
+        if isinstance(model, IdleAwareModel):
             channel.when_idle(model.on_idle)
         _serve_forms(channel, model, load, requests, responses)
     else:

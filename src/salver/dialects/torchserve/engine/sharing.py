@@ -21,7 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from salver.kernel.engine.control import Fork, Forked, Frames, Load, Reap, frame, read_order
+from salver.kernel.engine.control import Fork, ForkResult, Frames, Load, Reap, frame, read_order
 
 _PR_SET_PDEATHSIG = 1
 _MOST_FDS = 8
@@ -154,14 +154,14 @@ def _fork(sock: socket.socket, fds: list[int], before: Before, load: Load) -> Bi
     except OSError as error:
         for fd in fds:
             os.close(fd)
-        sock.sendall(frame(Forked(-1, str(error))))
+        sock.sendall(frame(ForkResult(-1, str(error))))
         return None
     if pid:
         with suppress(OSError):  # it has done so itself, or is gone
             os.setpgid(pid, pid)
         for fd in fds:
             os.close(fd)
-        sock.sendall(frame(Forked(pid)))
+        sock.sendall(frame(ForkResult(pid)))
         return None
     os.setpgid(0, 0)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

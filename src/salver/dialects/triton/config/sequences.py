@@ -5,7 +5,7 @@ from typing import Any, Final, Literal
 
 from salver.dialects.triton.model_config import ENUMS
 from salver.kernel.repository.checks.sequences import control_name, misfit
-from salver.words.artifacts import Control, KeptState, Sequences
+from salver.words.artifacts import Control, Sequences, SequenceState
 from salver.words.errors import InvalidInput
 from salver.words.tensor import DATATYPES, DataType
 
@@ -103,7 +103,7 @@ def _control(name: str, said: Any, model: str) -> Control:
     return Control(name, kind, _VALUES[given[0]], (values[0], values[1]))
 
 
-def _state(said: Any) -> KeptState:
+def _state(said: Any) -> SequenceState:
     name, datatype = said.input_name, _datatype(said.data_type)
     if datatype is None:
         raise ValueError(f"the state '{name}' must have a data_type")
@@ -112,7 +112,7 @@ def _state(said: Any) -> KeptState:
             f"initial_state field for state input '{name}' must contain exactly one or zero element. Found "
             f"'{len(said.initial_state)}' elements."
         )
-    state = KeptState(name, said.output_name, datatype, tuple(said.dims))
+    state = SequenceState(name, said.output_name, datatype, tuple(said.dims))
     for initial in said.initial_state:
         if initial.data_type != said.data_type:
             raise ValueError(
@@ -124,5 +124,5 @@ def _state(said: Any) -> KeptState:
         if initial.WhichOneof("state_data") is None:
             raise ValueError(f"initial_state setting expects state'{name}' to have state_data set")
         dims, file = tuple(initial.dims), initial.data_file
-        state = KeptState(name, said.output_name, datatype, tuple(said.dims), dims, file)
+        state = SequenceState(name, said.output_name, datatype, tuple(said.dims), dims, file)
     return state

@@ -7,15 +7,15 @@ speak to is one for all of the process.
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from salver.backends.callbacks import Surroundings
+from salver.backends.callbacks import ServerAccess
 from salver.dialects.triton.python_backend.values import TritonModelException
 from salver.words.errors import SalverError
 
-_around: Surroundings | None = None
+_around: ServerAccess | None = None
 _folder = ""
 
 
-def connect(surroundings: Surroundings | None, folder: str = "") -> None:
+def connect(surroundings: ServerAccess | None, folder: str = "") -> None:
     """From now on the model speaks to that one; None = to nobody.
 
     Args:
@@ -46,7 +46,7 @@ def raising() -> Iterator[None]:
         raise TritonModelException(str(error)) from error
 
 
-def server() -> Surroundings:
+def server() -> ServerAccess:
     """The server.
 
     Raises:

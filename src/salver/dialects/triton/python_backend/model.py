@@ -31,7 +31,7 @@ class Instance:
         name: Its name, for messages.
 
     Attributes:
-        wants_trace: See :class:`~salver.kernel.engine.control.Loaded`.
+        wants_trace: See :class:`~salver.kernel.engine.control.LoadResult`.
     """
 
     wants_trace = False

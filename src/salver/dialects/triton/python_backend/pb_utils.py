@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Final
 
-from salver.backends.callbacks import Wish
+from salver.backends.callbacks import ModelCommand
 from salver.dialects.triton.python_backend import host_server as around
 from salver.dialects.triton.python_backend.config import ModelConfig
 from salver.dialects.triton.python_backend.metrics import Metric, MetricFamily, MetricKind
@@ -130,19 +130,21 @@ def load_model(model_name: str, config: str = "", files: Mapping[str, bytes] | N
     named = [(text_of(path, "the path of a file"), content) for path, content in (files or {}).items()]
     given = {path.removeprefix("file:"): _content(content, path) for path, content in named}
     with around.raising():
-        around.server().manage(Wish("load", name, order=LoadOrder(said, given)))
+        around.server().manage(ModelCommand("load", name, order=LoadOrder(said, given)))
 
 
 def unload_model(model_name: str, unload_dependents: bool = False) -> None:
     """Have the server let a model go."""
     name = text_of(model_name, "model_name")
     with around.raising():
-        around.server().manage(Wish("unload", name, dependents=bool(unload_dependents)))
+        around.server().manage(ModelCommand("unload", name, dependents=bool(unload_dependents)))
 
 
 def is_model_ready(model_name: str, model_version: str = "") -> bool:
     """Whether a model can answer."""
-    wish = Wish("is_ready", text_of(model_name, "model_name"), text_of(model_version, "model_version"))
+    wish = ModelCommand(
+        "is_ready", text_of(model_name, "model_name"), text_of(model_version, "model_version")
+    )
     with around.raising():
         return around.server().manage(wish)
 

@@ -14,7 +14,7 @@ from queue import SimpleQueue
 from threading import Event
 from typing import Any, Final, Protocol, TypedDict, Unpack
 
-from salver.backends.callbacks import Asked
+from salver.backends.callbacks import PendingAnswer
 from salver.dialects.triton.python_backend.host_server import server
 from salver.dialects.triton.python_backend.values import (
     InferenceResponse,
@@ -350,7 +350,7 @@ class ResponseIterator:
                 responses, tell = waiting.pop()
                 tell(responses)
 
-        self._asked: Asked = server().infer(request, True, hear)
+        self._asked: PendingAnswer = server().infer(request, True, hear)
 
     def __del__(self) -> None:
         if not self._is_over and hasattr(self, "_asked"):

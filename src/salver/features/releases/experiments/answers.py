@@ -32,7 +32,7 @@ def size_of(outputs: Sequence[Tensor]) -> int:
     return size
 
 
-class Pieces:
+class AnswerPieces:
     """Pieces of one answer, up to a limit.
 
     Attributes:

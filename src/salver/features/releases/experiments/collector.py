@@ -20,7 +20,7 @@ from salver.features.releases.experiments.happenings import OK, happened
 from salver.features.releases.experiments.outputs import OutputCheck, Watch
 from salver.features.releases.experiments.ports import Sink
 from salver.features.releases.experiments.speed import Speed
-from salver.features.releases.experiments.underway import UnderWay
+from salver.features.releases.experiments.underway import ActiveRequests
 from salver.stats.bloom import Bloom
 from salver.words.events import Event, Responded, Served, Shadowed
 from salver.words.releases import (
@@ -34,12 +34,12 @@ from salver.words.releases import (
     Arm,
     Assignment,
     Bucket,
+    BucketObservations,
     Copies,
     Counts,
     Exposures,
-    Met,
     Predictions,
-    Seen,
+    UnitObservations,
     first_in,
     hour_of,
     kept_in,
@@ -71,10 +71,10 @@ _Flags = npt.NDArray[np.bool_]
 #: An event of a unit: the name under which it counts, and the unit's number.
 _Happening = tuple[str, int]
 _T = TypeVar("_T", bound=Hashable)
-_M = TypeVar("_M", bound=Met)
+_M = TypeVar("_M", bound=UnitObservations)
 
 
-class _Waiting(Generic[_T]):
+class _PendingLookups(Generic[_T]):
     """Lookups to be done.
 
     Attributes:
@@ -134,7 +134,7 @@ class _Tally:
         "start",
     )
 
-    def __init__(self, followed: "_Followed", assigned: Assignment, start: float) -> None:
+    def __init__(self, followed: "_FollowedRelease", assigned: Assignment, start: float) -> None:
         self.start = start
         self.heard = followed.heard
         self.hour = hour_of(followed.end - followed.seconds)
@@ -148,11 +148,11 @@ class _Tally:
         self.events: dict[str, list[int]] = {}
         # including when none is known
         self.raw: dict[str, list[int]] = {metric: [0, 0, 0] for metric in followed.slow}
-        self.fresh: _Waiting[str] = _Waiting()
-        self.news: _Waiting[tuple[str, str]] = _Waiting()
-        self.asked: _Waiting[tuple[str, str]] = _Waiting()
+        self.fresh: _PendingLookups[str] = _PendingLookups()
+        self.news: _PendingLookups[tuple[str, str]] = _PendingLookups()
+        self.asked: _PendingLookups[tuple[str, str]] = _PendingLookups()
         self.exposures: list[Exposures] = []
-        self.firsts: dict[str, list[Met]] = {}
+        self.firsts: dict[str, list[UnitObservations]] = {}
         self.predictions: list[Predictions] = []
 
     @property
@@ -185,7 +185,7 @@ class _Tally:
         self.names[metric] = tuple(names)
         return self.names[metric]
 
-    def closed(self, release: str, end: float, copies: Copies) -> Seen:
+    def closed(self, release: str, end: float, copies: Copies) -> BucketObservations:
         events: dict[str, dict[str, Counts]] = {field: {} for field in FIRSTS}
         for name, counts in self.events.items():
             metric, field, _ = kept_in(name)
@@ -203,7 +203,7 @@ class _Tally:
             raw={name: Counts(*counts) for name, counts in self.raw.items()},
             copies=copies,
         )
-        return Seen(
+        return BucketObservations(
             release,
             bucket,
             _joined(self.exposures) or NO_EXPOSURES,
@@ -213,7 +213,7 @@ class _Tally:
         )
 
 
-class Memory:
+class SeenUnits:
     """Units seen in one release, and their events.
 
     Args:
@@ -254,7 +254,7 @@ class Memory:
         return len(self._units) > self._most
 
 
-class _Followed:
+class _FollowedRelease:
     """State of one release.
 
     Attributes:
@@ -267,7 +267,7 @@ class _Followed:
         quick: Seconds up to which an answer is slow by no metric.
         recent: Units whose last arm is known for certain, by its index.
         since: Unix seconds up to which everything has been passed on.
-        heard: See :attr:`salver.words.releases.Seen.heard`.
+        heard: See :attr:`salver.words.releases.BucketObservations.heard`.
         speed: Durations of successful answers of the stable version.
         watch: Checks of outputs.
         keeps_requests: Outcomes may be posted by the ids of requests.
@@ -277,7 +277,7 @@ class _Followed:
         slowest: Seconds of the slowest successful answer of the stable version.
     """
 
-    def __init__(self, memory: Memory, seconds: float) -> None:
+    def __init__(self, memory: SeenUnits, seconds: float) -> None:
         self.memory = memory
         self.seconds = seconds
         self.end = 0.0
@@ -344,13 +344,13 @@ class Collector:
         sink: Sink,
         clock: Callable[[], float],
         config: CollectorConfig = _USUAL,
-        under_way: UnderWay | None = None,
+        under_way: ActiveRequests | None = None,
     ) -> None:
-        self._under_way = under_way or UnderWay(clock)
+        self._under_way = under_way or ActiveRequests(clock)
         self._sink = sink
         self._clock = clock
         self._config = config
-        self._followed: dict[str, _Followed] = {}
+        self._followed: dict[str, _FollowedRelease] = {}
         #: Answers waiting for analysis; if there are too many, only the newest are kept.
         self.answers: deque[Responded] = deque(maxlen=_MOST_ANSWERS)
 
@@ -363,7 +363,7 @@ class Collector:
         happenings: Iterable[_Happening] = (),
         *,
         keeps_arms: bool = False,
-    ) -> Memory:
+    ) -> SeenUnits:
         """Restore what was counted before. For millions of units it takes seconds; callable on any thread.
 
         Args:
@@ -371,7 +371,7 @@ class Collector:
             happenings: Name (:func:`~salver.words.releases.first_in`) and unit of past events in the ledger.
             keeps_arms: A unit that moves to another arm is also stored in the ledger.
         """
-        memory = Memory(self._config, keeps_arms=keeps_arms)
+        memory = SeenUnits(self._config, keeps_arms=keeps_arms)
         memory.know(units)
         for some in _chunks(happenings):
             for name, chosen in _by_name(some).items():
@@ -379,7 +379,7 @@ class Collector:
         return memory
 
     def follow(
-        self, release: str, seconds: float = 10.0, memory: Memory | None = None, heard: int = 0
+        self, release: str, seconds: float = 10.0, memory: SeenUnits | None = None, heard: int = 0
     ) -> None:
         """Count a release from now on; events of others are ignored.
 
@@ -388,7 +388,7 @@ class Collector:
             memory: Earlier counts; None = none.
             heard: As in :meth:`know`.
         """
-        followed = self._followed[release] = _Followed(memory or self.remembered(), seconds)
+        followed = self._followed[release] = _FollowedRelease(memory or self.remembered(), seconds)
         followed.since = self._clock()
         followed.heard = heard
 
@@ -397,7 +397,7 @@ class Collector:
 
         Args:
             heard: Value to pass on with later observations
-                (:attr:`~salver.words.releases.Seen.heard`).
+                (:attr:`~salver.words.releases.BucketObservations.heard`).
         """
         if (followed := self._followed.get(release)) is not None:
             followed.memory.know(units)
@@ -457,7 +457,7 @@ class Collector:
                 self._close(release, followed, followed.end if followed.tallies else last)
                 followed.end = last + followed.seconds
 
-    def _look_for_waiting(self, release: str, followed: _Followed, now: float) -> None:
+    def _look_for_waiting(self, release: str, followed: _FollowedRelease, now: float) -> None:
         """Report unanswered requests as time-outs once they have waited far longer than any before."""
         if followed.slowest:
             for event in self._under_way.overdue(release, followed.too_long):
@@ -504,7 +504,7 @@ class Collector:
             if followed.pending >= self._config.most_pending:
                 self._close(release, followed, now)
 
-    def _look_at(self, followed: _Followed, answers: Sequence[Responded], now: float) -> None:
+    def _look_at(self, followed: _FollowedRelease, answers: Sequence[Responded], now: float) -> None:
         if not followed.watch.are_fine(answers):
             for answer in answers:
                 assigned = answer.assignment
@@ -514,7 +514,9 @@ class Collector:
                     found = followed.watch.happened(answer, is_control=bool(place))
                     tally.note(found, assigned, answer.unit, place)
 
-    def _count(self, followed: _Followed, assigned: Assignment, events: Sequence[Served], now: float) -> None:
+    def _count(
+        self, followed: _FollowedRelease, assigned: Assignment, events: Sequence[Served], now: float
+    ) -> None:
         """Count the requests of an assignment."""
         tally = self._tally(followed, assigned, now)
         place = tally.places[assigned.arm]
@@ -544,7 +546,7 @@ class Collector:
             followed.speed.add_all(good)
             followed.slowest = max(followed.slowest, *good)
 
-    def _look_up(self, followed: _Followed) -> None:
+    def _look_up(self, followed: _FollowedRelease) -> None:
         """Count new units and events; those of earlier stages first."""
         for _, tally in sorted(followed.tallies.items()):
             if tally.fresh.places:
@@ -559,7 +561,7 @@ class Collector:
                 tally.predictions.append(Predictions(units, places, times, requests))
                 followed.pending += len(asked)
 
-    def _expose(self, followed: _Followed, tally: _Tally) -> None:
+    def _expose(self, followed: _FollowedRelease, tally: _Tally) -> None:
         fresh, places, times = tally.fresh.taken()
         units = unit_numbers(fresh)
         is_new, is_new_there = followed.memory.exposed(units, places)
@@ -576,7 +578,7 @@ class Collector:
                 self._config.units,
             )
 
-    def _note(self, followed: _Followed, tally: _Tally) -> None:
+    def _note(self, followed: _FollowedRelease, tally: _Tally) -> None:
         news, places, times = tally.news.taken()
         units = unit_numbers(unit for _, unit in news)
         for name, indices in _by_name(news).items():
@@ -585,10 +587,10 @@ class Collector:
             if len(chosen):
                 followed.pending += len(chosen)
                 _add(tally.events.setdefault(name, [0, 0, 0]), places[chosen])
-                met = Met(units[chosen], places[chosen], times[chosen])
+                met = UnitObservations(units[chosen], places[chosen], times[chosen])
                 tally.firsts.setdefault(name, []).append(met)
 
-    def _tally(self, followed: _Followed, assigned: Assignment, now: float) -> _Tally:
+    def _tally(self, followed: _FollowedRelease, assigned: Assignment, now: float) -> _Tally:
         key = assigned.stage, assigned.propensity
         tally = followed.tallies.get(key)
         if tally is None:
@@ -599,12 +601,12 @@ class Collector:
             tally = followed.tallies[key] = _Tally(followed, assigned, start)
         return tally
 
-    def _close(self, release: str, followed: _Followed, end: float) -> None:
+    def _close(self, release: str, followed: _FollowedRelease, end: float) -> None:
         """Pass on a finished bucket. An empty one is reported too, without stage and share."""
         self._look_up(followed)
         if not followed.tallies and end > followed.since:
             nothing = Bucket(followed.since, end - followed.since, NO_STAGE, 0.0, copies=followed.taken())
-            self._sink.write(Seen(release, nothing))
+            self._sink.write(BucketObservations(release, nothing))
         # A stage ends where the next begins; what is left of an earlier one has no duration.
         tallies = [followed.tallies[key] for key in sorted(followed.tallies)]
         for tally, its_end in zip(tallies, [*(t.start for t in tallies[1:]), end], strict=False):

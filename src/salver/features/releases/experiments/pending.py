@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
-from salver.words.releases import Seen
+from salver.words.releases import BucketObservations
 
 _LOG: Final = logging.getLogger("salver.features.releases.experiments")
 
@@ -25,13 +25,13 @@ class Pending:
     def __init__(self, most: int = 8640, most_rows: int = 5_000_000) -> None:
         self._most = most
         self._most_rows = most_rows
-        self._seen: dict[str, list[Seen]] = {}
+        self._seen: dict[str, list[BucketObservations]] = {}
         self._rows: Counter[str] = Counter()
 
     def __repr__(self) -> str:
         return f"<Pending {sum(map(len, self._seen.values()))} buckets>"
 
-    def write(self, seen: Seen) -> None:
+    def write(self, seen: BucketObservations) -> None:
         """See :class:`salver.features.releases.experiments.ports.Sink`."""
         waiting = self._seen.setdefault(seen.release, [])
         if len(waiting) < self._most and self._rows[seen.release] + seen.rows <= self._most_rows:
@@ -42,7 +42,7 @@ class Pending:
                 "release %s: a bucket is lost, since nobody has written down those before", seen.release
             )
 
-    def of(self, release: str) -> Sequence[Seen]:
+    def of(self, release: str) -> Sequence[BucketObservations]:
         """Return the buckets of a release, in order."""
         return tuple(self._seen.get(release, ()))
 

@@ -21,7 +21,7 @@ _NO_TIME: Final = Timing()
 _ONE_IN: Final = 8
 
 
-class _Way(NamedTuple):
+class _ActiveRequest(NamedTuple):
     """Plan and start of an active request."""
 
     call: Call
@@ -29,7 +29,7 @@ class _Way(NamedTuple):
     assigned: Assignment
 
 
-class UnderWay:
+class ActiveRequests:
     """Active requests of releases.
 
     Args:
@@ -42,7 +42,7 @@ class UnderWay:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self.ways: dict[Call, Plan] = {}
-        self._told: dict[Call, _Way] = {}
+        self._told: dict[Call, _ActiveRequest] = {}
 
     def __repr__(self) -> str:
         return f"<UnderWay {len(self.ways) + len(self._told)} requests>"
@@ -70,17 +70,17 @@ class UnderWay:
         now = self._clock()
         return len(arrivals), now - min(arrivals, default=now)
 
-    def _late(self, release: str, seconds: float) -> list[_Way]:
+    def _late(self, release: str, seconds: float) -> list[_ActiveRequest]:
         now, found = self._clock(), []
         for call, plan in self.ways.items():
             if now - call.arrival <= seconds:
                 break  # later requests have waited less
             assigned = plan.assignment
             if assigned is not None and assigned.release == release and assigned.reason in COUNTED:
-                found.append(_Way(call, plan, assigned))
+                found.append(_ActiveRequest(call, plan, assigned))
         return found
 
-    def _timed_out(self, way: _Way) -> Served:
+    def _timed_out(self, way: _ActiveRequest) -> Served:
         call, plan, assigned = self._told[way.call] = way
         del self.ways[call]
         return Served(

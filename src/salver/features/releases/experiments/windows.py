@@ -25,7 +25,7 @@ Stand = tuple[int, float]
 _QUIET: Final[Stand] = (NO_STAGE, 0.0)
 
 
-class Part(msgspec.Struct, frozen=True):
+class WindowPart(msgspec.Struct, frozen=True):
     """Counts of one server in an interval.
 
     Attributes:
@@ -63,7 +63,7 @@ class CountedBy(msgspec.Struct, frozen=True):
     is_heard: bool
 
 
-class Judged(NamedTuple):
+class JudgedBucket(NamedTuple):
     """The last bucket that was judged.
 
     Attributes:
@@ -76,11 +76,11 @@ class Judged(NamedTuple):
     until: float
 
 
-class Merged(NamedTuple):
+class MergedBucket(NamedTuple):
     """A bucket and its parts."""
 
     bucket: Bucket
-    parts: tuple[Part, ...]
+    parts: tuple[WindowPart, ...]
 
 
 def silent(
@@ -105,7 +105,9 @@ def counted_by(witnesses: Sequence[Witness], now: float, seconds: float) -> tupl
     return tuple(CountedBy(w.server, max(0.0, now - w.until), is_heard=w not in gone) for w in witnesses)
 
 
-def due(parts: Iterable[Part], seconds: float, until: float, judged: Judged | None) -> list[Merged]:
+def due(
+    parts: Iterable[WindowPart], seconds: float, until: float, judged: JudgedBucket | None
+) -> list[MergedBucket]:
     """Return the buckets that can be judged now, in order; each part is in one of them or waits.
 
     A part that arrives after its window was judged joins the next bucket of its stage and share, whose
@@ -118,8 +120,8 @@ def due(parts: Iterable[Part], seconds: float, until: float, judged: Judged | No
         until: Unix seconds up to which all servers have reported.
         judged: Last judged bucket; None = none.
     """
-    late: dict[Stand, list[Part]] = {}
-    windows: dict[int, dict[Stand, list[Part]]] = {}
+    late: dict[Stand, list[WindowPart]] = {}
+    windows: dict[int, dict[Stand, list[WindowPart]]] = {}
     for part in sorted(parts, key=lambda part: (part.bucket.start, part.server, part.number)):
         bucket, its = part.bucket, _stand(part)
         window = math.floor(bucket.start / seconds + _NEAR)
@@ -138,12 +140,14 @@ class _Group(NamedTuple):
     """Parts of one bucket, with its own start and end."""
 
     stand: Stand
-    parts: Sequence[Part]
+    parts: Sequence[WindowPart]
     start: float
     end: float
 
 
-def _of_window(groups: dict[Stand, list[Part]], late: dict[Stand, list[Part]]) -> Iterator[_Group]:
+def _of_window(
+    groups: dict[Stand, list[WindowPart]], late: dict[Stand, list[WindowPart]]
+) -> Iterator[_Group]:
     """Return groups in order of their start, each ending where the next begins, with late parts added."""
     quiet = groups.pop(_QUIET, []) if len(groups) > 1 else []
     quiet += late.pop(_QUIET, [])
@@ -154,14 +158,18 @@ def _of_window(groups: dict[Stand, list[Part]], late: dict[Stand, list[Part]]) -
         quiet = []
 
 
-def _in_order(groups: Iterable[_Group], judged: Judged | None, seconds: float) -> Iterator[Merged]:
+def _in_order(
+    groups: Iterable[_Group], judged: JudgedBucket | None, seconds: float
+) -> Iterator[MergedBucket]:
     """Make groups consecutive: each begins after the one before, and not before that ends."""
     since, until = (judged.since, judged.until) if judged else (-math.inf, -math.inf)
     for group in groups:
         start = until if group.start < until - _NEAR * seconds else group.start
         start = max(start, math.nextafter(since, math.inf))
         end = max(group.end, start)
-        yield Merged(_sum([part.bucket for part in group.parts], group.stand, start, end), tuple(group.parts))
+        yield MergedBucket(
+            _sum([part.bucket for part in group.parts], group.stand, start, end), tuple(group.parts)
+        )
         since, until = start, end
 
 
@@ -193,7 +201,7 @@ def _totals(by_metric: Iterable[Mapping[str, Counts]]) -> dict[str, Counts]:
     return found
 
 
-def _stand(part: Part) -> Stand:
+def _stand(part: WindowPart) -> Stand:
     return part.bucket.stage, part.bucket.share
 
 

@@ -14,12 +14,12 @@ from salver.features.releases.judge.means import Means
 from salver.features.releases.judge.policy import Metric, Policy, Stage
 from salver.features.releases.judge.rules import Never, hour_of_week
 from salver.features.releases.judge.shadowing import CopyEvidence
-from salver.features.releases.judge.strand import Lately, Strand, Weight, strands
+from salver.features.releases.judge.strand import RecentEvents, Strand, Weight, strands
 from salver.features.releases.judge.wildness import matched_share
 from salver.stats import sample_ratio
 from salver.stats.combine import log_mean
 from salver.words.errors import InvalidInput
-from salver.words.releases import Bucket, Counts, Matured, hour_of, plus
+from salver.words.releases import Bucket, Counts, OutcomeCohort, hour_of, plus
 
 #: Rates that the evidence for a negligible rate bets on, as fractions of the largest negligible one.
 BETS = (0.5, 0.2, 0.05)
@@ -234,7 +234,7 @@ def _observed(
             events := bucket.events.get(name, Counts()),
             bucket.share,
             weight,
-            Lately(
+            RecentEvents(
                 hour=hour,
                 in_hour=bucket.in_hour.get(name, events),
                 in_stage=bucket.in_stage.get(name, events) if is_recent else Counts(),
@@ -260,14 +260,20 @@ MOST_LESS = 0.9
 
 
 def _with_outcomes(
-    known: MetricEvidence, metric: Metric, matured: Matured, weight: Weight, hour: int, *, is_recent: bool
+    known: MetricEvidence,
+    metric: Metric,
+    matured: OutcomeCohort,
+    weight: Weight,
+    hour: int,
+    *,
+    is_recent: bool,
 ) -> MetricEvidence:
     units = plus(known.units, matured.units)
     if metric.kind == "mean":
         means = known.means.add(metric, matured, weight.gate_margin, is_recent=is_recent)
         return msgspec.structs.replace(known, means=means, units=units)
     [strand] = known.strands
-    lately = Lately(hour, matured.events, matured.events if is_recent else Counts())
+    lately = RecentEvents(hour, matured.events, matured.events if is_recent else Counts())
     weight = weight._replace(is_warm=True, is_whole=False)
     grown = strand.add(metric, matured.events, matured.share, weight, lately)
     return msgspec.structs.replace(known, strands=(grown,), units=units)

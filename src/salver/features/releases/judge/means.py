@@ -13,7 +13,7 @@ import msgspec
 from salver.features.releases.judge.policy import Metric
 from salver.stats.interval import Estimate
 from salver.stats.mean_evidence import contrast, estimate, log_less, log_more, undecided
-from salver.words.releases import Counts, Matured, Sums, plus
+from salver.words.releases import Counts, OutcomeCohort, Sums, plus
 
 _UNTOLD = "no unit's outcome is known yet"
 
@@ -43,7 +43,9 @@ class Means(msgspec.Struct, frozen=True):
     log_gate: float = 0.0
     unknown: str = _UNTOLD
 
-    def add(self, metric: Metric, matured: Matured, gate_margin: float | None, *, is_recent: bool) -> Self:
+    def add(
+        self, metric: Metric, matured: OutcomeCohort, gate_margin: float | None, *, is_recent: bool
+    ) -> Self:
         """Add matured outcomes.
 
         Args:
@@ -90,7 +92,7 @@ def _pairs(phases: Sequence[Phase]) -> list[tuple[Sums, Sums]]:
     return [(phase.canary, phase.control) for phase in phases]
 
 
-def _with(phases: tuple[Phase, ...], matured: Matured) -> tuple[Phase, ...]:
+def _with(phases: tuple[Phase, ...], matured: OutcomeCohort) -> tuple[Phase, ...]:
     """Add sums to the phase of a share, keeping their order."""
     if matured.share >= 1:
         return phases  # with all traffic there is no control

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 
 import msgspec
 
-from salver.features.releases.judge.record import Progress, Release, Wish
-from salver.features.releases.judge.rules import Approved
+from salver.features.releases.judge.record import ChangeRequest, Progress, Release
+from salver.features.releases.judge.rules import StepApproval
 from salver.features.releases.judge.states import advance
 from salver.features.releases.judge.verdict import Decision, Verdict
 from salver.words.releases import ReleaseState
@@ -38,7 +38,7 @@ def started(release: Release, now: float, waits_for: str) -> Release:
     )
 
 
-def wished(release: Release, wish: Wish, now: float) -> Release:
+def wished(release: Release, wish: ChangeRequest, now: float) -> Release:
     """Apply an operator's request; a request for the current state changes nothing.
 
     Raises:
@@ -60,7 +60,7 @@ def wished(release: Release, wish: Wish, now: float) -> Release:
             if release.state is ReleaseState.PROMOTED:
                 return release
             after = 0 if release.state is _PROPOSED else release.stage + 1
-            approvals = (*release.progress.approvals, Approved(after, wish.by))
+            approvals = (*release.progress.approvals, StepApproval(after, wish.by))
             return _forward(_with_progress(release, approvals=approvals), after, now, reason)
 
 

@@ -10,7 +10,7 @@ import msgspec
 
 from salver.features.releases.judge.evidence import Evidence, start
 from salver.features.releases.judge.policy import COUNTED, Policy
-from salver.features.releases.judge.rules import Approved
+from salver.features.releases.judge.rules import StepApproval
 from salver.features.releases.judge.states import ENDED
 from salver.words.errors import InvalidInput
 from salver.words.releases import ReleaseState, Split
@@ -21,7 +21,7 @@ _UNHURRIED = 6
 What = Literal["start", "pause", "resume", "promote", "abort"]
 
 
-class Wish(msgspec.Struct, frozen=True):
+class ChangeRequest(msgspec.Struct, frozen=True):
     """A request to change a release.
 
     Attributes:
@@ -57,7 +57,7 @@ class Progress(msgspec.Struct, frozen=True):
     thresholds: Mapping[str, float] = msgspec.field(default_factory=dict)
     bins: Mapping[str, tuple[float, ...]] = msgspec.field(default_factory=dict)
     watermarks: Mapping[str, float] = msgspec.field(default_factory=dict)
-    approvals: tuple[Approved, ...] = ()
+    approvals: tuple[StepApproval, ...] = ()
     waits_for: str = "no server that serves this registry has taken it up yet"
     watched_until: float | None = None
     is_told: bool = False

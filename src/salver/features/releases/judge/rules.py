@@ -138,7 +138,7 @@ class ShipOnBudget(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=
 Rule = Blackout | MostUnits | OnePerLayer | CostCap | Approval | Never | Coverage | ShipOnBudget
 
 
-class Approved(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class StepApproval(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Approval of the step into a stage."""
 
     stage: int
@@ -154,7 +154,7 @@ class Facts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         waiting: Requests that wait too long for the canary, as text; empty = none known.
     """
 
-    approvals: tuple[Approved, ...] = ()
+    approvals: tuple[StepApproval, ...] = ()
     others_in_layer: tuple[str, ...] | None = None
     missing: str = ""
     waiting: str = ""

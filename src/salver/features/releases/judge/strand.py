@@ -45,7 +45,7 @@ class Weight(NamedTuple):
     is_whole: bool = True
 
 
-class Lately(NamedTuple):
+class RecentEvents(NamedTuple):
     """First events within an hour or stage, of units that may have had some before.
 
     Attributes:
@@ -86,7 +86,7 @@ class Strand(msgspec.Struct, frozen=True):
     is_good: bool = False
 
     def add(
-        self, metric: Metric, counts: Counts, share: float, weight: Weight, lately: Lately | None = None
+        self, metric: Metric, counts: Counts, share: float, weight: Weight, lately: RecentEvents | None = None
     ) -> Self:
         """Add a bucket.
 
@@ -99,7 +99,7 @@ class Strand(msgspec.Struct, frozen=True):
         """
         if share >= 1:
             return self  # with all traffic there is no control
-        lately = lately or Lately(0, counts, counts)
+        lately = lately or RecentEvents(0, counts, counts)
         factor, most = self.wildness.factor(share), self.wildness.most
         hourly = self.hourly.at(lately.hour)
         changes: dict[str, object] = {

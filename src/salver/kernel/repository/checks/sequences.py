@@ -6,7 +6,7 @@ Pure; messages are Triton's where it has one.
 import math
 from typing import Final
 
-from salver.words.artifacts import KeptState, ModelConfig, Ragged, Sequences
+from salver.words.artifacts import ModelConfig, Ragged, Sequences, SequenceState
 from salver.words.tensor import DATATYPES, DataType
 
 _IDS: Final = tuple(DATATYPES[name] for name in ("UINT64", "INT64", "UINT32", "INT32", "BYTES"))
@@ -41,7 +41,7 @@ def misfit(sequences: Sequences) -> str:
     return next((problem for problem in map(_state_misfit, sequences.states) if problem), "")
 
 
-def content_misfit(state: KeptState) -> str:
+def content_misfit(state: SequenceState) -> str:
     """Return what is wrong with the content of a state's file; empty if nothing is."""
     if state.datatype is DataType.BYTES:
         return ""
@@ -67,7 +67,7 @@ def conflict(config: ModelConfig) -> str:
     return "steps" if config.steps.vocabulary else ""
 
 
-def _state_misfit(state: KeptState) -> str:
+def _state_misfit(state: SequenceState) -> str:
     name, initial = state.input, state.initial_shape
     if any(extent == 0 or extent < -1 for extent in state.shape) or any(extent == 0 for extent in initial):
         return f"the dims of state '{name}' must be positive, or -1 for any"
