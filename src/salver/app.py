@@ -635,9 +635,9 @@ class Server:
                 s.placement.slots,
                 s.engine.insight(),
                 tuple(s.manifest.config.fairness.weights),
-                metric_tags(s.manifest.triton),
+                metric_tags(s.manifest.foreign_config),
                 s.capabilities.uncached is not None,
-                first_response_bounds(s.manifest.triton) if s.capabilities.stream is not None else (),
+                first_response_bounds(s.manifest.foreign_config) if s.capabilities.stream is not None else (),
             )
             for s in self._manager.servables()
         ]

@@ -330,7 +330,7 @@ def test_a_repository_without_a_command_line(tmp_path: Path, capsys: pytest.Capt
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (["--write", "{there}/new"], "lies in the deployment"),
+        (["--write", "{there}/new"], "is inside the deployment"),
         (["--write", "{there}"], "is there already"),
         (["--write", "{there}/../x.sh"], "one script is not enough"),
     ],
@@ -377,4 +377,4 @@ def test_a_folder_of_nothing_and_none(tmp_path: Path, capsys: pytest.CaptureFixt
     assert main(["migrate", str(tmp_path)]) == 1
     assert "holds no deployment of TorchServe, Triton, TensorFlow Serving" in capsys.readouterr().out
     assert main(["migrate", str(tmp_path / "no")]) == 1
-    assert "is no folder" in capsys.readouterr().err
+    assert "is not a folder" in capsys.readouterr().err

@@ -30,7 +30,7 @@ WRONG = [
     ("s3://bucket/../a", "leads out of the store"),
     ("s3://bucket/a\nb", "names no bucket"),
     ("as://account", "names no bucket"),
-    ("ftp://host/a", "there is no store for ftp://"),
+    ("ftp://host/a", "unknown scheme ftp://"),
 ]
 
 

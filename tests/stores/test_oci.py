@@ -236,7 +236,7 @@ def test_a_registry_that_gives_tokens_for_that_of_an_identity(tmp_path: Path, si
     [
         ('Bearer realm="{site}/elsewhere"', "307"),
         ('Bearer realm="{site}/refused"', "400 .*expired"),
-        ('Bearer realm="{site}/text"', "no JSON"),
+        ('Bearer realm="{site}/text"', "not JSON"),
         ('Basic realm="x"', "401.*docker login"),
     ],
 )
@@ -287,8 +287,8 @@ def test_one_that_answers_as_it_should(site: Site, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("said", "words"),
     [
-        (b"[]", "no JSON object"),
-        (b"{", "no JSON"),
+        (b"[]", "not a JSON object"),
+        (b"{", "not JSON"),
         ({}, "without layers"),
         ({**GOOD, "layers": []}, "without layers"),
         ({**GOOD, "layers": [described(BLOB)] * 513}, "too many"),
@@ -305,8 +305,8 @@ def test_one_that_answers_as_it_should(site: Site, tmp_path: Path) -> None:
         ({**GOOD, "layers": [{**described(BLOB), "size": len(BLOB) + 1}]}, "bytes, and should have"),
         ({**GOOD, "layers": [described(BLOB, "text/plain")]}, "is not known"),
         ({**GOOD, "layers": [described(BLOB, f"{PACK}.weight.v1.raw")]}, "without a name"),
-        ({**GOOD, "layers": [described(BLOB, annotations={FILE_PATH: "../m"})]}, "lies outside"),
-        ({**GOOD, "layers": [described(BLOB, annotations={FILE_PATH: "/etc/m"})]}, "lies outside"),
+        ({**GOOD, "layers": [described(BLOB, annotations={FILE_PATH: "../m"})]}, "is outside"),
+        ({**GOOD, "layers": [described(BLOB, annotations={FILE_PATH: "/etc/m"})]}, "is outside"),
         ({"manifests": []}, "without a manifest"),
         ({"manifests": [described(b"none")]}, "404"),
     ],

@@ -79,9 +79,9 @@ def test_tr_a4_files_folders_and_links(mode: str, tmp_path: Path, target: Path) 
 @pytest.mark.parametrize(
     ("members", "text"),
     [
-        ([file("../out")], "'../out' lies outside"),
-        ([file("a/../../out")], "lies outside"),
-        ([file("/tmp/out")], "lies outside"),
+        ([file("../out")], "'../out' is outside"),
+        ([file("a/../../out")], "is outside"),
+        ([file("/tmp/out")], "is outside"),
         ([other("d", tarfile.SYMTYPE, ".."), file("d/out")], "leads out of it, to '..'"),
         ([other("d", tarfile.SYMTYPE, "/etc")], "leads out of it, to '/etc'"),
         ([other("bin/python", tarfile.SYMTYPE, "/etc/passwd")], "leads out of it"),
@@ -90,14 +90,14 @@ def test_tr_a4_files_folders_and_links(mode: str, tmp_path: Path, target: Path) 
             [file("a/b"), other("c", tarfile.SYMTYPE, "a"), file("c/d")],
             "'c/d' would be written through a link",
         ),
-        ([other("h", tarfile.LNKTYPE, "../../outside")], "lies outside"),
-        ([other("h", tarfile.LNKTYPE, "nothing")], "'h' is a link to 'nothing', which is no file"),
+        ([other("h", tarfile.LNKTYPE, "../../outside")], "is outside"),
+        ([other("h", tarfile.LNKTYPE, "nothing")], "'h' is a link to 'nothing', which is not a file"),
         (
             [other("s", tarfile.SYMTYPE, "a"), other("h", tarfile.LNKTYPE, "s")],
-            "'h' is a link to 's', which is no file",
+            "'h' is a link to 's', which is not a file",
         ),
-        ([other("null", tarfile.CHRTYPE)], "'null' is no file, folder or link"),
-        ([other("pipe", tarfile.FIFOTYPE)], "'pipe' is no file, folder or link"),
+        ([other("null", tarfile.CHRTYPE)], "'null' is not a file, folder or link"),
+        ([other("pipe", tarfile.FIFOTYPE)], "'pipe' is not a file, folder or link"),
     ],
 )
 def test_tr_a4_what_would_do_harm_is_refused(
@@ -150,7 +150,7 @@ def test_a_path_without_end_is_refused(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "m.tar", "w") as archive:
         archive.addfile(tarfile.TarInfo("d/" * 2000 + "x"))
     (tmp_path / "out").mkdir()
-    with pytest.raises(LoadFailed, match="has no end"):
+    with pytest.raises(LoadFailed, match="too long"):
         unpack(tmp_path / "m.tar", tmp_path / "out", takes_links=False)
 
 

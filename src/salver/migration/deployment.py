@@ -176,7 +176,7 @@ def look(folder: Path, recognisers: Sequence[Recognise]) -> Deployment:
     """
     root = folder.resolve()
     if not root.is_dir():
-        raise NotFound(f"{folder} is no folder", fix="Give the folder that holds the deployment.")
+        raise NotFound(f"{folder} is not a folder", fix="Give the folder that holds the deployment.")
     walk = _Walk(root)
     for path, is_folder in itertools.chain([(root, True)], walk.entries()):
         for recognise in recognisers:

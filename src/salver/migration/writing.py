@@ -68,7 +68,7 @@ def _check(services: Sequence[Service], target: Path, folder: Path) -> None:
         raise Conflict(f"{target} is there already", fix="Name a folder that is not there.")
     if target.resolve().is_relative_to(folder.resolve()):
         raise InvalidInput(
-            f"{target} lies in the deployment, which stays as it is", fix="Name a folder beside it."
+            f"{target} is inside the deployment, which is not changed", fix="Name a folder beside it."
         )
     if bad := next((service for service in services if service.problem), None):
         raise InvalidInput(f"{bad.where or bad.server} would not start: {bad.problem}")

@@ -78,7 +78,7 @@ def parse_address(url: str) -> Address:
     rest = rest.rstrip("/")
     if scheme not in SCHEMES:
         raise InvalidInput(
-            f"{url}: there is no store for {scheme}://",
+            f"{url}: unknown scheme {scheme}://",
             fix=f"Give a folder, or one of {', '.join(s.example for s in SCHEMES.values())}.",
         )
     endpoint = account = ""
@@ -109,7 +109,7 @@ def mount_of(address: Address, environment: Mapping[str, str]) -> Path | None:
     if not (folder := environment.get(name, "")):
         return None
     if not Path(folder).is_dir():
-        raise InvalidInput(f"{name}={folder} is no folder", fix="Make it, or leave the variable out.")
+        raise InvalidInput(f"{name}={folder} is not a folder", fix="Make it, or leave the variable out.")
     return Path(folder)
 
 
@@ -177,7 +177,7 @@ def _entry(address: Address, content: bytes) -> object:
         fitting = [prefix for prefix in table if _begins(address.url, prefix)]
     except (msgspec.DecodeError, AttributeError, TypeError) as error:
         raise InvalidInput(
-            f"{CREDENTIAL_PATH} names a file that is no JSON of credentials by scheme and prefix",
+            f"{CREDENTIAL_PATH} names a file that does not hold credentials by scheme and prefix as JSON",
             fix='Write {"s3": {"": {"key_id": …, "secret_key": …}}}.',
         ) from error
     return table[max(fitting, key=len)] if fitting else None
@@ -192,5 +192,5 @@ def _texts(entry: object) -> dict[str, str]:
     if entry is None:
         return {}
     if not isinstance(entry, dict) or not all(isinstance(value, str) for value in entry.values()):
-        raise InvalidInput(f"{CREDENTIAL_PATH}: an entry is no object of texts", field=CREDENTIAL_PATH)
+        raise InvalidInput(f"{CREDENTIAL_PATH}: an entry is not an object of strings", field=CREDENTIAL_PATH)
     return entry

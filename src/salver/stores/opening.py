@@ -81,5 +81,5 @@ def _credentials(environment: Mapping[str, str]) -> bytes:
     except OSError as error:
         raise InvalidInput(f"{CREDENTIAL_PATH}={path} cannot be read: {error.strerror}") from error
     if not content or len(content) > _MAX_CREDENTIALS:
-        raise InvalidInput(f"{CREDENTIAL_PATH}={path} is no file of credentials: it has {len(content)} bytes")
+        raise InvalidInput(f"{CREDENTIAL_PATH}={path} is not a credential file: it has {len(content)} bytes")
     return content

@@ -1,4 +1,4 @@
-"""Protocols of stores."""
+"""Protocols that stores of artefacts implement."""
 
 from pathlib import Path
 from typing import Final, Protocol, runtime_checkable

@@ -96,7 +96,7 @@ def _checked(
         if not takes_links and (member.issym() or member.islnk()):
             raise LoadFailed(f"{archive.name}: '{member.name}' is a link")
         if not (member.isdir() or member.isreg() or member.issym() or member.islnk()):
-            raise LoadFailed(f"{archive}: '{member.name}' is no file, folder or link")
+            raise LoadFailed(f"{archive}: '{member.name}' is not a file, folder or link")
         _inside(member.name, archive)
         yield member
 
@@ -117,7 +117,9 @@ def _place(tar: tarfile.TarFile, member: tarfile.TarInfo, root: Path, archive: P
     elif member.islnk():
         source = root / _inside(member.linkname, archive)
         if not source.is_file() or Path(os.path.realpath(source)) != source:
-            raise LoadFailed(f"{archive}: '{member.name}' is a link to '{member.linkname}', which is no file")
+            raise LoadFailed(
+                f"{archive}: '{member.name}' is a link to '{member.linkname}', which is not a file"
+            )
         os.link(source, target)
     else:
         content = tar.extractfile(member)
@@ -129,7 +131,7 @@ def _inside(name: str, archive: Path) -> Path:
     """Return a member's path below the folder."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\0" in name or len(name) > MOST_PATH:
-        raise LoadFailed(f"{archive}: '{name[:MOST_PATH]}' lies outside of it, or has no end")
+        raise LoadFailed(f"{archive}: '{name[:MOST_PATH]}' is outside of it, or too long")
     return Path(path)
 
 

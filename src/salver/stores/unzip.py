@@ -156,7 +156,7 @@ def _inside(name: str, archive: Path) -> Path:
     path = PurePosixPath(name.replace("\\", "/"))
     is_fine = not path.is_absolute() and ".." not in path.parts and ":" not in (path.parts or ("",))[0]
     if not is_fine or not name.isprintable() or len(name) > MOST_PATH or not path.parts:
-        raise LoadFailed(f"{archive.name}: '{name[:MOST_PATH]}' lies outside of it")
+        raise LoadFailed(f"{archive.name}: '{name[:MOST_PATH]}' is outside of it")
     return Path(path)
 
 

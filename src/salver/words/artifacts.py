@@ -586,7 +586,7 @@ class Manifest(msgspec.Struct, frozen=True):
         problem: Why the version cannot be served, or empty; such a version is listed but never loaded.
         is_unreadable: The problem is that the model's configuration cannot be read.
         notices: Configuration settings that have no effect yet.
-        triton: The model's ``config.pbtxt`` as a serialised ModelConfig; empty = there is none.
+        foreign_config: The owner's configuration in another server's format, serialised; empty = none.
         code: Program that runs the model, for a backend that is a program; None = the artefact is complete.
         home: The model's file or folder, with all its versions.
         columns: For a tabular model, its inputs by column name, as MLflow stores them.
@@ -603,7 +603,7 @@ class Manifest(msgspec.Struct, frozen=True):
     bytes: int = 0
     problem: str = ""
     notices: tuple[str, ...] = ()
-    triton: builtins.bytes = b""
+    foreign_config: builtins.bytes = b""
     is_unreadable: bool = False
     home: Path = Path()
     code: Path | None = None

@@ -126,7 +126,7 @@ def test_ts_a1_an_archive_that_may_not_be_unpacked_is_told_before_it_is_loaded(t
     with zipfile.ZipFile(path, "a") as opened:
         opened.writestr("../evil.py", "x")
     (manifest,) = scan(path).values()
-    assert "'../evil.py' lies outside of it" in manifest.problem
+    assert "'../evil.py' is outside of it" in manifest.problem
 
 
 def test_ts_a1_of_an_outline_the_rest_is_read_when_it_is_there(tmp_path: Path) -> None:

@@ -215,13 +215,13 @@ def member(name: str, mode: int = 0, **fields: int) -> zipfile.ZipInfo:
 
 
 HOSTILE: list[tuple[str, zipfile.ZipInfo, str]] = [
-    ("out by dots", member("../evil.py"), "lies outside"),
-    ("out by dots below", member("a/../../evil.py"), "lies outside"),
-    ("absolute", member("/tmp/evil.py"), "lies outside"),
-    ("of another system", member("..\\evil.py"), "lies outside"),
-    ("of a drive", member("C:/evil.py"), "lies outside"),
-    ("not printable", member("a\rb"), "lies outside"),
-    ("too long", member("a/" * 600 + "b"), "lies outside"),
+    ("out by dots", member("../evil.py"), "is outside"),
+    ("out by dots below", member("a/../../evil.py"), "is outside"),
+    ("absolute", member("/tmp/evil.py"), "is outside"),
+    ("of another system", member("..\\evil.py"), "is outside"),
+    ("of a drive", member("C:/evil.py"), "is outside"),
+    ("not printable", member("a\rb"), "is outside"),
+    ("too long", member("a/" * 600 + "b"), "is outside"),
     ("a link", member("link", stat.S_IFLNK | 0o777), "is a link"),
     ("a device", member("dev", stat.S_IFCHR | 0o666), "no file or folder"),
     ("a pipe", member("pipe", stat.S_IFIFO | 0o666), "no file or folder"),

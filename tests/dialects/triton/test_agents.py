@@ -23,7 +23,9 @@ def manifest(home: Path, **parameters: str) -> Manifest:
     agent = message.model_repository_agents.agents.add(name="checksum")
     for key, value in parameters.items():
         agent.parameters[key.replace("__", ":")] = value
-    return Manifest(ModelId("m", "1"), home / "1", "x", "x", triton=message.SerializeToString(), home=home)
+    return Manifest(
+        ModelId("m", "1"), home / "1", "x", "x", foreign_config=message.SerializeToString(), home=home
+    )
 
 
 def test_tr_s12_what_is_as_its_owner_wrote_it_down_is_loaded(tmp_path: Path) -> None:

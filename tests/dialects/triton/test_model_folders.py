@@ -96,7 +96,7 @@ def test_tr_v2_places_that_hold_no_models(url: str) -> None:
 
 def test_tr_v2_a_link_leads_to_no_such_place_either(tmp_path: Path) -> None:
     (tmp_path / "model").symlink_to("/proc/self")
-    with pytest.raises(InvalidInput, match="is no folder of models"):
+    with pytest.raises(InvalidInput, match="is not a folder of models"):
         open_folder("hash", str(tmp_path / "model"))
 
 

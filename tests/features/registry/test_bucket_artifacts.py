@@ -236,7 +236,7 @@ async def test_who_may_not_write_there_is_told(s3: S3, tmp_path: Path) -> None:
     ("registry", "artifacts", "problem"),
     [
         ("s3://bucket/x", "", "--registry postgresql://user@host/database --artifacts s3://bucket/x"),
-        ("folder", "ftp://host/x", "there is no store for ftp"),
+        ("folder", "ftp://host/x", "unknown scheme ftp"),
         ("folder", "s3://", "names no bucket"),
     ],
 )

@@ -272,5 +272,5 @@ async def test_nobody_is_asked_where_clouds_hand_out_secrets(
             raise AssertionError("it was asked")
 
     monkeypatch.setattr(socket, "create_connection", lambda *_, **__: Connected())
-    with pytest.raises(OSError, match="where nobody is asked"):
+    with pytest.raises(OSError, match="which is not allowed"):
         await post("http://innocent.example/", {}, b"{}")

@@ -174,7 +174,7 @@ def test_a_configuration_beside_a_file_that_is_named(tmp_path: Path) -> None:
     assert found('timeout_ms = 7\nfilename = "m.py"') == ("", 7)
     assert found('timeout_ms = 7\nfilename = "other.py"') == ("", 0), "it is the other one's"
     assert "unknown key" in found("timeout = 7")[0]
-    assert "is python, which is nothing for the onnx backend" in found('backend = "onnx"')[0]
+    assert "is python, which the onnx backend cannot run" in found('backend = "onnx"')[0]
 
 
 def test_a_change_of_the_configuration_beside_a_file_is_seen(tmp_path: Path) -> None:

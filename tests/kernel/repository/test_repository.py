@@ -224,7 +224,7 @@ PROBLEMS: list[tuple[str, dict[str, str], str, str, str]] = [
         {"m/1/a.onnx": "ONNX", "m/salver.toml": 'backend = "torch"'},
         "m",
         "m:1",
-        r"nothing for the torch backend that is configured, but a.onnx \(onnx\)",
+        r"no artefact for the configured backend torch, only a.onnx \(onnx\)",
     ),
     (
         "both configurations",

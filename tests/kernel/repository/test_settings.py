@@ -372,7 +372,7 @@ def test_toml() -> None:
         ("[warmup]\nfile = 'a'\n[[warmup.samples]]\ninputs = {}", "has both `file` and `samples`"),
         ("[[warmup.samples]]\ninput = {}", "unknown key `warmup.samples.input`"),
         ("[versions]\nall = true\nspecific = ['1']", "has both `all` and `specific`"),
-        ("[labels]\n3 = '1'", "key `labels`: '3' is no label: a number is a version"),
+        ("[labels]\n3 = '1'", "key `labels`: '3' cannot be a label, because it would be a version"),
         ("[labels]\nstable = 3", "key `labels[...]`: expected `str`, got `int`"),
         ("timeout_ms = -1", "line 1: key `timeout_ms`: must not be negative"),
         ("timeout_ms = \n", "f: Invalid value (at line 1, column 14)"),

@@ -22,9 +22,9 @@ def vet(manifest: Manifest) -> None:
     Raises:
         LoadFailed: a file is missing, or not what it should be.
     """
-    if not manifest.triton:
+    if not manifest.foreign_config:
         return
-    for agent in model_config_class().FromString(manifest.triton).model_repository_agents.agents:
+    for agent in model_config_class().FromString(manifest.foreign_config).model_repository_agents.agents:
         for key, digest in agent.parameters.items():
             _check(manifest, key, digest)
 

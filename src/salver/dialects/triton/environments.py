@@ -85,7 +85,7 @@ class Environments:
         Raises:
             LoadFailed: there is none, or none that will do; the reason says what is needed.
         """
-        text = parameters(manifest.triton).get(PARAMETER, "")
+        text = parameters(manifest.foreign_config).get(PARAMETER, "")
         if not text:
             return None
         path, key = await asyncio.to_thread(_find, text, manifest)

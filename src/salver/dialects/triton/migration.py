@@ -119,9 +119,9 @@ def _fields(manifest: "Manifest", deployment: "Deployment") -> list[Setting]:
     from salver.dialects.triton.model_config import model_config_class
     from salver.encoding.set_fields import set_fields
 
-    if not manifest.triton:
+    if not manifest.foreign_config:
         return []
-    message = model_config_class().FromString(manifest.triton)
+    message = model_config_class().FromString(manifest.foreign_config)
     where = f"{manifest.home.relative_to(deployment.folder)}/config.pbtxt"
     without = {}
     for notice in manifest.notices:

@@ -33,7 +33,7 @@ def open_folder(name: str, url: str) -> Upload:
     except (OSError, ValueError, RuntimeError) as error:
         raise InvalidInput(f"'{url}' cannot be read: {error}", field="url") from error
     if not is_fine:
-        raise InvalidInput(f"'{url}' is no folder of models", field="url", fix="Give an absolute path.")
+        raise InvalidInput(f"'{url}' is not a folder of models", field="url", fix="Give an absolute path.")
     models = [folder for folder in folders if not is_padded_version(folder.name)]
     if (root / FILE).exists() or not models:
         main, members = root, []

@@ -46,7 +46,7 @@ def told(manifest: Manifest, instances: int) -> str:
     free = all(spec.shape[:1] == (-1,) for spec in (*inputs, *outputs))
     signature = Signature(inputs, outputs, batched=free and bool(inputs and outputs))
     # What a config.pbtxt leaves out is for the model to say.
-    most = 0 if manifest.triton else _most_rows(manifest, signature)
+    most = 0 if manifest.foreign_config else _most_rows(manifest, signature)
     return msgspec.json.encode(as_json(_config(manifest, signature, instances, most, False))).decode()
 
 
@@ -71,4 +71,4 @@ def _config(
         manifest.config.sequences,
         manifest.config.ensemble,
     )
-    return complete(manifest.triton, manifest.id, signature, facts)
+    return complete(manifest.foreign_config, manifest.id, signature, facts)

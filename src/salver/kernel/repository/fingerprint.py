@@ -47,7 +47,7 @@ class Fingerprint:
 
     def _add_folder(self, path: str, depth: int) -> None:
         if depth > _MAX_DEPTH:
-            raise StoreFailed(f"{path} lies more than {_MAX_DEPTH} folders deep", fix="Flatten the artefact")
+            raise StoreFailed(f"{path} is more than {_MAX_DEPTH} folders deep", fix="Flatten the artefact")
         for entry in self._store.entries(path):
             below = f"{path}/{entry.name}" if path else entry.name
             if not entry.is_folder:

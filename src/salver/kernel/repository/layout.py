@@ -171,7 +171,7 @@ class Layout:
         fitting = _for(found, wanted) if wanted else found
         if fitting is None:
             return _broken(
-                id, local, f"{local} is {found.kind.format}, which is nothing for the {wanted} backend"
+                id, local, f"{local} is {found.kind.format}, which the {wanted} backend cannot run"
             )
         theirs = settings.own.config.backend if settings.own else wanted
         own = _for(found, theirs) if theirs else found
@@ -304,7 +304,7 @@ class Layout:
             fitting = [found for c in candidates if (found := _for(c, config.backend))]
             if candidates and not fitting:
                 seen = ", ".join(f"{PurePath(c.path).name} ({c.kind.format})" for c in candidates[:5])
-                return f"{where} has nothing for the {config.backend} backend that is configured, but {seen}"
+                return f"{where} has no artefact for the configured backend {config.backend}, only {seen}"
             candidates = fitting
         if len(candidates) > 1:
             named = [c for c in candidates if PurePath(c.path).stem in GENERIC_STEMS]
@@ -346,7 +346,7 @@ class Layout:
             body=self._body(folder, path, settings),
             bytes=files.bytes,
             notices=settings.foreign.notices if settings.foreign else (),
-            triton=settings.foreign.source if settings.foreign else b"",
+            foreign_config=settings.foreign.source if settings.foreign else b"",
             code=found.code,
             brought="config" if own != found or _has_other_options(settings) else "",
         )

@@ -328,9 +328,9 @@ def _check(config: ModelConfig) -> None:
 def _check_labels(config: ModelConfig) -> None:
     for label in config.labels:
         if not label or label.isdecimal():
-            raise ValueError(f"{label!r} is no label: a number is a version - at `$.labels`")
+            raise ValueError(f"{label!r} cannot be a label, because it would be a version - at `$.labels`")
     if config.default_label and config.default_label not in config.labels:
-        raise ValueError("is none of the labels - at `$.default_label`")
+        raise ValueError("is not one of the labels - at `$.default_label`")
 
 
 def _check_batching(config: ModelConfig) -> None:

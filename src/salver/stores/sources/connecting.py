@@ -89,7 +89,7 @@ class HttpCall:
         address = connection.sock.getpeername()[0]
         if self._is_cut or is_harmful(address):
             connection.close()
-            raise OSError(f"{address} is an address of the link itself, where nobody is asked")
+            raise OSError(f"{address} is a link-local address, which is not allowed")
 
 
 def without_user(url: str) -> tuple[str, dict[str, str]]:

@@ -195,7 +195,7 @@ class Distribution:
     def _token(self, said: Mapping[str, str], basic: str, identity: str) -> str:
         realm = said["realm"]
         if origin(realm)[0] != "https" and not self.reference.base.startswith("http:"):
-            raise HttpError(f"{self.reference.host} sends who asks to {realm[:200]}, which is not https")
+            raise HttpError(f"{self.reference.host} requires a token from {realm[:200]}, which is not https")
         query = {"service": said.get("service", ""), "scope": f"repository:{self.reference.name}:pull"}
         if identity:
             form = {"grant_type": "refresh_token", "refresh_token": identity, "client_id": "salver"}

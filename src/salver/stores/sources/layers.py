@@ -79,7 +79,7 @@ class Layers:
         if path.parts[: len(self._prefix)] != self._prefix:
             return None  # other parts of an image have names of every kind
         if path.is_absolute() or ".." in path.parts or not name.isprintable() or "\\" in name:
-            raise LoadFailed(f"{what}: {name[:200]!r} lies outside of it")
+            raise LoadFailed(f"{what}: {name[:200]!r} is outside of it")
         if len(name) > MOST_PATH:
             raise LoadFailed(f"{what}: the path {name[:200]!r}… has no end")
         return PurePosixPath(*path.parts[len(self._prefix) :])
@@ -142,7 +142,7 @@ class Layers:
         there = None if source is None else self._folder / source
         if there is None or not there.is_file():
             to = member.linkname[:200]
-            raise LoadFailed(f"{what}: {member.name!r} is a link to {to!r}, which is no file")
+            raise LoadFailed(f"{what}: {member.name!r} is a link to {to!r}, which is not a file")
         self._make_way(target)
         os.link(there, target)
 

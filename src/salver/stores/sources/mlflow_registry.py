@@ -87,7 +87,7 @@ class MlflowServer:
     def __init__(self, web: Web, url: str, headers: Mapping[str, str]) -> None:
         if origin(url)[0] not in ("http", "https"):
             raise InvalidInput(
-                f"{url[:200]!r} is no MLflow server",
+                f"{url[:200]!r} is not the URL of an MLflow server",
                 fix="Set MLFLOW_TRACKING_URI=https://host, or import the model's folder.",
             )
         self._web = web
@@ -144,13 +144,13 @@ class MlflowServer:
             name = str(entry.get("path", "")).rpartition("/")[2] if isinstance(entry, dict) else ""
             is_none = name in ("", ".", "..") or len(name.encode(errors="replace")) > _MOST_NAME
             if is_none or not checked(name).isprintable():
-                raise StoreFailed(f"{self.url} names a file that cannot be one: {str(entry)[:200]}")
+                raise StoreFailed(f"{self.url} lists a file with an invalid path: {str(entry)[:200]}")
             path = f"{below}/{name}" if below else name
             if path in found:
                 raise StoreFailed(f"{self.url} names {path} twice")
             if entry.get("is_dir"):
                 if depth >= _MOST_DEPTH:
-                    raise StoreFailed(f"{self.url}: {path} lies deeper than {_MOST_DEPTH} folders")
+                    raise StoreFailed(f"{self.url}: {path} is deeper than {_MOST_DEPTH} folders")
                 found[path] = None
             else:
                 try:

@@ -71,7 +71,7 @@ def open_source(text: str, options: Options) -> Source:
         return snapshot
     if "://" not in text and is_mlflow(folder):
         return MlflowFolder(folder)
-    raise InvalidInput(f"{text[:200]!r} is no place that models come from", fix=f"Give one of: {_SCHEMES}.")
+    raise InvalidInput(f"{text[:200]!r} is not a known source of models", fix=f"Give one of: {_SCHEMES}.")
 
 
 def _of_mlflow(place: str, options: Options) -> Source:

@@ -58,7 +58,7 @@ def _stage(source: Path, target: Path, owned: Path) -> None:
     if not real.is_relative_to(owned):
         raise InvalidInput(f"{source} is a link that leads out of {owned}, to {real}")
     if not real.is_file():
-        raise InvalidInput(f"{source} is no file, or is a link that leads nowhere")
+        raise InvalidInput(f"{source} is not a file, or is a dangling link")
     try:
         os.link(real, target)
     except OSError:  # another disk, or another user's file

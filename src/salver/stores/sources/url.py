@@ -50,10 +50,10 @@ def _digest_of(url: str, fragment: str, *, is_unverified: bool) -> Digest | None
     key, _, value = fragment.partition("=")
     digest = parse_digest(f"{key}:{value.lower()}")
     if fragment and digest is None:
-        raise InvalidInput(f"{_public(url)}: #{fragment[:40]} is no digest", fix="Write #sha256=….")
+        raise InvalidInput(f"{_public(url)}: #{fragment[:40]} is not a digest", fix="Write #sha256=….")
     if digest is None and not is_unverified:
         raise InvalidInput(
-            f"nobody says what {_public(url)} must hold",
+            f"{_public(url)} has no digest",
             fix="Add #sha256=… to the URL, or take whatever comes: --unverified.",
         )
     return digest

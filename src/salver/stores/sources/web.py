@@ -100,7 +100,7 @@ class Web:
         with self.opened(url, headers) as answer:
             found = answer.read(most + 1)
             if len(found) > most:
-                raise StoreFailed(f"{_shown(url)} has more than {most} bytes, and is no short answer")
+                raise StoreFailed(f"{_shown(url)} has more than {most} bytes")
             return found, {name.lower(): value for name, value in answer.headers.items()}
 
     def json(self, url: str, headers: Mapping[str, str] = _NOTHING) -> Mapping[str, Any]:
@@ -186,7 +186,7 @@ class Web:
             answer.close()
             there = urllib.parse.urljoin(here, answer.headers.get("Location", ""))
             if not (_is_sound(there) and self._follows(here, there)):
-                raise HttpError(f"{_shown(url)} leads to {_shown(there)}, where nobody is followed")
+                raise HttpError(f"{_shown(url)} redirects to {_shown(there)}, which is not allowed")
             if origin(here) != origin(there):
                 mine = {name: value for name, value in mine.items() if name.lower() != "authorization"}
             here = there
@@ -202,9 +202,9 @@ def parse_object(content: bytes, what: str) -> Mapping[str, Any]:
     try:
         found = msgspec.json.decode(content)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise StoreFailed(f"{what} is no JSON: {error}") from error
+        raise StoreFailed(f"{what} is not JSON: {error}") from error
     if not isinstance(found, dict):
-        raise StoreFailed(f"{what} is no JSON object")
+        raise StoreFailed(f"{what} is not a JSON object")
     return found
 
 

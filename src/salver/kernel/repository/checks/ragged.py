@@ -32,7 +32,7 @@ def misfit(config: ModelConfig) -> tuple[str, str] | None:
         (
             not (objective.latency_p99_ms or objective.deadline_ms or objective.throughput),
             "inputs",
-            "cannot be used with an `objective`: nobody knows how long the requests will be",
+            "cannot be used with an `objective`: the length of requests is not known in advance",
         ),
         (not config.steps.vocabulary, "inputs", "is not for models that answer token by token"),
     )
