@@ -1,8 +1,9 @@
 """Tables of features in ``[server]`` of ``salver.toml``, and their environment variables."""
 
+import contextlib
 import pkgutil
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -20,8 +21,7 @@ _RECORDS: Final = {
 
 def records() -> Records:
     """Return the configuration record of each table."""
-    own = {table: pkgutil.resolve_name(reference) for table, reference in _RECORDS.items()}
-    return own | {feature.name: feature.config for feature in discover() if feature.config is not None}
+    return dict(_records(_RECORDS))
 
 
 def variable_of(table: str, key: str) -> str:
@@ -42,7 +42,7 @@ def read_tables(file: ServerFile | None, environment: Mapping[str, str]) -> dict
     set_here = {name for name in _RECORDS if any(v.startswith(variable_of(name, "")) for v in environment)}
     set_here |= file.table.keys() if file else set()
     found: dict[str, dict[str, Any]] = {}
-    for table, record in _used(set_here):
+    for table, record in _records(set_here):
         names = record.__struct_fields__
         content = file.table.get(table) if file else None
         values = {k: v for k, v in content.items() if k in names} if isinstance(content, dict) else {}
@@ -52,10 +52,12 @@ def read_tables(file: ServerFile | None, environment: Mapping[str, str]) -> dict
     return found
 
 
-def _used(tables: set[str]) -> Iterator[tuple[str, type[msgspec.Struct]]]:
+def _records(tables: Iterable[str]) -> Iterator[tuple[str, type[msgspec.Struct]]]:
     """Yield the records of these tables, and of all features; others are not imported."""
-    for table in tables & _RECORDS.keys():
-        yield table, pkgutil.resolve_name(_RECORDS[table])
+    for table in tables:
+        if table in _RECORDS:
+            with contextlib.suppress(ModuleNotFoundError):  # its package has been taken out
+                yield table, pkgutil.resolve_name(_RECORDS[table])
     for feature in discover():
         if feature.config is not None:
             yield feature.name, feature.config

@@ -1,292 +1,28 @@
-"""``salver serve``: its flags, and the configuration that they make."""
+"""``salver serve``: the configuration that its options make."""
 
 import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from salver.dialects.openai.flags import Generation
+from salver.cli.serve_flags import Execution, Generation, Limits, Logs, Shutdown, Storage, Tls, Traces
 from salver.terminal import otel
-from salver.terminal.options import Artifacts, Json, Registry, cache_of, default_state_dir, resources_of
+from salver.terminal.options import Json, cache_of, resources_of
 from salver.terminal.options import drain_delay as seconds_to_drain
 
 Tables = dict[str, dict[str, object]]
 
 if TYPE_CHECKING:
     from salver.cli.server_file import ServerFile
-    from salver.transport.access_check import ApiConfig
     from salver.transport.server import FrontConfig
-    from salver.transport.watch import ConnectionLimits
 
 
-@Parameter(name="*")
-@dataclass(frozen=True)
-class Tls:
-    """Flags of TLS, and of who may change something."""
-
-    cert: Annotated[str, Parameter(name="--tls-cert", help="PEM file; needs --tls-key.")] = ""
-    key: Annotated[str, Parameter(name="--tls-key", help="PEM file; needs --tls-cert.")] = ""
-    client_ca: Annotated[
-        str,
-        Parameter(name="--tls-client-ca", help="PEM bundle; callers need a certificate signed by it."),
-    ] = ""
-    token_file: Annotated[
-        str,
-        Parameter(
-            name="--api-token-file",
-            help="File with the token that changes need, such as loading a model. Without it, changes are "
-            "refused if other machines can reach --host.",
-        ),
-    ] = ""
-    allows_remote: Annotated[
-        bool,
-        Parameter(
-            name="--allow-remote-control",
-            help="Accept changes from other machines without a token.",
-        ),
-    ] = False
-    hosts: Annotated[
-        tuple[str, ...],
-        Parameter(
-            name="--allowed-host",
-            help="Host name, besides localhost, that callers of a local port may use, such as a proxy's.",
-        ),
-    ] = ()
-
-    def api(self) -> "ApiConfig":
-        """Return who may change something."""
-        from salver.transport.access_check import ApiConfig
-
-        return ApiConfig(self.token_file, self.allows_remote, self.hosts)
-
-
-@Parameter(name="*")
-@dataclass(frozen=True)
-class Storage:
-    """Flags of folders that outlive the server."""
-
-    state_dir: Annotated[
-        str | None,
-        Parameter(
-            help="Folder for profiles of models with an objective; '' = none. "
-            "Default: $XDG_STATE_HOME/salver, or ~/.local/state/salver."
-        ),
-    ] = None
-    registry: Registry = ""
-    artifacts: Artifacts = ""
-
-    def profiles(self) -> str:
-        """Return the folder of the profiles; empty = none."""
-        return default_state_dir() if self.state_dir is None else self.state_dir
-
-
-@Parameter(name="*")
-@dataclass(frozen=True)
-class Logs:
-    """Flags of the log."""
-
-    level: Annotated[
-        Literal["debug", "info", "warning", "error"],
-        Parameter(name="--log-level", help="Least severe level to log."),
-    ] = "info"
-    format: Annotated[
-        Literal["auto", "console", "json"],
-        Parameter(name="--log-format", help="Format of log lines; auto = console on a terminal, else json."),
-    ] = "auto"
-    access: Annotated[
-        Literal["off", "errors", "all"],
-        Parameter(name="--access-log", help="Requests that get a log line: none, failed ones, or all."),
-    ] = "off"
-    file: Annotated[
-        str, Parameter(name="--log-file", help="File to append the log to; '' = standard error.")
-    ] = ""
-    predictions: Annotated[
-        str,
-        Parameter(
-            name="--prediction-log",
-            help="Folder for logs of requests and answers, of models with [logging]; '' = none.",
-        ),
-    ] = ""
-
-    def table(self) -> dict[str, object]:
-        """Return the table ``log`` of the configuration."""
-        return {
-            "level": self.level,
-            "format": self.format,
-            "access_log": self.access,
-            "file": self.file,
-        }
-
-
-@Parameter(name="*")
-@dataclass(frozen=True)
-class Traces:
-    """Flags of the trace file."""
-
-    file: Annotated[
-        str, Parameter(name="--trace-file", help="File to write traces of requests to; '' = tracing is off.")
-    ] = ""
-    level: Annotated[
-        Literal["off", "timestamps"],
-        Parameter(name="--trace-level", help="What is traced at the start; callers can change it."),
-    ] = "off"
-    rate: Annotated[int, Parameter(name="--trace-rate", help="Trace one request in this many.")] = 1000
-    count: Annotated[
-        int, Parameter(name="--trace-count", help="Stop after this many traces; -1 = never.")
-    ] = -1
-    log_frequency: Annotated[
-        int,
-        Parameter(
-            name="--trace-log-frequency",
-            help="Traces per file, in FILE.0, FILE.1 and so on; 0 = all in FILE.",
-        ),
-    ] = 0
-
-
-@Parameter(name="*")
-@dataclass(frozen=True)
-class Execution:
-    """Flags of how models run."""
-
-    instances: Annotated[
-        int,
-        Parameter(
-            name="--instances",
-            help="Execution of a model at the same time, if its configuration does not say; 0 = automatic.",
-        ),
-    ] = 0
-    threads: Annotated[
-        int,
-        Parameter(
-            name="--threads",
-            help="Threads of each run, if the model's configuration does not say; 0 = automatic.",
-        ),
-    ] = 0
-    resources: Annotated[
-        tuple[str, ...],
-        Parameter(
-            name="--rate-limit-resource",
-            help="NAME:COUNT of a resource that models share; a run waits until enough is free.",
-        ),
-    ] = ()
-    prefer: Annotated[
-        Literal["tensorflow", "onnx"],
-        Parameter(
-            help="Framework that runs SavedModels; onnx converts them once, and TensorFlow runs those that "
-            "cannot be converted."
-        ),
-    ] = "tensorflow"
-
-
-@Parameter(name="*")
-@dataclass(frozen=True)
-class Limits:
-    """Flags of limits on callers, and of caches."""
-
-    max_body_mb: Annotated[int, Parameter(name="--max-body-mb", help="Largest HTTP body, in MiB.")] = 64
-    max_bodies_mb: Annotated[
-        int,
-        Parameter(
-            name="--max-bodies-mb",
-            help="Limit on the bodies of all requests together, in MiB; 0 = a quarter of the memory.",
-        ),
-    ] = 0
-    max_connections_per_address: Annotated[
-        int,
-        Parameter(
-            name="--max-connections-per-address",
-            help="Most connections from one address; further ones are closed. 0 = no limit.",
-        ),
-    ] = 0
-    min_rate: Annotated[
-        float,
-        Parameter(
-            name="--min-rate",
-            help="Bytes a second, over 30 s, below which a connection that sends a request or reads an "
-            "answer is closed; 0 = no limit.",
-        ),
-    ] = 500.0
-    max_message_mb: Annotated[
-        int, Parameter(name="--max-message-mb", help="Largest gRPC message, in MiB.")
-    ] = 2047
-    allow_client_shm: Annotated[
-        bool,
-        Parameter(
-            name="--allow-client-shm",
-            help="Let callers keep tensors in shared memory, in segments of this machine's /dev/shm.",
-        ),
-    ] = False
-    cors_origins: Annotated[
-        tuple[str, ...],
-        Parameter(
-            name="--cors-origin",
-            help="Origin whose pages may call from a browser, such as https://app.example.org; * = any.",
-        ),
-    ] = ()
-    tenant_header: Annotated[
-        str,
-        Parameter(
-            name="--tenant-header",
-            help="HTTP header and gRPC metadata that names a request's tenant; '' = none.",
-        ),
-    ] = "x-tenant"
-    response_cache: Annotated[
-        str,
-        Parameter(
-            name="--response-cache",
-            help="Cache for answers of models with response_cache, such as local,size=64m; '' = none.",
-        ),
-    ] = ""
-
-    def connections(self) -> "ConnectionLimits":
-        """Return the limits of each connection."""
-        from salver.transport.watch import ConnectionLimits
-
-        return ConnectionLimits(self.max_connections_per_address, self.min_rate)
-
-
-@Parameter(name="*")
-@dataclass(frozen=True)
-class Shutdown:
-    """Flags of how the server stops."""
-
-    grace_seconds: Annotated[
-        float,
-        Parameter(
-            name="--grace-seconds", help="Seconds that requests in flight have to end when the server stops."
-        ),
-    ] = 30.0
-    drain_delay: Annotated[
-        float | None,
-        Parameter(
-            name="--drain-delay",
-            help="Seconds after SIGTERM in which the server is not ready and still answers. "
-            "Default: 0 on a terminal, else 5.",
-        ),
-    ] = None
-    exit_on_error: Annotated[
-        bool | None,
-        Parameter(
-            name="--exit-on-error",
-            help="Exit with 1 if a model does not load at the start; false = never. "
-            "Default: if no model loads.",
-        ),
-    ] = None
-
-
-_NO_TLS, _LOGS, _TRACES, _EXECUTION, _LIMITS, _GENERATION = (
-    Tls(),
-    Logs(),
-    Traces(),
-    Execution(),
-    Limits(),
-    Generation(),
-)
-_STORAGE, _SHUTDOWN = Storage(), Shutdown()
+_TLS, _LOGS, _TRACES, _EXECUTION = Tls(), Logs(), Traces(), Execution()
+_LIMITS, _STORAGE, _SHUTDOWN, _GENERATION = Limits(), Storage(), Shutdown(), Generation()
 
 
 def serve(
@@ -313,7 +49,7 @@ def serve(
         Literal["h2corn", "uvicorn"], Parameter(help="HTTP server; uvicorn has no HTTP/2 and no gRPC.")
     ] = "h2corn",
     shutdown: Shutdown = _SHUTDOWN,
-    tls: Tls = _NO_TLS,
+    tls: Tls = _TLS,
     logs: Logs = _LOGS,
     traces: Traces = _TRACES,
     generation: Generation = _GENERATION,

@@ -10,7 +10,6 @@ from cyclopts import Parameter
 from salver import __version__
 from salver.cli import background
 from salver.cli.start import run as serve
-from salver.dialects.torchserve.flags import KEY_FILE, VERSION, parse
 from salver.terminal.output import line
 
 _STARTED: Final = "Model server started."
@@ -18,6 +17,9 @@ _STARTED: Final = "Model server started."
 
 def run(words: Sequence[str]) -> int:
     """Start, stop or describe a server, as the words of a ``torchserve`` command line say."""
+    # Imported here, as by each command: the dialect may be absent.
+    from salver.dialects.torchserve.flags import VERSION, parse
+
     options = parse(words)
     if options.verb == "version":
         line(f"TorchServe Version is {VERSION}, as Salver {__version__} speaks it")
@@ -58,6 +60,8 @@ def _stop(pid: int | None) -> int:
     if not background.stop(pid):
         line("Stopping TorchServe took too long.")
         return 1
+    from salver.dialects.torchserve.flags import KEY_FILE
+
     Path(KEY_FILE).unlink(missing_ok=True)
     line("TorchServe has stopped.")
     return 0
