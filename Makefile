@@ -12,11 +12,12 @@ export ORT_DISABLE_TELEMETRY := 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo advise test lint bench bench-judge docs dist wheel clean
+.PHONY: help setup demo advise test soak lint bench bench-judge docs dist wheel clean
 
 help:
 	@echo "make demo    serve real models of several frameworks and show their answers (ARGS=--once: and stop)"
 	@echo "make test    all tests and doctests (ARGS='-k batcher')"
+	@echo "make soak    the loops among the tests, at full size"
 	@echo "make lint    ruff, mypy, the floors, the smoke alarms"
 	@echo "make bench   throughput and latency beside other servers (ARGS=--help)"
 	@echo "make bench-judge  the judge of releases beside other tools', on simulated traffic, to its page of the documentation"
@@ -72,6 +73,10 @@ advise:
 
 test: advise .venv/dev.stamp .envs/perf_analyzer/requirements.txt .envs/torchserve-0.12/requirements.txt .envs/mlflow-3/requirements.txt
 	$(PY) -m pytest -n $(JOBS) --dist worksteal --timeout=120 $(ARGS)
+
+# Kills, statistics and long loads, which make test runs at the size that proves them once.
+soak: advise .venv/dev.stamp
+	SALVER_SOAK=1 $(PY) -m pytest -n $(JOBS) --dist worksteal --timeout=300 -m soak $(ARGS)
 
 lint: .venv/dev.stamp
 	.venv/bin/ruff check .

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from soaking import IS_SOAK
 from zoo import EXAMPLES, write_identity, write_mlp, write_moody, write_two
 
 from salver.testing.process import ServerProcess
@@ -41,6 +42,17 @@ def pytest_collection() -> Generator[None, object, object]:
     finally:
         gc.freeze()
         gc.enable()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what runs in ``make soak`` alone."""
+    if IS_SOAK:
+        return
+    late = [item for item in items if any(mark.kwargs.get("only") for mark in item.iter_markers("soak"))]
+    if late:
+        config.hook.pytest_deselected(items=late)
+        left_out = set(late)
+        items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.hookimpl(trylast=True)

@@ -4,18 +4,24 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+from soaking import size
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
-def test_half_a_minute_of_mixed_load_with_versions_changing_and_hosts_killed() -> None:
-    command = [sys.executable, str(BENCHMARKS / "soak.py"), "--seconds", "25", "--rate", "25", "--every", "2"]
+@pytest.mark.soak
+def test_mixed_load_with_versions_changing_and_hosts_killed() -> None:
+    load = ["--seconds", size("25", "8"), "--rate", "25", "--every", "2"]
+    command = [sys.executable, str(BENCHMARKS / "soak.py"), *load]
     done = subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-3000:]
     assert "0 requests failed that were not meant to" in done.stdout
 
 
+@pytest.mark.soak
 def test_u1_memory_comes_back_when_models_are_unloaded() -> None:
-    command = [sys.executable, str(BENCHMARKS / "unload.py"), "--rounds", "12"]
+    command = [sys.executable, str(BENCHMARKS / "unload.py"), "--rounds", size("12", "7")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "largest after round 5" in done.stdout

@@ -6,6 +6,7 @@ package).
 
 import asyncio
 import contextlib
+import functools
 import json
 import random
 import warnings
@@ -63,6 +64,7 @@ class Digits(NamedTuple):
     digits: np.ndarray
 
 
+@functools.cache
 def digits() -> Digits:
     from sklearn.datasets import load_digits
 
@@ -72,8 +74,6 @@ def digits() -> Digits:
 
 def write_digits(root: Path, version: int, **fault: object) -> None:
     """A version of ``digits`` below a repository's root."""
-    from sklearn.neural_network import MLPClassifier
-
     folder = root / "digits" / str(version)
     folder.mkdir(parents=True)
     (folder / "model.py").write_text(MODEL)
@@ -84,16 +84,27 @@ def write_digits(root: Path, version: int, **fault: object) -> None:
         (folder / "weights.npz").write_bytes(first.read_bytes())
         return
     (root / "digits" / "salver.toml").write_text("[versions]\nlatest = 2\n")
+    np.savez(first, **weights())
+
+
+@functools.cache
+def weights() -> dict[str, np.ndarray]:
+    """A perceptron that knows most digits; it is trained once a process."""
+    from sklearn.neural_network import MLPClassifier
+
     pixels, answers = digits()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # good enough is good enough
         fitted = MLPClassifier((32,), max_iter=200, random_state=0).fit(pixels[:1200], answers[:1200])
     (a, c), (b, d) = fitted.coefs_, fitted.intercepts_
-    np.savez(first, a=a, b=b, c=c, d=d)
+    return {"a": a, "b": b, "c": c, "d": d}
 
 
 class Callers:
     """Users who ask all the time, each over and over, on connections that they keep.
+
+    Args:
+        pause_s: Seconds between an answer and the next request of a connection.
 
     Attributes:
         statuses: How often each status came; 0 = the connection broke.
@@ -104,11 +115,17 @@ class Callers:
     path = "/v2/models/digits/infer"
 
     def __init__(
-        self, server: ServerProcess, bodies: Sequence[bytes], users: int, connections: int = 4
+        self,
+        server: ServerProcess,
+        bodies: Sequence[bytes],
+        users: int,
+        connections: int = 4,
+        pause_s: float = 0.0,
     ) -> None:
         self._server = server
         self._bodies = bodies
         self._users = users
+        self._pause_s = pause_s
         self._random = random.Random(0)
         self._stop = asyncio.Event()
         self._tasks = [asyncio.create_task(self._ask()) for _ in range(connections)]
@@ -135,6 +152,8 @@ class Callers:
                 try:
                     while not self._stop.is_set():
                         await self._once(reader, writer)
+                        if self._pause_s:
+                            await asyncio.sleep(self._pause_s)
                 finally:
                     writer.close()
             await asyncio.sleep(0.05)

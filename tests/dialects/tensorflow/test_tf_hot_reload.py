@@ -1,4 +1,4 @@
-"""A list of models that is edited two hundred times under load, and nobody notices (TF-L6)."""
+"""A list of models that is edited again and again under load, and nobody notices (TF-L6)."""
 
 import itertools
 import threading
@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 import tritonclient.http as triton
 from savedmodels import half_plus_two
+from soaking import size
 from waiting import PATIENCE_S, until
 from zoo import write_constant, write_identity
 
 from salver.testing.process import TensorFlowServingProcess
 
-EDITS = 200
+EDITS = size(200, 45)  # ten for each version, and some of the next round
 ROW = np.zeros((1, 16), np.float32)
 STAYS = "the models stay as they are"
 VERSIONS = (1, 2, 3, 4)
@@ -205,9 +206,8 @@ def canary(callers: Callers) -> int:
 
 
 @pytest.mark.timeout(300)
-def test_tf_l6_tf_f5_tf_l7_two_hundred_edits_under_load(
-    models: Models, server: TensorFlowServingProcess
-) -> None:
+@pytest.mark.soak
+def test_tf_l6_tf_f5_tf_l7_edits_under_load(models: Models, server: TensorFlowServingProcess) -> None:
     with Callers(server) as callers:
         for _ in itertools.islice(edits(models, callers, server), EDITS):
             assert callers.failures == []

@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 from handler_worlds import all_there, failure, kill, world_of
+from soaking import size
 from waiting import PATIENCE_S, auntil
 
 from salver.words.errors import HandlerFailed, ModelFailed, SalverError
 
-TIMES = 100
+pytestmark = pytest.mark.soak
+TIMES = size(100, 20)
 LONG_S = 300.0  # a hundred processes may take minutes to start, where others start theirs
 
 
@@ -45,7 +47,7 @@ class _Load:
         return self.told
 
 
-async def test_ts_b7_a_worker_killed_a_hundred_times_costs_what_it_ran_and_nothing_else() -> None:
+async def test_ts_b7_a_worker_killed_again_and_again_costs_what_it_ran_and_nothing_else() -> None:
     chance = random.Random(7)
     async with world_of(least=2, shares=True, max_retry_s=1e9) as world, world_of() as beside:
         load, other = _Load(world, 6), _Load(beside, 2)
@@ -67,7 +69,7 @@ async def test_ts_b7_a_worker_killed_a_hundred_times_costs_what_it_ran_and_nothi
         assert world.engine.queued == world.engine.running == 0
 
 
-async def test_ts_b7_a_handler_that_ends_its_process_a_hundred_times_is_always_back() -> None:
+async def test_ts_b7_a_handler_that_ends_its_process_again_and_again_is_always_back() -> None:
     async with world_of(shares=True, max_retry_s=1e9) as world, world_of() as beside:
         other = _Load(beside, 1)
         for n in range(TIMES):
@@ -80,7 +82,7 @@ async def test_ts_b7_a_handler_that_ends_its_process_a_hundred_times_is_always_b
 
 
 @pytest.mark.timeout(LONG_S)
-async def test_ts_b7_a_handler_that_hangs_a_hundred_times_is_killed_each_time() -> None:
+async def test_ts_b7_a_handler_that_hangs_again_and_again_is_killed_each_time() -> None:
     hanging = world_of(LONG_S, least=25, shares=True, queue=TIMES, response_timeout_s=1, max_retry_s=1e9)
     async with hanging as world, world_of() as beside:
         other = _Load(beside, 1)
@@ -109,7 +111,7 @@ async def test_ts_b7_ts_r19_a_handler_that_leaks_meets_its_limit_and_not_the_mac
 
 
 @pytest.mark.timeout(LONG_S)
-async def test_ts_b7_ts_b8_a_handler_that_does_not_start_is_tried_a_hundred_times_and_then_serves(
+async def test_ts_b7_ts_b8_a_handler_that_does_not_start_is_tried_again_and_again_and_then_serves(
     tmp_path: Path,
 ) -> None:
     stop = tmp_path / "stop"

@@ -14,6 +14,7 @@ from typing import Any
 from unittest.mock import ANY
 
 import pytest
+from soaking import size
 
 from salver.app import Server
 from salver.backends.discovery import backends as find_backends
@@ -158,6 +159,7 @@ async def test_ts_m1_a_model_that_never_starts_is_taken_out_and_leaves_nothing(
     assert unpacked(tmp_path, "*") == []
 
 
+@pytest.mark.soak
 async def test_ts_m1_many_registrations_and_removals_at_once_leave_what_is_said(store: Path) -> None:
     async with server(store, workers=0) as there:
         handlers = there.handlers
@@ -172,7 +174,7 @@ async def test_ts_m1_many_registrations_and_removals_at_once_leave_what_is_said(
                 return type(error).__name__
             return "done"
 
-        said = await asyncio.gather(*(once(number) for number in range(60)))
+        said = await asyncio.gather(*(once(number) for number in range(size(60, 20))))
         assert set(said) <= {"done", "Conflict", "StillDefault", "WorkersFailed", "NoModel", "NoModelVersion"}
         for name, *_ in handlers.models():
             assert {status.version for status in handlers.describe(name, "all")} <= {"1.0", "2.0"}

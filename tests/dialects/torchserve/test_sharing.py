@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from handler_worlds import World, all_there, failure, held, kill, world_of
+from soaking import size
 from waiting import auntil
 
 from salver.dialects.torchserve.engine.sharing import exit_code_of
@@ -241,16 +242,18 @@ async def test_ts_b7_all_end_with_the_server_however_it_ends() -> None:
         server.stdout.close()
 
 
-async def test_ts_b7_a_forked_worker_killed_a_hundred_times_is_back_a_hundred_times() -> None:
+@pytest.mark.soak
+async def test_ts_b7_a_forked_worker_killed_again_and_again_is_back_each_time() -> None:
+    times = size(100, 20)
     async with world_of(least=2, shares=True, max_retry_s=1e9) as world:
         server = fork_server_of(world)
         seen: set[Any] = set()
-        for n in range(100):
+        for n in range(times):
             victim = pids_of(world)[n % 2]
             seen.add(victim)
             kill(victim)
             await all_there(world, victim)
             assert await world.ask("x") == "x"
         assert fork_server_of(world) == server
-        assert len(seen) == 100
+        assert len(seen) == times
         assert sorted(children_of(server)) == sorted(pids_of(world)), "no zombies are left"

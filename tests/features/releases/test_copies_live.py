@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from release_load import Callers, bodies, digits, write_digits
+from soaking import ONLY
 from waiting import auntil
 
 from salver.features.ledger.ledger import Ledger
@@ -92,9 +93,15 @@ async def test_one_whose_answers_are_alike_meets_callers_and_gets_everything(
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize(
-    "served", [{"merge": True}, {"fails": True}], indirect=True, ids=["other", "failing"]
+    ("served", "rolls_back"),
+    [
+        pytest.param({"merge": True}, True, id="other, rolls back"),
+        pytest.param({"fails": True}, False, id="failing, holds"),
+        pytest.param({"merge": True}, False, id="other, holds", marks=ONLY),
+        pytest.param({"fails": True}, True, id="failing, rolls back", marks=ONLY),
+    ],
+    indirect=["served"],
 )
-@pytest.mark.parametrize("rolls_back", [True, False], ids=["rolls back", "holds"])
 async def test_one_whose_answers_are_not_alike_meets_nobody(
     served: ServerProcess, tmp_path: Path, rolls_back: bool
 ) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tritonclient.grpc.aio as triton
+from soaking import ONLY
 from waiting import auntil
 
 from salver.app import Server
@@ -35,7 +36,11 @@ class Model:
 POLICY = Policy(stages=(Stage(0.5, 60), Stage(1.0, 0)), warm_up_seconds=0.0, bucket_seconds=0.3)
 
 
-@pytest.mark.parametrize("is_closed", [False, True], ids=["others come", "who waits does not come again"])
+@pytest.mark.parametrize(
+    "is_closed",
+    [pytest.param(False, marks=ONLY), True],
+    ids=["others come", "who waits does not come again"],
+)
 async def test_a_version_that_hangs_is_rolled_back_and_who_waits_keeps_waiting(
     tmp_path: Path, is_closed: bool
 ) -> None:

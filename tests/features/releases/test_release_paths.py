@@ -7,6 +7,7 @@ import pytest
 from chances import may_be
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from soaking import size
 
 from salver.features.releases.judge.evidence import start
 from salver.features.releases.judge.judge import judge
@@ -123,13 +124,14 @@ def looked_at_each_second(releases: int, hours: float, ratio: float, seed: int) 
     return policy, paths(policy, schedule, Arms(none, none, none), events)
 
 
-def test_a_thousand_good_releases_looked_at_each_second_keep_alpha() -> None:
+@pytest.mark.soak
+def test_good_releases_looked_at_each_second_keep_alpha() -> None:
     """All seven metrics, three stages, every second a look: alpha is what one look may spend."""
-    rolled_back = 0
-    for part in range(10):
+    rolled_back, parts = 0, size(10, 2)
+    for part in range(parts):
         policy, found = looked_at_each_second(100, 0.5, 1.0, seed=100 + part)
         rolled_back += int((found.rollbacks(policy) >= 0).sum())
-    may_be(rolled_back, 1000, at_most=policy.alpha)
+    may_be(rolled_back, 100 * parts, at_most=policy.alpha)
 
 
 def test_the_same_looks_find_a_bad_one() -> None:

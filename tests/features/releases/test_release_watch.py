@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from chances import may_be
 from rollout_releases import ERRORS, with_policy
+from soaking import size
 
 from salver.features.releases.judge.evidence import start
 from salver.features.releases.judge.judge import judge
@@ -151,9 +152,10 @@ def is_found(rng: np.random.Generator, ratio: float) -> bool:
     return False
 
 
+@pytest.mark.soak
 def test_a_good_release_is_not_taken_back_whoever_comes_often() -> None:
-    rng = np.random.default_rng(61)
-    may_be(sum(is_found(rng, 1.0) for _ in range(150)), 150, at_most=0.01)
+    rng, releases = np.random.default_rng(61), size(150, 30)
+    may_be(sum(is_found(rng, 1.0) for _ in range(releases)), releases, at_most=0.01)
 
 
 def test_harm_that_shows_after_the_promotion_is_found() -> None:

@@ -17,6 +17,7 @@ from registries import counted
 from relay import Relay, Trouble
 from release_load import Callers, bodies, digits, write_digits
 from replicas import POLICY, USERS, Replicas, begin, check_counts
+from soaking import ONLY
 from waiting import auntil
 
 from salver.features.ledger.ledger import Ledger
@@ -110,14 +111,16 @@ async def says(server: ServerProcess, words: str) -> None:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("trouble", ["refused", "silent", "mute", "deaf"])
+@pytest.mark.parametrize(
+    "trouble", ["silent", *(pytest.param(other, marks=ONLY) for other in ("refused", "mute", "deaf"))]
+)
 async def test_one_that_is_cut_off_serves_as_it_knew_and_follows_when_it_is_back(
     world: CutOff, trouble: Trouble
 ) -> None:
     replicas, relay = world
     one, other = replicas.servers
     await begin(replicas, HALF)
-    async with Callers(other, bodies(digits().pixels), USERS, 2) as callers:
+    async with Callers(other, bodies(digits().pixels), USERS, 2, pause_s=0.01) as callers:
         await meets(one, "1", "2")
         await meets(other, "1", "2")
         relay.be(trouble)
@@ -138,7 +141,7 @@ async def test_one_that_is_cut_off_serves_as_it_knew_and_follows_when_it_is_back
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("trouble", ["refused", "silent"])
+@pytest.mark.parametrize("trouble", ["refused", pytest.param("silent", marks=ONLY)])
 async def test_what_one_counts_that_is_cut_off_is_judged_when_it_is_back(
     world: CutOff, trouble: Trouble
 ) -> None:
@@ -187,7 +190,10 @@ async def test_one_that_is_cut_off_for_long_sends_nobody_to_the_canary(world: Cu
     for server in replicas.servers:
         await meets(server, "1", "2")
     some = bodies(digits().pixels)
-    async with Callers(one, some, USERS, 1) as callers, Callers(other, some, USERS, 1) as others:
+    async with (
+        Callers(one, some, USERS, 1, pause_s=0.01) as callers,
+        Callers(other, some, USERS, 1, pause_s=0.01) as others,
+    ):
         relay.be("silent")
         await meets(other, "1")
         await says(other, "nobody is sent to version 2 here, but all to 1")

@@ -1,4 +1,4 @@
-"""Servers in five releases are killed fifty times, and each time go on where their ledger says."""
+"""Servers in releases are killed again and again, and go on each time where their ledger says."""
 
 import asyncio
 import functools
@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 import pytest
 from release_load import Callers
+from soaking import ONLY, size
 from waiting import auntil
 from zoo import write_mlp
 
@@ -25,7 +26,8 @@ from salver.features.releases.release_store import ReleaseStore
 from salver.testing.process import ServerProcess
 from salver.words.releases import ReleaseState
 
-RELEASES, KILLS = 5, 10  # several, so that they may go on at once
+RELEASES = [0, *(pytest.param(number, marks=ONLY) for number in range(1, 5))]
+KILLS = size(10, 5)
 SECONDS = (0.3, 1.1)  # from the moment at which it answers to the kill
 ADA = Actor("ada")
 #: It lasts for as long as the test does: a kill may come in any stage, between any two steps.
@@ -48,7 +50,8 @@ class Asking(Callers):
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("number", range(RELEASES))
+@pytest.mark.soak
+@pytest.mark.parametrize("number", RELEASES)
 async def test_after_each_kill_state_evidence_and_assignment_are_as_they_were(
     tmp_path: Path, number: int, request: pytest.FixtureRequest
 ) -> None:
@@ -71,7 +74,7 @@ async def test_after_each_kill_state_evidence_and_assignment_are_as_they_were(
             before = await stored(file)
         await runs(store, before)
         sent += await splits(server)
-        async with Asking(server, [BODY], users=3000, connections=1) as callers:
+        async with Asking(server, [BODY], users=3000, connections=1, pause_s=0.002) as callers:
             await asyncio.sleep(chance.uniform(*SECONDS))
             if kill == KILLS - 1 and len(stages) < 2:  # whatever the machine, one finds another stage
                 await auntil(functools.partial(has_left, store, stages))

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+import pytest_asyncio
 import tritonclient.grpc as triton
 from splitting_server import SplittingServer
 from waiting import auntil
@@ -19,7 +20,7 @@ from salver.features.releases.experiments.shadows import ShadowReport
 from salver.transport.server import FrontConfig
 from salver.words.releases import Shadow, Split
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.asyncio(loop_scope="module")]
 PIECES = """
 import time
 import numpy as np
@@ -107,8 +108,10 @@ def odd(outputs: str, answer: str) -> str:
     return ODD.replace("OUTPUTS", outputs).replace("ANSWER", answer)
 
 
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[Server]:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Server]:
+    """One for all tests here; each replaces the splits."""
+    tmp_path: Path = tmp_path_factory.mktemp("models")
     plain = PIECES.replace("{EXTRA}", "").replace("WANTED", "1")
     everything = "[versions]\nall = true\n"
     write(tmp_path, "pieces", PIECES_CONFIG, PIECES.replace("{EXTRA}", "").replace("WANTED", "2"), plain)
@@ -120,9 +123,9 @@ async def server(tmp_path: Path) -> AsyncIterator[Server]:
         yield server
 
 
-def split(model: str, weight: float = 0.0, **shadow: Any) -> Split:
+def split(model: str, weight: float = 0.0, id: str = "", **shadow: Any) -> Split:
     copied = Shadow(**shadow) if shadow else None
-    return Split(f"of {model}", model, stable="1", canary="2", weight=weight, salt="s", shadow=copied)
+    return Split(id or f"of {model}", model, stable="1", canary="2", weight=weight, salt="s", shadow=copied)
 
 
 class Asker:
@@ -148,9 +151,9 @@ class Asker:
         self.client.close()
 
 
-async def comes(server: Server, model: str, is_so: Callable[[ShadowReport], bool]) -> ShadowReport:
-    await auntil(lambda: (report := server.shadows.report(f"of {model}")) and is_so(report))
-    found = server.shadows.report(f"of {model}")
+async def comes(server: Server, id: str, is_so: Callable[[ShadowReport], bool]) -> ShadowReport:
+    await auntil(lambda: (report := server.shadows.report(id)) and is_so(report))
+    found = server.shadows.report(id)
     assert found is not None
     return found
 
@@ -176,12 +179,12 @@ async def test_an_answer_of_many_pieces_stays_with_its_version_when_the_weight_m
 async def test_pieces_of_any_number_are_compared_together(
     server: Server, how: Any, tolerance: float, agrees: bool
 ) -> None:
-    server.splits.router.replace([split("tokens", compare=how, tolerance=tolerance)])
+    server.splits.router.replace([split("tokens", id=how, compare=how, tolerance=tolerance)])
     asker = Asker(server.port)
     asker.ask("tokens", "N", [1], 5)
     texts = [(await asker.next()).as_numpy("TEXT")[0] for _ in range(5)]
     assert b"".join(texts) == b"0 1 2 3 4 "
-    report = await comes(server, "tokens", lambda report: report.asked == 1)
+    report = await comes(server, how, lambda report: report.asked == 1)
     assert (report.agreed, report.differed, report.failed) == (int(agrees), int(not agrees), {})
     await asker.close()
 
@@ -215,7 +218,7 @@ async def test_odd_answers_are_found_and_told(server: Server) -> None:
     for kind in range(5):
         asker.ask("odd", "x", [1, 1], kind)
         assert (await asker.next()).as_numpy("y").shape == (1, 4)
-        report = await comes(server, "odd", lambda report, kind=kind: report.asked == kind + 1)  # type: ignore[misc]
+        report = await comes(server, "of odd", lambda report, kind=kind: report.asked == kind + 1)  # type: ignore[misc]
     assert (report.differed, report.failed) == (5, {})
     assert report.notes == {
         "'y' differs by inf": 2,
@@ -225,7 +228,7 @@ async def test_odd_answers_are_found_and_told(server: Server) -> None:
     }
     asker.ask("renamed", "x", [1, 1], 0)
     await asker.next()
-    report = await comes(server, "renamed", lambda report: report.asked == 1)
+    report = await comes(server, "of renamed", lambda report: report.asked == 1)
     assert report.notes == {"there is no 'y'": 1}
     await asker.close()
 
@@ -236,7 +239,10 @@ async def test_a_version_that_its_owner_takes_away_costs_nobody_an_answer(server
     asker = Asker(server.port)
     asker.ask("odd", "x", [1, 1], 2)
     assert (await asker.next()).as_numpy("y").shape == (1, 5)
-    server._manager.apply([m for m in server._manager._known if (m.id.name, m.id.version) != ("odd", "2")])
+    wanted = list(server._manager._known)
+    server._manager.apply([m for m in wanted if (m.id.name, m.id.version) != ("odd", "2")])
     asker.ask("odd", "x", [1, 1], 2)
     assert (await asker.next()).as_numpy("y").shape == (1, 4)
+    server._manager.apply(wanted)
+    await server._manager.settled()
     await asker.close()

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 from handler_worlds import World
+from soaking import size
 from waiting import PATIENCE_S
 
 from salver.backends.protocol import LoadOptions, Traits
@@ -33,8 +34,9 @@ from salver.words.artifacts import Batching, Manifest, ModelConfig, Objective, P
 from salver.words.messages import InferRequest, ModelId, Signature, Standing, TensorSpec
 from salver.words.tensor import DataType, tensor
 
+pytestmark = pytest.mark.soak
 ID = ModelId("m", "1")
-_WORK_S = 1.5
+_WORK_S = size(1.5, 0.5)
 _CALLERS = 12
 
 
