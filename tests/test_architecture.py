@@ -14,8 +14,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 import salver
 from salver.words import errors
 from salver.words.errors import Code, SalverError
@@ -104,9 +102,9 @@ def impurities(tree: ast.Module) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("name", [name for name in FILES if is_pure(name)])
-def test_pure_modules_know_no_clock_socket_thread_chance_or_environment(name: str) -> None:
-    assert impurities(TREES[name]) == []
+def test_pure_modules_know_no_clock_socket_thread_chance_or_environment() -> None:
+    found = {name: impurities(TREES[name]) for name in FILES if is_pure(name)}
+    assert {name: some for name, some in found.items() if some} == {}
 
 
 def test_tests_wait_with_one_patience() -> None:
@@ -125,16 +123,14 @@ def test_the_purity_check_sees_what_it_should() -> None:
     assert impurities(ast.parse("import math\ndef f(now, rng):\n    return now + rng.random()")) == []
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_every_module_says_what_it_is(name: str) -> None:
-    words = (ast.get_docstring(TREES[name]) or "").strip(".… \n")
-    assert len(words) > 20, f"{name} needs a docstring"
+def test_every_module_says_what_it_is() -> None:
+    words = {name: (ast.get_docstring(tree) or "").strip(".… \n") for name, tree in TREES.items()}
+    assert [name for name, said in words.items() if len(said) <= 20] == []
 
 
-@pytest.mark.parametrize("name", OWN)
-def test_no_module_is_a_drawer_for_odds_and_ends(name: str) -> None:
+def test_no_module_is_a_drawer_for_odds_and_ends() -> None:
     drawers = {"util", "utils", "helper", "helpers", "common", "misc", "shared", "stuff"}
-    assert not drawers & set(Path(name).with_suffix("").parts)
+    assert [name for name in OWN if drawers & set(Path(name).with_suffix("").parts)] == []
 
 
 def lazy_imports(tree: ast.Module) -> list[str]:
@@ -151,27 +147,29 @@ def lazy_imports(tree: ast.Module) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("name", [name for name in FILES if not matches(name, LAZY)])
-def test_no_lazy_import_hides_a_cycle(name: str) -> None:
-    assert lazy_imports(TREES[name]) == []
+def test_no_lazy_import_hides_a_cycle() -> None:
+    found = {name: lazy_imports(TREES[name]) for name in FILES if not matches(name, LAZY)}
+    assert {name: some for name, some in found.items() if some} == {}
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_no_environment_is_read_at_import(name: str) -> None:
+def test_no_environment_is_read_at_import() -> None:
     later = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.If  # `if __name__ == "__main__"`
-    for statement in TREES[name].body:
-        if not isinstance(statement, later):
-            read = [node.attr for node in ast.walk(statement) if isinstance(node, ast.Attribute)]
-            assert not {"environ", "getenv"} & set(read), f"{name}: {ast.unparse(statement)}"
+    for name, tree in TREES.items():
+        for statement in tree.body:
+            if not isinstance(statement, later):
+                read = [node.attr for node in ast.walk(statement) if isinstance(node, ast.Attribute)]
+                assert not {"environ", "getenv"} & set(read), f"{name}: {ast.unparse(statement)}"
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_records_are_read_by_decoders_that_are_made_at_import(name: str) -> None:
+def test_records_are_read_by_decoders_that_are_made_at_import() -> None:
     """What msgspec knows of a class it finds out at its first use: two threads that are first crash."""
-    for node in ast.walk(TREES[name]):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "decode":
-            kinds = [word.value for word in node.keywords if word.arg == "type"]
-            assert not [kind for kind in kinds if isinstance(kind, ast.Name)], f"{name}: {ast.unparse(node)}"
+    for name, tree in TREES.items():
+        for node in ast.walk(tree):
+            match node:
+                case ast.Call(func=ast.Attribute(attr="decode"), keywords=words):
+                    kinds = [word.value for word in words if word.arg == "type"]
+                    wrong = [kind for kind in kinds if isinstance(kind, ast.Name)]
+                    assert not wrong, f"{name}: {ast.unparse(node)}"
 
 
 def in_a_fresh_interpreter(script: str) -> dict[str, list[str]]:
