@@ -290,16 +290,17 @@ def test_servers_that_answer_as_they_should_not(
         fetch("models:/lin@champion", tmp_path, environment)
 
 
-def test_too_many_folders(site: Site, tmp_path: Path) -> None:
-    """None of which has a file, so that only the folders can be counted."""
+def test_too_many_folders(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None of which has a file, so that only the folders can be counted; each is a request."""
+    monkeypatch.setattr("salver.stores.sources.mlflow_registry._MOST_FILES", 200)
     environment = offer(site)
 
     def folders(path: str, asked: Asked) -> Page:
         deep = path.count("%2F") > 10
-        return answer({"files": [] if deep else [{"path": f"d{n}", "is_dir": True} for n in range(1000)]})
+        return answer({"files": [] if deep else [{"path": f"d{n}", "is_dir": True} for n in range(20)]})
 
     site.pages[ARTIFACTS] = folders
-    with pytest.raises(StoreFailed, match="more than 10000 files and folders"):
+    with pytest.raises(StoreFailed, match="more than 200 files and folders"):
         fetch("models:/lin@champion", tmp_path, environment)
 
 

@@ -1,9 +1,10 @@
-"""A Python model in a host process behind an engine."""
+"""Python models in host processes behind an engine."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from waiting import auntil
@@ -17,6 +18,7 @@ from salver.words.events import BatchRan
 from salver.words.messages import InferRequest, InferResponse, ModelId
 from salver.words.tensor import tensor
 
+PLAIN = ModelConfig()
 SOURCE = """
 import os, pathlib, time
 import numpy as np
@@ -41,6 +43,53 @@ class Model:
 """
 
 
+PYTHON = ("python", "salver.backends.python:PythonBackend")
+TRITON_PYTHON = ("triton_python", "salver.dialects.triton.python_backend.backend:TritonPythonBackend")
+
+
+class Hosted(NamedTuple):
+    """An engine, the runner behind it, and what it has emitted."""
+
+    engine: Any
+    runner: Any
+    events: list[BatchRan]
+
+
+@asynccontextmanager
+async def hosted(
+    folder: Path,
+    source: str,
+    make: Callable[..., Any],
+    config: ModelConfig = PLAIN,
+    *,
+    backend: tuple[str, str] = PYTHON,
+    text: str = "",
+    name: str = "m",
+    slots: int = 1,
+    first_s: float = 0.0,
+) -> AsyncIterator[Hosted]:
+    """A model of this source in host processes that start again at once, behind an engine.
+
+    Args:
+        make: Engine of an id, a runner, a configuration, a clock and a place for events.
+        text: The model's own configuration, as its owner wrote it.
+    """
+    path = folder / "model.py"
+    path.write_text(source)
+    form, program = backend
+    manifest = Manifest(ModelId(name, "1"), path, form, "python", config)
+    recovery = Recovery(Backoff(first_s=first_s, jitter=0.0))
+    options = LoadOptions(config=text)
+    runner = await ProcessRunner.start(program, manifest, options, slots=slots, recovery=recovery)
+    events: list[BatchRan] = []
+    clock = asyncio.get_running_loop().time
+    engine = make(manifest.id, runner, config, clock=clock, emit=events.append)
+    try:
+        yield Hosted(engine, runner, events)
+    finally:
+        await engine.close()
+
+
 class HostEngineRig:
     def __init__(self, engine: Engine, runner: ProcessRunner, folder: Path, events: list[BatchRan]) -> None:
         self.engine = engine
@@ -61,23 +110,8 @@ class HostEngineRig:
 
 @asynccontextmanager
 async def host_engine(folder: Path, slots: int = 1) -> AsyncIterator[HostEngineRig]:
-    path = folder / "model.py"
-    path.write_text(SOURCE)
-    manifest = Manifest(ModelId("talk", "1"), path, "python", "python")
-    runner = await ProcessRunner.start(
-        "salver.backends.python:PythonBackend",
-        manifest,
-        LoadOptions(),
-        slots=slots,
-        recovery=Recovery(Backoff(first_s=0.0, jitter=0.0)),
-    )
-    events: list[BatchRan] = []
-    clock = asyncio.get_running_loop().time
-    engine = Engine(manifest.id, runner, ModelConfig(), clock=clock, emit=events.append)
-    try:
-        yield HostEngineRig(engine, runner, folder, events)
-    finally:
-        await engine.close()
+    async with hosted(folder, SOURCE, Engine, name="talk", slots=slots) as made:
+        yield HostEngineRig(made.engine, made.runner, folder, made.events)
 
 
 def heard(response: InferResponse) -> list[bytes]:

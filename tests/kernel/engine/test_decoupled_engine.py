@@ -8,15 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from host_engines import TRITON_PYTHON, hosted
 from waiting import PATIENCE_S
 
-from salver.backends.protocol import LoadOptions
-from salver.kernel.backoff import Backoff
 from salver.kernel.engine import decoupled
 from salver.kernel.engine.decoupled import DecoupledEngine
 from salver.kernel.engine.ports import StreamRunner
-from salver.kernel.engine.process import ProcessRunner, Recovery
-from salver.words.artifacts import Batching, Manifest, ModelConfig
+from salver.words.artifacts import Batching, ModelConfig
 from salver.words.errors import (
     DeadlineExceeded,
     HostDied,
@@ -28,7 +26,7 @@ from salver.words.errors import (
     Unsupported,
 )
 from salver.words.events import BatchRan
-from salver.words.messages import InferRequest, InferResponse, ModelId, RequestedOutput, TensorSpec
+from salver.words.messages import InferRequest, InferResponse, RequestedOutput, TensorSpec
 from salver.words.tensor import DataType, tensor
 
 SOURCE = """
@@ -188,24 +186,12 @@ class Rig:
 
 @asynccontextmanager
 async def rig(folder: Path, slots: int = 1) -> AsyncIterator[Rig]:
-    path = folder / "model.py"
-    path.write_text(SOURCE)
-    manifest = Manifest(ModelId("m", "1"), path, "triton_python", "python", CONFIG)
-    runner = await ProcessRunner.start(
-        "salver.dialects.triton.python_backend.backend:TritonPythonBackend",
-        manifest,
-        LoadOptions(config=TOLD),
-        slots=slots,
-        recovery=Recovery(Backoff(first_s=0.0, jitter=0.0)),
-    )
-    assert isinstance(runner, StreamRunner)
-    events: list[BatchRan] = []
-    clock = asyncio.get_running_loop().time
-    engine = DecoupledEngine(manifest.id, runner, CONFIG, clock=clock, emit=events.append)
-    try:
-        yield Rig(engine, folder, events)
-    finally:
-        await engine.close()
+    backend = TRITON_PYTHON
+    async with hosted(
+        folder, SOURCE, DecoupledEngine, CONFIG, backend=backend, text=TOLD, slots=slots
+    ) as made:
+        assert isinstance(made.runner, StreamRunner)
+        yield Rig(made.engine, folder, made.events)
 
 
 def texts(pieces: list[InferResponse]) -> list[bytes]:

@@ -9,16 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from host_engines import TRITON_PYTHON, hosted
 from waiting import auntil
 
-from salver.backends.protocol import LoadOptions
-from salver.kernel.backoff import Backoff
 from salver.kernel.engine.engine import Engine
-from salver.kernel.engine.process import ProcessRunner, Recovery
-from salver.words.artifacts import Batching, Manifest, ModelConfig
+from salver.kernel.engine.process import ProcessRunner
+from salver.words.artifacts import Batching, ModelConfig
 from salver.words.errors import HostDied, InvalidInput, ModelFailed
 from salver.words.events import BatchRan
-from salver.words.messages import InferRequest, InferResponse, ModelId, RequestedOutput, TensorSpec
+from salver.words.messages import InferRequest, InferResponse, RequestedOutput, TensorSpec
 from salver.words.tensor import DataType, tensor
 
 SOURCE = '''
@@ -79,23 +78,8 @@ class Rig:
 
 @asynccontextmanager
 async def rig(folder: Path, slots: int = 1) -> AsyncIterator[Rig]:
-    path = folder / "model.py"
-    path.write_text(SOURCE)
-    manifest = Manifest(ModelId("m", "1"), path, "triton_python", "python", CONFIG)
-    runner = await ProcessRunner.start(
-        "salver.dialects.triton.python_backend.backend:TritonPythonBackend",
-        manifest,
-        LoadOptions(),
-        slots=slots,
-        recovery=Recovery(Backoff(first_s=0.0, jitter=0.0)),
-    )
-    events: list[BatchRan] = []
-    clock = asyncio.get_running_loop().time
-    engine = Engine(manifest.id, runner, CONFIG, clock=clock, emit=events.append)
-    try:
-        yield Rig(engine, runner, events)
-    finally:
-        await engine.close()
+    async with hosted(folder, SOURCE, Engine, CONFIG, backend=TRITON_PYTHON, slots=slots) as made:
+        yield Rig(*made)
 
 
 def texts(response: InferResponse, index: int = 0) -> list[list[bytes]]:

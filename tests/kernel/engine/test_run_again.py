@@ -11,15 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from host_engines import hosted
 from waiting import auntil
 
-from salver.backends.protocol import LoadOptions
-from salver.kernel.backoff import Backoff
 from salver.kernel.engine.engine import Engine
-from salver.kernel.engine.process import ProcessRunner, Recovery
-from salver.words.artifacts import Batching, Manifest, ModelConfig
+from salver.kernel.engine.process import ProcessRunner
+from salver.words.artifacts import Batching, ModelConfig
 from salver.words.errors import DeadlineExceeded, HostDied
-from salver.words.messages import InferRequest, ModelId
+from salver.words.messages import InferRequest
 from salver.words.tensor import tensor
 
 SOURCE = """
@@ -78,23 +77,10 @@ class Rig:
 
 @asynccontextmanager
 async def rig(folder: Path, slots: int = 1, reruns: bool = True) -> AsyncIterator[Rig]:
-    path = folder / "model.py"
-    path.write_text(f"FOLDER = {str(folder)!r}\n{SOURCE}")
-    manifest = Manifest(ModelId("m", "1"), path, "python", "python")
-    runner = await ProcessRunner.start(
-        "salver.backends.python:PythonBackend",
-        manifest,
-        LoadOptions(),
-        slots=slots,
-        recovery=Recovery(Backoff(first_s=0.01, jitter=0.0)),
-    )
-    runner.reruns = reruns
-    config = ModelConfig(batching=Batching(max_rows=16))
-    engine = Engine(manifest.id, runner, config, clock=time.monotonic, emit=lambda _: None)
-    try:
-        yield Rig(engine, runner, folder)
-    finally:
-        await engine.close()
+    source, config = f"FOLDER = {str(folder)!r}\n{SOURCE}", ModelConfig(batching=Batching(max_rows=16))
+    async with hosted(folder, source, Engine, config, slots=slots, first_s=0.01) as made:
+        made.runner.reruns = reruns
+        yield Rig(made.engine, made.runner, folder)
 
 
 async def test_the_mates_of_a_request_that_kills_its_host_get_their_answers(tmp_path: Path) -> None:

@@ -5,16 +5,15 @@ import random
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from host_engines import TRITON_PYTHON, hosted
 from waiting import PATIENCE_S, auntil
 
-from salver.backends.protocol import LoadOptions
-from salver.kernel.backoff import Backoff
-from salver.kernel.engine.process import ProcessRunner, Recovery
 from salver.kernel.engine.sequence_streams import SequenceStreamEngine
-from salver.words.artifacts import Batching, Control, Manifest, ModelConfig, Sequences
+from salver.words.artifacts import Batching, Control, ModelConfig, Sequences
 from salver.words.errors import DeadlineExceeded, HostDied, InvalidInput, ModelFailed, NotReady
 from salver.words.events import BatchRan
 from salver.words.messages import InferRequest, ModelId, TensorSpec
@@ -190,8 +189,6 @@ class Rig:
 
 @asynccontextmanager
 async def rig(folder: Path, sequences: Sequences = OLDEST) -> AsyncIterator[Rig]:
-    path = folder / "model.py"
-    path.write_text(SOURCE)
     inputs = SPECS
     if sequences.controls:
         inputs = (*SPECS, TensorSpec("READY", DataType.INT32, (-1, 1)))
@@ -201,20 +198,12 @@ async def rig(folder: Path, sequences: Sequences = OLDEST) -> AsyncIterator[Rig]
         batching=Batching(max_rows=4),
         sequences=sequences,
     )
-    manifest = Manifest(ModelId("m", "1"), path, "triton_python", "python", config)
-    runner = await ProcessRunner.start(
-        "salver.dialects.triton.python_backend.backend:TritonPythonBackend",
-        manifest,
-        LoadOptions(config=TOLD),
-        recovery=Recovery(Backoff(first_s=0.0, jitter=0.0)),
-    )
-    events: list[BatchRan] = []
-    clock = asyncio.get_running_loop().time
-    engine = SequenceStreamEngine(manifest.id, [runner], config, clock=clock, emit=events.append)
-    try:
-        yield Rig(engine, folder, events)
-    finally:
-        await engine.close()
+
+    def engine(id: ModelId, runner: Any, *more: Any, **terms: Any) -> SequenceStreamEngine:
+        return SequenceStreamEngine(id, [runner], *more, **terms)
+
+    async with hosted(folder, SOURCE, engine, config, backend=TRITON_PYTHON, text=TOLD) as made:
+        yield Rig(made.engine, folder, made.events)
 
 
 @pytest.mark.parametrize("what", ["plain", "mixed", "later"])
