@@ -7,14 +7,11 @@ from salver.dialects.triton.config import pbtxt
 from salver.dialects.triton.config.format import TritonConfigFormat
 from salver.dialects.triton.model_folders import open_folder
 from salver.kernel.repository import Formats
+from salver.kernel.repository.ports import always_touches
 from salver.words.handlers import FORMAT
 
 
-def _touches(backend: str, form: str) -> bool:
-    return True
-
-
-def formats(recognise: Recogniser, touches_machine: TouchesMachine = _touches) -> Formats:
+def formats(recognise: Recogniser, touches_machine: TouchesMachine = always_touches) -> Formats:
     """Return all formats, for every reader of a repository.
 
     Args:

@@ -95,7 +95,8 @@ ReadBatching = Callable[[bytes, str], Batching]
 OpenFolder = Callable[[str, str], Upload]
 
 
-def _touches(backend: str, form: str) -> bool:
+def always_touches(backend: str, form: str) -> bool:
+    """Return True: no format may come by request."""
     return True
 
 
@@ -116,7 +117,7 @@ class Formats(msgspec.Struct, frozen=True):
     """
 
     recognise: Recogniser
-    touches_machine: TouchesMachine = _touches
+    touches_machine: TouchesMachine = always_touches
     configs: Mapping[str, ConfigFormat] = {}
     archives: Mapping[str, ArchiveFormat] = {}
     batching: Mapping[str, ReadBatching] = {}
