@@ -16,4 +16,4 @@ class WarmupFiles:
 
 
 def _attach(servable: Servable) -> None:
-    servable.decode = OpenInferenceHttp().decode
+    servable.warmer.decode = OpenInferenceHttp().decode

@@ -33,7 +33,7 @@ class ReplayAttachment:
 
         def attach(servable: Servable) -> None:
             if isinstance(servable.engine, Engine):
-                servable.replay = replay
+                servable.warmer.replay = replay
 
         return attach
 

@@ -15,7 +15,7 @@ from salver.features.tuning.grid import GridPlacement
 from salver.features.tuning.profile import Cell, Measurement
 from salver.kernel.engine.ports import Runner
 from salver.kernel.engine.warmup import samples
-from salver.kernel.serving.warming import warm_request
+from salver.kernel.serving.warmup_requests import warm_request
 from salver.words.artifacts import Manifest, Warmup
 from salver.words.errors import InvalidInput, SalverError
 from salver.words.messages import Signature

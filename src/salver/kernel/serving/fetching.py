@@ -71,7 +71,7 @@ class Fetching:
             await let_go()
             raise
         servable.at_end(let_go)
-        servable.warmup = _moved(manifest.config.warmup, store, held)
+        servable.warmer.moved = _moved(manifest.config.warmup, store, held)
         return servable
 
     async def _load(self, manifest: Manifest) -> Servable:

@@ -2,13 +2,11 @@
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 import msgspec
 
-from salver.kernel.engine.admission import Admission
 from salver.kernel.engine.decoupled import DecoupledEngine
 from salver.kernel.engine.engine import Engine
 from salver.kernel.engine.inorder import in_order
@@ -20,17 +18,13 @@ from salver.kernel.engine.sequence_streams import SequenceStreamEngine
 from salver.kernel.engine.signatures import Signatures
 from salver.kernel.engine.stepper import StepEngine
 from salver.kernel.engine.thread import ThreadRunner
-from salver.kernel.engine.warmup import samples
 from salver.kernel.serving.capabilities import Capabilities, Infer, Recording
 from salver.kernel.serving.sequences import within
-from salver.kernel.serving.warming import Decode, sample_request, warm_request
-from salver.words.artifacts import Manifest, ModelConfig, Warmup, WarmupSample
-from salver.words.errors import LoadFailed, SalverError
+from salver.kernel.serving.warmer import Warmer
+from salver.words.artifacts import Manifest, ModelConfig
 from salver.words.messages import Insight, Signature
 
-_LOG = logging.getLogger("salver.loader")
 _CHANGE_S = 30.0
-_NO_WARMUP = Warmup()
 
 
 class ServedEngine(Protocol):
@@ -77,14 +71,6 @@ class DeclaringEngine(ServedEngine, Protocol):
 _KernelEngine = Engine | StepEngine | DecoupledEngine | SequenceEngine
 
 
-class Replay(Protocol):
-    """Warm-up requests that a model's artefact brings."""
-
-    async def run(self, signature: Signature, ask: Infer, times: int) -> bool:
-        """Run all so many times; return whether there are any. Raises LoadFailed."""
-        ...
-
-
 class Servable:
     """A loaded version: an engine, with what the lifecycle and the data plane need of it.
 
@@ -97,14 +83,12 @@ class Servable:
         is_staffed: Whether a process is there that answers; None = it needs none of its own.
         rescale: Changes the number of workers to what a manifest says, if it can; None = it has none.
         capabilities: What it can do besides giving one response to a request.
-        decode: Reads the file of a warm-up request; None = such files are not known.
         leave: See :class:`~salver.kernel.lifecycle.ports.Servable`; None = it has no sequences.
     """
 
     is_ready: Callable[[], Awaitable[bool]] | None = None
     is_staffed: Callable[[], Awaitable[bool]] | None = None
     rescale: Callable[[Manifest], bool] | None = None
-    decode: Decode | None = None
 
     def __init__(
         self,
@@ -121,7 +105,6 @@ class Servable:
         self._ends = list(ends)
         self.signature: Signature = engine.signature
         self.bytes = manifest.bytes
-        self.warmup: Warmup | None = None  # where its files do not lie where the configuration has them
         self.signatures = signatures
         self._keeps_order = isinstance(engine, Engine) and manifest.config.batching.preserve_order
         self.infer = self._in_order(self._whole.infer)
@@ -132,7 +115,7 @@ class Servable:
         self._changing = asyncio.Lock()
         self._threads: Sequence[ThreadRunner] = ()
         self._hosts: Sequence[ProcessRunner] = ()
-        self.replay: Replay | None = None  # of one that may bring warm-up records
+        self.warmer = Warmer(manifest, engine, signatures)
 
     def __repr__(self) -> str:
         return f"<Servable {self.manifest.id} on {self.placement.slots} {self.placement.runner}(s)>"
@@ -192,67 +175,7 @@ class Servable:
         Raises:
             LoadFailed: one of the owner's warm-up requests failed.
         """
-        engine = self.engine
-        if not isinstance(engine, Engine | DecoupledEngine | SequenceEngine):
-            return  # others were tried out when they were loaded, or their models were
-        wish = self.warmup or config.warmup
-        if self.replay is not None:
-            has_replayed = await self.replay.run(self.signature, self._whole.infer, wish.replays)
-            if has_replayed and not (wish.file or wish.samples):
-                return
-        decides_itself = isinstance(engine, DecoupledEngine) or engine.answers_each
-        if decides_itself and wish == _NO_WARMUP:
-            return  # only its author knows a sensible request
-        if wish.file:
-            await self._warm_from_file(engine, wish.file, wish.rounds)
-            return
-        if wish.samples:
-            await self._warm_with_samples(engine, wish.samples)
-            return
-        others = self.signatures.others.values() if self.signatures else ()
-        refusals = [await self._warm_with_zeros(engine, wish) for engine in (engine, *others)]
-        if told := sorted({refusal for refusal in refusals if refusal}):
-            _LOG.info("model %s does not take zeros as a warm-up: %s", self.manifest.id, "; ".join(told))
-
-    async def _warm_with_zeros(self, engine: Engine | DecoupledEngine | SequenceEngine, wish: Warmup) -> str:
-        """Return why the model refuses zeros; empty = it does not."""
-        if engine.signature.is_stateful and msgspec.structs.replace(wish, replays=1) == _NO_WARMUP:
-            return ""  # they would change its state
-        try:
-            for inputs in samples(engine.signature, wish):
-                await engine.run_alone(inputs)
-        except Exception as error:
-            return str(error) or type(error).__name__
-        return ""
-
-    async def _warm_with_samples(
-        self, engine: Engine | DecoupledEngine | SequenceEngine, samples: Sequence[WarmupSample]
-    ) -> None:
-        id, signature = self.manifest.id, self.signature
-        admission, known = Admission(id.name, signature), {spec.name for spec in signature.inputs}
-        for sample in samples:
-            try:
-                request = await sample_request(id, sample, signature)
-                if known.issuperset(sample.inputs):  # else it has control inputs, too
-                    admission.bind(request)
-                for _ in range(sample.rounds):
-                    await engine.run_alone({tensor.name: tensor.array for tensor in request.inputs})
-            except Exception as error:
-                raise LoadFailed(f"failed to run warmup sample '{sample.name}': {error};") from error
-
-    async def _warm_from_file(
-        self, engine: Engine | DecoupledEngine | SequenceEngine, name: str, rounds: int
-    ) -> None:
-        request = await warm_request(self.manifest, name, self.signature, self.decode)
-        try:
-            for _ in range(rounds):
-                if isinstance(engine, DecoupledEngine | SequenceStreamEngine):
-                    await engine.run_alone({tensor.name: tensor.array for tensor in request.inputs})
-                else:
-                    await engine.infer(request)
-        except SalverError as error:
-            path = self.manifest.path.parent / name
-            raise LoadFailed(f"the warm-up request {path} failed: {error}") from error
+        await self.warmer.run(config)
 
     def at_end(self, end: Callable[[], Awaitable[None]]) -> None:
         """Have this called last when the engine has been closed."""
