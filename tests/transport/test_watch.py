@@ -118,19 +118,19 @@ async def test_a_body_has_a_least_rate_and_a_total_time(monkeypatch: pytest.Monk
     monkeypatch.setattr(budget, "PATIENCE_S", 0.01)
     with pytest.raises(DeadlineExceeded, match="too slowly"):
         async with pace() as timer:
-            timer.came(1)
+            await timer.came(1)
             await asyncio.Event().wait()
     monkeypatch.setattr(budget, "LONGEST_S", 0.01)
     with pytest.raises(DeadlineExceeded):
         async with pace() as timer:
-            timer.came(1 << 40)
+            await timer.came(1 << 40)
             await asyncio.Event().wait()
 
 
 async def test_a_body_that_has_come_far_has_longer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(budget, "PATIENCE_S", 0.01)
     async with pace() as timer:
-        timer.came(1 << 20)
+        await timer.came(1 << 20)
         begin = asyncio.get_running_loop().time()
         await auntil(lambda: asyncio.get_running_loop().time() > begin + 0.03)
 

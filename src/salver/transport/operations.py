@@ -5,6 +5,7 @@ decoded into those records, and refused by them; the description (``openapi.py``
 It knows no socket and nothing that an operation does.
 """
 
+import functools
 import hashlib
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -26,6 +27,7 @@ MOST_NUMBER: Final = 10**18
 _MOST_FIELDS: Final = 32
 _PLACE: Final = re.compile(r" - at `(.+)`$", re.S)
 _Item = TypeVar("_Item")
+_decoder = functools.cache(msgspec.json.Decoder)
 
 
 class Why(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -282,7 +284,7 @@ def read_body(operation: Operation, body: bytes) -> Any:
 def parse(body: bytes, kind: Any) -> Any:
     """A record of this kind. Raises InvalidInput as :func:`read_body`."""
     try:
-        return msgspec.json.decode(body or b"{}", type=kind)
+        return _decoder(kind).decode(body or b"{}")
     except msgspec.ValidationError as error:
         raise _unfit(error, kind, "body") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -50,7 +50,8 @@ async def test_a_version_that_hangs_is_rolled_back_and_who_waits_keeps_waiting(
         code = MODEL.replace("VERSION", str(version)).replace("HANGS", repr(str(hangs)))
         (models / "m" / str(version) / "model.py").write_text(code)
     (models / "m" / "salver.toml").write_text("[versions]\nall = true\n")
-    config = ServeConfig(paths=(str(models),), front=FrontConfig(port=0), registry=str(tmp_path / "registry"))
+    tables = {"registry": {"ledger": str(tmp_path / "registry")}}
+    config = ServeConfig(paths=(str(models),), front=FrontConfig(port=0), tables=tables)
     async with Server(config) as server, triton.InferenceServerClient(f"127.0.0.1:{server.port}") as client:
         assert server.ledgered is not None
         store = server.ledgered.store
