@@ -13,17 +13,17 @@ from salver.transport import budget
 from salver.transport.budget import pace
 from salver.transport.peers import Peer
 from salver.transport.server import FrontConfig, listen
-from salver.transport.watch import ConnectionLimits, Found, Judge, Moved, close, connections
+from salver.transport.watch import ConnectionLimits, Judge, Moved, OpenConnection, close, connections
 from salver.words.errors import DeadlineExceeded
 
 LIMITS = ConnectionLimits(least_rate=500.0, patience_s=30.0, most_unanswered=1_000_000)
 
 
-def one(received: int, sent: int, waiting: int = 0, mark: int = 1) -> Found:
-    return Found(mark, Peer("10.0.0.1", mark, 8000), Moved(received, sent, waiting))
+def one(received: int, sent: int, waiting: int = 0, mark: int = 1) -> OpenConnection:
+    return OpenConnection(mark, Peer("10.0.0.1", mark, 8000), Moved(received, sent, waiting))
 
 
-def looks(judge: Judge, found: list[Found], **more: set[Peer]) -> list[str]:
+def looks(judge: Judge, found: list[OpenConnection], **more: set[Peer]) -> list[str]:
     """What is said of one connection, in looks five seconds apart."""
     return [
         next(iter(judge.cut([each], 5.0 * index, **more).values()), "") for index, each in enumerate(found)
@@ -78,7 +78,7 @@ def test_one_that_is_read_as_fast_as_it_can_be_is_not() -> None:
 
 def test_of_an_address_with_too_many_the_newest_are_cut() -> None:
     judge = Judge(ConnectionLimits(per_address=2))
-    other = Found(9, Peer("10.0.0.2", 1, 8000), Moved(0, 0, 0))
+    other = OpenConnection(9, Peer("10.0.0.2", 1, 8000), Moved(0, 0, 0))
     cut = judge.cut([one(0, 0, mark=3), one(0, 0, mark=1), other, one(0, 0, mark=2)], 0.0)
     assert [each.mark for each in cut] == [3]
     assert "more than 2 connections" in cut[one(0, 0, mark=3)]

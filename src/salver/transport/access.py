@@ -1,4 +1,4 @@
-"""Who asked what at a port, and how did it end?
+"""Announcement of each answer at a port: who asked what, and how it ended.
 
 An application around another that announces each answer, for TorchServe's access log and its counts of
 statuses. It changes nothing.

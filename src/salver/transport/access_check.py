@@ -85,7 +85,7 @@ class Caller(msgspec.Struct, frozen=True):
 
 
 def check_role(caller: Caller, role: str, operation: str) -> None:
-    """May whoever has proven who it is do that?
+    """Check that a caller who has proven who it is may do that.
 
     Args:
         role: That is enough for the operation; empty = none is.
@@ -327,7 +327,7 @@ def _is_address(host: str) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Is that a name of this machine, by which no other one is reached?
+    """Return whether a name is this machine's, by which no other one is reached.
 
     >>> [is_loopback(host) for host in ("localhost", "127.0.0.2", "::1", "0.0.0.0", "example.org")]
     [True, True, True, False, False]

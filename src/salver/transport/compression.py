@@ -1,4 +1,4 @@
-"""How are HTTP bodies and gRPC messages compressed, within bounds?
+"""Compression of HTTP bodies and gRPC messages, within bounds.
 
 gzip and deflate, as Triton does (TR-R28). A small body that would inflate beyond the limit is
 refused before it has. It knows no header but the two texts it is given.

@@ -1,4 +1,4 @@
-"""May the pages of another origin ask this server from a browser?
+"""Answers to browsers about pages of other origins (CORS).
 
 Cross-origin resource sharing, as the Fetch standard has it: a browser asks before, by ``OPTIONS``, and hands
 an answer to a page only if the answer names the page's origin. Other callers do not look.

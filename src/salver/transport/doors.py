@@ -1,4 +1,4 @@
-"""What may be asked at which port?
+"""Ports that show a part of the application.
 
 One application behind several ports: each lets through what belongs there, as Triton's ports for HTTP,
 gRPC and metrics do. A server with one port for everything has no door, and pays nothing.

@@ -1,4 +1,4 @@
-"""Which headers of a call become parameters of its request?
+"""Headers of a call that become parameters of its request.
 
 Triton's header forwarding (TR-R32, TR-G16): those whose name a pattern of the owner's finds. A server
 without a pattern has no :class:`Forwarding`, and looks at no header.

@@ -1,4 +1,4 @@
-"""How do gRPC messages lie in a stream of bytes, and how do its headers spell time and text?
+"""Frames of gRPC messages, and the spelling of time and text in its headers.
 
 The five-byte prefix, ``grpc-encoding``, ``grpc-timeout`` and ``grpc-message`` of "gRPC over
 HTTP2". It knows no message and no socket: bytes come in pieces of any size.

@@ -97,7 +97,7 @@ class HangUps:
             asyncio.get_running_loop().call_later(self._patience, self._tick)
 
     def _look(self) -> None:
-        """Of those whom the front says nothing of, who has left?"""
+        """Find who has left, of the callers whom the server does not watch."""
         mine = {task: scope for task, scope in self._running.items() if not callable(scope)}
         waiting = {task: _peer(scope) for task, scope in mine.items() if task in self._older}
         self._older = frozenset(mine)

@@ -1,4 +1,4 @@
-"""How are requests of HTTP/1.1 read from a connection, and answers written, to the letter?
+"""Connections of HTTP/1.1 whose answers are exact to the letter.
 
 For clients that look at what an ordinary front hides: names of headers as they were sent, the phrase of the
 status line, and ``Connection`` (TS-R16, TS-A6). A body is whole, and within its limit, before the application
@@ -110,17 +110,17 @@ class Connection(asyncio.Protocol):
 
     @property
     def is_parting(self) -> bool:
-        """Is the caller to be told to close?"""
+        """Whether the caller is told to close."""
         return self._terms.parting.is_told
 
     @property
     def is_busy(self) -> bool:
-        """Has it a request that is being answered?"""
+        """Whether a request is being answered."""
         return self._exchange is not None
 
     @property
     def is_idle(self) -> bool:
-        """Has nothing come of its next request?"""
+        """Whether nothing of the next request has come."""
         return self._exchange is None and self._head is None and not self._buffer
 
     # -- what the event loop tells --
@@ -518,12 +518,12 @@ class Exchange:
 
 
 def is_bodiless(status: int) -> bool:
-    """Has an answer of that status no body, whatever its headers say?"""
+    """Return whether answers of that status have no body, whatever their headers say."""
     return status in _BODILESS
 
 
 def head_of(start: dict[str, Any], size: int | None, version: str, keeps: bool) -> tuple[bytes, bool, bool]:
-    """The head of an answer; may the connection serve more requests, and does the body come in chunks?
+    """Return the head of an answer, whether the connection stays open, and whether the body comes in chunks.
 
     Args:
         start: As of ASGI's ``http.response.start``.

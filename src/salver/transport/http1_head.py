@@ -1,4 +1,4 @@
-"""What does the head of an HTTP/1.1 request say?
+"""Head of an HTTP/1.1 request.
 
 Read as RFC 9112 wants it: what two readers might understand differently is refused and not guessed at. Pure.
 """

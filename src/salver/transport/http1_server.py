@@ -1,4 +1,4 @@
-"""How does a port speak HTTP/1.1 to the letter, and let those in who speak HTTP/2?
+"""Listener for exact HTTP/1.1, which hands HTTP/2 on.
 
 It listens, watches over what its connections do with their time, and ends them gracefully. What is said on
 one is ``http1.py``'s. Connections of HTTP/2, as gRPC's clients make them, go on to a front beside it.

@@ -1,4 +1,4 @@
-"""How does an answer tell a load balancer how full its model is (TR-R33)?
+"""Load of a model, in a header for load balancers (TR-R33).
 
 The header ``endpoint-load-metrics`` of Open Request Cost Aggregation, for callers that send
 ``endpoint-load-metrics-format``. Pure.

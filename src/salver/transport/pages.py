@@ -1,4 +1,4 @@
-"""How do static pages reach a browser?
+"""Static pages for browsers.
 
 Small files from memory, with their types, entity tags, and a policy that lets a page run and ask nothing
 but what comes from here (Content Security Policy, level 3). It knows no page.

@@ -109,7 +109,7 @@ async def leave(sock: socket.socket, parting: Parting, delay_s: float) -> None:
 
 
 def _has_silent(sock: socket.socket) -> bool:
-    """Is there a connection that was accepted, and has not sent anything yet (Linux)?"""
+    """Return whether a connection was accepted that has not sent anything yet (Linux)."""
     if sock.fileno() < 0 or sock.family == socket.AF_UNIX:
         return False
     return any(not each.moved.received for each in connections((sock.getsockname()[1],)))

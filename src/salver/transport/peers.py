@@ -1,4 +1,4 @@
-"""Whose connection has been closed from the other end?
+"""Connections that the other end has closed.
 
 For a front that does not tell: looks at this process's own sockets, and takes nothing from them. A caller who
 closes only their sending side after the request counts as gone, as most HTTP servers have it. Linux;

@@ -80,7 +80,7 @@ class Looking(Protocol):
         ...
 
     async def is_ready(self, model: str = "", version: str = "") -> bool:
-        """Can that model answer, or, without a name, every model that should serve?"""
+        """Return whether that model can answer, or, without a name, every model that should serve."""
         ...
 
     def version_of_label(self, model: str, label: str) -> str:
@@ -189,7 +189,7 @@ class Handlers(HandlerChanges, Protocol):
         ...
 
     def is_healthy(self) -> bool:
-        """Has no model been short of workers for longer than it may?"""
+        """Return whether no model has been short of workers for longer than it may."""
         ...
 
 

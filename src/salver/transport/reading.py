@@ -1,4 +1,4 @@
-"""How is the body of an HTTP request read whole, within its limits?
+"""Reading of whole HTTP bodies, within their limits.
 
 Piece by piece as it comes, without a second copy of it. What is too large is refused as soon as that is
 known, in Triton's words (TR-R29, TR-R37).

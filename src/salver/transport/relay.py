@@ -1,4 +1,4 @@
-"""How does a connection go on at another front of this process?
+"""Hand-over of a connection to another front of this process.
 
 Bytes are passed both ways, as fast as the slower side reads. It knows no protocol.
 """

@@ -61,7 +61,7 @@ class Moved(NamedTuple):
     waiting: int
 
 
-class Found(NamedTuple):
+class OpenConnection(NamedTuple):
     """A connection: a number of its own, who is at the other end, and what has moved."""
 
     mark: int
@@ -93,14 +93,16 @@ class Judge:
         self._limits = limits
         self._known: dict[int, _Known] = {}
 
-    def cut(self, found: Iterable[Found], now: float, streaming: Collection[Peer] = ()) -> dict[Found, str]:
+    def cut(
+        self, found: Iterable[OpenConnection], now: float, streaming: Collection[Peer] = ()
+    ) -> dict[OpenConnection, str]:
         """Those that are to be cut, and why.
 
         Args:
             streaming: Those whose callers may say little for a long time.
         """
         known: dict[int, _Known] = {}
-        cut: dict[Found, str] = {}
+        cut: dict[OpenConnection, str] = {}
         counts: dict[str, int] = {}
         for each in sorted(found):  # the oldest first, so that they stay
             before = self._known.get(each.mark) or _Known(Moved(0, 0, 0))
@@ -164,7 +166,7 @@ class ConnectionWatch:
             close(each)
 
 
-def connections(ports: Collection[int]) -> list[Found]:
+def connections(ports: Collection[int]) -> list[OpenConnection]:
     """The connections of this process at these ports of its own."""
     found = []
     with suppress(OSError):
@@ -175,7 +177,7 @@ def connections(ports: Collection[int]) -> list[Found]:
     return found
 
 
-def close(found: Found) -> None:
+def close(found: OpenConnection) -> None:
     """End a connection, if it is still the one; its front notices."""
     for link in Path(_SOCKETS).iterdir():
         with suppress(OSError):
@@ -186,7 +188,7 @@ def close(found: Found) -> None:
                 return
 
 
-def _look(place: int) -> Found | None:
+def _look(place: int) -> OpenConnection | None:
     """The connection at a descriptor; None if it is none, or none any more."""
     try:
         sock = socket.socket(fileno=place)
@@ -200,7 +202,7 @@ def _look(place: int) -> Found | None:
         told = sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _COUNTS.size)
         sent, received, unsent = _COUNTS.unpack(told)
         peer = Peer(host.removeprefix("::ffff:"), port, own_port)
-        return Found(os.fstat(place).st_ino, peer, Moved(received, sent, unsent))
+        return OpenConnection(os.fstat(place).st_ino, peer, Moved(received, sent, unsent))
     except (OSError, struct.error):
         return None
     finally:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.dialects.tensorflow.predict_codec import Asked, Predict, PredictMessages
+from salver.dialects.tensorflow.predict_codec import Predict, PredictMessage, PredictMessages
 from salver.dialects.tensorflow.rules import TfsRules
 from salver.dialects.tensorflow.tf_schema import build
 from salver.dialects.tensorflow.tf_tensor import number_of
@@ -55,7 +55,7 @@ def _ask(messages: PredictMessages, message: bytes, signature: Signature) -> tup
     return _is_known(asked, signature), Predict(spec, _RULES, messages).decode(asked, signature)
 
 
-def _is_known(asked: Asked, signature: Signature) -> bool:
+def _is_known(asked: PredictMessage, signature: Signature) -> bool:
     return asked.known is not None and asked.known.signature is signature
 
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from salver.dialects.tensorflow import paths as tfs_paths
-from salver.dialects.tensorflow.paths import Asked
+from salver.dialects.tensorflow.paths import PathMatch
 from salver.transport.routes import Route
 from salver.words.errors import InvalidInput, NoRoute, SalverError, WrongVerb
 
@@ -136,19 +136,21 @@ def test_any_path_below_v1_is_theirs(verb: str, rest: bytes) -> None:
 @pytest.mark.parametrize(
     ("verb", "path", "asked"),
     [
-        ("GET", "/v1/models/org/m", Asked("model_v1", "org/m")),
-        ("GET", "/v1/models/org/m/versions/3", Asked("model_v1", "org/m", "3")),
-        ("GET", "/v1/models/org/m/metadata", Asked("metadata_v1", "org/m")),
-        ("GET", "/v1/models/org/m/x/versions/3/metadata", Asked("metadata_v1", "org/m/x", "3")),
-        ("POST", "/v1/models/org/m:predict", Asked("predict_v1", "org/m")),
-        ("POST", "/v1/models/org/m/x/labels/l:Classify", Asked("classify_v1", "org/m/x", "", "l")),
-        ("POST", "/v1/models/org/m/versions/2:regress", Asked("regress_v1", "org/m", "2")),
+        ("GET", "/v1/models/org/m", PathMatch("model_v1", "org/m")),
+        ("GET", "/v1/models/org/m/versions/3", PathMatch("model_v1", "org/m", "3")),
+        ("GET", "/v1/models/org/m/metadata", PathMatch("metadata_v1", "org/m")),
+        ("GET", "/v1/models/org/m/x/versions/3/metadata", PathMatch("metadata_v1", "org/m/x", "3")),
+        ("POST", "/v1/models/org/m:predict", PathMatch("predict_v1", "org/m")),
+        ("POST", "/v1/models/org/m/x/labels/l:Classify", PathMatch("classify_v1", "org/m/x", "", "l")),
+        ("POST", "/v1/models/org/m/versions/2:regress", PathMatch("regress_v1", "org/m", "2")),
         ("GET", "/v1/models/org/q", None),
         ("GET", "/v1/models/org/m/y", None),
         ("GET", "/v1/models/org/m/versions/x", None),
         ("POST", "/v1/models/org/m/versions/x:predict", None),
     ],
 )
-def test_names_with_slashes_are_found_among_those_known(verb: str, path: str, asked: Asked | None) -> None:
+def test_names_with_slashes_are_found_among_those_known(
+    verb: str, path: str, asked: PathMatch | None
+) -> None:
     assert tfs_paths.find_slashed(path, ["org/m", "org/m/x", "other/m"], verb) == asked
     assert match(verb, path.encode()).path == path

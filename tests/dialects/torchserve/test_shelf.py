@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from salver.dialects.torchserve.archive_store import ANY_URL, Found, Shelf, ShelfConfig
+from salver.dialects.torchserve.archive_store import ANY_URL, FoundArchive, Shelf, ShelfConfig
 from salver.words.errors import BadArchive, Conflict, InvalidInput, NoDownload, NoModel, SalverError
 
 CONTENT = b"archive" * 1000
@@ -71,10 +71,10 @@ def left(store: Path) -> list[str]:
 
 
 def test_ts_m1_files_and_folders_of_the_store(store: Path) -> None:
-    assert shelf(store).find("noop.mar") == Found(store / "noop.mar")
-    assert shelf(store).find("below") == Found(store / "below")
-    assert shelf(store, "https://x/.*").find("noop.mar") == Found(store / "noop.mar")
-    assert shelf(store, "https://x/.*").find(str(store / "noop.mar")) == Found(store / "noop.mar")
+    assert shelf(store).find("noop.mar") == FoundArchive(store / "noop.mar")
+    assert shelf(store).find("below") == FoundArchive(store / "below")
+    assert shelf(store, "https://x/.*").find("noop.mar") == FoundArchive(store / "noop.mar")
+    assert shelf(store, "https://x/.*").find(str(store / "noop.mar")) == FoundArchive(store / "noop.mar")
     for url in ("/nowhere/noop.mar", "sub/noop.mar", "sub/below/"):  # TorchServe looks at the last part
         assert shelf(store).find(url).path == store / url.strip("/").rpartition("/")[2]
 
@@ -85,7 +85,7 @@ def test_ts_m1_ts_c2_what_lies_outside_the_store_is_asked_for_by_a_url(store: Pa
         shelf(store).find(str(outside))
     with pytest.raises(NoModel, match="Model not found at: /etc/passwd"):
         shelf(store).find("/etc/passwd")
-    assert shelf(store).find(outside.as_uri()) == Found(outside)
+    assert shelf(store).find(outside.as_uri()) == FoundArchive(outside)
     with pytest.raises(NoModel, match="does not match any allowed URL"):
         shelf(store, "https://x/.*").find(outside.as_uri())
 
@@ -140,12 +140,12 @@ def test_ts_c2_only_urls_that_match_as_a_whole_are_allowed(store: Path, remote: 
 def test_ts_m1_a_download_lies_in_the_store_and_goes_with_its_registration(store: Path, remote: str) -> None:
     url = f"{remote}/far/remote.mar?X-Amz-Signature=abc"  # presigned: the query is no part of the name
     found = shelf(store).find(url, is_encrypted=True)
-    assert found == Found(store / "remote.mar", is_ours=True)
+    assert found == FoundArchive(store / "remote.mar", is_ours=True)
     assert found.path.read_bytes() == CONTENT
     assert Remote.asked == [("/far/remote.mar?X-Amz-Signature=abc", "aws:kms")]
     with pytest.raises(Conflict, match=r"Model file already exists remote\.mar"):
         shelf(store).find(url)
-    shelf(store).discard(Found(store / "noop.mar"))
+    shelf(store).discard(FoundArchive(store / "noop.mar"))
     shelf(store).discard(found)
     assert left(store) == ["below", "noop.mar"]
     assert shelf(store).find(f"{remote}/unsaid.mar").path.read_bytes() == CONTENT

@@ -3,7 +3,7 @@
 import pytest
 
 from salver.dialects.torchserve.faults import NamedFault
-from salver.dialects.torchserve.paths import Asked, find, find_oldest
+from salver.dialects.torchserve.paths import PathMatch, find, find_oldest
 from salver.words.errors import NoRoute, SalverError, WrongVerb
 
 ALL = ("inference", "management", "metrics")
@@ -13,43 +13,43 @@ INF, M = "inference", "management"
 @pytest.mark.parametrize(
     ("verb", "path", "expected"),
     [
-        ("POST", "/predictions/m", Asked("predict", INF, "m", "", "", False)),
-        ("GET", "/predictions/a%2Fb/", Asked("predict", INF, "a/b", "", "", False)),
-        ("POST", "/predictions/m/1.0", Asked("predict", INF, "m", "1.0", "", False)),
-        ("POST", "/predictions/m/1.0/a/%62", Asked("predict", INF, "m", "1.0", "a/b", False)),
-        ("PUT", "/explanations/m", Asked("predict", INF, "m", "", "", True)),
-        ("POST", "/v1/models/m:predict", Asked("predict", INF, "m", explains=False)),
-        ("POST", "/v1/models/m:explain", Asked("predict", INF, "m", explains=True)),
-        ("POST", "/v1/models/x:y:predict", Asked("predict", INF, "x", explains=True)),
-        ("POST", "/v2/models/m/infer", Asked("predict", INF, "m", explains=False)),
-        ("POST", "/v2/models/m/explain", Asked("predict", INF, "m", explains=True)),
-        ("POST", "/m/predict", Asked("predict", INF, "m", takes_query=True)),
-        ("POST", "/m/2.0/predict", Asked("predict", INF, "m", "2.0", takes_query=True)),
-        ("POST", "/models/m/invoke", Asked("predict", INF, "m", takes_query=True)),
-        ("POST", "/invocations", Asked("invocations", INF, takes_query=True)),
-        ("DELETE", "/ping/and/more", Asked("ping", INF)),
-        ("POST", "/wfpredict/w", Asked("predict_workflow", INF, "w")),
-        ("OPTIONS", "/", Asked("describe_port")),
-        ("POST", "/api-description", Asked("describe_port")),
-        ("GET", "/models", Asked("list", M)),
-        ("POST", "/models", Asked("register", M)),
-        ("GET", "/models/m", Asked("describe", M, "m")),
-        ("GET", "/models/a%20b/all", Asked("describe", M, "a b", "all")),
-        ("PUT", "/models/m/1.0", Asked("scale", M, "m", "1.0")),
-        ("DELETE", "/models/m", Asked("unregister", M, "m")),
-        ("OPTIONS", "/models/m", Asked("describe_managed", M, "m")),
-        ("PUT", "/models/m/1.0/set-default", Asked("set_default", M, "m", "1.0")),
-        ("GET", "/models/m/1.0/set-default", Asked("describe", M, "m", "1.0")),
-        ("GET", "/v1/models/m", Asked("is_ready", M, "m")),
-        ("GET", "/workflows", Asked("list_workflows", M)),
-        ("POST", "/workflows", Asked("register_workflow", M)),
-        ("GET", "/workflows/w", Asked("describe_workflow", M, "w")),
-        ("DELETE", "/workflows/w", Asked("unregister_workflow", M, "w")),
-        ("GET", "/token", Asked("token")),
-        ("POST", "/metrics/anything", Asked("metrics")),
+        ("POST", "/predictions/m", PathMatch("predict", INF, "m", "", "", False)),
+        ("GET", "/predictions/a%2Fb/", PathMatch("predict", INF, "a/b", "", "", False)),
+        ("POST", "/predictions/m/1.0", PathMatch("predict", INF, "m", "1.0", "", False)),
+        ("POST", "/predictions/m/1.0/a/%62", PathMatch("predict", INF, "m", "1.0", "a/b", False)),
+        ("PUT", "/explanations/m", PathMatch("predict", INF, "m", "", "", True)),
+        ("POST", "/v1/models/m:predict", PathMatch("predict", INF, "m", explains=False)),
+        ("POST", "/v1/models/m:explain", PathMatch("predict", INF, "m", explains=True)),
+        ("POST", "/v1/models/x:y:predict", PathMatch("predict", INF, "x", explains=True)),
+        ("POST", "/v2/models/m/infer", PathMatch("predict", INF, "m", explains=False)),
+        ("POST", "/v2/models/m/explain", PathMatch("predict", INF, "m", explains=True)),
+        ("POST", "/m/predict", PathMatch("predict", INF, "m", takes_query=True)),
+        ("POST", "/m/2.0/predict", PathMatch("predict", INF, "m", "2.0", takes_query=True)),
+        ("POST", "/models/m/invoke", PathMatch("predict", INF, "m", takes_query=True)),
+        ("POST", "/invocations", PathMatch("invocations", INF, takes_query=True)),
+        ("DELETE", "/ping/and/more", PathMatch("ping", INF)),
+        ("POST", "/wfpredict/w", PathMatch("predict_workflow", INF, "w")),
+        ("OPTIONS", "/", PathMatch("describe_port")),
+        ("POST", "/api-description", PathMatch("describe_port")),
+        ("GET", "/models", PathMatch("list", M)),
+        ("POST", "/models", PathMatch("register", M)),
+        ("GET", "/models/m", PathMatch("describe", M, "m")),
+        ("GET", "/models/a%20b/all", PathMatch("describe", M, "a b", "all")),
+        ("PUT", "/models/m/1.0", PathMatch("scale", M, "m", "1.0")),
+        ("DELETE", "/models/m", PathMatch("unregister", M, "m")),
+        ("OPTIONS", "/models/m", PathMatch("describe_managed", M, "m")),
+        ("PUT", "/models/m/1.0/set-default", PathMatch("set_default", M, "m", "1.0")),
+        ("GET", "/models/m/1.0/set-default", PathMatch("describe", M, "m", "1.0")),
+        ("GET", "/v1/models/m", PathMatch("is_ready", M, "m")),
+        ("GET", "/workflows", PathMatch("list_workflows", M)),
+        ("POST", "/workflows", PathMatch("register_workflow", M)),
+        ("GET", "/workflows/w", PathMatch("describe_workflow", M, "w")),
+        ("DELETE", "/workflows/w", PathMatch("unregister_workflow", M, "w")),
+        ("GET", "/token", PathMatch("token")),
+        ("POST", "/metrics/anything", PathMatch("metrics")),
     ],
 )
-def test_ts_r1_to_ts_m11_paths(verb: str, path: str, expected: Asked) -> None:
+def test_ts_r1_to_ts_m11_paths(verb: str, path: str, expected: PathMatch) -> None:
     assert find(verb, path.encode(), ALL) == expected  # type: ignore[arg-type]
 
 
@@ -105,8 +105,8 @@ def test_ts_r11_open_inference_is_answered_where_it_is_wanted() -> None:
 
 
 def test_x_23_the_oldest_routes_are_told_by_their_ends() -> None:
-    assert find_oldest("POST", b"/m/predict") == Asked("predict", INF, "m", takes_query=True)
-    assert find_oldest("POST", b"/m/1/predict") == Asked("predict", INF, "m", "1", takes_query=True)
+    assert find_oldest("POST", b"/m/predict") == PathMatch("predict", INF, "m", takes_query=True)
+    assert find_oldest("POST", b"/m/1/predict") == PathMatch("predict", INF, "m", "1", takes_query=True)
     assert [find_oldest("POST", path) for path in (b"/predict", b"//predict", b"/a/b/c/predict")] == [
         None
     ] * 3

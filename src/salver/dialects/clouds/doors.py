@@ -75,7 +75,7 @@ class BroughtModels(Protocol):
     """Loads and unloads models as SageMaker says (many_models.py)."""
 
     def __contains__(self, name: object) -> bool:
-        """Was it loaded so?"""
+        """Return whether the model was loaded so."""
         ...
 
     async def ask(self, verb: str, name: str, headers: dict[bytes, bytes], body: bytes) -> HttpReply:

@@ -1,4 +1,4 @@
-"""How does an output become its best classes?
+"""Best classes of an output.
 
 Triton's classification extension (TR-R27): an output that asks for it comes back as ``BYTES`` elements
 ``score:index`` or ``score:index:label``, the best first, for each row of the batch. It knows no message.

@@ -166,7 +166,7 @@ class OpenInferenceHttp(Codec[HttpBody, HttpReply]):
             self._known.add(text, form)
 
     def takes_long(self, response: InferResponse) -> bool:
-        """Would others wait while ``encode`` writes it?"""
+        """See :class:`~salver.kernel.serving.ports.Codec`."""
         return has_many_strings(response.outputs)
 
     def encode(self, request: InferRequest, response: InferResponse) -> HttpReply:

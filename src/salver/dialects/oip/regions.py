@@ -1,4 +1,4 @@
-"""Where does a tensor lie that is not in the body?
+"""Tensors that lie in shared memory of a caller.
 
 A caller may keep tensors in shared memory and name their place instead: a region that it registered before,
 an offset and a size in bytes (TR-R14, TR-R21, TR-R22). Codecs read and write there through :class:`Regions`.
@@ -49,7 +49,7 @@ class Place(msgspec.Struct, frozen=True, gc=False):
     size: int
 
 
-class _Held(RequestedOutput, frozen=True, gc=False):
+class _RegionOutput(RequestedOutput, frozen=True, gc=False):
     """An output that goes to shared memory, and what keeps the region there."""
 
     hold: object = None
@@ -63,7 +63,7 @@ class Regions(Protocol):
         ...
 
     def check(self, places: Sequence[Place]) -> None:
-        """Could each of these be written?
+        """Check that each of these could be written.
 
         Raises:
             NotFound: there is no such region.
@@ -256,7 +256,7 @@ def held(
         return outputs
     regions.check(tuple(places.values()))
     hold = regions.hold({place.region for place in places.values()}.union(used))
-    return tuple([_Held(o.name, o.parameters, hold) if o.name in places else o for o in outputs])
+    return tuple([_RegionOutput(o.name, o.parameters, hold) if o.name in places else o for o in outputs])
 
 
 def store(regions: Regions, place: Place, tensor: Tensor) -> None:

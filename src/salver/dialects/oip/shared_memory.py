@@ -1,4 +1,4 @@
-"""Which parts of shared memory have callers named, and what lies there?
+"""Registry of the regions of shared memory that callers have named.
 
 A region is a part of a POSIX segment (a file in ``/dev/shm``) that a caller has made, and registered here
 under a name (TR-R14). Its bytes are copied with ``pread`` and ``pwrite`` and never mapped: whoever shortens
@@ -38,7 +38,7 @@ _CAUSES: Final = {
 }
 
 
-class _Held(msgspec.Struct, eq=False):
+class _Registered(msgspec.Struct, eq=False):
     """A registered region with its descriptor, and which file that is.
 
     Attributes:
@@ -56,7 +56,7 @@ class _Held(msgspec.Struct, eq=False):
 class _Hold:
     """Keeps regions for a request, and lets them go with itself."""
 
-    def __init__(self, held: Sequence[_Held], let_go: Callable[[Sequence[_Held]], None]) -> None:
+    def __init__(self, held: Sequence[_Registered], let_go: Callable[[Sequence[_Registered]], None]) -> None:
         self._held = held
         self._let_go = let_go
 
@@ -79,7 +79,7 @@ class SharedMemory:
 
     def __init__(self, folder: Path = SEGMENTS) -> None:
         self._folder = folder
-        self._held: dict[str, _Held] = {}
+        self._held: dict[str, _Registered] = {}
         self._lock = threading.RLock()  # of users and departures; a request may end in the middle of them
 
     def __repr__(self) -> str:
@@ -126,7 +126,7 @@ class SharedMemory:
         except BaseException:
             os.close(fd)
             raise
-        self._held[region.name] = _Held(region, fd, (found.st_dev, found.st_ino))
+        self._held[region.name] = _Registered(region, fd, (found.st_dev, found.st_ino))
 
     def unregister(self, name: str = "") -> None:
         """Let go of that region, or of all; one that there is not is no error.
@@ -139,7 +139,7 @@ class SharedMemory:
                     held.is_leaving = True
                     self._leave(held)
 
-    def _leave(self, held: _Held) -> None:
+    def _leave(self, held: _Registered) -> None:
         if held.is_leaving and not held.users and self._held.pop(held.region.name, None) is not None:
             os.close(held.fd)
 
@@ -168,7 +168,7 @@ class SharedMemory:
                 held.users += 1
         return _Hold(found, self._let_go)
 
-    def _let_go(self, found: Sequence[_Held]) -> None:
+    def _let_go(self, found: Sequence[_Registered]) -> None:
         with self._lock:
             for held in found:
                 held.users -= 1
@@ -200,7 +200,7 @@ class SharedMemory:
                 fix=f"{_described(held.region)}: {error.strerror}.",
             ) from error
 
-    def _find(self, place: Place) -> _Held:
+    def _find(self, place: Place) -> _Registered:
         held = self._held.get(place.region)
         if held is None:
             raise NotFound(f"Unable to find shared memory region: '{place.region}'")
@@ -264,7 +264,7 @@ def _check_words(region: Region) -> None:
     )
 
 
-def _shrunk(held: _Held, place: Place) -> InvalidInput:
+def _shrunk(held: _Registered, place: Place) -> InvalidInput:
     size = os.fstat(held.fd).st_size
     return InvalidInput(
         f"shared memory region '{place.region}' is not whole any more",

@@ -1,4 +1,4 @@
-"""What does a caller of OpenAI's routes read of a model's responses?
+"""Answers of OpenAI's routes, made from a model's responses.
 
 One object for a whole answer, or a series of chunks as Server-Sent Events, of responses that come one after
 the other: texts, reasons to end, counts, probabilities, calls of tools. Pure; time and chance are

@@ -1,4 +1,4 @@
-"""What text does a chat template make of a conversation?
+"""Text that a chat template makes of a conversation.
 
 Templates are Jinja programs of a model's owner, as Hugging Face's tokenizers have them, with the names and
 filters that those have there. They run in Jinja's sandbox: they see the messages and nothing else. It reads

@@ -1,4 +1,4 @@
-"""How does a request to OpenAI's routes become words, and the answer JSON?
+"""Codecs of OpenAI's routes.
 
 Codecs of one request each, for ``dataplane.stream``: :class:`Generating` of ``/v1/chat/completions`` and
 ``/v1/completions``, :class:`Embedding` of ``/v1/embeddings``. They know no route and no loaded model.

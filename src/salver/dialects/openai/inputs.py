@@ -1,4 +1,4 @@
-"""Which inputs of a model does a request to OpenAI's routes fill?
+"""Inputs of a model that a request to OpenAI's routes fills.
 
 A model says by its inputs what it wants to know, whoever made it: ``text_input`` and
 ``sampling_parameters`` as Triton's vLLM backend, ``max_tokens`` and ``stop_words`` as TensorRT-LLM's,
@@ -42,14 +42,14 @@ _NO_TEMPLATE: Final = (
 )
 
 
-class Asked(msgspec.Struct, frozen=True):
+class FilledInputs(msgspec.Struct, frozen=True):
     """A request for text, and the prompt that the model goes on from; None = it takes the messages."""
 
     inputs: tuple[Tensor, ...]
     prompt: str | None
 
 
-def fill(signature: Signature, request: ChatRequest | CompletionRequest, spoken: Spoken) -> Asked:
+def fill(signature: Signature, request: ChatRequest | CompletionRequest, spoken: Spoken) -> FilledInputs:
     """The model's inputs, as the request and the model's owner have them.
 
     Raises:
@@ -62,7 +62,7 @@ def fill(signature: Signature, request: ChatRequest | CompletionRequest, spoken:
     _check(specs, request, spoken)
     prompt = _prompt(specs, request, spoken)
     values = _values(specs, request, spoken, prompt)
-    return Asked(tensors_of(signature, values, name), prompt)
+    return FilledInputs(tensors_of(signature, values, name), prompt)
 
 
 def tensors_of(signature: Signature, values: Mapping[str, Any], model: str) -> tuple[Tensor, ...]:

@@ -1,4 +1,4 @@
-"""How do the probabilities of vLLM's tokens look on OpenAI's routes?
+"""Probabilities of vLLM's tokens, as OpenAI's routes show them.
 
 A model gives a list with an object for each token of its answer: from ids of tokens to ``logprob``,
 ``rank`` and ``decoded_token``, the token that was drawn first and then the likeliest ones. Pure.

@@ -1,4 +1,4 @@
-"""What did a caller of OpenAI's routes ask?
+"""Requests to OpenAI's routes.
 
 Bodies of ``/v1/chat/completions``, ``/v1/completions`` and ``/v1/embeddings`` as records, checked: keys
 that are not known are refused, and so is what Triton's front end refuses of every model (TR-V6), whose

@@ -1,4 +1,4 @@
-"""Which tools does a model's text call?
+"""Calls of tools in a model's text.
 
 Models write calls as text. ``llama3``: a JSON object, or several parted by ``;``, perhaps behind
 ``<|python_tag|>``; ``mistral``: a JSON list of them, perhaps behind ``[TOOL_CALLS]``. A call has a ``name``

@@ -1,4 +1,4 @@
-"""How is a model spoken to, beyond its tensors?
+"""What OpenAI's routes need to know of a model, beyond its tensors.
 
 The records between those who read an owner's files and OpenAI's codecs: chat template, tokenizer, LoRAs.
 

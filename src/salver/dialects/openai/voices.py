@@ -1,4 +1,4 @@
-"""How is each loaded model spoken to by OpenAI's routes?
+"""What OpenAI's routes know of each loaded model.
 
 Chat templates and tokenizers from the files that the server's flags or the model's own configuration name,
 and the LoRAs that a model of Triton's vLLM backend lists. :class:`Voices` finds the model that a name

@@ -1,4 +1,4 @@
-"""How does TensorFlow Serving write a float, and how are many written fast?
+"""Floats as TensorFlow Serving writes them, many at once.
 
 Six significant digits where they read back as the same value, else nine (float32) or seventeen (float64), as
 C's ``%g`` lays them out; ``.0`` where there is neither a point nor an exponent (TF-R14). :func:`decimal` is

@@ -1,4 +1,4 @@
-"""How do maps of features in JSON become serialised ``tensorflow.Example`` messages?
+"""Serialised ``tensorflow.Example`` messages, made from maps of features in JSON.
 
 The token decides the kind: a number with a fraction or an exponent is a float, another number or a boolean an
 int64, text or ``{"b64"}`` bytes (TF-R17); error texts are TensorFlow Serving's (TF-R32). It knows no request.

@@ -1,4 +1,4 @@
-"""How do TensorFlow Serving's gRPC messages become words, and the answers messages?
+"""Codecs of TensorFlow Serving's gRPC messages.
 
 Those of ``tensorflow.serving.PredictionService`` and ``ModelService`` (TF-G4 to TF-G12). A codec is made for
 each request, as its errors name the model that was asked for. It knows no frame, stream or status.

@@ -14,8 +14,7 @@ from salver.dialects.tensorflow import grpc_codec as wire
 from salver.dialects.tensorflow import metadata as tfs_metadata
 from salver.dialects.tensorflow.faults import tfs_status
 from salver.dialects.tensorflow.heads import CLASSIFY, REGRESS
-from salver.dialects.tensorflow.predict_codec import Asked as PredictAsked
-from salver.dialects.tensorflow.predict_codec import Predict, PredictMessages
+from salver.dialects.tensorflow.predict_codec import Predict, PredictMessage, PredictMessages
 from salver.dialects.tensorflow.rules import TfsRules
 from salver.dialects.tensorflow.tf_schema import build
 from salver.encoding.bodies import GrpcStatus, Message
@@ -94,7 +93,7 @@ class TensorFlowServingMethods:
     @reads
     async def _predict(self, message: bytes, call: Call) -> Reply:
         call.api = "Predict"
-        asked: PredictAsked | Message
+        asked: PredictMessage | Message
         if call.is_large and self._messages.is_slow(message):
             spec, asked = wire.spec_of(wire.heading("PredictRequest", message)), Message(message)
         else:

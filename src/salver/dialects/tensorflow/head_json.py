@@ -1,4 +1,4 @@
-"""How do Classify and Regress requests in TensorFlow Serving's JSON become words, and the answers JSON?
+"""Codecs of Classify and Regress requests in TensorFlow Serving's JSON.
 
 The bodies of ``POST /v1/models/{m}:classify`` and ``:regress`` (TF-R17 to TF-R19, TF-R30): maps of features
 in, labels with scores or values out. What a signature has to be for it stands in ``tfs_heads.py``. It knows

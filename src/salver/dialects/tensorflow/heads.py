@@ -1,4 +1,4 @@
-"""What do classification and regression want of a signature, and what does its answer say?
+"""Classification and regression: what they want of a signature, and what their answers say.
 
 The rules of TensorFlow Serving's Classify, Regress and MultiInference, with its error texts (TF-R32): one
 input, ``inputs``, of serialised Examples; ``classes`` and ``scores``, or ``outputs``, with a row for each. It

@@ -1,4 +1,4 @@
-"""How does a request in TensorFlow Serving's JSON become words, and the answer JSON?
+"""Codecs of Predict requests in TensorFlow Serving's JSON.
 
 The bodies of ``POST /v1/models/{m}:predict`` (TF-R8 to TF-R16), which KServe's first protocol shares. Rows
 (``instances`` to ``predictions``) or columns (``inputs`` to ``outputs``); names and datatypes come from the

@@ -1,4 +1,4 @@
-"""How do tensors stand in a JSON text as TensorFlow Serving lays it out?
+"""Layout of tensors in JSON, as TensorFlow Serving writes it.
 
 In rows each instance's lists stand on one line; in columns every value has a line of its own, with four
 blanks more on each level (TF-R29: RapidJSON's ``PrettyWriter`` and its two settings). It knows no request.

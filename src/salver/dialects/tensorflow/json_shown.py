@@ -1,4 +1,4 @@
-"""How is a JSON value shown in the text of an error, as TensorFlow Serving shows it?
+"""JSON values in the texts of errors, as TensorFlow Serving shows them.
 
 As RapidJSON's pretty writer has it, cut after 256 bytes. It knows no error.
 

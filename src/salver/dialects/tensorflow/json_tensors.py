@@ -1,4 +1,4 @@
-"""How does nested JSON become tensors, by TensorFlow Serving's rules and in its words?
+"""Tensors in nested JSON, by TensorFlow Serving's rules and in its words.
 
 The shape is that of the first elements; every list must have it, every value must be of the signature's type;
 the first that is not is named (TF-R14, TF-R15, TF-R31). Lists are looked at a level at a time, not a value at

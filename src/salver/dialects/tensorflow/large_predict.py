@@ -1,4 +1,4 @@
-"""How is a predict request of large numeric tensors read without a Python object a number?
+"""Reader of predict requests with large numeric tensors, without a Python object for each number.
 
 simdjson hands the numbers of nested lists over as one buffer. That the lists are regular is seen by what is
 left of the text without its numbers, which has to be what lists of that shape leave. What is not of this

@@ -1,4 +1,4 @@
-"""How is a request written down with its answer?
+"""Records of requests with their answers.
 
 As a serialised ``tensorflow.serving.PredictionLog`` (TF-G18), whatever protocol it came by. The same record
 is a warm-up request. It knows no file.

@@ -1,4 +1,4 @@
-"""What does TensorFlow Serving tell of a model: its signatures, and how its versions fare?
+"""TensorFlow Serving's view of a model: its signatures and the states of its versions.
 
 Messages of :mod:`salver.dialects.tensorflow.tf_schema`, which the gRPC side sends as they are and the REST
 side as JSON.

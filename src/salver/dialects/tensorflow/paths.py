@@ -31,7 +31,7 @@ _MODELS: Final = "/v1/models/"
 _MOST: Final = (1 << 63) - 1
 
 
-class Asked(NamedTuple):
+class PathMatch(NamedTuple):
     """What a path asks for; ``model`` and ``label`` as they stand in it, ``version`` without zeros in front.
 
     The model is empty where its name may have slashes.
@@ -48,35 +48,35 @@ def is_below_v1(path: bytes) -> bool:
     return path[:4].lower() == b"/v1/"
 
 
-def find(verb: str, path: str) -> Asked:
+def find(verb: str, path: str) -> PathMatch:
     """What is meant.
 
     Raises:
         InvalidInput: nothing, in TensorFlow Serving's words.
 
     >>> find("POST", "/V1/models/m/versions/007:Predict")
-    Asked(operation='predict_v1', model='m', version='7', label='')
+    PathMatch(operation='predict_v1', model='m', version='7', label='')
     """
     if verb == "OPTIONS":
-        return Asked("options_v1")
+        return PathMatch("options_v1")
     if verb == "POST":
         if found := _ASKING.fullmatch(path):
             return _asking(*found.groups())
         if found := _METHOD.fullmatch(path):
-            return Asked(f"{found[1].lower()}_v1")
+            return PathMatch(f"{found[1].lower()}_v1")
     if verb in ("GET", "HEAD"):
         if found := _LOOKING.fullmatch(path):
             return _looking(*found.groups())
         if path[: len(_MODELS)].lower() == _MODELS and len(path) > len(_MODELS):
-            return Asked("model_v1")
+            return PathMatch("model_v1")
     raise malformed(verb, path)
 
 
-def find_slashed(path: str, names: Iterable[str], verb: str = "GET") -> Asked | None:
+def find_slashed(path: str, names: Iterable[str], verb: str = "GET") -> PathMatch | None:
     """The longest of these names with which a decoded path goes on below ``/v1/models/``, and what it asks.
 
     >>> find_slashed("/v1/models/org/m/versions/3", ["org/m", "org"])
-    Asked(operation='model_v1', model='org/m', version='3', label='')
+    PathMatch(operation='model_v1', model='org/m', version='3', label='')
     """
     rest = path[len(_MODELS) :]
     for name in sorted(names, key=len, reverse=True):
@@ -90,16 +90,16 @@ def malformed(verb: str, path: str) -> InvalidInput:
     return InvalidInput(f"Malformed request: {verb} {path}")
 
 
-def _asking(model: str, version: str | None, label: str | None, method: str) -> Asked:
-    return Asked(f"{method.lower()}_v1", model, _number(version), label or "")
+def _asking(model: str, version: str | None, label: str | None, method: str) -> PathMatch:
+    return PathMatch(f"{method.lower()}_v1", model, _number(version), label or "")
 
 
-def _looking(model: str | None, version: str | None, label: str | None, metadata: str | None) -> Asked:
+def _looking(model: str | None, version: str | None, label: str | None, metadata: str | None) -> PathMatch:
     if (model, version, label, metadata) == (None, None, None, None):
-        return Asked("list_v1")
+        return PathMatch("list_v1")
     if model is None:
         raise InvalidInput("Missing model name in request.")
-    return Asked("metadata_v1" if metadata else "model_v1", model, _number(version), label or "")
+    return PathMatch("metadata_v1" if metadata else "model_v1", model, _number(version), label or "")
 
 
 def _number(version: str | None) -> str:

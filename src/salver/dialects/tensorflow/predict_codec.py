@@ -57,7 +57,7 @@ class _Known(msgspec.Struct, frozen=True, gc=False):
     at: int
 
 
-class Asked(msgspec.Struct, gc=False):
+class PredictMessage(msgspec.Struct, gc=False):
     """A PredictRequest that nobody has read any further than to know whom it is for."""
 
     message: bytes
@@ -71,7 +71,7 @@ class PredictMessages:
     def __init__(self) -> None:
         self._known: KnownForms[tuple[int, bytes], _Known] = KnownForms()
 
-    def read(self, message: bytes) -> tuple[ModelSpec, Asked]:
+    def read(self, message: bytes) -> tuple[ModelSpec, PredictMessage]:
         """Whom it is for, and the rest for :class:`Predict`.
 
         Raises:
@@ -79,9 +79,9 @@ class PredictMessages:
         """
         known = self._known.get(_key(message))
         if known is not None and holds(message, known.around):
-            return known.spec, Asked(message, known, None)
+            return known.spec, PredictMessage(message, known, None)
         parsed = parse_predict(message)
-        return spec_of(parsed), Asked(message, None, parsed)
+        return spec_of(parsed), PredictMessage(message, None, parsed)
 
     def __reduce__(self) -> tuple[object, ...]:
         """One for another process, which knows no form."""
@@ -98,7 +98,9 @@ class PredictMessages:
             return True
         return count > varints.MOST_FIELDS or weight > _LARGE
 
-    def learn(self, asked: Asked, spec: ModelSpec, signature: Signature, request: InferRequest) -> None:
+    def learn(
+        self, asked: PredictMessage, spec: ModelSpec, signature: Signature, request: InferRequest
+    ) -> None:
         """Remember the form of a request that was read in full, if it has one."""
         key = _key(asked.message)
         before = self._known.get(key)
@@ -192,7 +194,7 @@ class Predict(ForOne):
         super().__init__(spec, rules)
         self._messages = messages
 
-    def decode(self, body: Asked | Message, signature: Signature) -> InferRequest:
+    def decode(self, body: PredictMessage | Message, signature: Signature) -> InferRequest:
         """The request.
 
         Raises:
@@ -201,7 +203,7 @@ class Predict(ForOne):
             TooLarge, Unsupported: of a tensor.
         """
         if isinstance(body, Message):
-            body = Asked(body.message, None, None)
+            body = PredictMessage(body.message, None, None)
         known = body.known
         if known is not None and known.signature is signature:
             inputs = known.form.tensors(body.message, known.at)

@@ -12,7 +12,7 @@ from typing import Any, Final
 from salver.dialects.tensorflow import tf_tensor
 from salver.dialects.tensorflow.grpc_codec import Head, ModelSpec, Task, check_tasks, parse
 from salver.dialects.tensorflow.heads import CLASSIFY, DEFAULT, REGRESS
-from salver.dialects.tensorflow.predict_codec import Asked, Predict, PredictMessages, parse_predict
+from salver.dialects.tensorflow.predict_codec import Predict, PredictMessage, PredictMessages, parse_predict
 from salver.dialects.tensorflow.rules import TfsRules
 from salver.dialects.tensorflow.tfrecord import records
 from salver.words.errors import LoadFailed, SalverError
@@ -124,7 +124,7 @@ def requests_of(record: bytes, model: str, signature: Signature) -> Iterator[Inf
     match kind:
         case "predict_log":
             message = log.predict_log.request.SerializeToString()
-            asked = Asked(message, None, parse_predict(message))
+            asked = PredictMessage(message, None, parse_predict(message))
             codec = Predict(_whom(model, asked.parsed), _RULES, PredictMessages())
             yield codec.decode(asked, signature)
         case "classify_log" | "regress_log":

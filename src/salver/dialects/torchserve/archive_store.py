@@ -58,7 +58,7 @@ class ShelfConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 ) from error
 
 
-class Found(msgspec.Struct, frozen=True):
+class FoundArchive(msgspec.Struct, frozen=True):
     """An archive on this machine; ``is_ours``: it was downloaded, and goes with its registration."""
 
     path: Path
@@ -76,7 +76,7 @@ class Shelf:
     def __repr__(self) -> str:
         return f"<Shelf {self._config.store}>"
 
-    def find(self, url: str, *, is_encrypted: bool = False) -> Found:
+    def find(self, url: str, *, is_encrypted: bool = False) -> FoundArchive:
         """What a registration names. Blocking; downloads.
 
         Args:
@@ -124,19 +124,19 @@ class Shelf:
         """Has the operator's list it?"""
         return any(pattern.fullmatch(url) for pattern in self._allowed)
 
-    def discard(self, found: Found) -> None:
+    def discard(self, found: FoundArchive) -> None:
         """A download is not needed any more. Blocking."""
         if found.is_ours:
             with contextlib.suppress(OSError):
                 found.path.unlink()
 
-    def _local(self, split: urllib.parse.SplitResult, url: str) -> Found:
+    def _local(self, split: urllib.parse.SplitResult, url: str) -> FoundArchive:
         path = Path(urllib.parse.unquote(split.path))
         if split.netloc not in ("", "localhost") or not path.is_absolute() or not _is_there(path):
             raise NoDownload(f"Failed to download archive from: {url}", field="url")
-        return Found(path)
+        return FoundArchive(path)
 
-    def _in_store(self, url: str) -> Found:
+    def _in_store(self, url: str) -> FoundArchive:
         """A file or folder of the store, by its path in it or, as in TorchServe, by a path's last part."""
         missing = NoModel(
             f"Model not found at: {url}",
@@ -150,10 +150,10 @@ class Shelf:
         store = Path(self._config.store).resolve()
         for path in (store / url, store / PurePosixPath(url).name):
             if path != store and path.is_relative_to(store) and _is_there(path):
-                return Found(path)
+                return FoundArchive(path)
         raise missing
 
-    def _downloaded(self, url: str, name: str, headers: Mapping[str, str]) -> Found:
+    def _downloaded(self, url: str, name: str, headers: Mapping[str, str]) -> FoundArchive:
         failed = f"Failed to download archive from: {url}"
         if not self._config.store:
             raise NoModel("Model store has not been configured.", field="url")
@@ -183,7 +183,7 @@ class Shelf:
             raise NoDownload(failed, field="url", fix=f"It said: {said}.") from error
         finally:
             aside.unlink(missing_ok=True)
-        return Found(target, is_ours=True)
+        return FoundArchive(target, is_ours=True)
 
     def _sweep(self, store: Path) -> None:
         """Downloads that were killed go, when they can be under way no more."""

@@ -22,7 +22,7 @@ from salver.dialects.torchserve.json_layout import TorchServeReply, replied
 from salver.dialects.torchserve.management import ManagementOperations
 from salver.dialects.torchserve.openapi import of_port
 from salver.dialects.torchserve.operation_calls import Method, Request
-from salver.dialects.torchserve.paths import OWN, Asked, Surface, find, find_oldest
+from salver.dialects.torchserve.paths import OWN, PathMatch, Surface, find, find_oldest
 from salver.dialects.torchserve.predict import Asking, Prediction
 from salver.dialects.torchserve.rules import TorchServeRules
 from salver.dialects.torchserve.tokens import SCOPES, TokenKeys
@@ -66,7 +66,7 @@ SURFACES: Final[Mapping[str, frozenset[Surface]]] = {
 #: That a port for everything allows only where the operator does; models come and go nowhere else.
 _CHANGES: Final = frozenset(("scale", "set_default", "register_workflow", "unregister_workflow"))
 #: What is not known, and wants some key all the same.
-_ANYTHING: Final = Asked("anything", "inference")
+_ANYTHING: Final = PathMatch("anything", "inference")
 
 
 class Target(msgspec.Struct, frozen=True, gc=False):
@@ -77,13 +77,13 @@ class Target(msgspec.Struct, frozen=True, gc=False):
         is_shared: The route is another protocol's, too, for models that are no handlers.
     """
 
-    asked: Asked
+    asked: PathMatch
     codec: Prediction
     headers: Mapping[str, str]
     is_shared: bool = False
 
 
-class Told(msgspec.Struct, frozen=True, gc=False):
+class CallHeaders(msgspec.Struct, frozen=True, gc=False):
     """What the headers of a request say.
 
     Attributes:
@@ -188,7 +188,7 @@ class TorchServe:
     def prompt(self, exchange: Exchange) -> bool:
         """Ask a model that calls back (:data:`salver.transport.http1.Prompt`)."""
         head, body = exchange.head, exchange.body
-        known: tuple[Target, Told] | None = head.notes.get(self) or self._known(head)
+        known: tuple[Target, CallHeaders] | None = head.notes.get(self) or self._known(head)
         if known is None or not self._may_take(body):
             return False
         target, told = known
@@ -211,7 +211,7 @@ class TorchServe:
         exchange.on_gone = give_up
         return True
 
-    def _known(self, head: Head) -> tuple[Target, Told] | None:
+    def _known(self, head: Head) -> tuple[Target, CallHeaders] | None:
         """Whom requests of this head ask, and what it says of them; None = not without a task."""
         target = self._targets.get((head.method, head.path))
         if target is None or target.is_shared or head.method == "HEAD":
@@ -286,7 +286,7 @@ class TorchServe:
         await answer.end()
 
     def _asking(
-        self, target: Target, told: Told, body: bytes, place: tuple[bytes, bytes], call: Call
+        self, target: Target, told: CallHeaders, body: bytes, place: tuple[bytes, bytes], call: Call
     ) -> Asking:
         """What the model is asked.
 
@@ -304,10 +304,10 @@ class TorchServe:
         query = query_of(*place) if place[0] and target.asked.takes_query else ()
         return Asking(body, told.content_type, told.shown, query, call.request_id, told.sequence)
 
-    def _told_by(self, spelled: Iterable[tuple[bytes, bytes]], target: Target) -> Told:
+    def _told_by(self, spelled: Iterable[tuple[bytes, bytes]], target: Target) -> CallHeaders:
         lower = {name.lower(): value for name, value in spelled}
         shown = {name.decode("latin-1"): value.decode("latin-1") for name, value in spelled}
-        return Told(
+        return CallHeaders(
             lower,
             {**shown, **target.headers},
             lower.get(b"content-type", b"").decode("latin-1"),
@@ -321,7 +321,7 @@ class TorchServe:
             return None
         return self._hangups.enter(receive if scope["http_version"] != "1.1" else scope)
 
-    def _target(self, scope: Scope, path: bytes, asked: Asked) -> Target:
+    def _target(self, scope: Scope, path: bytes, asked: PathMatch) -> Target:
         """Whom that path asks; known from now on."""
         headers = {}
         if asked.explains is not None:
@@ -410,7 +410,7 @@ class TorchServe:
         await answer.write(reply)
         await answer.end()
 
-    def _asked(self, verb: str, path: bytes, headers: Mapping[bytes, bytes]) -> Asked | None:
+    def _asked(self, verb: str, path: bytes, headers: Mapping[bytes, bytes]) -> PathMatch | None:
         """What is meant; None = Salver's own application answers that.
 
         Raises:
@@ -420,16 +420,16 @@ class TorchServe:
         if self._is_common and headers.get(b"content-type", b"").startswith(b"application/grpc"):
             return None
         if self._is_common and path == b"/metrics":
-            return Asked("metrics")
+            return PathMatch("metrics")
         if self._is_common and not _is_own(path):
-            return Asked("describe_port") if verb == "OPTIONS" else find_oldest(verb, path)
+            return PathMatch("describe_port") if verb == "OPTIONS" else find_oldest(verb, path)
         try:
             return find(verb, path, self._surfaces, speaks_oip=self._rules.speaks_oip)
         except SalverError:
             self._check(_ANYTHING, headers)
             raise
 
-    def _check(self, asked: Asked, headers: Mapping[bytes, bytes]) -> None:
+    def _check(self, asked: PathMatch, headers: Mapping[bytes, bytes]) -> None:
         """May the caller do that?
 
         Raises:

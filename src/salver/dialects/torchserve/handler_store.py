@@ -16,7 +16,7 @@ import msgspec
 
 from salver.dialects.torchserve.archive import ArchiveDescription, describe
 from salver.dialects.torchserve.archive_files import RUNTIMES
-from salver.dialects.torchserve.archive_store import Found, Shelf
+from salver.dialects.torchserve.archive_store import FoundArchive, Shelf
 from salver.dialects.torchserve.engine.engine import HandlerEngine
 from salver.dialects.torchserve.model_settings import ModelSetting, snapshot
 from salver.dialects.torchserve.registering import (
@@ -108,7 +108,7 @@ class _Entry(msgspec.Struct, frozen=True, eq=False):
     manifest: Manifest
     handler: str
     url: str
-    found: Found
+    found: FoundArchive
     is_at_start: bool
     is_part: bool = False
 
@@ -379,7 +379,7 @@ class HandlerStore:
     ) -> _Entry:
         """It is wanted from now on."""
         check(order)
-        found = await self._find(order) if folder is None else Found(folder)
+        found = await self._find(order) if folder is None else FoundArchive(folder)
         try:
             said = await self._describe(found, start)
             # from here on nothing waits, so that of two that come together one finds the other
@@ -398,7 +398,7 @@ class HandlerStore:
         self._plane.refresh()
         return entry
 
-    async def _describe(self, found: Found, start: AtStart | None) -> ArchiveDescription:
+    async def _describe(self, found: FoundArchive, start: AtStart | None) -> ArchiveDescription:
         """What the archive says. Junk in a snapshot's place is listed all the same, with no workers."""
         try:
             return await asyncio.to_thread(describe, found.path)
@@ -408,7 +408,7 @@ class HandlerStore:
             _LOG.warning("Failed to load model: %s: %s", start.url, error)
             return ArchiveDescription()
 
-    async def _find(self, order: Registration) -> Found:
+    async def _find(self, order: Registration) -> FoundArchive:
         work = asyncio.to_thread(self._shelf.find, order.url, is_encrypted=order.is_encrypted)
         finding = asyncio.create_task(work)
         try:
@@ -417,7 +417,7 @@ class HandlerStore:
             finding.add_done_callback(self._forget)
             raise
 
-    def _forget(self, finding: "asyncio.Task[Found]") -> None:
+    def _forget(self, finding: "asyncio.Task[FoundArchive]") -> None:
         """Nobody waits any more for what was downloaded."""
         if not finding.cancelled() and finding.exception() is None:
             self._shelf.discard(finding.result())

@@ -7,7 +7,7 @@ import msgspec
 
 from salver.dialects.torchserve.bodies import form, is_large
 from salver.dialects.torchserve.json_layout import TorchServeReply
-from salver.dialects.torchserve.paths import Asked
+from salver.dialects.torchserve.paths import PathMatch
 from salver.words.handlers import Form
 
 
@@ -20,7 +20,7 @@ class Request(msgspec.Struct, frozen=True, gc=False):
         spelled: The same as they were sent, for handlers.
     """
 
-    asked: Asked
+    asked: PathMatch
     verb: str
     body: bytes
     query: tuple[tuple[str, str], ...]

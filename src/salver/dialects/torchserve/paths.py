@@ -23,7 +23,7 @@ OWN: Final = frozenset(
 _ASKING: Final = frozenset(("predictions", "explanations"))
 
 
-class Asked(NamedTuple):
+class PathMatch(NamedTuple):
     """What a path asks for.
 
     Attributes:
@@ -42,7 +42,7 @@ class Asked(NamedTuple):
     takes_query: bool = False
 
 
-def find(verb: str, raw_path: bytes, surfaces: Collection[Surface], *, speaks_oip: bool = False) -> Asked:
+def find(verb: str, raw_path: bytes, surfaces: Collection[Surface], *, speaks_oip: bool = False) -> PathMatch:
     """What is meant.
 
     Args:
@@ -63,7 +63,7 @@ def find(verb: str, raw_path: bytes, surfaces: Collection[Surface], *, speaks_oi
     if not segments and verb != "OPTIONS":
         raise WrongVerb("there is nothing at / but the description")
     if not segments or segments == ["api-description"]:
-        return Asked("describe_port")
+        return PathMatch("describe_port")
     names = _Names(raw_path)
     for surface, finder in _FINDERS:
         if surface in surfaces:
@@ -73,7 +73,7 @@ def find(verb: str, raw_path: bytes, surfaces: Collection[Surface], *, speaks_oi
     raise NoRoute("there is no such path")
 
 
-def find_oldest(verb: str, raw_path: bytes) -> Asked | None:
+def find_oldest(verb: str, raw_path: bytes) -> PathMatch | None:
     """One of the routes that begin with a model's name; None = it is none (TS-R9)."""
     segments = raw_path.decode("latin-1").split("/")[1:]
     return _oldest(segments, _Names(raw_path))
@@ -93,60 +93,62 @@ class _Names:
         return data.decode("utf-8", "replace")
 
 
-def _inference(verb: str, segments: list[str], name: _Names, speaks_oip: bool) -> Asked | None:
+def _inference(verb: str, segments: list[str], name: _Names, speaks_oip: bool) -> PathMatch | None:
     count = len(segments)
     match segments:
         case [first, model, *rest] if first in _ASKING:
             extra = "/".join(name(segment) for segment in rest[1:])
             version = name(rest[0]) if rest else ""
-            return Asked("predict", "inference", name(model), version, extra, first == "explanations")
+            return PathMatch("predict", "inference", name(model), version, extra, first == "explanations")
         case ["ping", *_]:
-            return Asked("ping", "inference")
+            return PathMatch("ping", "inference")
         case ["invocations"]:
-            return Asked("invocations", "inference", takes_query=True)
+            return PathMatch("invocations", "inference", takes_query=True)
         case ["models", model, "invoke"]:
-            return Asked("predict", "inference", name(model), takes_query=True)
+            return PathMatch("predict", "inference", name(model), takes_query=True)
         case ["wfpredict", workflow, *_]:
-            return Asked("predict_workflow", "inference", name(workflow))
+            return PathMatch("predict_workflow", "inference", name(workflow))
         case ["v1", "models", last] if ":predict" in last or ":explain" in last:
             model, _, what = last.partition(":")
-            return Asked("predict", "inference", name(model), explains=not what.startswith("predict"))
+            return PathMatch("predict", "inference", name(model), explains=not what.startswith("predict"))
         case ["v2", "models", model, "infer" | "explain" as what]:
-            return Asked("predict", "inference", name(model), explains=what == "explain")
+            return PathMatch("predict", "inference", name(model), explains=what == "explain")
         case ["v2", *rest] if speaks_oip:
             return _open_inference(verb, rest)
     return _oldest(segments, name) if count in (2, 3) else None
 
 
-def _open_inference(verb: str, rest: list[str]) -> Asked | None:
+def _open_inference(verb: str, rest: list[str]) -> PathMatch | None:
     if verb in ("GET", "HEAD"):
         match rest:
             case []:
-                return Asked("oip_server", "inference")
+                return PathMatch("oip_server", "inference")
             case ["health", "live"]:
-                return Asked("oip_live", "inference")
+                return PathMatch("oip_live", "inference")
             case ["health", "ready"]:
-                return Asked("oip_ready", "inference")
+                return PathMatch("oip_ready", "inference")
     if len(rest) >= 4 and rest[0] == "models" and rest[2] == "versions":
-        return Asked("oip_version", "inference")
+        return PathMatch("oip_version", "inference")
     return None
 
 
-def _oldest(segments: list[str], name: _Names) -> Asked | None:
+def _oldest(segments: list[str], name: _Names) -> PathMatch | None:
     match segments:
         case [model, "predict"] if model and model != "models":
-            return Asked("predict", "inference", name(model), takes_query=True)
+            return PathMatch("predict", "inference", name(model), takes_query=True)
         case [model, version, "predict"] if model and model != "models":
-            return Asked("predict", "inference", name(model), name(version), takes_query=True)
+            return PathMatch("predict", "inference", name(model), name(version), takes_query=True)
     return None
 
 
-def _management(verb: str, segments: list[str], name: _Names, _: bool) -> Asked | None:
+def _management(verb: str, segments: list[str], name: _Names, _: bool) -> PathMatch | None:
     match segments:
         case ["models"]:
-            return _by(verb, {"GET": Asked("list", "management"), "POST": Asked("register", "management")})
+            return _by(
+                verb, {"GET": PathMatch("list", "management"), "POST": PathMatch("register", "management")}
+            )
         case ["models", model, version, "set-default"] if verb == "PUT":
-            return Asked("set_default", "management", name(model), name(version))
+            return PathMatch("set_default", "management", name(model), name(version))
         case ["models", model] | ["models", model, _] | ["models", model, _, "set-default"]:
             version = name(segments[2]) if len(segments) > 2 else ""
             names = {
@@ -155,34 +157,34 @@ def _management(verb: str, segments: list[str], name: _Names, _: bool) -> Asked 
                 "DELETE": "unregister",
                 "OPTIONS": "describe_managed",
             }
-            rows = {by: Asked(what, "management", name(model), version) for by, what in names.items()}
+            rows = {by: PathMatch(what, "management", name(model), version) for by, what in names.items()}
             return _by(verb, rows)
         case ["v1", "models", last]:
-            return _by(verb, {"GET": Asked("is_ready", "management", name(last.partition(":")[0]))})
+            return _by(verb, {"GET": PathMatch("is_ready", "management", name(last.partition(":")[0]))})
         case ["workflows"]:
-            every = Asked("list_workflows", "management")
-            return _by(verb, {"GET": every, "POST": Asked("register_workflow", "management")})
+            every = PathMatch("list_workflows", "management")
+            return _by(verb, {"GET": every, "POST": PathMatch("register_workflow", "management")})
         case ["workflows", workflow]:
             names = {"GET": "describe_workflow", "DELETE": "unregister_workflow"}
-            rows = {by: Asked(what, "management", name(workflow)) for by, what in names.items()}
+            rows = {by: PathMatch(what, "management", name(workflow)) for by, what in names.items()}
             return _by(verb, rows)
         case ["token", *_]:
-            return Asked("token")
+            return PathMatch("token")
     return None
 
 
-def _by(verb: str, rows: dict[str, Asked]) -> Asked:
+def _by(verb: str, rows: dict[str, PathMatch]) -> PathMatch:
     found = rows.get(verb)
     if found is None:
         raise WrongVerb(f"not by {verb}")
     return found
 
 
-def _metrics(verb: str, segments: list[str], name: _Names, _: bool) -> Asked | None:
-    return Asked("metrics") if segments and segments[0] == "metrics" else None
+def _metrics(verb: str, segments: list[str], name: _Names, _: bool) -> PathMatch | None:
+    return PathMatch("metrics") if segments and segments[0] == "metrics" else None
 
 
-_Finder = Callable[[str, list[str], _Names, bool], Asked | None]
+_Finder = Callable[[str, list[str], _Names, bool], PathMatch | None]
 _FINDERS: Final[tuple[tuple[Surface, _Finder], ...]] = (
     ("inference", _inference),
     ("management", _management),

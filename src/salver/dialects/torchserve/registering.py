@@ -9,7 +9,7 @@ import msgspec
 
 from salver.dialects.torchserve.archive import ArchiveDescription
 from salver.dialects.torchserve.archive_files import RUNTIMES, is_inside
-from salver.dialects.torchserve.archive_store import Found, ShelfConfig
+from salver.dialects.torchserve.archive_store import FoundArchive, ShelfConfig
 from salver.dialects.torchserve.engine.gpus import count_gpus
 from salver.dialects.torchserve.model_settings import ModelSetting, Settings
 from salver.dialects.torchserve.model_yaml import Wishes, workers_of
@@ -112,7 +112,7 @@ def check_number(field: str, value: int, most: int = _MOST) -> None:
 
 def manifest_of(
     order: Registration,
-    found: Found,
+    found: FoundArchive,
     said: ArchiveDescription,
     config: HandlerStoreConfig,
     start: AtStart | None = None,

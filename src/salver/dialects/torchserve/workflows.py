@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from salver.dialects.torchserve.archive_store import Found, Shelf, ShelfConfig
+from salver.dialects.torchserve.archive_store import FoundArchive, Shelf, ShelfConfig
 from salver.dialects.torchserve.unpacked_archives import UnpackedArchives
 from salver.dialects.torchserve.workflow_archive import (
     Node,
@@ -93,7 +93,7 @@ class _Entry(msgspec.Struct, frozen=True, eq=False):
 
     url: str
     flow: Workflow
-    found: Found
+    found: FoundArchive
     held: SharedFolder
 
 
@@ -235,7 +235,7 @@ class Workflows:
         except SalverError as error:
             _LOG.warning("workflow %s: %s", name, error)
 
-    async def _find(self, order: Registration) -> Found:
+    async def _find(self, order: Registration) -> FoundArchive:
         try:
             return await asyncio.to_thread(self._shelf.find, order.url, is_encrypted=order.is_encrypted)
         except NoModel as error:
@@ -244,7 +244,7 @@ class Workflows:
                 text = f"Workflow not found in workflow store: {order.url}"
             raise NoWorkflow(text, field="url") from None
 
-    async def _let_go(self, found: Found, held: SharedFolder | None) -> None:
+    async def _let_go(self, found: FoundArchive, held: SharedFolder | None) -> None:
         await asyncio.to_thread(self._shelf.discard, found)
         if held is not None:
             await asyncio.to_thread(self._archives.release, held)

@@ -1,4 +1,4 @@
-"""How does a loaded model's configuration look to Triton's clients?
+"""Configuration of a loaded model, as Triton's clients see it.
 
 What its owner said in ``config.pbtxt``, completed from the model itself and from how it was placed (TR-R7,
 TR-C16), as a message and in Triton's JSON: every field is there, 64-bit integers are numbers.

@@ -1,4 +1,4 @@
-"""How does a generate request become words, and the answer JSON?
+"""Codec of Triton's generate requests.
 
 Triton's generate extension (TR-R6): one JSON object whose keys are the model's inputs, or else request
 parameters; the reply has the outputs as keys. A stream is a series of such replies, each a Server-Sent

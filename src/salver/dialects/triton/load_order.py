@@ -1,4 +1,4 @@
-"""What does an HTTP request to load or unload a model bring (TR-R12, TR-R13)?
+"""Bodies of HTTP requests to load or unload a model (TR-R12, TR-R13).
 
 Triton's bodies: ``{"parameters": {"config": "…", "file:1/model.onnx": "<base64>"}}``. It knows no
 repository, and writes no file.

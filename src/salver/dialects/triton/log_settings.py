@@ -1,4 +1,4 @@
-"""What is logged now, and how does a caller change it?
+"""What is logged now, and how a caller changes it.
 
 Triton's switches (TR-R10, TR-F5) over the levels of our log: information, warnings and errors one by one, and
 debugging while the verbose level is above 0. A line's time is in ISO 8601 whatever the format is called.

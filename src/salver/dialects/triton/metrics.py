@@ -1,4 +1,4 @@
-"""What do Triton's metric names say?
+"""Metrics under Triton's names.
 
 The counters, gauges and summaries that Triton's dashboards read (TR-M1 to TR-M6), from what
 ``metrics.py`` counts beside its own. Names and units are Triton's: microseconds, and counters without

@@ -1,4 +1,4 @@
-"""Which fields does Triton's ModelConfig have?
+"""Fields of Triton's ModelConfig.
 
 The whole of ``model_config.proto``, as a table. A test compares it with ``tritonclient``'s.
 

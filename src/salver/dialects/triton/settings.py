@@ -1,4 +1,4 @@
-"""How are log and trace settings read and shown, in JSON and in gRPC messages?
+"""Log and trace settings in JSON and in gRPC messages.
 
 Triton's extensions ``logging`` and ``trace`` (TR-R9, TR-R10). The values of trace settings are strings; names
 that do not exist are passed over, as Triton does. What a setting does stands in ``telemetry/``. Pure.

@@ -1,4 +1,4 @@
-"""What has each model version done so far, in the shape of Triton's statistics?
+"""Statistics of each model version, in Triton's shape.
 
 Durations are integer nanoseconds, summed over requests; a duration of a batch counts once for
 each request in it, and once in ``batch_stats``. Requests refused before they reached an engine

@@ -1,4 +1,4 @@
-"""Which requests are traced?
+"""Choice of the requests that are traced.
 
 One in so many, so many in all, of every model or as a model's own settings say (TR-R9, TR-F8). What a model's
 settings leave open is as the server's, and what those leave open is as the server was started. Pure.
@@ -49,7 +49,7 @@ class Scope:
         self._seen = 0
 
     def takes(self) -> bool:
-        """Shall the request that comes now be traced?"""
+        """Return whether the request that comes now is traced."""
         if self.setting.trace_level == _OFF or not self.remaining:
             return False
         self._seen += 1

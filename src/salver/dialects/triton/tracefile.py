@@ -1,4 +1,4 @@
-"""How does a trace look, and how does it get into a file?
+"""Form of a trace, and its file.
 
 Triton's JSON (TR-O1): an array of objects; one names the request, one has its timestamps in nanoseconds of
 the monotonic clock. A file is a whole array after each write. Blocks; ``tracing.py`` keeps it off the loop.

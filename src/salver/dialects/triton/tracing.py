@@ -1,4 +1,4 @@
-"""How do sampled requests reach the trace file without slowing others?
+"""Way of sampled requests to the trace file, off the path of others.
 
 An observer on the bus: while tracing is off it looks at nothing; else it keeps what was sampled, at most
 :data:`LIMIT` requests, and writes it on another thread, one piece after another.
