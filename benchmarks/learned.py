@@ -24,7 +24,7 @@ from salver.features.tuning.qlearning import Agent
 from salver.features.tuning.simulator import poisson, simulate
 from salver.features.tuning.training import Learner, report, solved_table
 from salver.kernel.engine.learned import LearnedRule, TrainingRule
-from salver.kernel.engine.waiting import Waiting
+from salver.kernel.engine.waiting import QueuedRequest
 from salver.stats.batch_law import BatchLaw
 from salver.stats.batch_price import Price
 from salver.stats.batch_table import Table
@@ -124,7 +124,7 @@ def look_up() -> float:
     now = 0.0
     for now in poisson(0.5 * FULL_RATE, 500, np.random.default_rng(0)).tolist():
         rule.arrived(1, now)
-    line = Line([Waiting(None, 1, None, now) for _ in range(9)])
+    line = Line([QueuedRequest(None, 1, None, now) for _ in range(9)])
     bare = msgspec.structs.replace(POLICY)
     count, times = 50_000, []
     actions = (

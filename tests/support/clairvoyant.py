@@ -5,26 +5,26 @@ from collections.abc import Iterator, Sequence
 
 from salver.kernel.engine import rules
 from salver.kernel.engine.rules import Choice
-from salver.kernel.engine.waiting import Waiting
+from salver.kernel.engine.waiting import QueuedRequest
 
 
 class Line:
     """A line of waiting requests, as the rule sees it."""
 
-    def __init__(self, waiting: Sequence[Waiting]) -> None:
+    def __init__(self, waiting: Sequence[QueuedRequest]) -> None:
         self.waiting = list(waiting)
 
     @property
     def rows(self) -> int:
         return sum(w.rows for w in self.waiting)
 
-    def head(self) -> Waiting | None:
+    def head(self) -> QueuedRequest | None:
         return self.waiting[0] if self.waiting else None
 
-    def newest(self) -> Iterator[Waiting]:
+    def newest(self) -> Iterator[QueuedRequest]:
         return reversed(self.waiting)
 
-    def give_up(self, waiting: Waiting) -> None:
+    def give_up(self, waiting: QueuedRequest) -> None:
         raise AssertionError("this rule gives nobody up")
 
 

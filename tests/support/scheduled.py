@@ -10,7 +10,7 @@ import numpy as np
 from salver.kernel.engine.outlook import Rate
 from salver.kernel.engine.rules import LawOf, Switching
 from salver.kernel.engine.schedule import Schedule
-from salver.kernel.engine.waiting import Waiting
+from salver.kernel.engine.waiting import QueuedRequest
 from salver.words.errors import SalverError
 from salver.words.messages import ANYBODY, Standing
 
@@ -69,7 +69,7 @@ def drive(
 
     def arrive() -> None:
         own = None if patience is None else now + patience
-        waiting = Waiting(index, rows[index] if rows else 1, None, now, own)
+        waiting = QueuedRequest(index, rows[index] if rows else 1, None, now, own)
         schedule.place(waiting, standings[index] if standings else ANYBODY)
         try:
             evicted = schedule.admit(waiting)

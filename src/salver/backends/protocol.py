@@ -36,7 +36,7 @@ class Traits(msgspec.Struct, frozen=True):
         isolate: run it in a host process of its own by default (arbitrary Python code).
         reads_config: its models receive their configuration (``LoadOptions.config``).
         harmless_formats: formats, as named by ``recognise``, that a request may upload. A file of such a
-            format is data, whoever made it: loading and running it reads only the artefact's own files,
+            format is data from any source: loading and running it reads only the artefact's own files,
             writes none, uses no network and runs no code from the file, and the framework rejects damaged
             files without ending its process. None = unknown, which counts as no format.
         repeatable: a request may be run once more if its host process died, because a run has no side
@@ -52,7 +52,7 @@ class Traits(msgspec.Struct, frozen=True):
     harmless_formats: frozenset[str] | None = None
 
     def touches_machine(self, form: str) -> bool:
-        """Return True unless artefacts of that format are known to be harmless, whoever made them.
+        """Return True unless artefacts of that format are known to be harmless from any source.
 
         >>> traits = Traits(harmless_formats=frozenset({"onnx"}))
         >>> traits.touches_machine("onnx"), traits.touches_machine("savedmodel")

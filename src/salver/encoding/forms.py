@@ -20,7 +20,7 @@ class FormFault(NamedTuple):
 
 
 class Forms(Protocol):
-    """How bodies and tensors become forms, and replies to forms become bodies and tensors."""
+    """Conversion of bodies and tensors to forms, and of replies to bodies and tensors."""
 
     def read(self, http: HttpBody, *, explains: bool = False) -> InferRequest:
         """Return the request in an HTTP body. Raises InvalidInput."""

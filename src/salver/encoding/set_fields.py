@@ -12,13 +12,11 @@ def set_fields(message: Any, prefix: str = "") -> Iterator[str]:
         if field.message_type is None or (is_map and not hasattr(next(iter(value.values())), "ListFields")):
             yield path
             continue
-        parts = (
-            value.values()
-            if is_map
-            else value
-            if isinstance(value, list) or hasattr(value, "add")
-            else [value]
-        )
+        parts = [value]
+        if is_map:
+            parts = list(value.values())
+        elif isinstance(value, list) or hasattr(value, "add"):
+            parts = value
         for part in parts:
             below = tuple(set_fields(part, f"{path}."))
             yield from below or (path,)

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from salver.features.releases import command_watch as rollout_watch
-from salver.features.releases.experiments.windows import CountedBy, Witness
+from salver.features.releases.experiments.windows import CountedBy, CountingServer
 from salver.features.releases.judge.judge import judge
 from salver.features.releases.judge.policy import Metric, Policy, Stage
 from salver.features.releases.judge.record import Release, proposed
@@ -172,9 +172,9 @@ class Story:
     async def looks(self, name: str, after: int) -> list[Any]:
         return []
 
-    async def witnesses(self, releases: Sequence[str]) -> dict[str, tuple[Witness, ...]]:
+    async def witnesses(self, releases: Sequence[str]) -> dict[str, tuple[CountingServer, ...]]:
         """Two servers, of which one died long ago."""
-        told = (Witness("a", time.time()), Witness("b", time.time() - 100.0))
+        told = (CountingServer("a", time.time()), CountingServer("b", time.time() - 100.0))
         return dict.fromkeys(releases, told)
 
 

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from salver.features.releases.experiments.windows import (
+    CountingServer,
     JudgedBucket,
     MergedBucket,
     WindowPart,
-    Witness,
     counted_by,
     due,
     silent,
@@ -113,7 +113,7 @@ def test_windows_whose_length_is_no_binary_fraction_are_told_apart() -> None:
 
 
 def test_nobody_is_waited_for_longer_than_three_windows() -> None:
-    witnesses = [Witness("a", T), Witness("b", T - 25), Witness("c", T - 31)]
+    witnesses = [CountingServer("a", T), CountingServer("b", T - 25), CountingServer("c", T - 31)]
     assert [each.server for each in silent(witnesses, T, 10)] == ["c"]
     assert silent(witnesses, T, 10, since=T - 30) == ()  # before, nobody could tell anything
     assert [each.server for each in silent(witnesses, T + 1, 10, since=T - 30)] == ["c"]
@@ -123,7 +123,7 @@ def test_nobody_is_waited_for_longer_than_three_windows() -> None:
     ("seconds", "late", "is_missed"), [(0.5, 9, 0), (0.5, 11, 1), (10, 29, 0), (10, 31, 1)]
 )
 def test_people_are_not_told_of_servers_that_come_late(seconds: float, late: float, is_missed: int) -> None:
-    (told,) = counted_by([Witness("a", T - late)], T, seconds)
+    (told,) = counted_by([CountingServer("a", T - late)], T, seconds)
     assert (told.server, told.silent_seconds, told.is_heard) == ("a", late, not is_missed)
 
 

@@ -24,7 +24,7 @@ from salver.kernel.engine.learned import Guard, LearnedRule, TrainingRule
 from salver.kernel.engine.meter import ArrivalMeter, DecisionMeter
 from salver.kernel.engine.rules import Choice
 from salver.kernel.engine.thread import ThreadRunner
-from salver.kernel.engine.waiting import Waiting
+from salver.kernel.engine.waiting import QueuedRequest
 from salver.stats.batch_law import BatchLaw
 from salver.stats.batch_price import Price
 from salver.stats.batch_table import Table, Transition
@@ -46,7 +46,7 @@ SMALL = Table(
 
 
 def line(count: int, arrived: float = 0.0, rows: int = 1) -> Line:
-    return Line([Waiting(None, rows, None, arrived) for _ in range(count)])
+    return Line([QueuedRequest(None, rows, None, arrived) for _ in range(count)])
 
 
 def fed(rule: LearnedRule, rate: float, count: int = 200, start: float = 0.0, rows: int = 1) -> float:
@@ -128,7 +128,7 @@ def test_the_usual_bound_is_four_full_runs() -> None:
 def test_nobody_waits_past_a_deadline_or_target() -> None:
     rule = LearnedRule(SMALL, Batching(learned=LearnedPolicy(max_wait_ms=1000.0)))
     now = fed(rule, 200)
-    with_deadline = Line([Waiting(None, 1, None, now, now + 0.05)])
+    with_deadline = Line([QueuedRequest(None, 1, None, now, now + 0.05)])
     assert rule.due(with_deadline, now) == pytest.approx(now + 0.05 - LAW.seconds(1))
     assert rule.choose(with_deadline, now + 0.05 - LAW.seconds(1) + 1e-6).rows == 1
     with_deadline.waiting[0].target = now + 0.03
@@ -486,6 +486,6 @@ def test_an_apprentice_asks_once_a_decision_and_tells_what_came() -> None:
 
 def test_an_empty_choice_is_nothing() -> None:
     batcher = Batcher(POLICY, TrainingRule(Scripted(1)))
-    batcher.offer(Waiting(None, 1, None, 0.0))
+    batcher.offer(QueuedRequest(None, 1, None, 0.0))
     assert batcher.due(0.0) == math.inf
     assert batcher.take(0.0).members == []

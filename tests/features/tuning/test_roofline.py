@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.features.tuning.roofline import Bound, Ceilings, Cost, bound, knee
+from salver.features.tuning.roofline import Ceilings, Cost, RooflineBound, bound, knee
 
 CORE = Ceilings(flops_per_s=116e9, bytes_per_s=25e9)  # the reference core
 numbers = st.floats(1, 1e12)
@@ -52,7 +52,7 @@ def test_rows_that_cost_more_to_move_than_to_compute_leave_no_knee() -> None:
 
 def test_products_of_8_bit_integers_have_a_peak_of_their_own() -> None:
     machine = Ceilings(100e9, 25e9, int8_ops_per_s=400e9)
-    assert bound(Cost(1e9, int8_ops_a_row=4e9), machine, 4) == Bound(pytest.approx(50), "arithmetic")
+    assert bound(Cost(1e9, int8_ops_a_row=4e9), machine, 4) == RooflineBound(pytest.approx(50), "arithmetic")
     assert bound(Cost(int8_ops_a_row=4e9), Ceilings(100e9, 25e9), 4).rate == pytest.approx(25)
 
 

@@ -5,13 +5,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from salver.kernel.engine.batcher import Batcher
-from salver.kernel.engine.waiting import Waiting
+from salver.kernel.engine.waiting import QueuedRequest
 from salver.words.artifacts import Batching
 from salver.words.errors import Overloaded
 
 
 def waiting(payload, rows=1, key=None, arrived=0.0, deadline=None, sender=None):
-    return Waiting(payload, rows, key, arrived, deadline, sender)
+    return QueuedRequest(payload, rows, key, arrived, deadline, sender)
 
 
 def fill(batcher, count, **kwargs):
@@ -175,9 +175,9 @@ POLICIES = st.builds(
 def test_every_request_leaves_exactly_once_and_in_order(policy, steps):
     batcher = Batcher(policy)
     now = 0.0
-    offered: list[Waiting] = []
-    left: list[Waiting] = []
-    order: list[Waiting] = []
+    offered: list[QueuedRequest] = []
+    left: list[QueuedRequest] = []
+    order: list[QueuedRequest] = []
 
     def take():
         batch = batcher.take(now)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from salver.kernel.engine.batcher import Batcher
 from salver.kernel.engine.lanes import BatchBuilder, Lane, RoundRobin, Strict, newest
 from salver.kernel.engine.rules import Choice, QueueView, Window
-from salver.kernel.engine.waiting import BULK, URGENT, Batch, Waiting
+from salver.kernel.engine.waiting import BULK, URGENT, Batch, QueuedRequest
 from salver.words.artifacts import Batching, Fairness, ModelConfig, Priorities
 from salver.words.errors import Overloaded
 
@@ -27,8 +27,8 @@ def waiting(
     level: int = 1,
     sender: object = None,
     deadline: float | None = None,
-) -> Waiting:
-    made = Waiting(payload, rows, key, arrived, deadline, sender)
+) -> QueuedRequest:
+    made = QueuedRequest(payload, rows, key, arrived, deadline, sender)
     made.tenant, made.level = tenant, level
     return made
 
@@ -110,10 +110,10 @@ class Log:
         self.rule = GivesUp(config.batching)
         self.batcher = Batcher(config, self.rule)
         self.now = 0.0
-        self.inside: dict[int, Waiting] = {}
+        self.inside: dict[int, QueuedRequest] = {}
         self.made = 0
         self.fates: Counter[int] = Counter()
-        self.order: list[Waiting] = []
+        self.order: list[QueuedRequest] = []
 
     def offer(
         self, rows: int, key: str, tenant: str, level: int, sender: object, patience: float | None
@@ -158,7 +158,7 @@ class Log:
         assert all(w.deadline is not None and w.deadline <= self.now for w in batch.expired)
         assert all(w.payload in self.rule.victims for w in batch.given_up)
 
-    def leave(self, gone: list[Waiting]) -> None:
+    def leave(self, gone: list[QueuedRequest]) -> None:
         for item in gone:
             assert not item.is_live
             self.fates[item.payload] += 1
@@ -216,7 +216,7 @@ def test_every_request_leaves_exactly_once_in_order_and_is_counted(
                 assert in_order([w for w in mine if w.key == key and w.sender is None])
 
 
-def in_order(items: list[Waiting]) -> bool:
+def in_order(items: list[QueuedRequest]) -> bool:
     payloads = [w.payload for w in items]
     return payloads == sorted(payloads)
 
@@ -228,13 +228,13 @@ def round_robin(weights: dict[str, float], most: int = 1 << 30) -> RoundRobin:
     return RoundRobin(lambda name: Lane(), lambda name: weights.get(str(name), 1.0), most)
 
 
-def put(flow: RoundRobin, item: Waiting) -> None:
+def put(flow: RoundRobin, item: QueuedRequest) -> None:
     lane = flow.child(item.tenant)
     assert isinstance(lane, Lane)
     lane.add(item)
 
 
-def fill(flow: RoundRobin | Strict, limit: int) -> list[Waiting]:
+def fill(flow: RoundRobin | Strict, limit: int) -> list[QueuedRequest]:
     batch = BatchBuilder(0.0, limit)
     flow.fill(batch, math.inf)
     return batch.members
@@ -558,7 +558,7 @@ def test_newest_goes_over_all_lanes_by_arrival() -> None:
 
 def test_repr_shows_state() -> None:
     flow = round_robin({})
-    make: Callable[[str], Waiting] = lambda tenant: waiting(tenant=tenant)  # noqa: E731
+    make: Callable[[str], QueuedRequest] = lambda tenant: waiting(tenant=tenant)  # noqa: E731
     for tenant in "xxy":
         put(flow, make(tenant))
     strict = Strict(1)

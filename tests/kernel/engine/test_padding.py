@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from salver.kernel.engine.batcher import Batcher
 from salver.kernel.engine.engine import Engine
 from salver.kernel.engine.padding import PaddedRunner, filled, joined, rounded
-from salver.kernel.engine.waiting import Waiting
+from salver.kernel.engine.waiting import QueuedRequest
 from salver.words.artifacts import Batching, ModelConfig
 from salver.words.errors import InvalidInput, LoadFailed, Overloaded
 from salver.words.events import BatchRan
@@ -175,14 +175,14 @@ async def test_a_runner_that_cannot_be_resized_says_so() -> None:
 def test_tf_b1_the_queue_is_bounded_in_rows() -> None:
     batcher = Batcher(Batching(max_rows=4, max_queue_rows=8))
     for rows in (4, 3):
-        assert batcher.offer(Waiting(None, rows, None, 0.0)) is None
+        assert batcher.offer(QueuedRequest(None, rows, None, 0.0)) is None
     with pytest.raises(Overloaded, match="Exceeds maximum queue size"):
-        batcher.offer(Waiting(None, 2, None, 0.0))
-    assert batcher.offer(Waiting(None, 1, None, 0.0)) is None
+        batcher.offer(QueuedRequest(None, 2, None, 0.0))
+    assert batcher.offer(QueuedRequest(None, 1, None, 0.0)) is None
     assert batcher.take(0.0).rows == 4
-    assert batcher.offer(Waiting(None, 4, None, 0.0)) is None
+    assert batcher.offer(QueuedRequest(None, 4, None, 0.0)) is None
 
 
 def test_a_request_larger_than_the_bound_is_taken_by_an_empty_queue() -> None:
     batcher = Batcher(Batching(max_rows=4, max_queue_rows=2))
-    assert batcher.offer(Waiting(None, 4, None, 0.0)) is None
+    assert batcher.offer(QueuedRequest(None, 4, None, 0.0)) is None

@@ -17,7 +17,7 @@ from salver.kernel.engine.engine import Engine
 from salver.kernel.engine.inorder import in_order
 from salver.kernel.engine.schedule import Schedule
 from salver.kernel.engine.thread import ThreadRunner
-from salver.kernel.engine.waiting import Waiting
+from salver.kernel.engine.waiting import QueuedRequest
 from salver.words.artifacts import Batching, ModelConfig, Priorities, Queue, QueuePolicy
 from salver.words.errors import DeadlineExceeded, Overloaded, WaitedTooLong
 from salver.words.messages import InferRequest, InferResponse, ModelId, Signature, Standing, TensorSpec
@@ -54,7 +54,7 @@ def join(
     key: str = "a",
 ) -> float:
     """A request comes; returns when it is refused if it has not begun."""
-    waiting = Waiting(name, rows, key, now, deadline)
+    waiting = QueuedRequest(name, rows, key, now, deadline)
     plan.place(waiting, Standing(priority=level))
     until = plan.limit_wait(waiting, timeout)
     plan.admit(waiting)
@@ -152,7 +152,7 @@ def test_tr_c8_nothing_is_lost_or_doubled_and_only_deadlines_end_the_delayed(
 ) -> None:
     plan = schedule(Queue(max_size=9, levels={2: DELAY, 3: QueuePolicy(timeout_ms=100)}), max_rows=max_rows)
     batcher, now = plan.batcher, 0.0
-    inside: dict[int, Waiting] = {}
+    inside: dict[int, QueuedRequest] = {}
     fates: Counter[int] = Counter()
     levels: Counter[int] = Counter()
 
@@ -176,7 +176,7 @@ def test_tr_c8_nothing_is_lost_or_doubled_and_only_deadlines_end_the_delayed(
         if step[0] == "offer":
             _, level, rows, key, left = step
             deadline = None if left is None else now + left  # type: ignore[operator]
-            waiting = Waiting(number, rows, key, now, deadline)  # type: ignore[arg-type]
+            waiting = QueuedRequest(number, rows, key, now, deadline)  # type: ignore[arg-type]
             plan.place(waiting, Standing(priority=level))  # type: ignore[arg-type]
             plan.limit_wait(waiting, 0.0)
             if level == 1 and levels[1] == 9:

@@ -8,7 +8,7 @@ from exact_overload import CAPACITY, LARGEST, LAW, poisson_at, service
 from scheduled import drive
 
 from salver.kernel.engine.schedule import Schedule, policy_of
-from salver.kernel.engine.waiting import BULK, URGENT, Batch, Waiting
+from salver.kernel.engine.waiting import BULK, URGENT, Batch, QueuedRequest
 from salver.stats.batch_law import BatchLaw, LiveLaw
 from salver.stats.shape_laws import ShapeLaws
 from salver.words.artifacts import Batching, Bulk, Limit, ModelConfig, Objective, Policy, Priorities
@@ -21,8 +21,8 @@ def schedule(slots: int = 1, known: BatchLaw | None = LAW, **config: object) -> 
     return Schedule(ModelConfig(**config), slots, ShapeLaws(LiveLaw(known)))  # type: ignore[arg-type]
 
 
-def waiting(now: float = 0.0, deadline: float | None = None, rows: int = 1) -> Waiting:
-    return Waiting(None, rows, None, now, deadline)
+def waiting(now: float = 0.0, deadline: float | None = None, rows: int = 1) -> QueuedRequest:
+    return QueuedRequest(None, rows, None, now, deadline)
 
 
 def placed(
@@ -31,7 +31,7 @@ def placed(
     deadline: float | None = None,
     standing: Standing = ANYBODY,
     brings_deadline: bool = True,
-) -> Waiting:
+) -> QueuedRequest:
     item = waiting(now, deadline)
     plan.place(item, standing, brings_deadline)
     return item
@@ -62,7 +62,7 @@ def test_rows_of_different_sizes_have_laws_of_their_own() -> None:
     """A row of 1,024 elements takes 20 ms and one of 64 takes 1 ms; each run beside 4 ms."""
     plan = schedule(objective=Objective(latency_p99_ms=50), known=None)
 
-    def sized(size: int, now: float = 0.0) -> Waiting:
+    def sized(size: int, now: float = 0.0) -> QueuedRequest:
         item = waiting(now)
         item.size, item.key = size, size
         plan.place(item, ANYBODY)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from salver.backends.protocol import Answer
 from salver.kernel.engine.admission import Admission
 from salver.kernel.engine.stack import Stack
-from salver.kernel.engine.waiting import Batch, Waiting
+from salver.kernel.engine.waiting import Batch, QueuedRequest
 from salver.words.errors import InvalidOutput
 from salver.words.messages import InferRequest, Signature, TensorSpec
 from salver.words.tensor import DataType, Tensor
@@ -22,13 +22,13 @@ PAIR = Signature(
 )
 
 
-def waiting(rows: int, start: int, *, with_b: bool = False) -> Waiting:
+def waiting(rows: int, start: int, *, with_b: bool = False) -> QueuedRequest:
     a = np.arange(start, start + 2 * rows, dtype=np.int64).reshape(rows, 2)
     tensors = [Tensor("a", DataType.INT64, a)]
     if with_b:
         tensors.append(Tensor("b", DataType.INT64, np.arange(rows, dtype=np.int64)))
     bound = Admission("m", PAIR, ()).bind(InferRequest("m", tuple(tensors)))
-    return Waiting((bound, None), bound.rows, bound.key, 0.0, None, None)
+    return QueuedRequest((bound, None), bound.rows, bound.key, 0.0, None, None)
 
 
 def stack(**settings: Any) -> Stack:

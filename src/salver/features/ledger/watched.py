@@ -32,7 +32,7 @@ def connect(*args: Any, **kwargs: Any) -> "psycopg.Connection[Any]":
     seconds = float(kwargs.get("connect_timeout", 0))
     most_silent = seconds if seconds > 0 else math.inf
 
-    class Watched(psycopg.Connection[Any]):
+    class WatchedConnection(psycopg.Connection[Any]):
         """Connection with watched waits."""
 
         def wait(self, gen: "PQGen[_T]", interval: float = _LOOK_SECONDS, *rest: Any) -> _T:
@@ -46,7 +46,7 @@ def connect(*args: Any, **kwargs: Any) -> "psycopg.Connection[Any]":
                 self.close()
                 raise
 
-    return Watched.connect(*args, **kwargs)
+    return WatchedConnection.connect(*args, **kwargs)
 
 
 def _heard(gen: "PQGen[_T]", most_silent: float, knock: Callable[[], None]) -> "PQGen[_T]":

@@ -16,7 +16,7 @@ import msgspec
 from salver.features.registry.records import Actor
 from salver.features.registry.registry_operations import actor
 from salver.features.releases.experiments.shadows import ShadowReport
-from salver.features.releases.experiments.windows import CountedBy, Witness, counted_by
+from salver.features.releases.experiments.windows import CountedBy, CountingServer, counted_by
 from salver.features.releases.judge.explain import explain
 from salver.features.releases.judge.policy import Policy
 from salver.features.releases.judge.record import Release, What
@@ -69,7 +69,7 @@ class ReleaseStore(Protocol):
         """Return buckets with their verdicts, in order, taking every n-th and always the last."""
         ...
 
-    async def witnesses(self, releases: Sequence[str]) -> Mapping[str, Sequence[Witness]]:
+    async def witnesses(self, releases: Sequence[str]) -> Mapping[str, Sequence[CountingServer]]:
         """Return by release the servers that count it."""
         ...
 

@@ -32,7 +32,7 @@ from salver.features.registry.records import Action, Actor
 from salver.features.registry.rows import in_force
 from salver.features.releases import window_exchange as handing_in
 from salver.features.releases.distinct_units import DistinctUnits, met
-from salver.features.releases.experiments.windows import WindowPart, Witness
+from salver.features.releases.experiments.windows import CountingServer, WindowPart
 from salver.features.releases.judge.evidence import Evidence, start
 from salver.features.releases.judge.policy import MOST_DAYS, Policy
 from salver.features.releases.judge.record import ChangeRequest, Progress, Release, What, read_progress
@@ -124,7 +124,7 @@ class PendingWork(msgspec.Struct, frozen=True):
 
     wishes: tuple[ChangeRequest, ...] = ()
     parts: Sequence[WindowPart] = ()
-    witnesses: Sequence[Witness] = ()
+    witnesses: Sequence[CountingServer] = ()
     elsewhere: str = ""
 
 
@@ -250,7 +250,7 @@ class ReleaseStore:
             lambda connection: handing_in.attend(connection, release, server, now)
         )
 
-    async def witnesses(self, releases: Sequence[str]) -> dict[str, tuple[Witness, ...]]:
+    async def witnesses(self, releases: Sequence[str]) -> dict[str, tuple[CountingServer, ...]]:
         """Return the counting servers; see :func:`salver.features.releases.window_exchange.witnesses`."""
         return await self._ledger.read(lambda connection: handing_in.witnesses(connection, releases))
 

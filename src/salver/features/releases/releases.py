@@ -23,10 +23,10 @@ from salver.features.releases.experiments.router import Router
 from salver.features.releases.experiments.shadows import ShadowReport
 from salver.features.releases.experiments.windows import (
     PATIENCE,
+    CountingServer,
     JudgedBucket,
     MergedBucket,
     WindowPart,
-    Witness,
     due,
     silent,
 )
@@ -327,7 +327,7 @@ class Releases:
         aliases = self._fleet if has_switched else None
         return Step(release, after, tuple(looks), tuple(parts), tuple(answers), aliases, by)
 
-    def _heard(self, release: Release, waiting: PendingWork, now: float) -> list[Witness]:
+    def _heard(self, release: Release, waiting: PendingWork, now: float) -> list[CountingServer]:
         """Return the servers that count it, without those silent for long."""
         mine = self._server if release.id in self._followed else ""
         others = [each for each in waiting.witnesses if each.server != mine]

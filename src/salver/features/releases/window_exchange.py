@@ -17,7 +17,7 @@ from sqlalchemy.dialects import postgresql
 from salver.features.ledger import rows
 from salver.features.ledger.schema import EXPOSURE, FIRST_EVENT, PART, PREDICTION, RELEASE, WITNESS
 from salver.features.releases.distinct_units import NO_UNITS, DistinctUnits, meet
-from salver.features.releases.experiments.windows import WindowPart, Witness
+from salver.features.releases.experiments.windows import CountingServer, WindowPart
 from salver.features.releases.judge.record import read_progress
 from salver.words.releases import ARMS, FIRSTS, Bucket, BucketObservations, Counts, UnitObservations, kept_in
 
@@ -44,16 +44,16 @@ def leave(connection: Connection, server: str) -> None:
     connection.execute(update(WITNESS).where(WITNESS.c.server == server).values(has_left=1))
 
 
-def witnesses(connection: Connection, releases: Sequence[str]) -> dict[str, tuple[Witness, ...]]:
+def witnesses(connection: Connection, releases: Sequence[str]) -> dict[str, tuple[CountingServer, ...]]:
     """Return by release the servers that count it; none before it starts and after it ends."""
     query = (
         select(WITNESS.c.release, WITNESS.c.server, WITNESS.c.until)
         .where(WITNESS.c.release.in_(releases), WITNESS.c.has_left == 0)
         .order_by(WITNESS.c.release, WITNESS.c.server)
     )
-    found: dict[str, tuple[Witness, ...]] = dict.fromkeys(releases, ())
+    found: dict[str, tuple[CountingServer, ...]] = dict.fromkeys(releases, ())
     for release, server, until in connection.execute(query):
-        found[release] += (Witness(server, until),)
+        found[release] += (CountingServer(server, until),)
     return found
 
 
@@ -108,14 +108,14 @@ def hand_in(
     return DistinctUnits(np.concatenate(others), last)
 
 
-def waiting(connection: Connection) -> dict[str, tuple[list[WindowPart], list[Witness]]]:
+def waiting(connection: Connection) -> dict[str, tuple[list[WindowPart], list[CountingServer]]]:
     """Return by release the parts that have not been judged, and the servers that will store more."""
-    found: dict[str, tuple[list[WindowPart], list[Witness]]] = {}
+    found: dict[str, tuple[list[WindowPart], list[CountingServer]]] = {}
     last = None
     for release, server, until, has_left, number, body in connection.execute(_TOLD):
         parts, witnesses = found.setdefault(release, ([], []))
         if not has_left and (release, server) != last:
-            witnesses.append(Witness(server, until))
+            witnesses.append(CountingServer(server, until))
         if number is not None:
             parts.append(WindowPart(server, number, read_bucket(body)))
         last = release, server

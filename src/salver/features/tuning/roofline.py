@@ -36,7 +36,7 @@ class Ceilings(msgspec.Struct, frozen=True):
         return cost.flops_a_row / self.flops_per_s + cost.int8_ops_a_row / int8_ops_per_s
 
 
-class Bound(msgspec.Struct, frozen=True):
+class RooflineBound(msgspec.Struct, frozen=True):
     """Upper bound at a batch size.
 
     Attributes:
@@ -48,7 +48,7 @@ class Bound(msgspec.Struct, frozen=True):
     by: str
 
 
-def bound(cost: Cost, ceilings: Ceilings, rows: float) -> Bound:
+def bound(cost: Cost, ceilings: Ceilings, rows: float) -> RooflineBound:
     """Return the maximum rows per second in batches of this size.
 
     >>> weights = Cost(flops_a_row=2e6, weight_bytes=4e6)
@@ -59,7 +59,7 @@ def bound(cost: Cost, ceilings: Ceilings, rows: float) -> Bound:
     arithmetic = ceilings.arithmetic_s(cost) * rows
     memory = (cost.weight_bytes + cost.bytes_a_row * rows) / ceilings.bytes_per_s
     seconds = max(arithmetic, memory)
-    return Bound(
+    return RooflineBound(
         rows / seconds if seconds > 0 else math.inf, "memory" if memory > arithmetic else "arithmetic"
     )
 
@@ -76,4 +76,4 @@ def knee(cost: Cost, ceilings: Ceilings) -> float:
     return cost.weight_bytes / ceilings.bytes_per_s / left if left > 0 else math.inf
 
 
-__all__ = ["Bound", "Ceilings", "Cost", "bound", "knee"]
+__all__ = ["Ceilings", "Cost", "RooflineBound", "bound", "knee"]

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from salver.kernel.engine.batcher import Batcher
 from salver.kernel.engine.outlook import Outlook
 from salver.kernel.engine.rules import Rule
-from salver.kernel.engine.waiting import Waiting
+from salver.kernel.engine.waiting import QueuedRequest
 from salver.words.artifacts import Batching, ModelConfig
 from salver.words.errors import Overloaded
 
@@ -150,7 +150,7 @@ class _Run:
         index = len(self._waits)
         rows = traffic.rows[index] if traffic.rows else 1
         deadline = None if traffic.patience is None else time + traffic.patience
-        waiting = Waiting(index, rows, None, time, deadline)
+        waiting = QueuedRequest(index, rows, None, time, deadline)
         if traffic.levels:
             waiting.level = traffic.levels[index]
         if traffic.tenants:

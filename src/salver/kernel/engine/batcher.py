@@ -1,9 +1,9 @@
 """Request queue of a model version and the formation of batches.
 
-A bounded queue of :class:`~salver.kernel.engine.waiting.Waiting` requests, a rule that chooses the size of
-the next batch (``rules.py``) and lanes that choose its members (``lanes.py``). Pure: the time is an argument,
-nothing is awaited, the payload is never read. ``engine.py`` is the shell around it; the simulator drives the
-same object.
+A bounded queue of :class:`~salver.kernel.engine.waiting.QueuedRequest` requests, a rule that chooses the size
+of the next batch (``rules.py``) and lanes that choose its members (``lanes.py``). Pure: the time is an
+argument, nothing is awaited, the payload is never read. ``engine.py`` is the shell around it; the simulator
+drives the same object.
 
 Three services: *urgent* requests run immediately, in batches of their own; *normal* ones as the rule decides;
 *bulk* when nothing else waits and an instance can be spared. Requests share a batch only if their ``key``
@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from salver.kernel.engine.lanes import BatchBuilder, DelayingLane, Lane, RoundRobin, Strict, newest
 from salver.kernel.engine.refusals import full, so_many
 from salver.kernel.engine.rules import Rule, Window
-from salver.kernel.engine.waiting import BULK, URGENT, Batch, Waiting
+from salver.kernel.engine.waiting import BULK, URGENT, Batch, QueuedRequest
 from salver.words.artifacts import Batching, Fairness, ModelConfig, Queue
 from salver.words.errors import Refusal
 
@@ -58,7 +58,7 @@ class Batcher:
         self._rows = [0, 0, 0]
         self._usual: Lane | None = None  # lane of requests without tenant and level
         self._fair = config.fairness.enabled
-        self._given_up: list[Waiting] = []
+        self._given_up: list[QueuedRequest] = []
         self.depth = 0  # number of waiting requests
         self.max_queue = policy.max_queue
         self._most_rows = policy.max_queue_rows or math.inf
@@ -67,7 +67,7 @@ class Batcher:
     def __repr__(self) -> str:
         return f"<Batcher {self.depth} queued, {self.rows_waiting} rows>"
 
-    def __iter__(self) -> Iterator[Waiting]:
+    def __iter__(self) -> Iterator[QueuedRequest]:
         """Iterate over waiting requests, the oldest of each lane first."""
         for part in self._parts:
             for lane in part.lanes():
@@ -85,22 +85,22 @@ class Batcher:
         """Return the waiting rows of the normal service."""
         return self._rows[_NORMAL]
 
-    def head(self) -> Waiting | None:
+    def head(self) -> QueuedRequest | None:
         """See :class:`~salver.kernel.engine.rules.QueueView`."""
         return self._normal.head()
 
-    def newest(self) -> Iterator[Waiting]:
+    def newest(self) -> Iterator[QueuedRequest]:
         """See :class:`~salver.kernel.engine.rules.QueueView`."""
         return newest(self._normal)
 
-    def give_up(self, waiting: Waiting) -> None:
+    def give_up(self, waiting: QueuedRequest) -> None:
         """See :class:`~salver.kernel.engine.rules.QueueView`."""
         self._remove(waiting)
         self._given_up.append(waiting)
 
     # Called by the engine and the simulator.
 
-    def ahead(self, waiting: Waiting) -> float:
+    def ahead(self, waiting: QueuedRequest) -> float:
         """Return the rows that are likely to run before a request that arrives now.
 
         These are the rows of its tenant and of higher levels, and those of others that fairness lets pass,
@@ -118,7 +118,7 @@ class Batcher:
             before = (self._bulk if part else self._urgent).before(tenant)
         return first + before * self._rows[part] / self._depths[part]
 
-    def offer(self, waiting: Waiting) -> Waiting | None:
+    def offer(self, waiting: QueuedRequest) -> QueuedRequest | None:
         """Add a request to the queue.
 
         Returns:
@@ -153,7 +153,7 @@ class Batcher:
             self._rule.arrived(waiting.rows, waiting.arrived)
         return evicted
 
-    def discard(self, waiting: Waiting) -> bool:
+    def discard(self, waiting: QueuedRequest) -> bool:
         """Remove a waiting request; return False if it had already left the queue."""
         if not waiting.is_live:
             return False
@@ -217,14 +217,14 @@ class Batcher:
         self._depths[part] -= gone
         self._rows[part] -= rows
 
-    def _remove(self, waiting: Waiting) -> None:
+    def _remove(self, waiting: QueuedRequest) -> None:
         waiting.lane.remove(waiting)
         part = _part(waiting)
         self.depth -= 1
         self._depths[part] -= 1
         self._rows[part] -= waiting.rows
 
-    def _lane(self, waiting: Waiting) -> Lane:
+    def _lane(self, waiting: QueuedRequest) -> Lane:
         level = waiting.level
         if level == URGENT:
             flow: RoundRobin = self._urgent
@@ -239,7 +239,7 @@ class Batcher:
             self._usual = lane
         return lane
 
-    def _evict(self, waiting: Waiting, lane: Lane) -> Waiting:
+    def _evict(self, waiting: QueuedRequest, lane: Lane) -> QueuedRequest:
         """Evict a request from the lowest waiting level, from its longest lane."""
         victims: list[Lane] = []
         lowest = -1
@@ -258,11 +258,11 @@ class Batcher:
         return evicted
 
 
-def _arrival(waiting: Waiting) -> float:
+def _arrival(waiting: QueuedRequest) -> float:
     return waiting.arrived
 
 
-def _part(waiting: Waiting) -> int:
+def _part(waiting: QueuedRequest) -> int:
     if URGENT < waiting.level < BULK:
         return _NORMAL
     return _BULK if waiting.level else _URGENT

@@ -55,7 +55,7 @@ class _Run:
         self.ok = False
 
 
-class _Waiting:
+class _WaitingRequest:
     """A request waiting for an instance.
 
     Args:
@@ -103,7 +103,7 @@ class DecoupledEngine:
         self._types = {spec.name: spec.datatype for spec in self.signature.outputs}
         self._max_rows = config.batching.max_rows if self.signature.batched else 0
         self._most = self._max_rows if config.batching.enabled else 0  # rows that may share a run
-        self._waiting: deque[_Waiting] = deque()
+        self._waiting: deque[_WaitingRequest] = deque()
         self._idle = runner.slots  # instances that accept requests
         self._is_due = False  # the pump is scheduled for this turn of the loop
         self._tasks: set[asyncio.Task[None]] = set()
@@ -162,7 +162,7 @@ class DecoupledEngine:
         arrived = self._clock()
         deadline = due(deadline, arrived, self._config.timeout_ms)
         asked = self._admission.asked(bound, self.id, deadline)
-        pieces, run = await self._begun(_Waiting(asked, bound.rows, deadline, is_alone))
+        pieces, run = await self._begun(_WaitingRequest(asked, bound.rows, deadline, is_alone))
         began, ok = self._clock(), False
         self.running += 1
         try:
@@ -180,7 +180,7 @@ class DecoupledEngine:
             self.running -= 1
             self._leave(run, ok)
 
-    async def _begun(self, waiting: "_Waiting") -> tuple[ResponseStream, "_Run"]:
+    async def _begun(self, waiting: "_WaitingRequest") -> tuple[ResponseStream, "_Run"]:
         """Return the stream of responses once an instance has accepted the request."""
         self._waiting.append(waiting)
         self._pump_soon()
@@ -219,8 +219,8 @@ class DecoupledEngine:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    def _taken(self) -> list["_Waiting"]:
-        company: list[_Waiting] = []
+    def _taken(self) -> list["_WaitingRequest"]:
+        company: list[_WaitingRequest] = []
         rows = 0
         while self._waiting:
             waiting = self._waiting[0]
@@ -234,7 +234,7 @@ class DecoupledEngine:
                 break
         return company
 
-    async def _run(self, company: list["_Waiting"]) -> None:
+    async def _run(self, company: list["_WaitingRequest"]) -> None:
         try:
             found = await self._runner.stream([waiting.asked for waiting in company], self._freed)
         except SalverError as error:

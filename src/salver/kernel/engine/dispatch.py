@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from salver.kernel.engine.turns import ResourceTurn
-from salver.kernel.engine.waiting import Batch, Waiting
+from salver.kernel.engine.waiting import Batch, QueuedRequest
 from salver.words.errors import ModelFailed, Overloaded, SalverError
 from salver.words.messages import ModelId, Parameter, Timing
 from salver.words.tensor import Array
@@ -42,7 +42,7 @@ class Dispatch:
 
 
 def settle(
-    waiting: Waiting,
+    waiting: QueuedRequest,
     outputs: Mapping[str, Array],
     dispatch: Dispatch,
     run: tuple[float, float, float],
@@ -73,7 +73,7 @@ def settle(
         future.set_result((outputs, timing, parameters))
 
 
-def fail(waiting: Waiting, error: Exception) -> None:
+def fail(waiting: QueuedRequest, error: Exception) -> None:
     """Complete a request with an error."""
     future: asyncio.Future[Any] = waiting.payload[1]
     if not future.done():

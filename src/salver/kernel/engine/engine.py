@@ -29,7 +29,7 @@ from salver.kernel.engine.rules import Rule
 from salver.kernel.engine.schedule import Schedule
 from salver.kernel.engine.stack import Outputs, Stack
 from salver.kernel.engine.turns import PoolMember, ResourcePool, ResourceTurn
-from salver.kernel.engine.waiting import Batch, Waiting
+from salver.kernel.engine.waiting import Batch, QueuedRequest
 from salver.stats.shape_laws import ShapeLaws
 from salver.words.artifacts import Batching, ModelConfig, Ragged, RateLimit
 from salver.words.errors import (
@@ -217,7 +217,7 @@ class Engine:
         if self._max_rows and bound.rows > self._max_rows:
             return await self._infer_split(request, bound, deadline, sender, standing)
         answer = self._ask(bound, deadline, sender, standing)
-        if isinstance(answer, Waiting):
+        if isinstance(answer, QueuedRequest):
             try:
                 outputs, timing, parameters = await answer.payload[1]
             except asyncio.CancelledError:
@@ -297,7 +297,7 @@ class Engine:
 
     def _ask(
         self, bound: BoundRequest, deadline: float | None, sender: Hashable, standing: Standing
-    ) -> _Answer | Waiting:
+    ) -> _Answer | QueuedRequest:
         """Return the answer if it can be computed inline, else the queued request."""
         now = self._clock()
         brings_deadline = deadline is not None
@@ -318,7 +318,7 @@ class Engine:
                 return answer
         loop = self._loop or self._find_loop()
         future: asyncio.Future[_Answer] = loop.create_future()
-        waiting = Waiting((bound, future), bound.rows, bound.key, now, deadline, sender)
+        waiting = QueuedRequest((bound, future), bound.rows, bound.key, now, deadline, sender)
         waiting.size = bound.size
         if self._has_places or standing is not ANYBODY:
             self._schedule.place(waiting, standing, brings_deadline)
@@ -343,7 +343,7 @@ class Engine:
             future.add_done_callback(lambda _: limit.cancel())
         return waiting
 
-    def _wait_limit(self, waiting: Waiting) -> float:
+    def _wait_limit(self, waiting: QueuedRequest) -> float:
         """Return the latest start by the model's queue policy; inf = no limit."""
         timeout = waiting.payload[0].request.parameters.get("timeout", 0)
         return self._schedule.limit_wait(waiting, timeout / 1e6 if isinstance(timeout, int) else 0.0)
@@ -389,14 +389,14 @@ class Engine:
             arrays = tuple(None if a is None else a[start : start + size] for a in bound.arrays)
             rows = min(size, bound.rows - start)
             parts.append(BoundRequest(arrays, rows, bound.key, bound.outputs, request, bound.size))
-        asked: list[_Answer | Waiting] = []
+        asked: list[_Answer | QueuedRequest] = []
         try:
             for part in parts:
                 asked.append(self._ask(part, deadline, sender, standing))
-            answers = [await a.payload[1] if isinstance(a, Waiting) else a for a in asked]
+            answers = [await a.payload[1] if isinstance(a, QueuedRequest) else a for a in asked]
         finally:
             for place in asked:
-                if isinstance(place, Waiting):
+                if isinstance(place, QueuedRequest):
                     self._batcher.discard(place)
                     future = place.payload[1]
                     if not future.cancel() and not future.cancelled():
@@ -599,7 +599,11 @@ class Engine:
         return False
 
     async def _run_again(
-        self, runner: RestartingRunner, dispatch: Dispatch, groups: list[list[Waiting]], error: Exception
+        self,
+        runner: RestartingRunner,
+        dispatch: Dispatch,
+        groups: list[list[QueuedRequest]],
+        error: Exception,
     ) -> None:
         """Run requests whose host died once more, group by group, when a host is back.
 
@@ -666,12 +670,12 @@ class Engine:
         more = rounded(rows, self._sizes) - rows
         self._emit(BatchRan(id.name, id.version, rows, requests, seconds, merge, split, reason, ok, more))
 
-    def _give_up(self, waiting: Waiting) -> None:
+    def _give_up(self, waiting: QueuedRequest) -> None:
         """Give up a request whose time to wait is over; an active run continues."""
         if self._batcher.discard(waiting):
             fail(waiting, WaitedTooLong(LATE))
 
-    def _expire(self, waiting: Waiting) -> None:
+    def _expire(self, waiting: QueuedRequest) -> None:
         error = DeadlineExceeded(LATE)
         if not self._batcher.discard(waiting):
             error.why = ""  # not a refusal: it is running

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Protocol
 
-from salver.kernel.engine.waiting import Waiting
+from salver.kernel.engine.waiting import QueuedRequest
 
 
 class BatchBuilder:
@@ -33,13 +33,13 @@ class BatchBuilder:
         self.now = now
         self.limit = limit
         self.from_newest = from_newest
-        self.members: list[Waiting] = []
+        self.members: list[QueuedRequest] = []
         self.rows = 0
         self.key: Hashable = None
-        self.expired: list[Waiting] = []
+        self.expired: list[QueuedRequest] = []
         self.is_full = False
 
-    def add(self, waiting: Waiting) -> None:
+    def add(self, waiting: QueuedRequest) -> None:
         """Add a request."""
         if not self.members:
             self.key = waiting.key
@@ -56,7 +56,7 @@ class QueueNode(Protocol):
         """Return the number of waiting requests."""
         ...
 
-    def head(self) -> Waiting | None:
+    def head(self) -> QueuedRequest | None:
         """Return the most urgent request: the earliest target, then the earliest arrival."""
         ...
 
@@ -79,27 +79,27 @@ class Lane:
     __slots__ = ("depth", "is_linked", "queue")
 
     def __init__(self) -> None:
-        self.queue: deque[Waiting] = deque()
+        self.queue: deque[QueuedRequest] = deque()
         self.depth = 0
         self.is_linked = True
 
     def __repr__(self) -> str:
         return f"<Lane {self.depth} queued>"
 
-    def add(self, waiting: Waiting) -> None:
+    def add(self, waiting: QueuedRequest) -> None:
         """Append a request."""
         waiting.lane = self
         self.queue.append(waiting)
         self.depth += 1
 
-    def remove(self, waiting: Waiting) -> None:
+    def remove(self, waiting: QueuedRequest) -> None:
         """Mark a request as removed; the entry is dropped at an end of the queue or in bulk."""
         waiting.is_live = False
         self.depth -= 1
         if len(self.queue) > 2 * self.depth + 16:
             self.queue = deque(w for w in self.queue if w.is_live)
 
-    def head(self) -> Waiting | None:
+    def head(self) -> QueuedRequest | None:
         """Return the oldest request."""
         queue = self.queue
         while queue:
@@ -113,11 +113,11 @@ class Lane:
         if self.depth:
             yield self
 
-    def __iter__(self) -> Iterator[Waiting]:
+    def __iter__(self) -> Iterator[QueuedRequest]:
         """Iterate over waiting requests in serving order."""
         return (w for w in self.queue if w.is_live)
 
-    def newest(self) -> Iterator[Waiting]:
+    def newest(self) -> Iterator[QueuedRequest]:
         """Iterate from the latest arrival to the oldest."""
         return (w for w in reversed(self.queue) if w.is_live)
 
@@ -127,7 +127,7 @@ class Lane:
         newest = batch.from_newest
         end = -1 if newest else 0
         pop = queue.pop if newest else queue.popleft
-        skipped: list[Waiting] = []
+        skipped: list[QueuedRequest] = []
         blocked: set[Hashable] = set()
         taken = 0
         while queue:
@@ -166,7 +166,7 @@ class Lane:
                 queue.extendleft(skipped)
         return taken
 
-    def _expire(self, waiting: Waiting, batch: BatchBuilder) -> None:
+    def _expire(self, waiting: QueuedRequest, batch: BatchBuilder) -> None:
         waiting.is_live = False
         self.depth -= 1
         batch.expired.append(waiting)
@@ -179,23 +179,23 @@ class DelayingLane(Lane):
 
     def __init__(self) -> None:
         super().__init__()
-        self._late: deque[Waiting] = deque()
+        self._late: deque[QueuedRequest] = deque()
 
-    def remove(self, waiting: Waiting) -> None:
+    def remove(self, waiting: QueuedRequest) -> None:
         """See :class:`Lane`."""
         super().remove(waiting)
         if len(self._late) > 2 * self.depth + 16:
             self._late = deque(w for w in self._late if w.is_live)
 
-    def head(self) -> Waiting | None:
+    def head(self) -> QueuedRequest | None:
         """See :class:`Lane`."""
         return super().head() or next((w for w in self._late if w.is_live), None)
 
-    def __iter__(self) -> Iterator[Waiting]:
+    def __iter__(self) -> Iterator[QueuedRequest]:
         """See :class:`Lane`."""
         return (w for w in itertools.chain(self.queue, self._late) if w.is_live)
 
-    def newest(self) -> Iterator[Waiting]:
+    def newest(self) -> Iterator[QueuedRequest]:
         """See :class:`Lane`."""
         return (w for w in itertools.chain(reversed(self.queue), reversed(self._late)) if w.is_live)
 
@@ -208,7 +208,7 @@ class DelayingLane(Lane):
             self.queue = fresh
         return taken
 
-    def _expire(self, waiting: Waiting, batch: BatchBuilder) -> None:
+    def _expire(self, waiting: QueuedRequest, batch: BatchBuilder) -> None:
         if waiting.then:
             waiting.deadline, waiting.then = waiting.then, 0.0
             self._late.append(waiting)
@@ -288,7 +288,7 @@ class RoundRobin:
         total = self._weights + (0 if turn else weight)
         return min(self.depth, (own + 1) * total / weight - 1)
 
-    def head(self) -> Waiting | None:
+    def head(self) -> QueuedRequest | None:
         """See :class:`QueueNode`."""
         if len(self._ring) == 1:
             return self._ring[0].flow.head()
@@ -392,7 +392,7 @@ class Strict:
         above = sum([flow.depth for flow in self.levels[: level - 1]])
         return above + self.levels[level - 1].before(tenant)
 
-    def head(self) -> Waiting | None:
+    def head(self) -> QueuedRequest | None:
         """See :class:`QueueNode`."""
         return _first(self.levels)
 
@@ -423,7 +423,7 @@ class Strict:
         return sum(got)
 
 
-def newest(flow: QueueNode) -> Iterator[Waiting]:
+def newest(flow: QueueNode) -> Iterator[QueuedRequest]:
     """Iterate over all requests from the latest arrival to the oldest."""
     lanes = list(flow.lanes())
     if len(lanes) == 1:
@@ -431,8 +431,8 @@ def newest(flow: QueueNode) -> Iterator[Waiting]:
     return heapq.merge(*(lane.newest() for lane in lanes), key=lambda w: -w.arrived)
 
 
-def _first(flows: Sequence[QueueNode]) -> Waiting | None:
-    found: Waiting | None = None
+def _first(flows: Sequence[QueueNode]) -> QueuedRequest | None:
+    found: QueuedRequest | None = None
     for flow in flows:
         if flow.depth:
             head = flow.head()

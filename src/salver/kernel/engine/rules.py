@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol
 
-from salver.kernel.engine.waiting import Waiting
+from salver.kernel.engine.waiting import QueuedRequest
 from salver.stats.batch_law import BatchLaw
 from salver.words.artifacts import Batching
 
@@ -31,15 +31,15 @@ class QueueView(Protocol):
         """Return the waiting rows."""
         ...
 
-    def head(self) -> Waiting | None:
+    def head(self) -> QueuedRequest | None:
         """Return the request that is served next or is most urgent; None when none waits."""
         ...
 
-    def newest(self) -> Iterator[Waiting]:
+    def newest(self) -> Iterator[QueuedRequest]:
         """Iterate from the latest arrival to the oldest."""
         ...
 
-    def give_up(self, waiting: Waiting) -> None:
+    def give_up(self, waiting: QueuedRequest) -> None:
         """Remove a request that cannot be answered in time."""
         ...
 
@@ -185,7 +185,7 @@ class NewestFeasible(_Immediate):
         while (head := line.head()) is not None and now + law.seconds(head.rows) > head.target + _SLACK:
             line.give_up(head)
         batch = 0
-        alone: list[Waiting] = []  # larger than the head, and late even alone
+        alone: list[QueuedRequest] = []  # larger than the head, and late even alone
         for waiting in line.newest():
             rows = batch + waiting.rows
             if rows > self._largest or now + law.seconds(rows) > waiting.target + _SLACK:

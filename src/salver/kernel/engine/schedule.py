@@ -12,7 +12,7 @@ from salver.kernel.engine.limit import Limit
 from salver.kernel.engine.outlook import Outlook, Rate
 from salver.kernel.engine.reserve import MOST_SHARE, Reserve
 from salver.kernel.engine.rules import Aimd, DropThenDrain, HalfFloor, NewestFeasible, Rule, Switching, Window
-from salver.kernel.engine.waiting import BULK, URGENT, Batch, Waiting
+from salver.kernel.engine.waiting import BULK, URGENT, Batch, QueuedRequest
 from salver.stats.batch_law import BatchLaw
 from salver.stats.shape_laws import ShapeLaws
 from salver.words.artifacts import ModelConfig
@@ -82,7 +82,7 @@ class Schedule:
 
     # -- from request to queue -----------------------------------------------------------------
 
-    def place(self, waiting: Waiting, standing: Standing, brings_deadline: bool = True) -> None:
+    def place(self, waiting: QueuedRequest, standing: Standing, brings_deadline: bool = True) -> None:
         """Set the level, tenant and target of a request.
 
         Args:
@@ -111,7 +111,7 @@ class Schedule:
             reserve = self._strain(arrived) * self._reserve.seconds
             waiting.target = due - min(reserve, MOST_SHARE * (due - arrived))
 
-    def limit_wait(self, waiting: Waiting, timeout: float) -> float:
+    def limit_wait(self, waiting: QueuedRequest, timeout: float) -> float:
         """Apply the model's queue policy, if any, to a request that has been placed.
 
         Args:
@@ -139,7 +139,7 @@ class Schedule:
         waiting.is_policed = True
         return until
 
-    def admit(self, waiting: Waiting) -> Waiting | None:
+    def admit(self, waiting: QueuedRequest) -> QueuedRequest | None:
         """Add a request to the queue; return the request evicted for it, if any.
 
         Raises:
@@ -166,7 +166,7 @@ class Schedule:
         if self.is_timed:
             self._rate.add(rows, now)
 
-    def refusal(self, waiting: Waiting) -> SalverError:
+    def refusal(self, waiting: QueuedRequest) -> SalverError:
         """Return the error for a request that cannot be answered in time."""
         now = self._now
         law = self.law()
@@ -210,7 +210,7 @@ class Schedule:
         """Record the end of a run.
 
         Args:
-            size: Size of its rows, as in :class:`~salver.kernel.engine.waiting.Waiting`.
+            size: Size of its rows, as in :class:`~salver.kernel.engine.waiting.QueuedRequest`.
         """
         if ok:
             self.laws.of(size).observe(rows, now - began)
@@ -225,7 +225,7 @@ class Schedule:
         """Record that the answers of a batch are being delivered, one after the other."""
         self._delivered_at = now
 
-    def replied(self, waiting: Waiting, now: float) -> None:
+    def replied(self, waiting: QueuedRequest, now: float) -> None:
         """Record that the caller of a request has received its answer."""
         self._replied_at = now
         if waiting.due < math.inf:

@@ -13,7 +13,7 @@ from salver.backends.protocol import Answer
 from salver.kernel.engine.admission import BoundRequest
 from salver.kernel.engine.padding import joined
 from salver.kernel.engine.ragged import RaggedBatch
-from salver.kernel.engine.waiting import Batch, Waiting
+from salver.kernel.engine.waiting import Batch, QueuedRequest
 from salver.words.errors import InvalidOutput, SalverError
 from salver.words.messages import Signature
 from salver.words.tensor import Array
@@ -67,7 +67,7 @@ class Stack:
             return inputs
         return self._ragged.gather([[inputs.get(name) for name in self._names]])
 
-    def parts(self, outputs: Outputs, members: Sequence[Waiting]) -> list[Outputs]:
+    def parts(self, outputs: Outputs, members: Sequence[QueuedRequest]) -> list[Outputs]:
         """Return each request's rows of the outputs of a batch."""
         if self._ragged is not None:
             return self._ragged.scatter(outputs, [(w.payload[0].arrays, w.rows) for w in members])

@@ -15,7 +15,7 @@ URGENT = 0  # level above all priorities
 BULK = 1 << 30  # level below all priorities
 
 
-class Waiting:
+class QueuedRequest:
     """A request in the queue.
 
     Attributes:
@@ -85,8 +85,8 @@ class Batch(msgspec.Struct, frozen=True):
         given_up: Requests dropped because they cannot be answered in time; never run.
     """
 
-    members: list[Waiting]
+    members: list[QueuedRequest]
     rows: int
     reason: str
-    expired: list[Waiting]
-    given_up: list[Waiting] = []
+    expired: list[QueuedRequest]
+    given_up: list[QueuedRequest] = []

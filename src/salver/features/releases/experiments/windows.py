@@ -37,7 +37,7 @@ class WindowPart(msgspec.Struct, frozen=True):
     bucket: Bucket
 
 
-class Witness(msgspec.Struct, frozen=True):
+class CountingServer(msgspec.Struct, frozen=True):
     """A server that counts a release.
 
     Attributes:
@@ -84,8 +84,8 @@ class MergedBucket(NamedTuple):
 
 
 def silent(
-    witnesses: Iterable[Witness], now: float, seconds: float, since: float = -math.inf
-) -> tuple[Witness, ...]:
+    witnesses: Iterable[CountingServer], now: float, seconds: float, since: float = -math.inf
+) -> tuple[CountingServer, ...]:
     """Return the servers that have been silent for so long that nothing waits for them.
 
     Args:
@@ -96,7 +96,7 @@ def silent(
     return tuple(each for each in witnesses if now - max(each.until, since) > PATIENCE * seconds)
 
 
-def counted_by(witnesses: Sequence[Witness], now: float, seconds: float) -> tuple[CountedBy, ...]:
+def counted_by(witnesses: Sequence[CountingServer], now: float, seconds: float) -> tuple[CountedBy, ...]:
     """Return the servers that count a release, for display; arguments as for :func:`silent`.
 
     A delay of a few short windows is normal on busy servers, as is a slow clock.
