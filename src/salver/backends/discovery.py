@@ -30,7 +30,7 @@ def backends() -> dict[str, Backend]:
         known = found.get(backend.name)
         extends = isinstance(backend, type(known)) and type(backend) is not type(known)
         if known is not None and not extends:
-            _LOG.warning("two backends are called %r; %s is left out", backend.name, entry.value)
+            _LOG.warning("two backends have the name %r; %s is ignored", backend.name, entry.value)
             continue
         found[backend.name] = backend
     return found

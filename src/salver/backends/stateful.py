@@ -98,7 +98,7 @@ class StatefulSteps:
             return self._run(slots, tokens[:, None])
         except Exception as error:
             if len(slots) == 1:
-                _LOG.warning("model %s: a sequence cannot go on", self._name, exc_info=error)
+                _LOG.warning("model %s: a sequence failed", self._name, exc_info=error)
                 return np.full((1, self._width), np.nan, np.float32)
         middle = len(slots) // 2
         return np.concatenate(

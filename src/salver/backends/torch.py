@@ -104,7 +104,7 @@ def _mode(torch: Any, wish: dict[str, str]) -> Callable[[], AbstractContextManag
         try:
             torch.set_num_interop_threads(threads)
         except RuntimeError as error:  # once per process, and before its first operation
-            _LOG.warning("num_interop_threads has no effect any more: %s", error)
+            _LOG.warning("num_interop_threads has no effect: %s", error)
     switch = ("true", "false")
     base = torch.inference_mode if choice_of(wish, "inference_mode", switch) == "true" else torch.no_grad
     if choice_of(wish, "disable_optimized_execution", switch[::-1]) == "false":

@@ -278,5 +278,5 @@ async def test_what_cannot_be_converted_is_left_to_tensorflow(
     manifest = Manifest(ModelId("m", "1"), tmp_path / "gone", "savedmodel", "tensorflow")
     twins = Twins(str(tmp_path / "state"), by_default=True)
     assert await twins.find(manifest) is None
-    assert "m:1: cannot be converted to ONNX, and TensorFlow runs it" in caplog.text
+    assert "m:1: cannot be converted to ONNX and runs with TensorFlow" in caplog.text
     assert list((tmp_path / "state" / "twins").iterdir()) == []

@@ -53,7 +53,7 @@ async def test_what_cannot_be_had_is_tried_again_after_a_while(
     for _ in range(3):
         assert await bringing.want({ONE, ("gone", 1)}, set(), waits=True) == {ONE, ("gone", 1)}
     assert artifacts.asked == ["bring fraud/1 1"]
-    assert "fraud/1 cannot be served, and is tried again: nobody answers" in caplog.text
+    assert "fraud/1 cannot be fetched and will be retried: nobody answers" in caplog.text
     artifacts.is_away = False
     clock.now += 31
     assert await bringing.want({ONE, ("gone", 1)}, set(), waits=True) == {("gone", 1)}

@@ -136,7 +136,9 @@ async def test_an_alias_that_somebody_has_moved_since_stays(
     await ledger.write(meddle)
     assert await champion(ledger) == means
     told = "version 3" if means else "nothing"
-    assert f"release r is ROLLED_BACK, and fraud@champion stays: it means {told} by now" in caplog.text
+    assert (
+        f"release r is ROLLED_BACK, but fraud@champion was moved meanwhile and stays at {told}" in caplog.text
+    )
 
 
 def test_models_of_which_any_version_is_there_are_known() -> None:

@@ -485,7 +485,7 @@ async def test_who_wants_the_units_of_another_waits_and_keeps_no_rollback_waitin
     await world.ticks()
     assert (await world.one("r1")).state is ReleaseState.RUNNING
     assert [split.release for split in world.traffic.splits] == ["r0"]
-    assert "release r1 shares out no traffic: releases 'r0' and 'r1' want the same units" in caplog.text
+    assert "release r1 receives no traffic: releases 'r0' and 'r1' want the same units" in caplog.text
     await world.store.wish("r0", "abort", ADA, "", world.clock.now)
     await world.ticks()
     assert [split.release for split in world.traffic.splits] == ["r1"]

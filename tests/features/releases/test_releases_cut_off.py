@@ -124,7 +124,7 @@ async def test_one_that_is_cut_off_serves_as_it_knew_and_follows_when_it_is_back
         await meets(one, "1", "2")
         await meets(other, "1", "2")
         relay.be(trouble)
-        await says(one, "goes on without")
+        await says(one, "continues without")
         await says(other, "releases stay as they are")
         await replicas.store.wish("r1", "abort", ADA, "", 1.0)
         await meets(one, "1")
@@ -152,7 +152,7 @@ async def test_what_one_counts_that_is_cut_off_is_judged_when_it_is_back(
     some = bodies(digits().pixels)
     async with Callers(one, some, USERS, 1) as callers, Callers(other, some, USERS, 1) as others:
         relay.be(trouble)
-        await says(one, "goes on without")
+        await says(one, "continues without")
         assert [each["is_heard"] for each in await auntil(lambda: counting(one, heard=1))].count(False) == 1
         judged = (await replicas.store.get("r1")).progress.buckets
         await auntil(lambda: others.answered > 1000)

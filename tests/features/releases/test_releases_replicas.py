@@ -114,7 +114,7 @@ async def test_one_that_is_killed_keeps_the_other_waiting_for_a_moment(replicas:
         await asyncio.to_thread(one.wait)
         await auntil(lambda: judged(before + 8))
     other.stop()  # it tells, and judges, what it has counted last
-    assert "goes on without" in other.output()
+    assert "continues without" in other.output()
 
     def left(connection: Connection) -> list:
         return list(connection.execute(select(PART.c.number))) + list(

@@ -171,7 +171,7 @@ async def test_a_server_that_dies_is_waited_for_three_windows_and_what_it_told_c
         buckets_then = len(await fleet.check())
         assert buckets_then - buckets in (0, 3, 4, 5)
     assert buckets_then - buckets == 5
-    assert caplog.text.count(f"goes on without {other.releases._server}") == 1
+    assert caplog.text.count(f"continues without {other.releases._server}") == 1
     told = {each.server: fleet.clock.now - each.until for each in (await one.store.witnesses(["r0"]))["r0"]}
     assert told[one.releases._server] < 10 < 50 <= told[other.releases._server]
 
@@ -219,7 +219,7 @@ async def test_while_the_ledger_is_away_nobody_is_taken_for_dead(
     after = (await fleet.check())[len(before) :]
     assert [(bucket.seconds, bucket.requests.total) for bucket in after] == [(10, 4)] * 6
     assert sum(bucket.exposures.total for bucket in after) == 13
-    assert "goes on without" not in caplog.text
+    assert "continues without" not in caplog.text
 
 
 async def test_while_the_ledger_hangs_nobody_is_taken_for_dead(
@@ -242,7 +242,7 @@ async def test_while_the_ledger_hangs_nobody_is_taken_for_dead(
     await fleet.wait(10)
     after = (await fleet.check())[before:]
     assert after[0].requests.total == 1 and sum(bucket.seconds for bucket in after) == 60
-    assert "goes on without" not in caplog.text
+    assert "continues without" not in caplog.text
 
 
 async def test_who_leaves_is_not_waited_for(fleet: Fleet, caplog: pytest.LogCaptureFixture) -> None:

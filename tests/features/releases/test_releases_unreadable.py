@@ -84,7 +84,7 @@ async def test_a_defect_of_one_release_keeps_no_other_waiting_nor_a_person(
         await world.ticks()
     assert (await world.one("r0")).state is ReleaseState.RUNNING
     assert (await world.one("r1")).state is ReleaseState.ROLLED_BACK
-    assert "release r0 stays as it is until the next tick" in caplog.text
+    assert "release r0 is unchanged until the next tick" in caplog.text
 
 
 async def test_what_has_ended_stays_as_it_is(world: World, ledger: Ledger) -> None:

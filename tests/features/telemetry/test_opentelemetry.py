@@ -181,7 +181,7 @@ def test_tr_f8_a_collector_that_is_not_there_costs_no_answer(tmp_path: Path) -> 
         for _ in range(20):
             assert ask(server) == 200
         assert server.stop() == 0
-        assert "spans are lost" in server.output()
+        assert "spans have been dropped" in server.output()
 
 
 ENSEMBLE = """

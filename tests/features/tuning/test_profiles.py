@@ -61,7 +61,7 @@ def test_a_place_that_cannot_be_written_is_told_and_no_more(
     store = ProfileStore(str(tmp_path / "file"))
     with caplog.at_level(logging.WARNING):
         store.write(PROFILE)
-    assert "cannot be kept: Not a directory" in caplog.text
+    assert "cannot be written: Not a directory" in caplog.text
     assert store.read("k", HERE) is None
 
 

@@ -114,7 +114,7 @@ class Caching:
         self._has_failed, self._resting_until = True, now + _REST_S
         if now >= self._silent_until:
             self._silent_until = now + _SILENCE_S
-            _LOG.warning("the response cache fails, and models are run instead: %s", error or repr(error))
+            _LOG.warning("the response cache fails; requests go to the models: %s", error or repr(error))
 
 
 class CachedModel:

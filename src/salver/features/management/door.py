@@ -142,7 +142,7 @@ class Management:
         try:
             caller = await self._access.caller(headers)
         except Unauthenticated:
-            _LOG.warning("nobody's token wished %s", operation.name)  # never the token itself
+            _LOG.warning("request without a valid token to %s", operation.name)  # never the token itself
             raise
         check_role(caller, operation.role, operation.name)
         return caller

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 token = App(
     name="token",
-    help="Who may move protected aliases: tokens with roles, given in SALVER_TOKEN.",
+    help="Tokens with roles for moving protected aliases, passed in SALVER_TOKEN.",
     default_parameter=Parameter(negative=()),
 )
 webhook = App(
     name="webhook",
-    help="URLs that are told of changes, signed as Standard Webhooks has it.",
+    help="URLs notified of changes, signed according to Standard Webhooks.",
     default_parameter=Parameter(negative=()),
 )
 
@@ -45,7 +45,7 @@ def add_token(
     name: str,
     /,
     *,
-    role: Annotated[tuple[str, ...], Parameter(help="That it has, any number of times.")] = (),
+    role: Annotated[tuple[str, ...], Parameter(help="Role of the token, repeatable.")] = (),
     where: RegistryOptions = USUAL,
     json: Json = False,
 ) -> int:
@@ -99,9 +99,9 @@ def add_webhook(
     url: str,
     /,
     *,
-    model: Annotated[str, Parameter(help="Only of its changes; without it, of every model's.")] = "",
+    model: Annotated[str, Parameter(help="Only changes of this model (default: all).")] = "",
     event: Annotated[
-        tuple[str, ...], Parameter(help="Such as alias.moved, any number of times; without any, all.")
+        tuple[str, ...], Parameter(help="Event such as alias.moved, repeatable (default: all).")
     ] = (),
     why: Why = "",
     where: RegistryOptions = USUAL,
@@ -156,9 +156,10 @@ def list_deliveries(
     /,
     *,
     state: Annotated[
-        Literal["waiting", "failing", "told", "given_up"] | None, Parameter(help="Only such.")
+        Literal["waiting", "failing", "told", "given_up"] | None,
+        Parameter(help="Only deliveries in this state."),
     ] = None,
-    limit: Annotated[int, Parameter(help="Most lines, the newest ones.")] = 50,
+    limit: Annotated[int, Parameter(help="Maximum number of lines, newest first.")] = 50,
     where: RegistryOptions = USUAL,
     json: Json = False,
 ) -> int:

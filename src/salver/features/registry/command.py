@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 registry = App(
     name="registry",
-    help="Keep models in versions, with aliases that move, and a history.",
+    help="Versioned models with aliases and a history.",
     default_parameter=Parameter(negative=()),
 )
 registry.command(registry_push.push)
@@ -53,7 +53,7 @@ def list_models(
     name: str = "",
     /,
     *,
-    limit: Annotated[int, Parameter(help="Most versions, the newest ones.")] = 100,
+    limit: Annotated[int, Parameter(help="Maximum number of versions, newest first.")] = 100,
     where: RegistryOptions = USUAL,
     json: Json = False,
 ) -> int:
@@ -147,9 +147,9 @@ def alias(
     version: str = "",
     /,
     *,
-    delete: Annotated[bool, Parameter(help="It means nothing any more.")] = False,
+    delete: Annotated[bool, Parameter(help="Delete the alias.")] = False,
     default: Annotated[
-        bool, Parameter(help="Requests of the model that name no version go to it, in place of champion.")
+        bool, Parameter(help="Use it for requests that name no version, instead of champion.")
     ] = False,
     why: Why = "",
     where: RegistryOptions = USUAL,
@@ -200,7 +200,7 @@ def history(
     name: str = "",
     /,
     *,
-    limit: Annotated[int, Parameter(help="Most lines, the newest ones.")] = 50,
+    limit: Annotated[int, Parameter(help="Maximum number of lines, newest first.")] = 50,
     where: RegistryOptions = USUAL,
     json: Json = False,
 ) -> int:
@@ -248,7 +248,7 @@ def tag(
     reference: str,
     /,
     *pairs: str,
-    remove: Annotated[tuple[str, ...], Parameter(help="A key to take away, any number of times.")] = (),
+    remove: Annotated[tuple[str, ...], Parameter(help="Key to remove, repeatable.")] = (),
     where: RegistryOptions = USUAL,
     json: Json = False,
 ) -> int:
@@ -299,7 +299,9 @@ def protect(
     name: str,
     /,
     *,
-    role: Annotated[tuple[str, ...], Parameter(help="That may move it; without any, everybody may.")] = (),
+    role: Annotated[
+        tuple[str, ...], Parameter(help="Role that may move it, repeatable (default: no restriction).")
+    ] = (),
     why: Why = "",
     where: RegistryOptions = USUAL,
     json: Json = False,

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from salver.features.registry.registry import ModelRegistry
 
 T = TypeVar("T")
-Why = Annotated[str, Parameter(help="The reason, for the history.")]
-Pairs = Annotated[tuple[str, ...], Parameter(help="KEY=VALUE, any number of times.")]
+Why = Annotated[str, Parameter(help="Reason, for the history.")]
+Pairs = Annotated[tuple[str, ...], Parameter(help="KEY=VALUE, repeatable.")]
 #: Seconds for notifying webhooks after a change; the rest is left to a server or the next change.
 _TELLING_SECONDS: Final = 5.0
 # time-out of each, shorter so that one that hangs is recorded as failed and not tried every time

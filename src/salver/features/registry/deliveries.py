@@ -187,7 +187,7 @@ class Deliverer:
         else:
             values["due"] = self._clock() + _PAUSE.delay(tries)
         if problem:
-            _LOG.warning("the webhook %s at %s: %s, try %d", due.webhook, host_of(due.url), problem, tries)
+            _LOG.warning("webhook %s at %s: %s, attempt %d", due.webhook, host_of(due.url), problem, tries)
         told = update(DELIVERY).where(DELIVERY.c.id == due.id).values(values)
         await self._ledger.write(lambda c: c.execute(told) and None)
         return not problem

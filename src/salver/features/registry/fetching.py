@@ -78,12 +78,12 @@ class VersionFetcher:
                 await asyncio.to_thread(self._registry.artifacts.bring, model, number, files)
             self._here.add(version)
             self._not_before.pop(version, None)
-            _LOG.info("%s/%d is on this machine", model, number)
+            _LOG.info("%s/%d has been fetched", model, number)
         except Exception as error:
             self._not_before[version] = self._clock() + _AGAIN_SECONDS
             if not isinstance(error, SalverError):
                 raise
-            _LOG.error("%s/%d cannot be served, and is tried again: %s", model, number, error)
+            _LOG.error("%s/%d cannot be fetched and will be retried: %s", model, number, error)
         finally:
             del self._under_way[version]
 

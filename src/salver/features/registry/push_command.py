@@ -34,28 +34,28 @@ def push(
     source: str,
     /,
     *,
-    name: Annotated[str, Parameter(help="The model's name.")],
-    alias: Annotated[str, Parameter(help="An alias that is to mean it, such as champion.")] = "",
-    take: Annotated[
-        str, Parameter(help="Of what SOURCE holds, this file or folder alone, such as onnx/model.onnx.")
-    ] = "",
+    name: Annotated[str, Parameter(help="Name of the model.")],
+    alias: Annotated[str, Parameter(help="Alias to point to it, such as champion.")] = "",
+    take: Annotated[str, Parameter(help="Only this file or folder of SOURCE, such as onnx/model.onnx.")] = "",
     card: Annotated[
         Path | None,
-        Parameter(help="Its README, with YAML front matter or without. Default: the source's README.md."),
+        Parameter(
+            help="README of the model, optionally with YAML front matter (default: the source's README.md)."
+        ),
     ] = None,
     tag: Pairs = (),
-    metric: Annotated[tuple[str, ...], Parameter(help="NAME=NUMBER, any number of times.")] = (),
+    metric: Annotated[tuple[str, ...], Parameter(help="NAME=NUMBER, repeatable.")] = (),
     parent: Annotated[
         tuple[str, ...],
-        Parameter(help="What it was made from: version:NAME/7, data:… or run:…, any number of times."),
+        Parameter(help="Origin: version:NAME/7, data:… or run:…, repeatable."),
     ] = (),
     why: Why = "",
     trust_pickle: Annotated[bool, Parameter(help="As in salver serve.")] = False,
     unloaded: Annotated[
-        bool, Parameter(help="Do not load it; its signature is not known then, nor whether it loads.")
+        bool, Parameter(help="Do not load it; its signature, and whether it loads, are then unknown.")
     ] = False,
-    unverified: Annotated[bool, Parameter(help="Take what a URL without a digest gives.")] = False,
-    state_dir: Annotated[str | None, Parameter(help="Where profiles are, as in salver serve.")] = None,
+    unverified: Annotated[bool, Parameter(help="Accept a URL without a digest.")] = False,
+    state_dir: Annotated[str | None, Parameter(help="Folder of profiles, as in salver serve.")] = None,
     where: RegistryOptions = USUAL,
     json: Json = False,
 ) -> int:

@@ -55,7 +55,7 @@ def verify(name: str = "", /, *, where: RegistryOptions = USUAL, json: Json = Fa
 def sweep(
     *,
     hours: Annotated[
-        float, Parameter(help="Only what has not changed for so long; below 24, nobody may be pushing.")
+        float, Parameter(help="Only files unchanged for this many hours; below 24, no push may be running.")
     ] = 24.0,
     where: RegistryOptions = USUAL,
     json: Json = False,

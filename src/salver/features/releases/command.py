@@ -28,14 +28,12 @@ if TYPE_CHECKING:
 
 rollout = App(
     name="rollout",
-    help="Let a new version meet traffic a little at a time, and be judged.",
+    help="Release a new version in stages, judged by its results.",
     default_parameter=Parameter(negative=()),
 )
 _TRIES, _PAUSE_SECONDS = 75, 0.2
 _SOON = 10  # attempts before a message is shown
-Timeout = Annotated[
-    float, Parameter(help="Seconds after which nobody waits any more; 0 = as long as it takes.")
-]
+Timeout = Annotated[float, Parameter(help="Maximum seconds to wait; 0 = no limit.")]
 _SAMPLE_SECONDS = 3.0
 T = TypeVar("T")
 
@@ -46,15 +44,13 @@ def start(
     version: str,
     /,
     *,
-    stable: Annotated[
-        str, Parameter(help="The version that it may replace; else what the alias means.")
+    stable: Annotated[str, Parameter(help="Version to replace (default: that of the alias).")] = "",
+    alias: Annotated[str, Parameter(help="Alias to move on promotion (default: the model's).")] = "",
+    policy: Annotated[
+        str, Parameter(help="TOML or JSON file of a policy (default: the model's, else the standard one).")
     ] = "",
-    alias: Annotated[
-        str, Parameter(help="That moves when it is promoted; else the model's default one.")
-    ] = "",
-    policy: Annotated[str, Parameter(help="TOML or JSON file; else the model's own, or the usual one.")] = "",
     rate: Annotated[
-        float, Parameter(help="Requests a second that are foreseen; else the server is asked.")
+        float, Parameter(help="Expected requests per second (default: as measured by the server).")
     ] = 0,
     event: Annotated[
         tuple[str, ...],
@@ -63,8 +59,8 @@ def start(
             "standard deviation is."
         ),
     ] = (),
-    dry_run: Annotated[bool, Parameter(help="Only tell what the traffic can and cannot show.")] = False,
-    wait: Annotated[bool, Parameter(name=("--wait", "-w"), help="Show it until it is over.")] = False,
+    dry_run: Annotated[bool, Parameter(help="Only report what the traffic can detect.")] = False,
+    wait: Annotated[bool, Parameter(name=("--wait", "-w"), help="Show it until it ends.")] = False,
     timeout: Timeout = 0,
     url: Url = DEFAULT_URL,
     where: RegistryOptions = USUAL,
@@ -121,8 +117,8 @@ def policy(
     file: str = "",
     /,
     *,
-    immediate: Annotated[bool, Parameter(help="Moves of its aliases count at once.")] = False,
-    usual: Annotated[bool, Parameter(help="They set off a release by the usual policy.")] = False,
+    immediate: Annotated[bool, Parameter(help="Move aliases immediately, without a release.")] = False,
+    usual: Annotated[bool, Parameter(help="Start a release with the standard policy.")] = False,
     why: Why = "",
     where: RegistryOptions = USUAL,
     json: Json = False,
@@ -166,8 +162,8 @@ def status(
     release: str = "",
     /,
     *,
-    model: Annotated[str, Parameter(help="Only of this model.")] = "",
-    watch: Annotated[bool, Parameter(name=("--watch", "-w"), help="Show it until it is over.")] = False,
+    model: Annotated[str, Parameter(help="Only this model.")] = "",
+    watch: Annotated[bool, Parameter(name=("--watch", "-w"), help="Show it until it ends.")] = False,
     timeout: Timeout = 0,
     where: RegistryOptions = USUAL,
     json: Json = False,
@@ -236,9 +232,7 @@ def explain(
     release: str,
     /,
     *,
-    all: Annotated[
-        bool, Parameter(help="Every look that changed something, and not the last alone.")
-    ] = False,
+    all: Annotated[bool, Parameter(help="Every decision that changed something, not only the last.")] = False,
     where: RegistryOptions = USUAL,
     json: Json = False,
 ) -> int:
@@ -286,14 +280,18 @@ def route(
     release: str,
     /,
     *,
-    gateway: Annotated[str, Parameter(help="Whom the route is attached to; NAMESPACE/NAME for another's.")],
+    gateway: Annotated[str, Parameter(help="Parent gateway; NAMESPACE/NAME for another namespace.")],
     stable: Annotated[str, Parameter(help="Service of the stable version.")],
     canary: Annotated[str, Parameter(help="Service of the new version.")],
-    name: Annotated[str, Parameter(help="Of the route; else the model's.")] = "",
-    namespace: Annotated[str, Parameter(help="Of the route; else the one that it is applied in.")] = "",
-    service_port: Annotated[int, Parameter(help="Of both services.")] = 8000,
-    hostname: Annotated[tuple[str, ...], Parameter(help="That it is for; none = all of the gateway's.")] = (),
-    path: Annotated[str, Parameter(help="Prefix of the paths that it is for.")] = "/",
+    name: Annotated[str, Parameter(help="Name of the route (default: the model's).")] = "",
+    namespace: Annotated[
+        str, Parameter(help="Namespace of the route (default: that in which it is applied).")
+    ] = "",
+    service_port: Annotated[int, Parameter(help="Port of both services.")] = 8000,
+    hostname: Annotated[
+        tuple[str, ...], Parameter(help="Host name of the route, repeatable (default: all of the gateway's).")
+    ] = (),
+    path: Annotated[str, Parameter(help="Path prefix of the route.")] = "/",
     where: RegistryOptions = USUAL,
 ) -> int:
     """Print a release's weights as an HTTPRoute of Kubernetes' Gateway API, for kubectl apply -f -.

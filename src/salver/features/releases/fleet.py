@@ -90,7 +90,7 @@ class Fleet:
             means = aliases.meant(connection, release.model, release.alias)
             if str(means) != release.canary:
                 _LOG.warning(
-                    "release %s is %s, and %s@%s stays: it means %s by now",
+                    "release %s is %s, but %s@%s was moved meanwhile and stays at %s",
                     release.id,
                     release.state.value,
                     release.model,

@@ -221,7 +221,7 @@ class Releases:
             except SalverError:  # a fault of the ledger affects all releases
                 raise
             except Exception:  # a bug must not stop the other releases
-                _LOG.exception("release %s stays as it is until the next tick", release.id)
+                _LOG.exception("release %s is unchanged until the next tick", release.id)
             after.append(release)
         for name in picture.waiting.keys() - {release.id for release in after}:
             await self._refuse(await self._store.get(name), picture.waiting[name], now)
@@ -248,7 +248,7 @@ class Releases:
             try:
                 after = await self._store.commit(step, now)
             except Conflict as error:
-                _LOG.debug("%s; it is read anew", error)
+                _LOG.debug("%s; reading again", error)
                 picture = await self._store.picture()
                 release = next((one for one in picture.releases if one.id == release.id), release)
                 continue
@@ -335,7 +335,7 @@ class Releases:
         for each in gone:
             if (key := (release.id, each.server)) not in self._silent and each.server != self._server:
                 silence = now - each.until
-                _LOG.warning("release %s goes on without %s, silent for %.0f seconds", *key, silence)
+                _LOG.warning("release %s continues without %s, silent for %.0f seconds", *key, silence)
                 self._silent.add(key)
         heard = [each for each in waiting.witnesses if each not in gone]
         self._silent -= {(release.id, each.server) for each in heard}
@@ -498,7 +498,7 @@ def _compatible(splits: Iterable[Split]) -> list[Split]:
         try:
             check((*kept, split))
         except InvalidInput as error:
-            _LOG.error("release %s shares out no traffic: %s", split.release, error)
+            _LOG.error("release %s receives no traffic: %s", split.release, error)
         else:
             kept.append(split)
     return kept

@@ -160,7 +160,7 @@ class Shadowing:
             outcome = error.code.value
         except Exception:
             outcome = Code.INTERNAL.value
-            _LOG.exception("a copy for %s:%s failed", split.model, split.canary)
+            _LOG.exception("a shadow request to %s:%s failed", split.model, split.canary)
         finally:
             self._carried.pop(trace, None)
         event = Shadowed(

@@ -22,7 +22,7 @@ def explain(
     /,
     *,
     request: Annotated[
-        str, Parameter(help="The id of one recent request, as its answer's x-request-id says.")
+        str, Parameter(help="Id of a recent request, from the x-request-id of its answer.")
     ] = "",
     model_version: Version = "",
     url: Url = DEFAULT_URL,

@@ -122,7 +122,9 @@ def reopen(config: LogConfig) -> None:
         try:
             old = handler.setStream(_opened(config.file))
         except InvalidInput as error:
-            logging.getLogger("salver").error("the log goes on where it was: %s", error)
+            logging.getLogger("salver").error(
+                "cannot reopen the log file; still writing to the old one: %s", error
+            )
             return
         if old is not None:
             old.close()

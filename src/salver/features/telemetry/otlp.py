@@ -199,7 +199,7 @@ class SpanExport:
             try:
                 await self._deliver(batch)
             except Exception:
-                _LOG.exception("%d spans are lost", len(batch))
+                _LOG.exception("%d spans have been dropped", len(batch))
                 self.lost += len(batch)
 
     async def _deliver(self, batch: list[Span]) -> None:
@@ -230,4 +230,4 @@ class SpanExport:
         self.lost += count
         if count and self.lost >= self._told_at:
             self._told_at = 2 * self.lost
-            _LOG.warning("spans are lost, %d so far: %s", self.lost, reason)
+            _LOG.warning("spans have been dropped, %d so far: %s", self.lost, reason)

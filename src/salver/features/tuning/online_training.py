@@ -119,7 +119,7 @@ class TableUpdater:
             await self._thinking.close()  # it keeps nothing for the next lesson
         self._rule.adopt(table)
         if self._table is None or self._table.rows != table.rows:
-            _LOG.info("a table to batch by:\n%s", report(table))
+            _LOG.info("new batching table:\n%s", report(table))
             if self._save is not None:
                 await asyncio.to_thread(self._save, batch_table.to_bytes(table))
         self._table = table
@@ -133,7 +133,7 @@ class TableUpdater:
         try:
             await self.tick()
         except (OSError, TimeoutError):
-            _LOG.exception("the process that makes tables failed; it is started anew")
+            _LOG.exception("the process that computes batching tables failed and will be restarted")
             await self._thinking.close()
 
 

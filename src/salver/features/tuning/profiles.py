@@ -72,7 +72,7 @@ class ProfileStore:
         try:
             profile = from_bytes(content) if content else None
         except InvalidInput as error:
-            _LOG.warning("the profile %s cannot be used and is measured anew: %s", key, error)
+            _LOG.warning("the profile %s cannot be used; measuring again: %s", key, error)
             return None
         return profile if profile and profile.key == key and profile.machine == machine else None
 
@@ -86,7 +86,7 @@ class ProfileStore:
         try:
             return batch_table.from_bytes(content) if content else None
         except InvalidInput as error:
-            _LOG.warning("the table %s cannot be used and is made anew: %s", key, error)
+            _LOG.warning("the table %s cannot be used; computing again: %s", key, error)
             return None
 
     def write_table(self, key: str, content: bytes) -> None:
@@ -118,6 +118,6 @@ class ProfileStore:
             for old in files[:-_MOST_FILES]:
                 old.unlink(missing_ok=True)
         except OSError as error:
-            _LOG.warning("%s cannot be kept: %s", path, error.strerror or error)
+            _LOG.warning("%s cannot be written: %s", path, error.strerror or error)
             with contextlib.suppress(OSError):
                 part.unlink(missing_ok=True)

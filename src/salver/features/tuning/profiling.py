@@ -105,13 +105,13 @@ async def run_search(
             await bench.runner(placed)
             until += clock() - began  # loading time does not count
         except SalverError as error:
-            _LOG.info("%s is not to be had: %s", placed, error)
+            _LOG.info("placement %s is not available: %s", placed, error)
             search.rule_out(placed)
             continue
         try:
             measured, runs = await bench.measure(cell)
         except SalverError as error:
-            _LOG.info("no run of %d rows: %s", cell.rows, error)
+            _LOG.info("runs of %d rows fail: %s", cell.rows, error)
             search.refuse(cell)
             refused.append(cell)
             continue
@@ -200,7 +200,9 @@ class Profiler:
             try:
                 alone = alone or await bench.alone(first)
             except SalverError as error:
-                _LOG.info("%s is served as it comes and learns from its traffic: %s", manifest.id, error)
+                _LOG.info(
+                    "%s runs with default settings and learns from live traffic: %s", manifest.id, error
+                )
                 return None, profile
             search = Search(limits, manifest.config.objective, alone)
             replay(search, profile)
@@ -211,7 +213,7 @@ class Profiler:
             judge = self._judge if limits.batched else None
             setting = await asyncio.to_thread(search.setting, judge)
         if setting is None:
-            _LOG.info("%s takes too long to be measured; it learns from its traffic", manifest.id)
+            _LOG.info("%s takes too long to measure; it learns from live traffic", manifest.id)
             return None, profile
         _LOG.info(
             "%s runs %s with at most %d rows (%d cells measured, %d known): %s",

@@ -33,15 +33,15 @@ def tune(
         ),
     ] = "",
     exhaustive: Annotated[
-        bool, Parameter(help="Then measure the whole grid, and tell how far the choice is from the best.")
+        bool, Parameter(help="Also measure the whole grid and compare the choice with the best.")
     ] = False,
     max_rows: Annotated[
-        int, Parameter(help="Batch limit to keep to, as batching.max_rows; 0 = find the best up to 32.")
+        int, Parameter(help="Maximum rows of a batch, as batching.max_rows; 0 = find the best up to 32.")
     ] = 0,
-    seconds: Annotated[float, Parameter(help="No new cell is begun after so long.")] = 60.0,
+    seconds: Annotated[float, Parameter(help="Start no measurement after this many seconds.")] = 60.0,
     report: Annotated[Path | None, Parameter(help="Draw the curves to this .svg or .png file.")] = None,
     state_dir: Annotated[
-        str | None, Parameter(help="Where the profile is kept, as in salver serve; '' = nowhere.")
+        str | None, Parameter(help="Folder of the profile, as in salver serve; '' = do not store it.")
     ] = None,
     trust_pickle: Annotated[bool, Parameter(help="As in salver serve.")] = False,
     json: Json = False,

@@ -88,7 +88,7 @@ class Twins:
                 os.utime(folder)
             except (LoadFailed, OSError) as error:
                 _LOG.warning(
-                    "%s: cannot be converted to ONNX, and TensorFlow runs it: %s", manifest.id, error
+                    "%s: cannot be converted to ONNX and runs with TensorFlow: %s", manifest.id, error
                 )
                 return None
         _tell(manifest, twin)
@@ -108,7 +108,7 @@ class Twins:
     async def _make(self, manifest: Manifest, folder: Path, samples: Samples) -> None:
         folder.parent.mkdir(parents=True, exist_ok=True)
         began = time.monotonic()
-        _LOG.info("%s: is converted to ONNX, which takes a while", manifest.id)
+        _LOG.info("%s: converting to ONNX, which takes a while", manifest.id)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".", suffix=".part") as work:
             new = Path(work) / "new"
             new.mkdir()
@@ -118,7 +118,7 @@ class Twins:
             await _run(Path(work) / "order.json", new)
             with contextlib.suppress(OSError):  # another server was faster
                 new.rename(folder)
-        _LOG.info("%s: was converted in %.1f s", manifest.id, time.monotonic() - began)
+        _LOG.info("%s: converted in %.1f s", manifest.id, time.monotonic() - began)
         await asyncio.to_thread(_remove_oldest, folder.parent)
 
 
@@ -177,7 +177,7 @@ def _tell(manifest: Manifest, twin: Twin) -> None:
         for part in rest:
             whys.setdefault(part.why, []).append(repr(part.signature.name))
         words = "; ".join(f"{', '.join(names)}, since {why}" for why, names in whys.items())
-        _LOG.warning("%s: needs TensorFlow as before: %s", manifest.id, words)
+        _LOG.warning("%s: still needs TensorFlow: %s", manifest.id, words)
 
 
 def _remove_oldest(folder: Path) -> None:

@@ -613,7 +613,7 @@ class HostProcess:
     def _tell_dropped(self) -> None:
         if dropped := self.plan.output.told():
             id = self.plan.manifest.id
-            _log.warning("[%s] %d lines dropped: it writes more than is logged", id, dropped)
+            _log.warning("[%s] %d lines dropped: the model exceeds the limit on log output", id, dropped)
 
     # -- ending --------------------------------------------------------------------------------
 

@@ -583,7 +583,9 @@ class Engine:
         else:
             self._announce(batch.rows, len(batch.members), 0.0, merge, 0.0, batch.reason, ok=False)
             if isinstance(error, HostDied) and returning is not None and returning.reruns:
-                _LOG.warning("[%s] %s; %d requests run once more, alone", self.id, error.message, len(alive))
+                _LOG.warning(
+                    "[%s] %s; running %d requests once more, alone", self.id, error.message, len(alive)
+                )
                 await self._run_again(returning, dispatch, [[waiting] for waiting in alive], error)
                 return False
             if len(alive) < 2 or isinstance(error, HostDied | NotReady):

@@ -206,7 +206,7 @@ class StepEngine:
         if thread is not None:
             await asyncio.to_thread(thread.join, _JOIN_S)
             if thread.is_alive():
-                _LOG.error("a step of model %s hangs; its memory is not given back", self.id)
+                _LOG.error("a step of model %s hangs; its memory is not released", self.id)
                 return
         await asyncio.to_thread(self._model.close)
 

@@ -167,7 +167,7 @@ class ThreadRunner:
         for thread in self._threads:
             thread.join(max(0.0, until - time.monotonic()))
         if any(thread.is_alive() for thread in self._threads):
-            _LOG.error("a run of model %s hangs; its memory is not given back", self._name)
+            _LOG.error("a run of model %s hangs; its memory is not released", self._name)
             return
         models, self._models = self._models, []
         for model in models:

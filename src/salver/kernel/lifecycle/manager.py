@@ -460,12 +460,14 @@ class Manager(Generic[ServableT]):
         try:
             is_done = await servable.adjust(manifest)
         except Exception as error:
-            _LOG.warning("%s is loaded anew, since its instances could not be changed: %s", copy.id, error)
+            _LOG.warning(
+                "%s is reloaded because its number of instances could not be changed: %s", copy.id, error
+            )
             is_done = False
         copy.adjusting = None
         if is_done:
             copy.manifest = manifest
-            _LOG.info("%s has as many instances as is wanted now, and goes on as it was", copy.id)
+            _LOG.info("%s now has the configured number of instances", copy.id)
         else:
             copy.is_rigid = True
         self._tick()
@@ -586,7 +588,7 @@ class Manager(Generic[ServableT]):
         if tasks:
             await asyncio.wait(tasks, timeout=_CLOSE_S)
         for copy in self._copies.values():
-            _LOG.error("%s does not close; left to the end of the process", copy.id)
+            _LOG.error("%s does not close; left until the process ends", copy.id)
 
     # -- state for others ----------------------------------------------------------------------
 

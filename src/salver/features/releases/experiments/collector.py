@@ -573,8 +573,8 @@ class Collector:
         if followed.memory.is_over and not followed.is_crowded:
             followed.is_crowded = True
             _LOG.warning(
-                "a release has met more than %d units: of new ones ever more are taken for known ones, in "
-                "all arms alike",
+                "a release has seen more than %d units: a growing fraction of new units is counted as known, "
+                "equally in all arms",
                 self._config.units,
             )
 

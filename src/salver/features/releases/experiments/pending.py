@@ -39,7 +39,7 @@ class Pending:
             self._rows[seen.release] += seen.rows
         else:
             _LOG.error(
-                "release %s: a bucket is lost, since nobody has written down those before", seen.release
+                "release %s: a bucket is lost, because earlier ones have not been stored", seen.release
             )
 
     def of(self, release: str) -> Sequence[BucketObservations]:
