@@ -1,5 +1,8 @@
 """The formats of files in a repository that the dialects bring."""
 
+from collections.abc import Mapping
+from typing import Final
+
 from salver.backends.protocol import Recogniser, TouchesMachine
 from salver.dialects.tensorflow import batching_parameters
 from salver.dialects.torchserve.archive import HandlerArchiveFormat
@@ -7,8 +10,11 @@ from salver.dialects.triton.config import pbtxt
 from salver.dialects.triton.config.format import TritonConfigFormat
 from salver.dialects.triton.model_folders import open_folder
 from salver.kernel.repository import Formats
-from salver.kernel.repository.ports import always_touches
+from salver.kernel.repository.ports import ConfigFormat, always_touches
 from salver.words.handlers import FORMAT
+
+#: Configuration files of other servers, by name.
+CONFIGS: Final[Mapping[str, ConfigFormat]] = {pbtxt.FILE: TritonConfigFormat()}
 
 
 def formats(recognise: Recogniser, touches_machine: TouchesMachine = always_touches) -> Formats:
@@ -21,7 +27,7 @@ def formats(recognise: Recogniser, touches_machine: TouchesMachine = always_touc
     return Formats(
         recognise,
         touches_machine,
-        {pbtxt.FILE: TritonConfigFormat()},
+        CONFIGS,
         {FORMAT: HandlerArchiveFormat()},
         {batching_parameters.FILE: batching_parameters.read_batching},
         open_folder,
