@@ -124,8 +124,8 @@ def test_where_a_path_of_a_container_lies(tmp_path: Path) -> None:
     put(root / "conf" / "c.txt")
     found, beside = look(root), root / "conf" / "run.sh"
     mounted = Launch("triton", (), mounts={"/srv": "./deep", "/srv/other": "/elsewhere"})
-    assert found.meant("/srv/models", mounted, root / "run.sh") == root / "deep" / "models"
-    assert found.meant("c.txt", Launch("triton", ()), beside) == root / "conf" / "c.txt"
-    assert found.meant("/opt/models", Launch("triton", ()), beside) == root / "deep" / "models"
-    assert found.meant("/etc", Launch("triton", ()), beside) is None
-    assert found.meant("/opt/other", Launch("triton", ()), beside) is None
+    assert found.find("/srv/models", mounted, root / "run.sh") == root / "deep" / "models"
+    assert found.find("c.txt", Launch("triton", ()), beside) == root / "conf" / "c.txt"
+    assert found.find("/opt/models", Launch("triton", ()), beside) == root / "deep" / "models"
+    assert found.find("/etc", Launch("triton", ()), beside) is None
+    assert found.find("/opt/other", Launch("triton", ()), beside) is None

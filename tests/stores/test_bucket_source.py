@@ -11,7 +11,7 @@ from s3 import KEYS, S3, s3_server
 from sites import Page, Site
 
 from salver.stores import ObjectStore, StoreFailed
-from salver.stores.sources import Fetched, silent
+from salver.stores.sources import FetchedModel, silent
 from salver.stores.sources.opening import Options, open_source
 from salver.words.errors import InvalidInput
 
@@ -34,7 +34,7 @@ def s3() -> Iterator[S3]:
         yield server
 
 
-def fetch(url: str, folder: Path, told: list[tuple[int, int]] | None = None) -> Fetched:
+def fetch(url: str, folder: Path, told: list[tuple[int, int]] | None = None) -> FetchedModel:
     def progress(what: str, done: int, whole: int) -> None:
         if told is not None:
             told.append((done, whole))

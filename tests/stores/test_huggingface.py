@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from salver.stores import StoreFailed
-from salver.stores.sources import Fetched, silent
+from salver.stores.sources import FetchedModel, silent
 from salver.stores.sources.huggingface import cache_of
 from salver.stores.sources.opening import Options, is_source, open_source
 from salver.words.errors import InvalidInput
@@ -41,13 +41,13 @@ def cache(tmp_path: Path) -> Path:
     return folder
 
 
-def fetch(text: str, cache: Path) -> Fetched:
+def fetch(text: str, cache: Path) -> FetchedModel:
     inside = cache.parent / f"in{len(list(cache.parent.iterdir()))}"
     inside.mkdir()
     return open_source(text, Options(environment={"HF_HUB_CACHE": str(cache)})).fetch(inside, silent)
 
 
-def files(found: Fetched) -> dict[str, bytes]:
+def files(found: FetchedModel) -> dict[str, bytes]:
     all = [path for path in found.path.rglob("*") if path.is_file()]
     assert not any(path.is_symlink() for path in all)
     return {path.relative_to(found.path).as_posix(): path.read_bytes() for path in all}

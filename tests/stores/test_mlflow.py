@@ -13,7 +13,7 @@ from sites import Asked, Page, Site
 from zoo import write_constant
 
 from salver.stores import StoreFailed
-from salver.stores.sources import Fetched, silent
+from salver.stores.sources import FetchedModel, silent
 from salver.stores.sources.mlflow_registry import authorization, parse_uri
 from salver.stores.sources.opening import Options, is_source, open_source
 from salver.words.errors import InvalidInput, LoadFailed, SalverError
@@ -41,13 +41,13 @@ def folder_with(folder: Path, said: Any, *names: str) -> Path:
     return folder
 
 
-def fetch(source: str, folder: Path, environment: Mapping[str, str] | None = None) -> Fetched:
+def fetch(source: str, folder: Path, environment: Mapping[str, str] | None = None) -> FetchedModel:
     inside = folder / "in"
     inside.mkdir(parents=True)
     return open_source(source, Options(environment=environment or {})).fetch(inside, silent)
 
 
-def names(found: Fetched) -> list[str]:
+def names(found: FetchedModel) -> list[str]:
     return sorted(p.relative_to(found.path).as_posix() for p in found.path.rglob("*") if p.is_file())
 
 

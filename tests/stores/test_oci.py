@@ -24,7 +24,7 @@ from docker_registry import (
 from sites import Asked, Page, Site
 
 from salver.stores import StoreFailed
-from salver.stores.sources import Fetched, silent
+from salver.stores.sources import FetchedModel, silent
 from salver.stores.sources.distribution import Distribution, descriptor, parse_reference
 from salver.stores.sources.opening import Options, open_source
 from salver.stores.sources.web import HttpError, Web
@@ -53,13 +53,13 @@ def tar(files: Mapping[str, bytes]) -> bytes:
     return packed.getvalue()
 
 
-def fetch(url: str, folder: Path, environment: Mapping[str, str] | None = None) -> Fetched:
+def fetch(url: str, folder: Path, environment: Mapping[str, str] | None = None) -> FetchedModel:
     home = {"HOME": str(folder), **(environment or {})}
     (folder / "in").mkdir()
     return open_source(url, Options(environment=home)).fetch(folder / "in", silent)
 
 
-def files(found: Fetched) -> dict[str, bytes]:
+def files(found: FetchedModel) -> dict[str, bytes]:
     all = (path for path in found.path.rglob("*") if path.is_file())
     return {path.relative_to(found.path).as_posix(): path.read_bytes() for path in all}
 

@@ -41,11 +41,11 @@ def migrate(
     from salver.backends.discovery import backends, recogniser
     from salver.dialects.formats import formats
     from salver.migration.deployment import look
-    from salver.migration.models import Installed
+    from salver.migration.models import Installation
     from salver.migration.writing import write as write_down
 
     found = backends()
-    installed = Installed(found, formats(recogniser(found)))
+    installed = Installation(found, formats(recogniser(found)))
     servers = _servers()
     deployment = look(folder, [server.recognise for server in servers.values()])
     services = [s for server in servers.values() for s in server.services(deployment, installed)]

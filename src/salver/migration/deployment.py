@@ -81,7 +81,7 @@ class Deployment(msgspec.Struct, frozen=True):
     started: tuple[ServerStart, ...] = ()
     unread: tuple[str, ...] = ()
 
-    def meant(self, path: str, launch: Launch, beside: Path) -> Path | None:
+    def find(self, path: str, launch: Launch, beside: Path) -> Path | None:
         """Return where a path of a command line lies in the folder; None if it is not there.
 
         It is tried as it is, through the container's mounts, and by its last part if only one thing in the

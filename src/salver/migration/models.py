@@ -26,7 +26,7 @@ _MOST_SOURCE: Final = 1 << 20
 _GIVEN: Final = frozenset({"triton_python_backend_utils", "c_python_backend_utils", "ts"})
 
 
-class Installed(msgspec.Struct, frozen=True):
+class Installation(msgspec.Struct, frozen=True):
     """Backends and formats of this machine."""
 
     backends: Mapping[str, Backend]
@@ -55,7 +55,7 @@ class Model(msgspec.Struct, frozen=True):
     fix: str = ""
 
 
-def judged(
+def judge_models(
     server: str,
     manifests: Iterable[Manifest],
     backends: Mapping[str, Backend],
@@ -63,7 +63,7 @@ def judged(
     trusts_pickle: bool = False,
 ) -> tuple[Model, ...]:
     """Return each model, once for each verdict on its versions."""
-    each = [_judged(server, manifest, backends, trusts_pickle) for manifest in manifests]
+    each = [_judge(server, manifest, backends, trusts_pickle) for manifest in manifests]
 
     def kind(model: Model) -> tuple[str, str, str, str, tuple[str, ...]]:
         return model.name, model.format, model.backend, model.verdict, model.why
@@ -84,13 +84,13 @@ def _in_order(version: str) -> tuple[int, str]:
     return (int(version) if version.isdecimal() else 0), version
 
 
-def lacking(sources: Sequence[bytes], beside: Iterable[str] = ()) -> tuple[str, ...]:
+def missing_packages(sources: Sequence[bytes], beside: Iterable[str] = ()) -> tuple[str, ...]:
     """Return the packages that programs import and that are not installed.
 
     Args:
         beside: Modules beside the programs.
 
-    >>> lacking([b"import json, no_such_package.part"])
+    >>> missing_packages([b"import json, no_such_package.part"])
     ('no_such_package',)
     """
     there = _GIVEN | frozenset(beside)
@@ -98,7 +98,7 @@ def lacking(sources: Sequence[bytes], beside: Iterable[str] = ()) -> tuple[str, 
     return tuple(sorted(name for name in found if not is_installed(name)))
 
 
-def lack_of(names: Sequence[str]) -> tuple[str, str]:
+def missing_text(names: Sequence[str]) -> tuple[str, str]:
     """Return the reason and the remedy for missing packages."""
     told = ", ".join(names)
     is_one = len(names) == 1
@@ -108,7 +108,7 @@ def lack_of(names: Sequence[str]) -> tuple[str, str]:
     )
 
 
-def _judged(server: str, manifest: Manifest, backends: Mapping[str, Backend], trusts_pickle: bool) -> Model:
+def _judge(server: str, manifest: Manifest, backends: Mapping[str, Backend], trusts_pickle: bool) -> Model:
     backend = backends.get(manifest.backend)
     missing = [name for name in (backend.modules if backend else ()) if not is_installed(name)]
     why: tuple[str, ...] = manifest.notices
@@ -119,8 +119,8 @@ def _judged(server: str, manifest: Manifest, backends: Mapping[str, Backend], tr
     elif backend is not None and missing:
         verdict, why = FAILS, (f"the {backend.name} backend needs {', '.join(missing)}, not installed here",)
         fix = f"pip install 'salver[{backend.extra}]'"
-    elif names := lacking(*_programs(manifest)):
-        told, fix = lack_of(names)
+    elif names := missing_packages(*_programs(manifest)):
+        told, fix = missing_text(names)
         verdict, why = FAILS, (told,)
     elif manifest.format == "pickle" and not trusts_pickle:
         verdict, why = DIFFERS, (*why, "loading a pickle runs any code that is in it, so it must be allowed")

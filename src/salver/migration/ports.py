@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Protocol
 
 from salver.migration.deployment import Deployment, ReadText, Sighting
-from salver.migration.models import Installed
+from salver.migration.models import Installation
 from salver.migration.report import Service
 from salver.words.artifacts import Manifest
 
@@ -25,7 +25,7 @@ class ServerMigration(Protocol):
         """Return what a file or folder of a deployment is to this server."""
         ...
 
-    def services(self, deployment: Deployment, installed: Installed) -> list[Service]:
+    def services(self, deployment: Deployment, installed: Installation) -> list[Service]:
         """Return this kind's servers in a deployment, and how Salver replaces each."""
         ...
 
@@ -37,6 +37,6 @@ class ServerMigration(Protocol):
         """
         ...
 
-    def manifests(self, service: Service, installed: Installed) -> tuple[Manifest, ...]:
+    def manifests(self, service: Service, installed: Installation) -> tuple[Manifest, ...]:
         """Return the versions that are to be written as a repository of Salver's own; empty = none."""
         ...

@@ -100,13 +100,13 @@ def relevant(environment: Mapping[str, str], more: Container[str] = ()) -> dict[
     return {name: text for name, text in environment.items() if _RELEVANT.match(name) or name in more}
 
 
-def place_of(started: ServerStart, deployment: Deployment) -> str:
+def position_of(started: ServerStart, deployment: Deployment) -> str:
     """Return file and line of a command line."""
     file = started.file.relative_to(deployment.folder)
     return f"{file}:{started.launch.line}" if started.launch.line else str(file)
 
 
-def in_flags(words: Sequence[str]) -> Iterator[list[str]]:
+def split_flags(words: Sequence[str]) -> Iterator[list[str]]:
     """Yield the words of each flag: itself and its values."""
     group: list[str] = []
     for word in words:
@@ -118,11 +118,11 @@ def in_flags(words: Sequence[str]) -> Iterator[list[str]]:
         yield group
 
 
-def flags_judged(words: Sequence[str], dialect: CommandLine, where: str) -> tuple[list[Setting], list[str]]:
+def judge_flags(words: Sequence[str], dialect: CommandLine, where: str) -> tuple[list[Setting], list[str]]:
     """Return the effect of each flag, and the words of the accepted ones."""
     found: list[Setting] = []
     taken: list[str] = []
-    for group in in_flags(words):
+    for group in split_flags(words):
         name, equals, value = group[0].partition("=")
         value = value if equals else " ".join(group[1:])
         try:
@@ -139,7 +139,9 @@ def flags_judged(words: Sequence[str], dialect: CommandLine, where: str) -> tupl
     return found, taken
 
 
-def noticed(server: str, notices: Sequence[str], settings: Sequence[Setting], folder: Path) -> list[Setting]:
+def settings_of_notices(
+    server: str, notices: Sequence[str], settings: Sequence[Setting], folder: Path
+) -> list[Setting]:
     """Return notices of the log that are not in the settings yet, as settings."""
     told = {setting.name for setting in settings if setting.becomes == "no effect"}
     found = []
@@ -153,7 +155,7 @@ def noticed(server: str, notices: Sequence[str], settings: Sequence[Setting], fo
     return found
 
 
-def located(
+def locate_paths(
     words: Sequence[str],
     named: Sequence[str],
     deployment: Deployment,
@@ -167,13 +169,13 @@ def located(
     """
     found: list[str] = []
     lost: list[str] = []
-    for group in in_flags(words):
+    for group in split_flags(words):
         name, equals, value = group[0].partition("=")
         value = value if equals else "".join(group[1:2])
         if name.removeprefix("--") not in named or "://" in value or not value:
             found += group
             continue
-        here = deployment.meant(value, started.launch, started.file)
+        here = deployment.find(value, started.launch, started.file)
         if here is None and name.removeprefix("--") == named[0] and only is not None:
             here = only
         if here is None:

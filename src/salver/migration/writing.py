@@ -15,7 +15,7 @@ import msgspec
 
 from salver.kernel.repository import Repository
 from salver.kernel.repository.toml_writer import to_toml
-from salver.migration.models import Installed
+from salver.migration.models import Installation
 from salver.migration.ports import ServerMigration
 from salver.migration.report import FILES, Service
 from salver.words.artifacts import Manifest, ModelConfig
@@ -31,7 +31,7 @@ def write(
     target: Path,
     folder: Path,
     servers: Mapping[str, ServerMigration],
-    installed: Installed,
+    installed: Installation,
 ) -> list[Path]:
     """Write and check everything, then put it into place; return the paths of the files.
 
@@ -93,7 +93,7 @@ def _is_linked(path: Path, place: Path) -> bool:
     return any(parent.is_symlink() for parent in (path, *path.parents) if parent.is_relative_to(place))
 
 
-def _write_service(place: Path, service: Service, server: ServerMigration, installed: Installed) -> None:
+def _write_service(place: Path, service: Service, server: ServerMigration, installed: Installation) -> None:
     place.mkdir(parents=True, exist_ok=True)
     for name, content in service.files.items():
         (place / name).write_bytes(content)
@@ -123,7 +123,9 @@ def _verify(service: Service, place: Path, server: ServerMigration) -> None:
         raise LoadFailed(f"{service.command()} does not mean what it meant before it was written")
 
 
-def _write_repository(root: Path, manifests: Iterable[Manifest], comment: str, installed: Installed) -> None:
+def _write_repository(
+    root: Path, manifests: Iterable[Manifest], comment: str, installed: Installation
+) -> None:
     """Write a server's models as a repository of Salver's own, for ``salver serve models``."""
     wanted = {}
     for manifest in manifests:

@@ -11,16 +11,16 @@ from salver.dialects.tensorflow.config import TensorFlowConfig
 from salver.dialects.tensorflow.flags import TENSORFLOW
 from salver.kernel.repository.names import is_padded_version
 from salver.migration.deployment import ReadText, Sighting
-from salver.migration.models import FAILS, Installed, Model, judged
+from salver.migration.models import FAILS, Installation, Model, judge_models
 from salver.migration.report import (
     FILES,
     Service,
     Setting,
-    flags_judged,
-    located,
-    noticed,
-    place_of,
+    judge_flags,
+    locate_paths,
+    position_of,
     relevant,
+    settings_of_notices,
 )
 from salver.words.errors import SalverError
 
@@ -82,7 +82,7 @@ class TensorFlowMigration:
             if kind := next((kind for pattern, kind in _TEXTS if pattern.search(text)), None):
                 yield Sighting(kind, path)
 
-    def services(self, deployment: "Deployment", installed: Installed) -> list[Service]:
+    def services(self, deployment: "Deployment", installed: Installation) -> list[Service]:
         """Return the servers that command lines start; else one made of the files and base paths."""
         found = [
             _started(started, deployment, installed)
@@ -103,7 +103,7 @@ class TensorFlowMigration:
         before = service.config
         return before is not None and models_of(config) == models_of(before)
 
-    def manifests(self, service: Service, installed: Installed) -> "tuple[Manifest, ...]":
+    def manifests(self, service: Service, installed: Installation) -> "tuple[Manifest, ...]":
         """Return every version of the service's models, to be written as a repository of Salver's."""
         return () if service.config is None else _manifests(service.config, installed)
 
@@ -113,7 +113,7 @@ def models_of(config: "ServeConfig") -> tuple["NamedModel", ...]:
     return config.table("tensorflow", TensorFlowConfig).served.places or ()
 
 
-def _manifests(config: "ServeConfig", installed: Installed) -> "tuple[Manifest, ...]":
+def _manifests(config: "ServeConfig", installed: Installation) -> "tuple[Manifest, ...]":
     """Return every version of the models on this machine that a configuration names."""
     from salver.kernel.repository import Repository
 
@@ -143,16 +143,16 @@ def _of_one(path: Path) -> list[str]:
     return [f"--model_name={path.name}", f"--model_base_path={path}"]
 
 
-def _started(started: "ServerStart", deployment: "Deployment", installed: Installed) -> Service:
-    where = place_of(started, deployment)
+def _started(started: "ServerStart", deployment: "Deployment", installed: Installation) -> Service:
+    where = position_of(started, deployment)
     lists, bases = deployment.files.get("models", ()), deployment.base_paths
-    words, lost = located(
+    words, lost = locate_paths(
         started.launch.words, _PATHS, deployment, started, lists[0] if len(lists) == 1 else None
     )
-    words, more = located(
+    words, more = locate_paths(
         words, ("model_base_path",), deployment, started, bases[0] if len(bases) == 1 else None
     )
-    settings, taken = flags_judged(words, TENSORFLOW, where)
+    settings, taken = judge_flags(words, TENSORFLOW, where)
     survey = _Survey(where, deployment, started, installed)
     survey.lost += [*lost, *more]
     return survey.service(taken, settings, started.launch.environment)
@@ -166,7 +166,7 @@ class _Survey:
         where: str,
         deployment: "Deployment",
         started: "ServerStart | None",
-        installed: Installed,
+        installed: Installation,
     ) -> None:
         self._where = where
         self._deployment = deployment
@@ -193,7 +193,7 @@ class _Survey:
                 start = tensorflow.configure(named, environment)
             config, remarks = start.config, tuple(filter(None, [start.remark]))
             notices = [notice.replace(f"{folder}/", "") for notice in start.notices]
-            settings += noticed(_NAME, notices, settings, self._deployment.folder)
+            settings += settings_of_notices(_NAME, notices, settings, self._deployment.folder)
             models = self._models(config)
         except SalverError as error:
             problem = str(error)
@@ -213,7 +213,7 @@ class _Survey:
 
     def _models(self, config: "ServeConfig") -> tuple[Model, ...]:
         manifests = _manifests(config, self._installed)
-        models = judged(_NAME, manifests, self._installed.backends, trusts_pickle=config.trust_pickle)
+        models = judge_models(_NAME, manifests, self._installed.backends, trusts_pickle=config.trust_pickle)
         there = {model.name for model in models}
         lost = [
             Model(
@@ -281,7 +281,7 @@ class _Survey:
 
         launch = self._started.launch if self._started else Launch("tensorflow-serving", ())
         beside = self._started.file if self._started else self._deployment.folder / "."
-        found = self._deployment.meant(base_path, launch, beside)
+        found = self._deployment.find(base_path, launch, beside)
         return str(found) if found else ""
 
     def _keys(self, words: Sequence[str], folder: str) -> list[Setting]:

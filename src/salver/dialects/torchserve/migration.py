@@ -16,8 +16,8 @@ from salver.dialects.torchserve.flags import parse
 from salver.dialects.torchserve.migration_archives import ArchiveJudge
 from salver.dialects.torchserve.property_keys import IGNORED, KEYS
 from salver.migration.deployment import ReadText, Sighting
-from salver.migration.models import Installed, Model
-from salver.migration.report import FILES, Service, Setting, in_flags, located, place_of, relevant
+from salver.migration.models import Installation, Model
+from salver.migration.report import FILES, Service, Setting, locate_paths, position_of, relevant, split_flags
 from salver.words.errors import BadArchive, InvalidInput, SalverError
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class TorchServeMigration:
         elif path.name.lower().endswith((".properties", ".cfg")) and _PROPERTIES.search(read(path)):
             yield Sighting("properties", path)
 
-    def services(self, deployment: "Deployment", installed: Installed) -> list[Service]:
+    def services(self, deployment: "Deployment", installed: Installation) -> list[Service]:
         """Return the servers that command lines start; else one made of what lies there."""
         found = [
             _Survey(deployment, installed, started).service(started.launch.words)
@@ -88,7 +88,7 @@ class TorchServeMigration:
         torchserve.configure(parse(words[1:]), service.environment)
         return True
 
-    def manifests(self, service: Service, installed: Installed) -> "tuple[Manifest, ...]":
+    def manifests(self, service: Service, installed: Installation) -> "tuple[Manifest, ...]":
         """Return nothing: archives are served as they are."""
         return ()
 
@@ -109,7 +109,9 @@ def _stores(deployment: "Deployment") -> list[Path]:
 class _Survey:
     """One server's files and models."""
 
-    def __init__(self, deployment: "Deployment", installed: Installed, started: "ServerStart | None") -> None:
+    def __init__(
+        self, deployment: "Deployment", installed: Installation, started: "ServerStart | None"
+    ) -> None:
         self._deployment = deployment
         self._installed = installed
         self._started = started
@@ -120,7 +122,7 @@ class _Survey:
 
     def service(self, words: Sequence[str]) -> Service:
         """Return the server with its models and settings."""
-        where = place_of(self._started, self._deployment) if self._started else ""
+        where = position_of(self._started, self._deployment) if self._started else ""
         environment = self._started.launch.environment if self._started else {}
         words = self._here([word for word in words if word not in _ALONE])
         taken = self._flags(words, where)
@@ -153,10 +155,10 @@ class _Survey:
             return list(words)
         files = self._deployment.files.get("properties", ())
         stores = _stores(self._deployment)
-        found, lost = located(
+        found, lost = locate_paths(
             words, _PATHS[:1], self._deployment, self._started, files[0] if len(files) == 1 else None
         )
-        found, more = located(
+        found, more = locate_paths(
             found, _PATHS[1:], self._deployment, self._started, stores[0] if stores else None
         )
         self._lost += [*lost, *more]
@@ -165,7 +167,7 @@ class _Survey:
     def _flags(self, words: Sequence[str], where: str) -> list[str]:
         """Record the effect of each option; return the words of those that are taken."""
         taken: list[str] = []
-        for group in in_flags(words):
+        for group in split_flags(words):
             name, equals, value = group[0].partition("=")
             value = value if equals else " ".join(group[1:])
             said = io.StringIO()
@@ -221,7 +223,7 @@ class _Survey:
 
         launch = self._started.launch if self._started else Launch(_NAME, ())
         beside = self._started.file if self._started else self._deployment.folder / _FILE
-        here = self._deployment.meant(value, launch, beside)
+        here = self._deployment.find(value, launch, beside)
         if here is None and name == "model_store" and (stores := _stores(self._deployment)):
             here = stores[0]
         if here is None and name != "workflow_store":

@@ -14,7 +14,16 @@ from salver.backends.protocol import ArtifactKind
 from salver.dialects.torchserve.archive import ArchiveDescription, describe
 from salver.dialects.torchserve.archive_files import read_text
 from salver.dialects.torchserve.model_yaml import read_keys
-from salver.migration.models import DIFFERS, FAILS, RUNS, Installed, Model, Verdict, lack_of, lacking
+from salver.migration.models import (
+    DIFFERS,
+    FAILS,
+    RUNS,
+    Installation,
+    Model,
+    Verdict,
+    missing_packages,
+    missing_text,
+)
 from salver.migration.report import Setting
 from salver.words.errors import BadArchive, SalverError
 from salver.words.handlers import FORMAT
@@ -36,7 +45,7 @@ class ArchiveJudge:
         installs: Whether the requirements of archives are installed.
     """
 
-    def __init__(self, folder: Path, installed: Installed, *, installs: bool) -> None:
+    def __init__(self, folder: Path, installed: Installation, *, installs: bool) -> None:
         self._folder = folder
         self._installed = installed
         self._installs = installs
@@ -75,7 +84,7 @@ class ArchiveJudge:
         if strange := sorted({name for source in sources for name in _not_given(source)}):
             return FAILS, (f"its program imports {', '.join(strange)}, which there is not here",), _ASK
         if names := self._lacking(path, sources):
-            told, fix = lack_of(names)
+            told, fix = missing_text(names)
             if archive.requirements_file and not self._installs:
                 fix += f"; or install_py_dep_per_model=true installs its {archive.requirements_file}"
             if not (archive.requirements_file and self._installs):
@@ -103,7 +112,7 @@ class ArchiveJudge:
 
     def _lacking(self, path: Path, sources: list[bytes]) -> tuple[str, ...]:
         told = {name for source in sources for name in _NEEDED.findall(source.decode("utf-8", "replace"))}
-        names = {*lacking(sources), *(name for name in told if not is_installed(name))}
+        names = {*missing_packages(sources), *(name for name in told if not is_installed(name))}
         names = {name for name in names if not self._has(path, name)}
         return tuple(sorted(names))
 

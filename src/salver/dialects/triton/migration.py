@@ -12,8 +12,16 @@ from salver.dialects.triton.config import pbtxt
 from salver.dialects.triton.flags import TRITON
 from salver.kernel.repository.names import is_padded_version
 from salver.migration.deployment import ReadText, Sighting
-from salver.migration.models import Installed, judged
-from salver.migration.report import Service, Setting, flags_judged, located, noticed, place_of, relevant
+from salver.migration.models import Installation, judge_models
+from salver.migration.report import (
+    Service,
+    Setting,
+    judge_flags,
+    locate_paths,
+    position_of,
+    relevant,
+    settings_of_notices,
+)
 from salver.words.errors import SalverError
 
 if TYPE_CHECKING:
@@ -54,7 +62,7 @@ class TritonMigration:
         elif is_padded_version(path.parent.name) and _ARTEFACT.fullmatch(path.name) and len(above) > 2:
             yield Sighting("repository", above[2])
 
-    def services(self, deployment: "Deployment", installed: Installed) -> list[Service]:
+    def services(self, deployment: "Deployment", installed: Installation) -> list[Service]:
         """Return the servers that command lines start, and one for repositories that none names."""
         found = []
         named: set[Path] = set()
@@ -74,16 +82,16 @@ class TritonMigration:
         config = triton.configure(words[len(_HEAD) :], service.environment).config
         return service.config is not None and config.paths == service.config.paths
 
-    def manifests(self, service: Service, installed: Installed) -> "tuple[Manifest, ...]":
+    def manifests(self, service: Service, installed: Installation) -> "tuple[Manifest, ...]":
         """Return nothing: a repository of Triton's is one of Salver's."""
         return ()
 
 
-def _started(started: "ServerStart", deployment: "Deployment", installed: Installed) -> Service:
-    where = place_of(started, deployment)
+def _started(started: "ServerStart", deployment: "Deployment", installed: Installation) -> Service:
+    where = position_of(started, deployment)
     only = deployment.repositories[0] if len(deployment.repositories) == 1 else None
-    words, lost = located(started.launch.words, _PATHS, deployment, started, only)
-    settings, taken = flags_judged(words, TRITON, where)
+    words, lost = locate_paths(started.launch.words, _PATHS, deployment, started, only)
+    settings, taken = judge_flags(words, TRITON, where)
     service = _service(where, taken, settings, deployment, installed, started.launch.environment)
     problem, environment = "; ".join(lost) or service.problem, relevant(started.launch.environment)
     return msgspec.structs.replace(service, problem=problem, environment=environment)
@@ -94,7 +102,7 @@ def _service(
     words: list[str],
     settings: list[Setting],
     deployment: "Deployment",
-    installed: Installed,
+    installed: Installation,
     environment: Mapping[str, str],
 ) -> Service:
     from salver.kernel.repository import Repository
@@ -106,11 +114,11 @@ def _service(
         manifests = Repository(paths, installed.formats, config.repository).scan(0.0) if paths else ()
     except SalverError as error:
         return Service(_NAME, where, (*_HEAD, *words), settings=tuple(settings), problem=str(error))
-    settings = settings + noticed(_NAME, start.notices, settings, deployment.folder)
+    settings = settings + settings_of_notices(_NAME, start.notices, settings, deployment.folder)
     settings += dict.fromkeys(each for manifest in manifests for each in _fields(manifest, deployment))
     distant = [f"{path} was not looked at" for path in config.paths if "://" in path]
     remarks = tuple(filter(None, [start.remark, *distant]))
-    models = judged(_NAME, manifests, installed.backends, trusts_pickle=config.trust_pickle)
+    models = judge_models(_NAME, manifests, installed.backends, trusts_pickle=config.trust_pickle)
     return Service(_NAME, where, (*_HEAD, *words), models, tuple(settings), remarks=remarks, config=config)
 
 

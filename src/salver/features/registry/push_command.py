@@ -27,7 +27,7 @@ from salver.words.errors import InvalidInput, SalverError
 if TYPE_CHECKING:
     from salver.features.registry.records import Actor, NewVersion, Parent, Version
     from salver.features.registry.registry import ModelRegistry
-    from salver.stores.sources import Fetched
+    from salver.stores.sources import FetchedModel
 
 
 def push(
@@ -94,15 +94,15 @@ def push(
 
 
 @contextlib.contextmanager
-def _at_hand(source: str, take: str, *, is_unverified: bool) -> Iterator[tuple["Fetched", Path]]:
+def _at_hand(source: str, take: str, *, is_unverified: bool) -> Iterator[tuple["FetchedModel", Path]]:
     """Make the model available on this machine until the version is created; return path and source."""
-    from salver.stores.sources import Fetched
+    from salver.stores.sources import FetchedModel
     from salver.stores.sources.archives import card_of
     from salver.stores.sources.opening import Options, is_source, open_source
 
     if not is_source(source):
         path = Path(source)
-        yield Fetched(path, str(path.absolute()), card_of(path)), _taken(path, take)
+        yield FetchedModel(path, str(path.absolute()), card_of(path)), _taken(path, take)
         return
     opened = open_source(source, Options(is_unverified))
     with tempfile.TemporaryDirectory(prefix="salver-push-", ignore_cleanup_errors=True) as folder:
@@ -121,7 +121,7 @@ def _at_hand(source: str, take: str, *, is_unverified: bool) -> Iterator[tuple["
 
 
 def _order(
-    fetched: "Fetched",
+    fetched: "FetchedModel",
     card: Path | None,
     parents: tuple["Parent", ...],
     tags: dict[str, str],

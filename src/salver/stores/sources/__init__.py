@@ -5,6 +5,6 @@ source fetches complete, verified files and names the immutable state that they 
 knows all of them.
 """
 
-from salver.stores.sources.fetched import Fetched, Progress, Source, silent
+from salver.stores.sources.fetched import FetchedModel, Progress, Source, silent
 
-__all__ = ["Fetched", "Progress", "Source", "silent"]
+__all__ = ["FetchedModel", "Progress", "Source", "silent"]

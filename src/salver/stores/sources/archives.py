@@ -1,4 +1,4 @@
-"""Fetched archives of a model's folder.
+"""FetchedModel archives of a model's folder.
 
 They are recognised by name, since many models are zip files themselves.
 """

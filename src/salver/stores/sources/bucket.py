@@ -8,7 +8,7 @@ from typing import Final
 from salver.stores import Copies, Entry, ObjectStore, StoreFailed, open_store
 from salver.stores.copies import key_of
 from salver.stores.sources.archives import card_of, is_archive, unpacked
-from salver.stores.sources.fetched import Fetched, Progress
+from salver.stores.sources.fetched import FetchedModel, Progress
 from salver.stores.unpack import room_in
 from salver.words.errors import InvalidInput, LoadFailed
 
@@ -27,7 +27,7 @@ class BucketSource:
     def __repr__(self) -> str:
         return f"<BucketSource {self._store.address.url}>"
 
-    def fetch(self, folder: Path, progress: Progress) -> Fetched:
+    def fetch(self, folder: Path, progress: Progress) -> FetchedModel:
         """See the protocol."""
         url = self._store.address.url
         try:
@@ -39,7 +39,9 @@ class BucketSource:
             self._store.close()
         if path.is_file() and is_archive(path.name):
             path = unpacked(path, folder / "unpacked")
-        return Fetched(path, f"{url}#listing={key_of(url, files)}", card_of(path) if path.is_dir() else "")
+        return FetchedModel(
+            path, f"{url}#listing={key_of(url, files)}", card_of(path) if path.is_dir() else ""
+        )
 
     def _copy(self, files: Mapping[str, Entry], root: Path, progress: Progress) -> Path:
         url = self._store.address.url

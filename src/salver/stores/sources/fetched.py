@@ -12,7 +12,7 @@ _NOTHING: Final[Mapping[str, Any]] = {}
 Progress = Callable[[str, int, int], None]
 
 
-class Fetched(msgspec.Struct, frozen=True):
+class FetchedModel(msgspec.Struct, frozen=True):
     """A model that was fetched onto this machine.
 
     Attributes:
@@ -33,7 +33,7 @@ class Fetched(msgspec.Struct, frozen=True):
 class Source(Protocol):
     """A place that holds one model."""
 
-    def fetch(self, folder: Path, progress: Progress) -> Fetched:
+    def fetch(self, folder: Path, progress: Progress) -> FetchedModel:
         """Fetch the model into an empty folder. Blocking.
 
         Raises:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from salver.stores.sources.archives import card_of
-from salver.stores.sources.fetched import Fetched, Progress
+from salver.stores.sources.fetched import FetchedModel, Progress
 from salver.stores.sources.staging import stage
 from salver.words.errors import InvalidInput
 
@@ -39,12 +39,12 @@ class SnapshotSource:
     def __repr__(self) -> str:
         return f"<SnapshotSource {self._repository.name} {self._commit}>"
 
-    def fetch(self, folder: Path, progress: Progress) -> Fetched:
+    def fetch(self, folder: Path, progress: Progress) -> FetchedModel:
         """See the protocol."""
         path = folder / "model"
         stage(self._repository / "snapshots" / self._commit, path, self._repository)
         name = self._repository.name.removeprefix(_PREFIX).replace("--", "/")
-        return Fetched(path, f"hf://{name}@{self._commit}", card_of(path))
+        return FetchedModel(path, f"hf://{name}@{self._commit}", card_of(path))
 
 
 def cache_of(environment: Mapping[str, str]) -> Path:

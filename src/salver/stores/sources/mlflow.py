@@ -10,7 +10,7 @@ from typing import Final
 from salver.stores import StoreFailed
 from salver.stores.mlmodel import BESIDE, MLMODEL, MlModel, parse_mlmodel
 from salver.stores.sources.archives import card_of
-from salver.stores.sources.fetched import Fetched, Progress
+from salver.stores.sources.fetched import FetchedModel, Progress
 from salver.stores.sources.staging import stage
 from salver.words.errors import InvalidInput
 
@@ -26,12 +26,12 @@ class MlflowFolder:
     def __repr__(self) -> str:
         return f"<MlflowFolder {self._folder}>"
 
-    def fetch(self, folder: Path, progress: Progress) -> Fetched:
+    def fetch(self, folder: Path, progress: Progress) -> FetchedModel:
         """See the protocol. Its pointer is the model's own id, where MLflow gave one."""
-        path, said = arranged(self._folder, folder / "model")
+        path, said = arrange(self._folder, folder / "model")
         source = f"{self._folder.absolute()}{f'#{said.model_id}' if said.model_id else ''}"
         parents = (("run", f"mlflow:{said.run_id}"),) if said.run_id else ()
-        return Fetched(path, source, card_of(path), said.tags, {}, parents)  # type: ignore[arg-type]
+        return FetchedModel(path, source, card_of(path), said.tags, {}, parents)  # type: ignore[arg-type]
 
 
 def is_mlflow(folder: Path) -> bool:
@@ -39,7 +39,7 @@ def is_mlflow(folder: Path) -> bool:
     return (folder / MLMODEL).is_file()
 
 
-def arranged(source: Path, target: Path) -> tuple[Path, MlModel]:
+def arrange(source: Path, target: Path) -> tuple[Path, MlModel]:
     """Copy the model of a folder into a new one; return its path and its ``MLmodel``. Blocking.
 
     Raises:

@@ -19,8 +19,8 @@ from salver.stores import StoreFailed
 from salver.stores.protocol import checked
 from salver.stores.sources.archives import card_of
 from salver.stores.sources.connecting import without_user
-from salver.stores.sources.fetched import Fetched, Progress, Source
-from salver.stores.sources.mlflow import arranged
+from salver.stores.sources.fetched import FetchedModel, Progress, Source
+from salver.stores.sources.mlflow import arrange
 from salver.stores.sources.web import Web, origin
 from salver.stores.unpack import MOST_BYTES, room_in
 from salver.words.errors import InvalidInput, LoadFailed
@@ -187,7 +187,7 @@ class MlflowSource:
     def __repr__(self) -> str:
         return f"<MlflowSource {self._uri.name} of {self._server.url}>"
 
-    def fetch(self, folder: Path, progress: Progress) -> Fetched:
+    def fetch(self, folder: Path, progress: Progress) -> FetchedModel:
         """See the protocol. An alias is resolved once; the version's number is the pointer."""
         version = self._server.version(self._uri)
         number, run_id = str(version.get("version", "")), str(version.get("run_id") or "")
@@ -198,7 +198,7 @@ class MlflowSource:
             raw = self._downloaded(place, folder / "files", progress)
         else:
             raw = _folder_of(self._elsewhere(place).fetch(folder, progress).path)
-        path, said = arranged(raw, folder / "model")
+        path, said = arrange(raw, folder / "model")
         run = self._server.run(run_id) if run_id else {}
         data = run.get("data")
         tags = {
@@ -206,7 +206,7 @@ class MlflowSource:
             **_pairs(version.get("tags")),
             "mlflow.tracking_uri": self._server.url,
         }
-        return Fetched(
+        return FetchedModel(
             path,
             f"models:/{urllib.parse.quote(self._uri.name)}/{number}",
             card_of(path) or str(version.get("description") or ""),

@@ -17,7 +17,7 @@ from salver.stores import StoreFailed
 from salver.stores.sources.archives import card_of
 from salver.stores.sources.distribution import INDEXES, Descriptor, Distribution, descriptor
 from salver.stores.sources.downloading import Digest
-from salver.stores.sources.fetched import Fetched, Progress, silent
+from salver.stores.sources.fetched import FetchedModel, Progress, silent
 from salver.stores.sources.layers import Layers
 from salver.stores.sources.web import parse_object
 from salver.stores.unpack import MOST_BYTES, honest_bytes, room_in
@@ -61,7 +61,7 @@ class OciSource:
     def __repr__(self) -> str:
         return f"<OciSource {self._repository!r}>"
 
-    def fetch(self, folder: Path, progress: Progress) -> Fetched:
+    def fetch(self, folder: Path, progress: Progress) -> FetchedModel:
         """See the protocol."""
         found = self._manifest()
         files, aside = folder / "files", folder / "blobs"
@@ -77,7 +77,7 @@ class OciSource:
         reference = self._repository.reference
         tags = {"oci.tag": reference.tag} if reference.digest is None else {}
         source = f"oci://{reference.host}/{reference.name}@{found.digest}"
-        return Fetched(files, source, card_of(files), {**tags, **self._said(found, folder)})
+        return FetchedModel(files, source, card_of(files), {**tags, **self._said(found, folder)})
 
     @property
     def _where(self) -> str:

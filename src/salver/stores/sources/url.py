@@ -10,7 +10,7 @@ from typing import Final
 
 from salver.stores.sources.archives import card_of, is_archive, unpacked
 from salver.stores.sources.downloading import Digest, parse_digest
-from salver.stores.sources.fetched import Fetched, Progress
+from salver.stores.sources.fetched import FetchedModel, Progress
 from salver.stores.sources.web import Web
 from salver.words.errors import InvalidInput
 
@@ -37,13 +37,13 @@ class UrlSource:
     def __repr__(self) -> str:
         return f"<UrlSource {self._name}>"
 
-    def fetch(self, folder: Path, progress: Progress) -> Fetched:
+    def fetch(self, folder: Path, progress: Progress) -> FetchedModel:
         """See the protocol."""
         file = folder / self._name
         sha256 = self._web.download(self._url, file, progress, digest=self._digest)
         path = unpacked(file, folder / "unpacked") if is_archive(self._name) else file
         source = f"{_public(self._url)}#sha256={sha256}"
-        return Fetched(path, source, card_of(path) if path.is_dir() else "")
+        return FetchedModel(path, source, card_of(path) if path.is_dir() else "")
 
 
 def _digest_of(url: str, fragment: str, *, is_unverified: bool) -> Digest | None:
