@@ -17,7 +17,7 @@ SOURCE = ROOT / "src" / "salver"
 TERMS = ROOT / "docs" / "reference" / "terms.md"
 #: Packages whose prose has been rewritten. Add a package when it is done; it may not get worse again.
 DONE = (
-    "words", "encoding", "stats", "backends", "client", "testing", "features",
+    "words", "encoding", "stats", "backends", "client", "testing", "features", "cli", "terminal",
     "kernel/engine", "kernel/lifecycle",
 )  # fmt: skip
 #: Packages under other projects' names, whose texts those projects write.

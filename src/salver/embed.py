@@ -1,8 +1,7 @@
-"""How is a model asked by the program that it lives in, without a port?
+"""A server inside a program, called without a port.
 
-:class:`Server` is a whole server on a thread of its own, with an event loop of its own, so that a program may
-wait for it as it likes: each question has a method that blocks, and one to await in any event loop.
-Arrays are handed over as they are, in and out, and by DLPack those of frameworks, too.
+:class:`Server` is a whole server on a thread and event loop of its own. Each call has a method that blocks
+and one to await in any event loop. Arrays are passed without a copy, those of frameworks by DLPack.
 """
 
 import asyncio
@@ -69,12 +68,11 @@ class Options(TypedDict, total=False):
     tables: Mapping[str, Table]
 
 
-class Asking(TypedDict, total=False):
-    """What a question may say beside its inputs.
+class RequestOptions(TypedDict, total=False):
+    """Options of a request, besides its inputs.
 
-    ``outputs``: those that are wanted, all without it. ``parameters`` and ``id``: as of the protocol.
-    ``timeout``: seconds after which nobody waits for the answer any more. ``standing``: for whom it is, and
-    how urgent.
+    ``outputs``: outputs to return, by default all. ``parameters`` and ``id``: as in the protocol.
+    ``timeout``: time limit in seconds. ``standing``: the request's tenant and priority.
     """
 
     outputs: Sequence[str]
@@ -85,7 +83,7 @@ class Asking(TypedDict, total=False):
 
 
 class Output:
-    """A tensor of an answer. Do not write to its memory: others may see it.
+    """A tensor of a response. Do not write to its memory: others may see it.
 
     Frameworks take it by DLPack (``torch.from_dlpack(output)``), and numpy by ``np.asarray(output)``, without
     a copy where the datatype is theirs.
@@ -101,21 +99,21 @@ class Output:
 
     @property
     def name(self) -> str:
-        """The tensor's."""
+        """Return the name of the tensor."""
         return self._tensor.name
 
     @property
     def datatype(self) -> DataType:
-        """The protocol's."""
+        """Return the protocol's name of the datatype."""
         return self._tensor.datatype
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Extents, outermost first."""
+        """Return the extents, outermost first."""
         return self._tensor.shape
 
     def numpy(self) -> Array:
-        """The array itself; of BYTES an object array of ``bytes``, of BF16 a copy as float32."""
+        """Return the array itself; of BYTES an object array of ``bytes``, of BF16 a copy as float32."""
         tensor = self._tensor
         return bf16_to_fp32(tensor.array) if tensor.datatype is DataType.BF16 else tensor.array
 
@@ -129,7 +127,7 @@ class Output:
         return (_CPUS[0], 0)
 
     def __dlpack__(self, **asked: Any) -> Any:
-        """A capsule over the same memory; over a copy where a consumer cannot be told that it is read-only.
+        """Return a capsule of the same memory, or of a copy if the consumer does not know read-only memory.
 
         Raises:
             BufferError: DLPack, or numpy's, has no such datatype.
@@ -147,7 +145,7 @@ class Output:
 
 
 class Response:
-    """An answer, or a piece of one. ``response["y"]`` is an :class:`Output`.
+    """A response, or a piece of one. ``response["y"]`` is an :class:`Output`.
 
     Attributes:
         model, version: Who answered.
@@ -168,7 +166,7 @@ class Response:
         return f"<Response of {self.model}:{self.version}, {self.error or list(self.outputs.values())}>"
 
     def __getitem__(self, name: str) -> Output:
-        """The output of that name.
+        """Return the output of that name.
 
         Raises:
             SalverError: the piece is an error.
@@ -196,33 +194,33 @@ class Model:
     def __repr__(self) -> str:
         return f"<Model {self.name}{self.version and ':' + self.version}>"
 
-    def infer(self, inputs: Mapping[str, object], **terms: Unpack[Asking]) -> Response:
-        """The one answer.
+    def infer(self, inputs: Mapping[str, object], **terms: Unpack[RequestOptions]) -> Response:
+        """Send a request and return the response.
 
         Raises:
             InvalidInput: the inputs do not fit.
-            NotFound, NotReady: the model is not there.
-            Overloaded, DeadlineExceeded: it was given up.
+            NotFound, NotReady: the model is not loaded.
+            Overloaded, DeadlineExceeded: the request was refused, or took too long.
             ModelFailed: the model raised.
-            Unsupported: it gives any number of answers: see ``stream``.
+            Unsupported: the model sends any number of responses: see ``stream``.
         """
-        asked = self._asked(inputs, terms)
-        return Response(self._server.run(lambda app: app.inner.infer(*asked.fitted(app))))
+        request = self._request(inputs, terms)
+        return Response(self._server.run(lambda app: app.inner.infer(*request.fitted(app))))
 
-    async def async_infer(self, inputs: Mapping[str, object], **terms: Unpack[Asking]) -> Response:
-        """As ``infer``; a task that is cancelled gives the question up."""
-        asked = self._asked(inputs, terms)
-        return Response(await self._server.wait(lambda app: app.inner.infer(*asked.fitted(app))))
+    async def async_infer(self, inputs: Mapping[str, object], **terms: Unpack[RequestOptions]) -> Response:
+        """Send a request and return the response, as ``infer``; cancelling the task cancels the request."""
+        request = self._request(inputs, terms)
+        return Response(await self._server.wait(lambda app: app.inner.infer(*request.fitted(app))))
 
-    def stream(self, inputs: Mapping[str, object], **terms: Unpack[Asking]) -> Iterator[Response]:
-        """The answer in pieces, each asked for when the one before it has been taken; any model will do.
+    def stream(self, inputs: Mapping[str, object], **terms: Unpack[RequestOptions]) -> Iterator[Response]:
+        """Yield the response in pieces; works with every model.
 
-        Leaving the loop early gives the rest up.
+        Each piece is computed when the one before it has been taken. Leaving the loop early cancels the rest.
 
         Raises:
             SalverError: as ``infer``; before the first piece.
         """
-        pieces = _Pieces(self._asked(inputs, terms))
+        pieces = _Pieces(self._request(inputs, terms))
         try:
             while (response := self._server.run(pieces.next)) is not None:
                 yield Response(response)
@@ -231,10 +229,10 @@ class Model:
                 self._server.run(pieces.close)
 
     async def async_stream(
-        self, inputs: Mapping[str, object], **terms: Unpack[Asking]
+        self, inputs: Mapping[str, object], **terms: Unpack[RequestOptions]
     ) -> AsyncIterator[Response]:
-        """As ``stream``."""
-        pieces = _Pieces(self._asked(inputs, terms))
+        """Yield the response in pieces, as ``stream``."""
+        pieces = _Pieces(self._request(inputs, terms))
         try:
             while (response := await self._server.wait(pieces.next)) is not None:
                 yield Response(response)
@@ -243,14 +241,14 @@ class Model:
                 await self._server.wait(pieces.close)
 
     def is_ready(self) -> bool:
-        """Can it answer now?"""
+        """Return True if the model can answer now."""
         return self._server.run(lambda app: app.control.is_ready(self.name, self.version))
 
     def metadata(self) -> dict[str, Any]:
-        """Inputs and outputs, as the protocol's model metadata.
+        """Return inputs and outputs, as the protocol's model metadata.
 
         Raises:
-            NotFound, NotReady: it is not there.
+            NotFound, NotReady: the model is not loaded.
         """
 
         async def work(app: App) -> dict[str, Any]:
@@ -261,10 +259,10 @@ class Model:
         return self._server.run(work)
 
     def config(self) -> dict[str, Any]:
-        """Its configuration in Triton's form.
+        """Return the model's configuration in Triton's form.
 
         Raises:
-            NotFound, NotReady: it is not there.
+            NotFound, NotReady: the model is not loaded.
         """
 
         async def work(app: App) -> bytes:
@@ -273,7 +271,7 @@ class Model:
         return as_json(self._server.run(work))
 
     def statistics(self) -> list[dict[str, Any]]:
-        """Counts and durations of each version that is loaded, in Triton's form."""
+        """Return counts and durations of each loaded version, in Triton's form."""
 
         async def work(app: App) -> list[dict[str, Any]]:
             found: list[dict[str, Any]] = app.statistics(self.name, self.version)["model_stats"]
@@ -281,7 +279,7 @@ class Model:
 
         return self._server.run(work)
 
-    def _asked(self, inputs: Mapping[str, object], terms: Asking) -> "_Question":
+    def _request(self, inputs: Mapping[str, object], terms: RequestOptions) -> "_Request":
         now = time.monotonic()
         timeout = terms.get("timeout")
         request = InferRequest(
@@ -294,20 +292,20 @@ class Model:
         )
         deadline = None if timeout is None else now + timeout
         call = Call("embedded", now, deadline, request.id, standing=terms.get("standing", ANYBODY))
-        return _Question(request, call, any(isinstance(value, UNTYPED) for value in inputs.values()), inputs)
+        return _Request(request, call, any(isinstance(value, UNTYPED) for value in inputs.values()), inputs)
 
 
 class Server:
     """A server in this process: ``with Server("models/") as server``, or ``async with``.
 
-    Several may run side by side. One that is not stopped is stopped when the interpreter ends. It does not go
-    along into a forked process.
+    Several may run side by side. A running server is stopped when the interpreter ends. A forked process does
+    not inherit it.
 
     Args:
         paths: Model files, folders of one, repositories of many.
-        port: Opens HTTP and gRPC there, too; 0 = any free port, None = none.
-        config: All that :class:`~salver.configuration.ServeConfig` knows; keywords go first.
-        options: As :class:`Options`. Without a word models are loaded at the start, and later on request.
+        port: Also open HTTP and gRPC at this port; 0 = any free port, None = none.
+        config: The whole configuration; keywords override it.
+        options: See :class:`Options`. By default, models are loaded at the start, and later on request.
     """
 
     def __init__(
@@ -337,7 +335,7 @@ class Server:
         return f"<Server of {', '.join(self.config.paths)}, {'running' if self._app else 'not running'}>"
 
     def start(self) -> None:
-        """Load the models; returns when they are ready. Does nothing where it runs already.
+        """Load the models, and return when they are ready. Does nothing if the server runs.
 
         Raises:
             LoadFailed: a model did not load, unless ``exits_on_error`` is False.
@@ -359,7 +357,7 @@ class Server:
         _watch_the_end()
 
     def stop(self) -> None:
-        """Let what is under way end, and the models go. Does nothing where it does not run."""
+        """Finish requests in flight and unload the models. Does nothing if the server does not run."""
         thread, loop, end = self._thread, self._loop, self._end
         if thread is None or loop is None or end is None or self._pid != os.getpid():
             return
@@ -389,7 +387,7 @@ class Server:
 
     @property
     def url(self) -> str:
-        """Base of every HTTP route, where a port is open.
+        """Return the base of every HTTP route.
 
         Raises:
             NotReady: it does not run.
@@ -401,16 +399,16 @@ class Server:
 
     @property
     def models(self) -> dict[str, Model]:
-        """Those that can answer now, by name."""
+        """Return the models that can answer now, by name."""
         ready = sorted({s.id.name for s in self.index() if s.state is State.READY})
         return {name: self.model(name) for name in ready}
 
     def model(self, name: str, version: str | int = "") -> Model:
-        """A model, whether it is there or not; without a version the newest that is ready."""
+        """Return a model, loaded or not; by default its newest version that is ready."""
         return Model(self, name, str(version))
 
     def index(self) -> tuple[VersionStatus, ...]:
-        """Every version known, with its state and, where it is not ready, the reason."""
+        """Return every known version with its state, and the reason if it is not ready."""
 
         async def work(app: App) -> tuple[VersionStatus, ...]:
             return tuple(app.statuses())
@@ -418,7 +416,7 @@ class Server:
         return self.run(work)
 
     def is_ready(self) -> bool:
-        """Can every model answer?"""
+        """Return True if every model can answer."""
         return self.run(lambda app: app.control.is_ready())
 
     def load(
@@ -427,7 +425,7 @@ class Server:
         config: Mapping[str, Any] | str = "",
         files: Mapping[str, bytes] | None = None,
     ) -> None:
-        """Load a model of the repository, or what is new of it.
+        """Load a model of the repository, or its new versions.
 
         Args:
             config: A Triton configuration in place of the model's own.
@@ -446,20 +444,20 @@ class Server:
         config: Mapping[str, Any] | str = "",
         files: Mapping[str, bytes] | None = None,
     ) -> None:
-        """As ``load``."""
+        """Load a model, as ``load``."""
         order = _order(config, files)
         await self.wait(lambda app: app.control.load(name, order))
 
     def unload(self, name: str) -> None:
-        """Let a model go; returns when what it was asked has been answered."""
+        """Unload a model, and return when its requests in flight are answered."""
         self.run(lambda app: app.control.unload(name, waits=True))
 
     async def async_unload(self, name: str) -> None:
-        """As ``unload``."""
+        """Unload a model, as ``unload``."""
         await self.wait(lambda app: app.control.unload(name, waits=True))
 
     def metrics(self) -> str:
-        """The metrics page, in Prometheus' text format."""
+        """Return the metrics page, in Prometheus' text format."""
 
         async def work(app: App) -> str:
             return app.metrics("")[0].decode()
@@ -467,7 +465,7 @@ class Server:
         return self.run(work)
 
     def run(self, work: Callable[[App], Coroutine[Any, Any, _T]]) -> _T:
-        """Have it done on the server's thread, and wait; Ctrl-C gives it up.
+        """Run a coroutine on the server's thread, and wait; Ctrl-C cancels it.
 
         Raises:
             NotReady: the server does not run, or not in this process.
@@ -482,7 +480,7 @@ class Server:
             raise
 
     async def wait(self, work: Callable[[App], Coroutine[Any, Any, _T]]) -> _T:
-        """The same, awaited in the caller's event loop."""
+        """Run a coroutine on the server's thread, awaited in the caller's event loop."""
         future = self._submit(work)
         try:
             return await asyncio.wrap_future(future)
@@ -512,7 +510,7 @@ class Server:
             raise Unsupported("the server's own thread cannot wait for it", fix="Ask from another one.")
 
     def _serve(self, begun: "concurrent.futures.Future[None]") -> None:
-        """The thread: from start to stop."""
+        """Run the server on its thread, from start to stop."""
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(self._live(begun))
 
@@ -535,7 +533,7 @@ class Server:
             begun.set_exception(error)
 
 
-class _Question(msgspec.Struct, frozen=True):
+class _Request(msgspec.Struct, frozen=True):
     """A request, and whether some of its inputs came without a datatype.
 
     Attributes:
@@ -548,14 +546,14 @@ class _Question(msgspec.Struct, frozen=True):
     given: Mapping[str, object]
 
     def fitted(self, app: App) -> tuple[InferRequest, Call]:
-        """With the model's datatypes where the caller said none. On the server's thread.
+        """Return the request with the model's datatypes where the caller gave none. On the server's thread.
 
         Raises:
             InvalidInput: values do not fit these.
         """
         request = self.request
         if self.is_untyped:
-            with suppress(NotFound, NotReady):  # which asking says in its own way
+            with suppress(NotFound, NotReady):  # the request itself reports that
                 _, signature = app.signature(request.model, request.version)
                 kinds = {spec.name: spec.datatype for spec in signature.inputs}
                 fitting = tuple(
@@ -570,15 +568,15 @@ class _Question(msgspec.Struct, frozen=True):
 
 
 class _Pieces:
-    """An answer in pieces, on the server's thread: at most one is there before it is asked for."""
+    """A response in pieces, on the server's thread; at most one piece is computed ahead."""
 
-    def __init__(self, asked: _Question) -> None:
+    def __init__(self, asked: _Request) -> None:
         self._asked = asked
         self._there: asyncio.Queue[InferResponse | SalverError | None] = asyncio.Queue(1)
         self._working: asyncio.Task[None] | None = None
 
     async def next(self, app: App) -> InferResponse | None:
-        """None after the last one."""
+        """Return the next piece; None after the last one."""
         if self._working is None:
             self._working = asyncio.create_task(self._work(app))
         piece = await self._there.get()
@@ -587,7 +585,7 @@ class _Pieces:
         return piece
 
     async def close(self, app: App) -> None:
-        """Give up what has not come yet."""
+        """Cancel the rest."""
         if self._working is not None:
             self._working.cancel()
             await asyncio.wait([self._working])
@@ -636,7 +634,7 @@ def _not_loaded(statuses: Sequence[VersionStatus]) -> LoadFailed:
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
-    """The fastest event loop that there is."""
+    """Return the fastest event loop that is installed."""
     try:
         from uvloop import new_event_loop
     except ImportError:  # not made for Windows
@@ -655,6 +653,6 @@ def _stop_all() -> None:
 
 @functools.cache
 def _watch_the_end() -> None:
-    """Before the threads of executors end, which stopping needs: ``atexit`` comes after that."""
+    """Stop all servers at exit, before the threads of executors end: ``atexit`` would be too late."""
     getattr(threading, "_register_atexit", atexit.register)(_stop_all)
     os.register_at_fork(after_in_child=_RUNNING.clear)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class _Program(NamedTuple):
-    """Where the flags of a server's program are, and the function that turns them into a configuration."""
+    """Import paths of the flags of a server's program, and of the function that reads them."""
 
     flags: str
     configure: str

@@ -74,7 +74,7 @@ def completed(
 
 
 def _rate(environment: Mapping[str, str]) -> int:
-    """Of ``OTEL_TRACES_SAMPLER``: one request in so many that come without a trace."""
+    """Return the rate of ``OTEL_TRACES_SAMPLER``: one in this many requests without a trace is traced."""
     sampler = environment.get("OTEL_TRACES_SAMPLER", "parentbased_always_on").removeprefix("parentbased_")
     if sampler in ("always_on", "always_off"):
         return int(sampler == "always_on")
@@ -94,7 +94,7 @@ def _rate(environment: Mapping[str, str]) -> int:
 
 
 def _pairs(variable: str, environment: Mapping[str, str]) -> dict[str, str]:
-    """``key=value,key=value``, each percent-encoded."""
+    """Return the pairs of ``key=value,key=value``, percent-encoded."""
     found = {}
     for part in filter(None, environment.get(variable, "").split(",")):
         key, equals, value = part.partition("=")

@@ -43,7 +43,7 @@ class CommandLine(NamedTuple):
 
     @property
     def types(self) -> dict[str, FlagType]:
-        """The type of each flag."""
+        """Return the type of each flag."""
         tables = (self.used, self.ignored, self.own)
         return {name: kind for flags in tables for name, (kind, _) in flags.items()}
 
