@@ -2,8 +2,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PY     := .venv/bin/python
 PIP    := $(PY) -m pip install --quiet --disable-pip-version-check
-# One more than the cores of CI: who tests a server waits for a third of the time.
-JOBS   ?= 3
+# Twice the cores of CI: tests of servers wait for three quarters of their time.
+JOBS   ?= 4
 ARGS   ?=
 
 # Tests, the demo and the benchmarks import ONNX Runtime by themselves, too.
