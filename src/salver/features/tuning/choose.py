@@ -109,7 +109,7 @@ def choose(
         judge: Compares the candidates near the best under load; default :func:`worth`.
         measured: Cells whose measured rate is preferred to the law's if only the rate counts.
 
-    >>> laws = {GridPlacement(1, 2): BatchLaw(0.001, 0.004), Placed(2, 1): BatchLaw(0.0018, 0.005)}
+    >>> laws = {GridPlacement(1, 2): BatchLaw(0.001, 0.004), GridPlacement(2, 1): BatchLaw(0.0018, 0.005)}
     >>> setting = choose(laws, Objective(throughput=True), Limits(cores=2))
     >>> setting.instances, setting.threads, setting.max_rows
     (2, 1, 32)

@@ -29,7 +29,7 @@ def table_rows(measured: Sequence[Measurement]) -> list[tuple[str, ...]]:
     """Return one row per cell, ordered by placement and size.
 
     >>> from salver.features.tuning.profile import Cell
-    >>> table_rows([Measurement(Cell(1, 2, 8), 0.004, 2000), Measured(Cell(1, 2, 1), 0.001, 1000)])
+    >>> table_rows([Measurement(Cell(1, 2, 8), 0.004, 2000), Measurement(Cell(1, 2, 1), 0.001, 1000)])
     [('1 × 2', '1', '1.00', '1000'), ('1 × 2', '8', '4.00', '2000')]
     """
     return [

@@ -36,7 +36,7 @@ class Search:
     >>> law = {(1, 2): BatchLaw(0.001, 0.004), (2, 1): BatchLaw(0.0018, 0.005)}
     >>> while (cell := search.ask()) is not None:
     ...     seconds = law[cell.instances, cell.threads].seconds(cell.rows)
-    ...     search.tell(Measured(cell, seconds, cell.instances * cell.rows / seconds))
+    ...     search.tell(Measurement(cell, seconds, cell.instances * cell.rows / seconds))
     >>> len(search.measured), len(Limits(cores=2).cells())
     (4, 18)
     >>> search.setting().instances

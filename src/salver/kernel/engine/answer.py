@@ -70,9 +70,9 @@ class Answer:
 
         >>> import numpy as np
         >>> from salver.kernel.engine.sampling import Sampling
-        >>> from salver.kernel.engine.transcript import Bytes
+        >>> from salver.kernel.engine.transcript import ByteVocabulary
         >>> prompt = Prompt([97], 2, Sampling(temperature=0), (), False)
-        >>> answer = Answer(prompt, Bytes(), -1, 0.0)
+        >>> answer = Answer(prompt, ByteVocabulary(), -1, 0.0)
         >>> pieces = [answer.go_on(np.eye(256)[token], token, 1.0) for token in (98, 99)]
         >>> [(piece.text, piece.finish) for piece in pieces]
         [('b', ''), ('c', 'length')]
