@@ -164,7 +164,7 @@ async def test_ts_y1_workers_share_weights_unless_they_shall_not(tmp_path: Path)
     async with world_in(tmp_path) as world:
         await world.have(Workers(least=2))
         await world.servable.engine.settled()
-        assert world.servable.engine._crew._fork_server.pid > 0
+        assert world.servable.engine._pool._fork_server.pid > 0
         await world.have(Workers(least=2), body="b", share_weights="false")
         await world.servable.engine.settled()
-        assert world.servable.engine._crew._fork_server.pid == -1
+        assert world.servable.engine._pool._fork_server.pid == -1

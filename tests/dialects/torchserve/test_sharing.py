@@ -18,7 +18,7 @@ from salver.dialects.torchserve.engine.sharing import exit_code_of
 
 
 def fork_server_of(world: World) -> int:
-    return world.engine._crew._fork_server.pid
+    return world.engine._pool._fork_server.pid
 
 
 def parent_of(pid: int) -> int:
@@ -220,7 +220,7 @@ from handler_worlds import world_of
 
 async def main():
     async with world_of(least=2, shares=True) as world:
-        print(world.engine._crew._fork_server.pid, *[s.pid for s in world.engine.workers()], flush=True)
+        print(world.engine._pool._fork_server.pid, *[s.pid for s in world.engine.workers()], flush=True)
         await asyncio.sleep(60)
 
 asyncio.run(main())

@@ -85,7 +85,7 @@ class HostProcess:
         dead: Result: how it died (``SIGKILL``, ``exit code 3``, …). Never cancelled.
         signature: Signature of the model.
         asks: Kind of input: ``batch`` (:meth:`run`), ``requests`` (:meth:`answer`), ``stream`` or ``forms``
-            (:class:`salver.dialects.torchserve.engine.form_host.FormHost`).
+            (of a handler).
         has_opinion: The model reports its own readiness (:meth:`is_ready`).
         wants_trace: The model needs the span of each request.
         alone: Why a fork server cannot fork; empty = it can.

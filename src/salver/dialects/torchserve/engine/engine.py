@@ -1,11 +1,10 @@
-"""Who runs the requests to a handler, and when?
+"""Engine of a handler: hands its requests to workers.
 
-The asyncio shell around a :class:`~salver.dialects.torchserve.engine.job_queue.JobQueue`, which says which
-worker runs what, and
-a :class:`~salver.dialects.torchserve.engine.worker_pool.Crew`, which keeps the workers alive. A run is one
-message to a worker and one
-back, without a task or a timer of its own; the next run begins before the answers of the last one are told.
-Whatever happens to a worker, each request gets one answer.
+The asyncio shell around a :class:`~salver.dialects.torchserve.engine.job_queue.JobQueue`, which decides
+which worker runs what, and a :class:`~salver.dialects.torchserve.engine.worker_pool.WorkerPool`, which
+keeps the workers alive. A run is one message to a worker and one back, without a task or a timer of its
+own; the next run begins before the answers of the last one are delivered. Whatever happens to a worker,
+each request gets one answer.
 """
 
 import asyncio
@@ -23,7 +22,7 @@ from salver.dialects.torchserve.engine.flow import HandlerFlow
 from salver.dialects.torchserve.engine.job_queue import Batch, JobQueue, PlainQueue
 from salver.dialects.torchserve.engine.run import HandlerRun, died, told
 from salver.dialects.torchserve.engine.sequence_queue import SequenceQueue
-from salver.dialects.torchserve.engine.worker_pool import Crew, Worker, WorkerFactory
+from salver.dialects.torchserve.engine.worker_pool import Worker, WorkerFactory, WorkerPool
 from salver.kernel.engine.refusals import LATE, closing, unloaded
 from salver.kernel.engine.run_limit import RunLimit
 from salver.kernel.engine.spawn import HostPlan
@@ -96,11 +95,11 @@ class HandlerEngine:
         self._wakes_at = 0.0  # by the engine's clock
         self._is_closed = False
         plan = msgspec.structs.replace(plan, limit=RunLimit(max(0, workers.response_timeout_s) or math.inf))
-        self._crew = Crew(plan, self, workers, terms.factory)
-        self._crew.scale(workers.least)
+        self._pool = WorkerPool(plan, self, workers, terms.factory)
+        self._pool.scale(workers.least)
 
     def __repr__(self) -> str:
-        return f"<HandlerEngine {self.id}, {self.queued} queued, {self.running} running, {self._crew!r}>"
+        return f"<HandlerEngine {self.id}, {self.queued} queued, {self.running} running, {self._pool!r}>"
 
     # What callers ask.
 
@@ -219,30 +218,30 @@ class HandlerEngine:
 
     async def is_ready(self) -> bool:
         """A worker is there, or none is wanted."""
-        return bool(self._there) or not self._crew.wanted
+        return bool(self._there) or not self._pool.wanted
 
     def is_healthy(self, now: float) -> bool:
         """It has not been short of workers for longer than it may."""
-        return self._crew.is_healthy(now)
+        return self._pool.is_healthy(now)
 
     def workers(self) -> tuple[WorkerStatus, ...]:
         """Those that are wanted, and those that have not gone yet."""
-        return self._crew.statuses()
+        return self._pool.statuses()
 
     def scale(self, least: int, most: int) -> None:
         """So many workers from now on: more are started, and those that go end their runs first."""
         self._workers = msgspec.structs.replace(self._workers, least=least, most=most)
-        self._crew.scale(least)
+        self._pool.scale(least)
         if not least:
             self.is_lost()
 
     async def settled(self) -> int:
         """Wait until each worker that is wanted is there or has failed once; how many are there."""
-        return await self._crew.settled()
+        return await self._pool.settled()
 
     async def gone(self) -> None:
         """Wait until workers that are not wanted any more have gone."""
-        await self._crew.gone()
+        await self._pool.gone()
 
     async def close(self) -> None:
         """Refuse what waits, end the runs under way, let the workers go."""
@@ -250,12 +249,12 @@ class HandlerEngine:
         fail_all(self._queue.clear(), lambda: unloaded(self.id))
         if self._timer is not None:
             self._timer.cancel()
-        await self._crew.close()
+        await self._pool.close()
 
-    # What the crew says.
+    # What the pool says.
 
     def came(self, worker: Worker) -> None:
-        """See :class:`~salver.dialects.torchserve.engine.worker_pool.Owner`."""
+        """See :class:`~salver.dialects.torchserve.engine.worker_pool.PoolOwner`."""
         self._there[worker.id] = worker
         if worker.host is not None and worker.host.asks == "stream":
             most, patience = max(1, self._workers.batch_size), float(max(0, self._workers.response_timeout_s))
@@ -265,8 +264,9 @@ class HandlerEngine:
         self._pump()
 
     def went(self, worker: Worker) -> None:
-        """See :class:`~salver.dialects.torchserve.engine.worker_pool.Owner`. What it ran has been answered
-        already.
+        """See :class:`~salver.dialects.torchserve.engine.worker_pool.PoolOwner`.
+
+        What the worker ran has been answered already.
         """
         self._there.pop(worker.id, None)
         self._flows.pop(worker.id, None)
@@ -274,7 +274,7 @@ class HandlerEngine:
         self._pump()
 
     async def released(self, worker: Worker) -> None:
-        """See :class:`~salver.dialects.torchserve.engine.worker_pool.Owner`."""
+        """See :class:`~salver.dialects.torchserve.engine.worker_pool.PoolOwner`."""
         queue, id = self._queue, worker.id
         queue.retire(id)
         self._pump()
@@ -302,14 +302,14 @@ class HandlerEngine:
         return id in self._runs or (id in self._flows and self._flows[id].open > 0)
 
     def is_lost(self) -> None:
-        """See :class:`~salver.dialects.torchserve.engine.worker_pool.Owner`."""
-        if not self._there or not self._crew.wanted:
+        """See :class:`~salver.dialects.torchserve.engine.worker_pool.PoolOwner`."""
+        if not self._there or not self._pool.wanted:
             fail_all(self._queue.clear(), self._no_worker)
 
     # From the queue to runs.
 
     def _no_worker(self) -> SalverError:
-        why = self._crew.why
+        why = self._pool.why
         return NotReady(
             f"model '{self.id.name}' has no worker" + (f": {why}" if why else ""),
             fix="Scale its workers up.",
@@ -325,7 +325,7 @@ class HandlerEngine:
     ) -> HandlerCall:
         if self._is_closed:
             raise closing(self.id)
-        if not self._there and self._crew.is_lost:
+        if not self._there and self._pool.is_lost:
             raise self._no_worker()
         now = self._clock()
         until = math.inf if deadline is None else deadline
@@ -415,7 +415,7 @@ class HandlerEngine:
 
     def _go_back(self, calls: list[HandlerCall]) -> list[HandlerCall]:
         """Their worker was gone before it saw them; those that no other one runs."""
-        moved = [call for call in calls if not call.is_over and call.moves < self._crew.wanted]
+        moved = [call for call in calls if not call.is_over and call.moves < self._pool.wanted]
         for call in moved:
             call.moves += 1
         stay = self._queue.back(moved)

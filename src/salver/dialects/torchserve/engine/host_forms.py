@@ -25,7 +25,7 @@ from salver.words.messages import Signature
 def run(channel: Channel, load: Load, requests: Arena, responses: Arena) -> int:
     """Load the handler and run it, or fork on order, until told to stop; return the exit status."""
     arenas = requests, responses
-    before = sharing.Before() if load.forks else None
+    before = sharing.Baseline() if load.forks else None
     if before is not None and load.imports:
         return _fork_imports(channel, load, arenas, before)
     try:
@@ -36,32 +36,32 @@ def run(channel: Channel, load: Load, requests: Arena, responses: Arena) -> int:
         return 1
     if before is not None:
         before.end()
-        if alone := sharing.why_not(before):
-            imports = sharing.imported(before, load.manifest.path)
+        if alone := sharing.obstacle_to_forking(before):
+            imports = sharing.imported_modules(before, load.manifest.path)
             loaded = msgspec.structs.replace(loaded, alone=alone, imports=imports)
     channel.send(loaded)
     if before is not None and loaded.alone:
-        sharing.unfold(load.variables, load.options.threads)
+        sharing.restore_threads(load.variables, load.options.threads)
     elif before is not None:
-        if (birth := sharing.bear(channel.sock, before, load)) is None:
+        if (ends := sharing.fork_on_order(channel.sock, before, load)) is None:
             model.close()
             return 0
-        channel, arenas = _own_ends(birth, arenas)
+        channel, arenas = _own_ends(ends, arenas)
         _run_fork(channel, lambda _: (model, loaded), arenas)
     _serve(channel, model, load, *arenas)
     model.close()
     return 0
 
 
-def _fork_imports(channel: Channel, load: Load, arenas: tuple[Arena, Arena], before: sharing.Before) -> int:
+def _fork_imports(channel: Channel, load: Load, arenas: tuple[Arena, Arena], before: sharing.Baseline) -> int:
     """Run a host that forks others, which share its imports and load the model themselves."""
     sharing.import_all(load.imports)
     before.end()
-    alone = sharing.why_not(before)
+    alone = sharing.obstacle_to_forking(before)
     channel.send(LoadResult(Signature((), ()), alone=alone))
-    if alone or (birth := sharing.bear(channel.sock, before, load)) is None:
+    if alone or (ends := sharing.fork_on_order(channel.sock, before, load)) is None:
         return 0
-    channel, arenas = _own_ends(birth, arenas)
+    channel, arenas = _own_ends(ends, arenas)
 
     def load_now(load: Load) -> tuple[RunnableModel, LoadResult]:
         model = load_model(load, None)
@@ -96,14 +96,14 @@ def _run_fork(
     os._exit(code)
 
 
-def _own_ends(birth: sharing.Birth, others: tuple[Arena, Arena]) -> tuple[Channel, tuple[Arena, Arena]]:
+def _own_ends(ends: sharing.ForkEnds, others: tuple[Arena, Arena]) -> tuple[Channel, tuple[Arena, Arena]]:
     """Return a forked host's own channel and arenas, in place of its parent's."""
     for arena in others:
         arena.close()
-    for fd in birth:
+    for fd in ends:
         os.set_inheritable(fd, False)
-    channel = Channel(socket.socket(fileno=birth.control))
-    return channel, (Arena(birth.requests), Arena(birth.responses))
+    channel = Channel(socket.socket(fileno=ends.control))
+    return channel, (Arena(ends.requests), Arena(ends.responses))
 
 
 def _serve(channel: Channel, model: RunnableModel, load: Load, requests: Arena, responses: Arena) -> None:

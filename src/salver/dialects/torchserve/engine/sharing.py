@@ -1,9 +1,9 @@
-"""How do workers of one model share its memory?
+"""Memory that the workers of one model share, by forks.
 
-A host that has loaded the model forks others on order: they begin where it is, and what none of them writes
-to lies in memory once. That is done only where it is safe (:func:`why_not`): a fork has one thread, and what
-the model has opened must not be the same for all. This is what happens in the host's process;
-:mod:`salver.dialects.torchserve.engine.fork_server` gives the orders.
+A host that has loaded the model forks others on order: pages that none of them writes to lie in memory once.
+That is done only where it is safe (:func:`obstacle_to_forking`): a fork has one thread, and open files must
+not be shared. This is the part in the host's process; the orders come from
+:mod:`salver.dialects.torchserve.engine.fork_server`.
 """
 
 import ctypes
@@ -29,16 +29,16 @@ _MOST_FDS = 8
 _DEVICES = frozenset({"/dev/null", "/dev/zero", "/dev/random", "/dev/urandom"})
 
 
-class Birth(NamedTuple):
-    """What a host that was forked has of its own: control channel and arenas."""
+class ForkEnds(NamedTuple):
+    """Descriptors of a forked host: control channel and arenas."""
 
     control: int
     requests: int
     responses: int
 
 
-class Before:
-    """What a host was like before it loaded its model."""
+class Baseline:
+    """State of a host before it loaded its model: descriptors, modules and random seeds."""
 
     def __init__(self) -> None:
         self.fds = _fds()
@@ -58,18 +58,18 @@ class Before:
         return wrapped
 
     def end(self) -> None:
-        """The model is there."""
+        """Stop watching for seeds: the model has been loaded."""
         random.seed = self._real["random"]
         numpy_random: Any = sys.modules["numpy"].random
         numpy_random.seed = self._real["numpy"]
 
 
-def why_not(before: Before) -> str:
-    """What the model has that forks cannot have as well; empty = they can."""
+def obstacle_to_forking(before: Baseline) -> str:
+    """Return why a process with this model must not fork; empty = it may."""
     if (threads := len(list(Path("/proc/self/task").iterdir()))) > 1:
         return f"it has {threads} threads"
     for fd in sorted(_fds() - before.fds):
-        if why := _why_not_open(fd):
+        if why := _obstacle_of(fd):
             return why
     torch: Any = sys.modules.get("torch")
     cuda = getattr(torch, "cuda", None)
@@ -78,8 +78,8 @@ def why_not(before: Before) -> str:
     return ""
 
 
-def imported(before: Before, but: Path) -> tuple[str, ...]:
-    """What the model has imported that is installed, and does not lie in its own folder."""
+def imported_modules(before: Baseline, but: Path) -> tuple[str, ...]:
+    """Return the installed modules that the model has imported, without those in its own folder."""
     found = []
     for name, module in [(name, sys.modules[name]) for name in sorted(set(sys.modules) - before.modules)]:
         file = getattr(module, "__file__", None)
@@ -89,13 +89,13 @@ def imported(before: Before, but: Path) -> tuple[str, ...]:
 
 
 def import_all(names: Iterable[str]) -> None:
-    """Import what can be imported."""
+    """Import modules; those that raise are skipped."""
     for name in names:
         with suppress(Exception):
             importlib.import_module(name)
 
 
-def _why_not_open(fd: int) -> str:
+def _obstacle_of(fd: int) -> str:
     try:
         mode = os.fstat(fd).st_mode
         where = str(Path(f"/proc/self/fd/{fd}").readlink())
@@ -114,7 +114,7 @@ def _fds() -> set[int]:
 
 
 def _is_open(fd: int) -> bool:
-    """Not so of the one by which the others were listed."""
+    """Return False for the descriptor by which the others were listed."""
     try:
         os.fstat(fd)
     except OSError:
@@ -122,8 +122,8 @@ def _is_open(fd: int) -> bool:
     return True
 
 
-def bear(sock: socket.socket, before: Before, load: Load) -> Birth | None:
-    """Fork on order until told to stop: None then. In a fork: what it has of its own."""
+def fork_on_order(sock: socket.socket, before: Baseline, load: Load) -> ForkEnds | None:
+    """Fork on order until told to stop. Return None then; in a fork, return its descriptors."""
     gc.collect()
     gc.freeze()  # so that a collection in a fork does not write to all that is there
     frames = Frames()
@@ -139,13 +139,13 @@ def bear(sock: socket.socket, before: Before, load: Load) -> Birth | None:
                     os.waitpid(order.pid, 0)
             elif isinstance(order, Fork):
                 mine, fds = fds, []
-                if (birth := _fork(sock, mine, before, load)) is not None:
-                    return birth
+                if (ends := _fork(sock, mine, before, load)) is not None:
+                    return ends
             else:
                 return None
 
 
-def _fork(sock: socket.socket, fds: list[int], before: Before, load: Load) -> Birth | None:
+def _fork(sock: socket.socket, fds: list[int], before: Baseline, load: Load) -> ForkEnds | None:
     sys.stdout.flush()
     sys.stderr.flush()
     parent, chance = os.getpid(), random.getstate()
@@ -175,12 +175,12 @@ def _fork(sock: socket.socket, fds: list[int], before: Before, load: Load) -> Bi
     if "random" in before.seeded:
         random.setstate(chance)  # a fork has seeded it anew
     _renew(_fds() - before.fds - {control, requests, responses}, before.seeded)
-    unfold(load.variables, load.options.threads)
-    return Birth(control, requests, responses)
+    restore_threads(load.variables, load.options.threads)
+    return ForkEnds(control, requests, responses)
 
 
 def _renew(fds: set[int], seeded: set[str]) -> None:
-    """Whatever must not be the same in two workers: places in files, and chance that nobody has seeded."""
+    """Renew what two workers must not share: positions in files, and random states that nobody seeded."""
     for fd in sorted(fds):
         _reopen(fd)
     if "numpy" not in seeded:
@@ -191,7 +191,7 @@ def _renew(fds: set[int], seeded: set[str]) -> None:
 
 
 def _reopen(fd: int) -> None:
-    """The same file, read from the same place on, and from now on by itself."""
+    """Reopen a file at its position, so that the position is this process's own."""
     with suppress(OSError):
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             return
@@ -202,8 +202,8 @@ def _reopen(fd: int) -> None:
         os.close(new)
 
 
-def unfold(variables: Mapping[str, str], threads: int) -> None:
-    """As many threads as it may have, of a host that was loaded with one."""
+def restore_threads(variables: Mapping[str, str], threads: int) -> None:
+    """Allow a host that was loaded with one thread as many as it may have."""
     os.environ.update(variables)
     torch: Any = sys.modules.get("torch")
     if torch is not None:
@@ -212,7 +212,7 @@ def unfold(variables: Mapping[str, str], threads: int) -> None:
 
 
 def exit_code_of(pid: int) -> int:
-    """How a process ended that nobody has reaped yet, as ``subprocess`` says it; -9 = it cannot be told."""
+    """Return the exit status of a process not yet reaped, as ``subprocess`` has it; -9 = not known."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text("ascii", "replace").rpartition(")")[2].split()
         return os.waitstatus_to_exitcode(int(fields[-1]))

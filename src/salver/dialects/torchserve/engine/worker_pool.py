@@ -1,9 +1,9 @@
 """Worker processes of a handler.
 
-:class:`Crew` starts host processes, starts them again when they die
-(:mod:`salver.dialects.torchserve.engine.worker_life` says
-when), and lets them go when fewer are wanted. It knows no request: an owner is told who can work, and says
-when a worker that is to go has nothing left to do.
+:class:`WorkerPool` starts host processes, restarts them when they die (when,
+:mod:`salver.dialects.torchserve.engine.worker_life` decides), and stops them when fewer are wanted. It
+knows no request: its owner learns which workers are ready, and says when a worker that is to stop has
+nothing left to do.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ class WorkerFactory(msgspec.Struct, frozen=True):
 
 
 class Worker:
-    """The place of one worker.
+    """One worker, through all its processes.
 
     Attributes:
         id: Its number, which no other one on the server has.
@@ -71,8 +71,8 @@ class Worker:
         return WorkerStatus(self.id, self.started, shown, pid, memory_of(pid) if pid > 0 else 0, self.gpu)
 
 
-class Owner(Protocol):
-    """Who has work for the crew."""
+class PoolOwner(Protocol):
+    """Source of work for the pool."""
 
     def came(self, worker: Worker) -> None:
         """It can work."""
@@ -91,7 +91,7 @@ class Owner(Protocol):
         ...
 
 
-class Crew:
+class WorkerPool:
     """The workers of one version.
 
     Args:
@@ -100,7 +100,7 @@ class Crew:
             (:class:`~salver.dialects.torchserve.engine.worker_life.WorkerLife`), and which GPUs they use.
     """
 
-    def __init__(self, plan: HostPlan, owner: Owner, workers: Workers, factory: WorkerFactory) -> None:
+    def __init__(self, plan: HostPlan, owner: PoolOwner, workers: Workers, factory: WorkerFactory) -> None:
         self._plan = plan
         self._fork_server = ForkServer(plan)
         self._owner = owner
@@ -114,7 +114,7 @@ class Crew:
         self._changed = asyncio.Event()
 
     def __repr__(self) -> str:
-        return f"<Crew of {self.ready} workers, {len(self._workers)} wanted>"
+        return f"<WorkerPool of {self.ready} workers, {len(self._workers)} wanted>"
 
     @property
     def wanted(self) -> int:
