@@ -11,7 +11,7 @@ import msgspec
 
 from salver.kernel.repository.bounds import fixed_bounds
 from salver.kernel.repository.toml import LEAST
-from salver.words.artifacts import ModelConfig
+from salver.words.artifacts import ModelConfig, SequenceState
 
 _TIME: Final = {"type": "string", "pattern": r"^\s*[0-9.]+\s*(us|ms|s|m|h)\s*$"}
 
@@ -22,7 +22,7 @@ def schema() -> dict[str, Any]:
     definitions = made["$defs"]
     for record in definitions.values():
         describe(record)
-    del definitions["KeptState"]["properties"]["content"]  # read from a file
+    del definitions[SequenceState.__name__]["properties"]["content"]  # read from a file
     times = definitions["Objective"]["properties"]
     for key in ("latency_p99", "deadline"):
         times[key] = {"anyOf": [_TIME, {"type": "number"}]} | _said(times[f"{key}_ms"])
