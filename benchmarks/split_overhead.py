@@ -82,25 +82,23 @@ class Counter:
 
 async def serve(root: str, port: int, rounds: int, seed: int) -> None:
     """A server of two versions, which takes its turns and writes down what each of them took."""
-    from salver.app import Server as PlainServer
+    sys.path.insert(0, str(ROOT / "tests" / "support"))
+    from splitting_server import SplittingServer
+
     from salver.configuration import ServeConfig
     from salver.features.releases.experiments.collector import Collector
     from salver.transport.server import FrontConfig
     from salver.words.releases import Split
 
-    class App(PlainServer):
-        def _stage(self) -> Any:
-            return self.splits
-
     chance, turns = random.Random(seed), []
     async with (
         split_steps.kept() as ledger,
-        App(ServeConfig(paths=(root,), front=FrontConfig(port=port))) as server,
+        SplittingServer(ServeConfig(paths=(root,), front=FrontConfig(port=port))) as server,
     ):
         collector, counter = Collector(ledger.pending, time.time), Counter()
         collector.follow("r0")
-        server._bus.join(collector)
-        server._bus.join(counter)
+        server.kernel.bus.join(collector)
+        server.kernel.bus.join(counter)
         await asyncio.to_thread(Path(root, f"ready-{port}").touch)
         router, tables = server.splits.router, {}
         for name, weight in VARIANTS.items():
@@ -109,10 +107,10 @@ async def serve(root: str, port: int, rounds: int, seed: int) -> None:
         for number in range(rounds + WARM):
             for name in chance.sample(list(VARIANTS), len(VARIANTS)):
                 vars(router).update(tables[name])  # with what it knows of units
-                server._bus.flush()
+                server.kernel.bus.flush()
                 cpu, began, served = time.process_time(), time.monotonic(), counter.served
                 await asyncio.sleep(TURN_S)
-                server._bus.flush()
+                server.kernel.bus.flush()
                 collector.flush()
                 count = counter.served - served
                 if number >= WARM:

@@ -13,24 +13,7 @@ import salver
 
 SOURCE = Path(salver.__file__).parent
 #: Still imported by what lies beside or below them.
-ENTANGLED = frozenset(
-    (
-        "dialects/clouds",
-        "dialects/oip",
-        "dialects/openai",
-        "dialects/tensorflow",
-        "dialects/torchserve",
-        "dialects/triton",
-        "features/cache",
-        "features/graphs",
-        "features/management",
-        "features/registry",
-        "features/releases",
-        "features/telemetry",
-        "features/tuning",
-        "features/twins",
-    )
-)
+ENTANGLED: frozenset[str] = frozenset()
 SLICES = sorted(
     path.relative_to(SOURCE).as_posix()
     for group in ("dialects", "features")

@@ -25,6 +25,8 @@ from salver.configuration import ServeConfig, Table
 from salver.dialects.oip.metadata import model as metadata_of
 from salver.dialects.triton.config_view import as_json
 from salver.encoding.values import typed
+from salver.kernel.serving.ports import ConfigSource, ModelStatistics
+from salver.transport.ports import Exposition
 from salver.words.artifacts import LoadOrder
 from salver.words.errors import (
     Cancelled,
@@ -205,12 +207,12 @@ class Model:
             Unsupported: the model sends any number of responses: see ``stream``.
         """
         request = self._request(inputs, terms)
-        return Response(self._server.run(lambda app: app.inner.infer(*request.fitted(app))))
+        return Response(self._server.run(lambda app: app.kernel.inner.infer(*request.fitted(app))))
 
     async def async_infer(self, inputs: Mapping[str, object], **terms: Unpack[RequestOptions]) -> Response:
         """Send a request and return the response, as ``infer``; cancelling the task cancels the request."""
         request = self._request(inputs, terms)
-        return Response(await self._server.wait(lambda app: app.inner.infer(*request.fitted(app))))
+        return Response(await self._server.wait(lambda app: app.kernel.inner.infer(*request.fitted(app))))
 
     def stream(self, inputs: Mapping[str, object], **terms: Unpack[RequestOptions]) -> Iterator[Response]:
         """Yield the response in pieces; works with every model.
@@ -252,8 +254,12 @@ class Model:
         """
 
         async def work(app: App) -> dict[str, Any]:
-            id, signature = app.signature(self.name, self.version)
-            ready = [s.id.version for s in app.statuses() if s.id.name == id.name and s.state is State.READY]
+            id, signature = app.door.signature(self.name, self.version)
+            ready = [
+                s.id.version
+                for s in app.control.statuses()
+                if s.id.name == id.name and s.state is State.READY
+            ]
             return metadata_of(id, ready, signature)
 
         return self._server.run(work)
@@ -266,7 +272,7 @@ class Model:
         """
 
         async def work(app: App) -> bytes:
-            return app.model_configs.of(self.name, self.version)
+            return app.kernel.services.need(ConfigSource).of(self.name, self.version)
 
         return as_json(self._server.run(work))
 
@@ -274,7 +280,8 @@ class Model:
         """Return counts and durations of each loaded version, in Triton's form."""
 
         async def work(app: App) -> list[dict[str, Any]]:
-            found: list[dict[str, Any]] = app.statistics(self.name, self.version)["model_stats"]
+            source = app.kernel.services.need(ModelStatistics)
+            found: list[dict[str, Any]] = source.statistics(self.name, self.version)["model_stats"]
             return found
 
         return self._server.run(work)
@@ -411,7 +418,7 @@ class Server:
         """Return every known version with its state, and the reason if it is not ready."""
 
         async def work(app: App) -> tuple[VersionStatus, ...]:
-            return tuple(app.statuses())
+            return tuple(app.control.statuses())
 
         return self.run(work)
 
@@ -460,7 +467,7 @@ class Server:
         """Return the metrics page, in Prometheus' text format."""
 
         async def work(app: App) -> str:
-            return app.metrics("")[0].decode()
+            return app.kernel.services.need(Exposition).metrics("")[0].decode()
 
         return self.run(work)
 
@@ -520,7 +527,7 @@ class Server:
             await app.start()
             try:
                 if not await app.settled() and self.config.exits_on_error is not False:
-                    raise _not_loaded(app.statuses())
+                    raise _not_loaded(app.control.statuses())
                 if begun.set_running_or_notify_cancel():
                     self._app, self._loop, self._end = app, asyncio.get_running_loop(), end
                     begun.set_result(None)
@@ -554,7 +561,7 @@ class _Request(msgspec.Struct, frozen=True):
         request = self.request
         if self.is_untyped:
             with suppress(NotFound, NotReady):  # the request itself reports that
-                _, signature = app.signature(request.model, request.version)
+                _, signature = app.door.signature(request.model, request.version)
                 kinds = {spec.name: spec.datatype for spec in signature.inputs}
                 fitting = tuple(
                     typed(tensor.name, tensor.array, kinds[tensor.name])
@@ -592,7 +599,7 @@ class _Pieces:
 
     async def _work(self, app: App) -> None:
         try:
-            await app.inner.stream(*self._asked.fitted(app), self._there.put)
+            await app.kernel.inner.stream(*self._asked.fitted(app), self._there.put)
         except SalverError as error:
             await self._there.put(error)
         await self._there.put(None)

@@ -5,10 +5,11 @@ import contextlib
 import logging
 from collections.abc import Callable, Sequence
 
-from salver.app import ReadyInfo, Server
+from salver.app import Server
 from salver.configuration import ServeConfig
-from salver.features.telemetry.logs import LogConfig, configure
 from salver.kernel.lifecycle.memory import keep_one_heap, tune_interpreter
+from salver.kernel.logs import LogConfig, configure
+from salver.ready import ReadyInfo, ready_info
 from salver.signals import Signals
 from salver.words.errors import LoadFailed
 
@@ -80,12 +81,12 @@ async def _tell(server: Server, on_ready: Callable[[ReadyInfo], None]) -> LoadFa
         log_file = server.config.table("log", LogConfig).file
         reasons = [
             f"\n{status.id}: {status.reason}"
-            for status in server.statuses()
+            for status in server.control.statuses()
             if status.reason and (log_file or "\n" in status.reason)  # else the log is enough
         ]
         return LoadFailed("no model has loaded" + "".join(reasons))
     try:
-        on_ready(await server.info())
+        on_ready(await ready_info(server))
     except Exception:  # a block that cannot be shown is no reason not to serve, nor to be silent
         _LOG.exception("the start-up report failed")
     if is_well or not server.config.exits_on_error:

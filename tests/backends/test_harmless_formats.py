@@ -18,8 +18,8 @@ from salver.backends import reshaped
 from salver.backends.discovery import backends, recogniser, touches_machine
 from salver.backends.onnx import OnnxBackend
 from salver.backends.protocol import ArtifactKind, LoadOptions, Traits
-from salver.dialects.formats import formats
 from salver.kernel.repository import NamedModel, Repository, RepositoryConfig
+from salver.parts import formats
 from salver.words.artifacts import LoadOrder, Manifest
 from salver.words.errors import LoadFailed
 from salver.words.messages import ModelId

@@ -19,8 +19,8 @@ from sklearn.preprocessing import OneHotEncoder
 from salver.backends import reshaped
 from salver.backends.discovery import backends, recogniser
 from salver.backends.protocol import LoadOptions, RunnableModel
-from salver.dialects.formats import formats
 from salver.kernel.repository import Repository
+from salver.parts import formats
 from salver.stores.sources import silent
 from salver.stores.sources.opening import Options, open_source
 from salver.words.artifacts import Manifest

@@ -12,8 +12,8 @@ import pytest
 from salver.backends.discovery import recogniser
 from salver.backends.openvino import OpenVinoBackend, OpenVinoModel
 from salver.backends.protocol import LoadOptions
-from salver.dialects.formats import formats
 from salver.kernel.repository import Repository
+from salver.parts import formats
 from salver.words.artifacts import Batching, Manifest, ModelConfig
 from salver.words.errors import LoadFailed, ModelFailed
 from salver.words.messages import ModelId, TensorSpec

@@ -17,8 +17,8 @@ from salver.backends.sklearn import SklearnBackend
 from salver.backends.tensorflow import TensorFlowBackend
 from salver.backends.torch import TorchBackend
 from salver.backends.xgboost import XgboostBackend
-from salver.dialects.formats import formats
 from salver.kernel.repository import Repository
+from salver.parts import formats
 from salver.words.errors import LoadFailed
 from salver.words.tensor import Array
 

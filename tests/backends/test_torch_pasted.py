@@ -11,8 +11,8 @@ from torch import nn
 from salver.backends.discovery import backends, recogniser
 from salver.backends.protocol import LoadOptions
 from salver.backends.torch import TorchBackend
-from salver.dialects.formats import formats
 from salver.kernel.repository import Repository
+from salver.parts import formats
 from salver.words.errors import LoadFailed
 
 

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from waiting import PATIENCE_S
 
-from salver.app import ReadyInfo
 from salver.cli import banner
 from salver.dialects.oip.json_codec import OpenInferenceHttp
 from salver.encoding.bodies import HttpBody
+from salver.ready import ReadyInfo
 from salver.words.messages import ModelId, Signature, State, TensorSpec, VersionStatus
 from salver.words.tensor import DATATYPES, DataType
 

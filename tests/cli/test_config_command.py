@@ -13,8 +13,8 @@ from salver.cli.server_file import find
 from salver.configuration import Startup
 from salver.dialects.triton.metrics import TritonMetricsConfig
 from salver.feature import Feature
-from salver.features.telemetry.logs import LogConfig
 from salver.features.telemetry.otlp import SpanConfig
+from salver.kernel.logs import LogConfig
 from salver.words.errors import InvalidInput
 
 FILE = """\

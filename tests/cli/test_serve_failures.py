@@ -141,8 +141,8 @@ def test_a_registry_of_the_environment_is_announced(
 
 
 def test_what_the_terminal_shows_in_the_log_is_not_in_the_block_again() -> None:
-    from salver.app import ReadyInfo
     from salver.cli import banner
+    from salver.ready import ReadyInfo
 
     status = VersionStatus(ModelId("m", "1"), State.FAILED, "it is broken")
     signatures: dict[ModelId, Signature] = {}

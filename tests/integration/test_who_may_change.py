@@ -13,6 +13,7 @@ import msgspec
 import pytest
 from dialect_tables import OPERATIONS
 from registries import ANN
+from splitting_server import ledgered
 from tritonclient.grpc import service_pb2
 from waiting import PATIENCE_S
 from zoo import write_mlp
@@ -24,6 +25,7 @@ from salver.configuration import ServeConfig
 from salver.dialects.torchserve.archive_store import ShelfConfig
 from salver.dialects.torchserve.registering import HandlerStoreConfig
 from salver.dialects.torchserve.rules import TokenRules, TorchServeRules
+from salver.features.management.serving_operations import serving_operations
 from salver.transport.access_check import ApiConfig
 from salver.transport.doors import Kind
 from salver.transport.server import FrontConfig
@@ -86,7 +88,8 @@ def changes(server: Server) -> Iterator[Change]:
     for verb, path in over_http():
         if path.startswith("/v1/"):
             yield Change("openai", verb, path)
-    for operation in server._api.operations:
+    own = serving_operations(server.control, server.kernel.state, ("", ""))
+    for operation in [*own, *(one for part in server.kernel.parts for one in part.operations)]:
         if operation.changes:
             yield Change("all", operation.verb, "/api/v1" + re.sub(r"{\w+}", "none", operation.path))
     for kind in ("all", "torchserve-all", "torchserve-management"):
@@ -94,7 +97,7 @@ def changes(server: Server) -> Iterator[Change]:
             yield Change(kind, verb, path)  # type: ignore[arg-type]
     yield Change("sagemaker", "POST", "/models")
     yield Change("sagemaker", "DELETE", "/models/none")
-    for path in server._grpc._changing:
+    for path in server.ports._grpc._changing:
         for kind in ("all", "grpc"):
             if path.startswith(TRITON) or ".serving." in path:
                 yield Change(kind, "", path, _grpc_message(path))  # type: ignore[arg-type]
@@ -281,8 +284,7 @@ async def test_the_registrys_tokens_open_every_protocol(tmp_path: Path) -> None:
     """One that is for outcomes alone opens nothing else."""
     registry = tmp_path / "registry"
     async with serving(tmp_path, "0.0.0.0", registry={"ledger": str(registry)}) as port:
-        kept = port.server._kept
-        assert kept is not None
+        kept = ledgered(port.server).kept(lambda: "id")
         tokens = {}
         for name, role in (("ada", "release"), ("app", "outcomes")):
             _, secret = await kept.tokens.make(name, [role], ANN)

@@ -4,22 +4,20 @@ from typing import Any
 
 import msgspec
 
-from salver.dialects import tables
+from salver.dialects.oip.grpc_methods import OpenInferenceMethods
+from salver.dialects.oip.http_operations import OpenInferenceOperations
 from salver.dialects.oip.rules import OipRules
+from salver.dialects.openai.operations import OpenAiOperations
+from salver.dialects.tensorflow.grpc_methods import TensorFlowServingMethods
+from salver.dialects.tensorflow.http_operations import TensorFlowServingOperations
 from salver.dialects.tensorflow.rules import TfsRules
 from salver.dialects.torchserve.grpc_methods import TorchServeMethods
+from salver.dialects.triton.grpc_methods import TritonMethods
+from salver.dialects.triton.http_operations import TritonOperations
 from salver.transport.calls import RequestContext
 from salver.transport.grpc import GrpcFront
 from salver.transport.routes import HttpRouter
-
-
-def lookups(control: Any) -> tables.Lookups:
-    """Return those methods of a fake that single dialects call."""
-    return tables.Lookups(
-        lambda name: control.speech(name),
-        lambda model, version: control.model_config(model, version),
-        lambda config: control.reload_config(config),
-    )
+from salver.transport.server_operations import ServerOperations
 
 
 def http_router(
@@ -31,7 +29,22 @@ def http_router(
     tfs: TfsRules = TfsRules(),  # noqa: B008
 ) -> HttpRouter:
     """Return the router of all dialects' HTTP operations."""
-    return tables.http_router(door, control, lookups(control), exposition, context, rules, tfs)
+    regions = rules.regions
+
+    def model_config(model: str, version: str) -> bytes:
+        return control.model_config(model, version)
+
+    oip = OpenInferenceOperations(door, control, exposition, context, rules, lambda: router.operations)
+    triton = TritonOperations(door, control, exposition, model_config, context, regions)
+    openai = OpenAiOperations(
+        door, control, lambda name: control.speech(name), context.server_name, 0, context.decoders
+    )
+    tensorflow = TensorFlowServingOperations(
+        door, control, lambda name: control.speech(name).model, exposition, context, tfs, 0
+    )
+    own = ServerOperations(control, exposition, context.parting)
+    router = HttpRouter([operations.table() for operations in (oip, triton, openai, tensorflow, own)])
+    return router
 
 
 def grpc_front(
@@ -44,7 +57,16 @@ def grpc_front(
 ) -> GrpcFront:
     """Return the gRPC methods of all dialects."""
     context = msgspec.structs.replace(context, max_message=max_message)
-    found = tables.grpc_tables(door, control, lookups(control), exposition, context, OipRules(), TfsRules())
+    rules = OipRules()
+    found = (
+        OpenInferenceMethods(door, control, context, rules).table(),
+        TritonMethods(
+            door, control, exposition, lambda *model: control.model_config(*model), rules.regions
+        ).table(),
+        TensorFlowServingMethods(
+            door, control, exposition, lambda config: control.reload_config(config), TfsRules()
+        ).table(),
+    )
     if torchserve is not None:
         found += torchserve.tables()
     return GrpcFront(found, control, context)

@@ -14,7 +14,6 @@ from typing import Any
 import msgspec
 
 from salver.backends.protocol import ArtifactKind
-from salver.dialects.formats import formats
 from salver.dialects.torchserve.archive_files import MANIFEST
 from salver.dialects.torchserve.engine.engine import HandlerEngine
 from salver.dialects.torchserve.handler_store import HandlerStore
@@ -23,6 +22,7 @@ from salver.dialects.torchserve.registrations import Registrations
 from salver.kernel.lifecycle import Manager
 from salver.kernel.repository import Repository
 from salver.kernel.serving.controlplane import ControlMode, ControlPlane
+from salver.parts import formats
 from salver.words.artifacts import Manifest, ModelConfig
 from salver.words.errors import (
     LoadFailed,

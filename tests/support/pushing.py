@@ -7,11 +7,11 @@ import zoo
 from registries import ANN
 
 from salver.backends.discovery import backends, recogniser
-from salver.dialects.formats import formats
 from salver.features.registry.inspecting import Inspector
 from salver.features.registry.records import NewVersion
 from salver.features.registry.registry import ModelRegistry
 from salver.features.tuning.profiles import ProfileStore
+from salver.parts import formats
 
 VALUES = np.arange(16, dtype=np.float32).reshape(1, 16) / 16
 BODY = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 16], "data": VALUES.tolist()}]}

@@ -14,7 +14,7 @@ from salver.words.messages import Signature, State, TensorSpec, VersionStatus
 from salver.words.tensor import DataType
 
 if TYPE_CHECKING:
-    from salver.app import ReadyInfo
+    from salver.ready import ReadyInfo
     from salver.transport.access_check import Changing
 
 COLUMNS: Final = ("model", "version", "state", "backend", "loaded in", "inputs", "reason")

@@ -87,8 +87,8 @@ class LoadCheck(msgspec.Struct, frozen=True):
 
 def _found(path: str) -> "tuple[Manifest, ...]":
     from salver.backends.discovery import backends, recogniser
-    from salver.dialects.formats import formats
     from salver.kernel.repository import Repository
+    from salver.parts import formats
 
     return Repository((path,), formats(recogniser(backends()))).scan(0.0)
 

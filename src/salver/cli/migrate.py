@@ -39,10 +39,10 @@ def migrate(
     """
     # Imported here: it looks at every backend and every table of flags.
     from salver.backends.discovery import backends, recogniser
-    from salver.dialects.formats import formats
     from salver.migration.deployment import look
     from salver.migration.models import Installation
     from salver.migration.writing import write as write_down
+    from salver.parts import formats
 
     found = backends()
     installed = Installation(found, formats(recogniser(found)))

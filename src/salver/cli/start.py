@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from salver.terminal.output import line, on_terminal, record, table
 
 if TYPE_CHECKING:
-    from salver.app import ReadyInfo
     from salver.configuration import Startup
+    from salver.ready import ReadyInfo
 
 
 def run(start: "Startup", closing: str = "") -> int:
@@ -18,7 +18,7 @@ def run(start: "Startup", closing: str = "") -> int:
         closing: Line after the start-up block, for programs that wait for it.
     """
     # Imported here: the server is most of the start-up time.
-    from salver.features.telemetry.logs import LogConfig
+    from salver.kernel.logs import LogConfig
     from salver.running import serve
 
     log_file = start.config.table("log", LogConfig).file

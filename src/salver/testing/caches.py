@@ -4,8 +4,7 @@ Subclass :class:`CacheConformance`, or :class:`MeasuredCacheConformance`, define
 pytest collect it.
 """
 
-from salver.features.cache import MeasuredCache, ResponseCache
-from salver.features.cache.ports import KEY_BYTES, OWNER_BYTES
+from salver.features.cache.ports import KEY_BYTES, OWNER_BYTES, MeasuredCache, ResponseCache
 from salver.kernel.serving.present import CacheFacts
 
 

@@ -1,10 +1,11 @@
 """Protocols of what stands behind the transport."""
 
 from collections.abc import Awaitable, Callable, Hashable, Mapping
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from salver.transport.orca import TokenRoom
 from salver.words.artifacts import LoadOrder
+from salver.words.errors import NotFound
 from salver.words.handlers import (
     Form,
     HandlerReply,
@@ -128,6 +129,49 @@ class Exposition(Protocol):
             NotFound: no such request is remembered.
         """
         ...
+
+
+class _NoExposition:
+    """Exposition of a server that counts nothing."""
+
+    def metrics(self, accept: str) -> tuple[bytes, str]:
+        return b"", "text/plain"
+
+    def token_room(self, model: str, version: str) -> TokenRoom | None:
+        return None
+
+    def explain(self, model: str, version: str, request: str = "") -> dict[str, Any]:
+        raise NotFound("this server keeps no account of requests", fix="Install the feature telemetry.")
+
+
+NO_EXPOSITION: Final = _NoExposition()
+
+
+class ModelName(Protocol):
+    """What a name of OpenAI's routes stands for."""
+
+    @property
+    def model(self) -> str:
+        """Name of the model."""
+        ...
+
+
+class ModelNames(Protocol):
+    """Knows names that are no model's, such as those of LoRAs."""
+
+    def of(self, name: str) -> ModelName:
+        """Return what a name stands for. Raises NotFound or NotReady."""
+        ...
+
+
+class _NoNames:
+    """Names of a server that knows none but its models'."""
+
+    def of(self, name: str) -> ModelName:
+        raise NotFound(f"there is no model {name!r}")
+
+
+NO_NAMES: Final = _NoNames()
 
 
 class HandlerChanges(Protocol):

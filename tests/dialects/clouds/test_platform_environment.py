@@ -6,7 +6,7 @@ import pytest
 from salver.configuration import Startup
 from salver.dialects.clouds.doors import SageMaker, Vertex
 from salver.dialects.triton import command as triton
-from salver.features.telemetry.logs import LogConfig
+from salver.kernel.logs import LogConfig
 from salver.transport.server import FrontConfig
 from salver.words.errors import InvalidInput
 

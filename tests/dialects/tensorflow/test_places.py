@@ -8,13 +8,13 @@ import pytest
 from model_folders import recognise, write_files
 
 from salver.backends.protocol import ArtifactKind
-from salver.dialects.formats import formats
 from salver.dialects.tensorflow import tf_text
 from salver.dialects.tensorflow.batching_parameters import batching_of
 from salver.dialects.tensorflow.model_list import check_change, check_labels, named_models
 from salver.kernel.lifecycle.policy import choose
 from salver.kernel.repository import NamedModel, NamedModelDefaults, Repository, RepositoryConfig
 from salver.kernel.repository.named_models import NO_BATCHING, configured
+from salver.parts import formats
 from salver.words.artifacts import Batching, Instances, LoadOrder, Logging, Manifest, Versions
 from salver.words.errors import FailedPrecondition, InvalidInput, Unsupported
 from salver.words.messages import ModelId

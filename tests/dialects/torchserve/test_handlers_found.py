@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from salver.backends.protocol import ArtifactKind
-from salver.dialects.formats import formats
 from salver.dialects.torchserve.archive import with_archive
 from salver.dialects.torchserve.archive_files import MANIFEST
 from salver.kernel.repository import Repository
+from salver.parts import formats
 from salver.words.artifacts import Manifest, Versions
 from salver.words.handlers import FORMAT, Workers
 

@@ -10,7 +10,7 @@ from waiting import auntil
 
 from salver.dialects.torchserve import logs as torchserve_logs
 from salver.dialects.torchserve.logs import MODELS, TorchServeLogConfig, TorchServeLogs
-from salver.features.telemetry.logs import logger
+from salver.kernel.logs import logger
 from salver.words.errors import InvalidInput
 from salver.words.events import Answered
 

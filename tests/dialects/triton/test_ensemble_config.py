@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from salver.dialects.formats import formats
 from salver.dialects.triton.config.pbtxt import parse_json, parse_pbtxt
 from salver.kernel.repository import Repository
 from salver.kernel.repository.checks.ensemble import misfit
 from salver.kernel.repository.toml import parse_toml
+from salver.parts import formats
 from salver.words.artifacts import Ensemble, EnsembleStep
 from salver.words.errors import InvalidInput
 

@@ -11,7 +11,7 @@ import structlog
 
 from salver.dialects.triton.log_settings import Switches
 from salver.dialects.triton.settings import LogChange, LogSettings
-from salver.features.telemetry.logs import LogConfig, configure, let_through
+from salver.kernel.logs import LogConfig, configure, let_through
 from salver.words.errors import InvalidInput, Unsupported
 
 ALL = {"debug", "info", "warning", "error", "critical"}

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from salver.backends.protocol import ArtifactKind
-from salver.dialects.formats import formats
 from salver.dialects.triton.model_folders import open_folder
 from salver.kernel.repository import Repository, RepositoryConfig
+from salver.parts import formats
 from salver.words.artifacts import LoadOrder, Manifest
 from salver.words.errors import InvalidInput
 

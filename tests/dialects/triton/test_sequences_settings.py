@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from salver.dialects.formats import formats
 from salver.dialects.triton.config.pbtxt import parse_pbtxt
 from salver.dialects.triton.config_view import Facts, as_json, complete
 from salver.kernel.repository.settings import read_settings
 from salver.kernel.repository.toml import parse_toml
+from salver.parts import formats
 from salver.stores import FileStore
 from salver.words.artifacts import Control, ModelConfig, Sequences, SequenceState
 from salver.words.errors import InvalidInput

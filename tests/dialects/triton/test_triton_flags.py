@@ -16,7 +16,7 @@ from salver.dialects.triton import command as triton
 from salver.dialects.triton.flags import IGNORED, OPENAI, OWN, TRITON, USED
 from salver.dialects.triton.metrics import TritonMetricsConfig
 from salver.dialects.triton.trace_settings import TraceConfig
-from salver.features.telemetry.logs import LogConfig
+from salver.kernel.logs import LogConfig
 from salver.transport.restrict import Restriction
 from salver.transport.server import FrontConfig
 from salver.words.errors import InvalidInput, SalverError

@@ -6,10 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.features.cache import ResponseCache
 from salver.features.cache.config import byte_size
 from salver.features.cache.local import OVERHEAD, LocalCache, local
-from salver.features.cache.ports import OWNER_BYTES
+from salver.features.cache.ports import OWNER_BYTES, ResponseCache
 from salver.kernel.serving.present import CacheFacts
 from salver.terminal.options import cache_of
 from salver.testing.caches import MeasuredCacheConformance, key

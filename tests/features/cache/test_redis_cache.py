@@ -12,8 +12,7 @@ import tritonclient.http as triton_http
 from waiting import PATIENCE_S
 from zoo import mlp_answer, write_mlp
 
-from salver.features.cache import ResponseCache
-from salver.features.cache.ports import OWNER_BYTES
+from salver.features.cache.ports import OWNER_BYTES, ResponseCache
 from salver.features.cache.redis import RedisCache, redis
 from salver.testing.caches import CacheConformance, key
 from salver.testing.process import ServerProcess, free_port

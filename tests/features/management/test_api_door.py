@@ -7,9 +7,10 @@ import orjson
 import pytest
 from asgi_calls import Reply, call
 
-from salver.features.management import Access, Answer, Api, ApiRequest, Caller, Management, Operation
+from salver.features.management.door import Management
 from salver.features.management.faults import api_fault
-from salver.transport.access_check import OUTCOMES
+from salver.transport.access_check import OUTCOMES, Access, Caller
+from salver.transport.operations import Answer, Api, ApiRequest, Operation
 from salver.transport.pages import Sites
 from salver.words.errors import Code, NotFound, Outdated, Overloaded, SalverError, Unauthenticated
 

@@ -14,8 +14,8 @@ import pytest
 import yaml
 from test_api_reference import operations
 
-from salver.features.management import Api
 from salver.features.releases.controller_operations import Hook, HookQuery, Judged
+from salver.transport.operations import Api
 from salver.words.releases import ReleaseState
 
 PAGE = Path(__file__).parents[3] / "docs" / "how-to" / "controllers.md"

@@ -11,7 +11,7 @@ import pytest
 from asgi_calls import Reply, asked
 from registries import ANN, Clock, counted, found, open_registry
 
-from salver.features.management import Access, Api, Management
+from salver.features.management.door import Management
 from salver.features.registry.deliveries import Deliverer
 from salver.features.registry.records import NewVersion
 from salver.features.registry.registry import ModelRegistry
@@ -20,6 +20,8 @@ from salver.features.registry.webhooks import Webhooks
 from salver.features.releases.judge.policy import Policy
 from salver.features.releases.ledger_api import LedgerApi, ReleaseStores
 from salver.features.releases.release_store import ReleaseStore
+from salver.transport.access_check import Access
+from salver.transport.operations import Api
 from salver.transport.pages import Sites
 
 TOKEN = "registry-token"

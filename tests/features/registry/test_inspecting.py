@@ -7,11 +7,11 @@ import pytest
 import zoo
 
 from salver.backends.discovery import backends, recogniser
-from salver.dialects.formats import formats
 from salver.features.registry.inspecting import Inspector
 from salver.features.tuning.profile import Cell, Measurement, Profile
 from salver.features.tuning.profiles import ProfileStore, machine
 from salver.kernel.repository import Repository
+from salver.parts import formats
 from salver.words.artifacts import Manifest, Objective
 from salver.words.errors import InvalidInput, LoadFailed, MissingExtra, NotFound
 from salver.words.messages import Signature, TensorSpec

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from registries import counted, open_registry
 
-from salver.features.management import Access, Api, Management
+from salver.features.management.door import Management
 from salver.features.registry.records import Actor
 from salver.features.registry.registry import ModelRegistry
 from salver.features.releases.controller_operations import Hook, judged, says_yes
@@ -26,6 +26,8 @@ from salver.features.releases.ledger_api import LedgerApi, ReleaseStores
 from salver.features.releases.outcomes import OutcomeStore
 from salver.features.releases.release_operations import Ledger, release_operations, stride
 from salver.features.releases.release_store import ReleaseStore, Step
+from salver.transport.access_check import Access
+from salver.transport.operations import Api
 from salver.transport.pages import Sites
 from salver.words.errors import Conflict
 from salver.words.releases import Counts, ReleaseState

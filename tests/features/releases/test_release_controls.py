@@ -13,6 +13,7 @@ import grpc
 import numpy as np
 import pytest
 import tritonclient.grpc.aio as triton
+from splitting_server import ledgered
 from tritonclient.utils import InferenceServerException
 from waiting import auntil
 
@@ -105,8 +106,7 @@ class World(NamedTuple):
     serve: Callable[[Sequence[int]], Awaitable[None]]
 
     async def comes(self, state: str, reason: str = "") -> None:
-        assert self.server.ledgered is not None
-        store = self.server.ledgered.store
+        store = ledgered(self.server).store
 
         async def is_so() -> bool:
             release = await store.get("r1")
@@ -164,9 +164,8 @@ async def world(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator
             serve = partial(by_triton, client)
             if request.param == "tensorflow":
                 serve = partial(by_tensorflow, channel, models / "m")
-            assert server.ledgered is not None
             new = proposed("r1", "m", ("1", "2"), POLICY, time.time())
-            await server.ledgered.store.propose(new, Actor("ada"))
+            await ledgered(server).store.propose(new, Actor("ada"))
             callers = Callers(client)
             world = World(server, client, callers, serve)
             await world.comes("RUNNING")

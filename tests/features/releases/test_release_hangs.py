@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc.aio as triton
 from soaking import ONLY
+from splitting_server import ledgered, splits
 from waiting import auntil
 
 from salver.app import Server
@@ -50,11 +51,13 @@ async def test_a_version_that_hangs_is_rolled_back_and_who_waits_keeps_waiting(
         code = MODEL.replace("VERSION", str(version)).replace("HANGS", repr(str(hangs)))
         (models / "m" / str(version) / "model.py").write_text(code)
     (models / "m" / "salver.toml").write_text("[versions]\nall = true\n")
-    tables = {"registry": {"ledger": str(tmp_path / "registry")}}
-    config = ServeConfig(paths=(str(models),), front=FrontConfig(port=0), tables=tables)
+    config = ServeConfig(
+        paths=(str(models),),
+        front=FrontConfig(port=0),
+        tables={"registry": {"ledger": str(tmp_path / "registry")}},
+    )
     async with Server(config) as server, triton.InferenceServerClient(f"127.0.0.1:{server.port}") as client:
-        assert server.ledgered is not None
-        store = server.ledgered.store
+        store = ledgered(server).store
         await store.propose(proposed("r1", "m", ("1", "2"), POLICY, time.time()), Actor("ada"))
         given = triton.InferInput("x", [1, 1], "FP32")
         given.set_data_from_numpy(np.zeros((1, 1), np.float32))
@@ -72,7 +75,7 @@ async def test_a_version_that_hangs_is_rolled_back_and_who_waits_keeps_waiting(
                 await asyncio.shield(asked[-1])
 
         async def begun() -> object | None:
-            return server.splits.router.find("m", "")
+            return splits(server).router.find("m", "")
 
         async def over() -> Release | None:
             release = await store.get("r1")

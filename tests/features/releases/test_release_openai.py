@@ -11,6 +11,7 @@ from typing import Any
 
 import openai
 import pytest
+from splitting_server import ledgered, splits
 from waiting import auntil
 
 from salver.app import Server
@@ -109,17 +110,15 @@ async def released(
         Server(config) as server,
         openai.AsyncOpenAI(api_key="none", base_url=f"{server.url}/v1", max_retries=0) as client,
     ):
-        assert server.ledgered is not None
         new = proposed("r1", "letters", ("1", "2"), POLICY, time.time())
-        await server.ledgered.store.propose(new, Actor("ada"))
+        await ledgered(server).store.propose(new, Actor("ada"))
         # It is written down as running first, and traffic moves then.
-        await comes(server, lambda _: server.splits.router.find("letters", "") is not None)
+        await comes(server, lambda _: splits(server).router.find("letters", "") is not None)
         yield server, client
 
 
 async def comes(server: Server, is_so: Callable[[Release], bool]) -> Release:
-    assert server.ledgered is not None
-    store = server.ledgered.store
+    store = ledgered(server).store
 
     async def found() -> Release | None:
         release = await store.get("r1")
@@ -130,7 +129,7 @@ async def comes(server: Server, is_so: Callable[[Release], bool]) -> Release:
 
 
 def version_of(server: Server, user: str) -> str:
-    route = server.splits.router.find("letters", "")
+    route = splits(server).router.find("letters", "")
     assert route is not None
     return assign(route.splits[0], {"parameter:user": user, "request": ""}).version
 

@@ -13,9 +13,10 @@ from waiting import PATIENCE_S, auntil
 
 from salver.app import Server
 from salver.configuration import ServeConfig
-from salver.features.cache import CacheConfig
+from salver.features.cache.config import CacheConfig
 from salver.features.releases.experiments.assign import assign
 from salver.features.releases.experiments.shadows import ShadowReport
+from salver.transport.ports import Exposition
 from salver.transport.server import FrontConfig
 from salver.words.events import Served
 from salver.words.releases import Shadow, Split
@@ -117,11 +118,11 @@ async def test_a_shadow_is_compared_and_leaves_no_trace(server: Server) -> None:
     assert await ask(server, 200.0) == [(200, "1", 400.0)]
     report = await comes(server, lambda report: report.asked == 3)
     assert (report.differed, report.examples[0].what) == (1, "'y' differs by 0.0025")
-    page = server.metrics("text/plain")[0].decode()
+    page = server.kernel.services.need(Exposition).metrics("text/plain")[0].decode()
     assert not [
         line for line in page.splitlines() if line.startswith("salver_requests") and 'version="2"' in line
     ]
-    use = server.cache()
+    use = server.kernel.state.cache()
     assert use is not None
     assert (use.hits, use.misses) == (1, 2)  # of the stable version's callers
 
@@ -141,15 +142,15 @@ async def test_what_an_ensemble_asks_for_a_copy_leaves_no_trace_in_its_models(se
     of_model = msgspec.structs.replace(SPLIT, release="r2", weight=1.0, shadow=None)
     server.splits.router.replace([of_graph, of_model])
     seen = Watch()
-    server._bus.join(seen)
+    server.kernel.bus.join(seen)
     body = {"inputs": [{"name": "X", "datatype": "FP32", "shape": [1, 1], "data": [3]}]}
     async with httpx.AsyncClient(base_url=server.url, timeout=PATIENCE_S) as client:
         said = await client.post("/v2/models/graph/infer", content=json.dumps(body))
     assert said.json()["outputs"][0]["data"] == [6.0]
     assert (await comes(server, lambda report: report.asked == 1)).agreed == 1
-    server.metrics("")
+    server.kernel.bus.flush()
     assert [(event.model, event.version) for event in seen.served] == [("m", "2"), ("graph", "1")]
-    use = server.cache()
+    use = server.kernel.state.cache()
     assert use is not None and (use.hits, use.misses) == (0, 1)
 
 
@@ -167,7 +168,7 @@ async def test_an_answer_that_is_kept_is_given_by_its_own_version(server: Server
                     version,
                     [400.0 if version == "1" else 401.0],
                 )
-    use = server.cache()
+    use = server.kernel.state.cache()
     assert use is not None and (use.hits, use.misses) == (14, 2)
 
 

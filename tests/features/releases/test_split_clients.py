@@ -284,10 +284,10 @@ async def test_lists_regions_and_named_versions(server: Server) -> None:
 
 async def test_a_canary_that_is_not_there_costs_nobody_an_answer(server: Server) -> None:
     watch = Watch()
-    server._bus.join(watch)
+    server.kernel.bus.join(watch)
     server.splits.router.replace([msgspec.structs.replace(SPLIT, canary="9", weight=1.0)])
     assert await asyncio.to_thread(by_triton_grpc, server.port, "ada") == 1
-    server.metrics("")
+    server.kernel.bus.flush()
     (served,) = watch.served
     assert served.assignment is not None
     assert (served.outcome, served.version) == ("ok", "1")

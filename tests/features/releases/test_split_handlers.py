@@ -160,7 +160,7 @@ async def test_a_status_that_a_handler_sets_is_an_error_of_its_version(it: Any) 
         def observe(self, events: Any) -> None:
             seen.extend(event for event in events if isinstance(event, Served))
 
-    it.server._bus.join(Watch())
+    it.server.kernel.bus.join(Watch())
     it.server.splits._tell = answers.append
     router = it.server.splits.router
     url = f"http://127.0.0.1:{it.ports[1]}/predictions/m"
@@ -169,7 +169,7 @@ async def test_a_status_that_a_handler_sets_is_an_error_of_its_version(it: Any) 
         for number, status in (("1", 200), ("13", 500)):
             said = await it.http.post(url, content=number, headers={"x-user-id": "ada"})
             assert said.status_code == status
-        it.server._bus.flush()
+        it.server.kernel.bus.flush()
         assert [(event.outcome, event.why) for event in seen] == [("ok", ""), ("ok", "status")]
         assert len(answers) == is_watched  # what has failed is no answer to be looked at
         seen.clear()

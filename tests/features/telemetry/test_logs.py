@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from salver.encoding.escaping import escape
-from salver.features.telemetry.logs import BURST, WINDOW_SECONDS, LogConfig, configure, trace_id
+from salver.kernel.logs import BURST, WINDOW_SECONDS, LogConfig, configure, trace_id
 
 
 class Terminal(io.StringIO):

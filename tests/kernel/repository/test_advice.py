@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from salver.backends.discovery import backends, recogniser
-from salver.dialects.formats import formats
 from salver.kernel.repository import Repository, RepositoryConfig
 from salver.kernel.repository.advice import check_place, missing, unrecognised_file
+from salver.parts import formats
 from salver.words.errors import InvalidInput, NotFound
 
 _JSON = b'{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from salver.configuration import ServeConfig
-from salver.dialects.formats import formats
 from salver.dialects.triton.config.pbtxt import parse_json, parse_pbtxt
 from salver.kernel.repository import bounds
 from salver.kernel.repository.bounds import Machine, misfit
 from salver.kernel.repository.settings import read_settings
 from salver.kernel.repository.toml import parse_toml
+from salver.parts import formats
 from salver.stores import FileStore
 from salver.words.artifacts import (
     Batching,

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from salver.backends.protocol import ArtifactKind
-from salver.dialects.formats import formats
 from salver.kernel.repository import Repository, RepositoryConfig
 from salver.kernel.repository.uploads import bring
+from salver.parts import formats
 from salver.words.artifacts import LoadOrder, Manifest
 from salver.words.errors import InvalidInput, LoadFailed, TooLarge
 

@@ -8,8 +8,8 @@ import pytest
 from model_folders import recognise, write_files
 
 from salver.backends.protocol import ArtifactKind
-from salver.dialects.formats import formats
 from salver.kernel.repository import Repository, RepositoryConfig
+from salver.parts import formats
 from salver.stores import Entry, MemoryStore
 from salver.words.artifacts import Manifest
 from salver.words.errors import InvalidInput, NotFound

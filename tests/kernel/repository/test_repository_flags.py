@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from model_folders import recognise, write_files
 
-from salver.dialects.formats import formats
 from salver.kernel.repository import Repository, RepositoryConfig
+from salver.parts import formats
 from salver.words.artifacts import Manifest
 from salver.words.errors import InvalidInput
 

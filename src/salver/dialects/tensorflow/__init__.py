@@ -1,1 +1,10 @@
 """TensorFlow Serving: REST, gRPC, metrics, configuration files and command line."""
+
+from salver.feature import Feature
+
+feature = Feature(
+    "tensorflow",
+    "salver.dialects.tensorflow.building:build",
+    formats="salver.dialects.tensorflow.formats:FORMATS",
+    after=("openai",),
+)

@@ -1,1 +1,12 @@
 """TorchServe: REST, gRPC, archives, handlers, metrics, configuration and command line."""
+
+from salver.feature import Feature
+
+#: How callers of other protocols ask handlers; dialects that are built later have it.
+forms = Feature("torchserve-forms", "salver.dialects.torchserve.building:build_forms")
+feature = Feature(
+    "torchserve",
+    "salver.dialects.torchserve.building:build",
+    formats="salver.dialects.torchserve.formats:FORMATS",
+    after=("oip", "torchserve-forms"),
+)

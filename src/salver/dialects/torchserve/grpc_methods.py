@@ -18,8 +18,9 @@ from salver.dialects.torchserve.faults import (
 )
 from salver.dialects.torchserve.front import Backing
 from salver.dialects.torchserve.json_layout import printed
-from salver.dialects.torchserve.open_inference import PREFIX, OpenInferenceService, TensorMessages
+from salver.dialects.torchserve.open_inference import PREFIX, OpenInferenceService
 from salver.dialects.torchserve.open_inference import SERVICE as OPEN_INFERENCE
+from salver.encoding.tensor_messages import TensorMessages
 from salver.encoding.varints import check_fields
 from salver.transport.effects import changes, reads
 from salver.transport.grpc_stream import InferStream, StreamLimits, StreamRequest

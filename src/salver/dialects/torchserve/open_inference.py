@@ -5,8 +5,7 @@
 """
 
 import asyncio
-from collections.abc import Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import orjson
 
@@ -14,6 +13,7 @@ from salver.dialects.torchserve.faults import inference_status
 from salver.dialects.torchserve.reply import read_reply
 from salver.dialects.torchserve.tensors import answer_of, elements, form_of
 from salver.encoding.bodies import GrpcStatus
+from salver.encoding.tensor_messages import TensorMessages
 from salver.encoding.varints import check_fields
 from salver.kernel.serving.ports import Codec
 from salver.transport.effects import reads
@@ -31,62 +31,6 @@ _UNIMPLEMENTED: Final = 12
 #: In place of a version: every one.
 _ALL: Final = "all"
 _NO_TENSORS: Final = Signature((), ())
-
-
-class TensorMessage(Protocol):
-    """A ModelInferRequest.
-
-    Attributes:
-        version: Empty = the default one.
-    """
-
-    model: str
-    version: str
-    id: str
-
-    def request(self) -> InferRequest:
-        """Return the request of tensors. Raises InvalidInput."""
-        ...
-
-    def entries(self) -> Sequence[tuple[str, str, list[int], Array | None]]:
-        """Return name, datatype, shape and flat values of each input. Raises InvalidInput."""
-        ...
-
-
-class ModelMessages(Protocol):
-    """The messages that ask about models."""
-
-    def read_model(self, message: bytes) -> tuple[str, str]:
-        """Return name and version of a request. Raises InvalidInput."""
-        ...
-
-    def write_ready(self, is_ready: bool) -> bytes:
-        """Return a response that says whether something is ready or alive."""
-        ...
-
-    def write_metadata(self, id: ModelId, versions: Sequence[str], signature: Signature) -> bytes:
-        """Return a ModelMetadataResponse."""
-        ...
-
-
-class TensorMessages(ModelMessages, Protocol):
-    """All messages of the protocol (``dialects/oip/foreign_service.py``)."""
-
-    def read_infer(self, message: bytes) -> TensorMessage:
-        """Return a ModelInferRequest. Raises InvalidInput."""
-        ...
-
-    def is_dense(self, message: bytes) -> bool:
-        """Return whether reading a large ModelInferRequest takes long."""
-        ...
-
-    def write_infer(self, request: InferRequest, response: InferResponse) -> bytes:
-        """Return a ModelInferResponse, whose tensors are raw."""
-        ...
-
-    def write_values(self, names: tuple[str, str, str], outputs: Sequence[tuple[Tensor, list[Any]]]) -> bytes:
-        """Return a ModelInferResponse of model, version and id, whose tensors are values."""
-        ...
 
 
 class TensorPrediction(Codec[None, bytes | GrpcStatus]):

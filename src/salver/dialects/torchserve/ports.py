@@ -11,8 +11,8 @@ import msgspec
 from salver.dialects.torchserve.faults import NO_MESSAGE
 from salver.dialects.torchserve.front import SURFACES, Backing, TorchServe
 from salver.dialects.torchserve.grpc_methods import CHANGING, TorchServeMethods
-from salver.dialects.torchserve.open_inference import TensorMessages
 from salver.dialects.torchserve.tokens import TokenKeys
+from salver.encoding.tensor_messages import TensorMessages
 from salver.transport.access_check import Access
 from salver.transport.budget import Budget
 from salver.transport.doors import App, Kind

@@ -3,7 +3,11 @@
 It knows no model and no queue: the caller computes the key and decides what to store.
 """
 
+from salver.feature import Feature
 from salver.features.cache.config import CacheConfig
-from salver.features.cache.ports import MeasuredCache, ResponseCache
 
-__all__ = ["CacheConfig", "MeasuredCache", "ResponseCache"]
+feature = Feature(
+    "cache",
+    "salver.features.cache.building:build",
+    config=CacheConfig,
+)

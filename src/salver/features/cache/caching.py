@@ -11,9 +11,9 @@ from typing import Protocol
 
 import msgspec
 
-from salver.features.cache import MeasuredCache, ResponseCache
 from salver.features.cache.key import key_of, owner_of
 from salver.features.cache.packing import pack, size_of, unpack
+from salver.features.cache.ports import MeasuredCache, ResponseCache
 from salver.kernel.serving.present import CacheUse
 from salver.words.messages import ANYBODY, InferRequest, InferResponse, ModelId, Standing, Timing
 

@@ -1,7 +1,7 @@
 """Wiring of the console into a server."""
 
-from salver.feature import Kernel, Parts
 from salver.features.console.files import read, read_docs
+from salver.parts import Kernel, Parts
 from salver.transport.pages import Pages
 
 

@@ -4,18 +4,10 @@
 and described by them (``openapi.py``). Operations delegate to the planes behind them.
 """
 
-from salver.features.management.door import Management
-from salver.transport.access_check import Access, ApiConfig, Caller, Changing
-from salver.transport.operations import Answer, Api, ApiRequest, Operation
+from salver.feature import Feature
 
-__all__ = [
-    "Access",
-    "Answer",
-    "Api",
-    "ApiConfig",
-    "ApiRequest",
-    "Caller",
-    "Changing",
-    "Management",
-    "Operation",
-]
+feature = Feature(
+    "management",
+    "salver.features.management.building:build",
+    after=("clouds", "registry", "console", "triton"),
+)

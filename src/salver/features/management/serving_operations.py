@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from salver.kernel.serving.ports import ModelStatistics
 from salver.transport.access_check import Changing
 from salver.transport.operations import Answer, ApiRequest, Operation, Page
 from salver.transport.ports import Looking
@@ -96,11 +97,7 @@ class Busy(Protocol):
 
 
 class Counting(Protocol):
-    """Source of counts and loads."""
-
-    def statistics(self) -> dict[str, Any]:
-        """Return the statistics of every version, in Triton's form (TR-R8)."""
-        ...
+    """Source of loads."""
 
     def loads(self) -> Sequence[Busy]:
         """Return the load of every loaded version."""
@@ -111,6 +108,7 @@ def serving_operations(
     control: Looking,
     counts: Counting,
     server: tuple[str, str],
+    statistics: ModelStatistics | None = None,
     *,
     has_registry: bool = False,
     wall: Callable[[], float] = time.time,
@@ -119,6 +117,7 @@ def serving_operations(
 
     Args:
         server: Name and version of the server.
+        statistics: None = nothing is told of what versions were asked.
     """
 
     async def tell_server(asked: ApiRequest) -> Answer:
@@ -128,7 +127,8 @@ def serving_operations(
         return Answer(Page([_served(status) for status in control.statuses()]))
 
     async def tell_traffic(asked: ApiRequest) -> Answer:
-        return Answer(TrafficView(wall(), [_traffic(one) for one in counts.statistics()["model_stats"]]))
+        told = statistics.statistics() if statistics is not None else {"model_stats": []}
+        return Answer(TrafficView(wall(), [_traffic(one) for one in told["model_stats"]]))
 
     async def tell_load(asked: ApiRequest) -> Answer:
         name = asked.names["model"]

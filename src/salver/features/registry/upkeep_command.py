@@ -24,9 +24,9 @@ def inspector(state_dir: str | None, *, trust_pickle: bool, loads: bool) -> "Ins
     """Return an inspector with the installed backends."""
     from salver.backends.discovery import backends, recogniser
     from salver.backends.trial import try_load
-    from salver.dialects.formats import formats
     from salver.features.registry.inspecting import Inspector
     from salver.features.tuning.profiles import ProfileStore
+    from salver.parts import formats
 
     def tries(manifest: "Manifest") -> "Signature":
         return try_load(manifest, trust_pickle=trust_pickle, timeout=_LOAD_SECONDS)

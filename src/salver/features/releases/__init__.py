@@ -1,1 +1,12 @@
 """Releases: new versions that receive traffic in stages and are judged by the results."""
+
+from salver.feature import Feature
+from salver.features.registry.config import RegistryConfig
+
+feature = Feature(
+    "registry",
+    "salver.features.releases.building:build",
+    config=RegistryConfig,
+    is_used=lambda config: bool(config.ledger),
+    after=("telemetry",),
+)

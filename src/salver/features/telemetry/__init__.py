@@ -1,1 +1,5 @@
 """Telemetry: metrics, statistics, logs and traces, from events and on request."""
+
+from salver.feature import Feature
+
+feature = Feature("telemetry", "salver.features.telemetry.building:build")

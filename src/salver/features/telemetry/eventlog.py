@@ -8,7 +8,7 @@ import logging
 from collections.abc import Sequence
 from typing import Literal
 
-from salver.features.telemetry.logs import logger, present, trace_id
+from salver.kernel.logs import logger, present, trace_id
 from salver.words.events import Event, Served, StateChanged
 from salver.words.messages import State
 

@@ -119,8 +119,8 @@ class Metrics(Collector):
         rewrites: Sequence[Callable[[bytes], bytes]] = (),
     ) -> None:
         self._present = present
-        self._views = views
-        self._rewrites = rewrites
+        self._views = list(views)
+        self._rewrites = list(rewrites)
         self.own = OwnMetrics()
         self._versions: dict[_Pair, _Version] = {}
         self._known: set[_Pair] = set()
@@ -137,6 +137,14 @@ class Metrics(Collector):
     def join(self, more: Collector) -> None:
         """Add a collector to the page."""
         self._registry.register(more)
+
+    def add_view(self, view: MetricsView[Any]) -> None:
+        """Show what is counted from now on under another server's names, too."""
+        self._views.append(view)
+
+    def add_rewrite(self, rewrite: Callable[[bytes], bytes]) -> None:
+        """Change the page with this function, where it is OpenMetrics."""
+        self._rewrites.append(rewrite)
 
     def observe(self, events: Sequence[Event]) -> None:
         """Count a batch of events."""

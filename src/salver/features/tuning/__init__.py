@@ -5,3 +5,10 @@ setting that meets the objective, ``roofline`` bounds what the machine could do 
 batching decision exactly, ``qlearning`` learns it, ``training`` makes the batching tables of both. All of
 these are pure; measurements are made in ``features/tuning/profiling.py``.
 """
+
+from salver.feature import Feature
+
+feature = Feature(
+    "tuning",
+    "salver.features.tuning.building:build",
+)

@@ -102,8 +102,8 @@ def _find(path: Path) -> "Manifest":
         LoadFailed: it cannot be loaded.
     """
     from salver.backends.discovery import backends, recogniser
-    from salver.dialects.formats import formats
     from salver.kernel.repository import Repository
+    from salver.parts import formats
     from salver.words.errors import InvalidInput, LoadFailed, Unsupported
 
     known = backends()

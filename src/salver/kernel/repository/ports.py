@@ -95,6 +95,10 @@ ReadBatching = Callable[[bytes, str], Batching]
 OpenFolder = Callable[[str, str], Upload]
 
 
+def _recognise_nothing(path: Path) -> None:
+    return None
+
+
 def always_touches(backend: str, form: str) -> bool:
     """Return True: no format may come by request."""
     return True
@@ -116,9 +120,19 @@ class Formats(msgspec.Struct, frozen=True):
         open_folder: Opens a folder that a load request names.
     """
 
-    recognise: Recogniser
+    recognise: Recogniser = _recognise_nothing
     touches_machine: TouchesMachine = always_touches
     configs: Mapping[str, ConfigFormat] = {}
     archives: Mapping[str, ArchiveFormat] = {}
     batching: Mapping[str, ReadBatching] = {}
     open_folder: OpenFolder = _open_no_folder
+
+    def joined(self, other: "Formats") -> "Formats":
+        """Return these formats, and what another one brings of files."""
+        return msgspec.structs.replace(
+            self,
+            configs={**self.configs, **other.configs},
+            archives={**self.archives, **other.archives},
+            batching={**self.batching, **other.batching},
+            open_folder=self.open_folder if other.open_folder is _open_no_folder else other.open_folder,
+        )

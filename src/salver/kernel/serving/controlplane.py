@@ -132,7 +132,7 @@ class ControlPlane:
         changes: Changes | None = None,
     ) -> None:
         self._repository = repository
-        self._changes = changes
+        self.changes = changes
         self._manager = manager
         self._mode = mode
         self._clock = clock
@@ -230,8 +230,8 @@ class ControlPlane:
         self._require_explicit()
         if order != _AS_IT_LIES:
             self.check_unowned(name)
-        if self._changes is not None:
-            self._changes.ask_again(name)
+        if self.changes is not None:
+            self.changes.ask_again(name)
         if order.files and not order.config:
             _LOG.error("%s: files came without a configuration: send the parameter `config`, too", name)
             raise _poll_failed(name)
@@ -453,7 +453,7 @@ class ControlPlane:
         if self._mode.kind == "explicit":
             wanted = self._named | self._implied
             found = tuple(m for m in found if m.id.name in wanted)
-        self._manager.apply(found if self._changes is None else self._changes.over(found))
+        self._manager.apply(found if self.changes is None else self.changes.over(found))
 
     def _require_explicit(self) -> None:
         if self._mode.kind != "explicit":

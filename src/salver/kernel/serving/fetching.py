@@ -33,15 +33,16 @@ class Fetching:
     """Loads versions from wherever they lie.
 
     Args:
+        loader: Loads what lies on this machine's disk.
         checks: Called off the event loop before a version is loaded; they raise LoadFailed.
     """
 
     def __init__(
         self, loader: Loads, copies: Copies, checks: Sequence[Callable[[Manifest], None]] = ()
     ) -> None:
-        self._loader = loader
+        self.loader = loader
         self._copies = copies
-        self._checks = checks
+        self.checks = checks
 
     def __repr__(self) -> str:
         return f"<Fetching {self._copies!r}>"
@@ -75,9 +76,9 @@ class Fetching:
         return servable
 
     async def _load(self, manifest: Manifest) -> Servable:
-        for check in self._checks:
+        for check in self.checks:
             await asyncio.to_thread(check, manifest)
-        return await self._loader.load(manifest)
+        return await self.loader.load(manifest)
 
     async def _hold(self, store: ObjectStore, manifest: Manifest) -> tuple[SharedFolder, Path]:
         stop = threading.Event()

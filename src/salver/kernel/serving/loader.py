@@ -63,6 +63,10 @@ class Loader:
         self._additions = additions
         self._registers: WeakValueDictionary[str, Register] = WeakValueDictionary()  # by model
 
+    def add(self, additions: Additions) -> None:
+        """Take what a package adds, before the first version is loaded."""
+        self._additions = self._additions.joined(additions)
+
     async def load(self, manifest: Manifest) -> Servable:
         """Load one version and make it ready to run.
 

@@ -5,6 +5,7 @@ no ensembles, handlers, objectives or response cache.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -20,6 +21,7 @@ from salver.kernel.serving.servable import Servable
 from salver.stats.shape_laws import ShapeLaws
 from salver.words.artifacts import Batching, Instances, Manifest, ModelConfig
 from salver.words.errors import LoadFailed
+from salver.words.tensor import Array
 
 _NO_WISH = Instances()
 
@@ -54,6 +56,14 @@ class VersionLoader(Protocol):
 
     async def load(self, manifest: Manifest) -> Servable:
         """Load one version and make it ready to run. Raises LoadFailed."""
+        ...
+
+
+class SamplesOf(Protocol):
+    """Reads the requests that the owner of a model gave."""
+
+    def __call__(self, folder: Path, /) -> Mapping[str, Sequence[Mapping[str, Array]]]:
+        """Return them by signature; inputs by name."""
         ...
 
 
@@ -163,6 +173,16 @@ class Additions(msgspec.Struct, frozen=True):
     attachments: Sequence[Attachment] = ()
     tuning: Tuning | None = None
     programs: Programs | None = None
+
+    def joined(self, other: "Additions") -> "Additions":
+        """Return both; of what there can be one of, the first."""
+        return Additions(
+            {**other.loaders, **self.loaders},
+            (*self.substitutes, *other.substitutes),
+            (*self.attachments, *other.attachments),
+            self.tuning or other.tuning,
+            self.programs or other.programs,
+        )
 
 
 def refuse_cache(manifest: Manifest, kind: str) -> None:

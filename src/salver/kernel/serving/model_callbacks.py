@@ -37,27 +37,43 @@ def deadlocked(hosts: Mapping[ModelId, Sequence[AbstractSet[ModelId]]]) -> set[M
     return left
 
 
+class _NoNumbers:
+    """Numbers of a server that has no metrics page."""
+
+    def open(self, owner: object, series: Series) -> int:
+        raise Unsupported("this server has no metrics page")
+
+    def change(self, owner: object, handle: int, how: Literal["add", "set", "observe"], value: float) -> None:
+        raise Unsupported("this server has no metrics page")
+
+    def value(self, owner: object, handle: int) -> float:
+        raise Unsupported("this server has no metrics page")
+
+    def forget(self, owner: object) -> None:
+        pass
+
+
 class ModelCallbacks:
     """Answers the calls of all models.
 
     Args:
         control: Returns what loads and unloads models, which is made after the loader.
-        numbers: Models' own numbers on the metrics page.
         clock: Monotonic seconds.
         new_id: Ids of 16 hexadecimal digits, for requests and spans.
+        numbers: Of models' own, for the metrics page; None = there is no page.
     """
 
     def __init__(
         self,
         inner: Inner,
         control: Callable[[], Managing],
-        numbers: OwnNumbers,
         clock: Callable[[], float],
         new_id: Callable[[], str],
+        numbers: OwnNumbers | None = None,
     ) -> None:
         self.inner = inner
         self.control = control
-        self.numbers = numbers
+        self.numbers: OwnNumbers = numbers or _NoNumbers()
         self._clock = clock
         self._new_id = new_id
         #: For each host of a version, the models that its run waits for, and how often.

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Hashable, Sequence
-from typing import Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from salver.backends.callbacks import Series
 from salver.kernel.serving.capabilities import Capabilities
@@ -108,6 +108,22 @@ class Observer(Protocol):
 
     def observe(self, events: Sequence[Event]) -> None:
         """A few hundred events in the order in which they happened; must not raise."""
+        ...
+
+
+class ModelStatistics(Protocol):
+    """Statistics of model versions, in Triton's form (TR-R8)."""
+
+    def statistics(self, model: str = "", version: str = "") -> dict[str, Any]:
+        """Return those of a version, of a model, or of all."""
+        ...
+
+
+class ConfigSource(Protocol):
+    """Configurations of model versions, in Triton's form."""
+
+    def of(self, model: str, version: str = "") -> bytes:
+        """Return a whole configuration, a serialised ModelConfig. Raises NotFound or NotReady."""
         ...
 
 

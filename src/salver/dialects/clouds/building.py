@@ -1,0 +1,34 @@
+"""Parts of the ports of Amazon SageMaker and Google Vertex AI."""
+
+import msgspec
+
+from salver.dialects.clouds.doors import SageMaker, SageMakerDoor, Vertex, VertexDoor
+from salver.dialects.clouds.many_models import ManyModels
+from salver.parts import Kernel, Parts, PortView
+from salver.transport.access_check import Access
+from salver.transport.doors import App
+from salver.transport.faults import http_fault
+from salver.transport.server import FrontConfig
+
+
+class _Ports(PortView):
+    """Ports that speak as a platform expects."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+
+    def enclosed(self, app: App, config: FrontConfig, access: Access) -> App:
+        """Put the platform's routes in front of what a port serves."""
+        control, guard = self._kernel.control, self._kernel.context.http.guard
+        if config.serves == "vertex-ai":
+            return VertexDoor(app, msgspec.convert(config.platform, Vertex), control, http_fault)
+        if config.serves != "sagemaker":
+            return app
+        sagemaker = msgspec.convert(config.platform, SageMaker)
+        models = ManyModels(control, guard, http_fault, is_allowed=sagemaker.brings_models)
+        return SageMakerDoor(app, sagemaker, control, models, http_fault, access)
+
+
+async def build(kernel: Kernel, config: None) -> Parts:
+    """Return what ports of the platforms show."""
+    return Parts(ports=_Ports(kernel))

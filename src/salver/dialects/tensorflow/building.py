@@ -1,0 +1,79 @@
+"""Parts of TensorFlow Serving's interfaces."""
+
+import random
+import time
+from pathlib import Path
+
+from salver.dialects.tensorflow.config import TensorFlowConfig
+from salver.dialects.tensorflow.grpc_methods import TensorFlowServingMethods
+from salver.dialects.tensorflow.http_operations import TensorFlowServingOperations
+from salver.dialects.tensorflow.loading import RecordingAttachment, ReplayAttachment
+from salver.dialects.tensorflow.metrics import TensorFlowMetrics, with_colons
+from salver.dialects.tensorflow.prediction_log import PredictionLog
+from salver.dialects.tensorflow.reloading import Reloading
+from salver.dialects.tensorflow.replay import samples_of
+from salver.kernel.serving.loading import Additions, Attachment, SamplesOf
+from salver.kernel.serving.ports import Observer
+from salver.parts import Kernel, MetricsPage, Parts, PortView
+from salver.transport.doors import App, with_metrics_at
+from salver.transport.ports import NO_EXPOSITION, NO_NAMES, Exposition, ModelNames
+from salver.transport.server import FrontConfig
+
+
+class _Ports(PortView):
+    """The metrics page at a further path."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def shown(self, app: App, config: FrontConfig) -> App:
+        """Show the page there, too."""
+        return with_metrics_at(app, self._path)
+
+
+async def build(kernel: Kernel, config: None) -> Parts:
+    """Return the REST operations, gRPC methods, metrics, records and lists of models."""
+    settings = kernel.config.table("tensorflow", TensorFlowConfig)
+    log = PredictionLog(Path(settings.prediction_log)) if settings.prediction_log else None
+    observers: list[Observer] = []
+    collectors = []
+    if settings.metrics.requests != "none":
+        metrics = TensorFlowMetrics(settings.metrics, log.counts if log else dict)
+        observers.append(metrics)
+        collectors.append(metrics)
+        if (page := kernel.services.find(MetricsPage)) is not None:
+            page.add_rewrite(with_colons)
+    if log is not None:
+        observers.append(log)
+        kernel.state.records_lost = lambda: log.lost
+    names = kernel.services.find(ModelNames) or NO_NAMES
+    reloading = Reloading(kernel.plane, kernel.models, settings.served)
+    exposition = kernel.services.find(Exposition) or NO_EXPOSITION
+    door, control, context, rules = kernel.door, kernel.control, kernel.context, settings.rules
+    began = int(time.time())
+    http = TensorFlowServingOperations(
+        door, control, lambda name: names.of(name).model, exposition, context, rules, began
+    )
+    methods = TensorFlowServingMethods(door, control, exposition, reloading.reload_config, rules)
+    kernel.services.offer(SamplesOf, samples_of)
+    attachments: list[Attachment] = [
+        ReplayAttachment(kernel.bus.emit, kernel.clock),
+        RecordingAttachment(random.random if log else None),
+    ]
+
+    async def close() -> None:
+        if log is not None:
+            await log.close()
+
+    return Parts(
+        observers,
+        collectors,
+        http=[http.table()],
+        grpc=[methods.table()],
+        ports=_Ports(settings.metrics_path) if settings.metrics_path else None,
+        additions=Additions(attachments=attachments),
+        start=reloading.start,
+        look=reloading.look,
+        stop=reloading.stop,
+        close=close,
+    )

@@ -1,0 +1,156 @@
+"""Parts of TorchServe's interfaces and handlers."""
+
+import asyncio
+
+import msgspec
+
+from salver.dialects.torchserve.config import TorchServeConfig
+from salver.dialects.torchserve.foreign_forms import HandlerForms
+from salver.dialects.torchserve.front import Backing
+from salver.dialects.torchserve.handler_store import HandlerStore
+from salver.dialects.torchserve.loading import HandlerLoader, HandlerRules
+from salver.dialects.torchserve.ports import TorchServePorts, exact_ports
+from salver.dialects.torchserve.registrations import Registrations
+from salver.dialects.torchserve.snapshots import Snapshots
+from salver.dialects.torchserve.unpacked_archives import UnpackedArchives
+from salver.dialects.torchserve.unpacking import Unpacking
+from salver.dialects.torchserve.view import TorchServeView
+from salver.dialects.torchserve.workflow_operations import WorkflowOperations
+from salver.dialects.torchserve.workflows import Workflows, WorkflowsConfig
+from salver.encoding.tensor_messages import TensorMessages
+from salver.kernel.serving.loading import Additions
+from salver.parts import Kernel, Parts, PortView
+from salver.transport.access import Watched
+from salver.transport.access_check import Access, AccessRules, Changing
+from salver.transport.doors import App, Kind
+from salver.transport.ports import NO_EXPOSITION, Exposition
+from salver.transport.server import ExactPorts, FrontConfig
+from salver.words.handlers import FORMAT
+
+
+class _Ports(PortView):
+    """TorchServe's own ports, and its routes at the port that serves everything."""
+
+    def __init__(
+        self, kernel: Kernel, config: TorchServeConfig, ports: TorchServePorts, view: TorchServeView | None
+    ) -> None:
+        self._kernel = kernel
+        self._rules = config.rules
+        self._ports = ports
+        self._view = view
+        self.max_request = config.rules.max_request
+
+    def access(self, config: FrontConfig) -> Access | None:
+        """Return who may change something at TorchServe's own ports."""
+        if not config.serves.startswith("torchserve"):
+            return None
+        return self._access(config, is_its_own=config.serves.startswith("torchserve-grpc"))
+
+    def _access(self, config: FrontConfig, *, is_its_own: bool) -> Access:
+        """Return who may change something at a port.
+
+        Args:
+            is_its_own: By TorchServe's operations, whose keys take the token's place.
+        """
+        kernel, rules, serves = self._kernel, self._rules, config.serves
+        api = kernel.config.api
+        has_keys = is_its_own and rules.tokens is not None
+        # At its own ports TorchServe's operations are what others expect, and nobody else's.
+        allows = has_keys or (api.allows_remote and (is_its_own or not serves.startswith("torchserve")))
+        origins = frozenset({rules.cors_origin.lower()} if is_its_own and rules.cors_origin else ())
+        differing = AccessRules(allows, api.hosts, origins, self._ports.closed(serves))
+        host, guard = "" if config.path else config.host, kernel.context.http.guard
+        if has_keys:
+            return Access(host, guard=guard, rules=differing)
+        return Access(host, kernel.token, guard, kernel.caller, differing)
+
+    def closed(self, kind: Kind) -> frozenset[str]:
+        """Return its gRPC methods that change models, where management was not asked for."""
+        return self._ports.closed(kind)
+
+    def shown(self, app: App, config: FrontConfig) -> App:
+        """Show TorchServe's routes, where the port has any."""
+        return self._ports.shown(app, config.serves, self._access(config, is_its_own=True))
+
+    def enclosed(self, app: App, config: FrontConfig, access: Access) -> App:
+        """Tell observers of every answer, for TorchServe's logs and metrics."""
+        return Watched(app, self._kernel.bus.emit) if self._view is not None else app
+
+    def changing(self, config: FrontConfig) -> Changing | None:
+        """Return who may change something at TorchServe's own ports."""
+        if not config.serves.startswith("torchserve"):
+            return None
+        if self._rules.tokens is not None:
+            return "token"
+        return self._access(config, is_its_own=True).changing
+
+    def exact(self) -> ExactPorts:
+        """Return the ports for its REST interface, which have a server of their own."""
+        most = self.max_request or int(self._kernel.config.max_body_mb * (1 << 20))
+        return exact_ports(most, self._kernel.context.budget)
+
+
+async def build_forms(kernel: Kernel, config: None) -> Parts:
+    """Tell the dialects how handlers are asked over their protocols."""
+    kernel.context = msgspec.structs.replace(kernel.context, forms=HandlerForms())
+    return Parts()
+
+
+async def build(kernel: Kernel, config: None) -> Parts:
+    """Return TorchServe's interfaces, the handlers that it runs, and what its operators see."""
+    settings = kernel.config.table("torchserve", TorchServeConfig)
+    clock, emit = kernel.clock, kernel.bus.emit
+    view = TorchServeView(settings.view) if settings.view else None
+    archives = UnpackedArchives()
+    registrations = Registrations(kernel.models)
+    handlers = HandlerStore(settings.handlers, registrations, kernel.plane, kernel.models, clock)
+    kernel.services.offer(HandlerStore, handlers)
+    is_open, shelf = settings.handlers.is_open, settings.handlers.shelf
+    rules = msgspec.structs.replace(settings.rules, may_change=is_open)
+    shelf = msgspec.structs.replace(shelf, store=settings.workflow_store or shelf.store)
+    flows = Workflows(WorkflowsConfig(shelf, is_open), handlers, kernel.inner, archives, clock)
+    more = WorkflowOperations(flows, kernel.context, rules.max_response).http()
+    exposition = kernel.services.find(Exposition) or NO_EXPOSITION
+    most_body = int(kernel.config.max_body_mb * (1 << 20))
+    backing = Backing(kernel.door, handlers, exposition, kernel.context, rules, more=more, max_body=most_body)
+    ports = TorchServePorts(backing, kernel.control, kernel.services.need(TensorMessages))
+    heard = view.heard if view else None
+    about = HandlerRules(heard, settings.first_worker, settings.handlers.gpus_used, settings.hides)
+    snapshots = Snapshots(settings.snapshots, handlers.snapshot) if settings.snapshots else None
+
+    async def prepare() -> None:
+        if view is not None:
+            view.start()
+
+    async def start() -> None:
+        await handlers.start()
+        if snapshots is not None:
+            await snapshots.write("startup")
+            handlers.changed = snapshots.changed
+
+    async def leave() -> None:
+        handlers.is_ending = True
+        if snapshots is not None:
+            await snapshots.close()
+
+    async def close() -> None:
+        await asyncio.to_thread(archives.close)
+        if view is not None:
+            view.close()
+
+    return Parts(
+        view.observers if view else (),
+        [view.metrics] if view and view.metrics else (),
+        grpc=ports.methods.tables(),
+        ports=_Ports(kernel, settings, ports, view),
+        additions=Additions({FORMAT: HandlerLoader(kernel.terms, emit, clock, about)}),
+        wrap_loader=lambda loader: Unpacking(
+            loader, archives, installs=settings.handlers.installs_requirements
+        ),
+        changes=registrations,
+        prepare=prepare,
+        start=start,
+        leave=leave,
+        close=close,
+        is_well=lambda: not handlers.has_failed,
+    )

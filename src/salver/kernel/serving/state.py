@@ -1,0 +1,85 @@
+"""State of the server at this moment, for metrics and for load reports."""
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from salver.kernel.lifecycle.manager import Manager
+from salver.kernel.serving.bus import Bus
+from salver.kernel.serving.control import ServerControl
+from salver.kernel.serving.present import CacheUse, Load, Losses
+from salver.kernel.serving.servable import Servable
+from salver.words.artifacts import Manifest
+from salver.words.errors import SalverError
+from salver.words.messages import VersionStatus
+
+_NO_TAGS: Final[tuple[tuple[str, str], ...]] = ()
+_NO_BOUNDS: Final[tuple[float, ...]] = ()
+
+
+class ServerState:
+    """What is loaded and how busy it is (:class:`salver.kernel.serving.present.Present`).
+
+    Attributes:
+        cache_use: Use of the response cache; set by the feature that has one.
+        spans_lost, records_lost: Counts of what could not be delivered; set by those who deliver.
+        tags_of: Labels that a model's configuration gives to its metrics.
+        first_bounds_of: Milliseconds that bound the histogram of first responses.
+    """
+
+    def __init__(self, manager: Manager[Servable], control: ServerControl, bus: Bus) -> None:
+        self._manager = manager
+        self._control = control
+        self._bus = bus
+        self.cache_use: Callable[[], CacheUse | None] = lambda: None
+        self.spans_lost: Callable[[], int] = lambda: 0
+        self.records_lost: Callable[[], int] = lambda: 0
+        self.tags_of: Callable[[Manifest], tuple[tuple[str, str], ...]] = lambda manifest: _NO_TAGS
+        self.first_bounds_of: Callable[[Manifest], tuple[float, ...]] = lambda manifest: _NO_BOUNDS
+
+    def __repr__(self) -> str:
+        return f"<ServerState of {len(self._manager.servables())} versions>"
+
+    def statuses(self) -> Sequence[VersionStatus]:
+        """Return every version known."""
+        return self._control.statuses()
+
+    def loads(self) -> Sequence[Load]:
+        """Return how busy each engine is."""
+        return [
+            Load(
+                s.manifest.id,
+                sum([engine.queued for engine in s.engines]),
+                sum([engine.running for engine in s.engines]),
+                s.placement.slots,
+                s.engine.insight(),
+                tuple(s.manifest.config.fairness.weights),
+                self.tags_of(s.manifest),
+                s.capabilities.uncached is not None,
+                self.first_bounds_of(s.manifest) if s.capabilities.stream is not None else (),
+            )
+            for s in self._manager.servables()
+        ]
+
+    def cache(self) -> CacheUse | None:
+        """Return the use of the response cache; None where there is none."""
+        return self.cache_use()
+
+    def token_room(self, model: str, version: str) -> tuple[int, int, int] | None:
+        """Return running sequences, most of them, and the context of a model that answers token by token.
+
+        None for others, and if it does not answer.
+        """
+        try:
+            lease = self._manager.acquire(model, version)
+        except SalverError:
+            return None
+        try:
+            steps = lease.servable.manifest.config.steps
+            running = lease.servable.engine.running
+            return (running, steps.max_sequences, steps.max_context) if steps.vocabulary else None
+        finally:
+            lease.release()
+
+    def losses(self) -> Losses:
+        """Return what observers missed."""
+        return Losses(self._bus.dropped, self.spans_lost(), self.records_lost())

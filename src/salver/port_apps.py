@@ -1,0 +1,78 @@
+"""The application behind each port of a server."""
+
+from salver.parts import Kernel
+from salver.transport.access_check import Access, AccessRules, Changing
+from salver.transport.asgi import Front
+from salver.transport.cors import Cors
+from salver.transport.doors import App
+from salver.transport.doors import door as shown_at
+from salver.transport.grpc import GrpcFront
+from salver.transport.ports import NO_EXPOSITION, Exposition
+from salver.transport.routes import HttpRouter
+from salver.transport.server import ExactPorts, FrontConfig
+from salver.transport.server_operations import ServerOperations
+
+
+class PortApps:
+    """Makes the applications of one server, when all features are built.
+
+    Attributes:
+        changing: Who may change something at a port that other machines reach.
+    """
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self.changing: Changing = "open"
+        exposition = kernel.services.find(Exposition) or NO_EXPOSITION
+        own = ServerOperations(kernel.control, exposition, kernel.context.parting).table()
+        self._router = HttpRouter([*(table for part in kernel.parts for table in part.http), own])
+        tables = [table for part in kernel.parts for table in part.grpc]
+        self._grpc = GrpcFront(tables, kernel.control, kernel.context)
+
+    def __repr__(self) -> str:
+        return f"<PortApps {self._router!r}>"
+
+    def app(self, config: FrontConfig) -> App:
+        """Return what a port serves: from the inside out, routes, other origins' checks, and what encloses
+        them.
+        """
+        kernel, ports = self._kernel, self._kernel.ports
+        access = next((own for port in ports if (own := port.access(config)) is not None), None)
+        access = access or self._access(config)
+        app: App = Front(
+            self._router,
+            self._grpc,
+            kernel.context,
+            max_body=int(kernel.config.max_body_mb * (1 << 20)),
+            hears_http1=kernel.config.front.server != "h2corn",
+            access=access,
+        )
+        for port in ports:
+            app = port.shown(app, config)
+        if not access.is_local:
+            found = [changing for port in ports if (changing := port.changing(config)) is not None]
+            self.changing = found[0] if found else access.changing
+        if config.cors_origins:
+            app = Cors(app, config.cors_origins)
+        if config.serves not in ("all", "sagemaker", "vertex-ai"):
+            app = shown_at(app, config.serves)
+        for port in reversed(ports):
+            app = port.enclosed(app, config, access)
+        return app
+
+    def _access(self, config: FrontConfig) -> Access:
+        kernel = self._kernel
+        closed = frozenset(path for port in kernel.ports for path in port.closed(config.serves))
+        api = kernel.config.api
+        rules = AccessRules(api.allows_remote, api.hosts, frozenset(), closed)
+        host = "" if config.path else config.host
+        return Access(host, kernel.token, kernel.context.http.guard, kernel.caller, rules)
+
+    def exact(self) -> ExactPorts:
+        """Return the ports that have a server of their own."""
+        found = (port.exact() for port in self._kernel.ports)
+        return next((exact for exact in found if exact is not None), ExactPorts())
+
+    def stop(self) -> None:
+        """Take no more calls over gRPC."""
+        self._grpc.stop()

@@ -1,0 +1,83 @@
+"""What the start-up report says of a server."""
+
+import time
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from salver.app import Server
+from salver.transport.access_check import Changing
+from salver.transport.doors import Kind
+from salver.words.messages import ModelId, Signature, VersionStatus
+
+_PLATFORMS: Final[tuple[tuple[Kind, str], ...]] = (
+    ("openai", "OpenAI"),
+    ("sagemaker", "SageMaker"),
+    ("vertex-ai", "Vertex"),
+    ("torchserve-all", "REST"),
+    ("torchserve-inference", "predict"),
+    ("torchserve-management", "manage"),
+    ("torchserve-metrics", "metrics"),
+    ("torchserve-grpc-inference", "gRPC"),
+    ("torchserve-grpc-management", "gRPC mgmt"),
+)
+
+
+class ReadyInfo(msgspec.Struct, frozen=True):
+    """What there is to tell once the first models are up (or have failed).
+
+    Attributes:
+        is_ready: It is, by the rule of its readiness.
+        hosts: Addresses on which it listens.
+        url: Base of every HTTP route; empty = there is none.
+        grpc: Address of gRPC; empty = there is none.
+        metrics: Of the metrics page; empty = there is none.
+        console: Of the pages for people; empty = there are none.
+        platforms: Of SageMaker's and Vertex AI's ports, each with its name.
+        seconds: From the start of the process's server to now.
+        signatures: Of the versions that answer.
+        changing: Who may change something at a port that other machines reach.
+        takes_short: Requests may have inputs by name (:mod:`salver.dialects.oip.short_json`).
+    """
+
+    hosts: tuple[str, ...]
+    url: str
+    seconds: float
+    statuses: tuple[VersionStatus, ...]
+    signatures: Mapping[ModelId, Signature]
+    front: str = "h2corn"
+    grpc: str = ""
+    metrics: str = ""
+    platforms: tuple[tuple[str, str], ...] = ()
+    console: str = ""
+    changing: Changing = "open"
+    takes_short: bool = True
+    is_ready: bool = True
+
+
+async def ready_info(server: Server) -> ReadyInfo:
+    """Return what there is to tell of a server whose first loads have ended."""
+    config, listeners, kernel = server.config, server.listeners, server.kernel
+    urls: dict[Kind, str] = {}
+    for front, url in zip(listeners.configs, listeners.urls(), strict=True):
+        urls.setdefault(front.serves, url)
+    common = urls.get("all", "")
+    grpc = urls.get("grpc", common if config.front.server == "h2corn" else "")
+    page = urls.get("metrics", common)
+    has_console = any(site.root == "/console" for part in kernel.parts for site in part.pages)
+    return ReadyInfo(
+        tuple(dict.fromkeys(front.host for front in listeners.configs)),
+        urls.get("http", common),
+        time.monotonic() - server.began,
+        kernel.control.statuses(),
+        {s.manifest.id: s.signature for s in kernel.models.servables()},
+        config.front.server,
+        grpc.partition("//")[2],
+        page and f"{page}/metrics",
+        tuple((name, urls[kind]) for kind, name in _PLATFORMS if kind in urls),
+        f"{common}/console/" if common and has_console else "",
+        server.ports.changing,
+        not config.tritons_words,
+        await kernel.control.is_ready(),
+    )
