@@ -3,6 +3,8 @@
 :mod:`salver.feature` says how features are found; their ``building`` modules use what is here.
 """
 
+import contextlib
+import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Protocol, TypeVar
 
@@ -35,8 +37,9 @@ from salver.transport.pages import Site
 from salver.transport.routes import HttpTable
 from salver.transport.server import ExactPorts, FrontConfig
 from salver.words.artifacts import Manifest
-from salver.words.errors import Unsupported
+from salver.words.errors import InvalidInput, Unsupported
 
+_LOG = logging.getLogger("salver.features")
 _Service = TypeVar("_Service")
 
 
@@ -243,7 +246,12 @@ async def build(features: Iterable[Feature], kernel: Kernel) -> None:
     for feature in features:
         config = kernel.config.table(feature.name, feature.config) if feature.config else None
         if feature.build and feature.is_used(config):
-            kernel.parts.append(await load(feature.build)(kernel, config))
+            try:
+                builder = load(feature.build)
+            except InvalidInput as error:
+                _LOG.warning("the feature %r is left out: %s", feature.name, error)
+                continue
+            kernel.parts.append(await builder(kernel, config))
 
 
 def formats(recognise: Recogniser, touches_machine: TouchesMachine | None = None) -> Formats:
@@ -256,5 +264,6 @@ def formats(recognise: Recogniser, touches_machine: TouchesMachine | None = None
     found = Formats(recognise) if touches_machine is None else Formats(recognise, touches_machine)
     for feature in discover():
         if feature.formats:
-            found = found.joined(load(feature.formats))
+            with contextlib.suppress(InvalidInput):  # its server's own warning says so
+                found = found.joined(load(feature.formats))
     return found

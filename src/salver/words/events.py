@@ -3,6 +3,8 @@
 Observers run off the request's path. Durations are seconds.
 """
 
+from itertools import accumulate
+
 import msgspec
 
 from salver.words.artifacts import Logging
@@ -245,3 +247,29 @@ Event = (
     | Replayed
     | Lineage
 )
+
+
+def moments(event: Served) -> dict[str, int]:
+    """Return the known moments of a request by their names in Triton's traces, in order, in nanoseconds.
+
+    A request that failed, or whose engine tells no times, has only a start and an end.
+
+    >>> from salver.words.messages import Timing
+    >>> timing = Timing(queue=1.0, inference=2.0, arrived=10.5, ended=14.5, split=0.5)
+    >>> [ns / 1e9 for ns in moments(Served("m", "1", "", "ok", 5.0, timing, arrival=10.0)).values()]
+    [10.0, 10.5, 11.5, 12.0, 14.0, 14.5, 15.0]
+    """
+    timing = event.timing
+    known = {"REQUEST_START": event.arrival}
+    if timing.ended:
+        ran = timing.ended - timing.split
+        known |= {
+            "QUEUE_START": timing.arrived,
+            "COMPUTE_START": timing.arrived + timing.queue + timing.formation,
+            "COMPUTE_INPUT_END": ran - timing.inference,
+            "COMPUTE_OUTPUT_START": ran,
+            "COMPUTE_END": timing.ended,
+        }
+    known["REQUEST_END"] = event.arrival + event.latency
+    in_order = accumulate((round(seconds * 1e9) for seconds in known.values()), max)  # sums may be off by one
+    return dict(zip(known, in_order, strict=True))

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from salver.dialects.triton import tracing
 from salver.dialects.triton.settings import TraceSetting
 from salver.dialects.triton.trace_settings import TraceConfig, TraceSettings
-from salver.dialects.triton.tracefile import Trace, TraceFile, moments
+from salver.dialects.triton.tracefile import Trace, TraceFile
 from salver.dialects.triton.tracing import Tracing
 from salver.kernel.serving.present import Losses
 from salver.words.errors import InvalidInput, Unsupported
-from salver.words.events import BatchRan, Served
+from salver.words.events import BatchRan, Served, moments
 from salver.words.messages import ModelId, State, Timing, VersionStatus
 
 ON = {"trace_level": ("TIMESTAMPS",)}

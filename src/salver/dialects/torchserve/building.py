@@ -113,7 +113,7 @@ async def build(kernel: Kernel, config: None) -> Parts:
     exposition = kernel.services.find(Exposition) or NO_EXPOSITION
     most_body = int(kernel.config.max_body_mb * (1 << 20))
     backing = Backing(kernel.door, handlers, exposition, kernel.context, rules, more=more, max_body=most_body)
-    ports = TorchServePorts(backing, kernel.control, kernel.services.need(TensorMessages))
+    ports = TorchServePorts(backing, kernel.control, kernel.services.find(TensorMessages))
     heard = view.heard if view else None
     about = HandlerRules(heard, settings.first_worker, settings.handlers.gpus_used, settings.hides)
     snapshots = Snapshots(settings.snapshots, handlers.snapshot) if settings.snapshots else None

@@ -56,16 +56,16 @@ class TorchServeMethods:
 
     Args:
         backing: What answers.
-        messages: Those of its Open Inference service.
+        messages: Those of its Open Inference service; None = it has no such service.
     """
 
-    def __init__(self, backing: Backing, control: Looking, messages: TensorMessages) -> None:
+    def __init__(self, backing: Backing, control: Looking, messages: TensorMessages | None) -> None:
         self._door = backing.door
         self._handlers = backing.handlers
         self._rules = backing.rules
         self._keys = backing.keys
         self._context = backing.context
-        self._open_inference = OpenInferenceService(
+        self._open_inference = messages and OpenInferenceService(
             backing.door, backing.handlers, control, messages, backing.rules.max_response
         )
 
@@ -75,7 +75,7 @@ class TorchServeMethods:
             f"{_INFERENCE}Ping": self._ping,
             f"{_INFERENCE}Predictions": self._predict,
         }
-        if self._rules.speaks_oip:
+        if self._rules.speaks_oip and self._open_inference:
             methods |= self._open_inference.methods()
         management: dict[str, Method] = {
             f"{_MANAGEMENT}DescribeModel": self._describe,

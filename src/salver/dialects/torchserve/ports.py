@@ -34,7 +34,7 @@ class TorchServePorts:
         InvalidInput: the file of the keys cannot be written.
     """
 
-    def __init__(self, backing: Backing, control: Looking, messages: TensorMessages) -> None:
+    def __init__(self, backing: Backing, control: Looking, messages: TensorMessages | None) -> None:
         rules = backing.rules
         keys = None
         if rules.tokens is not None:

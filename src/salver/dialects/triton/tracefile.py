@@ -6,14 +6,13 @@ the monotonic clock. A file is a whole array after each write. Blocks; ``tracing
 
 import os
 from collections.abc import Sequence
-from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
 
 from salver.words.errors import InvalidInput
-from salver.words.events import Served
+from salver.words.events import Served, moments
 
 
 class Trace(NamedTuple):
@@ -31,32 +30,6 @@ class Trace(NamedTuple):
     scope: str = ""
     frequency: int = 0
     parent: int = 0
-
-
-def moments(event: Served) -> dict[str, int]:
-    """What is known to have happened when, in order, in nanoseconds.
-
-    Of a request that failed, or whose engine tells no times, nothing but start and end.
-
-    >>> from salver.words.messages import Timing
-    >>> timing = Timing(queue=1.0, inference=2.0, arrived=10.5, ended=14.5, split=0.5)
-    >>> [ns / 1e9 for ns in moments(Served("m", "1", "", "ok", 5.0, timing, arrival=10.0)).values()]
-    [10.0, 10.5, 11.5, 12.0, 14.0, 14.5, 15.0]
-    """
-    timing = event.timing
-    known = {"REQUEST_START": event.arrival}
-    if timing.ended:
-        ran = timing.ended - timing.split
-        known |= {
-            "QUEUE_START": timing.arrived,
-            "COMPUTE_START": timing.arrived + timing.queue + timing.formation,
-            "COMPUTE_INPUT_END": ran - timing.inference,
-            "COMPUTE_OUTPUT_START": ran,
-            "COMPUTE_END": timing.ended,
-        }
-    known["REQUEST_END"] = event.arrival + event.latency
-    in_order = accumulate((round(seconds * 1e9) for seconds in known.values()), max)  # sums may be off by one
-    return dict(zip(known, in_order, strict=True))
 
 
 def entries(trace: Trace) -> bytes:

@@ -7,10 +7,9 @@ phases. Pure: names of phases and times are Triton's if it has them.
 from collections.abc import Callable
 from typing import Final
 
-from salver.dialects.triton.tracefile import moments
 from salver.features.telemetry.otlp_messages import Span, Value
 from salver.words import traceparent as w3c
-from salver.words.events import Served
+from salver.words.events import Served, moments
 
 REQUEST: Final = "InferRequest"
 #: Phase -> the times at which it begins and ends.
