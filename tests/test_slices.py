@@ -45,7 +45,8 @@ for module in pkgutil.walk_packages(salver.__path__, "salver.", onerror=lambda n
         importlib.import_module(module.name)
     except ModuleNotFoundError as error:
         # What may build on it goes with it; a program that embeds a server asks it in Triton's forms.
-        if error.name != removed or module.name.split(".")[1] not in ("dialects", "features", "testing", "embed"):
+        package = module.name.split(".")[1]
+        if error.name != removed or package not in ("dialects", "features", "testing", "embed"):
             raise
 """
 
