@@ -158,7 +158,7 @@ def _parents(given: tuple[str, ...]) -> tuple["Parent", ...]:
 
 def _as_version(path: Path, home: Path) -> Path:
     """Arrange the files as in the registry, so that folders beside the artefact are not taken for models."""
-    from salver.dialects.formats import CONFIGS
+    from salver.parts import CONFIGS
     from salver.kernel.repository.names import is_padded_version
     from salver.kernel.repository.settings import TOML
 
