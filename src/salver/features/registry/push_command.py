@@ -158,11 +158,12 @@ def _parents(given: tuple[str, ...]) -> tuple["Parent", ...]:
 
 def _as_version(path: Path, home: Path) -> Path:
     """Arrange the files as in the registry, so that folders beside the artefact are not taken for models."""
-    from salver.parts import CONFIGS
     from salver.kernel.repository.names import is_padded_version
     from salver.kernel.repository.settings import TOML
+    from salver.parts import formats
 
-    if path.is_file() or any(is_padded_version(e.name) or e.name in (TOML, *CONFIGS) for e in path.iterdir()):
+    configs = (TOML, *formats(lambda path: None).configs)
+    if path.is_file() or any(is_padded_version(e.name) or e.name in configs for e in path.iterdir()):
         return path
     home.mkdir()
     path.rename(home / "1")
