@@ -144,7 +144,7 @@ def test_tr_c12_names_and_dims_are_the_configurations(tmp_path: Path) -> None:
     [
         ({"model_type": "treelite_checkpoint"}, "none that is served here"),
         ({"model_type": "lightgbm"}, "model_type says lightgbm, but"),
-        ({"threshold": "high"}, "option threshold = 'high' is no number"),
+        ({"threshold": "high"}, "option threshold = 'high' is not a number"),
         ({"output_class": "maybe"}, "option output_class = 'maybe' is unknown"),
         ({"shape": "1"}, "knows no option 'shape'"),
     ],

@@ -301,5 +301,5 @@ class TestOptions:
 
     @pytest.mark.parametrize("value", ["0", "-1", "two", "1e9", "1025"])
     def test_no_number_of_threads(self, value: str) -> None:
-        with pytest.raises(LoadFailed, match=f"option intra_op_threads = {value!r} is no number"):
+        with pytest.raises(LoadFailed, match=f"option intra_op_threads = {value!r} is not a number"):
             self.load("keras", intra_op_threads=value)

@@ -63,7 +63,7 @@ def count_of(options: dict[str, str], key: str, default: int, *, least: int = 1)
     is_number = value.isascii() and value.isdigit() and len(value) <= 9
     if not (is_number and least <= int(value) <= most):
         raise LoadFailed(
-            f"option {key} = {value[:40]!r} is no number from {least} to {most}",
+            f"option {key} = {value[:40]!r} is not a number from {least} to {most}",
             field=f"options.{key}",
             fix=f"Use {least} to {most}, or leave it out.",
         )

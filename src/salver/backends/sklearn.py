@@ -39,7 +39,7 @@ class SklearnBackend:
     """Backend for skops files, and for pickle and joblib files with ``--trust-pickle``.
 
     Options: ``trusted``, a comma-separated list of types allowed in a skops file besides those that skops
-        trusts.
+    trusts.
     """
 
     name = "sklearn"

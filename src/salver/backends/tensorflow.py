@@ -48,8 +48,8 @@ class TensorFlowBackend:
     """Backend for SavedModel folders.
 
     Options: ``signature``, the key of the default signature; ``tags``, those of the meta graph, separated by
-        commas; ``intra_op_threads`` and ``inter_op_threads``, threads inside an operation, and concurrent
-        operations. ``prefer`` is read by the loader of models before this backend.
+    commas; ``intra_op_threads`` and ``inter_op_threads``, threads inside an operation, and concurrent
+    operations. ``prefer`` is read by the loader of models before this backend.
     """
 
     name = "tensorflow"

@@ -109,11 +109,13 @@ class Client:
         """Send a request to a model.
 
         Args:
-            model: Name of the model. inputs: By tensor name, anything that numpy understands (text for
-                BYTES), or a :class:`~salver.words.tensor.Tensor` to specify the datatype. Lists and single
-                values get the datatype in the model's metadata, which is requested once.
-            version: Empty = chosen by the server. outputs: Requested outputs; empty = all. id: Your own id,
-                for the server's log.
+            model: Name of the model.
+            inputs: By tensor name, anything that numpy understands (text for BYTES), or a
+                :class:`~salver.words.tensor.Tensor` to specify the datatype. Lists and single values get the
+                datatype in the model's metadata, which is requested once.
+            version: Empty = chosen by the server.
+            outputs: Requested outputs; empty = all.
+            id: Your own id, for the server's log.
             parameters: Request parameters of the protocol.
             headers: Additional headers, such as ``x-request-id`` or one that names the user.
 
@@ -123,8 +125,9 @@ class Client:
         Raises:
             InvalidInput: the server rejects the request, or an input has no datatype.
             NotFound: no such model or version.
-            Overloaded: its queue is full. Unreachable: there is no answer. SalverError: other errors, by
-                status.
+            Overloaded: its queue is full.
+            Unreachable: there is no answer.
+            SalverError: other errors, by status.
         """
         if any(isinstance(value, UNTYPED) for value in inputs.values()):
             inputs = await self._typed(model, version, inputs)
@@ -194,8 +197,8 @@ class Client:
             Its id, for a correction. The outcome is on the server's disk.
 
         Raises:
-            InvalidInput: the server rejects it; the message has the reason. Unreachable: no answer to several
-                attempts; post it again with your own id.
+            InvalidInput: the server rejects it; the message has the reason.
+            Unreachable: no answer to several attempts; post it again with your own id.
         """
         outcome = Outcome(
             id or uuid.uuid4().hex, name, request, unit, float(value), time, supersedes=supersedes

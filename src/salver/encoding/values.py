@@ -191,8 +191,8 @@ def to_json(tensor: Tensor) -> Any:
     """Return flat row-major elements for the JSON writer: an array, or a list of strings.
 
     Raises:
-        InvalidInput: they are FP16 or BF16, which have no JSON form. Unsupported: they are bytes that are not
-            UTF-8.
+        InvalidInput: they are FP16 or BF16, which have no JSON form.
+        Unsupported: they are bytes that are not UTF-8.
     """
     if tensor.datatype is DataType.BYTES:
         return _to_strings(tensor.array.ravel().tolist(), tensor.name)

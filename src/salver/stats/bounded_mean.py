@@ -26,8 +26,8 @@ class MeanEvidence(msgspec.Struct, frozen=True):
 
     Attributes:
         means: Candidates, ascending, in (0, 1).
-        log_above, log_below: By candidate, the log capital of bets on a higher, or a lower, mean. alpha:
-            Level for which the bets are tuned. count, total, deviations: Number of values, their sum, and
+        log_above, log_below: By candidate, the log capital of bets on a higher, or a lower, mean.
+        alpha: Level for which the bets are tuned. count, total, deviations: Number of values, their sum, and
             squared distances from the running mean.
     """
 

@@ -162,7 +162,7 @@ def futility(
     """Return bounds for giving up, by spending ``1 - power`` over time.
 
     They are not binding: continuing despite them causes no more errors under the null, because ``above`` was
-        computed without them. One-sided.
+    computed without them. One-sided.
 
     Args:
         times: All planned looks.

@@ -105,8 +105,8 @@ def difference(control: Moments, treatment: Moments, planned: int, alpha: float 
         alpha: Probability that it ever fails to cover, in (0, 1).
 
     Raises:
-        FailedPrecondition: An arm is too small for this interval, or its values hardly vary. InvalidInput:
-            ``planned`` or ``alpha`` is out of range.
+        FailedPrecondition: An arm is too small for this interval, or its values hardly vary.
+        InvalidInput: ``planned`` or ``alpha`` is out of range.
     """
     _check_range(control, treatment)
     error = math.sqrt(control.variance / control.units + treatment.variance / treatment.units)

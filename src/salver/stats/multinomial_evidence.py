@@ -121,7 +121,7 @@ def _bounded_by_first(counts: Sequence[int], shares: Sequence[float], sign: int)
     """Return the rates of best fit with none beyond the first arm's, upwards (1) or downwards (-1).
 
     Isotonic regression with the simple tree order: arms are pooled with the first, the farthest first, while
-        they are beyond the pool (Barlow, Bartholomew, Bremner & Brunk 1972).
+    they are beyond the pool (Barlow, Bartholomew, Bremner & Brunk 1972).
     """
     rates = [count / share for count, share in zip(counts, shares, strict=True)]
     others = sorted(range(1, len(rates)), key=lambda i: -sign * rates[i])

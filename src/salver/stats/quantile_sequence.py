@@ -21,8 +21,8 @@ def proportion(hits: int, trials: int, alpha: float = 0.05, best: int = 100) -> 
     Args:
         hits: From 0 to ``trials``.
         trials: 1 or more.
-        alpha: Probability that they ever fail, in (0, 1/2). best: Number of trials at which they are
-            narrowest.
+        alpha: Probability that they ever fail, in (0, 1/2).
+        best: Number of trials at which they are narrowest.
 
     Raises:
         InvalidInput: The counts are impossible.
@@ -50,8 +50,8 @@ def quantile(values: npt.ArrayLike, p: float, alpha: float = 0.05, best: int = 1
     Args:
         values: All values so far, in any order, shape ``(n,)``.
         p: In (0, 1).
-        alpha: Probability that they ever fail, in (0, 1/2). best: Number of values at which they are
-            narrowest.
+        alpha: Probability that they ever fail, in (0, 1/2).
+        best: Number of values at which they are narrowest.
 
     Raises:
         InvalidInput: An argument is out of its range.

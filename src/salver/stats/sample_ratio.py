@@ -24,7 +24,7 @@ class SampleRatio(msgspec.Struct, frozen=True):
     """Units by arm, and their evidence against the shares; plain data, updated by copying.
 
     The shares may change between additions: those at *exposure* count. The estimate for each arm, the ratio
-        of its units to those expected, carries over.
+    of its units to those expected, carries over.
 
     Args:
         counts: Units by arm.

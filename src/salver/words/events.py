@@ -155,7 +155,8 @@ class BatchRan(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         requests: Number of requests in the run.
-        duration: Time in the model. merge: Time to stack the inputs.
+        duration: Time in the model.
+        merge: Time to stack the inputs.
         split: Time to split the outputs.
         reason: Why the batch closed, as in :class:`~salver.words.messages.Timing`.
         ok: False if the model raised or its host died.

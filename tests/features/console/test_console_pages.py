@@ -324,7 +324,7 @@ def test_who_saves_what_another_has_changed_meanwhile_is_told(opened: Open, serv
     page.get_by_role("button", name="Save it").click()
     page.get_by_role("dialog").get_by_label("Why?").fill("mine")
     page.get_by_role("dialog").get_by_role("button", name="Save").click()
-    expect(page.get_by_role("dialog").get_by_role("alert")).to_contain_text("is not as it was seen")
+    expect(page.get_by_role("dialog").get_by_role("alert")).to_contain_text("has changed since it was read")
 
 
 def test_an_alias_is_protected_by_a_role_that_somebody_has(opened: Open) -> None:

@@ -224,7 +224,7 @@ async def test_a_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 async def test_what_cannot_be_opened_says_why_and_keeps_the_password(tmp_path: Path) -> None:
-    with pytest.raises(LedgerFailed, match="Is its folder there"):
+    with pytest.raises(LedgerFailed, match="Check that its folder"):
         await Ledger.open(f"sqlite:///{tmp_path}/none/salver.db")
     (tmp_path / "text.db").write_text("no database, but long enough to be taken for one. " * 40)
     with pytest.raises(LedgerFailed, match="Name another file"):
@@ -339,7 +339,7 @@ async def test_a_work_that_does_not_begin_in_time_is_not_done(
         await asyncio.sleep(0)
         cancelled.cancel()
         monkeypatch.setattr("salver.features.ledger.ledger._MOST_QUEUED_SECONDS", 0.01)
-        with pytest.raises(LedgerFailed, match=r"did not come to this.*Works before it"):
+        with pytest.raises(LedgerFailed, match=r"did not start this work.*Earlier work"):
             await ledger.write(count_up)
         assert cancelled.cancelled()
         goes_on.set()

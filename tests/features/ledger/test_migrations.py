@@ -97,7 +97,7 @@ async def test_a_newer_database_is_refused_and_left_alone(url: str) -> None:
         newer = text(f"INSERT INTO salver_schema VALUES ({NEWEST + 5})")
         await ledger.write(lambda c: c.execute(newer) and None)
     with pytest.raises(
-        Conflict, match=rf"has version {NEWEST + 5} .* knows {NEWEST} at most.*Use a Salver as new"
+        Conflict, match=rf"has schema version {NEWEST + 5}, .* at most {NEWEST}.*Use the version of Salver"
     ):
         await Ledger.open(url)
 

@@ -126,7 +126,7 @@ async def test_a_policy_is_set_of_a_model_that_is_as_it_was_seen(
     await push(registry, tmp_path)
     seen = await registry.model("fraud")
     await registry.set_policy("fraud", {"alpha": 0.02}, ANN, expected=seen)
-    with pytest.raises(Outdated, match="not as it was seen"):
+    with pytest.raises(Outdated, match="has changed since it was read"):
         await registry.set_policy("fraud", {"alpha": 0.03}, ANN, expected=seen)
     assert (await registry.model("fraud")).policy == {"alpha": 0.02}
 
@@ -168,7 +168,7 @@ async def test_a_protected_alias_is_moved_by_its_roles_alone(registry: ModelRegi
     for _ in range(2):
         await push(registry, tmp_path)
     with pytest.raises(
-        InvalidInput, match=r"nobody could move.*salver registry token add NAME --role releaser"
+        InvalidInput, match=r"could never be moved.*salver registry token add NAME --role releaser"
     ):
         await registry.protect("fraud", "champion", ["releaser"], ANN)
     await Tokens(registry.ledger, lambda: 1.0, lambda: "t1", bytes).make("bob", ["releaser"], ANN)
@@ -288,13 +288,13 @@ async def test_a_file_that_is_not_as_it_was_pushed_is_found(registry: ModelRegis
 @pytest.mark.parametrize(
     ("said", "problem"),
     [
-        ({"model": "../fraud"}, "cannot be called"),
-        ({"model": "7"}, "by a number, 7"),
-        ({"alias": "7"}, "cannot be called"),
-        ({"tags": {"": "x"}}, "a tag cannot be called"),
+        ({"model": "../fraud"}, "is not allowed as a"),
+        ({"model": "7"}, "cannot be a number: 7"),
+        ({"alias": "7"}, "is not allowed as a"),
+        ({"tags": {"": "x"}}, "not allowed as a tag"),
         ({"tags": {"a": "x" * 5000}}, "too long"),
         ({"metrics": {"auc": float("inf")}}, "is inf"),
-        ({"why": "a\0b"}, "has a NUL"),
+        ({"why": "a\0b"}, "contains NUL"),
         ({"card": "---\n- a\n---\n"}, "holds no keys"),
     ],
     ids=["model", "number", "alias", "tag", "value", "metric", "reason", "card"],
@@ -310,7 +310,7 @@ async def test_what_cannot_be_kept_is_refused_before_anything_is_copied(
 
 @pytest.mark.parametrize("path", ["../out", "/abs", "a/../../b", "a//b", "./a", "a\\b"])
 async def test_files_stay_inside_their_version(registry: ModelRegistry, tmp_path: Path, path: str) -> None:
-    with pytest.raises(InvalidInput, match="leads out of the version"):
+    with pytest.raises(InvalidInput, match="leaves the folder of the version"):
         await push(registry, tmp_path, files={"model.onnx": b"", path: b""})
     assert list((tmp_path / "registry" / "incoming").iterdir()) == []
 
@@ -366,7 +366,7 @@ async def test_what_is_no_file_is_not_waited_for(tmp_path: Path, kind: str) -> N
         odd.mkdir()
     else:
         odd.symlink_to("/dev/zero")
-    with pytest.raises(InvalidInput, match="odd is no file"):
+    with pytest.raises(InvalidInput, match="odd is not a file"):
         await registry.push(
             NewVersion("fraud"), InspectedModel({**what.files, "odd": odd}, what.description), ANN
         )
@@ -487,7 +487,7 @@ async def test_a_push_that_is_under_way_loses_nothing_to_a_sweep(tmp_path: Path,
     registry = ModelRegistry(other.ledger, Swept(tmp_path / "registry"), Clock(), lambda: "id")
     assert await push(registry, tmp_path) == 1
     (problem,) = problems
-    assert isinstance(problem, Conflict) and "a push is under way" in str(problem)
+    assert isinstance(problem, Conflict) and "a push is running" in str(problem)
     assert await registry.verify() == ()
     assert await other.sweep(86_400.0) == ()  # what is so old is of no push
     assert await other.sweep(0.0) == ()

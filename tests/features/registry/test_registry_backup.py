@@ -212,7 +212,7 @@ async def test_a_ledger_that_a_newer_salver_wrote_is_not_restored(backed_up: Pat
     ledger = await Ledger.open(empty_ledger("sqlite", tmp_path))
     registry = ModelRegistry(ledger, Artifacts(tmp_path / "two"), Clock(), counted().__next__)
     await asyncio.to_thread(_age, backed_up, tmp_path / "newer.tar", tmp_path / "unpacked")
-    with pytest.raises(Conflict, match="Use a Salver as new"):
+    with pytest.raises(Conflict, match="Use the version of Salver"):
         await restore(tmp_path / "newer.tar", registry, "aside")
     assert await registry.models() == ()
     await ledger.close()
@@ -244,7 +244,7 @@ async def test_a_damaged_file_is_found_when_it_is_backed_up_not_when_it_is_neede
     file.unlink()
     if left is not None:
         file.write_bytes(left)
-    with pytest.raises(ArtifactsFailed, match=r"models/fraud/1/model\.onnx is not.* from an older backup"):
+    with pytest.raises(ArtifactsFailed, match=r"models/fraud/1/model\.onnx differs.* from an older backup"):
         await back_up(registry, tmp_path / "backup.tar", 5.0)
     assert left_of(tmp_path) == ["new", "one"]
     await registry.ledger.close()

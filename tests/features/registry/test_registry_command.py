@@ -159,7 +159,7 @@ def test_who_may_move_an_alias(say, monkeypatch: pytest.MonkeyPatch) -> None:  #
     assert token not in json.dumps(listed)
     assert "everybody" in say("protect", "fraud@champion")
     assert say("token", "revoke", listed["id"]) == f"{listed['id']} is revoked\n"
-    assert "none of the registry's" in say("list", ends=1)
+    assert "unknown to the registry" in say("list", ends=1)
 
 
 def test_webhooks_are_added_listed_and_removed(say) -> None:  # type: ignore[no-untyped-def]
@@ -231,18 +231,18 @@ def test_backup_and_restore_are_one_command_each(say, tmp_path: Path) -> None:  
     ("words", "problem"),
     [
         (["list"], "there is no registry in"),
-        (["show", "a b"], "cannot be called"),
-        (["alias", "fraud", "1"], "fraud names no alias. Say: NAME@ALIAS VERSION"),
+        (["show", "a b"], "is not allowed as a model name"),
+        (["alias", "fraud", "1"], "fraud does not name an alias. Say: NAME@ALIAS VERSION"),
         (["alias", "fraud@x"], "what shall become of fraud@x is not said"),
         (["alias", "fraud@x", "1", "--delete"], "more than one thing. Say: NAME@ALIAS VERSION"),
         (["alias", "fraud@x", "--default", "--delete"], "more than one thing"),
-        (["protect", "fraud"], "names no alias"),
-        (["remove", "fraud"], "names no version"),
-        (["tag", "fraud", "team"], "is no KEY=VALUE"),
-        (["metric", "fraud", "auc=high"], "is no number"),
-        (["push", ".", "--name", "x", "--parent", "cousin:y"], "is no version:"),
+        (["protect", "fraud"], "does not name an alias"),
+        (["remove", "fraud"], "does not name a version"),
+        (["tag", "fraud", "team"], "is not KEY=VALUE"),
+        (["metric", "fraud", "auc=high"], "is not a number"),
+        (["push", ".", "--name", "x", "--parent", "cousin:y"], "is not version:"),
         (["push", ".", "--name", "x", "--card", "none.md"], "cannot be read"),
-        (["list", "--registry", "mysql://h/d"], "a ledger is no 'mysql'"),
+        (["list", "--registry", "mysql://h/d"], "a ledger cannot be 'mysql'"),
         (["list", "--registry", "postgresql://h/d"], "Say --artifacts DIR"),
     ],
 )
@@ -256,7 +256,7 @@ def test_an_empty_registry_says_so(say, tmp_path: Path) -> None:  # type: ignore
     say("token", "add", "ann")
     assert say("list") == "the registry is empty\n"
     assert say("history", "fraud") == "nothing was ever changed of fraud\n"
-    assert "there is no folder /nope. Make it first." in say("backup", "/nope/all.tar", ends=1)
+    assert "there is no folder /nope. Create it first." in say("backup", "/nope/all.tar", ends=1)
     assert (tmp_path / "registry" / "salver.db").stat().st_mode & 0o077 == 0
 
 

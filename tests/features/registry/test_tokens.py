@@ -47,7 +47,7 @@ async def test_once_there_is_an_admin_only_admins_make_tokens(registry: ModelReg
     known = tokens(registry)
     _, text = await known.make("root", ["admin"], ANN)
     admin = await known.actor(text)
-    with pytest.raises(Forbidden, match="ann may not make or revoke tokens"):
+    with pytest.raises(Forbidden, match="ann may not create or revoke tokens"):
         await known.make("eve", ["releaser"], ANN)
     with pytest.raises(Forbidden):
         await known.revoke("t1", ANN)

@@ -282,5 +282,5 @@ def test_two_releases_want_no_unit_both(changes, is_fine):
     if is_fine:
         check(pair)
     else:
-        with pytest.raises(InvalidInput, match=r"want the same units|two splits"):
+        with pytest.raises(InvalidInput, match=r"claim the same units|two splits"):
             check(pair)

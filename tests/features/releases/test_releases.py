@@ -480,12 +480,12 @@ async def test_who_wants_the_units_of_another_waits_and_keeps_no_rollback_waitin
     assert [split.release for split in world.traffic.splits] == ["r0"]
     waiting = await world.one("r1")
     assert waiting.state is ReleaseState.PROPOSED
-    assert "releases 'r0' and 'r1' want the same units" in waiting.progress.waits_for
+    assert "releases 'r0' and 'r1' claim the same units" in waiting.progress.waits_for
     await world.store.wish("r1", "promote", ADA, "in a hurry", world.clock.now)
     await world.ticks()
     assert (await world.one("r1")).state is ReleaseState.RUNNING
     assert [split.release for split in world.traffic.splits] == ["r0"]
-    assert "release r1 receives no traffic: releases 'r0' and 'r1' want the same units" in caplog.text
+    assert "release r1 receives no traffic: releases 'r0' and 'r1' claim the same units" in caplog.text
     await world.store.wish("r0", "abort", ADA, "", world.clock.now)
     await world.ticks()
     assert [split.release for split in world.traffic.splits] == ["r1"]

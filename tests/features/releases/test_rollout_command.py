@@ -199,10 +199,10 @@ def test_before_it_starts_it_says_what_the_traffic_can_show(filled: Shell) -> No
         (["policy", "mlp", "other.toml"], "looks at the output 'z'"),
         (
             ["policy", "mlp", "typo.toml"],
-            "typo.toml: this is no policy of a release: Object",
+            "typo.toml: this is not a valid release policy: Object",
         ),
         (["start", "mlp", "2", "--alias", "gold"], "no alias 'gold'"),
-        (["start", "mlp", "2", "--policy", "nowhere.toml"], "is no policy"),
+        (["start", "mlp", "2", "--policy", "nowhere.toml"], "is not a valid policy"),
         (["start", "mlp", "2", "--event", "errors"], "METRIC=SHARE"),
         (["policy", "mlp", "policy.toml", "--usual"], "one policy"),
         (["status", "r9"], "no release 'r9'"),

@@ -98,9 +98,9 @@ async def run(
             crash.
 
     Raises:
-        InvalidInput: file and model do not match, or a row is bad (``on_error="stop"``). Conflict: the target
-            exists, is being written, or belongs to another job. SalverError: the server is unavailable; the
-            same call continues later.
+        InvalidInput: file and model do not match, or a row is bad (``on_error="stop"``).
+        Conflict: the target exists, is being written, or belongs to another job.
+        SalverError: the server is unavailable; the same call continues later.
     """
     check_job(job)
     begun = time.monotonic()

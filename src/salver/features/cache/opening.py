@@ -17,7 +17,8 @@ def open_cache(config: CacheConfig) -> ResponseCache | None:
     ones.
 
     Raises:
-        InvalidInput: there is no such cache, or its options are wrong. SalverError: raised while opening it.
+        InvalidInput: there is no such cache, or its options are wrong.
+        SalverError: raised while opening it.
     """
     if not config.name:
         return None

@@ -96,8 +96,8 @@ class Ensemble:
         """Answer one request.
 
         Raises:
-            InvalidInput: it does not match the signature. SalverError: raised by a model, prefixed by the
-                ensemble's name.
+            InvalidInput: it does not match the signature.
+            SalverError: raised by a model, prefixed by the ensemble's name.
         """
         run = self._begin(request, deadline, sender, standing)
         ok = False

@@ -56,7 +56,7 @@ def address_of(url: str) -> URL:
             if importlib.util.find_spec("psycopg") is None:
                 raise MissingExtra("PostgreSQL", "postgres", "psycopg")
             return address.set(drivername="postgresql+psycopg")
-    raise InvalidInput(f"a ledger is no {address.get_backend_name()!r}", fix=_FIX)
+    raise InvalidInput(f"a ledger cannot be {address.get_backend_name()!r}", fix=_FIX)
 
 
 def engine_of(address: URL, patience: float, *, is_reader: bool = False) -> Engine:

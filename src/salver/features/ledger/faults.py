@@ -13,7 +13,7 @@ _BUSY_WORDS: Final = ("database is locked", "database table is locked", "databas
 #: Advice by text in the driver's message.
 _KNOWN: Final = (
     ("file is not a database", "Name another file, or move this one away."),
-    ("unable to open database file", "Is its folder there, and may this user write to it?"),
+    ("unable to open database file", "Check that its folder exists and is writable by this user."),
     ("readonly database", "Let this user write to the file and to its folder."),
     ("attempt to write a readonly", "Let this user write to the file and to its folder."),
     ("disk is full", "Make room on its disk."),

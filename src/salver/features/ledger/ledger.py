@@ -117,8 +117,8 @@ class Ledger:
             if not is_late or (task is not None and task.cancelling()):
                 raise
             raise LedgerFailed(
-                f"the ledger {shown(self.url)} did not come to this for {_MOST_QUEUED_SECONDS:g} seconds",
-                fix="Works before it take that long; is the database slow, or does it not answer?",
+                f"the ledger {shown(self.url)} did not start this work for {_MOST_QUEUED_SECONDS:g} seconds",
+                fix="Earlier work takes that long; check whether the database is slow or unreachable.",
             ) from None
         finally:
             waiting.cancel()

@@ -43,8 +43,8 @@ def check_age(version: int, newest: int = NEWEST) -> None:
     """
     if version > newest:
         raise Conflict(
-            f"the ledger has version {version} of its schema, and this Salver knows {newest} at most",
-            fix="Use a Salver as new as the one that wrote it; nothing was changed.",
+            f"the ledger has schema version {version}, but this Salver supports at most {newest}",
+            fix="Use the version of Salver that wrote it, or a newer one; nothing was changed.",
         )
 
 

@@ -39,8 +39,9 @@ def set_alias(
 
     Raises:
         NotFound: no such model or version.
-        Outdated: it does not point to the expected version. Forbidden: the alias is protected, and the actor
-            has none of its roles. Conflict: another release of this alias is active.
+        Outdated: it does not point to the expected version.
+        Forbidden: the alias is protected, and the actor has none of its roles.
+        Conflict: another release of this alias is active.
     """
     check_alias(alias)
     known = rows.model(connection, model)
@@ -84,7 +85,8 @@ def delete_alias(
     """Delete an alias.
 
     Raises:
-        NotFound: no such alias. Outdated: it does not point to the expected version.
+        NotFound: no such alias.
+        Outdated: it does not point to the expected version.
         Forbidden: it is protected from this actor.
         Conflict: a release of it is active.
     """
@@ -112,8 +114,8 @@ def protect(connection: Connection, change: Change, model: str, alias: str, role
     held = {role for text in connection.scalars(select(TOKEN.c.roles)) for role in msgspec.json.decode(text)}
     if roles and not held & set(roles):
         raise InvalidInput(
-            f"no token has the role {' or '.join(roles)}, so that nobody could move {alias!r} any more",
-            fix=f"Make one first: salver registry token add NAME --role {roles[0]}.",
+            f"no token has the role {' or '.join(roles)}, so {alias!r} could never be moved",
+            fix=f"Create one first: salver registry token add NAME --role {roles[0]}.",
         )
     connection.execute(delete(PROTECTION).where(PROTECTION.c.model == model, PROTECTION.c.alias == alias))
     if roles:
@@ -138,7 +140,7 @@ def check_guard(connection: Connection, change: Change, model: str, alias: str) 
             f"the alias {model}@{alias} is protected: {change.actor.name} has none of its roles "
             f"({', '.join(sorted(roles))})",
             field="alias",
-            fix="Use a token of somebody who has: SALVER_TOKEN=… .",
+            fix="Use a token with such a role: SALVER_TOKEN=… .",
         )
 
 
@@ -149,7 +151,9 @@ def set_policy(
     known = rows.model(connection, model)
     if expected is not None and known != expected:
         raise Outdated(
-            f"the model {model!r} is not as it was seen", field="model", fix="Look again, and decide anew."
+            f"the model {model!r} has changed since it was read",
+            field="model",
+            fix="Read it again, then decide.",
         )
     text = msgspec.json.encode(policy).decode()
     connection.execute(update(MODEL).where(MODEL.c.name == model).values(policy=text))
@@ -170,7 +174,7 @@ def _check_expected(model: str, alias: str, before: int | None, expected: int | 
     if expected is not None and before != expected:
         means = "means nothing" if before is None else f"means version {before}"
         raise Outdated(
-            f"the alias {model}@{alias} {means} by now", field="alias", fix="Look again, and decide anew."
+            f"the alias {model}@{alias} {means} by now", field="alias", fix="Read it again, then decide."
         )
 
 

@@ -103,7 +103,7 @@ class Artifacts:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 lock.close()
-                raise Conflict("a push is under way", fix=f"Wait for its end. {OF_NO_PUSH}") from error
+                raise Conflict("a push is running", fix=f"Wait until it ends. {OF_NO_PUSH}") from error
             return lock
 
     def take_in(self, files: Mapping[str, Path], id: str, stop: threading.Event) -> tuple[FileEntry, ...]:
@@ -119,7 +119,9 @@ class Artifacts:
             ArtifactsFailed: one cannot be read or written, or ``stop`` was set.
         """
         if not files or len(files) > _MOST_FILES:
-            raise InvalidInput(f"a version has 1 to {_MOST_FILES} files, not {len(files)}", fix="Pack them.")
+            raise InvalidInput(
+                f"a version has 1 to {_MOST_FILES} files, not {len(files)}", fix="Pack them into an archive."
+            )
         aside = self._incoming / id
         with contextlib.suppress(ArtifactsFailed):  # for example files of another user: no reason not to push
             self.sweep_aside(time.time() - LEFT_SECONDS)
@@ -256,22 +258,22 @@ class Artifacts:
 
 def _check_wanted(stop: threading.Event) -> None:
     if stop.is_set():
-        raise ArtifactsFailed("the push was given up")
+        raise ArtifactsFailed("the push was cancelled")
 
 
 def _copy(source: Path, aside: Path, path: str, stop: threading.Event) -> FileEntry:
     pure = PurePosixPath(path)
     if pure.is_absolute() or ".." in pure.parts or str(pure) != path or "\\" in path:
-        raise InvalidInput(f"{path!r} leads out of the version", fix="Name files by relative paths.")
+        raise InvalidInput(f"{path!r} leaves the folder of the version", fix="Name files by relative paths.")
     if not is_text(path) or any(each < " " for each in path):
         raise InvalidInput(
-            f"no file of a version can be called {path!r}", fix="Use UTF-8, and no control codes."
+            f"{path!r} is not allowed as a file name", fix="Use UTF-8 without control characters."
         )
     target = aside / pure
     found, size = hashlib.sha256(), 0
     with _told(source):
         if not stat.S_ISREG(source.stat().st_mode):  # a pipe or device would never end
-            raise InvalidInput(f"{source} is no file", fix="Leave it out of the model's folder.")
+            raise InvalidInput(f"{source} is not a file", fix="Leave it out of the model's folder.")
         target.parent.mkdir(parents=True, exist_ok=True)
         with source.open("rb") as read, target.open("xb") as write:
             for piece in _pieces(read):
@@ -326,5 +328,5 @@ def _told(path: Path) -> Iterator[None]:
         where = error.filename or path
         raise ArtifactsFailed(
             f"{where}: {error.strerror or error}",
-            fix="Is there room, and may this user write there?",
+            fix="Check free space and write permission.",
         ) from error

@@ -139,7 +139,7 @@ async def _versions_of(copy: Path) -> _Versions:
 def _prepare(aside: Path, file: Path, now: float) -> None:
     """Return a folder beside the file for unfinished data, after removing those of killed backups."""
     if not file.parent.is_dir():
-        raise ArtifactsFailed(f"there is no folder {file.parent}", fix="Make it first.")
+        raise ArtifactsFailed(f"there is no folder {file.parent}", fix="Create it first.")
     with _told(file):
         aside.mkdir(0o700)
         for left in file.parent.glob(f".{glob.escape(file.name)}.*{_PART}"):
@@ -178,7 +178,7 @@ def _told(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         where = error.filename or path
-        raise ArtifactsFailed(f"{where}: {error.strerror or error}", fix="Is there room for it?") from error
+        raise ArtifactsFailed(f"{where}: {error.strerror or error}", fix="Check free space.") from error
 
 
 def _add(archive: tarfile.TarFile, artifacts: Artifacts, model: str, number: int, entry: FileEntry) -> None:
@@ -192,8 +192,8 @@ def _add(archive: tarfile.TarFile, artifacts: Artifacts, model: str, number: int
         is_whole = False
     if not is_whole:
         raise ArtifactsFailed(
-            f"{about.name} is not what was pushed, and nothing is backed up",
-            fix=f"Bring the file back from an older backup, or remove {model}/{number}.",
+            f"{about.name} differs from what was pushed; nothing was backed up",
+            fix=f"Restore the file from an older backup, or remove {model}/{number}.",
         )
 
 
@@ -244,7 +244,7 @@ def _unpacked(file: Path, aside: Path) -> Backup:
         return _read_about((aside / _ABOUT).read_bytes())
     except (*_BROKEN, LoadFailed) as error:
         raise InvalidInput(
-            f"{file} is no whole backup of a registry: {error}", fix="Name another."
+            f"{file} is not a complete backup of a registry: {error}", fix="Name another."
         ) from error
 
 
@@ -258,7 +258,7 @@ def _take(artifacts: Artifacts, unpacked: Artifacts, versions: _Versions) -> Non
         if there and there != tuple(sorted(files)):
             raise Conflict(
                 f"{artifacts.where} has another {model}/{number}",
-                fix="Restore into an empty place.",
+                fix="Restore into an empty registry.",
             )
         if not there:  # otherwise of a restore that was interrupted before its last step
             artifacts.adopt(unpacked, model, number)

@@ -53,14 +53,14 @@ class BucketArtifacts(Artifacts):
 
     def alone(self) -> contextlib.AbstractContextManager[Any]:
         """See :meth:`Artifacts.alone`."""
-        raise Conflict(f"nobody knows who is pushing to {self.where} now", fix=OF_NO_PUSH)
+        raise Conflict(f"running pushes to {self.where} cannot be detected", fix=OF_NO_PUSH)
 
     def place(self, id: str, model: str, number: int) -> None:
         """See :meth:`Artifacts.place`."""
         aside, home = self.aside(id), self._home(model, number)
         if self._listed(home):
             raise ArtifactsFailed(
-                f"{self._url(home)} is taken already", fix="Does another registry keep its files there, too?"
+                f"{self._url(home)} already exists", fix="Check whether another registry uses this location."
             )
         try:
             self._send(aside, home)
@@ -127,7 +127,7 @@ class BucketArtifacts(Artifacts):
             self.finish(self.aside(id))
             if self.entries_in(self.aside(id)) != wanted:
                 raise ArtifactsFailed(
-                    f"{self._url(home)} is not what was pushed", fix="See: salver registry verify."
+                    f"{self._url(home)} differs from what was pushed", fix="See: salver registry verify."
                 )
             super().place(id, model, number)
         finally:
@@ -147,9 +147,7 @@ class BucketArtifacts(Artifacts):
             key = f"{home}/{path.relative_to(folder).as_posix()}"
             files.put_file(str(path), key)
             if (size := files.info(key)["size"]) != path.stat().st_size:
-                raise ArtifactsFailed(
-                    f"{self._url(key)} has {size} bytes after it was sent", fix="Try again."
-                )
+                raise ArtifactsFailed(f"{self._url(key)} has {size} bytes after the upload", fix="Try again.")
 
         with self._asking(home) as files:
             self._each(put, [path for path in sorted(folder.rglob("*")) if path.is_file()])
@@ -195,5 +193,6 @@ class BucketArtifacts(Artifacts):
             self._opened = None
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
             raise ArtifactsFailed(
-                f"{self._url(key)}: {reason}", fix="Is it there, and may this user read and write it?"
+                f"{self._url(key)}: {reason}",
+                fix="Check that it exists and that this user may read and write it.",
             ) from error

@@ -26,7 +26,7 @@ def front_matter(card: str) -> Mapping[str, Any]:
         MissingExtra: it has one, but no YAML parser is installed.
     """
     if len(card.encode(errors="surrogatepass")) > _MOST_BYTES or not is_text(card):
-        raise InvalidInput(f"the card is longer than {_MOST_BYTES >> 20} MiB, has a NUL in it, or is no text")
+        raise InvalidInput(f"the card is longer than {_MOST_BYTES >> 20} MiB, contains NUL, or is not text")
     text = _between(card)
     if not text.strip():
         return {}
@@ -34,7 +34,7 @@ def front_matter(card: str) -> Mapping[str, Any]:
     try:
         found = _plain(said, 0)
     except ValueError as error:
-        raise InvalidInput(f"the card's front matter cannot be kept: {error}", field="card") from error
+        raise InvalidInput(f"the card's front matter is invalid: {error}", field="card") from error
     if not isinstance(found, dict):
         raise InvalidInput("the card's front matter holds no keys", field="card", fix="Write `license: mit`.")
     return found
@@ -63,7 +63,7 @@ def _plain(value: Any, depth: int) -> Any:
         return value.isoformat()
     # YAML escapes can produce characters that the card itself does not contain
     if isinstance(value, str) and not is_text(value):
-        raise ValueError(f"{value[:40]!r} has a NUL in it, or is no text")
+        raise ValueError(f"{value[:40]!r} contains NUL, or is not text")
     if value is None or isinstance(value, bool | str):
         return value
     if isinstance(value, int) and abs(value) < 1 << 63:

@@ -166,7 +166,7 @@ def alias(
     said = parse(name)
     fix = "Say: NAME@ALIAS VERSION, NAME@ALIAS --delete, or NAME@ALIAS --default."
     if not said.alias:
-        raise InvalidInput(f"{name} names no alias", fix=fix)
+        raise InvalidInput(f"{name} does not name an alias", fix=fix)
     if bool(version) + delete + default != 1:
         raise InvalidInput(f"what shall become of {name} is not said, or more than one thing", fix=fix)
 
@@ -315,7 +315,7 @@ def protect(
 
     said = parse(name)
     if not said.alias:
-        raise InvalidInput(f"{name} names no alias", fix="Say: NAME@ALIAS.")
+        raise InvalidInput(f"{name} does not name an alias", fix="Say: NAME@ALIAS.")
     run(where, lambda registry, actor: registry.protect(said.model, said.alias, role, actor, why))
     told = f"{name} " + (f"is moved by {', '.join(role)}" if role else "may be moved by everybody")
     record({"model": said.model, "alias": said.alias, "roles": role}) if json else line(told)

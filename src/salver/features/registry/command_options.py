@@ -67,7 +67,8 @@ def run(
     """Run work on the registry as the token's owner or the system user, then notify webhooks.
 
     Raises:
-        SalverError: raised by the work; NotFound: there is no such registry.
+        SalverError: raised by the work;
+        NotFound: there is no such registry.
     """
     from salver.features.registry.opening import open_registry
 
@@ -114,7 +115,7 @@ def pairs_of(given: Iterable[str], flag: str) -> dict[str, str]:
     for pair in given:
         key, is_there, value = pair.partition("=")
         if not key or not is_there:
-            raise InvalidInput(f"{flag} {pair!r} is no KEY=VALUE")
+            raise InvalidInput(f"{flag} {pair!r} is not KEY=VALUE")
         found[key] = value
     return found
 
@@ -131,5 +132,5 @@ def numbers_of(given: Iterable[str], flag: str) -> dict[str, float]:
         try:
             found[name] = float(text)
         except ValueError:
-            raise InvalidInput(f"{flag} {name}={text} is no number") from None
+            raise InvalidInput(f"{flag} {name}={text} is not a number") from None
     return found

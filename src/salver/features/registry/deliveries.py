@@ -75,7 +75,7 @@ def again(connection: Connection, id: int, now: float) -> Delivery:
     query = query.join(WEBHOOK, WEBHOOK.c.id == DELIVERY.c.webhook).where(DELIVERY.c.id == id)
     if connection.execute(query).first() is None:
         raise NotFound(
-            f"there is no delivery {id}, or nobody who is to be told",
+            f"there is no delivery {id}, or its webhook has been removed",
             fix="List: salver registry webhook deliveries.",
         )
     values = {"attempts": 0, "due": now, "done": None, "error": ""}
@@ -127,7 +127,7 @@ class Deliverer:
     """Sender of deliveries.
 
     Several may work on one ledger: each reserves due deliveries for a minute. If one is killed, a delivery
-        may be sent twice with the same ``webhook-id``.
+    may be sent twice with the same ``webhook-id``.
 
     Args:
         clock: Unix seconds.

@@ -53,7 +53,9 @@ def parse(text: str) -> Reference:
     if not slash:
         return Reference(check_model(model))
     if not _VERSION.fullmatch(number):
-        raise InvalidInput(f"{text[:200]!r} names no version", fix="Write name/7, name@alias, or name.")
+        raise InvalidInput(
+            f"{text[:200]!r} does not name a version", fix="Write name/7, name@alias, or name."
+        )
     return Reference(check_model(model), number=int(number))
 
 
@@ -65,7 +67,7 @@ def check_model(name: str) -> str:
     """
     if not _NAME.fullmatch(name) or name.lower().endswith(_UNFINISHED):
         raise InvalidInput(
-            f"a model cannot be called {name[:200]!r}",
+            f"{name[:200]!r} is not allowed as a model name",
             fix="Use letters, digits, '.', '_' and '-', 128 at most, beginning with a letter or digit.",
         )
     return name
@@ -78,10 +80,10 @@ def check_alias(alias: str) -> str:
         InvalidInput: the name is not allowed for an alias.
     """
     if alias == LATEST:
-        raise InvalidInput(f"{LATEST!r} means the newest version always", fix="Name another alias.")
+        raise InvalidInput(f"{LATEST!r} always means the newest version", fix="Name another alias.")
     if not _ALIAS.fullmatch(alias):
         raise InvalidInput(
-            f"an alias cannot be called {alias[:200]!r}",
+            f"{alias[:200]!r} is not allowed as an alias",
             fix="Use letters, digits, '.', '_' and '-', 64 at most, beginning with a letter.",
         )
     return alias
@@ -95,7 +97,7 @@ def check_key(key: str, what: str) -> str:
     """
     if not _KEY.fullmatch(key):
         raise InvalidInput(
-            f"a {what} cannot be called {key[:200]!r}",
+            f"{key[:200]!r} is not allowed as a {what}",
             fix="Use letters, digits, blanks, '.', '_', '/' and '-', 128 at most.",
         )
     return key
@@ -109,7 +111,7 @@ def check_words(text: str, what: str) -> str:
     """
     if len(text) > _MOST_WORDS or not is_text(text):
         raise InvalidInput(
-            f"the {what} is too long, has a NUL in it, or is no text", fix=f"Use {_MOST_WORDS} at most."
+            f"the {what} is too long, contains NUL, or is not text", fix=f"Use {_MOST_WORDS} at most."
         )
     return text
 

@@ -114,7 +114,9 @@ async def open_registry(
 def _prepare(home: RegistryLocation, *, makes: bool) -> None:
     file = path_of(address_of(home.url))
     if file is not None and not file.exists() and not makes:
-        raise NotFound(f"there is no registry in {file.parent}", fix="Push a model into it, or name another.")
+        raise NotFound(
+            f"there is no registry in {file.parent}", fix="Push a model to it, or name another registry."
+        )
     try:
         for folder in (home.folder, *([file.parent] if file else ())):
             folder.mkdir(parents=True, exist_ok=True)
@@ -122,4 +124,4 @@ def _prepare(home: RegistryLocation, *, makes: bool) -> None:
             os.close(os.open(file, os.O_CREAT | os.O_WRONLY, 0o600))  # it contains secrets of webhooks
     except OSError as error:
         where, reason = error.filename or home.folder, error.strerror
-        raise ArtifactsFailed(f"{where}: {reason}", fix="May this user write there?") from error
+        raise ArtifactsFailed(f"{where}: {reason}", fix="Check write permission.") from error

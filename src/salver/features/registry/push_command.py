@@ -151,7 +151,7 @@ def _parents(given: tuple[str, ...]) -> tuple["Parent", ...]:
     for text in given:
         kind, _, reference = text.partition(":")
         if kind not in ("version", "data", "run") or not reference:
-            raise InvalidInput(f"--parent {text!r} is no version:…, data:… or run:…")
+            raise InvalidInput(f"--parent {text!r} is not version:…, data:… or run:…")
         parents.append(Parent(kind, reference))  # type: ignore[arg-type]
     return tuple(parents)
 

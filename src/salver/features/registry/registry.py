@@ -68,8 +68,8 @@ class ModelRegistry:
 
         Raises:
             InvalidInput: a name, tag, metric or the card is not allowed.
-            Forbidden: its alias is protected from this actor; nothing is pushed. Conflict: a release of its
-                alias is active, or another model's name differs only in case.
+            Forbidden: its alias is protected from this actor; nothing is pushed.
+            Conflict: a release of its alias is active, or another model's name differs only in case.
             ArtifactsFailed: the files cannot be copied; nothing is pushed.
             LedgerFailed: the row cannot be written; the files are not served.
         """
@@ -238,8 +238,9 @@ class ModelRegistry:
 
         Raises:
             NotFound: no such model or version.
-            Outdated: it does not point to the expected version. Forbidden: the alias is protected, and the
-                actor has none of its roles. Conflict: another release of this alias is active.
+            Outdated: it does not point to the expected version.
+            Forbidden: the alias is protected, and the actor has none of its roles.
+            Conflict: another release of this alias is active.
         """
         change, id = self._change(actor, why), self._new_id()
         return await self.ledger.write(
@@ -340,11 +341,11 @@ def _checked(order: NewVersion) -> Mapping[str, Any]:
     """Return the front matter of its card, if all metadata is valid.
 
     Raises:
-        InvalidInput: a name, tag, metric, parent or the card is not allowed. MissingExtra: no YAML parser is
-            installed.
+        InvalidInput: a name, tag, metric, parent or the card is not allowed.
+        MissingExtra: no YAML parser is installed.
     """
     if check_model(order.model).isdecimal():  # its folder would be taken for a version of the folder above
-        raise InvalidInput(f"a model cannot be called by a number, {order.model}", fix="Begin with a letter.")
+        raise InvalidInput(f"a model name cannot be a number: {order.model}", fix="Begin with a letter.")
     if order.alias:
         check_alias(order.alias)
     for key, value in order.tags.items():
@@ -377,7 +378,7 @@ def _check_name(connection: Connection, model: str) -> None:
     names = connection.scalars(alike.order_by(MODEL.c.name)).all()
     if names and model not in names:
         raise Conflict(
-            f"the registry has a model {names[0]!r}, which differs from {model!r} in case alone",
+            f"the registry has a model {names[0]!r}, which differs from {model!r} only in case",
             field="model",
             fix=f"Push it as {names[0]}, or by another name.",
         )
@@ -445,7 +446,7 @@ def _check_unused(connection: Connection, model: str, number: int) -> None:
     if names := list(connection.scalars(meant)):
         raise Conflict(
             f"{model}/{number} is meant by {', '.join(f'{model}@{name}' for name in names)}",
-            fix="Let each alias mean another version first.",
+            fix="Point each alias to another version first.",
         )
     means = or_(RELEASE.c.stable == str(number), RELEASE.c.canary == str(number))
     under_way = select(RELEASE.c.id).where(RELEASE.c.model == model, RELEASE.c.ended.is_(None), means)

@@ -265,7 +265,7 @@ async def _expected(registry: ModelRegistry, asked: ApiRequest) -> int | None:
         raise Outdated(
             f"the alias {names['model']}@{names['alias']} {means}, which is not what was seen",
             field="if-match",
-            fix="Look again, and send the etag of its GET.",
+            fix="Read it again, and send the etag of that GET.",
         )
     return number
 

@@ -53,7 +53,8 @@ class Tokens:
         """Create a token; return its text, which is not shown again.
 
         Raises:
-            InvalidInput: the name or role is not allowed. Forbidden: only admins may create tokens.
+            InvalidInput: the name or role is not allowed.
+            Forbidden: only admins may create tokens.
         """
         wanted = tuple(sorted({check_key(role, "role") for role in roles}))
         token = Token(self._new_id(), check_key(name, "token's owner"), wanted, self._clock(), actor.name)
@@ -102,7 +103,7 @@ class Tokens:
         query = select(TOKEN.c.name, TOKEN.c.roles).where(TOKEN.c.hash == _hash(text))
         row = await self._ledger.read(lambda c: c.execute(query).first())
         if row is None:
-            raise Unauthenticated("this token is none of the registry's", fix="Ask for a new one.")
+            raise Unauthenticated("this token is unknown to the registry", fix="Ask for a new one.")
         return Actor(row.name, frozenset(msgspec.json.decode(row.roles)))
 
     def _check(self, connection: Connection, actor: Actor) -> None:
@@ -111,7 +112,8 @@ class Tokens:
         known = connection.scalars(select(TOKEN.c.roles))
         if any(self.ADMIN in msgspec.json.decode(roles) for roles in known):
             raise Forbidden(
-                f"{actor.name} may not make or revoke tokens", fix=f"Use one that has the role {self.ADMIN}."
+                f"{actor.name} may not create or revoke tokens",
+                fix=f"Use one that has the role {self.ADMIN}.",
             )
 
 

@@ -85,7 +85,7 @@ def remove(version: str, /, *, why: Why = "", where: RegistryOptions = USUAL, js
 
     said = parse(version)
     if said.number is None:
-        raise InvalidInput(f"{version} names no version", fix="Say: NAME/VERSION.")
+        raise InvalidInput(f"{version} does not name a version", fix="Say: NAME/VERSION.")
     number = said.number
     run(where, lambda registry, actor: registry.remove(said.model, number, actor, why))
     record({"version": version, "done": "removed"}) if json else line(f"{version} is removed")

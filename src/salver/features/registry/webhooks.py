@@ -52,7 +52,8 @@ class Webhooks:
         """Add a webhook; return its secret, which is not shown again.
 
         Args:
-            model: Model name; empty = all. events: Actions of the audit log; empty = all.
+            model: Model name; empty = all.
+            events: Actions of the audit log; empty = all.
 
         Raises:
             InvalidInput: the URL is not an HTTP URL, or there is no such event.
@@ -127,7 +128,9 @@ def _check(url: str, model: str, events: Sequence[str]) -> None:
     except ValueError:  # invalid port or brackets
         is_fine = False
     if not is_fine or not url.isprintable() or len(url) > 2048:
-        raise InvalidInput("a webhook is told by HTTP", field="url", fix="Name an URL: https://host/path.")
+        raise InvalidInput(
+            "a webhook needs an HTTP URL", field="url", fix="Use a URL such as https://host/path."
+        )
     if model:
         check_model(model)
     known = get_args(Action)

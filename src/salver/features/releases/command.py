@@ -397,7 +397,9 @@ def policy_of(path: str) -> "Policy | None":
         if path.endswith(".toml"):
             text = msgspec.json.encode(tomllib.loads(text.decode()))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InvalidInput(f"{path} is no policy: {error}", fix="Give a TOML or JSON file.") from error
+        raise InvalidInput(
+            f"{path} is not a valid policy: {error}", fix="Give a TOML or JSON file."
+        ) from error
     try:
         return Policy.from_json(text)
     except InvalidInput as error:

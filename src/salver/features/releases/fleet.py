@@ -65,7 +65,7 @@ class Fleet:
         """Pin these versions, by model, for requests that name none, while they exist.
 
         A version that was removed pins nothing: its model answers with the newest again. A default set by
-            other means (TorchServe's set-default) holds until a release decides.
+        other means (TorchServe's set-default) holds until a release decides.
         """
         wanted = {name: version for name, version in versions.items() if self._status(name, version)}
         for name in self._pinned.keys() - wanted.keys():

@@ -54,7 +54,7 @@ class OutcomeStore:
         """
         if len(outcomes) > MOST:
             raise InvalidInput(
-                f"{len(outcomes)} outcomes at once are too many", fix=f"Post {MOST} at most, again and again."
+                f"{len(outcomes)} outcomes at once are too many", fix=f"Post at most {MOST} per request."
             )
         now = self._clock()
         if len(outcomes) <= _MOST_ON_LOOP:

@@ -44,9 +44,9 @@ async def _set_policy(registry: ModelRegistry, asked: ApiRequest) -> Answer:
         seen = await registry.model(name)
         if tag_of(msgspec.json.encode(seen)) not in asked.expected:
             raise Outdated(
-                f"the model '{name}' is not as it was seen",
+                f"the model '{name}' has changed since it was read",
                 field="if-match",
-                fix="Look again, and send the etag of its GET.",
+                fix="Read it again, and send the etag of that GET.",
             )
     await registry.set_policy(name, policy, actor(asked.caller), asked.body.reason, expected=seen)
     return Answer(await registry.model(name))

@@ -153,8 +153,8 @@ class ReleaseStore:
         """Store a new release.
 
         Raises:
-            Conflict: its model has an active release of the same alias. Forbidden: the alias is protected
-                from this actor.
+            Conflict: its model has an active release of the same alias.
+            Forbidden: the alias is protected from this actor.
         """
         change = Change(actor, release.created, release.why)
         await self._ledger.write(lambda connection: propose(connection, release, change))

@@ -76,8 +76,9 @@ class OwnMetrics:
             owner: Owner of the series until :meth:`forget`.
 
         Raises:
-            InvalidInput: the name is one of the server's own. Conflict: the family exists in another form.
-                Overloaded: there are too many.
+            InvalidInput: the name is one of the server's own.
+            Conflict: the family exists in another form.
+            Overloaded: there are too many.
         """
         with self._lock:
             family = self._family(series)

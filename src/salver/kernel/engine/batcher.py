@@ -181,12 +181,14 @@ class Batcher:
         if urgent:
             self._urgent.fill(batch, _UNBOUNDED)
             self._took(batch, _URGENT)
+        # Urgent requests never share a batch with others.
         if normal and not batch.members:
             batch.limit, reason, batch.from_newest = self._rule.choose(self, now)
             if batch.limit:
                 self._normal.fill(batch, _UNBOUNDED)
                 self._took(batch, _NORMAL)
                 if batch.from_newest:
+                    # Replies go out in order of arrival, whatever the order of selection.
                     batch.members.sort(key=_arrival)
             if batch.rows >= self._largest:
                 reason = "full"
@@ -207,6 +209,7 @@ class Batcher:
     # -- internals -----------------------------------------------------------------------------
 
     def _took(self, batch: BatchBuilder, part: int) -> None:
+        # Expired requests have left the lanes as well, so the counters must include them.
         gone = len(batch.members)
         rows = batch.rows
         for waiting in batch.expired:
@@ -236,6 +239,7 @@ class Batcher:
         lane = flow.child(waiting.tenant if self._fair else "")
         assert isinstance(lane, Lane)
         if self._levels == 1 and level == 1 and not (waiting.tenant and self._fair):
+            # Most requests have no tenant and no priority: skip the lookup for them.
             self._usual = lane
         return lane
 

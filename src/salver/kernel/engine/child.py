@@ -177,8 +177,8 @@ class HostProcess:
         """Run one batch. Never two at a time, and never cancelled midway, because the arenas are in use.
 
         Raises:
-            HostDied: the child died. SalverError: raised by the model; ModelFailed for any other error of the
-                model.
+            HostDied: the child died.
+            SalverError: raised by the model; ModelFailed for any other error of the model.
         """
         ran = await self._ran(Run(await self._hand_over(inputs)))
         return await self.read(ran.outputs), ran.seconds
@@ -521,9 +521,7 @@ class HostProcess:
     def broken(self, what: object) -> ModelFailed:
         """Kill the child for an invalid reply and return the error."""
         self.kill(f"it broke the control protocol: {what}")
-        return ModelFailed(
-            f"the host process of model '{self._model}' gave an answer that makes no sense: {what}"
-        )
+        return ModelFailed(f"the host process of model '{self._model}' sent an invalid answer: {what}")
 
     # -- receiving -----------------------------------------------------------------------------
 

@@ -132,6 +132,7 @@ class Lane:
         taken = 0
         while queue:
             waiting = queue[end]
+            # Removed requests are dropped lazily, when they reach an end of the queue.
             if not waiting.is_live:
                 pop()
                 continue
@@ -140,6 +141,7 @@ class Lane:
                 self._expire(waiting, batch)
                 continue
             if batch.members:
+                # Once a sender's request is skipped, its later ones must not overtake it.
                 if waiting.key != batch.key or (blocked and waiting.sender in blocked):
                     pop()
                     skipped.append(waiting)
@@ -158,6 +160,7 @@ class Lane:
             taken += waiting.rows
             if batch.is_full:
                 break
+        # Put skipped requests back in their original order, at the end from which they were taken.
         if skipped:
             skipped.reverse()
             if newest:
@@ -203,6 +206,7 @@ class DelayingLane(Lane):
         """See :class:`QueueNode`. Delayed requests are served when no others are left."""
         taken = super().fill(batch, allowance)
         if self._late and not batch.is_full and super().head() is None:
+            # Serve the late ones with the same code by swapping the queues.
             fresh, self.queue = self.queue, self._late
             taken += super().fill(batch, allowance - taken)
             self.queue = fresh
@@ -308,12 +312,15 @@ class RoundRobin:
         in_vain = 0  # consecutive turns without a request taken
         while ring and not batch.is_full and taken < allowance:
             turn = ring[0]
+            # An empty child leaves the round and loses its credit, as deficit round robin requires.
             if not turn.flow.depth:
                 self._drop(turn)
                 continue
+            # A single child needs no credit.
             if len(ring) == 1:
                 taken += turn.flow.fill(batch, allowance - taken)
                 break
+            # A turn that a full batch interrupted continues without new credit.
             if not turn.is_open:
                 turn.is_open = True
                 turn.credit += turn.weight
@@ -328,6 +335,7 @@ class RoundRobin:
             turn.is_open = False
             ring.rotate(-1)
             in_vain = 0 if got else in_vain + 1
+            # No child could pay for its first request: advance all credits at once instead of looping.
             if in_vain >= len(ring):
                 if not self._raise_credit(batch, allowance - taken):
                     break
@@ -344,6 +352,7 @@ class RoundRobin:
         if rounds == math.inf:
             return False
         for turn in self._ring:
+            # One round less, because opening the next turn adds one more.
             turn.credit += turn.weight * max(0, rounds - 1)
         return True
 
@@ -419,6 +428,7 @@ class Strict:
             if level.depth:
                 got[index] += level.fill(batch, allowance)
         for index in range(len(self.levels)):
+            # A pass counts only if the level was waiting and got nothing.
             self._passes[index] = self._passes[index] + 1 if waited[index] and not got[index] else 0
         return sum(got)
 

@@ -102,7 +102,7 @@ class Outlook:
         """Return whether the answer cannot be ready by the target.
 
         It waits for the next idle instance, for the rows ahead of it, and for a batch as large as those of a
-            saturated server: b = λ(S - t0) / (1 + λa), the largest whose members all finish in time.
+        saturated server: b = λ(S - t0) / (1 + λa), the largest whose members all finish in time.
 
         Args:
             ahead: Rows that wait before it.

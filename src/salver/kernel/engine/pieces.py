@@ -44,7 +44,8 @@ class ResponseStream:
         """Return the next response and whether it is the last, or None at the end. May be cancelled.
 
         Raises:
-            HostDied: the child died. SalverError: raised by the model; no responses follow.
+            HostDied: the child died.
+            SalverError: raised by the model; no responses follow.
         """
         if self._is_out:
             self._is_out = False

@@ -27,10 +27,10 @@ def place(traits: Traits, wish: Instances, cores: int) -> Placement:
     """Choose what the configuration leaves open.
 
     By default one run at a time uses all cores: requests that wait meanwhile form the next batch, so runs are
-        larger and fewer, and a single request is answered by all cores. (Measured on two cores, a
-        512-2048-2048-10 network, 1 to 64 callers: 1.1 to 1.5 times the rate of two runs of one thread.) With
-        fewer threads per run, as many runs as the cores allow are concurrent, if the framework releases the
-        interpreter lock and threads can share a model.
+    larger and fewer, and a single request is answered by all cores. (Measured on two cores, a
+    512-2048-2048-10 network, 1 to 64 callers: 1.1 to 1.5 times the rate of two runs of one thread.) With
+    fewer threads per run, as many runs as the cores allow are concurrent, if the framework releases the
+    interpreter lock and threads can share a model.
 
     >>> place(Traits(), Instances(), cores=2)
     Placement(runner='thread', slots=1, threads=2)

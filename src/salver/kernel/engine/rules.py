@@ -139,7 +139,7 @@ class HalfFloor(_Immediate):
     """Largest batch with which the head still finishes in time, but at least half of what waits.
 
     A head that would need a smaller batch is given up: shrinking further would lower the rate, age the heads,
-        and lead to collapse.
+    and lead to collapse.
     """
 
     __slots__ = ()

@@ -1,7 +1,7 @@
 """Maximum duration of a run before the model counts as hanging.
 
 Configured, or learned: a hundred times the longest run so far, at least a minute; ten minutes until enough
-    runs are known. Pure; updated at the end of a run, on any thread.
+runs are known. Pure; updated at the end of a run, on any thread.
 """
 
 import math

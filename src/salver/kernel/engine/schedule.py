@@ -92,6 +92,7 @@ class Schedule:
         levels = self._priorities.levels
         if standing.service == "normal":
             level = standing.priority
+            # An unknown priority falls back to the model's default, else to the middle level.
             waiting.level = level if 0 < level <= levels else self._priorities.default or (levels + 1) // 2
         else:
             waiting.level = _SERVICES[standing.service]
@@ -106,8 +107,10 @@ class Schedule:
             due = min(due, arrived + self.promise)
         if due < math.inf:
             if 0.0 <= arrived - self._replied_at < _SAME_TURN_S:  # it arrived while replies were written
+                # The loop was writing replies: it arrived earlier, on average by half that time.
                 due -= (arrived - self._delivered_at) / 2
             waiting.due = due
+            # Cap the margin, or a request with a short time limit would always count as hopeless.
             reserve = self._strain(arrived) * self._reserve.seconds
             waiting.target = due - min(reserve, MOST_SHARE * (due - arrived))
 
@@ -130,6 +133,7 @@ class Schedule:
             return math.inf
         own = math.inf if waiting.deadline is None else waiting.deadline
         until = waiting.arrived + seconds
+        # The caller's own deadline is stricter, and reports a different error.
         if until >= own:
             return math.inf
         waiting.deadline = until
@@ -143,12 +147,13 @@ class Schedule:
         """Add a request to the queue; return the request evicted for it, if any.
 
         Raises:
-            Overloaded: the queue is full, or the objective cannot be met. DeadlineExceeded: the request's own
-                deadline cannot be met.
+            Overloaded: the queue is full, or the objective cannot be met.
+            DeadlineExceeded: the request's own deadline cannot be met.
         """
         now = waiting.arrived
         if self.is_timed and waiting.level != BULK:
             self._now = now
+            # Rejected requests count too: the rate is the offered load.
             self._rate.add(waiting.rows, now)
             if waiting.target < math.inf:
                 ahead = self.batcher.ahead(waiting)
@@ -156,6 +161,7 @@ class Schedule:
                 if self._outlook.is_hopeless(waiting.rows, ahead, now, waiting.target, law):
                     if not self._is_worth_a_try(now):
                         raise self.refusal(waiting)
+                    # The one that is tried must not be given up in the queue.
                     waiting.target = math.inf
                 else:
                     self._try_at = math.inf
@@ -170,6 +176,7 @@ class Schedule:
         """Return the error for a request that cannot be answered in time."""
         now = self._now
         law = self.law()
+        # Time to work off the queue in full batches on all slots.
         backlog = self.batcher.rows / self._largest * law.seconds(self._largest) / self._slots
         if waiting.deadline is not None and waiting.due >= waiting.deadline - 1e-9:
             left = max(0.0, waiting.deadline - now)
@@ -291,7 +298,7 @@ class Schedule:
         """Return the fraction of the safety margin to apply.
 
         Zero while there is spare capacity: a late answer then delays no other request, and a rejection is no
-            better. One from the load at which a late request takes another's place.
+        better. One from the load at which a late request takes another's place.
         """
         return min(max((self.load(now) - _EASY) / (_SATURATED - _EASY), 0.0), 1.0)
 

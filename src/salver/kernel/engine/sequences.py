@@ -191,8 +191,8 @@ class SequenceScheduler:
         """Add a request.
 
         Raises:
-            InvalidInput: its sequence is not active, and it does not start one. Overloaded: the queue is
-                full.
+            InvalidInput: its sequence is not active, and it does not start one.
+            Overloaded: the queue is full.
         """
         sequence = self._by_id.get(id)
         if not starts and (sequence is None or sequence.is_shut):

@@ -114,7 +114,8 @@ class Arena:
         """Return the arrays: copies, or read-only views that are valid until the other side writes again.
 
         Raises:
-            ValueError: a block is outside the segment or not of a plain type. OSError: out of memory.
+            ValueError: a block is outside the segment or not of a plain type.
+            OSError: out of memory.
         """
         end = max((block.offset + block.nbytes for block in blocks), default=0)
         if end > len(self._map):

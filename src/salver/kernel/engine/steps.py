@@ -145,7 +145,8 @@ class StepScheduler:
         """Add a sequence to the queue.
 
         Raises:
-            InvalidInput: it could never run. Overloaded: the queue is full; nothing was changed.
+            InvalidInput: it could never run.
+            Overloaded: the queue is full; nothing was changed.
         """
         most = min(self._limits.max_context, self._budget)
         if sequence.prompt + sequence.most > most:

@@ -154,7 +154,7 @@ class ThreadRunner:
         """Wait a while for active runs, then close the models.
 
         A thread cannot be ended from outside: a hanging model keeps its thread and memory until the process
-            ends, which is logged.
+        ends, which is logged.
         """
         for _ in self._threads:
             self._jobs.put(None)

@@ -16,9 +16,9 @@ def tune_interpreter() -> None:
     """Tune the garbage collector and the interpreter for a process that only serves.
 
     Objects that exist now stay: the collector need not traverse them repeatedly under load (tens of
-        milliseconds each time), nor the few hundred objects of active requests every few milliseconds. The
-        switch interval is half a millisecond: with the default, a thread that polls the disk keeps the event
-        loop waiting for five, which shows in the tail latency of a model of two.
+    milliseconds each time), nor the few hundred objects of active requests every few milliseconds. The switch
+    interval is half a millisecond: with the default, a thread that polls the disk keeps the event loop
+    waiting for five, which shows in the tail latency of a model of two.
     """
     gc.collect()
     gc.freeze()

@@ -1,12 +1,12 @@
 """Decisions about loading: which versions are wanted, and the next steps towards them.
 
 Pure: maps the whole wanted list and a snapshot of the present copies to the steps that are due now.
-    Level-triggered and idempotent: whether or not the steps are carried out, the next call computes what
-    remains. It knows no clock, task or file.
+Level-triggered and idempotent: whether or not the steps are carried out, the next call computes what remains.
+It knows no clock, task or file.
 
 The rules: a version is loaded beside the running one, which is unloaded only when its successor is ready. A
-    version that failed stays down until its files change or a load is requested; what ran before it keeps
-    running.
+version that failed stays down until its files change or a load is requested; what ran before it keeps
+running.
 """
 
 from collections.abc import Container, Iterable, Sequence

@@ -135,7 +135,7 @@ def check(splits: Iterable[Split]) -> None:
             same = split.model == other.model and not set(split.asked).isdisjoint(other.asked)
             if shared or (same and (split.layer != other.layer or not split.layer)):
                 raise InvalidInput(
-                    f"releases '{other.release}' and '{split.release}' want the same units",
+                    f"releases '{other.release}' and '{split.release}' claim the same units",
                     field="slice" if shared else "model",
                     fix="Give them slices of one layer that do not overlap, or end one of them.",
                 )

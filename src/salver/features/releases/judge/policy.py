@@ -291,7 +291,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         for name in ("alpha", "beta", "split_alpha"):
             if not 0 < getattr(self, name) < 1:
                 raise InvalidInput(
-                    f"{name} is {getattr(self, name)}", field=name, fix="Give a chance, in (0, 1)."
+                    f"{name} is {getattr(self, name)}", field=name, fix="Give a probability in (0, 1)."
                 )
         if not _LEAST_BUCKET <= self.bucket_seconds <= _MOST_BUCKET:
             raise InvalidInput(
@@ -330,7 +330,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             return _read_policy(text)
         except msgspec.MsgspecError as error:
             raise InvalidInput(
-                f"this is no policy of a release: {error}", fix=_fix(str(error), cls)
+                f"this is not a valid release policy: {error}", fix=_fix(str(error), cls)
             ) from error
 
     def to_json(self) -> bytes:

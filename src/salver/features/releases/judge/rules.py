@@ -37,10 +37,10 @@ class Blackout(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="bla
     def __post_init__(self) -> None:
         for name, time in (("start", self.start), ("end", self.end)):
             if not _TIME.fullmatch(time):
-                raise InvalidInput(f"'{time}' is no time of day", field=name, fix="Write it as HH:MM.")
+                raise InvalidInput(f"'{time}' is not a time of day", field=name, fix="Write it as HH:MM.")
         if not all(0 <= day <= 6 for day in self.days):
             raise InvalidInput(
-                f"{list(self.days)} are no days of the week", field="days", fix="0 is Monday, 6 Sunday."
+                f"{list(self.days)} are not days of the week", field="days", fix="0 is Monday, 6 Sunday."
             )
         if abs(self.utc_offset_minutes) > _DAY_MINUTES:
             raise InvalidInput(
@@ -49,7 +49,7 @@ class Blackout(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="bla
                 fix="Give the minutes that it is ahead: 60 for Berlin in winter, -300 for New York.",
             )
         if self.until < self.since:
-            raise InvalidInput("the blackout ends before it begins", field="until", fix="Exchange them.")
+            raise InvalidInput("the blackout ends before it begins", field="until", fix="Swap start and end.")
 
     def covers(self, at: float) -> bool:
         """Return whether a time in Unix seconds lies in it."""
@@ -125,7 +125,7 @@ class Coverage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="cov
     def __post_init__(self) -> None:
         if not self.hours or not all(0 <= hour < _WEEK_HOURS for hour in self.hours):
             raise InvalidInput(
-                f"{list(self.hours)} are no hours of a week", field="hours", fix="Name some, from 0 to 167."
+                f"{list(self.hours)} are not hours of a week", field="hours", fix="Name some, from 0 to 167."
             )
 
 
