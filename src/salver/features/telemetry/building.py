@@ -18,7 +18,7 @@ from salver.transport.ports import Exposition
 
 
 class TelemetryExposition:
-    """What telemetry has counted (:class:`salver.transport.ports.Exposition`)."""
+    """Counts of telemetry for the metrics page (:class:`salver.transport.ports.Exposition`)."""
 
     def __init__(self, bus: Bus, state: ServerState, metrics: Metrics, explanations: Explanations) -> None:
         self._bus = bus
