@@ -38,6 +38,7 @@ from salver.kernel.serving.model_callbacks import ModelCallbacks
 from salver.kernel.serving.readiness import Readiness
 from salver.kernel.serving.servable import Servable
 from salver.kernel.serving.state import ServerState
+from salver.kernel.supervise import Faults, Supervisor, every
 from salver.parts import Kernel, MetricsPage, Parts, build, formats
 from salver.port_apps import PortApps
 from salver.stores import Copies, open_store
@@ -78,6 +79,7 @@ class Server:
         self._hangups = HangUps()
         self._parting = Parting()
         self.began = time.monotonic()
+        self._ticking = Supervisor(_LOG, "a tick failed")
         self._is_up = False  # everybody who loads is there
         fronts = (config.front, *config.more) if config.opens_ports else ()
         as_json = self._log.is_json()
@@ -220,6 +222,9 @@ class Server:
         await self.kernel.plane.start()
         for part in self.kernel.parts:
             await part.start()
+            for tick in part.ticks:
+                faults = Faults(_LOG, f"the tick {tick.name} failed")
+                self._ticking.start(tick.name, every(tick.seconds, tick.run, faults))
 
     async def reload(self) -> None:
         """Look again at models, their configurations and the log file; the log says what that was."""
@@ -255,6 +260,7 @@ class Server:
             self.ports.stop()
             await self.listeners.closed(grace + 5)
         kernel.bus.flush()
+        await self._ticking.close()
         for part in reversed(kernel.parts):
             await part.stop()
         await kernel.plane.stop()

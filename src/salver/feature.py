@@ -33,6 +33,7 @@ class Feature(msgspec.Struct, frozen=True):
             configuration that
             returns :class:`~salver.parts.Parts`.
         config: Frozen record of its table; None = it has none.
+        has_table: Its keys can be set in ``[server.NAME]`` of ``salver.toml``; else options of commands set them.
         is_used: Tells by its configuration whether it is built.
         formats: ``package.module:NAME`` of the :class:`~salver.kernel.repository.Formats` that it brings.
         commands: ``package.module:function`` by the name of the command.
@@ -42,6 +43,7 @@ class Feature(msgspec.Struct, frozen=True):
     name: str
     build: str = ""
     config: type[msgspec.Struct] | None = None
+    has_table: bool = True
     is_used: Callable[[Any], bool] = _always
     formats: str = ""
     commands: Mapping[str, str] = {}

@@ -59,7 +59,7 @@ def _records(tables: Iterable[str]) -> Iterator[tuple[str, type[msgspec.Struct]]
             with contextlib.suppress(ModuleNotFoundError):  # its package has been taken out
                 yield table, pkgutil.resolve_name(_RECORDS[table])
     for feature in discover():
-        if feature.config is not None:
+        if feature.config is not None and feature.has_table:
             yield feature.name, feature.config
 
 

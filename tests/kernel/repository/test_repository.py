@@ -607,7 +607,7 @@ def test_a_version_may_bring_its_own_configuration(tmp_path: Path) -> None:
     ("said", "problem"),
     [
         ('labels = {a = "1"}\ndefault_label = "a"\n', ""),
-        ('labels = {a = "1"}\ndefault_label = "b"\n', "none of the"),
+        ('labels = {a = "1"}\ndefault_label = "b"\n', "is not one of the labels"),
     ],
 )
 def test_the_default_label_is_one_of_the_labels(tmp_path: Path, said: str, problem: str) -> None:

@@ -53,7 +53,7 @@ class World:
 
 
 def calls_of(world):
-    return ModelCallbacks(world, lambda: world, OwnMetrics(), lambda: 5.0, lambda: "c" * 16)
+    return ModelCallbacks(world, lambda: world, lambda: 5.0, lambda: "c" * 16, OwnMetrics())
 
 
 def asking(model="b", **fields):

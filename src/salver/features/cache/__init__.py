@@ -10,4 +10,5 @@ feature = Feature(
     "cache",
     "salver.features.cache.building:build",
     config=CacheConfig,
+    has_table=False,
 )

@@ -7,6 +7,7 @@ feature = Feature(
     "registry",
     "salver.features.releases.building:build",
     config=RegistryConfig,
+    has_table=False,
     is_used=lambda config: bool(config.ledger),
     after=("telemetry",),
 )

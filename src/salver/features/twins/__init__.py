@@ -7,5 +7,6 @@ feature = Feature(
     "twins",
     "salver.features.twins.building:build",
     config=TwinsConfig,
+    has_table=False,
     after=("tensorflow",),
 )
