@@ -26,7 +26,7 @@ from salver.dialects.tensorflow.batching_parameters import batching_of
 from salver.dialects.tensorflow.head_json import Classify
 from salver.dialects.tensorflow.heads import CLASSIFY
 from salver.dialects.tensorflow.json_codec import Predict
-from salver.dialects.tensorflow.model_list import places_of
+from salver.dialects.tensorflow.model_list import named_models
 from salver.dialects.tensorflow.rules import TfsRules
 from salver.dialects.tensorflow.tf_text import parse
 from salver.dialects.torchserve.bodies import form, query_of
@@ -86,7 +86,7 @@ def _tfs_predict(data: bytes) -> None:
 
 def _tfs_files(data: bytes) -> None:
     """Whatever kind of configuration file it is taken for."""
-    readers = {"ModelServerConfig": places_of, "BatchingParameters": batching_of, "SSLConfig": str}
+    readers = {"ModelServerConfig": named_models, "BatchingParameters": batching_of, "SSLConfig": str}
     for kind, read in readers.items():
         with contextlib.suppress(REFUSALS):
             read(parse(data, kind, "f"))

@@ -33,7 +33,7 @@ class Feature(msgspec.Struct, frozen=True):
             configuration that
             returns :class:`~salver.parts.Parts`.
         config: Frozen record of its table; None = it has none.
-        has_table: Its keys can be set in ``[server.NAME]`` of ``salver.toml``; else options of commands set them.
+        has_table: The table can stand in ``[server]`` of ``salver.toml``; else options of commands set it.
         is_used: Tells by its configuration whether it is built.
         formats: ``package.module:NAME`` of the :class:`~salver.kernel.repository.Formats` that it brings.
         commands: ``package.module:function`` by the name of the command.

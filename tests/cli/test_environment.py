@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from salver.cli import app, main
-from salver.cli.serve import Bodies, Ending, Kept, Logs
+from salver.cli.serve_flags import Limits, Logs, Shutdown, Storage
 
 
 @pytest.fixture(autouse=True)
@@ -28,10 +28,10 @@ def given(words: str) -> dict[str, Any]:
         ("SALVER_HOST", "0.0.0.0", "host", "0.0.0.0"),
         ("SALVER_TRUST_PICKLE", "true", "trust_pickle", True),
         ("SALVER_LOAD", "a b", "load", ("a", "b")),
-        ("SALVER_GRACE_SECONDS", "2.5", "ending", Ending(grace_seconds=2.5)),
-        ("SALVER_MAX_BODY_MB", "3", "bodies", Bodies(max_body_mb=3)),
+        ("SALVER_GRACE_SECONDS", "2.5", "shutdown", Shutdown(grace_seconds=2.5)),
+        ("SALVER_MAX_BODY_MB", "3", "limits", Limits(max_body_mb=3)),
         ("SALVER_LOG_LEVEL", "debug", "logs", Logs(level="debug")),
-        ("SALVER_REGISTRY", "/r", "kept", Kept(registry="/r")),
+        ("SALVER_REGISTRY", "/r", "storage", Storage(registry="/r")),
     ],
 )
 def test_options_of_serve(

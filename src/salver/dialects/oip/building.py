@@ -12,6 +12,7 @@ from salver.kernel.serving.loading import Additions
 from salver.parts import Kernel, Parts
 from salver.transport.ports import NO_EXPOSITION, Exposition
 from salver.transport.routes import Operation
+from salver.transport.server_operations import OPERATIONS
 
 
 async def build(kernel: Kernel, config: None) -> Parts:
@@ -24,7 +25,8 @@ async def build(kernel: Kernel, config: None) -> Parts:
     exposition = kernel.services.find(Exposition) or NO_EXPOSITION
 
     def operations() -> list[Operation]:
-        return [one for part in kernel.parts for table in part.http for one in table.operations]
+        brought = [one for part in kernel.parts for table in part.http for one in table.operations]
+        return [*brought, *OPERATIONS]
 
     async def close() -> None:
         if regions.is_allowed:
