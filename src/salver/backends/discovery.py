@@ -11,7 +11,7 @@ from pathlib import Path
 from salver.backends.protocol import ArtifactKind, Backend, Recogniser, TouchesMachine
 
 GROUP = "salver.backends"
-_LOG = logging.getLogger("salver.backends.discovery")
+_LOG = logging.getLogger("salver.plugins")
 
 
 def backends() -> dict[str, Backend]:

@@ -23,6 +23,7 @@ from salver.dialects.torchserve import model_settings
 from salver.dialects.torchserve.archive_files import MANIFEST
 from salver.dialects.torchserve.archive_store import ShelfConfig
 from salver.dialects.torchserve.backend import TorchServeBackend
+from salver.dialects.torchserve.handler_store import HandlerStore
 from salver.dialects.torchserve.registering import AtStart, HandlerStoreConfig, of_snapshot
 from salver.words.errors import Conflict, NoModel, SalverError, WorkersFailed
 from salver.words.handlers import Form, ModelListing, Registration, as_request, part, reply_of
@@ -102,7 +103,7 @@ async def ask(there: Server, model: str, version: str = "") -> dict[str, Any]:
     """What the handler says of itself."""
     form = Form((part("body", b"x", "text/plain"),), {})
     call = Call("inner", time.monotonic())
-    response = await there.inner.infer(as_request(model, form, version), call)
+    response = await there.kernel.inner.infer(as_request(model, form, version), call)
     reply = reply_of(response.outputs[0].array, response.parameters)
     assert not reply.is_error, reply
     said: dict[str, Any] = json.loads(reply.body)
@@ -111,7 +112,7 @@ async def ask(there: Server, model: str, version: str = "") -> dict[str, Any]:
 
 async def test_ts_m1_ts_m2_ts_m6_a_model_lives_from_its_registration_to_its_end(store: Path) -> None:
     async with server(store) as there:
-        handlers = there.handlers
+        handlers = there.kernel.services.need(HandlerStore)
         for version in ("1.0", "2.0"):
             registered = await handlers.register(Registration(f"m_{version}.mar", batch_size=3))
             assert (registered.version, registered.workers, registered.is_done) == (version, 1, True)
@@ -137,9 +138,9 @@ async def test_ts_m1_ts_m2_ts_m6_a_model_lives_from_its_registration_to_its_end(
 async def test_ts_y2_workers_of_all_models_are_given_gpus_in_turn(store: Path) -> None:
     async with server(store, gpus=2) as there:
         for version in ("1.0", "2.0"):
-            await there.handlers.register(Registration(f"m_{version}.mar"))
+            await there.kernel.services.need(HandlerStore).register(Registration(f"m_{version}.mar"))
         assert [(await ask(there, "m", version))["gpu"] for version in ("1.0", "2.0")] == [0, 1]
-        (status, _) = there.handlers.describe("m", "all")
+        (status, _) = there.kernel.services.need(HandlerStore).describe("m", "all")
         assert (status.workers.device, [worker.gpu for worker in status.running]) == ("gpu", [0])
 
 
@@ -149,11 +150,11 @@ async def test_ts_m1_a_model_that_never_starts_is_taken_out_and_leaves_nothing(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
     async with server(store) as there:
-        await there.handlers.register(Registration("m_1.0.mar"))
+        await there.kernel.services.need(HandlerStore).register(Registration("m_1.0.mar"))
         with pytest.raises(WorkersFailed) as raised:
-            await there.handlers.register(Registration("broken_1.0.mar"))
+            await there.kernel.services.need(HandlerStore).register(Registration("broken_1.0.mar"))
         assert raised.value.message == "Failed to start workers for model broken version: 1.0"
-        assert there.handlers.models() == (ModelListing("m", "m_1.0.mar"),)
+        assert there.kernel.services.need(HandlerStore).models() == (ModelListing("m", "m_1.0.mar"),)
         assert len(unpacked(tmp_path, "*/*")) == 1
         assert (await ask(there, "m"))["mark"] == "1.0"
     assert unpacked(tmp_path, "*") == []
@@ -162,7 +163,7 @@ async def test_ts_m1_a_model_that_never_starts_is_taken_out_and_leaves_nothing(
 @pytest.mark.soak
 async def test_ts_m1_many_registrations_and_removals_at_once_leave_what_is_said(store: Path) -> None:
     async with server(store, workers=0) as there:
-        handlers = there.handlers
+        handlers = there.kernel.services.need(HandlerStore)
 
         async def once(number: int) -> str:
             order = Registration(f"m_{1 + number % 2}.0.mar", f"n{number % 5}", initial_workers=number % 2)
@@ -206,12 +207,14 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 
 async def test_ts_m1_ts_m5_an_archive_of_another_machine_comes_and_goes(store: Path, remote: str) -> None:
     async with server(store) as there:
-        await there.handlers.register(Registration(f"{remote}/far_1.0.mar"))
+        await there.kernel.services.need(HandlerStore).register(Registration(f"{remote}/far_1.0.mar"))
         assert (await ask(there, "far"))["mark"] == "1.0"
         assert (store / "far_1.0.mar").exists()
         with pytest.raises(Conflict, match=r"Model file already exists far_1\.0\.mar"):
-            await there.handlers.register(Registration(f"{remote}/far_1.0.mar", "again"))
-        await there.handlers.unregister("far")
+            await there.kernel.services.need(HandlerStore).register(
+                Registration(f"{remote}/far_1.0.mar", "again")
+            )
+        await there.kernel.services.need(HandlerStore).unregister("far")
         assert not (store / "far_1.0.mar").exists()
 
 
@@ -219,12 +222,12 @@ async def test_ts_b10_ts_b9_a_server_starts_again_as_the_last_one_was(store: Pat
     start = (AtStart("m_1.0.mar"), AtStart("m_2.0.mar"), AtStart("broken_1.0.mar"), AtStart("none.mar"))
     async with server(store, at_start=start) as there:
         assert (await ask(there, "m"))["mark"] == "1.0"
-        there.handlers.set_default("m", "2.0")
-        await there.handlers.scale("m", "2.0", 2, None, waits=True)
-        before = there.handlers.snapshot()
+        there.kernel.services.need(HandlerStore).set_default("m", "2.0")
+        await there.kernel.services.need(HandlerStore).scale("m", "2.0", 2, None, waits=True)
+        before = there.kernel.services.need(HandlerStore).snapshot()
     again = of_snapshot(model_settings.parse(json.dumps(before)))
     async with server(store, at_start=again) as there:
-        assert there.handlers.snapshot() == before
+        assert there.kernel.services.need(HandlerStore).snapshot() == before
         assert (await ask(there, "m"))["mark"] == "2.0"
 
 
@@ -246,7 +249,7 @@ async def test_ts_r1_ts_m7_the_server_is_ready_when_each_handler_has_a_worker(
         open_gate(gate)
         await ask(there, "late")
         assert await there.control.is_ready()
-        await there.handlers.scale("late", "", 0, None, waits=True)
+        await there.kernel.services.need(HandlerStore).scale("late", "", 0, None, waits=True)
         assert await there.control.is_ready()  # none is wanted
 
 
@@ -254,7 +257,10 @@ async def test_ts_a1_an_ordinary_repository_holds_archives_too(store: Path) -> N
     async with server(store / "none", store) as there:
         assert (await ask(there, "m"))["mark"] == "1.0"  # the first, until it is another's turn
         assert (await ask(there, "m", "2.0"))["mark"] == "2.0"
-        assert await there.handlers.scale("m", "1.0", 2, None, waits=True) == ("done", 2)
+        assert await there.kernel.services.need(HandlerStore).scale("m", "1.0", 2, None, waits=True) == (
+            "done",
+            2,
+        )
 
 
 async def test_ts_c2_ts_a8_handlers_import_what_was_installed_for_them_alone(
@@ -274,6 +280,6 @@ async def test_ts_c2_ts_a8_handlers_import_what_was_installed_for_them_alone(
     for installs, needs in ((True, 42), (False, None)):
         async with server(store, installs_requirements=installs) as there:
             for url in ("needs_1.0.mar", "m_1.0.mar"):
-                await there.handlers.register(Registration(url))
+                await there.kernel.services.need(HandlerStore).register(Registration(url))
             assert (await ask(there, "needs")).get("needs") == needs
             assert "needs" not in await ask(there, "m")

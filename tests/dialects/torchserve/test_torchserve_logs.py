@@ -66,12 +66,12 @@ async def test_ts_b12_ts_b14_metrics_have_files_of_their_own(tmp_path: Path, log
 
 
 async def test_ts_b12_the_servers_log_and_the_models(tmp_path: Path, logs: TorchServeLogs) -> None:
-    logger("salver.kernel.lifecycle").warning("model failed", model="m", reason="no\nthing")
+    logger("salver.lifecycle").warning("model failed", model="m", reason="no\nthing")
     logging.getLogger(MODELS).info("said %s", "so")
     server = lines(tmp_path, "logs/ts_log.log")
     pattern = TIME + r" \[WARN \] MainThread salver\.lifecycle - model failed model=m reason=no\\nthing"
     assert re.fullmatch(pattern, server[0])
-    assert server[1].endswith("[INFO ] MainThread salver.kernel.engine.host - said so")
+    assert server[1].endswith("[INFO ] MainThread salver.engine.host - said so")
     assert lines(tmp_path, "logs/model_log.log") == server[1:]
 
 

@@ -104,7 +104,7 @@ async def test_a_version_that_goes_is_forgotten():
 async def test_a_cache_that_fails_is_a_miss_and_is_complained_of_once_a_minute(caplog):
     model = Model()
     caching, front = cached(model, Broken())
-    with caplog.at_level(logging.WARNING, "salver.features.cache"):
+    with caplog.at_level(logging.WARNING, "salver.cache"):
         for _ in range(3):
             assert (await front.infer(ask(1))).timing.cache == "miss"
         await front.close()

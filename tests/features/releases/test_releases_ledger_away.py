@@ -157,7 +157,7 @@ async def test_a_postgresql_that_was_stopped_for_a_minute_finds_all_counts_when_
 async def test_trouble_is_told_once_and_so_is_its_end(
     server: Server, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    caplog.set_level("INFO", "salver.words.releases")
+    caplog.set_level("INFO", "salver.releases")
     trouble = ["the disk is full"] * 3 + ["no connection"] + [""] * 2
 
     async def fails(*_: object) -> None:

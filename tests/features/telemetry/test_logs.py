@@ -48,7 +48,7 @@ def to_json(level: str = "info", clock: Clock | None = None) -> io.StringIO:
 
 def test_our_lines_and_the_libraries_have_one_form() -> None:
     stream = to_json()
-    structlog.stdlib.get_logger("salver.kernel.engine").info("host restarted", model="fraud", version="7")
+    structlog.stdlib.get_logger("salver.engine").info("host restarted", model="fraud", version="7")
     logging.getLogger("somebody.else").warning("disk %s is %d%% full", "sda", 91)
     ours, theirs = lines(stream)
     assert (
@@ -56,7 +56,7 @@ def test_our_lines_and_the_libraries_have_one_form() -> None:
         >= {
             "level": "info",
             "event": "host restarted",
-            "logger": "salver.kernel.engine",
+            "logger": "salver.engine",
             "model": "fraud",
             "version": "7",
         }.items()

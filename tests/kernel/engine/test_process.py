@@ -256,7 +256,7 @@ async def test_a_given_up_run_does_not_free_its_host() -> None:
 
 
 async def test_what_the_model_prints_is_logged_with_its_name(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO", logger="salver.kernel.engine")
+    caplog.set_level("INFO", logger="salver.engine")
     async with running() as runner:
         assert (await ask(runner, CODES["chatter"]))[0, 1] == 2.0
         assert (await ask(runner)).tolist() == [[3.0, 4.0]]

@@ -295,7 +295,7 @@ async def test_a_load_that_takes_long_is_told_of_until_it_ends(
     rig: ManagerRig, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("salver.kernel.lifecycle.reporting.SECONDS", 0.001)
-    caplog.set_level("INFO", "salver.kernel.lifecycle")
+    caplog.set_level("INFO", "salver.lifecycle")
     load, warm = rig.loader.shut("load m:1@a"), rig.loader.shut("warm m:1@a")
     rig.manager.apply([m("1")])
     await auntil(lambda: rig.states() == {"m:1": "LOADING"})

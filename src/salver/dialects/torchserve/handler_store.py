@@ -59,7 +59,7 @@ from salver.words.handlers import (
 )
 from salver.words.messages import ModelId
 
-_LOG = logging.getLogger("salver.words.handlers")
+_LOG = logging.getLogger("salver.handlers")
 _ALL: Final = "all"
 _NOTHING: Final = ModelSetting()
 

@@ -24,7 +24,7 @@ _LOG: Final = logging.getLogger("salver.logs")
 MAX_BYTES: Final = 100 << 20
 KEPT: Final = 5
 #: The logger of what models print.
-MODELS: Final = "salver.kernel.engine.host"
+MODELS: Final = "salver.engine.host"
 _TIME: Final = "%Y-%m-%dT%H:%M:%S"
 _LONG: Final = "%(asctime)s [%(levelname)-5s] %(threadName)s %(name)s - %(message)s"
 #: Lines wait so long for others, to be written with them.

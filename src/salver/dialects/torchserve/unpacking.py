@@ -21,7 +21,7 @@ from salver.words.artifacts import Manifest
 from salver.words.errors import BadArchive, LoadFailed, SalverError
 from salver.words.handlers import FORMAT
 
-_LOG = logging.getLogger("salver.words.handlers")
+_LOG = logging.getLogger("salver.handlers")
 
 
 class Loads(Protocol):

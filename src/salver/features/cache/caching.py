@@ -17,7 +17,7 @@ from salver.features.cache.ports import MeasuredCache, ResponseCache
 from salver.kernel.serving.present import CacheUse
 from salver.words.messages import ANYBODY, InferRequest, InferResponse, ModelId, Standing, Timing
 
-_LOG = logging.getLogger("salver.features.cache")
+_LOG = logging.getLogger("salver.cache")
 #: Inputs of this many bytes are hashed on another thread: about a millisecond of work.
 _MANY_BYTES = 1 << 20
 _SILENCE_S = 60.0  # seconds between two log lines about a failing cache

@@ -1,4 +1,4 @@
-"""Parts of ensembles."""
+"""Parts that the feature of ensembles adds to a server."""
 
 from salver.features.graphs.loading import EnsembleLoader
 from salver.kernel.serving.loading import Additions

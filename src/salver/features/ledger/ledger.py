@@ -21,7 +21,7 @@ from salver.features.ledger.migrations import migrate
 from salver.kernel.backoff import Backoff
 
 T = TypeVar("T")
-_LOG: Final = logging.getLogger("salver.features.ledger")
+_LOG: Final = logging.getLogger("salver.ledger")
 _READERS: Final = 4
 #: Retries of work that met a lock, after the database's own wait.
 _AGAIN: Final = 3

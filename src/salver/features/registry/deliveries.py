@@ -25,7 +25,7 @@ from salver.features.registry.records import Delivery, DeliveryState
 from salver.kernel.backoff import Backoff
 from salver.words.errors import NotFound
 
-_LOG: Final = logging.getLogger("salver.features.registry")
+_LOG: Final = logging.getLogger("salver.registry")
 #: Prefix of secrets.
 PREFIX: Final = "whsec_"
 #: Seconds until the first retry, doubled up to a maximum; then the delivery is given up.

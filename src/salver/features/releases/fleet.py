@@ -13,7 +13,7 @@ from salver.features.releases.judge.record import Release
 from salver.words.messages import State, VersionStatus
 from salver.words.releases import ReleaseState
 
-_LOG: Final = logging.getLogger("salver.words.releases")
+_LOG: Final = logging.getLogger("salver.releases")
 
 
 class LoadedVersions(Protocol):

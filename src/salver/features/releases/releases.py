@@ -47,7 +47,7 @@ from salver.kernel.supervise import Faults, Supervisor, every
 from salver.words.errors import Conflict, InvalidInput, SalverError
 from salver.words.releases import NO_STAGE, OutcomeCohort, ReleaseState, Split
 
-_LOG: Final = logging.getLogger("salver.words.releases")
+_LOG: Final = logging.getLogger("salver.releases")
 _LOAD_MINUTES: Final = 30.0
 _DAY_SECONDS: Final = 86_400.0
 #: Seconds without the ledger after which a server sends no requests to a canary, because a rollback could not

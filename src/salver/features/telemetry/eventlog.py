@@ -25,7 +25,7 @@ class EventLog:
     def __init__(self, access_log: Literal["off", "errors", "all"] = "off") -> None:
         self._requests = access_log
         self._access = logger("salver.access")
-        self._lifecycle = logger("salver.kernel.lifecycle")
+        self._lifecycle = logger("salver.lifecycle")
 
     def observe(self, events: Sequence[Event]) -> None:
         """Log a batch of events."""

@@ -1,4 +1,4 @@
-"""Parts of tuning."""
+"""Parts that the feature of tuning adds to a server."""
 
 from salver.features.tuning.loading import LoadTuning
 from salver.features.tuning.profiles import ProfileStore

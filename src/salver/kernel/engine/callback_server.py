@@ -43,7 +43,7 @@ from salver.words.errors import Cancelled, InvalidInput, ModelFailed, SalverErro
 from salver.words.messages import InferRequest, InferResponse, ModelId, RequestedOutput
 from salver.words.tensor import DATATYPES, Array, Tensor
 
-_log = logging.getLogger("salver.kernel.engine.host")
+_log = logging.getLogger("salver.engine.host")
 _T = TypeVar("_T")
 _OFF_LOOP = 1 << 20  # bytes, as for the tensors of a run
 _PROBE_S = 5.0  # as long as Triton waits

@@ -60,7 +60,7 @@ from salver.words.errors import HostDied, HostGone, LoadFailed, ModelFailed, Sal
 from salver.words.messages import InferRequest, Signature
 from salver.words.tensor import Array
 
-_log = logging.getLogger("salver.kernel.engine.host")
+_log = logging.getLogger("salver.engine.host")
 _T = TypeVar("_T")
 #: Receives the result of a run, or its error.
 Done = Callable[[Gave | SalverError], None]

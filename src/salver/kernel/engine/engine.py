@@ -57,7 +57,7 @@ from salver.words.messages import (
 )
 from salver.words.tensor import Array, Tensor
 
-_LOG = logging.getLogger("salver.kernel.engine")
+_LOG = logging.getLogger("salver.engine")
 _Answer = tuple[Outputs, Timing, Mapping[str, Parameter]]
 _Stacked = tuple[dict[str, Array], float]
 

@@ -20,7 +20,7 @@ from salver.words.errors import DeadlineExceeded, ModelFailed
 from salver.words.messages import ModelId
 from salver.words.tensor import Array
 
-_LOG = logging.getLogger("salver.kernel.engine")
+_LOG = logging.getLogger("salver.engine")
 _NO_SCORES = np.empty((0, 0), np.float32)
 _Scored = tuple[Sequence[StepSequence], Array]
 

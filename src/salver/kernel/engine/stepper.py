@@ -39,7 +39,7 @@ from salver.words.messages import (
 )
 from salver.words.tensor import DataType, Tensor
 
-_LOG = logging.getLogger("salver.kernel.engine")
+_LOG = logging.getLogger("salver.engine")
 _JOIN_S = 30.0
 
 

@@ -19,7 +19,7 @@ from salver.words.errors import ModelFailed, NotReady, SalverError
 from salver.words.messages import Signature
 from salver.words.tensor import Array
 
-_LOG = logging.getLogger("salver.kernel.engine")
+_LOG = logging.getLogger("salver.engine")
 _JOIN_S = 10.0
 _LEAST_LOOK_S = 0.01
 _Result = tuple[Mapping[str, Array], float]

@@ -39,7 +39,7 @@ from salver.words.events import StateChanged
 from salver.words.handlers import FORMAT
 from salver.words.messages import ModelId, State, VersionStatus
 
-_LOG = logging.getLogger("salver.kernel.lifecycle")
+_LOG = logging.getLogger("salver.lifecycle")
 _CLOSE_S = 5.0
 _EARLY_S = 0.002  # tolerance for timers that fire early
 _MOST_ENDED = 4096

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-_LOG = logging.getLogger("salver.kernel.lifecycle")
+_LOG = logging.getLogger("salver.lifecycle")
 #: Seconds between two lines.
 SECONDS = 10.0
 

@@ -27,7 +27,7 @@ from salver.words.messages import ModelId
 
 _DEFAULTS: Final = RepositoryConfig()
 _NAMED_DEFAULTS: Final = NamedModelDefaults()
-_LOG = logging.getLogger("salver.kernel.repository")
+_LOG = logging.getLogger("salver.repository")
 #: For a model that is refused: which part a request brought, and what to do instead.
 _REFUSED: Final = {
     "files": ("came with the request and is", "put the model into the repository"),

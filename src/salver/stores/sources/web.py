@@ -23,7 +23,7 @@ from salver.stores.sources.fetched import Progress, silent
 from salver.stores.unpack import MOST_BYTES, room_in
 from salver.words.errors import LoadFailed
 
-_LOG: Final = logging.getLogger("salver.stores.sources")
+_LOG: Final = logging.getLogger("salver.sources")
 _MOST_REDIRECTS: Final = 5
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _PIECE: Final = 1 << 20

@@ -46,7 +46,7 @@ from salver.words.releases import (
     unit_numbers,
 )
 
-_LOG = logging.getLogger("salver.features.releases.experiments")
+_LOG = logging.getLogger("salver.experiments")
 #: Indices of arms in :data:`ARMS`. Beside a canary of more than half, all of the control is its baseline,
 #: including units held back.
 _PLACES: Final = {Arm.CANARY: 0, Arm.BASELINE: 1, Arm.STABLE: 2, Arm.HOLDBACK: 2}

@@ -10,7 +10,7 @@ from typing import Final
 
 from salver.words.releases import BucketObservations
 
-_LOG: Final = logging.getLogger("salver.features.releases.experiments")
+_LOG: Final = logging.getLogger("salver.experiments")
 
 
 class Pending:
