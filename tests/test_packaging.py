@@ -58,7 +58,7 @@ def test_every_page_of_the_console_is_in_the_wheel(wheel: zipfile.ZipFile) -> No
 def test_the_wheel_is_pure_python_and_small(wheel: zipfile.ZipFile) -> None:
     assert wheel.filename is not None
     assert wheel.filename.endswith("-py3-none-any.whl")
-    assert sum(info.compress_size for info in wheel.infolist()) < 1_600_000
+    assert sum(info.compress_size for info in wheel.infolist()) < 1_750_000
 
 
 def test_direct_dependencies_are_few_and_hold_no_framework(metadata: Message) -> None:
@@ -83,10 +83,14 @@ def test_the_licence_and_the_readme_come_along(wheel: zipfile.ZipFile, metadata:
     assert "Salver" in str(metadata.get_payload())
 
 
+#: Backends that take the place of another one.
+EXTENDS = {"triton_python": "python"}
+
+
 @pytest.mark.parametrize("name", sorted(PROJECT["entry-points"]["salver.backends"]))
 def test_the_entry_point_of_each_backend_leads_to_it(name: str) -> None:
     (entry,) = entry_points(group="salver.backends", name=name)
-    assert entry.load().name == name
+    assert entry.load().name == EXTENDS.get(name, name)
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "requirements").glob("*.txt")), ids=lambda path: path.name)

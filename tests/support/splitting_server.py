@@ -1,7 +1,5 @@
 """Servers with releases, and what is behind them."""
 
-from collections.abc import Sequence
-
 import msgspec
 
 from salver.app import Server
@@ -19,13 +17,13 @@ class SplittingServer(Server):
     shadows: Shadowing
     splits: Splitting
 
-    def _attach(self, parts: Sequence[Parts]) -> None:
+    def _assemble(self) -> None:
+        super()._assemble()
         kernel = self.kernel
         self.shadows = Shadowing(kernel.models, kernel.bus.emit, kernel.clock)
         self.splits = Splitting(Router(), self.shadows, [].append, ActiveRequests(kernel.clock))
         kernel.context = msgspec.structs.replace(kernel.context, interest=self.splits.router)
         kernel.parts.append(Parts(stage=self.splits, stop=self.shadows.close))
-        super()._attach(kernel.parts)
 
 
 def ledgered(server: Server) -> LedgerParts:

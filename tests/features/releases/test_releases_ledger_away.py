@@ -169,7 +169,7 @@ async def test_trouble_is_told_once_and_so_is_its_end(
         patched.setattr(type(server.store), "hand_in", fails)
         patched.setattr(type(server.store), "picture", lambda _: _either(fails, picture))
         while trouble:
-            await server.releases._try()
+            await server.releases._faults.catch(server.releases.tick())
             trouble.pop(0)
     told = [record.message for record in caplog.records]
     assert [message.partition(": ")[2] for message in told] == ["the disk is full", "no connection", ""]

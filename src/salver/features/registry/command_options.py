@@ -108,7 +108,9 @@ def pairs_of(given: Iterable[str], flag: str) -> dict[str, str]:
     """Parse ``KEY=VALUE`` arguments.
 
     Raises:
-        InvalidInput: one has another form. >>> pairs_of(["team=risk", "note=a=b"], "--tag")
+        InvalidInput: one has another form.
+
+    >>> pairs_of(["team=risk", "note=a=b"], "--tag")
     {'team': 'risk', 'note': 'a=b'}
     """
     found = {}
@@ -124,7 +126,9 @@ def numbers_of(given: Iterable[str], flag: str) -> dict[str, float]:
     """Parse ``NAME=NUMBER`` arguments.
 
     Raises:
-        InvalidInput: one has another form. >>> numbers_of(["auc=.93"], "--metric")
+        InvalidInput: one has another form.
+
+    >>> numbers_of(["auc=.93"], "--metric")
     {'auc': 0.93}
     """
     found = {}
