@@ -41,12 +41,12 @@ _PROGRAM: Final = """
 import sys
 from salver.configuration import ServeConfig
 from salver.transport.server import FrontConfig
-from salver.cli.serve import run_loop
+import uvloop
 from salver.running import serve
 port, delay, *paths = sys.argv[1:]
 front = FrontConfig(port=int(port))
 config = ServeConfig(tuple(paths), front=front, drain_delay=float(delay), waits_for_models=True)
-sys.exit(run_loop(serve(config, lambda info: None)))
+sys.exit(uvloop.run(serve(config, lambda info: None)))
 """
 
 

@@ -1,4 +1,4 @@
-"""Conformance suite of :class:`salver.features.cache.ResponseCache`.
+"""Conformance suite of :class:`salver.features.cache.ports.ResponseCache`.
 
 Subclass :class:`CacheConformance`, or :class:`MeasuredCacheConformance`, define how to open a cache, and let
 pytest collect it.

@@ -1,7 +1,7 @@
 """Conformance suite of codecs.
 
 Define a codec, a signature and sample bodies; pytest does the rest. Holds for any
-:class:`~salver.encoding.bodies.InferCodec`::
+:class:`~salver.kernel.serving.ports.Codec`::
 
     class TestMyCodec(CodecConformance):
         codec = MyCodec()

@@ -47,7 +47,7 @@ async def form_of(request: Request, headers: Mapping[str, str]) -> Form:
     """What a handler is asked; others have their turns while a large form is read.
 
     Raises:
-        InvalidInput, NamedFault: as :func:`salver.wire.ts_bodies.form`.
+        InvalidInput, NamedFault: as :func:`salver.dialects.torchserve.bodies.form`.
     """
     body, kind = request.body, request.content_type
     if is_large(body, kind):
