@@ -4,15 +4,16 @@ Salver reads those descriptor sets at run time; grpcio-tools, which compiles the
 alone.
 """
 
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from grpc_tools import protoc
+import grpc_tools
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = sorted({path.parent for path in (ROOT / "src").rglob("*.proto")})
-INCLUDES = Path(protoc.__file__).parent / "_proto"
+INCLUDES = Path(grpc_tools.__file__).parent / "_proto"
 
 
 def compiled(folder: Path) -> bytes:
@@ -21,8 +22,8 @@ def compiled(folder: Path) -> bytes:
         made = Path(work) / "messages.binpb"
         names = [path.name for path in sorted(folder.glob("*.proto"))]
         options = [f"-I{folder}", f"-I{INCLUDES}", "--include_imports", f"--descriptor_set_out={made}"]
-        if protoc.main(["protoc", *options, *names]):
-            sys.exit(f"{folder}: protoc failed")
+        # A process of its own: protoc in this one would meet other packages' protobuf libraries.
+        subprocess.run([sys.executable, "-m", "grpc_tools.protoc", *options, *names], check=True)
         return made.read_bytes()
 
 

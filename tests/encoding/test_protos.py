@@ -9,7 +9,7 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "protos.py"
 
 
 def test_what_is_compiled_is_what_is_written() -> None:
-    pytest.importorskip("grpc_tools.protoc", reason="grpcio-tools is not installed")
+    pytest.importorskip("grpc_tools", reason="grpcio-tools is not installed")
     script = runpy.run_path(str(SCRIPT))
     assert script["FOLDERS"]
     for folder in script["FOLDERS"]:

@@ -284,7 +284,7 @@ async def test_the_registrys_tokens_open_every_protocol(tmp_path: Path) -> None:
     """One that is for outcomes alone opens nothing else."""
     registry = tmp_path / "registry"
     async with serving(tmp_path, "0.0.0.0", registry={"ledger": str(registry)}) as port:
-        kept = ledgered(port.server).kept(lambda: "id")
+        kept = ledgered(port.server).kept(port.server.kernel.new_id)
         tokens = {}
         for name, role in (("ada", "release"), ("app", "outcomes")):
             _, secret = await kept.tokens.make(name, [role], ANN)
