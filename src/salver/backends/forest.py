@@ -119,5 +119,5 @@ def _threshold(text: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise LoadFailed(f"option threshold = {text!r} is no number", field="options.threshold")
+        raise LoadFailed(f"option threshold = {text!r} is not a number", field="options.threshold")
     return value

@@ -361,7 +361,7 @@ async def test_what_is_no_outcome_is_refused_and_its_neighbours_are_not(
 
 
 async def test_a_batch_is_bounded_and_may_be_as_large_as_that(shop: Shop) -> None:
-    with pytest.raises(InvalidInput, match=f"Post {MOST} at most"):
+    with pytest.raises(InvalidInput, match=f"Post at most {MOST}"):
         await shop.store.accept([sale("1", "ada")] * (MOST + 1))
     await shop.meets("u17")
     many = [sale(f"o{number}", f"u{number}") for number in range(MOST)]

@@ -74,7 +74,7 @@ async def test_a_flood_is_cut_and_told(tmp_path: Path, caplog: pytest.LogCapture
 
     def lines() -> list[str]:
         return [
-            record.getMessage() for record in caplog.records if record.name == "salver.kernel.engine.host"
+            record.getMessage() for record in caplog.records if record.name == "salver.engine.host"
         ]
 
     def dropped() -> int:
