@@ -212,8 +212,7 @@ class Server:
         self._fetching.checks = tuple(chain.from_iterable(part.checks for part in parts))
 
     async def _open(self, apps: Sequence[Any]) -> None:
-        most_body = int(self.config.max_body_mb * (1 << 20))
-        most = max([most_body, *(port.max_request for port in self.kernel.ports)])
+        most = max([self.config.max_body, *(port.max_request for port in self.kernel.ports)])
         await self.listeners.open(apps, self.ports.exact(), most)
 
     async def _load(self) -> None:

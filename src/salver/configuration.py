@@ -132,6 +132,11 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Raises InvalidInput where a number exceeds what this machine can bear."""
         check_server(self)
 
+    @property
+    def max_body(self) -> int:
+        """Bytes of the largest HTTP body."""
+        return int(self.max_body_mb * (1 << 20))
+
     def table(self, name: str, kind: type[Record]) -> Record:
         """Return the table of a feature; its defaults where nothing is configured.
 

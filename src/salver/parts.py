@@ -34,6 +34,7 @@ from salver.transport.doors import App, Kind
 from salver.transport.grpc_table import GrpcTable
 from salver.transport.operations import Operation
 from salver.transport.pages import Site
+from salver.transport.ports import NO_EXPOSITION, Exposition
 from salver.transport.routes import HttpTable
 from salver.transport.server import ExactPorts, FrontConfig
 from salver.words.artifacts import Manifest
@@ -113,9 +114,8 @@ class Parts(msgspec.Struct, frozen=True):
     Attributes:
         observers: Hear of every event, off the request's path.
         collectors: Numbers for the metrics page.
-        http, grpc: Operations and methods of a protocol. Of several tables that know a path the first lays
-        out
-            its errors; features come in their order.
+        http, grpc: Operations and methods of a protocol. Of several tables that know a path, the first lays
+            out its errors; features come in their order.
         operations: Of the management interface, below ``/api/v1``; the description follows by itself.
         pages: Static files for browsers, each set below its own root.
         ports: Changes what ports show.
@@ -234,6 +234,11 @@ class Kernel(msgspec.Struct, eq=False):
     parts: list[Parts] = msgspec.field(default_factory=list)
     token: bytes = b""
     caller: Callable[[str], Awaitable[Caller]] | None = None
+
+    @property
+    def exposition(self) -> Exposition:
+        """What telemetry has counted; nothing where that feature is missing."""
+        return self.services.find(Exposition) or NO_EXPOSITION
 
     @property
     def ports(self) -> list[PortView]:

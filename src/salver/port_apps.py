@@ -7,7 +7,6 @@ from salver.transport.cors import Cors
 from salver.transport.doors import App
 from salver.transport.doors import door as shown_at
 from salver.transport.grpc import GrpcFront
-from salver.transport.ports import NO_EXPOSITION, Exposition
 from salver.transport.routes import HttpRouter
 from salver.transport.server import ExactPorts, FrontConfig
 from salver.transport.server_operations import ServerOperations
@@ -23,8 +22,7 @@ class PortApps:
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
         self.changing: Changing = "open"
-        exposition = kernel.services.find(Exposition) or NO_EXPOSITION
-        own = ServerOperations(kernel.control, exposition, kernel.context.parting).table()
+        own = ServerOperations(kernel.control, kernel.exposition, kernel.context.parting).table()
         self._router = HttpRouter([*(table for part in kernel.parts for table in part.http), own])
         tables = [table for part in kernel.parts for table in part.grpc]
         self._grpc = GrpcFront(tables, kernel.control, kernel.context)
@@ -33,9 +31,7 @@ class PortApps:
         return f"<PortApps {self._router!r}>"
 
     def app(self, config: FrontConfig) -> App:
-        """Return what a port serves: from the inside out, routes, other origins' checks, and what encloses
-        them.
-        """
+        """Return what a port serves: routes, checks of other origins, and what encloses them."""
         kernel, ports = self._kernel, self._kernel.ports
         access = next((own for port in ports if (own := port.access(config)) is not None), None)
         access = access or self._access(config)
@@ -43,7 +39,7 @@ class PortApps:
             self._router,
             self._grpc,
             kernel.context,
-            max_body=int(kernel.config.max_body_mb * (1 << 20)),
+            max_body=kernel.config.max_body,
             hears_http1=kernel.config.front.server != "h2corn",
             access=access,
         )

@@ -10,7 +10,6 @@ from salver.dialects.oip.shared_memory import SharedMemory
 from salver.encoding.tensor_messages import TensorMessages
 from salver.kernel.serving.loading import Additions
 from salver.parts import Kernel, Parts
-from salver.transport.ports import NO_EXPOSITION, Exposition
 from salver.transport.routes import Operation
 from salver.transport.server_operations import OPERATIONS
 
@@ -21,8 +20,8 @@ async def build(kernel: Kernel, config: None) -> Parts:
     regions: RegionRegistry = SharedMemory() if settings.allow_client_shm else NO_REGIONS
     kernel.services.offer(RegionRegistry, regions)
     kernel.services.offer(TensorMessages, OpenInferenceMessages())
-    rules = OipRules(regions, int(settings.max_body_mb * (1 << 20)), settings.ignores_surplus)
-    exposition = kernel.services.find(Exposition) or NO_EXPOSITION
+    rules = OipRules(regions, settings.max_body, settings.ignores_surplus)
+    exposition = kernel.exposition
 
     def operations() -> list[Operation]:
         brought = [one for part in kernel.parts for table in part.http for one in table.operations]

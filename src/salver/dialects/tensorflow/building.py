@@ -16,7 +16,7 @@ from salver.kernel.serving.loading import Additions, Attachment, SamplesOf
 from salver.kernel.serving.ports import Observer
 from salver.parts import Kernel, MetricsPage, Parts, PortView
 from salver.transport.doors import App, with_metrics_at
-from salver.transport.ports import NO_EXPOSITION, NO_NAMES, Exposition, ModelNames
+from salver.transport.ports import NO_NAMES, ModelNames
 from salver.transport.server import FrontConfig
 
 
@@ -48,7 +48,7 @@ async def build(kernel: Kernel, config: None) -> Parts:
         kernel.state.records_lost = lambda: log.lost
     names = kernel.services.find(ModelNames) or NO_NAMES
     reloading = Reloading(kernel.plane, kernel.models, settings.served)
-    exposition = kernel.services.find(Exposition) or NO_EXPOSITION
+    exposition = kernel.exposition
     door, control, context, rules = kernel.door, kernel.control, kernel.context, settings.rules
     began = int(time.time())
     http = TensorFlowServingOperations(

@@ -23,7 +23,6 @@ from salver.parts import Kernel, Parts, PortView
 from salver.transport.access import Watched
 from salver.transport.access_check import Access, AccessRules, Changing
 from salver.transport.doors import App, Kind
-from salver.transport.ports import NO_EXPOSITION, Exposition
 from salver.transport.server import ExactPorts, FrontConfig
 from salver.words.handlers import FORMAT
 
@@ -86,7 +85,7 @@ class _Ports(PortView):
 
     def exact(self) -> ExactPorts:
         """Return the ports for its REST interface, which have a server of their own."""
-        most = self.max_request or int(self._kernel.config.max_body_mb * (1 << 20))
+        most = self.max_request or self._kernel.config.max_body
         return exact_ports(most, self._kernel.context.budget)
 
 
@@ -110,8 +109,8 @@ async def build(kernel: Kernel, config: None) -> Parts:
     shelf = msgspec.structs.replace(shelf, store=settings.workflow_store or shelf.store)
     flows = Workflows(WorkflowsConfig(shelf, is_open), handlers, kernel.inner, archives, clock)
     more = WorkflowOperations(flows, kernel.context, rules.max_response).http()
-    exposition = kernel.services.find(Exposition) or NO_EXPOSITION
-    most_body = int(kernel.config.max_body_mb * (1 << 20))
+    exposition = kernel.exposition
+    most_body = kernel.config.max_body
     backing = Backing(kernel.door, handlers, exposition, kernel.context, rules, more=more, max_body=most_body)
     ports = TorchServePorts(backing, kernel.control, kernel.services.find(TensorMessages))
     heard = view.heard if view else None

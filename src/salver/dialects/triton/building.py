@@ -24,7 +24,7 @@ from salver.kernel.serving.loading import Additions
 from salver.kernel.serving.ports import ConfigSource, ModelStatistics
 from salver.parts import Kernel, MetricsPage, Parts
 from salver.transport.orca import TokenRoom
-from salver.transport.ports import NO_EXPOSITION, Exposition
+from salver.transport.ports import Exposition
 
 
 class _Exposition:
@@ -73,7 +73,7 @@ async def build(kernel: Kernel, config: None) -> Parts:
     log = tables("log", LogConfig)
     statistics, tracing = Statistics(time.time), Tracing(tables("trace", TraceConfig), state)
     switches = Switches(log.file, log.levels(), let_through)
-    common = kernel.services.find(Exposition) or NO_EXPOSITION
+    common = kernel.exposition
     exposition = _Exposition(common, kernel.bus, statistics, switches, tracing)
     kernel.services.offer(ModelStatistics, exposition)
     if (page := kernel.services.find(MetricsPage)) is not None:
