@@ -187,6 +187,5 @@ def test_ts_r3_ts_r12_ts_r14_ts_r18_answers_are_those_of_torchserve(both: tuple[
 def test_ts_m1_a_model_whose_workers_do_not_start_is_taken_out(both: tuple[Target, Target]) -> None:
     theirs, ours = (ask(target, get(f"{UNSTARTED}&initial_workers=1", method="POST")) for target in both)
     assert ours == theirs
-    # TorchServe takes it out after it has answered, but in about one start of three it never does:
-    # its retry of the worker then overtakes its removal of the model.
+    # TorchServe takes it out after it has answered, but in 3 of 7 runs it never did within a minute.
     until(lambda: ask(both[1], get("/models/told"))["status"] == 404)

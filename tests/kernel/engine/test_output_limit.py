@@ -73,9 +73,7 @@ async def test_a_flood_is_cut_and_told(tmp_path: Path, caplog: pytest.LogCapture
         await engine.infer(InferRequest("m", (tensor("x", np.array([[what]])),)))
 
     def lines() -> list[str]:
-        return [
-            record.getMessage() for record in caplog.records if record.name == "salver.engine.host"
-        ]
+        return [record.getMessage() for record in caplog.records if record.name == "salver.engine.host"]
 
     def dropped() -> int:
         return sum(int(found[1]) for line in lines() if (found := re.search(r"\] (\d+) lines dropped", line)))
