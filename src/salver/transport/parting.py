@@ -17,8 +17,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from salver.transport.watch import connections
-
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 App = Callable[[Mapping[str, Any], Callable[[], Awaitable[dict[str, Any]]], Send], Awaitable[None]]
 
@@ -104,15 +102,6 @@ async def leave(sock: socket.socket, parting: Parting, delay_s: float) -> None:
     waiting.register(sock, select.POLLIN)
     while now() < end or (sock.fileno() >= 0 and waiting.poll(0) and now() < latest):  # noqa: ASYNC110
         await asyncio.sleep(_LOOK_S)
-    while is_patient and not parting.hurry.is_set() and _has_silent(sock) and now() < latest:  # noqa: ASYNC110
-        await asyncio.sleep(SHORT_S)
-
-
-def _has_silent(sock: socket.socket) -> bool:
-    """Return whether a connection was accepted that has not sent anything yet (Linux)."""
-    if sock.fileno() < 0 or sock.family == socket.AF_UNIX:
-        return False
-    return any(not each.moved.received for each in connections((sock.getsockname()[1],)))
 
 
 def refuse_new(sock: socket.socket) -> None:
