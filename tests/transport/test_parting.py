@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from waiting import PATIENCE_S
 
-from salver.transport.parting import CLOSE, SETTLE_S, Farewell, Parting, leave, refuse_new
+from salver.transport.parting import CLOSE, Farewell, Parting, leave, refuse_new
 
 
 def listening(family: int = socket.AF_INET, address: Any = ("127.0.0.1", 0)) -> socket.socket:
@@ -89,14 +89,3 @@ async def test_only_callers_of_http1_are_told_to_close(version: str, is_said: bo
     parting.is_told = True
     await farewell(scope, receive, send)
     assert (sent[2]["headers"].count(CLOSE) == 1) is is_said
-
-
-async def test_leaving_waits_for_who_has_connected_and_not_spoken_yet() -> None:
-    with listening() as sock, socket.create_connection(sock.getsockname(), PATIENCE_S) as late:
-        ours, _ = sock.accept()
-        leaving = asyncio.create_task(leave(sock, Parting(), 0.01))
-        await asyncio.sleep(2 * SETTLE_S)
-        assert not leaving.done()
-        late.sendall(b"x")
-        await asyncio.wait_for(leaving, PATIENCE_S)
-        ours.close()
