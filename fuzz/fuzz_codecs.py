@@ -15,10 +15,10 @@ from salver.dialects.oip.grpc_codec import decode_infer
 from salver.dialects.oip.grpc_schema import build
 from salver.dialects.oip.json_codec import OpenInferenceHttp
 from salver.dialects.openai.chat_template import ChatTemplate
-from salver.dialects.openai.codec import Embedding, Generating
+from salver.dialects.openai.codec import EmbeddingCodec, GenerationCodec
 from salver.dialects.openai.requests import EmbeddingRequest, parse_chat, parse_completion, parse_embedding
+from salver.dialects.openai.resolved_model import ChatSettings, ResolvedModel
 from salver.dialects.openai.tools import read_whole
-from salver.dialects.openai.voice import Spoken, Voice
 from salver.dialects.tensorflow import grpc_codec as tfs_grpc
 from salver.dialects.tensorflow import predict_codec as tfs_predict
 from salver.dialects.tensorflow import tf_schema
@@ -121,22 +121,22 @@ def _tfs_grpc(data: bytes) -> None:
 
 def _openai(data: bytes) -> None:
     """Each byte that a request of one route has may come on another."""
-    spoken = Spoken("m", Voice(ChatTemplate("{{ messages }}{{ tools }}"), tools="llama3"))
+    resolved = ResolvedModel("m", ChatSettings(ChatTemplate("{{ messages }}{{ tools }}"), tools="llama3"))
 
     def decode(body: bytes, parse: Callable[[bytes], Any]) -> InferRequest:
-        codec = Generating(parse(body), spoken, "", 0, lambda: "0" * 16)
+        codec = GenerationCodec(parse(body), resolved, "", 0, lambda: "0" * 16)
         return codec.decode(HttpBody("m", "", body), _TEXTS)
 
     survives(lambda body: decode(body, parse_chat), data)
     survives(lambda body: decode(body, parse_completion), data)
-    survives(lambda body: _embedding(parse_embedding(body), spoken), data)
+    survives(lambda body: _embedding(parse_embedding(body), resolved), data)
     text = data.decode("utf-8", "replace")
     for parser in ("llama3", "mistral"):
         read_whole(text, parser, 1000)
 
 
-def _embedding(asked: EmbeddingRequest, spoken: Spoken) -> InferRequest:
-    return Embedding(asked, spoken, asked.texts).decode(HttpBody("m", "", b""), _VECTORS)
+def _embedding(asked: EmbeddingRequest, resolved: ResolvedModel) -> InferRequest:
+    return EmbeddingCodec(asked, resolved, asked.texts).decode(HttpBody("m", "", b""), _VECTORS)
 
 
 def _grpc_frames(data: bytes) -> None:

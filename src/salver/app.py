@@ -95,7 +95,7 @@ class Server:
 
     @property
     def port(self) -> int:
-        """Where it listens; the one chosen when the configuration says 0."""
+        """Port that it listens on; the chosen one if the configuration says 0."""
         return self.listeners.port
 
     @property

@@ -25,17 +25,16 @@ def _always(config: object) -> bool:
 
 
 class Feature(msgspec.Struct, frozen=True):
-    """What Salver has to know of a feature before it is used.
+    """Description of a feature, read without importing its code.
 
     Attributes:
-        name: Of its table in ``salver.toml``, and of its entry point.
-        build: ``package.module:function``: an async function of a :class:`~salver.parts.Kernel` and the
-            configuration that
-            returns :class:`~salver.parts.Parts`.
-        config: Frozen record of its table; None = it has none.
-        has_table: The table can stand in ``[server]`` of ``salver.toml``; else options of commands set it.
-        is_used: Tells by its configuration whether it is built.
-        formats: ``package.module:NAME`` of the :class:`~salver.kernel.repository.Formats` that it brings.
+        name: Name of its table in ``salver.toml`` and of its entry point.
+        build: ``package.module:function``, an async function of a :class:`~salver.parts.Kernel` and the
+            configuration that returns :class:`~salver.parts.Parts`.
+        config: Frozen record of its table; None = no table.
+        has_table: Whether ``[server]`` of ``salver.toml`` may hold the table; otherwise only options set it.
+        is_used: Decides by the configuration whether the feature is built.
+        formats: ``package.module:NAME`` of its :class:`~salver.kernel.repository.Formats`.
         commands: ``package.module:function`` by the name of the command.
         after: Features that are built before it, so that it can use their services.
     """

@@ -326,8 +326,8 @@ def test_onnx_reads_no_data_outside_of_its_folder_and_no_memory(
 
 
 def test_files_that_a_configuration_names_lie_beside_the_model(tmp_path: Path) -> None:
-    from salver.dialects.openai.voice import Voice
-    from salver.dialects.openai.voices import voice_of
+    from salver.dialects.openai.model_resolver import settings_of
+    from salver.dialects.openai.resolved_model import ChatSettings
 
     (tmp_path / "secret.jinja").write_text("secret")
     (tmp_path / "m" / "1").mkdir(parents=True)
@@ -336,7 +336,7 @@ def test_files_that_a_configuration_names_lie_beside_the_model(tmp_path: Path) -
         chat = msgspec.structs.replace(manifest.config.chat, template=template)
         config = msgspec.structs.replace(manifest.config, chat=chat)
         with pytest.raises(LoadFailed, match="leads out of the store"):
-            voice_of(msgspec.structs.replace(manifest, config=config), Voice())
+            settings_of(msgspec.structs.replace(manifest, config=config), ChatSettings())
 
 
 def test_a_recogniser_of_others_does_not_open_the_gate() -> None:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from dialect_tables import grpc_front, http_router
 
 from salver.backends.protocol import Traits
-from salver.dialects.openai.voice import Spoken
+from salver.dialects.openai.resolved_model import ResolvedModel
 from salver.dialects.triton.config_view import Facts, complete
 from salver.kernel.engine.engine import Engine
 from salver.kernel.engine.thread import ThreadRunner
@@ -84,7 +84,7 @@ class Control:
         raise InvalidInput(f"Unrecognized servable version label: {label}")
 
     def speech(self, name):
-        return Spoken(self.acquire(name).id.name, names=(name,))
+        return ResolvedModel(self.acquire(name).id.name, names=(name,))
 
     def versions(self, model):
         return tuple(row for row in self.statuses() if row.id.name == model)

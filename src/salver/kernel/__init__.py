@@ -1,1 +1,1 @@
-"""What every server runs: engines, life cycle, repository, and the path of one request."""
+"""Parts that every server runs: engines, life cycle, repository, and the path of one request."""

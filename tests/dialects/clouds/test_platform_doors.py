@@ -1,4 +1,4 @@
-"""The doors of SageMaker and Vertex AI: which route becomes which, without sockets."""
+"""Routes of SageMaker and Vertex AI, without sockets."""
 
 import asyncio
 import json

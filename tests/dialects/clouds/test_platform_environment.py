@@ -1,4 +1,4 @@
-"""What the environments of SageMaker and Vertex AI become under ``--compat triton``."""
+"""Environment variables of SageMaker and Vertex AI under ``--compat triton``."""
 
 import msgspec
 import pytest

@@ -1,4 +1,4 @@
-"""Chat templates: as Hugging Face's tokenizers have them, and what they cannot do."""
+"""Chat templates in Hugging Face's form, and the limits of their sandbox."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""From a request to a model's inputs, and from its responses to an answer: without a server."""
+"""OpenAI's codecs: requests to inputs of a model, responses to answers."""
 
 import base64
 import json
@@ -9,11 +9,11 @@ import pytest
 
 from salver.dialects.openai.answers import Usage
 from salver.dialects.openai.chat_template import ChatTemplate
-from salver.dialects.openai.codec import Embedding, Generating, embeddings, rows_of
+from salver.dialects.openai.codec import EmbeddingCodec, GenerationCodec, embeddings, rows_of
 from salver.dialects.openai.faults import OPENAI, openai_fault
 from salver.dialects.openai.logprobs import of_chat, of_completion
 from salver.dialects.openai.requests import parse_chat, parse_completion, parse_embedding
-from salver.dialects.openai.voice import Spoken, Voice
+from salver.dialects.openai.resolved_model import ChatSettings, ResolvedModel
 from salver.encoding.bodies import HttpBody
 from salver.words.errors import (
     Code,
@@ -30,7 +30,7 @@ from salver.words.tensor import DataType, Tensor, tensor
 TEMPLATE = ChatTemplate(
     "{% for m in messages %}{{ m.role }}:{{ m.content }};{% endfor %}{{ tools | length }}"
 )
-VOICE = Voice(template=ChatTemplate("{% for m in messages %}{{ m.content }}{% endfor %}"))
+VOICE = ChatSettings(template=ChatTemplate("{% for m in messages %}{{ m.content }}{% endfor %}"))
 HELLO = [{"role": "user", "content": "Hello"}]
 ADD = {"type": "function", "function": {"name": "add", "parameters": {"type": "object", "x": 1}}}
 NAMED = {"type": "function", "function": {"name": "add"}}
@@ -80,17 +80,17 @@ MESSAGES = signature(
 )
 
 
-def codec(voice: Voice = VOICE, lora: str = "", **asked: Any) -> Generating:
+def codec(settings: ChatSettings = VOICE, lora: str = "", **asked: Any) -> GenerationCodec:
     asked = {"model": "m"} | asked
     parse: Any = parse_completion if "prompt" in asked else parse_chat
     if "prompt" not in asked:
         asked = {"messages": HELLO} | asked
-    spoken = Spoken("m", voice, lora, ("m",), 16, 1000)
+    resolved = ResolvedModel("m", settings, lora, ("m",), 16, 1000)
     ids = iter(f"{n:016x}" for n in range(100))
-    return Generating(parse(json.dumps(asked).encode()), spoken, "id-1", 1700000000, lambda: next(ids))
+    return GenerationCodec(parse(json.dumps(asked).encode()), resolved, "id-1", 1700000000, lambda: next(ids))
 
 
-def inputs_of(one: Generating, into: Signature) -> dict[str, Any]:
+def inputs_of(one: GenerationCodec, into: Signature) -> dict[str, Any]:
     return {t.name: t.array.tolist() for t in one.decode(BODY, into).inputs}
 
 
@@ -113,14 +113,14 @@ def events(body: bytes) -> list[Any]:
 ASKED = InferRequest("m", ())
 
 
-def said(one: Generating, *responses: InferResponse) -> dict[str, Any]:
+def said(one: GenerationCodec, *responses: InferResponse) -> dict[str, Any]:
     for each in responses:
         assert one.encode(ASKED, each).body == b""
     found: dict[str, Any] = json.loads(one.whole(None).body)
     return found
 
 
-def streamed(one: Generating, *responses: InferResponse) -> list[Any]:
+def streamed(one: GenerationCodec, *responses: InferResponse) -> list[Any]:
     body = b"".join(one.encode(ASKED, each).body for each in responses) + one.end(None).body
     assert body.endswith(b"data: [DONE]\n\n")
     return events(body)
@@ -188,7 +188,7 @@ def test_a_model_of_messages_gets_the_conversation_tools_and_all() -> None:
 
 
 def test_tr_v5_a_conversation_becomes_a_prompt() -> None:
-    one = codec(Voice(TEMPLATE), messages=[*HELLO, {"role": "assistant", "content": "Hi"}], tools=[])
+    one = codec(ChatSettings(TEMPLATE), messages=[*HELLO, {"role": "assistant", "content": "Hi"}], tools=[])
     assert inputs_of(one, signature(TEXT)) == {"text_input": [b"user:Hello;assistant:Hi;0"]}
     assert one.prompt == "user:Hello;assistant:Hi;0"
 
@@ -250,9 +250,9 @@ def test_tr_v6_what_a_model_cannot_do_is_refused(
 
 
 def test_tr_v5_without_a_template_a_conversation_is_refused_with_the_setting_to_give() -> None:
-    with pytest.raises(InvalidInput, match=r"--chat-template FILE, or --tokenizer FOLDER, or chat\.template"):
-        codec(Voice()).decode(BODY, VLLM)
-    assert inputs_of(codec(Voice(), prompt="x"), signature(TEXT)) == {"text_input": [b"x"]}
+    with pytest.raises(InvalidInput, match=r"--chat-template FILE, --tokenizer FOLDER, or chat\.template"):
+        codec(ChatSettings()).decode(BODY, VLLM)
+    assert inputs_of(codec(ChatSettings(), prompt="x"), signature(TEXT)) == {"text_input": [b"x"]}
 
 
 def test_tr_v8_a_lora_goes_to_the_model() -> None:
@@ -355,17 +355,17 @@ def test_tr_v6_usage_is_counted_once_for_the_prompt_and_summed_for_the_answer() 
 
 
 def test_texts_are_counted_here_where_the_model_does_not() -> None:
-    voice = Voice(VOICE.template, len)
-    one = codec(voice, prompt="Hello")
+    settings = ChatSettings(VOICE.template, len)
+    one = codec(settings, prompt="Hello")
     assert one.uncounted is None
     one.decode(BODY, VLLM)
     one.encode(ASKED, response("ab"))
     assert one.uncounted == ("Hello", "ab")
     assert json.loads(one.whole(Usage(5, 2)).body)["usage"]["total_tokens"] == 7
-    silent = codec(voice, prompt="Hello", stream=True)
+    silent = codec(settings, prompt="Hello", stream=True)
     silent.decode(BODY, VLLM)
     assert silent.uncounted is None
-    counted = codec(voice, prompt="Hello")
+    counted = codec(settings, prompt="Hello")
     counted.decode(BODY, VLLM)
     counted.encode(ASKED, response("ab", num_input_tokens=1, num_output_tokens=1))
     assert counted.uncounted is None
@@ -418,27 +418,27 @@ CALL = '{"name": "add", "arguments": {"a": 1}}'
 
 
 def test_tr_v6_calls_in_the_text() -> None:
-    voice = Voice(VOICE.template, tools="llama3")
-    choice = said(codec(voice, tools=[ADD]), response(CALL[:9]), response(CALL[9:]))["choices"][0]
+    settings = ChatSettings(VOICE.template, tools="llama3")
+    choice = said(codec(settings, tools=[ADD]), response(CALL[:9]), response(CALL[9:]))["choices"][0]
     assert (choice["finish_reason"], choice["message"]["content"]) == ("tool_calls", "")
     assert choice["message"]["tool_calls"][0]["function"] == {"name": "add", "arguments": '{"a": 1}'}
-    plain = said(codec(voice, tools=[ADD]), response("Hi"))["choices"][0]
+    plain = said(codec(settings, tools=[ADD]), response("Hi"))["choices"][0]
     assert plain == {
         "index": 0,
         "finish_reason": "stop",
         "logprobs": None,
         "message": {"role": "assistant", "content": "Hi"},
     }
-    unasked = said(codec(voice, tools=[ADD], tool_choice="none"), response(CALL))["choices"][0]
+    unasked = said(codec(settings, tools=[ADD], tool_choice="none"), response(CALL))["choices"][0]
     assert unasked["message"] == {"role": "assistant", "content": CALL}
-    broken = said(codec(voice, tools=[ADD]), response(CALL[:-1]))["choices"][0]
+    broken = said(codec(settings, tools=[ADD]), response(CALL[:-1]))["choices"][0]
     assert (broken["message"]["content"], broken["finish_reason"]) == (CALL[:-1], "stop")
 
 
 def test_tr_v6_calls_in_a_stream() -> None:
-    voice = Voice(VOICE.template, tools="mistral")
+    settings = ChatSettings(VOICE.template, tools="mistral")
     text = f"[TOOL_CALLS][{CALL}, {CALL}]"
-    got = streamed(codec(voice, tools=[ADD], stream=True), *(response(c) for c in text))
+    got = streamed(codec(settings, tools=[ADD], stream=True), *(response(c) for c in text))
     deltas = [event["choices"][0]["delta"] for event in got]
     assert [call["index"] for delta in deltas for call in delta.get("tool_calls", ())] == [0, 1]
     assert "".join(delta.get("content", "") for delta in deltas) == ""
@@ -447,9 +447,9 @@ def test_tr_v6_calls_in_a_stream() -> None:
     ids = [call["id"] for delta in deltas for call in delta.get("tool_calls", ())]
     assert len(set(ids)) == 2
     assert all(len(id) == 9 for id in ids)
-    plain = streamed(codec(voice, tools=[ADD], stream=True), response("[to"), response(" be]"))
+    plain = streamed(codec(settings, tools=[ADD], stream=True), response("[to"), response(" be]"))
     assert "".join(e["choices"][0]["delta"].get("content", "") for e in plain) == "[to be]"
-    held = streamed(codec(voice, tools=[ADD], stream=True), response('[{"a'))
+    held = streamed(codec(settings, tools=[ADD], stream=True), response('[{"a'))
     assert [e["choices"][0]["delta"].get("content") for e in held] == ["", '[{"a', None]
 
 
@@ -500,9 +500,9 @@ def test_every_kind_of_error_has_a_face() -> None:
     assert b"\\ud800" not in openai_fault(SalverError("\ud800", field="\ud800")).body
 
 
-def embed(into: Signature, *texts: Any, **asked: Any) -> tuple[Embedding, dict[str, Any]]:
+def embed(into: Signature, *texts: Any, **asked: Any) -> tuple[EmbeddingCodec, dict[str, Any]]:
     request = parse_embedding(json.dumps({"model": "m", "input": list(texts)} | asked).encode())
-    one = Embedding(request, Spoken("m"), request.texts)
+    one = EmbeddingCodec(request, ResolvedModel("m"), request.texts)
     return one, {t.name: t.array.tolist() for t in one.decode(BODY, into).inputs}
 
 
@@ -574,11 +574,14 @@ def test_dimensions_that_a_model_does_not_give() -> None:
         one.encode(ASKED, InferResponse("m", "1", (vector,)))
 
 
-def test_a_version_of_another_signature_is_spoken_to_by_its_own_voice() -> None:
+def test_a_version_of_another_signature_has_its_own_settings() -> None:
     """In a release; the template of the one that a name meant would make another prompt of it."""
     mine, other = Signature((), ()), Signature((), ())
-    voices = {id(mine): Voice(tools="llama3"), id(other): Voice(tools="mistral")}
-    spoken = Spoken("m", voices[id(mine)], voice_of=lambda signature: voices.get(id(signature)))
-    assert spoken.by(mine) is spoken
-    assert spoken.by(other).voice.tools == "mistral"
-    assert spoken.by(Signature((), ())) is spoken and Spoken("m").by(mine) == Spoken("m")
+    settings = {id(mine): ChatSettings(tools="llama3"), id(other): ChatSettings(tools="mistral")}
+    resolved = ResolvedModel(
+        "m", settings[id(mine)], settings_of=lambda signature: settings.get(id(signature))
+    )
+    assert resolved.for_version(mine) is resolved
+    assert resolved.for_version(other).settings.tools == "mistral"
+    assert resolved.for_version(Signature((), ())) is resolved
+    assert ResolvedModel("m").for_version(mine) == ResolvedModel("m")

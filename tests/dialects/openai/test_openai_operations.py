@@ -9,7 +9,7 @@ from event_streams import EventStreamRig, Speaker
 from waiting import PATIENCE_S
 
 from salver.dialects.openai.chat_template import ChatTemplate
-from salver.dialects.openai.voice import Spoken, Voice
+from salver.dialects.openai.resolved_model import ChatSettings, ResolvedModel
 from salver.kernel.serving.dataplane import DataPlane
 from salver.kernel.serving.exchange import RequestPath
 from salver.transport.asgi import Front
@@ -20,7 +20,7 @@ from salver.words.tensor import tensor
 
 CHAT = "/v1/chat/completions"
 HELLO = [{"role": "user", "content": "Hello"}]
-VOICE = Voice(ChatTemplate("{{ messages[0].content }}"), lambda text: len(text.split()))
+VOICE = ChatSettings(ChatTemplate("{{ messages[0].content }}"), lambda text: len(text.split()))
 
 
 class Control:
@@ -44,7 +44,7 @@ class Control:
     def speech(self, name):
         if name not in ("m", "m+doll"):
             raise NotFound(f"Unknown model: {name}", field="model")
-        return Spoken("m", VOICE, name[2:], ("m", "m+doll"))
+        return ResolvedModel("m", VOICE, name[2:], ("m", "m+doll"))
 
     async def load(self, model, order):
         self.calls.append(("load", model, order))
@@ -237,7 +237,7 @@ async def test_tr_v5_load_and_unload_answer_as_tritons_front_end():
 async def test_pieces_that_say_nothing_are_not_written():
     held = [InferResponse("m", "1", (tensor("text_output", [text]),)) for text in ("{", '"a"', "}")]
     rig = Talk(Speaker(held))
-    rig.control.speech = lambda name: Spoken("m", Voice(VOICE.template, tools="llama3"))
+    rig.control.speech = lambda name: ResolvedModel("m", ChatSettings(VOICE.template, tools="llama3"))
     tool = {"type": "function", "function": {"name": "f"}}
     sent = await rig.chat(tools=[tool])
     choices, _ = deltas(sent)

@@ -1,4 +1,4 @@
-"""What bodies of OpenAI's routes are taken, and what is said of those that are not."""
+"""Bodies of OpenAI's routes: which are accepted, and the errors of the others."""
 
 import json
 from typing import Any

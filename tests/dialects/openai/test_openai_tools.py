@@ -1,4 +1,4 @@
-"""Calls of tools in a model's text, whole and as it comes."""
+"""Tool calls in a model's text, whole and in pieces."""
 
 import json
 

@@ -11,7 +11,7 @@ from waiting import PATIENCE_S
 from salver.cli import main
 from salver.cli.compat import server_of
 from salver.configuration import ServeConfig
-from salver.dialects.openai.voices import VoiceConfig
+from salver.dialects.openai.model_resolver import OpenAiConfig
 from salver.dialects.triton import command as triton
 from salver.dialects.triton.flags import IGNORED, OPENAI, OWN, TRITON, USED
 from salver.dialects.triton.metrics import TritonMetricsConfig
@@ -345,7 +345,7 @@ def test_tr_v7_the_openai_port_beside_tritonservers() -> None:
 
 
 def test_tr_v7_how_models_are_spoken_to() -> None:
-    assert config("--allow-openai=true").table("openai", VoiceConfig) == VoiceConfig()
+    assert config("--allow-openai=true").table("openai", OpenAiConfig) == OpenAiConfig()
     assert config(
         "--chat-template=chat.jinja",
         "--tokenizer=words",
@@ -353,7 +353,7 @@ def test_tr_v7_how_models_are_spoken_to() -> None:
         "--max-tool-call-parse-bytes=5000",
         "--default-max-tokens=32",
         "--lora-separator=_lora_",
-    ).table("openai", VoiceConfig) == VoiceConfig("chat.jinja", "words", "mistral", 5000, 32, "_lora_")
+    ).table("openai", OpenAiConfig) == OpenAiConfig("chat.jinja", "words", "mistral", 5000, 32, "_lora_")
     assert config("--tritonserver-log-verbose-level=1").table("log", LogConfig).level == "debug"
     notices = triton.configure([REPOSITORY, "--backend=vllm", "--uvicorn-log-level=info"]).notices
     assert len(notices) == 2

@@ -12,7 +12,7 @@ from salver.transport.server import FrontConfig
 
 
 class _Ports(PortView):
-    """Ports that speak as a platform expects."""
+    """Ports with a platform's routes."""
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
@@ -30,5 +30,5 @@ class _Ports(PortView):
 
 
 async def build(kernel: Kernel, config: None) -> Parts:
-    """Return what ports of the platforms show."""
+    """Return the ports of the platforms."""
     return Parts(ports=_Ports(kernel))

@@ -1,8 +1,7 @@
 """Ports of Amazon SageMaker and Google Vertex AI.
 
-Each stands in front of the same application: they turn the platform's routes into those of
-Open Inference, and what the platform expects of answers back (TR-V1, TR-V4). Models that SageMaker brings
-are ``many_models.py``'s.
+Wrappers around the application: they map a platform's routes to those of Open Inference, and adapt the
+answers (TR-V1, TR-V4). ``many_models.py`` loads the models of SageMaker's multi-model endpoints.
 """
 
 import re
@@ -19,16 +18,16 @@ from salver.transport.ports import Looking
 from salver.words.errors import InvalidInput, NotFound, SalverError
 from salver.words.messages import State
 
-#: What neither platform asks (TR-V1, TR-V4), and Triton's answer to it.
+#: Triton's answer to all other routes (TR-V1, TR-V4).
 _UNKNOWN: Final = HttpReply(400, b"", ((b"content-type", b"text/plain"),))
 _LENGTH: Final = b"inference-header-content-length"
 _BINARY: Final = "application/vnd.{}-triton.binary+json;json-header-size="
-_MOST_BYTES: Final = 1 << 20  # of a request about models
-_BROUGHT: Final = re.compile(r"/models(?:/([^/]+?))?(/invoke)?/?")
+_MOST_BYTES: Final = 1 << 20  # body of a request about models
+_MODELS: Final = re.compile(r"/models(?:/([^/]+?))?(/invoke)?/?")
 _ONE_MODEL: Final = (
     "Expect the model repository contains only a single model if default model is not specified"
 )
-#: Redirects of Vertex AI: those that only read or infer, and those that change something.
+#: Redirects of Vertex AI by method: GET, POST, forbidden.
 _READING: Final = re.compile(
     r"/metrics|/v2|/v2/health/(live|ready)|/v2/models/stats|/v2/models/[^/]+(/versions/[0-9]+)?(/(ready|config|stats))?"
     r"|/v2/(system|cuda)sharedmemory(/region/[^/]+)?/status"
@@ -43,13 +42,13 @@ Fault = Callable[[SalverError], HttpReply]
 
 
 class SageMaker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A port for SageMaker.
+    """Configuration of a port for SageMaker.
 
     Attributes:
-        model: Answers ``/invocations``; empty = the only one there is.
-        inference: Which operation that is.
-        ping: What ``/ping`` tells of the server.
-        brings_models: SageMaker may load models from folders (a multi-model endpoint).
+        model: Model that answers ``/invocations``; empty = the only one there is.
+        inference: Operation of ``/invocations``.
+        ping: State of the server that ``/ping`` reports.
+        brings_models: Whether SageMaker may load models from folders (a multi-model endpoint).
     """
 
     model: str = ""
@@ -59,10 +58,10 @@ class SageMaker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Vertex(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A port for Vertex AI.
+    """Configuration of a port for Vertex AI.
 
     Attributes:
-        model: Answers the predict route; empty = the only one there is.
+        model: Model that answers the predict route; empty = the only one there is.
         predict, health: Paths of the two routes.
     """
 
@@ -71,24 +70,24 @@ class Vertex(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     health: str = "/health"
 
 
-class BroughtModels(Protocol):
-    """Loads and unloads models as SageMaker says (many_models.py)."""
+class EndpointModels(Protocol):
+    """Models of a multi-model endpoint (``many_models.py``)."""
 
     def __contains__(self, name: object) -> bool:
-        """Return whether the model was loaded so."""
+        """Return whether SageMaker has loaded the model."""
         ...
 
     async def ask(self, verb: str, name: str, headers: dict[bytes, bytes], body: bytes) -> HttpReply:
-        """``GET``, ``POST`` or ``DELETE`` of ``/models`` or ``/models/NAME``."""
+        """Answer ``GET``, ``POST`` or ``DELETE`` of ``/models`` or ``/models/NAME``."""
         ...
 
 
 class SageMakerDoor:
-    """The application as SageMaker wants it.
+    """The application with SageMaker's routes.
 
     Args:
-        fault: Lays out an error of Open Inference.
-        access: Who may bring models.
+        fault: Writes an error of Open Inference.
+        access: Decides who may load models.
     """
 
     def __init__(
@@ -96,7 +95,7 @@ class SageMakerDoor:
         app: App,
         config: SageMaker,
         looking: Looking,
-        models: BroughtModels,
+        models: EndpointModels,
         fault: Fault,
         access: Access = LOCAL,
     ) -> None:
@@ -111,20 +110,20 @@ class SageMakerDoor:
         return f"<SageMakerDoor {self._config}>"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The ASGI entry point."""
+        """Answer an ASGI call."""
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         path = scope["path"]
-        brought = _BROUGHT.fullmatch(path)
+        of_models = _MODELS.fullmatch(path)
         try:
             if path == "/ping":
                 return await self._app(_moved(scope, f"/v2/health/{self._config.ping}"), receive, send)
             if path == "/invocations":
                 name = _default(self._config.model, self._looking)
                 return await self._infer(scope, receive, send, name, self._config.inference)
-            if brought and brought[2]:
-                return await self._invoke(scope, receive, send, brought[1] or "")
-            if brought and scope["method"] in ("GET", "POST", "DELETE"):
+            if of_models and of_models[2]:
+                return await self._invoke(scope, receive, send, of_models[1] or "")
+            if of_models and scope["method"] in ("GET", "POST", "DELETE"):
                 headers = dict(scope["headers"])
                 self._access.check_host(headers)
                 if scope["method"] != "GET":
@@ -132,7 +131,7 @@ class SageMakerDoor:
                 body = await _read(receive)
                 if body is None:
                     return None
-                reply = await self._models.ask(scope["method"], brought[1] or "", headers, body)
+                reply = await self._models.ask(scope["method"], of_models[1] or "", headers, body)
                 return await say(send, reply)
         except SalverError as error:
             error.in_tritons_words = True
@@ -150,11 +149,13 @@ class SageMakerDoor:
     async def _infer(self, scope: Scope, receive: Receive, send: Send, name: str, operation: str) -> None:
         path = f"/v2/models/{quote(name, safe='')}/{operation}"
         mime = _BINARY.format("sagemaker")
-        moved = _sized(_moved(scope, path), mime) if operation == "infer" else _moved(scope, path)
+        moved = _moved(scope, path)
+        if operation == "infer":
+            moved = _sized(moved, mime)
 
         def answer(message: dict[str, Any]) -> Awaitable[None]:
-            """The length of the JSON part stands in the content type, as in the request."""
             if message["type"] == "http.response.start":
+                # SageMaker has the length of the JSON part in the content type.
                 headers = dict(message["headers"])
                 if length := headers.pop(_LENGTH, None):
                     headers[b"content-type"] = mime.encode() + length
@@ -165,10 +166,10 @@ class SageMakerDoor:
 
 
 class VertexDoor:
-    """The application as Vertex AI wants it.
+    """The application with Vertex AI's routes.
 
     Args:
-        fault: Lays out an error of Open Inference.
+        fault: Writes an error of Open Inference.
     """
 
     def __init__(self, app: App, config: Vertex, looking: Looking, fault: Fault) -> None:
@@ -181,7 +182,7 @@ class VertexDoor:
         return f"<VertexDoor {self._config}>"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The ASGI entry point."""
+        """Answer an ASGI call."""
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         try:
@@ -200,7 +201,7 @@ class VertexDoor:
         return await say(send, _UNKNOWN)
 
     async def _redirect(self, scope: Scope, receive: Receive, send: Send, redirect: bytes) -> None:
-        """To the path that a header names, as far as it changes nothing; the verb is always POST."""
+        """Answer a POST by the path that a header names, unless that would change something."""
         path = "/" + redirect.decode("latin-1")
         if scope["method"] != "POST":
             return await say(send, HttpReply(405, b'{"error":"Method Not Allowed"}'))
@@ -219,10 +220,10 @@ def _moved(scope: Scope, path: str) -> dict[str, Any]:
 
 
 def _sized(scope: dict[str, Any], mime: str) -> dict[str, Any]:
-    """With the length of the JSON part in the header of Open Inference, where the content type tells it.
+    """Copy the length of the JSON part from the platform's content type to the header of Open Inference.
 
     Raises:
-        InvalidInput: the content type only contains the platform's.
+        InvalidInput: The content type contains the platform's, but does not begin with it.
     """
     headers = dict(scope["headers"])
     content_type = headers.get(b"content-type", b"").decode("latin-1")
@@ -236,10 +237,10 @@ def _sized(scope: dict[str, Any], mime: str) -> dict[str, Any]:
 
 
 def _default(name: str, looking: Looking) -> str:
-    """The model that is asked where no name is said.
+    """Return the model of requests without a name.
 
     Raises:
-        NotFound: none is configured, and there is not exactly one.
+        NotFound: None is configured, and not exactly one is ready.
     """
     if name:
         return name
@@ -247,13 +248,13 @@ def _default(name: str, looking: Looking) -> str:
     if len(ready) != 1:
         raise NotFound(
             _ONE_MODEL,
-            fix="Name it: --vertex-ai-default-model, or SAGEMAKER_TRITON_DEFAULT_MODEL_NAME.",
+            fix="Set --vertex-ai-default-model, or SAGEMAKER_TRITON_DEFAULT_MODEL_NAME in the environment.",
         )
     return ready.pop()
 
 
 async def _read(receive: Receive) -> bytes | None:
-    """The whole of a small body; None if the caller left first."""
+    """Read a small body; return None if the caller hangs up first."""
     body = bytearray()
     while (message := await receive())["type"] == "http.request":
         body += message.get("body", b"")

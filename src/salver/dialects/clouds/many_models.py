@@ -1,7 +1,6 @@
-"""Models that SageMaker has brought to this server (TR-V2).
+"""Models of SageMaker's multi-model endpoints (TR-V2).
 
-SageMaker's contract for multi-model endpoints: it unpacks an archive, names its folder, and asks by the
-name that it gave. What lies in the folder is the repository's business.
+SageMaker unpacks an archive, loads its folder under a name, and sends requests to that name.
 """
 
 import asyncio
@@ -23,7 +22,7 @@ from salver.words.errors import Conflict, Forbidden, InvalidInput, SalverError
 _LOG = logging.getLogger("salver.sagemaker")
 #: SageMaker waits 360 s for an unload to end.
 _UNLOAD_S = 350.0
-#: How frameworks say that there is no memory; SageMaker then unloads other models, and tries again.
+#: Texts of frameworks that lack memory; SageMaker then unloads other models and tries again.
 _NO_MEMORY = (
     "out of memory",
     "memoryerror",
@@ -36,12 +35,12 @@ _NO_MEMORY = (
 
 
 class ManyModels:
-    """Loads, lists and unloads them.
+    """Loads, lists and unloads the models of an endpoint.
 
     Args:
-        is_allowed: SageMaker may bring models at all.
-        guard: Whether the caller needs a secret.
-        fault: Lays out an error of Open Inference.
+        is_allowed: Whether SageMaker may load models.
+        guard: Checks the caller's secret; None = none is needed.
+        fault: Writes an error of Open Inference.
     """
 
     def __init__(
@@ -56,7 +55,7 @@ class ManyModels:
         self._fault = fault
         self._guard = guard
         self._is_allowed = is_allowed
-        self._folders: dict[str, str] = {}  # by name; while a load is under way, too
+        self._folders: dict[str, str] = {}  # by name; holds models that are loading, too
         self._loaded: set[str] = set()
         self._changes = Supervisor(_LOG, "a request to load or unload a model failed")
 
@@ -67,7 +66,7 @@ class ManyModels:
         return name in self._loaded
 
     async def ask(self, verb: str, name: str, headers: dict[bytes, bytes], body: bytes) -> HttpReply:
-        """``GET``, ``POST`` or ``DELETE`` of ``/models`` or ``/models/NAME``."""
+        """Answer ``GET``, ``POST`` or ``DELETE`` of ``/models`` or ``/models/NAME``."""
         if self._guard is not None and (header := self._guard.lacks("model-repository", headers)):
             raise Forbidden(f"This API is restricted, expecting header '{header}'")  # TR-R37
         if verb == "POST":
@@ -85,14 +84,13 @@ class ManyModels:
         return {"modelName": name, "modelUrl": self._folders[name]}
 
     async def _load(self, name: str, folder: str) -> HttpReply:
-        """409: there is one of that name. 507: there is no memory for it. 400: it cannot be loaded."""
+        """Load a folder; 409: the name is taken, 507: not enough memory, 400: it cannot be loaded."""
         if not self._is_allowed:
             raise InvalidInput(
                 "this endpoint loads no models",
                 fix="Start with SAGEMAKER_MULTI_MODEL=true in its environment.",
             )
-        taken = name in self._folders or any(s.id.name == name for s in self._control.statuses())
-        if taken:
+        if name in self._folders or any(s.id.name == name for s in self._control.statuses()):
             text = f"failed to register '{folder}', there is a conflicting mapping for '{name}'"
             return msgspec.structs.replace(self._fault(Conflict(text)), status=409)
         self._folders[name] = folder
@@ -100,16 +98,16 @@ class ManyModels:
             await self._control.load(name, LoadOrder(folder=folder))
         except SalverError as error:
             _LOG.error("%s from %s cannot be loaded: %s", name, folder, error)
-            return await self._gave_up(name, error)
+            return await self._abandon(name, error)
         except BaseException:
             del self._folders[name]
             raise
         self._loaded.add(name)
         return HttpReply(200, b"")
 
-    async def _gave_up(self, name: str, error: SalverError) -> HttpReply:
+    async def _abandon(self, name: str, error: SalverError) -> HttpReply:
         try:
-            with contextlib.suppress(SalverError):  # where nothing may be loaded at all
+            with contextlib.suppress(SalverError):  # fails if the server loads nothing on request
                 await self._control.unload(name)
         finally:
             del self._folders[name]
@@ -118,7 +116,7 @@ class ManyModels:
         return msgspec.structs.replace(self._fault(error), status=507 if is_full else 400)
 
     async def _unload(self, name: str) -> HttpReply:
-        """Returns when its requests have ended and it is gone, as far as SageMaker waits for that."""
+        """Unload a model and wait until its requests have ended, within SageMaker's limit."""
         self._loaded.discard(name)
         try:
             async with asyncio.timeout(_UNLOAD_S):
@@ -131,10 +129,10 @@ class ManyModels:
 
 
 def _parsed(body: bytes) -> tuple[str, str]:
-    """Name and folder.
+    """Return name and folder of a model to load.
 
     Raises:
-        InvalidInput: one of them is not there, or no text.
+        InvalidInput: One of them is missing or no text.
     """
     root: Mapping[str, Any] = json_object(body)
     for key in ("model_name", "url"):

@@ -1,10 +1,7 @@
-"""Text that a chat template makes of a conversation.
+"""Chat templates: Jinja programs of a model's owner that turn a conversation into a prompt.
 
-Templates are Jinja programs of a model's owner, as Hugging Face's tokenizers have them, with the names and
-filters that those have there. They run in Jinja's sandbox: they see the messages and nothing else. It reads
-no file; Jinja is an extra.
-
-Pure.
+They have the names and filters of Hugging Face's tokenizers and run in Jinja's sandbox, which shows them
+the messages and nothing else. Jinja is an extra. Pure.
 """
 
 import json
@@ -15,22 +12,22 @@ from typing import Any, Final, NoReturn
 from salver.words.errors import InvalidInput, LoadFailed
 
 _SPECIAL: Final = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-#: Marks what an assistant says, for those who train; here it is nothing.
+#: Marks the assistant's text for training; without effect here.
 _GENERATION: Final = re.compile(r"({%[-+]?\s*)(end)?generation(\s*[-+]?%})")
 _NO_TOKENS: Final[Mapping[str, str]] = {}
 
 
 class ChatTemplate:
-    """A template, ready to use.
+    """Compiled chat template.
 
     Args:
         text: The program.
-        tokens: Names of special tokens in it, as ``bos_token``, and their texts.
-        origin: Where it comes from, for messages.
-        today: Writes the time in a form, as ``time.strftime`` does.
+        tokens: Special tokens by their names in the program, such as ``bos_token``.
+        origin: Source for error messages.
+        today: Formats the current time, as ``time.strftime`` does.
 
     Raises:
-        LoadFailed: it is no template, or Jinja is not installed.
+        LoadFailed: The text is no template, or Jinja is not installed.
 
     >>> ChatTemplate("{% for m in messages %}{{ m.role }}: {{ m.content }}{% endfor %}").render(
     ...     [{"role": "user", "content": "Hello"}])
@@ -69,16 +66,16 @@ class ChatTemplate:
         return f"<ChatTemplate of {self._origin}>"
 
     def render(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None = None) -> str:
-        """The text that a model goes on from.
+        """Return the prompt.
 
         Raises:
-            InvalidInput: the template does not take these messages.
+            InvalidInput: The template does not take these messages.
         """
         try:
             text: str = self._template.render(
                 **self._tokens, messages=messages, tools=tools, documents=None, add_generation_prompt=True
             )
-        except Exception as error:  # whatever a program of somebody else may raise
+        except Exception as error:  # a foreign program may raise anything
             why = f"{error}" or type(error).__name__
             raise InvalidInput(
                 f"the model's chat template does not take these messages: {why[:500]}", field="messages"
@@ -87,7 +84,7 @@ class ChatTemplate:
 
 
 def of_tokenizer(config: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
-    """Template and special tokens of a ``tokenizer_config.json``; an empty template where there is none.
+    """Return template (empty = none) and special tokens of a ``tokenizer_config.json``.
 
     >>> of_tokenizer({"chat_template": "{{ bos_token }}", "bos_token": {"content": "<s>"}})
     ('{{ bos_token }}', {'bos_token': '<s>'})
@@ -103,7 +100,9 @@ def of_tokenizer(config: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
     if isinstance(template, list):  # several, by name
         named = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}
         template = named.get("default", "")
-    return (template if isinstance(template, str) else ""), tokens
+    if not isinstance(template, str):
+        template = ""
+    return template, tokens
 
 
 def _as_condition(mark: re.Match[str]) -> str:
@@ -111,7 +110,7 @@ def _as_condition(mark: re.Match[str]) -> str:
 
 
 def _to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None, **more: Any) -> str:
-    """Jinja's own would escape what means something in HTML."""
+    """Write JSON without the HTML escapes of Jinja's own filter."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **more)
 
 

@@ -1,10 +1,4 @@
-"""Codecs of OpenAI's routes.
-
-Codecs of one request each, for ``dataplane.stream``: :class:`Generating` of ``/v1/chat/completions`` and
-``/v1/completions``, :class:`Embedding` of ``/v1/embeddings``. They know no route and no loaded model.
-
-Pure.
-"""
+"""Codecs of OpenAI's routes, each for one request that ``dataplane.stream`` answers. Pure."""
 
 import base64
 import functools
@@ -17,7 +11,7 @@ from salver.dialects.openai.answers import Answer, Usage, number_in, text_in
 from salver.dialects.openai.faults import openai_fault
 from salver.dialects.openai.inputs import fill, tensors_of
 from salver.dialects.openai.requests import ChatRequest, CompletionRequest, EmbeddingRequest
-from salver.dialects.openai.voice import Spoken, Voice
+from salver.dialects.openai.resolved_model import ChatSettings, ResolvedModel
 from salver.encoding.bodies import HttpBody, HttpReply
 from salver.encoding.json_text import dumps, loads
 from salver.kernel.serving.ports import Codec
@@ -28,13 +22,13 @@ from salver.words.tensor import Array, DataType, Tensor
 _NOTHING = HttpReply(200, b"")
 
 
-class Generating(Codec[HttpBody, HttpReply]):
-    """Codec of one request for text: each reply is some events of a stream, or nothing but kept.
+class GenerationCodec(Codec[HttpBody, HttpReply]):
+    """Codec of one request for text; without a stream, replies are empty until :meth:`whole`.
 
     Attributes:
-        failed: The error that its caller has been told, or is to be told; None = there was none.
-        prompt: That the model went on from, where it was made here.
-        has_begun: There was a response.
+        failed: Error that its caller gets; None = none.
+        prompt: Prompt of the model, if it was made here.
+        has_begun: Whether there was a response.
     """
 
     protocol = "openai"
@@ -42,7 +36,7 @@ class Generating(Codec[HttpBody, HttpReply]):
     def __init__(
         self,
         request: ChatRequest | CompletionRequest,
-        spoken: Spoken,
+        resolved: ResolvedModel,
         id: str,
         created: int,
         new_id: Callable[[], str],
@@ -50,29 +44,28 @@ class Generating(Codec[HttpBody, HttpReply]):
         self.request = request
         self.failed: HttpReply | None = None
         self.prompt: str | None = None
-        self._spoken = spoken
-        self._made = functools.partial(Answer, request, id=id, created=created, new_id=new_id)
-        self._answer = self._made(spoken)
+        self._resolved = resolved
+        self._new_answer = functools.partial(Answer, request, id=id, created=created, new_id=new_id)
+        self._answer = self._new_answer(resolved)
         self.has_begun = False
 
     def decode(self, http: HttpBody, signature: Signature) -> InferRequest:
-        """The model's inputs.
+        """Return the request to the model.
 
         Raises:
-            InvalidInput: naming the field.
+            InvalidInput: A field does not fit the model; the error names it.
         """
-        spoken = self._spoken.by(signature)
-        if spoken is not self._spoken:
-            self._spoken, self._answer = spoken, self._made(spoken)
-        asked = fill(signature, self.request, spoken)
-        self.prompt = asked.prompt
-        return InferRequest(self._spoken.model, asked.inputs, http.version)
+        resolved = self._resolved.for_version(signature)
+        if resolved is not self._resolved:
+            self._resolved, self._answer = resolved, self._new_answer(resolved)
+        inputs, self.prompt = fill(signature, self.request, resolved)
+        return InferRequest(self._resolved.model, inputs, http.version)
 
     def encode(self, request: InferRequest, response: InferResponse) -> HttpReply:
-        """Events; without any where no stream was asked for.
+        """Return the events of a response, empty unless the request asks for a stream.
 
         Raises:
-            SalverError: the response is an error, and the answer ends with it.
+            SalverError: The response is an error, which ends the answer.
         """
         if response.error is not None:
             raise response.error
@@ -81,68 +74,71 @@ class Generating(Codec[HttpBody, HttpReply]):
         return HttpReply(200, events) if events else _NOTHING
 
     def fault(self, error: SalverError) -> HttpReply:
-        """OpenAI's error object, once a stream has begun as an event of it."""
+        """Return OpenAI's error object, as an event once a stream has begun."""
         self.failed = openai_fault(error)
         if self.request.stream and self.has_begun:
             return HttpReply(200, b"data: %s\n\n" % self.failed.body)
         return self.failed
 
     @property
-    def voice(self) -> Voice:
-        """Of the version that was asked last."""
-        return self._spoken.voice
+    def settings(self) -> ChatSettings:
+        """Return the settings of the version that was asked last."""
+        return self._resolved.settings
 
     @property
     def uncounted(self) -> tuple[str, str] | None:
-        """Prompt and answer, where somebody has to count their tokens."""
-        if self._answer.usage is not None or self.prompt is None or self._spoken.voice.count is None:
+        """Return prompt and answer if their tokens have yet to be counted, else None."""
+        if self._answer.usage is not None or self.prompt is None or self._resolved.settings.count is None:
             return None
-        is_wanted = self.request.wants_usage or not self.request.stream
-        return (self.prompt, self._answer.text) if is_wanted else None
+        if self.request.stream and not self.request.wants_usage:
+            return None
+        return self.prompt, self._answer.text
 
     def whole(self, counted: Usage | None) -> HttpReply:
-        """The one answer, when the model has said all."""
+        """Return the whole answer, after the last response."""
         return HttpReply(200, self._answer.whole(self._answer.usage or counted))
 
     def end(self, counted: Usage | None) -> HttpReply:
-        """The last events of a stream."""
+        """Return the last events of a stream."""
         return HttpReply(200, b"".join(self._answer.end(self._answer.usage or counted)))
 
 
-class Embedding(Codec[HttpBody, HttpReply]):
-    """Codec of one run of a request for embeddings.
+class EmbeddingCodec(Codec[HttpBody, HttpReply]):
+    """Codec of one run for a request for embeddings.
 
     Args:
-        texts: Of this run.
+        texts: Texts of this run.
 
     Attributes:
-        vectors: FP32, one for each text; empty until they are there.
-        tokens: Of the texts, as the model counts them; None where it does not.
+        vectors: One FP32 vector per text, once the model has answered.
+        tokens: Tokens of the texts; None if the model does not count them.
     """
 
     protocol = "openai"
 
-    def __init__(self, request: EmbeddingRequest, spoken: Spoken, texts: Sequence[str | list[int]]) -> None:
+    def __init__(
+        self, request: EmbeddingRequest, resolved: ResolvedModel, texts: Sequence[str | list[int]]
+    ) -> None:
         self.vectors: list[Array] = []
         self.tokens: int | None = None
         self.failed: HttpReply | None = None
         self._request = request
-        self._spoken = spoken
+        self._resolved = resolved
         self._texts = texts
 
     def decode(self, http: HttpBody, signature: Signature) -> InferRequest:
-        """The texts as the model's input.
+        """Return the request to the model, with the texts as its input.
 
         Raises:
-            InvalidInput: the model takes no texts, or gives no embeddings.
+            InvalidInput: The model takes no texts or returns no embeddings.
         """
-        model = self._spoken.model
-        if takes_requests(signature):
-            told: dict[str, Any] = {"input": self._texts[0], "pooling_params": {}}
+        model = self._resolved.model
+        if takes_json_requests(signature):
+            body: dict[str, Any] = {"input": self._texts[0], "pooling_params": {}}
             if self._request.dimensions is not None:
-                told["pooling_params"] = {"dimensions": [self._request.dimensions]}
+                body["pooling_params"] = {"dimensions": [self._request.dimensions]}
             counts = {"return_num_input_tokens": True, "return_num_output_tokens": True}
-            values = {"embedding_request": dumps(told).decode(), "text_input": "", **counts}
+            values = {"embedding_request": dumps(body).decode(), "text_input": "", **counts}
             wanted = tuple(s for s in signature.inputs if s.name != "text_input" or not s.optional)
             return InferRequest(model, tensors_of(Signature(wanted, ()), values, model), http.version)
         spec = text_input(signature)
@@ -170,19 +166,19 @@ class Embedding(Codec[HttpBody, HttpReply]):
         return InferRequest(model, tuple(inputs), http.version)
 
     def encode(self, request: InferRequest, response: InferResponse) -> HttpReply:
-        """Keeps the vectors.
+        """Keep the vectors and return an empty reply.
 
         Raises:
-            SalverError: the response is an error, or holds no vectors.
+            SalverError: The response is an error or holds no vectors.
         """
         if response.error is not None:
             raise response.error
         outputs = {tensor.name: tensor for tensor in response.outputs}
-        if not outputs:  # a last response with nothing in it
+        if not outputs:  # an empty last response
             return _NOTHING
         self.tokens = number_in(outputs.get("num_input_tokens"))
         if "text_output" in outputs:
-            self.vectors.append(_listed(text_in(outputs["text_output"])))
+            self.vectors.append(_parse_vector(text_in(outputs["text_output"])))
             return _NOTHING
         floats = [tensor for tensor in response.outputs if tensor.datatype.is_float]
         if len(floats) != 1:
@@ -195,55 +191,56 @@ class Embedding(Codec[HttpBody, HttpReply]):
         width = self.vectors[0].size
         if self._request.dimensions not in (None, width):
             raise InvalidInput(
-                f"model '{self._spoken.model}' gives embeddings of {width} dimensions", field="dimensions"
+                f"model '{self._resolved.model}' gives embeddings of {width} dimensions", field="dimensions"
             )
         return _NOTHING
 
     def fault(self, error: SalverError) -> HttpReply:
-        """OpenAI's error object."""
+        """Return OpenAI's error object."""
         self.failed = openai_fault(error)
         return self.failed
 
 
 def embeddings(request: EmbeddingRequest, vectors: Sequence[Array], tokens: int | None) -> HttpReply:
-    """The answer: a vector for each text."""
+    """Return the answer, with one vector per text."""
+    shown: list[Any] = list(vectors)
     if request.encoding_format == "base64":
-        told: list[Any] = [base64.b64encode(v.astype("<f4").tobytes()).decode() for v in vectors]
-    else:
-        told = list(vectors)
-    data = [{"object": "embedding", "index": at, "embedding": v} for at, v in enumerate(told)]
+        shown = [base64.b64encode(v.astype("<f4").tobytes()).decode() for v in vectors]
+    data = [{"object": "embedding", "index": at, "embedding": v} for at, v in enumerate(shown)]
     usage = None if tokens is None else {"prompt_tokens": tokens, "total_tokens": tokens}
     return HttpReply(200, dumps({"object": "list", "data": data, "model": request.model, "usage": usage}))
 
 
-def takes_requests(signature: Signature) -> bool:
-    """As Triton's vLLM backend: one text a request, in JSON."""
+def takes_json_requests(signature: Signature) -> bool:
+    """Return whether a model takes one text as JSON, as Triton's vLLM backend does."""
     return any(spec.name == "embedding_request" for spec in signature.inputs)
 
 
 def rows_of(signature: Signature) -> int:
-    """Texts that a model takes in one run; 0 = as many as one likes."""
+    """Return how many texts a model takes in one run; 0 = any number."""
     spec = text_input(signature)
-    if takes_requests(signature) or spec is None or not spec.shape or spec.shape[0] != -1:
+    if takes_json_requests(signature) or spec is None or not spec.shape or spec.shape[0] != -1:
         return 1
     return signature.max_rows if signature.batched else 0
 
 
 def text_input(signature: Signature) -> TensorSpec | None:
-    """Where texts go: ``text_input``, or the only input that has to be given."""
-    needed = [spec for spec in signature.inputs if not spec.optional] or list(signature.inputs)
+    """Return the input for texts: ``text_input``, or the only required input."""
     named = [spec for spec in signature.inputs if spec.name == "text_input"]
-    found = named[0] if named else needed[0] if len(needed) == 1 else None
-    return found if found is not None and found.datatype is DataType.BYTES else None
+    required = [spec for spec in signature.inputs if not spec.optional]
+    found = named or required or list(signature.inputs)
+    if (not named and len(found) != 1) or found[0].datatype is not DataType.BYTES:
+        return None
+    return found[0]
 
 
 def vector_output(signature: Signature) -> TensorSpec | None:
-    """Where embeddings come from: the only output of floating-point numbers."""
+    """Return the output for embeddings: the only one of floating-point numbers."""
     floats = [spec for spec in signature.outputs if spec.datatype.is_float]
     return floats[0] if len(floats) == 1 else None
 
 
-def _listed(text: str) -> Array:
+def _parse_vector(text: str) -> Array:
     try:
         vector = np.array(loads(text.encode()), np.float32)
     except (InvalidInput, TypeError, ValueError) as error:

@@ -1,7 +1,4 @@
-"""Error objects of OpenAI's routes (X-24).
-
-Pure.
-"""
+"""Error objects of OpenAI's routes (X-24). Pure."""
 
 from typing import Final
 
@@ -13,7 +10,7 @@ from salver.words.errors import Code, SalverError
 
 #: HTTP status of OpenAI's routes.
 OPENAI: Final[dict[Code, int]] = {**HTTP, Code.CANCELLED: 400}
-#: ``type`` and ``code`` by status, as OpenAI or Triton's front end has them.
+#: ``type`` and ``code`` by status, as in OpenAI's interface or Triton's front end.
 _KINDS: Final[dict[int, tuple[str, str]]] = {
     401: ("authentication_error", "invalid_auth"),
     413: ("invalid_request_error", "content_too_large"),
@@ -27,10 +24,5 @@ def openai_fault(error: SalverError) -> HttpReply:
     kind, code = _KINDS.get(status, ("invalid_request_error" if status < 500 else "server_error", None))
     if error.code is Code.NOT_FOUND:
         code = "model_not_found"
-    found = {
-        "message": clean(str(error)),
-        "type": kind,
-        "param": clean(error.field) or None,
-        "code": code,
-    }
-    return HttpReply(status, orjson.dumps({"error": found}), json_headers(error))
+    fault = {"message": clean(str(error)), "type": kind, "param": clean(error.field) or None, "code": code}
+    return HttpReply(status, orjson.dumps({"error": fault}), json_headers(error))

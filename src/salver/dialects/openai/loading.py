@@ -4,32 +4,32 @@ import asyncio
 from collections.abc import Callable
 from weakref import WeakKeyDictionary
 
-from salver.dialects.openai.voice import Voice
-from salver.dialects.openai.voices import voice_of
+from salver.dialects.openai.model_resolver import settings_of
+from salver.dialects.openai.resolved_model import ChatSettings
 from salver.kernel.serving.servable import Servable
 from salver.words.artifacts import Manifest
 
 
-class VoiceAttachment:
-    """Reads the voice of each version, and keeps it while the version is loaded.
+class ChatSettingsAttachment:
+    """Reads the settings of each version and keeps them while it is loaded.
 
     Args:
-        common: For models that say nothing themselves.
+        common: Settings of models that have none of their own.
     """
 
-    def __init__(self, common: Voice) -> None:
+    def __init__(self, common: ChatSettings) -> None:
         self._common = common
-        self._voices: WeakKeyDictionary[object, Voice] = WeakKeyDictionary()  # by servable
+        self._settings: WeakKeyDictionary[object, ChatSettings] = WeakKeyDictionary()  # by servable
 
     async def prepare(self, manifest: Manifest) -> Callable[[Servable], None]:
         """See :class:`~salver.kernel.serving.loading.Attachment`."""
-        voice = await asyncio.to_thread(voice_of, manifest, self._common)
+        settings = await asyncio.to_thread(settings_of, manifest, self._common)
 
         def attach(servable: Servable) -> None:
-            self._voices[servable] = voice
+            self._settings[servable] = settings
 
         return attach
 
-    def of(self, servable: object) -> Voice:
-        """Return the voice of a servable."""
-        return self._voices.get(servable, self._common)
+    def of(self, servable: object) -> ChatSettings:
+        """Return the settings of a servable."""
+        return self._settings.get(servable, self._common)

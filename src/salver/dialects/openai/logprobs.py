@@ -1,7 +1,7 @@
-"""Probabilities of vLLM's tokens, as OpenAI's routes show them.
+"""Log probabilities of vLLM's tokens in the forms of OpenAI's routes.
 
-A model gives a list with an object for each token of its answer: from ids of tokens to ``logprob``,
-``rank`` and ``decoded_token``, the token that was drawn first and then the likeliest ones. Pure.
+A model gives one object for each token of its answer, from token ids to ``logprob``, ``rank`` and
+``decoded_token``; the drawn token comes first, then the likeliest ones. Pure.
 """
 
 import math
@@ -12,10 +12,10 @@ from salver.words.errors import ModelFailed
 
 
 def of_chat(probabilities: Any) -> list[dict[str, Any]]:
-    """As chat completions have them.
+    """Return them for a chat completion.
 
     Raises:
-        ModelFailed: the model gave something else.
+        ModelFailed: They have another form.
 
     >>> of_chat([{"5": {"logprob": -0.5, "rank": 1, "decoded_token": "a"}}])[0]["bytes"]
     [97]
@@ -27,45 +27,47 @@ def of_chat(probabilities: Any) -> list[dict[str, Any]]:
 
 
 def of_completion(probabilities: Any, offset: int) -> dict[str, Any]:
-    """As completions have them.
+    """Return them for a completion.
 
     Args:
         offset: Characters of the answer before these tokens.
 
     Raises:
-        ModelFailed: the model gave something else.
+        ModelFailed: They have another form.
     """
-    told: dict[str, list[Any]] = {"text_offset": [], "token_logprobs": [], "tokens": [], "top_logprobs": []}
+    lists: dict[str, list[Any]] = {"text_offset": [], "token_logprobs": [], "tokens": [], "top_logprobs": []}
     for (token, logprob), ranked in _read(probabilities):
-        told["text_offset"].append(offset)
-        told["token_logprobs"].append(logprob)
-        told["tokens"].append(token)
-        told["top_logprobs"].append(dict(ranked))
+        lists["text_offset"].append(offset)
+        lists["token_logprobs"].append(logprob)
+        lists["tokens"].append(token)
+        lists["top_logprobs"].append(dict(ranked))
         offset += len(token)
-    return told
+    return lists
 
 
 def _read(probabilities: Any) -> list[tuple[tuple[str, float], list[tuple[str, float]]]]:
-    """Of each place the token that was drawn, and all that were told, the likeliest first."""
+    """Return for each position the drawn token, and all given tokens with the likeliest first."""
     found = []
     try:
-        for place in probabilities:
+        for position in probabilities:
             tokens = [
-                (told.get("rank") or sys.maxsize, str(told["decoded_token"] or ""), float(told["logprob"]))
-                for told in place.values()
+                (
+                    each.get("rank") or sys.maxsize,
+                    (str(each["decoded_token"] or ""), _finite(each["logprob"])),
+                )
+                for each in position.values()
             ]
             if tokens:
-                ranked = [
-                    (token, _finite(logprob)) for _, token, logprob in sorted(tokens, key=lambda t: t[0])
-                ]
-                found.append(((tokens[0][1], _finite(tokens[0][2])), ranked))
+                ranked = [token for _, token in sorted(tokens, key=lambda t: t[0])]
+                found.append((tokens[0][1], ranked))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ModelFailed(f"the model gave probabilities of another form than vLLM's: {error!r}") from error
     return found
 
 
-def _finite(logprob: float) -> float:
-    """JSON has no -inf; OpenAI's word for it is this number."""
+def _finite(value: Any) -> float:
+    """Return a logarithm as JSON can carry it: OpenAI writes -9999 for -inf."""
+    logprob = float(value)
     return logprob if math.isfinite(logprob) else -9999.0
 
 

@@ -1,7 +1,4 @@
-"""OpenAI's list of models.
-
-Pure.
-"""
+"""OpenAI's list of models. Pure."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
@@ -20,7 +17,7 @@ def list_models(
     Args:
         owner: Name of the server.
         created: Unix seconds since which it serves them.
-        more: Names under which a model may be asked besides its own.
+        more: Further names by a model's own name.
     """
     versions: dict[str, list[VersionStatus]] = {}
     for status in statuses:

@@ -1,10 +1,6 @@
-"""Requests to OpenAI's routes.
+"""Request bodies of OpenAI's routes as records, parsed and checked.
 
-Bodies of ``/v1/chat/completions``, ``/v1/completions`` and ``/v1/embeddings`` as records, checked: keys
-that are not known are refused, and so is what Triton's front end refuses of every model (TR-V6), whose
-schema and defaults these are. It knows no model.
-
-Pure.
+Schema, defaults and refusals are those of Triton's OpenAI front end (TR-V6); unknown keys are refused. Pure.
 """
 
 import math
@@ -26,13 +22,13 @@ _Object = dict[str, Any]
 
 
 class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a stream tells besides: its tokens' counts, in a last event of their own."""
+    """Options of a stream: whether a last event holds the token counts."""
 
     include_usage: bool | None = False
 
 
 class Generation(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """What both kinds of generation may ask; None is as if it were not there."""
+    """Parameters of both kinds of generation; None counts as missing."""
 
     model: str
     frequency_penalty: _Penalty | None = 0.0
@@ -52,12 +48,12 @@ class Generation(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     @property
     def stops(self) -> list[str]:
-        """Texts that end the answer."""
+        """Return the texts that end the answer."""
         return [self.stop] if isinstance(self.stop, str) else self.stop or []
 
     @property
     def wants_usage(self) -> bool:
-        """A stream is to end with its counts."""
+        """Return whether a stream shall end with its counts."""
         return self.stream_options is not None and bool(self.stream_options.include_usage)
 
 
@@ -72,17 +68,17 @@ class CompletionRequest(Generation, kw_only=True, forbid_unknown_fields=True):
 
     @property
     def text(self) -> str:
-        """The prompt, which is a text once it has been checked."""
+        """Return the prompt, which :func:`parse_completion` has checked to be a text."""
         return self.prompt if isinstance(self.prompt, str) else ""
 
     @property
     def wanted_logprobs(self) -> int | None:
-        """Likeliest tokens to tell at each place; None = no probabilities at all."""
+        """Number of likeliest tokens to return at each position; None = no probabilities."""
         return self.logprobs or None
 
     @property
     def most_tokens(self) -> int | None:
-        """Of the answer."""
+        """Return the limit of the answer in tokens; None = not given."""
         return self.max_tokens
 
 
@@ -95,14 +91,14 @@ class Function(msgspec.Struct, frozen=True):
 
 
 class Tool(msgspec.Struct, frozen=True):
-    """A tool of which only functions are known."""
+    """A tool; functions are the only type."""
 
     type: Literal["function"]
     function: Function
 
 
-class Named(msgspec.Struct, frozen=True):
-    """Its name."""
+class FunctionName(msgspec.Struct, frozen=True):
+    """Reference to a function."""
 
     name: str
 
@@ -111,11 +107,11 @@ class NamedTool(msgspec.Struct, frozen=True):
     """The tool that has to be called."""
 
     type: Literal["function"]
-    function: Named
+    function: FunctionName
 
 
 class ResponseFormat(msgspec.Struct, frozen=True):
-    """In which form the answer is to be; models get the request's own object."""
+    """Form of the answer; used to check the request's object, which models get as it is."""
 
     type: Literal["text", "json_object", "json_schema"] = "text"
 
@@ -137,19 +133,19 @@ class ChatRequest(Generation, kw_only=True, forbid_unknown_fields=True):
 
     @property
     def wanted_logprobs(self) -> int | None:
-        """Likeliest tokens to tell at each place; None = no probabilities at all."""
+        """Number of likeliest tokens to return at each position; None = no probabilities."""
         if not self.logprobs:
             return None
         return 1 if self.top_logprobs is None else self.top_logprobs
 
     @property
     def most_tokens(self) -> int | None:
-        """Of the answer."""
+        """Return the limit of the answer in tokens; None = not given."""
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
     @property
     def forced_tool(self) -> str:
-        """Name of the function that has to be called; empty = none has to."""
+        """Name of the function that has to be called; empty = none."""
         if isinstance(self.tool_choice, NamedTool):
             return self.tool_choice.function.name
         if self.tool_choice == "required" and self.tools:
@@ -159,7 +155,7 @@ class ChatRequest(Generation, kw_only=True, forbid_unknown_fields=True):
 
     @property
     def may_call_tools(self) -> bool:
-        """The model chooses whether it calls one."""
+        """Return whether the model may choose to call a tool."""
         return bool(self.tools) and self.tool_choice in (None, "auto")
 
 
@@ -174,14 +170,14 @@ class EmbeddingRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def texts(self) -> list[str | list[int]]:
-        """Texts, or lists of tokens, of which each has an embedding."""
+        """Return the texts or lists of tokens, each of which gets an embedding."""
         if isinstance(self.input, str) or type(self.input[0]) is int:
             return [self.input]
         return self.input
 
 
 class Message(msgspec.Struct, frozen=True):
-    """One message of a conversation, as far as it is looked at."""
+    """Fields of a message in a conversation that are checked."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: str | list[_Object] | None = None
@@ -194,49 +190,50 @@ KindT = TypeVar("KindT")
 
 
 def parse_chat(body: bytes) -> ChatRequest:
-    """A request, checked as far as it can be without knowing the model; so are the others.
+    """Parse a chat and check it as far as is possible without the model.
 
     Raises:
-        InvalidInput: naming the field.
+        InvalidInput: A field is wrong; the error names it.
     """
-    asked = _converted(_root(body), ChatRequest, "")
-    _check_chat(asked)
-    return asked
+    request = _converted(_root(body), ChatRequest, "")
+    _check_chat(request)
+    return request
 
 
 def parse_completion(body: bytes) -> CompletionRequest:
-    """Raises InvalidInput."""
-    asked = _converted(_root(body), CompletionRequest, "")
-    _check_completion(asked)
-    return asked
+    """Parse a completion request, as :func:`parse_chat` does a chat."""
+    request = _converted(_root(body), CompletionRequest, "")
+    _check_completion(request)
+    return request
 
 
 def parse_embedding(body: bytes) -> EmbeddingRequest:
-    """Raises InvalidInput."""
-    asked = _converted(_root(body), EmbeddingRequest, "")
-    _check_texts(asked)
-    return asked
+    """Parse a request for embeddings, as :func:`parse_chat` does a chat."""
+    request = _converted(_root(body), EmbeddingRequest, "")
+    _check_texts(request)
+    return request
 
 
 def conversation(request: ChatRequest) -> list[_Object]:
-    """The messages as chat templates take them: contents are texts, and arguments of calls are objects.
+    """Return the messages for a chat template, with texts as contents and objects as arguments of calls.
 
     Raises:
-        InvalidInput: a message holds something else than text, or arguments that are not JSON.
+        InvalidInput: A message holds something other than text, or arguments that are not JSON.
     """
     found = []
-    for at, message in enumerate(request.messages):
-        told = msgspec.convert(message, Message)
-        plain: _Object = {"role": "system" if told.role == "developer" else told.role}
-        plain["content"] = _text(told.content, f"messages[{at}].content")
-        if told.name is not None:
-            plain["name"] = told.name
-        if told.tool_call_id is not None:
-            plain["tool_call_id"] = told.tool_call_id
-        if told.tool_calls is not None:
+    for at, value in enumerate(request.messages):
+        message = msgspec.convert(value, Message)
+        plain: _Object = {"role": message.role, "content": _text(message.content, f"messages[{at}].content")}
+        if message.role == "developer":  # templates know its older name
+            plain["role"] = "system"
+        if message.name is not None:
+            plain["name"] = message.name
+        if message.tool_call_id is not None:
+            plain["tool_call_id"] = message.tool_call_id
+        if message.tool_calls is not None:
             plain["tool_calls"] = [
                 _call(call, f"messages[{at}].tool_calls[{index}]")
-                for index, call in enumerate(told.tool_calls)
+                for index, call in enumerate(message.tool_calls)
             ]
         found.append(plain)
     return found
@@ -273,8 +270,10 @@ def _refuse_nonfinite(value: Any) -> None:
         value = stack.pop()
         if isinstance(value, float) and not math.isfinite(value):
             raise InvalidInput("the request holds NaN or Infinity, which are not JSON")
-        if isinstance(value, dict | list):
-            stack += value.values() if isinstance(value, dict) else value
+        if isinstance(value, dict):
+            stack += value.values()
+        elif isinstance(value, list):
+            stack += value
 
 
 def _check_common(asked: CompletionRequest | ChatRequest) -> None:
@@ -362,7 +361,9 @@ def _text(content: str | list[_Object] | None, field: str) -> str | None:
     for at, part in enumerate(content):
         kind, text = part.get("type"), part.get("text")
         if kind != "text" or not isinstance(text, str):
-            shown = kind if isinstance(kind, str) and kind != "text" else "a part without a text"
+            shown = "a part without a text"
+            if isinstance(kind, str) and kind != "text":
+                shown = kind
             raise InvalidInput(
                 f"only text message is supported, but got {shown[:64]}", field=f"{field}[{at}]"
             )
@@ -371,7 +372,7 @@ def _text(content: str | list[_Object] | None, field: str) -> str | None:
 
 
 def _call(call: _Object, field: str) -> _Object:
-    """A call of a tool, whose arguments come as text."""
+    """Return a tool call with its arguments parsed."""
     function = call.get("function")
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise InvalidInput(f"{field}.function must be an object with a name", field=f"{field}.function")

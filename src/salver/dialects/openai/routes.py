@@ -5,7 +5,7 @@ from typing import Final
 from salver.transport.routes import Operation, Route, unquoted
 from salver.words.errors import NoRoute, WrongVerb
 
-#: Beginnings of paths that OpenAI's clients ask, whether or not there is anything.
+#: Prefixes of the paths whose errors are OpenAI's, existing or not.
 PREFIXES: Final = (b"/v1/chat/", b"/v1/completions", b"/v1/embeddings", b"/v1/responses")
 OPERATIONS: Final = (
     Operation("list_v1", "GET", "/v1/models", "Every model with its versions and state"),
@@ -23,12 +23,10 @@ def is_openai(raw_path: bytes) -> bool:
 
 
 def find(verb: str, raw_path: bytes) -> Route | None:
-    """Find the route of a path that no row matches.
-
-    It may name a model to load or unload with slashes, as OpenAI's ids have them, that are not quoted (X-26).
+    """Find the route of a path that no row matches: a model to load or unload may have slashes (X-26).
 
     Raises:
-        NoRoute, WrongVerb: the path is OpenAI's, and there is no such operation.
+        NoRoute, WrongVerb: The path is one of OpenAI's, which has no such operation.
     """
     if verb != "OPTIONS" and is_openai(raw_path):
         if any(row.path.encode() == raw_path for row in OPERATIONS):
@@ -37,5 +35,6 @@ def find(verb: str, raw_path: bytes) -> Route | None:
     parts = raw_path.decode("latin-1").split("/")[1:]
     if parts[:2] != ["v1", "models"] or len(parts) < 4 or not all(parts):
         return None
-    is_one = verb == "POST" and parts[-1] in ("load", "unload")
-    return Route(f"{parts[-1]}_v1", unquoted("/".join(parts[2:-1]))) if is_one else None
+    if verb != "POST" or parts[-1] not in ("load", "unload"):
+        return None
+    return Route(f"{parts[-1]}_v1", unquoted("/".join(parts[2:-1])))

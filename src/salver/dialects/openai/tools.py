@@ -1,11 +1,7 @@
-"""Calls of tools in a model's text.
+"""Parsers of the tool calls in a model's text.
 
-Models write calls as text. ``llama3``: a JSON object, or several parted by ``;``, perhaps behind
-``<|python_tag|>``; ``mistral``: a JSON list of them, perhaps behind ``[TOOL_CALLS]``. A call has a ``name``
-and ``arguments`` or ``parameters``. :class:`ToolCalls` reads such text as it comes, each character once,
-and knows no request.
-
-Pure.
+``llama3``: JSON objects separated by ``;``, perhaps after ``<|python_tag|>``; ``mistral``: a JSON list of
+them, perhaps after ``[TOOL_CALLS]``. A call has a ``name`` and ``arguments`` or ``parameters``. Pure.
 """
 
 import json
@@ -17,7 +13,7 @@ from salver.words.errors import InvalidInput
 
 Parser = Literal["", "llama3", "mistral"]
 
-#: Parser -> the mark before calls, and what calls begin with where a model leaves the mark out.
+#: Parser -> the mark before calls, and how calls begin without the mark.
 _BEGINNINGS: Final = {"llama3": ("<|python_tag|>", "{"), "mistral": ("[TOOL_CALLS]", "[")}
 _BETWEEN: Final = frozenset(" \t\r\n;,[]")
 
@@ -30,11 +26,11 @@ class ToolCall(NamedTuple):
 
 
 class ToolCalls:
-    """The calls in one answer, as its text comes.
+    """Incremental parser of the calls in one answer; reads each character once.
 
     Args:
         parser: How the model writes calls.
-        most: Bytes of text that are kept until they are a call; what is longer is text.
+        most: Limit of the text held back as a possible call, in bytes; longer text is plain.
 
     >>> calls = ToolCalls("llama3", 1000)
     >>> calls.read('{"name": "add", "argu'), calls.read('ments": {"a": 1}}')
@@ -45,49 +41,49 @@ class ToolCalls:
         self._mark, self._bare = _BEGINNINGS[parser]
         self._most = most
         self._state: Literal["begin", "calls", "text"] = "begin"
-        self._kept = ""  # not given away as yet
-        self._size = 0  # of it, in bytes
-        self._seen = 0  # characters of it that have been looked at
-        self._begin = 0  # of the object that is read
+        self._held = ""  # text held back: it may be a call
+        self._size = 0  # bytes held back
+        self._seen = 0  # characters held back that have been scanned
+        self._begin = 0  # start of the current object
         self._depth = 0
         self._is_quoted = False
         self._is_escaped = False
         self._count = 0
 
     def read(self, text: str) -> tuple[str, list[ToolCall]]:
-        """Text that is certain to be no call, and calls that have ended in this piece."""
+        """Return the plain text and the complete calls after this piece."""
         if self._state == "text":
             return text, []
-        self._kept += text
+        self._held += text
         self._size += len(text.encode("utf-8", "replace"))
         if self._state == "begin":
-            self._look()
+            self._recognise()
         if self._size > self._most:
             self._state = "text"
         calls = self._scan() if self._state == "calls" else []
         return (self.rest() if self._state == "text" else ""), calls
 
     def rest(self) -> str:
-        """What is left when the answer has ended: text that looked like a call, and was none."""
-        left, self._kept = self._kept, ""
-        is_nothing = self._state == "calls" and self._count and _BETWEEN.issuperset(left)
+        """Return the text held back that turned out to be no call, at the end of an answer."""
+        left, self._held = self._held, ""
+        is_separator = self._state == "calls" and self._count and _BETWEEN.issuperset(left)
         self._state = "text"
-        return "" if is_nothing else left
+        return "" if is_separator else left
 
-    def _look(self) -> None:
-        """Is this the beginning of calls, or of text? The state stays while nobody can say."""
-        text = self._kept.lstrip()
+    def _recognise(self) -> None:
+        """Decide whether calls or text begin; keep the state while both are possible."""
+        text = self._held.lstrip()
         if text.startswith(self._mark):
-            self._seen = len(self._kept) - len(text) + len(self._mark)
+            self._seen = len(self._held) - len(text) + len(self._mark)
             self._state = "calls"
         elif not self._mark.startswith(text):
             self._state = "calls" if text.startswith(self._bare) else "text"
 
     def _scan(self) -> list[ToolCall]:
-        """Calls that have ended; the state is ``text`` when something else comes."""
+        """Return the complete calls; set the state to ``text`` if something else follows."""
         calls: list[ToolCall] = []
-        while self._seen < len(self._kept) and self._state == "calls":
-            character = self._kept[self._seen]
+        while self._seen < len(self._held) and self._state == "calls":
+            character = self._held[self._seen]
             self._seen += 1
             if self._is_quoted:
                 self._is_quoted = self._is_escaped or character != '"'
@@ -95,7 +91,8 @@ class ToolCalls:
             elif character == '"' and self._depth:
                 self._is_quoted = True
             elif character == "{":
-                self._begin = self._begin if self._depth else self._seen - 1
+                if not self._depth:
+                    self._begin = self._seen - 1
                 self._depth += 1
             elif character == "}" and self._depth:
                 self._depth -= 1
@@ -106,20 +103,20 @@ class ToolCalls:
         return calls
 
     def _end(self, calls: list[ToolCall]) -> None:
-        """An object has ended: what came before it is no longer needed if it is a call."""
-        call = _call(self._kept[self._begin : self._seen])
+        """Parse the object that has ended; drop the text up to its end if it is a call."""
+        call = _call(self._held[self._begin : self._seen])
         if call is None:
             self._state = "text"
             return
         calls.append(call)
         self._count += 1
-        self._kept = self._kept[self._seen :]
-        self._size = len(self._kept.encode("utf-8", "replace"))
+        self._held = self._held[self._seen :]
+        self._size = len(self._held.encode("utf-8", "replace"))
         self._seen = 0
 
 
 def read_whole(text: str, parser: Literal["llama3", "mistral"], most: int) -> tuple[str, list[ToolCall]]:
-    """The text and the calls of a whole answer, which is text as a whole where a part of it is no call.
+    """Return text and calls of a whole answer, which is all text if any part of it is no call.
 
     >>> read_whole('[TOOL_CALLS][{"name": "now", "arguments": {}}]', "mistral", 1000)
     ('', [ToolCall(name='now', arguments='{}')])
@@ -132,7 +129,7 @@ def read_whole(text: str, parser: Literal["llama3", "mistral"], most: int) -> tu
 
 
 def call_id(parser: Parser, new_id: Callable[[], str]) -> str:
-    """An id for a call; Mistral's templates take nine letters or digits, and nothing else."""
+    """Return an id for a call; Mistral's templates require nine letters or digits."""
     new = new_id()
     return new[-9:] if parser == "mistral" else f"call_{new}"
 

@@ -6,7 +6,7 @@ from salver.words.errors import InvalidInput
 
 
 class RepositoryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How models are found below paths.
+    """Rules for finding models below paths.
 
     Attributes:
         name: Name of the one model that the paths must then hold; empty = by file or folder.

@@ -40,7 +40,7 @@ class NamedModel(msgspec.Struct, frozen=True):
 
     @property
     def only(self) -> frozenset[str]:
-        """The versions to read; empty = all."""
+        """Return the versions to read; empty = all."""
         return frozenset(self.versions.specific) if self.is_exact and self.versions else frozenset()
 
 

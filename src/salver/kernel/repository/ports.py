@@ -109,7 +109,7 @@ def _open_no_folder(name: str, path: str) -> Upload:
 
 
 class Formats(msgspec.Struct, frozen=True):
-    """How artefacts, configurations and archives are read.
+    """Readers of artefacts, configurations and archives.
 
     Attributes:
         recognise: Tells the formats of artefacts apart.

@@ -1,8 +1,7 @@
-"""What OpenAI's routes know of each loaded model.
+"""Models by the names in requests, and their chat settings from files.
 
-Chat templates and tokenizers from the files that the server's flags or the model's own configuration name,
-and the LoRAs that a model of Triton's vLLM backend lists. :class:`Voices` finds the model that a name
-means. It knows no request.
+Chat templates and tokenizers come from files that the server's flags or the model's configuration name,
+LoRAs from the list beside a model of Triton's vLLM backend.
 """
 
 import functools
@@ -14,8 +13,8 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from salver.dialects.openai.chat_template import ChatTemplate, of_tokenizer
+from salver.dialects.openai.resolved_model import ChatSettings, ResolvedModel
 from salver.dialects.openai.tools import Parser
-from salver.dialects.openai.voice import Spoken, Voice
 from salver.kernel.serving.ports import Lessor
 from salver.stores.protocol import checked
 from salver.words.artifacts import Manifest
@@ -28,16 +27,16 @@ _MOST_TOKENIZER: Final = 256 << 20
 _MOST_LIST: Final = 1 << 20
 
 
-class VoiceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How models are spoken to that say nothing of it.
+class OpenAiConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Chat settings of models that have none of their own.
 
     Attributes:
         template: File of the chat template.
-        tokenizer: Folder of a tokenizer, as Hugging Face's libraries write it.
-        tools: How models write calls of tools; empty = they write none.
-        max_call_bytes: Most text that is kept until it is such a call.
-        max_tokens: Of an answer, where the request says nothing.
-        lora_separator: Stands between a model's name and that of its LoRA; empty = names have no LoRA.
+        tokenizer: Folder of a tokenizer, as written by Hugging Face's libraries.
+        tools: How models write tool calls; empty = they write none.
+        max_call_bytes: Limit of the text held back as a possible tool call.
+        max_tokens: Limit of an answer if the request gives none.
+        lora_separator: Separates a model's name from its LoRA's; empty = names include no LoRA.
     """
 
     template: str = ""
@@ -47,30 +46,28 @@ class VoiceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_tokens: int = 16
     lora_separator: str = ""
 
-    def read(self) -> Voice:
-        """With what the files say.
+    def read(self) -> ChatSettings:
+        """Read the files.
 
         Raises:
-            LoadFailed: a file is missing or wrong, or the package that it needs is not there.
-            InvalidInput: a number is out of range.
+            LoadFailed: A file is missing or invalid, or a package that it needs is not installed.
+            InvalidInput: A number is out of range.
         """
         if self.max_tokens < 1 or self.max_call_bytes < 1:
             raise InvalidInput("--default-max-tokens and --max-tool-call-parse-bytes must be at least 1")
-        template = Path(self.template) if self.template else None
-        found = _words(template, Path(self.tokenizer) if self.tokenizer else None)
+        found = _read_settings(_path(self.template), _path(self.tokenizer))
         return msgspec.structs.replace(found, tools=self.tools)
 
 
-def voice_of(manifest: Manifest, common: Voice) -> Voice:
-    """The voice of one version; what it does not say itself is as the server has it.
+def settings_of(manifest: Manifest, common: ChatSettings) -> ChatSettings:
+    """Return the settings of one version, completed from those of the server.
 
     Raises:
-        LoadFailed: as of :meth:`VoiceConfig.read`.
+        LoadFailed: See :meth:`OpenAiConfig.read`.
     """
     chat = manifest.config.chat
-    template = _beside(manifest, chat.template) if chat.template else None
-    own = _words(template, _beside(manifest, chat.tokenizer) if chat.tokenizer else None)
-    return Voice(
+    own = _read_settings(_find(manifest, chat.template), _find(manifest, chat.tokenizer))
+    return ChatSettings(
         own.template or common.template,
         own.count or common.count,
         chat.tools or common.tools,
@@ -78,68 +75,71 @@ def voice_of(manifest: Manifest, common: Voice) -> Voice:
     )
 
 
-class Speaking(Protocol):
-    """A loaded version."""
+class LoadedVersion(Protocol):
+    """Loaded version with its signature."""
 
     signature: Signature
 
 
-class Voices:
-    """Finds whom a name means.
+class ModelResolver:
+    """Finds the model and the LoRA that a name stands for.
 
     Args:
-        lessor: Knows what is loaded.
-        voice_of: The voice of a loaded version.
+        lessor: Leases loaded versions.
+        settings_of: Returns the settings of a loaded version.
     """
 
     def __init__(
-        self, config: VoiceConfig, lessor: Lessor[Speaking], voice_of: Callable[[Speaking], Voice]
+        self,
+        config: OpenAiConfig,
+        lessor: Lessor[LoadedVersion],
+        settings_of: Callable[[LoadedVersion], ChatSettings],
     ) -> None:
         self._config = config
         self._lessor = lessor
-        self._read = voice_of
+        self._read = settings_of
 
-    def of(self, name: str) -> Spoken:
-        """The model, or the model and its LoRA, of that name.
+    def of(self, name: str) -> ResolvedModel:
+        """Return the model, perhaps with a LoRA, of that name.
 
         Raises:
-            NotFound: there is none.
-            NotReady: it does not answer now.
+            NotFound: There is none.
+            NotReady: It cannot answer now.
         """
         try:
-            return self._spoken(name, "")
+            return self._resolved(name, "")
         except NotFound as error:
             unknown = error
         model, lora = self._parts(name)
         try:
-            spoken = self._spoken(model, lora)
+            resolved = self._resolved(model, lora)
         except NotFound as error:
-            if unknown.message.endswith("is not found"):  # and not of one that failed, with the reason
+            if unknown.message.endswith("is not found"):  # else it failed to load, and the text says why
                 raise NotFound(f"Unknown model: {name}", field="model") from error
             raise unknown from None
-        loras = spoken.voice.loras
+        loras = resolved.settings.loras
         if loras is not None and lora not in loras:
             raise NotFound(f"Unknown LoRA: {lora}; for model: {name}", field="model")
-        return spoken
+        return resolved
 
     def _parts(self, name: str) -> tuple[str, str]:
         separator = self._config.lora_separator
         parts = name.split(separator) if separator else []
         return (parts[0], parts[1]) if len(parts) == 2 and all(parts) else ("", "")
 
-    def _spoken(self, model: str, lora: str) -> Spoken:
+    def _resolved(self, model: str, lora: str) -> ResolvedModel:
         lease = self._lessor.acquire(model)
         try:
-            voice = self._read(lease.servable)
+            settings = self._read(lease.servable)
         finally:
             lease.release()
         config = self._config
-        loras = (voice.loras or ()) if config.lora_separator else ()
+        loras = (settings.loras or ()) if config.lora_separator else ()
         names = (model, *(f"{model}{config.lora_separator}{each}" for each in loras))
-        spoken = Spoken(model, voice, lora, names, config.max_tokens, config.max_call_bytes)
-        return msgspec.structs.replace(spoken, voice_of=functools.partial(self._voice_of, model))
+        resolved = ResolvedModel(model, settings, lora, names, config.max_tokens, config.max_call_bytes)
+        return msgspec.structs.replace(resolved, settings_of=functools.partial(self._settings_of, model))
 
-    def _voice_of(self, model: str, signature: Signature) -> Voice | None:
+    def _settings_of(self, model: str, signature: Signature) -> ChatSettings | None:
         lease = self._lessor.other(model, "", lambda servable: servable.signature is signature)
         if lease is None:
             return None
@@ -149,23 +149,31 @@ class Voices:
             lease.release()
 
 
-def _beside(manifest: Manifest, name: str) -> Path:
-    """A file or folder in the version's folder, or else in the model's.
+def _path(name: str) -> Path | None:
+    return Path(name) if name else None
+
+
+def _find(manifest: Manifest, name: str) -> Path | None:
+    """Return a file or folder of the version or else of the model; None without a name.
 
     Raises:
-        LoadFailed: the name leads elsewhere; it may come from a request.
+        LoadFailed: The name leads elsewhere; it may come from a request.
     """
+    if not name:
+        return None
     own = _folder(manifest) / checked(name)
     return own if own.exists() else manifest.home / name
 
 
 def _folder(manifest: Manifest) -> Path:
-    """Of the version: programs are folders, others are files in one."""
-    return manifest.path if manifest.backend == "python" and manifest.path.is_dir() else manifest.path.parent
+    """Return the folder of a version: its path for a program, the parent of a file otherwise."""
+    if manifest.backend == "python" and manifest.path.is_dir():
+        return manifest.path
+    return manifest.path.parent
 
 
-def _words(template: Path | None, folder: Path | None) -> Voice:
-    """The template, which may be a tokenizer's, and the tokenizer's count."""
+def _read_settings(template: Path | None, folder: Path | None) -> ChatSettings:
+    """Return the template, which may be the tokenizer's, and the tokenizer's count."""
     text, tokens, origin = "", dict[str, str](), template
     if folder is not None:
         if not folder.is_dir():
@@ -179,9 +187,12 @@ def _words(template: Path | None, folder: Path | None) -> Voice:
             origin = file
     if origin is not None:
         text = _read(origin, _MOST_TEMPLATE, "chat template")
-    made = ChatTemplate(text, tokens, str(origin or folder), time.strftime) if text else None
-    has_count = folder is not None and (folder / "tokenizer.json").exists()
-    return Voice(made, _counter(folder / "tokenizer.json") if folder and has_count else None)
+    compiled, count = None, None
+    if text:
+        compiled = ChatTemplate(text, tokens, str(origin or folder), time.strftime)
+    if folder is not None and (file := folder / "tokenizer.json").exists():
+        count = _counter(file)
+    return ChatSettings(compiled, count)
 
 
 def _counter(file: Path) -> Callable[[str], int]:
@@ -196,7 +207,7 @@ def _counter(file: Path) -> Callable[[str], int]:
         ) from error
     try:
         tokenizer = Tokenizer.from_file(str(file))
-    except Exception as error:  # its own kind of exception is the root of all
+    except Exception as error:  # tokenizers raises Exception itself
         raise LoadFailed(f"{file} is no tokenizer: {error}") from error
     tokenizer.no_padding()
     tokenizer.no_truncation()
@@ -204,7 +215,7 @@ def _counter(file: Path) -> Callable[[str], int]:
 
 
 def _loras(folder: Path) -> tuple[str, ...] | None:
-    """As the vLLM backend lists them beside its model.json; None = nothing is said of them."""
+    """Return the LoRAs that the vLLM backend lists beside its model.json; None = no list."""
     arguments, listed = folder / "model.json", folder / "multi_lora.json"
     try:
         if arguments.is_file():

