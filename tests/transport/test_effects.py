@@ -17,9 +17,9 @@ from salver.dialects.tensorflow import paths as tfs_paths
 from salver.dialects.torchserve.front import Backing, TorchServe
 from salver.dialects.torchserve.grpc_methods import CHANGING as TS_CHANGING
 from salver.dialects.torchserve.grpc_methods import TorchServeMethods
+from salver.dialects.torchserve.operations import WorkflowOperations
 from salver.dialects.torchserve.paths import find
 from salver.dialects.torchserve.rules import TorchServeRules
-from salver.dialects.torchserve.workflow_operations import WorkflowOperations
 from salver.encoding.bodies import HttpReply
 from salver.features.management.serving_operations import serving_operations
 from salver.features.registry.audit_operations import audit_operations

@@ -13,9 +13,9 @@ import pytest
 from waiting import PATIENCE_S
 
 from salver.dialects.torchserve.archive_files import MANIFEST
+from salver.dialects.torchserve.loading import Unpacking
 from salver.dialects.torchserve.requirements import install
 from salver.dialects.torchserve.unpacked_archives import UnpackedArchives
-from salver.dialects.torchserve.unpacking import Unpacking
 from salver.words.artifacts import Manifest
 from salver.words.errors import LoadFailed
 from salver.words.handlers import FORMAT

@@ -10,10 +10,10 @@ from fake_present import FakePresent
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
-from salver.dialects.torchserve import machine_metrics as machine
 from salver.dialects.torchserve import metrics as torchserve_metrics
 from salver.dialects.torchserve.metrics import TorchServeMetrics, TorchServeMetricsConfig
 from salver.dialects.torchserve.metrics_yaml import USUAL, MetricsYaml, Spec
+from salver.dialects.torchserve.view import read_machine
 from salver.features.telemetry.metrics import Metrics
 from salver.words.events import Answered, Served, WorkerReady
 from salver.words.messages import ModelId, Timing
@@ -109,7 +109,7 @@ def test_ts_b13_workers_and_the_machine() -> None:
 
 def test_ts_b13_what_is_read_of_the_machine_has_torchserves_names() -> None:
     pytest.importorskip("psutil")
-    readings = machine.read()
+    readings = read_machine()
     assert set(readings) <= {spec.name for spec in USUAL.server}
     assert len(readings) == 7
     assert all(value >= 0 for value in readings.values())

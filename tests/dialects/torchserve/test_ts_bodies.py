@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from salver.dialects.torchserve import bodies as ts_bodies
-from salver.dialects.torchserve.bodies import LARGE, MOST_PARTS, form, is_large, query_of
+from salver.dialects.torchserve.bodies import LARGE, MOST_PARTS, is_large, query_of, read_form
 from salver.dialects.torchserve.faults import NamedFault
 from salver.words.errors import InvalidInput, SalverError
 
@@ -21,7 +21,9 @@ Fields = dict[str, tuple[bytes, str]]
 
 def fields(body: str | bytes, content_type: str = MULTIPART) -> Fields:
     data = body.encode() if isinstance(body, str) else body
-    return {part.name: (part.data.tobytes(), part.content_type) for part in form(data, content_type).parts}
+    return {
+        part.name: (part.data.tobytes(), part.content_type) for part in read_form(data, content_type).parts
+    }
 
 
 def field(name: str, data: str, more: str = "", file: str = "", line: str = "\r\n") -> str:
@@ -160,7 +162,7 @@ def test_a_form_has_so_many_fields_and_no_more() -> None:
 
 
 def test_ts_r9_parts_of_the_path_come_first_and_give_way() -> None:
-    asked = form(b"x", "text/plain", {"a": "b"}, [("a", "1"), ("body", "2"), ("ä", "ö")])
+    asked = read_form(b"x", "text/plain", {"a": "b"}, [("a", "1"), ("body", "2"), ("ä", "ö")])
     assert {part.name: part.data.tobytes() for part in asked.parts} == {
         "a": b"1",
         "body": b"x",
@@ -224,7 +226,7 @@ def test_a_long_value_is_read_in_steps_as_a_short_one_is(text: str, step: int) -
     with patch.object(ts_bodies, "_STEP", step):
         if wrong := ts_bodies._HEX.search(body):
             with pytest.raises(NamedFault, match=f"index '{wrong.start() - 2}'"):
-                form(body, URLENCODED)
+                read_form(body, URLENCODED)
         else:
             found = unquote_to_bytes(body[2:].replace(b"+", b" "))
             assert fields(body, URLENCODED) == {"a": (found, "")}

@@ -13,7 +13,7 @@ from waiting import PATIENCE_S
 
 from salver.dialects.torchserve.front import SURFACES, TorchServe
 from salver.dialects.torchserve.json_layout import TorchServeReply
-from salver.dialects.torchserve.operation_calls import Request
+from salver.dialects.torchserve.operations import Request
 from salver.dialects.torchserve.rules import TokenRules, TorchServeRules
 from salver.dialects.torchserve.tokens import TokenKeys
 from salver.transport.calls import HeaderRules, NoHeaders

@@ -75,7 +75,7 @@ class TestOpenInference:
                 "Model version: 7 does not exist for model: m\norg.pytorch.serve.archive.model.ModelVersion",
             ),
             (_infer(""), "INTERNAL", "Parameter model_name is required.\nBadRequestException.()"),
-            (_infer("m", ("odd", "INT64", [0], {})), "INTERNAL", "the handler's answer is none of the Open"),
+            (_infer("m", ("odd", "INT64", [0], {})), "INTERNAL", "the handler's answer is not of the Open"),
             (
                 _infer(
                     "m", ("a", "INT32", [2], {}), ("b", "FP16", [1], {}), raw_input_contents=[b"12345678"]

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from salver.dialects.torchserve import models as ts_models
-from salver.dialects.torchserve.json_layout import printed
+from salver.dialects.torchserve.json_layout import to_json
 from salver.words.handlers import HandlerStatus, ModelListing, RegistrationResult, Workers, WorkerStatus
 
 _STATUS = HandlerStatus(
@@ -62,21 +62,21 @@ _SAID = b"""[
 
 
 def test_ts_m3_a_description_is_laid_out_as_torchserves() -> None:
-    assert printed(ts_models.description([_STATUS])) == _SAID
+    assert to_json(ts_models.describe_versions([_STATUS])) == _SAID
 
 
 def test_ts_m3_what_a_model_tells_of_itself() -> None:
-    (told,) = ts_models.description([_STATUS], {"inputs": 4})
+    (told,) = ts_models.describe_versions([_STATUS], {"inputs": 4})
     assert list(told)[-1] == "customizedMetadata"
     assert told["customizedMetadata"] == {"inputs": 4}
-    assert ts_models.description([_STATUS], {})[0]["customizedMetadata"] == {}
-    assert ts_models.description([], {}) == []
+    assert ts_models.describe_versions([_STATUS], {})[0]["customizedMetadata"] == {}
+    assert ts_models.describe_versions([], {}) == []
 
 
 def test_ts_m3_devices_only_where_there_are_some() -> None:
     running = (WorkerStatus(9000, 0.0, gpu=2),)
     status = HandlerStatus("m", "1", "m.mar", Workers(device_ids=(0, 2)), running, waiting=200)
-    told = ts_models.described(status)
+    told = ts_models.describe_version(status)
     assert told["workers"][0]["gpu"] is True
     assert told["deviceIds"] == [0, 2]
     assert told["jobQueueStatus"]["remainingCapacity"] == 0
@@ -87,7 +87,7 @@ def test_ts_m4_pages_hold_every_model_once(count: int, limit: int) -> None:
     models = [ModelListing(str(number), f"{number}.mar") for number in range(count)]
     seen, token = [], "0"
     while token:
-        told = ts_models.listed(models, limit, int(token))
+        told = ts_models.list_models(models, limit, int(token))
         seen += [(model["modelName"], model["modelUrl"]) for model in told["models"]]
         token = told.get("nextPageToken", "")
     assert seen == [(model.name, model.url) for model in models]
@@ -96,22 +96,22 @@ def test_ts_m4_pages_hold_every_model_once(count: int, limit: int) -> None:
 def test_ts_m4_odd_limits() -> None:
     models = [ModelListing(str(number), "") for number in range(120)]
     for limit, token, wanted in [(-1, -1, 100), (0, 0, 0), (101, 0, 100), (5, 118, 2), (5, 500, 0)]:
-        assert len(ts_models.listed(models, limit, token)["models"]) == wanted
-    assert ts_models.listed(models, 0, 0)["nextPageToken"] == "0"
+        assert len(ts_models.list_models(models, limit, token)["models"]) == wanted
+    assert ts_models.list_models(models, 0, 0)["nextPageToken"] == "0"
 
 
 def test_ts_m1_ts_m2_ts_m5_ts_m6_sentences() -> None:
     assert (
-        ts_models.registered(RegistrationResult("m", "1.0", 1, is_done=False))
+        ts_models.registered_text(RegistrationResult("m", "1.0", 1, is_done=False))
         == "Processing worker updates..."
     )
     for is_done in (True, False):
-        assert ts_models.registered(RegistrationResult("m", "1.0", 0, is_done)) == (
+        assert ts_models.registered_text(RegistrationResult("m", "1.0", 0, is_done)) == (
             'Model "m" Version: 1.0 registered with 0 initial workers. Use scale workers API to add workers '
             "for the model."
         )
-    assert ts_models.scaled("done", 2, "m") == "Workers scaled to 2 for model: m"
-    assert ts_models.scaled("partly", 2, "m") == "Workers scaling in progress..."
-    assert ts_models.scaled("begun", 2, "m") == "Processing worker updates..."
-    assert ts_models.unregistered("m") == 'Model "m" unregistered'
-    assert ts_models.set_default("m", "2.0") == 'Default version successfully updated for model "m" to "2.0"'
+    assert ts_models.scaled_text("done", 2, "m") == "Workers scaled to 2 for model: m"
+    assert ts_models.scaled_text("partly", 2, "m") == "Workers scaling in progress..."
+    assert ts_models.scaled_text("begun", 2, "m") == "Processing worker updates..."
+    assert ts_models.unregistered_text("m") == 'Model "m" unregistered'
+    assert ts_models.default_text("m", "2.0") == 'Default version successfully updated for model "m" to "2.0"'

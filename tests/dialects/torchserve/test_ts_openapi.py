@@ -1,6 +1,6 @@
 """TorchServe's descriptions of its interfaces."""
 
-from salver.dialects.torchserve.openapi import of_managed, of_model, of_port
+from salver.dialects.torchserve.openapi import describe_management, describe_port, describe_prediction
 
 INFERENCE = {
     "/": {"options": "apiDescription"},
@@ -38,18 +38,21 @@ def named(description: dict[str, dict[str, dict[str, dict[str, str]]]]) -> dict[
 
 
 def test_ts_r2_each_port_describes_what_it_serves() -> None:
-    assert named(of_port(infers=True, manages=False)) == INFERENCE
-    assert named(of_port(infers=False, manages=True)) == MANAGEMENT
-    assert named(of_port(infers=True, manages=True)) == INFERENCE | MANAGEMENT
-    assert named(of_port(infers=False, manages=False)) == {"/metrics": {"get": "metrics"}}
-    info = of_port(infers=True, manages=True)["info"]
+    assert named(describe_port({"inference"})) == INFERENCE
+    assert named(describe_port({"management"})) == MANAGEMENT
+    assert named(describe_port({"inference", "management"})) == INFERENCE | MANAGEMENT
+    assert named(describe_port({"metrics"})) == {"/metrics": {"get": "metrics"}}
+    info = describe_port({"inference", "management"})["info"]
     assert (info["title"], info["version"]) == ("TorchServe APIs", "0.12.0")
 
 
 def test_ts_r2_a_model_is_described_by_how_it_is_managed_and_asked() -> None:
-    assert named(of_managed("noop")) == MODEL
-    assert of_managed("noop")["info"] == {"title": "RESTful Management API for: noop", "version": "0.12.0"}
-    asked = of_model("noop")
+    assert named(describe_management("noop")) == MODEL
+    assert describe_management("noop")["info"] == {
+        "title": "RESTful Management API for: noop",
+        "version": "0.12.0",
+    }
+    asked = describe_prediction("noop")
     assert named(asked) == {
         path: {"post": "noop"}
         for path in ("/prediction/noop", "/v1/models/{model_name}:predict", "/v2/models/{model_name}/infer")
@@ -58,12 +61,10 @@ def test_ts_r2_a_model_is_described_by_how_it_is_managed_and_asked() -> None:
 
 
 def test_ts_r2_parameters_of_paths_and_queries_are_told() -> None:
-    post = of_port(infers=False, manages=True)["paths"]["/models"]["post"]
+    post = describe_port({"management"})["paths"]["/models"]["post"]
     parameters = {each["name"]: (each["in"], each["required"]) for each in post["parameters"]}
     assert parameters["url"] == ("query", True)
     assert parameters["initial_workers"] == ("query", False)
-    version = of_port(infers=True, manages=False)["paths"]["/predictions/{model_name}/{model_version}"][
-        "post"
-    ]
+    version = describe_port({"inference"})["paths"]["/predictions/{model_name}/{model_version}"]["post"]
     assert [each["name"] for each in version["parameters"]] == ["model_name", "model_version"]
     assert version["requestBody"]["required"]

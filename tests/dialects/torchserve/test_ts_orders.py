@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from salver.dialects.torchserve.faults import NamedFault
-from salver.dialects.torchserve.orders import is_true, number, registration
+from salver.dialects.torchserve.orders import is_true, read_number, read_registration
 from salver.encoding.exposition import chosen
 from salver.words.errors import InvalidInput
 from salver.words.handlers import Registration
@@ -29,21 +29,21 @@ PLAIN = Registration("a.mar")
 
 
 def test_ts_m1_a_registration_is_a_query_or_json() -> None:
-    assert registration(b"", "", FULL) == WANTED
+    assert read_registration(b"", "", FULL) == WANTED
     numbers: dict[str, Any] = {
         name: int(value) if value.isdigit() else value for name, value in FULL.items()
     } | {"synchronous": False, "s3_sse_kms": True}
     for said in (FULL, numbers, {**numbers, "batch_size": 3.0, "more": [1]}):
-        assert registration(json.dumps(said).encode(), "application/json; charset=utf-8", {}) == WANTED
-    assert registration(b"", "", {"url": "a.mar"}) == PLAIN
-    assert registration(b'{"url": "a.mar", "batch_size": null}', "application/json", {}) == PLAIN
-    assert registration(b"x", "text/plain", {"url": "", "batch_size": "many"}) == Registration("")
+        assert read_registration(json.dumps(said).encode(), "application/json; charset=utf-8", {}) == WANTED
+    assert read_registration(b"", "", {"url": "a.mar"}) == PLAIN
+    assert read_registration(b'{"url": "a.mar", "batch_size": null}', "application/json", {}) == PLAIN
+    assert read_registration(b"x", "text/plain", {"url": "", "batch_size": "many"}) == Registration("")
 
 
 @pytest.mark.parametrize("content_type", ["", "application/json"])
 def test_ts_m1_a_registration_says_where_the_model_is(content_type: str) -> None:
     with pytest.raises(InvalidInput, match=r"^Parameter url is required\.$"):
-        registration(b"", content_type, {})
+        read_registration(b"", content_type, {})
 
 
 @pytest.mark.parametrize(
@@ -61,13 +61,13 @@ def test_ts_m1_a_registration_says_where_the_model_is(content_type: str) -> None
 )
 def test_ts_m1_broken_json_is_told_by_its_name(body: bytes) -> None:
     with pytest.raises(NamedFault) as caught:
-        registration(body, "application/json", {})
+        read_registration(body, "application/json", {})
     assert (caught.value.status, caught.value.kind) == (500, "JsonSyntaxException")
 
 
 def test_ts_m2_what_is_no_number_counts_as_not_given() -> None:
     given = ("5", "-1", "+2", "many", "", "1.5", None, "9999999999")
-    assert [number(text, 7) for text in given] == [5, -1, 2, 7, 7, 7, 7, 7]
+    assert [read_number(text, 7) for text in given] == [5, -1, 2, 7, 7, 7, 7, 7]
     assert [is_true(text, False) for text in ("true", "TRUE", "yes", "", None)] == [
         True,
         True,

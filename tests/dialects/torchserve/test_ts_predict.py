@@ -2,7 +2,7 @@
 
 import pytest
 
-from salver.dialects.torchserve.predict import Asking, Prediction
+from salver.dialects.torchserve.predict import HandlerQuery, Prediction
 from salver.words import handlers
 from salver.words.errors import Code, HandlerFailed, NotFound, NoVersion, Overloaded, Unsupported
 from salver.words.handlers import HandlerReply
@@ -23,7 +23,7 @@ def answer(reply: HandlerReply, *, is_last: bool = True) -> InferResponse:
 def test_ts_r3_ts_r17_a_request_is_a_form_with_its_headers_and_sequence() -> None:
     headers = {"X-One": "1", "explain": "False"}
     request = codec("2.0").decode(
-        Asking(b"x", "text/plain", headers, id="id", sequence=("s", True, False)), handlers.SIGNATURE
+        HandlerQuery(b"x", "text/plain", headers, id="id", sequence=("s", True, False)), handlers.SIGNATURE
     )
     assert (request.model, request.version, request.id) == ("m", "2.0", "id")
     assert [request.parameters[name] for name in handlers.SEQUENCE] == ["s", True, False]
@@ -36,7 +36,7 @@ def test_ts_r3_ts_r17_a_request_is_a_form_with_its_headers_and_sequence() -> Non
 
 def test_a_model_of_tensors_is_no_handler() -> None:
     with pytest.raises(Unsupported, match="no handler"):
-        codec().decode(Asking(b""), Signature((), ()))
+        codec().decode(HandlerQuery(b""), Signature((), ()))
 
 
 def test_ts_r14_ts_r15_an_answer_is_the_handlers_bytes_and_says_whether_more_follow() -> None:

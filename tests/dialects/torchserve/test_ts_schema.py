@@ -8,10 +8,10 @@ import pytest
 from google.protobuf import descriptor_pb2
 from torchserve_stubs import INFERENCE, MANAGEMENT, OPEN_INFERENCE, PROTOS, pool
 
-from salver.dialects.torchserve.grpc_schema import build
+from salver.dialects.torchserve.grpc_codec import CLASSES
 from salver.dialects.triton import grpc_schema
 
-_NAMES = sorted(made.DESCRIPTOR.full_name for made in build().values())
+_NAMES = sorted(made.DESCRIPTOR.full_name for made in CLASSES.values())
 
 
 def _fields(descriptor: Any, package: str) -> dict[str, tuple[Any, ...]]:
@@ -31,7 +31,7 @@ def _fields(descriptor: Any, package: str) -> dict[str, tuple[Any, ...]]:
 def test_ts_g2_fields_are_torchserves(name: str) -> None:
     package, _, short = name.rpartition(".")
     theirs = pool().FindMessageTypeByName(name)
-    assert _fields(build()[short].DESCRIPTOR, package) == _fields(theirs, package)
+    assert _fields(CLASSES[short].DESCRIPTOR, package) == _fields(theirs, package)
 
 
 @pytest.mark.parametrize(
@@ -39,8 +39,7 @@ def test_ts_g2_fields_are_torchserves(name: str) -> None:
 )
 def test_ts_g2_the_messages_are_whole(file: str, package: str) -> None:
     theirs = pool().FindFileByName(file).message_types_by_name
-    ours = build()
-    assert set(theirs) == {n for n in ours if ours[n].DESCRIPTOR.full_name == f"{package}.{n}"}
+    assert set(theirs) == {n for n in CLASSES if CLASSES[n].DESCRIPTOR.full_name == f"{package}.{n}"}
 
 
 def test_ts_g4_the_messages_of_its_open_inference_service_are_tritons() -> None:

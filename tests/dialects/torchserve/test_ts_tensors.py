@@ -89,7 +89,7 @@ def test_x_7_what_a_handler_gives_back_is_what_it_got(dtype: str, values: list[i
 def test_x_7_an_answer_without_tensors_is_the_bytes_that_it_is(told: Any) -> None:
     response = _said(told)
     body = response.outputs[0].array.tobytes()
-    with pytest.raises(HandlerFailed, match="none of the Open Inference Protocol"):
+    with pytest.raises(HandlerFailed, match="not of the Open Inference Protocol"):
         answer_of(HandlerReply(body))
     (found,) = as_tensors(response).outputs
     assert (found.name, found.array.tobytes()) == ("body", body)

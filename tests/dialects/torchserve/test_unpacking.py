@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from salver.dialects.torchserve.archive_files import MANIFEST
+from salver.dialects.torchserve.loading import Unpacking
 from salver.dialects.torchserve.unpacked_archives import UnpackedArchives
-from salver.dialects.torchserve.unpacking import Unpacking
 from salver.words.artifacts import Manifest
 from salver.words.errors import LoadFailed
 from salver.words.handlers import FORMAT

@@ -23,7 +23,7 @@ from salver.dialects.tensorflow.predict_codec import Predict as GrpcPredict
 from salver.dialects.tensorflow.predict_codec import PredictMessages
 from salver.dialects.tensorflow.rules import TfsRules
 from salver.dialects.tensorflow.tf_schema import build as build_tf
-from salver.dialects.torchserve.predict import Asking, Prediction
+from salver.dialects.torchserve.predict import HandlerQuery, Prediction
 from salver.dialects.triton.generate import Generate
 from salver.dialects.triton.load_order import parse_load
 from salver.encoding.bodies import HttpBody, Message
@@ -180,13 +180,13 @@ async def test_json_of_few_enough_values_stays_here(
 
 async def test_forms_are_read_on_a_thread(decoders: Decoders) -> None:
     class Noting(Prediction):
-        def decode(self, asking: Asking, signature: Signature) -> InferRequest:
+        def decode(self, asking: HandlerQuery, signature: Signature) -> InferRequest:
             threads.append(threading.current_thread())
             return super().decode(asking, signature)
 
     threads: list[threading.Thread] = []
     codec = Noting("m", "", lambda model: True)
-    asking = Asking(b"a=" + b"x" * LARGE, "application/x-www-form-urlencoded")
+    asking = HandlerQuery(b"a=" + b"x" * LARGE, "application/x-www-form-urlencoded")
     request = await decoders.decode(codec, asking, HANDLER)
     assert request.inputs[0].array.tobytes() == b"x" * LARGE
     assert threads != [threading.current_thread()]

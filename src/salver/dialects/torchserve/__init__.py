@@ -2,11 +2,11 @@
 
 from salver.feature import Feature
 
-#: How callers of other protocols ask handlers; dialects that are built later have it.
+#: Handlers for callers of other protocols; built first, since other dialects use it.
 forms = Feature("torchserve-forms", "salver.dialects.torchserve.building:build_forms")
 feature = Feature(
     "torchserve",
     "salver.dialects.torchserve.building:build",
-    formats="salver.dialects.torchserve.formats:FORMATS",
+    formats="salver.dialects.torchserve.archive:FORMATS",
     after=("oip", "torchserve-forms"),
 )

@@ -1,7 +1,7 @@
-"""How does an answer of TorchServe's leave, whole or in pieces?
+"""Sending of TorchServe's answers, whole or in pieces.
 
-Its first piece decides: if it is the last one, it is the answer; else the others follow in chunks (TS-R15).
-Every reply has the standard headers (TS-R16) but one to what was too large.
+If the first piece is the last one, it is the whole answer; otherwise pieces follow in chunks (TS-R15). Every
+reply but a 413 has the standard headers (TS-R16).
 """
 
 import asyncio
@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import Sequence
 from typing import Any, Final
 
-from salver.dialects.torchserve.json_layout import STREAM_NEXT, TorchServeReply, headed
+from salver.dialects.torchserve.json_layout import STREAM_NEXT, TorchServeReply, all_headers
 from salver.transport.doors import Send
 from salver.transport.http1 import head_of, is_bodiless
 from salver.words.errors import Cancelled
@@ -19,20 +19,18 @@ PATIENCE_S: Final = 60.0
 _TOO_LARGE: Final = 413
 _KEEP: Final = (b"connection", b"keep-alive")
 _CLOSE: Final = (b"connection", b"close")
-
-
-#: Heads of whole answers whose layout is remembered.
+#: Layouts of heads that are remembered.
 _KNOWN_HEADS: Final = 256
-#: What differs between heads of one layout; no header's value can hold it.
+#: Placeholders in a layout; no header's value can hold them.
 _ID: Final = b"\0id"
 _SIZE: Final = b"\0size"
 
 
 class Layouts:
-    """Lays out whole answers; what is the same in many heads is laid out once.
+    """Layouts of whole answers, cached by what many heads have in common.
 
     Args:
-        cors: What every reply allows pages to do.
+        cors: CORS headers of every reply.
     """
 
     def __init__(self, cors: Sequence[tuple[bytes, bytes]] = ()) -> None:
@@ -43,22 +41,22 @@ class Layouts:
         return f"<Layouts, {len(self._known)} known>"
 
     def of(self, reply: TorchServeReply, request_id: str, version: str, keeps: bool) -> tuple[bytes, bool]:
-        """Head and body, and whether the connection may serve more requests.
+        """Return head and body, and whether the connection may serve more requests.
 
         Args:
-            version, keeps: Of the request's head.
+            version, keeps: From the request's head.
         """
         key = (reply.status, reply.reason, reply.headers, version, keeps)
         found = self._known.get(key)
         if found is None:
             if len(self._known) >= _KNOWN_HEADS:
                 self._known.clear()
-            found = self._known[key] = self._laid_out(reply, version, keeps)
+            found = self._known[key] = self._lay_out(reply, version, keeps)
         before, after, keeps = found
         body = b"" if is_bodiless(reply.status) else reply.body
         return b"%b%d%b%b" % (request_id.encode().join(before), len(reply.body), after, body), keeps
 
-    def _laid_out(
+    def _lay_out(
         self, reply: TorchServeReply, version: str, keeps: bool
     ) -> tuple[tuple[bytes, ...], bytes, bool]:
         headers = _headers(reply, _ID, self._cors)
@@ -69,20 +67,20 @@ class Layouts:
 
 
 def request_id_of(number: str) -> str:
-    """The id of a request.
+    """Return the id of a request, in the form of a UUID.
 
     Args:
-        number: Of the call: 16 hexadecimal digits, no other's.
+        number: Unique number of the call: 16 hexadecimal digits.
     """
     return f"{number[:8]}-{number[8:12]}-4000-8000-{number[12:]}00000000"
 
 
 class Answer:
-    """The answer to one request, as it comes.
+    """Answer to one request, as its pieces come.
 
     Args:
-        verb: Of the request.
-        cors: What every reply allows pages to do.
+        verb: Verb of the request.
+        cors: CORS headers of every reply.
     """
 
     def __init__(
@@ -96,10 +94,10 @@ class Answer:
         self._is_done = False
 
     async def write(self, reply: TorchServeReply) -> None:
-        """Send a piece, or all of it; returns when there is room for the next.
+        """Send a piece or a whole answer; return when there is room for the next piece.
 
         Raises:
-            Cancelled: the caller is gone, or has read nothing for long.
+            Cancelled: the caller hung up, or has read nothing for :data:`PATIENCE_S`.
         """
         if self._is_done:
             return
@@ -111,10 +109,10 @@ class Answer:
                 async with asyncio.timeout(PATIENCE_S):
                     await self._piece(reply)
         except (OSError, RuntimeError) as error:
-            raise Cancelled("the caller went away") from error
+            raise Cancelled("the caller hung up") from error
 
     async def end(self) -> None:
-        """No more pieces; nobody minds if the caller is gone by then."""
+        """Finish the answer; without effect if the caller has hung up."""
         if self._is_done:
             return
         self._is_done = True
@@ -138,7 +136,7 @@ class Answer:
             headers.insert(0, STREAM_NEXT)
             await self._send(_start(reply, headers))
         elif reply.status >= 400 and reply.is_last:
-            self._is_done = True  # the status is out: an answer that breaks off says it
+            self._is_done = True  # the status is sent already, so the answer is cut off
             return
         self._is_done = reply.is_last
         if reply.body or reply.is_last:
@@ -152,11 +150,11 @@ class Answer:
 def _headers(
     reply: TorchServeReply, request_id: bytes, cors: Sequence[tuple[bytes, bytes]]
 ) -> list[tuple[bytes, bytes]]:
-    """The last one says what becomes of the connection."""
-    fate = _CLOSE if reply.status >= 400 else _KEEP
+    """Return the headers of a reply; the last one is ``connection``."""
+    connection = _CLOSE if reply.status >= 400 else _KEEP
     if reply.status == _TOO_LARGE and not reply.headers:
-        return [fate]
-    return [*headed(reply, request_id, cors), fate]
+        return [connection]
+    return [*all_headers(reply, request_id, cors), connection]
 
 
 def _start(reply: TorchServeReply, headers: list[tuple[bytes, bytes]]) -> dict[str, Any]:

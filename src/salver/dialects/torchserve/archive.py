@@ -11,9 +11,10 @@ import msgspec
 
 from salver.dialects.torchserve.archive_files import HandlerArchive, check_members, read_archive, read_text
 from salver.dialects.torchserve.model_yaml import ModelYaml, Wishes, parse, workers_of
+from salver.kernel.repository import Formats
 from salver.words.artifacts import Manifest
 from salver.words.errors import BadArchive, SalverError
-from salver.words.handlers import Workers
+from salver.words.handlers import FORMAT, Workers
 
 _USUAL: Final = Workers()
 _NOTHING: Final = Wishes()
@@ -105,3 +106,7 @@ def _describe(path: Path) -> ArchiveDescription:
             f"{path.name} has no '{archive.config_file}', which its manifest names as its configFile"
         )
     return ArchiveDescription(archive, parse(content, f"{path.name}: {archive.config_file}"))
+
+
+#: Formats of files that TorchServe's models have in a repository.
+FORMATS: Final = Formats(archives={FORMAT: HandlerArchiveFormat()})

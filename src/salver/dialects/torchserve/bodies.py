@@ -1,15 +1,13 @@
-"""What are the parts of a request to a handler?
+"""Parsing of requests to handlers into forms.
 
-A body is one part named ``body``, or a form with a part for each field (TS-R12). Forms are read as
-TorchServe's front reads them: what comes after something odd is left out, and the last of one name wins.
-Parts are views of the body. It knows neither what a part holds nor who decodes it.
-
-Pure.
+A body is one part named ``body``, or a form with a part for each field (TS-R12). Forms are parsed as
+TorchServe's server does: what follows a malformed field is ignored, and the last field of a name wins. Parts
+are views of the body, and are not decoded here. Pure.
 """
 
 import re
 from binascii import a2b_qp
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
@@ -17,74 +15,77 @@ from salver.dialects.torchserve.faults import NamedFault
 from salver.words.errors import InvalidInput
 from salver.words.handlers import Form, Part, part
 
-#: More than any form has; keeps a request's cost in step with its bytes.
+#: More than any form has; keeps the cost of a request proportional to its bytes.
 MOST_PARTS: Final = 1024
 _MOST_HEAD: Final = 8192
-#: Bytes of a form up to which reading it takes a few milliseconds.
+#: Bytes of a form up to which parsing takes a few milliseconds.
 LARGE: Final = 1 << 16
-#: Bytes of one step through a body, after which other threads have their turn.
+#: Bytes of one step through a body, after which other threads can run.
 _STEP: Final = 1 << 20
 _MULTIPART: Final = "multipart/form-data"
 _URLENCODED: Final = "application/x-www-form-urlencoded"
-#: Of a file that does not say what it is.
+#: Default content type of a file.
 _OCTETS: Final = "application/octet-stream"
 _ENCODINGS: Final = frozenset(("7bit", "8bit", "binary"))
 _HEX: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _BLANK: Final = re.compile(rb"[\x00-\x20\x7f]*")
 _LINE: Final = re.compile(rb"\r?\n")
-#: A header's parameters stand between semicolons that are not quoted.
+#: Parameters of a header: between semicolons that are not quoted.
 _PARAMETER: Final = re.compile(r'(?:[^;"\\]++|\\.|"(?:[^"\\]++|\\.)*+"?)++', re.DOTALL)
-#: What its library makes of the marks in a quoted value.
+#: What Netty makes of marks in a quoted value.
 _MARKS: Final = str.maketrans({**dict.fromkeys(":,=;\t", " "), '"': None})
 _NO_HEADERS: Final[Mapping[str, str]] = {}
 
 
-def form(
+def read_form(
     body: bytes,
     content_type: str,
     headers: Mapping[str, str] = _NO_HEADERS,
     query: Sequence[tuple[str, str]] = (),
 ) -> Form:
-    """What a handler is asked by this body.
+    """Return the form that a body and a query make.
 
     Args:
-        content_type: As it was sent; empty = there was none.
-        headers: Of the call, for the handler.
+        content_type: Content type as sent; empty = none.
+        headers: Headers of the call, for the handler.
         query: Parts that come before those of the body.
 
     Raises:
         InvalidInput: there are too many parts.
-        NamedFault: a field has no name, or is not encoded as it should be.
+        NamedFault: a field has no name, or is not encoded correctly.
 
-    >>> found = form(b"a=1&b=%41", "application/x-www-form-urlencoded")
+    >>> found = read_form(b"a=1&b=%41", "application/x-www-form-urlencoded")
     >>> [(each.name, each.data.tobytes()) for each in found.parts]
     [('a', b'1'), ('b', b'A')]
     """
-    if content_type:
-        mime, semicolon, rest = content_type.partition(";")
-        is_multipart = mime == _MULTIPART and bool(semicolon) and "boundary" in rest.lower()
-        if is_multipart or mime.lower().strip() == _URLENCODED:
-            fields = _multipart(body, _boundary(rest)) if is_multipart else _urlencoded(body)
-            return Form(_once([*_asked(query), *fields]), headers)
+    mime, _, rest = content_type.partition(";")
+    fields: Iterable[Part]
+    if mime == _MULTIPART and "boundary" in rest.lower():
+        fields = _multipart(body, _boundary(rest))
+    elif mime.lower().strip() == _URLENCODED:
+        fields = _urlencoded(body)
     else:
-        mime = ""
-    whole = part("body", body, mime)
-    return Form(_once([*_asked(query), whole]) if query else (whole,), headers)
+        whole = part("body", body, mime)
+        if not query:
+            return Form((whole,), headers)
+        fields = (whole,)
+    before = [part(name, value.encode("utf-8", "replace")) for name, value in query]
+    return Form(_without_duplicates([*before, *fields]), headers)
 
 
 def is_large(body: bytes, content_type: str) -> bool:
-    """Return whether this is a form that is to be read on a thread, lest others wait for it."""
+    """Return whether this is a form so large that it must be parsed on a thread."""
     return len(body) > LARGE and content_type.lower().lstrip().startswith((_MULTIPART, _URLENCODED))
 
 
 def query_of(text: bytes, path: bytes = b"") -> list[tuple[str, str]]:
-    """The parameters of a query string, in their order.
+    """Return the parameters of a query string, in order.
 
     Args:
-        path: That it follows, for an error to name.
+        path: Path before it, for error messages.
 
     Raises:
-        NamedFault: a byte in it is not encoded as it should be.
+        NamedFault: a byte is not percent-encoded correctly.
     """
     if not text:
         return []
@@ -106,7 +107,7 @@ def _decoded(text: bytes) -> str:
 
 
 def check_escapes(target: bytes) -> None:
-    """Raises NamedFault where a percent sign in the target of a request begins nothing."""
+    """Check the escapes in a request's target. Raises NamedFault for an incomplete one."""
     wrong = _HEX.search(target)
     if wrong is None:
         return
@@ -121,11 +122,7 @@ def check_escapes(target: bytes) -> None:
     )
 
 
-def _asked(query: Sequence[tuple[str, str]]) -> list[Part]:
-    return [part(name, value.encode("utf-8", "replace")) for name, value in query]
-
-
-def _once(parts: Sequence[Part]) -> tuple[Part, ...]:
+def _without_duplicates(parts: Sequence[Part]) -> tuple[Part, ...]:
     if len(parts) > MOST_PARTS:
         raise InvalidInput(
             f"the request has more than {MOST_PARTS} fields", field="body", fix="Send fewer, larger ones."
@@ -134,7 +131,7 @@ def _once(parts: Sequence[Part]) -> tuple[Part, ...]:
 
 
 def _urlencoded(body: bytes) -> Iterator[Part]:
-    """Fields up to the end of the first line; a last one without ``=`` is none."""
+    """Yield fields up to the end of the first line; ignore a last one without ``=``."""
     for mark in (b"\r", b"\n"):
         if (end := body.find(mark)) >= 0:
             body = body[:end]
@@ -153,10 +150,11 @@ def _unquoted(text: bytes) -> bytes:
     at = 0
     while at < len(text):
         end = at + _STEP
-        if end < len(text):  # no escape is cut in two
-            end = text.find(b"%", end - 2, end) if b"%" in text[end - 2 : end] else end
+        # A step must not end inside an escape.
+        if end < len(text) and (escape := text.find(b"%", end - 2, end)) >= 0:
+            end = escape
         piece = text[at:end]
-        # Quoted-printable differs by its sign, and is decoded a hundred times as fast.
+        # Quoted-printable differs by the escape sign only, and its decoder is a hundred times as fast.
         found = a2b_qp(piece.replace(b"=", b"=3D").replace(b"+", b" ").replace(b"%", b"="))
         if len(found) != len(piece) - 2 * piece.count(b"%") and (wrong := _HEX.search(piece)):
             shown = text[:256].decode("utf-8", "replace")
@@ -186,7 +184,7 @@ def _boundary(parameters: str) -> bytes:
 
 
 def _multipart(body: bytes, boundary: bytes) -> Iterator[Part]:
-    """The fields that are there from the first byte on, up to the first that does not end."""
+    """Yield the fields from the first byte on, up to the first that does not end."""
     view = memoryview(body)
     blank = _BLANK.match(body, 0, _MOST_HEAD)
     if blank is None or not body.startswith(boundary, blank.end()):
@@ -195,7 +193,7 @@ def _multipart(body: bytes, boundary: bytes) -> Iterator[Part]:
     count = 0
     while line := _LINE.match(body, end):
         count += 1
-        if count > MOST_PARTS + 1:  # the caller says that there are too many
+        if count > MOST_PARTS + 1:  # the caller raises the error
             return
         head = _head(body, line.end())
         if head is None:
@@ -209,7 +207,7 @@ def _multipart(body: bytes, boundary: bytes) -> Iterator[Part]:
 
 
 def _head(body: bytes, begin: int) -> tuple[str, str, int] | None:
-    """Name and content type of a field, and where its data begin; None if its headers do not end."""
+    """Return name and content type of a field, and the start of its data; None if its headers do not end."""
     name: str | None = None
     is_file = False
     content_type = _OCTETS
@@ -240,7 +238,7 @@ def _head(body: bytes, begin: int) -> tuple[str, str, int] | None:
 
 
 def _disposition(value: str) -> tuple[str | None, bool]:
-    """The name of a field, and whether it is a file."""
+    """Return the name of a field, and whether it is a file."""
     name, is_file = None, False
     for parameter in _PARAMETER.findall(value):
         key, _, text = parameter.partition("=")
@@ -253,18 +251,18 @@ def _disposition(value: str) -> tuple[str | None, bool]:
 
 
 def _following(body: bytes, begin: int, boundary: bytes) -> tuple[int, int] | None:
-    """Where data end that begin there, and the boundary after them; None if there is none."""
+    """Return the ends of data that begin there and of the boundary after them; None if there is none."""
     if body.startswith(boundary, begin):  # no data, and not even the line that ends them
         return begin, begin + len(boundary)
     at = _find(body, b"\n" + boundary, begin)
     if at < 0:
         return None
-    end = at - 1 if at > begin and body[at - 1] == 13 else at
-    return end, at + 1 + len(boundary)
+    has_return = at > begin and body[at - 1] == 13
+    return at - has_return, at + 1 + len(boundary)
 
 
 def _find(body: bytes, mark: bytes, begin: int) -> int:
-    """As ``body.find``, step by step."""
+    """Return what ``body.find`` does, in steps, so that other threads can run in between."""
     for at in range(begin, len(body), _STEP):
         if (found := body.find(mark, at, at + _STEP + len(mark))) >= 0:
             return found

@@ -1,21 +1,20 @@
-"""Parts of TorchServe's interfaces and handlers."""
+"""Builder of TorchServe's interfaces and handlers."""
 
 import asyncio
 
 import msgspec
 
 from salver.dialects.torchserve.config import TorchServeConfig
-from salver.dialects.torchserve.foreign_forms import HandlerForms
+from salver.dialects.torchserve.foreign_forms import FORMS
 from salver.dialects.torchserve.front import Backing
 from salver.dialects.torchserve.handler_store import HandlerStore
-from salver.dialects.torchserve.loading import HandlerLoader, HandlerRules
+from salver.dialects.torchserve.loading import HandlerLoader, HandlerRules, Unpacking
+from salver.dialects.torchserve.operations import WorkflowOperations
 from salver.dialects.torchserve.ports import TorchServePorts, exact_ports
 from salver.dialects.torchserve.registrations import Registrations
 from salver.dialects.torchserve.snapshots import Snapshots
 from salver.dialects.torchserve.unpacked_archives import UnpackedArchives
-from salver.dialects.torchserve.unpacking import Unpacking
 from salver.dialects.torchserve.view import TorchServeView
-from salver.dialects.torchserve.workflow_operations import WorkflowOperations
 from salver.dialects.torchserve.workflows import Workflows, WorkflowsConfig
 from salver.encoding.tensor_messages import TensorMessages
 from salver.kernel.serving.loading import Additions
@@ -28,7 +27,7 @@ from salver.words.handlers import FORMAT
 
 
 class _Ports(PortView):
-    """TorchServe's own ports, and its routes at the port that serves everything."""
+    """TorchServe's own ports, and its routes at the port for everything."""
 
     def __init__(
         self, kernel: Kernel, config: TorchServeConfig, ports: TorchServePorts, view: TorchServeView | None
@@ -40,43 +39,49 @@ class _Ports(PortView):
         self.max_request = config.rules.max_request
 
     def access(self, config: FrontConfig) -> Access | None:
-        """Return who may change something at TorchServe's own ports."""
+        """Return the access check of TorchServe's own ports."""
         if not config.serves.startswith("torchserve"):
             return None
         return self._access(config, is_its_own=config.serves.startswith("torchserve-grpc"))
 
     def _access(self, config: FrontConfig, *, is_its_own: bool) -> Access:
-        """Return who may change something at a port.
+        """Return the access check of a port.
 
         Args:
-            is_its_own: By TorchServe's operations, whose keys take the token's place.
+            is_its_own: Whether it is for TorchServe's operations, whose keys replace the token.
         """
         kernel, rules, serves = self._kernel, self._rules, config.serves
         api = kernel.config.api
         has_keys = is_its_own and rules.tokens is not None
-        # At its own ports TorchServe's operations are what others expect, and nobody else's.
+        # TorchServe's own ports accept remote changes of TorchServe's operations only.
         allows = has_keys or (api.allows_remote and (is_its_own or not serves.startswith("torchserve")))
-        origins = frozenset({rules.cors_origin.lower()} if is_its_own and rules.cors_origin else ())
+        origins: frozenset[str] = frozenset()
+        if is_its_own and rules.cors_origin:
+            origins = frozenset({rules.cors_origin.lower()})
         differing = AccessRules(allows, api.hosts, origins, self._ports.closed(serves))
-        host, guard = "" if config.path else config.host, kernel.context.http.guard
+        host, guard = config.host, kernel.context.http.guard
+        if config.path:
+            host = ""
         if has_keys:
             return Access(host, guard=guard, rules=differing)
         return Access(host, kernel.token, guard, kernel.caller, differing)
 
     def closed(self, kind: Kind) -> frozenset[str]:
-        """Return its gRPC methods that change models, where management was not asked for."""
+        """Return the gRPC methods that are disabled at a port because management was not asked for."""
         return self._ports.closed(kind)
 
     def shown(self, app: App, config: FrontConfig) -> App:
-        """Show TorchServe's routes, where the port has any."""
+        """Add TorchServe's routes to a port that has any."""
         return self._ports.shown(app, config.serves, self._access(config, is_its_own=True))
 
     def enclosed(self, app: App, config: FrontConfig, access: Access) -> App:
-        """Tell observers of every answer, for TorchServe's logs and metrics."""
-        return Watched(app, self._kernel.bus.emit) if self._view is not None else app
+        """Report every answer to observers, for TorchServe's logs and metrics."""
+        if self._view is None:
+            return app
+        return Watched(app, self._kernel.bus.emit)
 
     def changing(self, config: FrontConfig) -> Changing | None:
-        """Return who may change something at TorchServe's own ports."""
+        """Return what protects changes at TorchServe's own ports."""
         if not config.serves.startswith("torchserve"):
             return None
         if self._rules.tokens is not None:
@@ -84,19 +89,19 @@ class _Ports(PortView):
         return self._access(config, is_its_own=True).changing
 
     def exact(self) -> ExactPorts:
-        """Return the ports for its REST interface, which have a server of their own."""
+        """Return the ports of the REST interface, which use a server of their own."""
         most = self.max_request or self._kernel.config.max_body
         return exact_ports(most, self._kernel.context.budget)
 
 
 async def build_forms(kernel: Kernel, config: None) -> Parts:
-    """Tell the dialects how handlers are asked over their protocols."""
-    kernel.context = msgspec.structs.replace(kernel.context, forms=HandlerForms())
+    """Provide handlers to dialects that are built later."""
+    kernel.context = msgspec.structs.replace(kernel.context, forms=FORMS)
     return Parts()
 
 
 async def build(kernel: Kernel, config: None) -> Parts:
-    """Return TorchServe's interfaces, the handlers that it runs, and what its operators see."""
+    """Build TorchServe's interfaces, its handlers, and metrics and logs for operators."""
     settings = kernel.config.table("torchserve", TorchServeConfig)
     clock, emit = kernel.clock, kernel.bus.emit
     view = TorchServeView(settings.view) if settings.view else None

@@ -9,16 +9,16 @@ from salver.dialects.torchserve.view import TorchServeViewConfig
 
 
 class TorchServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What TorchServe's clients and operators see, and how handlers run.
+    """Settings of TorchServe's interfaces and handlers.
 
     Attributes:
         rules: How requests are answered.
-        view: Metrics and logs under TorchServe's names; None = there are none.
-        snapshots: Where the handlers that are served are recorded; None = nowhere.
+        view: Metrics and logs under TorchServe's names; None = none.
+        snapshots: Where snapshots of the served handlers are written; None = nowhere.
         handlers: Handlers that are loaded at the start, and what requests may register.
-        hides: Regular expression of environment variables that handlers do not see; empty = they see all.
+        hides: Regular expression of environment variables that are hidden from handlers; empty = none.
         first_worker: Number of the first worker of a handler.
-        workflow_store: Folder of archives of workflows; empty = that of handlers.
+        workflow_store: Folder of workflow archives; empty = that of handlers.
     """
 
     rules: TorchServeRules = TorchServeRules()

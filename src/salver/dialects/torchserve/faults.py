@@ -1,9 +1,7 @@
-"""What does TorchServe call each kind of failure?
+"""TorchServe's statuses, names and texts of errors.
 
-Its three keys over REST (TS-R18 to TS-R21), its two lines over gRPC (TS-R22, TS-G5). Total over
-:class:`~salver.words.errors.Code`. It knows no route.
-
-Pure.
+Over REST an error has three keys (TS-R18 to TS-R21), over gRPC two lines (TS-R22, TS-G5). Total over
+:class:`~salver.words.errors.Code`. Pure.
 """
 
 import math
@@ -11,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from salver.dialects.torchserve.json_layout import TorchServeReply, replied
+from salver.dialects.torchserve.json_layout import TorchServeReply, json_reply
 from salver.encoding.bodies import GrpcStatus
 from salver.words.errors import (
     BadArchive,
@@ -54,7 +52,7 @@ TORCHSERVE: Final[dict[Code, tuple[int, str]]] = {
     Code.UNKNOWN: (503, "InternalServerException"),
     Code.INTERNAL: (500, "InternalServerException"),
 }
-#: Kinds of errors that it tells from others of their code; the first that fits.
+#: Errors with other names than their code has; the first that matches.
 _SPECIAL: Final[tuple[tuple[type[SalverError], tuple[int, str]], ...]] = (
     (NoModelVersion, (404, "ModelVersionNotFoundException")),
     (NoVersion, (404, "ModelVersionNotFoundException")),
@@ -67,35 +65,35 @@ _SPECIAL: Final[tuple[tuple[type[SalverError], tuple[int, str]], ...]] = (
     (WorkersFailed, (500, "InternalServerException")),
     (WorkflowFailed, (500, "WorkflowException")),
 )
-#: Packages of the exceptions; of the others ``org.pytorch.serve.http``.
+#: Packages of exceptions; the default is ``org.pytorch.serve.http``.
 _PACKAGES: Final = {
-    "ModelException": "org.pytorch.serve.archive.model",
-    "ModelNotFoundException": "org.pytorch.serve.archive.model",
-    "ModelVersionNotFoundException": "org.pytorch.serve.archive.model",
-    "InvalidModelException": "org.pytorch.serve.archive.model",
-    "InvalidKeyException": "org.pytorch.serve.archive.model",
-    "DownloadArchiveException": "org.pytorch.serve.archive",
-    "WorkflowNotFoundException": "org.pytorch.serve.archive.workflow",
-    "WorkflowException": "org.pytorch.serve.archive.workflow",
-    "InvalidDAGException": "org.pytorch.serve.ensemble",
-    "IllegalArgumentException": "java.lang",
-    "UnsupportedOperationException": "java.lang",
-    "JsonSyntaxException": "com.google.gson",
+    "ModelException": "org.pytorch.serve.archive.model.",
+    "ModelNotFoundException": "org.pytorch.serve.archive.model.",
+    "ModelVersionNotFoundException": "org.pytorch.serve.archive.model.",
+    "InvalidModelException": "org.pytorch.serve.archive.model.",
+    "InvalidKeyException": "org.pytorch.serve.archive.model.",
+    "DownloadArchiveException": "org.pytorch.serve.archive.",
+    "WorkflowNotFoundException": "org.pytorch.serve.archive.workflow.",
+    "WorkflowException": "org.pytorch.serve.archive.workflow.",
+    "InvalidDAGException": "org.pytorch.serve.ensemble.",
+    "IllegalArgumentException": "java.lang.",
+    "UnsupportedOperationException": "java.lang.",
+    "JsonSyntaxException": "com.google.gson.",
     "ErrorDataDecoderException": "io.netty.handler.codec.http.multipart.HttpPostRequestDecoder$",
 }
 _NO_RESOURCE: Final = "Requested resource is not found, please refer to API document."
 _NO_METHOD: Final = "Requested method is not allowed, please refer to API document."
-#: What is wrong with a key, where it is asked for; where another one is wanted for it.
+#: Texts for a wrong key: in a request, and in a request to renew a key.
 UNAUTHORIZED: Final = "Token Authorization failed. Token either incorrect, expired, or not provided correctly"
 UNAUTHENTICATED: Final = (
     "Token Authentication failed. Token either incorrect, expired, or not provided correctly"
 )
-#: Management over gRPC: HTTP status -> that of gRPC (TS-G5).
+#: Management over gRPC: HTTP status -> gRPC status (TS-G5).
 _OF_HTTP: Final = {
     400: 3, 401: 16, 403: 7, 404: 5, 409: 10, 413: 8, 416: 11, 429: 8, 499: 1, 501: 12, 503: 14, 504: 4,
 }  # fmt: skip
 _UNKNOWN, _FAILED_PRECONDITION, _INTERNAL, _UNAVAILABLE = 2, 9, 13, 14
-#: Those without a second line: gRPC's own status for them.
+#: gRPC statuses of errors whose text has no second line.
 _BARE: Final[dict[Code, int]] = {
     Code.UNAUTHENTICATED: 7,  # PERMISSION_DENIED (TS-G6)
     Code.CANCELLED: 1,
@@ -109,10 +107,10 @@ _MAX_PAUSE_S: Final = 86_400.0
 
 
 class NamedFault(InvalidInput):
-    """Something is wrong that TorchServe has a name and a status of its own for.
+    """An error with a status and an exception name of its own.
 
     Args:
-        status: Of HTTP.
+        status: HTTP status.
         kind: Name of the exception.
     """
 
@@ -122,15 +120,15 @@ class NamedFault(InvalidInput):
         self.kind = kind
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Rebuilds from its own three arguments."""
+        """Rebuild from its own three arguments."""
         return (NamedFault, (self.message, self.status, self.kind))
 
 
 class Fault(msgspec.Struct, frozen=True):
-    """What a client is told, whatever the protocol.
+    """An error as a client sees it, whatever the protocol.
 
     Attributes:
-        retry_after: Seconds until another try is worth it; 0 = not said.
+        retry_after: Seconds until a retry is worthwhile; 0 = not known.
     """
 
     status: int
@@ -140,36 +138,37 @@ class Fault(msgspec.Struct, frozen=True):
 
 
 def has_no_worker(model: str, version: str = "", *, is_describing: bool = False) -> str:
-    """The text for a model that cannot take a request, be it for want of workers or of room in its queue.
+    """Return the text for a model without workers, or without room in its queue.
 
-    Of a version it has the stray quote that TorchServe's has (TS-R21).
+    For a version it has TorchServe's stray quote (TS-R21).
     """
-    whom = f'Model "{model}"' + (f' Version {version}"' if version else "")
-    what = "describe" if is_describing else "inference"
-    text = f"{whom} has no worker to serve {what} request. Please use scale workers API to add workers."
+    whom = f'Model "{model}"'
+    if version:
+        whom += f' Version {version}"'
+    text = "{} has no worker to serve {} request. Please use scale workers API to add workers."
     if is_describing:
-        return text
+        return text.format(whom, "describe")
     return (
-        f"{text} If this is a sequence inference, please check if it is closed, or expired; "
-        "or exceeds maxSequenceJobQueueSize"
+        f"{text.format(whom, 'inference')} If this is a sequence inference, please check if it is closed, "
+        "or expired; or exceeds maxSequenceJobQueueSize"
     )
 
 
 def no_model(model: str) -> NoModel:
-    """There is none of that name."""
+    """Return the error for a model that does not exist."""
     return NoModel(f"Model not found: {model}", field="model_name")
 
 
 def no_version(model: str, version: str) -> NoModelVersion:
-    """There is a model, but not in that version."""
+    """Return the error for a version that does not exist, of a model that does."""
     return NoModelVersion(f"Model version: {version} does not exist for model: {model}", field="version")
 
 
 def fault_of(error: SalverError, model: str = "", version: str = "") -> Fault:
-    """What is told of an error. Total: never raises.
+    """Return an error as a client sees it. Never raises.
 
     Args:
-        model, version: That were asked to infer; empty for others, and where none was named.
+        model, version: Arguments of a prediction; empty = another operation, or none was named.
 
     >>> fault_of(NotReady("loading"), "m").message[:50]
     'Model "m" has no worker to serve inference request'
@@ -177,12 +176,12 @@ def fault_of(error: SalverError, model: str = "", version: str = "") -> Fault:
     status, kind = TORCHSERVE[error.code]
     text = error.message
     retry_after = 0.0
-    if isinstance(error, HandlerFailed | NamedFault):
+    if isinstance(error, NamedFault):
+        status, kind = _whole_status(error.status), error.kind
+    elif isinstance(error, HandlerFailed):
         status = _whole_status(error.status)
-        kind = error.kind if isinstance(error, NamedFault) else kind
     else:
-        special = next((told for of, told in _SPECIAL if isinstance(error, of)), None)
-        status, kind = special or (status, kind)
+        status, kind = next((names for of, names in _SPECIAL if isinstance(error, of)), (status, kind))
     if error.code is Code.NO_ROUTE:
         text = _NO_RESOURCE
     elif error.code is Code.WRONG_VERB:
@@ -194,43 +193,45 @@ def fault_of(error: SalverError, model: str = "", version: str = "") -> Fault:
     elif isinstance(error, NotReady | Overloaded) and model:
         text = has_no_worker(model, version)
     if isinstance(error, Overloaded):
-        retry_after = min(error.retry_after, _MAX_PAUSE_S) if error.retry_after > 0 else 0.0
+        retry_after = max(0.0, min(error.retry_after, _MAX_PAUSE_S))
     return Fault(status, kind, text.encode("utf-8", "replace").decode(), retry_after)
 
 
 def _whole_status(status: int) -> int:
-    """A status that a reply can have; a raised 413 would be taken for a body that was too large (TS-R19)."""
-    return 507 if status == 413 else status if 200 <= status <= 999 else 500
+    """Return a valid status; 413 becomes 507, since clients take 413 for a large body (TS-R19)."""
+    if status == 413:
+        return 507
+    return status if 200 <= status <= 999 else 500
 
 
 def http_fault(error: SalverError, model: str = "", version: str = "") -> TorchServeReply:
-    """The reply. Total: never raises."""
+    """Return the reply for an error. Never raises."""
     fault = fault_of(error, model, version)
     if isinstance(error, HandlerFailed) and fault.status == 200:
         return TorchServeReply(200, b"error", (), "")
     if error.code is Code.TOO_LARGE:
         return TorchServeReply(413, b"", ())
-    told = {"code": fault.status, "type": fault.kind, "message": fault.message}
-    pause = b"%d" % max(1, math.ceil(fault.retry_after))
-    more = ((b"retry-after", pause),) if isinstance(error, Overloaded) else ()  # X-15
-    return replied(told, fault.status, more)
+    body = {"code": fault.status, "type": fault.kind, "message": fault.message}
+    if isinstance(error, Overloaded):  # X-15
+        pause = b"%d" % max(1, math.ceil(fault.retry_after))
+        return json_reply(body, fault.status, ((b"retry-after", pause),))
+    return json_reply(body, fault.status)
 
 
 def class_of(kind: str) -> str:
-    """The exception's whole name.
+    """Return the full name of an exception.
 
     >>> class_of("ModelNotFoundException")
     'org.pytorch.serve.archive.model.ModelNotFoundException'
     """
-    package = _PACKAGES.get(kind, "org.pytorch.serve.http")
-    return package + kind if package.endswith("$") else f"{package}.{kind}"
+    return _PACKAGES.get(kind, "org.pytorch.serve.http.") + kind
 
 
 def inference_status(error: SalverError, model: str = "", version: str = "") -> GrpcStatus:
-    """How a call of the inference service ends: INTERNAL mostly. Total: never raises.
+    """Return the status that ends a call of the inference service; mostly INTERNAL. Never raises.
 
     Args:
-        model, version: That were asked.
+        model, version: Arguments of the call.
     """
     if type(error) is NotFound and error.field == "version" and model:
         error = no_version(model, version)
@@ -242,26 +243,30 @@ def inference_status(error: SalverError, model: str = "", version: str = "") -> 
         if error.code is Code.NOT_READY:
             return GrpcStatus(_INTERNAL, text)
         return GrpcStatus(_UNAVAILABLE, text, max(1, math.ceil(fault.retry_after * 1e3)))  # X-15
-    failed = error.code in (Code.MODEL_FAILED, Code.UNKNOWN)
-    code = grpc_code(fault.status) if failed else _INTERNAL
+    code = _INTERNAL
+    if error.code in (Code.MODEL_FAILED, Code.UNKNOWN):
+        code = grpc_code(fault.status)
     if fault.kind == "BadRequestException":
         return GrpcStatus(code, f"{fault.message}\nBadRequestException.()")
     return GrpcStatus(code, f"{fault.message}\n{class_of(fault.kind)}")
 
 
 def management_status(error: SalverError, model: str = "", version: str = "") -> GrpcStatus:
-    """How a call of the management service ends. Total: never raises."""
+    """Return the status that ends a call of the management service. Never raises."""
     fault = fault_of(error, model, version)
     if error.code in _BARE:
-        code = _FAILED_PRECONDITION if error.code is Code.DEADLINE_EXCEEDED else _BARE[error.code]
+        code = _BARE[error.code]
+        if error.code is Code.DEADLINE_EXCEEDED:
+            code = _FAILED_PRECONDITION
         return GrpcStatus(code, fault.message)
-    # TorchServe does not say why a default version stays, but ends the call with that status (TS-M5).
-    code = _UNKNOWN if isinstance(error, StillDefault) else grpc_code(fault.status)
+    code = grpc_code(fault.status)
+    if isinstance(error, StillDefault):
+        code = _UNKNOWN  # as TorchServe, although it answers 403 over REST (TS-M5)
     return GrpcStatus(code, f"{fault.message}\n{class_of(fault.kind)}")
 
 
 def grpc_code(status: int) -> int:
-    """The status of gRPC for one of HTTP (TS-G5).
+    """Return the gRPC status for an HTTP status (TS-G5).
 
     >>> [grpc_code(status) for status in (404, 418, 507)]
     [5, 9, 13]
@@ -271,5 +276,5 @@ def grpc_code(status: int) -> int:
     return _FAILED_PRECONDITION if 400 <= status < 500 else _INTERNAL
 
 
-#: The body that answers what is no request at all.
+#: Body of the answer to bytes that are no HTTP request.
 NO_MESSAGE: Final = http_fault(InvalidInput("Invalid HTTP message.")).body

@@ -1,15 +1,14 @@
-"""How are TorchServe's routes answered at a port?
+"""ASGI application that answers TorchServe's routes, around Salver's own application.
 
-An ASGI application around Salver's own: a port of TorchServe's has TorchServe's routes and no others; a port
-for everything hands on what is not in dispute (X-9, X-30). Whoever asks a model again by the same path meets
-no table and, where the front has ``prompt``, no task. What a path means stands in ``ts_paths.py``, what an
-operation does in ``ts_inference.py`` and ``ts_management.py``.
+A port of TorchServe's has TorchServe's routes only; a port for everything passes on other paths (X-9, X-30).
+The path of an earlier prediction is found without matching and, where the server has ``prompt``, answered
+without a task. Paths are matched in ``paths.py``, operations are in ``operations.py``.
 """
 
 import asyncio
 import functools
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeGuard
 
 import msgspec
@@ -17,13 +16,11 @@ import msgspec
 from salver.dialects.torchserve.answer import Answer, Layouts, request_id_of
 from salver.dialects.torchserve.bodies import is_large, query_of
 from salver.dialects.torchserve.faults import http_fault
-from salver.dialects.torchserve.inference import InferenceOperations
-from salver.dialects.torchserve.json_layout import TorchServeReply, replied
-from salver.dialects.torchserve.management import ManagementOperations
-from salver.dialects.torchserve.openapi import of_port
-from salver.dialects.torchserve.operation_calls import Method, Request
+from salver.dialects.torchserve.json_layout import TorchServeReply, json_reply
+from salver.dialects.torchserve.openapi import describe_port
+from salver.dialects.torchserve.operations import InferenceOperations, ManagementOperations, Method, Request
 from salver.dialects.torchserve.paths import OWN, PathMatch, Surface, find, find_oldest
-from salver.dialects.torchserve.predict import Asking, Prediction
+from salver.dialects.torchserve.predict import HandlerQuery, Prediction
 from salver.dialects.torchserve.rules import TorchServeRules
 from salver.dialects.torchserve.tokens import SCOPES, TokenKeys
 from salver.dialects.torchserve.tokens import Scope as KeyScope
@@ -63,35 +60,34 @@ SURFACES: Final[Mapping[str, frozenset[Surface]]] = {
     "torchserve-management-metrics": frozenset(("management", "metrics")),
     "torchserve-all": frozenset(("inference", "management", "metrics")),
 }
-#: That a port for everything allows only where the operator does; models come and go nowhere else.
+#: Operations that a port for everything has only if the operator allows changes.
 _CHANGES: Final = frozenset(("scale", "set_default", "register_workflow", "unregister_workflow"))
-#: What is not known, and wants some key all the same.
+#: Match of an unknown path, which needs a key as well.
 _ANYTHING: Final = PathMatch("anything", "inference")
 
 
 class Target(msgspec.Struct, frozen=True, gc=False):
-    """Whom a path asks, worked out once.
+    """Model and codec of a path, computed once.
 
     Attributes:
-        headers: What the handler sees beside those of the call.
-        is_shared: The route is another protocol's, too, for models that are no handlers.
+        headers: Headers for the handler besides those of the call.
+        is_shared: Whether the route belongs to another protocol, too, for models that are no handlers.
     """
 
-    asked: PathMatch
+    match: PathMatch
     codec: Prediction
     headers: Mapping[str, str]
     is_shared: bool = False
 
 
 class CallHeaders(msgspec.Struct, frozen=True, gc=False):
-    """What the headers of a request say.
+    """Headers of a request, as far as they matter.
 
     Attributes:
-        lower: With names in lower case.
-        shown: For the handler, with names as they were sent, and what the path says.
-        sequence: Which sequence of requests is gone on with
-            (:class:`salver.dialects.torchserve.predict.Asking`).
-        is_unusual: They say something of the call, too.
+        lower: All headers, with names in lower case.
+        shown: Headers for the handler: names as they were sent, and those of the path.
+        sequence: Sequence of the request (:class:`salver.dialects.torchserve.predict.HandlerQuery`).
+        is_unusual: Whether there are headers for the call: trace, priority, tenant.
     """
 
     lower: Mapping[bytes, bytes]
@@ -102,13 +98,13 @@ class CallHeaders(msgspec.Struct, frozen=True, gc=False):
 
 
 class Backing(msgspec.Struct, frozen=True):
-    """What TorchServe's routes are answered with.
+    """Services that answer TorchServe's routes.
 
     Attributes:
         context: Clock, ids, restrictions.
-        keys: That callers must show; None = everybody may ask.
-        more: Operations of others, by their names.
-        max_body: Most bytes of a body.
+        keys: Keys that callers must show; None = none.
+        more: Further operations, by name.
+        max_body: Maximum bytes of a body.
     """
 
     door: PostingDoor
@@ -125,9 +121,9 @@ class TorchServe:
     """The application.
 
     Args:
-        app: Salver's own.
-        surfaces: What the port serves; None = it is a port for everything.
-        access: Who may change something there, and by which name it is asked.
+        app: Salver's own application.
+        surfaces: Interfaces that the port serves; None = a port for everything.
+        access: Check of host names, and of changes.
     """
 
     def __init__(
@@ -145,9 +141,7 @@ class TorchServe:
         self._keys = backing.keys
         self._access = access
         self._is_common = surfaces is None
-        self._surfaces: frozenset[Surface] = (
-            frozenset(("inference", "management")) if surfaces is None else surfaces
-        )
+        self._surfaces: frozenset[Surface] = surfaces or frozenset(("inference", "management"))
         self._most = rules.max_request or backing.max_body
         self._cors = rules.cors
         self._clock = context.clock
@@ -172,7 +166,7 @@ class TorchServe:
         return f"<TorchServe {'+'.join(sorted(self._surfaces))}>"
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """The ASGI entry point."""
+        """Answer a request; the entry point of ASGI."""
         if scope["type"] != "http":
             return self._app(scope, receive, send)
         path = scope.get("raw_path") or scope["path"].encode()
@@ -183,59 +177,59 @@ class TorchServe:
             return self._app(scope, receive, send)
         return self._answer(scope, path, receive, send)
 
-    # -- asking a model --
+    # -- predictions --
 
     def prompt(self, exchange: Exchange) -> bool:
-        """Ask a model that calls back (:data:`salver.transport.http1.Prompt`)."""
+        """Run a model whose engine calls back (:data:`salver.transport.http1.Prompt`)."""
         head, body = exchange.head, exchange.body
-        known: tuple[Target, CallHeaders] | None = head.notes.get(self) or self._known(head)
+        known: tuple[Target, CallHeaders] | None = head.notes.get(self) or self._find_target(head)
         if known is None or not self._may_take(body):
             return False
-        target, told = known
-        if is_large(body, told.content_type):
+        target, headers = known
+        if is_large(body, headers.content_type):
             return False
         id = request_id_of(self._new_id())
         call = Call("ts-http", self._clock(), None, id)
-        tell = functools.partial(self._tell, exchange, id)
-        asked = target.asked
+        respond = functools.partial(self._respond, exchange, id)
+        match = target.match
         try:
             if self._keys is not None or self._backing.context.http.guard is not None:
-                self._check(asked, told.lower)
-            asking = self._asking(target, told, body, (head.query, head.path), call)
+                self._check(match, headers.lower)
+            query = self._query(target, headers, body, (head.query, head.path), call)
         except SalverError as error:
-            tell(http_fault(error, asked.model, asked.version), None)
+            respond(http_fault(error, match.model, match.version), None)
             return True
-        give_up = self._door.post(target.codec, asking, asked.model, asked.version, call, tell)
+        give_up = self._door.post(target.codec, query, match.model, match.version, call, respond)
         if give_up is None:
             return False
         exchange.on_gone = give_up
         return True
 
-    def _known(self, head: Head) -> tuple[Target, CallHeaders] | None:
-        """Whom requests of this head ask, and what it says of them; None = not without a task."""
+    def _find_target(self, head: Head) -> tuple[Target, CallHeaders] | None:
+        """Return target and headers of requests with this head; None = they need a task."""
         target = self._targets.get((head.method, head.path))
         if target is None or target.is_shared or head.method == "HEAD":
             return None
-        told = self._told_by(head.spelled, target)
-        if told.sequence is not None or not self._access.knows_host(told.lower):
+        headers = self._read_headers(head.spelled, target)
+        if headers.sequence is not None or not self._access.knows_host(headers.lower):
             return None
-        head.notes[self] = target, told
-        return target, told
+        head.notes[self] = target, headers
+        return target, headers
 
     def _may_take(self, body: bytes | None) -> TypeGuard[bytes]:
         return body is not None and len(body) <= self._most
 
-    def _tell(
+    def _respond(
         self, exchange: Exchange, id: str, reply: TorchServeReply | None, write_all: WriteAll | None
     ) -> None:
-        """The answer; or there are pieces of it, and that writes them."""
+        """Send the reply, or start a task that writes its pieces."""
         if reply is not None:
             data, keeps = self._layouts.of(reply, id, exchange.head.version, exchange.may_keep)
             exchange.answer(reply.status, data, keeps=keeps)
         elif write_all is not None:
-            exchange.run(functools.partial(self._tell_all, exchange, id, write_all))
+            exchange.run(functools.partial(self._respond_in_pieces, exchange, id, write_all))
 
-    async def _tell_all(self, exchange: Exchange, id: str, write_all: WriteAll) -> None:
+    async def _respond_in_pieces(self, exchange: Exchange, id: str, write_all: WriteAll) -> None:
         answer = Answer(exchange.send, exchange.head.method, id, self._cors)
         await write_all(answer.write)
         await answer.end()
@@ -243,39 +237,38 @@ class TorchServe:
     async def _predict(
         self, target: Target, scope: Scope, receive: Receive, send: Send, body: bytes | None = None
     ) -> None:
-        """Ask the model, and write its answer.
+        """Run the model and write its answer.
 
         Args:
-            body: What is read already; None = nothing is.
+            body: The body, if it has been read.
         """
         call = Call("ts-http", self._clock(), None, request_id_of(self._new_id()))
-        told = self._told_by(scope.get("spelled") or scope["headers"], target)
-        lower = told.lower
+        headers = self._read_headers(scope.get("spelled") or scope["headers"], target)
+        match, lower = target.match, headers.lower
         answer = Answer(send, scope["method"], call.request_id, self._cors)
         task = None
         try:
-            asked = target.asked
             self._access.check_host(lower)
-            if target.is_shared and self._is_of_tensors(asked.model):
-                self._check(asked, lower)
+            if target.is_shared and self._takes_tensors(match.model):
+                self._check(match, lower)
                 await self._app(scope, receive, send)
                 return
             if self._keys is not None or self._backing.context.http.guard is not None:
-                self._check(asked, lower)
+                self._check(match, lower)
             if body is None and (body := await self._read(receive, lower)) is None:
-                return  # the caller left before the request was there
+                return  # the caller hung up before the request was complete
             place = scope["query_string"], scope.get("raw_path") or b""
-            asking = self._asking(target, told, body, place, call)
+            query = self._query(target, headers, body, place, call)
             task = self._watch(scope, receive)
             reply = await self._door.stream(
-                target.codec, asking, asked.model, asked.version, call, answer.write
+                target.codec, query, match.model, match.version, call, answer.write
             )
         except SalverError as error:
-            reply = http_fault(error, target.asked.model, target.asked.version)
+            reply = http_fault(error, match.model, match.version)
         except asyncio.CancelledError:
             if is_shutting_down():
                 raise
-            return  # the caller hung up; nobody reads an answer
+            return  # the caller hung up
         except Exception as error:
             reply = http_fault(self._incident(scope, error))
         finally:
@@ -285,52 +278,62 @@ class TorchServe:
             await answer.write(reply)
         await answer.end()
 
-    def _asking(
-        self, target: Target, told: CallHeaders, body: bytes, place: tuple[bytes, bytes], call: Call
-    ) -> Asking:
-        """What the model is asked.
+    def _query(
+        self, target: Target, headers: CallHeaders, body: bytes, place: tuple[bytes, bytes], call: Call
+    ) -> HandlerQuery:
+        """Return the query to a handler, and complete its call.
 
         Args:
-            place: Query and path.
+            place: Query string and path.
 
         Raises:
-            NamedFault: the query is not encoded as it should be.
+            NamedFault: the query string is not percent-encoded correctly.
         """
-        if told.is_unusual:
-            self._look_closer(call, told.lower)
+        if headers.is_unusual:
+            if b"traceparent" in headers.lower:
+                join_trace(call, headers.lower[b"traceparent"], self._new_id)
+            call.standing = from_headers(headers.lower, self._backing.context.tenant_header)
         if wanted := self._backing.context.interest.headers:
-            take_traits(call, told.lower, wanted)
-        call.is_large = is_large(body, told.content_type)
-        query = query_of(*place) if place[0] and target.asked.takes_query else ()
-        return Asking(body, told.content_type, told.shown, query, call.request_id, told.sequence)
+            take_traits(call, headers.lower, wanted)
+        call.is_large = is_large(body, headers.content_type)
+        fields: Sequence[tuple[str, str]] = ()
+        if place[0] and target.match.takes_query:
+            fields = query_of(*place)
+        return HandlerQuery(
+            body, headers.content_type, headers.shown, fields, call.request_id, headers.sequence
+        )
 
-    def _told_by(self, spelled: Iterable[tuple[bytes, bytes]], target: Target) -> CallHeaders:
+    def _read_headers(self, spelled: Iterable[tuple[bytes, bytes]], target: Target) -> CallHeaders:
         lower = {name.lower(): value for name, value in spelled}
         shown = {name.decode("latin-1"): value.decode("latin-1") for name, value in spelled}
+        sequence = None
+        if self._sequence[0] in lower:  # TS-R17
+            id, start, end = [lower.get(name, b"").decode("latin-1") for name in self._sequence]
+            sequence = id, start.lower() == "true", end.lower() == "true"
         return CallHeaders(
             lower,
             {**shown, **target.headers},
             lower.get(b"content-type", b"").decode("latin-1"),
-            self._sequence_of(lower) if self._sequence[0] in lower else None,
+            sequence,
             not self._unusual.isdisjoint(lower),
         )
 
     def _watch(self, scope: Scope, receive: Receive) -> "asyncio.Task[Any] | None":
-        """Have the current task cancelled if its caller hangs up; None = who serves it does so already."""
+        """Have the current task cancelled if its caller hangs up; None = the server does that already."""
         if "spelled" in scope:
             return None
         return self._hangups.enter(receive if scope["http_version"] != "1.1" else scope)
 
-    def _target(self, scope: Scope, path: bytes, asked: PathMatch) -> Target:
-        """Whom that path asks; known from now on."""
+    def _target(self, scope: Scope, path: bytes, match: PathMatch) -> Target:
+        """Return the target of a path, and remember it."""
         headers = {}
-        if asked.explains is not None:
-            headers["explain"] = "True" if asked.explains else "False"
-        if asked.extra is not None:
-            headers["url_path"] = asked.extra
-        codec = Prediction(asked.model, asked.version, self._knows, self._rules.max_response)
-        is_shared = asked.extra is None and not asked.takes_query
-        target = Target(asked, codec, headers, is_shared)
+        if match.explains is not None:
+            headers["explain"] = str(match.explains)
+        if match.extra is not None:
+            headers["url_path"] = match.extra
+        codec = Prediction(match.model, match.version, self._knows, self._rules.max_response)
+        is_shared = match.extra is None and not match.takes_query
+        target = Target(match, codec, headers, is_shared)
         if scope["method"] != "OPTIONS":
             if len(self._targets) >= _KNOWN_PATHS:
                 self._targets.clear()
@@ -344,24 +347,14 @@ class TorchServe:
             return False
         return True
 
-    def _is_of_tensors(self, model: str) -> bool:
-        """Is it there, and no handler?"""
+    def _takes_tensors(self, model: str) -> bool:
+        """Return whether a model is loaded and is no handler."""
         try:
             return not self._door.signature(model)[1].takes_forms
         except SalverError:
             return False
 
-    def _sequence_of(self, headers: Mapping[bytes, bytes]) -> tuple[str, bool, bool]:
-        """TS-R17."""
-        id, start, end = [headers.get(name, b"").decode("latin-1") for name in self._sequence]
-        return id, start.lower() == "true", end.lower() == "true"
-
-    def _look_closer(self, call: Call, headers: Mapping[bytes, bytes]) -> None:
-        if b"traceparent" in headers:
-            join_trace(call, headers[b"traceparent"], self._new_id)
-        call.standing = from_headers(headers, self._backing.context.tenant_header)
-
-    # -- everything else --
+    # -- other operations --
 
     async def _answer(self, scope: Scope, path: bytes, receive: Receive, send: Send) -> None:
         verb = scope["method"]
@@ -370,28 +363,28 @@ class TorchServe:
         task = None
         try:
             self._access.check_host(lower)
-            asked = self._asked(verb, path, lower)
-            if asked is None:
+            match = self._match(verb, path, lower)
+            if match is None:
                 await self._app(scope, receive, send)
                 return
-            is_prediction = asked.operation in ("predict", "invocations")
-            if is_prediction and asked.operation == "predict" and verb != "OPTIONS":
-                await self._predict(self._target(scope, path, asked), scope, receive, send)
+            operation = match.operation
+            if operation == "predict" and verb != "OPTIONS":
+                await self._predict(self._target(scope, path, match), scope, receive, send)
                 return
-            self._check(asked, lower)
-            if asked.operation in self._changing:
-                await self._access.permit(lower, asked.operation)
+            self._check(match, lower)
+            if operation in self._changing:
+                await self._access.permit(lower, operation)
             if (body := await self._read(receive, lower)) is None:
                 return
             query = tuple(query_of(scope["query_string"], path))
-            request = Request(asked, verb, body, query, lower, scope.get("spelled") or scope["headers"])
-            if asked.operation == "invocations":
-                asked = asked._replace(model=await self._inference.meant(request))
-            if is_prediction and verb == "OPTIONS":
-                reply = self._inference.description(asked.model, asked.version)
-            elif is_prediction:
-                codec = Prediction(asked.model, "", self._knows, self._rules.max_response)
-                await self._predict(Target(asked, codec, {}), scope, receive, send, body)
+            request = Request(match, verb, body, query, lower, scope.get("spelled") or scope["headers"])
+            if operation == "invocations":
+                match = match._replace(model=await self._inference.find_model(request))
+            if operation in ("predict", "invocations") and verb == "OPTIONS":
+                reply = self._inference.description(match.model, match.version)
+            elif operation == "invocations":
+                codec = Prediction(match.model, "", self._knows, self._rules.max_response)
+                await self._predict(Target(match, codec, {}), scope, receive, send, body)
                 return
             else:
                 task = self._watch(scope, receive)
@@ -410,64 +403,63 @@ class TorchServe:
         await answer.write(reply)
         await answer.end()
 
-    def _asked(self, verb: str, path: bytes, headers: Mapping[bytes, bytes]) -> PathMatch | None:
-        """What is meant; None = Salver's own application answers that.
+    def _match(self, verb: str, path: bytes, headers: Mapping[bytes, bytes]) -> PathMatch | None:
+        """Return the match of a path; None = Salver's own application answers it.
 
         Raises:
-            NoRoute, WrongVerb, NamedFault: nothing.
-            Unauthenticated: it may not be known without a key.
+            NoRoute, WrongVerb, NamedFault: the path has no match.
+            Unauthenticated: the caller has no key, and is not told that.
         """
-        if self._is_common and headers.get(b"content-type", b"").startswith(b"application/grpc"):
-            return None
-        if self._is_common and path == b"/metrics":
-            return PathMatch("metrics")
-        if self._is_common and not _is_own(path):
-            return PathMatch("describe_port") if verb == "OPTIONS" else find_oldest(verb, path)
+        if self._is_common:
+            if headers.get(b"content-type", b"").startswith(b"application/grpc"):
+                return None
+            if path == b"/metrics":
+                return PathMatch("metrics")
+            if not _is_own(path):
+                return PathMatch("describe_port") if verb == "OPTIONS" else find_oldest(verb, path)
         try:
             return find(verb, path, self._surfaces, speaks_oip=self._rules.speaks_oip)
         except SalverError:
             self._check(_ANYTHING, headers)
             raise
 
-    def _check(self, asked: PathMatch, headers: Mapping[bytes, bytes]) -> None:
-        """May the caller do that?
+    def _check(self, match: PathMatch, headers: Mapping[bytes, bytes]) -> None:
+        """Check that the caller may do what a path asks for.
 
         Raises:
-            Unauthenticated: not without a key (TS-B11).
-            Forbidden: not without a secret (TR-R34).
-            WrongVerb: it is a change, and this is a port for everything (X-30).
+            Unauthenticated: it needs a key (TS-B11).
+            Forbidden: it needs a secret (TR-R34).
         """
         if self._is_common:
             guard = self._backing.context.http.guard
             if guard is not None:
-                guard.check(_GROUPS.get(asked.operation, "inference"), headers)
-        if self._keys is not None and asked.surface in ("inference", "management"):
-            wanted: tuple[KeyScope, ...] = (asked.surface,)
-            if asked is _ANYTHING:
-                wanted = tuple([scope for scope in SCOPES if scope in self._surfaces])
-                if not wanted:
+                guard.check(_GROUPS.get(match.operation, "inference"), headers)
+        if self._keys is not None and match.surface in ("inference", "management"):
+            scopes: tuple[KeyScope, ...] = (match.surface,)
+            if match is _ANYTHING:
+                scopes = tuple([scope for scope in SCOPES if scope in self._surfaces])
+                if not scopes:
                     return
-            self._keys.check(headers.get(b"authorization", b"").decode("latin-1"), *wanted)
+            self._keys.check(headers.get(b"authorization", b"").decode("latin-1"), *scopes)
 
     async def _run(self, request: Request) -> TorchServeReply:
-        asked = request.asked
-        if asked.operation == "token" and self._keys is None:
-            raise NoRoute("there are no keys")
-        if self._is_common and asked.operation in _CHANGES and not self._rules.may_change:
-            raise WrongVerb("models are not to be changed by requests (enable_model_api)")
-        method = self._methods.get(asked.operation)
+        operation = request.match.operation
+        if operation == "token" and self._keys is None:
+            raise NoRoute("the server has no keys")
+        if self._is_common and operation in _CHANGES and not self._rules.may_change:
+            raise WrongVerb("requests may not change models (enable_model_api)")
+        method = self._methods.get(operation)
         if method is None:
-            raise NoRoute("nobody does that here")
+            raise NoRoute(f"the server has no operation {operation}")
         return await method(request)
 
     @reads
     async def _describe_port(self, request: Request) -> TorchServeReply:
-        has = self._surfaces.__contains__
-        return replied(of_port(infers=has("inference"), manages=has("management")))
+        return json_reply(describe_port(self._surfaces))
 
     @reads
     async def _metrics(self, request: Request) -> TorchServeReply:
-        """TS-M11: names that are asked for, or all."""
+        # All metrics, or those that the query names (TS-M11).
         if not self._rules.has_metrics:
             raise NoRoute("enable_metrics_api is false")
         page = b""
@@ -477,7 +469,7 @@ class TorchServe:
         return TorchServeReply(200, page, ((b"content-type", PLAIN),))
 
     async def _read(self, receive: Receive, headers: Mapping[bytes, bytes]) -> bytes | None:
-        """The whole body; None if the caller left meanwhile.
+        """Return the whole body; None if the caller hung up.
 
         Raises:
             TooLarge: it is over the limit.
@@ -496,7 +488,9 @@ class TorchServe:
                 if size > self._most or len(pieces) > MOST_CHUNKS:
                     raise TooLarge("max_request_size")
             body = b"".join(pieces)
-        return body if message["type"] == "http.request" else None
+        if message["type"] != "http.request":
+            return None
+        return body
 
     def _incident(self, scope: Scope, error: Exception) -> Internal:
         incident = self._new_id()
@@ -505,12 +499,12 @@ class TorchServe:
 
 
 def _is_own(path: bytes) -> bool:
-    """Does it begin as TorchServe's do, and nobody else's?"""
+    """Return whether a path begins as TorchServe's do and no other protocol's."""
     return path[1:].partition(b"/")[0].decode("latin-1") in OWN
 
 
 def _may_be_own(verb: str, path: bytes, query: bytes) -> bool:
-    """Is it worth a look, on a port for everything (X-8, X-22, X-23)?"""
+    """Return whether TorchServe may answer a path on a port for everything (X-8, X-22, X-23)."""
     if path.startswith((b"/v2/", b"/v1/", b"/V1/")):
         return False
     if path == b"/metrics":

@@ -1,8 +1,7 @@
-"""How do TorchServe's gRPC messages become words, and the answers messages?
+"""Codecs of TorchServe's gRPC messages.
 
-Those of its inference and management services (TS-G1 to TS-G3, TS-G5). It knows no frame, stream or port.
-
-Pure.
+Those of its inference and management services (TS-G1 to TS-G3, TS-G5); a test compares ``protos/`` with
+TorchServe's files. Frames, streams and ports are not known here. Pure.
 """
 
 from collections.abc import Callable
@@ -12,34 +11,35 @@ import msgspec
 from google.protobuf.message import DecodeError
 
 from salver.dialects.torchserve.faults import inference_status
-from salver.dialects.torchserve.grpc_schema import build
+from salver.dialects.torchserve.json_layout import to_json
 from salver.dialects.torchserve.reply import read_reply
-from salver.encoding import varints
+from salver.encoding import protobuf, varints
 from salver.encoding.bodies import GrpcStatus
 from salver.kernel.serving.ports import Codec
 from salver.words.errors import Code, InvalidInput, SalverError, Unsupported
 from salver.words.handlers import Form, HandlerReply, Registration, as_request, part
 from salver.words.messages import InferRequest, InferResponse, Signature
 
-_CLASSES: Final = build()
-_PredictionsRequest: Final = _CLASSES["PredictionsRequest"]
-_PredictionResponse: Final = _CLASSES["PredictionResponse"]
-_ErrorInfo: Final = _CLASSES["ErrorInfo"]
+#: Message classes by name, and those of ``google.rpc`` in them.
+CLASSES: Final = protobuf.build(__package__)
+_PredictionsRequest: Final = CLASSES["PredictionsRequest"]
+_PredictionResponse: Final = CLASSES["PredictionResponse"]
+_ErrorInfo: Final = CLASSES["ErrorInfo"]
 _PREDICTION: Final = b"\x0a"  # field 1 of a PredictionResponse, which has bytes
-#: TorchServe's end of a call that asks a model that is not there.
+#: Status that ends a call for an unknown model, as in TorchServe.
 _BROKEN: Final = GrpcStatus(2, "")  # UNKNOWN
 #: Headers of the id of a sequence, its start and its end.
 SequenceNames = tuple[str, str, str]
 
 
 def parse(name: str, message: bytes) -> Any:
-    """A message of that name.
+    """Return the parsed message of a type.
 
     Raises:
-        InvalidInput: it is none.
+        InvalidInput: it is malformed.
     """
     try:
-        return _CLASSES[name].FromString(message)
+        return CLASSES[name].FromString(message)
     except DecodeError as error:
         raise InvalidInput(f"the message is no {name}: {error}") from None
 
@@ -52,17 +52,17 @@ class Prediction(Codec[None, bytes | GrpcStatus]):
 
     Args:
         message: The request.
-        most: Bytes of an answer, or of a piece of it; 0 = as many as one likes.
+        most: Maximum bytes of an answer, or of a piece of it; 0 = no limit.
 
     Raises:
-        InvalidInput: it is none, or names no model.
+        InvalidInput: the message is malformed, or names no model.
     """
 
     protocol = "ts-grpc"
-    #: It shares its run with no other, as handlers that stream expect of this service (TS-G7).
+    #: Whether it must be alone in its run, as handlers that stream expect (TS-G7).
     is_alone = False
     model = ""
-    #: Empty = the default one.
+    #: Empty = the default version.
     version = ""
 
     def __init__(self, message: bytes, most: int = 0) -> None:
@@ -77,7 +77,7 @@ class Prediction(Codec[None, bytes | GrpcStatus]):
             raise InvalidInput("Parameter model_name is required.")
 
     def decode(self, body: None, signature: Signature) -> InferRequest:
-        """The request.
+        """Return the request.
 
         Raises:
             Unsupported: the model is no handler.
@@ -86,43 +86,43 @@ class Prediction(Codec[None, bytes | GrpcStatus]):
         return as_request(self.model, self.form(), self.version, is_alone=self.is_alone)
 
     def form(self) -> Form:
-        """What the handler is asked; metadata of calls do not reach handlers, as in TorchServe."""
+        """Return the form for the handler; metadata of calls do not reach handlers, as in TorchServe."""
         return Form(tuple([part(name, data) for name, data in self.parsed.input.items()]))
 
     def encode(self, request: InferRequest, response: InferResponse) -> bytes:
-        """A PredictionResponse; what the handler set of status and headers has no place in it.
+        """Return a PredictionResponse, which has no place for the handler's status and headers.
 
         Raises:
-            SalverError: that the handler failed.
+            SalverError: the handler failed.
         """
         return encode_reply(read_reply(response, self._most))
 
     def fault(self, error: SalverError) -> bytes | GrpcStatus:
-        """The status that ends the call."""
+        """Return the status that ends the call."""
         return inference_status(error, self.model, self.version)
 
 
 class StreamedPrediction(Prediction):
-    """The one request of a StreamPredictions call, whose replies are its pieces."""
+    """The request of a StreamPredictions call, whose replies are its pieces."""
 
-    #: What is said in place of asking the model; None = it is asked.
+    #: Answer if the request is refused before the model runs.
     refused: bytes | GrpcStatus | None = None
-    #: How the call ends after this request; None = it goes on.
+    #: Status that ends the call after this request; None = the call goes on.
     farewell: GrpcStatus | None = None
     is_decoupled = True
     is_alone = True
 
     def end(self) -> None:
-        """Nothing comes after the last reply."""
+        """Send nothing after the last reply."""
 
 
 class SequencePrediction(StreamedPrediction):
-    """One request of a StreamPredictions2 call: errors are messages, too (TS-B6).
+    """One request of a StreamPredictions2 call, whose errors are messages (TS-B6).
 
     Args:
-        names: Headers in which handlers find the id of the sequence, its start and its end. A request says
-            the last two by inputs of these names.
-        new_id: Names a sequence that its first request does not name.
+        names: Headers with the id of the sequence, its start and its end. A request gives the last two as
+            inputs of these names.
+        new_id: Returns an id for a sequence whose first request has none.
     """
 
     def __init__(
@@ -142,23 +142,22 @@ class SequencePrediction(StreamedPrediction):
             self.refused = self.fault(InvalidInput("Parameter sequenceId is required."))
 
     def decode(self, body: None, signature: Signature) -> InferRequest:
-        """The request.
+        """Return the request.
 
         Raises:
             Unsupported: the model is no handler.
         """
         check_takes_forms(self.model, signature)
-        said = (self._sequence, self._starts, self._ends)
-        headers = {
-            name: value if isinstance(value, str) else "true"
-            for name, value in zip(self._names, said, strict=True)
-            if value
-        }
+        headers = {self._names[0]: self._sequence}
+        if self._starts:
+            headers[self._names[1]] = "true"
+        if self._ends:
+            headers[self._names[2]] = "true"
         form = msgspec.structs.replace(self.form(), headers=headers)
-        return as_request(self.model, form, self.version, said)
+        return as_request(self.model, form, self.version, (self._sequence, self._starts, self._ends))
 
     def encode(self, request: InferRequest, response: InferResponse) -> bytes:
-        """A PredictionResponse, which names the sequence where we have named it."""
+        """Return a PredictionResponse, with the id of the sequence if the server has chosen it."""
         reply = read_reply(response, self._most)
         if self._is_named:
             return encode_reply(reply)
@@ -166,28 +165,30 @@ class SequencePrediction(StreamedPrediction):
         return made.SerializeToString()  # type: ignore[no-any-return]
 
     def fault(self, error: SalverError) -> bytes:
-        """A PredictionResponse that holds the error; who is asked in vain ends the call, as in TorchServe."""
+        """Return a PredictionResponse with the error; an unknown model ends the call, as in TorchServe."""
         if error.code is Code.NOT_FOUND:
             self.farewell = _BROKEN
         return encode_error(inference_status(error, self.model, self.version))
 
 
 def check_takes_forms(model: str, signature: Signature) -> None:
-    """Raises Unsupported: it wants tensors."""
+    """Check that a model is a handler. Raises Unsupported."""
     if not signature.takes_forms:
         raise Unsupported(
             f"model '{model}' is no handler: it takes tensors, not inputs of bytes",
-            fix="Ask it by inference.GRPCInferenceService/ModelInfer.",
+            fix="Call inference.GRPCInferenceService/ModelInfer.",
         )
 
 
 def encode_reply(reply: HandlerReply) -> bytes:
-    """A PredictionResponse."""
-    return b"".join((_PREDICTION, varints.one(len(reply.body)), reply.body)) if reply.body else b""
+    """Return a PredictionResponse."""
+    if not reply.body:
+        return b""
+    return b"".join((_PREDICTION, varints.one(len(reply.body)), reply.body))
 
 
 def encode_error(status: GrpcStatus) -> bytes:
-    """A PredictionResponse that holds the status."""
+    """Return a PredictionResponse with a status."""
     text, _, reason = status.message.rpartition("\n")
     made = _PredictionResponse()
     made.status.code, made.status.message = status.code, text or reason
@@ -197,9 +198,10 @@ def encode_error(status: GrpcStatus) -> bytes:
 
 
 def encode_health(is_healthy: bool) -> bytes:
-    """A TorchServeHealthResponse."""
-    text = f'{{\n  "status": "{"Healthy" if is_healthy else "Unhealthy"}"\n}}'
-    return _CLASSES["TorchServeHealthResponse"](health=text).SerializeToString()  # type: ignore[no-any-return]
+    """Return a TorchServeHealthResponse."""
+    status = "Healthy" if is_healthy else "Unhealthy"
+    text = to_json({"status": status}).decode()
+    return CLASSES["TorchServeHealthResponse"](health=text).SerializeToString()  # type: ignore[no-any-return]
 
 
 def _is_true(data: bytes) -> bool:
@@ -210,15 +212,15 @@ def _is_true(data: bytes) -> bool:
 
 
 def encode_management(text: str) -> bytes:
-    """A ManagementResponse."""
-    return _CLASSES["ManagementResponse"](msg=text).SerializeToString()  # type: ignore[no-any-return]
+    """Return a ManagementResponse."""
+    return CLASSES["ManagementResponse"](msg=text).SerializeToString()  # type: ignore[no-any-return]
 
 
 def decode_registration(message: bytes) -> Registration:
-    """What a RegisterModelRequest says; numbers that are not positive say nothing.
+    """Return the content of a RegisterModelRequest; numbers that are not positive count as not set.
 
     Raises:
-        InvalidInput: it is none, or has no URL.
+        InvalidInput: the message is malformed, or has no URL.
     """
     parsed = parse("RegisterModelRequest", message)
     if not parsed.url:
@@ -239,10 +241,10 @@ def decode_registration(message: bytes) -> Registration:
 
 
 def decode_scale(message: bytes) -> tuple[str, str, int, int | None, bool]:
-    """Model, version, least and most workers, and whether to wait, of a ScaleWorkerRequest.
+    """Return model, version, least and most workers, and whether to wait, of a ScaleWorkerRequest.
 
     Raises:
-        InvalidInput: it is none.
+        InvalidInput: the message is malformed.
     """
     parsed = parse("ScaleWorkerRequest", message)
     least = _positive(parsed.min_worker) or 1

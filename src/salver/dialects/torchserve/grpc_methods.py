@@ -1,11 +1,11 @@
-"""What the gRPC methods of TorchServe do.
+"""Methods of TorchServe's gRPC services.
 
 ``InferenceAPIsService``, ``ManagementAPIsService`` and its own ``GRPCInferenceService`` (TS-G1 to TS-G7).
 ``grpc_codec.py`` reads and writes their messages.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Final, Literal
+from typing import Final
 
 from salver.dialects.torchserve import grpc_codec as wire
 from salver.dialects.torchserve import models as ts_models
@@ -17,9 +17,10 @@ from salver.dialects.torchserve.faults import (
     management_status,
 )
 from salver.dialects.torchserve.front import Backing
-from salver.dialects.torchserve.json_layout import printed
+from salver.dialects.torchserve.json_layout import to_json
 from salver.dialects.torchserve.open_inference import PREFIX, OpenInferenceService
 from salver.dialects.torchserve.open_inference import SERVICE as OPEN_INFERENCE
+from salver.dialects.torchserve.tokens import Scope
 from salver.encoding.tensor_messages import TensorMessages
 from salver.encoding.varints import check_fields
 from salver.transport.effects import changes, reads
@@ -36,27 +37,22 @@ SERVICES: Final = (
     OPEN_INFERENCE,
 )
 _INFERENCE, _MANAGEMENT = (f"/{name}/" for name in SERVICES[:2])
-#: Those that keep their deadlines themselves.
+#: Methods that keep their deadlines themselves.
 _INFERRING: Final = frozenset((f"{_INFERENCE}Predictions", f"{PREFIX}ModelInfer"))
-#: Those of its management that change something.
+#: Methods of management that change something.
 CHANGING: Final = frozenset(
     _MANAGEMENT + name for name in ("RegisterModel", "ScaleWorker", "SetDefault", "UnregisterModel")
 )
-_UNIMPLEMENTED: Final = 12
-
 #: In place of a version: every one.
 _ALL: Final = "all"
 
-#: Which of its two interfaces a key opens.
-Scope = Literal["inference", "management"]
-
 
 class TorchServeMethods:
-    """The methods of one server.
+    """Methods of one server.
 
     Args:
-        backing: What answers.
-        messages: Those of its Open Inference service; None = it has no such service.
+        backing: Services that answer.
+        messages: Messages of its Open Inference service; None = it has no such service.
     """
 
     def __init__(self, backing: Backing, control: Looking, messages: TensorMessages | None) -> None:
@@ -70,7 +66,7 @@ class TorchServeMethods:
         )
 
     def tables(self) -> tuple[GrpcTable, GrpcTable]:
-        """Return the methods of inference, and those of management."""
+        """Return the methods of inference and those of management."""
         methods: dict[str, Method] = {
             f"{_INFERENCE}Ping": self._ping,
             f"{_INFERENCE}Predictions": self._predict,
@@ -117,7 +113,7 @@ class TorchServeMethods:
         }
 
     def check(self, path: str, headers: Mapping[bytes, bytes]) -> None:
-        """May the caller ask there? Raises Unauthenticated (TS-G6)."""
+        """Check the key of a call. Raises Unauthenticated (TS-G6)."""
         keys = self._keys
         if keys is None:
             return
@@ -140,51 +136,51 @@ class TorchServeMethods:
 
     @reads
     async def _describe(self, message: bytes, call: Call) -> Reply:
-        asked = wire.parse("DescribeModelRequest", message)
-        model, version = asked.model_name, asked.model_version
+        request = wire.parse("DescribeModelRequest", message)
+        model, version = request.model_name, request.model_version
         statuses = self._handlers.describe(model, version)
         metadata: Metadata = None
-        if asked.customized and version != _ALL and statuses:
+        if request.customized and version != _ALL and statuses:
             try:
                 metadata = await self._handlers.metadata(model, version) or {}
             except NotReady:
                 text = has_no_worker(model, is_describing=True)
                 raise NamedFault(text, 500, "InternalServerException") from None
-        return wire.encode_management(printed(ts_models.description(statuses, metadata)).decode())
+        return wire.encode_management(to_json(ts_models.describe_versions(statuses, metadata)).decode())
 
     @reads
     async def _list(self, message: bytes, call: Call) -> Reply:
-        asked = wire.parse("ListModelsRequest", message)
-        told = ts_models.listed(self._handlers.models(), asked.limit, asked.next_page_token)
-        return wire.encode_management(printed(told).decode())
+        request = wire.parse("ListModelsRequest", message)
+        page = ts_models.list_models(self._handlers.models(), request.limit, request.next_page_token)
+        return wire.encode_management(to_json(page).decode())
 
     @changes
     async def _register(self, message: bytes, call: Call) -> Reply:
         self._check_open()
         order = wire.decode_registration(message)
-        done = await self._handlers.register(order)
-        return wire.encode_management(ts_models.registered(done))
+        result = await self._handlers.register(order)
+        return wire.encode_management(ts_models.registered_text(result))
 
     @changes
     async def _scale(self, message: bytes, call: Call) -> Reply:
         model, version, least, most, waits = wire.decode_scale(message)
         how, workers = await self._handlers.scale(model, version, least, most, waits=waits)
-        return wire.encode_management(ts_models.scaled(how, workers, model, version))
+        return wire.encode_management(ts_models.scaled_text(how, workers, model, version))
 
     @changes
     async def _set_default(self, message: bytes, call: Call) -> Reply:
-        asked = wire.parse("SetDefaultRequest", message)
-        self._handlers.set_default(asked.model_name, asked.model_version)
-        return wire.encode_management(ts_models.set_default(asked.model_name, asked.model_version))
+        request = wire.parse("SetDefaultRequest", message)
+        self._handlers.set_default(request.model_name, request.model_version)
+        return wire.encode_management(ts_models.default_text(request.model_name, request.model_version))
 
     @changes
     async def _unregister(self, message: bytes, call: Call) -> Reply:
         self._check_open()
-        asked = wire.parse("UnregisterModelRequest", message)
-        if not asked.model_name:
-            raise InvalidInput("Parameter url is required.")  # in TorchServe's words
-        await self._handlers.unregister(asked.model_name, asked.model_version)
-        return wire.encode_management(ts_models.unregistered(asked.model_name))
+        request = wire.parse("UnregisterModelRequest", message)
+        if not request.model_name:
+            raise InvalidInput("Parameter url is required.")  # TorchServe names the wrong parameter
+        await self._handlers.unregister(request.model_name, request.model_version)
+        return wire.encode_management(ts_models.unregistered_text(request.model_name))
 
     def _check_open(self) -> None:
         if not self._rules.may_change:

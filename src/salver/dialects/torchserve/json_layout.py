@@ -1,9 +1,7 @@
-"""How does TorchServe lay its replies out?
+"""Layout of TorchServe's replies.
 
-JSON as its library prints it, a key a line (TS-R22), and the headers that stand in every reply (TS-R16), in
-those too whose bytes are a handler's. It knows no error and no route.
-
-Pure.
+JSON as Gson prints it, one key a line (TS-R22), and the headers of every reply (TS-R16), which replies of
+handlers have as well. Pure.
 """
 
 import re
@@ -24,28 +22,28 @@ _NO_CACHE: Final = (
 #: Says that more pieces of the answer follow (TS-R15).
 STREAM_NEXT: Final = (b"ts_stream_next", b"true")
 _LAYOUT: Final = orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS
-#: What a front writes itself, so that a handler cannot break the reply's frame.
+#: Headers that the server writes, so that a handler cannot break the framing of a reply.
 _OF_FRAMES: Final = frozenset(("content-length", "transfer-encoding", "connection", "content-type"))
 _NAME: Final = re.compile(r"[\w!#$%&'*+.^`|~-]+", re.ASCII)  # RFC 9110, section 5.6.2
 _BREAKING: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 class TorchServeReply(HttpReply, gc=False):
-    """A reply, with what only TorchServe's have.
+    """A reply with fields that only TorchServe's replies have.
 
     Attributes:
-        reason: Phrase of the status line; None = the usual one.
-        is_last: No piece follows.
+        reason: Phrase of the status line; None = the standard one.
+        is_last: Whether no piece follows.
     """
 
     reason: str | None = None
     is_last: bool = True
 
 
-def printed(value: Any) -> bytes:
-    """JSON, two blanks a level; without a final line feed, as gRPC carries it.
+def to_json(value: Any) -> bytes:
+    """Return JSON with an indentation of two; without a final line feed, as gRPC carries it.
 
-    >>> print(printed({"status": "Healthy", "of": []}).decode())
+    >>> print(to_json({"status": "Healthy", "of": []}).decode())
     {
       "status": "Healthy",
       "of": []
@@ -60,24 +58,24 @@ def printed(value: Any) -> bytes:
     return text
 
 
-def replied(value: Any, status: int = 200, more: Sequence[tuple[bytes, bytes]] = ()) -> TorchServeReply:
-    """A reply of JSON.
+def json_reply(value: Any, status: int = 200, more: Sequence[tuple[bytes, bytes]] = ()) -> TorchServeReply:
+    """Return a reply with a JSON body.
 
     Args:
         more: Further headers.
     """
-    return TorchServeReply(status, printed(value) + b"\n", (JSON, *more))
+    return TorchServeReply(status, to_json(value) + b"\n", (JSON, *more))
 
 
-def status_of(text: str, status: int = 200) -> TorchServeReply:
-    """A reply that says how it went."""
-    return replied({"status": text}, status)
+def status_reply(text: str, status: int = 200) -> TorchServeReply:
+    """Return a reply with a status text."""
+    return json_reply({"status": text}, status)
 
 
-def handed(reply: HandlerReply, *, is_last: bool = True) -> TorchServeReply:
-    """What a handler said, or a piece of it, as it is sent; errors are ``ts_faults.py``'s.
+def handler_reply(reply: HandlerReply, *, is_last: bool = True) -> TorchServeReply:
+    """Return the reply, or piece of one, of a handler that has not failed.
 
-    Its phrase of the status line is empty where the handler gave none (TS-R14).
+    The phrase of the status line is empty where the handler gave none (TS-R14).
     """
     if not reply.content_type and not reply.headers and not reply.reason:
         return TorchServeReply(reply.status, reply.body, (), "", is_last)
@@ -91,10 +89,10 @@ def handed(reply: HandlerReply, *, is_last: bool = True) -> TorchServeReply:
     return TorchServeReply(reply.status, reply.body, tuple(headers), _line(reply.reason), is_last)
 
 
-def headed(
+def all_headers(
     reply: HttpReply, request_id: bytes, cors: Sequence[tuple[bytes, bytes]] = ()
 ) -> list[tuple[bytes, bytes]]:
-    """The headers of a reply, in TorchServe's order; what frames it is added by who sends it."""
+    """Return the headers of a reply in TorchServe's order, without those of framing."""
     return [*reply.headers, (b"x-request-id", request_id), *cors, *_NO_CACHE]
 
 
@@ -103,16 +101,18 @@ def _value(text: str) -> bytes:
 
 
 def _line(text: str) -> str:
-    """Without what would end it."""
+    """Return a text without control characters, which could end a header."""
     return _BREAKING.sub(" ", text)
 
 
 def _plain(value: Any) -> Any:
-    """With what the writer takes: unpaired surrogates replaced, huge numbers as texts."""
+    """Return a value that orjson accepts: unpaired surrogates replaced, large numbers as text."""
     if isinstance(value, dict):
         return {_plain(str(key)): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode()
-    return value if isinstance(value, bool | float) or value is None else str(value)
+    if value is None or isinstance(value, bool | float):
+        return value
+    return str(value)

@@ -1,4 +1,4 @@
-"""How does a Java key store become the PEM files that the front reads (TS-C5)?"""
+"""Conversion of Java key stores to PEM files for the server (TS-C5)."""
 
 import atexit
 import os
@@ -14,12 +14,11 @@ _MAX_BYTES: Final = 4 << 20
 
 
 def pem_files(path: str, password: str) -> tuple[str, str]:
-    """Certificates and key of a PKCS #12 file, in a folder that only its owner sees and that goes with the
-    process.
+    """Return the files of certificates and key of a PKCS #12 file, in a private folder removed at exit.
 
     Raises:
         InvalidInput: it cannot be read, or holds no key.
-        Unsupported: it is of another kind, or nothing here reads it.
+        Unsupported: it is of another kind, or no package that reads it is installed.
     """
     try:
         with Path(path).open("rb") as file:
@@ -53,7 +52,7 @@ def _pem(data: bytes, password: str, path: str) -> tuple[bytes, bytes]:
         key, certificate, more = pkcs12.load_key_and_certificates(data, password.encode())
     except ValueError as error:
         raise InvalidInput(
-            f"keystore: {path} cannot be opened: {error}", fix="Is keystore_pass its password?"
+            f"keystore: {path} cannot be opened: {error}", fix="Check its password, keystore_pass."
         ) from error
     if key is None or certificate is None:
         raise InvalidInput(f"keystore: {path} holds no key with a certificate")

@@ -1,77 +1,82 @@
-"""What does TorchServe tell of models, and of changes to them, over REST and gRPC alike?
+"""TorchServe's JSON objects and texts about models, the same over REST and gRPC.
 
-The objects of its JSON (TS-M3, TS-M4), and its sentences (TS-M1, TS-M2, TS-M5, TS-M6). It knows no route.
-
-Pure.
+Objects describe models (TS-M3, TS-M4); texts report changes (TS-M1, TS-M2, TS-M5, TS-M6). Pure.
 """
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from salver.words.handlers import HandlerStatus, ModelListing, RegistrationResult, Scaled, WorkerStatus
+from salver.words.handlers import (
+    HandlerStatus,
+    ModelListing,
+    RegistrationResult,
+    Scaled,
+    WorkerStatus,
+    WorkflowStatus,
+)
 
 _MOST_LISTED: Final = 100
-#: Nobody waited for the workers, or they are not all there.
+#: Texts for changes whose workers are not ready, or were not waited for.
 UPDATING: Final = "Processing worker updates..."
 SCALING: Final = "Workers scaling in progress..."
 
 
-def described(status: HandlerStatus) -> dict[str, Any]:
-    """One version."""
-    how = status.workers
-    told = {
+def describe_version(status: HandlerStatus) -> dict[str, Any]:
+    """Return the description of one version."""
+    workers = status.workers
+    described = {
         "modelName": status.name,
         "modelVersion": status.version,
         "modelUrl": status.url,
         "runtime": status.runtime,
-        "minWorkers": how.least,
-        "maxWorkers": how.most,
-        "batchSize": how.batch_size,
-        "maxBatchDelay": how.max_batch_delay_ms,
-        "responseTimeout": how.response_timeout_s,
-        "startupTimeout": how.startup_timeout_s,
-        "maxRetryTimeoutInSec": how.max_retry_s,
-        "clientTimeoutInMills": how.client_timeout_ms,
-        "parallelType": how.parallel_type,
-        "parallelLevel": how.parallel_level,
-        "deviceType": how.device,
-        "deviceIds": list(how.device_ids),
-        "continuousBatching": how.is_continuous,
-        "useJobTicket": how.needs_ticket,
-        "useVenv": how.has_own_environment,
-        "stateful": how.is_stateful,
-        "sequenceMaxIdleMSec": how.sequence_idle_ms,
-        "sequenceTimeoutMSec": how.sequence_timeout_ms,
-        "maxNumSequence": how.max_sequences,
-        "maxSequenceJobQueueSize": how.sequence_queue,
+        "minWorkers": workers.least,
+        "maxWorkers": workers.most,
+        "batchSize": workers.batch_size,
+        "maxBatchDelay": workers.max_batch_delay_ms,
+        "responseTimeout": workers.response_timeout_s,
+        "startupTimeout": workers.startup_timeout_s,
+        "maxRetryTimeoutInSec": workers.max_retry_s,
+        "clientTimeoutInMills": workers.client_timeout_ms,
+        "parallelType": workers.parallel_type,
+        "parallelLevel": workers.parallel_level,
+        "deviceType": workers.device,
+        "deviceIds": list(workers.device_ids),
+        "continuousBatching": workers.is_continuous,
+        "useJobTicket": workers.needs_ticket,
+        "useVenv": workers.has_own_environment,
+        "stateful": workers.is_stateful,
+        "sequenceMaxIdleMSec": workers.sequence_idle_ms,
+        "sequenceTimeoutMSec": workers.sequence_timeout_ms,
+        "maxNumSequence": workers.max_sequences,
+        "maxSequenceJobQueueSize": workers.sequence_queue,
         "loadedAtStartup": status.is_loaded_at_startup,
-        "workers": [_worker(worker) for worker in status.running],
+        "workers": [_describe_worker(worker) for worker in status.running],
         "jobQueueStatus": {
-            "remainingCapacity": max(how.queue - status.waiting, 0),
+            "remainingCapacity": max(workers.queue - status.waiting, 0),
             "pendingRequests": status.waiting,
         },
     }
-    if not how.device_ids:
-        del told["deviceIds"]
-    return told
+    if not workers.device_ids:
+        del described["deviceIds"]
+    return described
 
 
-def description(
+def describe_versions(
     statuses: Sequence[HandlerStatus], metadata: Mapping[str, Any] | None = None
 ) -> list[dict[str, Any]]:
-    """Versions of a model.
+    """Return the descriptions of versions of a model.
 
     Args:
-        metadata: What the one that is meant tells of itself; None = it was not asked.
+        metadata: Description that the handler of the first one gives of itself; None = not asked for.
     """
-    told = [described(status) for status in statuses]
-    if metadata is not None and told:
-        told[0]["customizedMetadata"] = dict(metadata)
-    return told
+    versions = [describe_version(status) for status in statuses]
+    if metadata is not None and versions:
+        versions[0]["customizedMetadata"] = dict(metadata)
+    return versions
 
 
-def _worker(worker: WorkerStatus) -> dict[str, Any]:
+def _describe_worker(worker: WorkerStatus) -> dict[str, Any]:
     started = datetime.fromtimestamp(worker.started, UTC)
     return {
         "id": str(worker.id),
@@ -84,55 +89,67 @@ def _worker(worker: WorkerStatus) -> dict[str, Any]:
     }
 
 
-def page(count: int, limit: int, token: int) -> tuple[slice, str]:
-    """Which of so many are on a page, and the token of the next one; empty = it is the last.
+def page(count: int, limit: int, token: int) -> tuple[slice, dict[str, str]]:
+    """Return which of ``count`` entries are on a page, and the field with the token of the next page.
 
-    >>> page(5, 2, 0), page(5, 2, 4), page(5, -1, -1), page(5, 0, 0)
-    ((slice(0, 2, None), '2'), (slice(4, 5, None), ''), (slice(0, 5, None), ''), (slice(0, 0, None), '0'))
+    >>> page(5, 2, 0), page(5, 2, 4)
+    ((slice(0, 2, None), {'nextPageToken': '2'}), (slice(4, 5, None), {}))
     """
     if not 0 <= limit <= _MOST_LISTED:
         limit = _MOST_LISTED
     begin = min(max(token, 0), count)
     end = min(begin + limit, count)
-    return slice(begin, end), str(end) if end < count else ""
+    if end == count:
+        return slice(begin, end), {}
+    return slice(begin, end), {"nextPageToken": str(end)}
 
 
-def listed(models: Sequence[ModelListing], limit: int, token: int) -> dict[str, Any]:
-    """A page of models."""
+def list_models(models: Sequence[ModelListing], limit: int, token: int) -> dict[str, Any]:
+    """Return a page of the list of models."""
     part, following = page(len(models), limit, token)
-    told: dict[str, Any] = {"nextPageToken": following} if following else {}
-    told["models"] = [{"modelName": name, "modelUrl": url} for name, url, _ in models[part]]
-    return told
+    return {**following, "models": [{"modelName": name, "modelUrl": url} for name, url, _ in models[part]]}
 
 
-def registered(done: RegistrationResult) -> str:
-    """How a registration went.
+def list_workflows(workflows: Sequence[WorkflowStatus], limit: int, token: int) -> dict[str, Any]:
+    """Return a page of the list of workflows."""
+    part, following = page(len(workflows), limit, token)
+    entries = [{"workflowName": status.name, "workflowUrl": status.url} for status in workflows[part]]
+    return {**following, "workflows": entries}
 
-    >>> registered(RegistrationResult("m", "1.0", 2, is_done=True))
+
+def registered_text(result: RegistrationResult) -> str:
+    """Return the text for the result of a registration.
+
+    >>> registered_text(RegistrationResult("m", "1.0", 2, is_done=True))
     'Model "m" Version: 1.0 registered with 2 initial workers'
     """
-    if not done.is_done and done.workers:
+    if not result.is_done and result.workers:
         return UPDATING
-    text = f'Model "{done.name}" Version: {done.version} registered with {done.workers} initial workers'
-    return text if done.workers else f"{text}. Use scale workers API to add workers for the model."
+    text = f'Model "{result.name}" Version: {result.version} registered with {result.workers} initial workers'
+    if not result.workers:
+        text += ". Use scale workers API to add workers for the model."
+    return text
 
 
-def scaled(how: Scaled, workers: int, model: str, version: str = "") -> str:
-    """How a change of the number of workers went.
+def scaled_text(how: Scaled, workers: int, model: str, version: str = "") -> str:
+    """Return the text for a change of the number of workers.
 
-    >>> scaled("done", 2, "m", "1.0")
+    >>> scaled_text("done", 2, "m", "1.0")
     'Workers scaled to 2 for model: m, version: 1.0'
     """
-    if how != "done":
-        return SCALING if how == "partly" else UPDATING
-    return f"Workers scaled to {workers} for model: {model}" + (f", version: {version}" if version else "")
+    if how == "partly":
+        return SCALING
+    if how == "begun":
+        return UPDATING
+    text = f"Workers scaled to {workers} for model: {model}"
+    return f"{text}, version: {version}" if version else text
 
 
-def unregistered(model: str) -> str:
-    """A model, or a version of it, was taken out."""
+def unregistered_text(model: str) -> str:
+    """Return the text for a removed model or version."""
     return f'Model "{model}" unregistered'
 
 
-def set_default(model: str, version: str) -> str:
-    """Requests without a version go elsewhere now."""
+def default_text(model: str, version: str) -> str:
+    """Return the text for a new default version."""
     return f'Default version successfully updated for model "{model}" to "{version}"'

@@ -66,7 +66,7 @@ class TensorPrediction(Codec[None, bytes | GrpcStatus]):
         """Return a ModelInferResponse, with the contents of its tensors as values.
 
         Raises:
-            SalverError: that the handler failed, or is none for such requests.
+            SalverError: the handler failed, or its answer is not of this protocol.
         """
         if not is_form(request):
             return self._messages.write_infer(request, response)
@@ -84,7 +84,7 @@ class TensorPrediction(Codec[None, bytes | GrpcStatus]):
 
 
 def _input(name: str, datatype: str, shape: list[int], values: Array | None) -> dict[str, Any]:
-    """Return an input as the handler's JSON has it; it is the handler's to say whether its values fit."""
+    """Return an input as JSON for a handler, which checks by itself whether the values fit."""
     entry: dict[str, Any] = {"name": name, "shape": shape, "datatype": datatype}
     if values is not None:
         entry["data"] = elements(DATATYPES[datatype], values)
@@ -95,7 +95,7 @@ def _values(tensor: Tensor) -> list[Any]:
     values: list[Any] = tensor.array.reshape(-1).tolist()
     if tensor.datatype is not DataType.BYTES:
         return values
-    # TorchServe's have their quotes: its clients read each as JSON.
+    # In quotes, since TorchServe's clients read each as JSON.
     return [orjson.dumps(each.decode("utf-8", "replace")) for each in values]
 
 
@@ -143,11 +143,11 @@ class OpenInferenceService:
 
     @reads
     async def _ready(self, message: bytes, call: Call) -> Reply:
-        return self._messages.write_ready(True)  # as TorchServe, which says it of models alone
+        return self._messages.write_ready(True)  # as TorchServe, which checks models only
 
     @reads
     async def _server_metadata(self, message: bytes, call: Call) -> Reply:
-        # TorchServe has it in its table of methods, and no more of it.
+        # TorchServe declares this method and does not implement it.
         return GrpcStatus(_UNIMPLEMENTED, f"Method {PREFIX[1:]}ServerMetadata is unimplemented")
 
     @reads
@@ -180,7 +180,7 @@ class OpenInferenceService:
         return self._messages.write_metadata(ModelId(name, ""), versions, _NO_TENSORS)
 
     def _is_other(self, name: str, version: str) -> bool:
-        """Return whether it is a model that is no handler."""
+        """Return whether a model exists that is no handler."""
         return any(
             status.id.name == name and version in ("", status.id.version)
             for status in self._control.statuses()
@@ -188,7 +188,7 @@ class OpenInferenceService:
 
 
 def _status_of_model(error: SalverError) -> GrpcStatus:
-    """Return how a call that asks about a model ends with that error."""
+    """Return the status that ends a call about a model."""
     status = inference_status(error)
     return GrpcStatus(_NOT_FOUND, status.message) if error.code is Code.NOT_FOUND else status
 

@@ -1,9 +1,6 @@
-"""What does a request to register or scale a model say?
+"""Requests to register or scale a model, as query fields or as JSON (TS-M1, TS-M2).
 
-As fields of a query or as JSON (TS-M1, TS-M2). A number that is none counts as not given in a query, and is
-an error in JSON, as TorchServe has it.
-
-Pure.
+A malformed number is ignored in a query and is an error in JSON, as in TorchServe. Pure.
 """
 
 import re
@@ -21,10 +18,10 @@ _LEAST, _MOST = -(1 << 31), (1 << 31) - 1
 NO_URL: Final = "Parameter url is required."
 
 
-def number(text: str | None, otherwise: int) -> int:
-    """A number of a query.
+def read_number(text: str | None, otherwise: int) -> int:
+    """Return a number of a query, or the default if it is missing or malformed.
 
-    >>> number("12", 1), number("many", 1), number(None, 1)
+    >>> read_number("12", 1), read_number("many", 1), read_number(None, 1)
     (12, 1, 1)
     """
     if text is None or not _NUMBER.fullmatch(text) or not _LEAST <= int(text) <= _MOST:
@@ -33,39 +30,42 @@ def number(text: str | None, otherwise: int) -> int:
 
 
 def is_true(text: str | None, otherwise: bool) -> bool:
-    """A truth of a query: whatever is not ``true`` is false."""
-    return otherwise if text is None else text.lower() == "true"
+    """Return a flag of a query: only ``true`` is true."""
+    if text is None:
+        return otherwise
+    return text.lower() == "true"
 
 
-def registration(
-    body: bytes, content_type: str, query: Mapping[str, str], *, called: str = "model_name"
+def read_registration(
+    body: bytes, content_type: str, query: Mapping[str, str], *, name: str = "model_name"
 ) -> Registration:
-    """A request to register a model, or a workflow.
+    """Return a request to register a model or a workflow.
 
     Args:
-        called: Field of its name.
+        name: Field with the name.
 
     Raises:
-        InvalidInput: it does not say where the model is.
-        NamedFault: its JSON is broken.
+        InvalidInput: the URL is missing.
+        NamedFault: the JSON is malformed.
     """
-    is_json = content_type.partition(";")[0].strip().lower() == "application/json"
-    said = _Json(body) if is_json else _Query(query)
-    url = said.text("url")
+    fields: _Query | _Json = _Query(query)
+    if content_type.partition(";")[0].strip().lower() == "application/json":
+        fields = _Json(body)
+    url = fields.text("url")
     if url is None:
         raise InvalidInput(NO_URL)
     return Registration(
         url,
-        said.text(called) or "",
-        said.text("handler") or "",
-        said.text("runtime") or "",
-        said.number("batch_size"),
-        said.number("max_batch_delay"),
-        said.number("initial_workers"),
-        said.truth("synchronous", otherwise=True),
-        said.number("response_timeout"),
-        said.number("startup_timeout"),
-        said.truth("s3_sse_kms", otherwise=False),
+        fields.text(name) or "",
+        fields.text("handler") or "",
+        fields.text("runtime") or "",
+        fields.number("batch_size"),
+        fields.number("max_batch_delay"),
+        fields.number("initial_workers"),
+        fields.flag("synchronous", otherwise=True),
+        fields.number("response_timeout"),
+        fields.number("startup_timeout"),
+        fields.flag("s3_sse_kms", otherwise=False),
     )
 
 
@@ -77,33 +77,35 @@ class _Query:
         return self._fields.get(name)
 
     def number(self, name: str) -> int | None:
-        text = self._fields.get(name)
-        return number(text, 0) if text is not None and number(text, -1) == number(text, -2) else None
+        number = read_number(self._fields.get(name), _LEAST - 1)
+        return number if number >= _LEAST else None
 
-    def truth(self, name: str, *, otherwise: bool) -> bool:
+    def flag(self, name: str, *, otherwise: bool) -> bool:
         return is_true(self._fields.get(name), otherwise)
 
 
 class _Json:
     def __init__(self, body: bytes) -> None:
         try:
-            said: Any = orjson.loads(body) if body.strip() else {}
+            fields: Any = orjson.loads(body if body.strip() else b"{}")
         except orjson.JSONDecodeError as error:
-            raise _broken(f"{error}") from None
-        if not isinstance(said, dict):
-            raise _broken("Expected an object")
-        self._said = said
+            raise _malformed(f"{error}") from None
+        if not isinstance(fields, dict):
+            raise _malformed("Expected an object")
+        self._fields = fields
 
     def text(self, name: str) -> str | None:
-        value = self._said.get(name)
+        value = self._fields.get(name)
         if value is None or isinstance(value, str):
             return value
-        if isinstance(value, bool | int | float):
-            return str(value).lower() if isinstance(value, bool) else str(value)
-        raise _broken(f"Expected a string but was {_kind(value)} at path $.{name}")
+        if isinstance(value, bool):
+            return str(value).lower()
+        if isinstance(value, int | float):
+            return str(value)
+        raise _malformed(f"Expected a string but was {_kind(value)} at path $.{name}")
 
     def number(self, name: str) -> int | None:
-        value = self._said.get(name)
+        value = self._fields.get(name)
         if isinstance(value, str) and _NUMBER.fullmatch(value):
             value = int(value)
         if isinstance(value, float) and value.is_integer():
@@ -111,21 +113,21 @@ class _Json:
         if value is None:
             return None
         if isinstance(value, bool) or not isinstance(value, int) or not _LEAST <= value <= _MOST:
-            raise _broken(f"Expected an int but was {_kind(value)} at path $.{name}")
+            raise _malformed(f"Expected an int but was {_kind(value)} at path $.{name}")
         return value
 
-    def truth(self, name: str, *, otherwise: bool) -> bool:
-        value = self._said.get(name)
+    def flag(self, name: str, *, otherwise: bool) -> bool:
+        value = self._fields.get(name)
         if value is None:
             return otherwise
         if isinstance(value, str):
             return value.lower() == "true"
         if isinstance(value, bool):
             return value
-        raise _broken(f"Expected a boolean but was {_kind(value)} at path $.{name}")
+        raise _malformed(f"Expected a boolean but was {_kind(value)} at path $.{name}")
 
 
-def _broken(message: str) -> NamedFault:
+def _malformed(message: str) -> NamedFault:
     return NamedFault(message, 500, "JsonSyntaxException")
 
 

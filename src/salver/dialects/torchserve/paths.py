@@ -1,7 +1,7 @@
-"""Which path of TorchServe's is this?
+"""Routes of TorchServe's three ports.
 
-Its routes at its three ports (TS-R1 to TS-R11, TS-M1 to TS-M11), each at the ports that serve it and 404 at
-others (TS-P2). Matched on the raw path: a name is decoded after its segment is cut out (X-26). Pure.
+Each route (TS-R1 to TS-R11, TS-M1 to TS-M11) exists at the ports that serve it and is 404 at others (TS-P2).
+Raw paths are matched; a name is decoded after its segment is cut out (X-26). Pure.
 """
 
 from collections.abc import Callable, Collection
@@ -12,25 +12,24 @@ from salver.dialects.torchserve.bodies import check_escapes
 from salver.words.errors import NoRoute, WrongVerb
 
 Surface = Literal["inference", "management", "metrics"]
-#: First segments of paths that are TorchServe's on a port for everything; the oldest routes come last (X-23).
+#: First segments of TorchServe's paths on a port for everything; the oldest routes come last (X-23).
 OWN: Final = frozenset(
     {
         *("ping", "predictions", "explanations", "invocations", "wfpredict"),
         *("models", "workflows", "api-description", "token"),
     }
 )
-#: What they are asked by, with the name of a model or more.
-_ASKING: Final = frozenset(("predictions", "explanations"))
+_PREDICTING: Final = frozenset(("predictions", "explanations"))
 
 
 class PathMatch(NamedTuple):
-    """What a path asks for.
+    """Operation and arguments of a path.
 
     Attributes:
-        surface: Whose route it is, and so whose key it wants; empty = it wants none.
-        extra: What follows a version, for the handler (TS-R4); None = the route has no such thing.
-        explains: An explanation is wanted, and not a prediction; None = the route does not say.
-        takes_query: The query's fields are parts of what the handler gets.
+        surface: Interface of the route, whose key callers need; empty = no key.
+        extra: Path after the version, for the handler (TS-R4); None = the route has no such part.
+        explains: Whether an explanation is wanted instead of a prediction; None = the route does not say.
+        takes_query: Whether fields of the query are parts of the handler's form.
     """
 
     operation: str
@@ -43,16 +42,16 @@ class PathMatch(NamedTuple):
 
 
 def find(verb: str, raw_path: bytes, surfaces: Collection[Surface], *, speaks_oip: bool = False) -> PathMatch:
-    """What is meant.
+    """Return the match of a path.
 
     Args:
-        surfaces: What the port serves.
+        surfaces: Interfaces that the port serves.
         speaks_oip: See :attr:`salver.dialects.torchserve.rules.TorchServeRules.speaks_oip`.
 
     Raises:
-        NoRoute: nothing, at this port.
-        WrongVerb: nothing by this verb.
-        NamedFault: a name is not encoded as it should be.
+        NoRoute: the port has no such path.
+        WrongVerb: the path does not allow this verb.
+        NamedFault: a name is not percent-encoded correctly.
 
     >>> find("POST", b"/predictions/m/1.0/v1/chat", ["inference"])[:5]
     ('predict', 'inference', 'm', '1.0', 'v1/chat')
@@ -61,7 +60,7 @@ def find(verb: str, raw_path: bytes, surfaces: Collection[Surface], *, speaks_oi
     while segments and not segments[-1]:
         segments.pop()
     if not segments and verb != "OPTIONS":
-        raise WrongVerb("there is nothing at / but the description")
+        raise WrongVerb("/ allows OPTIONS only")
     if not segments or segments == ["api-description"]:
         return PathMatch("describe_port")
     names = _Names(raw_path)
@@ -70,17 +69,17 @@ def find(verb: str, raw_path: bytes, surfaces: Collection[Surface], *, speaks_oi
             found = finder(verb, segments, names, speaks_oip)
             if found is not None:
                 return found
-    raise NoRoute("there is no such path")
+    raise NoRoute("no such path at this port")
 
 
 def find_oldest(verb: str, raw_path: bytes) -> PathMatch | None:
-    """One of the routes that begin with a model's name; None = it is none (TS-R9)."""
+    """Return the match of a route that begins with a model's name (TS-R9); None = no match."""
     segments = raw_path.decode("latin-1").split("/")[1:]
     return _oldest(segments, _Names(raw_path))
 
 
 class _Names:
-    """Decodes names of one path."""
+    """Decoder of the names in one path."""
 
     def __init__(self, raw_path: bytes) -> None:
         self._path = raw_path
@@ -94,12 +93,11 @@ class _Names:
 
 
 def _inference(verb: str, segments: list[str], name: _Names, speaks_oip: bool) -> PathMatch | None:
-    count = len(segments)
     match segments:
-        case [first, model, *rest] if first in _ASKING:
-            extra = "/".join(name(segment) for segment in rest[1:])
-            version = name(rest[0]) if rest else ""
-            return PathMatch("predict", "inference", name(model), version, extra, first == "explanations")
+        case [first, model, *rest] if first in _PREDICTING:
+            version, *extra = [*map(name, rest)] or [""]
+            explains = first == "explanations"
+            return PathMatch("predict", "inference", name(model), version, "/".join(extra), explains)
         case ["ping", *_]:
             return PathMatch("ping", "inference")
         case ["invocations"]:
@@ -115,7 +113,7 @@ def _inference(verb: str, segments: list[str], name: _Names, speaks_oip: bool) -
             return PathMatch("predict", "inference", name(model), explains=what == "explain")
         case ["v2", *rest] if speaks_oip:
             return _open_inference(verb, rest)
-    return _oldest(segments, name) if count in (2, 3) else None
+    return _oldest(segments, name)
 
 
 def _open_inference(verb: str, rest: list[str]) -> PathMatch | None:
@@ -144,44 +142,37 @@ def _oldest(segments: list[str], name: _Names) -> PathMatch | None:
 def _management(verb: str, segments: list[str], name: _Names, _: bool) -> PathMatch | None:
     match segments:
         case ["models"]:
-            return _by(
-                verb, {"GET": PathMatch("list", "management"), "POST": PathMatch("register", "management")}
-            )
+            return _by_verb(verb, PathMatch("", "management"), GET="list", POST="register")
         case ["models", model, version, "set-default"] if verb == "PUT":
             return PathMatch("set_default", "management", name(model), name(version))
-        case ["models", model] | ["models", model, _] | ["models", model, _, "set-default"]:
-            version = name(segments[2]) if len(segments) > 2 else ""
-            names = {
-                "GET": "describe",
-                "PUT": "scale",
-                "DELETE": "unregister",
-                "OPTIONS": "describe_managed",
-            }
-            rows = {by: PathMatch(what, "management", name(model), version) for by, what in names.items()}
-            return _by(verb, rows)
+        case ["models", model, *rest] if rest[1:] in ([], ["set-default"]):
+            found = PathMatch("", "management", name(model), "".join(map(name, rest[:1])))
+            return _by_verb(
+                verb, found, GET="describe", PUT="scale", DELETE="unregister", OPTIONS="describe_managed"
+            )
         case ["v1", "models", last]:
-            return _by(verb, {"GET": PathMatch("is_ready", "management", name(last.partition(":")[0]))})
+            return _by_verb(verb, PathMatch("", "management", name(last.partition(":")[0])), GET="is_ready")
         case ["workflows"]:
-            every = PathMatch("list_workflows", "management")
-            return _by(verb, {"GET": every, "POST": PathMatch("register_workflow", "management")})
+            found = PathMatch("", "management")
+            return _by_verb(verb, found, GET="list_workflows", POST="register_workflow")
         case ["workflows", workflow]:
-            names = {"GET": "describe_workflow", "DELETE": "unregister_workflow"}
-            rows = {by: PathMatch(what, "management", name(workflow)) for by, what in names.items()}
-            return _by(verb, rows)
+            found = PathMatch("", "management", name(workflow))
+            return _by_verb(verb, found, GET="describe_workflow", DELETE="unregister_workflow")
         case ["token", *_]:
             return PathMatch("token")
     return None
 
 
-def _by(verb: str, rows: dict[str, PathMatch]) -> PathMatch:
-    found = rows.get(verb)
-    if found is None:
-        raise WrongVerb(f"not by {verb}")
-    return found
+def _by_verb(verb: str, match: PathMatch, **operations: str) -> PathMatch:
+    if verb not in operations:
+        raise WrongVerb(f"the path does not allow {verb}")
+    return match._replace(operation=operations[verb])
 
 
 def _metrics(verb: str, segments: list[str], name: _Names, _: bool) -> PathMatch | None:
-    return PathMatch("metrics") if segments and segments[0] == "metrics" else None
+    if segments[:1] == ["metrics"]:
+        return PathMatch("metrics")
+    return None
 
 
 _Finder = Callable[[str, list[str], _Names, bool], PathMatch | None]

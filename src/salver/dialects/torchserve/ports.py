@@ -1,6 +1,6 @@
-"""The parts of TorchServe's interfaces, and what each port shows of them.
+"""TorchServe's interfaces, and which routes and methods each port shows.
 
-REST and gRPC share one set of keys and one set of rules.
+REST and gRPC share keys and rules.
 """
 
 import time
@@ -23,37 +23,39 @@ _EVERYTHING: Final = "all"
 
 
 class TorchServePorts:
-    """The interfaces of one server.
+    """Interfaces of one server.
 
     Args:
-        backing: What answers, but for the keys.
-        control: Knows which models there are.
-        messages: Those of its Open Inference service.
+        backing: Services of the routes, without keys.
+        control: Lists the models.
+        messages: Messages of its Open Inference service; None = it has no such service.
 
     Raises:
-        InvalidInput: the file of the keys cannot be written.
+        InvalidInput: the key file cannot be written.
     """
 
     def __init__(self, backing: Backing, control: Looking, messages: TensorMessages | None) -> None:
         rules = backing.rules
-        keys = None
         if rules.tokens is not None:
             keys = TokenKeys(rules.tokens, time.time)
             keys.write()
-        self._backing = msgspec.structs.replace(backing, keys=keys)
+            backing = msgspec.structs.replace(backing, keys=keys)
+        self._backing = backing
         self.methods = TorchServeMethods(self._backing, control, messages)
 
     def closed(self, kind: Kind) -> frozenset[str]:
-        """Paths of its gRPC methods that change models and that such a port does not have.
+        """Return the paths of gRPC methods that change models and are disabled at a port.
 
-        They are where management was asked for: at its own ports, and at the one for everything if requests
-        may change models at all.
+        They are enabled where management was asked for: at TorchServe's management ports, and at the port for
+        everything if requests may change models.
         """
-        is_asked = self._backing.rules.may_change if kind == _EVERYTHING else "management" in kind
-        return frozenset() if is_asked or kind == "torchserve-all" else CHANGING
+        is_open = kind == "torchserve-all" or "management" in kind
+        if is_open or (kind == _EVERYTHING and self._backing.rules.may_change):
+            return frozenset()
+        return CHANGING
 
     def shown(self, app: App, kind: Kind, access: Access) -> App:
-        """The application with TorchServe's routes, where that port has any."""
+        """Return the application with TorchServe's routes, if the port has any."""
         surfaces = SURFACES.get(kind)
         if surfaces is None and kind != _EVERYTHING:
             return app
@@ -61,11 +63,11 @@ class TorchServePorts:
 
 
 def exact_ports(most_body: int, budget: Budget | None = None) -> ExactPorts:
-    """Return the ports for TorchServe's REST interface, which have a server of their own.
+    """Return the ports of the REST interface, which use a server of their own.
 
     Args:
-        most_body: Bytes of a body.
-        budget: Memory for all bodies; None = as much as is usual.
+        most_body: Maximum bytes of a body.
+        budget: Memory for all bodies; None = the default.
     """
     kinds = {kind: "inference" in surfaces for kind, surfaces in SURFACES.items()}
     return ExactPorts(kinds, NO_MESSAGE, most_body, budget)

@@ -1,18 +1,15 @@
-"""How is a handler asked over HTTP, and what of its answer goes back?
+"""Codec of predictions over REST: any body in, any bytes out (TS-R3 to TS-R5, TS-R12 to TS-R17).
 
-TorchServe's inference routes: any body in, any bytes out (TS-R3 to TS-R5, TS-R12 to TS-R17). It knows no
-route and no socket.
-
-Pure.
+Routes are in ``front.py``. Pure.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
-from salver.dialects.torchserve.bodies import form
+from salver.dialects.torchserve.bodies import read_form
 from salver.dialects.torchserve.faults import http_fault, no_model, no_version
-from salver.dialects.torchserve.json_layout import TorchServeReply, handed
+from salver.dialects.torchserve.json_layout import TorchServeReply, handler_reply
 from salver.dialects.torchserve.reply import read_reply
 from salver.kernel.serving.ports import Codec
 from salver.words.errors import NotFound, NotReady, NoVersion, SalverError, Unsupported
@@ -22,15 +19,15 @@ from salver.words.messages import InferRequest, InferResponse, Signature
 _NO_HEADERS: Mapping[str, str] = {}
 
 
-class Asking(msgspec.Struct, gc=False):
+class HandlerQuery(msgspec.Struct, gc=False):
     """One request to a handler.
 
     Attributes:
-        content_type: Empty = there was none.
-        headers: For the handler, which sees them as they were sent.
-        query: Parts that stand in the path.
-        id: Of the call; no other's.
-        sequence: Id of the sequence that it belongs to, whether it is its first one, and its last one.
+        content_type: Empty = none.
+        headers: Headers for the handler, spelled as they were sent.
+        query: Parts that come from the path's query.
+        id: Unique id of the call.
+        sequence: Id of its sequence, and whether it is the first and the last request; None = no sequence.
     """
 
     body: bytes
@@ -41,12 +38,12 @@ class Asking(msgspec.Struct, gc=False):
     sequence: tuple[str, bool, bool] | None = None
 
 
-class Prediction(Codec[Asking, TorchServeReply]):
-    """Codec of the routes that ask one model.
+class Prediction(Codec[HandlerQuery, TorchServeReply]):
+    """Codec of the routes to one model.
 
     Args:
-        knows: Is there a model of that name, in whatever version and state?
-        most: Bytes of an answer; 0 = as many as one likes.
+        knows: Returns whether a model of that name exists, in any version and state.
+        most: Maximum bytes of an answer; 0 = no limit.
     """
 
     protocol = "ts-http"
@@ -57,26 +54,28 @@ class Prediction(Codec[Asking, TorchServeReply]):
         self._knows = knows
         self._most = most
 
-    def decode(self, asking: Asking, signature: Signature) -> InferRequest:
-        """The request. Raises Unsupported for a model that is no handler, or what its body is not."""
+    def decode(self, query: HandlerQuery, signature: Signature) -> InferRequest:
+        """Return the request. Raises Unsupported if the model is no handler; InvalidInput or NamedFault if
+        the body is malformed.
+        """
         if not signature.takes_forms:
             raise Unsupported(
-                f"model '{self._model}' takes tensors, and is no handler",
-                fix=f"Ask it by POST /v2/models/{self._model}/infer.",
+                f"model '{self._model}' takes tensors and is no handler",
+                fix=f"Send POST /v2/models/{self._model}/infer.",
             )
-        asked = form(asking.body, asking.content_type, asking.headers, asking.query)
-        return as_request(self._model, asked, self._version, asking.sequence, asking.id)
+        form = read_form(query.body, query.content_type, query.headers, query.query)
+        return as_request(self._model, form, self._version, query.sequence, query.id)
 
     def encode(self, request: InferRequest, response: InferResponse) -> TorchServeReply:
-        """The reply, or a piece of it.
+        """Return the reply, or a piece of it.
 
         Raises:
-            HandlerFailed: that is what it says; or it is larger than may be.
+            HandlerFailed: the handler failed, or the reply is over the limit.
         """
-        return handed(read_reply(response, self._most), is_last=response.is_last)
+        return handler_reply(read_reply(response, self._most), is_last=response.is_last)
 
     def fault(self, error: SalverError) -> TorchServeReply:
-        """TorchServe's form of an error. Total: never raises."""
+        """Return TorchServe's reply to an error. Never raises."""
         if isinstance(error, NoVersion) or type(error) is NotFound:
             if not self._knows(self._model):
                 error = no_model(self._model)

@@ -1,8 +1,6 @@
-"""What has a handler said to one request, and may its caller have it?
+"""Replies of handlers, as read from responses, with their errors and limits.
 
-The same by REST and gRPC. It knows neither.
-
-Pure.
+The same for REST and gRPC. Pure.
 """
 
 from salver.words.errors import HandlerFailed
@@ -11,25 +9,27 @@ from salver.words.messages import InferResponse
 
 
 def read_reply(response: InferResponse, most: int = 0) -> HandlerReply:
-    """The reply that a response carries, or a piece of it.
+    """Return the reply, or piece of one, that a response carries.
 
     Args:
-        most: Bytes that it may have (``max_response_size``); 0 = as many as it likes.
+        most: Maximum bytes (``max_response_size``); 0 = no limit.
 
     Raises:
-        SalverError: that the handler failed; or it has said more than it may.
+        SalverError: the handler failed, or its reply is over the limit.
     """
     if response.error is not None:
         raise response.error
-    outputs = response.outputs
-    reply = reply_of(outputs[0].array if outputs else None, response.parameters)
+    body = None
+    if response.outputs:
+        body = response.outputs[0].array
+    reply = reply_of(body, response.parameters)
     if reply.is_error:
         raise HandlerFailed(reply.body.decode("utf-8", "replace"), reply.status)
-    return checked(reply, most)
+    return check_size(reply, most)
 
 
-def checked(reply: HandlerReply, most: int) -> HandlerReply:
-    """The same. Raises HandlerFailed: it has more than so many bytes; 0 = it may have any number."""
+def check_size(reply: HandlerReply, most: int) -> HandlerReply:
+    """Return the reply unchanged. Raises HandlerFailed if it has more than ``most`` bytes; 0 = no limit."""
     if most and len(reply.body) > most:
         raise HandlerFailed(f"the answer has {len(reply.body)} bytes, and max_response_size is {most}", 500)
     return reply

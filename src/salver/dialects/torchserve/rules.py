@@ -1,15 +1,13 @@
-"""What may the operator of TorchServe's protocols set?
+"""Settings of TorchServe's protocol, read by its codecs and routes.
 
-Read by its transports and codecs; where the values come from (config.properties, options) is not known here.
-
-Pure.
+Where the values come from (config.properties, options) is not known here. Pure.
 """
 
 from typing import Final
 
 import msgspec
 
-#: Headers that carry a sequence's id, and say that a request is its first or its last one.
+#: Headers with the id of a sequence, and with flags for its first and last request.
 SEQUENCE_HEADERS: Final = (
     "ts_request_sequence_id",
     "ts_request_sequence_start",
@@ -18,11 +16,11 @@ SEQUENCE_HEADERS: Final = (
 
 
 class TokenRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Callers must show keys (TS-B11).
+    """Settings of the keys that callers must show (TS-B11).
 
     Attributes:
-        file: Where the keys are written when the server starts, and when they are renewed.
-        minutes: How long a key is good, but for the one with which others are renewed.
+        file: File to which keys are written at the start, and whenever one is renewed.
+        minutes: Lifetime of a key; the key that renews others does not expire.
     """
 
     file: str = "key_file.json"
@@ -30,18 +28,19 @@ class TokenRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TorchServeRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What its routes do.
+    """Settings of the routes.
 
     Attributes:
-        tokens: None = everybody may ask.
-        may_change: Models may be registered and unregistered (``enable_model_api``); the server takes it from
-            what the store of handlers allows.
-        max_request, max_response: Most bytes of a body; 0 = as of all protocols, and as many as one likes.
+        tokens: None = callers need no keys.
+        may_change: Whether models may be registered and unregistered (``enable_model_api``); the server takes
+            it from what the store of handlers allows.
+        max_request, max_response: Maximum bytes of a body; 0 = the limit of all protocols, and no limit.
         sequence_headers: Names; see :data:`SEQUENCE_HEADERS`.
-        cors_origin, cors_methods, cors_headers: What every reply allows pages to do; empty = nothing is said.
-        speaks_oip: ``/v2`` and ``/v2/health`` are answered at its inference port, in its own words (TS-R11).
-        has_metrics: There is a page of metrics at its metrics port (``enable_metrics_api``).
-        shows_metrics: And something on it (``metrics_mode`` is not ``log``).
+        cors_origin, cors_methods, cors_headers: CORS headers of every reply; empty = not sent.
+        speaks_oip: Whether ``/v2`` and ``/v2/health`` are answered at the inference port as TorchServe does
+            (TS-R11).
+        has_metrics: Whether the metrics port has a page (``enable_metrics_api``).
+        shows_metrics: Whether the page has content (``metrics_mode`` is not ``log``).
     """
 
     tokens: TokenRules | None = None
@@ -58,10 +57,10 @@ class TorchServeRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def cors(self) -> tuple[tuple[bytes, bytes], ...]:
-        """The headers that allow pages to ask (TS-C6)."""
-        said = (
+        """Return the CORS headers of every reply (TS-C6)."""
+        headers = (
             (b"access-control-allow-origin", self.cors_origin),
             (b"access-control-allow-methods", self.cors_methods),
             (b"access-control-allow-headers", self.cors_headers),
         )
-        return tuple([(name, value.encode("latin-1", "replace")) for name, value in said if value])
+        return tuple([(name, value.encode("latin-1", "replace")) for name, value in headers if value])

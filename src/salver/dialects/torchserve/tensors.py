@@ -1,10 +1,7 @@
-"""How is a handler asked by tensors, and how are tensors found in its answer?
+"""Conversion between tensors and the forms and answers of handlers.
 
-It gets the JSON of the Open Inference Protocol as its one part, which TorchServe's envelope ``kservev2``
-unpacks and packs (TS-R7, TS-G4, X-7). Bytes stand in it in base64, as TorchServe writes them. It knows no
-message.
-
-Pure.
+A handler gets the JSON of the Open Inference Protocol as its only part, which TorchServe's envelope
+``kservev2`` unpacks and packs (TS-R7, TS-G4, X-7). Bytes are in base64, as TorchServe writes them. Pure.
 """
 
 import base64
@@ -26,7 +23,7 @@ _JSON: Final = "application/json"
 
 
 class Answer(NamedTuple):
-    """What a handler has answered."""
+    """Answer of a handler, as tensors."""
 
     id: str
     model: str
@@ -35,17 +32,17 @@ class Answer(NamedTuple):
 
 
 def form_of(model: str, id: str, inputs: Sequence[Mapping[str, Any]]) -> Form:
-    """What the handler is asked.
+    """Return the form for a handler.
 
     Args:
-        inputs: Each with ``name``, ``shape`` and ``datatype``, and ``data`` where it has some.
+        inputs: Each with ``name``, ``shape`` and ``datatype``, and ``data`` if it has any.
     """
-    told = {"id": id, "model_name": model, "inputs": inputs}
-    return Form((part("body", orjson.dumps(told, option=orjson.OPT_SERIALIZE_NUMPY), _JSON),))
+    body = {"id": id, "model_name": model, "inputs": inputs}
+    return Form((part("body", orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY), _JSON),))
 
 
 def as_form(request: InferRequest) -> InferRequest:
-    """A request of tensors, for a handler."""
+    """Return a request of tensors as a request for a handler."""
     inputs = [
         {
             "name": tensor.name,
@@ -59,10 +56,10 @@ def as_form(request: InferRequest) -> InferRequest:
 
 
 def as_tensors(response: InferResponse) -> InferResponse:
-    """A handler's answer, for a caller who wants tensors; one that has none is the bytes that it is.
+    """Return a handler's answer as tensors; one that has none becomes a tensor of its bytes.
 
     Raises:
-        SalverError: that the handler failed.
+        SalverError: the handler failed.
     """
     reply = read_reply(response)
     try:
@@ -74,38 +71,43 @@ def as_tensors(response: InferResponse) -> InferResponse:
 
 
 def elements(datatype: DataType, array: Array) -> Any:
-    """The elements one after another, as the writer of JSON takes them."""
+    """Return the elements of a tensor, flat, as orjson takes them."""
     flat = np.ascontiguousarray(array.reshape(-1))
     if datatype is DataType.BYTES:
         return [base64.b64encode(bytes(each)).decode() for each in flat]
-    return bf16_to_fp32(flat) if datatype is DataType.BF16 else flat
+    if datatype is DataType.BF16:
+        return bf16_to_fp32(flat)
+    return flat
 
 
 def answer_of(reply: HandlerReply) -> Answer:
-    """The answer in a handler's JSON.
+    """Return the answer in a handler's JSON.
 
     Raises:
-        HandlerFailed: it is none.
+        HandlerFailed: the JSON holds no answer.
     """
     try:
-        told = orjson.loads(reply.body)
-        listed = told["outputs"]
+        answer = orjson.loads(reply.body)
+        listed = answer["outputs"]
         if type(listed) is not list:
             raise TypeError("outputs is no list")
         outputs = tuple([_tensor(each, f"outputs[{at}]") for at, each in enumerate(listed)])
-        id, model, version = (str(told.get(key) or "") for key in ("id", "model_name", "model_version"))
+        id, model, version = (str(answer.get(key) or "") for key in ("id", "model_name", "model_version"))
         return Answer(id, model, version, outputs)
-    except (ValueError, TypeError, KeyError, AttributeError, InvalidInput, TooLarge) as error:
-        why = f"there is no {error}" if isinstance(error, KeyError) else str(error)
-        raise HandlerFailed(
-            f"the handler's answer is none of the Open Inference Protocol: {why}; models without "
-            "service_envelope=kservev2 are asked by Predictions",
-            500,
-        ) from None
+    except KeyError as error:
+        why = f"it has no {error}"
+    except (ValueError, TypeError, AttributeError, InvalidInput, TooLarge) as error:
+        why = str(error)
+    raise HandlerFailed(
+        f"the handler's answer is not of the Open Inference Protocol: {why}; call Predictions for models "
+        "without service_envelope=kservev2",
+        500,
+    )
 
 
-def _tensor(told: Any, at: str) -> Tensor:
-    datatype = find_datatype(told["datatype"], at)
-    shape = told["shape"]
-    array = from_json(told["data"], datatype, f"{at}.data")
-    return Tensor(str(told["name"]), datatype, shaped(array, shape, count_elements(shape, at), f"{at}.data"))
+def _tensor(output: Any, at: str) -> Tensor:
+    datatype = find_datatype(output["datatype"], at)
+    shape = output["shape"]
+    array = from_json(output["data"], datatype, f"{at}.data")
+    array = shaped(array, shape, count_elements(shape, at), f"{at}.data")
+    return Tensor(str(output["name"]), datatype, array)

@@ -1,7 +1,7 @@
-"""Who may ask TorchServe's ports?
+"""Keys that callers of TorchServe's ports must show.
 
-Three keys, made when the server starts and written to a file that only its owner can read: one for inference,
-one for management, and one with which the other two are renewed (TS-M8, TS-B11). It knows no route.
+Three keys are made when the server starts and written to a file that only its owner can read: one for
+inference, one for management, and one with which the other two are renewed (TS-M8, TS-B11).
 """
 
 import contextlib
@@ -22,17 +22,17 @@ from salver.words.errors import InvalidInput, Unauthenticated
 
 Scope = Literal["inference", "management"]
 SCOPES: Final[tuple[Scope, ...]] = ("inference", "management")
-#: What the header says: the word is not to be written otherwise.
+#: Value of the header; the scheme is case-sensitive.
 _BEARER: Final = re.compile(r"Bearer\s+(\S+)\s*", re.ASCII)
 _BYTES: Final = 24
 
 
 class TokenKeys:
-    """The keys of one server.
+    """Keys of one server.
 
     Args:
-        now: Unix seconds.
-        new_key: Makes a key that nobody can guess.
+        now: Returns Unix seconds.
+        new_key: Returns a key that cannot be guessed.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class TokenKeys:
         return f"<TokenKeys of {self._file}>"
 
     def write(self) -> None:
-        """Write the file anew.
+        """Write the key file.
 
         Raises:
             InvalidInput: it cannot be written.
@@ -77,20 +77,20 @@ class TokenKeys:
             ) from error
 
     def allows(self, scope: Scope, authorization: str) -> bool:
-        """Does this header open that interface, now?"""
+        """Return whether a header allows the use of an interface now."""
         key, end = self._keys[scope]
         return _shows(key, authorization) and self._now() < end
 
     def check(self, authorization: str, *scopes: Scope) -> None:
-        """Raises Unauthenticated unless the header opens one of them."""
+        """Check that a header allows one of the interfaces. Raises Unauthenticated."""
         if not any(self.allows(scope, authorization) for scope in scopes):
             raise Unauthenticated(UNAUTHORIZED)
 
     def renew(self, wanted: str, authorization: str) -> None:
-        """Make a new key; the one before is good for nothing from then on.
+        """Replace the key of an interface.
 
         Raises:
-            Unauthenticated: the header does not have the key for that, or there is no such scope.
+            Unauthenticated: the header does not have the key for that, or there is no such interface.
             InvalidInput: the file cannot be written.
         """
         scope = next((scope for scope in SCOPES if scope == wanted), None)
@@ -110,7 +110,9 @@ class TokenKeys:
 
 def _shows(key: bytes, authorization: str) -> bool:
     found = _BEARER.fullmatch(authorization)
-    return hmac.compare_digest(found[1].encode("utf-8", "replace") if found else b"", key)
+    if found is None:
+        return False
+    return hmac.compare_digest(found[1].encode("utf-8", "replace"), key)
 
 
 def _shown(unix: float) -> str:
