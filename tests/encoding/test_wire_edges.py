@@ -12,7 +12,7 @@ from salver.dialects.oip import metadata
 from salver.dialects.oip.faults import OIP_GRPC, OIP_HTTP, grpc_status, http_fault
 from salver.dialects.openai.model_list import list_models
 from salver.dialects.tensorflow.faults import KSERVE_V1, tfs_fault
-from salver.dialects.triton.repository_index import index, parse_index
+from salver.dialects.triton.repository_calls import index, parse_index
 from salver.encoding.bodies import GrpcStatus, HttpReply
 from salver.encoding.json_text import is_too_deep
 from salver.encoding.model_entries import INDEX_STATE

@@ -43,7 +43,8 @@ def http_router(
         door, control, lambda name: control.speech(name).model, exposition, context, tfs, 0
     )
     own = ServerOperations(control, exposition, context.parting)
-    router = HttpRouter([operations.table() for operations in (oip, triton, openai, tensorflow, own)])
+    extensions = triton.table(lambda *version: exposition.token_room(*version))
+    router = HttpRouter([oip.table(), extensions, openai.table(), tensorflow.table(), own.table()])
     return router
 
 

@@ -4,7 +4,7 @@ Other packages register the same names in the process-wide pool, and two copies 
 (``docs/adr/0005-protobuf-pool.md``). ``scripts/protos.py`` compiles the ``.proto`` files of a package.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -29,15 +29,25 @@ def build(
     >>> point(model_name="resnet").model_name
     'resnet'
     """
-    made = descriptor_pb2.FileDescriptorSet.FromString(
-        files(package).joinpath("protos", "messages.binpb").read_bytes()
-    )
-    pool = descriptor_pool.DescriptorPool()
-    for file in made.file:
+    described = descriptors(package)
+    for file in described:
         if change is not None:
             change(file)
+    return build_files(described)
+
+
+def descriptors(package: str) -> Sequence[descriptor_pb2.FileDescriptorProto]:
+    """Return the descriptors of a package's ``protos/`` and of the files that they import."""
+    content = files(package).joinpath("protos", "messages.binpb").read_bytes()
+    return list(descriptor_pb2.FileDescriptorSet.FromString(content).file)
+
+
+def build_files(described: Sequence[descriptor_pb2.FileDescriptorProto]) -> dict[str, Any]:
+    """Return the message classes of files by name, in a pool that nobody else sees."""
+    pool = descriptor_pool.DescriptorPool()
+    for file in described:
         pool.Add(file)
-    found = [pool.FindFileByName(file.name) for file in made.file if not file.name.startswith(_GOOGLE)]
+    found = [pool.FindFileByName(file.name) for file in described if not file.name.startswith(_GOOGLE)]
     classes: dict[str, Any] = {}
     for descriptor in found:
         for message in _all(descriptor.message_types_by_name.values()):

@@ -12,7 +12,7 @@ from salver.dialects.oip.faults import grpc_status, http_fault
 from salver.dialects.oip.json_codec import OpenInferenceHttp
 from salver.dialects.tensorflow.faults import tfs_fault
 from salver.dialects.triton import grpc_codec as triton_grpc
-from salver.dialects.triton.load_order import parse_load
+from salver.dialects.triton.repository_calls import parse_load
 from salver.encoding.bodies import HttpBody
 from salver.words.errors import InvalidInput, NoVersion
 from salver.words.messages import InferRequest, InferResponse, Signature

@@ -9,7 +9,7 @@ from salver.dialects.oip.faults import grpc_status
 from salver.dialects.oip.grpc_codec import decode_infer, encode_infer
 from salver.dialects.oip.json_codec import OpenInferenceHttp
 from salver.dialects.tensorflow.json_codec import Predict
-from salver.dialects.triton.generate import Generate
+from salver.dialects.triton.generate import GenerateCodec
 from salver.encoding.bodies import HttpBody
 from salver.testing.codecs import CodecConformance, every_error, mutations, survives
 from salver.words.errors import SalverError
@@ -46,7 +46,7 @@ def _binary() -> HttpBody:
 
 
 class TestGenerate(CodecConformance):
-    codec = Generate()
+    codec = GenerateCodec()
     signature = Signature(
         inputs=(
             TensorSpec("text_input", DataType.BYTES, (1,)),

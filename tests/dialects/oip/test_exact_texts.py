@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 
 from salver.dialects.oip.json_codec import OpenInferenceHttp
-from salver.dialects.triton.load_order import parse_load
-from salver.dialects.triton.repository_index import parse_index
+from salver.dialects.triton.repository_calls import parse_index, parse_load
 from salver.encoding.bodies import HttpBody
 from salver.words.errors import SalverError
 from salver.words.messages import InferRequest, InferResponse, Signature

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from salver.dialects.triton.generate import Generate, event
+from salver.dialects.triton.generate import GenerateCodec, event
 from salver.encoding.bodies import HttpBody, HttpReply
 from salver.words.errors import DeadlineExceeded, InvalidInput, NotFound, Overloaded, SalverError, Unsupported
 from salver.words.messages import InferRequest, InferResponse, Signature, TensorSpec
@@ -24,7 +24,7 @@ SIGNATURE = Signature(
 
 def decode(document) -> InferRequest:
     body = document if isinstance(document, bytes) else json.dumps(document).encode()
-    return Generate().decode(HttpBody("m", "3", body), SIGNATURE)
+    return GenerateCodec().decode(HttpBody("m", "3", body), SIGNATURE)
 
 
 def inputs(document):
@@ -92,7 +92,7 @@ def test_the_reply_has_outputs_as_keys_one_element_as_a_scalar():
         tensor("ids", np.array([[1, 2], [3, 4]])),
     )
     response = InferResponse("m", "1", outputs, "7", {"finish_reason": "length"})
-    reply = Generate().encode(InferRequest("m", ()), response)
+    reply = GenerateCodec().encode(InferRequest("m", ()), response)
     assert json.loads(reply.body) == {
         "model_name": "m",
         "model_version": "1",
@@ -107,11 +107,11 @@ def test_the_reply_has_outputs_as_keys_one_element_as_a_scalar():
 def test_what_json_cannot_carry_is_refused():
     half = Tensor("y", DataType.FP16, np.ones(1, "f2"))
     with pytest.raises(InvalidInput, match="sending FP16"):
-        Generate().encode(InferRequest("m", ()), InferResponse("m", "1", (half,)))
+        GenerateCodec().encode(InferRequest("m", ()), InferResponse("m", "1", (half,)))
 
 
 def test_an_event_is_one_line_whatever_the_text_holds():
-    reply = Generate().encode(
+    reply = GenerateCodec().encode(
         InferRequest("m", ()), InferResponse("m", "1", (tensor("text_output", ["a\n\r\n\u2028b"]),))
     )
     text = event(reply)
@@ -121,7 +121,7 @@ def test_an_event_is_one_line_whatever_the_text_holds():
 
 
 def test_overload_says_when_to_come_back():
-    reply = Generate().fault(Overloaded("full"))
+    reply = GenerateCodec().fault(Overloaded("full"))
     assert isinstance(reply, HttpReply)
     assert reply.status == 503
     assert any(name == b"retry-after" for name, _ in reply.headers)
@@ -130,11 +130,11 @@ def test_overload_says_when_to_come_back():
 @pytest.mark.parametrize("kind", [NotFound, DeadlineExceeded, Unsupported])
 def test_tr_r6_what_comes_from_the_model_is_400_whatever_it_calls_it(kind: type[SalverError]):
     error = kind("text")
-    assert Generate().fault(error).status != 400
+    assert GenerateCodec().fault(error).status != 400
     error.is_late = True
-    assert Generate().fault(error) == HttpReply(400, b'{"error":"text"}')
+    assert GenerateCodec().fault(error) == HttpReply(400, b'{"error":"text"}')
     piece = InferResponse("m", "1", (), error=kind("text"))
-    assert Generate().encode(InferRequest("m", ()), piece) == HttpReply(400, b'{"error":"text"}')
+    assert GenerateCodec().encode(InferRequest("m", ()), piece) == HttpReply(400, b'{"error":"text"}')
 
 
 @pytest.mark.parametrize(
@@ -168,5 +168,5 @@ def test_tr_r6_a_key_that_a_value_repeats_is_not(body):
 
 def test_tr_r6_an_output_without_elements_is_an_empty_list():
     outputs = (tensor("text", np.empty((0, 1), object)), tensor("x", np.empty((2, 0), "f4")))
-    reply = Generate().encode(InferRequest("m", ()), InferResponse("m", "1", outputs))
+    reply = GenerateCodec().encode(InferRequest("m", ()), InferResponse("m", "1", outputs))
     assert json.loads(reply.body) == {"model_name": "m", "model_version": "1", "text": [], "x": []}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from salver.dialects.triton.log_settings import Switches
+from salver.dialects.triton.log_settings import LogSwitches
 from salver.dialects.triton.settings import LogChange, LogSettings
 from salver.kernel.logs import LogConfig, configure, let_through
 from salver.words.errors import InvalidInput, Unsupported
@@ -33,7 +33,7 @@ class Rig:
         self.stream = io.StringIO()
         self.config = config or LogConfig(format="json")
         configure(self.config, stream=self.stream)
-        self.switches = Switches(self.config.file, self.config.levels(), let_through)
+        self.switches = LogSwitches(self.config.file, self.config.levels(), let_through)
 
     def heard(self, **change: bool | int | str) -> set[str]:
         """The levels of which a line is written after a change."""
@@ -107,7 +107,7 @@ def test_the_log_of_a_program_around_us_is_its_own() -> None:
     """An embedded server reads settings; it cannot change what it has not configured."""
     root = logging.getLogger()
     level = root.level
-    switches = Switches("", LogConfig().levels(), let_through)
+    switches = LogSwitches("", LogConfig().levels(), let_through)
     assert switches.update({}) == LogSettings()
     with pytest.raises(Unsupported, match="program that embeds"):
         switches.update({"log_info": False})
@@ -125,7 +125,7 @@ def test_tr_f5_a_file_takes_the_log_and_keeps_what_was_in_it(tmp_path: Path) -> 
     first, second = path.read_text().splitlines()
     assert first == "before"
     assert json.loads(second)["event"] == "behind it"
-    assert Switches(config.file, config.levels(), let_through).update({}).log_file == str(path)
+    assert LogSwitches(config.file, config.levels(), let_through).update({}).log_file == str(path)
 
 
 def test_a_log_file_that_cannot_be_is_told_at_once(tmp_path: Path) -> None:

@@ -152,7 +152,7 @@ def test_small_configurations(text: str, expected: ModelConfig) -> None:
         ("\n\ninput {", 'line 3: Expected "}"'),
         ("max_batch_size: -1", "must not be negative"),
         ('backend: "python" platform: "onnxruntime_onnx"', "differ"),
-        ("model_transaction_policy { decoupled: true }", "each request has one answer"),
+        ("model_transaction_policy { decoupled: true }", "only models of the Python backend"),
         ('model_repository_agents { agents { name: "x" } }', "there is no agent 'x'"),
         (f"{X} dims: [4] reshape {{ shape: [2, 3] }} }}", "model input 'x' has different size for dims and"),
         (f"{X} dims: [-1, 4] reshape {{ shape: [4] }} }}", "different number of variable-size dimensions"),

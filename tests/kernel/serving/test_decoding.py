@@ -24,8 +24,8 @@ from salver.dialects.tensorflow.predict_codec import PredictMessages
 from salver.dialects.tensorflow.rules import TfsRules
 from salver.dialects.tensorflow.tf_schema import build as build_tf
 from salver.dialects.torchserve.predict import HandlerQuery, Prediction
-from salver.dialects.triton.generate import Generate
-from salver.dialects.triton.load_order import parse_load
+from salver.dialects.triton.generate import GenerateCodec
+from salver.dialects.triton.repository_calls import parse_load
 from salver.encoding.bodies import HttpBody, Message
 from salver.encoding.values import MAX_STRINGS, MAX_TENSORS
 from salver.kernel.serving import decoding
@@ -72,7 +72,7 @@ def alike(one: InferRequest, other: InferRequest) -> None:
     [
         (OpenInferenceHttp(), asked(id="q", parameters={"a": 1}, outputs=[{"name": "y"}]), SIGNATURE),
         (OpenInferenceHttp(), asked("BYTES", ["aü", "", "b"] * COUNT), TEXTS),
-        (Generate(), HttpBody("m", "", json.dumps({"x": NUMBERS}).encode()), SIGNATURE),
+        (GenerateCodec(), HttpBody("m", "", json.dumps({"x": NUMBERS}).encode()), SIGNATURE),
         (Predict(), HttpBody("m", "", json.dumps({"instances": NUMBERS}).encode()), SIGNATURE),
     ],
 )
@@ -155,7 +155,7 @@ async def test_small_and_known_bodies_stay_here(decoders: Decoders) -> None:
     assert repr(decoders).count("not started") == 2
 
 
-@pytest.mark.parametrize("codec", [OpenInferenceHttp(), Predict(), Generate()])
+@pytest.mark.parametrize("codec", [OpenInferenceHttp(), Predict(), GenerateCodec()])
 async def test_json_of_few_enough_values_stays_here(
     codec: Any, decoders: Decoders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,7 +170,7 @@ async def test_json_of_few_enough_values_stays_here(
         parts: dict[type[Any], bytes] = {
             OpenInferenceHttp: b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1],"data":[%b]}]}',
             Predict: b'{"instances":[%b]}',
-            Generate: b'{"x":[%b]}',
+            GenerateCodec: b'{"x":[%b]}',
         }
         body = HttpBody("m", "", parts[type(codec)] % values)
         with contextlib.suppress(SalverError):

@@ -1,7 +1,7 @@
-"""Are a model's files those that its owner means? What Triton's repository agents look at before a load.
+"""Triton's repository agents, which check a model's files before a load.
 
-One of them is here: ``checksum``, as in Triton's sample. Its parameters are ``MD5:<file>`` = digest, the file
-named from the model's folder.
+There is one, ``checksum``, as in Triton's sample. Its parameters are ``MD5:<file>`` = digest, with the file's
+path in the model's folder.
 """
 
 import hashlib
@@ -17,10 +17,10 @@ _HASHES: Final = {"MD5": hashlib.md5, "SHA256": hashlib.sha256}
 
 
 def vet(manifest: Manifest) -> None:
-    """Let the agents of a model look at its files. Blocking; reads those that they name.
+    """Check the files that the agents of a model name. Blocking.
 
     Raises:
-        LoadFailed: a file is missing, or not what it should be.
+        LoadFailed: A file is missing or has another digest.
     """
     if not manifest.foreign_config:
         return

@@ -1,21 +1,20 @@
 """Configuration of a loaded model, as Triton's clients see it.
 
-What its owner said in ``config.pbtxt``, completed from the model itself and from how it was placed (TR-R7,
-TR-C16), as a message and in Triton's JSON: every field is there, 64-bit integers are numbers.
-
-Pure.
+The owner's ``config.pbtxt``, completed from the model and its placement (TR-R7, TR-C16), as a message and in
+Triton's JSON, which has every field and writes 64-bit integers as numbers. Pure.
 """
 
 from typing import Any, Final
 
 import msgspec
 
+from salver.dialects.triton.datatypes import type_name
 from salver.dialects.triton.model_config import model_config_class
 from salver.words.artifacts import Ensemble, Sequences
 from salver.words.messages import ModelId, Signature, TensorSpec
 from salver.words.tensor import DataType
 
-#: Our backend -> Triton's name of the backend, and of the platform where it has one.
+#: Salver's backend -> Triton's names of backend and platform.
 _BACKENDS: Final = {
     "onnx": ("onnxruntime", "onnxruntime_onnx"),
     "torch": ("pytorch", "pytorch_libtorch"),
@@ -24,24 +23,27 @@ _BACKENDS: Final = {
     "xgboost": ("fil", ""),
     "lightgbm": ("fil", ""),
 }
-#: Triton writes these 64-bit integers as JSON strings.
+#: The only 64-bit integers that Triton writes as JSON strings.
 _AS_TEXT: Final = frozenset({"inference.ModelSequenceBatching.InitialState.dims"})
-_INT64: Final = frozenset({3, 4, 6, 16, 18})  # FieldDescriptor.TYPE_*: the 64-bit integers
+
+#: Triton's histogram of the time to the first response, and its default bounds in milliseconds (TR-M3).
+FIRST_RESPONSE: Final = "nv_inference_first_response_histogram_ms"
+_FIRST_BOUNDS: Final = (100.0, 500.0, 2000.0, 5000.0)
 
 
 class Facts(msgspec.Struct, frozen=True):
-    """What is known of a loaded version beside its signature.
+    """Properties of a loaded version beside its signature.
 
     Attributes:
-        backend: Ours.
-        filename: Of the artefact.
-        max_rows: Most rows of a run; 0 = it has no batch dimension, or is not batched.
-        max_delay_ms, preferred_rows: As in :class:`salver.words.artifacts.Batching`.
-        instances: Runs at the same time.
-        versions: Versions that are wanted: the latest so many; 0 = all.
-        decoupled: It gives any number of responses to a request.
-        sequences: Whose requests it answers.
-        ensemble: Its steps, of an ensemble.
+        backend: Salver's name of the backend.
+        filename: Name of the artefact.
+        max_rows: Limit of a run's rows; 0 = no batch dimension, or not batched.
+        max_delay_ms, preferred_rows: See :class:`salver.words.artifacts.Batching`.
+        instances: Concurrent runs.
+        versions: Number of latest versions that are wanted; 0 = all.
+        decoupled: Whether a request may have any number of responses.
+        sequences: Sequences that it keeps.
+        ensemble: Steps of an ensemble.
     """
 
     backend: str
@@ -56,49 +58,37 @@ class Facts(msgspec.Struct, frozen=True):
     ensemble: Ensemble = Ensemble()
 
 
-def metric_tags(told: bytes) -> tuple[tuple[str, str], ...]:
-    """The owner's labels for the model's metrics (TR-M8).
-
-    Args:
-        told: The owner's ModelConfig, serialised; empty = there is none.
-    """
-    return tuple(model_config_class().FromString(told).metric_tags.items()) if told else ()
+# In all functions, ``config`` is the owner's ModelConfig, serialised; empty = none.
 
 
-#: Triton's histogram of the time to the first response, and its usual bounds, in milliseconds (TR-M3).
-FIRST_RESPONSE: Final = "nv_inference_first_response_histogram_ms"
-_FIRST_BOUNDS: Final = (100.0, 500.0, 2000.0, 5000.0)
+def metric_tags(config: bytes) -> tuple[tuple[str, str], ...]:
+    """Return the owner's labels for the model's metrics (TR-M8)."""
+    return tuple(_parse(config).metric_tags.items()) if config else ()
 
 
-def first_response_bounds(told: bytes) -> tuple[float, ...]:
-    """The owner's buckets of that histogram (TR-C15), or the usual ones.
-
-    Args:
-        told: The owner's ModelConfig, serialised; empty = there is none.
-    """
-    for control in model_config_class().FromString(told).model_metrics.metric_control if told else ():
-        if control.metric_identifier.family == FIRST_RESPONSE and control.histogram_options.buckets:
-            return tuple(control.histogram_options.buckets)
+def first_response_bounds(config: bytes) -> tuple[float, ...]:
+    """Return the owner's buckets of :data:`FIRST_RESPONSE` (TR-C15), or the default ones."""
+    if config:
+        for control in _parse(config).model_metrics.metric_control:
+            if control.metric_identifier.family == FIRST_RESPONSE and control.histogram_options.buckets:
+                return tuple(control.histogram_options.buckets)
     return _FIRST_BOUNDS
 
 
-def parameters(told: bytes) -> dict[str, str]:
-    """The owner's parameters for the backend.
-
-    Args:
-        told: The owner's ModelConfig, serialised; empty = there is none.
-    """
-    found = model_config_class().FromString(told).parameters if told else {}
-    return {name: parameter.string_value for name, parameter in found.items()}
+def parameters(config: bytes) -> dict[str, str]:
+    """Return the owner's parameters for the backend."""
+    if not config:
+        return {}
+    return {name: parameter.string_value for name, parameter in _parse(config).parameters.items()}
 
 
-def complete(told: bytes, id: ModelId, signature: Signature, facts: Facts) -> bytes:
-    """The whole ModelConfig, serialised.
+def _parse(config: bytes) -> Any:
+    return model_config_class().FromString(config)
 
-    Args:
-        told: The owner's, serialised; empty = there is none.
-    """
-    message = model_config_class().FromString(told)
+
+def complete(config: bytes, id: ModelId, signature: Signature, facts: Facts) -> bytes:
+    """Return the whole ModelConfig, serialised."""
+    message = _parse(config)
     message.name = id.name
     if facts.ensemble.steps:
         _complete_ensemble(message, facts)
@@ -106,7 +96,7 @@ def complete(told: bytes, id: ModelId, signature: Signature, facts: Facts) -> by
         _complete_model(message, id, facts)
     if not message.HasField("max_batch_size"):
         message.max_batch_size = facts.max_rows
-    elif facts.backend == "python" and signature.batched:  # its code may say more than its owner
+    elif facts.backend == "python" and signature.batched:  # its code may allow more than its owner
         message.max_batch_size = max(message.max_batch_size, signature.max_rows)
     if message.version_policy.WhichOneof("policy_choice") is None:
         if facts.versions:
@@ -115,15 +105,15 @@ def complete(told: bytes, id: ModelId, signature: Signature, facts: Facts) -> by
             message.version_policy.all.SetInParent()
     if facts.decoupled:
         message.model_transaction_policy.decoupled = True
-    skip = 1 if message.max_batch_size > 0 else 0
-    _tensors(message.input, signature.inputs, skip)
-    _tensors(message.output, signature.outputs, skip)
+    batch_axes = int(message.max_batch_size > 0)
+    _complete_tensors(message.input, signature.inputs, batch_axes)
+    _complete_tensors(message.output, signature.outputs, batch_axes)
     content: bytes = message.SerializeToString()
     return content
 
 
 def _complete_ensemble(message: Any, facts: Facts) -> None:
-    """An ensemble has steps, and nothing that says how a model is run."""
+    """Add an ensemble's steps; it has no settings of how a model is run."""
     message.platform = "ensemble"
     message.model_transaction_policy.SetInParent()
     scheduling = message.ensemble_scheduling
@@ -139,25 +129,23 @@ def _complete_ensemble(message: Any, facts: Facts) -> None:
 
 
 def _complete_model(message: Any, id: ModelId, facts: Facts) -> None:
-    """How and where it is run."""
+    """Add how and where a model is run."""
     backend, platform = _BACKENDS.get(facts.backend, (facts.backend, ""))
     message.backend = message.backend or backend
     message.platform = message.platform or platform
     message.default_model_filename = message.default_model_filename or facts.filename
-    # A Python model asks for it in its code, which may run only where this is not said.
-    is_told = facts.backend == "python" and message.HasField("max_batch_size")
+    # A Python model with max_batch_size asks for dynamic batching in its code, if it wants it.
+    decides_itself = facts.backend == "python" and message.HasField("max_batch_size")
     if facts.sequences.strategy:
-        _sequences(message, facts.sequences, facts.max_rows)
-    elif message.WhichOneof("scheduling_choice") is None and facts.max_rows > 1 and not is_told:
+        _complete_sequences(message, facts.sequences, facts.max_rows)
+    elif message.WhichOneof("scheduling_choice") is None and facts.max_rows > 1 and not decides_itself:
         dynamic = message.dynamic_batching
         dynamic.max_queue_delay_microseconds = round(facts.max_delay_ms * 1000)
         dynamic.preferred_batch_size.extend(facts.preferred_rows)
-    if (
-        message.HasField("dynamic_batching")
-        and facts.max_rows
-        and not message.dynamic_batching.preferred_batch_size
-    ):
-        message.dynamic_batching.preferred_batch_size.append(facts.max_rows)
+    if message.HasField("dynamic_batching"):
+        preferred = message.dynamic_batching.preferred_batch_size
+        if facts.max_rows and not preferred:
+            preferred.append(facts.max_rows)
     for pinned in (message.optimization.input_pinned_memory, message.optimization.output_pinned_memory):
         if not pinned.HasField("enable"):
             pinned.enable = True
@@ -169,49 +157,48 @@ def _complete_model(message: Any, id: ModelId, facts: Facts) -> None:
         group.count = max(group.count, 1)
 
 
-def _sequences(message: Any, known: Sequences, rows: int) -> None:
-    """What the owner did not say of sequences in Triton's form."""
-    is_told = message.HasField("sequence_batching")
+def _complete_sequences(message: Any, sequences: Sequences, rows: int) -> None:
+    """Add what the owner left out of ``sequence_batching``, or all of it."""
+    is_owners = message.HasField("sequence_batching")
     batching = message.sequence_batching
-    batching.max_sequence_idle_microseconds = round(known.idle_ms * 1000)
-    if known.strategy == "oldest" and not batching.oldest.preferred_batch_size and rows:
-        batching.oldest.preferred_batch_size.extend(known.preferred_rows or (rows,))
-    if is_told:
+    batching.max_sequence_idle_microseconds = round(sequences.idle_ms * 1000)
+    if sequences.strategy == "oldest" and not batching.oldest.preferred_batch_size and rows:
+        batching.oldest.preferred_batch_size.extend(sequences.preferred_rows or (rows,))
+    if is_owners:
         return
-    batching.iterative_sequence = known.iterative
-    strategy = batching.oldest if known.strategy == "oldest" else batching.direct
-    strategy.max_queue_delay_microseconds = round(known.max_delay_ms * 1000)
-    if known.strategy == "oldest":
-        batching.oldest.max_candidate_sequences = known.candidates
+    batching.iterative_sequence = sequences.iterative
+    if sequences.strategy == "oldest":
+        strategy = batching.oldest
+        strategy.max_candidate_sequences = sequences.candidates
     else:
-        batching.direct.minimum_slot_utilization = known.min_fill
-    for control in known.controls:
-        made = batching.control_input.add(name=control.name).control.add()
-        made.kind = f"CONTROL_SEQUENCE_{control.kind.upper()}"
+        strategy = batching.direct
+        strategy.minimum_slot_utilization = sequences.min_fill
+    strategy.max_queue_delay_microseconds = round(sequences.max_delay_ms * 1000)
+    for control in sequences.controls:
+        added = batching.control_input.add(name=control.name).control.add()
+        added.kind = f"CONTROL_SEQUENCE_{control.kind.upper()}"
         if control.kind == "corrid":
-            made.data_type = _type(control.datatype)
+            added.data_type = type_name(control.datatype)
+        elif control.datatype is DataType.INT32:
+            added.int32_false_true.extend(map(int, control.values))
+        elif control.datatype is DataType.FP32:
+            added.fp32_false_true.extend(control.values)
         else:
-            field = {"INT32": made.int32_false_true, "FP32": made.fp32_false_true}
-            values = map(int, control.values) if control.datatype is DataType.INT32 else control.values
-            field.get(control.datatype.name, made.bool_false_true).extend(values)
-    for state in known.states:
-        made = batching.state.add(input_name=state.input, output_name=state.output)
-        made.data_type = _type(state.datatype)
-        made.dims.extend(state.shape)
+            added.bool_false_true.extend(control.values)
+    for state in sequences.states:
+        added = batching.state.add(input_name=state.input, output_name=state.output)
+        added.data_type = type_name(state.datatype)
+        added.dims.extend(state.shape)
         shape = state.initial_shape or [abs(extent) for extent in state.shape]
-        initial = made.initial_state.add(name="initial", data_type=made.data_type, dims=shape)
+        initial = added.initial_state.add(name="initial", data_type=added.data_type, dims=shape)
         if state.initial_file:
             initial.data_file = state.initial_file
         else:
             initial.zero_data = True
 
 
-def _type(datatype: DataType) -> str:
-    return f"TYPE_{'STRING' if datatype is DataType.BYTES else datatype.name}"
-
-
-def _tensors(tensors: Any, specs: tuple[TensorSpec, ...], skip: int) -> None:
-    """What the owner did not say of inputs or outputs."""
+def _complete_tensors(tensors: Any, specs: tuple[TensorSpec, ...], batch_axes: int) -> None:
+    """Add what the owner left out of inputs or outputs."""
     known = {tensor.name: tensor for tensor in tensors}
     for spec in specs:
         tensor = known.get(spec.name)
@@ -220,29 +207,29 @@ def _tensors(tensors: Any, specs: tuple[TensorSpec, ...], skip: int) -> None:
             if spec.optional and hasattr(tensor, "optional"):
                 tensor.optional = True
         if not tensor.data_type:
-            tensor.data_type = _type(spec.datatype)
+            tensor.data_type = type_name(spec.datatype)
         if not tensor.dims:
-            tensor.dims.extend(spec.shape[skip:])
+            tensor.dims.extend(spec.shape[batch_axes:])
 
 
 def as_json(config: bytes) -> dict[str, Any]:
-    """Triton's JSON form of a serialised ModelConfig."""
+    """Return Triton's JSON form of a serialised ModelConfig."""
     return _as_dict(model_config_class("proto3").FromString(config))
 
 
 def _as_dict(message: Any) -> dict[str, Any]:
-    made: dict[str, Any] = {}
+    shown: dict[str, Any] = {}
     for field in message.DESCRIPTOR.fields:
         value = getattr(message, field.name)
         kind = field.message_type
         if kind is not None and kind.GetOptions().map_entry:
-            below = kind.fields_by_name["value"].message_type
-            made[field.name] = {str(k): _as_dict(value[k]) if below else value[k] for k in value}
+            entry = kind.fields_by_name["value"]
+            shown[field.name] = {str(key): _value(entry, value[key]) for key in value}
         elif field.is_repeated:
-            made[field.name] = [_value(field, each) for each in value]
+            shown[field.name] = [_value(field, each) for each in value]
         elif not field.has_presence or message.HasField(field.name):
-            made[field.name] = _value(field, value)
-    return made
+            shown[field.name] = _value(field, value)
+    return shown
 
 
 def _value(field: Any, value: Any) -> Any:
@@ -250,6 +237,6 @@ def _value(field: Any, value: Any) -> Any:
         return _as_dict(value)
     if field.enum_type is not None:
         return field.enum_type.values_by_number[value].name
-    if field.type in _INT64 and field.full_name in _AS_TEXT:
+    if field.full_name in _AS_TEXT:
         return str(value)
     return value

@@ -1,7 +1,7 @@
-"""In which Python does a model run that brings one of its own (``EXECUTION_ENV_PATH``, TR-A4)?
+"""Python environments that models bring (``EXECUTION_ENV_PATH``, TR-A4).
 
-A folder, or an archive that is unpacked once for all models that name it, and removed with the last of them.
-What must be in it is looked at before it is used.
+An environment is a folder, or an archive that is unpacked once for all models that name it and removed with
+the last of them. Its Python is checked before it is used.
 """
 
 import asyncio
@@ -27,36 +27,35 @@ PARAMETER: Final = "EXECUTION_ENV_PATH"
 _MODEL_FOLDER: Final = "$$TRITON_MODEL_DIRECTORY"
 _PREFIX: Final = "salver-env-"
 _LEAST: Final = (3, 11)
-_LOOK_S: Final = 120.0
-#: Says what a Python is and has; itself for any Python 3.
-_LOOK: Final = """
+_PROBE_S: Final = 120.0
+#: Prints version and packages of a Python; runs on any Python 3.
+_PROBE: Final = """
 import json, sys
 from importlib.util import find_spec
-said = {"version": list(sys.version_info[:2]), "tag": sys.implementation.cache_tag, "has": []}
+found = {"version": list(sys.version_info[:2]), "tag": sys.implementation.cache_tag, "has": []}
 for name in ("numpy", "msgspec"):
     if find_spec(name) is not None:
-        said["has"].append(name)
-print(json.dumps(said))
+        found["has"].append(name)
+print(json.dumps(found))
 """
 
-
-#: An archive, when it was changed, and its size.
+#: An archive, its modification time and its size.
 _Key = tuple[Path, int, int]
 
 
-class _Seen(msgspec.Struct, frozen=True):
-    """What an environment's Python says of itself."""
+class _Python(msgspec.Struct, frozen=True):
+    """Version and packages of an environment's Python."""
 
     version: tuple[int, int]
     tag: str
     has: tuple[str, ...]
 
 
-_read_seen: Final = msgspec.json.Decoder(_Seen).decode
+_read_python: Final = msgspec.json.Decoder(_Python).decode
 
 
 class _Unpacked:
-    """An archive that is unpacked, and by how many it is used."""
+    """An unpacked archive with the number of its users."""
 
     def __init__(self, folder: Path, work: "asyncio.Task[None]") -> None:
         self.folder = folder
@@ -68,7 +67,7 @@ class Environments:
     """Opens environments.
 
     Args:
-        cache: Where archives are unpacked.
+        cache: Folder in which archives are unpacked.
     """
 
     def __init__(self, cache: Path) -> None:
@@ -80,10 +79,10 @@ class Environments:
         return f"<Environments, {len(self._unpacked)} unpacked>"
 
     async def open(self, manifest: Manifest) -> Interpreter | None:
-        """The Python that a model names; None if it names none. It is to be released once.
+        """Return the Python that a model names, to be released once; None if it names none.
 
         Raises:
-            LoadFailed: there is none, or none that will do; the reason says what is needed.
+            LoadFailed: It does not exist or does not fit; the error says what is needed.
         """
         text = parameters(manifest.foreign_config).get(PARAMETER, "")
         if not text:
@@ -93,10 +92,10 @@ class Environments:
             if key is not None:
                 path = await self._unpack(key)
                 undo.push_async_callback(self._leave, key)
-            program, support = await asyncio.to_thread(_look_at, path, manifest.id.name)
+            program, support = await asyncio.to_thread(_check, path, manifest.id.name)
             undo.callback(shutil.rmtree, support, ignore_errors=True)
             return Interpreter(str(program), _variables(path, support), undo.pop_all().aclose)
-        raise AssertionError  # the stack swallows nothing
+        raise AssertionError  # for type checkers: the stack suppresses no exception
 
     async def _unpack(self, key: _Key) -> Path:
         found = self._unpacked.get(key)
@@ -130,12 +129,12 @@ class Environments:
 
 
 def _find(text: str, manifest: Manifest) -> tuple[Path, _Key | None]:
-    """What a model names: a folder, or an archive, which has a key."""
+    """Return the folder or the archive that a model names; archives have a key."""
     path = Path(text.replace(_MODEL_FOLDER, str(_model_folder(manifest))))
     if "://" in text or not path.is_absolute() or not path.exists():
         raise LoadFailed(
             f"model '{manifest.id.name}': {PARAMETER} '{text}' is no file or folder of this machine",
-            fix=f"Write an absolute path, or one from {_MODEL_FOLDER}/ on.",
+            fix=f"Write an absolute path, or one that starts with {_MODEL_FOLDER}/.",
         )
     path = path.resolve()
     if path.is_dir():
@@ -145,7 +144,7 @@ def _find(text: str, manifest: Manifest) -> tuple[Path, _Key | None]:
 
 
 def _sweep(cache: Path) -> None:
-    """Remove what servers that were killed have left."""
+    """Remove the folders of servers that were killed."""
     for folder in cache.glob(f"{_PREFIX}*-*"):
         pid = folder.name.removeprefix(_PREFIX).partition("-")[0]
         with contextlib.suppress(OSError):
@@ -155,13 +154,13 @@ def _sweep(cache: Path) -> None:
 
 
 def _model_folder(manifest: Manifest) -> Path:
-    """The folder of all the model's versions."""
+    """Return the folder of the model, which holds its versions."""
     folder = manifest.path if manifest.path.is_dir() else manifest.path.parent
     return folder.parent if folder.name == manifest.id.version else folder
 
 
-def _look_at(root: Path, model: str) -> tuple[Path, Path]:
-    """Its Python, and a folder with what is added to its path."""
+def _check(root: Path, model: str) -> tuple[Path, Path]:
+    """Return the environment's Python, and a new folder with packages for its path. Raises LoadFailed."""
     python = root / "bin" / "python"
     if not python.exists():
         python = root / "bin" / "python3"
@@ -170,16 +169,16 @@ def _look_at(root: Path, model: str) -> tuple[Path, Path]:
             f"model '{model}': {PARAMETER} has no bin/python",
             fix="Pack it with conda-pack or venv-pack.",
         )
-    said = _ask(python, root, model)
-    if said.version < _LEAST:
+    found = _probe(python, root, model)
+    if found.version < _LEAST:
         raise LoadFailed(
-            f"model '{model}': {PARAMETER} is Python {said.version[0]}.{said.version[1]}",
+            f"model '{model}': {PARAMETER} is Python {found.version[0]}.{found.version[1]}",
             fix=f"Make it of Python {_LEAST[0]}.{_LEAST[1]} or newer, with numpy and msgspec.",
         )
     links = {"salver": salver.__path__[0]}
-    if "msgspec" not in said.has and said.tag == sys.implementation.cache_tag:
-        links["msgspec"] = msgspec.__path__[0]  # the same Python: ours will do
-    if missing := [name for name in ("numpy", "msgspec") if name not in said.has and name not in links]:
+    if "msgspec" not in found.has and found.tag == sys.implementation.cache_tag:
+        links["msgspec"] = msgspec.__path__[0]  # compiled for the same Python
+    if missing := [name for name in ("numpy", "msgspec") if name not in found.has and name not in links]:
         raise LoadFailed(
             f"model '{model}': {PARAMETER} lacks {' and '.join(missing)}",
             fix="Install that into the environment, and pack it again.",
@@ -190,27 +189,27 @@ def _look_at(root: Path, model: str) -> tuple[Path, Path]:
     return python, support
 
 
-def _ask(python: Path, root: Path, model: str) -> _Seen:
+def _probe(python: Path, root: Path, model: str) -> _Python:
     try:
-        said = subprocess.run(
-            [python, "-c", _LOOK],
+        run = subprocess.run(
+            [python, "-c", _PROBE],
             env={**os.environ, **_variables(root, None)},
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            timeout=_LOOK_S,
+            timeout=_PROBE_S,
             check=False,
         )
-        if said.returncode:
+        if run.returncode:
             raise ValueError(
-                said.stderr.decode(errors="replace").strip()[-500:] or f"it ends with {said.returncode}"
+                run.stderr.decode(errors="replace").strip()[-500:] or f"it ends with {run.returncode}"
             )
-        return _read_seen(said.stdout)
+        return _read_python(run.stdout)
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:
         raise LoadFailed(f"model '{model}': the Python of {PARAMETER} does not run: {error}") from error
 
 
 def _variables(root: Path, support: Path | None) -> dict[str, str]:
-    """Environment variables that go with it."""
+    """Return the environment variables of its processes."""
     is_conda = (root / "conda-meta").is_dir()
     variables = {
         "PATH": f"{root / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}",

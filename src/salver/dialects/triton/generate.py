@@ -1,11 +1,7 @@
-"""Codec of Triton's generate requests.
+"""Codec of Triton's generate extension (TR-R6).
 
-Triton's generate extension (TR-R6): one JSON object whose keys are the model's inputs, or else request
-parameters; the reply has the outputs as keys. A stream is a series of such replies, each a Server-Sent
-Event; what an event looks like is here, when one is sent is the transport's matter.
-It knows no route and no loaded model.
-
-Pure.
+A request is one JSON object whose keys are the model's inputs, or else request parameters; a reply has the
+outputs as keys. A stream sends each reply as a Server-Sent Event. Pure.
 """
 
 import json
@@ -27,16 +23,16 @@ _RESERVED = "triton_"
 _FEW = 16
 
 
-class Generate(Codec[HttpBody, HttpReply]):
+class GenerateCodec(Codec[HttpBody, HttpReply]):
     """Codec of ``POST /v2/models/{m}/generate`` and of each event of ``generate_stream``."""
 
     protocol = "generate"
 
     def decode(self, http: HttpBody, signature: Signature) -> InferRequest:
-        """The request: scalars and lists become tensors of the signature's datatypes.
+        """Return the request, with scalars and lists as tensors of the signature's datatypes.
 
         Raises:
-            InvalidInput: naming the field.
+            InvalidInput: A field is wrong; the error names it.
         """
         try:
             return _decode(http, signature)
@@ -46,10 +42,10 @@ class Generate(Codec[HttpBody, HttpReply]):
             raise
 
     def encode(self, request: InferRequest, response: InferResponse) -> HttpReply:
-        """One reply: an output of one element as a scalar, others as flat lists.
+        """Return a reply, with outputs of one element as scalars and others as flat lists.
 
         Raises:
-            InvalidInput, Unsupported: an output cannot be JSON.
+            InvalidInput, Unsupported: An output cannot be JSON.
         """
         if response.error is not None:
             return HttpReply(400, http_fault(response.error).body)
@@ -59,15 +55,12 @@ class Generate(Codec[HttpBody, HttpReply]):
         root.update(response.parameters)
         for tensor in response.outputs:
             values = to_json(tensor)
-            if len(values) == 1:
-                value = values[0]
-                root[tensor.name] = value.item() if isinstance(value, np.generic) else value
-            else:
-                root[tensor.name] = values
+            value = values[0] if len(values) == 1 else values
+            root[tensor.name] = value.item() if isinstance(value, np.generic) else value
         return HttpReply(200, dumps(root))
 
     def fault(self, error: SalverError) -> HttpReply:
-        """``{"error": text}`` with Triton's status: here all that comes from the model is 400."""
+        """Return ``{"error": text}`` with Triton's status, which is 400 for all errors of a model."""
         reply = http_fault(error)
         if isinstance(error, NotOneResponse):
             return HttpReply(200, reply.body)
@@ -77,7 +70,7 @@ class Generate(Codec[HttpBody, HttpReply]):
 
 
 def event(reply: HttpReply) -> bytes:
-    """A reply as a Server-Sent Event; JSON holds no raw line break.
+    """Return a reply as a Server-Sent Event; JSON holds no raw line break.
 
     >>> event(HttpReply(200, b'{"a":1}'))
     b'data: {"a":1}\\n\\n'
@@ -105,8 +98,8 @@ def _decode(http: HttpBody, signature: Signature) -> InferRequest:
     parameters: dict[str, Parameter] = {}
     for prefix, members in (("parameters.", nested), ("", root)):
         for name, value in members.items():
-            if value is None:
-                continue  # as if it were not there
+            if value is None:  # counts as missing
+                continue
             if name in specs:
                 inputs[name] = _input(value, specs[name], f"{prefix}{name}")
             elif type(value) not in (bool, int, float, str):
@@ -124,14 +117,14 @@ def _decode(http: HttpBody, signature: Signature) -> InferRequest:
 
 
 def _may_repeat(body: bytes, keys: Sequence[str]) -> bool:
-    """False if no key can stand twice; found out without a second look at each member."""
-    if len(keys) > _FEW or b"\\" in body:  # which may spell a key in other ways
+    """Return False if no key can occur twice; cheaper than a second parse."""
+    if len(keys) > _FEW or b"\\" in body:  # an escape may spell a key in another way
         return True
     return any(body.count(b'"%b"' % key.encode()) > 1 for key in keys)
 
 
 def _refuse_repeated(body: bytes) -> None:
-    """Raises InvalidInput for a key that stands twice in an object: nobody knows which is meant (TR-R6)."""
+    """Raise InvalidInput for a key that occurs twice in an object, which is ambiguous (TR-R6)."""
 
     def check(pairs: list[tuple[str, Any]]) -> None:
         seen = set()
@@ -144,8 +137,9 @@ def _refuse_repeated(body: bytes) -> None:
 
 
 def _input(value: Any, spec: TensorSpec, field: str) -> Tensor:
-    """A tensor with as many dimensions as the signature asks for: new ones in front, or lists joined."""
-    array: Array = from_json(value if type(value) is list else [value], spec.datatype, field, is_regular=True)
+    """Return a tensor of the signature's rank: dimensions of 1 are added in front, or lists are flattened."""
+    values = value if type(value) is list else [value]
+    array: Array = from_json(values, spec.datatype, field, is_regular=True)
     if array.ndim > len(spec.shape):
         array = array.ravel()
     if array.ndim < len(spec.shape):

@@ -1,8 +1,6 @@
 """Codec of the gRPC messages of Triton's extensions to the Open Inference Protocol.
 
-Each function takes or gives the bytes of one message.
-
-Pure.
+Each function reads or returns the bytes of one message. Pure.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,9 +10,9 @@ import msgspec
 from google.protobuf.message import DecodeError
 
 from salver.dialects.oip.regions import Region
-from salver.dialects.triton import load_order, settings
+from salver.dialects.triton import repository_calls, settings
 from salver.dialects.triton.grpc_schema import build
-from salver.dialects.triton.repository_index import index, refuse_repository
+from salver.dialects.triton.repository_calls import index, refuse_repository
 from salver.words.artifacts import LoadOrder
 from salver.words.errors import InvalidInput
 from salver.words.messages import VersionStatus
@@ -35,46 +33,47 @@ def _serialize(name: str, /, **fields: Any) -> bytes:
 
 
 def encode_model_config(config: bytes) -> bytes:
-    """A ModelConfigResponse around a serialised ModelConfig."""
+    """Return a ModelConfigResponse around a serialised ModelConfig."""
     return _serialize("ModelConfigResponse", config=_CLASSES["ModelConfig"].FromString(config))
 
 
 def encode_statistics(statistics: Mapping[str, Any]) -> bytes:
-    """A ModelStatisticsResponse from the JSON form (TR-R8)."""
+    """Return a ModelStatisticsResponse from the JSON form (TR-R8)."""
     return _serialize("ModelStatisticsResponse", **statistics)
 
 
 def decode_index_request(message: bytes) -> bool:
-    """True if only ready versions are wanted."""
+    """Return whether a RepositoryIndexRequest asks for ready versions only."""
     parsed = _parse("RepositoryIndexRequest", message)
     refuse_repository(parsed.repository_name)
     return bool(parsed.ready)
 
 
 def encode_index(statuses: Iterable[VersionStatus], only_ready: bool) -> bytes:
-    """A RepositoryIndexResponse."""
+    """Return a RepositoryIndexResponse."""
     return _serialize("RepositoryIndexResponse", models=index(statuses, only_ready))
 
 
 def decode_load_request(message: bytes) -> tuple[str, LoadOrder]:
-    """Model name and order of a RepositoryModelLoadRequest (TR-R12)."""
+    """Return model name and order of a RepositoryModelLoadRequest (TR-R12)."""
     parsed = _parse("RepositoryModelLoadRequest", message)
     refuse_repository(parsed.repository_name)
     config = ""
     files: dict[str, bytes] = {}
     for name, parameter in parsed.parameters.items():
         if name == "config":
-            config = load_order.told(_only(name, parameter, "string_param", "load parameter 'config'"))
-        elif name.startswith(load_order.FILE):
+            text = _only(name, parameter, "string_param", "load parameter 'config'")
+            config = repository_calls.check_config(text)
+        elif name.startswith(repository_calls.FILE):
             content = _only(name, parameter, "bytes_param", f"load parameter '{name}'")
-            files[name.removeprefix(load_order.FILE)] = content
+            files[name.removeprefix(repository_calls.FILE)] = content
         else:
-            raise load_order.unknown(name)
+            raise repository_calls.unknown_parameter(name)
     return parsed.model_name, LoadOrder(config, files)
 
 
 def decode_unload_request(message: bytes) -> tuple[str, bool]:
-    """Model name of a RepositoryModelUnloadRequest, and whether an ensemble's models go, too (TR-R13)."""
+    """Return the model of a RepositoryModelUnloadRequest, and whether to unload its dependents (TR-R13)."""
     parsed = _parse("RepositoryModelUnloadRequest", message)
     refuse_repository(parsed.repository_name)
     name = "unload_dependents"
@@ -91,20 +90,20 @@ def _only(name: str, parameter: Any, choice: str, what: str) -> Any:
 
 
 def decode_trace_request(message: bytes) -> tuple[str, settings.TraceChange]:
-    """Model name, empty for all, and the change in a TraceSettingRequest."""
+    """Return model name, empty for all, and change of a TraceSettingRequest."""
     parsed = _parse("TraceSettingRequest", message)
     given = {name: value.value[:] for name, value in parsed.settings.items()}
     return parsed.model_name, settings.trace_change(given)
 
 
 def encode_trace(setting: settings.TraceSetting) -> bytes:
-    """A TraceSettingResponse."""
+    """Return a TraceSettingResponse."""
     values = {name: {"value": texts} for name, texts in settings.trace_values(setting).items()}
     return _serialize("TraceSettingResponse", settings=values)
 
 
 def decode_log_request(message: bytes) -> settings.LogChange:
-    """The change in a LogSettingsRequest."""
+    """Return the change in a LogSettingsRequest."""
     given = {}
     for name, value in _parse("LogSettingsRequest", message).settings.items():
         choice = value.WhichOneof("parameter_choice")
@@ -113,26 +112,26 @@ def decode_log_request(message: bytes) -> settings.LogChange:
 
 
 def encode_log(shown: settings.LogSettings) -> bytes:
-    """A LogSettingsResponse."""
+    """Return a LogSettingsResponse."""
     kinds = {bool: "bool_param", int: "uint32_param", str: "string_param"}
     values = {name: {kinds[type(v)]: v} for name, v in msgspec.structs.asdict(shown).items()}
     return _serialize("LogSettingsResponse", settings=values)
 
 
 def decode_region_name(message: bytes) -> str:
-    """The region in a {System,Cuda}SharedMemory{Status,Unregister}Request, or in CUDA's for registration."""
+    """Return the region's name in a request; it is the first field of all of them, CUDA's included."""
     name: str = _parse("SystemSharedMemoryStatusRequest", message).name
     return name
 
 
 def decode_region(message: bytes) -> Region:
-    """The region in a SystemSharedMemoryRegisterRequest."""
+    """Return the region in a SystemSharedMemoryRegisterRequest."""
     parsed = _parse("SystemSharedMemoryRegisterRequest", message)
     return Region(parsed.name, parsed.key, parsed.offset, parsed.byte_size)
 
 
 def encode_regions(regions: Iterable[Region]) -> bytes:
-    """A SystemSharedMemoryStatusResponse."""
+    """Return a SystemSharedMemoryStatusResponse."""
     return _serialize(
         "SystemSharedMemoryStatusResponse",
         regions={region.name: _RegionStatus(**msgspec.structs.asdict(region)) for region in regions},

@@ -1,4 +1,4 @@
-"""What the gRPC methods of Triton's extensions do, beside the Open Inference Protocol's in its service."""
+"""gRPC methods of Triton's extensions, in the service of the Open Inference Protocol."""
 
 import asyncio
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from salver.dialects.oip.grpc_methods import SERVICE
 from salver.dialects.oip.regions import RegionRegistry
 from salver.dialects.triton import grpc_codec as wire
 from salver.dialects.triton.grpc_schema import build_all
-from salver.dialects.triton.ports import TritonExposition
+from salver.dialects.triton.ports import TritonMonitor
 from salver.dialects.triton.shared_memory_operations import SharedMemoryOperations
 from salver.dialects.triton.statistics import check_counted
 from salver.transport.effects import changes, changes_if, reads
@@ -22,7 +22,7 @@ _PREFIX: Final = f"/{SERVICE}/"
 
 
 class TritonMethods:
-    """The methods of one server.
+    """Methods of one server.
 
     Args:
         model_config: Returns a version's ModelConfig, serialised; raises NotFound or NotReady.
@@ -33,14 +33,14 @@ class TritonMethods:
         self,
         door: InferDoor,
         control: Control,
-        exposition: TritonExposition,
+        monitor: TritonMonitor,
         model_config: Callable[[str, str], bytes],
         regions: RegionRegistry,
     ) -> None:
         self._door = door
         self._control = control
         self._model_config = model_config
-        self._exposition = exposition
+        self._monitor = monitor
         self._regions = regions
 
     def table(self) -> GrpcTable:
@@ -68,17 +68,17 @@ class TritonMethods:
         name, version = decode_model_request(message)
         if name:
             check_counted(self._door, name, version)
-        return wire.encode_statistics(self._exposition.statistics(name, version if name else ""))
+        return wire.encode_statistics(self._monitor.statistics(name, name and version))
 
     @changes_if(lambda message: bool(wire.decode_trace_request(message)[1]))
     async def _trace_setting(self, message: bytes, call: Call) -> Reply:
         name, change = wire.decode_trace_request(message)
-        return wire.encode_trace(self._exposition.trace_setting(name, change))
+        return wire.encode_trace(self._monitor.trace_setting(name, change))
 
     @changes_if(lambda message: bool(wire.decode_log_request(message)))
     async def _log_settings(self, message: bytes, call: Call) -> Reply:
         change = wire.decode_log_request(message)
-        return wire.encode_log(self._exposition.log_settings(change))
+        return wire.encode_log(self._monitor.log_settings(change))
 
     @reads
     async def _index(self, message: bytes, call: Call) -> Reply:

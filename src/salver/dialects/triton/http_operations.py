@@ -1,4 +1,4 @@
-"""What each HTTP operation of Triton's extensions does."""
+"""HTTP operations of Triton's extensions."""
 
 from collections.abc import Awaitable, Callable
 
@@ -6,9 +6,9 @@ import msgspec
 
 from salver.dialects.oip.faults import http_fault
 from salver.dialects.oip.regions import RegionRegistry
-from salver.dialects.triton import config_view, load_order, repository_index, settings
-from salver.dialects.triton.generate import Generate, event
-from salver.dialects.triton.ports import TritonExposition
+from salver.dialects.triton import config_view, repository_calls, settings
+from salver.dialects.triton.generate import GenerateCodec, event
+from salver.dialects.triton.ports import TritonMonitor
 from salver.dialects.triton.routes import OPERATIONS
 from salver.dialects.triton.shared_memory_operations import SharedMemoryOperations
 from salver.dialects.triton.statistics import check_counted
@@ -16,13 +16,14 @@ from salver.encoding.bodies import HttpBody, HttpReply
 from salver.encoding.json_text import dumps
 from salver.transport import orca
 from salver.transport.calls import RequestContext
+from salver.transport.orca import TokenRoom
 from salver.transport.ports import Control, InferDoor
 from salver.transport.routes import Endpoint, Headers, HttpTable, Route, Write
 from salver.words.messages import Call
 
 
 class TritonOperations:
-    """The operations of one server.
+    """Operations of one server.
 
     Args:
         model_config: Returns a version's ModelConfig, serialised; raises NotFound or NotReady.
@@ -33,7 +34,7 @@ class TritonOperations:
         self,
         door: InferDoor,
         control: Control,
-        exposition: TritonExposition,
+        monitor: TritonMonitor,
         model_config: Callable[[str, str], bytes],
         context: RequestContext,
         regions: RegionRegistry,
@@ -41,14 +42,23 @@ class TritonOperations:
         self._door = door
         self._control = control
         self._model_config = model_config
-        self._exposition = exposition
+        self._monitor = monitor
         self._decoders = context.decoders
         self._regions = regions
-        self._generating = Generate()
+        self._codec = GenerateCodec()
 
-    def table(self) -> HttpTable:
-        """Return the operations."""
-        generate, stream, report = self._generate, self._generate_stream, self._load_report
+    def table(self, token_room: Callable[[str, str], TokenRoom | None]) -> HttpTable:
+        """Return the operations.
+
+        Args:
+            token_room: Returns the room left in a version that answers token by token; None for others.
+        """
+
+        def report(route: Route, form: bytes) -> Headers:
+            room = token_room(route.model, route.version)
+            return orca.load_report(form, room) if room else ()
+
+        generate, stream = self._generate, self._generate_stream
         endpoints = {
             "generate": Endpoint(generate, is_large=True, refuses_compressed=True, load_report=report),
             "generate_stream": Endpoint(
@@ -71,26 +81,21 @@ class TritonOperations:
         return HttpTable(OPERATIONS, endpoints, http_fault)
 
     def _generate(self, route: Route, http: HttpBody, call: Call) -> Awaitable[HttpReply]:
-        call.protocol = self._generating.protocol
-        return self._door.stream(self._generating, http, route.model, route.version, call)
+        call.protocol = self._codec.protocol
+        return self._door.stream(self._codec, http, route.model, route.version, call)
 
     async def _generate_stream(
         self, route: Route, http: HttpBody, call: Call, write: Write
     ) -> HttpReply | None:
-        call.protocol = self._generating.protocol
+        call.protocol = self._codec.protocol
 
-        def framed(reply: HttpReply) -> Awaitable[None]:
+        def forward(reply: HttpReply) -> Awaitable[None]:
             return write(HttpReply(reply.status, event(reply)))
 
         reply: HttpReply | None = await self._door.stream(
-            self._generating, http, route.model, route.version, call, framed
+            self._codec, http, route.model, route.version, call, forward
         )
         return reply
-
-    def _load_report(self, route: Route, form: bytes) -> Headers:
-        """Return headers that tell how full a model is; none of a model of which that cannot be said."""
-        room = self._exposition.token_room(route.model, route.version)
-        return orca.load_report(form, room) if room else ()
 
     async def _config(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
         return _json(config_view.as_json(self._model_config(route.model, route.version)))
@@ -98,41 +103,41 @@ class TritonOperations:
     async def _statistics(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
         if route.model:
             check_counted(self._door, route.model, route.version)
-        return _json(self._exposition.statistics(route.model, route.version))
+        return _json(self._monitor.statistics(route.model, route.version))
 
     async def _log_settings(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
-        return _json(msgspec.structs.asdict(self._exposition.log_settings({})))
+        return _json(msgspec.structs.asdict(self._monitor.log_settings({})))
 
     async def _update_log_settings(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
         change = settings.parse_log(http.body)
-        return _json(msgspec.structs.asdict(self._exposition.log_settings(change)))
+        return _json(msgspec.structs.asdict(self._monitor.log_settings(change)))
 
     async def _trace_setting(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
-        return _json(settings.trace_json(self._exposition.trace_setting(route.model, {})))
+        return _json(settings.trace_json(self._monitor.trace_setting(route.model, {})))
 
     async def _update_trace_setting(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
         change = settings.parse_trace(http.body)
-        return _json(settings.trace_json(self._exposition.trace_setting(route.model, change)))
+        return _json(settings.trace_json(self._monitor.trace_setting(route.model, change)))
 
     async def _index(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
-        only_ready = repository_index.parse_index(http.body)
-        return _json(repository_index.index(self._control.statuses(), only_ready))
+        only_ready = repository_calls.parse_index(http.body)
+        return _json(repository_calls.index(self._control.statuses(), only_ready))
 
     async def _load(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
         if call.is_large and self._decoders is not None:
-            order = await self._decoders.call(load_order.parse_load, http.body)
+            order = await self._decoders.call(repository_calls.parse_load, http.body)
         else:
-            order = load_order.parse_load(http.body)
+            order = repository_calls.parse_load(http.body)
         await self._control.load(route.model, order)
         return HttpReply(200, b"")
 
     async def _unload(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
-        dependents = load_order.parse_unload(http.body)
+        dependents = repository_calls.parse_unload(http.body)
         await self._control.unload(route.model, dependents=dependents)
         return HttpReply(200, b"")
 
     async def _refuse_named(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
-        raise repository_index.no_repository()
+        raise repository_calls.no_repository()
 
 
 def _json(value: object) -> HttpReply:

@@ -1,7 +1,7 @@
-"""What is logged now, and how a caller changes it.
+"""Triton's log settings over the levels of Salver's log (TR-R10, TR-F5).
 
-Triton's switches (TR-R10, TR-F5) over the levels of our log: information, warnings and errors one by one, and
-debugging while the verbose level is above 0. A line's time is in ISO 8601 whatever the format is called.
+Information, warnings and errors have a switch each; debug lines are logged while the verbose level is above
+0. Times are in ISO 8601 whatever the setting of the format.
 """
 
 import logging
@@ -13,13 +13,13 @@ from salver.dialects.triton.settings import LogChange, LogSettings
 from salver.words.errors import Unsupported
 
 
-class Switches:
-    """The settings in force.
+class LogSwitches:
+    """Log settings in force.
 
     Args:
-        file: Takes the log; empty = standard error does.
-        levels: Those that are logged from the start.
-        let_through: Changes them; returns False where the log is not this server's own.
+        file: File of the log; empty = standard error.
+        levels: Levels that are logged from the start.
+        let_through: Changes the levels; returns False if the log is not this server's own.
     """
 
     def __init__(
@@ -35,13 +35,13 @@ class Switches:
         )
 
     def __repr__(self) -> str:
-        return f"<Switches {self._settings}>"
+        return f"<LogSwitches {self._settings}>"
 
     def update(self, change: LogChange) -> LogSettings:
-        """The settings after a change, which may be empty.
+        """Return the settings after a change, which may be empty.
 
         Raises:
-            Unsupported: the log is that of a program around us.
+            Unsupported: The log belongs to a program that embeds this server.
         """
         settings = msgspec.structs.replace(self._settings, **change)
         if settings != self._settings and not self._let_through(_levels(settings)):

@@ -1,7 +1,4 @@
-"""Configurations of versions in Triton's form: what the owner said, and what is known of the version.
-
-Their layout is in ``dialects/triton/config_view.py``.
-"""
+"""Configurations of versions in Triton's form (``config_view.py``)."""
 
 import msgspec
 
@@ -34,20 +31,21 @@ def config_of(manifest: Manifest, signature: Signature, instances: int, *, decou
     """Return the whole ModelConfig of a loaded version, serialised.
 
     Args:
-        instances: Runs at the same time.
-        decoupled: It answers in pieces.
+        instances: Concurrent runs.
+        decoupled: Whether a request may have any number of responses.
     """
     return _config(manifest, signature, instances, _most_rows(manifest, signature), decoupled)
 
 
-def told(manifest: Manifest, instances: int) -> str:
-    """Return the same of a version that is not loaded yet, as JSON; a model may complete it itself."""
+def config_before_load(manifest: Manifest, instances: int) -> str:
+    """Return the ModelConfig of a version that is about to be loaded, as JSON; the model may complete it."""
     inputs, outputs = manifest.config.inputs, manifest.config.outputs
     free = all(spec.shape[:1] == (-1,) for spec in (*inputs, *outputs))
     signature = Signature(inputs, outputs, batched=free and bool(inputs and outputs))
-    # What a config.pbtxt leaves out is for the model to say.
-    most = 0 if manifest.foreign_config else _most_rows(manifest, signature)
-    return msgspec.json.encode(as_json(_config(manifest, signature, instances, most, False))).decode()
+    most_rows = 0
+    if not manifest.foreign_config:  # what a config.pbtxt leaves out is for the model to say
+        most_rows = _most_rows(manifest, signature)
+    return msgspec.json.encode(as_json(_config(manifest, signature, instances, most_rows, False))).decode()
 
 
 def _most_rows(manifest: Manifest, signature: Signature) -> int:
@@ -58,17 +56,22 @@ def _most_rows(manifest: Manifest, signature: Signature) -> int:
 def _config(
     manifest: Manifest, signature: Signature, instances: int, most_rows: int, decoupled: bool
 ) -> bytes:
-    batching, wanted = manifest.config.batching, manifest.config.versions
+    config = manifest.config
+    filename, versions = manifest.path.name, config.versions.latest
+    if manifest.path.is_dir() and manifest.backend == "python":
+        filename = "model.py"
+    if config.versions.all or config.versions.specific:
+        versions = 0
     facts = Facts(
         manifest.backend,
-        "model.py" if manifest.path.is_dir() and manifest.backend == "python" else manifest.path.name,
+        filename,
         most_rows,
-        batching.max_delay_ms,
-        batching.preferred_rows,
+        config.batching.max_delay_ms,
+        config.batching.preferred_rows,
         instances,
-        0 if wanted.all or wanted.specific else wanted.latest,
+        versions,
         decoupled,
-        manifest.config.sequences,
-        manifest.config.ensemble,
+        config.sequences,
+        config.ensemble,
     )
     return complete(manifest.foreign_config, manifest.id, signature, facts)

@@ -10,15 +10,13 @@ PLATFORM: Final = "ensemble"
 def of_message(message: Any) -> Ensemble:
     """Return the ensemble of a ModelConfig message; ``model_version`` -1 or none means the newest."""
     scheduling = message.ensemble_scheduling
-    steps = [
-        EnsembleStep(
-            step.model_name,
-            str(step.model_version) if step.HasField("model_version") and step.model_version != -1 else "",
-            dict(sorted(step.input_map.items())),
-            dict(sorted(step.output_map.items())),
-        )
-        for step in scheduling.step
-    ]
+    steps = []
+    for step in scheduling.step:
+        version = ""
+        if step.HasField("model_version") and step.model_version != -1:
+            version = str(step.model_version)
+        inputs, outputs = (dict(sorted(names.items())) for names in (step.input_map, step.output_map))
+        steps.append(EnsembleStep(step.model_name, version, inputs, outputs))
     return Ensemble(tuple(steps), scheduling.max_inflight_requests)
 
 

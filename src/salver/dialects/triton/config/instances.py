@@ -13,11 +13,11 @@ def instances_of(message: Any, origin: str, notices: list[str]) -> Instances:
 
     Args:
         message: The ``ModelConfig``.
-        origin: Where it was read, for messages.
+        origin: Its source, for messages.
         notices: Gets a notice for each field without effect.
 
     Raises:
-        InvalidInput: a resource is global in one group and not in another.
+        InvalidInput: A resource is global in one group and not in another.
     """
     count = 0
     limits: list[RateLimit] = []

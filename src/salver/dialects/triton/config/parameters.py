@@ -6,7 +6,7 @@ from typing import Any, Final
 from salver.words.artifacts import Chat
 from salver.words.errors import InvalidInput
 
-#: Backends whose models are no programs; "" = the file decides.
+#: Backends whose models do not read parameters themselves; "" = by the file.
 PLAIN: Final = frozenset(("", "onnx", "torch", "tensorflow", "openvino"))
 #: Parameters that become options, by backend.
 _OPTIONS: Final[Mapping[str, frozenset[str]]] = {
@@ -23,11 +23,9 @@ _OPTIONS: Final[Mapping[str, frozenset[str]]] = {
     "fil": frozenset(("output_class", "predict_proba", "threshold", "model_type", "trusted")),
 }
 _THREADS: Final = ("intra_op_thread_count", "num_threads")
-#: Levels of ``optimization.graph`` as ONNX Runtime's backend has them.
+#: Levels of ``optimization.graph`` in ONNX Runtime's backend.
 _GRAPH_LEVELS: Final[Mapping[int, str]] = {-1: "basic", 1: "extended", 2: "disabled"}
-
-
-#: Parameters for chats, and the keys of ``chat`` that they become.
+#: Parameters for chats -> keys of ``chat``.
 _CHAT: Final = {
     "salver_chat_template": "template",
     "salver_tokenizer": "tokenizer",
@@ -40,19 +38,19 @@ def chat_of(message: Any, origin: str) -> Chat:
     """Return the settings of a model for OpenAI's routes.
 
     Raises:
-        InvalidInput: the parser of tool calls is unknown.
+        InvalidInput: The parser of tool calls is unknown.
     """
-    told = {
+    settings = {
         key: message.parameters[name].string_value
         for name, key in _CHAT.items()
         if name in message.parameters
     }
-    if told.get("tools", "") not in _PARSERS:
+    if settings.get("tools", "") not in _PARSERS:
         raise InvalidInput(
-            f"{origin}: parameter salver_tool_call_parser is llama3 or mistral, not {told['tools']!r}",
+            f"{origin}: parameter salver_tool_call_parser is llama3 or mistral, not {settings['tools']!r}",
             field="parameters",
         )
-    return Chat(**told)
+    return Chat(**settings)
 
 
 def parameters_of(message: Any, backend: str, notices: list[str]) -> tuple[int, dict[str, str]]:
@@ -64,17 +62,21 @@ def parameters_of(message: Any, backend: str, notices: list[str]) -> tuple[int, 
         notices: Gets a notice for each parameter without effect.
     """
     threads = 0
+    options: dict[str, str] = {}
     is_fil = message.backend == "fil"
-    known = _OPTIONS.get("fil" if is_fil else backend, frozenset())
-    options: dict[str, str] = {"interface": "fil"} if is_fil else {}
+    known = _OPTIONS.get(message.backend if is_fil else backend, frozenset())
+    if is_fil:
+        options["interface"] = "fil"
     for key, parameter in message.parameters.items():
         name, value = key.lower(), parameter.string_value
         if name in _THREADS and value.isascii() and value.isdecimal():
             threads = int(value[:18])  # bounds are checked with those of other numbers
         elif is_fil and name == "is_classifier":
             options.setdefault("output_class", value.lower())
+        elif name == "trusted" and name in known:
+            options[name] = value
         elif name in known:
-            options[name] = value if name == "trusted" else value.lower()
+            options[name] = value.lower()
         elif backend in PLAIN and name not in _CHAT:  # programs read their parameters themselves
             notices.append(f"config.pbtxt: field `parameters` {key} has no effect yet")
     if backend == "torch" and message.runtime.endswith(".py"):

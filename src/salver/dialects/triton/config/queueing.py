@@ -17,11 +17,11 @@ def priorities_of(dynamic: Any, origin: str, name: str) -> Priorities:
 
     Args:
         dynamic: The message ``ModelDynamicBatching``.
-        origin: Where it was read, for messages.
-        name: The model's.
+        origin: Its source, for messages.
+        name: The model's name.
 
     Raises:
-        InvalidInput: there are too many levels, or the default is not one of them.
+        InvalidInput: There are too many levels, or the default is not one of them.
     """
     levels, default = dynamic.priority_levels, dynamic.default_priority_level
     if not levels:
@@ -41,36 +41,27 @@ def queue_of(dynamic: Any, origin: str, name: str) -> Queue | None:
     """Return the queue policies; None if there are none.
 
     Raises:
-        InvalidInput: a policy is for an unknown level, or contradicts ``preserve_ordering``.
+        InvalidInput: A policy is for an unknown level, or contradicts ``preserve_ordering``.
     """
-    path = "dynamic_batching.priority_queue_policy"
-    policies = {level: _policy(said) for level, said in sorted(dynamic.priority_queue_policy.items())}
-    if (
-        dynamic.priority_levels
-        and policies
-        and not 1 <= min(policies) <= max(policies) <= dynamic.priority_levels
-    ):
+    policies = {level: _policy(policy) for level, policy in sorted(dynamic.priority_queue_policy.items())}
+    levels = dynamic.priority_levels
+    if levels and policies and not 1 <= min(policies) <= max(policies) <= levels:
         raise InvalidInput(
-            f"{origin}: priority queue policy must have priority level in range "
-            f"[1, {dynamic.priority_levels}] for {name}",
-            field=path,
+            f"{origin}: priority queue policy must have priority level in range [1, {levels}] for {name}",
+            field="dynamic_batching.priority_queue_policy",
         )
     default = _policy(dynamic.default_queue_policy)
     if dynamic.preserve_ordering:
-        if dynamic.priority_levels > 1:
-            raise InvalidInput(
-                f"{origin}: Only one priority level is allowed when 'preserve_ordering' is true for {name}",
-                field="dynamic_batching.preserve_ordering",
-            )
-        if any(p.timeout_ms and p.timeout_action == "delay" for p in (default, *policies.values())):
-            raise InvalidInput(
-                f"{origin}: Queue policy can not have DELAY as timeout action when 'preserve_ordering' is "
-                f"true for {name}",
-                field="dynamic_batching.preserve_ordering",
-            )
+        problem = ""
+        if levels > 1:
+            problem = "Only one priority level is allowed when 'preserve_ordering' is true"
+        elif any(p.timeout_ms and p.timeout_action == "delay" for p in (default, *policies.values())):
+            problem = "Queue policy can not have DELAY as timeout action when 'preserve_ordering' is true"
+        if problem:
+            raise InvalidInput(f"{origin}: {problem} for {name}", field="dynamic_batching.preserve_ordering")
     if not policies and not dynamic.HasField("default_queue_policy"):
         return None
-    if not dynamic.priority_levels:
+    if not levels:
         policies = {}  # without levels only the default policy counts
     return Queue(
         default.max_size, default.timeout_ms, default.timeout_action, default.allow_timeout_override, policies
@@ -81,8 +72,8 @@ def limited(config: ModelConfig, queue: Queue, is_decoupled: bool, notices: list
     """Return the configuration with the policies.
 
     Args:
-        is_decoupled: Requests run one by one: the default policy's timeout limits the whole answer, and its
-            size all waiting requests.
+        is_decoupled: Whether requests run one by one. Then the default policy's timeout limits the whole
+            answer, and its size the number of waiting requests.
     """
     if is_decoupled:
         if queue.levels or queue.timeout_action == "delay":
@@ -94,10 +85,10 @@ def limited(config: ModelConfig, queue: Queue, is_decoupled: bool, notices: list
     return replace(config, batching=replace(config.batching, max_queue=MOST_WAITING))
 
 
-def _policy(said: Any) -> QueuePolicy:
+def _policy(message: Any) -> QueuePolicy:
     return QueuePolicy(
-        said.max_queue_size,
-        said.default_timeout_microseconds / 1000,
-        "delay" if said.timeout_action == 1 else "reject",
-        said.allow_timeout_override,
+        message.max_queue_size,
+        message.default_timeout_microseconds / 1000,
+        "delay" if message.timeout_action == 1 else "reject",
+        message.allow_timeout_override,
     )

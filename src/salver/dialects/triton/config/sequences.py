@@ -1,13 +1,15 @@
-"""``sequence_batching`` of a Triton model configuration. Pure; messages are Triton's where it has one."""
+"""``sequence_batching`` of a Triton model configuration. Error texts are Triton's where it has one. Pure."""
 
 from collections.abc import Iterator
 from typing import Any, Final, Literal
 
-from salver.dialects.triton.model_config import ENUMS
+from msgspec.structs import replace
+
+from salver.dialects.triton.model_config import datatype_numbered
 from salver.kernel.repository.checks.sequences import control_name, misfit
 from salver.words.artifacts import Control, Sequences, SequenceState
 from salver.words.errors import InvalidInput
-from salver.words.tensor import DATATYPES, DataType
+from salver.words.tensor import DataType
 
 _KINDS: Final[tuple[Literal["start", "ready", "end", "corrid"], ...]] = ("start", "ready", "end", "corrid")
 _IDLE_US = 1_000_000
@@ -16,34 +18,34 @@ _VALUES: Final = {
     "fp32_false_true": DataType.FP32,
     "bool_false_true": DataType.BOOL,
 }
+_LISTED: Final = "'int32_false_true', 'fp32_false_true' {} 'bool_false_true' for"
 
 
 def sequences_of(message: Any, origin: str, name: str) -> Sequences:
     """Return strategy, controls and states of a ModelConfig message; none without ``sequence_batching``.
 
     Args:
-        origin: Where it was read, for messages.
-        name: The model's.
+        origin: Its source, for messages.
+        name: The model's name.
 
     Raises:
-        InvalidInput: in Triton's words where it has some.
+        InvalidInput: A field is wrong, or does not fit another.
     """
     if not message.HasField("sequence_batching"):
         return Sequences()
-    said = message.sequence_batching
-    oldest = said.HasField("oldest")
-    strategy = said.oldest if oldest else said.direct
+    batching = message.sequence_batching
+    strategy: Literal["oldest", "direct"] = "oldest" if batching.HasField("oldest") else "direct"
     try:
         sequences = Sequences(
-            strategy="oldest" if oldest else "direct",
-            candidates=max(0, said.oldest.max_candidate_sequences),
-            max_delay_ms=strategy.max_queue_delay_microseconds / 1000,
-            preferred_rows=tuple(sorted(set(said.oldest.preferred_batch_size))),
-            min_fill=said.direct.minimum_slot_utilization,
-            idle_ms=(said.max_sequence_idle_microseconds or _IDLE_US) / 1000,
-            controls=tuple(_controls(said, name)),
-            states=tuple(_state(state) for state in said.state),
-            iterative=said.iterative_sequence,
+            strategy=strategy,
+            candidates=max(0, batching.oldest.max_candidate_sequences),
+            max_delay_ms=getattr(batching, strategy).max_queue_delay_microseconds / 1000,
+            preferred_rows=tuple(sorted(set(batching.oldest.preferred_batch_size))),
+            min_fill=batching.direct.minimum_slot_utilization,
+            idle_ms=(batching.max_sequence_idle_microseconds or _IDLE_US) / 1000,
+            controls=tuple(_controls(batching, name)),
+            states=tuple(map(_state, batching.state)),
+            iterative=batching.iterative_sequence,
         )
         most = message.max_batch_size
         if any(rows <= 0 for rows in sequences.preferred_rows):
@@ -57,64 +59,47 @@ def sequences_of(message: Any, origin: str, name: str) -> Sequences:
     return sequences
 
 
-def _datatype(number: int) -> DataType | None:
-    kind = ENUMS["DataType"].split()[number].removeprefix("TYPE_")
-    return DataType.BYTES if kind == "STRING" else DATATYPES.get(kind)
-
-
-def _controls(said: Any, model: str) -> Iterator[Control]:
-    for tensor in said.control_input:
+def _controls(batching: Any, model: str) -> Iterator[Control]:
+    for tensor in batching.control_input:
         for control in tensor.control:
             yield _control(tensor.name, control, model)
 
 
-def _control(name: str, said: Any, model: str) -> Control:
-    kind = _KINDS[said.kind]
-    given = [field for field in _VALUES if len(getattr(said, field))]
-    listed = "'int32_false_true', 'fp32_false_true' "
+def _control(name: str, control: Any, model: str) -> Control:
+    kind = _KINDS[control.kind]
+    given = [field for field in _VALUES if len(getattr(control, field))]
+    whose = f"{control_name(kind)} for {model}"
     if kind == "corrid":
         if given:
-            raise ValueError(
-                f"sequence batching must not specify either {listed}or 'bool_false_true' for "
-                f"{control_name(kind)} for {model}"
-            )
-        datatype = _datatype(said.data_type)
+            raise ValueError(f"sequence batching must not specify either {_LISTED.format('or')} {whose}")
+        datatype = datatype_numbered(control.data_type)
         if datatype is None:
             raise ValueError(
                 f"sequence batching control {control_name(kind)} must have a data_type for {model}"
             )
         return Control(name, kind, datatype)
     if not given:
-        raise ValueError(
-            f"sequence batching must specify either {listed}or 'bool_false_true' for {control_name(kind)} "
-            f"for {model}"
-        )
+        raise ValueError(f"sequence batching must specify either {_LISTED.format('or')} {whose}")
     if len(given) > 1:
-        raise ValueError(
-            f"sequence batching specifies more than one from {listed}and 'bool_false_true' for "
-            f"{control_name(kind)} for {model}"
-        )
-    values = tuple(map(float, getattr(said, given[0])))
+        raise ValueError(f"sequence batching specifies more than one from {_LISTED.format('and')} {whose}")
+    values = tuple(map(float, getattr(control, given[0])))
     if len(values) != 2:
-        raise ValueError(
-            f"sequence batching control '{given[0]}' must have exactly 2 entries for {control_name(kind)} "
-            f"for {model}"
-        )
+        raise ValueError(f"sequence batching control '{given[0]}' must have exactly 2 entries for {whose}")
     return Control(name, kind, _VALUES[given[0]], (values[0], values[1]))
 
 
-def _state(said: Any) -> SequenceState:
-    name, datatype = said.input_name, _datatype(said.data_type)
+def _state(message: Any) -> SequenceState:
+    name, datatype = message.input_name, datatype_numbered(message.data_type)
     if datatype is None:
         raise ValueError(f"the state '{name}' must have a data_type")
-    if len(said.initial_state) > 1:
+    if len(message.initial_state) > 1:
         raise ValueError(
             f"initial_state field for state input '{name}' must contain exactly one or zero element. Found "
-            f"'{len(said.initial_state)}' elements."
+            f"'{len(message.initial_state)}' elements."
         )
-    state = SequenceState(name, said.output_name, datatype, tuple(said.dims))
-    for initial in said.initial_state:
-        if initial.data_type != said.data_type:
+    state = SequenceState(name, message.output_name, datatype, tuple(message.dims))
+    for initial in message.initial_state:
+        if initial.data_type != message.data_type:
             raise ValueError(
                 f"The data type used for 'initial_state' field of state '{name}' does not match the state "
                 "data type."
@@ -123,6 +108,5 @@ def _state(said: Any) -> SequenceState:
             raise ValueError(f"Field 'name' must be set when using initial_state for state input '{name}'.")
         if initial.WhichOneof("state_data") is None:
             raise ValueError(f"initial_state setting expects state'{name}' to have state_data set")
-        dims, file = tuple(initial.dims), initial.data_file
-        state = SequenceState(name, said.output_name, datatype, tuple(said.dims), dims, file)
+        state = replace(state, initial_shape=tuple(initial.dims), initial_file=initial.data_file)
     return state

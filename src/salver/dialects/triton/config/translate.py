@@ -1,12 +1,12 @@
 """Translation of a Triton model configuration into Salver's.
 
-Each field that is set takes effect through :class:`ModelConfig`, or is reported by a notice as having no
-effect, or makes the model be refused since answers would be wrong without it.
-``docs/reference/config.md`` has the same table. Pure.
+A field that is set takes effect through :class:`ModelConfig`, or gets a notice that it has no effect; if
+answers would be wrong without it, the model is refused. ``docs/reference/config.md`` has the same table.
+Pure.
 """
 
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
@@ -19,14 +19,13 @@ from salver.dialects.triton.config.raggedness import ragged_of
 from salver.dialects.triton.config.sequences import sequences_of
 from salver.dialects.triton.config.warmup import warmup_of
 from salver.dialects.triton.config_view import FIRST_RESPONSE
-from salver.dialects.triton.model_config import ENUMS
+from salver.dialects.triton.model_config import datatype_numbered
 from salver.encoding.set_fields import set_fields
 from salver.kernel.repository.checks import ensemble as ensemble_checks
 from salver.kernel.repository.checks import reshape
 from salver.words.artifacts import Batching, ModelConfig, Ragged, Reshape, Versions
 from salver.words.errors import InvalidInput
 from salver.words.messages import TensorSpec
-from salver.words.tensor import DATATYPES, DataType
 
 
 class Translation(NamedTuple):
@@ -34,7 +33,7 @@ class Translation(NamedTuple):
 
     Attributes:
         labels: Label files by output.
-        message: The configuration itself, serialised.
+        message: The original, serialised.
     """
 
     config: ModelConfig
@@ -57,102 +56,55 @@ _BACKENDS: Final[Mapping[str, str]] = {
     PLATFORM: PLATFORM,
 }
 _FOREIGN: Final = frozenset(
-    {
-        "tensorrt",
-        "tensorrt_plan",
-        "tensorrtllm",
-        "dali",
-        "vllm",
-        "tensorflow_graphdef",
-    }
+    {"tensorrt", "tensorrt_plan", "tensorrtllm", "dali", "vllm", "tensorflow_graphdef"}
 )
 
-_POLICY: Final = (
-    "max_queue_size",
-    "default_timeout_microseconds",
-    "timeout_action",
-    "allow_timeout_override",
-)
-#: Fields with an effect: by parent, then their own names.
-_HONOURED: Final[Mapping[str, tuple[str, ...]]] = {
-    "": (
-        "name",
-        "platform",
-        "backend",
-        "runtime",
-        "default_model_filename",
-        "max_batch_size",
-        "version_policy",
-        "dynamic_batching",
-        "model_warmup",
-        "model_transaction_policy",
-        "instance_group",
-        "response_cache",
-        "metric_tags",
-        "batch_input",
-        "batch_output",
-        "ensemble_scheduling",
-    ),
-    "ensemble_scheduling": ("step", "max_inflight_requests"),
-    "ensemble_scheduling.step": ("model_name", "model_version", "input_map", "output_map"),
-    "version_policy": ("latest", "all", "specific"),
-    "version_policy.latest": ("num_versions",),
-    "version_policy.specific": ("versions",),
-    "input": ("name", "data_type", "dims", "optional", "reshape", "allow_ragged_batch"),
-    "input.reshape": ("shape",),
-    "output": ("name", "data_type", "dims", "label_filename", "reshape"),
-    "output.reshape": ("shape",),
-    "batch_input": ("kind", "target_name", "data_type", "source_input"),
-    "batch_output": ("kind", "target_name", "source_input"),
-    "instance_group": ("name", "count", "kind", "passive"),
-    "instance_group.rate_limiter": ("priority",),
-    "instance_group.rate_limiter.resources": ("name", "global", "count"),
-    "dynamic_batching": (
-        "preferred_batch_size",
-        "max_queue_delay_microseconds",
-        "default_queue_policy",
-        "priority_levels",
-        "default_priority_level",
-        "preserve_ordering",
-        "priority_queue_policy",
-    ),
+_POLICY: Final = "max_queue_size default_timeout_microseconds timeout_action allow_timeout_override"
+#: Names of the fields with an effect, by parent.
+_HONOURED: Final[Mapping[str, str]] = {
+    "": "name platform backend runtime default_model_filename max_batch_size version_policy dynamic_batching "
+    "model_warmup model_transaction_policy instance_group response_cache metric_tags batch_input "
+    "batch_output ensemble_scheduling",
+    "ensemble_scheduling": "step max_inflight_requests",
+    "ensemble_scheduling.step": "model_name model_version input_map output_map",
+    "version_policy": "latest all specific",
+    "version_policy.latest": "num_versions",
+    "version_policy.specific": "versions",
+    "input": "name data_type dims optional reshape allow_ragged_batch",
+    "input.reshape": "shape",
+    "output": "name data_type dims label_filename reshape",
+    "output.reshape": "shape",
+    "batch_input": "kind target_name data_type source_input",
+    "batch_output": "kind target_name source_input",
+    "instance_group": "name count kind passive",
+    "instance_group.rate_limiter": "priority",
+    "instance_group.rate_limiter.resources": "name global count",
+    "dynamic_batching": "preferred_batch_size max_queue_delay_microseconds default_queue_policy "
+    "priority_levels default_priority_level preserve_ordering priority_queue_policy",
     "dynamic_batching.default_queue_policy": _POLICY,
     "dynamic_batching.priority_queue_policy": _POLICY,
-    "optimization.graph": ("level",),
-    "model_warmup": ("name", "batch_size", "count"),
-    "model_warmup.inputs": ("data_type", "dims", "zero_data", "random_data", "input_data_file"),
-    "model_transaction_policy": ("decoupled",),
-    "response_cache": ("enable",),
-    "model_metrics.metric_control.metric_identifier": ("family",),
-    "model_metrics.metric_control.histogram_options": ("buckets",),
-    "model_repository_agents.agents": ("name", "parameters"),
-    "sequence_batching": ("direct", "oldest", "max_sequence_idle_microseconds", "iterative_sequence"),
-    "sequence_batching.direct": ("max_queue_delay_microseconds", "minimum_slot_utilization"),
-    "sequence_batching.oldest": (
-        "max_candidate_sequences",
-        "preferred_batch_size",
-        "max_queue_delay_microseconds",
-        "preserve_ordering",
-    ),
-    "sequence_batching.control_input": ("name",),
-    "sequence_batching.control_input.control": (
-        "kind",
-        "int32_false_true",
-        "fp32_false_true",
-        "bool_false_true",
-        "data_type",
-    ),
-    "sequence_batching.state": (
-        "input_name",
-        "output_name",
-        "data_type",
-        "dims",
-        "use_same_buffer_for_input_output",
-        "use_growable_memory",
-    ),
-    "sequence_batching.state.initial_state": ("name", "data_type", "dims", "zero_data", "data_file"),
+    "optimization.graph": "level",
+    "model_warmup": "name batch_size count",
+    "model_warmup.inputs": "data_type dims zero_data random_data input_data_file",
+    "model_transaction_policy": "decoupled",
+    "response_cache": "enable",
+    "model_metrics.metric_control.metric_identifier": "family",
+    "model_metrics.metric_control.histogram_options": "buckets",
+    "model_repository_agents.agents": "name parameters",
+    "sequence_batching": "direct oldest max_sequence_idle_microseconds iterative_sequence",
+    "sequence_batching.direct": "max_queue_delay_microseconds minimum_slot_utilization",
+    "sequence_batching.oldest": "max_candidate_sequences preferred_batch_size max_queue_delay_microseconds "
+    "preserve_ordering",
+    "sequence_batching.control_input": "name",
+    "sequence_batching.control_input.control": "kind int32_false_true fp32_false_true "
+    "bool_false_true data_type",
+    "sequence_batching.state": "input_name output_name data_type dims use_same_buffer_for_input_output "
+    "use_growable_memory",
+    "sequence_batching.state.initial_state": "name data_type dims zero_data data_file",
 }
-HONOURED: Final = frozenset(f"{p}.{n}" if p else n for p, names in _HONOURED.items() for n in names)
+HONOURED: Final = frozenset(
+    f"{parent}.{name}".lstrip(".") for parent, names in _HONOURED.items() for name in names.split()
+)
 
 _AGENTS: Final = ("checksum",)
 #: Fields about devices that Salver does not have, with all fields below them.
@@ -173,11 +125,11 @@ def translate(message: Any, origin: str, name: str) -> Translation:
     """Return a ModelConfig message as Salver's record.
 
     Args:
-        origin: Where it was read, for messages.
+        origin: Its source, for messages.
         name: The model's folder, which a name in the message must equal.
 
     Raises:
-        InvalidInput: it contradicts itself or the folder, or has a field that must be refused.
+        InvalidInput: It contradicts itself or the folder, or has a field that must be refused.
     """
     notices: list[str] = []
     for path in dict.fromkeys(set_fields(message)):
@@ -187,7 +139,7 @@ def translate(message: Any, origin: str, name: str) -> Translation:
     if message.model_transaction_policy.decoupled and _backend(message, origin) in PLAIN:
         raise InvalidInput(
             f"{origin}: field `model_transaction_policy.decoupled` cannot be honoured: "
-            "each request has one answer, but for models of the Python backend",
+            "only models of the Python backend can send several responses",
             field="model_transaction_policy.decoupled",
         )
     if message.name and message.name != name:
@@ -206,6 +158,7 @@ def translate(message: Any, origin: str, name: str) -> Translation:
     queue = queue_of(message.dynamic_batching, origin, name)
     if is_ensemble and (problem := _unfit_ensemble(message, name)):
         raise InvalidInput(f"{origin}: {problem}", field="ensemble_scheduling")
+    runner: Literal["process", "auto"] = "process" if "module" in options else "auto"
     config = ModelConfig(
         backend=backend,
         filename=message.default_model_filename,
@@ -215,9 +168,7 @@ def translate(message: Any, origin: str, name: str) -> Translation:
         batching=_batching(message, origin, name),
         priorities=priorities_of(message.dynamic_batching, origin, name),
         queue=queue,
-        instances=msgspec.structs.replace(
-            instances, threads=threads, runner="process" if "module" in options else "auto"
-        ),
+        instances=msgspec.structs.replace(instances, threads=threads, runner=runner),
         options=options,
         chat=chat_of(message, origin),
         versions=_versions(message, origin, name),
@@ -233,13 +184,13 @@ def translate(message: Any, origin: str, name: str) -> Translation:
     ragged = ragged_of(message, origin)
     if ragged is not None and config.backend == "python" and (ragged.extra or ragged.scatter):
         notices.append(
-            "config.pbtxt: field `batch_input` has no effect: a Python model sees each request as it came"
+            "config.pbtxt: field `batch_input` has no effect: a Python model gets each request by itself"
         )
         ragged = Ragged(ragged.inputs)
     if ragged is not None and config.sequences.strategy and config.backend != "python":
         raise InvalidInput(
             f"{origin}: `sequence_batching` cannot be honoured with `allow_ragged_batch` or `batch_input`: "
-            "each row of a run is a sequence's",
+            "each row of a run belongs to a sequence",
             field="sequence_batching",
         )
     config = msgspec.structs.replace(config, ragged=ragged or Ragged())
@@ -251,9 +202,8 @@ def translate(message: Any, origin: str, name: str) -> Translation:
 
 
 def _unfit_ensemble(message: Any, name: str) -> str:
-    """Return why it cannot be an ensemble; the name is the folder's where the message has none."""
-    if not message.name:
-        message.name = name
+    """Return why it cannot be an ensemble; empty if it can."""
+    message.name = message.name or name
     inputs, outputs = ([tensor.name for tensor in side] for side in (message.input, message.output))
     return ensemble.misplaced(message) or ensemble_checks.misfit(
         name, ensemble.of_message(message), inputs, outputs
@@ -290,7 +240,7 @@ def _require_agents(message: Any, origin: str) -> None:
 
 
 def missing_backend(name: str) -> str:
-    """Return why models of a backend of Triton's cannot be served unless a program does it; else nothing.
+    """Return why models of a backend need a program to serve them; empty if they do not.
 
     >>> missing_backend("dali").partition(".")[0]
     "there is no backend for 'dali'"
@@ -298,15 +248,16 @@ def missing_backend(name: str) -> str:
     if name not in _FOREIGN:
         return ""
     return (
-        f"there is no backend for '{name}'. Known are: {', '.join(_BACKENDS)}; and with --backend-directory, "
-        f"which --compat triton has, the program {name}/model.py in it"
+        f"there is no backend for '{name}'. Known are: {', '.join(_BACKENDS)}; and, with the option "
+        f"--backend-directory of --compat triton, the program {name}/model.py in that folder"
     )
 
 
 def _backend(message: Any, origin: str) -> str:
     names: list[str] = [n for n in (message.backend, message.platform) if n]
-    if strange := [name for name in names if name in _FOREIGN]:
-        return strange[0]  # a program may have that name
+    for name in names:
+        if name in _FOREIGN:
+            return name  # a program may have that name
     found = [_BACKENDS.get(n, n) for n in names]
     if len(set(found)) > 1:
         raise InvalidInput(
@@ -317,8 +268,7 @@ def _backend(message: Any, origin: str) -> str:
 
 
 def _spec(tensor: Any, path: str, is_batched: bool, origin: str) -> TensorSpec:
-    kind = ENUMS["DataType"].split()[tensor.data_type].removeprefix("TYPE_")
-    datatype = DataType.BYTES if kind == "STRING" else DATATYPES.get(kind)
+    datatype = datatype_numbered(tensor.data_type)
     if not tensor.name or datatype is None:
         missing = "data_type" if tensor.name else "name"
         raise InvalidInput(f"{origin}: `{path}` has no `{missing}`", field=f"{path}.{missing}")
@@ -327,12 +277,12 @@ def _spec(tensor: Any, path: str, is_batched: bool, origin: str) -> TensorSpec:
             f"{origin}: `{path}.dims` of '{tensor.name}' must be positive, or -1 for any",
             field=f"{path}.dims",
         )
-    shape = (-1, *tensor.dims) if is_batched else tuple(tensor.dims)
+    shape = (*[-1] * is_batched, *tensor.dims)
     return TensorSpec(tensor.name, datatype, shape, optional=bool(getattr(tensor, "optional", False)))
 
 
 def _reshape(tensors: Any, field: str, is_batched: bool, origin: str) -> dict[str, tuple[int, ...]]:
-    """Return the model's own shapes by tensor, of the tensors with a `reshape`."""
+    """Return the model's own shapes of the tensors with a `reshape`."""
     shapes: dict[str, tuple[int, ...]] = {}
     for index, tensor in enumerate(tensors):
         if tensor.HasField("reshape"):
@@ -343,21 +293,21 @@ def _reshape(tensors: Any, field: str, is_batched: bool, origin: str) -> dict[st
                 raise InvalidInput(
                     f"{origin}: model {field} '{tensor.name}' {problem}", field=f"{field}[{index}].reshape"
                 )
-            shapes[tensor.name] = (-1, *tensor.reshape.shape) if is_batched else tuple(tensor.reshape.shape)
+            shapes[tensor.name] = (*[-1] * is_batched, *tensor.reshape.shape)
     return shapes
 
 
 def _batching(message: Any, origin: str, name: str) -> Batching:
-    for size in message.dynamic_batching.preferred_batch_size:
+    dynamic = message.dynamic_batching
+    for size in dynamic.preferred_batch_size:
         if size < 1 or 0 < message.max_batch_size < size:
             problem = "positive" if size < 1 else "<= max batch size"
             raise InvalidInput(
                 f"{origin}: dynamic batching preferred batch size must be {problem} for {name}",
                 field="dynamic_batching.preferred_batch_size",
             )
-    dynamic = message.dynamic_batching
-    is_told = message.HasField("max_batch_size") or message.HasField("ensemble_scheduling")
-    has_rows = not is_told or message.max_batch_size > 0
+    is_given = message.HasField("max_batch_size") or message.HasField("ensemble_scheduling")
+    has_rows = not is_given or message.max_batch_size > 0
     return Batching(
         enabled=has_rows,
         has_rows=has_rows,
@@ -377,7 +327,7 @@ def _versions(message: Any, origin: str, name: str) -> Versions:
         raise InvalidInput(
             f"{origin}: at least one version must be available under the version policy of model '{name}'",
             field=f"version_policy.{kind}",
-            fix="Say how many, or which.",
+            fix="Give their number, or list them.",
         )
     if policy.HasField("specific"):
         return Versions(specific=tuple(str(v) for v in policy.specific.versions))

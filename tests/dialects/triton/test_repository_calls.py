@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from salver.dialects.triton import grpc_codec as triton_grpc
-from salver.dialects.triton.load_order import parse_load, parse_unload
+from salver.dialects.triton.repository_calls import parse_load, parse_unload
 from salver.words.artifacts import LoadOrder
 from salver.words.errors import InvalidInput, Unsupported
 
