@@ -121,7 +121,7 @@ def test_tr_a4_a_model_runs_in_the_python_that_it_brings(model: str, server: Ser
     [
         ("bare", "lacks numpy. Install that into the environment"),
         ("missing", "EXECUTION_ENV_PATH '/nowhere/env.tar.gz' is no file or folder of this machine"),
-        ("relative", "Write an absolute path, or one from $$TRITON_MODEL_DIRECTORY/ on."),
+        ("relative", "Write an absolute path, or one that starts with $$TRITON_MODEL_DIRECTORY/."),
         ("empty", "EXECUTION_ENV_PATH has no bin/python. Pack it with conda-pack or venv-pack."),
         ("broken", "cannot be unpacked"),
         ("old", "EXECUTION_ENV_PATH is Python 3.9. Make it of Python 3.11 or newer, with numpy and msgspec."),
