@@ -1,7 +1,6 @@
 """A collector of release outcomes with its sink and clock, and the events that it reads."""
 
-from salver.features.releases.experiments.collector import Collector
-from salver.features.releases.experiments.config import CollectorConfig
+from salver.features.releases.experiments.collector import Collector, CollectorConfig
 from salver.features.releases.experiments.underway import ActiveRequests
 from salver.words.events import Responded, Served
 from salver.words.messages import Timing
@@ -20,9 +19,13 @@ class CollectorWorld:
         self.now = 1000.0
         self.seen = []
         self.under_way = ActiveRequests(lambda: self.now)
-        self.collector = Collector(self, lambda: self.now, config, self.under_way)
+        self.warnings = []
+        self.collector = Collector(self, lambda: self.now, config, self.under_way, self.warn)
         for release in follows:
             self.collector.follow(release)
+
+    def warn(self, text, *values):
+        self.warnings.append(text % values)
 
     def write(self, seen):
         self.seen.append(seen)

@@ -24,10 +24,12 @@ from salver.encoding.bodies import HttpReply
 from salver.features.management.serving_operations import serving_operations
 from salver.features.registry.audit_operations import audit_operations
 from salver.features.registry.registry_operations import model_operations
-from salver.features.releases.controller_operations import plug_operations
-from salver.features.releases.outcome_operations import outcome_operations
-from salver.features.releases.planning_operations import planning_operations
-from salver.features.releases.release_operations import release_operations
+from salver.features.releases.release_operations import (
+    outcome_operations,
+    planning_operations,
+    plug_operations,
+    release_operations,
+)
 from salver.transport.access_check import Access
 from salver.transport.calls import RequestContext
 from salver.transport.effects import changes, changes_if, changing, is_marked, reads

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from salver.features.management.openapi import describe
-from salver.features.releases.outcome_operations import outcome_operations
+from salver.features.releases.release_operations import outcome_operations
 from salver.kernel.serving.decoding import LARGE, Decoders
 from salver.transport.operations import (
     Answer,

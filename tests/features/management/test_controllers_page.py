@@ -14,7 +14,7 @@ import pytest
 import yaml
 from test_api_reference import operations
 
-from salver.features.releases.controller_operations import Hook, HookQuery, Judged
+from salver.features.releases.release_views import Hook, HookQuery, Judged
 from salver.transport.operations import Api
 from salver.words.releases import ReleaseState
 

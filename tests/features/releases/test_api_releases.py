@@ -17,15 +17,15 @@ from registries import counted, open_registry
 from salver.features.management.door import Management
 from salver.features.registry.records import Actor
 from salver.features.registry.registry import ModelRegistry
-from salver.features.releases.controller_operations import Hook, judged, says_yes
 from salver.features.releases.experiments.shadows import Example, ShadowReport
 from salver.features.releases.judge import procedure
 from salver.features.releases.judge.record import Release, proposed
 from salver.features.releases.judge.verdict import Decision, MetricVerdict, Verdict
 from salver.features.releases.ledger_api import LedgerApi, ReleaseStores
 from salver.features.releases.outcomes import OutcomeStore
-from salver.features.releases.release_operations import Ledger, release_operations, stride
+from salver.features.releases.release_operations import Ledger, release_operations
 from salver.features.releases.release_store import ReleaseStore, Step
+from salver.features.releases.release_views import Hook, judged, says_yes, stride
 from salver.transport.access_check import Access
 from salver.transport.operations import Api
 from salver.transport.pages import Sites
@@ -47,7 +47,7 @@ class World:
         outcomes = OutcomeStore(registry.ledger, lambda: NOW)
         stores = ReleaseStores(self.store, outcomes, self)
         kept = LedgerApi(registry, nobody, nobody, stores, counted("new-").__next__)
-        mine = release_operations(Ledger(self.store, self.store, kept.propose, self, lambda: NOW, self.tick))
+        mine = release_operations(Ledger(self.store, kept.propose, self, lambda: NOW, self.tick))
         others = [one for one in kept.operations() if one.name not in {o.name for o in mine}]
         self._api = Api([*mine, *others])
 

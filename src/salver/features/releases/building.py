@@ -1,5 +1,6 @@
 """Parts of the registry and of releases, which a server without a ledger does not import."""
 
+import logging
 import time
 
 import msgspec
@@ -22,8 +23,9 @@ async def build(kernel: Kernel, config: RegistryConfig) -> Parts:
     Raises:
         SalverError: the ledger cannot be opened.
     """
-    pending, under_way = Pending(), ActiveRequests(kernel.clock)
-    collector = Collector(pending, time.time, under_way=under_way)
+    log = logging.getLogger("salver.experiments")
+    pending, under_way = Pending(warn=log.error), ActiveRequests(kernel.clock)
+    collector = Collector(pending, time.time, under_way=under_way, warn=log.warning)
     shadows = Shadowing(kernel.models, kernel.bus.emit, kernel.clock)
     splits = Splitting(Router(), shadows, collector.answers.append, under_way)
     traffic = (splits.router, collector, pending, shadows)

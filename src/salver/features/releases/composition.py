@@ -23,7 +23,8 @@ from salver.features.releases.fleet import Fleet, LoadedVersions
 from salver.features.releases.ledger_api import LedgerApi, ReleaseStores
 from salver.features.releases.outcomes import OutcomeStore
 from salver.features.releases.release_store import ReleaseStore
-from salver.features.releases.releases import Releases, Shadows, Traffic
+from salver.features.releases.releases import Releases, Traffic
+from salver.features.releases.shadow import Shadowing
 
 __all__ = ["LedgerParts", "home_of"]
 
@@ -60,13 +61,13 @@ class LedgerParts:
         self.releases = Releases(self.store, traffic, Fleet(loaded), self.outcomes, time.time, server)
 
     def __repr__(self) -> str:
-        return f"<Ledgered {self.registry!r}>"
+        return f"<LedgerParts {self.registry!r}>"
 
     @classmethod
     async def open(
         cls,
         home: RegistryLocation,
-        traffic: tuple[Router, Collector, Pending, Shadows],
+        traffic: tuple[Router, Collector, Pending, Shadowing],
         served: tuple[LoadedVersions, ModelListReceiver],
         new_id: Callable[[], str],
     ) -> "LedgerParts":

@@ -4,8 +4,8 @@ Metric families from what this server knows of releases at the time of a scrape;
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Final, Protocol
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
 
 from prometheus_client import Metric
 from prometheus_client.core import GaugeMetricFamily
@@ -14,31 +14,15 @@ from prometheus_client.registry import Collector
 from salver.words.releases import ReleaseState
 
 if TYPE_CHECKING:
-    from salver.features.releases.judge.record import Release
+    from salver.features.releases.releases import Releases
 
 _MOST: Final = math.log(1e9)  # beyond which more evidence adds no information
-
-
-class KnownReleases(Protocol):
-    """State of releases known to a server.
-
-    Attributes:
-        known: Releases as last read.
-        shares: By release, the fraction of units sent to the canary.
-    """
-
-    known: Sequence["Release"]
-    shares: Mapping[str, float]
-
-    def silence(self) -> float:
-        """Return the seconds since the last read."""
-        ...
 
 
 class ReleaseGauges(Collector):
     """Collector of the gauges."""
 
-    def __init__(self, releases: KnownReleases) -> None:
+    def __init__(self, releases: "Releases") -> None:
         self._releases = releases
 
     def __repr__(self) -> str:

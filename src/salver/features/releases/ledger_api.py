@@ -15,14 +15,19 @@ from salver.features.registry.registry import ModelRegistry
 from salver.features.registry.registry_operations import model_operations
 from salver.features.registry.tokens import Tokens
 from salver.features.registry.webhooks import Webhooks
-from salver.features.releases.controller_operations import plug_operations
 from salver.features.releases.judge.record import Release
-from salver.features.releases.outcome_operations import OutcomeTaker, outcome_operations
-from salver.features.releases.planning_operations import planning_operations
-from salver.features.releases.policy_operations import policy_operation
+from salver.features.releases.outcomes import OutcomeStore
 from salver.features.releases.proposals import Proposal, proposal
-from salver.features.releases.release_operations import Ledger, ShadowSource, release_operations
+from salver.features.releases.release_operations import (
+    Ledger,
+    outcome_operations,
+    planning_operations,
+    plug_operations,
+    policy_operation,
+    release_operations,
+)
 from salver.features.releases.release_store import ReleaseStore
+from salver.features.releases.shadow import Shadowing
 from salver.transport.access_check import Caller
 from salver.transport.operations import Operation
 
@@ -31,8 +36,8 @@ class ReleaseStores(NamedTuple):
     """Stores of releases."""
 
     releases: ReleaseStore
-    outcomes: OutcomeTaker
-    shadows: ShadowSource
+    outcomes: OutcomeStore
+    shadows: Shadowing
 
 
 class LedgerApi(msgspec.Struct, frozen=True):
@@ -50,7 +55,7 @@ class LedgerApi(msgspec.Struct, frozen=True):
         return [
             *model_operations(self.registry),
             policy_operation(self.registry),
-            *release_operations(Ledger(releases, releases, self.propose, shadows)),
+            *release_operations(Ledger(releases, self.propose, shadows)),
             *plug_operations(releases),
             *outcome_operations(outcomes),
             *planning_operations(),

@@ -8,12 +8,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+import msgspec
 from sqlalchemy import ColumnElement, Connection, FromClause, Select, case, exists, func, literal, or_, select
 
 from salver.features.ledger.schema import EXPOSURE, OUTCOME, PREDICTION
 from salver.features.releases.judge.policy import Metric
 from salver.features.releases.judge.record import Release
-from salver.features.releases.releases import MaturedOutcomes
 from salver.words.releases import ARMS, Counts, OutcomeCohort, Sums, plus
 
 #: Tolerance for differing clocks: an immediate outcome may seem to precede its exposure.
@@ -24,8 +24,21 @@ _AT_ONCE: Final = 10_000  # rows read at once
 _Keys = Sequence[ColumnElement[int]] | Select[Any]
 
 
+class MaturedOutcomes(msgspec.Struct, frozen=True):
+    """Matured outcomes.
+
+    Attributes:
+        watermarks: By metric, the time of exposure up to which they are included.
+        late_seconds: Delay of posted outcomes.
+    """
+
+    outcomes: tuple[OutcomeCohort, ...] = ()
+    watermarks: Mapping[str, float] = msgspec.field(default_factory=dict)
+    late_seconds: float = 0.0
+
+
 def matured(connection: Connection, release: Release, until: float, written: float) -> MaturedOutcomes:
-    """See :class:`salver.features.releases.releases.Outcomes`."""
+    """See :meth:`salver.features.releases.outcomes.OutcomeStore.matured`."""
     began = _began(connection, release.id)
     outcomes: list[OutcomeCohort] = []
     watermarks: dict[str, float] = {}

@@ -15,8 +15,7 @@ from salver.features.ledger.schema import EXPOSURE, OUTCOME, PREDICTION, RELEASE
 from salver.features.registry.rows import in_force
 from salver.features.releases import maturing
 from salver.features.releases.judge.record import Release, read_progress
-from salver.features.releases.maturing import SKEW_SECONDS
-from salver.features.releases.releases import MaturedOutcomes
+from salver.features.releases.maturing import SKEW_SECONDS, MaturedOutcomes
 from salver.words.errors import InvalidInput
 from salver.words.releases import Outcome, Receipt, Refused, trait, unit_number
 
@@ -64,10 +63,13 @@ class OutcomeStore:
         return await self._ledger.write(lambda connection: _accept(connection, rows, refused))
 
     async def matured(self, release: Release, until: float, written: float) -> MaturedOutcomes:
-        """See :class:`salver.features.releases.releases.Outcomes`.
+        """Return outcomes known for certain, of units exposed after the release's watermarks.
 
         Outcomes of a name are assumed to be complete up to the latest of that name; units whose period ends
         later are not counted.
+
+        Args:
+            until, written: Unix seconds; all exposures before ``written`` are in the ledger.
         """
         return await self._ledger.read(
             lambda connection: maturing.matured(connection, release, until, written)

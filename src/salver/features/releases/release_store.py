@@ -7,7 +7,7 @@ is counted twice; if several servers take the same step, one succeeds. It decide
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import msgspec
 import numpy as np
@@ -33,6 +33,7 @@ from salver.features.registry.rows import in_force
 from salver.features.releases import window_exchange as handing_in
 from salver.features.releases.distinct_units import DistinctUnits, met
 from salver.features.releases.experiments.windows import CountingServer, WindowPart
+from salver.features.releases.fleet import Fleet
 from salver.features.releases.judge.evidence import Evidence, start
 from salver.features.releases.judge.policy import MOST_DAYS, Policy
 from salver.features.releases.judge.record import ChangeRequest, Progress, Release, What, read_progress
@@ -57,14 +58,6 @@ _ACTIONS: Final[Mapping[ReleaseState, Action]] = {
     ReleaseState.PROMOTED: "release.promoted",
     ReleaseState.ROLLED_BACK: "release.rolled_back",
 }
-
-
-class Aliases(Protocol):
-    """Mover of aliases (the registry)."""
-
-    def move(self, connection: Connection, release: Release, now: float) -> None:
-        """Point the alias of a release to its canary, or back to its stable version."""
-        ...
 
 
 class Look(msgspec.Struct, frozen=True):
@@ -103,7 +96,7 @@ class Step(msgspec.Struct, frozen=True):
     looks: tuple[Look, ...] = ()
     parts: tuple[WindowPart, ...] = ()
     answers: tuple[tuple[int, str], ...] = ()
-    aliases: Aliases | None = None
+    aliases: Fleet | None = None
     by: str = ""
 
     @property
@@ -388,7 +381,7 @@ def _commit(connection: Connection, step: Step, now: float) -> None:
         mine = (WISH.c.id == wish, WISH.c.done.is_(None))
         if connection.execute(update(WISH).where(*mine).values(done=now, answer=answer)).rowcount != 1:
             raise Conflict(f"a wish for release '{id}' was seen to by another server meanwhile")
-    action = _ACTIONS[after.state] if (before.state, before.stage) != (after.state, after.stage) else None
+    action = _ACTIONS[after.state] if before.position != after.position else None
     if action is None and after.progress.is_told and not before.progress.is_told:
         action = "release.harmful"
     if action is not None:

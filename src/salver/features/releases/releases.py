@@ -1,51 +1,37 @@
 """Control loop of releases.
 
-A shell driven by the clock: on each tick it stores local counts, reads change requests and the counts of all
-servers, lets the pure modules decide (``judge/``), writes everything in one transaction, and only then
-changes routing. The state is in the ledger: after a crash the next tick continues from there, on this or
-another server. It counts and judges nothing itself.
+A shell driven by the clock: on each tick it stores local counts, reads change requests and the counts of
+all servers, lets the pure modules decide (``judge/``, ``decisions.py``), writes all in one transaction, and
+only then changes routing. The state is in the ledger: after a crash the next tick continues from there, on
+this or another server. It counts and judges nothing itself.
 """
 
 import asyncio
 import contextlib
 import logging
 import math
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Final, NamedTuple, Protocol
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final, NamedTuple
 
 import msgspec
 
-from salver.features.releases.experiments.assign import check
+from salver.features.releases import decisions
 from salver.features.releases.experiments.collector import Collector
-from salver.features.releases.experiments.outputs import OutputCheck
 from salver.features.releases.experiments.pending import Pending
 from salver.features.releases.experiments.router import Router
-from salver.features.releases.experiments.shadows import ShadowReport
-from salver.features.releases.experiments.windows import (
-    PATIENCE,
-    CountingServer,
-    JudgedBucket,
-    MergedBucket,
-    WindowPart,
-    due,
-    silent,
-)
-from salver.features.releases.judge import procedure, rules
+from salver.features.releases.experiments.windows import PATIENCE, CountingServer, WindowPart, silent
+from salver.features.releases.fleet import Fleet
+from salver.features.releases.judge import procedure
 from salver.features.releases.judge.judge import judge
 from salver.features.releases.judge.record import Release
 from salver.features.releases.judge.replay import Entry
-from salver.features.releases.release_store import (
-    Aliases,
-    Look,
-    PendingWork,
-    ReleaseSnapshot,
-    ReleaseStore,
-    Step,
-)
+from salver.features.releases.outcomes import OutcomeStore
+from salver.features.releases.release_store import Look, PendingWork, ReleaseSnapshot, ReleaseStore, Step
+from salver.features.releases.shadow import Shadowing
 from salver.features.releases.window_exchange import ExchangeProgress
 from salver.kernel.supervise import Faults, Supervisor, every
 from salver.words.errors import Conflict, InvalidInput, SalverError
-from salver.words.releases import NO_STAGE, OutcomeCohort, ReleaseState, Split
+from salver.words.releases import NO_STAGE, ReleaseState
 
 _LOG: Final = logging.getLogger("salver.releases")
 _LOAD_MINUTES: Final = 30.0
@@ -56,66 +42,13 @@ _DEAF_SECONDS: Final = 300.0
 _TRIES: Final = 3  # attempts at a step that another server took first; then the next tick takes it
 
 
-class Fleet(Aliases, Protocol):
-    """Loaded versions (features/releases/fleet.py)."""
-
-    def knows(self, model: str) -> bool:
-        """Return whether any version of a model is known."""
-        ...
-
-    def missing(self, model: str, version: str) -> str:
-        """Return why a version cannot answer now, as text; empty = it can."""
-        ...
-
-    def settle(self, versions: Mapping[str, str]) -> None:
-        """Pin these versions, by model, for requests that name none."""
-        ...
-
-
-class Shadows(Protocol):
-    """Results of shadow requests (features/releases/shadow.py)."""
-
-    def forget(self, release: str) -> None:
-        """Drop the results of a release."""
-        ...
-
-    def report(self, release: str) -> ShadowReport | None:
-        """Return the results of its copies; None = none."""
-        ...
-
-
 class Traffic(NamedTuple):
     """Routing and observation of requests."""
 
     router: Router
     collector: Collector
     pending: Pending
-    shadows: Shadows
-
-
-class MaturedOutcomes(msgspec.Struct, frozen=True):
-    """Matured outcomes.
-
-    Attributes:
-        watermarks: By metric, the time of exposure up to which they are included.
-        late_seconds: Delay of posted outcomes.
-    """
-
-    outcomes: tuple[OutcomeCohort, ...] = ()
-    watermarks: Mapping[str, float] = msgspec.field(default_factory=dict)
-    late_seconds: float = 0.0
-
-
-class Outcomes(Protocol):
-    """Source of posted outcomes (features/releases/outcomes.py)."""
-
-    async def matured(self, release: Release, until: float, written: float) -> MaturedOutcomes:
-        """Return outcomes known for certain, of units exposed after the release's watermarks.
-
-        Args:
-            until, written: Unix seconds; all exposures before ``written`` are in the ledger.
-        """
-        ...
+    shadows: Shadowing
 
 
 class Releases:
@@ -136,7 +69,7 @@ class Releases:
         store: ReleaseStore,
         traffic: Traffic,
         fleet: Fleet,
-        outcomes: Outcomes | None,
+        outcomes: OutcomeStore | None,
         clock: Callable[[], float],
         server: str,
     ) -> None:
@@ -273,12 +206,15 @@ class Releases:
         until = min((each.until for each in heard), default=math.inf)
         # otherwise the servers with its versions take care of it
         is_here = self._fleet.knows(release.model) or not heard
-        lacks, missing = self._lacking(release, now) if is_here else ("", "")
-        waiting_for_it = self._collector.waiting(release.id) if release.id in self._followed else ""
+        lacks = missing = waiting_for_it = ""
+        if is_here:
+            lacks, missing = self._lacking(release, now)
+        if release.id in self._followed:
+            waiting_for_it = self._collector.waiting(release.id)
         facts = msgspec.structs.replace(
-            _facts(release, picture.releases), missing=missing, waiting=waiting_for_it
+            decisions.facts(release, picture.releases), missing=missing, waiting=waiting_for_it
         )
-        for bucket, made_of in _due(release, waiting, until):
+        for bucket, made_of in decisions.due_buckets(release, waiting, until):
             if not after.is_judged:
                 break
             parts += made_of
@@ -304,28 +240,16 @@ class Releases:
                 continue
             looks.append(Look(seq, Entry(bucket, after.state, verdict, facts)))
             after = procedure.judged(msgspec.structs.replace(after, evidence=evidence), verdict, now)
-        answers, by = [], ""
-        for wish in waiting.wishes:
-            before = after
-            try:
-                if wish.what == "abort" and waiting.elsewhere:
-                    raise Conflict(
-                        f"the alias {release.model}@{release.alias} means {waiting.elsewhere} by now, which "
-                        f"somebody else saw to: there is nothing to take back"
-                    )
-                after = procedure.wished(after, wish, now)
-                answers.append((wish.id, ""))
-            except Conflict as error:
-                answers.append((wish.id, str(error)))
-            if (before.state, before.stage) != (after.state, after.stage):
-                by = wish.by
+        after, answers, by = decisions.answered(after, waiting, now)
         if is_here:
             after = self._settled(after, picture.releases, waiting.elsewhere, now, lacks)
             if missing and not heard:
                 after = procedure.stranded(after, now, missing)
         has_switched = ReleaseState.PROMOTED in (release.state, after.state) and release.state != after.state
-        aliases = self._fleet if has_switched else None
-        return Step(release, after, tuple(looks), tuple(parts), tuple(answers), aliases, by)
+        aliases: Fleet | None = None
+        if has_switched:
+            aliases = self._fleet
+        return Step(release, after, tuple(looks), tuple(parts), answers, aliases, by)
 
     def _heard(self, release: Release, waiting: PendingWork, now: float) -> list[CountingServer]:
         """Return the servers that count it, without those silent for long."""
@@ -351,24 +275,29 @@ class Releases:
             self._missing_since.pop(release.id, None)
             return "", ""
         since = self._missing_since.setdefault(release.id, now)
-        return lacks, lacks if now - since >= PATIENCE * release.bucket_seconds else ""
+        if now - since < PATIENCE * release.bucket_seconds:
+            return lacks, ""
+        return lacks, lacks
 
     def _settled(
         self, release: Release, all_of_them: Sequence[Release], elsewhere: str, now: float, lacks: str
     ) -> Release:
         """Return the release updated with loaded versions, other releases and latencies."""
         if release.state is ReleaseState.PROMOTED:
-            ends = f"its alias means {elsewhere}" if elsewhere else _successor(release, all_of_them)
+            ends = decisions.successor(release, all_of_them)
+            if elsewhere:
+                ends = f"its alias means {elsewhere}"
             release = procedure.watched(release, now, ends)
         if not release.is_live and release.split is None:
             self._said.pop(release.id, None)
             return release
         if lacks and now - self._missing_since[release.id] > 60 * _LOAD_MINUTES:
             gone = f"after {_LOAD_MINUTES:.0f} minutes: {lacks}"
-            ended = procedure.rolled_back if release.is_live else procedure.watched
-            return ended(release, now, gone)
+            if release.is_live:
+                return procedure.rolled_back(release, now, gone)
+            return procedure.watched(release, now, gone)
         if release.state is ReleaseState.PROPOSED:
-            waits_for = lacks or _clash(release, all_of_them)
+            waits_for = lacks or decisions.clash(release, all_of_them)
             said = self._said.get(release.id)  # on this server; others may have decided since
             if not waits_for or waits_for != said:
                 release = procedure.started(release, now, waits_for)
@@ -400,10 +329,10 @@ class Releases:
             release = live[name]
             self._collector.pace(name, release.bucket_seconds)
             self._collector.slow_from(name, release.progress.thresholds)
-            self._collector.watch(name, checks(release), keeps_requests=release.keeps_requests)
+            self._collector.watch(name, decisions.checks(release), keeps_requests=release.keeps_requests)
         self.known = releases
         self._share_out(releases)
-        self._fleet.settle({release.model: _meant(release) for release in releases if not release.alias})
+        self._fleet.settle({each.model: each.default_version for each in releases if not each.alias})
         if trouble is not None:
             raise trouble
         self._told_at = now
@@ -421,7 +350,10 @@ class Releases:
         try:
             self._router.replace(splits)
         except InvalidInput:  # a fault of one must not stop the traffic of others
-            self._router.replace(_compatible(splits))
+            kept, refused = decisions.compatible(splits)
+            for split, error in refused:
+                _LOG.error("release %s receives no traffic: %s", split.release, error)
+            self._router.replace(kept)
 
     def _let_go(self, now: float) -> None:
         """Send no requests to a canary whose release has not been read for long."""
@@ -453,96 +385,7 @@ class Releases:
         self._followed[release.id] = ExchangeProgress(parts, known.last, keeps_units)
 
 
-def checks(release: Release) -> tuple[OutputCheck, ...]:
-    """Return the checks of outputs for a release."""
-    return tuple(
-        OutputCheck(
-            metric=metric.name,
-            kind="bins" if metric.kind == "output" else "bounds",
-            output=metric.output,
-            take=metric.take,
-            least=metric.least,
-            most=metric.most,
-            bins=metric.bins,
-            bounds=release.progress.bins.get(metric.name, ()),
-        )
-        for metric in release.policy.metrics
-        if metric.is_of_outputs
-    )
-
-
-def _clash(release: Release, all_of_them: Iterable[Release]) -> str:
-    """Return why its traffic conflicts with active releases, as text; empty = it does not."""
-    mine = msgspec.structs.replace(release, state=ReleaseState.RUNNING).split
-    for other in all_of_them:
-        if other.id != release.id and (theirs := other.split) is not None and mine is not None:
-            try:
-                check((theirs, mine))
-            except InvalidInput as error:
-                return str(error)
-    return ""
-
-
-def _successor(release: Release, all_of_them: Iterable[Release]) -> str:
-    """Return the successor of a promoted release, as text; empty = none yet."""
-    for other in all_of_them:
-        if (other.model, other.alias) == (release.model, release.alias) and other.id != release.id:
-            return f"release '{other.id}' comes after it"
-    return ""
-
-
-def _compatible(splits: Iterable[Split]) -> list[Split]:
-    """Return the splits without those that conflict with earlier ones."""
-    kept: list[Split] = []
-    for split in splits:
-        try:
-            check((*kept, split))
-        except InvalidInput as error:
-            _LOG.error("release %s receives no traffic: %s", split.release, error)
-        else:
-            kept.append(split)
-    return kept
-
-
-def _due(release: Release, waiting: PendingWork, until: float) -> list[MergedBucket]:
-    """Return the buckets that can be judged now, after the last one that was."""
-    evidence, seconds = release.evidence, release.bucket_seconds
-    last = None
-    if evidence.since is not None and evidence.until is not None:
-        last = JudgedBucket(evidence.stage, evidence.since, evidence.until)
-    return due(waiting.parts, seconds, until, last)
-
-
-def _meant(release: Release) -> str:
-    """Return the default version of requests that name none."""
-    return release.canary if release.state is ReleaseState.PROMOTED else release.stable
-
-
-def _facts(release: Release, all_of_them: Iterable[Release]) -> rules.Facts:
-    layer = release.policy.traffic.layer
-    others = tuple(
-        other.id
-        for other in all_of_them
-        if layer and other.id != release.id and other.is_live and other.policy.traffic.layer == layer
-    )
-    return rules.Facts(release.progress.approvals, others)
-
-
 def _tell(step: Step) -> None:
-    before, after = step.before, step.after
-    is_news = before.state is after.state is ReleaseState.PROMOTED and before.reason != after.reason
-    if is_news or (before.state, before.stage) != (after.state, after.stage):
-        is_grave = is_news or after.state is ReleaseState.ROLLED_BACK
-        level = logging.WARNING if is_grave else logging.INFO
-        _LOG.log(
-            level,
-            "release %s of %s: %s, stage %d of %d, %.4g%% of the units meet version %s: %s",
-            after.id,
-            after.model,
-            after.state.value,
-            min(after.stage + 1, len(after.policy.stages)),
-            len(after.policy.stages),
-            100 * after.weight,
-            after.canary,
-            after.reason,
-        )
+    if found := decisions.news(step):
+        is_grave, text, values = found
+        _LOG.log(logging.WARNING if is_grave else logging.INFO, text, *values)

@@ -6,19 +6,18 @@ Evaluation and storage of the counts are elsewhere.
 """
 
 import itertools
-import logging
 import math
 from collections import defaultdict, deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Final, Generic, TypeVar
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from salver.features.releases.experiments.config import CollectorConfig
 from salver.features.releases.experiments.happenings import OK, happened
 from salver.features.releases.experiments.outputs import OutputCheck, Watch
-from salver.features.releases.experiments.ports import Sink
+from salver.features.releases.experiments.pending import Pending, quiet
 from salver.features.releases.experiments.speed import Speed
 from salver.features.releases.experiments.underway import ActiveRequests
 from salver.stats.bloom import Bloom
@@ -46,7 +45,6 @@ from salver.words.releases import (
     unit_numbers,
 )
 
-_LOG = logging.getLogger("salver.experiments")
 #: Indices of arms in :data:`ARMS`. Beside a canary of more than half, all of the control is its baseline,
 #: including units held back.
 _PLACES: Final = {Arm.CANARY: 0, Arm.BASELINE: 1, Arm.STABLE: 2, Arm.HOLDBACK: 2}
@@ -72,6 +70,20 @@ _Flags = npt.NDArray[np.bool_]
 _Happening = tuple[str, int]
 _T = TypeVar("_T", bound=Hashable)
 _M = TypeVar("_M", bound=UnitObservations)
+
+
+class CollectorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Settings of the collector.
+
+    Attributes:
+        units: Number of units of a release that are distinguished reliably; beyond it errors grow.
+        error: Probability that a new unit is taken for a known one, at that number; equal in every arm.
+        most_pending: First exposures and events after which a bucket is closed early, to limit memory.
+    """
+
+    units: int = 10_000_000
+    error: float = 0.001
+    most_pending: int = 65_536
 
 
 class _PendingLookups(Generic[_T]):
@@ -337,15 +349,18 @@ class Collector:
         sink: Receives each finished bucket.
         clock: Unix seconds.
         under_way: Requests without an answer.
+        warn: Receives warnings for the operator, as :meth:`logging.Logger.warning` does.
     """
 
     def __init__(
         self,
-        sink: Sink,
+        sink: Pending,
         clock: Callable[[], float],
         config: CollectorConfig = _USUAL,
         under_way: ActiveRequests | None = None,
+        warn: Callable[..., None] = quiet,
     ) -> None:
+        self._warn = warn
         self._under_way = under_way or ActiveRequests(clock)
         self._sink = sink
         self._clock = clock
@@ -572,7 +587,7 @@ class Collector:
         followed.keep(fresh)
         if followed.memory.is_over and not followed.is_crowded:
             followed.is_crowded = True
-            _LOG.warning(
+            self._warn(
                 "a release has seen more than %d units: a growing fraction of new units is counted as known, "
                 "equally in all arms",
                 self._config.units,

@@ -1,16 +1,16 @@
 """Buffer of finished buckets until they are stored.
 
-A sink of the collector that keeps each bucket until its storage is confirmed.
+It keeps each bucket of the collector until its storage is confirmed.
 """
 
-import logging
 from collections import Counter
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
 
 from salver.words.releases import BucketObservations
 
-_LOG: Final = logging.getLogger("salver.experiments")
+
+def quiet(*message: object) -> None:
+    """Drop a message."""
 
 
 class Pending:
@@ -20,11 +20,15 @@ class Pending:
         most: Maximum buckets of a release; further ones are lost and logged. Usually a day of ten-second
             buckets, as time to repair the ledger.
         most_rows: Maximum rows of units and requests, about twenty bytes each.
+        warn: Receives errors for the operator, as :meth:`logging.Logger.error` does.
     """
 
-    def __init__(self, most: int = 8640, most_rows: int = 5_000_000) -> None:
+    def __init__(
+        self, most: int = 8640, most_rows: int = 5_000_000, warn: Callable[..., None] = quiet
+    ) -> None:
         self._most = most
         self._most_rows = most_rows
+        self._warn = warn
         self._seen: dict[str, list[BucketObservations]] = {}
         self._rows: Counter[str] = Counter()
 
@@ -32,15 +36,14 @@ class Pending:
         return f"<Pending {sum(map(len, self._seen.values()))} buckets>"
 
     def write(self, seen: BucketObservations) -> None:
-        """See :class:`salver.features.releases.experiments.ports.Sink`."""
+        """Accept a bucket and return immediately; buckets of a release arrive in order."""
         waiting = self._seen.setdefault(seen.release, [])
         if len(waiting) < self._most and self._rows[seen.release] + seen.rows <= self._most_rows:
             waiting.append(seen)
             self._rows[seen.release] += seen.rows
         else:
-            _LOG.error(
-                "release %s: a bucket is lost, because earlier ones have not been stored", seen.release
-            )
+            text = "release %s: a bucket is lost, because earlier ones have not been stored"
+            self._warn(text, seen.release)
 
     def of(self, release: str) -> Sequence[BucketObservations]:
         """Return the buckets of a release, in order."""

@@ -45,7 +45,7 @@ class ActiveRequests:
         self._told: dict[Call, _ActiveRequest] = {}
 
     def __repr__(self) -> str:
-        return f"<UnderWay {len(self.ways) + len(self._told)} requests>"
+        return f"<ActiveRequests {len(self.ways) + len(self._told)} requests>"
 
     def begin(self, call: Call, plan: Plan) -> None:
         """Record that a request was sent, or that its plan is now known."""

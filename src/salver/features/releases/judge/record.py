@@ -114,12 +114,16 @@ class Release(msgspec.Struct, frozen=True):
     @property
     def waits_for(self) -> str:
         """Return what prevents it from starting, as text; empty = nothing, or it has started."""
-        return self.progress.waits_for if self.state is ReleaseState.PROPOSED else ""
+        if self.state is not ReleaseState.PROPOSED:
+            return ""
+        return self.progress.waits_for
 
     @property
     def watched_until(self) -> float | None:
         """Return the Unix seconds until which a promoted release is still judged; None = it is not."""
-        return self.progress.watched_until if self.state is ReleaseState.PROMOTED else None
+        if self.state is not ReleaseState.PROMOTED:
+            return None
+        return self.progress.watched_until
 
     @property
     def is_judged(self) -> bool:
@@ -129,7 +133,21 @@ class Release(msgspec.Struct, frozen=True):
     @property
     def bucket_seconds(self) -> float:
         """Return the length of a bucket; after promotion longer, to reduce writes."""
-        return self.policy.bucket_seconds * (1 if self.is_live else _UNHURRIED)
+        if self.is_live:
+            return self.policy.bucket_seconds
+        return self.policy.bucket_seconds * _UNHURRIED
+
+    @property
+    def position(self) -> tuple[ReleaseState, int]:
+        """Return its state and stage."""
+        return self.state, self.stage
+
+    @property
+    def default_version(self) -> str:
+        """Return the version for requests that name none."""
+        if self.state is ReleaseState.PROMOTED:
+            return self.canary
+        return self.stable
 
     @property
     def stand(self) -> tuple[int, float]:
@@ -157,6 +175,9 @@ class Release(msgspec.Struct, frozen=True):
         is_kept = self.is_judged and traffic.holdback > 0
         if self.fault or self.state is ReleaseState.PROPOSED or not (self.is_live or is_kept):
             return None
+        shadow = traffic.shadow
+        if not self.is_live:
+            shadow = None
         return Split(
             release=self.id,
             model=self.model,
@@ -165,9 +186,9 @@ class Release(msgspec.Struct, frozen=True):
             weight=self.weight,
             salt=self.salt,
             stage=self.stand[0],
-            asked=(*([""] if self.is_default else []), *([self.alias] if self.alias else [])),
+            asked=("",) * self.is_default + (self.alias,) * bool(self.alias),
             is_watched=self.is_judged and any(metric.is_of_outputs for metric in self.policy.metrics),
-            **{**msgspec.structs.asdict(traffic), "shadow": traffic.shadow if self.is_live else None},
+            **{**msgspec.structs.asdict(traffic), "shadow": shadow},
         )
 
 
