@@ -3,7 +3,9 @@
 import asyncio
 import base64
 import contextlib
+import gc
 import json
+import sys
 import threading
 from collections.abc import AsyncIterator
 from typing import Any
@@ -137,6 +139,18 @@ async def test_errors_come_back_as_they_are(decoders: Decoders) -> None:
     with pytest.raises(InvalidInput) as caught:
         await decoders.decode(OpenInferenceHttp(), body, SIGNATURE)
     assert (str(caught.value), caught.value.about) == (str(wanted.value), wanted.value.about)
+
+
+async def test_a_refused_body_is_freed_without_the_collector(decoders: Decoders) -> None:
+    body = b'{"model":"m","messages":[' + b"1," * COUNT + b"1]}"
+    gc.disable()
+    try:
+        with pytest.raises(InvalidInput):
+            await decoders.call(parse_chat, body)
+        await asyncio.sleep(0)
+        assert sys.getrefcount(body) == 2  # this name, and the argument
+    finally:
+        gc.enable()
 
 
 async def test_small_and_known_bodies_stay_here(decoders: Decoders) -> None:

@@ -116,11 +116,15 @@ class Decoders:
             async with asyncio.timeout(seconds):
                 result: _ResultT = await asyncio.shield(doing)
                 return result
+        except SalverError as error:
+            error.__traceback__ = None  # whose frames hold the error and the body: a cycle
+            raise
         except TimeoutError:
             raise DeadlineExceeded("the request was not decoded before its deadline") from None
         finally:
             if lane.has_not_begun(doing):
                 doing.cancel()
+            del doing  # it holds the error
 
     def close(self) -> None:
         """End the processes."""
