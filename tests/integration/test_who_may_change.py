@@ -22,7 +22,7 @@ from salver.app import Server
 from salver.cli import main
 from salver.client import Client
 from salver.configuration import ServeConfig
-from salver.dialects.torchserve.archive_store import ShelfConfig
+from salver.dialects.torchserve.archive_store import ArchiveStoreConfig
 from salver.dialects.torchserve.registering import HandlerStoreConfig
 from salver.dialects.torchserve.rules import TokenRules, TorchServeRules
 from salver.features.management.serving_operations import serving_operations
@@ -165,7 +165,7 @@ async def serving(
         FrontConfig(host, 0, grace_seconds=5, serves=kind, platform=clouds.get(kind, {}))  # type: ignore[arg-type]
         for kind in KINDS
     ]
-    handlers = HandlerStoreConfig(ShelfConfig(str(folder / "store")), is_open=True)
+    handlers = HandlerStoreConfig(ArchiveStoreConfig(str(folder / "store")), is_open=True)
     config = ServeConfig(
         paths=(str(folder / "models"),),
         front=fronts[0],
@@ -303,7 +303,7 @@ async def test_the_registrys_tokens_open_every_protocol(tmp_path: Path) -> None:
 
 
 async def test_torchserves_management_is_where_it_was_asked_for(tmp_path: Path) -> None:
-    handlers = HandlerStoreConfig(ShelfConfig(str(tmp_path / "store")))
+    handlers = HandlerStoreConfig(ArchiveStoreConfig(str(tmp_path / "store")))
     async with serving(tmp_path, "127.0.0.1", torchserve={"handlers": handlers}) as port:
         for method in ("RegisterModel", "UnregisterModel", "ScaleWorker", "SetDefault"):
             assert await port.ask(Change("all", "", MANAGEMENT + method)) == "UNIMPLEMENTED"

@@ -98,8 +98,8 @@ class Hall:
         self.loads: list[Manifest] = []
         self.closed: list[ModelId] = []
         self.now = 0.0
-        shelf = msgspec.structs.replace(config.shelf, store=str(folder))
-        config = msgspec.structs.replace(config, shelf=shelf)
+        shelf = msgspec.structs.replace(config.archive_store, store=str(folder))
+        config = msgspec.structs.replace(config, archive_store=shelf)
         self.lives: Manager[Any] = Manager(
             self,
             lambda: self.now,

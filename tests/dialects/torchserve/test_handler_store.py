@@ -15,8 +15,8 @@ from handler_hall import (
 from waiting import auntil
 
 from salver.dialects.torchserve.archive_files import MANIFEST
-from salver.dialects.torchserve.archive_store import ShelfConfig
-from salver.dialects.torchserve.registering import AtStart
+from salver.dialects.torchserve.archive_store import ArchiveStoreConfig
+from salver.dialects.torchserve.registering import StartupModel
 from salver.kernel.repository import NamedModel
 from salver.kernel.repository.bounds import machine, most_workers
 from salver.kernel.serving.controlplane import ControlMode
@@ -126,7 +126,7 @@ REFUSED: list[tuple[Registration, type[SalverError], str]] = [
     (Registration("not_an_archive.mar"), BadArchive, "Model name is not defined."),
     (Registration("readme.txt"), BadArchive, "Model name is not defined."),
     (Registration("hostile.tar.gz"), BadArchive, "hostile.tar.gz: 'link' is a link"),
-    (Registration("noop.mar", batch_size=-3), InvalidInput, "batch_size is -3, and must be from 0 on"),
+    (Registration("noop.mar", batch_size=-3), InvalidInput, "batch_size is -3, and must be at least 0"),
     (
         Registration("noop.mar", initial_workers=2_000_000_000),
         InvalidInput,
@@ -195,7 +195,7 @@ async def test_ts_m1_who_is_taken_out_while_his_workers_start_harms_no_successor
 
 
 async def test_ts_m1_a_closed_store_takes_nothing_from_requests(store: Path) -> None:
-    async with hall(store, is_open=False, at_start=(AtStart("noop.mar"),)) as h:
+    async with hall(store, is_open=False, at_start=(StartupModel("noop.mar"),)) as h:
         with pytest.raises(Forbidden, match="Model API disabled"):
             await h.store.register(Registration("inspect.mar"))
         with pytest.raises(Forbidden, match="Model API disabled"):
@@ -434,7 +434,7 @@ async def test_ts_m6_found_versions_have_the_first_as_their_default(store: Path,
 
 def test_ts_c2_a_pattern_that_is_none_is_told() -> None:
     with pytest.raises(InvalidInput, match="allowed_urls"):
-        ShelfConfig(allowed_urls=("(",))
+        ArchiveStoreConfig(allowed_urls=("(",))
 
 
 async def test_ts_b10_each_change_of_a_request_is_told_and_none_of_the_start(store: Path) -> None:

@@ -17,7 +17,7 @@ from waiting import auntil
 
 from salver.dialects.torchserve import model_settings
 from salver.dialects.torchserve.archive_files import MANIFEST
-from salver.dialects.torchserve.registering import AtStart, name_of, of_snapshot
+from salver.dialects.torchserve.registering import StartupModel, name_of, of_snapshot
 from salver.words.errors import (
     InvalidInput,
     NotFound,
@@ -39,10 +39,10 @@ async def test_ts_b9_ts_c2_models_of_the_start_come_up_together_and_one_that_fai
     store: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     start = (
-        AtStart("nothing.mar"),
-        AtStart("noop.mar", "first"),
-        AtStart("inspect_v2.mar"),
-        AtStart("inspect.mar"),
+        StartupModel("nothing.mar"),
+        StartupModel("noop.mar", "first"),
+        StartupModel("inspect_v2.mar"),
+        StartupModel("inspect.mar"),
     )
     async with hall(store, at_start=start, workers_at_start=2) as h:
         await h.lives.settled()
@@ -73,7 +73,7 @@ async def test_ts_c2_the_models_setting_says_how(store: Path) -> None:
     said = {"minWorkers": 1, "maxWorkers": 2, "batchSize": 2, "maxBatchDelay": 11, "responseTimeout": 55}
     text = json.dumps({"noop": {"1.0": {"marName": "noop.mar", **said}}})
     settings = {name: dict(versions) for name, versions in model_settings.parse(text).items()}
-    async with hall(store, settings=settings, at_start=(AtStart("noop.mar"),)) as h:
+    async with hall(store, settings=settings, at_start=(StartupModel("noop.mar"),)) as h:
         assert status(h, "noop").workers == here(1, 2, 2, 11, 55)
         await h.store.unregister("noop")
         await h.store.register(Registration("noop.mar", batch_size=4, initial_workers=3))
@@ -164,7 +164,7 @@ async def test_ts_b10_what_is_served_is_written_down_and_found_again(store: Path
         assert h.default("inspect") == "2.0"
 
 
-def _of_snapshot(**files: str) -> tuple[AtStart, ...]:
+def _of_snapshot(**files: str) -> tuple[StartupModel, ...]:
     """What a snapshot says of models with those archives."""
     said = {name: {"1.0": {"marName": file, "minWorkers": 1}} for name, file in files.items()}
     return of_snapshot(model_settings.parse(json.dumps(said)))
@@ -190,7 +190,7 @@ async def test_ts_b10_junk_in_the_place_of_a_snapshots_archive_is_listed(store: 
         await h.lives.settled()
         assert [one.name for one in h.store.models()] == ["empty", "junk", "kept"]
         assert (status(h, "junk").version, status(h, "junk").url) == ("1.0", "junk.mar")
-    async with hall(store, at_start=(AtStart("junk.mar", "junk"),)) as h:  # no snapshot says so
+    async with hall(store, at_start=(StartupModel("junk.mar", "junk"),)) as h:  # no snapshot says so
         assert h.store.models() == ()
 
 

@@ -21,10 +21,10 @@ from salver.backends.discovery import backends as find_backends
 from salver.configuration import ServeConfig
 from salver.dialects.torchserve import model_settings
 from salver.dialects.torchserve.archive_files import MANIFEST
-from salver.dialects.torchserve.archive_store import ShelfConfig
+from salver.dialects.torchserve.archive_store import ArchiveStoreConfig
 from salver.dialects.torchserve.backend import TorchServeBackend
 from salver.dialects.torchserve.handler_store import HandlerStore
-from salver.dialects.torchserve.registering import AtStart, HandlerStoreConfig, of_snapshot
+from salver.dialects.torchserve.registering import HandlerStoreConfig, StartupModel, of_snapshot
 from salver.words.errors import Conflict, NoModel, SalverError, WorkersFailed
 from salver.words.handlers import Form, ModelListing, Registration, as_request, part, reply_of
 from salver.words.messages import Call
@@ -78,7 +78,7 @@ def store(tmp_path: Path) -> Path:
 
 def server(store: Path, *paths: Path, **config: Any) -> Server:
     handlers = HandlerStoreConfig(
-        **{"shelf": ShelfConfig(str(store)), "is_open": True, "workers": 1, **config}
+        **{"archive_store": ArchiveStoreConfig(str(store)), "is_open": True, "workers": 1, **config}
     )
     backends = {**find_backends(), "torchserve": TorchServeBackend()}
     given = tuple(str(path) for path in paths)
@@ -219,7 +219,12 @@ async def test_ts_m1_ts_m5_an_archive_of_another_machine_comes_and_goes(store: P
 
 
 async def test_ts_b10_ts_b9_a_server_starts_again_as_the_last_one_was(store: Path) -> None:
-    start = (AtStart("m_1.0.mar"), AtStart("m_2.0.mar"), AtStart("broken_1.0.mar"), AtStart("none.mar"))
+    start = (
+        StartupModel("m_1.0.mar"),
+        StartupModel("m_2.0.mar"),
+        StartupModel("broken_1.0.mar"),
+        StartupModel("none.mar"),
+    )
     async with server(store, at_start=start) as there:
         assert (await ask(there, "m"))["mark"] == "1.0"
         there.kernel.services.need(HandlerStore).set_default("m", "2.0")
@@ -240,7 +245,7 @@ async def test_ts_r1_ts_m7_the_server_is_ready_when_each_handler_has_a_worker(
         code = HANDLER.format(mark="late")
         wait = f"while not os.path.exists({str(gate)!r}): __import__('time').sleep(0.01)"
         opened.writestr("h.py", code.replace("        self.context", f"        {wait}\n        self.context"))
-    start = (AtStart("m_1.0.mar"), AtStart("late_1.0.mar"))
+    start = (StartupModel("m_1.0.mar"), StartupModel("late_1.0.mar"))
     async with server(store, at_start=start) as there:
         await ask(there, "m")
         assert await there.control.is_ready("m")

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.dialects.torchserve.java_properties import MAX_BYTES, parse, written
+from salver.dialects.torchserve.java_properties import MAX_BYTES, format_properties, parse
 from salver.words.errors import InvalidInput, TooLarge
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
@@ -52,13 +52,13 @@ def test_a_file_is_bounded() -> None:
 
 @given(st.dictionaries(TEXTS, TEXTS), st.lists(TEXTS))
 def test_what_was_written_is_read_again(values: dict[str, str], comments: list[str]) -> None:
-    assert parse(written(values, comments).encode(), "f") == values
+    assert parse(format_properties(values, comments).encode(), "f") == values
 
 
 def test_a_file_looks_as_java_writes_it() -> None:
-    assert written({"a b": 'http://x\n{"c": "#!="}\t', " k": " v"}, ["Saving snapshot", "now\nthen"]) == (
-        '#Saving snapshot\n#now then\na\\ b=http\\://x\\n{"c"\\: "\\#\\!\\="}\\t\n\\ k=\\ v\n'
-    )
+    assert format_properties(
+        {"a b": 'http://x\n{"c": "#!="}\t', " k": " v"}, ["Saving snapshot", "now\nthen"]
+    ) == ('#Saving snapshot\n#now then\na\\ b=http\\://x\\n{"c"\\: "\\#\\!\\="}\\t\n\\ k=\\ v\n')
 
 
 @given(st.binary(max_size=200))

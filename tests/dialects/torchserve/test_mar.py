@@ -291,7 +291,7 @@ def test_ts_a1_bombs_are_refused_before_they_are_written(
         tar.addfile(info, io.BytesIO(b"\0" * info.size))
     with pytest.raises(BadArchive, match="than there is room for"):
         unpack_archive(tmp_path / "m.tar.gz", target)
-    with pytest.raises(BadArchive, match=r"than an honest archive is; see 'zeros.bin'"):
+    with pytest.raises(BadArchive, match=r"implausibly large when unpacked, at member 'zeros.bin'"):
         read_archive(tmp_path / "m.tar.gz")
     monkeypatch.setattr(unzip, "MOST_MEMBERS", 1)
     with pytest.raises(BadArchive, match="has 2 members"):

@@ -7,15 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.dialects.torchserve.model_yaml import ModelYaml, Wishes, parse, workers_of
+from salver.dialects.torchserve.model_yaml import ModelYaml, WorkerSettings, parse, workers_of
 from salver.words.errors import BadArchive, MissingExtra
 from salver.words.handlers import Workers, on_machine
 
 W = "m.mar: model-config.yaml"
-NOBODY = Wishes()
+NOBODY = WorkerSettings()
 
 
-def settled(text: str, asked: Wishes = NOBODY, told: Wishes = NOBODY, **defaults: int) -> Workers:
+def settled(
+    text: str, asked: WorkerSettings = NOBODY, told: WorkerSettings = NOBODY, **defaults: int
+) -> Workers:
     return workers_of(Workers(**defaults), told, parse(text.encode(), W), asked)
 
 
@@ -66,22 +68,22 @@ def test_ts_y2_devices_that_are_not_there_are_not_wanted(
 
 
 WRONG: list[tuple[str, str, str]] = [
-    ("batchSize: many", "batchSize", "a whole number from 0 on"),
-    ("minWorkers: 1025", "minWorkers", "a whole number from 0 to 1024"),
+    ("batchSize: many", "batchSize", "a whole number, at least 0"),
+    ("minWorkers: 1025", "minWorkers", "a whole number, from 0 to 1024"),
     ("batchSize: 1.5", "batchSize", "a whole number"),
     ("batchSize: true", "batchSize", "a whole number"),
-    ("batchSize: -1", "batchSize", "a whole number from 0 on"),
+    ("batchSize: -1", "batchSize", "a whole number, at least 0"),
     ("batchSize: 99999999999", "batchSize", "a whole number"),
-    ("responseTimeout: 0", "responseTimeout", "a whole number from 1 on"),
+    ("responseTimeout: 0", "responseTimeout", "a whole number, at least 1"),
     ("useJobTicket: 1", "useJobTicket", "true or false"),
-    ("deviceType: [gpu]", "deviceType", "a text"),
-    ("parallelType: 3", "parallelType", "a text"),
+    ("deviceType: [gpu]", "deviceType", "a string"),
+    ("parallelType: 3", "parallelType", "a string"),
     ("parallelType: zz", "parallelType", "pp or tp or pptp or custom"),
     ("deviceIds: 0", "deviceIds", "a list of whole numbers"),
     ("deviceIds: [-1]", "deviceIds", "a list of whole numbers"),
-    ("torchrun: 4", "torchrun", "must hold keys"),
+    ("torchrun: 4", "torchrun", "must be a mapping"),
     ("torchrun: {nproc-per-node: gpu}", "torchrun.nproc-per-node", "a whole number"),
-    ("minWorkers: 2\nmaxWorkers: 1", "maxWorkers", "which is less"),
+    ("minWorkers: 2\nmaxWorkers: 1", "maxWorkers", "more than maxWorkers, 1"),
 ]
 
 
@@ -99,9 +101,9 @@ LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
 )
 UNREADABLE: list[tuple[str, str]] = [
     ("a: [", "is no YAML"),
-    ("- a\n- b\n", "holds no keys"),
-    ("3: x", "holds no keys"),
-    ("text", "holds no keys"),
+    ("- a\n- b\n", "is no mapping"),
+    ("3: x", "is no mapping"),
+    ("text", "is no mapping"),
     ("a: !!python/object/apply:os.system ['true']", "is no YAML"),
     ("a: &a [*a]", "an alias stands for what it is in"),
     (LAUGHS, "more than"),
@@ -145,7 +147,7 @@ def test_ts_c8_ts_y2_keys_without_effect_and_keys_that_nearly_are_the_servers_gi
 
 def test_ts_c12_a_request_goes_before_the_archive_in_batches_only() -> None:
     text = "minWorkers: 1\nmaxWorkers: 2\nbatchSize: 3\nmaxBatchDelay: 7\nresponseTimeout: 31"
-    asked = Wishes(2, 2, 2, 9, 12, 13)
+    asked = WorkerSettings(2, 2, 2, 9, 12, 13)
     assert settled(text, asked) == Workers(1, 2, 2, 9, 31, 120)
 
 
@@ -158,22 +160,22 @@ def test_ts_c12_a_file_that_names_no_times_resets_them() -> None:
 
 
 def test_ts_c12_ts_c2_the_models_setting_goes_before_defaults_and_after_all_others() -> None:
-    told = Wishes(1, 2, 2, 11, 55, 56)
+    told = WorkerSettings(1, 2, 2, 11, 55, 56)
     assert workers_of(Workers(), told, None, NOBODY) == Workers(1, 2, 2, 11, 55, 56)
-    assert workers_of(Workers(), told, None, Wishes(batch_size=0)).batch_size == 0
+    assert workers_of(Workers(), told, None, WorkerSettings(batch_size=0)).batch_size == 0
     assert settled("batchSize: 4", told=told) == Workers(1, 2, 4, 11, 120, 120)
 
 
 def test_ts_c12_ts_b10_a_snapshot_goes_before_the_archives_workers() -> None:
     text = "minWorkers: 1\nmaxWorkers: 2"
-    assert settled(text, Wishes(3, 4, is_final=True)) == Workers(3, 4)
+    assert settled(text, WorkerSettings(3, 4, is_final=True)) == Workers(3, 4)
 
 
 def test_ts_c12_workers_count_only_where_the_archive_wants_some() -> None:
-    asked = Wishes(least=2, most=2)
+    asked = WorkerSettings(least=2, most=2)
     assert settled("minWorkers: 0\nmaxWorkers: 3", asked) == Workers(2, 2)
     assert settled("maxWorkers: 3", asked) == Workers(2, 2)
-    assert workers_of(Workers(), NOBODY, None, Wishes(least=3)) == Workers(3, 3)
+    assert workers_of(Workers(), NOBODY, None, WorkerSettings(least=3)) == Workers(3, 3)
 
 
 def test_ts_y1_without_a_reader_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from salver.dialects.torchserve.flags import parse
 from salver.dialects.torchserve.logs import TorchServeLogConfig
 from salver.dialects.torchserve.metrics import TorchServeMetricsConfig
 from salver.dialects.torchserve.metrics_yaml import USUAL
-from salver.dialects.torchserve.registering import AtStart
+from salver.dialects.torchserve.registering import StartupModel
 from salver.dialects.torchserve.rules import SEQUENCE_HEADERS, TokenRules, TorchServeRules
 from salver.dialects.torchserve.snapshots import SnapshotConfig
 from salver.transport.server import FrontConfig
@@ -176,7 +176,7 @@ def test_ts_c3_gpus_are_used_up_to_a_number(
 
 def test_ts_c2_ts_c3_how_models_are_served() -> None:
     found = served_as(config()).handlers
-    assert (found.shelf.store, found.workers) == ("store", 0)
+    assert (found.archive_store.store, found.workers) == ("store", 0)
     assert found.workers_at_start == len(os.sched_getaffinity(0))
     assert (found.options, found.settings, found.at_start, found.loads_all) == ({}, {}, (), False)
     found = served_as(
@@ -191,8 +191,8 @@ def test_ts_c2_ts_c3_how_models_are_served() -> None:
     assert (found.response_timeout_s, found.startup_timeout_s, found.unregister_timeout_s) == (7, 8, 9)
     assert (found.default_handler, found.installs_requirements) == ("h.py:f", True)
     assert found.options == {"envelope": "json", "decode": "false", "limit_max_image_pixels": "false"}
-    assert found.shelf.allowed_urls == ("https://a/.*", "file://b/.*")
-    assert found.settings["m"]["1.0"].wishes.least == 2
+    assert found.archive_store.allowed_urls == ("https://a/.*", "file://b/.*")
+    assert found.settings["m"]["1.0"].workers.least == 2
     assert served_as(config("debug=true\ndefault_workers_per_model=3")).handlers.workers_at_start == 1
 
 
@@ -209,18 +209,18 @@ def test_ts_c3_workers_have_numbers() -> None:
     "said, models",
     [
         ("", ()),
-        ("a.mar, n=b.mar ,,", (AtStart("a.mar", "", "a"), AtStart("b.mar", "n", "b"))),
-        ("n=http://h/c.mar", (AtStart("http://h/c.mar", "n", "c"),)),
+        ("a.mar, n=b.mar ,,", (StartupModel("a.mar", "", "a"), StartupModel("b.mar", "n", "b"))),
+        ("n=http://h/c.mar", (StartupModel("http://h/c.mar", "n", "c"),)),
     ],
 )
-def test_ts_c2_models_of_the_start(said: str, models: tuple[AtStart, ...]) -> None:
+def test_ts_c2_models_of_the_start(said: str, models: tuple[StartupModel, ...]) -> None:
     assert served_as(config(f"load_models={said}")).handlers.at_start == models
 
 
 def test_ts_c2_ts_k1_models_of_the_command_line_go_before_the_files() -> None:
     assert served_as(config("load_models=a.mar", "--models", "n=b.mar", "c.mar")).handlers.at_start == (
-        AtStart("b.mar", "n", "b"),
-        AtStart("c.mar", "", "c"),
+        StartupModel("b.mar", "n", "b"),
+        StartupModel("c.mar", "", "c"),
     )
     for said in ("all", "ALL"):
         assert served_as(config("load_models=a.mar", "--models", said)).handlers.loads_all
@@ -246,7 +246,7 @@ def test_ts_b10_models_of_a_snapshot_go_before_load_models() -> None:
     assert (found.url, found.name) == ("m.mar", "m")
     assert found.setting is not None
     assert found.setting.is_default
-    assert (found.setting.wishes.least, found.setting.wishes.most) == (1, 5)
+    assert (found.setting.workers.least, found.setting.workers.most) == (1, 5)
 
 
 def test_ts_b10_the_last_snapshot_is_the_configuration_where_none_is_named(folder: Path) -> None:

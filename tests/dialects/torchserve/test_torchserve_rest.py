@@ -19,8 +19,8 @@ from waiting import PATIENCE_S
 
 from salver.app import Server
 from salver.configuration import ServeConfig
-from salver.dialects.torchserve.archive_store import ShelfConfig
-from salver.dialects.torchserve.registering import AtStart, HandlerStoreConfig
+from salver.dialects.torchserve.archive_store import ArchiveStoreConfig
+from salver.dialects.torchserve.registering import HandlerStoreConfig, StartupModel
 from salver.dialects.torchserve.rules import TokenRules, TorchServeRules
 from salver.transport.server import FrontConfig
 
@@ -81,7 +81,10 @@ async def serving(
     """Ports by their kinds."""
     fronts = [FrontConfig(port=0, serves=kind, grace_seconds=5) for kind in KINDS]  # type: ignore[arg-type]
     handlers = HandlerStoreConfig(
-        ShelfConfig(str(store)), at_start=tuple(AtStart(name) for name in names), workers=1, **more
+        ArchiveStoreConfig(str(store)),
+        at_start=tuple(StartupModel(name) for name in names),
+        workers=1,
+        **more,
     )
     config = ServeConfig(
         front=fronts[0],

@@ -16,7 +16,7 @@ from waiting import auntil
 
 from salver.app import Server
 from salver.configuration import ServeConfig
-from salver.dialects.torchserve.archive_store import ShelfConfig
+from salver.dialects.torchserve.archive_store import ArchiveStoreConfig
 from salver.dialects.torchserve.registering import HandlerStoreConfig
 from salver.dialects.torchserve.rules import TorchServeRules
 from salver.transport.server import FrontConfig
@@ -140,7 +140,7 @@ async def serving(stores: Path, *, is_open: bool = True, **rules: int) -> AsyncI
         tables={
             "torchserve": {
                 "handlers": HandlerStoreConfig(
-                    ShelfConfig(str(stores / "models")), workers=1, is_open=is_open
+                    ArchiveStoreConfig(str(stores / "models")), workers=1, is_open=is_open
                 ),
                 "workflow_store": str(stores / "flows"),
                 "rules": TorchServeRules(**rules),  # type: ignore[arg-type]

@@ -4,28 +4,31 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.dialects.torchserve.metric_lines import Frame, Written, parse
+from salver.dialects.torchserve.metric_lines import Frame, HandlerMetric, parse
 
 
 def test_ts_a9_a_line_of_a_handler() -> None:
     line = "[METRICS]GoldCalls.Count:2|#ModelName:m,Level:Model|#type:COUNTER|#hostname:h,1795690352,r-1"
     dimensions = (("ModelName", "m"), ("Level", "Model"))
-    assert parse(line) == Written("GoldCalls", "Count", 2.0, dimensions, "counter", "h", "r-1")
+    assert parse(line) == HandlerMetric("GoldCalls", "Count", 2.0, dimensions, "counter", "h", "r-1")
     assert parse(line.removeprefix("[METRICS]")) == parse(line)
 
 
 @pytest.mark.parametrize(
     "line, written",
     [
-        ("A.ms:0.5|#|#hostname:h,1", Written("A", "ms", 0.5, (), None, "h")),
+        ("A.ms:0.5|#|#hostname:h,1", HandlerMetric("A", "ms", 0.5, (), None, "h")),
         (
             "A.ms:-1e-05|#a:b|#type:GAUGE|#hostname:h,1",
-            Written("A", "ms", -1e-5, (("a", "b"),), "gauge", "h"),
+            HandlerMetric("A", "ms", -1e-5, (("a", "b"),), "gauge", "h"),
         ),
-        ("A.ms:1|#a:b,c,d:e:f|#type:X|#hostname:h,1", Written("A", "ms", 1.0, (("a", "b"),), None, "h")),
+        (
+            "A.ms:1|#a:b,c,d:e:f|#type:X|#hostname:h,1",
+            HandlerMetric("A", "ms", 1.0, (("a", "b"),), None, "h"),
+        ),
     ],
 )
-def test_ts_a9_forms_of_lines(line: str, written: Written) -> None:
+def test_ts_a9_forms_of_lines(line: str, written: HandlerMetric) -> None:
     assert parse(line) == written
 
 

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from salver.dialects.torchserve.workflow_archive import (
     MANIFEST,
     Settings,
+    format_graph,
     parse,
     read_spec,
     read_workflow,
-    written,
 )
 from salver.words.errors import BadArchive, BadGraph
 
@@ -64,7 +64,7 @@ def test_ts_a12_ts_k3_an_archive_of_the_unmodified_archiver(tmp_path: Path) -> N
     assert flow.nodes["join"].before == ("left", "right")
     assert flow.nodes["clean"].settings == Settings(1, 1, 1, 0, 3, 5000)  # a function
     assert flow.ends == ("join",)
-    assert written(flow.graph) == "{clean=[count], count=[left, right], left=[join], right=[join]}"
+    assert format_graph(flow.graph) == "{clean=[count], count=[left, right], left=[join], right=[join]}"
 
 
 def test_ts_a12_what_a_specification_leaves_out() -> None:
@@ -94,21 +94,21 @@ def test_ts_a12_graphs_that_cannot_be_run(spec: str, text: str) -> None:
     ("spec", "text"),
     [
         ("models: [", "is no YAML"),
-        ("models: 3\ndag: {a: [b]}", "models holds no keys"),
+        ("models: 3\ndag: {a: [b]}", "models is no mapping"),
         ("models: {batch-size: many}\ndag: {a: [b]}", r"models\.batch-size is 'many'"),
         (
             "models: {retry-attempts: 2000000000}\ndag: {a: [b]}",
             r"retry-attempts is 2000000000.*from 0 to 100",
         ),
         ("models: {max-workers: 1025}\ndag: {a: [b]}", r"from 1 to 1024"),
-        ("models: {batch-size: 0}\ndag: {a: [b]}", r"from 1 on"),
+        ("models: {batch-size: 0}\ndag: {a: [b]}", r"at least 1"),
         ("models: {timeout-ms: true}\ndag: {a: [b]}", r"timeout-ms is True"),
         ("models: {min-workers: 3}\ndag: {a: [b]}", r"max-workers is 1"),
         ("models: {a: {}}\ndag: {a: [b]}", r"models\.a has no url"),
-        ("models: {a: 3}\ndag: {a: [b]}", r"models\.a holds no keys"),
+        ("models: {a: 3}\ndag: {a: [b]}", r"models\.a is no mapping"),
         ("models: {a: {url: x, batch-size: -1}}\ndag: {a: [b]}", r"models\.a\.batch-size"),
         ("dag: {a: {b: c}}", r"dag\.a is no list"),
-        ("dag: [a]", "dag holds no keys"),
+        ("dag: [a]", "dag is no mapping"),
         ("dag: {a/b: [c]}", "cannot be the name"),
         ("models: &x {a: *x}\ndag: {a: [b]}", "an alias stands for what it is in"),
     ],

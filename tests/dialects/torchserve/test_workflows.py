@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from waiting import auntil
 
-from salver.dialects.torchserve.archive_store import ShelfConfig
+from salver.dialects.torchserve.archive_store import ArchiveStoreConfig
 from salver.dialects.torchserve.unpacked_archives import UnpackedArchives
 from salver.dialects.torchserve.workflows import Workflows, WorkflowsConfig
 from salver.words.errors import (
@@ -109,7 +109,7 @@ def archives(tmp_path: Path) -> UnpackedArchives:
 @pytest.fixture
 def flows(tmp_path: Path, played: Played, archives: UnpackedArchives) -> Workflows:
     (tmp_path / "store").mkdir()
-    config = WorkflowsConfig(ShelfConfig(str(tmp_path / "store")))
+    config = WorkflowsConfig(ArchiveStoreConfig(str(tmp_path / "store")))
     return Workflows(config, played, played, archives, lambda: asyncio.get_running_loop().time())
 
 

@@ -16,8 +16,8 @@ from torchserve_stubs import INFERENCE, Stub, inference
 from waiting import auntil
 
 from salver.configuration import ServeConfig
-from salver.dialects.torchserve.archive_store import ShelfConfig
-from salver.dialects.torchserve.registering import AtStart, HandlerStoreConfig
+from salver.dialects.torchserve.archive_store import ArchiveStoreConfig
+from salver.dialects.torchserve.registering import HandlerStoreConfig, StartupModel
 from salver.dialects.torchserve.rules import TorchServeRules
 from salver.features.releases.experiments.assign import assign
 from salver.transport.server import FrontConfig
@@ -65,8 +65,8 @@ async def it(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[An
     for version in ("1.0", "2.0"):
         archive(tmp_path, version, request.param)
     fronts = [FrontConfig(port=0, serves=kind, grace_seconds=5) for kind in KINDS]  # type: ignore[arg-type]
-    names = tuple(AtStart(f"m_{version}.mar") for version in ("1.0", "2.0"))
-    handlers = HandlerStoreConfig(ShelfConfig(str(tmp_path)), at_start=names, workers=1, is_open=True)
+    names = tuple(StartupModel(f"m_{version}.mar") for version in ("1.0", "2.0"))
+    handlers = HandlerStoreConfig(ArchiveStoreConfig(str(tmp_path)), at_start=names, workers=1, is_open=True)
     rules = TorchServeRules()
     config = ServeConfig(
         front=fronts[0],

@@ -10,14 +10,14 @@ from typing import Final
 import msgspec
 
 from salver.dialects.torchserve.archive_files import HandlerArchive, check_members, read_archive, read_text
-from salver.dialects.torchserve.model_yaml import ModelYaml, Wishes, parse, workers_of
+from salver.dialects.torchserve.model_yaml import ModelYaml, WorkerSettings, parse, workers_of
 from salver.kernel.repository import Formats
 from salver.words.artifacts import Manifest
 from salver.words.errors import BadArchive, SalverError
 from salver.words.handlers import FORMAT, Workers
 
 _USUAL: Final = Workers()
-_NOTHING: Final = Wishes()
+_NOTHING: Final = WorkerSettings()
 _MOST_KNOWN: Final = 1024
 _BLOCK: Final = 512  # unit of st_blocks, in bytes
 
@@ -33,6 +33,11 @@ class ArchiveDescription(msgspec.Struct, frozen=True):
     archive: HandlerArchive = HandlerArchive()
     yaml: ModelYaml | None = None
     is_whole: bool = True
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """Notices about keys of ``model-config.yaml``."""
+        return self.yaml.notices if self.yaml else ()
 
 
 def describe(path: Path) -> ArchiveDescription:
@@ -81,8 +86,7 @@ def with_archive(manifest: Manifest) -> Manifest:
     if config.workers is None and said.is_whole:
         workers = workers_of(_USUAL, _NOTHING, said.yaml, _NOTHING)
         config = msgspec.structs.replace(config, workers=workers)
-    notices = manifest.notices + (said.yaml.notices if said.yaml else ())
-    return msgspec.structs.replace(manifest, config=config, notices=notices)
+    return msgspec.structs.replace(manifest, config=config, notices=manifest.notices + said.notices)
 
 
 @functools.lru_cache(_MOST_KNOWN)
@@ -99,12 +103,10 @@ def _describe(path: Path) -> ArchiveDescription:
     archive = read_archive(path)
     check_members(path)
     if not archive.config_file:
-        return ArchiveDescription(archive, None)
+        return ArchiveDescription(archive)
     content = read_text(path, archive.config_file)
     if content is None:
-        raise BadArchive(
-            f"{path.name} has no '{archive.config_file}', which its manifest names as its configFile"
-        )
+        raise BadArchive(f"{path.name} has no '{archive.config_file}', the configFile of its manifest")
     return ArchiveDescription(archive, parse(content, f"{path.name}: {archive.config_file}"))
 
 

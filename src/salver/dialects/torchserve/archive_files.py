@@ -60,29 +60,28 @@ def parse(content: bytes, where: str) -> HandlerArchive:
     """Parse a manifest.
 
     Args:
-        where: The archive, for messages.
+        where: Name of the archive, for messages.
 
     Raises:
-        BadArchive: it is wrong; the message names the key.
+        BadArchive: it is malformed; the message names the key.
     """
     try:
         whole = msgspec.json.decode(content)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadArchive(f"{where}: {MANIFEST} is no JSON: {error}") from error
-    model = whole.get("model") if isinstance(whole, dict) else None
-    if not isinstance(model, dict):
-        raise BadArchive("Missing Model entry in manifest file.", fix=f"It is {MANIFEST} of {where}.")
-    said = _Section(model, where)
+    if not isinstance(whole, dict) or not isinstance(whole.get("model"), dict):
+        raise BadArchive("Missing Model entry in manifest file.", fix=f"Add it to {MANIFEST} of {where}.")
+    model = _Section(whole["model"], where)
     archive = HandlerArchive(
-        name=_called(said.text("modelName"), "modelName", where),
-        version=_called(said.text("modelVersion") or _USUAL_VERSION, "modelVersion", where),
-        handler=said.text("handler"),
-        serialized_file=said.path("serializedFile"),
-        model_file=said.path("modelFile"),
-        envelope=said.text("envelope"),
-        requirements_file=said.path("requirementsFile"),
-        config_file=said.path("configFile"),
-        extra_files=said.paths("extraFiles") or said.paths("extensions"),
+        name=_checked_name(model.text("modelName"), "modelName", where),
+        version=_checked_name(model.text("modelVersion") or _USUAL_VERSION, "modelVersion", where),
+        handler=model.text("handler"),
+        serialized_file=model.path("serializedFile"),
+        model_file=model.path("modelFile"),
+        envelope=model.text("envelope"),
+        requirements_file=model.path("requirementsFile"),
+        config_file=model.path("configFile"),
+        extra_files=model.paths("extraFiles") or model.paths("extensions"),
         runtime=_Section(whole, where).text("runtime") or RUNTIMES[0],
     )
     if not is_inside(archive.handler.partition(":")[0]):
@@ -99,7 +98,9 @@ def read_archive(path: Path) -> HandlerArchive:
         BadArchive: it is no archive, or cannot be read. Without a manifest it has no name.
     """
     content = _manifest_of(path)
-    return HandlerArchive() if content is None else parse(content, path.name)
+    if content is None:
+        return HandlerArchive()
+    return parse(content, path.name)
 
 
 def read_text(path: Path, name: str) -> bytes | None:
@@ -109,11 +110,7 @@ def read_text(path: Path, name: str) -> bytes | None:
         BadArchive: it is too large, or cannot be read.
     """
     try:
-        if path.is_dir():
-            return _of_folder(path / name, _SIZE_OF_TEXT)
-        if is_zip(path):
-            return read_member(path, name, _SIZE_OF_TEXT)
-        return _of_tar(path, name, _SIZE_OF_TEXT)
+        return _read(path, name, _SIZE_OF_TEXT)
     except BROKEN as error:
         raise BadArchive(f"{path.name}: '{name}' cannot be read: {error}") from error
 
@@ -192,42 +189,43 @@ class _Section:
 
     def paths(self, key: str) -> tuple[str, ...]:
         """Return a list, or a text with commas, as the archiver's option has it."""
-        value = self._values.get(key)
-        texts = value.split(",") if isinstance(value, str) else value or ()
-        if not isinstance(texts, list | tuple):
+        texts = self._values.get(key) or []
+        if isinstance(texts, str):
+            texts = texts.split(",")
+        if not isinstance(texts, list):
             raise BadArchive(f"{self._where}: '{key}' of {MANIFEST} is no list of files")
-        found = tuple(str(text).strip() for text in texts)
-        return tuple(text for text in found if text)
+        return tuple(filter(None, (str(text).strip() for text in texts)))
 
 
-def _called(name: str, key: str, where: str) -> str:
+def _checked_name(name: str, key: str, where: str) -> str:
     if len(name) > _MOST_NAME or not name.isprintable():
         raise BadArchive(
-            f"{where}: '{key}' of {MANIFEST} is {name[:_MOST_NAME]!r}, which cannot be one",
-            fix=f"Take at most {_MOST_NAME} printable characters.",
+            f"{where}: '{key}' of {MANIFEST} is {name[:_MOST_NAME]!r}, which is not allowed",
+            fix=f"Use at most {_MOST_NAME} printable characters.",
         )
     return name
 
 
 def _manifest_of(path: Path) -> bytes | None:
     try:
-        if path.is_dir():
-            return _of_folder(path / MANIFEST, _MOST_BYTES)
-        if not path.is_file():
+        if not path.is_dir() and not path.is_file():
             raise BadArchive(f"{path.name} is no file or folder")
-        if is_zip(path):
-            return read_member(path, MANIFEST, _MOST_BYTES)
-        return _of_tar(path, MANIFEST, _MOST_BYTES)
+        return _read(path, MANIFEST, _MOST_BYTES)
     except (*BROKEN, zipfile.BadZipFile) as error:
         raise BadArchive(_NO_NAME, fix=f"{path.name} is no archive of a model: {error}.") from error
 
 
-def _of_folder(file: Path, most: int) -> bytes | None:
-    if not file.is_file():
-        return None
-    with file.open("rb") as opened:
-        content = opened.read(most + 1)
-    return _checked(content, most, file.name)
+def _read(path: Path, name: str, most: int) -> bytes | None:
+    """Return a file of a folder, of a zip or of a compressed tar; None if there is none."""
+    if path.is_dir():
+        file = path / name
+        if not file.is_file():
+            return None
+        with file.open("rb") as opened:
+            return _checked_size(opened.read(most + 1), most, file.name)
+    if is_zip(path):
+        return read_member(path, name, most)
+    return _of_tar(path, name, most)
 
 
 @contextlib.contextmanager
@@ -250,15 +248,13 @@ def _of_tar(path: Path, name: str, most: int) -> bytes | None:
             if is_it and member.isreg():
                 content = tar.extractfile(member)
                 assert content is not None
-                return _checked(content.read(most + 1), most, name)
+                return _checked_size(content.read(most + 1), most, name)
             if count > _MOST_LOOKED_AT or room < 0:
-                raise BadArchive(
-                    f"{path.name} is more, unpacked, than an honest archive is; see '{member.name}'"
-                )
+                raise BadArchive(f"{path.name} is implausibly large when unpacked, at member '{member.name}'")
     return None
 
 
-def _checked(content: bytes, most: int, name: str) -> bytes:
+def _checked_size(content: bytes, most: int, name: str) -> bytes:
     if len(content) > most:
         raise BadArchive(f"'{name}' is larger than {most >> 20} MiB")
     return content

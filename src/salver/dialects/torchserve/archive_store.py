@@ -1,8 +1,7 @@
-"""Where does the archive that a registration names lie (TS-M1)?
+"""Store of archives: finds the archive that a registration names (TS-M1).
 
-A file or folder of the model store, a file of this machine, or one to download into the store first, where
-the operator's list of allowed URLs has it. Names and URLs come from outside. What is in an archive is not
-known here.
+It is a file or folder of the model store, a file of this machine, or a download into the store, if the
+operator's list of allowed URLs has it. Names and URLs are untrusted. Archives are not read here.
 """
 
 import contextlib
@@ -22,7 +21,7 @@ from salver.stores.sources.downloading import TooLarge
 from salver.stores.sources.web import Web
 from salver.words.errors import BadArchive, Conflict, InvalidInput, LoadFailed, NoDownload, NoModel
 
-#: As TorchServe has it where its configuration says nothing.
+#: TorchServe's default.
 ANY_URL: Final = (r"file?://.*|http(s)?://.*",)
 _IS_URL: Final = re.compile(r"file?://.*|http(s)?://.*", re.IGNORECASE)
 _MOST_NAME: Final = 255
@@ -32,14 +31,14 @@ _KMS: Final[Mapping[str, str]] = {"x-amz-server-side-encryption": "aws:kms"}
 _ARCHIVES: Final = (".mar", ".model")
 
 
-class ShelfConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ArchiveStoreConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where archives may come from.
 
     Attributes:
-        store: Folder of the model store; empty = there is none.
-        allowed_urls: Regular expressions; a URL matches one of them as a whole, in any case.
-        most_bytes: Of a download.
-        download_s: It may take so long.
+        store: Folder of the model store; empty = none.
+        allowed_urls: Regular expressions that match whole URLs, in any case.
+        most_bytes: Maximum bytes of a download.
+        download_s: Maximum seconds of a download.
     """
 
     store: str = ""
@@ -48,7 +47,7 @@ class ShelfConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     download_s: float = 1800.0
 
     def __post_init__(self) -> None:
-        """Raises InvalidInput."""
+        """Check the patterns. Raises InvalidInput."""
         for pattern in self.allowed_urls:
             try:
                 re.compile(pattern)
@@ -59,33 +58,33 @@ class ShelfConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class FoundArchive(msgspec.Struct, frozen=True):
-    """An archive on this machine; ``is_ours``: it was downloaded, and goes with its registration."""
+    """An archive on this machine; ``is_ours`` = downloaded, to be deleted with its registration."""
 
     path: Path
     is_ours: bool = False
 
 
-class Shelf:
-    """Finds archives. Any thread may call."""
+class ArchiveStore:
+    """Archives of the model store, of this machine and of the network. Thread-safe."""
 
-    def __init__(self, config: ShelfConfig) -> None:
+    def __init__(self, config: ArchiveStoreConfig) -> None:
         self._config = config
         self._web = Web(follows=self._follows)
         self._allowed = [re.compile(pattern, re.IGNORECASE) for pattern in config.allowed_urls]
 
     def __repr__(self) -> str:
-        return f"<Shelf {self._config.store}>"
+        return f"<ArchiveStore {self._config.store}>"
 
     def find(self, url: str, *, is_encrypted: bool = False) -> FoundArchive:
-        """What a registration names. Blocking; downloads.
+        """Return the archive of a registration. Blocking; downloads.
 
         Args:
-            is_encrypted: By a key of the store that the URL leads to (``s3_sse_kms``).
+            is_encrypted: Whether the store behind the URL encrypts it with a key of its own (``s3_sse_kms``).
 
         Raises:
-            NoModel: there is nothing, or nothing that may be registered.
-            NoDownload: it cannot be had from there.
-            Conflict: a file of its name is in the store already.
+            NoModel: it does not exist, or may not be registered.
+            NoDownload: it cannot be downloaded.
+            Conflict: the store has a file of its name already.
             BadArchive: it is too large.
         """
         if not url:
@@ -103,11 +102,12 @@ class Shelf:
         except ValueError as error:
             raise NoDownload(f"Failed to download archive from: {url}", field="url") from error
         if split.scheme in ("http", "https"):
-            return self._downloaded(url, _name_of(split.path, url), _KMS if is_encrypted else {})
+            headers = _KMS if is_encrypted else {}
+            return self._download(url, _name_of(split.path, url), headers)
         return self._local(split, url)
 
     def everything(self) -> tuple[str, ...]:
-        """The archives and folders of the store, by name (``load_models=all``). Blocking.
+        """Return the archives and folders of the store, sorted by name (``load_models=all``). Blocking.
 
         Raises:
             InvalidInput: the store cannot be read.
@@ -121,11 +121,11 @@ class Shelf:
         return tuple(mine)
 
     def is_allowed(self, url: str) -> bool:
-        """Has the operator's list it?"""
+        """Return whether the operator's list has a URL."""
         return any(pattern.fullmatch(url) for pattern in self._allowed)
 
     def discard(self, found: FoundArchive) -> None:
-        """A download is not needed any more. Blocking."""
+        """Delete a download that is no longer needed. Blocking."""
         if found.is_ours:
             with contextlib.suppress(OSError):
                 found.path.unlink()
@@ -137,7 +137,7 @@ class Shelf:
         return FoundArchive(path)
 
     def _in_store(self, url: str) -> FoundArchive:
-        """A file or folder of the store, by its path in it or, as in TorchServe, by a path's last part."""
+        """Return a file or folder of the store, by path or, as in TorchServe, by a path's last part."""
         missing = NoModel(
             f"Model not found at: {url}",
             field="url",
@@ -153,8 +153,7 @@ class Shelf:
                 return FoundArchive(path)
         raise missing
 
-    def _downloaded(self, url: str, name: str, headers: Mapping[str, str]) -> FoundArchive:
-        failed = f"Failed to download archive from: {url}"
+    def _download(self, url: str, name: str, headers: Mapping[str, str]) -> FoundArchive:
         if not self._config.store:
             raise NoModel("Model store has not been configured.", field="url")
         target = Path(self._config.store, name)
@@ -169,24 +168,24 @@ class Shelf:
                 url, aside, headers=headers, most=self._config.most_bytes, seconds=self._config.download_s
             )
             try:
-                os.link(aside, target)  # and never over what somebody else has put there meanwhile
-            except FileExistsError as error:
-                raise Conflict(f"Model file already exists {name}", field="url") from error
-            except OSError as error:  # the store is on a file system without links
-                if target.exists():
+                os.link(aside, target)  # fails if another file has come to be there meanwhile
+            except OSError as error:
+                if isinstance(error, FileExistsError) or target.exists():
                     raise Conflict(f"Model file already exists {name}", field="url") from error
-                aside.rename(target)
+                aside.rename(target)  # the file system has no links
         except TooLarge as error:
             raise BadArchive(f"The archive is too large: {error.message}", field="url") from error
         except (LoadFailed, OSError) as error:
-            said = error.message if isinstance(error, LoadFailed) else str(error)
-            raise NoDownload(failed, field="url", fix=f"It said: {said}.") from error
+            reason = error.message if isinstance(error, LoadFailed) else error
+            raise NoDownload(
+                f"Failed to download archive from: {url}", field="url", fix=f"Reason: {reason}."
+            ) from error
         finally:
             aside.unlink(missing_ok=True)
         return FoundArchive(target, is_ours=True)
 
     def _sweep(self, store: Path) -> None:
-        """Downloads that were killed go, when they can be under way no more."""
+        """Delete downloads of killed servers, once they are too old to be under way."""
         for left in store.glob(f".*-{'[0-9a-f]' * 16}{_PART}"):
             with contextlib.suppress(OSError):
                 if left.stat().st_mtime < time.time() - 2 * self._config.download_s:
@@ -204,10 +203,10 @@ def _is_there(path: Path) -> bool:
 
 
 def _name_of(path: str, url: str) -> str:
-    """What a download is called in the store."""
+    """Return the name of a download in the store."""
     name = PurePosixPath(urllib.parse.unquote(path)).name
     if not name or len(name) > _MOST_NAME or not name.isprintable() or not is_visible(name):
         raise NoDownload(
-            f"Failed to download archive from: {url}", field="url", fix="Its path ends with no file's name."
+            f"Failed to download archive from: {url}", field="url", fix="Its path must end with a file name."
         )
     return name

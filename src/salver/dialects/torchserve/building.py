@@ -109,10 +109,10 @@ async def build(kernel: Kernel, config: None) -> Parts:
     registrations = Registrations(kernel.models)
     handlers = HandlerStore(settings.handlers, registrations, kernel.plane, kernel.models, clock)
     kernel.services.offer(HandlerStore, handlers)
-    is_open, shelf = settings.handlers.is_open, settings.handlers.shelf
+    is_open, source = settings.handlers.is_open, settings.handlers.archive_store
     rules = msgspec.structs.replace(settings.rules, may_change=is_open)
-    shelf = msgspec.structs.replace(shelf, store=settings.workflow_store or shelf.store)
-    flows = Workflows(WorkflowsConfig(shelf, is_open), handlers, kernel.inner, archives, clock)
+    source = msgspec.structs.replace(source, store=settings.workflow_store or source.store)
+    flows = Workflows(WorkflowsConfig(source, is_open), handlers, kernel.inner, archives, clock)
     more = WorkflowOperations(flows, kernel.context, rules.max_response).http()
     exposition = kernel.exposition
     most_body = kernel.config.max_body

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from salver.configuration import ServeConfig, Startup
-from salver.dialects.torchserve.archive_store import ShelfConfig
+from salver.dialects.torchserve.archive_store import ArchiveStoreConfig
 from salver.dialects.torchserve.config import TorchServeConfig
 from salver.dialects.torchserve.engine.gpus import count_gpus
 from salver.dialects.torchserve.flags import KEY_FILE, Options
@@ -17,7 +17,7 @@ from salver.dialects.torchserve.metrics import Mode, TorchServeMetricsConfig
 from salver.dialects.torchserve.metrics_yaml import USUAL
 from salver.dialects.torchserve.metrics_yaml import read as read_metrics
 from salver.dialects.torchserve.model_settings import parse as parse_models
-from salver.dialects.torchserve.registering import AtStart, HandlerStoreConfig, name_of, of_snapshot
+from salver.dialects.torchserve.registering import HandlerStoreConfig, StartupModel, name_of, of_snapshot
 from salver.dialects.torchserve.rules import TokenRules, TorchServeRules
 from salver.dialects.torchserve.settings import Address, Settings, find
 from salver.dialects.torchserve.snapshots import SnapshotConfig, last
@@ -163,7 +163,7 @@ def _handlers(settings: Settings) -> HandlerStoreConfig:
         "metrics_config": str(Path(declared).resolve()) if declared else "",  # workers have another folder
     }
     return HandlerStoreConfig(
-        ShelfConfig(store, tuple(settings.text("allowed_urls").split(","))),
+        ArchiveStoreConfig(store, tuple(settings.text("allowed_urls").split(","))),
         settings.is_on("enable_model_api"),
         at_start,
         is_all,
@@ -181,7 +181,7 @@ def _handlers(settings: Settings) -> HandlerStoreConfig:
     )
 
 
-def _models(settings: Settings) -> tuple[tuple[AtStart, ...], bool]:
+def _models(settings: Settings) -> tuple[tuple[StartupModel, ...], bool]:
     """Return the models to load at the start, and True if they are all of the store."""
     if told := settings.object("model_snapshot"):
         return of_snapshot(parse_models(json.dumps(told.get("models", {})), "model_snapshot")), False
@@ -192,7 +192,7 @@ def _models(settings: Settings) -> tuple[tuple[AtStart, ...], bool]:
     for each in filter(None, map(str.strip, said.split(","))):
         name, equals, url = each.partition("=")
         url = url if equals else name
-        found.append(AtStart(url, name if equals else "", name_of(url)))
+        found.append(StartupModel(url, name if equals else "", name_of(url)))
     return tuple(found), False
 
 

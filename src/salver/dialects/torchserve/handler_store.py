@@ -1,8 +1,8 @@
-"""Which handlers are there, who may change that, and how many workers do they have (TS-M1 to TS-M6)?
+"""Store of handlers: which are registered, with how many workers, and who may change that (TS-M1 to TS-M6).
 
-Registers archives while the server runs, and tells of those that the repository found as well. It writes down
-what is wanted, has the control plane apply it, and waits where the caller does; the lifecycle loads. It knows
-no protocol and starts no process.
+Archives are registered while the server runs; handlers that the repository found are listed as well. The
+store records what is wanted, has the control plane apply it, and waits if the caller does; the lifecycle
+loads. No protocol is known here, and no process is started.
 """
 
 import asyncio
@@ -16,12 +16,13 @@ import msgspec
 
 from salver.dialects.torchserve.archive import ArchiveDescription, describe
 from salver.dialects.torchserve.archive_files import RUNTIMES
-from salver.dialects.torchserve.archive_store import FoundArchive, Shelf
+from salver.dialects.torchserve.archive_store import ArchiveStore, FoundArchive
 from salver.dialects.torchserve.engine.engine import HandlerEngine
+from salver.dialects.torchserve.faults import has_no_worker, no_model, no_version
 from salver.dialects.torchserve.model_settings import ModelSetting, snapshot
 from salver.dialects.torchserve.registering import (
-    AtStart,
     HandlerStoreConfig,
+    StartupModel,
     check,
     check_number,
     manifest_of,
@@ -55,6 +56,7 @@ from salver.words.handlers import (
     RegistrationResult,
     Scaled,
     Workers,
+    WorkerStatus,
     on_machine,
 )
 from salver.words.messages import ModelId
@@ -64,45 +66,45 @@ _ALL: Final = "all"
 _NOTHING: Final = ModelSetting()
 
 
-class Plane(Protocol):
-    """Tells the lifecycle what is wanted (the control plane)."""
+class ControlPlane(Protocol):
+    """Control plane, which passes the wanted list on to the lifecycle."""
 
     def refresh(self) -> None:
-        """There are changes."""
+        """Apply changes of the wanted list."""
         ...
 
     def check_unowned(self, name: str) -> None:
-        """Raises Forbidden where others say what is served of that model, as the registry does."""
+        """Check that requests may change a model. Raises Forbidden if, say, the registry owns it."""
         ...
 
 
-class Lives(Protocol):
-    """Knows what became of versions (the lifecycle's manager)."""
+class Lifecycle(Protocol):
+    """Lifecycle of versions (its manager)."""
 
     async def outcome(self, id: ModelId) -> str:
-        """Wait until it is ready, or has failed: empty, or the reason."""
+        """Wait until a version is ready or has failed; return the reason, empty if ready."""
         ...
 
     async def ended(self, id: ModelId) -> None:
-        """Wait until nothing of it is left."""
+        """Wait until nothing of a version is left."""
         ...
 
     async def settled(self, name: str = "") -> None:
-        """Wait until nothing of that model is on its way."""
+        """Wait until no version of a model is changing."""
         ...
 
     def servable(self, id: ModelId) -> Servable | None:
-        """What answers for it now."""
+        """Return the servable of a version, if it is loaded."""
         ...
 
 
 class _Entry(msgspec.Struct, frozen=True, eq=False):
-    """A registration that is in force.
+    """Registration in force.
 
     Attributes:
-        handler: That it names in place of the archive's.
-        url: As it was registered; empty = a function of a workflow.
-        is_part: Of a workflow, and no model of its own.
+        handler: Handler in place of the archive's; empty = the archive's.
+        url: URL as registered; empty = a function of a workflow.
+        is_part: Whether it is a node of a workflow, and no model of its own.
     """
 
     manifest: Manifest
@@ -114,32 +116,32 @@ class _Entry(msgspec.Struct, frozen=True, eq=False):
 
 
 class HandlerStore:
-    """Implements :class:`~salver.transport.ports.Handlers`.
+    """Implementation of :class:`~salver.transport.ports.Handlers`.
 
     Args:
         clock: Monotonic seconds.
 
     Attributes:
         changed: Called when requests have changed what is served.
-        has_failed: One that was to be there from the start is not.
-        is_ending: The server parts from its callers, and is not healthy any more.
+        has_failed: Whether a model of the start is missing.
+        is_ending: Whether the server is shutting down, and so not healthy.
     """
 
     def __init__(
         self,
         config: HandlerStoreConfig,
         registrations: Registrations,
-        plane: Plane,
-        lives: Lives,
+        plane: ControlPlane,
+        lifecycle: Lifecycle,
         clock: Callable[[], float],
     ) -> None:
         self.config = config
         self._registrations = registrations
         self._plane = plane
-        self._lives = lives
+        self._lifecycle = lifecycle
         self._clock = clock
         self._gpus = config.gpus_used
-        self._shelf = Shelf(config.shelf)
+        self._archives = ArchiveStore(config.archive_store)
         self._entries: dict[ModelId, _Entry] = {}
         self._changes = Supervisor(_LOG, "a request to change models failed")
         self.changed: Callable[[], None] = lambda: None
@@ -152,88 +154,88 @@ class HandlerStore:
     # -- changes -------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Register what is to be there from the start; workers come up together when it has returned.
+        """Register the models of the start; their workers start together afterwards.
 
-        One that cannot be registered is told in the log, and keeps no other from being so; but a snapshot is
-        all there or the server does not start.
+        A model that cannot be registered is logged and does not affect others, but a snapshot must be
+        complete.
 
         Raises:
-            InvalidInput: everything in the store is wanted, and it cannot be read.
-            NotFound: there is no archive of a model in the snapshot.
+            InvalidInput: the whole store is wanted, and it cannot be read.
+            NotFound: the archive of a model in the snapshot is missing.
         """
         models = list(self.config.at_start)
         if self.config.loads_all:
-            names = await asyncio.to_thread(self._shelf.everything)
-            models += [AtStart(name, default_name=name_of(name)) for name in names]
+            names = await asyncio.to_thread(self._archives.everything)
+            models += [StartupModel(name, default_name=name_of(name)) for name in names]
         for model in models:
             setting = model.setting or _NOTHING
-            url = await asyncio.to_thread(self._place_of, model)
+            url = await asyncio.to_thread(self._locate, model)
             order = Registration(url, model.name, setting.handler, setting.runtime, waits=False)
             try:
-                id = (await self._take(order, model)).manifest.id
-            except (NoModel, NoDownload) as error:
-                if model.setting is not None:
+                id = (await self._add(order, model)).manifest.id
+            except SalverError as error:
+                # A missing archive is no failure of the server, except in a snapshot.
+                is_missing = isinstance(error, NoModel | NoDownload)
+                if is_missing and model.setting is not None:
                     raise _no_archive(model) from error
                 _LOG.warning("Failed to load model: %s: %s", model.url, error)
-                continue
-            except SalverError as error:
-                _LOG.warning("Failed to load model: %s: %s", model.url, error)
-                self.has_failed = True
+                self.has_failed |= not is_missing
                 continue
             if setting.is_default:
                 self.set_default(id.name, id.version)
 
     async def register(self, order: Registration) -> RegistrationResult:
-        """Fetch, unpack and load it; it goes on if the caller leaves.
+        """Fetch, unpack and load a model; this goes on if the caller leaves.
 
         Raises:
-            Forbidden: requests may not.
-            InvalidInput: a value cannot be.
-            NoModel, NoDownload, BadArchive, MissingExtra, Conflict: it cannot be had, or is there already.
-            WorkersFailed: it was taken out again, since its workers do not start.
+            Forbidden: requests may not register models.
+            InvalidInput: a value is out of range.
+            NoModel, NoDownload, BadArchive, MissingExtra: the archive is missing or cannot be used.
+            Conflict: the version is registered already.
+            WorkersFailed: its workers do not start; it has been removed.
         """
         if not self.config.is_open:
             raise Forbidden("Model API disabled", fix="Start the server with --enable-model-api.")
         return await self._changes.finish("handlers", self._register(order))
 
     async def _register(self, order: Registration) -> RegistrationResult:
-        return await self._come(order, await self._take(order))
+        return await self._wait_for_workers(order, await self._add(order))
 
     async def register_part(self, order: Registration, folder: Path | None = None) -> RegistrationResult:
-        """Register a node of a workflow, whether or not requests may.
+        """Register a node of a workflow, whether or not requests may register models.
 
         Args:
-            folder: Where it lies; None = as its URL says.
+            folder: Folder of the handler; None = its URL names an archive.
         """
-        return await self._come(order, await self._take(order, folder=folder, is_part=True))
+        return await self._wait_for_workers(order, await self._add(order, folder=folder, is_part=True))
 
     async def unregister_part(self, model: str) -> None:
-        """Take it out. Raises NoModel, and DeadlineExceeded as :meth:`unregister`."""
-        await self._remove(self._one(model, "").id)
+        """Remove a node of a workflow. Raises NoModel, and DeadlineExceeded as :meth:`unregister`."""
+        await self._remove(self._manifest(model, "").id)
 
-    async def _come(self, order: Registration, entry: _Entry) -> RegistrationResult:
-        """Wait for its workers, where the caller does."""
+    async def _wait_for_workers(self, order: Registration, entry: _Entry) -> RegistrationResult:
+        """Wait for the workers of a registration, if its caller waits."""
         self.changed()
         id, workers = entry.manifest.id, entry.manifest.config.workers or Workers()
         if not workers.least or not order.waits:
             return RegistrationResult(id.name, id.version, workers.least, is_done=not workers.least)
-        why = await self._lives.outcome(id)
-        ready = 0 if why else await self._ready(id)
-        if ready < workers.least:
-            if self._entries.get(id) is entry:  # and nobody has taken it out meanwhile
-                _LOG.error("%s is taken out again, since %s", id, why or "its workers do not start")
+        why = await self._lifecycle.outcome(id)
+        if why or await self._ready(id) < workers.least:
+            if self._entries.get(id) is entry:  # not removed by another request meanwhile
+                _LOG.error("%s is removed, since %s", id, why or "its workers do not start")
                 await self._remove(id)
                 self.changed()
             raise WorkersFailed(f"Failed to start workers for model {id.name} version: {id.version}")
         return RegistrationResult(id.name, id.version, workers.least, is_done=True)
 
     async def unregister(self, model: str, version: str = "") -> None:
-        """Take a version out, or the default one where that is the only one; as :meth:`register`.
+        """Remove a version; without one, the only version. As :meth:`register`, this goes on without its
+        caller.
 
         Raises:
-            Forbidden: requests may not, or it is the default version, and there are others.
-            NoModel, NoModelVersion: there is none.
-            DeadlineExceeded: it still answers, and will be gone when it has.
+            Forbidden: requests may not remove models, or it is the default of several versions.
+            NoModel, NoModelVersion: it does not exist.
+            DeadlineExceeded: it is still answering, and will be removed afterwards.
         """
         if not self.config.is_open:
             raise Forbidden("Model API disabled", fix="Start the server with --enable-model-api.")
@@ -241,7 +243,7 @@ class HandlerStore:
 
     async def _unregister(self, model: str, version: str) -> None:
         self._plane.check_unowned(model)
-        id = self._one(model, version).id
+        id = self._manifest(model, version).id
         is_default = id.version == self._registrations.default(model)
         if is_default and len(self._registrations.versions(model)) > 1:
             raise StillDefault(
@@ -257,20 +259,22 @@ class HandlerStore:
     async def scale(
         self, model: str, version: str, least: int, most: int | None, *, waits: bool
     ) -> tuple[Scaled, int]:
-        """Have so many workers from now on; how it went, and how many there are.
+        """Change the number of workers; return the result and the number that is ready.
 
-        Nothing is waited for before it is so: a caller who leaves gives up the waiting alone.
+        The change is recorded before anything is awaited, so that a caller who leaves gives up only the
+        waiting.
 
         Args:
             most: None = as ``least``.
 
         Raises:
-            NoModel, NoModelVersion: there is none.
-            InvalidInput: ``most`` is below ``least``, or they cannot be.
+            NoModel, NoModelVersion: it does not exist.
+            InvalidInput: ``most`` is below ``least``, or a number is out of range.
         """
         self._plane.check_unowned(model)
-        manifest = self._one(model, version)
-        most = least if most is None else most
+        manifest = self._manifest(model, version)
+        if most is None:
+            most = least
         check_number("min_worker", least, most_workers(machine()))
         if most < least:
             raise InvalidInput("max_worker cannot be less than min_worker.", field="max_worker")
@@ -281,21 +285,23 @@ class HandlerStore:
         self.changed()
         if not waits:
             return "begun", least
-        await self._lives.settled(model)
+        await self._lifecycle.settled(model)
         ready = await self._ready(manifest.id)
-        return ("done" if ready >= least else "partly"), ready
+        if ready < least:
+            return "partly", ready
+        return "done", ready
 
     def set_default(self, model: str, version: str) -> None:
-        """Requests without a version go there, of a model of any kind (X-12).
+        """Send requests without a version to this one; models of any kind (X-12).
 
         Raises:
-            Forbidden: it is the registry's.
-            NoModel, NoModelVersion: there is none.
+            Forbidden: the registry owns the model.
+            NoModel, NoModelVersion: it does not exist.
         """
         self._plane.check_unowned(model)
         versions = self._registrations.versions(model).keys() | self._registrations.others(model)
         if not versions:
-            raise _no_model(model)
+            raise no_model(model)
         if version not in versions:
             raise NoModelVersion(
                 f"Model version {version} does not exist for model {model}", field="model_version"
@@ -306,7 +312,7 @@ class HandlerStore:
     # -- what there is -------------------------------------------------------------------------
 
     def models(self) -> tuple[ModelListing, ...]:
-        """Each model but functions of workflows, sorted by name; no worker is looked at."""
+        """Return all models but functions of workflows, sorted by name. No worker is queried."""
         functions = {id.name for id, entry in self._entries.items() if entry.is_part and not entry.url}
         urls, started = {}, set()
         for manifest in self._registrations.handlers():
@@ -319,37 +325,33 @@ class HandlerStore:
         return tuple(ModelListing(name, urls[name], name in started) for name in sorted(urls))
 
     def describe(self, model: str, version: str = "") -> tuple[HandlerStatus, ...]:
-        """The default version, or that one; all with ``all``.
+        """Return the status of the default version, of a version, or of all with ``all``.
 
         Raises:
-            NoModel, NoModelVersion: there is none.
+            NoModel, NoModelVersion: it does not exist.
         """
         versions = self._registrations.versions(model)
-        if not versions:
-            raise _no_model(model)
-        if version == _ALL and version not in versions:
+        if version == _ALL and versions and version not in versions:
             return tuple(self._status(versions[each]) for each in sorted(versions, key=order_of))
-        return (self._status(self._one(model, version)),)
+        return (self._status(self._manifest(model, version)),)
 
     async def metadata(self, model: str, version: str) -> Metadata:
-        """What the handler tells of itself.
+        """Return the handler's description of itself.
 
         Raises:
-            NoModel, NoModelVersion: there is none.
-            NotReady: no worker is there.
+            NoModel, NoModelVersion: it does not exist.
+            NotReady: it has no worker.
         """
-        engine = self._engine(self._one(model, version).id)
+        engine = self._engine(self._manifest(model, version).id)
         with contextlib.suppress(NotReady):
             if engine is not None:
                 return await engine.metadata()
-        raise NotReady(
-            f'Model "{model}" has no worker to serve describe request. Please use scale workers API to add '
-            "workers.",
-            field="model",
-        )
+        raise NotReady(has_no_worker(model, is_describing=True), field="model")
 
     def is_healthy(self) -> bool:
-        """Has no model been short of workers for longer than it may, and goes the server on?"""
+        """Return whether every model has its workers, or has missed some only for a while, and the server
+        goes on.
+        """
         if self.is_ending:
             return False
         engines = (self._engine(manifest.id) for manifest in self._registrations.handlers())
@@ -357,38 +359,39 @@ class HandlerStore:
         return all(engine.is_healthy(now) for engine in engines if engine is not None)
 
     def snapshot(self) -> dict[str, Any]:
-        """The ``models`` of TorchServe's snapshot, as it is now."""
+        """Return the ``models`` of a snapshot, as of now."""
         orders = {str(id): entry.handler for id, entry in self._entries.items()}
         parts = self._parts
-        return snapshot([status for status in self._statuses() if status.name not in parts], orders)
+        statuses = [self._status(manifest) for manifest in self._registrations.handlers()]
+        return snapshot([status for status in statuses if status.name not in parts], orders)
 
     # -- inside --------------------------------------------------------------------------------
 
     @property
     def _parts(self) -> frozenset[str]:
-        """Nodes of workflows."""
+        """Return the names of nodes of workflows."""
         return frozenset(id.name for id, entry in self._entries.items() if entry.is_part)
 
-    async def _take(
+    async def _add(
         self,
         order: Registration,
-        start: AtStart | None = None,
+        start: StartupModel | None = None,
         *,
         folder: Path | None = None,
         is_part: bool = False,
     ) -> _Entry:
-        """It is wanted from now on."""
+        """Add a registration to the wanted list."""
         check(order)
         found = await self._find(order) if folder is None else FoundArchive(folder)
         try:
-            said = await self._describe(found, start)
-            # from here on nothing waits, so that of two that come together one finds the other
-            manifest = manifest_of(order, found, said, self.config, start)
+            description = await self._describe(found, start)
+            # Nothing is awaited from here on, so that one of two simultaneous registrations sees the other.
+            manifest = manifest_of(order, found, description, self.config, start)
             self._check_free(manifest.id)
         except BaseException:
-            await asyncio.to_thread(self._shelf.discard, found)
+            await asyncio.to_thread(self._archives.discard, found)
             raise
-        for notice in said.yaml.notices if said.yaml else ():
+        for notice in description.notices:
             _LOG.warning("%s: %s", manifest.id, notice)
         is_at_start = start is not None and start.setting is None
         entry = self._entries[manifest.id] = _Entry(
@@ -398,8 +401,8 @@ class HandlerStore:
         self._plane.refresh()
         return entry
 
-    async def _describe(self, found: FoundArchive, start: AtStart | None) -> ArchiveDescription:
-        """What the archive says. Junk in a snapshot's place is listed all the same, with no workers."""
+    async def _describe(self, found: FoundArchive, start: StartupModel | None) -> ArchiveDescription:
+        """Describe an archive. A broken one is listed without workers if it is in the store at the start."""
         try:
             return await asyncio.to_thread(describe, found.path)
         except BadArchive as error:
@@ -409,7 +412,7 @@ class HandlerStore:
             return ArchiveDescription()
 
     async def _find(self, order: Registration) -> FoundArchive:
-        work = asyncio.to_thread(self._shelf.find, order.url, is_encrypted=order.is_encrypted)
+        work = asyncio.to_thread(self._archives.find, order.url, is_encrypted=order.is_encrypted)
         finding = asyncio.create_task(work)
         try:
             return await asyncio.shield(finding)
@@ -418,17 +421,19 @@ class HandlerStore:
             raise
 
     def _forget(self, finding: "asyncio.Task[FoundArchive]") -> None:
-        """Nobody waits any more for what was downloaded."""
+        """Delete a download whose caller has left."""
         if not finding.cancelled() and finding.exception() is None:
-            self._shelf.discard(finding.result())
+            self._archives.discard(finding.result())
 
-    def _place_of(self, model: AtStart) -> str:
-        """A snapshot says where an archive came from, and by which name the store may have it."""
+    def _locate(self, model: StartupModel) -> str:
+        """Return the URL of a model at the start; of a snapshot's, its file if the store has it, else its
+        origin.
+        """
         setting = model.setting
         if setting is not None and setting.file and setting.url:
-            in_store = msgspec.structs.replace(self.config.shelf, allowed_urls=())
+            in_store = msgspec.structs.replace(self.config.archive_store, allowed_urls=())
             with contextlib.suppress(SalverError):
-                Shelf(in_store).find(setting.file)
+                ArchiveStore(in_store).find(setting.file)
                 return setting.file
             return setting.url
         return model.url
@@ -441,7 +446,7 @@ class HandlerStore:
             )
         if self._registrations.others(id.name):
             raise Conflict(
-                f"A model of another kind is called {id.name}", field="model_name", fix="Say model_name."
+                f"A model of another kind is called {id.name}", field="model_name", fix="Set model_name."
             )
 
     async def _remove(self, id: ModelId) -> None:
@@ -450,15 +455,17 @@ class HandlerStore:
         self._plane.refresh()
         try:
             async with asyncio.timeout(self.config.unregister_timeout_s):
-                await self._lives.ended(id)
+                await self._lifecycle.ended(id)
         except TimeoutError as error:
             raise DeadlineExceeded(f"Timed out while cleaning resources: {id.name}") from error
         finally:
             if entry is not None:
-                await asyncio.to_thread(self._shelf.discard, entry.found)
+                await asyncio.to_thread(self._archives.discard, entry.found)
 
     async def _ready(self, id: ModelId) -> int:
-        """Wait until its workers have come, and others have gone; how many there are."""
+        """Wait until missing workers have started and surplus ones have stopped; return the number of ready
+        ones.
+        """
         engine = self._engine(id)
         if engine is None:
             return 0
@@ -467,41 +474,40 @@ class HandlerStore:
         return ready
 
     def _engine(self, id: ModelId) -> HandlerEngine | None:
-        servable = self._lives.servable(id)
-        engine = servable.engine if servable is not None else None
-        return engine if isinstance(engine, HandlerEngine) else None
+        servable = self._lifecycle.servable(id)
+        if servable is not None and isinstance(servable.engine, HandlerEngine):
+            return servable.engine
+        return None
 
-    def _one(self, model: str, version: str) -> Manifest:
+    def _manifest(self, model: str, version: str) -> Manifest:
         versions = self._registrations.versions(model)
         if not versions:
-            raise _no_model(model)
+            raise no_model(model)
         manifest = versions.get(version or self._registrations.default(model))
         if manifest is None:
-            raise NoModelVersion(
-                f"Model version: {version} does not exist for model: {model}", field="model_version"
-            )
+            raise no_version(model, version)
         return manifest
 
-    def _statuses(self) -> list[HandlerStatus]:
-        return [self._status(manifest) for manifest in self._registrations.handlers()]
-
     def _status(self, manifest: Manifest) -> HandlerStatus:
-        id, options = manifest.id, manifest.config.options
-        engine = self._engine(id)
+        id = manifest.id
+        running: tuple[WorkerStatus, ...] = ()
+        queued = 0
+        if (engine := self._engine(id)) is not None:
+            running, queued = engine.workers(), engine.queued
         return HandlerStatus(
             id.name,
             id.version,
             _url_of(manifest),
             on_machine(manifest.config.workers or Workers(), self._gpus),
-            engine.workers() if engine is not None else (),
-            engine.queued if engine is not None else 0,
-            options.get("runtime") or RUNTIMES[0],
+            running,
+            queued,
+            manifest.config.options.get("runtime") or RUNTIMES[0],
             is_default=id.version == self._registrations.default(id.name),
             is_loaded_at_startup=self._was_there(id),
         )
 
     def _was_there(self, id: ModelId) -> bool:
-        """No request has registered it."""
+        """Return whether a model was registered at the start or by the repository, not by a request."""
         entry = self._entries.get(id)
         return entry is None or entry.is_at_start
 
@@ -510,10 +516,6 @@ def _url_of(manifest: Manifest) -> str:
     return manifest.config.options.get("url") or manifest.path.name
 
 
-def _no_archive(model: AtStart) -> NotFound:
+def _no_archive(model: StartupModel) -> NotFound:
     text = f"Model archive file for model {model.name}, version {model.version} not found in model store"
     return NotFound(text, fix=f"Put {model.url} back, or start with --ncs, without the snapshot.")
-
-
-def _no_model(model: str) -> NoModel:
-    return NoModel(f"Model not found: {model}", field="model")

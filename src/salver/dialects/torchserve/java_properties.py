@@ -45,10 +45,10 @@ def parse(data: bytes, origin: str) -> dict[str, str]:
     return found
 
 
-def written(values: Mapping[str, str], comments: Iterable[str] = ()) -> str:
+def format_properties(values: Mapping[str, str], comments: Iterable[str] = ()) -> str:
     r"""A file that :func:`parse` reads as these values.
 
-    >>> written({"a b": " c:d"}, ["made by hand"])
+    >>> format_properties({"a b": " c:d"}, ["made by hand"])
     '#made by hand\na\\ b=\\ c\\:d\n'
     """
     lines = [f"#{_one_line(comment)}" for comment in comments]

@@ -68,7 +68,7 @@ class HandlerLoader:
     ) -> None:
         self._terms = terms
         self._hides = rules.hides
-        # One for all handlers: no two workers have the same number, and GPUs go round among all of them.
+        # One for all handlers, so that numbers of workers are unique and GPUs are shared evenly.
         factory = WorkerFactory(itertools.count(rules.first_worker), Gpus(rules.gpus))
         self._shared = HandlerTerms(clock, emit, rules.heard, factory)
 
@@ -144,19 +144,21 @@ class Unpacking:
             return await self._loader.load(manifest)
         held = await self._hold(manifest, file)
 
-        async def let_go() -> None:
+        async def release() -> None:
             await asyncio.to_thread(self._archives.release, held)
 
         try:
             servable = await self._loader.load(msgspec.structs.replace(manifest, path=held.root))
-        except LoadFailed as error:
-            await let_go()
-            named = (text.replace(str(held.root), str(manifest.path)) for text in (error.message, error.fix))
-            raise LoadFailed(next(named), field=error.field, fix=next(named)) from error
-        except BaseException:
-            await let_go()
-            raise
-        servable.at_end(let_go)
+        except BaseException as error:
+            await release()
+            if not isinstance(error, LoadFailed):
+                raise
+            # The owner knows the archive, not the folder that it was unpacked into.
+            message, fix = (
+                text.replace(str(held.root), str(manifest.path)) for text in (error.message, error.fix)
+            )
+            raise LoadFailed(message, field=error.field, fix=fix) from error
+        servable.at_end(release)
         return servable
 
     async def _required(self, manifest: Manifest) -> str:
@@ -167,7 +169,7 @@ class Unpacking:
             raise LoadFailed(error.message, field=error.field, fix=error.fix) from error
         if file and not self._installs:
             _LOG.warning(
-                "%s: what its '%s' requires is not installed; install_py_dep_per_model=true does it",
+                "%s: the requirements in '%s' are not installed; set install_py_dep_per_model=true",
                 manifest.id,
                 file,
             )

@@ -1,8 +1,7 @@
-"""What stands in TorchServe's log files, and in which (TS-B12)?
+"""TorchServe's log files (TS-B12).
 
 ``access_log.log``, ``ts_log.log`` and ``model_log.log`` in one folder, ``ts_metrics.log`` and
-``model_metrics.log`` in another, with lines of its forms. A file that has grown large is kept beside, and
-begun anew.
+``model_metrics.log`` in another, in TorchServe's line formats. Large files are rotated.
 """
 
 import asyncio
@@ -20,24 +19,26 @@ from salver.words.errors import InvalidInput
 from salver.words.events import Answered, Event
 
 _LOG: Final = logging.getLogger("salver.logs")
-#: Of a file, before it is begun anew; and how many older ones are kept.
+#: Maximum size of a file before it is rotated, and number of older ones that are kept.
 MAX_BYTES: Final = 100 << 20
 KEPT: Final = 5
-#: The logger of what models print.
+#: Logger of what models print.
 MODELS: Final = "salver.engine.host"
 _TIME: Final = "%Y-%m-%dT%H:%M:%S"
 _LONG: Final = "%(asctime)s [%(levelname)-5s] %(threadName)s %(name)s - %(message)s"
-#: Lines wait so long for others, to be written with them.
+#: Seconds that lines wait, to be written together with others.
 _TOGETHER_S: Final = 0.02
 _LEVELS: Final = {logging.WARNING: "WARN", logging.CRITICAL: "FATAL"}
+#: Keys of a structured message that are no fields.
+_NO_FIELDS: Final = frozenset({"event", "timestamp", "level", "logger", "exc_info"})
 
 
 class TorchServeLogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where TorchServe's log files are.
+    """Folders of TorchServe's log files.
 
     Attributes:
-        folder: Of the access log, the server's and the models'.
-        metrics: Of both metrics' logs.
+        folder: Folder of the access log, the server's and the models'.
+        metrics: Folder of the metrics logs.
     """
 
     folder: str = "logs"
@@ -45,7 +46,7 @@ class TorchServeLogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
 
 
 class _Lines(logging.Formatter):
-    """A line of Log4j's."""
+    """Formatter of lines as Log4j writes them."""
 
     def __init__(self, pattern: str) -> None:
         super().__init__(pattern, _TIME)
@@ -62,7 +63,7 @@ class _Lines(logging.Formatter):
 
 
 class _Journal:
-    """A file of short lines, of which there may be many: those of one moment are written at once."""
+    """A file of many short lines; those of one moment are written together."""
 
     def __init__(self, path: Path, clock: Callable[[], float]) -> None:
         self._path = path
@@ -74,7 +75,11 @@ class _Journal:
         self._size = self._file.tell()
 
     def add(self, lines: Sequence[str], *, are_safe: bool = False) -> None:
-        """Lines of this moment, perhaps of nothing that anybody sends; from the event loop's thread."""
+        """Add lines from the event loop's thread.
+
+        Args:
+            are_safe: Whether the lines are known to be printable.
+        """
         if not lines:
             return
         if not are_safe and not "".join(lines).isprintable():
@@ -89,13 +94,13 @@ class _Journal:
             self._timer = asyncio.get_running_loop().call_later(_TOGETHER_S, self.flush)
 
     def flush(self) -> None:
-        """Write what waits. What cannot be written is lost, and the log says so."""
+        """Write the waiting lines. Lines that cannot be written are dropped, with a warning."""
         self._timer = None
         lines, self._waiting = self._waiting, []
         try:
             for text in _batches(lines):
                 if self._size and self._size + len(text) > MAX_BYTES:
-                    self._begin_anew()
+                    self._rotate()
                 self._size += self._file.write(text)
         except OSError as error:
             _LOG.warning("lines of %s are lost: %s", self._path, error.strerror)
@@ -106,24 +111,24 @@ class _Journal:
             self.flush()
         self._file.close()
 
-    def _begin_anew(self) -> None:
+    def _rotate(self) -> None:
         self._file.close()
+        files = [self._path, *[Path(f"{self._path}.{number}") for number in range(1, KEPT + 1)]]
         for number in range(KEPT, 0, -1):
-            older = self._path.with_name(f"{self._path.name}.{number - 1}") if number > 1 else self._path
-            if older.exists():
-                older.replace(self._path.with_name(f"{self._path.name}.{number}"))
+            if files[number - 1].exists():
+                files[number - 1].replace(files[number])
         self._file = self._path.open("ab", buffering=0)
         self._size = 0
 
 
 class TorchServeLogs:
-    """Writes the files.
+    """Writer of the log files.
 
     Args:
         clock: Unix time.
 
     Raises:
-        InvalidInput: one cannot be written.
+        InvalidInput: a file cannot be written.
     """
 
     def __init__(self, config: TorchServeLogConfig, clock: Callable[[], float] = time.time) -> None:
@@ -142,7 +147,7 @@ class TorchServeLogs:
         return f"<TorchServeLogs {len(self._journals) + len(self._handlers)} files>"
 
     def observe(self, events: Sequence[Event]) -> None:
-        """Write down the answers among them."""
+        """Write the answers among events to the access log."""
         self._access.add(
             [
                 f'/{event.caller} "{event.verb} {event.target} {event.protocol}" '
@@ -153,11 +158,11 @@ class TorchServeLogs:
         )
 
     def metrics(self, lines: Sequence[str], is_models: bool) -> None:
-        """Write metrics down (:data:`salver.dialects.torchserve.metrics.Sink`)."""
+        """Write lines of metrics (:data:`salver.dialects.torchserve.metrics.Sink`)."""
         self._metrics[is_models].add(lines, are_safe=not is_models)
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the files."""
         for journal in self._journals:
             journal.close()
         for handler in self._handlers:
@@ -193,12 +198,12 @@ class TorchServeLogs:
 def _unwritable(path: Path, error: OSError) -> InvalidInput:
     return InvalidInput(
         f"the log file {path} cannot be written: {error.strerror}",
-        fix="Set LOG_LOCATION and METRICS_LOCATION to folders that can be.",
+        fix="Set LOG_LOCATION and METRICS_LOCATION to writable folders.",
     )
 
 
 def _batches(lines: Sequence[str]) -> list[bytes]:
-    """Lines, as many together as may be written at once."""
+    """Return lines joined into blocks that are written at once."""
     found: list[bytes] = []
     size, begun = 0, 0
     for index, line in enumerate(lines):
@@ -212,12 +217,8 @@ def _batches(lines: Sequence[str]) -> list[bytes]:
 
 
 def _text(record: logging.LogRecord) -> str:
-    """What it says, with its fields behind it."""
+    """Return the message of a record with its fields."""
     if not isinstance(record.msg, dict):
         return record.getMessage()
-    fields = {key: value for key, value in record.msg.items() if key not in _KNOWN}
-    said = " ".join([f"{key}={value}" for key, value in fields.items()])
-    return f"{record.msg.get('event', '')} {said}".strip()
-
-
-_KNOWN: Final = frozenset({"event", "timestamp", "level", "logger", "exc_info"})
+    fields = [f"{key}={value}" for key, value in record.msg.items() if key not in _NO_FIELDS]
+    return " ".join([str(record.msg.get("event", "")), *fields]).strip()

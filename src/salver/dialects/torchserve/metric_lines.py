@@ -1,4 +1,4 @@
-"""How do TorchServe's metrics stand in a line of text (TS-A9, TS-B14)?
+"""Metrics as lines of text (TS-A9, TS-B14).
 
 ``Name.unit:value|#Dimension:value,…|#type:COUNTER|#hostname:host,time,request`` as handlers write them, and
 nearly the same in log files. Pure.
@@ -6,7 +6,7 @@ nearly the same in log files. Pure.
 
 import re
 from collections.abc import Sequence
-from typing import Final, Literal, NamedTuple, cast
+from typing import Final, Literal, NamedTuple
 
 import msgspec
 
@@ -17,15 +17,16 @@ _LINE: Final = re.compile(
     re.ASCII,
 )
 _MOST_DIMENSIONS: Final = 32
+_KINDS: Final[dict[str, Kind]] = {"counter": "counter", "gauge": "gauge", "histogram": "histogram"}
 
 
-class Written(msgspec.Struct, frozen=True):
-    """What a line says.
+class HandlerMetric(msgspec.Struct, frozen=True):
+    """A metric parsed from a line.
 
     Attributes:
-        kind: None = it does not say.
+        kind: None = not given.
         dimensions: Names and values.
-        request: Id of the request in whose service it was written; may be empty.
+        request: Id of the request during which it was written; may be empty.
     """
 
     name: str
@@ -37,8 +38,8 @@ class Written(msgspec.Struct, frozen=True):
     request: str = ""
 
 
-def parse(line: str) -> Written | None:
-    """None where a line says no metric.
+def parse(line: str) -> HandlerMetric | None:
+    """Return the metric in a line; None if it has none.
 
     >>> parse("[METRICS]Calls.Count:2|#ModelName:m,Level:Model|#type:COUNTER|#hostname:h,17,r").name
     'Calls'
@@ -50,42 +51,42 @@ def parse(line: str) -> Written | None:
         value = float(found[3])
     except ValueError:
         return None
-    kind = (found[5] or "").lower()
     pairs = [pair.split(":") for pair in found[4].split(",")[:_MOST_DIMENSIONS]]
-    return Written(
+    return HandlerMetric(
         found[1],
         found[2],
         value,
         tuple([(pair[0], pair[1]) for pair in pairs if len(pair) == 2]),
-        cast(Kind, kind) if kind in ("counter", "gauge", "histogram") else None,
+        _KINDS.get((found[5] or "").lower()),
         found[6],
         found[8] or "",
     )
 
 
 class Frame(NamedTuple):
-    """What is the same in all lines of a series, in TorchServe's log files."""
+    """Common parts of all lines of a series in TorchServe's log files."""
 
     head: str
     tail: str
 
     @classmethod
     def of(cls, name: str, unit: str, dimensions: Sequence[tuple[str, str]], host: str) -> "Frame":
-        """Of a series."""
-        said = ",".join([f"{key}:{text}" for key, text in dimensions])
-        return cls(f"{name}.{unit}:", f"|#{said}|#hostname:{host}")
+        """Return the frame of a series."""
+        labels = ",".join([f"{key}:{text}" for key, text in dimensions])
+        return cls(f"{name}.{unit}:", f"|#{labels}|#hostname:{host}")
 
     def lines(self, values: Sequence[float], at: float, request: str = "") -> list[str]:
-        """A line for each value.
+        """Return a line for each value.
 
         Args:
             at: Unix time.
-            request: In whose service they were counted; may be empty.
+            request: Id of the request during which they were counted; may be empty.
 
         >>> Frame.of("QueueTime", "Milliseconds", [("Level", "Host")], "h").lines([3.0], 17.9)
         ['QueueTime.Milliseconds:3.0|#Level:Host|#hostname:h,timestamp:17']
         """
-        asked = f",requestID:{request}" if request else ""
-        head, end = self.head, f"{self.tail}{asked},timestamp:{int(at)}"
-        said = {value: f"{head}{value}{end}" for value in set(values)}  # many are alike
-        return [said[value] for value in values]
+        end = f",timestamp:{int(at)}"
+        if request:
+            end = f",requestID:{request}{end}"
+        lines = {value: f"{self.head}{value}{self.tail}{end}" for value in set(values)}  # many are equal
+        return [lines[value] for value in values]

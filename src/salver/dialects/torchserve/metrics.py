@@ -1,8 +1,8 @@
-"""What do TorchServe's metrics say (TS-B13, TS-B14, TS-C7, TS-A9)?
+"""Metrics under TorchServe's names (TS-B13, TS-B14, TS-C7, TS-A9).
 
-Counted under its names, from the same events as Salver's own, from the lines that handlers write, and from
-the state of the machine. What there is says ``metrics.yaml``; whether it stands on the page or becomes lines
-of a log says the mode. Knows no registry, no page and no file.
+Counted from the same events as Salver's own, from lines that handlers write, and from readings of the
+machine. ``metrics.yaml`` declares the metrics; the mode decides whether they are on the page or lines of a
+log. Knows no registry, page or file.
 """
 
 import logging
@@ -17,7 +17,7 @@ import msgspec
 from prometheus_client import Metric
 from prometheus_client.registry import Collector
 
-from salver.dialects.torchserve.metric_lines import Frame, Written, parse
+from salver.dialects.torchserve.metric_lines import Frame, HandlerMetric, parse
 from salver.dialects.torchserve.metrics_yaml import HOSTNAME, USUAL, MetricsYaml, Spec
 from salver.encoding.escaping import escape
 from salver.encoding.exposition import COUNTER
@@ -27,11 +27,11 @@ from salver.words.messages import ModelId
 
 _LOG: Final = logging.getLogger("salver.metrics")
 Mode = Literal["log", "prometheus", "legacy"]
-#: On the page in the mode ``legacy``; all others are lines.
+#: Metrics on the page in mode ``legacy``; all others are lines.
 LEGACY: Final = frozenset(
     {"ts_inference_requests_total", "ts_inference_latency_microseconds", "ts_queue_latency_microseconds"}
 )
-#: Of one metric; and of metrics that are not in the file.
+#: Maximum number of series of a metric, and of metrics that are not in the file.
 MOST_SERIES: Final = 10_000
 MOST_DETECTED: Final = 1_000
 _BOUNDS: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
@@ -41,22 +41,22 @@ _OURS: Final = re.compile(
     r"(salver|process|nv_(inference|cpu|gpu|cache|model|pinned|energy))_.*|:tensorflow:.*"
 )
 _CLASSES: Final = ("Requests2XX", "Requests4XX", "Requests5XX")
-_INNER: Final = "inner"  # what models ask of each other
+_INNER: Final = "inner"  # requests between models
 _HOST: Final = "Host"
 _DEFAULT: Final = "default"
 
-#: Takes lines for the log of the models' metrics (True), or of the server's (False), which are printable.
+#: Takes lines for the log of models' metrics (True) or of the server's (False); the latter are printable.
 Sink = Callable[[Sequence[str], bool], None]
 
 
 class TorchServeMetricsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which metrics have TorchServe's names.
+    """Metrics with TorchServe's names.
 
     Attributes:
-        mode: ``prometheus``: they stand on the page; ``log``: each change is a line; ``legacy``: three stand
-            on the page, and the others are lines.
-        detects: Models' metrics need not be in the file.
-        machine_s: Seconds between two looks at the machine; 0 = there are none.
+        mode: ``prometheus``: on the page; ``log``: each change is a line; ``legacy``: three on the page, the
+            others as lines.
+        detects: Whether models' metrics are counted without being in the file.
+        machine_s: Seconds between readings of the machine; 0 = none.
     """
 
     mode: Mode = "log"
@@ -66,7 +66,7 @@ class TorchServeMetricsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields
 
 
 class _Family:
-    """The numbers of one metric."""
+    """Values of one metric."""
 
     def __init__(self, spec: Spec) -> None:
         self.spec = spec
@@ -78,12 +78,15 @@ class _Family:
             if labels in self.histograms or len(self.histograms) < MOST_SERIES:
                 self.histograms.setdefault(labels, Histogram(_BOUNDS)).add_all(values)
         elif labels in self.values or len(self.values) < MOST_SERIES:
-            is_sum = self.spec.kind == "counter"
-            self.values[labels] = self.values.get(labels, 0.0) + sum(values) if is_sum else values[-1]
+            if self.spec.kind == "counter":
+                self.values[labels] = self.values.get(labels, 0.0) + sum(values)
+            else:
+                self.values[labels] = values[-1]
 
     def metric(self) -> Metric:
-        spec = self.spec
-        kind = COUNTER if spec.kind == "counter" else spec.kind
+        spec, kind = self.spec, str(self.spec.kind)
+        if kind == "counter":
+            kind = COUNTER
         found = Metric(spec.name, f"Torchserve prometheus {spec.kind} metric with unit: {spec.unit}", kind)
         for labels, value in self.values.items():
             found.add_sample(spec.name, dict(zip(spec.dimensions, labels, strict=True)), value)
@@ -98,11 +101,11 @@ class _Family:
 
 
 class TorchServeMetrics(Collector):
-    """Counts events, as an observer, and what handlers write.
+    """Counter of events (an observer) and of lines that handlers write.
 
     Args:
-        host: Name of this machine, a label of nearly all.
-        sink: Takes the lines of the mode ``log``; None = nobody does.
+        host: Name of this machine, a label of nearly all metrics.
+        sink: Takes the lines of mode ``log``; None = they are dropped.
         clock: Unix time.
     """
 
@@ -121,8 +124,8 @@ class TorchServeMetrics(Collector):
         self._models = {spec.name: _Family(spec) for spec in config.metrics.models}
         self._detected = 0
         self._frames: dict[tuple[str, tuple[str, ...]], Frame] = {}
-        self._told: set[str] = set()  # of what was wrong
-        for name in _CLASSES:  # so that their rates begin with the first one
+        self._complaints: set[str] = set()
+        for name in _CLASSES:  # present from the start, so that rates include the first request
             if self._shows(name):
                 self._of_server(name, [0.0], (_HOST,))
         self._lock = threading.Lock()  # a scrape may come from another thread
@@ -138,7 +141,7 @@ class TorchServeMetrics(Collector):
         with self._lock:
             for event in events:
                 if type(event) is Served:
-                    if event.model and event.protocol != _INNER:  # else nobody knows it, or none of us asked
+                    if event.model and event.protocol != _INNER:  # a known model, asked from outside
                         served.setdefault((event.model, event.asked or _DEFAULT), []).append(event)
                 elif type(event) is Answered:
                     statuses.append(event.status // 100)
@@ -152,30 +155,26 @@ class TorchServeMetrics(Collector):
                     self._of_server(name, [1.0] * count, (_HOST,))
 
     def heard(self, id: ModelId, worker: int, lines: Sequence[str]) -> None:
-        """Take the lines that a handler's metrics have written."""
+        """Count the lines that a handler's metrics have written."""
         with self._lock:
             for line in lines:
-                written = parse(line)
-                if written is None:
+                metric = parse(line)
+                if metric is None:
                     self._complain(f"{id}: this is no metric: {line[:200]!r}", str(id))
                 else:
-                    self._of_model(id, written)
+                    self._of_model(id, metric)
 
     def machine(self, readings: Mapping[str, float]) -> None:
-        """Take what was read of the machine, by the names of the metrics."""
+        """Take readings of the machine, by metric name."""
         with self._lock:
             for name, value in readings.items():
                 self._of_server(name, [float(value)], (_HOST,))
 
     def collect(self) -> Iterator[Metric]:
-        """All families that stand on the page."""
-        mode = self._config.mode
+        """Yield the metrics of the page."""
         with self._lock:
-            yield from [
-                family.metric()
-                for family in (*self._server.values(), *self._models.values())
-                if mode == "prometheus" or (mode == "legacy" and family.spec.name in LEGACY)
-            ]
+            families = (*self._server.values(), *self._models.values())
+            yield from [family.metric() for family in families if self._shows(family.spec.name)]
 
     def _served(self, labels: tuple[str, str], events: Sequence[Served]) -> None:
         self._of_server("ts_inference_requests_total", [1.0] * len(events), labels)
@@ -207,37 +206,34 @@ class TorchServeMetrics(Collector):
         elif self._sink is not None:
             self._sink(self._frame(family.spec, labels).lines(values, self._clock()), False)
 
-    def _of_model(self, id: ModelId, written: Written) -> None:
-        family = self._models.get(written.name) or self._detect(written)
+    def _of_model(self, id: ModelId, metric: HandlerMetric) -> None:
+        name = metric.name
+        family = self._models.get(name) or self._detect(metric)
         if family is None:
             return
-        labels = (*[value for _, value in written.dimensions], written.host)
+        labels = (*[value for _, value in metric.dimensions], metric.host)
         if len(labels) != len(family.spec.dimensions):
-            self._complain(
-                f"{id}: metric {written.name} has other dimensions than {family.spec.dimensions}",
-                written.name,
-            )
-        elif family.spec.kind == "counter" and written.value < 0:
-            self._complain(f"{id}: counter {written.name} cannot shrink", written.name)
-        elif self._shows(written.name):
-            family.update(labels, [written.value])
+            self._complain(f"{id}: metric {name} has other dimensions than {family.spec.dimensions}", name)
+        elif family.spec.kind == "counter" and metric.value < 0:
+            self._complain(f"{id}: counter {name} cannot decrease", name)
+        elif self._shows(name):
+            family.update(labels, [metric.value])
         elif self._sink is not None:
             frame = self._frame(family.spec, labels)
-            self._sink(frame.lines([written.value], self._clock(), written.request), True)
+            self._sink(frame.lines([metric.value], self._clock(), metric.request), True)
 
-    def _detect(self, written: Written) -> _Family | None:
-        """A metric that the file does not have, where it need not."""
-        dimensions = (*[name for name, _ in written.dimensions], HOSTNAME)
-        if not self._config.detects or written.kind is None or self._detected >= MOST_DETECTED:
+    def _detect(self, metric: HandlerMetric) -> _Family | None:
+        """Return a new family for a metric that the file does not declare, if that is allowed."""
+        name, dimensions = metric.name, (*[label for label, _ in metric.dimensions], HOSTNAME)
+        if not self._config.detects or metric.kind is None or self._detected >= MOST_DETECTED:
             return None
-        is_named = _NAME.fullmatch(written.name) and all(map(_LABEL.fullmatch, dimensions))
-        is_free = written.name not in self._server and not _OURS.fullmatch(written.name)
-        if not is_named or not is_free or len(set(dimensions)) < len(dimensions):
-            self._complain(f"metric {written.name} cannot be shown under its names", written.name)
+        is_valid = _NAME.fullmatch(name) and all(map(_LABEL.fullmatch, dimensions))
+        is_free = name not in self._server and not _OURS.fullmatch(name)
+        if not is_valid or not is_free or len(set(dimensions)) < len(dimensions):
+            self._complain(f"metric {name} cannot be shown under its name and labels", name)
             return None
         self._detected += 1
-        family = _Family(Spec(written.name, written.kind, written.unit, dimensions))
-        return self._models.setdefault(written.name, family)
+        return self._models.setdefault(name, _Family(Spec(name, metric.kind, metric.unit, dimensions)))
 
     def _shows(self, name: str) -> bool:
         return self._config.mode == "prometheus" or (self._config.mode == "legacy" and name in LEGACY)
@@ -252,11 +248,11 @@ class TorchServeMetrics(Collector):
         return frame
 
     def _complain(self, text: str, about: str) -> None:
-        if about not in self._told and len(self._told) < MOST_DETECTED:
-            self._told.add(about)
+        if about not in self._complaints and len(self._complaints) < MOST_DETECTED:
+            self._complaints.add(about)
             _LOG.warning("%s", text)
 
 
 def _milliseconds(seconds: float) -> float:
-    """Whole ones, as TorchServe counts them."""
+    """Return whole milliseconds, as TorchServe counts them."""
     return float(int(seconds * 1e3))

@@ -1,7 +1,7 @@
-"""Which metrics has a ``metrics.yaml`` of TorchServe (TS-C7)?
+"""Metrics that a ``metrics.yaml`` of TorchServe declares (TS-C7).
 
-Those of the server and those of models, each with its kind, its unit and the names of its labels; without a
-file, those that TorchServe ships. Nothing is counted here.
+Those of the server and those of models, each with kind, unit and label names; without a file, those that
+TorchServe ships. Nothing is counted here.
 """
 
 import re
@@ -37,14 +37,14 @@ class Spec(msgspec.Struct, frozen=True):
 
 
 class MetricsYaml(msgspec.Struct, frozen=True):
-    """What there is of the server's metrics and of models'; the latter have ``Hostname`` as last label."""
+    """Metrics of the server and of models; the last label of the latter is ``Hostname``."""
 
     server: tuple[Spec, ...] = ()
     models: tuple[Spec, ...] = ()
 
 
 def _usual() -> MetricsYaml:
-    host, called = ("Level", HOSTNAME), ("model_name", "model_version", "hostname")
+    host, model = ("Level", HOSTNAME), ("model_name", "model_version", "hostname")
     device = ("Level", "DeviceId", HOSTNAME)
     gauges = (
         ("CPUUtilization", "Percent", host),
@@ -60,9 +60,9 @@ def _usual() -> MetricsYaml:
     )
     server = [Spec(f"Requests{each}XX", "counter", "Count", host) for each in "245"]
     server += [
-        Spec("ts_inference_requests_total", "counter", "Count", called),
-        Spec("ts_inference_latency_microseconds", "counter", "Microseconds", called),
-        Spec("ts_queue_latency_microseconds", "counter", "Microseconds", called),
+        Spec("ts_inference_requests_total", "counter", "Count", model),
+        Spec("ts_inference_latency_microseconds", "counter", "Microseconds", model),
+        Spec("ts_queue_latency_microseconds", "counter", "Microseconds", model),
         Spec("QueueTime", "gauge", "Milliseconds", host),
         Spec("WorkerThreadTime", "gauge", "Milliseconds", host),
         Spec("WorkerLoadTime", "gauge", "Milliseconds", ("WorkerName", *host)),
@@ -72,43 +72,43 @@ def _usual() -> MetricsYaml:
     return MetricsYaml(tuple(server), tuple(models))
 
 
-#: What TorchServe ships.
+#: Metrics that TorchServe ships.
 USUAL: Final = _usual()
 
 
 def read(path: str) -> MetricsYaml:
-    """A file.
+    """Read a file.
 
     Raises:
-        InvalidInput: it cannot be read, or is not as it has to be; file and place are named.
-        MissingExtra: nothing here reads YAML.
+        InvalidInput: it cannot be read, or is malformed; the message names file and place.
+        MissingExtra: PyYAML is not installed.
     """
     try:
         with Path(path).open("rb") as file:
             text = file.read(_MAX_BYTES + 1)
     except OSError as error:
         raise InvalidInput(f"metrics_config: {path} cannot be read: {error.strerror}") from error
-    said = read_yaml(text, str(path), "torchserve", _MAX_BYTES)
-    if not isinstance(said, dict):
+    sections = read_yaml(text, str(path), "torchserve", _MAX_BYTES)
+    if not isinstance(sections, dict):
         raise _wrong(path, "has no keys")
     found = MetricsYaml(
-        _specs(said.get("ts_metrics"), f"{path}: ts_metrics", ()),
-        _specs(said.get("model_metrics"), f"{path}: model_metrics", (HOSTNAME,)),
+        _specs(sections.get("ts_metrics"), f"{path}: ts_metrics", ()),
+        _specs(sections.get("model_metrics"), f"{path}: model_metrics", (HOSTNAME,)),
     )
     both = {spec.name for spec in found.server} & {spec.name for spec in found.models}
     if both:
-        raise _wrong(path, f"has metrics of the server and of models called alike: {', '.join(sorted(both))}")
+        raise _wrong(path, f"has the same names for metrics of server and models: {', '.join(sorted(both))}")
     return found
 
 
-def _specs(said: Any, where: str, more: tuple[str, ...]) -> tuple[Spec, ...]:
-    if said is None:
+def _specs(section: Any, where: str, more: tuple[str, ...]) -> tuple[Spec, ...]:
+    if section is None:
         return ()
-    if not isinstance(said, dict) or not set(said) <= set(_KINDS):
+    if not isinstance(section, dict) or not set(section) <= set(_KINDS):
         raise _wrong(where, f"has other keys than {', '.join(_KINDS)}")
     found: dict[str, Spec] = {}
     for kind in _KINDS:
-        listed = said.get(kind) or ()
+        listed = section.get(kind) or ()
         if not isinstance(listed, list | tuple):
             raise _wrong(f"{where}.{kind}", "is no list")
         for index, each in enumerate(listed):
@@ -119,19 +119,22 @@ def _specs(said: Any, where: str, more: tuple[str, ...]) -> tuple[Spec, ...]:
     return tuple(found.values())
 
 
-def _spec(said: Any, kind: Kind, where: str, more: tuple[str, ...]) -> Spec:
-    if not isinstance(said, Mapping):
+def _spec(metric: Any, kind: Kind, where: str, more: tuple[str, ...]) -> Spec:
+    if not isinstance(metric, Mapping):
         raise _wrong(where, "is no metric")
-    name, unit, labels = said.get("name"), said.get("unit"), said.get("dimensions") or ()
+    name, labels = metric.get("name"), metric.get("dimensions") or ()
+    unit = metric.get("unit")
+    if unit is None:
+        unit = ""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise _wrong(where, f"has no possible name: {name!r:.100}")
+        raise _wrong(where, f"has no valid name: {name!r:.100}")
     if not isinstance(labels, list | tuple) or not all(
         isinstance(label, str) and _LABEL.fullmatch(label) for label in labels
     ):
-        raise _wrong(where, f"has no possible dimensions: {labels!r:.100}")
+        raise _wrong(where, f"has no valid dimensions: {labels!r:.100}")
     if len({*labels, *more}) < len(labels) + len(more):
         raise _wrong(where, f"has a dimension twice: {labels!r:.100}")
-    return Spec(name, kind, str(unit)[:100] if unit is not None else "", (*labels, *more))
+    return Spec(name, kind, str(unit)[:100], (*labels, *more))
 
 
 def _wrong(where: str, why: str) -> InvalidInput:

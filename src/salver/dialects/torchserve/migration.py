@@ -212,7 +212,7 @@ class _Survey:
             )
         if kept != values:
             comment = f"{where} as salver migrate has made it: paths of this machine, and known keys"
-            self._files[_FILE] = java_properties.written(kept, [comment]).encode()
+            self._files[_FILE] = java_properties.format_properties(kept, [comment]).encode()
         return kept
 
     def _placed(self, name: str, value: str, words: Sequence[str]) -> str:

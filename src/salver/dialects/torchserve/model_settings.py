@@ -1,7 +1,6 @@
-"""How is written down which handlers are served, and how (TS-B10, and the ``models`` setting of TS-C2)?
+"""Settings of models in TorchServe's JSON (TS-B10, and the ``models`` setting of TS-C2).
 
-Pure: TorchServe's JSON, ``{"name": {"1.0": {"defaultVersion": true, "marName": "…", …}}}``. Where it is kept
-is not known here.
+``{"name": {"1.0": {"defaultVersion": true, "marName": "…", …}}}``. Pure; where it is kept is not known here.
 """
 
 import json
@@ -11,12 +10,12 @@ from typing import Any, Final
 
 import msgspec
 
-from salver.dialects.torchserve.model_yaml import Wishes
+from salver.dialects.torchserve.model_yaml import WorkerSettings
 from salver.words.errors import InvalidInput
 from salver.words.handlers import HandlerStatus
 
 _MOST_NUMBER: Final = 2**31 - 1
-#: JSON's keys, and the fields of :class:`Wishes` that they are.
+#: Keys in JSON -> fields of :class:`WorkerSettings`.
 _NUMBERS: Final[Mapping[str, str]] = {
     "minWorkers": "least",
     "maxWorkers": "most",
@@ -25,17 +24,19 @@ _NUMBERS: Final[Mapping[str, str]] = {
     "responseTimeout": "response_timeout_s",
     "startupTimeout": "startup_timeout_s",
 }
-_NOTHING: Final = Wishes()
-msgspec.json.Decoder(Wishes)  # or it would be prepared by whoever reads first, on any thread
+#: Keys in JSON -> fields of :class:`ModelSetting`.
+_TEXTS: Final = {"marName": "file", "url": "url", "runtimeType": "runtime", "handler": "handler"}
+_NOTHING: Final = WorkerSettings()
+msgspec.json.Decoder(WorkerSettings)  # prepared here, since the first use may be on any thread
 
 
 class ModelSetting(msgspec.Struct, frozen=True):
-    """What is written down of one version.
+    """Setting of one version.
 
     Attributes:
-        file: The archive, in the model store; empty = it is not said.
-        url: Where it came from, if from elsewhere.
-        runtime: Empty = as the archive says.
+        file: Archive in the model store; empty = not set.
+        url: Origin of the archive, if it is not the store.
+        runtime: Empty = as in the archive.
     """
 
     is_default: bool = False
@@ -43,7 +44,7 @@ class ModelSetting(msgspec.Struct, frozen=True):
     url: str = ""
     runtime: str = ""
     handler: str = ""
-    wishes: Wishes = _NOTHING
+    workers: WorkerSettings = _NOTHING
 
 
 #: By name, then by version.
@@ -51,28 +52,28 @@ Settings = Mapping[str, Mapping[str, ModelSetting]]
 
 
 def parse(text: str, field: str = "models") -> Settings:
-    """The value of the setting, or the ``models`` of a snapshot.
+    """Parse the value of the setting, or the ``models`` of a snapshot.
 
     Raises:
-        InvalidInput: it is no such JSON; the message names the key.
+        InvalidInput: it is malformed; the message names the key.
     """
     try:
-        whole = json.loads(text) if text.strip() else {}
+        whole = json.loads(text.strip() or "{}")
     except (ValueError, RecursionError) as error:
         raise InvalidInput(f"{field} is no JSON: {error}", field=field) from error
     return {name: _versions(versions, f"{field}.{name}") for name, versions in _table(whole, field).items()}
 
 
 def snapshot(statuses: Iterable[HandlerStatus], handlers: Mapping[str, str]) -> dict[str, Any]:
-    """The ``models`` of a snapshot.
+    """Return the ``models`` of a snapshot.
 
     Args:
-        handlers: By ``name:version``, where a registration said one in place of the archive's.
+        handlers: Handlers that registrations set in place of the archive's, by ``name:version``.
     """
     models: dict[str, dict[str, Any]] = {}
     for status in statuses:
         workers = status.workers
-        said: dict[str, Any] = {
+        setting: dict[str, Any] = {
             "defaultVersion": status.is_default,
             "marName": posixpath.basename(status.url.partition("?")[0]),
             "minWorkers": workers.least,
@@ -84,26 +85,26 @@ def snapshot(statuses: Iterable[HandlerStatus], handlers: Mapping[str, str]) -> 
             "runtimeType": status.runtime,
         }
         if workers.parallel_level:
-            said["parallelLevel"] = workers.parallel_level
-        if status.url != said["marName"]:
-            said["url"] = status.url
+            setting["parallelLevel"] = workers.parallel_level
+        if status.url != setting["marName"]:
+            setting["url"] = status.url
         if handler := handlers.get(f"{status.name}:{status.version}"):
-            said["handler"] = handler
-        models.setdefault(status.name, {})[status.version] = said
+            setting["handler"] = handler
+        models.setdefault(status.name, {})[status.version] = setting
     return models
 
 
 def _versions(versions: Any, field: str) -> dict[str, ModelSetting]:
     return {
-        version: _setting(said, f"{field}.{version}") for version, said in _table(versions, field).items()
+        version: _setting(value, f"{field}.{version}") for version, value in _table(versions, field).items()
     }
 
 
-def _setting(said: Any, field: str) -> ModelSetting:
-    said = _table(said, field)
+def _setting(setting: Any, field: str) -> ModelSetting:
+    values = _table(setting, field)
     numbers = {}
     for key, name in _NUMBERS.items():
-        value = said.get(key)
+        value = values.get(key)
         if value is None:
             continue
         if type(value) is not int or not -_MOST_NUMBER <= value <= _MOST_NUMBER:
@@ -112,21 +113,16 @@ def _setting(said: Any, field: str) -> ModelSetting:
             )
         numbers[name] = max(0, value)
     texts = {}
-    for key, name in (
-        ("marName", "file"),
-        ("url", "url"),
-        ("runtimeType", "runtime"),
-        ("handler", "handler"),
-    ):
-        value = said.get(key, "")
+    for key, name in _TEXTS.items():
+        value = values.get(key, "")
         if not isinstance(value, str):
-            raise InvalidInput(f"{field}.{key} is {value!r}, and must be a text", field=f"{field}.{key}")
+            raise InvalidInput(f"{field}.{key} is {value!r}, and must be a string", field=f"{field}.{key}")
         texts[name] = value
-    is_default = said.get("defaultVersion", False)
+    is_default = values.get("defaultVersion", False)
     if not isinstance(is_default, bool):
         key = f"{field}.defaultVersion"
         raise InvalidInput(f"{key} is {is_default!r}, and must be true or false", field=key)
-    return ModelSetting(is_default, **texts, wishes=msgspec.convert(numbers, Wishes))
+    return ModelSetting(is_default, **texts, workers=msgspec.convert(numbers, WorkerSettings))
 
 
 def _table(value: Any, field: str) -> dict[str, Any]:

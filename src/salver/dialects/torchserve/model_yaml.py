@@ -1,7 +1,7 @@
-"""What does an archive's ``model-config.yaml`` want of the server (TS-Y1 to TS-Y4)?
+"""Settings in an archive's ``model-config.yaml`` (TS-Y1 to TS-Y4).
 
-Pure. Keys that are the server's are checked; all others are the handler's own, and it reads them itself. The
-file comes from outside: it is bounded, and makes nothing but plain values.
+The server's keys are checked; all others belong to the handler, which reads them itself. The file is
+untrusted: its size is limited, and it can hold plain values only. Pure.
 """
 
 import difflib
@@ -21,7 +21,7 @@ _USUAL: Final = Workers()
 
 
 class _Key(msgspec.Struct, frozen=True):
-    """A key of the server's: the field of :class:`Workers` that it sets, and what it may be."""
+    """A key of the server's: the field of :class:`Workers` that it sets, with type and range."""
 
     field: str
     kind: type = int
@@ -54,43 +54,29 @@ _KEYS: Final[Mapping[str, _Key]] = {
     "parallelLevel": _Key("parallel_level"),
 }
 _CHOICES: Final[Mapping[str, tuple[str, ...]]] = {"parallelType": ("", "pp", "tp", "pptp", "custom")}
-#: Others are taken for the first, as TorchServe does.
+#: Known devices; any other means the first, as in TorchServe.
 _DEVICES: Final = ("cpu", "gpu")
-#: Which count as 1 once they are written, as TorchServe has it.
+#: Fields whose values count as 1 or more once set, as in TorchServe.
 _AT_LEAST_ONE: Final = frozenset({"max_sequences", "sequence_queue"})
-#: In which a request goes before the archive.
-_ASKED_FIRST: Final = frozenset({"batch_size", "max_batch_delay_ms"})
+#: Fields in which a request overrides the archive.
+_REQUEST_FIRST: Final = frozenset({"batch_size", "max_batch_delay_ms"})
 _TORCHRUN: Final = "torchrun"
-#: Of the handler, and known to be so.
-_FREE: Final = frozenset(
-    {
-        "handler",
-        "pt2",
-        "micro_batching",
-        "vllm_engine_config",
-        "pippy",
-        "deepspeed",
-        "trt_llm_engine_config",
-        "model",
-    }
-)
-#: Without the hardware or library behind them.
+#: Keys without an effect, for want of hardware or libraries.
 _WITHOUT_EFFECT: Final = (
-    _TORCHRUN,
-    "parallelType",
-    "parallelLevel",
-    "pippy",
-    "deepspeed",
-    "trt_llm_engine_config",
+    _TORCHRUN, "parallelType", "parallelLevel", "pippy", "deepspeed", "trt_llm_engine_config",
+)  # fmt: skip
+#: Known keys of handlers.
+_FREE: Final = frozenset(
+    ("handler", "pt2", "micro_batching", "vllm_engine_config", "model", *_WITHOUT_EFFECT)
 )
 
 
 class ModelYaml(msgspec.Struct, frozen=True):
-    """What the file says to the server.
+    """The server's part of the file.
 
     Attributes:
-        fields: Of :class:`Workers`.
-        notices: One for each key that has no effect here, or that is close to one of the server's.
+        fields: Values by field of :class:`Workers`.
+        notices: A line for each key without an effect here, or with a name close to one of the server's.
     """
 
     fields: Mapping[str, Any]
@@ -98,17 +84,17 @@ class ModelYaml(msgspec.Struct, frozen=True):
 
     @property
     def tells_workers(self) -> bool:
-        """Only a file that wants some says how many (TS-C12)."""
+        """Return whether the file sets the number of workers, which takes at least one (TS-C12)."""
         least = self.fields.get("least", 0)
         return bool(0 < least <= self.fields.get("most", 0))
 
 
-class Wishes(msgspec.Struct, frozen=True):
-    """What others than the archive say of a model; None = nothing.
+class WorkerSettings(msgspec.Struct, frozen=True):
+    """Settings of a model from elsewhere than its archive; None = not set.
 
     Attributes:
-        least, most: At the start, or from a snapshot.
-        is_final: They go before what the archive says of them.
+        least, most: Number of workers, at the start or in a snapshot.
+        is_final: Whether they override the archive's numbers.
     """
 
     least: int | None = None
@@ -121,14 +107,14 @@ class Wishes(msgspec.Struct, frozen=True):
 
 
 def parse(content: bytes, where: str) -> ModelYaml:
-    """Read a file.
+    """Parse a file.
 
     Args:
-        where: The archive and the file, for messages.
+        where: Name of archive and file, for messages.
 
     Raises:
-        BadArchive: it cannot be read, or a value cannot be; the message names the key.
-        MissingExtra: nothing here reads YAML.
+        BadArchive: the file is malformed, or a value is wrong; the message names the key.
+        MissingExtra: PyYAML is not installed.
     """
     values = read_keys(content, where)
     fields: dict[str, Any] = {}
@@ -137,7 +123,7 @@ def parse(content: bytes, where: str) -> ModelYaml:
             fields[key.field] = _checked(name, key, values[name], where)
     if fields.get("least", 0) > fields.get("most", fields.get("least", 0)):
         raise BadArchive(
-            f"{where}: minWorkers is {fields['least']} and maxWorkers {fields['most']}, which is less",
+            f"{where}: minWorkers is {fields['least']}, more than maxWorkers, {fields['most']}",
             field="maxWorkers",
         )
     if fields.get("device", _DEVICES[0]) not in _DEVICES:
@@ -148,47 +134,56 @@ def parse(content: bytes, where: str) -> ModelYaml:
     for field in _AT_LEAST_ONE & fields.keys():
         fields[field] = max(1, fields[field])
     if fields.get("queue") == 0:
-        del fields["queue"]  # as if it were not there
+        del fields["queue"]
     return ModelYaml(fields, tuple(_notices(values)))
 
 
-def workers_of(defaults: Workers, told: Wishes, yaml: ModelYaml | None, asked: Wishes) -> Workers:
-    """How a model is run, of what all say (TS-C12).
+def allowed_range(least: int, most: int) -> str:
+    """Return the range of a number, for messages."""
+    return f"at least {least}" if most == _MOST_NUMBER else f"from {least} to {most}"
 
-    A request goes before the archive in the size and delay of batches only; the archive goes before in all
-    else, and says 120 s for times that it does not name.
+
+def workers_of(
+    defaults: Workers, setting: WorkerSettings, yaml: ModelYaml | None, requested: WorkerSettings
+) -> Workers:
+    """Return the worker settings of a model from all sources (TS-C12).
+
+    The archive overrides a request except for size and delay of batches, and has 120 s for timeouts that it
+    does not set.
 
     Args:
-        defaults: The server's.
-        told: By the ``models`` setting.
-        asked: By the request.
+        defaults: Defaults of the server.
+        setting: From the ``models`` setting.
+        requested: From the request.
     """
-    said = {**_fields(told), **_fields(asked)}
+    request = _fields(requested)
+    fields = {**_fields(setting), **request}
     if yaml is not None:
-        mine = dict(yaml.fields)
-        mine.setdefault("response_timeout_s", _USUAL.response_timeout_s)
-        mine.setdefault("startup_timeout_s", _USUAL.startup_timeout_s)
-        if not yaml.tells_workers or asked.is_final:
-            mine.pop("least", None)
-            mine.pop("most", None)
-        before = _fields(asked)
-        said |= mine
-        said |= {name: before[name] for name in _ASKED_FIRST & before.keys()}
-    workers = msgspec.structs.replace(defaults, **said)
-    return workers if workers.most >= workers.least else msgspec.structs.replace(workers, most=workers.least)
+        archive = {
+            "response_timeout_s": _USUAL.response_timeout_s,
+            "startup_timeout_s": _USUAL.startup_timeout_s,
+            **yaml.fields,
+        }
+        if not yaml.tells_workers or requested.is_final:
+            archive.pop("least", None)
+            archive.pop("most", None)
+        fields |= archive
+        fields |= {name: request[name] for name in _REQUEST_FIRST & request.keys()}
+    workers = msgspec.structs.replace(defaults, **fields)
+    return msgspec.structs.replace(workers, most=max(workers.least, workers.most))
 
 
-def _fields(wishes: Wishes) -> dict[str, Any]:
-    said = msgspec.structs.asdict(wishes)
-    return {name: value for name, value in said.items() if name != "is_final" and value is not None}
+def _fields(settings: WorkerSettings) -> dict[str, Any]:
+    values = msgspec.structs.asdict(settings)
+    return {name: value for name, value in values.items() if name != "is_final" and value is not None}
 
 
 def read_keys(content: bytes, where: str) -> dict[str, Any]:
-    """The keys of a file in YAML, which makes nothing but plain values, and not too many.
+    """Return the keys of a YAML file.
 
     Raises:
         BadArchive: it cannot be read.
-        MissingExtra: nothing here reads YAML.
+        MissingExtra: PyYAML is not installed.
     """
     try:
         values = read_yaml(content, where, "torchserve", MOST_BYTES)
@@ -197,7 +192,7 @@ def read_keys(content: bytes, where: str) -> dict[str, Any]:
     if values is None:
         return {}
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise BadArchive(f"{where} holds no keys with values", fix="Write lines such as `batchSize: 4`.")
+        raise BadArchive(f"{where} is no mapping", fix="Write lines such as `batchSize: 4`.")
     return values
 
 
@@ -205,26 +200,29 @@ def _checked(name: str, key: _Key, value: Any, where: str) -> Any:
     wanted = ""
     if key.kind is int:
         if type(value) is not int or not key.least <= value <= key.most:
-            to = "on" if key.most == _MOST_NUMBER else f"to {key.most}"
-            wanted = f"a whole number from {key.least} {to}"
+            wanted = f"a whole number, {allowed_range(key.least, key.most)}"
     elif key.kind is tuple:
         if not isinstance(value, list) or not all(type(each) is int and each >= 0 for each in value):
             wanted = "a list of whole numbers"
         else:
             value = tuple(value)
     elif type(value) is not key.kind:
-        wanted = "true or false" if key.kind is bool else "a text"
+        wanted = {bool: "true or false", str: "a string"}[key.kind]
     if not wanted and name in _CHOICES and value.lower() not in _CHOICES[name]:
         wanted = " or ".join(filter(None, _CHOICES[name]))
     if wanted:
         raise BadArchive(f"{where}: {name} is {_short(value)}, and must be {wanted}", field=name)
-    return value.lower() if key.kind is str else value
+    if isinstance(value, str):
+        return value.lower()
+    return value
 
 
 def _processes(torchrun: Any, where: str) -> int:
-    """How many processes a worker would be."""
+    """Return the number of processes that a worker would be; 0 = one."""
     if not isinstance(torchrun, dict):
-        raise BadArchive(f"{where}: {_TORCHRUN} is {_short(torchrun)}, and must hold keys", field=_TORCHRUN)
+        raise BadArchive(
+            f"{where}: {_TORCHRUN} is {_short(torchrun)}, and must be a mapping", field=_TORCHRUN
+        )
     count = torchrun.get("nproc-per-node", 1)
     if type(count) is not int or not 1 <= count <= _MOST_NUMBER:
         field = f"{_TORCHRUN}.nproc-per-node"
@@ -238,7 +236,7 @@ def _notices(values: Mapping[str, Any]) -> list[str]:
     if str(device).lower() not in _DEVICES:
         notices.append(f"deviceType {_short(device)}: accepted, no effect here")
     plain = {_plain(key): key for key in _KEYS}
-    for key in values.keys() - _KEYS.keys() - _FREE - {_TORCHRUN}:
+    for key in values.keys() - _KEYS.keys() - _FREE:
         near = difflib.get_close_matches(_plain(key), plain, 1, _ALIKE)
         if near:
             notices.append(f"{key}: left to the handler; the server's key is {plain[near[0]]}")

@@ -1,18 +1,19 @@
-"""What does a request to register an archive come to, with what the archive and the operator say?
+"""Manifests of handlers, from a registration, its archive, and the operator's settings.
 
-The manifest of what is to be served. It fetches nothing and waits for nothing.
+Nothing is fetched or awaited here.
 """
 
+import re
 from typing import Final
 
 import msgspec
 
 from salver.dialects.torchserve.archive import ArchiveDescription
 from salver.dialects.torchserve.archive_files import RUNTIMES, is_inside
-from salver.dialects.torchserve.archive_store import FoundArchive, ShelfConfig
+from salver.dialects.torchserve.archive_store import ArchiveStoreConfig, FoundArchive
 from salver.dialects.torchserve.engine.gpus import count_gpus
 from salver.dialects.torchserve.model_settings import ModelSetting, Settings
-from salver.dialects.torchserve.model_yaml import Wishes, workers_of
+from salver.dialects.torchserve.model_yaml import WorkerSettings, allowed_range, workers_of
 from salver.kernel.repository.bounds import machine, most_workers
 from salver.words.artifacts import Manifest, ModelConfig, Versions
 from salver.words.errors import BadArchive, InvalidInput
@@ -24,15 +25,15 @@ _MOST: Final = 2**31 - 1
 _MOST_NAME: Final = 255
 
 
-class AtStart(msgspec.Struct, frozen=True):
+class StartupModel(msgspec.Struct, frozen=True):
     """A model to load at the start.
 
     Attributes:
         url: As in a registration.
         name: Empty = as in the archive.
-        default_name: Where that says none, either.
-        setting: From a snapshot; what it says goes before the archive.
-        version: Of the snapshot, for messages.
+        default_name: Name if the archive has none.
+        setting: Setting of a snapshot; it overrides the archive.
+        version: Version of the snapshot, for messages.
     """
 
     url: str
@@ -43,27 +44,27 @@ class AtStart(msgspec.Struct, frozen=True):
 
 
 class HandlerStoreConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What an operator may say of handlers.
+    """The operator's settings of handlers.
 
     Attributes:
-        shelf: Where archives may come from.
-        is_open: Requests may register models and take them out.
-        at_start: To load before all else, in this order.
-        loads_all: And everything in the store.
-        workers: Of a registration that says none; 0 = none, they are added later.
-        workers_at_start: Of a model that is loaded at the start and says none.
-        response_timeout_s, startup_timeout_s, queue: Where neither a request nor the archive says it.
-        unregister_timeout_s: So long a model that is taken out may still answer.
-        default_handler: Of archives that name none.
-        options: Of every model, for the backend (``envelope``, ``decode``, …).
+        archive_store: Where archives may come from.
+        is_open: Whether requests may register and remove models.
+        at_start: Models to load first, in this order.
+        loads_all: Whether everything in the store is loaded as well.
+        workers: Workers of a registration without a number; 0 = none.
+        workers_at_start: Workers of a model at the start without a number.
+        response_timeout_s, startup_timeout_s, queue: Defaults where neither request nor archive has them.
+        unregister_timeout_s: Seconds that a removed model may go on answering.
+        default_handler: Handler of archives that name none.
+        options: Backend options of every model (``envelope``, ``decode``, …).
         settings: The ``models`` setting.
-        gpus: So many are used; None = all that this machine has.
-        installs_requirements: Those of archives are installed where they are loaded.
+        gpus: Maximum number of GPUs to use; None = all of this machine.
+        installs_requirements: Whether the requirements of archives are installed beside them.
     """
 
-    shelf: ShelfConfig = ShelfConfig()
+    archive_store: ArchiveStoreConfig = ArchiveStoreConfig()
     is_open: bool = False
-    at_start: tuple[AtStart, ...] = ()
+    at_start: tuple[StartupModel, ...] = ()
     loads_all: bool = False
     workers: int = 0
     workers_at_start: int = 1
@@ -79,12 +80,12 @@ class HandlerStoreConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True
 
     @property
     def gpus_used(self) -> int:
-        """How many."""
+        """Return the number of GPUs to use."""
         return count_gpus() if self.gpus is None else self.gpus
 
 
 def check(order: Registration) -> None:
-    """Raises InvalidInput where a value cannot be."""
+    """Check the values of a registration. Raises InvalidInput."""
     if order.runtime and order.runtime not in RUNTIMES:
         raise InvalidInput(f"Invalid RuntimeType value: {order.runtime}", field="runtime")
     if not is_inside(order.handler.partition(":")[0]):
@@ -104,10 +105,9 @@ def check(order: Registration) -> None:
 
 
 def check_number(field: str, value: int, most: int = _MOST) -> None:
-    """Raises InvalidInput where there cannot be so many."""
+    """Check the range of a number. Raises InvalidInput."""
     if not 0 <= value <= most:
-        to = "on" if most == _MOST else f"to {most}"
-        raise InvalidInput(f"{field} is {value}, and must be from 0 {to}", field=field)
+        raise InvalidInput(f"{field} is {value}, and must be {allowed_range(0, most)}", field=field)
 
 
 def manifest_of(
@@ -115,32 +115,35 @@ def manifest_of(
     found: FoundArchive,
     said: ArchiveDescription,
     config: HandlerStoreConfig,
-    start: AtStart | None = None,
+    start: StartupModel | None = None,
 ) -> Manifest:
-    """What is to be served. Blocking.
+    """Return the manifest of a registration. Blocking.
 
     Args:
-        said: By the archive.
-        start: It is loaded at the start.
+        said: Description of the archive.
+        start: Set if the model is loaded at the start.
 
     Raises:
-        BadArchive: nobody says what it is called, or it has gone.
-        InvalidInput: it wants more workers than this machine bears.
+        BadArchive: the model has no name, or the archive is gone.
+        InvalidInput: it wants more workers than this machine allows.
     """
     archive = said.archive
-    name = order.name or archive.name or (start.default_name if start and archive.handler else "")
+    name = order.name or archive.name
+    if start and archive.handler:
+        name = name or start.default_name
     if not name:
-        raise BadArchive("Model name is not defined.", fix=f"{found.path.name} has none in a manifest.")
+        raise BadArchive("Model name is not defined.", fix=f"Set modelName in {found.path.name}.")
     id = ModelId(name, archive.version)
-    options = {**config.options, "url": order.url}
-    handler = order.handler or ("" if archive.handler else config.default_handler)
-    options |= {"handler": handler} if handler else {}
-    options |= {"runtime": order.runtime or archive.runtime}
+    options = {**config.options, "url": order.url, "runtime": order.runtime or archive.runtime}
+    if order.handler:
+        options["handler"] = order.handler
+    elif config.default_handler and not archive.handler:
+        options["handler"] = config.default_handler
     workers = _workers(id, order, said, config, start)
     check_number("minWorkers", workers.least, most_workers(machine()))
     try:
         stat = found.path.stat()
-    except OSError as error:  # it has gone meanwhile
+    except OSError as error:
         raise BadArchive(f"{found.path.name} cannot be read: {error.strerror or error}") from error
     body = f"{found.path} {stat.st_mtime_ns} {stat.st_size} {stat.st_ino} {sorted(options.items())}"
     return Manifest(
@@ -161,7 +164,7 @@ def _workers(
     order: Registration,
     said: ArchiveDescription,
     config: HandlerStoreConfig,
-    start: AtStart | None,
+    start: StartupModel | None,
 ) -> Workers:
     count = config.workers if start is None else config.workers_at_start
     defaults = Workers(
@@ -171,39 +174,42 @@ def _workers(
         startup_timeout_s=config.startup_timeout_s,
         queue=config.queue,
     )
-    told = config.settings.get(id.name, {}).get(id.version, _NOTHING).wishes
+    setting = config.settings.get(id.name, {}).get(id.version, _NOTHING).workers
     if start is not None and start.setting is not None:
-        asked = msgspec.structs.replace(start.setting.wishes, is_final=True)
-    else:
-        least = None if order.initial_workers is None else max(0, order.initial_workers)
-        asked = Wishes(
-            least,
-            least,
-            order.batch_size,
-            order.max_batch_delay_ms,
-            order.response_timeout_s,
-            order.startup_timeout_s,
-        )
-        if start is None:  # how many workers, the setting says of models of the start
-            told = msgspec.structs.replace(told, least=None, most=None)
-    return workers_of(defaults, told, said.yaml, asked)
+        requested = msgspec.structs.replace(start.setting.workers, is_final=True)
+        return workers_of(defaults, setting, said.yaml, requested)
+    least = order.initial_workers
+    if least is not None:
+        least = max(0, least)
+    requested = WorkerSettings(
+        least,
+        least,
+        order.batch_size,
+        order.max_batch_delay_ms,
+        order.response_timeout_s,
+        order.startup_timeout_s,
+    )
+    if start is None:  # the setting has the number of workers of models at the start only
+        setting = msgspec.structs.replace(setting, least=None, most=None)
+    return workers_of(defaults, setting, said.yaml, requested)
 
 
-def of_snapshot(settings: Settings) -> tuple[AtStart, ...]:
-    """What a snapshot says, to load at the start."""
+def of_snapshot(settings: Settings) -> tuple[StartupModel, ...]:
+    """Return the models of a snapshot, to load at the start."""
     return tuple(
-        AtStart(setting.file or setting.url, name, setting=setting, version=version)
+        StartupModel(setting.file or setting.url, name, setting=setting, version=version)
         for name, versions in settings.items()
         for version, setting in versions.items()
     )
 
 
 def name_of(url: str) -> str:
-    """The name of an archive that says none, of its file (TS-C2).
+    """Return the name for an archive without one, from its file (TS-C2).
 
     >>> name_of("models/my model-2.mar")
     'my_model_2'
     """
-    file = url.rpartition("/")[2]
-    stem = file.rpartition(".")[0] if ".mar" in file or ".model" in file else file
-    return "".join(each if each.isascii() and (each.isalnum() or each == "_") else "_" for each in stem)
+    name = url.rpartition("/")[2]
+    if ".mar" in name or ".model" in name:
+        name = name.rpartition(".")[0]
+    return re.sub(r"[^A-Za-z0-9_]", "_", name)

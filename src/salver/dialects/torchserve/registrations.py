@@ -36,10 +36,10 @@ class Registrations:
     def __init__(self, pins: Pins) -> None:
         self._pins = pins
         self._registered: dict[ModelId, Manifest] = {}
-        self._workers: dict[ModelId, tuple[str, Workers]] = {}  # with the body that they are for
-        self._removed: dict[ModelId, str] = {}  # with the fingerprint that it had
+        self._workers: dict[ModelId, tuple[str, Workers]] = {}  # with the body of their manifest
+        self._removed: dict[ModelId, str] = {}  # with the fingerprint at removal
         self._known: tuple[Manifest, ...] = ()
-        self._found: dict[ModelId, str] = {}  # fingerprints, as the repository has them
+        self._found: dict[ModelId, str] = {}  # fingerprints in the repository
 
     def __repr__(self) -> str:
         return f"<Registrations of {len(self._registered)} models>"
@@ -147,7 +147,5 @@ def _with_workers(manifest: Manifest, workers: Workers) -> Manifest:
 
 
 def _clashing(manifest: Manifest) -> Manifest:
-    problem = (
-        f"a model that was registered by request is called {manifest.id.name!r}, too; rename one of them"
-    )
+    problem = f"a model registered by request is called {manifest.id.name!r} as well; rename one of them"
     return msgspec.structs.replace(manifest, problem=problem)

@@ -1,7 +1,7 @@
-"""How do the packages that an archive requires come to lie beside it (TS-A8, TS-C2)?
+"""Installation of the packages that an archive requires (TS-A8, TS-C2).
 
-``pip`` installs them into the model's own unpacked folder, where no other model and not the server sees them.
-It may take its time, but not for ever. Whether it may be done at all is not known here.
+``pip`` installs them into the model's own unpacked folder, where neither other models nor the server see
+them.
 """
 
 import logging
@@ -13,46 +13,47 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 from salver.words.errors import LoadFailed
 
 _LOG = logging.getLogger("salver.requirements")
-#: So long an installation may take.
+#: Maximum seconds of an installation.
 MOST_S: Final = 1800.0
 _LOOK_S: Final = 0.1
-_TOLD: Final = 4000  # characters of what it has said
+_MOST_OUTPUT: Final = 4000  # bytes of output to report
 _OPTIONS: Final = ("--no-input", "--disable-pip-version-check", "--no-warn-script-location", "--upgrade")
 
 
 def install(folder: Path, file: str, stop: threading.Event, most_s: float = MOST_S) -> None:
-    """Install what a file of the folder requires into the folder. Blocking.
+    """Install the requirements in a file of a folder into that folder. Blocking.
 
     Args:
-        stop: Set to give up.
+        stop: Set to cancel.
 
     Raises:
-        LoadFailed: it could not be done; what ``pip`` said last is the reason.
+        LoadFailed: it failed; the reason is the last output of ``pip``.
     """
     if not (folder / file).is_file():
-        raise LoadFailed(f"there is no '{file}', which the manifest names as its requirementsFile")
+        raise LoadFailed(f"there is no '{file}', the requirementsFile of the manifest")
     command = [sys.executable, "-m", "pip", "install", *_OPTIONS, "--target", str(folder), "-r", file]
-    _LOG.info("installing what %s requires", folder / file)
+    _LOG.info("installing %s", folder / file)
     began = time.monotonic()
-    with tempfile.TemporaryFile() as said:
+    with tempfile.TemporaryFile() as output:
         try:
             process = subprocess.Popen(
                 command,
                 cwd=folder,
                 stdin=subprocess.DEVNULL,
-                stdout=said,
+                stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
         except OSError as error:
             raise LoadFailed(f"'{file}' cannot be installed: pip: {error.strerror or error}") from error
         why = _watch(process, stop, began + most_s)
-        text = _end_of(said)
+        output.seek(max(0, output.seek(0, os.SEEK_END) - _MOST_OUTPUT))
+        text = output.read(_MOST_OUTPUT).decode(errors="replace").strip()
     if why or process.returncode:
         reason = why.format(most_s) or text or f"pip ended with {process.returncode}"
         raise LoadFailed(f"'{file}' cannot be installed: {reason}")
@@ -60,7 +61,7 @@ def install(folder: Path, file: str, stop: threading.Event, most_s: float = MOST
 
 
 def _watch(process: "subprocess.Popen[bytes]", stop: threading.Event, end: float) -> str:
-    """Until it has ended: why it was ended, or empty."""
+    """Wait for the end of the process; return why it was killed, or nothing."""
     while True:
         try:
             process.wait(_LOOK_S)
@@ -69,10 +70,5 @@ def _watch(process: "subprocess.Popen[bytes]", stop: threading.Event, end: float
                 continue
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-            return "it was given up" if stop.is_set() else "it takes longer than {:g} s"
+            return "it was cancelled" if stop.is_set() else "it takes longer than {:g} s"
         return ""
-
-
-def _end_of(said: IO[bytes]) -> str:
-    said.seek(max(0, said.seek(0, os.SEEK_END) - _TOLD))
-    return said.read(_TOLD).decode(errors="replace").strip()

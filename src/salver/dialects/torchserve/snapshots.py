@@ -1,8 +1,8 @@
-"""When is written down what is served, and from what does a server start again (TS-B10)?
+"""Snapshots of what is served, from which a server starts again (TS-B10).
 
 Files as TorchServe writes them, ``logs/config/<time>-startup.cfg``, ``-snapshot.cfg`` and ``-shutdown.cfg``:
-the settings of the server with the models. What a model's entry says,
-:mod:`salver.dialects.torchserve.model_settings` knows.
+the settings of the server with the models. :mod:`salver.dialects.torchserve.model_settings` formats the
+models.
 """
 
 import asyncio
@@ -29,8 +29,8 @@ class SnapshotConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where snapshots are kept.
 
     Attributes:
-        folder: Takes the files.
-        settings: Of the server, by key; they go into each file.
+        folder: Folder of the files.
+        settings: Settings of the server, by key, for each file.
     """
 
     folder: str
@@ -38,7 +38,7 @@ class SnapshotConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def last(folder: Path) -> Path | None:
-    """The last snapshot of a folder; None = there is none."""
+    """Return the last snapshot of a folder; None = none."""
     try:
         found = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)]
     except OSError:
@@ -47,10 +47,10 @@ def last(folder: Path) -> Path | None:
 
 
 class Snapshots:
-    """Writes them.
+    """Writer of snapshots.
 
     Args:
-        models: What is served now, as in the files.
+        models: Returns what is served now, as in the files.
         now: Local time.
     """
 
@@ -71,30 +71,30 @@ class Snapshots:
         return f"<Snapshots in {self._folder}>"
 
     def changed(self) -> None:
-        """Something else is served from now on; it is written in a moment, with what follows at once."""
+        """Note that something else is served, and write that soon, with further changes."""
         self._is_stale = True
         self._tasks.start_unless_running("snapshot", self._write_changes)
 
     async def write(self, kind: Kind) -> None:
-        """Write down what is served now. What cannot be written costs a line in the log, and nothing else."""
+        """Write what is served now. A file that cannot be written is logged as an error."""
         at = self._now()
         name = f"{at:%Y%m%d%H%M%S}{at.microsecond // 1000:03d}-{kind}.cfg"
         models = self._models()
-        told = {
+        snapshot = {
             "name": name,
             "modelCount": sum([len(versions) for versions in models.values()]),
             "created": int(at.timestamp() * 1000),
             "models": models,
         }
-        values = {**self._settings, "model_snapshot": json.dumps(told, indent=2)}
-        text = java_properties.written(values, ("Saving snapshot", f"{at:%a %b %d %H:%M:%S %Y}"))
+        values = {**self._settings, "model_snapshot": json.dumps(snapshot, indent=2)}
+        text = java_properties.format_properties(values, ("Saving snapshot", f"{at:%a %b %d %H:%M:%S %Y}"))
         try:
             await asyncio.to_thread(self._put, name, text)
         except OSError as error:
             _LOG.error("the snapshot %s cannot be written: %s", self._folder / name, error.strerror)
 
     async def close(self) -> None:
-        """Write the last one."""
+        """Write the last snapshot."""
         await self._tasks.join()
         await self.write("shutdown")
 
@@ -105,11 +105,11 @@ class Snapshots:
             await self.write("snapshot")
 
     def _put(self, name: str, text: str) -> None:
-        """As a whole, or not at all."""
+        """Write a file atomically."""
         self._folder.mkdir(parents=True, exist_ok=True)
         fresh = self._folder / f".{name}.{os.getpid()}"
         try:
-            handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)  # there are passwords in it
+            handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)  # it may hold passwords
             with os.fdopen(handle, "w", encoding="utf-8") as file:
                 file.write(text)
             fresh.replace(self._folder / name)

@@ -1,8 +1,8 @@
-"""What does an archive of a workflow say: which nodes are there, and which comes after which (TS-A12)?
+"""Archives of workflows: their nodes and the order of these (TS-A12).
 
-A zip (``.war``) with ``WAR-INF/MANIFEST.json``, which names a file in YAML and a Python file with the
-functions of those nodes that are no models. All of it comes from outside: it is bounded and checked. Pure but
-for the reading of the archive.
+An archive is a zip (``.war``) with ``WAR-INF/MANIFEST.json``, which names a YAML file, and a Python file with
+the functions of those nodes that are no models. It is untrusted: its parts are limited and checked. Pure but
+for reading the archive.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from salver.dialects.torchserve.archive_files import is_inside
-from salver.dialects.torchserve.model_yaml import read_keys
+from salver.dialects.torchserve.model_yaml import allowed_range, read_keys
 from salver.stores.unzip import is_zip, read_member
 from salver.words.errors import BadArchive, BadGraph
 from salver.words.handlers import MOST_WORKERS
@@ -22,8 +22,8 @@ _MOST_BYTES: Final = 1 << 20
 _MOST_NAME: Final = 255
 _MOST_NODES: Final = 256
 _MOST_NUMBER: Final = 2**31 - 1
-_MOST_RETRIES: Final = 100  # they follow each other at once
-#: Key of the specification -> field of a node, and the least and the most that it may be.
+_MOST_RETRIES: Final = 100  # retries follow each other at once
+#: Key of the specification -> field of a node, with its range.
 _NUMBERS: Final[Mapping[str, tuple[str, int, int]]] = {
     "min-workers": ("least", 0, MOST_WORKERS),
     "max-workers": ("most", 1, MOST_WORKERS),
@@ -35,10 +35,10 @@ _NUMBERS: Final[Mapping[str, tuple[str, int, int]]] = {
 
 
 class WorkflowArchive(msgspec.Struct, frozen=True):
-    """What the manifest says.
+    """Content of the manifest.
 
     Attributes:
-        spec_file, handler: Paths inside; an empty handler = all nodes are models.
+        spec_file, handler: Paths inside; empty handler = all nodes are models.
     """
 
     name: str
@@ -47,12 +47,12 @@ class WorkflowArchive(msgspec.Struct, frozen=True):
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """How nodes are run.
+    """Settings of a node.
 
     Attributes:
-        most: Workers that there are.
-        retries: Further tries of a node that failed.
-        timeout_ms: So long one try may take.
+        most: Number of workers.
+        retries: Further attempts after a failure.
+        timeout_ms: Limit of one attempt.
     """
 
     least: int = 1
@@ -64,11 +64,11 @@ class Settings(msgspec.Struct, frozen=True):
 
 
 class Node(msgspec.Struct, frozen=True):
-    """A step.
+    """A step of a workflow.
 
     Attributes:
-        url: Of its model; empty = it is a function of the workflow's own file.
-        before: Nodes whose answers it gets, in their order in the file.
+        url: URL of its model; empty = a function of the workflow's own file.
+        before: Nodes whose answers it gets, in the order of the file.
     """
 
     name: str
@@ -78,13 +78,13 @@ class Node(msgspec.Struct, frozen=True):
 
 
 class Workflow(msgspec.Struct, frozen=True):
-    """What the specification says, of which is known that it can be run.
+    """A specification that can be run.
 
     Attributes:
-        settings: Of nodes that say nothing else.
-        graph: Node -> those that come after it, as it is written.
+        settings: Defaults of nodes.
+        graph: Node -> its successors, as written.
         nodes: In an order in which they could run one after another.
-        ends: Nodes after which nothing comes.
+        ends: Nodes without successors.
     """
 
     settings: Settings
@@ -94,117 +94,120 @@ class Workflow(msgspec.Struct, frozen=True):
 
 
 def read_workflow(path: Path) -> WorkflowArchive:
-    """What an archive says of itself. Blocking; nothing is unpacked.
+    """Return the manifest of an archive. Blocking; nothing is unpacked.
 
     Raises:
-        BadArchive: it is none; the message names the key.
+        BadArchive: it is malformed; the message names the key.
     """
     if not is_zip(path):
         raise BadArchive(
-            f"{path.name} is no archive of a workflow", fix="Make one with torch-workflow-archiver."
+            f"{path.name} is no archive of a workflow", fix="Create one with torch-workflow-archiver."
         )
     content = read_member(path, MANIFEST, _MOST_BYTES)
     if content is None:
-        raise BadArchive(f"{path.name} has no {MANIFEST}", fix="Make it with torch-workflow-archiver.")
+        raise BadArchive(f"{path.name} has no {MANIFEST}", fix="Create it with torch-workflow-archiver.")
     try:
         whole = msgspec.json.decode(content)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadArchive(f"{path.name}: {MANIFEST} is no JSON: {error}") from error
-    said = whole.get("workflow") if isinstance(whole, dict) else None
-    if not isinstance(said, dict):
-        raise BadArchive("Missing Workflow entry in manifest file.", fix=f"It is {MANIFEST} of {path.name}.")
-    name, spec, handler = (_text(said, key, path.name) for key in ("workflowName", "specFile", "handler"))
+    if not isinstance(whole, dict) or not isinstance(entry := whole.get("workflow"), dict):
+        raise BadArchive(
+            "Missing Workflow entry in manifest file.", fix=f"Add it to {MANIFEST} of {path.name}."
+        )
+    name, spec, handler = (_text(entry, key, path.name) for key in ("workflowName", "specFile", "handler"))
     if not spec:
         raise BadArchive(f"{path.name}: {MANIFEST} names no specFile")
     return WorkflowArchive(name, spec, handler)
 
 
 def check_name(name: str) -> None:
-    """Raises BadArchive: no workflow or node can be called that."""
+    """Check the name of a workflow or node. Raises BadArchive."""
     if not name or len(name) > _MOST_NAME or not name.isprintable() or "/" in name:
         raise BadArchive(
             f"{name[:_MOST_NAME]!r} cannot be the name of a workflow or a node",
-            fix=f"Take at most {_MOST_NAME} printable characters, and no slash.",
+            fix=f"Use at most {_MOST_NAME} printable characters, and no slash.",
         )
 
 
 def read_spec(path: Path, archive: WorkflowArchive) -> Workflow:
-    """The specification of an archive. Blocking.
+    """Return the specification of an archive. Blocking.
 
     Raises:
-        BadArchive, BadGraph: there is none that can be run.
-        MissingExtra: nothing here reads YAML.
+        BadArchive, BadGraph: it is missing, or cannot be run.
+        MissingExtra: PyYAML is not installed.
     """
     content = read_member(path, archive.spec_file, _MOST_BYTES)
     if content is None:
-        raise BadArchive(
-            f"{path.name} has no '{archive.spec_file}', which its manifest names as its specFile"
-        )
+        raise BadArchive(f"{path.name} has no '{archive.spec_file}', the specFile of its manifest")
     return parse(content, f"{path.name}: {archive.spec_file}", has_functions=bool(archive.handler))
 
 
 def parse(content: bytes, where: str, *, has_functions: bool = True) -> Workflow:
-    """A specification.
+    """Parse a specification.
 
     Args:
-        where: The archive and the file, for messages.
-        has_functions: There is a file with functions.
+        where: Name of archive and file, for messages.
+        has_functions: Whether the archive has a file with functions.
 
     Raises:
-        BadArchive: a value cannot be; the message names the key.
+        BadArchive: a value is wrong; the message names the key.
         BadGraph: the graph cannot be run.
-        MissingExtra: nothing here reads YAML.
+        MissingExtra: PyYAML is not installed.
     """
     values = read_keys(content, where)
     models = _mapping(values.get("models") or {}, "models", where)
     graph = _graph(values.get("dag"), where)
-    names = list(dict.fromkeys([name for source, targets in graph.items() for name in (source, *targets)]))
-    if len(names) > _MOST_NODES:
-        raise BadGraph(f"{where}: it has {len(names)} nodes, and at most {_MOST_NODES} are run")
-    usual = _settings(models, Settings(), "models", where)
-    before: dict[str, list[str]] = {name: [] for name in names}
+    before: dict[str, list[str]] = {}
     for source, targets in graph.items():
+        before.setdefault(source, [])
         for target in targets:
-            before[target].append(source)
+            before.setdefault(target, []).append(source)
+    if len(before) > _MOST_NODES:
+        raise BadGraph(f"{where}: it has {len(before)} nodes, and the limit is {_MOST_NODES}")
+    defaults = _settings(models, Settings(), "models", where)
     order = _in_order(graph, before)
     nodes = {}
     for name in order:
-        said = models.get(name)
-        if said is None and not has_functions:
+        model = models.get(name)
+        if model is None and not has_functions:
             raise BadGraph(f"{where}: node {name} is no model, and the archive has no file with functions")
-        nodes[name] = _node(name, said, usual, before[name], where)
-    return Workflow(usual, graph, nodes, tuple(name for name in order if not graph.get(name)))
+        nodes[name] = _node(name, model, defaults, before[name], where)
+    return Workflow(defaults, graph, nodes, tuple(name for name in order if not graph.get(name)))
 
 
-def _node(name: str, said: Any, usual: Settings, before: Sequence[str], where: str) -> Node:
+def _node(name: str, model: Any, defaults: Settings, before: Sequence[str], where: str) -> Node:
     check_name(name)
-    if said is None:  # a function has one worker and no batches, as TorchServe has it
-        alone = Settings(max_batch_delay_ms=0, retries=usual.retries, timeout_ms=usual.timeout_ms)
+    if model is None:  # a function has one worker and no batches, as in TorchServe
+        alone = Settings(max_batch_delay_ms=0, retries=defaults.retries, timeout_ms=defaults.timeout_ms)
         return Node(name, "", alone, tuple(before))
     at = f"models.{name}"
-    values = _mapping(said, at, where)
+    values = _mapping(model, at, where)
     url = values.get("url")
     if not isinstance(url, str) or not url:
         raise BadArchive(
             f"{where}: {at} has no url", field=f"{at}.url", fix="Name an archive of the model store."
         )
-    return Node(name, url, _settings(values, usual, at, where), tuple(before))
+    return Node(name, url, _settings(values, defaults, at, where), tuple(before))
 
 
 def _graph(dag: Any, where: str) -> dict[str, tuple[str, ...]]:
     graph = {}
-    for source, targets in _mapping(dag if dag is not None else {}, "dag", where).items():
-        listed = [targets] if isinstance(targets, str) else targets or []
-        if not isinstance(listed, list) or not all(isinstance(each, str) for each in listed):
+    if dag is None:
+        dag = {}
+    for source, targets in _mapping(dag, "dag", where).items():
+        if isinstance(targets, str):
+            targets = [targets]
+        targets = targets or []
+        if not isinstance(targets, list) or not all(isinstance(each, str) for each in targets):
             raise BadArchive(f"{where}: dag.{source} is no list of nodes", field=f"dag.{source}")
-        graph[source] = tuple(dict.fromkeys(each.strip() for each in listed if each.strip()))
+        graph[source] = tuple(dict.fromkeys(each.strip() for each in targets if each.strip()))
     if not graph:
-        raise BadGraph(f"{where}: it has no dag", field="dag", fix="Write which nodes come after each node.")
+        raise BadGraph(f"{where}: it has no dag", field="dag", fix="List the successors of each node.")
     return graph
 
 
 def _in_order(graph: Mapping[str, Sequence[str]], before: Mapping[str, Sequence[str]]) -> list[str]:
-    """The nodes, each after all before it (Kahn, 1962)."""
+    """Sort the nodes topologically (Kahn, 1962)."""
     for source, targets in graph.items():
         if source in targets:
             raise BadGraph("Self loop exception", field=f"dag.{source}")
@@ -219,50 +222,48 @@ def _in_order(graph: Mapping[str, Sequence[str]], before: Mapping[str, Sequence[
             if not waiting[target]:
                 order.append(target)
     if len(order) != len(before):
-        raise BadGraph("Not a valid DAG", field="dag", fix="No node may come after itself.")
+        raise BadGraph("Not a valid DAG", field="dag", fix="Remove cycles.")
     return order
 
 
-def _settings(values: Mapping[str, Any], usual: Settings, at: str, where: str) -> Settings:
-    said = {}
+def _settings(values: Mapping[str, Any], defaults: Settings, at: str, where: str) -> Settings:
+    fields = {}
     for key, (field, least, most) in _NUMBERS.items():
         value = values.get(key)
         if value is None:
             continue
         if type(value) is not int or not least <= value <= most:
-            to = "on" if most == _MOST_NUMBER else f"to {most}"
+            wanted = f"a whole number, {allowed_range(least, most)}"
             raise BadArchive(
-                f"{where}: {at}.{key} is {value!r:.40}, and must be a whole number from {least} {to}",
-                field=f"{at}.{key}",
+                f"{where}: {at}.{key} is {value!r:.40}, and must be {wanted}", field=f"{at}.{key}"
             )
-        said[field] = value
-    made = msgspec.structs.replace(usual, **said)
-    if made.most < made.least:
+        fields[field] = value
+    settings = msgspec.structs.replace(defaults, **fields)
+    if settings.most < settings.least:
         raise BadArchive(
-            f"{where}: {at}.max-workers is {made.most}, and min-workers {made.least}",
+            f"{where}: {at}.max-workers is {settings.most}, less than min-workers, {settings.least}",
             field=f"{at}.max-workers",
         )
-    return made
+    return settings
 
 
 def _mapping(value: Any, at: str, where: str) -> dict[str, Any]:
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-        raise BadArchive(f"{where}: {at} holds no keys with values", field=at)
+        raise BadArchive(f"{where}: {at} is no mapping", field=at)
     return value
 
 
-def _text(said: Mapping[str, Any], key: str, where: str) -> str:
-    value = said.get(key, "")
-    path = value.strip() if isinstance(value, str) else ".."
-    if not is_inside(path):
+def _text(entry: Mapping[str, Any], key: str, where: str) -> str:
+    value = entry.get(key, "")
+    if not isinstance(value, str) or not is_inside(value.strip()):
         raise BadArchive(f"{where}: '{key}' of {MANIFEST} is {value!r:.80}, and must be a path inside of it")
-    return path
+    return value.strip()
 
 
-def written(graph: Mapping[str, Iterable[str]]) -> str:
-    """The graph as TorchServe tells it.
+def format_graph(graph: Mapping[str, Iterable[str]]) -> str:
+    """Return a graph as TorchServe prints it.
 
-    >>> written({"a": ("b", "c"), "b": ("d",)})
+    >>> format_graph({"a": ("b", "c"), "b": ("d",)})
     '{a=[b, c], b=[d]}'
     """
     return "{" + ", ".join(f"{source}=[{', '.join(targets)}]" for source, targets in graph.items()) + "}"

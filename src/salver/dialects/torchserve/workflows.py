@@ -1,29 +1,28 @@
-"""Which workflows are there, and how does a request pass through one (TS-A12, TS-R10, TS-M9)?
+"""Workflows: registration, and the way of a request through their nodes (TS-A12, TS-R10, TS-M9).
 
 Each node is a handler named ``{workflow}__{node}``: a model of the store, or a function of the workflow's own
-Python file, which runs in a host process like any other. A node is asked when all before it have answered, by
-the one door; branches run side by side. What an archive says,
-:mod:`salver.dialects.torchserve.workflow_archive` knows.
+Python file, which runs in a host process like any other. A node runs when all its predecessors have answered;
+branches run in parallel. :mod:`salver.dialects.torchserve.workflow_archive` reads the archives.
 """
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 import msgspec
 
-from salver.dialects.torchserve.archive_store import FoundArchive, Shelf, ShelfConfig
+from salver.dialects.torchserve.archive_store import ArchiveStore, ArchiveStoreConfig, FoundArchive
 from salver.dialects.torchserve.unpacked_archives import UnpackedArchives
 from salver.dialects.torchserve.workflow_archive import (
     Node,
     Workflow,
     check_name,
+    format_graph,
     read_spec,
     read_workflow,
-    written,
 )
 from salver.kernel.supervise import Supervisor
 from salver.stores.shared_folders import SharedFolder
@@ -47,8 +46,8 @@ from salver.words.handlers import (
     WorkflowStatus,
     as_request,
     part,
+    reply_of,
 )
-from salver.words.handlers import reply_of as read_reply
 from salver.words.messages import Call, InferRequest, InferResponse
 
 _LOG = logging.getLogger("salver.workflows")
@@ -57,39 +56,39 @@ _PROTOCOL: Final = "workflow"  # label of the metrics
 
 
 class WorkflowsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What an operator may say of workflows.
+    """The operator's settings of workflows.
 
     Attributes:
-        shelf: Where their archives may come from.
-        takes_urls: They, and the models of their nodes, may come from elsewhere than the stores.
+        archive_store: Where their archives may come from.
+        takes_urls: Whether they, and the models of their nodes, may come from elsewhere than the stores.
     """
 
-    shelf: ShelfConfig = ShelfConfig()
+    archive_store: ArchiveStoreConfig = ArchiveStoreConfig()
     takes_urls: bool = False
 
 
-class Parts(Protocol):
-    """Registers the handlers of nodes (dialects/torchserve/handler_store.py)."""
+class NodeRegistry(Protocol):
+    """Registry of the handlers of nodes (dialects/torchserve/handler_store.py)."""
 
     async def register_part(self, order: Registration, folder: Path | None = None) -> RegistrationResult:
-        """Have it, with its workers. Raises SalverError."""
+        """Register a handler and wait for its workers. Raises SalverError."""
         ...
 
     async def unregister_part(self, model: str) -> None:
-        """Take it out. Raises NoModel or DeadlineExceeded."""
+        """Remove a handler. Raises NoModel or DeadlineExceeded."""
         ...
 
 
-class Asks(Protocol):
-    """Asks loaded models from within (kernel/serving/inner.py)."""
+class Inference(Protocol):
+    """Inference on loaded models from within the server (kernel/serving/inner.py)."""
 
     async def infer(self, request: InferRequest, call: Call) -> InferResponse:
-        """The one answer. Raises SalverError."""
+        """Return the answer. Raises SalverError."""
         ...
 
 
 class _Entry(msgspec.Struct, frozen=True, eq=False):
-    """A workflow that is there."""
+    """A registered workflow."""
 
     url: str
     flow: Workflow
@@ -98,7 +97,7 @@ class _Entry(msgspec.Struct, frozen=True, eq=False):
 
 
 class Workflows:
-    """Implements :class:`~salver.transport.ports.Workflows`.
+    """Implementation of :class:`~salver.transport.ports.Workflows`.
 
     Args:
         clock: Monotonic seconds, the same as the engines'.
@@ -107,8 +106,8 @@ class Workflows:
     def __init__(
         self,
         config: WorkflowsConfig,
-        parts: Parts,
-        inner: Asks,
+        parts: NodeRegistry,
+        inner: Inference,
         archives: UnpackedArchives,
         clock: Callable[[], float],
     ) -> None:
@@ -117,10 +116,12 @@ class Workflows:
         self._inner = inner
         self._archives = archives
         self._clock = clock
-        shelf = config.shelf
-        self._shelf = Shelf(shelf if config.takes_urls else msgspec.structs.replace(shelf, allowed_urls=()))
+        source = config.archive_store
+        if not config.takes_urls:
+            source = msgspec.structs.replace(source, allowed_urls=())
+        self._store = ArchiveStore(source)
         self._entries: dict[str, _Entry] = {}
-        self._changing: set[str] = set()  # names of those that come or go
+        self._changing: set[str] = set()  # names that are being registered or unregistered
         self._changes = Supervisor(_LOG, "a workflow was not changed")
 
     def __repr__(self) -> str:
@@ -129,21 +130,22 @@ class Workflows:
     # -- changes --
 
     async def register(self, order: Registration) -> str:
-        """Have a workflow and the handlers of its nodes; its name.
+        """Register a workflow and the handlers of its nodes; return its name.
 
-        It goes on if the caller leaves.
+        This goes on if the caller leaves.
 
         Raises:
-            NoWorkflow, BadArchive, BadGraph, Conflict: it cannot be had, or is there already.
-            WorkflowFailed: one of its nodes cannot be had; nothing of it is left.
+            NoWorkflow, BadArchive, BadGraph: the archive is missing or cannot be used.
+            Conflict: the name is taken.
+            WorkflowFailed: a node failed to register; all others have been removed again.
         """
         return await self._changes.finish("workflow", self._register(order))
 
     async def unregister(self, name: str) -> None:
-        """Take it out, and the handlers of its nodes.
+        """Remove a workflow and the handlers of its nodes.
 
         Raises:
-            NoWorkflow: there is none.
+            NoWorkflow: it does not exist.
         """
         await self._changes.finish("workflow", self._unregister(name))
 
@@ -155,10 +157,10 @@ class Workflows:
             flow = await asyncio.to_thread(read_spec, found.path, archive)
             name = order.name or archive.name
             check_name(name)
-            with self._alone(name):
+            with self._reserved(name):
                 held = await asyncio.to_thread(self._archives.hold, found.path)
                 file = held.root / archive.handler
-                failures = await self._come(name, flow, order, file)
+                failures = await self._register_nodes(name, flow, order, file)
                 if failures:
                     raise WorkflowFailed(
                         f"Workflow {name} has failed to register. Failures: [{', '.join(failures)}]"
@@ -166,12 +168,12 @@ class Workflows:
                 self._entries[name] = _Entry(order.url, flow, found, held)
             return name
         except BaseException:
-            await self._let_go(found, held)
+            await self._release(found, held)
             raise
 
     @contextlib.contextmanager
-    def _alone(self, name: str) -> Any:
-        """Nobody else has or takes that name meanwhile."""
+    def _reserved(self, name: str) -> Iterator[None]:
+        """Reserve a name meanwhile."""
         if name in self._entries or name in self._changing:
             raise Conflict(f"Workflow {name} is already registered.", field="workflow_name")
         self._changing.add(name)
@@ -180,27 +182,31 @@ class Workflows:
         finally:
             self._changing.discard(name)
 
-    async def _come(self, name: str, flow: Workflow, order: Registration, file: Path) -> list[str]:
-        """Register the nodes, all or none; why those failed that did."""
+    async def _register_nodes(self, name: str, flow: Workflow, order: Registration, file: Path) -> list[str]:
+        """Register the nodes, all or none; return the reasons of failures."""
         nodes = list(flow.nodes.values())
-        told = await asyncio.gather(*[self._node(name, node, order, file) for node in nodes])
-        failures = [why for why in told if why]
+        results = await asyncio.gather(*[self._register_node(name, node, order, file) for node in nodes])
+        failures = [why for why in results if why]
         if failures:
-            done = [node for node, why in zip(nodes, told, strict=True) if not why]
-            await asyncio.gather(*[self._take_out(name, node) for node in done])
+            registered = [node for node, why in zip(nodes, results, strict=True) if not why]
+            await asyncio.gather(*[self._remove_node(name, node) for node in registered])
         return failures
 
-    async def _node(self, name: str, node: Node, order: Registration, file: Path) -> str:
-        """Register one; why it failed, or nothing."""
-        how = node.settings
-        model = _called(name, node)
-        wanted = Registration(
+    async def _register_node(self, name: str, node: Node, order: Registration, file: Path) -> str:
+        """Register a node; return why it failed, or nothing."""
+        settings = node.settings
+        model = _handler_name(name, node)
+        # A node without a URL is a function of the workflow's own file.
+        handler, folder = "", None
+        if not node.url:
+            handler, folder = f"{file.name}:{node.name}", file.parent
+        registration = Registration(
             node.url,
             model,
-            handler="" if node.url else f"{file.name}:{node.name}",
-            batch_size=how.batch_size,
-            max_batch_delay_ms=how.max_batch_delay_ms,
-            initial_workers=how.most,
+            handler=handler,
+            batch_size=settings.batch_size,
+            max_batch_delay_ms=settings.max_batch_delay_ms,
+            initial_workers=settings.most,
             response_timeout_s=order.response_timeout_s,
             startup_timeout_s=order.startup_timeout_s,
             is_encrypted=order.is_encrypted,
@@ -208,7 +214,7 @@ class Workflows:
         try:
             if "://" in node.url and not self._config.takes_urls:
                 raise NoModel(f"Given URL {node.url} does not match any allowed URL(s)")
-            await self._parts.register_part(wanted, None if node.url else file.parent)
+            await self._parts.register_part(registration, folder)
         except WorkersFailed as error:
             return error.message
         except SalverError as error:
@@ -218,41 +224,41 @@ class Workflows:
     async def _unregister(self, name: str) -> None:
         entry = self._entry(name)
         if name in self._changing:
-            raise Conflict(f"Workflow {name} is going already.", field="workflow_name")
+            raise Conflict(f"Workflow {name} is being unregistered already.", field="workflow_name")
         self._changing.add(name)
         del self._entries[name]
         try:
-            await asyncio.gather(*[self._take_out(name, node) for node in entry.flow.nodes.values()])
+            await asyncio.gather(*[self._remove_node(name, node) for node in entry.flow.nodes.values()])
         finally:
             self._changing.discard(name)
-            await self._let_go(entry.found, entry.held)
+            await self._release(entry.found, entry.held)
 
-    async def _take_out(self, name: str, node: Node) -> None:
+    async def _remove_node(self, name: str, node: Node) -> None:
         try:
-            await self._parts.unregister_part(_called(name, node))
+            await self._parts.unregister_part(_handler_name(name, node))
         except NotFound:
-            pass  # somebody has taken it out already
+            pass  # removed already, by its own name
         except SalverError as error:
             _LOG.warning("workflow %s: %s", name, error)
 
     async def _find(self, order: Registration) -> FoundArchive:
         try:
-            return await asyncio.to_thread(self._shelf.find, order.url, is_encrypted=order.is_encrypted)
+            return await asyncio.to_thread(self._store.find, order.url, is_encrypted=order.is_encrypted)
         except NoModel as error:
             text = error.message.replace("Model store", "Workflow store")
             if text.startswith("Model not found at"):
                 text = f"Workflow not found in workflow store: {order.url}"
             raise NoWorkflow(text, field="url") from None
 
-    async def _let_go(self, found: FoundArchive, held: SharedFolder | None) -> None:
-        await asyncio.to_thread(self._shelf.discard, found)
+    async def _release(self, found: FoundArchive, held: SharedFolder | None) -> None:
+        await asyncio.to_thread(self._store.discard, found)
         if held is not None:
             await asyncio.to_thread(self._archives.release, held)
 
-    # -- what there is --
+    # -- lists --
 
     def statuses(self) -> tuple[WorkflowStatus, ...]:
-        """All, sorted by name."""
+        """Return the status of every workflow, sorted by name."""
         return tuple(
             WorkflowStatus(
                 name,
@@ -261,7 +267,7 @@ class Workflows:
                 entry.flow.settings.most,
                 entry.flow.settings.batch_size,
                 entry.flow.settings.max_batch_delay_ms,
-                written(entry.flow.graph),
+                format_graph(entry.flow.graph),
             )
             for name, entry in sorted(self._entries.items())
         )
@@ -275,18 +281,18 @@ class Workflows:
     # -- requests --
 
     async def run(self, name: str, form: Form, call: Call) -> HandlerReply:
-        """The answer of its last node; of several, a JSON object of theirs.
+        """Return the answer of the last node; of several, a JSON object of theirs.
 
         Raises:
-            NoWorkflow: there is none.
-            DeadlineExceeded: the caller's deadline passed first.
-            HandlerFailed: one of its nodes failed, as often as it may.
+            NoWorkflow: it does not exist.
+            DeadlineExceeded: the caller's deadline has passed.
+            HandlerFailed: all attempts of a node failed.
         """
         flow = self._entry(name).flow
         steps: dict[str, asyncio.Task[HandlerReply]] = {}
         try:
             async with asyncio.TaskGroup() as group:
-                for node in flow.nodes.values():  # each after those before it
+                for node in flow.nodes.values():  # predecessors come first
                     before = {source: steps[source] for source in node.before}
                     steps[node.name] = group.create_task(self._step(name, node, form, before, call))
         except BaseExceptionGroup as failures:
@@ -306,43 +312,39 @@ class Workflows:
         before: Mapping[str, asyncio.Task[HandlerReply]],
         call: Call,
     ) -> HandlerReply:
-        """Ask a node, when those before it have answered."""
+        """Run a node once its predecessors have answered."""
         if before:
             answers = {source: (await step).body for source, step in before.items()}
             if len(answers) == 1:
                 answers = {"body": next(iter(answers.values()))}
             form = Form(tuple([part(key, body) for key, body in answers.items()]), form.headers)
-        request = as_request(_called(name, node), form)
-        for tries in range(node.settings.retries + 1):
+        request = as_request(_handler_name(name, node), form)
+        for attempt in range(1, node.settings.retries + 2):
             now = self._clock()
-            until = now + node.settings.timeout_ms / 1e3
-            if call.deadline is not None and call.deadline <= now:
-                raise DeadlineExceeded("Request timeout expired")
-            one = msgspec.structs.replace(
-                call,
-                protocol=_PROTOCOL,
-                arrival=now,
-                deadline=until if call.deadline is None else min(until, call.deadline),
-            )
+            deadline = now + node.settings.timeout_ms / 1e3
+            if call.deadline is not None:
+                if call.deadline <= now:
+                    raise DeadlineExceeded("Request timeout expired")
+                deadline = min(deadline, call.deadline)
+            one = msgspec.structs.replace(call, protocol=_PROTOCOL, arrival=now, deadline=deadline)
             try:
                 response = await self._inner.infer(request, one)
             except Cancelled:
                 raise
             except SalverError as error:
-                _LOG.warning("workflow %s: node %s, try %d: %s", name, node.name, tries + 1, error)
+                _LOG.warning("workflow %s: node %s, attempt %d: %s", name, node.name, attempt, error)
                 continue
-            outputs = response.outputs
-            return read_reply(outputs[0].array if outputs else None, response.parameters)
+            return reply_of(response.outputs[0].array if response.outputs else None, response.parameters)
         raise HandlerFailed(f"Error executing {node.name}", 500)
 
 
-def _called(workflow: str, node: Node) -> str:
-    """The handler of a node."""
+def _handler_name(workflow: str, node: Node) -> str:
+    """Return the name of a node's handler."""
     return f"{workflow}__{node.name}"
 
 
 def _as_json(body: bytes) -> Any:
-    """What a node has answered, as JSON has it."""
+    """Return an answer as parsed JSON, or as text."""
     try:
         return msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -350,6 +352,8 @@ def _as_json(body: bytes) -> Any:
 
 
 def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:
-    """What went wrong first; the others were given up for it."""
+    """Return the first failure, which caused the cancellation of the others."""
     first = failures.exceptions[0]
-    return _first(first) if isinstance(first, BaseExceptionGroup) else first
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    return first

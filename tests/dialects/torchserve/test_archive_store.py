@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from salver.dialects.torchserve.archive_store import ANY_URL, FoundArchive, Shelf, ShelfConfig
+from salver.dialects.torchserve.archive_store import ANY_URL, ArchiveStore, ArchiveStoreConfig, FoundArchive
 from salver.words.errors import BadArchive, Conflict, InvalidInput, NoDownload, NoModel, SalverError
 
 CONTENT = b"archive" * 1000
@@ -62,8 +62,8 @@ def store(tmp_path: Path) -> Path:
     return tmp_path / "store"
 
 
-def shelf(store: Path | str, *allowed: str, **more: Any) -> Shelf:
-    return Shelf(ShelfConfig(str(store), allowed or ANY_URL, **more))
+def store_of(store: Path | str, *allowed: str, **more: Any) -> ArchiveStore:
+    return ArchiveStore(ArchiveStoreConfig(str(store), allowed or ANY_URL, **more))
 
 
 def left(store: Path) -> list[str]:
@@ -71,23 +71,23 @@ def left(store: Path) -> list[str]:
 
 
 def test_ts_m1_files_and_folders_of_the_store(store: Path) -> None:
-    assert shelf(store).find("noop.mar") == FoundArchive(store / "noop.mar")
-    assert shelf(store).find("below") == FoundArchive(store / "below")
-    assert shelf(store, "https://x/.*").find("noop.mar") == FoundArchive(store / "noop.mar")
-    assert shelf(store, "https://x/.*").find(str(store / "noop.mar")) == FoundArchive(store / "noop.mar")
+    assert store_of(store).find("noop.mar") == FoundArchive(store / "noop.mar")
+    assert store_of(store).find("below") == FoundArchive(store / "below")
+    assert store_of(store, "https://x/.*").find("noop.mar") == FoundArchive(store / "noop.mar")
+    assert store_of(store, "https://x/.*").find(str(store / "noop.mar")) == FoundArchive(store / "noop.mar")
     for url in ("/nowhere/noop.mar", "sub/noop.mar", "sub/below/"):  # TorchServe looks at the last part
-        assert shelf(store).find(url).path == store / url.strip("/").rpartition("/")[2]
+        assert store_of(store).find(url).path == store / url.strip("/").rpartition("/")[2]
 
 
 def test_ts_m1_ts_c2_what_lies_outside_the_store_is_asked_for_by_a_url(store: Path) -> None:
     outside = store.parent / "outside.mar"
     with pytest.raises(NoModel, match=f"Model not found at: {outside}"):
-        shelf(store).find(str(outside))
+        store_of(store).find(str(outside))
     with pytest.raises(NoModel, match="Model not found at: /etc/passwd"):
-        shelf(store).find("/etc/passwd")
-    assert shelf(store).find(outside.as_uri()) == FoundArchive(outside)
+        store_of(store).find("/etc/passwd")
+    assert store_of(store).find(outside.as_uri()) == FoundArchive(outside)
     with pytest.raises(NoModel, match="does not match any allowed URL"):
-        shelf(store, "https://x/.*").find(outside.as_uri())
+        store_of(store, "https://x/.*").find(outside.as_uri())
 
 
 REFUSED: list[tuple[str, type[SalverError], str]] = [
@@ -118,13 +118,13 @@ REFUSED: list[tuple[str, type[SalverError], str]] = [
 @pytest.mark.parametrize(("url", "kind", "text"), REFUSED)
 def test_ts_m1_ts_r21_what_is_not_there(url: str, kind: type[SalverError], text: str, store: Path) -> None:
     with pytest.raises(kind) as raised:
-        shelf(store).find(url)
+        store_of(store).find(url)
     assert raised.value.message.startswith(text)
     assert left(store) == ["below", "noop.mar"]
 
 
 def test_ts_c2_only_urls_that_match_as_a_whole_are_allowed(store: Path, remote: str) -> None:
-    one = shelf(store, r"https://models\.example\.org/.*", rf"{remote}/good/.*")
+    one = store_of(store, r"https://models\.example\.org/.*", rf"{remote}/good/.*")
     outside = store.parent / "outside.mar"
     for url in ("http://example.org/x.mar", outside.as_uri(), f"{remote}/x.mar", f"x{remote}/good/x.mar"):
         with pytest.raises(NoModel) as raised:
@@ -139,22 +139,22 @@ def test_ts_c2_only_urls_that_match_as_a_whole_are_allowed(store: Path, remote: 
 
 def test_ts_m1_a_download_lies_in_the_store_and_goes_with_its_registration(store: Path, remote: str) -> None:
     url = f"{remote}/far/remote.mar?X-Amz-Signature=abc"  # presigned: the query is no part of the name
-    found = shelf(store).find(url, is_encrypted=True)
+    found = store_of(store).find(url, is_encrypted=True)
     assert found == FoundArchive(store / "remote.mar", is_ours=True)
     assert found.path.read_bytes() == CONTENT
     assert Remote.asked == [("/far/remote.mar?X-Amz-Signature=abc", "aws:kms")]
     with pytest.raises(Conflict, match=r"Model file already exists remote\.mar"):
-        shelf(store).find(url)
-    shelf(store).discard(FoundArchive(store / "noop.mar"))
-    shelf(store).discard(found)
+        store_of(store).find(url)
+    store_of(store).discard(FoundArchive(store / "noop.mar"))
+    store_of(store).discard(found)
     assert left(store) == ["below", "noop.mar"]
-    assert shelf(store).find(f"{remote}/unsaid.mar").path.read_bytes() == CONTENT
+    assert store_of(store).find(f"{remote}/unsaid.mar").path.read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize("name", ["none.mar", "short.mar", "moved"])
 def test_ts_m1_what_cannot_be_downloaded_leaves_nothing(name: str, store: Path, remote: str) -> None:
     with pytest.raises(NoDownload) as raised:
-        shelf(store).find(f"{remote}/{name}")
+        store_of(store).find(f"{remote}/{name}")
     assert raised.value.message == f"Failed to download archive from: {remote}/{name}"
     assert raised.value.fix
     assert left(store) == ["below", "noop.mar"]
@@ -162,16 +162,16 @@ def test_ts_m1_what_cannot_be_downloaded_leaves_nothing(name: str, store: Path, 
 
 def test_ts_m1_ts_c2_redirects_lead_where_the_list_allows(store: Path, remote: str) -> None:
     with pytest.raises(NoDownload, match="which is not allowed"):
-        shelf(store, rf"{remote}/moved/.*").find(f"{remote}/moved/x.mar")
-    assert shelf(store, rf"{remote}/.*").find(f"{remote}/moved/x.mar").path.read_bytes() == CONTENT
+        store_of(store, rf"{remote}/moved/.*").find(f"{remote}/moved/x.mar")
+    assert store_of(store, rf"{remote}/.*").find(f"{remote}/moved/x.mar").path.read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize("name", ["x.mar", "liar.mar", "unsaid.mar"])
 def test_ts_m1_downloads_are_bounded(name: str, store: Path, remote: str) -> None:
     with pytest.raises(BadArchive, match="there is room for 100"):
-        shelf(store, most_bytes=100).find(f"{remote}/{name}")
+        store_of(store, most_bytes=100).find(f"{remote}/{name}")
     with pytest.raises(NoDownload, match="takes longer"):
-        shelf(store, download_s=-1).find(f"{remote}/x.mar")
+        store_of(store, download_s=-1).find(f"{remote}/x.mar")
     assert left(store) == ["below", "noop.mar"]
 
 
@@ -181,7 +181,7 @@ def test_ts_m1_what_a_killed_download_left_goes_with_a_later_one(store: Path, re
         path.write_bytes(b"half of it")
         os.utime(path, (1000, 1000))
     os.utime(young)
-    shelf(store).find(f"{remote}/x.mar")
+    store_of(store).find(f"{remote}/x.mar")
     assert [path.exists() for path in (old, young, other)] == [False, True, True]
 
 
@@ -193,7 +193,7 @@ def test_ts_m1_a_file_that_came_meanwhile_is_not_replaced(
 
     monkeypatch.setattr(os, "link", late)
     with pytest.raises(Conflict):
-        shelf(store).find(f"{remote}/x.mar")
+        store_of(store).find(f"{remote}/x.mar")
     assert left(store) == ["below", "noop.mar"]
 
 
@@ -206,9 +206,9 @@ def test_ts_m1_a_store_may_lie_where_there_are_no_links(
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(os, "link", none)
-    assert shelf(store).find(f"{remote}/x.mar").path.read_bytes() == CONTENT
+    assert store_of(store).find(f"{remote}/x.mar").path.read_bytes() == CONTENT
     with pytest.raises(Conflict):
-        shelf(store).find(f"{remote}/late.mar")
+        store_of(store).find(f"{remote}/late.mar")
     assert (store / "late.mar").read_bytes() == b"another's"
     assert left(store) == ["below", "late.mar", "noop.mar", "x.mar"]
 
@@ -216,8 +216,8 @@ def test_ts_m1_a_store_may_lie_where_there_are_no_links(
 def test_ts_m1_without_a_store_there_is_nothing(remote: str, tmp_path: Path) -> None:
     for url in ("noop.mar", f"{remote}/x.mar"):
         with pytest.raises(NoModel, match=r"Model store has not been configured\."):
-            shelf("").find(url)
+            store_of("").find(url)
     with pytest.raises(NoDownload, match="No such file"):
-        shelf(tmp_path / "none").find(f"{remote}/x.mar")
+        store_of(tmp_path / "none").find(f"{remote}/x.mar")
     with pytest.raises(InvalidInput):
-        shelf(tmp_path / "none").everything()
+        store_of(tmp_path / "none").everything()
