@@ -19,6 +19,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
+import onnx
 import pytest
 import tritonclient.grpc as grpc_client
 import tritonclient.http as http_client
@@ -313,6 +314,29 @@ def test_where_its_sender_is_trusted_it_does_what_it_is_made_for(name: str, trus
         client.unload_model(name)
     (trusting.outside / "victim").write_bytes(ORIGINAL)
     shutil.rmtree(trusting.outside / "planted", ignore_errors=True)
+
+
+def ends_its_process() -> bytes:
+    """A graph whose shapes ONNX Runtime 1.32 finds out about by a failing assertion of C++."""
+    square = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 1, 4, 4])
+    result = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)
+    nodes = [
+        onnx.helper.make_node("MaxPool", ["x"], ["pooled"], kernel_shape=[2, 2], dilations=[1 << 40, 1]),
+        onnx.helper.make_node("Slice", ["pooled", "start", "end", "axis"], ["y"]),
+    ]
+    numbers = {"start": 0, "end": 3, "axis": 2}
+    made = [onnx.helper.make_tensor(k, onnx.TensorProto.INT64, [1], [v]) for k, v in numbers.items()]
+    graph = onnx.helper.make_graph(nodes, "g", [square], [result], made)
+    opsets = [onnx.helper.make_opsetid("", 17)]
+    return onnx.helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString()
+
+
+def test_what_ends_the_process_that_loads_it_does_not_end_the_server(strict: World) -> None:
+    with http_client.InferenceServerClient(strict.server.address) as client:
+        with pytest.raises(InferenceServerException, match="failed for model 'deadly'"):
+            load(client, "deadly", Attack({"1/model.onnx": ends_its_process()}, {}, ""))
+        assert client.is_model_ready("constant")
+        client.unload_model("deadly")
 
 
 @CLIENTS

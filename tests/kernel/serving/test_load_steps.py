@@ -6,6 +6,7 @@ from contextlib import aclosing
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from waiting import auntil
 
 from salver.backends.protocol import LoadOptions
@@ -80,6 +81,13 @@ async def test_a_host_process_is_not_for_step_wise_models(tmp_path: Path):
     found = manifest(tmp_path, 256, steps=Steps(vocabulary="bytes"), instances=Instances(runner="process"))
     with pytest.raises(LoadFailed, match=r"run on a thread.*Leave instances.runner out"):
         await load(found)
+
+
+async def test_a_step_wise_model_of_a_request_belongs_into_the_repository(tmp_path: Path):
+    brought = replace(manifest(tmp_path, 256, steps=Steps(vocabulary="bytes")), brought="files")
+    loader = Loader({"python": PythonBackend()}, Bus(), time.monotonic, Terms(cores=2))
+    with pytest.raises(LoadFailed, match="put it into the repository"):
+        await loader.load(brought)
 
 
 async def test_the_loader_makes_a_servable_that_streams(tmp_path: Path):

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from weakref import WeakValueDictionary
 
-import msgspec
+from msgspec.structs import replace
 
 from salver.backends import reshaped
 from salver.backends.protocol import Backend, LoadOptions, PartialBackend, RunnableModel
@@ -92,7 +92,8 @@ class Loader:
             refuse_cache(manifest, "that answers token by token")
             counts = [wish.threads] if wish.threads else sorted({1, self._terms.cores})
             trials = [LoadOptions(threads, self._terms.trust_pickle) for threads in counts]
-            steps, threads = await load_steps(backend, manifest, trials, self._clock, self._bus.emit)
+            placed = replace(manifest, config=replace(manifest.config, instances=wish))
+            steps, threads = await load_steps(backend, placed, trials, self._clock, self._bus.emit)
             return Servable(manifest, steps, Placement("thread", 1, threads))
         if manifest.config.sequences.strategy:
             return await self._with_sequences(backend, manifest, placement)
@@ -147,7 +148,7 @@ class Loader:
         """Put an engine around a runner."""
         runner, placement, config, laws, remember = opened
         config = within(config, runner.signature)
-        manifest = msgspec.structs.replace(manifest, config=within(manifest.config, runner.signature))
+        manifest = replace(manifest, config=within(manifest.config, runner.signature))
         if isinstance(runner, StreamRunner):
             refuse_cache(manifest, "with 'decoupled' transaction policy")
             streaming = DecoupledEngine(manifest.id, runner, config, clock=self._clock, emit=self._bus.emit)

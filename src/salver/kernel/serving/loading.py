@@ -44,10 +44,18 @@ class Terms(msgspec.Struct, frozen=True):
     pool: ResourcePool | None = None
 
     def wish_of(self, manifest: Manifest) -> Instances:
-        """Return what a model wants, completed by the defaults."""
+        """Return what a model wants, completed by the defaults.
+
+        A model from a request runs in a process of its own: frameworks check little of what they read, and a
+        file made for it ends the process.
+        """
         wish, fallback = manifest.config.instances, self.wish
+        is_strange = manifest.brought in ("files", "path") and not self.trust_pickle
         return msgspec.structs.replace(
-            wish, count=wish.count or fallback.count, threads=wish.threads or fallback.threads
+            wish,
+            runner="process" if is_strange else wish.runner,
+            count=wish.count or fallback.count,
+            threads=wish.threads or fallback.threads,
         )
 
 

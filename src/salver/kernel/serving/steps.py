@@ -43,7 +43,9 @@ async def load_steps(
         raise LoadFailed(
             f"model '{manifest.id.name}' is step-wise, and such models run on a thread",
             field="instances.runner",
-            fix="Leave instances.runner out.",
+            fix="Leave instances.runner out."
+            if not manifest.brought
+            else "Models of requests run in a process of their own: put it into the repository.",
         )
     vocabulary = await asyncio.to_thread(_read_vocabulary, manifest)
     for options in trials:
