@@ -37,7 +37,8 @@ class Traits(msgspec.Struct, frozen=True):
         reads_config: its models receive their configuration (``LoadOptions.config``).
         harmless_formats: formats, as named by ``recognise``, that a request may upload. A file of such a
             format is data from any source: loading and running it reads only the artefact's own files,
-            writes none, uses no network and runs no code from the file. It may end its process. None = unknown, which counts as no format.
+            writes none, uses no network and runs no code from the file. It may end its process. None =
+            unknown, which counts as no format.
         repeatable: a request may be run once more if its host process died, because a run has no side
             effects. Unknown = no.
     """

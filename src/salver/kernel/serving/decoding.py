@@ -117,7 +117,7 @@ class Decoders:
                 result: _ResultT = await asyncio.shield(doing)
                 return result
         except SalverError as error:
-            error.__traceback__ = None  # whose frames hold the error and the body: a cycle
+            _leave_frames(error)
             raise
         except TimeoutError:
             raise DeadlineExceeded("the request was not decoded before its deadline") from None
@@ -149,6 +149,14 @@ def _decode(data: bytes, codec: Any, light: HttpBody | Message, signature: Signa
     body = msgspec.structs.replace(light, **{_name_of(light): data})
     request: InferRequest = codec.decode(body, signature)
     return request
+
+
+def _leave_frames(error: BaseException) -> None:
+    """Drop the tracebacks of an error and its causes, whose frames hold the body in a cycle."""
+    each: BaseException | None = error
+    while each is not None:
+        each.__traceback__ = None
+        each = each.__context__
 
 
 def _seen(doing: "asyncio.Future[Any]") -> None:
