@@ -354,7 +354,7 @@ def test_tr_a2_what_its_owner_reads_when_it_does_not_load(body: str, said: str, 
 def test_tr_c16_without_inputs_or_outputs_it_says_where_to_write_them(tmp_path: Path) -> None:
     """TR-C16."""
     with pytest.raises(
-        LoadFailed, match=r"nothing says which inputs and outputs the model 'm' has\. Write a config\.pbtxt"
+        LoadFailed, match=r"the inputs and outputs of model 'm' are not described\. Write a config\.pbtxt"
     ):
         load(write(tmp_path, DOUBLE), ModelConfig())
 

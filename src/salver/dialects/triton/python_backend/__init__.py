@@ -1,7 +1,6 @@
 """Models written for Triton's Python backend, which run unchanged.
 
-``backend.py`` recognises them; ``opening.py`` finds the model and passes it what Triton would; ``model.py``
-calls it; ``config.py`` is its configuration as it sees it; ``pb_utils.py`` is what it imports as
-``triton_python_backend_utils``. Such a model runs in a host process of its own, the only one in which that
-name can be imported.
+``backend.py`` recognises them, ``opening.py`` loads them, ``model.py`` calls them, ``config.py`` has their
+configuration, and ``pb_utils.py`` is what they import as ``triton_python_backend_utils``. Each runs in a host
+process of its own, the only one where that name can be imported.
 """

@@ -4,16 +4,16 @@ import ast
 
 from salver.backends.protocol import LoadOptions, RunnableModel
 from salver.backends.python import PythonBackend
-from salver.dialects.triton.python_backend.opening import FORMAT, is_meant, load
+from salver.dialects.triton.python_backend.opening import FORMAT, defines_model, load
 from salver.words.artifacts import Manifest
 
 
 class TritonPythonBackend(PythonBackend):
-    """Takes the place of the backend ``python``, with one more format: ``triton_python``."""
+    """Replacement of the backend ``python`` with one more format, ``triton_python``."""
 
     def format_of(self, content: bytes, tree: ast.Module | None) -> str | None:
         """Return ``triton_python`` for source that defines ``TritonPythonModel``."""
-        return FORMAT if is_meant(content, tree) else super().format_of(content, tree)
+        return FORMAT if defines_model(content, tree) else super().format_of(content, tree)
 
     def load(self, manifest: Manifest, options: LoadOptions) -> RunnableModel:
         """Load a ``TritonPythonModel`` as Triton does; anything else as a plain class."""

@@ -1,9 +1,7 @@
-"""What does a Triton Python model know of its own configuration, and what may it add?
+"""Configuration of a Triton Python model (TR-C16, TR-A2).
 
-The dictionary that ``initialize`` reads as JSON (TR-C16, TR-A2), the object that ``auto_complete_config``
-fills, and what both mean to Salver: a :class:`~salver.words.messages.Signature`. Knows no protobuf:
-Triton's JSON
-comes from outside.
+The dictionary that ``initialize`` reads as JSON, the object that ``auto_complete_config`` fills, and the
+:class:`~salver.words.messages.Signature` that follows from both.
 """
 
 import json
@@ -12,10 +10,10 @@ from typing import Any
 
 from salver.backends.hidden import hidden_inputs, hidden_outputs
 from salver.backends.loading import is_batched
+from salver.dialects.triton.datatypes import datatype_named, type_name
 from salver.words.artifacts import Manifest
 from salver.words.errors import LoadFailed
 from salver.words.messages import Signature, TensorSpec
-from salver.words.tensor import DATATYPES, DataType
 
 _INPUT = {
     "name": "",
@@ -45,10 +43,10 @@ _BATCHING = {
 
 
 class ModelConfig:
-    """What ``auto_complete_config`` is handed and hands back.
+    """Argument and result of ``auto_complete_config``.
 
     Args:
-        config: The configuration, as far as it is known, which is filled in place; or its JSON text.
+        config: The configuration so far, which is filled in place; or its JSON text.
     """
 
     def __init__(self, config: dict[str, Any] | str) -> None:
@@ -56,20 +54,20 @@ class ModelConfig:
         self._name = self._config["name"]
 
     def as_dict(self) -> dict[str, Any]:
-        """The configuration so far."""
+        """Return the configuration so far."""
         return self._config
 
     def set_max_batch_size(self, max_batch_size: int) -> None:
-        """Most rows of one run, 0 for a model without a batch dimension.
+        """Set the limit of a run's rows; 0 for a model without a batch dimension.
 
         Raises:
-            ValueError: the owner's configuration says more.
+            ValueError: The owner's configuration has a larger one.
         """
-        told = self._config["max_batch_size"]
-        if told > max_batch_size:
+        configured = self._config["max_batch_size"]
+        if configured > max_batch_size:
             raise ValueError(
-                f"configuration specified max_batch_size {told}, but in auto-complete-config function for "
-                f"model '{self._name}' specified max_batch_size {max_batch_size}"
+                f"configuration specified max_batch_size {configured}, but in auto-complete-config function "
+                f"for model '{self._name}' specified max_batch_size {max_batch_size}"
             )
         self._config["max_batch_size"] = max_batch_size
 
@@ -77,7 +75,7 @@ class ModelConfig:
         """Let requests share a run.
 
         Raises:
-            ValueError: the owner's configuration chose another scheduler.
+            ValueError: The owner's configuration chose another scheduler.
         """
         for other in ("sequence_batching", "ensemble_scheduling"):
             if other in self._config:
@@ -88,26 +86,22 @@ class ModelConfig:
         self._config.setdefault("dynamic_batching", {})
 
     def add_input(self, input: Mapping[str, Any]) -> None:
-        """An input: ``name``, ``data_type``, ``dims`` and perhaps ``optional``.
+        """Add an input with ``name``, ``data_type``, ``dims`` and perhaps ``optional``.
 
         Raises:
-            ValueError: a property is missing or unknown, or the owner's configuration says otherwise.
+            ValueError: A property is missing or unknown, or contradicts the owner's configuration.
         """
         self._add("input", input, ("name", "data_type", "dims", "optional"))
 
     def add_output(self, output: Mapping[str, Any]) -> None:
-        """An output: ``name``, ``data_type`` and ``dims``.
-
-        Raises:
-            ValueError: as of :meth:`add_input`.
-        """
+        """Add an output with ``name``, ``data_type`` and ``dims``. Raises as :meth:`add_input`."""
         self._add("output", output, ("name", "data_type", "dims"))
 
     def set_model_transaction_policy(self, transaction_policy_dict: Mapping[str, Any]) -> None:
-        """Whether the model sends its responses one by one: ``decoupled``.
+        """Set ``decoupled``: whether the model sends its responses one by one.
 
         Raises:
-            ValueError: there is another property, or the owner's configuration says otherwise.
+            ValueError: There is another property, or it contradicts the owner's configuration.
         """
         if unknown := set(transaction_policy_dict) - {"decoupled"}:
             raise ValueError(
@@ -115,75 +109,78 @@ class ModelConfig:
                 f"contains property other than 'decoupled': {', '.join(sorted(unknown))}"
             )
         policy = self._config.setdefault("model_transaction_policy", {})
-        wish = transaction_policy_dict.get("decoupled", policy.get("decoupled", False))
-        if policy.get("decoupled", wish) != wish:
+        decoupled = transaction_policy_dict.get("decoupled", policy.get("decoupled", False))
+        if policy.get("decoupled", decoupled) != decoupled:
             raise ValueError(
                 f"trying to change decoupled property in auto-complete-config for model '{self._name}', "
                 f"which is already set to '{policy['decoupled']}'."
             )
-        policy["decoupled"] = wish
+        policy["decoupled"] = decoupled
 
-    def _add(self, side: str, said: Mapping[str, Any], known: tuple[str, ...]) -> None:
+    def _add(self, side: str, tensor: Mapping[str, Any], known: tuple[str, ...]) -> None:
         whose = f"in auto-complete-config function for model '{self._name}'"
-        name = said.get("name")
+        name = tensor.get("name")
         if name is None:
             raise ValueError(f"{side} {whose} is missing 'name' property.")
-        if any(key not in known for key in said):
+        if any(key not in known for key in tensor):
             named = ", ".join(f"'{key}'" for key in known[:-1]) + f" and '{known[-1]}'"
             raise ValueError(f"{side} '{name}' {whose} contains property other than {named}.")
         for key in ("data_type", "dims"):
-            if key not in said:
+            if key not in tensor:
                 raise ValueError(f"{side} '{name}' {whose} is missing '{key}' property.")
-        for there in self._config[side]:
-            if there["name"] == name:
-                self._match(side, there, said)
-                there.update(said)
+        for configured in self._config[side]:
+            if configured["name"] == name:
+                self._match(side, configured, tensor)
+                configured.update(tensor)
                 return
-        self._config[side].append({**(_INPUT if side == "input" else _OUTPUT), **said})
+        self._config[side].append({**(_INPUT if side == "input" else _OUTPUT), **tensor})
 
-    def _match(self, side: str, there: Mapping[str, Any], said: Mapping[str, Any]) -> None:
-        """Nothing that the owner's configuration says may differ."""
-        name = said["name"]
-        if there["data_type"] not in ("TYPE_INVALID", said["data_type"]):
+    def _match(self, side: str, configured: Mapping[str, Any], tensor: Mapping[str, Any]) -> None:
+        """Check that the model's description of a tensor agrees with the owner's configuration."""
+        name = tensor["name"]
+        if configured["data_type"] not in ("TYPE_INVALID", tensor["data_type"]):
             raise ValueError(
-                f"unable to load model '{self._name}', configuration expects datatype {there['data_type']} "
-                f"for {side} '{name}', model provides {said['data_type']}"
+                f"unable to load model '{self._name}', configuration expects datatype "
+                f"{configured['data_type']} for {side} '{name}', model provides {tensor['data_type']}"
             )
         for key in ("dims", "optional"):
-            if key in said and there.get(key) not in ([], None) and there[key] != said[key]:
+            if key in tensor and configured.get(key) not in ([], None) and configured[key] != tensor[key]:
                 raise ValueError(
-                    f"model '{self._name}', tensor '{name}': the model expects {key} {said[key]} but the "
-                    f"model configuration specifies {key} {there[key]}"
+                    f"model '{self._name}', tensor '{name}': the model expects {key} {tensor[key]} but the "
+                    f"model configuration specifies {key} {configured[key]}"
                 )
 
 
-def known_of(manifest: Manifest, text: str) -> dict[str, Any]:
-    """The configuration before the model has its say.
+def initial_config(manifest: Manifest, text: str) -> dict[str, Any]:
+    """Return the configuration before ``auto_complete_config``.
 
     Args:
-        text: As Triton's JSON; empty = only what the manifest says is known.
+        text: The configuration in Triton's JSON; empty = take it from the manifest.
     """
     if text:
-        told: dict[str, Any] = json.loads(text)
-        return told
+        parsed: dict[str, Any] = json.loads(text)
+        return parsed
     config = manifest.config
     batched = is_batched(config.inputs, config.outputs, config) and config.batching.enabled
     return {
         "name": manifest.id.name,
         "backend": "python",
         "max_batch_size": config.batching.max_rows if batched else 0,
-        "input": [_INPUT | _told(spec, batched) | {"optional": spec.optional} for spec in config.inputs],
-        "output": [_OUTPUT | _told(spec, batched) for spec in config.outputs],
+        "input": [_INPUT | _described(spec, batched) | {"optional": spec.optional} for spec in config.inputs],
+        "output": [_OUTPUT | _described(spec, batched) for spec in config.outputs],
     }
 
 
-def _told(spec: TensorSpec, batched: bool) -> dict[str, Any]:
-    kind = "STRING" if spec.datatype is DataType.BYTES else spec.datatype.name
-    return {"name": spec.name, "data_type": f"TYPE_{kind}", "dims": list(spec.shape[1 if batched else 0 :])}
+def _described(spec: TensorSpec, batched: bool) -> dict[str, Any]:
+    return {
+        "name": spec.name,
+        "data_type": type_name(spec.datatype),
+        "dims": list(spec.shape[int(batched) :]),
+    }
 
 
-def finish(config: dict[str, Any]) -> None:
-    """What Triton adds when everybody has had a say: the values of ``dynamic_batching``, if it is there."""
+def add_defaults(config: dict[str, Any]) -> None:
+    """Add what Triton adds at last: values of ``dynamic_batching``, if it is there."""
     dynamic = config.get("dynamic_batching")
     if dynamic is not None:
         dynamic.setdefault("preferred_batch_size", [config["max_batch_size"]])
@@ -192,10 +189,10 @@ def finish(config: dict[str, Any]) -> None:
 
 
 def signature_of(config: Mapping[str, Any], manifest: Manifest) -> Signature:
-    """What the finished configuration means.
+    """Return the signature that the finished configuration describes.
 
     Raises:
-        LoadFailed: it names no inputs or outputs, or asks for what is not done.
+        LoadFailed: It names no inputs or outputs, or asks for something unsupported.
     """
     name = config["name"]
     reshape = manifest.config.reshape
@@ -207,7 +204,7 @@ def signature_of(config: Mapping[str, Any], manifest: Manifest) -> Signature:
         )
     if not config["input"] and not config["output"]:
         raise LoadFailed(
-            f"nothing says which inputs and outputs the model '{name}' has",
+            f"the inputs and outputs of model '{name}' are not described",
             fix="Write a config.pbtxt beside its versions, or an auto_complete_config into its class.",
         )
     batched = config["max_batch_size"] > 0
@@ -223,8 +220,7 @@ def signature_of(config: Mapping[str, Any], manifest: Manifest) -> Signature:
 
 
 def _spec(part: Mapping[str, Any], batched: bool, model: str, labels: tuple[str, ...]) -> TensorSpec:
-    kind = str(part["data_type"]).removeprefix("TYPE_")
-    datatype = DataType.BYTES if kind == "STRING" else DATATYPES.get(kind)
+    datatype = datatype_named(str(part["data_type"]))
     if not part["dims"]:
         raise LoadFailed(f"model tensor '{part['name']}' must specify 'dims' for {model}")
     dims = part["reshape"]["shape"] if "reshape" in part else part["dims"]
@@ -233,8 +229,7 @@ def _spec(part: Mapping[str, Any], batched: bool, model: str, labels: tuple[str,
             f"model '{model}': tensor '{part['name']}' has data_type {part['data_type']!r} and dims {dims!r}",
             fix='Write for example: {"name": "x", "data_type": "TYPE_FP32", "dims": [-1, 16]}',
         )
-    dims = tuple(map(int, dims))
-    shape = (-1, *dims) if batched else dims
+    shape = (*[-1] * batched, *map(int, dims))
     return TensorSpec(str(part["name"]), datatype, shape, bool(part.get("optional", False)), labels)
 
 

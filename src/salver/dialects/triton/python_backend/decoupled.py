@@ -1,7 +1,7 @@
-"""How does a decoupled ``TritonPythonModel`` send its responses, one by one and from whatever thread?
+"""Decoupled ``TritonPythonModel``: it sends its responses one by one, from any thread.
 
-It may return from ``execute`` with responses still to come, and is then asked the next requests. A request is
-over when its sender has said so, or is gone. Knows no wire and no process but its own.
+It may return from ``execute`` with responses still to come and then gets the next requests. A request ends
+when its sender says so or is deleted.
 """
 
 import threading
@@ -16,37 +16,36 @@ from salver.words.tensor import Array
 
 
 class DecoupledModel(Instance):
-    """One instance of the owner's class, which sends its responses; each may have some of the outputs."""
+    """Instance of the owner's class that sends responses, each with some of the outputs."""
 
     _may_omit = True
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
-        """Its first response."""
-        first = _First()
+        """Return the first response."""
+        first = _FirstResponse()
         self.stream([self.request(inputs)], [first])
         first.ended.wait()
         if isinstance(first.answer, Answer):
             return first.answer.outputs
-        raise first.answer or self.failed("it sent no response")
+        raise first.answer or self.failure("it sent no response")
 
     def stream(self, requests: Sequence[InferRequest], listeners: Sequence[Listener]) -> None:
         """See :class:`~salver.backends.protocol.StreamModel`."""
-        outlets = [_Outlet(self, *pair) for pair in zip(requests, listeners, strict=True)]
-        asked = list(map(pb_utils.InferenceRequest.given, requests, outlets))
-        said = self.execute(list(asked))
-        if said is not None:
-            raise self.failed(
+        outlets = [_ListenerOutlet(self, *pair) for pair in zip(requests, listeners, strict=True)]
+        executed = list(map(pb_utils.InferenceRequest.from_server, requests, outlets))
+        if self.execute(list(executed)) is not None:
+            raise self.failure(
                 "Python model is using the decoupled mode and the execute function must return None"
             )
-        for request, listener in zip(asked, listeners, strict=True):
-            if (wish := self.again(request, None)) is not None:
-                listener.send(wish, True)
+        for request, listener in zip(executed, listeners, strict=True):
+            if (again := self.reschedule(request, None)) is not None:
+                listener.send(again, True)
                 listener.end()
-        # here the requests go, and with them senders that nobody keeps: those have nothing more to say
+        # On return the requests are deleted, and with them senders that the model has not kept: those end.
 
 
-class _Outlet:
-    """Where the responses to one request go."""
+class _ListenerOutlet:
+    """Outlet for the responses to one request."""
 
     def __init__(self, model: DecoupledModel, request: InferRequest, listener: Listener) -> None:
         self.is_cancelled = listener.is_cancelled
@@ -56,15 +55,15 @@ class _Outlet:
         self._listener = listener
 
     def put(self, response: pb_utils.InferenceResponse | None, is_last: bool) -> None:
-        """Pass a response on; wait until it has been taken."""
+        """Send a response and wait until it has been taken."""
         if response is not None:
-            self._listener.send(self._model.understand(self._request, response), is_last)
+            self._listener.send(self._model.interpret(self._request, response), is_last)
         if is_last:
             self._listener.end()
 
 
-class _First:
-    """Keeps the first response."""
+class _FirstResponse:
+    """Listener that keeps the first response."""
 
     answer: Answer | SalverError | None = None
 

@@ -1,7 +1,6 @@
-"""Which server does the model of this process live in?
+"""Connection of this host process's model to its server.
 
-A host process has one model, and what that imports is functions and classes of a module: the server that they
-speak to is one for all of the process.
+The connection is global: a host process has one model, which uses functions and classes of a module.
 """
 
 from collections.abc import Iterator
@@ -11,33 +10,29 @@ from salver.backends.callbacks import ServerAccess
 from salver.dialects.triton.python_backend.values import TritonModelException
 from salver.words.errors import SalverError
 
-_around: ServerAccess | None = None
+_server: ServerAccess | None = None
 _folder = ""
 
 
-def connect(surroundings: ServerAccess | None, folder: str = "") -> None:
-    """From now on the model speaks to that one; None = to nobody.
-
-    Args:
-        folder: Where its program lies.
-    """
-    global _around, _folder
-    _around, _folder = surroundings, folder
+def connect(server: ServerAccess | None, folder: str = "") -> None:
+    """Set the model's server, None = none, and the folder of its program."""
+    global _server, _folder
+    _server, _folder = server, folder
 
 
 def folder() -> str:
-    """Where the model's program lies."""
+    """Return the folder of the model's program."""
     return _folder
 
 
-def is_there() -> bool:
-    """There is a server to speak to."""
-    return _around is not None
+def is_connected() -> bool:
+    """Return whether there is a server."""
+    return _server is not None
 
 
 @contextmanager
-def raising() -> Iterator[None]:
-    """What the server refuses is said as Triton says it."""
+def triton_errors() -> Iterator[None]:
+    """Raise the server's errors as Triton's exception."""
     try:
         yield
     except TritonModelException:
@@ -47,13 +42,13 @@ def raising() -> Iterator[None]:
 
 
 def server() -> ServerAccess:
-    """The server.
+    """Return the server.
 
     Raises:
-        TritonModelException: the model was loaded by itself.
+        TritonModelException: The model was loaded without one.
     """
-    if _around is None:
+    if _server is None:
         raise TritonModelException(
             "this model was loaded without a server, which has its metrics and other models"
         )
-    return _around
+    return _server

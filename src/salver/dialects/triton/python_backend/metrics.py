@@ -1,6 +1,6 @@
-"""How does a Triton Python model put numbers of its own on the metrics page (TR-M8)?
+"""Metrics that a Triton Python model adds to the metrics page (TR-M8).
 
-The numbers live in the server, one for all instances of the model, whatever becomes of this process.
+The server keeps the values, which all instances of the model share and which outlive this process.
 """
 
 import enum
@@ -11,13 +11,13 @@ from collections.abc import Iterable, Mapping
 from typing import ClassVar, Final, Literal
 
 from salver.backends.callbacks import Series
-from salver.dialects.triton.python_backend.host_server import raising, server
+from salver.dialects.triton.python_backend.host_server import server, triton_errors
 from salver.dialects.triton.python_backend.values import TritonModelException, text_of
 
 _NAME: Final = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 _LABEL: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
-_MOST: Final = 64  # labels of a series, bounds of a histogram
-_LONGEST: Final = 1024  # characters of a name, a label's value, a line of help
+_MOST: Final = 64  # limit of a series' labels and a histogram's bounds
+_LONGEST: Final = 1024  # limit of a name, a label's value and a line of help, in characters
 
 
 class MetricKind(enum.IntEnum):
@@ -40,11 +40,11 @@ class Metric:
 
     def __init__(self, series: Series, kind: MetricKind) -> None:
         self._kind = kind
-        with raising():
+        with triton_errors():
             self._handle = server().meters.open(series)
 
     def increment(self, value: float) -> None:
-        """Add; what is added to a counter must not be negative."""
+        """Add a value, which must not be negative for a counter."""
         if self._kind is MetricKind.HISTOGRAM:
             raise self._unsupported("Increment")
         if self._kind is MetricKind.COUNTER and value < 0:
@@ -55,19 +55,19 @@ class Metric:
         self._change("add", value)
 
     def set(self, value: float) -> None:
-        """The value of a gauge from now on."""
+        """Set the value of a gauge."""
         if self._kind is not MetricKind.GAUGE:
             raise self._unsupported("Set")
         self._change("set", value)
 
     def observe(self, value: float) -> None:
-        """One more value of a histogram."""
+        """Add a value to a histogram."""
         if self._kind is not MetricKind.HISTOGRAM:
             raise self._unsupported("Observe")
         self._change("observe", value)
 
     def value(self) -> float:
-        """Of a counter or a gauge, as the metrics page shows it: what all instances came to."""
+        """Return the value of a counter or gauge over all instances, as on the metrics page."""
         if self._kind is MetricKind.HISTOGRAM:
             raise self._unsupported("Value")
         return server().meters.value(self._handle)
@@ -87,10 +87,10 @@ class Metric:
 
 
 class MetricFamily:
-    """A name on the metrics page.
+    """Family of series with a common name on the metrics page.
 
     Args:
-        name: As Prometheus wants it: letters, digits, ``_`` and ``:``.
+        name: Letters, digits, ``_`` and ``:``.
         description: One line of help.
         kind: ``MetricFamily.COUNTER``, ``GAUGE`` or ``HISTOGRAM``.
     """
@@ -113,16 +113,16 @@ class MetricFamily:
     def Metric(  # noqa: N802 - Triton's name
         self, labels: Mapping[str, str] | None = None, buckets: Iterable[float] | None = None
     ) -> Metric:
-        """A series of this family.
+        """Return a series of this family.
 
         Args:
-            buckets: Upper bounds, ascending, of a histogram's.
+            buckets: Ascending upper bounds of a histogram.
         """
-        said = {
+        texts = {
             text_of(label, "a label"): text_of(value, f"the value of label {label!r}")
             for label, value in dict(labels or {}).items()
         }
-        for label, value in said.items():
+        for label, value in texts.items():
             if len(value) > _LONGEST:
                 raise TritonModelException(
                     f"Error when creating Metric: the value of label {label!r} must be a text of at most "
@@ -138,9 +138,9 @@ class MetricFamily:
             raise TritonModelException(
                 "Error when creating Metric: Bucket Boundaries must be strictly sorted"
             )
-        if len(said) > _MOST or len(bounds) > _MOST:
+        if len(texts) > _MOST or len(bounds) > _MOST:
             raise TritonModelException(
                 f"Error when creating Metric: at most {_MOST} labels, and {_MOST} buckets"
             )
         finite = tuple(bound for bound in bounds if bound < math.inf)
-        return Metric(Series(self._name, self._about, _KINDS[self._kind], said, finite), self._kind)
+        return Metric(Series(self._name, self._about, _KINDS[self._kind], texts, finite), self._kind)

@@ -1,7 +1,6 @@
-"""How is a ``TritonPythonModel`` asked, understood and closed?
+"""Calls of a ``TritonPythonModel``: requests in, responses out, and its end.
 
-Each request of a run is handed over by itself and answered by itself: an error object costs its own
-caller the answer and nobody else. Knows no wire and no process but its own.
+Each request of a run has its own response, so that an error fails that request alone.
 """
 
 import asyncio
@@ -14,28 +13,28 @@ from typing import Any, Final
 from salver.backends.outputs import Outputs
 from salver.backends.protocol import Answer
 from salver.dialects.triton.python_backend import pb_utils
-from salver.dialects.triton.python_backend.requests import OnlyResponse
+from salver.dialects.triton.python_backend.requests import SingleResponse
 from salver.dialects.triton.python_backend.values import KINDS, as_texts
 from salver.words.artifacts import Manifest
 from salver.words.errors import ModelFailed, SalverError
 from salver.words.messages import InferRequest, Parameter, RequestedOutput, Signature
 from salver.words.tensor import Array, Tensor
 
-_LONGEST_PARAMETERS: Final = 1 << 20  # characters of a response's, as JSON
+_LONGEST_PARAMETERS: Final = 1 << 20  # limit of a response's parameters, in characters of JSON
 
 
 class Instance:
-    """An instance of the owner's class, and what every way of asking it shares.
+    """Instance of the owner's class, with what all ways of calling it share.
 
     Args:
-        name: Its name, for messages.
+        name: Name of the instance, for messages.
 
     Attributes:
         wants_trace: See :class:`~salver.kernel.engine.control.LoadResult`.
     """
 
     wants_trace = False
-    _may_omit = False  # a response may lack outputs
+    _may_omit = False  # whether a response may lack outputs
 
     def __init__(self, model: Any, signature: Signature, manifest: Manifest, name: str) -> None:
         self.signature = signature
@@ -47,12 +46,14 @@ class Instance:
         self._iterates = manifest.config.sequences.iterative
         self._loop: asyncio.AbstractEventLoop | None = None
         if callable(getattr(model, "is_ready", None)):
-            self.is_ready = self._opinion  # as ReadyModel has it
+            self.is_ready = self._ask_ready  # makes it a ReadyModel
 
-    def _opinion(self) -> bool:
-        """What the owner's ``is_ready`` says."""
-        said = self._model.is_ready()
-        return bool(asyncio.run(_awaited(said)) if inspect.isawaitable(said) else said)
+    def _ask_ready(self) -> bool:
+        """Return what the owner's ``is_ready`` returns."""
+        ready = self._model.is_ready()
+        if inspect.isawaitable(ready):
+            ready = asyncio.run(_wait_for(ready))
+        return bool(ready)
 
     def close(self) -> None:
         """Call the owner's ``finalize``."""
@@ -63,32 +64,29 @@ class Instance:
             self._loop.close()
 
     def request(self, inputs: Mapping[str, Array]) -> InferRequest:
-        """One that wants every output."""
+        """Return a request for every output."""
         types = {spec.name: spec.datatype for spec in self.signature.inputs}
         tensors = tuple(Tensor(name, types[name], array) for name, array in inputs.items())
         return InferRequest(self._id.name, tensors, self._id.version, outputs=self._all)
 
-    def execute(self, asked: list[pb_utils.InferenceRequest]) -> Any:
-        """What the owner's ``execute`` returns.
-
-        Raises:
-            ModelFailed: it raised.
-        """
+    def execute(self, requests: list[pb_utils.InferenceRequest]) -> Any:
+        """Return what the owner's ``execute`` returns. Raises ModelFailed if it raises."""
         try:
-            said = self._model.execute(asked)
-            if inspect.isawaitable(said):
-                said = self._own_loop().run_until_complete(said)
+            returned = self._model.execute(requests)
+            if inspect.isawaitable(returned):
+                self._loop = self._loop or asyncio.new_event_loop()
+                returned = self._loop.run_until_complete(returned)
         except MemoryError:
             raise
         except (Exception, SystemExit) as error:
-            traceback.print_exception(error)  # for the log: the caller is not told the owner's paths
-            raise self.failed(f"{type(error).__name__}: {error}") from error
-        return said
+            traceback.print_exception(error)  # for the log alone: it shows paths of the owner
+            raise self.failure(f"{type(error).__name__}: {error}") from error
+        return returned
 
-    def understand(self, request: InferRequest, response: Any) -> Answer | SalverError:
-        """What a response means."""
+    def interpret(self, request: InferRequest, response: Any) -> Answer | SalverError:
+        """Return the answer or the error that a response of the model stands for."""
         if not isinstance(response, pb_utils.InferenceResponse):
-            return self.failed(
+            return self.failure(
                 "Expected an 'InferenceResponse' object in the execute function return list, found type "
                 f"'{type(response).__name__}'"
             )
@@ -105,13 +103,13 @@ class Instance:
         except ModelFailed as failed:
             return failed
 
-    def again(self, asked: pb_utils.InferenceRequest, response: Any) -> Answer | SalverError | None:
-        """What it means that the model wants a request once more; None = it does not."""
-        if asked.release_flags != pb_utils.TRITONSERVER_REQUEST_RELEASE_RESCHEDULE:
+    def reschedule(self, request: pb_utils.InferenceRequest, response: Any) -> Answer | SalverError | None:
+        """Return the answer for a request that the model wants to run again; None if it does not."""
+        if request.release_flags != pb_utils.TRITONSERVER_REQUEST_RELEASE_RESCHEDULE:
             return None
         if response is not None:
-            return self.failed(
-                "Expected a None object in the execute function return list for reschduled request, "  # so
+            return self.failure(
+                "Expected a None object in the execute function return list for reschduled request, "  # sic
                 f"found type '{type(response)}'."
             )
         if not self._iterates:
@@ -122,20 +120,16 @@ class Instance:
             )
         return Answer({}, again=True)
 
-    def failed(self, text: str) -> ModelFailed:
-        """A run that went wrong, in Triton's words."""
+    def failure(self, text: str) -> ModelFailed:
+        """Return the error of a failed run, with Triton's text."""
         return ModelFailed(f"Failed to process the request(s) for model '{self._name}', message: {text}")
-
-    def _own_loop(self) -> asyncio.AbstractEventLoop:
-        self._loop = self._loop or asyncio.new_event_loop()
-        return self._loop
 
 
 class TritonModel(Instance):
-    """One that returns a response to each request of a run."""
+    """Instance that returns a response to each request of a run."""
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
-        """See :class:`~salver.backends.protocol.RunnableModel`: as one request."""
+        """See :class:`~salver.backends.protocol.RunnableModel`."""
         (answer,) = self.answer([self.request(inputs)])
         if isinstance(answer, SalverError):
             raise answer
@@ -143,41 +137,44 @@ class TritonModel(Instance):
 
     def answer(self, requests: Sequence[InferRequest]) -> Sequence[Answer | SalverError]:
         """See :class:`~salver.backends.protocol.RequestModel`."""
-        asked = [pb_utils.InferenceRequest.given(request) for request in requests]
-        responses = self.execute(asked)
-        if responses is None and all(own.only for own in asked):
-            responses = [None] * len(asked)
+        executed = [pb_utils.InferenceRequest.from_server(request) for request in requests]
+        responses = self.execute(executed)
+        if responses is None and all(request.single for request in executed):
+            responses = [None] * len(executed)
         if not isinstance(responses, list):
-            raise self.failed(
+            raise self.failure(
                 f"Expected a list in the execute return, found type '{type(responses).__name__}'"
             )
         if len(responses) != len(requests):
-            raise self.failed(
+            raise self.failure(
                 "Number of InferenceResponse objects do not match the number of InferenceRequest objects. "
                 f"InferenceRequest(s) size is:{len(requests)}, "
                 f"and InferenceResponse(s) size is:{len(responses)}"
             )
-        answers = [  # what was sent is the answer, whatever is returned besides
-            own.only
-            if own.only and (said is None or own.only.response)
-            else self.again(own, said) or self.understand(request, said)
-            for own, request, said in zip(asked, requests, responses, strict=True)
-        ]
-        del asked  # and with them senders that nobody keeps: those have nothing more to say
+        answers = list(map(self._answer, executed, requests, responses))
+        del executed  # with it go senders that the model has not kept, which ends what they send
         return [
-            self._sent(request, answer.wait()) if isinstance(answer, OnlyResponse) else answer
+            self._wait(request, answer) if isinstance(answer, SingleResponse) else answer
             for request, answer in zip(requests, answers, strict=True)
         ]
 
-    def _sent(
-        self, request: InferRequest, response: pb_utils.InferenceResponse | None
-    ) -> Answer | SalverError:
-        """What a sender sent, perhaps from another thread, and after execute had returned."""
-        return self.understand(request, response) if response else self.failed("no response was sent")
+    def _answer(
+        self, executed: pb_utils.InferenceRequest, request: InferRequest, response: Any
+    ) -> "Answer | SalverError | SingleResponse":
+        """Return the answer to a request; a response that was sent counts more than one returned."""
+        sent = executed.single
+        if sent and (response is None or sent.response):
+            return sent
+        return self.reschedule(executed, response) or self.interpret(request, response)
+
+    def _wait(self, request: InferRequest, sent: SingleResponse) -> Answer | SalverError:
+        """Wait for a response that is sent, perhaps from another thread and after execute has returned."""
+        response = sent.wait()
+        return self.interpret(request, response) if response else self.failure("no response was sent")
 
 
-async def _awaited(said: Awaitable[object]) -> object:
-    return await said
+async def _wait_for(result: Awaitable[object]) -> object:
+    return await result
 
 
 def _parameters(text: str) -> dict[str, Parameter]:
@@ -186,12 +183,14 @@ def _parameters(text: str) -> dict[str, Parameter]:
     if len(text) > _LONGEST_PARAMETERS:
         raise ModelFailed(f"the parameters of a response are longer than {_LONGEST_PARAMETERS} characters")
     try:
-        said = json.loads(text)
+        parsed = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ModelFailed(f"the parameters of a response are no JSON: {error}") from error
-    if not isinstance(said, dict) or not all(isinstance(v, bool | int | float | str) for v in said.values()):
+    if not isinstance(parsed, dict) or not all(
+        isinstance(value, bool | int | float | str) for value in parsed.values()
+    ):
         raise ModelFailed("the parameters of a response are no JSON object of texts, numbers and booleans")
-    for name, value in said.items():
+    for name, value in parsed.items():
         if isinstance(value, int) and not -(1 << 63) <= value < 1 << 64:
             raise ModelFailed(f"the parameter '{name}' of a response is beyond 64 bits")
-    return said
+    return parsed

@@ -1,7 +1,4 @@
-"""How is a ``TritonPythonModel`` found, told what Triton would tell it, and made?
-
-Knows no wire and no process but its own.
-"""
+"""Recognition and loading of a ``TritonPythonModel``."""
 
 import ast
 import json
@@ -14,33 +11,37 @@ from typing import Any, Final
 from salver.backends.loading import options_of
 from salver.backends.protocol import LoadOptions
 from salver.backends.source import code_of, read_source, run_file, running
-from salver.dialects.triton.python_backend import host_server as around
-from salver.dialects.triton.python_backend import pb_utils
-from salver.dialects.triton.python_backend.config import ModelConfig, finish, known_of, signature_of
+from salver.dialects.triton.python_backend import host_server, pb_utils
+from salver.dialects.triton.python_backend.config import (
+    ModelConfig,
+    add_defaults,
+    initial_config,
+    signature_of,
+)
 from salver.dialects.triton.python_backend.decoupled import DecoupledModel
 from salver.dialects.triton.python_backend.model import TritonModel
 from salver.words.artifacts import Manifest
 from salver.words.errors import LoadFailed
 
-#: What recognition calls such a file.
+#: Name of the format.
 FORMAT: Final = "triton_python"
 _CLASS: Final = "TritonPythonModel"
 _MODULE: Final = "triton_python_backend_utils"
-_MEANT = re.compile(rb"^class[ \t]+TritonPythonModel\b", re.MULTILINE)
+_DEFINITION = re.compile(rb"^class[ \t]+TritonPythonModel\b", re.MULTILINE)
 
 
-def is_meant(content: bytes, tree: ast.Module | None) -> bool:
-    """True for source that brings ``TritonPythonModel``, or plainly means to.
+def defines_model(content: bytes, tree: ast.Module | None) -> bool:
+    """Return whether source defines ``TritonPythonModel``.
 
     Args:
-        tree: Its syntax tree; None if it has none.
+        tree: Its syntax tree; None if it has a syntax error.
     """
     if tree is None:
-        return bool(_MEANT.search(content))
-    return any(_brings(node) for node in tree.body)
+        return bool(_DEFINITION.search(content))
+    return any(map(_binds_class, tree.body))
 
 
-def _brings(node: ast.stmt) -> bool:
+def _binds_class(node: ast.stmt) -> bool:
     if isinstance(node, ast.ClassDef):
         return node.name == _CLASS
     if isinstance(node, ast.ImportFrom):
@@ -51,10 +52,10 @@ def _brings(node: ast.stmt) -> bool:
 
 
 def load(manifest: Manifest, options: LoadOptions) -> TritonModel | DecoupledModel:
-    """Run the file, complete the configuration, make a ``TritonPythonModel``, call its ``initialize``.
+    """Run the file, complete the configuration, create a ``TritonPythonModel`` and call its ``initialize``.
 
     Raises:
-        LoadFailed: any of it failed, or this is not a process of the model's own.
+        LoadFailed: Any of it failed, or this is not the model's own process.
     """
     if not options.own_process:
         raise LoadFailed(
@@ -64,30 +65,35 @@ def load(manifest: Manifest, options: LoadOptions) -> TritonModel | DecoupledMod
     options_of(manifest, ())
     source = code_of(manifest).resolve()
     folder = source.parent
-    home = manifest.path if manifest.code else folder  # of the version
+    # A program of a backend lies outside of the version's folder, a model's own program in it.
+    version_folder, model_folder = folder, folder.parent
+    sys.path.append(str(folder))  # for good: a model may import other modules at any time
+    if manifest.code:
+        version_folder, model_folder = manifest.path, folder
+    else:
+        sys.path.append(str(model_folder))
     sys.modules[_MODULE] = pb_utils
-    around.connect(options.around, str(folder))
-    beside = [] if manifest.code else [str(folder.parent)]
-    sys.path += [str(folder), *beside]  # for good: a model may import its neighbours at any time
-    config = known_of(manifest, options.config)
+    host_server.connect(options.around, str(folder))
+    config = initial_config(manifest, options.config)
     with running(source):
-        kind = _model_class(run_file(source, f"{folder.name}.{source.stem}"), source)
-        if hasattr(kind, "auto_complete_config"):
-            config = _completed(kind, config, source)
-        finish(config)
+        owners = _model_class(run_file(source, f"{folder.name}.{source.stem}"), source)
+        if hasattr(owners, "auto_complete_config"):
+            config = _complete(owners, config, source)
+        add_defaults(config)
         signature = signature_of(config, manifest)
-        arguments = _arguments(manifest, config, home, options.instance)
-        model = kind()
+        arguments = _arguments(manifest, config, version_folder, options.instance)
+        model = owners()
         if hasattr(model, "initialize"):
             model.initialize(arguments)
-    kind_of = DecoupledModel if pb_utils.using_decoupled_model_transaction_policy(config) else TritonModel
-    made = kind_of(model, signature, manifest, arguments["model_instance_name"])
-    made.wants_trace = _speaks_of_traces(folder if manifest.code else folder.parent)
-    return made
+    is_decoupled = pb_utils.using_decoupled_model_transaction_policy(config)
+    kind = DecoupledModel if is_decoupled else TritonModel
+    instance = kind(model, signature, manifest, arguments["model_instance_name"])
+    instance.wants_trace = _uses_traces(model_folder)
+    return instance
 
 
-def _speaks_of_traces(folder: Path) -> bool:
-    """A module of the model's own may ask requests for their span, which is then to be told with each."""
+def _uses_traces(folder: Path) -> bool:
+    """Return whether a module of the model reads spans of requests, which are then passed with each."""
     files = [getattr(module, "__file__", None) or "" for module in list(sys.modules.values())]
     own = [Path(file) for file in files if file.startswith(f"{folder}/")]
     return any(b".trace(" in (read_source(file) or b"") for file in own)
@@ -104,18 +110,18 @@ def _model_class(module: ModuleType, source: Path) -> type:
     return kind
 
 
-def _completed(kind: Any, config: dict[str, Any], source: Path) -> dict[str, Any]:
-    said = kind.auto_complete_config(ModelConfig(config))
-    if not isinstance(said, ModelConfig):
+def _complete(kind: Any, config: dict[str, Any], source: Path) -> dict[str, Any]:
+    returned = kind.auto_complete_config(ModelConfig(config))
+    if not isinstance(returned, ModelConfig):
         raise LoadFailed(
-            f"{source}: auto_complete_config returned {type(said).__name__}",
+            f"{source}: auto_complete_config returned {type(returned).__name__}",
             fix="Return the object that it was called with.",
         )
-    return said.as_dict()
+    return returned.as_dict()
 
 
 def _arguments(manifest: Manifest, config: dict[str, Any], folder: Path, instance: int) -> dict[str, str]:
-    """What ``initialize`` is told; every value is a text (TR-A2)."""
+    """Return the arguments of ``initialize``, all of them texts (TR-A2)."""
     name, version = manifest.id.name, manifest.id.version
     group, kind = name, "CPU"
     for candidate in config.get("instance_group", ()):

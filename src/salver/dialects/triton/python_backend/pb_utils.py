@@ -1,7 +1,6 @@
-"""What does a Triton Python model import as ``triton_python_backend_utils``?
+"""Module that Triton Python models import as ``triton_python_backend_utils``.
 
-The names of its Python backend, which behave as they do there (TR-A3). What stands behind them:
-``values.py``, ``requests.py``, ``metrics.py`` and ``config.py``.
+Its names behave as those of Triton's Python backend (TR-A3).
 """
 
 import enum
@@ -11,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Final
 
 from salver.backends.callbacks import ModelCommand
-from salver.dialects.triton.python_backend import host_server as around
+from salver.dialects.triton.python_backend import host_server
 from salver.dialects.triton.python_backend.config import ModelConfig
 from salver.dialects.triton.python_backend.metrics import Metric, MetricFamily, MetricKind
 from salver.dialects.triton.python_backend.requests import (
@@ -48,7 +47,7 @@ TRITONSERVER_MEMORY_CPU: Final = MemoryType.TRITONSERVER_MEMORY_CPU
 
 
 class LogLevel(enum.IntEnum):
-    """Of a line in the log, numbered as in Triton."""
+    """Level of a line in the log, numbered as in Triton."""
 
     INFO = 0
     WARNING = 1
@@ -56,7 +55,7 @@ class LogLevel(enum.IntEnum):
     VERBOSE = 3
 
 
-_LONGEST_LINE: Final = 16 << 10  # characters, as the server writes them
+_LONGEST_LINE: Final = 16 << 10  # characters; the server writes no longer ones
 _LEVELS: Final[Mapping[LogLevel, int]] = {
     LogLevel.INFO: logging.INFO,
     LogLevel.WARNING: logging.WARNING,
@@ -66,7 +65,7 @@ _LEVELS: Final[Mapping[LogLevel, int]] = {
 
 
 class Logger:
-    """Lines for the server's log, with the model's name; which levels show, the log's settings say."""
+    """Logger that writes to the server's log, with the model's name and the log's settings."""
 
     LogLevel: ClassVar = LogLevel
     INFO: ClassVar = LogLevel.INFO
@@ -76,42 +75,42 @@ class Logger:
 
     @staticmethod
     def log(message: str, level: int = LogLevel.INFO) -> None:
-        """One line."""
-        said = LogLevel(level)
+        """Log a line."""
+        kind = LogLevel(level)
         line = text_of(message, "a line of the log")[:_LONGEST_LINE]
-        if around.is_there():
-            around.server().log(_LEVELS[said], line)
-        elif said is not LogLevel.VERBOSE:
-            sys.stderr.write(f"{said.name}: {line}\n")
+        if host_server.is_connected():
+            host_server.server().log(_LEVELS[kind], line)
+        elif kind is not LogLevel.VERBOSE:
+            sys.stderr.write(f"{kind.name}: {line}\n")
 
     @classmethod
     def log_info(cls, message: str) -> None:
-        """Information."""
+        """Log information."""
         cls.log(message, LogLevel.INFO)
 
     @classmethod
     def log_warn(cls, message: str) -> None:
-        """A warning."""
+        """Log a warning."""
         cls.log(message, LogLevel.WARNING)
 
     @classmethod
     def log_error(cls, message: str) -> None:
-        """An error."""
+        """Log an error."""
         cls.log(message, LogLevel.ERROR)
 
     @classmethod
     def log_verbose(cls, message: str) -> None:
-        """A detail."""
+        """Log a detail."""
         cls.log(message, LogLevel.VERBOSE)
 
 
 def get_model_dir() -> str:
-    """The folder of the version, with the model's program."""
-    return around.folder()
+    """Return the folder of the model's program."""
+    return host_server.folder()
 
 
 def _content(value: object, path: str) -> bytes:
-    """Of a file; a text stands for its UTF-8."""
+    """Return the content of a file; a text becomes UTF-8."""
     if isinstance(value, str):
         return value.encode()
     if not isinstance(value, bytes | bytearray | memoryview):
@@ -120,42 +119,42 @@ def _content(value: object, path: str) -> bytes:
 
 
 def load_model(model_name: str, config: str = "", files: Mapping[str, bytes] | None = None) -> None:
-    """Have the server load a model, or load it again.
+    """Make the server load or reload a model.
 
     Args:
-        config: A model configuration as JSON, in place of the file.
+        config: Model configuration as JSON, in place of the file.
         files: Contents by path (``file:1/model.onnx``), in place of the model's folder; they need ``config``.
     """
-    name, said = text_of(model_name, "model_name"), text_of(config, "config")
+    name, text = text_of(model_name, "model_name"), text_of(config, "config")
     named = [(text_of(path, "the path of a file"), content) for path, content in (files or {}).items()]
-    given = {path.removeprefix("file:"): _content(content, path) for path, content in named}
-    with around.raising():
-        around.server().manage(ModelCommand("load", name, order=LoadOrder(said, given)))
+    contents = {path.removeprefix("file:"): _content(content, path) for path, content in named}
+    with host_server.triton_errors():
+        host_server.server().manage(ModelCommand("load", name, order=LoadOrder(text, contents)))
 
 
 def unload_model(model_name: str, unload_dependents: bool = False) -> None:
-    """Have the server let a model go."""
+    """Make the server unload a model."""
     name = text_of(model_name, "model_name")
-    with around.raising():
-        around.server().manage(ModelCommand("unload", name, dependents=bool(unload_dependents)))
+    with host_server.triton_errors():
+        host_server.server().manage(ModelCommand("unload", name, dependents=bool(unload_dependents)))
 
 
 def is_model_ready(model_name: str, model_version: str = "") -> bool:
-    """Whether a model can answer."""
-    wish = ModelCommand(
+    """Return whether a model can answer."""
+    command = ModelCommand(
         "is_ready", text_of(model_name, "model_name"), text_of(model_version, "model_version")
     )
-    with around.raising():
-        return around.server().manage(wish)
+    with host_server.triton_errors():
+        return host_server.server().manage(command)
 
 
 def get_input_tensor_by_name(inference_request: InferenceRequest, name: str) -> Tensor | None:
-    """The input of that name; None if the request has none."""
+    """Return the input of that name; None if the request has none."""
     return _named(inference_request.inputs(), name)
 
 
 def get_output_tensor_by_name(inference_response: InferenceResponse, name: str) -> Tensor | None:
-    """The output of that name; None if the response has none."""
+    """Return the output of that name; None if the response has none."""
     return _named(inference_response.output_tensors(), name)
 
 
@@ -165,12 +164,12 @@ def _named(tensors: list[Tensor], name: str) -> Tensor | None:
 
 
 def get_input_config_by_name(model_config: Mapping[str, Any], name: str) -> Any:
-    """The input's part of a configuration; None if there is no such input."""
+    """Return an input's part of a configuration; None if there is no such input."""
     return _part(model_config.get("input", ()), name)
 
 
 def get_output_config_by_name(model_config: Mapping[str, Any], name: str) -> Any:
-    """The output's part of a configuration; None if there is no such output."""
+    """Return an output's part of a configuration; None if there is no such output."""
     return _part(model_config.get("output", ()), name)
 
 
@@ -180,7 +179,7 @@ def _part(parts: Iterable[Mapping[str, Any]], name: str) -> Any:
 
 
 def using_decoupled_model_transaction_policy(model_config: Mapping[str, Any]) -> bool:
-    """Whether the model sends its responses one by one."""
+    """Return whether the model sends its responses one by one."""
     return bool(model_config.get("model_transaction_policy", {}).get("decoupled", False))
 
 

@@ -1,7 +1,7 @@
-"""What requests does a Triton Python model handle: those that it answers, and those to other models?
+"""Requests that a Triton Python model answers or sends to other models.
 
-Business-logic scripting (TR-S7): a model makes an :class:`InferenceRequest` and has it executed. The server
-around it answers (:mod:`salver.backends.callbacks`).
+Business-logic scripting (TR-S7): a model executes an :class:`InferenceRequest`, which the server answers
+(:mod:`salver.backends.callbacks`).
 """
 
 import asyncio
@@ -35,10 +35,8 @@ TRITONSERVER_REQUEST_RELEASE_RESCHEDULE: Final = 2
 _RESERVED: Final = frozenset(
     {"sequence_id", "sequence_start", "sequence_end", "priority", "timeout", "binary_data_output"}
 )
-
-
 _MASK: Final = (1 << 64) - 1
-_LOOK_S: Final = 0.1  # how often a caller who is gone is looked for
+_LOOK_S: Final = 0.1  # interval of checks whether the caller has hung up
 
 
 def _is_reserved(name: str) -> bool:
@@ -46,7 +44,7 @@ def _is_reserved(name: str) -> bool:
 
 
 def _names(given: Iterable[str]) -> list[str]:
-    """Of outputs, each once."""
+    """Return the names of outputs without repetitions."""
     if isinstance(given, str | bytes):
         raise TypeError("requested_output_names must be a list of texts, not one of them")
     return list(dict.fromkeys([text_of(name, "the name of an output") for name in given]))
@@ -61,7 +59,7 @@ def _correlation(id: Any) -> int | str:
 
 
 def _parameter(pair: tuple[Any, Any]) -> tuple[str, Parameter]:
-    """As messages carry it, in Python's own types."""
+    """Return a parameter in Python's own types, which messages can carry."""
     key, value = pair
     name = text_of(key, "the name of a parameter")
     if hasattr(value, "item"):  # numpy's
@@ -76,14 +74,14 @@ def _parameter(pair: tuple[Any, Any]) -> tuple[str, Parameter]:
 
 
 class MemoryType(enum.IntEnum):
-    """Where a tensor may lie, numbered as in Triton's Python backend."""
+    """Memory of a tensor, numbered as in Triton's Python backend."""
 
     TRITONSERVER_MEMORY_GPU = 0
     TRITONSERVER_MEMORY_CPU = 1
 
 
 class PreferredMemory:
-    """Where another model's outputs should lie; here it is the CPU's memory in any case."""
+    """Preferred memory of another model's outputs; ignored, since all tensors are in the CPU's."""
 
     def __init__(self, preferred_memory_type: int, preferred_device_id: int = 0) -> None:
         self.preferred_memory_type = MemoryType(preferred_memory_type)
@@ -91,18 +89,18 @@ class PreferredMemory:
 
 
 class InferenceTrace:
-    """The span that a request is, so that those which it leads to are below it."""
+    """Span of a request; requests to other models are below it."""
 
     def __init__(self, span: str = "") -> None:
         self.span = text_of(span, "a trace")
 
     def get_context(self) -> str | None:
-        """As a JSON object with W3C's ``traceparent``; None if the request is not traced."""
+        """Return a JSON object with W3C's ``traceparent``; None if the request is not traced."""
         return json.dumps({"traceparent": self.span}) if self.span else None
 
 
-class _More(TypedDict, total=False):
-    """What seldom goes with a request to another model."""
+class _Options(TypedDict, total=False):
+    """Rare arguments of a request to another model."""
 
     flags: int
     timeout: int
@@ -112,19 +110,15 @@ class _More(TypedDict, total=False):
 
 
 class InferenceRequest:
-    """One request: as ``execute`` gets it, or for another model.
+    """Request that ``execute`` gets, or one to another model.
 
     Args:
-        inputs: Of the other model.
-        requested_output_names: Those of its outputs that are wanted; none = all.
-        model_version: -1 leaves the choice to the server.
-        more: ``flags``, ``timeout``, ``preferred_memory``, ``trace`` and ``parameters``, as below.
-
-    Among them:
-        flags: Whether it starts or ends a sequence, in Triton's bits.
-        timeout: Microseconds; 0 = none.
-        trace: Of the request in whose service it is.
-        parameters: For the other model; texts, whole numbers and booleans.
+        inputs: Inputs of the other model.
+        requested_output_names: Outputs that are wanted; none = all.
+        model_version: Version; -1 = the server's choice.
+        more: ``flags`` (Triton's bits for the start and end of a sequence), ``timeout`` (microseconds),
+            ``preferred_memory`` (ignored), ``trace`` (span of the request that this one serves) and
+            ``parameters`` (texts, numbers and booleans).
     """
 
     def __init__(
@@ -135,7 +129,7 @@ class InferenceRequest:
         requested_output_names: Iterable[str] = (),
         model_name: str = "",
         model_version: int = -1,
-        **more: Unpack[_More],
+        **more: Unpack[_Options],
     ) -> None:
         name = text_of(model_name, "model_name")
         if not name:
@@ -146,16 +140,16 @@ class InferenceRequest:
                 raise TypeError(f"an input must be a pb_utils.Tensor, not {type(tensor).__name__}")
         self._id = text_of(request_id, "request_id")
         self._outputs = _names(requested_output_names)
-        if unknown := set(more) - set(_More.__annotations__):
+        if unknown := set(more) - set(_Options.__annotations__):
             raise TypeError(f"InferenceRequest has no argument {', '.join(sorted(unknown))}")
-        said = dict(map(_parameter, dict(more.get("parameters") or {}).items()))
-        self._parameters = said
+        parameters = dict(map(_parameter, dict(more.get("parameters") or {}).items()))
+        self._parameters = parameters
         if sequence := _correlation(correlation_id):
-            said["sequence_id"] = sequence
+            parameters["sequence_id"] = sequence
         if timeout := number_of(more.get("timeout", 0), "timeout"):
             if timeout < 0:
                 raise TypeError(f"timeout is {timeout}, and must not be negative")
-            said["timeout"] = timeout
+            parameters["timeout"] = timeout
         self.set_flags(more.get("flags", 0))
         version = number_of(model_version, "model_version")
         self._model = (name, "" if version < 0 else str(version))
@@ -168,23 +162,23 @@ class InferenceRequest:
         self.release_flags = TRITONSERVER_REQUEST_RELEASE_ALL
 
     @classmethod
-    def given(cls, request: InferRequest, outlet: "Outlet | None" = None) -> "InferenceRequest":
-        """One to be executed.
+    def from_server(cls, request: InferRequest, outlet: "Outlet | None" = None) -> "InferenceRequest":
+        """Return a request for ``execute``.
 
         Args:
-            outlet: Where the responses of a decoupled model go.
+            outlet: Outlet for the responses of a decoupled model.
         """
-        made = cls.__new__(cls)
-        made._inputs = [Tensor.given(tensor) for tensor in request.inputs]
-        made._id = request.id
-        made._outputs = [output.name for output in request.outputs]
-        made._parameters = request.parameters
-        made._model = (request.model, request.version)
-        made._trace = InferenceTrace(request.trace)
-        made._sender = InferenceResponseSender(outlet) if outlet else None
-        made._is_gone = request.is_gone
-        made.release_flags = TRITONSERVER_REQUEST_RELEASE_ALL
-        return made
+        own = cls.__new__(cls)
+        own._inputs = [Tensor.from_server(tensor) for tensor in request.inputs]
+        own._id = request.id
+        own._outputs = [output.name for output in request.outputs]
+        own._parameters = request.parameters
+        own._model = (request.model, request.version)
+        own._trace = InferenceTrace(request.trace)
+        own._sender = InferenceResponseSender(outlet) if outlet else None
+        own._is_gone = request.is_gone
+        own.release_flags = TRITONSERVER_REQUEST_RELEASE_ALL
+        return own
 
     _inputs: list[Tensor]
     _id: str
@@ -195,32 +189,36 @@ class InferenceRequest:
     _sender: "InferenceResponseSender | None"
     _is_gone: Callable[[], bool] | None
     release_flags: int
-    only: "OnlyResponse | None" = None
+    single: "SingleResponse | None" = None
 
     def inputs(self) -> list[Tensor]:
-        """Those that were sent."""
+        """Return the inputs that were sent."""
         return self._inputs
 
     def request_id(self) -> str:
-        """The caller's mark, or empty."""
+        """Return the caller's id of the request; empty = none."""
         return self._id
 
     def correlation_id(self) -> int | str:
-        """Of its sequence; 0 for none. A number has no sign."""
+        """Return the id of its sequence, unsigned if it is a number; 0 = none."""
         id: int | str = self._parameters.get("sequence_id", 0)
         return id & _MASK if isinstance(id, int) else id
 
     def requested_output_names(self) -> set[str]:
-        """What the caller wants; all outputs if it did not say."""
+        """Return the outputs that the caller wants, by default all."""
         return set(self._outputs)
 
     def flags(self) -> int:
-        """Whether it starts or ends a sequence, in Triton's bits."""
-        start = TRITONSERVER_REQUEST_FLAG_SEQUENCE_START if self._parameters.get("sequence_start") else 0
-        return start | (TRITONSERVER_REQUEST_FLAG_SEQUENCE_END if self._parameters.get("sequence_end") else 0)
+        """Return Triton's bits for the start and end of a sequence."""
+        flags = 0
+        if self._parameters.get("sequence_start"):
+            flags |= TRITONSERVER_REQUEST_FLAG_SEQUENCE_START
+        if self._parameters.get("sequence_end"):
+            flags |= TRITONSERVER_REQUEST_FLAG_SEQUENCE_END
+        return flags
 
     def set_flags(self, flags: int) -> None:
-        """Start or end a sequence, in Triton's bits."""
+        """Set Triton's bits for the start and end of a sequence."""
         flags = number_of(flags, "flags")
         sequence = {
             "sequence_start": bool(flags & TRITONSERVER_REQUEST_FLAG_SEQUENCE_START),
@@ -230,33 +228,33 @@ class InferenceRequest:
         self._parameters = others | {name: True for name, is_set in sequence.items() if is_set}
 
     def timeout(self) -> int:
-        """The caller's, in microseconds; 0 for none."""
+        """Return the caller's timeout in microseconds; 0 = none."""
         return int(self._parameters.get("timeout", 0))
 
     def parameters(self) -> str:
-        """The caller's own parameters, as JSON text."""
+        """Return the caller's own parameters as JSON text."""
         own = {k: v for k, v in self._parameters.items() if not _is_reserved(k)}
         return json.dumps(own, separators=(",", ":"))
 
     def trace(self) -> InferenceTrace:
-        """For requests to other models in its service."""
+        """Return the span for requests to other models."""
         return self._trace
 
     def is_cancelled(self) -> bool:
-        """True once nobody waits for what the model says to it."""
+        """Return whether the caller has stopped waiting."""
         if self._sender is not None:
             return self._sender.is_cancelled()
         return self._is_gone is not None and self._is_gone()
 
     def get_response_sender(self) -> "InferenceResponseSender":
-        """Always the same. Of a model that is not decoupled, it sends the one response."""
+        """Return the request's sender; without decoupled mode, it sends the only response."""
         if self._sender is None:
-            self.only = OnlyResponse(self._is_gone)
-            self._sender = InferenceResponseSender(self.only)
+            self.single = SingleResponse(self._is_gone)
+            self._sender = InferenceResponseSender(self.single)
         return self._sender
 
     def set_release_flags(self, flags: int) -> None:
-        """Whether the request is over with this run, or is to run again (sequences that iterate)."""
+        """Set whether the request ends with this run, or runs again (iterative sequences)."""
         if flags not in (TRITONSERVER_REQUEST_RELEASE_ALL, TRITONSERVER_REQUEST_RELEASE_RESCHEDULE):
             raise TritonModelException(
                 "set_release_flags takes TRITONSERVER_REQUEST_RELEASE_ALL or "
@@ -265,42 +263,42 @@ class InferenceRequest:
         self.release_flags = flags
 
     def exec(self, decoupled: bool = False) -> "InferenceResponse | ResponseIterator":
-        """Ask the other model, and wait.
+        """Send the request to the other model and wait for the response.
 
         Args:
-            decoupled: Any number of responses may come: the answer is an iterator over them. Its last one has
-                no outputs, where the model ends without one.
+            decoupled: Return an iterator over any number of responses. If the model ends without a response,
+                the last one has no outputs.
         """
         if decoupled:
-            return ResponseIterator(self._asked())
+            return ResponseIterator(self._plain())
         answer: SimpleQueue[InferResponse | None] = SimpleQueue()
-        server().infer(self._asked(), False, lambda said, _: answer.put(said))
-        return _seen(answer.get())
+        server().infer(self._plain(), False, lambda response, _: answer.put(response))
+        return _from_server(answer.get())
 
     def async_exec(self, decoupled: bool = False) -> "asyncio.Future[Any]":
-        """As ``exec``, to be awaited; the request is under way when this returns.
-
-        The responses of a decoupled model are awaited until the first is there.
-        """
+        """Start :meth:`exec`; of a decoupled model, the future waits for the first response."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
 
-        def settle(said: InferResponse | ResponseIterator | None) -> None:
+        def settle(response: InferResponse | ResponseIterator | None) -> None:
             if not future.done():
-                future.set_result(said if isinstance(said, ResponseIterator) else _seen(said))
+                future.set_result(
+                    response if isinstance(response, ResponseIterator) else _from_server(response)
+                )
 
-        def pass_on(said: InferResponse | ResponseIterator | None) -> None:
-            with suppress(RuntimeError):  # the loop is closed: nobody waits
-                loop.call_soon_threadsafe(settle, said)
+        def receive(response: InferResponse | ResponseIterator | None) -> None:
+            with suppress(RuntimeError):  # the loop is closed, and with it the future's waiter
+                loop.call_soon_threadsafe(settle, response)
 
         if decoupled:
-            give_up = ResponseIterator(self._asked(), pass_on).cancel
+            give_up = ResponseIterator(self._plain(), receive).cancel
         else:
-            give_up = server().infer(self._asked(), False, lambda said, _: pass_on(said)).give_up
+            give_up = server().infer(self._plain(), False, lambda response, _: receive(response)).give_up
         future.add_done_callback(lambda done: give_up() if done.cancelled() else None)
         return future
 
-    def _asked(self) -> InferRequest:
+    def _plain(self) -> InferRequest:
+        """Return the request in the server's form."""
         name, version = self._model
         names = [tensor.name() for tensor in self._inputs]
         if twice := next((n for n in names if names.count(n) > 1), None):
@@ -316,22 +314,22 @@ class InferenceRequest:
         )
 
 
-def _seen(said: InferResponse | None) -> InferenceResponse:
-    """A response as the model sees it; nothing but the end is one without outputs."""
-    if said is None:
+def _from_server(response: InferResponse | None) -> InferenceResponse:
+    """Return a response as the model sees it; an end without a response has no outputs."""
+    if response is None:
         return InferenceResponse()
-    if said.error is not None:
-        return InferenceResponse(error=error_of(said.error))
-    return InferenceResponse(map(Tensor.given, said.outputs), parameters=dict(said.parameters))
+    if response.error is not None:
+        return InferenceResponse(error=error_of(response.error))
+    return InferenceResponse(map(Tensor.from_server, response.outputs), parameters=dict(response.parameters))
 
 
 class ResponseIterator:
-    """The responses to one request to another model, as they come; a second pass gives them again.
+    """Responses of another model to one request, as they arrive; a second pass repeats them.
 
-    Who drops it before the last one gives the request up.
+    Deleting it before the last response cancels the request.
 
     Args:
-        on_first: Told of this iterator, on another thread, when there is a response.
+        on_first: Called with this iterator, on another thread, when there is a response.
     """
 
     def __init__(
@@ -341,64 +339,64 @@ class ResponseIterator:
         self._left: deque[InferenceResponse] = deque()
         self._past: list[InferenceResponse] = []
         self._is_over = False
-        coming = self._coming  # not self: what the server holds must not keep the iterator alive
+        coming = self._coming  # not self: the server's reference must not keep the iterator alive
         waiting = [(self, on_first)] if on_first else []
 
-        def hear(said: InferResponse | None, is_end: bool) -> None:
-            coming.put((said, is_end))
+        def receive(response: InferResponse | None, is_end: bool) -> None:
+            coming.put((response, is_end))
             if waiting:
-                responses, tell = waiting.pop()
-                tell(responses)
+                responses, call = waiting.pop()
+                call(responses)
 
-        self._asked: PendingAnswer = server().infer(request, True, hear)
+        self._pending: PendingAnswer = server().infer(request, True, receive)
 
     def __del__(self) -> None:
-        if not self._is_over and hasattr(self, "_asked"):
-            self._asked.give_up()
+        if not self._is_over and hasattr(self, "_pending"):
+            self._pending.give_up()
 
     def __iter__(self) -> Iterator[InferenceResponse]:
-        """Go on; from the beginning, once it has ended."""
+        """Continue, or start again after the end."""
         if self._is_over and not self._left:
             self._left.extend(self._past)
         return self
 
     def __next__(self) -> InferenceResponse:
-        """The next one; waits for it."""
+        """Wait for the next response."""
         if self._is_over:
             if not self._left:
                 raise StopIteration
             return self._left.popleft()
-        said, is_end = self._coming.get()
-        self._is_over = is_end or said is None or said.is_last
+        received, is_end = self._coming.get()
+        self._is_over = is_end or received is None or received.is_last
         if not self._is_over:
-            self._asked.more()
-        response = _seen(said)
+            self._pending.more()
+        response = _from_server(received)
         self._past.append(response)
         return response
 
     def cancel(self) -> None:
-        """Nobody wants more of them; the model is told."""
-        self._asked.give_up()
+        """Cancel the request, so that the model sends no more."""
+        self._pending.give_up()
 
 
 class Outlet(Protocol):
-    """Where a sender's responses go."""
+    """Destination of a sender's responses."""
 
     def put(self, response: InferenceResponse | None, is_last: bool) -> None:
-        """Pass one on, if there is one; wait until it has been taken."""
+        """Deliver a response, if there is one, and wait until it has been taken."""
         ...
 
     def is_cancelled(self) -> bool:
-        """Nobody waits for them."""
+        """Return whether the caller has stopped waiting."""
         ...
 
     def close(self) -> None:
-        """None follows."""
+        """End the responses."""
         ...
 
 
-class OnlyResponse:
-    """Where the one response goes of a model that is not decoupled, if its execute returns None."""
+class SingleResponse:
+    """Outlet for the only response of a model that is not decoupled."""
 
     response: InferenceResponse | None = None
 
@@ -407,10 +405,10 @@ class OnlyResponse:
         self._is_gone = is_gone
 
     def put(self, response: InferenceResponse | None, is_last: bool) -> None:
-        """Keep it.
+        """Keep the response.
 
         Raises:
-            TritonModelException: it is not the first, or there was none.
+            TritonModelException: It is not the first, or the sender ended without one.
         """
         if response is not None and self.response is not None:
             raise TritonModelException(
@@ -426,24 +424,24 @@ class OnlyResponse:
             self._ended.set()
 
     def is_cancelled(self) -> bool:
-        """Nobody waits for it."""
+        """Return whether the caller has stopped waiting."""
         return self._is_gone is not None and self._is_gone()
 
     def close(self) -> None:
-        """None follows."""
+        """End the responses."""
         self._ended.set()
 
     def wait(self) -> InferenceResponse | None:
-        """What was sent, when the sender has said that it is all, or is gone, or the caller is."""
+        """Wait until the sender ends or is deleted, or the caller hangs up; return what was sent."""
         while not self._ended.wait(_LOOK_S) and not self.is_cancelled():
             pass
         return self.response
 
 
 class InferenceResponseSender:
-    """Sends responses, from any thread: any number of a decoupled model, one of another.
+    """Sends responses from any thread: any number in decoupled mode, else one.
 
-    The request is over when the sender says so, or is gone.
+    The request ends when the sender says so or is deleted.
     """
 
     def __init__(self, outlet: Outlet) -> None:
@@ -454,7 +452,7 @@ class InferenceResponseSender:
         self._outlet.close()
 
     def send(self, response: InferenceResponse | None = None, flags: int = 0) -> None:
-        """Send a response, or say that none follows, or both; waits until it has been taken."""
+        """Send a response, or the end, or both; wait until it has been taken."""
         if self._is_closed:
             raise TritonModelException("Unable to send response. Response sender has been closed.")
         if response is not None and not isinstance(response, InferenceResponse):
@@ -469,5 +467,5 @@ class InferenceResponseSender:
         self._outlet.put(response, self._is_closed)
 
     def is_cancelled(self) -> bool:
-        """True once nobody waits for more."""
+        """Return whether the caller has stopped waiting."""
         return self._outlet.is_cancelled()

@@ -1,7 +1,4 @@
-"""What are the errors, tensors and responses that a Triton Python model handles (TR-A3)?
-
-Over numpy alone; :mod:`salver.dialects.triton.python_backend.pb_utils` gives them their names.
-"""
+"""Errors, tensors and responses of Triton Python models (TR-A3)."""
 
 import enum
 import json
@@ -47,17 +44,17 @@ _BY_NUMBER: Final[list[Any]] = [np.bool_, *list(TRITON_STRING_TO_NUMPY.values())
 
 
 class TritonModelException(ModelFailed):  # Triton's name
-    """Raised by a model: the requests of this run fail."""
+    """Exception of a model that fails all requests of a run."""
 
     def __init__(self, message: object = "", *, field: str = "", fix: str = "") -> None:
         super().__init__(str(message), field=field, fix=fix)
 
 
 def text_of(value: object, what: str) -> str:
-    """The value as a plain text; bytes stand for the text that they are in UTF-8, as in Triton.
+    """Return a value as a plain text; bytes are decoded as UTF-8, as in Triton.
 
     Raises:
-        TypeError: it is no text.
+        TypeError: It is no text.
     """
     if type(value) is str:
         return value
@@ -68,14 +65,14 @@ def text_of(value: object, what: str) -> str:
             raise TypeError(f"{what} must be a text, and is not UTF-8: {error}") from error
     if not isinstance(value, str):
         raise TypeError(f"{what} must be a text, not {type(value).__name__}")
-    return str.__str__(value)  # of numpy's, or another subclass, which messages do not carry
+    return str.__str__(value)  # messages cannot carry numpy's and other subclasses
 
 
 def number_of(value: Any, what: str) -> int:
-    """The value as a plain whole number.
+    """Return a value as a plain integer.
 
     Raises:
-        TypeError: it is none of 64 bits.
+        TypeError: It is no integer of 64 bits.
     """
     try:
         number = operator.index(value)
@@ -100,7 +97,7 @@ class TritonErrorCode(enum.IntEnum):
 
 
 class TritonError:
-    """The error that one request is answered with."""
+    """Error as the answer to one request."""
 
     UNKNOWN: ClassVar = TritonErrorCode.UNKNOWN
     INTERNAL: ClassVar = TritonErrorCode.INTERNAL
@@ -116,15 +113,15 @@ class TritonError:
         self._code = TritonErrorCode(code)
 
     def __str__(self) -> str:
-        """The message."""
+        """Return the message."""
         return self._message
 
     def message(self) -> str:
-        """What the caller reads."""
+        """Return the text for the caller."""
         return self._message
 
     def code(self) -> TritonErrorCode:
-        """Its kind."""
+        """Return the kind."""
         return self._code
 
 
@@ -154,15 +151,15 @@ _CODES: Final = {
 
 
 def error_of(error: SalverError) -> TritonError:
-    """What another model answered with, as this one sees it."""
+    """Return another model's error in the form that models see."""
     return TritonError(str(error), _CODES.get(error.code, _Code.INTERNAL))
 
 
 class Tensor:
-    """A named array, ``[batch, …]`` where the model has a ``max_batch_size``.
+    """Named array, ``[batch, …]`` if the model has a ``max_batch_size``.
 
     Args:
-        numpy_array: Of any number type, or of objects or strings for a ``TYPE_STRING`` tensor.
+        numpy_array: Array of numbers, or of objects or strings for a ``TYPE_STRING`` tensor.
     """
 
     def __init__(self, name: str, numpy_array: Array) -> None:
@@ -181,21 +178,23 @@ class Tensor:
         self._array = numpy_array
 
     def __repr__(self) -> str:
-        """Name, datatype and shape."""
+        """Return name, datatype and shape."""
         return f"<Tensor {self._name} {self._datatype.name}{self.shape()}>"
 
     @classmethod
-    def given(cls, tensor: Plain) -> "Tensor":
-        """One of a request's inputs or another model's outputs, which the model may write to and keep."""
-        array = tensor.array if tensor.array.flags.writeable else tensor.array.copy()
-        made = cls.__new__(cls)
-        made._name = tensor.name
-        made._datatype = tensor.datatype
-        made._array = bf16_to_fp32(array) if tensor.datatype is DataType.BF16 else array
-        return made
+    def from_server(cls, tensor: Plain) -> "Tensor":
+        """Return a tensor of the server's that the model may write to and keep."""
+        array = tensor.array
+        if not array.flags.writeable:
+            array = array.copy()
+        own = cls.__new__(cls)
+        own._name = tensor.name
+        own._datatype = tensor.datatype
+        own._array = bf16_to_fp32(array) if tensor.datatype is DataType.BF16 else array
+        return own
 
     def plain(self) -> Plain:
-        """As the server knows tensors."""
+        """Return the tensor in the server's form."""
         array = self._array
         if self._datatype is DataType.BF16:
             array = bf16_from_fp32(array)
@@ -205,10 +204,10 @@ class Tensor:
 
     @staticmethod
     def from_dlpack(name: str, tensor: Any) -> "Tensor":
-        """A tensor over the memory of another framework's, which must lie on the CPU.
+        """Return a tensor that shares the memory of another framework's, which must be the CPU's.
 
         Args:
-            tensor: With ``__dlpack__``, or a DLPack capsule.
+            tensor: Object with ``__dlpack__``, or a DLPack capsule.
         """
         source = tensor if hasattr(tensor, "__dlpack__") else _Capsule(tensor)
         try:
@@ -217,42 +216,44 @@ class Tensor:
             raise TritonModelException(f"tensor {name!r} cannot be taken over by DLPack: {error}") from error
 
     def to_dlpack(self) -> Any:
-        """A DLPack capsule over the same memory."""
+        """Return a DLPack capsule that shares the memory."""
         return self.__dlpack__()
 
-    def __dlpack__(self, **wishes: Any) -> Any:
-        """As :meth:`to_dlpack`, by the array API's name, with that standard's arguments."""
+    def __dlpack__(self, **options: Any) -> Any:
+        """Return a DLPack capsule, with the arguments of the array API."""
         if self._array.dtype.kind in "OSU":
             raise TritonModelException("DLPack does not have support for string tensors.")
-        return self._array.__dlpack__(**wishes)
+        return self._array.__dlpack__(**options)
 
     def __dlpack_device__(self) -> tuple[int, int]:
-        """The CPU, in DLPack's numbers."""
+        """Return DLPack's numbers of the CPU."""
         return 1, 0
 
     def name(self) -> str:
-        """Its name."""
+        """Return the name."""
         return self._name
 
     def as_numpy(self) -> Array:
-        """The values; those of strings are ``bytes`` objects, those of BF16 FP32."""
+        """Return the values: strings as ``bytes`` objects, BF16 as FP32."""
         return self._array
 
     def shape(self) -> list[int]:
-        """Extents, outermost first."""
+        """Return the extents, outermost first."""
         return list(self._array.shape)
 
     def is_cpu(self) -> bool:
-        """Always: tensors lie in the CPU's memory here."""
+        """Return True: all tensors are in the CPU's memory."""
         return True
 
     def triton_dtype(self) -> int:
-        """Triton's number of its datatype."""
-        return 14 if self._datatype is DataType.BF16 else numpy_to_triton_type(self._array.dtype) or 13
+        """Return Triton's number of the datatype."""
+        if self._datatype is DataType.BF16:
+            return 14
+        return numpy_to_triton_type(self._array.dtype) or 13
 
 
 class _Capsule:
-    """A DLPack capsule as numpy wants it."""
+    """DLPack capsule in the form that numpy needs."""
 
     def __init__(self, capsule: Any) -> None:
         self._capsule = capsule
@@ -265,11 +266,11 @@ class _Capsule:
 
 
 class InferenceResponse:
-    """The answer to one request.
+    """Answer to one request.
 
     Args:
-        error: Counts alone, if it is given.
-        parameters: An object whose values are texts, numbers or booleans, or its JSON text.
+        error: Error; if given, the outputs are ignored.
+        parameters: Object whose values are texts, numbers or booleans, or its JSON text.
     """
 
     def __init__(
@@ -289,24 +290,24 @@ class InferenceResponse:
         self._parameters = text_of(parameters, "parameters") if is_text else json.dumps(parameters or {})
 
     def output_tensors(self) -> list[Tensor]:
-        """Its outputs."""
+        """Return the outputs."""
         return self._tensors
 
     def has_error(self) -> bool:
-        """True if it is an error."""
+        """Return whether it is an error."""
         return self._error is not None
 
     def error(self) -> TritonError | None:
-        """Which one."""
+        """Return the error; None = none."""
         return self._error
 
     def parameters(self) -> str:
-        """Of the response, as JSON text."""
+        """Return the parameters of the response as JSON text."""
         return self._parameters
 
 
 def as_texts(array: Array) -> Array:
-    """A tensor's array; objects that are no text are said as text, as Triton says them."""
+    """Return an array of objects as texts, converted as Triton does; others stay as they are."""
     if array.dtype.kind != "O":
         return array
     items = array.ravel().tolist()
@@ -318,24 +319,24 @@ def as_texts(array: Array) -> Array:
 
 
 def triton_string_to_numpy(triton_type_string: str) -> Any:
-    """The numpy type of ``TYPE_…``; KeyError for one that numpy does not have."""
+    """Return the numpy type of ``TYPE_…``; KeyError if numpy has none."""
     return TRITON_STRING_TO_NUMPY[text_of(triton_type_string, "a datatype")]
 
 
 def triton_to_numpy_type(data_type: int) -> Any:
-    """The numpy type of Triton's number; None for one that numpy does not have."""
+    """Return the numpy type of Triton's number; None if numpy has none."""
     return _BY_NUMBER[data_type - 1] if 1 <= data_type <= len(_BY_NUMBER) else None
 
 
 def numpy_to_triton_type(data_type: Any) -> int | None:
-    """Triton's number of a numpy type or dtype; None for one that Triton does not have."""
+    """Return Triton's number of a numpy type or dtype; None if Triton has none."""
     if data_type == np.bytes_:
         data_type = np.object_
     return next((number for number, known in enumerate(_BY_NUMBER, 1) if data_type == known), None)
 
 
 def serialize_byte_tensor(input_tensor: Array) -> bytes:
-    """Strings as Triton's binary form: each with its length in four bytes before it."""
+    """Serialise strings in Triton's binary form, each after its length in four bytes."""
     parts = []
     for item in input_tensor.ravel().tolist():
         text = item if isinstance(item, bytes) else str(item).encode()
@@ -344,7 +345,7 @@ def serialize_byte_tensor(input_tensor: Array) -> bytes:
 
 
 def deserialize_bytes_tensor(encoded_tensor: Any) -> Array:
-    """The strings of Triton's binary form, in one dimension."""
+    """Return the strings of Triton's binary form, in one dimension."""
     content = bytes(encoded_tensor)
     texts = []
     start = 0
