@@ -18,7 +18,8 @@ TERMS = ROOT / "docs" / "reference" / "terms.md"
 #: Packages whose prose has been rewritten. Add a package when it is done; it may not get worse again.
 DONE = (
     "words", "encoding", "stats", "backends", "client", "testing", "features", "cli", "terminal",
-    "kernel/engine", "kernel/lifecycle", "kernel/repository", "dialects/openai", "dialects/clouds",
+    "kernel/engine", "kernel/lifecycle", "kernel/repository",
+    "dialects/clouds", "dialects/openai", "dialects/triton",
 )  # fmt: skip
 #: Packages under other projects' names, whose texts those projects write.
 FOREIGN = ("dialects/torchserve/shim",)

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -26,31 +26,34 @@ from salver.words.errors import InvalidInput
 _LOCAL: Final = "127.0.0.1"
 _LEVELS: Final = {"none": 0, "low": 1, "medium": 6, "high": 9}
 _EVERY: Final = "0.0.0.0"
-_SPOKEN: Final = {"http": "HTTP", "grpc": "GRPC", "openai": "OpenAI", "vertex-ai": "Vertex AI"}
+_TITLES: Final = {"http": "HTTP", "grpc": "GRPC", "openai": "OpenAI", "vertex-ai": "Vertex AI"}
 _ONLY_HERE: Final = (
-    "only this machine can connect; tritonserver listens on every address: "
-    "--http-address=0.0.0.0 --grpc-address=0.0.0.0 does that"
+    "only this machine can connect; to listen on every address, as tritonserver does: "
+    "--http-address=0.0.0.0 --grpc-address=0.0.0.0"
 )
-_MODES: Final[dict[str, Literal["none", "poll", "explicit"]]] = {
-    "none": "none",
-    "poll": "poll",
-    "explicit": "explicit",
-}
-_DEFAULT_ROWS: Final = 4  # of a batch, where a model's configuration leaves it to its backend
+_Mode = Literal["none", "poll", "explicit"]
+_MODES: Final[dict[str, _Mode]] = {"none": "none", "poll": "poll", "explicit": "explicit"}
+_DEFAULT_ROWS: Final = 4  # max_batch_size of models that leave it to their backend
 _BACKENDS: Final = {"onnxruntime": "onnx", "pytorch": "torch"}
 _SWITCHED: Final = ("info", "warning", "error")
 _ACCESS: Final = ("off", "errors", "all")
+#: Settings of ``--metrics-config`` -> fields of TritonMetricsConfig.
+_LATENCIES: Final = {
+    "counter_latencies": "counters",
+    "summary_latencies": "summaries",
+    "histogram_latencies": "histograms",
+}
 
 
 def configure(words: Sequence[str], environment: Mapping[str, str] = os.environ) -> Startup:
     """Return the configuration of tritonserver's flags.
 
     Args:
-        environment: Variables of SageMaker and Vertex AI are used if their ports are open.
+        environment: Variables of SageMaker and Vertex AI, which count if their ports are open.
 
     Raises:
-        InvalidInput: a flag or its value is wrong.
-        Unsupported: a flag asks for something that Salver does not do.
+        InvalidInput: A flag or its value is wrong.
+        Unsupported: A flag asks for something unsupported.
     """
     given, platform_notices = _with_platforms(words, environment)
     first, *more = _fronts(given, environment)
@@ -69,7 +72,7 @@ def configure(words: Sequence[str], environment: Mapping[str, str] = os.environ)
         front=first,
         more=tuple(more),
         server_name=given.text("id", "triton"),
-        # tritonserver takes changes from whoever reaches it; only where it was told to listen for others.
+        # As with tritonserver, everyone who can connect may change things; by default that is this machine.
         api=ApiConfig(given.text("api-token-file"), True, given.all("allowed-host")),
         tritons_words=True,
         http=_http_headers(given),
@@ -96,7 +99,7 @@ def configure(words: Sequence[str], environment: Mapping[str, str] = os.environ)
             "cache": _cache(given),
             "trace": trace,
             "tracing": tracing_of(given, trace, environment),
-            "openai": openai.voice(given),
+            "openai": openai.table(given),
         },
     )
     notices = platform_notices + given.without_effect()
@@ -106,32 +109,35 @@ def configure(words: Sequence[str], environment: Mapping[str, str] = os.environ)
         for setting in given.all("backend-config")
         if "default-max-batch-size=" not in setting
     ]
-    is_local = not any(name in given for name in ("http-address", "grpc-address", "metrics-address", "host"))
-    return Startup(config, tuple(notices), _ONLY_HERE if is_local else "", given.is_on("json", False))
+    remark = _ONLY_HERE
+    if any(name in given for name in ("http-address", "grpc-address", "metrics-address", "host")):
+        remark = ""
+    return Startup(config, tuple(notices), remark, given.is_on("json", False))
 
 
 def _with_platforms(words: Sequence[str], environment: Mapping[str, str]) -> tuple[ParsedFlags, list[str]]:
-    """Return the flags with those of SageMaker's, Vertex AI's and the OpenAI front end's, and notices."""
+    """Return the flags with those that stand for SageMaker, Vertex AI and OpenAI's front end, and notices."""
     given = ParsedFlags(words, TRITON)
-    if stands_for := openai.words_of(given):
-        words = [*stands_for, *words]
+    if more := openai.words_of(given):
+        words = [*more, *words]
         given = ParsedFlags(words, TRITON)
     has_repository = "model-repository" in given or "model-store" in given
-    more: list[str] = []
+    more = []
     notices: list[str] = []
     if given.is_on("allow-sagemaker", False):
-        found = platforms.from_sagemaker(environment, has_repository=has_repository)
-        more, notices = found
+        more, notices = platforms.from_sagemaker(environment, has_repository=has_repository)
     if given.is_on("allow-vertex-ai", platforms.is_on_vertex(environment)):
         found = platforms.from_vertex(environment, has_repository=has_repository)
-        more = ["--allow-vertex-ai=true", *more, *found.words]
-    return (ParsedFlags([*more, *words], TRITON) if more else given), notices
+        more = ["--allow-vertex-ai=true", *more, *found]
+    if more:  # the command line comes last, so that it prevails
+        given = ParsedFlags([*more, *words], TRITON)
+    return given, notices
 
 
 def _paths(given: ParsedFlags) -> tuple[str, ...]:
     paths = given.all("model-repository") + given.all("model-store")
     if not paths and not given.is_on("allow-sagemaker", False):
-        raise InvalidInput("no model repository is given", fix="Say: --model-repository=FOLDER")
+        raise InvalidInput("no model repository is given", fix="Add --model-repository=FOLDER.")
     return paths
 
 
@@ -142,7 +148,7 @@ def _lifecycle(given: ParsedFlags) -> LifecycleConfig:
 
 
 def _repository(given: ParsedFlags) -> RepositoryConfig:
-    """Return how models are found, and what stands in for their configurations."""
+    """Return where models are found, and defaults of their configurations."""
     rows = dict.fromkeys(("onnx", "tensorflow", "openvino"), _DEFAULT_ROWS)
     for setting in given.all("backend-config"):
         backend, _, words = setting.rpartition(",")
@@ -154,8 +160,8 @@ def _repository(given: ParsedFlags) -> RepositoryConfig:
         if key == "default-max-batch-size":
             if not (value.isascii() and value.isdigit()):
                 raise InvalidInput(f"--backend-config {setting!r}: the value must be a whole number")
-            mine = [_BACKENDS.get(backend, backend)] if backend else list(rows)
-            rows |= dict.fromkeys(mine, int(value))
+            names = [_BACKENDS.get(backend, backend)] if backend else list(rows)
+            rows |= dict.fromkeys(names, int(value))
     is_strict = given.is_on("disable-auto-complete-config", given.is_on("strict-model-config", False))
     return RepositoryConfig(
         config_name=given.text("model-config-name"),
@@ -215,7 +221,7 @@ def _fronts(given: ParsedFlags, environment: Mapping[str, str]) -> list[FrontCon
         port = given.port("metrics-port", 8002)
         found.append(FrontConfig(address, port, grace_seconds=grace, serves="metrics"))
     platforms.check_ports(
-        {_SPOKEN.get(f.serves, f.serves): f.port for f in found if f.serves != "sagemaker"},
+        {_TITLES.get(f.serves, f.serves): f.port for f in found if f.serves != "sagemaker"},
         given.text("sagemaker-safe-port-range"),
     )
     return found
@@ -237,7 +243,7 @@ def _platforms(given: ParsedFlags, environment: Mapping[str, str], grace: float)
 
 
 def _tls(given: ParsedFlags) -> tuple[str, str, str]:
-    """Return certificate, key and the authority of callers' certificates."""
+    """Return the files of certificate, key and the authority of callers' certificates."""
     is_mutual = given.is_on("grpc-use-ssl-mutual", False)
     if not is_mutual and not given.is_on("grpc-use-ssl", False):
         return "", "", ""
@@ -297,38 +303,35 @@ def _cache(given: ParsedFlags) -> dict[str, object]:
     older = given.text("response-cache-byte-size", "0")
     if older != "0" and "cache-config" in given:
         raise InvalidInput("--response-cache-byte-size and --cache-config do not go together")
-    words = given.all("cache-config") or ((f"local,size={older}",) if older != "0" else ())
+    words = given.all("cache-config")
+    if older != "0":
+        words = (f"local,size={older}",)
     return cache_of(words, "--cache-config")
 
 
 def _metrics(settings: Sequence[str]) -> TritonMetricsConfig:
-    """Return the metrics of ``counter_latencies=true`` and its like."""
-    found = TritonMetricsConfig()
+    """Return the metrics of settings such as ``counter_latencies=true``."""
+    found: dict[str, Any] = {}
     for setting in settings:
         name, equals, value = setting.partition("=")
-        is_on = value.lower() in YES
         if name == "summary_quantiles" and equals:
-            found = msgspec.structs.replace(found, quantiles=_quantiles(value))
+            found["quantiles"] = _quantiles(value)
         elif not equals or value.lower() not in YES + NO:
             raise InvalidInput(
                 f"--metrics-config {setting!r} is not a setting", fix="Write NAME=true or false."
             )
-        elif name == "counter_latencies":
-            found = msgspec.structs.replace(found, counters=is_on)
-        elif name == "summary_latencies":
-            found = msgspec.structs.replace(found, summaries=is_on)
-        elif name == "histogram_latencies":
-            found = msgspec.structs.replace(found, histograms=is_on)
-        else:
+        elif name not in _LATENCIES:
             raise InvalidInput(
                 f"--metrics-config: there is no setting {name!r}",
                 fix="One of counter_latencies, summary_latencies, summary_quantiles, histogram_latencies.",
             )
-    return found
+        else:
+            found[_LATENCIES[name]] = value.lower() in YES
+    return TritonMetricsConfig(**found)
 
 
 def _quantiles(text: str) -> tuple[float, ...]:
-    """Return the quantiles of ``0.5:0.05,0.9:0.01``; their errors are those of the histograms."""
+    """Return the quantiles of ``0.5:0.05,0.9:0.01``; the error bounds after the colons have no effect."""
     try:
         found = tuple(float(pair.partition(":")[0]) for pair in text.split(","))
     except ValueError:

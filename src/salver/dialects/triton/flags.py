@@ -98,7 +98,7 @@ _NO_GPU = "it is about GPUs"
 _FIXED = "the front has limits of its own"
 _METRICS = "all of Salver's metrics are always counted, and read when asked for"
 
-#: Flags without an effect here, and why.
+#: Flags without an effect here, with the reason.
 IGNORED: Final[dict[str, tuple[FlagType, str]]] = {
     "enable-peer-access": ("bool", _NO_GPU),
     "http-thread-count": ("int", _ALWAYS),
@@ -128,20 +128,19 @@ IGNORED: Final[dict[str, tuple[FlagType, str]]] = {
     "model-load-gpu-limit": ("text", _NO_GPU),
     "buffer-manager-thread-count": ("int", _ALWAYS),
     "host-policy": ("text", "placement is Salver's own"),
-    "backend": ("text", "a model's inputs say how it is asked"),
+    "backend": ("text", "the request's form follows from the model's inputs"),
     "uvicorn-log-level": ("text", "there is one log, with a level of its own"),
 }
 
-
-#: Settings of the Python backend (``--backend-config``), and why each has no effect here.
+#: Settings of the Python backend (``--backend-config``) without an effect here, with the reason.
 PYTHON_SETTINGS: Final[dict[str, str]] = {
     "python,shm-default-byte-size": ": shared memory begins with 1 MiB, and untouched pages cost nothing",
     "python,shm-growth-byte-size": ": shared memory grows as the tensors need it",
-    "python,shm-region-prefix-name": ": segments have no names, and are gone with their processes",
-    "python,stub-timeout-seconds": ": a process is waited for as long as it lives while it loads",
+    "python,shm-region-prefix-name": ": segments have no names, and end with their processes",
+    "python,stub-timeout-seconds": ": a model may take any time to load while its process lives",
 }
 
-#: Flags of ``salver serve`` itself that go with tritonserver's.
+#: Flags of ``salver serve`` itself that are also accepted.
 OWN: Final[dict[str, tuple[FlagType, str]]] = {
     "trust-pickle": (
         "switch",

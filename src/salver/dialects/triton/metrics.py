@@ -1,8 +1,6 @@
-"""Metrics under Triton's names.
+"""Metrics under Triton's names (TR-M1 to TR-M6).
 
-The counters, gauges and summaries that Triton's dashboards read (TR-M1 to TR-M6), from what
-``metrics.py`` counts beside its own. Names and units are Triton's: microseconds, and counters without
-``_total``. Knows no registry and no page.
+Names and units are those that Triton's dashboards read: microseconds, and counters without ``_total``.
 """
 
 import contextlib
@@ -22,8 +20,7 @@ from salver.stats.histogram import DURATION_BOUNDS, Histogram
 from salver.words.events import BatchRan, Served
 from salver.words.messages import State, Timing, VersionStatus
 
-#: Outcome of a request -> reason of its failure. What was refused before it reached a model is no failure
-#: to Triton, and is not here.
+#: Outcome of a request -> reason of its failure. Requests refused before they reached a model do not count.
 _REASONS: Final = {
     "overloaded": "REJECTED",
     "deadline_exceeded": "REJECTED",
@@ -37,13 +34,13 @@ Tags = Mapping[_Pair, Mapping[str, str]]
 
 
 class TritonMetricsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which of the durations are shown (TR-F7).
+    """Choice of the durations that are shown (TR-F7).
 
     Attributes:
-        counters: Sums of durations.
-        summaries: Quantiles since the start, interpolated from histograms.
-        quantiles: Those of summaries.
-        histograms: The time to the first response of models that answer in pieces.
+        counters: Whether to show sums of durations.
+        summaries: Whether to show quantiles since the start, interpolated from histograms.
+        quantiles: Quantiles of summaries.
+        histograms: Whether to show the time to the first response of models that answer in pieces.
     """
 
     counters: bool = True
@@ -59,8 +56,8 @@ class TritonCounts:
     """Counts of one model version.
 
     Args:
-        keeps_histograms: For summaries; sums alone cost less.
-        firsts: Histogram of the milliseconds to the first response, by version, where it is kept.
+        keeps_histograms: Whether to keep histograms for summaries; sums alone cost less.
+        firsts: Histograms of the milliseconds to the first response, by version.
     """
 
     def __init__(
@@ -85,8 +82,8 @@ class TritonCounts:
     def served(self, outcome: str, events: Sequence[Served]) -> None:
         """Count requests of one outcome.
 
-        One that failed while its response was sent is a success to Triton. Rows of cached answers are not
-        counted.
+        To Triton, a request that failed while its response was sent is a success. Rows of cached answers are
+        not counted.
         """
         if (firsts := self._firsts.get(self._version)) is not None:
             firsts.add_all([e.first * 1e3 for e in events if e.first])
@@ -104,7 +101,7 @@ class TritonCounts:
         self._count("ok", rows, [e.latency for e in events], [t.queue + t.formation for t in timings])
 
     def _count(self, outcome: str, rows: int, latencies: Sequence[float], waits: Sequence[float]) -> None:
-        """Count requests; ``waits`` in the queue are those of successful ones."""
+        """Count requests; ``waits`` are the queue times of successful ones."""
         if outcome != "ok":
             if (reason := _REASONS.get(outcome)) is not None:
                 self.failures[reason] += len(latencies)
@@ -118,7 +115,7 @@ class TritonCounts:
             self.histograms["queue"].add_all(waits)
 
     def _looked_up(self, timings: Sequence[Timing]) -> None:
-        """Count successful requests whose answers were looked for in the cache."""
+        """Count cache lookups of successful requests."""
         for kind in self.lookups:
             seconds = [t.cache_seconds for t in timings if t.cache == kind]
             self.lookups[kind] += len(seconds)
@@ -127,7 +124,7 @@ class TritonCounts:
                 self.histograms[kind].add_all(seconds)
 
     def ran(self, events: Sequence[BatchRan]) -> None:
-        """Count runs of the model; the time of a run counts once for each request in it."""
+        """Count runs of the model; a run's time counts once for each request in it."""
         good = [e for e in events if e.ok]
         self.runs += len(good)
         self.seconds["compute_input"] += sum([e.merge * e.requests for e in good])
@@ -156,9 +153,7 @@ class TritonView:
         return TritonCounts(self._config.summaries, version, self._firsts)
 
     def note(self, loads: Sequence[Load]) -> None:
-        """Keep a histogram for each version that answers in pieces; one with other buckets starts from
-        nothing.
-        """
+        """Keep a histogram for each version that answers in pieces, a new one if its buckets change."""
         if not self._config.histograms:
             return
         before = dict(self._firsts)
@@ -167,10 +162,12 @@ class TritonView:
             if bounds := load.first_bounds:
                 version = (load.id.name, load.id.version)
                 found = before.get(version)
-                self._firsts[version] = found if found and found.bounds == bounds else Histogram(bounds)
+                if found is None or found.bounds != bounds:
+                    found = Histogram(bounds)
+                self._firsts[version] = found
 
     def families(self, counts: Mapping[_Pair, TritonCounts], present: Present) -> list[Metric]:
-        """Return all families of Triton's."""
+        """Return all of Triton's families."""
         loads = present.loads()
         tags = tags_of(loads)
         return [
@@ -183,7 +180,7 @@ class TritonView:
 
 
 def tags_of(loads: Iterable[Load]) -> Tags:
-    """Labels that owners give to their models' metrics, by model and version (TR-M8)."""
+    """Return the labels that owners give to their models' metrics, by model and version (TR-M8)."""
     return {
         (load.id.name, load.id.version): {
             "_" + re.sub(r"\W", "_", k, flags=re.ASCII): v for k, v in load.tags
@@ -195,7 +192,7 @@ def tags_of(loads: Iterable[Load]) -> Tags:
 def of_requests(
     counts: Mapping[_Pair, TritonCounts], config: TritonMetricsConfig, tags: Tags
 ) -> list[Metric]:
-    """Families of counts and durations."""
+    """Return the families of counts and durations."""
     successes = _family("request_success", "Number of successful inference requests, all batch sizes")
     failures = _family("request_failure", "Number of failed inference requests, all batch sizes")
     rows = _family("count", "Number of inferences performed (does not include cached requests)")
@@ -234,7 +231,7 @@ def of_cache(
     loads: Iterable[Load],
     use: CacheUse | None,
 ) -> list[Metric]:
-    """Families of the response cache (TR-M5): of each model whose answers are kept, and of all together."""
+    """Return the families of the response cache, by model and in all (TR-M5)."""
     if use is None:
         return []
     cached = [load for load in loads if load.is_cached]
@@ -264,7 +261,7 @@ def of_cache(
 
 
 def of_first_responses(seen: Mapping[_Pair, Histogram], tags: Tags) -> list[Metric]:
-    """The histogram of the time to the first response (TR-M3), where it is kept."""
+    """Return the histogram of the time to the first response (TR-M3); nothing if none is kept."""
     if not seen:
         return []
     text = "Duration from request to first response in milliseconds"
@@ -280,34 +277,25 @@ def of_first_responses(seen: Mapping[_Pair, Histogram], tags: Tags) -> list[Metr
 
 
 def _of_whole_cache(use: CacheUse) -> list[Metric]:
-    shown = [
+    lookups, inserts = round(use.lookup_seconds * 1e6), round(use.insert_seconds * 1e6)
+    shown: list[tuple[str, str, float]] = [
         ("num_hits", "Number of cache hits in response cache", use.hits),
         ("num_misses", "Number of cache misses in response cache", use.misses),
         ("num_lookups", "Number of cache lookups in response cache", use.hits + use.misses),
-        (
-            "lookup_duration",
-            "Total cache lookup duration (hit and miss), in microseconds",
-            round(use.lookup_seconds * 1e6),
-        ),
-        (
-            "insertion_duration",
-            "Total cache insertion duration, in microseconds",
-            round(use.insert_seconds * 1e6),
-        ),
+        ("lookup_duration", "Total cache lookup duration (hit and miss), in microseconds", lookups),
+        ("insertion_duration", "Total cache insertion duration, in microseconds", inserts),
     ]
     if use.facts is not None:
         shown += [
             ("num_entries", "Number of responses stored in response cache", use.facts.entries),
             ("num_evictions", "Number of cache evictions in response cache", use.facts.evictions),
+            ("util", "Cache utilization [0.0 - 1.0]", use.facts.utilization),
         ]
-    families = [_gauge(f"nv_cache_{name}", text, value) for name, text, value in shown]
-    if use.facts is not None:
-        families.append(_gauge("nv_cache_util", "Cache utilization [0.0 - 1.0]", use.facts.utilization))
-    return families
+    return [_gauge(f"nv_cache_{name}", text, value) for name, text, value in shown]
 
 
 def of_present(loads: Iterable[Load], statuses: Iterable[VersionStatus], tags: Tags) -> list[Metric]:
-    """Families of what waits and what is loaded now."""
+    """Return the families of pending requests and load times."""
     pending = _family(
         "pending_request_count", "Instantaneous number of pending requests awaiting execution", "gauge"
     )
@@ -321,10 +309,10 @@ def of_present(loads: Iterable[Load], statuses: Iterable[VersionStatus], tags: T
 
 
 class Host:
-    """The machine's own numbers, where it tells them as Linux does.
+    """Figures of the machine; Linux only.
 
     Args:
-        proc: Where the kernel tells them.
+        proc: Folder of the kernel's files.
     """
 
     def __init__(self, proc: Path = Path("/proc")) -> None:
@@ -332,18 +320,20 @@ class Host:
         self._before = (0, 0)
 
     def families(self) -> list[Metric]:
-        """Processor since the last time they were asked for, and memory."""
+        """Return CPU use since the last call, and memory."""
         found = [
-            # There is no pool: memory is pinned where a device is, by its framework.
+            # There is no pool: frameworks pin memory for their devices themselves.
             _gauge("nv_pinned_memory_pool_total_bytes", "Pinned memory pool total memory size, in bytes", 0),
             _gauge("nv_pinned_memory_pool_used_bytes", "Pinned memory pool used memory size, in bytes", 0),
         ]
         with contextlib.suppress(OSError, ValueError, KeyError):
             ticks = [int(text) for text in (self._proc / "stat").read_text().split("\n", 1)[0].split()[1:9]]
             idle, whole = ticks[3] + ticks[4], sum(ticks)
-            gone_idle, gone = idle - self._before[0], whole - self._before[1]
+            since_idle, since = idle - self._before[0], whole - self._before[1]
             self._before = (idle, whole)
-            busy = min(max(1 - gone_idle / gone, 0.0), 1.0) if gone > 0 else 0.0
+            busy = 0.0
+            if since > 0:
+                busy = min(max(1 - since_idle / since, 0.0), 1.0)
             found.append(_gauge("nv_cpu_utilization", "CPU utilization rate [0.0 - 1.0]", busy))
             lines = (self._proc / "meminfo").read_text().splitlines()
             memory = {name: int(rest.split()[0]) << 10 for name, _, rest in (x.partition(":") for x in lines)}

@@ -45,7 +45,7 @@ _ARTEFACT: Final = re.compile(r"model\.(?:onnx|pt|py|plan|xml|savedmodel|graphde
 
 
 class TritonMigration:
-    """Triton, for ``salver migrate``."""
+    """Triton's part of ``salver migrate``."""
 
     name = _NAME
     title = "Triton"
@@ -69,7 +69,8 @@ class TritonMigration:
         for started in deployment.started:
             if started.launch.server == _NAME:
                 service = _started(started, deployment, installed)
-                named |= {Path(path) for path in service.config.paths} if service.config else set()
+                if service.config:
+                    named |= set(map(Path, service.config.paths))
                 found.append(service)
         rest = [path for path in deployment.repositories if path not in named]
         if rest:
@@ -78,7 +79,7 @@ class TritonMigration:
         return found
 
     def is_same(self, service: Service, words: Sequence[str]) -> bool:
-        """Return whether a command line means what the service means. Raises SalverError."""
+        """Return whether a command line stands for the service. Raises SalverError."""
         config = triton.configure(words[len(_HEAD) :], service.environment).config
         return service.config is not None and config.paths == service.config.paths
 

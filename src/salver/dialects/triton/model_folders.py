@@ -1,7 +1,6 @@
-"""Folders of models that a load request names, as SageMaker's multi-model endpoints do (TR-V2).
+"""Folders of models in load requests of SageMaker's multi-model endpoints (TR-V2).
 
-One model lies right in the folder or in a folder below it, or an ensemble lies beside its members. The path
-comes from outside.
+A folder is a model, or holds one, or holds an ensemble with its members. The path comes from outside.
 """
 
 from pathlib import Path
@@ -13,7 +12,7 @@ from salver.kernel.repository.settings import MAX_CONFIG
 from salver.kernel.repository.uploads import Upload
 from salver.words.errors import InvalidInput
 
-#: Where the platform unpacks models. Its owner chose them, so they may be programs.
+#: The platform unpacks models here; the endpoint's owner chose them, so they may be programs.
 TRUSTED: Final = Path("/opt/ml/models")
 _SYSTEM: Final = tuple(Path(path) for path in ("/dev", "/proc", "/sys"))
 _MOST_MODELS: Final = 64
@@ -23,36 +22,37 @@ def open_folder(name: str, url: str) -> Upload:
     """Return the upload that replaces a model. Blocking.
 
     Raises:
-        InvalidInput: there is no such folder, or it holds no model, or several without an ensemble.
+        InvalidInput: There is no such folder, or it holds no model, or several without an ensemble.
     """
     root = Path(url)
+    folders: list[Path] | None = None
     try:
-        root = root.resolve(strict=True) if root.is_absolute() else root
-        is_fine = root.is_absolute() and root.is_dir() and not any(map(root.is_relative_to, _SYSTEM))
-        folders = sorted(f for f in root.iterdir() if f.is_dir() and is_visible(f.name)) if is_fine else []
+        if root.is_absolute():
+            root = root.resolve(strict=True)
+            if root.is_dir() and not any(map(root.is_relative_to, _SYSTEM)):
+                folders = sorted(f for f in root.iterdir() if f.is_dir() and is_visible(f.name))
     except (OSError, ValueError, RuntimeError) as error:
         raise InvalidInput(f"'{url}' cannot be read: {error}", field="url") from error
-    if not is_fine:
+    if folders is None:
         raise InvalidInput(f"'{url}' is not a folder of models", field="url", fix="Give an absolute path.")
     models = [folder for folder in folders if not is_padded_version(folder.name)]
     if (root / FILE).exists() or not models:
-        main, members = root, []
+        main, models = root, []
     else:
-        main = _chosen(models, url)
-        members = [folder for folder in models if folder != main]
+        main = _choose(models, url)
     return Upload(
         renamed(_config(main), name),
         folder=main,
-        members={folder.name: folder for folder in members},
+        members={folder.name: folder for folder in models if folder != main},
         is_trusted=root.is_relative_to(TRUSTED),
     )
 
 
-def _chosen(models: list[Path], url: str) -> Path:
+def _choose(models: list[Path], url: str) -> Path:
     """Return the only model, or the only ensemble."""
     if len(models) > _MOST_MODELS:
         raise InvalidInput(
-            f"'{url}' holds {len(models)} models; at most {_MOST_MODELS} go together", field="url"
+            f"'{url}' holds {len(models)} models; at most {_MOST_MODELS} are allowed", field="url"
         )
     if len(models) > 1:
         models = [folder for folder in models if is_ensemble(_config(folder))]

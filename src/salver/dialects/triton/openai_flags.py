@@ -1,6 +1,7 @@
-"""Flags of Triton's OpenAI front end, under ``salver serve --compat triton`` (TR-V7). Pure.
+"""Flags of Triton's OpenAI front end under ``salver serve --compat triton`` (TR-V7). Pure.
 
-Triton has a program of its own for it, ``openai_frontend/main.py``; here its flags go with tritonserver's.
+Triton's front end is a program of its own, ``openai_frontend/main.py``; here its flags are options beside
+tritonserver's.
 """
 
 from collections.abc import Sequence
@@ -20,14 +21,14 @@ _TEXTS: Final = {
     "lora_separator": "lora-separator",
 }
 _NUMBERS: Final = {"max_call_bytes": "max-tool-call-parse-bytes", "max_tokens": "default-max-tokens"}
-#: Its flag -> tritonserver's for the same.
+#: Flags of the front end -> tritonserver's for the same.
 _ALIASES: Final = {
     "kserve-http-port": ("http-port",),
     "kserve-grpc-port": ("grpc-port",),
     "tritonserver-log-verbose-level": ("log-verbose",),
     "host": ("http-address", "grpc-address"),
 }
-#: Ports that it does not open by itself, and what of tritonserver's flags asks for each.
+#: Ports that the front end does not open, with tritonserver's flags that open each.
 _OTHERS: Final = {
     "http": ("allow-http", "http-port", "http-address", "reuse-http-port"),
     "grpc": ("allow-grpc", "grpc-port", "grpc-address", "reuse-grpc-port"),
@@ -36,15 +37,15 @@ _OTHERS: Final = {
 
 
 def is_front(given: ParsedFlags) -> bool:
-    """Return True if its port is to be opened: one of its flags is given."""
+    """Return whether to open the front end's port: one of its flags is given."""
     return given.is_on("allow-openai", any(name in given for name in OPENAI))
 
 
 def words_of(given: ParsedFlags) -> list[str]:
-    """Return the words of tritonserver's command line that its flags stand for.
+    """Return tritonserver's flags that those of the front end stand for.
 
-    Without ``--enable-kserve-frontends`` its port is the only one, unless others are asked for, or it is by
-    ``--allow-openai``, which is none of its flags.
+    Without ``--enable-kserve-frontends`` its port is the only one, unless a flag opens another, or
+    ``--allow-openai``, which the front end does not have, opens this one.
     """
     if not is_front(given):
         return []
@@ -58,11 +59,11 @@ def words_of(given: ParsedFlags) -> list[str]:
     return words
 
 
-def voice(given: ParsedFlags) -> dict[str, object]:
-    """Return the table ``openai``: how models are spoken to.
+def table(given: ParsedFlags) -> dict[str, object]:
+    """Return the table ``openai`` of the configuration.
 
     Raises:
-        InvalidInput: there is no such parser of calls.
+        InvalidInput: The parser of tool calls is unknown.
     """
     parser = given.text("tool-call-parser")
     if parser not in _PARSERS:
@@ -76,10 +77,10 @@ def restrictions(values: Sequence[str]) -> list[Restriction]:
     """Return the restrictions of ``--openai-restricted-api GROUP,GROUP HEADER VALUE``.
 
     Args:
-        values: Each three lines: groups, header, value.
+        values: Three lines each: groups, header, value.
 
     Raises:
-        InvalidInput: there is no such group.
+        InvalidInput: There is no such group.
     """
     found = []
     for value in values:

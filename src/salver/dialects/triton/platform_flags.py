@@ -1,19 +1,16 @@
-"""Variables of SageMaker and Vertex AI, as flags of tritonserver and as ports (TR-V3, TR-V4). Pure.
-
-The flags go before those of the command line.
-"""
+"""Variables of SageMaker and Vertex AI, as tritonserver's flags and as ports (TR-V3, TR-V4). Pure."""
 
 import re
 import shlex
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from salver.dialects.triton.flags import IGNORED
 from salver.terminal.server_flags import YES
 from salver.words.errors import InvalidInput
 
 _PREFIX: Final = "SAGEMAKER_TRITON_"
-#: Variable -> the flag that it stands for.
+#: Variable -> the flag of the same meaning.
 _FLAGS: Final = {
     "SAGEMAKER_BIND_TO_PORT": "sagemaker-port",
     "SAGEMAKER_SAFE_PORT_RANGE": "sagemaker-safe-port-range",
@@ -29,7 +26,7 @@ _FLAGS: Final = {
     f"{_PREFIX}BUFFER_MANAGER_THREAD_COUNT": "buffer-manager-thread-count",
     f"{_PREFIX}MODEL_LOAD_GPU_LIMIT": "model-load-gpu-limit",
 }
-#: Variables without an effect here, and why.
+#: Variables without an effect here, with the reason.
 _SILENT: Final = {
     f"{_PREFIX}SHM_DEFAULT_BYTE_SIZE": "memory for Python models grows with the requests",
     f"{_PREFIX}SHM_GROWTH_BYTE_SIZE": "memory for Python models grows with the requests",
@@ -40,22 +37,17 @@ _TYPES: Final = ("infer", "generate", "generate_stream")
 _PINGS: Final = ("ready", "live")
 
 
-class FromEnvironment(NamedTuple):
-    """Flags from the environment, and warnings for the log."""
-
-    words: list[str]
-    notices: list[str]
-
-
-def from_sagemaker(environment: Mapping[str, str], *, has_repository: bool) -> FromEnvironment:
-    """Return what SageMaker's variables stand for."""
+def from_sagemaker(environment: Mapping[str, str], *, has_repository: bool) -> tuple[list[str], list[str]]:
+    """Return the flags that SageMaker's variables stand for, and warnings for the log."""
     words, notices = [], []
     for variable, flag in _FLAGS.items():
         if value := environment.get(variable):
             if flag in IGNORED:
                 notices.append(_no_effect(variable, IGNORED[flag][1]))
-            else:
-                words.append(f"--{flag}={_number(value) if flag == 'log-verbose' else value}")
+                continue
+            if flag == "log-verbose":  # SageMaker's images have a boolean
+                value = {"true": "1", "false": "0"}.get(value.lower(), value)
+            words.append(f"--{flag}={value}")
     notices += [_no_effect(variable, why) for variable, why in _SILENT.items() if environment.get(variable)]
     if namespacing := environment.get(f"{_PREFIX}DISABLE_MODEL_NAMESPACING"):
         words.append(f"--model-namespacing={str(namespacing.lower() not in YES).lower()}")
@@ -64,14 +56,14 @@ def from_sagemaker(environment: Mapping[str, str], *, has_repository: bool) -> F
     elif not has_repository:
         words.append(f"--model-repository={_SINGLE_MODELS}")
     words += shlex.split(environment.get(f"{_PREFIX}ADDITIONAL_ARGS", ""))
-    return FromEnvironment(words, notices)
+    return words, notices
 
 
 def sagemaker(environment: Mapping[str, str]) -> dict[str, Any]:
     """Return the options of SageMaker's port.
 
     Raises:
-        InvalidInput: a variable has a value that it cannot have.
+        InvalidInput: The value of a variable is not allowed.
     """
     kind = environment.get(f"{_PREFIX}INFERENCE_TYPE", "infer")
     if kind not in _TYPES:
@@ -88,18 +80,18 @@ def sagemaker(environment: Mapping[str, str]) -> dict[str, Any]:
     return {"model": model, "inference": kind, "ping": ping, "brings_models": brings}
 
 
-def from_vertex(environment: Mapping[str, str], *, has_repository: bool) -> FromEnvironment:
-    """Return the flags that Vertex AI's variables stand for; by default, its port is the only one."""
+def from_vertex(environment: Mapping[str, str], *, has_repository: bool) -> list[str]:
+    """Return the flags that Vertex AI's variables stand for; by default its port is the only one."""
     words = ["--allow-http=false", "--allow-grpc=false"]
     if port := environment.get("AIP_HTTP_PORT"):
         words.append(f"--vertex-ai-port={port}")
     if not has_repository and (uri := environment.get("AIP_STORAGE_URI")):
         words.append(f"--model-repository={uri}")
-    return FromEnvironment(words, [])
+    return words
 
 
 def is_on_vertex(environment: Mapping[str, str]) -> bool:
-    """Return whether the platform says that it predicts here."""
+    """Return whether this is a container for predictions on Vertex AI."""
     return environment.get("AIP_MODE") == "PREDICTION"
 
 
@@ -107,26 +99,26 @@ def vertex(environment: Mapping[str, str], model: str) -> dict[str, Any]:
     """Return the options of Vertex AI's port.
 
     Raises:
-        InvalidInput: a route is missing.
+        InvalidInput: A route is missing.
     """
     for variable in ("AIP_PREDICT_ROUTE", "AIP_HEALTH_ROUTE"):
         if not environment.get(variable, "").startswith("/"):
             raise InvalidInput(
                 f"{variable} is not defined for Vertex AI endpoint",
-                fix=f"Set {variable} to a path, as /predict.",
+                fix=f"Set {variable} to a path such as /predict.",
             )
-    routes = environment["AIP_PREDICT_ROUTE"], environment["AIP_HEALTH_ROUTE"]
-    return {"model": model, "predict": routes[0], "health": routes[1]}
+    predict, health = environment["AIP_PREDICT_ROUTE"], environment["AIP_HEALTH_ROUTE"]
+    return {"model": model, "predict": predict, "health": health}
 
 
 def check_ports(ports: Mapping[str, int], safe: str) -> None:
-    """Check that ports are among those that SageMaker leaves to a container.
+    """Check that ports are in the range that SageMaker leaves to a container.
 
     Args:
-        safe: As ``8081-9000``; empty = all.
+        safe: Range such as ``8081-9000``; empty = all.
 
     Raises:
-        InvalidInput: another port is not one of them.
+        InvalidInput: A port is outside of it.
     """
     if not safe:
         return
@@ -146,11 +138,6 @@ def check_ports(ports: Mapping[str, int], safe: str) -> None:
 
 def _brings(environment: Mapping[str, str]) -> bool:
     return environment.get("SAGEMAKER_MULTI_MODEL", "").lower() in YES
-
-
-def _number(level: str) -> str:
-    """Return the value of ``--log-verbose`` as SageMaker's images have it."""
-    return {"true": "1", "false": "0"}.get(level.lower(), level)
 
 
 def _no_effect(variable: str, why: str) -> str:

@@ -12,7 +12,7 @@ _NAMED: Final = "/v2/repository/{repository}"
 _SYSTEM: Final = "/v2/systemsharedmemory"
 _CUDA: Final = "/v2/cudasharedmemory"
 _REGION: Final = "region/{region}"
-_NO_NAME: Final = "Refused: name no repository"
+_NO_NAME: Final = "Refused: repositories have no names"
 OPERATIONS: Final = (
     Operation("config", "GET", f"{_MODEL}/config", "Configuration of a model, as Triton tells it", _READS),
     Operation("config", "GET", f"{_VERSION}/config", "Configuration of a version", _READS),

@@ -1,7 +1,6 @@
-"""Log and trace settings in JSON and in gRPC messages.
+"""Log and trace settings in JSON and gRPC: Triton's extensions ``logging`` and ``trace`` (TR-R9, TR-R10).
 
-Triton's extensions ``logging`` and ``trace`` (TR-R9, TR-R10). The values of trace settings are strings; names
-that do not exist are passed over, as Triton does. What a setting does stands in ``telemetry/``. Pure.
+The values of trace settings are strings. Unknown names are ignored, as Triton does. Pure.
 """
 
 import re
@@ -15,11 +14,11 @@ from salver.words.errors import InvalidInput, Unsupported, tritons
 
 
 class LogSettings(msgspec.Struct, frozen=True):
-    """What is logged, under the names of the wire.
+    """Log settings, under the names of the wire.
 
     Attributes:
-        log_file: Empty = standard error.
-        log_verbose_level: 0 = nothing of it.
+        log_file: File; empty = standard error.
+        log_verbose_level: Verbosity; 0 = off.
         log_format: ``default`` or ``ISO8601``.
     """
 
@@ -32,14 +31,14 @@ class LogSettings(msgspec.Struct, frozen=True):
 
 
 class TraceSetting(msgspec.Struct, frozen=True):
-    """What is traced of a model's requests, under the names of the wire.
+    """Trace settings of a model, under the names of the wire.
 
     Attributes:
         trace_level: ``OFF`` alone, or ``TIMESTAMPS`` and ``TENSORS``.
-        trace_rate: One request in so many.
-        trace_count: So many more; -1 = without end.
-        log_frequency: Traces in one file of several; 0 = all in one.
-        trace_file: Empty = there is none.
+        trace_rate: Trace one request in so many.
+        trace_count: Number of further traces; -1 = no limit.
+        log_frequency: Traces in each of several files; 0 = all in one.
+        trace_file: File; empty = none.
     """
 
     trace_level: tuple[str, ...] = ("OFF",)
@@ -52,14 +51,14 @@ class TraceSetting(msgspec.Struct, frozen=True):
 
 #: New values by name.
 LogChange = Mapping[str, bool | int | str]
-#: New values by name; None = back to the value of the next level (a model's to the server's).
+#: New values by name; None = use the server's value for a model, the initial one for the server.
 TraceChange = Mapping[str, tuple[str, ...] | int | None]
 
 _MOST: Final = (1 << 32) - 1
-#: Trace setting -> the least and the most.
+#: Trace setting -> smallest and largest value.
 _RANGES: Final = {"trace_rate": (0, _MOST), "trace_count": (-1, (1 << 31) - 1), "log_frequency": (0, _MOST)}
 _WHOLE: Final = re.compile(r"[+-]?[0-9]{1,20}")
-#: Log setting -> its type, and what JSON and gRPC call that.
+#: Log setting -> its type, with Triton's names of it in JSON and gRPC.
 _KINDS: Final[dict[str, tuple[Any, str, str]]] = {
     "log_info": (bool, "boolean", "boolean"),
     "log_warning": (bool, "boolean", "boolean"),
@@ -71,21 +70,21 @@ _FORMATS: Final = ("default", "ISO8601")
 
 
 def parse_log(body: bytes) -> LogChange:
-    """The change in a JSON body; null leaves a setting as it is.
+    """Return the change in a JSON body; null leaves a setting as it is.
 
     Raises:
-        InvalidInput: a value is of the wrong type or not known.
-        Unsupported: another file.
+        InvalidInput: A value is of the wrong type or unknown.
+        Unsupported: The file is to change.
     """
     given = {name: value for name, value in json_object(body).items() if value is not None}
     return log_change(given, is_json=True)
 
 
 def log_change(given: Mapping[str, Any], *, is_json: bool = False) -> LogChange:
-    """The change that is asked for.
+    """Return the change of given settings.
 
     Args:
-        is_json: What is wrong is said in the words of Triton's JSON, and not of its gRPC.
+        is_json: Whether errors have Triton's texts of JSON rather than gRPC.
 
     >>> log_change({"log_info": False, "log_colour": "red"})
     {'log_info': False}
@@ -112,7 +111,7 @@ def log_change(given: Mapping[str, Any], *, is_json: bool = False) -> LogChange:
 
 
 def _not_json(name: str, kind: str) -> InvalidInput:
-    """A setting is of another type than that one of JSON's."""
+    """Return the error of a setting of the wrong type in JSON."""
     return tritons(
         InvalidInput(f"{name} must be of the type {kind.replace('-', ' ')}", field=name),
         f"attempt to access JSON non-{kind} as {kind} (at {name})",
@@ -120,14 +119,16 @@ def _not_json(name: str, kind: str) -> InvalidInput:
 
 
 def parse_trace(body: bytes) -> TraceChange:
-    """The change in a JSON body; null clears a setting.
+    """Return the change in a JSON body; null clears a setting.
 
     Raises:
-        InvalidInput: a value is of the wrong type, no number, or out of range.
-        Unsupported: another file.
+        InvalidInput: A value is of the wrong type, no number, or out of range.
+        Unsupported: The file is to change.
     """
     root = json_object(body)
-    given: dict[str, Sequence[str]] = {"trace_file": ()} if "trace_file" in root else {}
+    given: dict[str, Sequence[str]] = {}
+    if "trace_file" in root:
+        given["trace_file"] = ()
     for name in ("trace_level", *_RANGES):
         if name not in root:
             continue
@@ -147,10 +148,10 @@ def parse_trace(body: bytes) -> TraceChange:
 
 
 def trace_change(given: Mapping[str, Sequence[str]], got: str = "got: ") -> TraceChange:
-    """The change that is asked for; a setting without values is cleared.
+    """Return the change of given settings; one without values is cleared.
 
     Args:
-        got: What stands in front of a count that is too small.
+        got: Text in front of a count that is too small.
 
     >>> trace_change({"trace_rate": ["5"], "trace_level": [], "trace_colour": ["red"]})
     {'trace_level': None, 'trace_rate': 5}
@@ -189,14 +190,14 @@ def _number(name: str, text: str, got: str) -> int:
 
 
 def trace_values(setting: TraceSetting) -> dict[str, list[str]]:
-    """Each setting as a list of texts, as gRPC has it."""
+    """Return each setting as a list of texts, the form of gRPC."""
     shown = {name: [str(value)] for name, value in msgspec.structs.asdict(setting).items()}
     shown["trace_level"] = list(setting.trace_level)
     return shown
 
 
 def trace_json(setting: TraceSetting) -> dict[str, str | list[str]]:
-    """The JSON form: a list of levels, and a text for anything else.
+    """Return the JSON form: a list of levels, and texts for all others.
 
     >>> trace_json(TraceSetting(trace_rate=5))["trace_rate"]
     '5'

@@ -1,6 +1,6 @@
 """Operations on shared memory, over HTTP and gRPC (TR-R14, TR-R15, TR-G4).
 
-There is no CUDA memory here: none is listed, letting go of it is no error, and it cannot be registered.
+CUDA memory is not supported: none is listed, it cannot be registered, and unregistering it is no error.
 """
 
 from collections.abc import Awaitable, Callable
@@ -21,7 +21,7 @@ _DONE = HttpReply(200, b"")
 
 
 class SharedMemoryOperations:
-    """The operations on one registry."""
+    """Operations on one registry."""
 
     def __init__(self, registry: RegionRegistry) -> None:
         self._registry = registry

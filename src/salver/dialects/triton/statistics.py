@@ -1,11 +1,8 @@
-"""Statistics of each model version, in Triton's shape.
+"""Statistics of each model version, in Triton's form.
 
-Durations are integer nanoseconds, summed over requests; a duration of a batch counts once for
-each request in it, and once in ``batch_stats``. Requests refused before they reached an engine
-(malformed, unknown model) are not in ``fail``. Knows no wire and no clock: the wall clock is handed
-in. One version's numbers start anew when it is loaded anew.
-
-Pure.
+Durations are integer nanoseconds, summed over requests; a run's duration counts once for each request in it,
+and once in ``batch_stats``. Requests refused before they reached an engine (malformed, unknown model) are not
+in ``fail``. The counts of a version start at 0 when it is loaded again. Pure.
 """
 
 import contextlib
@@ -18,7 +15,7 @@ from salver.words.errors import Code, InvalidInput, NotFound, NotReady
 from salver.words.events import BatchRan, Event, Served, StateChanged
 from salver.words.messages import State
 
-#: Outcomes of requests that an engine had accepted, or refused for want of room.
+#: Outcomes of requests that an engine had accepted, or rejected because its queue was full.
 _FAILED = frozenset(
     code.value
     for code in (Code.MODEL_FAILED, Code.DEADLINE_EXCEEDED, Code.CANCELLED, Code.OVERLOADED, Code.INTERNAL)
@@ -41,7 +38,7 @@ class _Duration:
 
 
 class _Compute:
-    """Input (merge), inference and output (split) of runs."""
+    """Durations of input (merge), inference and output (split) of runs."""
 
     __slots__ = ("infer", "input", "output")
 
@@ -93,16 +90,16 @@ class _Version:
 
 
 class Statistics:
-    """Sums events up by model version.
+    """Sums of events by model version.
 
     Args:
-        wall: Seconds since the epoch, for ``last_inference``.
+        wall: Returns seconds since the epoch, for ``last_inference``.
     """
 
     def __init__(self, wall: Callable[[], float]) -> None:
         self._wall = wall
         self._versions: dict[tuple[str, str], _Version] = {}
-        self._copies: Counter[tuple[str, str]] = Counter()  # loaded, or on their way up or down
+        self._copies: Counter[tuple[str, str]] = Counter()  # loaded, loading or unloading
 
     def observe(self, events: Sequence[Event]) -> None:
         """Count a batch of events."""
@@ -110,7 +107,7 @@ class Statistics:
         versions = self._versions
         for event in events:
             if isinstance(event, Served):
-                if event.outcome == "ok" or event.why == "response":  # the run itself went well (TR-R8)
+                if event.outcome == "ok" or event.why == "response":  # the run itself succeeded (TR-R8)
                     found = versions.get((event.model, event.version)) or self._new(event)
                     found.last_ms = now_ms
                     timing = event.timing
@@ -136,7 +133,7 @@ class Statistics:
                 self._change(event)
 
     def snapshot(self, model: str = "", version: str = "") -> dict[str, Any]:
-        """``{"model_stats": […]}`` of all versions, of one model's, or of one version."""
+        """Return ``{"model_stats": […]}`` of all versions, of a model's, or of one version."""
         return {
             "model_stats": [
                 found.shown(*pair)
@@ -146,7 +143,7 @@ class Statistics:
         }
 
     def _change(self, change: StateChanged) -> None:
-        """A new copy starts from nothing; the old one's end, later, takes nothing from it."""
+        """Start a new copy's counts at 0; the end of an older copy must not remove them."""
         pair = (change.id.name, change.id.version)
         if change.after is State.LOADING:
             self._copies[pair] += 1
@@ -163,11 +160,11 @@ class Statistics:
 
 
 def check_counted(door: InferDoor, model: str, version: str) -> None:
-    """Check that there is a version whose numbers can be told.
+    """Check that a version has statistics.
 
     Raises:
-        InvalidInput: there is none (TR-R8).
-        NotReady: not now.
+        InvalidInput: There is no such version (TR-R8).
+        NotReady: It cannot answer now.
     """
     try:
         door.signature(model, version)

@@ -1,9 +1,7 @@
-"""tritonserver's flags of tracing: to a file, and by OpenTelemetry. Pure."""
+"""tritonserver's flags for traces: to a file, or by OpenTelemetry. Pure."""
 
 from collections.abc import Mapping
-from typing import Final, Literal
-
-import msgspec
+from typing import Any, Final, Literal
 
 from salver.dialects.triton.trace_settings import TraceConfig
 from salver.terminal import otel
@@ -12,11 +10,9 @@ from salver.words.errors import InvalidInput, Unsupported
 
 _OTEL: Final = "opentelemetry,"
 _DEFAULT_URL: Final = "http://localhost:4318/v1/traces"
-_TRACE_MODES: Final[dict[str, Literal["triton", "opentelemetry"]]] = {
-    "triton": "triton",
-    "opentelemetry": "opentelemetry",
-}
-#: tritonserver's setting of the batch -> ours, and how many of its units are one of ours.
+_Mode = Literal["triton", "opentelemetry"]
+_TRACE_MODES: Final[dict[str, _Mode]] = {"triton": "triton", "opentelemetry": "opentelemetry"}
+#: tritonserver's setting of the export batch -> Salver's, and the factor between their units.
 _BATCH: Final[dict[str, tuple[str, float]]] = {
     "bsp_max_queue_size": ("queue", 1),
     "bsp_schedule_delay": ("delay_s", 1e-3),
@@ -25,16 +21,16 @@ _BATCH: Final[dict[str, tuple[str, float]]] = {
 
 
 def trace_of(given: ParsedFlags) -> TraceConfig:
-    """Return the settings of the trace file, of ``--trace-config`` and of the older flags.
+    """Return the settings of the trace file: those of ``--trace-config`` and of the older flags.
 
     Raises:
-        InvalidInput: there is no such setting, or no such value.
-        Unsupported: tensors are to be traced.
+        InvalidInput: A setting is unknown, or its value is wrong.
+        Unsupported: Tensors are to be traced.
     """
     settings = [setting.removeprefix("triton,") for setting in given.all("trace-config")]
     for name in ("file", "level", "rate", "count", "log-frequency"):
         settings += [f"{name}={value}" for value in given.all(f"trace-{name}")]
-    found = TraceConfig()
+    found: dict[str, Any] = {}
     for setting in settings:
         name, _, value = setting.partition("=")
         if name == "mode":
@@ -43,28 +39,28 @@ def trace_of(given: ParsedFlags) -> TraceConfig:
                     f"invalid value for trace mode option: {value}. "
                     'Available options are "triton" and "opentelemetry"'
                 )
-            found = msgspec.structs.replace(found, mode=_TRACE_MODES[value.lower()])
+            found["mode"] = _TRACE_MODES[value.lower()]
         elif name == "file":
-            found = msgspec.structs.replace(found, file=value)
+            found["file"] = value
         elif name == "level":
-            found = msgspec.structs.replace(found, level=_level(value))
+            found["level"] = _level(value)
         elif name in ("rate", "count", "log-frequency"):
             if not (value.isascii() and value.removeprefix("-").isdigit()):
                 raise InvalidInput(f"--trace-config {setting!r}: the value must be a whole number")
-            found = msgspec.structs.replace(found, **{name.replace("-", "_"): int(value)})
+            found[name.replace("-", "_")] = int(value)
         elif not name.startswith(_OTEL):
             raise InvalidInput(
                 f"--trace-config: there is no setting {name!r}",
                 fix="One of mode, level, rate, count, triton,file, triton,log-frequency, opentelemetry,url.",
             )
-    return found
+    return TraceConfig(**found)
 
 
 def tracing_of(given: ParsedFlags, trace: TraceConfig, environment: Mapping[str, str]) -> otel.Tracing:
-    """Return where spans go, by ``opentelemetry,url=URL`` and its like; empty in Triton's own mode.
+    """Return the export of spans by ``opentelemetry,url=URL`` and the like; empty in Triton's own mode.
 
     Raises:
-        InvalidInput: there is no such setting, or no such value.
+        InvalidInput: A setting is unknown, or its value is wrong.
     """
     if trace.mode != "opentelemetry" or trace.level == "off":
         return {}
@@ -85,7 +81,7 @@ def tracing_of(given: ParsedFlags, trace: TraceConfig, environment: Mapping[str,
         elif name in _BATCH:
             field, unit = _BATCH[name]
             number = otel.whole_number(f"opentelemetry,{name}", value)
-            settings[field] = number * unit if unit != 1 else number
+            settings[field] = number if unit == 1 else number * unit
         else:
             raise InvalidInput(
                 f"--trace-config: there is no setting 'opentelemetry,{name}'",
@@ -96,7 +92,7 @@ def tracing_of(given: ParsedFlags, trace: TraceConfig, environment: Mapping[str,
 
 def _level(value: str) -> Literal["off", "timestamps"]:
     if value.upper() == "TENSORS":
-        raise Unsupported("traces hold no tensors", fix="Say level=TIMESTAMPS.")
+        raise Unsupported("traces hold no tensors", fix="Use level=TIMESTAMPS.")
     if value.upper() not in ("OFF", "TIMESTAMPS", "MIN", "MAX"):  # the last two are older names
         raise InvalidInput(f"there is no trace level {value!r}", fix="OFF or TIMESTAMPS.")
     return "off" if value.upper() == "OFF" else "timestamps"

@@ -1,7 +1,6 @@
-"""Choice of the requests that are traced.
+"""Choice of the requests that are traced (TR-R9, TR-F8).
 
-One in so many, so many in all, of every model or as a model's own settings say (TR-R9, TR-F8). What a model's
-settings leave open is as the server's, and what those leave open is as the server was started. Pure.
+A model's settings prevail over the server's, and those over the settings at the start. Pure.
 """
 
 from collections.abc import Mapping
@@ -16,14 +15,14 @@ _OFF: Final = ("OFF",)
 
 
 class TraceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is traced from the start; all but the file may be changed later.
+    """Trace settings at the start; all but the file may be changed later.
 
     Attributes:
-        file: Takes the traces; empty = nothing can be traced.
-        rate: One request in so many.
-        count: So many traces, then no more; -1 = without end.
-        log_frequency: Traces in one of several files, ``FILE.0``, ``FILE.1`` and so on; 0 = all in ``FILE``.
-        mode: With ``opentelemetry`` nothing goes to a file: spans do otherwise, and callers change nothing.
+        file: File for traces; empty = nothing can be traced.
+        rate: Trace one request in so many.
+        count: Number of traces; -1 = no limit.
+        log_frequency: Traces in each of the files ``FILE.0``, ``FILE.1`` and so on; 0 = all in ``FILE``.
+        mode: With ``opentelemetry``, spans are exported instead, and callers can change nothing.
     """
 
     file: str = ""
@@ -35,10 +34,10 @@ class TraceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Scope:
-    """The models that share settings, and how far sampling has come with them.
+    """Sampling of the models that share settings.
 
     Attributes:
-        remaining: Traces still to be taken; -1 = without end.
+        remaining: Traces still to be taken; -1 = no limit.
     """
 
     __slots__ = ("_seen", "remaining", "setting")
@@ -49,7 +48,7 @@ class Scope:
         self._seen = 0
 
     def takes(self) -> bool:
-        """Return whether the request that comes now is traced."""
+        """Return whether to trace the next request."""
         if self.setting.trace_level == _OFF or not self.remaining:
             return False
         self._seen += 1
@@ -61,13 +60,13 @@ class Scope:
 
 
 class TraceSettings:
-    """The settings in force.
+    """Trace settings in force.
 
     Attributes:
-        is_on: Some request may be traced.
+        is_on: Whether any request may be traced.
 
     Raises:
-        InvalidInput: tracing is on, and there is no file; or a number is out of range.
+        InvalidInput: Tracing is on without a file, or a number is out of range.
     """
 
     def __init__(self, config: TraceConfig) -> None:
@@ -79,8 +78,8 @@ class TraceSettings:
         if config.rate < 1 or config.count < -1 or config.log_frequency < 0:
             raise InvalidInput(
                 f"a trace rate of {config.rate}, count of {config.count} and log frequency of "
-                f"{config.log_frequency} make no sense",
-                fix="The least are 1, -1 and 0.",
+                f"{config.log_frequency} are out of range",
+                fix="The smallest values are 1, -1 and 0.",
             )
         if level != _OFF and not config.file and not self._is_elsewhere:
             raise InvalidInput("requests cannot be traced without a file", fix="Name one with --trace-file.")
@@ -92,20 +91,20 @@ class TraceSettings:
         return f"<TraceSettings {'on' if self.is_on else 'off'}, {len(self._own) - 1} models with their own>"
 
     def of(self, model: str = "") -> TraceSetting:
-        """What is in force for a model, or, without a name, for those without settings of their own."""
+        """Return the settings of a model, or without a name those of the server."""
         scope = self.scope(model)
         return msgspec.structs.replace(scope.setting, trace_count=scope.remaining)
 
     def scope(self, model: str) -> Scope:
-        """Where a model belongs."""
+        """Return the sampling of a model."""
         return self._scopes.get(model) or self._scopes[""]
 
     def update(self, model: str, change: TraceChange) -> None:
-        """Change a model's settings, or, without a name, the server's; all of it or nothing.
+        """Change the settings of a model, or without a name those of the server; all of it or nothing.
 
         Raises:
-            InvalidInput: nothing can be traced so.
-            Unsupported: the level is not supported, or nothing may be changed.
+            InvalidInput: The settings do not fit together.
+            Unsupported: The level is not supported, or nothing may be changed.
         """
         if self._is_elsewhere:
             raise Unsupported(
@@ -117,35 +116,34 @@ class TraceSettings:
         if model:
             affected = {model} & own.keys()
             server = self.of()
-        else:  # models that leave something open get it from here
+        else:  # the server's settings are the defaults of all models
             affected = set(own)
             server = msgspec.structs.replace(self._first, **own[""])
         scopes = {name: scope for name, scope in self._scopes.items() if name in own}
         for name in affected:
-            said = self._changed(name, {}) if name != model else own[name]
-            setting = msgspec.structs.replace(server, **said)
+            values = own[name] if name == model else self._changed(name, {})
+            setting = msgspec.structs.replace(server, **values)
             _check(setting)
             scopes[name] = Scope(setting)
         self._own, self._scopes = own, scopes
         self.is_on = any(scope.setting.trace_level != _OFF for scope in scopes.values())
 
     def _changed(self, model: str, change: TraceChange) -> dict[str, Any]:
-        """What is said of a model after a change; of a count, what remains of it."""
-        said = dict(self._own.get(model, {}))
-        if "trace_count" in said:
-            said["trace_count"] = self._scopes[model].remaining
-        said.update(change)
-        return {name: value for name, value in said.items() if value is not None}
+        """Return a model's own settings after a change, with the rest of a count."""
+        values = dict(self._own.get(model, {}))
+        if "trace_count" in values:
+            values["trace_count"] = self._scopes[model].remaining
+        values.update(change)
+        return {name: value for name, value in values.items() if value is not None}
 
 
 def _check(setting: TraceSetting) -> None:
-    """Triton's conditions, in its words."""
+    """Check Triton's conditions; the texts are Triton's."""
     if setting.trace_level == _OFF:
         return
     if "TENSORS" in setting.trace_level:
         raise Unsupported("trace level 'TENSORS' is not supported", fix="Use TIMESTAMPS.")
-    lacking = "" if setting.trace_file else "trace file name is not given"
     if not setting.trace_rate:
-        lacking = "sample rate must be non-zero"
-    if lacking:
-        raise InvalidInput(f"Attempting to set invalid trace setting :{lacking}")
+        raise InvalidInput("Attempting to set invalid trace setting :sample rate must be non-zero")
+    if not setting.trace_file:
+        raise InvalidInput("Attempting to set invalid trace setting :trace file name is not given")

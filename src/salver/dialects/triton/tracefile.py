@@ -1,7 +1,7 @@
-"""Form of a trace, and its file.
+"""Trace files in Triton's JSON (TR-O1).
 
-Triton's JSON (TR-O1): an array of objects; one names the request, one has its timestamps in nanoseconds of
-the monotonic clock. A file is a whole array after each write. Blocks; ``tracing.py`` keeps it off the loop.
+A file is an array with two objects for each request: its names, and its timestamps in nanoseconds of the
+monotonic clock. The array is complete after each write. Blocking.
 """
 
 import os
@@ -16,13 +16,13 @@ from salver.words.events import Served, moments
 
 
 class Trace(NamedTuple):
-    """One request to write down.
+    """Trace of one request.
 
     Attributes:
-        number: Its id in the file.
-        scope: Whose traces share a file.
+        number: Id in the file.
+        scope: Traces of the same scope share a file.
         frequency: Traces in a file; 0 = all in one.
-        parent: Id of the trace of the request in whose service it was asked; 0 = a caller did.
+        parent: Id of the trace of the request that this one serves; 0 = none.
     """
 
     number: int
@@ -33,7 +33,7 @@ class Trace(NamedTuple):
 
 
 def entries(trace: Trace) -> bytes:
-    """The objects of one trace, without the brackets of the array."""
+    """Return the objects of one trace, without the brackets of the array."""
     event = trace.event
     version: int | str = int(event.version) if event.version.isdecimal() else event.version
     named: dict[str, Any] = {"id": trace.number, "model_name": event.model, "model_version": version}
@@ -46,21 +46,20 @@ def entries(trace: Trace) -> bytes:
 
 
 class TraceFile:
-    """Writes traces to a file, or to several that are counted up.
+    """Writes traces to one file, or to several with consecutive numbers.
 
     Args:
-        path: Begun anew by the first write; so are ``path.0``, ``path.1`` and so on, where traces have a
-            frequency.
+        path: The file, emptied by the first write; with a frequency ``path.0``, ``path.1`` and so on.
 
     Raises:
-        InvalidInput: no file can be there.
+        InvalidInput: The path cannot be a file.
     """
 
     def __init__(self, path: str) -> None:
         self._path = Path(path)
         if path and not self._path.parent.is_dir():
             raise InvalidInput(
-                f"the trace file {path} needs the folder {self._path.parent}, which is not there"
+                f"the trace file {path} needs the folder {self._path.parent}, which does not exist"
             )
         if path and self._path.is_dir():
             raise InvalidInput(f"the trace file {path} is a folder")
@@ -69,22 +68,18 @@ class TraceFile:
         self._open: dict[str, tuple[Path, int]] = {}  # by scope: the file and the traces in it
 
     def __repr__(self) -> str:
-        return f"<TraceFile {self._path}, {self._next} counted up>"
+        return f"<TraceFile {self._path}, {self._next} numbered>"
 
     def write(self, traces: Sequence[Trace]) -> None:
-        """Add traces.
-
-        Raises:
-            OSError: they could not be written.
-        """
+        """Append traces. Raises OSError."""
         texts: dict[Path, list[bytes]] = {}
         for trace in traces:
             texts.setdefault(self._place(trace), []).append(entries(trace))
         for path, parts in texts.items():
-            if not path.exists():  # somebody may have taken it away
+            if not path.exists():  # it may have been moved away
                 _begin(path)
             with path.open("r+b") as file:
-                end = file.seek(-2, os.SEEK_END)  # in front of the closing bracket
+                end = file.seek(-2, os.SEEK_END)  # before the closing bracket
                 file.write((b",\n" if end > 1 else b"\n") + b",\n".join(parts) + b"\n]")
 
     def _place(self, trace: Trace) -> Path:

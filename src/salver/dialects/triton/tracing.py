@@ -1,7 +1,6 @@
-"""Way of sampled requests to the trace file, off the path of others.
+"""Observer that samples requests and writes their traces on another thread.
 
-An observer on the bus: while tracing is off it looks at nothing; else it keeps what was sampled, at most
-:data:`LIMIT` requests, and writes it on another thread, one piece after another.
+It keeps :data:`LIMIT` requests at most, and does nothing while tracing is off.
 """
 
 import asyncio
@@ -18,20 +17,20 @@ from salver.words.events import Event, Served
 from salver.words.messages import State
 
 _LOG = logging.getLogger("salver.trace")
-#: Requests that may wait to be written; further ones are lost, and counted in the log.
+#: Requests that may wait to be written; further ones are lost, and their number is logged.
 LIMIT = 65_536
-#: Requests of callers for which what was asked in their service is remembered until they have their answer.
+#: Callers' requests whose requests to other models are remembered until they end.
 FAMILIES = 4096
 
 
 class Tracing:
-    """Samples requests and has them written.
+    """Samples requests and writes them to the trace file.
 
     Args:
-        present: Asked which models there are.
+        present: Lists the models.
 
     Raises:
-        InvalidInput: the configuration makes no sense, or no file can be where it says.
+        InvalidInput: The configuration is wrong, or its path cannot be a file.
     """
 
     def __init__(self, config: TraceConfig, present: Present) -> None:
@@ -40,7 +39,7 @@ class Tracing:
         self._present = present
         self._next = 1  # number of a trace
         self._waiting: list[Trace] = []
-        self._below: dict[str, list[Served]] = {}  # asked in the service of the span that is the key
+        self._below: dict[str, list[Served]] = {}  # by the span of the request that they serve
         self._tasks = Supervisor(_LOG, "traces are lost")
         self._lost = 0
 
@@ -57,7 +56,7 @@ class Tracing:
             if type(event) is not Served or not event.version:
                 continue  # requests for models that do not exist are not traced
             if event.parent:
-                self._remember(event)  # it is traced if the request of the caller is
+                self._remember(event)  # it is traced if the caller's request is
                 continue
             family = self._family(event) if self._below else [(event, 0)]
             scope = settings.scope(event.model)
@@ -68,12 +67,11 @@ class Tracing:
                 continue
             own = scope is not settings.scope("")
             frequency = scope.setting.log_frequency
-            first = self._next
+            first, name = self._next, event.model if own else ""
             self._next += len(family)
             for index, (each, parent) in enumerate(family):
                 above = first + parent if index else 0
-                trace = Trace(first + index, each, event.model if own else "", frequency, above)
-                self._waiting.append(trace)
+                self._waiting.append(Trace(first + index, each, name, frequency, above))
         if self._waiting:
             self._tasks.start_unless_running("write traces", self._write)
 
@@ -84,29 +82,28 @@ class Tracing:
         below.setdefault(event.parent, []).append(event)
 
     def _family(self, event: Served) -> list[tuple[Served, int]]:
-        """A request and all that was asked in its service, each with the place of its parent in this list."""
+        """Return a request and all those that served it, each with the index of its parent."""
         family = [(event, 0)]
-        for index, (each, _) in enumerate(family):  # which grows
+        for index, (each, _) in enumerate(family):  # the list grows meanwhile
             family += [(child, index) for child in self._below.pop(each.traceparent, ())]
         return family
 
     def update(self, model: str, change: TraceChange) -> TraceSetting:
-        """A model's settings, or, without a name, the server's, after a change, which may be empty.
+        """Return the settings of a model, or without a name the server's, after a change.
 
         Raises:
-            InvalidInput: the model does not answer, or nothing can be traced so.
-            Unsupported: the level is not supported.
+            InvalidInput: The model is not ready, or the settings do not fit together.
+            Unsupported: The level is not supported.
         """
-        if model and not any(
-            status.id.name == model and status.state is State.READY for status in self._present.statuses()
-        ):
+        ready = {status.id.name for status in self._present.statuses() if status.state is State.READY}
+        if model and model not in ready:
             raise InvalidInput(f"Request for unknown model : {model}")
         if change:
             self._settings.update(model, change)
         return self._settings.of(model)
 
     async def close(self) -> None:
-        """Returns when all that was sampled is written."""
+        """Wait until all sampled requests are written."""
         await self._tasks.join()
 
     async def _write(self) -> None:
@@ -117,5 +114,5 @@ class Tracing:
             except OSError as error:
                 _LOG.error("%d traces are lost: %s", len(traces), error)
         if self._lost:
-            _LOG.warning("%d traces are lost: they came faster than they could be written", self._lost)
+            _LOG.warning("%d traces are lost: requests came faster than they could be written", self._lost)
             self._lost = 0
