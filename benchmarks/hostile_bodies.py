@@ -26,6 +26,7 @@ from salver.testing.process import ServerProcess
 
 _PATH = "/v2/models/mlp/infer"
 _BYTES = "/v2/models/identity_bytes/infer"
+_ECHO = "/v2/models/identity_fp32/infer"
 _TINY = json.dumps(infer_body()).encode()
 _GZIP = {"Content-Encoding": "gzip"}
 
@@ -54,6 +55,15 @@ def _attacks() -> Mapping[str, Callable[[], tuple[str, bytes, dict[str, str]]]]:
             ]
         }
     ).encode()
+
+    def echoed(is_binary: bool, **asked: int) -> tuple[str, bytes, dict[str, str]]:
+        given = {"binary_data_size": 60_000_000}
+        entry = {"name": "x", "datatype": "FP32", "shape": [1, 15_000_000], "parameters": given}
+        wanted = {"name": "y", "parameters": {"binary_data": is_binary, **asked}}
+        head = json.dumps({"inputs": [entry], "outputs": [wanted]}).encode()
+        headers = {"Inference-Header-Content-Length": str(len(head)), "Accept-Encoding": "gzip"}
+        return _ECHO, head + bytes(60_000_000), headers if is_binary else dict([*headers.items()][:1])
+
     return {
         "64 kB gzip of zeros": lambda: (_PATH, gzip.compress(bytes(63 << 20)), _GZIP),
         "125 kB gzip of JSON": lambda: (_PATH, gzip.compress(_tensor(zeros + b"0", 31_000_001)), _GZIP),
@@ -72,6 +82,9 @@ def _attacks() -> Mapping[str, Callable[[], tuple[str, bytes, dict[str, str]]]]:
             b'{"instances":[[' + numbers + b"1]]}",
             {},
         ),
+        "a long answer in JSON": lambda: echoed(False),
+        "a long answer, compressed": lambda: echoed(True),
+        "the best of many classes": lambda: echoed(False, classification=200_000),
         "generate with empty lists": lambda: ("/v2/models/mlp/generate", lists.replace(b"inputs", b"x"), {}),
     }
 
@@ -161,6 +174,7 @@ def main() -> None:
         root = Path(folder) / "models"
         write_mlp(root / "mlp", 1)
         write_identity(root, "BYTES")
+        write_identity(root, "FP32")
         with ServerProcess([root], Path(folder) / "log") as server:
             server.wait_ready()
             for name, make in _attacks().items():

@@ -8,7 +8,7 @@ Pure.
 
 import struct
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from salver.words.tensor import Array, DataType, Tensor
 _LENGTH = struct.Struct("<I")
 #: Bytes up to which copying is quicker than making a view.
 _SMALL = 65_536
+#: Bytes that take a millisecond to copy, and those that are copied in one go then.
+_MANY = 1 << 20
+_PIECE = 1 << 17
 SWAP = sys.byteorder == "big"
 
 
@@ -50,6 +53,14 @@ def from_raw(
         elif not array.flags.aligned:
             array = array.copy()  # some frameworks refuse, or misread, unaligned memory
     return array.reshape(shape)
+
+
+def joined(parts: Iterable["bytes | memoryview"]) -> bytes:
+    """Return the parts in one; many bytes in pieces, so that other threads run meanwhile."""
+    parts = list(parts)
+    if sum(map(len, parts)) > _MANY:
+        parts = [bytes(part[at : at + _PIECE]) for part in parts for at in range(0, len(part), _PIECE)]
+    return b"".join(parts)
 
 
 def to_raw(tensor: Tensor) -> "bytes | memoryview":

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from salver.encoding.json_text import MAX_DEPTH, TOO_DEEP, kind_of
+from salver.encoding.json_text import HOLE, MAX_DEPTH, TOO_DEEP, kind_of, list_pieces
 from salver.words.errors import InvalidInput, TooLarge, Unsupported
 from salver.words.tensor import DATATYPES, Array, DataType, Tensor, as_bytes, bf16_from_fp32
 
@@ -26,7 +26,10 @@ MAX_ELEMENTS = 1 << 40
 MAX_TENSORS = 4096
 #: Maximum strings in one tensor of BYTES, each of which is a Python object.
 MAX_STRINGS = 1 << 18
-_MANY_STRINGS = 1 << 13  # number of strings that take a millisecond to write
+#: Elements and bytes that take one to five milliseconds to write.
+_MANY_STRINGS = 1 << 13
+_MANY_NUMBERS = 1 << 18
+_MANY_BYTES = 1 << 19
 
 #: The limit of JSON nesting, less the three levels around a tensor's data.
 MAX_NESTING = MAX_DEPTH - 3
@@ -179,10 +182,13 @@ def shaped(array: Array, shape: list[int], count: int, field: str) -> Array:
     return array.reshape(shape)
 
 
-def has_many_strings(tensors: Iterable[Tensor]) -> bool:
-    """Return whether writing it would delay other requests."""
-    for tensor in tensors:  # noqa: SIM110 - asked of each answer, and a generator takes twice as long
-        if tensor.datatype is DataType.BYTES and tensor.array.size > _MANY_STRINGS:
+def is_long(tensors: Iterable[Tensor]) -> bool:
+    """Return whether writing them would delay other requests."""
+    for tensor in tensors:  # written out, as it is asked of each answer
+        count = tensor.array.size
+        if count > _MANY_STRINGS and (count > _MANY_NUMBERS or tensor.datatype is DataType.BYTES):
+            return True
+        if tensor.datatype is DataType.BYTES and sum(map(len, tensor.array.ravel().tolist())) > _MANY_BYTES:
             return True
     return False
 
@@ -202,6 +208,15 @@ def to_json(tensor: Tensor) -> Any:
             "Please use the binary data format for output"
         )
     return tensor.array.ravel()
+
+
+def to_json_within(tensor: Tensor, long: list[list[bytes]]) -> Any:
+    """As :func:`to_json`; a long tensor goes to ``long`` as text, for :func:`~.json_text.filled`."""
+    values = to_json(tensor)
+    if not is_long((tensor,)):
+        return values
+    long.append(list_pieces(values))
+    return HOLE
 
 
 def _to_strings(values: list[bytes], name: str) -> list[str]:

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 import msgspec
 import numpy as np
 
-from salver.words.errors import InvalidInput
+from salver.encoding.values import MAX_STRINGS
+from salver.words.errors import InvalidInput, TooLarge
 from salver.words.messages import InferRequest, InferResponse, Signature
 from salver.words.tensor import DataType, Tensor
 
@@ -96,9 +97,18 @@ def top_classes(tensor: Tensor, wanted: Classes) -> Tensor:
     >>> scores = Tensor("y", DataType.FP32, np.array([0.1, 0.7, 0.2], "f4"))
     >>> top_classes(scores, Classes(2, ("ant", "bee"), False)).array.tolist()
     [b'0.700000:1:bee', b'0.200000:2']
+
+    Raises:
+        TooLarge: it would be more classes than an answer may have strings.
     """
     array = tensor.array
     rows = array.shape[0] if wanted.batched else 1
+    count = min(wanted.count * rows, array.size)
+    if count > MAX_STRINGS:
+        raise TooLarge(
+            f"output '{tensor.name}' would have {count} classes; at most {MAX_STRINGS} are given",
+            fix=f"Ask for fewer by '{PARAMETER}', or for the scores.",
+        )
     scores = array.reshape(rows, array.size // rows)
     is_float = array.dtype.kind == "f"
     keys = np.where(np.isnan(scores), -np.inf, scores) if is_float else scores

@@ -16,7 +16,7 @@ from salver.dialects.oip.regions import NO_REGIONS
 from salver.dialects.oip.rules import OipRules
 from salver.dialects.oip.stream_codec import StreamedInfer
 from salver.encoding.forms import NO_FORMS, Forms
-from salver.encoding.values import has_many_strings
+from salver.encoding.values import is_long
 from salver.kernel.serving.decoding import Decoders
 from salver.kernel.serving.ports import Codec
 from salver.transport.calls import RequestContext
@@ -58,7 +58,7 @@ class OpenInferenceGrpc(Codec[InferRequest, Reply]):
 
     def takes_long(self, response: InferResponse) -> bool:
         """Return whether others would wait while ``encode`` writes the response."""
-        return has_many_strings(response.outputs)
+        return is_long(response.outputs)
 
     def encode(self, request: InferRequest, response: InferResponse) -> Reply:
         """Return a ModelInferResponse."""

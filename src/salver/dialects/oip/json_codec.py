@@ -22,19 +22,20 @@ from salver.dialects.oip.regions import NO_REGIONS, Place, Reader, Regions, held
 from salver.dialects.oip.short_json import ShortRequest
 from salver.encoding.bodies import HttpBody, HttpReply, over_limit
 from salver.encoding.forms import NO_FORMS, Forms
-from salver.encoding.json_text import TOO_DEEP, dumps, is_too_deep, kind_of, loads
+from salver.encoding.json_text import TOO_DEEP, dumps, filled, is_too_deep, kind_of, list_pieces, loads
 from salver.encoding.known_forms import LONGEST, Form, KnownForms, form_of
 from salver.encoding.large_json import LARGE, loads_large
-from salver.encoding.raw import from_raw, to_raw
+from salver.encoding.raw import from_raw, joined, to_raw
 from salver.encoding.values import (
     MAX_TENSORS,
     cast,
     count_elements,
     find_datatype,
     from_json,
-    has_many_strings,
+    is_long,
     shaped,
     to_json,
+    to_json_within,
 )
 from salver.kernel.serving.ports import Codec
 from salver.words.errors import InvalidInput, SalverError, tritons
@@ -167,7 +168,7 @@ class OpenInferenceHttp(Codec[HttpBody, HttpReply]):
 
     def takes_long(self, response: InferResponse) -> bool:
         """See :class:`~salver.kernel.serving.ports.Codec`."""
-        return has_many_strings(response.outputs)
+        return is_long(response.outputs)
 
     def encode(self, request: InferRequest, response: InferResponse) -> HttpReply:
         """The reply: each output as JSON, or raw behind the JSON where the caller asked for that.
@@ -182,6 +183,7 @@ class OpenInferenceHttp(Codec[HttpBody, HttpReply]):
         if is_form(request):
             return self._forms.write(response)
         outputs: list[dict[str, Any]] = []
+        long: list[list[bytes]] = []
         raws: list[bytes | memoryview] = []
         binary: dict[str, bool] | None = None
         if request.outputs or request.parameters:
@@ -204,7 +206,7 @@ class OpenInferenceHttp(Codec[HttpBody, HttpReply]):
                 raws.append(raw)
                 entry["parameters"] = {"binary_data_size": len(raw)}
             else:
-                entry["data"] = to_json(tensor)
+                entry["data"] = to_json_within(tensor, long)
             outputs.append(entry)
         root: dict[str, Any] = {"model_name": response.model, "model_version": response.version}
         if response.id:
@@ -212,11 +214,11 @@ class OpenInferenceHttp(Codec[HttpBody, HttpReply]):
         if response.parameters:
             root["parameters"] = dict(response.parameters)
         root["outputs"] = outputs
-        text = dumps(root)
+        text = filled(dumps(root), long)
         if not any(map(len, raws)):  # as Triton: what is empty needs no place behind the JSON
             return HttpReply(200, text)
         size = str(len(text)).encode()
-        return HttpReply(200, b"".join((text, *raws)), (_BINARY_TYPE, (_LENGTH, size)))
+        return HttpReply(200, joined((text, *raws)), (_BINARY_TYPE, (_LENGTH, size)))
 
     def _everyday(self, response: InferResponse, tensor: Tensor) -> bytes:
         """The reply of one output, in JSON, that nobody asked anything about."""
@@ -228,7 +230,10 @@ class OpenInferenceHttp(Codec[HttpBody, HttpReply]):
             whole = {"model_name": response.model, "model_version": response.version, "outputs": [entry]}
             begun = dumps(whole).removesuffix(b"[]}]}")
             self._begun.add(key, begun)
-        return b"%b%b}]}" % (begun, dumps(to_json(tensor)))
+        values = to_json(tensor)
+        if is_long((tensor,)):
+            return b"".join((begun, *list_pieces(values), b"}]}"))
+        return b"%b%b}]}" % (begun, dumps(values))
 
     def fault(self, error: SalverError) -> HttpReply:
         """``{"error": text}`` with Triton's status."""

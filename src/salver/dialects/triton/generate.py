@@ -12,8 +12,8 @@ import numpy as np
 
 from salver.dialects.oip.faults import http_fault
 from salver.encoding.bodies import HttpBody, HttpReply
-from salver.encoding.json_text import TOO_DEEP, dumps, is_too_deep, kind_of, loads
-from salver.encoding.values import from_json, to_json
+from salver.encoding.json_text import TOO_DEEP, dumps, filled, is_too_deep, kind_of, loads
+from salver.encoding.values import from_json, is_long, to_json, to_json_within
 from salver.kernel.serving.ports import Codec
 from salver.words.errors import Code, InvalidInput, NotOneResponse, SalverError
 from salver.words.messages import InferRequest, InferResponse, Parameter, Signature, TensorSpec
@@ -27,6 +27,10 @@ class GenerateCodec(Codec[HttpBody, HttpReply]):
     """Codec of ``POST /v2/models/{m}/generate`` and of each event of ``generate_stream``."""
 
     protocol = "generate"
+
+    def takes_long(self, response: InferResponse) -> bool:
+        """Return whether others would wait while ``encode`` writes the response."""
+        return is_long(response.outputs)
 
     def decode(self, http: HttpBody, signature: Signature) -> InferRequest:
         """Return the request, with scalars and lists as tensors of the signature's datatypes.
@@ -53,11 +57,14 @@ class GenerateCodec(Codec[HttpBody, HttpReply]):
         if response.id:
             root["id"] = response.id
         root.update(response.parameters)
+        long: list[list[bytes]] = []
         for tensor in response.outputs:
-            values = to_json(tensor)
-            value = values[0] if len(values) == 1 else values
+            if tensor.array.size != 1:
+                root[tensor.name] = to_json_within(tensor, long)
+                continue
+            (value,) = to_json(tensor)
             root[tensor.name] = value.item() if isinstance(value, np.generic) else value
-        return HttpReply(200, dumps(root))
+        return HttpReply(200, filled(dumps(root), long))
 
     def fault(self, error: SalverError) -> HttpReply:
         """Return ``{"error": text}`` with Triton's status, which is 400 for all errors of a model."""

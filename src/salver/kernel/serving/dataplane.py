@@ -180,11 +180,11 @@ class DataPlane(Generic[BodyT, ReplyT]):
                         wanted.keep(response)
                     if response.error is not None:
                         outcome, why = response.error.code.value, response.error.why or "response"
-                    piece = codec.encode(request, response)
+                    piece = await _encoded(codec, request, response)
                     has_begun = True
                     await write(piece)
             if write is None:
-                reply = codec.encode(request, _whole(pieces, are_parts))
+                reply = await _encoded(codec, request, _whole(pieces, are_parts))
             if wanted is not None:
                 wanted.answered(request, pieces if write is None else None, why)
         except Exception as error:
@@ -237,6 +237,12 @@ class DataPlane(Generic[BodyT, ReplyT]):
         posted = Posted(exchange, tell)
         posted.begin(capabilities.post, body)
         return posted.give_up
+
+
+async def _encoded(codec: Codec[BodyT, ReplyT], request: InferRequest, response: InferResponse) -> ReplyT:
+    if codec.takes_long(response):
+        return await asyncio.to_thread(codec.encode, request, response)
+    return codec.encode(request, response)
 
 
 def _ignore(event: Event) -> None:
