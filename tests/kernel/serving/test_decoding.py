@@ -182,7 +182,11 @@ async def test_json_of_few_enough_values_stays_here(
     monkeypatch.setattr(decoding, "_MOST_COUNTED", 2 << 20)
     for values, stays in (
         (b"0.123456789012345," * 50_000 + b"1", True),
+        (b"-0.12345678901234567, " * 45_000 + b"1", True),
         (b"0," * 400_000 + b"0", False),
+        (b"0.123456789012345678901," * 40_000 + b"0", False),
+        (b"1," * 40_000 + b"1" * 200_000, False),
+        (b"NaN," * 90_000 + b"0", False),
         (b"[]," * 30_000 + b"[]", False),
         (b"{}," * 30_000 + b"{}", False),
         (b'"a",' * 20_000 + b'"a"', False),
