@@ -37,14 +37,14 @@ def taken(
 
 def test_ts_b1_the_queue_is_bounded_beside_what_runs() -> None:
     queue = queue_of(queue=2)
-    queue.rest(1)
+    queue.add_idle(1)
     offered(queue, 0)
     assert taken(queue) == [(1, [0], "drain")]
     offered(queue, 1, 2)
     with pytest.raises(Overloaded):
         offered(queue, 3)
     assert len(queue) == 2
-    queue.rest(1)
+    queue.add_idle(1)
     assert taken(queue) == [(1, [1], "drain")]
     offered(queue, 4)
     assert whats(queue.clear()) == [2, 4]
@@ -61,14 +61,14 @@ def test_ts_b1_those_whose_time_is_over_make_room() -> None:
 
 def test_ts_b2_the_first_job_waits_for_others_so_long_or_until_the_batch_is_full() -> None:
     queue = queue_of(batch_size=3, max_batch_delay_ms=100)
-    queue.rest(1)
+    queue.add_idle(1)
     offered(queue, 0, at=0.0)
     assert taken(queue, 0.0) == []
     assert queue.due(0.0) == pytest.approx(0.1)
     offered(queue, 1, at=0.05)
     assert taken(queue, 0.05) == []
     assert taken(queue, 0.1) == [(1, [0, 1], "time")]
-    queue.rest(1)
+    queue.add_idle(1)
     offered(queue, 2, 3, 4, 5, at=0.2)
     assert taken(queue, 0.2) == [(1, [2, 3, 4], "full")]
     assert queue.due(0.2) == math.inf
@@ -77,16 +77,16 @@ def test_ts_b2_the_first_job_waits_for_others_so_long_or_until_the_batch_is_full
 def test_ts_b2_each_worker_takes_a_batch_of_its_own_the_longest_idle_first() -> None:
     queue = queue_of(batch_size=2, max_batch_delay_ms=100)
     for worker in (1, 2, 3):
-        queue.rest(worker)
+        queue.add_idle(worker)
     offered(queue, 0, 1, 2, 3, 4)
     assert taken(queue) == [(1, [0, 1], "full"), (2, [2, 3], "full")]
-    queue.rest(1)
+    queue.add_idle(1)
     assert taken(queue, 0.1) == [(3, [4], "time")]
 
 
 def test_ts_b2_a_batch_size_of_0_counts_as_1_and_a_delay_below_0_as_none() -> None:
     queue = queue_of(batch_size=0, max_batch_delay_ms=-10000)
-    queue.rest(1)
+    queue.add_idle(1)
     offered(queue, 0, 1)
     assert taken(queue) == [(1, [0], "drain")]
 
@@ -95,12 +95,12 @@ def test_ts_b3_with_a_ticket_a_request_is_refused_at_once_while_no_worker_is_idl
     queue = queue_of(needs_ticket=True, queue=10)
     with pytest.raises(Overloaded):
         offered(queue, 0)
-    queue.rest(1)
+    queue.add_idle(1)
     offered(queue, 1)
     assert taken(queue) == [(1, [1], "drain")]
     with pytest.raises(Overloaded):
         offered(queue, 2)
-    queue.rest(1)
+    queue.add_idle(1)
     offered(queue, 3)
     assert taken(queue) == [(1, [3], "drain")]
 
@@ -109,10 +109,10 @@ def test_ts_b4_a_job_past_its_time_is_not_run() -> None:
     queue = queue_of(batch_size=2, max_batch_delay_ms=1000)
     offered(queue, 0, deadline=1.0)
     offered(queue, 1)
-    queue.rest(1)
+    queue.add_idle(1)
     assert taken(queue, 1.0) == [(1, [1], "time")]
     assert whats(queue.late) == [0]
-    queue.rest(1)
+    queue.add_idle(1)
     offered(queue, 2, at=1.0, deadline=1.5)
     assert taken(queue, 1.0) == []
     assert taken(queue, 1.6) == [], "it stood in a batch already"
@@ -123,7 +123,7 @@ def test_ts_b4_a_job_past_its_time_is_not_run() -> None:
 
 def test_ts_b5_a_running_batch_is_refilled() -> None:
     queue = queue_of(batch_size=2, is_continuous=True)
-    queue.rest(1)
+    queue.add_idle(1)
     offered(queue, 0, 1, 2, 3)
     assert taken(queue) == [(1, [0, 1], "full")]
     assert whats(queue.refill(1, 1, 0.0)) == [2]
@@ -132,40 +132,40 @@ def test_ts_b5_a_running_batch_is_refilled() -> None:
 
 def test_ts_b7_what_waits_with_a_worker_that_goes_is_run_by_another_first() -> None:
     queue = queue_of(batch_size=3, max_batch_delay_ms=100)
-    queue.rest(1)
+    queue.add_idle(1)
     offered(queue, 0, 1)
     assert taken(queue) == []
     offered(queue, 2)
-    assert queue.leave(1) == []
-    queue.rest(2)
+    assert queue.remove_worker(1) == []
+    queue.add_idle(2)
     assert taken(queue) == [(2, [0, 1, 2], "full")]
 
 
 def test_ts_b7_what_a_worker_did_not_see_is_run_by_another_first() -> None:
     queue = queue_of(batch_size=2, max_batch_delay_ms=0, queue=4)
-    queue.rest(1)
+    queue.add_idle(1)
     offered(queue, 0, 1, 2, 3)
     batch = queue.take(0.0)
     assert batch is not None
-    assert queue.back(batch.jobs) == []
-    queue.rest(2)
-    queue.rest(3)
+    assert queue.requeue(batch.jobs) == []
+    queue.add_idle(2)
+    queue.add_idle(3)
     assert taken(queue) == [(2, [0, 1], "full"), (3, [2, 3], "full")]
 
 
 def test_ts_b7_ts_b6_a_worker_takes_its_sequences_with_it_though_it_did_not_see_a_request() -> None:
     queue = sequences_of(batch_size=3, max_batch_delay_ms=0)
-    queue.rest(1)
+    queue.add_idle(1)
     offered(queue, 0)
     offered(queue, 1, sequence="a")
     offered(queue, 2)
     batch = queue.take(0.0)
     assert batch is not None
-    stay = queue.back(batch.jobs)
+    stay = queue.requeue(batch.jobs)
     assert whats(stay) == [1]
-    queue.ended(stay, 0.0)
-    assert queue.leave(1) == []
-    queue.rest(2)
+    queue.finish(stay, 0.0)
+    assert queue.remove_worker(1) == []
+    queue.add_idle(2)
     assert taken(queue) == [(2, [0, 2], "time")]
 
 
@@ -175,24 +175,24 @@ def sequences_of(**settings: Any) -> SequenceQueue[int]:
 
 def test_ts_b6_a_sequence_stays_on_its_worker_and_keeps_its_order() -> None:
     queue = sequences_of(max_sequences=4, sequence_queue=5, batch_size=1)
-    queue.rest(1)
-    queue.rest(2)
+    queue.add_idle(1)
+    queue.add_idle(2)
     job = Job(0, 0.0, sequence="a")
     queue.offer(job, 0.0)
     offered(queue, 1, sequence="a")
     offered(queue, 10, sequence="b")
     first = taken(queue)
     assert sorted(first) == [(1, [0], "drain"), (2, [10], "drain")]
-    queue.ended([job], 0.0)
-    queue.rest(2)
+    queue.finish([job], 0.0)
+    queue.add_idle(2)
     assert taken(queue) == [], "worker 2 does not have it"
-    queue.rest(1)
+    queue.add_idle(1)
     assert taken(queue) == [(1, [1], "drain")]
 
 
 def test_ts_b6_ts_y3_a_batch_holds_one_request_of_each_sequence() -> None:
     queue = sequences_of(max_sequences=4, sequence_queue=5, batch_size=4, max_batch_delay_ms=5)
-    queue.rest(1)
+    queue.add_idle(1)
     offered(queue, 0, 1, sequence="a")
     offered(queue, 10, sequence="b")
     offered(queue, 20)
@@ -201,14 +201,14 @@ def test_ts_b6_ts_y3_a_batch_holds_one_request_of_each_sequence() -> None:
 
 def test_ts_b6_ts_y3_over_the_limit_no_sequence_begins_until_one_has_been_idle() -> None:
     queue = sequences_of(max_sequences=1, sequence_idle_ms=1500)
-    queue.rest(1)
+    queue.add_idle(1)
     job = Job(0, 0.0, sequence="a")
     queue.offer(job, 0.0)
     assert taken(queue) == [(1, [0], "drain")]
     with pytest.raises(Overloaded):
         offered(queue, 1, at=9.0, sequence="b")
-    queue.ended([job], 10.0)
-    queue.rest(1)
+    queue.finish([job], 10.0)
+    queue.add_idle(1)
     assert queue.due(10.0) == pytest.approx(11.5)
     with pytest.raises(Overloaded):
         offered(queue, 1, at=11.0, sequence="b")
@@ -220,27 +220,27 @@ def test_ts_b6_ts_y3_over_the_limit_no_sequence_begins_until_one_has_been_idle()
 
 def test_ts_b6_the_last_request_ends_a_sequence_and_frees_its_slot() -> None:
     queue = sequences_of(max_sequences=1)
-    queue.rest(1)
+    queue.add_idle(1)
     last = Job(0, 0.0, sequence="a", ends=True)
     queue.offer(last, 0.0)
     taken(queue)
-    queue.ended([last], 0.0)
+    queue.finish([last], 0.0)
     assert queue.sequences == 0
-    queue.rest(1)
+    queue.add_idle(1)
     offered(queue, 1, sequence="b")
     assert taken(queue) == [(1, [1], "drain")]
 
 
 def test_ts_y3_a_sequence_is_over_after_its_whole_time() -> None:
     queue = sequences_of(max_sequences=1, sequence_timeout_ms=1000, sequence_queue=2)
-    queue.rest(1)
+    queue.add_idle(1)
     first = Job(0, 0.0, sequence="a")
     queue.offer(first, 0.0)
     taken(queue)
     offered(queue, 1, at=0.5, sequence="a")
     assert taken(queue, 2.0) == [], "it runs"
-    queue.ended([first], 2.0)
-    queue.rest(1)
+    queue.finish([first], 2.0)
+    queue.add_idle(1)
     assert taken(queue, 2.0) == []
     assert whats(queue.late) == [1]
     assert queue.sequences == 0
@@ -248,55 +248,55 @@ def test_ts_y3_a_sequence_is_over_after_its_whole_time() -> None:
 
 def test_ts_b6_ts_b7_a_sequence_is_lost_with_its_worker_unless_nothing_of_it_has_run() -> None:
     queue = sequences_of(max_sequences=2, sequence_queue=3)
-    queue.rest(1)
+    queue.add_idle(1)
     offered(queue, 0, 1, sequence="a")
     offered(queue, 10, sequence="b")
     assert taken(queue) == [(1, [0], "drain")]
-    assert whats(queue.leave(1)) == [1]
+    assert whats(queue.remove_worker(1)) == [1]
     assert queue.sequences == 1
-    queue.rest(2)
+    queue.add_idle(2)
     assert taken(queue) == [(2, [10], "drain")]
 
 
 def test_ts_b6_a_run_of_a_sequence_that_was_given_up_is_not_taken_for_one_of_its_successor() -> None:
     queue = sequences_of(max_sequences=1, batch_size=2, max_batch_delay_ms=0)
-    queue.rest(1)
+    queue.add_idle(1)
     old = Job(1, 0.0, sequence="s")
     queue.offer(old, 0.0)
     assert queue.take(0.0) == Batch(1, [old], "time")
-    assert queue.leave(1) == []  # it did not end in time, and its worker goes
-    queue.rest(2)
+    assert queue.remove_worker(1) == []  # it did not end in time, and its worker goes
+    queue.add_idle(2)
     new, next_one = Job(2, 1.0, sequence="s"), Job(3, 1.0, sequence="s")
     queue.offer(new, 1.0)
     assert queue.take(1.0) == Batch(2, [new], "time")
-    queue.ended([old], 1.0)
+    queue.finish([old], 1.0)
     queue.offer(next_one, 1.0)
     assert queue.refill(2, 5, 1.0) == []  # one request of a sequence at a time
-    queue.ended([new], 2.0)
+    queue.finish([new], 2.0)
     assert queue.refill(2, 5, 2.0) == [next_one]
 
 
 def test_ts_b6_a_worker_that_is_to_go_keeps_its_sequences_and_gets_no_others() -> None:
     queue = sequences_of(max_sequences=4)
-    queue.rest(1)
+    queue.add_idle(1)
     job = Job(0, 0.0, sequence="a")
     queue.offer(job, 0.0)
     taken(queue)
     queue.retire(1)
-    queue.ended([job], 0.0)
-    queue.rest(1)
+    queue.finish([job], 0.0)
+    queue.add_idle(1)
     offered(queue, 1, sequence="b")
     offered(queue, 2)
     assert taken(queue) == []
     last = Job(3, 0.0, sequence="a", ends=True)
     queue.offer(last, 0.0)
     assert taken(queue) == [(1, [3], "drain")]
-    queue.ended([last], 0.0)
+    queue.finish([last], 0.0)
     assert queue.holds(1) == 0
-    assert queue.leave(1) == []
-    queue.rest(2)
+    assert queue.remove_worker(1) == []
+    queue.add_idle(2)
     assert taken(queue) == [(2, [1], "drain")]
-    queue.rest(2)
+    queue.add_idle(2)
     assert taken(queue) == [(2, [2], "drain")]
 
 
@@ -356,21 +356,21 @@ class _World:
             for job in jobs:
                 del self.fate[job.what]
                 self.moved.add(job.what)
-            jobs = self.queue.back(jobs)
+            jobs = self.queue.requeue(jobs)
         for job in jobs:
             self.end(job, "died" if dies else "done")
-        self.queue.ended(jobs, self.now)
+        self.queue.finish(jobs, self.now)
         if dies:
             self.alive.discard(worker)
-            for job in self.queue.leave(worker):
+            for job in self.queue.remove_worker(worker):
                 self.end(job, "lost")
         elif jobs:
-            self.queue.rest(worker)
+            self.queue.add_idle(worker)
 
     def come(self) -> None:
         self.next_worker += 1
         self.alive.add(self.next_worker)
-        self.queue.rest(self.next_worker)
+        self.queue.add_idle(self.next_worker)
 
 
 ACTS = st.one_of(
@@ -452,7 +452,7 @@ def _alone(what: int, at: float = 0.0) -> Job[int]:
 def test_ts_g7_a_job_that_is_to_be_alone_shares_no_run() -> None:
     queue = queue_of(batch_size=4, max_batch_delay_ms=1000)
     for worker in range(4):
-        queue.rest(worker)
+        queue.add_idle(worker)
     offered(queue, 0, 1)
     assert taken(queue) == []  # others are waited for
     queue.offer(_alone(2), 0.0)
@@ -461,7 +461,7 @@ def test_ts_g7_a_job_that_is_to_be_alone_shares_no_run() -> None:
     queue.offer(_alone(4), 0.0)
     offered(queue, 5)
     assert taken(queue) == [(2, [3], "full"), (3, [4], "full")]
-    queue.rest(0)
+    queue.add_idle(0)
     assert taken(queue) == []
     assert taken(queue, 1.0) == [(0, [5], "time")]
 

@@ -171,7 +171,7 @@ async def test_ts_b7_what_is_imported_is_shared_where_the_model_cannot_be(
 ) -> None:
     caplog.set_level("INFO")
     async with world_of(least=3, shares=True, at_start="imports", max_retry_s=1e9) as world:
-        assert "its workers share what is imported, and no model: it has 2 threads" in caplog.text
+        assert "its workers share imports but no model: it has 2 threads" in caplog.text
         parents = [parent_of(pid) for pid in pids_of(world)]
         assert sorted(map(parents.count, {os.getpid(), fork_server_of(world)})) == [1, 2]
         for _ in range(3):

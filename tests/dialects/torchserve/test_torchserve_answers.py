@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from marfolder import JSON, OCTETS, TEXT, form, opened, own_process, replies, reply, shown, write
 
-from salver.dialects.torchserve.backend.replies import printed, replies_to
-from salver.dialects.torchserve.backend.requests import data_of, headers_of
+from salver.dialects.torchserve.backend.answering import data_of, headers_of
+from salver.dialects.torchserve.backend.replies import make_replies, to_json
 from salver.words.handlers import Form, HandlerReply, part
 
 INSPECT = """
@@ -316,7 +316,7 @@ WORDS = st.text(st.characters(exclude_categories=["Cs"]), max_size=9)
     )
 )
 def test_ts_r14_json_is_python_s(value: Any) -> None:
-    ((id, said),) = replies_to([value], {0: "a"}, "", 200)
+    ((id, said),) = make_replies([value], {0: "a"}, "", 200)
     expected = value.encode() if isinstance(value, str) else json.dumps(value, indent=2).encode()
     assert (id, said) == ("a", HandlerReply(expected))
 
@@ -334,7 +334,7 @@ _VALUES = st.recursive(
 
 @given(_VALUES)
 def test_ts_r14_json_is_laid_out_as_pythons_own(value: object) -> None:
-    assert printed(value) == json.dumps(value, indent=2)
+    assert to_json(value) == json.dumps(value, indent=2)
 
 
 class _Named(NamedTuple):
@@ -360,14 +360,14 @@ class _Level(enum.IntEnum):
     ids=["of-kinds", "keys", "nested", "texts", "no-numbers", "empty", "no-keys"],
 )
 def test_ts_r14_json_of_what_is_nearly_plain(value: object) -> None:
-    assert printed(value) == json.dumps(value, indent=2)
+    assert to_json(value) == json.dumps(value, indent=2)
 
 
 @pytest.mark.parametrize("value", [[1, {2}], {"a": np.float32(1)}, {(1,): 2}, [object()]], ids=range(4))
 def test_ts_r14_what_json_has_no_word_for_is_refused(value: object) -> None:
     with pytest.raises(TypeError):
-        printed(value)
+        to_json(value)
     endless: list[object] = []
     endless.append(endless)
     with pytest.raises((ValueError, RecursionError)):
-        printed(endless)
+        to_json(endless)

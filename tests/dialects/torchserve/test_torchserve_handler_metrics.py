@@ -253,6 +253,7 @@ def test_ts_a9_the_store_of_older_handlers(metrics: Any) -> None:
         (None, 0, None),
     ],
 )
+@pytest.mark.usefixtures("metrics")  # which makes ``ts`` importable
 def test_ts_a9_a_change_is_of_its_request_or_of_all(ids: Any, index: Any, request_: str | None) -> None:
     from ts.metrics.lines import whose
 

@@ -132,7 +132,7 @@ def test_ts_b13_families_are_told_before_there_is_a_number() -> None:
 def test_x8_the_page_is_readable_in_both_forms() -> None:
     counting = Counting(detects=True)
     counting.counts.observe([served(), answered(200)])
-    counting.counts.heard(ID, 9000, [LINE.format("Own", "ms", 1, "HISTOGRAM")])
+    counting.counts.add_lines(ID, 9000, [LINE.format("Own", "ms", 1, "HISTOGRAM")])
     text, _ = counting.metrics.render("application/openmetrics-text; version=1.0.0")
     names = {family.name for family in parse_openmetrics(text.decode())}
     assert {"Requests2XX", "QueueTime", "Own", "salver_events_dropped"} <= names
@@ -141,17 +141,17 @@ def test_x8_the_page_is_readable_in_both_forms() -> None:
 def test_ts_a9_metrics_of_models_that_the_file_has() -> None:
     counting = Counting()
     lines = [LINE.format("PredictionTime", "ms", value, "GAUGE") for value in (1.5, 0.25)]
-    counting.counts.heard(ID, 9000, lines)
+    counting.counts.add_lines(ID, 9000, lines)
     assert counting.page() == {("PredictionTime", "Model", "m", "vm"): 0.25}
 
 
 def test_ts_a9_others_count_only_when_they_are_detected() -> None:
     lines = [LINE.format("Calls", "Count", 2, "COUNTER")] * 2 + [LINE.format("Took", "ms", 0.3, "HISTOGRAM")]
     counting = Counting()
-    counting.counts.heard(ID, 9000, lines)
+    counting.counts.add_lines(ID, 9000, lines)
     assert counting.page() == {}
     counting = Counting(detects=True)
-    counting.counts.heard(ID, 9000, lines)
+    counting.counts.add_lines(ID, 9000, lines)
     page = counting.page()
     assert page["Calls", "Model", "m", "vm"] == 4
     assert page["Took_bucket", *sorted(("Model", "m", "vm", "0.25"))] == 0
@@ -176,7 +176,7 @@ def test_ts_a9_others_count_only_when_they_are_detected() -> None:
 )
 def test_ts_a9_what_cannot_be_shown_costs_nothing_else(line: str) -> None:
     counting = Counting(detects=True)
-    counting.counts.heard(ID, 9000, [line, LINE.format("Good", "ms", 1, "GAUGE")])
+    counting.counts.add_lines(ID, 9000, [line, LINE.format("Good", "ms", 1, "GAUGE")])
     assert counting.page() == {("Good", "Model", "m", "vm"): 1}
 
 
@@ -186,14 +186,14 @@ def test_ts_a9_series_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     counting = Counting(detects=True)
     lines = [f"A.ms:1|#a:{n}|#type:{kind}|#hostname:h,1" for n in range(9) for kind in ("GAUGE",)]
     lines += [f"B{n}.ms:1|#|#type:GAUGE|#hostname:h,1" for n in range(9)]
-    counting.counts.heard(ID, 9000, lines)
+    counting.counts.add_lines(ID, 9000, lines)
     assert sorted(key[0] for key in counting.page()) == ["A", "A", "A", "B0"]
 
 
 def test_ts_b14_in_the_mode_log_changes_are_lines_and_the_page_has_none() -> None:
     counting = Counting(mode="log")
     counting.counts.observe([served(asked="1.0"), answered(404)])
-    counting.counts.heard(ID, 9000, [LINE.format("PredictionTime", "ms", 1.43, "GAUGE")])
+    counting.counts.add_lines(ID, 9000, [LINE.format("PredictionTime", "ms", 1.43, "GAUGE")])
     assert counting.page() == {}
     host = "|#Level:Host|#hostname:vm,timestamp:17"
     model = "|#model_name:m,model_version:1.0|#hostname:vm,timestamp:17"
@@ -240,7 +240,7 @@ def test_ts_b14_in_the_mode_legacy_three_stand_on_the_page() -> None:
 def test_ts_b14_in_the_mode_prometheus_there_are_no_lines() -> None:
     counting = Counting()
     counting.counts.observe([served(), answered(200)])
-    counting.counts.heard(ID, 9000, [LINE.format("PredictionTime", "ms", 1, "GAUGE")])
+    counting.counts.add_lines(ID, 9000, [LINE.format("PredictionTime", "ms", 1, "GAUGE")])
     assert counting.lines == []
 
 

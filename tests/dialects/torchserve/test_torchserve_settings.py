@@ -94,7 +94,7 @@ def test_ts_c8_ts_c9_keys_without_effect_have_one_line_each() -> None:
 
 
 def test_x29_an_unknown_key_is_an_error_that_names_the_nearest() -> None:
-    with pytest.raises(InvalidInput, match=f"{FILE}: there is no key job_queue_sise") as caught:
+    with pytest.raises(InvalidInput, match=f"{FILE}: unknown key job_queue_sise") as caught:
         settings({"job_queue_sise": "1"})
     assert caught.value.fix == "Did you mean job_queue_size?"
     with pytest.raises(InvalidInput) as caught:
@@ -180,7 +180,7 @@ def test_ts_c12_where_a_configuration_comes_from(tmp_path: Path) -> None:
 def test_ts_b10_a_snapshot_says_nothing_of_what_wrote_it() -> None:
     values = {"version": "0.12.0", "tsConfigFile": "x", "python": "p", "vmargs": "-X"}
     assert Settings(Source(values, "s.cfg", True)).notices == [
-        "s.cfg: vmargs is accepted and has no effect here: there is no Java"
+        "s.cfg: vmargs is accepted and has no effect here: Salver does not use Java"
     ]
 
 

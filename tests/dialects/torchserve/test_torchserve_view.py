@@ -33,7 +33,7 @@ async def test_ts_b12_ts_b13_lines_of_calls_models_and_the_machine(tmp_path: Pat
     view.start()
     for observer in view.observers:
         observer.observe([ANSWERED])
-    view.heard(
+    view.add_lines(
         ModelId("m", "1"), 9000, ["PredictionTime.ms:1|#ModelName:m,Level:Model|#type:GAUGE|#hostname:h,1"]
     )
     await auntil(lambda: len(looks) >= 3)
@@ -67,5 +67,5 @@ async def test_ts_c7_system_metrics_may_be_off(tmp_path: Path) -> None:
 def test_x8_each_part_may_be_off() -> None:
     view = TorchServeView(TorchServeViewConfig(None, None))
     assert view.observers == []
-    view.heard(ModelId("m", "1"), 9000, ["x"])
+    view.add_lines(ModelId("m", "1"), 9000, ["x"])
     view.close()

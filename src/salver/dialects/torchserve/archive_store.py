@@ -32,7 +32,7 @@ _ARCHIVES: Final = (".mar", ".model")
 
 
 class ArchiveStoreConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where archives may come from.
+    """Sources of archives.
 
     Attributes:
         store: Folder of the model store; empty = none.

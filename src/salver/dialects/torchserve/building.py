@@ -118,8 +118,8 @@ async def build(kernel: Kernel, config: None) -> Parts:
     most_body = kernel.config.max_body
     backing = Backing(kernel.door, handlers, exposition, kernel.context, rules, more=more, max_body=most_body)
     ports = TorchServePorts(backing, kernel.control, kernel.services.find(TensorMessages))
-    heard = view.heard if view else None
-    about = HandlerRules(heard, settings.first_worker, settings.handlers.gpus_used, settings.hides)
+    lines = view.add_lines if view else None
+    about = HandlerRules(lines, settings.first_worker, settings.handlers.gpus_used, settings.hides)
     snapshots = Snapshots(settings.snapshots, handlers.snapshot) if settings.snapshots else None
 
     async def prepare() -> None:

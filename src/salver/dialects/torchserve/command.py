@@ -6,11 +6,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from salver.configuration import ServeConfig, Startup
 from salver.dialects.torchserve.archive_store import ArchiveStoreConfig
 from salver.dialects.torchserve.config import TorchServeConfig
 from salver.dialects.torchserve.engine.gpus import count_gpus
-from salver.dialects.torchserve.flags import KEY_FILE, Options
+from salver.dialects.torchserve.flags import IGNORED, KEY_FILE, Options
 from salver.dialects.torchserve.keystore import pem_files
 from salver.dialects.torchserve.logs import TorchServeLogConfig
 from salver.dialects.torchserve.metrics import Mode, TorchServeMetricsConfig
@@ -30,21 +32,7 @@ from salver.transport.server import FrontConfig
 from salver.words.errors import InvalidInput
 
 _ONLY_HERE: Final = "only this machine can connect; inference_address=http://0.0.0.0:8080 changes that"
-_NO_CPP: Final = "there is no C++ backend"
-_NO_JAVA: Final = "there is no Java"
-_NO_LOG4J: Final = "Log4j is not used; --log-level says what is logged, LOG_LOCATION where"
 _MIB: Final = 1 << 20
-_MODES: Final[dict[str, Mode]] = {"log": "log", "prometheus": "prometheus", "legacy": "legacy"}
-_KINDS: Final[dict[str, Kind]] = {
-    "torchserve-inference": "torchserve-inference",
-    "torchserve-management": "torchserve-management",
-    "torchserve-metrics": "torchserve-metrics",
-    "torchserve-inference-metrics": "torchserve-inference-metrics",
-    "torchserve-management-metrics": "torchserve-management-metrics",
-    "torchserve-all": "torchserve-all",
-    "torchserve-grpc-inference": "torchserve-grpc-inference",
-    "torchserve-grpc-management": "torchserve-grpc-management",
-}
 
 
 def configure(options: Options, environment: Mapping[str, str] = os.environ) -> Startup:
@@ -56,8 +44,12 @@ def configure(options: Options, environment: Mapping[str, str] = os.environ) -> 
     """
     logs = environment.get("LOG_LOCATION", "logs")
     folder = Path(logs) / "config"
-    before = last(folder) if options.keeps_snapshots else None
+    before, snapshots = None, None
+    if options.keeps_snapshots:
+        before = last(folder)
     settings = Settings(find(options.config, environment, before, Path()), options.settings(), environment)
+    if options.keeps_snapshots:
+        snapshots = SnapshotConfig(str(folder), _snapshot_settings(settings))
     first, *more = _fronts(settings, options.grace_seconds)
     largest = settings.number("max_request_size")
     config = ServeConfig(
@@ -77,7 +69,7 @@ def configure(options: Options, environment: Mapping[str, str] = os.environ) -> 
             "torchserve": TorchServeConfig(
                 _rules(settings),
                 _view(settings, options, logs, environment.get("METRICS_LOCATION", "logs")),
-                SnapshotConfig(str(folder), _written(settings)) if options.keeps_snapshots else None,
+                snapshots,
                 _handlers(settings),
                 settings.text("blacklist_env_vars"),
                 settings.number("initial_worker_port"),
@@ -88,44 +80,41 @@ def configure(options: Options, environment: Mapping[str, str] = os.environ) -> 
         },
     )
     notices = (*settings.notices, *_notices(options), *otel.notices(environment))
-    return Startup(config, notices, _ONLY_HERE if is_loopback(first.host) else "", options.json)
+    hint = _ONLY_HERE if is_loopback(first.host) else ""
+    return Startup(config, notices, hint, options.json)
 
 
 def _fronts(settings: Settings, grace: float) -> list[FrontConfig]:
     """Return the ports of REST, one for each address, and both of gRPC."""
-    together: dict[Address, list[str]] = {}
+    by_address: dict[Address, list[str]] = {}
     for surface in ("inference", "management", "metrics"):
         if surface != "metrics" or settings.is_on("enable_metrics_api"):
-            together.setdefault(settings.address(f"{surface}_address"), []).append(surface)
-    has_tls = settings.is_on("enable_grpc_ssl")
-    files = _pem(settings) if has_tls or any(each.is_encrypted for each in together) else ("", "")
-    found = []
-    for address, surfaces in together.items():
-        kind = (
-            "torchserve-all"
-            if surfaces[:2] == ["inference", "management"]
-            else "-".join(["torchserve", *surfaces])
-        )
-        tls = files if address.is_encrypted else ("", "")
-        found.append(
-            FrontConfig(
-                address.host,
-                address.port,
-                grace_seconds=grace,
-                tls_cert=tls[0],
-                tls_key=tls[1],
-                serves=_KINDS[kind],
-                path=address.path,
-            )
-        )
-    tls = files if has_tls else ("", "")
+            by_address.setdefault(settings.address(f"{surface}_address"), []).append(surface)
+    ports = []
+    for address, surfaces in by_address.items():
+        kind = "-".join(["torchserve", *surfaces])
+        if surfaces[:2] == ["inference", "management"]:
+            kind = "torchserve-all"
+        ports.append((address, kind))
     for surface in ("inference", "management"):
         host, port = settings.text(f"grpc_{surface}_address"), settings.number(f"grpc_{surface}_port")
-        kind = _KINDS[f"torchserve-grpc-{surface}"]
-        found.append(
-            FrontConfig(host, port, grace_seconds=grace, tls_cert=tls[0], tls_key=tls[1], serves=kind)
+        address = Address(host, port, settings.is_on("enable_grpc_ssl"))
+        ports.append((address, f"torchserve-grpc-{surface}"))
+    tls = {False: ("", "")}
+    if any(address.is_encrypted for address, _ in ports):
+        tls[True] = _pem(settings)
+    return [
+        FrontConfig(
+            address.host,
+            address.port,
+            grace_seconds=grace,
+            tls_cert=tls[address.is_encrypted][0],
+            tls_key=tls[address.is_encrypted][1],
+            serves=msgspec.convert(kind, Kind),
+            path=address.path,
         )
-    return found
+        for address, kind in ports
+    ]
 
 
 def _pem(settings: Settings) -> tuple[str, str]:
@@ -155,26 +144,31 @@ def _handlers(settings: Settings) -> HandlerStoreConfig:
     gpus = min(count_gpus(), settings.number("number_of_gpu"))
     workers = settings.number("default_workers_per_model")
     at_start, is_all = _models(settings)
-    declared = settings.text("metrics_config")
-    options = {
-        "envelope": settings.text("service_envelope"),
-        "decode": "" if settings.is_on("decode_input_request") else "false",
-        "limit_max_image_pixels": "" if settings.is_on("limit_max_image_pixels") else "false",
-        "metrics_config": str(Path(declared).resolve()) if declared else "",  # workers have another folder
-    }
+    options = {}
+    if envelope := settings.text("service_envelope"):
+        options["envelope"] = envelope
+    if not settings.is_on("decode_input_request"):
+        options["decode"] = "false"
+    if not settings.is_on("limit_max_image_pixels"):
+        options["limit_max_image_pixels"] = "false"
+    if metrics := settings.text("metrics_config"):
+        options["metrics_config"] = str(Path(metrics).resolve())  # workers run in other folders
+    workers_at_start = workers or gpus or len(os.sched_getaffinity(0))
+    if settings.is_on("debug"):
+        workers_at_start = 1
     return HandlerStoreConfig(
         ArchiveStoreConfig(store, tuple(settings.text("allowed_urls").split(","))),
         settings.is_on("enable_model_api"),
         at_start,
         is_all,
         workers,
-        1 if settings.is_on("debug") else workers or gpus or len(os.sched_getaffinity(0)),
+        workers_at_start,
         settings.number("default_response_timeout"),
         settings.number("default_startup_timeout"),
         settings.number("job_queue_size"),
         settings.number("unregister_model_timeout"),
         settings.text("default_service_handler"),
-        {name: value for name, value in options.items() if value},
+        options,
         {name: dict(versions) for name, versions in parse_models(settings.text("models")).items()},
         gpus,
         settings.is_on("install_py_dep_per_model"),
@@ -182,24 +176,27 @@ def _handlers(settings: Settings) -> HandlerStoreConfig:
 
 
 def _models(settings: Settings) -> tuple[tuple[StartupModel, ...], bool]:
-    """Return the models to load at the start, and True if they are all of the store."""
-    if told := settings.object("model_snapshot"):
-        return of_snapshot(parse_models(json.dumps(told.get("models", {})), "model_snapshot")), False
-    said = settings.text("load_models")
-    if said.lower() == "all":
+    """Return the models to load at the start, and whether everything in the store is loaded."""
+    if snapshot := settings.object("model_snapshot"):
+        return of_snapshot(parse_models(json.dumps(snapshot.get("models", {})), "model_snapshot")), False
+    listed = settings.text("load_models")
+    if listed.lower() == "all":
         return (), True
     found = []
-    for each in filter(None, map(str.strip, said.split(","))):
-        name, equals, url = each.partition("=")
-        url = url if equals else name
-        found.append(StartupModel(url, name if equals else "", name_of(url)))
+    for entry in filter(None, map(str.strip, listed.split(","))):
+        name, equals, url = entry.partition("=")
+        if not equals:
+            name, url = "", entry
+        found.append(StartupModel(url, name, name_of(url)))
     return tuple(found), False
 
 
 def _rules(settings: Settings) -> TorchServeRules:
-    wants_tokens = not settings.is_on("disable_token_authorization")
+    tokens = None
+    if not settings.is_on("disable_token_authorization"):
+        tokens = TokenRules(KEY_FILE, settings.float("token_expiration_min"))
     return TorchServeRules(
-        tokens=TokenRules(KEY_FILE, settings.float("token_expiration_min")) if wants_tokens else None,
+        tokens=tokens,
         may_change=settings.is_on("enable_model_api"),
         max_request=settings.number("max_request_size"),
         max_response=settings.number("max_response_size"),
@@ -219,17 +216,20 @@ def _rules(settings: Settings) -> TorchServeRules:
 
 def _view(settings: Settings, options: Options, logs: str, metrics: str) -> TorchServeViewConfig:
     """Return the configuration of metrics and log files."""
-    file = settings.text("metrics_config")
-    named = TorchServeMetricsConfig(
-        _MODES[settings.text("metrics_mode").lower()],
-        read_metrics(file) if file else USUAL,
-        settings.is_on("model_metrics_auto_detect"),
-        0.0 if settings.is_on("disable_system_metrics") else settings.number("metric_time_interval"),
-    )
-    return TorchServeViewConfig(named if options.has_metrics else None, TorchServeLogConfig(logs, metrics))
+    log_files = TorchServeLogConfig(logs, metrics)
+    declared, interval = USUAL, 0
+    if file := settings.text("metrics_config"):
+        declared = read_metrics(file)
+    if not settings.is_on("disable_system_metrics"):
+        interval = settings.number("metric_time_interval")
+    if not options.has_metrics:
+        return TorchServeViewConfig(None, log_files)
+    mode = msgspec.convert(settings.text("metrics_mode").lower(), Mode)
+    detects = settings.is_on("model_metrics_auto_detect")
+    return TorchServeViewConfig(TorchServeMetricsConfig(mode, declared, detects, interval), log_files)
 
 
-def _written(settings: Settings) -> dict[str, str]:
+def _snapshot_settings(settings: Settings) -> dict[str, str]:
     """Return the settings in a snapshot, besides the models."""
     return {
         name: value for name, value in settings.as_set().items() if name not in ("model_snapshot", "models")
@@ -237,10 +237,10 @@ def _written(settings: Settings) -> dict[str, str]:
 
 
 def _notices(options: Options) -> Iterator[str]:
-    for flag, value, why in (
-        ("--log-config", options.log_config, _NO_LOG4J),
-        ("--cpp-log-config", options.cpp_log_config, _NO_CPP),
-        ("--plugins-path", options.plugins, _NO_JAVA),
+    for flag, value, hint in (
+        ("--log-config", options.log_config, "; see --log-level and LOG_LOCATION"),
+        ("--cpp-log-config", options.cpp_log_config, ""),
+        ("--plugins-path", options.plugins, ""),
     ):
         if value:
-            yield f"{flag} is accepted and has no effect here: {why}"
+            yield f"{flag} is accepted and has no effect here: {IGNORED[flag]}{hint}"

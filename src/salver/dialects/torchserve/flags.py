@@ -17,10 +17,10 @@ KEY_FILE: Final = "key_file.json"
 Verb = Literal["start", "stop", "version"]
 #: Options without an effect here, and why.
 IGNORED: Final = {
-    "--log-config": "Log4j is not used",
-    "--cpp-log-config": "there is no C++ backend",
-    "--plugins-path": "there is no Java",
-    "--ppath": "there is no Java",
+    "--log-config": "Salver does not use Log4j",
+    "--cpp-log-config": "Salver has no C++ backend",
+    "--plugins-path": "Salver does not use Java",
+    "--ppath": "Salver does not use Java",
 }
 
 
@@ -63,18 +63,22 @@ class Options(msgspec.Struct, frozen=True):
             "model_store": self.model_store,
             "workflow_store": self.workflow_store,
             "load_models": ",".join(self.models),
-            "enable_model_api": "true" if self.may_register else "",
-            "disable_token_authorization": "" if self.has_tokens else "true",
         }
+        if self.may_register:
+            found["enable_model_api"] = "true"
+        if not self.has_tokens:
+            found["disable_token_authorization"] = "true"
         return {name: value for name, value in found.items() if value}
 
 
 def parse(words: Sequence[str]) -> Options:
     """Return the options of a command line. Exits with 2 where they are wrong, as ``torchserve`` does."""
     given = _parser().parse_args([*words])
-    verb: Verb = "stop" if given.stop else "start"
+    verb: Verb = "start"
     if given.version:
         verb = "version"
+    elif given.stop:
+        verb = "stop"
     return Options(
         verb,
         given.ts_config,
@@ -135,7 +139,8 @@ def _parser() -> argparse.ArgumentParser:
         help="seconds for requests in flight when the server stops (30)",
     )
     own.add_argument(
-        "--drain-delay", help="seconds after SIGTERM, not ready but answering (0 on a terminal, else 5)"
+        "--drain-delay",
+        help="seconds after SIGTERM when the server is not ready, but answers (0 on a terminal, else 5)",
     )
     own.add_argument(
         "--exit-on-error",
@@ -143,12 +148,12 @@ def _parser() -> argparse.ArgumentParser:
         help="exit with 1 if an archive cannot be registered at the start",
     )
     own.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
-    own.add_argument("--state-dir", help="folder for profiles of models; '' = none")
+    own.add_argument("--state-dir", help="folder for profiles of models; '' = no profiles")
     own.add_argument(
         "--torchserve-metrics",
         choices=("true", "false"),
         default="true",
-        help="also metrics under TorchServe's names (true)",
+        help="also serve metrics under TorchServe's names (true)",
     )
     own.add_argument(
         "--allowed-host",

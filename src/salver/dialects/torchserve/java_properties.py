@@ -1,9 +1,7 @@
-"""How is a ``.properties`` file of Java read, and written?
+"""Java's ``.properties`` files, read and written as ``java.util.Properties`` does.
 
-As ``java.util.Properties`` does: ``=``, ``:`` or blanks behind the key, lines that go on behind a backslash,
-comments behind ``#`` or ``!``, escapes. Text is UTF-8, or else Latin-1. It knows no key.
-
-Pure.
+``=``, ``:`` or blanks after the key, lines continued by a backslash, comments after ``#`` or ``!``, escapes.
+Text is UTF-8, or else Latin-1. Pure.
 """
 
 import re
@@ -22,31 +20,31 @@ _WRITTEN: Final = {"\t": "\\t", "\n": "\\n", "\r": "\\r", "\f": "\\f"} | {c: f"\
 
 
 def parse(data: bytes, origin: str) -> dict[str, str]:
-    r"""Values by key; of a key that occurs twice the last one counts.
+    r"""Return values by key; the last value of a repeated key counts.
 
     Args:
         origin: The file's path, for messages.
 
     Raises:
-        TooLarge: there is more than :data:`MAX_BYTES` of it.
-        InvalidInput: an escape is broken; line and key are named.
+        TooLarge: the file has more than :data:`MAX_BYTES`.
+        InvalidInput: an escape is malformed; the message names the line.
 
     >>> parse(b"# comment\na=1\nb : x\\\n   y\nc d", "f")
     {'a': '1', 'b': 'xy', 'c': 'd'}
     """
     if len(data) > MAX_BYTES:
-        raise TooLarge(f"{origin} has {len(data)} bytes; {MAX_BYTES} are the most")
+        raise TooLarge(f"{origin} has {len(data)} bytes; the limit is {MAX_BYTES}")
     found = {}
     for number, line in _logical(_text(data)):
         match = _KEY.match(line)
-        assert match is not None  # it matches nothing, too
+        assert match is not None  # the pattern matches an empty key
         where = f"{origin}, line {number}"
         found[_unescaped(match[1], where)] = _unescaped(line[match.end() :], where)
     return found
 
 
 def format_properties(values: Mapping[str, str], comments: Iterable[str] = ()) -> str:
-    r"""A file that :func:`parse` reads as these values.
+    r"""Return the text of a file that :func:`parse` reads as these values.
 
     >>> format_properties({"a b": " c:d"}, ["made by hand"])
     '#made by hand\na\\ b=\\ c\\:d\n'
@@ -64,46 +62,44 @@ def _text(data: bytes) -> str:
 
 
 def _logical(text: str) -> Iterator[tuple[int, str]]:
-    """Lines with what they go on with, and the number of the first; no comments, no empty ones."""
-    begun: str | None = None  # None = no line is open
+    """Yield joined lines with the number of their first one; no comments and no empty lines."""
+    parts: list[str] = []  # of an unfinished line
     start = 0
-    for number, natural in enumerate(_LINES.split(text), 1):
+    for number, natural in enumerate([*_LINES.split(text), ""], 1):
         line = natural.lstrip(_BLANKS)
-        if begun is None:
+        if not parts:
             if not line or line[0] in "#!":
                 continue
-            begun, start = "", number
-        is_open = (len(line) - len(line.rstrip("\\"))) % 2 == 1
-        begun += line[:-1] if is_open else line
-        if not is_open:
-            if begun:
-                yield start, begun
-            begun = None
-    if begun:
-        yield start, begun
+            start = number
+        if (len(line) - len(line.rstrip("\\"))) % 2:  # an odd number of backslashes continues the line
+            parts.append(line[:-1])
+            continue
+        if whole := "".join([*parts, line]):
+            yield start, whole
+        parts = []
 
 
 def _unescaped(text: str, where: str) -> str:
     if "\\" not in text:
         return text
 
-    def meant(match: re.Match[str]) -> str:
-        said = match[1]
-        if len(said) == 5:
-            return chr(int(said[1:], 16))
-        if said == "u":
+    def character(match: re.Match[str]) -> str:
+        escape = match[1]
+        if len(escape) == 5:
+            return chr(int(escape[1:], 16))
+        if escape == "u":
             raise InvalidInput(f"{where}: \\u is not followed by four hexadecimal digits")
-        return _NAMED.get(said, said)
+        return _NAMED.get(escape, escape)
 
-    # Java writes what lies beyond U+FFFF as two halves.
-    return _ESCAPE.sub(meant, text).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    # Java writes characters beyond U+FFFF as surrogate pairs.
+    return _ESCAPE.sub(character, text).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _escaped(text: str, *, is_key: bool = False) -> str:
-    found = "".join([_WRITTEN.get(c, c) for c in text])
+    escaped = "".join([_WRITTEN.get(c, c) for c in text])
     if is_key:
-        return found.replace(" ", "\\ ")
-    return f"\\{found}" if found.startswith(" ") else found
+        return escaped.replace(" ", "\\ ")
+    return re.sub("^ ", r"\\ ", escaped)
 
 
 def _one_line(comment: str) -> str:

@@ -16,7 +16,7 @@ import msgspec
 
 from salver.backends.protocol import LoadOptions
 from salver.dialects.torchserve.archive import describe, with_archive
-from salver.dialects.torchserve.engine.engine import HandlerEngine, HandlerTerms, Heard
+from salver.dialects.torchserve.engine.engine import HandlerEngine, HandlerTerms, MetricLines
 from salver.dialects.torchserve.engine.gpus import Gpus
 from salver.dialects.torchserve.engine.worker_pool import FIRST_ID, WorkerFactory
 from salver.dialects.torchserve.requirements import install
@@ -39,13 +39,13 @@ class HandlerRules(msgspec.Struct, frozen=True):
     """Settings for the workers of all handlers.
 
     Attributes:
-        heard: Receives what handlers' metrics write; None = nothing does.
+        metrics: Receives lines of handlers' metrics; None = they are dropped.
         first_worker: Number of the first worker.
         gpus: Number of GPUs that workers share.
         hides: Environment variables that handlers do not see (:class:`~salver.kernel.engine.spawn.HostPlan`).
     """
 
-    heard: Heard | None = None
+    metrics: MetricLines | None = None
     first_worker: int = FIRST_ID
     gpus: int = 0
     hides: str = ""
@@ -70,7 +70,7 @@ class HandlerLoader:
         self._hides = rules.hides
         # One for all handlers, so that numbers of workers are unique and GPUs are shared evenly.
         factory = WorkerFactory(itertools.count(rules.first_worker), Gpus(rules.gpus))
-        self._shared = HandlerTerms(clock, emit, rules.heard, factory)
+        self._shared = HandlerTerms(clock, emit, rules.metrics, factory)
 
     async def load(self, manifest: Manifest) -> Servable:
         """See :class:`~salver.kernel.serving.loading.VersionLoader`."""

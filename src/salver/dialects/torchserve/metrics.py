@@ -154,7 +154,7 @@ class TorchServeMetrics(Collector):
                 if (name := f"Requests{kind}XX") in _CLASSES:
                     self._of_server(name, [1.0] * count, (_HOST,))
 
-    def heard(self, id: ModelId, worker: int, lines: Sequence[str]) -> None:
+    def add_lines(self, id: ModelId, worker: int, lines: Sequence[str]) -> None:
         """Count the lines that a handler's metrics have written."""
         with self._lock:
             for line in lines:

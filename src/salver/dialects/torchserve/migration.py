@@ -3,7 +3,7 @@
 import contextlib
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -38,9 +38,7 @@ _PLACES: Final = (
 )
 _PLACEHOLDER: Final = re.compile(r"\$\$([^$]+)\$\$")
 _ALONE: Final = ("--foreground",)
-_UNKNOWN: Final = "TorchServe 0.12 does not know it, either; it is left out"
-
-
+_UNKNOWN: Final = "TorchServe 0.12 does not know it either; it is left out"
 _ARCHIVES: Final = (".mar", ".tar.gz", ".tgz")
 _PROPERTIES: Final = re.compile(
     r"^\s*(?:inference_address|management_address|model_store|load_models|metrics_address|model_snapshot|"
@@ -75,12 +73,13 @@ class TorchServeMigration:
         ]
         if found:
             return found
-        files, stores = deployment.files.get("properties", ()), _stores(deployment)
-        if not files and not stores:
-            return []
         words = ["--start", "--foreground"]
-        words += [f"--ts-config={files[0]}"] if files else []
-        words += [f"--model-store={stores[0]}", "--models=all"] if stores and not files else []
+        if files := deployment.files.get("properties", ()):
+            words += [f"--ts-config={files[0]}"]
+        elif stores := _stores(deployment):
+            words += [f"--model-store={stores[0]}", "--models=all"]
+        else:
+            return []
         return [_Survey(deployment, installed, None).service(words)]
 
     def is_same(self, service: Service, words: Sequence[str]) -> bool:
@@ -118,13 +117,16 @@ class _Survey:
         self._settings: list[Setting] = []
         self._files: dict[str, bytes] = {}
         self._lost: list[str] = []
-        self._named: set[str] = set()  # variables that the file wants
+        self._named: set[str] = set()  # variables in the file
 
     def service(self, words: Sequence[str]) -> Service:
         """Return the server with its models and settings."""
-        where = position_of(self._started, self._deployment) if self._started else ""
-        environment = self._started.launch.environment if self._started else {}
-        words = self._here([word for word in words if word not in _ALONE])
+        where = ""
+        environment: Mapping[str, str] = {}
+        if self._started:
+            where = position_of(self._started, self._deployment)
+            environment = self._started.launch.environment
+        words = self._locate([word for word in words if word not in _ALONE])
         taken = self._flags(words, where)
         models: tuple[Model, ...] = ()
         problem = ""
@@ -137,11 +139,13 @@ class _Survey:
             models = self._models(settings)
         except SalverError as error:
             problem = str(error)
-        remarks = () if "--disable-token-auth" in taken or "--dt" in taken else self._remarks(problem)
+        remarks: tuple[str, ...] = ()
+        if not problem and not {"--disable-token-auth", "--dt"} & set(taken):
+            remarks = self._remarks()
         return Service(
             _NAME,
             where,
-            (_NAME, *self._whole(taken)),
+            (_NAME, *self._foreground(taken)),
             models,
             tuple(dict.fromkeys(self._settings)),
             self._files,
@@ -150,18 +154,16 @@ class _Survey:
             environment=relevant(environment, self._named),
         )
 
-    def _here(self, words: Sequence[str]) -> list[str]:
-        if self._started is None:
-            return list(words)
+    def _locate(self, words: Sequence[str]) -> list[str]:
+        """Return the words with paths of this folder."""
         files = self._deployment.files.get("properties", ())
-        stores = _stores(self._deployment)
-        found, lost = locate_paths(
-            words, _PATHS[:1], self._deployment, self._started, files[0] if len(files) == 1 else None
-        )
-        found, more = locate_paths(
-            found, _PATHS[1:], self._deployment, self._started, stores[0] if stores else None
-        )
-        self._lost += [*lost, *more]
+        candidates = (files if len(files) == 1 else (), _stores(self._deployment))
+        found = list(words)
+        if self._started is not None:
+            for names, places in zip((_PATHS[:1], _PATHS[1:]), candidates, strict=True):
+                usual = next(iter(places), None)
+                found, lost = locate_paths(found, names, self._deployment, self._started, usual)
+                self._lost += lost
         return found
 
     def _flags(self, words: Sequence[str], where: str) -> list[str]:
@@ -169,22 +171,24 @@ class _Survey:
         taken: list[str] = []
         for group in split_flags(words):
             name, equals, value = group[0].partition("=")
-            value = value if equals else " ".join(group[1:])
-            said = io.StringIO()
+            if not equals:
+                value = " ".join(group[1:])
+            output = io.StringIO()
             try:
-                with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+                with contextlib.redirect_stderr(output), contextlib.redirect_stdout(output):
                     parse(group)
             except SystemExit:
-                reason = said.getvalue().strip().rpartition("error: ")[2]
+                reason = output.getvalue().strip().rpartition("error: ")[2]
                 self._settings.append(Setting(_NAME, where, name, value, "refused", reason))
                 continue
             taken += group
-            why = NO_FLAGS.get(name, "")
-            becomes = "no effect" if why else "used"
-            self._settings.append(Setting(_NAME, where, name, value, becomes, why))  # type: ignore[arg-type]
+            if name in NO_FLAGS:
+                self._settings.append(Setting(_NAME, where, name, value, "no effect", NO_FLAGS[name]))
+            else:
+                self._settings.append(Setting(_NAME, where, name, value, "used"))
         return taken
 
-    def _whole(self, words: Sequence[str]) -> list[str]:
+    def _foreground(self, words: Sequence[str]) -> list[str]:
         """Return the command line of a server in the foreground, with the files that were changed."""
         found = [word for word in words if word != "--start"]
         if _FILE in self._files:
@@ -203,13 +207,13 @@ class _Survey:
             if name not in KEYS:
                 self._settings.append(Setting(_NAME, where, name, value, "no effect", _UNKNOWN))
                 continue
-            has_none = name in IGNORED
-            why = IGNORED[name].about if has_none else ""
             self._named |= set(_PLACEHOLDER.findall(value))
             kept[name] = self._placed(name, value, words)
-            self._settings.append(
-                Setting(_NAME, where, name, value, "no effect" if has_none else "used", why)
-            )
+            if name in IGNORED:
+                about = IGNORED[name].about
+                self._settings.append(Setting(_NAME, where, name, value, "no effect", about))
+            else:
+                self._settings.append(Setting(_NAME, where, name, value, "used"))
         if kept != values:
             comment = f"{where} as salver migrate has made it: paths of this machine, and known keys"
             self._files[_FILE] = java_properties.format_properties(kept, [comment]).encode()
@@ -221,19 +225,22 @@ class _Survey:
             return value
         from salver.migration.command_lines import Launch
 
-        launch = self._started.launch if self._started else Launch(_NAME, ())
-        beside = self._started.file if self._started else self._deployment.folder / _FILE
+        launch, beside = Launch(_NAME, ()), self._deployment.folder / _FILE
+        if self._started:
+            launch, beside = self._started.launch, self._started.file
         here = self._deployment.find(value, launch, beside)
         if here is None and name == "model_store" and (stores := _stores(self._deployment)):
             here = stores[0]
-        if here is None and name != "workflow_store":
-            self._lost.append(f"{name}={value} is nowhere in {self._deployment.folder}")
-        return str(here) if here else value
+        if here is not None:
+            return str(here)
+        if name != "workflow_store":
+            self._lost.append(f"{name}={value} is not in {self._deployment.folder}")
+        return value
 
     def _models(self, settings: "torchserve_settings.Settings") -> tuple[Model, ...]:
         store = settings.text("model_store")
         if not store:
-            raise InvalidInput("no model store is given", fix="Say: --model-store FOLDER")
+            raise InvalidInput("no model store is given", fix="Add --model-store FOLDER.")
         judge = ArchiveJudge(
             self._deployment.folder, self._installed, installs=settings.is_on("install_py_dep_per_model")
         )
@@ -242,11 +249,11 @@ class _Survey:
         self._settings += judge.settings
         return models
 
-    def _remarks(self, problem: str) -> tuple[str, ...]:
+    def _remarks(self) -> tuple[str, ...]:
         is_off = any(
             setting.name == "disable_token_authorization" and setting.value.strip().lower() == "true"
             for setting in self._settings
         )
-        if is_off or problem:
+        if is_off:
             return ()
-        return ("callers need tokens, which key_file.json has, as with TorchServe; or --disable-token-auth",)
+        return ("callers need the tokens in key_file.json, as with TorchServe; or add --disable-token-auth",)

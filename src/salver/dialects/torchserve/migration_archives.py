@@ -1,4 +1,4 @@
-"""Whether an archive of TorchServe runs here, and if not, why.
+"""Check whether an archive of TorchServe runs here.
 
 Judged by its manifest, its ``model-config.yaml`` and what its program imports, which is read and never run.
 """
@@ -29,12 +29,12 @@ from salver.words.errors import BadArchive, SalverError
 from salver.words.handlers import FORMAT
 
 _SERVER: Final = "torchserve"
-#: The package ``ts`` that handlers find.
-_GIVEN: Final = Path(__file__).parent / "shim" / "ts"
+#: Package ``ts`` that handlers import.
+_SHIM: Final = Path(__file__).parent / "shim" / "ts"
 _NEEDED: Final = re.compile(r"""\bneeded\(\s*[^,()]+,\s*["']([\w.]+)["']""")
 _ACCEPTED: Final = re.compile(r"(.+?): (accepted, no effect here|left to the handler.*)")
-_ASK: Final = "Say so, if you need it: it is TorchServe's, and not among what Salver brings of it."
-_CPP: Final = "its runtime is LSP, TorchServe's backend in C++, which there is not here"
+_ASK: Final = "Open an issue if you need it: Salver does not provide this module of TorchServe."
+_CPP: Final = "its runtime is LSP, TorchServe's backend in C++, which Salver does not have"
 
 
 class ArchiveJudge:
@@ -62,59 +62,64 @@ class ArchiveJudge:
             said = describe(path)
             name, version = said.archive.name or name, said.archive.version
             self._keys(path, said)
-            verdict, why, fix = self._fate(path, said)
+            verdict, why, fix = self._judge(path, said)
         except SalverError as error:
             verdict, why, fix = FAILS, (error.message,), error.fix
-        missing = [module for module in (backend.modules if backend else ()) if not is_installed(module)]
-        if backend is not None and missing and verdict != FAILS:
-            verdict, why = FAILS, (f"the torchserve backend needs {', '.join(missing)}, not installed here",)
-            fix = f"pip install 'salver[{backend.extra}]'"
+        missing: list[str] = []
+        if backend is not None:
+            missing = [module for module in backend.modules if not is_installed(module)]
+            if missing and verdict != FAILS:
+                verdict, why = (
+                    FAILS,
+                    (f"the torchserve backend needs {', '.join(missing)}, not installed here",),
+                )
+                fix = f"pip install 'salver[{backend.extra}]'"
         versions = (version,) if version else ()
-        fate = (not missing, verdict, why, fix)
-        return Model(_SERVER, name, versions, str(path), what.format, what.backend, *fate)
+        outcome = (not missing, verdict, why, fix)
+        return Model(_SERVER, name, versions, str(path), what.format, what.backend, *outcome)
 
-    def _fate(self, path: Path, said: ArchiveDescription) -> tuple[Verdict, tuple[str, ...], str]:
+    def _judge(self, path: Path, said: ArchiveDescription) -> tuple[Verdict, tuple[str, ...], str]:
         archive = said.archive
         if archive.runtime == "LSP":
             return FAILS, (_CPP,), "Export the model for Python, or as ONNX."
         handler = archive.handler.partition(":")[0]
         sources, problem = self._sources(path, handler, archive.model_file)
         if problem:
-            return FAILS, (problem,), "Pack it anew, with --handler."
-        if strange := sorted({name for source in sources for name in _not_given(source)}):
-            return FAILS, (f"its program imports {', '.join(strange)}, which there is not here",), _ASK
-        if names := self._lacking(path, sources):
-            told, fix = missing_text(names)
-            if archive.requirements_file and not self._installs:
+            return FAILS, (problem,), "Repack it with --handler."
+        if missing := sorted({name for source in sources for name in _not_in_shim(source)}):
+            return FAILS, (f"its program imports {', '.join(missing)}, which Salver does not have",), _ASK
+        will_install = archive.requirements_file and self._installs
+        if not will_install and (names := self._lacking(path, sources)):
+            text, fix = missing_text(names)
+            if archive.requirements_file:
                 fix += f"; or install_py_dep_per_model=true installs its {archive.requirements_file}"
-            if not (archive.requirements_file and self._installs):
-                return FAILS, (told,), fix
-        notices = said.yaml.notices if said.yaml else ()
-        return (DIFFERS, notices, "") if notices else (RUNS, (), "")
+            return FAILS, (text,), fix
+        if said.notices:
+            return DIFFERS, said.notices, ""
+        return RUNS, (), ""
 
     def _sources(self, path: Path, handler: str, model_file: str) -> tuple[list[bytes], str]:
         """Return an archive's programs, and what is wrong if it has none."""
         sources = []
         if handler:
-            source = read_text(path, handler if handler.endswith(".py") else f"{handler}.py")
-            built_in = _GIVEN / "torch_handler" / f"{handler}.py"
+            source = read_text(path, f"{handler.removesuffix('.py')}.py")
+            built_in = _SHIM / "torch_handler" / f"{handler}.py"
             if source is None and re.fullmatch(r"\w+", handler) and built_in.is_file():
                 source = built_in.read_bytes()
             if source is None:
-                return [], f"there is no handler '{handler}', neither in the archive nor built in"
+                return [], f"there is no handler '{handler}' in the archive, and no such built-in one"
             sources.append(source)
         if model_file:
             source = read_text(path, model_file)
             if source is None:
-                return [], f"its manifest names the file '{model_file}', which is not there"
+                return [], f"its manifest names the file '{model_file}', which is missing"
             sources.append(source)
         return sources, ""
 
     def _lacking(self, path: Path, sources: list[bytes]) -> tuple[str, ...]:
-        told = {name for source in sources for name in _NEEDED.findall(source.decode("utf-8", "replace"))}
-        names = {*missing_packages(sources), *(name for name in told if not is_installed(name))}
-        names = {name for name in names if not self._has(path, name)}
-        return tuple(sorted(names))
+        declared = {name for source in sources for name in _NEEDED.findall(source.decode("utf-8", "replace"))}
+        names = {*missing_packages(sources), *(name for name in declared if not is_installed(name))}
+        return tuple(sorted(name for name in names if not self._has(path, name)))
 
     def _has(self, path: Path, module: str) -> bool:
         """Return whether a module lies in the archive."""
@@ -130,27 +135,32 @@ class ArchiveJudge:
             return
         content = read_text(path, said.archive.config_file) or b""
         where = f"{path.relative_to(self._folder)}: {said.archive.config_file}"
-        told = {found[1]: found[2] for each in said.yaml.notices if (found := _ACCEPTED.fullmatch(each))}
+        notices = {found[1]: found[2] for each in said.notices if (found := _ACCEPTED.fullmatch(each))}
         for key, value in read_keys(content, where).items():
-            why = told.get(key, "")
-            becomes = "no effect" if why.startswith("accepted") else "differs" if why else "used"
-            reason = "" if why.startswith("accepted") else why
             text = str(value) if not isinstance(value, dict | list) else ""
-            self.settings.append(Setting(_SERVER, where, key, text, becomes, reason))  # type: ignore[arg-type]
+            notice = notices.get(key, "")
+            setting = Setting(_SERVER, where, key, text, "used")
+            if notice.startswith("accepted"):
+                setting = Setting(_SERVER, where, key, text, "no effect")
+            elif notice:
+                setting = Setting(_SERVER, where, key, text, "differs", notice)
+            self.settings.append(setting)
 
 
-def _not_given(source: bytes) -> Iterator[str]:
-    """Yield modules of TorchServe that a program imports and that Salver does not bring."""
+def _not_in_shim(source: bytes) -> Iterator[str]:
+    """Yield modules of TorchServe that a program imports and that Salver does not provide."""
     try:
         body = ast.parse(source).body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return
     for node in body:
-        names = [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+        names = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names = [node.module or ""]
         for name in names:
             top, _, rest = name.partition(".")
-            place = _GIVEN / rest.replace(".", "/")
+            place = _SHIM / rest.replace(".", "/")
             if top == "ts" and not (place.is_dir() or place.with_suffix(".py").is_file()):
                 yield name

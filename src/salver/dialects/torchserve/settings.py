@@ -7,7 +7,7 @@ overrides the file (TS-C12). Only variables that the file allows are read.
 import difflib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -18,13 +18,22 @@ from salver.words.errors import InvalidInput
 _FILE: Final = "config.properties"
 _PLACEHOLDER: Final = re.compile(r"\$\$([^$]+[^$])\$\$")
 _ADDRESS: Final = re.compile(r"(https?)://([^:^/]+)(?::([0-9]+))?|unix:(/.*)", re.IGNORECASE)
-_PORTS: Final = {  # of addresses without one: encrypted, or not
+#: Default ports of addresses, encrypted and not.
+_PORTS: Final = {
     "inference_address": (443, 80),
     "management_address": (8444, 8081),
     "metrics_address": (8445, 8082),
 }
-_MODES: Final = ("log", "prometheus", "legacy")
-#: The variable that the documentation of TorchServe names.
+#: Patterns of kinds of values, and what is wrong with a value that does not match.
+_PATTERNS: Final[Mapping[str, tuple[re.Pattern[str], str]]] = {
+    "flag": (re.compile("(true|false)?", re.IGNORECASE), "is neither true nor false"),
+    "number": (re.compile("-?[0-9]{1,19}", re.ASCII), "is not a whole number"),
+    "float": (re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?", re.ASCII), "is not a number"),
+    "address": (_ADDRESS, "is not an address: http://HOST:PORT, https://HOST:PORT or unix:/PATH"),
+    "mode": (re.compile("log|prometheus|legacy", re.IGNORECASE), "is none of log, prometheus, legacy"),
+    "envelope": (re.compile("(body|json|kserve|kservev2)?"), "is none of body, json, kserve, kservev2"),
+}
+#: Variables under the names in TorchServe's documentation.
 _OLDER: Final = {"TS_TOKEN_EXPIRATION_TIME_MIN": "TS_TOKEN_EXPIRATION_MIN"}
 
 
@@ -89,8 +98,8 @@ class Settings:
                     self._take(name, environment[variable], f"the environment ({variable})")
                     if name in IGNORED:
                         self.notices.append(f"{variable}: {_no_effect(name)}")
-        if environment.get("TS_OPEN_INFERENCE_PROTOCOL"):  # whatever the file says
-            is_on = environment["TS_OPEN_INFERENCE_PROTOCOL"].lower() in ("oip", "true")
+        if protocol := environment.get("TS_OPEN_INFERENCE_PROTOCOL"):  # whatever the file says
+            is_on = protocol.lower() in ("oip", "true")
             self._take("ts_open_inference_protocol", str(is_on).lower(), "the environment")
 
     def __contains__(self, name: str) -> bool:
@@ -166,18 +175,18 @@ def find(given: str, environment: Mapping[str, str], last: Path | None, folder: 
         return read(named)
     if last is not None:
         return read(str(last))._replace(is_snapshot=True)
-    usual = folder / _FILE
-    return read(str(usual)) if usual.is_file() else Source({})
+    if (folder / _FILE).is_file():
+        return read(str(folder / _FILE))
+    return Source({})
 
 
-def _variables(has_urls: bool) -> list[tuple[str, str]]:
-    """Return keys and their variables; of two for one key, the later one overrides."""
-    found = []
+def _variables(has_urls: bool) -> Iterator[tuple[str, str]]:
+    """Yield keys and their variables; of two for one key, the later one overrides."""
     for name, key in KEYS.items():
         if key.variable and (name != "allowed_urls" or has_urls) and name != "ts_open_inference_protocol":
-            found += [(name, older) for older in (_OLDER.get(key.variable),) if older]
-            found.append((name, key.variable))
-    return found
+            if key.variable in _OLDER:
+                yield name, _OLDER[key.variable]
+            yield name, key.variable
 
 
 def _resolved(value: str, environment: Mapping[str, str], where: str) -> str:
@@ -193,37 +202,24 @@ def _resolved(value: str, environment: Mapping[str, str], where: str) -> str:
 
 def _wrong(name: str, key: Key, value: str) -> str:
     """Return what is wrong with a value; empty = nothing."""
-    match key.kind:
-        case "flag":
-            return "" if value.lower() in ("true", "false", "") else "is neither true nor false"
-        case "number":
-            if not re.fullmatch(r"-?[0-9]{1,19}", value, re.ASCII):
-                return "is not a whole number"
-            return "" if key.least <= int(value) <= key.most else f"is not between {key.least} and {key.most}"
-        case "float":
-            return "" if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", value, re.ASCII) else "is not a number"
-        case "address":
-            return _wrong_address(name, value)
-        case "json":
-            return _wrong_object(value)
-        case "pattern":
-            return _wrong_patterns(name, value)
-        case "mode":
-            return "" if value.lower() in _MODES else f"is none of {', '.join(_MODES)}"
-        case "text":
-            is_envelope = name == "service_envelope" and value not in (
-                "",
-                "body",
-                "json",
-                "kserve",
-                "kservev2",
-            )
-            return "is none of body, json, kserve, kservev2" if is_envelope else ""
+    if key.kind in _PATTERNS:
+        pattern, problem = _PATTERNS[key.kind]
+        if not pattern.fullmatch(value):
+            return problem
+    if key.kind == "number" and not key.least <= int(value) <= key.most:
+        return f"is not between {key.least} and {key.most}"
+    if key.kind == "address" and (address := _address(name, value)).host and not 0 < address.port < 65536:
+        return "has a port that is not from 1 to 65535"
+    if key.kind == "json":
+        return _wrong_object(value)
+    if key.kind == "pattern":
+        return _wrong_patterns(value.split(",") if name == "allowed_urls" else [value])
+    return ""
 
 
 def _address(name: str, value: str) -> Address:
     found = _ADDRESS.fullmatch(value)
-    assert found is not None  # checked when it was set
+    assert found is not None  # checked by _PATTERNS
     if found[4]:
         return Address("", 0, path=found[4])
     is_encrypted = found[1].lower() == "https"
@@ -231,23 +227,17 @@ def _address(name: str, value: str) -> Address:
     return Address(found[2], port, is_encrypted)
 
 
-def _wrong_address(name: str, value: str) -> str:
-    if not _ADDRESS.fullmatch(value):
-        return "is not an address: http://HOST:PORT, https://HOST:PORT or unix:/PATH"
-    address = _address(name, value)
-    return "" if address.path or 0 < address.port < 65536 else "has a port that is not from 1 to 65535"
-
-
 def _wrong_object(value: str) -> str:
     try:
-        found = json.loads(value or "{}")
+        if not isinstance(json.loads(value or "{}"), dict):
+            return "is not a JSON object"
     except (ValueError, RecursionError) as error:
         return f"is not JSON: {error}"
-    return "" if isinstance(found, dict) else "is not a JSON object"
+    return ""
 
 
-def _wrong_patterns(name: str, value: str) -> str:
-    for pattern in value.split(",") if name == "allowed_urls" else (value,):
+def _wrong_patterns(patterns: Iterable[str]) -> str:
+    for pattern in patterns:
         try:
             re.compile(pattern)
         except re.error as error:
@@ -260,6 +250,7 @@ def _no_effect(name: str) -> str:
 
 
 def _unknown(name: str, file: str) -> InvalidInput:
-    near = difflib.get_close_matches(name, KEYS, 1)
-    fix = f"Did you mean {near[0]}?" if near else "docs/how-to/from-torchserve.md lists the keys."
-    return InvalidInput(f"{file}: there is no key {name} that Salver knows", fix=fix)
+    fix = "docs/how-to/from-torchserve.md lists the keys."
+    if near := difflib.get_close_matches(name, KEYS, 1):
+        fix = f"Did you mean {near[0]}?"
+    return InvalidInput(f"{file}: unknown key {name}", fix=fix)

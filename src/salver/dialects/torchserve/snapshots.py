@@ -26,7 +26,7 @@ Kind = Literal["startup", "snapshot", "shutdown"]
 
 
 class SnapshotConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where snapshots are kept.
+    """Place and content of snapshots.
 
     Attributes:
         folder: Folder of the files.

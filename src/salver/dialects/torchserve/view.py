@@ -95,10 +95,10 @@ class TorchServeView:
         """Return the observers of events."""
         return [each for each in (self.metrics, self._logs) if each is not None]
 
-    def heard(self, id: ModelId, worker: int, lines: Sequence[str]) -> None:
+    def add_lines(self, id: ModelId, worker: int, lines: Sequence[str]) -> None:
         """Take the lines that a handler's metrics have written."""
         if self.metrics is not None:
-            self.metrics.heard(id, worker, lines)
+            self.metrics.add_lines(id, worker, lines)
 
     def start(self) -> None:
         """Start reading the machine periodically."""

@@ -1,10 +1,9 @@
-"""How do TorchServe's archives and handlers run unchanged?
+"""Backend that runs TorchServe's archives and handlers unchanged.
 
-``backend.py`` recognises and loads them; ``opening.py`` finds the handler and tells it what TorchServe
-would; ``model.py`` asks it and takes its answers (``answering.py`` is its one call, ``requests.py`` and
-``replies.py`` what goes in and comes out), ``asynchronous.py`` if it answers when it likes; ``weights.py``
-lets its workers share theirs; ``shim`` is what it imports as ``ts``. A handler lives in a host process of its
-own, the only one in which that name can be imported.
+``backend.py`` recognises and loads them; ``opening.py`` finds the handler and gives it its context;
+``model.py`` runs it (``answering.py`` is one call, ``replies.py`` its replies), and ``asynchronous.py`` runs
+coroutines; ``weights.py`` shares weights among workers; ``shim`` is the package ``ts`` that handlers import.
+A handler runs in a host process of its own, the only one where that package can be imported.
 """
 
 from salver.dialects.torchserve.backend.backend import TorchServeBackend

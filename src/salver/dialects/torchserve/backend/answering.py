@@ -1,9 +1,9 @@
-"""How is one run of a handler made, whatever asks for it?
+"""One call of a handler: its input, its failures, and the pieces that it sends before its result.
 
-What it is told of its requests, what its failures mean, and where pieces go that it sends before its last
-word. Knows no wire; where requests come from and replies go to is its callers'.
+No wire and no process is known here.
 """
 
+import json
 import logging
 import time
 from asyncio import CancelledError
@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from salver.dialects.torchserve.backend.replies import Replies, refused, replies_to
-from salver.dialects.torchserve.backend.requests import data_of, headers_of
-from salver.words.handlers import Form
+from salver.dialects.torchserve.backend.replies import Replies, error_replies, make_replies
+from salver.words.handlers import Form, Part
 
 if TYPE_CHECKING:
     from ts.context import Context
@@ -27,8 +26,8 @@ class Run(msgspec.Struct):
     """One call of a handler.
 
     Attributes:
-        data: Of each request, what its parts hold.
-        ids: Of requests, by index.
+        data: Values of the parts of each request.
+        ids: Ids of requests, by index.
     """
 
     data: list[dict[str, Any]]
@@ -36,28 +35,58 @@ class Run(msgspec.Struct):
     began: float = 0.0
 
 
-class Pieces:
-    """What a handler takes for the connection to its server (``context.cl_socket``).
+class PieceSocket:
+    """Stand-in for the connection to the server (``context.cl_socket``).
 
     Args:
-        take: Is handed every piece, with the id of its request.
+        take: Receives every piece, with the id of its request.
     """
 
     def __init__(self, take: Callable[[Replies], None]) -> None:
         self._take: Callable[[Replies], None] | None = take
 
     def sendall(self, replies: Replies) -> None:
-        """Hand over what ``create_predict_response`` has made; without effect when the run is over."""
+        """Pass on what ``create_predict_response`` returned; without effect when the run is over."""
         if (take := self._take) is not None:
             take(replies)
 
     def close(self) -> None:
-        """The run is over."""
+        """End the run."""
         self._take = None
 
 
-def begin(context: "Context", asked: Sequence[tuple[str, Form]], is_decoded: bool, pieces: Pieces) -> Run:
-    """Tell the context of the requests, each with its id."""
+def data_of(form: Form, is_decoded: bool) -> dict[str, Any]:
+    """Return parts by name: JSON as objects, text as text, others (and malformed ones) as bytearrays
+    (TS-R13).
+    """
+    return {part.name: _value(part, is_decoded) for part in form.parts}
+
+
+def headers_of(form: Form) -> dict[str, Any]:
+    """Return the headers as they were sent, and each part's name with its content type."""
+    headers: dict[str, Any] = {part.name: {"content-type": part.content_type} for part in form.parts}
+    headers.update(form.headers)
+    return headers
+
+
+def _value(part: Part, is_decoded: bool) -> Any:
+    content = bytearray(part.data.data)
+    if not is_decoded:
+        return content
+    try:
+        if part.content_type == "application/json":
+            return json.loads(content.decode())
+        if part.content_type.startswith("text"):
+            return content.decode()
+    except (ValueError, RecursionError) as error:
+        _log.warning("part %r is no %s and stays bytes: %s", part.name, part.content_type, error)
+    return content
+
+
+def begin(
+    context: "Context", asked: Sequence[tuple[str, Form]], is_decoded: bool, pieces: PieceSocket
+) -> Run:
+    """Prepare the context for a run of requests, each given with its id."""
     from ts.context import RequestProcessor
 
     ids = {index: id for index, (id, _) in enumerate(asked)}
@@ -68,52 +97,52 @@ def begin(context: "Context", asked: Sequence[tuple[str, Form]], is_decoded: boo
     return Run([data_of(form, is_decoded) for _, form in asked], ids, time.perf_counter())
 
 
-def failed(error: BaseException, ids: dict[int, str]) -> Replies:
-    """What the callers are told of what a handler raised (TS-R19).
+def failure_replies(error: BaseException, ids: dict[int, str]) -> Replies:
+    """Return the replies to an exception of a handler (TS-R19).
 
     Raises:
-        BaseException: it is no failure: a handler that calls ``sys.exit`` wants its worker ended.
+        BaseException: it is no failure: a handler calls ``sys.exit`` to end its worker.
     """
     from ts.utils.util import PredictionException
 
     if isinstance(error, PredictionException):
         _log.error("Prediction error", exc_info=error)
-        return refused(ids, str(error.message), error.error_code)
+        return error_replies(ids, str(error.message), error.error_code)
     if isinstance(error, MemoryError) or (isinstance(error, Exception) and "CUDA" in str(error)):
         _log.error("Out of memory", exc_info=error)
-        return refused(ids, "Out of resources", 507)
+        return error_replies(ids, "Out of resources", 507)
     if isinstance(error, Exception | CancelledError):
         _log.warning("Invoking custom service failed.", exc_info=error)
-        return refused(ids, "Prediction failed", 503)
+        return error_replies(ids, "Prediction failed", 503)
     raise error
 
 
 def finish(context: "Context", run: Run, said: object) -> Replies:
-    """What the callers are told of what a handler returned."""
+    """Return the replies to the result of a handler."""
     if not isinstance(said, list):
         _log.warning("model: %s, Invalid return type: %s.", context.model_name, type(said))
-        return refused(run.ids, "Invalid model predict output", 503)
+        return error_replies(run.ids, "Invalid model predict output", 503)
     if len(said) != len(run.data):
         wanted = len(run.data)
         _log.warning(
             "model: %s, number of batch response mismatched, expect: %d, got: %d.",
             context.model_name, wanted, len(said),
         )  # fmt: skip
-        return refused(run.ids, "number of batch response mismatched", 503)
+        return error_replies(run.ids, "number of batch response mismatched", 503)
     context.metrics.add_time(_TIME, round((time.perf_counter() - run.began) * 1000, 2))
-    return replies_to(said, run.ids, "Prediction success", 200, context)
+    return make_replies(said, run.ids, "Prediction success", 200, context)
 
 
 def kind_of(form: Form) -> str:
-    """Requests of one kind may share a run: the first one's headers say what it is to be."""
-    headers = form.headers
-    if headers.get("describe") == "True":
-        return "describe"
-    return "explain" if headers.get("explain") == "True" else ""
+    """Return the kind of a request from its headers; requests of one kind may share a run."""
+    for kind in ("describe", "explain"):
+        if form.headers.get(kind) == "True":
+            return kind
+    return ""
 
 
-def by_kind(asked: list[tuple[str, Form]]) -> list[list[tuple[str, Form]]]:
-    """The requests of each run, in their order."""
+def group_by_kind(asked: list[tuple[str, Form]]) -> list[list[tuple[str, Form]]]:
+    """Group requests into runs, in order."""
     if len(asked) == 1:
         return [asked]
     runs: dict[str, list[tuple[str, Form]]] = {}

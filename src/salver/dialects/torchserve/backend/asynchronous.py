@@ -1,7 +1,6 @@
-"""How does a handler answer that is a coroutine (``asyncCommunication``)?
+"""Handlers that are coroutines (``asyncCommunication``).
 
-Each request is a run of its own, beside the others on one event loop: its answers come when they come.
-Knows no wire and no process.
+Each request is a run of its own on one event loop. No wire and no process is known here.
 """
 
 import asyncio
@@ -17,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from msgspec.structs import replace
 
 from salver.backends.protocol import Answer, Listener
-from salver.dialects.torchserve.backend.answering import Pieces, begin, failed, finish
+from salver.dialects.torchserve.backend.answering import PieceSocket, begin, failure_replies, finish
 from salver.dialects.torchserve.backend.memory import give_back
 from salver.dialects.torchserve.backend.opening import Handler
 from salver.dialects.torchserve.backend.replies import Replies
@@ -26,16 +25,16 @@ from salver.words.handlers import SIGNATURE, Form, as_answer, form_of
 from salver.words.messages import InferRequest
 from salver.words.tensor import Array
 
-#: What was said, and whether it is the last of it.
-_Said = asyncio.Queue[tuple[Replies, bool]]
+#: Replies to send, and whether they are the last ones.
+_Outgoing = asyncio.Queue[tuple[Replies, bool]]
 _SENDERS = 256
 
 
 class AsyncHandlerModel:
-    """A handler whose calls are awaited.
+    """A handler that is awaited.
 
     Args:
-        is_decoded: Parts reach it by their content types.
+        is_decoded: Whether parts are decoded by their content types.
     """
 
     signature = SIGNATURE
@@ -62,7 +61,7 @@ class AsyncHandlerModel:
             asyncio.run_coroutine_threadsafe(self._answer(asked, listener), self._loop)
 
     async def _answer(self, asked: tuple[str, Form], listener: Listener) -> None:
-        said: _Said = asyncio.Queue()
+        said: _Outgoing = asyncio.Queue()
         sending = asyncio.create_task(self._send(said, listener))
 
         def take(replies: Replies, is_last: bool = False) -> None:
@@ -70,7 +69,7 @@ class AsyncHandlerModel:
 
         context = copy.copy(self._handler.context)  # runs overlap, and each has requests of its own
         context.metrics = copy.copy(context.metrics)
-        pieces = Pieces(take)
+        pieces = PieceSocket(take)
         run = begin(context, [asked], self._is_decoded, pieces)
         try:
             replies = finish(context, run, await self._handler.entry(run.data, context))
@@ -81,8 +80,8 @@ class AsyncHandlerModel:
         take([(id, replace(reply, metrics=self._handler.take_metrics()))], True)
         await sending
 
-    async def _send(self, said: "_Said", listener: Listener) -> None:
-        """Hand over what is said, in its order; nobody but this request waits for its caller to read."""
+    async def _send(self, said: "_Outgoing", listener: Listener) -> None:
+        """Send pieces in order, on threads, so that slow readers delay only their own request."""
         is_last = False
         try:
             while not is_last:
@@ -98,7 +97,7 @@ class AsyncHandlerModel:
         give_back()
 
     def close(self) -> None:
-        """End the loop, and what still runs on it."""
+        """Stop the loop with everything that runs on it."""
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._senders.shutdown(wait=False, cancel_futures=True)
@@ -107,8 +106,8 @@ class AsyncHandlerModel:
 
 def _failed(error: BaseException, ids: dict[int, str]) -> Replies:
     try:
-        return failed(error, ids)
-    except BaseException as wish:  # to end the worker, which an event loop's thread does not
-        traceback.print_exception(wish)
+        return failure_replies(error, ids)
+    except BaseException as end:  # sys.exit() in the thread of an event loop does not end the worker
+        traceback.print_exception(end)
         sys.stdout.flush()
         os._exit(1)

@@ -1,6 +1,6 @@
-"""What is TorchServe's part among the backends?
+"""TorchServe among the backends.
 
-It recognises archives, packed or not, and loads unpacked ones, in a host process of their own.
+Recognises archives, packed or not, and loads unpacked ones, each in a host process of its own.
 """
 
 from pathlib import Path
@@ -23,16 +23,13 @@ _YES_NO = ("true", "false")
 
 
 class TorchServeBackend:
-    """Handlers in archives of TorchServe's.
+    """Handlers in TorchServe's archives.
 
-    Options:
-        handler, runtime: In place of those that the archive names.
-        envelope: Around it, if the archive names none: ``body``, ``json``, ``kserve`` or ``kservev2``.
-        decode: ``false``: parts of a form reach it as bytes, whatever their type.
-        limit_max_image_pixels: Told to it.
-        metrics_config: A file that declares its metrics (``metrics.yaml``).
-        share_weights: ``false``: each worker loads the model by itself, though they could share its memory.
-        url: Where the archive came from; for others.
+    Options: handler, runtime: Override those of the archive. envelope: Envelope, if the archive names none:
+    ``body``, ``json``, ``kserve`` or ``kservev2``. decode: ``false``: parts of a form reach the handler as
+    bytes, whatever their type. limit_max_image_pixels: Passed to the handler. metrics_config: File that
+    declares its metrics (``metrics.yaml``). share_weights: ``false``: each worker loads the model by itself,
+    without sharing memory. url: Origin of the archive; not used here.
     """
 
     name = "torchserve"
@@ -43,11 +40,13 @@ class TorchServeBackend:
     )
 
     def recognise(self, path: Path) -> str | None:
-        """Archives and folders with ``MAR-INF/MANIFEST.json``."""
-        return FORMAT if is_archive(path) else None
+        """Return the format of archives, and of folders with ``MAR-INF/MANIFEST.json``."""
+        if is_archive(path):
+            return FORMAT
+        return None
 
     def load(self, manifest: Manifest, options: LoadOptions) -> RunnableModel:
-        """Import the handler of an unpacked archive, make it, call its ``initialize``."""
+        """Import and initialise the handler of an unpacked archive."""
         name = manifest.id.name
         knobs = options_of(manifest, _OPTIONS)
         is_decoded = choice_of(knobs, "decode", _YES_NO) == "true"
@@ -55,13 +54,11 @@ class TorchServeBackend:
         choice_of(knobs, "share_weights", _YES_NO)
         if not options.own_process:
             raise LoadFailed(
-                f"model '{name}' is a handler of TorchServe's, which needs a process of its own",
-                fix='Leave instances.runner out of its configuration, or set it to "process".',
+                f"model '{name}' is a handler, which needs a process of its own",
+                fix='Remove instances.runner from its configuration, or set it to "process".',
             )
         if not manifest.path.is_dir():
-            raise LoadFailed(
-                f"{manifest.path} is not unpacked", fix="Name the folder that it was unpacked into."
-            )
+            raise LoadFailed(f"{manifest.path} is not unpacked", fix="Name the folder with its content.")
         workers = manifest.config.workers or Workers()
         handler = open_handler(manifest, options, self)
         if workers.is_async:

@@ -1,9 +1,9 @@
-"""Which memory does a worker of a handler keep between its runs?
+"""Memory that a handler's worker keeps between its runs.
 
-A run's tensors are freed at its end and wanted again by the next one. glibc gives such memory back to the
-kernel by itself, and each of its pages is a fault of the next run: a fifth of the time of a small network,
-half of it in batches. So it is kept while runs follow each other, and goes back when none comes for a while.
-What the operator has set in the environment stays.
+Tensors of a run are freed at its end and allocated again by the next one. glibc returns such memory to the
+kernel, so that each of its pages is a fault in the next run: a fifth of the time of a small network, half of
+it in batches. Therefore it is kept while runs follow each other, and returned after an idle time. Settings of
+the operator's environment have precedence.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ _CHOSEN: Final = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUN
 
 
 def keep_memory(environment: Mapping[str, str] = os.environ) -> None:
-    """Have the C library keep what is freed, up to a limit; without effect where it is not glibc."""
+    """Have glibc keep freed memory, up to a limit; without effect on other C libraries."""
     if any(name in environment for name in _CHOSEN):
         return
     with contextlib.suppress(OSError, AttributeError, TypeError):
@@ -30,12 +30,12 @@ def keep_memory(environment: Mapping[str, str] = os.environ) -> None:
 
 
 def give_back(environment: Mapping[str, str] = os.environ) -> None:
-    """Give back what is free, since nobody asks for anything; as much as a small run wants stays."""
+    """Return free memory to the kernel, except for what a small run needs."""
     if not any(name in environment for name in _CHOSEN):
         trim(_SMALL_BYTES)
 
 
 def trim(pad: int = 0) -> None:
-    """Have the C library give back what is free, but for so many bytes; none but glibc does."""
+    """Have glibc return free memory except for some bytes; without effect on other C libraries."""
     with contextlib.suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).malloc_trim(ctypes.c_size_t(pad))

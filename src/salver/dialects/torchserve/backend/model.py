@@ -1,6 +1,6 @@
-"""How does a handler answer a batch of forms, or a step of a continuous one?
+"""Handlers that answer batches of forms, or steps of a continuous batch.
 
-One call of the handler for all of them, as long as they are of one kind. Knows no wire and no process.
+One call of the handler for all requests of one kind. No wire and no process is known here.
 """
 
 import uuid
@@ -9,7 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from msgspec.structs import replace
 
 from salver.backends.protocol import Answer
-from salver.dialects.torchserve.backend.answering import Pieces, begin, by_kind, failed, finish
+from salver.dialects.torchserve.backend.answering import (
+    PieceSocket,
+    begin,
+    failure_replies,
+    finish,
+    group_by_kind,
+)
 from salver.dialects.torchserve.backend.memory import give_back
 from salver.dialects.torchserve.backend.opening import Handler
 from salver.dialects.torchserve.backend.replies import NEXT, Replies
@@ -28,7 +34,7 @@ from salver.words.handlers import (
 from salver.words.messages import InferRequest
 from salver.words.tensor import Array
 
-_LOST = HandlerReply(b"Prediction failed", 503, is_error=True)  # of a step that nobody has begun
+_LOST = HandlerReply(b"Prediction failed", 503, is_error=True)  # a step of an unknown request
 _TENSORS = HandlerReply(b"This model takes a body, or parts of a form, and no tensors", 400, is_error=True)
 
 
@@ -36,8 +42,8 @@ class HandlerModel:
     """A handler that is called with a batch and returns its answers.
 
     Args:
-        is_decoded: Parts reach it by their content types.
-        is_continuous: A run is a step (:class:`~salver.backends.protocol.FormModel`).
+        is_decoded: Whether parts are decoded by their content types.
+        is_continuous: Whether a run is a step (:class:`~salver.backends.protocol.FormModel`).
     """
 
     signature = SIGNATURE
@@ -46,13 +52,13 @@ class HandlerModel:
         self._handler = handler
         self._is_decoded = is_decoded
         self._is_continuous = is_continuous
-        self._going: dict[str, Form] = {}  # those that take part in the next step
+        self._going: dict[str, Form] = {}  # requests of the next step
 
     def __repr__(self) -> str:
         return f"<HandlerModel {self._handler.context.model_name}>"
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
-        """See :class:`~salver.backends.protocol.RunnableModel`: as a form with these parts."""
+        """See :class:`~salver.backends.protocol.RunnableModel`; inputs become parts of a form."""
         context = self._handler.context
         form = Form(tuple([Part(name, array) for name, array in inputs.items()]))
         (answer,) = self.reply([as_request(context.model_name, form)], lambda index, piece: None)
@@ -70,9 +76,13 @@ class HandlerModel:
         replies: dict[str, HandlerReply] = {}
         for request in requests:
             id = request.id or str(uuid.uuid4())
-            form = form_of(request) if is_form(request) else before.get(id)
+            if is_form(request):
+                asked.append((id, form_of(request)))
+                continue
+            # A request without a form continues one of the step before.
+            form = before.get(id)
             if form is None:
-                replies[id] = _LOST if not request.inputs else _TENSORS
+                replies[id] = _TENSORS if request.inputs else _LOST
             asked.append((id, form or Form()))
         places = {id: index for index, (id, _) in enumerate(asked)}
 
@@ -81,7 +91,7 @@ class HandlerModel:
                 if id in places:
                     send(places[id], Answer(*as_answer(reply)))
 
-        for run in by_kind(asked):
+        for run in group_by_kind(asked):
             if each := [one for one in run if one[0] not in replies]:
                 replies.update(self._run(each, take))
         metrics = self._handler.take_metrics()
@@ -90,19 +100,20 @@ class HandlerModel:
             reply = replies[id]
             again = self._is_continuous and not reply.is_error and reply.headers.get(NEXT) == "true"
             if again:
-                self._going[id] = form if before.get(id) is form else _kept(form)
+                # The memory of a new request is overwritten by the next run.
+                self._going[id] = form if before.get(id) is form else _copy(form)
             if metrics:
                 reply, metrics = replace(reply, metrics=metrics), ()
             answers.append(Answer(*as_answer(reply), again=again))
         return answers
 
     def _run(self, asked: list[tuple[str, Form]], take: Callable[[Replies], None]) -> Replies:
-        context, pieces = self._handler.context, Pieces(take)
+        context, pieces = self._handler.context, PieceSocket(take)
         run = begin(context, asked, self._is_decoded, pieces)
         try:
             said = self._handler.entry(run.data, context)
         except BaseException as error:
-            return failed(error, run.ids)
+            return failure_replies(error, run.ids)
         finally:
             pieces.close()
         return finish(context, run, said)
@@ -112,10 +123,9 @@ class HandlerModel:
         give_back()
 
     def close(self) -> None:
-        """Nothing is called: TorchServe's handlers have no word for it."""
+        """Forget unfinished requests; TorchServe's handlers have no method for the end."""
         self._going.clear()
 
 
-def _kept(form: Form) -> Form:
-    """With bytes of its own: those of a request are overwritten by the next run."""
+def _copy(form: Form) -> Form:
     return replace(form, parts=tuple([replace(part, data=part.data.copy()) for part in form.parts]))

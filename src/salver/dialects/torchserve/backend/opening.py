@@ -1,7 +1,7 @@
-"""How is a handler found, told what TorchServe would tell it, and made?
+"""Opening of a handler: import, context and initialisation.
 
-From an unpacked archive, in a process of its own: the folder becomes the working directory and the first
-place of imports, after the shim that holds ``ts``. Knows no wire and no process but its own.
+From an unpacked archive, in a process of its own: the folder becomes the working directory, and the first
+place of imports after the shim that holds ``ts``.
 """
 
 import importlib
@@ -46,8 +46,8 @@ class Handler(msgspec.Struct, frozen=True):
 
     Attributes:
         entry: Called with the data of a run and the context.
-        context: What it was told.
-        take_metrics: Lines that its metrics have written since the last call.
+        context: Context of TorchServe.
+        take_metrics: Returns the lines that its metrics have written since the last call.
     """
 
     entry: Callable[[Any, Any], Any]
@@ -56,16 +56,16 @@ class Handler(msgspec.Struct, frozen=True):
 
 
 def open_handler(manifest: Manifest, options: LoadOptions, backend: Backend) -> Handler:
-    """Read the folder, import the handler and initialise it.
+    """Import and initialise the handler in a folder.
 
     Raises:
-        LoadFailed: any of it failed.
+        LoadFailed: that failed.
         MissingExtra: a configuration needs PyYAML, which is not installed.
     """
     folder, knobs = manifest.path.resolve(), manifest.config.options
-    told = _manifest(folder)
-    about = told.get("model", {}) if told else {}
-    _check_runtime(manifest, told)
+    content = _manifest(folder)
+    about = (content or {}).get("model", {})
+    _check_runtime(manifest, content)
     spec = knobs.get("handler") or about.get("handler") or ""
     if not isinstance(spec, str) or not spec:
         raise LoadFailed(f"{folder / MANIFEST} names no handler", field="handler", fix="Set options.handler.")
@@ -74,12 +74,13 @@ def open_handler(manifest: Manifest, options: LoadOptions, backend: Backend) -> 
     keep_memory()
     logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.INFO)
     metrics = _metrics(manifest, knobs.get("metrics_config", ""), backend)
-    context = _context(manifest, told, yaml_config, metrics, options)
+    context = _context(manifest, content, yaml_config, metrics, options)
     with running(folder / spec.partition(":")[0]):
         try:
             own, initialise = _entry_of(spec, folder)
-            envelope = about.get("envelope") or knobs.get("envelope")
-            entry = _envelope(envelope)(own).handle if envelope else own
+            entry = own
+            if envelope := about.get("envelope") or knobs.get("envelope"):
+                entry = _envelope(envelope)(own).handle
             initialise(context)
         except (Exception, SystemExit) as error:
             traceback.print_exception(error)  # for the log
@@ -92,16 +93,16 @@ def open_handler(manifest: Manifest, options: LoadOptions, backend: Backend) -> 
 
 
 def _is_unpacked(manifest: Manifest) -> bool:
-    """It lies where the server has unpacked it, and not where its owner may write."""
+    """Return whether the server has unpacked the model, so that its owner cannot write to it."""
     return manifest.home != Path() and not manifest.path.is_relative_to(manifest.home)
 
 
 def _settle(folder: Path) -> None:
-    """Make the process the model's: what lies in its folder is opened and imported by its name."""
+    """Make the folder the working directory and a place of imports."""
     os.chdir(folder)
     places = [str(_SHIM), str(folder)]
     sys.path[:] = [*places, *(place for place in sys.path if place not in places)]
-    importlib.invalidate_caches()  # the folder may be younger than its finder's last look
+    importlib.invalidate_caches()  # the folder may be newer than the cache of its finder
 
 
 def _read(path: Path) -> str:
@@ -116,42 +117,42 @@ def _read(path: Path) -> str:
 
 
 def _manifest(folder: Path) -> dict[str, Any] | None:
-    """What the archive says of itself; None if it says nothing."""
+    """Return the manifest of the archive; None = none."""
     path = folder / MANIFEST
     if not path.exists():
         return None
     try:
-        told = json.loads(_read(path))
+        content = json.loads(_read(path))
     except (ValueError, RecursionError) as error:
-        raise LoadFailed(f"{path} is no JSON: {error}", fix="Make the archive anew.") from error
-    if not isinstance(told, dict) or not isinstance(told.get("model"), dict):
-        raise LoadFailed(f"{path} is no manifest of a model", field="model", fix="Make the archive anew.")
-    return told
+        raise LoadFailed(f"{path} is no JSON: {error}", fix="Repack the archive.") from error
+    if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
+        raise LoadFailed(f"{path} is no manifest of a model", field="model", fix="Repack the archive.")
+    return content
 
 
-def _check_runtime(manifest: Manifest, told: Mapping[str, Any] | None) -> None:
-    runtime = manifest.config.options.get("runtime") or (told or {}).get("runtime") or "python"
+def _check_runtime(manifest: Manifest, content: Mapping[str, Any] | None) -> None:
+    runtime = manifest.config.options.get("runtime") or (content or {}).get("runtime") or "python"
     if str(runtime).lower() not in ("python", "python3"):
         raise LoadFailed(
-            f"model '{manifest.id.name}' is for the runtime {runtime!r}, which is not here",
+            f"model '{manifest.id.name}' needs the runtime {runtime!r}, which Salver does not have",
             field="runtime",
-            fix="Only handlers in Python run: python, python3.",
+            fix="Use a handler in Python: python, python3.",
         )
 
 
 def _yaml_config(folder: Path, about: Mapping[str, Any], backend: Backend) -> dict[str, Any]:
-    """What ``model-config.yaml`` says, all of it: handlers read what the server does not know."""
+    """Return the whole of ``model-config.yaml``, since handlers have keys of their own."""
     name = about.get("configFile")
     if not name:
         return {}
     path = folder / str(name)
     try:
-        told = read_yaml(_read(path), str(path), backend.extra)
+        config = read_yaml(_read(path), str(path), backend.extra)
     except InvalidInput as error:
         raise LoadFailed(error.message, field="configFile") from error
-    if not isinstance(told, dict | None):
-        raise LoadFailed(f"{path} holds no mapping", field="configFile", fix="Write: minWorkers: 1")
-    return told or {}
+    if not isinstance(config, dict | None):
+        raise LoadFailed(f"{path} is no mapping", field="configFile", fix="Write: minWorkers: 1")
+    return config or {}
 
 
 def _metrics(manifest: Manifest, declared: str, backend: Backend) -> "MetricsCacheYamlImpl":
@@ -169,7 +170,7 @@ def _metrics(manifest: Manifest, declared: str, backend: Backend) -> "MetricsCac
 
 def _context(
     manifest: Manifest,
-    told: dict[str, Any] | None,
+    content: dict[str, Any] | None,
     yaml_config: dict[str, Any],
     metrics: "MetricsCacheYamlImpl",
     options: LoadOptions,
@@ -180,7 +181,7 @@ def _context(
     return Context(
         manifest.id.name,
         str(manifest.path),
-        told,
+        content,
         (manifest.config.workers or Workers()).batch_size,
         options.gpu,
         ts.__version__,
@@ -191,10 +192,10 @@ def _context(
 
 
 def _entry_of(spec: str, folder: Path) -> tuple[Callable[[Any, Any], Any], Callable[[Any], object]]:
-    """What answers, and what is called once before (TS-A2).
+    """Return the function that answers, and the one to call once before (TS-A2).
 
     Args:
-        spec: ``file.py``, ``file.py:function`` or the name of a built-in one.
+        spec: ``file.py``, ``file.py:function`` or the name of a built-in handler.
     """
     file, _, function = spec.partition(":")
     name = file.removesuffix(".py").rpartition("/")[2]
@@ -207,29 +208,29 @@ def _entry_of(spec: str, folder: Path) -> tuple[Callable[[Any, Any], Any], Calla
     found = list_classes_from_module(module)
     if len(found) != 1:
         raise ValueError(f"Expected only one class in custom service code or a function entry point {found}")
-    made = found[0]()
-    if not hasattr(made, "handle"):
+    handler = found[0]()
+    if not hasattr(handler, "handle"):
         raise ValueError(f"Expect handle method in class {found[0]}")
-    return made.handle, made.initialize
+    return handler.handle, handler.initialize
 
 
 def _module(name: str, folder: Path) -> ModuleType:
-    """The model's own module, or one that anybody can import, or a built-in handler's."""
+    """Return the model's own module, an installed one, or that of a built-in handler."""
     try:
         return importlib.import_module(name)
     except ImportError:
         if (folder / f"{name}.py").exists() or not _NAME.fullmatch(name):
-            raise  # it is there: what it imports is missing
+            raise  # the module exists, and one of its own imports is missing
     if importlib.util.find_spec(f"{_HANDLERS}.{name}") is None:
         raise ValueError(f"Unable to load module {name}, make sure it is added to python path")
     return importlib.import_module(f"{_HANDLERS}.{name}")
 
 
 def _envelope(name: str) -> Any:
-    """The class that lays requests bare for a handler, and wraps its answers."""
+    """Return the class that unwraps requests for a handler and wraps its answers."""
     if not _NAME.fullmatch(name) or importlib.util.find_spec(f"{_ENVELOPES}.{name}") is None:
         raise LoadFailed(
-            f"there is no envelope {name!r}", field="envelope", fix="There are: body, json, kserve, kservev2."
+            f"there is no envelope {name!r}", field="envelope", fix="Use body, json, kserve or kservev2."
         )
     from ts.utils.util import list_classes_from_module
 

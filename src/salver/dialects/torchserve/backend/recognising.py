@@ -1,7 +1,7 @@
-"""Is this an archive of TorchServe's, packed or not?
+"""Recognition of TorchServe's archives by content, packed or not.
 
-By its content: a member ``MAR-INF/MANIFEST.json`` of a zip file, of a compressed tar file or of a folder.
-Nothing is unpacked, imported or run, and of a file only so much is read.
+A member ``MAR-INF/MANIFEST.json`` of a zip file, a compressed tar file or a folder. Nothing is unpacked,
+imported or run, and only the necessary part of a file is read.
 """
 
 import zlib
@@ -11,7 +11,7 @@ from typing import Final
 
 from salver.backends.content import head, zip_members
 
-#: What each of them holds, as a path inside it.
+#: Path inside every archive.
 MANIFEST: Final = "MAR-INF/MANIFEST.json"
 _BLOCK = 512
 _READ = 1 << 18
@@ -20,7 +20,7 @@ _MEMBERS = 100_000
 
 
 def is_archive(path: Path) -> bool:
-    """Never raises."""
+    """Return whether a path is an archive. Never raises."""
     try:
         if path.is_dir():
             return (path / MANIFEST).is_file()
@@ -33,7 +33,7 @@ def is_archive(path: Path) -> bool:
 
 
 def _is_in_tar(path: Path) -> bool:
-    """Somewhere in a tar file there is such a member, in the archive's top folder or beside it."""
+    """Return whether a tar file has the manifest, in its top folder or beside it."""
     try:
         with path.open("rb") as file:
             content = _Unzipped(file.read)
@@ -52,7 +52,7 @@ def _is_in_tar(path: Path) -> bool:
 
 
 class _Unzipped:
-    """The bytes that a gzip file holds, one after the other; EOFError beyond the limit."""
+    """Stream of the content of a gzip file; raises EOFError beyond the limit."""
 
     def __init__(self, read: Callable[[int], bytes]) -> None:
         self._read = read
@@ -61,14 +61,14 @@ class _Unzipped:
         self._left = _MOST
 
     def take(self, size: int) -> bytes:
-        """The next ones; fewer at the end."""
+        """Return the next bytes; fewer at the end."""
         while len(self._held) < size and (more := self._more()):
             self._held += more
         taken, self._held = self._held[:size], self._held[size:]
         return taken
 
     def skip(self, size: int) -> None:
-        """Pass them over."""
+        """Skip bytes."""
         while size > len(self._held):
             size -= len(self._held)
             self._held = self._more()

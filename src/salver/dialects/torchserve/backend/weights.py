@@ -1,8 +1,8 @@
-"""Which weights of a handler need no memory of their own?
+"""Sharing of a handler's weights among its workers.
 
-PyTorch's files hold them as they are in memory. Those of the handler's modules that are so are mapped from
-the file: its pages are the same for all workers, until one of them writes to its weights. Nothing else
-changes, and where anything is otherwise than expected the handler keeps what it has loaded.
+PyTorch's files hold weights as they are in memory. Those that the handler's modules hold unchanged are mapped
+from the file, so that all workers share its pages until one of them writes to its weights. In any unexpected
+case the handler keeps its own copy.
 """
 
 import logging
@@ -24,11 +24,11 @@ _log = logging.getLogger(__name__)
 
 
 def share_weights(entry: Callable[..., Any], file: Path) -> int:
-    """Map those of the modules that a handler holds; how many bytes those are.
+    """Map the weights of a handler's modules from their file; return the number of shared bytes.
 
     Args:
-        entry: The handler's: a method, whose object holds modules, or a function among them.
-        file: What they were loaded from. Nobody may write to it any more.
+        entry: The handler's entry: a method, whose object holds modules, or a function beside them.
+        file: File that they were loaded from, which must not change any more.
     """
     torch = sys.modules.get("torch")
     if torch is None:
@@ -42,14 +42,15 @@ def share_weights(entry: Callable[..., Any], file: Path) -> int:
         _log.warning("weights of %s stay as they were loaded", file, exc_info=True)
         return 0
     if shared:
-        trim()  # what the weights have lain in
+        trim()  # returns the memory of the replaced copies
     return shared
 
 
 def _weights(entry: Callable[..., Any], torch: Any) -> list[Any]:
-    """Tensors of some size that a plain copy of bytes can stand for."""
-    owner = getattr(entry, "__self__", None)
-    values = vars(owner) if owner is not None else getattr(entry, "__globals__", {})
+    """Return large tensors that a plain copy of their bytes can replace."""
+    values = getattr(entry, "__globals__", {})
+    if (owner := getattr(entry, "__self__", None)) is not None:
+        values = vars(owner)
     modules = [value for value in list(values.values()) if isinstance(value, torch.nn.Module)]
     found = {id(each): each for module in modules for each in (*module.parameters(), *module.buffers())}
     return [each for each in found.values() if _is_plain(each, torch)]
@@ -68,7 +69,7 @@ def _is_plain(tensor: Any, torch: Any) -> bool:
 
 
 def _members(file: Path) -> dict[int, list[int]]:
-    """Where uncompressed members of some size begin, by their size."""
+    """Return the offsets of large uncompressed members, by size."""
     places: dict[int, list[int]] = defaultdict(list)
     with zipfile.ZipFile(file) as archive, file.open("rb") as content:
         for member in archive.infolist():
@@ -93,7 +94,7 @@ def _share(torch: Any, held: list[Any], content: Any, members: dict[int, list[in
 
 
 def _alike(own: Any, content: Any, places: list[int]) -> Iterator[Any]:
-    """The members that hold the same bytes, where they lie as numbers of any width may."""
+    """Yield the members with the same bytes, if they are aligned for numbers of any width."""
     for start in places:
         member = content[start : start + len(own)]
         if start % 16 == 0 and len(member) == len(own) and np.array_equal(member, own):

@@ -1,9 +1,7 @@
-"""What does a caller of a handler wait for, and how is it told?
+"""Calls of a handler: requests with a caller who waits for an answer or for its pieces.
 
-A :class:`HandlerCall` is a job of :mod:`salver.dialects.torchserve.engine.job_queue` with somebody who
-waits for its answer: for
-one, or for its pieces as they come. It is answered once, by whoever is first; what comes after that is
-dropped. Who does not wait in a task is called. It knows no queue and no worker.
+A :class:`HandlerCall` is a job of :mod:`salver.dialects.torchserve.engine.job_queue`. It is answered once;
+later answers are dropped. A caller without a task is called back. Queues and workers are not known here.
 """
 
 import asyncio
@@ -21,8 +19,8 @@ from salver.words.handlers import BODY, SEQUENCE, is_alone, reply_of
 from salver.words.messages import InferRequest, InferResponse, Timing
 from salver.words.tensor import Array, DataType, Tensor
 
-#: Bytes of pieces that are kept for a reader who is slower than the handler.
-_MOST_KEPT: Final = 256 << 20
+#: Maximum bytes of pieces that wait for a reader who is slower than the handler.
+_MOST_UNREAD: Final = 256 << 20
 _EMPTY: Final = np.empty(0, np.uint8)
 
 
@@ -30,21 +28,21 @@ class HandlerCall(Job[InferRequest]):
     """One request and its caller.
 
     Args:
-        version: Of the model that answers.
-        wants_pieces: The caller takes them as they come; else it gets one answer of all.
+        version: Version of the model.
+        wants_pieces: Whether the caller takes pieces as they come, instead of one joined answer.
+        ahead: Requests that were waiting before it.
 
     Attributes:
-        told: Called once, when its answer, the first piece of it, or its error is there; None = somebody
-            waits in a task.
-        is_over: It has its answer, or nobody waits for it.
+        callback: Called once, with the answer, its first piece, or an error; None = a task waits.
+        is_done: Whether it is answered or abandoned.
         on_end: Called then.
-        moves: How often it went to another worker, since the one that was to run it was gone.
-        written: Lines that the handler's metrics have written, whoever takes them next.
+        moves: Number of times it was moved to another worker because its own was gone.
+        metric_lines: Lines of the handler's metrics that nobody has taken yet.
     """
 
     __slots__ = (
-        "ahead", "came", "error", "is_over", "kept", "moves", "on_end", "pieces", "timer", "told",
-        "version", "wants_pieces", "written",
+        "ahead", "callback", "error", "is_done", "metric_lines", "moves", "on_end", "pieces", "timer",
+        "unread", "version", "waiter", "wants_pieces",
     )  # fmt: skip
 
     def __init__(
@@ -64,19 +62,19 @@ class HandlerCall(Job[InferRequest]):
         self.version = version
         self.wants_pieces = wants_pieces
         self.ahead = ahead
-        self.came: asyncio.Future[None] | None = None  # of who waits
-        self.told: Callable[[HandlerCall], None] | None = None
+        self.waiter: asyncio.Future[None] | None = None
+        self.callback: Callable[[HandlerCall], None] | None = None
         self.pieces: deque[InferResponse] = deque()
         self.error: SalverError | None = None
-        self.is_over = False
-        self.kept = self.moves = 0
+        self.is_done = False
+        self.unread = self.moves = 0
         self.timer: asyncio.TimerHandle | None = None
         self.on_end: Callable[[], None] | None = None
-        self.written: tuple[str, ...] = ()
+        self.metric_lines: tuple[str, ...] = ()
 
-    async def whole(self) -> InferResponse:
-        """The answer, all its pieces joined. Raises SalverError."""
-        if not self.is_over:
+    async def answer(self) -> InferResponse:
+        """Wait for the answer, with all its pieces joined. Raises SalverError."""
+        if not self.is_done:
             await self._wait()
         if self.error is not None:
             raise self.error
@@ -87,8 +85,8 @@ class HandlerCall(Job[InferRequest]):
         tensors = (Tensor(BODY, DataType.UINT8, body),)
         return msgspec.structs.replace(pieces[0], outputs=tensors, timing=pieces[-1].timing, is_last=True)
 
-    async def each(self) -> AsyncGenerator[InferResponse, None]:
-        """The pieces, from the next one on. Raises SalverError, and then there is no other."""
+    async def stream(self) -> AsyncGenerator[InferResponse, None]:
+        """Yield the remaining pieces as they come. Raises SalverError at the end of a failed answer."""
         is_last = False
         while not is_last:
             while not self.pieces and self.error is None:
@@ -98,27 +96,30 @@ class HandlerCall(Job[InferRequest]):
             yield piece
 
     def take(self) -> InferResponse:
-        """The next piece, which is there. Raises SalverError where there is none for that reason."""
+        """Return the next piece. Raises SalverError if the call has failed instead."""
         if not self.pieces:
             assert self.error is not None
             raise self.error
         piece = self.pieces.popleft()
-        self.kept -= piece.outputs[0].array.nbytes
+        self.unread -= piece.outputs[0].array.nbytes
         return piece
 
     async def _wait(self) -> None:
-        self.came = asyncio.get_running_loop().create_future()
-        await self.came
+        self.waiter = asyncio.get_running_loop().create_future()
+        await self.waiter
 
     def put(self, answer: Answer, timing: Timing, *, is_last: bool) -> None:
-        """It has an answer, or a piece of one; one that says that the handler failed is its last."""
-        reply = reply_of(None, answer.parameters) if answer.parameters else None
-        if reply is not None and reply.metrics:
-            self.written += reply.metrics
-        if self.is_over:
+        """Add an answer, or a piece of it; if it says that the handler failed, the call fails."""
+        is_error = False
+        if answer.parameters:
+            reply = reply_of(None, answer.parameters)
+            is_error = reply.is_error
+            if reply.metrics:
+                self.metric_lines += reply.metrics
+        if self.is_done:
             return
         body: Array = answer.outputs.get(BODY, _EMPTY)
-        if reply is not None and reply.is_error:
+        if is_error:
             self.fail(HandlerFailed(body.tobytes().decode("utf-8", "replace"), reply.status))
             return
         tensors = (Tensor(BODY, DataType.UINT8, body),)
@@ -126,42 +127,42 @@ class HandlerCall(Job[InferRequest]):
         self.pieces.append(
             InferResponse(what.model, self.version, tensors, what.id, answer.parameters, timing, is_last)
         )
-        self.kept += body.nbytes
+        self.unread += body.nbytes
         if is_last:
             self._end()
-        elif self.kept > _MOST_KEPT:
-            self.fail(Overloaded(f"{self.kept} bytes of the answer wait for their reader, who is too slow"))
+        elif self.unread > _MOST_UNREAD:
+            self.fail(Overloaded(f"{self.unread} bytes of the answer are unread; the reader is too slow"))
         elif self.wants_pieces:
-            self._tell()
+            self._notify()
 
     def fail(self, error: SalverError) -> None:
-        """It has none, or no more of it."""
-        if not self.is_over:
+        """End the call with an error, unless it is over."""
+        if not self.is_done:
             self.error = error
             self._end()
 
-    def leave(self) -> None:
-        """Its caller has gone."""
-        self.is_over = True
+    def abandon(self) -> None:
+        """Abandon the call."""
+        self.is_done = True
         if self.timer is not None:
             self.timer.cancel()
         if self.on_end is not None:
             self.on_end()
 
     def _end(self) -> None:
-        self.leave()
-        self._tell()
+        self.abandon()
+        self._notify()
 
-    def _tell(self) -> None:
-        if self.told is not None:
-            told, self.told = self.told, None
-            told(self)
-        elif self.came is not None and not self.came.done():
-            self.came.set_result(None)
+    def _notify(self) -> None:
+        if self.callback is not None:
+            callback, self.callback = self.callback, None
+            callback(self)
+        elif self.waiter is not None and not self.waiter.done():
+            self.waiter.set_result(None)
 
 
 def fail_all(calls: Sequence[Job[InferRequest]], make: Callable[[], SalverError]) -> None:
-    """Each with an error of its own, which must not collect the tracebacks of all."""
+    """Fail each call with an error of its own, so that tracebacks do not accumulate in one."""
     for call in calls:
         if isinstance(call, HandlerCall):
             call.fail(make())

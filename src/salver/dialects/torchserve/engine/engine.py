@@ -1,10 +1,10 @@
-"""Engine of a handler: hands its requests to workers.
+"""Engine of a handler, which passes its requests to workers.
 
-The asyncio shell around a :class:`~salver.dialects.torchserve.engine.job_queue.JobQueue`, which decides
-which worker runs what, and a :class:`~salver.dialects.torchserve.engine.worker_pool.WorkerPool`, which
-keeps the workers alive. A run is one message to a worker and one back, without a task or a timer of its
-own; the next run begins before the answers of the last one are delivered. Whatever happens to a worker,
-each request gets one answer.
+The asyncio shell around a :class:`~salver.dialects.torchserve.engine.job_queue.JobQueue`, which decides which
+worker runs what, and a :class:`~salver.dialects.torchserve.engine.worker_pool.WorkerPool`, which keeps the
+workers alive. A run is one message to a worker and one back, without a task or a timer of its own; the next
+run begins before the answers of the last one are delivered. Each request gets exactly one answer, even if its
+worker dies.
 """
 
 import asyncio
@@ -18,9 +18,8 @@ import msgspec
 
 from salver.backends.protocol import Answer
 from salver.dialects.torchserve.engine.calls import HandlerCall, fail_all
-from salver.dialects.torchserve.engine.flow import HandlerFlow
 from salver.dialects.torchserve.engine.job_queue import Batch, JobQueue, PlainQueue
-from salver.dialects.torchserve.engine.run import HandlerRun, died, told
+from salver.dialects.torchserve.engine.run import HandlerFlow, HandlerRun, caller_error, worker_died
 from salver.dialects.torchserve.engine.sequence_queue import SequenceQueue
 from salver.dialects.torchserve.engine.worker_pool import Worker, WorkerFactory, WorkerPool
 from salver.kernel.engine.refusals import LATE, closing, unloaded
@@ -39,42 +38,42 @@ from salver.words.events import BatchRan, WorkerReady
 from salver.words.handlers import SEQUENCE, SIGNATURE, Form, Metadata, Workers, WorkerStatus, as_request
 from salver.words.messages import ANYBODY, InferRequest, InferResponse, Insight, ModelId, Standing
 
-_LAST_RUN_S = 30.0  # how long a worker that is to go may go on with its last run
-_LAST_SEQUENCE_S = 60.0  # and with its sequences
+_LAST_RUN_S = 30.0  # limit of a surplus worker's last run
+_LAST_SEQUENCE_S = 60.0  # limit of its sequences
 
 
-class Heard(Protocol):
-    """Takes the lines that a handler's metrics have written."""
+class MetricLines(Protocol):
+    """Receiver of the lines that a handler's metrics have written."""
 
     def __call__(self, id: ModelId, worker: int, lines: Sequence[str]) -> None:
-        """They come from that worker."""
+        """Take lines of a worker."""
         ...
 
 
 class HandlerTerms(msgspec.Struct, frozen=True):
-    """What the handlers of one server share.
+    """Services that all handlers of a server share.
 
     Attributes:
         clock: Monotonic seconds.
-        emit: Told of every run, and of workers that have come up.
-        heard: Told of what their metrics write; None = nobody wants it.
-        factory: Brings workers up.
+        emit: Receives events of runs and of workers that have started.
+        metrics: Receives lines of metrics; None = they are dropped.
+        factory: Settings of new workers.
     """
 
     clock: Callable[[], float]
     emit: Callable[[BatchRan | WorkerReady], None]
-    heard: Heard | None = None
+    metrics: MetricLines | None = None
     factory: WorkerFactory = msgspec.field(default_factory=WorkerFactory)
 
 
 class HandlerEngine:
     """Queue and workers of one version of a handler.
 
-    Its workers come up in the background.
+    Workers start in the background.
 
     Args:
-        plan: Of each host process; its time for a run and its number of threads are the engine's to say.
-        workers: How many there shall be, and by which rules they are given work.
+        plan: Plan of host processes; the engine sets its time limit and number of threads.
+        workers: Number of workers, and rules of their work.
     """
 
     def __init__(self, plan: HostPlan, workers: Workers, terms: HandlerTerms) -> None:
@@ -83,16 +82,17 @@ class HandlerEngine:
         self._workers = workers
         self._clock = terms.clock
         self._emit = terms.emit
-        self._heard = terms.heard
+        self._metrics = terms.metrics
         self._queue = _queue_of(workers)
         self._patience = workers.client_timeout_ms / 1e3 or math.inf
-        self._there: dict[int, Worker] = {}  # that can be given work
+        # By number of the worker:
+        self._ready: dict[int, Worker] = {}
         self._idle_since: dict[int, float] = {}
-        self._runs: dict[int, HandlerRun] = {}  # by worker
-        self._flows: dict[int, HandlerFlow] = {}  # of a handler that answers when it likes
-        self._on_end: dict[int, asyncio.Event] = {}  # of workers that are to go
+        self._runs: dict[int, HandlerRun] = {}
+        self._flows: dict[int, HandlerFlow] = {}  # of asynchronous handlers
+        self._on_end: dict[int, asyncio.Event] = {}  # of surplus workers
         self._timer: asyncio.Handle | None = None
-        self._wakes_at = 0.0  # by the engine's clock
+        self._wakes_at = 0.0  # on the engine's clock
         self._is_closed = False
         plan = msgspec.structs.replace(plan, limit=RunLimit(max(0, workers.response_timeout_s) or math.inf))
         self._pool = WorkerPool(plan, self, workers, terms.factory)
@@ -101,44 +101,41 @@ class HandlerEngine:
     def __repr__(self) -> str:
         return f"<HandlerEngine {self.id}, {self.queued} queued, {self.running} running, {self._pool!r}>"
 
-    # What callers ask.
+    # -- requests --
 
     @property
     def queued(self) -> int:
-        """Requests that wait."""
+        """Number of waiting requests."""
         return len(self._queue)
 
     @property
     def running(self) -> int:
-        """Batches that run."""
+        """Number of running batches."""
         return len(self._runs) + sum([flow.open for flow in list(self._flows.values())])
 
     @property
     def capabilities(self) -> Capabilities:
-        """It streams one answer and calls back; with a queue of sequences, a worker has the state of each."""
-        has_sequences = isinstance(self._queue, SequenceQueue)
+        """Return that it streams and calls back, and with a sequence queue keeps sequences on workers."""
+        sequences = self if isinstance(self._queue, SequenceQueue) else None
         return Capabilities(
-            stream=self.stream,
-            gives_parts=True,
-            takes_forms=True,
-            post=self.post,
-            sequences=self if has_sequences else None,
+            stream=self.stream, gives_parts=True, takes_forms=True, post=self.post, sequences=sequences
         )
 
     def knows(self, request: InferRequest) -> bool:
-        """Does the request go on with a sequence that is under way here?"""
+        """Return whether a request continues a sequence of this engine."""
         queue, id = self._queue, request.parameters.get(SEQUENCE[0])
         return isinstance(queue, SequenceQueue) and id is not None and queue.knows(str(id))
 
     def now(self) -> float:
-        """The engine's clock, in which deadlines are given."""
+        """Return the time of the engine's clock, which deadlines refer to."""
         return self._clock()
 
     def insight(self) -> Insight:
-        """For operators."""
-        queue = self._queue
-        sequences = queue.sequences if isinstance(queue, SequenceQueue) else -1
-        return Insight(limit=self._workers.queue, sequences=sequences)
+        """Return figures for operators."""
+        limit = self._workers.queue
+        if isinstance(self._queue, SequenceQueue):
+            return Insight(limit=limit, sequences=self._queue.sequences)
+        return Insight(limit=limit)
 
     async def infer(
         self,
@@ -147,21 +144,21 @@ class HandlerEngine:
         sender: Hashable = None,
         standing: Standing = ANYBODY,
     ) -> InferResponse:
-        """Answer one request; the pieces of an answer are joined.
+        """Answer one request, with the pieces of an answer joined.
 
         Args:
-            deadline: On the engine's clock; a request is never begun past it.
-            sender, standing: Without effect: the oldest request goes first.
+            deadline: On the engine's clock; a request never begins after it.
+            sender, standing: Without effect: the oldest request is first.
 
         Raises:
-            NotReady: there is no worker, and none will be.
+            NotReady: there is no worker, and none will start.
             Overloaded: the queue is full.
-            DeadlineExceeded: the deadline, or the time that its owner lets a caller wait, passed first.
+            DeadlineExceeded: the deadline has passed, or the owner's limit for waiting (``WaitedTooLong``).
             HandlerFailed: the handler failed, or its worker died.
         """
         call = self._enter(request, deadline, wants_pieces=False)
         try:
-            return await call.whole()
+            return await call.answer()
         except asyncio.CancelledError:
             self._leave(call)
             raise
@@ -169,117 +166,119 @@ class HandlerEngine:
     async def stream(
         self, request: InferRequest, deadline: float | None = None, standing: Standing = ANYBODY
     ) -> AsyncGenerator[InferResponse, None]:
-        """The same, each piece when it is there; there is at least one, and the last one says so.
+        """Yield the pieces of an answer as they come; the last one is marked.
 
-        Closing the iterator early gives the request up.
+        Closing the iterator early abandons the request.
         """
         call = self._enter(request, deadline)
         try:
-            async for piece in call.each():
+            async for piece in call.stream():
                 yield piece
         finally:
             self._leave(call)
 
     def post(self, request: InferRequest, deadline: float | None, told: Told) -> Callable[[], None]:
-        """The same, for who is called and does not wait; what is returned gives the request up.
+        """Run a request and call back; return a function that abandons it.
 
         Args:
-            told: Called once, perhaps before this returns, with the answer, its first piece and those that
-                follow, or the error.
+            told: Called once, perhaps before this returns, with the answer, with its first piece and an
+                iterator of the others, or with the error.
         """
 
-        def tell(call: HandlerCall) -> None:
+        def notify(call: HandlerCall) -> None:
             try:
                 piece = call.take()
             except SalverError as error:
                 told(error, None)
             else:
-                told(piece, None if piece.is_last else call.each())
+                told(piece, None if piece.is_last else call.stream())
 
-        call = self._enter(request, deadline, told=tell)
+        call = self._enter(request, deadline, callback=notify)
         return functools.partial(self._leave, call)
 
     async def metadata(self) -> Metadata:
-        """What the handler tells of itself; None = nothing.
+        """Return the handler's description of itself; None = it has none.
 
         Raises:
-            NotReady: no worker is there.
+            NotReady: it has no worker.
         """
-        if not self._there:
+        if not self._ready:
             raise self._no_worker()
         try:
             response = await self.infer(as_request(self.id.name, Form((), {"describe": "True"})))
-            told = msgspec.json.decode(response.outputs[0].array.tobytes())
+            metadata = msgspec.json.decode(response.outputs[0].array.tobytes())
         except (HandlerFailed, msgspec.DecodeError):
             return None
-        return told if isinstance(told, dict) else None
+        return metadata if isinstance(metadata, dict) else None
 
-    # What operators ask.
+    # -- operation --
 
     async def is_ready(self) -> bool:
-        """A worker is there, or none is wanted."""
-        return bool(self._there) or not self._pool.wanted
+        """Return whether a worker is ready, or none is wanted."""
+        return bool(self._ready) or not self._pool.wanted
 
     def is_healthy(self, now: float) -> bool:
-        """It has not been short of workers for longer than it may."""
+        """Return whether no worker has been missing for longer than allowed."""
         return self._pool.is_healthy(now)
 
     def workers(self) -> tuple[WorkerStatus, ...]:
-        """Those that are wanted, and those that have not gone yet."""
+        """Return the wanted workers, and those that are still stopping."""
         return self._pool.statuses()
 
     def scale(self, least: int, most: int) -> None:
-        """So many workers from now on: more are started, and those that go end their runs first."""
+        """Set the number of workers; surplus ones finish their runs first."""
         self._workers = msgspec.structs.replace(self._workers, least=least, most=most)
         self._pool.scale(least)
         if not least:
-            self.is_lost()
+            self.all_lost()
 
     async def settled(self) -> int:
-        """Wait until each worker that is wanted is there or has failed once; how many are there."""
+        """Wait until every wanted worker is ready or has failed once; return the number of ready ones."""
         return await self._pool.settled()
 
     async def gone(self) -> None:
-        """Wait until workers that are not wanted any more have gone."""
+        """Wait until all surplus workers have stopped."""
         await self._pool.gone()
 
     async def close(self) -> None:
-        """Refuse what waits, end the runs under way, let the workers go."""
+        """Refuse waiting requests, finish runs, and stop the workers."""
         self._is_closed = True
         fail_all(self._queue.clear(), lambda: unloaded(self.id))
         if self._timer is not None:
             self._timer.cancel()
         await self._pool.close()
 
-    # What the pool says.
+    # -- workers --
 
-    def came(self, worker: Worker) -> None:
+    def worker_ready(self, worker: Worker) -> None:
         """See :class:`~salver.dialects.torchserve.engine.worker_pool.PoolOwner`."""
-        self._there[worker.id] = worker
+        self._ready[worker.id] = worker
         if worker.host is not None and worker.host.asks == "stream":
             most, patience = max(1, self._workers.batch_size), float(max(0, self._workers.response_timeout_s))
-            self._flows[worker.id] = HandlerFlow(worker, most, patience, self._freed, self._flowed)
-        self._rest(worker.id, self._clock())
+            self._flows[worker.id] = HandlerFlow(worker, most, patience, self._flow_free, self._flow_ended)
+        self._set_idle(worker.id, self._clock())
         self._emit(WorkerReady(self.id, worker.id, max(0.0, time.time() - worker.started)))
         self._pump()
 
-    def went(self, worker: Worker) -> None:
+    def worker_gone(self, worker: Worker) -> None:
         """See :class:`~salver.dialects.torchserve.engine.worker_pool.PoolOwner`.
 
-        What the worker ran has been answered already.
+        The worker's run has been answered already.
         """
-        self._there.pop(worker.id, None)
+        self._ready.pop(worker.id, None)
         self._flows.pop(worker.id, None)
-        fail_all(self._queue.leave(worker.id), died)
+        fail_all(self._queue.remove_worker(worker.id), worker_died)
         self._pump()
 
-    async def released(self, worker: Worker) -> None:
+    async def finish_worker(self, worker: Worker) -> None:
         """See :class:`~salver.dialects.torchserve.engine.worker_pool.PoolOwner`."""
         queue, id = self._queue, worker.id
         queue.retire(id)
         self._pump()
         end = self._on_end[id] = asyncio.Event()
-        limit = _LAST_SEQUENCE_S if isinstance(queue, SequenceQueue) and not self._is_closed else _LAST_RUN_S
+        limit = _LAST_RUN_S
+        if isinstance(queue, SequenceQueue) and not self._is_closed:
+            limit = _LAST_SEQUENCE_S
         try:
             async with asyncio.timeout(limit):
                 while self._is_busy(id) or (
@@ -291,29 +290,27 @@ class HandlerEngine:
             pass
         finally:
             del self._on_end[id]
-            self._there.pop(id, None)
-            self._flows.pop(id, None)
-            self._idle_since.pop(id, None)
-            fail_all(queue.leave(id), died)
+            for table in (self._ready, self._flows, self._idle_since):
+                table.pop(id, None)
+            fail_all(queue.remove_worker(id), worker_died)
             if not self._is_closed:
                 self._pump()
 
     def _is_busy(self, id: int) -> bool:
         return id in self._runs or (id in self._flows and self._flows[id].open > 0)
 
-    def is_lost(self) -> None:
+    def all_lost(self) -> None:
         """See :class:`~salver.dialects.torchserve.engine.worker_pool.PoolOwner`."""
-        if not self._there or not self._pool.wanted:
+        if not self._ready or not self._pool.wanted:
             fail_all(self._queue.clear(), self._no_worker)
 
-    # From the queue to runs.
+    # -- runs --
 
     def _no_worker(self) -> SalverError:
-        why = self._pool.why
-        return NotReady(
-            f"model '{self.id.name}' has no worker" + (f": {why}" if why else ""),
-            fix="Scale its workers up.",
-        )
+        text = f"model '{self.id.name}' has no worker"
+        if self._pool.why:
+            text += f": {self._pool.why}"
+        return NotReady(text, fix="Scale its workers up.")
 
     def _enter(
         self,
@@ -321,19 +318,20 @@ class HandlerEngine:
         deadline: float | None,
         *,
         wants_pieces: bool = True,
-        told: Callable[[HandlerCall], None] | None = None,
+        callback: Callable[[HandlerCall], None] | None = None,
     ) -> HandlerCall:
         if self._is_closed:
             raise closing(self.id)
-        if not self._there and self._pool.is_lost:
+        if not self._ready and self._pool.is_lost:
             raise self._no_worker()
-        now = self._clock()
-        until = math.inf if deadline is None else deadline
-        if until <= now:
-            raise DeadlineExceeded(LATE)
+        now, until = self._clock(), math.inf
+        if deadline is not None:
+            until = deadline
+            if until <= now:
+                raise DeadlineExceeded(LATE)
         end = min(until, now + self._patience)
         call = HandlerCall(request, self.id.version, now, end, wants_pieces, len(self._queue))
-        call.told = told
+        call.callback = callback
         self._queue.offer(call, now)
         if end < math.inf:
             call.timer = asyncio.get_running_loop().call_later(end - now, self._expire, call, end < until)
@@ -341,17 +339,17 @@ class HandlerEngine:
         return call
 
     def _leave(self, call: HandlerCall) -> None:
-        if not call.is_over:
-            call.leave()
+        if not call.is_done:
+            call.abandon()
             self._queue.discard(call)
 
     def _expire(self, call: HandlerCall, is_impatient: bool) -> None:
-        """Its time is over, whether or not it is being run."""
+        """Fail a call whose time has passed, whether or not it is running."""
         self._queue.discard(call)
-        call.fail((WaitedTooLong if is_impatient else DeadlineExceeded)(LATE))
+        call.fail(WaitedTooLong(LATE) if is_impatient else DeadlineExceeded(LATE))
 
     def _pump(self) -> None:
-        """Begin all that can."""
+        """Begin every batch that can run."""
         queue, now = self._queue, self._clock()
         while (batch := queue.take(now)) is not None:
             self._begin(batch, now)
@@ -382,71 +380,76 @@ class HandlerEngine:
                 if isinstance(call, HandlerCall):
                     flow.begin(call, now)
             return
-        run = HandlerRun(self._there[batch.worker], batch, self._workers.is_continuous, self._ended)
+        run = HandlerRun(self._ready[batch.worker], batch, self._workers.is_continuous, self._ended)
         self._runs[batch.worker] = run
         is_lone = len(self._runs) == len(batch.jobs) == 1 and not len(self._queue)
         run.begin(now, self._idle_since.get(batch.worker, now), is_lone)
 
-    def _ended(self, run: HandlerRun, said: Sequence[Answer] | SalverError, seconds: float) -> None:
-        """Its worker is given the next one first, then callers are told."""
+    def _ended(self, run: HandlerRun, result: Sequence[Answer] | SalverError, seconds: float) -> None:
+        """Give the worker its next batch, then answer the callers."""
         now, id = self._clock(), run.worker.id
-        calls = self._go_back(run.calls) if isinstance(said, HostGone) and run.is_first else run.calls
+        calls, over = run.calls, run.calls
+        if isinstance(result, HostGone) and run.is_first:
+            calls = over = self._requeue(calls)
         again: list[HandlerCall] = []
-        if not isinstance(said, SalverError) and self._workers.is_continuous:
-            again = [call for call, one in zip(calls, said, strict=True) if one.again and not call.is_over]
-        self._queue.ended([call for call in calls if call not in again] if again else calls, now)
+        if self._workers.is_continuous and not isinstance(result, SalverError):
+            again = [call for call, one in zip(calls, result, strict=True) if one.again and not call.is_done]
+            if again:
+                over = [call for call in calls if call not in again]
+        self._queue.finish(over, now)
         timings = [run.timing(call, seconds, now) for call in calls]
+        # The worker must not wait for the delivery of answers.
         if again:
             self._step(run, again, now)
         else:
             del self._runs[id]
             if not run.is_dead:
-                self._rest(id, now)
+                self._set_idle(id, now)
             self._pump()
-        if isinstance(said, SalverError):
-            fail_all(calls, lambda: told(said))
+        if isinstance(result, SalverError):
+            fail_all(calls, lambda: caller_error(result))
         else:
-            for call, one, timing in zip(calls, said, timings, strict=True):
+            for call, one, timing in zip(calls, result, timings, strict=True):
                 call.put(one, timing, is_last=not one.again)
-                if call.written:
-                    self._pass_on(id, call)
+                if call.metric_lines:
+                    self._take_metrics(id, call)
         if calls:
-            self._announce(len(calls), seconds, run.reason, not isinstance(said, SalverError))
+            self._announce(len(calls), seconds, run.reason, not isinstance(result, SalverError))
 
-    def _go_back(self, calls: list[HandlerCall]) -> list[HandlerCall]:
-        """Their worker was gone before it saw them; those that no other one runs."""
-        moved = [call for call in calls if not call.is_over and call.moves < self._pool.wanted]
+    def _requeue(self, calls: list[HandlerCall]) -> list[HandlerCall]:
+        """Requeue calls whose worker was gone before it read them; return those that cannot run elsewhere."""
+        moved = [call for call in calls if not call.is_done and call.moves < self._pool.wanted]
         for call in moved:
             call.moves += 1
-        stay = self._queue.back(moved)
+        stay = self._queue.requeue(moved)
         return [call for call in calls if call in stay or call not in moved]
 
-    def _freed(self, flow: HandlerFlow) -> None:
+    def _flow_free(self, flow: HandlerFlow) -> None:
         if flow.worker.id in self._flows:
-            self._rest(flow.worker.id, self._clock())
+            self._set_idle(flow.worker.id, self._clock())
             self._pump()
 
-    def _flowed(self, flow: HandlerFlow, call: HandlerCall, seconds: float, ok: bool) -> None:
-        self._queue.ended([call], self._clock())
-        self._pass_on(flow.worker.id, call)
+    def _flow_ended(self, flow: HandlerFlow, call: HandlerCall, seconds: float, ok: bool) -> None:
+        self._queue.finish([call], self._clock())
+        self._take_metrics(flow.worker.id, call)
         self._announce(1, seconds, "drain", ok)
         self._pump()
 
     def _step(self, run: HandlerRun, going_on: list[HandlerCall], now: float) -> None:
-        """The next step of a continuous batch, with those that have come meanwhile."""
+        """Begin the next step of a continuous batch, with calls that have come meanwhile."""
         room = max(1, self._workers.batch_size) - len(going_on)
         more = self._queue.refill(run.worker.id, room, now)
         run.go_on(going_on, [call for call in more if isinstance(call, HandlerCall)], now)
 
-    def _rest(self, id: int, now: float) -> None:
+    def _set_idle(self, id: int, now: float) -> None:
         self._idle_since[id] = now
         if id not in self._on_end or isinstance(self._queue, SequenceQueue):
-            self._queue.rest(id)
+            self._queue.add_idle(id)
 
-    def _pass_on(self, worker: int, call: HandlerCall) -> None:
-        lines, call.written = call.written, ()
-        if self._heard is not None and lines:
-            self._heard(self.id, worker, lines)
+    def _take_metrics(self, worker: int, call: HandlerCall) -> None:
+        lines, call.metric_lines = call.metric_lines, ()
+        if self._metrics is not None and lines:
+            self._metrics(self.id, worker, lines)
 
     def _announce(self, requests: int, seconds: float, reason: str, ok: bool) -> None:
         id = self.id
@@ -456,6 +459,6 @@ class HandlerEngine:
 def _queue_of(workers: Workers) -> JobQueue[InferRequest]:
     if workers.is_stateful:
         return SequenceQueue(workers)
-    if workers.is_async:  # its batch size says how many a worker may have open, and each is begun by itself
+    if workers.is_async:  # each request begins by itself; the batch size limits how many are open
         workers = msgspec.structs.replace(workers, batch_size=1)
     return PlainQueue(workers)

@@ -22,7 +22,7 @@ from salver.kernel.engine.spawn import HostHandles, HostPlan, open_line
 from salver.words.errors import LoadFailed, SalverError
 
 _log = logging.getLogger(__name__)
-#: What the hosts of handlers run.
+#: Program of handlers' hosts.
 _PROGRAM: Final = "salver.dialects.torchserve.engine.host_forms:run"
 _FORK_S = 20.0  # longer than it takes to fork the largest model
 
@@ -52,24 +52,26 @@ class ForkServer:
     def __init__(self, plan: HostPlan) -> None:
         self._plan = msgspec.structs.replace(plan, forks=False, program=_PROGRAM)
         self._forks = plan.forks
-        self._host: FormHost | None = None  # which forks the others
-        self._imports: tuple[str, ...] = ()  # all that they share, of a model that cannot be shared
-        self._turn = asyncio.Lock()  # to have one that forks
-        self._order = asyncio.Lock()  # to tell it to: it answers one order at a time
+        self._host: FormHost | None = None  # forks the others
+        self._imports: tuple[str, ...] = ()  # shared modules, if the model itself cannot be shared
+        self._turn = asyncio.Lock()  # for starting the host that forks
+        self._order = asyncio.Lock()  # for orders to it: it answers one at a time
 
     def __repr__(self) -> str:
         return f"<ForkServer {self._host!r}>"
 
     @property
     def pid(self) -> int:
-        """Id of the process that forks; -1 = there is none."""
-        return self._host.pid if self._host is not None and not self._host.dead.done() else -1
+        """Id of the process that forks; -1 = none."""
+        if self._host is None or self._host.dead.done():
+            return -1
+        return self._host.pid
 
     async def launch(self, gpu: int | None = None) -> FormHost:
         """Start one more host.
 
         Args:
-            gpu: That it uses; it loads the model by itself then, since what lies on a GPU cannot be shared.
+            gpu: GPU to use; the host loads the model by itself then, since GPU memory cannot be shared.
 
         Raises:
             LoadFailed: it could not be started, or the model could not be loaded.
@@ -97,7 +99,7 @@ class ForkServer:
             await host.close()
             return None
         self._imports, self._forks = host.imports, bool(host.imports)
-        what = "what is imported, and no model" if self._forks else "no memory"
+        what = "imports but no model" if self._forks else "no memory"
         _log.info("[%s] its workers share %s: %s", model, what, host.alone)
         return host
 
@@ -119,12 +121,12 @@ class ForkServer:
     async def _fork(self) -> FormHost:
         name = self._plan.manifest.id.name
         if (server := self._host) is None:
-            raise LoadFailed(f"the process from which workers of model '{name}' come has been let go")
+            raise LoadFailed(f"the fork server of model '{name}' has been stopped")
         with ExitStack() as undo, ExitStack() as theirs_too:
             try:
                 line = open_line(name, undo, theirs_too)
                 fds = [*line.passed, line.their_output]
-                async with self._order:  # held to its end, though whoever wants the worker has left
+                async with self._order:  # held to the end even if the caller has left
                     pid = await self._ordered(server, fds)
                 pidfd = os.pidfd_open(pid)
             except OSError as error:
@@ -144,14 +146,14 @@ class ForkServer:
             server.kill(f"it did not fork within {_FORK_S:g} s")
             raise LoadFailed(f"no worker of model '{name}' was forked within {_FORK_S:g} s") from None
         except SalverError as error:
-            raise LoadFailed(f"the process from which workers of model '{name}' come died") from error
+            raise LoadFailed(f"the fork server of model '{name}' died") from error
         if not isinstance(reply, ForkResult):
             raise server.broken(reply)
-        if reply.pid <= 1:  # a signal to -1, 0 or 1 would reach others
+        if reply.pid <= 1:  # a signal to -1, 0 or 1 would reach other processes
             raise LoadFailed(f"no worker could be forked for model '{name}': {reply.why}")
         return reply.pid
 
 
 def _unwanted(fork: "asyncio.Task[FormHost]") -> None:
     if not fork.cancelled() and fork.exception() is None:
-        fork.result().kill("it is not wanted any more")
+        fork.result().kill("it is no longer wanted")

@@ -1,9 +1,8 @@
-"""How is a host process asked that runs a handler?
+"""Server side of a host process that runs a handler.
 
-:class:`FormHost` is a :class:`~salver.kernel.engine.child.HostProcess` whose model replies to forms: a run
-is one
-message there and one back, but for what is large, and pieces of its answers may come between. It needs no
-task, and one timer watches over many runs.
+A :class:`FormHost` is a :class:`~salver.kernel.engine.child.HostProcess` whose model replies to forms: a run
+is one message to the host and one back, except for large forms; pieces of answers may come between. It needs
+no task, and one timer watches many runs.
 """
 
 import asyncio
@@ -20,20 +19,20 @@ from salver.words.errors import HostDied, SalverError
 from salver.words.messages import InferRequest
 from salver.words.tensor import Array
 
-#: Takes what a run gave, or why it gave nothing, and the model's own seconds.
+#: Takes the answers of a run or its error, and the model's own seconds.
 Replied = Callable[[Sequence[Answer] | SalverError, float], None]
-_LARGE = 1 << 20  # bytes; longer ones are copied beside the event loop
+_LARGE = 1 << 20  # bytes; more are copied on a thread
 _NOTHING: Mapping[str, Array] = {}
 
 
 class FormHost(HostProcess):
-    """One child with a handler."""
+    """Host process of a handler."""
 
-    watches_streams = False  # its owner does (salver.dialects.torchserve.engine.flow)
+    watches_streams = False  # its owner does (HandlerFlow)
 
     def __init__(self, plan: HostPlan, ends: HostHandles) -> None:
         super().__init__(plan, ends)
-        self._bit: Callable[[int, Answer], None] | None = None  # who is to be told of pieces of the run
+        self._piece: Callable[[int, Answer], None] | None = None  # receives pieces of the run
         self._done: Replied | None = None
 
     def handle(
@@ -43,32 +42,32 @@ class FormHost(HostProcess):
         done: Replied,
         is_lone: bool = False,
     ) -> None:
-        """Have it reply to requests, begun at once where they are small; never two runs at a time.
+        """Run requests; small ones begin at once. Only one run at a time is allowed.
 
         Args:
-            piece: Told of pieces that come before the answers, and whose they are.
+            piece: Receives pieces that come before the answers, with the index of their request.
             done: Called once, on the event loop.
-            is_lone: Nobody else waits; the host stays awake a little for what comes next.
+            is_lone: Whether no other request waits; the host then polls briefly for the next one.
 
         Raises:
-            SalverError: it could not be begun, and nobody is called.
+            SalverError: the run could not begin; nothing is called.
         """
         self._raise_if_dead()
-        if is_small(requests):
-            order = self._form_order(requests, is_lone)
-            self._bit, self._done, self._heard = piece, done, self._hear_end
+        order = self._form_order(requests, is_lone) if is_small(requests) else None
+        self._piece, self._done, self._heard = piece, done, self._hear_end
+        if order is not None:
             self._begin(order)
         else:
-            self._bit, self._done, self._heard, self._told = piece, done, self._hear_end, None
+            self._told = None
             self._spawn(self._hand_over_forms(requests))
 
     def reap(self, pid: int) -> None:
-        """One that it has borne is dead."""
+        """Tell the host that a process it forked has died."""
         self._tell_now(Reap(pid))
 
     def _form_order(self, requests: Sequence[InferRequest], is_lone: bool = False) -> Handle:
         try:
-            return forms.order(requests, self._ends.requests, is_lone)
+            return forms.encode_order(requests, self._ends.requests, is_lone)
         except (OSError, ValueError) as error:
             raise self._no_memory(size_of(requests), error) from error
 
@@ -89,9 +88,9 @@ class FormHost(HostProcess):
     def _hear(self, reply: Reply | HostDied) -> None:
         if not isinstance(reply, HandlerPiece):
             super()._hear(reply)
-        elif self._bit is not None:
-            self._watch_from_now()  # as long as it says something it does not hang
-            self._bit(reply.index, forms.answer(reply.said, _NOTHING))
+        elif self._piece is not None:
+            self._watch_from_now()  # a host that sends pieces does not hang
+            self._piece(reply.index, forms.decode_answer(reply.said, _NOTHING))
 
     def _hear_end(self, reply: Reply | HostDied) -> None:
         if not isinstance(reply, HandlerResult):
@@ -100,17 +99,20 @@ class FormHost(HostProcess):
             except SalverError as error:
                 self._end_run(error)
             return
-        blocks = forms.blocks(reply)
+        blocks = forms.large_parts(reply)
+        if not blocks:
+            self._end_run(forms.decode_answers(reply, _NOTHING), reply.seconds)
+            return
         if sum([block.nbytes for block in blocks]) > _LARGE:
             self._hangs_at = math.inf
             self._spawn(self._read_large(reply, blocks))
             return
         try:
-            read = self._read(blocks) if blocks else _NOTHING
+            read = self._read(blocks)
         except SalverError as error:
             self._end_run(error)
         else:
-            self._end_run(forms.answers(reply, read), reply.seconds)
+            self._end_run(forms.decode_answers(reply, read), reply.seconds)
 
     async def _read_large(self, reply: HandlerResult, blocks: tuple[Block, ...]) -> None:
         try:
@@ -118,11 +120,11 @@ class FormHost(HostProcess):
         except SalverError as error:
             self._end_run(error)
         else:
-            self._end_run(forms.answers(reply, read), reply.seconds)
+            self._end_run(forms.decode_answers(reply, read), reply.seconds)
 
-    def _end_run(self, said: Sequence[Answer] | SalverError, seconds: float = 0.0) -> None:
+    def _end_run(self, result: Sequence[Answer] | SalverError, seconds: float = 0.0) -> None:
         self._hangs_at = math.inf
-        self._bit = None
+        self._piece = None
         done, self._done = self._done, None
         if done is not None:
-            done(said, seconds)
+            done(result, seconds)

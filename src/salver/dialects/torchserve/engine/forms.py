@@ -1,11 +1,12 @@
-"""How do forms and replies of a handler travel between an engine and a host process?
+"""Encoding of forms and replies between an engine and a host process.
 
-Small bodies lie in the message itself, which then is all that is sent; large ones, and tensors of any other
-kind, in the arena. Both ends are here; it knows no socket and no queue.
+Small bodies are part of the message; large ones, and tensors of other types, are in the arena. Both ends are
+here.
 """
 
 from collections.abc import Mapping, Sequence
 
+import msgspec
 import numpy as np
 
 from salver.backends.protocol import Answer
@@ -16,20 +17,20 @@ from salver.words.handlers import BODY
 from salver.words.messages import InferRequest, ModelId, Parameter, RequestedOutput
 from salver.words.tensor import Array, DataType, Tensor, tensor
 
-#: Longest body that lies in a message.
+#: Longest body that is part of a message.
 INLINE = 16 << 10
-#: Longest piece of an answer, which always does.
+#: Longest piece of an answer in one message; pieces never use the arena.
 _LONGEST = 4 << 20
 _BODY = (RequestedOutput(BODY),)
 _NONE: Mapping[str, Parameter] = {}
 _BYTES = np.dtype(np.uint8)
 
 
-def order(requests: Sequence[InferRequest], arena: Arena, is_lone: bool = False) -> Handle:
-    """What is sent to a host, whose arena then holds what is large.
+def encode_order(requests: Sequence[InferRequest], arena: Arena, is_lone: bool = False) -> Handle:
+    """Encode requests for a host, with large parts in its arena.
 
     Raises:
-        OSError, ValueError: there is no memory for it.
+        OSError, ValueError: there is no memory for them.
     """
     large: dict[str, Array] = {}
     sent = []
@@ -45,23 +46,23 @@ def order(requests: Sequence[InferRequest], arena: Arena, is_lone: bool = False)
         sent.append(HandlerRequest(request.id, tuple(parts), dict(request.parameters) or None, request.trace))
     if not large:
         return Handle(tuple(sent), is_lone)
-    parts_of = [list(wanted.parts) for wanted in sent]
+    parts_of = [list(request.parts) for request in sent]
     for block in arena.write(large):
         index, place = map(int, block.name.split("/"))
         parts_of[index][place] = parts_of[index][place][0], block
     return Handle(
         tuple(
-            HandlerRequest(wanted.id, tuple(parts), wanted.parameters, wanted.trace)
-            for wanted, parts in zip(sent, parts_of, strict=True)
+            msgspec.structs.replace(request, parts=tuple(parts))
+            for request, parts in zip(sent, parts_of, strict=True)
         )
     )
 
 
-def asked(order: Handle, arena: Arena, id: ModelId) -> list[InferRequest]:
-    """The requests of an order; what is large is a view that holds until the next order.
+def decode_order(order: Handle, arena: Arena, id: ModelId) -> list[InferRequest]:
+    """Decode an order; large parts are views that are valid until the next order.
 
     Raises:
-        ValueError, OSError: something does not lie where it should.
+        ValueError, OSError: a part is not where it should be.
     """
     return [
         InferRequest(
@@ -83,33 +84,28 @@ def _input(name: str, data: bytes | Block, arena: Arena) -> Tensor:
     return tensor(name, arena.read((data,), copy=False)[data.name])
 
 
-def bits(index: int, answer: Answer) -> list[HandlerPiece]:
-    """A piece of an answer, or several where it is too long for one message."""
+def encode_pieces(index: int, answer: Answer) -> list[HandlerPiece]:
+    """Encode a piece of an answer, as several messages if it is too long for one."""
     body = _body(answer)
-    if len(body) <= _LONGEST:
-        return [HandlerPiece(index, HandlerResponse(body, dict(answer.parameters) or None, answer.again))]
-    cuts = [body[start : start + _LONGEST] for start in range(0, len(body), _LONGEST)]
-    first = HandlerPiece(index, HandlerResponse(cuts[0], dict(answer.parameters) or None, answer.again))
-    return [first, *(HandlerPiece(index, HandlerResponse(cut)) for cut in cuts[1:])]
+    first = HandlerResponse(body[:_LONGEST], dict(answer.parameters) or None, answer.again)
+    rest = [HandlerResponse(body[at : at + _LONGEST]) for at in range(_LONGEST, len(body), _LONGEST)]
+    return [HandlerPiece(index, response) for response in (first, *rest)]
 
 
-def handled(answers: Sequence[Answer], seconds: float, arena: Arena) -> HandlerResult:
-    """What is sent back."""
+def encode_result(answers: Sequence[Answer], seconds: float, arena: Arena) -> HandlerResult:
+    """Encode the answers of a run."""
     large: dict[str, Array] = {}
-    said: list[HandlerResponse] = []
+    responses: list[HandlerResponse] = []
     for index, answer in enumerate(answers):
-        array = answer.outputs.get(BODY)
-        if array is not None and array.size > INLINE:
-            large[str(index)] = np.frombuffer(_body(answer), np.uint8)
-            body: bytes | None = None
-        else:
-            body = _body(answer)
-        said.append(HandlerResponse(body, dict(answer.parameters) or None, answer.again))
+        body = _body(answer)
+        if len(body) > INLINE:
+            large[str(index)] = np.frombuffer(body, np.uint8)
+        responses.append(HandlerResponse(body, dict(answer.parameters) or None, answer.again))
     if large:
         for block in arena.write(large):
-            one = said[int(block.name)]
-            said[int(block.name)] = HandlerResponse(block, one.parameters, one.again)
-    return HandlerResult(tuple(said), seconds)
+            index = int(block.name)
+            responses[index] = msgspec.structs.replace(responses[index], body=block)
+    return HandlerResult(tuple(responses), seconds)
 
 
 def _body(answer: Answer) -> bytes:
@@ -121,18 +117,18 @@ def _body(answer: Answer) -> bytes:
     return array.tobytes()
 
 
-def blocks(reply: HandlerResult) -> tuple[Block, ...]:
-    """What of it lies in the arena."""
+def large_parts(reply: HandlerResult) -> tuple[Block, ...]:
+    """Return the parts of a reply that are in the arena."""
     return tuple([said.body for said in reply.said if isinstance(said.body, Block)])
 
 
-def answers(reply: HandlerResult, read: Mapping[str, Array]) -> list[Answer]:
-    """The answers of a reply, with what was read of its blocks."""
-    return [answer(said, read) for said in reply.said]
+def decode_answers(reply: HandlerResult, read: Mapping[str, Array]) -> list[Answer]:
+    """Decode the answers of a reply, given its parts from the arena."""
+    return [decode_answer(said, read) for said in reply.said]
 
 
-def answer(said: HandlerResponse, read: Mapping[str, Array]) -> Answer:
-    """One of them."""
+def decode_answer(said: HandlerResponse, read: Mapping[str, Array]) -> Answer:
+    """Decode one answer."""
     body = said.body
     array = read[body.name] if isinstance(body, Block) else np.frombuffer(body or b"", np.uint8)
     return Answer({BODY: array}, said.parameters or _NONE, said.again)

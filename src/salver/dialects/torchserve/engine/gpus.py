@@ -1,7 +1,7 @@
-"""Which GPU does a worker of a handler use?
+"""Assignment of GPUs to workers of handlers.
 
-TorchServe's rule (TS-Y2): they go round, among the workers of all models, or among those of a model whose
-owner has named some. How many there are is read from the system, without a library. It knows no process.
+TorchServe's rule (TS-Y2): round-robin among the workers of all models, or among those of a model that names
+its devices. The number of GPUs is read from the system, without a library.
 """
 
 import itertools
@@ -18,7 +18,7 @@ _VISIBLE: Final = "CUDA_VISIBLE_DEVICES"
 
 
 class Gpus:
-    """Those that workers may use, numbered from 0 on.
+    """GPUs that workers may use, numbered from 0.
 
     >>> gpus = Gpus(3)
     >>> mine, other = gpus.turns(Workers()), gpus.turns(Workers())
@@ -37,15 +37,17 @@ class Gpus:
         return f"<Gpus {self._count}>"
 
     def turns(self, workers: Workers) -> Iterator[int | None]:
-        """The one of each worker of a model, as they come; None = it uses none."""
+        """Return the GPUs of a model's workers, in the order of their start; None = no GPU."""
         here = on_machine(workers, self._count)
         if here.device == "cpu":
             return itertools.repeat(None)
-        return itertools.cycle(here.device_ids) if here.device_ids else self._all
+        if here.device_ids:
+            return itertools.cycle(here.device_ids)
+        return self._all
 
 
 def count_gpus(environment: Mapping[str, str] = os.environ, devices: Path = Path("/dev")) -> int:
-    """NVIDIA's that CUDA would show to a process with this environment."""
+    """Count NVIDIA GPUs that CUDA would show to a process with this environment."""
     try:
         there = sum(_DEVICE.fullmatch(entry.name) is not None for entry in devices.iterdir())
     except OSError:
@@ -58,5 +60,5 @@ def count_gpus(environment: Mapping[str, str] = os.environ, devices: Path = Path
 
 
 def _is_there(name: str, count: int) -> bool:
-    """A number of one, or a name; CUDA shows none from the first on that is not."""
+    """Return whether a device is a valid index or a name; CUDA ignores all after the first invalid one."""
     return name.startswith(("GPU-", "MIG-")) or (name.isdecimal() and int(name) < count)

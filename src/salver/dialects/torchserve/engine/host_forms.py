@@ -120,7 +120,7 @@ def _serve_forms(channel: Channel, model: FormModel, load: Load, requests: Arena
     id = load.manifest.id
 
     def send(index: int, answer: Answer) -> None:
-        for bit in forms.bits(index, answer):
+        for bit in forms.encode_pieces(index, answer):
             channel.send(bit)
 
     is_lone = False
@@ -129,11 +129,11 @@ def _serve_forms(channel: Channel, model: FormModel, load: Load, requests: Arena
             continue
         is_lone = order.is_lone
         try:
-            asking = forms.asked(order, requests, id)
+            forms_in = forms.decode_order(order, requests, id)
             began = time.perf_counter()
-            said = model.reply(asking, send)
-            reply: Reply = forms.handled(said, time.perf_counter() - began, responses)
-        except SystemExit:  # a handler that ends its worker, which is started again
+            answers = model.reply(forms_in, send)
+            reply: Reply = forms.encode_result(answers, time.perf_counter() - began, responses)
+        except SystemExit:  # the handler ends its worker, which is restarted
             raise
         except BaseException as error:
             reply = run_failure(error, load)

@@ -1,9 +1,9 @@
-"""Which worker of a handler runs which requests, and when?
+"""Queue of a handler, which decides which worker runs which requests, and when.
 
 TorchServe's rules as a pure object (TS-B1 to TS-B5): one bounded queue for a model version. An idle worker
-takes the first job and waits for others, as long as the first one may be kept waiting, or until its batch is
-full. It knows no process, no timer and no event loop: workers are numbers, and the time is an argument.
-Sequences of requests have rules of their own (:mod:`salver.dialects.torchserve.engine.sequence_queue`).
+takes the first job and waits for others until the first one's delay is over or the batch is full. Workers are
+numbers and times are arguments; processes, timers and event loops are not known.
+:mod:`salver.dialects.torchserve.engine.sequence_queue` has the rules for sequences.
 """
 
 import math
@@ -20,17 +20,17 @@ T = TypeVar("T")
 
 
 class Job(Generic[T]):
-    """A request that is to be run.
+    """A request to run.
 
     Args:
-        what: The request, as the caller knows it.
-        arrived: When.
-        deadline: From then on it is not begun; inf = it may be at any time.
-        sequence: Which sequence it goes on with; empty = with none.
-        ends: It is the last one of its sequence.
+        what: The request.
+        arrived: Time of arrival.
+        deadline: Time after which it must not begin; inf = none.
+        sequence: Its sequence; empty = none.
+        ends: Whether it is the last request of its sequence.
 
     Attributes:
-        is_alone: No other one shares its run, where runs are of whole batches.
+        is_alone: Whether it must not share a run, where runs are whole batches.
     """
 
     __slots__ = ("arrived", "deadline", "ends", "is_alone", "sequence", "what")
@@ -46,11 +46,12 @@ class Job(Generic[T]):
         self.ends = ends
 
     def __repr__(self) -> str:
-        return f"<Job {self.what!r}{f' of {self.sequence}' if self.sequence else ''}>"
+        of = f" of {self.sequence}" if self.sequence else ""
+        return f"<Job {self.what!r}{of}>"
 
 
 class Batch(NamedTuple, Generic[T]):
-    """What a worker is to run now.
+    """Jobs for a worker to run now.
 
     Attributes:
         reason: ``full``, ``time`` or ``drain``, as in :class:`~salver.words.messages.Timing`.
@@ -62,66 +63,66 @@ class Batch(NamedTuple, Generic[T]):
 
 
 class JobQueue(ABC, Generic[T]):
-    """Jobs of one model version on their way to its workers."""
+    """Waiting jobs of one model version, and its idle workers."""
 
     late: list[Job[T]]
-    """Those that were given up since they could not be begun in time; whoever answers them clears it."""
+    """Jobs past their deadline; the owner fails them and clears the list."""
 
     @abstractmethod
     def __len__(self) -> int:
-        """Jobs that wait."""
+        """Return the number of waiting jobs."""
 
     @abstractmethod
     def offer(self, job: Job[T], now: float) -> None:
-        """One more. Raises Overloaded."""
+        """Add a job. Raises Overloaded."""
 
     @abstractmethod
     def discard(self, job: Job[T]) -> bool:
-        """Nobody wants it any more; False = it does not wait."""
+        """Remove an abandoned job; return False if it was not waiting."""
 
     @abstractmethod
     def take(self, now: float) -> Batch[T] | None:
-        """The next batch that can run, whose worker is busy then; None = there is none now."""
+        """Return the next batch that can run, and mark its worker busy; None = none now."""
 
     @abstractmethod
     def refill(self, worker: int, room: int, now: float) -> list[Job[T]]:
-        """So many at most, to run in the next step of a worker that is busy."""
+        """Return up to ``room`` jobs for the next step of a busy worker."""
 
     @abstractmethod
-    def ended(self, jobs: Iterable[Job[T]], now: float) -> None:
-        """They are over."""
+    def finish(self, jobs: Iterable[Job[T]], now: float) -> None:
+        """Note that jobs are over."""
 
     @abstractmethod
-    def back(self, jobs: Sequence[Job[T]]) -> list[Job[T]]:
-        """Their worker was gone before it saw them: they wait again, before all others; those that cannot."""
+    def requeue(self, jobs: Sequence[Job[T]]) -> list[Job[T]]:
+        """Put jobs first that their worker has not read; return those that cannot run elsewhere."""
 
     @abstractmethod
-    def rest(self, worker: int) -> None:
-        """The worker, a new one or one that was busy, has nothing to do."""
+    def add_idle(self, worker: int) -> None:
+        """Note that a worker, new or busy before, is idle."""
 
     @abstractmethod
     def retire(self, worker: int) -> None:
-        """Nothing that is new goes to that worker."""
+        """Give no new jobs to a worker."""
 
     @abstractmethod
-    def leave(self, worker: int) -> list[Job[T]]:
-        """The worker is gone; those jobs that wait and cannot be run by another one."""
+    def remove_worker(self, worker: int) -> list[Job[T]]:
+        """Remove a worker; return waiting jobs that no other worker can run."""
 
     @abstractmethod
     def due(self, now: float) -> float:
-        """When to look again though nothing happens; inf = never."""
+        """Return when to call :meth:`take` again without other events; inf = never."""
 
     @abstractmethod
     def clear(self) -> list[Job[T]]:
-        """All that wait, which do so no longer."""
+        """Remove and return all waiting jobs."""
 
 
 class Forming(Generic[T]):
-    """A batch that an idle worker waits to fill.
+    """A batch that an idle worker is waiting to fill.
 
     Attributes:
         until: When it is to run.
-        soonest: Before then no job in it is too late.
+        soonest: Earliest deadline of its jobs.
     """
 
     __slots__ = ("jobs", "soonest", "until", "worker")
@@ -132,7 +133,7 @@ class Forming(Generic[T]):
         self.until = self.soonest = math.inf
 
     def add(self, job: Job[T], delay: float) -> None:
-        """One more; the oldest one says how long others are waited for."""
+        """Add a job; the oldest one determines the delay."""
         self.jobs.append(job)
         if job.arrived + delay < self.until:
             self.until = job.arrived + delay
@@ -140,14 +141,16 @@ class Forming(Generic[T]):
             self.soonest = job.deadline
 
     def reason(self, most: int, now: float) -> str:
-        """Why it is to run now; empty = it is not."""
+        """Return why the batch is to run now; empty = it is not."""
         if len(self.jobs) >= most:
             return "full"
-        return "time" if self.jobs and now >= self.until else ""
+        if self.jobs and now >= self.until:
+            return "time"
+        return ""
 
 
 class PlainQueue(JobQueue[T]):
-    """Jobs of which any worker may run any."""
+    """Queue of jobs that any worker may run."""
 
     def __init__(self, workers: Workers) -> None:
         self.late: list[Job[T]] = []
@@ -156,16 +159,18 @@ class PlainQueue(JobQueue[T]):
         self._limit = workers.queue
         self._needs_ticket = workers.needs_ticket
         self._jobs: OrderedDict[Job[T], None] = OrderedDict()
-        self._idle: OrderedDict[int, None] = OrderedDict()  # the longest idle first
+        self._idle: OrderedDict[int, None] = OrderedDict()  # longest idle first
         self._forming: Forming[T] | None = None
 
     def __repr__(self) -> str:
         return f"<PlainQueue {len(self)} waiting, {len(self._idle)} idle>"
 
     def __len__(self) -> int:
-        """Jobs that wait, those of a batch that is filled included."""
-        forming = self._forming  # read once: another thread may ask
-        return len(self._jobs) + (len(forming.jobs) if forming else 0)
+        """Return the number of waiting jobs, including those of a forming batch."""
+        forming = self._forming  # read once, since other threads may call
+        if forming is None:
+            return len(self._jobs)
+        return len(self._jobs) + len(forming.jobs)
 
     def offer(self, job: Job[T], now: float) -> None:
         """See :class:`JobQueue`."""
@@ -176,7 +181,7 @@ class PlainQueue(JobQueue[T]):
         self._jobs[job] = None
 
     def _has_room(self, now: float) -> bool:
-        """Some of those that wait would not, were they looked at."""
+        """Drop jobs past their deadline; return whether the queue has room then."""
         for job in [job for job in self._jobs if job.deadline <= now]:
             del self._jobs[job]
             self.late.append(job)
@@ -204,17 +209,18 @@ class PlainQueue(JobQueue[T]):
             forming = self._forming = Forming(self._idle.popitem(last=False)[0])
         if forming.soonest <= now:
             self._drop_late(forming, now)
-        is_full = self._fill(forming, now)
-        reason = "full" if is_full and forming.jobs else forming.reason(self._most, now)
-        if reason:
-            self._forming = None
-            return Batch(forming.worker, forming.jobs, "drain" if self._most == 1 else reason)
+        is_complete = self._fill(forming, now)
         if not forming.jobs:
             self._give_up(forming)
-        return None
+            return None
+        reason = "full" if is_complete else forming.reason(self._most, now)
+        if not reason:
+            return None
+        self._forming = None
+        return Batch(forming.worker, forming.jobs, "drain" if self._most == 1 else reason)
 
     def _fill(self, forming: Forming[T], now: float) -> bool:
-        """Add jobs that may share its run; is nothing waited for, since the next one may not?"""
+        """Add jobs that may share the run; return whether the batch need not wait for more."""
         jobs = forming.jobs
         while len(jobs) < self._most and self._jobs:
             first = next(iter(self._jobs))
@@ -233,7 +239,7 @@ class PlainQueue(JobQueue[T]):
         forming.soonest = min([job.deadline for job in forming.jobs], default=math.inf)
 
     def _give_up(self, forming: Forming[T]) -> None:
-        """Nothing is left of it, and its worker is the first that is idle."""
+        """Dissolve an empty batch; its worker becomes the first idle one."""
         self._forming = None
         self._idle[forming.worker] = None
         self._idle.move_to_end(forming.worker, last=False)
@@ -247,24 +253,24 @@ class PlainQueue(JobQueue[T]):
             (found if job.deadline > now else self.late).append(job)
         return found
 
-    def ended(self, jobs: Iterable[Job[T]], now: float) -> None:
-        """See :class:`JobQueue`: nothing that is to be remembered."""
+    def finish(self, jobs: Iterable[Job[T]], now: float) -> None:
+        """See :class:`JobQueue`; nothing has to be done."""
 
-    def back(self, jobs: Sequence[Job[T]]) -> list[Job[T]]:
+    def requeue(self, jobs: Sequence[Job[T]]) -> list[Job[T]]:
         """See :class:`JobQueue`."""
         put_first(self._jobs, jobs)
         return []
 
-    def rest(self, worker: int) -> None:
+    def add_idle(self, worker: int) -> None:
         """See :class:`JobQueue`."""
         self._idle[worker] = None
 
     def retire(self, worker: int) -> None:
         """See :class:`JobQueue`."""
-        self.leave(worker)
+        self.remove_worker(worker)
 
-    def leave(self, worker: int) -> list[Job[T]]:
-        """See :class:`JobQueue`: another one runs all of them."""
+    def remove_worker(self, worker: int) -> list[Job[T]]:
+        """See :class:`JobQueue`; other workers can run all jobs."""
         self._idle.pop(worker, None)
         forming = self._forming
         if forming is not None and forming.worker == worker:
@@ -274,7 +280,9 @@ class PlainQueue(JobQueue[T]):
 
     def due(self, now: float) -> float:
         """See :class:`JobQueue`."""
-        return self._forming.until if self._forming is not None else math.inf
+        if self._forming is None:
+            return math.inf
+        return self._forming.until
 
     def clear(self) -> list[Job[T]]:
         """See :class:`JobQueue`."""
@@ -287,12 +295,12 @@ class PlainQueue(JobQueue[T]):
 
 
 def put_first(waiting: OrderedDict[Job[T], None], jobs: Sequence[Job[T]]) -> None:
-    """They wait before all others, in their order."""
+    """Put jobs before all others, in their order."""
     for job in reversed(jobs):
         waiting[job] = None
         waiting.move_to_end(job, last=False)
 
 
 def busy() -> Overloaded:
-    """Every worker is, and the model wants no queue."""
+    """Return the error for a model without a queue whose workers are all busy."""
     return full("No worker is idle; retry later.")

@@ -1,11 +1,10 @@
-"""Which worker of a stateful handler runs which requests, and when?
+"""Queue of a stateful handler, which keeps each sequence on one worker.
 
-The rules of :mod:`salver.dialects.torchserve.engine.job_queue` for models that remember (TS-B6, TS-Y3). A
-sequence has a queue of
-its own and belongs to one worker, as long as both live; a batch holds at most one request of each sequence.
-A sequence begins with the first request that names it, while there are fewer than may be, and is over at its
-last request, when nothing is heard of it for too long, after its whole time, or with its worker. Requests
-without a sequence go to any worker. Pure, as that module is.
+The rules of :mod:`salver.dialects.torchserve.engine.job_queue` for models with state (TS-B6, TS-Y3). A
+sequence has a queue of its own and belongs to one worker while both live; a batch holds at most one request
+of each sequence. A sequence begins with the first request that names it, if there are not too many, and ends
+with its last request, after an idle time, after a total time, or with its worker. Requests without a sequence
+go to any worker. Pure.
 """
 
 import math
@@ -21,17 +20,17 @@ T = TypeVar("T")
 
 
 class _Sequence(Generic[T]):
-    """One that is under way. Its worker is -1 until there is one."""
+    """A sequence in progress; ``worker`` = -1 until it has one."""
 
-    __slots__ = ("began", "has_run", "heard", "id", "jobs", "running", "worker")
+    __slots__ = ("began", "has_run", "id", "jobs", "last_used", "running", "worker")
 
     def __init__(self, id: str, now: float) -> None:
         self.id = id
         self.worker = -1
         self.jobs: deque[Job[T]] = deque()
-        self.running: Job[T] | None = None  # or it stands in a batch that is filled
+        self.running: Job[T] | None = None  # running, or in a forming batch
         self.has_run = False
-        self.began = self.heard = now
+        self.began = self.last_used = now
 
 
 class _Host(Generic[T]):
@@ -44,11 +43,11 @@ class _Host(Generic[T]):
         self.is_retired = False
         self.forming: Forming[T] | None = None
         self.sequences = 0
-        self.ready: OrderedDict[_Sequence[T], None] = OrderedDict()  # which have a job that may run
+        self.ready: OrderedDict[_Sequence[T], None] = OrderedDict()  # with a job that may run
 
 
 class SequenceQueue(JobQueue[T]):
-    """Jobs of which those of one sequence go to one worker, in their order."""
+    """Queue that sends all jobs of a sequence to one worker, in order."""
 
     def __init__(self, workers: Workers) -> None:
         self.late: list[Job[T]] = []
@@ -60,7 +59,7 @@ class SequenceQueue(JobQueue[T]):
         self._most_waiting = max(1, workers.sequence_queue)
         self._idle_s = workers.sequence_idle_ms / 1e3 or math.inf
         self._whole_s = workers.sequence_timeout_ms / 1e3 or math.inf
-        self._loose: OrderedDict[Job[T], None] = OrderedDict()  # of no sequence
+        self._loose: OrderedDict[Job[T], None] = OrderedDict()  # without a sequence
         self._sequences: dict[str, _Sequence[T]] = {}
         self._hosts: dict[int, _Host[T]] = {}
 
@@ -68,23 +67,25 @@ class SequenceQueue(JobQueue[T]):
         return f"<SequenceQueue {len(self)} waiting, {len(self._sequences)} sequences>"
 
     def __len__(self) -> int:
-        """Jobs that wait, those of batches that are filled included."""
+        """Return the number of waiting jobs, including those of forming batches."""
         batches = [host.forming for host in list(self._hosts.values())]
         forming = sum([len(batch.jobs) for batch in batches if batch])
         return len(self._loose) + sum([len(one.jobs) for one in list(self._sequences.values())]) + forming
 
     @property
     def sequences(self) -> int:
-        """Those that are under way."""
+        """Number of sequences in progress."""
         return len(self._sequences)
 
     def knows(self, sequence: str) -> bool:
-        """Is it under way?"""
+        """Return whether a sequence is in progress."""
         return sequence in self._sequences
 
     def holds(self, worker: int) -> int:
-        """Sequences of that worker."""
-        return self._hosts[worker].sequences if worker in self._hosts else 0
+        """Return the number of sequences on a worker."""
+        if worker not in self._hosts:
+            return 0
+        return self._hosts[worker].sequences
 
     def offer(self, job: Job[T], now: float) -> None:
         """See :class:`~salver.dialects.torchserve.engine.job_queue.JobQueue`."""
@@ -105,11 +106,11 @@ class SequenceQueue(JobQueue[T]):
         elif len(one.jobs) >= self._most_waiting:
             raise full(so_many(len(one.jobs), "requests of this sequence"))
         one.jobs.append(job)
-        one.heard = now
+        one.last_used = now
         self._settle(one)
 
     def _settle(self, one: _Sequence[T]) -> None:
-        """It waits where it belongs, if it has something to run."""
+        """Assign a sequence to a worker, and mark it ready there if it has a job to run."""
         if one.worker < 0:
             there = [pair for pair in self._hosts.items() if not pair[1].is_retired]
             if not there:
@@ -143,7 +144,7 @@ class SequenceQueue(JobQueue[T]):
         return True
 
     def _let_go(self, job: Job[T]) -> None:
-        """A job that stood in a batch will not run."""
+        """Note that a job of a forming batch will not run."""
         one = self._sequences.get(job.sequence)
         if one is not None:
             one.running = None
@@ -153,7 +154,7 @@ class SequenceQueue(JobQueue[T]):
         if one.jobs or one.running is not None or one.has_run:
             self._settle(one)
         else:
-            self._forget(one)  # there is nothing that anybody remembers of it
+            self._forget(one)  # no worker has a state of it
 
     def _forget(self, one: _Sequence[T]) -> None:
         del self._sequences[one.id]
@@ -193,7 +194,7 @@ class SequenceQueue(JobQueue[T]):
         return self._remember(self._pull(self._hosts[worker], room, now))
 
     def _remember(self, jobs: list[Job[T]]) -> list[Job[T]]:
-        """They are going to run."""
+        """Note that jobs are going to run."""
         for job in jobs:
             if job.sequence:
                 self._sequences[job.sequence].has_run = True
@@ -217,25 +218,25 @@ class SequenceQueue(JobQueue[T]):
             (found if job.deadline > now else self.late).append(job)
         return found
 
-    def ended(self, jobs: Iterable[Job[T]], now: float) -> None:
+    def finish(self, jobs: Iterable[Job[T]], now: float) -> None:
         """See :class:`~salver.dialects.torchserve.engine.job_queue.JobQueue`."""
         for job in jobs:
             one = self._sequences.get(job.sequence)
             if one is None or one.running is not job:
-                continue  # it was given up, and another one may have its name
-            one.running, one.heard = None, now
+                continue  # the sequence was ended, and another one may have its name
+            one.running, one.last_used = None, now
             if job.ends:
-                one.began, one.has_run = now, False  # what follows is a new one of that name
+                one.began, one.has_run = now, False  # further requests begin a new sequence
             self._go_on(one)
 
-    def back(self, jobs: Sequence[Job[T]]) -> list[Job[T]]:
-        """See :class:`~salver.dialects.torchserve.engine.job_queue.JobQueue`: a sequence is over with its
+    def requeue(self, jobs: Sequence[Job[T]]) -> list[Job[T]]:
+        """See :class:`~salver.dialects.torchserve.engine.job_queue.JobQueue`; a sequence ends with its
         worker.
         """
         put_first(self._loose, [job for job in jobs if not job.sequence])
         return [job for job in jobs if job.sequence]
 
-    def rest(self, worker: int) -> None:
+    def add_idle(self, worker: int) -> None:
         """See :class:`~salver.dialects.torchserve.engine.job_queue.JobQueue`."""
         host = self._hosts.get(worker)
         if host is None:
@@ -246,15 +247,13 @@ class SequenceQueue(JobQueue[T]):
         host.is_idle = True
 
     def retire(self, worker: int) -> None:
-        """See :class:`~salver.dialects.torchserve.engine.job_queue.JobQueue`; what goes on with its
-        sequences does.
-        """
+        """See :class:`~salver.dialects.torchserve.engine.job_queue.JobQueue`; its sequences continue."""
         if worker in self._hosts:
             self._hosts[worker].is_retired = True
 
-    def leave(self, worker: int) -> list[Job[T]]:
-        """See :class:`~salver.dialects.torchserve.engine.job_queue.JobQueue`: what its sequences were is
-        not known any more.
+    def remove_worker(self, worker: int) -> list[Job[T]]:
+        """See :class:`~salver.dialects.torchserve.engine.job_queue.JobQueue`; the state of its sequences is
+        lost.
         """
         host = self._hosts.pop(worker, None)
         if host is None:
@@ -281,7 +280,7 @@ class SequenceQueue(JobQueue[T]):
         idle = [
             one
             for one in self._sequences.values()
-            if not one.jobs and one.running is None and now - one.heard >= self._idle_s
+            if not one.jobs and one.running is None and now - one.last_used >= self._idle_s
         ]
         for one in idle:
             self._forget(one)
@@ -304,7 +303,7 @@ class SequenceQueue(JobQueue[T]):
             if one.running is None:
                 times.append(one.began + self._whole_s)
                 if not one.jobs:
-                    times.append(one.heard + self._idle_s)
+                    times.append(one.last_used + self._idle_s)
         return min(times, default=math.inf)
 
     def clear(self) -> list[Job[T]]:

@@ -1,36 +1,36 @@
-"""When is a worker of a handler started again that died or did not start?
+"""Restart policy of a worker that died or did not start.
 
-TorchServe's rule as a pure object (TS-B7): after growing pauses, and no more once it has failed for longer
-than the model's owner allows; then the model is unhealthy. Times are arguments.
+TorchServe's rule as a pure object (TS-B7): restarts follow growing pauses, and end when the worker has been
+failing for longer than the model's owner allows; the model is unhealthy then. Times are arguments.
 """
 
 import enum
 from typing import Final
 
-#: Pauses in seconds after so many failures in a row; the last one for all that follow.
+#: Pauses in seconds after each of several failures in a row; the last one for all further ones.
 PAUSES: Final = (0.0, 1.0, 1.0, 2.0, 3.0, 5.0, 8.0, 13.0, 21.0, 34.0, 55.0)
-#: A worker that was there so long has recovered: its next death is the first one.
+#: Seconds after which a ready worker counts as recovered, so that its next death is the first in a row.
 _HEALTHY_S: Final = 5.0
 
 
 class Stage(enum.StrEnum):
-    """How far a worker is."""
+    """Stage in the life of a worker."""
 
     STARTING = "STARTING"  # or pausing before its next start
     READY = "READY"
     UNLOADING = "UNLOADING"
-    LOST = "LOST"  # it is not tried any more
+    LOST = "LOST"  # not restarted any more
 
 
 class WorkerLife:
-    """The life of one worker, through the deaths of its processes.
+    """Life of one worker, across its processes.
 
     Args:
-        max_retry_s: So long it may be tried again after it was there last, or after its first failure.
+        max_retry_s: Maximum seconds of restarts since it was last ready, or since its first failure.
 
     Attributes:
-        has_tried: It has been ready, or has failed.
-        deaths: How often its process died after it had been ready.
+        has_tried: Whether it has been ready or has failed.
+        deaths: Number of deaths of its process after it had been ready.
 
     >>> life = WorkerLife(10.0)
     >>> life.failed(100.0), life.failed(101.0), life.failed(109.0), life.failed(112.0), life.stage.value
@@ -43,16 +43,16 @@ class WorkerLife:
         self.deaths = 0
         self._max_retry_s = max_retry_s
         self._failures = 0
-        self._since = 0.0  # when it failed first, of failures in a row
+        self._since = 0.0  # time of the first failure in a row
         self._was_ready_at = 0.0
 
     def ready(self, now: float) -> None:
-        """It can run."""
+        """Note that the worker is ready."""
         self.stage, self.has_tried = Stage.READY, True
         self._was_ready_at = now
 
     def failed(self, now: float) -> float | None:
-        """It died, or did not start; how long to pause before the next start, None = it is given up."""
+        """Note a death or failed start; return the pause before the next start, None = no more starts."""
         if self.stage is Stage.READY:
             self.deaths += 1
             if now - self._was_ready_at >= _HEALTHY_S:
@@ -67,11 +67,11 @@ class WorkerLife:
         return PAUSES[min(self._failures - 1, len(PAUSES) - 1)]
 
     def leave(self) -> None:
-        """It is not wanted any more."""
+        """Note that the worker is no longer wanted."""
         self.stage = Stage.UNLOADING
 
     def is_healthy(self, now: float) -> bool:
-        """It is there, or has not been missed for longer than it may."""
+        """Return whether the worker is ready, or has not been missing for longer than allowed."""
         if self.stage is Stage.STARTING and self._failures:
             return now - self._since <= self._max_retry_s
         return self.stage is not Stage.LOST

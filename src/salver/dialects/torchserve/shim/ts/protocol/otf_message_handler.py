@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from salver.dialects.torchserve.backend.replies import Replies, replies_to
+from salver.dialects.torchserve.backend.replies import Replies, make_replies
 
 
 def create_predict_response(
@@ -20,7 +20,7 @@ def create_predict_response(
         ret: By index; None: an error, which ``message`` and ``code`` tell.
         ts_stream_next: More follows.
     """
-    return replies_to(ret, req_id_map, message, code, context, ts_stream_next)
+    return make_replies(ret, req_id_map, message, code, context, ts_stream_next)
 
 
 def send_intermediate_predict_response(
