@@ -86,11 +86,11 @@ a difference no reason, or the page is out of date. Flags and files are told in
 TORCHSERVE_INTRODUCTION = """\
 # TorchServe, row by row
 
-What TorchServe shows to clients (C), operators (O) and authors of models (A), and what is about
-accelerators (G), each with where Salver stands. `scripts/parity.py` makes this page of
-`docs/reference/parity/torchserve.toml` and of the tests; CI fails while a supported row has no test,
-a difference no reason, or the page is out of date. Answers that differ on purpose stand case by case in
-[Conformance](conformance.md#torchserve-answer-by-answer).
+Capabilities of TorchServe for clients (C), operators (O) and authors of models (A), and for
+accelerators (G), each with its status in Salver. `scripts/parity.py` generates this page from
+`docs/reference/parity/torchserve.toml` and the tests; CI fails if a supported row has no test, a
+difference has no reason, or the page is out of date.
+[Conformance](conformance.md#torchserve-answer-by-answer) lists answers that differ on purpose.
 
 """
 HEAD = "| Row | Kind | What | Status | Tests |"
