@@ -16,6 +16,7 @@ from salver.dialects.torchserve.json_layout import TorchServeReply
 from salver.dialects.torchserve.operations import Request
 from salver.dialects.torchserve.rules import TokenRules, TorchServeRules
 from salver.dialects.torchserve.tokens import TokenKeys
+from salver.transport.budget import Budget
 from salver.transport.calls import HeaderRules, NoHeaders
 from salver.transport.restrict import Guard, Restriction
 from salver.words import handlers
@@ -382,6 +383,37 @@ async def test_ts_p2_torchserves_ports_have_no_routes_besides_its_own() -> None:
             method = "/inference.GRPCInferenceService/RepositoryIndex"
             reply = await ask(port, "POST", method, b"x", "Content-Type: application/grpc")
             assert reply.fault == (404, "ResourceNotFoundException")
+
+
+@pytest.mark.parametrize("path", ["/predictions/m", "/invocations"])
+async def test_bodies_in_pieces_count_with_all_others(path: str) -> None:
+    budget = Budget(1_000)
+    own = backing(Door(m=lambda _: HandlerReply(b"%d" % budget.held)), Store(), TorchServeRules())
+    context = msgspec.structs.replace(own.context, budget=budget)
+    app = TorchServe(salver, msgspec.structs.replace(own, context=context))
+
+    async def sent(held: int, size: int) -> tuple[int, bytes]:
+        budget.held = held
+        pieces = [{"type": "http.request", "body": b"x" * size, "more_body": left} for left in (True, False)]
+        answers: list[dict[str, Any]] = []
+
+        async def receive() -> dict[str, Any]:
+            return pieces.pop(0)
+
+        async def send(message: dict[str, Any]) -> None:
+            answers.append(message)
+
+        scope = {
+            "type": "http", "method": "POST", "http_version": "2", "path": path, "raw_path": path.encode(),
+            "query_string": b"model_name=m", "headers": [(b"host", b"localhost")],
+        }  # fmt: skip
+        await app(scope, receive, send)
+        assert budget.held == held
+        return answers[0]["status"], answers[1]["body"]
+
+    assert await sent(0, 600) == (413, b"")
+    assert (await sent(500, 300))[0] == 503
+    assert await sent(300, 300) == (200, b"900")
 
 
 async def test_x_25_a_body_over_the_limit_is_413_with_nothing_else() -> None:

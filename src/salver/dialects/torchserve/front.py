@@ -27,6 +27,7 @@ from salver.dialects.torchserve.tokens import Scope as KeyScope
 from salver.encoding.exposition import PLAIN, chosen
 from salver.kernel.serving.standing import CLASS_HEADER, PRIORITY_HEADER, from_headers
 from salver.transport.access_check import LOCAL, Access
+from salver.transport.budget import Budget, Share
 from salver.transport.calls import RequestContext, is_shutting_down, join_trace, take_traits
 from salver.transport.doors import App, Receive, Scope, Send
 from salver.transport.effects import changing, reads
@@ -34,7 +35,7 @@ from salver.transport.hangup import HangUps
 from salver.transport.http1 import Exchange
 from salver.transport.http1_head import Head
 from salver.transport.ports import Exposition, Handlers, PostingDoor
-from salver.transport.reading import MOST_CHUNKS
+from salver.transport.reading import read_whole
 from salver.words.errors import Internal, NoRoute, SalverError, TooLarge, WrongVerb
 from salver.words.messages import Call
 
@@ -143,6 +144,7 @@ class TorchServe:
         self._is_common = surfaces is None
         self._surfaces: frozenset[Surface] = surfaces or frozenset(("inference", "management"))
         self._most = rules.max_request or backing.max_body
+        self._budget = context.budget or Budget()
         self._cors = rules.cors
         self._clock = context.clock
         self._new_id = context.new_id
@@ -246,7 +248,7 @@ class TorchServe:
         headers = self._read_headers(scope.get("spelled") or scope["headers"], target)
         match, lower = target.match, headers.lower
         answer = Answer(send, scope["method"], call.request_id, self._cors)
-        task = None
+        task, share = None, Share(self._budget)
         try:
             self._access.check_host(lower)
             if target.is_shared and self._takes_tensors(match.model):
@@ -255,7 +257,7 @@ class TorchServe:
                 return
             if self._keys is not None or self._backing.context.http.guard is not None:
                 self._check(match, lower)
-            if body is None and (body := await self._read(receive, lower)) is None:
+            if body is None and (body := await self._read(receive, lower, share)) is None:
                 return  # the caller hung up before the request was complete
             place = scope["query_string"], scope.get("raw_path") or b""
             query = self._query(target, headers, body, place, call)
@@ -272,6 +274,7 @@ class TorchServe:
         except Exception as error:
             reply = http_fault(self._incident(scope, error))
         finally:
+            share.free()
             if task is not None:
                 self._hangups.leave(task)
         if reply is not None:
@@ -360,7 +363,7 @@ class TorchServe:
         verb = scope["method"]
         lower: dict[bytes, bytes] = dict(scope["headers"])
         answer = Answer(send, verb, request_id_of(self._new_id()), self._cors)
-        task = None
+        task, share = None, Share(self._budget)
         try:
             self._access.check_host(lower)
             match = self._match(verb, path, lower)
@@ -374,7 +377,7 @@ class TorchServe:
             self._check(match, lower)
             if operation in self._changing:
                 await self._access.permit(lower, operation)
-            if (body := await self._read(receive, lower)) is None:
+            if (body := await self._read(receive, lower, share)) is None:
                 return
             query = tuple(query_of(scope["query_string"], path))
             request = Request(match, verb, body, query, lower, scope.get("spelled") or scope["headers"])
@@ -398,6 +401,7 @@ class TorchServe:
         except Exception as error:
             reply = http_fault(self._incident(scope, error))
         finally:
+            share.free()
             if task is not None:
                 self._hangups.leave(task)
         await answer.write(reply)
@@ -468,11 +472,14 @@ class TorchServe:
             page = chosen(page, [value for name, value in request.query if name == "name[]"])
         return TorchServeReply(200, page, ((b"content-type", PLAIN),))
 
-    async def _read(self, receive: Receive, headers: Mapping[bytes, bytes]) -> bytes | None:
+    async def _read(self, receive: Receive, headers: Mapping[bytes, bytes], share: Share) -> bytes | None:
         """Return the whole body; None if the caller hung up.
 
+        Args:
+            share: Of the memory for all bodies; the caller gives it back.
+
         Raises:
-            TooLarge: it is over the limit.
+            SalverError: it is over the limit, comes too slowly, or has no room beside others.
         """
         message = await receive()
         body: bytes = message.get("body", b"")
@@ -480,17 +487,9 @@ class TorchServe:
         if len(body) > self._most or (declared.isdigit() and int(declared) > self._most):
             raise TooLarge("max_request_size")
         if message.get("more_body"):
-            pieces, size = [body], len(body)
-            while message.get("more_body"):
-                message = await receive()
-                pieces.append(message.get("body", b""))
-                size += len(pieces[-1])
-                if size > self._most or len(pieces) > MOST_CHUNKS:
-                    raise TooLarge("max_request_size")
-            body = b"".join(pieces)
-        if message["type"] != "http.request":
-            return None
-        return body
+            as_it_is = {name: value for name, value in headers.items() if name != b"content-encoding"}
+            return await read_whole(message, as_it_is, receive, self._most, share=share)
+        return body if message["type"] == "http.request" else None
 
     def _incident(self, scope: Scope, error: Exception) -> Internal:
         incident = self._new_id()
