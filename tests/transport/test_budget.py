@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import os
+import zlib
 from typing import Any
 
 import pytest
@@ -121,3 +123,25 @@ async def test_settings_take_no_large_body() -> None:
         status, _, told = await _ask(rig.front, b" " * (COUNTED + 1), "/v2/logging")
         assert status == 400
         assert f"at most {COUNTED}" in told["error"]
+
+
+def test_what_is_left_of_a_large_body_is_not_copied_with_each_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    body, sizes = os.urandom(3 << 20), list[int]()
+
+    class Spy:
+        def __init__(self, wbits: int) -> None:
+            self._real = zlib_decompressobj(wbits)
+
+        def decompress(self, data: bytes, most: int) -> bytes:
+            sizes.append(len(data))
+            return self._real.decompress(data, most)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._real, name)
+
+    zlib_decompressobj = zlib.decompressobj
+    monkeypatch.setattr(zlib, "decompressobj", Spy)
+    assert inflate(gzip.compress(body), "gzip", 1 << 30) == body
+    assert max(sizes) <= 1 << 18
+    with pytest.raises(InvalidInput, match="bytes follow its end"):
+        inflate(gzip.compress(b"a" * 300) + bytes(1 << 20), "gzip", 1 << 30)

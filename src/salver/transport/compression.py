@@ -60,11 +60,11 @@ class Inflater:
         self._ceiling = ceiling(len(body), limit)
         is_bare = name == "deflate" and not _has_header(body)  # by the RFC it has one, from some clients not
         self._machine = zlib.decompressobj(-zlib.MAX_WBITS if is_bare else _EITHER)
-        self._rest = body
+        self._rest = memoryview(body)
+        self._tail: bytes | memoryview = b""  # of the piece that has gone in
         self._out = BytesIO()  # gives its bytes away without copying them
         if name == "identity":
             self._out.write(body)
-            self._rest = b""
 
     def step(self) -> bool:
         """Inflate one piece; True if it was the last.
@@ -76,11 +76,13 @@ class Inflater:
         if self._name == "identity":
             return True
         machine = self._machine
+        if not self._tail:  # piece by piece, since what is left of the input is copied each time
+            self._tail, self._rest = self._rest[:_PIECE], self._rest[_PIECE:]
         try:
-            piece = machine.decompress(self._rest, _PIECE)
+            piece = machine.decompress(self._tail, _PIECE)
         except zlib.error as error:
             raise InvalidInput(f"failed to decompress the {self._name} body: {error}") from None
-        self._rest = machine.unconsumed_tail
+        self._tail = machine.unconsumed_tail
         self._out.write(piece)
         size = self._out.tell()
         if size > self._limit:
@@ -91,10 +93,10 @@ class Inflater:
                 fix=f"Send it as it is; up to {FREE} bytes may come of any size.",
             )
         if machine.eof:
-            if machine.unused_data:
+            if machine.unused_data or self._rest:
                 raise InvalidInput(f"failed to decompress the {self._name} body: bytes follow its end")
             return True
-        if not self._rest and len(piece) < _PIECE:
+        if not (self._tail or self._rest) and len(piece) < _PIECE:
             raise InvalidInput(f"failed to decompress the {self._name} body: it ends too early")
         return False
 

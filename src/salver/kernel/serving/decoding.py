@@ -250,7 +250,7 @@ def _result(result: Any, error: SalverError | None, about: str | None) -> Any:
     return result
 
 
-async def _exchange(sock: socket.socket, work: bytes, data: bytes) -> tuple[bytes, Sequence[Any]]:
+async def _exchange(sock: socket.socket, work: bytes, data: bytes) -> tuple[memoryview, Sequence[Any]]:
     loop = asyncio.get_running_loop()
     await loop.sock_sendall(sock, WORK.pack(len(work), len(data)) + work)
     whole = memoryview(data)
@@ -259,8 +259,7 @@ async def _exchange(sock: socket.socket, work: bytes, data: bytes) -> tuple[byte
         await asyncio.sleep(0)
     length, count = REPLY.unpack(await _received(sock, REPLY.size))
     sizes = [size for (size,) in SIZE.iter_unpack(await _received(sock, count * SIZE.size))]
-    text = bytes(await _received(sock, length))
-    return text, [await _received(sock, size) for size in sizes]
+    return await _received(sock, length), [await _received(sock, size) for size in sizes]
 
 
 async def _received(sock: socket.socket, size: int) -> memoryview:
