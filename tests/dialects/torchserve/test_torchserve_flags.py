@@ -50,5 +50,5 @@ def test_ts_c12_options_that_are_keys() -> None:
 def test_salvers_own_options() -> None:
     words = "--grace-seconds 3 --log-level debug --state-dir d --torchserve-metrics false --json"
     assert parse(words.split()) == Options(
-        has_metrics=False, grace_seconds=3, log_level="debug", state_dir="d", json=True
+        metrics="false", grace_seconds=3, log_level="debug", state_dir="d", json=True
     )

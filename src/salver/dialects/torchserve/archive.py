@@ -72,12 +72,12 @@ class HandlerArchiveFormat:
         return archive.name or name, archive.version
 
     def complete(self, manifest: Manifest) -> Manifest:
-        """Return the manifest with what the archive says where its owner's configuration says nothing."""
+        """See :func:`with_archive`."""
         return with_archive(manifest)
 
 
 def with_archive(manifest: Manifest) -> Manifest:
-    """Return a manifest with what the archive says where its owner's configuration says nothing."""
+    """Return a manifest completed by its archive where the owner's configuration has no settings."""
     try:
         said = describe(manifest.path)
     except SalverError as error:

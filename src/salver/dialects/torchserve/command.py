@@ -222,7 +222,7 @@ def _view(settings: Settings, options: Options, logs: str, metrics: str) -> Torc
         declared = read_metrics(file)
     if not settings.is_on("disable_system_metrics"):
         interval = settings.number("metric_time_interval")
-    if not options.has_metrics:
+    if options.metrics == "false":
         return TorchServeViewConfig(None, log_files)
     mode = msgspec.convert(settings.text("metrics_mode").lower(), Mode)
     detects = settings.is_on("model_metrics_auto_detect")

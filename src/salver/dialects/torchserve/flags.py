@@ -4,6 +4,7 @@ Abbreviations and errors are those of TorchServe's own parser.
 """
 
 import argparse
+import functools
 from collections.abc import Sequence
 from typing import Final, Literal
 
@@ -25,15 +26,15 @@ IGNORED: Final = {
 
 
 class Options(msgspec.Struct, frozen=True):
-    """The options of a ``torchserve`` command line.
+    """Options of a ``torchserve`` command line.
 
     Attributes:
         models: ``file`` or ``name=file`` each, or one ``all``.
-        is_foreground: Do not start in the background.
-        keeps_snapshots: Write snapshots to ``logs/config``, and start from the last one.
-        has_tokens: Require tokens, unless the file says otherwise.
-        may_register: Enable the model API, whatever the file says.
-        has_metrics: Also serve metrics under TorchServe's names.
+        is_foreground: Whether the server stays in the foreground.
+        keeps_snapshots: Whether snapshots are written to ``logs/config``, and the last one is used.
+        has_tokens: Whether callers need tokens, unless the file says otherwise.
+        may_register: Whether the model API is enabled, whatever the file says.
+        metrics: Whether metrics are also served under TorchServe's names.
     """
 
     verb: Verb = "start"
@@ -48,7 +49,7 @@ class Options(msgspec.Struct, frozen=True):
     keeps_snapshots: bool = True
     has_tokens: bool = True
     may_register: bool = False
-    has_metrics: bool = True
+    metrics: Literal["true", "false"] = "true"
     grace_seconds: float = 30.0
     drain_delay: str | None = None
     exits_on_error: bool = False
@@ -72,95 +73,48 @@ class Options(msgspec.Struct, frozen=True):
 
 
 def parse(words: Sequence[str]) -> Options:
-    """Return the options of a command line. Exits with 2 where they are wrong, as ``torchserve`` does."""
-    given = _parser().parse_args([*words])
-    verb: Verb = "start"
-    if given.version:
-        verb = "version"
-    elif given.stop:
-        verb = "stop"
-    return Options(
-        verb,
-        given.ts_config,
-        given.model_store,
-        given.workflow_store,
-        tuple(given.models),
-        given.log_config,
-        given.cpp_log_config,
-        given.plugins_path,
-        given.foreground,
-        not given.no_config_snapshots,
-        not given.disable_token_auth,
-        given.enable_model_api,
-        given.torchserve_metrics == "true",
-        given.grace_seconds,
-        given.drain_delay,
-        given.exit_on_error,
-        given.log_level,
-        given.state_dir,
-        given.json,
-        tuple(given.allowed_host),
-    )
+    """Return the options of a command line. Exits with 2 if they are wrong, as ``torchserve`` does."""
+    return msgspec.convert(vars(_parser().parse_args([*words])), Options)
 
 
 def _parser() -> argparse.ArgumentParser:
+    """Return a parser whose results are fields of :class:`Options`, which has the defaults."""
     parser = argparse.ArgumentParser(
-        PROGRAM, description="Serve as TorchServe does; the same as salver serve --compat torchserve."
+        PROGRAM,
+        description="Serve as TorchServe does; the same as salver serve --compat torchserve.",
+        argument_default=argparse.SUPPRESS,
     )
     verbs = parser.add_mutually_exclusive_group()
-    verbs.add_argument("-v", "--version", action="store_true", help="print the version and exit")
-    verbs.add_argument("--start", action="store_true", help="start the server (the default)")
-    verbs.add_argument("--stop", action="store_true", help="stop the server that was started last")
-    text = parser.add_argument
-    text("--ts-config", default="", metavar="FILE", help="config.properties")
-    text("--model-store", default="", metavar="FOLDER", help="folder of archives")
-    text("--workflow-store", default="", metavar="FOLDER", help="folder of workflow archives")
-    text(
-        "--models", default=(), nargs="+", metavar="[NAME=]FILE", help="archives to load at the start, or all"
-    )
-    text("--log-config", default="", metavar="FILE", help=f"no effect: {IGNORED['--log-config']}")
-    text("--cpp-log-config", default="", metavar="FILE", help=f"no effect: {IGNORED['--cpp-log-config']}")
-    text(
-        "--plugins-path",
-        "--ppath",
-        default="",
-        metavar="PATH",
-        help=f"no effect: {IGNORED['--plugins-path']}",
-    )
-    text("--foreground", help="stay in the foreground", action="store_true")
-    text("--no-config-snapshots", "--ncs", help="neither write nor read snapshots", action="store_true")
-    text("--disable-token-auth", "--dt", help="require no tokens", action="store_true")
-    text("--enable-model-api", help="allow requests to register and unregister models", action="store_true")
-    own = parser.add_argument_group("Salver's own")
-    own.add_argument(
-        "--grace-seconds",
-        type=float,
-        default=30.0,
-        help="seconds for requests in flight when the server stops (30)",
-    )
-    own.add_argument(
-        "--drain-delay",
-        help="seconds after SIGTERM when the server is not ready, but answers (0 on a terminal, else 5)",
-    )
-    own.add_argument(
-        "--exit-on-error",
-        action="store_true",
-        help="exit with 1 if an archive cannot be registered at the start",
-    )
-    own.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
-    own.add_argument("--state-dir", help="folder for profiles of models; '' = no profiles")
-    own.add_argument(
-        "--torchserve-metrics",
-        choices=("true", "false"),
-        default="true",
-        help="also serve metrics under TorchServe's names (true)",
-    )
-    own.add_argument(
-        "--allowed-host",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="host name, besides localhost, that callers of a local port may use",
-    )
-    own.add_argument("--json", action="store_true", help="print the start-up block as a JSON object")
+    verb = functools.partial(verbs.add_argument, dest="verb", action="store_const")
+    verb("-v", "--version", const="version", help="print the version and exit")
+    verb("--start", const="start", help="start the server (the default)")
+    verb("--stop", const="stop", help="stop the server that was started last")
+    add = parser.add_argument
+    add("--ts-config", dest="config", metavar="FILE", help="config.properties")
+    add("--model-store", metavar="FOLDER", help="folder of archives")
+    add("--workflow-store", metavar="FOLDER", help="folder of workflow archives")
+    add("--models", nargs="+", metavar="[NAME=]FILE", help="archives to load at the start, or all")
+    add("--log-config", metavar="FILE", help=f"no effect: {IGNORED['--log-config']}")
+    add("--cpp-log-config", metavar="FILE", help=f"no effect: {IGNORED['--cpp-log-config']}")
+    no_effect = f"no effect: {IGNORED['--plugins-path']}"
+    add("--plugins-path", "--ppath", dest="plugins", metavar="PATH", help=no_effect)
+    add("--foreground", dest="is_foreground", help="stay in the foreground", action="store_true")
+    snapshots = "neither write nor read snapshots"
+    add("--no-config-snapshots", "--ncs", dest="keeps_snapshots", help=snapshots, action="store_false")
+    add("--disable-token-auth", "--dt", dest="has_tokens", help="require no tokens", action="store_false")
+    registering = "allow requests to register and unregister models"
+    add("--enable-model-api", dest="may_register", help=registering, action="store_true")
+    add = parser.add_argument_group("Salver's own").add_argument
+    add("--grace-seconds", type=float, help="seconds for requests in flight when the server stops (30)")
+    draining = "seconds after SIGTERM when the server is not ready, but answers (0 on a terminal, else 5)"
+    add("--drain-delay", help=draining)
+    failing = "exit with 1 if an archive cannot be registered at the start"
+    add("--exit-on-error", dest="exits_on_error", help=failing, action="store_true")
+    add("--log-level", choices=("debug", "info", "warning", "error"))
+    add("--state-dir", help="folder for profiles of models; '' = no profiles")
+    metrics = "also serve metrics under TorchServe's names (true)"
+    add("--torchserve-metrics", dest="metrics", choices=("true", "false"), help=metrics)
+    hosts = "host name, besides localhost, that callers of a local port may use"
+    add("--allowed-host", dest="hosts", action="append", metavar="NAME", help=hosts)
+    add("--json", help="print the start-up block as a JSON object", action="store_true")
     return parser

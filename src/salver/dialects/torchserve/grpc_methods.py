@@ -4,7 +4,7 @@
 ``grpc_codec.py`` reads and writes their messages.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Mapping
 from typing import Final
 
 from salver.dialects.torchserve import grpc_codec as wire
@@ -98,18 +98,18 @@ class TorchServeMethods:
 
     def _streams(self) -> dict[str, OpenCalls]:
         rules, new_id = self._rules, self._context.new_id
-        reading: dict[str, Callable[[bytes, Mapping[bytes, bytes]], StreamRequest]] = {
-            f"{_INFERENCE}StreamPredictions": lambda message, _: wire.StreamedPrediction(
-                message, rules.max_response
-            ),
-            f"{_INFERENCE}StreamPredictions2": lambda message, _: wire.SequencePrediction(
-                message, rules.sequence_headers, new_id, rules.max_response
-            ),
-        }
+
+        def pieces(message: bytes, headers: Mapping[bytes, bytes]) -> StreamRequest:
+            return wire.StreamedPrediction(message, rules.max_response)
+
+        def sequences(message: bytes, headers: Mapping[bytes, bytes]) -> StreamRequest:
+            return wire.SequencePrediction(message, rules.sequence_headers, new_id, rules.max_response)
+
         limits = StreamLimits(rules.max_request or self._context.max_message)
+        readers = {"StreamPredictions": pieces, "StreamPredictions2": sequences}
         return {
-            path: InferStream(self._door, self._context, reads(read), limits, inference_status)
-            for path, read in reading.items()
+            _INFERENCE + name: InferStream(self._door, self._context, reads(read), limits, inference_status)
+            for name, read in readers.items()
         }
 
     def check(self, path: str, headers: Mapping[bytes, bytes]) -> None:

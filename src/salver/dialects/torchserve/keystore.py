@@ -1,12 +1,12 @@
 """Conversion of Java key stores to PEM files for the server (TS-C5)."""
 
 import atexit
-import os
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Final
 
+from salver.dialects.torchserve.tokens import write_private
 from salver.words.errors import InvalidInput, Unsupported
 
 _JKS: Final = (b"\xfe\xed\xfe\xed", b"\xce\xce\xce\xce")  # of JKS and JCEKS
@@ -33,10 +33,8 @@ def pem_files(path: str, password: str) -> tuple[str, str]:
     certificates, key = _pem(data, password, path)
     folder = Path(tempfile.mkdtemp(prefix="salver-keys-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    for name, text in (("certificate.pem", certificates), ("key.pem", key)):
-        handle = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "wb") as file:
-            file.write(text)
+    write_private(folder / "certificate.pem", certificates)
+    write_private(folder / "key.pem", key)
     return str(folder / "certificate.pem"), str(folder / "key.pem")
 
 

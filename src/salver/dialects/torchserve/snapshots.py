@@ -8,7 +8,6 @@ models.
 import asyncio
 import json
 import logging
-import os
 import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -18,6 +17,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from salver.dialects.torchserve import java_properties
+from salver.dialects.torchserve.tokens import write_private
 from salver.kernel.supervise import Supervisor
 
 _LOG: Final = logging.getLogger("salver.snapshots")
@@ -105,13 +105,5 @@ class Snapshots:
             await self.write("snapshot")
 
     def _put(self, name: str, text: str) -> None:
-        """Write a file atomically."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        fresh = self._folder / f".{name}.{os.getpid()}"
-        try:
-            handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)  # it may hold passwords
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-            fresh.replace(self._folder / name)
-        finally:
-            fresh.unlink(missing_ok=True)
+        write_private(self._folder / name, text.encode())  # settings may hold passwords

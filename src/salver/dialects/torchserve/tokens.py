@@ -4,7 +4,6 @@ Three keys are made when the server starts and written to a file that only its o
 inference, one for management, and one with which the other two are renewed (TS-M8, TS-B11).
 """
 
-import contextlib
 import hmac
 import os
 import re
@@ -57,23 +56,17 @@ class TokenKeys:
         Raises:
             InvalidInput: it cannot be written.
         """
-        told: dict[str, dict[str, str]] = {
-            scope: {"key": self._keys[scope][0].decode(), "expiration time": _shown(self._keys[scope][1])}
-            for scope in ("management", "inference")
-        }
-        told["API"] = {"key": self._owner.decode()}
-        fresh = self._file.with_name(f".{self._file.name}.{os.getpid()}")
+        content: dict[str, dict[str, str]] = {}
+        for scope in reversed(SCOPES):
+            key, end = self._keys[scope]
+            content[scope] = {"key": key.decode(), "expiration time": _shown(end)}
+        content["API"] = {"key": self._owner.decode()}
         try:
-            with contextlib.suppress(FileNotFoundError):
-                fresh.unlink()
-            handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(handle, "wb") as file:
-                file.write(orjson.dumps(told, option=orjson.OPT_INDENT_2))
-            fresh.replace(self._file)
+            write_private(self._file, orjson.dumps(content, option=orjson.OPT_INDENT_2))
         except OSError as error:
             raise InvalidInput(
                 f"the keys cannot be written to {self._file}: {error.strerror or error}",
-                fix="Start where files may be written, or set disable_token_authorization=true.",
+                fix="Start in a writable folder, or set disable_token_authorization=true.",
             ) from error
 
     def allows(self, scope: Scope, authorization: str) -> bool:
@@ -106,6 +99,19 @@ class TokenKeys:
 
     def _fresh(self) -> tuple[bytes, float]:
         return self._new_key().encode(), self._now() + self._seconds
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Write a file atomically, readable by its owner only. Raises OSError."""
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    fresh.unlink(missing_ok=True)
+    try:
+        handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)
 
 
 def _shows(key: bytes, authorization: str) -> bool:
