@@ -6,6 +6,7 @@ syntax trees for purity, lazy imports and names, and imports the package to see 
 
 import ast
 import fnmatch
+import functools
 import importlib
 import json
 import pkgutil
@@ -21,7 +22,6 @@ from salver.words.errors import Code, SalverError
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "salver"
 FILES = sorted(path.relative_to(SOURCE).as_posix() for path in SOURCE.rglob("*.py"))
-TREES = {name: ast.parse((SOURCE / name).read_text()) for name in FILES}
 
 #: Decisions, codecs and words: functions of their arguments alone.
 PURE = (
@@ -65,6 +65,11 @@ IMPATIENT = re.compile(
 )
 
 
+@functools.cache
+def parsed(name: str) -> ast.Module:
+    return ast.parse((SOURCE / name).read_text())
+
+
 def matches(name: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
 
@@ -81,7 +86,7 @@ def imported(node: ast.AST) -> list[str]:
 
 def is_pure(name: str) -> bool:
     """By the list above, or because the module says so of itself."""
-    claimed = re.search(r"\bPure\b[.:]", ast.get_docstring(TREES[name]) or "")
+    claimed = re.search(r"\bPure\b[.:]", ast.get_docstring(parsed(name)) or "")
     return matches(name, PURE) or claimed is not None
 
 
@@ -103,7 +108,7 @@ def impurities(tree: ast.Module) -> list[str]:
 
 
 def test_pure_modules_know_no_clock_socket_thread_chance_or_environment() -> None:
-    found = {name: impurities(TREES[name]) for name in FILES if is_pure(name)}
+    found = {name: impurities(parsed(name)) for name in FILES if is_pure(name)}
     assert {name: some for name, some in found.items() if some} == {}
 
 
@@ -124,7 +129,7 @@ def test_the_purity_check_sees_what_it_should() -> None:
 
 
 def test_every_module_says_what_it_is() -> None:
-    words = {name: (ast.get_docstring(tree) or "").strip(".… \n") for name, tree in TREES.items()}
+    words = {name: (ast.get_docstring(parsed(name)) or "").strip(".… \n") for name in FILES}
     assert [name for name, said in words.items() if len(said) <= 20] == []
 
 
@@ -148,13 +153,14 @@ def lazy_imports(tree: ast.Module) -> list[str]:
 
 
 def test_no_lazy_import_hides_a_cycle() -> None:
-    found = {name: lazy_imports(TREES[name]) for name in FILES if not matches(name, LAZY)}
+    found = {name: lazy_imports(parsed(name)) for name in FILES if not matches(name, LAZY)}
     assert {name: some for name, some in found.items() if some} == {}
 
 
 def test_no_environment_is_read_at_import() -> None:
     later = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.If  # `if __name__ == "__main__"`
-    for name, tree in TREES.items():
+    for name in FILES:
+        tree = parsed(name)
         for statement in tree.body:
             if not isinstance(statement, later):
                 read = [node.attr for node in ast.walk(statement) if isinstance(node, ast.Attribute)]
@@ -163,7 +169,8 @@ def test_no_environment_is_read_at_import() -> None:
 
 def test_records_are_read_by_decoders_that_are_made_at_import() -> None:
     """What msgspec knows of a class it finds out at its first use: two threads that are first crash."""
-    for name, tree in TREES.items():
+    for name in FILES:
+        tree = parsed(name)
         for node in ast.walk(tree):
             match node:
                 case ast.Call(func=ast.Attribute(attr="decode"), keywords=words):

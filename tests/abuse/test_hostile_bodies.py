@@ -23,11 +23,11 @@ from salver.testing.process import ServerProcess
 MLP = "/v2/models/mlp/infer"
 #: Answers to others while one hostile body is decoded: a blocked loop gives two, before and after.
 LEAST = 6
-LISTS = b'{"inputs":[' + b"[]," * 10_000_000 + b"[]]}"
-NUMBERS = b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1,1],"data":[%b1]}]}' % (b"1," * 30_000_000)
-NAMED = json.dumps(
-    {"inputs": [{"name": f"x{i}", "datatype": "FP32", "shape": [1], "data": [1]} for i in range(200_000)]}
-).encode()
+NUMBERS = b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1,1],"data":[%b1]}]}'
+
+
+def lists(name: str) -> bytes:
+    return b'{"%b":[' % name.encode() + b"[]," * 10_000_000 + b"[]]}"
 
 
 @pytest.fixture(scope="module")
@@ -85,27 +85,29 @@ def answers_meanwhile(server: ServerProcess, send: Callable[[], Callable[[], int
 
 
 @pytest.mark.parametrize(
-    ("path", "body"),
+    ("path", "make"),
     [
-        (MLP, LISTS),
-        (MLP, NUMBERS),
-        ("/v1/models/mlp:predict", LISTS.replace(b"inputs", b"instances")),
-        ("/v2/models/mlp/generate", LISTS.replace(b"inputs", b"x")),
-        ("/v1/chat/completions", LISTS.replace(b"inputs", b"messages")),
-        ("/v1/embeddings", LISTS.replace(b"inputs", b"input")),
+        (MLP, lambda: lists("inputs")),
+        (MLP, lambda: NUMBERS % (b"1," * 30_000_000)),
+        ("/v1/models/mlp:predict", lambda: lists("instances")),
+        ("/v2/models/mlp/generate", lambda: lists("x")),
+        ("/v1/chat/completions", lambda: lists("messages")),
+        ("/v1/embeddings", lambda: lists("input")),
     ],
     ids=["lists", "numbers", "TensorFlow Serving", "generate", "chat", "embeddings"],
 )
 def test_others_are_answered_while_a_hostile_body_is_decoded(
-    server: ServerProcess, path: str, body: bytes
+    server: ServerProcess, path: str, make: Callable[[], bytes]
 ) -> None:
+    body = make()
     count, status = answers_meanwhile(server, lambda: posted(server, path, body))
     assert 400 <= status < 500
     assert count >= LEAST
 
 
 def test_many_names_are_refused(server: ServerProcess) -> None:
-    status, reply = server.ask("POST", MLP, NAMED)
+    names = [{"name": f"x{i}", "datatype": "FP32", "shape": [1], "data": [1]} for i in range(200_000)]
+    status, reply = server.ask("POST", MLP, json.dumps({"inputs": names}).encode())
     assert status == 400
     assert b"at most 4096" in reply
 

@@ -1,5 +1,6 @@
 """LiteRT models as TensorFlow Serving has them: of any batch, with the names of their metadata (TF-F18)."""
 
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,12 @@ from salver.words.artifacts import Manifest
 from salver.words.errors import LoadFailed
 from salver.words.messages import ModelId
 
-tf = pytest.importorskip("tensorflow")
-pytest.importorskip("ai_edge_litert")
+
+@pytest.fixture(scope="module", autouse=True)
+def tf() -> Any:
+    """TensorFlow, which takes long to import."""
+    pytest.importorskip("ai_edge_litert")
+    return pytest.importorskip("tensorflow")
 
 
 class _Octets(bytes):
@@ -26,6 +31,8 @@ class _Octets(bytes):
 
 def convert(path: Path, shape: list[int | None], function: Callable[..., object]) -> Path:
     """A model without signatures: its tensors are called ``x`` and ``y``."""
+    import tensorflow as tf
+
     concrete = tf.function(function).get_concrete_function(tf.TensorSpec(shape, tf.float32, "x"))
     path.write_bytes(tf.lite.TFLiteConverter.from_concrete_functions([concrete]).convert())
     return path
@@ -92,16 +99,16 @@ def test_tf_f18_a_model_of_one_row_takes_more(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("shape", "function"),
     [
-        ([1, 4], lambda x: {"y": tf.reshape(x, [2, 2])}),
-        ([1, 4], lambda x: {"y": tf.reduce_sum(x)}),
-        ([1, 4], lambda x: {"y": tf.reshape(x, [1, 2, 2])}),
-        ([3, 4], lambda x: {"y": x + 1.0}),
+        ([1, 4], lambda tf, x: {"y": tf.reshape(x, [2, 2])}),
+        ([1, 4], lambda tf, x: {"y": tf.reduce_sum(x)}),
+        ([1, 4], lambda tf, x: {"y": tf.reshape(x, [1, 2, 2])}),
+        ([3, 4], lambda tf, x: {"y": x + 1.0}),
     ],
 )
 def test_tf_f18_a_model_that_cannot_take_more_keeps_its_shape(
-    tmp_path: Path, shape: list[int | None], function: Callable[..., object]
+    tf: Any, tmp_path: Path, shape: list[int | None], function: Callable[..., object]
 ) -> None:
-    model = load(convert(tmp_path / "m.tflite", shape, function))
+    model = load(convert(tmp_path / "m.tflite", shape, functools.partial(function, tf)))
     (source,), (sink,) = model.signature.inputs, model.signature.outputs
     assert source.shape == tuple(shape)
     sent = np.ones([extent or 1 for extent in shape], "f4")

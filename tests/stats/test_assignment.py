@@ -1,9 +1,11 @@
 """Where units fall: by recorded vectors, and by what has to hold of any of them."""
 
+import functools
 import math
 import subprocess
 import sys
 import uuid
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -14,12 +16,17 @@ from scipy.stats import chi2, chi2_contingency
 from salver.stats.assignment import arm, bound, fraction, fractions, hashing
 from salver.words.errors import InvalidInput
 
-IDS = {
-    "sequential": [f"user-{i}" for i in range(200_000)],
-    "uuid": [str(uuid.UUID(int=(i * 0x9E3779B97F4A7C15F39CC0605CEDC834) % 2**128)) for i in range(200_000)],
-    "mail": [f"name.{i}@example.org" for i in range(200_000)],
+IDS: dict[str, Callable[[int], str]] = {
+    "sequential": lambda i: f"user-{i}",
+    "uuid": lambda i: str(uuid.UUID(int=(i * 0x9E3779B97F4A7C15F39CC0605CEDC834) % 2**128)),
+    "mail": lambda i: f"name.{i}@example.org",
 }
 RAMP = (0.01, 0.05, 0.25, 1.0)
+
+
+@functools.cache
+def ids(kind: str) -> list[str]:
+    return [IDS[kind](i) for i in range(200_000)]
 
 
 def ends(share: float) -> tuple[float, float, float]:
@@ -77,8 +84,8 @@ def test_hashes_are_below_the_bound_of_a_share_where_places_are_below_it(
 
 @pytest.mark.parametrize("units", IDS)
 def test_places_are_uniform(units: str) -> None:
-    found = np.bincount((fractions("a salt", IDS[units]) * 1000).astype(int), minlength=1000)
-    expected = len(IDS[units]) / 1000
+    found = np.bincount((fractions("a salt", ids(units)) * 1000).astype(int), minlength=1000)
+    expected = len(ids(units)) / 1000
     p = chi2.sf(((found - expected) ** 2 / expected).sum(), 999)
     assert 0.0005 <= p <= 0.9995
 
@@ -86,7 +93,7 @@ def test_places_are_uniform(units: str) -> None:
 @pytest.mark.parametrize("units", IDS)
 @pytest.mark.parametrize("salts", [("one", "two"), ("r1", "r2"), ("r1", "holdback:r1"), ("r1", "shadow:r1")])
 def test_two_salts_are_independent(units: str, salts: tuple[str, str]) -> None:
-    one, two = (fractions(salt, IDS[units]) < 0.5 for salt in salts)
+    one, two = (fractions(salt, ids(units)) < 0.5 for salt in salts)
     table = [
         [int((one & two).sum()), int((one & ~two).sum())],
         [int((~one & two).sum()), int((~one & ~two).sum())],
@@ -95,7 +102,7 @@ def test_two_salts_are_independent(units: str, salts: tuple[str, str]) -> None:
 
 
 def test_on_a_ramp_nobody_leaves_the_canary_and_as_many_join_as_the_share_grew() -> None:
-    places = fractions("release-7", IDS["sequential"])
+    places = fractions("release-7", ids("sequential"))
     before: set[int] = set()
     for share in RAMP:
         canary = {unit for unit, place in enumerate(places) if arm(place, ends(share)) == 0}
@@ -106,7 +113,7 @@ def test_on_a_ramp_nobody_leaves_the_canary_and_as_many_join_as_the_share_grew()
 
 
 def test_baselines_are_nested_too_and_never_meet_the_canary() -> None:
-    places = fractions("release-7", IDS["mail"][:20_000])
+    places = fractions("release-7", ids("mail")[:20_000])
     before: set[int] = set()
     for share in RAMP[:3]:
         sides = [arm(place, ends(share)) for place in places]
