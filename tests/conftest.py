@@ -10,6 +10,7 @@ import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
+import fork_server
 import pytest
 from hypothesis import settings
 from soaking import IS_SOAK
@@ -23,6 +24,8 @@ settings.register_profile("salver", deadline=None, derandomize="CI" in os.enviro
 settings.load_profile("salver")
 #: Nobody balances loads here: servers that tests start end at once.
 os.environ.setdefault("SALVER_DRAIN_DELAY", "0")
+#: A server that has to import Salver first takes four times the work until it is ready.
+ServerProcess.spawn = staticmethod(fork_server.start)
 #: So many tests may fail in CI, beside thousands on a busy machine, that pass when they are run again, alone.
 MOST_AGAIN = 3
 

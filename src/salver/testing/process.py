@@ -16,12 +16,39 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 _POLL_S = 0.02
+
+
+class RunningProcess(Protocol):
+    """What is used of ``subprocess.Popen``."""
+
+    pid: int
+    returncode: int | Any
+
+    def poll(self) -> int | None:
+        """Return the exit status; None = it runs."""
+        ...
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Return the exit status.
+
+        Raises:
+            subprocess.TimeoutExpired: it runs on.
+        """
+        ...
+
+    def send_signal(self, sig: int) -> None:
+        """Send a signal, unless it has ended."""
+        ...
+
+    def kill(self) -> None:
+        """Kill it."""
+        ...
 
 
 class ServerProcess:
@@ -36,6 +63,8 @@ class ServerProcess:
     """
 
     host = "127.0.0.1"
+    #: Starts the process; a suite of many servers may start them in another way than by a new interpreter.
+    spawn: ClassVar[Callable[..., RunningProcess]] = staticmethod(subprocess.Popen)
 
     def __init__(
         self,
@@ -50,7 +79,7 @@ class ServerProcess:
         self._log = log
         self._env = {"SALVER_DRAIN_DELAY": "0", **os.environ, **(env or {})}
         self._cwd = cwd
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: RunningProcess | None = None
         self.port = 0
 
     def __enter__(self) -> "ServerProcess":
@@ -96,7 +125,7 @@ class ServerProcess:
         """Start without waiting for models; on a free port unless one is given."""
         self.port = port or free_port()
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
+            self._process = self.spawn(
                 self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._env, cwd=self._cwd
             )
 
