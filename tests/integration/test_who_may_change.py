@@ -109,36 +109,39 @@ def changes(server: Server) -> Iterator[Change]:
 class Asked:
     """Ports of one running server, by what they serve."""
 
-    def __init__(self, server: Server, host: str) -> None:
+    def __init__(self, server: Server, host: str, client: httpx.AsyncClient) -> None:
         self.server = server
         kinds = [config.serves for config in server.listeners.configs]
         self.ports = dict(zip(kinds, server.listeners.ports(), strict=True))
         self.host = host
-        self.channels: list[Any] = []
+        self._client = client
+        self._channels: dict[tuple[str, str], grpc.aio.Channel] = {}
 
     async def ask(self, change: Change, **headers: str) -> int | str:
         """The status; over gRPC the name of its code."""
         address = f"127.0.0.1:{self.ports[change.kind]}"
         if change.verb:
             kind = "application/json" if change.path.startswith("/api/") else "text/plain"
-            async with httpx.AsyncClient(timeout=PATIENCE_S) as client:
-                told = {
-                    "content-type": kind,
-                    **{name.replace("_", "-"): text for name, text in headers.items()},
-                }
-                reply = await client.request(
-                    change.verb, f"http://{address}{change.path}", content=b"{}", headers=told
-                )
-                return reply.status_code
-        authority = headers.pop("host", "")
-        options = [("grpc.default_authority", authority)] if authority else []
-        async with grpc.aio.insecure_channel(address, options=options) as channel:
-            metadata = [(name.replace("_", "-"), text) for name, text in headers.items()]
-            try:
-                await channel.unary_unary(change.path)(change.message, metadata=metadata, timeout=PATIENCE_S)
-            except grpc.aio.AioRpcError as error:
-                return str(error.code().name)
-            return "OK"
+            told = {"content-type": kind, **{name.replace("_", "-"): text for name, text in headers.items()}}
+            url = f"http://{address}{change.path}"
+            return (await self._client.request(change.verb, url, content=b"{}", headers=told)).status_code
+        channel = self._channel(address, headers.pop("host", ""))
+        metadata = [(name.replace("_", "-"), text) for name, text in headers.items()]
+        try:
+            await channel.unary_unary(change.path)(change.message, metadata=metadata, timeout=PATIENCE_S)
+        except grpc.aio.AioRpcError as error:
+            return str(error.code().name)
+        return "OK"
+
+    def _channel(self, address: str, authority: str) -> grpc.aio.Channel:
+        if (address, authority) not in self._channels:
+            options = [("grpc.default_authority", authority)] if authority else []
+            self._channels[address, authority] = grpc.aio.insecure_channel(address, options=options)
+        return self._channels[address, authority]
+
+    async def close(self) -> None:
+        for channel in self._channels.values():
+            await channel.close()
 
 
 def is_forbidden(outcome: int | str) -> bool:
@@ -175,8 +178,10 @@ async def serving(
         load=("mlp",),
         tables={**tables, "torchserve": {"handlers": handlers, **tables.get("torchserve", {})}},
     )
-    async with Server(config) as server:
-        yield Asked(server, host)
+    async with Server(config) as server, httpx.AsyncClient(timeout=PATIENCE_S) as client:
+        asked = Asked(server, host, client)
+        yield asked
+        await asked.close()
 
 
 @pytest.fixture
