@@ -9,12 +9,14 @@ import gzip
 import http.client
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import grpc
 import pytest
 import tritonclient.grpc as triton
+from soaking import size
 from waiting import PATIENCE_S
 from zoo import infer_body, write_identity, write_mlp
 
@@ -23,11 +25,13 @@ from salver.testing.process import ServerProcess
 MLP = "/v2/models/mlp/infer"
 #: Answers to others while one hostile body is decoded: a blocked loop gives two, before and after.
 LEAST = 6
+#: Bodies hold a few times as many values; those of a third are decoded for long enough to prove the claim.
+MANY = size(2_000_000, 600_000)
 NUMBERS = b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1,1],"data":[%b1]}]}'
 
 
 def lists(name: str) -> bytes:
-    return b'{"%b":[' % name.encode() + b"[]," * 10_000_000 + b"[]]}"
+    return b'{"%b":[' % name.encode() + b"[]," * (5 * MANY) + b"[]]}"
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +42,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     options = ["--max-bodies-mb", "400", "--control", "none"]
     with ServerProcess([folder / "models"], folder / "log", options) as server:
         server.wait_ready()
-        for size in (1 << 18, 5 << 20):  # the processes that decode are there
-            assert server.ask("POST", MLP, b'{"inputs":[' + b" " * size + b"]}")[0] == 400
+        for count in (1 << 18, 5 << 20):  # the processes that decode are there
+            assert server.ask("POST", MLP, b'{"inputs":[' + b" " * count + b"]}")[0] == 400
         yield server
 
 
@@ -80,15 +84,17 @@ def answers_meanwhile(server: ServerProcess, send: Callable[[], Callable[[], int
         assert server.get("/v2/health/live")[0] == 200
         assert server.post(MLP, infer_body())[0] == 200
         count += 1
+        time.sleep(0.002)
     attack.join()
     return count, attack.status
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     ("path", "make"),
     [
         (MLP, lambda: lists("inputs")),
-        (MLP, lambda: NUMBERS % (b"1," * 30_000_000)),
+        (MLP, lambda: NUMBERS % (b"1," * (15 * MANY))),
         ("/v1/models/mlp:predict", lambda: lists("instances")),
         ("/v2/models/mlp/generate", lambda: lists("x")),
         ("/v1/chat/completions", lambda: lists("messages")),
@@ -112,8 +118,9 @@ def test_many_names_are_refused(server: ServerProcess) -> None:
     assert b"at most 4096" in reply
 
 
+@pytest.mark.soak
 def test_others_are_answered_while_a_dense_message_is_read(server: ServerProcess) -> None:
-    hostile = b"\x0a\x03mlp" + b"".join([b"\x2a\x00"] * 6_000_000)  # empty inputs
+    hostile = b"\x0a\x03mlp" + b"".join([b"\x2a\x00"] * (3 * MANY))  # empty inputs
 
     def send() -> Callable[[], int]:
         channel = grpc.insecure_channel(server.address)
