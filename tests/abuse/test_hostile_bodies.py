@@ -25,13 +25,13 @@ from salver.testing.process import ServerProcess
 MLP = "/v2/models/mlp/infer"
 #: Answers to others while one hostile body is decoded: a blocked loop gives two, before and after.
 LEAST = 6
-#: Bodies hold a few times as many values; those of a third are decoded for long enough to prove the claim.
-MANY = size(2_000_000, 600_000)
+#: How much bodies hold: less is decoded for long enough to prove the claim.
+LISTS, VALUES, INPUTS = size((10_000_000, 30_000_000, 6_000_000), (1_000_000, 9_000_000, 2_000_000))
 NUMBERS = b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1,1],"data":[%b1]}]}'
 
 
 def lists(name: str) -> bytes:
-    return b'{"%b":[' % name.encode() + b"[]," * (5 * MANY) + b"[]]}"
+    return b'{"%b":[' % name.encode() + b"[]," * LISTS + b"[]]}"
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def answers_meanwhile(server: ServerProcess, send: Callable[[], Callable[[], int
     ("path", "make"),
     [
         (MLP, lambda: lists("inputs")),
-        (MLP, lambda: NUMBERS % (b"1," * (15 * MANY))),
+        (MLP, lambda: NUMBERS % (b"1," * VALUES)),
         ("/v1/models/mlp:predict", lambda: lists("instances")),
         ("/v2/models/mlp/generate", lambda: lists("x")),
         ("/v1/chat/completions", lambda: lists("messages")),
@@ -120,7 +120,7 @@ def test_many_names_are_refused(server: ServerProcess) -> None:
 
 @pytest.mark.soak
 def test_others_are_answered_while_a_dense_message_is_read(server: ServerProcess) -> None:
-    hostile = b"\x0a\x03mlp" + b"".join([b"\x2a\x00"] * (3 * MANY))  # empty inputs
+    hostile = b"\x0a\x03mlp" + b"".join([b"\x2a\x00"] * INPUTS)  # empty inputs
 
     def send() -> Callable[[], int]:
         channel = grpc.insecure_channel(server.address)
