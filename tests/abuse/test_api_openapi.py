@@ -12,12 +12,14 @@ from console_world import RUNNING, prepare
 from hypothesis import HealthCheck, given, settings
 from schemathesis.checks import not_a_server_error
 from schemathesis.core.result import Ok
+from schemathesis.schemas import APIOperation
 from schemathesis.specs.openapi.checks import (
     ignored_auth,
     missing_required_header,
     positive_data_acceptance,
     unsupported_method,
 )
+from soaking import size
 from waiting import PATIENCE_S
 
 from salver.features.management.openapi import describe
@@ -54,16 +56,22 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
         yield server.wait_ready()
 
 
-@pytest.mark.parametrize("label", LABELS)
-def test_what_is_described_holds(kept: ServerProcess, label: str) -> None:
-    """No defect, the declared statuses, types and schemas, nothing wrong accepted, whatever is sent."""
+@pytest.fixture(scope="module")
+def operations(kept: ServerProcess) -> dict[str, APIOperation]:
+    """The operations that are described, by verb and path."""
     schema = schemathesis.openapi.from_url(f"{kept.url}/api/openapi.json")
-    operations = [found.ok() for found in schema.get_all_operations() if isinstance(found, Ok)]
-    (operation,) = [operation for operation in operations if operation.label == label]
+    described = [found.ok() for found in schema.get_all_operations() if isinstance(found, Ok)]
+    return {operation.label: operation for operation in described}
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("label", LABELS)
+def test_what_is_described_holds(operations: dict[str, APIOperation], label: str) -> None:
+    """No defect, the declared statuses, types and schemas, nothing wrong accepted, whatever is sent."""
     examples = itertools.count()
 
-    @given(case=operation.as_strategy())
-    @settings(max_examples=15, derandomize=True, suppress_health_check=list(HealthCheck))
+    @given(case=operations[label].as_strategy())
+    @settings(max_examples=size(15, 8), derandomize=True, suppress_health_check=list(HealthCheck))
     def holds(case: schemathesis.Case) -> None:
         if next(examples) % 2:  # of things that there are, as well as of any
             case.path_parameters |= {name: NAMES[name] for name in case.path_parameters if name in NAMES}

@@ -9,7 +9,9 @@ from dialect_tables import OPERATIONS
 from hypothesis import HealthCheck, given, settings
 from schemathesis.checks import not_a_server_error
 from schemathesis.core.result import Ok
+from schemathesis.schemas import APIOperation
 from schemathesis.specs.openapi.checks import positive_data_acceptance
+from soaking import size
 from waiting import PATIENCE_S
 
 from salver.dialects.oip.openapi import describe
@@ -26,18 +28,24 @@ LABELS = [
 CASES = [(label, "") for label in LABELS] + [(label, "mlp") for label in LABELS if "{model}" in label]
 
 
+@pytest.fixture(scope="module")
+def operations(strict: ServerProcess) -> dict[str, APIOperation]:
+    """The operations that are described, by verb and path."""
+    schema = schemathesis.openapi.from_url(f"{strict.url}/openapi.json")
+    described = [found.ok() for found in schema.get_all_operations() if isinstance(found, Ok)]
+    return {operation.label: operation for operation in described}
+
+
+@pytest.mark.soak
 @pytest.mark.parametrize(("label", "model"), CASES)
-def test_the_served_description_holds(strict: ServerProcess, label: str, model: str) -> None:
+def test_the_served_description_holds(operations: dict[str, APIOperation], label: str, model: str) -> None:
     """No defect (500), the declared content types and schemas, nothing wrong accepted, whatever is sent.
 
     Not everything of the right form is accepted: that depends on the model and on the server's state.
     """
-    schema = schemathesis.openapi.from_url(f"{strict.url}/openapi.json")
-    operations = [found.ok() for found in schema.get_all_operations() if isinstance(found, Ok)]
-    (operation,) = [operation for operation in operations if operation.label == label]
 
-    @given(case=operation.as_strategy())
-    @settings(max_examples=30, derandomize=True, suppress_health_check=list(HealthCheck))
+    @given(case=operations[label].as_strategy())
+    @settings(max_examples=size(30, 10), derandomize=True, suppress_health_check=list(HealthCheck))
     def holds(case: schemathesis.Case) -> None:
         if model:
             case.path_parameters |= {"model": model} | ({"version": "1"} if "{version}" in label else {})
