@@ -36,6 +36,7 @@ ADA = Actor("ada")
 #: Half of the units meet the canary, until somebody wishes otherwise.
 HALF = msgspec.structs.replace(POLICY, stages=(Stage(0.5, 60),))
 (DIGIT,) = bodies(digits().pixels[:1])
+PAUSE_S = 0.03  # what is proved is not how many are asked
 FRAUD = {"model": "fraud", "body": json.dumps(BODY).encode()}
 HASTY = """
 from salver.cli import main
@@ -121,7 +122,7 @@ async def test_one_that_is_cut_off_serves_as_it_knew_and_follows_when_it_is_back
     replicas, relay = world
     one, other = replicas.servers
     await begin(replicas, HALF)
-    async with Callers(other, bodies(digits().pixels), USERS, 2, pause_s=0.01) as callers:
+    async with Callers(other, bodies(digits().pixels), USERS, 2, PAUSE_S) as callers:
         await meets(one, "1", "2")
         await meets(other, "1", "2")
         relay.be(trouble)
@@ -151,12 +152,15 @@ async def test_what_one_counts_that_is_cut_off_is_judged_when_it_is_back(
     await begin(replicas, HALF)
     asked = await meets(one, "1", "2") + await meets(other, "1", "2")
     some = bodies(digits().pixels)
-    async with Callers(one, some, USERS, 1) as callers, Callers(other, some, USERS, 1) as others:
+    async with (
+        Callers(one, some, USERS, 1, PAUSE_S) as callers,
+        Callers(other, some, USERS, 1, PAUSE_S) as others,
+    ):
         relay.be(trouble)
         await says(one, "continues without")
         assert [each["is_heard"] for each in await auntil(lambda: counting(one, heard=1))].count(False) == 1
         judged = (await replicas.store.get("r1")).progress.buckets
-        await auntil(lambda: others.answered > 1000)
+        await auntil(lambda: others.answered > 200)
         relay.be("")
         await auntil(lambda: counting(one, heard=2))
     assert set(callers.statuses) == set(others.statuses) == {200}
@@ -194,8 +198,8 @@ async def test_one_that_is_cut_off_for_long_sends_nobody_to_the_canary(world: Cu
         await meets(server, "1", "2")
     some = bodies(digits().pixels)
     async with (
-        Callers(one, some, USERS, 1, pause_s=0.01) as callers,
-        Callers(other, some, USERS, 1, pause_s=0.01) as others,
+        Callers(one, some, USERS, 1, PAUSE_S) as callers,
+        Callers(other, some, USERS, 1, PAUSE_S) as others,
     ):
         relay.be("silent")
         await meets(other, "1")
