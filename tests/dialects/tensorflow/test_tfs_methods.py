@@ -9,7 +9,7 @@ from salver.dialects.tensorflow.grpc_methods import TensorFlowServingMethods
 from salver.dialects.tensorflow.rules import TfsRules
 from salver.dialects.tensorflow.tf_schema import build
 from salver.encoding.bodies import GrpcStatus
-from salver.words.errors import InvalidInput, NotFound, NotReady, SalverError
+from salver.words.errors import InvalidInput, NotFound, NotReady, SalverError, TooLarge
 from salver.words.messages import Call, InferResponse, ModelId, Signature, State, TensorSpec, VersionStatus
 from salver.words.tensor import DataType
 
@@ -136,6 +136,11 @@ async def test_a_label_that_is_none() -> None:
 def _reload(*metrics: str) -> Any:
     config = {"model_config_list": {"config": [{"name": "m"}]}}
     return build()["ReloadConfigRequest"](config=config, metric_names=metrics)
+
+
+async def test_a_list_of_models_is_no_longer_than_thousands_of_them() -> None:
+    with pytest.raises(TooLarge, match="at most 524288 are taken"):
+        await _call(Behind(), "HandleReloadConfigRequest", _reload("a" * (1 << 19)))
 
 
 async def test_tf_g12_metrics_that_a_reload_changed() -> None:

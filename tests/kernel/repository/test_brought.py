@@ -76,6 +76,11 @@ def test_what_is_brought_is_bounded() -> None:
         bring("m", LoadOrder(CONFIG, {f"1/{n}": b"" for n in range(1001)}))
 
 
+def test_a_configuration_is_no_longer_than_any_model_needs() -> None:
+    with pytest.raises(TooLarge, match="model 'm' has 1048577 characters; at most 1048576"):
+        bring("m", LoadOrder(" " * ((1 << 20) + 1)))
+
+
 def test_a_file_cannot_be_a_folder_too() -> None:
     with pytest.raises(LoadFailed, match=r"the files for model 'm' cannot be written: '1/x'"):
         bring("m", LoadOrder(CONFIG, {"1": b"x", "1/x": b"x"}))

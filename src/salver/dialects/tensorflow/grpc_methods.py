@@ -22,7 +22,7 @@ from salver.kernel.supervise import Supervisor
 from salver.transport.effects import changes, reads
 from salver.transport.grpc_table import GrpcTable, Reply
 from salver.transport.ports import Control, Exposition, InferDoor
-from salver.words.errors import NotFound, NotReady
+from salver.words.errors import NotFound, NotReady, TooLarge
 from salver.words.messages import Call, ModelId, Signature
 
 _LOG = logging.getLogger("salver.grpc")
@@ -35,6 +35,9 @@ _MODEL: Final = f"/{SERVICES[1]}/"
 _INFERRING: Final = frozenset(
     _PREDICTION + name for name in ("Predict", "Classify", "Regress", "MultiInference")
 )
+
+#: Bytes of a list of models: thousands of them, which are read in some milliseconds.
+_MOST_LIST: Final = 1 << 19
 
 #: Requests and responses whose names do not follow from the method's.
 _TYPES: Final = {
@@ -157,6 +160,8 @@ class TensorFlowServingMethods:
 
     @changes
     async def _reload(self, message: bytes, call: Call) -> Reply:
+        if len(message) > _MOST_LIST:
+            raise TooLarge(f"the list of models has {len(message)} bytes; at most {_MOST_LIST} are taken")
         config, names = wire.decode_reload(message)
         before = self._counted(names)
         await self._reloads.finish("reload", self._reload_config(config))

@@ -16,6 +16,8 @@ from salver.words.errors import InvalidInput, LoadFailed, TooLarge
 
 _MOST_FILES: Final = 1_000
 _MOST_NAME: Final = 255
+#: Characters; the checks of some lists in it take time that grows with the square.
+_MOST_CONFIG: Final = 1 << 20
 _MOST_PARTS: Final = 16
 _NONE: Final[Mapping[str, Path]] = {}
 #: Most bytes of the uploads of all models.
@@ -68,9 +70,15 @@ def bring(name: str, order: LoadOrder, room: int = MOST_BYTES) -> Upload:
 
     Raises:
         InvalidInput: a name is not allowed.
-        TooLarge: too many files, or too large.
+        TooLarge: too many files, or too large; or the configuration is.
         LoadFailed: they cannot be written.
     """
+    if len(order.config) > _MOST_CONFIG:
+        raise TooLarge(
+            f"the configuration of model '{name}' has {len(order.config)} characters; at most {_MOST_CONFIG} "
+            "are taken from a request",
+            fix="Put the model into the repository.",
+        )
     if not order.files:
         return Upload(order.config)
     _check_name(name)
