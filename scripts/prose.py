@@ -21,8 +21,6 @@ DONE = (
     "kernel/engine", "kernel/lifecycle", "kernel/repository",
     "dialects/clouds", "dialects/openai", "dialects/torchserve", "dialects/triton",
 )  # fmt: skip
-#: Packages under other projects' names, whose texts those projects write.
-FOREIGN = ("dialects/torchserve/shim",)
 Named = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 #: A first line states what something is or does; it does not ask.
@@ -116,8 +114,6 @@ def main() -> int:
     errors, counts = [], Counter[str]()
     for path in sorted(SOURCE.rglob("*.py")):
         name = path.relative_to(SOURCE).as_posix()
-        if name.startswith(FOREIGN):
-            continue
         is_done = name.startswith(tuple(f"{package}/" for package in DONE))
         for line, text in faults(path, unwanted):
             if is_done:

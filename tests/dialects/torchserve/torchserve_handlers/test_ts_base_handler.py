@@ -107,7 +107,7 @@ class TestFormats:
         handler, _ = opened(in_onnx(tmp_path))
         (answer,) = handler.model.run(None, {"x": np.array([ROW], "f4")})
         assert answer.tolist() == [[2.0, 4.0, -7.0]]
-        with pytest.raises(ValueError, match=r"takes 1 inputs \(x\), and was given 2"):
+        with pytest.raises(ValueError, match=r"takes 1 inputs \(x\), and got 2"):
             handler.inference([torch.zeros(1, 3), torch.zeros(1, 3)])
 
     @pytest.mark.skipif(shutil.which("g++") is None, reason="AOTInductor needs a compiler of C++")

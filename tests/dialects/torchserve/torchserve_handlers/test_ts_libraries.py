@@ -236,7 +236,7 @@ class TestVllm:
         assert made.completion_service.told[1] == [model]
 
     def test_ts_a5_it_must_be_named(self, arguments: Any, tmp_path: Path) -> None:
-        with pytest.raises(LoadFailed, match="does not know its model"):
+        with pytest.raises(LoadFailed, match="has no model"):
             self.opened(tmp_path)
 
     def test_ts_a5_ts_r4_the_path_says_what_is_asked(

@@ -1,7 +1,6 @@
-"""What a handler that was written for TorchServe imports.
+"""Package ``ts`` that handlers written for TorchServe import.
 
-The names are TorchServe's, and so is what they do; :mod:`salver.dialects.torchserve.backend` runs the
-handlers.
+Names and behaviour are TorchServe's; :mod:`salver.dialects.torchserve.backend` runs the handlers.
 """
 
 from ts.version import __version__

@@ -1,4 +1,4 @@
-"""What does a handler know of its model and of its requests, and how does it say more than a body?"""
+"""Context of a handler: its model, its requests, and settings of their replies."""
 
 import os
 from collections.abc import Mapping
@@ -6,10 +6,10 @@ from typing import Any
 
 
 class RequestProcessor:
-    """One request: its headers, and what is said of its reply beside the body.
+    """One request: its headers, and settings of its reply besides the body.
 
     Args:
-        request_header: As the headers were sent; looked up by exactly those names.
+        request_header: Headers as they were sent; look-ups are case-sensitive.
     """
 
     def __init__(self, request_header: dict[str, Any]) -> None:
@@ -19,52 +19,52 @@ class RequestProcessor:
         self._phrase: str | None = None
 
     def get_request_property(self, key: str) -> Any:
-        """A header of the request; of a part's name, its ``{"content-type": …}``; None = there is none."""
+        """Return a header, or for a part's name its ``{"content-type": …}``; None = none."""
         return self._asked.get(key)
 
     def get_request_properties(self) -> dict[str, Any]:
-        """All of them."""
+        """Return all headers."""
         return self._asked
 
     def report_status(self, code: int, reason_phrase: str | None = None) -> None:
-        """Of the reply."""
+        """Set the status of the reply."""
         self._status = code
         self._phrase = reason_phrase
 
     def get_response_status_code(self) -> int:
-        """200 as long as nothing else was said."""
+        """Return the status of the reply; 200 unless set."""
         return self._status
 
     def get_response_status_phrase(self) -> str | None:
-        """None = the usual one."""
+        """Return the phrase of the reply's status; None = the standard one."""
         return self._phrase
 
     def add_response_property(self, key: str, value: str) -> None:
-        """A header of the reply, in place of an older one."""
+        """Set a header of the reply."""
         self._headers[key] = value
 
     def get_response_headers(self) -> dict[str, str]:
-        """Of the reply."""
+        """Return the headers of the reply."""
         return self._headers
 
     def get_response_header(self, key: str) -> str | None:
-        """One of them."""
+        """Return a header of the reply."""
         return self._headers.get(key)
 
 
 class Context:
-    """A handler's model, and the requests of the run it is in; ``idx`` counts those.
+    """A handler's model and the requests of the current run; ``idx`` is a request's index.
 
     Attributes:
-        model_name: Under which it is served.
+        model_name: Name of the model on the server.
         manifest: ``MAR-INF/MANIFEST.json`` of its archive.
-        model_yaml_config: ``model-config.yaml``, as it was read.
-        metrics: Where it counts and measures.
-        request_ids: By index.
-        request_processor: A :class:`RequestProcessor` of each request.
-        stopping_criteria: With continuous batching: of each request, what says of its output whether it is
-            the last one.
-        cl_socket: Where pieces of replies go (``ts.handler_utils.utils``).
+        model_yaml_config: Content of ``model-config.yaml``.
+        metrics: Metrics of the handler.
+        request_ids: Ids of requests, by index.
+        request_processor: A :class:`RequestProcessor` for each request.
+        stopping_criteria: With continuous batching, a function for each request that returns whether an
+            output is its last one.
+        cl_socket: Takes pieces of replies (``ts.handler_utils.utils``).
     """
 
     def __init__(
@@ -109,59 +109,59 @@ class Context:
 
     @property
     def system_properties(self) -> dict[str, Any]:
-        """Where the model lies, how large a batch may be, and on what it is to run."""
+        """Return the model's folder, batch size and GPU, and properties of the server."""
         return self._system_properties
 
     def get_request_id(self, idx: int = 0) -> str | None:
-        """None: there is no such request."""
-        return None if self.request_ids is None else self.request_ids.get(idx)
+        """Return the id of a request; None = no such request."""
+        return (self.request_ids or {}).get(idx)
 
     def get_request_header(self, idx: int, key: str) -> Any:
-        """By its name as it was sent; None: it was not."""
+        """Return a header by the name that was sent; None = none."""
         return self.request_processor[idx].get_request_property(key)
 
     def get_all_request_header(self, idx: int) -> dict[str, Any]:
-        """And parts' names, with their content types."""
+        """Return all headers, and parts' names with their content types."""
         headers: dict[str, Any] = self.request_processor[idx].get_request_properties()
         return headers
 
     def get_sequence_id(self, idx: int) -> Any:
-        """Of the sequence that the request belongs to; None: to none."""
+        """Return the id of the request's sequence; None = none."""
         return self.get_request_header(idx, self.header_key_sequence_id)
 
     def set_response_content_type(self, idx: int, value: str) -> None:
-        """Of a reply; they have none by themselves."""
+        """Set the content type of a reply, which has none by default."""
         self.set_response_header(idx, "content-type", value)
 
     def get_response_content_type(self, idx: int) -> str | None:
-        """As it was set."""
+        """Return the content type of a reply."""
         return self.get_response_headers(idx).get("content-type")
 
     def set_response_status(self, code: int = 200, phrase: str = "", idx: int = 0) -> None:
-        """Of one reply."""
+        """Set the status of one reply."""
         if self.request_processor is not None and self.request_processor[idx] is not None:
             self.request_processor[idx].report_status(code, reason_phrase=phrase)
 
     def set_all_response_status(self, code: int = 200, phrase: str = "") -> None:
-        """Of all replies of this run."""
+        """Set the status of all replies."""
         for processor in self.request_processor:
             processor.report_status(code, reason_phrase=phrase)
 
     def get_response_status(self, idx: int) -> tuple[int, str | None]:
-        """Code and phrase."""
+        """Return code and phrase of a reply's status."""
         processor = self.request_processor[idx]
         return processor.get_response_status_code(), processor.get_response_status_phrase()
 
     def set_response_header(self, idx: int, key: str, value: str) -> None:
-        """In place of an older one of exactly this name."""
+        """Set a header of a reply; names are case-sensitive."""
         self.request_processor[idx].add_response_property(key, value)
 
     def get_response_headers(self, idx: int) -> dict[str, str]:
-        """As they were set."""
+        """Return the headers of a reply."""
         headers: dict[str, str] = self.request_processor[idx].get_response_headers()
         return headers
 
 
 def _named(variable: str, usual: str) -> str:
-    """The name of a header, which operators may change."""
+    """Return the name of a header, which operators may change."""
     return os.environ.get(variable, usual)

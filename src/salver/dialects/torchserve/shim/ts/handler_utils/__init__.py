@@ -1,1 +1,1 @@
-"""What do handlers use beside their base class: timing, pieces of an answer, batches in a pipeline?"""
+"""Utilities of handlers: timing, pieces of answers, micro-batches."""

@@ -1,4 +1,4 @@
-"""What has a request brought, whichever of the two names its part has?"""
+"""Bodies of requests, under either name of their part."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -6,12 +6,12 @@ from typing import Any
 
 
 def body_of(row: Mapping[str, Any]) -> Any:
-    """Of a request: ``data``, else ``body``; None = it has neither."""
+    """Return ``data`` of a request, or else ``body``; None = neither."""
     return row.get("data") or row.get("body")
 
 
 def json_of(row: Mapping[str, Any]) -> Any:
-    """The same, read as JSON where nobody has done so yet.
+    """Return the body of a request, parsed as JSON unless it has been parsed already.
 
     >>> json_of({"body": b'{"instances": []}'}), json_of({"data": {"instances": []}})
     ({'instances': []}, {'instances': []})
@@ -21,10 +21,10 @@ def json_of(row: Mapping[str, Any]) -> Any:
 
 
 def only_body(requests: Sequence[Mapping[str, Any]]) -> Any:
-    """Of the only request, its bytes as text.
+    """Return the body of the only request, with bytes decoded to text.
 
     Raises:
-        ValueError: there are several.
+        ValueError: there are several requests.
     """
     if len(requests) != 1:
         raise ValueError("Expecting batch_size = 1")

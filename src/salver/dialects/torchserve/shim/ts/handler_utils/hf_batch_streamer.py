@@ -1,4 +1,4 @@
-"""How do the texts of a batch come token by token out of Hugging Face's ``generate``?"""
+"""Streaming of a batch from Hugging Face's ``generate``."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,9 +7,10 @@ from ts.handler_utils.libraries import needed
 
 
 class TextIteratorStreamerBatch:
-    """A ``streamer`` for ``generate``; to be iterated over in another thread.
+    """Streamer for ``generate``, to be iterated in another thread.
 
-    Each item is a list with ``{"text": …}`` for each sequence; it ends with the sequence that ends first.
+    Each item is a list with ``{"text": …}`` for each sequence; iteration ends with the first sequence that
+    ends.
     """
 
     def __init__(
@@ -28,10 +29,10 @@ class TextIteratorStreamerBatch:
         self.streamer_iterators = [iter(each) for each in self.streamers]
 
     def put(self, value: Any) -> None:
-        """Tokens ``[batch, …]``; a row goes to each sequence.
+        """Add tokens ``[batch, …]``, a row for each sequence.
 
         Raises:
-            ValueError: the rows are not as many as the sequences.
+            ValueError: the number of rows is wrong.
         """
         if value.shape[0] != self.batch_size:
             raise ValueError(
@@ -42,7 +43,7 @@ class TextIteratorStreamerBatch:
             streamer.put(value[row : row + 1])
 
     def end(self) -> None:
-        """No more tokens."""
+        """End all sequences."""
         for streamer in self.streamers:
             streamer.end()
 

@@ -1,6 +1,6 @@
-"""Which libraries does a model need that may not be here?
+"""Libraries that a model needs and that may be missing.
 
-A model is refused at load with the name of what it lacks; a trace of imports helps nobody (TS-A5, TS-A7).
+Loading fails with the name of the missing package instead of a traceback of imports (TS-A5, TS-A7).
 """
 
 import importlib
@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from salver.words.errors import LoadFailed
 
-#: What a message of PyTorch shows of the library that a TorchScript file was made with.
+#: Words in PyTorch's messages -> module and package of the library that a TorchScript file was made with.
 _TRACES: Final[Mapping[str, tuple[str, str]]] = {
     "tensorrt": ("torch_tensorrt", "torch-tensorrt"),
     "ipex": ("intel_extension_for_pytorch", "intel-extension-for-pytorch"),
@@ -23,16 +23,16 @@ _TRACES: Final[Mapping[str, tuple[str, str]]] = {
 
 
 def is_here(module: str) -> bool:
-    """Could it be imported? Nothing is."""
+    """Return whether a module can be imported, without importing it."""
     return importlib.util.find_spec(module) is not None
 
 
 def needed(by: str, module: str, package: str = "") -> Any:
-    """A module that a model cannot do without.
+    """Import a module that a model needs.
 
     Args:
-        by: What needs it, as its owner knows it.
-        package: The name to install it by, if it is another.
+        by: What needs it, in the owner's terms.
+        package: Name of its package, if it differs.
 
     Raises:
         LoadFailed: it is not installed, or cannot be imported.
@@ -53,10 +53,10 @@ def _lack(module: str, error: ImportError) -> str:
 
 
 def part_of(module: ModuleType, by: str, *names: str) -> list[Any]:
-    """Things that a module must have.
+    """Return attributes that a module must have.
 
     Raises:
-        LoadFailed: one is missing; the library is of another version than the handler was written for.
+        LoadFailed: one is missing, since the library has another version than the handler needs.
     """
     missing = [name for name in names if not hasattr(module, name)]
     if missing:
@@ -68,7 +68,7 @@ def part_of(module: ModuleType, by: str, *names: str) -> list[Any]:
 
 
 def explained(error: RuntimeError, file: str) -> LoadFailed | None:
-    """What a TorchScript file lacks that PyTorch cannot read; None = it is something else."""
+    """Return what a TorchScript file lacks that PyTorch cannot read; None = another error."""
     text = str(error).lower()
     for trace, (module, package) in _TRACES.items():
         unknown = "unknown" in text or "could not find" in text or "no such" in text

@@ -1,7 +1,7 @@
-"""How do the steps of a handler work at the same time, on parts of one batch?
+"""Pipelining of a handler's steps over parts of a batch.
 
-A batch falls into micro-batches, which pass from step to step by queues, each step on threads of its own
-(TS-A10). Knows nothing of what the steps do. A step that raises fails the batch; in TorchServe it hung.
+A batch is divided into micro-batches, which pass from step to step by queues, each step on threads of its own
+(TS-A10). A step that raises fails the batch; in TorchServe it hangs.
 """
 
 import os
@@ -18,13 +18,13 @@ _Queue = queue.SimpleQueue[Any]
 
 @dataclass(frozen=True)
 class _Failed:
-    """In the place of a micro-batch, from the step on that raised."""
+    """Replacement of a micro-batch after a step has raised."""
 
     error: Exception
 
 
 def execute_call(given: _Queue, done: _Queue, step: Callable[[Any], Any], here: threading.local) -> None:
-    """One thread of one step, until it is given None."""
+    """Run a step on its queue, in a thread, until it gets None."""
     while (item := given.get()) is not None:
         here.micro_batch_idx, data = item
         if not isinstance(data, _Failed):
@@ -36,11 +36,11 @@ def execute_call(given: _Queue, done: _Queue, step: Callable[[Any], Any], here: 
 
 
 class MicroBatching:
-    """What a handler puts in place of its ``handle``: ``self.handle = MicroBatching(self, 4)``.
+    """Replacement of a handler's ``handle``: ``self.handle = MicroBatching(self, 4)``.
 
     Args:
-        micro_batch_size: Requests of a part.
-        parallelism: Threads of each step; a step that is not named has one.
+        micro_batch_size: Number of requests in a part.
+        parallelism: Threads of each step; default 1.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class MicroBatching:
 
     @property
     def parallelism(self) -> dict[str, int]:
-        """Threads of each step that was named; set it to have more or fewer."""
+        """Threads of each step that was named; can be set."""
         return dict(self._parallelism)
 
     @parallelism.setter
@@ -96,10 +96,10 @@ class MicroBatching:
             group[:] = [thread for thread in group if not _has_ended(thread)]
 
     def handle(self, data: Any) -> list[Any]:
-        """The answers to a batch, in its order.
+        """Return the answers to a batch, in order.
 
         Raises:
-            Exception: what a step has raised of one of its parts.
+            Exception: a step has raised it.
         """
         starts = range(0, len(data), self.micro_batch_size)
         for number, start in enumerate(starts):
@@ -111,11 +111,11 @@ class MicroBatching:
         return [answer for number in sorted(parts) for answer in parts[number]]
 
     def get_micro_batch_idx(self) -> int | None:
-        """Which part of its batch the calling thread works on."""
+        """Return the index of the micro-batch that the calling thread works on."""
         return getattr(self.thread_local_data, "micro_batch_idx", None)
 
     def __call__(self, data: Any, context: Any) -> Any:
-        """As a handler's ``handle``; explanations and descriptions pass the threads by."""
+        """Run a batch as a handler's ``handle`` does; explanations and descriptions are not pipelined."""
         begun = time.time()
         handler = self.handler
         handler.context = context

@@ -1,14 +1,14 @@
-"""How does a text fall into words, and words into groups of neighbours?
+"""Splitting of texts into words and groups of words.
 
-What torchtext's ``get_tokenizer("basic_english")`` and ``ngrams_iterator`` give, to the letter, without
-torchtext: models have learnt with its words.
+The exact results of torchtext's ``get_tokenizer("basic_english")`` and ``ngrams_iterator``, without
+torchtext: models were trained with its words.
 """
 
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
-#: In their order, each over the whole text.
+#: Applied in order, each to the whole text.
 _RULES: Final = tuple(
     (re.compile(pattern), by)
     for pattern, by in (
@@ -29,7 +29,7 @@ _RULES: Final = tuple(
 
 
 def ngrams_iterator(token_list: Sequence[str], ngrams: int) -> Iterator[str]:
-    """The words, then each group of two to ``ngrams`` neighbours, joined by blanks.
+    """Yield the words, then each group of two to ``ngrams`` neighbours, joined by blanks.
 
     >>> list(ngrams_iterator(["here", "we", "are"], 2))
     ['here', 'we', 'are', 'here we', 'we are']
@@ -52,7 +52,7 @@ def _split_tokenizer(text: str) -> list[str]:
 
 
 def get_tokenizer(tokenizer: Any, language: str = "en") -> Callable[[str], list[str]] | None:
-    """What splits a text: at blanks (None), or in the manner of ``basic_english``; otherwise nothing.
+    """Return a tokenizer: for None one that splits at blanks, or ``basic_english``; None for any other.
 
     >>> get_tokenizer("basic_english")("You can't stop (yet).")
     ['you', 'can', "'", 't', 'stop', '(', 'yet', ')', '.']

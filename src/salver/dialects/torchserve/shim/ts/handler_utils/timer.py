@@ -1,7 +1,6 @@
-"""How long does each step of a handler take, when its model asks to know?
+"""Timing of a handler's steps, if its model's configuration has ``handler: {profile: true}``.
 
-``handler: {profile: true}`` in the model's configuration turns it on; the times are the model's metrics
-``ts_handler_preprocess``, ``…_inference`` and ``…_postprocess``, in milliseconds.
+The metrics are ``ts_handler_preprocess``, ``…_inference`` and ``…_postprocess``, in milliseconds.
 """
 
 import functools
@@ -13,7 +12,7 @@ import torch
 
 
 def timed(step: Callable[..., Any]) -> Callable[..., Any]:
-    """A method of a handler that is measured when the model's configuration wants it."""
+    """Return a method that is timed if the model's configuration wants it."""
 
     @functools.wraps(step)
     def measured(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -35,7 +34,7 @@ def _wants_times(context: Any) -> bool:
 
 
 def _start() -> Callable[[], float]:
-    """A clock that runs from now on; its milliseconds when called. On a GPU the device's own."""
+    """Start a clock; return a function that stops it and returns milliseconds. On a GPU, the GPU measures."""
     if not torch.cuda.is_available():
         begun = time.perf_counter()
         return lambda: (time.perf_counter() - begun) * 1000

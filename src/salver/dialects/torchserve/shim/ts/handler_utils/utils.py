@@ -1,4 +1,4 @@
-"""How does a handler send a piece of its answer before the whole, and find a class by its name?"""
+"""Sending of pieces, and import of classes by name."""
 
 import importlib
 import os
@@ -10,10 +10,10 @@ from ts.protocol.otf_message_handler import create_predict_response
 
 
 def import_class(class_name: str, module_prefix: str | None = None) -> Any:
-    """The class of a dotted name, below ``module_prefix`` if there is one.
+    """Return the class of a dotted name, below ``module_prefix`` if given.
 
     Raises:
-        ImportError: the name names no class.
+        ImportError: there is no such class.
     """
     if not class_name:
         raise ImportError("class name is not defined")
@@ -30,9 +30,9 @@ def import_class(class_name: str, module_prefix: str | None = None) -> Any:
 def send_intermediate_predict_response(
     ret: list[Any], req_id_map: Mapping[int, str], message: str, code: int, context: Context
 ) -> None:
-    """Send a piece to each request of the batch; further ones and the answer follow.
+    """Send a piece to each request of the batch, before further ones and the answer.
 
-    Of a group of processes only the first one speaks.
+    In a group of processes only the first one sends.
     """
     if os.getenv("LOCAL_RANK", "0") == "0":
         piece = create_predict_response(ret, req_id_map, message, code, context, True)

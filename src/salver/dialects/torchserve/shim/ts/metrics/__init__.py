@@ -1,4 +1,4 @@
-"""What a handler counts and measures, and how that reaches the server."""
+"""Metrics of handlers."""
 
 from ts.metrics import dimension, metric, metric_encoder, metrics_store, unit
 

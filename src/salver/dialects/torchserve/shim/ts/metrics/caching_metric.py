@@ -1,4 +1,4 @@
-"""How does one metric of a handler reach the server?"""
+"""A metric of a handler whose changes are sent to the server."""
 
 import logging
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ _log = logging.getLogger(__name__)
 
 
 class CachingMetric(MetricAbstract):
-    """Every change is a line, which the server takes after the run; what cannot be is told in the log."""
+    """Metric whose changes are lines that the server takes after the run; invalid ones are logged."""
 
     def add_or_update(self, value: float, dimension_values: Sequence[Any] = (), request_id: Any = "") -> None:
-        """Count, or set, or observe, with the values of its dimensions in their order."""
+        """Count, set or observe a value, with the values of the dimensions in order."""
         names, dimensions = self.dimension_names, ""
         try:
             if dimension_values is None or len(dimension_values) != len(names):
@@ -36,12 +36,12 @@ class CachingMetric(MetricAbstract):
         self.emit_metrics(request_id, value, dimensions)
 
     def emit_metrics(self, request_id: Any, value: float, dimension_string: str) -> None:
-        """Write the line."""
+        """Write the line of a change."""
         metric = f"{self.metric_name}.{self.unit}"
         LINES.add(line(metric, value, dimension_string, self.metric_type.name, request_id))
 
     def update(self, value: float, request_id: Any = "", dimensions: Sequence[Dimension] = ()) -> None:
-        """As before 0.8: with dimensions that are from now on the metric's own."""
+        """Add a value as before TorchServe 0.8: the dimensions replace those of the metric."""
         _log.warning("Overriding existing dimensions")
         self.dimension_names = [each.name for each in dimensions]
         self.add_or_update(value, [each.value for each in dimensions], request_id)

@@ -1,4 +1,4 @@
-"""What tells one time series of a metric from another?"""
+"""Dimensions of metrics."""
 
 
 class Dimension:
@@ -12,5 +12,5 @@ class Dimension:
         return f"{self.name}:{self.value}"
 
     def to_dict(self) -> dict[str, object]:
-        """For JSON."""
+        """Return the dimension as JSON."""
         return {"Name": self.name, "Value": self.value}

@@ -1,4 +1,4 @@
-"""What have this process's metrics written, that the server has not taken yet?"""
+"""Lines of this process's metrics that the server has not taken yet."""
 
 import time
 from collections import deque
@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from socket import gethostname
 from typing import Any
 
-_MOST = 10_000  # between two runs; then the oldest are forgotten
+_MOST = 10_000  # lines between two runs; the oldest are dropped
 HOST = gethostname()
 
 
 class Lines:
-    """Lines as TorchServe's workers print them, without their ``[METRICS]``; any thread may add some."""
+    """Lines as TorchServe's workers print them, without their ``[METRICS]``. Thread-safe."""
 
     def __init__(self) -> None:
         self._lines: deque[str] = deque(maxlen=_MOST)
@@ -20,23 +20,23 @@ class Lines:
         return f"<Lines, {len(self._lines)}>"
 
     def add(self, line: str) -> None:
-        """One more."""
+        """Add a line."""
         self._lines.append(line.replace("\n", " "))
 
     def take(self) -> tuple[str, ...]:
-        """All, which are then gone."""
+        """Remove and return all lines."""
         lines = []
         while self._lines:
             lines.append(self._lines.popleft())
         return tuple(lines)
 
 
-#: Of this process.
+#: Lines of this process.
 LINES = Lines()
 
 
 def whose(ids: Mapping[int, str] | str | None, idx: Any) -> str | None:
-    """Of which request a change is, by its place in the run; of all of them where it names none.
+    """Return the id of the request that a change belongs to, or of all requests if it names none.
 
     >>> whose({0: "a", 1: "b"}, 1), whose({0: "a", 1: "b"}, None), whose("a", 1)
     ('b', 'a,b', 'a')
@@ -47,12 +47,12 @@ def whose(ids: Mapping[int, str] | str | None, idx: Any) -> str | None:
 
 
 def line(metric: str, value: object, dimensions: str, kind: str, request: object) -> str:
-    """One of them.
+    """Return the line of a change.
 
     Args:
         metric: Name and unit.
-        kind: Of the metric; empty = it is not told.
-        request: Id, or ids with commas; nothing = not told.
+        kind: Kind of the metric; empty = omitted.
+        request: Id, or ids with commas; empty = omitted.
     """
     told = f"#type:{kind}|" if kind else ""
     end = f",{request}" if request else ""

@@ -1,4 +1,4 @@
-"""What was a metric before there was a cache of them?"""
+"""Metrics of TorchServe before 0.8."""
 
 import time
 from typing import Any
@@ -13,7 +13,7 @@ MetricUnit = Units()
 
 
 class Metric:
-    """A counter with its dimensions and a value; ``str`` of it is its line."""
+    """A counter with dimensions and a value; ``str()`` returns its line."""
 
     def __init__(
         self,
@@ -36,11 +36,11 @@ class Metric:
         self.request_id = request_id
 
     def update(self, value: float) -> None:
-        """Count."""
+        """Count a value."""
         self._metric.add_or_update(value, self.dimension_values, request_id=self.request_id)
 
     def reset(self) -> None:
-        """Count nothing."""
+        """Count 0."""
         self.update(0)
 
     def __str__(self) -> str:
@@ -48,7 +48,7 @@ class Metric:
         return line(f"{self.name}.{self.unit}", self.value, dimensions, "", self.request_id)
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the metric as JSON."""
         return {
             "MetricName": self.name,
             "Value": self.value,

@@ -1,4 +1,4 @@
-"""What is every metric?"""
+"""Base class of metrics."""
 
 import abc
 from collections.abc import Sequence
@@ -11,10 +11,10 @@ MetricUnit = Units()
 
 
 class MetricAbstract(abc.ABC):
-    """A name, a unit, a kind and the names of its dimensions.
+    """Name, unit, kind and dimension names of a metric.
 
     Args:
-        unit: Short (``ms``, ``percent``, ``count``, ``MB``, …) or any other word.
+        unit: Abbreviation (``ms``, ``percent``, ``count``, ``MB``, …) or any other word.
     """
 
     def __init__(
@@ -31,4 +31,4 @@ class MetricAbstract(abc.ABC):
 
     @abc.abstractmethod
     def add_or_update(self, value: float, dimension_values: Sequence[Any], request_id: Any = "") -> None:
-        """Count, or set, or observe."""
+        """Count, set or observe a value."""

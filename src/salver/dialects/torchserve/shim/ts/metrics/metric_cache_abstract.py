@@ -1,4 +1,4 @@
-"""How does a handler count and measure?"""
+"""Base class of a handler's metrics."""
 
 import abc
 from collections.abc import Mapping, Sequence
@@ -15,14 +15,14 @@ _TIMES, _SIZES = ["ms", "s"], ["MB", "kB", "GB", "B"]
 
 
 class MetricCacheAbstract(abc.ABC):
-    """Metrics by kind and name: some are declared, others are made when they are first counted.
+    """Metrics by kind and name, declared or created at their first use.
 
-    ``idx`` counts the requests of a run; without it a change is of all of them. Dimensions are followed by
-    the model's name and ``Level:Model``.
+    ``idx`` is the index of a request in the run; None = all requests. Dimensions are followed by the model's
+    name and ``Level:Model``.
 
     Attributes:
-        request_ids: Of the run, by index; or one text.
-        model_name: Of the handler's model.
+        request_ids: Ids of the run's requests by index, or one text.
+        model_name: Name of the handler's model.
     """
 
     def __init__(self, config_file_path: str | None) -> None:
@@ -33,7 +33,7 @@ class MetricCacheAbstract(abc.ABC):
         self.config_file_path = config_file_path
 
     def set_request_ids(self, request_ids: Mapping[int, str] | str | None) -> None:
-        """Whose changes are told from now on."""
+        """Set the requests that further changes belong to."""
         self.request_ids = request_ids
 
     def add_metric(
@@ -45,13 +45,13 @@ class MetricCacheAbstract(abc.ABC):
         dimensions: Sequence[Dimension] = (),
         metric_type: MetricTypes = _COUNTER,
     ) -> None:
-        """Anything."""
+        """Add a value of any metric."""
         self._add(name, value, unit, whose(self.request_ids, idx), dimensions, metric_type)
 
     def add_counter(
         self, name: str, value: float, idx: Any = None, dimensions: Sequence[Dimension] = ()
     ) -> None:
-        """Count."""
+        """Add to a counter."""
         self._add(name, value, "count", whose(self.request_ids, idx), dimensions, _COUNTER)
 
     def add_time(
@@ -63,7 +63,7 @@ class MetricCacheAbstract(abc.ABC):
         dimensions: Sequence[Dimension] = (),
         metric_type: MetricTypes = _GAUGE,
     ) -> None:
-        """A duration, in ``ms`` or ``s``."""
+        """Add a duration, in ``ms`` or ``s``."""
         if unit not in _TIMES:
             raise errors.MetricsCacheValueError(f"the unit for a timed metric should be one of {_TIMES}")
         self._add(name, value, unit, whose(self.request_ids, idx), dimensions, metric_type)
@@ -77,7 +77,7 @@ class MetricCacheAbstract(abc.ABC):
         dimensions: Sequence[Dimension] = (),
         metric_type: MetricTypes = _GAUGE,
     ) -> None:
-        """A size, in ``MB``, ``kB``, ``GB`` or ``B``."""
+        """Add a size, in ``MB``, ``kB``, ``GB`` or ``B``."""
         if unit not in _SIZES:
             raise ValueError(f"The unit for size based metric is one of {_SIZES}")
         self._add(name, value, unit, whose(self.request_ids, idx), dimensions, metric_type)
@@ -90,11 +90,11 @@ class MetricCacheAbstract(abc.ABC):
         dimensions: Sequence[Dimension] = (),
         metric_type: MetricTypes = _GAUGE,
     ) -> None:
-        """A share."""
+        """Add a percentage."""
         self._add(name, value, "percent", whose(self.request_ids, idx), dimensions, metric_type)
 
     def add_error(self, name: str, value: float, dimensions: Sequence[Dimension] = ()) -> None:
-        """An error, of no request."""
+        """Add an error, which belongs to no request."""
         self._add(name, value, "", None, dimensions, _COUNTER)
 
     def _add(
@@ -125,14 +125,14 @@ class MetricCacheAbstract(abc.ABC):
 
     @abc.abstractmethod
     def initialize_cache(self) -> None:
-        """Make the metrics that are declared."""
+        """Create the declared metrics."""
 
     @abc.abstractmethod
     def get_metric(self, metric_name: str, metric_type: MetricTypes = _COUNTER) -> MetricAbstract:
-        """One that is there.
+        """Return a metric.
 
         Raises:
-            MetricsCacheKeyError: there is none.
+            MetricsCacheKeyError: it does not exist.
         """
 
     @abc.abstractmethod
@@ -143,4 +143,4 @@ class MetricCacheAbstract(abc.ABC):
         dimension_names: list[str] | None = None,
         metric_type: MetricTypes = _COUNTER,
     ) -> MetricAbstract:
-        """One more, in place of an older one of this kind and name."""
+        """Add a metric, replacing one of the same kind and name."""

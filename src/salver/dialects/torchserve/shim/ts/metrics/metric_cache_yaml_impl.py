@@ -1,4 +1,4 @@
-"""Which metrics may a handler count: those that ``metrics.yaml`` declares, and its own?"""
+"""Metrics of a handler: those that ``metrics.yaml`` declares, and its own."""
 
 import logging
 from pathlib import Path
@@ -11,7 +11,7 @@ from ts.metrics.metric_type_enum import MetricTypes
 
 _log = logging.getLogger(__name__)
 _LABELS = ["ModelName", "Level"]
-#: What TorchServe's own file declares of models.
+#: Metrics of models in TorchServe's default file.
 _USUAL: Any = {
     "model_metrics": {
         "gauge": [
@@ -23,10 +23,10 @@ _USUAL: Any = {
 
 
 class MetricsCacheYamlImpl(MetricCacheAbstract):
-    """What a handler knows as ``context.metrics``.
+    """Implementation of ``context.metrics``.
 
     Args:
-        config_file_path: A ``metrics.yaml``; None = what TorchServe's own one declares.
+        config_file_path: Path of a ``metrics.yaml``; None = TorchServe's default.
     """
 
     def __init__(self, config_file_path: str | None = None) -> None:
@@ -34,11 +34,11 @@ class MetricsCacheYamlImpl(MetricCacheAbstract):
         self._declared = _parsed(config_file_path) if config_file_path else _USUAL
 
     def initialize_cache(self) -> None:
-        """Make the metrics that are declared.
+        """Create the declared metrics.
 
         Raises:
             MetricsCacheKeyError: a kind is unknown, or a key is missing.
-            MetricsCacheValueError: none is declared.
+            MetricsCacheValueError: the file declares no metrics of models.
         """
         section = self._declared.get("model_metrics") if isinstance(self._declared, dict) else None
         if not section:
@@ -61,7 +61,7 @@ class MetricsCacheYamlImpl(MetricCacheAbstract):
         dimension_names: list[str] | None = None,
         metric_type: MetricTypes = MetricTypes.COUNTER,
     ) -> CachingMetric:
-        """One more, in place of an older one of this kind and name."""
+        """Add a metric, replacing one of the same kind and name."""
         self._check_type(metric_name, str, "`metric_name` must be a str")
         self._check_type(unit, str, "`unit` must be a str")
         self._check_type(metric_type, MetricTypes, "`metric_type` must be a MetricTypes enum")
@@ -75,10 +75,10 @@ class MetricsCacheYamlImpl(MetricCacheAbstract):
         return metric
 
     def get_metric(self, metric_name: str, metric_type: MetricTypes = MetricTypes.COUNTER) -> CachingMetric:
-        """One that is there.
+        """Return a metric.
 
         Raises:
-            MetricsCacheKeyError: there is none.
+            MetricsCacheKeyError: it does not exist.
         """
         self._check_type(metric_name, str, "`metric_name` must be a str")
         self._check_type(metric_type, MetricTypes, "`metric_type` must be a MetricTypes enum")
@@ -91,7 +91,7 @@ class MetricsCacheYamlImpl(MetricCacheAbstract):
         return metric
 
     def cache_keys(self) -> list[str]:
-        """Kind and name of each."""
+        """Return kind and name of every metric."""
         return [f"{kind.value}:{name}" for kind, own in self.cache.items() for name in own]
 
 

@@ -1,4 +1,4 @@
-"""How are metrics and dimensions written as JSON?"""
+"""JSON encoder of metrics and dimensions."""
 
 from json import JSONEncoder
 from typing import Any
@@ -8,8 +8,8 @@ from ts.metrics.metric import Metric
 
 
 class MetricEncoder(JSONEncoder):
-    """For ``json.dumps(…, cls=MetricEncoder)``."""
+    """Encoder for ``json.dumps(…, cls=MetricEncoder)``."""
 
     def default(self, obj: Any) -> Any:
-        """What JSON has no word for."""
+        """Return metrics and dimensions as JSON."""
         return obj.to_dict() if isinstance(obj, Metric | Dimension) else super().default(obj)

@@ -1,10 +1,10 @@
-"""Which kinds of metrics are there?"""
+"""Kinds of metrics."""
 
 import enum
 
 
 class MetricTypes(enum.Enum):
-    """Values are the words of ``metrics.yaml``."""
+    """Kinds of metrics, with their words in ``metrics.yaml``."""
 
     COUNTER = "counter"
     GAUGE = "gauge"

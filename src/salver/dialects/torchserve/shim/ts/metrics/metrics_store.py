@@ -1,4 +1,4 @@
-"""Where did handlers keep metrics before there was a cache of them?"""
+"""Store of metrics in TorchServe before 0.8."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,7 @@ _TIMES, _SIZES = ["ms", "s"], ["MB", "kB", "GB", "B"]
 
 
 class MetricsStore:
-    """Metrics of some requests; ``ts.service.emit_metrics(it.store)`` hands them over."""
+    """Metrics of some requests; ``ts.service.emit_metrics(it.store)`` sends them to the server."""
 
     def __init__(self, request_ids: Mapping[int, str] | str | None, model_name: str) -> None:
         self.store: list[Metric] = []
@@ -20,13 +20,13 @@ class MetricsStore:
         self.cache: dict[str, Metric] = {}
 
     def add_counter(self, name: str, value: float, idx: Any = None, dimensions: Any = None) -> None:
-        """Count."""
+        """Add to a counter."""
         self._add(name, value, "count", whose(self.request_ids, idx), dimensions)
 
     def add_time(
         self, name: str, value: float, idx: Any = None, unit: str = "ms", dimensions: Any = None
     ) -> None:
-        """A duration."""
+        """Add a duration."""
         if unit not in _TIMES:
             raise ValueError(f"the unit for a timed metric should be one of {_TIMES}")
         self._add(name, value, unit, whose(self.request_ids, idx), dimensions)
@@ -34,21 +34,21 @@ class MetricsStore:
     def add_size(
         self, name: str, value: float, idx: Any = None, unit: str = "MB", dimensions: Any = None
     ) -> None:
-        """A size."""
+        """Add a size."""
         if unit not in _SIZES:
             raise ValueError(f"The unit for size based metric is one of {_SIZES}")
         self._add(name, value, unit, whose(self.request_ids, idx), dimensions)
 
     def add_percent(self, name: str, value: float, idx: Any = None, dimensions: Any = None) -> None:
-        """A share."""
+        """Add a percentage."""
         self._add(name, value, "percent", whose(self.request_ids, idx), dimensions)
 
     def add_error(self, name: str, value: Any, dimensions: Any = None) -> None:
-        """An error."""
+        """Add an error."""
         self._add(name, value, "", None, dimensions)
 
     def add_metric(self, name: str, value: float, unit: str, idx: Any = None, dimensions: Any = None) -> None:
-        """Anything."""
+        """Add a value of any metric."""
         self._add(name, value, unit, whose(self.request_ids, idx), dimensions)
 
     def _add(self, name: str, value: Any, unit: str, request: str | None, dimensions: Any) -> None:

@@ -1,8 +1,8 @@
-"""How are units of metrics written out?"""
+"""Units of metrics."""
 
 
 class Units:
-    """Long names by short ones."""
+    """Names of units by their abbreviations."""
 
     def __init__(self) -> None:
         self.units: dict[str | None, str] = {

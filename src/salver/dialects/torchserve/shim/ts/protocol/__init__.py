@@ -1,1 +1,1 @@
-"""What TorchServe's worker and its server say to each other, as far as handlers take part in it."""
+"""Messages of handlers to the server."""

@@ -1,4 +1,4 @@
-"""How does a handler say something before its last word?"""
+"""Pieces of an answer that a handler sends before its result."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,11 +14,11 @@ def create_predict_response(
     context: Any = None,
     ts_stream_next: bool = False,
 ) -> Replies:
-    """What ``context.cl_socket.sendall`` takes: of each request what is said to it.
+    """Return the argument of ``context.cl_socket.sendall``: a reply to each request.
 
     Args:
-        ret: By index; None: an error, which ``message`` and ``code`` tell.
-        ts_stream_next: More follows.
+        ret: Values by index; None = an error, described by ``message`` and ``code``.
+        ts_stream_next: Whether more pieces follow.
     """
     return make_replies(ret, req_id_map, message, code, context, ts_stream_next)
 
@@ -26,5 +26,5 @@ def create_predict_response(
 def send_intermediate_predict_response(
     ret: Sequence[Any] | None, req_id_map: Mapping[int, str], message: str, code: int, context: Any = None
 ) -> None:
-    """As ``ts.handler_utils.utils`` has it, where it moved to."""
+    """Send a piece; the same as in ``ts.handler_utils.utils``, where it has moved."""
     context.cl_socket.sendall(create_predict_response(ret, req_id_map, message, code, context, True))

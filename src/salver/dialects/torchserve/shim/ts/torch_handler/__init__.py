@@ -1,5 +1,5 @@
-"""Which handlers may an archive name, or build on, that brings none of its own?
+"""Built-in handlers, which archives name or handlers derive from.
 
-TorchServe's, by its names and with its answers (TS-A4, TS-A5). They know a context and a batch of decoded
-requests; nothing of wires, queues or processes.
+TorchServe's, with its names and answers (TS-A4, TS-A5). They get a context and a batch of decoded requests;
+wires, queues and processes are not known here.
 """

@@ -1,6 +1,7 @@
-"""What does every handler do: load its model, take a batch through three steps, explain, describe?
+"""Base class of handlers: loads a model, runs batches in three steps, explains and describes.
 
-Names, order and answers are those of TorchServe's ``BaseHandler`` (TS-A4), since owners override any of them.
+Names, order and answers are those of TorchServe's ``BaseHandler`` (TS-A4), since subclasses override any of
+them.
 """
 
 import abc
@@ -37,12 +38,12 @@ __all__ = ["BaseHandler", "ProfilerActivity", "profile", "record_function", "set
 logger = logging.getLogger(__name__)
 
 if torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0):
-    # At import, as in TorchServe: handlers that load their models themselves count on it.
+    # At import, as in TorchServe, for handlers that load their models themselves.
     torch.set_float32_matmul_precision("high")
 
 
 class BaseHandler(abc.ABC):
-    """A handler that serves a module of PyTorch, or a session of ONNX Runtime, and may be built on."""
+    """Handler of a PyTorch module or an ONNX Runtime session."""
 
     def __init__(self) -> None:
         self.model: Any = None
@@ -58,11 +59,11 @@ class BaseHandler(abc.ABC):
         self.profiler_args: dict[str, Any] = {}
 
     def initialize(self, context: Any) -> None:
-        """Load what the archive holds.
+        """Load the model from the archive.
 
         Raises:
-            RuntimeError: there are no weights, or of no known kind.
-            LoadFailed: it needs a library that is not here.
+            RuntimeError: it has no weights, or of an unknown kind.
+            LoadFailed: it needs a library that is not installed.
         """
         if context is not None and hasattr(context, "model_yaml_config"):
             self.model_yaml_config = context.model_yaml_config
@@ -98,7 +99,7 @@ class BaseHandler(abc.ABC):
             self.model.to(self.device)
             self.model.eval()
             if wants_speed(getattr(self, "model_yaml_config", None)) and (layers := faster(self.model)):
-                logger.info("%d layers were folded into those before them", layers)
+                logger.info("%d layers were folded into the ones before them", layers)
         elif path.endswith(".pt"):
             if is_here("torch_tensorrt"):
                 needed("TensorRT", "torch_tensorrt")
@@ -130,12 +131,12 @@ class BaseHandler(abc.ABC):
 
     @timed
     def preprocess(self, data: Any) -> Any:
-        """A batch of requests to what the model takes; here numbers to a tensor."""
+        """Convert a batch of requests to the model's input; here numbers to a tensor."""
         return torch.as_tensor(data, device=self.device)
 
     @timed
     def inference(self, data: Any, *args: Any, **kwargs: Any) -> Any:
-        """What the model says, without gradients."""
+        """Run the model, without gradients."""
         if is_session(self.model):
             return run_session(self.model, data)
         with torch.inference_mode():
@@ -143,14 +144,14 @@ class BaseHandler(abc.ABC):
 
     @timed
     def postprocess(self, data: Any) -> Any:
-        """An answer for each request of the batch."""
+        """Convert the model's output to an answer for each request."""
         return data.tolist()
 
     def handle(self, data: Any, context: Any) -> Any:
-        """Take a batch through its steps, or explain it, or describe the model, as its headers say.
+        """Run a batch through its steps, explain it, or describe the model, as its headers say.
 
-        Writes the metric ``HandlerTime`` in milliseconds. ``ENABLE_TORCH_PROFILER`` in the environment
-        has each batch profiled.
+        Writes the metric ``HandlerTime`` in milliseconds. With ``ENABLE_TORCH_PROFILER`` in the environment,
+        each batch is profiled.
         """
         begun = time.time()
         self.context = context
@@ -171,7 +172,7 @@ class BaseHandler(abc.ABC):
         return output
 
     def _infer_with_profiler(self, data: Any) -> tuple[Any, Any]:
-        """The answers, and the profiler; its trace goes to a folder of the model's name."""
+        """Return the answers and the profiler, whose trace is written to a folder named like the model."""
         arguments = self.profiler_args
         if not arguments:
             arguments["activities"] = [ProfilerActivity.CPU, ProfilerActivity.CUDA]
@@ -195,7 +196,7 @@ class BaseHandler(abc.ABC):
         return output, profiler
 
     def explain_handle(self, data_preprocess: Any, raw_data: Any) -> Any:
-        """Why does the model say so? The class to explain is the field ``target``, otherwise 0."""
+        """Explain an answer; the field ``target`` selects the class to explain, default 0."""
         inputs, target = None, 0
         row = raw_data[0]
         if isinstance(row, dict):
@@ -204,7 +205,7 @@ class BaseHandler(abc.ABC):
         return self.get_insights(data_preprocess, inputs, target)
 
     def get_insights(self, tensor_data: Any, inputs: Any, target: Any = 0) -> Any:
-        """What each part of an input adds to the score of ``target``; a handler's own to say."""
+        """Return what each part of an input adds to the score of ``target``; for subclasses."""
         raise NotImplementedError(f"{type(self).__name__} does not explain its answers")
 
     def _is_explain(self) -> bool:
@@ -220,9 +221,9 @@ class BaseHandler(abc.ABC):
         return bool(self.context and self.context.get_request_header(0, header) == "True")
 
     def describe_handle(self) -> Any:
-        """What is to be told of the model beside the server's own words; here nothing."""
+        """Return a description of the model in addition to the server's; here None."""
         return None
 
     def get_device(self) -> Any:
-        """Where the model is."""
+        """Return the device of the model."""
         return self.device

@@ -1,7 +1,7 @@
-"""Which words stand behind an English contraction, as text classifiers of TorchServe have learnt them?
+"""Contractions in English, as TorchServe's text classifiers expand them.
 
-Most are a pronoun or a helping verb with an ending, so the map is made of those; it equals TorchServe's entry
-by entry, its slip ``he'll've`` included, since a model's vocabulary depends on it.
+Most are a pronoun or an auxiliary with an ending, so the map is generated from these; it equals TorchServe's
+entry by entry, including its error ``he'll've``, since vocabularies of models depend on it.
 """
 
 from collections.abc import Iterator, Mapping

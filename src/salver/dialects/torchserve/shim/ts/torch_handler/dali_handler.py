@@ -1,4 +1,4 @@
-"""How do pictures become a batch of tensors, when NVIDIA DALI prepares them?"""
+"""Base class of handlers of pictures that NVIDIA DALI preprocesses."""
 
 from abc import ABC
 from typing import Any
@@ -12,10 +12,10 @@ from ts.torch_handler.vision_handler import VisionHandler
 
 
 class DALIHandler(VisionHandler, ABC):
-    """As the handler of pictures, but for who decodes and scales them."""
+    """Handler of pictures that are decoded and scaled by DALI."""
 
     def initialize(self, context: Any) -> None:
-        """Make the pipeline, and load the model.
+        """Create the pipeline, and load the model.
 
         Raises:
             LoadFailed: DALI is not installed.
@@ -24,7 +24,7 @@ class DALIHandler(VisionHandler, ABC):
         super().initialize(context)
 
     def preprocess(self, data: Any) -> Any:
-        """A batch, on the model's device."""
+        """Return a batch on the model's device."""
         files = [body_of(row) for row in data]
         raw = [np.frombuffer(f, np.uint8) if isinstance(f, bytes | bytearray) else f for f in files]
         (prepared, *_) = self.pipeline.run(source=raw)

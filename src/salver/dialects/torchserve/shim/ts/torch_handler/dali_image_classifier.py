@@ -1,11 +1,11 @@
-"""What is in a picture, when NVIDIA DALI prepares it?"""
+"""Classification of pictures that NVIDIA DALI preprocesses."""
 
 from ts.torch_handler.dali_handler import DALIHandler
 from ts.torch_handler.image_classifier import ImageClassifier
 
 
 class DALIImageClassifier(DALIHandler):
-    """The ``topk`` likeliest classes, as the image classifier tells them."""
+    """Classifier with the answers of the image classifier."""
 
     topk = ImageClassifier.topk
     set_max_result_classes = ImageClassifier.set_max_result_classes

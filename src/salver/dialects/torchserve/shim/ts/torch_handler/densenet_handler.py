@@ -1,4 +1,4 @@
-"""What does a model say of tensors that callers send as ``torch.save`` wrote them?"""
+"""Handler of tensors that callers send in the format of ``torch.save``."""
 
 import io
 import logging
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 class DenseNetHandler:
-    """Tensors in, one tensor out; not built on the base handler."""
+    """Handler with tensors as input and one tensor as output; not derived from the base class."""
 
     def __init__(self) -> None:
         self.model: Any = None
@@ -58,12 +58,12 @@ class DenseNetHandler:
         return load_eager(model_dir, model_file, model_pt_path, self.map_location)
 
     def inference(self, data: Any, *args: Any, **kwargs: Any) -> Any:
-        """What the model says, without gradients."""
+        """Run the model, without gradients."""
         with torch.no_grad():
             return self.model(data.to(self.device), *args, **kwargs)
 
     def handle(self, data: Any, context: Any) -> list[Any]:
-        """One tensor for the whole batch."""
+        """Return one tensor for the whole batch."""
         begun = time.time()
         self.context = context
         tensors = [torch.load(io.BytesIO(body_of(row))) for row in data]

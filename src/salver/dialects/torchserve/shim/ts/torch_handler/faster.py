@@ -1,8 +1,8 @@
-"""How does a network of convolutions run faster on a CPU, and say the same?
+"""Faster convolutional networks on the CPU, with the same answers.
 
-A batch normalisation that follows a convolution in an ``nn.Sequential`` becomes a part of its weights, and
-tensors of images lie channels last. Both are exact but for rounding. What cannot be seen to be so is left
-alone.
+A batch normalisation that follows a convolution in an ``nn.Sequential`` becomes part of its weights, and
+image tensors use the channels-last layout. Both are exact except for rounding. Other modules are left
+unchanged.
 """
 
 import itertools
@@ -17,7 +17,7 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 
 def faster(model: nn.Module) -> int:
-    """Change an evaluating model of 32-bit numbers on the CPU in place; how many layers it has less."""
+    """Optimise a float32 model in evaluation mode on the CPU in place; return the number of folded layers."""
     if model.training or any(p.device.type != "cpu" or p.dtype != torch.float32 for p in model.parameters()):
         return 0
     uses: Counter[int] = Counter(id(each) for _, each in model.named_modules(remove_duplicate=False))
@@ -37,7 +37,7 @@ def _fold(chain: Any, uses: Counter[int]) -> int:
     for first, second in itertools.pairwise(names):
         conv, norm = chain._modules[first], chain._modules[second]
         if _is_plain(conv, nn.Conv2d, uses) and _is_plain(norm, nn.BatchNorm2d, uses):
-            if norm.running_mean is None:  # it looks at each batch by itself
+            if norm.running_mean is None:  # it uses the statistics of each batch
                 continue
             chain._modules[first] = fuse_conv_bn_eval(conv, norm)
             chain._modules[second] = nn.Identity()
@@ -46,6 +46,6 @@ def _fold(chain: Any, uses: Counter[int]) -> int:
 
 
 def _is_plain(layer: Any, kind: type, uses: Counter[int]) -> bool:
-    """Is it of that kind, used nowhere else, and watched by nobody?"""
+    """Return whether a layer is of that class, used only once, and has no hooks."""
     is_watched = any(getattr(layer, hooks, None) for hooks in _HOOKS)
     return type(layer) is kind and uses[id(layer)] == 1 and not is_watched

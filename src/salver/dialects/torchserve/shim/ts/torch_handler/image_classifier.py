@@ -1,4 +1,4 @@
-"""What is in a picture? The ``topk`` likeliest classes, with their chances."""
+"""Classification of pictures: the ``topk`` likeliest classes with their probabilities."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from ts.utils.util import map_class_to_label
 
 
 class ImageClassifier(VisionHandler):
-    """Pictures as the models of ImageNet want them; an object of label and chance for each."""
+    """Classifier for models of ImageNet; answers map labels to probabilities."""
 
     topk = 5
     image_processing = transforms.Compose(
@@ -24,15 +24,15 @@ class ImageClassifier(VisionHandler):
     )
 
     def set_max_result_classes(self, topk: int) -> None:
-        """How many classes are told."""
+        """Set the number of classes in an answer."""
         self.topk = topk
 
     def get_max_result_classes(self) -> int:
-        """How many classes are told."""
+        """Return the number of classes in an answer."""
         return self.topk
 
     @timed
     def postprocess(self, data: Any) -> Any:
-        """The likeliest classes of each row of scores."""
+        """Return the likeliest classes of each row of scores."""
         chances, classes = torch.topk(torch.softmax(data, dim=1), self.topk, dim=1)
         return map_class_to_label(chances.tolist(), self.mapping, classes.tolist())

@@ -1,4 +1,4 @@
-"""Which class is each point of a picture?"""
+"""Segmentation of pictures."""
 
 from typing import Any
 
@@ -9,11 +9,11 @@ from ts.torch_handler.vision_handler import VisionHandler
 
 
 class ImageSegmenter(VisionHandler):
-    """For each point the likeliest class and its chance, ``[rows, columns, 2]``; all classes are too much."""
+    """The likeliest class of each pixel and its probability, ``[rows, columns, 2]``."""
 
     image_processing = ImageClassifier.image_processing
 
     def postprocess(self, data: Any) -> Any:
-        """Class and chance of the scores ``out``, ``[pictures, classes, rows, columns]``."""
+        """Return class and probability from the scores ``out``, ``[pictures, classes, rows, columns]``."""
         best = torch.max(torch.softmax(data["out"], dim=1), dim=1)
         return torch.stack([best.indices.type(best.values.dtype), best.values], dim=3).tolist()

@@ -1,7 +1,7 @@
-"""How does a file of a model become something that a handler can call?
+"""Loading of model files.
 
-By its ending and by what lies beside it: weights with the class of their module, TorchScript, ONNX, and what
-``torch.export`` and AOTInductor write (TS-A7). Knows no request.
+By extension and neighbouring files: weights with the class of their module, TorchScript, ONNX, and files of
+``torch.export`` and AOTInductor (TS-A7). Requests are not known here.
 """
 
 import importlib
@@ -19,12 +19,12 @@ from ts.utils.util import check_valid_pt2_backend, list_classes_from_module
 
 logger = logging.getLogger(__name__)
 
-#: Imported before a TorchScript file is read or a model compiled, if they are there: they bring operators.
+#: Imported before a TorchScript file is read or a model compiled, since it registers operators.
 _TENSORRT: Final = "torch_tensorrt"
 
 
 def setup_ort_session(model_pt_path: str, map_location: str | None) -> Any:
-    """A session of ONNX Runtime, on as many threads as there are cores."""
+    """Return a session of ONNX Runtime with a thread for each core."""
     runtime = needed("an .onnx file", "onnxruntime")
     providers = ["CPUExecutionProvider"]
     if map_location == "cuda":
@@ -35,16 +35,16 @@ def setup_ort_session(model_pt_path: str, map_location: str | None) -> Any:
 
 
 def run_session(session: Any, data: Any) -> Any:
-    """Tensors in, tensors out; one tensor of a model with one output.
+    """Run a session on tensors; return a tensor for each output, or the only one.
 
     Args:
-        data: A tensor for each input in their order, or the only one.
+        data: A tensor for each input in order, or the only one.
     """
     given = data if isinstance(data, list | tuple) else [data]
     names = [each.name for each in session.get_inputs()]
     if len(given) != len(names):
         raise ValueError(
-            f"the model takes {len(names)} inputs ({', '.join(names)}), and was given {len(given)}"
+            f"the model takes {len(names)} inputs ({', '.join(names)}), and got {len(given)}"
         )
     answers = session.run(None, dict(zip(names, [each.cpu().numpy() for each in given], strict=True)))
     tensors = [torch.from_numpy(answer) for answer in answers]
@@ -52,15 +52,15 @@ def run_session(session: Any, data: Any) -> Any:
 
 
 def is_session(model: Any) -> bool:
-    """Is it one of ONNX Runtime, which is not called like a module?"""
+    """Return whether a model is a session of ONNX Runtime, which cannot be called like a module."""
     return type(model).__name__ == "InferenceSession"
 
 
 def load_script(path: str, device: Any) -> Any:
-    """A TorchScript module.
+    """Return a TorchScript module.
 
     Raises:
-        LoadFailed: it was made with a library that is not here.
+        LoadFailed: it needs a library that is not installed.
     """
     try:
         return torch.jit.load(path, map_location=device)
@@ -72,7 +72,7 @@ def load_script(path: str, device: Any) -> Any:
 
 
 def load_eager(model_dir: str, model_file: str, weights: str | None, device: Any) -> Any:
-    """The module whose class ``model_file`` defines, with these weights."""
+    """Return an instance of the class in ``model_file``, with these weights."""
     if not (Path(model_dir) / model_file).is_file():
         raise RuntimeError("Missing the model.py file")
     module = importlib.import_module(model_file.split(".", maxsplit=1)[0])
@@ -86,34 +86,34 @@ def load_eager(model_dir: str, model_file: str, weights: str | None, device: Any
 
 
 def load_exported(path: str, map_location: str | None) -> Any:
-    """A library that AOTInductor has compiled (``.so``)."""
+    """Load a library that AOTInductor has compiled (``.so``)."""
     return torch._export.aot_load(path, map_location)
 
 
 def load_package(path: str, is_compiled: bool) -> Any:
-    """What ``torch.export`` has saved, or AOTInductor packed (``.pt2``)."""
+    """Load a model saved by ``torch.export``, or a package of AOTInductor (``.pt2``)."""
     if is_compiled:
         return torch._inductor.aoti_load_package(path)
     return torch.export.load(path).module()
 
 
 def wants_aot(config: Mapping[str, Any] | None) -> bool:
-    """Does ``pt2: {export: {aot_compile: true}}`` stand there?"""
+    """Return whether the configuration has ``pt2: {export: {aot_compile: true}}``."""
     pt2 = (config or {}).get("pt2")
     export = pt2.get("export") if isinstance(pt2, Mapping) else None
     return isinstance(export, Mapping) and export.get("aot_compile") is True
 
 
 def wants_speed(config: Mapping[str, Any] | None) -> bool:
-    """May answers differ by rounding? Not where ``handler: {optimize: false}`` stands."""
+    """Return whether answers may differ by rounding; not with ``handler: {optimize: false}``."""
     handler = (config or {}).get("handler")
     return not isinstance(handler, Mapping) or handler.get("optimize") is not False
 
 
 def compile_options(config: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """What ``torch.compile`` is to be told; None = the model stays as it is.
+    """Return the options of ``torch.compile``; None = do not compile.
 
-    ``pt2: {compile: {enable: true, …}}``, or as it was written before: the backend alone, or the options.
+    ``pt2: {compile: {enable: true, …}}``, or the older forms: the backend alone, or the options.
     """
     pt2 = (config or {}).get("pt2")
     if pt2 is None:
@@ -136,7 +136,7 @@ def compile_options(config: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 
 def compiled(model: Any, options: dict[str, Any]) -> Any:
-    """The model that ``torch.compile`` makes; the model itself if it cannot."""
+    """Return the compiled model, or the model itself if compiling fails."""
     shown = ", ".join([f"{key} {value}" for key, value in options.items()])
     for library in ("openvino.torch", _TENSORRT):
         if options.get("backend") == library.partition(".")[0].removeprefix("torch_"):
@@ -145,5 +145,5 @@ def compiled(model: Any, options: dict[str, Any]) -> Any:
         model = torch.compile(model, **options)
         logger.info("Compiled model with %s", shown)
     except Exception as error:
-        logger.warning("Compiling the model with %s has failed, so it runs as it is: %s", shown, error)
+        logger.warning("Compiling the model with %s failed; it runs uncompiled: %s", shown, error)
     return model

@@ -1,4 +1,4 @@
-"""Which things are in a picture, and where?"""
+"""Detection of objects in pictures."""
 
 from typing import Any
 
@@ -9,13 +9,13 @@ from ts.utils.util import map_class_to_label
 
 
 class ObjectDetector(VisionHandler):
-    """For each thing above ``threshold`` an object of its label and box, and ``score``."""
+    """Label, box and ``score`` of each object above ``threshold``."""
 
     image_processing = transforms.Compose([transforms.ToTensor()])
     threshold = 0.5
 
     def postprocess(self, data: Any) -> Any:
-        """Of each picture the boxes, labels and scores that torchvision's detectors give."""
+        """Return the objects of each picture, from the output of torchvision's detectors."""
         return [self._things(row) for row in data]
 
     def _things(self, row: Any) -> list[dict[str, Any]]:

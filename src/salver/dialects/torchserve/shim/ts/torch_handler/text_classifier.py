@@ -1,6 +1,6 @@
-"""Of which class is a text?
+"""Classification of texts.
 
-One text a run: a batch's further texts are not looked at, as in TorchServe.
+One text for each run: further texts of a batch are ignored, as in TorchServe.
 """
 
 from typing import Any
@@ -15,15 +15,15 @@ from ts.utils.util import map_class_to_label
 
 
 class TextClassifier(TextHandler):
-    """Words and pairs of words by their numbers in the vocabulary; an object of label and chance."""
+    """Classifier of words and word pairs by their indices in the vocabulary."""
 
     ngrams = 2
 
     def preprocess(self, data: Any) -> tuple[Any, Any]:
-        """The numbers of the cleaned text's words, and the words.
+        """Return the indices of the cleaned text's words, and the words.
 
         Raises:
-            KeyError: a word is not in the vocabulary, and that has no number for such.
+            KeyError: the vocabulary lacks a word, and an index for unknown ones.
         """
         line = data[0]
         text = body_of(line)
@@ -36,15 +36,15 @@ class TextClassifier(TextHandler):
         return torch.as_tensor(numbers, device=self.device), words
 
     def inference(self, data: Any, *args: Any, **kwargs: Any) -> Any:
-        """Scores of the one bag of words."""
+        """Return the scores of the bag of words."""
         return super().inference(data[0], torch.as_tensor([0], device=self.device))
 
     def postprocess(self, data: Any) -> Any:
-        """The chance of each class."""
+        """Return the probability of each class."""
         return map_class_to_label(torch.softmax(data, dim=1).tolist(), self.mapping)
 
     def get_insights(self, tensor_data: Any, inputs: Any, target: Any = 0) -> Any:
-        """The words, and what they add to the score of ``target``."""
+        """Return the words, and what they add to the score of ``target``."""
         numbers, words = tensor_data
         reference = needed("an explanation", "captum.attr", "captum").TokenReferenceBase()
         attributions = self.layer_gradients().attribute(

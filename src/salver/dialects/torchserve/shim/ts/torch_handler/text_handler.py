@@ -1,4 +1,4 @@
-"""How is a text cleaned before a model of words sees it, and which words mattered?"""
+"""Base class of handlers of texts."""
 
 import re
 import string
@@ -20,7 +20,7 @@ _PUNCTUATION: Final = str.maketrans("", "", string.punctuation)
 
 
 class TextHandler(BaseHandler, ABC):
-    """A handler of texts, whose vocabulary lies beside the model in ``source_vocab.pt``."""
+    """Handler of texts, with a vocabulary in ``source_vocab.pt``."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,10 +39,10 @@ class TextHandler(BaseHandler, ABC):
         self.initialized = True
 
     def get_source_vocab_path(self, ctx: Any) -> str:
-        """Where the vocabulary is.
+        """Return the path of the vocabulary.
 
         Raises:
-            RuntimeError: it is nowhere.
+            RuntimeError: there is none.
         """
         path = Path(ctx.system_properties.get("model_dir")) / "source_vocab.pt"
         if not path.is_file():
@@ -53,7 +53,7 @@ class TextHandler(BaseHandler, ABC):
         return str(path)
 
     def layer_gradients(self) -> Any:
-        """Captum's integrated gradients at the model's layer ``embedding``; made when first asked for."""
+        """Return Captum's integrated gradients of the layer ``embedding``, created at the first use."""
         if self.lig is None:
             captum = needed("an explanation", "captum.attr", "captum")
             self.lig = captum.LayerIntegratedGradients(self.model, self.model.embedding)
@@ -76,18 +76,18 @@ class TextHandler(BaseHandler, ABC):
     def _remove_punctuation(self, text: str) -> str:
         return text.translate(_PUNCTUATION)
 
-    #: As it was spelled first; handlers call it.
+    #: TorchServe's spelling, which handlers call.
     _remove_puncutation = _remove_punctuation
 
     def _tokenize(self, text: str) -> Any:
         return self.tokenizer(text)
 
     def get_word_token(self, input_tokens: Any) -> list[str]:
-        """Words, without the mark that byte-pair tokenizers put for a blank."""
+        """Return words without the mark of byte-pair tokenizers for a blank."""
         return [token.replace("Ġ", "") for token in input_tokens]
 
     def summarize_attributions(self, attributions: Any) -> Any:
-        """Shares of the embedding's parts, over the length of their sums."""
+        """Return shares of the embedding's parts, divided by the norm of their sums."""
         dim = 0 if attributions.ndim in (0, 1, 3) else 1
         shares = torch.softmax(attributions, dim)
         return shares / torch.norm(shares.sum(dim=-1))

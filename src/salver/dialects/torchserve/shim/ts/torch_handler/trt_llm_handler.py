@@ -1,4 +1,4 @@
-"""How does an engine of TensorRT-LLM answer prompts? The library is imported when the model is loaded."""
+"""Handler of TensorRT-LLM, which is imported when the model is loaded."""
 
 import json
 import time
@@ -13,7 +13,7 @@ _BY: Final = "the TensorRT-LLM handler"
 
 
 class TRTLLMHandler(BaseHandler):
-    """One request a run: an object with ``prompt``, perhaps ``streaming``, and sampling parameters."""
+    """Handler of one request per run: ``prompt``, optionally ``streaming``, and sampling parameters."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -23,7 +23,7 @@ class TRTLLMHandler(BaseHandler):
         self._sampling: Any = None
 
     def initialize(self, ctx: Any) -> None:
-        """Start the engine of ``handler.engine_dir``.
+        """Start the engine in ``handler.engine_dir``.
 
         Raises:
             LoadFailed: TensorRT-LLM or transformers is not installed.
@@ -50,7 +50,7 @@ class TRTLLMHandler(BaseHandler):
         self.initialized = True
 
     async def handle(self, data: Any, context: Any) -> Any:
-        """Take the one request through its steps."""
+        """Run the request through its steps."""
         begun = time.time()
         prepared = await self.preprocess(data)
         output = await self.postprocess(await self.inference(prepared, context))
@@ -59,7 +59,7 @@ class TRTLLMHandler(BaseHandler):
         return output
 
     async def preprocess(self, requests: Any) -> Any:
-        """The body, as text or as what its JSON says.
+        """Return the body, as text or as parsed JSON.
 
         Raises:
             ValueError: there are several requests.
@@ -67,7 +67,7 @@ class TRTLLMHandler(BaseHandler):
         return only_body(requests)
 
     async def inference(self, data: Any, context: Any) -> list[Any]:
-        """The text; of a stream each token's as a piece, and nothing at the end."""
+        """Return the text; when streaming, send each token's text as a piece and return an empty one."""
         ends = {"end_id": self.tokenizer.eos_token_id, "pad_id": self.tokenizer.pad_token_id}
         asked = {key: value for key, value in data.items() if key not in ("prompt", "streaming")}
         is_streaming = data.get("streaming", False)
@@ -83,5 +83,5 @@ class TRTLLMHandler(BaseHandler):
         return [""]
 
     async def postprocess(self, outputs: Any) -> Any:
-        """As it is."""
+        """Return the outputs unchanged."""
         return outputs

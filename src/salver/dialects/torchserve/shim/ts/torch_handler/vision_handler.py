@@ -1,6 +1,6 @@
-"""How do pictures become a batch of tensors, and which of their pixels mattered?
+"""Base class of handlers of pictures.
 
-Pictures come as the bytes of a file, as base64 text, or as numbers.
+Pictures are the bytes of a file, base64 text, or numbers.
 """
 
 import base64
@@ -21,12 +21,12 @@ _STEPS = 15
 
 
 class VisionHandler(BaseHandler, ABC):
-    """A handler of pictures; a subclass says by ``image_processing`` how one becomes a tensor."""
+    """Handler of pictures; a subclass sets ``image_processing``, which converts one to a tensor."""
 
     image_processing: Any
 
     def initialize(self, context: Any) -> None:
-        """Load the model, and lift Pillow's limit of pixels where the operator wants none."""
+        """Load the model, and disable Pillow's limit of pixels if the operator wants that."""
         super().initialize(context)
         self.initialized = True
         if not context.system_properties.get("limit_max_image_pixels"):
@@ -34,12 +34,12 @@ class VisionHandler(BaseHandler, ABC):
 
     @functools.cached_property
     def ig(self) -> Any:
-        """Captum's integrated gradients of the model, made when first asked for."""
+        """Captum's integrated gradients of the model, created at the first use."""
         return needed("an explanation", "captum.attr", "captum").IntegratedGradients(self.model)
 
     @timed
     def preprocess(self, data: Any) -> Any:
-        """A batch, on the model's device."""
+        """Return a batch on the model's device."""
         images = []
         for row in data:
             image = body_of(row)
@@ -52,5 +52,5 @@ class VisionHandler(BaseHandler, ABC):
         return torch.stack(images).to(self.device)
 
     def get_insights(self, tensor_data: Any, inputs: Any, target: Any = 0) -> Any:
-        """What each value of each picture adds to the score of ``target``."""
+        """Return what each value of each picture adds to the score of ``target``."""
         return self.ig.attribute(tensor_data, target=target, n_steps=_STEPS).tolist()

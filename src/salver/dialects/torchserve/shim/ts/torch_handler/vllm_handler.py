@@ -1,6 +1,6 @@
-"""How does a model of vLLM's answer OpenAI's clients at the extra path of a prediction?
+"""Handler of vLLM that answers OpenAI's requests at the extra path of a prediction.
 
-``…/predictions/m/1.0/v1/completions`` and its like (TS-R4). vLLM is imported when the model is loaded.
+``…/predictions/m/1.0/v1/completions`` and the like (TS-R4). vLLM is imported when the model is loaded.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ _LAST_EVENT: Final = "data: [DONE]\n\n"
 
 
 class VLLMHandler(BaseHandler):
-    """One request a run; several at a time where the model's ``asyncCommunication`` is on."""
+    """Handler of one request per run; several run at a time with ``asyncCommunication``."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class VLLMHandler(BaseHandler):
         }
 
     async def handle(self, data: Any, context: Any) -> Any:
-        """Take the one request through its steps."""
+        """Run the request through its steps."""
         begun = time.time()
         prepared = await self.preprocess(data, context)
         output = await self.postprocess(await self.inference(prepared, context))
@@ -95,11 +95,11 @@ class VLLMHandler(BaseHandler):
         return output
 
     async def preprocess(self, requests: Any, context: Any) -> list[Any]:
-        """The body, as text or as what its JSON says."""
+        """Return the body, as text or as parsed JSON."""
         return [only_body(requests)]
 
     async def inference(self, input_batch: Any, context: Any) -> list[Any]:
-        """What vLLM says; the events of a stream but the last are sent as pieces."""
+        """Return vLLM's answer; events of a stream except the last are sent as pieces."""
         path = context.get_request_header(0, "url_path")
         if path == "v1/models":
             return [(await self.chat_completion_service.show_available_models()).model_dump()]
@@ -117,7 +117,7 @@ class VLLMHandler(BaseHandler):
         return [event]
 
     async def postprocess(self, inference_outputs: Any) -> Any:
-        """As it is."""
+        """Return the outputs unchanged."""
         return inference_outputs
 
     def _get_vllm_engine_config(self, handler_config: dict[str, Any]) -> Any:
@@ -125,9 +125,9 @@ class VLLMHandler(BaseHandler):
         model = settings.get("model") or handler_config.get("model_path")
         if not model:
             raise LoadFailed(
-                "the vLLM handler does not know its model",
+                "the vLLM handler has no model",
                 field="handler.vllm_engine_config.model",
-                fix="Name it there, or as handler.model_path.",
+                fix="Set it there, or as handler.model_path.",
             )
         if not settings.get("model"):
             inside = Path(self.model_dir) / model

@@ -1,4 +1,4 @@
-"""What do TorchServe's handlers share: labels of classes, classes of modules, errors with a status?"""
+"""Utilities of handlers: labels of classes, classes of modules, errors with a status."""
 
 import enum
 import functools
@@ -21,7 +21,7 @@ CLEANUP_REGEX = re.compile("<.*?>|&([a-z0-9]+|#[0-9]{1,6}|#x[0-9a-f]{1,6});")
 
 
 class PT2Backend(enum.StrEnum):
-    """What ``torch.compile`` may be told to compile with."""
+    """Backends of ``torch.compile``."""
 
     EAGER = "eager"
     AOT_EAGER = "aot_eager"
@@ -40,7 +40,7 @@ class PT2Backend(enum.StrEnum):
 
 
 def check_valid_pt2_backend(backend: str) -> bool:
-    """Is it one of :class:`PT2Backend`?"""
+    """Return whether a backend is one of :class:`PT2Backend`."""
     is_known = backend in list(PT2Backend)
     if not is_known:
         _log.warning("%s is not a supported backend", backend)
@@ -48,7 +48,7 @@ def check_valid_pt2_backend(backend: str) -> bool:
 
 
 class PredictionException(Exception):
-    """Raised by a handler: its callers get this message, with this HTTP status."""
+    """Exception with a message and an HTTP status for callers."""
 
     def __init__(self, message: str, error_code: int = 500) -> None:
         super().__init__(message)
@@ -60,7 +60,7 @@ class PredictionException(Exception):
 
 
 def list_classes_from_module(module: ModuleType, parent_class: type | None = None) -> list[type]:
-    """Classes that a module defines itself, by name; of ``parent_class``, if that is told."""
+    """Return the classes that a module defines itself, or those derived from ``parent_class``."""
     own = [
         member
         for _, member in inspect.getmembers(module, inspect.isclass)
@@ -70,10 +70,10 @@ def list_classes_from_module(module: ModuleType, parent_class: type | None = Non
 
 
 def load_label_mapping(mapping_file_path: str) -> dict[str, str] | None:
-    """The labels of classes, as ``index_to_name.json`` tells them; None: there is no such file.
+    """Return the labels of classes in ``index_to_name.json``; None if there is no such file.
 
     Raises:
-        Exception: it holds something else.
+        Exception: the file has another format.
     """
     path = Path(mapping_file_path)
     if not path.is_file():
@@ -83,7 +83,7 @@ def load_label_mapping(mapping_file_path: str) -> dict[str, str] | None:
     if not isinstance(mapping, dict):
         raise Exception('index->name JSON mapping should be in "class": "label" format.')
     names = mapping.get("object_type_names")
-    if isinstance(names, list):  # as older examples have it
+    if isinstance(names, list):  # the format of older examples
         return {str(index): name for index, name in enumerate(names)}
     labels = {key: said[-1] if isinstance(said, list) else said for key, said in mapping.items()}
     if not all(isinstance(label, str) for label in labels.values()):
@@ -96,12 +96,12 @@ def map_class_to_label(
     mapping: Mapping[str, str] | None = None,
     lbl_classes: Iterable[Iterable[Any]] | None = None,
 ) -> list[dict[str, float]]:
-    """Of each row, its probabilities by label.
+    """Return the probabilities of each row by label.
 
     Args:
         probs: Rows of probabilities.
         mapping: Labels of classes; None = the classes themselves.
-        lbl_classes: Of each row, the classes that it tells of; None = all, from 0 on.
+        lbl_classes: Classes of each row's probabilities; None = all, from 0.
     """
     if not isinstance(probs, list):
         raise Exception("Convert classes to list before doing mapping")
@@ -119,7 +119,7 @@ def map_class_to_label(
 
 
 def get_yaml_config(yaml_file_path: str) -> Any:
-    """What a YAML file says."""
+    """Return the content of a YAML file."""
     import yaml
 
     return yaml.safe_load(Path(yaml_file_path).read_bytes())
@@ -128,7 +128,7 @@ def get_yaml_config(yaml_file_path: str) -> Any:
 def deprecated(
     version: float | str, replacement: str = "", klass: type[Warning] = PendingDeprecationWarning
 ) -> Callable[[_F], _F]:
-    """Of a function: warn each caller that it will go with ``version``."""
+    """Return a decorator that warns callers that a function will be removed with ``version``."""
 
     def decorated(function: _F) -> _F:
         @functools.wraps(function)

@@ -1,1 +1,1 @@
-"""How is a model too large for one device spread over several, by libraries that may not be here?"""
+"""Distribution of models over several devices."""

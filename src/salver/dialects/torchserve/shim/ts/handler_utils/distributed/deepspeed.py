@@ -1,4 +1,4 @@
-"""How does DeepSpeed take a model over, as the model's configuration says?"""
+"""DeepSpeed engines of models."""
 
 import json
 from pathlib import Path
@@ -8,18 +8,18 @@ from ts.handler_utils.libraries import needed
 
 
 def create_checkpoints_json(model_path: str, checkpoints_json: str) -> None:
-    """Write the list of a model's weights (``.bin``, ``.pt``) that DeepSpeed reads."""
+    """Write the list of a model's weights (``.bin``, ``.pt``) for DeepSpeed."""
     files = [str(path) for path in Path(model_path).rglob("*.[bp][it][n]") if path.is_file()]
     described = {"type": "ds_model", "checkpoints": files, "version": 1.0}
     Path(checkpoints_json).write_text(json.dumps(described))
 
 
 def get_ds_engine(model: Any, ctx: Any) -> Any:
-    """DeepSpeed's engine around a model.
+    """Return DeepSpeed's engine for a model.
 
     Raises:
         LoadFailed: DeepSpeed is not installed.
-        ValueError: the model's configuration does not say how, or names a file that is not there.
+        ValueError: the model's configuration has no ``deepspeed``, or names a missing file.
     """
     folder = Path(ctx.system_properties.get("model_dir"))
     config = ctx.model_yaml_config

@@ -1,4 +1,4 @@
-"""How does PiPPy cut a model into stages, each on a device and in a process of its own?"""
+"""PiPPy pipelines of models."""
 
 import inspect
 import logging
@@ -16,7 +16,7 @@ _BY = "a model with a 'pippy' configuration"
 
 
 def initialize_rpc_workers(local_rank: int, world_size: int, ctx: Any) -> None:
-    """Have the processes of a group find one another."""
+    """Connect the processes of a group."""
     rpc = torch.distributed.rpc
     config = ctx.model_yaml_config["pippy"]
     options = rpc.TensorPipeRpcBackendOptions(
@@ -29,11 +29,11 @@ def initialize_rpc_workers(local_rank: int, world_size: int, ctx: Any) -> None:
 
 
 def get_pipeline_driver(model: Any, world_size: int, ctx: Any) -> Any:
-    """What drives a model's stages; a model of Hugging Face is returned itself, its ``forward`` being them.
+    """Return the driver of a model's stages; for Hugging Face the model, whose ``forward`` runs them.
 
     Raises:
         LoadFailed: PiPPy is not installed.
-        ValueError: the model's configuration lacks something.
+        ValueError: the model's configuration lacks a key.
     """
     pippy, handler = _sections(ctx.model_yaml_config)
     index = handler.get("index_filename")

@@ -1,1 +1,1 @@
-"""How are inputs prepared on a device, before the model?"""
+"""Preprocessing of inputs on a device."""

@@ -1,4 +1,4 @@
-"""Which pipeline of NVIDIA DALI prepares a model's pictures?"""
+"""NVIDIA DALI pipelines for pictures."""
 
 from pathlib import Path
 from typing import Any
@@ -7,12 +7,12 @@ from ts.handler_utils.libraries import needed
 
 
 def get_dali_pipeline(ctx: Any) -> Any:
-    """The archive's own (``dali.pipeline_file``), or the usual one of ImageNet models.
+    """Return the archive's own pipeline (``dali.pipeline_file``), or the default one for ImageNet models.
 
     Raises:
         LoadFailed: DALI is not installed.
         ValueError: the model's configuration has no ``dali``.
-        RuntimeError: the file that it names is not in the archive.
+        RuntimeError: the file that it names is missing.
     """
     if "dali" not in ctx.model_yaml_config:
         raise ValueError(f"{ctx.model_name} has no dali config in model config yaml file")
@@ -32,7 +32,9 @@ def get_dali_pipeline(ctx: Any) -> Any:
 
 
 def _usual(settings: dict[str, Any]) -> Any:
-    """Decode, shorter side to 256, middle 224 × 224, mean and deviation of ImageNet."""
+    """Return a pipeline that decodes, scales the shorter side to 256, crops 224 × 224 and normalises for
+    ImageNet.
+    """
     dali = needed("a model with a 'dali' configuration", "nvidia.dali", "nvidia-dali")
     pipeline = dali.Pipeline(prefetch_queue_depth=1, **settings)
     with pipeline:

@@ -1,1 +1,1 @@
-"""Which handlers serve models that are spread over several devices?"""
+"""Handlers of models that are distributed over several devices."""

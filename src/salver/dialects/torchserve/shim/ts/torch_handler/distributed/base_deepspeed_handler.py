@@ -1,4 +1,4 @@
-"""What do handlers build on whose model DeepSpeed spreads over devices?"""
+"""Base class of handlers whose model DeepSpeed distributes."""
 
 import os
 from abc import ABC
@@ -9,10 +9,10 @@ from ts.torch_handler.base_handler import BaseHandler
 
 
 class BaseDeepSpeedHandler(BaseHandler, ABC):
-    """Of a group of processes, each on the device of its rank."""
+    """Handler in a group of processes, each on the device of its rank."""
 
     def initialize(self, ctx: Any) -> None:
-        """Choose the device; the model is the subclass's own to load.
+        """Select the device; subclasses load the model.
 
         Raises:
             LoadFailed: DeepSpeed is not installed.

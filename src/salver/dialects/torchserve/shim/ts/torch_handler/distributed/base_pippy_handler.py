@@ -1,4 +1,4 @@
-"""What do handlers build on whose model PiPPy cuts into stages?"""
+"""Base class of handlers whose model PiPPy splits into stages."""
 
 import os
 from abc import ABC
@@ -13,13 +13,13 @@ from ts.torch_handler.base_handler import BaseHandler
 
 
 class BasePippyHandler(BaseHandler, ABC):
-    """Of a group of processes, which find one another before the subclass loads its model."""
+    """Handler in a group of processes, which connect before the subclass loads its model."""
 
     def initialize(self, ctx: Any) -> None:
-        """Choose the device, and join the group.
+        """Select the device, and join the group.
 
         Raises:
-            LoadFailed: PiPPy, a GPU or the group is not there.
+            LoadFailed: PiPPy, a GPU or the group is missing.
         """
         needed("the PiPPy handler", "pippy", "torchpippy")
         devices = torch.cuda.device_count()

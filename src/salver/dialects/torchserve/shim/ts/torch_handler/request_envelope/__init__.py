@@ -1,1 +1,1 @@
-"""What stands between a protocol's bodies and a handler's data, as archives and configurations name it."""
+"""Envelopes, which convert between bodies of a protocol and a handler's data."""

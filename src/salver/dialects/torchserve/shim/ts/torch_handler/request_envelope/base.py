@@ -1,4 +1,4 @@
-"""What does every envelope do?"""
+"""Base class of envelopes."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -6,10 +6,10 @@ from typing import Any
 
 
 class BaseEnvelope(ABC):
-    """Lays the data of requests bare for a handler, and wraps what it returns.
+    """Envelope that unwraps requests for a handler, and wraps its answers.
 
     Args:
-        handle_fn: The handler's entry point.
+        handle_fn: Entry point of the handler.
     """
 
     def __init__(self, handle_fn: Callable[[Any, Any], Any]) -> None:
@@ -17,7 +17,7 @@ class BaseEnvelope(ABC):
         self.context: Any = None
 
     def handle(self, data: Any, context: Any) -> Any:
-        """Stands in the handler's place."""
+        """Run the handler in its envelope."""
         self.context = context
         if data:
             data = self.parse_input(data)
@@ -26,18 +26,18 @@ class BaseEnvelope(ABC):
 
     @abstractmethod
     def parse_input(self, data: list[dict[str, Any]]) -> list[Any]:
-        """What the handler sees of these requests."""
+        """Return the handler's data for these requests."""
 
     @abstractmethod
     def format_output(self, data: list[Any]) -> list[Any]:
-        """What their callers see of its answers."""
+        """Return the answers for callers."""
 
     def _is_explain(self) -> bool:
         return self.context is not None and self.context.get_request_header(0, "explain") == "True"
 
 
 def shared(results: list[Any], counts: list[int]) -> list[list[Any]] | None:
-    """The results of each request, of which so many are its own; None: there are more or fewer."""
+    """Return the results of each request, given their number; None if the total differs."""
     if len(counts) == 1:
         return [results]
     if len(results) != sum(counts):

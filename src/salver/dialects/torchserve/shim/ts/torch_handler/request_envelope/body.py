@@ -1,4 +1,4 @@
-"""What does a handler see that wants bodies alone?"""
+"""Envelope of handlers that take bodies."""
 
 from typing import Any
 
@@ -7,12 +7,12 @@ from ts.torch_handler.request_envelope.base import BaseEnvelope
 
 
 class BodyEnvelope(BaseEnvelope):
-    """Of each request its ``data`` or ``body``; answers go as they are."""
+    """Envelope that takes ``data`` or ``body`` of each request, and leaves answers unchanged."""
 
     def parse_input(self, data: list[dict[str, Any]]) -> list[Any]:
-        """The bodies."""
+        """Return the bodies."""
         return [body_of(row) for row in data]
 
     def format_output(self, data: list[Any]) -> list[Any]:
-        """As they are."""
+        """Return the answers unchanged."""
         return data

@@ -1,4 +1,4 @@
-"""What does a handler see of TensorFlow Serving's JSON (``{"instances": […]}``)?"""
+"""Envelope of TensorFlow Serving's JSON (``{"instances": […]}``)."""
 
 import json
 from base64 import b64decode
@@ -9,18 +9,18 @@ from ts.torch_handler.request_envelope.base import BaseEnvelope
 
 
 class JSONEnvelope(BaseEnvelope):
-    """Instances of all requests one after the other; ``{"predictions": […]}`` to each."""
+    """Envelope that joins the instances of all requests, and answers ``{"predictions": […]}`` to each."""
 
     _lengths: tuple[int, ...] = ()
 
     def parse_input(self, data: list[dict[str, Any]]) -> list[Any]:
-        """The instances, with base64 decoded."""
+        """Return the instances, with base64 decoded."""
         parts = [_instances(row) for row in data]
         self._lengths = tuple(map(len, parts))
         return [instance for part in parts for instance in part]
 
     def format_output(self, data: list[Any]) -> list[Any]:
-        """JSON as text."""
+        """Return JSON as text."""
         texts, begin = [], 0
         for length in self._lengths:
             texts.append(json.dumps({"predictions": data[begin : begin + length]}))

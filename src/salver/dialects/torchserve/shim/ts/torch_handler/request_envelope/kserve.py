@@ -1,4 +1,4 @@
-"""What does a handler see of KServe's first protocol (TS-R6)?"""
+"""Envelope of KServe's first protocol (TS-R6)."""
 
 from typing import Any
 
@@ -7,12 +7,12 @@ from ts.torch_handler.request_envelope.base import BaseEnvelope, shared
 
 
 class KServeEnvelope(BaseEnvelope):
-    """Instances of all requests one after the other; ``predictions`` or ``explanations`` to each."""
+    """Envelope that joins the instances of all requests, and answers ``predictions`` or ``explanations``."""
 
     _counts: list[int] = []
 
     def parse_input(self, data: list[dict[str, Any]]) -> list[Any]:
-        """The instances."""
+        """Return the instances."""
         parts = [json_of(row).get("instances") for row in data]
         if len(parts) == 1:
             self._counts = [1]
@@ -21,7 +21,7 @@ class KServeEnvelope(BaseEnvelope):
         return [instance for part in parts for instance in part]
 
     def format_output(self, data: list[Any]) -> list[Any]:
-        """An object to each request."""
+        """Return an object for each request."""
         parts = shared(data, self._counts)
         key = "explanations" if self._is_explain() else "predictions"
         return data if parts is None else [{key: part} for part in parts]

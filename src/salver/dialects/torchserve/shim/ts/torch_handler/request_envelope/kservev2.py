@@ -1,4 +1,4 @@
-"""What does a handler see of KServe's second protocol (TS-R7)?"""
+"""Envelope of KServe's second protocol (TS-R7)."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import numpy as np
 from ts.handler_utils.bodies import json_of
 from ts.torch_handler.request_envelope.base import BaseEnvelope, shared
 
-#: Datatypes of what a handler returns, by the names of numpy's.
+#: Datatypes of a handler's results, by numpy's names.
 _DATATYPES = {
     "bool": "BOOL",
     "uint8": "UINT8",
@@ -26,10 +26,10 @@ _DATATYPES = {
 
 
 class KServev2Envelope(BaseEnvelope):
-    """Inputs of all requests one after the other; an object with as many outputs to each."""
+    """Envelope that joins the inputs of all requests, and answers with as many outputs to each."""
 
     def parse_input(self, data: list[dict[str, Any]]) -> list[Any]:
-        """Inputs as ``{name, shape, datatype, data}``; data nested as its shape, of BYTES the first text."""
+        """Return inputs as ``{name, shape, datatype, data}``, data nested; of BYTES only the first text."""
         asked = [json_of(row) for row in data]
         inputs = [[_shaped(each) for each in body["inputs"]] for body in asked]
         self._ids = [_id_of(body) for body in asked]
@@ -37,7 +37,7 @@ class KServev2Envelope(BaseEnvelope):
         return [each for part in inputs for each in part]
 
     def format_output(self, data: list[Any]) -> list[Any]:
-        """A response to each request, with an output for each of its inputs."""
+        """Return a response for each request, with an output for each of its inputs."""
         parts = shared(data, [len(names) for names in self._names])
         if parts is None:
             return data
