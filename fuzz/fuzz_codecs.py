@@ -106,7 +106,9 @@ def _tfs_grpc(data: bytes) -> None:
 
     def classify(message: bytes) -> InferRequest:
         parsed = tfs_grpc.parse("ClassificationRequest", message)
-        return tfs_grpc.Head(tfs_grpc.spec_of(parsed), TfsRules(), CLASSIFY).decode(parsed.input, _CLASSES)
+        return tfs_grpc.HeadCodec(tfs_grpc.spec_of(parsed), TfsRules(), CLASSIFY).decode(
+            parsed.input, _CLASSES
+        )
 
     for decode in (predict, predict, classify):
         survives(decode, data)

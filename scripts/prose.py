@@ -19,7 +19,7 @@ TERMS = ROOT / "docs" / "reference" / "terms.md"
 DONE = (
     "words", "encoding", "stats", "backends", "client", "testing", "features", "cli", "terminal",
     "kernel/engine", "kernel/lifecycle", "kernel/repository",
-    "dialects/clouds", "dialects/openai", "dialects/torchserve", "dialects/triton",
+    "dialects/clouds", "dialects/openai", "dialects/tensorflow", "dialects/torchserve", "dialects/triton",
 )  # fmt: skip
 Named = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 

@@ -89,7 +89,7 @@ async def test_a_slow_disk_loses_records_and_keeps_nobody_waiting(
     assert _values(tmp_path) == [1, 2, 3, 4, 5]
     assert log.counts() == {("m", "OK"): 5, ("m", "RESOURCE_EXHAUSTED"): 4}
     assert [r.getMessage() for r in caplog.records if r.name == "salver.predictions"] == [
-        "requests to m are not written down: they come faster than the disk takes them"
+        "requests to m are not logged: they come faster than the disk can write"
     ]
     log.observe([_event(11)])  # there is room again
     await log.close()
@@ -115,7 +115,7 @@ async def test_a_disk_that_fails_and_answers_that_are_none_are_counted(
 
 async def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(InvalidInput, match="requests cannot be written down in"):
+    with pytest.raises(InvalidInput, match="requests cannot be logged in"):
         PredictionLog(tmp_path / "file" / "log")
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from servables import Declaring
 
-from salver.dialects.tensorflow.recording import Sampling
+from salver.dialects.tensorflow.loading import Sampling
 from salver.kernel.serving.bus import Bus
 from salver.kernel.serving.dataplane import DataPlane
 from salver.kernel.serving.exchange import RequestPath

@@ -9,7 +9,7 @@ import pytest
 from waiting import PATIENCE_S
 
 from salver.dialects.tensorflow import tf_text
-from salver.dialects.tensorflow.reloading import Reloading, Served, read
+from salver.dialects.tensorflow.reloading import ModelListReloader, NamedModels, read
 from salver.kernel.repository import NamedModel
 from salver.words.errors import FailedPrecondition, InvalidInput, UnknownError, Unsupported
 from salver.words.messages import ModelId, State, VersionStatus
@@ -59,9 +59,13 @@ def names(plane: Plane) -> list[list[str]]:
     return [[place.name for place in places] for places in plane.lists]
 
 
-async def started(served: Served | None = None, plane: Plane | None = None) -> tuple[Reloading, Plane]:
+async def started(
+    served: NamedModels | None = None, plane: Plane | None = None
+) -> tuple[ModelListReloader, Plane]:
     plane = plane or Plane()
-    made = Reloading(plane, plane, served or Served((NamedModel("a", "/a", platform="tensorflow"),)))
+    made = ModelListReloader(
+        plane, plane, served or NamedModels((NamedModel("a", "/a", platform="tensorflow"),))
+    )
     await made.start()
     return made, plane
 
@@ -119,7 +123,7 @@ async def test_tf_l6_a_new_model_that_does_not_load_is_told_and_the_list_is_in_f
 
 
 async def test_a_server_of_paths_has_no_list() -> None:
-    made, plane = await started(Served())
+    made, plane = await started(NamedModels())
     with pytest.raises(Unsupported, match="compat tensorflow-serving"):
         await made.reload(config(listed("a")))
     assert plane.lists == []
@@ -128,8 +132,8 @@ async def test_a_server_of_paths_has_no_list() -> None:
 async def test_tf_f8_a_label_at_the_start_needs_its_flag() -> None:
     place = NamedModel("a", "/a", labels={"stable": "1"}, platform="tensorflow")
     with pytest.raises(FailedPrecondition, match="not currently available"):
-        await started(Served((place,)))
-    _, plane = await started(Served((place,), allows_unready_labels=True))
+        await started(NamedModels((place,)))
+    _, plane = await started(NamedModels((place,), allows_unready_labels=True))
     assert names(plane) == [["a"]]
 
 
@@ -152,10 +156,10 @@ class Ticks:
         await asyncio.wait_for(self.idle.wait(), PATIENCE_S)
 
 
-async def following(path: Path) -> tuple[Plane, Callable[[], object], Reloading]:
+async def following(path: Path) -> tuple[Plane, Callable[[], object], ModelListReloader]:
     plane, ticks = Plane(), Ticks()
     first = tuple(NamedModel(n, f"/{n}", platform="tensorflow") for n in ("a",))
-    made = Reloading(plane, plane, Served(first, str(path), 1.0), ticks.sleep)
+    made = ModelListReloader(plane, plane, NamedModels(first, str(path), 1.0), ticks.sleep)
     await made.start()
     await asyncio.wait_for(ticks.idle.wait(), PATIENCE_S)
     return plane, ticks, made

@@ -295,7 +295,7 @@ def test_tf_f13_tf_c8_tf_c9_a_platform_configuration(tmp_path: Path) -> None:
         f"{file}: session_target is accepted and has no effect here",
         f"{file}: session_config.placement_period is accepted and has no effect here",
         f"{file}: model_warmup_options.model_version is accepted and has no effect here",
-        "--enable_batching is ignored, since --platform_config_file says what batching there is",
+        "--enable_batching is ignored, since --platform_config_file configures batching",
     )
     older = PLATFORM % ("tensorflow", "SessionBundleSourceAdapterConfig", "config { }")
     assert config(f"--platform_config_file={written(tmp_path, older)}").named_defaults.replays == 0

@@ -13,7 +13,7 @@ from zoo import EXAMPLES
 
 from salver.dialects.tensorflow import tf_tensor
 from salver.dialects.tensorflow.tf_schema import DATA_TYPES, build, build_unread
-from salver.dialects.tensorflow.tf_tensor import Room, read, to_bytes
+from salver.dialects.tensorflow.tf_tensor import FillBudget, read, to_bytes
 from salver.words.errors import InvalidInput, SalverError, TooLarge, Unsupported
 from salver.words.tensor import DataType, Tensor, tensor
 
@@ -74,14 +74,14 @@ _arrays = st.sampled_from(_TYPES).flatmap(
 def test_tf_g7_what_tensorflows_client_sends_is_read(values: np.ndarray) -> None:
     tf = _tensorflow()
     sent = tf.make_tensor_proto(values, dtype=tf.string if values.dtype == object else None)
-    _same(read(_proto(sent.SerializeToString()), "x", Room()), values)
+    _same(read(_proto(sent.SerializeToString()), "x", FillBudget()), values)
 
 
 @given(_arrays)
 def test_tf_g7_what_tensorflow_serializes_is_read(values: np.ndarray) -> None:
     tf = _tensorflow()
     given = tf.constant(values, dtype=tf.string if values.dtype == object else None)
-    _same(read(_proto(tf.io.serialize_tensor(given).numpy()), "x", Room()), values)
+    _same(read(_proto(tf.io.serialize_tensor(given).numpy()), "x", FillBudget()), values)
 
 
 @given(_arrays, st.booleans())
@@ -132,7 +132,7 @@ def test_tf_g7_typed_fields_are_filled_up_and_cut_as_tensorflow_does(
     message = made.SerializeToString()
     theirs = _theirs(message)
     assert theirs is not None
-    _same(read(_proto(message), "x", Room()), theirs)
+    _same(read(_proto(message), "x", FillBudget()), theirs)
 
 
 @given(
@@ -151,16 +151,16 @@ def test_tf_g7_content_is_taken_and_refused_as_tensorflow_does(
     theirs = _theirs(message)
     if theirs is None:
         with pytest.raises(InvalidInput, match="tensor parsing error: x"):
-            read(_proto(message), "x", Room())
+            read(_proto(message), "x", FillBudget())
     else:
-        _same(read(_proto(message), "x", Room()), theirs)
+        _same(read(_proto(message), "x", FillBudget()), theirs)
 
 
 @pytest.mark.parametrize("name", _TYPES)
 @pytest.mark.parametrize("as_content", [False, True])
 def test_tf_g7_every_datatype_comes_back_unchanged(name: str, as_content: bool) -> None:
     ours = tensor("x", EXAMPLES[name])
-    back = read(_proto(to_bytes(ours.datatype, ours.array, as_content=as_content)), "x", Room())
+    back = read(_proto(to_bytes(ours.datatype, ours.array, as_content=as_content)), "x", FillBudget())
     assert (back.name, back.datatype) == ("x", ours.datatype)
     _same(back, EXAMPLES[name] if name != "BF16" else ours.array)
 
@@ -181,7 +181,7 @@ def test_tf_g7_every_datatype_comes_back_unchanged(name: str, as_content: bool) 
 def test_tf_g7_what_cannot_be_carried_is_said(dtype: str, error: type[SalverError], text: str) -> None:
     made = build()["TensorProto"](dtype=dtype, float_val=[1])
     with pytest.raises(error) as raised:
-        read(_proto(made.SerializeToString()), "x", Room())
+        read(_proto(made.SerializeToString()), "x", FillBudget())
     assert str(raised.value) == f"tensor parsing error: x ({text})"
     assert type(raised.value) is error
 
@@ -206,7 +206,7 @@ def test_tf_g7_a_shape_that_lies_is_given_no_memory(
     for size in dims:
         made.tensor_shape.dim.add(size=size)
     with pytest.raises(TooLarge):
-        read(_proto(made.SerializeToString()), "x", Room())
+        read(_proto(made.SerializeToString()), "x", FillBudget())
 
 
 @pytest.mark.parametrize("dtype", ["DT_FLOAT", "DT_STRING", "DT_INT64"])
@@ -214,13 +214,13 @@ def test_content_shorter_than_its_shape_is_given_no_memory(dtype: str) -> None:
     made = build()["TensorProto"](dtype=dtype, tensor_content=b"1234")
     made.tensor_shape.dim.add(size=1 << 39)
     with pytest.raises(InvalidInput, match="tensor_content has 4 bytes"):
-        read(_proto(made.SerializeToString()), "x", Room())
+        read(_proto(made.SerializeToString()), "x", FillBudget())
 
 
 def test_all_tensors_of_a_request_share_the_room() -> None:
     made = build()["TensorProto"](dtype="DT_FLOAT", float_val=[1])
     made.tensor_shape.dim.add(size=100)
-    room = Room(600)
+    room = FillBudget(600)
     read(_proto(made.SerializeToString()), "x", room)
     with pytest.raises(TooLarge, match="tensor parsing error: y"):
         read(_proto(made.SerializeToString()), "y", room)
@@ -238,7 +238,7 @@ def test_numbers_out_of_range_are_refused_and_do_not_wrap(dtype: str, values: li
     made = build()["TensorProto"](dtype=dtype, int_val=values)
     made.tensor_shape.dim.add(size=len(values))
     with pytest.raises(InvalidInput, match="tensor parsing error: x .*" + why):
-        read(_proto(made.SerializeToString()), "x", Room())
+        read(_proto(made.SerializeToString()), "x", FillBudget())
 
 
 @pytest.mark.parametrize(
@@ -250,14 +250,14 @@ def test_packed_bytes_that_are_no_numbers_are_refused(field: str, raw: bytes) ->
     made = build_unread()["TensorProto"](dtype=kinds[field], **{field: [raw]})
     made.tensor_shape.dim.add(size=1)
     with pytest.raises(InvalidInput, match="tensor parsing error: x"):
-        read(made, "x", Room())
+        read(made, "x", FillBudget())
 
 
 def test_a_bool_of_content_is_0_or_1() -> None:
     made = build()["TensorProto"](dtype="DT_BOOL", tensor_content=b"\x01\x02")
     made.tensor_shape.dim.add(size=2)
     with pytest.raises(InvalidInput, match="other than 0 and 1"):
-        read(_proto(made.SerializeToString()), "x", Room())
+        read(_proto(made.SerializeToString()), "x", FillBudget())
 
 
 def test_large_numbers_become_no_python_objects() -> None:
@@ -266,7 +266,7 @@ def test_large_numbers_become_no_python_objects() -> None:
     made.tensor_shape.dim.add(size=values.size)
     proto = _proto(made.SerializeToString())
     assert [len(run) for run in proto.float_val] == [values.nbytes]
-    np.testing.assert_array_equal(read(proto, "x", Room()).array, values)
+    np.testing.assert_array_equal(read(proto, "x", FillBudget()).array, values)
 
 
 @pytest.mark.parametrize("datatype", DataType)

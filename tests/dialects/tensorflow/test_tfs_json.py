@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from salver.dialects.tensorflow.decimals import decimal
-from salver.dialects.tensorflow.json_codec import Predict, asked
+from salver.dialects.tensorflow.json_codec import Predict, servable_name
 from salver.dialects.tensorflow.json_layout import quoted
 from salver.dialects.tensorflow.large_predict import read_large
 from salver.encoding.bodies import HttpBody
@@ -422,8 +422,16 @@ def test_tf_r31_texts_of_the_reader(body: Any, signature: Signature, text: str) 
         assert str(refused(orjson.dumps(body) + b" " * 20_000, signature)) == text
 
 
+def test_tf_r31_a_first_row_that_is_irregular_in_one_of_several_inputs() -> None:
+    error = refused({"instances": [{"x": [[1], [2, 3]], "s": "a"}]}, PAIR)
+    assert str(error) == (
+        "Failed to process element: 0 key: x of 'instances' list. Error: INVALID_ARGUMENT: "
+        "Encountered list at unexpected size: 2 at level: 1 expected size: 1"
+    )
+
+
 def test_tf_r21_texts_that_clients_look_for() -> None:
-    for whom, text in ((asked("m", ""), "Latest(m)"), (asked("m", "3"), "Specific(m, 3)")):
+    for whom, text in ((servable_name("m", ""), "Latest(m)"), (servable_name("m", "3"), "Specific(m, 3)")):
         reply = Predict(whom).fault(NotFound("Request for unknown model: 'm' is not found"))
         assert reply.status == 404
         assert json.loads(reply.body) == {"error": f"Servable not found for request: {text}"}

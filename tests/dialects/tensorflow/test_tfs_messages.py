@@ -314,9 +314,9 @@ def _request(kind: str, signature: str, examples: list[Any], context: Any = None
     return made.SerializeToString()
 
 
-def _decoded(kind: str, method: str, message: bytes) -> tuple[wire.Head, Any]:
+def _decoded(kind: str, method: str, message: bytes) -> tuple[wire.HeadCodec, Any]:
     parsed = wire.parse(kind, message)
-    codec = wire.Head(wire.spec_of(parsed), _RULES, method)
+    codec = wire.HeadCodec(wire.spec_of(parsed), _RULES, method)
     return codec, codec.decode(parsed.input, _SIGNATURE)
 
 
@@ -449,7 +449,7 @@ def test_tf_g9_results() -> None:
         (tensor("outputs", np.array([2], np.float32)), tensor("scores", np.array([[3]], np.float32))),
         strict=True,
     ):
-        task = wire.Task(spec, _RULES, method)
+        task = wire.TaskCodec(spec, _RULES, method)
         request = task.decode(given, _SIGNATURE)
         results.append(task.encode(request, InferResponse("m", "5", (outputs,))))
     made = build()["MultiInferenceResponse"].FromString(wire.encode_results(results))

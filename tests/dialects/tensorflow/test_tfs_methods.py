@@ -165,7 +165,7 @@ async def test_tf_g12_a_reload_goes_on_when_its_caller_has_gone(caplog: pytest.L
     for _ in range(5):
         await asyncio.sleep(0)
     assert len(behind.configs) == 1
-    assert "a request brought a list of models: two models of one name" in caplog.text
+    assert "the list of models in a request was not loaded: two models of one name" in caplog.text
 
 
 async def test_a_task_that_fails_is_the_answer_to_all() -> None:

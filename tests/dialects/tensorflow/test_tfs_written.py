@@ -139,7 +139,7 @@ def test_a_wish_without_a_folder_is_told(tmp_path: Path) -> None:
     with ServerProcess([tmp_path / "repository"], tmp_path / "out") as server:
         server.wait_ready()
         assert server.post("/v2/models/mlp/infer", infer_body())[0] == 200
-        assert "mlp:1 wants requests to be written down; --prediction-log says where" in server.output()
+        assert "requests to mlp:1 are not logged: set --prediction-log to a folder" in server.output()
 
 
 @pytest.fixture

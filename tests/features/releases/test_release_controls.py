@@ -19,7 +19,7 @@ from waiting import auntil
 
 from salver.app import Server
 from salver.configuration import ServeConfig
-from salver.dialects.tensorflow.reloading import Served
+from salver.dialects.tensorflow.reloading import NamedModels
 from salver.features.registry.records import Actor
 from salver.features.releases.judge.policy import Metric, Policy, Stage
 from salver.features.releases.judge.record import proposed
@@ -153,7 +153,7 @@ async def world(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator
 
         place = NamedModel("m", str(models / "m"), Versions(specific=("1", "2")), is_exact=True)
         named = {}
-        tables["tensorflow"] = {"served": Served((place,))}
+        tables["tensorflow"] = {"served": NamedModels((place,))}
     config = ServeConfig(front=FrontConfig(port=0), tables=tables, **named)
     async with Server(config) as server:
         address = f"127.0.0.1:{server.port}"

@@ -18,7 +18,7 @@ from salver.dialects.oip.grpc_schema import build
 from salver.dialects.oip.json_codec import OpenInferenceHttp
 from salver.dialects.oip.regions import NO_REGIONS
 from salver.dialects.openai.requests import parse_chat
-from salver.dialects.tensorflow.grpc_codec import Head, ModelSpec
+from salver.dialects.tensorflow.grpc_codec import HeadCodec, ModelSpec
 from salver.dialects.tensorflow.heads import CLASSIFY
 from salver.dialects.tensorflow.json_codec import Predict
 from salver.dialects.tensorflow.predict_codec import Predict as GrpcPredict
@@ -105,7 +105,7 @@ async def test_tensorflow_messages_are_decoded_elsewhere(decoders: Decoders) -> 
         method="tensorflow/serving/classify",
     )
     found = await decoders.decode(
-        Head(ModelSpec("m"), TfsRules(), CLASSIFY), Message(wanted.SerializeToString()), head
+        HeadCodec(ModelSpec("m"), TfsRules(), CLASSIFY), Message(wanted.SerializeToString()), head
     )
     assert found.inputs[0].array.shape == (2000,)
 

@@ -1,4 +1,4 @@
-"""BatchingParameters of TensorFlow Serving (TF-C5), with its defaults and its error texts. Pure."""
+"""BatchingParameters of TensorFlow Serving (TF-C5), with its defaults and error texts. Pure."""
 
 import itertools
 from typing import Any, Final
@@ -7,7 +7,7 @@ from salver.dialects.tensorflow import tf_text
 from salver.words.artifacts import Batching
 from salver.words.errors import InvalidInput
 
-#: In the SavedModel's folder, where models have parameters of their own.
+#: File in the SavedModel's folder, for models with parameters of their own.
 FILE: Final = "batching_params.pbtxt"
 _MAX_BATCH_SIZE: Final = 1000
 _MAX_ENQUEUED_BATCHES: Final = 10
@@ -15,35 +15,28 @@ _MOST: Final = 1 << 20
 
 
 def read_batching(content: bytes, path: str) -> Batching:
-    """Return how requests share runs by the content of a file. Raises InvalidInput."""
+    """Return the batching that the content of a file describes. Raises InvalidInput."""
     return batching_of(tf_text.parse(content, "BatchingParameters", path))
 
 
 def batching_of(parameters: Any) -> Batching:
-    """Return how requests share runs.
-
-    Args:
-        parameters: A BatchingParameters message.
+    """Return the batching that a BatchingParameters message describes.
 
     Raises:
-        InvalidInput: a value is out of its range.
+        InvalidInput: A value is out of its range.
 
     >>> from salver.dialects.tensorflow import tf_text
     >>> batching_of(tf_text.parse(b"max_batch_size { value: 8 }", "BatchingParameters", "")).max_queue_rows
     80
     """
-    largest = _value(parameters, "max_batch_size", _MAX_BATCH_SIZE, 1, "max_batch_size must be positive")
-    batches = _value(
-        parameters, "max_enqueued_batches", _MAX_ENQUEUED_BATCHES, 1, "max_enqueued_batches must be positive"
-    )
-    timeout = _value(parameters, "batch_timeout_micros", 0, 0, "batch_timeout_micros must be non-negative")
-    _value(parameters, "num_batch_threads", 1, 1, "num_batch_threads must be positive")
+    largest = _value(parameters, "max_batch_size", _MAX_BATCH_SIZE)
+    batches = _value(parameters, "max_enqueued_batches", _MAX_ENQUEUED_BATCHES)
+    timeout = _value(parameters, "batch_timeout_micros", 0, least=0)
+    _value(parameters, "num_batch_threads", 1)
     rows = largest
     splits = parameters.enable_large_batch_splitting.value
     if splits:
-        rows = _value(
-            parameters, "max_execution_batch_size", largest, 1, "max_execution_batch_size must be positive"
-        )
+        rows = _value(parameters, "max_execution_batch_size", largest)
         if rows > largest:
             raise InvalidInput(
                 f"max_execution_batch_size must be less than or equal to max_batch_size; was {rows}"
@@ -71,13 +64,13 @@ def _check_sizes(sizes: Any, rows: int, *, splits: bool) -> None:
         )
 
 
-def _value(parameters: Any, name: str, default: int, least: int, must: str) -> int:
+def _value(parameters: Any, name: str, default: int, least: int = 1) -> int:
     """Return a number that may be left out."""
     if not parameters.HasField(name):
         return default
     value: int = getattr(parameters, name).value
     if value < least:
-        raise InvalidInput(f"{must}; was {value}")
+        raise InvalidInput(f"{name} must be {'positive' if least else 'non-negative'}; was {value}")
     if value > _MOST and name != "batch_timeout_micros":
         raise InvalidInput(f"{name} is at most {_MOST}; was {value}")
     return value

@@ -10,7 +10,7 @@ from salver.dialects.tensorflow.http_operations import TensorFlowServingOperatio
 from salver.dialects.tensorflow.loading import RecordingAttachment, ReplayAttachment
 from salver.dialects.tensorflow.metrics import TensorFlowMetrics, with_colons
 from salver.dialects.tensorflow.prediction_log import PredictionLog
-from salver.dialects.tensorflow.reloading import Reloading
+from salver.dialects.tensorflow.reloading import ModelListReloader
 from salver.dialects.tensorflow.replay import samples_of
 from salver.kernel.serving.loading import Additions, Attachment, SamplesOf
 from salver.kernel.serving.ports import Observer
@@ -34,7 +34,9 @@ class _Ports(PortView):
 async def build(kernel: Kernel, config: None) -> Parts:
     """Return the REST operations, gRPC methods, metrics, records and lists of models."""
     settings = kernel.config.table("tensorflow", TensorFlowConfig)
-    log = PredictionLog(Path(settings.prediction_log)) if settings.prediction_log else None
+    log: PredictionLog | None = None
+    if settings.prediction_log:
+        log = PredictionLog(Path(settings.prediction_log))
     observers: list[Observer] = []
     collectors = []
     if settings.metrics.requests != "none":
@@ -47,7 +49,7 @@ async def build(kernel: Kernel, config: None) -> Parts:
         observers.append(log)
         kernel.state.records_lost = lambda: log.lost
     names = kernel.services.find(ModelNames) or NO_NAMES
-    reloading = Reloading(kernel.plane, kernel.models, settings.served)
+    reloading = ModelListReloader(kernel.plane, kernel.models, settings.served)
     exposition = kernel.exposition
     door, control, context, rules = kernel.door, kernel.control, kernel.context, settings.rules
     began = int(time.time())

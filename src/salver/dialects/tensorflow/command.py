@@ -15,7 +15,7 @@ from salver.dialects.tensorflow.flag_files import Platform, metrics_path, naming
 from salver.dialects.tensorflow.flags import TENSORFLOW
 from salver.dialects.tensorflow.metrics import TensorFlowMetricsConfig
 from salver.dialects.tensorflow.model_list import PLATFORM, named_models, without_effect
-from salver.dialects.tensorflow.reloading import Served, read
+from salver.dialects.tensorflow.reloading import NamedModels, read
 from salver.dialects.tensorflow.rules import TfsRules
 from salver.kernel.lifecycle.config import LifecycleConfig
 from salver.kernel.repository import NamedModel, NamedModelDefaults, RepositoryConfig
@@ -29,8 +29,8 @@ from salver.words.errors import InvalidInput
 
 _LOCAL: Final = "127.0.0.1"
 _ONLY_HERE: Final = (
-    "only this machine can connect; tensorflow_model_server listens on every address: "
-    "--host=0.0.0.0 does that"
+    "only this machine can connect; to listen on every address, as tensorflow_model_server does: "
+    "--host=0.0.0.0"
 )
 _NO_MODELS: Final = "Both server_options.model_base_path and server_options.model_config_file are empty!"
 _NO_BATCHING: Final = (
@@ -54,25 +54,25 @@ def configure(words: Sequence[str], environment: Mapping[str, str] = os.environ)
     """Return the configuration of tensorflow_model_server's flags.
 
     Args:
-        environment: ``MODEL_NAME`` and ``MODEL_BASE_PATH`` are used if no flag names a model (TF-F22).
+        environment: ``MODEL_NAME`` and ``MODEL_BASE_PATH`` count if no flag names a model (TF-F22).
 
     Raises:
-        InvalidInput: a flag, its value or a file is wrong; with TensorFlow Serving's text, if it has one.
+        InvalidInput: A flag, its value or a file is wrong; the text is TensorFlow Serving's if it has one.
     """
     given = ParsedFlags(words, TENSORFLOW)
     first, *more = _fronts(given)
-    wish = platform(given.text("platform_config_file"))
+    session = platform(given.text("platform_config_file"))
     poll = given.seconds("file_system_poll_wait_seconds", 1)
     served, unread = _served(given, environment)
-    named_defaults, pool = _named_defaults(given, wish)
+    named_defaults, pool = _named_defaults(given, session)
     retries = given.number("max_num_load_retries", 5)
     loads = given.number("num_load_threads", 0) or 4
     interval = given.number("load_retry_interval_micros", 60_000_000) / 1e6
-    prefers_tflite = given.is_on("prefer_tflite_model", wish.prefers_tflite)
+    prefers_tflite = given.is_on("prefer_tflite_model", session.prefers_tflite)
     config = ServeConfig(
         front=first,
         more=tuple(more),
-        # tensorflow_model_server takes lists of models from whoever reaches it.
+        # As with tensorflow_model_server, everyone who can connect may replace the list of models.
         api=ApiConfig(given.text("api_token_file"), True, given.all("allowed_host")),
         control="poll" if poll else "none",
         poll_seconds=poll or 1.0,
@@ -103,7 +103,7 @@ def configure(words: Sequence[str], environment: Mapping[str, str] = os.environ)
             "tracing": otel.from_environment(environment),
         },
     )
-    notices = (*given.without_effect(), *wish.notices, *unread, *_notices(given))
+    notices = (*given.without_effect(), *session.notices, *unread, *_notices(given))
     return Startup(config, notices, "" if "host" in given else _ONLY_HERE, given.is_on("json", False))
 
 
@@ -114,7 +114,7 @@ def _preference(given: ParsedFlags) -> Literal["tensorflow", "onnx"]:
         case "tensorflow":
             return "tensorflow"
         case other:
-            raise InvalidInput(f"--prefer={other} is unknown", fix="Say --prefer=onnx or --prefer=tensorflow")
+            raise InvalidInput(f"--prefer={other} is unknown", fix="Use onnx or tensorflow.")
 
 
 def _notices(given: ParsedFlags) -> list[str]:
@@ -126,16 +126,16 @@ def _notices(given: ParsedFlags) -> list[str]:
             if name in given
         ]
     if given.text("platform_config_file") and given.is_on("enable_batching", False):
-        found.append("--enable_batching is ignored, since --platform_config_file says what batching there is")
+        found.append("--enable_batching is ignored, since --platform_config_file configures batching")
     return found
 
 
-def _served(given: ParsedFlags, environment: Mapping[str, str]) -> tuple[Served, list[str]]:
+def _served(given: ParsedFlags, environment: Mapping[str, str]) -> tuple[NamedModels, list[str]]:
     """Return the models by name, and notices about settings without effect."""
     file = given.text("model_config_file")
     allows = given.is_on("allow_version_labels_for_unavailable_models", False)
     if not file:
-        return Served((_one(given, environment),), allows_unready_labels=allows), []
+        return NamedModels((_one(given, environment),), allows_unready_labels=allows), []
     poll = given.seconds("model_config_file_poll_wait_seconds", 0)
     config = tf_text.parse(read(file), "ModelServerConfig", file)
     with naming(file):
@@ -143,51 +143,53 @@ def _served(given: ParsedFlags, environment: Mapping[str, str]) -> tuple[Served,
     notices = [f"{file}: {key} is accepted and has no effect here" for key in without_effect(config)]
     if not places:
         notices.append(f"{file} names no models")
-    return Served(places, file, poll, allows), notices
+    return NamedModels(places, file, poll, allows), notices
 
 
 def _one(given: ParsedFlags, environment: Mapping[str, str]) -> NamedModel:
     """Return the model of the flags, or of the container's environment."""
     name, path = given.text("model_name"), given.text("model_base_path")
     if not path and not ("MODEL_NAME" in environment or "MODEL_BASE_PATH" in environment):
-        raise InvalidInput(_NO_MODELS, fix="Say: --model_name=NAME --model_base_path=FOLDER")
+        raise InvalidInput(_NO_MODELS, fix="Add --model_name=NAME --model_base_path=FOLDER.")
     if not path:
         name = name or environment.get("MODEL_NAME", "model")
         path = f"{environment.get('MODEL_BASE_PATH', '/models').rstrip('/')}/{name}"
-    path = path if "://" in path else str(Path(path).absolute())
+    if "://" not in path:
+        path = str(Path(path).absolute())
     return NamedModel(name or "default", path, platform=PLATFORM)
 
 
-def _named_defaults(given: ParsedFlags, wish: Platform) -> tuple[NamedModelDefaults, str]:
+def _named_defaults(given: ParsedFlags, session: Platform) -> tuple[NamedModelDefaults, str]:
     """Return the defaults of every model, and the name of the threads that run batches."""
-    parameters = wish.batching
+    parameters = session.batching
     if not given.text("platform_config_file") and given.is_on("enable_batching", False):
         parameters = parse_file(given.text("batching_parameters_file"), "BatchingParameters")
     elif given.text("batching_parameters_file"):
         raise InvalidInput(_NO_BATCHING)
-    batching = NO_BATCHING
-    if parameters is not None:
-        with naming(given.text("platform_config_file") or given.text("batching_parameters_file")):
-            batching = batching_of(parameters)
     both = given.number("tensorflow_session_parallelism", 0)
     threads = {
-        "intra_op_threads": given.number("tensorflow_intra_op_parallelism", 0) or both or wish.intra_op,
-        "inter_op_threads": given.number("tensorflow_inter_op_parallelism", 0) or both or wish.inter_op,
+        "intra_op_threads": given.number("tensorflow_intra_op_parallelism", 0) or both or session.intra_op,
+        "inter_op_threads": given.number("tensorflow_inter_op_parallelism", 0) or both or session.inter_op,
     }
     options = {name: str(number) for name, number in threads.items() if number}
-    if tags := given.text("saved_model_tags", wish.tags):
+    if tags := given.text("saved_model_tags", session.tags):
         options["tags"] = tags
-    named_defaults = NamedModelDefaults(
-        batching=batching,
-        instances=parameters.num_batch_threads.value if parameters is not None else 0,
-        has_own_batching=parameters is not None
-        and given.is_on("enable_per_model_batching_parameters", wish.has_own_batching),
-        options={"tensorflow": options} if options else {},
-        replays=(given.number("num_request_iterations_for_warmup", wish.warmups) or 1)
-        if given.is_on("enable_model_warmup", wish.warms_up)
-        else 0,
+    replays = 0
+    if given.is_on("enable_model_warmup", session.warms_up):
+        replays = given.number("num_request_iterations_for_warmup", session.warmups) or 1
+    defaults = NamedModelDefaults(
+        batching=NO_BATCHING, options={"tensorflow": options} if options else {}, replays=replays
     )
-    return named_defaults, parameters.thread_pool_name.value if parameters is not None else ""
+    if parameters is None:
+        return defaults, ""
+    with naming(given.text("platform_config_file") or given.text("batching_parameters_file")):
+        batching = batching_of(parameters)
+    has_own = given.is_on("enable_per_model_batching_parameters", session.has_own_batching)
+    instances = parameters.num_batch_threads.value
+    defaults = msgspec.structs.replace(
+        defaults, batching=batching, instances=instances, has_own_batching=has_own
+    )
+    return defaults, parameters.thread_pool_name.value
 
 
 def _fronts(given: ParsedFlags) -> list[FrontConfig]:

@@ -1,12 +1,9 @@
-"""Floats as TensorFlow Serving writes them, many at once.
+"""Decimal texts of floats as TensorFlow Serving writes them, many at once.
 
-Six significant digits where they read back as the same value, else nine (float32) or seventeen (float64), as
-C's ``%g`` lays them out; ``.0`` where there is neither a point nor an exponent (TF-R14). :func:`decimal` is
-that rule, a number at a time. :func:`decimals` gives the same text for a whole array by arithmetic on arrays,
-and leaves to :func:`decimal` the few numbers that lie too near a rounding boundary for that to tell. It knows
-no JSON but the words for what is not finite.
-
-Pure.
+Six significant digits if they read back as the same value, else nine (float32) or seventeen (float64), in the
+form of C's ``%g``, with ``.0`` if there is neither a point nor an exponent (TF-R14). :func:`decimal` follows
+that rule for one number. :func:`decimals` does so for an array by arithmetic on arrays, which is faster; the
+few numbers too near a rounding boundary for that are left to :func:`decimal`. Pure.
 """
 
 import functools
@@ -19,29 +16,29 @@ import numpy as np
 
 from salver.words.tensor import Array
 
-#: A byte that no JSON text has.
+#: Separator: a byte that no JSON text contains.
 BETWEEN: Final = b"\x01"
 _JOINER: Final = BETWEEN.decode()
 _FLOAT: Final = struct.Struct("f")
-#: Below this many float32, or twice as many float64, the arrays cost more than they save.
+#: Below this many float32, or twice as many float64, arrays are slower than single numbers.
 _FEW: Final = 64
-#: As many at a time as stay near the processor.
+#: Numbers at a time, so that the arrays fit the processor's cache.
 _BLOCK: Final = 8192
-#: Of the last digit, by what arithmetic may err; about six times as much as it does.
+#: Assumed error of the arithmetic in units of the last digit; about six times the real one.
 _DOUBT: Final = 2e-6
-#: Halves a double's digits.
+#: Splits a double's digits into halves.
 _SPLIT: Final = float((1 << 27) + 1)
 
 
 class _Format(NamedTuple):
-    """What distinguishes float32 from float64.
+    """Properties of float32 or float64.
 
     Attributes:
-        bits: A number's, as a whole number.
-        fraction, binades: How many bits are the fraction, and how many values the exponent's have.
-        digits: The most that are written.
-        least, most: Decimal exponents of what is written fast, and of what that may be rounded to.
-        parts: Whole numbers of nine digits that hold the digits.
+        bits: Integer type of the same size.
+        fraction, binades: Bits of the fraction, and number of values of the exponent.
+        digits: Largest number of digits that are written.
+        least, most: Decimal exponents of the numbers that are written fast, and of their rounded values.
+        parts: Integers of nine digits that hold the digits.
     """
 
     bits: type[np.unsignedinteger[Any]]
@@ -54,12 +51,12 @@ class _Format(NamedTuple):
 
 
 _FLOAT32: Final = _Format(np.uint32, 23, 1 << 8, 9, -38, 39, 1)
-#: Exponents of three digits, which are rare, would need a larger cell.
+#: Exponents of three digits are rare and would need a larger cell.
 _FLOAT64: Final = _Format(np.uint64, 52, 1 << 11, 17, -99, 99, 2)
 
 
 def decimal(value: "float | np.floating[Any]") -> str:
-    """One number; a float32 has to be numpy's.
+    """Return the text of one number; a float32 has to be numpy's.
 
     >>> [decimal(value) for value in (2.0, 9e6, 1 / 3, np.float32(1 / 3), -math.inf)]
     ['2.0', '9e+06', '0.33333333333333331', '0.333333343', '-Infinity']
@@ -71,7 +68,7 @@ def _single(value: float) -> str:
     if not math.isfinite(value):
         return _not_finite(value)
     text = f"{value:g}"
-    # No decimal of six digits lies so near the middle of two float32 that reading it as a double first errs.
+    # No decimal of six digits is so near the middle of two float32 that rounding to a double first errs.
     if _FLOAT.unpack(_FLOAT.pack(float(text)))[0] != value:
         text = f"{value:.9g}"
     return text if "." in text or "e" in text else text + ".0"
@@ -87,15 +84,19 @@ def _double(value: float) -> str:
 
 
 def _not_finite(value: float) -> str:
-    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if math.isnan(value):
+        return "NaN"
+    return "Infinity" if value > 0 else "-Infinity"
 
 
 def decimals(values: Array) -> bytes:
-    """All of a flat float32 or float64 array, with :data:`BETWEEN` between."""
-    is_single = values.dtype == np.float32
-    if values.size < (_FEW if is_single else 2 * _FEW):
+    """Return the texts of a flat float32 or float64 array, separated by :data:`BETWEEN`."""
+    form, few = _FLOAT64, 2 * _FEW
+    if values.dtype == np.float32:
+        form, few = _FLOAT32, _FEW
+    if values.size < few:
         return _one_by_one(values)
-    tables = _tables(_FLOAT32 if is_single else _FLOAT64)
+    tables = _tables(form)
     return BETWEEN.join([_block(values[at : at + _BLOCK], tables) for at in range(0, values.size, _BLOCK)])
 
 
@@ -119,7 +120,7 @@ def _block(values: Array, tables: "_Tables") -> bytes:
 
 
 def _digits(values: Array, tables: "_Tables") -> tuple[Array, Array, Array]:
-    """Their digits; their kinds, but for how many digits are not zeros; which are not to be trusted."""
+    """Return digits, kinds (without the number of significant digits), and which of them are doubtful."""
     form = tables.format
     bits = values.view(form.bits)
     binade = ((bits >> form.fraction) & (form.binades - 1)).astype(np.intp)
@@ -128,7 +129,7 @@ def _digits(values: Array, tables: "_Tables") -> tuple[Array, Array, Array]:
         size = np.abs(values).astype(np.float64)
         exponent = tables.exponent[binade] + (size >= tables.next_power[binade])
         power = tables.power[exponent]
-        scaled = size * power  # all digits before the point, but for what a double cannot hold
+        scaled = size * power  # all digits are before the point, as far as a double can hold them
         whole = np.rint(scaled)
         rest = scaled - whole
         if form is _FLOAT64:
@@ -139,9 +140,8 @@ def _digits(values: Array, tables: "_Tables") -> tuple[Array, Array, Array]:
         half = tables.half_step[binade] * power
         is_short = off < half
         doubtful = np.abs(off - half) < 1e-3
-        doubtful |= (  # where the steps below are half as wide
-            ((bits & ((1 << form.fraction) - 1)) == 0) & (off > 0.4 * half) & is_short
-        )
+        # At a power of two, the steps to smaller numbers are half as wide.
+        doubtful |= ((bits & ((1 << form.fraction) - 1)) == 0) & (off > 0.4 * half) & is_short
         doubtful |= ~is_short & (np.abs(np.abs(rest - more) - 0.5) < _DOUBT)
         doubtful |= tables.is_beyond[binade] & (size != 0)
         whole[doubtful] = six[doubtful] = more[doubtful] = 0
@@ -149,7 +149,7 @@ def _digits(values: Array, tables: "_Tables") -> tuple[Array, Array, Array]:
     least = 10 ** (form.digits - 1)
     if form is _FLOAT64:
         digits += np.where(is_short, 0, more).astype(np.int64)
-        doubtful |= (digits < least) & (digits > 0)  # next to a power of ten that no double is
+        doubtful |= (digits < least) & (digits > 0)  # next to a power of ten that is no double
     carries = digits >= 10 * least
     digits[carries] = least
     exponent += carries
@@ -157,7 +157,7 @@ def _digits(values: Array, tables: "_Tables") -> tuple[Array, Array, Array]:
 
 
 def _lost(left: Array, right: Array, product: Array) -> Array:
-    """What was rounded off a product of doubles (T. J. Dekker, 1971)."""
+    """Return the rounding error of a product of doubles (T. J. Dekker, 1971)."""
     big = left * _SPLIT
     left_high = big - (big - left)
     left_low = left - left_high
@@ -170,7 +170,7 @@ def _lost(left: Array, right: Array, product: Array) -> Array:
 
 
 def _cells(digits: Array, kind: Array, is_negative: Array, tables: "_Tables") -> Array:
-    """A number's text in each, with zero bytes in it."""
+    """Return a cell for each number, which holds its text between zero bytes."""
     parts = [digits]
     if tables.format is _FLOAT64:
         high = digits // 100_000_000
@@ -194,19 +194,19 @@ def _cells(digits: Array, kind: Array, is_negative: Array, tables: "_Tables") ->
 
 
 class _Tables(NamedTuple):
-    """What is looked up for a number: by its binade, by its kind (exponent, length, digits), or by digits.
+    """Lookup tables by a number's binade, its kind (exponent, length, digits), or its digits.
 
     Attributes:
-        cell: Of a number: :data:`BETWEEN`, the sign and what precedes the digits (8 bytes); groups of three
-            digits with a point behind one of them (4 each); what follows (4). Zeros are left out in the end.
-        exponent, next_power, half_step, is_beyond: By binade: decimal exponent, less the least one, of its
-            least number; the power of ten that ends it; half of the step between its numbers; are some
-            of these numbers not written fast?
-        power, power_rest: By exponent: what brings all digits before the point, and by what a double errs
-            there.
-        used: By a group of three digits: how many there are before the last zeros.
-        start, place, end: By kind (and sign): what is before the digits, which form each group has, what
-            follows.
+        cell: Layout of a cell: :data:`BETWEEN`, sign and text before the digits (8 bytes), groups of three
+            digits with a point after one of them (4 each), text after the digits (4). Zero bytes are
+            removed at the end.
+        exponent, next_power, half_step, is_beyond: By binade: decimal exponent of its smallest number
+            (counted from the smallest one), the power of ten that ends it, half of the step between its
+            numbers, and whether some of its numbers cannot be written fast.
+        power, power_rest: By exponent: the factor that moves all digits before the point, and its rounding
+            error.
+        used: By a group of three digits: how many of them are left without trailing zeros.
+        start, place, end: By kind (and sign): text before the digits, form of each group, text after them.
         group: By three digits and a form.
     """
 
@@ -267,7 +267,7 @@ def _tables(form: _Format) -> _Tables:
 
 
 def _form(exponent: int, most: int, count: int, groups: int) -> tuple[str, tuple[int, ...], str]:
-    """What is before the digits; by group, how many are kept, and behind which is the point; the end."""
+    """Return the text before the digits, the form of each group (digits, place of the point), and the end."""
     if not count:
         return "0.0", (0,) * groups, ""
     start, point, end = "", 0, ""
@@ -287,6 +287,6 @@ def _form(exponent: int, most: int, count: int, groups: int) -> tuple[str, tuple
 
 
 def _packed(texts: list[str], kind: type[np.unsignedinteger[Any]]) -> Array:
-    """Short texts as numbers, padded with zero bytes."""
+    """Return short texts as integers, padded with zero bytes."""
     width = np.dtype(kind).itemsize
     return np.frombuffer(b"".join(text.encode().ljust(width, b"\0") for text in texts), kind)

@@ -1,9 +1,7 @@
-"""Serialised ``tensorflow.Example`` messages, made from maps of features in JSON.
+"""Serialised ``tensorflow.Example`` messages from maps of features in JSON.
 
 The token decides the kind: a number with a fraction or an exponent is a float, another number or a boolean an
-int64, text or ``{"b64"}`` bytes (TF-R17); error texts are TensorFlow Serving's (TF-R32). It knows no request.
-
-Pure.
+int64, text or ``{"b64"}`` bytes (TF-R17). Error texts are TensorFlow Serving's (TF-R32). Pure.
 """
 
 from typing import Any, Final
@@ -17,40 +15,40 @@ from salver.words.tensor import DataType
 
 _MOST: Final = (1 << 63) - 1
 _MOST_FLOAT: Final = float(np.finfo(np.float32).max)
-#: Features that become a message at a time: the interpreter does nothing else meanwhile.
+#: Features that become a message at a time: other threads wait meanwhile.
 _AT_ONCE: Final = 1000
 _KINDS: Final = {"float_list": "float", "int64_list": "int64", "bytes_list": "bytes"}
 
 
 def example_of(features: Any) -> bytes:
-    """A serialised Example.
+    """Return a serialised Example.
 
     Raises:
-        InvalidInput: the features are no object, or one of them has values of no kind or of several.
+        InvalidInput: The features are no object, or one of them has values of no kind or of several.
     """
     if type(features) is not dict:
         raise InvalidInput(f"Example must be JSON object but got JSON {json_type(features)}")
     example = build()["Example"]()
-    made = example.features.feature
-    parts = []  # several messages in a row are one, merged
+    feature = example.features.feature
+    parts = []  # serialised messages that follow each other are merged when they are parsed
     for name, content in features.items():
-        if len(made) == _AT_ONCE:
+        if len(feature) == _AT_ONCE:
             parts.append(example.SerializeToString(deterministic=True))
             example = build()["Example"]()
-            made = example.features.feature
+            feature = example.features.feature
         name = name.encode("utf-8", "replace").decode()
         values = content if type(content) is list else [content]
         if not values:
-            made[name].SetInParent()
+            feature[name].SetInParent()
             continue
-        kind, converted = _converted(name, values)
-        getattr(made[name], kind).value.extend(converted)
+        kind, converted = _convert(name, values)
+        getattr(feature[name], kind).value.extend(converted)
     parts.append(example.SerializeToString(deterministic=True))
     return b"".join(parts)
 
 
-def _converted(name: str, values: list[Any]) -> tuple[str, list[Any]]:
-    """The field of a Feature, and the values for it."""
+def _convert(name: str, values: list[Any]) -> tuple[str, list[Any]]:
+    """Return the field of a Feature for values, and the values in its type."""
     kinds = set(map(type, values))
     if kinds == {float}:
         if len(values) == 1 and abs(values[0]) <= _MOST_FLOAT:
@@ -72,8 +70,9 @@ def _kind(name: str, value: Any) -> str:
         raise InvalidInput(f"Feature: {name} has element with unexpected JSON type: {json_type(value)}")
     if type(value) in (str, dict):
         return "bytes_list"
-    is_double = type(value) is float or not -_MOST - 1 <= value <= 2 * _MOST + 1
-    return "float_list" if is_double else "int64_list"
+    if type(value) is float or not -_MOST - 1 <= value <= 2 * _MOST + 1:
+        return "float_list"
+    return "int64_list"
 
 
 def _value(name: str, value: Any, kind: str) -> Any:

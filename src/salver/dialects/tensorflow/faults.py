@@ -1,7 +1,4 @@
-"""Errors of TensorFlow Serving over REST, which KServe's first protocol shares, and over gRPC.
-
-Pure.
-"""
+"""Errors of TensorFlow Serving over REST, which KServe's first protocol shares, and over gRPC. Pure."""
 
 from typing import Final
 
@@ -12,23 +9,19 @@ from salver.words.errors import Code, FailedPrecondition, Overloaded, SalverErro
 
 #: HTTP status of the REST routes.
 KSERVE_V1: Final[dict[Code, int]] = {
-    **HTTP,
-    Code.NOT_READY: 404,
-    Code.WRONG_VERB: 400,
-    Code.TOO_LARGE: 400,
-}
-
-#: gRPC status of ``tensorflow.serving``'s services, which know only versions that can answer.
+    **HTTP, Code.NOT_READY: 404, Code.WRONG_VERB: 400, Code.TOO_LARGE: 400
+}  # fmt: skip
+#: gRPC status of ``tensorflow.serving``'s services, to which a version that cannot answer does not exist.
 TFS_GRPC: Final[dict[Code, int]] = {**GRPC, Code.NOT_READY: 5}
 _FAILED_PRECONDITION: Final = 9
 _QUEUE_FULL: Final = "The batch scheduling queue to which this task was submitted is full"
 
 
 def tfs_fault(error: SalverError, *more: tuple[bytes, bytes]) -> HttpReply:
-    """Return an error as TensorFlow Serving lays it out (TF-R20, TF-R29). Never raises.
+    """Return an error in TensorFlow Serving's layout (TF-R20, TF-R29). Never raises.
 
     Args:
-        more: Further members, quoted names and values.
+        more: Quoted names and values of further members.
     """
     body = object_of([(b'"error"', quoted(tfs_text(error))), *more], 0)
     return HttpReply(KSERVE_V1[error.code], body, json_headers(error))
@@ -51,6 +44,7 @@ def tfs_status(error: SalverError) -> GrpcStatus:
 
 
 def tfs_text(error: SalverError) -> str:
-    """Return the text of an error: TensorFlow Serving's own words for a full queue (TF-B1)."""
-    is_full = isinstance(error, Overloaded) and error.why == "queue_full"
-    return _QUEUE_FULL if is_full else clean(str(error))
+    """Return the text of an error; for a full queue it is TensorFlow Serving's (TF-B1)."""
+    if isinstance(error, Overloaded) and error.why == "queue_full":
+        return _QUEUE_FULL
+    return clean(str(error))

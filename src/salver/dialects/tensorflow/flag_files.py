@@ -1,7 +1,7 @@
-"""Files of tensorflow_model_server's flags, besides the list of models.
+"""Files that tensorflow_model_server's flags name, besides the list of models.
 
 They are protobuf in text format: certificates (TF-C7), the path of the metrics page (TF-C6) and the
-configuration of platforms (TF-C8, TF-C9), of which the parts that have an effect here are read.
+configuration of platforms (TF-C8, TF-C9).
 """
 
 import atexit
@@ -40,13 +40,13 @@ _NESTED: Final = frozenset({"model_warmup_options", "session_config"})
 
 
 class Platform(msgspec.Struct, frozen=True):
-    """The configuration of a platform.
+    """Configuration of a platform.
 
     Attributes:
-        batching: A BatchingParameters message; None = there is no batching.
+        batching: A BatchingParameters message; None = no batching.
         intra_op, inter_op: Threads; 0 = automatic.
-        warmups: Runs of each warm-up record; 0 = as usual.
-        notices: Settings without an effect.
+        warmups: Runs of each warm-up record; 0 = the default.
+        notices: Notices about settings without effect.
     """
 
     batching: Any = None
@@ -61,7 +61,7 @@ class Platform(msgspec.Struct, frozen=True):
 
 
 def parse_file(path: str, kind: str) -> Any:
-    """Return the message in a file; an empty one without a file. Raises InvalidInput."""
+    """Return the message in a file; an empty one without a path. Raises InvalidInput."""
     return tf_text.parse(read(path) if path else b"", kind, path)
 
 
@@ -75,17 +75,13 @@ def naming(file: str) -> Iterator[None]:
 
 
 def metrics_path(file: str) -> str:
-    """Return the further path of the metrics page; empty = none.
-
-    Raises:
-        InvalidInput: the file is wrong.
-    """
+    """Return the further path of the metrics page; empty = none. Raises InvalidInput."""
     if not file:
         return ""
-    told = parse_file(file, "MonitoringConfig").prometheus_config
-    if not told.enable:
+    config = parse_file(file, "MonitoringConfig").prometheus_config
+    if not config.enable:
         return ""
-    path = told.path or _PAGE
+    path = config.path or _PAGE
     if not path.startswith("/") or not path.isascii() or not path.isprintable() or set(path) & set("?# %"):
         raise InvalidInput(
             f"{file}: prometheus_config.path {path!r} is not a path", fix="Write /metrics, for example."
@@ -96,46 +92,39 @@ def metrics_path(file: str) -> str:
 def tls(file: str) -> tuple[str, str, str]:
     """Return the files of certificate, key and callers' authority; empty = no encryption.
 
-    The PEM texts are written to a folder that only this user can read, and that is removed at the end.
-
-    Raises:
-        InvalidInput: the file is wrong.
+    The PEM texts are written to a folder that only this user can read and that is removed at exit.
+    Raises InvalidInput.
     """
     if not file:
         return "", "", ""
-    told = parse_file(file, "SSLConfig")
-    if not told.server_key or not told.server_cert:
+    config = parse_file(file, "SSLConfig")
+    if not config.server_key or not config.server_cert:
         raise InvalidInput(f"{file}: an SSLConfig needs server_key and server_cert, as PEM texts")
-    if told.client_verify and not told.custom_ca:
+    if config.client_verify and not config.custom_ca:
         raise InvalidInput(
-            f"{file}: client_verify needs custom_ca, the PEM text of who signs callers' certificates"
+            f"{file}: client_verify needs custom_ca, the PEM text of the authority of callers' certificates"
         )
     folder = Path(tempfile.mkdtemp(prefix="salver-tls-"))  # mode 0700
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    found = []
-    for name, text in (
-        ("cert", told.server_cert),
-        ("key", told.server_key),
-        ("ca", told.custom_ca if told.client_verify else ""),
-    ):
-        path = folder / f"{name}.pem"
-        if text:
-            path.write_text(text)
-        found.append(str(path) if text else "")
-    certificate, key, authority = found
-    return certificate, key, authority
+
+    def write(name: str, text: str) -> str:
+        (folder / name).write_text(text)
+        return str(folder / name)
+
+    authority = write("ca.pem", config.custom_ca) if config.client_verify else ""
+    return write("cert.pem", config.server_cert), write("key.pem", config.server_key), authority
 
 
 def platform(file: str) -> Platform:
     """Return the configuration of the platform ``tensorflow`` in a PlatformConfigMap.
 
     Raises:
-        InvalidInput, Unsupported: the file is wrong, or names something else.
+        InvalidInput, Unsupported: The file is wrong, or names something else.
     """
     if not file:
         return Platform()
     content = read(file)
-    if _NAMES_TFRT.search(content):  # its keys are of a runtime that there is not (TF-C10)
+    if _NAMES_TFRT.search(content):  # its keys are about a runtime that Salver does not have (TF-C10)
         return Platform(notices=(f"{file}: {_TFRT} is accepted and has no effect here",))
     configs = tf_text.parse(content, "PlatformConfigMap", file).platform_configs
     if list(configs) != ["tensorflow"]:
@@ -147,17 +136,17 @@ def platform(file: str) -> Platform:
     if name not in _ADAPTERS:
         raise Unsupported(
             f"{file}: the source adapter {packed.type_url or 'none'!r} is not known here",
-            fix=f"Say tensorflow.serving.{_ADAPTERS[0]}.",
+            fix=f"Use tensorflow.serving.{_ADAPTERS[0]}.",
         )
     adapter = tf_text.unpacked(packed)
     bundle = adapter.legacy_config if name == _ADAPTERS[0] else adapter.config
     threads = bundle.session_config
-    told: list[str] = []
+    keys: list[str] = []
     for field, value in bundle.ListFields():
         if field.name in _NESTED:
-            told += [f"{field.name}.{inner.name}" for inner, _ in value.ListFields()]
+            keys += [f"{field.name}.{inner.name}" for inner, _ in value.ListFields()]
         else:
-            told.append(field.name)
+            keys.append(field.name)
     return Platform(
         bundle.batching_parameters if bundle.HasField("batching_parameters") else None,
         ",".join(bundle.saved_model_tags),
@@ -167,5 +156,5 @@ def platform(file: str) -> Platform:
         bundle.enable_per_model_batching_params,
         threads.intra_op_parallelism_threads,
         threads.inter_op_parallelism_threads,
-        tuple(f"{file}: {key} is accepted and has no effect here" for key in told if key not in _READ),
+        tuple(f"{file}: {key} is accepted and has no effect here" for key in keys if key not in _READ),
     )

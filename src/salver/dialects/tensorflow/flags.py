@@ -62,14 +62,14 @@ _FIXED: Final = "the front has limits of its own"
 _NO_GPU: Final = "it is about accelerators"
 _SESSION: Final = "sessions are Salver's own"
 
-#: Flags without an effect here, and why.
+#: Flags without an effect here, with the reason.
 IGNORED: Final[dict[str, tuple[FlagType, str]]] = {
     "grpc_max_threads": ("int", _ALWAYS),
     "grpc_channel_arguments": ("text", _FIXED),
     "rest_api_num_threads": ("int", _ALWAYS),
     "num_unload_threads": ("int", _ALWAYS),
     "flush_filesystem_caches": ("bool", "the system's page cache is left to the system"),
-    "remove_unused_fields_from_bundle_metagraph": ("bool", "memory of loading is given back in any case"),
+    "remove_unused_fields_from_bundle_metagraph": ("bool", "memory of loading is always freed"),
     "tensorflow_session_config_file": ("text", _SESSION),
     "use_alts_credentials": ("bool", "ALTS is for Google's own machines; --ssl_config_file encrypts"),
     "per_process_gpu_memory_fraction": ("text", _NO_GPU),
@@ -84,7 +84,7 @@ IGNORED: Final[dict[str, tuple[FlagType, str]]] = {
     "thread_pool_factory_config_file": ("text", _SESSION),
 }
 
-#: Salver's own flags that go with them.
+#: Flags of ``salver serve`` itself that are also accepted.
 OWN: Final[dict[str, tuple[FlagType, str]]] = {
     "host": ("text", "address to listen on (127.0.0.1); 0.0.0.0 = all"),
     "drain_delay": ("seconds", "seconds after SIGTERM, not ready but answering (0 on a terminal, else 5)"),

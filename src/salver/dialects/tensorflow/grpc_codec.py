@@ -1,9 +1,6 @@
-"""Codecs of TensorFlow Serving's gRPC messages.
+"""Codecs of ``tensorflow.serving.PredictionService`` and ``ModelService`` (TF-G4 to TF-G12).
 
-Those of ``tensorflow.serving.PredictionService`` and ``ModelService`` (TF-G4 to TF-G12). A codec is made for
-each request, as its errors name the model that was asked for. It knows no frame, stream or status.
-
-Pure.
+Each request has a codec of its own, since its errors name the model. Pure.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +13,6 @@ from google.protobuf.message import DecodeError
 from salver.dialects.tensorflow.faults import tfs_status
 from salver.dialects.tensorflow.heads import (
     CLASSIFY,
-    DEFAULT,
     INPUTS,
     REGRESS,
     classes_in,
@@ -25,7 +21,7 @@ from salver.dialects.tensorflow.heads import (
     values_in,
 )
 from salver.dialects.tensorflow.metadata import SIGNATURE_DEF, number_of_version
-from salver.dialects.tensorflow.rules import TfsRules
+from salver.dialects.tensorflow.rules import DEFAULT, TfsRules
 from salver.dialects.tensorflow.tf_schema import build, build_unread
 from salver.encoding import varints
 from salver.encoding.bodies import GrpcStatus, Message
@@ -36,20 +32,21 @@ from salver.words.messages import InferRequest, InferResponse, RequestedOutput, 
 from salver.words.tensor import DataType, Tensor
 
 _READ: Final = build()
-#: What is asked -> name of the message that asks it.
+#: Method -> name of its request's message.
 KINDS: Final = {CLASSIFY: "ClassificationRequest", REGRESS: "RegressionRequest"}
+_RESPONSES: Final = {CLASSIFY: "ClassificationResponse", REGRESS: "RegressionResponse"}
 _UNREAD: Final = build_unread()
 _PredictRequest: Final = _UNREAD["PredictRequest"]
 _PredictResponse: Final = _UNREAD["PredictResponse"]
 
 
 class ModelSpec(msgspec.Struct, frozen=True):
-    """Whom a request is for (TF-G4).
+    """Model that a request is for (TF-G4).
 
     Attributes:
-        version: None = the newest, or that of the label.
-        label: Empty = none.
-        signature: Empty = ``serving_default``.
+        version: Version; None = the newest, or that of the label.
+        label: Label of a version; empty = none.
+        signature: Name of the signature; empty = ``serving_default``.
     """
 
     name: str
@@ -58,16 +55,12 @@ class ModelSpec(msgspec.Struct, frozen=True):
     signature: str = ""
 
     def __str__(self) -> str:
-        """As TensorFlow Serving's error texts name it."""
+        """Return the name in TensorFlow Serving's error texts."""
         return f"Latest({self.name})" if self.version is None else f"Specific({self.name}, {self.version})"
 
 
 def parse(name: str, message: bytes) -> Any:
-    """A message whose large parts are left as bytes.
-
-    Raises:
-        InvalidInput: it is none.
-    """
+    """Parse a message, with its large parts left as bytes. Raises InvalidInput."""
     try:
         return _UNREAD[name].FromString(message)
     except DecodeError as error:
@@ -75,18 +68,22 @@ def parse(name: str, message: bytes) -> Any:
 
 
 def spec_of(parsed: Any) -> ModelSpec:
-    """The ``model_spec`` of a request.
+    """Return the ``model_spec`` of a request.
 
     Raises:
-        InvalidInput: there is none, or it names no model.
+        InvalidInput: There is none, or it names no model.
     """
-    if not parsed.HasField("model_spec"):
-        raise InvalidInput("Missing ModelSpec")
+    _require_spec(parsed)
     return read_spec(parsed.model_spec)
 
 
+def _require_spec(parsed: Any) -> None:
+    if not parsed.HasField("model_spec"):
+        raise InvalidInput("Missing ModelSpec")
+
+
 def read_spec(spec: Any, *, may_be_nameless: bool = False) -> ModelSpec:
-    """Raises InvalidInput: it names no model."""
+    """Return a ModelSpec message as a record. Raises InvalidInput if it names no model."""
     if not spec.name and not may_be_nameless:
         raise InvalidInput("ModelSpec has no name specified.")
     match spec.WhichOneof("version_choice"):
@@ -97,22 +94,24 @@ def read_spec(spec: Any, *, may_be_nameless: bool = False) -> ModelSpec:
     return ModelSpec(spec.name, None, "", spec.signature_name)
 
 
-def write_spec(made: Any, response: InferResponse, signature: str) -> None:
-    """Fill an empty ModelSpec with who answered."""
-    made.name = response.model
+def write_spec(spec: Any, response: InferResponse, signature: str) -> None:
+    """Fill an empty ModelSpec with the model that answered."""
+    spec.name = response.model
     if (number := number_of_version(response.version)) is not None:
-        made.version.value = number
-    made.signature_name = signature or DEFAULT
+        spec.version.value = number
+    spec.signature_name = signature or DEFAULT
 
 
 def not_found(spec: ModelSpec, error: SalverError | None = None) -> NotFound:
-    """What TensorFlow Serving says where no version can answer (TF-R21), and ours why it is not ready."""
-    why = f": {error}" if error is not None and error.code is Code.NOT_READY else ""
-    return NotFound(f"Servable not found for request: {spec}{why}")
+    """Return the error that no version can answer (TF-R21), with the reason if it is known."""
+    text = f"Servable not found for request: {spec}"
+    if error is not None and error.code is Code.NOT_READY:
+        text += f": {error}"
+    return NotFound(text)
 
 
-class ForOne(Codec[Any, Any]):
-    """What the codecs have in common: whom the request is for."""
+class ModelCodec(Codec[Any, Any]):
+    """Base of the codecs of requests to a model."""
 
     protocol = "tfs-grpc"
 
@@ -121,13 +120,13 @@ class ForOne(Codec[Any, Any]):
         self._rules = rules
 
     def fault(self, error: SalverError) -> GrpcStatus:
-        """The status of the call, in TensorFlow Serving's words where it has some."""
+        """Return the status of the call; the text is TensorFlow Serving's if it has one."""
         if error.code in (Code.NOT_FOUND, Code.NOT_READY) and not error.is_late:
             return tfs_status(not_found(self._spec, error))
         return tfs_status(error)
 
 
-class Head(ForOne):
+class HeadCodec(ModelCodec):
     """Codec of Classify and Regress (TF-G8).
 
     Args:
@@ -145,13 +144,13 @@ class Head(ForOne):
         return KINDS[self._method]
 
     def decode(self, body: Any, signature: Signature) -> InferRequest:
-        """The request in the Input of a parsed ClassificationRequest, RegressionRequest or the like.
+        """Return the request.
 
         Args:
-            body: The Input, or the message that nobody has parsed.
+            body: The Input of the request, or the message if it has not been parsed.
 
         Raises:
-            InvalidInput, FailedPrecondition: the signature is not made for that, or there are no examples.
+            InvalidInput, FailedPrecondition: The signature does not fit the method, or there are no examples.
         """
         if isinstance(body, Message):
             body = parse(self.kind, body.message).input
@@ -169,40 +168,39 @@ class Head(ForOne):
         )
 
     def encode(self, request: InferRequest, response: InferResponse) -> bytes:
-        """A ClassificationResponse or a RegressionResponse."""
-        is_classes = self._method == CLASSIFY
-        made = _READ["ClassificationResponse" if is_classes else "RegressionResponse"]()
-        write_spec(made.model_spec, response, self._spec.signature)
-        write_result(made.result, self._method, response.outputs, _count(request))
-        return made.SerializeToString()  # type: ignore[no-any-return]
+        """Return a ClassificationResponse or a RegressionResponse."""
+        answer = _READ[_RESPONSES[self._method]]()
+        write_spec(answer.model_spec, response, self._spec.signature)
+        write_result(answer.result, self._method, response.outputs, _count(request))
+        return answer.SerializeToString()  # type: ignore[no-any-return]
 
 
-def write_result(made: Any, method: str, outputs: Sequence[Tensor], examples: int) -> None:
-    """Fill an empty ClassificationResult or RegressionResult with what an answer says.
+def write_result(result: Any, method: str, outputs: Sequence[Tensor], examples: int) -> None:
+    """Fill an empty ClassificationResult or RegressionResult.
 
     Raises:
-        InvalidInput: the outputs have not the form of classes or values.
-        Unsupported: a label is no text.
+        InvalidInput: The outputs are no classes or values.
+        Unsupported: A label is no text.
     """
-    made.SetInParent()
+    result.SetInParent()
     if method == REGRESS:
         for value in values_in(outputs, examples).tolist():
-            made.regressions.add(value=value)
+            result.regressions.add(value=value)
         return
     found = classes_in(outputs, examples)
     labels = None if found.labels is None else found.labels.tolist()
     scores = None if found.scores is None else found.scores.tolist()
     for row in range(examples):
-        add = made.classifications.add().classes.add
+        add = result.classifications.add().classes.add
         for column in range(len((scores or labels or ())[row])):
-            one = add()
+            added = add()
             if labels is not None:
-                one.label = _text(labels[row][column])
+                added.label = _text(labels[row][column])
             if scores is not None:
-                one.score = scores[row][column]
+                added.score = scores[row][column]
 
 
-class Task(Head):
+class TaskCodec(HeadCodec):
     """Codec of one task of a MultiInference (TF-G9), whose answer is an InferenceResult."""
 
     @property
@@ -211,24 +209,24 @@ class Task(Head):
         return "MultiInferenceRequest"
 
     def encode(self, request: InferRequest, response: InferResponse) -> Any:
-        """A message, to be put into the answer of them all."""
-        made = _READ["InferenceResult"]()
-        write_spec(made.model_spec, response, self._spec.signature)
-        result = made.classification_result if self._method == CLASSIFY else made.regression_result
+        """Return an InferenceResult message."""
+        answer = _READ["InferenceResult"]()
+        write_spec(answer.model_spec, response, self._spec.signature)
+        result = answer.classification_result if self._method == CLASSIFY else answer.regression_result
         write_result(result, self._method, response.outputs, _count(request))
-        return made
+        return answer
 
 
 def _count(request: InferRequest) -> int:
-    """Examples of a request."""
+    """Return the number of a request's examples."""
     return len(request.inputs[0].array)
 
 
 def heading(kind: str, message: bytes) -> Any:
-    """A large request without its field 2, in which its inputs are.
+    """Parse a large request without its field 2, which holds the inputs.
 
     Raises:
-        InvalidInput: it is none, or has more inputs than any model.
+        InvalidInput: It is no such message, or has more inputs than any model.
     """
     try:
         return parse(kind, varints.apart(message, 2, MAX_TENSORS)[0])
@@ -241,30 +239,30 @@ def _text(label: bytes) -> str:
         return label.decode()
     except UnicodeDecodeError:
         raise Unsupported(
-            f"the label {label[:64]!r} is not UTF-8, as this answer's labels have to be"
+            f"the label {label[:64]!r} is not UTF-8, which this answer's labels must be"
         ) from None
 
 
 def _examples(given: Any) -> list[bytes]:
-    """The serialised Examples of an Input, the context merged into each.
+    """Return the serialised Examples of an Input, each merged with the context.
 
     Raises:
-        InvalidInput: there are none.
+        InvalidInput: There are none.
     """
     kind = given.WhichOneof("kind")
     found = list(getattr(given, kind).examples) if kind else []
     if not found:
         raise InvalidInput("Input is empty.")
     if kind == "example_list_with_context" and (context := given.example_list_with_context.context):
-        return [context + example for example in found]  # two messages in a row are one, merged
+        return [context + example for example in found]  # messages that follow each other are merged
     return found
 
 
 def tasks_of(parsed: Any) -> list[tuple[ModelSpec, str]]:
-    """The tasks of a parsed MultiInferenceRequest, with their methods; the first says which version answers.
+    """Return the tasks of a parsed MultiInferenceRequest with their methods; the first decides the version.
 
     Raises:
-        InvalidInput: it names no model.
+        InvalidInput: The first names no model.
     """
     if not parsed.tasks:
         raise InvalidInput("ModelSpec has no name specified.")
@@ -273,10 +271,10 @@ def tasks_of(parsed: Any) -> list[tuple[ModelSpec, str]]:
 
 
 def check_tasks(tasks: Sequence[tuple[ModelSpec, str]], signature: Signature, rules: TfsRules) -> None:
-    """Do the tasks go together?
+    """Check that the tasks can be answered together.
 
     Raises:
-        InvalidInput, FailedPrecondition, Unsupported: they do not, or the model has no such signature.
+        InvalidInput, FailedPrecondition, Unsupported: They cannot, or the model has no such signature.
     """
     names: set[str] = set()
     for spec, method in tasks:
@@ -295,22 +293,18 @@ def check_tasks(tasks: Sequence[tuple[ModelSpec, str]], signature: Signature, ru
 
 
 def encode_results(results: Sequence[Any]) -> bytes:
-    """A MultiInferenceResponse."""
+    """Return a MultiInferenceResponse."""
     return _READ["MultiInferenceResponse"](results=results).SerializeToString()  # type: ignore[no-any-return]
 
 
-# The other methods.
-
-
 def decode_metadata_request(message: bytes) -> ModelSpec:
-    """Whom a GetModelMetadataRequest asks after (TF-G10).
+    """Return the model of a GetModelMetadataRequest (TF-G10).
 
     Raises:
-        InvalidInput: it names no model, no field, or one that is not known.
+        InvalidInput: It names no model, no field, or an unknown one.
     """
     parsed = parse("GetModelMetadataRequest", message)
-    if not parsed.HasField("model_spec"):
-        raise InvalidInput("Missing ModelSpec")
+    _require_spec(parsed)
     if not parsed.metadata_field:
         raise InvalidInput("GetModelMetadataRequest must specify at least one metadata_field")
     for field in parsed.metadata_field:
@@ -320,22 +314,21 @@ def decode_metadata_request(message: bytes) -> ModelSpec:
 
 
 def decode_status_request(message: bytes) -> ModelSpec:
-    """Whom a GetModelStatusRequest asks after; it may have no name, which no model has.
+    """Return the model of a GetModelStatusRequest, whose name may be empty.
 
     Raises:
-        InvalidInput: it has no ModelSpec.
+        InvalidInput: It has no ModelSpec.
     """
     parsed = parse("GetModelStatusRequest", message)
-    if not parsed.HasField("model_spec"):
-        raise InvalidInput("Missing ModelSpec")
+    _require_spec(parsed)
     return read_spec(parsed.model_spec, may_be_nameless=True)
 
 
 def decode_reload(message: bytes) -> tuple[bytes, list[str]]:
-    """The serialised ModelServerConfig of a ReloadConfigRequest, and the metrics that it asks after (TF-G12).
+    """Return the serialised ModelServerConfig of a ReloadConfigRequest, and the metrics it names (TF-G12).
 
     Raises:
-        InvalidInput: it has no list of models.
+        InvalidInput: It has no list of models.
     """
     parsed = parse("ReloadConfigRequest", message)
     if parsed.config.WhichOneof("config") != "model_config_list":
@@ -347,7 +340,7 @@ def decode_reload(message: bytes) -> tuple[bytes, list[str]]:
 
 
 def encode_reload(increases: Mapping[str, int]) -> bytes:
-    """A ReloadConfigResponse of one that went well."""
+    """Return the ReloadConfigResponse of a success."""
     metrics = [{"name": name, "int64_value_increase": value} for name, value in increases.items()]
-    made = _READ["ReloadConfigResponse"](status={}, metric=metrics)
-    return made.SerializeToString()  # type: ignore[no-any-return]
+    answer = _READ["ReloadConfigResponse"](status={}, metric=metrics)
+    return answer.SerializeToString()  # type: ignore[no-any-return]

@@ -1,7 +1,4 @@
-"""What the gRPC methods of TensorFlow Serving do: ``PredictionService`` and ``ModelService`` (TF-G1, TF-G2).
-
-``grpc_codec.py`` reads and writes their messages.
-"""
+"""gRPC methods of TensorFlow Serving: ``PredictionService`` and ``ModelService`` (TF-G1, TF-G2)."""
 
 import asyncio
 import logging
@@ -27,11 +24,11 @@ from salver.words.messages import Call, ModelId, Signature
 
 _LOG = logging.getLogger("salver.grpc")
 SERVICES: Final = ("tensorflow.serving.PredictionService", "tensorflow.serving.ModelService")
-#: What health calls them, too (TF-G13).
+#: Further names of the services in health checks (TF-G13).
 SHORT_NAMES: Final = ("PredictionService", "ModelService")
 _PREDICTION: Final = f"/{SERVICES[0]}/"
 _MODEL: Final = f"/{SERVICES[1]}/"
-#: Those that keep their deadlines themselves.
+#: Methods that keep their deadlines themselves.
 _INFERRING: Final = frozenset(
     _PREDICTION + name for name in ("Predict", "Classify", "Regress", "MultiInference")
 )
@@ -48,12 +45,12 @@ _TYPES: Final = {
 
 
 class TensorFlowServingMethods:
-    """The methods of one server.
+    """Methods of one server.
 
     Args:
-        reload: Serves the models that a serialised ModelServerConfig lists, and no others; returns when they
-            can answer, or raises what kept one from loading.
-        rules: Options that the operator set.
+        reload: Serves the models in a serialised ModelServerConfig, and no others; returns when they can
+            answer, or raises the error of one that cannot be loaded.
+        rules: Options of the operator.
     """
 
     def __init__(
@@ -70,7 +67,7 @@ class TensorFlowServingMethods:
         self._reload_config = reload
         self._rules = rules
         self._messages = PredictMessages()
-        self._reloads = Supervisor(_LOG, "a request brought a list of models")
+        self._reloads = Supervisor(_LOG, "the list of models in a request was not loaded")
 
     def table(self) -> GrpcTable:
         """Return the methods."""
@@ -96,16 +93,16 @@ class TensorFlowServingMethods:
     @reads
     async def _predict(self, message: bytes, call: Call) -> Reply:
         call.api = "Predict"
-        asked: PredictMessage | Message
+        body: PredictMessage | Message
         if call.is_large and self._messages.is_slow(message):
-            spec, asked = wire.spec_of(wire.heading("PredictRequest", message)), Message(message)
+            spec, body = wire.spec_of(wire.heading("PredictRequest", message)), Message(message)
         else:
             call.is_large = False
-            spec, asked = self._messages.read(message)
-        spec, version = self._located(spec)
+            spec, body = self._messages.read(message)
+        spec, version = self._locate(spec)
         codec = Predict(spec, self._rules, self._messages)
-        # The door knows by a label who is split.
-        reply: Reply = await self._door.infer(codec, asked, spec.name, spec.label or version, call)
+        # A split may depend on the label, so the door gets it rather than the version.
+        reply: Reply = await self._door.infer(codec, body, spec.name, spec.label or version, call)
         return reply
 
     @reads
@@ -121,9 +118,9 @@ class TensorFlowServingMethods:
     async def _head(self, method: str, message: bytes, call: Call) -> Reply:
         kind = wire.KINDS[method]
         parsed = wire.heading(kind, message) if call.is_large else wire.parse(kind, message)
-        spec, version = self._located(wire.spec_of(parsed))
+        spec, version = self._locate(wire.spec_of(parsed))
         body = Message(message) if call.is_large else parsed.input
-        codec = wire.Head(spec, self._rules, method)
+        codec = wire.HeadCodec(spec, self._rules, method)
         reply: Reply = await self._door.infer(codec, body, spec.name, spec.label or version, call)
         return reply
 
@@ -134,22 +131,19 @@ class TensorFlowServingMethods:
         parsed = wire.heading(kind, message) if call.is_large else wire.parse(kind, message)
         body = Message(message) if call.is_large else parsed.input
         tasks = wire.tasks_of(parsed)
-        asked, version = self._located(tasks[0][0])
-        named = asked.label or version
-        _, signature = self._found(tasks[0][0])
+        first, version = self._locate(tasks[0][0])
+        _, signature = self._find(tasks[0][0])
         wire.check_tasks(tasks, signature, self._rules)
+        codecs = [wire.TaskCodec(spec, self._rules, method) for spec, method in tasks]
         replies = await asyncio.gather(
-            *(
-                self._door.infer(wire.Task(spec, self._rules, method), body, asked.name, named, call)
-                for spec, method in tasks
-            )
+            *(self._door.infer(codec, body, first.name, first.label or version, call) for codec in codecs)
         )
-        bad = next((reply for reply in replies if isinstance(reply, GrpcStatus)), None)
-        return bad or wire.encode_results(replies)
+        fault = next((reply for reply in replies if isinstance(reply, GrpcStatus)), None)
+        return fault or wire.encode_results(replies)
 
     @reads
     async def _metadata(self, message: bytes, call: Call) -> Reply:
-        id, signature = self._found(wire.decode_metadata_request(message))
+        id, signature = self._find(wire.decode_metadata_request(message))
         return tfs_metadata.metadata(id, signature).SerializeToString()  # type: ignore[no-any-return]
 
     @reads
@@ -163,37 +157,38 @@ class TensorFlowServingMethods:
         if len(message) > _MOST_LIST:
             raise TooLarge(f"the list of models has {len(message)} bytes; at most {_MOST_LIST} are taken")
         config, names = wire.decode_reload(message)
-        before = self._counted(names)
+        before = self._sums(names)
         await self._reloads.finish("reload", self._reload_config(config))
-        after = self._counted(names)
+        after = self._sums(names)
         return wire.encode_reload({name: after[name] - before.get(name, 0) for name in after})
 
-    def _counted(self, names: Sequence[str]) -> dict[str, int]:
-        """The sums of these metrics, as far as there are any of that name on the page."""
-        wanted = {
-            name.replace("/", ":").encode(): name for name in names
-        }  # as TensorFlow Serving spells them
+    def _sums(self, names: Sequence[str]) -> dict[str, int]:
+        """Return the sums of those of these metrics that are on the page."""
         sums: dict[str, int] = {}
-        for line in self._exposition.metrics("text/plain")[0].splitlines() if wanted else ():
+        if not names:
+            return sums
+        # Names in requests have slashes, those on the page have colons.
+        wanted = {name.replace("/", ":").encode(): name for name in names}
+        for line in self._exposition.metrics("text/plain")[0].splitlines():
             name = wanted.get(line.partition(b" ")[0].partition(b"{")[0])
             if name is not None:
                 sums[name] = sums.get(name, 0) + int(float(line.rpartition(b" ")[2]))
         return sums
 
-    def _found(self, spec: wire.ModelSpec) -> tuple[ModelId, Signature]:
-        """The version that answers now, and what it expects and gives."""
-        spec, version = self._located(spec)
+    def _find(self, spec: wire.ModelSpec) -> tuple[ModelId, Signature]:
+        """Return the version that answers now, and its signature."""
+        spec, version = self._locate(spec)
         try:
             return self._door.signature(spec.name, version)
         except (NotFound, NotReady) as error:
             raise wire.not_found(spec, error) from None
 
-    def _located(self, spec: wire.ModelSpec) -> tuple[wire.ModelSpec, str]:
-        """With the version that a label means, and the version as the server spells it; empty for the newest.
+    def _locate(self, spec: wire.ModelSpec) -> tuple[wire.ModelSpec, str]:
+        """Return the spec with its label's version, and the server's name of the version; empty = newest.
 
         Raises:
-            InvalidInput: there is no such label.
-            NotFound: the version is below 0, as none is.
+            InvalidInput: There is no such label.
+            NotFound: The version is negative.
         """
         if spec.label:
             version = self._control.version_of_label(spec.name, spec.label)
@@ -205,7 +200,7 @@ class TensorFlowServingMethods:
         version = str(spec.version)
         try:
             self._door.signature(spec.name, version)
-        except NotFound:  # its folder may have zeros in front (X-11)
+        except NotFound:  # the folder's name may have leading zeros (X-11)
             for status in self._control.versions(spec.name):
                 if tfs_metadata.number_of_version(status.id.version) == spec.version:
                     return spec, status.id.version

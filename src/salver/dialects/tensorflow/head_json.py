@@ -1,10 +1,6 @@
-"""Codecs of Classify and Regress requests in TensorFlow Serving's JSON.
+"""Codecs of Classify and Regress requests in TensorFlow Serving's JSON (TF-R17 to TF-R19, TF-R30).
 
-The bodies of ``POST /v1/models/{m}:classify`` and ``:regress`` (TF-R17 to TF-R19, TF-R30): maps of features
-in, labels with scores or values out. What a signature has to be for it stands in ``tfs_heads.py``. It knows
-no route and no loaded model.
-
-Pure.
+Maps of features in; labels with scores, or values, out. ``heads.py`` has the rules for signatures. Pure.
 """
 
 from typing import Any, Final
@@ -22,7 +18,7 @@ from salver.dialects.tensorflow.heads import (
     outputs_of,
     values_in,
 )
-from salver.dialects.tensorflow.json_codec import ForOne, root_of
+from salver.dialects.tensorflow.json_codec import ModelCodec, root_of
 from salver.dialects.tensorflow.json_layout import object_of, one_line, quoted
 from salver.dialects.tensorflow.json_shown import shown
 from salver.encoding.bodies import HttpBody, HttpReply
@@ -33,13 +29,13 @@ from salver.words.tensor import DataType, Tensor
 _RESULTS: Final = b'"results"'
 
 
-class _Head(ForOne):
-    """How both read a request."""
+class _HeadCodec(ModelCodec):
+    """Base of both codecs, which reads requests."""
 
     method = ""
 
     def decode(self, http: HttpBody, signature: Signature) -> InferRequest:
-        """The examples are serialised, the context before each."""
+        """Return the request, with serialised examples, each after the context."""
         root = root_of(http.body)
         examples = _examples(root)
         head = head_of(signature, root.get("signature_name", ""))
@@ -56,26 +52,28 @@ class _Head(ForOne):
         )
 
 
-class Classify(_Head):
+class Classify(_HeadCodec):
     """Codec of ``POST /v1/models/{m}:classify``."""
 
     method = CLASSIFY
 
     def encode(self, request: InferRequest, response: InferResponse) -> HttpReply:
-        """A list of labels and scores for each example; a label that there is not is empty.
+        """Return a list of labels and scores for each example; missing labels are empty, missing scores 0.
 
         Raises:
-            InvalidInput: the outputs are no classes.
-            Unsupported: a label is no text.
+            InvalidInput: The outputs are no classes.
+            Unsupported: A label is no text.
         """
         found = classes_in(response.outputs, len(request.inputs[0].array))
         labels, scores = found.labels, found.scores
         first = labels if labels is not None else scores
         if first is None or not len(first):
             raise InvalidInput("Cannot convert empty ClassificationResults to JSON")
-        count = first.size
-        names = [b'""'] * count if labels is None else [_label(label) for label in labels.ravel().tolist()]
-        flat = np.zeros(count, np.float32) if scores is None else scores.ravel()
+        names, flat = [b'""'] * first.size, np.zeros(first.size, np.float32)
+        if labels is not None:
+            names = [_label(label) for label in labels.ravel().tolist()]
+        if scores is not None:
+            flat = scores.ravel()
         pairs = [
             b"[" + name + b", " + score + b"]"
             for name, score in zip(names, decimals(flat).split(BETWEEN), strict=False)
@@ -85,16 +83,16 @@ class Classify(_Head):
         return HttpReply(200, object_of([(_RESULTS, one_line(rows, 1))], 0))
 
 
-class Regress(_Head):
+class Regress(_HeadCodec):
     """Codec of ``POST /v1/models/{m}:regress``."""
 
     method = REGRESS
 
     def encode(self, request: InferRequest, response: InferResponse) -> HttpReply:
-        """A value for each example.
+        """Return a value for each example.
 
         Raises:
-            InvalidInput: the output is no list of values.
+            InvalidInput: The output is no list of values.
         """
         values = values_in(response.outputs, len(request.inputs[0].array))
         texts = decimals(np.ascontiguousarray(values)).replace(BETWEEN, b", ")
@@ -112,11 +110,13 @@ def _examples(root: dict[str, Any]) -> list[bytes]:
         raise InvalidInput(f"JSON Value: {shown(root)} Expecting 'examples' value to be an list/array")
     if not examples:
         raise InvalidInput(f"JSON Value: {shown(root)} 'examples' value is an empty array")
-    return [context + example_of(example) for example in examples]  # two messages in a row are one, merged
+    return [
+        context + example_of(example) for example in examples
+    ]  # messages that follow each other are merged
 
 
 def _label(label: bytes) -> bytes:
     try:
         return quoted(label.decode())
     except UnicodeDecodeError:
-        raise Unsupported(f"the label {label[:64]!r} is not UTF-8, as JSON needs it") from None
+        raise Unsupported(f"the label {label[:64]!r} is not UTF-8, which JSON needs") from None

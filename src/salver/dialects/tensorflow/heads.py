@@ -1,10 +1,7 @@
-"""Classification and regression: what they want of a signature, and what their answers say.
+"""Rules of Classify, Regress and MultiInference for signatures and answers, with TensorFlow Serving's texts.
 
-The rules of TensorFlow Serving's Classify, Regress and MultiInference, with its error texts (TF-R32): one
-input, ``inputs``, of serialised Examples; ``classes`` and ``scores``, or ``outputs``, with a row for each. It
-knows no wire: the gRPC and the REST side share it.
-
-Pure.
+One input, ``inputs``, of serialised Examples; ``classes`` and ``scores``, or ``outputs``, with a row for each
+(TF-R32). gRPC and REST share it. Pure.
 """
 
 from collections.abc import Sequence
@@ -13,6 +10,7 @@ from typing import Final
 import msgspec
 
 from salver.dialects.tensorflow.metadata import signature_def
+from salver.dialects.tensorflow.rules import DEFAULT
 from salver.dialects.tensorflow.tf_tensor import name_of, word_of
 from salver.words.errors import FailedPrecondition, InvalidInput, Unsupported
 from salver.words.messages import Signature
@@ -20,21 +18,19 @@ from salver.words.tensor import Array, DataType, Tensor
 
 CLASSIFY: Final = "tensorflow/serving/classify"
 REGRESS: Final = "tensorflow/serving/regress"
-#: The one input of both.
+#: The only input of both.
 INPUTS: Final = "inputs"
 CLASSES: Final = "classes"
 SCORES: Final = "scores"
 OUTPUTS: Final = "outputs"
-#: The signature of a request that names none.
-DEFAULT: Final = "serving_default"
 
 
 class Classes(msgspec.Struct, frozen=True):
-    """An answer's classes, [examples, classes]; one of the two may be missing.
+    """Classes of an answer, ``[examples, classes]``; one of the two may be missing.
 
     Attributes:
-        labels: Of ``bytes``.
-        scores: Of float32.
+        labels: Array of ``bytes``.
+        scores: Array of float32.
     """
 
     labels: Array | None
@@ -42,10 +38,10 @@ class Classes(msgspec.Struct, frozen=True):
 
 
 def head_of(signature: Signature, name: str) -> Signature:
-    """The signature by which a Classify or Regress request asks.
+    """Return the signature of a Classify or Regress request.
 
     Raises:
-        InvalidInput: the model has none of that name.
+        InvalidInput: The model has none of that name.
     """
     found = signature.named(name or DEFAULT)
     if found is None:
@@ -54,15 +50,15 @@ def head_of(signature: Signature, name: str) -> Signature:
 
 
 def outputs_of(head: Signature, method: str, *, checks_method: bool = False) -> tuple[str, ...]:
-    """The outputs that such a request wants of it.
+    """Return the outputs of a signature that such a request needs.
 
     Args:
         method: :data:`CLASSIFY` or :data:`REGRESS`.
-        checks_method: The signature's own method has to be that one.
+        checks_method: Whether the signature's own method has to be that one.
 
     Raises:
-        InvalidInput, FailedPrecondition: it is no such signature.
-        Unsupported: there is no such method.
+        InvalidInput, FailedPrecondition: The signature does not fit the method.
+        Unsupported: There is no such method.
     """
     if method not in (CLASSIFY, REGRESS):
         raise Unsupported(f"Unsupported signature method_name: {method}")
@@ -94,10 +90,10 @@ def outputs_of(head: Signature, method: str, *, checks_method: bool = False) -> 
 
 
 def classes_in(outputs: Sequence[Tensor], examples: int) -> Classes:
-    """What an answer to Classify says.
+    """Return the classes in an answer.
 
     Raises:
-        InvalidInput: the outputs have not the shape and type of classes.
+        InvalidInput: The outputs do not have the shape and type of classes.
     """
     found = {tensor.name: tensor for tensor in outputs}
     labels, scores = found.get(CLASSES), found.get(SCORES)
@@ -128,10 +124,10 @@ def classes_in(outputs: Sequence[Tensor], examples: int) -> Classes:
 
 
 def values_in(outputs: Sequence[Tensor], examples: int) -> Array:
-    """What an answer to Regress says: float32[examples].
+    """Return the values in an answer to Regress, float32[examples].
 
     Raises:
-        InvalidInput: the output has not the shape and type of values.
+        InvalidInput: The output does not have the shape and type of values.
     """
     found = next((tensor for tensor in outputs if tensor.name == OUTPUTS), None)
     if found is None:

@@ -1,7 +1,4 @@
-"""What the REST routes of TensorFlow Serving do, ``/v1/models/...`` (TF-R1 to TF-R7).
-
-``paths.py`` reads their paths, ``json_codec.py`` their bodies.
-"""
+"""REST operations of TensorFlow Serving, ``/v1/models/...`` (TF-R1 to TF-R7)."""
 
 import contextlib
 import re
@@ -13,7 +10,13 @@ from salver.dialects.tensorflow import paths as tfs_paths
 from salver.dialects.tensorflow import status as tfs_status
 from salver.dialects.tensorflow.faults import model_fault, tfs_fault
 from salver.dialects.tensorflow.head_json import Classify, Regress
-from salver.dialects.tensorflow.json_codec import Explain, ForOne, Predict, asked, servable_not_found
+from salver.dialects.tensorflow.json_codec import (
+    Explain,
+    ModelCodec,
+    Predict,
+    servable_name,
+    servable_not_found,
+)
 from salver.dialects.tensorflow.metadata import number_of_version
 from salver.dialects.tensorflow.routes import OPERATIONS, find, owns_fault
 from salver.dialects.tensorflow.rules import TfsRules
@@ -27,19 +30,17 @@ from salver.transport.server_operations import ServerOperations
 from salver.words.errors import NotFound, NotReady, SalverError
 from salver.words.messages import Call, ModelId, Signature, VersionStatus
 
-#: In a name, it does not fit TensorFlow Serving's grammar.
+#: Characters of names that do not fit TensorFlow Serving's grammar.
 _ODD: Final = re.compile("[/:]")
-#: The backend that loads them, and nothing else.
+#: The backend of SavedModels.
 _SAVEDMODELS: Final = "tensorflow"
-#: Operation -> its codec, and what TensorFlow Serving calls it.
-_CODECS: Final[dict[str, tuple[type[ForOne], str]]] = {
+#: Operation -> its codec, and TensorFlow Serving's name.
+_CODECS: Final[dict[str, tuple[type[ModelCodec], str]]] = {
     "predict_v1": (Predict, "Predict"),
     "classify_v1": (Classify, "Classify"),
     "regress_v1": (Regress, "Regress"),
 }
-
-
-#: What TensorFlow Serving sends with every answer when pages of any origin may ask (TF-R24).
+#: Headers of every answer if pages of any origin may call (TF-R24).
 _ANY_ORIGIN: Final = (
     (b"access-control-allow-origin", b"*"),
     (b"access-control-allow-methods", b"POST, GET"),
@@ -48,12 +49,12 @@ _ANY_ORIGIN: Final = (
 
 
 class TensorFlowServingOperations:
-    """The operations of one server.
+    """Operations of one server.
 
     Args:
-        model_of: Returns the model of a name that may be a LoRA's; raises NotFound or NotReady.
-        rules: Options that the operator set.
-        began: Unix seconds since which it serves.
+        model_of: Returns the model of a name that may include a LoRA's; raises NotFound or NotReady.
+        rules: Options of the operator.
+        began: Unix seconds of the server's start.
     """
 
     def __init__(
@@ -90,8 +91,8 @@ class TensorFlowServingOperations:
         endpoints = {
             **dict.fromkeys(_CODECS, infer),
             "explain_v1": explain,
-            "model_v1": Endpoint(self._look),
-            "metadata_v1": Endpoint(self._look),
+            "model_v1": Endpoint(self._describe),
+            "metadata_v1": Endpoint(self._describe),
             "options_v1": Endpoint(self._options),
             "tfs_metrics": Endpoint(self._metrics),
         }
@@ -100,29 +101,29 @@ class TensorFlowServingOperations:
         return HttpTable(OPERATIONS, endpoints, tfs_fault, owns_fault, find, headers, reads)
 
     def _infer(self, route: Route, http: HttpBody, call: Call) -> Awaitable[HttpReply]:
-        route = self._named(route, "POST")
+        route = self._resolve(route, "POST")
         kind, call.api = _CODECS[route.operation]
-        version = self._spelled(route)
+        version = self._version(route)
         codec = kind(
-            asked(route.model, route.version or version),
+            servable_name(route.model, route.version or version),
             checks_method=self._rules.checks_method_names,
             forms=self._forms,
         )
         call.protocol = codec.protocol
-        version = route.label or version  # the door knows by a label who is split
+        version = route.label or version  # a split may depend on the label
         if (http.model, http.version) != (route.model, version):
             http = HttpBody(route.model, version, http.body, http.headers)
         return self._door.infer(codec, http, http.model, version, call)
 
-    async def _look(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
-        route = self._named(route, "GET")
+    async def _describe(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
+        route = self._resolve(route, "GET")
         if route.operation == "metadata_v1":
-            return HttpReply(200, tfs_status.metadata(*self._found(route)))
+            return HttpReply(200, tfs_status.metadata(*self._find(route)))
         if route.version or route.label or self._rules.tells_no_more:
-            # a label is not applied: the status of all versions (TF-R4)
+            # A label is not applied: the answer has all versions (TF-R4).
             rows = self._control.versions(route.model)
-            told = {"model_version_status": tfs_status.status(route.model, route.version, rows)}
-            return HttpReply(200, tfs_status.printed(told))
+            states = tfs_status.status(route.model, route.version, rows)
+            return HttpReply(200, tfs_status.printed({"model_version_status": states}))
         try:
             name, rows = self._versions(route.model)
             body = {
@@ -136,7 +137,7 @@ class TensorFlowServingOperations:
         return HttpReply(200, tfs_status.printed(body))
 
     def _versions(self, model: str) -> tuple[str, tuple[VersionStatus, ...]]:
-        """A model's versions, and its name: of a LoRA, those of what it is for."""
+        """Return a model's own name and versions; a LoRA has those of its model."""
         rows = self._control.versions(model)
         if not rows:
             with contextlib.suppress(SalverError):
@@ -145,12 +146,12 @@ class TensorFlowServingOperations:
         return model, rows
 
     async def _explain(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
-        """Handlers have an explainer; models of TensorFlow Serving have no such path (X-2)."""
-        found = self._named(route, "POST")
-        id, signature = self._found(found)
+        """Answer by the explainer of a handler; models of TensorFlow Serving have no such path (X-2)."""
+        found = self._resolve(route, "POST")
+        id, signature = self._find(found)
         if signature.takes_forms:
-            codec = Explain(asked(id.name, found.version), forms=self._forms)
-            version = self._spelled(found)
+            codec = Explain(servable_name(id.name, found.version), forms=self._forms)
+            version = self._version(found)
             http = HttpBody(id.name, version, http.body, http.headers)
             call.protocol = codec.protocol
             reply: HttpReply = await self._door.infer(codec, http, id.name, version, call)
@@ -164,19 +165,19 @@ class TensorFlowServingOperations:
         origin = http.headers.get(b"origin", b"").lower()
         return HttpReply(200 if origin.startswith((b"http://", b"https://")) else 400, b"")  # X-22
 
-    def _found(self, route: Route) -> tuple[ModelId, Signature]:
-        """The version that answers now, and what it expects and gives."""
-        version = self._spelled(route)
+    def _find(self, route: Route) -> tuple[ModelId, Signature]:
+        """Return the version that answers now, and its signature."""
+        version = self._version(route)
         try:
             return self._door.signature(route.model, version)
         except (NotFound, NotReady) as error:
-            raise servable_not_found(asked(route.model, route.version or version), error) from None
+            raise servable_not_found(servable_name(route.model, route.version or version), error) from None
 
-    def _spelled(self, route: Route) -> str:
-        """The version as the server spells it; empty for the newest.
+    def _version(self, route: Route) -> str:
+        """Return the server's name of the version; empty = newest.
 
         Raises:
-            InvalidInput: there is no such label.
+            InvalidInput: There is no such label.
         """
         if route.label:
             return self._control.version_of_label(route.model, route.label)
@@ -184,7 +185,7 @@ class TensorFlowServingOperations:
             return ""
         try:
             self._door.signature(route.model, route.version)
-        except NotFound:  # its folder may have zeros in front (X-11)
+        except NotFound:  # the folder's name may have leading zeros (X-11)
             for row in self._control.versions(route.model):
                 if str(number_of_version(row.id.version)) == route.version:
                     return row.id.version
@@ -192,11 +193,11 @@ class TensorFlowServingOperations:
             pass
         return route.version
 
-    def _named(self, route: Route, verb: str) -> Route:
-        """With the longest name of a model that there is, if it has slashes (X-26).
+    def _resolve(self, route: Route, verb: str) -> Route:
+        """Return the route to the model with the longest name that fits, if names have slashes (X-26).
 
         Raises:
-            InvalidInput: there is none, and no other reading.
+            InvalidInput: No name fits.
         """
         if not route.path:
             return route
@@ -210,7 +211,7 @@ class TensorFlowServingOperations:
         if verb == "GET":
             with contextlib.suppress(SalverError):
                 name = path.removeprefix("/v1/models/")
-                self._model_of(name)  # knows a LoRA's, too
+                self._model_of(name)  # it may be a LoRA's name
                 return Route(route.operation, name)
         raise tfs_paths.malformed(verb, route.path)
 

@@ -1,11 +1,8 @@
-"""Codecs of Predict requests in TensorFlow Serving's JSON.
+"""Codecs of Predict requests in TensorFlow Serving's JSON, which KServe's first protocol shares.
 
-The bodies of ``POST /v1/models/{m}:predict`` (TF-R8 to TF-R16), which KServe's first protocol shares. Rows
-(``instances`` to ``predictions``) or columns (``inputs`` to ``outputs``); names and datatypes come from the
-signature, shapes from the nesting. A codec is made for each request, as its errors name the model that was
-asked for. It knows no route and no loaded model.
-
-Pure.
+Bodies have rows (``instances`` to ``predictions``) or columns (``inputs`` to ``outputs``). Names and
+datatypes come from the signature, shapes from the nesting (TF-R8 to TF-R16). Each request has a codec of
+its own, since its errors name the model. Pure.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,6 +15,7 @@ from salver.dialects.tensorflow.json_shown import shown
 from salver.dialects.tensorflow.json_tensors import RowCheck, as_status, is_base64, tensor_of, tensor_of_rows
 from salver.dialects.tensorflow.large_predict import LARGE, read_large
 from salver.dialects.tensorflow.rapid_json import parse
+from salver.dialects.tensorflow.rules import DEFAULT
 from salver.encoding.bodies import HttpBody, HttpReply
 from salver.encoding.forms import NO_FORMS, Forms, no_explainer
 from salver.kernel.serving.ports import Codec
@@ -25,40 +23,40 @@ from salver.words.errors import Code, InvalidInput, NotFound, SalverError
 from salver.words.messages import InferRequest, InferResponse, Parameter, Signature, TensorSpec
 from salver.words.tensor import Tensor
 
-#: The signature of a request that names none.
-DEFAULT: Final = "serving_default"
-#: Marks a request that came in columns, so that its answer goes out in columns.
+#: Marks a request in columns, whose answer is in columns, too.
 _COLUMNS: Final = "tfs_columns"
 _IN_COLUMNS: Final[Mapping[str, Parameter]] = {_COLUMNS: True}
 _IN_ROWS: Final[Mapping[str, Parameter]] = {}
-#: Numbers, or strings, that take milliseconds to write.
+#: Number of values that take milliseconds to write.
 MANY: Final = 32_768
 
 
-def asked(model: str, version: str) -> str:
-    """Whom a request is for, as TensorFlow Serving's error texts have it.
+def servable_name(model: str, version: str) -> str:
+    """Return the name of a model in TensorFlow Serving's error texts.
 
-    >>> asked("m", ""), asked("m", "3")
+    >>> servable_name("m", ""), servable_name("m", "3")
     ('Latest(m)', 'Specific(m, 3)')
     """
     return f"Specific({model}, {version})" if version else f"Latest({model})"
 
 
-def servable_not_found(whom: str, error: SalverError) -> NotFound:
-    """What TensorFlow Serving says where no version can answer (TF-R21); and why, where ours knows more.
+def servable_not_found(name: str, error: SalverError) -> NotFound:
+    """Return the error that no version can answer (TF-R21), with the reason if it is known.
 
     Args:
-        whom: As :func:`asked` has it.
+        name: From :func:`servable_name`.
     """
-    why = f": {error}" if error.code is Code.NOT_READY or error.fix else ""
-    return NotFound(f"Servable not found for request: {whom}{why}")
+    text = f"Servable not found for request: {name}"
+    if error.code is Code.NOT_READY or error.fix:
+        text += f": {error}"
+    return NotFound(text)
 
 
 def root_of(body: bytes) -> dict[str, Any]:
-    """The JSON object of a request, whose signature_name is text if it is there.
+    """Return the JSON object of a request.
 
     Raises:
-        InvalidInput: it is none.
+        InvalidInput: It is no object, or its signature_name is no text.
     """
     root = parse(body)
     if type(root) is not dict:
@@ -70,21 +68,21 @@ def root_of(body: bytes) -> dict[str, Any]:
     return root
 
 
-class ForOne(Codec[HttpBody, HttpReply]):
-    """What the codecs have in common: whom the request is for.
+class ModelCodec(Codec[HttpBody, HttpReply]):
+    """Base of the codecs of requests to a model.
 
     Args:
-        whom: As :func:`asked` has it.
-        checks_method: The signature that answers has to be made for what is asked of it.
-        forms: How models that take forms are asked.
+        name: From :func:`servable_name`.
+        checks_method: Whether the signature's method has to be that of the request.
+        forms: Reads requests to models that take forms.
     """
 
     protocol = "tfs-http"
 
     def __init__(
-        self, whom: str = "Latest()", *, checks_method: bool = False, forms: Forms = NO_FORMS
+        self, name: str = "Latest()", *, checks_method: bool = False, forms: Forms = NO_FORMS
     ) -> None:
-        self._whom = whom
+        self._name = name
         self._forms = forms
         self._checks_method = checks_method
 
@@ -96,20 +94,20 @@ class ForOne(Codec[HttpBody, HttpReply]):
         return count >= MANY
 
     def fault(self, error: SalverError) -> HttpReply:
-        """``{"error": text}``, in TensorFlow Serving's words where it has some."""
+        """Return ``{"error": text}``; the text is TensorFlow Serving's if it has one."""
         if error.code in (Code.NOT_FOUND, Code.NOT_READY) and not error.is_late:
-            return tfs_fault(servable_not_found(self._whom, error))
+            return tfs_fault(servable_not_found(self._name, error))
         return tfs_fault(error)
 
 
-class Predict(ForOne):
-    """Codec of ``POST /v1/models/{m}:predict``, and KServe's reading of it for handlers (X-1)."""
+class Predict(ModelCodec):
+    """Codec of ``POST /v1/models/{m}:predict``, also for KServe's handlers (X-1)."""
 
     explains = False
-    _handler = ""  # the model, if it is one
+    _handler = ""  # name of the model, if it is a handler
 
     def decode(self, http: HttpBody, signature: Signature) -> InferRequest:
-        """Rows become columns. Unsupported: JSON has no form for the datatype of an input."""
+        """Return the request. Raises Unsupported if JSON has no form for the datatype of an input."""
         if signature.takes_forms:
             self._handler = http.model
             return self._forms.read(http, explains=self.explains)
@@ -140,10 +138,10 @@ class Predict(ForOne):
         )
 
     def encode(self, request: InferRequest, response: InferResponse) -> HttpReply:
-        """Predictions row by row, bare where there is one output; or columns if asked in columns.
+        """Return predictions by row, without names if there is one output; or columns, as in the request.
 
         Raises:
-            InvalidInput: there is no output, or rows were asked for and the outputs are none.
+            InvalidInput: There is no output, or outputs cannot be split into rows.
         """
         if self._handler:
             return self._forms.write(response)
@@ -156,7 +154,7 @@ class Predict(ForOne):
         return HttpReply(200, tfs_layout.object_of([(b'"predictions"', _rows(outputs))], 0))
 
     def fault(self, error: SalverError) -> HttpReply:
-        """Of a handler with TorchServe's keys as well (X-13)."""
+        """Return the error, for a handler with TorchServe's keys as well (X-13)."""
         if not self._handler:
             return super().fault(error)
         fault = self._forms.fault(error, self._handler)
@@ -167,13 +165,13 @@ class Predict(ForOne):
 
 
 class Explain(Predict):
-    """Codec of ``POST /v1/models/{m}:explain``, which handlers alone have (X-2)."""
+    """Codec of ``POST /v1/models/{m}:explain``, which only handlers have (X-2)."""
 
     explains = True
 
 
 def _read(root: dict[str, Any], inputs: Mapping[str, TensorSpec]) -> tuple[bool, tuple[Tensor, ...]]:
-    """Did it come in columns, and the tensors."""
+    """Return whether the request is in columns, and the tensors."""
     if "instances" in root and "inputs" in root:
         raise InvalidInput(
             f"JSON Value: {shown(root)} Not formatted correctly expecting only one of 'inputs' or "
@@ -192,14 +190,14 @@ def _read(root: dict[str, Any], inputs: Mapping[str, TensorSpec]) -> tuple[bool,
 
 
 def _is_object(value: Any) -> bool:
-    """True for an object of named inputs; ``{"b64": ...}`` alone is one value."""
+    """Return whether a value is an object of named inputs; ``{"b64": ...}`` is a single value."""
     return type(value) is dict and not is_base64(value)
 
 
 def _only(inputs: Mapping[str, TensorSpec]) -> TensorSpec | None:
-    """The one input that a bare value is for, None where there are several."""
-    needed = [expected for expected in inputs.values() if not expected.optional] or list(inputs.values())
-    return needed[0] if len(needed) == 1 else None
+    """Return the input for values without a name; None if there are several."""
+    required = [expected for expected in inputs.values() if not expected.optional] or list(inputs.values())
+    return required[0] if len(required) == 1 else None
 
 
 def _from_columns(value: Any, inputs: Mapping[str, TensorSpec]) -> tuple[Tensor, ...]:
@@ -233,42 +231,44 @@ def _from_rows(rows: list[Any], inputs: Mapping[str, TensorSpec]) -> tuple[Tenso
     wrong = len(rows)
     if dict in set(map(type, rows)):
         wrong = next((index for index, row in enumerate(rows) if _is_object(row)), wrong)
-    tensor, place = tensor_of_rows(rows if wrong == len(rows) else rows[:wrong], only)
+    count = len(rows)
+    tensor, place = tensor_of_rows(rows[:wrong] if wrong < count else rows, only)  # a slice copies
     if tensor is None:
         raise _refusal([{only.name: rows[0]}, {only.name: rows[place]}], (0, place), inputs, has_keys=False)
-    if wrong < len(rows):
+    if wrong < count:
         raise InvalidInput(f"Expecting value/list but got object at item {wrong} of input list")
     return (tensor,)
 
 
 def _from_objects(rows: list[Any], inputs: Mapping[str, TensorSpec]) -> tuple[Tensor, ...]:
-    names = list(rows[0])
-    needed = {name for name, expected in inputs.items() if not expected.optional}
-    if not needed <= rows[0].keys() <= inputs.keys():
-        place = 0
-    else:
-        keys = rows[0].keys()
-        place = next(
+    keys = rows[0].keys()
+    required = {name for name, expected in inputs.items() if not expected.optional}
+    wrong = 0  # index of the first row that may be wrong
+    if required <= keys <= inputs.keys():
+        wrong = next(
             (i for i, row in enumerate(rows) if type(row) is not dict or row.keys() != keys), len(rows)
         )
     tensors = []
-    if place:
-        for name in names:
-            column = [row[name] for row in (rows if place == len(rows) else rows[:place])]
-            tensor, wrong = tensor_of_rows(column, inputs[name])
-            if tensor is None:
-                place = min(place, wrong)
-            else:
+    if wrong:
+        good = rows[:wrong]
+        for name in keys:
+            tensor, place = tensor_of_rows([row[name] for row in good], inputs[name])
+            if tensor is not None:
                 tensors.append(tensor)
-    if place == len(rows):
+                continue
+            wrong = min(wrong, place)
+            good = rows[:wrong]
+            if not wrong:
+                break
+    if wrong == len(rows):
         return tuple(tensors)
-    raise _refusal([rows[0], rows[place]], (0, place), inputs)
+    raise _refusal([rows[0], rows[wrong]], (0, wrong), inputs)
 
 
 def _refusal(
     rows: list[Any], places: tuple[int, int], inputs: Mapping[str, TensorSpec], *, has_keys: bool = True
 ) -> InvalidInput:
-    """What is wrong with the second of two rows, to which the first shows the shapes."""
+    """Return the error of the second of two rows, of which the first shows the shapes."""
     check = RowCheck(inputs)
     for place, row in zip(places, rows, strict=True):
         if not _is_object(row):
@@ -302,7 +302,7 @@ def _check_rows(outputs: Sequence[Tensor]) -> None:
 
 
 def _rows(outputs: Sequence[Tensor]) -> bytes:
-    """The list, in whose objects each output has a line; bare values stand on one line with its beginning."""
+    """Return the list of rows: objects with a line for each output, or values on one line."""
     if len(outputs) == 1:
         return tfs_layout.rows_on_one_line(outputs[0], 2)
     columns = [tfs_layout.rows(tensor, 3) for tensor in outputs]

@@ -1,9 +1,7 @@
-"""Layout of tensors in JSON, as TensorFlow Serving writes it.
+"""Layout of tensors in TensorFlow Serving's JSON (TF-R29).
 
-In rows each instance's lists stand on one line; in columns every value has a line of its own, with four
-blanks more on each level (TF-R29: RapidJSON's ``PrettyWriter`` and its two settings). It knows no request.
-
-Pure.
+In rows, an instance's lists are on one line; in columns, every value has a line of its own, indented by four
+blanks per level, as RapidJSON's ``PrettyWriter`` does it with its two settings. Pure.
 """
 
 import base64
@@ -15,21 +13,21 @@ import numpy as np
 import orjson
 
 from salver.dialects.tensorflow.decimals import BETWEEN, decimals
-from salver.words.tensor import Array, DataType, Tensor, bf16_to_fp32
+from salver.words.tensor import DataType, Tensor, bf16_to_fp32
 
-#: Bytes that no JSON text has, one for each number of lists that end and begin between two elements.
+#: Bytes that no JSON text contains, one for each number of lists that end and begin between two elements.
 _MARKS: Final = bytes([*range(1, 9), 11, 12, *range(14, 32), *range(0xF8, 0x100)])
 _ESCAPES: Final = re.compile(rb"\\(?:u00[01][0-9a-f]|.)")
 
 
 def quoted(text: str) -> bytes:
-    """A JSON string.
+    """Return a JSON string.
 
     >>> quoted('a"\\x1b')
     b'"a\\\\"\\\\u001B"'
     """
     json = orjson.dumps(text)
-    if b"\\u" in json:  # hexadecimal digits are capitals
+    if b"\\u" in json:  # RapidJSON writes hexadecimal digits as capitals
         return _ESCAPES.sub(_capital, json)
     return json
 
@@ -39,10 +37,10 @@ def _capital(part: re.Match[bytes]) -> bytes:
 
 
 def rows(tensor: Tensor, depth: int) -> list[bytes]:
-    """Each element along axis 0, on one line. The tensor has such an axis.
+    """Return each element along axis 0, which has to exist, on one line.
 
     Args:
-        depth: Objects and lists that each stands in.
+        depth: Number of objects and lists around each.
     """
     shape = tensor.shape[1:]
     if not tensor.array.size:
@@ -52,7 +50,7 @@ def rows(tensor: Tensor, depth: int) -> list[bytes]:
 
 
 def rows_on_one_line(tensor: Tensor, depth: int) -> bytes:
-    """As :func:`one_line` of :func:`rows`, without an object for each."""
+    """Return :func:`one_line` of :func:`rows`, without an object for each row."""
     rank = len(tensor.shape) - 1
     if not tensor.array.size:
         return one_line(rows(tensor, depth), depth - 1)
@@ -61,17 +59,17 @@ def rows_on_one_line(tensor: Tensor, depth: int) -> bytes:
 
 
 def _rows(tensor: Tensor, depth: int, between: bytes) -> bytes:
-    """All of them without their outer brackets."""
+    """Return all rows, without the outer brackets."""
     rank = len(tensor.shape) - 1
     within = [b"]" * rolls + b", " + b"[" * rolls for rolls in range(rank)]
     return _with_separators(_elements(tensor, depth + rank), tensor.shape, [*within, between])
 
 
 def lines(tensor: Tensor, depth: int) -> bytes:
-    """The whole tensor, each element on a line of its own.
+    """Return the whole tensor, each element on a line of its own.
 
     Args:
-        depth: Objects and lists that it stands in.
+        depth: Number of objects and lists around it.
     """
     shape = tensor.shape
     rank = len(shape)
@@ -82,7 +80,7 @@ def lines(tensor: Tensor, depth: int) -> bytes:
     up = b"".join(breaks[level] + b"]" for level in range(rank - 1, -1, -1))
     between = []
     for rolls in range(rank):
-        outer = rank - rolls  # level of the lists' elements between which the comma stands
+        outer = rank - rolls  # level of the elements that the comma separates
         ends = b"".join(breaks[level] + b"]" for level in range(rank - 1, outer - 1, -1))
         begins = b"".join(b"[" + breaks[level] for level in range(outer + 1, rank + 1))
         between.append(ends + b"," + breaks[outer] + begins)
@@ -94,10 +92,10 @@ def _line(depth: int) -> bytes:
 
 
 def _with_separators(joined: bytes, shape: Sequence[int], between: Sequence[bytes]) -> bytes:
-    """Elements with what stands between them.
+    """Replace the marks between elements by their separators.
 
     Args:
-        between: By how many of the last axes are passed through there.
+        between: Separators by the number of axes that end there.
     """
     if len(shape) > 1:
         octets = np.frombuffer(bytearray(joined), np.uint8)
@@ -113,24 +111,22 @@ def _with_separators(joined: bytes, shape: Sequence[int], between: Sequence[byte
 
 
 def _elements(tensor: Tensor, depth: int) -> bytes:
-    """All of them in order, :data:`BETWEEN` them."""
+    """Return all elements in order, separated by :data:`BETWEEN`."""
     array = tensor.array.ravel()
     if tensor.datatype is DataType.BYTES:
         is_binary = tensor.name.endswith("_bytes")
         return BETWEEN.join([_string(value, depth, is_binary=is_binary) for value in array.tolist()])
     if tensor.datatype.is_float:
-        return decimals(_readable(tensor.datatype, array))
+        if tensor.datatype is DataType.FP16:
+            array = array.astype(np.float32)
+        elif tensor.datatype is DataType.BF16:
+            array = bf16_to_fp32(array)
+        return decimals(array)
     return orjson.dumps(array, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1].replace(b",", BETWEEN)
 
 
-def _readable(datatype: DataType, array: Array) -> Array:
-    if datatype is DataType.FP16:
-        return array.astype(np.float32)
-    return bf16_to_fp32(array) if datatype is DataType.BF16 else array
-
-
 def _string(value: bytes, depth: int, *, is_binary: bool) -> bytes:
-    """Text; or base64, of what is named so and of what is no text (TF-R13)."""
+    """Return a text, or base64 if it is binary by name or content (TF-R13)."""
     if not is_binary:
         try:
             return quoted(value.decode())
@@ -140,7 +136,7 @@ def _string(value: bytes, depth: int, *, is_binary: bool) -> bytes:
 
 
 def _empty(shape: Sequence[int]) -> bytes:
-    """A tensor without elements, on one line."""
+    """Return a tensor without elements, on one line."""
     return b"[" + b", ".join([_empty(shape[1:])] * shape[0]) + b"]" if shape else b""
 
 
@@ -149,17 +145,17 @@ def _empty_lines(shape: Sequence[int], depth: int) -> bytes:
 
 
 def object_of(members: Sequence[tuple[bytes, bytes]], depth: int) -> bytes:
-    """A JSON object of quoted names and texts, each member on lines of its own."""
+    """Return a JSON object of quoted names and texts, each member on lines of its own."""
     return b"{" + _indented([name + b": " + text for name, text in members], depth) + b"}"
 
 
 def list_of(items: Sequence[bytes], depth: int) -> bytes:
-    """A list of texts, each on lines of its own; an empty one on one line."""
+    """Return a list of texts, each on lines of its own; an empty list on one line."""
     return b"[" + _indented(items, depth) + b"]" if items else b"[]"
 
 
 def one_line(items: Sequence[bytes], depth: int) -> bytes:
-    """A list of texts on one line, but for its end."""
+    """Return a list of texts on one line, except for its end."""
     return b"[" + b", ".join(items) + _line(depth) + b"]" if items else b"[]"
 
 

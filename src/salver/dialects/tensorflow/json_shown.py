@@ -1,9 +1,4 @@
-"""JSON values in the texts of errors, as TensorFlow Serving shows them.
-
-As RapidJSON's pretty writer has it, cut after 256 bytes. It knows no error.
-
-Pure.
-"""
+"""JSON values in error texts, as RapidJSON's pretty writer shows them, cut after 256 bytes. Pure."""
 
 import math
 from collections.abc import Iterator
@@ -20,7 +15,7 @@ _MAX_FLOAT: Final = float(np.finfo(np.float32).max)
 
 
 def shown(value: Any) -> str:
-    """A parsed value.
+    """Return the text of a parsed value.
 
     >>> shown([1, 2.5])
     '[\\n    1,\\n    2.5\\n]'
@@ -38,16 +33,16 @@ def shown(value: Any) -> str:
 
 
 def _pieces(value: Any) -> Iterator[bytes]:
-    """Its text in pieces, without recursion, up to a number that is not finite: there the writer gives up."""
+    """Yield the text in pieces, without recursion; like RapidJSON, stop at a number that is not finite."""
     stack: list[Iterator[tuple[bytes, Any]]] = []
     ends: list[bytes] = []
     prefix = b""
     while True:
         yield prefix
         if isinstance(value, dict | list) and value:
-            is_list = isinstance(value, list)
-            yield b"[" if is_list else b"{"
-            ends.append(b"]" if is_list else b"}")
+            begin, end = (b"[", b"]") if isinstance(value, list) else (b"{", b"}")
+            yield begin
+            ends.append(end)
             stack.append(iter(_members(value)))
             comma = b""
         elif isinstance(value, float) and not math.isfinite(value):
@@ -91,7 +86,7 @@ def _scalar(value: Any) -> bytes:
 
 
 def _double(value: float) -> str:
-    """The shortest digits, laid out as Grisu2 of RapidJSON does: ``1e21`` without a sign or a point.
+    """Return the shortest digits in the layout of RapidJSON's Grisu2: ``1e21`` without a sign or a point.
 
     >>> [_double(value) for value in (1.0, 1e20, 1.5e21, 1e-7, -0.00001)]
     ['1.0', '100000000000000000000.0', '1.5e21', '1e-7', '-0.00001']

@@ -1,10 +1,7 @@
-"""Tensors in nested JSON, by TensorFlow Serving's rules and in its words.
+"""Tensors in nested JSON, by TensorFlow Serving's rules and with its error texts.
 
-The shape is that of the first elements; every list must have it, every value must be of the signature's type;
-the first that is not is named (TF-R14, TF-R15, TF-R31). Lists are looked at a level at a time, not a value at
-a time. It knows no request.
-
-Pure.
+The first elements decide the shape. Every list must have it, every value must be of the signature's type; an
+error names the first that is not (TF-R14, TF-R15, TF-R31). Lists are checked by level, not by value. Pure.
 """
 
 import base64
@@ -23,7 +20,7 @@ from salver.words.errors import InvalidInput, SalverError, Unsupported
 from salver.words.messages import TensorSpec
 from salver.words.tensor import Array, DataType, Tensor
 
-#: Datatype -> what TensorFlow calls it in texts.
+#: Datatype -> its name in TensorFlow's texts.
 NAMES: Final[dict[DataType, str]] = {
     DataType.BOOL: "bool",
     DataType.UINT8: "uint8",
@@ -40,7 +37,7 @@ NAMES: Final[dict[DataType, str]] = {
     DataType.BF16: "bfloat16",
     DataType.BYTES: "string",
 }
-#: Integers that JSON may bring for a datatype; those of up to 32 bits need only fit 32, and wrap (TF-R14).
+#: Integers allowed for a datatype in JSON; for up to 32 bits they must fit 32 and wrap around (TF-R14).
 RANGES: Final[dict[DataType, tuple[int, int]]] = {
     DataType.INT8: (-(1 << 31), (1 << 31) - 1),
     DataType.INT16: (-(1 << 31), (1 << 31) - 1),
@@ -50,9 +47,9 @@ RANGES: Final[dict[DataType, tuple[int, int]]] = {
     DataType.INT64: (-(1 << 63), (1 << 63) - 1),
     DataType.UINT64: (0, (1 << 64) - 1),
 }
-#: Any number may come for these: it is rounded, and infinite beyond the type's range.
+#: Datatypes that accept any number: it is rounded, and infinite beyond the type's range.
 FLOATS: Final = frozenset((DataType.FP32, DataType.FP64))
-#: Values that are looked at together for the first that is wrong.
+#: Values that are checked together in the search for the first wrong one.
 _PART: Final = 4096
 _TYPES: Final[dict[type, str]] = {type(None): "Null", dict: "Object", list: "Array", str: "String"}
 _NUMBERS: Final = frozenset((int, float))
@@ -61,22 +58,22 @@ _STATUS: Final = {InvalidInput: "INVALID_ARGUMENT", Unsupported: "UNIMPLEMENTED"
 
 
 def is_base64(value: Any) -> bool:
-    """True for ``{"b64": "text"}``, which is a value and no object."""
+    """Return whether a value is ``{"b64": "text"}``, which stands for bytes."""
     return type(value) is dict and len(value) == 1 and type(value.get("b64")) is str
 
 
 def json_type(value: Any) -> str:
-    """What RapidJSON calls a value's type."""
+    """Return RapidJSON's name of a value's type."""
     if type(value) is bool:
         return "True" if value else "False"
     return _TYPES.get(type(value), "Number")
 
 
 def tensor_of(value: Any, expected: TensorSpec) -> Tensor:
-    """A value, nested or not, or an array of numbers of the right kind.
+    """Return the tensor of a value, which may be nested, or of an array of the right type.
 
     Raises:
-        InvalidInput: it is irregular, or a value is of another type.
+        InvalidInput: It is irregular, or a value is of another type.
         Unsupported: JSON has no form for the datatype (TF-R15).
     """
     if isinstance(value, np.ndarray):
@@ -88,10 +85,10 @@ def tensor_of(value: Any, expected: TensorSpec) -> Tensor:
 
 
 def tensor_of_rows(rows: Sequence[Any], expected: TensorSpec) -> "tuple[Tensor | None, int]":
-    """Rows of equal shape; None, and the first row that may be wrong, where they are not.
+    """Return the tensor of rows of equal shape, or None and the first row that may be wrong.
 
     Raises:
-        Unsupported, InvalidInput: the first row is wrong in itself.
+        Unsupported, InvalidInput: The first row itself is wrong.
     """
     shape = _shape_of(rows[0], expected)
     array, place, _ = _read(rows, (len(rows), *shape), expected.datatype)
@@ -101,14 +98,14 @@ def tensor_of_rows(rows: Sequence[Any], expected: TensorSpec) -> "tuple[Tensor |
 
 
 class RowCheck:
-    """Checks rows one after the other as TensorFlow Serving does, to find its words for the first bad one."""
+    """Checks rows one by one, as TensorFlow Serving does, to find its error text for the first wrong one."""
 
     def __init__(self, inputs: Mapping[str, TensorSpec]) -> None:
         self._inputs = inputs
         self._shapes: dict[str, tuple[int, ...]] = {}
 
     def add(self, name: str, value: Any) -> None:
-        """Raises InvalidInput or Unsupported; it is unlike the rows before, or wrong in itself."""
+        """Check a row. Raises InvalidInput or Unsupported if it is wrong or differs from those before."""
         expected = self._inputs.get(name)
         if expected is None:
             raise InvalidInput(f"JSON object: does not have named input: {name}")
@@ -122,7 +119,7 @@ class RowCheck:
 
 
 def as_status(error: SalverError) -> str:
-    """An error as TensorFlow's status prints itself inside another's text."""
+    """Return an error as TensorFlow's status prints it inside another text."""
     return f"{_STATUS.get(type(error), 'INVALID_ARGUMENT')}: {error}"
 
 
@@ -131,7 +128,7 @@ def _brackets(shape: Sequence[int]) -> str:
 
 
 def _shape_of(value: Any, expected: TensorSpec) -> tuple[int, ...]:
-    """Extents of the first elements."""
+    """Return the extents of the first elements."""
     shape = []
     while type(value) is list:
         shape.append(len(value))
@@ -146,16 +143,16 @@ def _shape_of(value: Any, expected: TensorSpec) -> tuple[int, ...]:
 
 
 def _nothing() -> None:
-    """There is no error."""
+    """Raise nothing."""
 
 
 def _read(
     value: Any, shape: tuple[int, ...], datatype: DataType
 ) -> "tuple[Array, int | None, Callable[[], None]]":
-    """The array; where it is irregular, the index along the first axis, and what raises the error.
+    """Return the array; if it is irregular, also the index along the first axis and a raiser of the error.
 
-    The first error is the one that a walk in order of the text meets: what a level refuses cuts the levels
-    below it short, and what they refuse in what is left is nearer the beginning.
+    The error is the first in the order of the text: an error at a level cuts off the elements behind it, so
+    that an error at a deeper level is nearer to the beginning.
     """
     place: int | None = None
     raise_it: Callable[[], None] = _nothing
@@ -176,7 +173,9 @@ def _read(
     array, index = _leaves(level, datatype)
     if index >= 0:
         return array, index // below, partial(_refuse_leaf, level[index], datatype, len(shape))
-    return (array.reshape(shape) if place is None else array), place, raise_it
+    if place is None:
+        array = array.reshape(shape)
+    return array, place, raise_it
 
 
 def _refuse_list(wrong: Any, depth: int, extent: int, rank: int) -> None:
@@ -191,24 +190,22 @@ def _refuse_list(wrong: Any, depth: int, extent: int, rank: int) -> None:
 
 
 def _leaves(values: list[Any], datatype: DataType) -> tuple[Array, int]:
-    """The values as an array, or the index of the first that is wrong."""
+    """Return the values as an array, or the index of the first wrong one."""
     if not values:
         return np.empty(0, datatype.dtype), -1
     kinds = set(map(type, values))
-    array: Array | None
+    array: Array | None = None
     if datatype in FLOATS and kinds <= _NUMBERS:
         array = rounded(np.array(values, np.float64), datatype)
     elif datatype in RANGES and kinds == {int}:
         least, most = RANGES[datatype]
-        good = least <= min(values) and max(values) <= most
-        wide = np.uint64 if datatype is DataType.UINT64 else np.int64
-        array = np.array(values, wide).astype(datatype.dtype) if good else None
+        if least <= min(values) and max(values) <= most:
+            wide = np.uint64 if datatype is DataType.UINT64 else np.int64
+            array = np.array(values, wide).astype(datatype.dtype)
     elif datatype is DataType.BOOL and kinds == {bool}:
         array = np.array(values, np.bool_)
     elif datatype is DataType.BYTES and kinds <= {str, dict}:
         array = _strings(values)
-    else:
-        array = None
     if array is not None:
         return array, -1
     nothing: Array = np.empty(0, datatype.dtype)
@@ -220,7 +217,7 @@ def _leaves(values: list[Any], datatype: DataType) -> tuple[Array, int]:
 
 
 def rounded(doubles: Array, datatype: DataType) -> Array:
-    """Doubles as FP32 or FP64, as C casts them."""
+    """Return doubles as FP32 or FP64, converted as C does."""
     with np.errstate(over="ignore"):
         return doubles.astype(datatype.dtype)
 
@@ -238,10 +235,10 @@ def _strings(values: list[Any]) -> "Array | None":
 
 
 def base64_of(value: Any) -> bytes:
-    """The octets of ``{"b64": "text"}``.
+    """Return the bytes of ``{"b64": "text"}``.
 
     Raises:
-        InvalidInput: it is none.
+        InvalidInput: It has another form, or is not base64.
     """
     if not is_base64(value):
         raise InvalidInput(f"JSON Value: {shown(value)} not formatted correctly for base64 data")
@@ -252,7 +249,7 @@ def base64_of(value: Any) -> bytes:
 
 
 def _unescape(text: str) -> bytes | None:
-    """As Abseil reads base64: white space is nothing, padding is right or not there at all."""
+    """Decode base64 as Abseil does: white space is ignored, padding must be right or missing."""
     text = "".join(text.split())
     bare = text.rstrip("=")
     padding = len(text) - len(bare)
@@ -273,7 +270,7 @@ def _is_good(value: Any, datatype: DataType) -> bool:
 
 
 def _refuse_leaf(value: Any, datatype: DataType, rank: int) -> None:
-    """Raises what is wrong with one value, if anything is."""
+    """Raise the error of a value, if it has one."""
     if type(value) is list:
         raise InvalidInput(f"Encountered list at unexpected level: {rank} expected < {rank}")
     name = NAMES[datatype]

@@ -1,10 +1,8 @@
 """Reader of predict requests with large numeric tensors, without a Python object for each number.
 
-simdjson hands the numbers of nested lists over as one buffer. That the lists are regular is seen by what is
-left of the text without its numbers, which has to be what lists of that shape leave. What is not of this
-kind, or not right, is left to those who read it slowly and know the words for errors. It knows no error.
-
-Pure.
+simdjson returns the numbers of nested lists as one buffer. To check that the lists are regular, the text
+without its numbers is compared with that of lists of that shape. All other requests, and wrong ones, are left
+to the slow reader, which has the error texts. Pure.
 """
 
 from collections.abc import Mapping
@@ -16,22 +14,23 @@ import orjson
 import simdjson
 
 from salver.dialects.tensorflow.json_tensors import FLOATS, RANGES, rounded
+from salver.dialects.tensorflow.rules import DEFAULT
 from salver.encoding.values import MAX_RANK
 from salver.words.messages import Signature
 from salver.words.tensor import Array, DataType, Tensor
 
-#: Bytes from which a second parser pays for itself.
+#: Size from which this reader is faster, in bytes.
 LARGE: Final = 8_192
 _MOST_ARRAYS: Final = 256
 _NUMBERS: Final = b"0123456789.eE+- \t\r\n"
 
 
-class Read(msgspec.Struct, frozen=True):
-    """A request that was read.
+class LargeRequest(msgspec.Struct, frozen=True):
+    """Parsed request.
 
     Attributes:
-        key: Of the signature; empty = it names none.
-        in_columns: It came as ``inputs``.
+        key: Name of the signature; empty = not given.
+        in_columns: Whether the tensors are in ``inputs``.
     """
 
     key: str
@@ -39,8 +38,8 @@ class Read(msgspec.Struct, frozen=True):
     tensors: tuple[Tensor, ...]
 
 
-def read_large(body: bytes, signature: Signature) -> Read | None:
-    """None unless it is regular and right, and all its tensors are numbers."""
+def read_large(body: bytes, signature: Signature) -> LargeRequest | None:
+    """Return the request; None if it is irregular or wrong, or has tensors other than numbers."""
     try:
         return _Reader(body, signature).read()
     except (ValueError, RuntimeError, TypeError, KeyError, IndexError, OverflowError):
@@ -55,7 +54,7 @@ class _Reader:
         self._skeleton: list[bytes] = []
         self._arrays = 0
 
-    def read(self) -> Read:
+    def read(self) -> LargeRequest:
         root: Any = self._parser.parse(self._body)
         key, form, columns = "", "", {}
         opening = b"{"
@@ -67,7 +66,7 @@ class _Reader:
                 self._skeleton.append(_bare(key))
             elif name in ("instances", "inputs") and not form:
                 form = name
-                chosen = self._signature.named(root.get("signature_name") or _DEFAULT)
+                chosen = self._signature.named(root.get("signature_name") or DEFAULT)
                 kinds = {spec.name: spec.datatype for spec in _known(chosen).inputs}
                 columns = self._tensors(root[name], kinds, by_row=name == "instances")
                 if columns.keys() != kinds.keys():
@@ -78,7 +77,7 @@ class _Reader:
         if not form or b"".join(self._skeleton) != self._body.translate(None, _NUMBERS):
             raise ValueError("irregular")
         tensors = tuple(Tensor(name, kinds[name], array) for name, array in columns.items())
-        return Read(key, form == "inputs", tensors)
+        return LargeRequest(key, form == "inputs", tensors)
 
     def _tensors(self, value: Any, kinds: Mapping[str, DataType], *, by_row: bool) -> dict[str, Array]:
         kind = type(value)
@@ -128,9 +127,6 @@ class _Reader:
         return _checked(value, datatype).reshape(shape)
 
 
-_DEFAULT: Final = "serving_default"
-
-
 def _known(signature: Signature | None) -> Signature:
     if signature is None:
         raise ValueError("no such signature")
@@ -138,7 +134,7 @@ def _known(signature: Signature | None) -> Signature:
 
 
 def _keys(value: Any) -> list[str]:
-    """Its keys, where each stands there once and has no NUL (at which this parser ends it)."""
+    """Return the keys of an object; each must occur once and have no NUL, at which simdjson cuts it."""
     if type(value) is not simdjson.Object:
         raise TypeError("no object")
     keys = list(value.keys())
@@ -148,7 +144,7 @@ def _keys(value: Any) -> list[str]:
 
 
 def _bare(text: str) -> bytes:
-    """What a string leaves of itself; what is escaped otherwise does not look like it."""
+    """Return a string without the characters of numbers; one with other escapes will not match the body."""
     return orjson.dumps(text).translate(None, _NUMBERS)
 
 

@@ -1,24 +1,23 @@
-"""What SavedModels bring for their warm-up, and which requests are written to the prediction log."""
+"""Warm-up records of SavedModels and sampling for the prediction log, attached to loaded models."""
 
 import logging
 from collections.abc import Callable
 
-from salver.dialects.tensorflow.recording import Sampling
 from salver.dialects.tensorflow.replay import Replay
 from salver.kernel.engine.engine import Engine
 from salver.kernel.serving.servable import Servable
-from salver.words.artifacts import Manifest
+from salver.words.artifacts import Logging, Manifest
 from salver.words.events import Lineage, Replayed
 
 _LOG = logging.getLogger("salver.loader")
 
 
 class ReplayAttachment:
-    """Has SavedModels warmed up with the records that lie beside them.
+    """Makes SavedModels warm up with the records beside them.
 
     Args:
-        emit: Receives what was run.
-        clock: Monotonic seconds.
+        emit: Receives events about what was run.
+        clock: Returns monotonic seconds.
     """
 
     def __init__(self, emit: Callable[[Replayed | Lineage], None], clock: Callable[[], float]) -> None:
@@ -38,11 +37,30 @@ class ReplayAttachment:
         return attach
 
 
-class RecordingAttachment:
-    """Has requests written down of models whose configuration says ``logging``.
+class Sampling:
+    """Random choice of a share of a model's requests.
 
     Args:
-        chance: Gives numbers from 0 up to 1; None = there is no prediction log.
+        chance: Returns numbers from 0 up to 1.
+    """
+
+    def __init__(self, wish: Logging, chance: Callable[[], float]) -> None:
+        self.wish = wish
+        self._chance = chance
+
+    def __repr__(self) -> str:
+        return f"<Sampling of {self.wish.rate:g}>"
+
+    def takes(self) -> bool:
+        """Return whether to log the next request."""
+        return self._chance() < self.wish.rate
+
+
+class RecordingAttachment:
+    """Makes requests to models with ``logging`` in their configuration be logged.
+
+    Args:
+        chance: Returns numbers from 0 up to 1; None = there is no prediction log.
     """
 
     def __init__(self, chance: Callable[[], float] | None) -> None:
@@ -53,14 +71,14 @@ class RecordingAttachment:
         return self._attach
 
     def _attach(self, servable: Servable) -> None:
-        servable.sampled = self._sampled
-        servable.declare(recording=self._sampled(servable.manifest))
+        servable.sampled = self._sampling
+        servable.declare(recording=self._sampling(servable.manifest))
 
-    def _sampled(self, manifest: Manifest) -> Sampling | None:
-        wish = manifest.config.logging
-        if not wish.rate:
+    def _sampling(self, manifest: Manifest) -> Sampling | None:
+        logging = manifest.config.logging
+        if not logging.rate:
             return None
         if self._chance is None:
-            _LOG.warning("%s wants requests to be written down; --prediction-log says where", manifest.id)
+            _LOG.warning("requests to %s are not logged: set --prediction-log to a folder", manifest.id)
             return None
-        return Sampling(wish, self._chance)
+        return Sampling(logging, self._chance)

@@ -1,9 +1,6 @@
-"""Records of requests with their answers.
+"""Requests with their answers as serialised ``tensorflow.serving.PredictionLog`` (TF-G18).
 
-As a serialised ``tensorflow.serving.PredictionLog`` (TF-G18), whatever protocol it came by. The same record
-is a warm-up request. It knows no file.
-
-Pure.
+They may come from any protocol, and serve as warm-up requests, too. Pure.
 """
 
 from typing import Any, Final
@@ -19,52 +16,53 @@ _MESSAGES: Final = build_unread()
 
 
 def log_record(event: Predicted, time: int) -> bytes:
-    """A PredictionLog.
+    """Return a PredictionLog.
 
     Args:
-        time: Seconds since 1970.
+        time: Unix seconds.
 
     Raises:
-        InvalidInput, Unsupported: an answer to Classify or Regress has not the form of one.
+        InvalidInput, Unsupported: An answer to Classify or Regress has another form.
     """
-    made = _MESSAGES["PredictionLog"]()
-    metadata = made.log_metadata
+    log = _MESSAGES["PredictionLog"]()
+    metadata = log.log_metadata
     write_spec(metadata.model_spec, event.response, event.signature)
     metadata.sampling_config.sampling_rate = event.wish.rate
     metadata.timestamp_secs = time
     match event.api:
         case "Classify":
-            _write_head(made.classify_log, CLASSIFY, event)
+            _write_head(log.classify_log, CLASSIFY, event)
         case "Regress":
-            _write_head(made.regress_log, REGRESS, event)
+            _write_head(log.regress_log, REGRESS, event)
         case "MultiInference":
-            _write_task(made.multi_inference_log, event)
+            _write_task(log.multi_inference_log, event)
         case _:
-            _write_predict(made.predict_log, event)
-    return made.SerializeToString()  # type: ignore[no-any-return]
+            _write_predict(log.predict_log, event)
+    return log.SerializeToString()  # type: ignore[no-any-return]
 
 
 def size_of(event: Predicted) -> int:
-    """About how many bytes its tensors hold."""
+    """Return the approximate size of the tensors in bytes."""
     return sum(_bytes(tensor) for tensor in (*event.request.inputs, *event.response.outputs))
 
 
 def _bytes(tensor: Tensor) -> int:
     array = tensor.array
-    own = sum(map(len, array.ravel().tolist())) if array.dtype == object else 0
-    return array.nbytes + own
+    if array.dtype == object:
+        return array.nbytes + sum(map(len, array.ravel().tolist()))
+    return array.nbytes
 
 
 def _write_predict(log: Any, event: Predicted) -> None:
     write_spec(log.request.model_spec, event.response, event.signature)
     write_spec(log.response.model_spec, event.response, event.signature)
     log.request.output_filter.extend([output.name for output in event.request.outputs])
-    for made, tensors in (
+    for field, tensors in (
         (log.request.inputs, event.request.inputs),
         (log.response.outputs, event.response.outputs),
     ):
         for tensor in tensors:
-            made[tensor.name].MergeFromString(tf_tensor.to_bytes(tensor.datatype, tensor.array))
+            field[tensor.name].MergeFromString(tf_tensor.to_bytes(tensor.datatype, tensor.array))
 
 
 def _write_head(log: Any, method: str, event: Predicted) -> None:
@@ -75,17 +73,18 @@ def _write_head(log: Any, method: str, event: Predicted) -> None:
 
 
 def _write_task(log: Any, event: Predicted) -> None:
-    method = REGRESS if any(tensor.name == OUTPUTS for tensor in event.response.outputs) else CLASSIFY
+    answer = log.response.results.add()
+    method, result = CLASSIFY, answer.classification_result
+    if any(tensor.name == OUTPUTS for tensor in event.response.outputs):
+        method, result = REGRESS, answer.regression_result
     task = log.request.tasks.add(method_name=method)
     write_spec(task.model_spec, event.response, event.signature)
     examples = _write_examples(log.request.input, event)
-    answer = log.response.results.add()
     write_spec(answer.model_spec, event.response, event.signature)
-    result = answer.regression_result if method == REGRESS else answer.classification_result
     write_result(result, method, event.response.outputs, examples)
 
 
-def _write_examples(made: Any, event: Predicted) -> int:
+def _write_examples(field: Any, event: Predicted) -> int:
     examples: list[bytes] = event.request.inputs[0].array.ravel().tolist()
-    made.example_list.examples.extend(examples)
+    field.example_list.examples.extend(examples)
     return len(examples)

@@ -1,8 +1,7 @@
-"""What do TensorFlow Serving's metric names say?
+"""Metrics under TensorFlow Serving's names (TF-M1, TF-M2, TF-M4).
 
-The counters and histograms that its dashboards read (TF-M1, TF-M2, TF-M4), from the same events as Salver's
-own. Names begin with a colon, latencies are microseconds, and counters end without ``_total``. Requests over
-gRPC, of any protocol, are ``GRPC``, and others ``REST``. Knows no registry and no page.
+Names begin with a colon, latencies are microseconds, and counters have no ``_total``. Requests over gRPC,
+of any protocol, are ``GRPC``, and others ``REST``.
 """
 
 import re
@@ -21,19 +20,19 @@ from salver.words.errors import Code
 from salver.words.events import BatchRan, Event, Lineage, Replayed, Served
 from salver.words.messages import ModelId
 
-#: Microseconds: 10 x 1.8^n (TF-M4).
+#: Bounds in microseconds: 10 x 1.8^n (TF-M4).
 LATENCY_BOUNDS: Final[tuple[float, ...]] = tuple(10 * 1.8**n for n in range(33))
-#: Examples of a request, and rows of a batch.
+#: Bounds of the examples of a request, and of the rows of a batch.
 EXAMPLE_BOUNDS: Final[tuple[float, ...]] = tuple(float(2**n) for n in range(15))
 ROW_BOUNDS: Final[tuple[float, ...]] = tuple(float(2**n) for n in range(14))
 _PREFIX: Final = ":tensorflow:serving:"
 _BATCHES: Final = "batching_session:"
 _PLAIN: Final = re.compile(rb"^_tensorflow_serving_(batching_session_)?", re.MULTILINE)
 _UNKNOWN: Final = "_unknown"
-#: Of which series are kept; a server that takes up and gives up many forgets the oldest.
+#: Models whose series are kept; beyond that the oldest is dropped.
 _MOST_MODELS: Final = 1024
 _RUNTIME: Final = "TF1"
-_INNER: Final = "inner"  # what models ask of each other
+_INNER: Final = "inner"  # protocol of requests between models
 _WITH_EXAMPLES: Final = frozenset({"Classify", "Regress", "MultiInference"})
 #: Outcome -> the name of TensorFlow Serving's status.
 STATUS: Final[dict[str, str]] = {
@@ -59,12 +58,13 @@ STATUS: Final[dict[str, str]] = {
 
 
 class TensorFlowMetricsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which metrics have TensorFlow Serving's names.
+    """Choice of the metrics under TensorFlow Serving's names.
 
     Attributes:
-        requests: Those that count: of TensorFlow Serving's interfaces (``own``), or of every protocol.
-        has_batches: Batches count, too.
-        thread_pool_name: A label of what waits for batches.
+        requests: Requests that count: those of TensorFlow Serving's interfaces (``own``), or of every
+            protocol.
+        has_batches: Whether batches count.
+        thread_pool_name: Label of the queueing time.
     """
 
     requests: Literal["none", "own", "all"] = "own"
@@ -73,12 +73,12 @@ class TensorFlowMetricsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields
 
 
 def _histograms() -> defaultdict[Any, Histogram]:
-    """Of latencies, made when they are asked for."""
+    """Return histograms of latencies that are created on first use."""
     return defaultdict(lambda: Histogram(LATENCY_BOUNDS))
 
 
 class _Model:
-    """The numbers of one model."""
+    """Counts of one model."""
 
     def __init__(self) -> None:
         self.statuses: Counter[str] = Counter()
@@ -88,10 +88,10 @@ class _Model:
 
 
 class TensorFlowMetrics(Collector):
-    """Counts events, as an observer, for the metrics page.
+    """Observer that counts events for the metrics page.
 
     Args:
-        records: Requests that were to be written down, by model and status.
+        records: Returns the number of logged requests by model and status.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class TensorFlowMetrics(Collector):
         _forget_first(self._replayed_records)
 
     def _served(self, name: str, api: str, protocol: str, outcome: str, events: Sequence[Served]) -> None:
-        """Requests of one model and API, over one protocol and with one outcome."""
+        """Count requests of one model, API, protocol and outcome."""
         model = self._models.get(name or _UNKNOWN)
         if model is None:
             model = self._models[name or _UNKNOWN] = _Model()
@@ -164,7 +164,7 @@ class TensorFlowMetrics(Collector):
             self._inputs.add_all([e.rows for e in batched])
 
     def collect(self) -> Iterator[Metric]:
-        """All metric families."""
+        """Yield all metric families."""
         with self._lock:
             yield from self._of_requests()
             yield from self._of_loads()
@@ -227,9 +227,9 @@ def _forget_first(series: dict[Any, Any]) -> None:
 
 
 def with_colons(page: bytes) -> bytes:
-    """An OpenMetrics page whose samples are called as their families are.
+    """Return an OpenMetrics page with colons in the names of samples.
 
-    prometheus_client 0.26 writes the colons of samples' names, and of no families', as underscores.
+    prometheus_client 0.26 writes them as underscores, but keeps those in the names of families.
 
     >>> with_colons(b"_tensorflow_serving_batching_session_wrapped_run_count 1")
     b':tensorflow:serving:batching_session:wrapped_run_count 1'

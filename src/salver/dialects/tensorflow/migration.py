@@ -40,15 +40,13 @@ _PATHS: Final = (
     "ssl_config_file",
     "platform_config_file",
 )
-#: Which message each file holds.
+#: Kind and message of the file that each flag names.
 _MESSAGES: "Final[Mapping[str, tuple[Kind, str]]]" = {
     "model_config_file": ("models", "ModelServerConfig"),
     "batching_parameters_file": ("batching", "BatchingParameters"),
     "monitoring_config_file": ("monitoring", "MonitoringConfig"),
     "platform_config_file": ("platform", "PlatformConfigMap"),
 }
-
-
 _TEXTS: "Final[tuple[tuple[re.Pattern[str], Kind], ...]]" = (
     (re.compile(r"^\s*model_config_list\b|^\s*custom_model_config\b", re.MULTILINE), "models"),
     (re.compile(r"^\s*platform_configs\b", re.MULTILINE), "platform"),
@@ -66,7 +64,7 @@ _TEXT_NAMES: Final = (".config", ".conf", ".txt", ".pbtxt", ".textproto")
 
 
 class TensorFlowMigration:
-    """TensorFlow Serving, for ``salver migrate``."""
+    """TensorFlow Serving's part of ``salver migrate``."""
 
     name = _NAME
     title = "TensorFlow Serving"
@@ -83,13 +81,13 @@ class TensorFlowMigration:
                 yield Sighting(kind, path)
 
     def services(self, deployment: "Deployment", installed: Installation) -> list[Service]:
-        """Return the servers that command lines start; else one made of the files and base paths."""
+        """Return the servers that command lines start, or else one for the files and base paths."""
         found = [
             _started(started, deployment, installed)
             for started in deployment.started
             if started.launch.server == _NAME
         ]
-        if not found and (words := _made(deployment)):
+        if not found and (words := _command_line(deployment)):
             found = [_Survey("", deployment, None, installed).service(words, [], {})]
         served = {place.path for service in found if service.config for place in models_of(service.config)}
         rest = [path for path in deployment.base_paths if str(path) not in served]
@@ -98,13 +96,13 @@ class TensorFlowMigration:
         return found
 
     def is_same(self, service: Service, words: Sequence[str]) -> bool:
-        """Return whether a command line means what the service means. Raises SalverError."""
+        """Return whether a command line stands for the service. Raises SalverError."""
         config = tensorflow.configure(words[len(_HEAD) :], service.environment).config
         before = service.config
         return before is not None and models_of(config) == models_of(before)
 
     def manifests(self, service: Service, installed: Installation) -> "tuple[Manifest, ...]":
-        """Return every version of the service's models, to be written as a repository of Salver's."""
+        """Return every version of the service's models, for a repository of Salver's."""
         return () if service.config is None else _manifests(service.config, installed)
 
 
@@ -122,8 +120,8 @@ def _manifests(config: "ServeConfig", installed: Installation) -> "tuple[Manifes
     return repository.scan(0.0)
 
 
-def _made(deployment: "Deployment") -> list[str]:
-    """Return the command line for files that none starts."""
+def _command_line(deployment: "Deployment") -> list[str]:
+    """Return a command line for the files; empty if there are no models."""
     words = [
         f"--{flag}={deployment.files[kind][0]}"
         for flag, (kind, _) in _MESSAGES.items()
@@ -159,7 +157,7 @@ def _started(started: "ServerStart", deployment: "Deployment", installed: Instal
 
 
 class _Survey:
-    """One server's files and models."""
+    """Files and models of one server."""
 
     def __init__(
         self,
@@ -214,31 +212,12 @@ class _Survey:
     def _models(self, config: "ServeConfig") -> tuple[Model, ...]:
         manifests = _manifests(config, self._installed)
         models = judge_models(_NAME, manifests, self._installed.backends, trusts_pickle=config.trust_pickle)
-        there = {model.name for model in models}
-        lost = [
-            Model(
-                _NAME,
-                place.name,
-                (),
-                place.path,
-                "",
-                "",
-                True,
-                FAILS,
-                ("it lies in an object store, and was not looked at",)
-                if "://" in place.path
-                else ("there is no version below its base path",),
-                f"salver doctor {place.path} looks at it"
-                if "://" in place.path
-                else "Bring its folder along.",
-            )
-            for place in models_of(config)
-            if place.name not in there
-        ]
+        found = {model.name for model in models}
+        lost = [_lost(place.name, place.path) for place in models_of(config) if place.name not in found]
         return (*models, *lost)
 
     def _with_files(self, words: Sequence[str]) -> list[str]:
-        """Return the command line with a list of models whose base paths lie in this folder."""
+        """Return the command line with a list of models whose base paths are in this folder."""
         found = []
         for word in words:
             flag, _, path = word.partition("=")
@@ -274,13 +253,14 @@ class _Survey:
         return (text_format.MessageToString(message).encode() if is_changed else content), is_changed
 
     def _here(self, base_path: str) -> str:
-        """Return where a base path lies in the folder; empty if it is not there, or not on this machine."""
+        """Return the place of a base path in the folder; empty if there is none, or not on this machine."""
         if "://" in base_path or not base_path:
             return ""
         from salver.migration.command_lines import Launch
 
-        launch = self._started.launch if self._started else Launch("tensorflow-serving", ())
-        beside = self._started.file if self._started else self._deployment.folder / "."
+        launch, beside = Launch("tensorflow-serving", ()), self._deployment.folder / "."
+        if self._started:
+            launch, beside = self._started.launch, self._started.file
         found = self._deployment.find(base_path, launch, beside)
         return str(found) if found else ""
 
@@ -293,16 +273,24 @@ class _Survey:
         found: list[Setting] = []
         for word in words:
             flag, _, path = word.partition("=")
-            told = _MESSAGES.get(flag.removeprefix("--"))
-            if told is None or not path:
+            described = _MESSAGES.get(flag.removeprefix("--"))
+            if described is None or not path:
                 continue
-            message = tf_text.parse(read(path), told[1], path)
-            without = without_effect(message) if told[0] == "models" else ()
+            message = tf_text.parse(read(path), described[1], path)
+            without = without_effect(message) if described[0] == "models" else ()
             where = path.replace(f"{folder}/", "").replace(f"{self._deployment.folder}/", "")
             for key in dict.fromkeys(_leaves(message)):
                 has_none = any(f"{key}.".find(f"{each}.") >= 0 for each in without)
                 found.append(Setting(_NAME, where, key, "", "no effect" if has_none else "used"))
         return found
+
+
+def _lost(name: str, path: str) -> Model:
+    problem, fix = "there is no version below its base path", "Bring its folder along."
+    if "://" in path:
+        problem = "it is in an object store, which was not checked"
+        fix = f"Check it with salver doctor {path}."
+    return Model(_NAME, name, (), path, "", "", True, FAILS, (problem,), fix)
 
 
 def _leaves(message: Any, prefix: str = "") -> Iterator[str]:

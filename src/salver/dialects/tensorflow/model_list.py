@@ -1,7 +1,7 @@
-"""Models named in a list of TensorFlow Serving (``ModelServerConfig``).
+"""Models in a list of TensorFlow Serving (``ModelServerConfig``).
 
-Each has a name, the folder of its versions, and settings. Any format may lie there, and a configuration
-beside the versions holds where the list says nothing.
+Each has a name, the folder of its versions, and settings. The versions may have any format, and a
+configuration beside them holds for everything that the list leaves open.
 """
 
 import re
@@ -14,7 +14,7 @@ from salver.words.artifacts import Logging, Versions
 from salver.words.errors import FailedPrecondition, InvalidInput, Unsupported
 from salver.words.messages import ModelId
 
-#: The one platform; what lies under a base path is recognised by its content.
+#: The only platform; formats are recognised by content.
 PLATFORM: Final = "tensorflow"
 _CUSTOM: Final = "Missing custom_model_config_loader in ServerCore Options"
 _UNFIT: Final = re.compile(r"[^A-Za-z0-9._-]")
@@ -24,47 +24,42 @@ def named_models(config: Any) -> tuple[NamedModel, ...]:
     """Return the models of a ModelServerConfig (TF-C1 to TF-C3).
 
     Raises:
-        InvalidInput, Unsupported: it cannot be served; TensorFlow Serving's texts, where it has one.
+        InvalidInput, Unsupported: It cannot be served; the text is TensorFlow Serving's if it has one.
     """
     if config.WhichOneof("config") == "custom_model_config":
-        raise Unsupported(_CUSTOM, fix="Say model_config_list.")
-    models = config.model_config_list.config
-    seen: set[str] = set()
-    for model in models:
+        raise Unsupported(_CUSTOM, fix="Use model_config_list.")
+    found: dict[str, NamedModel] = {}
+    for model in config.model_config_list.config:
         if not model.name:
             raise InvalidInput("a model of model_config_list has no name")
-        if model.name in seen:
+        if model.name in found:
             raise InvalidInput(f"Illegal to list model {model.name} multiple times in config list")
-        seen.add(model.name)
         if "://" not in model.base_path and not PurePosixPath(model.base_path).is_absolute():
             raise InvalidInput(
                 f"Expected model {model.name} to have an absolute path or URI; got "
                 f"base_path()={model.base_path}"
             )
-    return tuple(
-        NamedModel(
+        found[model.name] = NamedModel(
             model.name,
             model.base_path,
-            _versions(model.model_version_policy) if model.HasField("model_version_policy") else None,
+            _versions(model),
             {label: str(version) for label, version in sorted(model.version_labels.items())},
             platform=_platform(model),
-            logging=_logging(model.name, model.logging_config) if model.HasField("logging_config") else None,
+            logging=_logging(model),
         )
-        for model in models
-    )
+    return tuple(found.values())
 
 
 def without_effect(config: Any) -> tuple[str, ...]:
     """Return the keys of a ModelServerConfig that are accepted and have no effect here (TF-C4)."""
     found = set()
     for model in config.model_config_list.config:
-        said = model.logging_config
-        sampling = said.sampling_config
-        if sampling.per_task_sampling_configs:
+        logging = model.logging_config
+        if logging.sampling_config.per_task_sampling_configs:
             found.add("sampling_config.per_task_sampling_configs")
-        if sampling.attributes:
+        if logging.sampling_config.attributes:
             found.add("sampling_config.attributes")
-        if said.HasField("custom_logging_config"):
+        if logging.HasField("custom_logging_config"):
             found.add("custom_logging_config")
     return tuple(f"logging_config.{key}" for key in sorted(found))
 
@@ -73,7 +68,7 @@ def check_change(before: Sequence[NamedModel], after: Sequence[NamedModel]) -> N
     """Check whether one list may replace another.
 
     Raises:
-        InvalidInput: a model has another platform, or one that there is not; TensorFlow Serving's texts.
+        InvalidInput: A model has a new or unknown platform; the texts are TensorFlow Serving's.
     """
     platforms = {place.name: place.platform or PLATFORM for place in before}
     wanted = {place.name: place.platform or PLATFORM for place in after}
@@ -88,7 +83,7 @@ def check_change(before: Sequence[NamedModel], after: Sequence[NamedModel]) -> N
         if platform != PLATFORM:
             raise InvalidInput(
                 f"Model {name} requests unsupported platform {platform}",
-                fix=f'Say model_platform: "{PLATFORM}"; any format that Salver knows may lie there.',
+                fix=f'Use model_platform: "{PLATFORM}" for all formats that Salver knows.',
             )
 
 
@@ -99,31 +94,34 @@ def check_labels(
     *,
     allows_unready: bool,
 ) -> None:
-    """Check whether labels may mean these versions (TF-L7).
+    """Check whether labels may name these versions (TF-L7).
 
     Args:
-        meant: The version that each label means now, by model.
-        ready: What can answer.
-        allows_unready: A label that is new may mean a version that cannot answer yet.
+        meant: The version of each label now, by model.
+        ready: Versions that can answer.
+        allows_unready: Whether a new label may name a version that cannot answer yet.
 
     Raises:
-        FailedPrecondition: one may not; TensorFlow Serving's text.
+        FailedPrecondition: One may not; the text is TensorFlow Serving's.
     """
-    there = {(id.name, int(id.version)) for id in ready if id.version.isdecimal()}
+    available = {(id.name, int(id.version)) for id in ready if id.version.isdecimal()}
     for place in places:
         for label, version in place.labels.items():
             old = meant.get(place.name, {}).get(label, version)
             is_new = not old.isdecimal() or int(old) == int(version)
-            if not (allows_unready and is_new) and (place.name, int(version)) not in there:
+            if not (allows_unready and is_new) and (place.name, int(version)) not in available:
                 raise FailedPrecondition(
                     f"Request to assign label to version {version} of model {place.name}, which is not "
                     "currently available for inference",
                     fix="Let the version load first; --allow_version_labels_for_unavailable_models=true "
-                    "allows it for labels that are new.",
+                    "allows it for new labels.",
                 )
 
 
-def _versions(policy: Any) -> Versions:
+def _versions(model: Any) -> Versions | None:
+    if not model.HasField("model_version_policy"):
+        return None
+    policy = model.model_version_policy
     match policy.WhichOneof("policy_choice"):
         case "all":
             return Versions(all=True)
@@ -134,12 +132,15 @@ def _versions(policy: Any) -> Versions:
             return Versions(latest=max(policy.latest.num_versions, 1))
 
 
-def _logging(name: str, said: Any) -> Logging:
+def _logging(model: Any) -> Logging | None:
     """Return the logging of a model (TF-C4); of the file's path only the name counts."""
-    rate = said.sampling_config.sampling_rate
+    if not model.HasField("logging_config"):
+        return None
+    config = model.logging_config
+    rate = config.sampling_config.sampling_rate
     if not 0 <= rate <= 1:
-        raise InvalidInput(f"sampling_rate of model {name} must be from 0 to 1, not {rate:g}")
-    prefix = PurePosixPath(said.log_collector_config.filename_prefix).name
+        raise InvalidInput(f"sampling_rate of model {model.name} must be from 0 to 1, not {rate:g}")
+    prefix = PurePosixPath(config.log_collector_config.filename_prefix).name
     return Logging(rate=rate, prefix=_UNFIT.sub("_", prefix).lstrip("._-"))
 
 

@@ -1,8 +1,7 @@
-"""Grammar of TensorFlow Serving's paths.
+"""Grammar of TensorFlow Serving's paths (TF-R1 to TF-R7, TF-R28), with KServe's ``:explain`` (X-2).
 
-It is (TF-R1 to TF-R7, TF-R28), and KServe's ``:explain`` in it (X-2): whatever stands below ``/v1/`` in
-any case, names still encoded. A name has neither ``/`` nor ``:``; but one of OpenAI's may have slashes, and
-is looked for among those that are known (X-26). It knows no operation's meaning.
+It covers all paths below ``/v1/``, in upper or lower case, with names still encoded. A name has neither
+``/`` nor ``:``; one of OpenAI's may have slashes, and is searched among known names (X-26).
 """
 
 import re
@@ -11,13 +10,13 @@ from typing import Final, NamedTuple
 
 from salver.words.errors import InvalidInput
 
-#: What its paths ask for.
+#: Operations of the paths.
 OPERATIONS: Final = frozenset(
     ("model_v1", "metadata_v1", "predict_v1", "classify_v1", "regress_v1", "explain_v1")
 )
-#: Those of them that ask a model.
+#: Operations that run a model.
 INFERRING: Final = OPERATIONS - {"model_v1", "metadata_v1"}
-#: Bytes of a body for them that came compressed (TF-R23), where no lower limit is set.
+#: Limit of a compressed body after inflation in bytes (TF-R23), if no lower limit is set.
 MOST_INFLATED: Final = 100 << 20
 _WHICH: Final = r"(?:/versions/(\d+)|/labels/([^/:]+))?"
 _HOW: Final = rf"{_WHICH}:(classify|regress|predict|explain)"
@@ -32,9 +31,9 @@ _MOST: Final = (1 << 63) - 1
 
 
 class PathMatch(NamedTuple):
-    """What a path asks for; ``model`` and ``label`` as they stand in it, ``version`` without zeros in front.
+    """Operation and names in a path: ``model`` and ``label`` encoded, ``version`` without leading zeros.
 
-    The model is empty where its name may have slashes.
+    The model is empty if its name may have slashes.
     """
 
     operation: str
@@ -44,15 +43,15 @@ class PathMatch(NamedTuple):
 
 
 def is_below_v1(path: bytes) -> bool:
-    """Return whether the path is TensorFlow Serving's to answer if nobody else does."""
+    """Return whether a path is TensorFlow Serving's unless another dialect has it."""
     return path[:4].lower() == b"/v1/"
 
 
 def find(verb: str, path: str) -> PathMatch:
-    """What is meant.
+    """Return the operation of a path.
 
     Raises:
-        InvalidInput: nothing, in TensorFlow Serving's words.
+        InvalidInput: There is none; the text is TensorFlow Serving's.
 
     >>> find("POST", "/V1/models/m/versions/007:Predict")
     PathMatch(operation='predict_v1', model='m', version='7', label='')
@@ -73,7 +72,7 @@ def find(verb: str, path: str) -> PathMatch:
 
 
 def find_slashed(path: str, names: Iterable[str], verb: str = "GET") -> PathMatch | None:
-    """The longest of these names with which a decoded path goes on below ``/v1/models/``, and what it asks.
+    """Return the operation of a decoded path with the longest of these names; None if no name fits.
 
     >>> find_slashed("/v1/models/org/m/versions/3", ["org/m", "org"])
     PathMatch(operation='model_v1', model='org/m', version='3', label='')
@@ -86,7 +85,7 @@ def find_slashed(path: str, names: Iterable[str], verb: str = "GET") -> PathMatc
 
 
 def malformed(verb: str, path: str) -> InvalidInput:
-    """There is no such path (TF-R7)."""
+    """Return the error of an unknown path (TF-R7)."""
     return InvalidInput(f"Malformed request: {verb} {path}")
 
 
@@ -105,7 +104,6 @@ def _looking(model: str | None, version: str | None, label: str | None, metadata
 def _number(version: str | None) -> str:
     if version is None:
         return ""
-    number = int(version) if len(version) < 4000 else _MOST + 1
-    if number > _MOST:
+    if len(version) >= 4000 or int(version) > _MOST:  # int() refuses longer texts
         raise InvalidInput(f"Failed to convert version: {version} to numeric.")
-    return str(number)
+    return str(int(version))

@@ -1,10 +1,7 @@
-"""How does a PredictRequest become words, and the answer a PredictResponse?
+"""Codec of PredictRequest and PredictResponse.
 
-Callers ask over and over with the same names, types and shapes: what stands around the numbers is read once
-(:mod:`salver.encoding.known_forms`), and answers are put together from pieces. It knows no frame, stream or
-status.
-
-Pure.
+Callers repeat the same names, types and shapes. What surrounds the numbers is therefore parsed once
+(:mod:`salver.encoding.known_forms`), and answers are assembled from pieces. Pure.
 """
 
 import itertools
@@ -17,9 +14,8 @@ from google.protobuf.message import DecodeError
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from salver.dialects.tensorflow import tf_tensor
-from salver.dialects.tensorflow.grpc_codec import ForOne, ModelSpec, parse, spec_of, write_spec
-from salver.dialects.tensorflow.heads import DEFAULT
-from salver.dialects.tensorflow.rules import TfsRules
+from salver.dialects.tensorflow.grpc_codec import ModelCodec, ModelSpec, parse, spec_of, write_spec
+from salver.dialects.tensorflow.rules import DEFAULT, TfsRules
 from salver.dialects.tensorflow.tf_schema import build, build_unread
 from salver.encoding import varints
 from salver.encoding.bodies import Message
@@ -28,12 +24,12 @@ from salver.words.errors import FailedPrecondition, InvalidInput
 from salver.words.messages import InferRequest, InferResponse, RequestedOutput, Signature
 from salver.words.tensor import Tensor
 
-_NAMED: Final = 12  # bytes: the two before a ModelSpec, and the first behind it, none of which is a number's
-#: Fields of a TensorProto whose values lie as numpy has them.
+_NAMED: Final = 12  # bytes: two before a ModelSpec and those after it that cannot belong to a number
+#: Fields of a TensorProto whose values have numpy's layout.
 _PLAIN: Final = frozenset((4, 5, 6))  # tensor_content, float_val, double_val
-#: The entries of inputs, whose values have those viewed.
+#: Fields of inputs that count in is_slow; values with numpy's layout are only viewed.
 _OUTLINE: Final[varints.Outline] = {1: {}, 2: {2: {0: _PLAIN, 2: {2: {}}}}}
-#: Bytes that are read in a moment, whatever they hold.
+#: Size of a message that is parsed quickly, whatever it holds, in bytes.
 _LARGE: Final = 1 << 16
 _ABOUT: Final = frozenset((1, 2, 3))  # dtype, tensor_shape, version_number
 _SPEC: Final = b"\x12"  # field 2 of a PredictResponse
@@ -41,12 +37,12 @@ _OUTPUT: Final = b"\x0a"  # field 1, an entry of outputs: its key is field 1, to
 _VALUE: Final = b"\x12"  # and its value field 2
 
 
-class _Known(msgspec.Struct, frozen=True, gc=False):
-    """What a message is but for its numbers, and what it asked of a model with that signature.
+class _KnownRequest(msgspec.Struct, frozen=True, gc=False):
+    """A message without its numbers, and the request that it was for a signature.
 
     Attributes:
-        around: What stands where; the first piece begins the message.
-        at: Where the first number lies.
+        around: Pieces around the numbers with their offsets; the first one begins the message.
+        at: Offset of the first number.
     """
 
     around: tuple[tuple[int, bytes], ...]
@@ -58,24 +54,24 @@ class _Known(msgspec.Struct, frozen=True, gc=False):
 
 
 class PredictMessage(msgspec.Struct, gc=False):
-    """A PredictRequest that nobody has read any further than to know whom it is for."""
+    """A PredictRequest of which only the model is known."""
 
     message: bytes
-    known: _Known | None
+    known: _KnownRequest | None
     parsed: Any
 
 
 class PredictMessages:
-    """Reads PredictRequests; those of a form that it knows are quick."""
+    """Reader of PredictRequests that remembers their forms."""
 
     def __init__(self) -> None:
-        self._known: KnownForms[tuple[int, bytes], _Known] = KnownForms()
+        self._known: KnownForms[tuple[int, bytes], _KnownRequest] = KnownForms()
 
     def read(self, message: bytes) -> tuple[ModelSpec, PredictMessage]:
-        """Whom it is for, and the rest for :class:`Predict`.
+        """Return the model of a message, and the rest for :class:`Predict`.
 
         Raises:
-            InvalidInput: it is no PredictRequest, or names no model.
+            InvalidInput: It is no PredictRequest, or names no model.
         """
         known = self._known.get(_key(message))
         if known is not None and holds(message, known.around):
@@ -84,11 +80,11 @@ class PredictMessages:
         return spec_of(parsed), PredictMessage(message, None, parsed)
 
     def __reduce__(self) -> tuple[object, ...]:
-        """One for another process, which knows no form."""
+        """Pickle as an empty reader for another process."""
         return (PredictMessages, ())
 
     def is_slow(self, message: bytes) -> bool:
-        """True if reading this large message would keep others waiting."""
+        """Return whether parsing this large message would block the loop."""
         known = self._known.get(_key(message))
         if known is not None and holds(message, known.around):
             return False
@@ -99,24 +95,26 @@ class PredictMessages:
         return count > varints.MOST_FIELDS or weight > _LARGE
 
     def learn(
-        self, asked: PredictMessage, spec: ModelSpec, signature: Signature, request: InferRequest
+        self, body: PredictMessage, spec: ModelSpec, signature: Signature, request: InferRequest
     ) -> None:
-        """Remember the form of a request that was read in full, if it has one."""
-        key = _key(asked.message)
+        """Remember the form of a parsed request, if it has one."""
+        key = _key(body.message)
         before = self._known.get(key)
         if before is not None and before.signature is signature:
-            return  # two forms begin alike, and one is enough
-        new = _known(asked.message, spec, signature, request)
+            return  # another form with the same key; one is kept
+        new = _known(body.message, spec, signature, request)
         if new is not None:
             self._known.add(key, new)
 
 
 def _key(message: bytes) -> tuple[int, bytes]:
-    """In what messages of different forms differ as a rule, and of one form never: whom they are for."""
+    """Return size and model of a message, which are equal for one form and usually differ between forms."""
     return len(message), message[: _NAMED + message[1] if len(message) > 1 else 0]
 
 
-def _known(message: bytes, spec: ModelSpec, signature: Signature, request: InferRequest) -> _Known | None:
+def _known(
+    message: bytes, spec: ModelSpec, signature: Signature, request: InferRequest
+) -> _KnownRequest | None:
     try:
         places = _places(message)
     except ValueError:
@@ -137,7 +135,7 @@ def _known(message: bytes, spec: ModelSpec, signature: Signature, request: Infer
         return None
     parts = {part.name: part for part in found.parts}
     form = Form(tuple([parts[tensor.name] for tensor in request.inputs]), found.outputs, found.size)
-    return _Known(around, spec, signature, form, request.signature, spans[0][0])
+    return _KnownRequest(around, spec, signature, form, request.signature, spans[0][0])
 
 
 def _lies_at(place: tuple[int, int], tensor: Tensor, message: bytes) -> bool:
@@ -146,10 +144,10 @@ def _lies_at(place: tuple[int, int], tensor: Tensor, message: bytes) -> bool:
 
 
 def _places(message: bytes) -> dict[str, tuple[int, int]]:
-    """Where the numbers of each input lie, of a message all of whose inputs have plain ones; else none.
+    """Return the span of each input's numbers; none unless all inputs have numpy's layout.
 
     Raises:
-        ValueError: it is no message.
+        ValueError: It is no message.
     """
     places: dict[str, tuple[int, int]] = {}
     for number, begin, end in varints.fields(message, 0, len(message)):
@@ -168,11 +166,7 @@ def _places(message: bytes) -> dict[str, tuple[int, int]]:
 
 
 def parse_predict(message: bytes) -> Any:
-    """A PredictRequest; numbers that came one by one are packed.
-
-    Raises:
-        InvalidInput: it is none.
-    """
+    """Parse a PredictRequest; numbers that are not packed become packed. Raises InvalidInput."""
     parsed = parse("PredictRequest", message)
     if any(len(UnknownFieldSet(tensor)) for tensor in parsed.inputs.values()):
         try:
@@ -183,11 +177,11 @@ def parse_predict(message: bytes) -> Any:
     return parsed
 
 
-class Predict(ForOne):
+class Predict(ModelCodec):
     """Codec of PredictionService.Predict (TF-G5, TF-G6).
 
     Args:
-        messages: Learns the forms of those that it reads.
+        messages: Learns the forms of requests.
     """
 
     def __init__(self, spec: ModelSpec, rules: TfsRules, messages: PredictMessages) -> None:
@@ -195,12 +189,12 @@ class Predict(ForOne):
         self._messages = messages
 
     def decode(self, body: PredictMessage | Message, signature: Signature) -> InferRequest:
-        """The request.
+        """Return the request.
 
         Raises:
-            FailedPrecondition: the model has no such signature.
-            InvalidInput: naming the input or output.
-            TooLarge, Unsupported: of a tensor.
+            FailedPrecondition: The model has no such signature.
+            InvalidInput: An input or output is wrong; the error names it.
+            TooLarge, Unsupported: See :func:`~salver.dialects.tensorflow.tf_tensor.read`.
         """
         if isinstance(body, Message):
             body = PredictMessage(body.message, None, None)
@@ -226,36 +220,36 @@ class Predict(ForOne):
         return request
 
     def encode(self, request: InferRequest, response: InferResponse) -> bytes:
-        """A PredictResponse."""
+        """Return a PredictResponse."""
         as_content = self._rules.answers_as_content
         parts: list[bytes] = []
         for tensor in response.outputs:
             value = tf_tensor.to_bytes(tensor.datatype, tensor.array, as_content=as_content)
-            begun = _entry(tensor.name)
+            head = _entry_head(tensor.name)
             size = varints.one(len(value))
-            parts += (_OUTPUT, varints.one(len(begun) + len(size) + len(value)), begun, size, value)
-        parts.append(_answered(response.model, response.version, self._spec.signature))
+            parts += (_OUTPUT, varints.one(len(head) + len(size) + len(value)), head, size, value)
+        parts.append(_spec_field(response.model, response.version, self._spec.signature))
         return b"".join(parts)
 
 
 @lru_cache(maxsize=4096)
-def _entry(name: str) -> bytes:
-    """What an entry of outputs begins with, up to the length of its value."""
+def _entry_head(name: str) -> bytes:
+    """Return the beginning of an entry of outputs, up to the length of its value."""
     key = name.encode()
     return b"".join((b"\x0a", varints.one(len(key)), key, _VALUE))
 
 
 @lru_cache(maxsize=4096)
-def _answered(model: str, version: str, signature: str) -> bytes:
-    """Field ``model_spec`` of a PredictResponse."""
-    made = build()["ModelSpec"]()
-    write_spec(made, InferResponse(model, version, ()), signature)
-    content = made.SerializeToString()
+def _spec_field(model: str, version: str, signature: str) -> bytes:
+    """Return the field ``model_spec`` of a PredictResponse."""
+    spec = build()["ModelSpec"]()
+    write_spec(spec, InferResponse(model, version, ()), signature)
+    content = spec.SerializeToString()
     return b"".join((_SPEC, varints.one(len(content)), content))
 
 
 def _inputs(given: Mapping[str, Any], signature: Signature) -> tuple[Tensor, ...]:
-    """The tensors, checked against the signature before any is read."""
+    """Return the tensors; their names are checked against the signature before any is read."""
     specs = signature.inputs
     has_defaults = any(spec.optional for spec in specs)
     if len(given) > len(specs) or (len(given) < len(specs) and not has_defaults):
@@ -274,10 +268,10 @@ def _inputs(given: Mapping[str, Any], signature: Signature) -> tuple[Tensor, ...
             "Inputs contains invalid name. Used request inputs: "
             f"{_joined(spec.name for spec in used)}, request input: {_joined(given)}"
         )
-    room = tf_tensor.Room()
+    budget = tf_tensor.FillBudget()
     tensors = []
     for index, spec in enumerate(used):
-        tensor = tf_tensor.read(given[spec.name], spec.name, room)
+        tensor = tf_tensor.read(given[spec.name], spec.name, budget)
         if tensor.datatype is not spec.datatype:
             raise InvalidInput(
                 f"Expects arg[{index}] to be {tf_tensor.word_of(spec.datatype)} but "

@@ -1,7 +1,7 @@
-"""How do sampled requests and their answers reach the disk without slowing others?
+"""Observer that writes sampled requests with their answers to files, on another thread.
 
-An observer on the bus: it keeps what is to be written, at most :data:`LIMIT` bytes of tensors, and has it
-written on another thread. What comes faster than the disk takes it is lost, and counted.
+It keeps :data:`LIMIT` bytes of tensors at most. Requests that come faster than the disk can write are lost
+and counted.
 """
 
 import asyncio
@@ -24,14 +24,14 @@ LIMIT = 64 << 20
 
 
 class PredictionLog:
-    """Writes requests down with their answers.
+    """Log of requests and answers.
 
     Args:
-        folder: Where the files are to lie.
+        folder: Folder of the files.
         limit: Bytes of tensors that may wait.
 
     Raises:
-        InvalidInput: no file can be there.
+        InvalidInput: The folder cannot hold files.
     """
 
     def __init__(self, folder: Path, clock: Callable[[], float] = time.time, limit: int = LIMIT) -> None:
@@ -39,22 +39,22 @@ class PredictionLog:
         self._clock = clock
         self._limit = limit
         self._waiting: list[Predicted] = []
-        self._size = 0  # of what waits
+        self._size = 0  # bytes waiting
         self._tasks = Supervisor(_LOG, "predictions are lost")
         self._counts: Counter[tuple[str, str]] = Counter()
-        self._told: set[str] = set()  # models of which a loss was told
+        self._warned: set[str] = set()  # models whose first loss has been logged
 
     def __repr__(self) -> str:
         return f"<PredictionLog {len(self._waiting)} waiting, {self._counts.total()} seen>"
 
     def observe(self, events: Sequence[Event]) -> None:
-        """Keep those that are to be written."""
+        """Keep the events that have to be written."""
         for event in events:
             if type(event) is not Predicted:
                 continue
             size = size_of(event)
             if self._size + size > self._limit:
-                self._lost(event, "RESOURCE_EXHAUSTED", "they come faster than the disk takes them")
+                self._lose(event, "RESOURCE_EXHAUSTED", "they come faster than the disk can write")
                 continue
             self._size += size
             self._waiting.append(event)
@@ -62,16 +62,16 @@ class PredictionLog:
             self._tasks.start_unless_running("write predictions", self._write)
 
     def counts(self) -> Mapping[tuple[str, str], int]:
-        """Records by model and the name of a status; ``OK`` were written."""
+        """Return the number of records by model and status; ``OK`` were written."""
         return dict(self._counts)
 
     @property
     def lost(self) -> int:
-        """Those that were not written."""
+        """Number of records that were not written."""
         return sum(count for (_, status), count in self._counts.items() if status != "OK")
 
     async def close(self) -> None:
-        """Returns when all that was kept is written."""
+        """Wait until everything is written."""
         await self._tasks.join()
         await asyncio.to_thread(self._files.close)
 
@@ -83,11 +83,11 @@ class PredictionLog:
                 if status == "OK":
                     self._counts[event.response.model, status] += 1
                 else:
-                    self._lost(event, status, why)
-            self._size -= size  # until then it is in memory
+                    self._lose(event, status, why)
+            self._size -= size  # only now is the memory free
 
     def _write_all(self, events: Sequence[Predicted]) -> list[tuple[Predicted, str, str]]:
-        """Each event with what became of it; on a thread."""
+        """Write events, on a thread; return each with its status and error."""
         done = []
         for event in events:
             status, why = "OK", ""
@@ -104,9 +104,9 @@ class PredictionLog:
         self._files.flush()
         return done
 
-    def _lost(self, event: Predicted, status: str, why: str) -> None:
+    def _lose(self, event: Predicted, status: str, why: str) -> None:
         model = event.response.model
         self._counts[model, status] += 1
-        if model not in self._told:
-            self._told.add(model)
-            _LOG.warning("requests to %s are not written down: %s", model, why)
+        if model not in self._warned:
+            self._warned.add(model)
+            _LOG.warning("requests to %s are not logged: %s", model, why)

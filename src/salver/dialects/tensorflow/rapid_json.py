@@ -1,11 +1,8 @@
-"""How is a JSON text read as RapidJSON reads it, and what does it say of a broken one?
+"""JSON parser with RapidJSON's behaviour and error texts.
 
-``NaN``, ``Infinity`` and ``Inf`` are numbers; what follows the first value is not looked at (TF-R16); strings
-need not be UTF-8; an error names what is wrong and where (TF-R31). Nothing recurses. orjson reads nearly
-every text, the standard library those with NaN; :class:`_Reader` knows
-the rest. It knows no request.
-
-Pure.
+``NaN``, ``Infinity`` and ``Inf`` are numbers, everything after the first value is ignored (TF-R16), strings
+need not be UTF-8, and errors name problem and place (TF-R31). Nothing recurses. orjson parses nearly all
+texts, the standard library those with NaN, and :class:`_Reader` the rest. Pure.
 """
 
 import json
@@ -16,9 +13,9 @@ import orjson
 
 from salver.words.errors import InvalidInput
 
-#: Of lists and objects in one another; orjson's own limit.
+#: Limit of nested lists and objects; orjson's own.
 MAX_DEPTH: Final = 1024
-#: Values, keys and brackets after which the text of an error need no longer be exact: half a second.
+#: Steps after which the error text need not be exact, to limit the time to about half a second.
 _PATIENCE: Final = 400_000
 
 _SPACE: Final = re.compile(rb"[ \t\r\n]*+")
@@ -28,21 +25,21 @@ _STRING: Final = re.compile(
 )
 _HEX: Final = re.compile(rb"[0-9a-fA-F]{4}")
 _NUMBER: Final = re.compile(rb"-?(?:(0|[1-9]\d*+)(\.\d++)?+([eE][+-]?\d++)?+)?")
-#: Elements of a list, each with its comma, that the standard library reads as RapidJSON does.
+#: Elements of a list, each with its comma, that the standard library parses as RapidJSON does.
 _RUN: Final = re.compile(
     rb"(?:[ \t\r\n]*+(?:-?(?:0|[1-9]\d{0,17}+)(?:\.\d{1,99}+)?+(?:[eE][+-]?\d{1,2}+)?+|NaN|-?Infinity)"
     rb"[ \t\r\n]*+,)++"
 )
-#: What may be a number beyond a double, which the standard library lets pass.
+#: A number that may be beyond a double, which the standard library accepts.
 _SUSPECT: Final = re.compile(rb"[eE]\+?\d{3}|\d{300}")
 _BOM: Final = b"\xef\xbb\xbf"
 
 
 def parse(text: bytes) -> Any:
-    """The first value of a text.
+    """Return the first value of a text.
 
     Raises:
-        InvalidInput: there is none; in RapidJSON's words.
+        InvalidInput: There is none; the text is RapidJSON's.
 
     >>> parse(b'{"a": [1, NaN]} and so on')
     {'a': [1, nan]}
@@ -59,7 +56,7 @@ def parse(text: bytes) -> Any:
     if not _SUSPECT.search(text):
         try:
             root = _DECODER.raw_decode(text.removeprefix(_BOM).decode().lstrip(" \t\r\n"))[0]
-            if b"\\u" in text:  # half a surrogate pair, perhaps, which it lets pass
+            if b"\\u" in text:  # it accepts half a surrogate pair, which encode() does not
                 json.dumps(root, ensure_ascii=False).encode()
             return root
         except (ValueError, RecursionError):
@@ -71,7 +68,7 @@ _DECODER: Final = json.JSONDecoder()
 
 
 class _Reader:
-    """Reads one text, value by value."""
+    """Parser of one text, value by value."""
 
     def __init__(self, text: bytes, otherwise: str) -> None:
         self._text = text
@@ -86,7 +83,7 @@ class _Reader:
             value = self._begin(stack, keys)
             if value is _OPENED:
                 continue
-            while True:  # it ends as many lists and objects as it is the last of
+            while True:  # a value may end several lists and objects
                 if not stack:
                     return value
                 outer = stack[-1]
@@ -98,36 +95,29 @@ class _Reader:
                 end = self._next()
                 if end == b",":
                     self._at += 1
-                    if is_list:
-                        self._run(outer)
-                    else:
-                        keys.append(self._key())
+                    self._continue(outer, keys)
                     break
-                if end != (b"]" if is_list else b"}"):
-                    self._fail(
-                        "Missing a comma or ] after an array element."
-                        if is_list
-                        else "Missing a comma or } after an object member."
-                    )
+                if is_list and end != b"]":
+                    self._fail("Missing a comma or ] after an array element.")
+                if not is_list and end != b"}":
+                    self._fail("Missing a comma or } after an object member.")
                 self._at += 1
                 value = stack.pop()
 
     def _begin(self, stack: list[Any], keys: list[str]) -> Any:
-        """A value, or :data:`_OPENED` where it is a list or object that has elements."""
+        """Return a value, or :data:`_OPENED` for a list or object that has elements."""
         first = self._next()
         if first in (b"[", b"{"):
             if len(stack) == MAX_DEPTH:
                 raise InvalidInput(f"JSON nesting depth exceeds maximum allowed limit ({MAX_DEPTH})")
             self._at += 1
-            inner: Any = [] if first == b"[" else {}
-            if self._next() == (b"]" if first == b"[" else b"}"):
+            inner: Any
+            inner, end = ([], b"]") if first == b"[" else ({}, b"}")
+            if self._next() == end:
                 self._at += 1
                 return inner
             stack.append(inner)
-            if first == b"[":
-                self._run(inner)
-            else:
-                keys.append(self._key())
+            self._continue(inner, keys)
             return _OPENED
         if first == b'"':
             return self._string()
@@ -139,8 +129,16 @@ class _Reader:
             self._fail("Invalid value." if stack else "The document is empty.")
         return self._number()
 
+    def _continue(self, outer: Any, keys: list[str]) -> None:
+        """Read plain numbers of a list, or the next key of an object."""
+        if type(outer) is not list:
+            keys.append(self._key())
+        elif (run := _RUN.match(self._text, self._at)) is not None:
+            outer += json.loads(b"[" + run[0][:-1] + b"]")
+            self._at = run.end()
+
     def _next(self) -> bytes:
-        """The next octet that is no space; empty at the end."""
+        """Skip white space and return the next byte; empty at the end."""
         self._count()
         self._at = _SPACE.match(self._text, self._at).end()  # type: ignore[union-attr]
         return self._text[self._at : self._at + 1]
@@ -158,13 +156,6 @@ class _Reader:
             if self._text[self._at : self._at + 1] != bytes([octet]):
                 self._fail("Invalid value.")
             self._at += 1
-
-    def _run(self, elements: list[Any]) -> None:
-        """Plain numbers, as many as there are."""
-        run = _RUN.match(self._text, self._at)
-        if run is not None:
-            elements += json.loads(b"[" + run[0][:-1] + b"]")
-            self._at = run.end()
 
     def _key(self) -> str:
         if self._next() != b'"':
@@ -219,7 +210,7 @@ class _Reader:
         return value
 
     def _check_string(self) -> None:
-        """Raises InvalidInput where the string is broken."""
+        """Raise InvalidInput if the string is broken."""
         text, at = self._text, self._at + 1
         while True:
             self._count()

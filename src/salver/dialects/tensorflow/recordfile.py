@@ -1,8 +1,7 @@
-"""Into which file does the next record go?
+"""Rotating files of records.
 
-Files of one prefix are numbered; one that is large enough is followed by the next, and the oldest goes when
-there are too many. Each run of the server begins a new one. Blocks; ``prediction_log.py`` keeps it off the
-loop.
+Files of one prefix are numbered. A full one is followed by the next, and the oldest is deleted when there
+are too many. Each run of the server begins a new one. Blocking.
 """
 
 import contextlib
@@ -20,10 +19,10 @@ SUFFIX = ".tfrecord"
 
 
 class RecordFiles:
-    """The files of all prefixes in a folder.
+    """Files of all prefixes in a folder.
 
     Raises:
-        InvalidInput: no file can be there.
+        InvalidInput: The folder cannot hold files.
     """
 
     def __init__(self, folder: Path, clock: Callable[[], float]) -> None:
@@ -36,33 +35,33 @@ class RecordFiles:
             probe.touch()
             probe.unlink()
         except OSError as error:
-            raise InvalidInput(f"requests cannot be written down in {folder}: {error}") from error
+            raise InvalidInput(f"requests cannot be logged in {folder}: {error}") from error
 
     def __repr__(self) -> str:
         return f"<RecordFiles in {self._folder}, {len(self._open)} open>"
 
-    def append(self, model: str, wish: Logging, content: bytes) -> None:
+    def append(self, model: str, config: Logging, content: bytes) -> None:
         """Write a whole record. Raises OSError."""
-        prefix = wish.prefix or _UNFIT.sub("_", model).lstrip(".") or "_"
+        prefix = config.prefix or _UNFIT.sub("_", model).lstrip(".") or "_"
         series = self._open.get(prefix)
         if series is None:
             series = self._open[prefix] = _Series(self._folder, prefix, self._clock())
-        series.append(content, wish)
+        series.append(content, config)
 
     def flush(self) -> None:
-        """Let readers see what was written; what cannot be is told by the next record."""
+        """Flush all files; the next record reports an error."""
         for series in self._open.values():
             series.flush()
 
     def close(self) -> None:
-        """No more records."""
+        """Close all files."""
         for series in self._open.values():
             series.close()
         self._open.clear()
 
 
 class _Series:
-    """The files of one prefix."""
+    """Files of one prefix."""
 
     def __init__(self, folder: Path, prefix: str, began: float) -> None:
         self._folder = folder
@@ -72,15 +71,15 @@ class _Series:
         self._size = 0
         self._number = 0
 
-    def append(self, content: bytes, wish: Logging) -> None:
-        if self._file is not None and self._size + len(content) > wish.max_mb << 20:
+    def append(self, content: bytes, config: Logging) -> None:
+        if self._file is not None and self._size + len(content) > config.max_mb << 20:
             self.close()
         if self._file is None:
-            self._file = self._next(wish.files)
+            self._file = self._next(config.files)
         try:
             self._file.write(content)
         except OSError:
-            self.close()  # what is cut off in there stays the end of it
+            self.close()  # nothing may follow a record that was cut off
             raise
         self._size += len(content)
 
@@ -91,7 +90,7 @@ class _Series:
             try:
                 file = path.open("xb")
             except FileExistsError:
-                continue  # another server's, which began in the same second
+                continue  # of another server that began in the same second
             break
         self._size = 0
         whose = re.compile(re.escape(self._prefix) + r"-\d{8}T\d{6}-\d{5}" + re.escape(SUFFIX))

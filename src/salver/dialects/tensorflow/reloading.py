@@ -1,8 +1,6 @@
-"""When does one list of models by name take the place of another?
+"""Replacement of the list of named models, by request or when its file changes (TF-L6).
 
-By request or when the file that holds the list changes (TF-L6). A list that cannot be served is refused as a
-whole, and all stays as it was. It knows no protocol; what is loaded then, the control plane and the lifecycle
-know.
+A list that cannot be served is refused as a whole and changes nothing.
 """
 
 import asyncio
@@ -28,14 +26,14 @@ _NO_LIST: Final = (
 )
 
 
-class Served(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Models by name.
+class NamedModels(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Models by name, and the file that lists them.
 
     Attributes:
-        places: At the start; None = models come from paths, and no list takes their place.
-        file: A text ModelServerConfig that is followed; empty = there is none.
-        file_poll_seconds: Between two looks at it; 0 = it is not looked at again.
-        allows_unready_labels: A new label may mean a version that cannot answer yet.
+        places: Models at the start; None = models come from paths, and no list may replace them.
+        file: File with a text ModelServerConfig; empty = none.
+        file_poll_seconds: Seconds between two checks of the file; 0 = it is read once.
+        allows_unready_labels: Whether a new label may name a version that cannot answer yet.
     """
 
     places: tuple[NamedModel, ...] | None = None
@@ -44,27 +42,27 @@ class Served(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     allows_unready_labels: bool = False
 
 
-class Replacing(Protocol):
-    """Serves a list (the control plane)."""
+class ControlPlane(Protocol):
+    """Control plane, which serves a list."""
 
     async def replace(self, places: Sequence[NamedModel]) -> None:
-        """From now on these models by name, and no others; loads go on when it returns."""
+        """Serve these named models and no others; return before they are loaded."""
         ...
 
 
-class Lives(Protocol):
-    """Knows what became of versions (the lifecycle's manager)."""
+class VersionStates(Protocol):
+    """States of versions (the life cycle's manager)."""
 
     def labels(self) -> Mapping[str, Mapping[str, str]]:
-        """The version that each label means, by model."""
+        """Return the version of each label, by model."""
         ...
 
     def statuses(self) -> tuple[VersionStatus, ...]:
-        """One row a version."""
+        """Return the states of all versions."""
         ...
 
     def versions(self, name: str) -> tuple[VersionStatus, ...]:
-        """A model's versions that are or were to be served."""
+        """Return a model's versions that are or were to be served."""
         ...
 
     async def tried(self, names: Collection[str]) -> None:
@@ -72,65 +70,65 @@ class Lives(Protocol):
         ...
 
 
-class Reloading:
-    """Keeps the list.
+class ModelListReloader:
+    """Keeps the list and replaces it.
 
     Args:
-        sleep: Waits that many seconds.
+        sleep: Waits for a number of seconds.
     """
 
     def __init__(
         self,
-        plane: Replacing,
-        lives: Lives,
-        config: Served,
+        plane: ControlPlane,
+        states: VersionStates,
+        config: NamedModels,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._plane = plane
-        self._lives = lives
+        self._states = states
         self._config = config
         self._sleep = sleep
         self._places = config.places or ()
         self._named = {place.path for place in self._places}  # by the operator
         self._turn = asyncio.Lock()
-        self._taken = b""  # of the file
+        self._content = b""  # of the file, as it is served
         self._polling = Supervisor(_LOG, "the list of models is not followed any more")
 
     def __repr__(self) -> str:
-        return f"<Reloading of {len(self._places)} models>"
+        return f"<ModelListReloader of {len(self._places)} models>"
 
     async def start(self) -> None:
-        """Take the first list; the file is followed from now on.
+        """Serve the first list and start to follow the file.
 
         Raises:
-            SalverError: the list cannot be served.
+            SalverError: The list cannot be served.
         """
         if self._config.places is None:
             return
         self._check(self._places)
         await self._plane.replace(self._places)
         if self._config.file and self._config.file_poll_seconds:
-            with contextlib.suppress(SalverError):  # it has gone meanwhile: the next look tells
-                self._taken = await asyncio.to_thread(read, self._config.file)
-                if named_models(tf_text.parse(self._taken, "ModelServerConfig", "")) != self._places:
-                    self._taken = b""  # it was edited since it was read
+            with contextlib.suppress(SalverError):  # it was removed meanwhile; the next check reports that
+                self._content = await asyncio.to_thread(read, self._config.file)
+                if named_models(tf_text.parse(self._content, "ModelServerConfig", "")) != self._places:
+                    self._content = b""  # it was edited after the command line was read
             faults = Faults(_LOG, "the models stay as they are")
             polling = every(self._config.file_poll_seconds, self.look, faults, self._sleep)
             self._polling.start("poll model config", polling)
 
     async def stop(self) -> None:
-        """The file is followed no more."""
+        """Stop following the file."""
         await self._polling.close()
 
     async def reload(self, config: Any) -> None:
-        """Serve what a request's ModelServerConfig says, and nothing else.
+        """Serve the models of a request's ModelServerConfig, and no others.
 
-        Returns when the models that are new have loaded, or failed to.
+        Waits until new models have loaded or failed.
 
         Raises:
-            Unsupported: this server's models come from paths.
-            InvalidInput: the list cannot be served; nothing has changed.
-            UnknownError: a new model did not become available; the list is in force.
+            Unsupported: This server's models come from paths.
+            InvalidInput: The list cannot be served; nothing has changed.
+            UnknownError: A new model did not become available; the list is in force.
         """
         if self._config.places is None:
             raise Unsupported(
@@ -144,11 +142,11 @@ class Reloading:
             ]
             new = {place.name for place in places} - {place.name for place in self._places}
             await self._take(tuple(places))
-            await self._lives.tried(new)
+            await self._states.tried(new)
             self._check_available(new)
 
     async def reload_config(self, config: bytes) -> None:
-        """As ``reload``, of a serialised ModelServerConfig."""
+        """Call :meth:`reload` with a serialised ModelServerConfig."""
         await self.reload(tf_schema.build()["ModelServerConfig"].FromString(config))
 
     def _read(self, config: Any) -> tuple[NamedModel, ...]:
@@ -163,13 +161,13 @@ class Reloading:
 
     def _check(self, places: Sequence[NamedModel]) -> None:
         check_change(self._places, places)
-        ready = [status.id for status in self._lives.statuses() if status.state is State.READY]
-        check_labels(places, self._lives.labels(), ready, allows_unready=self._config.allows_unready_labels)
+        ready = [status.id for status in self._states.statuses() if status.state is State.READY]
+        check_labels(places, self._states.labels(), ready, allows_unready=self._config.allows_unready_labels)
 
     def _check_available(self, names: Collection[str]) -> None:
         failed: list[tuple[str, str]] = []
         for name in sorted(names):
-            rows = self._lives.versions(name)
+            rows = self._states.versions(name)
             if any(row.state is State.READY for row in rows):
                 continue
             failed += [(f"name: {name} version: {row.id.version}", row.reason) for row in rows]
@@ -181,29 +179,29 @@ class Reloading:
             raise UnknownError(f"{len(failed)} model(s) did not become available: {{{each}}}")
 
     async def look(self) -> None:
-        """Look at the file, if there is one; what could not be taken is tried again with each look.
+        """Check the file, if there is one; a list that is refused is tried again at each check.
 
         Raises:
-            SalverError: it cannot be read, or served; nothing has changed.
+            SalverError: It cannot be read or served; nothing has changed.
         """
         if not self._config.file:
             return
         content = await asyncio.to_thread(read, self._config.file)
-        if content == self._taken:
+        if content == self._content:
             return
         places = self._read(tf_text.parse(content, "ModelServerConfig", self._config.file))
         async with self._turn:
             await self._take(places)
         self._named = {place.path for place in places}
-        self._taken = content
+        self._content = content
         _LOG.info("%s has changed: %d models", self._config.file, len(self._places))
 
 
 def read(path: str) -> bytes:
-    """A configuration file. Blocking.
+    """Return the content of a configuration file. Blocking.
 
     Raises:
-        InvalidInput: it cannot be read, or is too large.
+        InvalidInput: It cannot be read, or is too large.
     """
     try:
         with Path(path).open("rb") as file:

@@ -1,7 +1,7 @@
-"""Which requests did a SavedModel's author leave with it, to be run before there is traffic (TF-L9)?
+"""Warm-up requests beside a SavedModel, which are run before traffic (TF-L9).
 
-``assets.extra/tf_serving_warmup_requests``, a TFRecord file of PredictionLog records, as prediction logs are.
-A record that fails fails the load. Who answers them, it does not know.
+``assets.extra/tf_serving_warmup_requests`` is a TFRecord file of PredictionLog records, like prediction logs.
+A record that fails makes the load fail.
 """
 
 import asyncio
@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from salver.dialects.tensorflow import tf_tensor
-from salver.dialects.tensorflow.grpc_codec import Head, ModelSpec, Task, check_tasks, parse
-from salver.dialects.tensorflow.heads import CLASSIFY, DEFAULT, REGRESS
+from salver.dialects.tensorflow.grpc_codec import HeadCodec, ModelSpec, TaskCodec, check_tasks, parse
+from salver.dialects.tensorflow.heads import CLASSIFY, REGRESS
 from salver.dialects.tensorflow.predict_codec import Predict, PredictMessage, PredictMessages, parse_predict
-from salver.dialects.tensorflow.rules import TfsRules
+from salver.dialects.tensorflow.rules import DEFAULT, TfsRules
 from salver.dialects.tensorflow.tfrecord import records
 from salver.words.errors import LoadFailed, SalverError
 from salver.words.events import Lineage, Replayed
@@ -25,16 +25,17 @@ MLMD: Final = Path("assets.extra", "mlmd_uuid")
 _MOST: Final = 1000
 _MOST_BYTES: Final = 1 << 30
 _MOST_UUID: Final = 256
-_MOST_SAMPLES: Final = 16  # of a signature
+_MOST_SAMPLES: Final = 16  # per signature
 _RULES: Final = TfsRules()
+_METHODS: Final = {"classify_log": CLASSIFY, "regress_log": REGRESS}
 
 
 class Replay:
     """Runs the records of one SavedModel.
 
     Args:
-        savedmodel: Its folder.
-        emit: Told of what was run, and of the SavedModel's id in ML Metadata.
+        savedmodel: Folder of the SavedModel.
+        emit: Receives events about what was run, and about the SavedModel's id in ML Metadata.
     """
 
     def __init__(
@@ -55,10 +56,10 @@ class Replay:
     async def run(
         self, signature: Signature, ask: Callable[[InferRequest], Awaitable[object]], times: int
     ) -> bool:
-        """Ask everything so often; False = there are no records.
+        """Run every record ``times`` times; return False if there are none.
 
         Raises:
-            LoadFailed: the file cannot be used, or a record failed.
+            LoadFailed: The file cannot be used, or a record failed.
         """
         if uuid := await asyncio.to_thread(read_mlmd, self._path):
             self._emit(Lineage(self._id, uuid))
@@ -80,10 +81,10 @@ class Replay:
 
 
 def read_records(savedmodel: Path) -> list[bytes]:
-    """The records of a SavedModel; none where it has no such file. Blocking.
+    """Return the records of a SavedModel; none if it has no such file. Blocking.
 
     Raises:
-        LoadFailed: the file cannot be read, is damaged, or holds too much.
+        LoadFailed: The file cannot be read, is damaged, or holds too much.
     """
     path = savedmodel / RECORDS
     try:
@@ -102,7 +103,7 @@ def read_records(savedmodel: Path) -> list[bytes]:
 
 
 def read_mlmd(savedmodel: Path) -> str:
-    """Its id in ML Metadata (TF-L10), or empty. Blocking."""
+    """Return a SavedModel's id in ML Metadata (TF-L10); empty = none. Blocking."""
     try:
         with (savedmodel / MLMD).open("rb") as file:
             return file.read(_MOST_UUID).decode("utf-8", "replace").strip()
@@ -111,37 +112,37 @@ def read_mlmd(savedmodel: Path) -> str:
 
 
 def requests_of(record: bytes, model: str, signature: Signature) -> Iterator[InferRequest]:
-    """What a record asks.
+    """Yield the requests of a record.
 
     Args:
-        model: Who is asked, whatever name the record has.
+        model: Name of the model, which replaces the one in the record.
 
     Raises:
-        SalverError: it is no record, of no known kind, or does not fit the model.
+        SalverError: It is no record, of an unknown kind, or does not fit the model.
     """
     log = parse("PredictionLog", record)
     kind = log.WhichOneof("log_type")
     match kind:
         case "predict_log":
             message = log.predict_log.request.SerializeToString()
-            asked = PredictMessage(message, None, parse_predict(message))
-            codec = Predict(_whom(model, asked.parsed), _RULES, PredictMessages())
-            yield codec.decode(asked, signature)
+            body = PredictMessage(message, None, parse_predict(message))
+            codec = Predict(_spec(model, body.parsed), _RULES, PredictMessages())
+            yield codec.decode(body, signature)
         case "classify_log" | "regress_log":
-            request, method = getattr(log, kind).request, CLASSIFY if kind == "classify_log" else REGRESS
-            yield Head(_whom(model, request), _RULES, method).decode(request.input, signature)
+            request, method = getattr(log, kind).request, _METHODS[kind]
+            yield HeadCodec(_spec(model, request), _RULES, method).decode(request.input, signature)
         case "multi_inference_log":
             request = log.multi_inference_log.request
-            tasks = [(_whom(model, task), task.method_name) for task in request.tasks]
+            tasks = [(_spec(model, task), task.method_name) for task in request.tasks]
             check_tasks(tasks, signature, _RULES)
             for spec, method in tasks:
-                yield Task(spec, _RULES, method).decode(request.input, signature)
+                yield TaskCodec(spec, _RULES, method).decode(request.input, signature)
         case _:
             raise LoadFailed(f"Unsupported log_type for warmup: {kind or 'none'}")
 
 
 def samples_in(found: Sequence[bytes]) -> dict[str, list[dict[str, Array]]]:
-    """Inputs of Predict records that are numbers alone, by signature, for whoever knows no signature yet."""
+    """Return numeric inputs of Predict records by signature, for code that has no signature yet."""
     samples: dict[str, list[dict[str, Array]]] = {}
     for record in found:
         try:
@@ -149,24 +150,20 @@ def samples_in(found: Sequence[bytes]) -> dict[str, list[dict[str, Array]]]:
             if log.WhichOneof("log_type") != "predict_log":
                 continue
             request = parse_predict(log.predict_log.request.SerializeToString())
-            room = tf_tensor.Room()
-            tensors = [tf_tensor.read(proto, name, room) for name, proto in request.inputs.items()]
+            budget = tf_tensor.FillBudget()
+            tensors = [tf_tensor.read(proto, name, budget) for name, proto in request.inputs.items()]
         except SalverError:
-            continue  # the load will say so
-        mine = samples.setdefault(request.model_spec.signature_name or DEFAULT, [])
-        if len(mine) < _MOST_SAMPLES and not any(t.datatype is DataType.BYTES for t in tensors):
-            mine.append({tensor.name: tensor.array for tensor in tensors})
-    return {key: mine for key, mine in samples.items() if mine}
+            continue  # the load reports it
+        own = samples.setdefault(request.model_spec.signature_name or DEFAULT, [])
+        if len(own) < _MOST_SAMPLES and not any(t.datatype is DataType.BYTES for t in tensors):
+            own.append({tensor.name: tensor.array for tensor in tensors})
+    return {key: own for key, own in samples.items() if own}
 
 
 def samples_of(savedmodel: Path) -> dict[str, list[dict[str, Array]]]:
-    """Return the samples in the records of a SavedModel. Blocking.
-
-    Raises:
-        LoadFailed: as of :func:`read_records`.
-    """
+    """Return the samples in the records of a SavedModel. Blocking. Raises as :func:`read_records`."""
     return samples_in(read_records(savedmodel))
 
 
-def _whom(model: str, request: Any) -> ModelSpec:
+def _spec(model: str, request: Any) -> ModelSpec:
     return ModelSpec(model, signature=request.model_spec.signature_name)

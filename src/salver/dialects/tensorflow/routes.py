@@ -1,11 +1,11 @@
-"""HTTP operations of TensorFlow Serving and KServe's first protocol, and the paths that are theirs. Pure."""
+"""HTTP operations of TensorFlow Serving and KServe's first protocol. Pure."""
 
 from typing import Final
 
 from salver.dialects.tensorflow import paths
 from salver.transport.routes import Operation, Route, unquoted
 
-#: Its paths have a grammar of their own (``paths.py``); the rows describe them.
+#: Rows that describe the paths; ``paths.py`` parses them by a grammar of its own.
 OPERATIONS: Final = (
     Operation("tfs_metrics", "GET", "/monitoring/prometheus/metrics", "The same, as in TensorFlow Serving"),
     *(
@@ -28,7 +28,7 @@ OPERATIONS: Final = (
 
 
 def owns_fault(raw_path: bytes) -> bool:
-    """Return whether errors at a path are laid out as TensorFlow Serving's (X-24)."""
+    """Return whether errors at a path have TensorFlow Serving's layout (X-24)."""
     return paths.is_below_v1(raw_path) and not raw_path.endswith((b"/load", b"/unload"))
 
 
@@ -36,7 +36,7 @@ def find(verb: str, raw_path: bytes) -> Route | None:
     """Find the route of a path below ``/v1/``; None for other paths.
 
     Raises:
-        InvalidInput: there is none, in TensorFlow Serving's words (TF-R7).
+        InvalidInput: There is none; the text is TensorFlow Serving's (TF-R7).
     """
     if not paths.is_below_v1(raw_path):
         return None

@@ -1,17 +1,22 @@
-"""What may an operator change about TensorFlow Serving's protocol? Pure."""
+"""Options of TensorFlow Serving's protocol. Pure."""
+
+from typing import Final
 
 import msgspec
 
+#: The signature of requests that name none.
+DEFAULT: Final = "serving_default"
+
 
 class TfsRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What an operator of TensorFlow Serving may change about its protocol.
+    """Options of the protocol that an operator may set.
 
     Attributes:
-        answers_as_content: Tensors of answers stand in ``tensor_content``, and not in typed fields (TF-G7).
-        checks_method_names: A signature answers Classify or Regress only if its own method is that (TF-F19).
-        timeout_s: Seconds that a call over REST may take; 0 = as many as it likes (TF-R25).
-        allows_cors: Answers over REST say that pages of every origin may read them (TF-R24).
-        tells_no_more: A model's status has TensorFlow Serving's keys alone, and not those of others' clients.
+        answers_as_content: Whether answers have tensors in ``tensor_content``, not in typed fields (TF-G7).
+        checks_method_names: Whether Classify and Regress require a signature of their method (TF-F19).
+        timeout_s: Time limit of a call over REST in seconds; 0 = none (TF-R25).
+        allows_cors: Whether pages of every origin may read answers over REST (TF-R24).
+        tells_no_more: Whether a model's status has only TensorFlow Serving's keys, without other clients'.
     """
 
     answers_as_content: bool = False

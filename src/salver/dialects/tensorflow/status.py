@@ -1,9 +1,6 @@
-"""How does TensorFlow Serving's JSON tell of a model: its signatures, and how its versions fare?
+"""JSON about a model's signatures and the states of its versions (TF-R4, TF-R5).
 
-The bodies of ``GET /v1/models/{m}`` and ``.../metadata`` (TF-R4, TF-R5), laid out as protobuf prints JSON:
-one blank on each level, members of a ``oneof`` last (TF-R29). It knows no route.
-
-Pure.
+The layout is that of protobuf's JSON: one blank per level, members of a ``oneof`` last (TF-R29). Pure.
 """
 
 import json
@@ -28,34 +25,29 @@ _STATES: Final[dict[State, str]] = {
 
 
 def status(model: str, version: str, rows: Iterable[VersionStatus]) -> list[dict[str, Any]]:
-    """``model_version_status``: of the model's versions, or of the one that is that number (X-11).
+    """Return ``model_version_status`` of all versions, or of the one with this number (X-11).
 
     Raises:
-        NotFound: there is none; TensorFlow Serving's text (TF-R21).
+        NotFound: There is none; the text is TensorFlow Serving's (TF-R21).
     """
     numbered = [(number_of_version(row.id.version), row) for row in rows]
     numbered.sort(key=lambda pair: (pair[0] is None, pair[0] or 0))
-    told = [_status(row) for number, row in numbered if version in ("", str(number))]
-    if not told:
+    found = [_status(row) for number, row in numbered if version in ("", str(number))]
+    if not found:
         which = f"version {version}" if version else "any versions"
         raise NotFound(f"Could not find {which} of model {model}")
-    return told
+    return found
 
 
 def _status(row: VersionStatus) -> dict[str, Any]:
-    is_bad = row.state is State.FAILED
-    return {
-        "version": version_of(row.id),
-        "state": _STATES[row.state],
-        "status": {
-            "error_code": "UNKNOWN" if is_bad else "OK",
-            "error_message": row.reason if is_bad else "",
-        },
-    }
+    status = {"error_code": "OK", "error_message": ""}
+    if row.state is State.FAILED:
+        status = {"error_code": "UNKNOWN", "error_message": row.reason}
+    return {"version": version_of(row.id), "state": _STATES[row.state], "status": status}
 
 
 def version_of(id: ModelId) -> str:
-    """A version as TensorFlow Serving writes it, without zeros in front; other servers' names as they are.
+    """Return a version without leading zeros; one that is no number as it is.
 
     >>> version_of(ModelId("m", "00000123")), version_of(ModelId("m", "1.0"))
     ('123', '1.0')
@@ -65,8 +57,8 @@ def version_of(id: ModelId) -> str:
 
 
 def metadata(id: ModelId, signature: Signature) -> bytes:
-    """The signatures of a version. Its two parts are printed for themselves, as there."""
-    signatures = {one.name: _signature(one) for one in (signature, *signature.others)}
+    """Return the signatures of a version. As in TensorFlow Serving, the two parts are printed separately."""
+    signatures = {each.name: _signature(each) for each in (signature, *signature.others)}
     spec = {"name": id.name, "signature_name": "", "version": version_of(id)}
     return b'{\n"model_spec":%b,\n"metadata": {"signature_def": %b}\n}\n' % (
         printed(spec),
@@ -75,7 +67,7 @@ def metadata(id: ModelId, signature: Signature) -> bytes:
 
 
 def printed(value: Mapping[str, Any]) -> bytes:
-    """JSON as protobuf prints it."""
+    """Return JSON in protobuf's layout."""
     return json.dumps(value, indent=1, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
 
 

@@ -1,9 +1,7 @@
 """Protobuf messages of TensorFlow and TensorFlow Serving.
 
-Tensors, examples and signatures of ``tensorflow``; requests, answers, configuration files and the records of
-``tensorflow.serving``. Some have only the fields that Salver reads or that a file is likely to name: others
-are kept, unread, when the
-message is binary. A test compares ``protos/`` with ``tensorflow-serving-api``'s files and TensorFlow's.
+Some have only the fields that Salver reads or that a file is likely to name; binary messages keep others as
+unknown fields. A test compares ``protos/`` with the files of ``tensorflow-serving-api`` and TensorFlow.
 """
 
 import re
@@ -31,7 +29,7 @@ _PACKED: Final = frozenset(
 
 @cache
 def build() -> Mapping[str, Any]:
-    """Return message classes by name, the same ones for everybody: a message of one pool fits no other.
+    """Return message classes by name, always the same ones: a message of one pool fits no other.
 
     >>> build()["ModelSpec"](name="half_plus_two", version={"value": 123}).version.value
     123
@@ -41,10 +39,10 @@ def build() -> Mapping[str, Any]:
 
 @cache
 def build_unread() -> Mapping[str, Any]:
-    """Return the same messages, but packed numbers of a TensorProto and whole Examples are ``bytes``.
+    """Return the same messages with packed numbers of a TensorProto and whole Examples as ``bytes``.
 
-    So they need not become Python objects one by one. Numbers that came one by one, as no usual client sends
-    them, are unknown fields.
+    Thus they need not become Python objects one by one. Numbers that are not packed, which no usual client
+    sends, are unknown fields.
 
     >>> made = build()["TensorProto"](float_val=[1.0, 2.0]).SerializeToString()
     >>> list(map(len, build_unread()["TensorProto"].FromString(made).float_val))

@@ -1,12 +1,9 @@
-"""How does a TensorProto become a tensor, and a tensor a TensorProto?
+"""Conversion between TensorProto messages and tensors.
 
-Of the messages whose packed numbers are left as bytes
-(:func:`salver.dialects.tensorflow.tf_schema.build_unread`): no number
-becomes a Python object on its way. What a form means is TensorFlow's own reading (``Tensor::FromProto``):
-``tensor_content`` before the typed field, too few values filled up with the last one, too many cut off, none
-zeros. It knows no request.
-
-Pure.
+Packed numbers of the messages are left as bytes
+(:func:`salver.dialects.tensorflow.tf_schema.build_unread`), so that no number becomes a Python object. The
+rules are TensorFlow's (``Tensor::FromProto``): ``tensor_content`` prevails over the typed field, missing
+values repeat the last one, surplus ones are cut off, and no values mean zeros. Pure.
 """
 
 from collections.abc import Sequence
@@ -23,17 +20,17 @@ from salver.encoding.values import cast, count_elements
 from salver.words.errors import InvalidInput, TooLarge, Unsupported
 from salver.words.tensor import Array, DataType, Tensor
 
-#: Bytes that all tensors of a request may have beyond what it brings, where few values fill a large shape.
+#: Limit of the bytes that a request's tensors may need beyond its own, if few values fill a large shape.
 MAX_FILLED: Final = 64 << 20
 
 
 class _Form(msgspec.Struct, frozen=True, gc=False):
-    """Where TensorFlow puts the values of a type.
+    """Representation of a datatype in a TensorProto.
 
     Attributes:
-        number: In ``tensorflow.DataType``.
-        field: Of TensorProto.
-        tag: What stands before a value of that field.
+        number: Value of ``tensorflow.DataType``.
+        field: Field of TensorProto.
+        tag: Tag before a value of that field.
         packed: numpy's code of an element of that field; empty for numbers of varying length.
     """
 
@@ -81,7 +78,7 @@ _WORDS: Final = {
 
 
 def number_of(datatype: DataType) -> int:
-    """The value of ``tensorflow.DataType``.
+    """Return the value of ``tensorflow.DataType``.
 
     >>> number_of(DataType.BYTES)
     7
@@ -90,7 +87,7 @@ def number_of(datatype: DataType) -> int:
 
 
 def name_of(datatype: DataType) -> str:
-    """The name in ``tensorflow.DataType``.
+    """Return the name in ``tensorflow.DataType``.
 
     >>> name_of(DataType.FP16)
     'DT_HALF'
@@ -99,7 +96,7 @@ def name_of(datatype: DataType) -> str:
 
 
 def word_of(datatype: DataType) -> str:
-    """What TensorFlow calls it in a sentence.
+    """Return the name in TensorFlow's texts.
 
     >>> word_of(DataType.FP32), word_of(DataType.INT8)
     ('float', 'int8')
@@ -107,10 +104,10 @@ def word_of(datatype: DataType) -> str:
     return _WORDS.get(datatype) or datatype.name.lower()
 
 
-class Room:
-    """What the tensors of one request may still have beyond what it brings.
+class FillBudget:
+    """Bytes that the tensors of one request may still need beyond its own.
 
-    >>> Room(4).take(8, "x")  # doctest: +ELLIPSIS
+    >>> FillBudget(4).take(8, "x")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     salver.words.errors.TooLarge: tensor parsing error: x (few values ...
     """
@@ -119,7 +116,7 @@ class Room:
         self._left = left
 
     def take(self, size: int, alias: str) -> None:
-        """Raises TooLarge."""
+        """Use up some bytes. Raises TooLarge."""
         self._left -= size
         if self._left < 0:
             raise TooLarge(
@@ -128,13 +125,13 @@ class Room:
             )
 
 
-def read(proto: Any, alias: str, room: Room) -> Tensor:
-    """The tensor in a TensorProto whose numbers are left as bytes.
+def read(proto: Any, alias: str, budget: FillBudget) -> Tensor:
+    """Return the tensor in a TensorProto whose numbers are left as bytes.
 
     Raises:
-        InvalidInput: it is none; TensorFlow Serving's text, and why.
-        TooLarge: its shape is absurd, or the room is too small for it.
-        Unsupported: a tensor of that type cannot be carried.
+        InvalidInput: It is wrong; the text is TensorFlow Serving's with the reason.
+        TooLarge: Its shape is absurd, or the budget is used up.
+        Unsupported: Its datatype is not supported.
     """
     form = _OF_NUMBER.get(proto.dtype)
     if form is None:
@@ -146,7 +143,7 @@ def read(proto: Any, alias: str, room: Room) -> Tensor:
         if not count:
             array = np.empty(0, form.datatype.dtype)
         elif not content:
-            array = _from_field(getattr(proto, form.field), form, count, alias, room)
+            array = _from_field(getattr(proto, form.field), form, count, alias, budget)
         elif form.datatype is DataType.BYTES:
             array = _from_strings(content, count)
         else:
@@ -165,8 +162,8 @@ def _unknown_type(number: int, alias: str) -> InvalidInput | Unsupported:
     return Unsupported(f"tensor parsing error: {alias} (tensors of {name} are not supported)")
 
 
-def _from_field(found: Sequence[bytes], form: _Form, count: int, alias: str, room: Room) -> Array:
-    """The values of the typed field, as many as the shape has."""
+def _from_field(found: Sequence[bytes], form: _Form, count: int, alias: str, budget: FillBudget) -> Array:
+    """Return the values of the typed field, as many as the shape has."""
     datatype = form.datatype
     if datatype is DataType.BYTES:
         values: Array = np.empty(min(count, len(found)), dtype=object)
@@ -175,11 +172,13 @@ def _from_field(found: Sequence[bytes], form: _Form, count: int, alias: str, roo
         values = _numbers(found[0] if len(found) == 1 else b"".join(found), form)
     if len(values) >= count:
         return values[:count]
-    room.take(count * (datatype.itemsize or 8), alias)
+    budget.take(count * (datatype.itemsize or 8), alias)
     filled = np.empty(count, datatype.dtype)
     filled[: len(values)] = values
-    rest = values[-1] if len(values) else b"" if datatype is DataType.BYTES else 0
-    filled[len(values) :] = rest
+    last: Any = b"" if datatype is DataType.BYTES else 0
+    if len(values):
+        last = values[-1]
+    filled[len(values) :] = last
     return filled
 
 
@@ -194,15 +193,15 @@ def _numbers(raw: bytes, form: _Form) -> Array:
             return flags
         case "half_val":  # the bits of each, as a number
             return found.astype(np.uint16).view(datatype.dtype)
-        case "int_val":  # negative ones were widened to 64 bits
+        case "int_val":  # negative numbers are sign-extended to 64 bits
             return cast(found.astype(np.uint32).view(np.int32), datatype, "int_val")
         case _:
             return found.astype(np.uint64).astype(datatype.dtype)
 
 
 def _from_strings(content: bytes, count: int) -> Array:
-    """``tensor_content`` of DT_STRING: all lengths, then all bytes."""
-    if count > len(content):  # before anything is allocated for the declared count
+    """Return the strings of a ``tensor_content``: all lengths come first, then all bytes."""
+    if count > len(content):  # checked before anything is allocated for the declared count
         raise ValueError(f"tensor_content has {len(content)} bytes, too few for {count} strings")
     lengths_end = 0
     lengths = []
@@ -229,19 +228,19 @@ def _from_strings(content: bytes, count: int) -> Array:
 
 
 def to_bytes(datatype: DataType, array: Array, *, as_content: bool = False) -> bytes:
-    """A serialised TensorProto.
+    """Return a serialised TensorProto.
 
     Args:
-        as_content: The values stand in ``tensor_content``, and not in the typed field.
+        as_content: Whether the values go into ``tensor_content`` rather than the typed field.
     """
-    begun = _begun(datatype, array.shape)
+    head = _head(datatype, array.shape)
     if not array.size:
-        return begun
+        return head
     form = _OF_TYPE[datatype]
     if datatype is DataType.BYTES:
         values = array.ravel().tolist()
         if not as_content:
-            parts = [begun]
+            parts = [head]
             for value in values:
                 parts += (form.tag, varints.one(len(value)), value)
             return b"".join(parts)
@@ -250,17 +249,17 @@ def to_bytes(datatype: DataType, array: Array, *, as_content: bool = False) -> b
         raw = to_raw(Tensor("", datatype, array))
     else:
         raw = _packed(array, form)
-    return b"".join((begun, _CONTENT if as_content else form.tag, varints.one(len(raw)), raw))
+    return b"".join((head, _CONTENT if as_content else form.tag, varints.one(len(raw)), raw))
 
 
 @lru_cache(maxsize=4096)
-def _begun(datatype: DataType, shape: tuple[int, ...]) -> bytes:
-    """Type and shape."""
-    made = build()["TensorProto"](dtype=_OF_TYPE[datatype].number)
+def _head(datatype: DataType, shape: tuple[int, ...]) -> bytes:
+    """Return a TensorProto with type and shape alone."""
+    message = build()["TensorProto"](dtype=_OF_TYPE[datatype].number)
     for extent in shape:
-        made.tensor_shape.dim.add(size=extent)
-    made.tensor_shape.SetInParent()
-    return made.SerializeToString()  # type: ignore[no-any-return]
+        message.tensor_shape.dim.add(size=extent)
+    message.tensor_shape.SetInParent()
+    return message.SerializeToString()  # type: ignore[no-any-return]
 
 
 def _packed(array: Array, form: _Form) -> bytes:

@@ -1,7 +1,4 @@
-"""Parsing of TensorFlow Serving's configuration files.
-
-Text-format protobuf becomes a message of :mod:`salver.dialects.tensorflow.tf_schema`. Pure.
-"""
+"""Parsing of TensorFlow Serving's configuration files, which are protobuf in text format. Pure."""
 
 import difflib
 import re
@@ -26,7 +23,7 @@ def parse(text: bytes, kind: str, origin: str) -> Any:
         origin: The file's path, for messages.
 
     Raises:
-        InvalidInput: with TensorFlow Serving's text (TF-L6), line, field and nearest field.
+        InvalidInput: It is wrong; the text is TensorFlow Serving's (TF-L6), with line and nearest field.
     """
     prefix = f"Error parsing text-format tensorflow.serving.{kind}:"
     try:
@@ -35,28 +32,24 @@ def parse(text: bytes, kind: str, origin: str) -> Any:
     except UnicodeDecodeError as error:
         raise InvalidInput(f"{prefix} byte {error.start} of {origin} is not UTF-8") from error
     except text_format.ParseError as error:
-        said = re.sub(r"^\d+:\d+ : ", "", str(error).splitlines()[0])
-        said = re.sub(r"^'.*': ", "", said)
+        problem = re.sub(r"^\d+:\d+ : ", "", str(error).splitlines()[0])
+        problem = re.sub(r"^'.*': ", "", problem)
         line, column = error.GetLine() or 0, error.GetColumn() or 0
-        raise InvalidInput(f"{prefix} {line}:{column}: {said} (in {origin})", fix=_near(said)) from error
+        where = f"{prefix} {line}:{column}"
+        raise InvalidInput(f"{where}: {problem} (in {origin})", fix=_near(problem)) from error
     except RecursionError as error:
         raise InvalidInput(f"{prefix} {origin} is nested too deeply") from error
 
 
 def unpacked(packed: Any) -> Any:
-    """Return the message in an ``Any``.
-
-    Raises:
-        KeyError: its type is unknown.
-    """
+    """Return the message in an ``Any``. Raises KeyError for an unknown type."""
     return tf_schema.build()[packed.type_url.rpartition(".")[2]].FromString(packed.value)
 
 
-def _near(said: str) -> str:
+def _near(problem: str) -> str:
     """Return the nearest field, or all known ones."""
-    unknown = _UNKNOWN_FIELD.search(said)
-    message = tf_schema.build().get(unknown[1]) if unknown else None
-    if unknown is None or message is None:
+    unknown = _UNKNOWN_FIELD.search(problem)
+    if unknown is None or (message := tf_schema.build().get(unknown[1])) is None:
         return ""
     known = [field.name for field in message.DESCRIPTOR.fields]
     close = difflib.get_close_matches(unknown[2], known, 1, 0.5)

@@ -1,10 +1,7 @@
-"""How do records lie in a TFRecord file?
+"""Format of TFRecord files, which hold warm-up requests and prediction logs.
 
-Each as its length, the masked CRC-32C of that, its bytes, and the masked CRC-32C of those (numbers are
-little-endian). Warm-up requests and prediction logs are such files. It opens none, and knows not what a
-record holds.
-
-Pure.
+A record is its length, the masked CRC-32C of the length, its bytes, and their masked CRC-32C; numbers are
+little-endian. Pure.
 """
 
 import functools
@@ -22,25 +19,25 @@ _FOOT: Final = struct.Struct("<I")
 _POLYNOMIAL: Final = 0x82F63B78  # Castagnoli's, reflected (RFC 3720, appendix B.4)
 _ALL: Final = 0xFFFFFFFF
 _BLOCK: Final = 512
-_MANY: Final = 32  # blocks, from which on doing all at once is faster
+_MANY: Final = 32  # number of blocks from which numpy is faster
 _Words = npt.NDArray[np.uint32]
 
 
 def record(content: bytes) -> bytes:
-    """One record, to be appended to a file."""
+    """Return a record that can be appended to a file."""
     length = struct.pack("<Q", len(content))
     head = _HEAD.pack(len(content), _masked(crc32c(length)))
     return b"".join((head, content, _FOOT.pack(_masked(crc32c(content)))))
 
 
 def records(file: bytes) -> Iterator[bytes]:
-    """The records of a file that was read whole.
+    """Yield the records of a file.
 
     >>> list(records(record(b"one") + record(b"")))
     [b'one', b'']
 
     Raises:
-        InvalidInput: it is cut off, or damaged; the message says where.
+        InvalidInput: It is cut off or damaged; the error names the place.
     """
     at = index = 0
     while at < len(file):
@@ -65,7 +62,7 @@ def records(file: bytes) -> Iterator[bytes]:
 
 
 def crc32c(data: bytes) -> int:
-    """Castagnoli's checksum.
+    """Return Castagnoli's checksum.
 
     >>> hex(crc32c(b"123456789"))
     '0xe3069283'
@@ -81,7 +78,10 @@ def crc32c(data: bytes) -> int:
 
 
 def _of_blocks(state: int, data: bytes) -> int:
-    """All blocks side by side, each as if it were the first; a checksum is linear in what came before."""
+    """Return the state after whole blocks.
+
+    All blocks are computed side by side from state 0 and combined, since a checksum is linear in the state.
+    """
     table, columns = _table(), np.frombuffer(data, np.uint8).reshape(-1, _BLOCK).T
     states = np.zeros(columns.shape[1], np.uint32)
     for column in np.ascontiguousarray(columns):
@@ -109,7 +109,7 @@ def _table_list() -> list[int]:
 
 @functools.cache
 def _past_block() -> list[list[int]]:
-    """What a block of zeros makes of a state, by each of its bytes."""
+    """Return the state after a block of zeros, for each byte of the state before."""
     table, states = _table(), np.arange(256, dtype=np.uint32) << np.arange(0, 32, 8, dtype=np.uint32)[:, None]
     for _ in range(_BLOCK):
         states = table[states & 255] ^ (states >> 8)
@@ -118,5 +118,5 @@ def _past_block() -> list[list[int]]:
 
 
 def _masked(crc: int) -> int:
-    """Turned and moved, since a checksum over data that hold checksums says little."""
+    """Mask a checksum by the format's rule, which protects checksums of data that contain checksums."""
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & _ALL
