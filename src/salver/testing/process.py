@@ -25,7 +25,7 @@ _POLL_S = 0.02
 
 
 class RunningProcess(Protocol):
-    """What is used of ``subprocess.Popen``."""
+    """Part of ``subprocess.Popen`` that servers are started and ended with."""
 
     pid: int
     returncode: int | Any
