@@ -2,8 +2,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PY     := .venv/bin/python
 PIP    := $(PY) -m pip install --quiet --disable-pip-version-check
-# One more than the cores of CI: tests of servers wait for much of their time; with more of them, deadlines are met late.
-JOBS   ?= 3
+# Twice the cores of CI: tests of servers wait for half of their time, and none has a deadline that a busy machine misses.
+JOBS   ?= 4
 ARGS   ?=
 
 # Tests, the demo and the benchmarks import ONNX Runtime by themselves, too.
