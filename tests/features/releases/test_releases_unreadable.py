@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from databases import empty_ledger
+from databases import SQLITE_MOSTLY, migrated_ledger
 from releasing import ADA, Clock, World, healthy
 from sqlalchemy import update
 
@@ -13,9 +13,9 @@ from salver.features.ledger.schema import RELEASE
 from salver.words.releases import Counts, ReleaseState
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=SQLITE_MOSTLY)
 async def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Ledger]:
-    async with await Ledger.open(empty_ledger(request.param, tmp_path)) as opened:
+    async with await Ledger.open(migrated_ledger(request.param, tmp_path)) as opened:
         yield opened
 
 

@@ -2,7 +2,7 @@
 
 import msgspec
 import pytest
-from databases import empty_ledger
+from databases import SQLITE_MOSTLY, migrated_ledger
 from releasing import ADA, POLICY, Clock, Server
 
 from salver.features.ledger.ledger import Ledger
@@ -21,9 +21,9 @@ USERS = [f"u{number}" for number in range(600)]
 COMPLAINT = Metric("complaint", "outcome", "severe", promotion_margin=None, matures_minutes=30)
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=SQLITE_MOSTLY)
 async def server(request, tmp_path):
-    async with await Ledger.open(empty_ledger(request.param, tmp_path)) as ledger:
+    async with await Ledger.open(migrated_ledger(request.param, tmp_path)) as ledger:
         yield Server(ledger, Clock())
 
 
