@@ -46,6 +46,7 @@ class Layouts:
         Args:
             version, keeps: From the request's head.
         """
+        # Heads of most answers differ in id and length only.
         key = (reply.status, reply.reason, reply.headers, version, keeps)
         found = self._known.get(key)
         if found is None:

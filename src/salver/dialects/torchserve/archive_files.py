@@ -243,6 +243,7 @@ def _of_tar(path: Path, name: str, most: int) -> bytes | None:
     with _opened(path, room) as tar:
         for count, member in enumerate(tar):
             room -= member.size
+            # Archives made with tar may have a top folder, or begin with "./".
             inner = PurePosixPath(member.name)
             is_it = str(inner) == name or str(PurePosixPath(*inner.parts[1:])) == name
             if is_it and member.isreg():

@@ -93,7 +93,7 @@ class ArchiveStore:
             raise NoModel(f"Model not found at: {url[:_MOST_NAME]!r}", field="url")
         if _IS_URL.fullmatch(url) and not self.is_allowed(url):
             raise NoModel(f"Given URL {url} does not match any allowed URL(s)", field="url")
-        if ".." in url:
+        if ".." in url:  # wherever it is, as in TorchServe
             raise NoModel(f"Relative path is not allowed in url: {url}", field="url")
         if not _IS_URL.fullmatch(url):
             return self._in_store(url)
@@ -161,6 +161,7 @@ class ArchiveStore:
             raise Conflict(
                 f"Model file already exists {name}", field="url", fix=f"Register url={name}, or remove it."
             )
+        # Hidden, so that a scan of the store does not find an incomplete file.
         aside = target.with_name(f".{name[:100]}-{secrets.token_hex(8)}{_PART}")
         self._sweep(target.parent)
         try:

@@ -92,6 +92,7 @@ def query_of(text: bytes, path: bytes = b"") -> list[tuple[str, str]]:
     if b"%" in text:
         check_escapes(path + b"?" + text)
     found = []
+    # Netty splits at semicolons as well, and ignores parameters beyond its limit.
     for piece in re.split(b"[&;]", text, maxsplit=MOST_PARTS)[:MOST_PARTS]:
         if piece:
             name, _, value = piece.partition(b"=")
@@ -135,7 +136,7 @@ def _urlencoded(body: bytes) -> Iterator[Part]:
     for mark in (b"\r", b"\n"):
         if (end := body.find(mark)) >= 0:
             body = body[:end]
-    pieces = body.split(b"&", MOST_PARTS + 1)
+    pieces = body.split(b"&", MOST_PARTS + 1)  # one more than allowed, so that excess is noticed
     if b"=" not in pieces[-1]:
         pieces.pop()
     for piece in pieces:
@@ -186,6 +187,7 @@ def _boundary(parameters: str) -> bytes:
 def _multipart(body: bytes, boundary: bytes) -> Iterator[Part]:
     """Yield the fields from the first byte on, up to the first that does not end."""
     view = memoryview(body)
+    # Netty skips control characters before the first boundary.
     blank = _BLANK.match(body, 0, _MOST_HEAD)
     if blank is None or not body.startswith(boundary, blank.end()):
         return

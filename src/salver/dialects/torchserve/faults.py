@@ -182,6 +182,7 @@ def fault_of(error: SalverError, model: str = "", version: str = "") -> Fault:
         status = _whole_status(error.status)
     else:
         status, kind = next((names for of, names in _SPECIAL if isinstance(error, of)), (status, kind))
+    # Texts of TorchServe in place of ours, which name paths and causes.
     if error.code is Code.NO_ROUTE:
         text = _NO_RESOURCE
     elif error.code is Code.WRONG_VERB:
@@ -207,7 +208,7 @@ def _whole_status(status: int) -> int:
 def http_fault(error: SalverError, model: str = "", version: str = "") -> TorchServeReply:
     """Return the reply for an error. Never raises."""
     fault = fault_of(error, model, version)
-    if isinstance(error, HandlerFailed) and fault.status == 200:
+    if isinstance(error, HandlerFailed) and fault.status == 200:  # TorchServe's body for this case
         return TorchServeReply(200, b"error", (), "")
     if error.code is Code.TOO_LARGE:
         return TorchServeReply(413, b"", ())

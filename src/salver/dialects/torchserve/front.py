@@ -172,6 +172,7 @@ class TorchServe:
         if scope["type"] != "http":
             return self._app(scope, receive, send)
         path = scope.get("raw_path") or scope["path"].encode()
+        # Clients ask few paths many times, so that most requests end here.
         target = self._targets.get((scope["method"], path))
         if target is not None:
             return self._predict(target, scope, receive, send)
@@ -215,7 +216,7 @@ class TorchServe:
         headers = self._read_headers(head.spelled, target)
         if headers.sequence is not None or not self._access.knows_host(headers.lower):
             return None
-        head.notes[self] = target, headers
+        head.notes[self] = target, headers  # heads are shared by requests with equal bytes
         return target, headers
 
     def _may_take(self, body: bytes | None) -> TypeGuard[bytes]:
@@ -335,10 +336,11 @@ class TorchServe:
         if match.extra is not None:
             headers["url_path"] = match.extra
         codec = Prediction(match.model, match.version, self._knows, self._rules.max_response)
+        # Routes with an extra path or a query for the handler are TorchServe's alone.
         is_shared = match.extra is None and not match.takes_query
         target = Target(match, codec, headers, is_shared)
         if scope["method"] != "OPTIONS":
-            if len(self._targets) >= _KNOWN_PATHS:
+            if len(self._targets) >= _KNOWN_PATHS:  # callers choose the paths
                 self._targets.clear()
             self._targets[scope["method"], path] = target
         return target
@@ -371,7 +373,7 @@ class TorchServe:
                 await self._app(scope, receive, send)
                 return
             operation = match.operation
-            if operation == "predict" and verb != "OPTIONS":
+            if operation == "predict" and verb != "OPTIONS":  # checks the key itself
                 await self._predict(self._target(scope, path, match), scope, receive, send)
                 return
             self._check(match, lower)

@@ -244,6 +244,7 @@ class HandlerStore:
     async def _unregister(self, model: str, version: str) -> None:
         self._plane.check_unowned(model)
         id = self._manifest(model, version).id
+        # TorchServe refuses to leave a model with versions and no default one (TS-M5).
         is_default = id.version == self._registrations.default(model)
         if is_default and len(self._registrations.versions(model)) > 1:
             raise StillDefault(
@@ -414,6 +415,7 @@ class HandlerStore:
     async def _find(self, order: Registration) -> FoundArchive:
         work = asyncio.to_thread(self._archives.find, order.url, is_encrypted=order.is_encrypted)
         finding = asyncio.create_task(work)
+        # A thread cannot be cancelled: the download ends by itself, and is deleted then.
         try:
             return await asyncio.shield(finding)
         except asyncio.CancelledError:
@@ -431,6 +433,7 @@ class HandlerStore:
         """
         setting = model.setting
         if setting is not None and setting.file and setting.url:
+            # Without allowed URLs only the store is searched, and nothing is downloaded.
             in_store = msgspec.structs.replace(self.config.archive_store, allowed_urls=())
             with contextlib.suppress(SalverError):
                 ArchiveStore(in_store).find(setting.file)

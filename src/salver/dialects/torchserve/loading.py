@@ -87,6 +87,7 @@ class HandlerLoader:
             hides=self._hides,
         )
         engine = HandlerEngine(plan, workers, self._shared)
+        # Workers start in the background; the version is ready once one of them is.
         servable = Servable(manifest, engine, Placement("process", workers.least, threads))
         servable.is_ready = servable.is_staffed = engine.is_ready
 
@@ -181,6 +182,7 @@ class Unpacking:
         stop = threading.Event()
         prepare = (lambda root: install(root, file, stop)) if file else None
         unpacking = asyncio.create_task(asyncio.to_thread(self._archives.hold, manifest.path, prepare))
+        # A thread cannot be cancelled: wait for its end, and release what it holds.
         try:
             return await asyncio.shield(unpacking)
         except asyncio.CancelledError:

@@ -88,6 +88,7 @@ class _Journal:
         second = int(now)
         if second != self._second:
             self._second, self._shown = second, time.strftime(_TIME, time.localtime(second))
+        # strftime() once a second; the milliseconds are appended.
         start = f"{self._shown},{int(now % 1 * 1000):03d} - "
         self._waiting.append(start + f"\n{start}".join(lines) + "\n")
         if self._timer is None:

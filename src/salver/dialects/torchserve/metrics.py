@@ -148,6 +148,7 @@ class TorchServeMetrics(Collector):
                 elif type(event) is WorkerReady:
                     worker = f"W-{event.worker}-{event.id.name}_{event.id.version}"
                     self._of_server("WorkerLoadTime", [_milliseconds(event.seconds)], (worker, _HOST))
+            # In bulk, so that each family is looked up once for a batch.
             for labels, requests in served.items():
                 self._served(labels, requests)
             for kind, count in Counter(statuses).items():

@@ -71,9 +71,11 @@ class Registrations:
         names = {id.name for id in self._registered}
         known = {m.id: _clashing(m) if m.id.name in names and m.format != FORMAT else m for m in found}
         self._found = {m.id: m.fingerprint for m in found}
+        # A removal holds until the files change; then the owner wants the version again.
         self._removed = {id: mark for id, mark in self._removed.items() if self._found.get(id) == mark}
         known = {id: m for id, m in known.items() if id not in self._removed}
         known |= self._registered
+        # Numbers of workers hold for the same content only.
         for id, (body, workers) in list(self._workers.items()):
             if id in known and known[id].body == body:
                 known[id] = _with_workers(known[id], workers)

@@ -68,7 +68,7 @@ def _watch(process: "subprocess.Popen[bytes]", stop: threading.Event, end: float
         except subprocess.TimeoutExpired:
             if not stop.is_set() and time.monotonic() < end:
                 continue
-            os.killpg(process.pid, signal.SIGKILL)
+            os.killpg(process.pid, signal.SIGKILL)  # pip has processes of its own
             process.wait()
             return "it was cancelled" if stop.is_set() else "it takes longer than {:g} s"
         return ""

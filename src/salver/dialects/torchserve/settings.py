@@ -92,6 +92,7 @@ class Settings:
             self._take(name, _resolved(value, environment, f"{source.name}: {name}"), source.name)
         for name, value in (flags or {}).items():
             self._take(name, value, "the command line")
+        # After file and flags, since the environment overrides both (TS-C12).
         if self.is_on("enable_envvars_config"):
             for name, variable in _variables(self.is_on("use_env_allowed_urls")):
                 if variable in environment:

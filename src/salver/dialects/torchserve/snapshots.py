@@ -100,7 +100,7 @@ class Snapshots:
 
     async def _write_changes(self) -> None:
         while self._is_stale:
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # collects changes of the same moment in one file
             self._is_stale = False
             await self.write("snapshot")
 

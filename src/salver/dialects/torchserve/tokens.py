@@ -91,6 +91,7 @@ class TokenKeys:
             raise Unauthenticated(UNAUTHENTICATED)
         before = self._keys[scope]
         self._keys[scope] = self._fresh()
+        # A key that is not in the file would lock everybody out.
         try:
             self.write()
         except InvalidInput:

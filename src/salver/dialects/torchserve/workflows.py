@@ -225,7 +225,7 @@ class Workflows:
         entry = self._entry(name)
         if name in self._changing:
             raise Conflict(f"Workflow {name} is being unregistered already.", field="workflow_name")
-        self._changing.add(name)
+        self._changing.add(name)  # the name stays reserved until its handlers are gone
         del self._entries[name]
         try:
             await asyncio.gather(*[self._remove_node(name, node) for node in entry.flow.nodes.values()])
@@ -295,7 +295,7 @@ class Workflows:
                 for node in flow.nodes.values():  # predecessors come first
                     before = {source: steps[source] for source in node.before}
                     steps[node.name] = group.create_task(self._step(name, node, form, before, call))
-        except BaseExceptionGroup as failures:
+        except BaseExceptionGroup as failures:  # callers know single errors only
             raise _first(failures) from None
         ends = {end: steps[end].result().body for end in flow.ends}
         if len(ends) == 1:

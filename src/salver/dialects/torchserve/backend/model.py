@@ -102,7 +102,7 @@ class HandlerModel:
             if again:
                 # The memory of a new request is overwritten by the next run.
                 self._going[id] = form if before.get(id) is form else _copy(form)
-            if metrics:
+            if metrics:  # lines of the whole run travel with its first answer
                 reply, metrics = replace(reply, metrics=metrics), ()
             answers.append(Answer(*as_answer(reply), again=again))
         return answers

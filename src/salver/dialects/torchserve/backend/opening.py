@@ -85,6 +85,7 @@ def open_handler(manifest: Manifest, options: LoadOptions, backend: Backend) -> 
         except (Exception, SystemExit) as error:
             traceback.print_exception(error)  # for the log
             raise
+    # Mapped files must not change, so only those that the server has unpacked are shared.
     if about.get("serializedFile") and _is_unpacked(manifest):
         share_weights(own, folder / str(about["serializedFile"]))
     from ts.metrics.lines import LINES

@@ -37,6 +37,7 @@ def _is_in_tar(path: Path) -> bool:
     try:
         with path.open("rb") as file:
             content = _Unzipped(file.read)
+            # Read by hand, since tarfile has no limit on decompressed bytes.
             for _ in range(_MEMBERS):
                 block = content.take(_BLOCK)
                 if len(block) < _BLOCK or block[257:262] != b"ustar":

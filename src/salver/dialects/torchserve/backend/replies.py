@@ -147,7 +147,7 @@ def _body(value: Any) -> bytes:
     """
     if isinstance(value, bytes | bytearray):
         return bytes(value)
-    torch = sys.modules.get("torch")
+    torch = sys.modules.get("torch")  # a handler without PyTorch must not import it here
     try:
         if isinstance(value, str):
             return value.encode()

@@ -79,7 +79,7 @@ class HandlerCall(Job[InferRequest]):
         if self.error is not None:
             raise self.error
         pieces = self.pieces
-        if len(pieces) == 1:
+        if len(pieces) == 1:  # the usual case: nothing to join
             return pieces[0]
         body = np.concatenate([piece.outputs[0].array for piece in pieces])
         tensors = (Tensor(BODY, DataType.UINT8, body),)
@@ -155,6 +155,7 @@ class HandlerCall(Job[InferRequest]):
 
     def _notify(self) -> None:
         if self.callback is not None:
+            # The callback takes the first piece only; its iterator waits for the others.
             callback, self.callback = self.callback, None
             callback(self)
         elif self.waiter is not None and not self.waiter.done():

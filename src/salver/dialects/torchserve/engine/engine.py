@@ -330,6 +330,7 @@ class HandlerEngine:
             if until <= now:
                 raise DeadlineExceeded(LATE)
         end = min(until, now + self._patience)
+        # The owner's limit and the caller's deadline share one timer, and differ in the error only.
         call = HandlerCall(request, self.id.version, now, end, wants_pieces, len(self._queue))
         call.callback = callback
         self._queue.offer(call, now)
@@ -354,6 +355,7 @@ class HandlerEngine:
         while (batch := queue.take(now)) is not None:
             self._begin(batch, now)
         if queue.late:
+            # Copied first: failing a call may run code of its caller that adds more.
             late = queue.late[:]
             queue.late.clear()
             fail_all(late, lambda: WaitedTooLong(LATE))
@@ -368,6 +370,7 @@ class HandlerEngine:
             if self._wakes_at <= due:
                 return
             self._timer.cancel()
+        # One timer for all batches: the earliest time wins, and later ones are set again by _pump().
         self._timer, self._wakes_at = asyncio.get_running_loop().call_later(due - now, self._wake), due
 
     def _wake(self) -> None:
@@ -380,6 +383,7 @@ class HandlerEngine:
                 if isinstance(call, HandlerCall):
                     flow.begin(call, now)
             return
+        # A worker polls briefly for the next request instead of sleeping if this one is alone.
         run = HandlerRun(self._ready[batch.worker], batch, self._workers.is_continuous, self._ended)
         self._runs[batch.worker] = run
         is_lone = len(self._runs) == len(batch.jobs) == 1 and not len(self._queue)
@@ -418,6 +422,7 @@ class HandlerEngine:
 
     def _requeue(self, calls: list[HandlerCall]) -> list[HandlerCall]:
         """Requeue calls whose worker was gone before it read them; return those that cannot run elsewhere."""
+        # A request that kills every worker must not go round forever.
         moved = [call for call in calls if not call.is_done and call.moves < self._pool.wanted]
         for call in moved:
             call.moves += 1
@@ -443,6 +448,7 @@ class HandlerEngine:
 
     def _set_idle(self, id: int, now: float) -> None:
         self._idle_since[id] = now
+        # A surplus worker still needs its turn to finish sequences, but gets no other jobs.
         if id not in self._on_end or isinstance(self._queue, SequenceQueue):
             self._queue.add_idle(id)
 

@@ -79,7 +79,7 @@ class ForkServer:
         if gpu is not None:
             options = msgspec.structs.replace(self._plan.options, gpu=gpu)
             return await FormHost.launch(msgspec.structs.replace(self._plan, options=options))
-        async with self._turn:
+        async with self._turn:  # several workers start at once, and only one may become the server
             if self._forks and self.pid < 0 and (lone := await self._begin()) is not None:
                 return lone
         if self._forks:
@@ -131,7 +131,7 @@ class ForkServer:
                 pidfd = os.pidfd_open(pid)
             except OSError as error:
                 raise LoadFailed(f"no worker could be forked for model '{name}': {error}") from error
-            undo.pop_all()
+            undo.pop_all()  # the descriptors now belong to the host
         process = ForkedProcess(pid, server.reap)
         return await FormHost.take_over(
             self._plan, HostHandles(process, line.sock, line.output, pidfd, line.arenas)

@@ -104,7 +104,7 @@ class FormHost(HostProcess):
             self._end_run(forms.decode_answers(reply, _NOTHING), reply.seconds)
             return
         if sum([block.nbytes for block in blocks]) > _LARGE:
-            self._hangs_at = math.inf
+            self._hangs_at = math.inf  # copying is ours, and not the host's time
             self._spawn(self._read_large(reply, blocks))
             return
         try:

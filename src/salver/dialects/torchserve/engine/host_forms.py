@@ -91,6 +91,7 @@ def _run_fork(
     except BaseException as error:
         traceback.print_exception(error)
         code = 1
+    # os._exit() flushes nothing; exit handlers are the parent's.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -182,9 +182,11 @@ class PlainQueue(JobQueue[T]):
 
     def _has_room(self, now: float) -> bool:
         """Drop jobs past their deadline; return whether the queue has room then."""
+        # Only looked for when the queue is full, since it costs a pass over all jobs.
         for job in [job for job in self._jobs if job.deadline <= now]:
             del self._jobs[job]
             self.late.append(job)
+        # A model without a queue takes one job while a worker can begin it at once.
         return len(self._jobs) < self._limit or (self._limit == 0 and bool(self._idle or self._forming))
 
     def discard(self, job: Job[T]) -> bool:
@@ -207,7 +209,7 @@ class PlainQueue(JobQueue[T]):
             if not self._idle or not self._jobs:
                 return None
             forming = self._forming = Forming(self._idle.popitem(last=False)[0])
-        if forming.soonest <= now:
+        if forming.soonest <= now:  # spares a pass over the jobs otherwise
             self._drop_late(forming, now)
         is_complete = self._fill(forming, now)
         if not forming.jobs:
@@ -224,6 +226,7 @@ class PlainQueue(JobQueue[T]):
         jobs = forming.jobs
         while len(jobs) < self._most and self._jobs:
             first = next(iter(self._jobs))
+            # A job that must be alone ends the batch before it, which then need not wait for more.
             if first.deadline > now and jobs and (first.is_alone or jobs[0].is_alone):
                 return True
             del self._jobs[first]

@@ -78,6 +78,7 @@ class HandlerRun:
         ids |= _assign_ids(new, ids.values())
         self.calls, self._ids = [*staying, *new], ids
         self._began = self._idle_since = now
+        # The worker remembers the forms of staying calls by their ids.
         again = [InferRequest(call.what.model, (), call.what.version, ids[call]) for call in staying]
         self._ask([*again, *(_with_id(call.what, ids[call]) for call in new)])
 
@@ -96,7 +97,7 @@ class HandlerRun:
         self._ended(self, result, seconds)
 
     def _piece(self, index: int, answer: Answer) -> None:
-        if 0 <= index < len(self.calls):
+        if 0 <= index < len(self.calls):  # the index comes from the handler's process
             call = self.calls[index]
             call.put(answer, self.timing(call, 0.0, 0.0), is_last=False)
 

@@ -98,6 +98,7 @@ class SequenceQueue(JobQueue[T]):
             return
         one = self._sequences.get(job.sequence)
         if one is None:
+            # Idle sequences are ended only when their place is needed, or by take().
             if len(self._sequences) >= self._most_sequences:
                 self._end_idle(now)
             if len(self._sequences) >= self._most_sequences:
@@ -115,6 +116,7 @@ class SequenceQueue(JobQueue[T]):
             there = [pair for pair in self._hosts.items() if not pair[1].is_retired]
             if not there:
                 return
+            # The worker with the fewest sequences; among equals an idle one.
             found = min(there, key=lambda pair: (pair[1].sequences, not pair[1].is_idle))
             one.worker = found[0]
             found[1].sequences += 1
@@ -202,6 +204,7 @@ class SequenceQueue(JobQueue[T]):
 
     def _pull(self, host: _Host[T], room: int, now: float) -> list[Job[T]]:
         found: list[Job[T]] = []
+        # At most one job of each sequence, the longest ready first; then jobs without a sequence.
         while host.ready and len(found) < room:
             one, _ = host.ready.popitem(last=False)
             while one.jobs:
@@ -259,6 +262,7 @@ class SequenceQueue(JobQueue[T]):
         if host is None:
             return []
         lost: list[Job[T]] = []
+        # Jobs of a forming batch have not run: they go back to where they came from, in order.
         for job in reversed(host.forming.jobs if host.forming else ()):
             one = self._sequences.get(job.sequence)
             if one is None:
@@ -268,7 +272,7 @@ class SequenceQueue(JobQueue[T]):
                 one.jobs.appendleft(job)
                 one.running = None
         for one in [one for one in self._sequences.values() if one.worker == worker]:
-            if one.has_run:
+            if one.has_run:  # its state died with the worker
                 lost += one.jobs
                 del self._sequences[one.id]
             else:

@@ -127,7 +127,7 @@ def fork_on_order(sock: socket.socket, before: Baseline, load: Load) -> ForkEnds
     gc.collect()
     gc.freeze()  # so that a collection in a fork does not write to all that is there
     frames = Frames()
-    fds: list[int] = []
+    fds: list[int] = []  # descriptors may arrive before the order that they belong to is complete
     while True:
         data, more, _, _ = socket.recv_fds(sock, 1 << 14, _MOST_FDS)
         fds += more
@@ -165,7 +165,7 @@ def _fork(sock: socket.socket, fds: list[int], before: Baseline, load: Load) -> 
         return None
     os.setpgid(0, 0)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
+    if os.getppid() != parent:  # the parent died before prctl() took effect
         os._exit(0)
     control, requests, responses, output = fds
     sock.close()

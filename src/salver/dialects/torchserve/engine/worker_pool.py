@@ -167,6 +167,7 @@ class WorkerPool:
             self._workers.append(Worker(id, next(self._gpus), WorkerLife(self._max_retry_s)))
             self._start(self._workers[-1])
         while len(self._workers) > count:
+            # Workers that are not ready go first, then the newest.
             worker = max(self._workers, key=lambda worker: (worker.host is None, worker.id))
             self._workers.remove(worker)
             self._stop(worker)
@@ -231,6 +232,7 @@ class WorkerPool:
                 life.ready(clock())
                 self._changed.set()
                 self._owner.worker_ready(worker)
+                # Shielded, since cancelling the keeper must not cancel the host's future.
                 worker.why = await asyncio.shield(host.dead)
                 if life.stage is Stage.UNLOADING:
                     return

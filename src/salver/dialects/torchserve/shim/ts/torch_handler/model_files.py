@@ -43,9 +43,7 @@ def run_session(session: Any, data: Any) -> Any:
     given = data if isinstance(data, list | tuple) else [data]
     names = [each.name for each in session.get_inputs()]
     if len(given) != len(names):
-        raise ValueError(
-            f"the model takes {len(names)} inputs ({', '.join(names)}), and got {len(given)}"
-        )
+        raise ValueError(f"the model takes {len(names)} inputs ({', '.join(names)}), and got {len(given)}")
     answers = session.run(None, dict(zip(names, [each.cpu().numpy() for each in given], strict=True)))
     tensors = [torch.from_numpy(answer) for answer in answers]
     return tensors[0] if len(tensors) == 1 else tensors
