@@ -31,14 +31,14 @@ from salver.kernel.serving.dataplane import DataPlane
 from salver.kernel.serving.decoding import Decoders
 from salver.kernel.serving.exchange import RequestPath
 from salver.kernel.serving.fetching import Fetching
-from salver.kernel.serving.inner import Inner
 from salver.kernel.serving.loader import Loader
 from salver.kernel.serving.loading import Terms
-from salver.kernel.serving.model_callbacks import ModelCallbacks
+from salver.kernel.serving.ports import OwnNumbers
 from salver.kernel.serving.readiness import Readiness
 from salver.kernel.serving.servable import Servable
 from salver.kernel.serving.state import ServerState
 from salver.kernel.supervise import Faults, Supervisor, every
+from salver.lazy import is_made, lazily, lazy_imports
 from salver.parts import Kernel, MetricsPage, Parts, build, formats
 from salver.port_apps import PortApps
 from salver.stores import Copies, open_store
@@ -50,6 +50,11 @@ from salver.transport.parting import Parting
 from salver.transport.restrict import GRPC_PREFIX
 from salver.words.artifacts import Instances
 from salver.words.errors import SalverError
+
+with lazy_imports():
+    from salver.kernel.serving.inner import Inner
+    from salver.kernel.serving.model_callbacks import ModelCallbacks
+
 
 _LOG = logging.getLogger("salver")
 
@@ -133,8 +138,8 @@ class Server:
         config, clock, new_id = self.config, time.monotonic, id_maker()
         backends = find_backends() if self._backends is None else self._backends
         bus = Bus()
-        inner = Inner(lambda: self.door)
-        callbacks = ModelCallbacks(inner, lambda: self.control, clock, new_id)
+        inner = lazily(Inner, lambda: self.door)
+        callbacks = lazily(lambda: self._model_callbacks(inner))
         terms = Terms(
             len(os.sched_getaffinity(0)),
             config.trust_pickle,
@@ -143,7 +148,7 @@ class Server:
             None if config.resources is None else ResourcePool(config.resources),
         )
         self._loader = Loader(backends, bus, clock, terms)
-        self._copies = Copies()
+        self._copies = lazily(Copies)
         self._fetching = Fetching(self._loader, self._copies)
         models: Manager[Servable] = Manager(self._fetching, clock, bus.emit, config.whole_lifecycle)
         repository = Repository(
@@ -190,6 +195,11 @@ class Server:
             config, clock, new_id, __version__, bus, terms, callbacks, models, plane, control, state,
             inner, door, context, token=config.api.digest(),
         )  # fmt: skip
+
+    def _model_callbacks(self, inner: Inner) -> ModelCallbacks:
+        kernel = self.kernel
+        numbers = kernel.services.find(OwnNumbers)
+        return ModelCallbacks(inner, lambda: self.control, kernel.clock, kernel.new_id, numbers)
 
     def _attach(self, parts: Sequence[Parts]) -> None:
         """Give the kernel what the features add to it."""
@@ -265,7 +275,8 @@ class Server:
         await kernel.plane.stop()
         await kernel.models.drain(grace)
         await kernel.plane.close()
-        await asyncio.to_thread(self._copies.close)
+        if is_made(self._copies):
+            await asyncio.to_thread(self._copies.close)
         kernel.bus.flush()
         self._decoders.close()
         for part in reversed(kernel.parts):

@@ -12,13 +12,17 @@ from salver.kernel.lifecycle.config import LifecycleConfig
 from salver.kernel.repository import NamedModelDefaults, RepositoryConfig
 from salver.kernel.repository.bounds import check_server
 from salver.kernel.serving.readiness import Rule
+from salver.lazy import lazy_imports
 from salver.transport.access_check import ApiConfig
 from salver.transport.calls import HeaderRules
-from salver.transport.forward import Forwarding
 from salver.transport.restrict import Guard, Restriction
 from salver.transport.server import FrontConfig
 from salver.transport.watch import ConnectionLimits
 from salver.words.errors import InvalidInput
+
+with lazy_imports():
+    from salver.transport.forward import Forwarding
+
 
 Record = TypeVar("Record", bound=msgspec.Struct)
 #: A table as its feature's record, or as plain values by key.

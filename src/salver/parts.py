@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Protocol, TypeVar
 
 import msgspec
-from prometheus_client.registry import Collector
 
 from salver.backends.protocol import Recogniser, TouchesMachine
 from salver.configuration import ServeConfig
@@ -21,24 +20,30 @@ from salver.kernel.serving.control import ServerControl
 from salver.kernel.serving.controlplane import Changes, ControlPlane
 from salver.kernel.serving.dataplane import DataPlane
 from salver.kernel.serving.fetching import Loads
-from salver.kernel.serving.inner import Inner
 from salver.kernel.serving.loading import Additions, Terms
-from salver.kernel.serving.model_callbacks import ModelCallbacks
 from salver.kernel.serving.ports import Observer
 from salver.kernel.serving.servable import Servable
 from salver.kernel.serving.stages import Stage
 from salver.kernel.serving.state import ServerState
+from salver.lazy import lazy_imports
 from salver.transport.access_check import Access, Caller, Changing
 from salver.transport.calls import RequestContext
 from salver.transport.doors import App, Kind
-from salver.transport.grpc_table import GrpcTable
-from salver.transport.operations import Operation
-from salver.transport.pages import Site
 from salver.transport.ports import NO_EXPOSITION, Exposition
 from salver.transport.routes import HttpTable
 from salver.transport.server import ExactPorts, FrontConfig
 from salver.words.artifacts import Manifest
 from salver.words.errors import InvalidInput, Unsupported
+
+with lazy_imports():
+    from prometheus_client.registry import Collector
+
+    from salver.kernel.serving.inner import Inner
+    from salver.kernel.serving.model_callbacks import ModelCallbacks
+    from salver.transport.grpc_table import GrpcTable
+    from salver.transport.operations import Operation
+    from salver.transport.pages import Site
+
 
 _LOG = logging.getLogger("salver.features")
 _Service = TypeVar("_Service")

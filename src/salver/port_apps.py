@@ -1,15 +1,22 @@
 """The application behind each port of a server."""
 
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+from salver.lazy import lazy_imports
 from salver.parts import Kernel
 from salver.transport.access_check import Access, AccessRules, Changing
 from salver.transport.asgi import Front
-from salver.transport.cors import Cors
 from salver.transport.doors import App
 from salver.transport.doors import door as shown_at
-from salver.transport.grpc import GrpcFront
 from salver.transport.routes import HttpRouter
 from salver.transport.server import ExactPorts, FrontConfig
 from salver.transport.server_operations import ServerOperations
+
+with lazy_imports():
+    from salver.transport.cors import Cors
+    from salver.transport.grpc import GrpcFront
 
 
 class PortApps:
@@ -25,7 +32,7 @@ class PortApps:
         own = ServerOperations(kernel.control, kernel.exposition, kernel.context.parting).table()
         self._router = HttpRouter([*(table for part in kernel.parts for table in part.http), own])
         tables = [table for part in kernel.parts for table in part.grpc]
-        self._grpc = GrpcFront(tables, kernel.control, kernel.context)
+        self._grpc = _LateGrpc(lambda: GrpcFront(tables, kernel.control, kernel.context))
 
     def __repr__(self) -> str:
         return f"<PortApps {self._router!r}>"
@@ -37,7 +44,7 @@ class PortApps:
         access = access or self._access(config)
         app: App = Front(
             self._router,
-            self._grpc,
+            cast("GrpcFront", self._grpc),
             kernel.context,
             max_body=kernel.config.max_body,
             hears_http1=kernel.config.front.server != "h2corn",
@@ -72,3 +79,33 @@ class PortApps:
     def stop(self) -> None:
         """Take no more calls over gRPC."""
         self._grpc.stop()
+
+
+class _LateGrpc:
+    """gRPC methods, which are imported and made on a thread at the first call.
+
+    Attributes:
+        handle: Answers one call, as :meth:`~salver.transport.grpc.GrpcFront.handle`.
+    """
+
+    def __init__(self, make: Callable[[], GrpcFront]) -> None:
+        self._make = make
+        self._front: GrpcFront | None = None
+        self._making = asyncio.Lock()
+        self._is_stopping = False
+        self.handle: Callable[..., Awaitable[None]] = self._first
+
+    async def _first(self, *call: Any) -> None:
+        async with self._making:
+            if self._front is None:
+                self._front = await asyncio.to_thread(self._make)
+                self.handle = self._front.handle
+                if self._is_stopping:
+                    self._front.stop()
+        await self._front.handle(*call)
+
+    def stop(self) -> None:
+        """Take no more calls."""
+        self._is_stopping = True
+        if self._front is not None:
+            self._front.stop()

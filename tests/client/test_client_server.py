@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 import pytest_asyncio
-from structlog.testing import capture_logs
 from waiting import PATIENCE_S
 
 from salver.app import Server
@@ -98,12 +97,11 @@ def url(tmp_path: Path) -> Iterator[str]:
             await told["stop"].wait()
 
     thread = threading.Thread(target=asyncio.run, args=(run(),))
-    with capture_logs():  # else the server's log stands among the commands' output
-        thread.start()
-        assert started.wait(PATIENCE_S)
-        yield told["url"]
-        told["loop"].call_soon_threadsafe(told["stop"].set)
-        thread.join(PATIENCE_S)
+    thread.start()
+    assert started.wait(PATIENCE_S)
+    yield told["url"]
+    told["loop"].call_soon_threadsafe(told["stop"].set)
+    thread.join(PATIENCE_S)
 
 
 INPUTS = {"x": np.array([[1, 2], [3, 4]], "f4"), "text": ["a", "ä"]}

@@ -7,8 +7,9 @@ from contextlib import asynccontextmanager
 from itertools import count
 from typing import Any
 
+from salver.dialects.torchserve.backing import Backing
 from salver.dialects.torchserve.faults import NO_MESSAGE, no_model, no_version
-from salver.dialects.torchserve.front import Backing, TorchServe
+from salver.dialects.torchserve.front import TorchServe
 from salver.dialects.torchserve.rules import TorchServeRules
 from salver.dialects.torchserve.tokens import TokenKeys
 from salver.transport.calls import RequestContext

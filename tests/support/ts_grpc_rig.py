@@ -22,8 +22,8 @@ from torchserve_stubs import (
 from waiting import PATIENCE_S
 
 from salver.dialects.oip.foreign_service import OpenInferenceMessages
+from salver.dialects.torchserve.backing import Backing
 from salver.dialects.torchserve.foreign_forms import HandlerForms
-from salver.dialects.torchserve.front import Backing
 from salver.dialects.torchserve.grpc_methods import TorchServeMethods
 from salver.dialects.torchserve.rules import TorchServeRules
 from salver.kernel.serving.bus import Bus

@@ -14,10 +14,11 @@ from salver.dialects.clouds import doors as clouds
 from salver.dialects.clouds.doors import SageMaker, SageMakerDoor
 from salver.dialects.oip.faults import http_fault
 from salver.dialects.tensorflow import paths as tfs_paths
-from salver.dialects.torchserve.front import Backing, TorchServe
-from salver.dialects.torchserve.grpc_methods import CHANGING as TS_CHANGING
+from salver.dialects.torchserve.backing import Backing
+from salver.dialects.torchserve.front import TorchServe
 from salver.dialects.torchserve.grpc_methods import TorchServeMethods
 from salver.dialects.torchserve.operations import WorkflowOperations
+from salver.dialects.torchserve.paths import CHANGING as TS_CHANGING
 from salver.dialects.torchserve.paths import find
 from salver.dialects.torchserve.rules import TorchServeRules
 from salver.encoding.bodies import HttpReply

@@ -1,11 +1,12 @@
 """Discovery of backends by the entry-point group ``salver.backends``, the built-in ones too.
 
-Finding them imports their modules, never a framework.
+Finding them imports no framework.
 """
 
 import logging
-from collections.abc import Mapping
-from importlib.metadata import entry_points
+from collections.abc import Iterator, Mapping
+from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
 from pathlib import Path
 
 from salver.backends.protocol import ArtifactKind, Backend, Recogniser, TouchesMachine
@@ -14,26 +15,57 @@ GROUP = "salver.backends"
 _LOG = logging.getLogger("salver.plugins")
 
 
-def backends() -> dict[str, Backend]:
+class _Backends(Mapping[str, Backend]):
+    """Backends by name. Salver's own are imported when somebody looks at them."""
+
+    def __init__(self, found: dict[str, Backend | EntryPoint]) -> None:
+        self._found = found
+
+    def __getitem__(self, name: str) -> Backend:
+        backend = self._found[name]
+        if isinstance(backend, EntryPoint):
+            backend = self._found[name] = _load(backend)
+        return backend
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._found)
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+
+def _load(entry: EntryPoint) -> Backend:
+    kind = entry.load()
+    backend: Backend = kind() if isinstance(kind, type) else kind
+    return backend
+
+
+def backends() -> Mapping[str, Backend]:
     """Return every backend that can be imported, by name; a broken one is logged and left out.
 
     One whose class extends that of another of the same name takes its place, if its entry point sorts later.
+    An entry point of Salver's own is called as its backend is, or ``NAME.EXTENSION`` if it takes its place.
     """
-    found: dict[str, Backend] = {}
+    found: dict[str, Backend | EntryPoint] = {}
+    known = _Backends(found)
     for entry in sorted(entry_points(group=GROUP), key=lambda e: e.name):
         try:
-            kind = entry.load()
-            backend: Backend = kind() if isinstance(kind, type) else kind
+            if entry.value.startswith("salver."):
+                if find_spec(entry.module) is None:
+                    raise ModuleNotFoundError(f"No module named {entry.module!r}", name=entry.module)
+                found[entry.name.partition(".")[0]] = entry
+                continue
+            backend = _load(entry)
         except Exception as error:
             _LOG.warning("the backend %r of %s cannot be imported: %s", entry.name, entry.value, error)
             continue
-        known = found.get(backend.name)
-        extends = isinstance(backend, type(known)) and type(backend) is not type(known)
-        if known is not None and not extends:
+        other = known.get(backend.name)
+        extends = isinstance(backend, type(other)) and type(backend) is not type(other)
+        if other is not None and not extends:
             _LOG.warning("two backends have the name %r; %s is ignored", backend.name, entry.value)
             continue
         found[backend.name] = backend
-    return found
+    return known
 
 
 def recogniser(found: Mapping[str, Backend]) -> Recogniser:

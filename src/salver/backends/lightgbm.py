@@ -10,12 +10,16 @@ from typing import Any
 
 from salver.backends.content import head
 from salver.backends.loading import choice_of, framework, loading, options_of, override
-from salver.backends.outputs import Outputs
 from salver.backends.protocol import LoadOptions, Traits
+from salver.lazy import lazy_imports
 from salver.words.artifacts import Manifest
 from salver.words.errors import LoadFailed
 from salver.words.messages import Signature, TensorSpec
 from salver.words.tensor import Array, DataType
+
+with lazy_imports():
+    from salver.backends.outputs import Outputs
+
 
 _FLOATS = (DataType.FP32, DataType.FP64)
 

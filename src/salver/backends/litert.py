@@ -11,14 +11,17 @@ from typing import Any
 import msgspec
 
 from salver.backends.content import head
-from salver.backends.litert_signatures import NamedSignature, read_signature
 from salver.backends.loading import framework, is_batched, loading, options_of, override
-from salver.backends.outputs import Outputs
 from salver.backends.protocol import LoadOptions, Traits
+from salver.lazy import lazy_imports
 from salver.words.artifacts import Manifest
 from salver.words.errors import LoadFailed
 from salver.words.messages import Signature, TensorSpec
 from salver.words.tensor import Array, DataType, datatype_of
+
+with lazy_imports():
+    from salver.backends.litert_signatures import NamedSignature, read_signature
+    from salver.backends.outputs import Outputs
 
 
 class LiteRtBackend:

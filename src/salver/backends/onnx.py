@@ -22,13 +22,17 @@ from salver.backends.loading import (
     options_of,
     override,
 )
-from salver.backends.onnx_cost import cost_of, product_graph
-from salver.backends.onnx_strings import bytes_of, value_of
 from salver.backends.protocol import LoadOptions, Traits
+from salver.lazy import lazy_imports
 from salver.words.artifacts import Cost, Manifest
 from salver.words.errors import InvalidOutput, LoadFailed, ModelFailed
 from salver.words.messages import Signature, TensorSpec
 from salver.words.tensor import Array, DataType, as_bytes
+
+with lazy_imports():
+    from salver.backends.onnx_cost import cost_of, product_graph
+    from salver.backends.onnx_strings import bytes_of, value_of
+
 
 _MODEL_FIELDS = {1: 0, 2: 2, 3: 2, 4: 2, 5: 0, 6: 2, 7: 2, 8: 2, 14: 2, 20: 2, 25: 2, 26: 2}
 _GRAPH_FIELDS = {1, 2, 5, 10, 11, 12, 13, 14, 15, 16}

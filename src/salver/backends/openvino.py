@@ -14,12 +14,16 @@ from typing import Any
 
 from salver.backends.content import head
 from salver.backends.loading import framework, is_batched, loading, options_of, override
-from salver.backends.outputs import Outputs
 from salver.backends.protocol import LoadOptions, Traits
+from salver.lazy import lazy_imports
 from salver.words.artifacts import Manifest
 from salver.words.errors import LoadFailed, ModelFailed
 from salver.words.messages import Signature, TensorSpec
 from salver.words.tensor import Array, DataType
+
+with lazy_imports():
+    from salver.backends.outputs import Outputs
+
 
 _NET = re.compile(rb'\s*(<\?xml[^>]*\?>\s*)?<net\s[^>]*\bversion="1[01]"')
 _TYPES = {"f32": DataType.FP32, "f64": DataType.FP64, "f16": DataType.FP16, "boolean": DataType.BOOL} | {

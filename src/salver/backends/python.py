@@ -33,14 +33,18 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from salver.backends.outputs import Outputs
 from salver.backends.protocol import LoadOptions, RunnableModel, StepModel, Traits
 from salver.backends.source import code_of, importable, parse, read_source, run_file, running
-from salver.backends.stateful import StatefulSteps
+from salver.lazy import lazy_imports
 from salver.words.artifacts import Manifest
 from salver.words.errors import LoadFailed
 from salver.words.messages import Signature, TensorSpec
 from salver.words.tensor import DATATYPES, Array
+
+with lazy_imports():
+    from salver.backends.outputs import Outputs
+    from salver.backends.stateful import StatefulSteps
+
 
 _NUMBERS = itertools.count()
 _NO_TENSORS = Signature((), ())

@@ -8,13 +8,17 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from msgspec.structs import replace
 
-from salver.backends import forest, ragged, tabular
-from salver.backends.hidden import hidden_inputs, hidden_outputs
 from salver.backends.protocol import Answer, Backend, LoadOptions, ReadyModel, RequestModel, RunnableModel
+from salver.lazy import lazy_imports
 from salver.words.artifacts import Manifest, Ragged, Reshape
 from salver.words.errors import SalverError
 from salver.words.messages import InferRequest, Signature, TensorSpec
 from salver.words.tensor import Array, Tensor
+
+with lazy_imports():
+    from salver.backends import forest, ragged, tabular
+    from salver.backends.hidden import hidden_inputs, hidden_outputs
+
 
 Shape = tuple[int, ...]
 

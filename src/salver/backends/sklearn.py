@@ -14,12 +14,16 @@ import numpy as np
 
 from salver.backends.content import head, uncompressed_head, zip_members
 from salver.backends.loading import framework, loading, options_of, override
-from salver.backends.outputs import Outputs
 from salver.backends.protocol import LoadOptions, Traits
+from salver.lazy import lazy_imports
 from salver.words.artifacts import Manifest
 from salver.words.errors import InvalidInput, LoadFailed
 from salver.words.messages import Signature, TensorSpec
 from salver.words.tensor import Array, DataType
+
+with lazy_imports():
+    from salver.backends.outputs import Outputs
+
 
 _LOG = logging.getLogger("salver.backends.sklearn")
 _FLOATS = (DataType.FP32, DataType.FP64)

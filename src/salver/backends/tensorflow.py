@@ -16,12 +16,16 @@ import numpy as np
 
 from salver.backends.content import is_file, protobuf_fields
 from salver.backends.loading import choice_of, count_of, framework, is_batched, loading, options_of, override
-from salver.backends.outputs import Outputs
 from salver.backends.protocol import SIGNATURE, LoadOptions, Traits
+from salver.lazy import lazy_imports
 from salver.words.artifacts import Manifest
 from salver.words.errors import InvalidInput, LoadFailed, ModelFailed
 from salver.words.messages import Signature, TensorSpec
 from salver.words.tensor import Array, DataType, datatype_of
+
+with lazy_imports():
+    from salver.backends.outputs import Outputs
+
 
 _LOG = logging.getLogger("salver.backends.tensorflow")
 _DEFAULT: Final = "serving_default"

@@ -23,13 +23,17 @@ import numpy as np
 
 from salver.backends.content import head, inner_names, zip_members
 from salver.backends.loading import choice_of, count_of, framework, is_batched, loading, options_of, override
-from salver.backends.outputs import Outputs
 from salver.backends.protocol import LoadOptions, Traits
-from salver.backends.torch_module import open_module
+from salver.lazy import lazy_imports
 from salver.words.artifacts import Manifest
 from salver.words.errors import LoadFailed, ModelFailed
 from salver.words.messages import Signature, TensorSpec
 from salver.words.tensor import Array, DataType, datatype_of
+
+with lazy_imports():
+    from salver.backends.outputs import Outputs
+    from salver.backends.torch_module import open_module
+
 
 _LOG = logging.getLogger("salver.backends.torch")
 _TORCH_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"

@@ -15,12 +15,16 @@ import numpy as np
 
 from salver.backends.content import head, tail
 from salver.backends.loading import choice_of, framework, loading, options_of, override
-from salver.backends.outputs import Outputs
 from salver.backends.protocol import LoadOptions, Traits
+from salver.lazy import lazy_imports
 from salver.words.artifacts import Manifest
 from salver.words.errors import LoadFailed, ModelFailed
 from salver.words.messages import Signature, TensorSpec
 from salver.words.tensor import Array, DataType
+
+with lazy_imports():
+    from salver.backends.outputs import Outputs
+
 
 _JSON = re.compile(rb'\s*\{\s*"(learner|version)"\s*:')
 _UBJSON = re.compile(rb"\{[iUIlL][\x00-\x20]{1,8}(learner\{|version\[)", re.DOTALL)

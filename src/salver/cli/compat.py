@@ -8,9 +8,13 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from salver.cli.start import run
+from salver.lazy import lazy_imports
 from salver.terminal.output import line, table
-from salver.terminal.server_flags import CommandLine
 from salver.words.errors import InvalidInput
+
+with lazy_imports():
+    from salver.terminal.server_flags import CommandLine
+
 
 if TYPE_CHECKING:
     from salver.configuration import Startup

@@ -8,7 +8,7 @@ import msgspec
 from salver.cli.feature_tables import records
 from salver.cli.serve_options import Option, serve_defaults
 from salver.cli.server_file import FLAGS_ONLY
-from salver.kernel.repository.toml import SERVER
+from salver.kernel.repository.config import SERVER
 from salver.kernel.repository.toml_schema import describe
 from salver.kernel.repository.toml_schema import schema as model_schema
 

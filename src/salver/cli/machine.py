@@ -12,7 +12,7 @@ import msgspec
 
 from salver.backends.installed import is_installed
 from salver.backends.protocol import Backend
-from salver.kernel.serving.machine import memory_bytes
+from salver.kernel.lifecycle.memory import memory_bytes
 
 _PACKAGES = ("h2corn", "uvloop", "uvicorn", "numpy", "protobuf")
 _FEW_DESCRIPTORS = 4096

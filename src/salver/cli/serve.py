@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from salver.cli.serve_flags import Execution, Generation, Limits, Logs, Shutdown, Storage, Tls, Traces
-from salver.terminal import otel
 from salver.terminal.options import Json, cache_of, resources_of
 from salver.terminal.options import drain_delay as seconds_to_drain
 
@@ -99,7 +98,7 @@ def serve(
         resources=resources_of(execution.resources, "--rate-limit-resource") or None,
         tables=_merged(file, _tables(execution, limits, storage, logs, traces, generation)),
     )
-    notices = (*otel.notices(os.environ), *_registry_notices(storage.registry, os.environ, sys.argv))
+    notices = (*_otel_notices(os.environ), *_registry_notices(storage.registry, os.environ, sys.argv))
     return Startup(config, notices, f"settings of {file.path} are used" if file else "", json)
 
 
@@ -118,7 +117,7 @@ def _tables(
     tables: Tables = {
         "log": logs.table(),
         "trace": _changed(traces, _TRACES),
-        "tracing": otel.from_environment(os.environ),
+        "tracing": _tracing(os.environ),
         "openai": _changed(generation, _GENERATION),
     }
     if limits.response_cache:
@@ -130,6 +129,27 @@ def _tables(
     if storage.registry:
         tables["registry"] = {"ledger": storage.registry, "artifacts": storage.artifacts}
     return tables
+
+
+def _tracing(environment: Mapping[str, str]) -> dict[str, object]:
+    """Return the table ``tracing`` as OpenTelemetry's variables give it."""
+    if not _has_otel(environment):
+        return {}
+    from salver.terminal import otel
+
+    return otel.from_environment(environment)
+
+
+def _otel_notices(environment: Mapping[str, str]) -> list[str]:
+    if not _has_otel(environment):
+        return []
+    from salver.terminal import otel
+
+    return otel.notices(environment)
+
+
+def _has_otel(environment: Mapping[str, str]) -> bool:
+    return any(name.startswith("OTEL_") for name in environment)
 
 
 def _changed(group: Traces | Generation, defaults: Traces | Generation) -> dict[str, object]:
@@ -153,13 +173,15 @@ def _registry_notices(registry: str, environment: Mapping[str, str], words: Sequ
 def _front(
     address: tuple[str, int], server: str, grace: float, tls: Tls, origins: tuple[str, ...]
 ) -> "FrontConfig":
-    from salver.transport.cors import check_origin
     from salver.transport.server import FrontConfig
 
+    if origins:
+        from salver.transport.cors import check_origin
+
+        origins = tuple(check_origin(origin) for origin in origins)
+
     files = (tls.cert, tls.key, tls.client_ca)
-    return FrontConfig(
-        *address, server, grace, *files, cors_origins=tuple(check_origin(origin) for origin in origins)
-    )
+    return FrontConfig(*address, server, grace, *files, cors_origins=origins)
 
 
 def _check(paths: tuple[str, ...], tls: Tls, tenant_header: str, storage: Storage) -> None:

@@ -13,9 +13,14 @@ from typing import Any, Final, NamedTuple, get_args
 
 import msgspec
 
+from salver.kernel.repository.config import SERVER
 from salver.kernel.repository.settings import MAX_CONFIG, TOML
-from salver.kernel.repository.toml import SERVER, read_document
+from salver.lazy import lazy_imports
 from salver.words.errors import InvalidInput
+
+with lazy_imports():
+    from salver.kernel.repository.toml import read_document
+
 
 #: Keys that would let whoever writes the models decide what the server allows.
 FLAGS_ONLY: Final = ("trust_pickle", "allow_remote_control")

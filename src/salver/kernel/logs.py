@@ -1,9 +1,9 @@
 """Logging: one format for Salver's own lines and those of libraries.
 
-Everything goes through the standard library's root logger and one handler, rendered by structlog: for people
-on a console, or as one JSON object per line. Nothing happens at import; the application calls
-:func:`configure` once. Control characters from outside are escaped, so that nobody can forge a line or
-control a terminal; repeated warnings are rate-limited.
+Everything goes through the standard library's root logger and one handler: for people on a console, or as one
+JSON object per line. A message may be a dictionary of fields, of which ``event`` is the text. Nothing happens
+at import; the application calls :func:`configure` once. Control characters from outside are escaped, so that
+nobody can forge a line or control a terminal; repeated warnings are rate-limited.
 """
 
 import logging
@@ -12,17 +12,17 @@ import textwrap
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal, TextIO
 
 import msgspec
 import orjson
-import structlog
-from structlog.typing import EventDict, Processor, WrappedLogger
 
 from salver.encoding.escaping import escape
 from salver.words.errors import InvalidInput
 
+_Fields = dict[str, Any]
 #: A warning or error is logged this often within :data:`WINDOW_SECONDS`, then suppressed.
 BURST = 5
 WINDOW_SECONDS = 10.0
@@ -71,25 +71,9 @@ def configure(
         stream = _opened(config.file) if config.file else sys.stderr
     terminal = stream.isatty()
     as_json = config.format == "json" or (config.format == "auto" and not terminal)
-    structlog.configure(
-        processors=[structlog.stdlib.filter_by_level, *_shared(), _to_record],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=False,
-    )
     handler = _Handler(stream)
     handler.addFilter(_Repetition(clock))
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=_shared(),
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.format_exc_info,
-                _escape_values,
-                _to_json if as_json else _console(terminal),
-            ],
-        )
-    )
+    handler.setFormatter(_Formatter(_to_json if as_json else _console(terminal)))
     root = logging.getLogger()
     for old in [h for h in root.handlers if isinstance(h, _Handler)]:
         root.removeHandler(old)
@@ -181,57 +165,51 @@ class _Repetition(logging.Filter):
         return False
 
 
-def _shared() -> list[Processor]:
-    return [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.add_logger_name,
-        structlog.stdlib.PositionalArgumentsFormatter(),
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
+class _Formatter(logging.Formatter):
+    """Writes a record, whose message may be a dictionary of fields with the event, as one line."""
+
+    def __init__(self, render: Callable[[_Fields], str]) -> None:
+        super().__init__()
+        self._render = render
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = dict(record.msg) if isinstance(record.msg, dict) else {"event": record.getMessage()}
+        fields["level"] = record.levelname.lower()
+        fields["logger"] = record.name
+        fields["timestamp"] = f"{datetime.now(UTC).replace(tzinfo=None).isoformat()}Z"
+        if record.exc_info and record.exc_info[0] is not None:
+            fields["exception"] = self.formatException(record.exc_info)
+        if record.stack_info:
+            fields["stack_info"] = record.stack_info
+        return self._render(_escaped(fields))
 
 
-#: Passes structlog's dictionary inside a standard record.
-_to_record: Processor = structlog.stdlib.ProcessorFormatter.wrap_for_formatter
-
-
-def _escape_values(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    for key, value in event.items():
+def _escaped(fields: _Fields) -> _Fields:
+    for key, value in fields.items():
         if key in ("exception", "stack"):
-            event[key] = escape(str(value), keeps_lines=True)
+            fields[key] = escape(str(value), keeps_lines=True)
         elif not isinstance(value, bool | int | float | None):
-            event[key] = escape(str(value))
-    return event
+            fields[key] = escape(str(value))
+    return fields
 
 
-def _to_json(_: WrappedLogger, __: str, event: EventDict) -> str:
-    first = {key: event.pop(key) for key in ("timestamp", "level", "event", "logger") if key in event}
-    return orjson.dumps({**first, **event}, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+def _to_json(fields: _Fields) -> str:
+    first = {key: fields.pop(key) for key in ("timestamp", "level", "event", "logger")}
+    return orjson.dumps({**first, **fields}, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
 
 
-def _console(terminal: bool) -> Processor:
-    render = structlog.dev.ConsoleRenderer(colors=terminal, pad_event_to=0, pad_level=False, sort_keys=False)
+def _console(terminal: bool) -> Callable[[_Fields], str]:
+    from structlog.dev import ConsoleRenderer  # brings colours and much else; lines of JSON need none of it
 
-    def indented(logger: WrappedLogger, method: str, event: EventDict) -> str:
-        for key in event.keys() & {"exception", "stack"}:
+    render = ConsoleRenderer(colors=terminal, pad_event_to=0, pad_level=False, sort_keys=False)
+
+    def indented(fields: _Fields) -> str:
+        for key in fields.keys() & {"exception", "stack"}:
             # so that no continuation line looks like a line of its own
-            event[key] = textwrap.indent(event[key], "    ")
-        return render(logger, method, event)
+            fields[key] = textwrap.indent(fields[key], "    ")
+        return render(None, str(fields["level"]), fields)
 
     return indented
-
-
-def logger(name: str) -> structlog.stdlib.BoundLogger:
-    """Return a logger with fields, on the standard library's logger of that name.
-
-    Without :func:`configure`, as in an embedding program, lines go to that program's handlers.
-    """
-    bound: structlog.stdlib.BoundLogger = structlog.wrap_logger(
-        logging.getLogger(name),
-        processors=[structlog.stdlib.filter_by_level, *_shared(), _to_record],
-        wrapper_class=structlog.stdlib.BoundLogger,
-    )
-    return bound
 
 
 def trace_id(traceparent: str) -> str:

@@ -10,10 +10,14 @@ from typing import Any, Final
 
 import msgspec
 
-from salver.encoding.plain_yaml import read_yaml
+from salver.lazy import lazy_imports
 from salver.words.errors import InvalidInput
 from salver.words.messages import TensorSpec
 from salver.words.tensor import DataType
+
+with lazy_imports():
+    from salver.encoding.plain_yaml import read_yaml
+
 
 #: The file that makes a folder an MLflow model.
 MLMODEL: Final = "MLmodel"

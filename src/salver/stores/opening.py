@@ -6,20 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from salver.stores.address import (
-    CREDENTIAL_PATH,
-    SCHEMES,
-    Address,
-    filesystem_options,
-    is_address,
-    mount_of,
-    parse_address,
-)
-from salver.stores.copies import Copies
-from salver.stores.distant import ObjectClient, ObjectStore
+from salver.lazy import lazy_imports
 from salver.stores.file import FileStore
 from salver.stores.protocol import Store
 from salver.words.errors import InvalidInput, MissingExtra
+
+with lazy_imports():
+    from salver.stores import address as addresses
+    from salver.stores.address import Address, filesystem_options, mount_of, parse_address
+    from salver.stores.copies import Copies
+    from salver.stores.distant import ObjectClient, ObjectStore
+
 
 _MAX_CREDENTIALS: Final = 1 << 20
 _CLASSES: Final = {"s3": "S3FileSystem", "gs": "GCSFileSystem", "as": "AzureBlobFileSystem"}
@@ -35,7 +32,7 @@ def open_store(path: Path | str, copies: Copies, environment: Mapping[str, str] 
         InvalidInput: the URL, or the environment's settings for it, are wrong.
         MissingExtra: the package for such a store is not installed.
     """
-    if not is_address(str(path)):
+    if "://" not in str(path):
         return FileStore(Path(path))
     address = parse_address(str(path))
     filesystem_options(address, environment, _credentials(environment))  # errors show at once
@@ -63,23 +60,26 @@ def _objects(address: Address, environment: Mapping[str, str]) -> ObjectClient:
 
 def _module(address: Address) -> Any:
     try:
-        return importlib.import_module(SCHEMES[address.scheme].module)
+        return importlib.import_module(addresses.SCHEMES[address.scheme].module)
     except ModuleNotFoundError as error:
-        scheme = SCHEMES[address.scheme]
+        scheme = addresses.SCHEMES[address.scheme]
         if (error.name or "").partition(".")[0] != scheme.module:
             raise
         raise MissingExtra(f"{address.scheme}://", scheme.extra, scheme.module) from error
 
 
 def _credentials(environment: Mapping[str, str]) -> bytes:
-    path = environment.get(CREDENTIAL_PATH, "")
+    name = addresses.CREDENTIAL_PATH
+    path = environment.get(name, "")
     if not path:
         return b""
     try:
         with Path(path).open("rb") as file:
             content = file.read(_MAX_CREDENTIALS + 1)
     except OSError as error:
-        raise InvalidInput(f"{CREDENTIAL_PATH}={path} cannot be read: {error.strerror}") from error
+        raise InvalidInput(f"{name}={path} cannot be read: {error.strerror}") from error
     if not content or len(content) > _MAX_CREDENTIALS:
-        raise InvalidInput(f"{CREDENTIAL_PATH}={path} is not a credential file: it has {len(content)} bytes")
+        raise InvalidInput(
+            f"{addresses.CREDENTIAL_PATH}={path} is not a credential file: it has {len(content)} bytes"
+        )
     return content

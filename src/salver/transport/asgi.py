@@ -13,12 +13,10 @@ from typing import Any
 
 from salver.encoding.bodies import HttpBody, HttpReply
 from salver.kernel.serving.standing import CLASS_HEADER, PRIORITY_HEADER, from_headers
+from salver.lazy import lazy_imports
 from salver.transport.access_check import LOCAL, Access
 from salver.transport.budget import COUNTED, Budget, Share
 from salver.transport.calls import RequestContext, is_shutting_down, join_trace, printable, take_traits
-from salver.transport.compression import deflate
-from salver.transport.event_stream import EventStream
-from salver.transport.grpc import GrpcFront
 from salver.transport.hangup import HangUps
 from salver.transport.orca import ASKED as ORCA
 from salver.transport.parting import CLOSE
@@ -26,6 +24,12 @@ from salver.transport.reading import LARGE, read_whole
 from salver.transport.routes import NO_ENDPOINT, Endpoint, HttpRouter, Route
 from salver.words.errors import Internal, InvalidInput, SalverError, TooLarge
 from salver.words.messages import Call
+
+with lazy_imports():
+    from salver.transport.compression import deflate
+    from salver.transport.event_stream import EventStream
+    from salver.transport.grpc import GrpcFront
+
 
 _LOG = logging.getLogger("salver.front")
 _KNOWN_PATHS = 4096

@@ -10,10 +10,16 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Final
 
-from salver.kernel.serving.machine import memory_bytes
-from salver.transport.compression import Inflater, ceiling
+from salver.kernel.lifecycle.memory import memory_bytes
+from salver.lazy import lazy_imports
 from salver.words.errors import DeadlineExceeded, Overloaded, TooLarge
 
+with lazy_imports():
+    from salver.transport.compression import Inflater, ceiling
+
+
+#: Bytes of a request's head.
+MOST_HEAD: Final = 65_536
 #: Bytes of a body from which it counts, and from which inflating it at once would keep others waiting.
 COUNTED: Final = 1 << 16
 _LEAST: Final = 256 << 20

@@ -10,8 +10,8 @@ import msgspec
 
 from salver.encoding.forms import NO_FORMS, Forms
 from salver.kernel.serving.decoding import Decoders
+from salver.lazy import lazy_imports
 from salver.transport.budget import Budget
-from salver.transport.forward import Forwarding
 from salver.transport.hangup import HangUps
 from salver.transport.parting import Parting
 from salver.transport.ports import HeaderInterest
@@ -19,6 +19,10 @@ from salver.transport.restrict import Guard
 from salver.words import traceparent as w3c
 from salver.words.messages import Call
 from salver.words.releases import trait
+
+with lazy_imports():
+    from salver.transport.forward import Forwarding
+
 
 _SHORT = 200  # characters: so much is a name as it stands
 

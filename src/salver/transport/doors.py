@@ -8,7 +8,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, Literal
 
 from salver.encoding.bodies import GrpcStatus, HttpReply
-from salver.transport.grpc_frames import trailers
+from salver.lazy import lazy_imports
+
+with lazy_imports():
+    from salver.transport.grpc_frames import trailers
+
 
 Scope = Mapping[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]

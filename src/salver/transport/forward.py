@@ -8,8 +8,12 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from salver.transport.re2 import compiled
+from salver.lazy import lazy_imports
 from salver.words.messages import Parameter
+
+with lazy_imports():
+    from salver.transport.re2 import compiled
+
 
 #: gRPC's own metadata, which its libraries do not show either.
 _GRPC_OWN: Final = re.compile(rb"grpc-.*|content-type|te|.*-bin", re.DOTALL)

@@ -3,17 +3,21 @@
 Names and numbers follow grpc/grpc-proto (Apache-2.0).
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any, Final
 
-from google.protobuf.message import DecodeError
-
-from salver.encoding import protobuf_tables as protobuf
+from salver.lazy import lazy_imports
 from salver.transport.effects import reads
 from salver.transport.ports import Looking
 from salver.words.errors import InvalidInput, NotFound
 from salver.words.messages import Call
+
+with lazy_imports():
+    from google.protobuf import message as errors
+
+    from salver.encoding import protobuf_tables as protobuf
+
 
 SERVICE: Final = "grpc.health.v1.Health"
 CHECK: Final = f"/{SERVICE}/Check"
@@ -49,9 +53,6 @@ class Health:
     def __init__(self, control: Looking, services: Iterable[str]) -> None:
         self._control = control
         self._services = frozenset(("", SERVICE, *services))
-        classes = build()
-        self._request: Callable[[bytes], Any] = classes["HealthCheckRequest"].FromString
-        self._response = classes["HealthCheckResponse"]
 
     @reads
     async def check(self, message: bytes, call: Call) -> bytes:
@@ -73,14 +74,14 @@ class Health:
 
     def _asked(self, message: bytes) -> str:
         try:
-            service: str = self._request(message).service
-        except DecodeError as error:
+            service: str = build()["HealthCheckRequest"].FromString(message).service
+        except errors.DecodeError as error:
             raise InvalidInput(f"the message is no HealthCheckRequest: {error}") from None
         return service
 
     def _encoded(self, is_serving: bool | None) -> bytes:
         status = _STATUS.split().index(_STATUS_OF[is_serving])
-        return self._response(status=status).SerializeToString()  # type: ignore[no-any-return]
+        return build()["HealthCheckResponse"](status=status).SerializeToString()  # type: ignore[no-any-return]
 
     async def _serves(self, service: str) -> bool | None:
         """Return whether the server, or a model, can answer; None if there is no such service or model."""

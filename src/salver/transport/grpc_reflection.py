@@ -9,13 +9,17 @@ Pure.
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from google.protobuf import descriptor_pb2
-from google.protobuf.descriptor import FileDescriptor
-from google.protobuf.message import DecodeError
-
-from salver.encoding import protobuf_tables as protobuf
+from salver.lazy import lazy_imports
 from salver.transport.grpc_table import GrpcTable
 from salver.words.errors import InvalidInput
+
+with lazy_imports():
+    from google.protobuf import message as errors
+    from google.protobuf.descriptor import FileDescriptor
+    from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorProto
+
+    from salver.encoding import protobuf_tables as protobuf
+
 
 PACKAGES: Final = ("grpc.reflection.v1", "grpc.reflection.v1alpha")
 SERVICE: Final = "ServerReflection"
@@ -74,7 +78,7 @@ class Reflection:
         self._types: dict[str, tuple[str, str]] = dict(_OWN_TYPES)
         self._many_requests = frozenset(PATHS).union(*(table.many_requests for table in tables))
         self._many_responses = frozenset(PATHS).union(*(table.many_responses for table in tables))
-        self._files: dict[str, descriptor_pb2.FileDescriptorProto] = {}
+        self._files: dict[str, FileDescriptorProto] = {}
         shown = [table.messages() for table in tables if table.messages is not None]
         for classes in (*shown, *pools.values()):
             for file in {c.DESCRIPTOR.file.name: c.DESCRIPTOR.file for c in classes.values()}.values():
@@ -97,7 +101,7 @@ class Reflection:
         """
         try:
             request = self._requests[package].FromString(message)
-        except DecodeError as error:
+        except errors.DecodeError as error:
             raise InvalidInput(f"the message is no ServerReflectionRequest: {error}") from None
         reply = self._replies[package](valid_host=request.host, original_request=request)
         kind = request.WhichOneof("message_request")
@@ -124,7 +128,7 @@ class Reflection:
 
     def _keep(self, file: FileDescriptor) -> None:
         """Keep a file, and all that it imports; of two with one name the later, which builds on the other."""
-        found = descriptor_pb2.FileDescriptorProto()
+        found = FileDescriptorProto()
         file.CopyToProto(found)
         self._files[file.name] = found
         for below in file.dependencies:
@@ -172,12 +176,12 @@ class Reflection:
         return [self._files[name].SerializeToString() for name in reversed(order)]
 
 
-def _has_all(file: descriptor_pb2.FileDescriptorProto, types: Mapping[str, Collection[str]]) -> bool:
+def _has_all(file: FileDescriptorProto, types: Mapping[str, Collection[str]]) -> bool:
     names = {message.name for message in file.message_type}
     return all(names.issuperset(pair) for pair in types.values())
 
 
-def _names(file: descriptor_pb2.FileDescriptorProto) -> Iterator[str]:
+def _names(file: FileDescriptorProto) -> Iterator[str]:
     """Full names of all that a file defines."""
     for message in file.message_type:
         yield from _below(file.package, message)
@@ -188,7 +192,7 @@ def _names(file: descriptor_pb2.FileDescriptorProto) -> Iterator[str]:
         yield from (f"{file.package}.{service.name}.{method.name}" for method in service.method)
 
 
-def _below(owner: str, message: descriptor_pb2.DescriptorProto) -> Iterator[str]:
+def _below(owner: str, message: DescriptorProto) -> Iterator[str]:
     name = f"{owner}.{message.name}"
     yield name
     yield from (f"{name}.{enum.name}" for enum in message.enum_type)

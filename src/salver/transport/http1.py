@@ -16,14 +16,12 @@ from io import BytesIO
 from typing import Any, Final, cast
 
 from salver.encoding.bodies import room
-from salver.transport.budget import COUNTED, Budget, Share
+from salver.transport.budget import COUNTED, MOST_HEAD, Budget, Share
 from salver.transport.doors import App
 from salver.transport.http1_head import Head, Heads
 from salver.transport.parting import Parting
 from salver.words.errors import SalverError
 
-#: Bytes of a head.
-MOST_HEAD: Final = 65_536
 #: Pieces of a body.
 MOST_CHUNKS: Final = 65_536
 _MOST_CHUNK_LINE: Final = 1024

@@ -5,7 +5,7 @@ Paths are matched raw and names decoded afterwards, so that a name may hold ``%2
 Pure.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
@@ -121,7 +121,7 @@ class HttpRouter:
 
     def __init__(self, tables: Sequence[HttpTable]) -> None:
         self.operations = tuple(row for table in tables for row in table.operations)
-        self.endpoints = {name: each for table in tables for name, each in _completed(table)}
+        self.endpoints = _Endpoints(tables)
         self.headers = next((table.headers for table in tables if table.headers is not None), None)
         self._finders = [table.find for table in tables if table.find is not None]
         self._owners = [(table.owns, table.fault) for table in tables if table.owns is not None]
@@ -134,7 +134,7 @@ class HttpRouter:
                 self._rows.setdefault(len(segments), []).append((row, segments))
 
     def __repr__(self) -> str:
-        return f"<HttpRouter {len(self.endpoints)} operations>"
+        return f"<HttpRouter {len(self.operations)} operations>"
 
     def fault_at(self, raw_path: bytes) -> Callable[[SalverError], HttpReply]:
         """Return what lays out errors at that path (X-24)."""
@@ -175,6 +175,29 @@ class HttpRouter:
         if has_other_verb:
             raise WrongVerb("Method Not Allowed")
         raise NoRoute("Not Found")
+
+
+class _Endpoints(Mapping[str, Endpoint]):
+    """Endpoints by the names of their operations; a table is asked for its own when one of them is called."""
+
+    def __init__(self, tables: Sequence[HttpTable]) -> None:
+        self._tables = tables
+        self._of = {row.name: table for table in tables for row in table.operations}
+        self._found: dict[str, Endpoint] = {}
+
+    def __getitem__(self, name: str) -> Endpoint:
+        if name not in self._found:
+            table = self._of.get(name)
+            for each in self._tables if table is None else (table,):
+                self._found.update(_completed(each))
+        return self._found[name]
+
+    def __iter__(self) -> Iterator[str]:
+        for table in self._tables:
+            yield from table.endpoints
+
+    def __len__(self) -> int:
+        return sum(len(table.endpoints) for table in self._tables)
 
 
 def _completed(table: HttpTable) -> list[tuple[str, Endpoint]]:

@@ -19,13 +19,17 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from salver.transport.budget import Budget
+from salver.lazy import lazy_imports
+from salver.transport.budget import MOST_HEAD, Budget
 from salver.transport.doors import Kind
-from salver.transport.http1 import MOST_HEAD, Terms
-from salver.transport.http1_server import Http1
 from salver.transport.parting import SHORT_S, Farewell, Parting, leave
-from salver.transport.relay import Relay
 from salver.words.errors import Conflict, InvalidInput, SalverError, Unsupported
+
+with lazy_imports():
+    from salver.transport.http1 import Terms
+    from salver.transport.http1_server import Http1
+    from salver.transport.relay import Relay
+
 
 _LOG: Final = logging.getLogger("salver.transport")
 #: Bytes of a path below which a socket of ours has a name that systems take (104 on macOS, its end included).

@@ -9,7 +9,8 @@ import pytest
 from waiting import PATIENCE_S
 
 from salver.dialects.tensorflow import tf_text
-from salver.dialects.tensorflow.reloading import ModelListReloader, NamedModels, read
+from salver.dialects.tensorflow.config import NamedModels
+from salver.dialects.tensorflow.reloading import ModelListReloader, read
 from salver.kernel.repository import NamedModel
 from salver.words.errors import FailedPrecondition, InvalidInput, UnknownError, Unsupported
 from salver.words.messages import ModelId, State, VersionStatus

@@ -10,7 +10,6 @@ from waiting import auntil
 
 from salver.dialects.torchserve import logs as torchserve_logs
 from salver.dialects.torchserve.logs import MODELS, TorchServeLogConfig, TorchServeLogs
-from salver.kernel.logs import logger
 from salver.words.errors import InvalidInput
 from salver.words.events import Answered
 
@@ -66,7 +65,9 @@ async def test_ts_b12_ts_b14_metrics_have_files_of_their_own(tmp_path: Path, log
 
 
 async def test_ts_b12_the_servers_log_and_the_models(tmp_path: Path, logs: TorchServeLogs) -> None:
-    logger("salver.lifecycle").warning("model failed", model="m", reason="no\nthing")
+    logging.getLogger("salver.lifecycle").warning(
+        {"event": "model failed", "model": "m", "reason": "no\nthing"}
+    )
     logging.getLogger(MODELS).info("said %s", "so")
     server = lines(tmp_path, "logs/ts_log.log")
     pattern = TIME + r" \[WARN \] MainThread salver\.lifecycle - model failed model=m reason=no\\nthing"

@@ -11,9 +11,10 @@ import pytest
 from torchserve_fakes import Door, Store, backing, listening, salver
 from waiting import PATIENCE_S
 
-from salver.dialects.torchserve.front import SURFACES, TorchServe
+from salver.dialects.torchserve.front import TorchServe
 from salver.dialects.torchserve.json_layout import TorchServeReply
 from salver.dialects.torchserve.operations import Request
+from salver.dialects.torchserve.paths import SURFACES
 from salver.dialects.torchserve.rules import TokenRules, TorchServeRules
 from salver.dialects.torchserve.tokens import TokenKeys
 from salver.transport.budget import Budget

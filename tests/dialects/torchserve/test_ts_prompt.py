@@ -13,8 +13,9 @@ from waiting import PATIENCE_S
 
 from salver.dialects.torchserve.answer import Layouts
 from salver.dialects.torchserve.bodies import LARGE
-from salver.dialects.torchserve.front import SURFACES, TorchServe
+from salver.dialects.torchserve.front import TorchServe
 from salver.dialects.torchserve.json_layout import TorchServeReply
+from salver.dialects.torchserve.paths import SURFACES
 from salver.dialects.torchserve.rules import TorchServeRules
 from salver.transport.access import Watched
 from salver.transport.http1 import Exchange

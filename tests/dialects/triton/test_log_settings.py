@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import structlog
 
 from salver.dialects.triton.log_settings import LogSwitches
 from salver.dialects.triton.settings import LogChange, LogSettings
@@ -25,7 +24,6 @@ def _logging_as_before() -> Iterator[None]:
     root.handlers[:] = handlers
     root.setLevel(level)
     logging.captureWarnings(False)
-    structlog.reset_defaults()
 
 
 class Rig:

@@ -20,7 +20,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from structlog.testing import capture_logs
 from waiting import PATIENCE_S, until
 
 from salver.app import Server
@@ -101,12 +100,11 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             await told["stop"].wait()
 
     thread = threading.Thread(target=asyncio.run, args=(serve(),))
-    with capture_logs():
-        thread.start()
-        assert started.wait(PATIENCE_S)
-        yield told["url"]
-        told["loop"].call_soon_threadsafe(told["stop"].set)
-        thread.join(PATIENCE_S)
+    thread.start()
+    assert started.wait(PATIENCE_S)
+    yield told["url"]
+    told["loop"].call_soon_threadsafe(told["stop"].set)
+    thread.join(PATIENCE_S)
 
 
 def rows_of(count: int, text: str = "t") -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from waiting import auntil
 
 from salver.app import Server
 from salver.configuration import ServeConfig
-from salver.dialects.tensorflow.reloading import NamedModels
+from salver.dialects.tensorflow.config import NamedModels
 from salver.features.registry.records import Actor
 from salver.features.releases.judge.policy import Metric, Policy, Stage
 from salver.features.releases.judge.record import proposed

@@ -23,8 +23,7 @@ class Keep(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         assert isinstance(record.msg, dict)
-        entry = {key: value for key, value in record.msg.items() if key not in ("timestamp", "logger")}
-        self.entries.append({"log_level": entry.pop("level"), **entry})
+        self.entries.append({"log_level": record.levelname.lower(), **record.msg})
 
 
 def written(mode: str, events: list[Event]) -> list[dict[str, object]]:

@@ -2,13 +2,16 @@
 
 import msgspec
 
-from salver.dialects.clouds.doors import SageMaker, SageMakerDoor, Vertex, VertexDoor
-from salver.dialects.clouds.many_models import ManyModels
+from salver.lazy import lazy_imports
 from salver.parts import Kernel, Parts, PortView
 from salver.transport.access_check import Access
 from salver.transport.doors import App
 from salver.transport.faults import http_fault
 from salver.transport.server import FrontConfig
+
+with lazy_imports():
+    from salver.dialects.clouds import doors
+    from salver.dialects.clouds.many_models import ManyModels
 
 
 class _Ports(PortView):
@@ -21,12 +24,12 @@ class _Ports(PortView):
         """Put the platform's routes in front of what a port serves."""
         control, guard = self._kernel.control, self._kernel.context.http.guard
         if config.serves == "vertex-ai":
-            return VertexDoor(app, msgspec.convert(config.platform, Vertex), control, http_fault)
+            return doors.VertexDoor(app, msgspec.convert(config.platform, doors.Vertex), control, http_fault)
         if config.serves != "sagemaker":
             return app
-        sagemaker = msgspec.convert(config.platform, SageMaker)
+        sagemaker = msgspec.convert(config.platform, doors.SageMaker)
         models = ManyModels(control, guard, http_fault, is_allowed=sagemaker.brings_models)
-        return SageMakerDoor(app, sagemaker, control, models, http_fault, access)
+        return doors.SageMakerDoor(app, sagemaker, control, models, http_fault, access)
 
 
 async def build(kernel: Kernel, config: None) -> Parts:

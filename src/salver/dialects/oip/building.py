@@ -1,17 +1,36 @@
 """Parts of the Open Inference Protocol."""
 
-from salver.dialects.oip.foreign_service import OpenInferenceMessages
-from salver.dialects.oip.grpc_methods import OpenInferenceMethods
+from collections.abc import Callable
+
 from salver.dialects.oip.http_operations import OpenInferenceOperations
-from salver.dialects.oip.loading import WarmupFiles
+from salver.dialects.oip.json_codec import OpenInferenceHttp
 from salver.dialects.oip.regions import NO_REGIONS, RegionRegistry
 from salver.dialects.oip.rules import OipRules
-from salver.dialects.oip.shared_memory import SharedMemory
 from salver.encoding.tensor_messages import TensorMessages
 from salver.kernel.serving.loading import Additions
+from salver.kernel.serving.servable import Servable
+from salver.lazy import lazily, lazy_imports, load_names
 from salver.parts import Kernel, Parts
 from salver.transport.routes import Operation
 from salver.transport.server_operations import OPERATIONS
+from salver.words.artifacts import Manifest
+
+with lazy_imports():
+    from salver.dialects.oip.foreign_service import OpenInferenceMessages
+    from salver.dialects.oip.grpc_methods import OpenInferenceMethods
+    from salver.dialects.oip.shared_memory import SharedMemory
+    from salver.transport.grpc_table import GrpcTable
+
+
+class _WarmupFiles:
+    """Lets every model be warmed up with a request in a file, which is Open Inference."""
+
+    async def prepare(self, manifest: Manifest) -> Callable[[Servable], None]:
+        """See :class:`~salver.kernel.serving.loading.Attachment`."""
+        return self._attach
+
+    def _attach(self, servable: Servable) -> None:
+        servable.warmer.decode = OpenInferenceHttp().decode
 
 
 async def build(kernel: Kernel, config: None) -> Parts:
@@ -19,7 +38,7 @@ async def build(kernel: Kernel, config: None) -> Parts:
     settings, door, control, context = kernel.config, kernel.door, kernel.control, kernel.context
     regions: RegionRegistry = SharedMemory() if settings.allow_client_shm else NO_REGIONS
     kernel.services.offer(RegionRegistry, regions)
-    kernel.services.offer(TensorMessages, OpenInferenceMessages())
+    kernel.services.offer(TensorMessages, lazily(OpenInferenceMessages))
     rules = OipRules(regions, settings.max_body, settings.ignores_surplus)
     exposition = kernel.exposition
 
@@ -27,11 +46,15 @@ async def build(kernel: Kernel, config: None) -> Parts:
         brought = [one for part in kernel.parts for table in part.http for one in table.operations]
         return [*brought, *OPERATIONS]
 
+    def grpc() -> GrpcTable:
+        methods = OpenInferenceMethods(door, control, context, rules)
+        load_names(type(methods).__module__)
+        return methods.table()
+
     async def close() -> None:
         if regions.is_allowed:
             regions.unregister()
 
     http = OpenInferenceOperations(door, control, exposition, context, rules, operations)
-    methods = OpenInferenceMethods(door, control, context, rules)
-    files = Additions(attachments=[WarmupFiles()])
-    return Parts(http=[http.table()], grpc=[methods.table()], additions=files, close=close)
+    files = Additions(attachments=[_WarmupFiles()])
+    return Parts(http=[http.table()], grpc=[lazily(grpc)], additions=files, close=close)

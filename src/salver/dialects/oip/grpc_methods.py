@@ -3,22 +3,19 @@
 ``grpc_codec.py`` reads and writes their messages.
 """
 
+import functools
 from collections.abc import Awaitable, Mapping
 from typing import Final
 
 from salver import __version__
-from salver.dialects.oip import grpc_codec as wire
-from salver.dialects.oip import metadata
-from salver.dialects.oip.classification import with_classes
 from salver.dialects.oip.faults import grpc_status
-from salver.dialects.oip.grpc_schema import build
 from salver.dialects.oip.regions import NO_REGIONS
 from salver.dialects.oip.rules import OipRules
-from salver.dialects.oip.stream_codec import StreamedInfer
 from salver.encoding.forms import NO_FORMS, Forms
 from salver.encoding.values import is_long
 from salver.kernel.serving.decoding import Decoders
 from salver.kernel.serving.ports import Codec
+from salver.lazy import lazy_imports
 from salver.transport.calls import RequestContext
 from salver.transport.effects import reads
 from salver.transport.grpc_stream import InferStream, StreamLimits
@@ -27,6 +24,14 @@ from salver.transport.ports import Control, InferDoor
 from salver.words.errors import SalverError
 from salver.words.handlers import is_form
 from salver.words.messages import Call, InferRequest, InferResponse, Signature
+
+with lazy_imports():
+    from salver.dialects.oip import grpc_codec as wire
+    from salver.dialects.oip import metadata
+    from salver.dialects.oip.classification import with_classes
+    from salver.dialects.oip.grpc_schema import build
+    from salver.dialects.oip.stream_codec import StreamedInfer
+
 
 SERVICE: Final = "inference.GRPCInferenceService"
 _PREFIX: Final = f"/{SERVICE}/"
@@ -83,7 +88,6 @@ class OpenInferenceMethods:
         self._forms = context.forms
         self._rules = rules
         self._more = metadata.SHARED_MEMORY if rules.regions.is_allowed else ()
-        self._codec = OpenInferenceGrpc(rules, context.forms)
         self._stream = InferStream(
             door,
             context,
@@ -92,6 +96,10 @@ class OpenInferenceMethods:
             grpc_status,
             read_large=self._streamed_large,
         )
+
+    @functools.cached_property
+    def _codec(self) -> OpenInferenceGrpc:
+        return OpenInferenceGrpc(self._rules, self._forms)
 
     def table(self) -> GrpcTable:
         """Return the methods."""

@@ -1,25 +1,28 @@
 """What each HTTP operation of the Open Inference Protocol does."""
 
 import contextlib
+import functools
 from collections.abc import Awaitable, Callable, Sequence
 
 from salver import __version__
-from salver.dialects.oip import metadata
-from salver.dialects.oip.explanation import Explanation
 from salver.dialects.oip.faults import http_fault
 from salver.dialects.oip.json_codec import OpenInferenceHttp
-from salver.dialects.oip.model_openapi import MOST_MODELS
-from salver.dialects.oip.openapi import describe
 from salver.dialects.oip.routes import OPERATIONS
 from salver.dialects.oip.rules import OipRules
 from salver.encoding.bodies import HttpBody, HttpReply
 from salver.encoding.json_text import dumps
+from salver.lazy import lazy_imports
 from salver.transport.calls import RequestContext
 from salver.transport.ports import Control, Exposition, InferDoor
 from salver.transport.routes import Endpoint, HttpTable, Operation, Route
 from salver.transport.server_operations import ServerOperations
 from salver.words.errors import SalverError
 from salver.words.messages import Call, Signature, State
+
+with lazy_imports():
+    from salver.dialects.oip import metadata, model_openapi
+    from salver.dialects.oip.explanation import Explanation
+    from salver.dialects.oip.openapi import describe
 
 
 class OpenInferenceOperations:
@@ -49,7 +52,11 @@ class OpenInferenceOperations:
         self._infer_codec = OpenInferenceHttp(
             rules.regions, rules.max_body, takes_short=self._takes_short, forms=context.forms
         )
-        self._explain_codec = Explanation(context.forms)
+        self._forms = context.forms
+
+    @functools.cached_property
+    def _explain_codec(self) -> Explanation:
+        return Explanation(self._forms)
 
     def table(self) -> HttpTable:
         """Return the operations."""
@@ -102,7 +109,7 @@ class OpenInferenceOperations:
     async def _openapi(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
         names = sorted({s.id.name for s in self._control.statuses() if s.state is State.READY})
         models: dict[str, Signature] = {}
-        for name in names[:MOST_MODELS]:
+        for name in names[: model_openapi.MOST_MODELS]:
             with contextlib.suppress(SalverError):  # gone meanwhile
                 _, models[name] = self._door.signature(name)
         return _json(describe(__version__, self._operations(), models, takes_short=self._takes_short))

@@ -14,17 +14,15 @@ from typing import Any
 import numpy as np
 import orjson
 
-from salver.dialects.oip import short_json
 from salver.dialects.oip.checks import first_twice, once_each, unfit, wrong_size
-from salver.dialects.oip.classification import PARAMETER, ClassRequest, classified, with_classes
+from salver.dialects.oip.classification import PARAMETER
 from salver.dialects.oip.faults import http_fault
 from salver.dialects.oip.regions import NO_REGIONS, Place, Reader, Regions, held, place_of, places_of, store
-from salver.dialects.oip.short_json import ShortRequest
 from salver.encoding.bodies import HttpBody, HttpReply, over_limit
 from salver.encoding.forms import NO_FORMS, Forms
 from salver.encoding.json_text import TOO_DEEP, dumps, filled, is_too_deep, kind_of, list_pieces, loads
 from salver.encoding.known_forms import LONGEST, Form, KnownForms, form_of
-from salver.encoding.large_json import LARGE, loads_large
+from salver.encoding.large_json import LARGE
 from salver.encoding.raw import from_raw, joined, to_raw
 from salver.encoding.values import (
     MAX_TENSORS,
@@ -38,10 +36,18 @@ from salver.encoding.values import (
     to_json_within,
 )
 from salver.kernel.serving.ports import Codec
+from salver.lazy import lazy_imports
 from salver.words.errors import InvalidInput, SalverError, tritons
 from salver.words.handlers import is_form
 from salver.words.messages import InferRequest, InferResponse, Parameter, RequestedOutput, Signature
 from salver.words.tensor import Array, DataType, Tensor
+
+with lazy_imports():
+    from salver.dialects.oip import short_json
+    from salver.dialects.oip.classification import ClassRequest, classified, with_classes
+    from salver.dialects.oip.short_json import ShortRequest
+    from salver.encoding.large_json import loads_large
+
 
 _LENGTH = b"inference-header-content-length"
 _BINARY_TYPE = (b"content-type", b"application/octet-stream")

@@ -12,14 +12,19 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from salver.dialects.openai.chat_template import ChatTemplate, of_tokenizer
+from salver.configuration import ServeConfig
 from salver.dialects.openai.resolved_model import ChatSettings, ResolvedModel
 from salver.dialects.openai.tools import Parser
 from salver.kernel.serving.ports import Lessor
+from salver.lazy import lazy_imports
 from salver.stores.protocol import checked
 from salver.words.artifacts import Manifest
 from salver.words.errors import InvalidInput, LoadFailed, NotFound
 from salver.words.messages import Signature
+
+with lazy_imports():
+    from salver.dialects.openai.chat_template import ChatTemplate, of_tokenizer
+
 
 _MOST_TEMPLATE: Final = 1 << 20
 _MOST_CONFIG: Final = 16 << 20
@@ -57,6 +62,11 @@ class OpenAiConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise InvalidInput("--default-max-tokens and --max-tool-call-parse-bytes must be at least 1")
         found = _read_settings(_path(self.template), _path(self.tokenizer))
         return msgspec.structs.replace(found, tools=self.tools)
+
+
+def openai_config(config: ServeConfig) -> OpenAiConfig:
+    """Return the table of a server's configuration. Raises InvalidInput."""
+    return config.table("openai", OpenAiConfig)
 
 
 def settings_of(manifest: Manifest, common: ChatSettings) -> ChatSettings:

@@ -9,23 +9,27 @@ from typing import Any, Final
 
 import msgspec
 
-from salver.dialects.openai.answers import Usage
-from salver.dialects.openai.codec import EmbeddingCodec, GenerationCodec, embeddings, rows_of
 from salver.dialects.openai.faults import openai_fault
-from salver.dialects.openai.model_list import list_models
-from salver.dialects.openai.requests import parse_chat, parse_completion, parse_embedding
-from salver.dialects.openai.resolved_model import ChatSettings, ResolvedModel
 from salver.dialects.openai.routes import OPERATIONS, find, is_openai
 from salver.encoding.bodies import HttpBody, HttpReply
 from salver.encoding.json_text import dumps
-from salver.encoding.model_entries import openai_model
 from salver.kernel.serving.decoding import Decoders
+from salver.lazy import lazy_imports
 from salver.transport.ports import Control, InferDoor
 from salver.transport.routes import Endpoint, HttpTable, Route, Write
 from salver.words.artifacts import LoadOrder
 from salver.words.errors import Cancelled, InvalidInput, SalverError
 from salver.words.messages import Call
 from salver.words.releases import trait
+
+with lazy_imports():
+    from salver.dialects.openai.answers import Usage
+    from salver.dialects.openai.codec import EmbeddingCodec, GenerationCodec, embeddings, rows_of
+    from salver.dialects.openai.model_list import list_models
+    from salver.dialects.openai.requests import parse_chat, parse_completion, parse_embedding
+    from salver.dialects.openai.resolved_model import ChatSettings, ResolvedModel
+    from salver.encoding.model_entries import openai_model
+
 
 #: Concurrent runs of one request for embeddings.
 _AT_ONCE: Final = 8

@@ -4,9 +4,12 @@ from collections.abc import Callable
 
 import msgspec
 
-from salver.dialects.openai.chat_template import ChatTemplate
 from salver.dialects.openai.tools import Parser
+from salver.lazy import lazy_imports
 from salver.words.messages import Signature
+
+with lazy_imports():
+    from salver.dialects.openai.chat_template import ChatTemplate
 
 
 class ChatSettings(msgspec.Struct, frozen=True):

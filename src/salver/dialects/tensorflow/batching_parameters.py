@@ -7,8 +7,6 @@ from salver.dialects.tensorflow import tf_text
 from salver.words.artifacts import Batching
 from salver.words.errors import InvalidInput
 
-#: File in the SavedModel's folder, for models with parameters of their own.
-FILE: Final = "batching_params.pbtxt"
 _MAX_BATCH_SIZE: Final = 1000
 _MAX_ENQUEUED_BATCHES: Final = 10
 _MOST: Final = 1 << 20

@@ -4,20 +4,29 @@ import random
 import time
 from pathlib import Path
 
-from salver.dialects.tensorflow.config import TensorFlowConfig
-from salver.dialects.tensorflow.grpc_methods import TensorFlowServingMethods
-from salver.dialects.tensorflow.http_operations import TensorFlowServingOperations
+import msgspec
+
+from salver.dialects.tensorflow.config import NamedModels, TensorFlowConfig
 from salver.dialects.tensorflow.loading import RecordingAttachment, ReplayAttachment
 from salver.dialects.tensorflow.metrics import TensorFlowMetrics, with_colons
-from salver.dialects.tensorflow.prediction_log import PredictionLog
-from salver.dialects.tensorflow.reloading import ModelListReloader
-from salver.dialects.tensorflow.replay import samples_of
+from salver.dialects.tensorflow.routes import table_of
 from salver.kernel.serving.loading import Additions, Attachment, SamplesOf
 from salver.kernel.serving.ports import Observer
+from salver.lazy import lazily, lazy_imports
 from salver.parts import Kernel, MetricsPage, Parts, PortView
 from salver.transport.doors import App, with_metrics_at
+from salver.transport.first_call import endpoints_later, imported_first
 from salver.transport.ports import NO_NAMES, ModelNames
+from salver.transport.routes import HttpTable
 from salver.transport.server import FrontConfig
+
+with lazy_imports():
+    from salver.dialects.tensorflow.grpc_methods import TensorFlowServingMethods
+    from salver.dialects.tensorflow.http_operations import TensorFlowServingOperations
+    from salver.dialects.tensorflow.prediction_log import PredictionLog
+    from salver.dialects.tensorflow.reloading import ModelListReloader
+    from salver.dialects.tensorflow.replay import samples_of
+    from salver.transport.grpc_table import GrpcTable
 
 
 class _Ports(PortView):
@@ -49,14 +58,22 @@ async def build(kernel: Kernel, config: None) -> Parts:
         observers.append(log)
         kernel.state.records_lost = lambda: log.lost
     names = kernel.services.find(ModelNames) or NO_NAMES
-    reloading = ModelListReloader(kernel.plane, kernel.models, settings.served)
+    reloading = lazily(ModelListReloader, kernel.plane, kernel.models, settings.served)
     exposition = kernel.exposition
     door, control, context, rules = kernel.door, kernel.control, kernel.context, settings.rules
     began = int(time.time())
-    http = TensorFlowServingOperations(
-        door, control, lambda name: names.of(name).model, exposition, context, rules, began
-    )
-    methods = TensorFlowServingMethods(door, control, exposition, reloading.reload_config, rules)
+
+    def http() -> HttpTable:
+        return TensorFlowServingOperations(
+            door, control, lambda name: names.of(name).model, exposition, context, rules, began
+        ).table()
+
+    async def reload(config: bytes) -> None:
+        await reloading.reload_config(config)
+
+    def grpc() -> GrpcTable:
+        return imported_first(TensorFlowServingMethods(door, control, exposition, reload, rules).table())
+
     kernel.services.offer(SamplesOf, samples_of)
     attachments: list[Attachment] = [
         ReplayAttachment(kernel.bus.emit, kernel.clock),
@@ -67,15 +84,15 @@ async def build(kernel: Kernel, config: None) -> Parts:
         if log is not None:
             await log.close()
 
-    return Parts(
+    parts = Parts(
         observers,
         collectors,
-        http=[http.table()],
-        grpc=[methods.table()],
+        http=[table_of(endpoints_later(http), rules)],
+        grpc=[lazily(grpc)],
         ports=_Ports(settings.metrics_path) if settings.metrics_path else None,
         additions=Additions(attachments=attachments),
-        start=reloading.start,
-        look=reloading.look,
-        stop=reloading.stop,
         close=close,
     )
+    if settings.served == NamedModels():
+        return parts
+    return msgspec.structs.replace(parts, start=reloading.start, look=reloading.look, stop=reloading.stop)

@@ -10,12 +10,12 @@ import msgspec
 from salver.configuration import ServeConfig, Startup
 from salver.dialects.tensorflow import tf_text
 from salver.dialects.tensorflow.batching_parameters import batching_of
-from salver.dialects.tensorflow.config import TensorFlowConfig
+from salver.dialects.tensorflow.config import NamedModels, TensorFlowConfig
 from salver.dialects.tensorflow.flag_files import Platform, metrics_path, naming, parse_file, platform, tls
 from salver.dialects.tensorflow.flags import TENSORFLOW
 from salver.dialects.tensorflow.metrics import TensorFlowMetricsConfig
 from salver.dialects.tensorflow.model_list import PLATFORM, named_models, without_effect
-from salver.dialects.tensorflow.reloading import NamedModels, read
+from salver.dialects.tensorflow.reloading import read
 from salver.dialects.tensorflow.rules import TfsRules
 from salver.kernel.lifecycle.config import LifecycleConfig
 from salver.kernel.repository import NamedModel, NamedModelDefaults, RepositoryConfig

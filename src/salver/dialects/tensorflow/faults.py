@@ -2,10 +2,14 @@
 
 from typing import Final
 
-from salver.dialects.tensorflow.json_layout import object_of, quoted
 from salver.encoding.bodies import GrpcStatus, HttpReply
+from salver.lazy import lazy_imports
 from salver.transport.faults import GRPC, HTTP, clean, ended, json_headers
 from salver.words.errors import Code, FailedPrecondition, Overloaded, SalverError
+
+with lazy_imports():
+    from salver.dialects.tensorflow.json_layout import object_of, quoted
+
 
 #: HTTP status of the REST routes.
 KSERVE_V1: Final[dict[Code, int]] = {

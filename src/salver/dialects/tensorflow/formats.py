@@ -2,7 +2,12 @@
 
 from typing import Final
 
-from salver.dialects.tensorflow import batching_parameters
 from salver.kernel.repository import Formats
+from salver.lazy import lazy_imports
 
-FORMATS: Final = Formats(batching={batching_parameters.FILE: batching_parameters.read_batching})
+with lazy_imports():
+    from salver.dialects.tensorflow.batching_parameters import read_batching
+
+
+#: In the folder of a SavedModel, where models have parameters of their own.
+FORMATS: Final = Formats(batching={"batching_params.pbtxt": read_batching})

@@ -1,26 +1,32 @@
 """gRPC methods of TensorFlow Serving: ``PredictionService`` and ``ModelService`` (TF-G1, TF-G2)."""
 
 import asyncio
+import functools
 import logging
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
 import msgspec
 
-from salver.dialects.tensorflow import grpc_codec as wire
-from salver.dialects.tensorflow import metadata as tfs_metadata
 from salver.dialects.tensorflow.faults import tfs_status
-from salver.dialects.tensorflow.heads import CLASSIFY, REGRESS
-from salver.dialects.tensorflow.predict_codec import Predict, PredictMessage, PredictMessages
 from salver.dialects.tensorflow.rules import TfsRules
-from salver.dialects.tensorflow.tf_schema import build
 from salver.encoding.bodies import GrpcStatus, Message
 from salver.kernel.supervise import Supervisor
+from salver.lazy import lazy_imports
 from salver.transport.effects import changes, reads
 from salver.transport.grpc_table import GrpcTable, Reply
 from salver.transport.ports import Control, Exposition, InferDoor
 from salver.words.errors import NotFound, NotReady, TooLarge
 from salver.words.messages import Call, ModelId, Signature
+
+with lazy_imports():
+    from salver.dialects.tensorflow import grpc_codec as wire
+    from salver.dialects.tensorflow import heads
+    from salver.dialects.tensorflow import metadata as tfs_metadata
+    from salver.dialects.tensorflow.grpc_codec import ModelSpec
+    from salver.dialects.tensorflow.predict_codec import Predict, PredictMessage, PredictMessages
+    from salver.dialects.tensorflow.tf_schema import build
+
 
 _LOG = logging.getLogger("salver.grpc")
 SERVICES: Final = ("tensorflow.serving.PredictionService", "tensorflow.serving.ModelService")
@@ -66,8 +72,11 @@ class TensorFlowServingMethods:
         self._exposition = exposition
         self._reload_config = reload
         self._rules = rules
-        self._messages = PredictMessages()
         self._reloads = Supervisor(_LOG, "the list of models in a request was not loaded")
+
+    @functools.cached_property
+    def _messages(self) -> PredictMessages:
+        return PredictMessages()
 
     def table(self) -> GrpcTable:
         """Return the methods."""
@@ -108,12 +117,12 @@ class TensorFlowServingMethods:
     @reads
     async def _classify(self, message: bytes, call: Call) -> Reply:
         call.api = "Classify"
-        return await self._head(CLASSIFY, message, call)
+        return await self._head(heads.CLASSIFY, message, call)
 
     @reads
     async def _regress(self, message: bytes, call: Call) -> Reply:
         call.api = "Regress"
-        return await self._head(REGRESS, message, call)
+        return await self._head(heads.REGRESS, message, call)
 
     async def _head(self, method: str, message: bytes, call: Call) -> Reply:
         kind = wire.KINDS[method]
@@ -175,7 +184,7 @@ class TensorFlowServingMethods:
                 sums[name] = sums.get(name, 0) + int(float(line.rpartition(b" ")[2]))
         return sums
 
-    def _find(self, spec: wire.ModelSpec) -> tuple[ModelId, Signature]:
+    def _find(self, spec: ModelSpec) -> tuple[ModelId, Signature]:
         """Return the version that answers now, and its signature."""
         spec, version = self._locate(spec)
         try:
@@ -183,7 +192,7 @@ class TensorFlowServingMethods:
         except (NotFound, NotReady) as error:
             raise wire.not_found(spec, error) from None
 
-    def _locate(self, spec: wire.ModelSpec) -> tuple[wire.ModelSpec, str]:
+    def _locate(self, spec: ModelSpec) -> tuple[ModelSpec, str]:
         """Return the spec with its label's version, and the server's name of the version; empty = newest.
 
         Raises:

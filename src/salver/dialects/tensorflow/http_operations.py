@@ -7,28 +7,32 @@ from typing import Final
 from urllib.parse import unquote
 
 from salver.dialects.tensorflow import paths as tfs_paths
-from salver.dialects.tensorflow import status as tfs_status
-from salver.dialects.tensorflow.faults import model_fault, tfs_fault
-from salver.dialects.tensorflow.head_json import Classify, Regress
-from salver.dialects.tensorflow.json_codec import (
-    Explain,
-    ModelCodec,
-    Predict,
-    servable_name,
-    servable_not_found,
-)
-from salver.dialects.tensorflow.metadata import number_of_version
-from salver.dialects.tensorflow.routes import OPERATIONS, find, owns_fault
+from salver.dialects.tensorflow.faults import model_fault
+from salver.dialects.tensorflow.routes import table_of
 from salver.dialects.tensorflow.rules import TfsRules
 from salver.encoding.bodies import HttpBody, HttpReply
-from salver.encoding.forms import no_explainer
-from salver.encoding.model_entries import openai_model
+from salver.lazy import lazy_imports
 from salver.transport.calls import RequestContext
 from salver.transport.ports import Control, Exposition, InferDoor
-from salver.transport.routes import Endpoint, Headers, HttpTable, Route
+from salver.transport.routes import Endpoint, HttpTable, Route
 from salver.transport.server_operations import ServerOperations
 from salver.words.errors import NotFound, NotReady, SalverError
 from salver.words.messages import Call, ModelId, Signature, VersionStatus
+
+with lazy_imports():
+    from salver.dialects.tensorflow import status as tfs_status
+    from salver.dialects.tensorflow.head_json import Classify, Regress
+    from salver.dialects.tensorflow.json_codec import (
+        Explain,
+        ModelCodec,
+        Predict,
+        servable_name,
+        servable_not_found,
+    )
+    from salver.dialects.tensorflow.metadata import number_of_version
+    from salver.encoding.forms import no_explainer
+    from salver.encoding.model_entries import openai_model
+
 
 #: Characters of names that do not fit TensorFlow Serving's grammar.
 _ODD: Final = re.compile("[/:]")
@@ -40,12 +44,6 @@ _CODECS: Final[dict[str, tuple[type[ModelCodec], str]]] = {
     "classify_v1": (Classify, "Classify"),
     "regress_v1": (Regress, "Regress"),
 }
-#: Headers of every answer if pages of any origin may call (TF-R24).
-_ANY_ORIGIN: Final = (
-    (b"access-control-allow-origin", b"*"),
-    (b"access-control-allow-methods", b"POST, GET"),
-    (b"access-control-allow-headers", b"Content-Type"),
-)
 
 
 class TensorFlowServingOperations:
@@ -96,9 +94,7 @@ class TensorFlowServingOperations:
             "options_v1": Endpoint(self._options),
             "tfs_metrics": Endpoint(self._metrics),
         }
-        headers = _any_origin if self._rules.allows_cors else None
-        reads = frozenset(("options_v1",))
-        return HttpTable(OPERATIONS, endpoints, tfs_fault, owns_fault, find, headers, reads)
+        return table_of(endpoints, self._rules)
 
     def _infer(self, route: Route, http: HttpBody, call: Call) -> Awaitable[HttpReply]:
         route = self._resolve(route, "POST")
@@ -214,7 +210,3 @@ class TensorFlowServingOperations:
                 self._model_of(name)  # it may be a LoRA's name
                 return Route(route.operation, name)
         raise tfs_paths.malformed(verb, route.path)
-
-
-def _any_origin(raw_path: bytes) -> Headers:
-    return _ANY_ORIGIN if tfs_paths.is_below_v1(raw_path) else ()

@@ -3,11 +3,15 @@
 import logging
 from collections.abc import Callable
 
-from salver.dialects.tensorflow.replay import Replay
 from salver.kernel.engine.engine import Engine
 from salver.kernel.serving.servable import Servable
+from salver.lazy import lazy_imports
 from salver.words.artifacts import Logging, Manifest
 from salver.words.events import Lineage, Replayed
+
+with lazy_imports():
+    from salver.dialects.tensorflow.replay import Replay
+
 
 _LOG = logging.getLogger("salver.loader")
 

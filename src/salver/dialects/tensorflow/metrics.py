@@ -11,14 +11,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, Literal
 
 import msgspec
-from prometheus_client import Metric
-from prometheus_client.registry import Collector
 
-from salver.encoding.exposition import COUNTER
+from salver.lazy import lazy_imports
 from salver.stats.histogram import Histogram
 from salver.words.errors import Code
 from salver.words.events import BatchRan, Event, Lineage, Replayed, Served
 from salver.words.messages import ModelId
+
+with lazy_imports():
+    from prometheus_client import Metric
+
+    from salver.encoding import exposition
+
 
 #: Bounds in microseconds: 10 x 1.8^n (TF-M4).
 LATENCY_BOUNDS: Final[tuple[float, ...]] = tuple(10 * 1.8**n for n in range(33))
@@ -87,7 +91,7 @@ class _Model:
         self.examples = Histogram(EXAMPLE_BOUNDS)
 
 
-class TensorFlowMetrics(Collector):
+class TensorFlowMetrics:
     """Observer that counts events for the metrics page.
 
     Args:
@@ -172,11 +176,11 @@ class TensorFlowMetrics(Collector):
                 yield from self._of_batches()
 
     def _of_requests(self) -> Iterator[Metric]:
-        count = _family("request_count", "The total number of requests.", COUNTER)
+        count = _family("request_count", "The total number of requests.", exposition.COUNTER)
         latency = _family("request_latency", "Distribution of wall time (in microseconds).", "histogram")
         run = _family("runtime_latency", "Distribution of run time (in microseconds).", "histogram")
         examples = _family("request_example_counts", "The number of examples of requests.", "histogram")
-        total = _family("request_example_count_total", "The total number of examples.", COUNTER)
+        total = _family("request_example_count_total", "The total number of examples.", exposition.COUNTER)
         for name, model in self._models.items():
             for status, requests in model.statuses.items():
                 count.add_sample(count.name, {"model_name": name, "status": status}, requests)
@@ -187,14 +191,14 @@ class TensorFlowMetrics(Collector):
             if model.examples.count:
                 _add(examples, {"model": name}, model.examples)
                 total.add_sample(total.name, {"model": name}, model.examples.sum)
-        logged = _family("request_log_count", "The total number of requests logged.", COUNTER)
+        logged = _family("request_log_count", "The total number of requests logged.", exposition.COUNTER)
         for (name, status), records in self._records().items():
             logged.add_sample(logged.name, {"model_name": name, "status_code": status}, records)
         yield from (count, latency, run, examples, total, logged)
 
     def _of_loads(self) -> Iterator[Metric]:
         time = _family("model_warmup_latency", "Time of the warm-up records of a load.", "histogram")
-        records = _family("model_warmup_records_read", "Warm-up records that were run.", COUNTER)
+        records = _family("model_warmup_records_read", "Warm-up records that were run.", exposition.COUNTER)
         lineage = _family("mlmd_map", "Ids of loaded versions in ML Metadata.", "gauge")
         for (path, status), histogram in self._replays.items():
             _add(time, {"model_path": path, "status": status}, histogram)
@@ -208,7 +212,7 @@ class TensorFlowMetrics(Collector):
     def _of_batches(self) -> Iterator[Metric]:
         prefix = _BATCHES
         wait = _family(f"{prefix}queuing_latency", "Time of a request in the queue.", "histogram")
-        runs = _family(f"{prefix}wrapped_run_count", "Runs of batches.", COUNTER)
+        runs = _family(f"{prefix}wrapped_run_count", "Runs of batches.", exposition.COUNTER)
         padding = _family(f"{prefix}padding_size", "Rows that fill batches up.", "histogram")
         inputs = _family(f"{prefix}input_batch_size", "Rows of requests.", "histogram")
         batches = _family(f"{prefix}processed_batch_size", "Rows of batches, filled up.", "histogram")

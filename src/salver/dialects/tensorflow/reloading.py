@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from salver.dialects.tensorflow import tf_schema, tf_text
+from salver.dialects.tensorflow.config import NamedModels
 from salver.dialects.tensorflow.model_list import check_change, check_labels, named_models
 from salver.kernel.repository import NamedModel
 from salver.kernel.supervise import Faults, Supervisor, every
@@ -24,22 +25,6 @@ _NO_LIST: Final = (
     "Cannot transition to requested config. It is only legal to transition from one ModelConfigList to "
     "another."
 )
-
-
-class NamedModels(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Models by name, and the file that lists them.
-
-    Attributes:
-        places: Models at the start; None = models come from paths, and no list may replace them.
-        file: File with a text ModelServerConfig; empty = none.
-        file_poll_seconds: Seconds between two checks of the file; 0 = it is read once.
-        allows_unready_labels: Whether a new label may name a version that cannot answer yet.
-    """
-
-    places: tuple[NamedModel, ...] | None = None
-    file: str = ""
-    file_poll_seconds: float = 0.0
-    allows_unready_labels: bool = False
 
 
 class ControlPlane(Protocol):

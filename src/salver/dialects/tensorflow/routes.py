@@ -1,9 +1,15 @@
 """HTTP operations of TensorFlow Serving and KServe's first protocol. Pure."""
 
+from collections.abc import Mapping
 from typing import Final
 
 from salver.dialects.tensorflow import paths
-from salver.transport.routes import Operation, Route, unquoted
+from salver.dialects.tensorflow.rules import TfsRules
+from salver.lazy import lazy_imports
+from salver.transport.routes import Endpoint, Headers, HttpTable, Operation, Route, unquoted
+
+with lazy_imports():
+    from salver.dialects.tensorflow.faults import tfs_fault
 
 #: Rows that describe the paths; ``paths.py`` parses them by a grammar of its own.
 OPERATIONS: Final = (
@@ -50,3 +56,21 @@ def find(verb: str, raw_path: bytes) -> Route | None:
         label=unquoted(found.label),
         path="" if is_short and found.operation != "explain_v1" else path,
     )
+
+
+#: What TensorFlow Serving sends with every answer when pages of any origin may ask (TF-R24).
+_ANY_ORIGIN: Final = (
+    (b"access-control-allow-origin", b"*"),
+    (b"access-control-allow-methods", b"POST, GET"),
+    (b"access-control-allow-headers", b"Content-Type"),
+)
+
+
+def table_of(endpoints: Mapping[str, Endpoint], rules: TfsRules) -> HttpTable:
+    """Return the operations of one server, given what they do."""
+    headers = _any_origin if rules.allows_cors else None
+    return HttpTable(OPERATIONS, endpoints, tfs_fault, owns_fault, find, headers, frozenset(("options_v1",)))
+
+
+def _any_origin(raw_path: bytes) -> Headers:
+    return _ANY_ORIGIN if paths.is_below_v1(raw_path) else ()

@@ -11,10 +11,9 @@ import msgspec
 
 from salver.dialects.torchserve.archive_files import HandlerArchive, check_members, read_archive, read_text
 from salver.dialects.torchserve.model_yaml import ModelYaml, WorkerSettings, parse, workers_of
-from salver.kernel.repository import Formats
 from salver.words.artifacts import Manifest
 from salver.words.errors import BadArchive, SalverError
-from salver.words.handlers import FORMAT, Workers
+from salver.words.handlers import Workers
 
 _USUAL: Final = Workers()
 _NOTHING: Final = WorkerSettings()
@@ -108,7 +107,3 @@ def _describe(path: Path) -> ArchiveDescription:
     if content is None:
         raise BadArchive(f"{path.name} has no '{archive.config_file}', the configFile of its manifest")
     return ArchiveDescription(archive, parse(content, f"{path.name}: {archive.config_file}"))
-
-
-#: Formats of files that TorchServe's models have in a repository.
-FORMATS: Final = Formats(archives={FORMAT: HandlerArchiveFormat()})

@@ -1,42 +1,51 @@
 """Builder of TorchServe's interfaces and handlers."""
 
 import asyncio
+from collections.abc import Mapping
 
 import msgspec
 
-from salver.dialects.torchserve.config import TorchServeConfig
-from salver.dialects.torchserve.foreign_forms import FORMS
-from salver.dialects.torchserve.front import Backing
-from salver.dialects.torchserve.handler_store import HandlerStore
-from salver.dialects.torchserve.loading import HandlerLoader, HandlerRules, Unpacking
-from salver.dialects.torchserve.operations import WorkflowOperations
+from salver.dialects.torchserve.backing import Backing
 from salver.dialects.torchserve.ports import TorchServePorts, exact_ports
 from salver.dialects.torchserve.registrations import Registrations
-from salver.dialects.torchserve.snapshots import Snapshots
-from salver.dialects.torchserve.unpacked_archives import UnpackedArchives
-from salver.dialects.torchserve.view import TorchServeView
-from salver.dialects.torchserve.workflows import Workflows, WorkflowsConfig
+from salver.dialects.torchserve.rules import TorchServeRules
 from salver.encoding.tensor_messages import TensorMessages
+from salver.kernel.serving.fetching import Loads
 from salver.kernel.serving.loading import Additions
+from salver.kernel.serving.servable import Servable
+from salver.lazy import is_made, lazily, lazy_imports
 from salver.parts import Kernel, Parts, PortView
-from salver.transport.access import Watched
 from salver.transport.access_check import Access, AccessRules, Changing
 from salver.transport.doors import App, Kind
+from salver.transport.first_call import imported_first
 from salver.transport.server import ExactPorts, FrontConfig
+from salver.words.artifacts import Manifest
 from salver.words.handlers import FORMAT
+
+with lazy_imports():
+    from salver.dialects.torchserve.config import TorchServeConfig, torchserve_config
+    from salver.dialects.torchserve.foreign_forms import FORMS
+    from salver.dialects.torchserve.handler_store import HandlerStore
+    from salver.dialects.torchserve.loading import HandlerLoader, HandlerRules, Unpacking
+    from salver.dialects.torchserve.operations import Method, WorkflowOperations
+    from salver.dialects.torchserve.snapshots import Snapshots
+    from salver.dialects.torchserve.unpacked_archives import UnpackedArchives
+    from salver.dialects.torchserve.view import TorchServeView
+    from salver.dialects.torchserve.workflows import Workflows, WorkflowsConfig
+    from salver.transport.access import Watched
 
 
 class _Ports(PortView):
     """TorchServe's own ports, and its routes at the port for everything."""
 
     def __init__(
-        self, kernel: Kernel, config: TorchServeConfig, ports: TorchServePorts, view: TorchServeView | None
+        self, kernel: Kernel, rules: TorchServeRules, ports: TorchServePorts, view: TorchServeView | None
     ) -> None:
         self._kernel = kernel
-        self._rules = config.rules
+        self._rules = rules
         self._ports = ports
         self._view = view
-        self.max_request = config.rules.max_request
+        self.max_request = rules.max_request
 
     def access(self, config: FrontConfig) -> Access | None:
         """Return the access check of TorchServe's own ports."""
@@ -88,8 +97,11 @@ class _Ports(PortView):
             return "token"
         return self._access(config, is_its_own=True).changing
 
-    def exact(self) -> ExactPorts:
+    def exact(self) -> ExactPorts | None:
         """Return the ports of the REST interface, which use a server of their own."""
+        config = self._kernel.config
+        if not any(front.serves.startswith("torchserve") for front in (config.front, *config.more)):
+            return None
         most = self.max_request or self._kernel.config.max_body
         return exact_ports(most, self._kernel.context.budget)
 
@@ -101,60 +113,126 @@ async def build_forms(kernel: Kernel, config: None) -> Parts:
 
 
 async def build(kernel: Kernel, config: None) -> Parts:
-    """Build TorchServe's interfaces, its handlers, and metrics and logs for operators."""
-    settings = kernel.config.table("torchserve", TorchServeConfig)
-    clock, emit = kernel.clock, kernel.bus.emit
-    view = TorchServeView(settings.view) if settings.view else None
-    archives = UnpackedArchives()
-    registrations = Registrations(kernel.models)
-    handlers = HandlerStore(settings.handlers, registrations, kernel.plane, kernel.models, clock)
-    kernel.services.offer(HandlerStore, handlers)
-    is_open, source = settings.handlers.is_open, settings.handlers.archive_store
-    rules = msgspec.structs.replace(settings.rules, may_change=is_open)
-    source = msgspec.structs.replace(source, store=settings.workflow_store or source.store)
-    flows = Workflows(WorkflowsConfig(source, is_open), handlers, kernel.inner, archives, clock)
-    more = WorkflowOperations(flows, kernel.context, rules.max_response).http()
-    exposition = kernel.exposition
-    most_body = kernel.config.max_body
-    backing = Backing(kernel.door, handlers, exposition, kernel.context, rules, more=more, max_body=most_body)
-    ports = TorchServePorts(backing, kernel.control, kernel.services.find(TensorMessages))
-    lines = view.add_lines if view else None
-    about = HandlerRules(lines, settings.first_worker, settings.handlers.gpus_used, settings.hides)
-    snapshots = Snapshots(settings.snapshots, handlers.snapshot) if settings.snapshots else None
+    """Build TorchServe's interfaces, its handlers, and metrics and logs for operators.
 
-    async def prepare() -> None:
-        if view is not None:
-            view.start()
+    Without configuration they are made when a caller or a handler needs them.
+    """
+    if kernel.config.tables.get("torchserve"):
+        return _Interfaces(kernel, torchserve_config(kernel.config)).parts()
+    return _Interfaces(kernel, None).parts()
 
-    async def start() -> None:
-        await handlers.start()
-        if snapshots is not None:
-            await snapshots.write("startup")
-            handlers.changed = snapshots.changed
 
-    async def leave() -> None:
-        handlers.is_ending = True
-        if snapshots is not None:
-            await snapshots.close()
+class _Interfaces:
+    """TorchServe's parts of one server.
 
-    async def close() -> None:
-        await asyncio.to_thread(archives.close)
-        if view is not None:
-            view.close()
+    Args:
+        given: Configuration; None = there is none.
+    """
 
-    return Parts(
-        view.observers if view else (),
-        [view.metrics] if view and view.metrics else (),
-        grpc=ports.methods.tables(),
-        ports=_Ports(kernel, settings, ports, view),
-        additions=Additions({FORMAT: HandlerLoader(kernel.terms, emit, clock, about)}),
-        wrap_loader=lambda loader: Unpacking(
-            loader, archives, installs=settings.handlers.installs_requirements
-        ),
-        changes=registrations,
-        prepare=prepare,
-        start=start,
-        leave=leave,
-        close=close,
-        is_well=lambda: not handlers.has_failed,
-    )
+    def __init__(self, kernel: Kernel, given: TorchServeConfig | None) -> None:
+        self._kernel = kernel
+        self._given = given
+        self._registrations = Registrations(kernel.models)
+        self._archives = lazily(UnpackedArchives)
+        self._handlers = lazily(self._store)
+        self._rules = TorchServeRules()
+        self._view: TorchServeView | None = None
+        self._snapshots: Snapshots | None = None
+        if given is not None:
+            self._handlers = self._store()
+            self._rules = msgspec.structs.replace(given.rules, may_change=given.handlers.is_open)
+            self._view = TorchServeView(given.view) if given.view else None
+            if given.snapshots is not None:
+                self._snapshots = Snapshots(given.snapshots, self._handlers.snapshot)
+            kernel.services.offer(type(self._handlers), self._handlers)
+
+    @property
+    def _config(self) -> TorchServeConfig:
+        return self._given or torchserve_config(self._kernel.config)
+
+    def _store(self) -> HandlerStore:
+        kernel = self._kernel
+        return HandlerStore(
+            self._config.handlers, self._registrations, kernel.plane, kernel.models, kernel.clock
+        )
+
+    def _loader(self) -> HandlerLoader:
+        kernel, config = self._kernel, self._config
+        lines = self._view.add_lines if self._view else None
+        rules = HandlerRules(lines, config.first_worker, config.handlers.gpus_used, config.hides)
+        return HandlerLoader(kernel.terms, kernel.bus.emit, kernel.clock, rules)
+
+    def _workflows(self) -> Mapping[str, Method]:
+        kernel, config = self._kernel, self._config
+        source = config.handlers.archive_store
+        source = msgspec.structs.replace(source, store=config.workflow_store or source.store)
+        terms = WorkflowsConfig(source, config.handlers.is_open)
+        flows = Workflows(terms, self._handlers, kernel.inner, self._archives, kernel.clock)
+        return WorkflowOperations(flows, kernel.context, self._rules.max_response).http()
+
+    def parts(self) -> Parts:
+        """Return what is attached to the server."""
+        kernel, rules, view = self._kernel, self._rules, self._view
+        most = kernel.config.max_body
+        backing = Backing(
+            kernel.door, self._handlers, kernel.exposition, kernel.context, rules, max_body=most
+        )
+        messages = kernel.services.find(TensorMessages)
+        ports = TorchServePorts(backing, kernel.control, messages, self._workflows)
+        return Parts(
+            view.observers if view else (),
+            [view.metrics] if view and view.metrics else (),
+            grpc=[
+                lazily(lambda: imported_first(ports.methods.tables()[0])),
+                lazily(lambda: imported_first(ports.methods.tables()[1])),
+            ],
+            ports=_Ports(kernel, rules, ports, view),
+            additions=Additions({FORMAT: lazily(self._loader)}),
+            wrap_loader=self._with_archives,
+            changes=self._registrations,
+            prepare=self._prepare,
+            start=self._start,
+            leave=self._leave,
+            close=self._close,
+            is_well=lambda: not (is_made(self._handlers) and self._handlers.has_failed),
+        )
+
+    def _with_archives(self, loader: Loads) -> Loads:
+        installs = self._given is not None and self._given.handlers.installs_requirements
+        return _Archives(loader, lazily(Unpacking, loader, self._archives, installs=installs))
+
+    async def _prepare(self) -> None:
+        if self._view is not None:
+            self._view.start()
+
+    async def _start(self) -> None:
+        if self._given is not None:
+            await self._handlers.start()
+        if self._snapshots is not None:
+            await self._snapshots.write("startup")
+            self._handlers.changed = self._snapshots.changed
+
+    async def _leave(self) -> None:
+        if is_made(self._handlers):
+            self._handlers.end()
+        if self._snapshots is not None:
+            await self._snapshots.close()
+
+    async def _close(self) -> None:
+        if is_made(self._archives):
+            await asyncio.to_thread(self._archives.close)
+        if self._view is not None:
+            self._view.close()
+
+
+class _Archives:
+    """Loader that unpacks archives of handlers first."""
+
+    def __init__(self, loader: Loads, unpacking: Unpacking) -> None:
+        self._loader = loader
+        self._unpacking = unpacking
+
+    async def load(self, manifest: Manifest) -> Servable:
+        """See :class:`~salver.kernel.serving.fetching.Loads`."""
+        loader = self._unpacking if manifest.format == FORMAT else self._loader
+        return await loader.load(manifest)

@@ -2,6 +2,7 @@
 
 import msgspec
 
+from salver.configuration import ServeConfig
 from salver.dialects.torchserve.registering import HandlerStoreConfig
 from salver.dialects.torchserve.rules import TorchServeRules
 from salver.dialects.torchserve.snapshots import SnapshotConfig
@@ -28,3 +29,8 @@ class TorchServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     hides: str = ""
     first_worker: int = 9000
     workflow_store: str = ""
+
+
+def torchserve_config(config: ServeConfig) -> TorchServeConfig:
+    """Return the table of a server's configuration. Raises InvalidInput."""
+    return config.table("torchserve", TorchServeConfig)

@@ -14,27 +14,26 @@ from typing import Any, Final, TypeGuard
 import msgspec
 
 from salver.dialects.torchserve.answer import Answer, Layouts, request_id_of
+from salver.dialects.torchserve.backing import Backing
 from salver.dialects.torchserve.bodies import is_large, query_of
 from salver.dialects.torchserve.faults import http_fault
 from salver.dialects.torchserve.json_layout import TorchServeReply, json_reply
 from salver.dialects.torchserve.openapi import describe_port
 from salver.dialects.torchserve.operations import InferenceOperations, ManagementOperations, Method, Request
-from salver.dialects.torchserve.paths import OWN, PathMatch, Surface, find, find_oldest
+from salver.dialects.torchserve.paths import PathMatch, Surface, find, find_oldest, is_own, may_be_own
 from salver.dialects.torchserve.predict import HandlerQuery, Prediction
-from salver.dialects.torchserve.rules import TorchServeRules
-from salver.dialects.torchserve.tokens import SCOPES, TokenKeys
+from salver.dialects.torchserve.tokens import SCOPES
 from salver.dialects.torchserve.tokens import Scope as KeyScope
 from salver.encoding.exposition import PLAIN, chosen
 from salver.kernel.serving.standing import CLASS_HEADER, PRIORITY_HEADER, from_headers
 from salver.transport.access_check import LOCAL, Access
 from salver.transport.budget import Budget, Share
-from salver.transport.calls import RequestContext, is_shutting_down, join_trace, take_traits
+from salver.transport.calls import is_shutting_down, join_trace, take_traits
 from salver.transport.doors import App, Receive, Scope, Send
 from salver.transport.effects import changing, reads
 from salver.transport.hangup import HangUps
 from salver.transport.http1 import Exchange
 from salver.transport.http1_head import Head
-from salver.transport.ports import Exposition, Handlers, PostingDoor
 from salver.transport.reading import read_whole
 from salver.words.errors import Internal, NoRoute, SalverError, TooLarge, WrongVerb
 from salver.words.messages import Call
@@ -52,15 +51,6 @@ _GROUPS: Final = {
 
 #: Writes all pieces of an answer.
 WriteAll = Callable[[Callable[[TorchServeReply], Awaitable[None]]], Awaitable[None]]
-#: Kind of a port -> what it serves; two addresses that are one are one port (TS-P1).
-SURFACES: Final[Mapping[str, frozenset[Surface]]] = {
-    "torchserve-inference": frozenset(("inference",)),
-    "torchserve-management": frozenset(("management",)),
-    "torchserve-metrics": frozenset(("metrics",)),
-    "torchserve-inference-metrics": frozenset(("inference", "metrics")),
-    "torchserve-management-metrics": frozenset(("management", "metrics")),
-    "torchserve-all": frozenset(("inference", "management", "metrics")),
-}
 #: Operations that a port for everything has only if the operator allows changes.
 _CHANGES: Final = frozenset(("scale", "set_default", "register_workflow", "unregister_workflow"))
 #: Match of an unknown path, which needs a key as well.
@@ -96,26 +86,6 @@ class CallHeaders(msgspec.Struct, frozen=True, gc=False):
     content_type: str
     sequence: tuple[str, bool, bool] | None
     is_unusual: bool
-
-
-class Backing(msgspec.Struct, frozen=True):
-    """Services that answer TorchServe's routes.
-
-    Attributes:
-        context: Clock, ids, restrictions.
-        keys: Keys that callers must show; None = none.
-        more: Further operations, by name.
-        max_body: Maximum bytes of a body.
-    """
-
-    door: PostingDoor
-    handlers: Handlers
-    exposition: Exposition
-    context: RequestContext
-    rules: TorchServeRules
-    keys: TokenKeys | None = None
-    more: Mapping[str, Method] = {}
-    max_body: int = 64 << 20
 
 
 class TorchServe:
@@ -176,7 +146,7 @@ class TorchServe:
         target = self._targets.get((scope["method"], path))
         if target is not None:
             return self._predict(target, scope, receive, send)
-        if self._is_common and not _may_be_own(scope["method"], path, scope["query_string"]):
+        if self._is_common and not may_be_own(scope["method"], path, scope["query_string"]):
             return self._app(scope, receive, send)
         return self._answer(scope, path, receive, send)
 
@@ -421,7 +391,7 @@ class TorchServe:
                 return None
             if path == b"/metrics":
                 return PathMatch("metrics")
-            if not _is_own(path):
+            if not is_own(path):
                 return PathMatch("describe_port") if verb == "OPTIONS" else find_oldest(verb, path)
         try:
             return find(verb, path, self._surfaces, speaks_oip=self._rules.speaks_oip)
@@ -497,17 +467,3 @@ class TorchServe:
         incident = self._new_id()
         _LOG.exception("incident %s: %r", incident, scope["path"], exc_info=error)
         return Internal.incident(incident)
-
-
-def _is_own(path: bytes) -> bool:
-    """Return whether a path begins as TorchServe's do and no other protocol's."""
-    return path[1:].partition(b"/")[0].decode("latin-1") in OWN
-
-
-def _may_be_own(verb: str, path: bytes, query: bytes) -> bool:
-    """Return whether TorchServe may answer a path on a port for everything (X-8, X-22, X-23)."""
-    if path.startswith((b"/v2/", b"/v1/", b"/V1/")):
-        return False
-    if path == b"/metrics":
-        return query != b""
-    return _is_own(path) or path.endswith(b"/predict") or verb == "OPTIONS"

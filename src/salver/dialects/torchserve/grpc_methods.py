@@ -7,22 +7,11 @@
 from collections.abc import Awaitable, Mapping
 from typing import Final
 
-from salver.dialects.torchserve import grpc_codec as wire
-from salver.dialects.torchserve import models as ts_models
-from salver.dialects.torchserve.faults import (
-    UNAUTHORIZED,
-    NamedFault,
-    has_no_worker,
-    inference_status,
-    management_status,
-)
-from salver.dialects.torchserve.front import Backing
-from salver.dialects.torchserve.json_layout import to_json
-from salver.dialects.torchserve.open_inference import PREFIX, OpenInferenceService
-from salver.dialects.torchserve.open_inference import SERVICE as OPEN_INFERENCE
-from salver.dialects.torchserve.tokens import Scope
+from salver.dialects.torchserve.backing import Backing
+from salver.dialects.torchserve.paths import OPEN_INFERENCE
 from salver.encoding.tensor_messages import TensorMessages
 from salver.encoding.varints import check_fields
+from salver.lazy import lazy_imports
 from salver.transport.effects import changes, reads
 from salver.transport.grpc_stream import InferStream, StreamLimits, StreamRequest
 from salver.transport.grpc_table import GrpcTable, Method, OpenCalls, Reply
@@ -31,6 +20,21 @@ from salver.words.errors import InvalidInput, NotReady, Unauthenticated
 from salver.words.handlers import Metadata
 from salver.words.messages import Call
 
+with lazy_imports():
+    from salver.dialects.torchserve import faults
+    from salver.dialects.torchserve import grpc_codec as wire
+    from salver.dialects.torchserve import models as ts_models
+    from salver.dialects.torchserve.faults import (
+        NamedFault,
+        has_no_worker,
+        inference_status,
+        management_status,
+    )
+    from salver.dialects.torchserve.json_layout import to_json
+    from salver.dialects.torchserve.open_inference import OpenInferenceService
+    from salver.dialects.torchserve.tokens import Scope
+
+
 SERVICES: Final = (
     "org.pytorch.serve.grpc.inference.InferenceAPIsService",
     "org.pytorch.serve.grpc.management.ManagementAPIsService",
@@ -38,11 +42,7 @@ SERVICES: Final = (
 )
 _INFERENCE, _MANAGEMENT = (f"/{name}/" for name in SERVICES[:2])
 #: Methods that keep their deadlines themselves.
-_INFERRING: Final = frozenset((f"{_INFERENCE}Predictions", f"{PREFIX}ModelInfer"))
-#: Methods of management that change something.
-CHANGING: Final = frozenset(
-    _MANAGEMENT + name for name in ("RegisterModel", "ScaleWorker", "SetDefault", "UnregisterModel")
-)
+_INFERRING: Final = frozenset((f"{_INFERENCE}Predictions", f"/{OPEN_INFERENCE}/ModelInfer"))
 #: In place of a version: every one.
 _ALL: Final = "all"
 
@@ -61,9 +61,8 @@ class TorchServeMethods:
         self._rules = backing.rules
         self._keys = backing.keys
         self._context = backing.context
-        self._open_inference = messages and OpenInferenceService(
-            backing.door, backing.handlers, control, messages, backing.rules.max_response
-        )
+        self._control = control
+        self._messages = messages
 
     def tables(self) -> tuple[GrpcTable, GrpcTable]:
         """Return the methods of inference and those of management."""
@@ -71,8 +70,10 @@ class TorchServeMethods:
             f"{_INFERENCE}Ping": self._ping,
             f"{_INFERENCE}Predictions": self._predict,
         }
-        if self._rules.speaks_oip and self._open_inference:
-            methods |= self._open_inference.methods()
+        if self._rules.speaks_oip and self._messages:
+            most = self._rules.max_response
+            own = OpenInferenceService(self._door, self._handlers, self._control, self._messages, most)
+            methods |= own.methods()
         management: dict[str, Method] = {
             f"{_MANAGEMENT}DescribeModel": self._describe,
             f"{_MANAGEMENT}ListModels": self._list,
@@ -119,7 +120,7 @@ class TorchServeMethods:
             return
         scope: Scope = "management" if path.startswith(_MANAGEMENT) else "inference"
         if not keys.allows(scope, headers.get(b"authorization", b"").decode("latin-1")):
-            raise Unauthenticated(UNAUTHORIZED)
+            raise Unauthenticated(faults.UNAUTHORIZED)
 
     @reads
     async def _ping(self, message: bytes, call: Call) -> Reply:

@@ -153,6 +153,10 @@ class HandlerStore:
 
     # -- changes -------------------------------------------------------------------------------
 
+    def end(self) -> None:
+        """Report that the handlers are not healthy any more, because the server parts from its callers."""
+        self.is_ending = True
+
     async def start(self) -> None:
         """Register the models of the start; their workers start together afterwards.
 

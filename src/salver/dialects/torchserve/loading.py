@@ -25,11 +25,15 @@ from salver.kernel.engine.placement import Placement
 from salver.kernel.engine.spawn import HostPlan
 from salver.kernel.serving.loading import Terms, refuse_cache
 from salver.kernel.serving.servable import Servable
-from salver.stores.shared_folders import SharedFolder
+from salver.lazy import lazy_imports
 from salver.words.artifacts import Manifest
 from salver.words.errors import BadArchive, LoadFailed, SalverError
 from salver.words.events import BatchRan, WorkerReady
 from salver.words.handlers import FORMAT, Workers
+
+with lazy_imports():
+    from salver.stores.shared_folders import SharedFolder
+
 
 _LOG = logging.getLogger("salver.handlers")
 _BACKEND: Final = "salver.dialects.torchserve.backend:TorchServeBackend"

@@ -14,16 +14,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, Literal
 
 import msgspec
-from prometheus_client import Metric
-from prometheus_client.registry import Collector
 
 from salver.dialects.torchserve.metric_lines import Frame, HandlerMetric, parse
 from salver.dialects.torchserve.metrics_yaml import HOSTNAME, USUAL, MetricsYaml, Spec
 from salver.encoding.escaping import escape
 from salver.encoding.exposition import COUNTER
+from salver.lazy import lazy_imports
 from salver.stats.histogram import Histogram
 from salver.words.events import Answered, Event, Served, WorkerReady
 from salver.words.messages import ModelId
+
+with lazy_imports():
+    from prometheus_client import Metric
+
 
 _LOG: Final = logging.getLogger("salver.metrics")
 Mode = Literal["log", "prometheus", "legacy"]
@@ -100,7 +103,7 @@ class _Family:
         return found
 
 
-class TorchServeMetrics(Collector):
+class TorchServeMetrics:
     """Counter of events (an observer) and of lines that handlers write.
 
     Args:

@@ -10,6 +10,7 @@ from typing import Any, Final
 import orjson
 
 from salver.dialects.torchserve.faults import inference_status
+from salver.dialects.torchserve.paths import OPEN_INFERENCE
 from salver.dialects.torchserve.reply import read_reply
 from salver.dialects.torchserve.tensors import answer_of, elements, form_of
 from salver.encoding.bodies import GrpcStatus
@@ -24,8 +25,7 @@ from salver.words.handlers import HandlerStatus, as_request, is_form
 from salver.words.messages import Call, InferRequest, InferResponse, ModelId, Signature
 from salver.words.tensor import DATATYPES, Array, DataType, Tensor
 
-SERVICE: Final = "org.pytorch.serve.grpc.openinference.GRPCInferenceService"
-PREFIX: Final = f"/{SERVICE}/"
+_PREFIX: Final = f"/{OPEN_INFERENCE}/"
 _NOT_FOUND: Final = 5
 _UNIMPLEMENTED: Final = 12
 #: In place of a version: every one.
@@ -118,12 +118,12 @@ class OpenInferenceService:
     def methods(self) -> dict[str, Method]:
         """Return the methods by their paths."""
         return {
-            f"{PREFIX}ServerLive": self._live,
-            f"{PREFIX}ServerReady": self._ready,
-            f"{PREFIX}ServerMetadata": self._server_metadata,
-            f"{PREFIX}ModelReady": self._model_ready,
-            f"{PREFIX}ModelMetadata": self._model_metadata,
-            f"{PREFIX}ModelInfer": self._infer,
+            f"{_PREFIX}ServerLive": self._live,
+            f"{_PREFIX}ServerReady": self._ready,
+            f"{_PREFIX}ServerMetadata": self._server_metadata,
+            f"{_PREFIX}ModelReady": self._model_ready,
+            f"{_PREFIX}ModelMetadata": self._model_metadata,
+            f"{_PREFIX}ModelInfer": self._infer,
         }
 
     @reads
@@ -148,7 +148,7 @@ class OpenInferenceService:
     @reads
     async def _server_metadata(self, message: bytes, call: Call) -> Reply:
         # TorchServe declares this method and does not implement it.
-        return GrpcStatus(_UNIMPLEMENTED, f"Method {PREFIX[1:]}ServerMetadata is unimplemented")
+        return GrpcStatus(_UNIMPLEMENTED, f"Method {_PREFIX[1:]}ServerMetadata is unimplemented")
 
     @reads
     async def _model_ready(self, message: bytes, call: Call) -> Reply:

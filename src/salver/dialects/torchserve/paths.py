@@ -4,12 +4,16 @@ Each route (TS-R1 to TS-R11, TS-M1 to TS-M11) exists at the ports that serve it 
 Raw paths are matched; a name is decoded after its segment is cut out (X-26). Pure.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Final, Literal, NamedTuple
 from urllib.parse import unquote_to_bytes
 
-from salver.dialects.torchserve.bodies import check_escapes
+from salver.lazy import lazy_imports
 from salver.words.errors import NoRoute, WrongVerb
+
+with lazy_imports():
+    from salver.dialects.torchserve.bodies import check_escapes
+
 
 Surface = Literal["inference", "management", "metrics"]
 #: First segments of TorchServe's paths on a port for everything; the oldest routes come last (X-23).
@@ -18,6 +22,22 @@ OWN: Final = frozenset(
         *("ping", "predictions", "explanations", "invocations", "wfpredict"),
         *("models", "workflows", "api-description", "token"),
     }
+)
+#: Kind of a port -> what it serves; two addresses that are one are one port (TS-P1).
+SURFACES: Final[Mapping[str, frozenset[Surface]]] = {
+    "torchserve-inference": frozenset(("inference",)),
+    "torchserve-management": frozenset(("management",)),
+    "torchserve-metrics": frozenset(("metrics",)),
+    "torchserve-inference-metrics": frozenset(("inference", "metrics")),
+    "torchserve-management-metrics": frozenset(("management", "metrics")),
+    "torchserve-all": frozenset(("inference", "management", "metrics")),
+}
+#: TorchServe's own Open Inference service over gRPC.
+OPEN_INFERENCE: Final = "org.pytorch.serve.grpc.openinference.GRPCInferenceService"
+#: gRPC methods of management that change something.
+CHANGING: Final = frozenset(
+    f"/org.pytorch.serve.grpc.management.ManagementAPIsService/{name}"
+    for name in ("RegisterModel", "ScaleWorker", "SetDefault", "UnregisterModel")
 )
 _PREDICTING: Final = frozenset(("predictions", "explanations"))
 
@@ -76,6 +96,20 @@ def find_oldest(verb: str, raw_path: bytes) -> PathMatch | None:
     """Return the match of a route that begins with a model's name (TS-R9); None = no match."""
     segments = raw_path.decode("latin-1").split("/")[1:]
     return _oldest(segments, _Names(raw_path))
+
+
+def is_own(path: bytes) -> bool:
+    """Return whether a path begins as TorchServe's do and no other protocol's."""
+    return path[1:].partition(b"/")[0].decode("latin-1") in OWN
+
+
+def may_be_own(verb: str, path: bytes, query: bytes) -> bool:
+    """Return whether TorchServe may answer a path on a port for everything (X-8, X-22, X-23)."""
+    if path.startswith((b"/v2/", b"/v1/", b"/V1/")):
+        return False
+    if path == b"/metrics":
+        return query != b""
+    return is_own(path) or path.endswith(b"/predict") or verb == "OPTIONS"
 
 
 class _Names:

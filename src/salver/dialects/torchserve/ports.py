@@ -3,21 +3,30 @@
 REST and gRPC share keys and rules.
 """
 
+import asyncio
 import time
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 import msgspec
 
-from salver.dialects.torchserve.faults import NO_MESSAGE
-from salver.dialects.torchserve.front import SURFACES, Backing, TorchServe
-from salver.dialects.torchserve.grpc_methods import CHANGING, TorchServeMethods
-from salver.dialects.torchserve.tokens import TokenKeys
+from salver.dialects.torchserve.backing import Backing
+from salver.dialects.torchserve.paths import CHANGING, SURFACES, may_be_own
 from salver.encoding.tensor_messages import TensorMessages
+from salver.lazy import lazily, lazy_imports, load_names
 from salver.transport.access_check import Access
 from salver.transport.budget import Budget
-from salver.transport.doors import App, Kind
+from salver.transport.doors import App, Kind, Receive, Scope, Send
 from salver.transport.ports import Looking
 from salver.transport.server import ExactPorts
+
+with lazy_imports():
+    from salver.dialects.torchserve import faults
+    from salver.dialects.torchserve.front import TorchServe
+    from salver.dialects.torchserve.grpc_methods import TorchServeMethods
+    from salver.dialects.torchserve.operations import Method
+    from salver.dialects.torchserve.tokens import TokenKeys
+
 
 _EVERYTHING: Final = "all"
 
@@ -29,19 +38,27 @@ class TorchServePorts:
         backing: Services of the routes, without keys.
         control: Lists the models.
         messages: Messages of its Open Inference service; None = it has no such service.
+        more: Returns further operations, by name.
 
     Raises:
         InvalidInput: the key file cannot be written.
     """
 
-    def __init__(self, backing: Backing, control: Looking, messages: TensorMessages | None) -> None:
+    def __init__(
+        self,
+        backing: Backing,
+        control: Looking,
+        messages: TensorMessages | None,
+        more: Callable[[], Mapping[str, Method]],
+    ) -> None:
         rules = backing.rules
         if rules.tokens is not None:
             keys = TokenKeys(rules.tokens, time.time)
             keys.write()
             backing = msgspec.structs.replace(backing, keys=keys)
         self._backing = backing
-        self.methods = TorchServeMethods(self._backing, control, messages)
+        self._more = more
+        self.methods = lazily(TorchServeMethods, self._backing, control, messages)
 
     def closed(self, kind: Kind) -> frozenset[str]:
         """Return the paths of gRPC methods that change models and are disabled at a port.
@@ -59,7 +76,37 @@ class TorchServePorts:
         surfaces = SURFACES.get(kind)
         if surfaces is None and kind != _EVERYTHING:
             return app
-        return TorchServe(app, self._backing, surfaces, access)
+
+        def routes() -> App:
+            backing = msgspec.structs.replace(self._backing, more=self._more())
+            return TorchServe(app, backing, surfaces, access)
+
+        return routes() if surfaces is not None else _Common(app, routes)
+
+
+class _Common:
+    """TorchServe's routes at a port for everything, which are made at the first request for one of them."""
+
+    def __init__(self, app: App, make: Callable[[], App]) -> None:
+        self._app = app
+        self._make = make
+        self._routes: App | None = None
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Handle an ASGI request."""
+        if self._routes is not None:
+            return self._routes(scope, receive, send)
+        if scope["type"] != "http":
+            return self._app(scope, receive, send)
+        path = scope.get("raw_path") or scope["path"].encode()
+        if not may_be_own(scope["method"], path, scope["query_string"]):
+            return self._app(scope, receive, send)
+        return self._first(scope, receive, send)
+
+    async def _first(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.to_thread(load_names, __name__)
+        self._routes = self._routes or self._make()
+        await self._routes(scope, receive, send)
 
 
 def exact_ports(most_body: int, budget: Budget | None = None) -> ExactPorts:
@@ -70,4 +117,4 @@ def exact_ports(most_body: int, budget: Budget | None = None) -> ExactPorts:
         budget: Memory for all bodies; None = the default.
     """
     kinds = {kind: "inference" in surfaces for kind, surfaces in SURFACES.items()}
-    return ExactPorts(kinds, NO_MESSAGE, most_body, budget)
+    return ExactPorts(kinds, faults.NO_MESSAGE, most_body, budget)

@@ -5,26 +5,34 @@ import time
 from pathlib import Path
 from typing import Any
 
+from salver.dialects.oip.faults import http_fault
 from salver.dialects.oip.regions import NO_REGIONS, RegionRegistry
-from salver.dialects.triton.agents import vet
-from salver.dialects.triton.config_view import first_response_bounds, metric_tags
-from salver.dialects.triton.environments import Environments
-from salver.dialects.triton.grpc_methods import TritonMethods
-from salver.dialects.triton.http_operations import TritonOperations
-from salver.dialects.triton.log_settings import LogSwitches
-from salver.dialects.triton.metrics import TritonMetricsConfig, TritonView
-from salver.dialects.triton.settings import LogChange, LogSettings, TraceChange, TraceSetting
+from salver.dialects.triton.metrics import FIRST_BOUNDS, TritonMetricsConfig, TritonView
+from salver.dialects.triton.routes import OPERATIONS
 from salver.dialects.triton.statistics import Statistics
-from salver.dialects.triton.trace_settings import TraceConfig
-from salver.dialects.triton.tracing import Tracing
-from salver.dialects.triton.version_config import ModelConfigs, config_before_load
-from salver.kernel.engine.spawn import Interpreter
 from salver.kernel.logs import LogConfig, let_through
 from salver.kernel.serving.bus import Bus
 from salver.kernel.serving.loading import Additions
 from salver.kernel.serving.ports import ConfigSource, ModelStatistics
+from salver.lazy import is_made, lazily, lazy_imports
 from salver.parts import Kernel, MetricsPage, Parts
+from salver.transport.first_call import endpoints_later, imported_first
+from salver.transport.routes import HttpTable
 from salver.words.artifacts import Manifest
+
+with lazy_imports():
+    from salver.dialects.triton.agents import vet
+    from salver.dialects.triton.config_view import first_response_bounds, metric_tags
+    from salver.dialects.triton.environments import Environments
+    from salver.dialects.triton.grpc_methods import TritonMethods
+    from salver.dialects.triton.http_operations import TritonOperations
+    from salver.dialects.triton.log_settings import LogSwitches
+    from salver.dialects.triton.settings import LogChange, LogSettings, TraceChange, TraceSetting
+    from salver.dialects.triton.trace_settings import trace_config
+    from salver.dialects.triton.tracing import Tracing
+    from salver.dialects.triton.version_config import ModelConfigs, config_before_load
+    from salver.kernel.engine.spawn import Interpreter
+    from salver.transport.grpc_table import GrpcTable
 
 
 class _Monitor:
@@ -71,22 +79,55 @@ async def build(kernel: Kernel, config: None) -> Parts:
     """Return the operations, methods, metrics and traces of Triton's extensions."""
     tables, state = kernel.config.table, kernel.state
     log = tables("log", LogConfig)
-    statistics, tracing = Statistics(time.time), Tracing(tables("trace", TraceConfig), state)
-    monitor = _Monitor(kernel.bus, statistics, LogSwitches(log.file, log.levels(), let_through), tracing)
+    statistics = Statistics(time.time)
+
+    def trace() -> Tracing:
+        tracing = Tracing(trace_config(kernel.config), state)
+        kernel.bus.join(tracing)
+        return tracing
+
+    tracing = trace() if kernel.config.tables.get("trace") else lazily(trace)
+    switches = lazily(LogSwitches, log.file, log.levels(), let_through)
+    monitor = _Monitor(kernel.bus, statistics, switches, tracing)
     kernel.services.offer(ModelStatistics, monitor)
     if (page := kernel.services.find(MetricsPage)) is not None:
         page.add_view(TritonView(tables("metrics", TritonMetricsConfig)))
-    state.tags_of = lambda manifest: metric_tags(manifest.foreign_config)
-    state.first_bounds_of = lambda manifest: first_response_bounds(manifest.foreign_config)
-    configs, control = ModelConfigs(kernel.models), kernel.control
+
+    def tags_of(manifest: Manifest) -> tuple[tuple[str, str], ...]:
+        return metric_tags(manifest.foreign_config) if manifest.foreign_config else ()
+
+    def first_bounds_of(manifest: Manifest) -> tuple[float, ...]:
+        return first_response_bounds(manifest.foreign_config) if manifest.foreign_config else FIRST_BOUNDS
+
+    state.tags_of, state.first_bounds_of = tags_of, first_bounds_of
+    configs, control = lazily(ModelConfigs, kernel.models), kernel.control
     kernel.services.offer(ConfigSource, configs)
+
+    def config_of(model: str, version: str = "") -> bytes:
+        return configs.of(model, version)
+
+    def check_files(manifest: Manifest) -> None:
+        if manifest.foreign_config:
+            vet(manifest)
+
+    def grpc() -> GrpcTable:
+        return imported_first(TritonMethods(kernel.door, control, monitor, config_of, regions).table())
+
+    async def close() -> None:
+        if is_made(tracing):
+            await tracing.close()
+
     regions = kernel.services.find(RegionRegistry) or NO_REGIONS
-    http = TritonOperations(kernel.door, control, monitor, configs.of, kernel.context, regions)
+
+    def http() -> HttpTable:
+        operations = TritonOperations(kernel.door, control, monitor, config_of, kernel.context, regions)
+        return operations.table(kernel.exposition.token_room)
+
     return Parts(
-        [statistics, tracing],
-        http=[http.table(kernel.exposition.token_room)],
-        grpc=[TritonMethods(kernel.door, control, monitor, configs.of, regions).table()],
-        additions=Additions(programs=_Programs()),
-        checks=[vet],
-        close=tracing.close,
+        [statistics],
+        http=[HttpTable(OPERATIONS, endpoints_later(http), http_fault)],
+        grpc=[lazily(grpc)],
+        additions=Additions(programs=lazily(_Programs)),
+        checks=[check_files],
+        close=close,
     )

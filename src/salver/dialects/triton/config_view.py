@@ -9,6 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from salver.dialects.triton.datatypes import type_name
+from salver.dialects.triton.metrics import FIRST_BOUNDS, FIRST_RESPONSE
 from salver.dialects.triton.model_config import model_config_class
 from salver.words.artifacts import Ensemble, Sequences
 from salver.words.messages import ModelId, Signature, TensorSpec
@@ -25,10 +26,6 @@ _BACKENDS: Final = {
 }
 #: The only 64-bit integers that Triton writes as JSON strings.
 _AS_TEXT: Final = frozenset({"inference.ModelSequenceBatching.InitialState.dims"})
-
-#: Triton's histogram of the time to the first response, and its default bounds in milliseconds (TR-M3).
-FIRST_RESPONSE: Final = "nv_inference_first_response_histogram_ms"
-_FIRST_BOUNDS: Final = (100.0, 500.0, 2000.0, 5000.0)
 
 
 class Facts(msgspec.Struct, frozen=True):
@@ -67,12 +64,12 @@ def metric_tags(config: bytes) -> tuple[tuple[str, str], ...]:
 
 
 def first_response_bounds(config: bytes) -> tuple[float, ...]:
-    """Return the owner's buckets of :data:`FIRST_RESPONSE` (TR-C15), or the default ones."""
+    """Return the owner's buckets of the time to the first response (TR-C15), or the default ones."""
     if config:
         for control in _parse(config).model_metrics.metric_control:
             if control.metric_identifier.family == FIRST_RESPONSE and control.histogram_options.buckets:
                 return tuple(control.histogram_options.buckets)
-    return _FIRST_BOUNDS
+    return FIRST_BOUNDS
 
 
 def parameters(config: bytes) -> dict[str, str]:

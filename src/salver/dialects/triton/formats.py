@@ -4,13 +4,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-from salver.dialects.triton.config import translate
-from salver.dialects.triton.config.pbtxt import FILE, parse_json, parse_pbtxt
-from salver.dialects.triton.model_config import model_config_class
-from salver.dialects.triton.model_folders import open_folder
-from salver.kernel.repository import Formats, bounds
+from salver.kernel.repository import Formats
 from salver.kernel.repository.ports import ForeignConfig, UnreadableConfig
+from salver.lazy import lazy_imports
 from salver.words.errors import InvalidInput
+
+with lazy_imports():
+    from salver.dialects.triton.config.pbtxt import parse_json, parse_pbtxt
+    from salver.dialects.triton.config.translate import Translation, missing_backend
+    from salver.dialects.triton.model_config import model_config_class
+    from salver.dialects.triton.model_folders import open_folder
+    from salver.kernel.repository import bounds
+
 
 _STRICT: Final = "Without --disable-auto-complete-config it is completed from the model"
 #: Fields that Triton checks when it reads a configuration; it checks all others when it loads the model.
@@ -49,14 +54,14 @@ class TritonConfigFormat:
 
     def missing_backend(self, backend: str) -> str:
         """Return the error text for a backend that only Triton has; empty for others."""
-        return translate.missing_backend(backend)
+        return missing_backend(backend)
 
     def missing_file(self, path: Path) -> str:
         """Return the error text for a model without its file where Triton needs one."""
         return f"failed to open text file for read {path}: No such file or directory. {_STRICT}"
 
 
-def _checked(parse: Callable[[], translate.Translation], prefix: str, name: str) -> ForeignConfig:
+def _checked(parse: Callable[[], Translation], prefix: str, name: str) -> ForeignConfig:
     """Return the configuration, with numbers within their bounds."""
     try:
         parsed = parse()
@@ -70,7 +75,7 @@ def _checked(parse: Callable[[], translate.Translation], prefix: str, name: str)
     return _as_foreign(parsed, name)
 
 
-def _as_foreign(parsed: translate.Translation, name: str) -> ForeignConfig:
+def _as_foreign(parsed: Translation, name: str) -> ForeignConfig:
     message = model_config_class().FromString(parsed.message)
     leaves_rows = not message.HasField("max_batch_size")
     incomplete = ""  # with --disable-auto-complete-config
@@ -93,4 +98,4 @@ def _as_foreign(parsed: translate.Translation, name: str) -> ForeignConfig:
     )
 
 
-FORMATS: Final = Formats(configs={FILE: TritonConfigFormat()}, open_folder=open_folder)
+FORMATS: Final = Formats(configs={"config.pbtxt": TritonConfigFormat()}, open_folder=open_folder)

@@ -5,18 +5,22 @@ from collections.abc import Callable
 from typing import Final
 
 from salver.dialects.oip.faults import grpc_status
-from salver.dialects.oip.grpc_codec import decode_model_request
 from salver.dialects.oip.grpc_methods import SERVICE
 from salver.dialects.oip.regions import RegionRegistry
-from salver.dialects.triton import grpc_codec as wire
-from salver.dialects.triton.grpc_schema import build_all
-from salver.dialects.triton.ports import TritonMonitor
 from salver.dialects.triton.shared_memory_operations import SharedMemoryOperations
 from salver.dialects.triton.statistics import check_counted
+from salver.lazy import lazy_imports
 from salver.transport.effects import changes, changes_if, reads
 from salver.transport.grpc_table import GrpcTable, Reply
 from salver.transport.ports import Control, InferDoor
 from salver.words.messages import Call
+
+with lazy_imports():
+    from salver.dialects.oip.grpc_codec import decode_model_request
+    from salver.dialects.triton import grpc_codec as wire
+    from salver.dialects.triton.grpc_schema import build_all
+    from salver.dialects.triton.ports import TritonMonitor
+
 
 _PREFIX: Final = f"/{SERVICE}/"
 

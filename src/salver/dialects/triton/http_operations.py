@@ -1,25 +1,29 @@
 """HTTP operations of Triton's extensions."""
 
+import functools
 from collections.abc import Awaitable, Callable
 
 import msgspec
 
 from salver.dialects.oip.faults import http_fault
 from salver.dialects.oip.regions import RegionRegistry
-from salver.dialects.triton import config_view, repository_calls, settings
-from salver.dialects.triton.generate import GenerateCodec, event
-from salver.dialects.triton.ports import TritonMonitor
 from salver.dialects.triton.routes import OPERATIONS
 from salver.dialects.triton.shared_memory_operations import SharedMemoryOperations
 from salver.dialects.triton.statistics import check_counted
 from salver.encoding.bodies import HttpBody, HttpReply
 from salver.encoding.json_text import dumps
+from salver.lazy import lazy_imports
 from salver.transport import orca
 from salver.transport.calls import RequestContext
 from salver.transport.orca import TokenRoom
 from salver.transport.ports import Control, InferDoor
 from salver.transport.routes import Endpoint, Headers, HttpTable, Route, Write
 from salver.words.messages import Call
+
+with lazy_imports():
+    from salver.dialects.triton import config_view, repository_calls, settings
+    from salver.dialects.triton.generate import GenerateCodec, event
+    from salver.dialects.triton.ports import TritonMonitor
 
 
 class TritonOperations:
@@ -45,7 +49,10 @@ class TritonOperations:
         self._monitor = monitor
         self._decoders = context.decoders
         self._regions = regions
-        self._codec = GenerateCodec()
+
+    @functools.cached_property
+    def _codec(self) -> GenerateCodec:
+        return GenerateCodec()
 
     def table(self, token_room: Callable[[str, str], TokenRoom | None]) -> HttpTable:
         """Return the operations.

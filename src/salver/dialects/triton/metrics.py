@@ -11,14 +11,18 @@ from types import MappingProxyType
 from typing import Final
 
 import msgspec
-from prometheus_client import Metric
 
-from salver.dialects.triton.config_view import FIRST_RESPONSE
-from salver.encoding.exposition import COUNTER
 from salver.kernel.serving.present import CacheUse, Load, Present
+from salver.lazy import lazy_imports
 from salver.stats.histogram import DURATION_BOUNDS, Histogram
 from salver.words.events import BatchRan, Served
 from salver.words.messages import State, Timing, VersionStatus
+
+with lazy_imports():
+    from prometheus_client import Metric
+
+    from salver.encoding import exposition
+
 
 #: Outcome of a request -> reason of its failure. Requests refused before they reached a model do not count.
 _REASONS: Final = {
@@ -30,6 +34,9 @@ _REASONS: Final = {
 }
 _PHASES: Final = ("request", "queue", "compute_input", "compute_infer", "compute_output")
 _Pair = tuple[str, str]
+#: Histogram of the time to the first response (TR-M3), and its default bounds in milliseconds.
+FIRST_RESPONSE: Final = "nv_inference_first_response_histogram_ms"
+FIRST_BOUNDS: Final = (100.0, 500.0, 2000.0, 5000.0)
 Tags = Mapping[_Pair, Mapping[str, str]]
 
 
@@ -238,11 +245,13 @@ def of_cache(
     tags = tags_of(cached)
     families = []
     for kind, plural, meaning in (("hit", "hits", ""), ("miss", "misses", " (insert+lookup)")):
-        number = Metric(f"nv_cache_num_{plural}_per_model", f"Number of cache {plural} per model", COUNTER)
+        number = Metric(
+            f"nv_cache_num_{plural}_per_model", f"Number of cache {plural} per model", exposition.COUNTER
+        )
         duration = Metric(
             f"nv_cache_{kind}_duration_per_model",
             f"Total cache {kind}{meaning} duration per model, in microseconds",
-            COUNTER,
+            exposition.COUNTER,
         )
         summary = Metric(
             f"nv_cache_{kind}_summary_per_model",
@@ -343,8 +352,8 @@ class Host:
         return found
 
 
-def _family(name: str, text: str, kind: str = COUNTER) -> Metric:
-    return Metric(f"nv_inference_{name}", text, kind)
+def _family(name: str, text: str, kind: str = "") -> Metric:
+    return Metric(f"nv_inference_{name}", text, kind or exposition.COUNTER)
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:

@@ -8,14 +8,19 @@ from typing import NoReturn
 
 import msgspec
 
-from salver.dialects.oip.regions import RegionRegistry, parse_register
-from salver.dialects.triton import grpc_codec as wire
+from salver.dialects.oip.regions import RegionRegistry
 from salver.encoding.bodies import HttpBody, HttpReply
 from salver.encoding.json_text import dumps
+from salver.lazy import lazy_imports
 from salver.transport.effects import changes, reads
 from salver.transport.routes import Endpoint, Route
 from salver.words.errors import InvalidInput, NotFound
 from salver.words.messages import Call
+
+with lazy_imports():
+    from salver.dialects.oip.regions import parse_register
+    from salver.dialects.triton import grpc_codec as wire
+
 
 _DONE = HttpReply(200, b"")
 

@@ -8,6 +8,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from salver.configuration import ServeConfig
 from salver.dialects.triton.settings import TraceChange, TraceSetting
 from salver.words.errors import InvalidInput, Unsupported
 
@@ -31,6 +32,11 @@ class TraceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     count: int = -1
     log_frequency: int = 0
     mode: Literal["triton", "opentelemetry"] = "triton"
+
+
+def trace_config(config: ServeConfig) -> TraceConfig:
+    """Return the table of a server's configuration. Raises InvalidInput."""
+    return config.table("trace", TraceConfig)
 
 
 class Scope:

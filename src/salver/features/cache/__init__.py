@@ -11,4 +11,5 @@ feature = Feature(
     "salver.features.cache.building:build",
     config=CacheConfig,
     has_table=False,
+    is_used=lambda config: bool(config.name),
 )

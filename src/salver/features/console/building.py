@@ -1,8 +1,11 @@
 """Wiring of the console into a server."""
 
-from salver.features.console.files import read, read_docs
+from salver.lazy import lazy_imports
 from salver.parts import Kernel, Parts
 from salver.transport.pages import Pages
+
+with lazy_imports():
+    from salver.features.console.files import read, read_docs
 
 
 async def build(kernel: Kernel, config: None) -> Parts:

@@ -1,16 +1,20 @@
 """Parts of the management interface."""
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Awaitable, Callable
 
-from salver.features.management.door import Management
-from salver.features.management.serving_operations import serving_operations
 from salver.kernel.serving.ports import ModelStatistics
+from salver.lazy import lazily, lazy_imports, load_names
 from salver.parts import Kernel, Parts, PortView
 from salver.transport.access_check import Access
-from salver.transport.doors import App
-from salver.transport.operations import Api, Operation
-from salver.transport.pages import Sites
+from salver.transport.doors import App, Receive, Scope, Send
 from salver.transport.server import FrontConfig
+
+with lazy_imports():
+    from salver.features.management.door import Management
+    from salver.features.management.serving_operations import serving_operations
+    from salver.transport.operations import Api, Operation
+    from salver.transport.pages import Sites
 
 
 class _Ports(PortView):
@@ -19,19 +23,46 @@ class _Ports(PortView):
     def __init__(self, kernel: Kernel, own: Callable[[], list[Operation]]) -> None:
         self._kernel = kernel
         self._own = own
-        self._built: tuple[Api, Sites] | None = None
+        self._api = lazily(self._operations)
+
+    def _operations(self) -> Api:
+        kernel = self._kernel
+        others = [operation for part in kernel.parts for operation in part.operations]
+        return Api([*self._own(), *others], kernel.context.decoders)
 
     def enclosed(self, app: App, config: FrontConfig, access: Access) -> App:
         """Put the interface in front of what a port serves."""
         if config.serves != "all":
             return app
         kernel = self._kernel
-        if self._built is None:  # when all features are there
-            others = [operation for part in kernel.parts for operation in part.operations]
-            pages = [site for part in kernel.parts for site in part.pages]
-            self._built = Api([*self._own(), *others], kernel.context.decoders), Sites(*pages)
-        api, sites = self._built
-        return Management(app, api, access, sites, kernel.new_id, kernel.version)
+        pages = [site for part in kernel.parts for site in part.pages]
+
+        def make() -> App:
+            return Management(app, self._api, access, Sites(*pages), kernel.new_id, kernel.version)
+
+        return _Entry(app, tuple(site.root for site in pages), make)
+
+
+class _Entry:
+    """Application that makes the interface at the first request for one of its paths."""
+
+    def __init__(self, app: App, roots: tuple[str, ...], make: Callable[[], App]) -> None:
+        self._app = app
+        self._roots = ("/api/", *roots)
+        self._make = make
+        self._management: App | None = None
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Handle an ASGI request."""
+        if scope["type"] == "http" and scope["path"].startswith(self._roots):
+            return self._answer(scope, receive, send)
+        return self._app(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._management is None:
+            await asyncio.to_thread(load_names, __name__)
+            self._management = self._management or self._make()
+        await self._management(scope, receive, send)
 
 
 async def build(kernel: Kernel, config: None) -> Parts:

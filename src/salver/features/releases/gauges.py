@@ -7,11 +7,13 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
-from prometheus_client import Metric
-from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.registry import Collector
-
+from salver.lazy import lazy_imports
 from salver.words.releases import ReleaseState
+
+with lazy_imports():
+    from prometheus_client import Metric
+    from prometheus_client.core import GaugeMetricFamily
+
 
 if TYPE_CHECKING:
     from salver.features.releases.releases import Releases
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 _MOST: Final = math.log(1e9)  # beyond which more evidence adds no information
 
 
-class ReleaseGauges(Collector):
+class ReleaseGauges:
     """Collector of the gauges."""
 
     def __init__(self, releases: "Releases") -> None:

@@ -7,14 +7,17 @@ import msgspec
 from salver.features.telemetry.eventlog import EventLog
 from salver.features.telemetry.explain import Explanations
 from salver.features.telemetry.metrics import Metrics
-from salver.features.telemetry.otlp import SpanConfig, SpanExport
 from salver.kernel.logs import LogConfig
 from salver.kernel.serving.bus import Bus
-from salver.kernel.serving.ports import Observer
+from salver.kernel.serving.ports import Observer, OwnNumbers
 from salver.kernel.serving.state import ServerState
+from salver.lazy import lazy_imports
 from salver.parts import Kernel, MetricsPage, Parts
 from salver.transport.orca import TokenRoom
 from salver.transport.ports import Exposition
+
+with lazy_imports():
+    from salver.features.telemetry.otlp import SpanExport, span_config
 
 
 class TelemetryExposition:
@@ -47,12 +50,14 @@ class TelemetryExposition:
 async def build(kernel: Kernel, config: None) -> Parts:
     """Return the observers of a server, and offer the metrics page."""
     metrics, explanations = Metrics(kernel.state), Explanations(kernel.clock, kernel.state)
-    kernel.callbacks.numbers = metrics.own
+    kernel.services.offer(OwnNumbers, metrics.own)
     kernel.services.offer(MetricsPage, metrics)
     kernel.services.offer(Exposition, TelemetryExposition(kernel.bus, kernel.state, metrics, explanations))
     log = EventLog(kernel.config.table("log", LogConfig).access_log)
     observers: list[Observer] = [metrics, explanations, log]
-    spans = kernel.config.table("tracing", SpanConfig)
+    if not kernel.config.tables.get("tracing"):
+        return Parts(observers)
+    spans = span_config(kernel.config)
     if not spans.url:
         return Parts(observers)
     export = SpanExport(spans, kernel.new_id, kernel.version)

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Sequence
 from typing import Literal
 
-from salver.kernel.logs import logger, present, trace_id
+from salver.kernel.logs import present, trace_id
 from salver.words.events import Event, Served, StateChanged
 from salver.words.messages import State
 
@@ -24,23 +24,19 @@ class EventLog:
 
     def __init__(self, access_log: Literal["off", "errors", "all"] = "off") -> None:
         self._requests = access_log
-        self._access = logger("salver.access")
-        self._lifecycle = logger("salver.lifecycle")
+        self._access = logging.getLogger("salver.access")
+        self._lifecycle = logging.getLogger("salver.lifecycle")
 
     def observe(self, events: Sequence[Event]) -> None:
         """Log a batch of events."""
         for event in events:
             if type(event) is Served:
                 if self._requests == "all" or (self._requests == "errors" and event.outcome != "ok"):
-                    self._access.info("request", **_request_fields(event))
+                    self._access.info({"event": "request", **_request_fields(event)})
             elif type(event) is StateChanged:
-                self._lifecycle.log(
-                    _LEVELS.get(event.after, logging.DEBUG),
-                    f"model {event.after.lower()}",
-                    model=event.id.name,
-                    version=event.id.version,
-                    **present(reason=event.reason),
-                )
+                text, id = f"model {event.after.lower()}", event.id
+                fields = present(event=text, model=id.name, version=id.version, reason=event.reason)
+                self._lifecycle.log(_LEVELS.get(event.after, logging.DEBUG), fields)
 
 
 def _request_fields(event: Served) -> dict[str, object]:

@@ -17,11 +17,16 @@ from typing import Any
 
 import msgspec
 
-from salver.features.telemetry.verdict import PHASES, Pressure, Split, Verdict, judge
 from salver.kernel.serving.present import Present
+from salver.lazy import lazy_imports
 from salver.words.errors import NO_REFUSAL, NotFound
 from salver.words.events import BatchRan, Event, Served
 from salver.words.messages import ModelId
+
+with lazy_imports():
+    from salver.features.telemetry import verdict as verdicts
+    from salver.features.telemetry.verdict import Pressure, Split, Verdict, judge
+
 
 SLICE_S = 10.0
 SLICES = 18
@@ -266,7 +271,7 @@ def _total(counters: Iterable[Counter[str]]) -> Counter[str]:
 
 
 def _shown(split: Split) -> dict[str, float]:
-    phases = {f"{name}_ms": round(split.phase(name) * 1e3, 6) for name in ("latency", *PHASES)}
+    phases = {f"{name}_ms": round(split.phase(name) * 1e3, 6) for name in ("latency", *verdicts.PHASES)}
     others = {name: round(getattr(split, name), 1) for name in ("requests", "rows", "batch_rows", "ahead")}
     return {**phases, **others, "bytes": round(split.size)}
 

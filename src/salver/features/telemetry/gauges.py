@@ -5,14 +5,15 @@ Metric families from engines and lifecycle at the time of a scrape. Pure: it cou
 
 from collections.abc import Sequence
 
-from prometheus_client import Metric
-from prometheus_client.core import GaugeMetricFamily
-
-from salver.kernel.serving.present import Load
+from salver.kernel.serving.present import ABSENT, Load
+from salver.lazy import lazy_imports
 from salver.words.messages import ModelId, State, VersionStatus
 
-#: States of versions without a gauge: a repository may have thousands of versions that are not loaded.
-ABSENT = (State.NEW, State.GONE)
+with lazy_imports():
+    from prometheus_client import Metric
+    from prometheus_client.core import GaugeMetricFamily
+
+
 _SHOWN = tuple(state for state in State if state not in ABSENT)
 
 

@@ -8,25 +8,30 @@ model's configuration names it; other names from callers count as ``_unknown``. 
 are kept for the last :data:`KEEP_GONE` of them.
 """
 
+import functools
 import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, get_args
 
-from prometheus_client import CollectorRegistry, Metric, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
-from prometheus_client.exposition import choose_encoder
-from prometheus_client.registry import Collector
-
-from salver.features.telemetry.gauges import ABSENT, of_engines, of_versions
-from salver.features.telemetry.own_metrics import OwnMetrics
-from salver.features.telemetry.ports import MetricsView, VersionCounts
-from salver.kernel.serving.present import Present
+from salver.kernel.serving.present import ABSENT, Present
+from salver.lazy import is_made, lazily, lazy_imports
 from salver.stats.histogram import DURATION_BOUNDS, ROW_BOUNDS, Histogram
 from salver.words.errors import NO_REFUSAL, Refusal
 from salver.words.events import Answered, BatchRan, Event, Served, StepRan
 from salver.words.messages import State
+
+with lazy_imports():
+    from prometheus_client import CollectorRegistry, Metric, ProcessCollector
+    from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
+    from prometheus_client.exposition import choose_encoder
+    from prometheus_client.registry import Collector
+
+    from salver.features.telemetry.gauges import of_engines, of_versions
+    from salver.features.telemetry.own_metrics import OwnMetrics
+    from salver.features.telemetry.ports import MetricsView, VersionCounts
+
 
 #: Number of unloaded versions whose series are still shown.
 KEEP_GONE = 32
@@ -101,7 +106,7 @@ class _Version:
         self.tokens["answer"] += sum([e.tokens for e in events])
 
 
-class Metrics(Collector):
+class Metrics:
     """Counter of events and collector of the current state.
 
     Args:
@@ -121,22 +126,29 @@ class Metrics(Collector):
         self._present = present
         self._views = list(views)
         self._rewrites = list(rewrites)
-        self.own = OwnMetrics()
+        self.own = lazily(OwnMetrics)
         self._versions: dict[_Pair, _Version] = {}
         self._known: set[_Pair] = set()
         self._tenants: dict[_Pair, frozenset[str]] = {}
         self._gone: dict[_Pair, None] = {}  # insertion order: the oldest first
         self._lock = threading.Lock()  # a scrape may run on another thread
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(self)
-        ProcessCollector(registry=self._registry)
+        self._joined: list[Collector] = []
 
     def __repr__(self) -> str:
         return f"<Metrics of {len(self._versions)} versions>"
 
+    @functools.cached_property
+    def _registry(self) -> CollectorRegistry:
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(self)
+        ProcessCollector(registry=registry)
+        for more in self._joined:
+            registry.register(more)
+        return registry
+
     def join(self, more: Collector) -> None:
         """Add a collector to the page."""
-        self._registry.register(more)
+        self._joined.append(more)
 
     def add_view(self, view: MetricsView[Any]) -> None:
         """Show what is counted from now on under another server's names, too."""
@@ -205,7 +217,8 @@ class Metrics(Collector):
         yield from families
         yield from of_engines(loads)
         yield from of_versions(statuses)
-        yield from self.own.collect()
+        if is_made(self.own):
+            yield from self.own.collect()
         losses = self._present.losses()
         yield CounterMetricFamily(
             "salver_events_dropped",

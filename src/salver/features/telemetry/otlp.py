@@ -17,6 +17,7 @@ from typing import Final, Protocol
 
 import msgspec
 
+from salver.configuration import ServeConfig
 from salver.features.telemetry.otlp_messages import CONTENT_TYPE, Span, Value, encode, rejected
 from salver.features.telemetry.spans import spans_of
 from salver.kernel.backoff import Backoff
@@ -69,6 +70,11 @@ class SpanConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 f"a trace rate of {self.rate} make no sense",
                 fix="A batch has at least one span, and fits into the queue.",
             )
+
+
+def span_config(config: ServeConfig) -> SpanConfig:
+    """Return the table of a server's configuration. Raises InvalidInput."""
+    return config.table("tracing", SpanConfig)
 
 
 class Post(Protocol):

@@ -11,12 +11,15 @@ import threading
 from collections.abc import Iterator
 from typing import Final, Literal
 
-from prometheus_client import Metric
-
 from salver.backends.callbacks import Series
 from salver.encoding.exposition import COUNTER
+from salver.lazy import lazy_imports
 from salver.stats.histogram import Histogram
 from salver.words.errors import Conflict, InvalidInput, Overloaded
+
+with lazy_imports():
+    from prometheus_client import Metric
+
 
 #: Maximum series of one model, and maximum families in total.
 MOST_SERIES: Final = 1000

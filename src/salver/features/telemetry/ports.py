@@ -3,10 +3,12 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
-from prometheus_client import Metric
-
 from salver.kernel.serving.present import Load, Present
+from salver.lazy import lazy_imports
 from salver.words.events import BatchRan, Served
+
+with lazy_imports():
+    from prometheus_client import Metric
 
 
 class VersionCounts(Protocol):

@@ -12,11 +12,15 @@ from collections import deque
 from itertools import pairwise
 from typing import Literal, Protocol
 
-from salver.kernel.engine.meter import ArrivalMeter, DecisionMeter
 from salver.kernel.engine.rules import Choice, QueueView
-from salver.stats.batch_price import Price
-from salver.stats.batch_table import Table, Transition
+from salver.lazy import lazy_imports
 from salver.words.artifacts import Batching
+
+with lazy_imports():
+    from salver.kernel.engine.meter import ArrivalMeter, DecisionMeter
+    from salver.stats.batch_price import Price
+    from salver.stats.batch_table import Table, Transition
+
 
 _WAITS = 4  # maximum wait in runs of a full batch, by default
 _KEPT = 4096  # transitions kept for refining the table

@@ -9,12 +9,15 @@ from typing import Protocol, runtime_checkable
 
 import msgspec
 
-from salver.backends.callbacks import Meters, ModelCommand
 from salver.backends.protocol import Answer
-from salver.kernel.engine.pieces import ResponseStream
+from salver.lazy import lazy_imports
 from salver.words.errors import SalverError
 from salver.words.messages import InferRequest, InferResponse, Signature
 from salver.words.tensor import Array
+
+with lazy_imports():
+    from salver.backends.callbacks import Meters, ModelCommand
+    from salver.kernel.engine.pieces import ResponseStream
 
 
 class Runner(Protocol):

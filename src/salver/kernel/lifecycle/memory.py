@@ -1,4 +1,4 @@
-"""Memory settings of a process that only serves: collector, interpreter and C library."""
+"""Memory of the machine, and settings of a process that only serves: collector, interpreter, C library."""
 
 import contextlib
 import ctypes
@@ -6,6 +6,7 @@ import gc
 import os
 import sys
 import threading
+from pathlib import Path
 
 _ONE_AT_A_TIME = threading.Lock()
 _M_ARENA_MAX = -8  # malloc.h
@@ -25,6 +26,14 @@ def tune_interpreter() -> None:
     _tuned.set()
     gc.set_threshold(20_000, 50, 100)
     sys.setswitchinterval(0.0005)
+
+
+def memory_bytes() -> int:
+    """Return the memory of this machine, or of the control group if that has less."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    with contextlib.suppress(OSError, ValueError):  # "max" where there is none
+        limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return min(limits)
 
 
 def keep_one_heap() -> None:

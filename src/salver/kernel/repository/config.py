@@ -1,8 +1,13 @@
 """Options of an operator on how a repository is read."""
 
+from typing import Final
+
 import msgspec
 
 from salver.words.errors import InvalidInput
+
+#: Table of ``salver.toml`` that configures the server.
+SERVER: Final = "server"
 
 
 class RepositoryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

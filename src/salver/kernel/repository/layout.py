@@ -10,7 +10,6 @@ from typing import Final
 import msgspec
 
 from salver.backends.protocol import ArtifactKind
-from salver.kernel.repository import advice
 from salver.kernel.repository.config import RepositoryConfig
 from salver.kernel.repository.fingerprint import Fingerprint
 from salver.kernel.repository.names import (
@@ -29,12 +28,17 @@ from salver.kernel.repository.settings import (
     program_of,
     read_settings,
 )
-from salver.kernel.repository.toml import is_server_file
+from salver.lazy import lazy_imports
 from salver.stores import Entry, FileStore, Store, StoreFailed
-from salver.stores.mlmodel import MLMODEL, parse_mlmodel
 from salver.words.artifacts import Manifest, ModelConfig, Versions
 from salver.words.errors import SalverError
 from salver.words.messages import ModelId, TensorSpec
+
+with lazy_imports():
+    from salver.kernel.repository import advice
+    from salver.kernel.repository.toml import is_server_file
+    from salver.stores import mlmodel
+
 
 #: Backends whose users number versions with leading zeros (``00000123``).
 _PADDING: Final = frozenset({"tensorflow", "litert"})
@@ -256,7 +260,7 @@ class Layout:
 
     def _completed(self, folder: str, config: ModelConfig) -> tuple[ModelConfig, tuple[TensorSpec, ...]]:
         """Return the configuration, with the artefact that MLflow names unless it names one, and columns."""
-        if config.filename or self._store.stat(_join(folder, MLMODEL)) is None:
+        if config.filename or self._store.stat(_join(folder, mlmodel.MLMODEL)) is None:
             return config, ()
         file, columns = self._mlflow(folder)
         return msgspec.structs.replace(config, filename=file), columns
@@ -271,10 +275,12 @@ class Layout:
         def is_there(path: str) -> bool:
             return self._store.stat(_join(folder, path)) is not None
 
-        content = self._store.read(_join(folder, MLMODEL), _MAX_MLMODEL)
-        where = str(self._store.local_path(_join(folder, MLMODEL)))
+        content = self._store.read(_join(folder, mlmodel.MLMODEL), _MAX_MLMODEL)
+        where = str(self._store.local_path(_join(folder, mlmodel.MLMODEL)))
         # in a registry the artefact lies beside it, without MLflow's folders
-        said = parse_mlmodel(content, where, lambda path: is_there(path) or is_there(PurePath(path).name))
+        said = mlmodel.parse_mlmodel(
+            content, where, lambda path: is_there(path) or is_there(PurePath(path).name)
+        )
         path = said.artefact if is_there(said.artefact) else PurePath(said.artefact).name
         entry = self._store.stat(_join(folder, path))
         if entry is None or not entry.is_folder or self._look(_join(folder, path)) is not None:
@@ -392,7 +398,9 @@ class Layout:
 
     def _is_configured(self, entries: Iterable[Entry]) -> bool:
         """Return whether a folder with these is a model's, though it may be an artefact itself."""
-        return any(entry.name in (TOML, MLMODEL) or entry.name in self._formats.configs for entry in entries)
+        return any(
+            entry.name in (TOML, mlmodel.MLMODEL) or entry.name in self._formats.configs for entry in entries
+        )
 
     def _settings(self, folder: str, name: str) -> Settings:
         return read_settings(self._store, folder, name, self._formats, self._override_of(name), self._config)

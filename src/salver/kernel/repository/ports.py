@@ -7,9 +7,12 @@ from typing import Protocol
 import msgspec
 
 from salver.backends.protocol import Recogniser, TouchesMachine
-from salver.kernel.repository.uploads import Upload
+from salver.lazy import lazy_imports
 from salver.words.artifacts import Batching, Manifest, ModelConfig
 from salver.words.errors import InvalidInput, Unsupported
+
+with lazy_imports():
+    from salver.kernel.repository.uploads import Upload
 
 
 class UnreadableConfig(InvalidInput):

@@ -13,17 +13,21 @@ from typing import Final
 
 import msgspec
 
-from salver.kernel.repository import advice
 from salver.kernel.repository.config import RepositoryConfig
 from salver.kernel.repository.layout import Layout
 from salver.kernel.repository.named_models import NamedModel, NamedModelDefaults, configured
 from salver.kernel.repository.ports import Formats
 from salver.kernel.repository.settle import ChangeFilter
-from salver.kernel.repository.uploads import MOST_BYTES, Upload, bring
+from salver.lazy import lazy_imports
 from salver.stores import DistantStore, FileStore, Store, StoreFailed
 from salver.words.artifacts import Batching, LoadOrder, Manifest
 from salver.words.errors import InvalidInput, NotFound, SalverError
 from salver.words.messages import ModelId
+
+with lazy_imports():
+    from salver.kernel.repository import advice, uploads
+    from salver.kernel.repository.uploads import Upload, bring
+
 
 _DEFAULTS: Final = RepositoryConfig()
 _NAMED_DEFAULTS: Final = NamedModelDefaults()
@@ -69,7 +73,8 @@ class Repository:
         self._paths = tuple(paths)
         self._open_store = open_store
         for path in paths:
-            advice.check_place(str(path))
+            if ":" in str(path):
+                advice.check_place(str(path))
         self._stores = tuple(open_store(path) for path in paths)
         self._named_defaults = named_defaults
         self._named: dict[str, tuple[NamedModel, Store]] = {}
@@ -103,7 +108,7 @@ class Repository:
         if order.folder:
             return self._formats.open_folder(name, order.folder)
         held = sum(brought.bytes for brought in list(self.overrides.values()))
-        return bring(name, order, MOST_BYTES - held)
+        return bring(name, order, uploads.MOST_BYTES - held)
 
     def place(self, models: Sequence[NamedModel]) -> None:
         """Replace the named models, from the next scan on.

@@ -7,14 +7,18 @@ from typing import Final
 
 import msgspec
 
-from salver.kernel.repository.checks import sequences
 from salver.kernel.repository.config import RepositoryConfig
 from salver.kernel.repository.ports import ConfigFormat, ForeignConfig, Formats, UnreadableConfig
-from salver.kernel.repository.toml import parse_toml
+from salver.lazy import lazy_imports
 from salver.stores import Store, StoreFailed
 from salver.words.artifacts import Logging, ModelConfig, Versions, Warmup
 from salver.words.errors import InvalidInput
 from salver.words.messages import TensorSpec
+
+with lazy_imports():
+    from salver.kernel.repository.checks import sequences
+    from salver.kernel.repository.toml import parse_toml
+
 
 TOML: Final = "salver.toml"
 MAX_CONFIG: Final = 1 << 20

@@ -9,8 +9,8 @@ from typing import Any, Final
 
 import msgspec
 
-from salver.kernel.repository import bounds
-from salver.kernel.repository.checks import ensemble, ragged, reshape, sequences
+from salver.kernel.repository.config import SERVER
+from salver.lazy import lazy_imports
 from salver.words.artifacts import (
     Batching,
     BatchInput,
@@ -43,8 +43,11 @@ from salver.words.errors import InvalidInput
 from salver.words.handlers import Workers
 from salver.words.messages import TensorSpec
 
-#: Table that configures the server, in the same file.
-SERVER: Final = "server"
+with lazy_imports():
+    from salver.kernel.repository import bounds
+    from salver.kernel.repository.checks import ensemble, ragged, reshape, sequences
+
+
 #: Keys by table, and by array of tables.
 _KEYS: Final[dict[str, tuple[str, ...]]] = {
     "": ModelConfig.__struct_fields__,

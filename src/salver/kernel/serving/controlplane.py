@@ -17,8 +17,8 @@ import msgspec
 
 from salver.kernel.lifecycle.members import with_members
 from salver.kernel.repository import NamedModel
-from salver.kernel.repository.uploads import Upload
 from salver.kernel.supervise import Faults, Supervisor, every
+from salver.lazy import lazy_imports
 from salver.words.artifacts import LoadOrder, Manifest
 from salver.words.errors import (
     Conflict,
@@ -31,6 +31,10 @@ from salver.words.errors import (
     tritons,
 )
 from salver.words.messages import ModelId, State, VersionStatus
+
+with lazy_imports():
+    from salver.kernel.repository.uploads import Upload
+
 
 _LOG = logging.getLogger("salver.controlplane")
 _AS_IT_LIES = LoadOrder()

@@ -20,11 +20,15 @@ import msgspec
 import numpy as np
 
 from salver.encoding.bodies import HttpBody, Message
-from salver.kernel.serving.decode_worker import REPLY, SIZE, WORK
-from salver.kernel.serving.machine import memory_bytes
+from salver.kernel.lifecycle.memory import memory_bytes
 from salver.kernel.serving.ports import Codec
+from salver.lazy import lazy_imports
 from salver.words.errors import DeadlineExceeded, SalverError, TooLarge
 from salver.words.messages import InferRequest, Signature
+
+with lazy_imports():
+    from salver.kernel.serving import decode_worker
+
 
 _LOG = logging.getLogger("salver.decoding")
 #: Size, in bytes, up to which the worst body takes a few milliseconds.
@@ -252,13 +256,14 @@ def _result(result: Any, error: SalverError | None, about: str | None) -> Any:
 
 async def _exchange(sock: socket.socket, work: bytes, data: bytes) -> tuple[memoryview, Sequence[Any]]:
     loop = asyncio.get_running_loop()
-    await loop.sock_sendall(sock, WORK.pack(len(work), len(data)) + work)
+    await loop.sock_sendall(sock, decode_worker.WORK.pack(len(work), len(data)) + work)
     whole = memoryview(data)
     for at in range(0, len(data), _STEP):
         await loop.sock_sendall(sock, whole[at : at + _STEP])
         await asyncio.sleep(0)
-    length, count = REPLY.unpack(await _received(sock, REPLY.size))
-    sizes = [size for (size,) in SIZE.iter_unpack(await _received(sock, count * SIZE.size))]
+    reply, one = decode_worker.REPLY, decode_worker.SIZE
+    length, count = reply.unpack(await _received(sock, reply.size))
+    sizes = [size for (size,) in one.iter_unpack(await _received(sock, count * one.size))]
     return await _received(sock, length), [await _received(sock, size) for size in sizes]
 
 

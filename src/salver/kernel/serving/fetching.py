@@ -14,11 +14,14 @@ from typing import Protocol
 import msgspec
 
 from salver.kernel.serving.servable import Servable
-from salver.stores.copies import Copies
-from salver.stores.distant import ObjectStore
-from salver.stores.shared_folders import SharedFolder
+from salver.lazy import is_made, lazy_imports
 from salver.words.artifacts import Manifest, Warmup
 from salver.words.errors import LoadFailed
+
+with lazy_imports():
+    from salver.stores.copies import Copies
+    from salver.stores.distant import ObjectStore
+    from salver.stores.shared_folders import SharedFolder
 
 
 class Loads(Protocol):
@@ -53,7 +56,7 @@ class Fetching:
         Raises:
             LoadFailed: the reason, in words for the owner.
         """
-        store = self._copies.store_of(manifest.path)
+        store = self._copies.store_of(manifest.path) if is_made(self._copies) else None
         if store is None:
             return await self._load(manifest)
         held, path = await self._hold(store, manifest)

@@ -15,28 +15,33 @@ from msgspec.structs import replace
 
 from salver.backends import reshaped
 from salver.backends.protocol import Backend, LoadOptions, PartialBackend, RunnableModel
-from salver.kernel.engine.decoupled import DecoupledEngine
 from salver.kernel.engine.engine import Engine, PriorKnowledge
-from salver.kernel.engine.learned import LearnedRule
 from salver.kernel.engine.placement import Placement, place
 from salver.kernel.engine.ports import Runner, StreamRunner
-from salver.kernel.engine.process import ProcessRunner
 from salver.kernel.engine.run_limit import RunLimit
-from salver.kernel.engine.sequences import Register
-from salver.kernel.engine.signatures import Signatures, SplitRunner
 from salver.kernel.engine.thread import ThreadRunner
 from salver.kernel.serving.bus import Bus
 from salver.kernel.serving.loading import Additions, Opened, Terms, refuse_cache
-from salver.kernel.serving.sequences import load_sequences, within
-from salver.kernel.serving.servable import Servable
-from salver.kernel.serving.steps import load_steps
+from salver.kernel.serving.servable import Servable, within
+from salver.lazy import lazy_imports
 from salver.stats.shape_laws import ShapeLaws
-from salver.words.artifacts import Manifest
+from salver.words.artifacts import Manifest, Objective
 from salver.words.errors import LoadFailed, SalverError
 from salver.words.messages import Signature
 
+with lazy_imports():
+    from salver.kernel.engine.decoupled import DecoupledEngine
+    from salver.kernel.engine.learned import LearnedRule
+    from salver.kernel.engine.process import ProcessRunner
+    from salver.kernel.engine.sequences import Register
+    from salver.kernel.engine.signatures import Signatures, SplitRunner
+    from salver.kernel.serving.sequences import load_sequences
+    from salver.kernel.serving.steps import load_steps
+
+
 _LOG = logging.getLogger("salver.loader")
 _NOTHING_ADDED = Additions()
+_NO_OBJECTIVE = Objective()
 
 
 class Loader:
@@ -99,7 +104,9 @@ class Loader:
             return await self._with_sequences(backend, manifest, placement)
         open_at = functools.partial(self.open_runner, backend, manifest)
         tuning = self._additions.tuning
-        tuned = await tuning.open(manifest, backend, wish, placement, open_at) if tuning is not None else None
+        tuned = None
+        if tuning is not None and manifest.config.objective != _NO_OBJECTIVE:
+            tuned = await tuning.open(manifest, backend, wish, placement, open_at)
         opened = tuned or Opened(await open_at(placement), placement, manifest.config)
         try:
             servable = await self._servable(manifest, opened)

@@ -11,17 +11,21 @@ from typing import NamedTuple, Protocol
 import msgspec
 
 from salver.backends.protocol import Backend
-from salver.kernel.engine.learned import LearnedRule
 from salver.kernel.engine.placement import Placement
 from salver.kernel.engine.ports import Runner
-from salver.kernel.engine.spawn import Interpreter
 from salver.kernel.engine.turns import ResourcePool
-from salver.kernel.serving.model_callbacks import ModelCallbacks
 from salver.kernel.serving.servable import Servable
+from salver.lazy import lazy_imports
 from salver.stats.shape_laws import ShapeLaws
 from salver.words.artifacts import Batching, Instances, Manifest, ModelConfig
 from salver.words.errors import LoadFailed
 from salver.words.tensor import Array
+
+with lazy_imports():
+    from salver.kernel.engine.learned import LearnedRule
+    from salver.kernel.engine.spawn import Interpreter
+    from salver.kernel.serving.model_callbacks import ModelCallbacks
+
 
 _NO_WISH = Instances()
 

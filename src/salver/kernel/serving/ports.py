@@ -4,12 +4,16 @@ import sys
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Literal, Protocol, TypeVar
 
-from salver.backends.callbacks import Series
 from salver.kernel.serving.capabilities import Capabilities
+from salver.lazy import lazy_imports
 from salver.words.artifacts import LoadOrder
 from salver.words.errors import SalverError
 from salver.words.events import Event
 from salver.words.messages import ANYBODY, InferRequest, InferResponse, ModelId, Signature, Standing
+
+with lazy_imports():
+    from salver.backends.callbacks import Series
+
 
 BodyT = TypeVar("BodyT", contravariant=True)
 ReplyT = TypeVar("ReplyT", covariant=True)

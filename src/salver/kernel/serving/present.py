@@ -1,11 +1,14 @@
 """Records and protocol of the server's present state, as the metrics page shows it."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
-from salver.words.messages import Insight, ModelId, VersionStatus
+from salver.words.messages import Insight, ModelId, State, VersionStatus
+
+#: States of versions that are not shown: a repository may have thousands of versions that are not loaded.
+ABSENT: Final = (State.NEW, State.GONE)
 
 
 class Load(msgspec.Struct, frozen=True):

@@ -2,16 +2,18 @@
 
 from collections.abc import Awaitable, Callable
 
-from msgspec.structs import replace
-
 from salver.backends.protocol import Traits
 from salver.kernel.engine.placement import Placement
 from salver.kernel.engine.ports import Runner, StreamRunner
-from salver.kernel.engine.sequence_engine import SequenceEngine
-from salver.kernel.engine.sequence_streams import SequenceStreamEngine
-from salver.words.artifacts import Manifest, ModelConfig
+from salver.kernel.serving.servable import within
+from salver.lazy import lazy_imports
+from salver.words.artifacts import Manifest
 from salver.words.events import BatchRan
-from salver.words.messages import Signature
+
+with lazy_imports():
+    from salver.kernel.engine.sequence_engine import SequenceEngine
+    from salver.kernel.engine.sequence_streams import SequenceStreamEngine
+
 
 #: Opens a runner of one instance, given its number; of all, given None.
 OpenRunner = Callable[[int | None], Awaitable[Runner]]
@@ -44,12 +46,3 @@ async def load_sequences(
         for runner in dict.fromkeys(runners):
             await runner.close()
         raise
-
-
-def within(config: ModelConfig, signature: Signature) -> ModelConfig:
-    """Return the configuration, its batches no larger than the model takes."""
-    most = signature.max_rows
-    if not most or config.batching.max_rows <= most:
-        return config
-    sizes = tuple(size for size in config.batching.sizes if size <= most)
-    return replace(config, batching=replace(config.batching, max_rows=most, sizes=sizes))

@@ -7,22 +7,25 @@ from typing import Protocol
 
 import msgspec
 
-from salver.kernel.engine.decoupled import DecoupledEngine
 from salver.kernel.engine.engine import Engine
-from salver.kernel.engine.inorder import in_order
 from salver.kernel.engine.placement import Placement
 from salver.kernel.engine.ports import Runner
-from salver.kernel.engine.process import ProcessRunner
-from salver.kernel.engine.sequence_engine import SequenceEngine
-from salver.kernel.engine.sequence_streams import SequenceStreamEngine
-from salver.kernel.engine.signatures import Signatures
-from salver.kernel.engine.stepper import StepEngine
 from salver.kernel.engine.thread import ThreadRunner
 from salver.kernel.serving.capabilities import Capabilities, Infer, Recording
-from salver.kernel.serving.sequences import within
 from salver.kernel.serving.warmer import Warmer
+from salver.lazy import lazy_imports
 from salver.words.artifacts import Manifest, ModelConfig
 from salver.words.messages import Insight, Signature
+
+with lazy_imports():
+    from salver.kernel.engine.decoupled import DecoupledEngine
+    from salver.kernel.engine.inorder import in_order
+    from salver.kernel.engine.process import ProcessRunner
+    from salver.kernel.engine.sequence_engine import SequenceEngine
+    from salver.kernel.engine.sequence_streams import SequenceStreamEngine
+    from salver.kernel.engine.signatures import Signatures
+    from salver.kernel.engine.stepper import StepEngine
+
 
 _CHANGE_S = 30.0
 
@@ -221,16 +224,25 @@ class Servable:
 
 def _declared(engine: _KernelEngine | DeclaringEngine, manifest: Manifest) -> Capabilities:
     """Return what an engine can do: the kernel's own are known here, others say it themselves."""
-    match engine:
-        case Engine():
-            return Capabilities(owns_timeout=manifest.config.queue is not None)
-        case StepEngine():
-            return Capabilities(stream=engine.stream, gives_parts=True)
-        case DecoupledEngine():
-            return Capabilities(stream=engine.stream)
-        case SequenceStreamEngine():
-            return Capabilities(stream=engine.stream, sequences=engine)
-        case SequenceEngine():
-            return Capabilities(sequences=engine)
-        case _:
-            return engine.capabilities
+    if isinstance(engine, Engine):
+        return Capabilities(owns_timeout=manifest.config.queue is not None)
+    if isinstance(engine, StepEngine):
+        return Capabilities(stream=engine.stream, gives_parts=True)
+    if isinstance(engine, DecoupledEngine):
+        return Capabilities(stream=engine.stream)
+    if isinstance(engine, SequenceStreamEngine):
+        return Capabilities(stream=engine.stream, sequences=engine)
+    if isinstance(engine, SequenceEngine):
+        return Capabilities(sequences=engine)
+    return engine.capabilities
+
+
+def within(config: ModelConfig, signature: Signature) -> ModelConfig:
+    """Return the configuration, its batches no larger than the model takes."""
+    most = signature.max_rows
+    if not most or config.batching.max_rows <= most:
+        return config
+    sizes = tuple(size for size in config.batching.sizes if size <= most)
+    return msgspec.structs.replace(
+        config, batching=msgspec.structs.replace(config.batching, max_rows=most, sizes=sizes)
+    )

@@ -7,17 +7,21 @@ from typing import Protocol
 import msgspec
 
 from salver.kernel.engine.admission import Admission
-from salver.kernel.engine.decoupled import DecoupledEngine
 from salver.kernel.engine.engine import Engine
-from salver.kernel.engine.sequence_engine import SequenceEngine
-from salver.kernel.engine.sequence_streams import SequenceStreamEngine
-from salver.kernel.engine.signatures import Signatures
-from salver.kernel.engine.warmup import samples
 from salver.kernel.serving.capabilities import Infer
-from salver.kernel.serving.warmup_requests import Decode, sample_request, warm_request
+from salver.lazy import lazy_imports
 from salver.words.artifacts import Manifest, ModelConfig, Warmup, WarmupSample
 from salver.words.errors import LoadFailed, SalverError
 from salver.words.messages import Signature
+
+with lazy_imports():
+    from salver.kernel.engine.decoupled import DecoupledEngine
+    from salver.kernel.engine.sequence_engine import SequenceEngine
+    from salver.kernel.engine.sequence_streams import SequenceStreamEngine
+    from salver.kernel.engine.signatures import Signatures
+    from salver.kernel.engine.warmup import samples
+    from salver.kernel.serving.warmup_requests import Decode, sample_request, warm_request
+
 
 _LOG = logging.getLogger("salver.loader")
 _NO_WARMUP = Warmup()

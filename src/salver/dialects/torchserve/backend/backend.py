@@ -7,13 +7,17 @@ from pathlib import Path
 
 from salver.backends.loading import choice_of, options_of
 from salver.backends.protocol import LoadOptions, RunnableModel, Traits
-from salver.dialects.torchserve.backend.asynchronous import AsyncHandlerModel
-from salver.dialects.torchserve.backend.model import HandlerModel
-from salver.dialects.torchserve.backend.opening import open_handler
 from salver.dialects.torchserve.backend.recognising import is_archive
+from salver.lazy import lazy_imports
 from salver.words.artifacts import Manifest
 from salver.words.errors import LoadFailed
 from salver.words.handlers import FORMAT, Workers
+
+with lazy_imports():
+    from salver.dialects.torchserve.backend.asynchronous import AsyncHandlerModel
+    from salver.dialects.torchserve.backend.model import HandlerModel
+    from salver.dialects.torchserve.backend.opening import open_handler
+
 
 _OPTIONS = (
     "handler", "envelope", "url", "runtime", "decode", "limit_max_image_pixels", "metrics_config",

@@ -18,7 +18,7 @@ from salver.dialects.triton.config.queueing import limited, priorities_of, queue
 from salver.dialects.triton.config.raggedness import ragged_of
 from salver.dialects.triton.config.sequences import sequences_of
 from salver.dialects.triton.config.warmup import warmup_of
-from salver.dialects.triton.config_view import FIRST_RESPONSE
+from salver.dialects.triton.metrics import FIRST_RESPONSE
 from salver.dialects.triton.model_config import datatype_numbered
 from salver.encoding.set_fields import set_fields
 from salver.kernel.repository.checks import ensemble as ensemble_checks

@@ -4,8 +4,12 @@ import ast
 
 from salver.backends.protocol import LoadOptions, RunnableModel
 from salver.backends.python import PythonBackend
-from salver.dialects.triton.python_backend.opening import FORMAT, defines_model, load
+from salver.dialects.triton.python_backend import FORMAT
+from salver.lazy import lazy_imports
 from salver.words.artifacts import Manifest
+
+with lazy_imports():
+    from salver.dialects.triton.python_backend.opening import defines_model, load
 
 
 class TritonPythonBackend(PythonBackend):

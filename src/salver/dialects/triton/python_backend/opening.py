@@ -23,8 +23,6 @@ from salver.dialects.triton.python_backend.model import TritonModel
 from salver.words.artifacts import Manifest
 from salver.words.errors import LoadFailed
 
-#: Name of the format.
-FORMAT: Final = "triton_python"
 _CLASS: Final = "TritonPythonModel"
 _MODULE: Final = "triton_python_backend_utils"
 _DEFINITION = re.compile(rb"^class[ \t]+TritonPythonModel\b", re.MULTILINE)
