@@ -59,28 +59,28 @@ _ID = r"(?:t[rfs]_[a-z]\d+|oip_\d+)"
 _NAMED = re.compile(rf"test_((?:{_ID}(?:_|$))+)")
 
 LEGEND = """\
-- **supported**: clients, flags and models written for {server} find what they expect.
-- **differs**: there, with a difference that is meant.
-- **not applicable**: what it is about does not exist here.
+- **supported**: clients, flags and models written for {server} work unchanged.
+- **differs**: supported with a deliberate difference.
+- **not applicable**: about something that Salver does not have.
 - **not yet**: missing.
 """
 TRITON_INTRODUCTION = """\
 # Triton, row by row
 
-What Triton shows to clients (C), operators (O) and authors of models (A), and what is about its GPUs (G),
-each with where Salver stands. `scripts/parity.py` makes this page of `docs/reference/parity/triton.toml` and
-of the tests; CI fails while a supported row has no test, a difference no reason, or the page is out of date.
-Answers that differ on purpose stand case by case in [Conformance](conformance.md#triton-answer-by-answer).
+Capabilities of Triton for clients (C), operators (O) and authors of models (A), and for GPUs (G), each with
+its status in Salver. `scripts/parity.py` generates this page from `docs/reference/parity/triton.toml` and the
+tests; CI fails if a supported row has no test, a difference has no reason, or the page is out of date.
+[Conformance](conformance.md#triton-answer-by-answer) lists answers that differ on purpose.
 
 """
 TENSORFLOW_INTRODUCTION = """\
 # TensorFlow Serving, row by row
 
-What TensorFlow Serving shows to clients (C), operators (O) and authors of models (A), and what is about
-accelerators (G), each with where Salver stands. `scripts/parity.py` makes this page of
-`docs/reference/parity/tensorflow-serving.toml` and of the tests; CI fails while a supported row has no test,
-a difference no reason, or the page is out of date. Flags and files are told in
-[Come from TensorFlow Serving](../how-to/from-tensorflow-serving.md).
+Capabilities of TensorFlow Serving for clients (C), operators (O) and authors of models (A), and for
+accelerators (G), each with its status in Salver. `scripts/parity.py` generates this page from
+`docs/reference/parity/tensorflow-serving.toml` and the tests; CI fails if a supported row has no test, a
+difference has no reason, or the page is out of date. For flags and files, see
+[Migrate from TensorFlow Serving](../how-to/from-tensorflow-serving.md).
 
 """
 TORCHSERVE_INTRODUCTION = """\
