@@ -1,6 +1,7 @@
 """The application behind each port of a server."""
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
@@ -91,18 +92,22 @@ class _LateGrpc:
     def __init__(self, make: Callable[[], GrpcFront]) -> None:
         self._make = make
         self._front: GrpcFront | None = None
-        self._making = asyncio.Lock()
+        self._making = threading.Lock()
         self._is_stopping = False
         self.handle: Callable[..., Awaitable[None]] = self._first
 
+    def front(self) -> GrpcFront:
+        """Return the methods, made by the first caller."""
+        with self._making:
+            self._front = self._front or self._make()
+        return self._front
+
     async def _first(self, *call: Any) -> None:
-        async with self._making:
-            if self._front is None:
-                self._front = await asyncio.to_thread(self._make)
-                self.handle = self._front.handle
-                if self._is_stopping:
-                    self._front.stop()
-        await self._front.handle(*call)
+        front = await asyncio.to_thread(self.front)
+        self.handle = front.handle
+        if self._is_stopping:
+            front.stop()
+        await front.handle(*call)
 
     def stop(self) -> None:
         """Take no more calls."""

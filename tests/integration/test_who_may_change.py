@@ -97,7 +97,7 @@ def changes(server: Server) -> Iterator[Change]:
             yield Change(kind, verb, path)  # type: ignore[arg-type]
     yield Change("sagemaker", "POST", "/models")
     yield Change("sagemaker", "DELETE", "/models/none")
-    for path in server.ports._grpc._changing:
+    for path in server.ports._grpc.front()._changing:
         for kind in ("all", "grpc"):
             if path.startswith(TRITON) or ".serving." in path:
                 yield Change(kind, "", path, _grpc_message(path))  # type: ignore[arg-type]
