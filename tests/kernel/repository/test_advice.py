@@ -147,6 +147,11 @@ def test_what_may_be_one(text: str) -> None:
 def test_the_nearest_name(tmp_path: Path) -> None:
     (tmp_path / "resnet.onnx").touch()
     assert missing(str(tmp_path / "resnt.onnx")) == f"Did you mean {tmp_path}/resnet.onnx?"
+    (tmp_path / "old.onnx").symlink_to("/gone/old.onnx")
+    linked = f"{tmp_path}/old.onnx is a link to /gone/old.onnx, which does not exist"
+    assert missing(str(tmp_path / "old.onnx")) == linked
+    assert missing(str(tmp_path / "old.onnx" / "1")) == linked
+    (tmp_path / "old.onnx").unlink()
     assert missing(str(tmp_path / "zzz" / "q.onnx")).startswith(f"{tmp_path} holds: resnet.onnx. Give")
 
 

@@ -118,7 +118,7 @@ def test_other_files_are_another_model(tmp_path: Path) -> None:
 
 
 def test_all_models_share_the_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("salver.kernel.repository.repository.MOST_BYTES", 5)
+    monkeypatch.setattr("salver.kernel.repository.uploads.MOST_BYTES", 5)
     repository = a_repository(tmp_path)
     load(repository, "a", LoadOrder(CONFIG, {"1/model.onnx": b"xxx"}))
     with pytest.raises(TooLarge, match="there is room for 2"):

@@ -614,3 +614,9 @@ def test_the_default_label_is_one_of_the_labels(tmp_path: Path, said: str, probl
     found = scan(write_files(tmp_path, {"m/salver.toml": said, "m/1/model.onnx": "ONNX"}))
     assert problem in found["m:1"].problem
     assert bool(found["m:1"].problem) == bool(problem)
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "a\nb", "x" * 256])
+def test_a_name_that_no_path_holds(name: str, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="cannot be a model's name"):
+        Repository((tmp_path,), formats(recognise), RepositoryConfig(name=name))

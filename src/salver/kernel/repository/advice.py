@@ -126,6 +126,9 @@ def check_place(path: str) -> None:
 def missing(path: str) -> str:
     """Return what to do about a path that does not exist: the nearest name that does."""
     here = Path(path)
+    link = next((p for p in (here, *here.parents) if p.is_symlink() and not p.exists()), None)
+    if link is not None:
+        return f"{link} is a link to {link.readlink()}, which does not exist"
     above = next((p for p in here.parents if p.is_dir()), Path())
     try:
         names = sorted(p.name for p in above.iterdir() if not p.name.startswith("."))

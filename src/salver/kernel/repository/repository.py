@@ -26,7 +26,7 @@ from salver.words.messages import ModelId
 
 with lazy_imports():
     from salver.kernel.repository import advice, uploads
-    from salver.kernel.repository.uploads import Upload, bring
+    from salver.kernel.repository.uploads import Upload, bring, check_name
 
 
 _DEFAULTS: Final = RepositoryConfig()
@@ -82,6 +82,8 @@ class Repository:
         self._spaces = namespaces([str(path) for path in paths])
         self._formats = formats
         self._config = config
+        if config.name:
+            check_name(config.name)
         self._refuses_nothing = config.refuses_nothing  # until the first scan is over
         self._changes = ChangeFilter(config.settle_s)
         self._before: dict[Path | str, tuple[Manifest, ...]] = {}  # last content of distant stores

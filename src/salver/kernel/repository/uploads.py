@@ -81,7 +81,7 @@ def bring(name: str, order: LoadOrder, room: int = MOST_BYTES) -> Upload:
         )
     if not order.files:
         return Upload(order.config)
-    _check_name(name)
+    check_name(name)
     size = sum(map(len, order.files.values()))
     if len(order.files) > _MOST_FILES:
         raise TooLarge(f"{len(order.files)} files for model '{name}'; at most {_MOST_FILES} are taken")
@@ -105,8 +105,12 @@ def bring(name: str, order: LoadOrder, room: int = MOST_BYTES) -> Upload:
     return Upload(order.config, place, size)
 
 
-def _check_name(name: str) -> None:
-    """Check a name that no file system has checked, since the model is in no repository."""
+def check_name(name: str) -> None:
+    """Check a model's name that no file system has checked.
+
+    Raises:
+        InvalidInput: no path of a protocol could hold it.
+    """
     is_fine = name.isprintable() and not name.startswith(".") and not set(name) & {"/", "\\"}
     if not is_fine or not 0 < len(name) <= _MOST_NAME:
         raise InvalidInput(
