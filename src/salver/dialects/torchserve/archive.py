@@ -78,14 +78,14 @@ class HandlerArchiveFormat:
 def with_archive(manifest: Manifest) -> Manifest:
     """Return a manifest completed by its archive where the owner's configuration has no settings."""
     try:
-        said = describe(manifest.path)
+        description = describe(manifest.path)
     except SalverError as error:
         return msgspec.structs.replace(manifest, problem=str(error))
     config = manifest.config
-    if config.workers is None and said.is_whole:
-        workers = workers_of(_USUAL, _NOTHING, said.yaml, _NOTHING)
+    if config.workers is None and description.is_whole:
+        workers = workers_of(_USUAL, _NOTHING, description.yaml, _NOTHING)
         config = msgspec.structs.replace(config, workers=workers)
-    return msgspec.structs.replace(manifest, config=config, notices=manifest.notices + said.notices)
+    return msgspec.structs.replace(manifest, config=config, notices=manifest.notices + description.notices)
 
 
 @functools.lru_cache(_MOST_KNOWN)

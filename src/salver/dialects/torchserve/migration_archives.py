@@ -59,10 +59,10 @@ class ArchiveJudge:
         why: tuple[str, ...] = ()
         fix = ""
         try:
-            said = describe(path)
-            name, version = said.archive.name or name, said.archive.version
-            self._keys(path, said)
-            verdict, why, fix = self._judge(path, said)
+            description = describe(path)
+            name, version = description.archive.name or name, description.archive.version
+            self._keys(path, description)
+            verdict, why, fix = self._judge(path, description)
         except SalverError as error:
             verdict, why, fix = FAILS, (error.message,), error.fix
         missing: list[str] = []
@@ -78,8 +78,8 @@ class ArchiveJudge:
         outcome = (not missing, verdict, why, fix)
         return Model(_SERVER, name, versions, str(path), what.format, what.backend, *outcome)
 
-    def _judge(self, path: Path, said: ArchiveDescription) -> tuple[Verdict, tuple[str, ...], str]:
-        archive = said.archive
+    def _judge(self, path: Path, description: ArchiveDescription) -> tuple[Verdict, tuple[str, ...], str]:
+        archive = description.archive
         if archive.runtime == "LSP":
             return FAILS, (_CPP,), "Export the model for Python, or as ONNX."
         handler = archive.handler.partition(":")[0]
@@ -94,8 +94,8 @@ class ArchiveJudge:
             if archive.requirements_file:
                 fix += f"; or install_py_dep_per_model=true installs its {archive.requirements_file}"
             return FAILS, (text,), fix
-        if said.notices:
-            return DIFFERS, said.notices, ""
+        if description.notices:
+            return DIFFERS, description.notices, ""
         return RUNS, (), ""
 
     def _sources(self, path: Path, handler: str, model_file: str) -> tuple[list[bytes], str]:
@@ -129,13 +129,13 @@ class ArchiveJudge:
         except BadArchive:
             return False
 
-    def _keys(self, path: Path, said: ArchiveDescription) -> None:
+    def _keys(self, path: Path, description: ArchiveDescription) -> None:
         """Record the effect of each key of its ``model-config.yaml``."""
-        if said.yaml is None:
+        if description.yaml is None:
             return
-        content = read_text(path, said.archive.config_file) or b""
-        where = f"{path.relative_to(self._folder)}: {said.archive.config_file}"
-        notices = {found[1]: found[2] for each in said.notices if (found := _ACCEPTED.fullmatch(each))}
+        content = read_text(path, description.archive.config_file) or b""
+        where = f"{path.relative_to(self._folder)}: {description.archive.config_file}"
+        notices = {found[1]: found[2] for each in description.notices if (found := _ACCEPTED.fullmatch(each))}
         for key, value in read_keys(content, where).items():
             text = str(value) if not isinstance(value, dict | list) else ""
             notice = notices.get(key, "")

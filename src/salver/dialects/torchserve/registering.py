@@ -113,21 +113,21 @@ def check_number(field: str, value: int, most: int = _MOST) -> None:
 def manifest_of(
     order: Registration,
     found: FoundArchive,
-    said: ArchiveDescription,
+    description: ArchiveDescription,
     config: HandlerStoreConfig,
     start: StartupModel | None = None,
 ) -> Manifest:
     """Return the manifest of a registration. Blocking.
 
     Args:
-        said: Description of the archive.
+        description: Description of the archive.
         start: Set if the model is loaded at the start.
 
     Raises:
         BadArchive: the model has no name, or the archive is gone.
         InvalidInput: it wants more workers than this machine allows.
     """
-    archive = said.archive
+    archive = description.archive
     name = order.name or archive.name
     if start and archive.handler:
         name = name or start.default_name
@@ -139,7 +139,7 @@ def manifest_of(
         options["handler"] = order.handler
     elif config.default_handler and not archive.handler:
         options["handler"] = config.default_handler
-    workers = _workers(id, order, said, config, start)
+    workers = _workers(id, order, description, config, start)
     check_number("minWorkers", workers.least, most_workers(machine()))
     try:
         stat = found.path.stat()
@@ -162,7 +162,7 @@ def manifest_of(
 def _workers(
     id: ModelId,
     order: Registration,
-    said: ArchiveDescription,
+    description: ArchiveDescription,
     config: HandlerStoreConfig,
     start: StartupModel | None,
 ) -> Workers:
@@ -177,7 +177,7 @@ def _workers(
     setting = config.settings.get(id.name, {}).get(id.version, _NOTHING).workers
     if start is not None and start.setting is not None:
         requested = msgspec.structs.replace(start.setting.workers, is_final=True)
-        return workers_of(defaults, setting, said.yaml, requested)
+        return workers_of(defaults, setting, description.yaml, requested)
     least = order.initial_workers
     if least is not None:
         least = max(0, least)
@@ -191,7 +191,7 @@ def _workers(
     )
     if start is None:  # the setting has the number of workers of models at the start only
         setting = msgspec.structs.replace(setting, least=None, most=None)
-    return workers_of(defaults, setting, said.yaml, requested)
+    return workers_of(defaults, setting, description.yaml, requested)
 
 
 def of_snapshot(settings: Settings) -> tuple[StartupModel, ...]:

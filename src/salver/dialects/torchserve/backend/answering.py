@@ -84,17 +84,17 @@ def _value(part: Part, is_decoded: bool) -> Any:
 
 
 def begin(
-    context: "Context", asked: Sequence[tuple[str, Form]], is_decoded: bool, pieces: PieceSocket
+    context: "Context", requests: Sequence[tuple[str, Form]], is_decoded: bool, pieces: PieceSocket
 ) -> Run:
     """Prepare the context for a run of requests, each given with its id."""
     from ts.context import RequestProcessor
 
-    ids = {index: id for index, (id, _) in enumerate(asked)}
+    ids = {index: id for index, (id, _) in enumerate(requests)}
     context.request_ids = ids
-    context.request_processor = [RequestProcessor(headers_of(form)) for _, form in asked]
+    context.request_processor = [RequestProcessor(headers_of(form)) for _, form in requests]
     context.cl_socket = pieces
     context.metrics.request_ids = ids
-    return Run([data_of(form, is_decoded) for _, form in asked], ids, time.perf_counter())
+    return Run([data_of(form, is_decoded) for _, form in requests], ids, time.perf_counter())
 
 
 def failure_replies(error: BaseException, ids: dict[int, str]) -> Replies:
@@ -117,20 +117,20 @@ def failure_replies(error: BaseException, ids: dict[int, str]) -> Replies:
     raise error
 
 
-def finish(context: "Context", run: Run, said: object) -> Replies:
+def finish(context: "Context", run: Run, result: object) -> Replies:
     """Return the replies to the result of a handler."""
-    if not isinstance(said, list):
-        _log.warning("model: %s, Invalid return type: %s.", context.model_name, type(said))
+    if not isinstance(result, list):
+        _log.warning("model: %s, Invalid return type: %s.", context.model_name, type(result))
         return error_replies(run.ids, "Invalid model predict output", 503)
-    if len(said) != len(run.data):
+    if len(result) != len(run.data):
         wanted = len(run.data)
         _log.warning(
             "model: %s, number of batch response mismatched, expect: %d, got: %d.",
-            context.model_name, wanted, len(said),
+            context.model_name, wanted, len(result),
         )  # fmt: skip
         return error_replies(run.ids, "number of batch response mismatched", 503)
     context.metrics.add_time(_TIME, round((time.perf_counter() - run.began) * 1000, 2))
-    return make_replies(said, run.ids, "Prediction success", 200, context)
+    return make_replies(result, run.ids, "Prediction success", 200, context)
 
 
 def kind_of(form: Form) -> str:
@@ -141,11 +141,11 @@ def kind_of(form: Form) -> str:
     return ""
 
 
-def group_by_kind(asked: list[tuple[str, Form]]) -> list[list[tuple[str, Form]]]:
+def group_by_kind(requests: list[tuple[str, Form]]) -> list[list[tuple[str, Form]]]:
     """Group requests into runs, in order."""
-    if len(asked) == 1:
-        return [asked]
+    if len(requests) == 1:
+        return [requests]
     runs: dict[str, list[tuple[str, Form]]] = {}
-    for each in asked:
+    for each in requests:
         runs.setdefault(kind_of(each[1]), []).append(each)
     return list(runs.values())

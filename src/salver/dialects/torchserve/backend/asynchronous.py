@@ -57,20 +57,20 @@ class AsyncHandlerModel:
     def stream(self, requests: Sequence[InferRequest], listeners: Sequence[Listener]) -> None:
         """See :class:`~salver.backends.protocol.StreamModel`."""
         for request, listener in zip(requests, listeners, strict=True):
-            asked = request.id or str(uuid.uuid4()), form_of(request)
-            asyncio.run_coroutine_threadsafe(self._answer(asked, listener), self._loop)
+            named = request.id or str(uuid.uuid4()), form_of(request)
+            asyncio.run_coroutine_threadsafe(self._answer(named, listener), self._loop)
 
-    async def _answer(self, asked: tuple[str, Form], listener: Listener) -> None:
-        said: _Outgoing = asyncio.Queue()
-        sending = asyncio.create_task(self._send(said, listener))
+    async def _answer(self, request: tuple[str, Form], listener: Listener) -> None:
+        outgoing: _Outgoing = asyncio.Queue()
+        sending = asyncio.create_task(self._send(outgoing, listener))
 
         def take(replies: Replies, is_last: bool = False) -> None:
-            self._loop.call_soon_threadsafe(said.put_nowait, (replies, is_last))  # any thread may send
+            self._loop.call_soon_threadsafe(outgoing.put_nowait, (replies, is_last))  # any thread may send
 
         context = copy.copy(self._handler.context)  # runs overlap, and each has requests of its own
         context.metrics = copy.copy(context.metrics)
         pieces = PieceSocket(take)
-        run = begin(context, [asked], self._is_decoded, pieces)
+        run = begin(context, [request], self._is_decoded, pieces)
         try:
             replies = finish(context, run, await self._handler.entry(run.data, context))
         except BaseException as error:
@@ -80,12 +80,12 @@ class AsyncHandlerModel:
         take([(id, replace(reply, metrics=self._handler.take_metrics()))], True)
         await sending
 
-    async def _send(self, said: "_Outgoing", listener: Listener) -> None:
+    async def _send(self, outgoing: "_Outgoing", listener: Listener) -> None:
         """Send pieces in order, on threads, so that slow readers delay only their own request."""
         is_last = False
         try:
             while not is_last:
-                replies, is_last = await said.get()
+                replies, is_last = await outgoing.get()
                 for _, reply in replies:
                     answer = Answer(*as_answer(reply))
                     await self._loop.run_in_executor(self._senders, listener.send, answer, is_last)

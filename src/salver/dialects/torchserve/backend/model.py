@@ -111,12 +111,12 @@ class HandlerModel:
         context, pieces = self._handler.context, PieceSocket(take)
         run = begin(context, asked, self._is_decoded, pieces)
         try:
-            said = self._handler.entry(run.data, context)
+            result = self._handler.entry(run.data, context)
         except BaseException as error:
             return failure_replies(error, run.ids)
         finally:
             pieces.close()
-        return finish(context, run, said)
+        return finish(context, run, result)
 
     def on_idle(self) -> None:
         """See :class:`~salver.backends.protocol.IdleAwareModel`."""

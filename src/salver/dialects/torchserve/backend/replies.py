@@ -46,7 +46,7 @@ class _Unserialisable(Exception):
 
 
 def make_replies(
-    said: Sequence[Any] | None,
+    values: Sequence[Any] | None,
     ids: Mapping[int, str],
     message: str,
     code: int,
@@ -56,13 +56,13 @@ def make_replies(
     """Return a reply to each request.
 
     Args:
-        said: Values by index; None = the run failed, with ``message`` and ``code``.
+        values: Values by index; None = the run failed, with ``message`` and ``code``.
         is_piece: Whether more pieces follow.
     """
-    if said is None:
+    if values is None:
         return error_replies(ids, message, code)
     try:
-        return [(id, _reply(said[index], index, context, is_piece)) for index, id in ids.items()]
+        return [(id, _reply(values[index], index, context, is_piece)) for index, id in ids.items()]
     except _Unserialisable as error:
         _log.warning("Unable to serialize model output: %s", error)
         return error_replies(ids, "Unsupported model output data type.", 503)

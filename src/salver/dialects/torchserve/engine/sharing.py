@@ -207,8 +207,8 @@ def restore_threads(variables: Mapping[str, str], threads: int) -> None:
     os.environ.update(variables)
     torch: Any = sys.modules.get("torch")
     if torch is not None:
-        told = variables.get("OMP_NUM_THREADS", "")
-        torch.set_num_threads(int(told) if told.isdecimal() and int(told) else threads)
+        omp = variables.get("OMP_NUM_THREADS", "")
+        torch.set_num_threads(int(omp) if omp.isdecimal() and int(omp) else threads)
 
 
 def exit_code_of(pid: int) -> int:
