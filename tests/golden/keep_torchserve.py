@@ -1,4 +1,4 @@
-"""Which recorded cases of TorchServe pass now? Asks them all, says what differs, and keeps the rest as tests.
+"""Run all recorded cases of TorchServe, print differences, and keep the others as tests.
 
     python tests/golden/keep_torchserve.py RECORDED.jsonl [--group G] [--config NAME] [--command PROGRAM]
 
@@ -59,7 +59,7 @@ def main() -> int:
 
 
 def _held(target: Target, cases: Sequence[Case]) -> list[Case]:
-    """The cases whose answers are as recorded."""
+    """Return the cases whose answers are as recorded."""
     found: list[Case] = []
     for block in in_blocks(cases).values():
         wrong = run_block(target, block)

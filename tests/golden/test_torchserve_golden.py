@@ -35,7 +35,7 @@ pytestmark = pytest.mark.timeout(180)
 
 @pytest.fixture(scope="module")
 def targets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Target]]:
-    """The server of a configuration; one at a time, since each has many workers.
+    """Yield the server of a configuration; one at a time, since each has many workers.
 
     Those who ask ``plain`` stand before the recorded cases, which begin with it.
     """

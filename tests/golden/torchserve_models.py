@@ -113,7 +113,7 @@ FLOWS = {
 
 @functools.cache
 def made() -> Path:
-    """The folder, which nobody may write into."""
+    """Return the read-only folder of archives."""
     digest = hashlib.sha256(Path(__file__).read_bytes() + sys.version.encode())
     for path in sorted(p for p in _SOURCE.rglob("*") if p.suffix in (".py", ".yaml")):
         digest.update(path.read_bytes())
@@ -133,7 +133,7 @@ def made() -> Path:
 
 
 def copied(folder: Path) -> Path:
-    """A copy, for a server that may write into its stores."""
+    """Return a copy for a server that may write into its stores."""
     shutil.copytree(made(), folder, dirs_exist_ok=True)
     return folder
 
@@ -170,7 +170,7 @@ def _networks(source: Path) -> None:
 
 
 def _pack(file: str, what: Mapping[str, Any], source: Path, store: Path) -> None:
-    """One archive, by way of a folder of its own: the archiver calls it by the model's name."""
+    """Pack one archive in a folder of its own, since the archiver names it after the model."""
     with tempfile.TemporaryDirectory(dir=store.parent) as out:
         flags = {
             "model-name": what.get("name", file),

@@ -1,4 +1,4 @@
-"""How is a recorded case of TorchServe asked again, and is the answer alike?
+"""Replay of recorded cases of TorchServe, and comparison of answers.
 
 A case is one line of ``torchserve.jsonl``: a request over HTTP or gRPC, the answer of a real TorchServe, and
 how they are compared (``README.md``). It knows the protocol, and nothing of Salver.
@@ -58,7 +58,7 @@ class Target(NamedTuple):
     first_keys: Mapping[str, str] = {}
 
     def keys(self) -> dict[str, str]:
-        """Its tokens by kind, as they are now."""
+        """Return the current tokens by kind."""
         try:
             told = json.loads((self.folder / "key_file.json").read_text())
         except (OSError, ValueError):
@@ -66,7 +66,7 @@ class Target(NamedTuple):
         return {kind: value.get("key", "") for kind, value in told.items() if isinstance(value, dict)}
 
     def filled(self, value: Any) -> Any:
-        """With folders and keys in place of ``{{…}}``."""
+        """Replace ``{{…}}`` by folders and keys."""
         if isinstance(value, dict):
             return {key: self.filled(each) for key, each in value.items()}
         if isinstance(value, list):
@@ -78,7 +78,7 @@ class Target(NamedTuple):
         return _KEY.sub(lambda m: (self.keys() if m[1] == "KEY" else self.first_keys).get(m[2], ""), value)
 
     def hidden(self, text: str) -> str:
-        """The other way round, for folders."""
+        """Replace folders by ``{{…}}``."""
         for name, path in self._folders():
             text = text.replace(path, name)
         return text
@@ -130,7 +130,7 @@ def _until(target: Target, case: Case) -> str:
 
 
 def ask(target: Target, case: Case, *, waits: bool = True) -> Case:
-    """The answer, of one or, where the case wants copies, of each of them."""
+    """Return the answer, or those of all copies if the case wants several."""
     if waits:
         time.sleep(case.get("after_s", 0))
     one: Callable[[Target, Case], Case] = _ask_http if case["kind"] == "http" else _ask_grpc
@@ -153,7 +153,7 @@ def _bytes_of(part: Case) -> bytes:
 
 
 def _ask_http(target: Target, case: Case) -> Case:
-    """As recorded: nothing is added but Host and Content-Length."""
+    """Send a request as recorded, with only Host and Content-Length added."""
     request = target.filled(case["request"])
     port = target.ports[case["port"]]
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=case.get("timeout_s", _TIMEOUT_S))
@@ -232,7 +232,7 @@ def _as_json(message: Any, pool: Any) -> Any:
 
 
 def difference(case: Case, got: Case) -> str:
-    """Why the answer is not alike, or nothing."""
+    """Return why an answer differs, or nothing."""
     if case["compare"]["how"] == "any":
         return ""
     if got.get("differing"):
@@ -285,7 +285,7 @@ def _of_http(case: Case, got: Case) -> str:
 
 
 def _opened(messages: Sequence[Case]) -> list[Case]:
-    """With JSON that stands in them as text, or as the bytes of a prediction."""
+    """Parse JSON inside an answer, as text or as the bytes of a prediction."""
     found = []
     for message in copy.deepcopy(list(messages)):
         for key in message.keys() & {"msg", "health", "prediction"}:
@@ -330,7 +330,7 @@ def _drop(value: Any, steps: Sequence[str]) -> None:
 
 
 def _differs(want: Any, got: Any, *, is_subset: bool, at: str = "$") -> str:
-    """The first difference of two JSON values."""
+    """Return the first difference of two JSON values."""
     if isinstance(want, dict) and isinstance(got, dict):
         lost, more = sorted(want.keys() - got.keys()), sorted(got.keys() - want.keys())
         if lost or (more and not is_subset):

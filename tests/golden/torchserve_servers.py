@@ -1,4 +1,4 @@
-"""How is a server of a recorded configuration of TorchServe started, and when can it be asked?
+"""Servers of recorded configurations of TorchServe.
 
 ``torchserve_configs.json`` says of each: the lines of ``config.properties``, further options, the
 environment, which models must be up, what is registered first. The command is Salver's unless told otherwise.
@@ -31,7 +31,7 @@ _SOURCE = str(Path(__file__).parents[2] / "src")
 
 @contextlib.contextmanager
 def serving(name: str, folder: Path, command: Sequence[str] = SALVER) -> Iterator[Target]:
-    """A server of that configuration, in a folder that is made for it, or was by the one before it."""
+    """Start a server of a configuration, in a new folder or in that of its predecessor."""
     if not (folder / "models").exists():
         copied(folder)
     with started(name, CONFIGS[name], folder, command) as target:
@@ -42,7 +42,7 @@ def serving(name: str, folder: Path, command: Sequence[str] = SALVER) -> Iterato
 def started(
     name: str, config: dict[str, Any], folder: Path, command: Sequence[str] = SALVER
 ) -> Iterator[Target]:
-    """A server of any configuration, on the stores in a folder."""
+    """Start a server of any configuration, on the stores in a folder."""
     ports = _free_ports()
     target = Target({port: ports[config.get("ports", {}).get(port, port)] for port in PORTS}, folder)
     words = {f"{{{{{port.upper().replace('-', '_')}}}}}": str(number) for port, number in ports.items()}
@@ -84,12 +84,12 @@ def started(
 
 
 def _free_ports() -> dict[str, int]:
-    """All different, and nobody's a moment ago."""
+    """Return different ports that were free a moment ago."""
     return {port: free_port() for port in PORTS}
 
 
 def _ports_of(properties: Path) -> dict[str, int]:
-    """Where the server that had this file listened."""
+    """Return the ports in a server's file."""
     told = dict(line.partition("=")[::2] for line in properties.read_text().splitlines())
     keys = (*(f"{port}_address" for port in PORTS[:3]), "grpc_inference_port", "grpc_management_port")
     return {port: int(told[key].rpartition(":")[2]) for port, key in zip(PORTS, keys, strict=True)}
@@ -130,7 +130,7 @@ def _management(method: str, path: str) -> Case:
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    """By SIGTERM, then by force; whatever it has started goes with it."""
+    """Stop a server by SIGTERM, then by force, with all its processes."""
     with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(20)

@@ -1,4 +1,4 @@
-"""How do tests pack archives with TorchServe's unmodified archivers, several at one time?
+"""Packing of archives with TorchServe's unmodified archivers, several at a time.
 
 An archiver gathers its files in a folder for temporary files that is called as the model or workflow is:
 two that pack an equal name there mix their files. So each gets such a folder of its own.

@@ -135,7 +135,7 @@ def recognise(path: Path) -> ArtifactKind | None:
 async def hall(
     store: Path, *paths: Path, control: ControlMode = LOOKS_ONCE, **config: Any
 ) -> AsyncIterator[Hall]:
-    """Where requests may do all, and a registration that says nothing has one worker."""
+    """Yield a store where requests may do everything, and one worker is the default."""
     settings = HandlerStoreConfig(**{"is_open": True, "workers": 1, "gpus": 0, **config})
     there = Hall(store, settings, control, *paths)
     await there.plane.start()
@@ -159,12 +159,12 @@ def mar(folder: Path, file: str = "noop", name: str = "", version: str = "1.0", 
 
 
 def here(*numbers: int, **settings: Any) -> Workers:
-    """As they are told of where there is no GPU."""
+    """Return workers as they are described without a GPU."""
     return Workers(*numbers, device="cpu", **settings)
 
 
 def stocked(folder: Path) -> Path:
-    """A model store."""
+    """Make a model store."""
     folder.mkdir()
     mar(folder)
     mar(folder, "inspect")

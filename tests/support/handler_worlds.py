@@ -118,7 +118,7 @@ async def all_there(world: World, *but: int) -> None:
 
 @contextlib.asynccontextmanager
 async def held(world: World, word: str = "hold", count: int = 1) -> AsyncIterator[list[asyncio.Task[str]]]:
-    """So many requests, ``hold`` or ``who``, are at work when this is entered, and end when it is left."""
+    """Keep requests, ``hold`` or ``who``, running inside this context."""
     with tempfile.NamedTemporaryFile() as gate:
         try:
             asked = [asyncio.create_task(world.ask(f"{word} {gate.name}")) for _ in range(count)]

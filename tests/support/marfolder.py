@@ -23,7 +23,7 @@ JSON, TEXT, OCTETS = "application/json", "text/plain", "application/octet-stream
 
 @contextmanager
 def own_process() -> Iterator[None]:
-    """What an opened handler leaves behind goes with it."""
+    """Undo what an opened handler changes in this process."""
     places, modules, folder = list(sys.path), set(sys.modules), Path.cwd()
     yield
     os.chdir(folder)
@@ -35,7 +35,7 @@ def own_process() -> Iterator[None]:
 
 
 def write(folder: Path, source: str, name: str = "m", **about: Any) -> Path:
-    """A folder as the archiver makes it.
+    """Make a folder as the archiver makes it.
 
     Args:
         about: Further words of the manifest's model; ``config`` is text of its configuration.
@@ -62,7 +62,7 @@ def opened(folder: Path, name: str = "m", workers: Workers | None = None, **opti
 
 
 def form(body: bytes | str | None = b"", content_type: str = "", **headers: str) -> Form:
-    """One part named ``body``; None = none."""
+    """Return one part named ``body``; None = none."""
     if body is None:
         return Form((), headers)
     content = body.encode() if isinstance(body, str) else body
@@ -74,7 +74,7 @@ def request(asked: Form, id: str = "") -> InferRequest:
 
 
 def replies(model: Any, *asked: Form) -> list[HandlerReply]:
-    """What is said to these, without metrics."""
+    """Return the replies to requests, without metrics."""
     return [said(answer) for answer in model.reply([request(each) for each in asked], nothing)]
 
 

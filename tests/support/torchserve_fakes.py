@@ -107,7 +107,7 @@ class Door:
         call: Call,
         tell: Callable[[Any, Any], None],
     ) -> Callable[[], None] | None:
-        """By a task of its own, which the front knows nothing of; None = it is no model."""
+        """Run a request in a task of its own; return None if it is no model."""
         if model not in self.models or version not in ("", "1.0"):
             return None
         self.posted += 1
@@ -245,7 +245,7 @@ def backing(
 
 @asynccontextmanager
 async def listening(app: TorchServe | Any, most: int = 1 << 20) -> AsyncIterator[int]:
-    """Its port."""
+    """Yield the port of a server."""
     listener = Http1(Terms(app, most, NO_MESSAGE), _bind(FrontConfig(port=0)), grace=2.0)
     running = asyncio.create_task(listener.run())
     await listener.started()

@@ -33,7 +33,7 @@ def pool() -> descriptor_pool.DescriptorPool:
 
 @cache
 def message(name: str) -> Any:
-    """The class of that full name."""
+    """Return the class of that full name."""
     return message_factory.GetMessageClass(pool().FindMessageTypeByName(name))
 
 
@@ -89,7 +89,7 @@ class Client:
 
 
 def asked(model: str, data: bytes = b"x", *, key: str = "data", **fields: Any) -> Any:
-    """A PredictionsRequest of one input."""
+    """Return a PredictionsRequest of one input."""
     return inference("PredictionsRequest", model_name=model, input={key: data}, **fields)
 
 

@@ -137,7 +137,7 @@ class Played(Declaring):
         return HandlerReply(word.encode(), 201, headers={"a": "b"})
 
     def _double(self, asked: Any) -> HandlerReply:
-        """As the envelope kservev2 has it."""
+        """Double numbers, in the format of the envelope kservev2."""
         outputs = [
             given | {"data": [2 * value for value in given["data"]]}
             if given["datatype"] != "BYTES"

@@ -1,4 +1,4 @@
-"""Where archives may come from: the store, files, allowed URLs (TS-M1, TS-C2)."""
+"""Sources of archives: the store, files, allowed URLs (TS-M1, TS-C2)."""
 
 import http.server
 import os

@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 async def before(pids: Sequence[int], asking: Coroutine[None, None, T], has_begun: Callable[[], bool]) -> T:
-    """They are dead when they are given something to do, and the event loop has not heard of it."""
+    """Kill workers before they get work, without the event loop knowing."""
     for pid in pids:
         fd = os.pidfd_open(pid)
         kill(pid)
@@ -29,7 +29,7 @@ async def before(pids: Sequence[int], asking: Coroutine[None, None, T], has_begu
 
 
 async def unread(pids: Sequence[int], asking: Coroutine[None, None, T], has_begun: Callable[[], bool]) -> T:
-    """They live when they are given something to do, and die before they have read it."""
+    """Kill workers after they got work, before they have read it."""
     for pid in pids:
         stop(pid)
     asked = asyncio.ensure_future(asking)

@@ -1,4 +1,4 @@
-"""Which GPU does a worker use: they go round, and each worker keeps its own?"""
+"""Assignment of GPUs to workers: in turn, and kept by restarted workers."""
 
 import asyncio
 from itertools import islice

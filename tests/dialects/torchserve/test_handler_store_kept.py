@@ -94,7 +94,7 @@ async def test_ts_b10_each_change_is_told(store: Path) -> None:
 
 
 async def begun(caller: "asyncio.Task[Any]") -> None:
-    """Whoever asked leaves once it has begun."""
+    """Cancel the caller once the change has begun."""
     await asyncio.sleep(0)
     caller.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -165,7 +165,7 @@ async def test_ts_b10_what_is_served_is_written_down_and_found_again(store: Path
 
 
 def _of_snapshot(**files: str) -> tuple[StartupModel, ...]:
-    """What a snapshot says of models with those archives."""
+    """Return the models of a snapshot with those archives."""
     said = {name: {"1.0": {"marName": file, "minWorkers": 1}} for name, file in files.items()}
     return of_snapshot(model_settings.parse(json.dumps(said)))
 

@@ -100,7 +100,7 @@ def unpacked(folder: Path, pattern: str) -> list[Path]:
 
 
 async def ask(there: Server, model: str, version: str = "") -> dict[str, Any]:
-    """What the handler says of itself."""
+    """Return the handler's answer."""
     form = Form((part("body", b"x", "text/plain"),), {})
     call = Call("inner", time.monotonic())
     response = await there.kernel.inner.infer(as_request(model, form, version), call)

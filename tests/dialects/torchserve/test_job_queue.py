@@ -1,4 +1,4 @@
-"""Which worker runs which requests: tables, and any order of what may happen."""
+"""Queues of handlers: tables, and arbitrary orders of events."""
 
 import math
 from typing import Any

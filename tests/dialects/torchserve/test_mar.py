@@ -1,4 +1,4 @@
-"""What archives of handlers say of themselves, and what of them is unpacked (TS-A1, TS-A8)."""
+"""Manifests of archives, and unpacking (TS-A1, TS-A8)."""
 
 import contextlib
 import io
@@ -45,7 +45,7 @@ def mar(path: Path, files: dict[str, str] | None = None, **model: Any) -> Path:
 
 
 def archived(folder: Path, kind: str, *more: str) -> Path:
-    """By the unmodified archiver."""
+    """Return an archive made by the unmodified archiver."""
     source = folder / "source"
     source.mkdir()
     (source / "noop.py").write_text(HANDLER)
@@ -242,7 +242,7 @@ def test_ts_a1_hostile_zips_are_refused_by_member(info: zipfile.ZipInfo, words: 
 
 
 def patched(path: Path, signature: bytes, offset: int, value: bytes) -> Path:
-    """With other bytes behind a zip's signature, everywhere."""
+    """Replace bytes behind a zip's signature, everywhere."""
     content = bytearray(path.read_bytes())
     at = content.find(signature)
     while at >= 0:
@@ -327,7 +327,7 @@ def test_ts_a1_members_that_are_there_twice_are_refused(tmp_path: Path) -> None:
 
 
 def tgz(path: Path, *more: tuple[str, bytes, str]) -> Path:
-    """An archive with further members: name, type, and where a link leads."""
+    """Make an archive with further members, each given as name, type and target of a link."""
     with tarfile.open(path, "w:gz") as tar:
         files = {f"m/{MANIFEST}": manifest(), "m/noop.py": HANDLER}
         for name, text in files.items():

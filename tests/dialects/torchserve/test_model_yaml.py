@@ -1,4 +1,4 @@
-"""What ``model-config.yaml`` says to the server, and who goes before it (TS-Y1 to TS-Y4, TS-C12)."""
+"""Server settings of ``model-config.yaml``, and their precedence (TS-Y1 to TS-Y4, TS-C12)."""
 
 import contextlib
 import sys

@@ -1,4 +1,4 @@
-"""What an archive requires is installed beside it, where that is allowed (TS-A8, TS-C2, TS-Y1)."""
+"""Installation of an archive's requirements (TS-A8, TS-C2, TS-Y1)."""
 
 import asyncio
 import json
@@ -25,7 +25,7 @@ NAME = "tiny_salver_need"
 
 
 def wheel(folder: Path, version: str = "1.0") -> Path:
-    """A package of one module, built by hand."""
+    """Make a package of one module by hand."""
     folder.mkdir(exist_ok=True)
     info = f"{NAME}-{version}.dist-info"
     path = folder / f"{NAME}-{version}-py3-none-any.whl"
@@ -142,7 +142,7 @@ async def test_ts_c2_what_cannot_be_installed_is_a_failed_load(
 
 @pytest.fixture
 def slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An interpreter that never comes to an end."""
+    """Return an interpreter that never ends."""
     program = tmp_path / "python"
     program.write_text("#!/bin/sh\nsleep 600\n")
     program.chmod(0o700)

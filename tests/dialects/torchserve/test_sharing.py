@@ -30,7 +30,7 @@ def pids_of(world: World) -> list[int]:
 
 
 def lives(pid: int) -> bool:
-    """It is there, and no zombie that is not ours to reap."""
+    """Return whether a process exists and is no zombie of ours."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
@@ -58,7 +58,7 @@ async def is_gone(pid: int) -> bool:
 
 
 async def each(world: World, text: str) -> list[str]:
-    """What each of two workers says."""
+    """Return the answers of both workers."""
     async with held(world):
         first = await world.ask(text)
     async with held(world):
@@ -118,7 +118,7 @@ async def test_ts_m2_a_worker_that_is_given_up_while_it_is_forked_confuses_no_ot
 
 
 async def answering(world: World, count: int) -> AsyncIterator[int]:
-    """The workers, as they say themselves."""
+    """Return the process ids that the workers report."""
     async with held(world, "who", count) as busy:
         pass
     for each in busy:

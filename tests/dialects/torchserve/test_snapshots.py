@@ -1,4 +1,4 @@
-"""What is served is written down, and found again (TS-B10)."""
+"""Writing and finding of snapshots (TS-B10)."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""What does a handler see of a body, and what do its callers see of what it returns, sets or raises?
+"""A handler's input, and replies to what it returns, sets or raises.
 
 Cases marked *recorded* are what TorchServe 0.12 answered.
 """

@@ -1,4 +1,4 @@
-"""What is a handler told of its model and its requests, and which of those share a run (TS-A6, TS-Y4)?"""
+"""Context of a handler, and requests that share a run (TS-A6, TS-Y4)."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What does a handler see behind an envelope, and what do its callers see (TS-R6, TS-R7, TS-C2)?"""
+"""Envelopes: input of handlers and answers to callers (TS-R6, TS-R7, TS-C2)."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What does a handler count and measure, and which lines reach the server (TS-A9)?"""
+"""Metrics of handlers, and the lines that reach the server (TS-A9)."""
 
 import json
 import logging

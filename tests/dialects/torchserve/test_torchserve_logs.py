@@ -35,7 +35,7 @@ def lines(tmp_path: Path, name: str) -> list[str]:
 
 
 async def written(tmp_path: Path, name: str) -> list[str]:
-    """All lines once there are some: they wait for others before they are written, and come together."""
+    """Wait until a file has lines, and return them; lines of one moment are written together."""
     return await auntil(lambda: lines(tmp_path, name))
 
 

@@ -1,4 +1,4 @@
-"""Does a worker keep the memory that its next run wants?"""
+"""Memory that a worker keeps for its next run."""
 
 import json
 import subprocess
@@ -26,7 +26,7 @@ print(json.dumps([faults(40) for _ in range(2)]))
 
 
 def faults(how: str) -> int:
-    """Of twenty runs with eighty megabytes each, after a first twenty."""
+    """Return the page faults of twenty runs with 80 MB each, after twenty others."""
     command = [sys.executable, "-c", FAULTS, how]
     done = subprocess.run(command, capture_output=True, check=True, timeout=60)
     return int(json.loads(done.stdout)[1])

@@ -48,7 +48,7 @@ def photograph(name: str) -> Path:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the archive in ``models``."""
+    """Make a folder with the archive in ``models``."""
     import torch
     from torchvision.models import MobileNet_V2_Weights, mobilenet_v2
 
@@ -66,7 +66,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def by_hand(store: Path) -> Iterator[dict[str, Any]]:
-    """What the handler says to each picture, in this process."""
+    """Return the handler's answer to each picture, computed in this process."""
     sys.path.insert(0, str(SHIM))
     try:
         handler, context = opened(unpack(store / "models" / "mobilenet.mar"))

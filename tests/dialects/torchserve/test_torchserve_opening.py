@@ -1,4 +1,4 @@
-"""Which files are archives of handlers, and what becomes of one that is opened (TS-A1, TS-A2)?"""
+"""Recognition and opening of archives (TS-A1, TS-A2)."""
 
 import gzip
 import io

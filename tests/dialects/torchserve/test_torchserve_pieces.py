@@ -1,4 +1,4 @@
-"""How does a handler answer in pieces (TS-R15), step by step (TS-B5), or when it likes?"""
+"""Answers in pieces (TS-R15), in steps (TS-B5), and of asynchronous handlers."""
 
 import threading
 from collections.abc import Iterator

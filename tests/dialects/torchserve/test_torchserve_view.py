@@ -1,4 +1,4 @@
-"""What operators of TorchServe look at, from its beginning to its end (TS-B12, TS-B13)."""
+"""Metrics and log files for operators of TorchServe, from start to end (TS-B12, TS-B13)."""
 
 import asyncio
 from collections.abc import Mapping

@@ -130,7 +130,7 @@ def _ask(port: int, verb: str, path: str, body: str = "", kind: str = "applicati
 
 @asynccontextmanager
 async def serving(stores: Path, *, is_open: bool = True, **rules: int) -> AsyncIterator[tuple[Said, Said]]:
-    """What asks the management port, and the inference port."""
+    """Yield functions that call the management port and the inference port."""
     kinds = ("torchserve-management", "torchserve-inference")
     fronts = [FrontConfig(port=0, serves=kind, grace_seconds=5) for kind in kinds]  # type: ignore[arg-type]
     config = ServeConfig(

@@ -1,4 +1,4 @@
-"""What TorchServe's clients are told of errors, over HTTP and gRPC."""
+"""TorchServe's errors over HTTP and gRPC."""
 
 import json
 

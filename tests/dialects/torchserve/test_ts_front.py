@@ -71,7 +71,7 @@ async def ask(port: int, verb: str, path: str, body: bytes = b"", *headers: str)
 
 
 def seen(request: InferRequest) -> HandlerReply:
-    """What the handler sees."""
+    """Answer with the handler's input."""
     form = handlers.form_of(request)
     parts = {part.name: [part.data.tobytes().decode(), part.content_type] for part in form.parts}
     sequence = [request.parameters.get(name) for name in handlers.SEQUENCE]

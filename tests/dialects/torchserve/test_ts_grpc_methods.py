@@ -333,7 +333,7 @@ class TestManagement:
 
 
 class TestDoors:
-    """Which service is at which port, and who may ask."""
+    """Services and keys of each port."""
 
     async def test_ts_p2_services_at_the_wrong_port(self) -> None:
         async with rig() as it:

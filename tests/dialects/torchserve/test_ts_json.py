@@ -1,4 +1,4 @@
-"""How TorchServe's replies are laid out."""
+"""Layout of TorchServe's replies."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What TorchServe tells of models and of changes to them."""
+"""TorchServe's descriptions of models, and texts about changes."""
 
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,4 +1,4 @@
-"""Which path of TorchServe's is which."""
+"""Routes of TorchServe."""
 
 import pytest
 

@@ -63,7 +63,7 @@ async def serving(**models: Any) -> AsyncIterator[tuple[int, Door, list[Answered
 
 
 async def whole(port: int, *lines: str, body: bytes = b"x") -> bytes:
-    """An answer and whether its connection then takes another request; without what differs between calls."""
+    """Return an answer without what differs between calls, and whether its connection stays usable."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     head = "\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""])
     writer.write(head.encode() + body)
@@ -77,7 +77,7 @@ async def whole(port: int, *lines: str, body: bytes = b"x") -> bytes:
 
 
 async def _answer(reader: asyncio.StreamReader, is_head: bool) -> bytes:
-    """One answer; as much of it as comes where its connection breaks off."""
+    """Return one answer, or the part of it that came before the connection ended."""
     head = await reader.readuntil(b"\r\n\r\n")
     body, has_body = b"", not is_head and b" 204 " not in head.partition(b"\r")[0]
     length = re.search(rb"(?i)\r\ncontent-length: (\d+)", head)

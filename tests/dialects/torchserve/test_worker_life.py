@@ -1,4 +1,4 @@
-"""When a worker is started again: the pauses, and the end of patience."""
+"""Restarts of a worker: pauses, and the end of restarts."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""How is a handler of TorchServe's run by hand: packed by the unmodified archiver, unpacked, then asked?"""
+"""Running of TorchServe's handlers by hand: packed by the unmodified archiver, unpacked, called."""
 
 import importlib
 import inspect
@@ -48,7 +48,7 @@ class Context:
 
 
 class Socket:
-    """Where pieces of answers go."""
+    """Receiver of pieces of answers."""
 
     def __init__(self) -> None:
         self.sent: list[bytes] = []
@@ -58,7 +58,7 @@ class Socket:
 
 
 def archive(folder: Path, name: str, handler: str, **options: Any) -> Path:
-    """The ``.mar`` that ``torch-model-archiver`` makes; ``extra_files`` may be a list."""
+    """Return the ``.mar`` that ``torch-model-archiver`` makes; ``extra_files`` may be a list."""
     command: list[str | Path] = ["--model-name", name, "--handler", handler]
     for option, value in {"version": "1.0", "export_path": folder, **options}.items():
         command.append(f"--{option.replace('_', '-')}")
@@ -69,7 +69,7 @@ def archive(folder: Path, name: str, handler: str, **options: Any) -> Path:
 
 
 def unpack(archive: Path) -> Path:
-    """The folder of what is in an archive, beside it."""
+    """Unpack an archive into a folder beside it."""
     folder = archive.with_name(f"{archive.stem}-{next(_NUMBERS)}")
     with zipfile.ZipFile(archive) as packed:
         packed.extractall(folder)
@@ -78,7 +78,7 @@ def unpack(archive: Path) -> Path:
 
 @contextmanager
 def importable(folder: Path) -> Iterator[None]:
-    """An archive's modules are found, and forgotten afterwards."""
+    """Make an archive's modules importable, and forget them afterwards."""
     before = set(sys.modules)
     sys.path.insert(0, str(folder))
     importlib.invalidate_caches()
@@ -92,7 +92,7 @@ def importable(folder: Path) -> Iterator[None]:
 
 
 def handler_class(folder: Path) -> Any:
-    """The class that an archive's manifest names: of a file of its own, or one of TorchServe's."""
+    """Return the class that an archive's manifest names: of its own file, or a built-in one."""
     named = json.loads((folder / "MAR-INF" / "MANIFEST.json").read_text())["model"]["handler"]
     own = named.endswith(".py")
     module = importlib.import_module(named.removesuffix(".py") if own else f"ts.torch_handler.{named}")
@@ -106,7 +106,7 @@ def handler_class(folder: Path) -> Any:
 
 
 def opened(folder: Path, config: Mapping[str, Any] | None = None) -> tuple[Any, Context]:
-    """A handler that is ready, and its context."""
+    """Return an initialised handler and its context."""
     context = Context(folder, config)
     with importable(folder):
         handler = handler_class(folder)()
@@ -115,7 +115,7 @@ def opened(folder: Path, config: Mapping[str, Any] | None = None) -> tuple[Any, 
 
 
 def ask(handler: Any, context: Context, *bodies: Any, **headers: str) -> Any:
-    """What a handler answers to a batch of raw bodies."""
+    """Return a handler's answers to a batch of raw bodies."""
     context.headers = headers
     return handler.handle([{"body": body} for body in bodies], context)
 

@@ -1,4 +1,4 @@
-"""Does the base handler load what there is to load, take a batch through its steps, tell of itself?"""
+"""Base handler: loading, steps, description."""
 
 import io
 import os

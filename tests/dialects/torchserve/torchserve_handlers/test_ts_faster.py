@@ -12,7 +12,7 @@ from ts.torch_handler.model_files import wants_speed
 
 
 def _trained(*layers: nn.Module) -> nn.Sequential:
-    """A chain whose normalisations have seen something."""
+    """Return a chain whose normalisations have statistics."""
     torch.manual_seed(3)
     net = nn.Sequential(*layers)
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""What a request has brought, whichever of its two names it has."""
+"""Bodies of requests, under either name."""
 
 from typing import Any
 

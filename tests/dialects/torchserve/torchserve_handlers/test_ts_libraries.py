@@ -1,4 +1,4 @@
-"""Do handlers of large models use their libraries as they should, and name one that is missing?
+"""Handlers of large models: use of their libraries, and errors for missing ones.
 
 The libraries are stand-ins: they are not among those of the tests, and want devices of their own.
 """

@@ -1,4 +1,4 @@
-"""Does a pipeline of micro-batches answer as its handler would, and does it survive a step that raises?"""
+"""Micro-batches: the handler's answers, and steps that raise."""
 
 import threading
 from pathlib import Path

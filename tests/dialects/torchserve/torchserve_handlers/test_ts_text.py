@@ -1,4 +1,4 @@
-"""Does the handler of texts clean, classify and explain them as the network does by hand?"""
+"""Handlers of texts: cleaning, classification and explanation, compared with the network itself."""
 
 import json
 import string
@@ -58,7 +58,7 @@ def network(size: int) -> Any:
 
 
 def trained(vocab: dict[str, int]) -> Any:
-    """A network that tells the two kinds of text of the corpus apart."""
+    """Return a network that separates the two kinds of text in the corpus."""
     model = network(len(vocab))
     optimizer = torch.optim.SGD(model.parameters(), 1.0)
     for _ in range(60):

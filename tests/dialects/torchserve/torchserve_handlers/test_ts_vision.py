@@ -1,4 +1,4 @@
-"""Do the handlers of pictures say what the same model says by hand, bit by bit?"""
+"""Handlers of pictures, compared bit by bit with the models themselves."""
 
 import base64
 import io
@@ -35,7 +35,7 @@ class LiteClassifier(ImageClassifier):
 
 
 def photograph(name: str) -> bytes:
-    """A file of RGB, as a caller sends it."""
+    """Return an RGB file, as a caller sends it."""
     package = "scikit-learn" if name.endswith(".jpg") else "scikit-image"
     path = packaged(package, f"/{name}")
     if name != "camera.png":
@@ -54,7 +54,7 @@ def mobilenet() -> torch.nn.Module:
 
 
 def tensor(data: bytes, mean: list[float], deviation: list[float]) -> torch.Tensor:
-    """A picture as the models want it, by other means than the handler's."""
+    """Return a picture as a tensor, computed independently of the handler."""
     image = Image.open(io.BytesIO(data))
     scale = 256 / min(image.size)
     size = tuple(256 if side == min(image.size) else int(side * scale) for side in image.size)
@@ -66,7 +66,7 @@ def tensor(data: bytes, mean: list[float], deviation: list[float]) -> torch.Tens
 
 
 def best(network: Any, batch: torch.Tensor, labels: list[str], many: int = 5) -> list[dict[str, float]]:
-    """The likeliest classes, by hand."""
+    """Return the likeliest classes, computed by hand."""
     with torch.inference_mode():
         chances = torch.nn.functional.softmax(network(batch), 1)
     tops = [sorted(enumerate(row.tolist()), key=lambda pair: -pair[1])[:many] for row in chances]
