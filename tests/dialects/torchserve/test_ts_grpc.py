@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torchserve_stubs import INFERENCE, MANAGEMENT, asked, inference, management, message
 
 from salver.dialects.torchserve import grpc_codec as wire
-from salver.dialects.torchserve.reply import read_reply
+from salver.dialects.torchserve.json_layout import read_reply
 from salver.dialects.torchserve.rules import SEQUENCE_HEADERS
 from salver.encoding.bodies import GrpcStatus
 from salver.words import handlers

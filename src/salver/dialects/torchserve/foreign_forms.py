@@ -6,8 +6,7 @@ came, and its bytes are the answer; or it gets tensors (``tensors.py``). Pure.
 
 from salver.dialects.torchserve.bodies import read_form
 from salver.dialects.torchserve.faults import fault_of
-from salver.dialects.torchserve.json_layout import JSON, handler_reply
-from salver.dialects.torchserve.reply import read_reply
+from salver.dialects.torchserve.json_layout import JSON, handler_reply, read_reply
 from salver.dialects.torchserve.tensors import as_form, as_tensors
 from salver.encoding.bodies import HttpBody, HttpReply
 from salver.encoding.forms import FormFault

@@ -11,8 +11,7 @@ import msgspec
 from google.protobuf.message import DecodeError
 
 from salver.dialects.torchserve.faults import inference_status
-from salver.dialects.torchserve.json_layout import to_json
-from salver.dialects.torchserve.reply import read_reply
+from salver.dialects.torchserve.json_layout import read_reply, to_json
 from salver.encoding import protobuf, varints
 from salver.encoding.bodies import GrpcStatus
 from salver.kernel.serving.ports import Codec

@@ -1,4 +1,4 @@
-"""Layout of TorchServe's replies.
+"""Replies of handlers, and the layout of TorchServe's replies.
 
 JSON as Gson prints it, one key a line (TS-R22), and the headers of every reply (TS-R16), which replies of
 handlers have as well. Pure.
@@ -11,7 +11,9 @@ from typing import Any, Final
 import orjson
 
 from salver.encoding.bodies import HttpReply
-from salver.words.handlers import HandlerReply
+from salver.words.errors import HandlerFailed
+from salver.words.handlers import HandlerReply, reply_of
+from salver.words.messages import InferResponse
 
 JSON: Final = (b"content-type", b"application/json")
 _NO_CACHE: Final = (
@@ -70,6 +72,33 @@ def json_reply(value: Any, status: int = 200, more: Sequence[tuple[bytes, bytes]
 def status_reply(text: str, status: int = 200) -> TorchServeReply:
     """Return a reply with a status text."""
     return json_reply({"status": text}, status)
+
+
+def read_reply(response: InferResponse, most: int = 0) -> HandlerReply:
+    """Return the reply, or piece of one, that a response carries.
+
+    Args:
+        most: Maximum bytes (``max_response_size``); 0 = no limit.
+
+    Raises:
+        SalverError: the handler failed, or its reply is over the limit.
+    """
+    if response.error is not None:
+        raise response.error
+    body = None
+    if response.outputs:
+        body = response.outputs[0].array
+    reply = reply_of(body, response.parameters)
+    if reply.is_error:
+        raise HandlerFailed(reply.body.decode("utf-8", "replace"), reply.status)
+    return check_size(reply, most)
+
+
+def check_size(reply: HandlerReply, most: int) -> HandlerReply:
+    """Return the reply unchanged. Raises HandlerFailed if it has more than ``most`` bytes; 0 = no limit."""
+    if most and len(reply.body) > most:
+        raise HandlerFailed(f"the answer has {len(reply.body)} bytes, and max_response_size is {most}", 500)
+    return reply
 
 
 def handler_reply(reply: HandlerReply, *, is_last: bool = True) -> TorchServeReply:

@@ -10,8 +10,8 @@ from typing import Any, Final
 import orjson
 
 from salver.dialects.torchserve.faults import inference_status
+from salver.dialects.torchserve.json_layout import read_reply
 from salver.dialects.torchserve.paths import OPEN_INFERENCE
-from salver.dialects.torchserve.reply import read_reply
 from salver.dialects.torchserve.tensors import answer_of, elements, form_of
 from salver.encoding.bodies import GrpcStatus
 from salver.encoding.tensor_messages import TensorMessages

@@ -17,6 +17,7 @@ from salver.dialects.torchserve.flags import VERSION
 from salver.dialects.torchserve.json_layout import (
     JSON,
     TorchServeReply,
+    check_size,
     handler_reply,
     json_reply,
     status_reply,
@@ -24,7 +25,6 @@ from salver.dialects.torchserve.json_layout import (
 from salver.dialects.torchserve.openapi import describe_management, describe_prediction
 from salver.dialects.torchserve.orders import is_true, read_number, read_registration
 from salver.dialects.torchserve.paths import PathMatch
-from salver.dialects.torchserve.reply import check_size
 from salver.dialects.torchserve.tokens import TokenKeys
 from salver.transport.calls import RequestContext, take_traits
 from salver.transport.effects import changes, reads

@@ -9,8 +9,7 @@ import msgspec
 
 from salver.dialects.torchserve.bodies import read_form
 from salver.dialects.torchserve.faults import http_fault, no_model, no_version
-from salver.dialects.torchserve.json_layout import TorchServeReply, handler_reply
-from salver.dialects.torchserve.reply import read_reply
+from salver.dialects.torchserve.json_layout import TorchServeReply, handler_reply, read_reply
 from salver.kernel.serving.ports import Codec
 from salver.words.errors import NotFound, NotReady, NoVersion, SalverError, Unsupported
 from salver.words.handlers import as_request

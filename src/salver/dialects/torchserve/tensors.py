@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import orjson
 
-from salver.dialects.torchserve.reply import read_reply
+from salver.dialects.torchserve.json_layout import read_reply
 from salver.encoding.values import count_elements, find_datatype, from_json, shaped
 from salver.words.errors import HandlerFailed, InvalidInput, TooLarge
 from salver.words.handlers import BODY, Form, HandlerReply, as_request, part
