@@ -16,11 +16,13 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
 import judge_more
 import judge_report
 import msgspec
 import numpy as np
 import numpy.typing as npt
+from judge_paths import Arms, Schedule, paths
 from judge_peers import argo, first, flagger, kayenta
 from judge_traffic import (
     BASE,
@@ -37,7 +39,6 @@ from judge_traffic import (
 from page import add_arguments, write
 
 from salver.features.releases.judge.outlook import Forecast, outlook
-from salver.features.releases.judge.paths import Arms, Schedule, paths
 from salver.features.releases.judge.policy import Metric, Policy, Stage
 from salver.stats import sign_flip
 from salver.stats.binomial_evidence import harm, log_e_paths

@@ -13,17 +13,20 @@ import itertools
 import math
 import multiprocessing
 import statistics
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final, Literal, NamedTuple
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
 import numpy as np
 import numpy.typing as npt
+from judge_paths import Arms, Schedule, paths
 
 from salver.features.releases.experiments.collector import Collector
 from salver.features.releases.experiments.router import Router
 from salver.features.releases.experiments.underway import ActiveRequests
-from salver.features.releases.judge.paths import Arms, Schedule, paths
 from salver.features.releases.judge.policy import Policy, Stage
 from salver.features.releases.splitting import Splitting
 from salver.kernel.serving.exchange import Exchange, RequestPath

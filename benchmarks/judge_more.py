@@ -11,9 +11,9 @@ from typing import Any
 import msgspec
 import numpy as np
 import numpy.typing as npt
+from judge_paths import Arms, Schedule, paths
 
 from salver.features.releases.judge.outlook import Forecast, detection_minutes
-from salver.features.releases.judge.paths import Arms, Schedule, paths
 from salver.features.releases.judge.policy import Metric, Policy, Stage
 from salver.stats.mean_evidence import Phase, contrast, log_less, log_more, undecided
 from salver.words.releases import Sums

@@ -7,8 +7,7 @@ wilcox.test that it follows; Argo Rollouts' and Flagger's documented analyses of
 
 import numpy as np
 import numpy.typing as npt
-
-from salver.features.releases.judge.paths import Arms, Schedule
+from judge_paths import Arms, Schedule
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

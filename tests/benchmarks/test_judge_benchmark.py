@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from chances import may_be
-
-from salver.features.releases.judge.paths import Arms, Schedule
+from judge_paths import Arms, Schedule
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 NAMES = ("models", "page", "judge_peers", "judge_traffic", "judge_more", "judge_report", "judge")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from judge_paths import Arms, Schedule, paths
 from rollout_releases import POLICY, buckets, judged, with_policy
 
 from salver.features.releases.judge.explain import explain, foretell
@@ -17,7 +18,6 @@ from salver.features.releases.judge.outlook import (
     outlook,
     promotion_minutes,
 )
-from salver.features.releases.judge.paths import Arms, Schedule, paths
 from salver.features.releases.judge.policy import Metric, Policy, Stage
 from salver.features.releases.judge.verdict import Decision
 from salver.words.errors import InvalidInput

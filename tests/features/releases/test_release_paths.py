@@ -7,11 +7,11 @@ import pytest
 from chances import may_be
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from judge_paths import Arms, Paths, Schedule, paths
 from soaking import size
 
 from salver.features.releases.judge.evidence import start
 from salver.features.releases.judge.judge import judge
-from salver.features.releases.judge.paths import Arms, Paths, Schedule, paths
 from salver.features.releases.judge.policy import Metric, Policy, Stage
 from salver.features.releases.judge.verdict import Decision
 from salver.words.errors import InvalidInput

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 from chances import may_be
+from judge_paths import Arms, Schedule, paths
 from rollout_releases import buckets, judged, with_policy
 
-from salver.features.releases.judge.paths import Arms, Schedule, paths
 from salver.features.releases.judge.policy import Metric, Policy, Stage
 from salver.features.releases.judge.verdict import Decision
 

@@ -16,7 +16,6 @@ from salver.features.tuning.training import (
     price_of,
     report,
     solved_table,
-    table_for,
     table_rows,
 )
 from salver.kernel.engine.learned import TrainingRule
@@ -163,18 +162,6 @@ def test_the_default_price_of_energy_is_that_of_busy_instances() -> None:
     assert price_of(wish, LAW) == Price(1.0, 2.0, 5 * LAW.a, 5 * LAW.t0)
     measured = LearnedPolicy(energy_weight=2.0, joules_per_run=0.5)
     assert price_of(measured, LAW) == Price(1.0, 2.0, 0.0, 0.5)
-
-
-def test_a_kept_table_serves_until_law_or_wish_change() -> None:
-    batching = Batching(policy="learned", max_rows=8, learned=LearnedPolicy(energy_weight=1.0))
-    table = table_for(batching, LAW)
-    assert table.largest == 8
-    assert table_for(batching, LAW.scaled(1.03), table) is table
-    assert table_for(batching, LAW.scaled(1.2), table).law == LAW.scaled(1.2)
-    other = msgspec.structs.replace(batching, learned=LearnedPolicy(energy_weight=2.0))
-    assert table_for(other, LAW, table).price.energy_weight == 2.0
-    longer = msgspec.structs.replace(batching, max_rows=16)
-    assert table_for(longer, LAW, table).largest == 16
 
 
 def test_tables_are_made_for_the_fastest_batch() -> None:

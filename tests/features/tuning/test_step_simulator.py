@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 from soaking import ONLY
+from step_simulator import Arrival, simulate_steps
 
-from salver.features.tuning.step_simulator import Arrival, simulate_steps
 from salver.words.artifacts import Steps
 
 

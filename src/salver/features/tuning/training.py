@@ -19,7 +19,7 @@ from salver.features.tuning.qlearning import Agent
 from salver.stats.batch_law import BatchLaw
 from salver.stats.batch_price import Price
 from salver.stats.batch_table import Table, Transition
-from salver.words.artifacts import Batching, LearnedPolicy
+from salver.words.artifacts import LearnedPolicy
 from salver.words.errors import InvalidInput
 
 #: Fractions of the maximum rate for which tables are made.
@@ -56,23 +56,6 @@ def price_of(learned: LearnedPolicy, law: BatchLaw) -> Price:
     if not per_row and not per_run:
         per_row, per_run = learned.watts * law.a, learned.watts * law.t0
     return Price(learned.latency_weight, learned.energy_weight, per_row, per_run)
-
-
-def table_for(batching: Batching, law: BatchLaw, kept: Table | None = None) -> Table:
-    """Return the stored table if it still fits the law and configuration, or a new one.
-
-    Raises:
-        InvalidInput: the law is unknown.
-    """
-    learned = batching.learned
-    # The stored energies may stem from its own law, which differs slightly from the current one.
-    if (
-        kept is not None
-        and kept.largest == table_rows(law, batching.max_rows)
-        and kept.is_for(law, price_of(learned, kept.law))
-    ):
-        return kept
-    return solved_table(law, price_of(learned, law), batching.max_rows)
 
 
 def solved_table(law: BatchLaw, price: Price, max_rows: int, loads: Sequence[float] = LOADS) -> Table:
@@ -194,6 +177,7 @@ def _table(chains: Sequence[Chain], lines: Sequence[list[int]], method: Literal[
         policy: Policy = mdp.greedy(chain.problem)
         greedy = chain.evaluate(policy)[0].cost
         drain = policy[0, : first.largest + 1].tolist()
+        # The rest of the policy, longer queues, stays drained: a table has no more lines.
         policy[0, : first.largest + 1] = line
         cost = chain.evaluate(policy)[0].cost
         is_better = cost < (1 - _NONE) * greedy

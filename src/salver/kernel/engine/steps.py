@@ -2,7 +2,7 @@
 
 Iteration-level scheduling (Orca, OSDI 2022) with chunked prefills (Sarathi-Serve, OSDI 2024): between any two
 steps sequences join free slots and finished ones leave. Pure: the time is an argument and the payload is
-never read. The shell is ``stepper.py``; ``step_simulator.py`` drives the same object.
+never read. The shell is ``stepper.py``; ``tests/support/step_simulator.py`` drives the same object.
 
 * A sequence joins when a slot is free and its whole budget, prompt and longest answer, fits beside
   what is reserved: no sequence runs out of memory midway. Within a level it is first come, first served.
