@@ -111,7 +111,9 @@ def _show_default(value: object) -> object:
     """Return a default that is worth showing; None for an empty one."""
     if isinstance(value, tuple):
         return " ".join(map(str, value)) or None
-    return None if value is False or value == "" else value
+    if value is False or value == "":
+        return None
+    return value
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -124,7 +126,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _forget_services(os.environ)
     try:
         status = serve_as(words)
-        return int(app()(words) or 0) if status is None else status
+        if status is not None:
+            return status
+        return int(app()(words) or 0)
     except SalverError as error:
         report_error(error, json="--json" in words)
         return 1

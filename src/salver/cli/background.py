@@ -34,7 +34,9 @@ def owner_of(pid: int) -> Owner:
     if _JAVA in command:
         return "torchserve"
     is_salver = any("salver" in Path(word).name or word == _RUN for word in command[:3])
-    return "ours" if is_salver and "torchserve" in command else "nobody"
+    if is_salver and "torchserve" in command:
+        return "ours"
+    return "nobody"
 
 
 def running() -> int | None:

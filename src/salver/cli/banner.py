@@ -44,7 +44,9 @@ def compose(info: "ReadyInfo", *, is_logged: bool = False) -> Block:
     """
     rows = tuple(_row(status, info.signatures.get(status.id), is_logged) for status in info.statuses)
     failed = sum(status.state is State.FAILED for status in info.statuses)
-    state = f"ready in {info.seconds:.1f} s" if info.is_ready else "up, but not ready"
+    state = "up, but not ready"
+    if info.is_ready:
+        state = f"ready in {info.seconds:.1f} s"
     if failed:
         state += f"{';' if info.is_ready else ':'} {failed} of {len(rows)} versions failed"
     lines = [state, ""]
@@ -139,11 +141,15 @@ def curl(url: str, model: str, signature: Signature, *, takes_short: bool = True
 
 def triton_snippet(address: str, model: str, signature: Signature) -> str:
     """Return the same call in Python, with tritonclient."""
-    more = "ml_dtypes, " if any(spec.datatype is DataType.BF16 for spec in signature.inputs) else ""
+    more = ""
+    if any(spec.datatype is DataType.BF16 for spec in signature.inputs):
+        more = "ml_dtypes, "
     text = [f"import {more}numpy as np, tritonclient.http as triton", "inputs = []"]
     for spec in signature.inputs:
         shape, kind = extents(spec), spec.datatype.name
-        fill = "np.full({}, b'text', object)" if kind == "BYTES" else f"np.zeros({{}}, {_dtype(spec)!r})"
+        fill = "np.full({}, b'text', object)"
+        if kind != "BYTES":
+            fill = f"np.zeros({{}}, {_dtype(spec)!r})"
         text.append(f"inputs.append(triton.InferInput({spec.name!r}, {shape}, {kind!r}))")
         text.append(f"inputs[-1].set_data_from_numpy({fill.format(shape)})")
     text.append(f"answer = triton.InferenceServerClient({address!r}).infer({model!r}, inputs)")
@@ -170,11 +176,15 @@ def _size(specs: Sequence[TensorSpec]) -> int:
 def _row(status: VersionStatus, signature: Signature | None, is_logged: bool) -> tuple[str, ...]:
     specs = signature.inputs if signature else ()
     takes = ", ".join(f"{spec.name} {spec.datatype.name}{list(spec.shape)}" for spec in specs)
-    reason = status.reason.partition("\n")[0] if _has_block(status.reason) else status.reason
+    reason = status.reason
+    if _has_block(status.reason):
+        reason = status.reason.partition("\n")[0]
     reason = " ".join(reason.split())
     if is_logged and status.state is State.FAILED:
         reason = "see above"
-    took = f"{status.load_seconds:.1f} s" if status.load_seconds else ""
+    took = ""
+    if status.load_seconds:
+        took = f"{status.load_seconds:.1f} s"
     return status.id.name, status.id.version, status.state.value, status.backend, took, takes, reason
 
 
@@ -195,4 +205,6 @@ def _zeros(spec: TensorSpec) -> dict[str, object]:
 
 
 def _dtype(spec: TensorSpec) -> str:
-    return "bfloat16" if spec.datatype is DataType.BF16 else spec.datatype.dtype.name
+    if spec.datatype is DataType.BF16:
+        return "bfloat16"
+    return spec.datatype.dtype.name

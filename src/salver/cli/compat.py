@@ -45,7 +45,9 @@ def serve_as(words: Sequence[str]) -> int | None:
     Raises:
         InvalidInput: the server is unknown, or a flag is wrong.
     """
-    name = _TORCHSERVE if words[:1] == [_TORCHSERVE] else server_of(words)
+    name = _TORCHSERVE
+    if words[:1] != [_TORCHSERVE]:
+        name = server_of(words)
     if not name:
         return None
     if name == _TORCHSERVE:
@@ -67,7 +69,9 @@ def server_of(words: Sequence[str]) -> str:
     for index, word in enumerate(words):
         name, equals, value = word.partition("=")
         if name == "--compat":
-            server = value if equals else "".join(words[index + 1 : index + 2])
+            server = value
+            if not equals:
+                server = "".join(words[index + 1 : index + 2])
             known = (*_PROGRAMS, _TORCHSERVE)
             if server not in known:
                 fix = f"Say: --compat {' or '.join(known)}"

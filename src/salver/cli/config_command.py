@@ -22,18 +22,17 @@ _PASSWORD: Final = re.compile(r"(://[^:/@\s]+:)[^@/\s]+(?=@)")
 
 
 @config.command
-def schema() -> int:
+def schema() -> None:
     """Print the JSON Schema of salver.toml, for editors."""
     import json
 
     from salver.cli.config_schema import schema as made
 
     line(json.dumps(made(), indent=1, ensure_ascii=False))
-    return 0
 
 
 @config.command
-def show(*words: Annotated[str, Parameter(allow_leading_hyphen=True)], json: Json = False) -> int:
+def show(*words: Annotated[str, Parameter(allow_leading_hyphen=True)], json: Json = False) -> None:
     """Print every setting that salver serve would use, with its source.
 
     The source is a flag, an environment variable, a file with the line, or default. A flag overrides a
@@ -46,9 +45,8 @@ def show(*words: Annotated[str, Parameter(allow_leading_hyphen=True)], json: Jso
     if json:
         for key, value, source in rows:
             record({"key": key, "value": value, "source": source})
-        return 0
+        return
     table(("key", "value", "source"), [(key, _text(value), source) for key, value, source in rows])
-    return 0
 
 
 @config.command
@@ -64,7 +62,7 @@ def check(path: Path = Path(), /, *, json: Json = False) -> int:
         if json:
             record(problem._asdict())
         else:
-            line(f"{problem.where}: {problem.text}{f'. {problem.fix}' if problem.fix else ''}")
+            line(f"{problem.where}: {problem.text}{problem.fix and f'. {problem.fix}'}")
     if not found and not json:
         line("the configuration is right")
     return int(bool(found))
@@ -110,7 +108,9 @@ def _text(value: object) -> str:
     """Return a value as TOML writes it, or nearly."""
     import msgspec
 
-    return "" if value is None else msgspec.json.encode(value).decode()
+    if value is None:
+        return ""
+    return msgspec.json.encode(value).decode()
 
 
 def _problems(path: Path) -> "Iterator[Problem]":

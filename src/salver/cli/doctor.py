@@ -124,7 +124,9 @@ def _check(manifest: "Manifest", trust_pickle: bool, timeout: float) -> LoadChec
 
 
 def _show(check: LoadCheck) -> None:
-    state = "does not load" if check.problem else "loads"
+    state = "loads"
+    if check.problem:
+        state = "does not load"
     line(f"{check.model}:{check.version} {state}")
     facts = [
         ("file", check.path),

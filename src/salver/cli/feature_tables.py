@@ -9,6 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from salver.cli.server_file import Records, ServerFile
+from salver.encoding.lenient import mapping
 from salver.feature import discover
 from salver.words.errors import InvalidInput
 
@@ -44,8 +45,8 @@ def read_tables(file: ServerFile | None, environment: Mapping[str, str]) -> dict
     found: dict[str, dict[str, Any]] = {}
     for table, record in _records(set_here):
         names = record.__struct_fields__
-        content = file.table.get(table) if file else None
-        values = {k: v for k, v in content.items() if k in names} if isinstance(content, dict) else {}
+        content = file and file.table.get(table)
+        values = {k: v for k, v in mapping(content).items() if k in names}
         values |= dict(_from_environment(table, record, environment))
         if values:
             found[table] = values

@@ -57,7 +57,9 @@ def _framework(backend: Backend, owners: Mapping[str, Sequence[str]]) -> Framewo
         if module not in missing:
             for owner in sorted(set(owners.get(module.partition(".")[0], ()))):
                 versions[owner] = importlib.metadata.version(owner)
-    fix = f"pip install 'salver[{backend.extra}]'" if missing else ""
+    fix = ""
+    if missing:
+        fix = f"pip install 'salver[{backend.extra}]'"
     harmless = tuple(sorted(backend.traits.harmless_formats or ()))
     return Framework(backend.name, "missing" if missing else "ok", versions, missing, fix, harmless)
 
@@ -101,5 +103,7 @@ def _descriptors() -> Finding:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     names = ["unlimited" if n == resource.RLIM_INFINITY else str(n) for n in (soft, hard)]
     few = soft != resource.RLIM_INFINITY and soft < _FEW_DESCRIPTORS
-    hint = f"each connection takes one; raise it: ulimit -n {min(hard, 65536)}" if few else ""
+    hint = ""
+    if few:
+        hint = f"each connection takes one; raise it: ulimit -n {min(hard, 65536)}"
     return Finding("open files", f"{names[0]} (hard limit {names[1]})", hint)

@@ -78,7 +78,7 @@ def _servers() -> "Mapping[str, ServerMigration]":
 
 
 def _show(service: "Service", title: str, verbose: bool) -> None:
-    line(f"{title}{f', started by {service.where}' if service.where else ''}")
+    line(f"{title}{service.where and f', started by {service.where}'}")
     if service.models:
         line()
         keys = ("model", "versions", "format", "backend", "verdict", "why")

@@ -18,13 +18,12 @@ models = App(
 
 @models.default
 @models.command(name="list")
-def list_models(*, url: Url = DEFAULT_URL, json: Json = False) -> int:
+def list_models(*, url: Url = DEFAULT_URL, json: Json = False) -> None:
     """List every version that the server knows, with its state, and the reason if it failed."""
     entries = asyncio.run(_index(url))
     keys = ("name", "version", "state", "reason")
     none = "the server's repository is empty"
     listed(entries, keys, lambda entry: [str(entry.get(key) or "") for key in keys], json=json, none=none)
-    return 0
 
 
 @models.command

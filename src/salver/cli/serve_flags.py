@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from salver.terminal.options import Artifacts, Registry, default_state_dir
+from salver.terminal.options import Artifacts, Registry, state_dir_of
 
 if TYPE_CHECKING:
     from salver.transport.access_check import ApiConfig
@@ -70,7 +70,7 @@ class Storage:
 
     def profiles(self) -> str:
         """Return the folder of the profiles; empty = none."""
-        return default_state_dir() if self.state_dir is None else self.state_dir
+        return state_dir_of(self.state_dir)
 
 
 @Parameter(name="*")

@@ -30,7 +30,9 @@ def key_of(flag: str) -> str:
     """
     name = flag.removeprefix("--").replace("-", "_")
     table, _, rest = name.partition("_")
-    return f"{table}.{rest}" if table in _TABLES and rest else name
+    if table in _TABLES and rest:
+        return f"{table}.{rest}"
+    return name
 
 
 class Option(NamedTuple):
@@ -144,6 +146,8 @@ def _resolved(argument: Argument) -> Option:
     source = _DEFAULT
     if tokens:
         first = tokens[0]
-        source = first.source if first.source not in ("cli", "env") else first.keyword or argument.name
+        source = first.source
+        if first.source in ("cli", "env"):
+            source = first.keyword or argument.name
     value = argument.value if tokens else default
     return Option(key_of(argument.name), argument.hint, default, argument.parameter.help or "", value, source)

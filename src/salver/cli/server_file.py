@@ -43,7 +43,9 @@ class ServerFile(NamedTuple):
     def where(self, key: str) -> str:
         """Return the file and the line that sets a key such as ``log.level``, as ``PATH:LINE``."""
         number = _line_of(self.text, f"{SERVER}.{key}")
-        return f"{self.path}:{number}" if number else str(self.path)
+        if number:
+            return f"{self.path}:{number}"
+        return str(self.path)
 
     def values(self) -> Iterator[tuple[str, Any]]:
         """Yield each key with its value; a sub-table's keys after its name, as ``log.level``."""
@@ -177,12 +179,16 @@ def _misfit(value: object, kind: Any) -> str:
         msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
         choices = [choice for choice in get_args(kind) if isinstance(choice, str)]
-        return f"must be one of {', '.join(map(repr, choices))}" if choices else _lower(str(error))
+        if choices:
+            return f"must be one of {', '.join(map(repr, choices))}"
+        return _lower(str(error))
     return ""
 
 
 def _fields(record: type[msgspec.Struct] | None) -> dict[str, Any]:
-    return {field.name: field.type for field in msgspec.structs.fields(record)} if record else {}
+    if record:
+        return {field.name: field.type for field in msgspec.structs.fields(record)}
+    return {}
 
 
 def _lower(text: str) -> str:

@@ -84,7 +84,9 @@ class Client:
 
     async def ready(self, model: str = "", version: str = "") -> bool:
         """Return whether the server, or one model, is ready."""
-        path = f"{_model(model, version)}/ready" if model else "/v2/health/ready"
+        path = "/v2/health/ready"
+        if model:
+            path = f"{_model(model, version)}/ready"
         return (await self._send(self._http.request("GET", path))).status == 200
 
     async def metadata(self, model: str = "", version: str = "") -> dict[str, Any]:
@@ -304,7 +306,9 @@ class Client:
 
 def _model(name: str, version: str) -> str:
     path = f"/v2/models/{quote(name, safe='')}"
-    return f"{path}/versions/{quote(version, safe='')}" if version else path
+    if not version:
+        return path
+    return f"{path}/versions/{quote(version, safe='')}"
 
 
 def _json(reply: Reply) -> Any:

@@ -98,4 +98,6 @@ def decode_reply(headers: Mapping[bytes, bytes], body: bytes) -> tuple[Tensor, .
 
 def values_of(tensor: Tensor) -> Array:
     """Return the values for numpy users: BF16 widened to float32, everything else unchanged."""
-    return bf16_to_fp32(tensor.array) if tensor.datatype is DataType.BF16 else tensor.array
+    if tensor.datatype is not DataType.BF16:
+        return tensor.array
+    return bf16_to_fp32(tensor.array)

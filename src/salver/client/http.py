@@ -167,7 +167,9 @@ class _Connection(asyncio.Protocol):
 
 
 def _reason(error: OSError) -> str:
-    return os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+    if error.errno and error.errno > 0:
+        return os.strerror(error.errno)
+    return str(error)
 
 
 class Http:

@@ -55,6 +55,7 @@ async def _sent(send: Send, body: bytes, sleep: Callable[[float], Awaitable[None
         except _AGAIN as error:
             if number == _TRIES - 1:
                 raise
+            # With jitter, so that many clients do not come back at the same moment.
             pause = _PAUSE_SECONDS * 2**number * random.uniform(0.5, 1.5)
             await sleep(max(pause, getattr(error, "retry_after", 0.0) or 0.0))
     raise AssertionError("the last try returns or raises")

@@ -34,4 +34,6 @@ def filled(shape: Sequence[int], value: object) -> Any:
     >>> filled((2, 1), 0)
     [[0], [0]]
     """
-    return [filled(shape[1:], value)] * shape[0] if shape else value
+    if not shape:
+        return value
+    return [filled(shape[1:], value)] * shape[0]

@@ -289,7 +289,9 @@ def _numbers(flat: list[Any], datatype: DataType, field: str) -> Array:
     """Return numbers or booleans; raise for the first other element."""
     wrong = next((value for value in flat if type(value) not in (int, float, bool)), _NONE)
     if wrong is not _NONE:
-        wanted = "booleans" if datatype is DataType.BOOL else "numbers"
+        wanted = "numbers"
+        if datatype is DataType.BOOL:
+            wanted = "booleans"
         raise InvalidInput(
             f"{field} must hold {wanted} where {datatype.name} is declared, not {shorten(wrong)}", field=field
         )
@@ -319,4 +321,6 @@ def shorten(value: Any) -> str:
     if type(value) is int and abs(value) >= 1 << 128:
         return "a huge number"
     text = "null" if value is None else repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    if len(text) <= 60:
+        return text
+    return f"{text[:57]}..."

@@ -13,6 +13,8 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from salver.encoding.lenient import mapping, sequence
+
 ServerName = Literal["torchserve", "triton", "tensorflow-serving"]
 
 _PROGRAMS: Final[Mapping[str, ServerName]] = {
@@ -29,39 +31,11 @@ _IMAGES: Final[tuple[tuple[re.Pattern[str], ServerName], ...]] = (
     ),
 )
 #: Programs that take a server's name as an argument.
-_ABOUT: Final = frozenset(
-    [
-        "apt",
-        "apt-get",
-        "cat",
-        "chmod",
-        "chown",
-        "conda",
-        "cp",
-        "curl",
-        "dnf",
-        "echo",
-        "export",
-        "grep",
-        "kill",
-        "killall",
-        "ln",
-        "ls",
-        "mkdir",
-        "mv",
-        "pip",
-        "pip3",
-        "pkill",
-        "printf",
-        "ps",
-        "rm",
-        "test",
-        "touch",
-        "wget",
-        "which",
-        "yum",
-    ]
-)
+_ABOUT: Final = frozenset([
+    "apt", "apt-get", "cat", "chmod", "chown", "conda", "cp", "curl", "dnf", "echo", "export", "grep",
+    "kill", "killall", "ln", "ls", "mkdir", "mv", "pip", "pip3", "pkill", "printf", "ps", "rm", "test",
+    "touch", "wget", "which", "yum"
+])  # fmt: skip
 _ENGINES: Final = frozenset({"docker", "podman", "nerdctl"})
 _SHELLS: Final = frozenset({"sh", "bash", "dash", "ash", "zsh"})
 _OPERATOR: Final = re.compile(r"[();<>|&]+")
@@ -252,51 +226,19 @@ def _program(word: str, before: str = "") -> ServerName | None:
     name = PurePosixPath(word).name
     if name == "main.py" and "openai" in word:  # Triton's OpenAI front end
         return "triton"
-    return None if before in ("-m", "--name", "-f") else _PROGRAMS.get(name)
+    if before in ("-m", "--name", "-f"):
+        return None
+    return _PROGRAMS.get(name)
 
 
 #: Options of ``docker run`` with a value.
-_WITH_WORD: Final = frozenset(
-    [
-        "-v",
-        "--volume",
-        "--mount",
-        "-e",
-        "--env",
-        "-p",
-        "--publish",
-        "--name",
-        "--gpus",
-        "--shm-size",
-        "--network",
-        "--net",
-        "-w",
-        "--workdir",
-        "-u",
-        "--user",
-        "--memory",
-        "-m",
-        "--cpus",
-        "--restart",
-        "--ulimit",
-        "--env-file",
-        "--ipc",
-        "--entrypoint",
-        "--hostname",
-        "-h",
-        "--label",
-        "-l",
-        "--runtime",
-        "--add-host",
-        "--device",
-        "--cap-add",
-        "--security-opt",
-        "--platform",
-        "--pull",
-        "--log-driver",
-        "--log-opt",
-    ]
-)
+_WITH_WORD: Final = frozenset([
+    "-v", "--volume", "--mount", "-e", "--env", "-p", "--publish", "--name", "--gpus", "--shm-size",
+    "--network", "--net", "-w", "--workdir", "-u", "--user", "--memory", "-m", "--cpus", "--restart",
+    "--ulimit", "--env-file", "--ipc", "--entrypoint", "--hostname", "-h", "--label", "-l", "--runtime",
+    "--add-host", "--device", "--cap-add", "--security-opt", "--platform", "--pull", "--log-driver",
+    "--log-opt"
+])  # fmt: skip
 
 
 def _of_docker_run(segment: list[str], environment: Mapping[str, str], line: int) -> Iterator[Launch]:
@@ -326,7 +268,9 @@ def _of_docker_run(segment: list[str], environment: Mapping[str, str], line: int
 def _bound(told: str) -> dict[str, str]:
     """Return the mount in ``SOURCE:TARGET[:ro]``."""
     parts = told.split(":")
-    return {parts[1]: parts[0]} if len(parts) >= 2 and parts[1].startswith("/") else {}
+    if len(parts) >= 2 and parts[1].startswith("/"):
+        return {parts[1]: parts[0]}
+    return {}
 
 
 def _mounted(told: str) -> dict[str, str]:
@@ -334,7 +278,9 @@ def _mounted(told: str) -> dict[str, str]:
     keys = dict(part.partition("=")[::2] for part in told.split(","))
     source = keys.get("source") or keys.get("src")
     target = keys.get("target") or keys.get("dst") or keys.get("destination")
-    return {target: source} if source and target else {}
+    if source and target:
+        return {target: source}
+    return {}
 
 
 # Dockerfiles.
@@ -448,7 +394,7 @@ def _containers(
 def _host_paths(volumes: Sequence[Any]) -> dict[str, str]:
     found = {}
     for volume in volumes:
-        path = volume.get("hostPath") if isinstance(volume, dict) else None
+        path = mapping(volume).get("hostPath")
         if isinstance(path, dict) and isinstance(path.get("path"), str):
             found[str(volume.get("name"))] = path["path"]
     return found
@@ -462,7 +408,7 @@ def _of_mapping(container: Mapping[str, Any], volumes: Mapping[str, str]) -> Ite
         entry, command = _words(container.get("command")), _words(container.get("args"))
     mounts = _compose_mounts(container.get("volumes"), environment)
     told = container.get("volumeMounts")
-    for mount in told if isinstance(told, list) else ():
+    for mount in sequence(told):
         if isinstance(mount, dict) and str(mount.get("name")) in volumes:
             mounts[str(mount.get("mountPath"))] = volumes[str(mount.get("name"))]
     yield from _of_container(str(container.get("image") or ""), entry, command, environment, mounts)
@@ -470,15 +416,19 @@ def _of_mapping(container: Mapping[str, Any], volumes: Mapping[str, str]) -> Ite
 
 def _words(told: Any) -> list[str]:
     if isinstance(told, str):
-        return _split(told) if not _OPERATOR.search(told) else ["sh", "-c", told]
-    return [str(word) for word in told] if isinstance(told, list) else []
+        if not _OPERATOR.search(told):
+            return _split(told)
+        return ["sh", "-c", told]
+    if isinstance(told, list):
+        return [str(word) for word in told]
+    return []
 
 
 def _environment(told: Any) -> dict[str, str]:
     if isinstance(told, dict):
         return {str(name): str(value) for name, value in told.items()}
     found: dict[str, str] = {}
-    for each in told if isinstance(told, list) else ():
+    for each in sequence(told):
         if isinstance(each, str):
             found |= _variables(each) if "=" in each else {}
         elif isinstance(each, dict) and "name" in each and "value" in each:
@@ -488,7 +438,7 @@ def _environment(told: Any) -> dict[str, str]:
 
 def _compose_mounts(told: Any, environment: Mapping[str, str]) -> dict[str, str]:
     found: dict[str, str] = {}
-    for each in told if isinstance(told, list) else ():
+    for each in sequence(told):
         if isinstance(each, str):
             found |= _bound(filled(each, environment))
         elif isinstance(each, dict) and each.get("source") and each.get("target"):

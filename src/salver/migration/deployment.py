@@ -97,7 +97,9 @@ class Deployment(msgspec.Struct, frozen=True):
                     return full.resolve()
         name = PurePosixPath(path.rstrip("/")).name
         there = {found for found in self._known() if found.name == name}
-        return there.pop() if len(there) == 1 else None
+        if len(there) != 1:
+            return None
+        return there.pop()
 
     def _known(self) -> Iterator[Path]:
         yield from self.archives

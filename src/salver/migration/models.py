@@ -143,7 +143,9 @@ def _programs(manifest: Manifest) -> tuple[list[bytes], list[str]]:
     """Return the programs of a model and the modules beside them."""
     if manifest.backend != "python":
         return [], []
-    path = manifest.path if manifest.path.suffix == ".py" else manifest.path / "model.py"
+    path = manifest.path
+    if manifest.path.suffix != ".py":
+        path = manifest.path / "model.py"
     try:
         with path.open("rb") as file:
             source = file.read(_MOST_SOURCE)

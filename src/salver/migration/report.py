@@ -103,7 +103,9 @@ def relevant(environment: Mapping[str, str], more: Container[str] = ()) -> dict[
 def position_of(started: ServerStart, deployment: Deployment) -> str:
     """Return file and line of a command line."""
     file = started.file.relative_to(deployment.folder)
-    return f"{file}:{started.launch.line}" if started.launch.line else str(file)
+    if started.launch.line:
+        return f"{file}:{started.launch.line}"
+    return str(file)
 
 
 def split_flags(words: Sequence[str]) -> Iterator[list[str]]:

@@ -107,14 +107,14 @@ def _write_service(place: Path, service: Service, server: ServerMigration, insta
 def _script(path: Path, service: Service) -> None:
     """Write the command line as a program."""
     words = " \\\n  ".join(['"$here"'.join(map(_quoted, word.split(FILES))) for word in service.words])
-    origin = f"# In place of {service.where}.\n" if service.where else ""
+    origin = service.where and f"# In place of {service.where}.\n"
     sets = "".join(f"export {name}={shlex.quote(text)}\n" for name, text in service.environment.items())
     path.write_text(f'#!/bin/sh\n{origin}{sets}{_HERE}\nexec salver {words} "$@"\n')
     path.chmod(0o755)
 
 
 def _quoted(part: str) -> str:
-    return shlex.quote(part) if part else ""
+    return part and shlex.quote(part)
 
 
 def _verify(service: Service, place: Path, server: ServerMigration) -> None:
@@ -150,7 +150,9 @@ def _write_repository(
 def _version_of(manifest: Manifest) -> Path:
     """Return a version's folder."""
     path = manifest.path
-    return path if path.name == manifest.id.version else path.parent
+    if path.name == manifest.id.version:
+        return path
+    return path.parent
 
 
 def _plain(manifest: Manifest) -> ModelConfig:

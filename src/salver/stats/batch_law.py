@@ -59,7 +59,9 @@ class BatchLaw(msgspec.Struct, frozen=True):
     @property
     def n_half(self) -> float:
         """Return the rows at which half of the asymptotic rate is reached: t0 / a."""
-        return self.t0 / self.a if self.a > 0 else float(_MANY)
+        if self.a > 0:
+            return self.t0 / self.a
+        return float(_MANY)
 
     @property
     def best_rows(self) -> int:
@@ -69,14 +71,18 @@ class BatchLaw(msgspec.Struct, frozen=True):
     def rate(self, rows: float) -> float:
         """Return the rows per second of one instance that runs batches of this size without pause."""
         seconds = self.seconds(rows)
-        return rows / seconds if seconds > 0 else math.inf
+        if seconds > 0:
+            return rows / seconds
+        return math.inf
 
     def efficiency(self, rows: float) -> float:
         """Return the rate at this size as a fraction of the best rate; B / (B + n_half) without a kink."""
         slopes = [self.a_beyond] if self.kink else [self.a]
         best = max(1 / slopes[0] if slopes[0] > 0 else 0.0, self.rate(self.kink) if self.kink else 0.0)
         rate = self.rate(rows)
-        return min(1.0, rate / best) if 0 < best < math.inf and rate < math.inf else 1.0
+        if 0 < best < math.inf and rate < math.inf:
+            return min(1.0, rate / best)
+        return 1.0
 
     def scaled(self, factor: float) -> "BatchLaw":
         """Return the law of a machine that is slower by a factor."""

@@ -146,7 +146,9 @@ def empirical_process(count: float, alpha: float, least: float, spread: float = 
     high = 1.0
     while chance(high) > alpha:
         high *= 2
-    level = high if high == 1 else brentq(lambda x: chance(x) - alpha, high / 2, high, xtol=1e-12)
+    level = high
+    if high != 1:
+        level = brentq(lambda x: chance(x) - alpha, high / 2, high, xtol=1e-12)
     return float(spread * math.sqrt((math.log1p(math.log(count / least)) + level) / count))
 
 
@@ -194,7 +196,9 @@ def _crossing(log_mixture: Callable[[float], float], alpha: float, v: float) -> 
 
 
 def _log(chance: float) -> float:
-    return math.log(chance) if chance > 0 else -math.inf
+    if chance > 0:
+        return math.log(chance)
+    return -math.inf
 
 
 def _stirling(x: float) -> float:

@@ -35,6 +35,10 @@ def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> In
             fix="Give 0 <= successes <= trials, and a confidence between 0 and 1.",
         )
     tail = (1 - confidence) / 2
-    low = float(betaincinv(successes, trials - successes + 1, tail)) if successes else 0.0
-    high = float(betainccinv(successes + 1, trials - successes, tail)) if successes < trials else 1.0
+    low = 0.0
+    if successes:
+        low = float(betaincinv(successes, trials - successes + 1, tail))
+    high = 1.0
+    if successes < trials:
+        high = float(betainccinv(successes + 1, trials - successes, tail))
     return Interval(low, high)

@@ -174,7 +174,10 @@ def _skewness(phases: Sequence[Phase], slope: float) -> float:
         weight = _weight(phase)
         cubes += weight**3 * third * (1 / phase[0].units ** 2 - 1 / phase[1].units ** 2)
         variance += weight * spread
-    return cubes / variance**1.5 if variance > 0 else 0.0
+    if variance <= 0:
+        return 0.0
+    skewness: float = cubes / variance**1.5
+    return skewness
 
 
 def _third(arm: Sums) -> float:

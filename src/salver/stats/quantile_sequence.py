@@ -39,8 +39,12 @@ def proportion(hits: int, trials: int, alpha: float = 0.05, best: int = 100) -> 
 
     least, most = 1e-12, 1 - 1e-12
     observed = min(max(hits / trials, least), most)
-    low = float(brentq(excess, least, observed)) if hits and excess(least) > 0 else 0.0
-    high = float(brentq(excess, observed, most)) if hits < trials and excess(most) > 0 else 1.0
+    low = 0.0
+    if hits and excess(least) > 0:
+        low = float(brentq(excess, least, observed))
+    high = 1.0
+    if hits < trials and excess(most) > 0:
+        high = float(brentq(excess, observed, most))
     return Interval(low, high)
 
 
@@ -65,7 +69,9 @@ def quantile(values: npt.ArrayLike, p: float, alpha: float = 0.05, best: int = 1
     below = np.flatnonzero(refuted[: math.floor(p * array.size) + 1])
     above = np.flatnonzero(refuted[math.ceil(p * array.size) :])
     low = float(array[below[-1]]) if below.size else -math.inf
-    high = float(array[above[0] + math.ceil(p * array.size) - 1]) if above.size else math.inf
+    high = math.inf
+    if above.size:
+        high = float(array[above[0] + math.ceil(p * array.size) - 1])
     return Interval(low, high)
 
 

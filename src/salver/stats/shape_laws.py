@@ -14,7 +14,9 @@ _NONE: Mapping[int, BatchLaw] = {}
 
 def rounded(size: int) -> int:
     """Round the elements of a row up to the next power of two; 0 stays 0."""
-    return 1 << (size - 1).bit_length() if size > 0 else 0
+    if size > 0:
+        return 1 << (size - 1).bit_length()
+    return 0
 
 
 class ShapeLaws:
@@ -56,7 +58,9 @@ class ShapeLaws:
 
     def known(self, size: int) -> LiveLaw:
         """Return the law without creating one, from any thread; for an unseen size, the usual one."""
-        return self._laws.get(rounded(size), self.usual) if size else self.usual
+        if not size:
+            return self.usual
+        return self._laws.get(rounded(size), self.usual)
 
     def others(self) -> dict[int, LiveLaw]:
         """Return the laws other than the usual one, by size."""

@@ -129,7 +129,9 @@ def filesystem_options(
     if address.scheme == "s3":
         return common | _s3(address, environment, _texts(known))
     if address.scheme == "gs":
-        token = known if isinstance(known, str) else environment.get("GOOGLE_APPLICATION_CREDENTIALS", "")
+        token = known
+        if not isinstance(known, str):
+            token = environment.get("GOOGLE_APPLICATION_CREDENTIALS", "")
         return common | ({"token": token} if token else {})
     return {"skip_instance_cache": True} | _azure(address, environment, _texts(known))
 
@@ -180,7 +182,9 @@ def _entry(address: Address, content: bytes) -> object:
             f"{CREDENTIAL_PATH} names a file that does not hold credentials by scheme and prefix as JSON",
             fix='Write {"s3": {"": {"key_id": …, "secret_key": …}}}.',
         ) from error
-    return table[max(fitting, key=len)] if fitting else None
+    if not fitting:
+        return None
+    return table[max(fitting, key=len)]
 
 
 def _begins(url: str, prefix: str) -> bool:

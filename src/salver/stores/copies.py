@@ -59,9 +59,11 @@ class Copies:
         """
         path, base = store.path_of(artefact), store.path_of(home)
         is_bare = path == base and not artefact.is_dir()
-        place = base.rpartition("/")[0] if is_bare else base
+        place = base
+        if is_bare:
+            place = base.rpartition("/")[0]
         files = wanted(store.listed(place), base, path)
-        if not any(name == path or name.startswith(f"{path}/" if path else "") for name in files):
+        if not any(name == path or name.startswith(path and f"{path}/") for name in files):
             raise _changed(store.url_of(path))
 
         def fill(held: SharedFolder) -> None:
@@ -96,7 +98,7 @@ def wanted(files: Mapping[str, Entry], home: str, artefact: str) -> dict[str, En
     named after it (``m.onnx`` with ``m.onnx.data``, ``m.xml`` with ``m.bin``).
     """
     if home != artefact:
-        prefix = f"{home}/" if home else ""
+        prefix = home and f"{home}/"
         tops = {path: path.removeprefix(prefix).partition("/") for path in files}
         mine = artefact.removeprefix(prefix).partition("/")[0]
         others = {top for top, is_folder, _ in tops.values() if is_folder and top.isdecimal() and top != mine}
@@ -173,7 +175,9 @@ def _copy(store: ObjectStore, files: Mapping[str, Entry], root: Path, stop: thre
 
 
 def _common(files: Mapping[str, Entry]) -> str:
-    return os.path.commonpath(files) if len(files) > 1 else next(iter(files))
+    if len(files) > 1:
+        return os.path.commonpath(files)
+    return next(iter(files))
 
 
 class _Progress:

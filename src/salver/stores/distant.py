@@ -170,7 +170,9 @@ class ObjectStore:
 
     def url_of(self, path: str) -> str:
         """Return the URL of a path, for messages."""
-        return f"{self.address.url}/{path}" if path else self.address.url
+        if not path:
+            return self.address.url
+        return f"{self.address.url}/{path}"
 
     def path_of(self, local: Path) -> str:
         """Return the path in the store of a path in the outline."""
@@ -253,7 +255,9 @@ class ObjectStore:
             ) from error
 
     def _key(self, path: str) -> str:
-        return f"{self.address.root}/{path}" if path else self.address.root
+        if not path:
+            return self.address.root
+        return f"{self.address.root}/{path}"
 
     def _look_once(self) -> None:
         if not self._was_read:
@@ -312,7 +316,9 @@ def _directory(end: bytes, at: int) -> tuple[int, int]:
     if mark < 0 or len(end) < mark + 20:
         return 0, 0
     size, start = struct.unpack_from("<II", end, mark + 12)
-    return (start, at) if start < at <= start + min(size, _DIRECTORY) else (0, 0)
+    if start < at <= start + min(size, _DIRECTORY):
+        return (start, at)
+    return (0, 0)
 
 
 def _is_outlined(path: str) -> bool:

@@ -63,7 +63,9 @@ class FileStore:
 
     def local_path(self, path: str) -> Path:
         """See the protocol."""
-        return self._root / checked(path) if path else self._root
+        if not path:
+            return self._root
+        return self._root / checked(path)
 
 
 def _entry(name: str, is_link: bool, info: os.stat_result) -> Entry:

@@ -27,14 +27,16 @@ class MemoryStore:
         if content is not None:
             return Entry(name, False, len(content), hashlib.sha256(content).hexdigest())
         is_folder = path == "" or any(key.startswith(f"{path}/") for key in self.files)
-        return Entry(name, True) if is_folder else None
+        if not is_folder:
+            return None
+        return Entry(name, True)
 
     def entries(self, path: str) -> tuple[Entry, ...]:
         """See the protocol."""
         entry = self.stat(path)
         if entry is None or not entry.is_folder:
             raise StoreFailed(f"memory:{path} is not a folder")
-        prefix = f"{path}/" if path else ""
+        prefix = path and f"{path}/"
         names = {key[len(prefix) :].split("/", 1)[0] for key in self.files if key.startswith(prefix)}
         if len(names) > MAX_ENTRIES:
             raise StoreFailed(f"memory:{path} holds more than {MAX_ENTRIES} entries", fix="Split the folder")
@@ -52,4 +54,6 @@ class MemoryStore:
 
     def local_path(self, path: str) -> Path:
         """Return a path that names the file; there is nothing to open."""
-        return Path("/memory") / checked(path) if path else Path("/memory")
+        if path:
+            return Path("/memory") / checked(path)
+        return Path("/memory")

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
+from salver.encoding.lenient import mapping, text
 from salver.lazy import lazy_imports
 from salver.words.errors import InvalidInput
 from salver.words.messages import TensorSpec
@@ -101,10 +102,10 @@ def parse_mlmodel(content: bytes, where: str, has: Callable[[str], bool]) -> MlM
     """
     said = _read(content, where)
     flavours = said.get("flavors")
-    flavours = flavours if isinstance(flavours, dict) else {}
+    flavours = mapping(flavours)
     for flavour, keys in _FLAVOURS.items():
         about = flavours.get(flavour)
-        about = about if isinstance(about, dict) else {}
+        about = mapping(about)
         for key in keys:
             path = about.get(key)
             if isinstance(path, str) and _is_below(path) and has(path.strip("/")):
@@ -134,13 +135,13 @@ def _read(content: bytes, where: str) -> Mapping[str, Any]:
 
 def _ids(said: Mapping[str, Any]) -> tuple[str, str]:
     run, model = (said.get(key) for key in ("run_id", "model_id"))
-    return run if isinstance(run, str) else "", model if isinstance(model, str) else ""
+    return text(run), text(model)
 
 
 def _tags(said: Mapping[str, Any], flavour: str, about: Mapping[str, Any]) -> Mapping[str, str]:
     """Return flavour, versions and signature as tags."""
     signature = said.get("signature")
-    sides = signature.items() if isinstance(signature, dict) else ()
+    sides = mapping(signature).items()
     wanted = {
         "mlflow.flavor": flavour,
         "mlflow.version": said.get("mlflow_version"),
@@ -158,7 +159,7 @@ def _tags(said: Mapping[str, Any], flavour: str, about: Mapping[str, Any]) -> Ma
 def _columns(said: Mapping[str, Any]) -> tuple[TensorSpec, ...]:
     """Return the columns of a signature; none if one has no name or an unknown type."""
     signature = said.get("signature")
-    text = signature.get("inputs") if isinstance(signature, dict) else None
+    text = mapping(signature).get("inputs")
     try:
         columns = json.loads(text) if isinstance(text, str) and len(text) <= 1 << 20 else []
     except (ValueError, RecursionError):
@@ -167,12 +168,14 @@ def _columns(said: Mapping[str, Any]) -> tuple[TensorSpec, ...]:
         return ()
     found = {}
     for column in columns:
-        about = column if isinstance(column, dict) else {}
+        about = mapping(column)
         name, kind = about.get("name"), about.get("type")
         if not isinstance(name, str) or not name or not isinstance(kind, str) or kind not in _TYPES:
             return ()
         found[name] = TensorSpec(name, _TYPES[kind], (-1,))
-    return tuple(found.values()) if len(found) == len(columns) else ()
+    if len(found) == len(columns):
+        return tuple(found.values())
+    return ()
 
 
 def _written(columns: tuple[TensorSpec, ...]) -> str:

@@ -136,7 +136,9 @@ def _check_kind(member: zipfile.ZipInfo, archive: Path) -> None:
     mode = member.external_attr >> 16
     kind = stat.S_IFMT(mode)
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-        what = "a link" if kind == stat.S_IFLNK else "no file or folder"
+        what = "no file or folder"
+        if kind == stat.S_IFLNK:
+            what = "a link"
         raise LoadFailed(f"{archive.name}: '{member.filename}' is {what}")
     if member.flag_bits & _ENCRYPTED:
         raise LoadFailed(

@@ -48,6 +48,13 @@ Artifacts = Annotated[
 DEFAULT_URL = "http://127.0.0.1:8000"
 
 
+def state_dir_of(given: str | None) -> str:
+    """Return the folder that an option names, or the default one; empty = nothing is stored."""
+    if given is not None:
+        return given
+    return default_state_dir()
+
+
 def default_state_dir() -> str:
     """Return ``$XDG_STATE_HOME/salver``, by default ``~/.local/state/salver``; empty without a home."""
     base = os.environ.get("XDG_STATE_HOME", "")

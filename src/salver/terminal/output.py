@@ -70,7 +70,9 @@ def prose(text: str, *, beside: bool = False) -> None:
 def width_of_terminal(*, beside: bool = False) -> int:
     """Return the terminal's columns; 0 = no terminal, and no limit."""
     is_seen = sys.stderr.isatty() if beside else on_terminal()
-    return shutil.get_terminal_size((100, 24)).columns if is_seen else 0
+    if not is_seen:
+        return 0
+    return shutil.get_terminal_size((100, 24)).columns
 
 
 def remark(text: str) -> None:
@@ -101,6 +103,14 @@ def record(value: Any) -> None:
     """Write one line of JSON."""
     sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
     sys.stdout.flush()
+
+
+def result(value: Any, text: str, *, json: bool) -> None:
+    """Write a result: as one line of JSON, or as text for people."""
+    if json:
+        record(value)
+    else:
+        line(text)
 
 
 def listed(

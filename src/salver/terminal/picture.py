@@ -115,7 +115,9 @@ def short(value: float) -> str:
     for limit, unit in ((1e6, "M"), (1e4, "k")):
         if abs(value) >= limit:
             return f"{value / (1e6 if unit == 'M' else 1e3):.3g}{unit}"
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    if abs(value) >= 100:
+        return f"{value:.0f}"
+    return f"{value:.3g}"
 
 
 def powers_of_two(low: float, high: float) -> list[int]:
@@ -168,7 +170,9 @@ class _Canvas:
         """Return the label left of a line, mostly empty."""
         middle = (self.height - 1) // 2
         places = {0: 1.0, middle: 1 - middle / (self.height - 1), self.height - 1: 0.0}
-        return short(places[line] * self._top) if line in places else ""
+        if line not in places:
+            return ""
+        return short(places[line] * self._top)
 
     def x_ticks(self) -> str:
         """Return the line below the axis."""
@@ -198,7 +202,9 @@ class _Canvas:
         if sign := self._signs.get((line, column)):
             return sign
         bits, style = self._dots.get((line, column), (0, ""))
-        return (chr(0x2800 + bits), style) if bits else (" ", "")
+        if bits:
+            return (chr(0x2800 + bits), style)
+        return (" ", "")
 
     def _column(self, x: float) -> int:
         return self._at(x, 0.0)[0] // 2

@@ -76,7 +76,9 @@ class ParsedFlags:
 
     def text(self, name: str, default: str = "") -> str:
         """Return the last value of a flag."""
-        return self._values[name][-1] if name in self._values else default
+        if name not in self._values:
+            return default
+        return self._values[name][-1]
 
     def number(self, name: str, default: int) -> int:
         """Return a whole number of at least 0."""
@@ -88,7 +90,9 @@ class ParsedFlags:
 
     def is_on(self, name: str, default: bool) -> bool:
         """Return the value of a flag that is true or false."""
-        return self.text(name).lower() in YES if name in self._values else default
+        if name not in self._values:
+            return default
+        return self.text(name).lower() in YES
 
     def port(self, name: str, default: int) -> int:
         """Return a port. Raises InvalidInput above 65535."""

@@ -95,7 +95,9 @@ def on_machine(workers: Workers, gpus: int) -> Workers:
     >>> on_machine(Workers(), 1).device, on_machine(Workers(device="gpu"), 0).device
     ('gpu', 'cpu')
     """
-    ids = workers.device_ids if all(id < gpus for id in workers.device_ids) else ()
+    ids = workers.device_ids
+    if not all(id < gpus for id in workers.device_ids):
+        ids = ()
     return msgspec.structs.replace(
         workers, device="gpu" if gpus and workers.device != "cpu" else "cpu", device_ids=ids
     )
@@ -249,7 +251,9 @@ def reply_of(body: Array | None, parameters: Mapping[str, Parameter]) -> Handler
 def status_of(parameters: Mapping[str, Parameter]) -> int:
     """Return the status of a handler's reply; 200 if there is none."""
     text = parameters.get(_REPLY)
-    return 200 if text is None else _read_said(str(text)).status
+    if text is None:
+        return 200
+    return _read_said(str(text)).status
 
 
 # Status and registration of handlers, for operators.

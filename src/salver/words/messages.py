@@ -100,7 +100,7 @@ def described(specs: Iterable[TensorSpec]) -> str:
         for spec in specs[:_MOST_SHOWN]
     ]
     more = len(specs) - _MOST_SHOWN
-    return (", ".join(shown) or "nothing") + (f" and {more} more" if more > 0 else "")
+    return (", ".join(shown) or "nothing") + (f" and {more} more" * (more > 0))
 
 
 class RequestedOutput(msgspec.Struct, frozen=True, gc=False):

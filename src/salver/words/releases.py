@@ -369,7 +369,9 @@ def hour_of(seconds: float) -> int:
 def kept_in(first: str) -> tuple[str, str, int]:
     """Return the metric of such a name, the bucket field that counts it, and the hour or stage."""
     metric, *rest = first.split(_IN)
-    return (metric, rest[0], int(rest[1])) if rest else (metric, "events", 0)
+    if rest:
+        return (metric, rest[0], int(rest[1]))
+    return (metric, "events", 0)
 
 
 _IN: Final = "\x1f"  # no metric has this name, because it cannot be parsed

@@ -25,7 +25,7 @@ from salver.dialects.torchserve.settings import Address, Settings, find
 from salver.dialects.torchserve.snapshots import SnapshotConfig, last
 from salver.dialects.torchserve.view import TorchServeViewConfig
 from salver.terminal import otel
-from salver.terminal.options import default_state_dir, drain_delay
+from salver.terminal.options import drain_delay, state_dir_of
 from salver.transport.access_check import ApiConfig, is_loopback
 from salver.transport.doors import Kind
 from salver.transport.server import FrontConfig
@@ -60,7 +60,7 @@ def configure(options: Options, environment: Mapping[str, str] = os.environ) -> 
         control="none",
         max_body_mb=largest / _MIB,
         max_message_mb=max(1, -(-largest // _MIB)),
-        state_dir=default_state_dir() if options.state_dir is None else options.state_dir,
+        state_dir=state_dir_of(options.state_dir),
         drain_delay=drain_delay(options.drain_delay, environment),
         exits_on_error=options.exits_on_error,
         waits_for_models=True,

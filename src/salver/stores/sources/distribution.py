@@ -15,6 +15,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
+from salver.encoding.lenient import mapping
 from salver.stores import StoreFailed
 from salver.stores.sources.downloading import Digest, parse_digest
 from salver.stores.sources.fetched import Progress
@@ -59,8 +60,12 @@ class Reference(msgspec.Struct, frozen=True):
     @property
     def base(self) -> str:
         """URL of the repository. A registry of this machine itself needs no TLS."""
-        host = _DOCKER_HUB if self.host == DOCKER_IO else self.host
-        bare = host if host.endswith("]") else host.rpartition(":")[0] or host
+        host = self.host
+        if self.host == DOCKER_IO:
+            host = _DOCKER_HUB
+        bare = host
+        if not host.endswith("]"):
+            bare = host.rpartition(":")[0] or host
         return f"{'http' if bare in _LOOPBACK else 'https'}://{host}/v2/{self.name}"
 
 
@@ -99,13 +104,13 @@ def descriptor(value: Any, where: str) -> Descriptor:
     Raises:
         StoreFailed: it is none.
     """
-    said: Mapping[str, Any] = value if isinstance(value, dict) else {}
+    said: Mapping[str, Any] = mapping(value)
     digest, size, kind = parse_digest(said.get("digest")), said.get("size"), said.get("mediaType")
     is_fine = isinstance(size, int) and not isinstance(size, bool) and 0 <= size <= _MOST_SIZE
     if digest is None or not is_fine or not isinstance(kind, str):
         raise StoreFailed(f"{where} describes a blob by no type, digest and size: {str(value)[:200]}")
     some = (said.get(key) for key in ("annotations", "platform"))
-    annotations, platform = (each if isinstance(each, dict) else {} for each in some)
+    annotations, platform = map(mapping, some)
     return Descriptor(kind, digest, int(said["size"]), annotations, platform)
 
 
@@ -178,7 +183,9 @@ class Distribution:
         name, password = self._credentials(self.reference.host) or ("", "")
         identity = password if name == IDENTITY else ""
         pair = base64.b64encode(f"{name}:{password}".encode()).decode()
-        basic = f"Basic {pair}" if (name or password) and not identity else ""
+        basic = ""
+        if (name or password) and not identity:
+            basic = f"Basic {pair}"
         if scheme.lower() == "basic":
             if not basic:
                 raise HttpError(

@@ -93,4 +93,6 @@ def _helped(helper: str, host: str, environment: Mapping[str, str], seconds: flo
         ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise InvalidInput(f"{program} gives no name and password for {host}") from error
-    return (str(user), str(secret)) if secret else None
+    if not secret:
+        return None
+    return (str(user), str(secret))

@@ -11,6 +11,7 @@ from typing import IO, Final
 
 import msgspec
 
+from salver.encoding import lenient
 from salver.stores import StoreFailed
 from salver.stores.sources.fetched import Progress
 from salver.words.errors import LoadFailed
@@ -37,8 +38,10 @@ def parse_digest(text: object) -> Digest | None:
     >>> str(parse_digest("sha256:" + "0" * 64))[:12], parse_digest("md5:00")
     ('sha256:00000', None)
     """
-    match = _DIGEST.fullmatch(text) if isinstance(text, str) else None
-    return Digest(match[1] or match[3], match[2] or match[4]) if match else None
+    match = _DIGEST.fullmatch(lenient.text(text))
+    if not match:
+        return None
+    return Digest(match[1] or match[3], match[2] or match[4])
 
 
 class TooLarge(StoreFailed):

@@ -108,7 +108,9 @@ class Layers:
         elif member.islnk() and path.parts:
             self._link(member, target, what)
         else:
-            kind = "a link" if member.issym() else "no file or folder"
+            kind = "no file or folder"
+            if member.issym():
+                kind = "a link"
             raise LoadFailed(f"{what}: {member.name!r} is {kind}")
         while target != self._folder and target not in mine:
             mine.add(target)

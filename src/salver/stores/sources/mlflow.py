@@ -29,7 +29,7 @@ class MlflowFolder:
     def fetch(self, folder: Path, progress: Progress) -> FetchedModel:
         """See the protocol. Its pointer is the model's own id, where MLflow gave one."""
         path, said = arrange(self._folder, folder / "model")
-        source = f"{self._folder.absolute()}{f'#{said.model_id}' if said.model_id else ''}"
+        source = f"{self._folder.absolute()}{said.model_id and f'#{said.model_id}'}"
         parents = (("run", f"mlflow:{said.run_id}"),) if said.run_id else ()
         return FetchedModel(path, source, card_of(path), said.tags, {}, parents)  # type: ignore[arg-type]
 

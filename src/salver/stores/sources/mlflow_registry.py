@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
+from salver.encoding.lenient import mapping, sequence
 from salver.stores import StoreFailed
 from salver.stores.protocol import checked
 from salver.stores.sources.archives import card_of
@@ -140,8 +141,10 @@ class MlflowServer:
 
     def _walk(self, folder: str, below: str, found: dict[str, int | None], depth: int) -> None:
         said = self._get(_ARTIFACTS, path=f"{folder}/{below}".strip("/")).get("files") or []
-        for entry in said if isinstance(said, list) else ():
-            name = str(entry.get("path", "")).rpartition("/")[2] if isinstance(entry, dict) else ""
+        for entry in sequence(said):
+            name = ""
+            if isinstance(entry, dict):
+                name = str(entry.get("path", "")).rpartition("/")[2]
             is_none = name in ("", ".", "..") or len(name.encode(errors="replace")) > _MOST_NAME
             if is_none or not checked(name).isprintable():
                 raise StoreFailed(f"{self.url} lists a file with an invalid path: {str(entry)[:200]}")
@@ -211,7 +214,7 @@ class MlflowSource:
             f"models:/{urllib.parse.quote(self._uri.name)}/{number}",
             card_of(path) or str(version.get("description") or ""),
             dict(list(tags.items())[:_MOST_TAGS]),
-            _metrics(data.get("metrics") if isinstance(data, dict) else None),
+            _metrics(mapping(data).get("metrics")),
             (("run", f"mlflow:{run_id}"),) if run_id else (),
         )
 
@@ -237,7 +240,7 @@ def _folder_of(path: Path) -> Path:
 
 def _pairs(said: Any) -> dict[str, str]:
     """Return the tags that can be stored; long or odd ones are left out."""
-    some = said if isinstance(said, list) else []
+    some = sequence(said)
     pairs = ((each.get("key"), each.get("value")) for each in some if isinstance(each, dict))
     return {
         key: value
@@ -253,8 +256,8 @@ def _is_kept(value: str) -> bool:
 def _metrics(said: Any) -> dict[str, float]:
     """Return the last value of each metric; other values than numbers are left out."""
     found = {}
-    for each in said if isinstance(said, list) else ():
-        name, value = (each.get("key"), each.get("value")) if isinstance(each, dict) else (None, None)
+    for each in sequence(said):
+        name, value = mapping(each).get("key"), mapping(each).get("value")
         if isinstance(name, str) and _KEY.fullmatch(name) and isinstance(value, int | float):
             found[name] = float(value)
     return {name: value for name, value in found.items() if math.isfinite(value)}

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
+from salver.encoding.lenient import mapping, sequence, text
 from salver.stores import StoreFailed
 from salver.stores.sources.archives import card_of
 from salver.stores.sources.distribution import INDEXES, Descriptor, Distribution, descriptor
@@ -99,7 +100,7 @@ class OciSource:
             str(kind),
             config,
             tuple(descriptor(layer, self._where) for layer in layers),
-            annotations if isinstance(annotations, dict) else {},
+            mapping(annotations),
         )
 
     def _files(self, found: _Manifest, files: Path, aside: Path, progress: Progress) -> None:
@@ -136,7 +137,7 @@ class OciSource:
         tags = {}
         for part in ("descriptor", "config"):
             values = said.get(part)
-            for key, value in values.items() if isinstance(values, dict) else ():
+            for key, value in mapping(values).items():
                 if (text := _text(value)) and key.isascii() and key.isalnum():
                     tags[f"model.{key}"] = text
         return tags
@@ -145,7 +146,7 @@ class OciSource:
 def _chosen(index: Mapping[str, Any], where: str) -> Digest:
     """Return the manifest of an index for this machine."""
     some = index.get("manifests")
-    known = [descriptor(value, where) for value in some[:_MOST_LAYERS]] if isinstance(some, list) else []
+    known = [descriptor(value, where) for value in sequence(some)[:_MOST_LAYERS]]
     machine = platform.machine().lower()
     mine = [
         each
@@ -160,7 +161,7 @@ def _chosen(index: Mapping[str, Any], where: str) -> Digest:
 
 def _named(layer: Descriptor) -> str:
     name = layer.annotations.get(_FILE_PATH) or layer.annotations.get(_TITLE)
-    return name if isinstance(name, str) else ""
+    return text(name)
 
 
 def _text(value: Any) -> str:
@@ -169,4 +170,6 @@ def _text(value: Any) -> str:
         value = ", ".join(value)
     if isinstance(value, bool | int | float):
         return msgspec.json.encode(value).decode()
-    return value[:_MOST_WORDS] if isinstance(value, str) and "\0" not in value else ""
+    if isinstance(value, str) and "\0" not in value:
+        return value[:_MOST_WORDS]
+    return ""

@@ -41,7 +41,9 @@ class UrlSource:
         """See the protocol."""
         file = folder / self._name
         sha256 = self._web.download(self._url, file, progress, digest=self._digest)
-        path = unpacked(file, folder / "unpacked") if is_archive(self._name) else file
+        path = file
+        if is_archive(self._name):
+            path = unpacked(file, folder / "unpacked")
         source = f"{_public(self._url)}#sha256={sha256}"
         return FetchedModel(path, source, card_of(path) if path.is_dir() else "")
 
