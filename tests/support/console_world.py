@@ -20,7 +20,8 @@ from salver.features.releases.judge import procedure
 from salver.features.releases.judge.judge import judge
 from salver.features.releases.judge.record import Release, proposed
 from salver.features.releases.judge.replay import Entry
-from salver.features.releases.release_store import Look, ReleaseStore, Step
+from salver.features.releases.release_rows import Look, Step
+from salver.features.releases.release_store import ReleaseStore
 
 #: Under way, and rolled back.
 RUNNING, OVER = "fraud-2", "churn-2"

@@ -212,11 +212,11 @@ async def test_a_version_that_an_alias_means_stays_and_others_go_with_their_file
 async def test_tags_and_metrics_change_and_are_written_down(registry: ModelRegistry, tmp_path: Path) -> None:
     await push(registry, tmp_path, tags={"team": "risk"}, metrics={"auc": 0.9})
     reference = Reference("fraud", 1)
-    await registry.tag(reference, "team", "fraud", ANN)
-    await registry.tag(reference, "team", "fraud", ANN)
-    await registry.tag(reference, "gone", None, ANN)
-    await registry.tag(reference, "ok", "yes", ANN)
-    await registry.tag(reference, "ok", None, ANN)
+    await registry.tag(reference, {"team": "fraud"}, ANN)
+    await registry.tag(reference, {"team": "fraud"}, ANN)
+    await registry.tag(reference, {"gone": None}, ANN)
+    await registry.tag(reference, {"ok": "yes"}, ANN)
+    await registry.tag(reference, {"ok": None}, ANN)
     await registry.measure(reference, {"auc": 0.93, "f1": 0.5}, ANN)
     version = await registry.version(reference)
     assert (version.tags, version.metrics) == ({"team": "fraud"}, {"auc": 0.93, "f1": 0.5})
@@ -393,7 +393,7 @@ async def test_what_no_database_can_keep_is_refused_in_our_words(
     await push(registry, tmp_path)
     one = parse("fraud/1")
     for attempt in (
-        registry.tag(one, "team", words, ANN),
+        registry.tag(one, {"team": words}, ANN),
         registry.set_alias("fraud", "champion", 1, ANN, words),
         registry.set_alias("fraud", "champion", 1, Actor(words)),
         push(registry, tmp_path, card=words),

@@ -24,7 +24,8 @@ from salver.features.releases.judge.verdict import Decision, MetricVerdict, Verd
 from salver.features.releases.ledger_api import LedgerApi, ReleaseStores
 from salver.features.releases.outcomes import OutcomeStore
 from salver.features.releases.release_operations import Ledger, release_operations
-from salver.features.releases.release_store import ReleaseStore, Step
+from salver.features.releases.release_rows import Step
+from salver.features.releases.release_store import ReleaseStore
 from salver.features.releases.release_views import Hook, judged, says_yes, stride
 from salver.transport.access_check import Access
 from salver.transport.operations import Api

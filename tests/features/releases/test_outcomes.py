@@ -25,7 +25,8 @@ from salver.features.releases.judge import procedure
 from salver.features.releases.judge.policy import Metric, Policy
 from salver.features.releases.judge.record import Release, proposed
 from salver.features.releases.outcomes import MOST, OutcomeStore
-from salver.features.releases.release_store import ReleaseStore, Step
+from salver.features.releases.release_rows import Step
+from salver.features.releases.release_store import ReleaseStore
 from salver.words.errors import InvalidInput
 from salver.words.releases import Counts, Outcome, OutcomeCohort, Receipt, ReleaseState, Sums, unit_number
 

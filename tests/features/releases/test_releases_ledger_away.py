@@ -17,7 +17,7 @@ from salver.features.ledger.faults import LedgerFailed
 from salver.features.ledger.ledger import Ledger
 from salver.features.releases.distinct_units import met
 from salver.features.releases.judge.policy import Stage
-from salver.features.releases.release_store import ReleaseSnapshot
+from salver.features.releases.release_rows import ReleaseSnapshot
 
 LONG = msgspec.structs.replace(POLICY, stages=(Stage(0.5, 1000),), no_data_seconds=1e9)
 

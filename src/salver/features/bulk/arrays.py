@@ -93,9 +93,9 @@ class ArrayReader:
 
     def _open_npy(self, path: Path) -> dict[str, _Member]:
         if len(self._fields) != 1 or self._keep:
-            what = (
-                "no columns to keep" if self._keep else f"one array, the model has {len(self._fields)} inputs"
-            )
+            what = "no columns to keep"
+            if not self._keep:
+                what = f"one array, the model has {len(self._fields)} inputs"
             raise InvalidInput(f"{path} holds {what}", fix="Use .npz, with one array a name.")
         file = open_file(path)
         return {self._array[self._fields[0].name]: _Member(file, path.stat().st_size, str(path))}
@@ -135,12 +135,16 @@ class ArrayReader:
 def _array_of(field: Field) -> str:
     if len(field.columns) > 1:
         raise InvalidInput(f"{field.name} can be only one array", fix="Give --columns one name for it.")
-    return field.columns[0] if field.columns else field.name
+    if not field.columns:
+        return field.name
+    return field.columns[0]
 
 
 def _listed(array: Array) -> list[Any]:
     """Return rows to keep: numbers in their own width, else Python objects."""
-    return list(array) if array.dtype.kind in "biuf" else list(array.tolist())
+    if array.dtype.kind in "biuf":
+        return list(array)
+    return list(array.tolist())
 
 
 def from_rows(array: Array, field: Field) -> Array:

@@ -55,7 +55,9 @@ def infer_file(job: "Job", url: str, *, json: bool) -> int:
         with bar:
             summary = asyncio.run(_run(job, url, shown.show))
     except KeyboardInterrupt:
-        again = "The same command without --restart" if job.restart else "The same command"
+        again = "The same command"
+        if job.restart:
+            again = "The same command without --restart"
         remark(f"stopped after {shown.rows} rows. {again} goes on from there.")
         return _INTERRUPTED
     if json:
@@ -130,10 +132,14 @@ def plain(progress: "Progress", rate: float, left: float | None) -> str:
     >>> plain(Progress(512, 2, 0, 0.25, 0), 100.0, 15.0)
     '512 rows, 2 skipped, 25 %, 100 rows/s, 15 s left'
     """
-    skipped = f", {progress.skipped} skipped" if progress.skipped else ""
+    skipped = ""
+    if progress.skipped:
+        skipped = f", {progress.skipped} skipped"
     text = f"{progress.rows} rows{skipped}, {progress.fraction:.0%}".replace("%", " %")
     text += f", {rate:.0f} rows/s"
-    return text if left is None else f"{text}, {left:.0f} s left"
+    if left is None:
+        return text
+    return f"{text}, {left:.0f} s left"
 
 
 class _Bar:
@@ -184,4 +190,6 @@ class _Bar:
 def _clock_of(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+    if hours:
+        return f"{hours}:{minutes:02}:{rest:02}"
+    return f"{minutes}:{rest:02}"

@@ -149,10 +149,14 @@ def _value(cell: str, field: Field) -> str | float | bool:
             raise ValueError
         if datatype is DataType.BOOL:
             return _BOOLEANS[cell.strip().lower()]
-        return int(cell) if datatype.is_integer else float(cell)
+        if datatype.is_integer:
+            return int(cell)
+        return float(cell)
     except (ValueError, KeyError):
         shown = repr(cell) if len(cell) <= 40 else f"{cell[:37]!r}..."
-        fix = "" if cell else "Write nan for a missing number, if the model takes it."
+        fix = "Write nan for a missing number, if the model takes it."
+        if cell:
+            fix = ""
         raise InvalidInput(f"{field.name} holds {shown}, which is no {datatype.name}", fix=fix) from None
 
 
@@ -203,7 +207,9 @@ class DelimitedWriter:
 
     def _quoted(self, cell: str) -> str:
         """Quote a cell (RFC 4180, section 2); before Python 3.13 csv.writer ignores carriage returns."""
-        return '"' + cell.replace('"', '""') + '"' if self._special.search(cell) else cell
+        if not self._special.search(cell):
+            return cell
+        return '"' + cell.replace('"', '""') + '"'
 
 
 def _texts(flat: Array, name: str) -> list[list[str]]:
@@ -223,7 +229,9 @@ def _texts(flat: Array, name: str) -> list[list[str]]:
 
 def _as_json(row: Array, cells: list[str]) -> str:
     """Return a row of free length as one cell."""
-    values = np.array(cells, object).reshape(row.shape).tolist() if row.dtype == object else row
+    values = row
+    if row.dtype == object:
+        values = np.array(cells, object).reshape(row.shape).tolist()
     return orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY).decode()
 
 

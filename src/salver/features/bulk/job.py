@@ -116,6 +116,7 @@ async def run(
         work = _Work(job, reader, writer, journal, mark_every)
         if not (journal.mark and journal.mark.done):
             await work.run(asker, plan.rows, on_progress)
+        # Shielded: a target that is half assembled must not be left by Ctrl-C.
         finishing = asyncio.create_task(asyncio.to_thread(work.finish))
         try:
             await asyncio.shield(finishing)
@@ -182,6 +183,7 @@ class _Work:
         more = True
         try:
             while True:
+                # Twice as many as in flight, so that reading never makes the server wait.
                 while more and len(waiting) < 2 * self._job.connections:
                     block = await asyncio.to_thread(next, blocks, None)
                     if block is None:
@@ -226,6 +228,7 @@ class _Work:
                 "with --on-error skip.",
             )
         notes = b"".join(orjson.dumps({unit: b.line, "error": b.reason}) + b"\n" for b in bad)
+        # Encoded whole before anything is written, so that an error leaves no half of a block.
         chunks = [self._writer.encode(answer.outputs, answer.piece.kept) for answer in answers]
         for chunk in chunks:
             parts.write([*chunk, b""])
@@ -239,7 +242,9 @@ class _Work:
 
     def _progress(self, asker: BlockSender, notes: tuple[str, ...] = ()) -> Progress:
         size = self._reader.size
-        fraction = min(self._place.at / size, 1.0) if size else 1.0
+        fraction = 1.0
+        if size:
+            fraction = min(self._place.at / size, 1.0)
         return Progress(self._rows, self._bad, self._resumed, fraction, asker.retries, asker.waiting, notes)
 
     def finish(self) -> None:

@@ -150,7 +150,9 @@ def _check(before: Mapping[str, Any], job: Mapping[str, Any], path: Path) -> Non
 
 def _short(value: Any) -> str:
     text = msgspec.json.encode(value).decode()
-    return text if len(text) <= 120 else f"{text[:117]}..."
+    if len(text) <= 120:
+        return text
+    return f"{text[:117]}..."
 
 
 class Parts:

@@ -85,7 +85,9 @@ class JsonlReader:
             values = [row[name] for name in field.columns]
         except KeyError as error:
             raise InvalidInput(f"the row has no {error.args[0]!r}") from None
-        return values[0] if len(values) == 1 else values
+        if len(values) != 1:
+            return values
+        return values[0]
 
     def _note(self, first: bytes) -> None:
         try:
@@ -144,7 +146,9 @@ def _cells(array: Array) -> Any:
         flat = np.empty(array.size, dtype=object)
         flat[:] = [as_text(value) for value in array.ravel().tolist()]
         return flat.reshape(array.shape).tolist()
-    return array.tolist() if array.ndim == 1 and array.dtype.kind != "f" else np.ascontiguousarray(array)
+    if array.ndim == 1 and array.dtype.kind != "f":
+        return array.tolist()
+    return np.ascontiguousarray(array)
 
 
 def as_text(value: bytes) -> str | dict[str, str]:
@@ -157,4 +161,6 @@ def as_text(value: bytes) -> str | dict[str, str]:
 
 def _plain(value: Any) -> Any:
     """Convert types unknown to orjson: bytes and decimals of dictionaries or tables."""
-    return as_text(value) if isinstance(value, bytes) else str(value)
+    if isinstance(value, bytes):
+        return as_text(value)
+    return str(value)

@@ -133,7 +133,9 @@ def _numbers(column: Any) -> Array | None:
     if any(length.as_py() != width for length in _arrow().compute.list_value_length(column).unique()):
         return None
     values = _numbers(inner)
-    return None if values is None else values.reshape(len(column), width, *values.shape[1:])
+    if values is None:
+        return None
+    return values.reshape(len(column), width, *values.shape[1:])
 
 
 def _plain(value: Any, field: Field) -> Any:

@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from salver.client.encoding import specs
+from salver.encoding.lenient import sequence
 from salver.features.bulk.ask import Model
 from salver.features.bulk.formats import format_of
 from salver.features.bulk.rows import Field, is_batched
@@ -104,7 +105,7 @@ def make_plan(job: Job, metadata: Mapping[str, Any]) -> Plan:
 def _newest(metadata: Mapping[str, Any]) -> str:
     """Return the version that the server would choose, so that one version answers all rows."""
     versions = metadata.get("versions")
-    numbers = [v for v in versions if str(v).isdigit()] if isinstance(versions, list) else []
+    numbers = [v for v in sequence(versions) if str(v).isdigit()]
     return str(max(numbers, key=int, default=""))
 
 
@@ -113,7 +114,9 @@ def check_job(job: Job) -> None:
     format_of(job.target)
     format_of(job.source)
     if not job.source.is_file():
-        what = "is not a file that can be read twice" if job.source.exists() else "does not exist"
+        what = "does not exist"
+        if job.source.exists():
+            what = "is not a file that can be read twice"
         raise InvalidInput(f"{job.source} {what}")
     if job.rows < 0 or job.connections < 1:
         raise InvalidInput("rows must be at least 0 and connections at least 1")

@@ -89,7 +89,9 @@ class Field(msgspec.Struct, frozen=True):
     @property
     def extent(self) -> int | None:
         """Return the elements of a row; None if a dimension is free."""
-        return None if -1 in self.row else math.prod(self.row)
+        if -1 in self.row:
+            return None
+        return math.prod(self.row)
 
 
 class Reader(Protocol):
@@ -238,13 +240,15 @@ def columns_of(field: Field, header: Sequence[str], path: Path) -> tuple[str, ..
     while f"{field.name}_{count}" in there and count != field.extent:
         count += 1
     if not count or field.extent not in (None, count):
-        wanted = field.name if not field.row else f"{field.name}, nor {field.name}_{count}"
+        wanted = field.name
+        if field.row:
+            wanted = f"{field.name}, nor {field.name}_{count}"
         raise _no_column(f"no column {wanted}", header, path)
     return tuple(f"{field.name}_{index}" for index in range(count))
 
 
 def _no_column(problem: str, header: Sequence[str], path: Path) -> InvalidInput:
-    shown = ", ".join(header[:20]) + (", …" if len(header) > 20 else "")
+    shown = ", ".join(header[:20]) + (", …" * (len(header) > 20))
     return InvalidInput(
         f"{path} has {problem}", fix=f"It has: {shown}. --columns INPUT=COLUMN,… says which columns to use."
     )

@@ -43,7 +43,9 @@ def byte_size(text: str, what: str) -> int:
     >>> byte_size("64m", "size"), byte_size("1048576", "size")
     (67108864, 1048576)
     """
-    digits = text[:-1] if text[-1:].lower() in _UNITS and text else text
+    digits = text
+    if text[-1:].lower() in _UNITS and text:
+        digits = text[:-1]
     unit = _UNITS[text[len(digits) :].lower()]
     if not (digits.isascii() and digits.isdecimal() and len(digits) <= 18 and int(digits)):
         raise InvalidInput(f"{what} {text!r} is no number of bytes above 0", fix="As 67108864, or 64m.")

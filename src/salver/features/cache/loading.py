@@ -17,7 +17,9 @@ class CacheAttachment:
 
     async def prepare(self, manifest: Manifest) -> Callable[[Servable], None] | None:
         """See :class:`~salver.kernel.serving.loading.Attachment`."""
-        return self._attach if manifest.config.response_cache else None
+        if manifest.config.response_cache:
+            return self._attach
+        return None
 
     def _attach(self, servable: Servable) -> None:
         manifest, engine = servable.manifest, servable.engine

@@ -142,7 +142,9 @@ class Ensemble:
 
     def values(self, bound: BoundRequest, marks: Marks) -> dict[str, Value | None]:
         """Return the inputs of a request as values of the graph."""
-        rows = bound.rows if self.signature.batched else 0
+        rows = 0
+        if self.signature.batched:
+            rows = bound.rows
         own = self.graph.reshape.inputs
         values: dict[str, Value | None] = {}
         for name, array, spec in zip(self._names, bound.arrays, self.signature.inputs, strict=True):
@@ -317,6 +319,7 @@ class _Run:
                     failed.append(piece.error)
                     return
                 await room.acquire()
+                # Each response goes on by itself; ``before`` chains them, so that answers keep their order.
                 own = Flow(ensemble.graph, step.gives, self._only)
                 ready = own.put(*_taken(step, piece, rows, marks))
                 before = group.create_task(self._follow(own, ready, write, before))
@@ -365,6 +368,7 @@ class _Run:
                 tensors.append(Tensor(port.name, value.tensor.datatype, value.at(port)))
                 if value.marks is not self._marks:
                     marks = value.marks
+        # Control parameters of a sequence come from the step before, where that changed them.
         parameters = outer.parameters
         if marks is not self._marks:
             parameters = {**parameters, **marks.parameters()}
@@ -372,14 +376,16 @@ class _Run:
             parameters = {**parameters, "timeout": max(1, round((deadline - now) * 1e6))}
         request = InferRequest(step.model, tuple(tensors), step.version, outer.id, step.wanted, parameters)
         call = Call("ensemble", now, deadline, outer.request_id, standing=mine.standing, parent=outer.trace)
-        rows = tensors[0].array.shape[0] if step.batched and tensors and tensors[0].array.ndim else 0
+        rows = 0
+        if step.batched and tensors and tensors[0].array.ndim:
+            rows = tensors[0].array.shape[0]
         return request, call, rows, marks
 
     def _count(self, timing: Timing) -> None:
         infer, split = timing.inference, timing.split
         self.seconds[1] += infer
         self.seconds[2] += split
-        if timing.ended:
+        if timing.ended:  # what is left of a step's time was spent on stacking its inputs
             began = timing.arrived + timing.queue + timing.formation
             self.seconds[0] += max(0.0, timing.ended - split - infer - began)
 

@@ -159,9 +159,13 @@ class Value(NamedTuple):
         if port.batched == bool(self.rows):
             return array
         if port.batched:
-            return array.reshape((1, *array.shape)) if fits(port.shape[1:], array.shape) else array
+            if not fits(port.shape[1:], array.shape):
+                return array
+            return array.reshape((1, *array.shape))
         is_single = self.rows == 1 and not fits(port.shape, array.shape)
-        return array.reshape(array.shape[1:]) if is_single else array
+        if not is_single:
+            return array
+        return array.reshape(array.shape[1:])
 
 
 class Flow:
@@ -242,7 +246,9 @@ class _Node(NamedTuple):
 
     @property
     def row(self) -> Shape:
-        return self.spec.shape[1:] if self.batched else self.spec.shape
+        if not self.batched:
+            return self.spec.shape
+        return self.spec.shape[1:]
 
 
 def connect(name: str, config: ModelConfig, members: Mapping[tuple[str, str], Member]) -> Graph:
@@ -452,4 +458,6 @@ class _Connector:
 
 def _type_name(datatype: DataType) -> str:
     """Return Triton's name of a datatype."""
-    return "TYPE_STRING" if datatype is DataType.BYTES else f"TYPE_{datatype.name}"
+    if datatype is DataType.BYTES:
+        return "TYPE_STRING"
+    return f"TYPE_{datatype.name}"

@@ -45,6 +45,8 @@ class EnsembleLoader:
         except BaseException:
             inner.release()
             raise
-        make = DecoupledEnsemble if graph.is_decoupled else Ensemble
+        make = Ensemble
+        if graph.is_decoupled:
+            make = DecoupledEnsemble
         engine = make(manifest.id, graph, inner, config, self._clock, self._emit)
         return Servable(manifest, engine, Placement("thread", 0, 0))

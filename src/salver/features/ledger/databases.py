@@ -118,4 +118,6 @@ def _postgres(address: URL, patience: float, is_reader: bool) -> Engine:
 
 def path_of(address: URL) -> Path | None:
     """Return the file of an SQLite ledger."""
-    return Path(str(address.database)) if address.get_backend_name() == "sqlite" else None
+    if address.get_backend_name() != "sqlite":
+        return None
+    return Path(str(address.database))

@@ -30,7 +30,9 @@ def connect(*args: Any, **kwargs: Any) -> "psycopg.Connection[Any]":
     import psycopg  # not needed with SQLite
 
     seconds = float(kwargs.get("connect_timeout", 0))
-    most_silent = seconds if seconds > 0 else math.inf
+    most_silent = math.inf
+    if seconds > 0:
+        most_silent = seconds
 
     class WatchedConnection(psycopg.Connection[Any]):
         """Connection with watched waits."""

@@ -88,7 +88,9 @@ class Management:
             _LOG.exception("incident %s: %r", incident, scope["path"], exc_info=error)
             reply = api_fault(Internal.incident(incident))
         if reply is not None:
-            keeps = _ASK_AGAIN if scope["method"] in ("GET", "HEAD") else _KEEP_NOTHING
+            keeps = _KEEP_NOTHING
+            if scope["method"] in ("GET", "HEAD"):
+                keeps = _ASK_AGAIN
             whole = HttpReply(reply.status, reply.body, (*reply.headers, keeps, *_ALWAYS))
             await say(send, whole, scope["method"])
 

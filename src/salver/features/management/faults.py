@@ -17,7 +17,9 @@ API: Final[dict[Code, int]] = HTTP
 
 def api_fault(error: SalverError) -> HttpReply:
     """Return a problem, with the field and the fix apart as well. Never raises."""
-    status = 412 if isinstance(error, Outdated) else API[error.code]
+    status = 412
+    if not isinstance(error, Outdated):
+        status = API[error.code]
     problem = {
         "type": f"urn:salver:problem:{error.code}",
         "title": str(error.code).replace("_", " ").capitalize(),

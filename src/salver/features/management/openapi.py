@@ -96,7 +96,9 @@ def _of_path(path: str) -> list[dict[str, Any]]:
 
 def _of_query(kind: Any) -> list[dict[str, Any]]:
     (schema,), components = msgspec.json.schema_components([kind], ref_template=_REF)
-    whole = components[kind.__name__] if "$ref" in schema else schema
+    whole = schema
+    if "$ref" in schema:
+        whole = components[kind.__name__]
     required = whole.get("required", ())
     return [
         {"name": name, "in": "query", "required": name in required, "schema": one}

@@ -172,7 +172,9 @@ def set_default(connection: Connection, change: Change, model: str, alias: str) 
 
 def _check_expected(model: str, alias: str, before: int | None, expected: int | None) -> None:
     if expected is not None and before != expected:
-        means = "means nothing" if before is None else f"means version {before}"
+        means = "means nothing"
+        if before is not None:
+            means = f"means version {before}"
         raise Outdated(
             f"the alias {model}@{alias} {means} by now", field="alias", fix="Read it again, then decide."
         )
@@ -181,7 +183,9 @@ def _check_expected(model: str, alias: str, before: int | None, expected: int | 
 def latest(connection: Connection, model: str, now: float) -> float:
     """Return a creation time later than those of all releases of the model, however clocks were set."""
     last = connection.scalar(select(func.max(RELEASE.c.created)).where(RELEASE.c.model == model))
-    return now if last is None or last < now else math.nextafter(last, math.inf)
+    if last is None or last < now:
+        return now
+    return math.nextafter(last, math.inf)
 
 
 def check_free(connection: Connection, model: str, alias: str) -> None:

@@ -238,7 +238,9 @@ def _unpacked(file: Path, aside: Path) -> Backup:
             for member in archive:
                 room -= member.size
                 if not member.isreg() or room < 0:
-                    what = "there is no room for it" if member.isreg() else f"{member.name!r} is no file"
+                    what = "there is no room for it"
+                    if not member.isreg():
+                        what = f"{member.name!r} is no file"
                     raise InvalidInput(f"{file} cannot be unpacked as a backup of a registry: {what}")
                 archive.extract(member, aside, filter="data")
         return _read_about((aside / _ABOUT).read_bytes())

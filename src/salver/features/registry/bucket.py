@@ -162,7 +162,9 @@ class BucketArtifacts(Artifacts):
 
     def _home(self, model: str = "", number: int = 0) -> str:
         home = f"{self._address.root}/models"
-        return f"{home}/{model}/{number}" if model else home
+        if not model:
+            return home
+        return f"{home}/{model}/{number}"
 
     def _url(self, key: str) -> str:
         return f"{self._address.url}{key.removeprefix(self._address.root)}"

@@ -8,13 +8,13 @@ from salver.features.registry import access_command as registry_access
 from salver.features.registry import push_command as registry_push
 from salver.features.registry import upkeep_command as registry_keeping
 from salver.features.registry.command_options import USUAL, RegistryOptions, Why, numbers_of, pairs_of, run
+from salver.features.registry.names import Reference, parse
 from salver.terminal.options import Json
-from salver.terminal.output import line, listed, moment, printable, record
+from salver.terminal.output import line, listed, moment, printable, record, result
 from salver.words.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from salver.features.registry.records import Actor, Difference, Entry, Model, Version
-    from salver.features.registry.registry import ModelRegistry
+    from salver.features.registry.records import Difference, Entry, Model, Version
 
 registry = App(
     name="registry",
@@ -32,17 +32,7 @@ for _command in (
     registry_keeping.restore,
 ):
     registry.command(_command)
-_COLUMNS: Final = (
-    "version",
-    "aliases",
-    "framework",
-    "digest",
-    "size",
-    "pushed",
-    "by",
-    "metrics",
-    "tags",
-)
+_COLUMNS: Final = ("version", "aliases", "framework", "digest", "size", "pushed", "by", "metrics", "tags")
 #: Columns that are hidden on a narrow terminal, in that order.
 _NEEDLESS: Final = ("digest", "by", "framework", "size", "tags", "metrics")
 _WIDE: Final = 60  # width of each side of a difference in a table
@@ -56,7 +46,7 @@ def list_models(
     limit: Annotated[int, Parameter(help="Maximum number of versions, newest first.")] = 100,
     where: RegistryOptions = USUAL,
     json: Json = False,
-) -> int:
+) -> None:
     """List the models, or the versions of one.
 
     Args:
@@ -65,19 +55,17 @@ def list_models(
     if name:
         versions = run(where, lambda registry, _: registry.versions(name, most=max(limit, 1)))
         listed(versions, _COLUMNS, _version, json=json, needless=_NEEDLESS)
-        return 0
+        return
 
     def row(m: "Model") -> list[str]:
-        aliases = {
-            name: f"{number} (default)" if name == m.default_alias else number
-            for name, number in m.aliases.items()
-        }
+        aliases: dict[str, object] = dict(m.aliases)
+        if m.default_alias in aliases:
+            aliases[m.default_alias] = f"{aliases[m.default_alias]} (default)"
         return [m.name, str(m.latest or ""), str(m.versions), _pairs(aliases)]
 
     models = run(where, lambda registry, _: registry.models())
     columns = ("model", "latest", "versions", "aliases")
     listed(models, columns, row, json=json, none="the registry is empty")
-    return 0
 
 
 def _version(version: "Version") -> list[str]:
@@ -95,34 +83,29 @@ def _version(version: "Version") -> list[str]:
 
 
 @registry.command
-def show(reference: str, /, *, where: RegistryOptions = USUAL, json: Json = False) -> int:
+def show(reference: str, /, *, where: RegistryOptions = USUAL, json: Json = False) -> None:
     """Show the details of a version.
 
     Args:
         reference: NAME, NAME@ALIAS or NAME/VERSION.
     """
-    from salver.features.registry.names import parse
-
     said = parse(reference)
     version = run(where, lambda registry, _: registry.version(said))
     if json:
         record(version)
-        return 0
+        return
     what = version.description
     facts: list[tuple[str, str]] = [
         ("digest", version.digest),
         ("aliases", ", ".join(version.aliases)),
         ("framework", f"{what.framework} ({what.format})"),
         *(
-            (side[:-1], _tensor(each))
+            (side[:-1], f"{each['name']} {each['datatype']}{list(each['shape'])}")
             for side in ("inputs", "outputs")
             for each in what.signature.get(side, ())
         ),
         *(("file", f"{file.path}  {_size(file.size)}  {_digest(file.sha256)}") for file in version.files),
-        (
-            "pushed",
-            f"{moment(version.created)} by {version.by}" + (f": {version.why}" if version.why else ""),
-        ),
+        ("pushed", f"{moment(version.created)} by {version.by}{version.why and f': {version.why}'}"),
         ("source", version.source),
         *((parent.kind, parent.reference) for parent in version.parents),
         ("metrics", _pairs(version.metrics)),
@@ -138,7 +121,6 @@ def show(reference: str, /, *, where: RegistryOptions = USUAL, json: Json = Fals
         line()
         for text in version.card.rstrip().splitlines():
             line(printable(text.expandtabs()))
-    return 0
 
 
 @registry.command
@@ -154,15 +136,13 @@ def alias(
     why: Why = "",
     where: RegistryOptions = USUAL,
     json: Json = False,
-) -> int:
+) -> None:
     """Point an alias to a version: immediately or, if the model has a rollout policy, by a release.
 
     Args:
         name: NAME@ALIAS.
         version: Number of a version, or latest.
     """
-    from salver.features.registry.names import Reference, parse
-
     said = parse(name)
     fix = "Say: NAME@ALIAS VERSION, NAME@ALIAS --delete, or NAME@ALIAS --default."
     if not said.alias:
@@ -170,29 +150,25 @@ def alias(
     if bool(version) + delete + default != 1:
         raise InvalidInput(f"what shall become of {name} is not said, or more than one thing", fix=fix)
 
-    async def work(registry: "ModelRegistry", actor: "Actor") -> dict[str, Any]:
-        if delete:
-            await registry.delete_alias(said.model, said.alias, actor, why)
-            return {"model": said.model, "alias": said.alias, "done": "deleted"}
-        if default:
-            await registry.set_default(said.model, said.alias, actor, why)
-            return {"model": said.model, "alias": said.alias, "done": "is the default"}
-        target = Reference(said.model) if version == "latest" else parse(f"{said.model}/{version}")
-        number = (await registry.version(target)).number
-        move = await registry.set_alias(said.model, said.alias, number, actor, why)
-        told = "is proposed to mean" if move.release else "means"
-        return {
-            "model": said.model,
-            "alias": said.alias,
-            "number": number,
-            "before": move.before,
-            "release": move.release,
-            "done": f"{told} {said.model}/{number}" + (f", release {move.release}" if move.release else ""),
-        }
-
-    done = run(where, work)
-    record(done) if json else line(f"{said.model}@{said.alias} {done['done']}")
-    return 0
+    model, alias = said.model, said.alias
+    facts: dict[str, Any] = {"model": model, "alias": alias}
+    if delete:
+        run(where, lambda registry, actor: registry.delete_alias(model, alias, actor, why))
+        facts["done"] = "deleted"
+    elif default:
+        run(where, lambda registry, actor: registry.set_default(model, alias, actor, why))
+        facts["done"] = "is the default"
+    else:
+        target = Reference(model)
+        if version != "latest":
+            target = parse(f"{model}/{version}")
+        number = target.number or run(where, lambda registry, _: registry.version(target)).number
+        move = run(where, lambda registry, actor: registry.set_alias(model, alias, number, actor, why))
+        told = f"means {model}/{number}"
+        if move.release:
+            told = f"is proposed to mean {model}/{number}, release {move.release}"
+        facts |= {"number": number, "before": move.before, "release": move.release, "done": told}
+    result(facts, f"{model}@{alias} {facts['done']}", json=json)
 
 
 @registry.command
@@ -203,7 +179,7 @@ def history(
     limit: Annotated[int, Parameter(help="Maximum number of lines, newest first.")] = 50,
     where: RegistryOptions = USUAL,
     json: Json = False,
-) -> int:
+) -> None:
     """Show who changed what, when and why, the newest first.
 
     Args:
@@ -213,25 +189,24 @@ def history(
 
     def row(e: "Entry") -> list[str]:
         of = f"{e.model} {e.subject}".strip()
-        after = _digest(e.after) if e.action == "version.pushed" else e.after
+        after = e.after
+        if e.action == "version.pushed":
+            after = _digest(e.after)
         return [cell[:_WIDE] for cell in (moment(e.time), e.actor, e.action, of, e.before, after, e.why)]
 
     columns = ("when", "who", "what", "of", "from", "to", "why")
-    none = f"nothing was ever changed of {name}" if name else "nothing was ever changed"
+    none = f"nothing was ever changed{name and f' of {name}'}"
     listed(entries, columns, row, json=json, none=none, needless=("from", "who"))
-    return 0
 
 
 @registry.command
-def diff(before: str, after: str, /, *, where: RegistryOptions = USUAL, json: Json = False) -> int:
+def diff(before: str, after: str, /, *, where: RegistryOptions = USUAL, json: Json = False) -> None:
     """Show the differences between two versions.
 
     Args:
         before: NAME, NAME@ALIAS or NAME/VERSION.
         after: NAME, NAME@ALIAS or NAME/VERSION.
     """
-    from salver.features.registry.names import parse
-
     one, two = parse(before), parse(after)
     found = run(where, lambda registry, _: registry.diff(one, two))
 
@@ -240,7 +215,6 @@ def diff(before: str, after: str, /, *, where: RegistryOptions = USUAL, json: Js
 
     columns = ("part", "what", before, after)
     listed(found, columns, row, json=json, none=f"{before} and {after} are the same model")
-    return 0
 
 
 @registry.command
@@ -251,47 +225,32 @@ def tag(
     remove: Annotated[tuple[str, ...], Parameter(help="Key to remove, repeatable.")] = (),
     where: RegistryOptions = USUAL,
     json: Json = False,
-) -> int:
+) -> None:
     """Set tags of a version, such as team=risk.
 
     Args:
         reference: NAME, NAME@ALIAS or NAME/VERSION.
         pairs: KEY=VALUE.
     """
-    from salver.features.registry.names import parse
-
     said = parse(reference)
     wanted: dict[str, str | None] = {**pairs_of(pairs, "tag"), **dict.fromkeys(remove)}
 
-    async def work(registry: "ModelRegistry", actor: "Actor") -> "Version":
-        for key, value in wanted.items():
-            await registry.tag(said, key, value, actor)
-        return await registry.version(said)
-
-    version = run(where, work)
-    record(version) if json else line(f"{version.model}/{version.number} {_pairs(version.tags)}".rstrip())
-    return 0
+    version = run(where, lambda registry, actor: registry.tag(said, wanted, actor))
+    result(version, f"{version.model}/{version.number} {_pairs(version.tags)}".rstrip(), json=json)
 
 
 @registry.command
-def metric(reference: str, /, *pairs: str, where: RegistryOptions = USUAL, json: Json = False) -> int:
+def metric(reference: str, /, *pairs: str, where: RegistryOptions = USUAL, json: Json = False) -> None:
     """Set metrics of a version that were measured after it was pushed, such as auc=.93.
 
     Args:
         reference: NAME, NAME@ALIAS or NAME/VERSION.
         pairs: NAME=NUMBER.
     """
-    from salver.features.registry.names import parse
-
     said, wanted = parse(reference), numbers_of(pairs, "metric")
 
-    async def work(registry: "ModelRegistry", actor: "Actor") -> "Version":
-        await registry.measure(said, wanted, actor)
-        return await registry.version(said)
-
-    version = run(where, work)
-    record(version) if json else line(f"{version.model}/{version.number} {_pairs(version.metrics)}".rstrip())
-    return 0
+    version = run(where, lambda registry, actor: registry.measure(said, wanted, actor))
+    result(version, f"{version.model}/{version.number} {_pairs(version.metrics)}".rstrip(), json=json)
 
 
 @registry.command
@@ -305,21 +264,20 @@ def protect(
     why: Why = "",
     where: RegistryOptions = USUAL,
     json: Json = False,
-) -> int:
+) -> None:
     """Restrict moves of an alias to tokens with a role.
 
     Args:
         name: NAME@ALIAS.
     """
-    from salver.features.registry.names import parse
-
     said = parse(name)
     if not said.alias:
         raise InvalidInput(f"{name} does not name an alias", fix="Say: NAME@ALIAS.")
     run(where, lambda registry, actor: registry.protect(said.model, said.alias, role, actor, why))
-    told = f"{name} " + (f"is moved by {', '.join(role)}" if role else "may be moved by everybody")
-    record({"model": said.model, "alias": said.alias, "roles": role}) if json else line(told)
-    return 0
+    told = f"{name} may be moved by everybody"
+    if role:
+        told = f"{name} is moved by {', '.join(role)}"
+    result({"model": said.model, "alias": said.alias, "roles": role}, told, json=json)
 
 
 def _digest(sha256: str) -> str:
@@ -338,11 +296,9 @@ def _pairs(values: Any) -> str:
     return ", ".join(f"{key}={_first(str(value))}" for key, value in values.items())
 
 
-def _tensor(spec: Any) -> str:
-    return f"{spec['name']} {spec['datatype']}{list(spec['shape'])}"
-
-
 def _first(text: str) -> str:
     """Return the text of a table cell."""
     text = printable(" ".join(text.split()))
-    return text if len(text) <= _WIDE else f"{text[: _WIDE - 1]}…"
+    if len(text) <= _WIDE:
+        return text
+    return f"{text[: _WIDE - 1]}…"

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from salver.features.registry.opening import RegistryLocation
     from salver.features.registry.records import Actor
     from salver.features.registry.registry import ModelRegistry
+    from salver.features.registry.tokens import Tokens
+    from salver.features.registry.webhooks import Webhooks
 
 T = TypeVar("T")
 Why = Annotated[str, Parameter(help="Reason, for the history.")]
@@ -56,9 +58,27 @@ class RegistryOptions:
 USUAL: Final = RegistryOptions()
 
 
+#: Unix seconds.
+now: Final = time.time
+
+
 def new_id() -> str:
     """Return a unique id of 16 hexadecimal digits."""
     return secrets.token_hex(8)
+
+
+def tokens(registry: "ModelRegistry") -> "Tokens":
+    """Return the tokens of a registry."""
+    from salver.features.registry.tokens import Tokens
+
+    return Tokens(registry.ledger, now, new_id, secrets.token_bytes)
+
+
+def webhooks(registry: "ModelRegistry") -> "Webhooks":
+    """Return the webhooks of a registry."""
+    from salver.features.registry.webhooks import Webhooks
+
+    return Webhooks(registry.ledger, now, new_id, secrets.token_bytes)
 
 
 def run(
@@ -73,7 +93,7 @@ def run(
     from salver.features.registry.opening import open_registry
 
     async def main() -> T:
-        registry = await open_registry(where.home(), time.time, new_id, makes=makes)
+        registry = await open_registry(where.home(), now, new_id, makes=makes)
         async with registry.ledger:
             done = await work(registry, await _actor(registry))
             await _tell(registry)
@@ -84,10 +104,9 @@ def run(
 
 async def _actor(registry: "ModelRegistry") -> "Actor":
     from salver.features.registry.records import Actor
-    from salver.features.registry.tokens import Tokens
 
     if text := os.environ.get("SALVER_TOKEN", ""):
-        return await Tokens(registry.ledger, time.time, new_id, secrets.token_bytes).actor(text)
+        return await tokens(registry).actor(text)
     try:
         return Actor(getpass.getuser())
     except (KeyError, OSError):  # a container's user without a name
@@ -101,7 +120,7 @@ async def _tell(registry: "ModelRegistry") -> None:
     with contextlib.suppress(TimeoutError, SalverError):  # the change is done, even if notification fails
         async with asyncio.timeout(_TELLING_SECONDS):
             soon = functools.partial(post, seconds=_ANSWER_SECONDS)
-            await Deliverer(registry.ledger, soon, time.time).once()
+            await Deliverer(registry.ledger, soon, now).once()
 
 
 def pairs_of(given: Iterable[str], flag: str) -> dict[str, str]:

@@ -34,7 +34,7 @@ class Reference(msgspec.Struct, frozen=True):
         """Return it as it is written."""
         if self.number is not None:
             return f"{self.model}/{self.number}"
-        return f"{self.model}@{self.alias}" if self.alias else self.model
+        return f"{self.model}{self.alias and f'@{self.alias}'}"
 
 
 def parse(text: str) -> Reference:

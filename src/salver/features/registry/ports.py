@@ -2,7 +2,6 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Protocol
 
 import msgspec
 
@@ -19,18 +18,6 @@ class InspectedModel(msgspec.Struct, frozen=True):
 
     files: Mapping[str, Path]
     description: Description
-
-
-class Inspect(Protocol):
-    """Inspector of models (``features/registry/inspecting.py``, over the backends)."""
-
-    async def __call__(self, path: Path) -> InspectedModel:
-        """Inspect a file or folder.
-
-        Raises:
-            SalverError: it contains no model, or several.
-        """
-        ...
 
 
 #: Sends a body to a URL with these headers; returns the status of the answer.

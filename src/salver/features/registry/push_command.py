@@ -21,7 +21,7 @@ from salver.features.registry.command_options import (
     run,
 )
 from salver.terminal.options import Json
-from salver.terminal.output import line, record, remark, under_way
+from salver.terminal.output import remark, result, under_way
 from salver.words.errors import InvalidInput, SalverError
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def push(
     state_dir: Annotated[str | None, Parameter(help="Folder of profiles, as in salver serve.")] = None,
     where: RegistryOptions = USUAL,
     json: Json = False,
-) -> int:
+) -> None:
     """Push a model to the registry as its next version.
 
     It is loaded once, in a separate process, to determine its signature and to reject a model that does not
@@ -76,7 +76,7 @@ def push(
 
         async def work(registry: "ModelRegistry", actor: "Actor") -> "Version":
             looks = registry_keeping.inspector(state_dir, trust_pickle=trust_pickle, loads=not unloaded)
-            with under_way(f"loading {name} once" if not unloaded else f"reading {name}"):
+            with under_way(f"reading {name}" if unloaded else f"loading {name} once"):
                 found = await looks(path)
             for notice in found.description.notices:
                 remark(f"note: {notice}")
@@ -85,12 +85,8 @@ def push(
                 return await registry.push(order, found, actor)
 
         version = run(where, work, makes=True)
-    if json:
-        record(version)
-    else:
-        names = "".join(f" {name}@{alias}" for alias in version.aliases)
-        line(f"{version.model}/{version.number} {version.digest}{names}")
-    return 0
+    names = "".join(f" {name}@{alias}" for alias in version.aliases)
+    result(version, f"{version.model}/{version.number} {version.digest}{names}", json=json)
 
 
 @contextlib.contextmanager
@@ -131,7 +127,9 @@ def _order(
     from salver.features.registry.records import NewVersion, Parent
 
     try:
-        text = card.read_text(encoding="utf-8") if card else fetched.card
+        text = fetched.card
+        if card:
+            text = card.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise InvalidInput(f"the card {card} cannot be read: {error}") from error
     return NewVersion(
@@ -174,7 +172,7 @@ def _taken(path: Path, take: str) -> Path:
     wanted = path / take
     if take and (".." in Path(take).parts or not wanted.is_relative_to(path) or not wanted.exists()):
         raise InvalidInput(f"--take {take}: there is no such file or folder in what came")
-    return wanted if take else path
+    return wanted
 
 
 class _DownloadProgress:
@@ -186,7 +184,9 @@ class _DownloadProgress:
 
     def __call__(self, what: str, done: int, whole: int) -> None:
         """See :data:`salver.stores.sources.Progress`."""
-        part = f"{done * 100 // whole} % of {whole / (1 << 20):.1f} MiB" if whole else f"{done >> 20} MiB"
+        part = f"{done >> 20} MiB"
+        if whole:
+            part = f"{done * 100 // whole} % of {whole / (1 << 20):.1f} MiB"
         if self._is_seen and part != self._last:
             self._last = part
             sys.stderr.write(f"\r\x1b[K{what[-60:]}: {part}")

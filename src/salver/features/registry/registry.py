@@ -11,14 +11,13 @@ import asyncio
 import math
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
-import msgspec
-from sqlalchemy import ColumnElement, Connection, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, select, update
 
 from salver.features.ledger.faults import LedgerFailed
 from salver.features.ledger.ledger import Ledger
-from salver.features.ledger.schema import ALIAS, METRIC, MODEL, PARENT, RELEASE, TAG, VERSION
+from salver.features.ledger.schema import METRIC, TAG, VERSION
 from salver.features.registry import aliases, audit, rows
 from salver.features.registry.artifacts import LEFT_SECONDS, Artifacts, digest_of
 from salver.features.registry.audit import Change, record
@@ -39,7 +38,13 @@ from salver.features.registry.records import (
     Problem,
     Version,
 )
-from salver.words.errors import Conflict, InvalidInput
+from salver.features.registry.version_rows import check_name, check_unused, next_number, replace, write
+from salver.words.errors import InvalidInput
+
+#: Problems of a file that differs, by whether it could be read.
+_DIFFERS: Final[Mapping[bool, Problem]] = {False: "unreadable", True: "changed"}
+#: Names of a tag's changes in the audit log, by whether it is removed.
+_TAGGED: Final[Mapping[bool, Action]] = {False: "tag.set", True: "tag.removed"}
 
 
 class ModelRegistry:
@@ -88,15 +93,16 @@ class ModelRegistry:
         except asyncio.CancelledError:
             stop.set()  # otherwise the thread would copy everything in vain
             raise
+        # Files first, then the row: a row always means complete files.
         try:
-            number = await self.ledger.write(lambda c: _next_number(c, order.model, change))
+            number = await self.ledger.write(lambda c: next_number(c, order.model, change))
             await asyncio.to_thread(self.artifacts.place, id, order.model, number)
         except BaseException:
             await asyncio.to_thread(self.artifacts.drop, id)
             raise
 
         def work(connection: Connection) -> Version:
-            _write(connection, change, order, found, files, number, keys)
+            write(connection, change, order, found, files, number, keys)
             record(connection, change, "version.pushed", order.model, str(number), "", digest_of(files))
             if order.alias:
                 aliases.set_alias(connection, change, order.model, order.alias, number, id)
@@ -167,7 +173,7 @@ class ModelRegistry:
 
         def work(connection: Connection) -> None:
             rows.number_of(connection, Reference(model, number))
-            _check_unused(connection, model, number)
+            check_unused(connection, model, number)
             mine = (VERSION.c.model == model, VERSION.c.number == number)
             connection.execute(update(VERSION).where(*mine).values(removed=change.time))
             record(connection, change, "version.removed", model, str(number))
@@ -191,7 +197,8 @@ class ModelRegistry:
         faults = await asyncio.to_thread(_compared, self.artifacts, pushed, name)
         if not faults:
             return ()
-        later = await self.ledger.read(work)  # concurrent pushes and removals
+        # What was pushed or removed while files were read is no fault.
+        later = await self.ledger.read(work)
         return tuple(
             fault
             for fault in faults
@@ -289,44 +296,46 @@ class ModelRegistry:
 
     # -- metadata ------------------------------------------------------------------------------
 
-    async def tag(self, reference: Reference, key: str, value: str | None, actor: Actor) -> None:
-        """Set a tag of a version, or remove it (None). Raises NotFound, InvalidInput."""
-        check_key(key, "tag")
-        if value is not None:
-            check_words(value, "value of the tag")
-        change = self._change(actor, "")
+    async def tag(self, reference: Reference, tags: Mapping[str, str | None], actor: Actor) -> Version:
+        """Set tags of a version, or remove them (None), all or none. Raises NotFound, InvalidInput."""
+        for key, value in tags.items():
+            check_key(key, "tag")
+            check_words(value or "", "value of the tag")
 
-        def work(connection: Connection) -> None:
-            number = rows.number_of(connection, reference)
-            before = rows.version(connection, reference.model, number).tags.get(key)
-            if before == value:
-                return
-            connection.execute(delete(TAG).where(*_pair(TAG, reference.model, number), TAG.c.key == key))
-            if value is not None:
-                row = {"model": reference.model, "number": number, "key": key, "value": value}
-                connection.execute(insert(TAG), row)
-            action: Action = "tag.removed" if value is None else "tag.set"
-            record(connection, change, action, reference.model, f"{number} {key}", before, value)
+        def work(connection: Connection, found: Version, change: Change) -> None:
+            for key, value in tags.items():
+                before = found.tags.get(key)
+                if before != value:
+                    replace(connection, found, TAG, {"key": key}, {"value": value})
+                    subject = f"{found.number} {key}"
+                    record(connection, change, _TAGGED[value is None], found.model, subject, before, value)
 
-        await self.ledger.write(work)
+        return await self._describe(reference, actor, work)
 
-    async def measure(self, reference: Reference, metrics: Mapping[str, float], actor: Actor) -> None:
+    async def measure(self, reference: Reference, metrics: Mapping[str, float], actor: Actor) -> Version:
         """Set metrics of a version, measured after it was pushed. Raises NotFound, InvalidInput."""
         _check_metrics(metrics)
+
+        def work(connection: Connection, found: Version, change: Change) -> None:
+            for name, value in metrics.items():
+                replace(connection, found, METRIC, {"name": name}, {"value": value})
+                subject, before = f"{found.number} {name}", found.metrics.get(name)
+                record(connection, change, "metric.set", found.model, subject, before, value)
+
+        return await self._describe(reference, actor, work)
+
+    async def _describe(
+        self, reference: Reference, actor: Actor, work: Callable[[Connection, Version, Change], None]
+    ) -> Version:
+        """Change the description of a version in one transaction, and return the version as it is then."""
         change = self._change(actor, "")
 
-        def work(connection: Connection) -> None:
+        def write(connection: Connection) -> Version:
             number = rows.number_of(connection, reference)
-            before = rows.version(connection, reference.model, number).metrics
-            for name, value in metrics.items():
-                mine = (*_pair(METRIC, reference.model, number), METRIC.c.name == name)
-                connection.execute(delete(METRIC).where(*mine))
-                row = {"model": reference.model, "number": number, "name": name, "value": value}
-                connection.execute(insert(METRIC), row)
-                subject = f"{number} {name}"
-                record(connection, change, "metric.set", reference.model, subject, before.get(name), value)
+            work(connection, rows.version(connection, reference.model, number), change)
+            return rows.version(connection, reference.model, number)
 
-        await self.ledger.write(work)
+        return await self.ledger.write(write)
 
     async def history(self, model: str = "", before: int = 0, most: int = 100) -> Sequence[Entry]:
         """Return the last changes of a model, or of all, the newest first; ``before`` a number for paging."""
@@ -366,92 +375,10 @@ def _check_metrics(metrics: Mapping[str, float]) -> None:
 
 def _check_wish(connection: Connection, change: Change, order: NewVersion) -> None:
     """Check that the name is free and the actor may set the alias."""
-    _check_name(connection, order.model)
+    check_name(connection, order.model)
     if order.alias:
         aliases.check_guard(connection, change, order.model, order.alias)
         aliases.check_free(connection, order.model, order.alias)
-
-
-def _check_name(connection: Connection, model: str) -> None:
-    """Check for names that differ only in case, which share a folder on some file systems."""
-    alike = select(MODEL.c.name).where(func.lower(MODEL.c.name) == func.lower(model))
-    names = connection.scalars(alike.order_by(MODEL.c.name)).all()
-    if names and model not in names:
-        raise Conflict(
-            f"the registry has a model {names[0]!r}, which differs from {model!r} only in case",
-            field="model",
-            fix=f"Push it as {names[0]}, or by another name.",
-        )
-
-
-def _next_number(connection: Connection, model: str, change: Change) -> int:
-    last = connection.scalar(select(MODEL.c.last_number).where(MODEL.c.name == model))
-    if last is None:
-        _check_name(connection, model)
-        row = {"name": model, "last_number": 1, "created": change.time, "by": change.actor.name}
-        connection.execute(insert(MODEL), row)
-        return 1
-    connection.execute(update(MODEL).where(MODEL.c.name == model).values(last_number=last + 1))
-    return int(last) + 1
-
-
-def _write(
-    connection: Connection,
-    change: Change,
-    order: NewVersion,
-    found: InspectedModel,
-    files: tuple[FileEntry, ...],
-    number: int,
-    keys: Mapping[str, Any],
-) -> None:
-    """Write the rows of a version."""
-
-    def text(value: Any) -> str:
-        return msgspec.json.encode(value).decode()
-
-    what, mine = found.description, {"model": order.model, "number": number}
-    row = {
-        **mine,
-        "digest": digest_of(files),
-        "size": sum(file.size for file in files),
-        "files": text(files),
-        "framework": what.framework,
-        "format": what.format,
-        "signature": text(what.signature),
-        "resources": text(what.resources),
-        "performance": text(what.performance),
-        "card": order.card,
-        "front_matter": text(keys),
-        "source": order.source,
-        "created": change.time,
-        "by": change.actor.name,
-        "why": order.why,
-    }
-    connection.execute(insert(VERSION), row)
-    for table, some in (
-        (TAG, [{"key": key, "value": value} for key, value in order.tags.items()]),
-        (METRIC, [{"name": name, "value": value} for name, value in order.metrics.items()]),
-        (PARENT, [{"kind": p.kind, "reference": p.reference} for p in sorted(set(order.parents))]),
-    ):
-        if some:
-            connection.execute(insert(table), [{**mine, **each} for each in some])
-
-
-def _pair(table: Any, model: str, number: int) -> tuple[ColumnElement[bool], ...]:
-    return table.c.model == model, table.c.number == number
-
-
-def _check_unused(connection: Connection, model: str, number: int) -> None:
-    meant = select(ALIAS.c.name).where(*_pair(ALIAS, model, number)).order_by(ALIAS.c.name)
-    if names := list(connection.scalars(meant)):
-        raise Conflict(
-            f"{model}/{number} is meant by {', '.join(f'{model}@{name}' for name in names)}",
-            fix="Point each alias to another version first.",
-        )
-    means = or_(RELEASE.c.stable == str(number), RELEASE.c.canary == str(number))
-    under_way = select(RELEASE.c.id).where(RELEASE.c.model == model, RELEASE.c.ended.is_(None), means)
-    if (id := connection.scalar(under_way)) is not None:
-        raise Conflict(f"{model}/{number} is in the release {id}", fix="Abort it, or let it end.")
 
 
 def _compared(
@@ -467,8 +394,7 @@ def _compared(
             elif path not in wanted:
                 faults.append(Fault(model, number, path, "unknown"))
             elif there[path] != wanted[path]:
-                problem: Problem = "changed" if there[path].sha256 else "unreadable"
-                faults.append(Fault(model, number, path, problem))
+                faults.append(Fault(model, number, path, _DIFFERS[bool(there[path].sha256)]))
     for model, number in artifacts.numbers():
         if (model, number) not in pushed and name in ("", model):
             faults.append(Fault(model, number, "", "no such version"))

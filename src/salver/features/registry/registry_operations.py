@@ -3,22 +3,34 @@
 Each change is made by the registry, with author and reason; nothing is decided here.
 """
 
-import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Annotated, Any, Final, Literal
+from typing import Any, Literal
 
-import msgspec
-
-from salver.features.registry.names import LATEST, Reference, check_alias
-from salver.features.registry.records import Actor, Difference, Model, Move, Version
+from salver.features.registry.names import Reference
+from salver.features.registry.records import Model, Move, Version
 from salver.features.registry.registry import ModelRegistry
-from salver.transport.access_check import Caller
+from salver.features.registry.registry_views import (
+    NUMBER,
+    AliasView,
+    Differences,
+    DiffQuery,
+    NewAlias,
+    NewDefault,
+    NewMetrics,
+    NewTag,
+    Protection,
+    VersionLine,
+    actor,
+    named,
+    reference,
+    version_line,
+)
 from salver.transport.operations import (
-    MOST_NUMBER,
     Answer,
     ApiRequest,
     Done,
+    NoQuery,
     Operation,
     Page,
     PageQuery,
@@ -29,134 +41,40 @@ from salver.words.errors import InvalidInput, NotFound, Outdated
 
 #: Changes that can be made conditional on the state that the caller has seen.
 _CONDITIONAL = frozenset({"set_alias", "delete_alias"})
-_NUMBER: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
 _Run = Callable[[ModelRegistry, ApiRequest], Awaitable[Answer]]
-
-
-class VersionLine(msgspec.Struct, frozen=True):
-    """Summary of a version.
-
-    Attributes:
-        size: Bytes of all files.
-    """
-
-    number: int
-    digest: str
-    size: int
-    framework: str
-    format: str
-    created: float
-    by: str
-    why: str
-    source: str
-    aliases: tuple[str, ...]
-    tags: Mapping[str, str]
-    metrics: Mapping[str, float]
-
-
-class AliasView(msgspec.Struct, frozen=True):
-    """An alias, its version, and the roles of which one is needed to move it; empty = no restriction."""
-
-    model: str
-    alias: str
-    number: int
-    protected: tuple[str, ...]
-
-
-class Differences(msgspec.Struct, frozen=True):
-    """Differences of the second version from the first."""
-
-    before: int
-    after: int
-    items: tuple[Difference, ...]
-
-
-class DiffQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Two versions: numbers or aliases."""
-
-    before: str
-    after: str
-
-
-class NewAlias(Why, frozen=True, forbid_unknown_fields=True):
-    """Version for an alias."""
-
-    version: Annotated[int, msgspec.Meta(ge=1, le=MOST_NUMBER)]
-
-
-class Protection(Why, frozen=True, forbid_unknown_fields=True):
-    """Roles of which one is needed to move the alias; empty = no restriction."""
-
-    roles: Annotated[tuple[str, ...], msgspec.Meta(max_length=32)]
-
-
-class NewDefault(Why, frozen=True, forbid_unknown_fields=True):
-    """Alias of requests that name no version; empty = ``champion``, or the newest version."""
-
-    alias: str
-
-
-class NewTag(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Value of a tag."""
-
-    value: Annotated[str, msgspec.Meta(max_length=4096)]
-
-
-class NewMetrics(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Numbers by name, measured after the version was pushed."""
-
-    metrics: Annotated[Mapping[str, float], msgspec.Meta(max_length=200)]
 
 
 def model_operations(registry: ModelRegistry) -> list[Operation]:
     """Return the operations."""
     model, version = "/models/{model}", "/models/{model}/versions/{version}"
-    alias = "/models/{model}/aliases/{alias}"
-    looks: tuple[tuple[str, str, str, _Run, Any, dict[str, Any]], ...] = (
-        ("list_models", "/models", "All models", _models, Page[Model], {"query": PageQuery}),
-        ("model", model, "A model and its aliases", _model, Model, {}),
-        (
-            "list_versions",
-            f"{model}/versions",
-            "Its versions, the newest first",
-            _versions,
-            Page[VersionLine],
-            {"query": PageQuery},
-        ),
-        ("version", version, "A version, by number or alias", _version, Version, {}),
-        ("diff", f"{model}/diff", "In what two versions differ", _diff, Differences, {"query": DiffQuery}),
-        ("alias", alias, "What an alias means", _alias, AliasView, {}),
+    alias, tag = "/models/{model}/aliases/{alias}", f"{version}/tags/{{key}}"
+    every, page, lines = Page[Model], PageQuery, Page[VersionLine]
+    looks: tuple[tuple[str, str, str, _Run, Any, Any], ...] = (
+        ("list_models", "/models", "All models", _models, every, page),
+        ("model", model, "A model and its aliases", _model, Model, NoQuery),
+        ("list_versions", f"{model}/versions", "Its versions, the newest first", _versions, lines, page),
+        ("version", version, "A version, by number or alias", _version, Version, NoQuery),
+        ("diff", f"{model}/diff", "In what two versions differ", _diff, Differences, DiffQuery),
+        ("alias", alias, "What an alias means", _alias, AliasView, NoQuery),
+    )
+    mean, default = (
+        "Let it mean a version, or propose that to a release",
+        "Where requests without a version go",
     )
     changes: tuple[tuple[str, Literal["PUT", "DELETE"], str, str, _Run, Any, Any], ...] = (
-        (
-            "set_alias",
-            "PUT",
-            alias,
-            "Let it mean a version, or propose that to a release",
-            _set_alias,
-            Move,
-            NewAlias,
-        ),
+        ("set_alias", "PUT", alias, mean, _set_alias, Move, NewAlias),
         ("delete_alias", "DELETE", alias, "Let it mean nothing", _delete_alias, Done, Why),
         ("protect_alias", "PUT", f"{alias}/protection", "Who may move it", _protect, AliasView, Protection),
-        (
-            "set_default",
-            "PUT",
-            f"{model}/default",
-            "Where requests without a version go",
-            _default,
-            Model,
-            NewDefault,
-        ),
+        ("set_default", "PUT", f"{model}/default", default, _default, Model, NewDefault),
         ("remove_version", "DELETE", version, "Remove its files; its number stays taken", _remove, Done, Why),
-        ("set_tag", "PUT", f"{version}/tags/{{key}}", "Set a tag", _set_tag, Version, NewTag),
-        ("remove_tag", "DELETE", f"{version}/tags/{{key}}", "Remove a tag", _remove_tag, Version, Why),
+        ("set_tag", "PUT", tag, "Set a tag", _set_tag, Version, NewTag),
+        ("remove_tag", "DELETE", tag, "Remove a tag", _remove_tag, Version, Why),
         ("measure", "PUT", f"{version}/metrics", "Set metrics of it", _measure, Version, NewMetrics),
     )
     return [
         *(
-            Operation(name, "GET", path, summary, partial(run, registry), gives, **more)
-            for name, path, summary, run, gives, more in looks
+            Operation(name, "GET", path, summary, partial(run, registry), gives, query=query)
+            for name, path, summary, run, gives, query in looks
         ),
         *(
             Operation(
@@ -175,27 +93,6 @@ def model_operations(registry: ModelRegistry) -> list[Operation]:
     ]
 
 
-def actor(caller: Caller) -> Actor:
-    """Return the caller as recorded in the registry."""
-    return Actor(caller.name, caller.roles)
-
-
-def reference(asked: ApiRequest) -> Reference:
-    """Return the reference in the path, by number or alias."""
-    return named(asked.names["model"], asked.names["version"])
-
-
-def named(model: str, version: str) -> Reference:
-    """Return a reference by number or alias.
-
-    Raises:
-        InvalidInput: the name is not allowed for an alias.
-    """
-    if _NUMBER.fullmatch(version):
-        return Reference(model, number=int(version))
-    return Reference(model, alias="" if version == LATEST else check_alias(version))
-
-
 async def _models(registry: ModelRegistry, asked: ApiRequest) -> Answer:
     return Answer(paged(await registry.models(), asked.query, key=lambda model: model.name))
 
@@ -206,20 +103,14 @@ async def _model(registry: ModelRegistry, asked: ApiRequest) -> Answer:
 
 async def _versions(registry: ModelRegistry, asked: ApiRequest) -> Answer:
     after, most = asked.query.after, asked.query.limit
-    if after and not _NUMBER.fullmatch(after):
+    if after and not NUMBER.fullmatch(after):
         raise InvalidInput("after which version?", field="query.after", fix="Say what next was.")
-    found = await registry.versions(asked.names["model"], int(after) if after else None, most + 1)
-    lines = [_line(version) for version in found[:most]]
-    return Answer(Page(lines, str(lines[-1].number) if len(found) > most else ""))
-
-
-def _line(version: Version) -> VersionLine:
-    what = version.description
-    kept = {name: getattr(version, name) for name in VersionLine.__struct_fields__ if name not in _DESCRIBED}
-    return VersionLine(framework=what.framework, format=what.format, **kept)
-
-
-_DESCRIBED = ("framework", "format")
+    found = await registry.versions(asked.names["model"], int(after or 0) or None, most + 1)
+    lines = [version_line(version) for version in found[:most]]
+    following = ""
+    if len(found) > most:
+        following = str(lines[-1].number)
+    return Answer(Page(lines, following))
 
 
 async def _version(registry: ModelRegistry, asked: ApiRequest) -> Answer:
@@ -261,9 +152,10 @@ async def _expected(registry: ModelRegistry, asked: ApiRequest) -> int | None:
     names = asked.names
     number = (await registry.model(names["model"])).aliases.get(names["alias"])
     if number is None or not asked.expected & {"*", _tag(names["alias"], number)}:
-        means = "means nothing" if number is None else f"means version {number}"
+        means = number and f"version {number}"
         raise Outdated(
-            f"the alias {names['model']}@{names['alias']} {means}, which is not what was seen",
+            f"the alias {names['model']}@{names['alias']} means {means or 'nothing'}, which is not what was "
+            "seen",
             field="if-match",
             fix="Read it again, and send the etag of that GET.",
         )
@@ -272,22 +164,14 @@ async def _expected(registry: ModelRegistry, asked: ApiRequest) -> int | None:
 
 async def _set_alias(registry: ModelRegistry, asked: ApiRequest) -> Answer:
     names, wish, who = asked.names, asked.body, actor(asked.caller)
-    move = await registry.set_alias(
-        names["model"],
-        names["alias"],
-        wish.version,
-        who,
-        wish.reason,
-        expected=await _expected(registry, asked),
-    )
-    return Answer(move)
+    seen = await _expected(registry, asked)
+    model, alias = names["model"], names["alias"]
+    return Answer(await registry.set_alias(model, alias, wish.version, who, wish.reason, expected=seen))
 
 
 async def _delete_alias(registry: ModelRegistry, asked: ApiRequest) -> Answer:
-    names, who = asked.names, actor(asked.caller)
-    await registry.delete_alias(
-        names["model"], names["alias"], who, asked.body.reason, expected=await _expected(registry, asked)
-    )
+    names, who, seen = asked.names, actor(asked.caller), await _expected(registry, asked)
+    await registry.delete_alias(names["model"], names["alias"], who, asked.body.reason, expected=seen)
     return Answer(Done())
 
 
@@ -309,15 +193,13 @@ async def _remove(registry: ModelRegistry, asked: ApiRequest) -> Answer:
 
 
 async def _set_tag(registry: ModelRegistry, asked: ApiRequest) -> Answer:
-    await registry.tag(reference(asked), asked.names["key"], asked.body.value, actor(asked.caller))
-    return await _version(registry, asked)
+    tags = {asked.names["key"]: asked.body.value}
+    return Answer(await registry.tag(reference(asked), tags, actor(asked.caller)))
 
 
 async def _remove_tag(registry: ModelRegistry, asked: ApiRequest) -> Answer:
-    await registry.tag(reference(asked), asked.names["key"], None, actor(asked.caller))
-    return await _version(registry, asked)
+    return Answer(await registry.tag(reference(asked), {asked.names["key"]: None}, actor(asked.caller)))
 
 
 async def _measure(registry: ModelRegistry, asked: ApiRequest) -> Answer:
-    await registry.measure(reference(asked), asked.body.metrics, actor(asked.caller))
-    return await _version(registry, asked)
+    return Answer(await registry.measure(reference(asked), asked.body.metrics, actor(asked.caller)))

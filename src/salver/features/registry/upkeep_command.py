@@ -1,18 +1,18 @@
 """``salver registry verify``, ``sweep``, ``remove``, ``backup`` and ``restore``: maintenance."""
 
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from salver.features.registry.command_options import USUAL, RegistryOptions, Why, new_id, run
-from salver.terminal.options import Json, default_state_dir
-from salver.terminal.output import line, listed, record
+from salver.features.registry.command_options import USUAL, RegistryOptions, Why, new_id, now, run
+from salver.features.registry.names import parse
+from salver.terminal.options import Json, state_dir_of
+from salver.terminal.output import listed, result
 from salver.words.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from salver.features.registry.ports import Inspect
+    from salver.features.registry.inspecting import Inspector
     from salver.features.registry.records import Fault
     from salver.words.artifacts import Manifest
     from salver.words.messages import Signature
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _LOAD_SECONDS = 300.0
 
 
-def inspector(state_dir: str | None, *, trust_pickle: bool, loads: bool) -> "Inspect":
+def inspector(state_dir: str | None, *, trust_pickle: bool, loads: bool) -> "Inspector":
     """Return an inspector with the installed backends."""
     from salver.backends.discovery import backends, recogniser
     from salver.backends.trial import try_load
@@ -32,7 +32,7 @@ def inspector(state_dir: str | None, *, trust_pickle: bool, loads: bool) -> "Ins
         return try_load(manifest, trust_pickle=trust_pickle, timeout=_LOAD_SECONDS)
 
     known = backends()
-    profiles = ProfileStore(default_state_dir() if state_dir is None else state_dir)
+    profiles = ProfileStore(state_dir_of(state_dir))
     return Inspector(known, formats(recogniser(known)), profiles, tries if loads else None)
 
 
@@ -59,40 +59,31 @@ def sweep(
     ] = 24.0,
     where: RegistryOptions = USUAL,
     json: Json = False,
-) -> int:
+) -> None:
     """Remove leftovers of killed pushes: all files unknown to this registry.
 
     Another registry with files in the same place would lose them.
     """
     removed = run(where, lambda registry, _: registry.sweep(hours * 3600))
-    if json:
-        record({"removed": removed})
-    else:
-        for path in removed:
-            line(f"removed {path}")
-        if not removed:
-            line("nothing was left behind")
-    return 0
+    told = [f"removed {path}" for path in removed] or ["nothing was left behind"]
+    result({"removed": removed}, "\n".join(told), json=json)
 
 
-def remove(version: str, /, *, why: Why = "", where: RegistryOptions = USUAL, json: Json = False) -> int:
+def remove(version: str, /, *, why: Why = "", where: RegistryOptions = USUAL, json: Json = False) -> None:
     """Remove the files of a version without alias and release; its row and history stay.
 
     Args:
         version: NAME/VERSION.
     """
-    from salver.features.registry.names import parse
-
     said = parse(version)
     if said.number is None:
         raise InvalidInput(f"{version} does not name a version", fix="Say: NAME/VERSION.")
-    number = said.number
-    run(where, lambda registry, actor: registry.remove(said.model, number, actor, why))
-    record({"version": version, "done": "removed"}) if json else line(f"{version} is removed")
-    return 0
+    model, number = said.model, said.number
+    run(where, lambda registry, actor: registry.remove(model, number, actor, why))
+    result({"version": version, "done": "removed"}, f"{version} is removed", json=json)
 
 
-def backup(file: Path, /, *, where: RegistryOptions = USUAL, json: Json = False) -> int:
+def backup(file: Path, /, *, where: RegistryOptions = USUAL, json: Json = False) -> None:
     """Write the whole registry to one file, even during pushes.
 
     It contains secrets of webhooks and hashes of tokens.
@@ -102,12 +93,11 @@ def backup(file: Path, /, *, where: RegistryOptions = USUAL, json: Json = False)
     """
     from salver.features.registry.backup import back_up
 
-    about = run(where, lambda registry, _: back_up(registry, file, time.time()))
-    record(about) if json else line(f"{about.versions} versions, {about.files} files, {about.bytes} bytes")
-    return 0
+    about = run(where, lambda registry, _: back_up(registry, file, now()))
+    result(about, f"{about.versions} versions, {about.files} files, {about.bytes} bytes", json=json)
 
 
-def restore(file: Path, /, *, where: RegistryOptions = USUAL, json: Json = False) -> int:
+def restore(file: Path, /, *, where: RegistryOptions = USUAL, json: Json = False) -> None:
     """Restore a backup into an empty registry, with either kind of database.
 
     Args:
@@ -116,5 +106,4 @@ def restore(file: Path, /, *, where: RegistryOptions = USUAL, json: Json = False
     from salver.features.registry.backup import restore as fill
 
     about = run(where, lambda registry, _: fill(file, registry, new_id()), makes=True)
-    record(about) if json else line(f"{about.versions} versions, {about.files} files, {about.bytes} bytes")
-    return 0
+    result(about, f"{about.versions} versions, {about.files} files, {about.bytes} bytes", json=json)

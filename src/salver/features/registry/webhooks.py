@@ -14,7 +14,7 @@ from sqlalchemy import Connection, delete, insert, select
 from salver.features.ledger.ledger import Ledger
 from salver.features.ledger.schema import DELIVERY, WEBHOOK
 from salver.features.registry.audit import Change, record
-from salver.features.registry.deliveries import PREFIX, again, deliveries, host_of
+from salver.features.registry.delivery_rows import PREFIX, again, deliveries, host_of
 from salver.features.registry.names import check_model
 from salver.features.registry.records import Action, Actor, Delivery, DeliveryState, Webhook
 from salver.words.errors import InvalidInput, NotFound

@@ -122,7 +122,7 @@ def policy(
     why: Why = "",
     where: RegistryOptions = USUAL,
     json: Json = False,
-) -> int:
+) -> None:
     """Show or set what a move of a model's alias starts.
 
     Args:
@@ -154,7 +154,6 @@ def policy(
         record({"model": model, "policy": found})
     else:
         line(_indented(found))
-    return 0
 
 
 @rollout.command
@@ -263,7 +262,7 @@ def explain(
         for words in until(found, entries[-1] if entries else None):
             prose(words)
         if not entries:
-            prose("nothing was counted yet" + (f"; {found.waits_for}" if found.waits_for else ""))
+            prose("nothing was counted yet" + (found.waits_for and f"; {found.waits_for}"))
         for entry in chosen:
             line()
             text = told(found.policy, entry.verdict, width_of_terminal())

@@ -65,14 +65,16 @@ def _heard(servers: "Sequence[CountedBy] | None") -> str:
     if servers is None:
         return "–"
     heard = sum(each.is_heard for each in servers)
-    return str(heard) if heard == len(servers) else f"{heard} of {len(servers)}"
+    if heard == len(servers):
+        return str(heard)
+    return f"{heard} of {len(servers)}"
 
 
 def row(release: "Release", servers: "Sequence[CountedBy] | None") -> list[str]:
     """Return a release as a row under :data:`COLUMNS`."""
     return [
         release.id,
-        release.model + (f"@{release.alias}" if release.alias else ""),
+        release.model + (release.alias and f"@{release.alias}"),
         release.stable,
         release.canary,
         release.state.value,
@@ -112,9 +114,8 @@ def until(release: "Release", entry: "Entry | None") -> Iterator[str]:
     """Return until when a release keeps its state, if nothing else happens."""
     if release.watched_until is not None:
         yield f"it goes on being compared until {moment(release.watched_until)}"
-    since = entry.verdict.held_since if entry is not None else None
-    if release.state.value == "HELD" and since is not None:
-        yield f"its hold ends at {moment(since + 60 * release.policy.hold_minutes)}"
+    if release.state.value == "HELD" and entry is not None and entry.verdict.held_since is not None:
+        yield f"its hold ends at {moment(entry.verdict.held_since + 60 * release.policy.hold_minutes)}"
 
 
 def exit_status(release: "Release") -> int:
@@ -217,7 +218,9 @@ def picture(release: "Release", entry: "Entry | None", servers: "Sequence[Counte
         for title in ("metric", "effect", "evidence of harm", "evidence of none", "it lacks"):
             shown.add_column(title, overflow="fold", no_wrap=title.startswith("ev"))
         for metric in entry.verdict.metrics:
-            effect = "–" if metric.effect is None else f"×{metric.effect:.2f}"
+            effect = "–"
+            if metric.effect is not None:
+                effect = f"×{metric.effect:.2f}"
             none = Text("–") if metric.gate is None else bar(metric.log_gate, metric.gate, "green")
             shown.add_row(
                 metric.name,
@@ -238,7 +241,7 @@ def _heading(release: "Release", servers: "Sequence[CountedBy] | None") -> list[
     head.append("  ")
     head.append_text(bar(release.weight, 1.0, "cyan"))
     head.append(f" {100 * release.weight:g} % of the units")
-    alias = f"@{release.alias}, " if release.alias else ""
+    alias = release.alias and f"@{release.alias}, "
     where = f"{release.id}: {alias}stage {_stage(release)}, since {moment(release.changed)}"
     parts = [head, Text(where, style="dim"), Text(release.waits_for or release.reason)]
     if servers is not None:
@@ -256,7 +259,9 @@ def bar(value: float, most: float, style: str) -> Any:
     """Return a bar for a fraction of the maximum; empty below zero."""
     from rich.text import Text
 
-    full = round(_WIDTH * min(max(value / most, 0.0), 1.0)) if most > 0 else _WIDTH
+    full = _WIDTH
+    if most > 0:
+        full = round(_WIDTH * min(max(value / most, 0.0), 1.0))
     return Text.assemble(("━" * full, style), ("─" * (_WIDTH - full), "dim"))
 
 

@@ -14,9 +14,22 @@ from salver.features.releases.experiments.windows import JudgedBucket, MergedBuc
 from salver.features.releases.judge import procedure
 from salver.features.releases.judge.record import Release
 from salver.features.releases.judge.rules import Facts
-from salver.features.releases.release_store import PendingWork, Step
+from salver.features.releases.release_rows import PendingWork, Step
 from salver.words.errors import Conflict, InvalidInput
 from salver.words.releases import ReleaseState, Split
+
+
+class LocalWaits:
+    """What prevents releases on one server.
+
+    Attributes:
+        missing_since: By release, Unix seconds since which a version of it cannot answer.
+        said: By release, what it waits for, as this server has written it.
+    """
+
+    def __init__(self) -> None:
+        self.missing_since: dict[str, float] = {}
+        self.said: dict[str, str] = {}
 
 
 def due_buckets(release: Release, waiting: PendingWork, until: float) -> list[MergedBucket]:

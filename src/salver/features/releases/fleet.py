@@ -58,7 +58,7 @@ class Fleet:
         if status.state is State.READY:
             return ""
         return f"version {version} of '{model}' is {status.state.value}" + (
-            f": {status.reason}" if status.reason else ""
+            status.reason and f": {status.reason}"
         )
 
     def settle(self, versions: Mapping[str, str]) -> None:

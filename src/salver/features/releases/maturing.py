@@ -47,6 +47,7 @@ def matured(connection: Connection, release: Release, until: float, written: flo
         if not metric.is_posted or began is None:
             continue
         window = 60 * metric.matures_minutes
+        # Assumed: posted in the order of their times, so that none is missing up to the newest.
         newest = connection.scalar(
             select(func.max(OUTCOME.c.event_time)).where(OUTCOME.c.name == metric.name)
         )
@@ -55,7 +56,9 @@ def matured(connection: Connection, release: Release, until: float, written: flo
         after = release.progress.watermarks.get(metric.name, -math.inf)
         through = min(until - window, newest - window, math.nextafter(written, -math.inf))
         if through > after:
-            find = _brought if metric.kind == "mean" else _of_cohort
+            find = _of_cohort
+            if metric.kind == "mean":
+                find = _brought
             outcomes += find(connection, release.id, metric, (max(after, began - 1), through))
             watermarks[metric.name] = through
     return MaturedOutcomes(tuple(outcomes), watermarks, late)
@@ -128,6 +131,7 @@ def _brought(
         for arm, share, time, value, earlier in streamed.execute(query):
             latest[share] = max(latest.get(share, time), time)
             of_arm = sums.setdefault(share, {}).setdefault(arm, [0.0] * 8)
+            # Capped, so that one unit cannot decide; the past value y explains a part of x.
             x, y = (max(-metric.cap, min(metric.cap, each)) for each in (value, earlier))
             for place, term in enumerate((1, x != 0, x, x * x, x * x * x, y, y * y, x * y)):
                 of_arm[place] += term

@@ -148,6 +148,7 @@ def _accept(connection: Connection, rows: Sequence[_Row], refused: Sequence[Refu
     by = {row["supersedes"]: row["id"] for row in _found(connection, OUTCOME.c.supersedes, corrected)}
     before = {row["id"]: row for row in _found(connection, OUTCOME.c.id, corrected)}
     new, refusals, duplicates = [], list(refused), 0
+    # In order, so that an outcome may correct one that stands before it in the same batch.
     for row in rows:
         why = ""
         if (other := known.get(row["id"])) is not None:

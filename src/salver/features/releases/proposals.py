@@ -50,7 +50,7 @@ async def proposal(registry: ModelRegistry, said: Proposal, id: str, now: float)
             field="alias",
             fix=f"Let it mean a version first: salver registry alias {model.name}@{alias} VERSION",
         )
-    stable = said.stable or (str(model.aliases[alias]) if alias else "")
+    stable = said.stable or (alias and str(model.aliases[alias]))
     if not stable:
         raise InvalidInput(
             f"no alias of '{model.name}' says which version {said.version} shall take the place of",
@@ -109,4 +109,6 @@ def _unregistered(said: Proposal, id: str, now: float) -> Release:
 def _policy(model: Model) -> Policy:
     """Return the model's own policy, or the default for a release requested by name."""
     own: Any = model.policy
-    return Policy() if own == IMMEDIATE else Policy.from_json(msgspec.json.encode(own))
+    if own == IMMEDIATE:
+        return Policy()
+    return Policy.from_json(msgspec.json.encode(own))

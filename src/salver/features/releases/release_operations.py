@@ -14,8 +14,9 @@ import msgspec
 
 from salver.features.registry.records import Actor, Model
 from salver.features.registry.registry import ModelRegistry
-from salver.features.registry.registry_operations import actor
+from salver.features.registry.registry_views import actor
 from salver.features.releases import release_views as views
+from salver.features.releases.experiments.shadows import ShadowReport
 from salver.features.releases.experiments.windows import counted_by
 from salver.features.releases.judge.explain import explain
 from salver.features.releases.judge.outlook import outlook
@@ -34,7 +35,7 @@ from salver.features.releases.release_views import (
     ReleaseView,
     evidence,
 )
-from salver.features.releases.shadow import Shadowing, ShadowReport
+from salver.features.releases.shadow import Shadowing
 from salver.transport.access_check import OUTCOMES
 from salver.transport.operations import Answer, ApiRequest, NoQuery, Operation, Page, Why, tag_of
 from salver.words.errors import Conflict, InvalidInput, NotFound, Outdated
@@ -108,9 +109,19 @@ def outcome_operations(outcomes: OutcomeStore) -> list[Operation]:
     async def post(asked: ApiRequest) -> Answer:
         return Answer(await outcomes.accept(asked.body.outcomes))
 
-    what, limits = "What became of requests or units", {"role": OUTCOMES, "most_body": _MOST_BODY}
     return [
-        Operation("post_outcomes", "POST", "/outcomes", what, post, Receipt, Outcomes, changes=True, **limits)
+        Operation(
+            "post_outcomes",
+            "POST",
+            "/outcomes",
+            "What became of requests or units",
+            post,
+            Receipt,
+            Outcomes,
+            changes=True,
+            role=OUTCOMES,
+            most_body=_MOST_BODY,
+        )
     ]
 
 
@@ -145,8 +156,9 @@ def plug_operations(releases: ReleaseStore) -> list[Operation]:
                     fix=f"Start one: salver rollout start {model} {version}.",
                 )
             release = newest[0]
-        look = await last_look(releases, release)
-        return release, look and look.verdict
+        if look := await last_look(releases, release):
+            return release, look.verdict
+        return release, None
 
     async def tell_verdict(asked: ApiRequest) -> Answer:
         return Answer(views.judged(*await found(asked)))

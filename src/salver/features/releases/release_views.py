@@ -15,7 +15,7 @@ from salver.features.releases.judge.outlook import Forecast, Outlook, StageOutlo
 from salver.features.releases.judge.policy import Policy
 from salver.features.releases.judge.record import Release
 from salver.features.releases.judge.verdict import Decision, Verdict
-from salver.features.releases.release_store import Look
+from salver.features.releases.release_rows import Look
 from salver.transport.operations import MOST_NUMBER, STORABLE, PageQuery, Why
 from salver.words.errors import InvalidInput
 from salver.words.releases import Bucket, Counts, Outcome, ReleaseState

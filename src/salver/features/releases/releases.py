@@ -16,17 +16,19 @@ from typing import Final, NamedTuple
 import msgspec
 
 from salver.features.releases import decisions
+from salver.features.releases.contact import LedgerContact
 from salver.features.releases.experiments.collector import Collector
 from salver.features.releases.experiments.pending import Pending
 from salver.features.releases.experiments.router import Router
-from salver.features.releases.experiments.windows import PATIENCE, CountingServer, WindowPart, silent
+from salver.features.releases.experiments.windows import PATIENCE, CountingServer, WindowPart
 from salver.features.releases.fleet import Fleet
 from salver.features.releases.judge import procedure
 from salver.features.releases.judge.judge import judge
 from salver.features.releases.judge.record import Release
 from salver.features.releases.judge.replay import Entry
 from salver.features.releases.outcomes import OutcomeStore
-from salver.features.releases.release_store import Look, PendingWork, ReleaseSnapshot, ReleaseStore, Step
+from salver.features.releases.release_rows import Look, PendingWork, ReleaseSnapshot, Step
+from salver.features.releases.release_store import ReleaseStore
 from salver.features.releases.shadow import Shadowing
 from salver.features.releases.window_exchange import ExchangeProgress
 from salver.kernel.supervise import Faults, Supervisor, every
@@ -76,21 +78,17 @@ class Releases:
         self.known: Sequence[Release] = ()
         self.shares: Mapping[str, float] = {}
         self._store = store
-        self._router, self._collector, self._pending, self._shadows = traffic
+        self._traffic = traffic
         self._fleet = fleet
         self._outcomes = outcomes
         self._clock = clock
         self._server = server
         self._followed: dict[str, ExchangeProgress] = {}
-        self._hears_since = -math.inf  # Unix seconds
-        self._told_at = -math.inf  # the same, at the time of the last complete report
-        self._is_deaf = False  # the ledger is unavailable
+        self._contact = LedgerContact(server)
+        self._here = decisions.LocalWaits()
         self._faults = Faults(_LOG, "releases stay as they are until this is mended", "releases go on")
-        self._silent: set[tuple[str, str]] = set()
         self._pruned = 0.0
         self._buckets: list[float] = []  # bucket lengths in seconds
-        self._missing_since: dict[str, float] = {}
-        self._said: dict[str, str] = {}  # by release, what it waits for on this server
         self._ticks: Supervisor | None = None
 
     def __repr__(self) -> str:
@@ -98,7 +96,7 @@ class Releases:
 
     def silence(self) -> float:
         """Return the seconds since the ledger was last read and written successfully."""
-        return max(0.0, self._clock() - self._told_at)
+        return max(0.0, self._clock() - self._contact.told_at)
 
     async def start(self, seconds: float, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
         """Run the first tick, then one after each pause, or as often as buckets end.
@@ -116,7 +114,7 @@ class Releases:
         if self._ticks is not None:
             await self._ticks.close()
             self._ticks = None
-            self._collector.flush()
+            self._traffic.collector.flush()
             await self._faults.catch(self.tick(is_last=True))
 
     async def tick(self, *, is_last: bool = False) -> None:
@@ -128,12 +126,12 @@ class Releases:
         Raises:
             SalverError: the ledger cannot be read or written; counts are kept for the next tick.
         """
-        self._collector.tick()
+        self._traffic.collector.tick()
         try:
             await self._go_on(is_last)
         except SalverError:
-            self._is_deaf = True
-            self._said.clear()
+            self._contact.is_lost = True
+            self._here.said.clear()
             self._let_go(self._clock())
             raise
 
@@ -144,8 +142,7 @@ class Releases:
             await self._store.leave(self._server)
         picture = await self._store.picture()
         now = self._clock()
-        if self._is_deaf or now - asked > PATIENCE * min(self._buckets, default=math.inf):
-            self._is_deaf, self._hears_since = False, now
+        self._contact.read(asked, now, min(self._buckets, default=math.inf))
         after: list[Release] = []
         for number, release in enumerate(picture.releases):
             known = (*after, *picture.releases[number:])  # as they are after this tick
@@ -166,11 +163,11 @@ class Releases:
     async def _hand_in(self) -> None:
         """Store local counts where all servers see them."""
         for name, told in self._followed.items():
-            if seen := self._pending.of(name):
+            if seen := self._traffic.pending.of(name):
                 others = await self._store.hand_in(self._server, name, told, seen)
                 self._followed[name] = told._replace(parts=told.parts + len(seen), crowd=others.last)
-                self._pending.kept(name, len(seen))
-                self._collector.know(name, *others)
+                self._traffic.pending.kept(name, len(seen))
+                self._traffic.collector.know(name, *others)
 
     async def _step(self, release: Release, picture: ReleaseSnapshot, now: float) -> Release:
         """Decide, write, and return the result."""
@@ -210,7 +207,7 @@ class Releases:
         if is_here:
             lacks, missing = self._lacking(release, now)
         if release.id in self._followed:
-            waiting_for_it = self._collector.waiting(release.id)
+            waiting_for_it = self._traffic.collector.waiting(release.id)
         facts = msgspec.structs.replace(
             decisions.facts(release, picture.releases), missing=missing, waiting=waiting_for_it
         )
@@ -253,16 +250,11 @@ class Releases:
 
     def _heard(self, release: Release, waiting: PendingWork, now: float) -> list[CountingServer]:
         """Return the servers that count it, without those silent for long."""
-        mine = self._server if release.id in self._followed else ""
-        others = [each for each in waiting.witnesses if each.server != mine]
-        gone = silent(others, now, release.bucket_seconds, self._hears_since)
-        for each in gone:
-            if (key := (release.id, each.server)) not in self._silent and each.server != self._server:
-                silence = now - each.until
-                _LOG.warning("release %s continues without %s, silent for %.0f seconds", *key, silence)
-                self._silent.add(key)
-        heard = [each for each in waiting.witnesses if each not in gone]
-        self._silent -= {(release.id, each.server) for each in heard}
+        counts_here = release.id in self._followed
+        heard, news = self._contact.heard(release, waiting.witnesses, now, counts_here=counts_here)
+        for each in news:
+            text = "release %s continues without %s, silent for %.0f seconds"
+            _LOG.warning(text, release.id, each.server, now - each.until)
         return heard
 
     def _lacking(self, release: Release, now: float) -> tuple[str, str]:
@@ -272,9 +264,9 @@ class Releases:
             versions = (release.stable, release.canary)
             lacks = "; ".join(filter(None, (self._fleet.missing(release.model, each) for each in versions)))
         if not lacks:
-            self._missing_since.pop(release.id, None)
+            self._here.missing_since.pop(release.id, None)
             return "", ""
-        since = self._missing_since.setdefault(release.id, now)
+        since = self._here.missing_since.setdefault(release.id, now)
         if now - since < PATIENCE * release.bucket_seconds:
             return lacks, ""
         return lacks, lacks
@@ -289,24 +281,24 @@ class Releases:
                 ends = f"its alias means {elsewhere}"
             release = procedure.watched(release, now, ends)
         if not release.is_live and release.split is None:
-            self._said.pop(release.id, None)
+            self._here.said.pop(release.id, None)
             return release
-        if lacks and now - self._missing_since[release.id] > 60 * _LOAD_MINUTES:
+        if lacks and now - self._here.missing_since[release.id] > 60 * _LOAD_MINUTES:
             gone = f"after {_LOAD_MINUTES:.0f} minutes: {lacks}"
             if release.is_live:
                 return procedure.rolled_back(release, now, gone)
             return procedure.watched(release, now, gone)
         if release.state is ReleaseState.PROPOSED:
             waits_for = lacks or decisions.clash(release, all_of_them)
-            said = self._said.get(release.id)  # on this server; others may have decided since
+            said = self._here.said.get(release.id)  # on this server; others may have decided since
             if not waits_for or waits_for != said:
                 release = procedure.started(release, now, waits_for)
-            self._said[release.id] = waits_for
+            self._here.said[release.id] = waits_for
         quantiles = {m.name: m.quantile for m in release.policy.metrics if m.kind == "latency"}
         if quantiles and release.id in self._followed:
-            release = procedure.measured(release, self._collector.thresholds(release.id, quantiles))
+            release = procedure.measured(release, self._traffic.collector.thresholds(release.id, quantiles))
         if release.id in self._followed:
-            release = procedure.binned(release, self._collector.bins(release.id))
+            release = procedure.binned(release, self._traffic.collector.bins(release.id))
         return release
 
     async def _apply(self, releases: Sequence[Release], now: float) -> None:
@@ -315,9 +307,9 @@ class Releases:
         live = {each.id: each for each in has_begun if each.is_judged and self._fleet.knows(each.model)}
         for name in self._followed.keys() - live.keys():
             del self._followed[name]
-            self._collector.leave(name)
-            self._pending.forget(name)
-            self._shadows.forget(name)
+            self._traffic.collector.leave(name)
+            self._traffic.pending.forget(name)
+            self._traffic.shadows.forget(name)
         trouble: SalverError | None = None  # must not stop the traffic of others
         for name in live.keys() - self._followed.keys():
             try:
@@ -327,15 +319,17 @@ class Releases:
         self._buckets = [release.bucket_seconds for release in live.values()]
         for name in self._followed:
             release = live[name]
-            self._collector.pace(name, release.bucket_seconds)
-            self._collector.slow_from(name, release.progress.thresholds)
-            self._collector.watch(name, decisions.checks(release), keeps_requests=release.keeps_requests)
+            self._traffic.collector.pace(name, release.bucket_seconds)
+            self._traffic.collector.slow_from(name, release.progress.thresholds)
+            self._traffic.collector.watch(
+                name, decisions.checks(release), keeps_requests=release.keeps_requests
+            )
         self.known = releases
         self._share_out(releases)
         self._fleet.settle({each.model: each.default_version for each in releases if not each.alias})
         if trouble is not None:
             raise trouble
-        self._told_at = now
+        self._contact.told_at = now
 
     def _share_out(self, releases: Sequence[Release]) -> None:
         """Put the splits of these releases in force, as far as their versions are here."""
@@ -343,21 +337,21 @@ class Releases:
             split
             for release in releases
             if (split := release.split) is not None
-            and release.id not in self._missing_since
+            and release.id not in self._here.missing_since
             and (release.id in self._followed or not release.is_live)
         ]
         self.shares = {split.release: split.weight * (1 - split.holdback) for split in splits}
         try:
-            self._router.replace(splits)
+            self._traffic.router.replace(splits)
         except InvalidInput:  # a fault of one must not stop the traffic of others
             kept, refused = decisions.compatible(splits)
             for split, error in refused:
                 _LOG.error("release %s receives no traffic: %s", split.release, error)
-            self._router.replace(kept)
+            self._traffic.router.replace(kept)
 
     def _let_go(self, now: float) -> None:
         """Send no requests to a canary whose release has not been read for long."""
-        if (silence := now - self._told_at) < _DEAF_SECONDS:
+        if (silence := now - self._contact.told_at) < _DEAF_SECONDS:
             return
         live = [release for release in self.known if release.is_live and release.id in self.shares]
         for release in live:
@@ -379,9 +373,9 @@ class Releases:
         known, events = await self._store.known_units(release.id, now)
         keeps_units = release.asks_for_outcomes
         memory = await asyncio.to_thread(
-            self._collector.remembered, known.units, events, keeps_arms=keeps_units
+            self._traffic.collector.remembered, known.units, events, keeps_arms=keeps_units
         )
-        self._collector.follow(release.id, release.bucket_seconds, memory, known.last)
+        self._traffic.collector.follow(release.id, release.bucket_seconds, memory, known.last)
         self._followed[release.id] = ExchangeProgress(parts, known.last, keeps_units)
 
 

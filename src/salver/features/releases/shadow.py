@@ -100,7 +100,9 @@ class Shadowing:
 
     def has_room(self, split: Split) -> bool:
         """See :class:`~salver.features.releases.splitting.Mirror`."""
-        most = split.shadow.most_inflight if split.shadow is not None else 0
+        most = 0
+        if split.shadow is not None:
+            most = split.shadow.most_inflight
         if len(self._under_way.get(split.release, ())) < most:
             return True
         self._tally(split).dropped += 1
@@ -223,6 +225,7 @@ class Shadowing:
             return compare(how, tolerance, stable, other), stable, other
 
         size = sum(size_of(piece.outputs) for pieces in (answer, canary) for piece in pieces)
+        # Ranking sorts, so that far fewer bytes hold the loop for as long.
         takes_long = size >= _LARGE or (how == "ranking" and size >= _LARGE >> 4)
         found, stable, other = await asyncio.to_thread(work) if takes_long else work()
         tally.weigh(stable, other)

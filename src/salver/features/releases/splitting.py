@@ -83,7 +83,7 @@ class Splitting:
 
     def carry(self, call: Call, request: InferRequest) -> None:
         """Assign calls on behalf of this request, below its span, to its unit."""
-        if self.router and len(self.carried) < _MOST_CARRIED:
+        if self.router and len(self.carried) < _MOST_CARRIED:  # forgotten at the end of each request
             self.carried[call.traceparent] = self.router.traits(call, request)
 
     def inherit(self, call: Call) -> bool:
@@ -184,12 +184,16 @@ class SplitRequest:
     def answered(self, request: InferRequest, answer: Sequence[InferResponse] | None, why: str) -> None:
         """See :class:`~salver.kernel.serving.stages.Passage`."""
         if answer is None:
-            answer = self._pieces.kept if self._pieces is not None else ()
+            answer = ()
+            if self._pieces is not None:
+                answer = self._pieces.kept
         self._splits.hand_over(self.plan, request, answer, self._call, why)
 
     def end(self) -> Assignment | None:
         """See :class:`~salver.kernel.serving.stages.Passage`; None = the release has counted it before."""
-        return None if self._splits.under_way.end(self._call) else self.plan.assignment
+        if self._splits.under_way.end(self._call):
+            return None
+        return self.plan.assignment
 
 
 def _is_copy(call: Call) -> bool:

@@ -88,11 +88,12 @@ def hand_in(
     """
     mine = (WITNESS.c.release == release, WITNESS.c.server == server)
     known = connection.scalar(select(WITNESS.c.parts).where(*mine))
+    # Forgotten or ended meanwhile: storing would count for nobody.
     if known is None or not _goes_on(connection, release):
         return DistinctUnits(NO_UNITS, told.crowd)
     parts, others, last = [], [NO_UNITS], told.crowd
     for number, each in enumerate(seen, told.parts):
-        if number >= known:
+        if number >= known:  # else it was stored, and the answer was lost
             is_first = each.exposures.are_first == 1
             units = each.exposures.units[is_first]
             are_new, crowd = meet(connection, release, units, each.heard, last)
@@ -214,7 +215,7 @@ _COLUMNS: Final = {"units": "unit", "are_first": "is_first", "times": "time", "r
 
 def _columns(met: UnitObservations, key: str) -> dict[str, list[Any]]:
     """Return columns of the tables in the order of the key, which matches their index."""
-    order = np.argsort(getattr(met, key))
+    order = np.argsort(getattr(met, key))  # SQLite writes rows that are close together faster
     found = {
         name: getattr(met, field)[order].tolist() for field, name in _COLUMNS.items() if hasattr(met, field)
     }

@@ -37,7 +37,9 @@ class TelemetryExposition:
     def token_room(self, model: str, version: str) -> TokenRoom | None:
         """Return how full a model that answers token by token is."""
         room = self._state.token_room(model, version)
-        return None if room is None else TokenRoom(*room)
+        if room is None:
+            return None
+        return TokenRoom(*room)
 
     def explain(self, model: str, version: str, request: str = "") -> dict[str, Any]:
         """Return where the time of requests went, or of the one with this id."""

@@ -27,7 +27,7 @@ def explain(
     model_version: Version = "",
     url: Url = DEFAULT_URL,
     json: Json = False,
-) -> int:
+) -> None:
     """Explain where the time of a model's requests goes.
 
     Queue (every instance was busy), formation (an instance was idle and waited for the batch to fill),
@@ -44,7 +44,6 @@ def explain(
         _show_request(found)
     else:
         _show_model(found)
-    return 0
 
 
 async def _ask(url: str, model: str, version: str, request: str) -> dict[str, Any]:

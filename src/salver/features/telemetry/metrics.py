@@ -208,6 +208,7 @@ class Metrics:
         with self._lock:
             families = [*self._request_families(), *self._batch_families(), *self._step_families()]
             known = [pair for pair in dict.fromkeys([*up, *self._versions]) if pair[1] not in ("", UNKNOWN)]
+            # Views show versions without a request, too, as their servers do.
             for index, view in enumerate(self._views):
                 counts = {
                     pair: self._versions[pair].views[index] if pair in self._versions else view.counts(pair)
@@ -258,7 +259,7 @@ class Metrics:
         pair = (model, version)
         if (found := self._versions.get(pair)) is not None:
             return found
-        if pair not in self._known and pair not in self._gone:
+        if pair not in self._known and pair not in self._gone:  # a caller's name must not become a label
             if all(name != model for name, _ in (*self._known, *self._gone)):
                 pair = (UNKNOWN, "")
             else:

@@ -13,7 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 
@@ -77,20 +77,12 @@ def span_config(config: ServeConfig) -> SpanConfig:
     return config.table("tracing", SpanConfig)
 
 
-class Post(Protocol):
-    """Blocking sender of bodies to the collector."""
-
-    def __call__(self, config: SpanConfig, body: bytes) -> tuple[int, float, bytes]:
-        """Return status, seconds after which to retry (0 = not given), and body of the answer.
-
-        Raises:
-            OSError: there was no answer.
-        """
-        ...
+#: Sends a body and returns status, seconds after which to retry (0 = not given), and body of the answer.
+Post = Callable[[SpanConfig, bytes], tuple[int, float, bytes]]
 
 
 def post(config: SpanConfig, body: bytes) -> tuple[int, float, bytes]:
-    """See :class:`Post`."""
+    """Send a body to the collector, blocking. Raises OSError without an answer."""
     headers = {
         **dict(config.headers),
         "Content-Type": CONTENT_TYPE,
@@ -200,6 +192,7 @@ class SpanExport:
                     async with asyncio.timeout(self._config.delay_s):
                         await self._is_due.wait()
             self._is_due.clear()
+            # Taken out at once: what comes while it is sent is of the next batch.
             batch = self._waiting[: self._config.batch]
             del self._waiting[: len(batch)]
             try:
@@ -229,7 +222,9 @@ class SpanExport:
             return None
         if not isinstance(error, _Refused):
             return _PAUSE.delay(failures)
-        return min(max(_PAUSE.delay(failures), error.pause), _PAUSE.most_s) if error.is_passing else None
+        if not error.is_passing:
+            return None
+        return min(max(_PAUSE.delay(failures), error.pause), _PAUSE.most_s)
 
     def _lose(self, count: int, reason: str) -> None:
         """Count dropped spans; log whenever their number has doubled."""

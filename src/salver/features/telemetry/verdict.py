@@ -67,7 +67,9 @@ class Pressure(msgspec.Struct, frozen=True):
     @property
     def load(self) -> float:
         """Return offered load divided by capacity; 0 = unknown."""
-        return self.offered / self.capacity if self.capacity > 0 else 0.0
+        if self.capacity > 0:
+            return self.offered / self.capacity
+        return 0.0
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -94,7 +96,9 @@ def judge(slow: Split, typical: Split, pressure: Pressure) -> Verdict:
     ('queue', 0.83, 'every instance was busy: 910 rows/s came, batches of 32 rows allow 889 rows/s')
     """
     phase = max(PHASES, key=slow.phase)
-    share = min(1.0, slow.phase(phase) / slow.latency) if slow.latency > 0 else 0.0
+    share = 0.0
+    if slow.latency > 0:
+        share = min(1.0, slow.phase(phase) / slow.latency)
     cause, advice = _CAUSES[phase](slow, typical, pressure)
     return Verdict(phase, share, cause, advice)
 

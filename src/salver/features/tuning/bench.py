@@ -92,7 +92,9 @@ class Bench:
         runner = await self.runner(placed)
         inputs = await self._inputs(runner.signature, 1)
         _, first = await runner.run(inputs)
-        return first if first > _SLOW_S else min([first, *[(await runner.run(inputs))[1] for _ in range(3)]])
+        if first > _SLOW_S:
+            return first
+        return min([first, *[(await runner.run(inputs))[1] for _ in range(3)]])
 
     async def shapes(self, placed: GridPlacement) -> dict[str, tuple[int, ...]]:
         """Return the shapes of the inputs for one row."""

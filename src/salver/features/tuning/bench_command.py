@@ -191,7 +191,9 @@ def _row(summary: "Summary", split: dict[str, float | None]) -> tuple[str, ...]:
 
 
 def _ms(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+    if value is None:
+        return "-"
+    return f"{value:.2f}"
 
 
 def _warn(summary: "Summary", connections: int) -> None:

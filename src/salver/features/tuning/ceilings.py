@@ -31,7 +31,9 @@ def ceilings(backend: CountingBackend, cost: Cost, instances: int, threads: int)
         return operations * _together(cores, lambda core: multiply())
 
     flops = peak(False)
-    int8_ops = peak(True) if cost.int8_ops_a_row else 0.0
+    int8_ops = 0.0
+    if cost.int8_ops_a_row:
+        int8_ops = peak(True)
     size = int(min(max(cost.weight_bytes / threads, _LEAST), _MOST))
     weights = np.ones((threads, size // 4), np.float32)
     readings = _together(cores, lambda core: np.maximum.reduce(weights[core % threads]))

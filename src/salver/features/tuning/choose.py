@@ -69,7 +69,9 @@ def slo_rows(law: BatchLaw, limit_s: float) -> float:
     """
     rows = law.rows_within(limit_s / 2)
     step = law.seconds(rows + 1) - law.seconds(rows)
-    return rows + max(0.0, limit_s / 2 - law.seconds(rows)) / step if step > 0 else float(rows)
+    if step > 0:
+        return rows + max(0.0, limit_s / 2 - law.seconds(rows)) / step
+    return float(rows)
 
 
 def worth(law: BatchLaw, instances: int, max_rows: int, limit_s: float = 0.0) -> float:
@@ -119,6 +121,7 @@ def choose(
     rough = {p: worth(law, p.instances, most, limit) for p, law in laws.items()}
     rates = {(GridPlacement(m.cell.instances, m.cell.threads), m.cell.rows): m.rate for m in measured}
     scores: dict[tuple[GridPlacement, int], float] = {}
+    # Simulation is expensive, so that only placements near the best by formula are compared by it.
     for placed, law in laws.items():
         is_near = rough[placed] >= _NEAR * max(rough.values())
         for rows in _candidates(law, limits, limit):
@@ -143,7 +146,9 @@ def choose(
 
 
 def _rate(value: float) -> str:
-    return f"{value:.0f}" if value >= 1000 else f"{value:.4g}"
+    if value >= 1000:
+        return f"{value:.0f}"
+    return f"{value:.4g}"
 
 
 def _candidates(law: BatchLaw, limits: Limits, limit_s: float) -> list[int]:

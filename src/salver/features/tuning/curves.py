@@ -49,7 +49,9 @@ def per_second(rate: float) -> str:
     >>> per_second(12345.6), per_second(9.876)
     ('12346', '9.88')
     """
-    return f"{rate:.0f}" if rate >= 100 else f"{rate:.3g}"
+    if rate >= 100:
+        return f"{rate:.0f}"
+    return f"{rate:.3g}"
 
 
 def milliseconds(seconds: float) -> str:
@@ -59,7 +61,9 @@ def milliseconds(seconds: float) -> str:
     ('1.23', '250', '0.043')
     """
     value = seconds * 1e3
-    digits = max(0, 2 - math.floor(math.log10(value))) if value > 0 else 0
+    digits = 0
+    if value > 0:
+        digits = max(0, 2 - math.floor(math.log10(value)))
     return f"{value:.{min(digits, 3)}f}"
 
 
@@ -110,7 +114,9 @@ def _throughput(
         line = Series("roofline bound", points, "bound", _BOUND)
         top = limits(Panel("", "", "", (*series, line)))[2]
         where = f"{per_second(bound(setting.max_rows))} at {setting.max_rows} rows"
-        off = ", off the scale" if min(y for _, y in points) > top else ""
+        off = ""
+        if min(y for _, y in points) > top:
+            off = ", off the scale"
         series.append(msgspec.structs.replace(line, label=f"roofline bound ({where}{off})"))
     marks = [_chosen(setting), *_best(setting, xs)]
     limit = int(slo_rows(setting.law, limit_of(objective)))
@@ -135,7 +141,9 @@ def _latency(
 def _efficiency(measured: Sequence[Measurement], setting: Setting, xs: Sequence[float]) -> Panel:
     law = setting.law
     share = law.efficiency(setting.max_rows)
-    best = setting.instances * law.rate(setting.max_rows) / share if share > 0 else math.inf
+    best = math.inf
+    if share > 0:
+        best = setting.instances * law.rate(setting.max_rows) / share
     ours = [m for m in measured if _is_of(m, setting)]
     series = [
         Series("law", tuple((x, law.efficiency(x)) for x in xs)),
@@ -176,10 +184,14 @@ def _chosen(setting: Setting) -> Mark:
 def _best(setting: Setting, xs: Sequence[float]) -> list[Mark]:
     """Return B* if it lies within the measured range."""
     best = setting.law.n_half
-    return [Mark(f"B* = n_half {best:.3g}", best)] if xs[0] <= best <= xs[-1] else []
+    if xs[0] <= best <= xs[-1]:
+        return [Mark(f"B* = n_half {best:.3g}", best)]
+    return []
 
 
 def _sizes(low: float, high: float) -> list[float]:
     """Return values from ``low`` to ``high`` in equal ratios, both included."""
-    count = max(1, round(_STEPS * math.log2(high / low))) if high > low else 1
+    count = 1
+    if high > low:
+        count = max(1, round(_STEPS * math.log2(high / low)))
     return [low * (high / low) ** (n / count) for n in range(count + 1)]

@@ -19,7 +19,7 @@ class GridPlacement(msgspec.Struct, frozen=True, order=True):
     threads: int
 
     def __str__(self) -> str:
-        return f"{self.instances} × {self.threads} thread{'s' if self.threads > 1 else ''}"
+        return f"{self.instances} × {self.threads} thread{'s' * (self.threads > 1)}"
 
 
 class Limits(msgspec.Struct, frozen=True):

@@ -154,6 +154,7 @@ class Chain:
         padded = np.concatenate([bias, np.repeat(bias[:, -1:], longest - 1, axis=1)], axis=1)
         windows = np.lib.stride_tricks.sliding_window_view(padded, longest, axis=1)  # [regime', left, k]
         left = np.einsum("jmk,bkij->imb", windows, self.arrivals)
+        # Infinite where more rows would run than wait: no decision may choose that.
         after = np.full((self.regimes, self.top + 1, self.problem.largest + 1), np.inf)
         for rows in range(self.problem.largest + 1):
             after[:, rows:, rows] = left[:, : self.top + 1 - rows, rows]
@@ -227,7 +228,7 @@ class Chain:
             kept = np.take_along_axis(decisions, policy[:, :, None], 2)[:, :, 0]
             found = np.take_along_axis(decisions, best[:, :, None], 2)[:, :, 0]
             better = found < kept - _IMPROVES * (1.0 + np.abs(kept))
-            if not better.any():
+            if not better.any():  # a policy that no step improves is optimal (Howard)
                 return policy, value
             policy = np.where(better, best, policy)
 

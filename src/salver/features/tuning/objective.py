@@ -33,7 +33,9 @@ def parse(text: str) -> Objective:
         limit = milliseconds(value)
     except ValueError as error:
         raise InvalidInput(f"--objective {text!r}: {error}", fix=f"Say for instance {key}=50ms.") from error
-    return Objective(deadline_ms=limit) if key == "deadline" else Objective(latency_p99_ms=limit)
+    if key == "deadline":
+        return Objective(deadline_ms=limit)
+    return Objective(latency_p99_ms=limit)
 
 
 def named(objective: Objective) -> str:
@@ -46,7 +48,9 @@ def named(objective: Objective) -> str:
         return f"p99 within {objective.latency_p99_ms:g} ms"
     if objective.deadline_ms:
         return f"deadline {objective.deadline_ms:g} ms"
-    return "throughput" if objective.throughput else "no objective"
+    if objective.throughput:
+        return "throughput"
+    return "no objective"
 
 
 def as_toml(objective: Objective, instances: int, threads: int, max_rows: int) -> str:

@@ -12,7 +12,7 @@ import logging
 import os
 import sys
 from collections.abc import Awaitable, Callable
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 import numpy as np
@@ -51,18 +51,6 @@ class TableRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 _read_lesson: Final = msgspec.json.Decoder(TableRequest).decode
 
 
-class TableSource(Protocol):
-    """Source of tables in another process."""
-
-    async def ask(self, lesson: TableRequest) -> Table:
-        """Return a table. Raises SalverError if there is none for this law."""
-        ...
-
-    async def close(self) -> None:
-        """Release it."""
-        ...
-
-
 class TableUpdater:
     """Updater of one rule's table. Created by :meth:`start`.
 
@@ -77,7 +65,7 @@ class TableUpdater:
         rule: LearnedRule,
         law: LiveLaw,
         batching: Batching,
-        thinking: TableSource,
+        thinking: "TableProcess",
         kept: Table | None = None,
         save: Callable[[bytes], None] | None = None,
     ) -> None:
@@ -144,9 +132,10 @@ class TableProcess:
         self._process: asyncio.subprocess.Process | None = None
 
     async def ask(self, lesson: TableRequest) -> Table:
-        """See :class:`TableSource`.
+        """Return a table.
 
         Raises:
+            InvalidInput: there is none for this law.
             OSError, TimeoutError: the process ended, or does not answer.
         """
         if self._process is None or self._process.returncode is not None:
@@ -168,7 +157,7 @@ class TableProcess:
         return batch_table.from_bytes(line)
 
     async def close(self) -> None:
-        """See :class:`TableSource`."""
+        """End the process."""
         process, self._process = self._process, None
         if process is not None and process.returncode is None:
             with contextlib.suppress(ProcessLookupError):

@@ -74,7 +74,9 @@ class ProfileStore:
         except InvalidInput as error:
             _LOG.warning("the profile %s cannot be used; measuring again: %s", key, error)
             return None
-        return profile if profile and profile.key == key and profile.machine == machine else None
+        if profile and profile.key == key and profile.machine == machine:
+            return profile
+        return None
 
     def write(self, profile: Profile) -> None:
         """Store a profile; failures are only logged."""
@@ -84,7 +86,9 @@ class ProfileStore:
         """Return the stored table if it is valid; the caller checks its law."""
         content = self._read("tables", key)
         try:
-            return batch_table.from_bytes(content) if content else None
+            if not content:
+                return None
+            return batch_table.from_bytes(content)
         except InvalidInput as error:
             _LOG.warning("the table %s cannot be used; computing again: %s", key, error)
             return None

@@ -65,7 +65,9 @@ def limits_of(
     """
     traits = backend.traits
     shares = traits.releases_gil and traits.concurrent and placement.runner == "thread"
-    rows = config.batching.max_rows if config.batching.max_rows != _UNSET.max_rows else 0
+    rows = 0
+    if config.batching.max_rows != _UNSET.max_rows:
+        rows = config.batching.max_rows
     return Limits(cores, shares, config.batching.enabled, wish.count, wish.threads, rows)
 
 
@@ -175,7 +177,9 @@ class Profiler:
                 signature = (await bench.runner(limits.placements()[0])).signature
                 limits = msgspec.structs.replace(limits, batched=limits.batched and signature.batched)
             setting, profile = await self._setting(manifest, limits, profile, bench)
-            placed = GridPlacement(setting.instances, setting.threads) if setting else default
+            placed = default
+            if setting:
+                placed = GridPlacement(setting.instances, setting.threads)
             size = await bench.row_size(placed)
             runner = await bench.keep(placed)
         except BaseException:

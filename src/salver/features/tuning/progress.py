@@ -72,7 +72,9 @@ class SearchProgress:
         from rich.text import Text
 
         number = len(self._measured) + (cell is not None)
-        progress = f", cell {number} of at most {self._most}" if cell else ""
+        progress = ""
+        if cell:
+            progress = f", cell {number} of at most {self._most}"
         shown = Table(box=None, pad_edge=False, header_style="bold")
         for index, column in enumerate(COLUMNS):
             shown.add_column(column, justify="right" if index else "left")
@@ -80,7 +82,9 @@ class SearchProgress:
         known = sorted(self._measured, key=lambda m: m.cell)
         best = max((found.rate for found in known), default=1.0)
         for found, row in zip(known, table_rows(known), strict=True):
-            style = "bold" if found is self._measured[-1] else ""
+            style = ""
+            if found is self._measured[-1]:
+                style = "bold"
             shown.add_row(*row, Text("━" * round(_BAR * found.rate / best), style="cyan"), style=style)
         if cell is not None:
             shown.add_row(f"{cell.instances} × {cell.threads}", str(cell.rows), "…", style="dim")

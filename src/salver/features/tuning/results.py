@@ -55,7 +55,9 @@ class Roofline(msgspec.Struct, frozen=True):
 
     def rate(self, rows: float) -> float:
         """Return the maximum rows per second, by rows of a run; inf = unknown."""
-        return math.inf if self.ceilings is None else bound(self.cost, self.ceilings, rows).rate
+        if self.ceilings is None:
+            return math.inf
+        return bound(self.cost, self.ceilings, rows).rate
 
 
 class Point(msgspec.Struct, frozen=True):
@@ -165,7 +167,9 @@ def compare(
         place, top = (cell.instances, cell.threads, cell.rows), rates[cell]
         own = Cell(quick.instances, quick.threads, quick.max_rows)
         reached = rates.get(own) or worth(law, quick.instances, quick.max_rows)
-    share = min(1.0, reached / top) if top > 0 else 1.0
+    share = 1.0
+    if top > 0:
+        share = min(1.0, reached / top)
     return GridComparison(len(measured), quick_cells, *place, share)
 
 
@@ -233,7 +237,9 @@ def _with_unit(count: float, unit: str) -> str:
 
 
 def _bytes(count: float) -> str:
-    return f"{count / (1 << 20):.3g} MiB" if count >= 1 << 20 else f"{count / (1 << 10):.3g} KiB"
+    if count >= 1 << 20:
+        return f"{count / (1 << 20):.3g} MiB"
+    return f"{count / (1 << 10):.3g} KiB"
 
 
 def _on_rules(tuned: TuningResult) -> tuple[str, ...]:

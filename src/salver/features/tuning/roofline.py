@@ -73,7 +73,9 @@ def knee(cost: Cost, ceilings: Ceilings) -> float:
     9.3
     """
     left = ceilings.arithmetic_s(cost) - cost.bytes_a_row / ceilings.bytes_per_s
-    return cost.weight_bytes / ceilings.bytes_per_s / left if left > 0 else math.inf
+    if left > 0:
+        return cost.weight_bytes / ceilings.bytes_per_s / left
+    return math.inf
 
 
 __all__ = ["Ceilings", "Cost", "RooflineBound", "bound", "knee"]

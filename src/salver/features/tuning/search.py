@@ -96,6 +96,7 @@ class Search:
         self.measured.append(measured)
         self._runs.setdefault(placed, []).append((cell.rows, measured.seconds))
         if runs:
+            # The law's own error says nothing of single runs; their tail does.
             slow = sorted(runs)[min(len(runs) - 1, int(0.95 * len(runs)))] / measured.seconds - 1
             self._scatter[placed] = max(self._scatter.get(placed, 0.0), slow)
         self._laws = {}
@@ -142,7 +143,9 @@ class Search:
         limits = self.limits
         if self._most < limits.sizes()[-1] and not limits.rows:
             limits = msgspec.structs.replace(limits, memory_rows=self._most)
-        return choose(laws, self._objective, limits, judge, self.measured) if laws else None
+        if not laws:
+            return None
+        return choose(laws, self._objective, limits, judge, self.measured)
 
     def _has(self, placed: GridPlacement, rows: int) -> bool:
         return any(m.cell == Cell(placed.instances, placed.threads, rows) for m in self.measured)

@@ -7,7 +7,6 @@ time limit. It knows no command line.
 import asyncio
 import os
 import time
-from typing import Protocol
 
 import msgspec
 import numpy as np
@@ -21,6 +20,7 @@ from salver.features.tuning.judgement import Judge
 from salver.features.tuning.profile import Cell, Measurement, Profile
 from salver.features.tuning.profiles import ProfileStore, machine
 from salver.features.tuning.profiling import limits_of, run_search
+from salver.features.tuning.progress import SearchProgress
 from salver.features.tuning.results import Roofline, TuningResult, compare, feasible_rates, gains
 from salver.features.tuning.search import Search
 from salver.kernel.engine.placement import Placement, place
@@ -35,18 +35,6 @@ from salver.words.messages import Signature
 _ARRIVALS = 4000  # simulated requests per setting
 
 
-class SearchObserver(Protocol):
-    """Observer of measurements, such as :class:`salver.features.tuning.progress.SearchProgress`."""
-
-    def begins(self, cell: Cell, most: int) -> None:
-        """Note that a cell is about to be measured, with the maximum number of cells."""
-        ...
-
-    def measured(self, found: Measurement) -> None:
-        """Note that a cell has been measured."""
-        ...
-
-
 class Sweep:
     """Search for one model.
 
@@ -59,7 +47,7 @@ class Sweep:
         self,
         manifest: Manifest,
         backend: Backend,
-        witness: SearchObserver,
+        witness: SearchProgress,
         seconds: float,
         trust_pickle: bool,
     ) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 from cyclopts import Parameter
 
-from salver.terminal.options import Json, default_state_dir
+from salver.terminal.options import Json, state_dir_of
 from salver.terminal.output import line, on_terminal, record, remark, table
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def tune(
     except KeyboardInterrupt:
         remark("stopped; nothing is kept")
         return 130
-    folder = default_state_dir() if state_dir is None else state_dir
+    folder = state_dir_of(state_dir)
     saved = _keep(profile, folder)
     if report is not None:
         chart_file.write(tuned.picture(found), report)
@@ -160,7 +160,9 @@ def _keep(profile: "Profile", folder: str) -> str:
 
     store = ProfileStore(folder)
     store.write(profile)
-    return folder if store.read(profile.key, profile.machine) == profile else ""
+    if store.read(profile.key, profile.machine) == profile:
+        return folder
+    return ""
 
 
 def _show(found: "TuningResult") -> None:
@@ -193,7 +195,9 @@ def _show(found: "TuningResult") -> None:
 
 def _item(text: str) -> None:
     """Format a list item to the width of the terminal."""
-    width = shutil.get_terminal_size((100, 24)).columns if on_terminal() else sys.maxsize
+    width = sys.maxsize
+    if on_terminal():
+        width = shutil.get_terminal_size((100, 24)).columns
     for part in textwrap.wrap(text, max(width - 2, 20), initial_indent="- ", subsequent_indent="  "):
         line(part)
 
@@ -202,7 +206,9 @@ def _advise(own: "Manifest", tried: "Manifest", toml: str, *, is_kept: bool) -> 
     """Show the lines for ``salver.toml``."""
     first, _, rest = toml.partition("\n\n")
     if own.config.objective != tried.config.objective:
-        use = ", and salver serve takes what was found here" if is_kept else ""
+        use = ""
+        if is_kept:
+            use = ", and salver serve takes what was found here"
         line(f"say it in NAME/salver.toml, the model being in NAME/1/{use}:\n\n{first}")
     elif is_kept:
         line("salver serve takes what was found here the next time it loads the model")

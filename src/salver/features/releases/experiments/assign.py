@@ -50,7 +50,9 @@ def unit_of(split: Split, traits: Mapping[Source, str]) -> tuple[str, bool]:
 
 def assigned(split: Split, arm: Arm, reason: Reason, *, has_unit: bool) -> Assignment:
     """Return the assignment of units in an arm."""
-    version = split.canary if arm is _CANARY else split.stable
+    version = split.stable
+    if arm is _CANARY:
+        version = split.canary
     share = split.weight * (1 - split.holdback)
     return Assignment(split.release, arm, version, reason, share, split.stage, has_unit)
 
@@ -90,7 +92,9 @@ def drawn(split: Split, canary: _T, baseline: _T, stable: _T) -> Callable[[str],
         number = hashed(unit)
         if number < end:
             return canary
-        return baseline if number >= begin else stable
+        if number >= begin:
+            return baseline
+        return stable
 
     return of
 

@@ -182,7 +182,7 @@ class _Tally:
         """Record an event of a request."""
         for metric in metrics:
             self.raw.setdefault(metric, [0, 0, 0])[place] += 1
-            if self.share and assigned.has_unit:
+            if self.share and assigned.has_unit:  # else an event cannot be a unit's first
                 for name in self.names.get(metric) or self._names_of(metric):
                     self.news.places.setdefault((name, unit), place)
             else:
@@ -255,8 +255,11 @@ class SeenUnits:
         """Return a mask of the units for which this event (:func:`first_in`) is the first."""
         _, field, number = kept_in(name)
         known = self._happenings.get(field)
+        # One filter for each kind is enough, because hours and stages only go forward.
         if known is None or number > known[0]:  # a new hour or stage: earlier ones no longer count
-            capacity = self._most if field == "events" else self._most // 2
+            capacity = self._most
+            if field != "events":
+                capacity = self._most // 2
             known = self._happenings[field] = number, Bloom(capacity, self._error)
         return known[1].add((units ^ np.int64(hash(name))).view(np.uint64))
 
@@ -335,7 +338,7 @@ class _FollowedRelease:
     def keep(self, recent: Mapping[str, int]) -> None:
         """Record units seen just now."""
         if len(self.recent) + len(recent) > _MOST_RECENT:
-            self.recent.clear()
+            self.recent.clear()  # cheaper than to forget the oldest; the filter knows them anyway
         self.recent.update(recent)
 
 
@@ -533,6 +536,7 @@ class Collector:
         self, followed: _FollowedRelease, assigned: Assignment, events: Sequence[Served], now: float
     ) -> None:
         """Count the requests of an assignment."""
+        # This is the hot loop of the collector: lookups by unit are put off until many can be done at once.
         tally = self._tally(followed, assigned, now)
         place = tally.places[assigned.arm]
         tally.requests[place] += len(events)
@@ -544,7 +548,7 @@ class Collector:
             recent, fresh = followed.recent, tally.fresh.places
             for event in events:
                 unit = event.unit
-                if recent.get(unit) != place and unit not in fresh:
+                if recent.get(unit) != place and unit not in fresh:  # most units were seen just now
                     fresh[unit] = place
         else:
             tally.exposed[place] += len(events)
@@ -579,6 +583,7 @@ class Collector:
     def _expose(self, followed: _FollowedRelease, tally: _Tally) -> None:
         fresh, places, times = tally.fresh.taken()
         units = unit_numbers(fresh)
+        # A unit counts in the arm that it met first; one that changes its arm is kept for its outcomes only.
         is_new, is_new_there = followed.memory.exposed(units, places)
         _add(tally.exposed, places[is_new])
         kept = is_new | is_new_there
@@ -610,6 +615,7 @@ class Collector:
         tally = followed.tallies.get(key)
         if tally is None:
             start = max(followed.end - followed.seconds, followed.since)
+            # A stage that begins within a window begins now, not with the window.
             if followed.tallies and key > followed.newest:
                 start = now
             followed.newest = max(followed.newest, key)

@@ -162,11 +162,15 @@ def _rows(one: Array, two: Array) -> int:
     size = min(len(one), len(two), max(1, MOST_ELEMENTS * len(one) // max(1, one.size)))
     differs = _unequal(one[:size], two[:size]).reshape(size, -1) if size else np.zeros((0, 1), np.bool_)
     alike = _first(np.asarray(differs.any(axis=1), np.bool_))
-    return alike if alike < size else min(len(one), len(two))
+    if alike < size:
+        return alike
+    return min(len(one), len(two))
 
 
 def _first(differs: npt.NDArray[np.bool_]) -> int:
-    return int(differs.argmax()) if differs.any() else len(differs)
+    if differs.any():
+        return int(differs.argmax())
+    return len(differs)
 
 
 def _unequal(one: Array, two: Array) -> npt.NDArray[np.bool_]:
@@ -194,7 +198,9 @@ def _kendall(one: _Floats, two: _Floats) -> float:
 
 def numbers(tensor: Tensor) -> _Floats | None:
     """Return the compared values of a tensor in one row; None = not numeric."""
-    return None if tensor.datatype is DataType.BYTES else _values(_beginning(tensor), tensor.datatype)
+    if tensor.datatype is DataType.BYTES:
+        return None
+    return _values(_beginning(tensor), tensor.datatype)
 
 
 def _beginning(tensor: Tensor, most: int = MOST_ELEMENTS) -> Array:
@@ -276,4 +282,6 @@ def _flat(outputs: Sequence[Tensor]) -> _Floats:
         found.append(
             np.array([len(text) for text in some], float) if is_text else _values(some, tensor.datatype)
         )
-    return np.concatenate(found)[:_MOST_NUMBERS] if found else np.zeros(0)
+    if found:
+        return np.concatenate(found)[:_MOST_NUMBERS]
+    return np.zeros(0)

@@ -172,8 +172,11 @@ def _are_beyond(check: OutputCheck, numbers: _Numbers) -> bool:
     if not len(numbers):
         return False
     lowest, highest = float(numbers.min()), float(numbers.max())  # NaN if there is one
-    least = -math.inf if check.least is None else check.least
-    most = math.inf if check.most is None else check.most
+    least, most = -math.inf, math.inf
+    if check.least is not None:
+        least = check.least
+    if check.most is not None:
+        most = check.most
     return not (least <= lowest and highest <= most and math.isfinite(lowest) and math.isfinite(highest))
 
 
@@ -203,7 +206,9 @@ def code(text: bytes) -> float:
 
 
 def _is_meant(check: OutputCheck, tensor: Tensor) -> bool:
-    return tensor.name == check.output if check.output else tensor.datatype in _FLOATING
+    if check.output:
+        return tensor.name == check.output
+    return tensor.datatype in _FLOATING
 
 
 def _is_coded(check: OutputCheck, tensor: Tensor) -> bool:
@@ -230,7 +235,9 @@ def _numbers(check: OutputCheck, outputs: Sequence[Tensor]) -> _Numbers:
     found = [_taken(tensor, check.take) for tensor in outputs if _is_wanted(check, tensor)]
     if not found:
         return _NONE
-    return found[0] if len(found) == 1 else np.concatenate(found)
+    if len(found) == 1:
+        return found[0]
+    return np.concatenate(found)
 
 
 def _all_numbers(check: OutputCheck, outputs: Sequence[Tensor]) -> _Numbers:
@@ -243,7 +250,7 @@ def _all_numbers(check: OutputCheck, outputs: Sequence[Tensor]) -> _Numbers:
     if not found:
         return _NONE
     dtypes = {array.dtype for array in found}
-    if len(dtypes) > 1:
+    if len(dtypes) > 1:  # bytes of different types cannot be joined
         return np.concatenate(found, axis=None)
     return np.frombuffer(b"".join([array.tobytes() for array in found]), dtypes.pop())  # takes half the time
 
@@ -267,7 +274,7 @@ def _taken(tensor: Tensor, take: str) -> _Numbers:
     if take == "each":
         return array.ravel()[:MOST_NUMBERS]
     rows = _rows(array)
-    rows = rows[: max(1, MOST_NUMBERS // rows.shape[1])]
+    rows = rows[: max(1, MOST_NUMBERS // rows.shape[1])]  # bounded by numbers, not by rows
     return _OF_ROWS[take](rows)
 
 
@@ -281,7 +288,9 @@ def _of_texts(array: _Numbers, take: str) -> _Numbers:
 
 
 def _rows(array: _Numbers) -> _Numbers:
-    return array.reshape(len(array) if array.ndim else 1, -1) if array.size else array.reshape(0, 1)
+    if array.size:
+        return array.reshape(len(array) if array.ndim else 1, -1)
+    return array.reshape(0, 1)
 
 
 _OF_TEXTS: Final = ("each", "first", "last")

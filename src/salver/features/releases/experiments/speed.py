@@ -60,7 +60,9 @@ class Speed:
             _holds(window, known.get(name, 0.0), quantile) for name, quantile in quantiles.items()
         )
         self._is_rough, self._rests = not known, _REST if is_kept else 0
-        return {} if is_kept else {name: window.quantile(quantile) for name, quantile in quantiles.items()}
+        if is_kept:
+            return {}
+        return {name: window.quantile(quantile) for name, quantile in quantiles.items()}
 
 
 def _holds(window: Histogram, threshold: float, quantile: float) -> bool:

@@ -124,11 +124,13 @@ def due(
     windows: dict[int, dict[Stand, list[WindowPart]]] = {}
     for part in sorted(parts, key=lambda part: (part.bucket.start, part.server, part.number)):
         bucket, its = part.bucket, _stand(part)
+        # Windows begin at the same times on all servers, so that a rounded quotient names one.
         window = math.floor(bucket.start / seconds + _NEAR)
         if judged is not None and _end(bucket) <= judged.until + _NEAR * seconds:
             late.setdefault(its, []).append(part)
         elif (window + 1 - _NEAR) * seconds <= until:
             windows.setdefault(window, {}).setdefault(its, []).append(part)
+    # Of an earlier stage: these can join no bucket any more.
     left = [its for its in sorted(late) if judged is not None and NO_STAGE < its[0] < judged.stage]
     found = [_Group(its, late.pop(its), -math.inf, -math.inf) for its in left]
     for window in sorted(windows):
@@ -155,7 +157,7 @@ def _of_window(
     for (start, its), (following, _) in zip(found, [*found[1:], (math.inf, _QUIET)], strict=True):
         end = min(max(_end(part.bucket) for part in groups[its]), following)
         yield _Group(its, (*groups[its], *quiet, *late.pop(its, ())), start, end)
-        quiet = []
+        quiet = []  # counted once, with the first group
 
 
 def _in_order(
@@ -164,8 +166,10 @@ def _in_order(
     """Make groups consecutive: each begins after the one before, and not before that ends."""
     since, until = (judged.since, judged.until) if judged else (-math.inf, -math.inf)
     for group in groups:
-        start = until if group.start < until - _NEAR * seconds else group.start
-        start = max(start, math.nextafter(since, math.inf))
+        start = group.start
+        if group.start < until - _NEAR * seconds:
+            start = until
+        start = max(start, math.nextafter(since, math.inf))  # the judge refuses two of the same start
         end = max(group.end, start)
         yield MergedBucket(
             _sum([part.bucket for part in group.parts], group.stand, start, end), tuple(group.parts)

@@ -49,19 +49,25 @@ class MetricEvidence(msgspec.Struct, frozen=True):
     @property
     def log_flip(self) -> float:
         """Return the log sign-flip evidence of harm; 0 for means, which have none."""
-        return log_mean([strand.log_flip for strand in self.strands]) if self.strands else 0.0
+        if not self.strands:
+            return 0.0
+        return log_mean([strand.log_flip for strand in self.strands])
 
     def log_e(self, metric: Metric) -> float:
         """Return the log evidence that counts for a rollback: for a soft count metric, the weaker of both."""
         is_enough = metric.severity == "severe" or not self.strands
-        return self.log_harm if is_enough else min(self.log_harm, self.log_flip)
+        if is_enough:
+            return self.log_harm
+        return min(self.log_harm, self.log_flip)
 
     def log_gate(self, metric: Metric) -> float:
         """Return the log evidence for the gate: within its margin, or negligible."""
         if not self.strands:
             return self.means.log_gate
         gate = min(strand.gate.log_e for strand in self.strands)
-        return log_mean([gate, log_mean(self.rare)]) if metric.negligible_at(1.0) else gate
+        if not metric.negligible_at(1.0):
+            return gate
+        return log_mean([gate, log_mean(self.rare)])
 
 
 class Evidence(msgspec.Struct, frozen=True):
@@ -144,8 +150,7 @@ def observe(policy: Policy, evidence: Evidence, bucket: Bucket) -> Evidence:
 
     Raises:
         InvalidInput: The bucket has an unknown stage or no share, was counted before, or holds outcomes that
-            have
-            not matured.
+            have not matured.
     """
     _check(policy, evidence, bucket)
     is_late = bucket.stage < evidence.stage
@@ -153,10 +158,14 @@ def observe(policy: Policy, evidence: Evidence, bucket: Bucket) -> Evidence:
     if not policy.stages[bucket.stage].weight:
         return _of_copies(policy, evidence, bucket, is_late, is_whole)
     evidence = evidence if is_late else evidence.at_stage(bucket.stage)
+    # A late bucket is of a stage whose warm-up is over.
     is_warm = is_late or evidence.stage_seconds >= policy.warm_up_seconds
     weight, stage = Weight(None, is_warm, is_whole), None if is_late else policy.stages[bucket.stage]
+    # Units that come back may have an event again, in another hour or stage: strands allow for that.
     units = evidence.units.total
-    returning = units if evidence.requests.total > _COMES_BACK * units else 0
+    returning = 0
+    if evidence.requests.total > _COMES_BACK * units:
+        returning = units
     split, matched = _split(evidence, bucket)
     evidence = msgspec.structs.replace(
         evidence,
@@ -178,7 +187,9 @@ def observe(policy: Policy, evidence: Evidence, bucket: Bucket) -> Evidence:
         },
     )
     is_alone = policy.stages[bucket.stage].weight >= 1
-    return evidence if is_late else _of_stage(evidence, bucket, is_warm, is_alone=is_alone)
+    if is_late:
+        return evidence
+    return _of_stage(evidence, bucket, is_warm, is_alone=is_alone)
 
 
 def _of_copies(policy: Policy, evidence: Evidence, bucket: Bucket, is_late: bool, is_whole: bool) -> Evidence:
@@ -201,6 +212,7 @@ def _of_copies(policy: Policy, evidence: Evidence, bucket: Bucket, is_late: bool
 
 def _of_stage(evidence: Evidence, bucket: Bucket, is_warm: bool, *, is_alone: bool) -> Evidence:
     """Update the counts of the stage; beside a canary with all traffic, only units held back remain."""
+    # Silence of the control is silence, too: a canary alone can be compared with nothing.
     asked = bucket.requests.canary and (bucket.requests.control or is_alone)
     hours = {hour_of_week(bucket.start)} if bucket.requests.canary else set()
     return msgspec.structs.replace(
@@ -244,7 +256,9 @@ def _observed(
         for strand, name in zip(known.strands, names, strict=True)
     )
     rare = known.rare
-    most = metric.negligible_at(stage.margin_times) if stage is not None and weight.is_warm else 0.0
+    most = 0.0
+    if stage is not None and weight.is_warm:
+        most = metric.negligible_at(stage.margin_times)
     if most and (metric.kind != "latency" or metric.name in bucket.raw):
         factor = known.strands[0].wildness.factor(bucket.share)
         rare = _rare(rare, _all_of(bucket, metric.name).canary, bucket.requests.canary, most, factor)
@@ -274,6 +288,7 @@ def _with_outcomes(
         return msgspec.structs.replace(known, means=means, units=units)
     [strand] = known.strands
     lately = RecentEvents(hour, matured.events, matured.events if is_recent else Counts())
+    # Cohorts matured long after they were exposed, and are of no bucket's length.
     weight = weight._replace(is_warm=True, is_whole=False)
     grown = strand.add(metric, matured.events, matured.share, weight, lately)
     return msgspec.structs.replace(known, strands=(grown,), units=units)
@@ -283,6 +298,7 @@ def _rare(
     log_sums: tuple[float, ...], events: int, requests: int, most: float, factor: float
 ) -> tuple[float, ...]:
     """Update with the events in a number of requests; ``most`` is the rate in question."""
+    # Each bet multiplies its capital by the likelihood ratio; the factor tempers it for rates that jump.
     calm = max(0, requests - events)
     return tuple(
         total + (events * math.log(bet) + calm * (math.log1p(-bet * most) - math.log1p(-most))) / factor
@@ -293,7 +309,7 @@ def _rare(
 def _split(evidence: Evidence, bucket: Bucket) -> tuple[sample_ratio.SampleRatio, sample_ratio.SampleRatio]:
     """Update the test of the split with exposed units and the current share."""
     split, matched, units, share = evidence.split, evidence.matched, bucket.exposures, bucket.share
-    if share < 1 and units.total:
+    if share < 1 and units.total:  # beside a canary with all traffic nothing is split
         split = split.add((units.canary, units.control), (share, 1 - share))
         part = share / (share + matched_share(share))
         matched = matched.add((units.canary, units.baseline), (part, 1 - part))

@@ -80,7 +80,9 @@ def foretell(policy: Policy, outlook: Outlook) -> str:
     lines = []
     for index, minutes in enumerate(outlook.minutes):
         weight = policy.stages[index].weight
-        lasts = "is not left by itself" if minutes is None else f"lasts {spoken(minutes)} if all is well"
+        lasts = "is not left by itself"
+        if minutes is not None:
+            lasts = f"lasts {spoken(minutes)} if all is well"
         lines.append(f"Stage {index + 1} ({100 * weight:.4g}%) {lasts}.")
         if not weight:
             lines.append("  Nobody meets it: copies of requests are answered, too, and compared.")
@@ -178,4 +180,6 @@ def _sight(metric: MetricOutlook, index: int, minutes: float | None) -> str:
         return f"cannot see ×{max(detects):g}"
     least = min(seen)
     words = f"can see ×{least:g} in {spoken(seen[least])}"
-    return f"{words} and cannot see ×{max(unseen):g}" if unseen else words
+    if not unseen:
+        return words
+    return f"{words} and cannot see ×{max(unseen):g}"

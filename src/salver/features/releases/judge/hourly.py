@@ -61,7 +61,9 @@ class Hourly(msgspec.Struct, frozen=True):
         return self._together(self.past_flip, self.flip.log_e)
 
     def _bet(self, log_e: float) -> list[float]:
-        return [log_e - math.log(self.number * (self.number + 1))] if self.number else []
+        if self.number:
+            return [log_e - math.log(self.number * (self.number + 1))]
+        return []
 
     def _together(self, past: float, log_e: float) -> float:
         """Combine the hours with the share reserved for later ones."""

@@ -84,7 +84,9 @@ def _harm(policy: Policy, evidence: Evidence, bucket: Bucket, facts: rules.Facts
         reasons.append(_proof(policy, evidence))
         if _is_split_broken(policy, evidence):
             reasons.append("the split is broken as well, so that this chance is not known")
-    return _Opinion(Decision.ROLLBACK, tuple(reasons)) if reasons else None
+    if not reasons:
+        return None
+    return _Opinion(Decision.ROLLBACK, tuple(reasons))
 
 
 def _proof(policy: Policy, evidence: Evidence) -> str:
@@ -142,6 +144,7 @@ def _without_harm(
     stage = policy.stages[evidence.stage]
     if objection := _unlike(policy, evidence):
         return _Opinion(Decision.HOLD, (objection,), "unlike")
+    # The warm-up is added to the stage: what is seen in it counts only for harm.
     left = 60 * stage.minutes - (evidence.stage_seconds - policy.warm_up_seconds)
     if left > 0:
         return _Opinion(
@@ -154,6 +157,7 @@ def _without_harm(
             return opinion
     else:
         opinion = _Opinion(Decision.PROMOTE, ("every gate is passed",))
+    # Rules come last, so that they are named only where nothing else prevents a step.
     objections = rules.objections(policy.rules, facts, _moment(evidence, bucket))
     if objections:
         return _Opinion(Decision.HOLD, tuple(each.reason for each in objections), "rule")
@@ -170,25 +174,33 @@ def _of_copies(policy: Policy, evidence: Evidence) -> CopyVerdict | None:
 def _unlike(policy: Policy, evidence: Evidence) -> str:
     """Return why no caller may get the canary; empty = nothing is proven."""
     found = _of_copies(policy, evidence)
-    return shadowing.objection(found) if found else ""
+    if not found:
+        return ""
+    return shadowing.objection(found)
 
 
 def _blind(policy: Policy, evidence: Evidence, bucket: Bucket, facts: rules.Facts) -> _Opinion | None:
     """Return why no conclusion is possible."""
     if facts.missing and not (bucket.requests.canary or bucket.copies.asked):
         return _Opinion(Decision.HOLD, (f"no data: {facts.missing}",), "no_data")
-    waiting = f"; {facts.waiting}" if facts.waiting else ""
+    waiting = facts.waiting and f"; {facts.waiting}"
     if _is_split_broken(policy, evidence):
         split = max(evidence.split, evidence.matched, key=lambda one: one.log_e)
-        whose = "all units" if split is evidence.split else "units of the canary and its baseline"
-        what = "the canary keeps units waiting, or the split" if facts.waiting else "the split"
+        whose = "units of the canary and its baseline"
+        if split is evidence.split:
+            whose = "all units"
+        what = "the split"
+        if facts.waiting:
+            what = "the canary keeps units waiting, or the split"
         reason = (
             f"{what} is broken: of {sum(split.counts)}, {whose}, {split.counts[0]} have met the canary, "
             f"where {split.expected[0]:.1f} were to be expected{waiting}"
         )
         return _Opinion(Decision.HOLD, (reason,), "split")
     if evidence.idle_seconds >= policy.no_data_seconds:
-        who = "the canary" if not bucket.requests.canary else "the stable version beside it"
+        who = "the stable version beside it"
+        if not bucket.requests.canary:
+            who = "the canary"
         reason = (
             f"no data: {who} has answered nobody for {evidence.idle_seconds:.0f} seconds; units seen so far, "
             f"by all versions: {evidence.units.total}{waiting}"
@@ -232,7 +244,9 @@ def _held(policy: Policy, evidence: Evidence, opinion: _Opinion) -> tuple[Eviden
     is_held = opinion.decision is Decision.HOLD and opinion.cause != "person"
     since = None
     if is_held:
-        since = evidence.until if evidence.held_since is None else evidence.held_since
+        since = evidence.held_since
+        if evidence.held_since is None:
+            since = evidence.until
     evidence = msgspec.structs.replace(evidence, held_since=since)
     if since is None or evidence.until is None or evidence.until - since < 60 * policy.hold_minutes:
         return evidence, opinion
@@ -360,10 +374,10 @@ def _effect(metric: Metric, known: MetricEvidence) -> str:
         events = worst.hourly.events
         had = f"{events.canary} units of the canary had it, and {events.control} of its control"
         return f"{metric.name}: in this hour {had}"
-    what = "mean" if metric.kind == "mean" else "rate"
-    times = (
-        "events where its control has none"
-        if estimate is None
-        else f"{estimate:.2f} times its control's {what}"
-    )
+    what = "rate"
+    if metric.kind == "mean":
+        what = "mean"
+    times = "events where its control has none"
+    if estimate is not None:
+        times = f"{estimate:.2f} times its control's {what}"
     return f"{metric.name}: the canary has {times}"

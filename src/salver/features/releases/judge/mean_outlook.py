@@ -39,7 +39,9 @@ def promotion_minutes(
 
 
 def _boundary(metric: Metric, margin: float) -> float:
-    return 1 - margin if metric.worse == "less" else 1 + margin
+    if metric.worse == "less":
+        return 1 - margin
+    return 1 + margin
 
 
 def _minutes(

@@ -53,9 +53,13 @@ class Means(msgspec.Struct, frozen=True):
             is_recent: They count for the stage.
         """
         phases = _with(self.phases, matured)
-        recent = _with(self.recent, matured) if is_recent else self.recent
+        recent = self.recent
+        if is_recent:
+            recent = _with(self.recent, matured)
         unknown = undecided(_pairs(phases))
-        log_harm = 0.0 if unknown else _evidence(phases, metric, metric.rollback_margin, is_of_harm=True)
+        log_harm = 0.0
+        if not unknown:
+            log_harm = _evidence(phases, metric, metric.rollback_margin, is_of_harm=True)
         log_gate = self.log_gate
         if is_recent and gate_margin is not None and not undecided(_pairs(recent)):
             log_gate = _evidence(recent, metric, gate_margin, is_of_harm=False)
@@ -78,14 +82,18 @@ class Means(msgspec.Struct, frozen=True):
 
         The bounds are wrong at any look with at most this probability.
         """
-        return None if self.unknown else estimate(_pairs(self.phases), chance)
+        if self.unknown:
+            return None
+        return estimate(_pairs(self.phases), chance)
 
 
 def _evidence(phases: Sequence[Phase], metric: Metric, margin: float, *, is_of_harm: bool) -> float:
     """Return the log evidence that the canary's mean is beyond the margin, or within it."""
     is_less = metric.worse == "less"
     seen = contrast(_pairs(phases), 1 - margin if is_less else 1 + margin)
-    return log_less(seen) if is_less == is_of_harm else log_more(seen)
+    if is_less == is_of_harm:
+        return log_less(seen)
+    return log_more(seen)
 
 
 def _pairs(phases: Sequence[Phase]) -> list[tuple[Sums, Sums]]:

@@ -83,7 +83,9 @@ class Forecast(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def rate(self, metric: Metric) -> float:
         """Return the rate of a metric's events; 0 = unknown."""
-        return 1 - metric.quantile if metric.kind == "latency" else self.rates.get(metric.name, 0.0)
+        if metric.kind == "latency":
+            return 1 - metric.quantile
+        return self.rates.get(metric.name, 0.0)
 
     def brings(self, metric: Metric) -> dict[str, float]:
         """Return the forecast of a mean, as ``mean_outlook.py`` needs it."""
@@ -181,6 +183,7 @@ def detection_minutes(policy: Policy, index: int, metric: Metric, ratio: float, 
         return mean_outlook.detection_minutes(metric, weight, ratio, needed, **forecast.brings(metric))
     if rate <= 0 or ratio <= tolerated or weight >= 1:
         return math.inf
+    # Wald: the expected number of samples is the evidence needed over the information in each.
     alone = weight + matched_share(weight)  # together with its baseline, of all units
     per_request = _information(rate, weight, alone if metric.is_matched else 1.0, ratio, tolerated)
     seconds = _DETECTION * needed / (per_request * forecast.requests_per_second)
@@ -189,7 +192,7 @@ def detection_minutes(policy: Policy, index: int, metric: Metric, ratio: float, 
         events = rate * forecast.requests_per_second * policy.bucket_seconds
         lost = max(lost, _lost_buckets(weight, events, seconds / policy.bucket_seconds))
     seconds += lost * policy.bucket_seconds
-    if metric.severity == "soft":
+    if metric.severity == "soft":  # the sign-flip test has to agree, and sees equal arms only
         equal = matched_share(weight)
         surer = (1 + ratio) / (1 + equal / weight * ratio)  # the mean is computed as for the larger arm
         per_request = surer * _information(rate, equal, 2 * equal, ratio, 1.0)
@@ -241,7 +244,9 @@ def promotion_minutes(policy: Policy, index: int, metric: Metric, forecast: Fore
         margin = min(margin, MOST_LESS) if metric.worse == "less" else margin
         enough, brings = -math.log(policy.beta), forecast.brings(metric)
         return mean_outlook.promotion_minutes(metric, stage.weight, margin, enough, **brings)
-    enrolled = stage.weight + matched_share(stage.weight) if metric.is_matched else 1.0
+    enrolled = 1.0
+    if metric.is_matched:
+        enrolled = stage.weight + matched_share(stage.weight)
     share, needed = stage.weight / enrolled, math.log(1 / policy.beta)
     if rate > 0:
         information = rate / share * _divergence(share, _part(share, 1 + margin))
@@ -262,6 +267,7 @@ def _alone(policy: Policy, metric: Metric) -> int:
         return 0
     known, share = MetricEvidence(strands(metric)), policy.stages[_first(policy)].weight
     enough = -math.log(policy.alpha * policy.shares[policy.metrics.index(metric)])
+    # No closed form: the judge's own evidence is grown until it suffices.
     for count in range(1, _PATIENCE):
         grown = known.strands[0].add(metric, Counts(canary=1), share, Weight())
         known = msgspec.structs.replace(known, strands=(grown, *known.strands[1:]))
@@ -279,7 +285,9 @@ def _stage(policy: Policy, forecast: Forecast, metric: Metric, index: int) -> St
     stage, warm_up = policy.stages[index], policy.warm_up_seconds / 60
     if not stage.weight:
         return _without_weight(policy, forecast, index)
-    blind = 0.0 if metric.severity == "severe" else warm_up
+    blind = warm_up
+    if metric.severity == "severe":
+        blind = 0.0
     promotes = promotion_minutes(policy, index, metric, forecast)
     has_gate = metric.promotion_margin is not None and math.isfinite(promotes)
     return StageOutlook(
@@ -325,14 +333,18 @@ def _lasts(policy: Policy, index: int, seen: Sequence[StageOutlook]) -> float | 
             proven = max(proven, math.inf if one.promotes is None else one.promotes)
     if budget is not None and (policy.ships_on_budget or may_ship_on_budget(policy.rules, index)):
         proven = min(proven, budget)
-    return None if math.isinf(proven) else max(least, proven)
+    if math.isinf(proven):
+        return None
+    return max(least, proven)
 
 
 def _whole(
     policy: Policy, metric: Metric, stages: Sequence[StageOutlook], lasting: Sequence[float | None]
 ) -> dict[float, float]:
     """Return by ratio the minutes from the start: each stage adds as much evidence as its duration allows."""
-    blind = 0.0 if metric.severity == "severe" else policy.warm_up_seconds / 60
+    blind = 0.0
+    if metric.severity != "severe":
+        blind = policy.warm_up_seconds / 60
     found = {}
     for ratio in RATIOS:
         minutes, left = 0.0, 1.0
@@ -383,11 +395,17 @@ def spoken(minutes: float) -> str:
     if math.isinf(minutes):
         return "never"
     if minutes >= 180:
-        return f"{minutes / 60:.1f} h" if minutes < 2880 else f"{minutes / 1440:.1f} d"
-    return f"{minutes:.0f} min" if minutes >= 9.5 else f"{minutes:.1f} min"
+        if minutes < 2880:
+            return f"{minutes / 60:.1f} h"
+        return f"{minutes / 1440:.1f} d"
+    if minutes >= 9.5:
+        return f"{minutes:.0f} min"
+    return f"{minutes:.1f} min"
 
 
 def _divergence(true: float, other: float) -> float:
     """Return the Kullback-Leibler divergence of two probabilities."""
-    first = true * math.log(true / other) if true > 0 else 0.0
+    first = 0.0
+    if true > 0:
+        first = true * math.log(true / other)
     return first + (1 - true) * (math.log1p(-true) - math.log1p(-other))

@@ -44,7 +44,7 @@ def wished(release: Release, wish: ChangeRequest, now: float) -> Release:
     Raises:
         Conflict: the release cannot do that any more, or not yet; the message has the reason.
     """
-    reason = f"{wish.by or 'somebody'} wished it" + (f": {wish.why}" if wish.why else "")
+    reason = f"{wish.by or 'somebody'} wished it" + (wish.why and f": {wish.why}")
     match wish.what:
         case "abort":
             return rolled_back(release, now, reason)
@@ -59,7 +59,9 @@ def wished(release: Release, wish: ChangeRequest, now: float) -> Release:
         case "promote":
             if release.state is ReleaseState.PROMOTED:
                 return release
-            after = 0 if release.state is _PROPOSED else release.stage + 1
+            after = 0
+            if release.state is not _PROPOSED:
+                after = release.stage + 1
             approvals = (*release.progress.approvals, StepApproval(after, wish.by))
             return _forward(_with_progress(release, approvals=approvals), after, now, reason)
 
@@ -73,13 +75,17 @@ def harvested(release: Release, watermarks: Mapping[str, float]) -> Release:
 
 def measured(release: Release, thresholds: Mapping[str, float]) -> Release:
     """Set the seconds from which an answer is slow."""
-    return _with_progress(release, thresholds=dict(thresholds)) if thresholds else release
+    if not thresholds:
+        return release
+    return _with_progress(release, thresholds=dict(thresholds))
 
 
 def binned(release: Release, bins: Mapping[str, tuple[float, ...]]) -> Release:
     """Set the bounds of an output's bins, permanently."""
     new = {metric: bounds for metric, bounds in bins.items() if metric not in release.progress.bins}
-    return _with_progress(release, bins={**release.progress.bins, **new}) if new else release
+    if not new:
+        return release
+    return _with_progress(release, bins={**release.progress.bins, **new})
 
 
 def judged(release: Release, verdict: Verdict, now: float) -> Release:
@@ -90,7 +96,9 @@ def judged(release: Release, verdict: Verdict, now: float) -> Release:
     release = _with_progress(release, buckets=release.progress.buckets + 1)
     if not release.is_judged or release.state is _PROPOSED:
         return release
-    reason = verdict.reasons[0] if verdict.reasons else ""
+    reason = ""
+    if verdict.reasons:
+        reason = verdict.reasons[0]
     match verdict.decision:
         case Decision.ROLLBACK:
             return rolled_back(release, now, reason)
@@ -105,14 +113,18 @@ def judged(release: Release, verdict: Verdict, now: float) -> Release:
             return release
         case Decision.PROMOTE:
             stages = len(release.policy.stages)
-            after = stages if verdict.next_stage is None else verdict.next_stage
+            after = stages
+            if verdict.next_stage is not None:
+                after = verdict.next_stage
             return _forward(release, after, now, reason)
         case Decision.HOLD:
             if release.state is _HELD:
                 return msgspec.structs.replace(release, reason=reason)
             return _moved(release, _HELD, now, reason)
         case Decision.CONTINUE:
-            return release if release.state is _RUNNING else _moved(release, _RUNNING, now, reason)
+            if release.state is _RUNNING:
+                return release
+            return _moved(release, _RUNNING, now, reason)
 
 
 def stranded(release: Release, now: float, missing: str) -> Release:

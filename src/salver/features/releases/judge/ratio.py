@@ -52,7 +52,9 @@ class Ratio(msgspec.Struct, frozen=True):
     @property
     def estimate(self) -> float | None:
         """Return the estimate; None = the control had no event."""
-        return self.above / self.below if self.below else None
+        if not self.below:
+            return None
+        return self.above / self.below
 
     def interval(self, chance: float) -> tuple[float | None, float | None]:
         """Return bounds that are wrong at any look with at most this probability; None = none yet."""
@@ -67,5 +69,7 @@ class Ratio(msgspec.Struct, frozen=True):
         if not 0 <= outside < len(GRID):
             return None
         near, far = self.log_likelihoods[inside], self.log_likelihoods[outside]
-        part = min(1.0, max(0.0, (near - least) / (near - far))) if near > far else 1.0
+        part = 1.0
+        if near > far:
+            part = min(1.0, max(0.0, (near - least) / (near - far)))
         return math.exp(_LOGS[inside] + part * (_LOGS[outside] - _LOGS[inside]))

@@ -193,7 +193,9 @@ def objections(rules: Sequence[Rule], facts: Facts, moment: Moment) -> list[Obje
     for rule in rules:
         reason = _objection(rule, facts, moment)
         if reason:
-            decision = Decision.ROLLBACK if isinstance(rule, Never) else Decision.HOLD
+            decision = Decision.HOLD
+            if isinstance(rule, Never):
+                decision = Decision.ROLLBACK
             found.append(Objection(decision, reason))
     return found
 
@@ -216,26 +218,40 @@ def _objection(rule: Rule, facts: Facts, moment: Moment) -> str:
     """Return an objection as text; empty = none."""
     match rule:
         case Blackout():
-            return "there is a blackout now" if rule.covers(moment.at) else ""
+            if rule.covers(moment.at):
+                return "there is a blackout now"
+            return ""
         case MostUnits(units):
             seen = moment.canary_units
-            return f"{seen} units have met the canary, and {units} may" if seen >= units else ""
+            if seen >= units:
+                return f"{seen} units have met the canary, and {units} may"
+            return ""
         case OnePerLayer():
             others = facts.others_in_layer
             if others is None:
                 return "it is not known which releases run in the same layer"
-            return f"in the same layer runs {', '.join(others)}" if others else ""
+            if not others:
+                return ""
+            return f"in the same layer runs {', '.join(others)}"
         case CostCap(most, request):
             cost = request * moment.canary_requests
-            return f"the release has cost {cost:g}, of {most:g}" if cost > most else ""
+            if cost > most:
+                return f"the release has cost {cost:g}, of {most:g}"
+            return ""
         case Approval(stage, by):
-            return "" if stage != moment.stage else _not_approved(stage, by, facts)
+            if stage != moment.stage:
+                return ""
+            return _not_approved(stage, by, facts)
         case Never(event):
             count = moment.canary_events.get(event, 0)
-            return f"'{event}' must never happen, and did {count} times" if count else ""
+            if not count:
+                return ""
+            return f"'{event}' must never happen, and did {count} times"
         case Coverage(stage, hours):
             left = sorted(set(hours) - moment.hours) if moment.stage >= stage else []
-            return f"{len(left)} of {len(hours)} hours of the week are not covered yet" if left else ""
+            if not left:
+                return ""
+            return f"{len(left)} of {len(hours)} hours of the week are not covered yet"
         case ShipOnBudget():
             return ""
 

@@ -192,7 +192,9 @@ def _left(had: int, units: float) -> float:
 
 def _margin(metric: Metric, margin: float) -> float:
     """Return the margin as the excess of the suspect's rate: if the canary has less, its control has more."""
-    return 1 / (1 - margin) - 1 if metric.worse == "less" else margin
+    if metric.worse != "less":
+        return margin
+    return 1 / (1 - margin) - 1
 
 
 def _tempered(

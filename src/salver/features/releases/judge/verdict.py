@@ -145,4 +145,6 @@ def number(log_e: float) -> str:
     """
     if abs(log_e) > _READABLE:
         return f"10^{log_e / math.log(10):.0f}"
-    return f"{math.exp(log_e):,.0f}" if log_e > 4 else f"{math.exp(log_e):.2g}"
+    if log_e > 4:
+        return f"{math.exp(log_e):,.0f}"
+    return f"{math.exp(log_e):.2g}"
