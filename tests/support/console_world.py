@@ -13,8 +13,7 @@ from rollout_releases import POLICY, buckets
 from zoo import write_mlp
 
 from salver.features.registry.opening import home_of, open_registry
-from salver.features.registry.ports import InspectedModel
-from salver.features.registry.records import Actor, Description, NewVersion, Parent
+from salver.features.registry.records import Actor, Description, InspectedModel, NewVersion, Parent
 from salver.features.registry.registry import ModelRegistry
 from salver.features.releases.judge import procedure
 from salver.features.releases.judge.judge import judge

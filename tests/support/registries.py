@@ -10,8 +10,7 @@ from waiting import PATIENCE_S
 
 from salver.features.ledger.ledger import Ledger
 from salver.features.registry.artifacts import Artifacts, ArtifactsFailed
-from salver.features.registry.ports import InspectedModel
-from salver.features.registry.records import Actor, Description, FileEntry
+from salver.features.registry.records import Actor, Description, FileEntry, InspectedModel
 from salver.features.registry.registry import ModelRegistry
 
 KINDS = ("sqlite", "postgresql")

@@ -18,8 +18,7 @@ from salver.features.ledger.faults import LedgerFailed
 from salver.features.ledger.schema import MODEL, RELEASE
 from salver.features.registry.artifacts import Artifacts, ArtifactsFailed
 from salver.features.registry.names import Reference, parse
-from salver.features.registry.ports import InspectedModel
-from salver.features.registry.records import Actor, NewVersion, Parent
+from salver.features.registry.records import Actor, InspectedModel, NewVersion, Parent
 from salver.features.registry.registry import ModelRegistry
 from salver.features.registry.tokens import Tokens
 from salver.words.errors import Conflict, Forbidden, InvalidInput, NotFound, Outdated, Unauthenticated

@@ -11,7 +11,7 @@ import base64
 import hashlib
 import hmac
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 from sqlalchemy import select, update
@@ -27,10 +27,11 @@ from salver.features.registry.delivery_rows import (
     is_due,
     take,
 )
-from salver.features.registry.ports import Post
 
 _LOG: Final = logging.getLogger("salver.registry")
 _MOST_TRIES: Final = 12
+#: Sends a body to a URL with these headers; returns the status of the answer.
+Post = Callable[[str, Mapping[str, str], bytes], Awaitable[int]]
 _FEWEST_OK, _MOST_OK = 200, 299
 
 

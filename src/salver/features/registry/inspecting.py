@@ -13,8 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from salver.backends.protocol import Backend
-from salver.features.registry.ports import InspectedModel
-from salver.features.registry.records import Description
+from salver.features.registry.records import Description, InspectedModel
 from salver.features.tuning.profile import Profile
 from salver.features.tuning.profiles import ProfileStore, machine
 from salver.kernel.repository import Formats, Repository
@@ -31,7 +30,7 @@ Try = Callable[[Manifest], Signature]
 
 
 class Inspector:
-    """Inspector of models (:class:`salver.features.registry.ports.Inspect`).
+    """Inspector of models.
 
     Args:
         profiles: Store of measurements.

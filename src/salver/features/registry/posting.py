@@ -1,4 +1,4 @@
-"""HTTP client for webhooks (:data:`salver.features.registry.ports.Post`).
+"""HTTP client for webhooks (:data:`salver.features.registry.deliveries.Post`).
 
 One request on a thread, with a total time limit however slowly the other side answers; redirects are not
 followed.

@@ -1,6 +1,7 @@
 """Records of models, versions and changes, as stored, shown and sent."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final, Literal
 
 import msgspec
@@ -265,3 +266,15 @@ class Token(msgspec.Struct, frozen=True):
     roles: tuple[str, ...] = ()
     created: float = 0.0
     by: str = ""
+
+
+class InspectedModel(msgspec.Struct, frozen=True):
+    """Content of a path that is pushed.
+
+    Attributes:
+        files: Files of the version by their path in it.
+        description: Result of the inspection.
+    """
+
+    files: Mapping[str, Path]
+    description: Description

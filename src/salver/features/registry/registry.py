@@ -24,7 +24,6 @@ from salver.features.registry.audit import Change, record
 from salver.features.registry.card import front_matter
 from salver.features.registry.differences import differences
 from salver.features.registry.names import Reference, check_alias, check_key, check_model, check_words
-from salver.features.registry.ports import InspectedModel
 from salver.features.registry.records import (
     Action,
     Actor,
@@ -32,6 +31,7 @@ from salver.features.registry.records import (
     Entry,
     Fault,
     FileEntry,
+    InspectedModel,
     Model,
     Move,
     NewVersion,

@@ -9,9 +9,9 @@ from sqlalchemy import ColumnElement, Connection, Table, delete, func, insert, o
 from salver.features.ledger.schema import ALIAS, METRIC, MODEL, PARENT, RELEASE, TAG, VERSION
 from salver.features.registry.artifacts import digest_of
 from salver.features.registry.audit import Change
-from salver.features.registry.ports import InspectedModel
 from salver.features.registry.records import (
     FileEntry,
+    InspectedModel,
     NewVersion,
     Version,
 )
