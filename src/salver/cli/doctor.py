@@ -40,7 +40,10 @@ def doctor(
     if path:
         checks = [_check(manifest, trust_pickle, timeout) for manifest in _found(path)]
         for check in checks:
-            record(check) if json else _show(check)
+            if json:
+                record(check)
+            else:
+                _show(check)
         if not checks and not json:
             names = [child.name for child in Path(path).iterdir()]
             line(unrecognised_folder(Path(path), names))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from salver.terminal.options import Json
-from salver.terminal.output import line, record, remark, table
+from salver.terminal.output import line, record, remark, result, table
 
 if TYPE_CHECKING:
     from salver.migration.models import Model
@@ -50,9 +50,15 @@ def migrate(
     deployment = look(folder, [server.recognise for server in servers.values()])
     services = [s for server in servers.values() for s in server.services(deployment, installed)]
     for service in services:
-        _record(service) if json else _show(service, servers[service.server].title, verbose)
+        if json:
+            _record(service)
+        else:
+            _show(service, servers[service.server].title, verbose)
     for text in deployment.unread:
-        record({"kind": "unread", "text": text}) if json else remark(f"not read: {text}")
+        if json:
+            record({"kind": "unread", "text": text})
+        else:
+            remark(f"not read: {text}")
     if not services:
         if not json:
             titles = ", ".join(server.title for server in servers.values())
@@ -61,7 +67,7 @@ def migrate(
     if write is not None:
         files = write_down(services, write, deployment.folder, servers, installed)
         for path in files:
-            record({"kind": "written", "path": str(path)}) if json else line(f"wrote {path}")
+            result({"kind": "written", "path": str(path)}, f"wrote {path}", json=json)
         if not json:
             line("checked: what was written is read as the deployment was")
     return int(not all(service.runs for service in services))

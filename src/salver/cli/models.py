@@ -7,7 +7,7 @@ from typing import Any
 from cyclopts import App, Parameter
 
 from salver.terminal.options import DEFAULT_URL, Json, Url
-from salver.terminal.output import line, listed, record
+from salver.terminal.output import listed, result
 
 models = App(
     name="models",
@@ -58,10 +58,10 @@ async def _change(name: str, url: str, json: bool, *, load: bool) -> int:
     from salver.client import Client
 
     async with Client(url, timeout=600, token=os.environ.get("SALVER_TOKEN", "")) as client:
-        await (client.load(name) if load else client.unload(name))
-    done = "loaded" if load else "unloaded"
-    if json:
-        record({"name": name, "done": done})
-    else:
-        line(f"{name} is {done}")
+        if load:
+            await client.load(name)
+        else:
+            await client.unload(name)
+    done = {True: "loaded", False: "unloaded"}[load]
+    result({"name": name, "done": done}, f"{name} is {done}", json=json)
     return 0

@@ -258,15 +258,19 @@ class Client:
         Raises:
             NotFound: no such model or version, or the server does not remember the request.
         """
-        path = f"{_model(model, '' if request else version)}/explain"
-        return self._object(await self._get(f"{path}/{quote(request, safe='')}" if request else path))
+        path = f"{_model(model, version)}/explain"
+        if request:
+            path = f"{_model(model, '')}/explain/{quote(request, safe='')}"
+        return self._object(await self._get(path))
 
     async def _typed(self, model: str, version: str, inputs: Mapping[str, object]) -> dict[str, object]:
         """Return the inputs, with lists converted to the model's datatypes."""
         known = self._known.get((model, version))
         if known is None:
             told = await self.metadata(model, version)
-            known = {spec.name: spec.datatype for spec in specs(told, "inputs")} if told.get("inputs") else {}
+            known = {}
+            if told.get("inputs"):
+                known = {spec.name: spec.datatype for spec in specs(told, "inputs")}
             self._known[model, version] = known
         if known and (unknown := [name for name in inputs if name not in known]):
             takes = ", ".join(f"{name} {datatype.name}" for name, datatype in known.items())
@@ -285,8 +289,10 @@ class Client:
     @property
     def _headers(self) -> list[tuple[str, str]]:
         """Return the headers of a request that may change something."""
-        own = [("authorization", f"Bearer {self._token}")] if self._token else []
-        return [("content-type", "application/json"), *own]
+        headers = [("content-type", "application/json")]
+        if self._token:
+            headers.append(("authorization", f"Bearer {self._token}"))
+        return headers
 
     async def _send(self, request: bytes) -> Reply:
         try:

@@ -1,4 +1,4 @@
-"""Escaping of control characters in text from outside, for logs and terminals. Pure."""
+"""Text from outside without control characters, for logs and terminals. Pure."""
 
 from typing import Final
 
@@ -15,6 +15,18 @@ _ESCAPES: Final = {
     )
 } | {0x09: "\\t", 0x0A: "\\n", 0x0D: "\\r"}
 _ESCAPES_OF_LINES: Final = {code: text for code, text in _ESCAPES.items() if code != 0x0A}
+
+
+def printable(text: object, instead: str = "?") -> str:
+    """Return text from outside without characters that would control a terminal.
+
+    >>> printable("fraud\\x1b[31m")
+    'fraud?[31m'
+    """
+    letters = str(text)
+    if letters.isprintable():
+        return letters
+    return "".join([letter if letter.isprintable() else instead for letter in letters])
 
 
 def escape(text: str, *, keeps_lines: bool = False) -> str:

@@ -100,12 +100,10 @@ def missing_packages(sources: Sequence[bytes], beside: Iterable[str] = ()) -> tu
 
 def missing_text(names: Sequence[str]) -> tuple[str, str]:
     """Return the reason and the remedy for missing packages."""
-    told = ", ".join(names)
-    is_one = len(names) == 1
-    return (
-        f"its program imports {told}, which {'is' if is_one else 'are'} not installed here",
-        f"Install {'it' if is_one else 'them'}: pip install {' '.join(names)}",
-    )
+    told, install = ", ".join(names), f"pip install {' '.join(names)}"
+    if len(names) == 1:
+        return f"its program imports {told}, which is not installed here", f"Install it: {install}"
+    return f"its program imports {told}, which are not installed here", f"Install them: {install}"
 
 
 def _judge(server: str, manifest: Manifest, backends: Mapping[str, Backend], trusts_pickle: bool) -> Model:

@@ -79,7 +79,7 @@ class Copies:
 
         key = key_of(store.address.url, files)
         held = self._holdings.hold(key, lambda: store.folder / "copies", fill)
-        return held, held.root / path if path else held.root
+        return held, held.root / path
 
     def release(self, held: SharedFolder) -> None:
         """Give up one hold. Blocking."""
@@ -138,9 +138,11 @@ def _copy(store: ObjectStore, files: Mapping[str, Entry], root: Path, stop: thre
     progress = _Progress(store.url_of(_common(files)), size)
     try:
         for path, entry in files.items():
-            local = root / path if path else root
-            (local if entry.is_folder else local.parent).mkdir(parents=True, exist_ok=True)
-            if not entry.is_folder:
+            local = root / path
+            if entry.is_folder:
+                local.mkdir(parents=True, exist_ok=True)
+            else:
+                local.parent.mkdir(parents=True, exist_ok=True)
                 with local.open("wb") as file:
                     file.truncate(entry.size)
     except OSError as error:
@@ -150,7 +152,7 @@ def _copy(store: ObjectStore, files: Mapping[str, Entry], root: Path, stop: thre
         if stop.is_set():
             raise LoadFailed(f"the copy of {store.url_of(path)} was given up")
         content = store.fetch(path, start, end)
-        with (root / path if path else root).open("r+b") as file:
+        with (root / path).open("r+b") as file:
             file.seek(start)
             file.write(content)
         progress.add(len(content))

@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
+from salver.encoding.escaping import printable
 from salver.words.errors import SalverError
 
 T = TypeVar("T")
@@ -79,15 +80,6 @@ def remark(text: str) -> None:
     """Write a remark to standard error, so that a pipe gets only the result."""
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()
-
-
-def printable(text: object) -> str:
-    """Return text from outside without characters that would control the terminal.
-
-    >>> printable("fraud\\x1b[31m")
-    'fraud?[31m'
-    """
-    return "".join(c if c.isprintable() else "?" for c in str(text))
 
 
 def moment(seconds: float) -> str:

@@ -4,13 +4,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from cyclopts import App, Parameter
 
+from salver.encoding.escaping import printable
 from salver.features.registry import access_command as registry_access
 from salver.features.registry import push_command as registry_push
 from salver.features.registry import upkeep_command as registry_keeping
 from salver.features.registry.command_options import USUAL, RegistryOptions, Why, numbers_of, pairs_of, run
 from salver.features.registry.names import Reference, parse
 from salver.terminal.options import Json
-from salver.terminal.output import line, listed, moment, printable, record, result
+from salver.terminal.output import line, listed, moment, record, result
 from salver.words.errors import InvalidInput
 
 if TYPE_CHECKING:

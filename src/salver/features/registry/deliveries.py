@@ -16,6 +16,7 @@ from typing import Final
 
 from sqlalchemy import select, update
 
+from salver.encoding.escaping import printable
 from salver.features.ledger.ledger import Ledger
 from salver.features.ledger.schema import DELIVERY
 from salver.features.registry.delivery_rows import (
@@ -103,7 +104,7 @@ class Deliverer:
                 problem = f"status {status}"
         except (OSError, ValueError) as error:
             words = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            problem = "".join(c if c.isprintable() else "?" for c in words[:300])  # it may be the receiver's
+            problem = printable(words[:300])  # it may be the receiver's
         tries = due.attempts + 1
         values = {"attempts": tries, "error": problem}
         if not problem or tries >= _MOST_TRIES:

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from salver.terminal.output import line, moment, on_terminal, record, table
+from salver.terminal.output import line, moment, on_terminal, record, result, table
 
 if TYPE_CHECKING:
     from salver.features.releases.experiments.windows import CountedBy
@@ -194,7 +194,7 @@ def _lines(*, json: bool) -> _Show:
             its = servers.get(each.id)
             if told.get(each.id) != row(each, its):
                 told[each.id] = row(each, its)
-                record(plain(each, its)) if json else line("  ".join(told[each.id]))
+                result(plain(each, its), "  ".join(told[each.id]), json=json)
                 sys.stdout.flush()  # a reader waits for it
 
     return tell

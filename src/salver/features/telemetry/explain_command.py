@@ -8,8 +8,9 @@ from typing import Annotated, Any, Final
 
 from cyclopts import Parameter
 
+from salver.encoding.escaping import printable
 from salver.terminal.options import DEFAULT_URL, Json, Url, Version
-from salver.terminal.output import line, on_terminal, printable, record, table
+from salver.terminal.output import line, on_terminal, record, table
 
 _PHASES: Final = ("queue", "formation", "inference", "rest")
 _COLOURS: Final = ("yellow", "magenta", "cyan", "blue")

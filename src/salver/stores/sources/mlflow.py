@@ -5,7 +5,7 @@ metadata beside it.
 """
 
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from salver.stores import StoreFailed
 from salver.stores.mlmodel import BESIDE, MLMODEL, MlModel, parse_mlmodel
@@ -30,8 +30,15 @@ class MlflowFolder:
         """See the protocol. Its pointer is the model's own id, where MLflow gave one."""
         path, said = arrange(self._folder, folder / "model")
         source = f"{self._folder.absolute()}{said.model_id and f'#{said.model_id}'}"
-        parents = (("run", f"mlflow:{said.run_id}"),) if said.run_id else ()
-        return FetchedModel(path, source, card_of(path), said.tags, {}, parents)  # type: ignore[arg-type]
+        parents = parents_of(said.run_id)
+        return FetchedModel(path, source, card_of(path), said.tags, {}, parents)
+
+
+def parents_of(run_id: str) -> tuple[tuple[Literal["data", "run"], str], ...]:
+    """Return the run that made a model, as its parent; empty without one."""
+    if not run_id:
+        return ()
+    return (("run", f"mlflow:{run_id}"),)
 
 
 def is_mlflow(folder: Path) -> bool:

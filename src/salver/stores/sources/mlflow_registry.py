@@ -21,7 +21,7 @@ from salver.stores.protocol import checked
 from salver.stores.sources.archives import card_of
 from salver.stores.sources.connecting import without_user
 from salver.stores.sources.fetched import FetchedModel, Progress, Source
-from salver.stores.sources.mlflow import arrange
+from salver.stores.sources.mlflow import arrange, parents_of
 from salver.stores.sources.web import Web, origin
 from salver.stores.unpack import MOST_BYTES, room_in
 from salver.words.errors import InvalidInput, LoadFailed
@@ -202,8 +202,9 @@ class MlflowSource:
         else:
             raw = _folder_of(self._elsewhere(place).fetch(folder, progress).path)
         path, said = arrange(raw, folder / "model")
-        run = self._server.run(run_id) if run_id else {}
-        data = run.get("data")
+        data = None
+        if run_id:
+            data = self._server.run(run_id).get("data")
         tags = {
             **said.tags,
             **_pairs(version.get("tags")),
@@ -215,7 +216,7 @@ class MlflowSource:
             card_of(path) or str(version.get("description") or ""),
             dict(list(tags.items())[:_MOST_TAGS]),
             _metrics(mapping(data).get("metrics")),
-            (("run", f"mlflow:{run_id}"),) if run_id else (),
+            parents_of(run_id),
         )
 
     def _downloaded(self, place: str, root: Path, progress: Progress) -> Path:

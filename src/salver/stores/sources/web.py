@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
+from salver.encoding.escaping import printable
 from salver.stores import StoreFailed
 from salver.stores.sources.connecting import HttpCall, without_user
 from salver.stores.sources.downloading import Digest, Download, DownloadInterrupted, DownloadRequest
@@ -230,11 +231,11 @@ def _is_sound(url: str) -> bool:
 
 def _refusal(url: str, answer: http.client.HTTPResponse) -> HttpError:
     body = answer.read(_MOST_REASON).decode("utf-8", "replace")
-    words = " ".join("".join(c if c.isprintable() else " " for c in body).split())
+    words = " ".join(printable(body, " ").split())
     what = f"{_shown(url)} answers {answer.status} {answer.reason or ''}".rstrip()
-    return HttpError(
-        f"{what}: {words}" if words else what, answer.status, answer.headers.get("WWW-Authenticate", "")
-    )
+    if words:
+        what += f": {words}"
+    return HttpError(what, answer.status, answer.headers.get("WWW-Authenticate", ""))
 
 
 def _shown(url: str) -> str:
@@ -245,7 +246,7 @@ def _shown(url: str) -> str:
         return repr(url[:_MOST_REASON])
     host = parts.netloc.rpartition("@")[2]
     shown = urllib.parse.urlunsplit((parts.scheme, host, parts.path, "", ""))
-    return "".join(c if c.isprintable() else "?" for c in shown[:_MOST_REASON])
+    return printable(shown[:_MOST_REASON])
 
 
 @contextmanager
