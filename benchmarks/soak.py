@@ -28,8 +28,9 @@ from rich.console import Console
 from rich.table import Table
 
 from salver.client import Client
+from salver.client.driving import drive
 from salver.client.http import Http
-from salver.client.load import Tally, drive, schedule, summarise
+from salver.client.load import Tally, schedule, summarise
 from salver.testing.process import ServerProcess
 from salver.words.errors import SalverError
 

@@ -30,7 +30,8 @@ from law import IsolatedLawBackend, LawBackend
 
 from salver.app import Server
 from salver.client import Client, Unreachable
-from salver.client.load import Tally, drive
+from salver.client.driving import drive
+from salver.client.load import Tally
 from salver.configuration import ServeConfig
 from salver.features.tuning.simulator import simulate
 from salver.testing.process import free_port

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.client.load import ENOUGH_FOR_P99, Tally, drive, schedule, summarise
+from salver.client.driving import drive
+from salver.client.load import ENOUGH_FOR_P99, Tally, schedule, summarise
 from salver.words.errors import Overloaded
 
 

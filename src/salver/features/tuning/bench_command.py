@@ -114,7 +114,8 @@ class _Load(msgspec.Struct, frozen=True):
 
     async def measure(self, offered: float) -> "tuple[Summary, dict[str, float | None]]":
         """Run at one rate, with the server's own breakdown of the time."""
-        from salver.client.load import Tally, drive, schedule, summarise
+        from salver.client.driving import drive
+        from salver.client.load import Tally, schedule, summarise
 
         due = schedule(offered, self.seconds, self.arrivals, self.seed)
         tally = Tally(len(due))
