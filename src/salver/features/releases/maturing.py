@@ -193,9 +193,12 @@ def _happened(
     between = since - SKEW_SECONDS, since + 60 * metric.matures_minutes
     outcome, are_meant = _outcomes(metric, kind, [key], between)
     value, least, most = outcome.c.value, metric.least, metric.most
-    are_meant += [value > 0] if least is None and most is None else []
-    are_meant += [] if least is None else [value >= least]
-    are_meant += [] if most is None else [value <= most]
+    if least is None and most is None:
+        are_meant.append(value > 0)
+    if least is not None:
+        are_meant.append(value >= least)
+    if most is not None:
+        are_meant.append(value <= most)
     return are_meant
 
 

@@ -230,7 +230,7 @@ def _observed(
     """Update a metric; a bucket of None belongs to an earlier stage. Known units may return."""
     if stage is not None and metric.promotion_margin is not None:
         margin = metric.promotion_margin * stage.margin_times
-        weight = weight._replace(gate_margin=min(margin, MOST_LESS) if metric.worse == "less" else margin)
+        weight = weight._replace(gate_margin=bounded(metric, margin))
     hour, is_recent = hour_of(bucket.start), stage is not None
     if metric.is_posted:
         for matured in bucket.outcomes:
@@ -271,6 +271,13 @@ _UNEVEN = 0.05
 _COMES_BACK = 2
 #: Whatever the margins of a stage: the largest fraction of good events that may be lost.
 MOST_LESS = 0.9
+
+
+def bounded(metric: Metric, margin: float) -> float:
+    """Return the margin of a stage; where less is worse, not all events may be lost."""
+    if metric.worse == "less":
+        return min(margin, MOST_LESS)
+    return margin
 
 
 def _with_outcomes(

@@ -127,23 +127,31 @@ def _of_copies(copies: CopyVerdict) -> Iterator[str]:
 
 def _row(metric: MetricVerdict, *, is_matched: bool) -> tuple[str, ...]:
     events, units = metric.events, metric.units
-    old = (events.baseline, units.baseline) if is_matched else (events.control, units.control)
-    low, high = (
-        "0" if metric.low is None else f"{metric.low:.2f}",
-        "∞" if metric.high is None else f"{metric.high:.2f}",
-    )
+    old, effect, none, gate = _part(events.control, units.control), "–", "–", "–"
+    if is_matched:
+        old = _part(events.baseline, units.baseline)
+    if metric.effect is not None:
+        effect = f"×{metric.effect:.2f}"
+    if metric.gate is not None:
+        none, gate = number(metric.log_gate), number(metric.gate)
     return (
         metric.name,
         _part(events.canary, units.canary),
-        _part(*old),
-        "–" if metric.effect is None else f"×{metric.effect:.2f}",
-        f"{low} to {high}",
+        old,
+        effect,
+        f"{_bound(metric.low, '0')} to {_bound(metric.high, '∞')}",
         number(metric.log_e),
         number(metric.threshold),
-        "–" if metric.gate is None else number(metric.log_gate),
-        "–" if metric.gate is None else number(metric.gate),
+        none,
+        gate,
         f"{metric.dispersion:.2f}",
     )
+
+
+def _bound(value: float | None, unknown: str) -> str:
+    if value is None:
+        return unknown
+    return f"{value:.2f}"
 
 
 def _stacked(row: Sequence[str]) -> Iterator[str]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import msgspec
 
 from salver.features.releases.judge import mean_outlook
-from salver.features.releases.judge.evidence import MOST_LESS, MetricEvidence
+from salver.features.releases.judge.evidence import MetricEvidence, bounded
 from salver.features.releases.judge.policy import Metric, Policy
 from salver.features.releases.judge.rules import may_ship_on_budget
 from salver.features.releases.judge.shadowing import fewest
@@ -241,7 +241,7 @@ def promotion_minutes(policy: Policy, index: int, metric: Metric, forecast: Fore
         return 0.0
     margin, information = metric.promotion_margin * stage.margin_times, 0.0  # of a request to the canary
     if metric.kind == "mean":
-        margin = min(margin, MOST_LESS) if metric.worse == "less" else margin
+        margin = bounded(metric, margin)
         enough, brings = -math.log(policy.beta), forecast.brings(metric)
         return mean_outlook.promotion_minutes(metric, stage.weight, margin, enough, **brings)
     enrolled = 1.0
