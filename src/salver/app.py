@@ -265,6 +265,8 @@ class Server:
         for part in kernel.parts:
             await part.leave()
         await self.listeners.leave(delay_s)
+        loop = asyncio.get_running_loop()
+        end = loop.time() + grace
         if self.listeners.is_open:
             self.ports.stop()
             await self.listeners.closed(grace + 5)
@@ -273,7 +275,7 @@ class Server:
         for part in reversed(kernel.parts):
             await part.stop()
         await kernel.plane.stop()
-        await kernel.models.drain(grace)
+        await kernel.models.drain(max(0.0, end - loop.time()))
         await kernel.plane.close()
         if is_made(self._copies):
             await asyncio.to_thread(self._copies.close)

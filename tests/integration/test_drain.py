@@ -15,7 +15,10 @@ from drain_callers import CALLERS, Waiting, drained
 from waiting import PATIENCE_S, until
 from zoo import gauge, infer_body, moody_body, write_constant, write_moody
 
+from salver.app import Server
+from salver.configuration import ServeConfig
 from salver.testing.process import ServerProcess, TritonProcess
+from salver.transport.server import FrontConfig
 
 #: Longer than any test: what is tried meanwhile is tried within it, and a second signal ends it.
 LONG = {"SALVER_DRAIN_DELAY": "600"}
@@ -52,6 +55,33 @@ async def test_nobody_sees_a_failure_while_servers_are_drained(repository: Path,
     assert tally.failures == []
     assert set(tally.answered) == set(CALLERS)
     assert all(tally.moved[kind] for kind in ("http1", "http2", "stream")), tally.moved
+
+
+async def test_requests_and_models_share_the_seconds_to_end(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the callers of a load that hangs have waited is not waited again for the load itself."""
+    given: list[float] = []
+    config = ServeConfig(paths=(str(repository),), front=FrontConfig(port=0, grace_seconds=30.0))
+    server = Server(config)
+    await server.start()
+    drain, closed = server.kernel.models.drain, server.listeners.closed
+    late = asyncio.get_running_loop()
+    began = late.time()
+
+    async def slow(seconds: float) -> None:
+        await closed(seconds)
+        monkeypatch.setattr(late, "time", lambda: began + 1_000.0)
+
+    async def told(seconds: float) -> None:
+        monkeypatch.undo()
+        given.append(seconds)
+        await drain(PATIENCE_S)
+
+    monkeypatch.setattr(server.kernel.models, "drain", told)
+    monkeypatch.setattr(server.listeners, "closed", slow)
+    await server.stop()
+    assert given == [0.0]
 
 
 def health(server: ServerProcess, path: str, message: bytes = b"") -> bytes:
