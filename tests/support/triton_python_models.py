@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from salver.backends.protocol import LoadOptions, RequestModel
+from salver.dialects.triton.python_backend import FORMAT
 from salver.dialects.triton.python_backend.backend import TritonPythonBackend
-from salver.dialects.triton.python_backend.opening import FORMAT
 from salver.words.artifacts import Batching, Manifest, ModelConfig
 from salver.words.messages import InferRequest, ModelId, Parameter, RequestedOutput, TensorSpec
 from salver.words.tensor import DataType, Tensor, datatype_of

@@ -21,8 +21,7 @@ from triton_python_models import (
 )
 
 from salver.backends.protocol import Answer, LoadOptions
-from salver.dialects.triton.python_backend import pb_utils
-from salver.dialects.triton.python_backend.opening import FORMAT
+from salver.dialects.triton.python_backend import FORMAT, pb_utils
 from salver.testing.backends import BackendConformance, Case, manifest_of
 from salver.words.artifacts import Manifest, ModelConfig, Reshape
 from salver.words.errors import (

@@ -150,7 +150,7 @@ class EmbeddingCodec(Codec[HttpBody, HttpReply]):
             )
         if not all(isinstance(text, str) for text in self._texts):
             raise InvalidInput(f"model '{model}' takes texts, and no tokens", field="input")
-        shape = [1 if extent == -1 else extent for extent in spec.shape]
+        shape = [abs(extent) for extent in spec.shape]  # a free extent, -1, becomes 1
         if shape and spec.shape[0] == -1:
             shape[0] = len(self._texts)
         if np.prod(shape, dtype=np.int64) != len(self._texts):

@@ -21,6 +21,8 @@ from salver.words.tensor import DataType, Tensor
 
 #: Parameters that need an input of their own or ``sampling_parameters``.
 _BINDING: Final = ("frequency_penalty", "presence_penalty", "min_tokens", "ignore_eos", "stop")
+#: Parameters that may have an input of another name.
+_OTHER_NAMES: Final = {"stop": "stop_words"}
 #: Parameters that need an input of their own.
 _UNSAMPLED: Final = ("response_format", "functions", "function_call")
 _SAMPLED: Final = (
@@ -88,7 +90,7 @@ def _check(
     model = resolved.model
     is_sampled = "sampling_parameters" in specs
     for field in (*_BINDING, *_UNSAMPLED):
-        names = {field, "stop_words"} if field == "stop" else {field}
+        names = {field, _OTHER_NAMES.get(field, field)}
         if _is_asked(request, field) and names.isdisjoint(specs) and (field in _UNSAMPLED or not is_sampled):
             raise InvalidInput(f"model '{model}' has no input for {field}", field=field)
     if request.wanted_logprobs is not None and "return_logprobs" not in specs and "logprobs" not in specs:
@@ -213,7 +215,7 @@ def _tensor(spec: TensorSpec, value: Any) -> Tensor:
     if spec.datatype is DataType.BYTES:
         values = [v if isinstance(v, str) else dumps(v).decode() for v in values]
     array = from_json(values, spec.datatype, spec.name)
-    shape = [1 if extent == -1 else extent for extent in spec.shape]
+    shape = [abs(extent) for extent in spec.shape]  # a free extent, -1, becomes 1
     if shape and spec.shape[-1] == -1:
         shape[-1] = len(values)
     if np.prod(shape, dtype=np.int64) != len(values):

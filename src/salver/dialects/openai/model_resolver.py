@@ -134,8 +134,10 @@ class ModelResolver:
 
     def _parts(self, name: str) -> tuple[str, str]:
         separator = self._config.lora_separator
-        parts = name.split(separator) if separator else []
-        return (parts[0], parts[1]) if len(parts) == 2 and all(parts) else ("", "")
+        if not separator or name.count(separator) != 1:
+            return "", ""
+        model, _, lora = name.partition(separator)
+        return (model, lora) if model and lora else ("", "")
 
     def _resolved(self, model: str, lora: str) -> ResolvedModel:
         lease = self._lessor.acquire(model)
@@ -144,10 +146,18 @@ class ModelResolver:
         finally:
             lease.release()
         config = self._config
-        loras = (settings.loras or ()) if config.lora_separator else ()
-        names = (model, *(f"{model}{config.lora_separator}{each}" for each in loras))
-        resolved = ResolvedModel(model, settings, lora, names, config.max_tokens, config.max_call_bytes)
-        return msgspec.structs.replace(resolved, settings_of=functools.partial(self._settings_of, model))
+        names = [model]
+        if config.lora_separator:
+            names += [f"{model}{config.lora_separator}{each}" for each in settings.loras or ()]
+        return ResolvedModel(
+            model,
+            settings,
+            lora,
+            tuple(names),
+            config.max_tokens,
+            config.max_call_bytes,
+            functools.partial(self._settings_of, model),
+        )
 
     def _settings_of(self, model: str, signature: Signature) -> ChatSettings | None:
         lease = self._lessor.other(model, "", lambda servable: servable.signature is signature)

@@ -144,8 +144,10 @@ class OpenAiOperations:
         if failed is not None:
             return failed
         counts = [run.tokens for run in runs]
-        tokens = None if None in counts else sum(count or 0 for count in counts)
-        if tokens is None and resolved.settings.count is not None:
+        tokens: int | None = None
+        if None not in counts:
+            tokens = sum(filter(None, counts))
+        elif resolved.settings.count is not None:
             plain = [text for text in texts if isinstance(text, str)]
             tokens = await asyncio.to_thread(lambda: sum(map(resolved.settings.count or len, plain)))
         return embeddings(request, [vector for run in runs for vector in run.vectors], tokens)

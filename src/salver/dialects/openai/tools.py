@@ -60,7 +60,9 @@ class ToolCalls:
             self._recognise()
         if self._size > self._most:
             self._state = "text"
-        calls = self._scan() if self._state == "calls" else []
+        calls: list[ToolCall] = []
+        if self._state == "calls":
+            calls = self._scan()
         return (self.rest() if self._state == "text" else ""), calls
 
     def rest(self) -> str:

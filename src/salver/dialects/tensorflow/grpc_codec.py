@@ -7,17 +7,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
-import numpy as np
 from google.protobuf.message import DecodeError
 
 from salver.dialects.tensorflow.faults import tfs_status
 from salver.dialects.tensorflow.heads import (
     CLASSIFY,
-    INPUTS,
     REGRESS,
     classes_in,
     head_of,
     outputs_of,
+    request_of,
     values_in,
 )
 from salver.dialects.tensorflow.metadata import SIGNATURE_DEF, number_of_version
@@ -28,8 +27,8 @@ from salver.encoding.bodies import GrpcStatus, Message
 from salver.encoding.values import MAX_TENSORS
 from salver.kernel.serving.ports import Codec
 from salver.words.errors import Code, InvalidInput, NotFound, SalverError, Unsupported
-from salver.words.messages import InferRequest, InferResponse, RequestedOutput, Signature
-from salver.words.tensor import DataType, Tensor
+from salver.words.messages import InferRequest, InferResponse, Signature
+from salver.words.tensor import Tensor
 
 _READ: Final = build()
 #: Method -> name of its request's message.
@@ -156,16 +155,7 @@ class HeadCodec(ModelCodec):
             body = parse(self.kind, body.message).input
         head = head_of(signature, self._spec.signature)
         wanted = outputs_of(head, self._method, checks_method=self._rules.checks_method_names)
-        examples = _examples(body)
-        values = np.empty(len(examples), dtype=object)
-        values[:] = examples
-        return InferRequest(
-            self._spec.name,
-            (Tensor(INPUTS, DataType.BYTES, values),),
-            outputs=tuple(map(RequestedOutput, wanted)),
-            signature="" if head is signature else head.name,
-            any_shape=True,
-        )
+        return request_of(signature, head, wanted, _examples(body), self._spec.name)
 
     def encode(self, request: InferRequest, response: InferResponse) -> bytes:
         """Return a ClassificationResponse or a RegressionResponse."""

@@ -125,10 +125,8 @@ class TensorFlowServingMethods:
         return await self._head(heads.REGRESS, message, call)
 
     async def _head(self, method: str, message: bytes, call: Call) -> Reply:
-        kind = wire.KINDS[method]
-        parsed = wire.heading(kind, message) if call.is_large else wire.parse(kind, message)
+        parsed, body = _parse(wire.KINDS[method], message, call)
         spec, version = self._locate(wire.spec_of(parsed))
-        body = Message(message) if call.is_large else parsed.input
         codec = wire.HeadCodec(spec, self._rules, method)
         reply: Reply = await self._door.infer(codec, body, spec.name, spec.label or version, call)
         return reply
@@ -136,9 +134,7 @@ class TensorFlowServingMethods:
     @reads
     async def _multi_inference(self, message: bytes, call: Call) -> Reply:
         call.api = "MultiInference"
-        kind = "MultiInferenceRequest"
-        parsed = wire.heading(kind, message) if call.is_large else wire.parse(kind, message)
-        body = Message(message) if call.is_large else parsed.input
+        parsed, body = _parse("MultiInferenceRequest", message, call)
         tasks = wire.tasks_of(parsed)
         first, version = self._locate(tasks[0][0])
         _, signature = self._find(tasks[0][0])
@@ -216,3 +212,11 @@ class TensorFlowServingMethods:
         except NotReady:
             pass
         return spec, version
+
+
+def _parse(kind: str, message: bytes, call: Call) -> tuple[Any, Any]:
+    """Return a parsed request and its Input; of a large one, the Input is left to the codec."""
+    if call.is_large:
+        return wire.heading(kind, message), Message(message)
+    parsed = wire.parse(kind, message)
+    return parsed, parsed.input

@@ -11,11 +11,11 @@ from salver.dialects.tensorflow.decimals import BETWEEN, decimals
 from salver.dialects.tensorflow.examples import example_of
 from salver.dialects.tensorflow.heads import (
     CLASSIFY,
-    INPUTS,
     REGRESS,
     classes_in,
     head_of,
     outputs_of,
+    request_of,
     values_in,
 )
 from salver.dialects.tensorflow.json_codec import ModelCodec, root_of
@@ -23,8 +23,7 @@ from salver.dialects.tensorflow.json_layout import object_of, one_line, quoted
 from salver.dialects.tensorflow.json_shown import shown
 from salver.encoding.bodies import HttpBody, HttpReply
 from salver.words.errors import InvalidInput, Unsupported
-from salver.words.messages import InferRequest, InferResponse, RequestedOutput, Signature
-from salver.words.tensor import DataType, Tensor
+from salver.words.messages import InferRequest, InferResponse, Signature
 
 _RESULTS: Final = b'"results"'
 
@@ -40,16 +39,7 @@ class _HeadCodec(ModelCodec):
         examples = _examples(root)
         head = head_of(signature, root.get("signature_name", ""))
         wanted = outputs_of(head, self.method, checks_method=self._checks_method)
-        values = np.empty(len(examples), object)
-        values[:] = examples
-        return InferRequest(
-            http.model,
-            (Tensor(INPUTS, DataType.BYTES, values),),
-            http.version,
-            outputs=tuple(map(RequestedOutput, wanted)),
-            signature="" if head is signature else head.name,
-            any_shape=True,
-        )
+        return request_of(signature, head, wanted, examples, http.model, http.version)
 
 
 class Classify(_HeadCodec):

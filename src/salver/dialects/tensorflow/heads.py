@@ -8,16 +8,18 @@ from collections.abc import Sequence
 from typing import Final
 
 import msgspec
+import numpy as np
 
 from salver.dialects.tensorflow.metadata import signature_def
 from salver.dialects.tensorflow.rules import DEFAULT
 from salver.dialects.tensorflow.tf_tensor import name_of, word_of
 from salver.words.errors import FailedPrecondition, InvalidInput, Unsupported
-from salver.words.messages import Signature
+from salver.words.messages import InferRequest, RequestedOutput, Signature
 from salver.words.tensor import Array, DataType, Tensor
 
 CLASSIFY: Final = "tensorflow/serving/classify"
 REGRESS: Final = "tensorflow/serving/regress"
+_KINDS: Final = {CLASSIFY: "classification", REGRESS: "regression"}
 #: The only input of both.
 INPUTS: Final = "inputs"
 CLASSES: Final = "classes"
@@ -60,9 +62,9 @@ def outputs_of(head: Signature, method: str, *, checks_method: bool = False) -> 
         InvalidInput, FailedPrecondition: The signature does not fit the method.
         Unsupported: There is no such method.
     """
-    if method not in (CLASSIFY, REGRESS):
+    if method not in _KINDS:
         raise Unsupported(f"Unsupported signature method_name: {method}")
-    kind = "classification" if method == CLASSIFY else "regression"
+    kind = _KINDS[method]
     if checks_method and head.method != method:
         raise InvalidInput(f"Expected {kind} signature method_name to be {method}. Was: {head.method}")
     if len(head.inputs) != 1:
@@ -87,6 +89,33 @@ def outputs_of(head: Signature, method: str, *, checks_method: bool = False) -> 
             f'"{CLASSES}" or "{SCORES}". Signature was: {signature_def(head)}'
         )
     return wanted
+
+
+def request_of(
+    signature: Signature,
+    head: Signature,
+    outputs: Sequence[str],
+    examples: Sequence[bytes],
+    model: str,
+    version: str = "",
+) -> InferRequest:
+    """Return the request with serialised examples to a signature of the model.
+
+    Args:
+        signature: The model's default signature.
+        head: From :func:`head_of`.
+        outputs: From :func:`outputs_of`.
+    """
+    values = np.empty(len(examples), object)
+    values[:] = examples
+    return InferRequest(
+        model,
+        (Tensor(INPUTS, DataType.BYTES, values),),
+        version,
+        outputs=tuple(map(RequestedOutput, outputs)),
+        signature="" if head is signature else head.name,
+        any_shape=True,
+    )
 
 
 def classes_in(outputs: Sequence[Tensor], examples: int) -> Classes:

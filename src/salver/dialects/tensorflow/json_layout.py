@@ -137,11 +137,15 @@ def _string(value: bytes, depth: int, *, is_binary: bool) -> bytes:
 
 def _empty(shape: Sequence[int]) -> bytes:
     """Return a tensor without elements, on one line."""
-    return b"[" + b", ".join([_empty(shape[1:])] * shape[0]) + b"]" if shape else b""
+    if not shape:
+        return b""
+    return b"[" + b", ".join([_empty(shape[1:])] * shape[0]) + b"]"
 
 
 def _empty_lines(shape: Sequence[int], depth: int) -> bytes:
-    return list_of([_empty_lines(shape[1:], depth + 1)] * shape[0], depth) if shape else b""
+    if not shape:
+        return b""
+    return list_of([_empty_lines(shape[1:], depth + 1)] * shape[0], depth)
 
 
 def object_of(members: Sequence[tuple[bytes, bytes]], depth: int) -> bytes:

@@ -76,8 +76,10 @@ def _quoted(text: str) -> bytes:
 def _scalar(value: Any) -> bytes:
     if isinstance(value, str):
         return _quoted(value)
-    if isinstance(value, dict | list):
-        return b"{}" if isinstance(value, dict) else b"[]"
+    if isinstance(value, dict):  # empty, as lists are here
+        return b"{}"
+    if isinstance(value, list):
+        return b"[]"
     if value is None or isinstance(value, bool):
         return {None: b"null", True: b"true", False: b"false"}[value]
     if isinstance(value, int) and -(1 << 63) <= value < 1 << 64:

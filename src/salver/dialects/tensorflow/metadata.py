@@ -12,15 +12,15 @@ from salver.words.messages import ModelId, Signature, State, TensorSpec, Version
 SIGNATURE_DEF: Final = "signature_def"
 _UNKNOWN: Final = 2  # error.Code
 #: State -> ModelVersionStatus.State; a version that failed has ended, with an error.
-_STATES: Final = {
-    State.NEW: 10,
-    State.LOADING: 20,
-    State.WARMING: 20,
-    State.READY: 30,
-    State.DRAINING: 40,
-    State.UNLOADING: 40,
-    State.GONE: 50,
-    State.FAILED: 50,
+STATES: Final[dict[State, str]] = {
+    State.NEW: "START",
+    State.LOADING: "LOADING",
+    State.WARMING: "LOADING",
+    State.READY: "AVAILABLE",
+    State.DRAINING: "UNLOADING",
+    State.UNLOADING: "UNLOADING",
+    State.GONE: "END",
+    State.FAILED: "END",
 }
 _MOST: Final = 1 << 63
 
@@ -50,9 +50,10 @@ def _write_info(info: Any, spec: TensorSpec) -> None:
     info.dtype = number_of(spec.datatype)
     shape = info.tensor_shape
     shape.unknown_rank = spec.any_rank
-    for extent in () if spec.any_rank else spec.shape:
-        shape.dim.add(size=extent)
     shape.SetInParent()
+    if not spec.any_rank:
+        for extent in spec.shape:
+            shape.dim.add(size=extent)
 
 
 def metadata(id: ModelId, signature: Signature) -> Any:
@@ -84,7 +85,7 @@ def status(model: str, version: int | None, rows: Sequence[VersionStatus]) -> An
     numbered = [(number_of_version(row.id.version), row) for row in rows if row.id.name == model]
     known = [(number, row) for number, row in numbered if number is not None and version in (None, number)]
     for number, row in sorted(known, key=lambda pair: pair[0]):
-        added = answer.model_version_status.add(version=number, state=_STATES[row.state], status={})
+        added = answer.model_version_status.add(version=number, state=STATES[row.state], status={})
         if row.state is State.FAILED:
             added.status.error_code, added.status.error_message = _UNKNOWN, row.reason
     if not answer.model_version_status:

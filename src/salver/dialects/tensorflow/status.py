@@ -5,23 +5,12 @@ The layout is that of protobuf's JSON: one blank per level, members of a ``oneof
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
-from salver.dialects.tensorflow.metadata import number_of_version
+from salver.dialects.tensorflow.metadata import STATES, number_of_version
 from salver.dialects.tensorflow.tf_tensor import name_of
 from salver.words.errors import NotFound
 from salver.words.messages import ModelId, Signature, State, TensorSpec, VersionStatus
-
-_STATES: Final[dict[State, str]] = {
-    State.NEW: "START",
-    State.LOADING: "LOADING",
-    State.WARMING: "LOADING",
-    State.READY: "AVAILABLE",
-    State.DRAINING: "UNLOADING",
-    State.UNLOADING: "UNLOADING",
-    State.GONE: "END",
-    State.FAILED: "END",
-}
 
 
 def status(model: str, version: str, rows: Iterable[VersionStatus]) -> list[dict[str, Any]]:
@@ -43,7 +32,7 @@ def _status(row: VersionStatus) -> dict[str, Any]:
     status = {"error_code": "OK", "error_message": ""}
     if row.state is State.FAILED:
         status = {"error_code": "UNKNOWN", "error_message": row.reason}
-    return {"version": version_of(row.id), "state": _STATES[row.state], "status": status}
+    return {"version": version_of(row.id), "state": STATES[row.state], "status": status}
 
 
 def version_of(id: ModelId) -> str:

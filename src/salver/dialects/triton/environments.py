@@ -155,7 +155,9 @@ def _sweep(cache: Path) -> None:
 
 def _model_folder(manifest: Manifest) -> Path:
     """Return the folder of the model, which holds its versions."""
-    folder = manifest.path if manifest.path.is_dir() else manifest.path.parent
+    folder = manifest.path
+    if not folder.is_dir():
+        folder = folder.parent
     return folder.parent if folder.name == manifest.id.version else folder
 
 

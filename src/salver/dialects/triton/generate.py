@@ -98,7 +98,9 @@ def _decode(http: HttpBody, signature: Signature) -> InferRequest:
     if _may_repeat(http.body, (*root, *nested)):
         _refuse_repeated(http.body)
     root.pop("parameters", None)
-    id = root.pop("id", "") if "id" not in specs else ""
+    id = ""
+    if "id" not in specs:
+        id = root.pop("id", "")
     if type(id) is not str:
         raise InvalidInput(f"id must be a string, not {kind_of(id)}", field="id")
     inputs: dict[str, Tensor] = {}

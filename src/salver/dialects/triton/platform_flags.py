@@ -123,11 +123,11 @@ def check_ports(ports: Mapping[str, int], safe: str) -> None:
     if not safe:
         return
     found = re.fullmatch(r"(\d{1,5})-(\d{1,5})", safe)
-    low, high = (int(found[1]), int(found[2])) if found else (1, 0)
-    if low > high:
+    if found is None or int(found[1]) > int(found[2]):
         raise InvalidInput(
             f"--sagemaker-safe-port-range {safe!r} is not a range", fix="Write 8081-9000, for example."
         )
+    low, high = int(found[1]), int(found[2])
     for name, port in ports.items():
         if not low <= port <= high:
             raise InvalidInput(

@@ -83,8 +83,9 @@ def load(manifest: Manifest, options: LoadOptions) -> TritonModel | DecoupledMod
         model = owners()
         if hasattr(model, "initialize"):
             model.initialize(arguments)
-    is_decoupled = pb_utils.using_decoupled_model_transaction_policy(config)
-    kind = DecoupledModel if is_decoupled else TritonModel
+    kind: type[TritonModel | DecoupledModel] = TritonModel
+    if pb_utils.using_decoupled_model_transaction_policy(config):
+        kind = DecoupledModel
     instance = kind(model, signature, manifest, arguments["model_instance_name"])
     instance.wants_trace = _uses_traces(model_folder)
     return instance

@@ -314,8 +314,12 @@ def as_texts(array: Array) -> Array:
     if set(map(type, items)) <= {bytes, str}:
         return array
     texts = np.empty(len(items), dtype=object)
-    texts[:] = [item if isinstance(item, bytes) else str(item).encode() for item in items]
+    texts[:] = list(map(_encode, items))
     return texts.reshape(array.shape)
+
+
+def _encode(item: object) -> bytes:
+    return item if isinstance(item, bytes) else str(item).encode()
 
 
 def triton_string_to_numpy(triton_type_string: str) -> Any:
@@ -338,8 +342,7 @@ def numpy_to_triton_type(data_type: Any) -> int | None:
 def serialize_byte_tensor(input_tensor: Array) -> bytes:
     """Serialise strings in Triton's binary form, each after its length in four bytes."""
     parts = []
-    for item in input_tensor.ravel().tolist():
-        text = item if isinstance(item, bytes) else str(item).encode()
+    for text in map(_encode, input_tensor.ravel().tolist()):
         parts += [struct.pack("<I", len(text)), text]
     return b"".join(parts)
 
