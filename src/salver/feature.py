@@ -9,11 +9,12 @@ own features come by the same road.
 import importlib
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from typing import Any, Final
 
 import msgspec
 
+from salver.lazy import installed
 from salver.words.errors import InvalidInput
 
 GROUP: Final = "salver.features"
@@ -71,7 +72,7 @@ def discover(entries: Iterable[EntryPoint] | None = None) -> tuple[Feature, ...]
         entries: Those of the group; None = of all installed packages.
     """
     found: dict[str, Feature] = {}
-    for entry in sorted(entry_points(group=GROUP) if entries is None else entries, key=lambda e: e.name):
+    for entry in sorted(installed(GROUP) if entries is None else entries, key=lambda e: e.name):
         try:
             feature = entry.load()
         except Exception as error:

@@ -18,6 +18,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.metadata import EntryPoints, entry_points
 from typing import Any, ParamSpec, TypeVar, cast
 
 _Given = ParamSpec("_Given")
@@ -202,6 +203,17 @@ def lazy_imports() -> Iterator[None]:
         if isinstance(names[name], LazyName):
             names[name]._places.append((names, name))
             pending.append(names[name])
+
+
+@functools.cache
+def _all_installed() -> Any:  # its type differs between versions of Python
+    return entry_points()
+
+
+def installed(group: str) -> EntryPoints:
+    """Return the entry points of a group; the packages are read once for all groups."""
+    found: EntryPoints = _all_installed().select(group=group)
+    return found
 
 
 def has_names(module: str) -> bool:

@@ -4,14 +4,17 @@ Finding them imports no framework.
 """
 
 import logging
+import stat
 from collections.abc import Iterator, Mapping
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from importlib.util import find_spec
 from pathlib import Path
 
 from salver.backends.protocol import ArtifactKind, Backend, Recogniser, TouchesMachine
+from salver.lazy import installed
 
 GROUP = "salver.backends"
+_MOST_KNOWN = 4096
 _LOG = logging.getLogger("salver.plugins")
 
 
@@ -48,7 +51,7 @@ def backends() -> Mapping[str, Backend]:
     """
     found: dict[str, Backend | EntryPoint] = {}
     known = _Backends(found)
-    for entry in sorted(entry_points(group=GROUP), key=lambda e: e.name):
+    for entry in sorted(installed(GROUP), key=lambda e: e.name):
         try:
             if entry.value.startswith("salver."):
                 if find_spec(entry.module) is None:
@@ -69,16 +72,44 @@ def backends() -> Mapping[str, Backend]:
 
 
 def recogniser(found: Mapping[str, Backend]) -> Recogniser:
-    """Return a recogniser that asks each backend in turn; the first that knows a path has it."""
+    """Return a recogniser that asks each backend in turn; the first that knows a path has it.
+
+    A file that has not changed is not read again: repositories are looked at every few seconds.
+    """
+    known: dict[Path, tuple[tuple[int, ...], ArtifactKind | None]] = {}
 
     def recognise(path: Path) -> ArtifactKind | None:
-        for backend in found.values():
-            form = backend.recognise(path)
-            if form is not None:
-                return ArtifactKind(backend.name, form)
-        return None
+        mark = _mark(path)
+        before = known.get(path)
+        if before is not None and before[0] == mark:
+            return before[1]
+        kind = _recognised(found, path)
+        if mark:
+            if len(known) >= _MOST_KNOWN:
+                known.clear()
+            known[path] = mark, kind
+        return kind
 
     return recognise
+
+
+def _recognised(found: Mapping[str, Backend], path: Path) -> ArtifactKind | None:
+    for backend in found.values():
+        form = backend.recognise(path)
+        if form is not None:
+            return ArtifactKind(backend.name, form)
+    return None
+
+
+def _mark(path: Path) -> tuple[int, ...]:
+    """Return what changes with a file's content; empty for folders, whose files change by themselves."""
+    try:
+        told = path.stat()
+    except (OSError, ValueError):
+        return ()
+    if not stat.S_ISREG(told.st_mode):
+        return ()
+    return told.st_ino, told.st_size, told.st_mtime_ns, told.st_ctime_ns
 
 
 def touches_machine(found: Mapping[str, Backend]) -> TouchesMachine:

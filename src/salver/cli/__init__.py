@@ -8,7 +8,6 @@ import os
 import re
 import sys
 from collections.abc import Iterator, MutableMapping, Sequence
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Final
 
 from cyclopts import App, Parameter
@@ -19,6 +18,7 @@ from salver.cli.compat import serve_as
 from salver.cli.serve import serve
 from salver.cli.serve_options import SOURCES
 from salver.cli.start import run
+from salver.lazy import installed
 from salver.terminal.output import report_error
 from salver.words.errors import SalverError
 
@@ -98,7 +98,7 @@ def _start(start: "Startup | None") -> int:
 
 def _of_other_packages() -> Iterator[tuple[str, str]]:
     """Yield the commands that features outside Salver bring; without one, nothing is imported."""
-    entries = entry_points(group="salver.features")
+    entries = installed("salver.features")
     if all(entry.value.startswith("salver.") for entry in entries):
         return
     from salver.feature import discover

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import os
 import socket
+import stat
 import struct
 from collections.abc import Collection, Iterable
 from contextlib import suppress
@@ -191,6 +192,8 @@ def close(found: OpenConnection) -> None:
 def _look(place: int) -> OpenConnection | None:
     """The connection at a descriptor; None if it is none, or none any more."""
     try:
+        if not stat.S_ISSOCK(os.fstat(place).st_mode):
+            return None
         sock = socket.socket(fileno=place)
     except OSError:
         return None
