@@ -119,7 +119,11 @@ def test_the_console_itself_may() -> None:
 
 
 @pytest.mark.parametrize(
-    "host", [b"", b"evil.example.org:8000", b"127.0.0.1.nip.io", b"localhost.evil.org", b"[::1"]
+    "host",
+    [
+        *(b"", b"evil.example.org:8000", b"127.0.0.1.nip.io", b"localhost.evil.org", b"[::1"),
+        *(b"evil.example.org@localhost", b"localhost#evil.example.org", b"localhost/evil", b"localhost?a"),
+    ],
 )
 def test_a_name_that_only_points_here_sees_nothing(host: bytes) -> None:
     with pytest.raises(Forbidden, match="this machine's own"):

@@ -28,6 +28,8 @@ _LEAST_LETTERS: Final = 16
 _MOST_LETTERS: Final = 128
 #: Values of the header ``host`` that are remembered as good ones.
 _MOST_HOSTS: Final = 64
+#: Of other parts of an address than a host and its port.
+_ODD_LETTERS: Final = frozenset("@/?#\\")
 #: Says who asks, where no token does; other letters than ASCII's percent-encoded.
 ACTOR: Final = b"x-salver-actor"
 #: A token that has this role and no other posts outcomes, and changes nothing else: for applications.
@@ -306,7 +308,9 @@ def _netloc(origin: str) -> str:
 
 
 def _hostname(host: str) -> str:
-    """Without its port."""
+    """Without its port; empty = it is no name, or what one reader takes for another's."""
+    if not _ODD_LETTERS.isdisjoint(host):
+        return ""
     try:
         return _plain(urlsplit(f"//{host}").hostname or "")
     except ValueError:
