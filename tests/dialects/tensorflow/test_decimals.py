@@ -1,4 +1,4 @@
-"""Numbers as TensorFlow Serving writes them: the fast way against the plain rule, that against C's."""
+"""Texts of floats: the fast algorithm against the plain rule, and that against C's."""
 
 import math
 import struct

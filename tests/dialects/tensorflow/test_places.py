@@ -1,4 +1,4 @@
-"""Models by name and base path, as TensorFlow Serving's operators write them down."""
+"""Models by name and base path in the configuration files of TensorFlow Serving's operators."""
 
 import logging
 import shutil

@@ -1,4 +1,4 @@
-"""Files of requests and answers: rotated, bounded, and never in the way."""
+"""Log files of requests and answers: rotated, bounded, and without delay of requests."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""JSON as RapidJSON reads it: what it lets pass, and what it says of the rest."""
+"""JSON parser with RapidJSON's behaviour and error texts."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""Which requests are written down, and what is told of them."""
+"""Choice of the requests that are logged, and the events about them."""
 
 import random
 from typing import Any

@@ -1,4 +1,4 @@
-"""One list of models takes the place of another, or nothing changes."""
+"""Replacement of the list of models: all of it or nothing."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""Warm-up records of SavedModels: what they ask, that they are run, and that a bad one fails the load."""
+"""Warm-up records of SavedModels: their requests, that they run, and that a bad one fails the load."""
 
 import shutil
 import time

@@ -1,4 +1,4 @@
-"""SavedModels in base paths as TensorFlow Serving has them, run by TensorFlow in processes of their own."""
+"""SavedModels in TensorFlow Serving's base paths, run by TensorFlow in processes of their own."""
 
 import json
 from collections.abc import Iterator

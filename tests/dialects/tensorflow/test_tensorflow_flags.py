@@ -1,4 +1,4 @@
-"""``--compat tensorflow-serving``: what each of tensorflow_model_server's flags becomes (TF-F1 to TF-F22)."""
+"""Effect of tensorflow_model_server's flags under ``--compat tensorflow-serving`` (TF-F1 to TF-F22)."""
 
 import stat
 from pathlib import Path

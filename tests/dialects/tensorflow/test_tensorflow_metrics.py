@@ -1,4 +1,4 @@
-"""The names, labels and buckets that TensorFlow Serving's dashboards read."""
+"""Names, labels and buckets that TensorFlow Serving's dashboards read."""
 
 import itertools
 import math

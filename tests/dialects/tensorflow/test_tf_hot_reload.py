@@ -1,4 +1,4 @@
-"""A list of models that is edited again and again under load, and nobody notices (TF-L6)."""
+"""Repeated edits of the list of models under load, without a failed request (TF-L6)."""
 
 import itertools
 import threading

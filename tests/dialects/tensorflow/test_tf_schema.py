@@ -1,4 +1,4 @@
-"""Our messages against TensorFlow's and those of TensorFlow Serving's client, and all in one process."""
+"""Messages compared with TensorFlow's and TensorFlow Serving's client, all in one process."""
 
 import subprocess
 import sys

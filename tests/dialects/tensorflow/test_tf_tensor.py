@@ -1,4 +1,4 @@
-"""Tensors from and to TensorProtos, beside TensorFlow's own reading and writing."""
+"""Tensors from and to TensorProtos, compared with TensorFlow."""
 
 import functools
 from typing import Any

@@ -1,4 +1,4 @@
-"""Configuration files of TensorFlow Serving: what is wrong is told with its place."""
+"""Errors in configuration files of TensorFlow Serving, with their place."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""TFRecord files: those of TensorFlow, whole and broken."""
+"""TFRecord files: TensorFlow's own, whole and broken."""
 
 import pytest
 from hypothesis import given

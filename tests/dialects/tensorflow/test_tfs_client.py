@@ -1,4 +1,4 @@
-"""TensorFlow Serving's own client, unmodified, against real SavedModels and models of other frameworks."""
+"""Unmodified client of TensorFlow Serving, with SavedModels and models of other frameworks."""
 
 import asyncio
 import importlib.util

@@ -1,4 +1,4 @@
-"""What the front does for TensorFlow Serving's routes: errors, headers, limits, names; no sockets."""
+"""TensorFlow Serving's routes without sockets: errors, headers, limits, names."""
 
 import asyncio
 import gzip

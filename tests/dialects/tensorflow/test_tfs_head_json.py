@@ -1,4 +1,4 @@
-"""Classify and Regress in TensorFlow Serving's JSON, status and metadata: bodies in, bodies out, texts."""
+"""Classify and Regress in TensorFlow Serving's JSON, status and metadata."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""What classification and regression ask of a signature and its answer, text by text."""
+"""Rules of Classify and Regress for signatures and answers, with all error texts."""
 
 import numpy as np
 import pytest

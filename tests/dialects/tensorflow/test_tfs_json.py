@@ -1,4 +1,4 @@
-"""Predict in TensorFlow Serving's JSON: bodies in, bodies out, and its words for what is wrong."""
+"""Predict in TensorFlow Serving's JSON: requests, answers and error texts."""
 
 import base64
 import json

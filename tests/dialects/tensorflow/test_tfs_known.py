@@ -1,4 +1,4 @@
-"""Requests of a form that came before are read as if it had not."""
+"""Requests of a known form are parsed as if it were new."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Requests written down with their answers, as TensorFlow Serving's own client reads them."""
+"""Logged requests and answers, read by TensorFlow Serving's own client."""
 
 import functools
 from typing import Any

@@ -1,4 +1,4 @@
-"""What is told of signatures and of versions, as the unmodified client reads it."""
+"""Signatures and states of versions, read by the unmodified client."""
 
 import functools
 from typing import Any

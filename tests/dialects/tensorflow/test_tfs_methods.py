@@ -1,4 +1,4 @@
-"""TensorFlow Serving's gRPC methods, without a socket: whom they ask, and what they do with time."""
+"""TensorFlow Serving's gRPC methods without a socket: models, deadlines and reloads."""
 
 import asyncio
 from typing import Any

@@ -1,4 +1,4 @@
-"""TensorFlow Serving's paths, and what the front does for them; no sockets."""
+"""TensorFlow Serving's paths, without sockets."""
 
 import pytest
 from dialect_tables import match

@@ -1,4 +1,4 @@
-"""TensorFlow Serving's REST interface in front of SavedModels and of models that are none, asked by curl."""
+"""TensorFlow Serving's REST interface with SavedModels and other models, called by curl."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""TensorFlow Serving's REST interface as its operator sets it: time limit, pages of other origins, labels."""
+"""Operator's options of TensorFlow Serving's REST interface: time limit, origins, labels."""
 
 import json
 from collections.abc import Iterator

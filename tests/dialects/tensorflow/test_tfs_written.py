@@ -1,4 +1,4 @@
-"""Requests that a server writes down, and a list of models that a client replaces."""
+"""Logs of requests, and lists of models that a client replaces, with a server process."""
 
 import json
 import re

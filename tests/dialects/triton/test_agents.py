@@ -1,4 +1,4 @@
-"""The checksum agent compares what is to be loaded with what its owner wrote down (TR-S12)."""
+"""Checks of a model's files by the checksum agent before a load (TR-S12)."""
 
 import hashlib
 from pathlib import Path

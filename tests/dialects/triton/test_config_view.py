@@ -1,4 +1,4 @@
-"""A model's configuration as Triton's clients see it; expectations as the real server answers them."""
+"""Configurations of models as Triton's clients get them; expectations are a real server's answers."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""What an ensemble's configuration comes to, and what is said of one whose tensors cannot flow (TR-C10)."""
+"""Ensembles in configurations, and errors of those whose tensors do not fit (TR-C10)."""
 
 from pathlib import Path
 

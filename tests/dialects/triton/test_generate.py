@@ -1,4 +1,4 @@
-"""Triton's generate extension: which keys become tensors, which parameters, and what comes back."""
+"""Codec of Triton's generate extension."""
 
 import json
 

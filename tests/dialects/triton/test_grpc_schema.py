@@ -1,4 +1,4 @@
-"""Our messages against tritonclient's, and both in one process."""
+"""Messages compared with tritonclient's, and both in one process."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What Triton's log settings let through (TR-R10, TR-F5)."""
+"""Effect of Triton's log settings on the log (TR-R10, TR-F5)."""
 
 import io
 import json

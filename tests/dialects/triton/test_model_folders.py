@@ -1,4 +1,4 @@
-"""Models in a folder that SageMaker unpacked."""
+"""Folders of models that SageMaker unpacks."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""An owner changes a model's setting under constant traffic: it comes into force, and no request fails."""
+"""Changes of a model's settings under constant traffic: they take effect, and no request fails."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""The bodies of load and unload requests, over HTTP and gRPC, as tritonclient sends them."""
+"""Bodies of load and unload requests, over HTTP and gRPC, as tritonclient sends them."""
 
 import base64
 import json

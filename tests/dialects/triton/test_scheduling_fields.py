@@ -1,4 +1,4 @@
-"""What Triton's fields of scheduling and backends come to, and their like in ``salver.toml``."""
+"""Effect of Triton's scheduling and backend fields, and of the same keys in ``salver.toml``."""
 
 import pytest
 

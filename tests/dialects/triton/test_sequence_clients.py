@@ -1,4 +1,4 @@
-"""Sequences (TR-S4, TR-C9) behind a real server, with Triton's own clients and models of both kinds."""
+"""Sequences with Triton's own clients and both kinds of models (TR-S4, TR-C9)."""
 
 import json
 import queue

@@ -1,4 +1,4 @@
-"""What a configuration says of sequences (TR-C9), in both languages, and what is said of wrong ones."""
+"""Sequence settings in both configuration formats, and the errors of wrong ones (TR-C9)."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Log and trace settings in JSON and in gRPC messages (TR-R9, TR-R10, TR-G3), with Triton's texts."""
+"""Log and trace settings in JSON and gRPC messages, with Triton's texts (TR-R9, TR-R10, TR-G3)."""
 
 import json
 from typing import Any

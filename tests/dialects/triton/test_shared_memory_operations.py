@@ -1,4 +1,4 @@
-"""The operations on shared memory, without a server around them (TR-R14, TR-R15, TR-G4)."""
+"""Operations on shared memory, without a server (TR-R14, TR-R15, TR-G4)."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""Which requests are traced, how traces look, and how they reach the file (TR-R9, TR-F8, TR-O1)."""
+"""Sampling of requests, form of traces, and trace files (TR-R9, TR-F8, TR-O1)."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""No argument that a Triton Python model passes to ``pb_utils`` ends its process (TR-A3, TR-S7).
+"""Arguments of any kind that models pass to ``pb_utils``: none ends a model process (TR-A3, TR-S7).
 
 A model evaluates the expression that it is asked, so that each case is one line.
 """

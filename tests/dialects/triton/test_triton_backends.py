@@ -1,4 +1,4 @@
-"""Backends that are programs, which many models use (TR-A5)."""
+"""Programs that serve many models as backends (TR-A5)."""
 
 import json
 import shutil

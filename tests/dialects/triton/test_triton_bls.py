@@ -1,4 +1,4 @@
-"""Models that call other models, and count, behind a real server (TR-S7, TR-M8, TR-A2)."""
+"""Models that call other models and have metrics, with a real server (TR-S7, TR-M8, TR-A2)."""
 
 import concurrent.futures
 import os

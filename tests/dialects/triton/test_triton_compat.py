@@ -1,4 +1,4 @@
-"""``salver serve --compat triton`` as a process: three ports, secrets, forwarded headers, names, its end."""
+"""``salver serve --compat triton`` as a process: ports, secrets, forwarded headers, names, shutdown."""
 
 import http.client
 import json

@@ -1,4 +1,4 @@
-"""Models that bring a Python of their own (TR-A4)."""
+"""Models with a Python environment of their own (TR-A4)."""
 
 import subprocess
 import sys

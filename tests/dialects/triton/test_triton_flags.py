@@ -1,4 +1,4 @@
-"""``--compat triton``: what each of tritonserver's flags becomes (TR-F1 to TR-F14)."""
+"""Effect of tritonserver's flags under ``--compat triton`` (TR-F1 to TR-F14)."""
 
 import logging
 import subprocess

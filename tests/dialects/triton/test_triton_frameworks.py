@@ -1,4 +1,4 @@
-"""Triton's layouts of OpenVINO, PyTorch and FIL, by tritonclient and a server process (TR-A1, TR-C16)."""
+"""Triton's layouts of OpenVINO, PyTorch and FIL models, with tritonclient (TR-A1, TR-C16)."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Triton's metric names (TR-M1 to TR-M6): what they count, and in which units."""
+"""Metrics under Triton's names: what they count, and their units (TR-M1 to TR-M6)."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Models of Triton's Python backend: what they import, are told and may answer (TR-A2, TR-A3, TR-C16)."""
+"""Models of Triton's Python backend: imports, arguments and responses (TR-A2, TR-A3, TR-C16)."""
 
 import json
 import sys

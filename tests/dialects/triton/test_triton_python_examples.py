@@ -1,4 +1,4 @@
-"""Models in the style of the examples of Triton's Python backend, asked by its own clients (TR-A2, TR-A3)."""
+"""Models like the examples of Triton's Python backend, with its own clients (TR-A2, TR-A3)."""
 
 import json
 import queue

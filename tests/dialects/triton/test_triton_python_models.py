@@ -1,4 +1,4 @@
-"""Models of Triton's Python backend, unchanged, behind a real server and with Triton's own client (TR-A2)."""
+"""Unchanged models of Triton's Python backend, with a real server and Triton's client (TR-A2)."""
 
 import concurrent.futures
 import json

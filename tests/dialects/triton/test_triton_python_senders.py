@@ -1,4 +1,4 @@
-"""Senders in default mode, and what programs of Triton's Python backend do that is not meant so (TR-A3)."""
+"""Response senders in default mode, and misuse of the Python backend by models (TR-A3)."""
 
 from pathlib import Path
 

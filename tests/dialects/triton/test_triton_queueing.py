@@ -1,4 +1,4 @@
-"""tritonclient against queue policies, priorities and forests of a ``config.pbtxt``."""
+"""Queue policies, priorities and FIL models of a ``config.pbtxt``, with tritonclient."""
 
 import queue
 import re

@@ -1,4 +1,4 @@
-"""tritonclient's control of the repository, against a server process (TR-R11 to TR-R13, TR-G3)."""
+"""Control of the repository by tritonclient, with a server process (TR-R11 to TR-R13, TR-G3)."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""tritonserver's flags of the repository, by tritonclient and a server process (TR-F2, TR-L7, TR-S12)."""
+"""tritonserver's flags about the repository, with a server process (TR-F2, TR-L7, TR-S12)."""
 
 import hashlib
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Log and trace settings of a running server, through unmodified tritonclient (TR-R9, TR-R10, TR-G3)."""
+"""Log and trace settings of a running server, with unmodified tritonclient (TR-R9, TR-R10, TR-G3)."""
 
 import json
 from collections.abc import Iterator

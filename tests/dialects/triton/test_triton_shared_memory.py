@@ -1,4 +1,4 @@
-"""Shared memory with tritonclient, unmodified, over HTTP and gRPC.
+"""Shared memory with unmodified tritonclient, over HTTP and gRPC.
 
 Rows TR-R14, TR-R15, TR-R21, TR-R22, TR-G4, TR-F11.
 """

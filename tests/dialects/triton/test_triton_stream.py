@@ -1,4 +1,4 @@
-"""Streams of requests over gRPC: tritonclient, its asyncio variant and plain grpcio, all unmodified."""
+"""gRPC streams with unmodified clients: tritonclient, its asyncio variant and plain grpcio."""
 
 import asyncio
 import queue

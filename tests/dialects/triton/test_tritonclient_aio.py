@@ -1,4 +1,4 @@
-"""tritonclient's asyncio variants, unmodified, over both protocols."""
+"""Unmodified asyncio variants of tritonclient, over both protocols."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""tritonclient over gRPC, unmodified, on the same port."""
+"""Unmodified tritonclient over gRPC, on the common port."""
 
 import queue
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""tritonclient over HTTP, unmodified, against a server process."""
+"""Unmodified tritonclient over HTTP, with a server process."""
 
 from collections.abc import Iterator
 from pathlib import Path

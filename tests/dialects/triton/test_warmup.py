@@ -1,4 +1,4 @@
-"""``model_warmup`` on a real server: what each instance is asked at first, and what fails a load."""
+"""``model_warmup`` on a real server: first requests of each instance, and loads that fail."""
 
 import json
 import struct
