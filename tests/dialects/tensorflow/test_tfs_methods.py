@@ -9,6 +9,7 @@ from salver.dialects.tensorflow.grpc_methods import TensorFlowServingMethods
 from salver.dialects.tensorflow.rules import TfsRules
 from salver.dialects.tensorflow.tf_schema import build
 from salver.encoding.bodies import GrpcStatus
+from salver.kernel.serving.decoding import Decoders
 from salver.words.errors import InvalidInput, NotFound, NotReady, SalverError, TooLarge
 from salver.words.messages import Call, InferResponse, ModelId, Signature, State, TensorSpec, VersionStatus
 from salver.words.tensor import DataType
@@ -102,6 +103,34 @@ async def test_x_11_versions_are_asked_for_as_they_are_spelled(spec: dict[str, A
     assert isinstance(reply, bytes)
     answer = build()["PredictResponse"].FromString(reply)
     assert (answer.model_spec.version.value, list(answer.outputs["x"].float_val)) == (7, [1])
+
+
+async def test_a_large_message_of_unknown_form_is_copied_on_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both to read it, and to decode it; the next of its form is only viewed."""
+    threads, to_thread = list[str](), asyncio.to_thread
+
+    async def counted(function: Any, *given: Any) -> Any:
+        threads.append(function.__name__)
+        return await to_thread(function, *given)
+
+    async def infer(codec: Any, body: Any, model: str, version: str, call: Call) -> Any:
+        _, signature = behind.signature(model, version)
+        if call.is_large:
+            return await Decoders().decode(codec, body, signature)
+        return codec.decode(body, signature)
+
+    behind = Behind()
+    monkeypatch.setattr(asyncio, "to_thread", counted)
+    monkeypatch.setattr(behind, "infer", infer)
+    table = TensorFlowServingMethods(behind, behind, behind, behind.reload_config, TfsRules()).table()
+    (predict,) = (work for path, work in table.methods.items() if path.endswith("/Predict"))
+    request = _predict()
+    request.inputs["x"].float_val.extend([1.0] * 299_999)
+    request.inputs["x"].tensor_shape.dim[0].size = 300_000
+    for _ in range(2):
+        decoded: Any = await predict(request.SerializeToString(), Call("tfs-grpc", 0.0, is_large=True))
+        assert decoded.inputs[0].array.tolist() == [1.0] * 300_000
+        assert threads == ["read", "decode"]
 
 
 @pytest.mark.parametrize(

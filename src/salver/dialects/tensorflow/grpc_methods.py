@@ -39,6 +39,8 @@ _INFERRING: Final = frozenset(
     _PREDICTION + name for name in ("Predict", "Classify", "Regress", "MultiInference")
 )
 
+#: Bytes of a message of unknown form that are copied in a millisecond.
+_MOST_COPIED: Final = 1 << 20
 #: Bytes of a list of models: thousands of them, which are read in some milliseconds.
 _MOST_LIST: Final = 1 << 19
 
@@ -105,6 +107,8 @@ class TensorFlowServingMethods:
         body: PredictMessage | Message
         if call.is_large and self._messages.is_slow(message):
             spec, body = wire.spec_of(wire.heading("PredictRequest", message)), Message(message)
+        elif len(message) > _MOST_COPIED and not self._messages.knows(message):
+            spec, body = await asyncio.to_thread(self._messages.read, message)
         else:
             call.is_large = False
             spec, body = self._messages.read(message)

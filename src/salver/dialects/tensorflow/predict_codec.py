@@ -83,10 +83,14 @@ class PredictMessages:
         """Pickle as an empty reader for another process."""
         return (PredictMessages, ())
 
+    def knows(self, message: bytes) -> bool:
+        """Return whether the message has the form of an earlier one: its numbers are only viewed."""
+        known = self._known.get(_key(message))
+        return known is not None and holds(message, known.around)
+
     def is_slow(self, message: bytes) -> bool:
         """Return whether parsing this large message would block the loop."""
-        known = self._known.get(_key(message))
-        if known is not None and holds(message, known.around):
+        if self.knows(message):
             return False
         try:
             count, weight = varints.weigh(message, _OUTLINE, varints.MOST_FIELDS)

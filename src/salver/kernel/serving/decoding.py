@@ -97,8 +97,10 @@ class Decoders:
         if signature.takes_forms:  # which are searched for their parts in short steps
             return await asyncio.to_thread(codec.decode, body, signature)
         weight = codec.weigh(body)
-        if not weight or not isinstance(body, HttpBody | Message):
+        if not weight:
             return codec.decode(body, signature)
+        if not isinstance(body, HttpBody | Message):  # tensors that were parsed are copied
+            return await asyncio.to_thread(codec.decode, body, signature)
         text = body.body[:weight] if isinstance(body, HttpBody) else b""
         if len(text) > LARGE and _is_quick(text):
             return codec.decode(body, signature)
