@@ -8,7 +8,8 @@ checkers, linters and import contracts see them::
 
 ``unpack`` is a :class:`LazyName` until it is used; then the name in the module becomes the object itself,
 which costs nothing from there on. This fits functions, classes and modules, not constants, nor classes that
-``except`` or ``case`` names. PEP 810 brings the same to Python 3.15.
+``except``, ``case`` or ``is`` names, nor those that are passed on as values. PEP 810 brings
+the same to Python 3.15.
 """
 
 import builtins

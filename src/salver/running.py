@@ -1,19 +1,28 @@
-"""A server as a process: from its configuration to a signal, and the exit status."""
+"""A server as a process: from its configuration to a signal, and the exit status.
+
+SIGTERM and SIGINT end it, a second one sooner. SIGHUP makes it look at its configuration again; it ends a
+server that was started on a terminal which is gone.
+"""
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+import os
+import signal
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Final
 
 from salver.app import Server
 from salver.configuration import ServeConfig
 from salver.kernel.lifecycle.memory import keep_one_heap, tune_interpreter
 from salver.kernel.logs import LogConfig, configure
+from salver.kernel.supervise import Supervisor
 from salver.ready import ReadyInfo, ready_info
-from salver.signals import Signals
 from salver.words.errors import LoadFailed
 
 _LOG = logging.getLogger("salver")
+_STDIN: Final = 0
 
 
 async def serve(
@@ -94,3 +103,52 @@ async def _tell(server: Server, on_ready: Callable[[ReadyInfo], None]) -> LoadFa
     return LoadFailed(
         "ending, since not every model has loaded", fix="--exit-on-error=false serves the others."
     )
+
+
+class Signals:
+    """Listens to the signals of this process.
+
+    Args:
+        hurry: Called with each wish to end that is not the first.
+        reload: Looks again at the configuration; runs once at a time.
+
+    Attributes:
+        asked: Set by the first wish to end.
+    """
+
+    def __init__(self, hurry: Callable[[], None], reload: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self.asked = asyncio.Event()
+        self._hurry = hurry
+        self._reload = reload
+        self._tasks = Supervisor(_LOG, "the configuration was not read again")
+        self._is_on_terminal = _has_terminal()
+
+    def __repr__(self) -> str:
+        return f"<Signals, {'asked' if self.asked.is_set() else 'not asked'} to end>"
+
+    def listen(self) -> None:
+        """From now on. Call it on the event loop of the main thread."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._end)
+        if sys.platform != "win32":
+            loop.add_signal_handler(signal.SIGHUP, self._hang_up)
+
+    def _end(self) -> None:
+        if self.asked.is_set():
+            self._hurry()
+        self.asked.set()
+
+    def _hang_up(self) -> None:
+        if self._is_on_terminal and not _has_terminal():
+            self.asked.set()
+        else:
+            self._tasks.start_unless_running("reload", self._reload)
+
+
+def _has_terminal() -> bool:
+    try:
+        os.tcgetpgrp(_STDIN)  # of a terminal that has hung up, an error
+    except OSError:
+        return False
+    return True

@@ -14,13 +14,16 @@ from cyclopts import App, Parameter
 from cyclopts.config import Env
 
 from salver import __version__
-from salver.cli.compat import serve_as
 from salver.cli.serve import serve
 from salver.cli.serve_options import SOURCES
 from salver.cli.start import run
-from salver.lazy import installed
+from salver.lazy import installed, lazy_imports
 from salver.terminal.output import report_error
 from salver.words.errors import SalverError
+
+with lazy_imports():
+    from salver.cli.compat import serve_as
+
 
 if TYPE_CHECKING:
     from salver.configuration import Startup
@@ -125,8 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else list(arguments)
     _forget_services(os.environ)
     try:
-        status = serve_as(words)
-        if status is not None:
+        if _has_other_flags(words) and (status := serve_as(words)) is not None:
             return status
         return int(app()(words) or 0)
     except SalverError as error:
@@ -135,6 +137,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output, `head` for instance, has seen enough
         sys.stderr.close()
         return 1
+
+
+def _has_other_flags(words: Sequence[str]) -> bool:
+    """Return whether a command line may have the flags of another server."""
+    return words[:1] == ["torchserve"] or any(word.startswith("--compat") for word in words)
 
 
 def _forget_services(environment: MutableMapping[str, str]) -> None:

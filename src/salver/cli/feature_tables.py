@@ -9,9 +9,13 @@ from typing import Any, Final
 import msgspec
 
 from salver.cli.server_file import Records, ServerFile
-from salver.encoding.lenient import mapping
 from salver.feature import discover
+from salver.lazy import lazy_imports
 from salver.words.errors import InvalidInput
+
+with lazy_imports():
+    from salver.encoding.lenient import mapping
+
 
 #: Tables of parts that are no features of the contract: where their records are defined.
 _RECORDS: Final = {

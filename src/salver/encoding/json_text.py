@@ -29,6 +29,8 @@ _FEW_STRINGS = 1 << 10
 _FEW_LETTERS = 1 << 17
 
 _TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[\]{}]', re.DOTALL)
+#: Bytes from which a second parser is worthwhile.
+LARGE = 8_192
 
 
 def loads(text: "bytes | memoryview") -> Any:

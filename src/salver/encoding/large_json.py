@@ -15,9 +15,6 @@ from salver.encoding.json_text import TOO_DEEP, loads
 from salver.encoding.values import MAX_NESTING
 from salver.words.errors import InvalidInput
 
-#: Bytes from which a second parser is worthwhile.
-LARGE = 8_192
-
 _UNSIGNED = frozenset(("UINT8", "UINT16", "UINT32", "UINT64"))
 _SIGNED = frozenset(("INT8", "INT16", "INT32", "INT64"))
 _FLOATS = frozenset(("FP32", "FP64"))

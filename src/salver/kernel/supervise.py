@@ -5,11 +5,14 @@ Requests are not supervised here: engines own their tasks, and a request's error
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from salver.words.errors import SalverError
 
+#: Seconds between two lines about a long operation.
+REPORT_S = 10.0
 T = TypeVar("T")
 Sleep = Callable[[float], Awaitable[None]]
 
@@ -153,3 +156,20 @@ async def retry(
             if seconds is None:
                 raise
         await sleep(seconds)
+
+
+@contextmanager
+def reporting(log: logging.Logger, text: Callable[[], str]) -> Iterator[None]:
+    """Log the text every ten seconds until the block ends."""
+    loop = asyncio.get_running_loop()
+    timers: list[asyncio.TimerHandle] = []
+
+    def report() -> None:
+        log.info("%s", text())
+        timers[:] = [loop.call_later(REPORT_S, report)]
+
+    timers.append(loop.call_later(REPORT_S, report))
+    try:
+        yield
+    finally:
+        timers[0].cancel()

@@ -18,7 +18,6 @@ from salver.transport.access_check import LOCAL, Access
 from salver.transport.budget import COUNTED, Budget, Share
 from salver.transport.calls import RequestContext, is_shutting_down, join_trace, printable, take_traits
 from salver.transport.hangup import HangUps
-from salver.transport.orca import ASKED as ORCA
 from salver.transport.parting import CLOSE
 from salver.transport.reading import LARGE, read_whole
 from salver.transport.routes import NO_ENDPOINT, Endpoint, HttpRouter, Route
@@ -26,6 +25,7 @@ from salver.words.errors import Internal, InvalidInput, SalverError, TooLarge
 from salver.words.messages import Call
 
 with lazy_imports():
+    from salver.transport import orca
     from salver.transport.compression import deflate
     from salver.transport.event_stream import EventStream
     from salver.transport.grpc import GrpcFront
@@ -191,7 +191,7 @@ class Front:
 def _load_report(
     endpoint: Endpoint, route: Route, headers: Mapping[bytes, bytes]
 ) -> tuple[tuple[bytes, bytes], ...]:
-    form = headers.get(ORCA)
+    form = headers.get(orca.ASKED)
     return endpoint.load_report(route, form.strip()) if form and endpoint.load_report is not None else ()
 
 

@@ -16,12 +16,12 @@ from salver.transport.hangup import HangUps
 from salver.transport.parting import Parting
 from salver.transport.ports import HeaderInterest
 from salver.transport.restrict import Guard
-from salver.words import traceparent as w3c
 from salver.words.messages import Call
 from salver.words.releases import trait
 
 with lazy_imports():
     from salver.transport.forward import Forwarding
+    from salver.words import traceparent as w3c
 
 
 _SHORT = 200  # characters: so much is a name as it stands

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Hashable, Mapping
 from typing import Any, Final, Protocol
 
-from salver.transport.orca import TokenRoom
+from salver.lazy import lazy_imports
 from salver.words.artifacts import LoadOrder
 from salver.words.errors import NotFound
 from salver.words.handlers import (
@@ -18,6 +18,9 @@ from salver.words.handlers import (
     WorkflowStatus,
 )
 from salver.words.messages import Call, ModelId, Signature, VersionStatus
+
+with lazy_imports():
+    from salver.transport.orca import TokenRoom
 
 
 class HeaderInterest(Protocol):

@@ -11,7 +11,7 @@ from salver.dialects.tensorflow import command as tensorflow
 from salver.dialects.tensorflow.config import TensorFlowConfig
 from salver.dialects.tensorflow.flags import IGNORED, OWN, TENSORFLOW, USED
 from salver.dialects.tensorflow.rules import TfsRules
-from salver.features.twins.config import TwinsConfig
+from salver.features.twins import TwinsConfig
 from salver.kernel.logs import LogConfig
 from salver.kernel.repository import NamedModel
 from salver.kernel.repository.named_models import NO_BATCHING

@@ -294,7 +294,7 @@ async def test_a_close_that_raises_is_logged_and_over(
 async def test_a_load_that_takes_long_is_told_of_until_it_ends(
     rig: ManagerRig, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("salver.kernel.lifecycle.reporting.SECONDS", 0.001)
+    monkeypatch.setattr("salver.kernel.supervise.REPORT_S", 0.001)
     caplog.set_level("INFO", "salver.lifecycle")
     load, warm = rig.loader.shut("load m:1@a"), rig.loader.shut("warm m:1@a")
     rig.manager.apply([m("1")])

@@ -15,14 +15,12 @@ import numpy as np
 import orjson
 
 from salver.dialects.oip.checks import first_twice, once_each, unfit, wrong_size
-from salver.dialects.oip.classification import PARAMETER
 from salver.dialects.oip.faults import http_fault
 from salver.dialects.oip.regions import NO_REGIONS, Place, Reader, Regions, held, place_of, places_of, store
 from salver.encoding.bodies import HttpBody, HttpReply, over_limit
 from salver.encoding.forms import NO_FORMS, Forms
-from salver.encoding.json_text import TOO_DEEP, dumps, filled, is_too_deep, kind_of, list_pieces, loads
+from salver.encoding.json_text import LARGE, TOO_DEEP, dumps, filled, is_too_deep, kind_of, list_pieces, loads
 from salver.encoding.known_forms import LONGEST, Form, KnownForms, form_of
-from salver.encoding.large_json import LARGE
 from salver.encoding.raw import from_raw, joined, to_raw
 from salver.encoding.values import (
     MAX_TENSORS,
@@ -43,7 +41,7 @@ from salver.words.messages import InferRequest, InferResponse, Parameter, Reques
 from salver.words.tensor import Array, DataType, Tensor
 
 with lazy_imports():
-    from salver.dialects.oip import short_json
+    from salver.dialects.oip import classification, short_json
     from salver.dialects.oip.classification import ClassRequest, classified, with_classes
     from salver.dialects.oip.short_json import ShortRequest
     from salver.encoding.large_json import loads_large
@@ -193,10 +191,10 @@ class OpenInferenceHttp(Codec[HttpBody, HttpReply]):
         raws: list[bytes | memoryview] = []
         binary: dict[str, bool] | None = None
         if request.outputs or request.parameters:
-            if type(request) is ShortRequest:
+            if isinstance(request, ShortRequest):
                 return short_json.told(response)
             binary = _binary_by_name(request)
-            if type(request) is ClassRequest:
+            if isinstance(request, ClassRequest):
                 response = classified(request, response)
         places = places_of(request.outputs)
         for tensor in response.outputs:
@@ -480,8 +478,8 @@ def _decode_outputs(entries: Any) -> tuple[RequestedOutput, ...]:
             continue
         parsed = _decode_parameters(parameters, f"{at}.parameters")
         _refuse_non_boolean(parsed, "binary_data", f"{at}.parameters")
-        if type(parsed.get(PARAMETER, 0)) is not int:
-            field = f"{at}.parameters.{PARAMETER}"
+        if type(parsed.get(classification.PARAMETER, 0)) is not int:
+            field = f"{at}.parameters.{classification.PARAMETER}"
             raise InvalidInput(f"{field} must be an integer of at least 0", field=field)
         wanted.append(RequestedOutput(name, parsed))
     once_each(wanted)

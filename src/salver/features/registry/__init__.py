@@ -2,3 +2,17 @@
 
 Every move of an alias is recorded with author, time and reason. Its effect on traffic is up to releases.
 """
+
+import msgspec
+
+
+class RegistryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The registry whose models are served.
+
+    Attributes:
+        ledger: Folder of the registry, or the URL of its ledger; empty = none, and no releases.
+        artifacts: Folder of the registry's files; empty = beside the ledger.
+    """
+
+    ledger: str = ""
+    artifacts: str = ""

@@ -1,7 +1,7 @@
 """Releases: new versions that receive traffic in stages and are judged by the results."""
 
 from salver.feature import Feature
-from salver.features.registry.config import RegistryConfig
+from salver.features.registry import RegistryConfig
 
 feature = Feature(
     "registry",

@@ -5,7 +5,7 @@ import time
 
 import msgspec
 
-from salver.features.registry.config import RegistryConfig
+from salver.features.registry import RegistryConfig
 from salver.features.releases.composition import LedgerParts, home_of
 from salver.features.releases.experiments.collector import Collector
 from salver.features.releases.experiments.pending import Pending

@@ -13,11 +13,11 @@ from salver.kernel.serving.ports import Observer, OwnNumbers
 from salver.kernel.serving.state import ServerState
 from salver.lazy import lazy_imports
 from salver.parts import Kernel, MetricsPage, Parts
-from salver.transport.orca import TokenRoom
 from salver.transport.ports import Exposition
 
 with lazy_imports():
     from salver.features.telemetry.otlp import SpanExport, span_config
+    from salver.transport.orca import TokenRoom
 
 
 class TelemetryExposition:

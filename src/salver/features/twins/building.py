@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from salver.backends.protocol import Backend
-from salver.features.twins.config import TwinsConfig
+from salver.features.twins import TwinsConfig
 from salver.kernel.serving.loading import Additions, SamplesOf
 from salver.lazy import lazily, lazy_imports
 from salver.parts import Kernel, Parts

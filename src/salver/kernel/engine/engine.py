@@ -23,13 +23,13 @@ from salver.kernel.engine.admission import Admission, BoundRequest
 from salver.kernel.engine.dispatch import NO_PARAMETERS, Dispatch, fail, own, settle
 from salver.kernel.engine.padding import padded, rounded
 from salver.kernel.engine.ports import Gave, PostRunner, RequestRunner, Resizable, RestartingRunner, Runner
-from salver.kernel.engine.ragged import RaggedBatch
 from salver.kernel.engine.refusals import LATE, closing, full, unloaded
 from salver.kernel.engine.rules import Rule
 from salver.kernel.engine.schedule import Schedule
 from salver.kernel.engine.stack import Outputs, Stack
 from salver.kernel.engine.turns import PoolMember, ResourcePool, ResourceTurn
 from salver.kernel.engine.waiting import Batch, QueuedRequest
+from salver.lazy import lazy_imports
 from salver.stats.shape_laws import ShapeLaws
 from salver.words.artifacts import Batching, ModelConfig, Ragged, RateLimit
 from salver.words.errors import (
@@ -56,6 +56,10 @@ from salver.words.messages import (
     Timing,
 )
 from salver.words.tensor import Array, Tensor
+
+with lazy_imports():
+    from salver.kernel.engine.ragged import RaggedBatch
+
 
 _LOG = logging.getLogger("salver.engine")
 _Answer = tuple[Outputs, Timing, Mapping[str, Parameter]]

@@ -7,17 +7,21 @@ engine and the tests report events with their times.
 import math
 
 from salver.kernel.engine.batcher import Batcher
-from salver.kernel.engine.learned import LearnedRule
-from salver.kernel.engine.limit import Limit
 from salver.kernel.engine.outlook import Outlook, Rate
 from salver.kernel.engine.reserve import MOST_SHARE, Reserve
 from salver.kernel.engine.rules import Aimd, DropThenDrain, HalfFloor, NewestFeasible, Rule, Switching, Window
 from salver.kernel.engine.waiting import BULK, URGENT, Batch, QueuedRequest
+from salver.lazy import lazy_imports
 from salver.stats.batch_law import BatchLaw
 from salver.stats.shape_laws import ShapeLaws
 from salver.words.artifacts import ModelConfig
 from salver.words.errors import DeadlineExceeded, Overloaded, SalverError
 from salver.words.messages import Insight, Standing
+
+with lazy_imports():
+    from salver.kernel.engine.learned import LearnedRule
+    from salver.kernel.engine.limit import Limit
+
 
 #: Averaging time of the arrival rate, in promises, with minimum and maximum.
 _RATE_MEMORY, _LEAST_MEMORY_S, _MOST_MEMORY_S = 10.0, 0.25, 2.0

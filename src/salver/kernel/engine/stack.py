@@ -12,11 +12,15 @@ import numpy as np
 from salver.backends.protocol import Answer
 from salver.kernel.engine.admission import BoundRequest
 from salver.kernel.engine.padding import joined
-from salver.kernel.engine.ragged import RaggedBatch
 from salver.kernel.engine.waiting import Batch, QueuedRequest
+from salver.lazy import lazy_imports
 from salver.words.errors import InvalidOutput, SalverError
 from salver.words.messages import Signature
 from salver.words.tensor import Array
+
+with lazy_imports():
+    from salver.kernel.engine.ragged import RaggedBatch
+
 
 Outputs = Mapping[str, Array]
 

@@ -31,8 +31,8 @@ from salver.kernel.lifecycle.policy import (
     version_key,
 )
 from salver.kernel.lifecycle.ports import Loader, Servable
-from salver.kernel.lifecycle.reporting import reporting
 from salver.kernel.lifecycle.states import RISING, advance
+from salver.kernel.supervise import reporting
 from salver.words.artifacts import Manifest
 from salver.words.errors import InvalidInput, LoadFailed, NotFound, NotReady, NoVersion, SalverError
 from salver.words.events import StateChanged
@@ -431,7 +431,8 @@ class Manager(Generic[ServableT]):
             try:
                 began = self._clock()
                 self._move(copy, State.LOADING)
-                with reporting(lambda: f"{copy.id} {copy.state.value}, {self._clock() - began:.0f} s so far"):
+                now = self._clock
+                with reporting(_LOG, lambda: f"{copy.id} {copy.state.value}, {now() - began:.0f} s so far"):
                     copy.servable = await self._loader.load(copy.manifest)
                     if self._is_wanted(copy):
                         self._move(copy, State.WARMING)

@@ -14,16 +14,20 @@ from typing import Generic, TypeVar
 import msgspec
 import numpy as np
 
-from salver.kernel.serving.callbacks import Posted, Tell
 from salver.kernel.serving.capabilities import PLAIN, Capabilities
 from salver.kernel.serving.exchange import Exchange, RequestPath, has_sequences
 from salver.kernel.serving.leases import Held, Quiet
 from salver.kernel.serving.ports import Codec, Inferring, Lessor
+from salver.lazy import lazy_imports
 from salver.words.errors import Cancelled, Code, ModelFailed, NotOneResponse, SalverError
 from salver.words.events import Event
 from salver.words.handlers import status_of
 from salver.words.messages import Call, InferRequest, InferResponse, ModelId, Signature, Standing
 from salver.words.tensor import DataType, Tensor
+
+with lazy_imports():
+    from salver.kernel.serving.callbacks import Posted, Tell
+
 
 BodyT = TypeVar("BodyT")
 ReplyT = TypeVar("ReplyT")

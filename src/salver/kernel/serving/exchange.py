@@ -17,10 +17,14 @@ from salver.kernel.serving.ports import Codec, Inferring, Lease, Lessor
 from salver.kernel.serving.stages import Passage, Stage
 from salver.kernel.serving.standing import PARAMETERS as STANDING_PARAMETERS
 from salver.kernel.serving.standing import from_parameters
-from salver.words import traceparent as w3c
+from salver.lazy import lazy_imports
 from salver.words.errors import Code, Internal, InvalidInput, NotFound, NotReady, SalverError, tritons
 from salver.words.events import Event, Predicted, Served
 from salver.words.messages import Call, InferRequest, InferResponse, ModelId, Parameter, Signature, Timing
+
+with lazy_imports():
+    from salver.words import traceparent as w3c
+
 
 _LOG = logging.getLogger("salver.dataplane")
 _NO_TIME = Timing()

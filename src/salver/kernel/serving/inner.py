@@ -9,9 +9,13 @@ from salver.kernel.serving.capabilities import Capabilities
 from salver.kernel.serving.dataplane import DataPlane
 from salver.kernel.serving.leases import Held
 from salver.kernel.serving.ports import Codec, Inferring
-from salver.words import traceparent as w3c
+from salver.lazy import lazy_imports
 from salver.words.errors import NotReady, SalverError
 from salver.words.messages import Call, InferRequest, InferResponse, ModelId, Signature
+
+with lazy_imports():
+    from salver.words import traceparent as w3c
+
 
 #: The data plane as :class:`Inner` uses it.
 InnerPlane = DataPlane[InferRequest, InferResponse]
