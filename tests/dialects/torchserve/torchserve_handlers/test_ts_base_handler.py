@@ -110,11 +110,13 @@ class TestFormats:
         with pytest.raises(ValueError, match=r"takes 1 inputs \(x\), and got 2"):
             handler.inference([torch.zeros(1, 3), torch.zeros(1, 3)])
 
+    @pytest.mark.timeout(300)  # most of it is a compiler's
     @pytest.mark.skipif(shutil.which("g++") is None, reason="AOTInductor needs a compiler of C++")
     def test_ts_a7_ts_y4_what_aot_inductor_has_compiled(self, tmp_path: Path) -> None:
         package = tmp_path / "double.pt2"
         program = torch.export.export(Doubling(), (torch.zeros(1, 3),))
-        torch._inductor.aoti_compile_and_package(program, package_path=str(package))
+        quick = {"aot_inductor.precompile_headers": False, "aot_inductor.compile_wrapper_opt_level": "O0"}
+        torch._inductor.aoti_compile_and_package(program, package_path=str(package), inductor_configs=quick)
         library = tmp_path / "double.so"
         with zipfile.ZipFile(package) as members:
             (inside,) = [name for name in members.namelist() if name.endswith(".so")]
