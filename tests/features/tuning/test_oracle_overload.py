@@ -24,6 +24,7 @@ from exact_overload import (
     settled,
 )
 from scheduled import Outcome, drive
+from soaking import one_in
 
 from salver.kernel.engine.schedule import Schedule
 from salver.stats.batch_law import LiveLaw
@@ -58,7 +59,7 @@ def test_the_fluid_ceiling_is_the_known_one(within: float, load: float, ceiling:
 
 @pytest.mark.parametrize(
     ("within", "load", "rule", "expected"),
-    [(row[0], row[1], rule, row[3 + i]) for row in GOODPUT for i, rule in enumerate(RULES)],
+    one_in(4, [(row[0], row[1], rule, row[3 + i]) for row in GOODPUT for i, rule in enumerate(RULES)]),
 )
 def test_goodput_in_overload(within: float, load: float, rule: str, expected: float) -> None:
     rate = load * CAPACITY
@@ -112,7 +113,7 @@ BURSTS = [(1.2, 649, 752, 759, 760), (1.5, 630, 794, 814, 815), (2.0, 571, 818, 
 
 @pytest.mark.parametrize(
     ("load", "rule", "expected"),
-    [(row[0], rule, row[1 + i]) for row in BURSTS for i, rule in enumerate(("shrink", *RULES))],
+    one_in(5, [(row[0], rule, row[1 + i]) for row in BURSTS for i, rule in enumerate(("shrink", *RULES))]),
 )
 def test_goodput_under_bursts(load: float, rule: str, expected: float) -> None:
     rate = load * CAPACITY
@@ -128,7 +129,8 @@ BURST_RATES = [
 
 
 @pytest.mark.parametrize(
-    ("within", "rule", "rate"), [(s, rule, rate) for s, rates in BURST_RATES for rule, rate in rates.items()]
+    ("within", "rule", "rate"),
+    one_in(3, [(s, rule, rate) for s, rates in BURST_RATES for rule, rate in rates.items()]),
 )
 def test_the_largest_rate_within_the_objective_under_bursts(within: float, rule: str, rate: float) -> None:
     shares = [
@@ -154,7 +156,7 @@ def measured(policy: Policy, arrivals: Floats, within: float = 0.05) -> Outcome:
     return outcome.part(np.arange(len(arrivals)) >= len(arrivals) // 20)
 
 
-@pytest.mark.parametrize("load", [0.8, 0.95, 1.2, 2.0])
+@pytest.mark.parametrize("load", one_in(2, [0.8, 0.95, 1.2, 2.0]))
 def test_auto_is_as_good_as_the_better_of_its_two_rules(load: float) -> None:
     arrivals = poisson_at(load * CAPACITY, 40_000, 7)
     below, above, auto = (
@@ -178,7 +180,7 @@ def without_door(outcome_of: str, arrivals: Floats) -> float:
     return in_time(settled(serve(outcome_of, arrivals, 0.05)), 0.05)
 
 
-@pytest.mark.parametrize("load", [0.95, 1.2, 2.0, 3.0])
+@pytest.mark.parametrize("load", one_in(2, [0.95, 1.2, 2.0, 3.0]))
 def test_the_door_costs_next_to_no_goodput(load: float) -> None:
     rate = load * CAPACITY
     for arrivals, price in ((poisson_at(rate, 30_000, 9), 0.01), (bursts_at(rate, 60_000, 9), 0.02)):
@@ -227,7 +229,7 @@ def test_a_law_learned_from_nothing_does_as_well() -> None:
 
 
 @pytest.mark.parametrize("policy", ["auto", "half-floor", "drop-then-drain"])
-@pytest.mark.parametrize(("share", "tolerance"), [(0.25, 0.002), (0.4, 0.01)])
+@pytest.mark.parametrize(("share", "tolerance"), one_in(2, [(0.25, 0.002), (0.4, 0.01)]))
 def test_a_small_tenant_keeps_its_success_beside_one_that_offers_ten_times_as_much(
     policy: Policy, share: float, tolerance: float
 ) -> None:
