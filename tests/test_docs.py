@@ -95,7 +95,7 @@ class Reader:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=90,
+            timeout=240,
         )
         assert done.returncode == 0, f"{text}\nended with {done.returncode}:\n{done.stdout}"
         return done.stdout
@@ -134,6 +134,7 @@ class Reader:
             server.wait(PATIENCE_S)
 
 
+@pytest.mark.timeout(300)  # a page may start many programs
 @pytest.mark.parametrize("page", TESTED, ids=relative)
 def test_the_page_does_what_it_says(page: Path, tmp_path: Path) -> None:
     reader = Reader(tmp_path)
