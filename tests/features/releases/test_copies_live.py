@@ -68,7 +68,7 @@ async def released(
         return True if (await store.get("r1")).state is not ReleaseState.PROPOSED else None
 
     await auntil(begun)
-    async with Callers(server, bodies(digits().pixels), 20_000) as callers:
+    async with Callers(server, bodies(digits().pixels), 20_000, pause_s=0.004) as callers:
         release = await auntil(settled)
     looks = list(await store.looks("r1"))
     assert all(step.is_same for step in replay(release.policy, [look.entry for look in looks]))
