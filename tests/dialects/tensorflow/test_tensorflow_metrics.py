@@ -77,7 +77,8 @@ def test_tf_m1_requests_by_other_interfaces_count_where_that_is_asked_for() -> N
 def test_openmetrics_calls_samples_as_their_families() -> None:
     counts = TensorFlowMetrics(TensorFlowMetricsConfig(has_batches=True))
     counts.observe([served(), BatchRan("m", "1", 3, 2, 0.005, 0, 0, "time", padding=1)])
-    metrics = Metrics(FakePresent(), rewrites=[with_colons])
+    metrics = Metrics(FakePresent())
+    metrics.add_rewrite(with_colons)
     metrics.join(counts)
     page, _ = metrics.render("application/openmetrics-text")
     families = {family.name: family for family in parse_openmetrics(page.decode())}

@@ -54,7 +54,8 @@ EVENTS: list[Event] = [
 
 
 def page(config: TritonMetricsConfig | None = None, accept: str = "") -> str:
-    metrics = Metrics(Present(), [TritonView(config or TritonMetricsConfig())])
+    metrics = Metrics(Present())
+    metrics.add_view(TritonView(config or TritonMetricsConfig()))
     metrics.observe(EVENTS)
     return metrics.render(accept)[0].decode()
 
@@ -84,7 +85,8 @@ def test_tr_m1_counts() -> None:
 
 
 def test_tr_m1_a_request_one_of_whose_responses_is_an_error_was_served() -> None:
-    metrics = Metrics(Present(), [TritonView()])
+    metrics = Metrics(Present())
+    metrics.add_view(TritonView())
     metrics.observe([*EVENTS, msgspec.structs.replace(EVENTS[0], outcome="model_failed", why="response")])
     found = values(metrics.render("")[0].decode())
     assert found["nv_inference_request_success"] == 3
@@ -125,7 +127,8 @@ def firsts(metrics: Metrics) -> dict[str, float]:
 
 def test_tr_m3_the_time_to_the_first_response_of_models_that_answer_in_pieces() -> None:
     present = Present()
-    metrics = Metrics(present, [TritonView(TritonMetricsConfig(histograms=True))])
+    metrics = Metrics(present)
+    metrics.add_view(TritonView(TritonMetricsConfig(histograms=True)))
     told = (("ok", 0.004), ("cancelled", 0.02))
     pieces = [msgspec.structs.replace(served(outcome), first=first) for outcome, first in told]
     metrics.observe([*pieces, served("not_found"), served(model="idle", version="1")])
@@ -135,7 +138,9 @@ def test_tr_m3_the_time_to_the_first_response_of_models_that_answer_in_pieces() 
     present.bounds = (1.0,)
     metrics.observe([StateChanged(FRAUD, State.WARMING, State.READY)])
     assert firsts(metrics) == {"_bucket1": 0, "_bucket+Inf": 0, "_count": 0, "_sum": 0}
-    assert not firsts(Metrics(present, [TritonView()]))
+    plain = Metrics(present)
+    plain.add_view(TritonView())
+    assert not firsts(plain)
 
 
 def test_models_that_nobody_has_asked_count_from_zero_and_unknown_ones_do_not_count() -> None:

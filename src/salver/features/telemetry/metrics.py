@@ -109,23 +109,14 @@ class _Version:
 class Metrics:
     """Counter of events and collector of the current state.
 
-    Args:
-        views: The same numbers under the names of other servers.
-        rewrites: Change pages in the OpenMetrics format.
-
     Attributes:
         own: The models' own series on the page.
     """
 
-    def __init__(
-        self,
-        present: Present,
-        views: Sequence[MetricsView[Any]] = (),
-        rewrites: Sequence[Callable[[bytes], bytes]] = (),
-    ) -> None:
+    def __init__(self, present: Present) -> None:
         self._present = present
-        self._views = list(views)
-        self._rewrites = list(rewrites)
+        self._views: list[MetricsView[Any]] = []
+        self._rewrites: list[Callable[[bytes], bytes]] = []  # of pages in the OpenMetrics format
         self.own = lazily(OwnMetrics)
         self._versions: dict[_Pair, _Version] = {}
         self._known: set[_Pair] = set()

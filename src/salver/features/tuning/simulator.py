@@ -18,7 +18,6 @@ import numpy as np
 import numpy.typing as npt
 
 from salver.kernel.engine.batcher import Batcher
-from salver.kernel.engine.outlook import Outlook
 from salver.kernel.engine.rules import Rule
 from salver.kernel.engine.waiting import QueuedRequest
 from salver.words.artifacts import Batching, ModelConfig
@@ -87,7 +86,6 @@ def simulate(
     slots: int = 1,
     rule: Rule | None = None,
     traffic: Traffic = _ALIKE,
-    outlook: Outlook | None = None,
 ) -> SimulationResult:
     """Feed requests to a batcher and run its batches until all are answered.
 
@@ -96,13 +94,12 @@ def simulate(
         service: Returns the seconds of a run by its rows.
         slots: Concurrent runs.
         rule: Replaces the configuration's (max_rows, max_delay_ms).
-        outlook: Rejects requests that cannot meet their target.
 
     >>> done = simulate(Batching(), [0.0, 1.0, 2.0, 3.0], lambda rows: 2.5)
     >>> done.rows.tolist(), done.latencies.tolist()
     ([1, 2, 1], [2.5, 4.0, 3.0, 4.5])
     """
-    run = _Run(Batcher(config, rule), service, slots, traffic, outlook)
+    run = _Run(Batcher(config, rule), service, slots, traffic)
     stream = iter(arrivals)
     arrival = next(stream, _NEVER)
     while True:
@@ -128,7 +125,6 @@ class _Run:
         service: Callable[[int], float],
         slots: int,
         traffic: Traffic,
-        outlook: Outlook | None,
     ) -> None:
         self.now = 0.0
         self.ends: list[tuple[float, float, int]] = []  # (end, start, rows) of active runs; a heap
@@ -136,7 +132,6 @@ class _Run:
         self._service = service
         self._slots = slots
         self._traffic = traffic
-        self._outlook = outlook
         self._waits: list[float] = []  # by request; NaN = not answered
         self._latencies: list[float] = []
         self._rows: list[int] = []
@@ -159,10 +154,6 @@ class _Run:
         self._latencies.append(math.nan)
         if traffic.objective is not None:
             waiting.target = time + traffic.objective
-            ahead = self._batcher.ahead(waiting)
-            if self._outlook is not None and self._outlook.is_hopeless(rows, ahead, time, waiting.target):
-                self._refused += 1
-                return
         try:
             evicted = self._batcher.offer(waiting)
             self._refused += evicted is not None
@@ -172,8 +163,6 @@ class _Run:
     def end(self) -> None:
         self.now, began, rows = heapq.heappop(self.ends)
         self._batcher.ran(rows, self.now - began, self.now)
-        if self._outlook is not None:
-            self._outlook.ended(began)
 
     def start(self) -> float:
         """Start every batch that is due on an idle slot; return when to check again."""
@@ -194,8 +183,6 @@ class _Run:
                 continue
             end = now + self._service(batch.rows)
             heapq.heappush(self.ends, (end, now, batch.rows))
-            if self._outlook is not None:
-                self._outlook.started(batch.rows, now)
             self._rows.append(batch.rows)
             for waiting in batch.members:
                 self._waits[waiting.payload] = now - waiting.arrived
