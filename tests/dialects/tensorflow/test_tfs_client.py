@@ -4,6 +4,7 @@ import asyncio
 import importlib.util
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -482,6 +483,7 @@ def test_tf_g17_who_waits_too_long_is_told_so_and_not_run(
     with at_work(serving, tmp_path / "gate", "slow"):
         waiting = predictions.Predict.future(ask(b"sleep 0"), timeout=0.5)
         assert waiting.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        time.sleep(1)  # on a busy machine, the server learns of it later than the client
     assert predictions.Predict(ask(b"sleep 0"), timeout=_WAIT_S)
     assert runs() == before + 2
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from salver.dialects.tensorflow.metadata import metadata, number_of_version, signature_def, status
+from salver.dialects.tensorflow.metadata import metadata, signature_def, status
+from salver.dialects.tensorflow.versions import number_of_version
 from salver.words.errors import NotFound
 from salver.words.messages import ModelId, Signature, State, TensorSpec, VersionStatus
 from salver.words.tensor import DataType

@@ -19,9 +19,10 @@ from salver.dialects.tensorflow.heads import (
     request_of,
     values_in,
 )
-from salver.dialects.tensorflow.metadata import SIGNATURE_DEF, number_of_version
+from salver.dialects.tensorflow.metadata import SIGNATURE_DEF
 from salver.dialects.tensorflow.rules import DEFAULT, TfsRules
 from salver.dialects.tensorflow.tf_schema import build, build_unread
+from salver.dialects.tensorflow.versions import number_of_version
 from salver.encoding import varints
 from salver.encoding.bodies import GrpcStatus, Message
 from salver.encoding.values import MAX_TENSORS

@@ -10,6 +10,7 @@ import msgspec
 
 from salver.dialects.tensorflow.faults import tfs_status
 from salver.dialects.tensorflow.rules import TfsRules
+from salver.dialects.tensorflow.versions import number_of_version, server_version
 from salver.encoding.bodies import GrpcStatus, Message
 from salver.kernel.supervise import Supervisor
 from salver.lazy import lazy_imports
@@ -199,22 +200,12 @@ class TensorFlowServingMethods:
             InvalidInput: There is no such label.
             NotFound: The version is negative.
         """
-        if spec.label:
-            version = self._control.version_of_label(spec.name, spec.label)
-            return msgspec.structs.replace(spec, version=tfs_metadata.number_of_version(version)), version
-        if spec.version is None:
-            return spec, ""
-        if spec.version < 0:
+        if spec.version is not None and spec.version < 0 and not spec.label:
             raise wire.not_found(spec)
-        version = str(spec.version)
-        try:
-            self._door.signature(spec.name, version)
-        except NotFound:  # the folder's name may have leading zeros (X-11)
-            for status in self._control.versions(spec.name):
-                if tfs_metadata.number_of_version(status.id.version) == spec.version:
-                    return spec, status.id.version
-        except NotReady:
-            pass
+        number = "" if spec.version is None else str(spec.version)
+        version = server_version(self._door, self._control, spec.name, number, spec.label)
+        if spec.label:
+            spec = msgspec.structs.replace(spec, version=number_of_version(version))
         return spec, version
 
 

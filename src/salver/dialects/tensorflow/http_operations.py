@@ -10,6 +10,7 @@ from salver.dialects.tensorflow import paths as tfs_paths
 from salver.dialects.tensorflow.faults import model_fault
 from salver.dialects.tensorflow.routes import table_of
 from salver.dialects.tensorflow.rules import TfsRules
+from salver.dialects.tensorflow.versions import server_version
 from salver.encoding.bodies import HttpBody, HttpReply
 from salver.lazy import lazy_imports
 from salver.transport.calls import RequestContext
@@ -29,7 +30,6 @@ with lazy_imports():
         servable_name,
         servable_not_found,
     )
-    from salver.dialects.tensorflow.metadata import number_of_version
     from salver.encoding.forms import no_explainer
     from salver.encoding.model_entries import openai_model
 
@@ -170,24 +170,8 @@ class TensorFlowServingOperations:
             raise servable_not_found(servable_name(route.model, route.version or version), error) from None
 
     def _version(self, route: Route) -> str:
-        """Return the server's name of the version; empty = newest.
-
-        Raises:
-            InvalidInput: There is no such label.
-        """
-        if route.label:
-            return self._control.version_of_label(route.model, route.label)
-        if not route.version:
-            return ""
-        try:
-            self._door.signature(route.model, route.version)
-        except NotFound:  # the folder's name may have leading zeros (X-11)
-            for row in self._control.versions(route.model):
-                if str(number_of_version(row.id.version)) == route.version:
-                    return row.id.version
-        except NotReady:
-            pass
-        return route.version
+        """Return the server's name of the version; empty = newest."""
+        return server_version(self._door, self._control, route.model, route.version, route.label)
 
     def _resolve(self, route: Route, verb: str) -> Route:
         """Return the route to the model with the longest name that fits, if names have slashes (X-26).

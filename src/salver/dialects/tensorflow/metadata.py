@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from salver.dialects.tensorflow.tf_schema import build
 from salver.dialects.tensorflow.tf_tensor import number_of
+from salver.dialects.tensorflow.versions import number_of_version
 from salver.words.errors import NotFound
 from salver.words.messages import ModelId, Signature, State, TensorSpec, VersionStatus
 
@@ -22,18 +23,6 @@ STATES: Final[dict[State, str]] = {
     State.GONE: "END",
     State.FAILED: "END",
 }
-_MOST: Final = 1 << 63
-
-
-def number_of_version(version: str) -> int | None:
-    """Return a version as a number of 63 bits; None if it is none.
-
-    >>> number_of_version("00000123"), number_of_version("1.0")
-    (123, None)
-    """
-    if not (version.isascii() and version.isdecimal()) or len(version) >= 40 or int(version) >= _MOST:
-        return None
-    return int(version)
 
 
 def signature_def(signature: Signature) -> Any:

@@ -7,8 +7,9 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from salver.dialects.tensorflow.metadata import STATES, number_of_version
+from salver.dialects.tensorflow.metadata import STATES
 from salver.dialects.tensorflow.tf_tensor import name_of
+from salver.dialects.tensorflow.versions import number_of_version
 from salver.words.errors import NotFound
 from salver.words.messages import ModelId, Signature, State, TensorSpec, VersionStatus
 
