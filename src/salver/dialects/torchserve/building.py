@@ -1,6 +1,7 @@
 """Builder of TorchServe's interfaces and handlers."""
 
 import asyncio
+import functools
 from collections.abc import Mapping
 
 import msgspec
@@ -178,7 +179,9 @@ class _Interfaces:
             kernel.door, self._handlers, kernel.exposition, kernel.context, rules, max_body=most
         )
         messages = kernel.services.find(TensorMessages)
-        ports = TorchServePorts(backing, kernel.control, messages, self._workflows)
+        # Cached: all ports share the workflows of the server.
+        workflows = functools.cache(self._workflows)
+        ports = TorchServePorts(backing, kernel.control, messages, workflows)
         return Parts(
             view.observers if view else (),
             [view.metrics] if view and view.metrics else (),
