@@ -45,6 +45,25 @@ def test_tr_v2_a_model_right_in_the_folder(tmp_path: Path) -> None:
     assert manifests["hash:1"].path == folder / "1" / "model.onnx"
 
 
+def test_the_backend_decides_between_a_file_and_the_program_beside_it(tmp_path: Path) -> None:
+    """As Triton: ``model.onnx`` for onnxruntime, whatever ``model.py`` beside it is for."""
+    folder = put(tmp_path / "m", 'backend: "onnxruntime"')
+    (folder / "1" / "model.py").write_text("class TritonPythonModel: pass")
+
+    def program(path: Path) -> ArtifactKind | None:
+        is_program = (path / "model.py").is_file()
+        return ArtifactKind("python", "triton_python") if is_program else recognise(path)
+
+    def scanned(config: str) -> Manifest:
+        (folder / "config.pbtxt").write_text(config)
+        (manifest,) = Repository([tmp_path], formats(program)).scan(0.0)
+        return manifest
+
+    assert scanned('backend: "onnxruntime"').path == folder / "1" / "model.onnx"
+    assert scanned('backend: "python"').format == "triton_python"
+    assert "no artefact for the configured backend torch" in scanned('backend: "pytorch"').problem
+
+
 def test_tr_v2_a_model_without_a_configuration(tmp_path: Path) -> None:
     assert list(found("hash", put(tmp_path / "model"))) == ["hash:1"]
 

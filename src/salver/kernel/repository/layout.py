@@ -301,11 +301,13 @@ class Layout:
             candidates = [found] if (found := self._look(path)) else []
         elif first := self._first(folder):
             candidates = [first]
-        elif found := self._look(folder):
-            candidates = [found]
+        elif (whole := self._look(folder)) and (not config.backend or _for(whole, config.backend)):
+            candidates = [whole]
         else:
             paths = [_join(folder, e.name) for e in self._visible(folder)]
-            candidates = [found for path in paths if (found := self._look(path))]
+            inside = [found for path in paths if (found := self._look(path))]
+            is_inside = whole is None or any(_for(found, config.backend) for found in inside)
+            candidates = [whole] if whole and not is_inside else inside
         if config.backend:
             fitting = [found for c in candidates if (found := _for(c, config.backend))]
             if candidates and not fitting:
