@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.kernel.backoff import Backoff
+from salver.kernel.supervise import Backoff
 
 
 def test_a_long_life_starts_the_count_anew() -> None:

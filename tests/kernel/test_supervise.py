@@ -6,8 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from salver.kernel.backoff import Backoff
-from salver.kernel.supervise import Faults, Supervisor, every, retry
+from salver.kernel.supervise import Backoff, Faults, Supervisor, every, retry
 from salver.words.errors import NotReady
 
 LOG = logging.getLogger("salver.test")

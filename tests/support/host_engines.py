@@ -10,9 +10,9 @@ import numpy as np
 from waiting import auntil
 
 from salver.backends.protocol import LoadOptions
-from salver.kernel.backoff import Backoff
 from salver.kernel.engine.engine import Engine
 from salver.kernel.engine.process import ProcessRunner, Recovery
+from salver.kernel.supervise import Backoff
 from salver.words.artifacts import Manifest, ModelConfig
 from salver.words.events import BatchRan
 from salver.words.messages import InferRequest, InferResponse, ModelId

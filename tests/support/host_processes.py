@@ -4,8 +4,8 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from salver.kernel.backoff import Backoff
 from salver.kernel.engine.process import Recovery
+from salver.kernel.supervise import Backoff
 from salver.words.artifacts import Manifest
 from salver.words.messages import ModelId
 

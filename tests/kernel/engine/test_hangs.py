@@ -13,7 +13,6 @@ import pytest
 from waiting import PATIENCE_S, auntil
 
 from salver.backends.protocol import LoadOptions, Traits
-from salver.kernel.backoff import Backoff
 from salver.kernel.engine.decoupled import DecoupledEngine
 from salver.kernel.engine.engine import Engine
 from salver.kernel.engine.process import ProcessRunner, Recovery
@@ -21,6 +20,7 @@ from salver.kernel.engine.run_limit import RunLimit
 from salver.kernel.engine.stepper import StepEngine
 from salver.kernel.engine.thread import ThreadRunner
 from salver.kernel.engine.transcript import ByteVocabulary
+from salver.kernel.supervise import Backoff
 from salver.words.artifacts import Instances, Manifest, ModelConfig, Steps
 from salver.words.errors import HostDied, NotReady
 from salver.words.messages import InferRequest, ModelId, Signature, TensorSpec

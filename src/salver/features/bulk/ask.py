@@ -16,8 +16,7 @@ import msgspec
 from salver.client.client import Client
 from salver.client.http import Unreachable
 from salver.features.bulk.rows import BadRow, Piece, part_of
-from salver.kernel.backoff import Backoff
-from salver.kernel.supervise import retry
+from salver.kernel.supervise import Backoff, retry
 from salver.words import errors
 from salver.words.errors import SalverError
 from salver.words.tensor import Array, DataType, Tensor

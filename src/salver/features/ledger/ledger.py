@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from salver.features.ledger.databases import address_of, engine_of
 from salver.features.ledger.faults import LedgerFailed, in_our_words, is_busy, is_cut_off, shown
 from salver.features.ledger.migrations import migrate
-from salver.kernel.backoff import Backoff
+from salver.kernel.supervise import Backoff
 
 T = TypeVar("T")
 _LOG: Final = logging.getLogger("salver.ledger")

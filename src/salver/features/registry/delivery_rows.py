@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Connection, RowMapping, and_, delete, or_,
 
 from salver.features.ledger.schema import AUDIT, DELIVERY, WEBHOOK
 from salver.features.registry.records import Delivery, DeliveryState
-from salver.kernel.backoff import Backoff
+from salver.kernel.supervise import Backoff
 from salver.words.errors import NotFound
 
 #: Prefix of secrets.

@@ -20,8 +20,7 @@ import msgspec
 from salver.configuration import ServeConfig
 from salver.features.telemetry.otlp_messages import CONTENT_TYPE, Span, Value, encode, rejected
 from salver.features.telemetry.spans import spans_of
-from salver.kernel.backoff import Backoff
-from salver.kernel.supervise import Supervisor, retry
+from salver.kernel.supervise import Backoff, Supervisor, retry
 from salver.words.errors import InvalidInput
 from salver.words.events import Event, Served
 

@@ -18,13 +18,12 @@ from typing import Any, TypeVar
 import msgspec
 
 from salver.backends.protocol import Answer, LoadOptions
-from salver.kernel.backoff import Backoff
 from salver.kernel.engine.child import Done, HostProcess, Work, is_small
 from salver.kernel.engine.pieces import ResponseStream
 from salver.kernel.engine.ports import CallbackProvider, Gave
 from salver.kernel.engine.run_limit import RunLimit
 from salver.kernel.engine.spawn import HostPlan, Interpreter
-from salver.kernel.supervise import Supervisor
+from salver.kernel.supervise import Backoff, Supervisor
 from salver.words.artifacts import Manifest
 from salver.words.errors import LoadFailed, NotReady, SalverError
 from salver.words.messages import InferRequest, Signature

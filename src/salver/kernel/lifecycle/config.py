@@ -4,7 +4,7 @@ import math
 
 import msgspec
 
-from salver.kernel.backoff import Backoff
+from salver.kernel.supervise import Backoff
 
 
 class LifecycleConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
