@@ -6,54 +6,30 @@ Nothing starts in a constructor. ``running.py`` runs a server until a signal.
 
 import asyncio
 import logging
-import os
 import time
 from collections.abc import Mapping, Sequence
-from itertools import chain
 from typing import Any
 
 import msgspec
 
-from salver import __version__
-from salver.backends.discovery import backends as find_backends
-from salver.backends.discovery import recogniser, touches_machine
+from salver.assembly import Assembly
 from salver.backends.protocol import Backend
 from salver.configuration import ServeConfig
 from salver.feature import discover
-from salver.kernel.engine.turns import ResourcePool
-from salver.kernel.lifecycle.manager import Manager
 from salver.kernel.logs import LogConfig, reopen
-from salver.kernel.repository import Repository
-from salver.kernel.serving.bus import Bus
 from salver.kernel.serving.control import ServerControl
-from salver.kernel.serving.controlplane import ControlMode, ControlPlane
-from salver.kernel.serving.dataplane import DataPlane
-from salver.kernel.serving.decoding import Decoders
-from salver.kernel.serving.exchange import RequestPath
-from salver.kernel.serving.fetching import Fetching
-from salver.kernel.serving.loader import Loader
-from salver.kernel.serving.loading import Terms
-from salver.kernel.serving.ports import OwnNumbers
 from salver.kernel.serving.readiness import Readiness
-from salver.kernel.serving.servable import Servable
-from salver.kernel.serving.state import ServerState
 from salver.kernel.supervise import Faults, Supervisor, every
-from salver.lazy import is_made, lazily, lazy_imports
-from salver.parts import Kernel, MetricsPage, Parts, build, formats
+from salver.lazy import is_made, lazy_imports
+from salver.parts import Kernel, build
 from salver.port_apps import PortApps
-from salver.stores import Copies, open_store
-from salver.transport.budget import Budget
-from salver.transport.calls import RequestContext, id_maker
 from salver.transport.hangup import HangUps
 from salver.transport.listeners import Listeners
 from salver.transport.parting import Parting
-from salver.transport.restrict import GRPC_PREFIX
-from salver.words.artifacts import Instances
 from salver.words.errors import SalverError
 
 with lazy_imports():
-    from salver.kernel.serving.inner import Inner
-    from salver.kernel.serving.model_callbacks import ModelCallbacks
+    pass
 
 
 _LOG = logging.getLogger("salver")
@@ -75,7 +51,7 @@ class Server:
     kernel: Kernel
     ports: PortApps
     control: ServerControl
-    door: DataPlane[Any, Any]
+    readiness: Readiness
 
     def __init__(self, config: ServeConfig, backends: Mapping[str, Backend] | None = None) -> None:
         self.config = config
@@ -121,7 +97,7 @@ class Server:
         self._assemble()
         kernel = self.kernel
         await build(discover(), kernel)
-        self._attach(kernel.parts)
+        self._made.attach()
         self.ports = PortApps(kernel)
         apps = [self.ports.app(config) for config in self.listeners.configs]
         if self.config.waits_for_models:
@@ -134,92 +110,8 @@ class Server:
         self._is_up = True
 
     def _assemble(self) -> None:
-        """Make the kernel, which serves models of backends without any feature."""
-        config, clock, new_id = self.config, time.monotonic, id_maker()
-        backends = find_backends() if self._backends is None else self._backends
-        bus = Bus()
-        inner = lazily(Inner, lambda: self.door)
-        callbacks = lazily(lambda: self._model_callbacks(inner))
-        terms = Terms(
-            len(os.sched_getaffinity(0)),
-            config.trust_pickle,
-            Instances(config.instances, config.threads),
-            callbacks,
-            None if config.resources is None else ResourcePool(config.resources),
-        )
-        self._loader = Loader(backends, bus, clock, terms)
-        self._copies = lazily(Copies)
-        self._fetching = Fetching(self._loader, self._copies)
-        models: Manager[Servable] = Manager(self._fetching, clock, bus.emit, config.whole_lifecycle)
-        repository = Repository(
-            config.paths,
-            formats(recogniser(backends), touches_machine(backends)),
-            msgspec.structs.replace(config.repository, name=config.name, trusts_code=config.trust_pickle),
-            lambda path: open_store(path, self._copies),
-            config.named_defaults,
-        )
-        mode = ControlMode(
-            config.control, config.poll_seconds, config.load, spares_missing=config.exits_on_error is False
-        )
-        plane = ControlPlane(repository, models, mode, clock)
-        self.readiness = Readiness(config.readiness, models, plane)
-        self.control = control = ServerControl(plane, models, self.readiness)
-        self._decoders = Decoders()
-        path = RequestPath(
-            models,
-            bus.emit,
-            clock,
-            new_id,
-            keeps_timeouts=config.keeps_timeouts,
-            decoders=self._decoders,
-            tritons_words=config.tritons_words,
-        )
-        self.door = door = DataPlane[Any, Any](path)
-        context = RequestContext(
-            clock,
-            new_id,
-            config.tenant_header.lower().encode(),
-            config.server_name,
-            config.http.rules(),
-            config.grpc.rules(GRPC_PREFIX, is_grpc=True),
-            config.max_message_mb << 20,
-            config.grpc_compression,
-            decoders=self._decoders,
-            budget=Budget(int(config.max_bodies_mb * (1 << 20))),
-            tritons_words=config.tritons_words,
-            hangups=self._hangups,
-            parting=self._parting,
-        )
-        state = ServerState(models, control, bus)
-        self.kernel = Kernel(
-            config, clock, new_id, __version__, bus, terms, callbacks, models, plane, control, state,
-            inner, door, context, token=config.api.digest(),
-        )  # fmt: skip
-
-    def _model_callbacks(self, inner: Inner) -> ModelCallbacks:
-        kernel = self.kernel
-        numbers = kernel.services.find(OwnNumbers)
-        return ModelCallbacks(inner, lambda: self.control, kernel.clock, kernel.new_id, numbers)
-
-    def _attach(self, parts: Sequence[Parts]) -> None:
-        """Give the kernel what the features add to it."""
-        kernel = self.kernel
-        page = kernel.services.find(MetricsPage)
-        for part in parts:
-            for observer in part.observers:
-                kernel.bus.join(observer)
-            if page is not None:
-                for collector in part.collectors:
-                    page.join(collector)
-            if part.additions is not None:
-                self._loader.add(part.additions)
-            if part.wrap_loader is not None:
-                self._fetching.loader = part.wrap_loader(self._fetching.loader)
-            if part.changes is not None:
-                kernel.plane.changes = part.changes
-            if part.stage is not None:
-                kernel.door.path = msgspec.structs.replace(kernel.door.path, stage=part.stage)
-        self._fetching.checks = tuple(chain.from_iterable(part.checks for part in parts))
+        self._made = made = Assembly(self.config, self._backends, self._hangups, self._parting)
+        self.kernel, self.readiness, self.control = made.kernel, made.readiness, made.kernel.control
 
     async def _open(self, apps: Sequence[Any]) -> None:
         most = max([self.config.max_body, *(port.max_request for port in self.kernel.ports)])
@@ -277,10 +169,10 @@ class Server:
         await kernel.plane.stop()
         await kernel.models.drain(max(0.0, end - loop.time()))
         await kernel.plane.close()
-        if is_made(self._copies):
-            await asyncio.to_thread(self._copies.close)
+        if is_made(self._made.copies):
+            await asyncio.to_thread(self._made.copies.close)
         kernel.bus.flush()
-        self._decoders.close()
+        self._made.decoders.close()
         for part in reversed(kernel.parts):
             await part.close()
 

@@ -254,7 +254,7 @@ class Model:
         """
 
         async def work(app: App) -> dict[str, Any]:
-            id, signature = app.door.signature(self.name, self.version)
+            id, signature = app.kernel.door.signature(self.name, self.version)
             ready = [
                 s.id.version
                 for s in app.control.statuses()
@@ -561,7 +561,7 @@ class _Request(msgspec.Struct, frozen=True):
         request = self.request
         if self.is_untyped:
             with suppress(NotFound, NotReady):  # the request itself reports that
-                _, signature = app.door.signature(request.model, request.version)
+                _, signature = app.kernel.door.signature(request.model, request.version)
                 kinds = {spec.name: spec.datatype for spec in signature.inputs}
                 fitting = tuple(
                     typed(tensor.name, tensor.array, kinds[tensor.name])
