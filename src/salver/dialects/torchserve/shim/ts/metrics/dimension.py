@@ -1,4 +1,4 @@
-"""Dimensions of metrics."""
+"""Dimensions of metrics, with names and values."""
 
 
 class Dimension:

@@ -1,4 +1,4 @@
-"""Kinds of metrics."""
+"""Kinds of metrics, as ``metrics.yaml`` names them."""
 
 import enum
 

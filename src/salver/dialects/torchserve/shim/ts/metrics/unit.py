@@ -1,4 +1,4 @@
-"""Units of metrics."""
+"""Units of metrics and their abbreviations."""
 
 
 class Units:
