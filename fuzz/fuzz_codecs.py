@@ -29,7 +29,7 @@ from salver.dialects.tensorflow.json_codec import Predict
 from salver.dialects.tensorflow.model_list import named_models
 from salver.dialects.tensorflow.rules import TfsRules
 from salver.dialects.tensorflow.tf_text import parse
-from salver.dialects.torchserve.bodies import form, query_of
+from salver.dialects.torchserve.bodies import query_of, read_form
 from salver.dialects.torchserve.orders import registration
 from salver.encoding.bodies import HttpBody
 from salver.testing.codecs import REFUSALS, mutations, survives
@@ -204,7 +204,7 @@ def _forms(data: bytes) -> None:
     kind, _, body = data.partition(b"\n")
     for content_type in (kind.decode("latin-1"), "multipart/form-data; boundary=B"):
         with contextlib.suppress(*REFUSALS):
-            form(body, content_type)
+            read_form(body, content_type)
     with contextlib.suppress(*REFUSALS):
         query_of(data)
     with contextlib.suppress(*REFUSALS):

@@ -8,7 +8,6 @@ Pure.
 
 import json
 import re
-import secrets
 from collections.abc import Sequence
 from itertools import zip_longest
 from typing import Any
@@ -22,8 +21,9 @@ from salver.words.errors import InvalidInput
 MAX_DEPTH = 100
 TOO_DEEP = f"JSON nesting depth exceeds maximum allowed limit ({MAX_DEPTH})"
 
-#: Stands in a value for text that is written by itself; nobody outside can know it.
-HOLE = secrets.token_hex(16)
+#: Stands in a value for text that is written by itself. Hashes of strings differ with each process, so that
+#: nobody outside can know it.
+HOLE = f"{hash('hole'):x}{hash('in a text'):x}"
 _FEW_NUMBERS = 1 << 13
 _FEW_STRINGS = 1 << 10
 _FEW_LETTERS = 1 << 17
