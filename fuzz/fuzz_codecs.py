@@ -30,7 +30,7 @@ from salver.dialects.tensorflow.model_list import named_models
 from salver.dialects.tensorflow.rules import TfsRules
 from salver.dialects.tensorflow.tf_text import parse
 from salver.dialects.torchserve.bodies import query_of, read_form
-from salver.dialects.torchserve.orders import registration
+from salver.dialects.torchserve.orders import read_registration
 from salver.encoding.bodies import HttpBody
 from salver.testing.codecs import REFUSALS, mutations, survives
 from salver.transport.grpc_frames import FrameReader, frame
@@ -208,7 +208,7 @@ def _forms(data: bytes) -> None:
     with contextlib.suppress(*REFUSALS):
         query_of(data)
     with contextlib.suppress(*REFUSALS):
-        registration(body, "application/json", {})
+        read_registration(body, "application/json", {})
 
 
 def _http1(data: bytes) -> None:
