@@ -87,7 +87,9 @@ def empty_ledger(kind: str, folder: Path) -> str:
 def migrated_ledger(kind: str, folder: Path) -> str:
     """The same, with its tables, which are copied sooner than made."""
     if kind not in _TEMPLATES:
-        address = address_of(empty_ledger(kind, Path(tempfile.mkdtemp(prefix="salver-ledger-"))))
+        made = Path(tempfile.mkdtemp(prefix="salver-ledger-"))
+        atexit.register(shutil.rmtree, made, ignore_errors=True)
+        address = address_of(empty_ledger(kind, made))
         engine = engine_of(address, 30)
         with engine.begin() as connection:
             migrate(connection)
