@@ -14,11 +14,11 @@ the same to Python 3.15.
 
 import builtins
 import functools
-import importlib
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from importlib.metadata import EntryPoints, entry_points
 from typing import Any, ParamSpec, TypeVar, cast
 
@@ -46,9 +46,9 @@ class LazyName:
     def _resolve(self) -> Any:
         """Import the object, and bind the names to it that an import statement gave to this one."""
         if self._found is None:
-            module = importlib.import_module(self._module)
+            module = import_module(self._module)
             if not hasattr(module, self._name):
-                importlib.import_module(f"{self._module}.{self._name}")
+                import_module(f"{self._module}.{self._name}")
             self._found = getattr(module, self._name)
             for names, name in self._places:
                 if names.get(name) is self:

@@ -10,7 +10,8 @@ import pytest
 from s3 import KEYS, S3, s3_server
 from sites import Page, Site
 
-from salver.stores import ObjectStore, StoreFailed
+from salver.stores import StoreFailed
+from salver.stores.distant import ObjectStore
 from salver.stores.sources import FetchedModel, silent
 from salver.stores.sources.opening import Options, open_source
 from salver.words.errors import InvalidInput
