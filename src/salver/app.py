@@ -10,8 +10,6 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import msgspec
-
 from salver.assembly import Assembly
 from salver.backends.protocol import Backend
 from salver.configuration import ServeConfig
@@ -23,9 +21,9 @@ from salver.kernel.supervise import Faults, Supervisor, every
 from salver.lazy import is_made, lazy_imports
 from salver.parts import Kernel, build
 from salver.port_apps import PortApps
-from salver.transport.hangup import HangUps
 from salver.transport.listeners import Listeners
 from salver.transport.parting import Parting
+from salver.transport.watch import StreamingPeers
 from salver.words.errors import SalverError
 
 with lazy_imports():
@@ -57,18 +55,17 @@ class Server:
         self.config = config
         self._backends = backends
         self._log = config.table("log", LogConfig)
-        self._hangups = HangUps()
+        self._streaming = StreamingPeers()
         self._parting = Parting()
         self.began = time.monotonic()
         self._ticking = Supervisor(_LOG, "a tick failed")
         self._is_up = False  # everybody who loads is there
         fronts = (config.front, *config.more) if config.opens_ports else ()
-        as_json = self._log.is_json()
         self.listeners = Listeners(
-            [msgspec.structs.replace(front, logs_json=as_json) for front in fronts],
+            fronts,
             config.connections,
             self._parting,
-            self._hangups,
+            self._streaming,
         )
 
     def __repr__(self) -> str:
@@ -110,7 +107,7 @@ class Server:
         self._is_up = True
 
     def _assemble(self) -> None:
-        self._made = made = Assembly(self.config, self._backends, self._hangups, self._parting)
+        self._made = made = Assembly(self.config, self._backends, self._streaming, self._parting)
         self.kernel, self.readiness, self.control = made.kernel, made.readiness, made.kernel.control
 
     async def _open(self, apps: Sequence[Any]) -> None:

@@ -37,9 +37,9 @@ from salver.parts import Kernel, MetricsPage, formats
 from salver.stores import Copies, open_store
 from salver.transport.budget import Budget
 from salver.transport.calls import RequestContext, id_maker
-from salver.transport.hangup import HangUps
 from salver.transport.parting import Parting
 from salver.transport.restrict import GRPC_PREFIX
+from salver.transport.watch import StreamingPeers
 from salver.words.artifacts import Instances
 
 with lazy_imports():
@@ -62,7 +62,11 @@ class Assembly:
     kernel: Kernel
 
     def __init__(
-        self, config: ServeConfig, backends: Mapping[str, Backend] | None, hangups: HangUps, parting: Parting
+        self,
+        config: ServeConfig,
+        backends: Mapping[str, Backend] | None,
+        streaming: StreamingPeers,
+        parting: Parting,
     ) -> None:
         clock, new_id, bus = time.monotonic, id_maker(), Bus()
         if backends is None:
@@ -116,7 +120,7 @@ class Assembly:
             decoders=self.decoders,
             budget=Budget(int(config.max_bodies_mb * (1 << 20))),
             tritons_words=config.tritons_words,
-            hangups=hangups,
+            streaming=streaming,
             parting=parting,
         )
         state = ServerState(models, control, bus)

@@ -11,6 +11,7 @@ from salver.transport.access_check import Access, AccessRules, Changing
 from salver.transport.asgi import Front
 from salver.transport.doors import App
 from salver.transport.doors import door as shown_at
+from salver.transport.exchange import Prompt
 from salver.transport.routes import HttpRouter
 from salver.transport.server import ExactPorts, FrontConfig
 from salver.transport.server_operations import ServerOperations
@@ -48,7 +49,6 @@ class PortApps:
             cast("GrpcFront", self._grpc),
             kernel.context,
             max_body=kernel.config.max_body,
-            hears_http1=kernel.config.front.server != "h2corn",
             access=access,
         )
         for port in ports:
@@ -101,6 +101,10 @@ class _LateGrpc:
         with self._making:
             self._front = self._front or self._make()
         return self._front
+
+    def find_prompt(self, *call: Any) -> Prompt | None:
+        """See :meth:`~salver.transport.grpc.GrpcFront.find_prompt`; None = the methods are not there yet."""
+        return None if self._front is None else self._front.find_prompt(*call)
 
     async def _first(self, *call: Any) -> None:
         front = await asyncio.to_thread(self.front)

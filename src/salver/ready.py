@@ -46,7 +46,6 @@ class ReadyInfo(msgspec.Struct, frozen=True):
     seconds: float
     statuses: tuple[VersionStatus, ...]
     signatures: Mapping[ModelId, Signature]
-    front: str = "h2corn"
     grpc: str = ""
     metrics: str = ""
     platforms: tuple[tuple[str, str], ...] = ()
@@ -63,7 +62,7 @@ async def ready_info(server: Server) -> ReadyInfo:
     for front, url in zip(listeners.configs, listeners.urls(), strict=True):
         urls.setdefault(front.serves, url)
     common = urls.get("all", "")
-    grpc = urls.get("grpc", common if config.front.server == "h2corn" else "")
+    grpc = urls.get("grpc", common)
     page = urls.get("metrics", common)
     has_console = any(site.root == "/console" for part in kernel.parts for site in part.pages)
     return ReadyInfo(
@@ -72,7 +71,6 @@ async def ready_info(server: Server) -> ReadyInfo:
         time.monotonic() - server.began,
         kernel.control.statuses(),
         {s.manifest.id: s.signature for s in kernel.models.servables()},
-        config.front.server,
         grpc.partition("//")[2],
         page and f"{page}/metrics",
         tuple((name, urls[kind]) for kind, name in _PLATFORMS if kind in urls),

@@ -27,7 +27,7 @@ IMAGE = Signature((TensorSpec("input", DataType.FP32, (-1, 3, 224, 224)),), (), 
 TEXT = Signature((TensorSpec("it's text", DataType.BYTES, (-1,)),), (), batched=True)
 
 
-def ready(host: str = "127.0.0.1", front: str = "h2corn", **models: Signature | str) -> ReadyInfo:
+def ready(host: str = "127.0.0.1", grpc: str = "8000", **models: Signature | str) -> ReadyInfo:
     """A signature stands for a model that is up, a text for the reason of one that is not."""
     statuses, signatures = [], {}
     for name, what in models.items():
@@ -37,10 +37,10 @@ def ready(host: str = "127.0.0.1", front: str = "h2corn", **models: Signature | 
         else:
             statuses.append(VersionStatus(id, State.READY, "", "onnx", 10, 0.26))
             signatures[id] = what
-    url, grpc = f"http://{host}:8000", f"{host}:8000" if front == "h2corn" else ""
+    url, grpc = f"http://{host}:8000", grpc and f"{host}:{grpc}"
     pages = {"metrics": f"{url}/metrics", "console": f"{url}/console/"}
     is_ready = len(signatures) == len(statuses)
-    return ReadyInfo((host,), url, 1.25, tuple(statuses), signatures, front, grpc, **pages, is_ready=is_ready)
+    return ReadyInfo((host,), url, 1.25, tuple(statuses), signatures, grpc, **pages, is_ready=is_ready)
 
 
 def test_rows_tell_state_inputs_and_reasons() -> None:
@@ -69,10 +69,9 @@ def test_every_address_is_shown() -> None:
         assert part in text
 
 
-def test_no_grpc_address_where_the_front_speaks_none() -> None:
-    info = ready(front="uvicorn", iris=IRIS)
-    (line,) = [text for text in banner.compose(info).lines if "gRPC" in text]
-    assert line == "  gRPC     not on the uvicorn front"
+def test_no_grpc_address_where_there_is_none() -> None:
+    info = ready(grpc="", iris=IRIS)
+    assert not [text for text in banner.compose(info).lines if "gRPC" in text]
     assert banner.as_record(info)["grpc"] is None
 
 

@@ -1,4 +1,4 @@
-"""The same application on the other front (uvicorn), and behind TLS."""
+"""HTTP/1.1, HTTP/2 and gRPC over TLS, and gRPC at the edges of its frames."""
 
 import http.client
 import json
@@ -11,7 +11,6 @@ import grpc
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
-import tritonclient.http as triton_http
 import trustme
 from certificates import files_of
 from programs import program
@@ -23,35 +22,6 @@ from salver.transport.grpc_frames import FrameReader, frame
 
 ROW = np.linspace(-1, 1, 16, dtype=np.float32)[None]
 ASK = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 16], "data": ROW.ravel().tolist()}]}
-
-
-@pytest.fixture(scope="module")
-def uvicorn_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    folder = tmp_path_factory.mktemp("uvicorn")
-    write_mlp(folder / "repository" / "mlp", 1)
-    with ServerProcess([folder / "repository"], folder / "log", ["--front", "uvicorn"]) as server:
-        yield server.wait_ready()
-
-
-def test_json_and_errors_on_uvicorn(uvicorn_server: ServerProcess) -> None:
-    status, reply = uvicorn_server.post("/v2/models/mlp/infer", ASK)
-    assert status == 200
-    np.testing.assert_allclose(reply["outputs"][0]["data"], mlp_answer(ROW).ravel(), rtol=1e-5)
-    assert uvicorn_server.post("/v2/models/none/infer", ASK)[0] == 404
-    assert uvicorn_server.get("/nowhere")[0] == 404
-    assert b"salver_requests_total" in uvicorn_server.get("/metrics")[1]
-
-
-def test_binary_tensors_on_uvicorn(uvicorn_server: ServerProcess) -> None:
-    with triton_http.InferenceServerClient(uvicorn_server.address) as client:
-        given = triton_http.InferInput("x", [1, 16], "FP32")
-        given.set_data_from_numpy(ROW)
-        answer = client.infer("mlp", [given])
-        np.testing.assert_allclose(answer.as_numpy("y"), mlp_answer(ROW), rtol=1e-5)
-
-
-def test_uvicorn_tells_that_it_speaks_no_grpc(uvicorn_server: ServerProcess) -> None:
-    assert "not on the uvicorn front" in uvicorn_server.output()
 
 
 @pytest.fixture(scope="module")

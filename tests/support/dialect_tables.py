@@ -6,7 +6,7 @@ import msgspec
 
 from salver.dialects.oip.grpc_methods import OpenInferenceMethods
 from salver.dialects.oip.http_operations import OpenInferenceOperations
-from salver.dialects.oip.rules import OipRules
+from salver.dialects.oip.regions import OipRules
 from salver.dialects.openai.operations import OpenAiOperations
 from salver.dialects.tensorflow.grpc_methods import TensorFlowServingMethods
 from salver.dialects.tensorflow.http_operations import TensorFlowServingOperations

@@ -82,7 +82,6 @@ class EventStreamRig:
         door = DataPlane(RequestPath(self.world, self.bus.emit, clock, context.new_id))
         self.front = Front(http_router(door, None, None, context), None, context, max_body=10_000)
         self.sent = []
-        self.hangs_up = asyncio.Event()
 
     async def post(self, path, document, fail_after=None, headers=()):
         body = [{"type": "http.request", "body": json.dumps(document).encode()}]
@@ -90,8 +89,7 @@ class EventStreamRig:
         async def receive():
             if body:
                 return body.pop()
-            await self.hangs_up.wait()
-            return {"type": "http.disconnect"}
+            return await asyncio.Event().wait()
 
         async def send(message):
             if fail_after is not None and len(self.sent) >= fail_after:

@@ -152,8 +152,8 @@ class FrontRig:
         self.bus.flush()
         return [e for e in self.seen.events if type(e).__name__ == "Served"]
 
-    async def call(self, verb, path, chunks=(b"",), headers=(), then=None):
-        """The messages sent; after the body, ``then`` (a message or an awaitable of one) or silence."""
+    async def call(self, verb, path, chunks=(b"",), headers=()):
+        """The messages sent; after the body, silence."""
         incoming = [
             {"type": "http.request", "body": chunk, "more_body": index < len(chunks) - 1}
             for index, chunk in enumerate(chunks)
@@ -163,8 +163,6 @@ class FrontRig:
         async def receive():
             if incoming:
                 return incoming.pop(0)
-            if then is not None:
-                return await then
             return await asyncio.Event().wait()
 
         async def send(message):

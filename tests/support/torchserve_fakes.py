@@ -13,9 +13,8 @@ from salver.dialects.torchserve.front import TorchServe
 from salver.dialects.torchserve.rules import TorchServeRules
 from salver.dialects.torchserve.tokens import TokenKeys
 from salver.transport.calls import RequestContext
-from salver.transport.http1 import Terms
-from salver.transport.http1_server import Http1
-from salver.transport.server import FrontConfig, _bind
+from salver.transport.server import FrontConfig, Listener, _bind
+from salver.transport.terms import Terms
 from salver.words import handlers
 from salver.words.errors import (
     Conflict,
@@ -106,6 +105,8 @@ class Door:
         version: str,
         call: Call,
         tell: Callable[[Any, Any], None],
+        *,
+        takes_pieces: bool = False,
     ) -> Callable[[], None] | None:
         """Run a request in a task of its own; return None if it is no model."""
         if model not in self.models or version not in ("", "1.0"):
@@ -246,7 +247,7 @@ def backing(
 @asynccontextmanager
 async def listening(app: TorchServe | Any, most: int = 1 << 20) -> AsyncIterator[int]:
     """Yield the port of a server."""
-    listener = Http1(Terms(app, most, NO_MESSAGE), _bind(FrontConfig(port=0)), grace=2.0)
+    listener = Listener(Terms(app, most, NO_MESSAGE), _bind(FrontConfig(port=0)), grace=2.0)
     running = asyncio.create_task(listener.run())
     await listener.started()
     try:

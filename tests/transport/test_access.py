@@ -5,8 +5,10 @@ from typing import Any
 import pytest
 
 from salver.transport.access import Watched
-from salver.transport.http1 import Connection, Exchange, Terms
-from salver.transport.http1_head import Heads
+from salver.transport.exchange import Exchange
+from salver.transport.http1 import Connection, Http1Exchange
+from salver.transport.http1_head import Head, Heads
+from salver.transport.terms import Terms
 from salver.words.events import Answered
 
 SCOPE = {
@@ -83,7 +85,10 @@ class Prompt:
         self.takes = True
         self.exchanges: list[Exchange] = []
 
-    def prompt(self, exchange: Exchange) -> bool:
+    def find_prompt(self, head: Head) -> Any:
+        return self.ask
+
+    def ask(self, exchange: Exchange) -> bool:
         self.exchanges.append(exchange)
         return self.takes
 
@@ -97,12 +102,14 @@ async def test_ts_b12_an_answer_without_a_task_is_announced_when_it_is_there() -
     app = Prompt()
     enter = Watched(app, found.append, lambda: next(times))
     head = Heads().parse(b"POST /predictions/m?q=1 HTTP/1.1")
-    assert head is not None and enter.prompt is not None
+    assert head is not None and enter.find_prompt is not None
+    prompt = enter.find_prompt(head)
+    assert prompt is not None
     connection = Connection(Terms(enter, 10), "http")
     connection.client = ("127.0.0.1", 57540)
     for status in (201, 0):  # who hangs up has none
-        exchange = Exchange(connection, head, b"")
-        assert enter.prompt(exchange) and not found
+        exchange = Http1Exchange(connection, head, b"")
+        assert prompt(exchange) and not found
         exchange.status = status
         exchange.on_end()
         assert found == [
@@ -117,13 +124,15 @@ async def test_ts_b12_what_a_task_answers_is_not_announced_twice() -> None:
     app.takes = False
     enter = Watched(app, found.append, lambda: 1.0)
     head = Heads().parse(b"GET / HTTP/1.1")
-    assert head is not None and enter.prompt is not None
-    exchange = Exchange(Connection(Terms(enter, 10), "http"), head, b"")
-    assert not enter.prompt(exchange)
+    assert head is not None and enter.find_prompt is not None
+    prompt = enter.find_prompt(head)
+    assert prompt is not None
+    exchange = Http1Exchange(Connection(Terms(enter, 10), "http"), head, b"")
+    assert not prompt(exchange)
     exchange.status = 200
     exchange.on_end()
     assert found == []
-    assert Watched(lambda *_: app(), found.append).prompt is None
+    assert Watched(lambda *_: app(), found.append).find_prompt is None
 
 
 async def test_ts_b12_other_kinds_of_scopes_pass() -> None:

@@ -124,7 +124,7 @@ async def test_a_caller_who_hangs_up_ends_the_stream():
     call = asyncio.ensure_future(rig.post(PATH, {"text_input": "x"}))
     while len(rig.sent) < 2:
         await asyncio.sleep(0)
-    rig.hangs_up.set()
+    call.cancel()  # as the connection does whose caller has gone
     await asyncio.wait_for(call, PATIENCE_S)
     assert rig.world.servable.closed == 1
     assert rig.outcome() == "cancelled"

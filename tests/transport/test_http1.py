@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from waiting import auntil
 
 from salver.transport.budget import Budget, Share
-from salver.transport.http1 import PREFACE, Connection, Terms
-from salver.transport.http1_head import MOST_HEADERS, Heads
-from salver.transport.http1_server import IDLE_S, PATIENCE_S, Http1, overdue
-from salver.transport.server import FrontConfig, _bind
+from salver.transport.http1 import Connection
+from salver.transport.http1_head import MOST_HEADERS, PREFACE, Heads
+from salver.transport.server import HEAD_S, IDLE_S, PATIENCE_S, FrontConfig, Listener, _bind, overdue
+from salver.transport.terms import Terms
 
 
 def head(*lines: str) -> bytes:
@@ -138,9 +138,9 @@ async def echo(scope: Any, receive: Any, send: Any) -> None:
 
 
 @asynccontextmanager
-async def serving(app: Any = echo, **terms: Any) -> AsyncIterator[tuple[Http1, Terms]]:
+async def serving(app: Any = echo, **terms: Any) -> AsyncIterator[tuple[Listener, Terms]]:
     how = Terms(app, **{"most": 1000, "malformed": b"{}", **terms})
-    listener = Http1(how, _bind(FrontConfig(port=0)), grace=1.0)
+    listener = Listener(how, _bind(FrontConfig(port=0)), grace=1.0)
     running = asyncio.create_task(listener.run())
     await listener.started()
     try:
@@ -150,7 +150,7 @@ async def serving(app: Any = echo, **terms: Any) -> AsyncIterator[tuple[Http1, T
         await running
 
 
-async def talk(listener: Http1, sent: bytes, pause: float = 0.0, size: int = 0) -> bytes:
+async def talk(listener: Listener, sent: bytes, pause: float = 0.0, size: int = 0) -> bytes:
     """What comes back until the other side closes, or after we do."""
     reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
     if size:
@@ -290,30 +290,23 @@ async def test_what_is_in_flight_ends_before_the_listener_does() -> None:
 
 
 async def test_connections_of_http2_are_handed_over() -> None:
-    taken: list[bytes] = []
-
-    class Relay(asyncio.Protocol):
-        def __init__(self, transport: asyncio.Transport, begun: bytes) -> None:
-            taken.append(begun)
-            transport.write(b"h2")
-            transport.close()
-
-    async with serving(relay=Relay) as (listener, _):
-        assert await talk(listener, PREFACE + b"frames", size=5) == b"h2"
-        assert taken[0].startswith(PREFACE)
     async with serving() as (listener, _):
+        assert (await talk(listener, PREFACE + bytes(9), size=9))[3] == 4  # SETTINGS, and an error
+    async with serving(speaks_http2=False) as (listener, _):
         assert (await talk(listener, PREFACE)).startswith(b"HTTP/1.1 400 ")
 
 
 def test_connections_that_do_nothing_with_their_time_are_told() -> None:
     def connection(since: float, **state: bool) -> Any:
-        return SimpleNamespace(since=since, **{"is_busy": False, "is_idle": False, **state})
+        return SimpleNamespace(
+            since=since, **{"is_busy": False, "is_idle": False, "is_in_head": False, **state}
+        )
 
     now = 1000.0
     slow, busy = connection(now - PATIENCE_S - 1), connection(0, is_busy=True)
     waiting, idle = connection(now - PATIENCE_S - 1, is_idle=True), connection(now - IDLE_S - 1, is_idle=True)
-    fresh = connection(now)
-    assert overdue([slow, busy, waiting, idle, fresh], now) == [slow, idle]  # type: ignore[arg-type]
+    fresh, head = connection(now), connection(now - HEAD_S - 1, is_in_head=True)
+    assert overdue([slow, busy, waiting, idle, fresh, head], now) == [slow, idle, head]  # type: ignore[arg-type]
     assert issubclass(Connection, asyncio.Protocol)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from waiting import PATIENCE_S
 
-from salver.transport.parting import CLOSE, Farewell, Parting, leave, refuse_new
+from salver.transport.parting import Parting, leave, refuse_new
 
 
 def listening(family: int = socket.AF_INET, address: Any = ("127.0.0.1", 0)) -> socket.socket:
@@ -65,27 +65,3 @@ async def test_leaving_waits_until_the_accept_queue_is_empty() -> None:
         assert not leaving.done()
         sock.accept()[0].close()
         await asyncio.wait_for(leaving, PATIENCE_S)
-
-
-@pytest.mark.parametrize(("version", "is_said"), [("1.0", True), ("1.1", True), ("2", False)])
-async def test_only_callers_of_http1_are_told_to_close(version: str, is_said: bool) -> None:
-    sent: list[dict[str, Any]] = []
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"a", b"b")]})
-        await send({"type": "http.response.body", "body": b""})
-
-    async def send(message: dict[str, Any]) -> None:
-        sent.append(message)
-
-    async def receive() -> dict[str, Any]:
-        return {}
-
-    parting = Parting()
-    farewell = Farewell(app, parting)
-    scope = {"type": "http", "http_version": version}
-    await farewell(scope, receive, send)
-    assert CLOSE not in sent[0]["headers"]
-    parting.is_told = True
-    await farewell(scope, receive, send)
-    assert (sent[2]["headers"].count(CLOSE) == 1) is is_said

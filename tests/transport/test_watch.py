@@ -1,19 +1,15 @@
 """Which connections are cut, and that they are."""
 
 import asyncio
-import json
 import socket
 import sys
-from typing import Any
 
 import pytest
 from waiting import auntil
 
 from salver.transport import budget
 from salver.transport.budget import pace
-from salver.transport.peers import Peer
-from salver.transport.server import FrontConfig, listen
-from salver.transport.watch import ConnectionLimits, Judge, Moved, OpenConnection, close, connections
+from salver.transport.watch import ConnectionLimits, Judge, Moved, OpenConnection, Peer, close, connections
 from salver.words.errors import DeadlineExceeded
 
 LIMITS = ConnectionLimits(least_rate=500.0, patience_s=30.0, most_unanswered=1_000_000)
@@ -133,28 +129,3 @@ async def test_a_body_that_has_come_far_has_longer(monkeypatch: pytest.MonkeyPat
         await timer.came(1 << 20)
         begin = asyncio.get_running_loop().time()
         await auntil(lambda: asyncio.get_running_loop().time() > begin + 0.03)
-
-
-async def test_lines_of_the_front_are_json_where_the_log_is(capfd: pytest.CaptureFixture[str]) -> None:
-    async def fails(scope: Any, receive: Any, send: Any) -> None:
-        raise RuntimeError("so it is")
-
-    (listener,) = listen([fails], [FrontConfig(port=0, logs_json=True, grace_seconds=1.0)])
-    running = asyncio.create_task(listener.run())
-    await listener.started()
-    reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
-    writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-    assert (await reader.read()).startswith(b"HTTP/1.1 500")
-    writer.close()
-    lines: list[str] = []
-
-    def has_line() -> bool:
-        lines.extend(line for line in capfd.readouterr().err.splitlines() if "so it is" in line)
-        return bool(lines)
-
-    await auntil(has_line)
-    listener.stop()
-    await running
-    told = json.loads(lines[0])
-    assert told["level"] == "error"
-    assert "so it is" in told["detail"]

@@ -148,10 +148,21 @@ class OnnxModel:
             if s.name in maps or s.datatype is DataType.BYTES
         }
         self._halves = {s.name for s in (*inputs, *outputs) if s.datatype is DataType.BF16}
+        #: One output of numbers with a rank, and no strings among the inputs: the way of most small models.
+        self._is_plain = (
+            len(outputs) == 1
+            and bool(outputs[0].shape)
+            and not (self._halves or self._texts or self._special)
+        )
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         """See :class:`~salver.backends.protocol.RunnableModel`."""
-        feed = inputs if isinstance(inputs, dict) else dict(inputs)
+        feed = inputs if type(inputs) is dict else dict(inputs)
+        if self._is_plain:
+            (output,) = self._run(self._names, feed, self._run_options)
+            if not self._first or output.shape[:1] == feed[self._first].shape[:1]:
+                return {self._names[0]: output}
+            return self._whole({self._names[0]: output}, inputs)
         if self._halves:
             return self._run_values(feed)
         try:

@@ -55,8 +55,8 @@ def compose(info: "ReadyInfo", *, is_logged: bool = False) -> Block:
             lines = ["", *f"{status.id}: {status.reason}".splitlines(), "", *lines]
     if info.url:
         lines.append(f"  HTTP     {info.url}")
-    if info.grpc or info.front != "h2corn":
-        lines.append(f"  gRPC     {info.grpc or f'not on the {info.front} front'}")
+    if info.grpc:
+        lines.append(f"  gRPC     {info.grpc}")
     lines += [f"  {name:<8} {url}" for name, url in info.platforms]
     if info.metrics:
         lines.append(f"  metrics  {info.metrics}")

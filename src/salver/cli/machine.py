@@ -14,7 +14,7 @@ from salver.backends.installed import is_installed
 from salver.backends.protocol import Backend
 from salver.kernel.lifecycle.memory import memory_bytes
 
-_PACKAGES = ("h2corn", "uvloop", "uvicorn", "numpy", "protobuf")
+_PACKAGES = ("uvloop", "numpy", "protobuf")
 _FEW_DESCRIPTORS = 4096
 _LITTLE_SHM = 128 << 20
 

@@ -44,9 +44,6 @@ def serve(
     execution: Execution = _EXECUTION,
     limits: Limits = _LIMITS,
     storage: Storage = _STORAGE,
-    front: Annotated[
-        Literal["h2corn", "uvicorn"], Parameter(help="HTTP server; uvicorn has no HTTP/2 and no gRPC.")
-    ] = "h2corn",
     shutdown: Shutdown = _SHUTDOWN,
     tls: Tls = _TLS,
     logs: Logs = _LOGS,
@@ -79,7 +76,7 @@ def serve(
         drain_delay=seconds_to_drain(shutdown.drain_delay),
         exits_on_error=shutdown.exit_on_error,
         exits_if_none_loads=shutdown.exit_on_error is None and not storage.registry,
-        front=_front((host, port), front, shutdown.grace_seconds, tls, limits.cors_origins),
+        front=_front((host, port), shutdown.grace_seconds, tls, limits.cors_origins),
         api=tls.api(),
         control=control,
         repository=RepositoryConfig(refuses_nothing=control != "explicit"),
@@ -170,9 +167,7 @@ def _registry_notices(registry: str, environment: Mapping[str, str], words: Sequ
     ]
 
 
-def _front(
-    address: tuple[str, int], server: str, grace: float, tls: Tls, origins: tuple[str, ...]
-) -> "FrontConfig":
+def _front(address: tuple[str, int], grace: float, tls: Tls, origins: tuple[str, ...]) -> "FrontConfig":
     from salver.transport.server import FrontConfig
 
     if origins:
@@ -181,7 +176,7 @@ def _front(
         origins = tuple(check_origin(origin) for origin in origins)
 
     files = (tls.cert, tls.key, tls.client_ca)
-    return FrontConfig(*address, server, grace, *files, cors_origins=origins)
+    return FrontConfig(*address, grace, *files, cors_origins=origins)
 
 
 def _check(paths: tuple[str, ...], tls: Tls, tenant_header: str, storage: Storage) -> None:

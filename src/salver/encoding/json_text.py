@@ -7,10 +7,11 @@ Pure.
 """
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from itertools import zip_longest
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import orjson
@@ -106,6 +107,10 @@ def list_pieces(values: Any) -> list[bytes]:
     return [*pieces, b"]"]
 
 
+#: JSON of numbers that are not finite, as Python writes it; others are NaN.
+_NOT_FINITE: Final = {math.inf: b"Infinity", -math.inf: b"-Infinity"}
+
+
 def _numbers(values: "np.ndarray[Any, Any]") -> bytes:
     text = orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]
     if b"null" not in text:
@@ -113,7 +118,7 @@ def _numbers(values: "np.ndarray[Any, Any]") -> bytes:
     whole = bytearray()
     parts = text.split(b"null")
     for part, odd in zip(parts, values[~np.isfinite(values)].tolist(), strict=False):
-        whole += part + (b"NaN" if odd != odd else b"Infinity" if odd > 0 else b"-Infinity")
+        whole += part + _NOT_FINITE.get(odd, b"NaN")
     return bytes(whole + parts[-1])
 
 

@@ -211,7 +211,7 @@ def to_json(tensor: Tensor) -> Any:
 
 
 def to_json_within(tensor: Tensor, long: list[list[bytes]]) -> Any:
-    """As :func:`to_json`; a long tensor goes to ``long`` as text, for :func:`~.json_text.filled`."""
+    """Return what :func:`to_json` does; long tensors go to ``long`` as text (:func:`~.json_text.filled`)."""
     values = to_json(tensor)
     if not is_long((tensor,)):
         return values

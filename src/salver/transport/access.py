@@ -10,7 +10,8 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from salver.transport.doors import App, Receive, Scope, Send
-from salver.transport.http1 import Exchange, Prompt
+from salver.transport.exchange import Exchange, Prompt, PromptFinder, never, nothing
+from salver.transport.http1_head import Head
 from salver.words.events import Answered
 
 _GRPC: Final = b"application/grpc"
@@ -23,7 +24,7 @@ class Watched:
     """The application, and ``emit`` told of each of its answers.
 
     Attributes:
-        prompt: As the application has it.
+        find_prompt: As the application has it.
     """
 
     def __init__(
@@ -32,8 +33,8 @@ class Watched:
         self._app = app
         self._emit = emit
         self._now = now
-        self._prompt: Prompt | None = getattr(app, "prompt", None)
-        self.prompt: Prompt | None = self._enter if self._prompt is not None else None
+        self._find: PromptFinder | None = getattr(app, "find_prompt", None)
+        self.find_prompt: PromptFinder | None = self._found if self._find is not None else None
 
     def __repr__(self) -> str:
         return f"<Watched {self._app!r}>"
@@ -44,13 +45,17 @@ class Watched:
             return self._app(scope, receive, send)
         return _watch(self._app, scope, receive, send, self._emit, self._now)
 
-    def _enter(self, exchange: Exchange) -> bool:
-        """See :data:`salver.transport.http1.Prompt`."""
-        assert self._prompt is not None
+    def _found(self, head: Head) -> Prompt | None:
+        if head.version == "2" or self._find is None:  # the status of a gRPC call stands in its trailers
+            return never
+        prompt = self._find(head)
+        return None if prompt is None else functools.partial(self._enter, prompt)
+
+    def _enter(self, prompt: Prompt, exchange: Exchange) -> bool:
         exchange.on_end = functools.partial(self._ended, exchange, self._now())
-        if self._prompt(exchange):
+        if prompt(exchange):
             return True
-        exchange.on_end = _nothing
+        exchange.on_end = nothing
         return False
 
     def _ended(self, exchange: Exchange, began: float) -> None:
@@ -61,10 +66,6 @@ class Watched:
             self._emit(
                 Answered(caller, head.method, target, f"HTTP/{protocol}", exchange.status, at, seconds)
             )
-
-
-def _nothing() -> None:
-    pass
 
 
 async def _watch(

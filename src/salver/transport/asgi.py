@@ -1,8 +1,8 @@
 """The ASGI application: one HTTP call becomes one answer.
 
 :class:`Front` reads a body within its limit, stamps the arrival, gives the request an id and its place in a
-trace, watches for a hang-up, and writes the reply of the operation that ``routes.py`` finds. Calls of gRPC go
-on to ``grpc.py``.
+trace, and writes the reply of the operation that ``routes.py`` finds. Everyday requests are answered without
+a task. Calls of gRPC go on to ``grpc.py``. A caller who hangs up cancels the task.
 """
 
 import asyncio
@@ -16,11 +16,12 @@ from salver.kernel.serving.standing import CLASS_HEADER, PRIORITY_HEADER, from_h
 from salver.lazy import lazy_imports
 from salver.transport.access_check import LOCAL, Access
 from salver.transport.budget import COUNTED, Budget, Share
-from salver.transport.calls import RequestContext, is_shutting_down, join_trace, printable, take_traits
-from salver.transport.hangup import HangUps
+from salver.transport.calls import RequestContext, join_trace, printable, take_traits
+from salver.transport.exchange import Exchange, Prompt, never
+from salver.transport.http1_head import Head
 from salver.transport.parting import CLOSE
 from salver.transport.reading import LARGE, read_whole
-from salver.transport.routes import NO_ENDPOINT, Endpoint, HttpRouter, Route
+from salver.transport.routes import NO_ENDPOINT, Endpoint, Headers, HttpRouter, PostMethod, Route
 from salver.words.errors import Internal, InvalidInput, SalverError, TooLarge
 from salver.words.messages import Call
 
@@ -33,6 +34,10 @@ with lazy_imports():
 
 _LOG = logging.getLogger("salver.front")
 _KNOWN_PATHS = 4096
+#: Bytes of a reply from which it may be compressed, as in ``compression.py``.
+_WORTHWHILE = 128
+#: Headers of requests that only a task answers.
+_PLAIN_ONLY = frozenset((b"traceparent", b"x-request-id", b"endpoint-load-metrics-format", b"upgrade"))
 #: Headers of requests that need a closer look.
 _UNUSUAL = frozenset((b"content-encoding", b"expect", CLASS_HEADER, PRIORITY_HEADER))
 
@@ -49,8 +54,6 @@ class Front:
         grpc: The gRPC methods.
         context: Clock, ids, and the header that names the tenant.
         max_body: Most bytes of an HTTP body, inflated ones included.
-        hears_http1: The server tells when an HTTP/1.1 caller hangs up (h2corn 2.0 does not: connections are
-            looked at).
         access: Who may change something through the port that it answers.
     """
 
@@ -61,7 +64,6 @@ class Front:
         context: RequestContext,
         *,
         max_body: int,
-        hears_http1: bool = True,
         access: Access = LOCAL,
     ) -> None:
         self._router = router
@@ -71,7 +73,6 @@ class Front:
         self._max_body = max_body
         self._budget = context.budget or Budget()
         self._uncounted = min(COUNTED, max_body)
-        self._hears_http1 = hears_http1
         self._access = access
         self._checks_hosts = access.checks_hosts
         self._tenant_header = context.tenant_header
@@ -81,7 +82,6 @@ class Front:
         self._tritons_words = context.tritons_words
         self._interest = context.interest
         self._parting = context.parting
-        self._hangups = context.hangups or HangUps()
         self._known: dict[tuple[str, bytes], tuple[Route, Endpoint]] = {}
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
@@ -90,7 +90,7 @@ class Front:
         if kind == "http":
             headers = dict(scope["headers"])
             if headers.get(b"content-type", b"").startswith(b"application/grpc"):
-                return self._grpc.handle(scope, headers, receive, send, self._hangups, self._access)
+                return self._grpc.handle(scope, headers, receive, send, self._access)
             return self._answer(scope, headers, receive, send)
         return _lifespan(receive, send) if kind == "lifespan" else _refuse(receive, send)
 
@@ -141,20 +141,13 @@ class Front:
                 assert endpoint.stream is not None
                 events = EventStream(send, call, partial(_load_report, endpoint, route, headers))
                 work = endpoint.stream(route, http, call, events.write)
-            hears = self._hears_http1 or scope["http_version"] != "1.1"
-            task = self._hangups.enter(receive if hears else scope)
-            try:
-                reply = await work
-            finally:
-                self._hangups.leave(task)
+            reply = await work
             if reply is not None and endpoint.run is not None and endpoint.load_report is not None:
                 reply.headers += _load_report(endpoint, route, headers)
         except SalverError as error:
             error.in_tritons_words = self._tritons_words
             reply = self._router.fault_at(raw_path)(error)
         except asyncio.CancelledError:
-            if is_shutting_down():
-                raise
             return  # the caller hung up; nobody reads an answer
         except Exception as error:
             reply = self._router.fault_at(raw_path)(self._incident(raw_path, error))
@@ -174,6 +167,52 @@ class Front:
             start, body = await asyncio.to_thread(_form, reply, headers, call, endpoint)
         await send(start)
         await send({"type": "http.response.body", "body": b"" if verb == "HEAD" else body})
+
+    def find_prompt(self, head: Head) -> Prompt | None:
+        """See :data:`~salver.transport.exchange.PromptFinder`."""
+        headers = dict(head.headers)
+        if headers.get(b"content-type", b"").startswith(b"application/grpc"):
+            return self._grpc.find_prompt(head, headers, self._access) if head.version == "2" else never
+        try:
+            route, endpoint = self._known.get((head.method, head.path)) or self._find(head.method, head.path)
+            if endpoint.post is None or endpoint.timeout_s or endpoint.changes:
+                return never
+            if not _PLAIN_ONLY.isdisjoint(headers) or not self._unusual.isdisjoint(headers):
+                return never
+            if self._router.headers is not None or self._forwarding is not None:
+                return never
+            self._access.check_host(headers)
+            if self._guard is not None:
+                self._guard.check(endpoint.group, headers, route.operation)
+        except SalverError:
+            return never  # the task tells it
+        accepted = headers.get(b"accept-encoding", b"") if endpoint.is_compressible else b""
+        return partial(self._ask, endpoint.post, route, headers, accepted)
+
+    def _ask(
+        self,
+        post: PostMethod,
+        route: Route,
+        headers: Mapping[bytes, bytes],
+        accepted: bytes,
+        exchange: Exchange,
+    ) -> bool:
+        """Answer a request without a task.
+
+        Args:
+            accepted: The request's ``accept-encoding``, where the reply may be compressed; else empty.
+        """
+        body = exchange.body
+        if body is None or len(body) > self._uncounted or self._interest.headers:
+            return False
+        call = Call("oip-http", self._clock(), None, self._new_id())
+        http = HttpBody(route.model, route.version, body, headers)
+        give_up = post(route, http, call, partial(_tell, exchange, accepted, call))
+        if give_up is None:
+            return False
+        if not exchange.is_whole:
+            exchange.on_gone = give_up
+        return True
 
     def _incident(self, raw_path: bytes, error: Exception) -> Internal:
         incident = self._new_id()
@@ -226,6 +265,30 @@ def _refuse_compressed(headers: Mapping[bytes, bytes]) -> None:
     """Check that a body comes as it is (TR-R28)."""
     if headers.get(b"content-encoding", b"identity").strip().lower() != b"identity":
         raise InvalidInput("Unsupported content-encoding, only 'identity' is supported.")
+
+
+def _tell(exchange: Exchange, accepted: bytes, call: Call, reply: HttpReply | None, pieces: object) -> None:
+    """Write the reply of a request that was answered without a task."""
+    assert reply is not None  # models that answer in pieces are not asked so
+    headers = reply.headers
+    if call.traceparent:
+        headers += ((b"traceparent", call.traceparent.encode()),)
+    if accepted and reply.status == 200 and len(reply.body) >= _WORTHWHILE:
+        exchange.run(partial(_compress, exchange, accepted, reply, headers, call.request_id))
+    else:
+        exchange.reply(reply.status, headers, reply.body, call.request_id)
+
+
+async def _compress(
+    exchange: Exchange, accepted: bytes, reply: HttpReply, headers: Headers, request_id: str
+) -> None:
+    if len(reply.body) < LARGE:
+        encoding, body = deflate(reply.body, printable(accepted))
+    else:
+        encoding, body = await asyncio.to_thread(deflate, reply.body, printable(accepted))
+    if encoding:
+        headers += ((b"content-encoding", encoding.encode()),)
+    exchange.reply(reply.status, headers, body, request_id)
 
 
 async def _refuse(receive: Receive, send: Send) -> None:

@@ -1,6 +1,5 @@
-"""What HTTP and gRPC have in common for every call: ids, trace context, headers, cancellation."""
+"""What HTTP and gRPC have in common for every call: ids, trace context, headers."""
 
-import asyncio
 import itertools
 import secrets
 from collections.abc import Callable, Mapping
@@ -12,10 +11,10 @@ from salver.encoding.forms import NO_FORMS, Forms
 from salver.kernel.serving.decoding import Decoders
 from salver.lazy import lazy_imports
 from salver.transport.budget import Budget
-from salver.transport.hangup import HangUps
 from salver.transport.parting import Parting
 from salver.transport.ports import HeaderInterest
 from salver.transport.restrict import Guard
+from salver.transport.watch import StreamingPeers
 from salver.words.messages import Call
 from salver.words.releases import trait
 
@@ -55,7 +54,7 @@ class RequestContext(msgspec.Struct, frozen=True):
         decoders: Decode large bodies; None = as small ones.
         budget: Memory for the bodies of all requests; None = as much as is usual.
         tritons_words: Errors are told in Triton's words.
-        hangups: Notices which callers leave; None = each front has its own.
+        streaming: Connections with open streams.
         parting: Says when callers of HTTP/1.1 are told to close.
         forms: How callers of other protocols ask models that take forms.
     """
@@ -72,7 +71,7 @@ class RequestContext(msgspec.Struct, frozen=True):
     decoders: Decoders | None = None
     budget: Budget | None = None
     tritons_words: bool = False
-    hangups: HangUps | None = None
+    streaming: StreamingPeers = msgspec.field(default_factory=StreamingPeers)
     parting: Parting = msgspec.field(default_factory=Parting)
     forms: Forms = NO_FORMS
 
@@ -119,9 +118,3 @@ def take_traits(call: Call, headers: Mapping[bytes, bytes], wanted: Mapping[byte
                 found[source] = text if len(text) < _SHORT else trait(text)
     if found:
         call.traits = found if call.traits is None else {**found, **call.traits}
-
-
-def is_shutting_down() -> bool:
-    """True if the current task was cancelled by somebody other than the watcher for hang-ups."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 1

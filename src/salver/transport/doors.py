@@ -9,6 +9,8 @@ from typing import Any, Final, Literal
 
 from salver.encoding.bodies import GrpcStatus, HttpReply
 from salver.lazy import lazy_imports
+from salver.transport.exchange import Prompt, PromptFinder, never
+from salver.transport.http1_head import Head
 
 with lazy_imports():
     from salver.transport.grpc_frames import trailers
@@ -66,6 +68,17 @@ def _http(app: App) -> App:
             return say(send, _NOT_FOUND)
         return app(scope, receive, send)
 
+    return _prompting(enter, app, lambda path: not _is_method(path))
+
+
+def _prompting(enter: App, app: App, shows: Callable[[str], bool]) -> App:
+    """Return the entry with the way without a task that the application has, to paths that the port shows."""
+    inner: PromptFinder = getattr(app, "find_prompt", lambda head: never)
+
+    def find_prompt(head: Head) -> Prompt | None:
+        return inner(head) if shows(head.path.decode("latin-1")) else never
+
+    enter.find_prompt = find_prompt  # type: ignore[attr-defined]
     return enter
 
 
@@ -75,7 +88,7 @@ def _grpc(app: App) -> App:
             return say(send, _NOT_FOUND)
         return app(scope, receive, send)
 
-    return enter
+    return _prompting(enter, app, _is_method)
 
 
 def _services(app: App, prefixes: tuple[str, ...]) -> App:
@@ -117,7 +130,7 @@ def with_metrics_at(app: App, path: str) -> App:
             scope = {**scope, "path": "/metrics", "raw_path": b"/metrics"}
         return app(scope, receive, send)
 
-    return enter
+    return _prompting(enter, app, lambda asked: asked != path)
 
 
 def _openai(app: App) -> App:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from salver.lazy import has_names, lazily, lazy_imports, load_names
-from salver.transport.hangup import Receive
+from salver.transport.doors import Receive
 from salver.transport.routes import Endpoint, HttpTable
 from salver.words.messages import Call
 

@@ -17,22 +17,25 @@ from salver.kernel.serving.standing import CLASS_HEADER, PRIORITY_HEADER, from_h
 from salver.transport import grpc_health
 from salver.transport.access_check import LOCAL, Access
 from salver.transport.budget import COUNTED, Budget, Share, pace
-from salver.transport.calls import RequestContext, is_shutting_down, join_trace, printable, take_traits
+from salver.transport.calls import RequestContext, join_trace, printable, take_traits
+from salver.transport.doors import Receive
 from salver.transport.effects import changing
+from salver.transport.exchange import Exchange, Prompt, never
 from salver.transport.faults import grpc_fault
 from salver.transport.grpc_frames import FrameReader, Packed, frame, parse_timeout, trailers
 from salver.transport.grpc_reflection import PATHS as REFLECTION_PATHS
 from salver.transport.grpc_reflection import Reflection
 from salver.transport.grpc_services import ServiceStream, one_by_one, watched
 from salver.transport.grpc_stream import HEADERS, START, STOPPING, packed
-from salver.transport.grpc_table import GrpcTable, Method, OpenCalls, Reply, Send
-from salver.transport.hangup import HangUps, Receive
+from salver.transport.grpc_table import GrpcTable, Method, OpenCalls, PostMethod, Reply, Send
+from salver.transport.http1_head import Head
 from salver.transport.ports import Looking
 from salver.transport.restrict import group_of_method
 from salver.words.errors import Internal, InvalidInput, NoRoute, NotReady, SalverError
 from salver.words.messages import Call
 
 _LOG = logging.getLogger("salver.grpc")
+_TIMEOUT = frozenset((b"grpc-timeout",))
 _OK = {"type": "http.response.trailers", "headers": [(b"grpc-status", b"0")]}
 _prefix = struct.Struct(">xI").pack  # of a message that is not compressed
 #: Headers of calls that bring a deadline, an id, a trace or a standing.
@@ -81,17 +84,20 @@ class GrpcFront:
         self._forwarding = context.grpc.forwarding
         self._budget = context.budget or Budget()
         self._interest = context.interest
+        self._streaming = context.streaming
         self._compression = context.compression
         self._tritons_words = context.tritons_words
         self._is_stopping = False
         self._tables = (*tables, self._own(tables, control))
         self._methods: dict[str, Method] = {}
+        self._posts: dict[str, PostMethod] = {}
         self._streams: dict[str, OpenCalls] = {}
         self._families: dict[str, _Family] = {}
         self._inferring = frozenset().union(*(table.inferring for table in tables))
         most = context.max_message
         for table in self._tables:
             self._methods |= table.methods
+            self._posts |= table.posts
             self._streams |= table.streams
             self._families |= dict.fromkeys((*table.methods, *table.streams), _Family.of(table, most))
         streams: dict[str, Callable[..., Any]] = {path: each.read for path, each in self._streams.items()}
@@ -121,7 +127,6 @@ class GrpcFront:
         headers: Mapping[bytes, bytes],
         receive: Receive,
         send: Send,
-        hangups: HangUps,
         access: Access = LOCAL,
     ) -> None:
         """Answer one call, from its first frame to its trailers; what follows is of the unary ones."""
@@ -155,7 +160,7 @@ class GrpcFront:
             if wanted := self._interest.headers:
                 take_traits(call, headers, wanted)
             if method is None:
-                with hangups.stream(scope):
+                with self._streaming.stream(scope):
                     return await self._streams[path].handle(headers, call, receive, send)
             event = await receive()
             body = event.get("body", b"")
@@ -168,24 +173,18 @@ class GrpcFront:
                 if message is None:
                     return  # hung up before the request was there
                 call.is_large = self._is_large(message, path)
-            task = hangups.enter(receive)
-            try:
-                if call.deadline is None or path in self._inferring:
+            if call.deadline is None or path in self._inferring:
+                reply = await method(message, call)
+            else:
+                async with asyncio.timeout(call.deadline - arrival):
                     reply = await method(message, call)
-                else:
-                    async with asyncio.timeout(call.deadline - arrival):
-                        reply = await method(message, call)
-            finally:
-                hangups.leave(task)
         except SalverError as error:
             error.in_tritons_words = self._tritons_words
             reply = fault(error)
         except TimeoutError:
             reply = GrpcStatus(4, "Deadline Exceeded")
         except asyncio.CancelledError:
-            if is_shutting_down():
-                raise
-            return
+            return  # the caller hung up
         except Exception as error:
             reply = fault(self._incident(path, error))
         finally:
@@ -195,6 +194,56 @@ class GrpcFront:
             await self._answer(send, reply, headers, call, path in self._inferring)
         else:  # "Trailers-Only": a client that has seen other headers does not try again (gRPC's A6)
             await _end(send, reply)
+
+    def find_prompt(self, head: Head, headers: Mapping[bytes, bytes], access: Access) -> Prompt:
+        """See :data:`~salver.transport.exchange.PromptFinder`."""
+        path = head.path.decode("latin-1")
+        post, family = self._posts.get(path), self._families.get(path)
+        if post is None or family is None or path in self._changing or self._compression:
+            return never
+        if family.check is not None or self._forwarding is not None:
+            return never
+        if not (self._unusual - _TIMEOUT).isdisjoint(headers):
+            return never
+        seconds = 0.0
+        try:
+            access.check_host(headers)
+            if self._guard is not None and self._guard.lacks(group_of_method(path), headers):
+                return never
+            if b"grpc-timeout" in headers:
+                seconds = parse_timeout(headers[b"grpc-timeout"].decode("latin-1"))
+                if not seconds:
+                    return never
+        except SalverError:
+            return never  # the task tells it
+        return partial(self._ask, post, family, seconds)
+
+    def _ask(self, post: PostMethod, family: _Family, seconds: float, exchange: Exchange) -> bool:
+        """Answer a call without a task.
+
+        Args:
+            seconds: Until the caller's deadline; 0 = it has none.
+        """
+        body = exchange.body
+        if body is None or self._is_stopping or self._interest.headers:
+            return False
+        size = len(body) - 5
+        if not 0 <= size < family.uncounted or body[:5] != _prefix(size):
+            return False
+        call = Call(family.protocol, self._clock(), None, self._new_id())
+        if seconds:
+            call.deadline = call.arrival + seconds
+        try:
+            give_up = post(body[5:], call, partial(_tell, exchange))
+        except SalverError as error:
+            error.in_tritons_words = self._tritons_words
+            exchange.reply_grpc(family.fault(error))
+            return True
+        if give_up is None:
+            return False
+        if not exchange.is_whole:
+            exchange.on_gone = give_up
+        return True
 
     async def _answer(
         self, send: Send, reply: bytes, headers: Mapping[bytes, bytes], call: Call, may_pack: bool
@@ -262,6 +311,11 @@ class GrpcFront:
         if self._reflection is None:  # built when somebody asks: most servers never are
             self._reflection = Reflection(self._tables)
         return self._reflection.answer(package, message)
+
+
+def _tell(exchange: Exchange, reply: Reply | None, pieces: object) -> None:
+    assert reply is not None  # models that answer in pieces are not asked so
+    exchange.reply_grpc(reply)
 
 
 async def _end(send: Send, status: GrpcStatus) -> None:

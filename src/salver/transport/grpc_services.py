@@ -9,12 +9,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Final
 
 from salver.encoding.bodies import GrpcStatus
+from salver.transport.doors import Receive
 from salver.transport.effects import reads
 from salver.transport.faults import grpc_fault
 from salver.transport.grpc_frames import FrameReader, frame, trailers
 from salver.transport.grpc_stream import START, STOPPING
 from salver.transport.grpc_table import Send
-from salver.transport.hangup import Receive
 from salver.words.errors import InvalidInput, SalverError
 from salver.words.messages import Call
 

@@ -18,9 +18,9 @@ import msgspec
 from salver.encoding.bodies import GrpcStatus
 from salver.transport.budget import COUNTED, Budget, Share, pace
 from salver.transport.calls import RequestContext, join_trace
+from salver.transport.doors import Receive
 from salver.transport.grpc_frames import FrameReader, Packed, encoding_for, frame, trailers
 from salver.transport.grpc_table import Send
-from salver.transport.hangup import Receive
 from salver.transport.ports import InferDoor
 from salver.words.errors import Cancelled, Internal, InvalidInput, SalverError
 from salver.words.messages import Call

@@ -6,12 +6,14 @@ from typing import Any, Protocol
 import msgspec
 
 from salver.encoding.bodies import GrpcStatus
-from salver.transport.hangup import Receive
+from salver.transport.doors import Receive
 from salver.words.errors import SalverError
 from salver.words.messages import Call
 
 Reply = bytes | GrpcStatus
 Method = Callable[[bytes, Call], Awaitable[Reply]]
+#: Answers through a callback; returns what gives the request up, or None if its method is to be called.
+PostMethod = Callable[[bytes, Call, Callable[[Reply | None, Any], None]], Callable[[], None] | None]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
@@ -40,6 +42,7 @@ class GrpcTable(msgspec.Struct, frozen=True):
         fault: How a call ends with an error.
         methods: Methods of one request and one reply.
         streams: Methods of many.
+        posts: Those of ``methods`` that answer small requests without a task.
         inferring: Methods that keep their deadlines themselves.
         services: Names for which the health service answers.
         max_message: Most bytes of a request; 0 = as of all services.
@@ -53,6 +56,7 @@ class GrpcTable(msgspec.Struct, frozen=True):
     fault: Callable[[SalverError], GrpcStatus]
     methods: Mapping[str, Method]
     streams: Mapping[str, OpenCalls] = {}
+    posts: Mapping[str, PostMethod] = {}
     inferring: frozenset[str] = frozenset()
     services: tuple[str, ...] = ()
     max_message: int = 0

@@ -1,14 +1,15 @@
-"""Connections of HTTP/1.1 whose answers are exact to the letter.
+"""Connections of HTTP/1.1 (RFC 9112), which may go on as HTTP/2.
 
-For clients that look at what an ordinary front hides: names of headers as they were sent, the phrase of the
-status line, and ``Connection`` (TS-R16, TS-A6). A body is whole, and within its limit, before the application
-hears of it. Beyond ASGI: a scope has ``spelled``, the headers as they were sent; the start of an answer may
-have ``reason``; a caller who hangs up cancels the application's task. And an application may have ``prompt``,
-which answers requests without a task.
+The application is ASGI's. Beyond it, for clients that look at what an ordinary server hides (TS-R16, TS-A6):
+a scope has ``spelled``, the headers as they were sent; the start of an answer may have ``reason``; a caller
+who hangs up cancels the application's task. And an application may have ``find_prompt``, which answers
+requests without a task.
 """
 
 import asyncio
+import logging
 import re
+import select
 from collections import deque
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
@@ -16,18 +17,21 @@ from io import BytesIO
 from typing import Any, Final, cast
 
 from salver.encoding.bodies import room
-from salver.transport.budget import COUNTED, MOST_HEAD, Budget, Share
-from salver.transport.doors import App
-from salver.transport.http1_head import Head, Heads
-from salver.transport.parting import Parting
+from salver.lazy import lazy_imports
+from salver.transport.budget import COUNTED, MOST_HEAD, Share
+from salver.transport.exchange import Exchange, nothing
+from salver.transport.http1_head import PREFACE, Head, Headers
+from salver.transport.terms import Terms
 from salver.words.errors import SalverError
 
+with lazy_imports():
+    from salver.transport.http2 import Http2
+
+_LOG = logging.getLogger("salver.transport")
 #: Pieces of a body.
 MOST_CHUNKS: Final = 65_536
 _MOST_CHUNK_LINE: Final = 1024
 _CHUNK: Final = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r\n")
-#: The beginning of a connection of HTTP/2.
-PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _LAST_CHUNK: Final = b"0\r\n\r\n"
 _ASGI: Final = {"version": "3.0", "spec_version": "2.4"}
@@ -37,47 +41,14 @@ _PHRASES: Final = {status.value: status.phrase for status in HTTPStatus if statu
 #: Of statuses without one of their own, by their first digits, as TorchServe's front has them.
 _KINDS: Final = {1: "Informational", 2: "Success", 3: "Redirection", 4: "Client Error", 5: "Server Error"}
 _BODILESS: Final = frozenset((204, 304))
+_REPLY: Final = b"%bcontent-length: %d\r\nx-request-id: %b\r\n\r\n%b"
+#: Beginnings of replies that came before, by their status and headers.
+_BEGUN: Final[dict[tuple[int, Headers], bytes]] = {}
+_MOST_BEGUN: Final = 256
+#: Bytes of a body that wait for the application, from which no more is read.
+_MOST_HELD: Final = 1 << 18
 #: Closing at once would take an answer away with it from a caller who still sends.
 _LINGER_S: Final = 0.5
-
-
-#: Begins to answer a request, or has answered it, without a task; False = the application is to do it.
-Prompt = Callable[["Exchange"], bool]
-
-
-class Terms:
-    """What the connections of a listener have in common.
-
-    Args:
-        app: Answers.
-        most: Bytes of a body.
-        malformed: JSON that answers what is no request.
-        connections: Most of them at one time; 0 = as many as one likes.
-        relay: Takes connections of HTTP/2, with what has come of them; None = there are none.
-        budget: Memory for the bodies of all requests; None = as much as is usual.
-        parting: Says when callers are told to close.
-    """
-
-    def __init__(
-        self,
-        app: App,
-        most: int,
-        malformed: bytes = b"",
-        connections: int = 0,
-        relay: Callable[[asyncio.Transport, bytes], asyncio.Protocol] | None = None,
-        budget: Budget | None = None,
-        parting: Parting | None = None,
-    ) -> None:
-        self.budget = budget or Budget()
-        self.app = app
-        self.parting = parting or Parting()
-        self.prompt: Prompt | None = getattr(app, "prompt", None)
-        self.most = most
-        self.malformed = malformed
-        self.most_connections = connections
-        self.relay = relay
-        self.open: set[Connection] = set()
-        self.heads = Heads()
 
 
 class Connection(asyncio.Protocol):
@@ -94,12 +65,15 @@ class Connection(asyncio.Protocol):
         self._head: Head | None = None  # of the request whose body is not whole yet
         self._whole = BytesIO()  # of a body that is large, or in chunks; gives its bytes uncopied
         self._size = self._count = 0  # of its chunks
+        self._incoming: Http1Exchange | None = None  # whose body comes in pieces
+        self._left = 0  # bytes of that body, or of its current chunk; the line of a chunk follows at -1
         self._task: asyncio.Task[None] | None = None
-        self._exchange: Exchange | None = None
+        self._exchange: Http1Exchange | None = None
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._is_full = False
         self._is_paused = False
         self._is_ending = False  # nothing more is read
+        self._has_unread = False  # a request had come when the server was to end, and was not read yet
         self._share: Share | None = None  # of the memory for bodies, where this one is large
         self.since = self._loop.time()  # when something came, or went
 
@@ -112,6 +86,11 @@ class Connection(asyncio.Protocol):
         return self._terms.parting.is_told
 
     @property
+    def is_reading(self) -> bool:
+        """Whether a body is not whole yet."""
+        return self._incoming is not None
+
+    @property
     def is_busy(self) -> bool:
         """Whether a request is being answered."""
         return self._exchange is not None
@@ -119,7 +98,12 @@ class Connection(asyncio.Protocol):
     @property
     def is_idle(self) -> bool:
         """Whether nothing of the next request has come."""
-        return self._exchange is None and self._head is None and not self._buffer
+        return not (self._exchange or self._head or self._buffer or self._has_unread)
+
+    @property
+    def is_in_head(self) -> bool:
+        """Whether a head has come in part."""
+        return self._exchange is None and self._head is None and bool(self._buffer)
 
     # -- what the event loop tells --
 
@@ -142,6 +126,16 @@ class Connection(asyncio.Protocol):
         if self._is_ending:
             return
         self.since = self._loop.time()
+        self._has_unread = False
+        if self._exchange is None and self._head is None and not self._buffer:
+            end = data.find(b"\r\n\r\n")  # a request that is whole, as most are, with a head that is known
+            head = self._terms.heads.known.get(data[:end])
+            if head is not None and head.length == len(data) - end - 4 <= COUNTED and not head.expects:
+                self._begin(head, data[end + 4 :])
+                return
+        if self._incoming is not None:
+            self._pass_on(self._incoming, data)
+            return
         if self._head is not None and not self._has_room(len(data)):
             return
         self._buffer += data
@@ -184,12 +178,19 @@ class Connection(asyncio.Protocol):
         """Close when what is in flight has its answer, also what has come in part."""
         self._terms.parting.is_told = True
         if self.is_idle:
+            self._has_unread = _has_unread(self._transport)
+            if self._has_unread:
+                return
             self._transport.close()
-        self._is_ending = self.is_idle or self.is_busy  # the rest of a request is read
+        # the rest of a request is read
+        self._is_ending = self._incoming is None and (self.is_idle or self.is_busy)
 
     def drop(self) -> None:
         """Close now."""
         self._transport.abort()
+
+    def cut_stalled(self, now: float, patience: float) -> None:
+        """See :class:`~salver.transport.terms.OpenConnection`; the kernel's counts tell of HTTP/1.1 alone."""
 
     # -- reading --
 
@@ -197,16 +198,21 @@ class Connection(asyncio.Protocol):
         """As far as the bytes go."""
         if self._head is None:
             self._read_head()
-        if self._head is not None:
-            body = self._read_body(self._head)
+        head = self._head
+        if head is None:
+            return
+        if self._terms.most or 0 <= head.length <= len(self._buffer):
+            body = self._read_body(head)
             if body is not None:
-                self._begin(self._head, body)
+                self._begin(head, body)
+        else:
+            self._begin_early(head)
 
     def _read_head(self) -> None:
         buffer = self._buffer
         while buffer.startswith(b"\r\n"):  # RFC 9112, section 2.2
             del buffer[:2]
-        if buffer.startswith(b"PRI ") and self._terms.relay is not None:
+        if buffer.startswith(b"PRI ") and self._terms.speaks_http2:
             if len(buffer) >= len(PREFACE):
                 self._hand_over()
             return
@@ -223,10 +229,13 @@ class Connection(asyncio.Protocol):
         if head is None:
             self._refuse(400, self._terms.malformed)
             return
-        if head.length > self._terms.most:
+        self._head = head
+        most = self._terms.most
+        if not most:
+            return
+        if head.length > most:
             self._refuse(413)
             return
-        self._head = head
         if head.length < 0 or head.length > COUNTED:
             self._share = Share(self._terms.budget)
             self._whole = room(head.length)
@@ -242,7 +251,7 @@ class Connection(asyncio.Protocol):
             return self._read_chunks()
         if need == 0:
             return b""
-        if need > COUNTED:
+        if need > COUNTED and self._terms.most:
             whole = self._whole
             with memoryview(buffer)[: need - whole.tell()] as piece:
                 size = whole.write(piece)
@@ -284,15 +293,109 @@ class Connection(asyncio.Protocol):
 
     def _read_trailers(self, begin: int) -> bytes | None:
         """They say nothing that anybody here wants to know."""
+        if not self._skip_trailers(begin):
+            return None
+        self._size = self._count = 0
+        return self._given()
+
+    def _skip_trailers(self, begin: int) -> bool:
+        """Drop the trailers that begin there; return whether they were whole."""
         buffer = self._buffer
         end = begin if buffer.startswith(b"\r\n", begin) else buffer.find(b"\r\n\r\n", begin) + 2
         if end < 2 or len(buffer) < end + 2:
             if len(buffer) > MOST_HEAD:
                 self._refuse(431)
-            return None
+            return False
         del buffer[: end + 2]
-        self._size = self._count = 0
-        return self._given()
+        return True
+
+    # -- bodies that the application receives in pieces --
+
+    def _begin_early(self, head: Head) -> None:
+        """Have the application begin before the body is whole."""
+        self._head = None
+        exchange = self._exchange = self._incoming = Http1Exchange(self, head, None)
+        exchange.expects = head.expects
+        self._left = head.length
+        begun, self._buffer = bytes(self._buffer), bytearray()
+        self._enter(exchange)
+        self._pass_on(exchange, begun)
+
+    def _pass_on(self, exchange: "Http1Exchange", data: bytes) -> None:
+        """Hand on what has come of a body."""
+        if exchange.head.length >= 0:
+            rest = len(data) - self._left
+            if rest > 0:
+                self._buffer += data[self._left :]
+                data = data[: self._left]
+            self._left -= len(data)
+            self._put(exchange, data, is_last=not self._left)
+            return
+        self._buffer += data
+        while self._buffer and self._incoming is not None:
+            if not self._pass_chunk(exchange, self._buffer):
+                return
+
+    def _pass_chunk(self, exchange: "Http1Exchange", buffer: bytearray) -> bool:
+        """Hand on a piece of a chunk, or read the line between two; return False if more has to come."""
+        if self._left > 2:  # the chunk's own end included
+            piece = bytes(buffer[: self._left - 2])
+            del buffer[: len(piece)]
+            self._left -= len(piece)
+            self._put(exchange, piece)
+            return True
+        if self._left > 0:
+            if not b"\r\n".startswith(bytes(buffer[:2])):
+                self._break_off()
+                return False
+            if len(buffer) < 2:
+                return False
+            del buffer[:2]
+            self._left = -1
+            return True
+        line = _CHUNK.match(buffer)
+        if line is None:
+            if len(buffer) > _MOST_CHUNK_LINE or b"\r\n" in buffer:
+                self._break_off()
+            return False
+        size, begin = int(line[1], 16), line.end()
+        del line  # a match holds on to the buffer
+        if size:
+            del buffer[:begin]
+            self._left = size + 2
+            return True
+        if self._skip_trailers(begin):
+            self._put(exchange, b"", is_last=True)
+        return False
+
+    def _put(self, exchange: "Http1Exchange", piece: bytes, *, is_last: bool = False) -> None:
+        if is_last:
+            self._incoming = None
+        exchange.put(piece, is_last=is_last)
+        if not is_last and exchange.held > _MOST_HELD and not self._is_paused:
+            self._is_paused = True
+            self._transport.pause_reading()
+
+    def read_on(self) -> None:
+        """The application has received what there was: read more of the body."""
+        if self._is_paused and self._incoming is not None:
+            self._is_paused = False
+            self._transport.resume_reading()
+
+    def go_ahead(self) -> None:
+        """Tell a caller who waits for it to send the body."""
+        self._transport.write(_CONTINUE)
+
+    def _break_off(self) -> None:
+        """Answer a body that is malformed, and forget the application's answer."""
+        exchange, self._incoming = self._exchange, None
+        if exchange is None or exchange.status:
+            self._transport.abort()
+            return
+        self._refuse(400, self._terms.malformed)
+        exchange.is_gone = True
+        if self._task is not None:
+            self._task.cancel()
 
     def _given(self) -> bytes:
         """The body that has been gathered."""
@@ -300,11 +403,13 @@ class Connection(asyncio.Protocol):
         return whole.getvalue()
 
     def _hand_over(self) -> None:
-        """To who speaks HTTP/2."""
-        assert self._terms.relay is not None
+        """Go on with HTTP/2."""
         self._terms.open.discard(self)
         self._is_ending = True
-        self._transport.set_protocol(self._terms.relay(self._transport, bytes(self._buffer)))
+        begun, self._buffer = bytes(self._buffer), bytearray()
+        protocol = Http2(self._transport, self._terms, self._scheme)
+        self._transport.set_protocol(protocol)
+        protocol.data_received(begun)
 
     def _refuse(self, status: int, body: bytes = b"") -> None:
         """Answer what is no request, or too large a one, and read no more."""
@@ -340,11 +445,15 @@ class Connection(asyncio.Protocol):
 
     def _begin(self, head: Head, body: bytes) -> None:
         self._head = None
-        exchange = self._exchange = Exchange(self, head, body)
-        prompt = self._terms.prompt
+        exchange = self._exchange = Http1Exchange(self, head, body)
+        prompt = head.notes.get(self._terms) or self._terms.prompt(head)
         if prompt is None or not prompt(exchange):
-            scope = self._scope(head)
-            self.run(exchange, lambda: self._terms.app(scope, exchange.receive, exchange.send))
+            self._enter(exchange)
+
+    def _enter(self, exchange: "Http1Exchange") -> None:
+        """Have a task of the application answer."""
+        scope = self._scope(exchange.head)
+        self.run(exchange, lambda: self._terms.app(scope, exchange.receive, exchange.send))
 
     def _scope(self, head: Head) -> dict[str, Any]:
         return {
@@ -363,30 +472,42 @@ class Connection(asyncio.Protocol):
             "server": self._server,
         }
 
-    def run(self, exchange: "Exchange", work: Callable[[], Awaitable[None]]) -> None:
+    def run(self, exchange: "Http1Exchange", work: Callable[[], Awaitable[None]]) -> None:
         """Have a task answer it, or go on with that."""
         self._task = self._loop.create_task(self._run(exchange, work))
 
-    async def _run(self, exchange: "Exchange", work: Callable[[], Awaitable[None]]) -> None:
+    async def _run(self, exchange: "Http1Exchange", work: Callable[[], Awaitable[None]]) -> None:
         try:
             await work()
         except asyncio.CancelledError:
             if not exchange.is_gone:
                 raise
+        except Exception:
+            _LOG.exception("the application failed")
+            if not exchange.status:
+                self._refuse(500)
+                exchange.is_gone = True
         finally:
             self._task = None
             self.done(exchange)
 
-    def done(self, exchange: "Exchange") -> None:
+    def done(self, exchange: "Http1Exchange") -> None:
         """It has its answer. The next request, if there may be one."""
         self._exchange = None
-        self._free()
-        exchange.on_end()
-        exchange.on_end = exchange.on_gone = _nothing  # who knows it: a cycle a request
+        if self._share is not None:
+            self._free()
+        if exchange.on_end is not nothing:
+            exchange.on_end()
+        exchange.on_end = exchange.on_gone = nothing  # who knows it: a cycle a request
         if exchange.is_gone:
             return
         self.since = self._loop.time()
-        if not exchange.is_whole:
+        if self._incoming is not None:  # what follows of its body is dropped
+            self._incoming = None
+            self._is_ending = True
+            self._transport.resume_reading()
+            self._loop.call_later(_LINGER_S, self._transport.close)
+        elif not exchange.is_whole:
             self._transport.abort()
         elif self._is_ending or not exchange.keeps:
             self._is_ending = True
@@ -414,40 +535,33 @@ class Connection(asyncio.Protocol):
             await waiting
 
 
-def _nothing() -> None:
-    pass
+def _has_unread(transport: asyncio.Transport) -> bool:
+    """Return whether bytes have come that have not been read."""
+    sock = transport.get_extra_info("socket")
+    if sock is None or sock.fileno() < 0:
+        return False
+    waiting = select.poll()
+    waiting.register(sock.fileno(), select.POLLIN)
+    return bool(waiting.poll(0))
 
 
-class Exchange:
-    """One request and its answer, as the application sees them.
+class Http1Exchange(Exchange):
+    """One request and its answer, on a connection that serves one after another.
 
     Attributes:
-        body: Whole; as an application it is received, once.
-        status: Of the answer; 0 = there is none.
+        expects: The caller waits for leave to send the body.
         keeps: The connection may serve more requests.
-        is_gone: So is the caller.
-        is_whole: The answer is.
-        on_gone: Called when the caller goes, where no task is to be cancelled.
-        on_end: Called when nothing of the answer follows.
     """
 
-    __slots__ = (
-        "_connection", "_is_chunked", "_is_head", "_start", "body", "head", "is_gone", "is_whole", "keeps",
-        "on_end", "on_gone", "status",
-    )  # fmt: skip
+    __slots__ = ("_connection", "_is_chunked", "_is_head", "_start", "expects", "keeps")
 
-    def __init__(self, connection: Connection, head: Head, body: bytes) -> None:
+    def __init__(self, connection: Connection, head: Head, body: bytes | None) -> None:
+        super().__init__(head, body)
         self._connection = connection
-        self.head = head
-        self.body: bytes | None = body
         self._is_head = head.method == "HEAD"
         self._start: dict[str, Any] | None = None
-        self._is_chunked = False
-        self.status = 0
+        self._is_chunked = self.expects = False
         self.keeps = head.keeps
-        self.is_gone = self.is_whole = False
-        self.on_gone: Callable[[], None] = _nothing
-        self.on_end: Callable[[], None] = _nothing
 
     @property
     def client(self) -> tuple[str, int] | None:
@@ -457,33 +571,43 @@ class Exchange:
     @property
     def may_keep(self) -> bool:
         """The connection may serve more requests, and the server does not part from its callers."""
-        return self.keeps and not self._connection.is_parting
+        connection = self._connection
+        return self.keeps and not connection.is_parting and not connection.is_reading
+
+    def wants_more(self) -> None:
+        """See :class:`Exchange`."""
+        if self.expects:
+            self.expects = False
+            self._connection.go_ahead()
+
+    def received(self, size: int) -> None:
+        """See :class:`Exchange`."""
+        if self.held <= _MOST_HELD // 2:
+            self._connection.read_on()
 
     def answer(self, status: int, data: bytes, *, keeps: bool) -> None:
-        """The whole answer, head and body, of who does without a task."""
+        """Send a whole answer, head and body, of who does without a task."""
         self.status, self.keeps, self.is_whole = status, keeps, True
         self._connection.write(data)
         self._connection.done(self)
 
+    def reply(self, status: int, headers: Headers, body: bytes, request_id: str) -> None:
+        """See :class:`Exchange`."""
+        if self.may_keep and not self._is_head and self.head.version == "1.1":
+            begun = _BEGUN.get((status, headers)) or _begun(status, headers)
+            self.answer(status, _REPLY % (begun, len(body), request_id.encode(), body), keeps=True)
+            return
+        more = ((b"content-length", b"%d" % len(body)), (b"x-request-id", request_id.encode()))
+        start = {"status": status, "headers": (*headers, *more)}
+        data, keeps, _ = head_of(start, len(body), self.head.version, self.may_keep)
+        self.answer(status, data if self._is_head else data + body, keeps=keeps)
+
     def run(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Have a task answer it, which is cancelled if the caller goes."""
+        """See :class:`Exchange`."""
         self._connection.run(self, work)
 
-    async def receive(self) -> dict[str, Any]:
-        """The body, and after that the caller's leaving."""
-        body, self.body = self.body, None
-        if body is not None:
-            return {"type": "http.request", "body": body, "more_body": False}
-        if not self.is_gone:
-            await asyncio.get_running_loop().create_future()  # until the task is cancelled
-        return {"type": "http.disconnect"}
-
     async def send(self, message: dict[str, Any]) -> None:
-        """The start of the answer, or a piece of its body.
-
-        Raises:
-            OSError: the caller is gone.
-        """
+        """See :class:`Exchange`."""
         if self.is_gone:
             raise ConnectionResetError("the caller went away")
         if message["type"] == "http.response.start":
@@ -508,11 +632,20 @@ class Exchange:
             await self._connection.drained()
 
     def _begun(self, start: dict[str, Any], size: int | None) -> bytes:
-        """The head of the answer, and how its body goes on."""
+        """Return the head of the answer, and settle how its body goes on."""
         data, self.keeps, self._is_chunked = head_of(start, size, self.head.version, self.may_keep)
         if self._is_head or is_bodiless(start["status"]):
             self._is_head, self._is_chunked = True, False
         return data
+
+
+def _begun(status: int, headers: Headers) -> bytes:
+    """Return the beginning of a reply; it is known from now on."""
+    begun = head_of({"status": status, "headers": headers}, 0, "1.1", True)[0]
+    begun = begun.removesuffix(b"content-length: 0\r\n\r\n")
+    if len(_BEGUN) < _MOST_BEGUN:
+        _BEGUN[status, headers] = begun
+    return begun
 
 
 def is_bodiless(status: int) -> bool:

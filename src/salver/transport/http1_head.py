@@ -6,6 +6,8 @@ Read as RFC 9112 wants it: what two readers might understand differently is refu
 import re
 from typing import Any, Final, NamedTuple
 
+#: The beginning of a connection of HTTP/2.
+PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 #: Lines of a head.
 MOST_HEADERS: Final = 256
 #: Distinct names of headers that are remembered.
@@ -50,14 +52,18 @@ class Head(NamedTuple):
 
 
 class Heads:
-    """Reads heads, and knows those again that came before: a client's are mostly all alike."""
+    """Reads heads, and knows those again that came before: a client's are mostly all alike.
+
+    Attributes:
+        known: Heads that came before, without the empty line that ends them.
+    """
 
     def __init__(self) -> None:
         self._names: dict[bytes, bytes] = {}  # of headers, as sent -> in lower case
-        self._known: dict[bytes, Head] = {}
+        self.known: dict[bytes, Head] = {}
 
     def __repr__(self) -> str:
-        return f"<Heads, {len(self._known)} known>"
+        return f"<Heads, {len(self.known)} known>"
 
     def parse(self, text: bytes) -> Head | None:
         """The head, without the empty line that ends it; None if it is malformed.
@@ -65,16 +71,16 @@ class Heads:
         >>> Heads().parse(b"GET /ping?a HTTP/1.1\\r\\nX-One: 1")[:4]
         ('GET', b'/ping', b'a', '1.1')
         """
-        head = self._known.get(text)
+        head = self.known.get(text)
         if head is None:
             try:
                 head = _parsed(text.split(b"\r\n"), self._names)
             except _Malformed:
                 return None
             if len(text) <= _SHORT:
-                if len(self._known) >= _KNOWN_HEADS:
-                    self._known.clear()
-                self._known[text] = head
+                if len(self.known) >= _KNOWN_HEADS:
+                    self.known.clear()
+                self.known[text] = head
         return head
 
 

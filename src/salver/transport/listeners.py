@@ -6,10 +6,9 @@ from collections.abc import Sequence
 import msgspec
 
 from salver.transport.doors import App
-from salver.transport.hangup import HangUps
 from salver.transport.parting import SHORT_S, Parting
 from salver.transport.server import ExactPorts, FrontConfig, Listener, listen
-from salver.transport.watch import UNANSWERED, ConnectionLimits, ConnectionWatch
+from salver.transport.watch import UNANSWERED, ConnectionLimits, ConnectionWatch, StreamingPeers
 from salver.words.errors import SalverError
 
 
@@ -27,7 +26,7 @@ class Listeners:
         configs: Sequence[FrontConfig],
         limits: ConnectionLimits,
         parting: Parting,
-        streaming: HangUps,
+        streaming: StreamingPeers,
     ) -> None:
         self.configs = tuple(configs)
         self._limits = limits
@@ -68,7 +67,7 @@ class Listeners:
 
         Args:
             apps: One for each configuration.
-            exact: Ports that have a server of their own.
+            exact: Ports whose bodies are whole before the application hears of them.
             most_body: Bytes of the largest body that any route takes.
 
         Raises:
@@ -94,7 +93,7 @@ class Listeners:
         if not limits.most_unanswered:
             limits = msgspec.structs.replace(limits, most_unanswered=most_body + UNANSWERED)
         ports = [listener.port for listener in self._listeners if listener.port]
-        return ConnectionWatch(limits, ports, self._streaming.streaming)
+        return ConnectionWatch(limits, ports, self._streaming.open)
 
     async def leave(self, delay_s: float) -> None:
         """Stop taking connections, after the delay; those that are open go on."""

@@ -13,7 +13,6 @@ import socket
 import struct
 import sys
 from collections.abc import Awaitable, Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -49,31 +48,6 @@ class Parting:
 
     def __repr__(self) -> str:
         return f"<Parting {'told' if self.is_told else 'not told'}>"
-
-
-class Farewell:
-    """An ASGI application that tells callers of HTTP/1.1 to close, once the server parts from them."""
-
-    def __init__(self, app: App, parting: Parting) -> None:
-        self._app = app
-        self._parting = parting
-
-    def __repr__(self) -> str:
-        return f"<Farewell {self._parting!r}>"
-
-    def __call__(
-        self, scope: Mapping[str, Any], receive: Callable[[], Awaitable[dict[str, Any]]], send: Send
-    ) -> Awaitable[None]:
-        """The ASGI entry point; hands on the application's own coroutine."""
-        if self._parting.is_told and scope["type"] == "http" and scope["http_version"][0] == "1":
-            send = partial(_closing, send)
-        return self._app(scope, receive, send)
-
-
-async def _closing(send: Send, message: dict[str, Any]) -> None:
-    if message["type"] == "http.response.start" and CLOSE not in message["headers"]:
-        message = {**message, "headers": [*message["headers"], CLOSE]}
-    await send(message)
 
 
 async def leave(sock: socket.socket, parting: Parting, delay_s: float) -> None:

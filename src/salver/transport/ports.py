@@ -55,24 +55,28 @@ class InferDoor(Protocol):
         """
         ...
 
+    def post(
+        self,
+        codec: Any,
+        body: Any,
+        model: str,
+        version: str,
+        call: Call,
+        tell: Callable[[Any, Any], None],
+        *,
+        takes_pieces: bool = False,
+    ) -> Callable[[], None] | None:
+        """Begin with a request of a caller who waits in no task; None = ``infer`` or ``stream`` is to be
+        asked; see :meth:`salver.kernel.serving.dataplane.DataPlane.post`.
+        """
+        ...
+
     def signature(self, model: str, version: str = "") -> tuple[ModelId, Signature]:
         """Raises NotFound or NotReady."""
         ...
 
     def is_decoupled(self, model: str, version: str = "") -> bool:
         """Gives it any number of responses to a request, and not just one? Unknown models do not."""
-        ...
-
-
-class PostingDoor(InferDoor, Protocol):
-    """And for those who do not wait for the answer in a task."""
-
-    def post(
-        self, codec: Any, body: Any, model: str, version: str, call: Call, tell: Callable[[Any, Any], None]
-    ) -> Callable[[], None] | None:
-        """Begin with a request; None = ``stream`` is to be asked; see
-        :meth:`salver.kernel.serving.dataplane.DataPlane.post`.
-        """
         ...
 
 

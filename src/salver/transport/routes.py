@@ -6,7 +6,7 @@ Pure.
 """
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
 import msgspec
@@ -54,6 +54,10 @@ class Route(msgspec.Struct, frozen=True, gc=False):
 
 Write = Callable[[HttpReply], Awaitable[None]]
 Method = Callable[[Route, HttpBody, Call], Awaitable[HttpReply]]
+#: Takes a reply; or None, and what writes the pieces of one.
+Tell = Callable[[HttpReply | None, Any], None]
+#: Answers through a callback; returns what gives the request up, or None if ``Endpoint.run`` is to be called.
+PostMethod = Callable[[Route, HttpBody, Call, Tell], Callable[[], None] | None]
 #: Answers in pieces that go to a writer, with None; or with one reply.
 StreamMethod = Callable[[Route, HttpBody, Call, Write], Awaitable[HttpReply | None]]
 
@@ -68,6 +72,7 @@ class Endpoint(msgspec.Struct, frozen=True, gc=False):
         refuses_compressed: Bodies of requests have to come as they are.
         most_inflated: Most bytes of a body that came compressed; 0 = as of every body.
         timeout_s: Seconds that a call may take; 0 = as many as it likes.
+        post: Answers small requests without a task; None = it needs one.
         load_report: Headers that tell how full a model is, in the form that the caller wants (``orca.py``).
         changes, group: Set by the router, from the operation's rows.
     """
@@ -79,6 +84,7 @@ class Endpoint(msgspec.Struct, frozen=True, gc=False):
     refuses_compressed: bool = False
     most_inflated: int = 0
     timeout_s: float = 0.0
+    post: PostMethod | None = None
     load_report: Callable[[Route, bytes], Headers] | None = None
     changes: bool = True
     group: str = ""

@@ -1,39 +1,29 @@
-"""Servers that carry the application.
+"""Listening sockets of the server, and the listener of each.
 
-h2corn (HTTP/1.1, HTTP/2 and gRPC on one port) or uvicorn (HTTP/1.1 alone). Both run in the event
-loop that is already there and end gracefully. One application may have several ports, with a server each.
+One application may have several ports. Each speaks HTTP/1.1 and HTTP/2, with gRPC, in the clear or over TLS.
+A listener watches over what its connections do with their time, and ends them gracefully.
 """
 
 import asyncio
 import contextlib
 import logging
-import os
-import re
 import resource
 import socket
 import ssl
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, cast
 
 import msgspec
 
-from salver.lazy import lazy_imports
-from salver.transport.budget import MOST_HEAD, Budget
-from salver.transport.doors import Kind
-from salver.transport.parting import SHORT_S, Farewell, Parting, leave
-from salver.words.errors import Conflict, InvalidInput, SalverError, Unsupported
-
-with lazy_imports():
-    from salver.transport.http1 import Terms
-    from salver.transport.http1_server import Http1
-    from salver.transport.relay import Relay
-
+from salver.transport.budget import Budget
+from salver.transport.doors import App, Kind
+from salver.transport.http1 import Connection
+from salver.transport.parting import Parting, leave
+from salver.transport.terms import OpenConnection, Terms
+from salver.words.errors import Conflict, InvalidInput
 
 _LOG: Final = logging.getLogger("salver.transport")
-#: Bytes of a path below which a socket of ours has a name that systems take (104 on macOS, its end included).
-_LONGEST_FOLDER: Final = 70
 #: What TorchServe's operators call the addresses of its ports.
 _KEYS: Final = {
     "torchserve-inference": "inference_address",
@@ -45,9 +35,19 @@ _KEYS: Final = {
     "torchserve-grpc-inference": "grpc_inference_port",
     "torchserve-grpc-management": "grpc_management_port",
 }
-#: What h2corn 2.0 ends with when it cannot accept: EMFILE or ENFILE.
-_NO_DESCRIPTORS: Final = re.compile(r"os error (23|24)\b")
-_PAUSE_S: Final = 1.0
+#: Answers what is no request.
+_MALFORMED: Final = (
+    b'{"error":"malformed HTTP: a line, a header or a length is not as RFC 9112 has it, or there are two '
+    b'lengths (Content-Length twice, or beside Transfer-Encoding)"}'
+)
+#: Seconds for a pause in a head, in a body that is gathered, and between two requests; and for a handshake.
+HEAD_S: Final = 10.0
+PATIENCE_S: Final = 60.0
+IDLE_S: Final = 300.0
+_HANDSHAKE_S: Final = 5.0
+#: Connections that the kernel keeps for the server until it accepts them.
+BACKLOG: Final = 1024
+_LOOK_S: Final = 5.0
 #: For models, their host processes and files.
 _KEPT_DESCRIPTORS = 512
 
@@ -65,12 +65,10 @@ class FrontConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         platform: Options of the platform whose port it is (``dialects/clouds/doors.py``).
         cors_origins: Pages of these origins may ask from a browser; ``*`` = of every one.
         path: Of a UNIX socket, in place of host and port; empty = there is none.
-        logs_json: Lines of the front's own are JSON objects.
     """
 
     host: str = "127.0.0.1"
     port: int = 8000
-    server: str = "h2corn"
     grace_seconds: float = 30.0
     tls_cert: str = ""
     tls_key: str = ""
@@ -80,11 +78,10 @@ class FrontConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     platform: Mapping[str, Any] = {}
     cors_origins: tuple[str, ...] = ()
     path: str = ""
-    logs_json: bool = False
 
 
 class ExactPorts(msgspec.Struct, frozen=True):
-    """Ports whose clients look at the letters of answers: they have a server of their own (TS-R16, TS-A6).
+    """Ports whose bodies are whole, and within a limit, before the application hears of them (TS-R16, TS-A6).
 
     Attributes:
         kinds: What such a port serves, with whether it speaks HTTP/2 as well.
@@ -102,96 +99,45 @@ class ExactPorts(msgspec.Struct, frozen=True):
 _NO_EXACT_PORTS: Final = ExactPorts()
 
 
-class Listener(Protocol):
-    """A running front."""
-
-    port: int
-
-    async def run(self) -> None:
-        """Serve until ``stop``; returns when the last request in flight has ended."""
-        ...
-
-    async def started(self) -> None:
-        """Returns once connections are accepted."""
-        ...
-
-    async def leave(self, delay_s: float) -> None:
-        """Go on for so long, tell callers to close, then begin no new connection (transport.parting)."""
-        ...
-
-    def stop(self) -> None:
-        """Accept no more; let what is in flight end."""
-        ...
-
-
 def listen(
     apps: Sequence[Any],
     configs: Sequence[FrontConfig],
     exact: ExactPorts = _NO_EXACT_PORTS,
     parting: Parting | None = None,
-) -> list[Listener]:
+) -> "list[Listener]":
     """Open the ports now, so that an error is known before any model loads.
 
     Args:
         apps: For each port, the application as it shows it.
-        exact: Ports that have a server of their own.
+        exact: Ports whose bodies are whole before the application hears of them.
         parting: Says when callers are told to close; None = of these listeners alone.
 
     Raises:
         Conflict: an address is taken or not ours.
-        Unsupported: the server is not installed, or cannot do what is asked.
+        InvalidInput: a file for TLS is not what it should be.
     """
     sockets: list[socket.socket] = []
     try:
+        contexts = [_secure(config) for config in configs]
         for config in configs:
-            if config.server not in ("h2corn", "uvicorn"):
-                raise Unsupported(f"there is no front {config.server!r}", fix="Use h2corn or uvicorn.")
-            _secure(config)  # in words of ours, before a front has its own
             sockets.append(_bind(config))
-        most = _most_connections() // len(configs)
-        parting = parting or Parting()
-        return [
-            _listener(app, config, sock, most, exact, parting)
-            for app, config, sock in zip(apps, configs, sockets, strict=True)
-        ]
     except BaseException:
         for sock in sockets:
             sock.close()
         raise
+    most = _most_connections() // len(configs)
+    parting = parting or Parting()
+    return [
+        Listener(_terms(app, config, exact, most, parting), sock, context, config.grace_seconds)
+        for app, config, sock, context in zip(apps, configs, sockets, contexts, strict=True)
+    ]
 
 
-def _listener(
-    app: Any,
-    config: FrontConfig,
-    sock: socket.socket,
-    most: int,
-    exact: ExactPorts,
-    parting: Parting,
-) -> Listener:
+def _terms(app: App, config: FrontConfig, exact: ExactPorts, most: int, parting: Parting) -> Terms:
     if config.serves in exact.kinds:
-        speaks_http2 = exact.kinds[config.serves]
-        beside, relay = _beside(app, config, most, parting) if speaks_http2 else (None, None)
-        terms = Terms(app, exact.most_body, exact.malformed, most, relay, exact.budget, parting)
-        return Http1(terms, sock, _secure(config), config.grace_seconds, beside)
-    if config.server == "h2corn":
-        return _H2corn(app, config, sock, most, parting)
-    return _Uvicorn(app, config, sock, parting)
-
-
-def _beside(
-    app: Any, config: FrontConfig, most: int, parting: Parting
-) -> tuple[Listener | None, Callable[[asyncio.Transport, bytes], asyncio.Protocol] | None]:
-    """A front for those who speak HTTP/2, as gRPC's clients do, and what passes them on to it (X-10)."""
-    if config.server != "h2corn":
-        return None, None
-    where = tempfile.gettempdir()
-    fits = len(os.fsencode(where)) <= _LONGEST_FOLDER
-    folder = tempfile.TemporaryDirectory(prefix="salver-front-", dir=where if fits else "/tmp")
-    path = str(Path(folder.name) / "h2")
-    plain = msgspec.structs.replace(config, path=path, tls_cert="", tls_key="", tls_client_ca="")
-    listener = _H2corn(app, plain, _bind_unix(path), most, parting)
-    listener.keeps = folder  # which goes with it
-    return listener, lambda transport, begun: Relay(transport, begun, path)
+        speaks = exact.kinds[config.serves]
+        return Terms(app, exact.most_body, exact.malformed, most, exact.budget, parting, speaks_http2=speaks)
+    return Terms(app, malformed=_MALFORMED, connections=most, parting=parting)
 
 
 def _secure(config: FrontConfig) -> ssl.SSLContext | None:
@@ -205,7 +151,7 @@ def _secure(config: FrontConfig) -> ssl.SSLContext | None:
     for path in filter(None, (config.tls_cert, config.tls_key, config.tls_client_ca)):
         _check_readable(path)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.set_alpn_protocols(["http/1.1"])
+    context.set_alpn_protocols(["h2", "http/1.1"])
     try:
         context.load_cert_chain(config.tls_cert, config.tls_key or None)
     except OSError as error:  # ssl.SSLError is one
@@ -253,7 +199,7 @@ def _bind(config: FrontConfig) -> socket.socket:
         if config.shares_port:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.bind(address)
-        sock.listen(1024)
+        sock.listen(BACKLOG)
         sock.setblocking(False)
     except OSError as error:
         sock.close()
@@ -280,7 +226,7 @@ def _bind_unix(path: str) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.bind(path)
-        sock.listen(1024)
+        sock.listen(BACKLOG)
         sock.setblocking(False)
     except OSError as error:
         sock.close()
@@ -302,124 +248,95 @@ def _most_connections() -> int:
     return 0 if soft == resource.RLIM_INFINITY else max(soft - _KEPT_DESCRIPTORS, soft // 2)
 
 
-class _H2corn:
+class Listener:
+    """Listener of one port.
+
+    Args:
+        secure: Of TLS; None = in the clear.
+        grace: Seconds that requests in flight may take to end after ``stop``.
+    """
+
     def __init__(
-        self, app: Any, config: FrontConfig, sock: socket.socket, most: int, parting: Parting
+        self,
+        terms: Terms,
+        sock: socket.socket,
+        secure: ssl.SSLContext | None = None,
+        grace: float = 30.0,
     ) -> None:
-        import h2corn  # not at the top: `salver --help` need not load a server
-        from h2corn import _lib
+        name = sock.getsockname()
+        self.port: int = name[1] if isinstance(name, tuple) else 0
+        self._terms = terms
+        self._socket = sock
+        self._secure = secure
+        self._grace = grace
+        self._has_started = asyncio.Event()
+        self._shall_stop = asyncio.Event()
 
-        # h2corn 2.0 has no switch for its banner; the application tells the same in its own block.
-        _lib.emit_banner = lambda *_: None
-        self.port: int = 0 if config.path else sock.getsockname()[1]
-        tls: dict[str, Any] = {}
-        if config.tls_cert:
-            tls = {"certfile": config.tls_cert, "keyfile": config.tls_key}
-            if config.tls_client_ca:
-                tls |= {"ca_certs": config.tls_client_ca, "cert_reqs": "required"}
-        self._sock = sock  # kept, so that its queue of connections outlives a server that had to end
-        self._stopping = asyncio.Event()
-
-        def made() -> Any:
-            settings = h2corn.Config(
-                bind=(f"fd://{sock.fileno()}",),  # it takes a duplicate
-                log_format="json" if config.logs_json else "text",
-                grpc=True,
-                lifespan="off",
-                access_log=False,
-                # One I/O thread: the application has one loop, and a second I/O thread costs a wake-up
-                # a request (measured on two cores: 31 % more requests/s at one connection, 7 to 20 % at 64).
-                runtime_threads=1,
-                limit_connections=most,
-                max_request_body_size=0,  # Front has a limit of its own, and its own words for it
-                limit_request_head_size=MOST_HEAD,
-                h2_max_header_list_size=MOST_HEAD,
-                h2_max_header_block_size=MOST_HEAD,
-                timeout_graceful_shutdown=config.grace_seconds,
-                **tls,
-            )
-            return h2corn.Server(Farewell(app, parting), settings)
-
-        self._made: Callable[[], Any] = made
-        try:
-            self._server = made()
-        except (ValueError, OSError) as error:
-            raise SalverError(f"the front refuses its settings: {error}") from error
-        self._parting = parting
-        self.keeps: Any = None
+    def __repr__(self) -> str:
+        return f"<Listener on {self.port}, {len(self._terms.open)} connections>"
 
     async def run(self) -> None:
+        """Serve until ``stop``; returns when the last request in flight has ended."""
+        loop = asyncio.get_running_loop()
+        scheme = "https" if self._secure else "http"
+
+        def connected() -> Connection:
+            return Connection(self._terms, scheme)
+
+        is_unix = self._socket.family == socket.AF_UNIX
+        listen = loop.create_unix_server if is_unix else loop.create_server
+        secure = {"ssl": self._secure, "ssl_handshake_timeout": _HANDSHAKE_S} if self._secure else {}
+        opened: Callable[..., Any] = cast(Callable[..., Any], listen)
+        server = await opened(connected, sock=self._socket, backlog=BACKLOG, **secure)
+        watching = asyncio.create_task(self._watch())
+        self._has_started.set()
         try:
-            while True:
-                try:
-                    await self._server.serve()
-                    return
-                except OSError as error:
-                    if self._stopping.is_set() or not _NO_DESCRIPTORS.search(str(error)):
-                        raise
-                _LOG.error("no file descriptor is left: connections have ended, and new ones wait for some")
-                while not self._stopping.is_set():
-                    await asyncio.sleep(_PAUSE_S)
-                    with contextlib.suppress(OSError):  # still none
-                        self._server = self._made()
-                        break
-                else:
-                    return
+            await self._shall_stop.wait()
         finally:
-            self._sock.close()
+            watching.cancel()
+            server.close()
+            await self._end()
 
     async def started(self) -> None:
-        await self._server.wait_started()
+        """Returns once connections are accepted."""
+        await self._has_started.wait()
 
     async def leave(self, delay_s: float) -> None:
-        await leave(self._sock, self._parting, delay_s)
+        """Go on for so long, tell callers to close, then begin no new connection."""
+        await leave(self._socket, self._terms.parting, delay_s)
 
     def stop(self) -> None:
-        self._stopping.set()
-        self._server.shutdown()
-        asyncio.get_running_loop().call_later(SHORT_S, self._refuse)
+        """Accept no more; let what is in flight end."""
+        self._shall_stop.set()
 
-    def _refuse(self) -> None:
-        """Have new connections refused: h2corn 2.0 keeps its duplicate open until the last request ends."""
-        with contextlib.suppress(OSError):  # it is closed already
-            self._sock.shutdown(socket.SHUT_RDWR)
+    async def _watch(self) -> None:
+        """Those that do nothing with their time have had enough of it."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            now = loop.time()
+            for connection in overdue(self._terms.open, now):
+                connection.drop()
+            for connection in list(self._terms.open):
+                connection.cut_stalled(now, PATIENCE_S)
+
+    async def _end(self) -> None:
+        for connection in list(self._terms.open):
+            connection.end()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._grace):
+                while not all(connection.is_idle for connection in self._terms.open):  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
+        for connection in list(self._terms.open):
+            connection.drop()
 
 
-class _Uvicorn:
-    def __init__(self, app: Any, config: FrontConfig, sock: socket.socket, parting: Parting) -> None:
-        try:
-            import uvicorn  # an extra
-        except ImportError as error:
-            raise Unsupported("uvicorn is not installed", fix="pip install 'salver[uvicorn]'") from error
-        if config.tls_client_ca:
-            raise Unsupported("client certificates need the h2corn front", field="--tls-client-ca")
-        self.port: int = 0 if config.path else sock.getsockname()[1]
-        self._sock = sock
-        self._parting = parting
-        settings = uvicorn.Config(
-            Farewell(app, parting),
-            interface="asgi3",
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            ssl_certfile=config.tls_cert or None,
-            ssl_keyfile=config.tls_key or None,
-            timeout_graceful_shutdown=int(config.grace_seconds),
-        )
-        self._server = uvicorn.Server(settings)
+def overdue(connections: Iterable[OpenConnection], now: float) -> list[OpenConnection]:
+    """Those of which nothing has come for too long, be it of a request that has begun or of the next one."""
+    return [each for each in connections if not each.is_busy and now - each.since > _patience(each)]
 
-    async def run(self) -> None:
-        with contextlib.closing(self._sock):
-            self._server.config.load()
-            self._server.lifespan = self._server.config.lifespan_class(self._server.config)
-            await self._server._serve([self._sock])  # `serve` would take over the signals
 
-    async def started(self) -> None:
-        while not self._server.started:  # noqa: ASYNC110 - uvicorn offers nothing to wait for
-            await asyncio.sleep(0.01)
-
-    async def leave(self, delay_s: float) -> None:
-        await leave(self._sock, self._parting, delay_s)
-
-    def stop(self) -> None:
-        self._server.should_exit = True
+def _patience(connection: OpenConnection) -> float:
+    if connection.is_idle:
+        return IDLE_S
+    return HEAD_S if connection.is_in_head else PATIENCE_S

@@ -13,15 +13,15 @@ import os
 import socket
 import stat
 import struct
-from collections.abc import Collection, Iterable
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from salver.kernel.supervise import Faults, every
-from salver.transport.peers import Peer
 
 _LOG = logging.getLogger("salver.front")
 _SOCKETS: Final = "/proc/self/fd"
@@ -31,6 +31,41 @@ _COUNTS: Final = struct.Struct("=120xQQ8xI")
 _LOOK_S: Final = 5.0
 #: Bytes that a connection may bring beside one body before anything is sent on it.
 UNANSWERED: Final = 1 << 20
+
+
+class Peer(NamedTuple):
+    """One connection: the caller's address, and our port."""
+
+    host: str
+    port: int
+    own_port: int
+
+
+class StreamingPeers:
+    """Counts the open streams of each connection.
+
+    Attributes:
+        open: Connections with a stream, with how many each has.
+    """
+
+    def __init__(self) -> None:
+        self.open: Counter[Peer] = Counter()
+
+    @contextmanager
+    def stream(self, scope: Mapping[str, Any]) -> Iterator[None]:
+        """Count the request of that ASGI scope, until this ends."""
+        client, server = scope.get("client"), scope.get("server")
+        if not (client and server and server[1]):  # a UNIX socket
+            yield
+            return
+        peer = Peer(client[0], client[1], server[1])
+        self.open[peer] += 1
+        try:
+            yield
+        finally:
+            self.open[peer] -= 1
+            if not self.open[peer]:
+                del self.open[peer]
 
 
 class ConnectionLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -24,7 +24,6 @@ from salver.kernel.serving.exchange import RequestPath
 from salver.transport.calls import RequestContext
 from salver.transport.grpc_frames import FrameReader, frame
 from salver.transport.grpc_stream import InferStream, StreamLimits
-from salver.transport.hangup import HangUps
 from salver.words.artifacts import ModelConfig
 from salver.words.errors import DeadlineExceeded, ModelFailed, NotFound, NotReady, Overloaded
 from salver.words.messages import InferResponse, ModelId, Signature, TensorSpec
@@ -152,7 +151,7 @@ class Rig:
             self.sent.append(message)
 
         given = {b"content-type": b"application/grpc"} | dict(headers)
-        work = self.methods.handle({"path": path}, given, receive, send, HangUps())
+        work = self.methods.handle({"path": path}, given, receive, send)
         self.call = asyncio.create_task(work)
         return self
 

@@ -18,7 +18,7 @@ from salver.dialects.torchserve.json_layout import TorchServeReply
 from salver.dialects.torchserve.paths import SURFACES
 from salver.dialects.torchserve.rules import TorchServeRules
 from salver.transport.access import Watched
-from salver.transport.http1 import Exchange
+from salver.transport.exchange import Exchange
 from salver.words.errors import HandlerFailed, Overloaded
 from salver.words.events import Answered
 from salver.words.handlers import HandlerReply

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from exact_overload import LAW
 
-from salver.kernel.engine.engine import Engine, PriorKnowledge
+from salver.kernel.engine.engine import Engine
+from salver.kernel.engine.schedule import PriorKnowledge
 from salver.stats.batch_law import LiveLaw
 from salver.stats.shape_laws import ShapeLaws
 from salver.words.artifacts import Batching, Fairness, ModelConfig, Objective, Priorities

@@ -19,10 +19,11 @@ from salver.features.tuning.simulator import SimulationResult, gamma, poisson, s
 from salver.features.tuning.simulator import Traffic as Requests
 from salver.features.tuning.training import Learner, solved_table
 from salver.kernel.engine.batcher import Batcher
-from salver.kernel.engine.engine import Engine, PriorKnowledge
+from salver.kernel.engine.engine import Engine
 from salver.kernel.engine.learned import Guard, LearnedRule, TrainingRule
 from salver.kernel.engine.meter import ArrivalMeter, DecisionMeter
 from salver.kernel.engine.rules import Choice
+from salver.kernel.engine.schedule import PriorKnowledge
 from salver.kernel.engine.thread import ThreadRunner
 from salver.kernel.engine.waiting import QueuedRequest
 from salver.stats.batch_law import BatchLaw

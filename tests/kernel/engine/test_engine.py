@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from salver.backends.protocol import Traits
 from salver.kernel.engine.engine import Engine
+from salver.kernel.engine.pace import Pace
 from salver.kernel.engine.thread import ThreadRunner
 from salver.words.artifacts import Batching, ModelConfig
 from salver.words.errors import (
@@ -95,7 +96,9 @@ async def test_outputs_as_asked_for():
             await rig.engine.infer(request(1, outputs=(RequestedOutput("z"),)))
 
 
-async def test_a_tiny_native_model_is_answered_on_the_spot():
+@pytest.mark.parametrize("is_trivial", [False, True])
+async def test_a_tiny_native_model_is_answered_on_the_spot(monkeypatch, is_trivial):
+    monkeypatch.setattr(Pace, "is_trivial", lambda self: is_trivial)
     async with Rig(inline=True) as rig:
         for _ in range(20):  # until it is known to be tiny
             await rig.engine.infer(request(1))
@@ -112,7 +115,8 @@ async def test_a_tiny_native_model_is_answered_on_the_spot():
         assert outputs(response)["y"].tolist() == [[8, 8]]
         answers = await asyncio.gather(*(rig.engine.infer(request(i)) for i in range(5)))
         assert [outputs(a)["y"][0, 0] for a in answers] == [0, 2, 4, 6, 8]
-        assert rig.model.batches[-1] > 1  # those that came together were stacked
+        # those that came together were stacked, where a place in a batch costs less than a run
+        assert rig.model.batches[-5:] == [1] * 5 if is_trivial else rig.model.batches[-1] > 1
 
 
 @pytest.mark.parametrize("inline", [False, True])

@@ -29,6 +29,7 @@ class World(Declaring):
     protocol = "test"
     signature = Signature((), (), batched=True)
     id = ModelId("m", "7")
+    stream: Any = staticmethod(print)  # it may answer in pieces, so the time to the first one counts
 
     def __init__(self, fails: dict[str, Exception] | None = None) -> None:
         self.fails = fails or {}
@@ -64,7 +65,9 @@ class World(Declaring):
         self._maybe("decode")
         return InferRequest("m", (tensor("x", np.zeros((3, 1))),), parameters={"timeout": 1_000_000})
 
-    def post(self, request: InferRequest, deadline: float | None, told: Any) -> Callable[[], None]:
+    def post(
+        self, request: InferRequest, deadline: float | None, told: Any, standing: Any
+    ) -> Callable[[], None]:
         self._maybe("post")
         self.told, self.deadline = told, deadline
         return self.give_up
@@ -88,7 +91,8 @@ class World(Declaring):
         self.write_all = write_all
 
     def begin(self) -> Callable[[], None] | None:
-        return self.door.post(self, b"", "m", "", Call("test", 99.0, None, "rid", "tp"), self.tell)  # type: ignore[arg-type]
+        call = Call("test", 99.0, None, "rid", "tp")
+        return self.door.post(self, b"", "m", "", call, self.tell, takes_pieces=True)  # type: ignore[arg-type]
 
     def outcomes(self) -> list[str]:
         assert self.leases == 0

@@ -4,8 +4,7 @@ from collections.abc import Callable
 
 from salver.dialects.oip.http_operations import OpenInferenceOperations
 from salver.dialects.oip.json_codec import OpenInferenceHttp
-from salver.dialects.oip.regions import NO_REGIONS, RegionRegistry
-from salver.dialects.oip.rules import OipRules
+from salver.dialects.oip.regions import NO_REGIONS, OipRules, RegionRegistry
 from salver.encoding.tensor_messages import TensorMessages
 from salver.kernel.serving.loading import Additions
 from salver.kernel.serving.servable import Servable

@@ -4,13 +4,12 @@
 """
 
 import functools
-from collections.abc import Awaitable, Mapping
-from typing import Final
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
 
 from salver import __version__
 from salver.dialects.oip.faults import grpc_status
-from salver.dialects.oip.regions import NO_REGIONS
-from salver.dialects.oip.rules import OipRules
+from salver.dialects.oip.regions import NO_REGIONS, OipRules
 from salver.encoding.forms import NO_FORMS, Forms
 from salver.encoding.values import is_long
 from salver.kernel.serving.decoding import Decoders
@@ -117,6 +116,7 @@ class OpenInferenceMethods:
             grpc_status,
             methods,
             {_STREAM_INFER: self._stream},
+            posts={_INFER: self._post},
             inferring=frozenset((_INFER,)),
             services=(SERVICE,),
             messages=build,
@@ -152,6 +152,12 @@ class OpenInferenceMethods:
         call.is_large = False
         request = self._codec.read(message)
         return self._door.infer(self._codec, request, request.model, request.version, call)
+
+    def _post(
+        self, message: bytes, call: Call, tell: Callable[[Reply | None, Any], None]
+    ) -> Callable[[], None] | None:
+        request = self._codec.read(message)
+        return self._door.post(self._codec, request, request.model, request.version, call, tell)
 
     async def _infer_large(self, decoders: Decoders, message: bytes, call: Call) -> Reply:
         """The same; others have their turns while the message is read."""

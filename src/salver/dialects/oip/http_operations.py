@@ -3,18 +3,18 @@
 import contextlib
 import functools
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
 
 from salver import __version__
 from salver.dialects.oip.faults import http_fault
 from salver.dialects.oip.json_codec import OpenInferenceHttp
-from salver.dialects.oip.routes import OPERATIONS
-from salver.dialects.oip.rules import OipRules
+from salver.dialects.oip.regions import OipRules
 from salver.encoding.bodies import HttpBody, HttpReply
 from salver.encoding.json_text import dumps
 from salver.lazy import lazy_imports
 from salver.transport.calls import RequestContext
 from salver.transport.ports import Control, Exposition, InferDoor
-from salver.transport.routes import Endpoint, HttpTable, Operation, Route
+from salver.transport.routes import Endpoint, HttpTable, Operation, Route, Tell
 from salver.transport.server_operations import ServerOperations
 from salver.words.errors import SalverError
 from salver.words.messages import Call, Signature, State
@@ -23,6 +23,29 @@ with lazy_imports():
     from salver.dialects.oip import metadata, model_openapi
     from salver.dialects.oip.explanation import Explanation
     from salver.dialects.oip.openapi import describe
+
+_MODEL: Final = "/v2/models/{model}"
+_VERSION: Final = "/v2/models/{model}/versions/{version}"
+OPERATIONS: Final = (
+    Operation("welcome", "GET", "/", "Name, version and where to look next"),
+    Operation("live", "GET", "/v2/health/live", "Is the process alive?"),
+    Operation("ready", "GET", "/v2/health/ready", "Can every model that should serve answer?"),
+    Operation("server_metadata", "GET", "/v2", "Server name, version and extensions"),
+    Operation("model_metadata", "GET", _MODEL, "Inputs and outputs of a model"),
+    Operation("model_metadata", "GET", _VERSION, "Inputs and outputs of a version"),
+    Operation("model_ready", "GET", f"{_MODEL}/ready", "Can the model answer?"),
+    Operation("model_ready", "GET", f"{_VERSION}/ready", "Can the version answer?"),
+    Operation("infer", "POST", f"{_MODEL}/infer", "Ask a model (JSON or binary tensors)"),
+    Operation("infer", "POST", f"{_VERSION}/infer", "Ask one version of a model"),
+    Operation("explain_v2", "POST", f"{_MODEL}/explain", "Explanations, of a handler that gives them"),
+    Operation("explain_v2", "POST", f"{_VERSION}/explain", "The same of a version"),
+    Operation("explain", "GET", f"{_MODEL}/explain", "Where the time of a model's requests goes"),
+    Operation("explain", "GET", f"{_VERSION}/explain", "The same for one version"),
+    Operation(
+        "explain_request", "GET", f"{_MODEL}/explain/{{request}}", "Where the time of one request went"
+    ),
+    Operation("openapi", "GET", "/openapi.json", "This description"),
+)
 
 
 class OpenInferenceOperations:
@@ -61,7 +84,7 @@ class OpenInferenceOperations:
     def table(self) -> HttpTable:
         """Return the operations."""
         endpoints = {
-            "infer": Endpoint(self._infer, is_large=True, is_compressible=True),
+            "infer": Endpoint(self._infer, is_large=True, is_compressible=True, post=self._post),
             "explain_v2": Endpoint(self._explain_v2, is_large=True),
             "live": Endpoint(self._live),
             "ready": Endpoint(self._ready),
@@ -79,6 +102,9 @@ class OpenInferenceOperations:
 
     def _infer(self, route: Route, http: HttpBody, call: Call) -> Awaitable[HttpReply]:
         return self._door.infer(self._infer_codec, http, route.model, route.version, call)
+
+    def _post(self, route: Route, http: HttpBody, call: Call, tell: Tell) -> Callable[[], None] | None:
+        return self._door.post(self._infer_codec, http, route.model, route.version, call, tell)
 
     def _explain_v2(self, route: Route, http: HttpBody, call: Call) -> Awaitable[HttpReply]:
         return self._door.infer(self._explain_codec, http, route.model, route.version, call)

@@ -294,3 +294,17 @@ def parse_register(name: str, body: bytes) -> Region:
             kind = _KINDS[0] if key == "key" else _KINDS[1]
             raise InvalidInput(f"{key} must be {kind}, not {kind_of(root[key])}", field=key)
     return Region(name, root["key"], root["offset"], root["byte_size"])
+
+
+class OipRules(msgspec.Struct, frozen=True):
+    """How requests of the Open Inference Protocol are read.
+
+    Attributes:
+        regions: Memory that callers share with the server.
+        max_body: Most bytes of a tensor that JSON brings; 0 = no limit.
+        ignores_surplus: As :func:`salver.dialects.oip.grpc_codec.read_infer`.
+    """
+
+    regions: RegionRegistry = NO_REGIONS
+    max_body: int = 0
+    ignores_surplus: bool = False

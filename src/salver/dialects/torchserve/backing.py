@@ -7,7 +7,7 @@ import msgspec
 from salver.dialects.torchserve.rules import TorchServeRules
 from salver.lazy import lazy_imports
 from salver.transport.calls import RequestContext
-from salver.transport.ports import Exposition, Handlers, PostingDoor
+from salver.transport.ports import Exposition, Handlers, InferDoor
 
 with lazy_imports():
     from salver.dialects.torchserve.operations import Method
@@ -24,7 +24,7 @@ class Backing(msgspec.Struct, frozen=True):
         max_body: Maximum bytes of a body.
     """
 
-    door: PostingDoor
+    door: InferDoor
     handlers: Handlers
     exposition: Exposition
     context: RequestContext

@@ -1,15 +1,15 @@
 """ASGI application that answers TorchServe's routes, around Salver's own application.
 
 A port of TorchServe's has TorchServe's routes only; a port for everything passes on other paths (X-9, X-30).
-The path of an earlier prediction is found without matching and, where the server has ``prompt``, answered
-without a task. Paths are matched in ``paths.py``, operations are in ``operations.py``.
+The path of an earlier prediction is found without matching and, over HTTP/1.1, answered without a task. Paths
+are matched in ``paths.py``, operations are in ``operations.py``.
 """
 
 import asyncio
 import functools
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, TypeGuard
+from typing import Final, TypeGuard
 
 import msgspec
 
@@ -28,11 +28,11 @@ from salver.encoding.exposition import PLAIN, chosen
 from salver.kernel.serving.standing import CLASS_HEADER, PRIORITY_HEADER, from_headers
 from salver.transport.access_check import LOCAL, Access
 from salver.transport.budget import Budget, Share
-from salver.transport.calls import is_shutting_down, join_trace, take_traits
+from salver.transport.calls import join_trace, take_traits
 from salver.transport.doors import App, Receive, Scope, Send
 from salver.transport.effects import changing, reads
-from salver.transport.hangup import HangUps
-from salver.transport.http1 import Exchange
+from salver.transport.exchange import Exchange, Prompt, PromptFinder, never
+from salver.transport.http1 import Http1Exchange
 from salver.transport.http1_head import Head
 from salver.transport.reading import read_whole
 from salver.words.errors import Internal, NoRoute, SalverError, TooLarge, WrongVerb
@@ -106,6 +106,7 @@ class TorchServe:
     ) -> None:
         rules, context = backing.rules, backing.context
         self._app = app
+        self._find_inner: PromptFinder | None = getattr(app, "find_prompt", None)
         self._backing = backing
         self._rules = rules
         self._door = backing.door
@@ -132,7 +133,6 @@ class TorchServe:
         self._changing = changing(self._methods).keys()
         self._targets: dict[tuple[str, bytes], Target] = {}
         self._layouts = Layouts(rules.cors)
-        self._hangups = HangUps()
 
     def __repr__(self) -> str:
         return f"<TorchServe {'+'.join(sorted(self._surfaces))}>"
@@ -152,14 +152,24 @@ class TorchServe:
 
     # -- predictions --
 
-    def prompt(self, exchange: Exchange) -> bool:
-        """Run a model whose engine calls back (:data:`salver.transport.http1.Prompt`)."""
+    def find_prompt(self, head: Head) -> Prompt | None:
+        """See :data:`~salver.transport.exchange.PromptFinder`."""
+        target = self._targets.get((head.method, head.path))
+        if target is None:
+            if not self._is_common or may_be_own(head.method, head.path, head.query):
+                return None
+            return never if self._find_inner is None else self._find_inner(head)
+        if target.is_shared or head.method == "HEAD" or head.version == "2":
+            return None
+        headers = self._read_headers(head.spelled, target)
+        if headers.sequence is not None or not self._access.knows_host(headers.lower):
+            return None
+        return functools.partial(self._ask, target, headers)
+
+    def _ask(self, target: Target, headers: CallHeaders, exchange: Exchange) -> bool:
+        assert isinstance(exchange, Http1Exchange)
         head, body = exchange.head, exchange.body
-        known: tuple[Target, CallHeaders] | None = head.notes.get(self) or self._find_target(head)
-        if known is None or not self._may_take(body):
-            return False
-        target, headers = known
-        if is_large(body, headers.content_type):
+        if not self._may_take(body) or is_large(body, headers.content_type):
             return False
         id = request_id_of(self._new_id())
         call = Call("ts-http", self._clock(), None, id)
@@ -172,28 +182,20 @@ class TorchServe:
         except SalverError as error:
             respond(http_fault(error, match.model, match.version), None)
             return True
-        give_up = self._door.post(target.codec, query, match.model, match.version, call, respond)
+        give_up = self._door.post(
+            target.codec, query, match.model, match.version, call, respond, takes_pieces=True
+        )
         if give_up is None:
             return False
-        exchange.on_gone = give_up
+        if not exchange.is_whole:
+            exchange.on_gone = give_up
         return True
-
-    def _find_target(self, head: Head) -> tuple[Target, CallHeaders] | None:
-        """Return target and headers of requests with this head; None = they need a task."""
-        target = self._targets.get((head.method, head.path))
-        if target is None or target.is_shared or head.method == "HEAD":
-            return None
-        headers = self._read_headers(head.spelled, target)
-        if headers.sequence is not None or not self._access.knows_host(headers.lower):
-            return None
-        head.notes[self] = target, headers  # heads are shared by requests with equal bytes
-        return target, headers
 
     def _may_take(self, body: bytes | None) -> TypeGuard[bytes]:
         return body is not None and len(body) <= self._most
 
     def _respond(
-        self, exchange: Exchange, id: str, reply: TorchServeReply | None, write_all: WriteAll | None
+        self, exchange: Http1Exchange, id: str, reply: TorchServeReply | None, write_all: WriteAll | None
     ) -> None:
         """Send the reply, or start a task that writes its pieces."""
         if reply is not None:
@@ -219,7 +221,7 @@ class TorchServe:
         headers = self._read_headers(scope.get("spelled") or scope["headers"], target)
         match, lower = target.match, headers.lower
         answer = Answer(send, scope["method"], call.request_id, self._cors)
-        task, share = None, Share(self._budget)
+        share = Share(self._budget)
         try:
             self._access.check_host(lower)
             if target.is_shared and self._takes_tensors(match.model):
@@ -232,22 +234,17 @@ class TorchServe:
                 return  # the caller hung up before the request was complete
             place = scope["query_string"], scope.get("raw_path") or b""
             query = self._query(target, headers, body, place, call)
-            task = self._watch(scope, receive)
             reply = await self._door.stream(
                 target.codec, query, match.model, match.version, call, answer.write
             )
         except SalverError as error:
             reply = http_fault(error, match.model, match.version)
         except asyncio.CancelledError:
-            if is_shutting_down():
-                raise
             return  # the caller hung up
         except Exception as error:
             reply = http_fault(self._incident(scope, error))
         finally:
             share.free()
-            if task is not None:
-                self._hangups.leave(task)
         if reply is not None:
             await answer.write(reply)
         await answer.end()
@@ -292,12 +289,6 @@ class TorchServe:
             not self._unusual.isdisjoint(lower),
         )
 
-    def _watch(self, scope: Scope, receive: Receive) -> "asyncio.Task[Any] | None":
-        """Have the current task cancelled if its caller hangs up; None = the server does that already."""
-        if "spelled" in scope:
-            return None
-        return self._hangups.enter(receive if scope["http_version"] != "1.1" else scope)
-
     def _target(self, scope: Scope, path: bytes, match: PathMatch) -> Target:
         """Return the target of a path, and remember it."""
         headers = {}
@@ -335,7 +326,7 @@ class TorchServe:
         verb = scope["method"]
         lower: dict[bytes, bytes] = dict(scope["headers"])
         answer = Answer(send, verb, request_id_of(self._new_id()), self._cors)
-        task, share = None, Share(self._budget)
+        share = Share(self._budget)
         try:
             self._access.check_host(lower)
             match = self._match(verb, path, lower)
@@ -362,20 +353,15 @@ class TorchServe:
                 await self._predict(Target(match, codec, {}), scope, receive, send, body)
                 return
             else:
-                task = self._watch(scope, receive)
                 reply = await self._run(request)
         except SalverError as error:
             reply = http_fault(error)
         except asyncio.CancelledError:
-            if is_shutting_down():
-                raise
             return
         except Exception as error:
             reply = http_fault(self._incident(scope, error))
         finally:
             share.free()
-            if task is not None:
-                self._hangups.leave(task)
         await answer.write(reply)
         await answer.end()
 

@@ -1,4 +1,4 @@
-"""When a server last read the ledger, and which other servers are silent."""
+"""Time since a server last read the ledger, and the other servers that are silent."""
 
 import math
 from collections.abc import Sequence

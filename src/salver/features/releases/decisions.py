@@ -20,7 +20,7 @@ from salver.words.releases import ReleaseState, Split
 
 
 class LocalWaits:
-    """What prevents releases on one server.
+    """Reasons that prevent releases on one server.
 
     Attributes:
         missing_since: By release, Unix seconds since which a version of it cannot answer.

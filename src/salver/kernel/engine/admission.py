@@ -5,7 +5,7 @@ share a run. Errors also have Triton's texts (TR-R30), because users search for 
 """
 
 import math
-from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 
 import msgspec
 
@@ -44,6 +44,13 @@ class BoundRequest(msgspec.Struct, frozen=True, gc=False):
     outputs: tuple[str, ...]
     request: InferRequest
     size: int = 0
+
+    def split(self, most: int) -> "Iterator[BoundRequest]":
+        """Yield the request in parts of at most so many rows."""
+        for start in range(0, self.rows, most):
+            arrays = tuple(None if a is None else a[start : start + most] for a in self.arrays)
+            rows = min(most, self.rows - start)
+            yield BoundRequest(arrays, rows, self.key, self.outputs, self.request, self.size)
 
 
 class Admission:

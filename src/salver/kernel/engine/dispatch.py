@@ -1,15 +1,19 @@
 """Batches on instances, and the delivery of results to their callers."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from typing import Any
 
+from salver.kernel.engine.batcher import Batcher
+from salver.kernel.engine.refusals import full
 from salver.kernel.engine.turns import ResourceTurn
 from salver.kernel.engine.waiting import Batch, QueuedRequest
-from salver.words.errors import ModelFailed, Overloaded, SalverError
-from salver.words.messages import ModelId, Parameter, Timing
+from salver.words.errors import ModelFailed, Overloaded, Refusal, SalverError
+from salver.words.messages import InferResponse, ModelId, Parameter, Timing
 from salver.words.tensor import Array
 
+#: Takes the answer of a request that was posted: the error, or its first piece and the pieces that follow.
+Told = Callable[[InferResponse | Exception, AsyncGenerator[InferResponse, None] | None], None]
 NO_PARAMETERS: Mapping[str, Parameter] = {}
 
 
@@ -82,8 +86,104 @@ def fail(waiting: QueuedRequest, error: Exception) -> None:
         future.set_exception(error)
 
 
+def abandon(batcher: Batcher, waiting: QueuedRequest) -> None:
+    """Take a request whose caller has gone out of the queue; an active run continues."""
+    batcher.discard(waiting)
+    waiting.payload[1].cancel()
+
+
+def crowd_out(evicted: QueuedRequest, bound: Refusal) -> None:
+    """Fail a request that made room for another one."""
+    error = full("It made room for others; retry later.", bound)
+    error.about = evicted.payload[0].request.id
+    fail(evicted, error)
+
+
+def end_after(
+    loop: asyncio.AbstractEventLoop,
+    seconds: float,
+    end: Callable[[QueuedRequest], None],
+    waiting: QueuedRequest,
+) -> None:
+    """Call ``end`` with a request that has no answer after so many seconds."""
+    timer = loop.call_later(seconds, end, waiting)
+    waiting.payload[1].add_done_callback(lambda _: timer.cancel())
+
+
 def own(error: Exception, id: ModelId) -> Exception:
     """Copy an error for each caller: a shared exception object would collect their tracebacks."""
     if isinstance(error, ModelFailed):
         return type(error)(error.message, field=error.field, fix=error.fix)
     return error
+
+
+class Ticket:
+    """A future's interface that calls back at once, and not in the event loop's next turn.
+
+    Args:
+        told: Takes the result or the error, once.
+    """
+
+    __slots__ = ("_callbacks", "_is_done", "_told")
+
+    def __init__(self, told: Callable[[Any, Exception | None], None]) -> None:
+        self._told: Callable[[Any, Exception | None], None] | None = told
+        self._is_done = False
+        self._callbacks: list[Callable[[Ticket], None]] | None = None
+
+    def done(self) -> bool:
+        """Return whether the request is over."""
+        return self._is_done
+
+    def add_done_callback(self, callback: Callable[["Ticket"], None]) -> None:
+        """Call this when the request is over, before its caller is told."""
+        if self._callbacks is None:
+            self._callbacks = []
+        self._callbacks.append(callback)
+
+    def set_result(self, result: Any) -> None:
+        """Tell the caller."""
+        if (told := self._end()) is not None:
+            told(result, None)
+
+    def set_exception(self, error: Exception) -> None:
+        """Tell the caller that the request has failed."""
+        if (told := self._end()) is not None:
+            told(None, error)
+
+    def cancel(self) -> None:
+        """Tell nobody: the caller has gone."""
+        self._end()
+
+    def _end(self) -> Callable[[Any, Exception | None], None] | None:
+        told, self._told = self._told, None  # it holds the request
+        self._is_done = True
+        callbacks, self._callbacks = self._callbacks, None
+        for callback in callbacks or ():
+            callback(self)
+        return told
+
+
+def run(told: Told, work: Coroutine[Any, Any, InferResponse]) -> Callable[[], None]:
+    """Run a coroutine as a task whose result is passed on; return what cancels it."""
+
+    def tell(task: asyncio.Task[InferResponse]) -> None:
+        if not task.cancelled():
+            error = task.exception()
+            told(error if isinstance(error, Exception) else task.result(), None)
+
+    def cancel() -> None:
+        task.cancel()
+
+    task = asyncio.get_running_loop().create_task(work)
+    task.add_done_callback(tell)
+    return cancel
+
+
+def never() -> bool:
+    """Return False."""
+    return False
+
+
+def nothing() -> None:
+    """Give up a request that has its answer already."""

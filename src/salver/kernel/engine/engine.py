@@ -13,19 +13,39 @@ import logging
 import math
 from collections.abc import Callable, Coroutine, Hashable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
-import numpy as np
 
 from salver.backends.protocol import Answer
 from salver.kernel.engine.admission import Admission, BoundRequest
-from salver.kernel.engine.dispatch import NO_PARAMETERS, Dispatch, fail, own, settle
+from salver.kernel.engine.dispatch import (
+    NO_PARAMETERS,
+    Dispatch,
+    Ticket,
+    Told,
+    abandon,
+    crowd_out,
+    end_after,
+    fail,
+    never,
+    nothing,
+    own,
+    run,
+    settle,
+)
 from salver.kernel.engine.padding import padded, rounded
-from salver.kernel.engine.ports import Gave, PostRunner, RequestRunner, Resizable, RestartingRunner, Runner
-from salver.kernel.engine.refusals import LATE, closing, full, unloaded
-from salver.kernel.engine.rules import Rule
-from salver.kernel.engine.schedule import Schedule
+from salver.kernel.engine.ports import (
+    Gave,
+    InlineRunner,
+    PostRunner,
+    RequestRunner,
+    Resizable,
+    RestartingRunner,
+    Runner,
+)
+from salver.kernel.engine.refusals import LATE, closing, unloaded
+from salver.kernel.engine.schedule import NOTHING_KNOWN, PriorKnowledge, Schedule
 from salver.kernel.engine.stack import Outputs, Stack
 from salver.kernel.engine.turns import PoolMember, ResourcePool, ResourceTurn
 from salver.kernel.engine.waiting import Batch, QueuedRequest
@@ -66,21 +86,6 @@ _Answer = tuple[Outputs, Timing, Mapping[str, Parameter]]
 _Stacked = tuple[dict[str, Array], float]
 
 
-class PriorKnowledge(NamedTuple):
-    """Prior knowledge of a model, from before its first request.
-
-    Attributes:
-        laws: Batch laws, updated by live runs; None = unknown.
-        rule: Rule of the policy ``learned``.
-    """
-
-    laws: ShapeLaws | None = None
-    rule: Rule | None = None
-
-
-_NOTHING = PriorKnowledge()
-
-
 #: A request that arrives this soon after an inline run was already waiting when it began: requests can share
 #: a run. (Detecting it with the loop's turns would cost a turn per request.)
 _SAME_TURN_S = 50e-6
@@ -107,7 +112,8 @@ class Engine:
     #: Declared because Python looks up attributes slowly in objects with more than thirty.
     __slots__ = (
         "_admission", "_ahead", "_batcher", "_clock", "_closed", "_crowded", "_each", "_emit", "_end",
-        "_has_places", "_has_queue_policy", "_idle", "_idle_since", "_inline_until", "_is_timed", "_loop",
+        "_has_places", "_has_queue_policy", "_idle", "_idle_since", "_inline_until", "_is_timed",
+        "_is_trivial", "_loop",
         "_max_rows", "_most_rows", "_never_inline", "_post", "_posted", "_pump_scheduled", "_returning",
         "_runner", "_schedule", "_sizes", "_stack", "_tasks", "_timeout", "_timer", "_turns", "id",
         "signature",
@@ -121,7 +127,7 @@ class Engine:
         *,
         clock: Callable[[], float],
         emit: Callable[[BatchRan], None],
-        known: PriorKnowledge = _NOTHING,
+        known: PriorKnowledge = NOTHING_KNOWN,
     ) -> None:
         self.id = id
         self.signature: Signature = runner.signature
@@ -131,6 +137,7 @@ class Engine:
         self._sizes = config.batching.sizes if config.batching.enabled else ()
         self._returning = runner if isinstance(runner, RestartingRunner) else None
         self._runner = runner = padded(runner, self._sizes)
+        self._is_trivial = runner.is_trivial if isinstance(runner, InlineRunner) else never
         self._each = runner.answer if isinstance(runner, RequestRunner) else None
         self._post = runner.post if isinstance(runner, PostRunner) else None
         self._posted: set[Dispatch] = set()
@@ -216,30 +223,46 @@ class Engine:
             ModelFailed: the model raised or its host died.
         """
         bound = self._admission.bind(request)
-        if self._closed:
-            raise closing(self.id)
         if self._max_rows and bound.rows > self._max_rows:
             return await self._infer_split(request, bound, deadline, sender, standing)
         answer = self._ask(bound, deadline, sender, standing)
         if isinstance(answer, QueuedRequest):
             try:
-                outputs, timing, parameters = await answer.payload[1]
+                found: _Answer = await answer.payload[1]
             except asyncio.CancelledError:
                 self._batcher.discard(answer)
                 raise
             if self._is_timed:
                 self._schedule.replied(answer, self._clock())
-        else:
-            outputs, timing, parameters = answer
-        types = self._stack.types
-        return InferResponse(
-            request.model,
-            self.id.version,
-            tuple([Tensor(name, types[name], outputs[name]) for name in bound.outputs]),
-            request.id,
-            parameters,
-            timing,
-        )
+            return self._response(bound, found)
+        return self._response(bound, answer)
+
+    def post(
+        self, request: InferRequest, deadline: float | None, told: Told, standing: Standing = ANYBODY
+    ) -> Callable[[], None]:
+        """See :class:`~salver.kernel.serving.capabilities.Post`; arguments and errors as of :meth:`infer`."""
+        bound = self._admission.bind(request)
+        if self._max_rows and bound.rows > self._max_rows and not self._closed:
+            return run(told, self.infer(request, deadline, None, standing))
+        answer = self._ask(bound, deadline, None, standing, told)
+        if isinstance(answer, QueuedRequest):
+            return functools.partial(abandon, self._batcher, answer)
+        told(self._response(bound, answer), None)
+        return nothing
+
+    def _tell(
+        self, told: Told, waiting: QueuedRequest, answer: _Answer | None, error: Exception | None
+    ) -> None:
+        if self._is_timed and error is None:
+            self._schedule.replied(waiting, self._clock())
+        told(error or self._response(waiting.payload[0], answer), None)
+
+    def _response(self, bound: BoundRequest, answer: _Answer | None) -> InferResponse:
+        assert answer is not None
+        outputs, timing, parameters = answer
+        request, types = bound.request, self._stack.types
+        tensors = tuple([Tensor(name, types[name], outputs[name]) for name in bound.outputs])
+        return InferResponse(request.model, self.id.version, tensors, request.id, parameters, timing)
 
     @property
     def can_resize(self) -> bool:
@@ -300,9 +323,16 @@ class Engine:
         return gave
 
     def _ask(
-        self, bound: BoundRequest, deadline: float | None, sender: Hashable, standing: Standing
+        self,
+        bound: BoundRequest,
+        deadline: float | None,
+        sender: Hashable,
+        standing: Standing,
+        told: Told | None = None,
     ) -> _Answer | QueuedRequest:
-        """Return the answer if it can be computed inline, else the queued request."""
+        """Return the answer if it can be computed inline, else the queued request, whose answer is told."""
+        if self._closed:
+            raise closing(self.id)
         now = self._clock()
         brings_deadline = deadline is not None
         if deadline is None:
@@ -310,51 +340,41 @@ class Engine:
                 deadline = now + self._timeout
         elif deadline <= now:
             raise DeadlineExceeded(LATE)
-        if (
-            self._post is None
-            and now - self._inline_until > _SAME_TURN_S
-            and not self._crowded
-            and not self._pump_scheduled
+        if self._post is None and (
+            self._is_trivial()
+            or (now - self._inline_until > _SAME_TURN_S and not self._crowded and not self._pump_scheduled)
         ):
             answer = self._answer_now(bound, now)
             if answer is not None:
                 self._schedule.passed(bound.rows, now)
                 return answer
-        loop = self._loop or self._find_loop()
-        future: asyncio.Future[_Answer] = loop.create_future()
-        waiting = QueuedRequest((bound, future), bound.rows, bound.key, now, deadline, sender)
+        loop = self._loop = self._loop or asyncio.get_running_loop()
+        waiting = QueuedRequest(None, bound.rows, bound.key, now, deadline, sender)
+        tell = told and functools.partial(self._tell, told, waiting)
+        future: asyncio.Future[_Answer] | Ticket = loop.create_future() if tell is None else Ticket(tell)
+        waiting.payload = bound, future
         waiting.size = bound.size
         if self._has_places or standing is not ANYBODY:
             self._schedule.place(waiting, standing, brings_deadline)
-        until = self._wait_limit(waiting) if self._has_queue_policy else math.inf
+        until = math.inf
+        if self._has_queue_policy:
+            timeout = bound.request.parameters.get("timeout", 0)
+            until = self._schedule.limit_wait(waiting, timeout / 1e6 if isinstance(timeout, int) else 0.0)
         try:
             evicted = self._schedule.admit(waiting)
         except Overloaded as error:
             error.about = bound.request.id
             raise
         if evicted is not None:
-            crowded_out = full("It made room for others; retry later.", self._batcher.bound)
-            crowded_out.about = evicted.payload[0].request.id
-            fail(evicted, crowded_out)
+            crowd_out(evicted, self._batcher.bound)
         if not self._pump_scheduled:
             self._pump_scheduled = True
             loop.call_soon(self._pump)
         if deadline is not None:
-            timer = loop.call_later(deadline - now, self._expire, waiting)
-            future.add_done_callback(lambda _: timer.cancel())
+            end_after(loop, deadline - now, self._expire, waiting)
         if until < math.inf:
-            limit = loop.call_later(until - now, self._give_up, waiting)
-            future.add_done_callback(lambda _: limit.cancel())
+            end_after(loop, until - now, self._give_up, waiting)
         return waiting
-
-    def _wait_limit(self, waiting: QueuedRequest) -> float:
-        """Return the latest start by the model's queue policy; inf = no limit."""
-        timeout = waiting.payload[0].request.parameters.get("timeout", 0)
-        return self._schedule.limit_wait(waiting, timeout / 1e6 if isinstance(timeout, int) else 0.0)
-
-    def _find_loop(self) -> asyncio.AbstractEventLoop:
-        self._loop = asyncio.get_running_loop()
-        return self._loop
 
     def _answer_now(self, bound: BoundRequest, now: float) -> _Answer | None:
         """Run a single request of a tiny model inline; return None if that is not possible."""
@@ -388,14 +408,9 @@ class Engine:
             raise InvalidInput(
                 f"Task size {bound.rows} is larger than maximum input batch size {self._most_rows}"
             )
-        parts = []
-        for start in range(0, bound.rows, size):
-            arrays = tuple(None if a is None else a[start : start + size] for a in bound.arrays)
-            rows = min(size, bound.rows - start)
-            parts.append(BoundRequest(arrays, rows, bound.key, bound.outputs, request, bound.size))
         asked: list[_Answer | QueuedRequest] = []
         try:
-            for part in parts:
+            for part in bound.split(size):
                 asked.append(self._ask(part, deadline, sender, standing))
             answers = [await a.payload[1] if isinstance(a, QueuedRequest) else a for a in asked]
         finally:
@@ -405,10 +420,7 @@ class Engine:
                     future = place.payload[1]
                     if not future.cancel() and not future.cancelled():
                         future.exception()  # mark as retrieved: one part's error has been raised for all
-        outputs = tuple(
-            Tensor(name, self._stack.types[name], np.concatenate([a[0][name] for a in answers]))
-            for name in bound.outputs
-        )
+        outputs = self._stack.joined([answer[0] for answer in answers], bound.outputs)
         slowest = max((answer[1] for answer in answers), key=lambda t: t.queue + t.formation + t.inference)
         return InferResponse(request.model, self.id.version, outputs, request.id, answers[-1][2], slowest)
 

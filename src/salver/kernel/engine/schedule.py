@@ -5,6 +5,7 @@ engine and the tests report events with their times.
 """
 
 import math
+from typing import NamedTuple
 
 from salver.kernel.engine.batcher import Batcher
 from salver.kernel.engine.outlook import Outlook, Rate
@@ -34,6 +35,21 @@ _NOMINAL_S = 0.1  # promise assumed if only callers set deadlines
 _SAME_TURN_S = 100e-6
 _QUIET_S = 10.0  # time without urgent requests before batches are prepared ahead again
 _SERVICES = {"urgent": URGENT, "bulk": BULK}
+
+
+class PriorKnowledge(NamedTuple):
+    """Prior knowledge of a model, from before its first request.
+
+    Attributes:
+        laws: Batch laws, updated by live runs; None = unknown.
+        rule: Rule of the policy ``learned``.
+    """
+
+    laws: ShapeLaws | None = None
+    rule: Rule | None = None
+
+
+NOTHING_KNOWN = PriorKnowledge()
 
 
 class Schedule:

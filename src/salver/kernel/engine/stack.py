@@ -16,7 +16,7 @@ from salver.kernel.engine.waiting import Batch, QueuedRequest
 from salver.lazy import lazy_imports
 from salver.words.errors import InvalidOutput, SalverError
 from salver.words.messages import Signature
-from salver.words.tensor import Array
+from salver.words.tensor import Array, Tensor
 
 with lazy_imports():
     from salver.kernel.engine.ragged import RaggedBatch
@@ -85,6 +85,13 @@ class Stack:
             parts.append({name: array[start:end] for name, array in pairs})
             start = end
         return parts
+
+    def joined(self, answers: Sequence[Outputs], names: Sequence[str]) -> tuple[Tensor, ...]:
+        """Return the outputs of a request that was answered in parts."""
+        return tuple(
+            Tensor(name, self.types[name], np.concatenate([outputs[name] for outputs in answers]))
+            for name in names
+        )
 
     def check_batch(self, outputs: Outputs | list[Answer | SalverError], batch: Batch) -> None:
         """Check that outputs belong to a batch. Raises InvalidOutput."""

@@ -6,11 +6,11 @@
 import functools
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 from salver.kernel.serving.capabilities import Post
 from salver.kernel.serving.exchange import Exchange
-from salver.words.errors import Cancelled, Code, SalverError
+from salver.words.errors import Cancelled, Code
 from salver.words.messages import InferResponse
 
 BodyT = TypeVar("BodyT")
@@ -20,53 +20,59 @@ _WriteAll = Callable[[Callable[[ReplyT], Awaitable[None]]], Awaitable[None]]
 Tell = Callable[[ReplyT | None, _WriteAll[ReplyT] | None], None]
 
 
-class Posted(Generic[BodyT, ReplyT]):
-    """One request whose caller is called back, once.
+class Posted(Exchange[BodyT, ReplyT]):
+    """A request whose caller is called back, once. It has a lease before it is posted."""
 
-    Args:
-        exchange: Has a lease already.
-        tell: Called once, with the reply, or with None and what writes its pieces.
-    """
+    __slots__ = ("_give_up", "_is_over", "_tell")
 
-    __slots__ = ("_exchange", "_give_up", "_is_over", "_tell")
+    _tell: Tell[ReplyT]
+    _give_up: Callable[[], None]
 
-    def __init__(self, exchange: Exchange[BodyT, ReplyT], tell: Tell[ReplyT]) -> None:
-        self._exchange = exchange
+    def post(self, post: Post, body: BodyT, tell: Tell[ReplyT]) -> bool:
+        """Have the model answer; return False if the request may belong to a sequence in another version.
+
+        Args:
+            tell: Called once, with the reply, or with None and what writes its pieces.
+        """
         self._tell = tell
         self._is_over = False
-        self._give_up: Callable[[], None] | None = None
-
-    def begin(self, post: Post, body: BodyT) -> None:
-        """Have the model answer."""
-        exchange = self._exchange
+        self._give_up = _nothing
+        servable = self.servable
         try:
-            exchange.accept(exchange.codec.decode(body, exchange.servable.signature))
-            self._give_up = post(exchange.request, exchange.deadline, self._told)
+            request = self.codec.decode(body, servable.signature)
+            if "sequence_id" in request.parameters and not servable.capabilities.takes_forms:
+                assert self.lease is not None
+                self.lease.release()
+                return False
+            self.accept(request)
+            self._give_up = post(self.request, self.deadline, self._told, self.standing)
         except Exception as error:
             self._tell(self._failed(error), None)
+        return True
 
     def give_up(self) -> None:
         """End the request, since its caller has gone; without effect once it has its answer."""
         if not self._is_over:
-            if self._give_up is not None:
-                self._give_up()
+            self._give_up()
             self._is_over = True
-            self._exchange.end(Code.CANCELLED.value)
+            self.end(Code.CANCELLED.value)
 
     def _told(
-        self, said: InferResponse | SalverError, others: AsyncGenerator[InferResponse, None] | None
+        self, said: InferResponse | Exception, others: AsyncGenerator[InferResponse, None] | None
     ) -> None:
-        exchange = self._exchange
         try:
-            if isinstance(said, SalverError):
+            if isinstance(said, Exception):
                 raise said
-            reply = exchange.codec.encode(exchange.request, said)
+            reply = self.codec.encode(self.request, said)
         except Exception as error:
             self._tell(self._failed(error), None)
             return
-        exchange.first = exchange.passed()
+        if self.servable.capabilities.stream is not None:
+            self.first = self.passed()
         if others is None:
-            self._end(said)
+            self._is_over = True
+            self.timing = said.timing
+            self.end()
             self._tell(reply, None)
         else:
             self._tell(None, functools.partial(self._write, reply, others))
@@ -78,14 +84,14 @@ class Posted(Generic[BodyT, ReplyT]):
         write: Callable[[ReplyT], Awaitable[None]],
     ) -> None:
         """Write all pieces, and what went wrong with them."""
-        exchange = self._exchange
-        last: InferResponse | None = None
         try:
             await write(first)
             async with aclosing(others):
-                async for last in others:
-                    await write(exchange.codec.encode(exchange.request, last))
-            self._end(last)
+                async for piece in others:
+                    self.timing = piece.timing  # that of the last one counts
+                    await write(self.codec.encode(self.request, piece))
+            self._is_over = True
+            self.end()
         except Exception as error:
             fault = self._failed(error)
             with suppress(Cancelled):
@@ -93,15 +99,11 @@ class Posted(Generic[BodyT, ReplyT]):
         finally:  # the caller went away, unless it is over
             self.give_up()
 
-    def _end(self, last: InferResponse | None) -> None:
-        """End well; the time is that of the last piece."""
-        if last is not None:
-            self._exchange.timing = last.timing
-        self._is_over = True
-        self._exchange.end()
-
     def _failed(self, error: Exception) -> ReplyT:
         self._is_over = True
-        if self._give_up is not None:
-            self._give_up()
-        return self._exchange.fail(error)
+        self._give_up()
+        return self.fail(error)
+
+
+def _nothing() -> None:
+    """Give up what has not begun."""

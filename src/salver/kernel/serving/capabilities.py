@@ -5,14 +5,23 @@ from typing import Any, Protocol
 
 import msgspec
 
+from salver.kernel.engine.dispatch import Told
 from salver.words.artifacts import Logging
-from salver.words.errors import SalverError
 from salver.words.messages import ANYBODY, InferRequest, InferResponse, Standing
 
-#: Takes the answer of a request that was posted: the error, or its first piece and the pieces that follow.
-Told = Callable[[InferResponse | SalverError, AsyncGenerator[InferResponse, None] | None], None]
-#: Begins with a request, and returns what gives it up; see :class:`Capabilities`.
-Post = Callable[[InferRequest, float | None, Told], Callable[[], None]]
+
+class Post(Protocol):
+    """The method that answers a request through a callback."""
+
+    def __call__(
+        self, request: InferRequest, deadline: float | None, told: Told, standing: Standing = ANYBODY
+    ) -> Callable[[], None]:
+        """Begin, and return what gives the request up. ``told`` is called once, perhaps before this returns.
+
+        Raises:
+            SalverError: it does not begin; ``told`` is not called.
+        """
+        ...
 
 
 class Infer(Protocol):

@@ -214,6 +214,8 @@ class DataPlane(Generic[BodyT, ReplyT]):
         version: str,
         call: Call,
         tell: Tell[ReplyT],
+        *,
+        takes_pieces: bool = False,
     ) -> Callable[[], None] | None:
         """As ``stream``, without a task, of a model that calls back.
 
@@ -221,26 +223,34 @@ class DataPlane(Generic[BodyT, ReplyT]):
             tell: Called once, perhaps before this returns: with the reply; or, where it comes in pieces, with
                 None and what writes them all.
 
+            takes_pieces: The model may answer in pieces.
+
         Returns:
-            What gives the request up, if nobody has been told; None = nothing has begun, and ``stream`` is to
-            be called, since it is another kind of model or a stage takes part.
+            What gives the request up, if nobody has been told; None = nothing has begun, and ``infer`` or
+            ``stream`` is to be called: it is another kind of model or a large body, or a stage takes part.
         """
-        exchange = Exchange(self.path, codec, model, version, call)
-        if exchange.passage is not None:
-            exchange.passage.end()  # it begins again
-            return None
         try:
             lease = self.path.lessor.acquire(model, version)
         except SalverError:
             return None
         capabilities = lease.servable.capabilities
-        if capabilities.post is None or capabilities.sequences is not None:
-            lease.release()  # its sequence may be under way in another version
+        post = capabilities.post
+        if (
+            post is None
+            or capabilities.sequences is not None  # the sequence may be under way in another version
+            or capabilities.recording is not None
+            or call.is_large
+            or (capabilities.stream is not None and not takes_pieces)
+        ):
+            lease.release()
             return None
-        exchange.use(lease)
-        posted = Posted(exchange, tell)
-        posted.begin(capabilities.post, body)
-        return posted.give_up
+        posted = Posted(self.path, codec, model, version, call)
+        posted.use(lease)
+        if posted.passage is not None:
+            posted.passage.end()  # it begins again
+            lease.release()
+            return None
+        return posted.give_up if posted.post(post, body, tell) else None
 
 
 async def _encoded(codec: Codec[BodyT, ReplyT], request: InferRequest, response: InferResponse) -> ReplyT:

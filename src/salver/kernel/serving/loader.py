@@ -15,10 +15,11 @@ from msgspec.structs import replace
 
 from salver.backends import reshaped
 from salver.backends.protocol import Backend, LoadOptions, PartialBackend, RunnableModel
-from salver.kernel.engine.engine import Engine, PriorKnowledge
+from salver.kernel.engine.engine import Engine
 from salver.kernel.engine.placement import Placement, place
 from salver.kernel.engine.ports import Runner, StreamRunner
 from salver.kernel.engine.run_limit import RunLimit
+from salver.kernel.engine.schedule import PriorKnowledge
 from salver.kernel.engine.thread import ThreadRunner
 from salver.kernel.serving.bus import Bus
 from salver.kernel.serving.loading import Additions, Opened, Terms, refuse_cache

@@ -16,6 +16,7 @@ from salver.kernel.serving.warmer import Warmer
 from salver.lazy import lazy_imports
 from salver.words.artifacts import Manifest, ModelConfig
 from salver.words.messages import Insight, Signature
+from salver.words.tensor import DataType
 
 with lazy_imports():
     from salver.kernel.engine.decoupled import DecoupledEngine
@@ -111,6 +112,8 @@ class Servable:
         self.signatures = signatures
         self._keeps_order = isinstance(engine, Engine) and manifest.config.batching.preserve_order
         self.infer = self._in_order(self._whole.infer)
+        if signatures is not None:
+            self.declare(post=None)
         self.leave: Callable[[float], Awaitable[None]] | None
         self.leave = engine.leave if isinstance(engine, SequenceEngine) else None
         self.placed: Callable[[Manifest], Placement] | None = None  # of another number of instances
@@ -133,7 +136,7 @@ class Servable:
     def cover(self, wrap: Callable[[Infer], Infer]) -> None:
         """Put a response cache before the engine: ``wrap`` is given what asks the engine."""
         self.infer = self._in_order(wrap(self._whole.infer))
-        self.declare(uncached=self._whole.infer)
+        self.declare(uncached=self._whole.infer, post=None)
 
     def declare(self, **changes: object) -> None:
         """Replace some of its capabilities, while it is made or adjusted."""
@@ -225,7 +228,10 @@ class Servable:
 def _declared(engine: _KernelEngine | DeclaringEngine, manifest: Manifest) -> Capabilities:
     """Return what an engine can do: the kernel's own are known here, others say it themselves."""
     if isinstance(engine, Engine):
-        return Capabilities(owns_timeout=manifest.config.queue is not None)
+        return Capabilities(
+            owns_timeout=manifest.config.queue is not None,
+            post=engine.post if _may_post(engine, manifest) else None,
+        )
     if isinstance(engine, StepEngine):
         return Capabilities(stream=engine.stream, gives_parts=True)
     if isinstance(engine, DecoupledEngine):
@@ -235,6 +241,12 @@ def _declared(engine: _KernelEngine | DeclaringEngine, manifest: Manifest) -> Ca
     if isinstance(engine, SequenceEngine):
         return Capabilities(sequences=engine)
     return engine.capabilities
+
+
+def _may_post(engine: Engine, manifest: Manifest) -> bool:
+    """Return whether its answers need no thread to be encoded, and no order to be kept."""
+    has_strings = any(spec.datatype is DataType.BYTES for spec in engine.signature.outputs)
+    return not has_strings and not manifest.config.batching.preserve_order
 
 
 def within(config: ModelConfig, signature: Signature) -> ModelConfig:

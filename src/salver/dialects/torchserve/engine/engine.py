@@ -22,10 +22,11 @@ from salver.dialects.torchserve.engine.job_queue import Batch, JobQueue, PlainQu
 from salver.dialects.torchserve.engine.run import HandlerFlow, HandlerRun, caller_error, worker_died
 from salver.dialects.torchserve.engine.sequence_queue import SequenceQueue
 from salver.dialects.torchserve.engine.worker_pool import Worker, WorkerFactory, WorkerPool
+from salver.kernel.engine.dispatch import Told
 from salver.kernel.engine.refusals import LATE, closing, unloaded
 from salver.kernel.engine.run_limit import RunLimit
 from salver.kernel.engine.spawn import HostPlan
-from salver.kernel.serving.capabilities import Capabilities, Told
+from salver.kernel.serving.capabilities import Capabilities
 from salver.words.errors import (
     DeadlineExceeded,
     HandlerFailed,
@@ -177,7 +178,9 @@ class HandlerEngine:
         finally:
             self._leave(call)
 
-    def post(self, request: InferRequest, deadline: float | None, told: Told) -> Callable[[], None]:
+    def post(
+        self, request: InferRequest, deadline: float | None, told: Told, standing: Standing = ANYBODY
+    ) -> Callable[[], None]:
         """Run a request and call back; return a function that abandons it.
 
         Args:

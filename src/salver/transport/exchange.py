@@ -1,0 +1,125 @@
+"""One request and its answer on a connection of Salver's own servers, as the application sees them.
+
+``http1.py`` and ``http2.py`` have an exchange each that writes the answer in their own form. The application
+answers as ASGI has it, through ``receive`` and ``send``; or without a task, through ``prompt`` and ``reply``.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from salver.encoding.bodies import GrpcStatus
+from salver.transport.http1_head import Head, Headers
+
+#: Begins to answer a request, or has answered it, without a task; False = the application is to do it.
+Prompt = Callable[["Exchange"], bool]
+#: Returns what answers requests of a head without a task, from now on; None = nothing does yet.
+PromptFinder = Callable[[Head], Prompt | None]
+#: In place of a body that the application has received; compared by identity.
+_RECEIVED: Final = bytes(bytearray(b"received"))
+
+
+class Exchange:
+    """A request and its answer.
+
+    Args:
+        body: Whole; None = it comes in pieces, through :meth:`put`.
+
+    Attributes:
+        body: Whole; as an application it is received, once.
+        held: Bytes of the body that have come and wait for the application.
+        status: Of the answer; 0 = there is none.
+        is_gone: So is the caller.
+        is_whole: The answer is.
+        on_gone: Called when the caller goes, where no task is to be cancelled.
+        on_end: Called when nothing of the answer follows.
+    """
+
+    __slots__ = (
+        "_has_more", "_pieces", "body", "head", "held", "is_gone", "is_whole", "on_end", "on_gone", "status",
+    )  # fmt: skip
+
+    def __init__(self, head: Head, body: bytes | None) -> None:
+        self.head = head
+        self.body = body
+        self.status = 0
+        self.is_gone = self.is_whole = False
+        self.on_gone: Callable[[], None] = nothing
+        self.on_end: Callable[[], None] = nothing
+        if body is None:
+            self._pieces: deque[tuple[bytes, bool]] = deque()
+            self._has_more: asyncio.Future[None] | None = None
+            self.held = 0
+
+    @property
+    def client(self) -> tuple[str, int] | None:
+        """Address and port of the caller; None = it came by a UNIX socket."""
+        raise NotImplementedError
+
+    def put(self, piece: bytes, *, is_last: bool) -> None:
+        """Take a piece of a body that comes in pieces."""
+        self._pieces.append((piece, is_last))
+        self.held += len(piece)
+        if self._has_more is not None and not self._has_more.done():
+            self._has_more.set_result(None)
+
+    async def receive(self) -> dict[str, Any]:
+        """Return the body, or its next piece; and after that the caller's leaving."""
+        body, self.body = self.body, _RECEIVED
+        if body is None:
+            return await self._next_piece()
+        if body is not _RECEIVED:
+            return {"type": "http.request", "body": body, "more_body": False}
+        if not self.is_gone:
+            await asyncio.get_running_loop().create_future()  # until the task is cancelled
+        return {"type": "http.disconnect"}
+
+    async def _next_piece(self) -> dict[str, Any]:
+        self.body = None
+        if not self._pieces:
+            self.wants_more()
+            while not self._pieces:
+                self._has_more = asyncio.get_running_loop().create_future()
+                await self._has_more
+        piece, is_last = self._pieces.popleft()
+        self.held -= len(piece)
+        if is_last:
+            self.body = _RECEIVED
+        self.received(len(piece))
+        return {"type": "http.request", "body": piece, "more_body": not is_last}
+
+    def wants_more(self) -> None:
+        """Note that the application waits for the next piece of the body."""
+
+    def received(self, size: int) -> None:
+        """Note that the application has so many bytes of the body."""
+
+    async def send(self, message: dict[str, Any]) -> None:
+        """Send the start of the answer, a piece of its body, or its trailers.
+
+        Raises:
+            OSError: the caller is gone.
+        """
+        raise NotImplementedError
+
+    def run(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Have a task answer it, which is cancelled if the caller goes."""
+        raise NotImplementedError
+
+    def reply(self, status: int, headers: Headers, body: bytes, request_id: str) -> None:
+        """Send a whole answer, with its length and the request's id, of who does without a task."""
+        raise NotImplementedError
+
+    def reply_grpc(self, reply: bytes | GrpcStatus) -> None:
+        """Send the one message of a gRPC call and its good end, or the status with which it fails."""
+        raise NotImplementedError
+
+
+def nothing() -> None:
+    """Do nothing."""
+
+
+def never(exchange: Exchange) -> bool:
+    """Leave every request to the application."""
+    return False

@@ -1,0 +1,99 @@
+"""Head of an HTTP/2 request, decoded from its header block (RFC 9113, section 8.3)."""
+
+from typing import Any, Final
+
+import hpack
+
+from salver.transport.budget import MOST_HEAD
+from salver.transport.http1_head import MOST_HEADERS, Head
+from salver.words.errors import InvalidInput, TooLarge
+
+_KNOWN_HEADS: Final = 256
+_PSEUDO: Final = frozenset((b":method", b":path", b":scheme", b":authority"))
+#: Headers that speak of a connection, which HTTP/2 has none of (section 8.2.2).
+_OF_CONNECTIONS: Final = frozenset(
+    (b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade")
+)
+_MOST_DIGITS: Final = 18
+_BAD_VALUE: Final = frozenset(b"\x00\r\n")
+
+
+class Http2Heads:
+    """Reads the heads of one connection, and knows blocks again that came before.
+
+    A block means the same again as long as the dynamic table is the same; so what is known is forgotten when
+    a block changes the table.
+    """
+
+    def __init__(self) -> None:
+        self._decoder = hpack.Decoder(max_header_list_size=MOST_HEAD)
+        self._known: dict[bytes, Head | None] = {}
+
+    def read(self, block: bytes) -> Head | None:
+        """Return the head; None = it is malformed, which ends its stream.
+
+        Raises:
+            TooLarge, InvalidInput: the headers are too large or cannot be decoded; the connection has to end.
+        """
+        known = self._known
+        if block in known:
+            return known[block]
+        table = self._decoder.header_table
+        before = _mark(table)
+        try:
+            fields = [(bytes(name), bytes(value)) for name, value in self._decoder.decode(block, raw=True)]
+        except hpack.OversizedHeaderListError:
+            raise TooLarge(f"the headers have more than {MOST_HEAD} bytes") from None
+        except hpack.HPACKError:
+            raise InvalidInput("the header block cannot be decoded") from None
+        head = head_of(fields)
+        if _mark(table) != before:
+            known.clear()
+        elif len(block) <= MOST_HEAD // 64 and len(known) < _KNOWN_HEADS:
+            known[block] = head
+        return head
+
+
+def _mark(table: Any) -> tuple[int, int, int]:
+    """Return what changes when the dynamic table does: an entry that comes is a new object."""
+    entries = table.dynamic_entries
+    return len(entries), id(entries[0]) if entries else 0, table.maxsize
+
+
+def head_of(fields: list[tuple[bytes, bytes]]) -> Head | None:
+    """Return the head that header fields make; None if it is malformed.
+
+    >>> head_of([(b":method", b"GET"), (b":scheme", b"http"), (b":path", b"/a?b"), (b"x-y", b"1")])[:4]
+    ('GET', b'/a', b'b', '2')
+    """
+    pseudo: dict[bytes, bytes] = {}
+    headers: list[tuple[bytes, bytes]] = []
+    for name, value in fields:
+        if name.startswith(b":"):
+            if headers or name in pseudo or name not in _PSEUDO:
+                return None
+            pseudo[name] = value
+        elif _is_good(name, value):
+            headers.append((name, value))
+        else:
+            return None
+    method, path = pseudo.get(b":method", b""), pseudo.get(b":path", b"")
+    is_whole = bool(method) and b":scheme" in pseudo and (path.startswith(b"/") or path == b"*")
+    if not is_whole or not method.isascii() or len(headers) > MOST_HEADERS:
+        return None
+    known = dict(headers)
+    if b":authority" in pseudo:
+        headers = [(b"host", pseudo[b":authority"]), *(h for h in headers if h[0] != b"host")]
+    length = known.get(b"content-length")
+    if length is not None and not (length.isdigit() and len(length) <= _MOST_DIGITS):
+        return None
+    path, _, query = path.partition(b"#")[0].partition(b"?")
+    size = -1 if length is None else int(length)
+    same = tuple(headers)
+    return Head(method.decode("ascii"), path, query, "2", same, same, size, True, b"expect" in known, {})
+
+
+def _is_good(name: bytes, value: bytes) -> bool:
+    if not name or name in _OF_CONNECTIONS or name != name.lower() or not _BAD_VALUE.isdisjoint(value):
+        return False
+    return b" " not in name and (name != b"te" or value == b"trailers")

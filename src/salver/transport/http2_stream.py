@@ -1,0 +1,355 @@
+"""One request on a connection of HTTP/2, and its answer."""
+
+import asyncio
+import logging
+import struct
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, Protocol
+
+from salver.encoding.bodies import GrpcStatus
+from salver.transport import http2_frames as frames
+from salver.transport.exchange import Exchange, Prompt, nothing
+from salver.transport.grpc_frames import frame as grpc_frame
+from salver.transport.grpc_frames import trailers
+from salver.transport.http1_head import Head, Headers
+from salver.transport.http2_frames import Fault, HeaderBlocks
+
+_LOG = logging.getLogger("salver.transport")
+#: Bytes of a body that may be on their way.
+WINDOW: Final = 1 << 20
+LARGEST_WINDOW: Final = (1 << 31) - 1
+_GRPC_HEAD: Final = (
+    (b"content-type", b"application/grpc"),
+    (b"grpc-accept-encoding", b"identity,deflate,gzip"),
+)
+_GRPC_OK: Final = ((b"grpc-status", b"0"),)
+_BLOCKS: Final = HeaderBlocks()
+_HEAD_OK: Final = _BLOCKS.encode(200, _GRPC_HEAD)
+_TRAILERS_OK: Final = _BLOCKS.encode(0, _GRPC_OK)
+_ENDS: Final = frames.END_HEADERS | frames.END_STREAM
+#: Headers that HTTP/2 has no place for.
+_NOT_SENT: Final = frozenset((b"connection", b"keep-alive", b"transfer-encoding"))
+#: A good answer of gRPC: its head and the prefix of its message; and its end.
+_GRPC_BEGIN: Final = struct.Struct(f">BHBBI{len(_HEAD_OK)}sBHBBIxI")
+_GRPC_END: Final = struct.Struct(f">BHBBI{len(_TRAILERS_OK)}s")
+
+
+class StreamOwner(Protocol):
+    """A connection, as its streams see it.
+
+    Attributes:
+        window: Bytes that may be sent on all streams.
+        most_frame: Bytes of a frame that the caller takes.
+        since: When something last came, by the event loop's clock.
+        client: Address and port of the caller; None = it came by a UNIX socket.
+    """
+
+    window: int
+    most_frame: int
+    since: float
+    client: tuple[str, int] | None
+
+    def emit(self, data: bytes) -> None:
+        """Send frames, with others of this turn of the event loop."""
+        ...
+
+    async def drained(self) -> None:
+        """Returns when there is room for more, or nobody reads any more."""
+        ...
+
+    def give_credit(self, size: int) -> None:
+        """Let the caller send so many bytes more, on any stream."""
+        ...
+
+    def forget(self, id: int) -> None:
+        """Note that a stream is over."""
+        ...
+
+    def prompt(self, head: Head) -> Prompt | None:
+        """Return what answers requests of that head without a task."""
+        ...
+
+    def app(self, stream: "Stream") -> Awaitable[None]:
+        """Have the application answer a stream."""
+        ...
+
+
+class Stream(Exchange):
+    """One request and its answer.
+
+    Attributes:
+        has_begun: Somebody answers it.
+        has_ended: The request is whole.
+        receivable: Bytes of the body that the caller may still send.
+        since: When a byte of the answer last left.
+    """
+
+    __slots__ = (
+        "_connection",
+        "_credit",
+        "_end",
+        "_given",
+        "_has_trailers",
+        "_head",
+        "_size",
+        "_task",
+        "_unsent",
+        "_wait",
+        "_whole",
+        "_window",
+        "has_begun",
+        "has_ended",
+        "id",
+        "receivable",
+        "since",
+    )  # fmt: skip
+
+    def __init__(self, connection: StreamOwner, id: int, head: Head, window: int) -> None:
+        super().__init__(head, None)
+        self._connection = connection
+        self.id = id
+        self._window = window
+        self.receivable = WINDOW
+        self.has_begun = self.has_ended = False
+        self._whole: list[bytes] | None = []  # the body, as long as nobody has begun with it
+        self._size = self._given = self._credit = 0  # bytes of it that came, were received, may come again
+        self._task: asyncio.Task[None] | None = None
+        self._head: tuple[int, Headers] | None = None  # of the answer, not yet sent
+        self._has_trailers = False
+        self._unsent: deque[memoryview] = deque()  # of the answer's body, for want of a window
+        self._end: bytes | None = None  # ends the answer when all is sent; empty = the last DATA frame does
+        self._wait: asyncio.Future[None] | None = None
+        self.since = connection.since
+
+    @property
+    def client(self) -> tuple[str, int] | None:
+        """Address and port of the caller; None = it came by a UNIX socket."""
+        return self._connection.client
+
+    @property
+    def is_stalled(self) -> bool:
+        """Whether the answer waits for the caller to open its window."""
+        return bool(self._unsent)
+
+    # -- the request --
+
+    def take(self, piece: bytes, *, is_last: bool) -> None:
+        """Take a piece of the body."""
+        self._size += len(piece)
+        self.has_ended = is_last
+        length = self.head.length
+        if 0 <= length < self._size or (is_last and length > self._size):
+            self.reset(Fault.PROTOCOL_ERROR)
+        elif self._whole is None:
+            self.put(piece, is_last=is_last)
+        else:
+            self._whole.append(piece)
+            if is_last:
+                self._begin_whole(self._whole)
+
+    def _begin_whole(self, pieces: list[bytes]) -> None:
+        self.has_begun = True
+        self._whole = None
+        self.body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        self._given = self._size
+        self._connection.give_credit(self._size)
+        prompt = self._connection.prompt(self.head)
+        if prompt is None or not prompt(self):
+            self.run(self._app)
+
+    def enter(self) -> None:
+        """Have the application begin before the body is whole."""
+        self.has_begun = True
+        whole, self._whole = self._whole, None
+        for piece in whole or ():
+            self.put(piece, is_last=False)
+        if self.head.expects:
+            self._connection.emit(self._in_frames(_BLOCKS.encode(100, ()), 0))
+        self.run(self._app)
+
+    def _app(self) -> Awaitable[None]:
+        return self._connection.app(self)
+
+    def received(self, size: int) -> None:
+        """See :class:`~salver.transport.exchange.Exchange`."""
+        if self._given >= self._size:
+            return  # it was whole before it was received
+        self._given += size
+        self._connection.give_credit(size)
+        self._credit += size
+        if self._credit >= WINDOW // 2 and not self.has_ended:
+            self._connection.emit(frames.window_update(self.id, self._credit))
+            self.receivable += self._credit
+            self._credit = 0
+
+    # -- the answer --
+
+    def run(self, work: Callable[[], Awaitable[None]]) -> None:
+        """See :class:`~salver.transport.exchange.Exchange`."""
+        self._task = asyncio.get_running_loop().create_task(self._work(work))
+
+    async def _work(self, work: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await work()
+        except asyncio.CancelledError:
+            if not self.is_gone:
+                raise
+        except Exception:
+            _LOG.exception("the application failed")
+        finally:
+            self._task = None
+            if not self.is_gone and not self.is_whole and self._end is None:
+                self.reset(Fault.INTERNAL_ERROR)  # it has no answer
+
+    def reply(self, status: int, headers: Headers, body: bytes, request_id: str) -> None:
+        """See :class:`~salver.transport.exchange.Exchange`."""
+        more = ((b"content-length", b"%d" % len(body)), (b"x-request-id", request_id.encode()))
+        self._head, self.status = (status, (*headers, *more)), status
+        self._write(b"" if self.head.method == "HEAD" else body, b"")
+
+    def reply_grpc(self, reply: bytes | GrpcStatus) -> None:
+        """See :class:`~salver.transport.exchange.Exchange`."""
+        self.status = 200
+        if isinstance(reply, GrpcStatus):
+            self._head = 200, (*_GRPC_HEAD, *trailers(reply))
+            self._write(b"", b"")
+            return
+        size, id, connection = len(reply), self.id, self._connection
+        whole = size + 5
+        if whole > self._window or whole > connection.window or whole > connection.most_frame:
+            self._head = 200, _GRPC_HEAD
+            self._write(grpc_frame(reply), self._in_frames(_TRAILERS_OK, frames.END_STREAM))
+            return
+        connection.window -= whole
+        begin = _GRPC_BEGIN.pack(
+            0, len(_HEAD_OK), frames.HEADERS, frames.END_HEADERS, id, _HEAD_OK,
+            whole >> 16, whole & 0xFFFF, frames.DATA, 0, id, size,
+        )  # fmt: skip
+        end = _GRPC_END.pack(0, len(_TRAILERS_OK), frames.HEADERS, _ENDS, id, _TRAILERS_OK)
+        connection.emit(b"%b%b%b" % (begin, reply, end))
+        self._finish()
+
+    async def send(self, message: dict[str, Any]) -> None:
+        """See :class:`~salver.transport.exchange.Exchange`."""
+        if self.is_gone:
+            raise ConnectionResetError("the caller went away")
+        kind = message["type"]
+        if kind == "http.response.start":
+            headers = tuple(pair for pair in message["headers"] if pair[0] not in _NOT_SENT)
+            self._head, self.status = (message["status"], headers), message["status"]
+            self._has_trailers = message.get("trailers", False)
+            return
+        if kind == "http.response.trailers":
+            block = _BLOCKS.encode(0, tuple(message["headers"]))
+            self._write(b"", self._in_frames(block, frames.END_STREAM))
+            return
+        more = message.get("more_body", False)
+        body = b"" if self.head.method == "HEAD" else message.get("body", b"")
+        self._write(body, None if more or self._has_trailers else b"")
+        if more:
+            await self._connection.drained()
+            while self._unsent and not self.is_gone:
+                self._wait = asyncio.get_running_loop().create_future()
+                await self._wait
+
+    def _write(self, data: bytes, end: bytes | None) -> None:
+        """Send the head, if it has not been sent, and more of the body.
+
+        Args:
+            end: The frame that ends the answer; empty = its last DATA frame does; None = more follows.
+        """
+        if self._head is not None:
+            status, headers = self._head
+            self._head = None
+            ends = end == b"" and not data
+            block = _BLOCKS.encode(status, headers)
+            self._connection.emit(self._in_frames(block, frames.END_STREAM if ends else 0))
+            if ends:
+                self._finish()
+                return
+        if data:
+            self._unsent.append(memoryview(data))
+        self._end = end
+        if data or end is not None:
+            self.pump()
+
+    def pump(self) -> None:
+        """Send as much as the windows allow."""
+        connection, unsent = self._connection, self._unsent
+        has_ended = False
+        while unsent:
+            piece = unsent[0]
+            size = min(len(piece), self._window, connection.window, connection.most_frame)
+            if size <= 0:
+                return
+            if size == len(piece):
+                unsent.popleft()
+            else:
+                unsent[0] = piece[size:]
+            has_ended = not unsent and self._end == b""
+            flags = frames.END_STREAM if has_ended else 0
+            connection.emit(frames.frame(frames.DATA, flags, self.id, bytes(piece[:size])))
+            self._window -= size
+            connection.window -= size
+            self.since = connection.since
+        if self._wait is not None and not self._wait.done():
+            self._wait.set_result(None)
+        if self._end is not None:
+            if not has_ended:
+                connection.emit(self._end or frames.frame(frames.DATA, frames.END_STREAM, self.id))
+            self._finish()
+
+    def widen(self, size: int) -> None:
+        """Open or shut the window of the answer by so many bytes."""
+        self._window += size
+        if self._window > LARGEST_WINDOW:
+            self.reset(Fault.FLOW_CONTROL_ERROR)
+        else:
+            self.pump()
+
+    def _finish(self) -> None:
+        """Note that the answer is sent."""
+        self.is_whole = True
+        if not self.has_ended:  # RFC 9113, section 8.1: the rest of the request is not needed
+            self._connection.emit(frames.rst_stream(self.id, Fault.NO_ERROR))
+        self._over()
+
+    def reset(self, fault: Fault) -> None:
+        """End the stream without an answer."""
+        self._connection.emit(frames.rst_stream(self.id, fault))
+        self.leave()
+
+    def leave(self) -> None:
+        """Note that the caller is gone."""
+        if self.is_gone or self.is_whole:
+            return
+        self.is_gone = True
+        self._unsent.clear()
+        if self._wait is not None and not self._wait.done():
+            self._wait.set_result(None)
+        if self._task is not None:
+            self._task.cancel()
+        else:
+            self.on_gone()
+        self._over()
+
+    def _over(self) -> None:
+        connection = self._connection
+        connection.forget(self.id)
+        if self._given < self._size:
+            connection.give_credit(self._size - self._given)
+            self._given = self._size
+        self.on_end()
+        self.on_end = self.on_gone = nothing  # they know it: a cycle a request
+
+    def _in_frames(self, block: bytes, flags: int) -> bytes:
+        """Return a header block in as many frames as it takes."""
+        most, id = self._connection.most_frame, self.id
+        if len(block) <= most:
+            return frames.frame(frames.HEADERS, flags | frames.END_HEADERS, id, block)
+        pieces = [block[at : at + most] for at in range(0, len(block), most)]
+        out = [frames.frame(frames.HEADERS, flags, id, pieces[0])]
+        out += [frames.frame(frames.CONTINUATION, 0, id, piece) for piece in pieces[1:-1]]
+        out.append(frames.frame(frames.CONTINUATION, frames.END_HEADERS, id, pieces[-1]))
+        return b"".join(out)

@@ -1,0 +1,491 @@
+"""HTTP/2: another implementation as the caller, frames cut anywhere, and callers who break the rules."""
+
+import asyncio
+import struct
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.events import (
+    ConnectionTerminated,
+    DataReceived,
+    Event,
+    ResponseReceived,
+    StreamEnded,
+    StreamReset,
+    TrailersReceived,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+from waiting import auntil
+
+from salver.transport import http2, http2_frames
+from salver.transport.http1_head import PREFACE
+from salver.transport.http2 import Http2
+from salver.transport.http2_frames import Fault, frame
+from salver.transport.http2_head import head_of
+from salver.transport.terms import Terms
+
+GET = [(":method", "GET"), (":path", "/a?b=1"), (":scheme", "http"), (":authority", "x"), ("k", "v")]
+POST = [(":method", "POST"), *GET[1:]]
+
+
+class Wire:
+    """A transport without a socket."""
+
+    def __init__(self) -> None:
+        self.sent = bytearray()
+        self.is_closed = self.is_aborted = False
+        self.waiting = 0
+
+    def write(self, data: bytes) -> None:
+        self.sent += data
+
+    def get_extra_info(self, name: str) -> Any:
+        return ("127.0.0.1", 1)
+
+    def is_closing(self) -> bool:
+        return self.is_closed
+
+    def close(self) -> None:
+        self.is_closed = True
+
+    def abort(self) -> None:
+        self.is_closed = self.is_aborted = True
+
+    def get_write_buffer_size(self) -> int:
+        return self.waiting
+
+
+class Caller:
+    """A connection, and h2 at its other end."""
+
+    def __init__(self, app: Any, **config: Any) -> None:
+        self.wire = Wire()
+        self.terms = Terms(app)
+        self.connection = Http2(self.wire, self.terms, "http")  # type: ignore[arg-type]
+        self.h2 = H2Connection(H2Configuration(header_encoding=None, **config))
+        self.h2.initiate_connection()
+        self.events: list[Event] = []
+
+    def talk(self, data: bytes = b"", cut: Callable[[bytes], Iterator[bytes]] | None = None) -> None:
+        """Send what h2 has to say, and then that; hear what there is."""
+        data = self.h2.data_to_send() + data
+        for piece in cut(data) if cut is not None else [data]:
+            self.connection.data_received(piece)
+        self.hear()
+
+    def hear(self) -> None:
+        sent, self.wire.sent = bytes(self.wire.sent), bytearray()
+        self.events += self.h2.receive_data(sent)
+
+    def of(self, kind: type[Any]) -> list[Any]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+    def body(self, stream: int) -> bytes:
+        return b"".join(event.data for event in self.of(DataReceived) if event.stream_id == stream)
+
+    async def ended(self, stream: int) -> None:
+        def has() -> bool:
+            self.talk()
+            return any(event.stream_id == stream for event in self.of(StreamEnded))
+
+        await auntil(has)
+
+
+async def echo(scope: Any, receive: Any, send: Any) -> None:
+    """Answer with what was asked, in as many pieces as it came."""
+    await send(
+        {"type": "http.response.start", "status": 201, "headers": [(b"connection", b"close"), (b"a", b"b")]}
+    )
+    query = scope["query_string"].decode()
+    begin = f"{scope['method']} {scope['path']} {query} {scope['http_version']} ".encode()
+    await send({"type": "http.response.body", "body": begin, "more_body": True})
+    more = True
+    while more:
+        message = await receive()
+        more = message["more_body"]
+        await send({"type": "http.response.body", "body": message["body"], "more_body": more})
+
+
+async def call(scope: Any, receive: Any, send: Any) -> None:
+    """Answer as gRPC does."""
+    await receive()
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"a", b"b")], "trailers": True})
+    await send({"type": "http.response.body", "body": b"message"})
+    await send({"type": "http.response.trailers", "headers": [(b"grpc-status", b"0")]})
+
+
+@pytest.mark.parametrize("size", [1, 7, 1 << 20])
+async def test_requests_are_answered_side_by_side(size: int) -> None:
+    caller = Caller(echo)
+    for stream in (1, 3):
+        caller.h2.send_headers(stream, POST)
+        caller.h2.send_data(stream, b"one" * stream)
+    caller.h2.send_headers(5, GET, end_stream=True)
+    caller.h2.send_data(3, b"!", end_stream=True)
+    caller.h2.send_data(1, b"", end_stream=True)
+    caller.talk(cut=lambda data: (data[at : at + size] for at in range(0, len(data), size)))
+    for stream in (1, 3, 5):
+        await caller.ended(stream)
+    heads = {event.stream_id: dict(event.headers) for event in caller.of(ResponseReceived)}
+    assert heads[1] == heads[5] == {b":status": b"201", b"a": b"b"}
+    assert caller.body(1) == b"POST /a b=1 2 oneone"[:17] + b""
+    assert caller.body(3) == b"POST /a b=1 2 " + b"one" * 3 + b"!"
+    assert caller.body(5) == b"GET /a b=1 2 "
+    assert caller.connection.is_idle
+
+
+async def test_an_answer_of_grpc_ends_with_trailers() -> None:
+    caller = Caller(call)
+    caller.h2.send_headers(1, POST)
+    caller.h2.send_data(1, b"x", end_stream=True)
+    caller.talk()
+    await caller.ended(1)
+    assert caller.body(1) == b"message"
+    assert [dict(event.headers) for event in caller.of(TrailersReceived)] == [{b"grpc-status": b"0"}]
+
+
+async def test_a_large_answer_waits_for_the_window() -> None:
+    whole = bytes(range(256)) * 2000
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": whole})
+
+    caller = Caller(app)
+    caller.h2.send_headers(1, GET, end_stream=True)
+    caller.talk()
+    await auntil(lambda: caller.hear() or len(caller.body(1)) == 65_535)  # type: ignore[func-returns-value]
+    while not caller.of(StreamEnded):
+        for window in (None, 1):
+            caller.h2.increment_flow_control_window(60_000, window)
+        caller.talk()
+    assert caller.body(1) == whole and caller.connection.is_idle
+
+
+async def test_a_large_body_is_received_as_the_application_takes_it() -> None:
+    sizes: list[int] = []
+    gate = asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        more = True
+        await gate.wait()
+        while more:
+            message = await receive()
+            more = message["more_body"]
+            sizes.append(len(message["body"]))
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    caller, left = Caller(app), 5 << 20
+    caller.h2.send_headers(1, POST)
+    caller.talk()
+    while (window := caller.h2.local_flow_control_window(1)) and left:
+        size = min(window, left, caller.h2.max_outbound_frame_size)
+        caller.h2.send_data(1, bytes(size))
+        left -= size
+        caller.talk()
+    assert left == 4 << 20  # more is not taken before the application has some
+    gate.set()
+    while left:
+        await asyncio.sleep(0)
+        caller.hear()
+        size = min(caller.h2.local_flow_control_window(1), left, caller.h2.max_outbound_frame_size)
+        caller.h2.send_data(1, bytes(size), end_stream=size == left)
+        left -= size
+        caller.talk()
+    await caller.ended(1)
+    assert sum(sizes) == 5 << 20
+
+
+async def test_who_resets_a_stream_cancels_its_task() -> None:
+    over: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            over.append("cancelled")
+            raise
+
+    caller = Caller(app)
+    for stream in (1, 3):
+        caller.h2.send_headers(stream, GET, end_stream=True)
+    caller.talk()
+    await asyncio.sleep(0)
+    caller.h2.reset_stream(1)
+    caller.talk()
+    await auntil(lambda: over == ["cancelled"])
+    assert caller.connection.is_busy
+    caller.connection.connection_lost(None)
+    await auntil(lambda: over == ["cancelled"] * 2)
+    assert not caller.terms.open
+
+
+async def test_an_application_that_fails_resets_its_stream_alone() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] == "/bad":
+            raise RuntimeError("so it is")
+        await echo(scope, receive, send)
+
+    caller = Caller(app)
+    caller.h2.send_headers(1, [*GET[:1], (":path", "/bad"), *GET[2:]], end_stream=True)
+    caller.h2.send_headers(3, GET, end_stream=True)
+    caller.talk()
+    await caller.ended(3)
+    assert [(event.stream_id, event.error_code) for event in caller.of(StreamReset)] == [
+        (1, Fault.INTERNAL_ERROR)
+    ]
+
+
+async def test_an_answer_before_the_body_is_whole_ends_the_stream() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 413, "headers": []})
+        await send({"type": "http.response.body", "body": b"no"})
+
+    caller = Caller(app)
+    caller.h2.send_headers(1, POST)
+    caller.h2.send_data(1, bytes(1000))
+    caller.talk()
+    await caller.ended(1)
+    assert caller.body(1) == b"no" and caller.connection.is_idle
+    caller.connection.data_received(frame(http2_frames.DATA, 1, 1, b"late"))  # on its way when it ended
+    assert not caller.wire.is_closed
+
+
+async def test_a_server_that_parts_answers_what_has_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http2, "_PARTING_S", 0.01)
+    gate = asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await gate.wait()
+        await echo(scope, receive, send)
+
+    caller = Caller(app)
+    caller.h2.send_headers(1, GET, end_stream=True)
+    caller.talk()
+    caller.connection.end()
+    caller.h2.send_headers(3, GET, end_stream=True)  # it has not heard of it yet
+    caller.talk()
+    await auntil(lambda: caller.hear() or len(caller.of(ConnectionTerminated)) == 2)  # type: ignore[func-returns-value]
+    assert [event.last_stream_id for event in caller.of(ConnectionTerminated)] == [(1 << 31) - 1, 3]
+    assert not caller.wire.is_closed
+    gate.set()
+    await auntil(lambda: caller.wire.is_closed)
+    assert not caller.wire.is_aborted
+
+
+START = PREFACE + http2_frames.settings([])
+BLOCK = bytes.fromhex("828684")  # GET http /
+
+
+@pytest.mark.parametrize(
+    ("sent", "fault"),
+    [
+        (PREFACE + frame(http2_frames.PING, 0, 0, bytes(8)), Fault.PROTOCOL_ERROR),
+        (START + frame(http2_frames.PING, 0, 0, bytes(7)), Fault.FRAME_SIZE_ERROR),
+        (START + frame(http2_frames.PING, 0, 1, bytes(8)), Fault.PROTOCOL_ERROR),
+        (START + frame(http2_frames.SETTINGS, 0, 0, bytes(5)), Fault.FRAME_SIZE_ERROR),
+        (START + frame(http2_frames.SETTINGS, 1, 0, bytes(6)), Fault.FRAME_SIZE_ERROR),
+        (START + frame(http2_frames.SETTINGS, 0, 1, b""), Fault.PROTOCOL_ERROR),
+        (START + http2_frames.settings([(4, 1 << 31)]), Fault.FLOW_CONTROL_ERROR),
+        (START + http2_frames.settings([(5, 100)]), Fault.PROTOCOL_ERROR),
+        (START + http2_frames.settings([(2, 2)]), Fault.PROTOCOL_ERROR),
+        (START + http2_frames.window_update(0, 0), Fault.PROTOCOL_ERROR),
+        (START + http2_frames.window_update(0, (1 << 31) - 1), Fault.FLOW_CONTROL_ERROR),
+        (START + http2_frames.window_update(9, 1), Fault.PROTOCOL_ERROR),
+        (START + frame(http2_frames.WINDOW_UPDATE, 0, 0, b"1"), Fault.FRAME_SIZE_ERROR),
+        (START + frame(http2_frames.DATA, 0, 0, b"x"), Fault.PROTOCOL_ERROR),
+        (START + frame(http2_frames.DATA, 0, 1, b"x"), Fault.PROTOCOL_ERROR),
+        (START + frame(http2_frames.HEADERS, 4, 2, BLOCK), Fault.PROTOCOL_ERROR),
+        (START + frame(http2_frames.HEADERS, 4, 0, BLOCK), Fault.PROTOCOL_ERROR),
+        (START + frame(http2_frames.HEADERS, 4, 1, b"\xff\xff\xff\xff\xff"), Fault.COMPRESSION_ERROR),
+        (START + frame(http2_frames.HEADERS, 4 | 8, 1, b"\x09" + BLOCK), Fault.PROTOCOL_ERROR),
+        (START + frame(http2_frames.HEADERS, 4 | 8, 1, b""), Fault.PROTOCOL_ERROR),
+        (
+            START + frame(http2_frames.HEADERS, 0, 1, BLOCK) + frame(http2_frames.PING, 0, 0, bytes(8)),
+            Fault.PROTOCOL_ERROR,
+        ),
+        (START + frame(http2_frames.CONTINUATION, 4, 1, BLOCK), Fault.PROTOCOL_ERROR),
+        (
+            START + frame(http2_frames.HEADERS, 0, 1, BLOCK) + frame(http2_frames.CONTINUATION, 0, 1) * 40,
+            Fault.ENHANCE_YOUR_CALM,
+        ),
+        (
+            START
+            + frame(http2_frames.HEADERS, 0, 1, bytes(60_000))
+            + frame(http2_frames.CONTINUATION, 0, 1, bytes(9000)),
+            Fault.ENHANCE_YOUR_CALM,
+        ),
+        (
+            START + frame(http2_frames.HEADERS, 4, 1, b"\x40\x01a\x7f\xa1\x1e" + b"x" * 4000 + b"\xbe" * 50),
+            Fault.ENHANCE_YOUR_CALM,
+        ),
+        (START + frame(http2_frames.PUSH_PROMISE, 4, 1, bytes(4)), Fault.PROTOCOL_ERROR),
+        (START + frame(http2_frames.RST_STREAM, 0, 0, bytes(4)), Fault.PROTOCOL_ERROR),
+        (START + frame(http2_frames.RST_STREAM, 0, 7, bytes(4)), Fault.PROTOCOL_ERROR),
+        (START + frame(http2_frames.RST_STREAM, 0, 1, bytes(3)), Fault.FRAME_SIZE_ERROR),
+        (START + frame(http2_frames.PRIORITY, 0, 1, bytes(4)), Fault.FRAME_SIZE_ERROR),
+        (START + struct.pack(">BHBBI", 5, 0, 0, 0, 1), Fault.FRAME_SIZE_ERROR),
+        (START + frame(http2_frames.PING, 0, 0, bytes(8)) * 1001, Fault.ENHANCE_YOUR_CALM),
+        (START + http2_frames.settings([]) * 1001, Fault.ENHANCE_YOUR_CALM),
+        (
+            START + frame(http2_frames.HEADERS, 4, 1, BLOCK) + frame(http2_frames.DATA, 0, 1) * 1001,
+            Fault.ENHANCE_YOUR_CALM,
+        ),
+        (
+            START
+            + b"".join(
+                frame(http2_frames.HEADERS, 5, 2 * n + 1, BLOCK)
+                + http2_frames.rst_stream(2 * n + 1, Fault.CANCEL)
+                for n in range(1001)
+            ),
+            Fault.ENHANCE_YOUR_CALM,
+        ),
+        (
+            START + frame(http2_frames.HEADERS, 5, 1, BLOCK) + frame(http2_frames.DATA, 0, 1, b"x"),
+            Fault.STREAM_CLOSED,
+        ),
+        (
+            START
+            + frame(http2_frames.HEADERS, 4, 1, BLOCK)
+            + frame(http2_frames.DATA, 0, 1, bytes(1 << 18)) * 5,
+            Fault.FLOW_CONTROL_ERROR,
+        ),
+    ],
+)
+async def test_who_breaks_the_rules_is_told_and_cut(sent: bytes, fault: Fault) -> None:
+    async def waits(scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.Event().wait()
+
+    wire = Wire()
+    connection = Http2(wire, Terms(waits), "http")  # type: ignore[arg-type]
+    connection.data_received(sent)
+    at = wire.sent.rindex(b"\x07\x00\x00\x00\x00\x00")  # GOAWAY, on stream 0
+    assert wire.is_closed and int.from_bytes(wire.sent[at + 10 : at + 14], "big") == fault
+    assert not connection.is_busy
+    connection.data_received(b"more")  # nothing is made of it
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [(":method", "GET"), (":path", "/")],
+        [(":path", "/"), (":scheme", "http")],
+        [(":method", "GET"), (":path", "a"), (":scheme", "http")],
+        [*GET, (":path", "/b")],
+        [*GET, (":strange", "1")],
+        [*GET[:1], *GET],
+        [*GET, ("Upper", "1")],
+        [*GET, ("connection", "close")],
+        [*GET, ("transfer-encoding", "chunked")],
+        [*GET, ("te", "gzip")],
+        [*GET, ("a", "b\r\nc: d")],
+        [*GET, ("", "1")],
+        [*GET, ("content-length", "x")],
+        [*GET, *[("k", "v")] * 300],
+    ],
+)
+async def test_a_malformed_head_ends_its_stream_alone(headers: list[tuple[str, str]]) -> None:
+    caller = Caller(echo, validate_outbound_headers=False, normalize_outbound_headers=False)
+    caller.h2.send_headers(1, headers, end_stream=True)
+    caller.h2.send_headers(3, GET, end_stream=True)
+    caller.talk()
+    await caller.ended(3)
+    assert [(event.stream_id, event.error_code) for event in caller.of(StreamReset)] == [
+        (1, Fault.PROTOCOL_ERROR)
+    ]
+
+
+@pytest.mark.parametrize("length", [2, 4])
+async def test_a_body_of_another_length_than_was_said_ends_its_stream(length: int) -> None:
+    caller = Caller(echo, validate_outbound_headers=False)
+    caller.h2.send_headers(1, [*POST, ("content-length", str(length))])
+    caller.h2.send_data(1, b"abc", end_stream=True)
+    caller.talk()
+    assert [event.error_code for event in caller.of(StreamReset)] == [Fault.PROTOCOL_ERROR]
+
+
+async def test_more_streams_than_there_may_be_are_refused() -> None:
+    async def waits(scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.Event().wait()
+
+    wire = Wire()
+    connection = Http2(wire, Terms(waits), "http")  # type: ignore[arg-type]
+    opened = b"".join(frame(http2_frames.HEADERS, 5, 2 * n + 1, BLOCK) for n in range(http2.MOST_STREAMS + 2))
+    connection.data_received(START + opened)
+    refused = http2_frames.rst_stream(2 * http2.MOST_STREAMS + 3, Fault.REFUSED_STREAM)
+    assert wire.sent.endswith(refused) and wire.sent.count(refused[-4:]) >= 2
+    connection.connection_lost(None)
+
+
+async def test_who_takes_nothing_of_an_answer_for_long_loses_it() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": bytes(100_000)})
+
+    caller = Caller(app)
+    caller.h2.send_headers(1, GET, end_stream=True)
+    caller.talk()
+    await auntil(lambda: caller.hear() or len(caller.body(1)) == 65_535)  # type: ignore[func-returns-value]
+    now = caller.connection.since
+    caller.connection.cut_stalled(now + 60, 60.0)
+    assert caller.connection.is_busy
+    caller.connection.cut_stalled(now + 61, 60.0)
+    await auntil(lambda: caller.hear() or bool(caller.of(StreamReset)))  # type: ignore[func-returns-value]
+    assert not caller.connection.is_busy
+
+
+async def test_who_reads_nothing_is_cut_before_memory_runs_out() -> None:
+    wire = Wire()
+    connection = Http2(wire, Terms(echo), "http")  # type: ignore[arg-type]
+    connection.data_received(START)
+    connection.pause_writing()
+    wire.waiting = 1 << 27
+    connection.data_received(frame(http2_frames.PING, 0, 0, bytes(8)))
+    assert wire.is_aborted
+
+
+@given(st.lists(st.integers(1, 4000), min_size=1, max_size=20), st.integers(0, 2**32))
+def test_frames_may_be_cut_anywhere(cuts: list[int], seed: int) -> None:
+    async def run() -> tuple[bytes, bytes]:
+        caller = Caller(echo)
+        caller.h2.send_headers(1, [*POST, ("long", "x" * 20_000)])
+        caller.h2.send_data(1, seed.to_bytes(5, "big") * 1500)
+        caller.h2.send_data(1, b"", end_stream=True)
+
+        def cut(data: bytes) -> Iterator[bytes]:
+            for size in cuts:
+                yield data[:size]
+                data = data[size:]
+            yield data
+
+        caller.talk(cut=cut)
+        await caller.ended(1)
+        return caller.body(1), b"POST /a b=1 2 " + seed.to_bytes(5, "big") * 1500
+
+    found, wanted = asyncio.run(run())
+    assert found == wanted
+
+
+@given(st.binary(max_size=400))
+def test_bytes_of_any_kind_break_nothing(data: bytes) -> None:
+    async def run() -> None:
+        wire = Wire()
+        connection = Http2(wire, Terms(echo), "http")  # type: ignore[arg-type]
+        connection.data_received(START + data)
+        await asyncio.sleep(0)
+        connection.connection_lost(None)
+
+    asyncio.run(run())
+
+
+def test_the_authority_is_the_host() -> None:
+    fields = [(name.encode(), value.encode()) for name, value in [*GET, ("host", "other")]]
+    head = head_of(fields)
+    assert head is not None and head.headers == ((b"host", b"x"), (b"k", b"v"))
+    assert SimpleNamespace(**head._asdict()).query == b"b=1"
