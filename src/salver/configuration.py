@@ -8,7 +8,7 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-from salver.kernel.lifecycle.config import LifecycleConfig
+from salver.kernel.lifecycle.ports import LifecycleConfig
 from salver.kernel.repository import NamedModelDefaults, RepositoryConfig
 from salver.kernel.repository.bounds import check_server
 from salver.kernel.serving.readiness import Rule

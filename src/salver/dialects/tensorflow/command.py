@@ -17,7 +17,7 @@ from salver.dialects.tensorflow.metrics import TensorFlowMetricsConfig
 from salver.dialects.tensorflow.model_list import PLATFORM, named_models, without_effect
 from salver.dialects.tensorflow.reloading import read
 from salver.dialects.tensorflow.rules import TfsRules
-from salver.kernel.lifecycle.config import LifecycleConfig
+from salver.kernel.lifecycle.ports import LifecycleConfig
 from salver.kernel.repository import NamedModel, NamedModelDefaults, RepositoryConfig
 from salver.kernel.repository.named_models import NO_BATCHING
 from salver.terminal import otel

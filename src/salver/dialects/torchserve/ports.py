@@ -17,6 +17,8 @@ from salver.lazy import lazily, lazy_imports, load_names
 from salver.transport.access_check import Access
 from salver.transport.budget import Budget
 from salver.transport.doors import App, Kind, Receive, Scope, Send
+from salver.transport.exchange import Prompt, PromptFinder
+from salver.transport.http1_head import Head
 from salver.transport.ports import Looking
 from salver.transport.server import ExactPorts
 
@@ -91,6 +93,16 @@ class _Common:
         self._app = app
         self._make = make
         self._routes: App | None = None
+        self._find_inner: PromptFinder | None = getattr(app, "find_prompt", None)
+
+    def find_prompt(self, head: Head) -> Prompt | None:
+        """See :data:`~salver.transport.exchange.PromptFinder`."""
+        if self._routes is not None:
+            found: Prompt | None = self._routes.find_prompt(head)  # type: ignore[attr-defined]
+            return found
+        if self._find_inner is None or may_be_own(head.method, head.path, head.query):
+            return None
+        return self._find_inner(head)
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Handle an ASGI request."""

@@ -13,7 +13,7 @@ from salver.dialects.triton.config.pbtxt import FILE
 from salver.dialects.triton.flags import PYTHON_SETTINGS, TRITON
 from salver.dialects.triton.metrics import TritonMetricsConfig
 from salver.dialects.triton.trace_flags import trace_of, tracing_of
-from salver.kernel.lifecycle.config import LifecycleConfig
+from salver.kernel.lifecycle.ports import LifecycleConfig
 from salver.kernel.repository import RepositoryConfig
 from salver.terminal.options import cache_of, default_state_dir, drain_delay, resources_of
 from salver.terminal.server_flags import NO, YES, ParsedFlags

@@ -51,6 +51,7 @@ class _Entry:
         self._roots = ("/api/", *roots)
         self._make = make
         self._management: App | None = None
+        self.find_prompt = getattr(app, "find_prompt", None)  # of inference, which is at other paths
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Handle an ASGI request."""

@@ -45,7 +45,6 @@ class Management:
         self, app: App, api: Api, access: Access, pages: Sites, new_id: Callable[[], str], version: str
     ) -> None:
         self._app = app
-        self.find_prompt = getattr(app, "find_prompt", None)  # of inference, which is at no path of ours
         self._api = api
         self._access = access
         self._pages = pages

@@ -180,10 +180,5 @@ def run(told: Told, work: Coroutine[Any, Any, InferResponse]) -> Callable[[], No
     return cancel
 
 
-def never() -> bool:
-    """Return False."""
-    return False
-
-
 def nothing() -> None:
     """Give up a request that has its answer already."""

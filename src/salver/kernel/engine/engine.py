@@ -28,7 +28,6 @@ from salver.kernel.engine.dispatch import (
     crowd_out,
     end_after,
     fail,
-    never,
     nothing,
     own,
     run,
@@ -37,7 +36,6 @@ from salver.kernel.engine.dispatch import (
 from salver.kernel.engine.padding import padded, rounded
 from salver.kernel.engine.ports import (
     Gave,
-    InlineRunner,
     PostRunner,
     RequestRunner,
     Resizable,
@@ -113,7 +111,7 @@ class Engine:
     __slots__ = (
         "_admission", "_ahead", "_batcher", "_clock", "_closed", "_crowded", "_each", "_emit", "_end",
         "_has_places", "_has_queue_policy", "_idle", "_idle_since", "_inline_until", "_is_timed",
-        "_is_trivial", "_loop",
+        "_loop",
         "_max_rows", "_most_rows", "_never_inline", "_post", "_posted", "_pump_scheduled", "_returning",
         "_runner", "_schedule", "_sizes", "_stack", "_tasks", "_timeout", "_timer", "_turns", "id",
         "signature",
@@ -137,7 +135,6 @@ class Engine:
         self._sizes = config.batching.sizes if config.batching.enabled else ()
         self._returning = runner if isinstance(runner, RestartingRunner) else None
         self._runner = runner = padded(runner, self._sizes)
-        self._is_trivial = runner.is_trivial if isinstance(runner, InlineRunner) else never
         self._each = runner.answer if isinstance(runner, RequestRunner) else None
         self._post = runner.post if isinstance(runner, PostRunner) else None
         self._posted: set[Dispatch] = set()
@@ -340,10 +337,8 @@ class Engine:
                 deadline = now + self._timeout
         elif deadline <= now:
             raise DeadlineExceeded(LATE)
-        if self._post is None and (
-            self._is_trivial()
-            or (now - self._inline_until > _SAME_TURN_S and not self._crowded and not self._pump_scheduled)
-        ):
+        is_near = self._crowded or self._pump_scheduled or now - self._inline_until <= _SAME_TURN_S
+        if self._post is None and not is_near:
             answer = self._answer_now(bound, now)
             if answer is not None:
                 self._schedule.passed(bound.rows, now)

@@ -6,8 +6,6 @@ than a budget. CPU time, not wall time: waiting for the interpreter lock or for 
 the model. Pure.
 """
 
-#: CPU seconds of a run below which merging requests saves less than it costs (benchmarks/before_after.py).
-_TRIVIAL_S = 20e-6
 _GAIN_UP = 0.1  # weight of the newest run in the running mean if it took longer
 _GAIN_DOWN = 0.5  # and if it was faster: first runs are slow for temporary reasons
 
@@ -41,10 +39,6 @@ class Pace:
             self._mean[bucket] = known + gain * (cpu_seconds - known)
         else:
             self._mean[bucket] = max(cpu_seconds, 1e-9)
-
-    def is_trivial(self) -> bool:
-        """Return whether a run of one row costs less than its place in a batch would."""
-        return 0.0 < self._mean[1] <= _TRIVIAL_S
 
     def is_tiny(self, rows: int) -> bool:
         """Return whether a run of that many rows is expected within the budget.

@@ -54,15 +54,6 @@ class Runner(Protocol):
 
 
 @runtime_checkable
-class InlineRunner(Runner, Protocol):
-    """Runner that knows whether its model is so small that requests need not share runs."""
-
-    def is_trivial(self) -> bool:
-        """Return whether a run of one row costs less than its place in a batch would."""
-        ...
-
-
-@runtime_checkable
 class Resizable(Runner, Protocol):
     """Runner whose number of instances can change while it runs."""
 

@@ -22,9 +22,6 @@ from salver.words.tensor import Array
 _LOG = logging.getLogger("salver.engine")
 _JOIN_S = 10.0
 _LEAST_LOOK_S = 0.01
-#: Of so many inline runs of a trivial model the CPU time of one is measured: a thread's clock costs a system
-#: call, which is a third of the run.
-_MEASURE_EVERY = 32
 _Result = tuple[Mapping[str, Array], float]
 
 
@@ -85,7 +82,6 @@ class ThreadRunner:
         self._threads: list[threading.Thread] = []
         self._limit = limit or RunLimit()
         self._seats: dict[threading.Thread, _ThreadState] = {}
-        self._inline = 0  # runs on the caller's thread
         self._hanging = 0  # threads whose runs hang
         self._timer: asyncio.TimerHandle | None = None  # one timer for the runs of all threads
 
@@ -123,17 +119,9 @@ class ThreadRunner:
         if not self._may_inline:
             return None
         rows = self._rows(inputs)
-        pace = self._pace
-        if not pace.is_tiny(rows):
+        if not self._pace.is_tiny(rows):
             return None
-        self._inline += 1
-        if self._inline % _MEASURE_EVERY and pace.is_trivial():
-            return self._call_unmeasured(self._models[0], inputs)
         return self._call(self._models[0], inputs, rows)
-
-    def is_trivial(self) -> bool:
-        """See :class:`~salver.kernel.engine.ports.InlineRunner`."""
-        return self._may_inline and self._pace.is_trivial()
 
     async def resize(self, slots: int) -> None:
         """See :class:`~salver.kernel.engine.ports.Resizable`."""
@@ -287,7 +275,8 @@ class ThreadRunner:
         first = inputs.get(self._first_input) if self.signature.batched else None
         return 1 if first is None or not first.ndim else first.shape[0]
 
-    def _call_unmeasured(self, model: RunnableModel, inputs: Mapping[str, Array]) -> _Result:
+    def _call(self, model: RunnableModel, inputs: Mapping[str, Array], rows: int) -> _Result:
+        cpu = time.thread_time()
         began = time.perf_counter()
         try:
             outputs = model.run(inputs)
@@ -295,11 +284,7 @@ class ThreadRunner:
             raise
         except Exception as error:
             raise ModelFailed(f"model '{self._name}' raised {type(error).__name__}: {error}") from error
-        return outputs, time.perf_counter() - began
-
-    def _call(self, model: RunnableModel, inputs: Mapping[str, Array], rows: int) -> _Result:
-        cpu = time.thread_time()
-        outputs, seconds = self._call_unmeasured(model, inputs)
+        seconds = time.perf_counter() - began
         if SIGNATURE in inputs:  # the pace is that of the first signature
             return outputs, seconds
         # CPU time, so that waiting for a core or the interpreter does not count; the time of helper threads

@@ -4,8 +4,7 @@
 Nothing here reads a repository or knows what a servable computes.
 """
 
-from salver.kernel.lifecycle.config import LifecycleConfig
 from salver.kernel.lifecycle.manager import Lease, Manager
-from salver.kernel.lifecycle.ports import Loader, Servable
+from salver.kernel.lifecycle.ports import LifecycleConfig, Loader, Servable
 
 __all__ = ["Lease", "LifecycleConfig", "Loader", "Manager", "Servable"]

@@ -14,7 +14,6 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from salver.kernel.lifecycle.config import LifecycleConfig
 from salver.kernel.lifecycle.labels import labels_of, settle
 from salver.kernel.lifecycle.members import BoundEnsembles, bind, with_members
 from salver.kernel.lifecycle.memory import give_back_memory
@@ -30,7 +29,7 @@ from salver.kernel.lifecycle.policy import (
     plan,
     version_key,
 )
-from salver.kernel.lifecycle.ports import Loader, Servable
+from salver.kernel.lifecycle.ports import LifecycleConfig, Loader, Servable
 from salver.kernel.lifecycle.states import RISING, advance
 from salver.kernel.supervise import reporting
 from salver.words.artifacts import Manifest
