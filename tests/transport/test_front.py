@@ -356,3 +356,11 @@ async def test_a_caller_who_leaves_while_sending_gets_no_answer():
         }
         await rig.front(scope, receive, send)
         assert sent == []
+
+
+async def test_messages_that_only_ask_are_short():
+    async with FrontRig(max_body=4 << 20) as rig:
+        for size, expected in ((1 << 19, 5), (1 << 20, 8)):  # NOT_FOUND, RESOURCE_EXHAUSTED
+            message = pb.ModelMetadataRequest(name="m" * size).SerializeToString()
+            status, _, _ = await rig.grpc("ModelMetadata", message)
+            assert status == expected

@@ -31,11 +31,13 @@ from salver.transport.grpc_table import GrpcTable, Method, OpenCalls, PostMethod
 from salver.transport.http1_head import Head
 from salver.transport.ports import Looking
 from salver.transport.restrict import group_of_method
-from salver.words.errors import Internal, InvalidInput, NoRoute, NotReady, SalverError
+from salver.words.errors import Internal, InvalidInput, NoRoute, NotReady, SalverError, TooLarge
 from salver.words.messages import Call
 
 _LOG = logging.getLogger("salver.grpc")
 _TIMEOUT = frozenset((b"grpc-timeout",))
+#: Bytes of a message that neither asks a model nor changes anything.
+_LONGEST_QUESTION = 1 << 20
 _OK = {"type": "http.response.trailers", "headers": [(b"grpc-status", b"0")]}
 _prefix = struct.Struct(">xI").pack  # of a message that is not compressed
 #: Headers of calls that bring a deadline, an id, a trace or a standing.
@@ -265,10 +267,18 @@ class GrpcFront:
         return Internal.incident(incident)
 
     def _is_large(self, message: bytes, path: str) -> bool:
-        """Return whether reading the message may keep others waiting. Raises InvalidInput if not."""
+        """Return whether reading the message may keep others waiting.
+
+        Raises:
+            InvalidInput, TooLarge: nobody needs such a message.
+        """
         if len(message) <= COUNTED:
             return False
         if path not in self._inferring:
+            if len(message) > _LONGEST_QUESTION and path not in self._changing:
+                raise TooLarge(
+                    f"the message has {len(message)} bytes; at most {_LONGEST_QUESTION} make sense here"
+                )
             check_fields(message)
         return True
 
