@@ -97,5 +97,6 @@ def migrated_ledger(kind: str, folder: Path) -> str:
         _TEMPLATES[kind] = str(address.database)
     if kind == "postgresql":
         return empty_database(_TEMPLATES[kind])
-    shutil.copy(_TEMPLATES[kind], folder / "salver.db")
+    if not (folder / "salver.db").exists():  # else it is opened once more
+        shutil.copy(_TEMPLATES[kind], folder / "salver.db")
     return empty_ledger(kind, folder)

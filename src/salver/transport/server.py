@@ -6,7 +6,9 @@ A listener watches over what its connections do with their time, and ends them g
 
 import asyncio
 import contextlib
+import errno
 import logging
+import os
 import resource
 import socket
 import ssl
@@ -118,7 +120,7 @@ def listen(
     """
     sockets: list[socket.socket] = []
     try:
-        contexts = [_secure(config) for config in configs]
+        contexts = [_secure(config, has_http2=config.serves not in exact.kinds) for config in configs]
         for config in configs:
             sockets.append(_bind(config))
     except BaseException:
@@ -140,7 +142,7 @@ def _terms(app: App, config: FrontConfig, exact: ExactPorts, most: int, parting:
     return Terms(app, malformed=_MALFORMED, connections=most, parting=parting)
 
 
-def _secure(config: FrontConfig) -> ssl.SSLContext | None:
+def _secure(config: FrontConfig, *, has_http2: bool) -> ssl.SSLContext | None:
     """TLS as that port wants it; None = it is in the clear.
 
     Raises:
@@ -151,7 +153,7 @@ def _secure(config: FrontConfig) -> ssl.SSLContext | None:
     for path in filter(None, (config.tls_cert, config.tls_key, config.tls_client_ca)):
         _check_readable(path)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.set_alpn_protocols(["h2", "http/1.1"])
+    context.set_alpn_protocols(["h2", "http/1.1"] if has_http2 else ["http/1.1"])
     try:
         context.load_cert_chain(config.tls_cert, config.tls_key or None)
     except OSError as error:  # ssl.SSLError is one
@@ -269,6 +271,7 @@ class Listener:
         self._socket = sock
         self._secure = secure
         self._grace = grace
+        self._is_short = False  # of file descriptors
         self._has_started = asyncio.Event()
         self._shall_stop = asyncio.Event()
 
@@ -315,10 +318,22 @@ class Listener:
         while True:
             await asyncio.sleep(_LOOK_S)
             now = loop.time()
+            self._look_for_descriptors()
             for connection in overdue(self._terms.open, now):
                 connection.drop()
             for connection in list(self._terms.open):
                 connection.cut_stalled(now, PATIENCE_S)
+
+    def _look_for_descriptors(self) -> None:
+        """Say once that there is no descriptor for a new connection; the event loop then closes new ones."""
+        try:
+            os.close(os.dup(self._socket.fileno()))
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE) and not self._is_short:
+                self._is_short = True
+                _LOG.error("no file descriptor is left: new connections are closed until some are free")
+        else:
+            self._is_short = False
 
     async def _end(self) -> None:
         for connection in list(self._terms.open):

@@ -169,7 +169,7 @@ async def test_tr_v5_who_hangs_up_ends_the_work(stream):
     call = asyncio.ensure_future(rig.chat(stream))
     for _ in range(50):
         await asyncio.sleep(0.001)
-    rig.hangs_up.set()
+    call.cancel()  # as the connection does whose caller has gone
     await asyncio.wait_for(call, PATIENCE_S)
     assert rig.world.servable.closed == 1
     assert rig.outcome() == "cancelled"

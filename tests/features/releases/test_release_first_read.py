@@ -12,7 +12,7 @@ import msgspec
 from salver.features.releases.judge.evidence import start
 from salver.features.releases.judge.policy import Policy
 from salver.features.releases.judge.record import Progress, proposed
-from salver.features.releases import release_store
+from salver.features.releases.release_rows import release_of
 
 release = proposed("r0", "fraud", ("1", "2"), Policy(), 0.0)
 row = msgspec.structs.asdict(release) | {"state": "RUNNING", "policy": Policy().to_json()}
@@ -22,7 +22,7 @@ together, read = threading.Barrier(6), []
 
 def first():
     together.wait()
-    read.append(release_store._release(row))
+    read.append(release_of(row))
 
 threads = [threading.Thread(target=first) for _ in range(6)]
 for thread in threads:

@@ -616,7 +616,7 @@ def test_the_default_label_is_one_of_the_labels(tmp_path: Path, said: str, probl
     assert bool(found["m:1"].problem) == bool(problem)
 
 
-@pytest.mark.parametrize("name", ["a/b", "..", "a\nb", "x" * 256])
+@pytest.mark.parametrize("name", ["a\\b", "..", "a\nb", "x" * 256])
 def test_a_name_that_no_path_holds(name: str, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="cannot be a model's name"):
         Repository((tmp_path,), formats(recognise), RepositoryConfig(name=name))

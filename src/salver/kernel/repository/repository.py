@@ -83,7 +83,7 @@ class Repository:
         self._formats = formats
         self._config = config
         if config.name:
-            check_name(config.name)
+            check_name(config.name.replace("/", ""))  # as in the names of OpenAI's clients
         self._refuses_nothing = config.refuses_nothing  # until the first scan is over
         self._changes = ChangeFilter(config.settle_s)
         self._before: dict[Path | str, tuple[Manifest, ...]] = {}  # last content of distant stores
