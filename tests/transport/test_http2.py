@@ -26,7 +26,7 @@ from salver.transport import http2, http2_frames
 from salver.transport.http1_head import PREFACE
 from salver.transport.http2 import Http2
 from salver.transport.http2_frames import Fault, frame
-from salver.transport.http2_head import head_of
+from salver.transport.http2_head import Http2Heads, head_of
 from salver.transport.terms import Terms
 
 GET = [(":method", "GET"), (":path", "/a?b=1"), (":scheme", "http"), (":authority", "x"), ("k", "v")]
@@ -489,3 +489,39 @@ def test_the_authority_is_the_host() -> None:
     head = head_of(fields)
     assert head is not None and head.headers == ((b"host", b"x"), (b"k", b"v"))
     assert SimpleNamespace(**head._asdict()).query == b"b=1"
+
+
+async def test_a_stream_that_is_reset_at_once_begins_no_task() -> None:
+    begun: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        begun.append(scope["path"])
+        await receive()
+
+    wire = Wire()
+    connection = Http2(wire, Terms(app), "http")  # type: ignore[arg-type]
+    opened = frame(http2_frames.HEADERS, 4, 1, BLOCK)  # its body follows
+    connection.data_received(START + opened + http2_frames.rst_stream(1, Fault.CANCEL))
+    await asyncio.sleep(0)
+    assert begun == [] and connection.is_idle
+
+
+def test_a_block_means_another_head_when_the_table_has_changed() -> None:
+    """Though the table has one entry before and after, which may lie where the old one lay."""
+    heads = Http2Heads()
+    get = bytes.fromhex("828684")  # GET http /
+
+    def entry(letter: bytes) -> bytes:  # so large that no other one has room beside it
+        return b"\x40\x01n" + b"\x7f\x89\x1e" + letter * 3976
+
+    def value(block: bytes) -> bytes:
+        head = heads.read(block)
+        assert head is not None
+        return dict(head.headers)[b"n"][:1]
+
+    indexed = get + b"\xbe"
+    assert value(get + entry(b"a")) == b"a"
+    for letters in (b"bc", b"de", b"fg", b"hi", b"jj", b"jj"):
+        assert value(indexed) == value(indexed)
+        heads.read(get + entry(letters[:1]) + entry(letters[1:]))
+        assert value(indexed) == letters[1:]

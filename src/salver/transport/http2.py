@@ -169,7 +169,7 @@ class Http2(asyncio.Protocol):
         try:
             position = self._read(data, position)
             for stream in self._begun:
-                if not stream.has_begun:
+                if not (stream.has_begun or stream.is_gone):  # it may have been reset in the same read
                     stream.enter()
         except _ConnectionFault as fault:
             self._fail(fault.fault, fault.text)

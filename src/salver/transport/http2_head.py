@@ -39,7 +39,7 @@ class Http2Heads:
         if block in known:
             return known[block]
         table = self._decoder.header_table
-        before = _mark(table)
+        before = _mark(table)  # holds the newest entry, so that no other one can take its place in memory
         try:
             fields = [(bytes(name), bytes(value)) for name, value in self._decoder.decode(block, raw=True)]
         except hpack.OversizedHeaderListError:
@@ -47,17 +47,22 @@ class Http2Heads:
         except hpack.HPACKError:
             raise InvalidInput("the header block cannot be decoded") from None
         head = head_of(fields)
-        if _mark(table) != before:
+        if not _is_same(before, _mark(table)):
             known.clear()
         elif len(block) <= MOST_HEAD // 64 and len(known) < _KNOWN_HEADS:
             known[block] = head
         return head
 
 
-def _mark(table: Any) -> tuple[int, int, int]:
-    """Return what changes when the dynamic table does: an entry that comes is a new object."""
+def _mark(table: Any) -> tuple[object, int, int]:
+    """Return what changes when the dynamic table does: its newest entry, its entries and its size."""
     entries = table.dynamic_entries
-    return len(entries), id(entries[0]) if entries else 0, table.maxsize
+    return entries[0] if entries else None, len(entries), table.maxsize
+
+
+def _is_same(before: tuple[object, int, int], after: tuple[object, int, int]) -> bool:
+    """Compare two marks; an entry that comes is a new object, even if it equals an older one."""
+    return before[0] is after[0] and before[1:] == after[1:]
 
 
 def head_of(fields: list[tuple[bytes, bytes]]) -> Head | None:
