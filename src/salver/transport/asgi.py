@@ -34,8 +34,6 @@ with lazy_imports():
 
 _LOG = logging.getLogger("salver.front")
 _KNOWN_PATHS = 4096
-#: Bytes of a reply from which it may be compressed, as in ``compression.py``.
-_WORTHWHILE = 128
 #: Headers of requests that only a task answers.
 _PLAIN_ONLY = frozenset((b"traceparent", b"x-request-id", b"endpoint-load-metrics-format", b"upgrade"))
 #: Headers of requests that need a closer look.
@@ -243,8 +241,7 @@ def _form(
     accepted = asked.get(b"accept-encoding")
     if accepted is not None and reply.status == 200 and endpoint.is_compressible:
         encoding, body = deflate(body, printable(accepted))
-        if encoding:
-            headers.append((b"content-encoding", encoding.encode()))
+        headers += _encoded(encoding)
     headers.append((b"content-length", b"%d" % len(body)))
     headers.append((b"x-request-id", call.request_id.encode()))
     if call.traceparent:
@@ -270,25 +267,27 @@ def _refuse_compressed(headers: Mapping[bytes, bytes]) -> None:
 def _tell(exchange: Exchange, accepted: bytes, call: Call, reply: HttpReply | None, pieces: object) -> None:
     """Write the reply of a request that was answered without a task."""
     assert reply is not None  # models that answer in pieces are not asked so
-    headers = reply.headers
+    headers, body = reply.headers, reply.body
     if call.traceparent:
         headers += ((b"traceparent", call.traceparent.encode()),)
-    if accepted and reply.status == 200 and len(reply.body) >= _WORTHWHILE:
-        exchange.run(partial(_compress, exchange, accepted, reply, headers, call.request_id))
-    else:
-        exchange.reply(reply.status, headers, reply.body, call.request_id)
+    if accepted and reply.status == 200:
+        if len(body) >= LARGE:  # others would wait while it is compressed
+            exchange.run(partial(_compress, exchange, accepted, headers, body, call.request_id))
+            return
+        encoding, body = deflate(body, printable(accepted))
+        headers += _encoded(encoding)
+    exchange.reply(reply.status, headers, body, call.request_id)
 
 
 async def _compress(
-    exchange: Exchange, accepted: bytes, reply: HttpReply, headers: Headers, request_id: str
+    exchange: Exchange, accepted: bytes, headers: Headers, body: bytes, request_id: str
 ) -> None:
-    if len(reply.body) < LARGE:
-        encoding, body = deflate(reply.body, printable(accepted))
-    else:
-        encoding, body = await asyncio.to_thread(deflate, reply.body, printable(accepted))
-    if encoding:
-        headers += ((b"content-encoding", encoding.encode()),)
-    exchange.reply(reply.status, headers, body, request_id)
+    encoding, body = await asyncio.to_thread(deflate, body, printable(accepted))
+    exchange.reply(200, headers + _encoded(encoding), body, request_id)
+
+
+def _encoded(encoding: str) -> Headers:
+    return ((b"content-encoding", encoding.encode()),) if encoding else ()
 
 
 async def _refuse(receive: Receive, send: Send) -> None:

@@ -10,8 +10,8 @@ import asyncio
 import logging
 import re
 import select
-from collections import deque
 from collections.abc import Awaitable, Callable
+from functools import lru_cache
 from http import HTTPStatus
 from io import BytesIO
 from typing import Any, Final, cast
@@ -21,7 +21,7 @@ from salver.lazy import lazy_imports
 from salver.transport.budget import COUNTED, MOST_HEAD, Share
 from salver.transport.exchange import Exchange, nothing
 from salver.transport.http1_head import PREFACE, Head, Headers
-from salver.transport.terms import Terms
+from salver.transport.terms import Terms, WrittenConnection, scope_of
 from salver.words.errors import SalverError
 
 with lazy_imports():
@@ -34,7 +34,6 @@ _MOST_CHUNK_LINE: Final = 1024
 _CHUNK: Final = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r\n")
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _LAST_CHUNK: Final = b"0\r\n\r\n"
-_ASGI: Final = {"version": "3.0", "spec_version": "2.4"}
 _PHRASES: Final = {status.value: status.phrase for status in HTTPStatus if status != 418} | {
     413: "Request Entity Too Large"
 }
@@ -42,19 +41,17 @@ _PHRASES: Final = {status.value: status.phrase for status in HTTPStatus if statu
 _KINDS: Final = {1: "Informational", 2: "Success", 3: "Redirection", 4: "Client Error", 5: "Server Error"}
 _BODILESS: Final = frozenset((204, 304))
 _REPLY: Final = b"%bcontent-length: %d\r\nx-request-id: %b\r\n\r\n%b"
-#: Beginnings of replies that came before, by their status and headers.
-_BEGUN: Final[dict[tuple[int, Headers], bytes]] = {}
-_MOST_BEGUN: Final = 256
 #: Bytes of a body that wait for the application, from which no more is read.
 _MOST_HELD: Final = 1 << 18
 #: Closing at once would take an answer away with it from a caller who still sends.
 _LINGER_S: Final = 0.5
 
 
-class Connection(asyncio.Protocol):
+class Connection(WrittenConnection):
     """One connection: one request at a time, in the order in which they come."""
 
     def __init__(self, terms: Terms, scheme: str) -> None:
+        super().__init__()
         self._terms = terms
         self._scheme = scheme
         self._loop = asyncio.get_running_loop()
@@ -69,8 +66,6 @@ class Connection(asyncio.Protocol):
         self._left = 0  # bytes of that body, or of its current chunk; the line of a chunk follows at -1
         self._task: asyncio.Task[None] | None = None
         self._exchange: Http1Exchange | None = None
-        self._waiting: deque[asyncio.Future[None]] = deque()
-        self._is_full = False
         self._is_paused = False
         self._is_ending = False  # nothing more is read
         self._has_unread = False  # a request had come when the server was to end, and was not read yet
@@ -159,18 +154,6 @@ class Connection(asyncio.Protocol):
             else:
                 exchange.on_gone()
                 self.done(exchange)
-
-    def pause_writing(self) -> None:
-        """The caller does not read as fast as we write."""
-        self._is_full = True
-
-    def resume_writing(self) -> None:
-        """There is room again."""
-        self._is_full = False
-        while self._waiting:
-            waiting = self._waiting.popleft()
-            if not waiting.done():
-                waiting.set_result(None)
 
     # -- what the listener asks --
 
@@ -452,25 +435,8 @@ class Connection(asyncio.Protocol):
 
     def _enter(self, exchange: "Http1Exchange") -> None:
         """Have a task of the application answer."""
-        scope = self._scope(exchange.head)
+        scope = scope_of(exchange.head, self._scheme, self.client, self._server)
         self.run(exchange, lambda: self._terms.app(scope, exchange.receive, exchange.send))
-
-    def _scope(self, head: Head) -> dict[str, Any]:
-        return {
-            "type": "http",
-            "asgi": _ASGI,
-            "http_version": head.version,
-            "method": head.method,
-            "scheme": self._scheme,
-            "path": head.path.decode("latin-1"),
-            "raw_path": head.path,
-            "query_string": head.query,
-            "root_path": "",
-            "headers": head.headers,
-            "spelled": head.spelled,
-            "client": self.client,
-            "server": self._server,
-        }
 
     def run(self, exchange: "Http1Exchange", work: Callable[[], Awaitable[None]]) -> None:
         """Have a task answer it, or go on with that."""
@@ -526,13 +492,6 @@ class Connection(asyncio.Protocol):
     def write(self, data: bytes) -> None:
         """Send that."""
         self._transport.write(data)
-
-    async def drained(self) -> None:
-        """Returns when there is room for more, or nobody reads any more."""
-        if self._is_full:
-            waiting = self._loop.create_future()
-            self._waiting.append(waiting)
-            await waiting
 
 
 def _has_unread(transport: asyncio.Transport) -> bool:
@@ -594,7 +553,7 @@ class Http1Exchange(Exchange):
     def reply(self, status: int, headers: Headers, body: bytes, request_id: str) -> None:
         """See :class:`Exchange`."""
         if self.may_keep and not self._is_head and self.head.version == "1.1":
-            begun = _BEGUN.get((status, headers)) or _begun(status, headers)
+            begun = _begun(status, headers)
             self.answer(status, _REPLY % (begun, len(body), request_id.encode(), body), keeps=True)
             return
         more = ((b"content-length", b"%d" % len(body)), (b"x-request-id", request_id.encode()))
@@ -639,13 +598,11 @@ class Http1Exchange(Exchange):
         return data
 
 
+@lru_cache(256)
 def _begun(status: int, headers: Headers) -> bytes:
-    """Return the beginning of a reply; it is known from now on."""
+    """Return the beginning of a reply whose length follows."""
     begun = head_of({"status": status, "headers": headers}, 0, "1.1", True)[0]
-    begun = begun.removesuffix(b"content-length: 0\r\n\r\n")
-    if len(_BEGUN) < _MOST_BEGUN:
-        _BEGUN[status, headers] = begun
-    return begun
+    return begun.removesuffix(b"content-length: 0\r\n\r\n")
 
 
 def is_bodiless(status: int) -> bool:

@@ -5,7 +5,6 @@ and bounds on what it leaves open: resets, control frames, headers, bytes that w
 """
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable
 from typing import Final
 
@@ -16,7 +15,7 @@ from salver.transport.http1_head import PREFACE, Head
 from salver.transport.http2_frames import Fault, Setting
 from salver.transport.http2_head import Http2Heads
 from salver.transport.http2_stream import LARGEST_WINDOW, WINDOW, Stream
-from salver.transport.terms import Terms
+from salver.transport.terms import Terms, WrittenConnection, scope_of
 from salver.words.errors import InvalidInput, TooLarge
 
 #: Streams of a connection that are open at one time.
@@ -32,10 +31,9 @@ _MOST_CONTROL: Final = 1000
 _MOST_WAITING: Final = 1 << 26
 _MOST_CONTINUATIONS: Final = 32
 _PARTING_S: Final = 0.1  # between the two GOAWAYs: longer than a round trip on a usual network
-_ASGI: Final = {"version": "3.0", "spec_version": "2.4"}
 
 
-class Http2(asyncio.Protocol):
+class Http2(WrittenConnection):
     """One connection.
 
     Args:
@@ -44,6 +42,7 @@ class Http2(asyncio.Protocol):
     """
 
     def __init__(self, transport: asyncio.Transport, terms: Terms, scheme: str) -> None:
+        super().__init__()
         self._transport = transport
         self._terms = terms
         self._scheme = scheme
@@ -56,9 +55,8 @@ class Http2(asyncio.Protocol):
         self._last = 0  # of the caller's streams
         self._begun: list[Stream] = []  # whose bodies were not whole in this read
         self._out: list[bytes] = []
-        self._is_flushing = self._is_full = self._is_ending = False
+        self._is_flushing = self._is_ending = False
         self._parting: asyncio.TimerHandle | None = None
-        self._waiting: deque[asyncio.Future[None]] = deque()  # for room to write
         self._credit = 0  # bytes that the application has received since the window was opened
         self._receivable = _CONNECTION_WINDOW
         self.window = self._peer_window = _DEFAULT_WINDOW
@@ -139,18 +137,6 @@ class Http2(asyncio.Protocol):
             stream.leave()
         self.resume_writing()
 
-    def pause_writing(self) -> None:
-        """The caller does not read as fast as we write."""
-        self._is_full = True
-
-    def resume_writing(self) -> None:
-        """There is room again."""
-        self._is_full = False
-        while self._waiting:
-            waiting = self._waiting.popleft()
-            if not waiting.done():
-                waiting.set_result(None)
-
     def data_received(self, data: bytes) -> None:
         """Read frames."""
         if self._is_ending and not self._streams:
@@ -201,13 +187,6 @@ class Http2(asyncio.Protocol):
             if self._is_full and self._transport.get_write_buffer_size() > _MOST_WAITING:
                 self._transport.abort()
         out.clear()
-
-    async def drained(self) -> None:
-        """Returns when there is room for more, or nobody reads any more."""
-        if self._is_full:
-            waiting = self._loop.create_future()
-            self._waiting.append(waiting)
-            await waiting
 
     def _fail(self, fault: Fault, text: str = "") -> None:
         """End the connection, with the reason."""
@@ -359,9 +338,9 @@ class Http2(asyncio.Protocol):
             raise _ConnectionFault(Fault.COMPRESSION_ERROR, error.message) from None
         if id <= self._last:
             stream = self._streams.get(id)
-            if stream is None or stream.has_ended:
-                if id not in self._streams:
-                    return  # of a stream that is over
+            if stream is None:
+                return  # it is over
+            if stream.has_ended:
                 raise _ConnectionFault(Fault.STREAM_CLOSED)
             if not flags & frames.END_STREAM:
                 stream.reset(Fault.PROTOCOL_ERROR)
@@ -430,21 +409,7 @@ class Http2(asyncio.Protocol):
 
     def app(self, stream: "Stream") -> Awaitable[None]:
         """Have the application answer a stream."""
-        head = stream.head
-        scope = {
-            "type": "http",
-            "asgi": _ASGI,
-            "http_version": "2",
-            "method": head.method,
-            "scheme": self._scheme,
-            "path": head.path.decode("latin-1"),
-            "raw_path": head.path,
-            "query_string": head.query,
-            "root_path": "",
-            "headers": head.headers,
-            "client": self.client,
-            "server": self._server,
-        }
+        scope = scope_of(stream.head, self._scheme, self.client, self._server)
         return self._terms.app(scope, stream.receive, stream.send)
 
 

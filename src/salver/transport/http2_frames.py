@@ -7,6 +7,7 @@ Pure.
 import struct
 from collections.abc import Iterable
 from enum import IntEnum
+from functools import lru_cache
 from typing import Final
 
 DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = (
@@ -28,7 +29,6 @@ _STATUSES: Final = {
     404: b"\x8d",
     500: b"\x8e",
 }
-_MOST_KNOWN: Final = 256
 
 
 class Fault(IntEnum):
@@ -94,27 +94,17 @@ def goaway(last: int, fault: Fault, text: bytes = b"") -> bytes:
     return frame(GOAWAY, 0, 0, last.to_bytes(4, "big") + fault.to_bytes(4, "big") + text)
 
 
-class HeaderBlocks:
-    """Encodes header blocks, and knows those again that came before."""
+@lru_cache(256)
+def header_block(status: int, headers: tuple[tuple[bytes, bytes], ...]) -> bytes:
+    """Return the block of a response's head, or of trailers.
 
-    def __init__(self) -> None:
-        self._known: dict[tuple[int, tuple[tuple[bytes, bytes], ...]], bytes] = {}
+    Args:
+        status: 0 = trailers, which have none.
 
-    def encode(self, status: int, headers: tuple[tuple[bytes, bytes], ...]) -> bytes:
-        """Return the block of a response's head, or of trailers.
-
-        Args:
-            status: 0 = trailers, which have none.
-
-        >>> HeaderBlocks().encode(200, ((b"a", b"b"),))
-        b'\\x88\\x00\\x01a\\x01b'
-        """
-        block = self._known.get((status, headers))
-        if block is None:
-            block = b"".join((_status(status), *(_literal(name, value) for name, value in headers)))
-            if len(self._known) < _MOST_KNOWN and len(block) < _MOST_KNOWN:
-                self._known[status, headers] = block
-        return block
+    >>> header_block(200, ((b"a", b"b"),))
+    b'\x88\x00\x01a\x01b'
+    """
+    return b"".join((_status(status), *(_literal(name, value) for name, value in headers)))
 
 
 def _status(status: int) -> bytes:

@@ -13,7 +13,7 @@ from salver.transport.exchange import Exchange, Prompt, nothing
 from salver.transport.grpc_frames import frame as grpc_frame
 from salver.transport.grpc_frames import trailers
 from salver.transport.http1_head import Head, Headers
-from salver.transport.http2_frames import Fault, HeaderBlocks
+from salver.transport.http2_frames import Fault, header_block
 
 _LOG = logging.getLogger("salver.transport")
 #: Bytes of a body that may be on their way.
@@ -24,9 +24,8 @@ _GRPC_HEAD: Final = (
     (b"grpc-accept-encoding", b"identity,deflate,gzip"),
 )
 _GRPC_OK: Final = ((b"grpc-status", b"0"),)
-_BLOCKS: Final = HeaderBlocks()
-_HEAD_OK: Final = _BLOCKS.encode(200, _GRPC_HEAD)
-_TRAILERS_OK: Final = _BLOCKS.encode(0, _GRPC_OK)
+_HEAD_OK: Final = header_block(200, _GRPC_HEAD)
+_TRAILERS_OK: Final = header_block(0, _GRPC_OK)
 _ENDS: Final = frames.END_HEADERS | frames.END_STREAM
 #: Headers that HTTP/2 has no place for.
 _NOT_SENT: Final = frozenset((b"connection", b"keep-alive", b"transfer-encoding"))
@@ -165,7 +164,7 @@ class Stream(Exchange):
         for piece in whole or ():
             self.put(piece, is_last=False)
         if self.head.expects:
-            self._connection.emit(self._in_frames(_BLOCKS.encode(100, ()), 0))
+            self._connection.emit(self._in_frames(header_block(100, ()), 0))
         self.run(self._app)
 
     def _app(self) -> Awaitable[None]:
@@ -241,7 +240,7 @@ class Stream(Exchange):
             self._has_trailers = message.get("trailers", False)
             return
         if kind == "http.response.trailers":
-            block = _BLOCKS.encode(0, tuple(message["headers"]))
+            block = header_block(0, tuple(message["headers"]))
             self._write(b"", self._in_frames(block, frames.END_STREAM))
             return
         more = message.get("more_body", False)
@@ -263,7 +262,7 @@ class Stream(Exchange):
             status, headers = self._head
             self._head = None
             ends = end == b"" and not data
-            block = _BLOCKS.encode(status, headers)
+            block = header_block(status, headers)
             self._connection.emit(self._in_frames(block, frames.END_STREAM if ends else 0))
             if ends:
                 self._finish()

@@ -1,12 +1,16 @@
 """What the connections of a listener have in common."""
 
-from typing import Protocol
+import asyncio
+from collections import deque
+from typing import Any, Final, Protocol
 
 from salver.transport.budget import Budget
 from salver.transport.doors import App
 from salver.transport.exchange import Prompt, PromptFinder
 from salver.transport.http1_head import Head, Heads
 from salver.transport.parting import Parting
+
+_ASGI: Final = {"version": "3.0", "spec_version": "2.4"}
 
 
 class OpenConnection(Protocol):
@@ -94,3 +98,51 @@ class Terms:
             if prompt is not None:
                 head.notes[self] = prompt
         return prompt
+
+
+class WrittenConnection(asyncio.Protocol):
+    """A connection that waits with writing while its caller does not read."""
+
+    def __init__(self) -> None:
+        self._is_full = False
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    def pause_writing(self) -> None:
+        """The caller does not read as fast as we write."""
+        self._is_full = True
+
+    def resume_writing(self) -> None:
+        """There is room again."""
+        self._is_full = False
+        while self._waiting:
+            waiting = self._waiting.popleft()
+            if not waiting.done():
+                waiting.set_result(None)
+
+    async def drained(self) -> None:
+        """Returns when there is room for more, or nobody reads any more."""
+        if self._is_full:
+            waiting = asyncio.get_running_loop().create_future()
+            self._waiting.append(waiting)
+            await waiting
+
+
+def scope_of(
+    head: Head, scheme: str, client: tuple[str, int] | None, server: tuple[str, int] | None
+) -> dict[str, Any]:
+    """Return the scope of a request, as ASGI has it; with ``spelled``, its headers as they were sent."""
+    return {
+        "type": "http",
+        "asgi": _ASGI,
+        "http_version": head.version,
+        "method": head.method,
+        "scheme": scheme,
+        "path": head.path.decode("latin-1"),
+        "raw_path": head.path,
+        "query_string": head.query,
+        "root_path": "",
+        "headers": head.headers,
+        "spelled": head.spelled,
+        "client": client,
+        "server": server,
+    }

@@ -181,4 +181,4 @@ def run(told: Told, work: Coroutine[Any, Any, InferResponse]) -> Callable[[], No
 
 
 def nothing() -> None:
-    """Give up a request that has its answer already."""
+    """Give up a request that has not begun, or has its answer already."""

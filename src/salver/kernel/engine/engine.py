@@ -34,14 +34,7 @@ from salver.kernel.engine.dispatch import (
     settle,
 )
 from salver.kernel.engine.padding import padded, rounded
-from salver.kernel.engine.ports import (
-    Gave,
-    PostRunner,
-    RequestRunner,
-    Resizable,
-    RestartingRunner,
-    Runner,
-)
+from salver.kernel.engine.ports import Gave, PostRunner, RequestRunner, Resizable, RestartingRunner, Runner
 from salver.kernel.engine.refusals import LATE, closing, unloaded
 from salver.kernel.engine.schedule import NOTHING_KNOWN, PriorKnowledge, Schedule
 from salver.kernel.engine.stack import Outputs, Stack
@@ -110,8 +103,7 @@ class Engine:
     #: Declared because Python looks up attributes slowly in objects with more than thirty.
     __slots__ = (
         "_admission", "_ahead", "_batcher", "_clock", "_closed", "_crowded", "_each", "_emit", "_end",
-        "_has_places", "_has_queue_policy", "_idle", "_idle_since", "_inline_until", "_is_timed",
-        "_loop",
+        "_has_places", "_has_queue_policy", "_idle", "_idle_since", "_inline_until", "_is_timed", "_loop",
         "_max_rows", "_most_rows", "_never_inline", "_post", "_posted", "_pump_scheduled", "_returning",
         "_runner", "_schedule", "_sizes", "_stack", "_tasks", "_timeout", "_timer", "_turns", "id",
         "signature",

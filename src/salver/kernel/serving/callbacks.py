@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
 from typing import TypeVar
 
+from salver.kernel.engine.dispatch import nothing
 from salver.kernel.serving.capabilities import Post
 from salver.kernel.serving.exchange import Exchange
 from salver.words.errors import Cancelled, Code
@@ -36,7 +37,7 @@ class Posted(Exchange[BodyT, ReplyT]):
         """
         self._tell = tell
         self._is_over = False
-        self._give_up = _nothing
+        self._give_up = nothing
         servable = self.servable
         try:
             request = self.codec.decode(body, servable.signature)
@@ -103,7 +104,3 @@ class Posted(Exchange[BodyT, ReplyT]):
         self._is_over = True
         self._give_up()
         return self.fail(error)
-
-
-def _nothing() -> None:
-    """Give up what has not begun."""
