@@ -18,6 +18,7 @@ from h2.events import (
     StreamReset,
     TrailersReceived,
 )
+from h2.settings import SettingCodes
 from hypothesis import given
 from hypothesis import strategies as st
 from waiting import auntil
@@ -165,6 +166,37 @@ async def test_a_large_answer_waits_for_the_window() -> None:
             caller.h2.increment_flow_control_window(60_000, window)
         caller.talk()
     assert caller.body(1) == whole and caller.connection.is_idle
+
+
+async def test_a_wider_window_is_acknowledged_before_it_is_used() -> None:
+    """Until it hears so, a caller counts by the old one, and ends a stream that sends more (as gRPC does)."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": bytes(100_000)})
+
+    caller = Caller(app)
+    caller.h2.send_headers(1, GET, end_stream=True)
+    caller.talk()
+    await auntil(lambda: caller.hear() or len(caller.body(1)) == 65_535)  # type: ignore[func-returns-value]
+    caller.h2.increment_flow_control_window(1 << 20)
+    caller.h2.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: 1 << 17})
+    caller.talk()
+    await caller.ended(1)
+    assert len(caller.body(1)) == 100_000 and caller.connection.is_idle
+
+
+@pytest.mark.parametrize("app", [echo, call])
+async def test_a_caller_may_do_without_a_table_of_headers(app: Any) -> None:
+    caller = Caller(app)
+    caller.h2.update_settings({SettingCodes.HEADER_TABLE_SIZE: 0})
+    caller.talk()
+    for stream in (1, 3):
+        caller.h2.send_headers(stream, POST)
+        caller.h2.send_data(stream, b"x", end_stream=True)
+        caller.talk()
+        await caller.ended(stream)
+    assert len(caller.of(ResponseReceived)) == 2
 
 
 async def test_a_large_body_is_received_as_the_application_takes_it() -> None:

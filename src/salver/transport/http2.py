@@ -25,6 +25,9 @@ _MOST_FRAME: Final = 1 << 18
 #: Bytes of the bodies of all streams that may be on their way.
 _CONNECTION_WINDOW: Final = 1 << 22
 _DEFAULT_WINDOW: Final = 65_535
+_DEFAULT_TABLE: Final = 4096
+#: Makes the table of headers empty, which is not used (RFC 7541, section 4.2: a smaller one is acknowledged).
+_NO_TABLE: Final = b"\x20"
 #: Frames without use for a request, and resets, that a caller may send within a second.
 _MOST_CONTROL: Final = 1000
 #: Bytes that wait for a caller who does not read, with which the connection ends.
@@ -61,6 +64,7 @@ class Http2(WrittenConnection):
         self._receivable = _CONNECTION_WINDOW
         self.window = self._peer_window = _DEFAULT_WINDOW
         self.most_frame = 16_384
+        self.begin = b""
         self._control, self._control_until = 0, 0.0
         peer, mine = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
         self.client: tuple[str, int] | None = peer[:2] if isinstance(peer, tuple) else None
@@ -271,20 +275,26 @@ class Http2(WrittenConnection):
         self._has_settings = True
         if flags & frames.ACK:
             return
+        change = 0
         for key, value in frames.read_settings(payload):
             if key == Setting.INITIAL_WINDOW_SIZE:
                 if value > LARGEST_WINDOW:
                     raise _ConnectionFault(Fault.FLOW_CONTROL_ERROR)
-                change, self._peer_window = value - self._peer_window, value
-                for stream in list(self._streams.values()):
-                    stream.widen(change)
+                change += value - self._peer_window
+                self._peer_window = value
             elif key == Setting.MAX_FRAME_SIZE:
                 if not 16_384 <= value < 1 << 24:
                     raise _ConnectionFault(Fault.PROTOCOL_ERROR)
                 self.most_frame = value
+            elif key == Setting.HEADER_TABLE_SIZE and value < _DEFAULT_TABLE:
+                self.begin = _NO_TABLE
             elif key == Setting.ENABLE_PUSH and value > 1:
                 raise _ConnectionFault(Fault.PROTOCOL_ERROR)
+        # Before any byte that only the new values allow: until then a caller counts by the old ones.
         self.emit(frames.frame(frames.SETTINGS, frames.ACK, 0))
+        if change:
+            for stream in list(self._streams.values()):
+                stream.widen(change)
 
     def _window_update(self, id: int, payload: bytes) -> None:
         if len(payload) != 4:

@@ -96,7 +96,7 @@ def goaway(last: int, fault: Fault, text: bytes = b"") -> bytes:
 
 @lru_cache(256)
 def header_block(status: int, headers: tuple[tuple[bytes, bytes], ...]) -> bytes:
-    """Return the block of a response's head, or of trailers.
+    r"""Return the block of a response's head, or of trailers.
 
     Args:
         status: 0 = trailers, which have none.

@@ -40,12 +40,14 @@ class StreamOwner(Protocol):
     Attributes:
         window: Bytes that may be sent on all streams.
         most_frame: Bytes of a frame that the caller takes.
+        begin: Each header block begins with it.
         since: When something last came, by the event loop's clock.
         client: Address and port of the caller; None = it came by a UNIX socket.
     """
 
     window: int
     most_frame: int
+    begin: bytes
     since: float
     client: tuple[str, int] | None
 
@@ -117,7 +119,7 @@ class Stream(Exchange):
         self._head: tuple[int, Headers] | None = None  # of the answer, not yet sent
         self._has_trailers = False
         self._unsent: deque[memoryview] = deque()  # of the answer's body, for want of a window
-        self._end: bytes | None = None  # ends the answer when all is sent; empty = the last DATA frame does
+        self._end: bytes | None = None  # the block of the trailers; empty = there are none
         self._wait: asyncio.Future[None] | None = None
         self.since = connection.since
 
@@ -216,9 +218,10 @@ class Stream(Exchange):
             return
         size, id, connection = len(reply), self.id, self._connection
         whole = size + 5
-        if whole > self._window or whole > connection.window or whole > connection.most_frame:
+        most = min(self._window, connection.window, connection.most_frame)
+        if whole > most or connection.begin:
             self._head = 200, _GRPC_HEAD
-            self._write(grpc_frame(reply), self._in_frames(_TRAILERS_OK, frames.END_STREAM))
+            self._write(grpc_frame(reply), _TRAILERS_OK)
             return
         connection.window -= whole
         begin = _GRPC_BEGIN.pack(
@@ -240,8 +243,7 @@ class Stream(Exchange):
             self._has_trailers = message.get("trailers", False)
             return
         if kind == "http.response.trailers":
-            block = header_block(0, tuple(message["headers"]))
-            self._write(b"", self._in_frames(block, frames.END_STREAM))
+            self._write(b"", header_block(0, tuple(message["headers"])))
             return
         more = message.get("more_body", False)
         body = b"" if self.head.method == "HEAD" else message.get("body", b"")
@@ -256,7 +258,7 @@ class Stream(Exchange):
         """Send the head, if it has not been sent, and more of the body.
 
         Args:
-            end: The frame that ends the answer; empty = its last DATA frame does; None = more follows.
+            end: The block of the trailers; empty = there are none; None = more follows.
         """
         if self._head is not None:
             status, headers = self._head
@@ -296,7 +298,12 @@ class Stream(Exchange):
             self._wait.set_result(None)
         if self._end is not None:
             if not has_ended:
-                connection.emit(self._end or frames.frame(frames.DATA, frames.END_STREAM, self.id))
+                end, id = self._end, self.id
+                connection.emit(
+                    self._in_frames(end, frames.END_STREAM)
+                    if end
+                    else frames.frame(frames.DATA, frames.END_STREAM, id)
+                )
             self._finish()
 
     def widen(self, size: int) -> None:
@@ -345,6 +352,7 @@ class Stream(Exchange):
     def _in_frames(self, block: bytes, flags: int) -> bytes:
         """Return a header block in as many frames as it takes."""
         most, id = self._connection.most_frame, self.id
+        block = self._connection.begin + block
         if len(block) <= most:
             return frames.frame(frames.HEADERS, flags | frames.END_HEADERS, id, block)
         pieces = [block[at : at + most] for at in range(0, len(block), most)]
