@@ -186,6 +186,28 @@ async def test_requests_on_one_connection_are_answered_in_their_order() -> None:
     )
 
 
+async def test_a_head_that_came_before_may_be_cut_in_the_line_that_ends_it() -> None:
+    """Its length is such that the head, less its first bytes, could be taken for the body."""
+    known = b"POST /a HTTP/1.1\r\nHost: x\r\nPad: 12345678901\r\nContent-Length: 61"
+    bodies: list[bytes] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        bodies.append((await receive())["body"])
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async with serving(app) as (listener, _):
+        _, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+        writer.write(known + b"\r\n\r\n" + b"1" * 61)
+        await auntil(lambda: len(bodies) == 1)
+        writer.write(known + b"\r")
+        await asyncio.sleep(0.02)  # it comes by itself
+        writer.write(b"\n\r\n" + b"2" * 61)
+        await auntil(lambda: len(bodies) == 2)
+        writer.close()
+    assert bodies == [b"1" * 61, b"2" * 61]
+
+
 async def test_a_body_may_come_in_chunks() -> None:
     chunks = b"3;odd=1\r\nabc\r\nA\r\n0123456789\r\n0\r\nTrailer: x\r\n\r\n"
     sent = head("PUT /a HTTP/1.1", "Transfer-Encoding: chunked", "", "") + chunks + request("/b")

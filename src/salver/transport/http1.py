@@ -124,7 +124,7 @@ class Connection(WrittenConnection):
         self._has_unread = False
         if self._exchange is None and self._head is None and not self._buffer:
             end = data.find(b"\r\n\r\n")  # a request that is whole, as most are, with a head that is known
-            head = self._terms.heads.known.get(data[:end])
+            head = self._terms.heads.known.get(data[:end]) if end > 0 else None
             if head is not None and head.length == len(data) - end - 4 <= COUNTED and not head.expects:
                 self._begin(head, data[end + 4 :])
                 return
