@@ -1,6 +1,6 @@
-"""The rim: how do bytes get in and out, in time and within limits?
+"""Sockets, HTTP and gRPC framing, limits, TLS and access checks.
 
-An ordinary ASGI application (``asgi.py``) over a table of routes (``routes.py``), HTTP answers
-(``http.py``) and gRPC methods (``grpc.py``); ``server.py`` starts it on h2corn or uvicorn. It
-owns deadlines, limits and hang-ups, and knows no tensor.
+An ASGI application (``asgi.py``) answers the HTTP routes (``routes.py``) and gRPC methods (``grpc.py``) of
+all dialects; ``server.py`` opens the ports, and ``http1.py`` and ``http2.py`` speak to the connections. The
+package owns deadlines, limits and disconnects. It knows no tensor and no dialect.
 """

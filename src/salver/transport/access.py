@@ -1,7 +1,7 @@
-"""Announcement of each answer at a port: who asked what, and how it ended.
+"""Event for each answer at a port, with the caller, the request and the status.
 
-An application around another that announces each answer, for TorchServe's access log and its counts of
-statuses. It changes nothing.
+Wraps an application without changing its answers. TorchServe's access log and its counts of statuses are made
+of these events.
 """
 
 import functools
@@ -16,15 +16,15 @@ from salver.words.events import Answered
 
 _GRPC: Final = b"application/grpc"
 _STATUS: Final = b"grpc-status"
-_UNKNOWN: Final = 2  # gRPC's status of a call that ended without one
+_UNKNOWN: Final = 2  # gRPC's status of a call that ends without one
 _LONGEST: Final = 4096
 
 
 class Watched:
-    """The application, and ``emit`` told of each of its answers.
+    """Application that calls ``emit`` for each of its answers.
 
     Attributes:
-        find_prompt: As the application has it.
+        find_prompt: The application's, if it has one.
     """
 
     def __init__(

@@ -1,9 +1,9 @@
-"""The one check of who may change something through a port, in every protocol.
+"""Access check for operations that change something, in every protocol.
 
-Whoever reaches a port may look and ask models. A change needs the bearer token where there is one; where
-there is none it has to come through a port that only this machine reaches. Pages of other origins change
-nothing, be it by a form or by a fetch, and a port of this machine answers nobody who asks for another one's
-name (DNS rebinding). It knows no operation.
+Reading and inference are open to every caller that reaches a port. A change needs the bearer token, if one is
+configured; otherwise it must come through a port that only this machine can reach. Pages of other origins
+cannot change anything, neither by a form nor by a fetch. A local port refuses requests for any other host
+name, which prevents DNS rebinding. The operations themselves are declared elsewhere.
 """
 
 import hashlib
@@ -20,19 +20,19 @@ from salver.transport.calls import printable
 from salver.transport.restrict import Guard
 from salver.words.errors import Forbidden, InvalidInput, Unauthenticated
 
-#: Who may change something at a port: anybody there, whoever knows the token, nobody.
+#: Who may change something at a port: every caller, those with the token, or nobody.
 Changing = Literal["open", "token", "refused"]
 #: Groups of operations that operators may restrict by a header.
 Group = Literal["metadata", "statistics", "model-repository"]
 _LEAST_LETTERS: Final = 16
 _MOST_LETTERS: Final = 128
-#: Values of the header ``host`` that are remembered as good ones.
+#: Accepted values of the header ``host`` that are remembered.
 _MOST_HOSTS: Final = 64
-#: Of other parts of an address than a host and its port.
+#: Characters that belong to parts of a URL other than host and port.
 _ODD_LETTERS: Final = frozenset("@/?#\\")
-#: Says who asks, where no token does; other letters than ASCII's percent-encoded.
+#: Names the caller where no token does; non-ASCII characters are percent-encoded.
 ACTOR: Final = b"x-salver-actor"
-#: A token that has this role and no other posts outcomes, and changes nothing else: for applications.
+#: A token with this role alone may post outcomes and change nothing else; meant for applications.
 OUTCOMES: Final = "outcomes"
 
 
@@ -40,11 +40,11 @@ class ApiConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Who may change something, in every protocol.
 
     Attributes:
-        token_file: Holds the token that changes need; empty = none does, and they are refused at ports that
-            other machines reach.
-        allows_remote: Where there is no token, changes are not refused there, either.
-        hosts: Names besides ``localhost`` by which callers may ask a port that only this machine reaches, as
-            where a proxy hands them on.
+        token_file: File with the token that changes need; empty = no token, and changes are refused at ports
+            that other machines can reach.
+        allows_remote: Allow changes at those ports without a token.
+        hosts: Names besides ``localhost`` that a local port accepts in the header ``host``, for example those
+            of a reverse proxy.
     """
 
     token_file: str = ""
@@ -52,7 +52,7 @@ class ApiConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     hosts: tuple[str, ...] = ()
 
     def digest(self) -> bytes:
-        """Of the token; empty = there is none.
+        """Return the digest of the token; empty without a token.
 
         Raises:
             InvalidInput: the file cannot be read, or its token is short or not printable ASCII.
@@ -75,11 +75,11 @@ class ApiConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Caller(msgspec.Struct, frozen=True):
-    """Who wishes a change.
+    """Caller of an operation.
 
     Attributes:
-        name: ``api:NAME`` where it says so itself; proven by a token of the registry's otherwise.
-        roles: That the token has.
+        name: ``api:NAME`` if the caller named itself, unproven; else the owner of the registry's token.
+        roles: Roles of the token.
     """
 
     name: str
@@ -87,13 +87,13 @@ class Caller(msgspec.Struct, frozen=True):
 
 
 def check_role(caller: Caller, role: str, operation: str) -> None:
-    """Check that a caller who has proven who it is may do that.
+    """Check that an authenticated caller has the role for an operation.
 
     Args:
-        role: That is enough for the operation; empty = none is.
+        role: Restricted role that suffices for the operation; empty = none does.
 
     Raises:
-        Forbidden: its token is for something else alone.
+        Forbidden: the token is restricted to something else.
     """
     if caller.roles == {OUTCOMES} and role != OUTCOMES:
         raise Forbidden(
@@ -103,17 +103,17 @@ def check_role(caller: Caller, role: str, operation: str) -> None:
         )
 
 
-#: Whose token of the registry's it is. Raises Unauthenticated: nobody's.
+#: Returns the owner of a registry token. Raises Unauthenticated if the token is unknown.
 ReadToken = Callable[[str], Awaitable[Caller]]
 
 
 class AccessRules(msgspec.Struct, frozen=True):
-    """What differs at a port.
+    """Access rules of one port.
 
     Attributes:
         allows_remote, hosts: See :class:`ApiConfig`.
-        origins: Pages of these origins may change something; ``*`` = of every one.
-        closed: Paths of gRPC methods that the port does not have.
+        origins: Origins whose pages may change something; ``*`` = every origin.
+        closed: Paths of gRPC methods that the port does not offer.
     """
 
     allows_remote: bool = False
@@ -126,20 +126,20 @@ _AS_USUAL: Final = AccessRules()
 
 
 class Access:
-    """What may be done through one port.
+    """Access checks of one port.
 
     Args:
-        host: On which it listens; empty = a UNIX socket.
-        digest: Of the server's token; empty = there is none.
-        guard: The operator's restrictions by header, for the management interface; None = there are none.
-        read_token: Knows the registry's tokens; None = there is no registry.
+        host: Address on which the port listens; empty = a UNIX socket.
+        digest: Digest of the server's token; empty = no token.
+        guard: The operator's restrictions by header, for the management interface; None = no restrictions.
+        read_token: Looks up the registry's tokens; None = no registry.
 
     Attributes:
-        is_local: Only this machine reaches it.
+        is_local: Only this machine can reach the port.
         changing: Who may change something through it.
-        checks_hosts: The header ``host`` is looked at.
-        known_hosts: Values of it that are good, as far as they have been looked at.
-        closed: Paths of gRPC methods that change something and that the port does not have.
+        checks_hosts: The header ``host`` is checked.
+        known_hosts: Values of the header that have passed the check.
+        closed: Paths of gRPC methods that change something and that the port does not offer.
     """
 
     def __init__(
@@ -169,10 +169,10 @@ class Access:
         return f"<Access at {self._host or 'a socket'}: {self.changing}>"
 
     def check(self, headers: Mapping[bytes, bytes], group: Group, *, changes: bool) -> None:
-        """Check that anybody may do that with the management interface, from there.
+        """Check the headers of a request to the management interface.
 
         Raises:
-            Forbidden, InvalidInput: nobody may.
+            Forbidden, InvalidInput: no caller may send such a request.
         """
         self.check_host(headers)
         if self._guard is not None:
@@ -182,14 +182,14 @@ class Access:
             self._check_origin(headers)
 
     def check_host(self, headers: Mapping[bytes, bytes]) -> None:
-        """Check that the caller meant this machine. A page whose name points to it did not.
+        """Check the header ``host`` of a local port, against DNS rebinding.
 
         Raises:
-            Forbidden: it did not.
+            Forbidden: the name is not one of this machine's.
         """
         sent = headers.get(b"host")
         if not self.checks_hosts or sent is None or sent in self.known_hosts:
-            return  # no browser leaves the header out
+            return  # every browser sends the header
         host = printable(sent)
         if not self._is_named(host):
             raise Forbidden(
@@ -202,18 +202,18 @@ class Access:
         self.known_hosts.add(sent)
 
     def knows_host(self, headers: Mapping[bytes, bytes]) -> bool:
-        """Whether :meth:`check_host` has let it pass already."""
+        """Return whether the header ``host`` has passed :meth:`check_host` before."""
         return not self.checks_hosts or headers.get(b"host") in self.known_hosts
 
     async def permit(self, headers: Mapping[bytes, bytes], operation: str) -> Caller:
         """Check that the caller may change something.
 
         Args:
-            operation: What it asks for, as errors name it.
+            operation: Name of the operation in error texts.
 
         Raises:
-            Forbidden: nobody may, from there.
-            Unauthenticated: it does not prove that it may.
+            Forbidden: this port allows no changes.
+            Unauthenticated: the token is missing or wrong.
         """
         self.check_host(headers)
         self._check_origin(headers)
@@ -222,7 +222,7 @@ class Access:
         return caller
 
     def _check_origin(self, headers: Mapping[bytes, bytes]) -> None:
-        """Check that no page of another origin asks; only browsers send these headers."""
+        """Refuse requests of pages of other origins; only browsers send these headers."""
         sent = headers.get(b"origin")
         origin = printable(sent or b"")
         if sent is not None and not self._rules.origins.isdisjoint(("*", origin.lower())):
@@ -241,16 +241,16 @@ class Access:
             )
 
     def _is_named(self, host: str) -> bool:
-        """Whether nobody can have made that name point here who should not."""
+        """Return whether a name cannot have been pointed here by an attacker's name server."""
         name = _hostname(host)
         return name == "localhost" or _is_address(name) or name in self._names
 
     async def caller(self, headers: Mapping[bytes, bytes]) -> Caller:
-        """Who wishes a change.
+        """Return the caller of a change.
 
         Raises:
-            Unauthenticated: it does not prove that it may.
-            Forbidden: nobody may.
+            Unauthenticated: the token is missing or wrong.
+            Forbidden: this port allows no changes.
         """
         said = _unquoted(printable(headers.get(ACTOR, b""))).strip()
         unproven = Caller(f"api:{said}"[:_MOST_LETTERS] if said else "api")
@@ -282,7 +282,7 @@ class Access:
 
 
 def _unquoted(name: str) -> str:
-    """Of letters that no header carries, such as Zo%C3%AB; as it is where it is no such text."""
+    """Decode percent-encoding, as in Zo%C3%AB; return the name unchanged if it is not valid UTF-8."""
     try:
         text = unquote(name, errors="strict")
     except UnicodeDecodeError:
@@ -291,7 +291,7 @@ def _unquoted(name: str) -> str:
 
 
 def _check_json(headers: Mapping[bytes, bytes]) -> None:
-    """Forms send no JSON, and pages of other origins cannot without a permission that nobody gives."""
+    """Require JSON, which forms cannot send and pages of other origins only after a preflight."""
     kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
     if kind != b"application/json":
         raise InvalidInput(
@@ -300,7 +300,7 @@ def _check_json(headers: Mapping[bytes, bytes]) -> None:
 
 
 def _netloc(origin: str) -> str:
-    """Host and port; empty = that is no origin."""
+    """Return host and port of an origin; empty if it is malformed."""
     try:
         return urlsplit(origin).netloc.lower()
     except ValueError:
@@ -308,7 +308,7 @@ def _netloc(origin: str) -> str:
 
 
 def _hostname(host: str) -> str:
-    """Without its port; empty = it is no name, or what one reader takes for another's."""
+    """Return a host without its port; empty if it is malformed or parsers might disagree about it."""
     if not _ODD_LETTERS.isdisjoint(host):
         return ""
     try:
@@ -322,7 +322,7 @@ def _plain(host: str) -> str:
 
 
 def _is_address(host: str) -> bool:
-    """A number, which no name server can make point here."""
+    """Return whether a host is a literal IP address, which DNS cannot rebind."""
     try:
         ipaddress.ip_address(host)
     except ValueError:
@@ -331,7 +331,7 @@ def _is_address(host: str) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether a name is this machine's, by which no other one is reached.
+    """Return whether a name always means this machine.
 
     >>> [is_loopback(host) for host in ("localhost", "127.0.0.2", "::1", "0.0.0.0", "example.org")]
     [True, True, True, False, False]
@@ -344,5 +344,5 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-#: A port that only this machine reaches, such as a UNIX socket.
+#: Access of a port that only this machine can reach, such as a UNIX socket.
 LOCAL: Final = Access("")

@@ -1,8 +1,8 @@
-"""The ASGI application: one HTTP call becomes one answer.
+"""ASGI application that answers HTTP requests and passes gRPC calls on.
 
-:class:`Front` reads a body within its limit, stamps the arrival, gives the request an id and its place in a
-trace, and writes the reply of the operation that ``routes.py`` finds. Everyday requests are answered without
-a task. Calls of gRPC go on to ``grpc.py``. A caller who hangs up cancels the task.
+:class:`Front` reads a body within its limit, stamps the arrival, assigns an id and a trace span, and writes
+the reply of the operation that ``routes.py`` finds. Most requests are answered without a task. gRPC calls go
+to ``grpc.py``. A disconnect cancels the task.
 """
 
 import asyncio
@@ -34,9 +34,9 @@ with lazy_imports():
 
 _LOG = logging.getLogger("salver.front")
 _KNOWN_PATHS = 4096
-#: Headers of requests that only a task answers.
+#: Requests with these headers are answered by a task.
 _PLAIN_ONLY = frozenset((b"traceparent", b"x-request-id", b"endpoint-load-metrics-format", b"upgrade"))
-#: Headers of requests that need a closer look.
+#: Requests with these headers leave the fast path.
 _UNUSUAL = frozenset((b"content-encoding", b"expect", CLASS_HEADER, PRIORITY_HEADER))
 
 Scope = Mapping[str, Any]
@@ -48,11 +48,11 @@ class Front:
     """The ASGI application.
 
     Args:
-        router: The HTTP operations of all dialects.
-        grpc: The gRPC methods.
+        router: HTTP operations of all dialects.
+        grpc: gRPC methods.
         context: Clock, ids, and the header that names the tenant.
-        max_body: Most bytes of an HTTP body, inflated ones included.
-        access: Who may change something through the port that it answers.
+        max_body: Most bytes of an HTTP body, compressed or inflated.
+        access: Access checks of the port.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Front:
         self._known: dict[tuple[str, bytes], tuple[Route, Endpoint]] = {}
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """The ASGI entry point; hands on the coroutine that does the work, to save one of its own."""
+        """Serve an ASGI scope; returns the worker's coroutine, which saves one more for each request."""
         kind = scope["type"]
         if kind == "http":
             headers = dict(scope["headers"])
@@ -130,7 +130,7 @@ class Front:
                 )
                 call.is_large = _is_large(body, endpoint)
             if message["type"] != "http.request" or body is None:
-                return  # the caller left before the request was there
+                return  # the caller left before the request was complete
             http = HttpBody(route.model, route.version, body, headers)
             work: Awaitable[HttpReply | None]
             if endpoint.run is not None:
@@ -146,7 +146,7 @@ class Front:
             error.in_tritons_words = self._tritons_words
             reply = self._router.fault_at(raw_path)(error)
         except asyncio.CancelledError:
-            return  # the caller hung up; nobody reads an answer
+            return  # the caller hung up; there is no one to answer
         except Exception as error:
             reply = self._router.fault_at(raw_path)(self._incident(raw_path, error))
         finally:
@@ -158,10 +158,10 @@ class Front:
         if self._router.headers is not None:
             reply.headers += self._router.headers(raw_path)
         if self._parting.is_told and scope["http_version"][0] == "1":
-            reply.headers += (CLOSE,)  # the request may be older than the wish to part
+            reply.headers += (CLOSE,)  # the server began to shut down while this request was running
         if len(reply.body) < LARGE or b"accept-encoding" not in headers:
             start, body = _form(reply, headers, call, endpoint)
-        else:  # others would wait while it is compressed
+        else:  # compressing a large body here would block the event loop
             start, body = await asyncio.to_thread(_form, reply, headers, call, endpoint)
         await send(start)
         await send({"type": "http.response.body", "body": b"" if verb == "HEAD" else body})
@@ -183,7 +183,7 @@ class Front:
             if self._guard is not None:
                 self._guard.check(endpoint.group, headers, route.operation)
         except SalverError:
-            return never  # the task tells it
+            return never  # the task repeats the check and writes the error
         accepted = headers.get(b"accept-encoding", b"") if endpoint.is_compressible else b""
         return partial(self._ask, endpoint.post, route, headers, accepted)
 
@@ -250,7 +250,7 @@ def _form(
 
 
 def _is_large(body: bytes | None, endpoint: Endpoint) -> bool:
-    """Return whether decoding the body may keep others waiting. Raises TooLarge for an unlikely size."""
+    """Return whether decoding the body may block the event loop. Raises TooLarge for an unlikely size."""
     if body is None or len(body) <= COUNTED:
         return False
     if not endpoint.is_large:
@@ -259,19 +259,19 @@ def _is_large(body: bytes | None, endpoint: Endpoint) -> bool:
 
 
 def _refuse_compressed(headers: Mapping[bytes, bytes]) -> None:
-    """Check that a body comes as it is (TR-R28)."""
+    """Refuse a compressed body (TR-R28)."""
     if headers.get(b"content-encoding", b"identity").strip().lower() != b"identity":
         raise InvalidInput("Unsupported content-encoding, only 'identity' is supported.")
 
 
 def _tell(exchange: Exchange, accepted: bytes, call: Call, reply: HttpReply | None, pieces: object) -> None:
     """Write the reply of a request that was answered without a task."""
-    assert reply is not None  # models that answer in pieces are not asked so
+    assert reply is not None  # streaming models are never asked this way
     headers, body = reply.headers, reply.body
     if call.traceparent:
         headers += ((b"traceparent", call.traceparent.encode()),)
     if accepted and reply.status == 200:
-        if len(body) >= LARGE:  # others would wait while it is compressed
+        if len(body) >= LARGE:  # compressing a large body here would block the event loop
             exchange.run(partial(_compress, exchange, accepted, headers, body, call.request_id))
             return
         encoding, body = deflate(body, printable(accepted))

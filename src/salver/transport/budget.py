@@ -1,8 +1,8 @@
-"""One bound on the memory that the bodies of all requests hold together.
+"""Memory budget shared by the bodies of all requests.
 
-A request takes of it as its body comes and is inflated, and gives all back with its answer. What does
-not fit now is refused with the advice to come back; what can never fit is refused for good. Bodies up to
-64 KiB are not counted: the number of connections bounds them.
+A request reserves memory while its body arrives and is inflated, and releases all of it with its answer. A
+body that does not fit now is refused with a hint to retry; one that can never fit is refused as too large.
+Bodies up to 64 KiB are not counted: the number of connections bounds them.
 """
 
 import asyncio
@@ -20,14 +20,15 @@ with lazy_imports():
 
 #: Bytes of a request's head.
 MOST_HEAD: Final = 65_536
-#: Bytes of a body from which it counts, and from which inflating it at once would keep others waiting.
+#: Bytes from which a body counts, and from which inflating it in one go would block the event loop.
 COUNTED: Final = 1 << 16
 _LEAST: Final = 256 << 20
-_AT_ONCE: Final = 1  # body that is inflated; the other cores are for those who wait for nothing of the kind
+_AT_ONCE: Final = 1  # bodies inflated at the same time; the other cores stay free for ordinary requests
 _PAUSE_S: Final = 1.0
-_STEP: Final = 1 << 18  # bytes that are received before others have their turns
-#: A body has so many seconds, and one more for so many bytes that have come; none has more than the last.
+_STEP: Final = 1 << 18  # bytes received between two yields to the event loop
+#: Seconds that every body may take.
 PATIENCE_S: Final = 30.0
+#: Bytes that add a second to that, up to the longest time.
 LEAST_RATE: Final = 500
 LONGEST_S: Final = 3600.0
 
@@ -36,9 +37,9 @@ class Budget:
     """Bytes that all bodies may hold.
 
     Attributes:
-        most: Bytes.
-        held: Bytes that they hold now.
-        turns: For those that are inflated.
+        most: The limit.
+        held: Bytes in use.
+        turns: Semaphore for bodies that are being inflated.
 
     Args:
         most: Bytes; 0 = a quarter of the machine's memory, but at least 256 MiB.
@@ -54,7 +55,7 @@ class Budget:
 
 
 class Share:
-    """What one request holds of a budget. Give it back with :meth:`free`, exactly once."""
+    """One request's share of a budget. Release it with :meth:`free`, exactly once."""
 
     __slots__ = ("_budget", "size")
 
@@ -63,10 +64,10 @@ class Share:
         self.size = 0
 
     def take(self, size: int) -> None:
-        """Hold so many bytes more.
+        """Reserve more bytes.
 
         Raises:
-            TooLarge: they would not fit if nobody else held any.
+            TooLarge: they would not fit into an empty budget.
             Overloaded: they do not fit now.
         """
         budget = self._budget
@@ -85,27 +86,27 @@ class Share:
         budget.held += size
 
     def give(self, size: int) -> None:
-        """Hold so many bytes less."""
+        """Release some bytes."""
         self.size -= size
         self._budget.held -= size
 
     def free(self) -> None:
-        """Hold none."""
+        """Release everything."""
         self.give(self.size)
 
     async def inflate(self, body: bytes, encoding: str, limit: int) -> bytes:
-        """A body as it was before it was compressed; other requests have their turns meanwhile.
+        """Return a body inflated; yield to other requests meanwhile.
 
         Raises:
-            InvalidInput: it is not whole, or something follows it.
-            TooLarge: it inflates beyond the limit, or more than bodies do.
-            Unsupported: the encoding is not known.
-            Overloaded: there is no room for it now.
+            InvalidInput: the body is truncated, or bytes follow its end.
+            TooLarge: it inflates beyond the limit, or by an implausible factor.
+            Unsupported: the encoding is unknown.
+            Overloaded: the budget has no room for it now.
         """
         most = ceiling(len(body), limit)
         self.take(most)
         machine = Inflater(body, encoding, limit)
-        if not machine.step():  # most are small, and done
+        if not machine.step():  # most bodies are small and need one step only
             async with self._budget.turns:
                 await asyncio.to_thread(machine.run)
         data = machine.data()
@@ -114,7 +115,7 @@ class Share:
 
 
 class Pace:
-    """When a body has to be there: the more has come, the later."""
+    """Deadline of a body that moves as bytes arrive."""
 
     def __init__(self, timer: asyncio.Timeout) -> None:
         self._timer = timer
@@ -124,7 +125,7 @@ class Pace:
         self._looking = self._loop.call_later(PATIENCE_S, self._look)
 
     async def came(self, size: int) -> None:
-        """So many bytes more have. Others have their turns, since pieces that are there take no pause."""
+        """Count received bytes; yield to other requests, since reading buffered pieces never suspends."""
         self._size += size
         self._unbroken += size
         if self._unbroken > _STEP:
@@ -132,7 +133,7 @@ class Pace:
             await asyncio.sleep(0)
 
     def end(self) -> None:
-        """It is there, or nobody waits for it any more."""
+        """Stop the timer."""
         self._looking.cancel()
 
     def _look(self) -> None:
@@ -145,10 +146,10 @@ class Pace:
 
 @contextlib.asynccontextmanager
 async def pace() -> AsyncIterator[Pace]:
-    """While a body is read: a least rate, and a total time.
+    """Enforce a minimum rate and a total time while a body is read.
 
     Raises:
-        DeadlineExceeded: the body takes more time than it may.
+        DeadlineExceeded: the body arrives too slowly.
     """
     try:
         async with asyncio.timeout(None) as timer:

@@ -1,4 +1,4 @@
-"""What HTTP and gRPC have in common for every call: ids, trace context, headers."""
+"""Handling of ids, trace context and headers that HTTP and gRPC share."""
 
 import itertools
 import secrets
@@ -23,40 +23,40 @@ with lazy_imports():
     from salver.words import traceparent as w3c
 
 
-_SHORT = 200  # characters: so much is a name as it stands
+_SHORT = 200  # characters up to which a name is kept as it is
 
 
 class HeaderRules(msgspec.Struct, frozen=True):
-    """Which calls need a secret, and which headers become parameters; None = nothing to look at."""
+    """Which calls need a secret, and which headers become parameters; None = none."""
 
     guard: Guard | None = None
     forwarding: Forwarding | None = None
 
 
 class NoHeaders:
-    """Interest of nobody in any header."""
+    """Interest in no header at all."""
 
     headers: Mapping[bytes, str] = MappingProxyType({})
 
 
 class RequestContext(msgspec.Struct, frozen=True):
-    """What every request of the server is received with.
+    """Settings and collaborators shared by all requests of a server.
 
     Attributes:
         clock: Monotonic seconds.
-        new_id: Fresh hexadecimal ids of 16 digits (request and span ids).
-        tenant_header: Names the tenant, in lower case; empty = none does.
-        server_name: What the server calls itself.
-        http, grpc: What the owner's rules say of the headers of each protocol.
-        max_message: Most bytes of a message over gRPC.
-        compression: How hard answers to inference over gRPC are compressed, 1 to 9; 0 = not.
-        interest: Headers of requests that somebody needs.
-        decoders: Decode large bodies; None = as small ones.
-        budget: Memory for the bodies of all requests; None = as much as is usual.
-        tritons_words: Errors are told in Triton's words.
+        new_id: Makes hexadecimal ids of 16 digits (request and span ids).
+        tenant_header: Header that names the tenant, in lower case; empty = no tenants.
+        server_name: Name of the server in its metadata.
+        http, grpc: The operator's rules about the headers of each protocol.
+        max_message: Most bytes of a gRPC message.
+        compression: Level for inference replies over gRPC, 1 to 9; 0 = no compression.
+        interest: Request headers that a feature needs.
+        decoders: Decode large bodies in other processes; None = decode in place.
+        budget: Memory for the bodies of all requests; None = the default.
+        tritons_words: Use Triton's error texts.
         streaming: Connections with open streams.
-        parting: Says when callers of HTTP/1.1 are told to close.
-        forms: How callers of other protocols ask models that take forms.
+        parting: Whether HTTP/1.1 callers are told to close.
+        forms: Converts requests of other protocols for models that take forms.
     """
 
     clock: Callable[[], float]
@@ -76,18 +76,18 @@ class RequestContext(msgspec.Struct, frozen=True):
     forms: Forms = NO_FORMS
 
     def unusual(self, headers: frozenset[bytes]) -> frozenset[bytes]:
-        """Those headers that ask for a closer look, and the tenant's."""
+        """Return the headers together with the tenant's, if there is one."""
         return headers | {self.tenant_header} if self.tenant_header else headers
 
 
 def id_maker() -> Callable[[], str]:
-    """Makes ids of 16 hexadecimal digits: unique in this process, unlikely to meet another's."""
+    """Return a maker of ids of 16 hexadecimal digits, which are unique in this process."""
     numbers = itertools.count(secrets.randbits(63))
     return lambda: f"{next(numbers):016x}"
 
 
 def printable(value: bytes) -> str:
-    """A header's value; empty if it is long or not printable ASCII, so that no log line can be forged."""
+    """Return a header's value; empty if long or not printable ASCII, so that it cannot forge log lines."""
     text = value.decode("latin-1")
     return text if len(text) <= 256 and text.isascii() and text.isprintable() else ""
 
@@ -101,11 +101,12 @@ def join_trace(call: Call, header: bytes, new_id: Callable[[], str]) -> None:
 
 
 def take_traits(call: Call, headers: Mapping[bytes, bytes], wanted: Mapping[bytes, str]) -> None:
-    """Note what of the headers somebody wants to know: UTF-8, or else Latin-1, in which names that differ
-    stay different.
+    """Copy the wanted headers into the traits of a call.
+
+    Values are UTF-8, or else Latin-1, which keeps different values different.
 
     Args:
-        wanted: Lower-case names, with the source that each is.
+        wanted: Lower-case header names, each with the name of its trait.
     """
     found: dict[str, str] = {}
     for name, source in wanted.items():

@@ -1,7 +1,6 @@
 """Compression of HTTP bodies and gRPC messages, within bounds.
 
-gzip and deflate, as Triton does (TR-R28). A small body that would inflate beyond the limit is
-refused before it has. It knows no header but the two texts it is given.
+gzip and deflate, as in Triton (TR-R28). A body that would inflate beyond the limit is refused before it does.
 
 Pure.
 """
@@ -14,23 +13,23 @@ from salver.words.errors import InvalidInput, TooLarge, Unsupported
 
 #: Below this size compression costs more than it saves.
 WORTHWHILE: Final = 128
-#: Times its size that a body may inflate to, and bytes that any body may inflate to. Text of numbers shrinks
-#: to a tenth at best; a file of zeros, whose only use is to cost its reader much, to a thousandth.
+#: Factor by which a body may inflate, and bytes that any body may inflate to. Numbers as text shrink to a
+#: tenth at best; a compression bomb of zeros to a thousandth.
 MOST_TIMES: Final = 100
 FREE: Final = 8 << 20
-_PIECE: Final = 1 << 18  # bytes that take half a millisecond
+_PIECE: Final = 1 << 18  # bytes inflated in one step, about half a millisecond
 _GZIP: Final = 16 + zlib.MAX_WBITS
-_EITHER: Final = 32 + zlib.MAX_WBITS  # gzip or zlib, whatever the label says, as Triton reads them
-_LEVEL: Final = 1  # tensors hardly shrink more at a higher one
+_EITHER: Final = 32 + zlib.MAX_WBITS  # gzip or zlib, whatever the header says, as Triton accepts
+_LEVEL: Final = 1  # higher levels hardly make tensors smaller
 
 
 def ceiling(size: int, limit: int) -> int:
-    """Most bytes that a body of that many bytes may inflate to."""
+    """Return the most bytes that a body of this size may inflate to."""
     return min(limit, max(FREE, size * MOST_TIMES))
 
 
 def inflate(body: bytes, encoding: str, limit: int) -> bytes:
-    """The body as it was before ``Content-Encoding: encoding``, all at once.
+    """Return a body inflated, in one go.
 
     Raises:
         InvalidInput, TooLarge, Unsupported: as :class:`Inflater`.
@@ -41,11 +40,11 @@ def inflate(body: bytes, encoding: str, limit: int) -> bytes:
 
 
 class Inflater:
-    """A body that is inflated piece by piece, so that no piece keeps others waiting.
+    """Inflates a body step by step, so that no step blocks the event loop for long.
 
     Args:
-        encoding: Of ``Content-Encoding`` or ``grpc-encoding``.
-        limit: Most bytes of what comes out.
+        encoding: Value of ``Content-Encoding`` or ``grpc-encoding``.
+        limit: Most bytes of the inflated body.
 
     Raises:
         Unsupported: the encoding is neither gzip, deflate nor identity.
@@ -58,11 +57,12 @@ class Inflater:
         self._name = name
         self._limit = limit
         self._ceiling = ceiling(len(body), limit)
-        is_bare = name == "deflate" and not _has_header(body)  # by the RFC it has one, from some clients not
+        # Some clients omit the zlib header that RFC 9110 requires.
+        is_bare = name == "deflate" and not _has_header(body)
         self._machine = zlib.decompressobj(-zlib.MAX_WBITS if is_bare else _EITHER)
         self._rest = memoryview(body)
-        self._tail: bytes | memoryview = b""  # of the piece that has gone in
-        self._out = BytesIO()  # gives its bytes away without copying them
+        self._tail: bytes | memoryview = b""  # input of the current piece that is not consumed
+        self._out = BytesIO()  # getvalue() returns its buffer without a copy
         if name == "identity":
             self._out.write(body)
 
@@ -70,13 +70,13 @@ class Inflater:
         """Inflate one piece; True if it was the last.
 
         Raises:
-            InvalidInput: the body is not whole, or something follows it.
-            TooLarge: it inflates beyond the limit, or to too many times its size.
+            InvalidInput: the body is truncated, or bytes follow its end.
+            TooLarge: it inflates beyond the limit, or by more than the allowed factor.
         """
         if self._name == "identity":
             return True
         machine = self._machine
-        if not self._tail:  # piece by piece, since what is left of the input is copied each time
+        if not self._tail:  # small pieces, since zlib copies the unconsumed rest each time
             self._tail, self._rest = self._rest[:_PIECE], self._rest[_PIECE:]
         try:
             piece = machine.decompress(self._tail, _PIECE)
@@ -101,27 +101,26 @@ class Inflater:
         return False
 
     def run(self) -> None:
-        """All pieces that are left. Raises as :meth:`step`."""
+        """Inflate the rest. Raises as :meth:`step`."""
         while not self.step():
             pass
 
     def data(self) -> bytes:
-        """What came out."""
+        """Return the inflated bytes."""
         return self._out.getvalue()
 
 
 def _has_header(body: bytes) -> bool:
-    """True if it begins as gzip or zlib do."""
+    """Return whether a body begins with a gzip or zlib header."""
     if body[:2] == b"\x1f\x8b":
         return True
     return len(body) >= 2 and body[0] & 15 == 8 and int.from_bytes(body[:2], "big") % 31 == 0
 
 
 def deflate(body: bytes, accepted: str) -> tuple[str, bytes]:
-    """The encoding that the caller's ``Accept-Encoding`` likes best, and the body in it.
+    """Return the encoding that ``Accept-Encoding`` prefers, and the body in it.
 
-    The encoding is empty, and the body untouched, where identity is liked as well or the
-    body is small.
+    The encoding is empty and the body unchanged if identity is preferred or the body is small.
     """
     if len(body) < WORTHWHILE:
         return "", body
@@ -132,13 +131,13 @@ def deflate(body: bytes, accepted: str) -> tuple[str, bytes]:
 
 
 def pack(body: bytes, encoding: str, level: int) -> bytes:
-    """The body as gzip or deflate, at a level from 1 to 9."""
+    """Compress a body with gzip or deflate, at a level from 1 to 9."""
     machine = zlib.compressobj(level, wbits=_GZIP if encoding == "gzip" else zlib.MAX_WBITS)
     return machine.compress(body) + machine.flush()
 
 
 def choose(accepted: str) -> str:
-    """gzip, deflate, or empty for identity, by quality (RFC 9110, 12.5.3); ``*`` means identity.
+    """Return gzip, deflate, or empty for identity, by quality (RFC 9110, 12.5.3); ``*`` means identity.
 
     >>> choose("deflate;q=0.5, gzip;q=0.8"), choose("gzip;q=0"), choose("identity, gzip;q=0.5")
     ('gzip', '', '')

@@ -1,7 +1,7 @@
-"""Answers to browsers about pages of other origins (CORS).
+"""Cross-origin resource sharing (CORS), for pages of other origins.
 
-Cross-origin resource sharing, as the Fetch standard has it: a browser asks before, by ``OPTIONS``, and hands
-an answer to a page only if the answer names the page's origin. Other callers do not look.
+As in the Fetch standard: a browser sends a preflight request with ``OPTIONS``, and shows an answer to a page
+only if the answer names the page's origin. Other clients ignore these headers.
 """
 
 from collections.abc import Awaitable, Sequence
@@ -13,17 +13,17 @@ from salver.transport.doors import App, Receive, Scope, Send, say
 from salver.words.errors import InvalidInput
 
 _METHODS: Final = b"GET, HEAD, POST"
-#: What a page may see of an answer beyond what every page may.
+#: Response headers that a page may read besides those that are always readable.
 _EXPOSED: Final = b"inference-header-content-length, retry-after, traceparent, x-request-id"
 _MAX_AGE_S: Final = b"600"
 _PREFLIGHT: Final = b"access-control-request-method"
 
 
 def check_origin(origin: str) -> str:
-    """An origin, or ``*`` for every one.
+    """Return an origin in lower case, or ``*`` for every origin.
 
     Raises:
-        InvalidInput: it is none.
+        InvalidInput: the text is not an origin.
 
     >>> check_origin("https://app.example.org:8443")
     'https://app.example.org:8443'
@@ -38,10 +38,10 @@ def check_origin(origin: str) -> str:
 
 
 class Cors:
-    """The application for pages of some origins, too.
+    """Application with CORS headers for pages of some origins.
 
     Args:
-        origins: Checked ones.
+        origins: Origins, as :func:`check_origin` returns them.
     """
 
     def __init__(self, app: App, origins: Sequence[str]) -> None:
@@ -69,7 +69,7 @@ class Cors:
 
         def answer(message: dict[str, Any]) -> Awaitable[None]:
             if message["type"] == "http.response.start":
-                given = {name for name, _ in message["headers"]}  # TensorFlow Serving's (TF-R24)
+                given = {name for name, _ in message["headers"]}  # TensorFlow Serving sets its own (TF-R24)
                 own = [header for header in more if header[0] not in given]
                 message = {**message, "headers": [*message["headers"], *own]}
             return send(message)

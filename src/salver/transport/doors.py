@@ -1,7 +1,7 @@
-"""Ports that show a part of the application.
+"""Filters for ports that serve a part of the application.
 
-One application behind several ports: each lets through what belongs there, as Triton's ports for HTTP,
-gRPC and metrics do. A server with one port for everything has no door, and pays nothing.
+The same application is behind several ports, and each passes the paths that belong there, like Triton's ports
+for HTTP, gRPC and metrics. A server with one port for everything has no filter and pays nothing for it.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -50,12 +50,12 @@ _TORCHSERVE: Final = {
     "torchserve-grpc-management": ("/org.pytorch.serve.grpc.management.", "/grpc.health.v1.Health/"),
 }
 _WRONG_VERB: Final = HttpReply(405, b'{"error":"Method Not Allowed"}')
-#: The metrics port knows no other path, and does not mind (TR-R16).
+#: Triton's metrics port answers every other path like this (TR-R16).
 _NOTHING: Final = HttpReply(200, b"", ((b"content-type", b"text/plain; charset=utf-8"),))
 
 
 def door(app: App, kind: Kind) -> App:
-    """The application as that port shows it; those of clouds are ``clouds.py``'s."""
+    """Return the application as a port of this kind serves it; ``dialects/clouds`` has its own."""
     if kind in _TORCHSERVE:
         return _services(app, _TORCHSERVE[kind])
     doors = {"http": _http, "grpc": _grpc, "metrics": _metrics, "openai": _openai}
@@ -72,7 +72,7 @@ def _http(app: App) -> App:
 
 
 def _prompting(enter: App, app: App, shows: Callable[[str], bool]) -> App:
-    """Return the entry with the way without a task that the application has, to paths that the port shows."""
+    """Add the application's ``find_prompt`` to an entry, for the paths that the port serves."""
     inner: PromptFinder = getattr(app, "find_prompt", lambda head: never)
 
     def find_prompt(head: Head) -> Prompt | None:
@@ -103,7 +103,7 @@ def _services(app: App, prefixes: tuple[str, ...]) -> App:
 
 
 async def _end(send: Send, status: GrpcStatus) -> None:
-    """The whole answer to a call that has none."""
+    """Send a gRPC status as the whole answer."""
     headers = [(b"content-type", b"application/grpc"), *trailers(status)]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": b""})
@@ -123,7 +123,7 @@ def _metrics(app: App) -> App:
 
 
 def with_metrics_at(app: App, path: str) -> App:
-    """The application with the metrics page at another path, too (TF-R27)."""
+    """Serve the metrics page at a second path (TF-R27)."""
 
     def enter(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] == "http" and scope["path"] == path:
@@ -145,13 +145,13 @@ def _openai(app: App) -> App:
 
 
 def _is_method(path: str) -> bool:
-    """``/package.Service/Method``: no HTTP route has a dot in the first of two segments."""
+    """Return whether a path is ``/package.Service/Method``; no HTTP route has a dot in its first segment."""
     service, _, method = path[1:].partition("/")
     return "." in service and bool(method)
 
 
 async def say(send: Send, reply: HttpReply, verb: str = "") -> None:
-    """Send a whole answer; to HEAD without its body."""
+    """Send a whole answer, without its body if the verb is HEAD."""
     headers = [*reply.headers, (b"content-length", b"%d" % len(reply.body))]
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     await send({"type": "http.response.body", "body": b"" if verb == "HEAD" else reply.body})

@@ -1,7 +1,6 @@
-"""Marks on the methods of operation tables: only reads, or changes something.
+"""Marks on the methods of operation tables that tell reads from changes.
 
-A table is asked by :func:`changing` for the operations that its callers need a permission for. What nobody
-marked counts as a change.
+:func:`changing` returns the operations of a table that need a permission. Unmarked methods count as changes.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,19 +15,19 @@ _CHANGES: Final = "changes"
 
 
 def reads(method: _Method) -> _Method:
-    """Mark a method that changes nothing but what the models themselves keep."""
+    """Mark a method that changes nothing except the models' own state."""
     setattr(method, _MARK, _READS)
     return method
 
 
 def changes(method: _Method) -> _Method:
-    """Mark a method that changes what is served, logged or kept, or who may ask."""
+    """Mark a method that changes what is served, logged, stored or allowed."""
     setattr(method, _MARK, _CHANGES)
     return method
 
 
 def changes_if(is_change: IsChange) -> Callable[[_Method], _Method]:
-    """Mark a method that changes something where its message says so."""
+    """Mark a method that changes something only for some messages."""
 
     def mark(method: _Method) -> _Method:
         setattr(method, _MARK, is_change)
@@ -38,12 +37,12 @@ def changes_if(is_change: IsChange) -> Callable[[_Method], _Method]:
 
 
 def is_marked(method: Callable[..., Any]) -> bool:
-    """Whether somebody said what it does."""
+    """Return whether a method has a mark."""
     return hasattr(method, _MARK)
 
 
 def changing(methods: Mapping[str, Callable[..., Any]]) -> dict[str, IsChange | None]:
-    """The operations that change something, each with what tells so from its message; None = it always does.
+    """Return the operations that change something, with the test of their messages; None = always a change.
 
     >>> def look(): ...
     >>> def alter(): ...

@@ -1,7 +1,7 @@
-"""Answers in pieces, as Server-Sent Events.
+"""Streamed answers as Server-Sent Events.
 
-Each is written when it is there. Writing waits while the connection is full, and raises when the caller is
-gone or has read nothing for a long time. The dialect's codec lays out an event.
+Each event is written as soon as it exists. A write waits while the connection is full, and raises if the
+caller is gone or has not read for a long time. The dialect's codec formats the events.
 """
 
 import asyncio
@@ -15,16 +15,16 @@ from salver.words.messages import Call
 
 Headers = tuple[tuple[bytes, bytes], ...]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
-#: What the reply says of itself before its first event.
+#: Headers of a stream of events.
 EVENT_STREAM = ((b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"))
 
 
 class EventStream:
-    """The reply to one call, begun by its first event, whose status it has.
+    """Streamed reply to one call; its first event sets the status.
 
     Args:
-        more: Headers besides, asked for when the answer begins.
-        patience: Seconds without any room for the next event, after which the caller counts as gone.
+        more: Returns further headers when the answer begins.
+        patience: Seconds without room for the next event after which the caller counts as gone.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class EventStream:
         self._has_begun = False
 
     async def write(self, reply: HttpReply) -> None:
-        """Send what is written of events, which may be nothing; returns when there is room for the next.
+        """Send events, if the reply has any; return when there is room for more.
 
         Raises:
             Cancelled: the caller is gone.
@@ -54,7 +54,7 @@ class EventStream:
             raise Cancelled("the caller went away") from error
 
     async def end(self) -> None:
-        """No more events; nobody minds if the caller is gone by then."""
+        """End the stream, even if the caller is gone."""
         with contextlib.suppress(OSError, RuntimeError):
             if not self._has_begun:
                 await self._send(self._start())

@@ -1,6 +1,6 @@
-"""Statuses of HTTP and gRPC for each kind of failure, and what the dialects' tables of errors share.
+"""HTTP and gRPC statuses for each error code, from which the dialects' tables start.
 
-Each dialect has one total table for each of its wires, in its ``faults.py``; most of them start from these.
+Each dialect has one total table for each of its wires, in its ``faults.py``.
 
 Pure.
 """
@@ -63,7 +63,7 @@ def json_headers(error: SalverError) -> tuple[tuple[bytes, bytes], ...]:
     """Return the headers of an error in JSON, with ``retry-after`` where a retry helps (X-15)."""
     if not isinstance(error, Overloaded):
         return (JSON,)
-    # Whole seconds, as RFC 9110, section 10.2.3, has them.
+    # RFC 9110, section 10.2.3, allows whole seconds only.
     return (JSON, (b"retry-after", b"%d" % max(1, math.ceil(_pause(error)))))
 
 
@@ -73,7 +73,7 @@ def http_fault(error: SalverError) -> HttpReply:
 
 
 def grpc_fault(error: SalverError) -> GrpcStatus:
-    """Return the status that ends a call of no dialect's service. Never raises."""
+    """Return the gRPC status of an error outside all dialects. Never raises."""
     return ended(GRPC[error.code], clean(str(error)), error)
 
 
@@ -85,10 +85,10 @@ def ended(code: int, text: str, error: SalverError) -> GrpcStatus:
 
 
 def clean(text: str) -> str:
-    """Replace lone surrogates, which may come from a caller's name."""
+    """Replace lone surrogates, which a caller's names may contain."""
     return text.encode("utf-8", "replace").decode()
 
 
 def _pause(error: Overloaded) -> float:
-    """Return the seconds to the next try, whatever a model may have said."""
+    """Return the seconds until a retry, within bounds even if a model chose the number."""
     return min(error.retry_after, _MAX_PAUSE_S) if error.retry_after > 0 else 0.0

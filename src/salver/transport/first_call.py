@@ -20,7 +20,7 @@ _Table = TypeVar("_Table", HttpTable, GrpcTable)
 
 
 def imported_first(table: _Table) -> _Table:
-    """Return the table with methods that wait until what their module imports lazily is there."""
+    """Return the table with methods that first wait for their module's lazy imports."""
     if isinstance(table, GrpcTable):
         methods = {path: _waiting(method) for path, method in table.methods.items()}
         streams = {path: _WaitingCalls(calls) for path, calls in table.streams.items()}
@@ -38,7 +38,7 @@ def endpoints_later(make: Callable[[], HttpTable]) -> Mapping[str, Endpoint]:
 
 
 class _WaitingCalls:
-    """A method with many requests or responses that waits, too."""
+    """Streaming method that first waits for its module's lazy imports."""
 
     def __init__(self, calls: OpenCalls) -> None:
         self._calls = calls

@@ -1,7 +1,7 @@
 """Headers of a call that become parameters of its request.
 
-Triton's header forwarding (TR-R32, TR-G16): those whose name a pattern of the owner's finds. A server
-without a pattern has no :class:`Forwarding`, and looks at no header.
+Triton's header forwarding (TR-R32, TR-G16): a pattern of the operator selects headers by name. A server
+without a pattern has no :class:`Forwarding`.
 """
 
 import re
@@ -15,23 +15,23 @@ with lazy_imports():
     from salver.transport.re2 import compiled
 
 
-#: gRPC's own metadata, which its libraries do not show either.
+#: gRPC's own metadata, which its libraries hide as well.
 _GRPC_OWN: Final = re.compile(rb"grpc-.*|content-type|te|.*-bin", re.DOTALL)
 
 
 class Forwarding:
-    """Picks headers by name.
+    """Selects headers by name.
 
-    Names come in lower case, whatever the caller wrote (as HTTP/2 has them), so the pattern matches
-    letters of either case. It may be found anywhere in the name: ``^`` and ``$`` bind it.
+    Names are in lower case, as in HTTP/2, and the pattern ignores case. It may match anywhere in the name
+    unless ``^`` and ``$`` anchor it.
 
     Args:
-        pattern: A regular expression in RE2's syntax, as far as Python's has its like. ``(?-i)`` compares
-            letters with those of the name in lower case.
+        pattern: Regular expression in the part of RE2's syntax that Python can express. With ``(?-i)`` it is
+            compared with the name in lower case.
         is_grpc: Leave out the metadata that gRPC itself uses.
 
     Raises:
-        InvalidInput: it is no regular expression.
+        InvalidInput: the pattern is not a valid regular expression.
 
     >>> Forwarding("^x-fwd-").parameters({b"host": b"a", b"x-fwd-two": b"1,2"})
     {'x-fwd-two': '1,2'}
@@ -45,7 +45,7 @@ class Forwarding:
         return f"<Forwarding of {self._pattern.pattern.decode()}>"
 
     def parameters(self, headers: Mapping[bytes, bytes]) -> dict[str, Parameter]:
-        """The headers that are forwarded, as text."""
+        """Return the forwarded headers as text."""
         return {
             name.decode("latin-1"): value.decode("utf-8", "replace")
             for name, value in headers.items()

@@ -1,7 +1,7 @@
-"""gRPC: one call becomes one answer.
+"""Front of all gRPC methods.
 
 Calls are ordinary ASGI exchanges: five-byte frames in and out, the status in the trailers. The dialects bring
-tables of methods (``grpc_table.py``); beside them are gRPC's own services, health and reflection.
+tables of methods (``grpc_table.py``); gRPC's own services, health and reflection, are added here.
 """
 
 import asyncio
@@ -36,23 +36,23 @@ from salver.words.messages import Call
 
 _LOG = logging.getLogger("salver.grpc")
 _TIMEOUT = frozenset((b"grpc-timeout",))
-#: Bytes of a message that neither asks a model nor changes anything.
+#: Most bytes of a message that neither runs a model nor changes anything.
 _LONGEST_QUESTION = 1 << 20
 _OK = {"type": "http.response.trailers", "headers": [(b"grpc-status", b"0")]}
-_prefix = struct.Struct(">xI").pack  # of a message that is not compressed
-#: Headers of calls that bring a deadline, an id, a trace or a standing.
+_prefix = struct.Struct(">xI").pack  # prefix of an uncompressed message
+#: Headers that carry a deadline, an id, a trace or a standing.
 _UNUSUAL = frozenset((b"grpc-timeout", b"x-request-id", b"traceparent", CLASS_HEADER, PRIORITY_HEADER))
 
 
 class _Family(NamedTuple):
-    """What the methods of one table have in common.
+    """Settings that the methods of one table share.
 
     Attributes:
         protocol: Label of the metrics.
-        fault: How a call ends with an error.
+        fault: Makes the status of an error.
         max_message: Most bytes of a request.
-        uncounted: Most bytes of a small one, its prefix included.
-        check: Checks that a caller may ask; None = everybody may.
+        uncounted: Most bytes of a request that the memory budget ignores, including the prefix.
+        check: Checks that a caller may call the methods; None = every caller may.
     """
 
     protocol: str
@@ -63,13 +63,13 @@ class _Family(NamedTuple):
 
     @classmethod
     def of(cls, table: GrpcTable, max_message: int) -> "_Family":
-        """Return the family of a table; its small requests are as small as everywhere."""
+        """Return the family of a table."""
         most = table.max_message or max_message
         return cls(table.protocol, table.fault, most, min(COUNTED, most) + 5, table.check)
 
 
 class GrpcFront:
-    """Every gRPC method of the server.
+    """All gRPC methods of the server.
 
     Args:
         tables: The dialects' methods.
@@ -103,7 +103,7 @@ class GrpcFront:
             self._streams |= table.streams
             self._families |= dict.fromkeys((*table.methods, *table.streams), _Family.of(table, most))
         streams: dict[str, Callable[..., Any]] = {path: each.read for path, each in self._streams.items()}
-        #: Those that callers need a permission for, with what tells from a message whether they do.
+        #: Methods that need a permission, with the test of their messages.
         self._changing = changing({**self._methods, **streams})
 
     def _own(self, tables: Sequence[GrpcTable], control: Looking) -> GrpcTable:
@@ -131,7 +131,7 @@ class GrpcFront:
         send: Send,
         access: Access = LOCAL,
     ) -> None:
-        """Answer one call, from its first frame to its trailers; what follows is of the unary ones."""
+        """Answer one call, from its first frame to its trailers."""
         arrival = self._clock()
         path = scope["path"]
         family = self._families.get(path)
@@ -166,14 +166,14 @@ class GrpcFront:
                     return await self._streams[path].handle(headers, call, receive, send)
             event = await receive()
             body = event.get("body", b"")
-            # Nearly always the one message of a call comes in one piece and as it is.
+            # Nearly every call has one uncompressed message, in one piece.
             if 5 <= len(body) <= family.uncounted and body[:5] == _prefix(len(body) - 5):
                 message = body[5:]
             else:
                 share = Share(self._budget)
                 message = await _read(event, headers, receive, family.max_message, share)
                 if message is None:
-                    return  # hung up before the request was there
+                    return  # the caller hung up before the request was complete
                 call.is_large = self._is_large(message, path)
             if call.deadline is None or path in self._inferring:
                 reply = await method(message, call)
@@ -194,7 +194,7 @@ class GrpcFront:
                 share.free()
         if isinstance(reply, bytes):
             await self._answer(send, reply, headers, call, path in self._inferring)
-        else:  # "Trailers-Only": a client that has seen other headers does not try again (gRPC's A6)
+        else:  # "Trailers-Only": a client that has seen other headers does not retry (gRPC's A6)
             await _end(send, reply)
 
     def find_prompt(self, head: Head, headers: Mapping[bytes, bytes], access: Access) -> Prompt:
@@ -217,14 +217,14 @@ class GrpcFront:
                 if not seconds:
                     return never
         except SalverError:
-            return never  # the task tells it
+            return never  # the task repeats the check and sends the error
         return partial(self._ask, post, family, seconds)
 
     def _ask(self, post: PostMethod, family: _Family, seconds: float, exchange: Exchange) -> bool:
         """Answer a call without a task.
 
         Args:
-            seconds: Until the caller's deadline; 0 = it has none.
+            seconds: Seconds until the caller's deadline; 0 = no deadline.
         """
         body = exchange.body
         if body is None or self._is_stopping or self._interest.headers:
@@ -267,10 +267,10 @@ class GrpcFront:
         return Internal.incident(incident)
 
     def _is_large(self, message: bytes, path: str) -> bool:
-        """Return whether reading the message may keep others waiting.
+        """Return whether reading the message may block the event loop.
 
         Raises:
-            InvalidInput, TooLarge: nobody needs such a message.
+            InvalidInput, TooLarge: no method needs such a message.
         """
         if len(message) <= COUNTED:
             return False
@@ -285,7 +285,7 @@ class GrpcFront:
     async def _permitted(
         self, path: str, headers: Mapping[bytes, bytes], method: Method | None, access: Access
     ) -> Method | None:
-        """Return the method, which checks the permission where only some messages change something."""
+        """Check the permission; return the method, wrapped in a check if only some messages need one."""
         if path in access.closed:
             raise NoRoute(f"Method not found: {path[1:]}")
         is_change = self._changing[path]
@@ -302,7 +302,7 @@ class GrpcFront:
         return checked
 
     def _look_closer(self, headers: Mapping[bytes, bytes], call: Call) -> None:
-        """Deadline, id, trace and standing of a call that brings some."""
+        """Set the deadline, id, trace and standing from a call's headers."""
         timeout = headers.get(b"grpc-timeout")
         if timeout is not None:
             call.deadline = call.arrival + parse_timeout(timeout.decode("latin-1"))
@@ -312,24 +312,24 @@ class GrpcFront:
         call.standing = from_headers(headers, self._tenant_header)
 
     def stop(self) -> None:
-        """Begin no new inference; streams end when what is under way has its replies."""
+        """Accept no new inference; streams end when their pending requests have replies."""
         self._is_stopping = True
         for streams in self._streams.values():
             streams.stop()
 
     def _reflect(self, package: str, message: bytes) -> bytes:
-        if self._reflection is None:  # built when somebody asks: most servers never are
+        if self._reflection is None:  # built on demand, since few servers need it
             self._reflection = Reflection(self._tables)
         return self._reflection.answer(package, message)
 
 
 def _tell(exchange: Exchange, reply: Reply | None, pieces: object) -> None:
-    assert reply is not None  # models that answer in pieces are not asked so
+    assert reply is not None  # streaming models are never asked this way
     exchange.reply_grpc(reply)
 
 
 async def _end(send: Send, status: GrpcStatus) -> None:
-    """The whole answer to a call that ends with an error."""
+    """Send an error as the whole answer of a call."""
     headers = [*HEADERS, *trailers(status)]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": b""})
@@ -338,7 +338,7 @@ async def _end(send: Send, status: GrpcStatus) -> None:
 async def _read(
     event: dict[str, Any], headers: Mapping[bytes, bytes], receive: Receive, most: int, share: Share
 ) -> bytes | None:
-    """The one message of a unary call; None if the caller left first."""
+    """Return the one message of a unary call; None if the caller left first."""
     encoding = headers.get(b"grpc-encoding", b"identity").decode("latin-1")
     reader = FrameReader(most, encoding, inflates=False)
     messages: list[bytes] = []

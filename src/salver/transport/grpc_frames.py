@@ -1,7 +1,7 @@
-"""Frames of gRPC messages, and the spelling of time and text in its headers.
+"""Frames of gRPC messages, and gRPC's encoding of time and text in headers.
 
-The five-byte prefix, ``grpc-encoding``, ``grpc-timeout`` and ``grpc-message`` of "gRPC over
-HTTP2". It knows no message and no socket: bytes come in pieces of any size.
+The five-byte prefix, ``grpc-encoding``, ``grpc-timeout`` and ``grpc-message`` of "gRPC over HTTP2". Bytes may
+arrive in pieces of any size.
 
 Pure.
 """
@@ -22,11 +22,11 @@ _SECONDS: Final = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 
 
 
 def frame(message: bytes, encoding: str = "", level: int = 0) -> bytes:
-    """The message behind its prefix.
+    """Return a message with its prefix.
 
     Args:
-        encoding: The call's ``grpc-encoding``; empty = it is not compressed, as it is not if it is small.
-        level: Of compression, 1 to 9.
+        encoding: The call's ``grpc-encoding``; empty = no compression. Small messages are never compressed.
+        level: Compression level, 1 to 9.
     """
     if not encoding or len(message) < WORTHWHILE:
         return _PREFIX.pack(0, len(message)) + message
@@ -35,7 +35,7 @@ def frame(message: bytes, encoding: str = "", level: int = 0) -> bytes:
 
 
 def encoding_for(accepted: bytes) -> str:
-    """What a caller with this ``grpc-accept-encoding`` can read, gzip before deflate; empty for neither.
+    """Return the encoding for a ``grpc-accept-encoding``, gzip before deflate; empty for neither.
 
     >>> encoding_for(b"identity, deflate, gzip"), encoding_for(b"identity")
     ('gzip', '')
@@ -49,12 +49,12 @@ class Packed(bytes):
 
 
 class FrameReader:
-    """Takes bytes as they come and gives the messages that are complete.
+    """Splits received bytes into complete messages.
 
     Args:
-        limit: Most bytes of one message, inflated or not.
+        limit: Most bytes of one message, compressed or inflated.
         encoding: The call's ``grpc-encoding``.
-        inflates: Compressed messages are inflated at once; else they come as :class:`Packed`.
+        inflates: Inflate compressed messages at once; else they are returned as :class:`Packed`.
 
     >>> reader = FrameReader(100)
     >>> reader.feed(frame(b"ab")[:3]), reader.feed(frame(b"ab")[3:] + frame(b""))
@@ -65,22 +65,22 @@ class FrameReader:
         self._limit = limit
         self._encoding = encoding
         self._inflates = inflates
-        self._prefix = bytearray()  # as far as it is here, of the next message
-        self._body: BytesIO | None = None  # of a message whose prefix is here; gives its bytes uncopied
+        self._prefix = bytearray()  # received part of the next message's prefix
+        self._body: BytesIO | None = None  # message whose prefix is complete; getvalue() does not copy
         self._flag = self._left = 0
 
     @property
     def is_empty(self) -> bool:
-        """True between messages: a stream may end here."""
+        """Whether the reader is between messages, where a stream may end."""
         return not self._prefix and self._body is None
 
     def feed(self, data: bytes) -> list[bytes]:
-        """Messages completed by these bytes.
+        """Return the messages that these bytes complete.
 
         Raises:
-            TooLarge: a message is over the limit, said as soon as its prefix is here.
-            Unsupported: it is compressed in a way we do not know.
-            InvalidInput: its prefix or its compressed bytes are broken.
+            TooLarge: a message is over the limit; raised as soon as its prefix is complete.
+            Unsupported: its compression is unknown.
+            InvalidInput: its prefix or its compressed bytes are malformed.
         """
         if self.is_empty and len(data) >= 5:  # the usual case: one whole message
             flag, size = _PREFIX.unpack_from(data)
@@ -131,10 +131,10 @@ class FrameReader:
 
 
 def parse_timeout(text: str) -> float:
-    """Seconds of a ``grpc-timeout``.
+    """Return the seconds of a ``grpc-timeout``.
 
     Raises:
-        InvalidInput: not one to eight digits and a unit.
+        InvalidInput: it is not one to eight digits and a unit.
 
     >>> parse_timeout("100m"), parse_timeout("2S")
     (0.1, 2.0)
@@ -146,7 +146,7 @@ def parse_timeout(text: str) -> float:
 
 
 def encode_message(text: str) -> bytes:
-    """A ``grpc-message``: UTF-8, percent-encoded but for printable ASCII other than ``%``.
+    """Encode a ``grpc-message``: UTF-8, percent-encoded except for printable ASCII other than ``%``.
 
     >>> encode_message("50% of ü ")
     b'50%25 of %C3%BC%20'
@@ -160,7 +160,7 @@ def encode_message(text: str) -> bytes:
 
 
 def trailers(status: GrpcStatus) -> list[tuple[bytes, bytes]]:
-    """The headers that end a call.
+    """Return the trailers of a call.
 
     >>> trailers(GrpcStatus(0, "")), trailers(GrpcStatus(3, "no"))
     ([(b'grpc-status', b'0')], [(b'grpc-status', b'3'), (b'grpc-message', b'no')])

@@ -44,7 +44,7 @@ def build() -> dict[str, Any]:
 
 
 class Health:
-    """The service: health of the server, of its services and of its models.
+    """Health of the server, of its services and of its models.
 
     Args:
         services: Names that stand for the whole server.
@@ -59,7 +59,7 @@ class Health:
         """Answer a HealthCheckRequest.
 
         Raises:
-            InvalidInput: the message is none.
+            InvalidInput: the message cannot be decoded.
             NotFound: there is no such service or model.
         """
         service = self._asked(message)
@@ -69,7 +69,7 @@ class Health:
         return self._encoded(is_serving)
 
     async def look(self, message: bytes) -> bytes:
-        """Return the answer of the moment to a watcher. Raises InvalidInput."""
+        """Return the current answer for a watcher. Raises InvalidInput."""
         return self._encoded(await self._serves(self._asked(message)))
 
     def _asked(self, message: bytes) -> str:

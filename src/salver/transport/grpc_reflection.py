@@ -1,7 +1,7 @@
-"""Server reflection of gRPC: which services there are, and the descriptors of their messages.
+"""gRPC server reflection: the list of services and the descriptors of their messages.
 
-``grpc.reflection.v1`` and ``v1alpha``, whose messages are alike. The descriptors are those of the message
-classes that the tables of methods bring, with the services added.
+``grpc.reflection.v1`` and ``v1alpha``, which have the same messages. The descriptors come from the message
+classes of the method tables, with the services added.
 
 Pure.
 """
@@ -65,10 +65,10 @@ _UNIMPLEMENTED: Final = 12
 
 
 class Reflection:
-    """What a server tells of its services.
+    """Answers to reflection requests.
 
     Args:
-        tables: Its methods. Services whose messages are not known are left out.
+        tables: The server's methods. Services whose messages are unknown are left out.
     """
 
     def __init__(self, tables: Sequence[GrpcTable]) -> None:
@@ -97,7 +97,7 @@ class Reflection:
         """Return the response to one request.
 
         Raises:
-            InvalidInput: it is no such message.
+            InvalidInput: the request cannot be decoded.
         """
         try:
             request = self._requests[package].FromString(message)
@@ -127,7 +127,7 @@ class Reflection:
         return data
 
     def _keep(self, file: FileDescriptor) -> None:
-        """Keep a file, and all that it imports; of two with one name the later, which builds on the other."""
+        """Add a file and its imports; the later of two with one name replaces and extends the earlier."""
         found = FileDescriptorProto()
         file.CopyToProto(found)
         self._files[file.name] = found
@@ -163,7 +163,7 @@ class Reflection:
         return self._types.get(path, (f"{method}Request", f"{method}Response"))
 
     def _whole(self, file: str) -> list[bytes]:
-        """A file and all that it imports, each before those that it imports itself."""
+        """Return a file and its imports, each before the files that it imports."""
         order: dict[str, None] = {}
 
         def visit(name: str) -> None:
@@ -182,7 +182,7 @@ def _has_all(file: FileDescriptorProto, types: Mapping[str, Collection[str]]) ->
 
 
 def _names(file: FileDescriptorProto) -> Iterator[str]:
-    """Full names of all that a file defines."""
+    """Yield the full names that a file defines."""
     for message in file.message_type:
         yield from _below(file.package, message)
     for enum in file.enum_type:

@@ -1,6 +1,6 @@
-"""Streaming calls of gRPC that ask no model: reflection, and watching health.
+"""Streaming gRPC calls that run no model: reflection and health watching.
 
-They end with the caller, and when the server stops.
+They end when the caller disconnects or the server stops.
 """
 
 import asyncio
@@ -19,14 +19,14 @@ from salver.words.errors import InvalidInput, SalverError
 from salver.words.messages import Call
 
 _MOST: Final = 1 << 16  # bytes of a request
-_LOOKS_S: Final = 1.0  # between two looks at what is watched
+_LOOKS_S: Final = 1.0  # between two polls of a watched state
 
-#: Responses to the requests of a call, as they come; told as well where to hear that the caller is gone.
+#: Turns the requests of a call into responses; the second argument reports the caller's disconnect.
 Answers = Callable[[AsyncIterator[bytes], Receive], AsyncIterator[bytes]]
 
 
 class ServiceStream:
-    """A streaming method of a service, and the calls of it that are open."""
+    """Streaming method of a service, with its open calls."""
 
     def __init__(self, answers: Answers) -> None:
         self._answers = answers
@@ -79,7 +79,7 @@ class ServiceStream:
 
 
 async def _requests(encoding: str, receive: Receive) -> AsyncIterator[bytes]:
-    """Yield the messages of a call, until the client has sent its last.
+    """Yield the messages of a call until the client half-closes.
 
     Raises:
         ConnectionAbortedError: the client is gone.
@@ -106,7 +106,7 @@ def one_by_one(answer: Callable[[bytes], bytes]) -> Answers:
 
 
 def watched(look: Callable[[bytes], Awaitable[bytes]], pause: float = _LOOKS_S) -> Answers:
-    """Answer with what is seen now of the one thing that is asked for, and again whenever it has changed."""
+    """Answer the one request with the current state, and again whenever the state changes."""
 
     async def answers(requests: AsyncIterator[bytes], receive: Receive) -> AsyncIterator[bytes]:
         message = await anext(requests, None)
@@ -129,6 +129,6 @@ def watched(look: Callable[[bytes], Awaitable[bytes]], pause: float = _LOOKS_S) 
 
 
 async def _left(receive: Receive) -> None:
-    """Returns when the client is gone."""
+    """Wait until the client disconnects."""
     while (await receive())["type"] == "http.request":
         pass

@@ -1,10 +1,9 @@
-"""Streaming calls of gRPC that ask models.
+"""Streaming gRPC calls for inference.
 
-Each message that comes is a request, and they run side by side. Where a model gives one response to a
-request, the replies keep the order of the requests, as Triton's do; a decoupled model's replies leave as they
-come. The call ends when the client has said its last and every reply is out, or at once when the client is
-gone, its deadline has passed, or what it sends cannot be read. The dialects bring
-the codecs of the messages.
+Each message is a request, and requests run concurrently. Replies keep the order of the requests, as in
+Triton, except those of decoupled models, which are sent as they are produced. The call ends when the client
+has half-closed and every reply is sent, or at once if the client disconnects, the deadline passes, or a
+message cannot be read. The dialects bring the codecs.
 """
 
 import asyncio
@@ -32,37 +31,37 @@ START = {"type": "http.response.start", "status": 200, "headers": HEADERS, "trai
 STOPPING = "GRPC server is shutting down and has stopped accepting new requests."
 _STOPPING = GrpcStatus(14, STOPPING)
 
-#: Bytes from which compressing would keep others waiting.
+#: Bytes from which compressing would block the event loop for too long.
 _LARGE = 1 << 16
 
 
 def begun(encoding: str) -> dict[str, Any]:
-    """The first message of an answer whose messages may be compressed so."""
+    """Return the start of an answer whose messages may have this encoding."""
     if not encoding:
         return START
     return {**START, "headers": [*HEADERS, (b"grpc-encoding", encoding.encode())]}
 
 
 async def packed(reply: bytes, headers: Mapping[bytes, bytes], level: int) -> tuple[dict[str, Any], bytes]:
-    """The first message of an answer, and its one message as the caller can read it."""
+    """Return the start of an answer and its one message, compressed if the caller accepts that."""
     encoding = encoding_for(headers.get(b"grpc-accept-encoding", b""))
     return begun(encoding), await framed(reply, encoding, level)
 
 
 async def framed(reply: bytes, encoding: str, level: int) -> bytes:
-    """A message behind its prefix; large ones are compressed on a thread."""
+    """Return a message with its prefix; large ones are compressed on a thread."""
     if not encoding or len(reply) < _LARGE:
         return frame(reply, encoding, level)
     return await asyncio.to_thread(frame, reply, encoding, level)
 
 
 class StreamRequest(Protocol):
-    """One request, and the codec of its replies: messages, or a status that ends the call.
+    """One request and the codec of its replies, which are messages or a status that ends the call.
 
     Attributes:
-        is_decoupled: The replies leave when they are there; else there is one, in the requests' order.
-        refused: The reply to a request that no model is asked; None = one is.
-        farewell: How the call ends after this request; None = it goes on.
+        is_decoupled: Send any number of replies as they come; else one reply, in the order of the requests.
+        refused: Reply to a request that runs no model; None = run the model.
+        farewell: Status that ends the call after this request; None = the call goes on.
     """
 
     is_decoupled: bool
@@ -76,23 +75,23 @@ class StreamRequest(Protocol):
 
     @property
     def version(self) -> str:
-        """The version; empty = the server's choice."""
+        """Version; empty = the server's choice."""
         ...
 
     def end(self) -> bytes | None:
-        """Return the reply after the last one, if there is to be one."""
+        """Return the final reply, if the protocol has one."""
         ...
 
 
 class StreamLimits(msgspec.Struct, frozen=True):
-    """How much one call may hold.
+    """Limits of one call.
 
     Attributes:
         max_message: Most bytes of one message.
-        most: Requests under way at a time: as many as a connection may have unary calls. Beyond it nothing is
-            read, so that the client's own flow control makes it wait.
-        most_bytes: The same of their messages and of the replies that wait; one request always has room.
-        patience: Seconds without any room for the next reply, after which the caller counts as gone.
+        most: Most requests running at a time; at the limit the server stops reading, and the client's flow
+            control makes it wait.
+        most_bytes: Most bytes of running requests and waiting replies; a single request is always accepted.
+        patience: Seconds without room for the next reply after which the caller counts as gone.
     """
 
     max_message: int
@@ -102,12 +101,12 @@ class StreamLimits(msgspec.Struct, frozen=True):
 
 
 class InferStream:
-    """A streaming method that asks models, and the calls of it that are open.
+    """Streaming inference method, with its open calls.
 
     Args:
-        read: Makes a request of a message and the call's headers. Raises SalverError.
-        fault: The status for an error that is none of a request.
-        read_large: As ``read``, of messages that take their time; None = they are read alike.
+        read: Decodes a message, given the call's headers. Raises SalverError.
+        fault: Makes the status of an error that ends the call.
+        read_large: Decodes large messages without blocking; None = as ``read``.
     """
 
     def __init__(
@@ -130,7 +129,7 @@ class InferStream:
         self._is_stopping = False
 
     async def handle(self, headers: Mapping[bytes, bytes], call: Call, receive: Receive, send: Send) -> None:
-        """One call, from its headers to its trailers."""
+        """Answer one call, from its headers to its trailers."""
         exchange = _StreamCall(self, headers, call, send)
         self._open.add(exchange)
         try:
@@ -141,14 +140,14 @@ class InferStream:
             self._open.discard(exchange)
 
     def stop(self) -> None:
-        """Read no more requests; each call ends when those under way have their replies."""
+        """Read no more requests; each call ends when its running requests have replies."""
         self._is_stopping = True
         for exchange in self._open:
             exchange.stop()
 
 
 class _StreamCall:
-    """One call."""
+    """One open call."""
 
     def __init__(self, method: InferStream, headers: Mapping[bytes, bytes], call: Call, send: Send) -> None:
         self._method = method
@@ -157,27 +156,27 @@ class _StreamCall:
         self._send = send
         accepted = headers.get(b"grpc-accept-encoding", b"")
         self._encoding = encoding_for(accepted) if method.context.compression else ""
-        self._under_way: dict[asyncio.Task[None], int] = {}  # with the bytes of its message
+        self._under_way: dict[asyncio.Task[None], int] = {}  # running requests, with message sizes
         self._share = Share(method.budget)
-        self._unread = 0  # bytes of a message that is not whole
-        self._bytes = 0  # of all of them, and of the replies that wait
+        self._unread = 0  # bytes of an incomplete message
+        self._bytes = 0  # total of running requests and waiting replies
         self._has_less = asyncio.Event()
         self._writing = asyncio.Lock()
-        self._turn = asyncio.Event()  # of the latest reply that keeps its order; set when it is out
+        self._turn = asyncio.Event()  # set when the latest ordered reply has been sent
         self._turn.set()
         self._count = 0
-        #: How the call shall end when nothing is under way any more; None = the client may have more to say.
+        #: Status that ends the call when no request is running; None = more requests may come.
         self._farewell: GrpcStatus | None = None
-        #: How it ends now; None = nobody is there to be told.
+        #: Status that ends the call now; None = the client is gone.
         self._end: asyncio.Future[GrpcStatus | None] = asyncio.get_running_loop().create_future()
 
     async def run(self, receive: Receive) -> None:
-        """Returns when the trailers are out, or the caller is gone, and no task is left."""
+        """Serve the call; return when it has ended and none of its tasks is left."""
         reader = asyncio.create_task(self._guard(self._read, receive))
         deadline = self._call.deadline
         try:
             with contextlib.suppress(Cancelled):
-                # The headers leave at once: some clients send nothing before they have them.
+                # Send the headers at once: some clients wait for them before they send.
                 await self._put(begun(self._encoding))
                 await self._put({"type": "http.response.body", "body": b"", "more_body": True})
             try:
@@ -188,7 +187,7 @@ class _StreamCall:
             except TimeoutError:
                 status = GrpcStatus(4, "Deadline Exceeded")
             if status is not None:
-                await self._writing.acquire()  # a reply that has begun to leave leaves whole
+                await self._writing.acquire()  # never cut a reply that is being written
         finally:
             tasks = (reader, *self._under_way)
             for task in tasks:
@@ -201,7 +200,7 @@ class _StreamCall:
                 await self._send({"type": "http.response.trailers", "headers": trailers(status)})
 
     def stop(self) -> None:
-        """No more requests."""
+        """Read no more requests."""
         self._part(self._farewell or _STOPPING)
 
     # Requests come.
@@ -227,7 +226,7 @@ class _StreamCall:
         self._close(None)
 
     async def _rest(self, receive: Receive) -> dict[str, Any]:
-        """More of a message that has begun; one that never ends would be held for as long."""
+        """Receive more of an incomplete message, at a minimum rate, so that none is held forever."""
         async with pace():
             return await receive()
 
@@ -236,7 +235,7 @@ class _StreamCall:
             if isinstance(message, Packed):
                 before = self._share.size
                 message = await self._share.inflate(message, encoding, self._method.limits.max_message)
-                self._share.give(self._share.size - before)  # counted with its request from now on
+                self._share.give(self._share.size - before)  # from here on it counts with its request
             while self._is_full():
                 self._has_less.clear()
                 await self._has_less.wait()
@@ -275,7 +274,7 @@ class _StreamCall:
         )
         if whole.traceparent:
             join_trace(call, whole.traceparent.encode(), context.new_id)
-            call.origin = whole.origin  # the call as a whole is no span
+            call.origin = whole.origin  # the stream as a whole is not a span
         return call
 
     # Replies go.
@@ -299,13 +298,13 @@ class _StreamCall:
             self._part(asked.farewell)
 
     async def _write(self, reply: bytes | GrpcStatus, before: asyncio.Event | None = None) -> None:
-        """Returns when there is room for the next one.
+        """Send a reply; return when there is room for the next one.
 
         Args:
-            before: Set when it is this reply's turn.
+            before: Event that is set when it is this reply's turn.
 
         Raises:
-            Cancelled: nobody reads any more.
+            Cancelled: the client is gone or the call has ended.
         """
         size = 0 if isinstance(reply, GrpcStatus) else len(reply)
         self._bytes += size
@@ -324,7 +323,7 @@ class _StreamCall:
             self._has_less.set()
 
     async def _put(self, message: dict[str, Any]) -> None:
-        # A timer of its own costs a third of asyncio.timeout; the end of the call ends the wait as well.
+        # A plain timer costs a third of asyncio.timeout; the end of the call ends the wait as well.
         timer = asyncio.get_running_loop().call_later(self._method.limits.patience, self._close, None)
         try:
             await self._send(message)
@@ -337,7 +336,7 @@ class _StreamCall:
     # The end.
 
     async def _guard(self, work: Callable[..., Awaitable[None]], *given: Any) -> None:
-        """Whatever goes wrong with it ends the call, but for what is over anyway."""
+        """Run some work of the call; an error in it ends the call."""
         try:
             await work(*given)
         except Cancelled:

@@ -1,4 +1,4 @@
-"""Tables of gRPC methods, one for each dialect, as the transport takes them."""
+"""Tables of gRPC methods, one for each dialect."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
@@ -12,17 +12,17 @@ from salver.words.messages import Call
 
 Reply = bytes | GrpcStatus
 Method = Callable[[bytes, Call], Awaitable[Reply]]
-#: Answers through a callback; returns what gives the request up, or None if its method is to be called.
+#: Answers through a callback; returns a function that cancels, or None if the method must be called instead.
 PostMethod = Callable[[bytes, Call, Callable[[Reply | None, Any], None]], Callable[[], None] | None]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
 class OpenCalls(Protocol):
-    """A method with many requests or responses, and the calls of it that are open."""
+    """Streaming method, with its open calls."""
 
     @property
     def read(self) -> Callable[..., Any]:
-        """What reads one request; it carries the mark of ``effects.py``."""
+        """Function that reads one request; it carries the mark of ``effects.py``."""
         ...
 
     async def handle(self, headers: Mapping[bytes, bytes], call: Call, receive: Receive, send: Send) -> None:
@@ -30,26 +30,26 @@ class OpenCalls(Protocol):
         ...
 
     def stop(self) -> None:
-        """End every call, as soon as the method allows."""
+        """End every call as soon as the method allows."""
         ...
 
 
 class GrpcTable(msgspec.Struct, frozen=True):
-    """The gRPC methods of one dialect, or of a part of one. Keys are paths, ``/package.Service/Method``.
+    """gRPC methods of a dialect. Keys are paths, ``/package.Service/Method``.
 
     Attributes:
         protocol: Label of the metrics.
-        fault: How a call ends with an error.
-        methods: Methods of one request and one reply.
-        streams: Methods of many.
-        posts: Those of ``methods`` that answer small requests without a task.
-        inferring: Methods that keep their deadlines themselves.
-        services: Names for which the health service answers.
-        max_message: Most bytes of a request; 0 = as of all services.
-        check: Checks that a caller may ask. Raises SalverError.
-        messages: Returns the message classes, for reflection; None = they are not shown.
-        types: Names of requests and responses that do not follow from the method's.
-        many_requests, many_responses: Methods that have them, for reflection.
+        fault: Makes the status of an error.
+        methods: Unary methods.
+        streams: Streaming methods.
+        posts: Variants of some ``methods`` that answer small requests without a task.
+        inferring: Methods that enforce their deadlines themselves.
+        services: Service names that the health service knows.
+        max_message: Most bytes of a request; 0 = the server's limit.
+        check: Checks that a caller may call. Raises SalverError.
+        messages: Returns the message classes, for reflection; None = left out of reflection.
+        types: Request and response names that differ from the method's name.
+        many_requests, many_responses: Methods that stream requests or responses, for reflection.
     """
 
     protocol: str

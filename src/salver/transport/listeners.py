@@ -1,4 +1,4 @@
-"""All ports of a server: opened, watched and closed together."""
+"""All ports of a server, opened, watched and closed together."""
 
 import asyncio
 from collections.abc import Sequence
@@ -16,9 +16,9 @@ class Listeners:
     """The listeners of a server, and the watch over their connections.
 
     Args:
-        configs: One for each port; none = nothing is opened.
-        limits: Of connections.
-        streaming: Connections on which an answer leaves in pieces, which are not idle.
+        configs: One for each port; none = open nothing.
+        limits: Limits of connections.
+        streaming: Connections with a streamed answer, which do not count as idle.
     """
 
     def __init__(
@@ -41,21 +41,21 @@ class Listeners:
 
     @property
     def is_open(self) -> bool:
-        """There is at least one port, and it listens."""
+        """Whether at least one port listens."""
         return bool(self._listeners)
 
     @property
     def port(self) -> int:
-        """Of the first listener; the one chosen when the configuration says 0."""
+        """Port of the first listener; the actual one if the configuration says 0."""
         assert self._listeners, "not started"
         return self._listeners[0].port
 
     def ports(self) -> list[int]:
-        """Of the listeners, in their order; 0 for a socket file."""
+        """Ports of the listeners, in order; 0 for a socket file."""
         return [listener.port for listener in self._listeners]
 
     def urls(self) -> list[str]:
-        """Bases of the HTTP routes of each listener, in their order."""
+        """Base URL of each listener, in order."""
         return [
             f"{'https' if config.tls_cert else 'http'}://"
             + (config.path or f"{_bracketed(config.host)}:{listener.port}")
@@ -63,11 +63,11 @@ class Listeners:
         ]
 
     async def open(self, apps: Sequence[App], exact: ExactPorts, most_body: int) -> None:
-        """Listen, and answer from now on.
+        """Listen and answer from now on.
 
         Args:
             apps: One for each configuration.
-            exact: Ports whose bodies are whole before the application hears of them.
+            exact: Ports whose bodies are complete before the application is called.
             most_body: Bytes of the largest body that any route takes.
 
         Raises:
@@ -96,14 +96,14 @@ class Listeners:
         return ConnectionWatch(limits, ports, self._streaming.open)
 
     async def leave(self, delay_s: float) -> None:
-        """Stop taking connections, after the delay; those that are open go on."""
+        """Stop accepting connections after the delay; open ones go on."""
         await asyncio.gather(*(listener.leave(delay_s) for listener in self._listeners))
         for listener in self._listeners:
             listener.stop()
         if self._watching is not None:
             self._watching.cancel()
         if self._running:
-            await asyncio.sleep(SHORT_S)  # what has come before GOAWAY went is answered
+            await asyncio.sleep(SHORT_S)  # requests that were sent before GOAWAY arrived are still answered
 
     async def closed(self, timeout_s: float) -> None:
         """Wait until every connection has ended, at most this long."""
@@ -111,7 +111,7 @@ class Listeners:
             await asyncio.wait(self._running, timeout=timeout_s)
 
     async def ended(self) -> None:
-        """Wait until a listener has ended, whatever the reason."""
+        """Wait until any listener has ended."""
         assert self._running, "not started"
         await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
 

@@ -1,8 +1,7 @@
-"""Which operation of the management interface is meant, and does the request fit it?
+"""Operations of the management interface, and the decoding of their requests.
 
-An :class:`Operation` is declared once: its path, and the records of what it takes and gives. Requests are
-decoded into those records, and refused by them; the description (``openapi.py``) is made of the same ones.
-It knows no socket and nothing that an operation does.
+An :class:`Operation` is declared once, with its path and the records of its request and answer. Requests are
+decoded and validated by these records, and the description (``openapi.py``) is generated from them.
 """
 
 import functools
@@ -18,11 +17,11 @@ from salver.kernel.serving.decoding import LARGE, Decoders
 from salver.transport.access_check import Caller, Changing, Group
 from salver.words.errors import InvalidInput, NoRoute, WrongVerb
 
-#: Where the interface begins.
+#: Path prefix of the interface.
 ROOT: Final = "/api/v1"
-#: A text that every database can keep: PostgreSQL knows no letter 0.
+#: Pattern of a text that every database can store; PostgreSQL refuses the character NUL.
 STORABLE: Final = r"^[^\x00]*$"
-#: That a database can count.
+#: Largest number that every database can store.
 MOST_NUMBER: Final = 10**18
 _MOST_FIELDS: Final = 32
 _PLACE: Final = re.compile(r" - at `(.+)`$", re.S)
@@ -51,11 +50,11 @@ class NoQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PageQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which part of a list.
+    """Part of a list that a request asks for.
 
     Attributes:
         limit: Most items, 1 to 1000.
-        after: ``next`` of the page before; empty = from the beginning.
+        after: ``next`` of the previous page; empty = from the beginning.
     """
 
     limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 100
@@ -63,10 +62,10 @@ class PageQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Page(msgspec.Struct, Generic[_Item], frozen=True):
-    """A part of a list.
+    """Part of a list.
 
     Attributes:
-        next: ``after`` of the next part; empty = this is the last one.
+        next: ``after`` of the next page; empty = this is the last one.
     """
 
     items: Sequence[_Item]
@@ -74,13 +73,13 @@ class Page(msgspec.Struct, Generic[_Item], frozen=True):
 
 
 def paged(items: Sequence[_Item], query: PageQuery, key: Callable[[_Item], str]) -> Page[_Item]:
-    """The part of a whole list that is asked for.
+    """Return the page of a list that a query asks for.
 
     Args:
-        key: Names an item, and no other one.
+        key: Returns the unique name of an item.
 
     Raises:
-        InvalidInput: there is no item of that name (any more).
+        InvalidInput: ``after`` names no item (any more).
     """
     first = 0
     if query.after:
@@ -96,7 +95,7 @@ def paged(items: Sequence[_Item], query: PageQuery, key: Callable[[_Item], str])
 
 
 def tag_of(body: bytes) -> str:
-    """Names this state of what is told (RFC 9110, section 8.8.3)."""
+    """Return the entity tag of a body (RFC 9110, section 8.8.3)."""
     return hashlib.blake2b(body, digest_size=12).hexdigest()
 
 
@@ -104,11 +103,11 @@ class ApiRequest(msgspec.Struct, frozen=True):
     """A request to the management interface, checked and decoded.
 
     Attributes:
-        names: What stands in the path, decoded.
-        query, body: Records of the operation's own types.
-        caller: Who asks.
-        expected: Tags of states that the caller has seen, of ``if-match``, or ``*``; empty = it does not say.
-        changing: Who may change something at the port that it came by.
+        names: Parameters of the path, decoded.
+        query, body: Records of the operation's types.
+        caller: The caller.
+        expected: Entity tags in ``if-match``, or ``*``; empty = the header is missing.
+        changing: Who may change something at the port of the request.
     """
 
     names: Mapping[str, str]
@@ -120,10 +119,10 @@ class ApiRequest(msgspec.Struct, frozen=True):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What an operation gives.
+    """Answer of an operation.
 
     Attributes:
-        etag: Of the state that the answer tells; empty = one is made of its text.
+        etag: Entity tag; empty = computed from the body.
     """
 
     body: Any
@@ -131,21 +130,21 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class Operation(msgspec.Struct, frozen=True):
-    """One row of the table.
+    """One row of the table of operations.
 
     Attributes:
-        name: Its id in the description.
-        path: Below :data:`ROOT`; ``{model}`` matches one segment.
-        run: Does it. Raises any :class:`~salver.words.errors.SalverError`.
+        name: Id in the description.
+        path: Path below :data:`ROOT`; ``{model}`` matches one segment.
+        run: Performs the operation. Raises any :class:`~salver.words.errors.SalverError`.
         gives: Type of the answer's body.
-        takes: Type of the request's body; None = it has none.
-        query: Type of what stands behind the path.
-        changes: Something is different after it.
-        group: Of the operations that an operator may restrict; changes have one of their own.
-        status: Of a good answer.
-        most_body: Bytes of the request's.
-        role: A token that is for this alone is enough; empty = none is.
-        is_conditional: It minds ``if-match``.
+        takes: Type of the request's body; None = no body.
+        query: Type of the query string.
+        changes: The operation changes something.
+        group: Group that an operator may restrict; changes have one of their own.
+        status: Status of a successful answer.
+        most_body: Most bytes of the request's body.
+        role: Restricted token role that suffices; empty = none does.
+        is_conditional: The operation checks ``if-match``.
     """
 
     name: str
@@ -165,13 +164,13 @@ class Operation(msgspec.Struct, frozen=True):
 
 
 class Api:
-    """All operations.
+    """Table of all operations.
 
     Args:
-        decoders: Parse large bodies; None = as small ones.
+        decoders: Parse large bodies in other processes; None = parse in place.
 
     Raises:
-        ValueError: two of them are at one place.
+        ValueError: two operations have the same verb and path.
     """
 
     def __init__(self, operations: Sequence[Operation], decoders: Decoders | None = None) -> None:
@@ -191,24 +190,24 @@ class Api:
         return f"<Api of {len(self.operations)} operations>"
 
     def verbs(self, raw_path: str) -> tuple[str, ...]:
-        """That a path takes, as ``allow`` names them; none = there is no such path."""
+        """Return the verbs of a path for the header ``allow``; empty = no such path."""
         parts = raw_path.split("/")
         rows = self._table.get(len(parts), ())
         found = {operation.verb for segments, operation in rows if _fit(segments, parts) is not None}
         return tuple(sorted({*found, *({"HEAD"} if "GET" in found else ()), "OPTIONS"} if found else ()))
 
     async def record(self, operation: Operation, body: bytes) -> Any:
-        """As :func:`read_body`; others have their turns while a large one is parsed."""
+        """Parse a body as :func:`read_body` does, without blocking on a large one."""
         if len(body) <= LARGE or self._decoders is None or operation.takes is None:
             return read_body(operation, body)
         return await self._decoders.call(parse, body, operation.takes)
 
     def find(self, verb: str, raw_path: str) -> tuple[Operation, dict[str, str]]:
-        """The operation, and the names in its path, decoded.
+        """Return the operation and the decoded parameters of its path.
 
         Raises:
             NoRoute: there is no such path.
-            WrongVerb: there is, for other verbs, which it names.
+            WrongVerb: the path exists for the other verbs that the error names.
             InvalidInput: a name is not UTF-8.
         """
         parts = raw_path.split("/")
@@ -246,10 +245,10 @@ def _decoded(part: str) -> str:
 
 
 def read_query(operation: Operation, text: bytes) -> Any:
-    """What stands behind the path, as the operation's record.
+    """Decode a query string into the operation's record.
 
     Raises:
-        InvalidInput: it does not fit; names the field.
+        InvalidInput: a parameter is unknown or invalid; names the field.
     """
     try:
         pairs = parse_qsl(text.decode("ascii"), keep_blank_values=True, max_num_fields=_MOST_FIELDS)
@@ -269,10 +268,10 @@ def read_query(operation: Operation, text: bytes) -> Any:
 
 
 def read_body(operation: Operation, body: bytes) -> Any:
-    """The body, as the operation's record.
+    """Decode a body into the operation's record.
 
     Raises:
-        InvalidInput: it does not fit; names the field.
+        InvalidInput: a field is unknown, missing or invalid; names the field.
     """
     if operation.takes is None:
         if body.strip() not in (b"", b"{}"):
@@ -282,7 +281,7 @@ def read_body(operation: Operation, body: bytes) -> Any:
 
 
 def parse(body: bytes, kind: Any) -> Any:
-    """A record of this kind. Raises InvalidInput as :func:`read_body`."""
+    """Parse a record of a type. Raises InvalidInput as :func:`read_body`."""
     try:
         return _decoder(kind).decode(body or b"{}")
     except msgspec.ValidationError as error:
@@ -299,7 +298,7 @@ def _unfit(error: msgspec.ValidationError, kind: Any, where: str) -> InvalidInpu
     field = place[1].removeprefix("$").lstrip(".") if place else ""
     names = getattr(kind, "__struct_encode_fields__", ())
     known = f"Fields: {', '.join(names)}." if names else "It takes none."
-    is_top = "." not in field and (not field or "field" not in text)  # a field of the field is another's
+    is_top = "." not in field and (not field or "field" not in text)  # not a field of a nested record
     return InvalidInput(
         text[: place.start()] if place else text,
         field=f"{where}.{field}" if field else where,

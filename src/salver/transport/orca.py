@@ -1,4 +1,4 @@
-"""Load of a model, in a header for load balancers (TR-R33).
+"""Load reports of models in a header for load balancers (TR-R33).
 
 The header ``endpoint-load-metrics`` of Open Request Cost Aggregation, for callers that send
 ``endpoint-load-metrics-format``. Pure.
@@ -14,12 +14,12 @@ _TOLD: Final = b"endpoint-load-metrics"
 
 
 class TokenRoom(msgspec.Struct, frozen=True):
-    """How much a model that answers token by token remembers.
+    """Use of a step-wise model's cache.
 
     Attributes:
-        sequences: That it carries on now.
-        most: That it can carry on.
-        context: Most tokens of each.
+        sequences: Active sequences.
+        most: Most sequences at a time.
+        context: Most tokens of a sequence.
     """
 
     sequences: int
@@ -28,7 +28,7 @@ class TokenRoom(msgspec.Struct, frozen=True):
 
 
 def load_report(form: bytes, room: TokenRoom) -> tuple[tuple[bytes, bytes], ...]:
-    """The header, in the form ``text`` or ``json``; none in another.
+    """Return the header in the form ``text`` or ``json``; nothing for other forms.
 
     >>> load_report(b"text", TokenRoom(2, 8, 1000))[0][1].decode()
     'TEXT named_metrics.kv_cache_utilization=0.250000, named_metrics.max_token_capacity=8000'

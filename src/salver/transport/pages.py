@@ -1,7 +1,7 @@
 """Static pages for browsers.
 
-Small files from memory, with their types, entity tags, and a policy that lets a page run and ask nothing
-but what comes from here (Content Security Policy, level 3). It knows no page.
+Small files from memory, with types, entity tags, and a policy that restricts a page to scripts and requests
+of this origin (Content Security Policy, level 3).
 """
 
 import hashlib
@@ -13,10 +13,10 @@ from salver.transport.doors import Receive, Scope, Send, say
 
 _POLICY: Final = (
     b"default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'; "
-    b"require-trusted-types-for 'script'; trusted-types 'none'"  # no text becomes markup or a script
+    b"require-trusted-types-for 'script'; trusted-types 'none'"  # text cannot become markup or a script
 )
 _ALWAYS: Final = (
-    (b"cache-control", b"no-cache"),  # a browser keeps them, and asks each time whether they are the newest
+    (b"cache-control", b"no-cache"),  # browsers cache them and revalidate each time
     (b"content-security-policy", _POLICY),
     (b"cross-origin-opener-policy", b"same-origin"),
     (b"referrer-policy", b"no-referrer"),
@@ -26,25 +26,25 @@ _PLAIN: Final = (b"content-type", b"text/plain; charset=utf-8")
 
 
 class File(Protocol):
-    """What a page consists of."""
+    """File of a page."""
 
     @property
     def content_type(self) -> str:
-        """With its charset."""
+        """Content type with charset."""
         ...
 
     @property
     def body(self) -> bytes:
-        """Whole."""
+        """Content of the file."""
         ...
 
 
 class Pages:
-    """An ASGI application of files.
+    """ASGI application that serves files.
 
     Args:
-        root: Path above them, without a slash at its end.
-        read: Gives them by their paths below the root; called at the first request.
+        root: Path prefix, without a trailing slash.
+        read: Returns the files by path below the root; called at the first request.
     """
 
     def __init__(self, root: str, read: Callable[[], Mapping[str, File]]) -> None:
@@ -79,11 +79,11 @@ class Pages:
 
 
 class Site(Protocol):
-    """An application below a root of its own."""
+    """Application below a path prefix of its own."""
 
     @property
     def root(self) -> str:
-        """Path above it, without a slash at its end."""
+        """Path prefix, without a trailing slash."""
         ...
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
@@ -92,11 +92,11 @@ class Site(Protocol):
 
 
 class Sites:
-    """Several applications of files, each below its own root."""
+    """Several applications, each below its own path prefix."""
 
     def __init__(self, *sites: Site) -> None:
         self._sites = {site.root: site for site in sites}
-        #: First segments of the paths that belong to it.
+        #: First path segments that belong to them.
         self.roots = frozenset(root.strip("/") for root in self._sites)
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:

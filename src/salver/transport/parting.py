@@ -1,8 +1,8 @@
-"""How a listener parts from its callers without breaking an exchange.
+"""Graceful shutdown of a listener, without breaking an exchange.
 
-Callers of HTTP/1.1 are told ``Connection: close`` with the answer, so that none sends a request into a
-connection that closes. New connections are no longer begun, while those that have come are accepted and have
-time to send what they came for. What is said on a connection of HTTP/2 (GOAWAY) is the front's own.
+HTTP/1.1 answers carry ``Connection: close``, so that no caller sends a request into a closing connection. The
+kernel refuses new connections, while those in the accept queue are accepted and get time for a request.
+``http2.py`` sends GOAWAY on its own.
 """
 
 import asyncio
@@ -20,12 +20,12 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 App = Callable[[Mapping[str, Any], Callable[[], Awaitable[dict[str, Any]]], Send], Awaitable[None]]
 
 CLOSE: Final = (b"connection", b"close")
-#: Seconds in which a connection that was accepted last may send its request. Shorter than the second after
-#: which a caller who got no answer to his SYN sends it again: that one is refused, or meets another server.
+#: Seconds in which the last accepted connection may send its request. Below one second, after which a client
+#: resends a dropped SYN, which is then refused or reaches another server.
 SETTLE_S: Final = 0.5
-#: The same of a server that ends at once.
+#: The same for a server that stops at once.
 SHORT_S: Final = 0.05
-_MOST_S: Final = 5.0  # for an accept queue that does not become empty
+_MOST_S: Final = 5.0  # wait for an accept queue that does not empty
 _LOOK_S: Final = 0.01
 _SO_ATTACH_FILTER: Final = 26  # Linux, asm-generic/socket.h
 #: Classic BPF on the TCP header: drop segments with SYN, keep others (load byte 13; test bit 1; 0; all).
@@ -33,11 +33,11 @@ _NO_SYN: Final = ((0x30, 0, 0, 13), (0x45, 0, 1, 0x02), (0x06, 0, 0, 0), (0x06, 
 
 
 class Parting:
-    """Whether callers are told to close, on all connections of a server.
+    """Shutdown state that all connections of a server share.
 
     Attributes:
-        is_told: They are.
-        hurry: Set by who wants the server to end without further delay.
+        is_told: Callers are told to close.
+        hurry: Event that ends the remaining delays.
     """
 
     __slots__ = ("hurry", "is_told")
@@ -51,16 +51,16 @@ class Parting:
 
 
 async def leave(sock: socket.socket, parting: Parting, delay_s: float) -> None:
-    """Tell callers to close, go on for so long, then take no new connection.
+    """Tell callers to close, wait for the delay, then refuse new connections.
 
-    Returns when those that had come were accepted, and had time to send a request.
+    Returns when the queued connections are accepted and have had time to send a request.
 
     Args:
-        sock: Which another is accepting on, and goes on to.
-        delay_s: Seconds in which new connections are taken as ever; cut short by ``parting.hurry``.
+        sock: Listening socket, on which the event loop goes on accepting.
+        delay_s: Seconds in which new connections are still accepted; cut short by ``parting.hurry``.
     """
     parting.is_told = True
-    if sock.fileno() < 0:  # the front has ended by itself
+    if sock.fileno() < 0:  # the listener has ended by itself
         return
     if delay_s > 0:
         with contextlib.suppress(TimeoutError):
@@ -79,10 +79,11 @@ async def leave(sock: socket.socket, parting: Parting, delay_s: float) -> None:
 
 
 def refuse_new(sock: socket.socket) -> None:
-    """Begin no new connection on a listening socket; those under way can still be accepted.
+    """Refuse new connections on a listening socket; queued ones can still be accepted.
 
-    Closing it would reset what is in its accept queue. So SYNs are dropped (Linux), and a UNIX socket loses
-    its name. Elsewhere new connections are taken until the socket closes.
+    Closing the socket would reset the connections in its accept queue. Instead, Linux drops SYNs with a
+    filter, and a UNIX socket loses its name. On other systems new connections are accepted until the socket
+    closes.
     """
     if sock.family == socket.AF_UNIX:
         with contextlib.suppress(OSError):
@@ -90,5 +91,5 @@ def refuse_new(sock: socket.socket) -> None:
     elif sys.platform == "linux":
         code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in _NO_SYN))
         program = struct.pack("HP", len(_NO_SYN), ctypes.addressof(code))
-        with contextlib.suppress(OSError):  # of systems that only look like Linux
+        with contextlib.suppress(OSError):  # systems that emulate Linux may lack it
             sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)

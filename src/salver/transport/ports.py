@@ -1,4 +1,4 @@
-"""Protocols of what stands behind the transport."""
+"""Protocols that the transport calls."""
 
 from collections.abc import Awaitable, Callable, Hashable, Mapping
 from typing import Any, Final, Protocol
@@ -24,21 +24,21 @@ with lazy_imports():
 
 
 class HeaderInterest(Protocol):
-    """Headers of requests that somebody needs (features/releases/experiments/router.py); they may change."""
+    """Request headers that a feature needs (features/releases/experiments/router.py); they may change."""
 
     @property
     def headers(self) -> Mapping[bytes, str]:
-        """Lower-case names, each with its name where it is used."""
+        """Lower-case header names, each with the name of its trait."""
         ...
 
 
 class InferDoor(Protocol):
-    """The one door for inference (kernel/serving/dataplane.py)."""
+    """Entry point for inference (kernel/serving/dataplane.py)."""
 
     def infer(
         self, codec: Any, body: Any, model: str, version: str, call: Call, sender: Hashable = None
     ) -> Awaitable[Any]:
-        """The codec's reply, good or bad; see :meth:`salver.kernel.serving.dataplane.DataPlane.infer`."""
+        """Return the codec's reply or error; see :meth:`salver.kernel.serving.dataplane.DataPlane.infer`."""
         ...
 
     def stream(
@@ -50,8 +50,9 @@ class InferDoor(Protocol):
         call: Call,
         write: Callable[[Any], Awaitable[None]] | None = None,
     ) -> Awaitable[Any]:
-        """The codec's reply, or None once ``write`` has had it in pieces; see
-        :meth:`salver.kernel.serving.dataplane.DataPlane.stream`.
+        """Return the codec's reply, or None if ``write`` got it in pieces.
+
+        See :meth:`salver.kernel.serving.dataplane.DataPlane.stream`.
         """
         ...
 
@@ -66,25 +67,26 @@ class InferDoor(Protocol):
         *,
         takes_pieces: bool = False,
     ) -> Callable[[], None] | None:
-        """Begin with a request of a caller who waits in no task; None = ``infer`` or ``stream`` is to be
-        asked; see :meth:`salver.kernel.serving.dataplane.DataPlane.post`.
+        """Start a request that is answered through a callback; None = call ``infer`` or ``stream`` instead.
+
+        See :meth:`salver.kernel.serving.dataplane.DataPlane.post`.
         """
         ...
 
     def signature(self, model: str, version: str = "") -> tuple[ModelId, Signature]:
-        """Raises NotFound or NotReady."""
+        """Return a version's id and signature. Raises NotFound or NotReady."""
         ...
 
     def is_decoupled(self, model: str, version: str = "") -> bool:
-        """Gives it any number of responses to a request, and not just one? Unknown models do not."""
+        """Return whether a model may send any number of responses to a request; False if it is unknown."""
         ...
 
 
 class Looking(Protocol):
-    """Looks at what is loaded."""
+    """Read access to the loaded versions."""
 
     def statuses(self) -> tuple[VersionStatus, ...]:
-        """Every version known, with state and reason."""
+        """Return all known versions, with state and reason."""
         ...
 
     async def is_ready(self, model: str = "", version: str = "") -> bool:
@@ -92,45 +94,44 @@ class Looking(Protocol):
         ...
 
     def version_of_label(self, model: str, label: str) -> str:
-        """The version that one of the model's labels means now, loaded or not. Raises InvalidInput."""
+        """Return the version of a label, loaded or not. Raises InvalidInput."""
         ...
 
 
 class Control(Looking, Protocol):
-    """Changes what is loaded."""
+    """Changes to the loaded versions."""
 
     async def load(self, model: str, order: LoadOrder) -> None:
-        """Raises what kept it from loading."""
+        """Load a model. Raises the error that prevented it."""
         ...
 
     async def unload(self, model: str, *, dependents: bool = False, waits: bool = False) -> None:
-        """Raises NotReady where the control mode forbids it.
-
+        """Unload a model. Raises NotReady where the control mode forbids it.
 
         Args:
-            dependents: And the models that were loaded for it, as an ensemble, and for no other.
-            waits: Return when a model that came in a folder of its own has let go of it.
+            dependents: Unload also the models that were loaded only for it, as for an ensemble.
+            waits: Wait until a model that was uploaded has released its folder.
         """
         ...
 
     def versions(self, model: str) -> tuple[VersionStatus, ...]:
-        """The model's versions that are or were to be served; those that have ended are GONE."""
+        """Return the model's versions that are or were wanted; unloaded ones are GONE."""
         ...
 
 
 class Exposition(Protocol):
-    """Numbers that observers have counted."""
+    """Metrics and explanations collected by observers."""
 
     def metrics(self, accept: str) -> tuple[bytes, str]:
-        """The metrics page and its content type."""
+        """Return the metrics page and its content type."""
         ...
 
     def token_room(self, model: str, version: str) -> TokenRoom | None:
-        """How full a model that answers token by token is; None for others, and if it does not answer."""
+        """Return the use of a step-wise model; None for others, and if it does not respond."""
         ...
 
     def explain(self, model: str, version: str, request: str = "") -> dict[str, Any]:
-        """Where the time of a version's requests went, or that of the one with this id.
+        """Return where the time of a version's requests, or of one request, was spent.
 
         Raises:
             NotFound: no such request is remembered.
@@ -139,7 +140,7 @@ class Exposition(Protocol):
 
 
 class _NoExposition:
-    """Exposition of a server that counts nothing."""
+    """Exposition of a server without metrics."""
 
     def metrics(self, accept: str) -> tuple[bytes, str]:
         return b"", "text/plain"
@@ -155,7 +156,7 @@ NO_EXPOSITION: Final = _NoExposition()
 
 
 class ModelName(Protocol):
-    """What a name of OpenAI's routes stands for."""
+    """Meaning of a model name in OpenAI's routes."""
 
     @property
     def model(self) -> str:
@@ -164,15 +165,15 @@ class ModelName(Protocol):
 
 
 class ModelNames(Protocol):
-    """Knows names that are no model's, such as those of LoRAs."""
+    """Lookup of names that may stand for adapters of a model, such as LoRAs."""
 
     def of(self, name: str) -> ModelName:
-        """Return what a name stands for. Raises NotFound or NotReady."""
+        """Return the meaning of a name. Raises NotFound or NotReady."""
         ...
 
 
 class _NoNames:
-    """Names of a server that knows none but its models'."""
+    """Lookup of a server without adapters."""
 
     def of(self, name: str) -> ModelName:
         raise NotFound(f"there is no model {name!r}")
@@ -182,25 +183,25 @@ NO_NAMES: Final = _NoNames()
 
 
 class HandlerChanges(Protocol):
-    """Registers handlers, and changes how they are served (dialects/torchserve/handler_store.py).
+    """Registration and scaling of handlers (dialects/torchserve/handler_store.py).
 
-    What is begun goes on to its end, though its caller leaves.
+    A change is completed even if its caller disconnects.
     """
 
     async def register(self, order: Registration) -> RegistrationResult:
-        """Fetch, unpack and load it.
+        """Fetch, unpack and load a handler.
 
         Raises:
-            NoModel, NoDownload, BadArchive, Conflict: it cannot be had, or is there already.
-            WorkersFailed: it was taken out again, since its workers do not start.
+            NoModel, NoDownload, BadArchive, Conflict: it is not available, or already registered.
+            WorkersFailed: its workers do not start; it was unregistered again.
         """
         ...
 
     async def unregister(self, model: str, version: str = "") -> None:
-        """Take a version out, or the default one where that is the only one.
+        """Unregister a version, or the default one if it is the only one.
 
         Raises:
-            NoModel, NoModelVersion: there is none.
+            NoModel, NoModelVersion: there is no such handler.
             StillDefault: it is the default version, and there are others.
         """
         ...
@@ -208,67 +209,67 @@ class HandlerChanges(Protocol):
     async def scale(
         self, model: str, version: str, least: int, most: int | None, *, waits: bool
     ) -> tuple[Scaled, int]:
-        """Have so many workers from now on; how it went, and how many there are.
+        """Set the number of workers; return the outcome and the number of running workers.
 
         Args:
-            most: None = as ``least``.
+            most: None = the same as ``least``.
 
         Raises:
-            NoModel, NoModelVersion: there is none.
+            NoModel, NoModelVersion: there is no such handler.
             InvalidInput: ``most`` is below ``least``.
         """
         ...
 
     def set_default(self, model: str, version: str) -> None:
-        """Requests without a version go there. Raises NoModel or NoModelVersion."""
+        """Set the version for requests without one. Raises NoModel or NoModelVersion."""
         ...
 
 
 class Handlers(HandlerChanges, Protocol):
-    """And tells of them."""
+    """Registration, scaling and description of handlers."""
 
     def models(self) -> tuple[ModelListing, ...]:
-        """Each of them, sorted by name."""
+        """Return all handlers, sorted by name."""
         ...
 
     def describe(self, model: str, version: str = "") -> tuple[HandlerStatus, ...]:
-        """The default version, or that one; all with ``all``. Raises NoModel or NoModelVersion."""
+        """Describe the default version, a given one, or ``all``. Raises NoModel or NoModelVersion."""
         ...
 
     async def metadata(self, model: str, version: str) -> Metadata:
-        """What the handler tells of itself. Raises NotReady: no worker is there."""
+        """Return the handler's own metadata. Raises NotReady if no worker runs."""
         ...
 
     def is_healthy(self) -> bool:
-        """Return whether no model has been short of workers for longer than it may."""
+        """Return whether every model has enough workers, or lacks them for a tolerated time only."""
         ...
 
 
 class Workflows(Protocol):
-    """Runs handlers one after another, and side by side (dialects/torchserve/workflows.py)."""
+    """Graphs of handlers (dialects/torchserve/workflows.py)."""
 
     async def register(self, order: Registration) -> str:
-        """Have a workflow and the handlers of its nodes; its name.
+        """Register a workflow with the handlers of its nodes; return its name.
 
         Raises:
-            NoWorkflow, BadArchive, BadGraph, Conflict: it cannot be had, or is there already.
-            WorkflowFailed: one of its nodes cannot be had; nothing of it is left.
+            NoWorkflow, BadArchive, BadGraph, Conflict: it is not available, or already registered.
+            WorkflowFailed: a node cannot be registered; the others were unregistered again.
         """
         ...
 
     async def unregister(self, name: str) -> None:
-        """Take it out, and the handlers of its nodes. Raises NoWorkflow."""
+        """Unregister a workflow and the handlers of its nodes. Raises NoWorkflow."""
         ...
 
     def statuses(self) -> tuple[WorkflowStatus, ...]:
-        """All, sorted by name."""
+        """Return all workflows, sorted by name."""
         ...
 
     async def run(self, name: str, form: Form, call: Call) -> HandlerReply:
-        """The answer of its last node; of several, a JSON object of theirs.
+        """Return the answer of the last node; of several last nodes, a JSON object of their answers.
 
         Raises:
-            NoWorkflow: there is none.
-            HandlerFailed: one of its nodes failed, as often as it may.
+            NoWorkflow: there is no such workflow.
+            HandlerFailed: a node failed after all its retries.
         """
         ...

@@ -1,8 +1,8 @@
-"""RE2 patterns as Python's ``re`` understands them.
+"""Translation of RE2 patterns to Python's ``re``.
 
-Triton's header patterns are RE2 (TR-R32). Most of what differs has the same meaning in another spelling;
-what has none, such as Unicode classes, is refused. The one question is whether a pattern is found in the name
-of a header, so that greediness makes no difference.
+Triton's header patterns are RE2 (TR-R32). Most of the differences have an equivalent spelling; those without
+one, such as Unicode classes, are refused. Patterns are only searched for in header names, so greediness makes
+no difference.
 """
 
 import re
@@ -31,10 +31,10 @@ _ESCAPES: Final = {"z": r"\Z", "C": r"[\x00-\xff]", "Q": "", "E": ""}
 
 
 def compiled(pattern: str) -> re.Pattern[bytes]:
-    """The pattern for names in lower case, so that letters match in either case unless it says ``(?-i)``.
+    """Compile a pattern for names in lower case; it ignores case except after ``(?-i)``.
 
     Raises:
-        InvalidInput: it is no regular expression, or has what Python's has not.
+        InvalidInput: the pattern is invalid, or has no equivalent in Python.
 
     >>> bool(compiled("(?-i)X-.*").search(b"x-a")), bool(compiled("X-[[:alpha:]]$").search(b"x-a"))
     (False, True)
@@ -46,15 +46,15 @@ def compiled(pattern: str) -> re.Pattern[bytes]:
 
 
 class _Translation:
-    """One pattern, read from left to right.
+    """Translation of one pattern, from left to right.
 
-    A switch such as ``(?i)`` holds to the end of its group, alternatives included. Python has it for a group
-    of its own alone, which is closed and opened again around each ``|``.
+    A flag such as ``(?i)`` holds to the end of its group in RE2, across alternatives. Python allows it only
+    for a group of its own, which is therefore closed and reopened around each ``|``.
     """
 
     def __init__(self, pattern: str) -> None:
         self._rest = pattern
-        self._open: list[list[str]] = [[]]  # of each group, the switches that hold
+        self._open: list[list[str]] = [[]]  # for each open group, the flags in force
         self._out: list[str] = []
         while self._rest:
             self._step()
@@ -89,7 +89,7 @@ class _Translation:
         self._out.append(character)
 
     def _end(self) -> None:
-        """Of what the switches of this group have opened."""
+        """Close the groups that the flags of the current group have opened."""
         self._out.append(")" * len(self._open[-1]))
 
     def _switch(self, on: str, off: str, end: str) -> None:
@@ -114,7 +114,7 @@ class _Translation:
             self._rest = rest[2:]
 
     def _bracket(self) -> None:
-        """A set of characters, in which ``[:alpha:]`` and its like have names."""
+        """Translate a set of characters, with named classes such as ``[:alpha:]``."""
         found = re.match(r"\[\^?\]?(?:\\.|\[:\^?\w+:\]|[^\]\\])*\]", self._rest, re.DOTALL)
         if found is None:
             raise ValueError("a [ without its ]")

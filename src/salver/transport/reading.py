@@ -1,7 +1,7 @@
-"""Reading of whole HTTP bodies, within their limits.
+"""Reading of whole HTTP bodies within limits.
 
-Piece by piece as it comes, without a second copy of it. What is too large is refused as soon as that is
-known, in Triton's words (TR-R29, TR-R37).
+Pieces are appended to one buffer as they arrive. A body that is too large is refused as soon as that is
+known, with Triton's text (TR-R29, TR-R37).
 """
 
 import sys
@@ -13,11 +13,11 @@ from salver.transport.budget import Budget, Share, pace
 from salver.transport.calls import printable
 from salver.words.errors import InvalidInput, TooLarge
 
-#: Pieces of a chunked body that hold something; a server counts chunks, or what it makes of them.
+#: Most non-empty pieces of a chunked body.
 MOST_CHUNKS: Final = 65_536
-#: Most bytes of a body, if nobody says otherwise (X-25).
+#: Default limit of a body, in bytes (X-25).
 USUAL: Final = 64 << 20
-#: Bytes of an answer from which compressing it would keep others waiting.
+#: Bytes of an answer from which compressing it would block the event loop for too long.
 LARGE: Final = 1 << 18
 
 
@@ -29,20 +29,20 @@ async def read_whole(
     inflated: int = 0,
     share: Share | None = None,
 ) -> bytes | None:
-    """The whole body, inflated; None if the caller left meanwhile.
+    """Return the whole body, inflated; None if the caller left meanwhile.
 
     Args:
-        message: The first one, received already.
-        limit: Most bytes, inflated or not.
-        inflated: Most bytes of an inflated one, where the limit is not below :data:`USUAL`; 0 = the same.
-        share: Of the memory for all bodies; the caller gives it back. None = this one does not count.
+        message: First ASGI message, already received.
+        limit: Most bytes, compressed or inflated.
+        inflated: Most bytes of an inflated body if the limit is at least :data:`USUAL`; 0 = ``limit``.
+        share: Share of the memory for all bodies, which the caller releases; None = do not count this body.
 
     Raises:
-        TooLarge: it is over the limit.
-        InvalidInput: it comes in too many chunks, or does not inflate.
-        Unsupported: it is compressed in a way that is not known.
-        Overloaded: other bodies hold the memory for it.
-        DeadlineExceeded: it comes too slowly.
+        TooLarge: the body is over the limit.
+        InvalidInput: it has too many chunks, or cannot be inflated.
+        Unsupported: its compression is unknown.
+        Overloaded: the memory for bodies is in use.
+        DeadlineExceeded: it arrives too slowly.
     """
     share = share or Share(Budget(sys.maxsize))
     declared = headers.get(b"content-length", b"")
@@ -80,7 +80,7 @@ async def read_whole(
 
 
 def _too_large(headers: Mapping[bytes, bytes], size: int, limit: int) -> TooLarge:
-    """Of a body that is this large, or larger."""
+    """Return the error for a body of at least this size."""
     length = headers.get(b"inference-header-content-length")
     if length is not None and length.strip() == b"0":
         text = f"Raw input has a byte_size ({size} bytes) that exceeds the maximum allowed value of {limit}"

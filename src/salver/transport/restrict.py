@@ -1,4 +1,4 @@
-"""Groups of operations that callers need a shared secret for: Triton's restricted APIs (TR-R34, TR-G15).
+"""Groups of operations that need a shared secret: Triton's restricted APIs (TR-R34, TR-G15).
 
 A :class:`Guard` is made once for each protocol; a server without restrictions has none.
 """
@@ -13,8 +13,8 @@ import msgspec
 
 from salver.words.errors import Forbidden, InvalidInput, Unauthenticated
 
-#: Path of an HTTP operation -> its group; the first that matches. What none matches is free: the
-#: description of the interface, and the metrics, whose place is a port of their own.
+#: Patterns of HTTP paths with their groups; the first match counts. Other paths, such as the API description
+#: and the metrics, are unrestricted.
 _OF_PATHS: Final = (
     (r"/v2/(system|cuda)sharedmemory\b", "shared-memory"),
     (r"/v2/repository\b|/v1/models/.*/(load|unload)$", "model-repository"),
@@ -27,7 +27,7 @@ _OF_PATHS: Final = (
     (r"/v2/health/|.*/ready$", "health"),
     (r"/$|/v2$|/v[12]/models\b", "metadata"),
 )
-#: Name of a gRPC method -> its group; the first that is found in it.
+#: Parts of gRPC method names with their groups; the first match counts.
 _OF_METHODS: Final = (
     ("SharedMemory", "shared-memory"),
     ("Repository", "model-repository"),
@@ -60,10 +60,10 @@ _HEADER = re.compile(r"[\w!#$%&'*+.^`|~-]+", re.ASCII)  # RFC 9110, section 5.6.
 
 
 class Restriction(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Operations of these groups want this header to have this value.
+    """Requirement of a header with a value for the operations of some groups.
 
     Attributes:
-        is_openai: The groups are those of Triton's OpenAI front end.
+        is_openai: The groups belong to Triton's OpenAI front end.
     """
 
     groups: tuple[str, ...]
@@ -73,10 +73,10 @@ class Restriction(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def parse(text: str, flag: str) -> Restriction:
-    """A restriction as tritonserver's flags write it: ``group,group:header=value``.
+    """Parse a restriction in the form of tritonserver's flags, ``group,group:header=value``.
 
     Raises:
-        InvalidInput: it is none, or names an unknown group.
+        InvalidInput: the text is malformed, or names an unknown group.
 
     >>> parse("inference,model-config:admin-key=sesame", "--http-restricted-api")
     Restriction(groups=('inference', 'model-config'), header='admin-key', value='sesame', is_openai=False)
@@ -89,10 +89,10 @@ def parse(text: str, flag: str) -> Restriction:
 
 
 def parse_openai(groups: str, header: str, value: str, flag: str) -> Restriction:
-    """A restriction as the flag of Triton's OpenAI front end gives it, in three words.
+    """Parse a restriction from the three values of the flag of Triton's OpenAI front end.
 
     Raises:
-        InvalidInput: it is none, or names an unknown group.
+        InvalidInput: a value is malformed, or a group is unknown.
     """
     if not value or not _HEADER.fullmatch(header):
         raise InvalidInput(f"{flag} is no restriction", fix="Write GROUP[,GROUP...] HEADER VALUE.")
@@ -113,11 +113,11 @@ class Guard:
     """Checks the headers of calls against restrictions.
 
     Args:
-        restrictions: Each group in at most one.
-        prefix: Stands before each header's name (:data:`GRPC_PREFIX` for gRPC).
+        restrictions: Restrictions, with each group in at most one.
+        prefix: Prefix of the header names (:data:`GRPC_PREFIX` for gRPC).
 
     Raises:
-        InvalidInput: a group is in two.
+        InvalidInput: two restrictions have the same group.
     """
 
     def __init__(self, restrictions: Iterable[Restriction], prefix: str = "") -> None:
@@ -137,14 +137,14 @@ class Guard:
         return f"<Guard of {', '.join((*self._wanted, *self._openai))}>"
 
     def check(self, group: str, headers: Mapping[bytes, bytes], operation: str = "") -> None:
-        """Check that the caller may do that over HTTP.
+        """Check the secret of an HTTP request.
 
         Args:
-            operation: Its name, for the restrictions of the OpenAI front end.
+            operation: Name of the operation, for the restrictions of the OpenAI front end.
 
         Raises:
-            Forbidden: not without a secret (TR-R37).
-            Unauthenticated: not without a secret of the OpenAI front end.
+            Forbidden: the secret is missing or wrong (TR-R37).
+            Unauthenticated: the secret of the OpenAI front end is missing or wrong.
         """
         if header := self.lacks(group, headers):
             raise Forbidden(f"This API is restricted, expecting header '{header}'")
@@ -152,10 +152,10 @@ class Guard:
             raise Unauthenticated(f"This API is restricted, expecting header '{wanted[2]}' with valid value")
 
     def lacks(self, group: str, headers: Mapping[bytes, bytes]) -> str:
-        """Return the header that the call should have brought; empty if it may go on.
+        """Return the header that the call lacks; empty if the call is allowed.
 
         Args:
-            headers: By names in lower case.
+            headers: Headers by name in lower case.
         """
         if (wanted := self._wanted.get(group)) is None:
             return ""

@@ -1,6 +1,6 @@
-"""The router of HTTP: a table of operations for each dialect, and a matcher over all of them.
+"""HTTP router over the tables of operations of all dialects.
 
-Paths are matched raw and names decoded afterwards, so that a name may hold ``%2F`` (X-26).
+Paths are matched undecoded and names are decoded afterwards, so that a name may contain ``%2F`` (X-26).
 
 Pure.
 """
@@ -21,11 +21,11 @@ Headers = tuple[tuple[bytes, bytes], ...]
 
 
 class Operation(msgspec.Struct, frozen=True):
-    """One verb and path: ``{model}`` and ``{version}`` match one segment each.
+    """Verb and path of an operation; ``{model}`` and ``{version}`` match one segment each.
 
     Attributes:
-        changes: It changes what is served, logged or shared; callers need a permission (``access_check.py``).
-        is_matched: Paths are matched here; else the dialect has a grammar of its own (``HttpTable.find``).
+        changes: The operation changes something, and callers need a permission (``access_check.py``).
+        is_matched: The router matches the path; else the dialect does (``HttpTable.find``).
     """
 
     name: str
@@ -37,10 +37,10 @@ class Operation(msgspec.Struct, frozen=True):
 
 
 class Route(msgspec.Struct, frozen=True, gc=False):
-    """What a path asks for.
+    """Operation and parameters of a path.
 
     Attributes:
-        path: The whole of it, where a model's name may be longer than it looks (X-26), or an error names it.
+        path: The whole path, if a model's name may span several segments (X-26) or an error names the path.
     """
 
     operation: str
@@ -54,27 +54,28 @@ class Route(msgspec.Struct, frozen=True, gc=False):
 
 Write = Callable[[HttpReply], Awaitable[None]]
 Method = Callable[[Route, HttpBody, Call], Awaitable[HttpReply]]
-#: Takes a reply; or None, and what writes the pieces of one.
+#: Receives a reply; or None and the writer of a streamed reply.
 Tell = Callable[[HttpReply | None, Any], None]
-#: Answers through a callback; returns what gives the request up, or None if ``Endpoint.run`` is to be called.
+#: Answers through a callback; returns a function that cancels, or None if ``Endpoint.run`` must be called.
 PostMethod = Callable[[Route, HttpBody, Call, Tell], Callable[[], None] | None]
-#: Answers in pieces that go to a writer, with None; or with one reply.
+#: Streams the answer through the writer and returns None, or returns one reply.
 StreamMethod = Callable[[Route, HttpBody, Call, Write], Awaitable[HttpReply | None]]
 
 
 class Endpoint(msgspec.Struct, frozen=True, gc=False):
-    """What an operation does, and what the transport has to know of it.
+    """Implementation of an operation, with its requirements on the transport.
 
     Attributes:
-        run: Answers with one reply; None = ``stream`` answers.
-        is_large: Large bodies make sense.
-        is_compressible: Replies are compressed where the caller accepts that.
-        refuses_compressed: Bodies of requests have to come as they are.
-        most_inflated: Most bytes of a body that came compressed; 0 = as of every body.
-        timeout_s: Seconds that a call may take; 0 = as many as it likes.
-        post: Answers small requests without a task; None = it needs one.
-        load_report: Headers that tell how full a model is, in the form that the caller wants (``orca.py``).
-        changes, group: Set by the router, from the operation's rows.
+        run: Returns the whole reply; None = ``stream`` answers.
+        stream: Writes the reply in pieces.
+        is_large: Large bodies are plausible.
+        is_compressible: Compress replies if the caller accepts that.
+        refuses_compressed: Refuse compressed request bodies.
+        most_inflated: Most bytes of an inflated request body; 0 = the limit of all bodies.
+        timeout_s: Seconds that a call may take; 0 = no limit.
+        post: Answers small requests without a task; None = a task is needed.
+        load_report: Returns the headers with a model's load, in the caller's form (``orca.py``).
+        changes, group: Set by the router from the operation's rows.
     """
 
     run: Method | None = None
@@ -90,7 +91,7 @@ class Endpoint(msgspec.Struct, frozen=True, gc=False):
     group: str = ""
 
 
-#: In place of the endpoint of a request whose path is not known yet.
+#: Endpoint of a request whose path has not been matched.
 NO_ENDPOINT: Final = Endpoint()
 
 
@@ -98,12 +99,12 @@ class HttpTable(msgspec.Struct, frozen=True):
     """The HTTP operations of one dialect.
 
     Attributes:
-        operations: Verbs and paths, as the description of the interface lists them.
-        endpoints: What each operation does, by its name.
-        fault: Lays out an error of the dialect.
-        owns: Whether errors at a raw path are the dialect's; None = those that nobody else owns are.
-        find: Finds the route of a raw path that no row matches; None = not this dialect's. It may raise.
-        headers: Further headers of each answer at a raw path; None = there are none.
+        operations: Verbs and paths, as listed in the API description.
+        endpoints: Implementations by operation name.
+        fault: Formats an error of the dialect.
+        owns: Whether errors at a raw path have the dialect's format; None = those that no other dialect owns.
+        find: Finds the route of a raw path that no row matches; None = not a path of this dialect. May raise.
+        headers: Returns further headers for each answer at a raw path; None = no further headers.
         reads: Operations without a row that change nothing.
     """
 
@@ -118,7 +119,7 @@ class HttpTable(msgspec.Struct, frozen=True):
 
 #: Parameters of paths, as :class:`Route` has them.
 _NAMES: Final = ("model", "version", "request", "region")
-#: A segment of a path: text before, name of the parameter, text after; without a parameter it is literal.
+#: Segment of a path: text before, parameter name (empty = a literal segment), text after.
 _Segment = tuple[str, str, str]
 
 
@@ -143,7 +144,7 @@ class HttpRouter:
         return f"<HttpRouter {len(self.operations)} operations>"
 
     def fault_at(self, raw_path: bytes) -> Callable[[SalverError], HttpReply]:
-        """Return what lays out errors at that path (X-24)."""
+        """Return the function that formats errors at a path (X-24)."""
         for owns, fault in self._owners:
             if owns(raw_path):
                 return fault
@@ -160,7 +161,7 @@ class HttpRouter:
         Raises:
             NoRoute: there is none ("Not Found").
             WrongVerb: there is one for another verb ("Method Not Allowed").
-            InvalidInput: a name in it is not UTF-8, or its dialect knows no such path (TF-R7).
+            InvalidInput: a name is not UTF-8, or the dialect has no such path (TF-R7).
         """
         parts = raw_path.decode("latin-1").split("/")
         if parts[0]:
@@ -173,7 +174,8 @@ class HttpRouter:
                 continue
             if row.verb == verb or (verb == "HEAD" and row.verb == "GET"):
                 return Route(row.name, *(unquoted(names.get(name, "")) for name in _NAMES))
-            # What is neither a number nor asked for as a label is no version, and no such path (TR-R18).
+            # A segment that is neither a number nor a label is not a version, so the path is unknown
+            # (TR-R18).
             has_other_verb = has_other_verb or names.get("version", "0").isdecimal()
         for find in self._finders:
             if (route := find(verb, raw_path)) is not None:
@@ -184,7 +186,7 @@ class HttpRouter:
 
 
 class _Endpoints(Mapping[str, Endpoint]):
-    """Endpoints by the names of their operations; a table is asked for its own when one of them is called."""
+    """Endpoints by operation name; each table is read when one of its operations is first called."""
 
     def __init__(self, tables: Sequence[HttpTable]) -> None:
         self._tables = tables
@@ -207,7 +209,7 @@ class _Endpoints(Mapping[str, Endpoint]):
 
 
 def _completed(table: HttpTable) -> list[tuple[str, Endpoint]]:
-    """Return the endpoints of a table, with what its rows say of them."""
+    """Return the endpoints of a table, completed from its rows."""
     reads = {row.name for row in table.operations if not row.changes} | table.reads
     groups = {row.name: group_of_path(row.verb, row.path) for row in table.operations}
     return [
@@ -226,7 +228,7 @@ def _segments(path: str) -> tuple[_Segment, ...]:
 
 
 def _names(parts: Sequence[str], segments: Sequence[_Segment]) -> dict[str, str] | None:
-    """Return the names in a path; None if it does not match."""
+    """Return the parameters of a path; None if it does not match."""
     names: dict[str, str] = {}
     for part, (before, parameter, after) in zip(parts, segments, strict=True):
         if not parameter:
@@ -240,7 +242,7 @@ def _names(parts: Sequence[str], segments: Sequence[_Segment]) -> dict[str, str]
 
 
 def unquoted(quoted: str) -> str:
-    """Return a name in a path, decoded.
+    """Decode a name in a path.
 
     Raises:
         InvalidInput: it is not UTF-8.

@@ -1,7 +1,7 @@
-"""Listening sockets of the server, and the listener of each.
+"""Listening sockets of the server, with a listener for each.
 
-One application may have several ports. Each speaks HTTP/1.1 and HTTP/2, with gRPC, in the clear or over TLS.
-A listener watches over what its connections do with their time, and ends them gracefully.
+One application may have several ports. Each speaks HTTP/1.1 and HTTP/2, including gRPC, with or without TLS.
+A listener closes connections that are idle for too long, and shuts down gracefully.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from salver.transport.terms import OpenConnection, Terms
 from salver.words.errors import Conflict, InvalidInput
 
 _LOG: Final = logging.getLogger("salver.transport")
-#: What TorchServe's operators call the addresses of its ports.
+#: Names of the addresses in TorchServe's configuration, for error texts.
 _KEYS: Final = {
     "torchserve-inference": "inference_address",
     "torchserve-management": "management_address",
@@ -37,36 +37,36 @@ _KEYS: Final = {
     "torchserve-grpc-inference": "grpc_inference_port",
     "torchserve-grpc-management": "grpc_management_port",
 }
-#: Answers what is no request.
+#: Body of the answer to malformed HTTP.
 _MALFORMED: Final = (
     b'{"error":"malformed HTTP: a line, a header or a length is not as RFC 9112 has it, or there are two '
     b'lengths (Content-Length twice, or beside Transfer-Encoding)"}'
 )
-#: Seconds for a pause in a head, in a body that is gathered, and between two requests; and for a handshake.
+#: Seconds without a byte after which a connection closes: in a head, in a body, between two requests.
 HEAD_S: Final = 10.0
 PATIENCE_S: Final = 60.0
 IDLE_S: Final = 300.0
 _HANDSHAKE_S: Final = 5.0
-#: Connections that the kernel keeps for the server until it accepts them.
+#: Length of the kernel's accept queue.
 BACKLOG: Final = 1024
 _LOOK_S: Final = 5.0
-#: For models, their host processes and files.
+#: File descriptors that are reserved for models, their host processes and files.
 _KEPT_DESCRIPTORS = 512
 
 
 class FrontConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where and how to listen.
+    """Configuration of one port.
 
     Attributes:
-        port: 0 = any free one.
-        grace_seconds: How long requests in flight may take to end after ``stop``.
+        port: TCP port; 0 = any free one.
+        grace_seconds: Seconds that requests in flight may take to finish after ``stop``.
         tls_cert, tls_key: PEM files; both or neither.
-        tls_client_ca: PEM bundle; when given, callers must show a certificate it signed.
-        serves: What may be asked at this port.
-        shares_port: Other processes may listen on the same port, and the kernel deals out connections.
-        platform: Options of the platform whose port it is (``dialects/clouds/doors.py``).
-        cors_origins: Pages of these origins may ask from a browser; ``*`` = of every one.
-        path: Of a UNIX socket, in place of host and port; empty = there is none.
+        tls_client_ca: PEM bundle; if given, clients must present a certificate signed by it.
+        serves: Part of the application that the port serves.
+        shares_port: Other processes may listen on the same port; the kernel distributes the connections.
+        platform: Options of a cloud platform's port (``dialects/clouds/doors.py``).
+        cors_origins: Origins whose pages may send requests; ``*`` = every origin.
+        path: Path of a UNIX socket, in place of host and port; empty = none.
     """
 
     host: str = "127.0.0.1"
@@ -83,12 +83,12 @@ class FrontConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ExactPorts(msgspec.Struct, frozen=True):
-    """Ports whose bodies are whole, and within a limit, before the application hears of them (TS-R16, TS-A6).
+    """Ports that read bodies completely, within a limit, before they call the application (TS-R16, TS-A6).
 
     Attributes:
-        kinds: What such a port serves, with whether it speaks HTTP/2 as well.
-        malformed: JSON that answers what is no request.
-        most_body: Bytes of a body.
+        kinds: Kinds of these ports, each with whether it speaks HTTP/2 as well.
+        malformed: JSON body of the answer to malformed HTTP.
+        most_body: Most bytes of a body.
         budget: Memory for all bodies.
     """
 
@@ -107,16 +107,16 @@ def listen(
     exact: ExactPorts = _NO_EXACT_PORTS,
     parting: Parting | None = None,
 ) -> "list[Listener]":
-    """Open the ports now, so that an error is known before any model loads.
+    """Open the ports at once, so that an error is reported before any model loads.
 
     Args:
-        apps: For each port, the application as it shows it.
-        exact: Ports whose bodies are whole before the application hears of them.
-        parting: Says when callers are told to close; None = of these listeners alone.
+        apps: Application of each port.
+        exact: Ports whose bodies are read completely before the application is called.
+        parting: Shutdown state; None = one for these listeners alone.
 
     Raises:
-        Conflict: an address is taken or not ours.
-        InvalidInput: a file for TLS is not what it should be.
+        Conflict: an address is in use or does not belong to this machine.
+        InvalidInput: a TLS file is invalid.
     """
     sockets: list[socket.socket] = []
     try:
@@ -143,10 +143,10 @@ def _terms(app: App, config: FrontConfig, exact: ExactPorts, most: int, parting:
 
 
 def _secure(config: FrontConfig, *, has_http2: bool) -> ssl.SSLContext | None:
-    """TLS as that port wants it; None = it is in the clear.
+    """Return the TLS context of a port; None = no TLS.
 
     Raises:
-        InvalidInput: a file cannot be read, or is not what it should be.
+        InvalidInput: a file cannot be read or is invalid.
     """
     if not config.tls_cert:
         return None
@@ -156,7 +156,7 @@ def _secure(config: FrontConfig, *, has_http2: bool) -> ssl.SSLContext | None:
     context.set_alpn_protocols(["h2", "http/1.1"] if has_http2 else ["http/1.1"])
     try:
         context.load_cert_chain(config.tls_cert, config.tls_key or None)
-    except OSError as error:  # ssl.SSLError is one
+    except OSError as error:  # includes ssl.SSLError
         text = f"{config.tls_cert} and {config.tls_key} are no certificate with its key: {_reason(error)}"
         raise InvalidInput(text, fix="Give two PEM files; the key without a password.") from error
     try:
@@ -215,10 +215,10 @@ def _bind(config: FrontConfig) -> socket.socket:
 
 
 def _bind_unix(path: str) -> socket.socket:
-    """Listen on a path; a socket that is there gives way, as for TensorFlow Serving and TorchServe.
+    """Listen on a path; replace a socket that exists, as TensorFlow Serving and TorchServe do.
 
     Raises:
-        Conflict: it cannot be made, or something else than a socket is there.
+        Conflict: the socket cannot be created, or the path is not a socket.
     """
     if Path(path).is_socket():
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
@@ -238,13 +238,13 @@ def _bind_unix(path: str) -> socket.socket:
 
 
 def _most_connections() -> int:
-    """Raise the limit of open files as far as allowed; how many of them may be connections, of all ports.
+    """Raise the limit of open files as far as allowed; return how many connections all ports may have.
 
-    Models need some, too, so callers never get the last ones. 0 = no limit.
+    Some descriptors are reserved for models. 0 = no limit.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
-        with contextlib.suppress(OSError, ValueError):  # macOS allows less than it says
+        with contextlib.suppress(OSError, ValueError):  # macOS allows less than it reports
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
             soft = hard
     return 0 if soft == resource.RLIM_INFINITY else max(soft - _KEPT_DESCRIPTORS, soft // 2)
@@ -254,8 +254,8 @@ class Listener:
     """Listener of one port.
 
     Args:
-        secure: Of TLS; None = in the clear.
-        grace: Seconds that requests in flight may take to end after ``stop``.
+        secure: TLS context; None = no TLS.
+        grace: Seconds that requests in flight may take to finish after ``stop``.
     """
 
     def __init__(
@@ -271,7 +271,7 @@ class Listener:
         self._socket = sock
         self._secure = secure
         self._grace = grace
-        self._is_short = False  # of file descriptors
+        self._is_short = False  # no file descriptor is left for a new connection
         self._has_started = asyncio.Event()
         self._shall_stop = asyncio.Event()
 
@@ -279,7 +279,7 @@ class Listener:
         return f"<Listener on {self.port}, {len(self._terms.open)} connections>"
 
     async def run(self) -> None:
-        """Serve until ``stop``; returns when the last request in flight has ended."""
+        """Serve until ``stop``; return when the last request in flight has ended."""
         loop = asyncio.get_running_loop()
         scheme = "https" if self._secure else "http"
 
@@ -301,19 +301,19 @@ class Listener:
             await self._end()
 
     async def started(self) -> None:
-        """Returns once connections are accepted."""
+        """Wait until connections are accepted."""
         await self._has_started.wait()
 
     async def leave(self, delay_s: float) -> None:
-        """Go on for so long, tell callers to close, then begin no new connection."""
+        """Tell callers to close, wait for the delay, then refuse new connections."""
         await leave(self._socket, self._terms.parting, delay_s)
 
     def stop(self) -> None:
-        """Accept no more; let what is in flight end."""
+        """Accept no more connections; let requests in flight finish."""
         self._shall_stop.set()
 
     async def _watch(self) -> None:
-        """Those that do nothing with their time have had enough of it."""
+        """Close overdue connections and stalled answers at intervals."""
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(_LOOK_S)
@@ -325,7 +325,7 @@ class Listener:
                 connection.cut_stalled(now, PATIENCE_S)
 
     def _look_for_descriptors(self) -> None:
-        """Say once that there is no descriptor for a new connection; the event loop then closes new ones."""
+        """Log once if no descriptor is left, in which case the event loop closes new connections."""
         try:
             os.close(os.dup(self._socket.fileno()))
         except OSError as error:
@@ -347,7 +347,7 @@ class Listener:
 
 
 def overdue(connections: Iterable[OpenConnection], now: float) -> list[OpenConnection]:
-    """Those of which nothing has come for too long, be it of a request that has begun or of the next one."""
+    """Return the connections that have sent nothing for too long, within a request or between two."""
     return [each for each in connections if not each.is_busy and now - each.since > _patience(each)]
 
 

@@ -1,4 +1,4 @@
-"""HTTP operations of the server itself, which belong to no dialect."""
+"""HTTP operations of the server itself, outside all dialects."""
 
 from typing import Final
 
@@ -17,7 +17,7 @@ OPERATIONS: Final = (
 
 
 class ServerOperations:
-    """Readiness, and the metrics page.
+    """Readiness and the metrics page.
 
     Args:
         parting: Whether the server is about to stop.
@@ -37,14 +37,14 @@ class ServerOperations:
         return HttpTable(OPERATIONS, endpoints, http_fault)
 
     async def ready(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
-        """Say whether every model that should serve can answer."""
+        """Answer whether every model that should serve can."""
         if await self._control.is_ready():
             return HttpReply(200, dumps({"ready": True}))
-        # 400 is Triton's; load balancers know what 503 is.
+        # Triton answers 400; during shutdown, load balancers need 503.
         return HttpReply(503 if self._parting.is_told else 400, dumps({"ready": False}))
 
     async def metrics(self, route: Route, http: HttpBody, call: Call) -> HttpReply:
-        """Show the metrics page."""
+        """Answer with the metrics page."""
         accept = http.headers.get(b"accept", b"").decode("latin-1")
         body, content_type = self._exposition.metrics(accept)
         return HttpReply(200, body, ((b"content-type", content_type.encode()),))

@@ -1,10 +1,9 @@
-"""Cuts connections that take their time, and those of an address that has too many.
+"""Watchdog that cuts slow connections, and those of an address that has too many.
 
-A front counts what it is sent and reads, but has no least rate for it: a head that comes byte by byte,
-or an answer that is read so, holds a connection for as long as its caller likes. The kernel knows how
-many bytes each connection has received and sent; what moves too little of them is cut, whichever
-protocol it speaks, within TLS or without. It looks at this process's own sockets, and takes nothing from
-them. Linux; elsewhere nothing is cut.
+A head that arrives byte by byte, or an answer that is read so, would otherwise hold a connection for as long
+as its caller likes. The kernel counts the bytes that each socket has received and sent; connections that move
+too few are cut, whatever their protocol, with or without TLS. Only the counters of this process's own sockets
+are read. Works on Linux; on other systems no connection is cut.
 """
 
 import asyncio
@@ -26,15 +25,15 @@ from salver.kernel.supervise import Faults, every
 _LOG = logging.getLogger("salver.front")
 _SOCKETS: Final = "/proc/self/fd"
 _TCP_INFO: Final = getattr(socket, "TCP_INFO", 0)
-#: Of ``struct tcp_info``: tcpi_bytes_acked, tcpi_bytes_received, tcpi_notsent_bytes.
+#: tcpi_bytes_acked, tcpi_bytes_received and tcpi_notsent_bytes of ``struct tcp_info``.
 _COUNTS: Final = struct.Struct("=120xQQ8xI")
 _LOOK_S: Final = 5.0
-#: Bytes that a connection may bring beside one body before anything is sent on it.
+#: Bytes that a connection may send beyond one body before it gets an answer.
 UNANSWERED: Final = 1 << 20
 
 
 class Peer(NamedTuple):
-    """One connection: the caller's address, and our port."""
+    """Addresses of one connection: the caller's host and port, and the server's port."""
 
     host: str
     port: int
@@ -42,10 +41,10 @@ class Peer(NamedTuple):
 
 
 class StreamingPeers:
-    """Counts the open streams of each connection.
+    """Counter of the open streams of each connection.
 
     Attributes:
-        open: Connections with a stream, with how many each has.
+        open: Number of streams by connection.
     """
 
     def __init__(self) -> None:
@@ -53,7 +52,7 @@ class StreamingPeers:
 
     @contextmanager
     def stream(self, scope: Mapping[str, Any]) -> Iterator[None]:
-        """Count the request of that ASGI scope, until this ends."""
+        """Count a request as a stream until the context ends."""
         client, server = scope.get("client"), scope.get("server")
         if not (client and server and server[1]):  # a UNIX socket
             yield
@@ -69,14 +68,14 @@ class StreamingPeers:
 
 
 class ConnectionLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a connection may cost.
+    """Limits of connections.
 
     Attributes:
-        per_address: Most connections of one address; 0 = as many as there may be.
-        least_rate: Bytes a second that a caller sends, or reads of its answer, at least; 0 = any.
-        patience_s: Seconds before that counts.
-        most_unanswered: Bytes that a connection may bring before anything is sent on it; 0 = any number (in a
-            configuration: one body, and a mebibyte).
+        per_address: Most connections of one address; 0 = no limit.
+        least_rate: Least bytes per second that a caller must send, or read of its answer; 0 = no minimum.
+        patience_s: Seconds before the minimum rate applies.
+        most_unanswered: Bytes that a connection may send before it gets an answer; 0 = no limit (in a
+            configuration file: one body and a mebibyte).
     """
 
     per_address: int = 0
@@ -86,10 +85,10 @@ class ConnectionLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Moved(NamedTuple):
-    """Bytes of a connection since it began.
+    """Bytes moved on a connection since it began.
 
     Attributes:
-        waiting: To be sent when the other end takes more.
+        waiting: Bytes that wait for the other end to read.
     """
 
     received: int
@@ -98,7 +97,7 @@ class Moved(NamedTuple):
 
 
 class OpenConnection(NamedTuple):
-    """A connection: a number of its own, who is at the other end, and what has moved."""
+    """Connection with its inode number, its addresses, and the bytes moved."""
 
     mark: int
     peer: Peer
@@ -106,12 +105,12 @@ class OpenConnection(NamedTuple):
 
 
 class _Known(msgspec.Struct):
-    """What is remembered of a connection.
+    """State of a connection between two looks.
 
     Attributes:
-        asked_at: When the first byte came since something was sent; None = none has come.
+        asked_at: Time of the first byte received since the last byte sent; None = none was received.
         asked: Bytes received by then.
-        full_since: Since when all that is sent waits, or nearly; None = it does not.
+        full_since: Time since which sent bytes have been waiting; None = none wait.
         full: Bytes sent by then.
     """
 
@@ -123,7 +122,7 @@ class _Known(msgspec.Struct):
 
 
 class Judge:
-    """Decides which connections are cut. It knows neither clock nor socket."""
+    """Decision which connections to cut, from their byte counts. Pure."""
 
     def __init__(self, limits: ConnectionLimits) -> None:
         self._limits = limits
@@ -132,15 +131,15 @@ class Judge:
     def cut(
         self, found: Iterable[OpenConnection], now: float, streaming: Collection[Peer] = ()
     ) -> dict[OpenConnection, str]:
-        """Those that are to be cut, and why.
+        """Return the connections to cut, with the reason for each.
 
         Args:
-            streaming: Those whose callers may say little for a long time.
+            streaming: Connections with open streams, whose callers may be silent for a long time.
         """
         known: dict[int, _Known] = {}
         cut: dict[OpenConnection, str] = {}
         counts: dict[str, int] = {}
-        for each in sorted(found):  # the oldest first, so that they stay
+        for each in sorted(found):  # oldest first: the newest exceed the limit
             before = self._known.get(each.mark) or _Known(Moved(0, 0, 0))
             known[each.mark] = before
             counts[each.peer.host] = counts.get(each.peer.host, 0) + 1
@@ -155,7 +154,7 @@ class Judge:
     def _why(self, before: _Known, moved: Moved, now: float, is_streaming: bool) -> str:
         limits, last = self._limits, before.moved
         came = moved.received - last.received
-        if moved.sent > last.sent:  # nobody knows how much of what came was before that
+        if moved.sent > last.sent:  # what was received may have come before the answer: start over
             before.asked_at = None
         elif before.asked_at is None and came:
             before.asked_at, before.asked = now, last.received
@@ -178,11 +177,11 @@ class Judge:
 
 
 class ConnectionWatch:
-    """Looks at the connections of some ports every few seconds.
+    """Periodic check of the connections of some ports.
 
     Args:
-        ports: Ours.
-        streaming: Peers whose callers may say little for a long time.
+        ports: The server's ports.
+        streaming: Connections with open streams, whose callers may be silent for a long time.
     """
 
     def __init__(self, limits: ConnectionLimits, ports: Collection[int], streaming: Collection[Peer]) -> None:
@@ -191,7 +190,7 @@ class ConnectionWatch:
         self._streaming = streaming
 
     async def run(self) -> None:
-        """Look until it is cancelled."""
+        """Check until cancelled."""
         await every(_LOOK_S, self._look, Faults(_LOG, "connections are not watched"))
 
     async def _look(self) -> None:
@@ -203,7 +202,7 @@ class ConnectionWatch:
 
 
 def connections(ports: Collection[int]) -> list[OpenConnection]:
-    """The connections of this process at these ports of its own."""
+    """Return this process's connections at some of its ports."""
     found = []
     with suppress(OSError):
         for link in Path(_SOCKETS).iterdir() if _TCP_INFO else ():
@@ -214,7 +213,7 @@ def connections(ports: Collection[int]) -> list[OpenConnection]:
 
 
 def close(found: OpenConnection) -> None:
-    """End a connection, if it is still the one; its front notices."""
+    """Shut a connection down, if its descriptor still has the same inode."""
     for link in Path(_SOCKETS).iterdir():
         with suppress(OSError):
             if link.stat().st_ino == found.mark:
@@ -225,7 +224,7 @@ def close(found: OpenConnection) -> None:
 
 
 def _look(place: int) -> OpenConnection | None:
-    """The connection at a descriptor; None if it is none, or none any more."""
+    """Return the connection of a descriptor; None if it is not one, or closed meanwhile."""
     try:
         if not stat.S_ISSOCK(os.fstat(place).st_mode):
             return None
@@ -244,4 +243,4 @@ def _look(place: int) -> OpenConnection | None:
     except (OSError, struct.error):
         return None
     finally:
-        sock.detach()  # it is the front's
+        sock.detach()  # the descriptor belongs to the listener
