@@ -1,4 +1,4 @@
-"""Parts of the Open Inference Protocol."""
+"""Builds the parts of the Open Inference Protocol."""
 
 from collections.abc import Callable
 
@@ -22,7 +22,7 @@ with lazy_imports():
 
 
 class _WarmupFiles:
-    """Lets every model be warmed up with a request in a file, which is Open Inference."""
+    """Warm-up of every model with Open Inference requests from files."""
 
     async def prepare(self, manifest: Manifest) -> Callable[[Servable], None]:
         """See :class:`~salver.kernel.serving.loading.Attachment`."""

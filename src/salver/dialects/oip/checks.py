@@ -11,14 +11,14 @@ from salver.words.tensor import DataType, Tensor
 
 
 def unfit(text: str) -> InvalidInput:
-    """Return an error whose text Triton begins with the request's id (TR-R30), which the codec fills in."""
+    """Return an error whose text begins with the request's id, as in Triton (TR-R30); the codec adds it."""
     error = InvalidInput(text)
     error.about = ""
     return error
 
 
 def first_twice(named: Sequence[Tensor | RequestedOutput]) -> str:
-    """Return the first name that occurs twice."""
+    """Return the first name that occurs twice; empty if all differ."""
     seen: set[str] = set()
     for each in named:
         if each.name in seen:

@@ -1,7 +1,7 @@
-"""Best classes of an output.
+"""Top classes of an output.
 
-Triton's classification extension (TR-R27): an output that asks for it comes back as ``BYTES`` elements
-``score:index`` or ``score:index:label``, the best first, for each row of the batch. It knows no message.
+Triton's classification extension (TR-R27): a requested output is returned as ``BYTES`` elements
+``score:index`` or ``score:index:label``, the best first, for each row of the batch.
 
 Pure.
 """
@@ -21,12 +21,12 @@ _FLOATS = (DataType.FP32, DataType.FP64)
 
 
 class Classes(msgspec.Struct, frozen=True, gc=False):
-    """How many classes are wanted of one output, and what they are called.
+    """Classes requested of one output, with their labels.
 
     Attributes:
-        count: At most so many for each row.
-        labels: By index; an index beyond them, or an empty one, has no label.
-        batched: Axis 0 holds the rows; else all elements are one row.
+        count: Most classes of each row.
+        labels: Labels by index; empty and missing ones are left out of the answer.
+        batched: Axis 0 is the batch; else all elements are one row.
     """
 
     count: int
@@ -35,16 +35,16 @@ class Classes(msgspec.Struct, frozen=True, gc=False):
 
 
 class ClassRequest(InferRequest, frozen=True):
-    """A request for the classes of some outputs, by their names."""
+    """Request for the classes of some outputs, by output name."""
 
     classes: Mapping[str, Classes] = {}
 
 
 def with_classes(request: InferRequest, signature: Signature) -> InferRequest:
-    """The request, with what :func:`classified` must know if it asks for classes.
+    """Return the request with the data that :func:`classified` needs, if it asks for classes.
 
     Raises:
-        InvalidInput: fewer than none are wanted, or the output has no scores.
+        InvalidInput: the count is negative, or the output is not numeric.
     """
     for output in request.outputs:
         if PARAMETER in output.parameters:
@@ -80,7 +80,7 @@ def with_classes(request: InferRequest, signature: Signature) -> InferRequest:
 
 
 def classified(request: InferRequest, response: InferResponse) -> InferResponse:
-    """The answer, with classes in place of the outputs for which the request wants them."""
+    """Return the response with classes in place of the outputs for which the request asks for them."""
     if not isinstance(request, ClassRequest):
         return response
     classes = request.classes
@@ -92,14 +92,14 @@ def classified(request: InferRequest, response: InferResponse) -> InferResponse:
 
 
 def top_classes(tensor: Tensor, wanted: Classes) -> Tensor:
-    """The best classes of a tensor of numbers: equal scores by index, NaN below all.
+    """Return the top classes of a numeric tensor, equal scores by index and NaN last.
 
     >>> scores = Tensor("y", DataType.FP32, np.array([0.1, 0.7, 0.2], "f4"))
     >>> top_classes(scores, Classes(2, ("ant", "bee"), False)).array.tolist()
     [b'0.700000:1:bee', b'0.200000:2']
 
     Raises:
-        TooLarge: it would be more classes than an answer may have strings.
+        TooLarge: the classes would exceed the limit of strings in an answer.
     """
     array = tensor.array
     rows = array.shape[0] if wanted.batched else 1
@@ -113,7 +113,7 @@ def top_classes(tensor: Tensor, wanted: Classes) -> Tensor:
     is_float = array.dtype.kind == "f"
     keys = np.where(np.isnan(scores), -np.inf, scores) if is_float else scores
     last = scores.shape[1] - 1
-    # Backwards, since a stable sort in descending order is what numpy does not have.
+    # Sort the reversed rows, since numpy has no stable sort in descending order.
     order = (last - np.argsort(keys[:, ::-1], axis=1, kind="stable")[:, ::-1])[:, : wanted.count]
     labels = wanted.labels
     texts = np.empty(order.size, dtype=object)

@@ -12,7 +12,7 @@ from salver.words.messages import InferRequest, InferResponse, Signature
 
 
 class Explanation(Codec[HttpBody, HttpReply]):
-    """The codec: the body goes to the model as it came, and the reply is the model's."""
+    """Codec that passes the body to the model and the model's reply back, both unchanged."""
 
     protocol = "oip-http"
 
@@ -26,7 +26,7 @@ class Explanation(Codec[HttpBody, HttpReply]):
         return self._forms.read(http, explains=True)
 
     def encode(self, request: InferRequest, response: InferResponse) -> HttpReply:
-        """Return what the model says. Raises HandlerFailed."""
+        """Return the model's reply. Raises HandlerFailed."""
         return self._forms.write(response)
 
     def fault(self, error: SalverError) -> HttpReply:

@@ -1,4 +1,4 @@
-"""Errors of the Open Inference Protocol over HTTP and gRPC, with Triton's statuses and words.
+"""Errors of the Open Inference Protocol over HTTP and gRPC, with Triton's statuses and texts.
 
 Pure.
 """
@@ -11,7 +11,7 @@ from salver.encoding.bodies import GrpcStatus, HttpReply
 from salver.transport.faults import GRPC, HTTP, clean, ended, json_headers
 from salver.words.errors import Code, NoVersion, OnlyStreams, SalverError
 
-#: HTTP status, as Triton gives it (TR-R19).
+#: Triton's HTTP status for each error code (TR-R19).
 OIP_HTTP: Final[dict[Code, int]] = {
     **HTTP,
     Code.CONFLICT: 400,
@@ -28,7 +28,7 @@ OIP_GRPC: Final[dict[Code, int]] = GRPC
 def http_fault(error: SalverError) -> HttpReply:
     """Return ``{"error": text}`` with Triton's status. Never raises."""
     text = _text(error, "HTTP end point")
-    status = 404 if isinstance(error, NoVersion) else OIP_HTTP[error.code]  # no route has it (TR-R3)
+    status = 404 if isinstance(error, NoVersion) else OIP_HTTP[error.code]  # such a path has no route (TR-R3)
     return HttpReply(status, orjson.dumps({"error": text}), json_headers(error))
 
 
@@ -38,10 +38,10 @@ def grpc_status(error: SalverError) -> GrpcStatus:
 
 
 def _text(error: SalverError, road: str) -> str:
-    """Return the text; in Triton's words with the id of a request that does not fit its model (TR-R30).
+    """Return the error text; Triton's has the id of a request that does not match its model (TR-R30).
 
     Args:
-        road: How Triton calls the way on which the request came.
+        road: Triton's name for the request's transport.
     """
     if not error.in_tritons_words:
         return clean(str(error))

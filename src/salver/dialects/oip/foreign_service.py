@@ -1,4 +1,4 @@
-"""Messages of the Open Inference Protocol over gRPC, for services of other dialects that have them, too.
+"""gRPC messages of the Open Inference Protocol, for services of other dialects that use them as well.
 
 Pure.
 """
@@ -17,10 +17,10 @@ from salver.words.tensor import DATATYPES, Array, DataType, Tensor
 
 
 class Entry(NamedTuple):
-    """An input as it was sent: whether its values fit its shape is not checked.
+    """Input as it was sent; its values are not checked against its shape.
 
     Attributes:
-        values: In one dimension; None = there are none, or the datatype is unknown.
+        values: Flat values; None = no values, or an unknown datatype.
     """
 
     name: str
@@ -30,10 +30,10 @@ class Entry(NamedTuple):
 
 
 class InferMessage:
-    """One ModelInferRequest.
+    """Parsed ModelInferRequest.
 
     Raises:
-        InvalidInput: the message is none.
+        InvalidInput: the message cannot be parsed.
     """
 
     def __init__(self, message: bytes) -> None:
@@ -43,7 +43,7 @@ class InferMessage:
         self.id: str = self._parsed.id
 
     def request(self) -> InferRequest:
-        """Return the request of tensors. Raises as :func:`salver.dialects.oip.grpc_codec.decode_infer`."""
+        """Return the decoded request. Raises as :func:`salver.dialects.oip.grpc_codec.decode_infer`."""
         return wire.read_infer(self._parsed)
 
     def entries(self) -> list[Entry]:
@@ -75,7 +75,7 @@ def _entry(entry: Any, at: int, raws: Sequence[bytes]) -> Entry:
 
 
 class OpenInferenceMessages:
-    """Reads and writes the messages."""
+    """Reader and writer of the messages."""
 
     def read_infer(self, message: bytes) -> InferMessage:
         """Return a ModelInferRequest. Raises InvalidInput."""
@@ -86,15 +86,15 @@ class OpenInferenceMessages:
         return wire.is_dense(message)
 
     def write_infer(self, request: InferRequest, response: InferResponse) -> bytes:
-        """Return a ModelInferResponse, whose tensors are raw."""
+        """Return a ModelInferResponse with raw tensors."""
         return wire.encode_infer(request, response)
 
     def write_values(self, names: tuple[str, str, str], outputs: Sequence[tuple[Tensor, list[Any]]]) -> bytes:
-        """Return a ModelInferResponse, whose tensors are values.
+        """Return a ModelInferResponse with tensors as typed values.
 
         Args:
             names: Model, version and id.
-            outputs: Each with its values.
+            outputs: Outputs with their values.
         """
         model, version, id = names
         made = wire.INFER_RESPONSE(model_name=model, model_version=version, id=id)
@@ -107,11 +107,11 @@ class OpenInferenceMessages:
         return made.SerializeToString()  # type: ignore[no-any-return]
 
     def read_model(self, message: bytes) -> tuple[str, str]:
-        """Return name and version of a request that asks about a model. Raises InvalidInput."""
+        """Return the model's name and version in a request about a model. Raises InvalidInput."""
         return wire.decode_model_request(message)
 
     def write_ready(self, is_ready: bool) -> bytes:
-        """Return a ServerLiveResponse, ServerReadyResponse or ModelReadyResponse: they are alike."""
+        """Return a ServerLiveResponse, ServerReadyResponse or ModelReadyResponse, which are identical."""
         return wire.encode_model_ready(is_ready)
 
     def write_metadata(self, id: ModelId, versions: Sequence[str], signature: Signature) -> bytes:

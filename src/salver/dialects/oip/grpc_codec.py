@@ -1,7 +1,7 @@
 """Codec of the gRPC messages of the Open Inference Protocol.
 
-Each function takes or gives the bytes of one message of ``inference.GRPCInferenceService`` (TR-G1 to TR-G12).
-The messages of Triton's extensions are in ``dialects/triton/grpc_codec.py``.
+Each function reads or writes one message of ``inference.GRPCInferenceService`` (TR-G1 to TR-G12). The
+messages of Triton's extensions are in ``dialects/triton/grpc_codec.py``.
 
 Pure.
 """
@@ -49,7 +49,7 @@ _ModelInferRequest = _CLASSES["ModelInferRequest"]
 INFER_RESPONSE = _CLASSES["ModelInferResponse"]
 METADATA_RESPONSE = _CLASSES["ModelMetadataResponse"]
 
-#: Datatype -> the field of its elements; FP16 and BF16 have none.
+#: Field of the elements by datatype; FP16 and BF16 have none.
 CONTENTS = {
     DataType.BOOL: "bool_contents",
     DataType.INT8: "int_contents",
@@ -64,7 +64,7 @@ CONTENTS = {
     DataType.FP64: "fp64_contents",
     DataType.BYTES: "bytes_contents",
 }
-#: That field -> the numpy dtype of what is in it; of bytes there is none.
+#: Numpy dtype of the elements by field; bytes have none.
 DTYPES = {
     "bool_contents": "?",
     "int_contents": "i4",
@@ -77,7 +77,7 @@ DTYPES = {
 _NONE: Mapping[str, Parameter] = {}
 _NOWHERE: Mapping[str, Place] = {}
 _KINDS = ("string_param", "int64_param")
-#: Kinds of a parameter that has a meaning, and of those that have none.
+#: Fields that a known parameter's value may have, by name; :data:`_CUSTOM` has those of any other parameter.
 _OF_REQUESTS: Mapping[str, tuple[str, ...]] = {
     "sequence_id": ("int64_param", "string_param"),
     "sequence_start": ("bool_param",),
@@ -88,9 +88,9 @@ _OF_REQUESTS: Mapping[str, tuple[str, ...]] = {
 }
 _OF_OUTPUTS: Mapping[str, tuple[str, ...]] = {PARAMETER: ("int64_param",)}
 _CUSTOM = ("int64_param", "bool_param", "string_param", "double_param")
-#: Of a request: an answer in pieces shall end with a reply, even an empty one, that says so.
+#: Request parameter: mark the last reply of a stream, with an empty reply if necessary.
 ENABLE_FINAL = "triton_enable_empty_final_response"
-#: Of a reply: nothing follows.
+#: Reply parameter: this is the last reply.
 FINAL = "triton_final_response"
 
 
@@ -105,16 +105,17 @@ def _parse(name: str, message: bytes) -> Any:
 
 _RAW_INPUT = b"\x3a"  # field 7 of a ModelInferRequest, which has bytes
 _RAW_OUTPUT = b"\x32"  # field 6 of a ModelInferResponse, likewise
-#: Bytes of a message that is read in a moment, whatever it holds.
+#: Bytes up to which every message is parsed quickly.
 _LARGE = 1 << 16
-#: Inputs with their parameters and contents, outputs with their parameters; raw contents are viewed.
+#: Fields that are parsed: inputs with parameters and contents, outputs with parameters. Raw contents are
+#: views.
 _OUTLINE: varints.Outline = {0: frozenset((7,)), 4: {}, 5: {4: {}, 5: {}}, 6: {4: {}}}
-_NAMED = 32  # bytes, in which messages for different models differ as a rule
+_NAMED = 32  # first bytes, in which messages for different models usually differ
 _Output = tuple[str, str, tuple[int, ...]]
 
 
 class _Known(msgspec.Struct, frozen=True, gc=False):
-    """What a message is but for its numbers: what stands where, and where the first number lies."""
+    """Layout of a message without its tensor data, and the offset of the first tensor."""
 
     around: tuple[tuple[int, bytes], ...]
     at: int
@@ -124,23 +125,23 @@ class _Known(msgspec.Struct, frozen=True, gc=False):
 
 
 class InferMessages:
-    """Reads ModelInferRequests and writes ModelInferResponses; those of a form that it knows are quick.
+    """Codec of ModelInferRequests and ModelInferResponses, with a fast path for layouts seen before.
 
     Args:
-        regions: Where tensors may lie that are not in the messages.
-        ignores_surplus: As :func:`read_infer`.
+        regions: Shared memory in which tensors may be.
+        ignores_surplus: See :func:`read_infer`.
     """
 
     def __init__(self, regions: Regions = NO_REGIONS, *, ignores_surplus: bool = False) -> None:
         self._regions = regions
         self._ignores_surplus = ignores_surplus
-        #: By the length of the message and its first bytes.
+        #: Layouts by the message's length and first bytes.
         self._known: KnownForms[tuple[int, bytes], _Known] = KnownForms()
-        #: What stands before the tensors, by model, version and outputs.
+        #: Serialised beginnings of responses by model, version and outputs.
         self._begun: KnownForms[tuple[str, str, tuple[_Output, ...]], bytes] = KnownForms()
 
     def read(self, message: bytes) -> InferRequest:
-        """As :func:`decode_infer`."""
+        """Decode a request as :func:`decode_infer` does."""
         key = (len(message), message[:_NAMED])
         known = self._known.get(key)
         if known is not None and holds(message, known.around):
@@ -151,12 +152,12 @@ class InferMessages:
         return request
 
     def is_slow(self, message: bytes) -> bool:
-        """True if reading this large message would keep others waiting."""
+        """Return whether reading a large message would block the event loop."""
         known = self._known.get((len(message), message[:_NAMED]))
         return (known is None or not holds(message, known.around)) and is_dense(message)
 
     def write(self, request: InferRequest, response: InferResponse) -> bytes:
-        """As :func:`encode_infer`."""
+        """Encode a response as :func:`encode_infer` does."""
         if request.outputs or response.id or response.parameters:
             return encode_infer(request, response, self._regions)
         outputs = response.outputs
@@ -178,7 +179,7 @@ class InferMessages:
 
 
 def _known(message: bytes, request: InferRequest) -> _Known | None:
-    """The form of a message that ends with its tensors, as it does unless somebody took pains."""
+    """Return the layout of a message that ends with its tensors, as all usual clients write it."""
     sizes = [tensor.array.nbytes for tensor in request.inputs]
     heads = [_RAW_INPUT + varints.one(size) for size in sizes]
     first = len(message) - sum(sizes) - sum(map(len, heads)) + len(heads[0]) if heads else 0
@@ -196,7 +197,7 @@ def _known(message: bytes, request: InferRequest) -> _Known | None:
     try:
         before = parse_infer(prefix[: -len(heads[0])])
     except InvalidInput:
-        return None  # what looked like tensors was something else
+        return None  # the bytes that looked like tensors were something else
     if before.raw_input_contents or len(before.inputs) != len(sizes):
         return None
     return _Known(tuple(around), first, request.model, request.version, form)
@@ -205,25 +206,25 @@ def _known(message: bytes, request: InferRequest) -> _Known | None:
 def decode_infer(
     message: bytes, regions: Regions = NO_REGIONS, ignores_surplus: bool = False
 ) -> InferRequest:
-    """The request in a ModelInferRequest.
+    """Decode a ModelInferRequest.
 
     Raises:
-        InvalidInput: naming the field.
+        InvalidInput: a field is invalid; the error names it.
         TooLarge: a declared shape is absurd.
-        NotFound, Unsupported: of a tensor in shared memory.
+        NotFound, Unsupported: a tensor in shared memory cannot be read.
     """
     return read_infer(parse_infer(message), regions, ignores_surplus=ignores_surplus)
 
 
 def parse_infer(message: bytes) -> Any:
-    """A ModelInferRequest, of which nothing but its form is known to be right.
+    """Parse a ModelInferRequest without checking its values.
 
     Raises:
-        InvalidInput: it is none.
+        InvalidInput: the message cannot be parsed.
     """
     raws: list[memoryview] | None = None
     if len(message) > _LARGE:
-        with contextlib.suppress(ValueError):  # the parser says what is wrong
+        with contextlib.suppress(ValueError):  # protobuf's parser then reports the error
             message, raws = varints.apart(message, 7, varints.MOST_FIELDS)
     try:
         parsed = _ModelInferRequest.FromString(message)
@@ -233,7 +234,7 @@ def parse_infer(message: bytes) -> Any:
 
 
 class _Viewed:
-    """A ModelInferRequest whose ``raw_input_contents`` are views of the message."""
+    """Parsed ModelInferRequest whose ``raw_input_contents`` are views of the message."""
 
     def __init__(self, parsed: Any, raws: list[memoryview]) -> None:
         self._parsed = parsed
@@ -244,7 +245,7 @@ class _Viewed:
 
 
 def is_dense(message: bytes) -> bool:
-    """True if reading this large message takes long: it has more than tensors that are only viewed."""
+    """Return whether parsing a large message takes long, because much of it is not raw tensor data."""
     try:
         count, weight = varints.weigh(message, _OUTLINE, varints.MOST_FIELDS)
     except ValueError:
@@ -253,13 +254,13 @@ def is_dense(message: bytes) -> bool:
 
 
 def encode_heading(request: InferRequest) -> bytes:
-    """A ModelInferRequest with the names and the id of a request, and none of its tensors."""
+    """Encode the names and the id of a request as a ModelInferRequest without tensors."""
     made = _ModelInferRequest(model_name=request.model, model_version=request.version, id=request.id)
     return made.SerializeToString()  # type: ignore[no-any-return]
 
 
 def check_counts(parsed: Any) -> None:
-    """Raise InvalidInput for a ModelInferRequest that names more than any model has."""
+    """Raise InvalidInput for a ModelInferRequest with more tensors or parameters than any model has."""
     for field in ("inputs", "outputs", "raw_input_contents", "parameters"):
         count = len(getattr(parsed, field))
         if count > MAX_TENSORS:
@@ -267,17 +268,17 @@ def check_counts(parsed: Any) -> None:
 
 
 def read_infer(parsed: Any, regions: Regions = NO_REGIONS, *, ignores_surplus: bool = False) -> InferRequest:
-    """The request in a parsed ModelInferRequest; raises as :func:`decode_infer` does.
+    """Return the request in a parsed ModelInferRequest; raises as :func:`decode_infer` does.
 
     Args:
-        ignores_surplus: Entries of ``raw_input_contents`` beyond the inputs are left out, as Triton does.
+        ignores_surplus: Ignore entries of ``raw_input_contents`` beyond the inputs, as Triton does.
     """
     raws = parsed.raw_input_contents
     model = parsed.model_name
     check_counts(parsed)
     reader: Reader | None = None
     inputs: list[Tensor] = []
-    used = 0  # of raw_input_contents, which has no entry for what lies in shared memory
+    used = 0  # entries of raw_input_contents; inputs in shared memory have none
     try:
         for index, entry in enumerate(parsed.inputs):
             parameters = entry.parameters
@@ -346,7 +347,7 @@ def _decode_input(entry: Any, index: int, model: str, raws: Sequence[bytes], use
 
 
 def _read_input(entry: Any, index: int, reader: Reader) -> Tensor:
-    """An input that lies in shared memory."""
+    """Read an input from shared memory."""
     at = f"inputs[{index}]"
     datatype = find_datatype(entry.datatype, at)
     shape = entry.shape[:]
@@ -367,11 +368,11 @@ def _read_input(entry: Any, index: int, reader: Reader) -> Tensor:
 def _decode_contents(
     found: Sequence[tuple[Any, Any]], datatype: DataType, count: int, owner: tuple[str, str, str]
 ) -> Array:
-    """The elements in the one field of the datatype.
+    """Return the elements in the datatype's field.
 
     Args:
-        found: The fields that are set.
-        owner: Name of the input and the model, and where it stands.
+        found: Fields that are set.
+        owner: Name of the input, the model, and the place of the input.
     """
     name, model, at = owner
     if not found:
@@ -426,7 +427,7 @@ def _decode_parameters(parameters: Any, kinds: Mapping[str, tuple[str, ...]]) ->
     for name, parameter in parameters.items():
         choice = parameter.WhichOneof("parameter_choice")
         if kinds is _OF_OUTPUTS and name not in kinds and name not in KEYS:
-            continue  # as Triton: an output's own parameters mean nothing
+            continue  # like Triton, ignore other parameters of an output
         if choice not in kinds.get(name, _CUSTOM):
             wanted = " or ".join(kinds.get(name, ("int64_param, bool_param,", "string_param")))
             raise InvalidInput(f"invalid value type for '{name}' parameter, expected {wanted}.")
@@ -442,10 +443,10 @@ def _decode_parameters(parameters: Any, kinds: Mapping[str, tuple[str, ...]]) ->
 
 
 def encode_infer(request: InferRequest, response: InferResponse, regions: Regions = NO_REGIONS) -> bytes:
-    """A ModelInferResponse; every output is in ``raw_output_contents`` (TR-G8), or in shared memory.
+    """Encode a ModelInferResponse; every output is in ``raw_output_contents`` (TR-G8), or in shared memory.
 
     Raises:
-        NotFound, InvalidInput, SegmentFailed: an output cannot go where it shall in shared memory.
+        NotFound, InvalidInput, SegmentFailed: an output cannot be written to shared memory.
     """
     return _response(request, response, regions).SerializeToString()  # type: ignore[no-any-return]
 
@@ -453,7 +454,7 @@ def encode_infer(request: InferRequest, response: InferResponse, regions: Region
 def encode_stream(
     request: InferRequest, response: InferResponse, is_final: bool, regions: Regions = NO_REGIONS
 ) -> bytes:
-    """A ModelStreamInferResponse that carries an answer, and whether others follow (TR-G11).
+    """Encode a ModelStreamInferResponse with an answer and whether more follow (TR-G11).
 
     Raises:
         NotFound, InvalidInput, SegmentFailed: as :func:`encode_infer`.
@@ -466,11 +467,11 @@ def encode_stream(
 def encode_stream_mark(
     id: str, model: str = "", version: str = "", *, is_final: bool | None = None, error: str = ""
 ) -> bytes:
-    """A ModelStreamInferResponse without an answer: an error, or the end of the pieces (TR-G9, TR-G11).
+    """Encode a ModelStreamInferResponse without an answer: an error, or the end of a stream (TR-G9, TR-G11).
 
     Args:
-        version: As it was asked for.
-        is_final: None = not said.
+        version: Version in the request.
+        is_final: Value of the final marker; None = no marker.
     """
     inner = INFER_RESPONSE(model_name=model, model_version=version, id=id)
     if is_final is not None:
@@ -481,7 +482,7 @@ def encode_stream_mark(
 def _response(request: InferRequest, response: InferResponse, regions: Regions) -> Any:
     places: Mapping[str, Place] = _NOWHERE
     outputs = response.outputs
-    if request.outputs:  # which alone can be classes, or lie in shared memory
+    if request.outputs:  # only requested outputs can be classes or go to shared memory
         places = places_of(request.outputs, _KINDS)
         outputs = classified(request, response).outputs
     message = INFER_RESPONSE(
@@ -508,7 +509,7 @@ def _choice(value: Parameter) -> str:
     return "string_param" if isinstance(value, str) else "double_param"
 
 
-# The other methods.
+# Messages of the other methods.
 
 
 def _serialize(name: str, /, **fields: Any) -> bytes:
@@ -516,31 +517,31 @@ def _serialize(name: str, /, **fields: Any) -> bytes:
 
 
 def decode_model_request(message: bytes) -> tuple[str, str]:
-    """Name and version of a Model{Ready,Metadata,Config,Statistics}Request: one shape for all four."""
+    """Return name and version of a Model{Ready,Metadata,Config,Statistics}Request; all have these fields."""
     parsed = _parse("ModelReadyRequest", message)
     return parsed.name, parsed.version
 
 
 def encode_server_live(is_live: bool) -> bytes:
-    """A ServerLiveResponse."""
+    """Encode a ServerLiveResponse."""
     return _serialize("ServerLiveResponse", live=is_live)
 
 
 def encode_server_ready(is_ready: bool) -> bytes:
-    """A ServerReadyResponse."""
+    """Encode a ServerReadyResponse."""
     return _serialize("ServerReadyResponse", ready=is_ready)
 
 
 def encode_model_ready(is_ready: bool) -> bytes:
-    """A ModelReadyResponse."""
+    """Encode a ModelReadyResponse."""
     return _serialize("ModelReadyResponse", ready=is_ready)
 
 
 def encode_server_metadata(version: str, name: str = "salver", more: Sequence[str] = ()) -> bytes:
-    """A ServerMetadataResponse."""
+    """Encode a ServerMetadataResponse."""
     return _serialize("ServerMetadataResponse", **metadata.server(version, name, more))
 
 
 def encode_model_metadata(id: ModelId, versions: Sequence[str], signature: Signature) -> bytes:
-    """A ModelMetadataResponse."""
+    """Encode a ModelMetadataResponse."""
     return _serialize("ModelMetadataResponse", **metadata.model(id, versions, signature))

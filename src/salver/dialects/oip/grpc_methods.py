@@ -1,4 +1,4 @@
-"""What the gRPC methods of the Open Inference Protocol do, ``inference.GRPCInferenceService``.
+"""gRPC methods of the Open Inference Protocol, ``inference.GRPCInferenceService``.
 
 ``grpc_codec.py`` reads and writes their messages.
 """
@@ -39,10 +39,10 @@ _STREAM_INFER: Final = f"{_PREFIX}ModelStreamInfer"
 
 
 class OpenInferenceGrpc(Codec[InferRequest, Reply]):
-    """Codec of ModelInfer; the message was parsed already to learn the model's name.
+    """Codec of ModelInfer, for messages that were already parsed to get the model's name.
 
     Args:
-        forms: How models that take forms are asked.
+        forms: Converts requests for models that take forms.
     """
 
     protocol = "oip-grpc"
@@ -55,13 +55,13 @@ class OpenInferenceGrpc(Codec[InferRequest, Reply]):
         self._forms = forms
 
     def decode(self, body: InferRequest, signature: Signature) -> InferRequest:
-        """Complete the request with what the signature says of classes, and for models that take forms."""
+        """Complete the request with classes from the signature; convert it for a model that takes forms."""
         if signature.takes_forms:
             return self._forms.from_tensors(body)
         return with_classes(body, signature) if body.outputs else body
 
     def takes_long(self, response: InferResponse) -> bool:
-        """Return whether others would wait while ``encode`` writes the response."""
+        """Return whether ``encode`` would block the event loop."""
         return is_long(response.outputs)
 
     def encode(self, request: InferRequest, response: InferResponse) -> Reply:
@@ -160,7 +160,7 @@ class OpenInferenceMethods:
         return self._door.post(self._codec, request, request.model, request.version, call, tell)
 
     async def _infer_large(self, decoders: Decoders, message: bytes, call: Call) -> Reply:
-        """The same; others have their turns while the message is read."""
+        """Infer from a large message, which is read in another process."""
         seconds = None if call.deadline is None else call.deadline - self._clock()
         request = await decoders.call(
             wire.decode_infer, message, NO_REGIONS, self._rules.ignores_surplus, seconds=seconds

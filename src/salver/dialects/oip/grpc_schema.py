@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from salver.encoding import protobuf_tables as protobuf
 
-#: Message -> its fields, one a line, in the words of proto3.
+#: Fields of each message, one per line, in proto3 syntax.
 INFERENCE: Final[dict[str, str]] = {
     "ServerLiveRequest": "",
     "ServerLiveResponse": "bool live = 1",

@@ -1,4 +1,4 @@
-"""What each HTTP operation of the Open Inference Protocol does."""
+"""HTTP operations of the Open Inference Protocol."""
 
 import contextlib
 import functools
@@ -52,7 +52,7 @@ class OpenInferenceOperations:
     """The operations of one server.
 
     Args:
-        operations: Returns the operations of all dialects, which the description of the interface lists.
+        operations: Returns the operations of all dialects, for the API description.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class OpenInferenceOperations:
         }
         return HttpTable(OPERATIONS, endpoints, http_fault)
 
-    # These hand on the door's own coroutine: one less for each request.
+    # These return the data plane's coroutine unchanged, which saves one for each request.
 
     def _infer(self, route: Route, http: HttpBody, call: Call) -> Awaitable[HttpReply]:
         return self._door.infer(self._infer_codec, http, route.model, route.version, call)
@@ -136,7 +136,7 @@ class OpenInferenceOperations:
         names = sorted({s.id.name for s in self._control.statuses() if s.state is State.READY})
         models: dict[str, Signature] = {}
         for name in names[: model_openapi.MOST_MODELS]:
-            with contextlib.suppress(SalverError):  # gone meanwhile
+            with contextlib.suppress(SalverError):  # unloaded meanwhile
                 _, models[name] = self._door.signature(name)
         return _json(describe(__version__, self._operations(), models, takes_short=self._takes_short))
 

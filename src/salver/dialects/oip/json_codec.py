@@ -1,8 +1,7 @@
 """Codec of Open Inference requests over HTTP.
 
-JSON as in OIP-9 to OIP-12, with the binary tensor extension in both directions on the same
-route (TR-R20 to TR-R25). It checks that a request is consistent with itself; whether it fits
-the model is the engine's question. It knows no route, socket or loaded model.
+JSON as in OIP-9 to OIP-12, and the binary tensor extension in both directions on the same route (TR-R20 to
+TR-R25). It checks that a request is consistent in itself; the engine checks it against the model's signature.
 
 Pure.
 """
@@ -52,13 +51,14 @@ _BINARY_TYPE = (b"content-type", b"application/octet-stream")
 _OWN = "triton_"
 
 _INTEGERS = {int}
-#: What names memory of callers, and bytes of a body that may.
+#: Bytes of the largest body that is searched for tensors in shared memory.
 _MOST_PLACES = 1 << 20
+#: Key of such tensors.
 PLACES = b"shared_memory_region"
-_GROWTH = 8  # most bytes of a tensor for each byte of JSON
-_SMALL = 512  # elements; beyond it numpy is as quick
+_GROWTH = 8  # most bytes of a tensor per byte of JSON
+_SMALL = 512  # elements up to which a list is faster than numpy
 _NONE: Mapping[str, Parameter] = {}
-_OF_TENSORS = Signature((), ())  # of no model
+_OF_TENSORS = Signature((), ())  # stands for every model that takes tensors
 _RAW_REPLY: Mapping[str, Parameter] = {"binary_data_output": True}
 
 
@@ -66,10 +66,11 @@ class OpenInferenceHttp(Codec[HttpBody, HttpReply]):
     """Codec of ``POST /v2/models/{m}/infer``, JSON and binary.
 
     Args:
-        regions: Where tensors may lie that are in neither.
-        most: Bytes of a tensor that JSON brings; 0 = as many as one likes.
-        forms: How models that take forms are asked.
-        takes_short: A body without ``inputs`` holds them by name (:mod:`~salver.dialects.oip.short_json`).
+        regions: Shared memory in which tensors may be.
+        most: Most bytes of a tensor in JSON; 0 = no limit.
+        forms: Converts requests for models that take forms.
+        takes_short: Accept bodies without ``inputs`` as inputs by name
+            (:mod:`~salver.dialects.oip.short_json`).
     """
 
     protocol = "oip-http"
@@ -86,17 +87,17 @@ class OpenInferenceHttp(Codec[HttpBody, HttpReply]):
         self._forms = forms
         self._most = most
         self._takes_short = takes_short
-        self._known: KnownForms[bytes, Form] = KnownForms()  # by their JSON
+        self._known: KnownForms[bytes, Form] = KnownForms()  # layouts by their JSON
         self._lengths: KnownForms[bytes, int] = KnownForms()
-        #: What stands before the elements of a reply with one output.
+        #: Encoded beginnings of replies with one output.
         self._begun: KnownForms[tuple[str, str, str, str, tuple[int, ...]], bytes] = KnownForms()
 
     def __reduce__(self) -> tuple[object, ...]:
-        """One for another process, which has no memory of callers."""
+        """Pickle the codec for another process, without shared memory."""
         return (_for_another, (self._most, self._takes_short, self._forms))
 
     def weigh(self, http: HttpBody) -> int:
-        """Bytes that are parsed and not only viewed; 0 of a form that came before."""
+        """Return the bytes that must be parsed; 0 for a known layout."""
         body, header = http.body, http.headers.get(_LENGTH)
         if header is None:
             size = len(body)
@@ -107,16 +108,16 @@ class OpenInferenceHttp(Codec[HttpBody, HttpReply]):
             text = header.strip()
             size = int(text) if text.isdigit() and len(text) <= 18 else len(body)
         if LARGE < size <= _MOST_PLACES and self._regions is not NO_REGIONS and PLACES in body:
-            return LARGE  # which only this process can look at
+            return LARGE  # only this process can read shared memory
         return size
 
     def decode(self, http: HttpBody, signature: Signature) -> InferRequest:
-        """The request. Arrays of binary inputs are views of the body where alignment allows.
+        """Decode a request. Arrays of binary inputs are views of the body where alignment allows.
 
         Raises:
-            InvalidInput: naming the field.
-            TooLarge: a declared shape is absurd, or a tensor larger than it may be.
-            NotFound, Unsupported: of a tensor in shared memory.
+            InvalidInput: a field is invalid; the error names it.
+            TooLarge: a declared shape is absurd, or a tensor exceeds the limit.
+            NotFound, Unsupported: a tensor in shared memory cannot be read.
         """
         body = http.body
         header = http.headers.get(_LENGTH)
@@ -164,7 +165,7 @@ class OpenInferenceHttp(Codec[HttpBody, HttpReply]):
             raise
 
     def _remember(self, header: bytes, text: bytes, request: InferRequest, size: int) -> None:
-        """The form of a request all of whose numbers, so many bytes, lie behind its JSON."""
+        """Remember the layout of a request whose tensors are all binary, behind its JSON."""
         form = form_of(request)
         if form is not None and form.size == size:
             self._lengths.add(header, len(text))
@@ -175,11 +176,11 @@ class OpenInferenceHttp(Codec[HttpBody, HttpReply]):
         return is_long(response.outputs)
 
     def encode(self, request: InferRequest, response: InferResponse) -> HttpReply:
-        """The reply: each output as JSON, or raw behind the JSON where the caller asked for that.
+        """Encode the reply, with each output in JSON, or raw behind the JSON if the caller asked for that.
 
         Raises:
-            InvalidInput, Unsupported: an output cannot be JSON, and binary was not asked for.
-            NotFound, InvalidInput, SegmentFailed: an output cannot go where it shall in shared memory.
+            InvalidInput, Unsupported: an output has no JSON form, and the caller did not ask for binary.
+            NotFound, InvalidInput, SegmentFailed: an output cannot be written to shared memory.
         """
         is_plain = not (request.outputs or request.parameters or response.id or response.parameters)
         if is_plain and len(response.outputs) == 1:
@@ -219,13 +220,13 @@ class OpenInferenceHttp(Codec[HttpBody, HttpReply]):
             root["parameters"] = dict(response.parameters)
         root["outputs"] = outputs
         text = filled(dumps(root), long)
-        if not any(map(len, raws)):  # as Triton: what is empty needs no place behind the JSON
+        if not any(map(len, raws)):  # like Triton, send no binary part if all outputs are empty
             return HttpReply(200, text)
         size = str(len(text)).encode()
         return HttpReply(200, joined((text, *raws)), (_BINARY_TYPE, (_LENGTH, size)))
 
     def _everyday(self, response: InferResponse, tensor: Tensor) -> bytes:
-        """The reply of one output, in JSON, that nobody asked anything about."""
+        """Encode the common reply: one output in JSON, without id, parameters or requested outputs."""
         shape = tensor.array.shape
         key = (response.model, response.version, tensor.name, tensor.datatype._value_, shape)
         begun = self._begun.get(key)
@@ -240,7 +241,7 @@ class OpenInferenceHttp(Codec[HttpBody, HttpReply]):
         return b"%b%b}]}" % (begun, dumps(values))
 
     def fault(self, error: SalverError) -> HttpReply:
-        """``{"error": text}`` with Triton's status."""
+        """Return ``{"error": text}`` with Triton's status."""
         return http_fault(error)
 
 
@@ -249,7 +250,7 @@ def _for_another(most: int, takes_short: bool, forms: Forms) -> OpenInferenceHtt
 
 
 def _check_sizes(request: InferRequest, most: int) -> None:
-    """JSON may bring more bytes than it has itself: ``1,`` is a number of up to eight."""
+    """Bound the size of tensors from JSON, where two bytes (``1,``) may become eight."""
     for tensor in request.inputs:
         if tensor.datatype is DataType.BYTES:
             size = sum(map(len, tensor.array.ravel().tolist())) + 4 * tensor.array.size
@@ -263,9 +264,9 @@ def _check_sizes(request: InferRequest, most: int) -> None:
 
 
 def _plain_inputs(body: bytes) -> tuple[Tensor, ...] | None:
-    """The inputs of an everyday request: FP32 numbers in flat lists, and nothing optional at all.
+    """Return the inputs of a common request: FP32 numbers in flat lists, without optional fields.
 
-    None says that it is some other request, or not one; the road for all of them decides then.
+    None means that it is another kind of request or malformed, and the general decoder must read it.
     """
     try:
         root = orjson.loads(body)
@@ -283,7 +284,7 @@ def _plain_inputs(body: bytes) -> tuple[Tensor, ...] | None:
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, struct.error, OverflowError):
         return None
     if len(inputs) == 1:
-        return tuple(inputs) if min(shape) >= 0 else None  # -1 means something to numpy
+        return tuple(inputs) if min(shape) >= 0 else None  # numpy would infer an extent of -1
     return None
 
 
@@ -323,7 +324,7 @@ def _decode_root(http: HttpBody, root: Any, tail: memoryview | None, regions: Re
 def _decode_input(
     entry: Any, index: int, reader: Reader, tail: memoryview | None, used: int
 ) -> tuple[Tensor, int]:
-    """One input, and how many bytes of the tail it took."""
+    """Return one input and the number of bytes that it took of the binary part."""
     at = f"inputs[{index}]"
     if type(entry) is not dict:
         raise InvalidInput(f"{at} must be an object, not {kind_of(entry)}", field=at)
@@ -366,7 +367,7 @@ def _place(entry: dict[str, Any], name: str) -> Place:
 
 
 def _from_buffer(data: Any, datatype: DataType, field: str) -> Array:
-    """What :mod:`large_json` already made an array of."""
+    """Return the values of a list that :mod:`large_json` has already parsed into a buffer."""
     if data is None or isinstance(data, str | int | float | dict):
         raise InvalidInput(f"{field} must be a list, not {kind_of(data)}", field=field)
     return cast(data, datatype, field)
@@ -420,7 +421,7 @@ def _no_length(text: bytes, size: int, why: str) -> InvalidInput:
 
 
 def _decode_raw(http: HttpBody, signature: Signature) -> InferRequest:
-    """The whole body is the model's one input (TR-R25); everything comes back binary."""
+    """Decode a body that is the model's one input (TR-R25); the reply is binary."""
     if len(signature.inputs) != 1:
         raise unfit(
             "Raw request must only have 1 input (found 1) to be deduced "
@@ -497,7 +498,7 @@ def _decode_parameters(parameters: Any, at: str = "parameters") -> Mapping[str, 
                 f"parameter '{name}' has invalid type. It should be either 'int', 'bool', or 'string'."
             )
         if type(value) is int and not -(1 << 63) <= value < 1 << 63 and name != "sequence_id":
-            parameters[name] = float(value)  # as Triton reads it
+            parameters[name] = float(value)  # as in Triton
         if name.startswith(_OWN):
             raise InvalidInput(
                 "parameter keys starting with 'triton_' are reserved for Triton usage "
@@ -518,7 +519,7 @@ def _refuse_non_boolean(parameters: Mapping[str, Parameter], name: str, at: str)
 
 
 def _binary_by_name(request: InferRequest) -> dict[str, bool]:
-    """Which outputs go raw; the empty name holds the rule where none is named, which is for none else."""
+    """Return which outputs are binary, by name; the empty name has the default if no output is requested."""
     binary = {"": request.parameters.get("binary_data_output") is True}
     for output in request.outputs:
         binary[output.name] = output.parameters.get("binary_data") is True

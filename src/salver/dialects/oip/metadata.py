@@ -1,6 +1,6 @@
 """Metadata of servers and models in the JSON form of the Open Inference Protocol.
 
-Its messages of gRPC take the same dicts.
+The gRPC messages take the same dictionaries.
 
 Pure.
 """
@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from salver.words.messages import ModelId, Signature, State, TensorSpec, VersionStatus
 
-#: What this server does beyond the base protocol, in Triton's names (X-6).
+#: Extensions of the base protocol, by Triton's names (X-6).
 EXTENSIONS: Final = (
     "classification",
     "sequence",
@@ -25,18 +25,18 @@ EXTENSIONS: Final = (
     "logging",
 )
 
-#: What ``--allow-client-shm`` adds.
+#: Extensions that ``--allow-client-shm`` adds.
 SHARED_MEMORY: Final = ("system_shared_memory", "cuda_shared_memory")
 
 
 def server(version: str, name: str = "salver", more: Sequence[str] = ()) -> dict[str, Any]:
-    """Server metadata (OIP-7); ``more`` extensions are those that were switched on, in Triton's order."""
+    """Return server metadata (OIP-7); ``more`` are extensions that were switched on, in Triton's order."""
     at = EXTENSIONS.index("binary_tensor_data")
     return {"name": name, "version": version, "extensions": [*EXTENSIONS[:at], *more, *EXTENSIONS[at:]]}
 
 
 def model(id: ModelId, versions: Sequence[str], signature: Signature) -> dict[str, Any]:
-    """Model metadata (OIP-8); a batched model's shapes begin with -1."""
+    """Return model metadata (OIP-8); a batched model's shapes begin with -1."""
     return {
         "name": id.name,
         "versions": list(versions),
@@ -51,7 +51,7 @@ def _spec(spec: TensorSpec) -> dict[str, Any]:
 
 
 def ready_versions(statuses: Iterable[VersionStatus], model: str, version: str) -> list[str]:
-    """Return the version asked for, or all of the model that could answer now."""
+    """Return the requested version, or all versions of the model that are ready."""
     if version:
         return [version]
     return [s.id.version for s in statuses if s.id.name == model and s.state is State.READY]

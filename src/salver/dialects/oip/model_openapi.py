@@ -1,4 +1,4 @@
-"""OpenAPI paths of the models that are served, each with the schema of its own tensors. Pure."""
+"""OpenAPI paths of the served models, each with the schema of its tensors. Pure."""
 
 from collections.abc import Mapping, Sequence
 from math import prod
@@ -11,16 +11,16 @@ from salver.encoding.placeholders import extents, filled, zero
 from salver.words.messages import Signature, TensorSpec
 from salver.words.tensor import DataType
 
-#: Models that are described one by one, and elements of an example.
+#: Most models that get a path of their own, and most elements of an example.
 MOST_MODELS: Final = 100
 _MOST_ELEMENTS: Final = 1000
 
 
 def paths_of(models: Mapping[str, Signature], *, takes_short: bool) -> dict[str, Any]:
-    """``POST /v2/models/NAME/infer`` of each model.
+    """Return the description of ``POST /v2/models/NAME/infer`` for each model.
 
     Args:
-        takes_short: Inputs may be given by name (:mod:`salver.dialects.oip.short_json`).
+        takes_short: Models accept inputs by name (:mod:`salver.dialects.oip.short_json`).
     """
     return {
         f"/v2/models/{quote(name, safe='')}/infer": {"post": _operation(name, signature, takes_short)}
@@ -65,7 +65,7 @@ def _operation(name: str, signature: Signature, takes_short: bool) -> dict[str, 
 
 
 def example_of(inputs: Sequence[TensorSpec]) -> dict[str, Any]:
-    """Zeros, with one element where an extent is free."""
+    """Return example inputs of zeros, with extent 1 where it is free."""
     return {spec.name: filled(extents(spec), zero(spec)) for spec in inputs}
 
 
@@ -74,7 +74,7 @@ def _object(properties: dict[str, Any], required: list[str]) -> dict[str, Any]:
 
 
 def _schema(spec: TensorSpec) -> dict[str, Any]:
-    """Nested lists of its shape."""
+    """Return the schema of nested lists with the tensor's shape."""
     schema = _element(spec.datatype)
     for extent in reversed(spec.shape):
         schema = {"type": "array", "items": schema}

@@ -1,4 +1,4 @@
-"""Description of the HTTP interface in OpenAPI 3.1, from the tables of operations. Pure."""
+"""OpenAPI 3.1 description of the HTTP interface, from the tables of operations. Pure."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -152,7 +152,7 @@ _SCHEMAS: dict[str, Any] = {
     ),
     "Any": {},
 }
-#: Operation -> (schema of the request body, schema of the reply, can a model be missing).
+#: Schemas of request body and reply by operation.
 _BODIES: dict[str, tuple[str, str]] = {
     "infer": ("InferRequest", "InferResponse"),
     "predict_v1": ("PredictRequest", "PredictResponse"),
@@ -184,12 +184,12 @@ _BODIES: dict[str, tuple[str, str]] = {
     "ready_plain": ("", "Readiness"),
 }
 
-#: Request bodies that must be there.
+#: Operations that require a request body.
 _REQUIRED = (
     *("InferRequest", "PredictRequest", "ExamplesRequest", "GenerateRequest", "RegionRequest"),
     *("ChatRequest", "CompletionRequest", "EmbeddingRequest"),
 )
-#: Operations whose errors are OpenAI's objects.
+#: Operations with errors in OpenAI's form.
 _OPENAI = ("chat", "completions", "embeddings")
 
 
@@ -203,9 +203,9 @@ def describe(
     """Return the whole description, for a server of that version.
 
     Args:
-        operations: Of all dialects.
-        models: Those that have a path of their own, by name.
-        takes_short: Their inputs may be given by name.
+        operations: Operations of all dialects.
+        models: Models that get a path of their own, by name.
+        takes_short: These models accept inputs by name.
     """
     paths: dict[str, Any] = paths_of(models, takes_short=takes_short)
     for operation in operations:
@@ -252,7 +252,7 @@ def _operation(operation: Operation) -> dict[str, Any]:
             },
         },
     }
-    if gives == "Readiness":  # Triton's status for "no" (TR-R19)
+    if gives == "Readiness":  # Triton answers 400 if not ready (TR-R19)
         out["responses"]["400"] = {"description": "Not ready", "content": good["content"]}
     names = re.findall(r"{(\w+)}", operation.path)
     if names:

@@ -1,8 +1,8 @@
-"""Tensors that lie in shared memory of a caller.
+"""Tensors in a caller's shared memory.
 
-A caller may keep tensors in shared memory and name their place instead: a region that it registered before,
-an offset and a size in bytes (TR-R14, TR-R21, TR-R22). Codecs read and write there through :class:`Regions`.
-It knows no file.
+In place of a tensor's data, a caller may name a region that it has registered, an offset and a size in bytes
+(TR-R14, TR-R21, TR-R22). Codecs read and write there through :class:`Regions`; ``shared_memory.py`` has the
+files.
 
 Pure.
 """
@@ -19,20 +19,20 @@ from salver.words.errors import InvalidInput, NotFound, SegmentFailed, TooLarge,
 from salver.words.messages import RequestedOutput
 from salver.words.tensor import DataType, Tensor
 
-#: Most bytes that one request may have read; as much as a gRPC message can carry.
+#: Most bytes that one request may read; as much as a gRPC message can carry.
 MAX_READ: Final = 2047 << 20
-#: The parameters that name a place.
+#: Parameters that name a place.
 KEYS: Final = frozenset(("shared_memory_region", "shared_memory_offset", "shared_memory_byte_size"))
 
 _KINDS = ("a string", "an integer")
 
 
 class Region(msgspec.Struct, frozen=True):
-    """A part of a segment of shared memory that a caller has named.
+    """Named part of a shared memory segment.
 
     Attributes:
-        key: Of the segment, as ``shm_open`` takes it.
-        offset, byte_size: In bytes; the offset is from the beginning of the segment.
+        key: Name of the segment, as ``shm_open`` takes it.
+        offset, byte_size: Bytes; the offset counts from the beginning of the segment.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Region(msgspec.Struct, frozen=True):
 
 
 class Place(msgspec.Struct, frozen=True, gc=False):
-    """Where one tensor lies: bytes from the beginning of a region, not yet checked against it."""
+    """Place of one tensor in a region, not yet checked against the region's size."""
 
     region: str
     offset: int
@@ -50,20 +50,20 @@ class Place(msgspec.Struct, frozen=True, gc=False):
 
 
 class _RegionOutput(RequestedOutput, frozen=True, gc=False):
-    """An output that goes to shared memory, and what keeps the region there."""
+    """Output that goes to shared memory, with a hold on the region."""
 
     hold: object = None
 
 
 class Regions(Protocol):
-    """Memory that callers share with this server."""
+    """Shared memory of callers."""
 
     def read(self, place: Place) -> bytes:
-        """A copy of the bytes there; raises as :meth:`check`, or InvalidInput: the segment has shrunk."""
+        """Return a copy of the bytes. Raises as :meth:`check`, and InvalidInput if the segment has shrunk."""
         ...
 
     def check(self, places: Sequence[Place]) -> None:
-        """Check that each of these could be written.
+        """Check that these places can be written.
 
         Raises:
             NotFound: there is no such region.
@@ -73,16 +73,16 @@ class Regions(Protocol):
         ...
 
     def hold(self, names: Collection[str]) -> object:
-        """Keep these regions, though they be unregistered meanwhile, as long as what is returned is kept."""
+        """Keep regions open, even if unregistered, for as long as the returned object exists."""
         ...
 
     def write(self, place: Place, raw: "bytes | memoryview") -> None:
-        """Put the bytes there; at most ``place.size``. Raises as :meth:`read`, and SegmentFailed."""
+        """Write the bytes, at most ``place.size``. Raises as :meth:`read`, and SegmentFailed."""
         ...
 
 
 class RegionRegistry(Regions, Protocol):
-    """Regions of shared memory that callers register (``shared_memory.py``)."""
+    """Registry of callers' shared memory (``shared_memory.py``)."""
 
     @property
     def is_allowed(self) -> bool:
@@ -90,20 +90,20 @@ class RegionRegistry(Regions, Protocol):
         ...
 
     def listed(self, name: str = "") -> tuple[Region, ...]:
-        """All, or that one; raises NotFound where there is none of that name."""
+        """Return all regions, or the one of that name. Raises NotFound."""
         ...
 
     def register(self, region: Region) -> None:
-        """Raises InvalidInput, Conflict, SegmentFailed or Unsupported."""
+        """Register a region. Raises InvalidInput, Conflict, SegmentFailed or Unsupported."""
         ...
 
     def unregister(self, name: str = "") -> None:
-        """That one, or all; raises Unsupported where callers may not share memory."""
+        """Unregister one region or all. Raises Unsupported if sharing memory is not allowed."""
         ...
 
 
 class NoRegions:
-    """Of a server that shares no memory with its callers: none is listed, and all else is refused."""
+    """Regions of a server that shares no memory: the list is empty, and everything else is refused."""
 
     is_allowed = False
 
@@ -124,7 +124,7 @@ class NoRegions:
         self._refuse()
 
     def listed(self, name: str = "") -> tuple[Region, ...]:
-        """None; raises NotFound where one is asked for by name."""
+        """Return nothing. Raises NotFound for a name."""
         if name:
             raise NotFound(f"Unable to find system shared memory region: '{name}'")
         return ()
@@ -147,10 +147,10 @@ NO_REGIONS: Final = NoRegions()
 
 
 class Reader:
-    """One request's tensors in shared memory, bounded together.
+    """Reader of one request's tensors in shared memory, with a limit on their total.
 
     Attributes:
-        used: Names of their regions.
+        used: Names of the regions read so far.
     """
 
     def __init__(self, regions: Regions, model: str) -> None:
@@ -162,15 +162,15 @@ class Reader:
     def tensor(
         self, name: str, datatype: DataType, shape: Sequence[int], count: int, place: Place, at: str
     ) -> Tensor:
-        """The tensor at a place.
+        """Return the tensor at a place.
 
         Args:
             count: Product of ``shape``.
-            at: The input, as ``inputs[0]``.
+            at: Place of the input in the request, such as ``inputs[0]``.
 
         Raises:
-            NotFound, InvalidInput, Unsupported: as :class:`Regions`; or the bytes do not fit the shape.
-            TooLarge: the request has more read than :data:`MAX_READ`.
+            NotFound, InvalidInput, Unsupported: as :class:`Regions`; or the bytes do not match the shape.
+            TooLarge: the request reads more than :data:`MAX_READ` bytes.
         """
         self._regions.check((place,))
         self.used.append(place.region)
@@ -187,13 +187,13 @@ class Reader:
 
 
 def place_of(parameters: Mapping[str, Any], tensor: str, kinds: tuple[str, str] = _KINDS) -> Place:
-    """The place that a tensor's parameters name; one of :data:`KEYS` is among them.
+    """Return the place that a tensor's parameters name; at least one of :data:`KEYS` must be among them.
 
     Args:
-        kinds: What the protocol calls a string and an integer.
+        kinds: The protocol's names of a string and an integer.
 
     Raises:
-        InvalidInput: they are not whole, or not of these kinds.
+        InvalidInput: a parameter is missing or has the wrong type.
     """
     for key, wanted, kind in (
         ("shared_memory_region", str, kinds[0]),
@@ -222,10 +222,10 @@ def place_of(parameters: Mapping[str, Any], tensor: str, kinds: tuple[str, str] 
 
 
 def places_of(outputs: Sequence[RequestedOutput], kinds: tuple[str, str] = _KINDS) -> dict[str, Place]:
-    """The places of the outputs that are wanted in shared memory, by name; mostly none.
+    """Return the places of outputs that go to shared memory, by name; usually none.
 
     Raises:
-        InvalidInput: as :func:`place_of`, or one is wanted as a classification as well.
+        InvalidInput: as :func:`place_of`; or such an output is also requested as classes.
     """
     places: dict[str, Place] = {}
     for output in outputs:
@@ -243,10 +243,10 @@ def held(
     kinds: tuple[str, str] = _KINDS,
     used: Sequence[str] = (),
 ) -> tuple[RequestedOutput, ...]:
-    """The outputs; those that go to shared memory keep their regions until the request is over.
+    """Return the outputs, with holds on the regions of those that go to shared memory.
 
     Args:
-        used: Further regions of the request.
+        used: Further regions of the request, which are held as well.
 
     Raises:
         NotFound, InvalidInput, Unsupported: as :meth:`Regions.check`, and :func:`places_of`.
@@ -263,7 +263,7 @@ def store(regions: Regions, place: Place, tensor: Tensor) -> None:
     """Write an output to its place.
 
     Raises:
-        NotFound, InvalidInput, SegmentFailed: as :meth:`Regions.write`; or it does not fit.
+        NotFound, InvalidInput, SegmentFailed: as :meth:`Regions.write`; or the output is too large.
     """
     raw = to_raw(tensor)
     if len(raw) > place.size:
@@ -275,10 +275,10 @@ def store(regions: Regions, place: Place, tensor: Tensor) -> None:
 
 
 def parse_register(name: str, body: bytes) -> Region:
-    """The region that the body of a register request describes.
+    """Parse the body of a register request.
 
     Raises:
-        InvalidInput: it has no name, or a field is missing or of the wrong kind.
+        InvalidInput: the name is empty, or a field is missing or has the wrong type.
     """
     if not name:
         raise InvalidInput("'region name' is necessary to register system shared memory region")
@@ -297,12 +297,12 @@ def parse_register(name: str, body: bytes) -> Region:
 
 
 class OipRules(msgspec.Struct, frozen=True):
-    """How requests of the Open Inference Protocol are read.
+    """Options for reading requests of the Open Inference Protocol.
 
     Attributes:
-        regions: Memory that callers share with the server.
-        max_body: Most bytes of a tensor that JSON brings; 0 = no limit.
-        ignores_surplus: As :func:`salver.dialects.oip.grpc_codec.read_infer`.
+        regions: Shared memory of callers.
+        max_body: Most bytes of a tensor in JSON; 0 = no limit.
+        ignores_surplus: See :func:`salver.dialects.oip.grpc_codec.read_infer`.
     """
 
     regions: RegionRegistry = NO_REGIONS

@@ -1,8 +1,8 @@
-"""Registry of the regions of shared memory that callers have named.
+"""Registry of callers' shared memory regions.
 
-A region is a part of a POSIX segment (a file in ``/dev/shm``) that a caller has made, and registered here
-under a name (TR-R14). Its bytes are copied with ``pread`` and ``pwrite`` and never mapped: whoever shortens
-a mapped file ends every process that touches the pages that went. It knows no tensor and no protocol.
+A region is a part of a POSIX segment (a file in ``/dev/shm``) that a caller has created and registered by
+name (TR-R14). Its bytes are copied with ``pread`` and ``pwrite`` and never mapped: if a caller truncated a
+mapped file, the server would die of SIGBUS when it touched the missing pages.
 """
 
 import errno
@@ -20,14 +20,14 @@ import msgspec
 from salver.dialects.oip.regions import Place, Region
 from salver.words.errors import Conflict, InvalidInput, NotFound, SegmentFailed
 
-#: Where ``shm_open`` keeps segments on Linux.
+#: Folder of ``shm_open`` on Linux.
 SEGMENTS: Final = Path("/dev/shm")
-#: Each holds a descriptor, of which a process may commonly have 1,024.
+#: Most regions; each holds a file descriptor, of which a process often has only 1,024.
 MAX_REGIONS: Final = 512
-#: Of a region's name, and of a key (``NAME_MAX``).
+#: Most characters of a region's name or key (``NAME_MAX``).
 MAX_NAME: Final = 255
 MAX_BYTES: Final = 1 << 40
-#: Of the keys of Triton's Python backend, which may run beside this server.
+#: Prefix of the segments of Triton's Python backend, which may run on the same machine.
 _RESERVED: Final = "triton_python_backend_shm_region_"
 _CAUSES: Final = {
     errno.ENOENT: "it is not in this server's {folder}. Where the caller or the server runs in a container, "
@@ -39,11 +39,11 @@ _CAUSES: Final = {
 
 
 class _Registered(msgspec.Struct, eq=False):
-    """A registered region with its descriptor, and which file that is.
+    """Registered region with its file descriptor and the file's identity.
 
     Attributes:
-        users: Requests that hold it.
-        is_leaving: It was unregistered, and goes when nobody holds it any more.
+        users: Number of requests that hold it.
+        is_leaving: It was unregistered, and is closed when no request holds it.
     """
 
     region: Region
@@ -54,7 +54,7 @@ class _Registered(msgspec.Struct, eq=False):
 
 
 class _Hold:
-    """Keeps regions for a request, and lets them go with itself."""
+    """Hold of a request on regions, released when it is garbage-collected."""
 
     def __init__(self, held: Sequence[_Registered], let_go: Callable[[Sequence[_Registered]], None]) -> None:
         self._held = held
@@ -65,14 +65,13 @@ class _Hold:
 
 
 class SharedMemory:
-    """The regions that callers have registered (:class:`salver.dialects.oip.regions.Regions`, and the
-    admin's side).
+    """Registry of regions (:class:`salver.dialects.oip.regions.RegionRegistry`).
 
-    For one thread, but for the end of a request that holds regions, which may come on any. A region outlives
-    its segment's name: it holds the file open until it is unregistered, and no request uses it.
+    Not thread-safe, except for the release of a request's regions, which may happen on any thread. A region
+    keeps its file open until it is unregistered and no request holds it, even if the segment is unlinked.
 
     Args:
-        folder: Where segments are files.
+        folder: Folder of the segments.
     """
 
     is_allowed = True
@@ -80,16 +79,16 @@ class SharedMemory:
     def __init__(self, folder: Path = SEGMENTS) -> None:
         self._folder = folder
         self._held: dict[str, _Registered] = {}
-        self._lock = threading.RLock()  # of users and departures; a request may end in the middle of them
+        self._lock = threading.RLock()  # reentrant: the garbage collector may end a hold while it is taken
 
     def __repr__(self) -> str:
         return f"<SharedMemory {len(self._held)} regions of {self._folder}>"
 
     def listed(self, name: str = "") -> tuple[Region, ...]:
-        """Every region in the order of registration, or that one.
+        """Return all regions in the order of registration, or the one of that name.
 
         Raises:
-            NotFound: there is none of that name.
+            NotFound: there is no region of that name.
         """
         if not name:
             return tuple(held.region for held in self._held.values())
@@ -98,11 +97,11 @@ class SharedMemory:
         return (self._held[name].region,)
 
     def register(self, region: Region) -> None:
-        """Open its segment and keep it.
+        """Open a region's segment and register it.
 
         Raises:
             InvalidInput: the region is not inside its segment, or a name or number is out of bounds.
-            Conflict: there is a region of that name, or there are :data:`MAX_REGIONS`.
+            Conflict: the name is taken, or there are already :data:`MAX_REGIONS`.
             SegmentFailed: the segment cannot be opened.
         """
         _check_words(region)
@@ -129,9 +128,9 @@ class SharedMemory:
         self._held[region.name] = _Registered(region, fd, (found.st_dev, found.st_ino))
 
     def unregister(self, name: str = "") -> None:
-        """Let go of that region, or of all; one that there is not is no error.
+        """Unregister a region, or all; unknown names are ignored.
 
-        What a request uses stays until that ends.
+        A region that a request holds stays open until the request ends.
         """
         with self._lock:
             for each in [name] if name else list(self._held):
@@ -143,7 +142,7 @@ class SharedMemory:
         if held.is_leaving and not held.users and self._held.pop(held.region.name, None) is not None:
             os.close(held.fd)
 
-    # What codecs ask for.
+    # Interface of the codecs.
 
     def check(self, places: Sequence[Place]) -> None:
         """See :meth:`salver.dialects.oip.regions.Regions.check`."""
@@ -187,14 +186,14 @@ class SharedMemory:
         held = self._find(place)
         rest = memoryview(raw)
         start = held.region.offset + place.offset
-        # Without this look, a segment that has shrunk would grow again, unseen by its owner.
+        # Writing beyond the end would grow a segment that its owner has shrunk.
         if os.fstat(held.fd).st_size < start + len(rest):
             raise _shrunk(held, place)
         try:
             while rest:
                 done = os.pwrite(held.fd, rest, start)
                 rest, start = rest[done:], start + done
-        except OSError as error:  # no memory left for pages of it, or sealed
+        except OSError as error:  # no memory for its pages, or sealed
             raise SegmentFailed(
                 f"Unable to write to shared memory region: '{place.region}'",
                 fix=f"{_described(held.region)}: {error.strerror}.",
@@ -218,7 +217,7 @@ class SharedMemory:
         return held
 
     def _open(self, region: Region) -> int:
-        # Not following a link, and not waiting for the other end of a pipe.
+        # Do not follow a link, nor block on a pipe.
         flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         try:
             return os.open(self._folder / region.key.lstrip("/"), flags)
@@ -233,7 +232,7 @@ class SharedMemory:
 
 
 def _check_words(region: Region) -> None:
-    """Names that are names of files and no paths, and numbers that mean something."""
+    """Check that names are file names without a path, and numbers are in range."""
     if not region.name:
         raise InvalidInput("'region name' is necessary to register system shared memory region")
     if region.key.lstrip("/").startswith(_RESERVED):
@@ -254,7 +253,7 @@ def _check_words(region: Region) -> None:
         )
     if not (0 <= region.offset <= MAX_BYTES and 0 < region.byte_size <= MAX_BYTES):
         problem = f"byte_size must be from 1 to {MAX_BYTES}, and the offset not negative"
-    elif region.offset % mmap.PAGESIZE:  # as where regions are mapped, so that clients stay portable
+    elif region.offset % mmap.PAGESIZE:  # servers that map regions require it; keep clients portable
         problem = f"the offset must be a multiple of {mmap.PAGESIZE}, the size of a page"
     else:
         return

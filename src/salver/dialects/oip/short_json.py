@@ -1,8 +1,8 @@
-"""Open Inference in JSON for people: inputs by name, as nested lists, and the outputs likewise.
+"""Short JSON form of requests: inputs and outputs by name, as nested lists.
 
 ``{"x": [[1, 2]]}`` for a model with an input ``x``, or ``[[1, 2]]`` for a model with one input; the answer is
-``{"y": [[3.0]]}``. Datatypes are the model's, shapes those of the lists. A body with the key ``inputs`` is
-never of this form: that is the protocol's own.
+``{"y": [[3.0]]}``. Datatypes come from the model, shapes from the lists. A body with the key ``inputs`` has
+the protocol's own form.
 
 Pure.
 """
@@ -27,20 +27,20 @@ from salver.words.messages import (
 )
 from salver.words.tensor import Array, DataType, Tensor, bf16_to_fp32
 
-#: Keys of the protocol's own form, one of which may be an input's name, too.
+#: Keys of the protocol's own form that may also be names of inputs.
 _KEYS: Final = frozenset(("id", "parameters", "outputs"))
 _WHOLE: Final = "The inputs are wanted as {{name: values}}. {model!r} takes: {inputs}"
 
 
 class ShortRequest(InferRequest, frozen=True):
-    """A request in this form, which is to be answered in it."""
+    """Request in the short form, which is answered in the same form."""
 
 
 def asked(http: HttpBody, root: Any, signature: Signature) -> ShortRequest:
-    """The request of a body that has no ``inputs``. All outputs are wanted.
+    """Return the request of a body without ``inputs``. It asks for all outputs.
 
     Raises:
-        InvalidInput: it does not fit the model; the text says what the model takes.
+        InvalidInput: the body does not match the model; the text lists the model's inputs.
     """
     specs = signature.inputs
     if type(root) is list and root:
@@ -67,7 +67,7 @@ def asked(http: HttpBody, root: Any, signature: Signature) -> ShortRequest:
 
 
 def told(response: InferResponse) -> HttpReply:
-    """The answer: values by the outputs' names."""
+    """Return the answer, with values by output name."""
     return HttpReply(200, dumps({tensor.name: _values(tensor) for tensor in response.outputs}))
 
 
@@ -80,7 +80,7 @@ def _fix(model: str, specs: Iterable[TensorSpec]) -> str:
 
 
 def _array(spec: TensorSpec, value: Any) -> Array:
-    """One input's values; a single one stands for a tensor of one element."""
+    """Return the array of one input; a single value stands for a tensor of one element."""
     if type(value) is list:
         return from_json(value, spec.datatype, spec.name, is_regular=True)
     if any(extent not in (-1, 1) for extent in spec.shape) or not spec.shape:
@@ -92,7 +92,7 @@ def _array(spec: TensorSpec, value: Any) -> Array:
 
 
 def _values(tensor: Tensor) -> Any:
-    """Nested lists, as the JSON writer takes them; bytes that are no text as base64."""
+    """Return nested lists for the JSON writer; bytes that are not UTF-8 become base64."""
     array = tensor.array
     if tensor.datatype is DataType.BYTES:
         flat = np.empty(array.size, dtype=object)

@@ -1,7 +1,6 @@
 """Codec of one request of a ModelStreamInfer call, and of its replies.
 
-There may be none, one or many replies to it, errors among them, and they say which one is the last
-(TR-G2, TR-G9, TR-G11). It knows no frame and no other request of the call.
+A request may have any number of replies, including errors, and the last one is marked (TR-G2, TR-G9, TR-G11).
 
 Pure.
 """
@@ -21,25 +20,26 @@ from salver.words.errors import DeadlineExceeded, Internal, InvalidInput, ModelF
 from salver.words.handlers import is_form
 from salver.words.messages import InferRequest, InferResponse, Signature
 
-#: Always of the model, whoever says it.
+#: Errors that name the model even if they occur before it is asked.
 _LATE = (ModelFailed, DeadlineExceeded, Internal)
 
 
 class StreamedInfer(Codec[None, bytes | GrpcStatus]):
-    """One request, and the codec of its replies: of the messages, or of a status that ends the call.
+    """One request and the codec of its replies, which are messages or a status that ends the call.
 
     Args:
-        message: A ModelInferRequest, or the request in it.
-        regions: Where tensors may lie that are not in it.
-        ignores_surplus: As :func:`salver.dialects.oip.grpc_codec.read_infer`.
-        forms: How models that take forms are asked.
-        wants_status: An error of the model shall end the call (``triton_grpc_error``), not be a message.
+        message: A ModelInferRequest, or the request decoded from it.
+        regions: Shared memory in which tensors may be.
+        ignores_surplus: See :func:`salver.dialects.oip.grpc_codec.read_infer`.
+        forms: Converts requests for models that take forms.
+        wants_status: End the call at an error of the model (``triton_grpc_error``) instead of sending a
+            message.
 
     Attributes:
-        is_decoupled: The model gives any number of responses; else each one is the last.
+        is_decoupled: The model sends any number of responses; else each response is the last.
 
     Raises:
-        InvalidInput: it is no ModelInferRequest.
+        InvalidInput: the message is not a ModelInferRequest.
     """
 
     protocol = "oip-grpc"
@@ -80,21 +80,21 @@ class StreamedInfer(Codec[None, bytes | GrpcStatus]):
 
     @property
     def model(self) -> str:
-        """Whom it is for."""
+        """Name of the model."""
         return str(self._parsed.model_name)
 
     @property
     def version(self) -> str:
-        """Of which version; empty = the server's choice."""
+        """Version; empty = the server's choice."""
         return str(self._parsed.model_version)
 
     def decode(self, body: None, signature: Signature) -> InferRequest:
-        """The request; what it says of its replies is none of the model's business.
+        """Decode the request, without the parameters that concern only its replies.
 
         Raises:
-            InvalidInput: naming the field.
+            InvalidInput: a field is invalid; the error names it.
             TooLarge: a declared shape is absurd.
-            NotFound, Unsupported: of a tensor in shared memory.
+            NotFound, Unsupported: a tensor in shared memory cannot be read.
         """
         request = self._read() if self._request is None else self._without_wish(self._request)
         if signature.takes_forms:
@@ -121,7 +121,7 @@ class StreamedInfer(Codec[None, bytes | GrpcStatus]):
         return wire.read_infer(self._parsed, self._regions, ignores_surplus=self._ignores_surplus)
 
     def encode(self, request: InferRequest, response: InferResponse) -> bytes | GrpcStatus:
-        """A reply; an error in an answer of pieces leaves the others their turn."""
+        """Return a reply; after an error, further replies of a stream may follow."""
         self._has_answered = True
         self._has_ended = response.is_last or not self.is_decoupled
         if response.error is not None:
@@ -131,14 +131,14 @@ class StreamedInfer(Codec[None, bytes | GrpcStatus]):
         return wire.encode_stream(request, response, self._has_ended, self._regions)
 
     def fault(self, error: SalverError) -> bytes | GrpcStatus:
-        """The reply that ends it. What was refused at the door has no model's name, as in Triton."""
+        """Return the reply that ends the request. A rejected request's has no model name, as in Triton."""
         self._has_ended = True
         if self._has_answered or error.is_late or isinstance(error, _LATE):
             return self._error(error)
         return wire.encode_stream_mark(self._parsed.id, error=grpc_status(error).message)
 
     def end(self) -> bytes | None:
-        """The reply after the last one: an empty one that says so, if one is wanted and none has said it."""
+        """Return an empty final reply, if the request wants a final marker and no reply has carried it."""
         if self._has_ended or not self._wants_end:
             return None
         self._has_ended = True
@@ -156,5 +156,5 @@ class StreamedInfer(Codec[None, bytes | GrpcStatus]):
 
 
 def _heading(request: InferRequest) -> Any:
-    """A ModelInferRequest that says for whom it is, and nothing else."""
+    """Return a ModelInferRequest with the model's name, version and id only."""
     return wire.parse_infer(wire.encode_heading(request))
