@@ -1,21 +1,33 @@
 """Head of an HTTP/2 request, decoded from its header block (RFC 9113, section 8.3)."""
 
+import re
 from typing import Any, Final
 
 import hpack
 
 from salver.transport.budget import MOST_HEAD
-from salver.transport.http1_head import MOST_HEADERS, Head
+from salver.transport.http1_head import METHOD, MOST_HEADERS, TARGET, Head
 from salver.words.errors import InvalidInput, TooLarge
 
 _KNOWN_HEADS: Final = 256
-_PSEUDO: Final = frozenset((b":method", b":path", b":scheme", b":authority"))
+#: Pseudo-headers, and what they may say: nothing that would end a line of HTTP/1.1 or a part of one.
+_PSEUDO: Final = {
+    b":method": re.compile(METHOD),
+    b":path": re.compile(rb"/|/" + TARGET + rb"|\*"),
+    b":scheme": re.compile(TARGET),
+    b":authority": re.compile(rb"|" + TARGET),
+}
+_NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")
 #: Headers that speak of a connection, which HTTP/2 has none of (section 8.2.2).
 _OF_CONNECTIONS: Final = frozenset(
     (b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade")
 )
 _MOST_DIGITS: Final = 18
+#: Headers that two readers would take differently if they stood there with two values.
+_SINGLE: Final = frozenset((b"host", b"content-length"))
 _BAD_VALUE: Final = frozenset(b"\x00\r\n")
+#: More changes of the dynamic table's size than any encoder needs (RFC 7541, section 4.2).
+_SIZES: Final = re.compile(rb"(?:[\x20-\x3e]|\x3f[\x80-\xff]*[\x00-\x7f]){17}")
 
 
 class Http2Heads:
@@ -38,6 +50,10 @@ class Http2Heads:
         known = self._known
         if block in known:
             return known[block]
+        if len(block) > MOST_HEAD:
+            raise TooLarge(f"the header block has more than {MOST_HEAD} bytes")
+        if _SIZES.match(block):
+            raise InvalidInput("the header block changes the table's size too often")
         table = self._decoder.header_table
         before = _mark(table)  # holds the newest entry, so that no other one can take its place in memory
         try:
@@ -75,7 +91,8 @@ def head_of(fields: list[tuple[bytes, bytes]]) -> Head | None:
     headers: list[tuple[bytes, bytes]] = []
     for name, value in fields:
         if name.startswith(b":"):
-            if headers or name in pseudo or name not in _PSEUDO:
+            form = _PSEUDO.get(name)
+            if headers or name in pseudo or form is None or not form.fullmatch(value):
                 return None
             pseudo[name] = value
         elif _is_good(name, value):
@@ -83,10 +100,13 @@ def head_of(fields: list[tuple[bytes, bytes]]) -> Head | None:
         else:
             return None
     method, path = pseudo.get(b":method", b""), pseudo.get(b":path", b"")
-    is_whole = bool(method) and b":scheme" in pseudo and (path.startswith(b"/") or path == b"*")
-    if not is_whole or not method.isascii() or len(headers) > MOST_HEADERS:
+    if not (method and path and b":scheme" in pseudo) or len(headers) > MOST_HEADERS:
         return None
     known = dict(headers)
+    if len(known) != len(headers) and len({h for h in headers if h[0] in _SINGLE}) > len(
+        _SINGLE & known.keys()
+    ):
+        return None
     if b":authority" in pseudo:
         headers = [(b"host", pseudo[b":authority"]), *(h for h in headers if h[0] != b"host")]
     length = known.get(b"content-length")
@@ -99,6 +119,6 @@ def head_of(fields: list[tuple[bytes, bytes]]) -> Head | None:
 
 
 def _is_good(name: bytes, value: bytes) -> bool:
-    if not name or name in _OF_CONNECTIONS or name != name.lower() or not _BAD_VALUE.isdisjoint(value):
+    if name in _OF_CONNECTIONS or not _NAME.fullmatch(name) or not _BAD_VALUE.isdisjoint(value):
         return False
-    return b" " not in name and (name != b"te" or value == b"trailers")
+    return name != b"te" or value == b"trailers"
