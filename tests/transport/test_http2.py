@@ -1,24 +1,20 @@
-"""HTTP/2: another implementation as the caller, frames cut anywhere, and callers who break the rules."""
+"""HTTP/2: another implementation as the caller, and frames cut anywhere."""
 
 import asyncio
-import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from h2.config import H2Configuration
-from h2.connection import H2Connection
 from h2.events import (
     ConnectionTerminated,
-    DataReceived,
-    Event,
     ResponseReceived,
     StreamEnded,
     StreamReset,
     TrailersReceived,
 )
 from h2.settings import SettingCodes
+from http2_callers import BLOCK, GET, POST, START, Caller, SlowWire, Wire, echo
 from hypothesis import given
 from hypothesis import strategies as st
 from waiting import auntil
@@ -29,87 +25,6 @@ from salver.transport.http2 import Http2
 from salver.transport.http2_frames import Fault, frame
 from salver.transport.http2_head import Http2Heads, head_of
 from salver.transport.terms import Terms
-
-GET = [(":method", "GET"), (":path", "/a?b=1"), (":scheme", "http"), (":authority", "x"), ("k", "v")]
-POST = [(":method", "POST"), *GET[1:]]
-
-
-class Wire:
-    """A transport without a socket."""
-
-    def __init__(self) -> None:
-        self.sent = bytearray()
-        self.is_closed = self.is_aborted = False
-        self.waiting = 0
-
-    def write(self, data: bytes) -> None:
-        self.sent += data
-
-    def get_extra_info(self, name: str) -> Any:
-        return ("127.0.0.1", 1)
-
-    def is_closing(self) -> bool:
-        return self.is_closed
-
-    def close(self) -> None:
-        self.is_closed = True
-
-    def abort(self) -> None:
-        self.is_closed = self.is_aborted = True
-
-    def get_write_buffer_size(self) -> int:
-        return self.waiting
-
-
-class Caller:
-    """A connection, and h2 at its other end."""
-
-    def __init__(self, app: Any, **config: Any) -> None:
-        self.wire = Wire()
-        self.terms = Terms(app)
-        self.connection = Http2(self.wire, self.terms, "http")  # type: ignore[arg-type]
-        self.h2 = H2Connection(H2Configuration(header_encoding=None, **config))
-        self.h2.initiate_connection()
-        self.events: list[Event] = []
-
-    def talk(self, data: bytes = b"", cut: Callable[[bytes], Iterator[bytes]] | None = None) -> None:
-        """Send what h2 has to say, and then that; hear what there is."""
-        data = self.h2.data_to_send() + data
-        for piece in cut(data) if cut is not None else [data]:
-            self.connection.data_received(piece)
-        self.hear()
-
-    def hear(self) -> None:
-        sent, self.wire.sent = bytes(self.wire.sent), bytearray()
-        self.events += self.h2.receive_data(sent)
-
-    def of(self, kind: type[Any]) -> list[Any]:
-        return [event for event in self.events if isinstance(event, kind)]
-
-    def body(self, stream: int) -> bytes:
-        return b"".join(event.data for event in self.of(DataReceived) if event.stream_id == stream)
-
-    async def ended(self, stream: int) -> None:
-        def has() -> bool:
-            self.talk()
-            return any(event.stream_id == stream for event in self.of(StreamEnded))
-
-        await auntil(has)
-
-
-async def echo(scope: Any, receive: Any, send: Any) -> None:
-    """Answer with what was asked, in as many pieces as it came."""
-    await send(
-        {"type": "http.response.start", "status": 201, "headers": [(b"connection", b"close"), (b"a", b"b")]}
-    )
-    query = scope["query_string"].decode()
-    begin = f"{scope['method']} {scope['path']} {query} {scope['http_version']} ".encode()
-    await send({"type": "http.response.body", "body": begin, "more_body": True})
-    more = True
-    while more:
-        message = await receive()
-        more = message["more_body"]
-        await send({"type": "http.response.body", "body": message["body"], "more_body": more})
 
 
 async def call(scope: Any, receive: Any, send: Any) -> None:
@@ -311,143 +226,6 @@ async def test_a_server_that_parts_answers_what_has_come(monkeypatch: pytest.Mon
     assert not caller.wire.is_aborted
 
 
-START = PREFACE + http2_frames.settings([])
-BLOCK = bytes.fromhex("828684")  # GET http /
-
-
-@pytest.mark.parametrize(
-    ("sent", "fault"),
-    [
-        (PREFACE + frame(http2_frames.PING, 0, 0, bytes(8)), Fault.PROTOCOL_ERROR),
-        (START + frame(http2_frames.PING, 0, 0, bytes(7)), Fault.FRAME_SIZE_ERROR),
-        (START + frame(http2_frames.PING, 0, 1, bytes(8)), Fault.PROTOCOL_ERROR),
-        (START + frame(http2_frames.SETTINGS, 0, 0, bytes(5)), Fault.FRAME_SIZE_ERROR),
-        (START + frame(http2_frames.SETTINGS, 1, 0, bytes(6)), Fault.FRAME_SIZE_ERROR),
-        (START + frame(http2_frames.SETTINGS, 0, 1, b""), Fault.PROTOCOL_ERROR),
-        (START + http2_frames.settings([(4, 1 << 31)]), Fault.FLOW_CONTROL_ERROR),
-        (START + http2_frames.settings([(5, 100)]), Fault.PROTOCOL_ERROR),
-        (START + http2_frames.settings([(2, 2)]), Fault.PROTOCOL_ERROR),
-        (START + http2_frames.window_update(0, 0), Fault.PROTOCOL_ERROR),
-        (START + http2_frames.window_update(0, (1 << 31) - 1), Fault.FLOW_CONTROL_ERROR),
-        (START + http2_frames.window_update(9, 1), Fault.PROTOCOL_ERROR),
-        (START + frame(http2_frames.WINDOW_UPDATE, 0, 0, b"1"), Fault.FRAME_SIZE_ERROR),
-        (START + frame(http2_frames.DATA, 0, 0, b"x"), Fault.PROTOCOL_ERROR),
-        (START + frame(http2_frames.DATA, 0, 1, b"x"), Fault.PROTOCOL_ERROR),
-        (START + frame(http2_frames.HEADERS, 4, 2, BLOCK), Fault.PROTOCOL_ERROR),
-        (START + frame(http2_frames.HEADERS, 4, 0, BLOCK), Fault.PROTOCOL_ERROR),
-        (START + frame(http2_frames.HEADERS, 4, 1, b"\xff\xff\xff\xff\xff"), Fault.COMPRESSION_ERROR),
-        (START + frame(http2_frames.HEADERS, 4, 1, b"\x20" * 17 + BLOCK), Fault.COMPRESSION_ERROR),
-        (START + frame(http2_frames.HEADERS, 4, 1, b"\x3f\xe1\x1f" * 20 + BLOCK), Fault.COMPRESSION_ERROR),
-        (START + frame(http2_frames.HEADERS, 4, 1, b"\x20" * 70_000 + BLOCK), Fault.ENHANCE_YOUR_CALM),
-        (START + frame(http2_frames.HEADERS, 4 | 8, 1, b"\x09" + BLOCK), Fault.PROTOCOL_ERROR),
-        (START + frame(http2_frames.HEADERS, 4 | 8, 1, b""), Fault.PROTOCOL_ERROR),
-        (
-            START + frame(http2_frames.HEADERS, 0, 1, BLOCK) + frame(http2_frames.PING, 0, 0, bytes(8)),
-            Fault.PROTOCOL_ERROR,
-        ),
-        (START + frame(http2_frames.CONTINUATION, 4, 1, BLOCK), Fault.PROTOCOL_ERROR),
-        (
-            START + frame(http2_frames.HEADERS, 0, 1, BLOCK) + frame(http2_frames.CONTINUATION, 0, 1) * 40,
-            Fault.ENHANCE_YOUR_CALM,
-        ),
-        (
-            START
-            + frame(http2_frames.HEADERS, 0, 1, bytes(60_000))
-            + frame(http2_frames.CONTINUATION, 0, 1, bytes(9000)),
-            Fault.ENHANCE_YOUR_CALM,
-        ),
-        (
-            START + frame(http2_frames.HEADERS, 4, 1, b"\x40\x01a\x7f\xa1\x1e" + b"x" * 4000 + b"\xbe" * 50),
-            Fault.ENHANCE_YOUR_CALM,
-        ),
-        (START + frame(http2_frames.PUSH_PROMISE, 4, 1, bytes(4)), Fault.PROTOCOL_ERROR),
-        (START + frame(http2_frames.RST_STREAM, 0, 0, bytes(4)), Fault.PROTOCOL_ERROR),
-        (START + frame(http2_frames.RST_STREAM, 0, 7, bytes(4)), Fault.PROTOCOL_ERROR),
-        (START + frame(http2_frames.RST_STREAM, 0, 1, bytes(3)), Fault.FRAME_SIZE_ERROR),
-        (START + frame(http2_frames.PRIORITY, 0, 1, bytes(4)), Fault.FRAME_SIZE_ERROR),
-        (START + struct.pack(">BHBBI", 5, 0, 0, 0, 1), Fault.FRAME_SIZE_ERROR),
-        (START + frame(http2_frames.PING, 0, 0, bytes(8)) * 1001, Fault.ENHANCE_YOUR_CALM),
-        (START + http2_frames.settings([]) * 1001, Fault.ENHANCE_YOUR_CALM),
-        (
-            START + frame(http2_frames.HEADERS, 4, 1, BLOCK) + frame(http2_frames.DATA, 0, 1) * 1001,
-            Fault.ENHANCE_YOUR_CALM,
-        ),
-        (
-            START
-            + b"".join(
-                frame(http2_frames.HEADERS, 5, 2 * n + 1, BLOCK)
-                + http2_frames.rst_stream(2 * n + 1, Fault.CANCEL)
-                for n in range(1001)
-            ),
-            Fault.ENHANCE_YOUR_CALM,
-        ),
-        (
-            START + frame(http2_frames.HEADERS, 5, 1, BLOCK) + frame(http2_frames.DATA, 0, 1, b"x"),
-            Fault.STREAM_CLOSED,
-        ),
-        (
-            START
-            + frame(http2_frames.HEADERS, 4, 1, BLOCK)
-            + frame(http2_frames.DATA, 0, 1, bytes(1 << 18)) * 5,
-            Fault.FLOW_CONTROL_ERROR,
-        ),
-    ],
-)
-async def test_who_breaks_the_rules_is_told_and_cut(sent: bytes, fault: Fault) -> None:
-    async def waits(scope: Any, receive: Any, send: Any) -> None:
-        await asyncio.Event().wait()
-
-    wire = Wire()
-    connection = Http2(wire, Terms(waits), "http")  # type: ignore[arg-type]
-    connection.data_received(sent)
-    at = wire.sent.rindex(b"\x07\x00\x00\x00\x00\x00")  # GOAWAY, on stream 0
-    assert wire.is_closed and int.from_bytes(wire.sent[at + 10 : at + 14], "big") == fault
-    assert not connection.is_busy
-    connection.data_received(b"more")  # nothing is made of it
-
-
-@pytest.mark.parametrize(
-    "headers",
-    [
-        [(":method", "GET"), (":path", "/")],
-        [(":path", "/"), (":scheme", "http")],
-        [(":method", "GET"), (":path", "a"), (":scheme", "http")],
-        [*GET, (":path", "/b")],
-        [*GET, (":strange", "1")],
-        [*GET[:1], *GET],
-        [*GET, ("Upper", "1")],
-        [*GET, ("connection", "close")],
-        [*GET, ("transfer-encoding", "chunked")],
-        [*GET, ("te", "gzip")],
-        [*GET, ("a", "b\r\nc: d")],
-        [*GET, ("", "1")],
-        [*GET, ("content-length", "x")],
-        [*GET, ("content-length", "0"), ("content-length", "5")],
-        [*GET[:3], ("host", "a"), ("host", "b")],
-        [*GET, ("a\x00", "1")],
-        [*GET, ("a:b", "1")],
-        [*GET, ("é", "1")],
-        [(":method", "GET /b HTTP/1.1\r\nx:"), *GET[1:]],
-        [(":method", "é"), *GET[1:]],
-        [GET[0], (":path", "/b HTTP/1.1"), *GET[2:]],
-        [GET[0], (":path", "/b\r\nx: y"), *GET[2:]],
-        [*GET[:2], (":scheme", "http\n"), *GET[3:]],
-        [*GET[:3], (":authority", "x\r\nevil: 1"), *GET[4:]],
-        [*GET[:3], (":authority", "a b"), *GET[4:]],
-        [*GET, *[("k", "v")] * 300],
-    ],
-)
-async def test_a_malformed_head_ends_its_stream_alone(headers: list[tuple[str, str]]) -> None:
-    caller = Caller(echo, validate_outbound_headers=False, normalize_outbound_headers=False)
-    caller.h2.send_headers(1, headers, end_stream=True)
-    caller.h2.send_headers(3, GET, end_stream=True)
-    caller.talk()
-    await caller.ended(3)
-    assert [(event.stream_id, event.error_code) for event in caller.of(StreamReset)] == [
-        (1, Fault.PROTOCOL_ERROR)
-    ]
-
-
 @pytest.mark.parametrize("length", [2, 4])
 async def test_a_body_of_another_length_than_was_said_ends_its_stream(length: int) -> None:
     caller = Caller(echo, validate_outbound_headers=False)
@@ -495,6 +273,72 @@ async def test_who_reads_nothing_is_cut_before_memory_runs_out() -> None:
     wire.waiting = 1 << 27
     connection.data_received(frame(http2_frames.PING, 0, 0, bytes(8)))
     assert wire.is_aborted
+
+
+@pytest.mark.parametrize("streams", [1, 40])
+async def test_answers_leave_in_turns_as_their_caller_reads_however_wide_its_windows_are(
+    streams: int,
+) -> None:
+    size = (80 << 20) // streams
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": bytes(size)})
+
+    wire = SlowWire()
+    connection = wire.connection = Http2(wire, Terms(app), "http")  # type: ignore[arg-type]
+    widest = (1 << 31) - 1
+    opened = http2_frames.settings([(4, widest)]) + http2_frames.window_update(0, widest - 65_535)
+    asked = b"".join(frame(http2_frames.HEADERS, 5, 2 * n + 1, BLOCK) for n in range(streams))
+    connection.data_received(PREFACE + opened + asked)
+    most = came = 0
+    while came <= streams * size:
+        await asyncio.sleep(0)
+        most = max(most, len(wire.sent))
+        came += len(wire.read())
+    assert not (wire.is_aborted or connection.is_busy)
+    assert most < 1 << 20
+    connection.connection_lost(None)
+
+
+async def test_large_answers_of_one_connection_leave_side_by_side() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": bytes(4 << 20)})
+
+    caller = Caller(app)
+    caller.h2.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: 1 << 24})
+    caller.h2.increment_flow_control_window(1 << 26)
+    for stream in (1, 3):
+        caller.h2.send_headers(stream, GET, end_stream=True)
+    caller.talk()
+    await caller.ended(1)
+    assert len(caller.body(3)) > 3 << 20
+    await caller.ended(3)
+
+
+async def test_a_window_that_opens_byte_by_byte_costs_a_look_at_one_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pumped: list[int] = []
+    pump = http2.Stream.pump
+    monkeypatch.setattr(http2.Stream, "pump", lambda stream: pumped.append(stream.id) or pump(stream))
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": bytes(70_000)})
+
+    wire = Wire()
+    connection = Http2(wire, Terms(app), "http")  # type: ignore[arg-type]
+    asked = b"".join(frame(http2_frames.HEADERS, 5, 2 * n + 1, BLOCK) for n in range(200))
+    connection.data_received(START + frame(http2_frames.HEADERS, 5, 1, BLOCK))
+    await auntil(lambda: len(pumped) == 1)
+    connection.data_received(http2_frames.settings([(4, 0)]) + asked[len(asked) // 200 :])
+    await auntil(lambda: len(pumped) >= 200)
+    pumped.clear()
+    connection.data_received(http2_frames.window_update(0, 1) * 900)
+    assert len(pumped) <= 900
+    connection.connection_lost(None)
 
 
 @given(st.lists(st.integers(1, 4000), min_size=1, max_size=20), st.integers(0, 2**32))

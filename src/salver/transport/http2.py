@@ -30,6 +30,12 @@ _DEFAULT_TABLE: Final = 4096
 _NO_TABLE: Final = b"\x20"
 #: Frames without use for a request, and resets, that a caller may send within a second.
 _MOST_CONTROL: Final = 1000
+#: Bytes of answers that leave at once; more follow when the caller has read those.
+_TURN: Final = 1 << 18
+#: Settings of a frame.
+_MOST_SETTINGS: Final = 64
+#: Streams of which something may still come after they were ended here.
+_MOST_ENDED: Final = 1024
 #: Bytes that wait for a caller who does not read, with which the connection ends.
 _MOST_WAITING: Final = 1 << 26
 _MOST_CONTINUATIONS: Final = 32
@@ -55,6 +61,8 @@ class Http2(WrittenConnection):
         self._heads = Http2Heads()
         self._block: tuple[int, int, list[bytes]] | None = None  # of a head that is not whole: stream, flags
         self._streams: dict[int, Stream] = {}
+        self._queue: dict[int, Stream] = {}  # whose answers wait for room, or for the connection's window
+        self._ended: dict[int, None] = {}  # before the caller had ended them
         self._last = 0  # of the caller's streams
         self._begun: list[Stream] = []  # whose bodies were not whole in this read
         self._out: list[bytes] = []
@@ -64,6 +72,7 @@ class Http2(WrittenConnection):
         self._receivable = _CONNECTION_WINDOW
         self.window = self._peer_window = _DEFAULT_WINDOW
         self.most_frame = 16_384
+        self.room = _TURN
         self.begin = b""
         self._control, self._control_until = 0, 0.0
         peer, mine = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
@@ -170,6 +179,17 @@ class Http2(WrittenConnection):
         self._buffer = data[position:] if position < len(data) else b""
         self.flush()
 
+    def pause_writing(self) -> None:
+        """The caller does not read as fast as we write."""
+        super().pause_writing()
+        self.room = 0
+
+    def resume_writing(self) -> None:
+        """There is room again."""
+        super().resume_writing()
+        self.room = _TURN
+        self._pump()
+
     # -- writing --
 
     def emit(self, data: bytes) -> None:
@@ -188,9 +208,22 @@ class Http2(WrittenConnection):
         out = self._out
         if out and not self._transport.is_closing():
             self._transport.write(out[0] if len(out) == 1 else b"".join(out))
-            if self._is_full and self._transport.get_write_buffer_size() > _MOST_WAITING:
+            if not self._is_full:
+                self.room = _TURN
+                if self._queue:
+                    self._loop.call_soon(self._pump)
+            elif self._transport.get_write_buffer_size() > _MOST_WAITING:
                 self._transport.abort()
         out.clear()
+
+    def queue(self, stream: Stream) -> None:
+        """Go on with that answer when there is room, after those that wait already."""
+        self._queue[stream.id] = stream
+
+    def _pump(self) -> None:
+        queue = self._queue
+        while queue and self.room > 0 and self.window > 0:
+            queue.pop(next(iter(queue))).pump()
 
     def _fail(self, fault: Fault, text: str = "") -> None:
         """End the connection, with the reason."""
@@ -241,7 +274,9 @@ class Http2(WrittenConnection):
                 raise _ConnectionFault(Fault.FRAME_SIZE_ERROR)
             if not id or id > self._last:
                 raise _ConnectionFault(Fault.PROTOCOL_ERROR)
+            self._ended.pop(id, None)
             if (stream := self._streams.get(id)) is not None:
+                stream.has_ended = True
                 stream.leave()
         elif kind == frames.PING:
             self._count_control()
@@ -259,6 +294,8 @@ class Http2(WrittenConnection):
             self._count_control()
             if kind == frames.PRIORITY and (not id or len(payload) != 5):
                 raise _ConnectionFault(Fault.PROTOCOL_ERROR if not id else Fault.FRAME_SIZE_ERROR)
+            if kind == frames.GOAWAY and (id or len(payload) < 8):
+                raise _ConnectionFault(Fault.PROTOCOL_ERROR if id else Fault.FRAME_SIZE_ERROR)
 
     def _count_control(self) -> None:
         """Bound the frames that make work and ask for nothing."""
@@ -275,6 +312,8 @@ class Http2(WrittenConnection):
         self._has_settings = True
         if flags & frames.ACK:
             return
+        if len(payload) > 6 * _MOST_SETTINGS:
+            raise _ConnectionFault(Fault.ENHANCE_YOUR_CALM, "too many settings")
         change = 0
         for key, value in frames.read_settings(payload):
             if key == Setting.INITIAL_WINDOW_SIZE:
@@ -307,14 +346,12 @@ class Http2(WrittenConnection):
                 raise _ConnectionFault(Fault.PROTOCOL_ERROR)
             if (stream := self._streams.get(id)) is not None:
                 stream.widen(size)
+                self._count_if_reset(stream)
             return
         self.window += size
         if self.window > LARGEST_WINDOW:
             raise _ConnectionFault(Fault.FLOW_CONTROL_ERROR)
-        for stream in list(self._streams.values()):
-            if self.window <= 0:
-                break
-            stream.pump()
+        self._pump()
 
     def _headers(self, id: int, flags: int, payload: bytes) -> None:
         if not id & 1:
@@ -349,28 +386,53 @@ class Http2(WrittenConnection):
         if id <= self._last:
             stream = self._streams.get(id)
             if stream is None:
-                return  # it is over
+                self._check_ended(id, flags)
+                return
             if stream.has_ended:
                 raise _ConnectionFault(Fault.STREAM_CLOSED)
             if not flags & frames.END_STREAM:
                 stream.reset(Fault.PROTOCOL_ERROR)
             else:
                 stream.take(b"", is_last=True)
+            self._count_if_reset(stream)
             return
         self._last = id
         if self._is_ending or len(self._streams) >= MOST_STREAMS:
-            self._count_control()
-            self.emit(frames.rst_stream(id, Fault.REFUSED_STREAM))
+            self._refuse(id, flags, Fault.REFUSED_STREAM)
             return
         if head is None:
-            self._count_control()
-            self.emit(frames.rst_stream(id, Fault.PROTOCOL_ERROR))
+            self._refuse(id, flags, Fault.PROTOCOL_ERROR)
             return
         stream = self._streams[id] = Stream(self, id, head, self._peer_window)
         if flags & frames.END_STREAM:
             stream.take(b"", is_last=True)
         else:
             self._begun.append(stream)
+
+    def _refuse(self, id: int, flags: int, fault: Fault) -> None:
+        """Begin no such stream."""
+        self._count_control()
+        self.emit(frames.rst_stream(id, fault))
+        if not flags & frames.END_STREAM:
+            self._note_ended(id)
+
+    def _count_if_reset(self, stream: Stream) -> None:
+        """Count what breaks a rule to have its stream reset as what the caller resets himself."""
+        if stream.is_gone:
+            self._count_control()
+
+    def _note_ended(self, id: int) -> None:
+        """Let what is on its way for a stream come, though it was ended here."""
+        if len(self._ended) >= _MOST_ENDED:
+            del self._ended[next(iter(self._ended))]
+        self._ended[id] = None
+
+    def _check_ended(self, id: int, flags: int) -> None:
+        """Refuse what comes of a stream after the caller has ended it himself (RFC 9113, section 5.1)."""
+        if id not in self._ended:
+            raise _ConnectionFault(Fault.STREAM_CLOSED)
+        if flags & frames.END_STREAM:
+            del self._ended[id]
 
     def _data(self, id: int, flags: int, payload: bytes) -> None:
         if not id or id > self._last:
@@ -382,7 +444,8 @@ class Http2(WrittenConnection):
         if not size and not flags & frames.END_STREAM:
             self._count_control()
         stream = self._streams.get(id)
-        if stream is None:  # it is over
+        if stream is None:
+            self._check_ended(id, flags)
             self.give_credit(size)
             return
         if stream.has_ended:
@@ -395,6 +458,7 @@ class Http2(WrittenConnection):
             self.give_credit(size - len(payload))
             stream.receivable += size - len(payload)
         stream.take(payload, is_last=bool(flags & frames.END_STREAM))
+        self._count_if_reset(stream)
 
     def give_credit(self, size: int) -> None:
         """Let the caller send so many bytes more, on any stream."""
@@ -406,9 +470,12 @@ class Http2(WrittenConnection):
 
     # -- streams --
 
-    def forget(self, id: int) -> None:
+    def forget(self, stream: Stream) -> None:
         """Note that a stream is over."""
-        self._streams.pop(id, None)
+        self._streams.pop(stream.id, None)
+        self._queue.pop(stream.id, None)
+        if not stream.has_ended:
+            self._note_ended(stream.id)
         self.since = self._loop.time()
         if self._is_ending:
             self._close_if_done()

@@ -40,6 +40,7 @@ class StreamOwner(Protocol):
     Attributes:
         window: Bytes that may be sent on all streams.
         most_frame: Bytes of a frame that the caller takes.
+        room: Bytes of answers that may leave before the caller has read what has left.
         begin: Each header block begins with it.
         since: When something last came, by the event loop's clock.
         client: Address and port of the caller; None = it came by a UNIX socket.
@@ -47,6 +48,7 @@ class StreamOwner(Protocol):
 
     window: int
     most_frame: int
+    room: int
     begin: bytes
     since: float
     client: tuple[str, int] | None
@@ -63,7 +65,11 @@ class StreamOwner(Protocol):
         """Let the caller send so many bytes more, on any stream."""
         ...
 
-    def forget(self, id: int) -> None:
+    def queue(self, stream: "Stream") -> None:
+        """Go on with that answer when there is room, after those that wait already."""
+        ...
+
+    def forget(self, stream: "Stream") -> None:
         """Note that a stream is over."""
         ...
 
@@ -81,9 +87,10 @@ class Stream(Exchange):
 
     Attributes:
         has_begun: Somebody answers it.
-        has_ended: The request is whole.
+        has_ended: The request is whole, or its caller has reset it.
+        is_stalled: The answer waits for the caller to open a window.
         receivable: Bytes of the body that the caller may still send.
-        since: When a byte of the answer last left.
+        since: When a byte of the answer last left, or began to wait for a window.
     """
 
     __slots__ = (
@@ -102,6 +109,7 @@ class Stream(Exchange):
         "has_begun",
         "has_ended",
         "id",
+        "is_stalled",
         "receivable",
         "since",
     )  # fmt: skip
@@ -112,7 +120,7 @@ class Stream(Exchange):
         self.id = id
         self._window = window
         self.receivable = WINDOW
-        self.has_begun = self.has_ended = False
+        self.has_begun = self.has_ended = self.is_stalled = False
         self._whole: list[bytes] | None = []  # the body, as long as nobody has begun with it
         self._size = self._given = self._credit = 0  # bytes of it that came, were received, may come again
         self._task: asyncio.Task[None] | None = None
@@ -127,11 +135,6 @@ class Stream(Exchange):
     def client(self) -> tuple[str, int] | None:
         """Address and port of the caller; None = it came by a UNIX socket."""
         return self._connection.client
-
-    @property
-    def is_stalled(self) -> bool:
-        """Whether the answer waits for the caller to open its window."""
-        return bool(self._unsent)
 
     # -- the request --
 
@@ -218,12 +221,13 @@ class Stream(Exchange):
             return
         size, id, connection = len(reply), self.id, self._connection
         whole = size + 5
-        most = min(self._window, connection.window, connection.most_frame)
+        most = min(self._window, connection.window, connection.most_frame, connection.room)
         if whole > most or connection.begin:
             self._head = 200, _GRPC_HEAD
             self._write(grpc_frame(reply), _TRAILERS_OK)
             return
         connection.window -= whole
+        connection.room -= whole
         begin = _GRPC_BEGIN.pack(
             0, len(_HEAD_OK), frames.HEADERS, frames.END_HEADERS, id, _HEAD_OK,
             whole >> 16, whole & 0xFFFF, frames.DATA, 0, id, size,
@@ -276,13 +280,21 @@ class Stream(Exchange):
             self.pump()
 
     def pump(self) -> None:
-        """Send as much as the windows allow."""
+        """Send as much as the windows allow, and the caller reads."""
         connection, unsent = self._connection, self._unsent
         has_ended = False
         while unsent:
+            if connection.room <= 0:
+                self.is_stalled = False
+                connection.queue(self)
+                return
             piece = unsent[0]
             size = min(len(piece), self._window, connection.window, connection.most_frame)
             if size <= 0:
+                if not self.is_stalled:
+                    self.is_stalled, self.since = True, connection.since
+                if self._window > 0:
+                    connection.queue(self)
                 return
             if size == len(piece):
                 unsent.popleft()
@@ -293,7 +305,8 @@ class Stream(Exchange):
             connection.emit(frames.frame(frames.DATA, flags, self.id, bytes(piece[:size])))
             self._window -= size
             connection.window -= size
-            self.since = connection.since
+            connection.room -= size
+            self.is_stalled = False
         if self._wait is not None and not self._wait.done():
             self._wait.set_result(None)
         if self._end is not None:
@@ -342,7 +355,7 @@ class Stream(Exchange):
 
     def _over(self) -> None:
         connection = self._connection
-        connection.forget(self.id)
+        connection.forget(self)
         if self._given < self._size:
             connection.give_credit(self._size - self._given)
             self._given = self._size
