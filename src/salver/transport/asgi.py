@@ -93,11 +93,12 @@ class Front:
         return _lifespan(receive, send) if kind == "lifespan" else _refuse(receive, send)
 
     async def _answer(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, send: Send) -> None:
-        arrival = self._clock()
+        lag = scope.get("lag", 0.0)
+        arrival = scope["came"] if lag else self._clock()
         verb = scope["method"]
         raw_path = scope.get("raw_path") or scope["path"].encode()
         given = headers.get(b"x-request-id")
-        call = Call("oip-http", arrival, None, (given and printable(given)) or self._new_id())
+        call = Call("oip-http", arrival, None, (given and printable(given)) or self._new_id(), lag=lag)
         endpoint = NO_ENDPOINT
         share: Share | None = None
         try:
@@ -203,7 +204,7 @@ class Front:
         body = exchange.body
         if body is None or len(body) > self._uncounted or self._interest.headers:
             return False
-        call = Call("oip-http", self._clock(), None, self._new_id())
+        call = Call("oip-http", exchange.came, None, self._new_id(), lag=exchange.lag)
         http = HttpBody(route.model, route.version, body, headers)
         give_up = post(route, http, call, partial(_tell, exchange, accepted, call))
         if give_up is None:

@@ -30,6 +30,8 @@ class Exchange:
         body: Whole; as an application it is received, once.
         held: Bytes of the body that have come and wait for the application.
         status: Of the answer; 0 = there is none.
+        came: When its first bytes came, as far as can be told (:class:`~salver.transport.terms.Pulse`).
+        lag: Seconds that passed before they could be read; 0 = too few to matter.
         is_gone: So is the caller.
         is_whole: The answer is.
         on_gone: Called when the caller goes, where no task is to be cancelled.
@@ -37,13 +39,15 @@ class Exchange:
     """
 
     __slots__ = (
-        "_has_more", "_pieces", "body", "head", "held", "is_gone", "is_whole", "on_end", "on_gone", "status",
+        "_has_more", "_pieces", "body", "came", "head", "held", "is_gone", "is_whole", "lag", "on_end",
+        "on_gone", "status",
     )  # fmt: skip
 
     def __init__(self, head: Head, body: bytes | None) -> None:
         self.head = head
         self.body = body
         self.status = 0
+        self.came = self.lag = 0.0
         self.is_gone = self.is_whole = False
         self.on_gone: Callable[[], None] = nothing
         self.on_end: Callable[[], None] = nothing

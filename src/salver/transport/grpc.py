@@ -132,10 +132,11 @@ class GrpcFront:
         access: Access = LOCAL,
     ) -> None:
         """Answer one call, from its first frame to its trailers."""
-        arrival = self._clock()
+        lag = scope.get("lag", 0.0)
+        arrival = scope["came"] if lag else self._clock()
         path = scope["path"]
         family = self._families.get(path)
-        call = Call("" if family is None else family.protocol, arrival)
+        call = Call("" if family is None else family.protocol, arrival, lag=lag)
         fault: Callable[[SalverError], GrpcStatus] = grpc_fault
         share: Share | None = None
         try:
@@ -232,7 +233,7 @@ class GrpcFront:
         size = len(body) - 5
         if not 0 <= size < family.uncounted or body[:5] != _prefix(size):
             return False
-        call = Call(family.protocol, self._clock(), None, self._new_id())
+        call = Call(family.protocol, exchange.came, None, self._new_id(), lag=exchange.lag)
         if seconds:
             call.deadline = call.arrival + seconds
         try:

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from functools import lru_cache
 from http import HTTPStatus
 from io import BytesIO
+from time import monotonic
 from typing import Any, Final, cast
 
 from salver.encoding.bodies import room
@@ -299,6 +300,7 @@ class Connection(WrittenConnection):
         self._head = None
         exchange = self._exchange = self._incoming = Http1Exchange(self, head, None)
         exchange.expects = head.expects
+        self._terms.pulse.read(exchange, self.since, monotonic())
         self._left = head.length
         begun, self._buffer = bytes(self._buffer), bytearray()
         self._enter(exchange)
@@ -429,13 +431,14 @@ class Connection(WrittenConnection):
     def _begin(self, head: Head, body: bytes) -> None:
         self._head = None
         exchange = self._exchange = Http1Exchange(self, head, body)
+        self._terms.pulse.read(exchange, self.since, monotonic())
         prompt = head.notes.get(self._terms) or self._terms.prompt(head)
         if prompt is None or not prompt(exchange):
             self._enter(exchange)
 
     def _enter(self, exchange: "Http1Exchange") -> None:
         """Have a task of the application answer."""
-        scope = scope_of(exchange.head, self._scheme, self.client, self._server)
+        scope = scope_of(exchange, self._scheme, self.client, self._server)
         self.run(exchange, lambda: self._terms.app(scope, exchange.receive, exchange.send))
 
     def run(self, exchange: "Http1Exchange", work: Callable[[], Awaitable[None]]) -> None:
@@ -468,6 +471,7 @@ class Connection(WrittenConnection):
         if exchange.is_gone:
             return
         self.since = self._loop.time()
+        self._terms.pulse.worked = monotonic()
         if self._incoming is not None:  # what follows of its body is dropped
             self._incoming = None
             self._is_ending = True

@@ -6,12 +6,13 @@ and bounds on what it leaves open: resets, control frames, headers, bytes that w
 
 import asyncio
 from collections.abc import Awaitable
+from time import monotonic
 from typing import Final
 
 from salver.transport import http2_frames as frames
 from salver.transport.budget import MOST_HEAD
 from salver.transport.exchange import Prompt
-from salver.transport.http1_head import PREFACE, Head
+from salver.transport.http1_head import PREFACE
 from salver.transport.http2_frames import Fault, Setting
 from salver.transport.http2_head import Http2Heads
 from salver.transport.http2_stream import LARGEST_WINDOW, WINDOW, Stream
@@ -477,16 +478,18 @@ class Http2(WrittenConnection):
         if not stream.has_ended:
             self._note_ended(stream.id)
         self.since = self._loop.time()
+        self._terms.pulse.worked = monotonic()
         if self._is_ending:
             self._close_if_done()
 
-    def prompt(self, head: Head) -> Prompt | None:
-        """Return what answers requests of that head without a task."""
-        return self._terms.prompt(head)
+    def prompt(self, stream: "Stream") -> Prompt | None:
+        """Return what answers a stream without a task, whose request is whole now."""
+        self._terms.pulse.read(stream, self.since, monotonic())
+        return self._terms.prompt(stream.head)
 
     def app(self, stream: "Stream") -> Awaitable[None]:
         """Have the application answer a stream."""
-        scope = scope_of(stream.head, self._scheme, self.client, self._server)
+        scope = scope_of(stream, self._scheme, self.client, self._server)
         return self._terms.app(scope, stream.receive, stream.send)
 
 

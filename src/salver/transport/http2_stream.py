@@ -73,8 +73,8 @@ class StreamOwner(Protocol):
         """Note that a stream is over."""
         ...
 
-    def prompt(self, head: Head) -> Prompt | None:
-        """Return what answers requests of that head without a task."""
+    def prompt(self, stream: "Stream") -> Prompt | None:
+        """Return what answers a stream without a task, whose request is whole now."""
         ...
 
     def app(self, stream: "Stream") -> Awaitable[None]:
@@ -158,7 +158,7 @@ class Stream(Exchange):
         self.body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         self._given = self._size
         self._connection.give_credit(self._size)
-        prompt = self._connection.prompt(self.head)
+        prompt = self._connection.prompt(self)
         if prompt is None or not prompt(self):
             self.run(self._app)
 

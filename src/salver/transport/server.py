@@ -22,7 +22,7 @@ from salver.transport.budget import Budget
 from salver.transport.doors import App, Kind
 from salver.transport.http1 import Connection
 from salver.transport.parting import Parting, leave
-from salver.transport.terms import OpenConnection, Terms
+from salver.transport.terms import OpenConnection, Pulse, Terms
 from salver.words.errors import Conflict, InvalidInput
 
 _LOG: Final = logging.getLogger("salver.transport")
@@ -128,18 +128,22 @@ def listen(
             sock.close()
         raise
     most = _most_connections() // len(configs)
-    parting = parting or Parting()
+    parting, pulse = parting or Parting(), Pulse()
     return [
-        Listener(_terms(app, config, exact, most, parting), sock, context, config.grace_seconds)
+        Listener(_terms(app, config, exact, most, parting, pulse), sock, context, config.grace_seconds)
         for app, config, sock, context in zip(apps, configs, sockets, contexts, strict=True)
     ]
 
 
-def _terms(app: App, config: FrontConfig, exact: ExactPorts, most: int, parting: Parting) -> Terms:
+def _terms(
+    app: App, config: FrontConfig, exact: ExactPorts, most: int, parting: Parting, pulse: Pulse
+) -> Terms:
     if config.serves in exact.kinds:
         speaks = exact.kinds[config.serves]
-        return Terms(app, exact.most_body, exact.malformed, most, exact.budget, parting, speaks_http2=speaks)
-    return Terms(app, malformed=_MALFORMED, connections=most, parting=parting)
+        return Terms(
+            app, exact.most_body, exact.malformed, most, exact.budget, parting, pulse, speaks_http2=speaks
+        )
+    return Terms(app, malformed=_MALFORMED, connections=most, parting=parting, pulse=pulse)
 
 
 def _secure(config: FrontConfig, *, has_http2: bool) -> ssl.SSLContext | None:

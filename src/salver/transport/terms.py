@@ -6,11 +6,62 @@ from typing import Any, Final, Protocol
 
 from salver.transport.budget import Budget
 from salver.transport.doors import App
-from salver.transport.exchange import Prompt, PromptFinder
+from salver.transport.exchange import Exchange, Prompt, PromptFinder
 from salver.transport.http1_head import Head, Heads
 from salver.transport.parting import Parting
 
 _ASGI: Final = {"version": "3.0", "spec_version": "2.4"}
+
+
+#: Seconds up to which a request counts as read when it came, and up to which a pause is none.
+_NO_LAG_S: Final = 2e-3
+_NO_PAUSE_S: Final = 5e-4
+
+
+class Pulse:
+    """Estimates how long requests waited in the kernel before a busy event loop read them.
+
+    A loop looks for bytes once a turn, and reads what it has found for as long as the turn takes. What it
+    finds after a turn without a pause may have come at any time since it looked before: that is what a
+    promise has to assume.
+
+    Attributes:
+        worked: When the loop last read or answered a request.
+
+    >>> pulse, request = Pulse(), Exchange(None, None)
+    >>> pulse.read(request, looked=1.0, now=1.0)  # after a pause
+    >>> request.came, request.lag
+    (1.0, 0.0)
+    >>> pulse.worked = 1.025
+    >>> pulse.read(request, looked=1.025, now=1.035)  # one of many that came meanwhile
+    >>> request.came, round(request.lag, 3)
+    (1.0, 0.035)
+    """
+
+    __slots__ = ("_before", "_looked", "worked")
+
+    def __init__(self) -> None:
+        self._looked = self._before = self.worked = 0.0
+
+    def read(self, exchange: Exchange, looked: float, now: float) -> None:
+        """Set when a request came that is read now.
+
+        Args:
+            looked: When the loop last looked for bytes: ``loop.time()`` of uvloop, which stands still
+                within a turn. (asyncio's own goes on: such a loop seems never to lag.)
+        """
+        if looked != self._looked:
+            # A pause is longer than the work before it: after that, answers are still to be sent.
+            worked = self.worked
+            has_paused = looked - worked > max(worked - self._looked, _NO_PAUSE_S)
+            self._before = looked if has_paused else self._looked
+            self._looked = looked
+        self.worked = now
+        lag = now - self._before
+        if lag > _NO_LAG_S:
+            exchange.came, exchange.lag = self._before, lag
+        else:
+            exchange.came = now
 
 
 class OpenConnection(Protocol):
@@ -61,6 +112,7 @@ class Terms:
         connections: Most of them at one time; 0 = as many as one likes.
         budget: Memory for the bodies of all requests; None = as much as is usual.
         parting: Says when callers are told to close.
+        pulse: Of the event loop, which the listeners share.
         speaks_http2: Connections may be of HTTP/2.
 
     Attributes:
@@ -76,12 +128,14 @@ class Terms:
         connections: int = 0,
         budget: Budget | None = None,
         parting: Parting | None = None,
+        pulse: Pulse | None = None,
         *,
         speaks_http2: bool = True,
     ) -> None:
         self.budget = budget or Budget()
         self.app = app
         self.parting = parting or Parting()
+        self.pulse = pulse or Pulse()
         self._find: PromptFinder | None = getattr(app, "find_prompt", None)
         self.most = most
         self.malformed = malformed
@@ -128,9 +182,13 @@ class WrittenConnection(asyncio.Protocol):
 
 
 def scope_of(
-    head: Head, scheme: str, client: tuple[str, int] | None, server: tuple[str, int] | None
+    exchange: Exchange, scheme: str, client: tuple[str, int] | None, server: tuple[str, int] | None
 ) -> dict[str, Any]:
-    """Return the scope of a request, as ASGI has it; with ``spelled``, its headers as they were sent."""
+    """Return the scope of a request, as ASGI has it.
+
+    It also has ``spelled``, the headers as they were sent; ``lag`` and ``came`` as of an exchange.
+    """
+    head = exchange.head
     return {
         "type": "http",
         "asgi": _ASGI,
@@ -143,6 +201,8 @@ def scope_of(
         "root_path": "",
         "headers": head.headers,
         "spelled": head.spelled,
+        "came": exchange.came,
+        "lag": exchange.lag,
         "client": client,
         "server": server,
     }

@@ -125,6 +125,7 @@ class InferRequest(msgspec.Struct, frozen=True):
         request_id: Id of the call, if its model may call others; else empty.
         deadline: The caller's deadline by the server's clock, if its model may know it; None = none.
         is_gone: Returns whether the caller has gone away, if its model may ask; None = unknown.
+        came: When it came, by the server's clock, if it waited before it was read; 0 = it did not.
     """
 
     model: str
@@ -139,6 +140,7 @@ class InferRequest(msgspec.Struct, frozen=True):
     is_gone: Callable[[], bool] | None = None
     signature: str = ""
     any_shape: bool = False
+    came: float = 0.0
 
 
 class Timing(msgspec.Struct, frozen=True, gc=False):
@@ -240,7 +242,7 @@ class Call(msgspec.Struct, gc=False, eq=False):
 
     Attributes:
         protocol: ``oip-http``, ``oip-grpc``, ``tfs-http``, … (a label of the metrics).
-        arrival: When its first byte was read.
+        arrival: When its first byte came, as far as the transport can tell.
         deadline: When the caller stops waiting; None = never.
         request_id: The caller's ``x-request-id``, or generated.
         traceparent: W3C trace context of this request's span, or empty.
@@ -254,6 +256,7 @@ class Call(msgspec.Struct, gc=False, eq=False):
         traits: Header values that splits use, by source (``header:x-user-id``); None = none present.
         unit: Name of the assigned unit, for a model in a release; set by the router.
         is_large: Decoding the body on the event loop could delay other requests.
+        lag: Seconds that it had waited before it was read; 0 = too few to matter.
     """
 
     protocol: str
@@ -269,6 +272,7 @@ class Call(msgspec.Struct, gc=False, eq=False):
     traits: Mapping[str, str] | None = None
     unit: str = ""
     is_large: bool = False
+    lag: float = 0.0
 
 
 class State(enum.StrEnum):

@@ -54,7 +54,6 @@ def replied(plan: Schedule, now: float, latency: float, excess: float) -> None:
     """One answer, so long after it was asked for and after it was planned."""
     item = placed(plan, now - latency)
     item.planned = now - excess
-    plan.delivered(now)
     plan.replied(item, now)
 
 
@@ -93,14 +92,55 @@ def test_rows_of_different_sizes_have_laws_of_their_own() -> None:
         plan.admit(late)
 
 
-def test_what_came_while_replies_were_written_is_older_than_it_seems() -> None:
+def test_a_promise_counts_from_when_the_request_came() -> None:
     plan = schedule(objective=Objective(latency_p99_ms=50))
-    item = placed(plan, 0.0)
-    item.planned = 1.0
-    plan.delivered(1.0)
-    plan.replied(item, 1.004)
-    assert placed(plan, 1.00405).due == pytest.approx(1.00405 + 0.05 - 0.004 / 2, abs=1e-4)
-    assert placed(plan, 1.01).due == pytest.approx(1.06)
+    late = waiting(1.0)
+    plan.place(late, ANYBODY, came=0.98)
+    assert late.due == pytest.approx(1.03)
+    assert placed(plan, 1.0).due == pytest.approx(1.05)
+
+
+@pytest.mark.parametrize(
+    ("came", "running", "waits", "is_refused"),
+    [
+        (1.0, 0, 0, False),  # at once
+        (0.96, 0, 0, False),  # no run has shown yet that it is too late
+        (0.94, 0, 0, True),  # its time is over
+        (1.0, 8, 0, False),
+        (0.965, 8, 0, True),  # the run ends in 12 ms, its own would 5 ms later
+        (1.0, 8, LARGEST - 1, False),
+        (1.0, 8, LARGEST, True),  # a run of 36 ms is before its own
+    ],
+)
+def test_a_request_is_refused_before_it_is_decoded_if_it_can_only_be_late(
+    came: float, running: int, waits: int, is_refused: bool
+) -> None:
+    plan = schedule(objective=Objective(latency_p99_ms=50))
+    if running:
+        plan.started(Batch([waiting(1.0)], running, "drain", []), 1.0)
+    for _ in range(waits):
+        plan.batcher.offer(placed(plan, 1.0))
+    before = plan.load(1.0)
+    if is_refused:
+        with pytest.raises(Overloaded) as refused:
+            plan.foresee(came, 1.0, None)
+        assert refused.value.why == "objective"
+    else:
+        plan.foresee(came, 1.0, None)
+    assert (plan.load(1.0) > before) == is_refused  # who is not refused is counted when it is admitted
+
+
+def test_a_deadline_that_cannot_be_met_is_told_as_such_before_it_is_decoded() -> None:
+    plan = schedule(objective=Objective(latency_p99_ms=50))
+    plan.started(Batch([waiting(1.0)], 8, "drain", []), 1.0)
+    with pytest.raises(DeadlineExceeded):
+        plan.foresee(1.0, 1.0, 1.01)
+
+
+def test_levels_and_models_without_a_promise_decide_when_the_request_is_known() -> None:
+    assert schedule(objective=Objective(latency_p99_ms=50)).foresees
+    assert not schedule(objective=Objective()).foresees
+    assert not schedule(objective=Objective(latency_p99_ms=50), priorities=Priorities(levels=2)).foresees
 
 
 def test_the_objective_and_the_callers_deadline_bound_the_target() -> None:

@@ -72,6 +72,10 @@ class World(Declaring):
         self.told, self.deadline = told, deadline
         return self.give_up
 
+    def foresee(self, call: Call) -> None:
+        assert call.arrival == 99.0
+        self._maybe("foresee")
+
     def give_up(self) -> None:
         self.given_up += 1
 
@@ -98,6 +102,13 @@ class World(Declaring):
         assert self.leases == 0
         self.bus.flush()
         return [event.outcome for event in self.events]
+
+
+async def test_what_is_foreseen_to_be_late_is_refused_undecoded() -> None:
+    world = World({"decode": AssertionError(), "foresee": Overloaded("no", why="objective")})
+    assert world.begin() is not None
+    assert world.replies == ["fault: no"] and world.outcomes() == ["overloaded"]
+    assert world.events[0].why == "objective" and world.events[0].rows == 0
 
 
 async def test_a_whole_answer() -> None:

@@ -57,6 +57,7 @@ from salver.words.errors import (
 from salver.words.events import BatchRan
 from salver.words.messages import (
     ANYBODY,
+    Call,
     InferRequest,
     InferResponse,
     Insight,
@@ -239,6 +240,18 @@ class Engine:
         told(self._response(bound, answer), None)
         return nothing
 
+    @property
+    def foresee(self) -> Callable[[Call], None] | None:
+        """Return what refuses a request before it is decoded, if it can only be refused; None = nothing can.
+
+        It raises Overloaded and DeadlineExceeded as :meth:`infer` does.
+        """
+        return self._foresee if self._schedule.foresees else None
+
+    def _foresee(self, call: Call) -> None:
+        if call.standing is ANYBODY:  # others have places of their own
+            self._schedule.foresee(call.arrival, self._clock(), call.deadline)
+
     def _tell(
         self, told: Told, waiting: QueuedRequest, answer: _Answer | None, error: Exception | None
     ) -> None:
@@ -342,7 +355,7 @@ class Engine:
         waiting.payload = bound, future
         waiting.size = bound.size
         if self._has_places or standing is not ANYBODY:
-            self._schedule.place(waiting, standing, brings_deadline)
+            self._schedule.place(waiting, standing, brings_deadline, bound.request.came)
         until = math.inf
         if self._has_queue_policy:
             timeout = bound.request.parameters.get("timeout", 0)
@@ -642,7 +655,6 @@ class Engine:
         outputs, seconds = result
         batch = dispatch.batch
         began = self._clock()
-        self._schedule.delivered(began)
         # A prepared batch starts as soon as an instance is idle; the loop learns of it a little later.
         dispatch.at = min(dispatch.at, began - seconds)
         members = batch.members

@@ -116,7 +116,7 @@ class Outlook:
             rate = self._rate.at(now) / self.slots
             saturated = min(self._largest, rate * (target - now - law.t0) / (1 + rate * law.a))
             batch = max(rows, round(_OPTIMISM * saturated))
-        whole = ahead // self._largest - 1  # one batch of the rows ahead may still be given up
+        whole = ahead // self._largest
         if whole > 0:
             free += whole * law.seconds(self._largest) / self.slots
         return free + law.seconds(batch) > target

@@ -17,7 +17,7 @@ from salver.stats.batch_law import BatchLaw
 from salver.stats.shape_laws import ShapeLaws
 from salver.words.artifacts import ModelConfig
 from salver.words.errors import DeadlineExceeded, Overloaded, SalverError
-from salver.words.messages import Insight, Standing
+from salver.words.messages import ANYBODY, Insight, Standing
 
 with lazy_imports():
     from salver.kernel.engine.learned import LearnedRule
@@ -31,8 +31,6 @@ _EASY, _SATURATED = 0.6, 0.9  # loads: below, and from which, a late request tak
 #: correct a law; then it pauses for this multiple of the run.
 _TRY_S, _TRY_PAUSE = 1.0, 4.0
 _NOMINAL_S = 0.1  # promise assumed if only callers set deadlines
-#: A request that arrives this soon after a reply arrived while the replies of that batch were written.
-_SAME_TURN_S = 100e-6
 _QUIET_S = 10.0  # time without urgent requests before batches are prepared ahead again
 _SERVICES = {"urgent": URGENT, "bulk": BULK}
 
@@ -63,6 +61,7 @@ class Schedule:
     Attributes:
         batcher: The queue.
         promise: Seconds within which requests must be answered; inf = no promise.
+        foresees: Requests may be refused before they are decoded (:meth:`foresee`).
         is_timed: Requests may have a time by which they must be answered.
         waits: The rule may let requests wait although an instance is idle.
     """
@@ -82,12 +81,12 @@ class Schedule:
         self._largest = config.batching.max_rows if config.batching.enabled else 1
         self._rate = Rate(min(max(_LEAST_MEMORY_S, _RATE_MEMORY * self.promise), _MOST_MEMORY_S))
         self._reserve = Reserve(min(self.promise, _NOMINAL_S))
-        self._delivered_at = self._replied_at = -math.inf
         self._urgent_at = -math.inf
         self._now = 0.0
         self._try_at = math.inf  # set while all requests are rejected, even with no run and no queue
         self.policy = policy_of(config)
         self.waits = self.policy in ("window", "learned")
+        self.foresees = self.promise < math.inf and self._priorities.levels == 1
         self.is_timed = self.policy not in ("drain", "window", "learned") or self.promise < math.inf
         self._outlook = Outlook(self.law, slots, self._largest, self._rate)
         self._bulk_s = config.bulk.max_run_ms / 1e3 or (self.promise / 2)
@@ -102,11 +101,14 @@ class Schedule:
 
     # -- from request to queue -----------------------------------------------------------------
 
-    def place(self, waiting: QueuedRequest, standing: Standing, brings_deadline: bool = True) -> None:
+    def place(
+        self, waiting: QueuedRequest, standing: Standing, brings_deadline: bool = True, came: float = 0.0
+    ) -> None:
         """Set the level, tenant and target of a request.
 
         Args:
             brings_deadline: Its deadline, if any, is the caller's own, not a default.
+            came: When it came, if it waited before it was read; 0 = it did not.
         """
         waiting.tenant = standing.tenant
         levels = self._priorities.levels
@@ -124,11 +126,8 @@ class Schedule:
         arrived = waiting.arrived
         due = math.inf if deadline is None else deadline
         if self.promise < math.inf and not (self._only_default and brings_deadline and deadline is not None):
-            due = min(due, arrived + self.promise)
+            due = min(due, (came or arrived) + self.promise)
         if due < math.inf:
-            if 0.0 <= arrived - self._replied_at < _SAME_TURN_S:  # it arrived while replies were written
-                # The loop was writing replies: it arrived earlier, on average by half that time.
-                due -= (arrived - self._delivered_at) / 2
             waiting.due = due
             # Cap the margin, or a request with a short time limit would always count as hopeless.
             reserve = self._strain(arrived) * self._reserve.seconds
@@ -186,6 +185,28 @@ class Schedule:
                 else:
                     self._try_at = math.inf
         return self.batcher.offer(waiting)
+
+    def foresee(self, came: float, now: float, deadline: float | None) -> None:
+        """Refuse a request that has not been decoded yet, if it is certain to be refused as one row.
+
+        Args:
+            came: When it came.
+            deadline: The caller's own; None = none.
+
+        Raises:
+            Overloaded, DeadlineExceeded: as of :meth:`admit`.
+        """
+        waiting = QueuedRequest(None, 1, None, now, deadline)
+        self.place(waiting, ANYBODY, deadline is not None, came)
+        if now < waiting.target:
+            if not (self._outlook.is_busy or self.batcher.depth):
+                return  # it may be worth a try
+            if not self._outlook.is_hopeless(1, self.batcher.ahead(waiting), now, waiting.target):
+                return
+        if waiting.target < math.inf:
+            self._now = now
+            self._rate.add(1, now)
+            raise self.refusal(waiting)
 
     def passed(self, rows: int, now: float) -> None:
         """Record rows that arrived and were answered inline."""
@@ -248,13 +269,8 @@ class Schedule:
         if ok:
             self.batcher.ran(rows, now - began, now)
 
-    def delivered(self, now: float) -> None:
-        """Record that the answers of a batch are being delivered, one after the other."""
-        self._delivered_at = now
-
     def replied(self, waiting: QueuedRequest, now: float) -> None:
         """Record that the caller of a request has received its answer."""
-        self._replied_at = now
         if waiting.due < math.inf:
             self._reserve.replied(now - waiting.planned, now - waiting.due, self._strain(now) >= 1.0)
 

@@ -40,6 +40,8 @@ class Posted(Exchange[BodyT, ReplyT]):
         self._give_up = nothing
         servable = self.servable
         try:
+            if (foresee := servable.capabilities.foresee) is not None:
+                foresee(self.call)
             request = self.codec.decode(body, servable.signature)
             if "sequence_id" in request.parameters and not servable.capabilities.takes_forms:
                 assert self.lease is not None

@@ -7,7 +7,7 @@ import msgspec
 
 from salver.kernel.engine.dispatch import Told
 from salver.words.artifacts import Logging
-from salver.words.messages import ANYBODY, InferRequest, InferResponse, Standing
+from salver.words.messages import ANYBODY, Call, InferRequest, InferResponse, Standing
 
 
 class Post(Protocol):
@@ -96,6 +96,8 @@ class Capabilities(msgspec.Struct, frozen=True, eq=False):
             ``request_id`` for that.
         recording: Chooses the requests that are written down; None = none is.
         uncached: Answers past the response cache; None = there is no cache, and ``infer`` does.
+        foresee: Refuses a request before it is decoded, by raising what it would raise afterwards; None =
+            nothing can be told so early.
     """
 
     stream: Stream | None = None
@@ -107,6 +109,7 @@ class Capabilities(msgspec.Struct, frozen=True, eq=False):
     asks_others: bool = False
     recording: Recording | None = None
     uncached: Infer | None = None
+    foresee: Callable[[Call], None] | None = None
 
     @property
     def is_decoupled(self) -> bool:

@@ -171,6 +171,8 @@ class Exchange(Generic[BodyT, ReplyT]):
                 self.standing = from_parameters(self.standing, parameters)
         if call.forwarded:
             request = _with_headers(request, call.forwarded)
+        if call.lag:
+            request = msgspec.structs.replace(request, came=call.arrival)
         if servable.capabilities.asks_others:
             request = self._as_span(request)
         self.request = request

@@ -231,6 +231,7 @@ def _declared(engine: _KernelEngine | DeclaringEngine, manifest: Manifest) -> Ca
         return Capabilities(
             owns_timeout=manifest.config.queue is not None,
             post=engine.post if _may_post(engine, manifest) else None,
+            foresee=engine.foresee,
         )
     if isinstance(engine, StepEngine):
         return Capabilities(stream=engine.stream, gives_parts=True)
