@@ -84,6 +84,13 @@ async def test_tr_a7_lists_get_the_datatypes_of_the_model(server: Server) -> Non
         server.model("none").infer({"x": whole})
 
 
+def test_the_values_alone_of_a_model_with_one_input(server: Server) -> None:
+    model = server.model("mlp")
+    expected = model.infer({"x": ROWS})["y"].numpy()
+    for values in (ROWS, ROWS.tolist(), torch.from_numpy(ROWS)):
+        np.testing.assert_allclose(model.infer(values)["y"].numpy(), expected, rtol=1e-5)
+
+
 def test_tr_a7_arrays_go_in_and_come_out_as_they_are(server: Server) -> None:
     model = server.model("identity_fp32")
     given = np.arange(6, dtype=np.float32).reshape(2, 3)

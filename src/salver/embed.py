@@ -54,6 +54,8 @@ _T = TypeVar("_T")
 _CPUS = (1, 3)  # DLPack's kDLCPU and kDLCUDAHost
 _NO_PARAMETERS: Mapping[str, Parameter] = {}
 _STOPPED = "the server was stopped meanwhile"
+#: Inputs by name; for a model with one input, its values alone.
+Inputs = Mapping[str, object] | Sequence[object] | Array
 
 
 class Options(TypedDict, total=False):
@@ -196,7 +198,7 @@ class Model:
     def __repr__(self) -> str:
         return f"<Model {self.name}{self.version and ':' + self.version}>"
 
-    def infer(self, inputs: Mapping[str, object], **terms: Unpack[RequestOptions]) -> Response:
+    def infer(self, inputs: Inputs, **terms: Unpack[RequestOptions]) -> Response:
         """Send a request and return the response.
 
         Raises:
@@ -209,12 +211,12 @@ class Model:
         request = self._request(inputs, terms)
         return Response(self._server.run(lambda app: app.kernel.inner.infer(*request.fitted(app))))
 
-    async def async_infer(self, inputs: Mapping[str, object], **terms: Unpack[RequestOptions]) -> Response:
+    async def async_infer(self, inputs: Inputs, **terms: Unpack[RequestOptions]) -> Response:
         """Send a request and return the response, as ``infer``; cancelling the task cancels the request."""
         request = self._request(inputs, terms)
         return Response(await self._server.wait(lambda app: app.kernel.inner.infer(*request.fitted(app))))
 
-    def stream(self, inputs: Mapping[str, object], **terms: Unpack[RequestOptions]) -> Iterator[Response]:
+    def stream(self, inputs: Inputs, **terms: Unpack[RequestOptions]) -> Iterator[Response]:
         """Yield the response in pieces; works with every model.
 
         Each piece is computed when the one before it has been taken. Leaving the loop early cancels the rest.
@@ -230,9 +232,7 @@ class Model:
             with suppress(NotReady):  # it was stopped, and the pieces with it
                 self._server.run(pieces.close)
 
-    async def async_stream(
-        self, inputs: Mapping[str, object], **terms: Unpack[RequestOptions]
-    ) -> AsyncIterator[Response]:
+    async def async_stream(self, inputs: Inputs, **terms: Unpack[RequestOptions]) -> AsyncIterator[Response]:
         """Yield the response in pieces, as ``stream``."""
         pieces = _Pieces(self._request(inputs, terms))
         try:
@@ -286,12 +286,13 @@ class Model:
 
         return self._server.run(work)
 
-    def _request(self, inputs: Mapping[str, object], terms: RequestOptions) -> "_Request":
+    def _request(self, inputs: Inputs, terms: RequestOptions) -> "_Request":
         now = time.monotonic()
         timeout = terms.get("timeout")
+        given = inputs if isinstance(inputs, Mapping) else {"": inputs}
         request = InferRequest(
             self.name,
-            tuple([_tensor_of(name, value) for name, value in inputs.items()]),
+            tuple([_tensor_of(name, value) for name, value in given.items()]),
             self.version,
             terms.get("id", ""),
             tuple(map(RequestedOutput, terms.get("outputs", ()))),
@@ -299,7 +300,8 @@ class Model:
         )
         deadline = None if timeout is None else now + timeout
         call = Call("embedded", now, deadline, request.id, standing=terms.get("standing", ANYBODY))
-        return _Request(request, call, any(isinstance(value, UNTYPED) for value in inputs.values()), inputs)
+        is_untyped = any(isinstance(value, UNTYPED) for value in given.values())
+        return _Request(request, call, is_untyped or given is not inputs, given)
 
 
 class Server:
@@ -541,7 +543,7 @@ class Server:
 
 
 class _Request(msgspec.Struct, frozen=True):
-    """A request, and whether some of its inputs came without a datatype.
+    """A request, and whether some of its inputs came without a datatype or a name.
 
     Attributes:
         given: The inputs as they came.
@@ -553,7 +555,9 @@ class _Request(msgspec.Struct, frozen=True):
     given: Mapping[str, object]
 
     def fitted(self, app: App) -> tuple[InferRequest, Call]:
-        """Return the request with the model's datatypes where the caller gave none. On the server's thread.
+        """Return the request with the model's datatypes and name of its input where the caller gave none.
+
+        On the server's thread.
 
         Raises:
             InvalidInput: values do not fit these.
@@ -563,15 +567,17 @@ class _Request(msgspec.Struct, frozen=True):
             with suppress(NotFound, NotReady):  # the request itself reports that
                 _, signature = app.kernel.door.signature(request.model, request.version)
                 kinds = {spec.name: spec.datatype for spec in signature.inputs}
-                fitting = tuple(
-                    typed(tensor.name, tensor.array, kinds[tensor.name])
-                    if isinstance(self.given[tensor.name], UNTYPED)
-                    and kinds.get(tensor.name, tensor.datatype) is not tensor.datatype
-                    else tensor
-                    for tensor in request.inputs
-                )
+                fitting = tuple(self._fit(tensor, kinds) for tensor in request.inputs)
                 request = msgspec.structs.replace(request, inputs=fitting)
         return request, self.call
+
+    def _fit(self, given: Tensor, kinds: Mapping[str, DataType]) -> Tensor:
+        name, is_untyped = given.name, isinstance(self.given[given.name], UNTYPED)
+        if not name and len(kinds) == 1:
+            (name,) = kinds
+        if is_untyped and kinds.get(name, given.datatype) is not given.datatype:
+            return typed(name, given.array, kinds[name])
+        return Tensor(name, given.datatype, given.array)
 
 
 class _Pieces:

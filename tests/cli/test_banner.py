@@ -188,6 +188,13 @@ def test_names_are_quoted_for_the_shell() -> None:
     assert not re.search(r"[^\x20-\x7e\n]", banner.curl("http://h:1", "m", TEXT))
 
 
+def test_names_are_quoted_in_addresses() -> None:
+    assert (
+        shlex.split(banner.curl("http://h:1", "a b/c'd", TEXT))[1]
+        == "http://h:1/v2/models/a%20b%2Fc%27d/infer"
+    )
+
+
 def test_a_server_with_a_failed_version_does_not_call_itself_ready() -> None:
     lines = banner.compose(ready(iris=IRIS, broken="no such file")).lines
     assert lines[0] == "up, but not ready: 1 of 2 versions failed"

@@ -202,7 +202,11 @@ async def test_lists_get_the_datatypes_of_the_model(client: Client) -> None:
 @pytest.mark.parametrize(
     ("inputs", "said"),
     [
-        ({"z": [1]}, "'good' has no input 'z'. It takes: x FP32, text BYTES"),
+        ({"z": [1]}, "'good' has no input 'z'. It takes: x FP32[-1,2], text BYTES[-1]"),
+        (
+            [[1, 2]],
+            "the inputs of 'good' are wanted as {name: values}. It takes: x FP32[-1,2], text BYTES[-1]",
+        ),
         ({"x": [["a", "b"]], "text": ["a"]}, "input 'x' must hold numbers, since it is FP32"),
         ({"x": [[1, 2], [3]], "text": ["a"]}, "input 'x': "),
         ({"x": [[1, 2]], "text": [1]}, "input 'text': "),
@@ -212,6 +216,13 @@ async def test_lists_that_fit_no_datatype(inputs: dict[str, object], said: str, 
     with pytest.raises(errors.InvalidInput) as info:
         await client.infer("good", inputs)
     assert said in str(info.value)
+
+
+async def test_the_values_alone_of_a_model_with_one_input() -> None:
+    client = Client("http://nowhere")
+    client._known["one", ""] = {"x": TensorSpec("x", DataType.FP32, (-1, 2))}
+    for values in ([[1, 2]], np.ones((1, 2), np.float32)):
+        assert list(await client._typed("one", "", values)) == ["x"]
 
 
 async def test_inputs_by_name_over_http(client: Client) -> None:

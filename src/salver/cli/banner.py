@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
 
 import msgspec
 
@@ -119,10 +120,11 @@ def curl(url: str, model: str, signature: Signature, *, takes_short: bool = True
         takes_short: The server accepts inputs by name (:mod:`salver.dialects.oip.short_json`).
     """
     specs = signature.inputs
+    page = shlex.quote(f"{url}/v2/models/{quote(model, safe='')}")
     is_short = takes_short and all(spec.name != "inputs" for spec in specs)
     if not specs or (not is_short and any(spec.datatype in _NOT_IN_JSON for spec in specs)):
-        return f"curl {url}/v2/models/{model}"
-    ask = f"curl {url}/v2/models/{model}/infer -d"
+        return f"curl {page}"
+    ask = f"curl {page}/infer -d"
     if sum(5 * prod(extents(spec)) + len(spec.name) for spec in specs) <= _LONGEST_BODY:
         body = _short(specs) if is_short else {"inputs": [_zeros(spec) for spec in specs]}
         return f"{ask} {shlex.quote(json.dumps(body, separators=(',', ':')))}"

@@ -70,7 +70,7 @@ class SyncClient:
     def infer(
         self,
         model: str,
-        inputs: Mapping[str, object],
+        inputs: Mapping[str, object] | Sequence[object] | Array,
         *,
         version: str = "",
         outputs: Sequence[str] = (),

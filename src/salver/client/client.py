@@ -19,9 +19,9 @@ from salver.client.outcomes import post_outcomes, taken
 from salver.encoding.values import typed
 from salver.words import errors
 from salver.words.errors import SalverError
-from salver.words.messages import Parameter
+from salver.words.messages import Parameter, TensorSpec, described
 from salver.words.releases import Outcome, Receipt
-from salver.words.tensor import UNTYPED, Array, DataType, Tensor, tensor
+from salver.words.tensor import UNTYPED, Array, Tensor, tensor
 
 _BY_STATUS: Final[dict[int, type[SalverError]]] = {
     400: errors.InvalidInput,
@@ -58,7 +58,7 @@ class Client:
         self._http = Http(url)
         self._timeout = timeout
         self._token = token
-        self._known: dict[tuple[str, str], dict[str, DataType]] = {}  # datatypes of models' inputs
+        self._known: dict[tuple[str, str], dict[str, TensorSpec]] = {}  # inputs of models
 
     def __repr__(self) -> str:
         """Return the server's address."""
@@ -100,7 +100,7 @@ class Client:
     async def infer(
         self,
         model: str,
-        inputs: Mapping[str, object],
+        inputs: Mapping[str, object] | Sequence[object] | Array,
         *,
         version: str = "",
         outputs: Sequence[str] = (),
@@ -114,7 +114,8 @@ class Client:
             model: Name of the model.
             inputs: By tensor name, anything that numpy understands (text for BYTES), or a
                 :class:`~salver.words.tensor.Tensor` to specify the datatype. Lists and single values get the
-                datatype in the model's metadata, which is requested once.
+                datatype in the model's metadata, which is requested once. A model with one input takes its
+                values alone, too.
             version: Empty = chosen by the server.
             outputs: Requested outputs; empty = all.
             id: Your own id, for the server's log.
@@ -131,7 +132,7 @@ class Client:
             Unreachable: there is no answer.
             SalverError: other errors, by status.
         """
-        if any(isinstance(value, UNTYPED) for value in inputs.values()):
+        if not isinstance(inputs, Mapping) or any(isinstance(v, UNTYPED) for v in inputs.values()):
             inputs = await self._typed(model, version, inputs)
         ask = self.infer_request(
             model, inputs, version=version, outputs=outputs, id=id, parameters=parameters, headers=headers
@@ -263,20 +264,30 @@ class Client:
             path = f"{_model(model, '')}/explain/{quote(request, safe='')}"
         return self._object(await self._get(path))
 
-    async def _typed(self, model: str, version: str, inputs: Mapping[str, object]) -> dict[str, object]:
-        """Return the inputs, with lists converted to the model's datatypes."""
+    async def _typed(
+        self, model: str, version: str, inputs: Mapping[str, object] | Sequence[object] | Array
+    ) -> dict[str, object]:
+        """Return the inputs by name, with lists converted to the model's datatypes."""
         known = self._known.get((model, version))
         if known is None:
             told = await self.metadata(model, version)
             known = {}
             if told.get("inputs"):
-                known = {spec.name: spec.datatype for spec in specs(told, "inputs")}
+                known = {spec.name: spec for spec in specs(told, "inputs")}
             self._known[model, version] = known
+        takes = f"It takes: {described(known.values())}"
+        if not isinstance(inputs, Mapping):
+            if len(known) != 1:
+                raise errors.InvalidInput(
+                    f"the inputs of {model!r} are wanted as {{name: values}}", fix=takes
+                )
+            inputs = dict.fromkeys(known, inputs)
         if known and (unknown := [name for name in inputs if name not in known]):
-            takes = ", ".join(f"{name} {datatype.name}" for name, datatype in known.items())
-            raise errors.InvalidInput(f"{model!r} has no input {unknown[0]!r}", fix=f"It takes: {takes}")
+            raise errors.InvalidInput(f"{model!r} has no input {unknown[0]!r}", fix=takes)
         return {
-            name: typed(name, value, known[name]) if isinstance(value, UNTYPED) and name in known else value
+            name: typed(name, value, known[name].datatype)
+            if isinstance(value, UNTYPED) and name in known
+            else value
             for name, value in inputs.items()
         }
 

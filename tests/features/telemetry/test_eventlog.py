@@ -77,7 +77,7 @@ def test_a_refusal_says_why_and_whose_it_was() -> None:
 
 @pytest.mark.parametrize(
     ("after", "level"),
-    [(State.READY, "info"), (State.FAILED, "error"), (State.LOADING, "debug"), (State.GONE, "info")],
+    [(State.READY, "info"), (State.FAILED, "error"), (State.LOADING, "debug")],
 )
 def test_changes_of_state_are_always_logged(after: State, level: str) -> None:
     change = StateChanged(ModelId("fraud", "8"), State.LOADING, after, "no such file: model.onnx")
@@ -89,3 +89,9 @@ def test_changes_of_state_are_always_logged(after: State, level: str) -> None:
         "version": "8",
         "reason": "no such file: model.onnx",
     }
+
+
+def test_a_failure_is_logged_once() -> None:
+    change = StateChanged(ModelId("fraud", "8"), State.FAILED, State.GONE, "no such file: model.onnx")
+    (line,) = written("off", [change])
+    assert line == {"event": "model gone", "log_level": "info", "model": "fraud", "version": "8"}

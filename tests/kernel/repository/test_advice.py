@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from salver.backends.discovery import backends, recogniser
 from salver.kernel.repository import Repository, RepositoryConfig
@@ -85,6 +86,15 @@ def test_folders(names: tuple[str, ...], said: str, tmp_path: Path) -> None:
             (root / name).write_text(json.dumps(BERT))
     assert said in problem(tmp_path / "net")
     assert said in problem(tmp_path / "many"), "as a version of a model"
+
+
+def test_weights_of_torch_in_a_folder_of_hugging_face(tmp_path: Path) -> None:
+    for root in (tmp_path / "net", tmp_path / "many" / "net" / "1"):
+        root.mkdir(parents=True)
+        (root / "config.json").write_text(json.dumps(BERT))
+        torch.save({"w": torch.ones(2)}, root / "pytorch_model.bin")
+    assert "is a Hugging Face model (BertModel)" in problem(tmp_path / "net")
+    assert "is a Hugging Face model (BertModel)" in problem(tmp_path / "many")
 
 
 @pytest.mark.parametrize("place", ["models/m-1/artifacts", "run/artifacts/model"])

@@ -19,6 +19,7 @@ from salver.kernel.repository.settings import read_settings
 from salver.kernel.repository.toml import parse_toml
 from salver.parts import formats
 from salver.stores import FileStore
+from salver.transport.watch import ConnectionLimits
 from salver.words.artifacts import (
     Batching,
     Instances,
@@ -264,10 +265,17 @@ def test_what_is_usual_passes() -> None:
         {"poll_seconds": float("inf")},
         {"max_body_mb": 1e18},
         {"max_message_mb": 10**6},
+        {"max_bodies_mb": -4},
+        {"max_bodies_mb": 1e18},
+        {"connections": ConnectionLimits(per_address=-4)},
+        {"connections": ConnectionLimits(least_rate=-4.0)},
+        {"connections": ConnectionLimits(least_rate=1e18)},
+        {"resources": {"R": -1}},
+        {"resources": {"R": 10**17}},
         {"grpc_compression": 10},
     ],
 )
 def test_the_servers_own_numbers_are_refused(told: dict[str, Any]) -> None:
     (name,) = told
-    with pytest.raises(InvalidInput, match=f"^{name} is .*must (be|not be)"):
+    with pytest.raises(InvalidInput, match=rf"^{name}[.\w]* is .*must (be|not be)"):
         ServeConfig(**told)

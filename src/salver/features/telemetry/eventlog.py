@@ -35,7 +35,8 @@ class EventLog:
                     self._access.info({"event": "request", **_request_fields(event)})
             elif type(event) is StateChanged:
                 text, id = f"model {event.after.lower()}", event.id
-                fields = present(event=text, model=id.name, version=id.version, reason=event.reason)
+                reason = "" if event.after is State.GONE else event.reason  # a failure is logged once
+                fields = present(event=text, model=id.name, version=id.version, reason=reason)
                 self._lifecycle.log(_LEVELS.get(event.after, logging.DEBUG), fields)
 
 

@@ -116,15 +116,19 @@ _OF_MODEL: Final[Mapping[str, _Bound]] = {
     "workers.least": lambda here: Most(most_workers(here)),
 }
 _OF_SERVER: Final[Mapping[str, _Bound]] = {
+    "connections.least_rate": 1 << 40,
+    "connections.per_address": 1 << 32,
     "front.port": 65_535,
     "more.port": 65_535,
     "front.grace_seconds": _LONGEST_MS / 1000,
     "more.grace_seconds": _LONGEST_MS / 1000,
     "grpc_compression": 9,
     "instances": most_instances,
+    "max_bodies_mb": 1 << 24,
     "max_body_mb": 1 << 24,
     "max_message_mb": 4095,
     "poll_seconds": _LONGEST_MS / 1000,
+    "resources": 1 << 32,
     "threads": most_instances,
 }
 #: Fields of a model that may be below 0; their own rules say how far.

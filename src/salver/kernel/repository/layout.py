@@ -45,6 +45,8 @@ _PADDING: Final = frozenset({"tensorflow", "litert"})
 #: Folders beside the versions that hold other files.
 _BESIDE: Final = frozenset({"configs", "initial_state", "warmup"})
 _MAX_MLMODEL: Final = 1 << 20
+#: Formats of what cannot run by itself; empty = not recognised.
+_WITHOUT_PROGRAM: Final = ("", "torch-weights")
 #: Models made of others have no artefact; a version's folder is empty or missing.
 _ENSEMBLE: Final = ArtifactKind("ensemble", "ensemble")
 #: Formats of other backends that a backend can run, too, if the configuration names it.
@@ -111,7 +113,7 @@ class Layout:
             for manifest in self._at(self._store.local_path(entry.name), self._child(entry))
         ]
         said = advice.of_folder(root, [entry.name for entry in entries])
-        if said and not any(manifest.format for manifest in found_below):
+        if said and all(manifest.format in _WITHOUT_PROGRAM for manifest in found_below):
             name = model_name(root.resolve().name)
             found_below = list(self._at(root, [_broken(ModelId(name, "1"), root, said)]))
         yield from found_below
@@ -320,6 +322,11 @@ class Layout:
         if len(candidates) > 1:
             seen = ", ".join(PurePath(c.path).name for c in candidates[:5])
             return f'{where} holds several artefacts ({seen}); name one in {TOML}: filename = "…"'
+        is_weights = bool(candidates) and candidates[0].kind.format in _WITHOUT_PROGRAM
+        if is_weights and "module" not in config.options:
+            names = [entry.name for entry in self._visible(folder)]
+            if said := advice.of_folder(where, names):
+                return said
         return candidates[0] if candidates else self._nothing(folder, config)
 
     def _first(self, folder: str) -> Artifact | None:
