@@ -24,7 +24,7 @@ class Wire:
 
     def __init__(self) -> None:
         self.sent = bytearray()
-        self.is_closed = self.is_aborted = False
+        self.is_closed = self.is_aborted = self.is_paused = False
         self.waiting = 0
 
     def write(self, data: bytes) -> None:
@@ -35,6 +35,12 @@ class Wire:
 
     def is_closing(self) -> bool:
         return self.is_closed
+
+    def pause_reading(self) -> None:
+        self.is_paused = True
+
+    def resume_reading(self) -> None:
+        self.is_paused = False
 
     def close(self) -> None:
         self.is_closed = True

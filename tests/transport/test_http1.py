@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from http2_callers import Wire
 from hypothesis import given
 from hypothesis import strategies as st
 from waiting import auntil
@@ -221,6 +222,32 @@ async def test_a_body_may_come_in_chunks() -> None:
             head("PUT /a HTTP/1.1", "Transfer-Encoding: chunked", "Connection: close", "", "") + many,
         )
         assert raw.endswith(b"/a 900")
+
+
+@pytest.mark.parametrize("most", [0, 100_000])
+async def test_others_have_their_turns_while_many_small_chunks_are_read(most: int) -> None:
+    sizes: list[int] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        more = True
+        while more:
+            message = await receive()
+            more = message["more_body"]
+            sizes.append(len(message["body"]))
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"%d" % sum(sizes)})
+
+    sent = head("PUT /a HTTP/1.1", "Transfer-Encoding: chunked", "", "")
+    wire, terms = Wire(), Terms(app, most)
+    connection = Connection(terms, "http")
+    connection.connection_made(wire)  # type: ignore[arg-type]
+    connection.data_received(sent + b"1\r\nx\r\n" * 5000)
+    assert wire.is_paused  # the rest of that read comes in turns
+    await auntil(lambda: not wire.is_paused)
+    connection.data_received(b"1\r\nx\r\n" * 4 + b"0\r\n\r\n" + request("/a", b"", "Connection: close"))
+    await auntil(lambda: wire.is_closed)
+    assert wire.sent.count(b"HTTP/1.1 200 OK") == 2 and b"\r\n\r\n5004HTTP" in wire.sent
+    assert most or len(sizes) > 4
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,13 @@
 
 import asyncio
 import struct
+import tracemalloc
 from typing import Any
 
 import pytest
 from h2.events import StreamReset
 from http2_callers import BLOCK, GET, START, Caller, Wire, echo
+from waiting import auntil
 
 from salver.transport import http2_frames
 from salver.transport.http1_head import PREFACE
@@ -146,8 +148,9 @@ async def test_who_breaks_the_rules_is_told_and_cut(sent: bytes, fault: Fault) -
     wire = Wire()
     connection = Http2(wire, Terms(waits), "http")  # type: ignore[arg-type]
     connection.data_received(sent)
+    await auntil(lambda: wire.is_closed)
     at = wire.sent.rindex(b"\x07\x00\x00\x00\x00\x00")  # GOAWAY, on stream 0
-    assert wire.is_closed and int.from_bytes(wire.sent[at + 10 : at + 14], "big") == fault
+    assert int.from_bytes(wire.sent[at + 10 : at + 14], "big") == fault
     assert not connection.is_busy
     connection.data_received(b"more")  # nothing is made of it
 
@@ -192,3 +195,45 @@ async def test_a_malformed_head_ends_its_stream_alone(headers: list[tuple[str, s
     assert [(event.stream_id, event.error_code) for event in caller.of(StreamReset)] == [
         (1, Fault.PROTOCOL_ERROR)
     ]
+
+
+async def test_others_have_their_turns_while_many_small_frames_are_read() -> None:
+    sizes: list[int] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        more = True
+        while more:
+            message = await receive()
+            more = message["more_body"]
+            sizes.append(len(message["body"]))
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    wire = Wire()
+    connection = Http2(wire, Terms(app), "http")  # type: ignore[arg-type]
+    connection.data_received(START + frame(http2_frames.HEADERS, 4, 1, BLOCK))
+    connection.data_received(
+        frame(http2_frames.DATA, 0, 1, b"x") * 4000 + frame(http2_frames.DATA, 1, 1, b"x")
+    )
+    assert wire.is_paused  # the rest of that read comes in turns
+    await auntil(lambda: not connection.is_busy)
+    assert not wire.is_paused and sum(sizes) == 4001 and len(sizes) > 4
+
+
+async def test_small_pieces_that_wait_take_no_more_memory_than_they_are_long() -> None:
+    async def waits(scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.Event().wait()
+
+    wire = Wire()
+    connection = Http2(wire, Terms(waits), "http")  # type: ignore[arg-type]
+    connection.data_received(START + frame(http2_frames.HEADERS, 4, 1, BLOCK))
+    await asyncio.sleep(0)
+    tracemalloc.start()
+    try:
+        for _ in range(200):
+            connection.data_received(frame(http2_frames.DATA, 0, 1, b"x") * 500)
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 500_000  # of 100,000 bytes
+    connection.connection_lost(None)

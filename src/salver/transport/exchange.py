@@ -16,6 +16,8 @@ from salver.transport.http1_head import Head, Headers
 Prompt = Callable[["Exchange"], bool]
 #: Returns what answers requests of a head without a task, from now on; None = nothing does yet.
 PromptFinder = Callable[[Head], Prompt | None]
+#: Bytes of a piece of a body with which the next one is joined, if it waits for the application.
+_SMALL: Final = 4096
 #: In place of a body that the application has received; compared by identity.
 _RECEIVED: Final = bytes(bytearray(b"received"))
 
@@ -63,8 +65,11 @@ class Exchange:
 
     def put(self, piece: bytes, *, is_last: bool) -> None:
         """Take a piece of a body that comes in pieces."""
-        self._pieces.append((piece, is_last))
         self.held += len(piece)
+        pieces = self._pieces
+        if pieces and len(pieces[-1][0]) < _SMALL:  # each by itself would hold far more than its bytes
+            piece = pieces.pop()[0] + piece
+        pieces.append((piece, is_last))
         if self._has_more is not None and not self._has_more.done():
             self._has_more.set_result(None)
 

@@ -32,6 +32,9 @@ _LOG = logging.getLogger("salver.transport")
 #: Pieces of a body.
 MOST_CHUNKS: Final = 65_536
 _MOST_CHUNK_LINE: Final = 1024
+#: Steps through chunks before others have their turns.
+_MOST_STEPS: Final = 1024
+_EMPTY_LINES: Final = re.compile(rb"(?:\r\n)*")
 _CHUNK: Final = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r\n")
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _LAST_CHUNK: Final = b"0\r\n\r\n"
@@ -68,6 +71,7 @@ class Connection(WrittenConnection):
         self._task: asyncio.Task[None] | None = None
         self._exchange: Http1Exchange | None = None
         self._is_paused = False
+        self._is_behind = False  # with the chunks that have come
         self._is_ending = False  # nothing more is read
         self._has_unread = False  # a request had come when the server was to end, and was not read yet
         self._share: Share | None = None  # of the memory for bodies, where this one is large
@@ -194,8 +198,9 @@ class Connection(WrittenConnection):
 
     def _read_head(self) -> None:
         buffer = self._buffer
-        while buffer.startswith(b"\r\n"):  # RFC 9112, section 2.2
-            del buffer[:2]
+        if buffer.startswith(b"\r\n"):  # RFC 9112, section 2.2
+            begin = len(_EMPTY_LINES.match(buffer)[0])  # type: ignore[index]
+            del buffer[:begin]
         if buffer.startswith(b"PRI ") and self._terms.speaks_http2:
             if len(buffer) >= len(PREFACE):
                 self._hand_over()
@@ -252,7 +257,12 @@ class Connection(WrittenConnection):
 
     def _read_chunks(self) -> bytes | None:
         buffer = self._buffer
-        while line := _CHUNK.match(buffer):
+        for _ in range(_MOST_STEPS):
+            line = _CHUNK.match(buffer)
+            if line is None:
+                if len(buffer) > _MOST_CHUNK_LINE or b"\r\n" in buffer:
+                    self._refuse(400, self._terms.malformed)
+                return None
             size, begin = int(line[1], 16), line.end()
             del line  # a match holds on to the buffer
             if size == 0:
@@ -271,8 +281,7 @@ class Connection(WrittenConnection):
             with memoryview(buffer)[begin : begin + size] as piece:
                 self._whole.write(piece)
             del buffer[: begin + size + 2]
-        if len(buffer) > _MOST_CHUNK_LINE or b"\r\n" in buffer:
-            self._refuse(400, self._terms.malformed)
+        self._fall_behind()
         return None
 
     def _read_trailers(self, begin: int) -> bytes | None:
@@ -317,9 +326,26 @@ class Connection(WrittenConnection):
             self._put(exchange, data, is_last=not self._left)
             return
         self._buffer += data
-        while self._buffer and self._incoming is not None:
-            if not self._pass_chunk(exchange, self._buffer):
+        for _ in range(_MOST_STEPS):
+            if not (self._buffer and self._incoming and self._pass_chunk(exchange, self._buffer)):
                 return
+        self._fall_behind()
+
+    def _fall_behind(self) -> None:
+        """Let others have their turns before more of many small chunks is read."""
+        if not self._is_behind:
+            self._is_behind = self._is_paused = True
+            self._transport.pause_reading()
+            self._loop.call_soon(self._catch_up)
+
+    def _catch_up(self) -> None:
+        self._is_behind = False
+        if self._incoming is not None:
+            self._pass_on(self._incoming, b"")
+        else:
+            self._next()
+        if self._exchange is None or (self._incoming is not None and self._incoming.held <= _MOST_HELD):
+            self._resume()
 
     def _pass_chunk(self, exchange: "Http1Exchange", buffer: bytearray) -> bool:
         """Hand on a piece of a chunk, or read the line between two; return False if more has to come."""
@@ -363,7 +389,11 @@ class Connection(WrittenConnection):
 
     def read_on(self) -> None:
         """The application has received what there was: read more of the body."""
-        if self._is_paused and self._incoming is not None:
+        if self._incoming is not None:
+            self._resume()
+
+    def _resume(self) -> None:
+        if self._is_paused and not (self._is_behind or self._transport.is_closing()):
             self._is_paused = False
             self._transport.resume_reading()
 
@@ -483,9 +513,7 @@ class Connection(WrittenConnection):
             self._is_ending = True
             self._transport.close()
         else:
-            if self._is_paused:
-                self._is_paused = False
-                self._transport.resume_reading()
+            self._resume()
             if self._buffer:
                 self._loop.call_soon(self._next)
 

@@ -33,6 +33,8 @@ _NO_TABLE: Final = b"\x20"
 _MOST_CONTROL: Final = 1000
 #: Bytes of answers that leave at once; more follow when the caller has read those.
 _TURN: Final = 1 << 18
+#: Frames that are read before others have their turns.
+_MOST_FRAMES: Final = 512
 #: Settings of a frame.
 _MOST_SETTINGS: Final = 64
 #: Streams of which something may still come after they were ended here.
@@ -67,7 +69,7 @@ class Http2(WrittenConnection):
         self._last = 0  # of the caller's streams
         self._begun: list[Stream] = []  # whose bodies were not whole in this read
         self._out: list[bytes] = []
-        self._is_flushing = self._is_ending = False
+        self._is_flushing = self._is_ending = self._is_behind = False
         self._parting: asyncio.TimerHandle | None = None
         self._credit = 0  # bytes that the application has received since the window was opened
         self._receivable = _CONNECTION_WINDOW
@@ -179,6 +181,15 @@ class Http2(WrittenConnection):
             self._is_flushing = False
         self._buffer = data[position:] if position < len(data) else b""
         self.flush()
+        if self._is_behind and not self._transport.is_closing():
+            self._transport.pause_reading()
+            self._loop.call_soon(self._catch_up)
+
+    def _catch_up(self) -> None:
+        """Read the frames that came with too many others."""
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
+            self.data_received(b"")
 
     def pause_writing(self) -> None:
         """The caller does not read as fast as we write."""
@@ -241,7 +252,10 @@ class Http2(WrittenConnection):
     def _read(self, data: bytes, position: int) -> int:
         """Read the frames that are whole; return where the next one begins."""
         size = len(data)
-        while size - position >= frames.HEAD_SIZE:
+        self._is_behind = False
+        for _ in range(_MOST_FRAMES):
+            if size - position < frames.HEAD_SIZE:
+                return position
             upper, lower, kind, flags, id = frames.unpack_head(data, position)
             length = upper << 16 | lower
             if length > _MOST_FRAME:
@@ -249,7 +263,7 @@ class Http2(WrittenConnection):
             start = position + frames.HEAD_SIZE
             end = start + length
             if end > size:
-                break
+                return position
             position = end
             id &= LARGEST_WINDOW
             if self._block is not None and kind != frames.CONTINUATION:
@@ -262,6 +276,7 @@ class Http2(WrittenConnection):
                 self._headers(id, flags, data[start:end])
             else:
                 self._other(kind, flags, id, data[start:end])
+        self._is_behind = True
         return position
 
     def _other(self, kind: int, flags: int, id: int, payload: bytes) -> None:
