@@ -20,6 +20,7 @@ import urllib.request
 from pathlib import Path
 from typing import NamedTuple
 
+import fork_server
 import pytest
 from programs import shell
 from waiting import PATIENCE_S
@@ -67,8 +68,10 @@ class Reader:
         self._folder = folder
         self._ports = {str(port): str(free_port()) for port in PORTS}
         self._servers: list[subprocess.Popen[bytes]] = []
-        bin_folder = Path(sys.executable).parent
-        path = f"{bin_folder}{os.pathsep}{os.environ['PATH']}"
+        commands = folder / ".bin"
+        commands.mkdir()
+        fork_server.write_command(commands)
+        path = os.pathsep.join(map(str, (commands, Path(sys.executable).parent, os.environ["PATH"])))
         (folder / ".tmp").mkdir()  # where one server of TorchServe's kind may note its process
         own = {"PATH": path, "PYTHONPATH": str(ROOT / "src"), "TMPDIR": str(folder / ".tmp")}
         self._environment = {**os.environ, **own}

@@ -1,21 +1,24 @@
 """Fork server, from which tests start ``salver`` without waiting for its imports.
 
 What it starts is what the command would be: a process of its own with these arguments, this environment and
-working directory, and real sockets. Tests of the command itself (``tests/cli``, the pages of the
-documentation) start it anew.
+working directory, and real sockets. Servers of tests start from it (:func:`start`), and so does what pages of
+the documentation call in a shell (:func:`write_command`). Tests of the command itself (``tests/cli``) start a
+new interpreter.
 """
 
+import array
 import contextlib
 import functools
 import gc
 import importlib
-import json
+import marshal
 import os
 import select
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,15 +30,62 @@ COMMAND = Path(sys.executable).with_name("salver")
 #: Variables that only Salver reads, when it runs; with other ones changed a process starts anew.
 _READ_LATE = ("SALVER_", "SAGEMAKER_", "AIP_", "OTEL_", "AWS_", "PYTEST_")
 _MESSAGE_BYTES = 1 << 17
+_OF_SERVERS = ("salver.cli.banner", "salver.cli.start", "salver.running", "uvloop")
+_OF_REGISTRIES = (
+    "salver.client.client",
+    "salver.features.ledger.migrations",
+    "salver.features.registry.command",
+    "salver.features.registry.registry",
+    "salver.features.registry.version_rows",
+    "salver.features.releases.command_watch",
+    "sqlalchemy.dialects.sqlite",
+)
+#: The command for shells: has the server fork, passes signals on, and ends as the fork does. It imports next
+#: to nothing, as it runs more than a hundred times.
+_SCRIPT = """#!{python} -IS
+import _signal, _socket, marshal, os, sys
+
+connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+connection.connect({address!r})
+order = marshal.dumps([[{command!r}, *sys.argv[1:]], dict(os.environ), os.getcwd()])
+streams = b"".join(stream.to_bytes(4, sys.byteorder) for stream in (0, 1, 2))
+connection.sendmsg([order], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, streams)])
+pid = int(connection.recv(16))
+for number in (_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP):
+    _signal.signal(number, lambda number, frame: os.kill(pid, number))
+code = int(connection.recv(16))
+if code < 0:
+    _signal.signal(-code, _signal.SIG_DFL)
+    os.kill(os.getpid(), -code)
+os._exit(code)
+"""
 
 
 def start(
-    command: Sequence[str], *, stdout: IO[bytes], env: Mapping[str, str], cwd: Path | None = None, **more: Any
+    command: Sequence[str],
+    *,
+    stdin: int,
+    stdout: IO[bytes],
+    stderr: IO[bytes],
+    env: Mapping[str, str],
+    cwd: Path | None = None,
 ) -> RunningProcess:
     """Start a command as ``subprocess.Popen`` does, from the fork server where it may."""
-    if command[0] != str(COMMAND) or not _is_alike(env, _server().env):
-        return subprocess.Popen(command, stdout=stdout, env=env, cwd=cwd, **more)
-    return _server().start(command, stdout, env, cwd)
+    server = running()
+    if command[0] != str(COMMAND) or not _is_alike(env, server.env):
+        return subprocess.Popen(command, stdin=stdin, stdout=stdout, stderr=stderr, env=env, cwd=cwd)
+    return server.start(command, stdout, stderr, env, cwd or Path.cwd())
+
+
+def write_command(folder: Path) -> None:
+    """Write a ``salver`` into ``folder``, for a shell's PATH, that starts from the fork server.
+
+    Whatever variables it has do not change the modules that are imported already.
+    """
+    script = folder / COMMAND.name
+    text = _SCRIPT.format(python=sys.executable, address=running().address, command=str(COMMAND))
+    script.write_text(text)
+    script.chmod(0o755)
 
 
 def _is_alike(env: Mapping[str, str], base: Mapping[str, str]) -> bool:
@@ -44,17 +94,16 @@ def _is_alike(env: Mapping[str, str], base: Mapping[str, str]) -> bool:
 
 
 class ForkedProcess:
-    """A process that the fork server has started; the part of ``Popen`` that tests use."""
+    """A process that the fork server has started; the part of ``Popen`` that tests use.
 
-    def __init__(self, pid: int, status: int) -> None:
-        self.pid = pid
+    It is killed when nothing refers to this any more.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.pid = int(connection.recv(16))
         self.returncode: int | Any = None
-        self._status: int | None = status
+        self._connection = connection
         self._lock = threading.Lock()
-
-    def __del__(self) -> None:
-        if self._status is not None:
-            os.close(self._status)
 
     def poll(self) -> int | None:
         """Return the exit status; None = it runs."""
@@ -65,12 +114,11 @@ class ForkedProcess:
     def wait(self, timeout: float | None = None) -> int:
         """Return the exit status; raises ``TimeoutExpired`` as ``Popen.wait`` does."""
         with self._lock:
-            if self._status is not None:
-                if not select.select([self._status], (), (), timeout)[0]:
+            if self.returncode is None:
+                if not select.select([self._connection], (), (), timeout)[0]:
                     raise subprocess.TimeoutExpired([str(COMMAND)], timeout or 0)
-                told = os.read(self._status, 16)
-                os.close(self._status)
-                self._status = None
+                with self._connection:
+                    told = self._connection.recv(16)
                 assert told, "the fork server has ended"
                 self.returncode = int(told)
         assert self.returncode is not None
@@ -87,7 +135,8 @@ class ForkedProcess:
 
 
 @functools.cache
-def _server() -> "ForkServer":
+def running() -> "ForkServer":
+    """Return the fork server of this process; start it at the first call."""
     return ForkServer()
 
 
@@ -96,72 +145,81 @@ class ForkServer:
 
     def __init__(self) -> None:
         self.env = dict(os.environ)
-        self._lock = threading.Lock()
-        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
+        self.address = f"\0salver-tests-{os.getpid()}"
+        self._lifeline, theirs = os.pipe()[::-1]
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+            listener.bind(self.address)
+            listener.listen(64)
+            inherited = [listener.fileno(), theirs]
             self._process = subprocess.Popen(
-                [sys.executable, __file__, str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
+                [sys.executable, __file__, *map(str, inherited)],
+                pass_fds=inherited,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
             )
+        os.close(theirs)
 
     def start(
-        self, command: Sequence[str], stdout: IO[bytes], env: Mapping[str, str], cwd: Path | None
+        self, command: Sequence[str], stdout: IO[bytes], stderr: IO[bytes], env: Mapping[str, str], cwd: Path
     ) -> ForkedProcess:
-        """Fork a process whose output goes to ``stdout``."""
-        order = json.dumps([list(command), dict(env), str(cwd or Path.cwd())]).encode()
-        read, write = os.pipe()
-        try:
-            with self._lock:
-                socket.send_fds(self._control, [order], [stdout.fileno(), write])
-                pid = self._control.recv(16)
-        finally:
-            os.close(write)
-        return ForkedProcess(int(pid), read)
+        """Fork a process with this output, and nothing to read."""
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        connection.connect(self.address)
+        order = marshal.dumps([list(command), dict(env), str(cwd)])
+        with Path(os.devnull).open("rb") as nothing:
+            streams = array.array("i", [nothing.fileno(), stdout.fileno(), stderr.fileno()])
+            connection.sendmsg([order], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, streams)])
+            return ForkedProcess(connection)
 
 
-def _main(control: socket.socket) -> None:
-    """Fork a process for each order, and tell how each has ended."""
+def _main(listener: socket.socket, lifeline: int) -> None:
+    """Fork a process for each caller, tell how it has ended, and kill it if the caller goes away."""
     sys.path[0] = str(COMMAND.parent)  # as the command has it, not the folder of this file
     _import()
     gc.collect()
     gc.freeze()
     poll = select.poll()
-    poll.register(control, select.POLLIN)
-    running: dict[int, tuple[int, int]] = {}
+    poll.register(listener, select.POLLIN)
+    poll.register(lifeline, 0)
+    callers: dict[int, tuple[socket.socket, int]] = {}  # by the descriptors of their processes
+    processes: dict[int, int] = {}  # by the descriptors of their callers
     while True:
         for ready, _ in poll.poll():
-            if ready in running:
+            if ready == lifeline:
+                return
+            if ready in callers:
                 poll.unregister(ready)
-                pid, status = running.pop(ready)
+                caller, pid = callers.pop(ready)
                 os.close(ready)
                 code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-                with contextlib.suppress(BrokenPipeError):  # nobody asks any more
-                    os.write(status, b"%d" % code)
-                os.close(status)
-                continue
-            order, fds, _, _ = socket.recv_fds(control, _MESSAGE_BYTES, 2)
-            if not order:
-                return
-            output, status = fds
-            if not (pid := os.fork()):
-                for descriptor in (*running, *(status for _, status in running.values()), status):
-                    os.close(descriptor)
-                control.close()
-                _become(*json.loads(order), output)
-            os.close(output)
-            running[process := os.pidfd_open(pid)] = pid, status
-            poll.register(process, select.POLLIN)
-            control.send(b"%d" % pid)
+                poll.unregister(caller)
+                del processes[caller.fileno()]
+                with caller, contextlib.suppress(BrokenPipeError):  # nobody asks any more
+                    caller.send(b"%d" % code)
+            elif ready in processes:
+                signal.pidfd_send_signal(processes[ready], signal.SIGKILL)
+            elif ready == listener.fileno():
+                caller, _ = listener.accept()
+                order, streams, _, _ = socket.recv_fds(caller, _MESSAGE_BYTES, 3)
+                if not (pid := os.fork()):
+                    for descriptor in (*callers, *processes, caller.fileno(), listener.fileno(), lifeline):
+                        os.close(descriptor)
+                    _become(*marshal.loads(order), streams)
+                for stream in streams:
+                    os.close(stream)
+                process = os.pidfd_open(pid)
+                callers[process], processes[caller.fileno()] = (caller, pid), process
+                poll.register(process, select.POLLIN)
+                poll.register(caller, 0)
+                caller.send(b"%d" % pid)
 
 
 def _import() -> None:
-    """Import what a server with default options imports."""
+    """Import what a server with default options imports, and what commands and servers of registries do."""
     from salver.configuration import ServeConfig
     from salver.feature import discover
 
-    for name in ("salver.cli.banner", "salver.cli.start", "salver.running", "uvloop"):
+    for name in (*_OF_SERVERS, *_OF_REGISTRIES):
         importlib.import_module(name)
     for feature in discover():
         table = ServeConfig().table(feature.name, feature.config) if feature.config else None
@@ -169,19 +227,20 @@ def _import() -> None:
             importlib.import_module(feature.build.partition(":")[0])
 
 
-def _become(command: list[str], env: dict[str, str], cwd: str, output: int) -> None:
+def _become(command: list[str], env: dict[str, str], cwd: str, streams: list[int]) -> None:
     """Run the command line in this process, and end."""
     from salver.cli import main
 
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    os.close(output)
+    for target, stream in enumerate(streams):
+        os.dup2(stream, target)
+        os.close(stream)
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
+    tempfile.tempdir = None
     sys.argv[:] = command
     sys.exit(main())
 
 
 if __name__ == "__main__":
-    _main(socket.socket(fileno=int(sys.argv[1])))
+    _main(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]))
