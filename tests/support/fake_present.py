@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from salver.kernel.serving.present import Load, Losses
+from salver.kernel.serving.present import Load, LossCounts
 from salver.words.messages import Insight, ModelId, State, VersionStatus
 
 
@@ -18,8 +18,8 @@ class FakePresent:
     def loads(self) -> Sequence[Load]:
         return [Load(id, 3, 1, 2, self.insight, ("acme", "beta")) for id in self.versions]
 
-    def losses(self) -> Losses:
-        return Losses(self.dropped)
+    def losses(self) -> LossCounts:
+        return LossCounts(self.dropped)
 
     def cache(self) -> None:
         return None

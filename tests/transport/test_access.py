@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from salver.transport.access import Watched
+from salver.transport.access import AnnouncingApp
 from salver.transport.exchange import Exchange
 from salver.transport.http1 import Connection, Http1Exchange
 from salver.transport.http1_head import Head, Heads
@@ -37,7 +37,7 @@ async def asked(scope: dict[str, Any], *messages: dict[str, Any], fails: bool = 
     sent: list[dict[str, Any]] = []
     times = iter([10.0, 12.5])
     found: list[Answered] = []
-    enter = Watched(app, found.append, lambda: next(times))
+    enter = AnnouncingApp(app, found.append, lambda: next(times))
     try:
         await enter(scope, None, send)  # type: ignore[arg-type]
     except RuntimeError:
@@ -100,7 +100,7 @@ async def test_ts_b12_an_answer_without_a_task_is_announced_when_it_is_there() -
     found: list[Answered] = []
     times = iter([10.0, 12.5, 20.0, 21.0])
     app = Prompt()
-    enter = Watched(app, found.append, lambda: next(times))
+    enter = AnnouncingApp(app, found.append, lambda: next(times))
     head = Heads().parse(b"POST /predictions/m?q=1 HTTP/1.1")
     assert head is not None and enter.find_prompt is not None
     prompt = enter.find_prompt(head)
@@ -122,7 +122,7 @@ async def test_ts_b12_what_a_task_answers_is_not_announced_twice() -> None:
     found: list[Answered] = []
     app = Prompt()
     app.takes = False
-    enter = Watched(app, found.append, lambda: 1.0)
+    enter = AnnouncingApp(app, found.append, lambda: 1.0)
     head = Heads().parse(b"GET / HTTP/1.1")
     assert head is not None and enter.find_prompt is not None
     prompt = enter.find_prompt(head)
@@ -132,7 +132,7 @@ async def test_ts_b12_what_a_task_answers_is_not_announced_twice() -> None:
     exchange.status = 200
     exchange.on_end()
     assert found == []
-    assert Watched(lambda *_: app(), found.append).find_prompt is None
+    assert AnnouncingApp(lambda *_: app(), found.append).find_prompt is None
 
 
 async def test_ts_b12_other_kinds_of_scopes_pass() -> None:

@@ -20,7 +20,7 @@ _UNKNOWN: Final = 2  # gRPC's status of a call that ends without one
 _LONGEST: Final = 4096
 
 
-class Watched:
+class AnnouncingApp:
     """Application that calls ``emit`` for each of its answers.
 
     Attributes:
@@ -37,10 +37,10 @@ class Watched:
         self.find_prompt: PromptFinder | None = self._found if self._find is not None else None
 
     def __repr__(self) -> str:
-        return f"<Watched {self._app!r}>"
+        return f"<AnnouncingApp {self._app!r}>"
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """The ASGI entry point."""
+        """Serve an ASGI scope."""
         if scope["type"] != "http":
             return self._app(scope, receive, send)
         return _watch(self._app, scope, receive, send, self._emit, self._now)

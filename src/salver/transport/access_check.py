@@ -37,7 +37,7 @@ OUTCOMES: Final = "outcomes"
 
 
 class ApiConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Who may change something, in every protocol.
+    """Permission for operations that change something, in every protocol.
 
     Attributes:
         token_file: File with the token that changes need; empty = no token, and changes are refused at ports

@@ -27,7 +27,7 @@ _SHORT = 200  # characters up to which a name is kept as it is
 
 
 class HeaderRules(msgspec.Struct, frozen=True):
-    """Which calls need a secret, and which headers become parameters; None = none."""
+    """Rules about headers: secrets for restricted calls, and headers that become parameters; None = none."""
 
     guard: Guard | None = None
     forwarding: Forwarding | None = None

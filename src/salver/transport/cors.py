@@ -53,7 +53,7 @@ class Cors:
         return f"<Cors for {b', '.join(sorted(self._origins)).decode()}>"
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """The ASGI entry point."""
+        """Serve an ASGI scope."""
         if scope["type"] != "http":
             return self._app(scope, receive, send)
         headers = dict(scope["headers"])

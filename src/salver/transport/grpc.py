@@ -29,7 +29,7 @@ from salver.transport.grpc_services import ServiceStream, one_by_one, watched
 from salver.transport.grpc_stream import HEADERS, START, STOPPING, packed
 from salver.transport.grpc_table import GrpcTable, Method, OpenCalls, PostMethod, Reply, Send
 from salver.transport.http1_head import Head
-from salver.transport.ports import Looking
+from salver.transport.ports import StatusView
 from salver.transport.restrict import group_of_method
 from salver.words.errors import Internal, InvalidInput, NoRoute, NotReady, SalverError, TooLarge
 from salver.words.messages import Call
@@ -77,7 +77,7 @@ class GrpcFront:
         context: Clock, ids, and the metadata that names the tenant.
     """
 
-    def __init__(self, tables: Sequence[GrpcTable], control: Looking, context: RequestContext) -> None:
+    def __init__(self, tables: Sequence[GrpcTable], control: StatusView, context: RequestContext) -> None:
         self._clock = context.clock
         self._new_id = context.new_id
         self._tenant_header = context.tenant_header
@@ -106,7 +106,7 @@ class GrpcFront:
         #: Methods that need a permission, with the test of their messages.
         self._changing = changing({**self._methods, **streams})
 
-    def _own(self, tables: Sequence[GrpcTable], control: Looking) -> GrpcTable:
+    def _own(self, tables: Sequence[GrpcTable], control: StatusView) -> GrpcTable:
         """Return gRPC's own services."""
         health = grpc_health.Health(control, (name for table in tables for name in table.services))
         streams: dict[str, OpenCalls] = {grpc_health.WATCH: ServiceStream(watched(health.look))}

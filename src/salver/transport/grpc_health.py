@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from salver.lazy import lazy_imports
 from salver.transport.effects import reads
-from salver.transport.ports import Looking
+from salver.transport.ports import StatusView
 from salver.words.errors import InvalidInput, NotFound
 from salver.words.messages import Call
 
@@ -50,7 +50,7 @@ class Health:
         services: Names that stand for the whole server.
     """
 
-    def __init__(self, control: Looking, services: Iterable[str]) -> None:
+    def __init__(self, control: StatusView, services: Iterable[str]) -> None:
         self._control = control
         self._services = frozenset(("", SERVICE, *services))
 

@@ -56,7 +56,7 @@ class Pages:
         return f"<Pages at {self.root}>"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The ASGI entry point, for paths that begin with the root."""
+        """Serve an ASGI scope whose path begins with the root."""
         reply = self._reply(scope["method"], scope["path"], dict(scope["headers"]))
         await say(send, HttpReply(reply.status, reply.body, (*reply.headers, *_ALWAYS)), scope["method"])
 
@@ -87,7 +87,7 @@ class Site(Protocol):
         ...
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """The ASGI entry point."""
+        """Serve an ASGI scope."""
         ...
 
 
@@ -100,7 +100,7 @@ class Sites:
         self.roots = frozenset(root.strip("/") for root in self._sites)
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """The ASGI entry point, for paths that begin with one of the roots."""
+        """Serve an ASGI scope whose path begins with one of the roots."""
         return self._sites[f"/{scope['path'].split('/', 2)[1]}"](scope, receive, send)
 
 

@@ -82,7 +82,7 @@ class InferDoor(Protocol):
         ...
 
 
-class Looking(Protocol):
+class StatusView(Protocol):
     """Read access to the loaded versions."""
 
     def statuses(self) -> tuple[VersionStatus, ...]:
@@ -98,7 +98,7 @@ class Looking(Protocol):
         ...
 
 
-class Control(Looking, Protocol):
+class Control(StatusView, Protocol):
     """Changes to the loaded versions."""
 
     async def load(self, model: str, order: LoadOrder) -> None:

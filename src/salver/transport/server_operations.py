@@ -6,7 +6,7 @@ from salver.encoding.bodies import HttpBody, HttpReply
 from salver.encoding.json_text import dumps
 from salver.transport.faults import http_fault
 from salver.transport.parting import Parting
-from salver.transport.ports import Exposition, Looking
+from salver.transport.ports import Exposition, StatusView
 from salver.transport.routes import Endpoint, HttpTable, Operation, Route
 from salver.words.messages import Call
 
@@ -23,7 +23,7 @@ class ServerOperations:
         parting: Whether the server is about to stop.
     """
 
-    def __init__(self, control: Looking, exposition: Exposition, parting: Parting) -> None:
+    def __init__(self, control: StatusView, exposition: Exposition, parting: Parting) -> None:
         self._control = control
         self._exposition = exposition
         self._parting = parting

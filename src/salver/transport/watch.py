@@ -104,7 +104,7 @@ class OpenConnection(NamedTuple):
     moved: Moved
 
 
-class _Known(msgspec.Struct):
+class _Observed(msgspec.Struct):
     """State of a connection between two looks.
 
     Attributes:
@@ -126,7 +126,7 @@ class Judge:
 
     def __init__(self, limits: ConnectionLimits) -> None:
         self._limits = limits
-        self._known: dict[int, _Known] = {}
+        self._known: dict[int, _Observed] = {}
 
     def cut(
         self, found: Iterable[OpenConnection], now: float, streaming: Collection[Peer] = ()
@@ -136,11 +136,11 @@ class Judge:
         Args:
             streaming: Connections with open streams, whose callers may be silent for a long time.
         """
-        known: dict[int, _Known] = {}
+        known: dict[int, _Observed] = {}
         cut: dict[OpenConnection, str] = {}
         counts: dict[str, int] = {}
         for each in sorted(found):  # oldest first: the newest exceed the limit
-            before = self._known.get(each.mark) or _Known(Moved(0, 0, 0))
+            before = self._known.get(each.mark) or _Observed(Moved(0, 0, 0))
             known[each.mark] = before
             counts[each.peer.host] = counts.get(each.peer.host, 0) + 1
             if self._limits.per_address and counts[each.peer.host] > self._limits.per_address:
@@ -151,7 +151,7 @@ class Judge:
         self._known = known
         return cut
 
-    def _why(self, before: _Known, moved: Moved, now: float, is_streaming: bool) -> str:
+    def _why(self, before: _Observed, moved: Moved, now: float, is_streaming: bool) -> str:
         limits, last = self._limits, before.moved
         came = moved.received - last.received
         if moved.sent > last.sent:  # what was received may have come before the answer: start over

@@ -17,7 +17,7 @@ from salver.dialects.torchserve.front import TorchServe
 from salver.dialects.torchserve.json_layout import TorchServeReply
 from salver.dialects.torchserve.paths import SURFACES
 from salver.dialects.torchserve.rules import TorchServeRules
-from salver.transport.access import Watched
+from salver.transport.access import AnnouncingApp
 from salver.transport.exchange import Exchange
 from salver.words.errors import HandlerFailed, Overloaded
 from salver.words.events import Answered
@@ -58,7 +58,7 @@ MODELS = {
 async def serving(**models: Any) -> AsyncIterator[tuple[int, Door, list[Answered]]]:
     door, told = Door(**(models or MODELS)), []
     app = TorchServe(salver, backing(door, Store(), RULES), SURFACES["torchserve-inference"])
-    async with listening(Watched(app, told.append)) as port:
+    async with listening(AnnouncingApp(app, told.append)) as port:
         yield port, door, told
 
 

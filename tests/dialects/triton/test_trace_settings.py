@@ -15,7 +15,7 @@ from salver.dialects.triton.settings import TraceSetting
 from salver.dialects.triton.trace_settings import TraceConfig, TraceSettings
 from salver.dialects.triton.tracefile import Trace, TraceFile
 from salver.dialects.triton.tracing import Tracing
-from salver.kernel.serving.present import Losses
+from salver.kernel.serving.present import LossCounts
 from salver.words.errors import InvalidInput, Unsupported
 from salver.words.events import BatchRan, Served, moments
 from salver.words.messages import ModelId, State, Timing, VersionStatus
@@ -272,8 +272,8 @@ class Models:
     def loads(self) -> list[Any]:
         return []
 
-    def losses(self) -> Losses:
-        return Losses()
+    def losses(self) -> LossCounts:
+        return LossCounts()
 
     def cache(self) -> None:
         return None

@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from salver.dialects.triton.metrics import Host, TritonMetricsConfig, TritonView
 from salver.features.telemetry.metrics import Metrics
-from salver.kernel.serving.present import Load, Losses
+from salver.kernel.serving.present import Load, LossCounts
 from salver.words.events import BatchRan, Event, Served, StateChanged
 from salver.words.messages import ModelId, State, Timing, VersionStatus
 
@@ -33,8 +33,8 @@ class Present:
             Load(ModelId("idle", "1"), 0, 0),
         ]
 
-    def losses(self) -> Losses:
-        return Losses()
+    def losses(self) -> LossCounts:
+        return LossCounts()
 
     def cache(self) -> None:
         return None

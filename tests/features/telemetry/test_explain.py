@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from salver.features.telemetry.explain import RECENT, SLICE_S, SLICES, SLOWEST, Explanations
-from salver.kernel.serving.present import Load, Losses
+from salver.kernel.serving.present import Load, LossCounts
 from salver.words.errors import NotFound
 from salver.words.events import BatchRan, Event, Served
 from salver.words.messages import ModelId, Timing, VersionStatus
@@ -26,8 +26,8 @@ class Rig:
     def loads(self) -> Sequence[Load]:
         return [Load(ModelId("other", "1"), 0, 0, 9), Load(ModelId("m", "1"), 3, 1, 2)]
 
-    def losses(self) -> Losses:
-        return Losses()
+    def losses(self) -> LossCounts:
+        return LossCounts()
 
     def cache(self) -> None:
         return None

@@ -6,7 +6,7 @@ from salver.backends.callbacks import Series
 from salver.features.telemetry import own_metrics
 from salver.features.telemetry.metrics import Metrics
 from salver.features.telemetry.own_metrics import OwnMetrics
-from salver.kernel.serving.present import Losses
+from salver.kernel.serving.present import LossCounts
 from salver.words.errors import Conflict, InvalidInput, Overloaded
 
 COUNTER = Series("my_calls", "Calls of mine.", "counter", {"kind": "a"})
@@ -24,7 +24,7 @@ class Nothing:
         return None
 
     def losses(self):
-        return Losses()
+        return LossCounts()
 
 
 def page(accept=""):

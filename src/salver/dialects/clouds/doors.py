@@ -14,7 +14,7 @@ import msgspec
 from salver.encoding.bodies import HttpReply
 from salver.transport.access_check import LOCAL, Access
 from salver.transport.doors import App, Receive, Scope, Send, say
-from salver.transport.ports import Looking
+from salver.transport.ports import StatusView
 from salver.words.errors import InvalidInput, NotFound, SalverError
 from salver.words.messages import State
 
@@ -94,7 +94,7 @@ class SageMakerDoor:
         self,
         app: App,
         config: SageMaker,
-        looking: Looking,
+        looking: StatusView,
         models: EndpointModels,
         fault: Fault,
         access: Access = LOCAL,
@@ -172,7 +172,7 @@ class VertexDoor:
         fault: Writes an error of Open Inference.
     """
 
-    def __init__(self, app: App, config: Vertex, looking: Looking, fault: Fault) -> None:
+    def __init__(self, app: App, config: Vertex, looking: StatusView, fault: Fault) -> None:
         self._app = app
         self._fault = fault
         self._config = config
@@ -236,7 +236,7 @@ def _sized(scope: dict[str, Any], mime: str) -> dict[str, Any]:
     return {**scope, "headers": [*scope["headers"], (_LENGTH, length)]}
 
 
-def _default(name: str, looking: Looking) -> str:
+def _default(name: str, looking: StatusView) -> str:
     """Return the model of requests without a name.
 
     Raises:

@@ -114,7 +114,7 @@ _NAMED = 32  # first bytes, in which messages for different models usually diffe
 _Output = tuple[str, str, tuple[int, ...]]
 
 
-class _Known(msgspec.Struct, frozen=True, gc=False):
+class _Layout(msgspec.Struct, frozen=True, gc=False):
     """Layout of a message without its tensor data, and the offset of the first tensor."""
 
     around: tuple[tuple[int, bytes], ...]
@@ -136,7 +136,7 @@ class InferMessages:
         self._regions = regions
         self._ignores_surplus = ignores_surplus
         #: Layouts by the message's length and first bytes.
-        self._known: KnownForms[tuple[int, bytes], _Known] = KnownForms()
+        self._known: KnownForms[tuple[int, bytes], _Layout] = KnownForms()
         #: Serialised beginnings of responses by model, version and outputs.
         self._begun: KnownForms[tuple[str, str, tuple[_Output, ...]], bytes] = KnownForms()
 
@@ -178,7 +178,7 @@ class InferMessages:
         return b"".join((begun, *tensors))
 
 
-def _known(message: bytes, request: InferRequest) -> _Known | None:
+def _known(message: bytes, request: InferRequest) -> _Layout | None:
     """Return the layout of a message that ends with its tensors, as all usual clients write it."""
     sizes = [tensor.array.nbytes for tensor in request.inputs]
     heads = [_RAW_INPUT + varints.one(size) for size in sizes]
@@ -200,7 +200,7 @@ def _known(message: bytes, request: InferRequest) -> _Known | None:
         return None  # the bytes that looked like tensors were something else
     if before.raw_input_contents or len(before.inputs) != len(sizes):
         return None
-    return _Known(tuple(around), first, request.model, request.version, form)
+    return _Layout(tuple(around), first, request.model, request.version, form)
 
 
 def decode_infer(

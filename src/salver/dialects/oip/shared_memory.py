@@ -38,7 +38,7 @@ _CAUSES: Final = {
 }
 
 
-class _Registered(msgspec.Struct, eq=False):
+class _OpenRegion(msgspec.Struct, eq=False):
     """Registered region with its file descriptor and the file's identity.
 
     Attributes:
@@ -56,7 +56,7 @@ class _Registered(msgspec.Struct, eq=False):
 class _Hold:
     """Hold of a request on regions, released when it is garbage-collected."""
 
-    def __init__(self, held: Sequence[_Registered], let_go: Callable[[Sequence[_Registered]], None]) -> None:
+    def __init__(self, held: Sequence[_OpenRegion], let_go: Callable[[Sequence[_OpenRegion]], None]) -> None:
         self._held = held
         self._let_go = let_go
 
@@ -78,7 +78,7 @@ class SharedMemory:
 
     def __init__(self, folder: Path = SEGMENTS) -> None:
         self._folder = folder
-        self._held: dict[str, _Registered] = {}
+        self._held: dict[str, _OpenRegion] = {}
         self._lock = threading.RLock()  # reentrant: the garbage collector may end a hold while it is taken
 
     def __repr__(self) -> str:
@@ -125,7 +125,7 @@ class SharedMemory:
         except BaseException:
             os.close(fd)
             raise
-        self._held[region.name] = _Registered(region, fd, (found.st_dev, found.st_ino))
+        self._held[region.name] = _OpenRegion(region, fd, (found.st_dev, found.st_ino))
 
     def unregister(self, name: str = "") -> None:
         """Unregister a region, or all; unknown names are ignored.
@@ -138,7 +138,7 @@ class SharedMemory:
                     held.is_leaving = True
                     self._leave(held)
 
-    def _leave(self, held: _Registered) -> None:
+    def _leave(self, held: _OpenRegion) -> None:
         if held.is_leaving and not held.users and self._held.pop(held.region.name, None) is not None:
             os.close(held.fd)
 
@@ -167,7 +167,7 @@ class SharedMemory:
                 held.users += 1
         return _Hold(found, self._let_go)
 
-    def _let_go(self, found: Sequence[_Registered]) -> None:
+    def _let_go(self, found: Sequence[_OpenRegion]) -> None:
         with self._lock:
             for held in found:
                 held.users -= 1
@@ -199,7 +199,7 @@ class SharedMemory:
                 fix=f"{_described(held.region)}: {error.strerror}.",
             ) from error
 
-    def _find(self, place: Place) -> _Registered:
+    def _find(self, place: Place) -> _OpenRegion:
         held = self._held.get(place.region)
         if held is None:
             raise NotFound(f"Unable to find shared memory region: '{place.region}'")
@@ -263,7 +263,7 @@ def _check_words(region: Region) -> None:
     )
 
 
-def _shrunk(held: _Registered, place: Place) -> InvalidInput:
+def _shrunk(held: _OpenRegion, place: Place) -> InvalidInput:
     size = os.fstat(held.fd).st_size
     return InvalidInput(
         f"shared memory region '{place.region}' is not whole any more",

@@ -33,7 +33,7 @@ with lazy_imports():
     from salver.dialects.torchserve.unpacked_archives import UnpackedArchives
     from salver.dialects.torchserve.view import TorchServeView
     from salver.dialects.torchserve.workflows import Workflows, WorkflowsConfig
-    from salver.transport.access import Watched
+    from salver.transport.access import AnnouncingApp
 
 
 class _Ports(PortView):
@@ -88,7 +88,7 @@ class _Ports(PortView):
         """Report every answer to observers, for TorchServe's logs and metrics."""
         if self._view is None:
             return app
-        return Watched(app, self._kernel.bus.emit)
+        return AnnouncingApp(app, self._kernel.bus.emit)
 
     def changing(self, config: FrontConfig) -> Changing | None:
         """Return what protects changes at TorchServe's own ports."""

@@ -15,7 +15,7 @@ from salver.lazy import lazy_imports
 from salver.transport.effects import changes, reads
 from salver.transport.grpc_stream import InferStream, StreamLimits, StreamRequest
 from salver.transport.grpc_table import GrpcTable, Method, OpenCalls, Reply
-from salver.transport.ports import Looking
+from salver.transport.ports import StatusView
 from salver.words.errors import InvalidInput, NotReady, Unauthenticated
 from salver.words.handlers import Metadata
 from salver.words.messages import Call
@@ -55,7 +55,7 @@ class TorchServeMethods:
         messages: Messages of its Open Inference service; None = it has no such service.
     """
 
-    def __init__(self, backing: Backing, control: Looking, messages: TensorMessages | None) -> None:
+    def __init__(self, backing: Backing, control: StatusView, messages: TensorMessages | None) -> None:
         self._door = backing.door
         self._handlers = backing.handlers
         self._rules = backing.rules

@@ -19,7 +19,7 @@ from salver.encoding.varints import check_fields
 from salver.kernel.serving.ports import Codec
 from salver.transport.effects import reads
 from salver.transport.grpc_table import Method, Reply
-from salver.transport.ports import Handlers, InferDoor, Looking
+from salver.transport.ports import Handlers, InferDoor, StatusView
 from salver.words.errors import Code, InvalidInput, NotFound, SalverError
 from salver.words.handlers import HandlerStatus, as_request, is_form
 from salver.words.messages import Call, InferRequest, InferResponse, ModelId, Signature
@@ -107,7 +107,7 @@ class OpenInferenceService:
     """
 
     def __init__(
-        self, door: InferDoor, handlers: Handlers, control: Looking, messages: TensorMessages, most: int
+        self, door: InferDoor, handlers: Handlers, control: StatusView, messages: TensorMessages, most: int
     ) -> None:
         self._door = door
         self._handlers = handlers

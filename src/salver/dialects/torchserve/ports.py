@@ -19,7 +19,7 @@ from salver.transport.budget import Budget
 from salver.transport.doors import App, Kind, Receive, Scope, Send
 from salver.transport.exchange import Prompt, PromptFinder
 from salver.transport.http1_head import Head
-from salver.transport.ports import Looking
+from salver.transport.ports import StatusView
 from salver.transport.server import ExactPorts
 
 with lazy_imports():
@@ -49,7 +49,7 @@ class TorchServePorts:
     def __init__(
         self,
         backing: Backing,
-        control: Looking,
+        control: StatusView,
         messages: TensorMessages | None,
         more: Callable[[], Mapping[str, Method]],
     ) -> None:

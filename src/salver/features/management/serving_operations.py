@@ -16,11 +16,11 @@ from salver.features.management.serving_views import (
 from salver.kernel.serving.ports import ModelStatistics
 from salver.kernel.serving.present import Present
 from salver.transport.operations import Answer, ApiRequest, Operation, Page
-from salver.transport.ports import Looking
+from salver.transport.ports import StatusView
 
 
 def serving_operations(
-    control: Looking,
+    control: StatusView,
     present: Present,
     server: tuple[str, str],
     statistics: ModelStatistics | None = None,

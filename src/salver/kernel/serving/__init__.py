@@ -1,5 +1,5 @@
-"""Planes: how does one request pass through, and what does one tick change?
+"""Data plane and control plane.
 
-``dataplane.py`` is the one door for every protocol, ``controlplane.py`` one tick of the wanted
-state, ``bus.py`` the road of events from both to their observers.
+``dataplane.py`` answers the requests of every protocol, ``controlplane.py`` decides what is loaded, and
+``bus.py`` carries events from both to observers.
 """

@@ -1,7 +1,7 @@
 """Bus that carries events to observers, off the path of requests.
 
-``emit`` appends to a list and returns. Every few milliseconds, or as soon as some hundred wait, the observers
-get them in one call. The list is bounded: more events are dropped and counted, but no request is.
+``emit`` appends to a list and returns. Every few milliseconds, or as soon as some hundred events wait, the
+observers get them in one call. The list is bounded: excess events are dropped and counted.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from salver.kernel.serving.ports import Observer
 from salver.words.events import Event
 
 _LOG = logging.getLogger("salver.bus")
-_PERIOD_S = 0.004  # with a longer one, a batch of events holds up the loop so long that callers notice
+_PERIOD_S = 0.004  # longer periods make batches of events that delay requests noticeably
 _CHUNK = 256
 
 
@@ -21,7 +21,7 @@ class Bus:
 
     Args:
         observers: Called in this order.
-        limit: Most events that may wait; one more is dropped.
+        limit: Most events that may wait; further events are dropped.
     """
 
     def __init__(self, observers: Sequence[Observer] = (), limit: int = 65_536) -> None:

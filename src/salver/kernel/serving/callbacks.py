@@ -1,6 +1,6 @@
-"""Deliver an answer through a callback, to a caller that waits in no task.
+"""Delivery of answers through callbacks, without a task for each request.
 
-:meth:`salver.kernel.serving.dataplane.DataPlane.post` begins one. Neither transport nor engine is known here.
+:meth:`salver.kernel.serving.dataplane.DataPlane.post` starts one.
 """
 
 import functools
@@ -17,12 +17,12 @@ from salver.words.messages import InferResponse
 BodyT = TypeVar("BodyT")
 ReplyT = TypeVar("ReplyT")
 _WriteAll = Callable[[Callable[[ReplyT], Awaitable[None]]], Awaitable[None]]
-#: Takes a reply; or None, and what writes all its pieces.
+#: Receives a reply; or None and a function that writes all pieces of the reply.
 Tell = Callable[[ReplyT | None, _WriteAll[ReplyT] | None], None]
 
 
-class Posted(Exchange[BodyT, ReplyT]):
-    """A request whose caller is called back, once. It has a lease before it is posted."""
+class PostedExchange(Exchange[BodyT, ReplyT]):
+    """Exchange that calls its caller back, once. It must have a lease before it is posted."""
 
     __slots__ = ("_give_up", "_is_over", "_tell")
 
@@ -33,7 +33,7 @@ class Posted(Exchange[BodyT, ReplyT]):
         """Have the model answer; return False if the request may belong to a sequence in another version.
 
         Args:
-            tell: Called once, with the reply, or with None and what writes its pieces.
+            tell: Called once, with the reply, or with None and a function that writes its pieces.
         """
         self._tell = tell
         self._is_over = False
@@ -54,7 +54,7 @@ class Posted(Exchange[BodyT, ReplyT]):
         return True
 
     def give_up(self) -> None:
-        """End the request, since its caller has gone; without effect once it has its answer."""
+        """Cancel the request because its caller is gone; without effect once it is answered."""
         if not self._is_over:
             self._give_up()
             self._is_over = True
@@ -86,12 +86,12 @@ class Posted(Exchange[BodyT, ReplyT]):
         others: AsyncGenerator[InferResponse, None],
         write: Callable[[ReplyT], Awaitable[None]],
     ) -> None:
-        """Write all pieces, and what went wrong with them."""
+        """Write all pieces, and an error among them."""
         try:
             await write(first)
             async with aclosing(others):
                 async for piece in others:
-                    self.timing = piece.timing  # that of the last one counts
+                    self.timing = piece.timing  # the last piece's timing counts
                     await write(self.codec.encode(self.request, piece))
             self._is_over = True
             self.end()
@@ -99,7 +99,7 @@ class Posted(Exchange[BodyT, ReplyT]):
             fault = self._failed(error)
             with suppress(Cancelled):
                 await write(fault)
-        finally:  # the caller went away, unless it is over
+        finally:  # if it has not ended, the caller went away
             self.give_up()
 
     def _failed(self, error: Exception) -> ReplyT:

@@ -1,4 +1,4 @@
-"""What a servable can do, beyond answering one request with one response."""
+"""Capabilities of a servable, beyond answering one request with one response."""
 
 from collections.abc import AsyncGenerator, Callable, Coroutine, Hashable
 from typing import Any, Protocol
@@ -11,21 +11,23 @@ from salver.words.messages import ANYBODY, Call, InferRequest, InferResponse, St
 
 
 class Post(Protocol):
-    """The method that answers a request through a callback."""
+    """Method that answers a request through a callback."""
 
     def __call__(
         self, request: InferRequest, deadline: float | None, told: Told, standing: Standing = ANYBODY
     ) -> Callable[[], None]:
-        """Begin, and return what gives the request up. ``told`` is called once, perhaps before this returns.
+        """Start a request and return a function that cancels it.
+
+        ``told`` is called once, possibly before this returns.
 
         Raises:
-            SalverError: it does not begin; ``told`` is not called.
+            SalverError: the request was not started; ``told`` is not called.
         """
         ...
 
 
 class Infer(Protocol):
-    """The method that answers a request with one response."""
+    """Method that answers a request with one response."""
 
     def __call__(
         self,
@@ -37,67 +39,67 @@ class Infer(Protocol):
         """Return the response.
 
         Raises:
-            SalverError: there is none.
+            SalverError: the request failed.
         """
         ...
 
 
 class Stream(Protocol):
-    """The method that answers a request in pieces, as Triton's decoupled models do."""
+    """Method that answers a request in pieces, as Triton's decoupled models do."""
 
     def __call__(
         self, request: InferRequest, deadline: float | None = None, standing: Standing = ANYBODY
     ) -> AsyncGenerator[InferResponse, None]:
-        """Yield none, one or many responses, each computed when the one before it has been taken.
+        """Yield any number of responses, each computed after the previous one was taken.
 
-        A response may carry an ``error``; others may follow it. ``is_last`` says that none follows, where
-        the model knows. Closing the iterator early gives the request up.
+        A response may carry an ``error``, and others may follow it. ``is_last`` marks the last one, if the
+        model knows. Closing the iterator early cancels the request.
 
         Raises:
-            SalverError: the request does not fit, or the model failed and gives no more.
+            SalverError: the request is invalid, or the model failed and sends no more.
         """
         ...
 
 
 class Sequences(Protocol):
-    """The sequences of requests that are under way in a version."""
+    """Active sequences of a version."""
 
     def knows(self, request: InferRequest) -> bool:
-        """Return whether the request continues one of them."""
+        """Return whether the request continues an active sequence."""
         ...
 
 
 class Recording(Protocol):
-    """Chooses requests that are written down with their answers."""
+    """Choice of the requests that are logged with their answers."""
 
     @property
     def wish(self) -> Logging:
-        """How they are written down."""
+        """Configuration of the log."""
         ...
 
     def takes(self) -> bool:
-        """Return whether the request at hand is written down."""
+        """Return whether to log the current request."""
         ...
 
 
 class Capabilities(msgspec.Struct, frozen=True, eq=False):
-    """What a servable can do; the data plane reads it, so that it need not probe for methods.
+    """Capabilities of a servable, declared so that the data plane need not probe for methods.
 
     Attributes:
-        stream: Answers in pieces; None = each request has one response. ``infer`` then raises OnlyStreams,
-            unless its pieces are parts of one answer.
-        gives_parts: The pieces are parts of one answer, as tokens are of a text.
+        stream: Answers in pieces; None = each request has one response. If set, ``infer`` raises OnlyStreams
+            unless the pieces are parts of one answer.
+        gives_parts: The pieces are parts of one answer, like the tokens of a text.
         takes_forms: It is a handler (:mod:`salver.words.handlers`), which may send its one answer in pieces.
-        post: Answers through a callback, so that nobody waits in a task; None = it cannot. The callback is
-            called once, perhaps before ``post`` returns.
-        sequences: Sequences of requests that are under way in it; None = it keeps none.
-        owns_timeout: The engine's queue policy reads a request's ``timeout``, which then is no deadline.
-        asks_others: It may ask other models while it answers. Its requests bring ``trace`` and
-            ``request_id`` for that.
-        recording: Chooses the requests that are written down; None = none is.
-        uncached: Answers past the response cache; None = there is no cache, and ``infer`` does.
-        foresee: Refuses a request before it is decoded, by raising what it would raise afterwards; None =
-            nothing can be told so early.
+        post: Answers through a callback, without a task; None = not possible. The callback is called once,
+            possibly before ``post`` returns.
+        sequences: Active sequences; None = it keeps none.
+        owns_timeout: The engine's queue policy handles a request's ``timeout``, which then is not a deadline.
+        asks_others: It may call other models while it answers, and needs ``trace`` and ``request_id`` in its
+            requests.
+        recording: Chooses the requests to log; None = no log.
+        uncached: Answers without the response cache; None = there is no cache, and ``infer`` does.
+        foresee: Refuses a request before it is decoded, by raising the error that it would raise afterwards;
+            None = no error is known that early.
     """
 
     stream: Stream | None = None
@@ -113,9 +115,9 @@ class Capabilities(msgspec.Struct, frozen=True, eq=False):
 
     @property
     def is_decoupled(self) -> bool:
-        """Any number of responses may answer one request."""
+        """Whether any number of responses may answer one request."""
         return self.stream is not None and not self.takes_forms
 
 
-#: Of a servable that gives one response to each request, and nothing else.
+#: Capabilities of a servable that gives one response to each request, and nothing else.
 PLAIN = Capabilities()

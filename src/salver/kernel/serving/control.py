@@ -1,7 +1,4 @@
-"""What transports see and change of the models that are served.
-
-One front for the control plane, the lifecycle and readiness; it decides nothing itself.
-"""
+"""Facade of control plane, lifecycle and readiness for transports. It decides nothing itself."""
 
 from salver.kernel.lifecycle.manager import Manager
 from salver.kernel.serving.controlplane import ControlPlane
@@ -13,7 +10,7 @@ from salver.words.messages import VersionStatus
 
 
 class ServerControl:
-    """States of models, and the orders to load and unload them (transport.ports.Control)."""
+    """Model states, and orders to load and unload (transport.ports.Control)."""
 
     def __init__(
         self,
@@ -36,7 +33,7 @@ class ServerControl:
         return not self.readiness.is_ending and await self.answers(model, version)
 
     async def answers(self, model: str, version: str = "") -> bool:
-        """Return whether that model can answer, also while the server stops."""
+        """Return whether a model can answer, even while the server stops."""
         try:
             lease = self._manager.acquire(model, version)
         except InvalidInput:  # the version cannot exist
@@ -49,15 +46,15 @@ class ServerControl:
             lease.release()
 
     def versions(self, model: str) -> tuple[VersionStatus, ...]:
-        """Return the model's versions that are or were to be served."""
+        """Return the model's versions that are or were wanted."""
         return self._manager.versions(model)
 
     def version_of_label(self, model: str, label: str) -> str:
-        """Return the version that one of the model's labels means now."""
+        """Return the version that a label of the model points to."""
         return self._manager.version_of_label(model, label)
 
     async def load(self, model: str, order: LoadOrder) -> None:
-        """Load a model, and return when it is there. Raises what kept it from loading."""
+        """Load a model and wait until it is ready. Raises the error that prevented it."""
         await self._plane.load(model, order)
 
     async def unload(self, model: str, *, dependents: bool = False, waits: bool = False) -> None:

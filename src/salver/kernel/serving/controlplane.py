@@ -1,8 +1,8 @@
-"""Control plane: what is to be loaded, and changes of that.
+"""Control plane: the list of wanted versions, and its changes.
 
-One tick scans the repository (in a thread), takes the whole list and hands it to the lifecycle. Ticks come
-once at start, every few seconds, or on request, depending on the mode. A scan that fails leaves the previous
-list in force. Nothing is known here of protocols, and nothing is loaded here.
+One tick scans the repository on a thread and hands the whole list to the lifecycle, which loads. Ticks happen
+once at start, every few seconds, or on request, depending on the mode. If a scan fails, the previous list
+stays in force.
 """
 
 import asyncio
@@ -45,8 +45,8 @@ class ControlMode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Source of changes.
 
     Attributes:
-        kind: ``none``: what is there at start is served; ``poll``: changes of the files are followed;
-            ``explicit``: only models that are named, at start or by request, are served.
+        kind: ``none``: serve what exists at the start; ``poll``: follow changes of the files; ``explicit``:
+            serve only models that are named, at the start or by request.
         poll_s: Seconds between two scans.
         load: Models to load at start in explicit mode; ``*`` stands for all.
         spares_missing: Log models to load at start that do not exist, and load the others.
@@ -59,21 +59,21 @@ class ControlMode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PollFailed(ModelFailed):
-    """The repository has no such model, or what it has of it cannot be read."""
+    """Error of a model that the repository does not have or cannot read."""
 
 
 class Scanning(Protocol):
-    """Lists the versions that could be served (the repository)."""
+    """List of the versions that could be served (the repository)."""
 
     overrides: dict[str, Upload]
 
     @property
     def is_settling(self) -> bool:
-        """Whether a change was seen that does not count yet."""
+        """Whether a change was seen that has not settled yet."""
         ...
 
     def bring(self, name: str, order: LoadOrder) -> Upload:
-        """Return what a load request brings for a model, for ``overrides``. Blocking."""
+        """Return the upload of a load request, for ``overrides``. Blocking."""
         ...
 
     def place(self, places: Sequence[NamedModel]) -> None:
@@ -86,7 +86,7 @@ class Scanning(Protocol):
 
 
 class Lifecycle(Protocol):
-    """Keeps a list of versions loaded (the manager)."""
+    """Loading of a list of versions (the manager)."""
 
     def apply(self, known: Sequence[Manifest]) -> None:
         """Keep exactly these versions loaded."""
@@ -113,12 +113,12 @@ class Changes(Protocol):
         ...
 
     def ask_again(self, name: str) -> None:
-        """Put a model back that was taken out."""
+        """Undo the removal of a model."""
         ...
 
 
 class ControlPlane:
-    """Tells the lifecycle which versions are wanted.
+    """Source of the wanted versions for the lifecycle.
 
     Args:
         clock: Monotonic seconds.
@@ -145,7 +145,7 @@ class ControlPlane:
         self._places: dict[str, tuple[NamedModel, ...]] = {}  # named models, by owner
         self._placed: frozenset[str] = frozenset()  # their names
         self._named: set[str] = set()
-        self._implied: set[str] = set()  # loaded because an ensemble that was named needs them
+        self._implied: set[str] = set()  # loaded because a named ensemble needs them
         self._unloaded: set[str] = set()
         self._unproven: set[str] = set()  # models whose first load failed, with an override
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -186,7 +186,7 @@ class ControlPlane:
         """Replace the models that an owner serves by name; loads go on after it returns.
 
         Args:
-            owner: Who names them; models of other owners stay.
+            owner: Name of the list; models of other owners stay.
 
         Raises:
             Conflict: another owner names a model of one of these names; nothing has changed.
@@ -197,7 +197,7 @@ class ControlPlane:
             _check_owners(lists)
             self._repository.place([place for some in lists.values() for place in some])
             self._places = lists
-            for place in places if owner else ():  # what a request brought earlier no longer counts
+            for place in places if owner else ():  # uploads of earlier requests no longer count
                 self._retire(self._repository.overrides.pop(place.name, None))
             self._placed = frozenset(place.name for some in lists.values() for place in some)
         await self._scan(frozenset())
@@ -208,7 +208,7 @@ class ControlPlane:
         await self._polling.close()
 
     async def close(self) -> None:
-        """Discard what requests brought; to be called after the lifecycle has ended."""
+        """Discard the uploads of requests; call it after the lifecycle has ended."""
         for task in self._leaving.values():
             task.cancel()
         for brought in (*self._repository.overrides.values(), *self._leaving):
@@ -229,7 +229,7 @@ class ControlPlane:
             Forbidden: the order brings something for a model that the registry manages.
             PollFailed: there is no such model, or its configuration cannot be read.
             LoadFailed: with the reason; a version that was running still runs.
-            InvalidInput, TooLarge: what the order brings is refused.
+            InvalidInput, TooLarge: the upload was refused.
         """
         self._require_explicit()
         if order != _AS_IT_LIES:
@@ -256,7 +256,7 @@ class ControlPlane:
         """Unload a model; requests in flight go on after it returns. Unknown names are ignored.
 
         Args:
-            dependents: Unload the models, too, that were loaded only because this ensemble needs them.
+            dependents: Unload also the models that were loaded only because this ensemble needs them.
             waits: Return only when no loaded version uses the folder that a load request named.
 
         Raises:
@@ -267,7 +267,7 @@ class ControlPlane:
         self.check_unowned(name)
         gone = [name]
         brought = []
-        for each in gone:  # the list grows meanwhile
+        for each in gone:  # the list grows in the loop
             members = self._members({each}) & self._implied if dependents else set()
             brought.append(self._take_out(each))
             gone += sorted(members - self._members(self._named | self._implied))
@@ -282,7 +282,7 @@ class ControlPlane:
         """Check that requests may load and unload a model.
 
         Raises:
-            Forbidden: somebody else lists it, such as the registry.
+            Forbidden: another owner lists it, such as the registry.
         """
         for owner, places in self._places.items():
             if owner and any(place.name == name for place in places):
@@ -312,7 +312,7 @@ class ControlPlane:
 
     @property
     def missing(self) -> frozenset[str]:
-        """Models that the operator names, and of which there is nothing at their places."""
+        """Models that the operator names and that have no files."""
         return self._placed - {manifest.id.name for manifest in self._found}
 
     async def look(self) -> None:
@@ -352,7 +352,7 @@ class ControlPlane:
         return min(1.0, self._mode.poll_s) if self._repository.is_settling else self._mode.poll_s
 
     async def _load(self, name: str, before: Upload | None, after: Upload | None) -> None:
-        """Load with what ``after`` brought; if that fails, go back to ``before``."""
+        """Load with the upload ``after``; if that fails, go back to ``before``."""
         for member in after.members if after else ():
             self.check_unowned(member)
         was_loaded = name in self._named | self._implied and name not in self._unproven
@@ -360,7 +360,7 @@ class ControlPlane:
             self._put(name, after)
             await self._scan(frozenset({name}), frozenset(after.members) if after else _NOBODY)
             await self._imply(name)
-            if name not in self._implied:  # as in Triton, it is then unloaded with the ensemble
+            if name not in self._implied:  # as in Triton, implied models are unloaded with their ensemble
                 self._named.add(name)
             self._apply()
             await self._manager.load(name)
@@ -373,7 +373,7 @@ class ControlPlane:
             if is_current and after is not before:
                 if was_loaded:
                     self._put(name, before)
-                    with contextlib.suppress(PollFailed):  # then the previous list stays in force
+                    with contextlib.suppress(PollFailed):  # the previous list then stays in force
                         await self._scan(frozenset({name}), frozenset(before.members) if before else _NOBODY)
                     self._apply()
                 else:
@@ -381,7 +381,7 @@ class ControlPlane:
             raise
 
     async def _imply(self, name: str) -> None:
-        """Want the models that an ensemble needs; changes of those that are not loaded count at once."""
+        """Add the models that an ensemble needs; changes of those that are not loaded count at once."""
         loaded = self._named | self._implied
         members = _NOBODY
         while (found := with_members(self._found, frozenset({name})) - {name}) != members:
@@ -410,10 +410,10 @@ class ControlPlane:
         del self._leaving[brought]
 
     async def _scan(self, asked: frozenset[str], members: frozenset[str] = _NOBODY) -> None:
-        """Scan the repository; of models that are loaded by name, take only changes of those asked for.
+        """Scan the repository; of models loaded by name, apply only the changes of the given ones.
 
         Args:
-            asked: Models to take changes of.
+            asked: Models whose changes are applied.
             members: Their members, if they are ensembles; these need not exist.
 
         Raises:

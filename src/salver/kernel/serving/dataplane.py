@@ -16,7 +16,7 @@ import numpy as np
 
 from salver.kernel.serving.capabilities import PLAIN, Capabilities
 from salver.kernel.serving.exchange import Exchange, RequestPath, has_sequences
-from salver.kernel.serving.leases import Held, Quiet
+from salver.kernel.serving.leases import HeldVersions, Quiet
 from salver.kernel.serving.ports import Codec, Inferring, Lessor
 from salver.lazy import lazy_imports
 from salver.words.errors import Cancelled, Code, ModelFailed, NotOneResponse, SalverError
@@ -26,7 +26,7 @@ from salver.words.messages import Call, InferRequest, InferResponse, ModelId, Si
 from salver.words.tensor import DataType, Tensor
 
 with lazy_imports():
-    from salver.kernel.serving.callbacks import Posted, Tell
+    from salver.kernel.serving.callbacks import PostedExchange, Tell
 
 
 BodyT = TypeVar("BodyT")
@@ -45,13 +45,13 @@ class DataPlane(Generic[BodyT, ReplyT]):
 
     def holding(
         self, models: Iterable[tuple[str, str]]
-    ) -> tuple["DataPlane[BodyT, ReplyT]", Held[Inferring]]:
+    ) -> tuple["DataPlane[BodyT, ReplyT]", HeldVersions[Inferring]]:
         """Return a plane of the very versions of these models that answer now, until they are given back.
 
         Raises:
             NotFound, NotReady: one of them does not answer.
         """
-        held = Held(self.path.lessor, models)
+        held = HeldVersions(self.path.lessor, models)
         return self._within(held), held
 
     def quiet(self) -> "DataPlane[BodyT, ReplyT]":
@@ -244,7 +244,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
         ):
             lease.release()
             return None
-        posted = Posted(self.path, codec, model, version, call)
+        posted = PostedExchange(self.path, codec, model, version, call)
         posted.use(lease)
         if posted.passage is not None:
             posted.passage.end()  # it begins again

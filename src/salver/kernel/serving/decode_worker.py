@@ -1,9 +1,8 @@
 """Child process that decodes large bodies, beside the server's event loop.
 
-Parsers of JSON and protobuf hold the interpreter lock for the whole of a body: 2 ms a megabyte of numbers,
-80 ms a megabyte of nested lists. A thread would hold up the loop for as long; another process does not. It
-reads one piece of work at a time from a socket, and answers with the result or the error. It ends when the
-socket is closed.
+Parsers of JSON and protobuf hold the interpreter lock for a whole body: 2 ms per megabyte of numbers, 80 ms
+per megabyte of nested lists. A thread would block the event loop for as long; another process does not. It
+reads one job at a time from a socket, answers with the result or the error, and exits when the socket closes.
 """
 
 import contextlib
@@ -27,12 +26,12 @@ from salver.words.errors import InvalidInput, SalverError, TooLarge
 from salver.words.messages import InferRequest
 from salver.words.tensor import Array, DataType, Tensor
 
-#: Sizes of the pickled work, and of the body that follows it.
+#: Sizes of the pickled job and of the body that follows it.
 WORK: Final = struct.Struct(">QQ")
 #: Size of the pickled reply, and the number of buffers that follow; their sizes come after it.
 REPLY: Final = struct.Struct(">QI")
 SIZE: Final = struct.Struct(">Q")
-#: Most values of a result that holds no arrays. The parent needs 0.1 µs to unpickle each, on its loop.
+#: Most values of a result without arrays; the parent unpickles them on its event loop, 0.1 µs each.
 MOST_VALUES: Final = 200_000
 #: Size of a body, in bytes, after which memory is returned to the system.
 _TRIM: Final = 4 << 20
@@ -65,7 +64,7 @@ def _strings(name: str, shape: tuple[int, ...], lengths: npt.NDArray[np.int64], 
 
 
 def check(result: Any) -> Any:
-    """Refuse a result that would hold up the parent.
+    """Refuse a result that would block the parent's event loop.
 
     Raises:
         InvalidInput: there are more values or strings than the parent can unpickle quickly.
@@ -94,7 +93,7 @@ def check(result: Any) -> Any:
 
 
 def answer(work: bytes, data: bytes) -> tuple[bytes, Sequence[memoryview]]:
-    """Do one piece of work; return the pickled reply and its buffers."""
+    """Do one job; return the pickled reply and its buffers."""
     try:
         function, given = pickle.loads(work)
         told: tuple[Any, SalverError | None, str | None] = (check(function(data, *given)), None, None)
@@ -109,7 +108,7 @@ def answer(work: bytes, data: bytes) -> tuple[bytes, Sequence[memoryview]]:
 
 
 def serve(sock: socket.socket, trim: Callable[[int], object]) -> None:
-    """Do work until the other side closes the socket."""
+    """Do jobs until the other side closes the socket."""
     while True:
         head = _received(sock, WORK.size)
         if head is None:
@@ -149,7 +148,7 @@ def _trimmer() -> Callable[[int], object]:
 
 
 def main() -> None:
-    """Serve on the descriptor, within the memory in bytes, that the arguments name."""
+    """Serve on the file descriptor, within the bytes of memory, in the command line."""
     place, most_memory = map(int, sys.argv[1:])
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_AS, (most_memory, most_memory))

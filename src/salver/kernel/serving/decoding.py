@@ -1,10 +1,9 @@
-"""Decoding of large bodies without holding up the event loop.
+"""Decoding of large bodies without blocking the event loop.
 
-The size of a body bounds what it costs: up to :data:`LARGE` bytes it is decoded on the loop, in about 5 ms at
-most, as is larger JSON of few enough values. Any other goes to a child process (``decode_worker.py``); one
-whose tensors lie raw in it, and are only viewed, to a thread. There are two lanes, for bodies up to
-:data:`MEDIUM` bytes and for larger ones, so that a huge body does not hold up one of a megabyte. Each has one
-process, started with its first body, and decodes one body after the other.
+Bodies up to :data:`LARGE` bytes are decoded on the loop, which takes 5 ms at most, and so is larger JSON with
+few values. Others go to a child process (``decode_worker.py``), or to a thread if their tensors are raw and
+only viewed. Bodies up to :data:`MEDIUM` bytes and larger ones have a lane each, so that a huge body does not
+delay one of a megabyte. A lane has one process, started with its first body, and decodes one body at a time.
 """
 
 import asyncio
@@ -31,26 +30,26 @@ with lazy_imports():
 
 
 _LOG = logging.getLogger("salver.decoding")
-#: Size, in bytes, up to which the worst body takes a few milliseconds.
+#: Bytes up to which even the worst body takes a few milliseconds.
 LARGE: Final = 1 << 16
 MEDIUM: Final = 4 << 20
-#: Most nanoseconds that decoding a list, an object and a string takes, by their marks; a byte is one. The
-#: other process costs a caller 0.4 ms and more: 100 kB of numbers took a third longer there.
+#: Most nanoseconds to decode a list, an object and a string, by the character that begins or ends it; each
+#: byte adds one. The child process adds 0.4 ms or more: 100 kB of numbers took a third longer there.
 _COSTS: Final = ((ord("["), 460), (ord("{"), 460), (ord('"'), 230))
 _COMMA: Final = ord(",")
-#: The same of a value, some of which simdjson does not read (so that another parser reads all); of a byte of
-#: what may be a number with more digits than doubles hold, which it reads slowly.
+#: The same for a value, since simdjson cannot read some of them and another parser then reads the whole body;
+#: and for a byte of a number with more digits than a double has, which simdjson reads slowly.
 _VALUE: Final = 60
 _LONG_BYTE: Final = 31
-_MOST_DIGITS: Final = 22  # with a sign, a point, a comma and a blank
+_MOST_DIGITS: Final = 22  # including sign, point, comma and blank
 _MOST_NS: Final = 5_000_000
-_MOST_COUNTED: Final = 5 << 18  # bytes; to count those of one MiB takes 0.6 ms
-#: Seconds that one body may take; 64 MB of numbers take less than one.
+_MOST_COUNTED: Final = 5 << 18  # bytes; counting the marks of 1 MiB takes 0.6 ms
+#: Seconds that one body may take; 64 MB of numbers take less than one second.
 PATIENCE_S: Final = 20.0
 _RUN: Final = "from salver.kernel.serving.decode_worker import main; main()"
 _START_S: Final = 60.0
-#: Bytes that are sent or received in one go. A call goes on for as long as the process keeps up with it, for
-#: 60 MB in 50 ms or more.
+#: Bytes sent or received before the event loop gets its turn: one call for 60 MB would go on for 50 ms or
+#: more, as long as the process keeps up.
 _STEP: Final = 1 << 18
 _LEAST_MEMORY: Final = 1 << 30
 _MOST_MEMORY: Final = 4 << 30
@@ -59,16 +58,16 @@ _BodyT = TypeVar("_BodyT")
 
 
 def _memory_for_one() -> int:
-    """Bytes of memory that decoding one body may take: a quarter of the machine's, between 1 and 4 GiB."""
+    """Return the bytes that decoding one body may take: a quarter of the memory, between 1 and 4 GiB."""
     return min(max(memory_bytes() // 4, _LEAST_MEMORY), _MOST_MEMORY)
 
 
 class Decoders:
-    """Two child processes that decode, and their queues.
+    """Two child processes that decode, with their queues.
 
     Args:
-        patience: Seconds after which a body is given up.
-        memory: Bytes of memory that decoding one may take; 0 = by the machine's.
+        patience: Seconds after which decoding a body is aborted.
+        memory: Bytes of memory that decoding a body may take; 0 = by the machine's memory.
     """
 
     def __init__(self, patience: float = PATIENCE_S, memory: int = 0) -> None:
@@ -88,18 +87,18 @@ class Decoders:
         """Return ``codec.decode(body, signature)``, run elsewhere if that may take long.
 
         Args:
-            seconds: How long the caller waits; None = without limit.
+            seconds: Time limit of the caller; None = no limit.
 
         Raises:
             SalverError: as the codec; TooLarge: it takes too much memory or time.
             DeadlineExceeded: it was not done in time.
         """
-        if signature.takes_forms:  # which are searched for their parts in short steps
+        if signature.takes_forms:  # forms are split in short steps
             return await asyncio.to_thread(codec.decode, body, signature)
         weight = codec.weigh(body)
         if not weight:
             return codec.decode(body, signature)
-        if not isinstance(body, HttpBody | Message):  # tensors that were parsed are copied
+        if not isinstance(body, HttpBody | Message):  # parsed already; only tensors are copied
             return await asyncio.to_thread(codec.decode, body, signature)
         text = body.body[:weight] if isinstance(body, HttpBody) else b""
         if len(text) > LARGE and _is_quick(text):
@@ -121,7 +120,7 @@ class Decoders:
         """
         lane = self._lanes[len(data) > MEDIUM]
         work = pickle.dumps((function, given), 5)
-        # A caller that leaves does not stop it: after half a message the process would have to be killed.
+        # Not cancelled with its caller: after half a message the process would have to be killed.
         doing = asyncio.ensure_future(lane.ask(work, data))
         doing.add_done_callback(_seen)
         try:
@@ -136,7 +135,7 @@ class Decoders:
         finally:
             if lane.has_not_begun(doing):
                 doing.cancel()
-            del doing  # it holds the error
+            del doing  # breaks the cycle through the error's frames
 
     def close(self) -> None:
         """End the processes."""
@@ -145,7 +144,7 @@ class Decoders:
 
 
 def _is_quick(text: bytes) -> bool:
-    """Return whether JSON takes no longer than a body of LARGE bytes may, by the values that it can hold."""
+    """Return whether JSON takes no longer than the worst body of LARGE bytes, judged by its characters."""
     if len(text) > _MOST_COUNTED:
         return False
     letters = np.frombuffer(text, np.uint8)
@@ -180,7 +179,7 @@ def _seen(doing: "asyncio.Future[Any]") -> None:
 
 
 class _Lane:
-    """One process, which may not have been started yet, and the callers that wait for it."""
+    """One process, started on demand, with the callers that wait for it."""
 
     def __init__(self, patience: float, memory: int) -> None:
         self._patience = patience
@@ -206,7 +205,7 @@ class _Lane:
             except TimeoutError:
                 self.end()
                 raise TooLarge(f"decoding the request takes more than {self._patience:g} s") from None
-            except (OSError, EOFError):  # killed, most likely because a parser got no memory
+            except (OSError, EOFError):  # killed, most likely because it ran out of memory
                 self.end()
                 raise TooLarge("decoding the request takes more memory than one request may have") from None
             except BaseException:
@@ -230,11 +229,11 @@ class _Lane:
                 [*command, str(self._memory)],
                 stdin=subprocess.DEVNULL,
                 pass_fds=(other.fileno(),),
-                start_new_session=True,  # so that an interrupt at the terminal reaches only the server
+                start_new_session=True,  # an interrupt at the terminal must reach only the server
             )
         self._socket = mine
         async with asyncio.timeout(_START_S):
-            await _exchange(mine, pickle.dumps((len, ()), 5), b"")  # starting is not decoding time
+            await _exchange(mine, pickle.dumps((len, ()), 5), b"")  # start-up must not count as decoding time
         _LOG.debug("process %d decodes large requests", self._process.pid)
         return mine
 
@@ -271,7 +270,7 @@ async def _exchange(sock: socket.socket, work: bytes, data: bytes) -> tuple[memo
 
 async def _received(sock: socket.socket, size: int) -> memoryview:
     loop = asyncio.get_running_loop()
-    whole = np.empty(size, np.uint8).data  # of which nobody writes zeros first
+    whole = np.empty(size, np.uint8).data  # unlike bytearray, not filled with zeros first
     at = 0
     while at < size:
         count = await loop.sock_recv_into(sock, whole[at : at + _STEP])

@@ -1,7 +1,7 @@
-"""Loading of versions that lie in an object store.
+"""Loading of versions from an object store.
 
-A whole copy of a version is held while it is loaded, and let go when it is closed. Versions on this machine's
-disk need none. Then the files are checked. What a copy is, :mod:`salver.stores.copies` knows.
+A local copy of the version (:mod:`salver.stores.copies`) is held from loading to closing. Versions on local
+disk need no copy. The files are checked before they are loaded.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ with lazy_imports():
 
 
 class Loads(Protocol):
-    """Loads a version from this machine's disk (the loader)."""
+    """Loader of versions from local disk."""
 
     async def load(self, manifest: Manifest) -> Servable:
         """Load one version and make it ready to run."""
@@ -33,10 +33,10 @@ class Loads(Protocol):
 
 
 class Fetching:
-    """Loads versions from wherever they lie.
+    """Loader of versions from local disk or an object store.
 
     Args:
-        loader: Loads what lies on this machine's disk.
+        loader: Loads versions from local disk.
         checks: Called off the event loop before a version is loaded; they raise LoadFailed.
     """
 
@@ -51,7 +51,7 @@ class Fetching:
         return f"<Fetching {self._copies!r}>"
 
     async def load(self, manifest: Manifest) -> Servable:
-        """Load a version, copied first where it has to be.
+        """Load a version, after copying it if necessary.
 
         Raises:
             LoadFailed: the reason, in words for the owner.
@@ -99,7 +99,7 @@ class Fetching:
 
 
 def _moved(warmup: Warmup, store: ObjectStore, held: SharedFolder) -> Warmup:
-    """Return the warm-up with the files of its samples where the copy has them."""
+    """Return the warm-up with the sample files' paths in the copy."""
 
     def moved(file: str) -> str:
         return str(held.root / store.path_of(Path(file))) if file else ""

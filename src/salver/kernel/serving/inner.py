@@ -1,13 +1,13 @@
 """Requests that the server makes to its own models: the steps of an ensemble, the calls of a model.
 
-They go through the data plane as everybody's do, with a codec that leaves requests and responses as they are.
+They go through the data plane like all others, with a codec that leaves requests and responses unchanged.
 """
 
 from collections.abc import Awaitable, Callable, Hashable, Iterable
 
 from salver.kernel.serving.capabilities import Capabilities
 from salver.kernel.serving.dataplane import DataPlane
-from salver.kernel.serving.leases import Held
+from salver.kernel.serving.leases import HeldVersions
 from salver.kernel.serving.ports import Codec, Inferring
 from salver.lazy import lazy_imports
 from salver.words.errors import NotReady, SalverError
@@ -22,7 +22,7 @@ InnerPlane = DataPlane[InferRequest, InferResponse]
 
 
 class _Plain(Codec[InferRequest, InferResponse]):
-    """A codec for those who have the records already; an error is a response that carries it."""
+    """Codec that passes records unchanged; an error becomes a response that carries it."""
 
     protocol = "inner"
 
@@ -40,47 +40,47 @@ _PLAIN = _Plain()
 
 
 class Inner:
-    """Asks loaded models from within.
+    """Client of the server's own models.
 
     Args:
-        plane: Gives the data plane, which is made after those who load models.
+        plane: Returns the data plane, which is created after the loaders.
     """
 
     def __init__(self, plane: Callable[[], InnerPlane]) -> None:
         self._plane = plane
 
     def hold(self, models: Iterable[tuple[str, str]]) -> "HeldInner":
-        """Return the same for the versions of these models that answer now, which stay until it is released.
+        """Return a client of the current versions of these models, which are held until it is released.
 
         Args:
-            models: Names and versions; an empty version is the newest that is ready.
+            models: Names and versions; an empty version means the newest that is ready.
 
         Raises:
-            NotFound, NotReady: one of them does not answer.
+            NotFound, NotReady: a model is not ready.
         """
         return HeldInner(*self._plane().holding(models))
 
     def signature(self, model: str, version: str = "") -> Signature:
-        """Return what a model expects and gives; raises NotFound or NotReady."""
+        """Return a model's signature. Raises NotFound or NotReady."""
         return self._plane().signature(model, version)[1]
 
     def capabilities(self, model: str, version: str = "") -> Capabilities:
-        """Return what a model can do besides giving one response to a request."""
+        """Return a model's capabilities."""
         return self._plane().capabilities(model, version)
 
     def find(self, model: str, version: str) -> ModelId:
         """Return the version that would answer now.
 
         Raises:
-            NotFound, NotReady: there is none.
+            NotFound, NotReady: no version would answer.
         """
         return self._plane().signature(model, version)[0]
 
     async def infer(self, request: InferRequest, call: Call, sender: Hashable = None) -> InferResponse:
-        """Return the one answer of ``request.model``.
+        """Return the answer of ``request.model``.
 
         Args:
-            call: For whom the request is made, until when, and in which span.
+            call: Context of the request: its parent, deadline and span.
             sender: Requests of one sender keep their order.
 
         Raises:
@@ -95,15 +95,15 @@ class Inner:
     async def stream(
         self, request: InferRequest, call: Call, write: Callable[[InferResponse], Awaitable[None]]
     ) -> None:
-        """As ``infer``, of models that may answer in pieces: each is handed to ``write`` when it is there.
+        """Pass each piece of the answer to ``write`` as soon as it exists; otherwise like ``infer``.
 
-        A piece may carry an ``error``, and others follow.
+        A piece may carry an ``error``, and others may follow.
 
         Args:
-            write: Raises Cancelled once nobody wants more, which gives the request up.
+            write: Receives the pieces; raises Cancelled to cancel the request.
 
         Raises:
-            SalverError: it failed before the first piece.
+            SalverError: the request failed before the first piece.
         """
         plane = self._spanned(call)
         fault = await plane.stream(_PLAIN, request, request.model, request.version, call, write)
@@ -111,7 +111,7 @@ class Inner:
             raise fault.error
 
     def _spanned(self, call: Call) -> InnerPlane:
-        """Return the plane for a call, which is a span below its parent's from now on."""
+        """Make a call a child span of its parent, and return the plane for it."""
         plane = self._plane()
         if call.parent and not call.traceparent:
             call.traceparent = w3c.below(call.parent, plane.path.new_id())
@@ -120,9 +120,9 @@ class Inner:
 
 
 class HeldInner(Inner):
-    """Asks models that stay as they are meanwhile."""
+    """Client of model versions that are held until it is released."""
 
-    def __init__(self, plane: InnerPlane, held: Held[Inferring]) -> None:
+    def __init__(self, plane: InnerPlane, held: HeldVersions[Inferring]) -> None:
         super().__init__(lambda: plane)
         self.release = held.release
 
@@ -131,5 +131,5 @@ def _no_plane() -> InnerPlane:
     raise NotReady("other models cannot be asked here", fix="Serve them together: salver serve.")
 
 
-#: For those who load models outside a server.
+#: Client without models, for loading outside a server.
 ALONE = Inner(_no_plane)

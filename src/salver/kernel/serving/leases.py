@@ -1,4 +1,4 @@
-"""Lessors in front of the lifecycle's: one that holds versions, one that leaves no trace."""
+"""Lessors in front of the lifecycle's: one holds versions, the other skips caches and logs."""
 
 from collections.abc import Callable, Hashable, Iterable
 from typing import Generic
@@ -11,23 +11,23 @@ from salver.words.messages import ANYBODY, InferRequest, InferResponse, ModelId,
 
 
 class _Borrowed(msgspec.Struct, Generic[ServableT], frozen=True):
-    """A lease that somebody else holds."""
+    """Lease whose release is left to the group that holds it."""
 
     id: ModelId
     servable: ServableT
 
     def release(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
-class Held(Generic[ServableT]):
-    """Leases on some models, held together: a lessor of them.
+class HeldVersions(Generic[ServableT]):
+    """Lessor of some model versions that it holds together.
 
     Args:
-        models: Names and versions; an empty version is the newest that is ready now, and stays the one.
+        models: Names and versions; an empty version means the newest that is ready now.
 
     Raises:
-        NotFound, NotReady: as the lessor; then none is held.
+        NotFound, NotReady: a model is not ready; no lease is held.
     """
 
     def __init__(self, lessor: Lessor[ServableT], models: Iterable[tuple[str, str]]) -> None:
@@ -44,23 +44,23 @@ class Held(Generic[ServableT]):
             raise
 
     def acquire(self, name: str, version: str = "") -> Lease[ServableT]:
-        """Return a lease that lasts as long as all of them; of other versions one of its own."""
+        """Return a lease on a held version, or a new lease on any other."""
         return self._borrowed.get((name, version)) or self._lessor.acquire(name, version)
 
     def other(
         self, name: str, version: str, is_wanted: Callable[[ServableT], bool]
     ) -> Lease[ServableT] | None:
-        """Return a lease of its own, as the lessor gives it."""
+        """Return a new lease from the underlying lessor."""
         return self._lessor.other(name, version, is_wanted)
 
     def release(self) -> None:
-        """Give all back, when no request to them is under way; a second call does nothing."""
+        """Release all leases, once no request is running on them; a second call does nothing."""
         while self._leases:
             self._leases.pop().release()
 
 
 class _QuietServable:
-    """Neither keeps its answers nor has them written down."""
+    """Servable without response cache and request log."""
 
     def __init__(self, servable: Inferring) -> None:
         capabilities = servable.capabilities
@@ -86,7 +86,7 @@ class _QuietLease(msgspec.Struct, frozen=True):
 
 
 class Quiet:
-    """Hands the lessor's leases out, on servables that are quiet."""
+    """Lessor of servables without response cache and request log."""
 
     def __init__(self, lessor: Lessor[Inferring]) -> None:
         self._lessor = lessor

@@ -1,8 +1,7 @@
 """Loading of model versions: from a manifest to a servable.
 
-Picks the backend, places the model on threads or in a host process, and puts an engine around it. What
-packages outside the kernel add is in :mod:`salver.kernel.serving.loading`. The lifecycle decides when to
-load, and calls :meth:`Loader.load` off any request's path.
+Picks the backend, places the model on threads or in a host process, and creates the engine. Additions of
+packages outside the kernel are in :mod:`salver.kernel.serving.loading`. The lifecycle decides when to load.
 """
 
 import asyncio
@@ -46,10 +45,10 @@ _NO_OBJECTIVE = Objective()
 
 
 class Loader:
-    """Loads versions.
+    """Loader of versions.
 
     Args:
-        backends: By name.
+        backends: Backends by name.
         bus: Receives the engines' events.
         clock: Monotonic seconds.
     """
@@ -70,7 +69,7 @@ class Loader:
         self._registers: WeakValueDictionary[str, Register] = WeakValueDictionary()  # by model
 
     def add(self, additions: Additions) -> None:
-        """Take what a package adds, before the first version is loaded."""
+        """Add a package's loaders and hooks, before the first version is loaded."""
         self._additions = self._additions.joined(additions)
 
     async def load(self, manifest: Manifest) -> Servable:
@@ -120,7 +119,7 @@ class Loader:
             raise
 
     async def _choose(self, manifest: Manifest) -> tuple[Backend, Manifest]:
-        """Return the backend that loads a version, and what it loads."""
+        """Return the backend for a version, and the manifest that it loads."""
         for substitute in self._additions.substitutes:
             if (found := await substitute.find(manifest)) is not None:
                 return found
@@ -153,7 +152,7 @@ class Loader:
         return servable
 
     async def _servable(self, manifest: Manifest, opened: Opened) -> Servable:
-        """Put an engine around a runner."""
+        """Create the engine and servable of a runner."""
         runner, placement, config, laws, remember = opened
         config = within(config, runner.signature)
         manifest = replace(manifest, config=within(manifest.config, runner.signature))
@@ -193,10 +192,10 @@ class Loader:
     async def open_runner(
         self, backend: Backend, manifest: Manifest, placement: Placement, instance: int | None = None
     ) -> Runner:
-        """Load a version and nothing around it; the caller closes the runner.
+        """Load a version without an engine; the caller closes the runner.
 
         Args:
-            instance: The runner runs only this one of the slots; None = all of them.
+            instance: Slot that the runner runs; None = all slots.
 
         Raises:
             LoadFailed: the reason, in words for the owner.
@@ -260,10 +259,10 @@ class Loader:
 
 
 def _reruns(backend: Backend, manifest: Manifest, signature: Signature) -> bool:
-    """Return whether requests may run again after their host died."""
+    """Return whether requests may be rerun after their host process died."""
     wish = manifest.config.instances.reruns
     if wish is not None:
         return wish
-    # A program beside the artefact may do anything.
+    # A program beside the artefact may have side effects, so its requests must not be rerun.
     is_graph = manifest.code is None and "module" not in manifest.config.options
     return backend.traits.repeatable and is_graph and not signature.is_stateful

@@ -1,7 +1,7 @@
-"""What packages outside the kernel add to the loading of models.
+"""Extension points of model loading, for packages outside the kernel.
 
-The server's composition collects them in :class:`Additions`. Without any, the loader knows every backend, and
-no ensembles, handlers, objectives or response cache.
+The server collects the extensions in :class:`Additions`. Without any, the loader knows every backend, but no
+ensembles, handlers, objectives or response cache.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -34,11 +34,11 @@ class Terms(msgspec.Struct, frozen=True):
     """Limits and defaults for all models of this process.
 
     Attributes:
-        cores: Cores that it may use.
+        cores: Cores that the process may use.
         trust_pickle: See :class:`~salver.backends.protocol.LoadOptions`.
-        wish: Applies where a model's configuration is silent.
-        callbacks: Answers what models ask of the server while they run; None = they cannot.
-        pool: Resources that models share; None = they are not counted.
+        wish: Defaults for models that do not configure their instances.
+        callbacks: Answers the calls of models to the server; None = they cannot call it.
+        pool: Resources that models share; None = not limited.
     """
 
     cores: int
@@ -48,10 +48,10 @@ class Terms(msgspec.Struct, frozen=True):
     pool: ResourcePool | None = None
 
     def wish_of(self, manifest: Manifest) -> Instances:
-        """Return what a model wants, completed by the defaults.
+        """Return a model's instance settings, completed by the defaults.
 
-        A model from a request runs in a process of its own: frameworks check little of what they read, and a
-        file made for it ends the process.
+        A model from a request runs in a host process: frameworks validate little of what they read, and a
+        malicious file can crash the process.
         """
         wish, fallback = manifest.config.instances, self.wish
         is_strange = manifest.brought in ("files", "path") and not self.trust_pickle
@@ -64,7 +64,7 @@ class Terms(msgspec.Struct, frozen=True):
 
 
 class VersionLoader(Protocol):
-    """Loads versions of one backend in a way of its own."""
+    """Loader of the versions of one backend."""
 
     async def load(self, manifest: Manifest) -> Servable:
         """Load one version and make it ready to run. Raises LoadFailed."""
@@ -72,55 +72,55 @@ class VersionLoader(Protocol):
 
 
 class SamplesOf(Protocol):
-    """Reads the requests that the owner of a model gave."""
+    """Reader of sample requests that a model's owner supplied."""
 
     def __call__(self, folder: Path, /) -> Mapping[str, Sequence[Mapping[str, Array]]]:
-        """Return them by signature; inputs by name."""
+        """Return the samples by signature, each with its inputs by name."""
         ...
 
 
 class Substitute(Protocol):
-    """Has another artefact loaded in place of a version's own, such as a converted one."""
+    """Replacement of a version's artefact by another one, such as a converted graph."""
 
     async def find(self, manifest: Manifest) -> tuple[Backend, Manifest] | None:
-        """Return what to load, and the backend that does; None = the version as it is."""
+        """Return the backend and the manifest to load instead; None = no replacement."""
         ...
 
 
 class Attachment(Protocol):
-    """Gives servables something that is not the engine's, such as a response cache."""
+    """Addition to servables that is independent of the engine, such as a response cache."""
 
     async def prepare(self, manifest: Manifest) -> Callable[[Servable], None] | None:
-        """Prepare for a version before it is loaded; return what attaches it to the servable.
+        """Prepare for a version before it is loaded; return a function that attaches it to the servable.
 
-        The function that is returned must not raise.
+        The returned function must not raise.
 
         Raises:
-            LoadFailed: a file of the version is wrong.
+            LoadFailed: a file of the version is invalid.
         """
         ...
 
 
 class Programs(Protocol):
-    """Knows the surroundings of models that read their configuration (``Traits.reads_config``)."""
+    """Environment of models that read their own configuration (``Traits.reads_config``)."""
 
     def config(self, manifest: Manifest, instances: int) -> str:
-        """Return the configuration as the model reads it."""
+        """Return the configuration in the form that the model reads."""
         ...
 
     async def interpreter(self, manifest: Manifest) -> Interpreter | None:
-        """Return the Python that the model brings; None = this process's own. Raises LoadFailed."""
+        """Return the model's own Python interpreter; None = this process's. Raises LoadFailed."""
         ...
 
 
 class Opened(NamedTuple):
-    """A loaded runner, and what it runs with.
+    """Loaded runner with its settings.
 
     Attributes:
-        runner: The receiver closes it.
-        config: The model's, its batch limit as it was tuned.
-        laws: Where the engine's batch laws start; None = nothing is known.
-        remember: Called at the end with the engine's laws.
+        runner: Runner; the receiver closes it.
+        config: Configuration of the model, with the tuned batch limit.
+        laws: Initial batch laws of the engine; None = unknown.
+        remember: Called with the engine's laws when it closes.
     """
 
     runner: Runner
@@ -131,12 +131,12 @@ class Opened(NamedTuple):
 
 
 class Lessons(NamedTuple):
-    """Training of the rule of one model whose policy is ``learned``.
+    """Training of the batching rule of one model, whose policy is ``learned``.
 
     Attributes:
-        laws: For the engine to start with.
-        start: Called when the engine is there.
-        close: Called when it is closed.
+        laws: Initial batch laws of the engine.
+        start: Called when the engine exists.
+        close: Called when the engine is closed.
     """
 
     laws: ShapeLaws
@@ -145,7 +145,7 @@ class Lessons(NamedTuple):
 
 
 class Tuning(Protocol):
-    """Finds settings for models that have an objective, and trains rules."""
+    """Search for settings of models with an objective, and training of batching rules."""
 
     async def open(
         self,
@@ -155,29 +155,29 @@ class Tuning(Protocol):
         placement: Placement,
         open_runner: Callable[[Placement], Awaitable[Runner]],
     ) -> Opened | None:
-        """Load a model where it meets its objective best; None = it has no objective.
+        """Load a model with the settings that meet its objective best; None = it has no objective.
 
         Args:
-            placement: Where it runs without an objective.
+            placement: Placement without an objective.
 
         Raises:
-            LoadFailed: it cannot be loaded.
+            LoadFailed: the model cannot be loaded.
         """
         ...
 
     async def teach(
         self, manifest: Manifest, batching: Batching, rule: LearnedRule, laws: ShapeLaws
     ) -> Lessons:
-        """Return the training of a rule."""
+        """Return the training of a model's rule."""
         ...
 
 
 class Additions(msgspec.Struct, frozen=True):
-    """What packages add to the loader.
+    """Extensions of the loader.
 
     Attributes:
-        loaders: By backend, or ``ensemble``; all other versions are loaded by the kernel's own.
-        substitutes: The first one that finds something decides.
+        loaders: Loaders by backend, or ``ensemble``; the kernel loads all other versions.
+        substitutes: Replacements of artefacts; the first that applies wins.
     """
 
     loaders: Mapping[str, VersionLoader] = {}
@@ -187,7 +187,7 @@ class Additions(msgspec.Struct, frozen=True):
     programs: Programs | None = None
 
     def joined(self, other: "Additions") -> "Additions":
-        """Return both; of what there can be one of, the first."""
+        """Return both sets of extensions; for single ones, the first set has precedence."""
         return Additions(
             {**other.loaders, **self.loaders},
             (*self.substitutes, *other.substitutes),
@@ -198,7 +198,7 @@ class Additions(msgspec.Struct, frozen=True):
 
 
 def refuse_cache(manifest: Manifest, kind: str) -> None:
-    """Raise LoadFailed for a model that wants a response cache and is of a kind that cannot have one."""
+    """Raise LoadFailed if a model is configured with a response cache that its kind does not support."""
     if manifest.config.response_cache:
         raise LoadFailed(
             f"Response Cache does not currently support model {manifest.id.name} {kind}. "

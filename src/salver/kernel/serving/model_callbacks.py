@@ -1,9 +1,9 @@
-"""Calls that models make to their server, and the answers to them.
+"""Calls of models to their server.
 
-Models in host processes call other models, have them loaded and unloaded, and keep numbers on the metrics
-page (TR-S7, TR-M8). Requests go through the data plane (:mod:`salver.kernel.serving.inner`). Errors have the
-texts of Triton's Python backend. A request that could never be answered, because every instance that could do
-so waits for it, is refused at once.
+Models in host processes can call other models, load and unload them, and keep metrics (TR-S7, TR-M8).
+Requests go through the data plane (:mod:`salver.kernel.serving.inner`). Errors have the texts of Triton's
+Python backend. A request that would deadlock, because every instance that could answer it waits for it, is
+refused at once.
 """
 
 from collections import Counter
@@ -22,10 +22,10 @@ from salver.words.messages import Call, InferRequest, InferResponse, ModelId
 
 
 def deadlocked(hosts: Mapping[ModelId, Sequence[AbstractSet[ModelId]]]) -> set[ModelId]:
-    """Return the models that can answer nothing any more: each of their hosts waits for such a model.
+    """Return the deadlocked models, all of whose hosts wait for deadlocked models.
 
     Args:
-        hosts: For each host of a model, the models that its run waits for; none if it is idle or at work.
+        hosts: For each host of a model, the models that its run waits for; empty if it is idle or computing.
 
     >>> a, b, c = (ModelId(name, "1") for name in "abc")
     >>> sorted(map(str, deadlocked({a: [{b}], b: [{a}], c: [{a}, set()]})))
@@ -38,7 +38,7 @@ def deadlocked(hosts: Mapping[ModelId, Sequence[AbstractSet[ModelId]]]) -> set[M
 
 
 class _NoNumbers:
-    """Numbers of a server that has no metrics page."""
+    """Metrics of a server that has no metrics page."""
 
     def open(self, owner: object, series: Series) -> int:
         raise Unsupported("this server has no metrics page")
@@ -54,13 +54,13 @@ class _NoNumbers:
 
 
 class ModelCallbacks:
-    """Answers the calls of all models.
+    """Callbacks of all models.
 
     Args:
-        control: Returns what loads and unloads models, which is made after the loader.
+        control: Returns the control interface, which is created after the loader.
         clock: Monotonic seconds.
-        new_id: Ids of 16 hexadecimal digits, for requests and spans.
-        numbers: Of models' own, for the metrics page; None = there is no page.
+        new_id: Makes ids of 16 hexadecimal digits, for requests and spans.
+        numbers: Models' own metrics; None = there is no metrics page.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class ModelCallbacks:
         self.numbers: OwnNumbers = numbers or _NoNumbers()
         self._clock = clock
         self._new_id = new_id
-        #: For each host of a version, the models that its run waits for, and how often.
+        #: For each host of a version, the models that its run waits for, with counts.
         self.hosts: dict[ModelId, list[Counter[ModelId]]] = {}
 
     def __repr__(self) -> str:
@@ -87,11 +87,11 @@ class ModelCallbacks:
         return VersionCallbacks(self, id)
 
     def is_deadlocked(self, id: ModelId) -> bool:
-        """Return whether no host of that version will be free again."""
+        """Return whether all hosts of a version are deadlocked."""
         return id in deadlocked({id: [set(+waits) for waits in hosts] for id, hosts in self.hosts.items()})
 
     def call(self, request: InferRequest, deadline: float | None) -> Call:
-        """Return the call of a model's request."""
+        """Return the call context of a model's request."""
         parent = traceparent.parse(request.trace) if request.trace else None
         span = traceparent.format(traceparent.child(parent, self._new_id())) if parent else ""
         id = request.id or self._new_id()
@@ -99,7 +99,7 @@ class ModelCallbacks:
 
 
 class VersionCallbacks:
-    """Answers the calls of one version (:class:`~salver.kernel.engine.ports.CallbackProvider`)."""
+    """Callbacks of one version (:class:`~salver.kernel.engine.ports.CallbackProvider`)."""
 
     def __init__(self, calls: ModelCallbacks, id: ModelId) -> None:
         self.calls = calls
@@ -110,11 +110,11 @@ class VersionCallbacks:
         return f"<VersionCallbacks {self.id}>"
 
     def enter(self) -> "_HostCallbacks":
-        """Return the callbacks of a new host of it."""
+        """Return the callbacks of a new host."""
         return _HostCallbacks(self)
 
     def leave(self) -> None:
-        """Forget its numbers when it is gone."""
+        """Forget the version's metrics."""
         self.calls.numbers.forget(self)
 
 
@@ -135,12 +135,12 @@ class _HostCallbacks:
     async def stream(
         self, request: InferRequest, terms: CallTerms, write: Callable[[InferResponse], Awaitable[None]]
     ) -> None:
-        """Write the answer in pieces."""
+        """Write the answer of a model in pieces."""
         with self._asking(request, terms) as call:
             await self._calls.inner.stream(request, call, write)
 
     async def manage(self, wish: ModelCommand) -> bool:
-        """Load, unload or look at a model."""
+        """Load or unload a model, or check its readiness."""
         control = self._calls.control()
         try:
             if wish.kind == "is_ready":
@@ -156,7 +156,7 @@ class _HostCallbacks:
         return True
 
     def leave(self) -> None:
-        """Forget the host; it may be restarted, so the model's numbers stay."""
+        """Forget the host; it may be restarted, so the model's metrics stay."""
         hosts = self._calls.hosts[self._id]
         hosts[:] = [other for other in hosts if other is not self._waits]
         if not hosts:
@@ -164,7 +164,7 @@ class _HostCallbacks:
 
     @contextmanager
     def _asking(self, request: InferRequest, terms: CallTerms) -> Iterator[Call]:
-        """Count this host as waiting meanwhile, and give errors Triton's texts."""
+        """Count this host as waiting during a call, and give errors Triton's texts."""
         model, calls = request.model, self._calls
         prefix = f"Model {model} - Error when running inference: "
         try:
@@ -191,7 +191,7 @@ class _HostCallbacks:
                 "'exec' or 'async_exec' calls for decoupled models.'"
             ) from error
         except InvalidInput as error:
-            if error.is_late:  # the model's own
+            if error.is_late:  # raised by the model, not by the check of the request
                 raise
             text = error.triton or str(error)
             raise InvalidInput(prefix + text) from error
@@ -212,9 +212,9 @@ class _Meters:
         return self._numbers.open(self._owner, series)
 
     def change(self, handle: int, how: Literal["add", "set", "observe"], value: float) -> None:
-        """Change a number."""
+        """Change a value."""
         self._numbers.change(self._owner, handle, how, value)
 
     def value(self, handle: int) -> float:
-        """Return a number."""
+        """Return a value."""
         return self._numbers.value(self._owner, handle)

@@ -1,4 +1,4 @@
-"""Protocols of what the data plane and the control plane need from others."""
+"""Protocols that the data plane and the control plane call."""
 
 import sys
 from collections.abc import Callable, Hashable, Sequence
@@ -21,9 +21,9 @@ ServableT = TypeVar("ServableT", covariant=True)
 
 
 class Codec(Protocol[BodyT, ReplyT]):
-    """Turns a transport's body into a request, and a response into its reply.
+    """Conversion of a transport's body into a request, and of a response into a reply.
 
-    The last two methods have defaults for codecs that name this class as their base.
+    The last two methods have defaults for codecs that inherit from this class.
     """
 
     __slots__ = ()
@@ -43,25 +43,25 @@ class Codec(Protocol[BodyT, ReplyT]):
         ...
 
     def takes_long(self, response: InferResponse) -> bool:
-        """Return whether encoding the response would hold up the event loop; a thread does it then."""
+        """Return whether encoding the response would block the event loop and needs a thread."""
         return False
 
     def weigh(self, body: BodyT) -> int:
-        """Return how many bytes of a large body are parsed, and not only viewed; 0 = decode it here."""
+        """Return the bytes of a large body that must be parsed, not only viewed; 0 = decode it in place."""
         return sys.maxsize
 
 
 class Inferring(Protocol):
-    """Something that answers requests for one model version."""
+    """Servable that answers requests for one model version."""
 
     @property
     def capabilities(self) -> Capabilities:
-        """What it can do besides."""
+        """Capabilities of the servable."""
         ...
 
     @property
     def signature(self) -> Signature:
-        """Its inputs and outputs."""
+        """Inputs and outputs."""
         ...
 
     async def infer(
@@ -76,25 +76,25 @@ class Inferring(Protocol):
 
 
 class Lease(Protocol[ServableT]):
-    """The right to use a loaded version until it is released."""
+    """Right to use a loaded version until it is released."""
 
     @property
     def id(self) -> ModelId:
-        """The version."""
+        """Leased version."""
         ...
 
     @property
     def servable(self) -> ServableT:
-        """What answers for it."""
+        """Servable of the version."""
         ...
 
     def release(self) -> None:
-        """Give it back, exactly once."""
+        """Release the lease; call it exactly once."""
         ...
 
 
 class Lessor(Protocol[ServableT]):
-    """Hands out leases (``lifecycle/manager.py``)."""
+    """Source of leases (``lifecycle/manager.py``)."""
 
     def acquire(self, name: str, version: str = "") -> Lease[ServableT]:
         """Return a lease. Raises NotFound or NotReady; never waits."""
@@ -103,15 +103,15 @@ class Lessor(Protocol[ServableT]):
     def other(
         self, name: str, version: str, is_wanted: Callable[[ServableT], bool]
     ) -> Lease[ServableT] | None:
-        """Return a lease on a copy of which this is true, even one that is being replaced; None = none is."""
+        """Return a lease on a servable that passes a test, even one being replaced; None = there is none."""
         ...
 
 
 class Observer(Protocol):
-    """Counts events, off the request's path."""
+    """Receiver of events, off the request's path."""
 
     def observe(self, events: Sequence[Event]) -> None:
-        """A few hundred events in the order in which they happened; must not raise."""
+        """Receive up to a few hundred events in order; must not raise."""
         ...
 
 
@@ -119,7 +119,7 @@ class ModelStatistics(Protocol):
     """Statistics of model versions, in Triton's form (TR-R8)."""
 
     def statistics(self, model: str = "", version: str = "") -> dict[str, Any]:
-        """Return those of a version, of a model, or of all."""
+        """Return the statistics of a version, of a model, or of all models."""
         ...
 
 
@@ -132,36 +132,36 @@ class ConfigSource(Protocol):
 
 
 class Managing(Protocol):
-    """Who loads and unloads models on request (app.py)."""
+    """Loading and unloading of models on request (``control.py``)."""
 
     async def answers(self, model: str, version: str = "") -> bool:
-        """Can that model answer?"""
+        """Return whether a model can answer."""
         ...
 
     async def load(self, model: str, order: LoadOrder) -> None:
-        """Raises what kept it from loading."""
+        """Load a model. Raises the error that prevented it."""
         ...
 
     async def unload(self, model: str, *, dependents: bool = False) -> None:
-        """Raises NotReady where the control mode forbids it."""
+        """Unload a model. Raises NotReady where the control mode forbids it."""
         ...
 
 
 class OwnNumbers(Protocol):
-    """Models' own numbers on the metrics page (features/telemetry/own_metrics.py)."""
+    """Models' own metrics (features/telemetry/own_metrics.py)."""
 
     def open(self, owner: object, series: Series) -> int:
-        """A handle on a series, which may be there already. Raises InvalidInput."""
+        """Return a handle on a new or existing series. Raises InvalidInput."""
         ...
 
     def change(self, owner: object, handle: int, how: Literal["add", "set", "observe"], value: float) -> None:
-        """Raises InvalidInput for a handle that is not the owner's."""
+        """Change a value. Raises InvalidInput for a handle that is not the owner's."""
         ...
 
     def value(self, owner: object, handle: int) -> float:
-        """Raises InvalidInput for a handle that is not the owner's."""
+        """Return a value. Raises InvalidInput for a handle that is not the owner's."""
         ...
 
     def forget(self, owner: object) -> None:
-        """It is gone: its series go, but for those that others have, too."""
+        """Remove the series that no other owner has."""
         ...

@@ -16,9 +16,9 @@ class Load(msgspec.Struct, frozen=True):
 
     Attributes:
         queued: Requests waiting.
-        running: Batches that run.
-        slots: Batches that may run at the same time; 0 = not known.
-        insight: What the engine knows of its load; None = nothing.
+        running: Running batches.
+        slots: Batches that may run at the same time; 0 = unknown.
+        insight: The engine's own measurements of its load; None = none.
         tenants: Tenants that the model's configuration names; only they become labels.
         tags: Labels that the model's configuration adds to Triton's metrics.
         is_cached: Its answers go through the response cache.
@@ -36,8 +36,8 @@ class Load(msgspec.Struct, frozen=True):
     first_bounds: tuple[float, ...] = ()
 
 
-class Losses(msgspec.Struct, frozen=True):
-    """Losses of observers since the start.
+class LossCounts(msgspec.Struct, frozen=True):
+    """Data that observers have lost since the start.
 
     Attributes:
         events: Events that were dropped because observers were slow.
@@ -68,7 +68,7 @@ class CacheUse(msgspec.Struct, frozen=True):
 
     Attributes:
         lookup_seconds, insert_seconds: Sums over all calls.
-        facts: What it holds; None = the cache cannot tell.
+        facts: Contents; None = unknown.
     """
 
     hits: int
@@ -79,18 +79,18 @@ class CacheUse(msgspec.Struct, frozen=True):
 
 
 class Present(Protocol):
-    """The present state of the server; no method waits."""
+    """Present state of the server; no method waits."""
 
     def statuses(self) -> Sequence[VersionStatus]:
-        """Return every version that the lifecycle knows."""
+        """Return all versions that the lifecycle knows."""
         ...
 
     def loads(self) -> Sequence[Load]:
         """Return the load of each engine."""
         ...
 
-    def losses(self) -> Losses:
-        """Losses of observers since the start."""
+    def losses(self) -> LossCounts:
+        """Return what observers have lost since the start."""
         ...
 
     def cache(self) -> CacheUse | None:

@@ -1,8 +1,8 @@
 """The server's readiness, by one of three rules.
 
-``serving``: each model that has to serve has a version that answers; versions beside it may load or fail.
-``whole``: every wanted version of every model answers, as TorchServe, TensorFlow Serving and Triton's strict
-readiness have it. ``settled``: ready from the end of the first loads on, whatever came of them.
+``serving``: each wanted model has a version that answers; its other versions may be loading or have failed.
+``whole``: every wanted version of every model answers, as in TorchServe, TensorFlow Serving and Triton's
+strict readiness. ``settled``: ready once the first loads have ended, even if they failed.
 """
 
 from collections.abc import Sequence
@@ -15,51 +15,51 @@ Rule = Literal["serving", "whole", "settled"]
 
 
 class Models(Protocol):
-    """Knows what is wanted and what answers (lifecycle.manager)."""
+    """Wanted and loaded models (lifecycle.manager)."""
 
     def wanted(self) -> frozenset[str] | None:
-        """Names of the models that should be served; None = nobody has said yet, or the server ends."""
+        """Names of the wanted models; None = not known yet, or the server is shutting down."""
         ...
 
     def servables(self) -> Sequence[Servable]:
-        """What can answer now, one for each version."""
+        """Servables that can answer now, one for each version."""
         ...
 
     def acquire(self, name: str, version: str = "") -> Any:
-        """Return a lease on the version that answers; raises SalverError where none does."""
+        """Return a lease on the version that answers. Raises SalverError if none does."""
         ...
 
     def ready(self) -> bool:
-        """True when every known model has all its chosen versions loaded, and at least one."""
+        """Whether every known model has at least one version, and all chosen versions are loaded."""
         ...
 
 
 class Places(Protocol):
-    """Knows which models have no files (serving.controlplane)."""
+    """Models without files (serving.controlplane)."""
 
     @property
     def missing(self) -> frozenset[str]:
-        """Models that the operator names, and of which nothing lies where he says."""
+        """Models that the operator names and that have no files."""
         ...
 
 
 class Readiness:
     """The server's readiness by one of the rules.
 
-    By ``serving``, every model counts until the server has been ready once, with the version that requests
-    mean which name none. One that is added later counts from its first version that answers, so that loading
-    it, or failing to, takes no server out of rotation.
+    By ``serving``, every model counts until the server has been ready once, with the version for requests
+    that name none. A model that is added later counts once a version of it has answered, so that loading it
+    cannot take a server out of rotation.
 
     Attributes:
-        has_settled: The first loads have ended, well or not.
-        is_ending: The server takes no new work, and is not ready whatever the rule says.
+        has_settled: The first loads have ended, successfully or not.
+        is_ending: The server accepts no new work and is not ready, whatever the rule.
     """
 
     def __init__(self, rule: Rule, models: Models, places: Places) -> None:
         self._rule = rule
         self._models = models
         self._places = places
-        self._counting: frozenset[str] | None = None  # None = all, since it has not been ready yet
+        self._counting: frozenset[str] | None = None  # None = all, because it has not been ready yet
         self.has_settled = False
         self.is_ending = False
 
@@ -85,14 +85,14 @@ class Readiness:
         answering = {servable.manifest.id.name for servable in running if await _is_staffed(servable)}
         if self._counting is None:
             is_ready = wanted <= answering and all(map(self._has_default, wanted))
-            if is_ready and self.has_settled:  # what is wanted was not all named before
+            if is_ready and self.has_settled:  # before that, more models may still be named
                 self._counting = wanted
             return is_ready
         self._counting = wanted & (self._counting | answering)
         return self._counting <= answering
 
     def _has_default(self, name: str) -> bool:
-        """Return whether a request that names no version is answered; a pin may mean one that still loads."""
+        """Return whether a request without a version is answered; a pinned version may still be loading."""
         try:
             self._models.acquire(name).release()
         except SalverError:
@@ -100,7 +100,7 @@ class Readiness:
         return True
 
     async def _are_staffed(self) -> bool:
-        """Return whether each handler has a worker, where it is to have some."""
+        """Return whether each handler that should have workers has one."""
         return all([await _is_staffed(servable) for servable in self._models.servables()])
 
 

@@ -15,7 +15,7 @@ with lazy_imports():
     from salver.kernel.engine.sequence_streams import SequenceStreamEngine
 
 
-#: Opens a runner of one instance, given its number; of all, given None.
+#: Opens a runner of the instance with a number, or of all instances for None.
 OpenRunner = Callable[[int | None], Awaitable[Runner]]
 
 
@@ -34,7 +34,7 @@ async def load_sequences(
     """
     runners: list[Runner] = []
     try:
-        if traits.concurrent and placement.runner == "thread":  # its instances are one model
+        if traits.concurrent and placement.runner == "thread":  # the instances share one model
             runners = [await open_runner(None)] * placement.slots
         else:
             for instance in range(placement.slots):

@@ -1,4 +1,4 @@
-"""A loaded model version: its engine, and what the lifecycle does with it."""
+"""Loaded model version, with its engine and the operations of the lifecycle."""
 
 import asyncio
 import contextlib
@@ -32,43 +32,43 @@ _CHANGE_S = 30.0
 
 
 class ServedEngine(Protocol):
-    """What every engine has, the kernel's own and others."""
+    """Interface of every engine, inside the kernel or outside."""
 
     @property
     def infer(self) -> Infer:
-        """The method that answers a request (:meth:`salver.kernel.engine.engine.Engine.infer`)."""
+        """Method that answers a request (:meth:`salver.kernel.engine.engine.Engine.infer`)."""
         ...
 
     @property
     def signature(self) -> Signature:
-        """The model's."""
+        """Signature of the model."""
         ...
 
     @property
     def queued(self) -> int:
-        """Requests that wait."""
+        """Waiting requests."""
         ...
 
     @property
     def running(self) -> int:
-        """Runs under way."""
+        """Active runs."""
         ...
 
     def insight(self) -> Insight:
-        """Return what it knows of its load."""
+        """Return measurements of the load."""
         ...
 
     async def close(self) -> None:
-        """Refuse what waits, and end the runs under way."""
+        """Refuse waiting requests and end the active runs."""
         ...
 
 
 class DeclaringEngine(ServedEngine, Protocol):
-    """An engine from outside the kernel, which declares what it can do."""
+    """Engine from outside the kernel, which declares its capabilities."""
 
     @property
     def capabilities(self) -> Capabilities:
-        """Declare it, when a servable is made of the engine."""
+        """Return the capabilities; called when a servable is created."""
         ...
 
 
@@ -76,18 +76,19 @@ _KernelEngine = Engine | StepEngine | DecoupledEngine | SequenceEngine
 
 
 class Servable:
-    """A loaded version: an engine, with what the lifecycle and the data plane need of it.
+    """Loaded version: an engine with the interface that lifecycle and data plane need.
 
     Args:
-        ends: Called when the engine has been closed, the last one first.
-        signatures: The engines of all signatures, of a model that has several.
+        ends: Called in reverse order after the engine has been closed.
+        signatures: Engines of all signatures, for a model that has several.
 
     Attributes:
-        is_ready: Asks the model whether it is ready; None = it has no opinion of its own.
-        is_staffed: Whether a process is there that answers; None = it needs none of its own.
-        rescale: Changes the number of workers to what a manifest says, if it can; None = it has none.
-        capabilities: What it can do besides giving one response to a request.
-        leave: See :class:`~salver.kernel.lifecycle.ports.Servable`; None = it has no sequences.
+        is_ready: Asks the model whether it is ready; None = the model has no such check.
+        is_staffed: Whether a worker process is running; None = the model has no workers.
+        rescale: Changes the number of workers as a manifest says, if possible; None = the model has no
+            workers.
+        capabilities: Capabilities beyond one response for each request.
+        leave: See :class:`~salver.kernel.lifecycle.ports.Servable`; None = the model has no sequences.
     """
 
     is_ready: Callable[[], Awaitable[bool]] | None = None
@@ -116,8 +117,10 @@ class Servable:
             self.declare(post=None)
         self.leave: Callable[[float], Awaitable[None]] | None
         self.leave = engine.leave if isinstance(engine, SequenceEngine) else None
-        self.placed: Callable[[Manifest], Placement] | None = None  # of another number of instances
-        self.sampled: Callable[[Manifest], Recording | None] = lambda manifest: None  # of another wish to log
+        self.placed: Callable[[Manifest], Placement] | None = None  # for another number of instances
+        self.sampled: Callable[[Manifest], Recording | None] = lambda manifest: (
+            None
+        )  # for another log setting
         self._changing = asyncio.Lock()
         self._threads: Sequence[ThreadRunner] = ()
         self._hosts: Sequence[ProcessRunner] = ()
@@ -131,24 +134,24 @@ class Servable:
         return self.signatures or self.engine
 
     def _in_order(self, infer: Infer) -> Infer:
-        return in_order(infer) if self._keeps_order else infer  # without it, the engine's own method
+        return in_order(infer) if self._keeps_order else infer  # no wrapper on the usual path
 
     def cover(self, wrap: Callable[[Infer], Infer]) -> None:
-        """Put a response cache before the engine: ``wrap`` is given what asks the engine."""
+        """Put a response cache before the engine; ``wrap`` gets the method that asks the engine."""
         self.infer = self._in_order(wrap(self._whole.infer))
         self.declare(uncached=self._whole.infer, post=None)
 
     def declare(self, **changes: object) -> None:
-        """Replace some of its capabilities, while it is made or adjusted."""
+        """Replace some capabilities, while the servable is created or adjusted."""
         self.capabilities = msgspec.structs.replace(self.capabilities, **changes)
 
     @property
     def engines(self) -> Sequence[ServedEngine]:
-        """Of each signature, the first one first."""
+        """Engines of the signatures, the default first."""
         return [self.engine, *(self.signatures.others.values() if self.signatures else ())]
 
     def hear(self, runners: Sequence[Runner]) -> None:
-        """Learn from its runners whether the model calls others, and whether it says if it is ready."""
+        """Set the capabilities that runners know: calls to other models, and a readiness check."""
         self._threads = [runner for runner in runners if isinstance(runner, ThreadRunner)]
         self._hosts = hosts = [runner for runner in runners if isinstance(runner, ProcessRunner)]
         if any(host.wants_trace for host in hosts):
@@ -162,21 +165,21 @@ class Servable:
 
     @property
     def hangs(self) -> bool:
-        """Whether a run hangs that cannot be ended, so that no other can begin."""
+        """Whether a run hangs and cannot be ended, so that no other can start."""
         engine = self.engine
         return (isinstance(engine, StepEngine) and engine.hangs) or any(t.hangs for t in self._threads)
 
     async def answers(self) -> bool:
-        """Return whether it can answer now, by its own opinion, too, if it has one."""
+        """Return whether it can answer now, including the model's own check if it has one."""
         if self.hangs or any(host.is_lost for host in self._hosts):
             return False
         return self.is_ready is None or await self.is_ready()
 
     async def warm(self, config: ModelConfig) -> None:
-        """Run it before there is traffic.
+        """Warm the model up before it gets traffic.
 
-        Zeros may be nonsense to a model, so an error from them is only logged; an error from the
-        owner's own warm-up requests is a reason not to serve.
+        Zeros may be invalid for a model, so an error from them is only logged; an error from the owner's
+        warm-up requests prevents serving.
 
         Raises:
             LoadFailed: one of the owner's warm-up requests failed.
@@ -184,14 +187,14 @@ class Servable:
         await self.warmer.run(config)
 
     def at_end(self, end: Callable[[], Awaitable[None]]) -> None:
-        """Have this called last when the engine has been closed."""
+        """Add a function that is called last, after the engine has been closed."""
         self._ends.insert(0, end)
 
     async def adjust(self, manifest: Manifest) -> bool:
-        """Change the number of instances to what a manifest says, which is otherwise the one loaded.
+        """Change the number of instances to that of a manifest that is otherwise the same.
 
         Returns:
-            False = the servable cannot do so without being loaded again.
+            False = the model must be reloaded instead.
 
         Raises:
             LoadFailed: an instance could not be loaded; nothing has changed.
@@ -213,8 +216,8 @@ class Servable:
         return True
 
     async def close(self) -> None:
-        """End the runs under way, give everything back, and keep what was learned."""
-        with contextlib.suppress(TimeoutError):  # an adjustment may wait for a run that hangs
+        """End the active runs, release all resources, and save what was learned."""
+        with contextlib.suppress(TimeoutError):  # an adjustment may be waiting for a hanging run
             async with asyncio.timeout(_CHANGE_S):
                 await self._changing.acquire()
         async with contextlib.AsyncExitStack() as stack:
@@ -226,7 +229,7 @@ class Servable:
 
 
 def _declared(engine: _KernelEngine | DeclaringEngine, manifest: Manifest) -> Capabilities:
-    """Return what an engine can do: the kernel's own are known here, others say it themselves."""
+    """Return the capabilities of an engine; engines from outside the kernel declare their own."""
     if isinstance(engine, Engine):
         return Capabilities(
             owns_timeout=manifest.config.queue is not None,
@@ -245,13 +248,13 @@ def _declared(engine: _KernelEngine | DeclaringEngine, manifest: Manifest) -> Ca
 
 
 def _may_post(engine: Engine, manifest: Manifest) -> bool:
-    """Return whether its answers need no thread to be encoded, and no order to be kept."""
+    """Return whether answers may come through a callback: quick to encode, and in any order."""
     has_strings = any(spec.datatype is DataType.BYTES for spec in engine.signature.outputs)
     return not has_strings and not manifest.config.batching.preserve_order
 
 
 def within(config: ModelConfig, signature: Signature) -> ModelConfig:
-    """Return the configuration, its batches no larger than the model takes."""
+    """Return the configuration with batches no larger than the model accepts."""
     most = signature.max_rows
     if not most or config.batching.max_rows <= most:
         return config

@@ -1,8 +1,7 @@
-"""How a feature takes part in requests on their way through the data plane.
+"""Protocols of a feature's stage on the path of requests.
 
-The kernel owns these protocols. A server without such a feature has no stage, and its requests pass none.
-Releases have one (``features/releases/splitting.py``): it chooses the version that answers, and takes answers
-for comparison.
+The stage of releases (``features/releases/splitting.py``) chooses the version that answers, and collects
+answers for comparison. A server without such a feature has no stage on its path.
 """
 
 from collections.abc import Sequence
@@ -13,12 +12,12 @@ from salver.words.releases import Assignment
 
 
 class Passage(Protocol):
-    """A stage's part in one request.
+    """Part of a stage in one request.
 
     Attributes:
-        model: Whose versions these are.
-        versions: To be asked, the preferred one first; the first one that is ready answers.
-        is_open: The choice depends on the request's parameters, and is made by :meth:`settled`.
+        model: Name of the model.
+        versions: Candidates in order of preference; the first that is ready answers.
+        is_open: The choice depends on the request's parameters, and :meth:`settled` makes it.
     """
 
     @property
@@ -31,11 +30,11 @@ class Passage(Protocol):
     def is_open(self) -> bool: ...  # noqa: D102
 
     def settled(self, request: InferRequest) -> "Passage":
-        """Return the part of the request with its parameters known; itself where they change nothing."""
+        """Return the passage with the choice made from the request's parameters; itself if unchanged."""
         ...
 
     def wants(self, served: ModelId) -> bool:
-        """Return whether :meth:`answered` is to be called with the answer of this version."""
+        """Return whether :meth:`answered` wants the answer of this version."""
         ...
 
     def keep(self, piece: InferResponse) -> None:
@@ -43,39 +42,39 @@ class Passage(Protocol):
         ...
 
     def answered(self, request: InferRequest, answer: Sequence[InferResponse] | None, why: str) -> None:
-        """Take an answer that is wanted. Returns at once, and never raises.
+        """Receive a wanted answer. Returns at once and never raises.
 
         Args:
-            answer: None = what was kept.
-            why: ``status`` = it is an error that a handler has written, and no output of the model's.
+            answer: Answer; None = the pieces that were kept.
+            why: ``status`` = the answer is an error written by a handler, not an output of the model.
         """
         ...
 
     def end(self) -> Assignment | None:
-        """End the request's part; return the arm that its event is counted for, if any."""
+        """End the passage; return the arm to which the request is counted, if any."""
         ...
 
 
 class Stage(Protocol):
-    """A feature's place on the path of every request."""
+    """Stage of a feature on the path of every request."""
 
     def begin(self, model: str, version: str, call: Call) -> Passage | None:
-        """Return the stage's part in a request; None = it has none, and leaves the choice to the server."""
+        """Return the passage of a request; None = no part in it, and the server chooses the version."""
         ...
 
     def carry(self, call: Call, request: InferRequest) -> None:
-        """Keep what is known of a request, for what its model asks in its service."""
+        """Keep the request's context for the calls that its model makes to other models."""
         ...
 
     def inherit(self, call: Call) -> bool:
-        """Tell a call what is known of the request in whose service it is made.
+        """Pass the kept context of a request on to a call that its model makes.
 
         Returns:
-            Whether it serves a copy, which must leave no trace (:meth:`DataPlane.quiet
+            Whether the request is a shadow copy, which must skip caches and logs (:meth:`DataPlane.quiet
             <salver.kernel.serving.dataplane.DataPlane.quiet>`).
         """
         ...
 
     def forget(self, call: Call) -> None:
-        """Drop what was kept by :meth:`carry`: the request has its answer."""
+        """Drop the context kept by :meth:`carry`, once the request is answered."""
         ...

@@ -1,9 +1,9 @@
-"""Tenant, service class and priority of a request, as its headers and parameters say them.
+"""Tenant, service class and priority of a request, from its headers and parameters.
 
 Reads a :class:`~salver.words.messages.Standing` from HTTP headers or gRPC metadata, and from request
-parameters (``priority`` is Triton's, of its schedule policy extension). For the tenant a header wins over a
-parameter, since a gateway can set or remove a header but no parameter in a body. For class and priority,
-which are the caller's own wishes, the parameter wins. Pure.
+parameters (``priority`` is from Triton's schedule policy extension). For the tenant, a header wins over a
+parameter, since a gateway can set or remove headers but not parameters in a body. For class and priority,
+which the caller chooses, the parameter wins. Pure.
 """
 
 from collections.abc import Mapping
@@ -24,14 +24,14 @@ _MAX_PRIORITY = 1 << 32
 
 
 def from_headers(headers: Mapping[bytes, bytes], tenant_header: bytes) -> Standing:
-    """Return what the headers say, with defaults for what they do not.
+    """Return the standing in the headers, with defaults for missing ones.
 
     Args:
         headers: Values by lower-case name.
-        tenant_header: Lower-case name of the header that names the tenant; empty = there is none.
+        tenant_header: Lower-case name of the tenant's header; empty = no tenants.
 
     Raises:
-        InvalidInput: naming the header.
+        InvalidInput: a header is invalid; the error names it.
 
     >>> from_headers({b"x-tenant": b"acme", b"x-priority": b"1"}, b"x-tenant")
     Standing(tenant='acme', priority=1, service='normal')
@@ -49,10 +49,10 @@ def from_headers(headers: Mapping[bytes, bytes], tenant_header: bytes) -> Standi
 
 
 def from_parameters(said: Standing, parameters: Mapping[str, Parameter]) -> Standing:
-    """Return what the headers said, amended by the request's own parameters.
+    """Return a standing from headers, amended by the request's parameters.
 
     Raises:
-        InvalidInput: naming the parameter.
+        InvalidInput: a parameter is invalid; the error names it.
 
     >>> from_parameters(Standing("acme"), {"tenant": "other", "service_class": "bulk"})
     Standing(tenant='acme', priority=0, service='bulk')

@@ -1,4 +1,4 @@
-"""State of the server at this moment, for metrics and for load reports."""
+"""Current state of the server, for metrics and load reports."""
 
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -6,7 +6,7 @@ from typing import Final
 from salver.kernel.lifecycle.manager import Manager
 from salver.kernel.serving.bus import Bus
 from salver.kernel.serving.control import ServerControl
-from salver.kernel.serving.present import CacheUse, Load, Losses
+from salver.kernel.serving.present import CacheUse, Load, LossCounts
 from salver.kernel.serving.servable import Servable
 from salver.words.artifacts import Manifest
 from salver.words.errors import SalverError
@@ -17,13 +17,13 @@ _NO_BOUNDS: Final[tuple[float, ...]] = ()
 
 
 class ServerState:
-    """What is loaded and how busy it is (:class:`salver.kernel.serving.present.Present`).
+    """Loaded versions and their load (:class:`salver.kernel.serving.present.Present`).
 
     Attributes:
         cache_use: Use of the response cache; set by the feature that has one.
-        spans_lost, records_lost: Counts of what could not be delivered; set by those who deliver.
-        tags_of: Labels that a model's configuration gives to its metrics.
-        first_bounds_of: Milliseconds that bound the histogram of first responses.
+        spans_lost, records_lost: Counters of undelivered data; set by the exporters.
+        tags_of: Labels from a model's configuration for its metrics.
+        first_bounds_of: Bucket bounds of the histogram of first responses, in milliseconds.
     """
 
     def __init__(self, manager: Manager[Servable], control: ServerControl, bus: Bus) -> None:
@@ -40,11 +40,11 @@ class ServerState:
         return f"<ServerState of {len(self._manager.servables())} versions>"
 
     def statuses(self) -> Sequence[VersionStatus]:
-        """Return every version known."""
+        """Return all known versions."""
         return self._control.statuses()
 
     def loads(self) -> Sequence[Load]:
-        """Return how busy each engine is."""
+        """Return the load of each engine."""
         return [
             Load(
                 s.manifest.id,
@@ -61,13 +61,13 @@ class ServerState:
         ]
 
     def cache(self) -> CacheUse | None:
-        """Return the use of the response cache; None where there is none."""
+        """Return the use of the response cache; None = there is none."""
         return self.cache_use()
 
     def token_room(self, model: str, version: str) -> tuple[int, int, int] | None:
-        """Return running sequences, most of them, and the context of a model that answers token by token.
+        """Return active sequences, their maximum, and the context length of a step-wise model.
 
-        None for others, and if it does not answer.
+        None for other models, and if it does not respond.
         """
         try:
             lease = self._manager.acquire(model, version)
@@ -80,6 +80,6 @@ class ServerState:
         finally:
             lease.release()
 
-    def losses(self) -> Losses:
-        """Return what observers missed."""
-        return Losses(self._bus.dropped, self.spans_lost(), self.records_lost())
+    def losses(self) -> LossCounts:
+        """Return what observers have lost."""
+        return LossCounts(self._bus.dropped, self.spans_lost(), self.records_lost())

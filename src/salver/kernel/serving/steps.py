@@ -1,7 +1,7 @@
-"""Loading of models that answer token by token (``steps.vocabulary``).
+"""Loading of step-wise models (``steps.vocabulary``).
 
-The backend loads the model; a program with states gets slots for them, the vocabulary is read, and a step
-engine is put around it all.
+The backend loads the model, a program with states gets slots for them, the vocabulary is read, and a step
+engine is created.
 """
 
 import asyncio
@@ -19,8 +19,8 @@ from salver.words.errors import LoadFailed, SalverError
 from salver.words.events import StepRan
 
 _MAX_VOCABULARY = 64 << 20
-#: Steps shorter than this gain nothing from more threads, and lose when those wait for busy cores. (Measured:
-#: a network of 0.1 ms steps gave 55,000 tokens/s to 16 callers on one thread, 25,000 on two.)
+#: Steps shorter than this gain nothing from more threads, and lose if these wait for busy cores. (Measured: a
+#: network with steps of 0.1 ms made 55,000 tokens/s for 16 callers on one thread, 25,000 on two.)
 _QUICK_S = 0.002
 
 
@@ -31,10 +31,10 @@ async def load_steps(
     clock: Callable[[], float],
     emit: Callable[[StepRan], None],
 ) -> tuple[StepEngine, int]:
-    """Load a model, try it out and start its engine; return the number of its threads, too.
+    """Load a model, time its steps and start its engine; return the engine and the number of threads.
 
     Args:
-        trials: Tried in order; the first whose whole step is short is kept, or else the last one.
+        trials: Placements to try in order; the first with a short step is kept, or else the last.
 
     Raises:
         LoadFailed: the reason, in words for the owner.

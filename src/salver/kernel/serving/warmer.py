@@ -1,4 +1,4 @@
-"""Runs of a loaded version before there is traffic."""
+"""Warm-up of a loaded version."""
 
 import logging
 from collections.abc import Sequence
@@ -32,21 +32,22 @@ class Replay(Protocol):
     """Warm-up requests that a model's artefact brings."""
 
     async def run(self, signature: Signature, ask: Infer, times: int) -> bool:
-        """Run all so many times; return whether there are any. Raises LoadFailed."""
+        """Run all requests a number of times; return whether there are any. Raises LoadFailed."""
         ...
 
 
 class Warmer:
-    """Warms one version up.
+    """Warm-up of one version.
 
     Args:
-        engine: Others than the kernel's are not warmed up: they, or their models, were when they were loaded.
-        signatures: The engines of all signatures, of a model that has several.
+        engine: Engine; those from outside the kernel are skipped, since loading warmed them or their models
+            up.
+        signatures: Engines of all signatures, for a model that has several.
 
     Attributes:
-        decode: Reads the file of a warm-up request; None = such files are not known.
-        replay: Requests that the artefact brings; None = it brings none.
-        moved: Used in place of the configuration's, where files lie elsewhere than it says.
+        decode: Reads the file of a warm-up request; None = such files are not supported.
+        replay: Requests in the artefact; None = there are none.
+        moved: Warm-up with local paths, in place of the configuration's; None = use the configuration's.
     """
 
     def __init__(self, manifest: Manifest, engine: object, signatures: Signatures | None) -> None:
@@ -64,7 +65,7 @@ class Warmer:
         """See :meth:`salver.kernel.serving.servable.Servable.warm`."""
         engine = self._engine
         if not isinstance(engine, _Warmed):
-            return  # others were tried out when they were loaded, or their models were
+            return  # other engines were run during loading
         wish = self.moved or config.warmup
         if self.replay is not None:
             has_replayed = await self.replay.run(
@@ -74,7 +75,7 @@ class Warmer:
                 return
         decides_itself = isinstance(engine, DecoupledEngine) or engine.answers_each
         if decides_itself and wish == _NO_WARMUP:
-            return  # only its author knows a sensible request
+            return  # only the author can make a valid request
         if wish.file:
             await self._warm_from_file(engine, wish.file, wish.rounds)
             return
@@ -89,7 +90,7 @@ class Warmer:
     async def _warm_with_zeros(self, engine: _Warmed, wish: Warmup) -> str:
         """Return why the model refuses zeros; empty = it does not."""
         if engine.signature.is_stateful and msgspec.structs.replace(wish, replays=1) == _NO_WARMUP:
-            return ""  # they would change its state
+            return ""  # zeros would change the model's state
         try:
             for inputs in samples(engine.signature, wish):
                 await engine.run_alone(inputs)
@@ -103,7 +104,7 @@ class Warmer:
         for sample in samples:
             try:
                 request = await sample_request(id, sample, signature)
-                if known.issuperset(sample.inputs):  # else it has control inputs, too
+                if known.issuperset(sample.inputs):  # control inputs are not in the signature
                     admission.bind(request)
                 for _ in range(sample.rounds):
                     await engine.run_alone({tensor.name: tensor.array for tensor in request.inputs})

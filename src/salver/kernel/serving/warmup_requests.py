@@ -1,4 +1,4 @@
-"""Warm-up requests that an owner gave."""
+"""Warm-up requests from a model's owner."""
 
 import asyncio
 import math
@@ -27,7 +27,7 @@ async def warm_request(
     """Return the Open Inference request in a file beside the model.
 
     Raises:
-        LoadFailed: the file is missing, too large, or no such request.
+        LoadFailed: the file is missing, too large or invalid.
     """
     path = manifest.path.parent / checked(name)
     if decode is None:
@@ -48,7 +48,7 @@ async def sample_request(id: ModelId, sample: WarmupSample, signature: Signature
     """Return the request of a sample in the configuration.
 
     Raises:
-        LoadFailed: a file is missing, or does not hold what it should.
+        LoadFailed: a file is missing or has the wrong size.
     """
     random = np.random.default_rng(0)
     tensors = []
