@@ -215,7 +215,9 @@ def _console(terminal: bool) -> Callable[[_Fields], str]:
 def trace_id(traceparent: str) -> str:
     """Return the trace id in a W3C ``traceparent``, or empty."""
     parts: Sequence[str] = traceparent.split("-", 2)
-    return parts[1] if len(parts) == 3 else ""
+    if len(parts) == 3:
+        return parts[1]
+    return ""
 
 
 def present(**fields: Any) -> dict[str, Any]:

@@ -160,7 +160,9 @@ class Backoff(msgspec.Struct, frozen=True):
 
     def count(self, failures: int, healthy_s: float) -> int:
         """Return the number of consecutive failures, including this one, after so long without one."""
-        return 1 if healthy_s >= self.healthy_s else failures + 1
+        if healthy_s >= self.healthy_s:
+            return 1
+        return failures + 1
 
     def delay(self, failures: int, chance: float = 0.5) -> float:
         """Return the seconds to wait after so many consecutive failures; ``chance`` is uniform in [0, 1)."""

@@ -49,7 +49,9 @@ class AnnouncingApp:
         if head.version == "2" or self._find is None:  # the status of a gRPC call stands in its trailers
             return never
         prompt = self._find(head)
-        return None if prompt is None else functools.partial(self._enter, prompt)
+        if prompt is None:
+            return None
+        return functools.partial(self._enter, prompt)
 
     def _enter(self, prompt: Prompt, exchange: Exchange) -> bool:
         exchange.on_end = functools.partial(self._ended, exchange, self._now())
@@ -108,7 +110,9 @@ def _answered(scope: Scope, is_grpc: bool, status: int, at: float, seconds: floa
 
 
 def _caller(client: tuple[str, int] | None) -> str:
-    return f"{client[0]}:{client[1]}" if client else "unix"
+    if client:
+        return f"{client[0]}:{client[1]}"
+    return "unix"
 
 
 def _target(path: bytes, query: bytes) -> str:

@@ -287,7 +287,9 @@ def _unquoted(name: str) -> str:
         text = unquote(name, errors="strict")
     except UnicodeDecodeError:
         return name
-    return text if text.isprintable() else name
+    if text.isprintable():
+        return text
+    return name
 
 
 def _check_json(headers: Mapping[bytes, bytes]) -> None:

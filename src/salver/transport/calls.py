@@ -77,7 +77,9 @@ class RequestContext(msgspec.Struct, frozen=True):
 
     def unusual(self, headers: frozenset[bytes]) -> frozenset[bytes]:
         """Return the headers together with the tenant's, if there is one."""
-        return headers | {self.tenant_header} if self.tenant_header else headers
+        if self.tenant_header:
+            return headers | {self.tenant_header}
+        return headers
 
 
 def id_maker() -> Callable[[], str]:
@@ -89,7 +91,9 @@ def id_maker() -> Callable[[], str]:
 def printable(value: bytes) -> str:
     """Return a header's value; empty if long or not printable ASCII, so that it cannot forge log lines."""
     text = value.decode("latin-1")
-    return text if len(text) <= 256 and text.isascii() and text.isprintable() else ""
+    if len(text) <= 256 and text.isascii() and text.isprintable():
+        return text
+    return ""
 
 
 def join_trace(call: Call, header: bytes, new_id: Callable[[], str]) -> None:

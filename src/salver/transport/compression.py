@@ -161,5 +161,7 @@ def _quality(options: list[str]) -> float:
                 quality = float(value)
             except ValueError:
                 return 0.0
-            return quality if 0.0 <= quality <= 1.0 else 0.0
+            if 0.0 <= quality <= 1.0:
+                return quality
+            return 0.0
     return 1.0

@@ -59,7 +59,9 @@ def door(app: App, kind: Kind) -> App:
     if kind in _TORCHSERVE:
         return _services(app, _TORCHSERVE[kind])
     doors = {"http": _http, "grpc": _grpc, "metrics": _metrics, "openai": _openai}
-    return doors[kind](app) if kind in doors else app
+    if kind in doors:
+        return doors[kind](app)
+    return app
 
 
 def _http(app: App) -> App:
@@ -76,7 +78,9 @@ def _prompting(enter: App, app: App, shows: Callable[[str], bool]) -> App:
     inner: PromptFinder = getattr(app, "find_prompt", lambda head: never)
 
     def find_prompt(head: Head) -> Prompt | None:
-        return inner(head) if shows(head.path.decode("latin-1")) else never
+        if shows(head.path.decode("latin-1")):
+            return inner(head)
+        return never
 
     enter.find_prompt = find_prompt  # type: ignore[attr-defined]
     return enter

@@ -91,4 +91,6 @@ def clean(text: str) -> str:
 
 def _pause(error: Overloaded) -> float:
     """Return the seconds until a retry, within bounds even if a model chose the number."""
-    return min(error.retry_after, _MAX_PAUSE_S) if error.retry_after > 0 else 0.0
+    if error.retry_after > 0:
+        return min(error.retry_after, _MAX_PAUSE_S)
+    return 0.0

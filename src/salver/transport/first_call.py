@@ -66,6 +66,8 @@ def _waiting(method: Callable[..., Any] | None) -> Any:
 
     @functools.wraps(method)  # and its mark (effects.py)
     def call(*args: Any) -> Any:
-        return first(*args) if has_names(module) else method(*args)
+        if has_names(module):
+            return first(*args)
+        return method(*args)
 
     return call

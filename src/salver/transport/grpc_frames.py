@@ -127,7 +127,9 @@ class FrameReader:
             )
         if self._encoding == "identity":
             raise InvalidInput("a gRPC message is marked compressed, but the call names no grpc-encoding")
-        return inflate(message, self._encoding, self._limit) if self._inflates else Packed(message)
+        if self._inflates:
+            return inflate(message, self._encoding, self._limit)
+        return Packed(message)
 
 
 def parse_timeout(text: str) -> float:

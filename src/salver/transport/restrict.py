@@ -159,7 +159,9 @@ class Guard:
         """
         if (wanted := self._wanted.get(group)) is None:
             return ""
-        return "" if _has(wanted, headers) else wanted[2]
+        if _has(wanted, headers):
+            return ""
+        return wanted[2]
 
 
 def _has(wanted: tuple[bytes, bytes, str], headers: Mapping[bytes, bytes]) -> bool:

@@ -251,7 +251,9 @@ def _most_connections() -> int:
         with contextlib.suppress(OSError, ValueError):  # macOS allows less than it reports
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
             soft = hard
-    return 0 if soft == resource.RLIM_INFINITY else max(soft - _KEPT_DESCRIPTORS, soft // 2)
+    if soft == resource.RLIM_INFINITY:
+        return 0
+    return max(soft - _KEPT_DESCRIPTORS, soft // 2)
 
 
 class Listener:
@@ -358,4 +360,6 @@ def overdue(connections: Iterable[OpenConnection], now: float) -> list[OpenConne
 def _patience(connection: OpenConnection) -> float:
     if connection.is_idle:
         return IDLE_S
-    return HEAD_S if connection.is_in_head else PATIENCE_S
+    if connection.is_in_head:
+        return HEAD_S
+    return PATIENCE_S

@@ -218,6 +218,13 @@ class Batching(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     preserve_order: bool = False
     learned: LearnedPolicy = LearnedPolicy()
 
+    @property
+    def largest_run(self) -> int:
+        """Most rows in one run; 1 without batching."""
+        if self.enabled:
+            return self.max_rows
+        return 1
+
 
 class RateLimit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Resources that instances take from a pool shared by models, counted by the server.

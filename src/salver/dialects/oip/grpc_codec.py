@@ -230,7 +230,9 @@ def parse_infer(message: bytes) -> Any:
         parsed = _ModelInferRequest.FromString(message)
     except DecodeError as error:
         raise InvalidInput(f"the message is no ModelInferRequest: {error}") from None
-    return parsed if raws is None else _Viewed(parsed, raws)
+    if raws is None:
+        return parsed
+    return _Viewed(parsed, raws)
 
 
 class _Viewed:
@@ -505,8 +507,12 @@ def _choice(value: Parameter) -> str:
     if isinstance(value, bool):
         return "bool_param"
     if isinstance(value, int):
-        return "int64_param" if value < 1 << 63 else "uint64_param"
-    return "string_param" if isinstance(value, str) else "double_param"
+        if value < 1 << 63:
+            return "int64_param"
+        return "uint64_param"
+    if isinstance(value, str):
+        return "string_param"
+    return "double_param"
 
 
 # Messages of the other methods.

@@ -58,7 +58,9 @@ class OpenInferenceGrpc(Codec[InferRequest, Reply]):
         """Complete the request with classes from the signature; convert it for a model that takes forms."""
         if signature.takes_forms:
             return self._forms.from_tensors(body)
-        return with_classes(body, signature) if body.outputs else body
+        if body.outputs:
+            return with_classes(body, signature)
+        return body
 
     def takes_long(self, response: InferResponse) -> bool:
         """Return whether ``encode`` would block the event loop."""

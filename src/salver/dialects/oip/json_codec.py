@@ -156,7 +156,9 @@ class OpenInferenceHttp(Codec[HttpBody, HttpReply]):
                 _check_sizes(request, self._most)
             if header is not None and tail is not None and len(body) <= LONGEST:
                 self._remember(header, body, request, len(tail))
-            return with_classes(request, signature) if request.outputs else request
+            if request.outputs:
+                return with_classes(request, signature)
+            return request
         except InvalidInput as error:
             if is_too_deep(body):
                 raise InvalidInput(TOO_DEEP) from None
@@ -284,7 +286,9 @@ def _plain_inputs(body: bytes) -> tuple[Tensor, ...] | None:
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, struct.error, OverflowError):
         return None
     if len(inputs) == 1:
-        return tuple(inputs) if min(shape) >= 0 else None  # numpy would infer an extent of -1
+        if min(shape) < 0:
+            return None  # numpy would infer an extent of -1
+        return tuple(inputs)
     return None
 
 

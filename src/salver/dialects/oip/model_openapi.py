@@ -97,7 +97,9 @@ def _element(datatype: DataType) -> dict[str, Any]:
 
 def _told(spec: TensorSpec) -> dict[str, Any]:
     told: dict[str, Any] = {"name": spec.name, "datatype": spec.datatype.name, "shape": list(spec.shape)}
-    return {**told, "optional": True} if spec.optional else told
+    if spec.optional:
+        return {**told, "optional": True}
+    return told
 
 
 def _entry(spec: TensorSpec) -> dict[str, Any]:

@@ -102,7 +102,9 @@ def _values(tensor: Tensor) -> Any:
         array = bf16_to_fp32(array)
     elif tensor.datatype is DataType.FP16:
         array = array.astype(np.float32)
-    return np.ascontiguousarray(array) if array.ndim else array[()]
+    if array.ndim:
+        return np.ascontiguousarray(array)
+    return array[()]
 
 
 def _text(value: bytes) -> str | Mapping[str, str]:

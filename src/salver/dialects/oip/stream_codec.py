@@ -99,7 +99,9 @@ class StreamedInfer(Codec[None, bytes | GrpcStatus]):
         request = self._read() if self._request is None else self._without_wish(self._request)
         if signature.takes_forms:
             return self._forms.from_tensors(request)
-        return with_classes(request, signature) if request.outputs else request
+        if request.outputs:
+            return with_classes(request, signature)
+        return request
 
     def _without_wish(self, request: InferRequest) -> InferRequest:
         if wire.ENABLE_FINAL not in request.parameters:
@@ -146,7 +148,9 @@ class StreamedInfer(Codec[None, bytes | GrpcStatus]):
 
     def _error(self, error: SalverError) -> bytes | GrpcStatus:
         status = grpc_status(error)
-        return status if self._wants_status else self._mark(status.message)
+        if self._wants_status:
+            return status
+        return self._mark(status.message)
 
     def _mark(self, error: str) -> bytes:
         parsed = self._parsed

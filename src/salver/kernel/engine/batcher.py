@@ -45,7 +45,7 @@ class Batcher:
         if isinstance(config, Batching):
             config = ModelConfig(batching=config)
         policy = config.batching
-        self._largest = policy.max_rows if policy.enabled else 1
+        self._largest = policy.largest_run
         self._rule = rule or Window(policy)
         self._bulk_rows = bulk_rows or (lambda: self._largest)
         self._levels = config.priorities.levels
@@ -112,6 +112,7 @@ class Batcher:
         if not self._depths[part]:
             return first
         tenant = waiting.tenant if self._fair else ""
+        # The lanes count requests; scale them by the average rows of a waiting request.
         if part == _NORMAL:
             before = self._before(level, tenant)
         else:
@@ -134,12 +135,14 @@ class Batcher:
         urgent, normal, bulk = self._rows
         waiting.ahead = urgent + normal + bulk if level == BULK else urgent + normal
         lane = self._usual
+        # An empty lane may have left the round robin, which unlinks it.
         if lane is None or not lane.is_linked or waiting.tenant or level != 1 or self._levels > 1:
             lane = self._lane(waiting)
         if self._queue is not None and URGENT < level < BULK:
             most = self._queue.of(waiting.level).max_size
             if most and self._by_level(waiting.level).depth >= most:
                 raise full()
+        # An empty queue accepts a request of any size.
         if self.depth and urgent + normal + bulk + waiting.rows > self._most_rows:
             raise full(so_many(self.depth))
         if self.depth >= self.max_queue:
@@ -171,7 +174,9 @@ class Batcher:
             return now
         if normal:
             return self._rule.due(self, now)
-        return now if bulk and spare else None
+        if bulk and spare:
+            return now
+        return None
 
     def take(self, now: float, spare: bool = True) -> Batch:
         """Take the next batch; it is empty if all waiting requests have expired or were given up."""
@@ -192,6 +197,7 @@ class Batcher:
                     batch.members.sort(key=_arrival)
             if batch.rows >= self._largest:
                 reason = "full"
+        # Bulk work runs only if nothing else waits, so that it never delays an answer by a whole run.
         elif bulk and spare and not batch.members:
             reason = "bulk"
             batch.limit = max(1, self._bulk_rows())
@@ -255,6 +261,7 @@ class Batcher:
                 if level == lowest:
                     victims.append(other)
         longest = max(victims, key=lambda other: other.depth)
+        # Evict only a lower level, or a tenant that would still hold more than the newcomer's.
         if lowest < waiting.level or (lowest == waiting.level and longest.depth <= lane.depth + 1):
             raise full(so_many(self.depth), self.bound)
         evicted = next(longest.newest())
@@ -269,7 +276,9 @@ def _arrival(waiting: QueuedRequest) -> float:
 def _part(waiting: QueuedRequest) -> int:
     if URGENT < waiting.level < BULK:
         return _NORMAL
-    return _BULK if waiting.level else _URGENT
+    if waiting.level:
+        return _BULK
+    return _URGENT
 
 
 def _tenants(fairness: Fairness, lane: Callable[[], Lane] = Lane) -> RoundRobin:

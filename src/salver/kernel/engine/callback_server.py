@@ -313,7 +313,9 @@ class CallbackServer:
             raise
 
     async def _copy(self, size: int, work: Callable[[], _T]) -> _T:
-        return work() if size <= _OFF_LOOP else await asyncio.to_thread(work)
+        if size <= _OFF_LOOP:
+            return work()
+        return await asyncio.to_thread(work)
 
     def _send(self, telling: Telling) -> None:
         """Send a message; what the socket does not accept waits (little: tensors are in the arena)."""

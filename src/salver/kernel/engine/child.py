@@ -341,7 +341,9 @@ class HostProcess:
         raise rebuild(reply) if isinstance(reply, RunError) else self.broken(reply)
 
     def _result(self, ran: RunResult, outputs: Mapping[str, Array]) -> Gave:
-        return self._answers(ran, outputs) if self.asks == "requests" else (outputs, ran.seconds)
+        if self.asks == "requests":
+            return self._answers(ran, outputs)
+        return outputs, ran.seconds
 
     def _answers(
         self, ran: RunResult, outputs: Mapping[str, Array]
@@ -506,7 +508,9 @@ class HostProcess:
         task.add_done_callback(self._tasks.discard)
 
     async def _copy(self, size: int, work: Callable[[], _T]) -> _T:
-        return work() if size <= _OFF_LOOP else await asyncio.to_thread(work)
+        if size <= _OFF_LOOP:
+            return work()
+        return await asyncio.to_thread(work)
 
     def _raise_if_dead(self) -> None:
         if self.dead.done():
@@ -656,7 +660,9 @@ class HostProcess:
 def _text(line: bytes) -> str:
     text = line[:LONGEST_LINE].decode(errors="backslashreplace").rstrip()
     more = len(line) - LONGEST_LINE
-    return f"{text} … ({more} bytes more)" if more > 0 else text
+    if more > 0:
+        return f"{text} … ({more} bytes more)"
+    return text
 
 
 def _alike(error: SalverError) -> SalverError:

@@ -351,7 +351,9 @@ def apart(arrays: Mapping[str, Array], rows: tuple[int, ...], count: int) -> Seq
         ValueError: they cannot be split.
     """
     if not rows:
-        return [arrays] if count == 1 else by_number(arrays, count)
+        if count == 1:
+            return [arrays]
+        return by_number(arrays, count)
     total = sum(rows)
     if len(rows) != count or min(rows) < 0 or any(a.shape[:1] != (total,) for a in arrays.values()):
         raise ValueError(f"stacked arrays that are not {count} times {rows} rows")

@@ -81,7 +81,9 @@ def asks_of(model: RunnableModel) -> Literal["batch", "requests", "stream", "for
         return "stream"
     if isinstance(model, FormModel):
         return "forms"
-    return "requests" if isinstance(model, RequestModel) else "batch"
+    if isinstance(model, RequestModel):
+        return "requests"
+    return "batch"
 
 
 def serve(
@@ -175,7 +177,9 @@ def _told(answer: Answer | SalverError) -> ResponseHead | RunError | None:
     if isinstance(answer, SalverError):
         return describe(answer)
     is_plain = not answer.parameters and not answer.again
-    return None if is_plain else ResponseHead(dict(answer.parameters), answer.again)
+    if is_plain:
+        return None
+    return ResponseHead(dict(answer.parameters), answer.again)
 
 
 def _lay_out_each(

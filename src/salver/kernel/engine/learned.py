@@ -134,12 +134,16 @@ class LearnedRule:
     @property
     def mode(self) -> Literal["learned", "greedy"]:
         """Return which rule decides now."""
-        return "greedy" if self.why else "learned"
+        if self.why:
+            return "greedy"
+        return "learned"
 
     @property
     def why(self) -> str:
         """Return why the table does not decide; empty = it does."""
-        return "there is no table yet" if self._guard is None else self._guard.why
+        if self._guard is None:
+            return "there is no table yet"
+        return self._guard.why
 
     @property
     def rate(self) -> float:
@@ -197,7 +201,7 @@ class LearnedRule:
         if waiting < len(line) and guard is not None and not guard.why:
             return line[waiting]
         largest = self._largest
-        return waiting if waiting < largest else largest
+        return min(waiting, largest)
 
     def _choose_line(self) -> None:
         """Return the table's line for the nearest rate, or None if the rate is unknown or very low."""
@@ -254,7 +258,9 @@ class TrainingRule:
             self._rows = min(self._decider.decide(line.rows), line.rows)
             if not self._rows:
                 self._meter.waits(line.rows, now)
-        return now if self._rows else math.inf
+        if self._rows:
+            return now
+        return math.inf
 
     def choose(self, line: QueueView, now: float) -> Choice:
         """See :class:`~salver.kernel.engine.rules.Rule`."""

@@ -81,7 +81,9 @@ class DecisionMeter:
             return None
         waiting, seconds = self._waiting, now - self._since
         self._waiting = -1
-        return Transition(waiting, 0, seconds, 0.0, rows, rate) if seconds * rate <= _LONGEST_GAP else None
+        if seconds * rate <= _LONGEST_GAP:
+            return Transition(waiting, 0, seconds, 0.0, rows, rate)
+        return None
 
     def ran(self, rows: int, now: float, rate: float) -> Transition | None:
         """Record the end of a run; return None if the run was not decided here, such as an urgent one."""

@@ -24,7 +24,9 @@ def rounded(rows: int, sizes: Sequence[int]) -> int:
     [2, 2, 8, 9]
     """
     index = bisect_left(sizes, rows)
-    return sizes[index] if index < len(sizes) else rows
+    if index < len(sizes):
+        return sizes[index]
+    return rows
 
 
 def filled(inputs: Mapping[str, Array], rows: int) -> dict[str, Array]:
@@ -60,7 +62,9 @@ def joined(parts: Sequence[Array]) -> Array:
 
 def _nothing(part: Array) -> object:
     """Return the padding value of an empty array, which has no first element."""
-    return b"" if part.dtype == object else np.zeros((), part.dtype)
+    if part.dtype == object:
+        return b""
+    return np.zeros((), part.dtype)
 
 
 class PaddedRunner:
@@ -89,7 +93,9 @@ class PaddedRunner:
         """See :class:`~salver.kernel.engine.ports.Runner`."""
         rows, padded = self._padded(inputs)
         ran = self._runner.run_inline(padded)
-        return None if ran is None else (self._cut(ran[0], rows), ran[1])
+        if ran is None:
+            return None
+        return (self._cut(ran[0], rows), ran[1])
 
     async def run_each(self, inputs: Mapping[str, Array]) -> Sequence[Mapping[str, Array]]:
         """See :class:`~salver.kernel.engine.ports.Runner`."""
@@ -126,4 +132,6 @@ class PaddedRunner:
 
 def padded(runner: Runner, sizes: Sequence[int]) -> Runner:
     """Wrap a runner for padding; models that take requests one by one have no batches to pad."""
-    return PaddedRunner(runner, sizes) if sizes and not isinstance(runner, RequestRunner) else runner
+    if sizes and not isinstance(runner, RequestRunner):
+        return PaddedRunner(runner, sizes)
+    return runner

@@ -134,7 +134,9 @@ def described(extra: BatchInput, shapes: Sequence[tuple[int, ...]]) -> Array:
         case "item_shape" | "item_shape_flatten":
             items = [shape[1:] for shape in shapes for _ in range(shape[0])]
             rows = np.array(items, dtype).reshape(len(items), -1 if items else 0)
-            return rows.reshape(-1) if extra.kind == "item_shape_flatten" else rows
+            if extra.kind == "item_shape_flatten":
+                return rows.reshape(-1)
+            return rows
     return np.array(said, dtype)
 
 

@@ -47,4 +47,6 @@ def due(deadline: float | None, now: float, default_ms: float) -> float | None:
     >>> due(None, 100.0, 500.0), due(None, 100.0, 0.0), due(7.0, 100.0, 500.0)
     (100.5, None, 7.0)
     """
-    return now + default_ms / 1e3 if deadline is None and default_ms else deadline
+    if deadline is None and default_ms:
+        return now + default_ms / 1e3
+    return deadline

@@ -87,7 +87,7 @@ class Window:
     __slots__ = ("_delay", "_largest", "_preferred")
 
     def __init__(self, policy: Batching) -> None:
-        self._largest = policy.max_rows if policy.enabled else 1
+        self._largest = policy.largest_run
         self._delay = policy.max_delay_ms / 1e3 if policy.enabled else 0.0
         self._preferred = sorted(p for p in policy.preferred_rows if 0 < p <= self._largest)
 
@@ -98,7 +98,9 @@ class Window:
         if self._preferred and line.rows >= self._preferred[-1]:
             return now
         head = line.head()
-        return now if head is None else head.arrived + self._delay
+        if head is None:
+            return now
+        return head.arrived + self._delay
 
     def choose(self, line: QueueView, now: float) -> Choice:
         """See :class:`Rule`."""
@@ -218,7 +220,9 @@ class Switching(_Immediate):
     @property
     def in_force(self) -> str:
         """Return the rule in force."""
-        return "drop-then-drain" if self._is_above else "half-floor"
+        if self._is_above:
+            return "drop-then-drain"
+        return "half-floor"
 
     def choose(self, line: QueueView, now: float) -> Choice:
         """See :class:`Rule`."""

@@ -78,7 +78,7 @@ class Schedule:
         self.laws = laws or ShapeLaws()
         self._size = 0  # size of the rows of the last batch
         self._slots = slots
-        self._largest = config.batching.max_rows if config.batching.enabled else 1
+        self._largest = config.batching.largest_run
         self._rate = Rate(min(max(_LEAST_MEMORY_S, _RATE_MEMORY * self.promise), _MOST_MEMORY_S))
         self._reserve = Reserve(min(self.promise, _NOMINAL_S))
         self._urgent_at = -math.inf
@@ -370,4 +370,6 @@ def policy_of(config: ModelConfig) -> str:
         return policy
     if config.objective.latency_p99_ms or config.objective.deadline_ms:
         return "auto"
-    return "window" if config.batching.enabled and config.batching.max_delay_ms else "drain"
+    if config.batching.enabled and config.batching.max_delay_ms:
+        return "window"
+    return "drain"

@@ -330,7 +330,9 @@ class SequenceEngine:
         return rows, config
 
     def _key(self, turn: Turn) -> Hashable:
-        return None if self.answers_each else (turn.payload.bound.key, self._tensors.key(turn))
+        if self.answers_each:
+            return None
+        return (turn.payload.bound.key, self._tensors.key(turn))
 
     # -- the pump: from queue to runs ----------------------------------------------------------
 
@@ -556,7 +558,9 @@ class SequenceEngine:
 
 
 def _blank(array: Array) -> Array:
-    return np.full(array.shape, b"", object) if array.dtype.kind == "O" else np.zeros_like(array)
+    if array.dtype.kind == "O":
+        return np.full(array.shape, b"", object)
+    return np.zeros_like(array)
 
 
 def _fail(turn: Turn, error: Exception) -> None:

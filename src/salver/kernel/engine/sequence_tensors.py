@@ -69,7 +69,9 @@ class ServerTensors:
 
     def key(self, turn: Turn) -> Hashable:
         """Return a key that is equal for sequences with states of equal shapes."""
-        return tuple(array.shape for array in self._state(turn).values()) if self._states else None
+        if self._states:
+            return tuple(array.shape for array in self._state(turn).values())
+        return None
 
     def of(self, turn: Turn | None, id: int | str) -> dict[str, Array]:
         """Return the tensors to add to one request.
@@ -110,7 +112,9 @@ class ServerTensors:
     def _state(self, turn: Turn) -> dict[str, Array]:
         """Return the state of the sequence after its previous request."""
         known: dict[str, Array] | None = turn.sequence.state
-        return self._initial if turn.starts or known is None else known
+        if turn.starts or known is None:
+            return self._initial
+        return known
 
     def _control(self, control: Control, turn: Turn | None, id: int | str) -> Array:
         if control.kind == "corrid":
@@ -135,7 +139,9 @@ def _corrid(id: int | str, datatype: DataType) -> object:
         id = int.from_bytes(hashlib.blake2b(id.encode("utf-8", "replace"), digest_size=8).digest())
     bits = 8 * datatype.itemsize
     id &= (1 << bits) - 1
-    return id - (1 << bits) if datatype.name.startswith("INT") and id >> (bits - 1) else id
+    if datatype.name.startswith("INT") and id >> (bits - 1):
+        return id - (1 << bits)
+    return id
 
 
 def _initial(state: SequenceState, batched: bool) -> Array:

@@ -152,9 +152,11 @@ class SequenceScheduler:
         self._has_empty_rows = self._is_direct and any(c.kind == "ready" for c in config.controls)
         self._idle = config.idle_ms / 1e3
         self._delay = config.max_delay_ms / 1e3 if config.min_fill or not self._is_direct else 0.0
+        # Direct: a share of the rows ends the wait; oldest: any preferred size does.
         self._fills = (math.ceil(config.min_fill * rows),) if self._is_direct else config.preferred_rows
         slots = rows if self._is_direct else config.candidates or rows
         self._slots: list[list[Sequence | None]] = [[None] * slots for _ in range(instances)]
+        # A heap in this order fills the first slot of each instance before the second: it spreads the load.
         self._free = [(place, instance) for place in range(slots) for instance in range(instances)]
         self._by_id: dict[int | str, Sequence] = {}
         self._backlog: OrderedDict[Sequence, None] = OrderedDict()
@@ -206,6 +208,7 @@ class SequenceScheduler:
         if sequence is None:
             sequence = self._by_id[id] = Sequence(id)
             self._backlog[sequence] = None
+        # A START in an active sequence restarts it in its slot, behind its pending requests.
         if starts:
             self.register.begin(id, self)
         sequence.is_shut = ends
@@ -223,13 +226,16 @@ class SequenceScheduler:
         if not ready:
             return None
         since = next(iter(ready.values()))
-        return now if self._size(len(ready), now, since)[0] else since + self._delay
+        if self._size(len(ready), now, since)[0]:
+            return now
+        return since + self._delay
 
     def take(self, instance: int, now: float) -> SequenceBatch:
         """Take the requests that the instance runs now; a run must be due."""
         ready = self._ready[instance]
         size, reason = self._size(len(ready), now, next(iter(ready.values())))
         key = self._key(next(iter(ready)).turns[0])
+        # The oldest ready sequence decides the key, so that none waits forever for its shape.
         company = [s for s in ready if self._key(s.turns[0]) == key][:size]
         for sequence in company:
             del ready[sequence]
@@ -268,11 +274,13 @@ class SequenceScheduler:
         sequence = turn.sequence
         turns = list(sequence.turns)
         first = turns.index(turn)
+        # Later requests depend on the withdrawn one, up to the next START.
         after = next((i for i in range(first + 1, len(turns)) if turns[i].starts), len(turns))
         gone = turns[first:after]
         sequence.turns = deque(turns[:first] + turns[after:])
         self._drop(gone)
         if after == len(turns):
+            # The client does not know of the gap yet: refuse to continue the sequence without a START.
             sequence.is_shut = True
             self.register.explain(sequence.id, why)
         if sequence.slot is not None and not sequence.turns:
@@ -299,6 +307,7 @@ class SequenceScheduler:
     def reap(self, now: float) -> list[Sequence]:
         """End sequences without requests for too long."""
         over = []
+        # In order of becoming idle, so the first that has time left ends the search.
         while self._quiet:
             sequence = next(iter(self._quiet))
             if sequence.idle_since + self._idle > now:
@@ -319,7 +328,9 @@ class SequenceScheduler:
 
     def next_reap(self) -> float | None:
         """Return when the next sequence ends if it gets no request; None = none."""
-        return next(iter(self._quiet)).idle_since + self._idle if self._quiet else None
+        if self._quiet:
+            return next(iter(self._quiet)).idle_since + self._idle
+        return None
 
     def clear(self) -> list[Turn]:
         """End every sequence; return the waiting requests."""
@@ -342,7 +353,9 @@ class SequenceScheduler:
         if now >= since + self._delay:
             return ready, "time"
         if self._is_direct:
-            return (ready, "preferred") if ready >= self._fills[0] else (0, "")
+            if ready >= self._fills[0]:
+                return ready, "preferred"
+            return 0, ""
         size = max((n for n in self._fills if n <= ready), default=0)
         return size, "preferred"
 
@@ -372,6 +385,7 @@ class SequenceScheduler:
                 self._backlog.pop(sequence, None)
                 self._forget(sequence)
         elif sequence.turns:
+            # setdefault keeps the time at which it became ready, from which the wait counts.
             self._ready[sequence.slot[0]].setdefault(sequence, now)
         elif sequence.is_shut:
             self._leave(sequence, now)

@@ -54,7 +54,9 @@ class StepPace:
     def step_seconds(self, rows: int) -> float:
         """Return the duration of a step of that many sequences, or of fewer; 0 = unknown."""
         known = [s for s in self._steps[: rows.bit_length() + 1] if s]
-        return known[-1] if known else 0.0
+        if known:
+            return known[-1]
+        return 0.0
 
     def _seconds(self, size: int) -> float:
         """Return the duration of a chunk: measured, or estimated from that of another size."""

@@ -144,4 +144,6 @@ class StepRun:
 
 def _next_token(sequence: StepSequence) -> int:
     tokens: list[int] = sequence.payload.tokens
-    return tokens[-1] if sequence.is_answering else tokens[sequence.read]
+    if sequence.is_answering:
+        return tokens[-1]
+    return tokens[sequence.read]

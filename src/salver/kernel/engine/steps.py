@@ -87,7 +87,9 @@ class StepPlan(msgspec.Struct, frozen=True):
     @property
     def everyone(self) -> list[StepSequence]:
         """Return all sequences of the step."""
-        return self.rows if self.chunk is None else [*self.rows, self.chunk]
+        if self.chunk is None:
+            return self.rows
+        return [*self.rows, self.chunk]
 
     def advance(self) -> int:
         """Update the sequences after the step; return the number of prompt tokens processed."""

@@ -273,7 +273,10 @@ class ThreadRunner:
 
     def _rows(self, inputs: Mapping[str, Array]) -> int:
         first = inputs.get(self._first_input) if self.signature.batched else None
-        return 1 if first is None or not first.ndim else first.shape[0]
+        if first is None or not first.ndim:
+            return 1
+        rows: int = first.shape[0]
+        return rows
 
     def _call(self, model: RunnableModel, inputs: Mapping[str, Array], rows: int) -> _Result:
         cpu = time.thread_time()

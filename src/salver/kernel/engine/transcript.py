@@ -130,11 +130,15 @@ class Transcript:
         """Return the text that was still uncertain, when no more tokens follow."""
         text = self._sure(self._decode(b"", True))
         held, self._held = self._held, ""
-        return text if self.is_stopped else text + held
+        if self.is_stopped:
+            return text
+        return text + held
 
     def _sure(self, text: str) -> str:
         if self.is_stopped or not self._stops:
-            return "" if self.is_stopped else text
+            if self.is_stopped:
+                return ""
+            return text
         text = self._held + text
         found = [at for at in map(text.find, self._stops) if at >= 0]
         if found:

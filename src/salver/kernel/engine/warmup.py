@@ -42,7 +42,9 @@ def values_of(told: WarmupInput, random: np.random.Generator) -> Array:
         return _zeros(kind, told.shape, 0, 0)
     if kind.is_float:
         drawn = random.random(told.shape, np.float32)
-        return bf16_from_fp32(drawn) if kind is DataType.BF16 else drawn.astype(kind.dtype)
+        if kind is DataType.BF16:
+            return bf16_from_fp32(drawn)
+        return drawn.astype(kind.dtype)
     return random.integers(0, 2, told.shape).astype(kind.dtype)
 
 

@@ -50,6 +50,7 @@ def bind(known: Sequence[Manifest], present: Sequence[Present]) -> BoundEnsemble
         if not manifest.config.ensemble.steps or manifest.problem:
             bound.append(manifest)
             continue
+        # Verdicts are recursive, since members may be ensembles; cycles are found before any recursion.
         verdict = binder.verdict(manifest)
         if verdict.problem:
             broken.add(manifest.id)
@@ -106,6 +107,7 @@ class _Binder:
             text = f"circular dependency between ensembles: {name} -> ... -> {last} -> {name}"
             return _EnsembleVerdict(problem=text)
         keys, coming = [], []
+        # A missing member decides at once; one that is loading only if no other is missing.
         for model, version in models:
             if (copy := self._answering(model, version)) is not None:
                 keys.append(copy.key)
@@ -127,7 +129,9 @@ class _Binder:
                 return each
             reached += sorted(members - seen)
             seen |= members
-        return name if name in seen else ""
+        if name in seen:
+            return name
+        return ""
 
     def _answering(self, name: str, version: str) -> Present | None:
         """Return the copy that answers a request for that version, or for the newest."""
@@ -153,6 +157,7 @@ class _Binder:
         """Return whether the model is loading or about to load."""
         for manifest in self._wanted(name, version):
             fingerprint = manifest.fingerprint
+            # Copies of an ensemble carry its bound fingerprint, which changes with its members.
             if manifest.config.ensemble.steps:
                 verdict = self.verdict(manifest)
                 if verdict.problem:
@@ -162,6 +167,7 @@ class _Binder:
                 fingerprint = _fingerprint(manifest, verdict)
             mine = self._present.get(name, ())
             copies = [c for c in mine if c.id == manifest.id and c.fingerprint == fingerprint]
+            # No copy yet, a loading one, or a failed one that will be retried.
             if not copies or any(c.state in RISING or c.retry_at is not None for c in copies):
                 return True
         return False

@@ -88,6 +88,7 @@ def choose(manifests: Iterable[Manifest]) -> tuple[Manifest, ...]:
             by_name.setdefault(manifest.id.name, []).append(manifest)
     chosen: list[Manifest] = []
     for versions in by_name.values():
+        # The newest version's policy counts for all, since each version may bring a configuration.
         versions.sort(key=lambda m: version_key(m.id.version), reverse=True)
         policy = versions[0].config.versions
         if policy.specific:
@@ -99,6 +100,7 @@ def choose(manifests: Iterable[Manifest]) -> tuple[Manifest, ...]:
 
 def missed(manifests: Sequence[Manifest]) -> tuple[Manifest, ...]:
     """Return the versions of one model that would be wanted if they had no problem."""
+    # The policy of a version without a problem decides; a faulty one's configuration may be unreadable.
     policies = [m.config for m in choose(manifests)] or [m.config for m in manifests]
     whole = choose(replace(m, problem="", config=policies[0]) for m in manifests) if policies else ()
     wanted = {m.id for m in whole}
@@ -132,7 +134,10 @@ def plan(
     for copy in present:
         current = targets.get(copy.id) == copy.fingerprint
         if copy.state is State.READY and not current:
+            # A changed version needs its own new copy; a version that is no longer wanted needs any ready
+            # one.
             replaced = copy.id in ready if copy.id in targets else copy.id.name in ready_names
+            # A label keeps an unwanted version until the label's new version is ready.
             replaced = replaced and (copy.id in targets or copy.id not in labelled)
             if replaced or copy.id.name not in names or copy.id in broken:
                 steps.append(Drain(copy.key))
@@ -144,6 +149,7 @@ def plan(
     due = [m for m in chosen if m.id not in waiting]
     for manifest in due:
         if _is_due(copies.get((manifest.id, manifest.fingerprint), ()), now):
+            # If only the number of instances changed, adjust the running copy instead of loading another.
             twin = next((p for p in present if p.id == manifest.id and _is_alike(p, manifest)), None)
             if twin is None:
                 steps.append(Load(manifest))
@@ -160,6 +166,7 @@ def _is_alike(copy: Present, manifest: Manifest) -> bool:
 def _is_due(copies: Sequence[Present], now: float) -> bool:
     """Return whether a wanted version with these copies should be loaded."""
     for copy in copies:
+        # Draining copies do not count: a version that is wanted again is loaded again.
         if copy.state is State.READY or copy.state in RISING:
             return False
         if copy.state is State.FAILED and (copy.retry_at is None or copy.retry_at > now):

@@ -211,7 +211,9 @@ def of_file(path: Path) -> str:
         return ""
     start = head(path, 512)
     if not start:
-        return f"{path} is an empty file. Copy the model again" if path.is_file() else ""
+        if path.is_file():
+            return f"{path} is an empty file. Copy the model again"
+        return ""
     if start.startswith(b"version https://git-lfs"):
         return f"{path} is a pointer of Git LFS, not the file itself. Fetch it: git lfs pull"
     if start.lstrip()[:14].lower().startswith((b"<!doctype html", b"<html")):

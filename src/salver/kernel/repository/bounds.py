@@ -48,7 +48,9 @@ class Most(NamedTuple):
     def __str__(self) -> str:
         """Return the bound with its reason, for messages."""
         value = int(self.value)
-        return f"{value} ({self.why})" if self.why else f"{value}"
+        if self.why:
+            return f"{value} ({self.why})"
+        return f"{value}"
 
 
 def most_instances(here: Machine) -> Most:

@@ -25,6 +25,7 @@ from salver.kernel.repository.settings import (
     TOML,
     Settings,
     identity,
+    join,
     program_of,
     read_settings,
 )
@@ -196,7 +197,7 @@ class Layout:
             e.name for e in entries if e.is_folder and not is_padded_version(e.name) and e.name not in _BESIDE
         ]
         for entry in numbers:
-            below = _join(folder, entry.name)
+            below = join(folder, entry.name)
             manifest = self._version(below, ModelId(name, entry.name), self._own(below, name) or settings)
             is_padding_fine = not settings.files and manifest.backend in _PADDING
             if is_version(entry.name) or is_padding_fine:
@@ -217,7 +218,7 @@ class Layout:
 
     def _own(self, folder: str, name: str) -> Settings | None:
         """Return a version's own settings, as versions of a registry have; None if it has none."""
-        if all(self._store.stat(_join(folder, file)) is None for file in (TOML, *self._formats.configs)):
+        if all(self._store.stat(join(folder, file)) is None for file in (TOML, *self._formats.configs)):
             return None
         return self._settings(folder, name)
 
@@ -256,13 +257,15 @@ class Layout:
             if settings.own is not None:
                 own = self._artefact(folder, self._completed(folder, settings.own.config)[0])
             manifest = self._manifest(id, found, folder, settings, own)
-            return msgspec.structs.replace(manifest, columns=columns) if columns else manifest
+            if columns:
+                return msgspec.structs.replace(manifest, columns=columns)
+            return manifest
         except SalverError as error:
             return _broken(id, where, str(error))
 
     def _completed(self, folder: str, config: ModelConfig) -> tuple[ModelConfig, tuple[TensorSpec, ...]]:
         """Return the configuration, with the artefact that MLflow names unless it names one, and columns."""
-        if config.filename or self._store.stat(_join(folder, mlmodel.MLMODEL)) is None:
+        if config.filename or self._store.stat(join(folder, mlmodel.MLMODEL)) is None:
             return config, ()
         file, columns = self._mlflow(folder)
         return msgspec.structs.replace(config, filename=file), columns
@@ -275,19 +278,19 @@ class Layout:
         """
 
         def is_there(path: str) -> bool:
-            return self._store.stat(_join(folder, path)) is not None
+            return self._store.stat(join(folder, path)) is not None
 
-        content = self._store.read(_join(folder, mlmodel.MLMODEL), _MAX_MLMODEL)
-        where = str(self._store.local_path(_join(folder, mlmodel.MLMODEL)))
+        content = self._store.read(join(folder, mlmodel.MLMODEL), _MAX_MLMODEL)
+        where = str(self._store.local_path(join(folder, mlmodel.MLMODEL)))
         # in a registry the artefact lies beside it, without MLflow's folders
         said = mlmodel.parse_mlmodel(
             content, where, lambda path: is_there(path) or is_there(PurePath(path).name)
         )
         path = said.artefact if is_there(said.artefact) else PurePath(said.artefact).name
-        entry = self._store.stat(_join(folder, path))
-        if entry is None or not entry.is_folder or self._look(_join(folder, path)) is not None:
+        entry = self._store.stat(join(folder, path))
+        if entry is None or not entry.is_folder or self._look(join(folder, path)) is not None:
             return path, said.columns
-        inner = [e.name for e in self._visible(_join(folder, path)) if PurePath(e.name).stem == "model"]
+        inner = [e.name for e in self._visible(join(folder, path)) if PurePath(e.name).stem == "model"]
         return (f"{path}/{inner[0]}" if len(inner) == 1 else path), said.columns
 
     def _artefact(self, folder: str, config: ModelConfig) -> Artifact | str:
@@ -295,9 +298,11 @@ class Layout:
         where = self._store.local_path(folder)
         if code := program_of(config.backend, self._config):
             what = self._formats.recognise(code)
-            return Artifact(folder, what, code) if what else f"{code} defines no class TritonPythonModel"
+            if what:
+                return Artifact(folder, what, code)
+            return f"{code} defines no class TritonPythonModel"
         if config.filename:
-            path = _join(folder, config.filename)
+            path = join(folder, config.filename)
             if self._store.stat(path) is None:
                 return f"{where} has no {config.filename!r}, which the configuration names as its file"
             candidates = [found] if (found := self._look(path)) else []
@@ -306,7 +311,7 @@ class Layout:
         elif (whole := self._look(folder)) and (not config.backend or _for(whole, config.backend)):
             candidates = [whole]
         else:
-            paths = [_join(folder, e.name) for e in self._visible(folder)]
+            paths = [join(folder, e.name) for e in self._visible(folder)]
             inside = [found for path in paths if (found := self._look(path))]
             is_inside = whole is None or any(_for(found, config.backend) for found in inside)
             candidates = [whole] if whole and not is_inside else inside
@@ -327,12 +332,16 @@ class Layout:
             names = [entry.name for entry in self._visible(folder)]
             if said := advice.of_folder(where, names):
                 return said
-        return candidates[0] if candidates else self._nothing(folder, config)
+        if candidates:
+            return candidates[0]
+        return self._nothing(folder, config)
 
     def _first(self, folder: str) -> Artifact | None:
         """Return the artefact with the name that the operator prefers, if there is one."""
-        path = _join(folder, self._config.first_filename)
-        return self._look(path) if self._config.first_filename and self._store.stat(path) else None
+        path = join(folder, self._config.first_filename)
+        if self._config.first_filename and self._store.stat(path):
+            return self._look(path)
+        return None
 
     def _nothing(self, folder: str, config: ModelConfig) -> str:
         where = self._store.local_path(folder)
@@ -366,7 +375,9 @@ class Layout:
             brought="config" if own != found or _has_other_options(settings) else "",
         )
         archive = self._formats.archives.get(manifest.format)
-        return manifest if archive is None else archive.complete(manifest)
+        if archive is None:
+            return manifest
+        return archive.complete(manifest)
 
     def _with_rows(self, settings: Settings, backend: str) -> ModelConfig:
         """Return the configuration, with the operator's batch size where the owner's file says none."""
@@ -420,7 +431,9 @@ class Layout:
             what = self._formats.recognise(local)
         except OSError as error:
             raise StoreFailed(f"{local} cannot be read: {error.strerror or error}") from error
-        return Artifact(path, what) if what else None
+        if what:
+            return Artifact(path, what)
+        return None
 
     def _visible(self, folder: str) -> tuple[Entry, ...]:
         return tuple(e for e in self._store.entries(folder) if is_visible(e.name))
@@ -448,7 +461,9 @@ def _has_other_options(settings: Settings) -> bool:
 
 
 def _parameters(settings: Settings) -> Mapping[str, str]:
-    return settings.foreign.parameters if settings.foreign else {}
+    if settings.foreign:
+        return settings.foreign.parameters
+    return {}
 
 
 def _for(found: Artifact, backend: str) -> Artifact | None:
@@ -476,7 +491,3 @@ def _broken(id: ModelId, path: Path, problem: str) -> Manifest:
 def _unreadable(id: ModelId, path: Path, settings: Settings) -> Manifest:
     broken = _broken(id, path, settings.problem)
     return msgspec.structs.replace(broken, is_unreadable=settings.is_unreadable)
-
-
-def _join(folder: str, name: str) -> str:
-    return f"{folder}/{name}" if folder else name

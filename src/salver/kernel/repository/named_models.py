@@ -41,7 +41,9 @@ class NamedModel(msgspec.Struct, frozen=True):
     @property
     def only(self) -> frozenset[str]:
         """Return the versions to read; empty = all."""
-        return frozenset(self.versions.specific) if self.is_exact and self.versions else frozenset()
+        if self.is_exact and self.versions:
+            return frozenset(self.versions.specific)
+        return frozenset()
 
 
 class NamedModelDefaults(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

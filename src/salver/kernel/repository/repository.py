@@ -272,7 +272,9 @@ class Repository:
     def _override_of(self, name: str, path: str) -> str:
         full = f"{self._spaces.get(path, '')}::{name}"
         brought = self.overrides.get(self._config.name or name) or self.overrides.get(full)
-        return brought.config if brought else ""
+        if brought:
+            return brought.config
+        return ""
 
     def _replaced(self, found: dict[ModelId, Manifest]) -> dict[ModelId, Manifest]:
         """Return the versions with uploaded files in place of the models' own."""

@@ -49,7 +49,9 @@ class Settings(msgspec.Struct, frozen=True):
 
     def leaves_rows(self) -> bool:
         """Return whether it does not say how many rows a batch may have."""
-        return not self.files if self.foreign is None else self.foreign.leaves_rows
+        if self.foreign is None:
+            return not self.files
+        return self.foreign.leaves_rows
 
 
 def read_settings(
@@ -78,7 +80,7 @@ def read_settings(
     if not required or settings.problem or (settings.files and settings.foreign is None):
         return settings
     if settings.foreign is None:
-        problem = formats.configs[required].missing_file(store.local_path(_join(folder, required)))
+        problem = formats.configs[required].missing_file(store.local_path(join(folder, required)))
     else:
         problem = settings.foreign.incomplete
     if problem:
@@ -99,14 +101,16 @@ def program_of(backend: str, rules: RepositoryConfig) -> Path | None:
     if not rules.backend_directory or not _BACKEND_NAME.fullmatch(backend):
         return None
     code = Path(rules.backend_directory) / backend / "model.py"
-    return code.resolve() if code.is_file() else None
+    if code.is_file():
+        return code.resolve()
+    return None
 
 
 def _read(
     store: Store, folder: str, name: str, formats: Formats, override: str, config_name: str
 ) -> Settings:
     found = dict(_present(store, folder, formats, config_name))
-    files = tuple(_join(folder, file) for file in found)
+    files = tuple(join(folder, file) for file in found)
     if override:
         requested = next(iter(formats.configs.values()), None)
         if requested is None:
@@ -136,13 +140,13 @@ def _present(
     store: Store, folder: str, formats: Formats, config_name: str
 ) -> Iterator[tuple[str, ConfigFormat | None]]:
     """Yield the configuration files of a model, each with its format; None for Salver's own."""
-    if store.stat(_join(folder, TOML)) is not None:
+    if store.stat(join(folder, TOML)) is not None:
         yield TOML, None
     for file, form in formats.configs.items():
         chosen = f"configs/{config_name}{PurePath(file).suffix}"
-        if config_name and store.stat(_join(folder, chosen)) is not None:
+        if config_name and store.stat(join(folder, chosen)) is not None:
             yield chosen, form
-        elif store.stat(_join(folder, file)) is not None:
+        elif store.stat(join(folder, file)) is not None:
             yield file, form
 
 
@@ -163,7 +167,9 @@ def identity(settings: Settings) -> str:
             config, instances=instances, versions=Versions(), labels={}, default_label="", logging=Logging()
         )
     )
-    return text if settings.foreign is None else text + settings.foreign.identity.hex()
+    if settings.foreign is None:
+        return text
+    return text + settings.foreign.identity.hex()
 
 
 def _foreign(
@@ -172,7 +178,7 @@ def _foreign(
     """Return the settings that another server's configuration makes, with the files that it names."""
     try:
         foreign = parse()
-        paths = {output: _join(folder, file) for output, file in foreign.label_files.items()}
+        paths = {output: join(folder, file) for output, file in foreign.label_files.items()}
         labels = {output: _read_labels(store, path) for output, path in paths.items()}
         config, more = _with_files(store, folder, foreign.config)
     except (InvalidInput, StoreFailed) as error:
@@ -199,7 +205,7 @@ def _with_states(store: Store, folder: str, config: ModelConfig) -> tuple[ModelC
     states, paths = [], []
     for state in config.sequences.states:
         if state.initial_file:
-            paths.append(_join(folder, f"initial_state/{state.initial_file}"))
+            paths.append(join(folder, f"initial_state/{state.initial_file}"))
             state = msgspec.structs.replace(state, content=store.read(paths[-1], _MAX_STATE))
             if problem := sequences.content_misfit(state):
                 raise UnreadableConfig(problem, field="sequence_batching.state")
@@ -215,7 +221,7 @@ def _located(store: Store, folder: str, config: ModelConfig) -> tuple[ModelConfi
     paths: set[str] = set()
 
     def located(file: str) -> str:
-        path = _join(folder, f"{_WARMUP}/{file}")
+        path = join(folder, f"{_WARMUP}/{file}")
         paths.add(path)
         return str(store.local_path(path))
 
@@ -235,12 +241,17 @@ def _located(store: Store, folder: str, config: ModelConfig) -> tuple[ModelConfi
     return msgspec.structs.replace(config, warmup=warmup), tuple(sorted(paths))
 
 
-def _join(folder: str, name: str) -> str:
-    return f"{folder}/{name}" if folder else name
+def join(folder: str, name: str) -> str:
+    """Return the path of a name in a folder; an empty folder is the root."""
+    if folder:
+        return f"{folder}/{name}"
+    return name
 
 
 def _labelled(spec: TensorSpec, labels: tuple[str, ...]) -> TensorSpec:
-    return msgspec.structs.replace(spec, labels=labels) if labels else spec
+    if labels:
+        return msgspec.structs.replace(spec, labels=labels)
+    return spec
 
 
 def _read_labels(store: Store, path: str) -> tuple[str, ...]:

@@ -60,4 +60,6 @@ class ChangeFilter:
 
 
 def _mark(manifest: Manifest | None) -> _Mark:
-    return None if manifest is None else (manifest.fingerprint, manifest.problem, manifest.brought)
+    if manifest is None:
+        return None
+    return (manifest.fingerprint, manifest.problem, manifest.brought)

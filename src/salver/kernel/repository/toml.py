@@ -127,6 +127,7 @@ def parse_toml(content: bytes, origin: str) -> ModelConfig:
         if "ensemble" in document:
             _check_ensemble(config, PurePath(origin).parent.name)
     except (msgspec.ValidationError, ValueError) as error:
+        # msgspec appends the path of the offending value to its message; our own errors imitate that.
         message, _, path = str(error).partition(" - at `$")
         key = path.strip("`.")
         at = f"{_line(text, key)}key `{key}`: " if key else ""
@@ -152,6 +153,7 @@ def _refuse_unknown(document: dict[str, Any], table: str, text: str, origin: str
 def _line(text: str, path: str) -> str:
     """Return ``line 3: `` for the first line that sets the last part of a key; empty if none does."""
     key = re.sub(r"\[.*?\]", "", path).rsplit(".", 1)[-1]
+    # Matches `key =`, `a.key =`, `[table.key]` and `{ key =` in inline tables; tomllib keeps no positions.
     pattern = re.compile(
         rf"^\s*(?:\[+\s*)?(?:[\w.-]+\.)?[\"']?{re.escape(key)}[\"']?\s*[=.\]]|[{{,]\s*{re.escape(key)}\s*="
     )

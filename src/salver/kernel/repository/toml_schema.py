@@ -63,7 +63,9 @@ def describe(record: dict[str, Any]) -> None:
 
 
 def _said(field: dict[str, Any]) -> dict[str, Any]:
-    return {"description": field["description"]} if "description" in field else {}
+    if "description" in field:
+        return {"description": field["description"]}
+    return {}
 
 
 def _bound(definitions: dict[str, Any], path: str, kind: str, value: float) -> None:

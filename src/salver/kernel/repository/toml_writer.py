@@ -69,12 +69,14 @@ def _plain(value: Any) -> Any:
 
 
 def _key(name: str) -> str:
-    return name if _BARE.fullmatch(name) else _text(name)
+    if _BARE.fullmatch(name):
+        return name
+    return _text(name)
 
 
 def _value(value: Any) -> str:
     if isinstance(value, bool):
-        return "true" if value else "false"
+        return str(value).lower()
     if isinstance(value, str):
         return _text(value)
     if isinstance(value, dict):

@@ -349,7 +349,9 @@ class ControlPlane:
 
     def _pause(self) -> float:
         """Return the seconds until the next scan."""
-        return min(1.0, self._mode.poll_s) if self._repository.is_settling else self._mode.poll_s
+        if self._repository.is_settling:
+            return min(1.0, self._mode.poll_s)
+        return self._mode.poll_s
 
     async def _load(self, name: str, before: Upload | None, after: Upload | None) -> None:
         """Load with the upload ``after``; if that fails, go back to ``before``."""

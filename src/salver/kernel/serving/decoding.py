@@ -156,7 +156,9 @@ def _is_quick(text: bytes) -> bool:
 
 
 def _name_of(body: HttpBody | Message) -> str:
-    return "body" if isinstance(body, HttpBody) else "message"
+    if isinstance(body, HttpBody):
+        return "body"
+    return "message"
 
 
 def _decode(data: bytes, codec: Any, light: HttpBody | Message, signature: Signature) -> InferRequest:

@@ -102,7 +102,9 @@ def _moved(warmup: Warmup, store: ObjectStore, held: SharedFolder) -> Warmup:
     """Return the warm-up with the sample files' paths in the copy."""
 
     def moved(file: str) -> str:
-        return str(held.root / store.path_of(Path(file))) if file else ""
+        if file:
+            return str(held.root / store.path_of(Path(file)))
+        return ""
 
     replace = msgspec.structs.replace
     samples = (

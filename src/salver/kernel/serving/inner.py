@@ -116,7 +116,9 @@ class Inner:
         if call.parent and not call.traceparent:
             call.traceparent = w3c.below(call.parent, plane.path.new_id())
         stage = plane.path.stage
-        return plane.quiet() if stage is not None and stage.inherit(call) else plane
+        if stage is not None and stage.inherit(call):
+            return plane.quiet()
+        return plane
 
 
 class HeldInner(Inner):

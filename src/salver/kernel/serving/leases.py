@@ -100,7 +100,9 @@ class Quiet:
     ) -> Lease[Inferring] | None:
         """See :class:`~salver.kernel.serving.ports.Lessor`."""
         lease = self._lessor.other(name, version, is_wanted)
-        return None if lease is None else _quiet(lease)
+        if lease is None:
+            return None
+        return _quiet(lease)
 
 
 def _quiet(lease: Lease[Inferring]) -> Lease[Inferring]:

@@ -134,7 +134,9 @@ class Servable:
         return self.signatures or self.engine
 
     def _in_order(self, infer: Infer) -> Infer:
-        return in_order(infer) if self._keeps_order else infer  # no wrapper on the usual path
+        if self._keeps_order:
+            return in_order(infer)
+        return infer  # no wrapper on the usual path
 
     def cover(self, wrap: Callable[[Infer], Infer]) -> None:
         """Put a response cache before the engine; ``wrap`` gets the method that asks the engine."""

@@ -100,4 +100,6 @@ def _priority(value: Any, field: str) -> int:
 
 def _number(header: bytes) -> int | None:
     text = header.strip()
-    return int(text) if text.isdigit() and len(text) <= 10 else None
+    if text.isdigit() and len(text) <= 10:
+        return int(text)
+    return None

@@ -76,7 +76,9 @@ class ServerState:
         try:
             steps = lease.servable.manifest.config.steps
             running = lease.servable.engine.running
-            return (running, steps.max_sequences, steps.max_context) if steps.vocabulary else None
+            if steps.vocabulary:
+                return (running, steps.max_sequences, steps.max_context)
+            return None
         finally:
             lease.release()
 

@@ -1,6 +1,6 @@
-"""Whether the tensors of an ensemble can flow from its inputs to its outputs (TR-C10).
+"""Check that the tensors of an ensemble can flow from its inputs to its outputs (TR-C10).
 
-Pure. The texts are Triton's where it has one. Inputs and outputs of the models are not known here.
+Pure. The texts are Triton's if it has one. Inputs and outputs of the models are not known here.
 """
 
 from collections.abc import Iterable, Sequence
@@ -29,6 +29,7 @@ def misfit(name: str, ensemble: Ensemble, inputs: Sequence[str] = (), outputs: S
         if problem := _step_misfit(step, f"step {index} of ensemble '{name}'"):
             return problem
         for tensor in step.outputs.values():
+            # Two steps may write the same tensor only if their conditions exclude each other.
             if tensor in twice or (tensor in writers and not _are_alternatives(writers[tensor], step)):
                 return (
                     f"ensemble tensor '{tensor}' can appear in an output map only once for ensemble '{name}' "
@@ -44,15 +45,19 @@ def misfit(name: str, ensemble: Ensemble, inputs: Sequence[str] = (), outputs: S
         if tensor not in read and tensor not in outputs:
             return f"ensemble input '{tensor}' for ensemble {name}' is not used"  # Triton's own slip
     sources = inputs or [tensor for tensor in read if tensor not in writers]
+    # An output is reachable only if a chain of steps from the inputs writes it.
     ready = _flow(steps, sources)
     sinks = outputs or [tensor for tensor in writers if tensor not in read]
     for tensor in sinks:
         if tensor not in ready:
             return f"output '{tensor}' for ensemble '{name}' is not written{_reason(tensor, writers)}"
+    # Triton refuses tensors that nobody reads, which are mostly misspelt names.
     for tensor in sorted({*read, *writers}):
         if tensor not in sinks and (tensor not in ready or tensor not in read):
             said = f"ensemble tensor '{tensor}' is unused in ensemble '{name}'"
-            return said if tensor in ready else said + _reason(tensor, writers)
+            if tensor in ready:
+                return said
+            return said + _reason(tensor, writers)
     if not sinks:
         return f"ensemble '{name}' has no output: all that its steps write is read by others"
     return ""

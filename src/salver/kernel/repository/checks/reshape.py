@@ -20,7 +20,9 @@ def misfit(seen: Sequence[int], own: Sequence[int]) -> str:
     one, other = _chunks(seen), _chunks(own)
     if len(one) != len(other):
         return "has different number of variable-size dimensions for dims and reshape"
-    return "" if one == other else "has different size for dims and reshape"
+    if one == other:
+        return ""
+    return "has different size for dims and reshape"
 
 
 def table_misfit(specs: Sequence[TensorSpec], own: Mapping[str, Sequence[int]]) -> str:

@@ -64,7 +64,9 @@ def conflict(config: ModelConfig) -> str:
         return "objective"
     if config.ragged != Ragged():
         return "ragged"
-    return "steps" if config.steps.vocabulary else ""
+    if config.steps.vocabulary:
+        return "steps"
+    return ""
 
 
 def _state_misfit(state: SequenceState) -> str:
