@@ -206,7 +206,7 @@ def test_the_watch_ends_with_its_days_a_successor_or_its_last_outcome() -> None:
 def test_after_a_promotion_proof_rolls_back_or_is_told_once() -> None:
     held = watched_one(holdback=0.02)
     assert procedure.judged(held, verdict(Decision.CONTINUE), 60.0).reason == "it is good"
-    person = "it is promoted: a person has to decide, who may abort it"
+    person = "it is promoted: a person has to decide whether to abort it"
     quoted = msgspec.structs.replace(held, reason=f"ann wished it: {person}")  # which tells nobody of harm
     told = procedure.judged(quoted, verdict(Decision.HOLD, "harm 118", person), 60.0)
     assert (told.state, told.reason) == (ReleaseState.PROMOTED, f"harm 118; {person}")

@@ -228,7 +228,7 @@ def test_no_data_is_said_and_held() -> None:
         assert (
             verdicts[-1]
             .reasons[0]
-            .endswith("has answered nobody for 60 seconds; units seen so far, by all versions: 0")
+            .endswith("has answered no request for 60 seconds; units so far, of all versions: 0")
         )
         assert last(buckets(begin=60, number=20), evidence=evidence).decision is Decision.PROMOTE
 
@@ -254,7 +254,7 @@ def test_a_broken_split_is_held_and_then_rolled_back() -> None:
     held = [one for one in verdicts if one.decision is Decision.HOLD]
     assert {one.cause for one in held} == {"split"}
     assert held[0].reasons[0] == (
-        "the split is broken: of 2000, all units, 400 have met the canary, where 200.0 were to be expected"
+        "the split is broken: 400 of 2000 (all units) got the canary, and 200.0 were expected"
     )
     assert verdicts[-1].decision is Decision.ROLLBACK  # at the deadline, as a fault is severe
     assert verdicts[-1].at - held[0].at == 300
@@ -265,7 +265,7 @@ def test_a_baseline_that_is_not_as_large_as_the_canary_is_a_broken_split_too() -
     crooked = Counts(canary=200, baseline=100, stable=1700)
     verdict = last([msgspec.structs.replace(one, exposures=crooked) for one in buckets(number=3)])
     assert verdict.cause == "split"
-    assert "units of the canary and its baseline, 600 have met the canary" in verdict.reasons[0]
+    assert "(units of the canary and its baseline) got the canary" in verdict.reasons[0]
 
 
 def test_a_good_split_is_seldom_taken_for_a_broken_one_whatever_the_stages() -> None:
@@ -305,7 +305,7 @@ def test_inconclusive_is_said_with_what_is_missing() -> None:
     evidence, verdicts = judged(buckets(events={"errors": 100, "slow": 0}, number=20))
     verdict = verdicts[-1]
     assert (verdict.decision, verdict.cause) == (Decision.HOLD, "inconclusive")
-    assert verdict.reasons[0].startswith("inconclusive: 4000 requests, of 4000, prove neither")
+    assert verdict.reasons[0].startswith("inconclusive: 4000 requests, of 4000, show neither")
     assert verdict.reasons[1].startswith("slow: evidence 1 of 20 that it is within its margin")
     assert [metric.missing != "" for metric in verdict.metrics] == [False, True]
     assert verdict.held_since is not None
@@ -338,11 +338,11 @@ def test_a_budget_ships_where_it_may_and_nothing_speaks_against_it() -> None:
     for policy in (with_policy(ships_on_budget=True), with_policy(rules=(ShipOnBudget((0,)),))):
         verdict = last(buckets(policy, events=events, number=20), policy)
         assert verdict.decision is Decision.PROMOTE
-        assert verdict.reasons[0].startswith("4000 requests were the budget, and nothing speaks against it")
+        assert verdict.reasons[0].startswith("4000 requests used up the budget without evidence of harm")
         assert "slow: evidence 1 of 20" in verdict.reasons[0]
     policy = with_policy(ships_on_budget=True)
     verdict = last(buckets(policy, events=events, ratios={"errors": 1.3}, number=20), policy)
-    assert verdict.decision is Decision.HOLD and "errors may not ship so" in verdict.reasons[0]
+    assert verdict.decision is Decision.HOLD and "barred by evidence against errors" in verdict.reasons[0]
 
 
 def test_an_event_that_never_happens_is_proven_negligible() -> None:

@@ -63,7 +63,7 @@ async def test_harm_that_a_soft_metric_shows_waits_for_a_person_who_may_take_it_
         await server.ticks(600)
     release = await server.one()
     assert (release.state, release.is_judged) == (ReleaseState.PROMOTED, True)
-    assert release.reason.endswith("a person has to decide, who may abort it")
+    assert release.reason.endswith("a person has to decide whether to abort it")
     lines = await server.store._ledger.read(lambda connection: history(connection, "fraud"))
     (line,) = [line for line in lines if line.action == "release.harmful"]
     assert (line.subject, line.actor, line.after) == ("r0", "release r0", "PROMOTED 100 %")

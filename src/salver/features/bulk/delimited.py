@@ -94,6 +94,7 @@ class DelimitedReader:
         records = csv.reader(feed, delimiter=self._delimiter, strict=True)
         keep = {name: self._header.index(name) for name in self._keep if self._header}
         while True:
+            # The reader is kept between blocks, because a record may continue over several lines.
             begin, found, numbers, bad = lines.place.at, list[list[str]](), list[int](), list[BadRow]()
             while len(numbers) + len(bad) < rows and lines.place.at - begin < MAX_BLOCK:
                 feed.begin()
@@ -101,7 +102,7 @@ class DelimitedReader:
                     record = next(records, None)
                     if record is None:
                         break
-                    if not record:
+                    if not record:  # an empty line
                         continue
                     self._check(record, feed.is_text)
                 except (csv.Error, InvalidInput) as error:
@@ -131,6 +132,7 @@ class DelimitedReader:
 
 def _from_cells(cells: list[list[str]], field: Field) -> Array:
     """Convert the cells of each row to the input's array."""
+    # A single column may hold a whole row as a JSON list.
     if len(cells[0]) == 1 and field.row not in ((), (1,)) and cells[0][0].lstrip().startswith("["):
         try:
             return from_values([orjson.loads(row[0]) for row in cells], field)

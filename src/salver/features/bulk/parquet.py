@@ -77,6 +77,7 @@ class ParquetReader:
             size = sum(
                 c.total_uncompressed_size for c in chunks if c.path_in_schema.split(".")[0] in self._read
             )
+            # Fewer rows in a batch if they are large, judged by the group's average.
             rows = max(1, min(rows, MAX_BLOCK * described.num_rows // max(size, 1)))
             for batch in self._file.iter_batches(rows, row_groups=[group], columns=self._read):
                 begin, at = at, at + batch.num_rows
@@ -112,6 +113,7 @@ def _from_columns(values: _Values, field: Field) -> Array:
     arrays = [array for column in values.columns if (array := _numbers(column)) is not None]
     if len(arrays) == len(values.columns):
         return from_rows(arrays[0] if len(arrays) == 1 else np.stack(arrays, axis=1), field)
+    # Strings, ragged lists and mixtures take the slow way through Python values.
     lists = [[_plain(value, field) for value in column.to_pylist()] for column in values.columns]
     rows = lists[0] if len(lists) == 1 else [list(row) for row in zip(*lists, strict=True)]
     return from_values(rows, field)
@@ -130,6 +132,7 @@ def _numbers(column: Any) -> Array | None:
     if inner.null_count or not len(column) or len(inner) % len(column):
         return None
     width = len(inner) // len(column)
+    # The total is divisible by chance even for ragged lists, so each length is compared.
     if any(length.as_py() != width for length in _arrow().compute.list_value_length(column).unique()):
         return None
     values = _numbers(inner)
@@ -219,6 +222,7 @@ class ParquetWriter:
             flat = self._arrow.array(array.ravel().tolist(), self._arrow.binary()).cast(self._arrow.string())
         else:
             flat = self._arrow.array(array.ravel())
+        # Nest the flat values from the innermost axis outwards: arrow has no multi-dimensional columns.
         for axis in range(array.ndim - 1, 0, -1):
             offsets = np.arange(math.prod(array.shape[:axis]) + 1, dtype=np.int32) * array.shape[axis]
             flat = self._arrow.ListArray.from_arrays(offsets, flat)
@@ -242,6 +246,7 @@ class ParquetWriter:
 
     def _groups(self, stream: Any) -> Iterator[Any]:
         waiting, rows = list[Any](), 0
+        # Regroup the batches, whose sizes depend on the requests, so that the file is reproducible.
         for batch in stream:
             while rows + batch.num_rows >= _GROUP:
                 missing = _GROUP - rows

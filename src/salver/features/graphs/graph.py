@@ -111,6 +111,7 @@ class Graph(msgspec.Struct, frozen=True):
         """Return the indices of the steps needed for these outputs."""
         found: dict[int, Step] = {}
         tensors = set(outputs)
+        # Walk backwards from the outputs: a step is needed if it writes a tensor that a needed step reads.
         while tensors:
             more = [s for s in self.steps if s.index not in found and not tensors.isdisjoint(s.writes)]
             found.update((step.index, step) for step in more)
@@ -158,6 +159,8 @@ class Value(NamedTuple):
         array = self.tensor.array
         if port.batched == bool(self.rows):
             return array
+        # A model without a batch dimension meets one with: add or remove an axis of extent 1 if the shape
+        # fits.
         if port.batched:
             if not fits(port.shape[1:], array.shape):
                 return array
@@ -204,6 +207,7 @@ class Flow:
             for step in self._graph.readers.get(tensor, ()):
                 if step.reach != self.reach or (self._only is not None and step.index not in self._only):
                     continue
+                # A step is ready when its last tensor has arrived or is known to be absent.
                 left = self._left.get(step.index, len(step.reads)) - 1
                 self._left[step.index] = left
                 if left:
@@ -230,6 +234,7 @@ class Flow:
         """Return the tensors that no step will write now."""
         gone = []
         for tensor in step.writes:
+            # Alternative steps may write the same tensor: it is absent only if all of them are skipped.
             self._skips[tensor] = self._skips.get(tensor, 0) + 1
             if self._skips[tensor] == self._graph.writers[tensor]:
                 gone.append(tensor)
@@ -255,7 +260,7 @@ def connect(name: str, config: ModelConfig, members: Mapping[tuple[str, str], Me
     """Connect an ensemble to compatible models.
 
     Args:
-        config: One whose tensors can flow (``dialects/triton/config/ensemble.py``).
+        config: One whose tensors can flow (``kernel/repository/checks/ensemble.py``).
         members: Models by the names and versions in the steps.
 
     Raises:
@@ -287,6 +292,7 @@ class _Connector:
         ports = [self._port(step, member.signature) for step, member in self._pairs]
         self._reaches = dict.fromkeys((spec.name for spec in inputs), 0)
         made = self._in_order(ports)
+        # All outputs must come from one reach, or a response could lack some of them.
         reaches = {self._reaches[spec.name] for spec in outputs}
         if len(reaches) > 1:
             raise self._mixed(self._name)
@@ -302,6 +308,7 @@ class _Connector:
             for tensor in step.writes:
                 writers[tensor] = writers.get(tensor, 0) + 1
         parts = [member.gives_parts for _, member in self._pairs if member.is_decoupled]
+        # With conditional steps a response may lack outputs, and then it is not a part that can be joined.
         is_sure = not any(step.when or step.unless for step, _ in self._pairs)
         return Graph(
             self._name,
@@ -376,6 +383,7 @@ class _Connector:
     def _agree(self, tensor: str, model: str, spec: TensorSpec, batched: bool) -> None:
         """Check that all users of a tensor agree on it."""
         here = _Node(model, spec, batched)
+        # The first user of a tensor fixes its type and shape; later ones are compared with it.
         known = self._nodes.setdefault(tensor, here)
         begin = f"in ensemble {self._name}, ensemble tensor {tensor}: inconsistent"
         if known.spec.datatype is not spec.datatype:

@@ -26,8 +26,8 @@ _HEAD = (
     "tempered",
 )
 _LEGEND = (
-    "New and old version: so many of their units had it, each counted once; for slow answers, of the old "
-    "version's share beside the new one. Evidence of 500 comes by chance to one good release in 500."
+    "New and old version: how many of their units had it, each counted once; for slow answers, of the old "
+    "version's share beside the new one. At most 1 in 500 harmless releases reaches an evidence of 500."
 )
 
 

@@ -61,6 +61,7 @@ def judge(
     Raises:
         InvalidInput: The bucket cannot follow the evidence.
     """
+    # A rollback is final: later buckets cannot revive the release.
     if state is ReleaseState.ROLLED_BACK or evidence.is_over:
         over = _Opinion(Decision.ROLLBACK, ("it was rolled back before, which is final",))
         evidence = msgspec.structs.replace(evidence, is_over=True)
@@ -80,10 +81,11 @@ def _harm(policy: Policy, evidence: Evidence, bucket: Bucket, facts: rules.Facts
     reasons = [each.reason for each in objections if each.decision is Decision.ROLLBACK]
     if policy.alike.rolls_back and (objection := _unlike(policy, evidence)):
         reasons.append(objection)
+    # Ville's inequality: without harm, e-values exceed 1/alpha with probability alpha at most, at any time.
     if evidence.log_e(policy) >= -math.log(policy.alpha):
         reasons.append(_proof(policy, evidence))
         if _is_split_broken(policy, evidence):
-            reasons.append("the split is broken as well, so that this chance is not known")
+            reasons.append("the split is broken as well, so this probability is unknown")
     if not reasons:
         return None
     return _Opinion(Decision.ROLLBACK, tuple(reasons))
@@ -92,6 +94,7 @@ def _harm(policy: Policy, evidence: Evidence, bucket: Bucket, facts: rules.Facts
 def _proof(policy: Policy, evidence: Evidence) -> str:
     """Describe the evidence of harm: of one metric, or of several that are not sufficient alone."""
     known, metric, share = _weightiest(policy, evidence)
+    # Each metric has a share of alpha, so that all together keep it (Bonferroni).
     log_e, enough = known.log_e(metric), -math.log(policy.alpha * share)
     who = _effect(metric, known)
     if log_e < enough:
@@ -101,8 +104,8 @@ def _proof(policy: Policy, evidence: Evidence) -> str:
             -math.log(policy.alpha),
         )
     return (
-        f"{who}: evidence {number(log_e)}, where {number(enough)} is enough; so much meets one "
-        f"good release in {number(log_e)} at most"
+        f"{who}: evidence {number(log_e)}, where {number(enough)} is enough; at most 1 in {number(log_e)} "
+        "harmless releases reaches this level"
     )
 
 
@@ -126,7 +129,7 @@ def _after_promotion(policy: Policy, evidence: Evidence, opinion: _Opinion) -> _
     is_soft = metric.severity == "soft" and not any(evidence.never.values())
     if policy.after_promotion == "rollback" or (policy.after_promotion == "by_severity" and not is_soft):
         return opinion
-    told = "it is promoted: a person has to decide, who may abort it"
+    told = "it is promoted: a person has to decide whether to abort it"
     return _Opinion(Decision.HOLD, (*opinion.reasons, told), "person")
 
 
@@ -193,8 +196,8 @@ def _blind(policy: Policy, evidence: Evidence, bucket: Bucket, facts: rules.Fact
         if facts.waiting:
             what = "the canary keeps units waiting, or the split"
         reason = (
-            f"{what} is broken: of {sum(split.counts)}, {whose}, {split.counts[0]} have met the canary, "
-            f"where {split.expected[0]:.1f} were to be expected{waiting}"
+            f"{what} is broken: {split.counts[0]} of {sum(split.counts)} ({whose}) got the canary, and "
+            f"{split.expected[0]:.1f} were expected{waiting}"
         )
         return _Opinion(Decision.HOLD, (reason,), "split")
     if evidence.idle_seconds >= policy.no_data_seconds:
@@ -202,21 +205,24 @@ def _blind(policy: Policy, evidence: Evidence, bucket: Bucket, facts: rules.Fact
         if not bucket.requests.canary:
             who = "the canary"
         reason = (
-            f"no data: {who} has answered nobody for {evidence.idle_seconds:.0f} seconds; units seen so far, "
-            f"by all versions: {evidence.units.total}{waiting}"
+            f"no data: {who} has answered no request for {evidence.idle_seconds:.0f} seconds; units so far, "
+            f"of all versions: {evidence.units.total}{waiting}"
         )
         if not policy.stages[evidence.stage].weight:
             reason = f"no data: the canary has answered no copies for {evidence.idle_seconds:.0f} seconds"
         return _Opinion(Decision.HOLD, (reason,), "no_data")
     has_outcomes = any(metric.is_posted for metric in policy.metrics)
     if has_outcomes and evidence.late_seconds > policy.most_late_seconds:
-        reason = f"outcomes lag {evidence.late_seconds:.0f} s behind; {policy.most_late_seconds:.0f} s may be"
+        reason = (
+            f"outcomes are {evidence.late_seconds:.0f} s late; {policy.most_late_seconds:.0f} s are allowed"
+        )
         return _Opinion(Decision.HOLD, (reason,), "late")
     return None
 
 
 def _unproven(policy: Policy, evidence: Evidence, bucket: Bucket, lacking: list[str]) -> _Opinion:
     """Return the opinion if a gate is not passed and nothing is proven against the canary."""
+    # Without a budget, or within it, keep collecting evidence.
     stage, seen = policy.stages[evidence.stage], evidence.stage_requests.canary
     if not stage.weight:
         seen = evidence.copies.copies.asked
@@ -231,16 +237,17 @@ def _unproven(policy: Policy, evidence: Evidence, bucket: Bucket, lacking: list[
         suspected.append("copies")
     may_ship = policy.ships_on_budget or rules.may_ship_on_budget(policy.rules, evidence.stage)
     if may_ship and not suspected:
-        reason = f"{seen} requests were the budget, and nothing speaks against it; not proven: "
+        reason = f"{seen} requests used up the budget without evidence of harm; not proven: "
         return _Opinion(Decision.PROMOTE, (reason + "; ".join(lacking),))
-    reason = f"inconclusive: {seen} requests, of {stage.sample}, prove neither harm nor none"
+    reason = f"inconclusive: {seen} requests, of {stage.sample}, show neither harm nor its absence"
     if may_ship:
-        reason += f", and {', '.join(suspected)} may not ship so"
+        reason += f"; shipping on the budget is barred by evidence against {', '.join(suspected)}"
     return _Opinion(Decision.HOLD, (reason, *lacking), "inconclusive")
 
 
 def _held(policy: Policy, evidence: Evidence, opinion: _Opinion) -> tuple[Evidence, _Opinion]:
     """Return since when it has been held, and whether that is too long."""
+    # A pause by a person has no deadline.
     is_held = opinion.decision is Decision.HOLD and opinion.cause != "person"
     since = None
     if is_held:
