@@ -34,7 +34,7 @@ _LOG = logging.getLogger("salver")
 
 
 class Server:
-    """A whole server inside this process's event loop.
+    """Server inside this process's event loop.
 
     Example::
 
@@ -42,7 +42,7 @@ class Server:
             print(server.url)
 
     Attributes:
-        kernel: What the features are built into; there from ``start`` on.
+        kernel: Kernel that the features are built into; set by ``start``.
         listeners: Its ports.
     """
 
@@ -59,7 +59,7 @@ class Server:
         self._parting = Parting()
         self.began = time.monotonic()
         self._ticking = Supervisor(_LOG, "a tick failed")
-        self._is_up = False  # everybody who loads is there
+        self._is_up = False  # everything that loads models has started
         fronts = (config.front, *config.more) if config.opens_ports else ()
         self.listeners = Listeners(
             fronts,
@@ -83,9 +83,9 @@ class Server:
         return self.listeners.urls()[0]
 
     async def start(self) -> None:
-        """Open the ports, then begin to load; ports open at once and readiness tells the truth.
+        """Open the ports, then start loading; readiness reports the progress.
 
-        Where the configuration says so, ports open when the models have loaded.
+        If configured so, the ports open only after the models have loaded.
 
         Raises:
             SalverError: the port, a path or a setting is wrong.
@@ -125,7 +125,7 @@ class Server:
                 self._ticking.start(tick.name, every(tick.seconds, tick.run, faults))
 
     async def reload(self) -> None:
-        """Look again at models, their configurations and the log file; the log says what that was."""
+        """Reload models, their configurations and the log file; changes are logged."""
         reopen(self._log)
         if not self._is_up:
             _LOG.info("starting: there is nothing to look at again")
@@ -139,15 +139,15 @@ class Server:
         _LOG.info("looked again; flags, environment, ports, certificates and tokens need a restart")
 
     def hurry(self) -> None:
-        """End the drain delay of a ``stop`` that is under way."""
+        """End the drain delay of a running ``stop``."""
         self._parting.hurry.set()
 
     async def stop(self, delay_s: float = 0.0) -> None:
-        """Fail readiness at once, end what is in flight, then unload the models.
+        """Fail readiness at once, finish requests in flight, then unload the models.
 
         Args:
-            delay_s: Seconds in which it goes on taking connections, so that those who send callers here can
-                see that it is not ready any more.
+            delay_s: Seconds in which it still accepts connections, so that load balancers can notice that it
+                is not ready.
         """
         grace, kernel = self.config.front.grace_seconds, self.kernel
         self.readiness.is_ending = self._parting.is_told = True
@@ -182,18 +182,18 @@ class Server:
         await self.stop()
 
     async def settled(self) -> bool:
-        """Wait until every load under way has ended; return whether all ended well."""
+        """Wait until all active loads have ended; return whether all succeeded."""
         await self.kernel.models.settled()
         self.readiness.has_settled = True
         return self.kernel.models.ready() and all(part.is_well() for part in self.kernel.parts)
 
     def has_nothing(self) -> bool:
-        """Return whether models are wanted and none of them is there."""
+        """Return whether models are wanted and none is loaded."""
         kernel = self.kernel
         return bool(kernel.models.wanted() or kernel.plane.missing) and not kernel.models.servables()
 
     async def ended(self) -> None:
-        """Wait until a listener has ended, whatever the reason."""
+        """Wait until any listener has ended."""
         await self.listeners.ended()
 
 

@@ -1,6 +1,6 @@
-"""The kernel of a server, made whole before features are built into it.
+"""Assembly of a server's kernel, before features are built into it.
 
-Nothing starts here; ``app.py`` starts and stops what is made.
+Nothing starts here; ``app.py`` starts and stops the parts.
 """
 
 import os
@@ -48,14 +48,14 @@ with lazy_imports():
 
 
 class Assembly:
-    """The kernel, and what behind it the server itself has to look after.
+    """Kernel, with the resources that the server must close.
 
     Args:
-        backends: By name; None = those that are installed.
+        backends: Backends by name; None = all installed ones.
 
     Attributes:
-        kernel: Serves models of backends without any feature.
-        copies: Of models in object stores.
+        kernel: Kernel, which can serve models without any feature.
+        copies: Local copies of models in object stores.
         decoders: Processes that decode large bodies.
     """
 
@@ -135,7 +135,7 @@ class Assembly:
         return ModelCallbacks(inner, lambda: kernel.control, kernel.clock, kernel.new_id, numbers)
 
     def attach(self) -> None:
-        """Give the kernel what the features that are built add to it."""
+        """Attach the parts of the built features to the kernel."""
         kernel, parts = self.kernel, self.kernel.parts
         page = kernel.services.find(MetricsPage)
         for part in parts:

@@ -1,9 +1,9 @@
 """Contract between a server and a feature: configuration in, parts out.
 
-A feature is a package that the entry-point group ``salver.features`` names. Its entry point is a
+A feature is a package named in the entry-point group ``salver.features``. Its entry point is a
 :class:`Feature`, whose module imports little: the function that builds its parts is named by a string, and
-imported only where the configuration uses the feature. Dialects are features that bring a protocol. Salver's
-own features come by the same road.
+imported only if the configuration uses the feature. Dialects are features that bring a protocol. Salver's own
+features are found in the same way.
 """
 
 import importlib
@@ -51,10 +51,10 @@ class Feature(msgspec.Struct, frozen=True):
 
 
 def load(reference: str) -> Any:
-    """Import what ``package.module:name`` names.
+    """Import the object that ``package.module:name`` names.
 
     Raises:
-        InvalidInput: it is not there.
+        InvalidInput: the module or the name does not exist.
     """
     module, _, name = reference.partition(":")
     try:
@@ -64,12 +64,12 @@ def load(reference: str) -> Any:
 
 
 def discover(entries: Iterable[EntryPoint] | None = None) -> tuple[Feature, ...]:
-    """Return every feature that is installed, each after those that it names in ``after``.
+    """Return all installed features, each after those that it names in ``after``.
 
-    One that cannot be imported is logged and left out: the server serves without it.
+    A feature that cannot be imported is logged and left out: the server runs without it.
 
     Args:
-        entries: Those of the group; None = of all installed packages.
+        entries: Entry points of the group; None = of all installed packages.
     """
     found: dict[str, Feature] = {}
     for entry in sorted(installed(GROUP) if entries is None else entries, key=lambda e: e.name):
@@ -88,7 +88,7 @@ def discover(entries: Iterable[EntryPoint] | None = None) -> tuple[Feature, ...]
 
 
 def _ordered(features: Mapping[str, Feature]) -> tuple[Feature, ...]:
-    """Depth first: what a feature names comes before it. A cycle is broken where it closes."""
+    """Sort features topologically, depth first; a cycle is broken where it closes."""
     out: dict[str, Feature] = {}
     entered: set[str] = set()
 

@@ -1,15 +1,15 @@
-"""Imports that are carried out when one of their names is first used.
+"""Imports that are executed when one of their names is first used.
 
-A server imports what its configuration and its callers use. The statements stay ordinary ones, so that type
-checkers, linters and import contracts see them::
+A server imports only what its configuration and its callers use. The statements remain ordinary ones, so that
+type checkers, linters and import contracts see them::
 
     with lazy_imports():
         from salver.stores.unzip import unpack
 
-``unpack`` is a :class:`LazyName` until it is used; then the name in the module becomes the object itself,
-which costs nothing from there on. This fits functions, classes and modules, not constants, nor classes that
-``except``, ``case`` or ``is`` names, nor those that are passed on as values. PEP 810 brings
-the same to Python 3.15.
+``unpack`` is a :class:`LazyName` until it is used; then the name in the module is replaced by the object
+itself, so later uses cost nothing. This works for functions, classes and modules, but not for constants, nor
+for classes in ``except``, ``case`` or ``is``, nor for those that are passed on as values. PEP 810 brings the
+same to Python 3.15.
 """
 
 import builtins
@@ -25,12 +25,12 @@ from typing import Any, ParamSpec, TypeVar, cast
 _Given = ParamSpec("_Given")
 _Made = TypeVar("_Made")
 
-#: Names that are not resolved yet, by the module that imports them.
+#: Unresolved names by the module that imports them.
 _pending: dict[str, list["LazyName"]] = {}
 
 
 class LazyName:
-    """A function, class or module that is imported when it is used."""
+    """Function, class or module that is imported when it is used."""
 
     __slots__ = ("_found", "_module", "_name", "_places")
 
@@ -44,7 +44,7 @@ class LazyName:
         return f"<LazyName {self._module}:{self._name}>"
 
     def _resolve(self) -> Any:
-        """Import the object, and bind the names to it that an import statement gave to this one."""
+        """Import the object, and rebind the names that refer to this placeholder."""
         if self._found is None:
             module = import_module(self._module)
             if not hasattr(module, self._name):
@@ -60,12 +60,12 @@ class LazyName:
         return (self._found or self._resolve())(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # of types; generic aliases look for some
+        if name.startswith("__"):  # generic aliases probe for some of these
             raise AttributeError(name)
         return getattr(self._found or self._resolve(), name)
 
     def __instancecheck__(self, instance: object) -> bool:
-        # Of a module that nobody has imported there are no instances.
+        # A module that was never imported has no instances.
         return self._module in sys.modules and isinstance(instance, self._resolve())
 
     def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -74,7 +74,7 @@ class LazyName:
     def __reduce__(self) -> tuple[Any, ...]:
         return _resolved, (self._module, self._name)
 
-    # Annotations are evaluated where a function is defined.
+    # Annotations such as ``A | None`` are evaluated when a function is defined.
 
     def __or__(self, other: Any) -> "_Union":
         return _Union((self, other))
@@ -87,7 +87,7 @@ class LazyName:
 
 
 class _Union(tuple[Any, ...]):
-    """Types of which some are lazy names, as an annotation or for ``isinstance``."""
+    """Union with lazy names, in an annotation or for ``isinstance``."""
 
     def __or__(self, other: Any) -> "_Union":
         return _Union((*self, other))
@@ -97,7 +97,7 @@ class _Union(tuple[Any, ...]):
 
 
 class LazyObject:
-    """An object that is made when an attribute of it is first used; see :func:`lazily`."""
+    """Object that is created when one of its attributes is first used; see :func:`lazily`."""
 
     __slots__ = ("_found", "_lock", "_make")
 
@@ -122,12 +122,12 @@ class LazyObject:
 
 
 def lazily(make: Callable[_Given, _Made], *args: _Given.args, **kwargs: _Given.kwargs) -> _Made:
-    """Return an object that is made by ``make`` when an attribute of it is first used, on any thread."""
+    """Return an object that ``make`` creates when one of its attributes is first used, on any thread."""
     return cast("_Made", LazyObject(functools.partial(make, *args, **kwargs)))
 
 
 def is_made(thing: object) -> bool:
-    """Return whether an object is there, which may be one of :func:`lazily`."""
+    """Return whether an object, possibly from :func:`lazily`, has been created."""
     return type(thing) is not LazyObject or thing._found is not None
 
 
@@ -136,7 +136,7 @@ def _resolved(module: str, name: str) -> Any:
 
 
 class _Source:
-    """What a lazy import statement takes its names from."""
+    """Stand-in for the module of a lazy import statement."""
 
     def __init__(self, module: str) -> None:
         self._module = module
@@ -146,11 +146,11 @@ class _Source:
 
 
 class _Importer:
-    """``__import__`` while some modules are inside of :func:`lazy_imports`; several threads may be."""
+    """Replacement of ``__import__`` while modules are inside :func:`lazy_imports`, on any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._inside: list[dict[str, Any]] = []  # globals of modules
+        self._inside: list[dict[str, Any]] = []  # globals of the modules inside the block
         self._ordinary = builtins.__import__
 
     def __call__(
@@ -174,7 +174,7 @@ class _Importer:
             self._inside.append(names)
 
     def leave(self, names: dict[str, Any]) -> None:
-        """Make them ordinary again."""
+        """Make the imports of a module ordinary again."""
         with self._lock:
             self._inside = [other for other in self._inside if other is not names]
             if not self._inside:
@@ -185,13 +185,13 @@ _importer = _Importer()
 
 
 def _is_loaded(name: str) -> bool:
-    """Return whether a module is there; not a package, where the submodule that is meant may be missing."""
+    """Return whether a module is loaded; False for packages, whose submodules may not be."""
     return name in sys.modules and not hasattr(sys.modules[name], "__path__")
 
 
 @contextmanager
 def lazy_imports() -> Iterator[None]:
-    """Carry out the ``from … import`` statements of the block when their names are used."""
+    """Defer the ``from … import`` statements of the block until their names are used."""
     names = sys._getframe(2).f_globals
     known = set(names)
     _importer.enter(names)

@@ -1,6 +1,6 @@
-"""What a feature gets from a server, and what it adds to it.
+"""Kernel that a feature is built into, and the parts that a feature adds to a server.
 
-:mod:`salver.feature` says how features are found; their ``building`` modules use what is here.
+:mod:`salver.feature` describes how features are found; their ``building`` modules use these records.
 """
 
 import contextlib
@@ -54,11 +54,11 @@ async def _nothing() -> None:
 
 
 class Tick(msgspec.Struct, frozen=True):
-    """Work that is done again and again while the server runs.
+    """Periodic work of a running server.
 
     Attributes:
-        seconds: Between the end of one call and the begin of the next.
-        run: Does it; an exception is logged, and the next call comes all the same.
+        seconds: Pause between the end of one call and the start of the next.
+        run: Function to call; an exception is logged and does not stop the following calls.
     """
 
     name: str
@@ -67,76 +67,76 @@ class Tick(msgspec.Struct, frozen=True):
 
 
 class PortView:
-    """How ports show themselves: a feature overrides what it changes."""
+    """Changes of a feature to what ports serve; subclasses override the methods that they need."""
 
-    #: Bytes of the largest request body that a route of this feature takes; 0 = as everybody's.
+    #: Bytes of the largest request body of this feature's routes; 0 = the server's limit.
     max_request = 0
 
     def access(self, config: FrontConfig) -> Access | None:
-        """Return who may change something at a port that is the feature's own; None = it is not."""
+        """Return the access checks of a port that belongs to the feature; None = it does not."""
         return None
 
     def closed(self, kind: Kind) -> frozenset[str]:
-        """Return paths of gRPC methods that a port of that kind does not have."""
+        """Return the paths of gRPC methods that ports of a kind do not offer."""
         return frozenset()
 
     def shown(self, app: App, config: FrontConfig) -> App:
-        """Return the application with the feature's own routes, behind the checks of other origins."""
+        """Return the application with the feature's own routes, behind the origin checks."""
         return app
 
     def enclosed(self, app: App, config: FrontConfig, access: Access) -> App:
-        """Return what a port serves in front of everything else; the first feature's is outermost."""
+        """Wrap the whole application of a port; the first feature's wrapper is the outermost."""
         return app
 
     def changing(self, config: FrontConfig) -> Changing | None:
-        """Return who may change something there, for the start-up report; None = as the access says."""
+        """Return who may change something at a port, for the start-up report; None = by its access checks."""
         return None
 
     def exact(self) -> ExactPorts | None:
-        """Return the ports that have a server of their own; None = there are none."""
+        """Return the feature's ports that read whole bodies first; None = there are none."""
         return None
 
 
 class MetricsPage(Protocol):
-    """The page that collectors are shown on (features/telemetry)."""
+    """Metrics page (features/telemetry)."""
 
     def join(self, more: Collector) -> None:
-        """Show the numbers of a collector, too."""
+        """Add the metrics of a collector."""
         ...
 
     def add_view(self, view: Any) -> None:
-        """Show what is counted under another server's names (features/telemetry/ports.py: MetricsView)."""
+        """Add a view with another server's metric names (features/telemetry/ports.py: MetricsView)."""
         ...
 
     def add_rewrite(self, rewrite: Callable[[bytes], bytes]) -> None:
-        """Change the page with this function, where it is OpenMetrics."""
+        """Add a function that rewrites the page in OpenMetrics form."""
         ...
 
 
 class Parts(msgspec.Struct, frozen=True):
-    """What a feature adds to one server.
+    """Parts that a feature adds to one server.
 
     Attributes:
-        observers: Hear of every event, off the request's path.
-        collectors: Numbers for the metrics page.
-        http, grpc: Operations and methods of a protocol. Of several tables that know a path, the first lays
-            out its errors; features come in their order.
-        operations: Of the management interface, below ``/api/v1``; the description follows by itself.
+        observers: Receivers of every event, off the request's path.
+        collectors: Collectors for the metrics page.
+        http, grpc: Operations and methods of a protocol. If several tables have a path, the first one formats
+            its errors, in the order of the features.
+        operations: Operations of the management interface, below ``/api/v1``; its description includes them.
         pages: Static files for browsers, each set below its own root.
-        ports: Changes what ports show.
-        additions: To the loading of models.
-        wrap_loader: Puts something in front of the loader of versions.
+        ports: Changes to what ports serve.
+        additions: Extensions of the loader.
+        wrap_loader: Wraps the loader of versions.
         checks: Called with each version before it is loaded; they raise LoadFailed.
-        stage: A place on the path of every request; one feature has it.
-        changes: To the list of models that the repository gives; one feature has them.
-        ticks: Periodic work, from the end of ``start`` to the begin of ``stop``.
-        prepare: Called before the first look at the models; features in their order.
-        start: Called after it.
-        look: Looks again at what the operator may have changed (SIGHUP).
+        stage: Stage on the path of every request; one feature at most has one.
+        changes: Changes to the list of models from the repository; one feature at most has them.
+        ticks: Periodic work, from the end of ``start`` to the beginning of ``stop``.
+        prepare: Called before the first scan of the models, in the order of the features.
+        start: Called after the first scan.
+        look: Reads again what the operator may have changed (SIGHUP).
         leave: Called when the server is told to stop, before it stops listening.
-        stop: Called when the last request is answered; features in the opposite order.
-        close: Called when the models are gone.
-        is_well: Tells whether nothing of the feature failed at the start.
+        stop: Called after the last request is answered, in reverse order of the features.
+        close: Called after the models are unloaded.
+        is_well: Returns whether nothing of the feature failed at the start.
     """
 
     observers: Sequence[Observer] = ()
@@ -162,9 +162,7 @@ class Parts(msgspec.Struct, frozen=True):
 
 
 class Services:
-    """Services that features offer to those above them, by the type that a caller states in its
-    ``ports.py``.
-    """
+    """Services that features offer to later features, by the protocol in the caller's ``ports.py``."""
 
     def __init__(self) -> None:
         self._by_type: dict[type, object] = {}
@@ -176,7 +174,7 @@ class Services:
         """Offer a service to the features that are built later.
 
         Raises:
-            ValueError: another one of this type is offered already.
+            ValueError: a service of this type is already offered.
         """
         if kind in self._by_type:
             raise ValueError(f"two services of type {kind.__name__}")
@@ -194,31 +192,31 @@ class Services:
         return found
 
     def find(self, kind: type[_Service]) -> _Service | None:
-        """Return the service of this type; None where no feature offers it."""
+        """Return the service of this type; None = no feature offers it."""
         return self._by_type.get(kind)  # type: ignore[return-value]  # offer() keeps the types together
 
 
 class Kernel(msgspec.Struct, eq=False):
-    """The server that a feature is built into. Nothing of it runs while features are built.
+    """Kernel of the server that a feature is built into. Nothing runs while features are built.
 
     Attributes:
         clock: Monotonic seconds.
         new_id: Makes ids of 16 hexadecimal digits.
-        version: Of Salver.
-        bus: Takes events.
+        version: Version of Salver.
+        bus: Event bus.
         terms: Limits and defaults of all models.
-        callbacks: Answers what models ask of the server.
-        models: Hands out leases on loaded versions.
-        plane: Loads and unloads models as its repositories and requests say.
-        control: What transports see and change of what is served.
-        state: What is loaded, and how busy it is.
-        inner: Asks the server's own models.
-        door: The path of requests.
-        context: What every request is received with.
-        services: Of the features that were built before.
-        parts: Of the features that were built before.
-        token: Digest of the management interface's token; empty = there is none.
-        caller: Finds out who makes a change; None = the management interface's token decides.
+        callbacks: Answers the calls of models to the server.
+        models: Lifecycle manager, which gives leases on loaded versions.
+        plane: Control plane.
+        control: Facade of control plane and lifecycle for transports.
+        state: Loaded versions and their load.
+        inner: Client of the server's own models.
+        door: Data plane.
+        context: Settings and collaborators shared by all requests.
+        services: Services of the features built before.
+        parts: Parts of the features built before.
+        token: Digest of the management interface's token; empty = no token.
+        caller: Identifies the caller of a change; None = the management interface's token decides.
     """
 
     config: ServeConfig
@@ -242,12 +240,12 @@ class Kernel(msgspec.Struct, eq=False):
 
     @property
     def exposition(self) -> Exposition:
-        """What telemetry has counted; nothing where that feature is missing."""
+        """Exposition of telemetry; an empty one without that feature."""
         return self.services.find(Exposition) or NO_EXPOSITION
 
     @property
     def ports(self) -> list[PortView]:
-        """How the features change what ports show, in their order."""
+        """The features' changes to what ports serve, in order."""
         return [part.ports for part in self.parts if part.ports is not None]
 
 
@@ -268,12 +266,13 @@ def formats(recognise: Recogniser, touches_machine: TouchesMachine | None = None
     """Return the formats of files that the features bring, for every reader of a repository.
 
     Args:
-        recognise: Tells the formats of artefacts apart.
-        touches_machine: Tells which formats requests may bring; None = none.
+        recognise: Recognises the formats of artefacts.
+        touches_machine: Returns whether a format can touch the machine, and requests may not bring it; None =
+            every format can.
     """
     found = Formats(recognise) if touches_machine is None else Formats(recognise, touches_machine)
     for feature in discover():
         if feature.formats:
-            with contextlib.suppress(InvalidInput):  # its server's own warning says so
+            with contextlib.suppress(InvalidInput):  # the server has logged a warning
                 found = found.joined(load(feature.formats))
     return found

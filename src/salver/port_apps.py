@@ -1,4 +1,4 @@
-"""The application behind each port of a server."""
+"""Applications behind the ports of a server."""
 
 import asyncio
 import threading
@@ -22,7 +22,7 @@ with lazy_imports():
 
 
 class PortApps:
-    """Makes the applications of one server, when all features are built.
+    """Maker of one server's applications, after all features are built.
 
     Attributes:
         changing: Who may change something at a port that other machines reach.
@@ -40,7 +40,7 @@ class PortApps:
         return f"<PortApps {self._router!r}>"
 
     def app(self, config: FrontConfig) -> App:
-        """Return what a port serves: routes, checks of other origins, and what encloses them."""
+        """Return the application of a port: routes, origin checks, and the features' wrappers."""
         kernel, ports = self._kernel, self._kernel.ports
         access = next((own for port in ports if (own := port.access(config)) is not None), None)
         access = access or self._access(config)
@@ -73,17 +73,17 @@ class PortApps:
         return Access(host, kernel.token, kernel.context.http.guard, kernel.caller, rules)
 
     def exact(self) -> ExactPorts:
-        """Return the ports that have a server of their own."""
+        """Return the ports that read whole bodies first."""
         found = (port.exact() for port in self._kernel.ports)
         return next((exact for exact in found if exact is not None), ExactPorts())
 
     def stop(self) -> None:
-        """Take no more calls over gRPC."""
+        """Accept no more gRPC calls."""
         self._grpc.stop()
 
 
 class _LateGrpc:
-    """gRPC methods, which are imported and made on a thread at the first call.
+    """gRPC methods, which are imported and created on a thread at the first call.
 
     Attributes:
         handle: Answers one call, as :meth:`~salver.transport.grpc.GrpcFront.handle`.
@@ -97,13 +97,13 @@ class _LateGrpc:
         self.handle: Callable[..., Awaitable[None]] = self._first
 
     def front(self) -> GrpcFront:
-        """Return the methods, made by the first caller."""
+        """Return the methods, created by the first caller."""
         with self._making:
             self._front = self._front or self._make()
         return self._front
 
     def find_prompt(self, *call: Any) -> Prompt | None:
-        """See :meth:`~salver.transport.grpc.GrpcFront.find_prompt`; None = the methods are not there yet."""
+        """See :meth:`~salver.transport.grpc.GrpcFront.find_prompt`; None = the methods are not loaded yet."""
         return None if self._front is None else self._front.find_prompt(*call)
 
     async def _first(self, *call: Any) -> None:
@@ -114,7 +114,7 @@ class _LateGrpc:
         await front.handle(*call)
 
     def stop(self) -> None:
-        """Take no more calls."""
+        """Accept no more calls."""
         self._is_stopping = True
         if self._front is not None:
             self._front.stop()

@@ -1,4 +1,4 @@
-"""What the start-up report says of a server."""
+"""Content of the start-up report."""
 
 import time
 from collections.abc import Mapping
@@ -25,18 +25,18 @@ _PLATFORMS: Final[tuple[tuple[Kind, str], ...]] = (
 
 
 class ReadyInfo(msgspec.Struct, frozen=True):
-    """What there is to tell once the first models are up (or have failed).
+    """State of a server after its first models have loaded or failed.
 
     Attributes:
-        is_ready: It is, by the rule of its readiness.
+        is_ready: The server is ready, by its readiness rule.
         hosts: Addresses on which it listens.
-        url: Base of every HTTP route; empty = there is none.
-        grpc: Address of gRPC; empty = there is none.
-        metrics: Of the metrics page; empty = there is none.
-        console: Of the pages for people; empty = there are none.
-        platforms: Of SageMaker's and Vertex AI's ports, each with its name.
-        seconds: From the start of the process's server to now.
-        signatures: Of the versions that answer.
+        url: Base of every HTTP route; empty = none.
+        grpc: Address of gRPC; empty = none.
+        metrics: URL of the metrics page; empty = none.
+        console: URL of the console; empty = none.
+        platforms: Names and URLs of SageMaker's and Vertex AI's ports.
+        seconds: Seconds since the server was started.
+        signatures: Signatures of the loaded versions.
         changing: Who may change something at a port that other machines reach.
         takes_short: Requests may have inputs by name (:mod:`salver.dialects.oip.short_json`).
     """
@@ -56,7 +56,7 @@ class ReadyInfo(msgspec.Struct, frozen=True):
 
 
 async def ready_info(server: Server) -> ReadyInfo:
-    """Return what there is to tell of a server whose first loads have ended."""
+    """Return the state of a server whose first loads have ended."""
     config, listeners, kernel = server.config, server.listeners, server.kernel
     urls: dict[Kind, str] = {}
     for front, url in zip(listeners.configs, listeners.urls(), strict=True):

@@ -1,7 +1,7 @@
-"""A server as a process: from its configuration to a signal, and the exit status.
+"""Server as a process, from its configuration to a signal and the exit status.
 
-SIGTERM and SIGINT end it, a second one sooner. SIGHUP makes it look at its configuration again; it ends a
-server that was started on a terminal which is gone.
+SIGTERM and SIGINT stop it, a second one without delay. SIGHUP reloads its configuration, or stops a server
+whose terminal is gone.
 """
 
 import asyncio
@@ -28,14 +28,14 @@ _STDIN: Final = 0
 async def serve(
     config: ServeConfig, on_ready: Callable[[ReadyInfo], None], notices: Sequence[str] = ()
 ) -> int:
-    """Serve until SIGINT or SIGTERM; the exit status of the process.
+    """Serve until SIGINT or SIGTERM; return the exit status of the process.
 
     Args:
-        on_ready: Told once, when every first load has ended, well or not.
-        notices: Warnings for the log, before anything else.
+        on_ready: Called once, when all first loads have ended, successfully or not.
+        notices: Warnings to log first.
 
     Raises:
-        SalverError: it could not start.
+        SalverError: the server could not start.
     """
     keep_one_heap()
     configure(config.table("log", LogConfig))
@@ -48,7 +48,7 @@ async def serve(
     starting = asyncio.create_task(server.start())
     stop = asyncio.create_task(asked.wait())
     await asyncio.wait({starting, stop}, return_when=asyncio.FIRST_COMPLETED)
-    if not starting.done():  # it waits for models
+    if not starting.done():  # it is waiting for models
         starting.cancel()
         await asyncio.wait({starting})
         await server.stop()
@@ -83,7 +83,7 @@ def _say_farewell(delay_s: float, grace_s: float) -> None:
 
 
 async def _tell(server: Server, on_ready: Callable[[ReadyInfo], None]) -> LoadFailed | None:
-    """Say that all first loads have ended; why the server is to end now, None = it is not."""
+    """Report that all first loads have ended; return why the server must stop now, or None."""
     is_well = await server.settled()
     tune_interpreter()
     if server.config.exits_if_none_loads and server.has_nothing():
@@ -91,12 +91,12 @@ async def _tell(server: Server, on_ready: Callable[[ReadyInfo], None]) -> LoadFa
         reasons = [
             f"\n{status.id}: {status.reason}"
             for status in server.control.statuses()
-            if status.reason and (log_file or "\n" in status.reason)  # else the log is enough
+            if status.reason and (log_file or "\n" in status.reason)  # otherwise the log has said it
         ]
         return LoadFailed("no model has loaded" + "".join(reasons))
     try:
         on_ready(await ready_info(server))
-    except Exception:  # a block that cannot be shown is no reason not to serve, nor to be silent
+    except Exception:  # a report that cannot be shown must not stop the server, but is logged
         _LOG.exception("the start-up report failed")
     if is_well or not server.config.exits_on_error:
         return None
@@ -106,14 +106,14 @@ async def _tell(server: Server, on_ready: Callable[[ReadyInfo], None]) -> LoadFa
 
 
 class Signals:
-    """Listens to the signals of this process.
+    """Signal handlers of this process.
 
     Args:
-        hurry: Called with each wish to end that is not the first.
-        reload: Looks again at the configuration; runs once at a time.
+        hurry: Called by each signal to stop after the first.
+        reload: Reloads the configuration; never runs twice at a time.
 
     Attributes:
-        asked: Set by the first wish to end.
+        asked: Set by the first signal to stop.
     """
 
     def __init__(self, hurry: Callable[[], None], reload: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -127,7 +127,7 @@ class Signals:
         return f"<Signals, {'asked' if self.asked.is_set() else 'not asked'} to end>"
 
     def listen(self) -> None:
-        """From now on. Call it on the event loop of the main thread."""
+        """Install the handlers. Call it on the event loop of the main thread."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._end)
@@ -148,7 +148,7 @@ class Signals:
 
 def _has_terminal() -> bool:
     try:
-        os.tcgetpgrp(_STDIN)  # of a terminal that has hung up, an error
+        os.tcgetpgrp(_STDIN)  # fails if the terminal has hung up
     except OSError:
         return False
     return True

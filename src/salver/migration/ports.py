@@ -1,4 +1,4 @@
-"""What a dialect brings to migrate deployments of its server."""
+"""Protocol of a dialect for migrating deployments of its server."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,10 +11,10 @@ from salver.words.artifacts import Manifest
 
 
 class ServerMigration(Protocol):
-    """One kind of server.
+    """Migration from one kind of server.
 
     Attributes:
-        name: As in ``Service.server``.
+        name: Name, as in ``Service.server``.
         title: Name for people.
     """
 
@@ -22,7 +22,7 @@ class ServerMigration(Protocol):
     title: str
 
     def recognise(self, path: Path, is_folder: bool, read: ReadText) -> Iterable[Sighting]:
-        """Return what a file or folder of a deployment is to this server."""
+        """Return the meaning of a deployment's file or folder for this server."""
         ...
 
     def services(self, deployment: Deployment, installed: Installation) -> list[Service]:
@@ -30,10 +30,10 @@ class ServerMigration(Protocol):
         ...
 
     def is_same(self, service: Service, words: Sequence[str]) -> bool:
-        """Return whether a command line, behind ``salver``, means what the service means.
+        """Return whether a command line, after ``salver``, is equivalent to the service's.
 
         Raises:
-            SalverError: it means nothing.
+            SalverError: the command line is invalid.
         """
         ...
 
