@@ -41,16 +41,16 @@ with lazy_imports():
     from salver.stores import mlmodel
 
 
-#: Backends whose users number versions with leading zeros (``00000123``).
+#: Backends whose versions usually have leading zeros (``00000123``).
 _PADDING: Final = frozenset({"tensorflow", "litert"})
-#: Folders beside the versions that hold other files.
+#: Folders beside the versions with other files.
 _BESIDE: Final = frozenset({"configs", "initial_state", "warmup"})
 _MAX_MLMODEL: Final = 1 << 20
 #: Formats of what cannot run by itself; empty = not recognised.
 _WITHOUT_PROGRAM: Final = ("", "torch-weights")
-#: Models made of others have no artefact; a version's folder is empty or missing.
+#: Ensembles have no artefact; a version's folder is empty or missing.
 _ENSEMBLE: Final = ArtifactKind("ensemble", "ensemble")
-#: Formats of other backends that a backend can run, too, if the configuration names it.
+#: Formats of other backends that a backend also runs if the configuration names it.
 _READ_BY: Final = {"openvino": ("onnx",)}
 _NO_TREELITE: Final = (
     "Treelite checkpoints are not served; put the XGBoost, LightGBM or scikit-learn model there that it was "
@@ -59,10 +59,10 @@ _NO_TREELITE: Final = (
 
 
 class Artifact(msgspec.Struct, frozen=True):
-    """An artefact in a store.
+    """Artefact in a store.
 
     Attributes:
-        code: The program that runs it, of a backend that is a program.
+        code: Program that runs it, if the backend is one.
     """
 
     path: str
@@ -74,7 +74,7 @@ class Layout:
     """Reader of one store.
 
     Args:
-        override_of: Returns the configuration of a model that a load request brought, or nothing.
+        override_of: Returns a model's configuration from a load request, or nothing.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class Layout:
         yield from self._at(self._store.local_path(""), self._model("", name, self._visible("")))
 
     def of_base_path(self, name: str, only: Collection[str] = ()) -> Iterator[Manifest]:
-        """Yield the same, where only folders of versions count (TF-L1).
+        """Yield every version of the one model, from folders named by version only (TF-L1).
 
         Args:
             only: Names of the versions to read; empty = all.
@@ -148,7 +148,7 @@ class Layout:
             below = self._visible(entry.name) if entry.is_folder else ()
             if not self._is_configured(below) and (found := self._look(entry.name)):
                 yield self._bare(found)
-            elif below:  # an empty folder is still being filled
+            elif below:  # an empty folder is probably still being filled
                 yield from self._model(entry.name, entry.name, below)
         except SalverError as error:
             yield _broken(
@@ -156,7 +156,7 @@ class Layout:
             )
 
     def _file(self, path: str) -> Manifest:
-        """Return the model in a file that is the whole store, or its problem."""
+        """Return the model in a file that is the whole store, or a manifest with its problem."""
         local = self._store.local_path(path)
         id = ModelId(_bare_name(local), "1")
         try:
@@ -170,7 +170,7 @@ class Layout:
         return _broken(id, local, advice.unrecognised_file(local))
 
     def _with_own(self, found: Artifact, id: ModelId, settings: Settings) -> Manifest:
-        """Return the model in a file with the configuration that lies beside it."""
+        """Return the model in a file, with the configuration beside it."""
         local = self._store.local_path(found.path)
         if settings.problem:
             return _unreadable(id, local, settings)
@@ -217,13 +217,13 @@ class Layout:
             yield msgspec.structs.replace(manifest, notices=manifest.notices + notices)
 
     def _own(self, folder: str, name: str) -> Settings | None:
-        """Return a version's own settings, as versions of a registry have; None if it has none."""
+        """Return a version's own settings, which registered versions have; None = none."""
         if all(self._store.stat(join(folder, file)) is None for file in (TOML, *self._formats.configs)):
             return None
         return self._settings(folder, name)
 
     def _bare(self, found: Artifact) -> Manifest:
-        """Return the version of an artefact without a folder; archives say which it is."""
+        """Return the version of an artefact without a folder; archives contain its number."""
         name, version = _bare_name(self._store.local_path(found.path)), "1"
         archive = self._formats.archives.get(found.kind.format)
         if archive is not None:
@@ -234,7 +234,7 @@ class Layout:
         if settings.problem:
             return _unreadable(ModelId(name, version), self._store.local_path(found.path), settings)
         manifest = self._manifest(ModelId(name, version), found, found.path, settings, found)
-        if archive is not None:  # files of other versions of it lie beside this one
+        if archive is not None:  # archives of its other versions may be beside it
             config = msgspec.structs.replace(manifest.config, versions=Versions(all=True))
             return msgspec.structs.replace(manifest, config=config)
         return manifest
@@ -264,14 +264,14 @@ class Layout:
             return _broken(id, where, str(error))
 
     def _completed(self, folder: str, config: ModelConfig) -> tuple[ModelConfig, tuple[TensorSpec, ...]]:
-        """Return the configuration, with the artefact that MLflow names unless it names one, and columns."""
+        """Complete the configuration from MLflow's file: the artefact, unless configured, and columns."""
         if config.filename or self._store.stat(join(folder, mlmodel.MLMODEL)) is None:
             return config, ()
         file, columns = self._mlflow(folder)
         return msgspec.structs.replace(config, filename=file), columns
 
     def _mlflow(self, folder: str) -> tuple[str, tuple[TensorSpec, ...]]:
-        """Return the artefact's path in an MLflow folder, empty = not said, and its columns.
+        """Return the artefact's path in an MLflow folder, empty = not given, and its columns.
 
         Raises:
             SalverError: no backend runs such a model.
@@ -282,7 +282,7 @@ class Layout:
 
         content = self._store.read(join(folder, mlmodel.MLMODEL), _MAX_MLMODEL)
         where = str(self._store.local_path(join(folder, mlmodel.MLMODEL)))
-        # in a registry the artefact lies beside it, without MLflow's folders
+        # in a registry the artefact is beside the file, without MLflow's folders
         said = mlmodel.parse_mlmodel(
             content, where, lambda path: is_there(path) or is_there(PurePath(path).name)
         )
@@ -337,7 +337,7 @@ class Layout:
         return self._nothing(folder, config)
 
     def _first(self, folder: str) -> Artifact | None:
-        """Return the artefact with the name that the operator prefers, if there is one."""
+        """Return the artefact with the operator's preferred name, if there is one."""
         path = join(folder, self._config.first_filename)
         if self._config.first_filename and self._store.stat(path):
             return self._look(path)
@@ -352,13 +352,13 @@ class Layout:
     def _manifest(
         self, id: ModelId, found: Artifact, folder: str, settings: Settings, own: Artifact | str
     ) -> Manifest:
-        """Return the version of an artefact; ``own`` is the one that the model's own configuration names."""
+        """Return the version of an artefact; ``own`` is the one named in the model's own configuration."""
         files = self._measure(folder, id, settings)
         if found.code is not None:
             files.add_text(f"{found.code} {found.code.stat().st_mtime_ns}")
         path = self._store.local_path(found.path)
         entry = self._store.stat(found.path)
-        # a link that is switched while a framework reads must not mix two versions
+        # resolve links now: one that is switched during loading would mix two versions
         path = path.resolve() if entry is not None and entry.is_folder else path.parent.resolve() / path.name
         manifest = Manifest(
             id=id,
@@ -380,7 +380,7 @@ class Layout:
         return archive.complete(manifest)
 
     def _with_rows(self, settings: Settings, backend: str) -> ModelConfig:
-        """Return the configuration, with the operator's batch size where the owner's file says none."""
+        """Return the configuration, with the operator's batch size unless the owner set one."""
         rows = self._config.rows_of(backend)
         if not rows or not settings.leaves_rows():
             return settings.config
@@ -409,7 +409,7 @@ class Layout:
         return files.digest()
 
     def _without_server_file(self, entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
-        """Return the entries without a ``salver.toml`` that configures the server and no model."""
+        """Return the entries, without a ``salver.toml`` that configures only the server."""
         if not isinstance(self._store, FileStore) or all(entry.name != TOML for entry in entries):
             return entries
         if not is_server_file(self._store.read(TOML, MAX_CONFIG)):
@@ -417,7 +417,7 @@ class Layout:
         return tuple(entry for entry in entries if entry.name != TOML)
 
     def _is_configured(self, entries: Iterable[Entry]) -> bool:
-        """Return whether a folder with these is a model's, though it may be an artefact itself."""
+        """Return whether a folder with these entries is a model's, even if it is also an artefact."""
         return any(
             entry.name in (TOML, mlmodel.MLMODEL) or entry.name in self._formats.configs for entry in entries
         )
@@ -440,7 +440,7 @@ class Layout:
 
 
 def _unique_numbers(numbers: Iterable[Entry]) -> tuple[list[Entry], list[str]]:
-    """Return one folder for each number, and notices: ``7`` and ``007`` are one version (TF-L1)."""
+    """Return one folder for each number, and notices: ``7`` and ``007`` are the same version (TF-L1)."""
     kept: dict[int, Entry] = {}
     twice = []
     for entry in sorted(numbers, key=lambda entry: (-len(entry.name), entry.name)):
@@ -452,7 +452,7 @@ def _unique_numbers(numbers: Iterable[Entry]) -> tuple[list[Entry], list[str]]:
 
 
 def _has_other_options(settings: Settings) -> bool:
-    """Return whether a request gives the backend or the program other options than the model's files."""
+    """Return whether a request changes the options that the model's files set."""
     own = settings.own
     if own is None:
         return False
@@ -467,7 +467,7 @@ def _parameters(settings: Settings) -> Mapping[str, str]:
 
 
 def _for(found: Artifact, backend: str) -> Artifact | None:
-    """Return the artefact for the backend that its owner wants; None if that backend cannot run it."""
+    """Return the artefact for the owner's backend; None if that backend cannot run it."""
     if found.kind.backend == backend:
         return found
     if found.kind.format in _READ_BY.get(backend, ()):
@@ -476,7 +476,7 @@ def _for(found: Artifact, backend: str) -> Artifact | None:
 
 
 def _bare_name(path: Path) -> str:
-    """Return a name made of the file's stem, or of its folder's name where the stem is generic."""
+    """Return a name from the file's stem, or from its folder if the stem is generic."""
     path = path.resolve() if path.name in ("", "..") else path.absolute()
     if path.stem not in GENERIC_STEMS and not is_version(path.stem):
         return model_name(path.stem)

@@ -1,4 +1,4 @@
-"""Models that an operator names, each with the folder of its versions, and their settings. Pure."""
+"""Models that the operator configures by name, with the folder of their versions and settings. Pure."""
 
 from collections.abc import Iterable, Iterator
 from typing import Final
@@ -7,25 +7,25 @@ import msgspec
 
 from salver.words.artifacts import Batching, Logging, Manifest, ModelConfig, Versions
 
-#: Requests run as they come, whatever axis 0 is.
+#: Batching of models whose requests run one by one.
 NO_BATCHING: Final = Batching(enabled=False, has_rows=False)
 _DEFAULT: Final = Batching()
-#: Backends whose further instance is a further process with the whole framework.
+#: Backends whose second instance would be a second process with the whole framework.
 _WITH_OWN_THREADS: Final = frozenset({"tensorflow"})
 
 
 class NamedModel(msgspec.Struct, frozen=True):
-    """A model whose name and folder its operator gives, rather than the repository.
+    """Model whose name and folder the operator configures.
 
     Attributes:
         path: Folder of its versions, on this machine or in an object store.
-        versions: Versions to serve; None = as its own configuration says.
-        labels: Labels of versions, beside those of its own configuration.
-        default_label: The label for requests that name no version; empty = as its configuration says.
-        platform: As the operator calls it; empty = not said.
-        logging: Which requests are logged; None = as its own configuration says.
-        is_requested: A request named the path, and no operator did.
-        is_exact: Only the ``specific`` versions are read, and they are complete.
+        versions: Versions to serve; None = those of its own configuration.
+        labels: Labels of versions, in addition to those of its own configuration.
+        default_label: Label for requests without a version; empty = that of its own configuration.
+        platform: The operator's name of the platform; empty = not given.
+        logging: Requests to log; None = those of its own configuration.
+        is_requested: The path comes from a request, not from the operator.
+        is_exact: Read only the ``specific`` versions, which are known to be complete.
     """
 
     name: str
@@ -47,14 +47,14 @@ class NamedModel(msgspec.Struct, frozen=True):
 
 
 class NamedModelDefaults(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Settings of all named models, where their own configurations say nothing.
+    """Defaults of all named models, for what their own configurations do not set.
 
     Attributes:
-        batching: How requests share runs; None = as usual.
-        instances: Concurrent runs, of backends whose instances are cheap; 0 = as usual.
-        has_own_batching: A version's own file of batching parameters holds; one without it does not batch.
-        options: Options by the backend's name.
-        replays: How often warm-up records of a SavedModel are run; 0 = never.
+        batching: Batching; None = the usual default.
+        instances: Concurrent runs of backends with cheap instances; 0 = the usual default.
+        has_own_batching: Each version's batching file decides; a version without one does not batch.
+        options: Options by backend name.
+        replays: Number of times that a SavedModel's warm-up records are run; 0 = never.
     """
 
     batching: Batching | None = None
@@ -67,9 +67,9 @@ class NamedModelDefaults(msgspec.Struct, frozen=True, forbid_unknown_fields=True
 def configured(
     manifests: Iterable[Manifest], model: NamedModel, defaults: NamedModelDefaults
 ) -> Iterator[Manifest]:
-    """Yield the versions of a model as its operator wants them.
+    """Yield the versions of a model with the operator's settings.
 
-    Numbers are compared as numbers: version 7 may lie in a folder ``00000007``.
+    Versions are compared as numbers: version 7 may be in a folder ``00000007``.
     """
     found = list(manifests)
     spelled = {int(m.id.version): m.id.version for m in found if m.id.version.isdecimal()}

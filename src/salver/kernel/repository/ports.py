@@ -16,22 +16,22 @@ with lazy_imports():
 
 
 class UnreadableConfig(InvalidInput):
-    """A configuration that cannot be read, as opposed to one that cannot be honoured."""
+    """Error of a configuration that cannot be read, as opposed to one that is not supported."""
 
 
 class ForeignConfig(msgspec.Struct, frozen=True):
-    """A model configuration in the format of another server.
+    """Model configuration in the format of another server.
 
     Attributes:
-        config: Salver's record of it.
+        config: The configuration as Salver's record.
         label_files: Files with labels, by output.
         notices: Fields that have no effect.
         source: The whole configuration, serialised; only its dialect reads it.
-        identity: The part of it that one version depends on: not the number of instances, nor which
-            versions are wanted.
+        identity: The part on which a version depends, without the number of instances and the wanted
+            versions.
         parameters: Parameters for the model's program.
-        leaves_rows: It does not say how many rows a batch may have.
-        incomplete: Error text for what it leaves to the model to declare; empty = nothing.
+        leaves_rows: It does not set the largest batch.
+        incomplete: Error text for what the model must declare itself; empty = the configuration is complete.
     """
 
     config: ModelConfig
@@ -45,17 +45,17 @@ class ForeignConfig(msgspec.Struct, frozen=True):
 
 
 class ConfigFormat(Protocol):
-    """A format of model configurations beside ``salver.toml``."""
+    """Format of model configurations other than ``salver.toml``."""
 
     def parse(self, content: bytes, origin: str, name: str) -> ForeignConfig:
         """Return the configuration in a file.
 
         Args:
             origin: The file's path, for messages.
-            name: The model's.
+            name: Name of the model.
 
         Raises:
-            UnreadableConfig, InvalidInput: what is wrong, and where.
+            UnreadableConfig, InvalidInput: the configuration is invalid; the error says where.
         """
         ...
 
@@ -64,7 +64,7 @@ class ConfigFormat(Protocol):
         ...
 
     def missing_backend(self, backend: str) -> str:
-        """Return an error text for a backend of that server which there is not here; else nothing."""
+        """Return an error text for a backend that only the other server has; else nothing."""
         ...
 
     def missing_file(self, path: Path) -> str:
@@ -73,21 +73,21 @@ class ConfigFormat(Protocol):
 
 
 class ArchiveFormat(Protocol):
-    """A format of archives that name their model and version."""
+    """Format of archives that contain the name and version of their model."""
 
     def identify(self, path: Path, name: str) -> tuple[str, str]:
         """Return name and version.
 
         Args:
-            name: Where the archive does not say one.
+            name: Name to use if the archive has none.
 
         Raises:
-            BadArchive: it is none.
+            BadArchive: the file is not a valid archive.
         """
         ...
 
     def complete(self, manifest: Manifest) -> Manifest:
-        """Return the manifest with what the archive says where its owner's configuration says nothing."""
+        """Return the manifest, with defaults from the archive for what the owner did not configure."""
         ...
 
 
@@ -103,7 +103,7 @@ def _recognise_nothing(path: Path) -> None:
 
 
 def always_touches(backend: str, form: str) -> bool:
-    """Return True: no format may come by request."""
+    """Return True, so that no format may come by request."""
     return True
 
 
@@ -115,11 +115,13 @@ class Formats(msgspec.Struct, frozen=True):
     """Readers of artefacts, configurations and archives.
 
     Attributes:
-        recognise: Tells the formats of artefacts apart.
-        touches_machine: Tells which formats requests may bring; by default none.
-        configs: By file name, beside the versions or in one. Load requests hold the first one's.
-        archives: By the format of the artefact.
-        batching: By file name, in a version's folder.
+        recognise: Recognises the formats of artefacts.
+        touches_machine: Returns whether a format can touch the machine, and requests may not bring it; by
+            default every format can.
+        configs: Configuration formats by file name, beside the versions or in one. Load requests use the
+            first.
+        archives: Archive formats by the format of the artefact.
+        batching: Batching formats by file name, in a version's folder.
         open_folder: Opens a folder that a load request names.
     """
 
@@ -131,7 +133,7 @@ class Formats(msgspec.Struct, frozen=True):
     open_folder: OpenFolder = _open_no_folder
 
     def joined(self, other: "Formats") -> "Formats":
-        """Return these formats, and what another one brings of files."""
+        """Return these formats with those of another feature added."""
         return msgspec.structs.replace(
             self,
             configs={**self.configs, **other.configs},

@@ -1,7 +1,6 @@
-"""All versions of all models below some paths, read anew by each scan.
+"""Versions of all models below some paths, read anew by each scan.
 
-It keeps only what it needs to tell a finished change from one under way. It loads nothing and knows no
-framework.
+Between scans it keeps only what distinguishes a finished change from one in progress. It loads nothing.
 """
 
 import itertools
@@ -32,7 +31,7 @@ with lazy_imports():
 _DEFAULTS: Final = RepositoryConfig()
 _NAMED_DEFAULTS: Final = NamedModelDefaults()
 _LOG = logging.getLogger("salver.repository")
-#: For a model that is refused: which part a request brought, and what to do instead.
+#: By the part that a request brought: text for a refused model, and the remedy.
 _REFUSED: Final = {
     "files": ("came with the request and is", "put the model into the repository"),
     "path": (
@@ -53,11 +52,11 @@ def _file_store(path: Path | str) -> Store:
 
 
 class Repository:
-    """The models below some paths.
+    """Models below some paths.
 
     Args:
         paths: Model files, folders that are artefacts, folders of versions, repositories of many.
-        formats: How artefacts and configurations are read.
+        formats: Readers of artefacts and configurations.
         open_store: Opens one path.
         named_defaults: Settings of the models that :meth:`place` names.
     """
@@ -83,12 +82,12 @@ class Repository:
         self._formats = formats
         self._config = config
         if config.name:
-            check_name(config.name.replace("/", ""))  # as in the names of OpenAI's clients
+            check_name(config.name.replace("/", ""))  # names in OpenAI's API may contain slashes
         self._refuses_nothing = config.refuses_nothing  # until the first scan is over
         self._changes = ChangeFilter(config.settle_s)
         self._before: dict[Path | str, tuple[Manifest, ...]] = {}  # last content of distant stores
-        self._found: dict[tuple[str, str], tuple[Manifest, ...]] = {}  # of named models, by name and path
-        self._unreachable: set[str] = set()  # error texts that are in the log
+        self._found: dict[tuple[str, str], tuple[Manifest, ...]] = {}  # named models, by name and path
+        self._unreachable: set[str] = set()  # error texts that were logged
         #: Uploads by load requests, by model.
         self.overrides: dict[str, Upload] = {}
 
@@ -97,11 +96,11 @@ class Repository:
 
     @property
     def is_settling(self) -> bool:
-        """Whether the last scan saw a change that does not count yet: scan again soon."""
+        """Whether the last scan saw a change that has not settled: scan again soon."""
         return self._changes.is_waiting
 
     def bring(self, name: str, order: LoadOrder) -> Upload:
-        """Return what a load request brings for a model, to be put into :attr:`overrides`. Blocking.
+        """Return the upload of a load request, for :attr:`overrides`. Blocking.
 
         Raises:
             InvalidInput, TooLarge, LoadFailed, Unsupported: see
@@ -135,7 +134,7 @@ class Repository:
 
         Args:
             now: Monotonic seconds.
-            at_once: Models that a request names: their changes count at once.
+            at_once: Models named by a request, whose changes count at once.
 
         Raises:
             NotFound: a path does not exist.
@@ -214,7 +213,7 @@ class Repository:
         return self._keep(model, found)
 
     def _keep(self, model: NamedModel, found: tuple[Manifest, ...]) -> tuple[Manifest, ...]:
-        """Return these and the listed versions whose files are gone: they stay until they leave the list."""
+        """Add the listed versions whose files are gone; they stay until they leave the list."""
         gone = model.only - {manifest.id.version for manifest in found}
         before = self._found.get((model.name, model.path), ())
         kept = *found, *(manifest for manifest in before if manifest.id.version in gone)
@@ -259,11 +258,11 @@ class Repository:
         return Layout(store, self._formats, override_of, self._config)
 
     def _owner(self, manifest: Manifest) -> tuple[str, str]:
-        """Return what may lie in one place only: a model, or a version that is an archive."""
+        """Return the key that must be unique among paths: a model, or a version that is an archive."""
         return manifest.id.name, manifest.id.version if manifest.format in self._formats.archives else ""
 
     def _log_new(self, errors: Sequence[SalverError]) -> None:
-        """Log the errors that the scan before did not have."""
+        """Log the errors that the previous scan did not have."""
         texts = {str(error) for error in errors}
         for text in sorted(texts - self._unreachable):
             _LOG.error("%s", text)
@@ -345,7 +344,7 @@ def _with_namespaces(
     """Yield the versions; models of several paths with one name are called ``NAMESPACE::NAME``.
 
     Args:
-        spaces: Namespaces by path; empty = there are none.
+        spaces: Namespaces by path; empty = none.
     """
     places: dict[str, set[str]] = {}
     for path, manifest in everything:
@@ -359,7 +358,7 @@ def _with_namespaces(
 
 
 def _renamed(manifest: Manifest, names: Mapping[str, str]) -> Manifest:
-    """Return a version with another name for it, and for the members of an ensemble."""
+    """Rename a version, and the members if it is an ensemble."""
     replace, id, steps = msgspec.structs.replace, manifest.id, manifest.config.ensemble.steps
     if id.name in names:
         manifest = replace(manifest, id=ModelId(names[id.name], id.version))
@@ -372,7 +371,7 @@ def _renamed(manifest: Manifest, names: Mapping[str, str]) -> Manifest:
 
 
 def _refusal(manifest: Manifest) -> str:
-    """Return why an upload is not loaded, and what to do."""
+    """Return why an upload is refused, and the remedy."""
     what, instead = _REFUSED[manifest.brought]
     trust = "--trust_pickle" if manifest.brought == "path" else "--trust-pickle"
     return (
@@ -388,7 +387,7 @@ def _marked(manifest: Manifest, brought: Upload) -> Manifest:
 
 
 def _leads_out(home: Path) -> Path | None:
-    """Return a link in a folder that leads out of it; the folder's own path may hold links."""
+    """Return a link in a folder that leads out of it; the folder's own path may contain links."""
     root, entries = home.resolve(), 0
     for folder, folders, files in os.walk(home):
         for name in (*folders, *files):
@@ -402,7 +401,7 @@ def _leads_out(home: Path) -> Path | None:
 
 
 def _with_addresses(manifest: Manifest, told: Callable[[str], str]) -> Manifest:
-    """Return a version whose texts name the store's addresses, not paths of its copy."""
+    """Return a version whose texts name the store's addresses instead of paths of its copy."""
     notices = tuple(told(notice) for notice in manifest.notices)
     return msgspec.structs.replace(manifest, problem=told(manifest.problem), notices=notices)
 

@@ -30,14 +30,14 @@ _BACKEND_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """A model's configuration, or why it cannot be used.
+    """Configuration of a model, or the reason why it cannot be used.
 
     Attributes:
-        files: Paths that it was read from; a change of one is a change of the model.
+        files: Paths that it was read from; if one changes, the model has changed.
         problem: Why it cannot be used, or empty.
-        is_unreadable: The problem is one of reading it, rather than of doing what it says.
-        own: The settings in the model's own files, where a load request brings others; else None.
-        foreign: The configuration as another server's format has it; None = there is none.
+        is_unreadable: It cannot be read, as opposed to not being supported.
+        own: Settings in the model's own files, if a load request replaces them; else None.
+        foreign: The configuration in another server's format; None = none.
     """
 
     config: ModelConfig = ModelConfig()
@@ -48,7 +48,7 @@ class Settings(msgspec.Struct, frozen=True):
     foreign: ForeignConfig | None = None
 
     def leaves_rows(self) -> bool:
-        """Return whether it does not say how many rows a batch may have."""
+        """Whether it does not set the largest batch."""
         if self.foreign is None:
             return not self.files
         return self.foreign.leaves_rows
@@ -66,7 +66,7 @@ def read_settings(
 
     Args:
         folder: Path of the model's folder in the store.
-        override: A configuration given by a load request, instead of the file.
+        override: Configuration from a load request, in place of the file.
     """
     settings = _read(store, folder, name, formats, override, rules.config_name)
     if override:
@@ -92,12 +92,12 @@ def read_settings(
 
 
 def _missing_backend(backend: str, formats: Formats) -> str:
-    """Return an error text for a backend that only another server has; else nothing."""
+    """Return an error text for a backend that only the other server has; else nothing."""
     return next(filter(None, (form.missing_backend(backend) for form in formats.configs.values())), "")
 
 
 def program_of(backend: str, rules: RepositoryConfig) -> Path | None:
-    """Return the program of a backend that is one (TR-A5): ``NAME/model.py`` in the folder of backends."""
+    """Return the program of a Python-written backend (TR-A5), ``NAME/model.py`` in the backends' folder."""
     if not rules.backend_directory or not _BACKEND_NAME.fullmatch(backend):
         return None
     code = Path(rules.backend_directory) / backend / "model.py"
@@ -151,9 +151,9 @@ def _present(
 
 
 def identity(settings: Settings) -> str:
-    """Return the part of the settings that one version depends on, as text.
+    """Return the part of the settings on which a version depends, as text.
 
-    Left out are the number of instances, and which versions are wanted and named.
+    The number of instances, the wanted versions and their labels are left out.
 
     >>> from salver.words.artifacts import Instances
     >>> one, two = (Settings(ModelConfig(instances=Instances(count=n))) for n in (1, 2))
@@ -175,7 +175,7 @@ def identity(settings: Settings) -> str:
 def _foreign(
     store: Store, folder: str, files: tuple[str, ...], parse: Callable[[], ForeignConfig]
 ) -> Settings:
-    """Return the settings that another server's configuration makes, with the files that it names."""
+    """Return the settings from another server's configuration, with the files that it names."""
     try:
         foreign = parse()
         paths = {output: join(folder, file) for output, file in foreign.label_files.items()}
@@ -189,7 +189,7 @@ def _foreign(
 
 
 def _with_files(store: Store, folder: str, config: ModelConfig) -> tuple[ModelConfig, tuple[str, ...]]:
-    """Return the configuration with the files that it names read or located, and their paths in the store."""
+    """Read or locate the files that a configuration names; return it with their paths in the store."""
     config, states = _with_states(store, folder, config)
     config, warmups = _located(store, folder, config)
     return config, (*states, *warmups)

@@ -1,6 +1,6 @@
-"""Changes that are complete, told from files that are still being written.
+"""Detection of complete changes, as opposed to files that are still being written.
 
-Pure: a change counts once it has looked the same in two scans that lie apart.
+Pure. A change counts once it looks the same in two scans that are far enough apart.
 """
 
 from collections.abc import Mapping
@@ -12,10 +12,10 @@ _Mark = tuple[str, str, str] | None
 
 
 class ChangeFilter:
-    """Filter that holds changes back until they rest.
+    """Filter that holds changes back until they have settled.
 
     Args:
-        rest_s: Seconds for which a change must have looked the same.
+        rest_s: Seconds for which a change must look the same.
     """
 
     def __init__(self, rest_s: float) -> None:
@@ -26,17 +26,17 @@ class ChangeFilter:
 
     @property
     def is_waiting(self) -> bool:
-        """Whether the last scan saw a change that does not count yet."""
+        """Whether the last scan saw a change that has not settled."""
         return bool(self._waiting)
 
     def take(
         self, found: Mapping[ModelId, Manifest], now: float, at_once: frozenset[str] = frozenset()
     ) -> dict[ModelId, Manifest]:
-        """Return the versions that count now; the first call takes all of them.
+        """Return the versions that count now; the first call accepts all.
 
         Args:
-            found: The present scan.
-            at_once: Models that a request names: their changes count at once.
+            found: Result of the current scan.
+            at_once: Models named by a request, whose changes count at once.
         """
         waiting: dict[ModelId, tuple[_Mark, float]] = {}
         for id in found.keys() | self._taken.keys():

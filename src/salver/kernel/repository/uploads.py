@@ -1,7 +1,7 @@
-"""Files and configurations that load requests bring in place of a model's own.
+"""Uploads: files and configurations of load requests, in place of a model's own.
 
-Files lie in a private temporary folder, one for each request, until they are discarded. Names come from
-outside: a path must stay in the folder, and the model's name is not used as a path.
+Each request's files are in a private temporary folder until they are discarded. Names are untrusted: a path
+must stay in the folder, and the model's name is not used as a path.
 """
 
 import tempfile
@@ -16,7 +16,7 @@ from salver.words.errors import InvalidInput, LoadFailed, TooLarge
 
 _MOST_FILES: Final = 1_000
 _MOST_NAME: Final = 255
-#: Characters; the checks of some lists in it take time that grows with the square.
+#: Characters of a configuration; some checks of its lists take quadratic time.
 _MOST_CONFIG: Final = 1 << 20
 _MOST_PARTS: Final = 16
 _NONE: Final[Mapping[str, Path]] = {}
@@ -25,14 +25,14 @@ MOST_BYTES: Final = 4 << 30
 
 
 class Upload:
-    """Configuration, and perhaps a folder, in place of a model's own.
+    """Configuration, and possibly a folder, in place of a model's own.
 
     Attributes:
-        config: A model configuration, as load requests hold it.
-        folder: The model's folder, resolved; None = its own.
-        bytes: Bytes that were written into it.
-        members: Folders of models that came with it, by name.
-        is_trusted: The platform chose what lies in its folder, which may be of any format.
+        config: Model configuration in the load request's form.
+        folder: Resolved folder of the model; None = its own.
+        bytes: Bytes written into the folder.
+        members: Folders of models that were uploaded with it, by name.
+        is_trusted: The platform chose the content, which may have any format.
     """
 
     def __init__(
@@ -65,13 +65,13 @@ def bring(name: str, order: LoadOrder, room: int = MOST_BYTES) -> Upload:
     """Write the files of a load request into a folder. Blocking.
 
     Args:
-        name: The model's.
+        name: Name of the model.
         room: Most bytes of all files.
 
     Raises:
         InvalidInput: a name is not allowed.
-        TooLarge: too many files, or too large; or the configuration is.
-        LoadFailed: they cannot be written.
+        TooLarge: too many files, or the files or the configuration are too large.
+        LoadFailed: the files cannot be written.
     """
     if len(order.config) > _MOST_CONFIG:
         raise TooLarge(
@@ -106,10 +106,10 @@ def bring(name: str, order: LoadOrder, room: int = MOST_BYTES) -> Upload:
 
 
 def check_name(name: str) -> None:
-    """Check a model's name that no file system has checked.
+    """Check a model's name that does not come from a file system.
 
     Raises:
-        InvalidInput: no path of a protocol could hold it.
+        InvalidInput: the name cannot be part of a protocol's paths.
     """
     is_fine = name.isprintable() and not name.startswith(".") and not set(name) & {"/", "\\"}
     if not is_fine or not 0 < len(name) <= _MOST_NAME:

@@ -1,7 +1,7 @@
-"""The one path of inference requests, whatever their protocol.
+"""Data plane: the path of inference requests of every protocol.
 
 The life of a request is its :class:`~salver.kernel.serving.exchange.Exchange`; this module delivers the
-answer: whole, in pieces, or through a callback.
+answer whole, in pieces, or through a callback.
 """
 
 import asyncio
@@ -34,10 +34,10 @@ ReplyT = TypeVar("ReplyT")
 
 
 class DataPlane(Generic[BodyT, ReplyT]):
-    """Answers inference requests of every protocol.
+    """Entry point for inference requests of every protocol.
 
     Args:
-        path: What all requests have in common.
+        path: Settings and collaborators that all requests share.
     """
 
     def __init__(self, path: RequestPath) -> None:
@@ -46,30 +46,30 @@ class DataPlane(Generic[BodyT, ReplyT]):
     def holding(
         self, models: Iterable[tuple[str, str]]
     ) -> tuple["DataPlane[BodyT, ReplyT]", HeldVersions[Inferring]]:
-        """Return a plane of the very versions of these models that answer now, until they are given back.
+        """Return a plane of the current versions of these models, with the object that releases them.
 
         Raises:
-            NotFound, NotReady: one of them does not answer.
+            NotFound, NotReady: a model is not ready.
         """
         held = HeldVersions(self.path.lessor, models)
         return self._within(held), held
 
     def quiet(self) -> "DataPlane[BodyT, ReplyT]":
-        """Return a plane of the same models that leaves no trace: no kept answers, no log, no counts."""
+        """Return a plane of the same models without response cache, request log and statistics."""
         return self._within(Quiet(self.path.lessor), _ignore)
 
     def _within(
         self, lessor: Lessor[Inferring], emit: Callable[[Event], None] | None = None
     ) -> "DataPlane[BodyT, ReplyT]":
-        """Return a plane for requests that the server makes itself; none of them begins a trace."""
+        """Return a plane for requests of the server itself, which never begin a trace."""
         emit = emit or self.path.emit
         return DataPlane(msgspec.structs.replace(self.path, lessor=lessor, emit=emit, samples=None))
 
     def signature(self, model: str, version: str = "") -> tuple[ModelId, Signature]:
-        """Return which version answers now, and what it expects and gives.
+        """Return the version that answers now, with its signature.
 
         Raises:
-            NotFound, NotReady: none does.
+            NotFound, NotReady: no version answers.
         """
         lease = self.path.lessor.acquire(model, version)
         try:
@@ -78,7 +78,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
             lease.release()
 
     def capabilities(self, model: str, version: str = "") -> Capabilities:
-        """Return what a model can do; an unknown one can do nothing special."""
+        """Return a model's capabilities; those of a plain model if it is unknown."""
         lessor = self.path.lessor
         try:
             lease = lessor.acquire(model, version)
@@ -93,7 +93,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
             lease.release()
 
     def is_decoupled(self, model: str, version: str = "") -> bool:
-        """Return whether any number of responses may answer a request; unknown models give one."""
+        """Return whether any number of responses may answer a request; False for unknown models."""
         return self.capabilities(model, version).is_decoupled
 
     async def infer(
@@ -105,11 +105,11 @@ class DataPlane(Generic[BodyT, ReplyT]):
         call: Call,
         sender: Hashable = None,
     ) -> ReplyT:
-        """Answer one request; an error becomes the protocol's own form of it.
+        """Answer one request; errors are returned in the protocol's form.
 
         Args:
-            version: As the caller named it; empty leaves the choice to the server.
-            call: How the request came.
+            version: Version that the caller named; empty = the server's choice.
+            call: Context of the request.
             sender: Requests of one sender keep their order.
         """
         exchange = Exchange(self.path, codec, model, version, call)
@@ -148,15 +148,14 @@ class DataPlane(Generic[BodyT, ReplyT]):
         call: Call,
         write: Callable[[ReplyT], Awaitable[None]] | None = None,
     ) -> ReplyT | None:
-        """As ``infer``, of models that may answer in pieces: each is encoded and written when it is there.
+        """Answer one request in pieces, each encoded and written as soon as it exists.
 
         Args:
-            write: Takes each reply; raises Cancelled once nobody reads them, which gives the request up.
-                None = there is one reply, of parts that are joined or of the only piece.
+            write: Receives each reply; raises Cancelled to cancel the request. None = return one reply, of
+                the joined parts or the only piece.
 
         Returns:
-            The one reply, or the error that came before anything was written; None after that, when an
-            error too has been written.
+            The one reply, or an error before anything was written; else None, and errors are written as well.
         """
         exchange = Exchange(self.path, codec, model, version, call)
         outcome, why = "ok", ""
@@ -217,17 +216,17 @@ class DataPlane(Generic[BodyT, ReplyT]):
         *,
         takes_pieces: bool = False,
     ) -> Callable[[], None] | None:
-        """As ``stream``, without a task, of a model that calls back.
+        """Answer one request through a callback, without a task.
 
         Args:
-            tell: Called once, perhaps before this returns: with the reply; or, where it comes in pieces, with
-                None and what writes them all.
+            tell: Called once, possibly before this returns, with the reply; or, for a streamed answer, with
+                None and a function that writes all pieces.
 
             takes_pieces: The model may answer in pieces.
 
         Returns:
-            What gives the request up, if nobody has been told; None = nothing has begun, and ``infer`` or
-            ``stream`` is to be called: it is another kind of model or a large body, or a stage takes part.
+            A function that cancels the request; None = not started, and ``infer`` or ``stream`` must be
+            called instead: the model cannot call back, the body is large, or a stage takes part.
         """
         try:
             lease = self.path.lessor.acquire(model, version)
@@ -237,7 +236,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
         post = capabilities.post
         if (
             post is None
-            or capabilities.sequences is not None  # the sequence may be under way in another version
+            or capabilities.sequences is not None  # the sequence may be active in another version
             or capabilities.recording is not None
             or call.is_large
             or (capabilities.stream is not None and not takes_pieces)
@@ -247,7 +246,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
         posted = PostedExchange(self.path, codec, model, version, call)
         posted.use(lease)
         if posted.passage is not None:
-            posted.passage.end()  # it begins again
+            posted.passage.end()  # infer or stream starts over
             lease.release()
             return None
         return posted.give_up if posted.post(post, body, tell) else None
@@ -260,17 +259,17 @@ async def _encoded(codec: Codec[BodyT, ReplyT], request: InferRequest, response:
 
 
 def _ignore(event: Event) -> None:
-    """Tell nobody."""
+    """Drop an event."""
 
 
 def _why(response: InferResponse) -> str:
-    """``status`` of a response by which a handler says that it has failed; releases count those."""
+    """Return ``status`` for a handler's response that reports a failure, which releases count."""
     has_failed = response.parameters and status_of(response.parameters) >= 500
     return "status" if has_failed else ""
 
 
 def _pieces(exchange: Exchange[BodyT, ReplyT]) -> AsyncGenerator[InferResponse, None]:
-    """Return the pieces of an answer; one, of a model that gives it whole."""
+    """Return the pieces of an answer; one piece if the model answers whole."""
     servable, request, deadline = exchange.servable, exchange.request, exchange.deadline
     stream = servable.capabilities.stream
     if stream is not None:
@@ -286,7 +285,7 @@ async def _only_piece(
 
 
 def _whole(pieces: Sequence[InferResponse], are_parts: bool) -> InferResponse:
-    """Return the one answer that was asked for."""
+    """Return the pieces as one answer."""
     if not are_parts and len(pieces) != 1:
         raise NotOneResponse(
             "generate expects model to produce exactly 1 response, use generate stream for model that "
@@ -301,10 +300,10 @@ def _whole(pieces: Sequence[InferResponse], are_parts: bool) -> InferResponse:
 
 
 def joined(pieces: Sequence[InferResponse]) -> InferResponse:
-    """Return one answer of its pieces: texts are strung together, other tensors appended along axis 0.
+    """Join the pieces of an answer: texts are concatenated, other tensors appended along axis 0.
 
     Args:
-        pieces: At least one, of the same outputs.
+        pieces: At least one piece; all have the same outputs.
     """
     last = pieces[-1]
     if len(pieces) == 1:

@@ -1,9 +1,8 @@
-"""The life of one request, whatever its protocol and however its answer is delivered.
+"""Life of one request, for every protocol and every way of delivering the answer.
 
-An exchange leases a loaded version, decodes and amends the request, and ends exactly once: the lease goes
-back and observers are told. ``infer`` and ``stream`` (``dataplane.py``) and callbacks (``callbacks.py``)
-deliver the answer between the two. It knows neither HTTP nor gRPC (a codec does) and no queue (the engine
-does).
+An exchange leases a loaded version, decodes and amends the request, and ends exactly once: it releases the
+lease and emits an event. In between, ``infer`` and ``stream`` (``dataplane.py``) or callbacks
+(``callbacks.py``) deliver the answer. Codecs know the protocol, and engines the queue.
 """
 
 import logging
@@ -39,18 +38,18 @@ ReplyT = TypeVar("ReplyT")
 
 
 class RequestPath(msgspec.Struct, frozen=True, eq=False):
-    """What the exchanges of one data plane have in common.
+    """Settings and collaborators that the exchanges of one data plane share.
 
     Attributes:
-        lessor: Gives leases on loaded versions.
-        emit: Takes the event that tells of each answer.
+        lessor: Source of leases on loaded versions.
+        emit: Receives the event of each answer.
         clock: Monotonic seconds, the same as the engines'.
         new_id: Makes incident ids for defects, and ids of spans: 16 hexadecimal digits.
-        samples: Chooses the requests without a trace that begin one; None = none does.
-        keeps_timeouts: A request's ``timeout`` is a deadline, where its model has no queue policy.
-        stage: A feature's place on the path; None = there is none.
-        decoders: Decode large bodies; None = large and small are decoded alike.
-        tritons_words: Errors are told in Triton's words.
+        samples: Chooses which requests without a trace begin one; None = none.
+        keeps_timeouts: A request's ``timeout`` is a deadline unless its model has a queue policy.
+        stage: Stage of a feature on the path; None = none.
+        decoders: Decode large bodies in other processes; None = decode all in place.
+        tritons_words: Use Triton's error texts.
     """
 
     lessor: Lessor[Inferring]
@@ -70,19 +69,19 @@ class RequestPath(msgspec.Struct, frozen=True, eq=False):
 
 
 class Exchange(Generic[BodyT, ReplyT]):
-    """One request and its answer.
+    """One request with its answer.
 
     Args:
-        version: As the caller named it; empty leaves the choice to the server.
-        call: How the request came. Its deadline is tightened by the request's own ``timeout`` parameter
-            (microseconds, TR-R23), its standing amended by those of ``kernel/serving/standing.py``.
+        version: Version that the caller named; empty = the server's choice.
+        call: Context of the request. The request's ``timeout`` parameter (microseconds, TR-R23) may shorten
+            its deadline, and the parameters of ``kernel/serving/standing.py`` amend its standing.
 
     Attributes:
-        passage: The stage's part; None = it has none.
-        lease, servable: The version that answers, from ``begin`` or ``use`` on.
-        request, deadline: As the model gets them, from the end of ``begin`` or ``accept`` on.
-        timing: Of the model's last response.
-        first: Seconds from the request's first byte to the first piece of an answer in pieces; 0 = none yet.
+        passage: Passage through the stage; None = the stage has no part in the request.
+        lease, servable: Version that answers; set by ``begin`` or ``use``.
+        request, deadline: Request and deadline for the model; set by ``begin`` or ``accept``.
+        timing: Timing of the model's last response.
+        first: Seconds from the request's first byte to the first piece of a streamed answer; 0 = none yet.
     """
 
     __slots__ = (
@@ -115,14 +114,15 @@ class Exchange(Generic[BodyT, ReplyT]):
     # -- the request ---------------------------------------------------------------------------
 
     def begin(self, body: BodyT) -> Awaitable[None] | None:
-        """Lease a version and read the request as that version wants it.
+        """Lease a version and decode the request for it.
 
         Returns:
-            What is left to be awaited: a large body is decoded elsewhere, and a request may belong to another
-            version than the leased one. None = nothing, which costs most requests no task switch.
+            Remaining work to await: decoding a large body elsewhere, or moving to the version where the
+                request
+            belongs. None = done, so that most requests need no task switch.
 
         Raises:
-            SalverError: no version answers, or it takes no such request.
+            SalverError: no version can answer, or the request is invalid for it.
         """
         refusal, passage = None, self.passage
         if passage is None:  # written out, as most requests need no more (benchmarks/before_after.py)
@@ -159,7 +159,7 @@ class Exchange(Generic[BodyT, ReplyT]):
         self.accept(request)
 
     def accept(self, request: InferRequest) -> None:
-        """Take the decoded request, with what its own parameters and its call add to it."""
+        """Accept the decoded request, amended by its parameters and its call."""
         call, servable = self.call, self.servable
         self.deadline = call.deadline
         if parameters := request.parameters:
@@ -179,7 +179,7 @@ class Exchange(Generic[BodyT, ReplyT]):
         self._extent = extent(request, servable.signature)
 
     def _as_span(self, request: InferRequest) -> InferRequest:
-        """Return the request with what those need to know that are asked in its service."""
+        """Return the request with the trace and id that calls of its model to other models need."""
         path, call = self._path, self.call
         if not call.traceparent:
             call.traceparent = path.new_trace(sampled=False)
@@ -188,7 +188,7 @@ class Exchange(Generic[BodyT, ReplyT]):
         return msgspec.structs.replace(request, trace=call.traceparent, request_id=call.request_id)
 
     async def _decode(self, body: BodyT, signature: Signature) -> InferRequest:
-        """Decode the body; others have their turns while a large one is decoded."""
+        """Decode the body without blocking the event loop on a large one."""
         path, call = self._path, self.call
         if path.decoders is None or not call.is_large:
             return self.codec.decode(body, signature)
@@ -198,7 +198,7 @@ class Exchange(Generic[BodyT, ReplyT]):
     # -- the version that answers --------------------------------------------------------------
 
     def use(self, lease: Lease[Inferring]) -> None:
-        """Have this version answer; the exchange releases the lease."""
+        """Use the leased version; the exchange releases the lease."""
         self.lease = lease
         self.servable = lease.servable
 
@@ -206,7 +206,7 @@ class Exchange(Generic[BodyT, ReplyT]):
         """Lease a version that a stage has chosen, or else the one that the caller named.
 
         Returns:
-            The lease; and what requests get that begin a sequence, if the version is being replaced.
+            The lease, and the error for requests that begin a sequence, if the version is being replaced.
         """
         lessor = self._path.lessor
         for version in passage.versions:
@@ -220,17 +220,17 @@ class Exchange(Generic[BodyT, ReplyT]):
             return self._replaced(error), error
 
     def _replaced(self, error: SalverError) -> Lease[Inferring]:
-        """Lease a version that is being replaced, and still answers the sequences that it knows."""
+        """Lease a version that is being replaced but still answers its active sequences."""
         lease = self._path.lessor.other(self.model, self.version, has_sequences)
         if lease is None:
             raise error
         return lease
 
     async def _moved(self, body: BodyT, request: InferRequest, refusal: SalverError | None) -> InferRequest:
-        """Lease the version where the request belongs; return it as that one takes it.
+        """Lease the version where the request belongs; return the request decoded for it.
 
-        That is the arm of its unit, or the version in which its sequence is under way. What continues a
-        sequence that began elsewhere is in no release.
+        That is the arm of its unit, or the version of its active sequence. A request that continues a
+        sequence begun elsewhere takes part in no release.
         """
         lease, passage = self.lease, self.passage
         assert lease is not None
@@ -263,7 +263,7 @@ class Exchange(Generic[BodyT, ReplyT]):
     def _where_it_began(
         self, servable: Inferring, request: InferRequest, refusal: SalverError | None
     ) -> Lease[Inferring] | None:
-        """Return a lease on the version that knows the request's sequence; None = the given one does."""
+        """Return a lease on the version with the request's sequence; None = the given version has it."""
 
         def knows(servable: Inferring) -> bool:
             sequences = servable.capabilities.sequences
@@ -283,11 +283,11 @@ class Exchange(Generic[BodyT, ReplyT]):
         return self._path.clock() - self.call.arrival
 
     def is_wanted(self) -> bool:
-        """Return whether the stage wants the answer of the version that answers."""
+        """Return whether the stage wants the answer of this version."""
         return self.passage is not None and self.lease is not None and self.passage.wants(self.lease.id)
 
     def record(self, response: InferResponse) -> None:
-        """Have the request written down with its answer, if the model's owner wants that of this one."""
+        """Log the request with its answer, if the model's recording chooses it."""
         servable = self.servable
         recording = servable.capabilities.recording
         if recording is not None and recording.takes():
@@ -297,20 +297,20 @@ class Exchange(Generic[BodyT, ReplyT]):
     # -- the end -------------------------------------------------------------------------------
 
     def fail(self, error: Exception) -> ReplyT:
-        """End with an error; return the protocol's own form of it."""
+        """End with an error; return it in the protocol's form."""
         reply = self.refuse(self.known(error))
         error.__traceback__ = None
         return reply
 
     def refuse(self, error: SalverError) -> ReplyT:
-        """End with an error that :meth:`known` has returned; return the protocol's own form of it."""
+        """End with an error from :meth:`known`; return it in the protocol's form."""
         reply = self.codec.fault(error)
-        error.__traceback__ = None  # whose frames hold the error: each refusal would leave a cycle
+        error.__traceback__ = None  # its frames hold the error: each refusal would leave a cycle
         self.end(error.code.value, error.why)
         return reply
 
     def known(self, error: Exception) -> SalverError:
-        """Return what the caller may know of an error; the log has the rest."""
+        """Return an error that the caller may see; an unexpected one is logged with an incident id."""
         path, call = self._path, self.call
         if isinstance(error, SalverError):
             error.in_tritons_words = path.tritons_words
@@ -322,7 +322,7 @@ class Exchange(Generic[BodyT, ReplyT]):
         return Internal.incident(incident)
 
     def end(self, outcome: str = "ok", why: str = "") -> None:
-        """Release the version, and tell observers that the request has its answer. Called once.
+        """Release the version and emit the event of the answer. Called once.
 
         Args:
             outcome: ``ok``, or the error's code.
@@ -363,12 +363,12 @@ class Exchange(Generic[BodyT, ReplyT]):
 
 
 def has_sequences(servable: Inferring) -> bool:
-    """Return whether sequences of requests may be under way in it."""
+    """Return whether the servable may have active sequences."""
     return servable.capabilities.sequences is not None
 
 
 def extent(request: InferRequest, signature: Signature) -> tuple[int, int]:
-    """Return the rows of the first input, one without a batch dimension, and the bytes of all inputs."""
+    """Return the rows of the first input (1 without a batch dimension) and the bytes of all inputs."""
     inputs, is_batched = request.inputs, signature.batched
     if request.signature:
         is_batched = (signature.named(request.signature) or signature).batched
@@ -380,10 +380,10 @@ def extent(request: InferRequest, signature: Signature) -> tuple[int, int]:
 
 
 def _with_headers(request: InferRequest, headers: Mapping[str, Parameter]) -> InferRequest:
-    """Return the request with forwarded headers as parameters, where it has none of that name.
+    """Return the request with forwarded headers as parameters, unless it has a parameter of that name.
 
     Raises:
-        InvalidInput: a header has the name of a parameter that means something to the server (TR-R23).
+        InvalidInput: a header has the name of a reserved parameter (TR-R23).
     """
     for name in headers:
         if name in _RESERVED or name.startswith("triton_"):
