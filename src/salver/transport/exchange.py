@@ -1,7 +1,7 @@
-"""One request and its answer on a connection of Salver's own servers, as the application sees them.
+"""One request with its answer on a connection, as the application sees it.
 
-``http1.py`` and ``http2.py`` have an exchange each that writes the answer in their own form. The application
-answers as ASGI has it, through ``receive`` and ``send``; or without a task, through ``prompt`` and ``reply``.
+``http1.py`` and ``http2.py`` have a subclass each that writes the answer in their protocol. The application
+answers through ASGI's ``receive`` and ``send``; or without a task, through ``prompt`` and ``reply``.
 """
 
 import asyncio
@@ -12,32 +12,32 @@ from typing import Any, Final
 from salver.encoding.bodies import GrpcStatus
 from salver.transport.http1_head import Head, Headers
 
-#: Begins to answer a request, or has answered it, without a task; False = the application is to do it.
+#: Starts to answer a request, or answers it, without a task; False = call the application instead.
 Prompt = Callable[["Exchange"], bool]
-#: Returns what answers requests of a head without a task, from now on; None = nothing does yet.
+#: Returns the function that answers requests with a head without a task; None = none yet.
 PromptFinder = Callable[[Head], Prompt | None]
-#: Bytes of a piece of a body with which the next one is joined, if it waits for the application.
+#: Bytes below which a piece of a body is joined with the next one while it waits for the application.
 _SMALL: Final = 4096
-#: In place of a body that the application has received; compared by identity.
+#: Marks a body that the application has received; compared by identity.
 _RECEIVED: Final = bytes(bytearray(b"received"))
 
 
 class Exchange:
-    """A request and its answer.
+    """Request with its answer.
 
     Args:
-        body: Whole; None = it comes in pieces, through :meth:`put`.
+        body: Complete body; None = it arrives in pieces, through :meth:`put`.
 
     Attributes:
-        body: Whole; as an application it is received, once.
-        held: Bytes of the body that have come and wait for the application.
-        status: Of the answer; 0 = there is none.
-        came: When its first bytes came, as far as can be told (:class:`~salver.transport.terms.Pulse`).
-        lag: Seconds that passed before they could be read; 0 = too few to matter.
-        is_gone: So is the caller.
-        is_whole: The answer is.
-        on_gone: Called when the caller goes, where no task is to be cancelled.
-        on_end: Called when nothing of the answer follows.
+        body: Complete body, until the application has received it.
+        held: Bytes of the body that wait for the application.
+        status: Status of the answer; 0 = no answer yet.
+        came: Estimated arrival of its first bytes (:class:`~salver.transport.terms.Pulse`).
+        lag: Seconds from then until the event loop read them; 0 = negligible.
+        is_gone: The caller is gone.
+        is_whole: The answer is complete.
+        on_gone: Called when the caller goes, if no task has to be cancelled.
+        on_end: Called when the answer is complete or has failed.
     """
 
     __slots__ = (
@@ -64,7 +64,7 @@ class Exchange:
         raise NotImplementedError
 
     def put(self, piece: bytes, *, is_last: bool) -> None:
-        """Take a piece of a body that comes in pieces."""
+        """Add a piece of the body."""
         self.held += len(piece)
         pieces = self._pieces
         if pieces and len(pieces[-1][0]) < _SMALL:  # each by itself would hold far more than its bytes
@@ -74,7 +74,7 @@ class Exchange:
             self._has_more.set_result(None)
 
     async def receive(self) -> dict[str, Any]:
-        """Return the body, or its next piece; and after that the caller's leaving."""
+        """Return the body or its next piece, and then the caller's disconnect, as ASGI messages."""
         body, self.body = self.body, _RECEIVED
         if body is None:
             return await self._next_piece()
@@ -102,7 +102,7 @@ class Exchange:
         """Note that the application waits for the next piece of the body."""
 
     def received(self, size: int) -> None:
-        """Note that the application has so many bytes of the body."""
+        """Note that the application has received so many bytes of the body."""
 
     async def send(self, message: dict[str, Any]) -> None:
         """Send the start of the answer, a piece of its body, or its trailers.
@@ -113,15 +113,15 @@ class Exchange:
         raise NotImplementedError
 
     def run(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Have a task answer it, which is cancelled if the caller goes."""
+        """Answer with a task, which is cancelled if the caller goes."""
         raise NotImplementedError
 
     def reply(self, status: int, headers: Headers, body: bytes, request_id: str) -> None:
-        """Send a whole answer, with its length and the request's id, of who does without a task."""
+        """Send a whole answer without a task, with its length and the request's id."""
         raise NotImplementedError
 
     def reply_grpc(self, reply: bytes | GrpcStatus) -> None:
-        """Send the one message of a gRPC call and its good end, or the status with which it fails."""
+        """Send the one message of a gRPC call with status OK, or the status with which it fails."""
         raise NotImplementedError
 
 

@@ -1,9 +1,8 @@
-"""Connections of HTTP/1.1 (RFC 9112), which may go on as HTTP/2.
+"""Connections of HTTP/1.1 (RFC 9112), which may continue as HTTP/2.
 
-The application is ASGI's. Beyond it, for clients that look at what an ordinary server hides (TS-R16, TS-A6):
-a scope has ``spelled``, the headers as they were sent; the start of an answer may have ``reason``; a caller
-who hangs up cancels the application's task. And an application may have ``find_prompt``, which answers
-requests without a task.
+The application is an ASGI one, with some extensions (TS-R16, TS-A6): a scope has ``spelled``, the headers as
+they were sent; the start of an answer may have ``reason``; a disconnect cancels the application's task; and
+an application may have ``find_prompt``, which answers requests without a task.
 """
 
 import asyncio
@@ -29,7 +28,7 @@ with lazy_imports():
     from salver.transport.http2 import Http2
 
 _LOG = logging.getLogger("salver.transport")
-#: Pieces of a body.
+#: Most chunks of a body.
 MOST_CHUNKS: Final = 65_536
 _MOST_CHUNK_LINE: Final = 1024
 #: Steps through chunks before others have their turns.
@@ -41,18 +40,18 @@ _LAST_CHUNK: Final = b"0\r\n\r\n"
 _PHRASES: Final = {status.value: status.phrase for status in HTTPStatus if status != 418} | {
     413: "Request Entity Too Large"
 }
-#: Of statuses without one of their own, by their first digits, as TorchServe's front has them.
+#: Reason phrases of unknown statuses by their first digit, as in TorchServe's front end.
 _KINDS: Final = {1: "Informational", 2: "Success", 3: "Redirection", 4: "Client Error", 5: "Server Error"}
 _BODILESS: Final = frozenset((204, 304))
 _REPLY: Final = b"%bcontent-length: %d\r\nx-request-id: %b\r\n\r\n%b"
-#: Bytes of a body that wait for the application, from which no more is read.
+#: Bytes waiting for the application from which the connection stops reading.
 _MOST_HELD: Final = 1 << 18
-#: Closing at once would take an answer away with it from a caller who still sends.
+#: Closing at once would reset the connection of a caller who is still sending, and lose the answer.
 _LINGER_S: Final = 0.5
 
 
 class Connection(WrittenConnection):
-    """One connection: one request at a time, in the order in which they come."""
+    """HTTP/1.1 connection, which answers one request at a time, in order."""
 
     def __init__(self, terms: Terms, scheme: str) -> None:
         super().__init__()
@@ -63,19 +62,19 @@ class Connection(WrittenConnection):
         self.client: tuple[str, int] | None = None
         self._server: Any = None
         self._buffer = bytearray()
-        self._head: Head | None = None  # of the request whose body is not whole yet
-        self._whole = BytesIO()  # of a body that is large, or in chunks; gives its bytes uncopied
-        self._size = self._count = 0  # of its chunks
-        self._incoming: Http1Exchange | None = None  # whose body comes in pieces
-        self._left = 0  # bytes of that body, or of its current chunk; the line of a chunk follows at -1
+        self._head: Head | None = None  # head of a request whose body is incomplete
+        self._whole = BytesIO()  # collects a large or chunked body; getvalue() does not copy
+        self._size = self._count = 0  # total size and number of its chunks
+        self._incoming: Http1Exchange | None = None  # exchange whose body is passed on in pieces
+        self._left = 0  # bytes left of that body, or of its current chunk; -1 = a chunk line follows
         self._task: asyncio.Task[None] | None = None
         self._exchange: Http1Exchange | None = None
         self._is_paused = False
-        self._is_behind = False  # with the chunks that have come
-        self._is_ending = False  # nothing more is read
-        self._has_unread = False  # a request had come when the server was to end, and was not read yet
-        self._share: Share | None = None  # of the memory for bodies, where this one is large
-        self.since = self._loop.time()  # when something came, or went
+        self._is_behind = False  # received chunks are still being processed
+        self._is_ending = False  # stop reading
+        self._has_unread = False  # at shutdown, a received request had not been read yet
+        self._share: Share | None = None  # share of the memory for bodies, for a large body
+        self.since = self._loop.time()  # time of the last byte in either direction
 
     def __repr__(self) -> str:
         return f"<Connection {'busy' if self._exchange else 'waiting'}>"
@@ -87,7 +86,7 @@ class Connection(WrittenConnection):
 
     @property
     def is_reading(self) -> bool:
-        """Whether a body is not whole yet."""
+        """Whether a body is incomplete."""
         return self._incoming is not None
 
     @property
@@ -97,19 +96,19 @@ class Connection(WrittenConnection):
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing of the next request has come."""
+        """Whether no byte of the next request has been received."""
         return not (self._exchange or self._head or self._buffer or self._has_unread)
 
     @property
     def is_in_head(self) -> bool:
-        """Whether a head has come in part."""
+        """Whether a part of a head has been received."""
         return self._exchange is None and self._head is None and bool(self._buffer)
 
-    # -- what the event loop tells --
+    # -- called by the event loop --
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """It is open."""
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's are no subclass
+        """Set the connection up."""
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's class is not a subclass
         terms = self._terms
         if terms.most_connections and len(terms.open) >= terms.most_connections:
             self._is_ending = True
@@ -122,13 +121,13 @@ class Connection(WrittenConnection):
         self._server = mine[:2] if isinstance(mine, tuple) else None
 
     def data_received(self, data: bytes) -> None:
-        """Bytes have come."""
+        """Read received bytes."""
         if self._is_ending:
             return
         self.since = self._loop.time()
         self._has_unread = False
         if self._exchange is None and self._head is None and not self._buffer:
-            end = data.find(b"\r\n\r\n")  # a request that is whole, as most are, with a head that is known
+            end = data.find(b"\r\n\r\n")  # the common case: a complete request whose head is cached
             head = self._terms.heads.known.get(data[:end]) if end > 0 else None
             if head is not None and head.length == len(data) - end - 4 <= COUNTED and not head.expects:
                 self._begin(head, data[end + 4 :])
@@ -146,7 +145,7 @@ class Connection(WrittenConnection):
             self._transport.pause_reading()
 
     def connection_lost(self, error: Exception | None) -> None:
-        """The caller is gone, or we are done."""
+        """Clean up after the connection has closed."""
         self._terms.open.discard(self)
         self._is_ending = True
         self._free()
@@ -160,17 +159,17 @@ class Connection(WrittenConnection):
                 exchange.on_gone()
                 self.done(exchange)
 
-    # -- what the listener asks --
+    # -- called by the listener --
 
     def end(self) -> None:
-        """Close when what is in flight has its answer, also what has come in part."""
+        """Close after the requests in flight, including incomplete ones, are answered."""
         self._terms.parting.is_told = True
         if self.is_idle:
             self._has_unread = _has_unread(self._transport)
             if self._has_unread:
                 return
             self._transport.close()
-        # the rest of a request is read
+        # an incomplete request is still read
         self._is_ending = self._incoming is None and (self.is_idle or self.is_busy)
 
     def drop(self) -> None:
@@ -178,12 +177,12 @@ class Connection(WrittenConnection):
         self._transport.abort()
 
     def cut_stalled(self, now: float, patience: float) -> None:
-        """See :class:`~salver.transport.terms.OpenConnection`; the kernel's counts tell of HTTP/1.1 alone."""
+        """See :class:`~salver.transport.terms.OpenConnection`; ``watch.py`` covers HTTP/1.1 already."""
 
     # -- reading --
 
     def _go_on(self) -> None:
-        """As far as the bytes go."""
+        """Process the received bytes as far as possible."""
         if self._head is None:
             self._read_head()
         head = self._head
@@ -209,7 +208,7 @@ class Connection(WrittenConnection):
         if end < 0 or end > MOST_HEAD:
             if len(buffer) > MOST_HEAD:
                 self._refuse(431)
-            elif b"\n\n" in buffer:  # lines that end otherwise, and would never end the head
+            elif b"\n\n" in buffer:  # bare line feeds, with which the head would never end
                 self._refuse(400, self._terms.malformed)
             return
         text = bytes(buffer) if end + 4 == len(buffer) else bytes(buffer[: end + 4])
@@ -234,7 +233,7 @@ class Connection(WrittenConnection):
             self._transport.write(_CONTINUE)
 
     def _read_body(self, head: Head) -> bytes | None:
-        """The whole body, or None as long as it is not there."""
+        """Return the whole body; None while it is incomplete."""
         need, buffer = head.length, self._buffer
         if need < 0:
             return self._read_chunks()
@@ -264,7 +263,7 @@ class Connection(WrittenConnection):
                     self._refuse(400, self._terms.malformed)
                 return None
             size, begin = int(line[1], 16), line.end()
-            del line  # a match holds on to the buffer
+            del line  # a match exports the buffer, which then cannot be resized
             if size == 0:
                 return self._read_trailers(begin)
             self._count += 1
@@ -285,14 +284,14 @@ class Connection(WrittenConnection):
         return None
 
     def _read_trailers(self, begin: int) -> bytes | None:
-        """They say nothing that anybody here wants to know."""
+        """Read and ignore the trailers, then return the body; None while they are incomplete."""
         if not self._skip_trailers(begin):
             return None
         self._size = self._count = 0
         return self._given()
 
     def _skip_trailers(self, begin: int) -> bool:
-        """Drop the trailers that begin there; return whether they were whole."""
+        """Drop the trailers from a position on; return whether they were complete."""
         buffer = self._buffer
         end = begin if buffer.startswith(b"\r\n", begin) else buffer.find(b"\r\n\r\n", begin) + 2
         if end < 2 or len(buffer) < end + 2:
@@ -305,7 +304,7 @@ class Connection(WrittenConnection):
     # -- bodies that the application receives in pieces --
 
     def _begin_early(self, head: Head) -> None:
-        """Have the application begin before the body is whole."""
+        """Call the application before the body is complete."""
         self._head = None
         exchange = self._exchange = self._incoming = Http1Exchange(self, head, None)
         exchange.expects = head.expects
@@ -316,7 +315,7 @@ class Connection(WrittenConnection):
         self._pass_on(exchange, begun)
 
     def _pass_on(self, exchange: "Http1Exchange", data: bytes) -> None:
-        """Hand on what has come of a body."""
+        """Pass received bytes of a body on."""
         if exchange.head.length >= 0:
             rest = len(data) - self._left
             if rest > 0:
@@ -348,8 +347,8 @@ class Connection(WrittenConnection):
             self._resume()
 
     def _pass_chunk(self, exchange: "Http1Exchange", buffer: bytearray) -> bool:
-        """Hand on a piece of a chunk, or read the line between two; return False if more has to come."""
-        if self._left > 2:  # the chunk's own end included
+        """Pass a piece of a chunk on, or read a chunk line; return False if more bytes are needed."""
+        if self._left > 2:  # includes the line end after the chunk
             piece = bytes(buffer[: self._left - 2])
             del buffer[: len(piece)]
             self._left -= len(piece)
@@ -370,7 +369,7 @@ class Connection(WrittenConnection):
                 self._break_off()
             return False
         size, begin = int(line[1], 16), line.end()
-        del line  # a match holds on to the buffer
+        del line  # as above
         if size:
             del buffer[:begin]
             self._left = size + 2
@@ -388,7 +387,7 @@ class Connection(WrittenConnection):
             self._transport.pause_reading()
 
     def read_on(self) -> None:
-        """The application has received what there was: read more of the body."""
+        """Read more of the body, because the application has received everything."""
         if self._incoming is not None:
             self._resume()
 
@@ -398,11 +397,11 @@ class Connection(WrittenConnection):
             self._transport.resume_reading()
 
     def go_ahead(self) -> None:
-        """Tell a caller who waits for it to send the body."""
+        """Send ``100 Continue`` to a caller who expects it."""
         self._transport.write(_CONTINUE)
 
     def _break_off(self) -> None:
-        """Answer a body that is malformed, and forget the application's answer."""
+        """Answer a malformed body, and discard the application's answer."""
         exchange, self._incoming = self._exchange, None
         if exchange is None or exchange.status:
             self._transport.abort()
@@ -413,12 +412,12 @@ class Connection(WrittenConnection):
             self._task.cancel()
 
     def _given(self) -> bytes:
-        """The body that has been gathered."""
+        """Return the collected body."""
         whole, self._whole = self._whole, BytesIO()
         return whole.getvalue()
 
     def _hand_over(self) -> None:
-        """Go on with HTTP/2."""
+        """Continue the connection as HTTP/2."""
         self._terms.open.discard(self)
         self._is_ending = True
         begun, self._buffer = bytes(self._buffer), bytearray()
@@ -427,7 +426,7 @@ class Connection(WrittenConnection):
         protocol.data_received(begun)
 
     def _refuse(self, status: int, body: bytes = b"") -> None:
-        """Answer what is no request, or too large a one, and read no more."""
+        """Answer a malformed or too large request, and stop reading."""
         self._head = None
         self._is_ending = True
         self._buffer.clear()
@@ -441,7 +440,7 @@ class Connection(WrittenConnection):
         self._loop.call_later(_LINGER_S, self._transport.close)
 
     def _has_room(self, size: int) -> bool:
-        """Is there memory for so many bytes more of a body? If not, the request is refused."""
+        """Reserve memory for more bytes of a body; refuse the request and return False if there is none."""
         if self._share is not None:
             try:
                 self._share.take(size)
@@ -451,7 +450,7 @@ class Connection(WrittenConnection):
         return True
 
     def _free(self) -> None:
-        """Hold no memory for a body."""
+        """Release the memory of a body."""
         if self._share is not None:
             self._share.free()
             self._share = None
@@ -467,12 +466,12 @@ class Connection(WrittenConnection):
             self._enter(exchange)
 
     def _enter(self, exchange: "Http1Exchange") -> None:
-        """Have a task of the application answer."""
+        """Answer with a task of the application."""
         scope = scope_of(exchange, self._scheme, self.client, self._server)
         self.run(exchange, lambda: self._terms.app(scope, exchange.receive, exchange.send))
 
     def run(self, exchange: "Http1Exchange", work: Callable[[], Awaitable[None]]) -> None:
-        """Have a task answer it, or go on with that."""
+        """Answer with a new task."""
         self._task = self._loop.create_task(self._run(exchange, work))
 
     async def _run(self, exchange: "Http1Exchange", work: Callable[[], Awaitable[None]]) -> None:
@@ -491,18 +490,18 @@ class Connection(WrittenConnection):
             self.done(exchange)
 
     def done(self, exchange: "Http1Exchange") -> None:
-        """It has its answer. The next request, if there may be one."""
+        """Finish an answered exchange, and continue with the next request."""
         self._exchange = None
         if self._share is not None:
             self._free()
         if exchange.on_end is not nothing:
             exchange.on_end()
-        exchange.on_end = exchange.on_gone = nothing  # who knows it: a cycle a request
+        exchange.on_end = exchange.on_gone = nothing  # breaks the reference cycle of each request
         if exchange.is_gone:
             return
         self.since = self._loop.time()
         self._terms.pulse.worked = monotonic()
-        if self._incoming is not None:  # what follows of its body is dropped
+        if self._incoming is not None:  # the rest of its body is dropped
             self._incoming = None
             self._is_ending = True
             self._transport.resume_reading()
@@ -522,12 +521,12 @@ class Connection(WrittenConnection):
             self._go_on()
 
     def write(self, data: bytes) -> None:
-        """Send that."""
+        """Send bytes."""
         self._transport.write(data)
 
 
 def _has_unread(transport: asyncio.Transport) -> bool:
-    """Return whether bytes have come that have not been read."""
+    """Return whether the socket has unread bytes."""
     sock = transport.get_extra_info("socket")
     if sock is None or sock.fileno() < 0:
         return False
@@ -537,10 +536,10 @@ def _has_unread(transport: asyncio.Transport) -> bool:
 
 
 class Http1Exchange(Exchange):
-    """One request and its answer, on a connection that serves one after another.
+    """One request with its answer on an HTTP/1.1 connection.
 
     Attributes:
-        expects: The caller waits for leave to send the body.
+        expects: The caller waits for ``100 Continue`` before it sends the body.
         keeps: The connection may serve more requests.
     """
 
@@ -561,7 +560,7 @@ class Http1Exchange(Exchange):
 
     @property
     def may_keep(self) -> bool:
-        """The connection may serve more requests, and the server does not part from its callers."""
+        """Whether the connection may serve more requests, and the server is not shutting down."""
         connection = self._connection
         return self.keeps and not connection.is_parting and not connection.is_reading
 
@@ -577,7 +576,7 @@ class Http1Exchange(Exchange):
             self._connection.read_on()
 
     def answer(self, status: int, data: bytes, *, keeps: bool) -> None:
-        """Send a whole answer, head and body, of who does without a task."""
+        """Send a whole answer, head and body, without a task."""
         self.status, self.keeps, self.is_whole = status, keeps, True
         self._connection.write(data)
         self._connection.done(self)
@@ -623,7 +622,7 @@ class Http1Exchange(Exchange):
             await self._connection.drained()
 
     def _begun(self, start: dict[str, Any], size: int | None) -> bytes:
-        """Return the head of the answer, and settle how its body goes on."""
+        """Return the head of the answer, and decide how its body is framed."""
         data, self.keeps, self._is_chunked = head_of(start, size, self.head.version, self.may_keep)
         if self._is_head or is_bodiless(start["status"]):
             self._is_head, self._is_chunked = True, False
@@ -632,13 +631,13 @@ class Http1Exchange(Exchange):
 
 @lru_cache(256)
 def _begun(status: int, headers: Headers) -> bytes:
-    """Return the beginning of a reply whose length follows."""
+    """Return the beginning of a reply's head, up to the value of its length."""
     begun = head_of({"status": status, "headers": headers}, 0, "1.1", True)[0]
     return begun.removesuffix(b"content-length: 0\r\n\r\n")
 
 
 def is_bodiless(status: int) -> bool:
-    """Return whether answers of that status have no body, whatever their headers say."""
+    """Return whether answers with this status have no body, whatever their headers say."""
     return status in _BODILESS
 
 
@@ -646,9 +645,9 @@ def head_of(start: dict[str, Any], size: int | None, version: str, keeps: bool) 
     """Return the head of an answer, whether the connection stays open, and whether the body comes in chunks.
 
     Args:
-        start: As of ASGI's ``http.response.start``.
-        size: Of the body; None = it comes in pieces.
-        version, keeps: Of the request.
+        start: ASGI's ``http.response.start``.
+        size: Bytes of the body; None = it is sent in pieces.
+        version, keeps: Properties of the request's head.
     """
     status, phrase = start["status"], start.get("reason")
     if phrase is None:

@@ -1,18 +1,18 @@
 """Head of an HTTP/1.1 request.
 
-Read as RFC 9112 wants it: what two readers might understand differently is refused and not guessed at. Pure.
+Parsed strictly by RFC 9112: ambiguous heads are refused, which prevents request smuggling. Pure.
 """
 
 import re
 from typing import Any, Final, NamedTuple
 
-#: The beginning of a connection of HTTP/2.
+#: Preface of an HTTP/2 connection.
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-#: Lines of a head.
+#: Most headers of a head.
 MOST_HEADERS: Final = 256
-#: Distinct names of headers that are remembered.
+#: Distinct header names that are remembered.
 _KNOWN_NAMES: Final = 1024
-#: And heads, if they are not longer than that.
+#: Heads that are remembered.
 _KNOWN_HEADS: Final = 512
 _SHORT: Final = 1024
 _TOKEN: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]"
@@ -27,18 +27,18 @@ Headers = tuple[tuple[bytes, bytes], ...]
 
 
 class _Malformed(Exception):
-    """It is no head of a request."""
+    """Error of a malformed head."""
 
 
 class Head(NamedTuple):
-    """What it says.
+    """Parsed head of a request.
 
     Attributes:
-        headers, spelled: The same, with names in lower case and as they were sent.
-        length: Bytes of the body; -1 = it comes in chunks.
+        headers, spelled: Headers with names in lower case, and as they were sent.
+        length: Bytes of the body; -1 = chunked.
         keeps: The connection may serve more requests.
-        expects: The caller waits for leave to send the body.
-        notes: What others have made of it; a head that comes again is the same one.
+        expects: The caller waits for ``100 Continue`` before it sends the body.
+        notes: Values that others cache by head; equal heads share one object.
     """
 
     method: str
@@ -54,10 +54,10 @@ class Head(NamedTuple):
 
 
 class Heads:
-    """Reads heads, and knows those again that came before: a client's are mostly all alike.
+    """Parser with a cache of heads, since a client's heads are mostly identical.
 
     Attributes:
-        known: Heads that came before, without the empty line that ends them.
+        known: Parsed heads by their text, without the final empty line.
     """
 
     def __init__(self) -> None:
@@ -68,7 +68,7 @@ class Heads:
         return f"<Heads, {len(self.known)} known>"
 
     def parse(self, text: bytes) -> Head | None:
-        """The head, without the empty line that ends it; None if it is malformed.
+        """Parse a head without its final empty line; return None if it is malformed.
 
         >>> Heads().parse(b"GET /ping?a HTTP/1.1\\r\\nX-One: 1")[:4]
         ('GET', b'/ping', b'a', '1.1')
@@ -130,7 +130,7 @@ def _headers(lines: list[bytes], names: dict[bytes, bytes]) -> tuple[Headers, He
 
 
 def _length(headers: Headers, known: dict[bytes, bytes], version: str) -> int:
-    """RFC 9112, section 6.3: lengths that contradict each other are an attack."""
+    """Return the body's length (RFC 9112, section 6.3); refuse contradictory lengths, which are an attack."""
     length = known.get(b"content-length")
     if b"transfer-encoding" in known:
         codings = [value.lower() for name, value in headers if name == b"transfer-encoding"]

@@ -1,7 +1,7 @@
-"""Connections of HTTP/2 (RFC 9113): many requests side by side, gRPC's among them.
+"""Connections of HTTP/2 (RFC 9113), with many concurrent requests, including gRPC.
 
-What comes together leaves together: the frames that answer one read are one write. Limits of RFC 9113 hold,
-and bounds on what it leaves open: resets, control frames, headers, bytes that wait for a slow reader.
+All frames that answer one read are sent with one write. Besides the limits of RFC 9113 there are bounds on
+what it leaves open: resets, control frames, headers, and bytes waiting for a slow reader.
 """
 
 import asyncio
@@ -19,38 +19,38 @@ from salver.transport.http2_stream import LARGEST_WINDOW, WINDOW, Stream
 from salver.transport.terms import Terms, WrittenConnection, scope_of
 from salver.words.errors import InvalidInput, TooLarge
 
-#: Streams of a connection that are open at one time.
+#: Most open streams of a connection.
 MOST_STREAMS: Final = 256
-#: Bytes of a frame that a caller may send.
+#: Most bytes of a received frame.
 _MOST_FRAME: Final = 1 << 18
-#: Bytes of the bodies of all streams that may be on their way.
+#: Flow-control window for the bodies of all streams, in bytes.
 _CONNECTION_WINDOW: Final = 1 << 22
 _DEFAULT_WINDOW: Final = 65_535
 _DEFAULT_TABLE: Final = 4096
-#: Makes the table of headers empty, which is not used (RFC 7541, section 4.2: a smaller one is acknowledged).
+#: Sets the dynamic table of our header blocks, which is not used, to size 0 (RFC 7541, section 4.2).
 _NO_TABLE: Final = b"\x20"
-#: Frames without use for a request, and resets, that a caller may send within a second.
+#: Most control frames and resets that a caller may send within a second.
 _MOST_CONTROL: Final = 1000
-#: Bytes of answers that leave at once; more follow when the caller has read those.
+#: Bytes of answers sent at once; more follow when the caller has read them.
 _TURN: Final = 1 << 18
-#: Frames that are read before others have their turns.
+#: Frames processed before the event loop gets its turn.
 _MOST_FRAMES: Final = 512
-#: Settings of a frame.
+#: Most settings in a frame.
 _MOST_SETTINGS: Final = 64
-#: Streams of which something may still come after they were ended here.
+#: Most streams that are remembered after the server ended them, because frames may still arrive.
 _MOST_ENDED: Final = 1024
-#: Bytes that wait for a caller who does not read, with which the connection ends.
+#: Bytes waiting for a caller who does not read at which the connection is closed.
 _MOST_WAITING: Final = 1 << 26
 _MOST_CONTINUATIONS: Final = 32
 _PARTING_S: Final = 0.1  # between the two GOAWAYs: longer than a round trip on a usual network
 
 
 class Http2(WrittenConnection):
-    """One connection.
+    """HTTP/2 connection.
 
     Args:
-        transport: Of a connection that began as HTTP/1.1's.
-        terms: What the connections of a listener have in common.
+        transport: Transport of a connection that began as HTTP/1.1.
+        terms: Settings that the connections of a listener share.
     """
 
     def __init__(self, transport: asyncio.Transport, terms: Terms, scheme: str) -> None:
@@ -62,16 +62,16 @@ class Http2(WrittenConnection):
         self._buffer = b""
         self._has_preface = self._has_settings = False
         self._heads = Http2Heads()
-        self._block: tuple[int, int, list[bytes]] | None = None  # of a head that is not whole: stream, flags
+        self._block: tuple[int, int, list[bytes]] | None = None  # incomplete head: stream, flags, parts
         self._streams: dict[int, Stream] = {}
-        self._queue: dict[int, Stream] = {}  # whose answers wait for room, or for the connection's window
-        self._ended: dict[int, None] = {}  # before the caller had ended them
-        self._last = 0  # of the caller's streams
-        self._begun: list[Stream] = []  # whose bodies were not whole in this read
+        self._queue: dict[int, Stream] = {}  # answers that wait for room or the connection's window
+        self._ended: dict[int, None] = {}  # streams that the server ended before the caller did
+        self._last = 0  # latest stream of the caller
+        self._begun: list[Stream] = []  # streams of this read whose bodies are incomplete
         self._out: list[bytes] = []
         self._is_flushing = self._is_ending = self._is_behind = False
         self._parting: asyncio.TimerHandle | None = None
-        self._credit = 0  # bytes that the application has received since the window was opened
+        self._credit = 0  # bytes received by the application since the last WINDOW_UPDATE
         self._receivable = _CONNECTION_WINDOW
         self.window = self._peer_window = _DEFAULT_WINDOW
         self.most_frame = 16_384
@@ -94,7 +94,7 @@ class Http2(WrittenConnection):
     def __repr__(self) -> str:
         return f"<Http2, {len(self._streams)} streams>"
 
-    # -- what the listener asks --
+    # -- called by the listener --
 
     @property
     def is_busy(self) -> bool:
@@ -103,16 +103,16 @@ class Http2(WrittenConnection):
 
     @property
     def is_idle(self) -> bool:
-        """Whether the caller waits for nothing, and nothing of a request has come."""
+        """Whether no request is open and no byte of one has been received."""
         return not (self._streams or self._buffer or self._block or self._parting)
 
     @property
     def is_in_head(self) -> bool:
-        """Whether a frame or a header block has come in part."""
+        """Whether a frame or a header block is incomplete."""
         return bool(self._buffer) or self._block is not None
 
     def end(self) -> None:
-        """Tell the caller to begin no more streams; close when those that have begun are answered."""
+        """Tell the caller to open no more streams; close after the open ones are answered."""
         if self._parting is None and not self._is_ending:
             self.emit(frames.goaway(LARGEST_WINDOW, Fault.NO_ERROR))
             self._parting = self._loop.call_later(_PARTING_S, self._part)
@@ -142,10 +142,10 @@ class Http2(WrittenConnection):
             if stream.is_stalled and now - stream.since > patience:
                 stream.reset(Fault.CANCEL)
 
-    # -- what the event loop tells --
+    # -- called by the event loop --
 
     def connection_lost(self, error: Exception | None) -> None:
-        """The caller is gone, or we are done."""
+        """Clean up after the connection has closed."""
         self._terms.open.discard(self)
         self._is_ending = True
         self._out.clear()
@@ -167,7 +167,7 @@ class Http2(WrittenConnection):
                 return
             self._has_preface = True
             position = len(PREFACE)
-        self._is_flushing = True  # what is written meanwhile leaves at the end
+        self._is_flushing = True  # frames written meanwhile are sent together at the end
         try:
             position = self._read(data, position)
             for stream in self._begun:
@@ -192,12 +192,12 @@ class Http2(WrittenConnection):
             self.data_received(b"")
 
     def pause_writing(self) -> None:
-        """The caller does not read as fast as we write."""
+        """Note that the write buffer is full."""
         super().pause_writing()
         self.room = 0
 
     def resume_writing(self) -> None:
-        """There is room again."""
+        """Note that the write buffer has room again."""
         super().resume_writing()
         self.room = _TURN
         self._pump()
@@ -205,7 +205,7 @@ class Http2(WrittenConnection):
     # -- writing --
 
     def emit(self, data: bytes) -> None:
-        """Send frames, with others of this turn of the event loop."""
+        """Send frames, together with others of this turn of the event loop."""
         self._out.append(data)
         if not self._is_flushing:
             self._is_flushing = True
@@ -216,7 +216,7 @@ class Http2(WrittenConnection):
         self.flush()
 
     def flush(self) -> None:
-        """Send now what waits."""
+        """Send the waiting frames now."""
         out = self._out
         if out and not self._transport.is_closing():
             self._transport.write(out[0] if len(out) == 1 else b"".join(out))
@@ -229,7 +229,7 @@ class Http2(WrittenConnection):
         out.clear()
 
     def queue(self, stream: Stream) -> None:
-        """Go on with that answer when there is room, after those that wait already."""
+        """Continue an answer when there is room, after those that already wait."""
         self._queue[stream.id] = stream
 
     def _pump(self) -> None:
@@ -238,7 +238,7 @@ class Http2(WrittenConnection):
             queue.pop(next(iter(queue))).pump()
 
     def _fail(self, fault: Fault, text: str = "") -> None:
-        """End the connection, with the reason."""
+        """Close the connection with an error code."""
         if not self._transport.is_closing():
             self._out.append(frames.goaway(self._last, fault, text.encode()))
             self.flush()
@@ -250,7 +250,7 @@ class Http2(WrittenConnection):
     # -- reading --
 
     def _read(self, data: bytes, position: int) -> int:
-        """Read the frames that are whole; return where the next one begins."""
+        """Process the complete frames; return where the next one begins."""
         size = len(data)
         self._is_behind = False
         for _ in range(_MOST_FRAMES):
@@ -306,7 +306,7 @@ class Http2(WrittenConnection):
             self._settings(id, flags, payload)
         elif kind == frames.PUSH_PROMISE:
             raise _ConnectionFault(Fault.PROTOCOL_ERROR)
-        else:  # PRIORITY has no meaning any more, a caller's GOAWAY changes nothing, others are unknown
+        else:  # PRIORITY is deprecated, a caller's GOAWAY changes nothing, and other types are unknown
             self._count_control()
             if kind == frames.PRIORITY and (not id or len(payload) != 5):
                 raise _ConnectionFault(Fault.PROTOCOL_ERROR if not id else Fault.FRAME_SIZE_ERROR)
@@ -314,7 +314,7 @@ class Http2(WrittenConnection):
                 raise _ConnectionFault(Fault.PROTOCOL_ERROR if id else Fault.FRAME_SIZE_ERROR)
 
     def _count_control(self) -> None:
-        """Bound the frames that make work and ask for nothing."""
+        """Bound the frames that cost work without asking for anything."""
         if self.since >= self._control_until:
             self._control, self._control_until = 0, self.since + 1.0
         self._control += 1
@@ -345,7 +345,7 @@ class Http2(WrittenConnection):
                 self.begin = _NO_TABLE
             elif key == Setting.ENABLE_PUSH and value > 1:
                 raise _ConnectionFault(Fault.PROTOCOL_ERROR)
-        # Before any byte that only the new values allow: until then a caller counts by the old ones.
+        # Send it before any byte that only the new values allow: callers apply them when it arrives.
         self.emit(frames.frame(frames.SETTINGS, frames.ACK, 0))
         if change:
             for stream in list(self._streams.values()):
@@ -392,7 +392,7 @@ class Http2(WrittenConnection):
             self._open(id, block[1], b"".join(pieces))
 
     def _open(self, id: int, flags: int, block: bytes) -> None:
-        """Begin a stream, or end one with trailers, which say nothing that anybody here wants to know."""
+        """Open a stream, or end one with trailers, whose content is ignored."""
         try:
             head = self._heads.read(block)
         except TooLarge as error:
@@ -426,25 +426,25 @@ class Http2(WrittenConnection):
             self._begun.append(stream)
 
     def _refuse(self, id: int, flags: int, fault: Fault) -> None:
-        """Begin no such stream."""
+        """Refuse to open a stream."""
         self._count_control()
         self.emit(frames.rst_stream(id, fault))
         if not flags & frames.END_STREAM:
             self._note_ended(id)
 
     def _count_if_reset(self, stream: Stream) -> None:
-        """Count what breaks a rule to have its stream reset as what the caller resets himself."""
+        """Count the reset of a faulty stream like one by the caller, who could otherwise force resets."""
         if stream.is_gone:
             self._count_control()
 
     def _note_ended(self, id: int) -> None:
-        """Let what is on its way for a stream come, though it was ended here."""
+        """Remember a stream that the server ended, because frames for it may still arrive."""
         if len(self._ended) >= _MOST_ENDED:
             del self._ended[next(iter(self._ended))]
         self._ended[id] = None
 
     def _check_ended(self, id: int, flags: int) -> None:
-        """Refuse what comes of a stream after the caller has ended it himself (RFC 9113, section 5.1)."""
+        """Refuse frames for a stream that the caller has already ended (RFC 9113, section 5.1)."""
         if id not in self._ended:
             raise _ConnectionFault(Fault.STREAM_CLOSED)
         if flags & frames.END_STREAM:
@@ -477,7 +477,7 @@ class Http2(WrittenConnection):
         self._count_if_reset(stream)
 
     def give_credit(self, size: int) -> None:
-        """Let the caller send so many bytes more, on any stream."""
+        """Let the caller send so many more bytes, on any stream."""
         self._credit += size
         if self._credit >= _CONNECTION_WINDOW // 2:
             self.emit(frames.window_update(0, self._credit))
@@ -487,7 +487,7 @@ class Http2(WrittenConnection):
     # -- streams --
 
     def forget(self, stream: Stream) -> None:
-        """Note that a stream is over."""
+        """Remove a finished stream."""
         self._streams.pop(stream.id, None)
         self._queue.pop(stream.id, None)
         if not stream.has_ended:
@@ -498,18 +498,18 @@ class Http2(WrittenConnection):
             self._close_if_done()
 
     def prompt(self, stream: "Stream") -> Prompt | None:
-        """Return what answers a stream without a task, whose request is whole now."""
+        """Return the function that answers a stream's complete request without a task."""
         self._terms.pulse.read(stream, self.since, monotonic())
         return self._terms.prompt(stream.head)
 
     def app(self, stream: "Stream") -> Awaitable[None]:
-        """Have the application answer a stream."""
+        """Call the application for a stream."""
         scope = scope_of(stream, self._scheme, self.client, self._server)
         return self._terms.app(scope, stream.receive, stream.send)
 
 
 class _ConnectionFault(Exception):
-    """The connection has to end."""
+    """Error that closes the connection."""
 
     def __init__(self, fault: Fault, text: str = "") -> None:
         super().__init__(text)

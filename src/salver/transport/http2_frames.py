@@ -1,7 +1,6 @@
 """Frames and header blocks of HTTP/2 (RFC 9113, RFC 7541), as the server writes them.
 
-Header blocks are literals without an index and without Huffman's code, which need no state of the connection.
-Pure.
+Header blocks are literals without index and Huffman coding, which need no state of the connection. Pure.
 """
 
 import struct
@@ -14,9 +13,9 @@ DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDO
     range(10)
 )
 END_STREAM, END_HEADERS, PADDED, WITH_PRIORITY, ACK = 0x1, 0x4, 0x8, 0x20, 0x1
-#: Bytes of a frame's head.
+#: Bytes of a frame header.
 HEAD_SIZE: Final = 9
-#: Reads a head: the length's upper and lower bits, type, flags, stream.
+#: Unpacks a frame header: upper and lower bits of the length, type, flags, stream.
 unpack_head = struct.Struct(">BHBBI").unpack_from
 _head = struct.Struct(">BHBBI").pack
 _SETTING: Final = struct.Struct(">HI")
@@ -90,7 +89,7 @@ def rst_stream(stream: int, fault: Fault) -> bytes:
 
 
 def goaway(last: int, fault: Fault, text: bytes = b"") -> bytes:
-    """Return a GOAWAY frame; ``last`` is the last stream that was or may be processed."""
+    """Return a GOAWAY frame; ``last`` is the last stream that may be processed."""
     return frame(GOAWAY, 0, 0, last.to_bytes(4, "big") + fault.to_bytes(4, "big") + text)
 
 
@@ -99,7 +98,7 @@ def header_block(status: int, headers: tuple[tuple[bytes, bytes], ...]) -> bytes
     r"""Return the block of a response's head, or of trailers.
 
     Args:
-        status: 0 = trailers, which have none.
+        status: Status; 0 = trailers, which have none.
 
     >>> header_block(200, ((b"a", b"b"),))
     b'\x88\x00\x01a\x01b'
@@ -118,7 +117,7 @@ def _literal(name: bytes, value: bytes) -> bytes:
 
 
 def _length(value: int) -> bytes:
-    """Return an integer with a prefix of seven bits (RFC 7541, section 5.1).
+    """Encode an integer with a prefix of seven bits (RFC 7541, section 5.1).
 
     >>> _length(5), _length(1337)
     (b'\\x05', b'\\x7f\\xba\\t')

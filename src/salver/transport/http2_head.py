@@ -18,7 +18,7 @@ _PSEUDO: Final = {
     b":authority": re.compile(rb"|" + TARGET),
 }
 _NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")
-#: Headers that speak of a connection, which HTTP/2 has none of (section 8.2.2).
+#: Connection-specific headers, which HTTP/2 forbids (section 8.2.2).
 _OF_CONNECTIONS: Final = frozenset(
     (b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade")
 )
@@ -31,10 +31,10 @@ _SIZES: Final = re.compile(rb"(?:[\x20-\x3e]|\x3f[\x80-\xff]*[\x00-\x7f]){17}")
 
 
 class Http2Heads:
-    """Reads the heads of one connection, and knows blocks again that came before.
+    """Parser of the heads of one connection, with a cache by header block.
 
-    A block means the same again as long as the dynamic table is the same; so what is known is forgotten when
-    a block changes the table.
+    Equal blocks mean the same as long as HPACK's dynamic table is the same, so the cache is cleared when a
+    block changes the table.
     """
 
     def __init__(self) -> None:
@@ -55,7 +55,7 @@ class Http2Heads:
         if _SIZES.match(block):
             raise InvalidInput("the header block changes the table's size too often")
         table = self._decoder.header_table
-        before = _mark(table)  # holds the newest entry, so that no other one can take its place in memory
+        before = _mark(table)  # keeps the newest entry alive, so that no new object gets its identity
         try:
             fields = [(bytes(name), bytes(value)) for name, value in self._decoder.decode(block, raw=True)]
         except hpack.OversizedHeaderListError:
@@ -71,13 +71,13 @@ class Http2Heads:
 
 
 def _mark(table: Any) -> tuple[object, int, int]:
-    """Return what changes when the dynamic table does: its newest entry, its entries and its size."""
+    """Return a mark of the dynamic table's state: its newest entry, number of entries and size limit."""
     entries = table.dynamic_entries
     return entries[0] if entries else None, len(entries), table.maxsize
 
 
 def _is_same(before: tuple[object, int, int], after: tuple[object, int, int]) -> bool:
-    """Compare two marks; an entry that comes is a new object, even if it equals an older one."""
+    """Compare two marks; an added entry is a new object, even if it equals an older one."""
     return before[0] is after[0] and before[1:] == after[1:]
 
 

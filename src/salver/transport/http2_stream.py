@@ -1,4 +1,4 @@
-"""One request on a connection of HTTP/2, and its answer."""
+"""One request with its answer on an HTTP/2 connection."""
 
 import asyncio
 import logging
@@ -16,7 +16,7 @@ from salver.transport.http1_head import Head, Headers
 from salver.transport.http2_frames import Fault, header_block
 
 _LOG = logging.getLogger("salver.transport")
-#: Bytes of a body that may be on their way.
+#: Flow-control window of a stream, in bytes.
 WINDOW: Final = 1 << 20
 LARGEST_WINDOW: Final = (1 << 31) - 1
 _GRPC_HEAD: Final = (
@@ -27,23 +27,23 @@ _GRPC_OK: Final = ((b"grpc-status", b"0"),)
 _HEAD_OK: Final = header_block(200, _GRPC_HEAD)
 _TRAILERS_OK: Final = header_block(0, _GRPC_OK)
 _ENDS: Final = frames.END_HEADERS | frames.END_STREAM
-#: Headers that HTTP/2 has no place for.
+#: Headers that HTTP/2 forbids.
 _NOT_SENT: Final = frozenset((b"connection", b"keep-alive", b"transfer-encoding"))
-#: A good answer of gRPC: its head and the prefix of its message; and its end.
+#: Successful gRPC answer: head and message prefix, then the end.
 _GRPC_BEGIN: Final = struct.Struct(f">BHBBI{len(_HEAD_OK)}sBHBBIxI")
 _GRPC_END: Final = struct.Struct(f">BHBBI{len(_TRAILERS_OK)}s")
 
 
 class StreamOwner(Protocol):
-    """A connection, as its streams see it.
+    """Connection, as its streams see it.
 
     Attributes:
         window: Bytes that may be sent on all streams.
-        most_frame: Bytes of a frame that the caller takes.
-        room: Bytes of answers that may leave before the caller has read what has left.
-        begin: Each header block begins with it.
-        since: When something last came, by the event loop's clock.
-        client: Address and port of the caller; None = it came by a UNIX socket.
+        most_frame: Most bytes of a frame that the caller accepts.
+        room: Bytes of answers that may be sent before the caller has read those already sent.
+        begin: Prefix of the next header block.
+        since: Time of the last received byte, by the event loop's clock.
+        client: Address and port of the caller; None = a UNIX socket.
     """
 
     window: int
@@ -54,43 +54,43 @@ class StreamOwner(Protocol):
     client: tuple[str, int] | None
 
     def emit(self, data: bytes) -> None:
-        """Send frames, with others of this turn of the event loop."""
+        """Send frames, together with others of this turn of the event loop."""
         ...
 
     async def drained(self) -> None:
-        """Returns when there is room for more, or nobody reads any more."""
+        """Wait until there is room to write, or the connection is lost."""
         ...
 
     def give_credit(self, size: int) -> None:
-        """Let the caller send so many bytes more, on any stream."""
+        """Let the caller send so many more bytes, on any stream."""
         ...
 
     def queue(self, stream: "Stream") -> None:
-        """Go on with that answer when there is room, after those that wait already."""
+        """Continue an answer when there is room, after those that already wait."""
         ...
 
     def forget(self, stream: "Stream") -> None:
-        """Note that a stream is over."""
+        """Remove a finished stream."""
         ...
 
     def prompt(self, stream: "Stream") -> Prompt | None:
-        """Return what answers a stream without a task, whose request is whole now."""
+        """Return the function that answers a stream's complete request without a task."""
         ...
 
     def app(self, stream: "Stream") -> Awaitable[None]:
-        """Have the application answer a stream."""
+        """Call the application for a stream."""
         ...
 
 
 class Stream(Exchange):
-    """One request and its answer.
+    """One request with its answer on an HTTP/2 connection.
 
     Attributes:
-        has_begun: Somebody answers it.
-        has_ended: The request is whole, or its caller has reset it.
+        has_begun: The request is being answered.
+        has_ended: The request is complete, or the caller has reset it.
         is_stalled: The answer waits for the caller to open a window.
         receivable: Bytes of the body that the caller may still send.
-        since: When a byte of the answer last left, or began to wait for a window.
+        since: Time when a byte of the answer was last sent, or began to wait for a window.
     """
 
     __slots__ = (
@@ -121,13 +121,13 @@ class Stream(Exchange):
         self._window = window
         self.receivable = WINDOW
         self.has_begun = self.has_ended = self.is_stalled = False
-        self._whole: list[bytes] | None = []  # the body, as long as nobody has begun with it
-        self._size = self._given = self._credit = 0  # bytes of it that came, were received, may come again
+        self._whole: list[bytes] | None = []  # pieces of the body, until it is being answered
+        self._size = self._given = self._credit = 0  # bytes: arrived, received by the application, uncredited
         self._task: asyncio.Task[None] | None = None
-        self._head: tuple[int, Headers] | None = None  # of the answer, not yet sent
+        self._head: tuple[int, Headers] | None = None  # unsent head of the answer
         self._has_trailers = False
-        self._unsent: deque[memoryview] = deque()  # of the answer's body, for want of a window
-        self._end: bytes | None = None  # the block of the trailers; empty = there are none
+        self._unsent: deque[memoryview] = deque()  # body of the answer that waits for a window
+        self._end: bytes | None = None  # header block of the trailers; empty = no trailers
         self._wait: asyncio.Future[None] | None = None
         self.since = connection.since
 
@@ -139,7 +139,7 @@ class Stream(Exchange):
     # -- the request --
 
     def take(self, piece: bytes, *, is_last: bool) -> None:
-        """Take a piece of the body."""
+        """Add a piece of the body."""
         self._size += len(piece)
         self.has_ended = is_last
         length = self.head.length
@@ -163,7 +163,7 @@ class Stream(Exchange):
             self.run(self._app)
 
     def enter(self) -> None:
-        """Have the application begin before the body is whole."""
+        """Call the application before the body is complete."""
         self.has_begun = True
         whole, self._whole = self._whole, None
         for piece in whole or ():
@@ -178,7 +178,7 @@ class Stream(Exchange):
     def received(self, size: int) -> None:
         """See :class:`~salver.transport.exchange.Exchange`."""
         if self._given >= self._size:
-            return  # it was whole before it was received
+            return  # the whole body arrived before the application was called
         self._given += size
         self._connection.give_credit(size)
         self._credit += size
@@ -204,7 +204,7 @@ class Stream(Exchange):
         finally:
             self._task = None
             if not self.is_gone and not self.is_whole and self._end is None:
-                self.reset(Fault.INTERNAL_ERROR)  # it has no answer
+                self.reset(Fault.INTERNAL_ERROR)  # the application sent no answer
 
     def reply(self, status: int, headers: Headers, body: bytes, request_id: str) -> None:
         """See :class:`~salver.transport.exchange.Exchange`."""
@@ -259,10 +259,10 @@ class Stream(Exchange):
                 await self._wait
 
     def _write(self, data: bytes, end: bytes | None) -> None:
-        """Send the head, if it has not been sent, and more of the body.
+        """Send more of the body, after the head if that has not been sent.
 
         Args:
-            end: The block of the trailers; empty = there are none; None = more follows.
+            end: Header block of the trailers; empty = no trailers; None = more of the body follows.
         """
         if self._head is not None:
             status, headers = self._head
@@ -280,7 +280,7 @@ class Stream(Exchange):
             self.pump()
 
     def pump(self) -> None:
-        """Send as much as the windows allow, and the caller reads."""
+        """Send as much as the windows and the caller's reading allow."""
         connection, unsent = self._connection, self._unsent
         has_ended = False
         while unsent:
@@ -320,7 +320,7 @@ class Stream(Exchange):
             self._finish()
 
     def widen(self, size: int) -> None:
-        """Open or shut the window of the answer by so many bytes."""
+        """Change the window of the answer by so many bytes."""
         self._window += size
         if self._window > LARGEST_WINDOW:
             self.reset(Fault.FLOW_CONTROL_ERROR)
@@ -328,9 +328,9 @@ class Stream(Exchange):
             self.pump()
 
     def _finish(self) -> None:
-        """Note that the answer is sent."""
+        """Finish the exchange after the answer is sent."""
         self.is_whole = True
-        if not self.has_ended:  # RFC 9113, section 8.1: the rest of the request is not needed
+        if not self.has_ended:  # the rest of the request is not needed (RFC 9113, section 8.1)
             self._connection.emit(frames.rst_stream(self.id, Fault.NO_ERROR))
         self._over()
 
@@ -340,7 +340,7 @@ class Stream(Exchange):
         self.leave()
 
     def leave(self) -> None:
-        """Note that the caller is gone."""
+        """Cancel the exchange because the caller is gone."""
         if self.is_gone or self.is_whole:
             return
         self.is_gone = True
@@ -360,10 +360,10 @@ class Stream(Exchange):
             connection.give_credit(self._size - self._given)
             self._given = self._size
         self.on_end()
-        self.on_end = self.on_gone = nothing  # they know it: a cycle a request
+        self.on_end = self.on_gone = nothing  # breaks the reference cycle of each request
 
     def _in_frames(self, block: bytes, flags: int) -> bytes:
-        """Return a header block in as many frames as it takes."""
+        """Return a header block, split into frames if necessary."""
         most, id = self._connection.most_frame, self.id
         block = self._connection.begin + block
         if len(block) <= most:

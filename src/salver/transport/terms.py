@@ -1,4 +1,4 @@
-"""What the connections of a listener have in common."""
+"""Terms that the connections of a listener share, and their common base class."""
 
 import asyncio
 from collections import deque
@@ -65,10 +65,10 @@ class Pulse:
 
 
 class OpenConnection(Protocol):
-    """A connection, as its listener sees it.
+    """Connection, as its listener sees it.
 
     Attributes:
-        since: When something last came, or an answer ended, by the event loop's clock.
+        since: Time of the last received byte or finished answer, by the event loop's clock.
     """
 
     since: float
@@ -80,16 +80,16 @@ class OpenConnection(Protocol):
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing of the next request has come."""
+        """Whether no byte of the next request has been received."""
         ...
 
     @property
     def is_in_head(self) -> bool:
-        """Whether a head has come in part."""
+        """Whether a part of a head has been received."""
         ...
 
     def end(self) -> None:
-        """Close when what is in flight has its answer, also what has come in part."""
+        """Close after the requests in flight, including incomplete ones, are answered."""
         ...
 
     def drop(self) -> None:
@@ -97,27 +97,27 @@ class OpenConnection(Protocol):
         ...
 
     def cut_stalled(self, now: float, patience: float) -> None:
-        """Give up answers of which the caller has taken nothing for so many seconds."""
+        """Abort answers of which the caller has read nothing for so many seconds."""
         ...
 
 
 class Terms:
-    """What the connections of a listener have in common.
+    """Settings and collaborators that the connections of a listener share.
 
     Args:
-        app: Answers.
-        most: Bytes of a body that is whole before the application hears of it; 0 = it receives bodies in
-            pieces, as they come, and bounds them itself.
-        malformed: JSON that answers what is no request.
-        connections: Most of them at one time; 0 = as many as one likes.
-        budget: Memory for the bodies of all requests; None = as much as is usual.
-        parting: Says when callers are told to close.
-        pulse: Of the event loop, which the listeners share.
-        speaks_http2: Connections may be of HTTP/2.
+        app: ASGI application.
+        most: Most bytes of a body, which is then read completely before the application is called; 0 = pass
+            bodies on in pieces, and leave the limit to the application.
+        malformed: JSON body of the answer to malformed HTTP.
+        connections: Most connections at a time; 0 = no limit.
+        budget: Memory for the bodies of all requests; None = the default.
+        parting: Shutdown state.
+        pulse: Pulse of the event loop, which the listeners share.
+        speaks_http2: Accept HTTP/2.
 
     Attributes:
-        open: The connections.
-        heads: Reads heads of HTTP/1.1.
+        open: Open connections.
+        heads: Parser of HTTP/1.1 heads.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class Terms:
         self.heads = Heads()
 
     def prompt(self, head: Head) -> Prompt | None:
-        """Return what answers requests of that head without a task; None = nothing does."""
+        """Return the function that answers requests with this head without a task; None = there is none."""
         prompt: Prompt | None = head.notes.get(self)
         if prompt is None and self._find is not None:
             prompt = self._find(head)
@@ -155,18 +155,18 @@ class Terms:
 
 
 class WrittenConnection(asyncio.Protocol):
-    """A connection that waits with writing while its caller does not read."""
+    """Connection that stops writing while its caller does not read."""
 
     def __init__(self) -> None:
         self._is_full = False
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     def pause_writing(self) -> None:
-        """The caller does not read as fast as we write."""
+        """Note that the write buffer is full."""
         self._is_full = True
 
     def resume_writing(self) -> None:
-        """There is room again."""
+        """Note that the write buffer has room again."""
         self._is_full = False
         while self._waiting:
             waiting = self._waiting.popleft()
@@ -174,7 +174,7 @@ class WrittenConnection(asyncio.Protocol):
                 waiting.set_result(None)
 
     async def drained(self) -> None:
-        """Returns when there is room for more, or nobody reads any more."""
+        """Wait until there is room to write, or the connection is lost."""
         if self._is_full:
             waiting = asyncio.get_running_loop().create_future()
             self._waiting.append(waiting)
@@ -184,9 +184,9 @@ class WrittenConnection(asyncio.Protocol):
 def scope_of(
     exchange: Exchange, scheme: str, client: tuple[str, int] | None, server: tuple[str, int] | None
 ) -> dict[str, Any]:
-    """Return the scope of a request, as ASGI has it.
+    """Return the ASGI scope of a request.
 
-    It also has ``spelled``, the headers as they were sent; ``lag`` and ``came`` as of an exchange.
+    It also has ``spelled``, the headers as they were sent, and the exchange's ``lag`` and ``came``.
     """
     head = exchange.head
     return {
