@@ -1,26 +1,18 @@
 """Linter for docstrings, class names and nested conditional expressions.
 
-Faults in the packages of DONE are errors; for all others it prints counts. Words not to use are read from the
-table in ``docs/reference/terms.md``. Reads syntax trees; imports nothing of Salver. Spelling is left to
-codespell.
+Words not to use are read from the table in ``docs/reference/terms.md``. Reads syntax trees; imports nothing
+of Salver. Spelling is left to codespell.
 """
 
 import ast
 import re
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "salver"
 TERMS = ROOT / "docs" / "reference" / "terms.md"
-#: Packages whose prose has been rewritten. Add a package when it is done; it may not get worse again.
-DONE = (
-    "words", "encoding", "stats", "backends", "client", "testing", "features", "cli", "terminal",
-    "kernel/engine", "kernel/lifecycle", "kernel/repository",
-    "dialects/clouds", "dialects/openai", "dialects/tensorflow", "dialects/torchserve", "dialects/triton",
-)  # fmt: skip
 Named = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 #: A first line states what something is or does; it does not ask.
@@ -109,23 +101,15 @@ def faults(path: Path, unwanted: dict[str, str]) -> Iterator[tuple[int, str]]:
 
 
 def main() -> int:
-    """Print the faults of finished packages and the counts of others; return 1 if there are faults."""
+    """Print all faults; return 1 if there are any."""
     unwanted = words_not_to_use()
-    errors, counts = [], Counter[str]()
-    for path in sorted(SOURCE.rglob("*.py")):
-        name = path.relative_to(SOURCE).as_posix()
-        is_done = name.startswith(tuple(f"{package}/" for package in DONE))
-        for line, text in faults(path, unwanted):
-            if is_done:
-                errors.append(f"{path.relative_to(ROOT)}:{line} {text}")
-            else:
-                counts["/".join(name.split("/")[:2]) if name.count("/") > 1 else name.split("/")[0]] += 1
-    for package, count in sorted(counts.items()):
-        print(f"  {package:<24} {count:>5} to rewrite")
-    for error in errors:
-        print(error)
-    print(f"{len(errors)} faults in finished packages, {counts.total()} elsewhere")
-    return 1 if errors else 0
+    errors = [
+        f"{path.relative_to(ROOT)}:{line} {text}"
+        for path in sorted(SOURCE.rglob("*.py"))
+        for line, text in faults(path, unwanted)
+    ]
+    print(*errors, f"{len(errors)} faults", sep="\n")
+    return int(bool(errors))
 
 
 if __name__ == "__main__":

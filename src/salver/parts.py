@@ -245,7 +245,7 @@ class Kernel(msgspec.Struct, eq=False):
 
     @property
     def ports(self) -> list[PortView]:
-        """The features' changes to what ports serve, in order."""
+        """Changes of the features to what ports serve, in order."""
         return [part.ports for part in self.parts if part.ports is not None]
 
 

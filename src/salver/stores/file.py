@@ -1,6 +1,6 @@
-"""A folder or file of the local filesystem as a store.
+"""Store in a folder or file of the local file system.
 
-Links are followed wherever they lead: whoever may write into the tree decides what is served.
+Links are followed wherever they lead, so users with write access to the tree decide what is served.
 """
 
 import itertools

@@ -30,23 +30,23 @@ _decoder = functools.cache(msgspec.json.Decoder)
 
 
 class Why(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Why somebody wishes it; it is kept."""
+    """Reason for a change, which is stored."""
 
     reason: Annotated[str, msgspec.Meta(max_length=1000, pattern=STORABLE)] = ""
 
 
 class Done(msgspec.Struct, frozen=True):
-    """It is as was wished."""
+    """Confirmation of a change."""
 
     is_done: bool = True
 
 
 class NoBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Nothing more has to be said: ``{}``."""
+    """Empty request body, ``{}``."""
 
 
 class NoQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Nothing may stand behind the path."""
+    """Empty query string."""
 
 
 class PageQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -100,7 +100,7 @@ def tag_of(body: bytes) -> str:
 
 
 class ApiRequest(msgspec.Struct, frozen=True):
-    """A request to the management interface, checked and decoded.
+    """Checked and decoded request to the management interface.
 
     Attributes:
         names: Parameters of the path, decoded.

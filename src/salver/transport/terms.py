@@ -13,27 +13,28 @@ from salver.transport.parting import Parting
 _ASGI: Final = {"version": "3.0", "spec_version": "2.4"}
 
 
-#: Seconds up to which a request counts as read when it came, and up to which a pause is none.
+#: Seconds of delay up to which a request counts as read on arrival, and of a pause that does not count as
+#: one.
 _NO_LAG_S: Final = 2e-3
 _NO_PAUSE_S: Final = 5e-4
 
 
 class Pulse:
-    """Estimates how long requests waited in the kernel before a busy event loop read them.
+    """Estimator of the time that requests wait in the kernel while the event loop is busy.
 
-    A loop looks for bytes once a turn, and reads what it has found for as long as the turn takes. What it
-    finds after a turn without a pause may have come at any time since it looked before: that is what a
-    promise has to assume.
+    A loop polls its sockets once per turn, and spends the turn on what it found. If it does not pause in
+    between, a request found by a poll may have arrived at any time since the previous one; the estimate is
+    the earliest.
 
     Attributes:
-        worked: When the loop last read or answered a request.
+        worked: Time when the loop last read or answered a request.
 
     >>> pulse, request = Pulse(), Exchange(None, None)
     >>> pulse.read(request, looked=1.0, now=1.0)  # after a pause
     >>> request.came, request.lag
     (1.0, 0.0)
     >>> pulse.worked = 1.025
-    >>> pulse.read(request, looked=1.025, now=1.035)  # one of many that came meanwhile
+    >>> pulse.read(request, looked=1.025, now=1.035)  # one of many found at once
     >>> request.came, round(request.lag, 3)
     (1.0, 0.035)
     """
@@ -44,14 +45,14 @@ class Pulse:
         self._looked = self._before = self.worked = 0.0
 
     def read(self, exchange: Exchange, looked: float, now: float) -> None:
-        """Set when a request came that is read now.
+        """Set the arrival and lag of a request that is read now.
 
         Args:
-            looked: When the loop last looked for bytes: ``loop.time()`` of uvloop, which stands still
-                within a turn. (asyncio's own goes on: such a loop seems never to lag.)
+            looked: Time of the loop's last poll: ``loop.time()`` of uvloop, which is constant within a turn.
+                (asyncio's clock is not, so such a loop never seems to lag.)
         """
         if looked != self._looked:
-            # A pause is longer than the work before it: after that, answers are still to be sent.
+            # Only a gap longer than the work before it is a pause, since sending the answers takes time, too.
             worked = self.worked
             has_paused = looked - worked > max(worked - self._looked, _NO_PAUSE_S)
             self._before = looked if has_paused else self._looked

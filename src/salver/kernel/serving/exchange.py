@@ -373,10 +373,13 @@ def extent(request: InferRequest, signature: Signature) -> tuple[int, int]:
     if request.signature:
         is_batched = (signature.named(request.signature) or signature).batched
     if not inputs:
-        return 0 if is_batched else 1, 0
-    first = inputs[0].array
-    size: int = first.nbytes if len(inputs) == 1 else sum(tensor.array.nbytes for tensor in inputs)
-    return (first.shape[0] if first.ndim else 0) if is_batched else 1, size
+        return int(not is_batched), 0
+    first, rows = inputs[0].array, 1
+    if is_batched:
+        rows = len(first) if first.ndim else 0
+    if len(inputs) == 1:
+        return rows, first.nbytes
+    return rows, sum(tensor.array.nbytes for tensor in inputs)
 
 
 def _with_headers(request: InferRequest, headers: Mapping[str, Parameter]) -> InferRequest:

@@ -43,7 +43,7 @@ class _Manifest(msgspec.Struct, frozen=True):
     """A parsed manifest.
 
     Attributes:
-        kind: Media type of its configuration, or its artifact type.
+        kind: Media type of its configuration, or the value of its ``artifactType``.
     """
 
     digest: Digest
