@@ -341,9 +341,7 @@ class HostProcess:
         raise rebuild(reply) if isinstance(reply, RunError) else self.broken(reply)
 
     def _result(self, ran: RunResult, outputs: Mapping[str, Array]) -> Gave:
-        if self.asks == "requests":
-            return self._answers(ran, outputs)
-        return outputs, ran.seconds
+        return self._answers(ran, outputs) if self.asks == "requests" else (outputs, ran.seconds)
 
     def _answers(
         self, ran: RunResult, outputs: Mapping[str, Array]
@@ -508,9 +506,7 @@ class HostProcess:
         task.add_done_callback(self._tasks.discard)
 
     async def _copy(self, size: int, work: Callable[[], _T]) -> _T:
-        if size <= _OFF_LOOP:
-            return work()
-        return await asyncio.to_thread(work)
+        return work() if size <= _OFF_LOOP else await asyncio.to_thread(work)
 
     def _raise_if_dead(self) -> None:
         if self.dead.done():
@@ -660,9 +656,7 @@ class HostProcess:
 def _text(line: bytes) -> str:
     text = line[:LONGEST_LINE].decode(errors="backslashreplace").rstrip()
     more = len(line) - LONGEST_LINE
-    if more > 0:
-        return f"{text} … ({more} bytes more)"
-    return text
+    return f"{text} … ({more} bytes more)" if more > 0 else text
 
 
 def _alike(error: SalverError) -> SalverError:

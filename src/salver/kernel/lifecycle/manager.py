@@ -188,9 +188,7 @@ class Manager(Generic[ServableT]):
     def _of_label(self, name: str) -> tuple[str, str] | None:
         """Return model and label of ``model@label``, or None if there is no such label."""
         model, _, label = name.rpartition("@")
-        if label in self._labels.get(model, ()):
-            return (model, label)
-        return None
+        return (model, label) if label in self._labels.get(model, ()) else None
 
     def _missing(self, name: str, version: str) -> SalverError:
         """Return the error for a missing route, with Triton's text (TR-R30) and any pending reason."""
@@ -340,9 +338,7 @@ class Manager(Generic[ServableT]):
             return ""
         failed = [c.reason for c in self._copies.values() if c.id == id and c.state is State.FAILED]
         failed += [m.problem for m in self._bound.known if m.id == id and m.problem]
-        if failed:
-            return failed[0]
-        return "it was taken out"
+        return failed[0] if failed else "it was taken out"
 
     async def ended(self, id: ModelId) -> None:
         """Wait until the current copies of a version are gone, or one of them is wanted again."""
@@ -654,9 +650,7 @@ class Manager(Generic[ServableT]):
     def servable(self, id: ModelId) -> ServableT | None:
         """Return the servable that answers for a version now, or None."""
         copy = self._exact.get((id.name, id.version))
-        if copy is not None:
-            return copy.servable
-        return None
+        return copy.servable if copy is not None else None
 
     def servables(self) -> list[ServableT]:
         """Return all servables that can answer now, one per version."""
