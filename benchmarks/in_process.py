@@ -61,10 +61,15 @@ class Loop(uvloop.Loop):  # type: ignore[misc]
     Attributes:
         is_still: What is to be called later is not called at all.
         calls: Callbacks for its next turn, so far.
+        looked: When it last looked for bytes, which is its time within a turn, as of uvloop.
     """
 
     is_still = False
     calls = 0
+    looked = 0.0
+
+    def time(self) -> float:
+        return self.looked if self.is_still else super().time()
 
     def call_later(self, delay: float, callback: Any, *args: Any, context: Any = None) -> Any:
         if self.is_still:
@@ -194,6 +199,9 @@ class GrpcCallers:
 
 async def turn(callers: Callers, requests: Requests | None = None) -> None:
     """Hand a request of each caller over in one turn of the event loop, and have them answered."""
+    loop = asyncio.get_running_loop()
+    if isinstance(loop, Loop):
+        loop.looked = time.monotonic()
     for receive, data in requests or callers.requests():
         receive(data)
     for _ in range(TURNS):

@@ -12,6 +12,7 @@ import tritonclient.grpc.service_pb2 as pb
 from fronts import FrontRig, served
 from waiting import PATIENCE_S
 
+from salver.kernel.serving.dataplane import DataPlane
 from salver.words.artifacts import LoadOrder
 from salver.words.errors import Overloaded
 from salver.words.messages import ANYBODY, Standing
@@ -98,6 +99,19 @@ async def test_a_body_over_the_limit(chunks, headers):
         assert status == 400
         assert b"10000" in body
         assert rig.model.runs == 0
+
+
+async def test_a_request_that_can_only_be_late_is_refused_by_its_head(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def foresee(*of: object) -> None:
+        raise Overloaded("no", retry_after=2.0)
+
+    monkeypatch.setattr(DataPlane, "foresee", foresee)
+    async with FrontRig() as rig:
+        chunks = [b"x" * 6000, b"x" * 6000]  # more than is taken
+        status, headers, _ = await rig.http("POST", "/v2/models/m/infer", chunks=chunks)
+        assert (status, headers[b"retry-after"]) == (503, b"2")
 
 
 @pytest.mark.parametrize(

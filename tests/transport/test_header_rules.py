@@ -156,6 +156,9 @@ class NoModels:
 class Plane:
     """A door for inference that answers with the forwarded headers."""
 
+    def foresee(self, codec: Any, model: str, version: str, call: Call) -> None:
+        """Refuse none."""
+
     async def infer(self, codec: Any, body: Any, model: str, version: str, call: Call) -> Any:
         text = json.dumps(call.forwarded)
         return HttpReply(200, text.encode()) if call.protocol == "oip-http" else text.encode()

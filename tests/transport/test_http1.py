@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
@@ -207,6 +208,49 @@ async def test_a_head_that_came_before_may_be_cut_in_the_line_that_ends_it() -> 
         await auntil(lambda: len(bodies) == 2)
         writer.close()
     assert bodies == [b"1" * 61, b"2" * 61]
+
+
+async def answer_at_once(scope: Any, receive: Any, send: Any) -> None:
+    """Answer by the head alone."""
+    await send({"type": "http.response.start", "status": 503, "headers": []})
+    await send({"type": "http.response.body", "body": scope["path"].encode()})
+
+
+@pytest.mark.parametrize("size", [0, 70_000])
+async def test_the_rest_of_a_body_that_nobody_wants_is_dropped(size: int) -> None:
+    """Closing would take the answer away from a caller who still sends."""
+    whole = request("/early", bytes(300_000), last=False) * 2 + request("/last")
+    async with serving(answer_at_once, most=0) as (listener, _):
+        raw = await talk(listener, whole, size=size)
+    assert re.findall(rb"\r\n\r\n/(early|last)", raw) == [b"early", b"early", b"last"]
+    assert raw.count(b"connection: close") == 1
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ("Content-Length: 99999999",),
+        ("Transfer-Encoding: chunked",),
+        ("Content-Length: 9", "Expect: 100-continue"),
+    ],
+)
+async def test_a_body_that_is_too_large_to_be_dropped_ends_the_connection(lines: tuple[str, ...]) -> None:
+    async with serving(answer_at_once, most=0) as (listener, _):
+        raw = await talk(listener, head("POST /early HTTP/1.1", *lines, "", ""))
+    assert b"connection: close" in raw and b"100 Continue" not in raw
+
+
+async def test_a_server_that_parts_waits_for_the_rest_of_a_body_that_is_dropped() -> None:
+    async with serving(answer_at_once, most=0) as (listener, terms):
+        reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+        writer.write(request("/early", bytes(99), last=False)[:-1])
+        assert b"503" in await reader.readuntil(b"/early")
+        (connection,) = terms.open
+        connection.end()
+        assert not connection.is_idle and connection.is_in_head
+        writer.write(b"0")
+        assert await reader.read() == b""
+        writer.close()
 
 
 async def test_a_body_may_come_in_chunks() -> None:

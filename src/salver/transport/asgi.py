@@ -117,6 +117,8 @@ class Front:
                 call.forwarded = self._forwarding.parameters(headers)
             if wanted := self._interest.headers:
                 take_traits(call, headers, wanted)
+            if endpoint.foresee is not None:
+                endpoint.foresee(route, call)
             message = await receive()
             body = message.get("body", b"")
             is_unusual = not self._unusual.isdisjoint(headers)

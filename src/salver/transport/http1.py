@@ -46,6 +46,8 @@ _BODILESS: Final = frozenset((204, 304))
 _REPLY: Final = b"%bcontent-length: %d\r\nx-request-id: %b\r\n\r\n%b"
 #: Bytes waiting for the application from which the connection stops reading.
 _MOST_HELD: Final = 1 << 18
+#: Bytes of a body that are read and dropped after an early answer, to keep the connection.
+_MOST_DROPPED: Final = 16 << 20
 #: Closing at once would reset the connection of a caller who is still sending, and lose the answer.
 _LINGER_S: Final = 0.5
 
@@ -84,10 +86,11 @@ class Connection(WrittenConnection):
         """Whether the caller is told to close."""
         return self._terms.parting.is_told
 
-    @property
-    def is_reading(self) -> bool:
-        """Whether a body is incomplete."""
-        return self._incoming is not None
+    def may_drop(self, exchange: "Http1Exchange") -> bool:
+        """Return whether the connection can be kept after an answer to an incomplete body."""
+        return exchange is not self._incoming or (
+            exchange.head.length >= 0 and self._left <= _MOST_DROPPED and not exchange.expects
+        )
 
     @property
     def is_busy(self) -> bool:
@@ -97,12 +100,14 @@ class Connection(WrittenConnection):
     @property
     def is_idle(self) -> bool:
         """Whether no byte of the next request has been received."""
-        return not (self._exchange or self._head or self._buffer or self._has_unread)
+        return not (self._exchange or self._head or self._buffer or self._incoming or self._has_unread)
 
     @property
     def is_in_head(self) -> bool:
-        """Whether a part of a head has been received."""
-        return self._exchange is None and self._head is None and bool(self._buffer)
+        """Whether a part of a head, or of a body that is dropped, has been received."""
+        if self._exchange is not None:
+            return False
+        return self._incoming is not None or (self._head is None and bool(self._buffer))
 
     # -- called by the event loop --
 
@@ -126,7 +131,7 @@ class Connection(WrittenConnection):
             return
         self.since = self._loop.time()
         self._has_unread = False
-        if self._exchange is None and self._head is None and not self._buffer:
+        if self._exchange is None and self._incoming is None and self._head is None and not self._buffer:
             end = data.find(b"\r\n\r\n")  # the common case: a complete request whose head is cached
             head = self._terms.heads.known.get(data[:end]) if end > 0 else None
             if head is not None and head.length == len(data) - end - 4 <= COUNTED and not head.expects:
@@ -381,6 +386,11 @@ class Connection(WrittenConnection):
     def _put(self, exchange: "Http1Exchange", piece: bytes, *, is_last: bool = False) -> None:
         if is_last:
             self._incoming = None
+        if exchange is not self._exchange:  # it has its answer
+            if is_last:
+                exchange.keeps = not self.is_parting
+                self.done(exchange)
+            return
         exchange.put(piece, is_last=is_last)
         if not is_last and exchange.held > _MOST_HELD and not self._is_paused:
             self._is_paused = True
@@ -500,12 +510,13 @@ class Connection(WrittenConnection):
         if exchange.is_gone:
             return
         self.since = self._loop.time()
-        self._terms.pulse.worked = monotonic()
         if self._incoming is not None:  # the rest of its body is dropped
-            self._incoming = None
-            self._is_ending = True
+            self._is_paused = False
             self._transport.resume_reading()
-            self._loop.call_later(_LINGER_S, self._transport.close)
+            if not (exchange.keeps and exchange.is_whole):
+                self._incoming = None
+                self._is_ending = True
+                self._loop.call_later(_LINGER_S, self._transport.close)
         elif not exchange.is_whole:
             self._transport.abort()
         elif self._is_ending or not exchange.keeps:
@@ -562,7 +573,7 @@ class Http1Exchange(Exchange):
     def may_keep(self) -> bool:
         """Whether the connection may serve more requests, and the server is not shutting down."""
         connection = self._connection
-        return self.keeps and not connection.is_parting and not connection.is_reading
+        return self.keeps and not connection.is_parting and connection.may_drop(self)
 
     def wants_more(self) -> None:
         """See :class:`Exchange`."""

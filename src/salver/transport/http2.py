@@ -493,7 +493,6 @@ class Http2(WrittenConnection):
         if not stream.has_ended:
             self._note_ended(stream.id)
         self.since = self._loop.time()
-        self._terms.pulse.worked = monotonic()
         if self._is_ending:
             self._close_if_done()
 

@@ -73,6 +73,14 @@ class InferDoor(Protocol):
         """
         ...
 
+    def foresee(self, codec: Any, model: str, version: str, call: Call) -> None:
+        """Refuse a request of which only the head has come, if it can only be late.
+
+        Raises:
+            Overloaded, DeadlineExceeded: it can.
+        """
+        ...
+
     def signature(self, model: str, version: str = "") -> tuple[ModelId, Signature]:
         """Return a version's id and signature. Raises NotFound or NotReady."""
         ...

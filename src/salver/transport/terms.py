@@ -26,23 +26,20 @@ class Pulse:
     between, a request found by a poll may have arrived at any time since the previous one; the estimate is
     the earliest.
 
-    Attributes:
-        worked: Time when the loop last read or answered a request.
-
     >>> pulse, request = Pulse(), Exchange(None, None)
     >>> pulse.read(request, looked=1.0, now=1.0)  # after a pause
     >>> request.came, request.lag
     (1.0, 0.0)
-    >>> pulse.worked = 1.025
-    >>> pulse.read(request, looked=1.025, now=1.035)  # one of many found at once
+    >>> pulse.read(Exchange(None, None), looked=1.0, now=1.025)  # the last of many
+    >>> pulse.read(request, looked=1.026, now=1.036)  # may have arrived right after the first was read
     >>> request.came, round(request.lag, 3)
-    (1.0, 0.035)
+    (1.0, 0.036)
     """
 
-    __slots__ = ("_before", "_looked", "worked")
+    __slots__ = ("_before", "_looked", "_read")
 
     def __init__(self) -> None:
-        self._looked = self._before = self.worked = 0.0
+        self._looked = self._before = self._read = 0.0
 
     def read(self, exchange: Exchange, looked: float, now: float) -> None:
         """Set the arrival and lag of a request that is read now.
@@ -52,12 +49,12 @@ class Pulse:
                 (asyncio's clock is not, so such a loop never seems to lag.)
         """
         if looked != self._looked:
-            # Only a gap longer than the work before it is a pause, since sending the answers takes time, too.
-            worked = self.worked
-            has_paused = looked - worked > max(worked - self._looked, _NO_PAUSE_S)
-            self._before = looked if has_paused else self._looked
+            # Only a gap longer than the reading before it is a pause: sending the answers takes time, too.
+            before, last = self._looked, self._read
+            has_paused = looked - last > max(last - before, _NO_PAUSE_S)
+            self._before = looked if has_paused else before
             self._looked = looked
-        self.worked = now
+        self._read = now
         lag = now - self._before
         if lag > _NO_LAG_S:
             exchange.came, exchange.lag = self._before, lag

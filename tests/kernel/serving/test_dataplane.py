@@ -184,6 +184,31 @@ async def test_who_asks_comes_from_the_headers_and_then_from_the_request():
     assert [event.tenant for event in world.events] == ["", "acme", "acme"]
 
 
+async def test_a_request_is_refused_by_its_head_and_announced():
+    world = World("foresee", Overloaded("no", why="objective"))
+    world.foresee = lambda call: world._maybe("foresee")
+    bus = Bus((world,))
+    door = DataPlane(RequestPath(world, bus.emit, lambda: world.now, lambda: "00ff"))
+    call = Call("test", 99.0, None, "rid", "tp")
+    with pytest.raises(Overloaded):
+        door.foresee(world, "m", "", call)
+    bus.flush()
+    (event,) = world.events
+    assert (event.outcome, event.why, event.latency, world.leases) == ("overloaded", "objective", 1.0, 0)
+    world.fail_at = ""
+    door.foresee(world, "m", "", call)
+    world.fail_at, world.error = "acquire", NotFound("none")
+    door.foresee(world, "m", "", call)  # which the answer tells
+    bus.flush()
+    assert world.leases == 0 and len(world.events) == 1
+
+
+async def test_a_body_that_is_foreseen_to_be_late_is_not_decoded():
+    world = World("decode", AssertionError())
+    world.foresee = lambda call: (_ for _ in ()).throw(Overloaded("no", why="objective"))
+    assert await answer(world) == "fault: no"
+
+
 async def test_a_refusal_is_announced_with_its_size_and_its_reason():
     world = World("infer", Overloaded("no", why="limit"))
     await answer(world)

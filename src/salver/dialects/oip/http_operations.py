@@ -84,7 +84,9 @@ class OpenInferenceOperations:
     def table(self) -> HttpTable:
         """Return the operations."""
         endpoints = {
-            "infer": Endpoint(self._infer, is_large=True, is_compressible=True, post=self._post),
+            "infer": Endpoint(
+                self._infer, is_large=True, is_compressible=True, post=self._post, foresee=self._foresee
+            ),
             "explain_v2": Endpoint(self._explain_v2, is_large=True),
             "live": Endpoint(self._live),
             "ready": Endpoint(self._ready),
@@ -105,6 +107,9 @@ class OpenInferenceOperations:
 
     def _post(self, route: Route, http: HttpBody, call: Call, tell: Tell) -> Callable[[], None] | None:
         return self._door.post(self._infer_codec, http, route.model, route.version, call, tell)
+
+    def _foresee(self, route: Route, call: Call) -> None:
+        self._door.foresee(self._infer_codec, route.model, route.version, call)
 
     def _explain_v2(self, route: Route, http: HttpBody, call: Call) -> Awaitable[HttpReply]:
         return self._door.infer(self._explain_codec, http, route.model, route.version, call)

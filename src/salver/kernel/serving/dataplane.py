@@ -96,6 +96,30 @@ class DataPlane(Generic[BodyT, ReplyT]):
         """Return whether any number of responses may answer a request; False for unknown models."""
         return self.capabilities(model, version).is_decoupled
 
+    def foresee(self, codec: Codec[BodyT, ReplyT], model: str, version: str, call: Call) -> None:
+        """Refuse a request of which only the head has come, if it can only be late.
+
+        Raises:
+            Overloaded, DeadlineExceeded: as ``infer`` would answer, once the body had come.
+        """
+        path = self.path
+        try:
+            lease = path.lessor.acquire(model, version)
+        except SalverError:
+            return  # ``infer`` tells it
+        foresee = lease.servable.capabilities.foresee
+        if foresee is None or path.stage is not None:
+            lease.release()
+            return
+        try:
+            foresee(call)
+        except SalverError as error:
+            exchange = Exchange(path, codec, model, version, call)
+            exchange.use(lease)
+            exchange.end(error.code.value, error.why)
+            raise
+        lease.release()
+
     async def infer(
         self,
         codec: Codec[BodyT, ReplyT],

@@ -134,6 +134,8 @@ class Exchange(Generic[BodyT, ReplyT]):
             lease, refusal = self._leased(passage)
         self.lease = lease
         self.servable = servable = lease.servable
+        if (foresee := servable.capabilities.foresee) is not None:
+            foresee(self.call)
         if self.call.is_large:
             return self._finish(body, None, refusal)
         request = self.codec.decode(body, servable.signature)
