@@ -174,6 +174,7 @@ def test_no_table_is_wider_than_the_page(opened: Open, path: str) -> None:
         assert not wide
         if cells.count():
             assert cells.first.evaluate("each => getComputedStyle(each).display") == display
+    assert {cell.evaluate("each => getComputedStyle(each).whiteSpace") for cell in cells.all()} <= {"normal"}
 
 
 def test_a_release_shows_copies_means_and_what_is_worse_when_it_is_less(opened: Open) -> None:

@@ -36,6 +36,8 @@ def test_it_fits_a_phone(opened: Open) -> None:
     page.locator("section[data-model]").first.wait_for()
     widths: Any = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
     assert widths[0] <= widths[1]
+    routes: Any = page.locator(".routes .scroll").evaluate("each => [each.scrollWidth, each.clientWidth]")
+    assert routes[0] <= routes[1]
 
 
 def test_a_server_that_goes_away_is_told(opened: Open) -> None:

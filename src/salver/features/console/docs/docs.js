@@ -95,7 +95,7 @@ function model(path, operation) {
 function routes(paths) {
   const rows = Object.entries(paths).flatMap(([path, verbs]) =>
     Object.entries(verbs).map(([verb, told]) => [verb.toUpperCase(), h("code", null, path), told.summary ?? ""]));
-  return h("section", null, h("h2", null, "Routes"), table(["", "path", "what it does"], rows));
+  return h("section", { class: "routes" }, h("h2", null, "Routes"), table(["", "path", "what it does"], rows));
 }
 
 async function show() {
