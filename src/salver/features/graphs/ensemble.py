@@ -66,7 +66,6 @@ class Ensemble:
         self._emit = emit
         self._timeout_ms = config.timeout_ms
         self._admission = Admission(id.name, graph.signature)
-        self._names = tuple(spec.name for spec in graph.signature.inputs)
         self._seen = {spec.name: spec.shape for spec in graph.signature.inputs}
         self._is_closed = False
         most = config.ensemble.max_inflight_requests
@@ -147,7 +146,7 @@ class Ensemble:
             rows = bound.rows
         own = self.graph.reshape.inputs
         values: dict[str, Value | None] = {}
-        for name, array, spec in zip(self._names, bound.arrays, self.signature.inputs, strict=True):
+        for name, array, spec in zip(self._seen, bound.arrays, self.signature.inputs, strict=True):
             if array is not None and name in own:
                 array = in_shape(array, self._seen[name], own[name])
             values[name] = None if array is None else Value(Tensor(name, spec.datatype, array), rows, marks)

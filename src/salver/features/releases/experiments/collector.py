@@ -112,6 +112,43 @@ class _PendingLookups(Generic[_T]):
         return found, np.fromiter(found.values(), np.uint8, len(found)), np.array(times, np.float64)
 
 
+class _Lookups:
+    """Lookups of one bucket that are to be done.
+
+    Attributes:
+        fresh: New units.
+        news: Names and units of new events.
+        asked: Ids of requests and their units; empty = no unit.
+    """
+
+    __slots__ = ("asked", "fresh", "news")
+
+    def __init__(self) -> None:
+        self.fresh: _PendingLookups[str] = _PendingLookups()
+        self.news: _PendingLookups[tuple[str, str]] = _PendingLookups()
+        self.asked: _PendingLookups[tuple[str, str]] = _PendingLookups()
+
+    def __len__(self) -> int:
+        return len(self.fresh.places) + len(self.news.places) + len(self.asked.places)
+
+    def date(self, now: float) -> None:
+        """Set the time of entries without one."""
+        self.fresh.date(now)
+        self.news.date(now)
+        self.asked.date(now)
+
+
+class _LedgerRows:
+    """Rows of one bucket for the ledger."""
+
+    __slots__ = ("exposures", "firsts", "predictions")
+
+    def __init__(self) -> None:
+        self.exposures: list[Exposures] = []
+        self.firsts: dict[str, list[UnitObservations]] = {}
+        self.predictions: list[Predictions] = []
+
+
 class _Tally:
     """An open bucket.
 
@@ -119,32 +156,13 @@ class _Tally:
         hour: Its hour (:func:`~salver.words.releases.hour_of`).
         is_in_each: Whether a metric has an event in every answer.
         names: By metric, the names under which its first events are counted.
-        fresh: New units.
-        news: Names and units of new events.
-        asked: Ids of requests and their units; empty = no unit.
         places: Indices of arms in :data:`ARMS`.
     """
 
     __slots__ = (
-        "asked",
-        "events",
-        "exposed",
-        "exposures",
-        "firsts",
-        "fresh",
-        "heard",
-        "hour",
-        "is_in_each",
-        "names",
-        "news",
-        "places",
-        "predictions",
-        "raw",
-        "requests",
-        "share",
-        "stage",
-        "start",
-    )
+        "events", "exposed", "heard", "hour", "is_in_each", "lookups", "names", "places", "raw", "requests",
+        "rows", "share", "stage", "start",
+    )  # fmt: skip
 
     def __init__(self, followed: "_FollowedRelease", assigned: Assignment, start: float) -> None:
         self.start = start
@@ -159,24 +177,9 @@ class _Tally:
         self.exposed = [0, 0, 0]
         self.events: dict[str, list[int]] = {}
         # including when none is known
-        self.raw: dict[str, list[int]] = {metric: [0, 0, 0] for metric in followed.slow}
-        self.fresh: _PendingLookups[str] = _PendingLookups()
-        self.news: _PendingLookups[tuple[str, str]] = _PendingLookups()
-        self.asked: _PendingLookups[tuple[str, str]] = _PendingLookups()
-        self.exposures: list[Exposures] = []
-        self.firsts: dict[str, list[UnitObservations]] = {}
-        self.predictions: list[Predictions] = []
-
-    @property
-    def waiting(self) -> int:
-        """Return the number of lookups to be done."""
-        return len(self.fresh.places) + len(self.news.places) + len(self.asked.places)
-
-    def date(self, now: float) -> None:
-        """Set the time of entries without one."""
-        self.fresh.date(now)
-        self.news.date(now)
-        self.asked.date(now)
+        self.raw: dict[str, list[int]] = {metric: [0, 0, 0] for metric in followed.durations.slow}
+        self.lookups = _Lookups()
+        self.rows = _LedgerRows()
 
     def note(self, metrics: Iterable[str], assigned: Assignment, unit: str, place: int) -> None:
         """Record an event of a request."""
@@ -184,7 +187,7 @@ class _Tally:
             self.raw.setdefault(metric, [0, 0, 0])[place] += 1
             if self.share and assigned.has_unit:  # else an event cannot be a unit's first
                 for name in self.names.get(metric) or self._names_of(metric):
-                    self.news.places.setdefault((name, unit), place)
+                    self.lookups.news.places.setdefault((name, unit), place)
             else:
                 self.events.setdefault(metric, [0, 0, 0])[place] += 1
 
@@ -218,9 +221,13 @@ class _Tally:
         return BucketObservations(
             release,
             bucket,
-            _joined(self.exposures) or NO_EXPOSURES,
-            {metric: met for metric, parts in self.firsts.items() if (met := _joined(parts)) is not None},
-            _joined(self.predictions) or NO_PREDICTIONS,
+            _joined(self.rows.exposures) or NO_EXPOSURES,
+            {
+                metric: met
+                for metric, parts in self.rows.firsts.items()
+                if (met := _joined(parts)) is not None
+            },
+            _joined(self.rows.predictions) or NO_PREDICTIONS,
             self.heard,
         )
 
@@ -269,6 +276,25 @@ class SeenUnits:
         return len(self._units) > self._most
 
 
+class _Durations:
+    """Durations of a release's answers.
+
+    Attributes:
+        slow: By metric, seconds from which an answer is slow.
+        quick: Seconds up to which an answer is slow by no metric.
+        stable: Durations of successful answers of the stable version.
+        slowest: Seconds of the slowest of these.
+    """
+
+    __slots__ = ("quick", "slow", "slowest", "stable")
+
+    def __init__(self) -> None:
+        self.slow: Mapping[str, float] = {}
+        self.quick = math.inf
+        self.stable = Speed()
+        self.slowest = 0.0
+
+
 class _FollowedRelease:
     """State of one release.
 
@@ -276,45 +302,38 @@ class _FollowedRelease:
         memory: Units and events seen.
         seconds: Length of a bucket.
         end: End of the open window, in Unix seconds.
-        slow: By metric, seconds from which an answer is slow.
         tallies: Open buckets by stage and share; several only after a change.
         newest: Latest stage, with its share.
-        quick: Seconds up to which an answer is slow by no metric.
         recent: Units whose last arm is known for certain, by its index.
         since: Unix seconds up to which everything has been passed on.
         heard: See :attr:`salver.words.releases.BucketObservations.heard`.
-        speed: Durations of successful answers of the stable version.
         watch: Checks of outputs.
         keeps_requests: Outcomes may be posted by the ids of requests.
         copies: By unit, the worst result of its copies in this bucket, and whether one was slower than the
             original.
-        pending: Rows of the open buckets for the ledger.
-        slowest: Seconds of the slowest successful answer of the stable version.
+        pending: Number of rows of the open buckets for the ledger.
     """
 
     def __init__(self, memory: SeenUnits, seconds: float) -> None:
         self.memory = memory
         self.seconds = seconds
         self.end = 0.0
-        self.slow: Mapping[str, float] = {}
+        self.durations = _Durations()
         self.tallies: dict[tuple[int, float], _Tally] = {}
         self.newest = (NO_STAGE, 0.0)
-        self.quick = math.inf
         self.recent: dict[str, int] = {}
         self.since = 0.0
         self.heard = 0
-        self.speed = Speed()
         self.watch = Watch()
         self.keeps_requests = False
         self.copies: dict[str, tuple[int, bool]] = {}
         self.pending = 0
-        self.slowest = 0.0
         self.is_crowded = False
 
     @property
     def too_long(self) -> float:
         """Return the seconds after which an unanswered request counts as a time-out."""
-        return max(_BUCKETS * self.seconds, _FAR * self.slowest)
+        return max(_BUCKETS * self.seconds, _FAR * self.durations.slowest)
 
     def copied(self, event: Shadowed) -> None:
         """Record the result of a copy, keeping the worst per unit."""
@@ -423,9 +442,9 @@ class Collector:
 
     def slow_from(self, release: str, seconds: Mapping[str, float]) -> None:
         """Set the seconds from which answers are slow, by metric."""
-        followed = self._followed[release]
-        followed.slow = dict(seconds)
-        followed.quick = min(seconds.values(), default=math.inf)
+        durations = self._followed[release].durations
+        durations.slow = dict(seconds)
+        durations.quick = min(seconds.values(), default=math.inf)
 
     def pace(self, release: str, seconds: float) -> None:
         """Set the length of a release's buckets, from the next one on."""
@@ -436,8 +455,8 @@ class Collector:
 
         See :meth:`~salver.features.releases.experiments.speed.Speed.thresholds`.
         """
-        followed = self._followed[release]
-        return followed.speed.thresholds(quantiles, followed.slow)
+        durations = self._followed[release].durations
+        return durations.stable.thresholds(quantiles, durations.slow)
 
     def watch(self, release: str, checks: Sequence[OutputCheck], *, keeps_requests: bool) -> None:
         """Set the checks of a release's answers, and whether to record each request's version."""
@@ -477,12 +496,12 @@ class Collector:
 
     def _look_for_waiting(self, release: str, followed: _FollowedRelease, now: float) -> None:
         """Report unanswered requests as time-outs once they have waited far longer than any before."""
-        if followed.slowest:
+        if followed.durations.slowest:
             for event in self._under_way.overdue(release, followed.too_long):
                 if event.assignment is not None:
                     self._count(followed, event.assignment, (event,), now)
             for tally in followed.tallies.values():
-                tally.date(now)
+                tally.lookups.date(now)
 
     def flush(self) -> None:
         """Pass on everything, as at the end of the server."""
@@ -516,8 +535,8 @@ class Collector:
                 if assigned.release == release and assigned.reason in COUNTED:
                     self._count(followed, assigned, some, now)
             for tally in followed.tallies.values():
-                tally.date(now)
-            if sum(tally.waiting for tally in followed.tallies.values()) >= _MOST_WAITING:
+                tally.lookups.date(now)
+            if sum(len(tally.lookups) for tally in followed.tallies.values()) >= _MOST_WAITING:
                 self._look_up(followed)
             if followed.pending >= self._config.most_pending:
                 self._close(release, followed, now)
@@ -543,9 +562,9 @@ class Collector:
         is_compared = tally.share > 0  # otherwise nobody gets the canary and units are kept for later
         if is_compared and followed.keeps_requests:
             asked = [(event.request_id, event.unit if assigned.has_unit else "") for event in events]
-            tally.asked.places.update(dict.fromkeys(asked, place))
+            tally.lookups.asked.places.update(dict.fromkeys(asked, place))
         if is_compared and assigned.has_unit:
-            recent, fresh = followed.recent, tally.fresh.places
+            recent, fresh = followed.recent, tally.lookups.fresh.places
             for event in events:
                 unit = event.unit
                 if recent.get(unit) != place and unit not in fresh:  # most units were seen just now
@@ -553,7 +572,8 @@ class Collector:
         else:
             tally.exposed[place] += len(events)
         good: list[float] = []
-        slow, quick, version = followed.slow, followed.quick, assigned.version
+        durations, version = followed.durations, assigned.version
+        slow, quick = durations.slow, durations.quick
         for event in events:
             if event.outcome == OK and not event.why:
                 latency = event.latency
@@ -562,32 +582,35 @@ class Collector:
                     continue
             tally.note(happened(event, slow), assigned, event.unit, place)
         if place and good:  # of the stable version
-            followed.speed.add_all(good)
-            followed.slowest = max(followed.slowest, *good)
+            durations.stable.add_all(good)
+            durations.slowest = max(durations.slowest, *good)
 
     def _look_up(self, followed: _FollowedRelease) -> None:
         """Count new units and events; those of earlier stages first."""
         for _, tally in sorted(followed.tallies.items()):
-            if tally.fresh.places:
+            lookups = tally.lookups
+            if lookups.fresh.places:
                 self._expose(followed, tally)
-            if tally.news.places:
+            if lookups.news.places:
                 self._note(followed, tally)
-            if tally.asked.places:
-                asked, places, times = tally.asked.taken()
+            if lookups.asked.places:
+                asked, places, times = lookups.asked.taken()
                 requests = unit_numbers(request for request, _ in asked)
                 has_unit = np.fromiter((bool(unit) for _, unit in asked), np.bool_, len(asked))
                 units = np.where(has_unit, unit_numbers(unit for _, unit in asked), requests)
-                tally.predictions.append(Predictions(units, places, times, requests))
+                tally.rows.predictions.append(Predictions(units, places, times, requests))
                 followed.pending += len(asked)
 
     def _expose(self, followed: _FollowedRelease, tally: _Tally) -> None:
-        fresh, places, times = tally.fresh.taken()
+        fresh, places, times = tally.lookups.fresh.taken()
         units = unit_numbers(fresh)
         # A unit counts in the arm that it met first; one that changes its arm is kept for its outcomes only.
         is_new, is_new_there = followed.memory.exposed(units, places)
         _add(tally.exposed, places[is_new])
         kept = is_new | is_new_there
-        tally.exposures.append(Exposures(units[kept], places[kept], times[kept], is_new[kept].view(np.uint8)))
+        tally.rows.exposures.append(
+            Exposures(units[kept], places[kept], times[kept], is_new[kept].view(np.uint8))
+        )
         followed.pending += int(kept.sum())
         followed.keep(fresh)
         if followed.memory.is_over and not followed.is_crowded:
@@ -599,7 +622,7 @@ class Collector:
             )
 
     def _note(self, followed: _FollowedRelease, tally: _Tally) -> None:
-        news, places, times = tally.news.taken()
+        news, places, times = tally.lookups.news.taken()
         units = unit_numbers(unit for _, unit in news)
         for name, indices in _by_name(news).items():
             chosen = np.array(indices)
@@ -608,7 +631,7 @@ class Collector:
                 followed.pending += len(chosen)
                 _add(tally.events.setdefault(name, [0, 0, 0]), places[chosen])
                 met = UnitObservations(units[chosen], places[chosen], times[chosen])
-                tally.firsts.setdefault(name, []).append(met)
+                tally.rows.firsts.setdefault(name, []).append(met)
 
     def _tally(self, followed: _FollowedRelease, assigned: Assignment, now: float) -> _Tally:
         key = assigned.stage, assigned.propensity
