@@ -27,8 +27,8 @@ from typing import IO, Any
 from salver.testing.process import RunningProcess
 
 COMMAND = Path(sys.executable).with_name("salver")
-#: Variables that only Salver reads, when it runs; with other ones changed a process starts anew.
-_READ_LATE = ("SALVER_", "SAGEMAKER_", "AIP_", "OTEL_", "AWS_", "PYTEST_")
+#: Variables that are read when a server runs; with other ones changed a process starts anew.
+_READ_LATE = ("SALVER_", "SAGEMAKER_", "AIP_", "OTEL_", "AWS_", "PYTEST_", "TF_")
 _MESSAGE_BYTES = 1 << 17
 _OF_SERVERS = ("salver.cli.banner", "salver.cli.start", "salver.running", "uvloop")
 _OF_REGISTRIES = (

@@ -17,6 +17,9 @@ from typing import Any
 
 import numpy as np
 
+#: Environment of a server in which TensorFlow imports no Keras, as it does not in a host.
+SOONER = {"TF_USE_LEGACY_KERAS": "1"}
+
 
 @functools.cache
 def made() -> Path:
@@ -129,6 +132,12 @@ def with_defaults(folder: Path) -> Path:
 def batching_inside(folder: Path) -> Path:
     """x [-1,2] -> y = 2 x, and size, the rows of the batch that the graph itself makes, of 4 or 8 rows."""
     return _copied("batching_inside", folder)
+
+
+def in_the_server(*models: Path) -> None:
+    """Have models run on threads of the server, which imports TensorFlow once for all of them."""
+    for model in models:
+        (model / "salver.toml").write_text('[instances]\nrunner = "thread"\n')
 
 
 # What follows runs in a process of its own.

@@ -44,14 +44,16 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]
     (root / "half_plus_two" / "salver.toml").write_text('[versions]\nall = true\n[labels]\nstable = "123"\n')
     savedmodels.half_plus_three(root / "half_plus_two" / "124")
     savedmodels.half_plus_two(root / "padded" / "00000123")
-    for name in ("ragged", "without_default", "moody", "squares", "keras_pair", "with_defaults"):
+    others = ("ragged", "without_default", "moody", "squares", "keras_pair", "with_defaults")
+    for name in others:
         getattr(savedmodels, name)(root / name / "1")
     write_mlp(root / "mlp", 3)
     write_moody(root, "slow")
     for datatype in EXAMPLES:
         write_identity(root, datatype)
     shutil.copytree(_pitch(), root / "pitch" / "1")
-    with ServerProcess([root], folder / "log") as server:
+    savedmodels.in_the_server(*(root / name for name in ("pitch", *others)))
+    with ServerProcess([root], folder / "log", env=savedmodels.SOONER) as server:
         yield server.wait_ready()
 
 

@@ -37,13 +37,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     savedmodels.without_default(root / "arithmetic" / "1")
     savedmodels.stateful(root / "counter" / "1")
     shutil.copytree(packaged("basic-pitch", "icassp_2022/nmp/saved_model.pb").parent, root / "pitch" / "1")
+    savedmodels.in_the_server(*(root / name for name in ("half_plus_three", "pair", "arithmetic", "pitch")))
     write_mlp(root / "mlp", 1)
     write_identity(root, "FP32")
     digits = root / "digits" / "1"
     digits.mkdir(parents=True)
     x, y = load_digits(return_X_y=True)
     joblib.dump(LogisticRegression(max_iter=2000).fit(x[:500], y[:500]), digits / "model.joblib")
-    with ServerProcess([root], folder / "log", ["--trust-pickle"]) as server:
+    with ServerProcess([root], folder / "log", ["--trust-pickle"], savedmodels.SOONER) as server:
         yield server.wait_ready(120)
 
 
