@@ -410,6 +410,7 @@ async def test_drain_waits_for_leases_then_closes_all(rig: ManagerRig) -> None:
     await draining
     assert [s.closed for s in rig.loader.loaded] == [1, 1]
     assert rig.states() == {}
+    assert rig.reclaimed == 1, "once for all models"
 
 
 async def test_drain_does_not_wait_longer_than_the_grace(rig: ManagerRig) -> None:

@@ -542,7 +542,8 @@ class Manager(Generic[ServableT]):
         if servable is not None:
             await self._dispose(copy.id, servable)
             del servable
-            await asyncio.to_thread(self._reclaim)
+            if not self._is_stopping:  # then once, at the end
+                await asyncio.to_thread(self._reclaim)
         self._forget(copy)
 
     async def _dispose(self, id: ModelId, servable: ServableT) -> None:
@@ -565,7 +566,7 @@ class Manager(Generic[ServableT]):
     async def drain(self, grace: float) -> None:
         """Shut down: grant no new leases, wait up to ``grace`` seconds for those in use, close everything.
 
-        Loads that have not finished by then are cancelled.
+        Loads that have not finished by then are cancelled. Memory is reclaimed once, for all.
         """
         self._is_stopping = True
         self._known = ()
@@ -575,17 +576,18 @@ class Manager(Generic[ServableT]):
                 while self._copies:
                     self._gone.clear()
                     await self._gone.wait()
-            return
         except TimeoutError:
-            pass
+            await self._close_rest()
+        await asyncio.to_thread(self._reclaim)
+
+    async def _close_rest(self) -> None:
         for copy in list(self._copies.values()):
             if copy.state is State.DRAINING:
                 _LOG.warning("%s is closed with %d requests still running", copy.id, copy.leases)
                 self._start_closing(copy)
             elif copy.task is not None and copy.state in RISING:
                 copy.task.cancel()
-        tasks = [c.task for c in self._copies.values() if c.task is not None]
-        if tasks:
+        if tasks := [c.task for c in self._copies.values() if c.task is not None]:
             await asyncio.wait(tasks, timeout=_CLOSE_S)
         for copy in self._copies.values():
             _LOG.error("%s does not close; left until the process ends", copy.id)
