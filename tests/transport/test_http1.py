@@ -56,6 +56,7 @@ def test_a_target_may_have_several_forms(first: str, path: bytes) -> None:
     [
         (("GET / HTTP/1.1",), True),
         (("GET / HTTP/1.1", "Connection: Close"), False),
+        (("GET / HTTP/1.1", "Connection: close", "Connection: x"), False),
         (("GET / HTTP/1.0",), False),
         (("GET / HTTP/1.0", "Connection: keep-alive"), True),
     ],
@@ -304,6 +305,8 @@ async def test_others_have_their_turns_while_many_small_chunks_are_read(most: in
         (b"PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nFFFFFFFFFFFFFFF\r\n", b"413 "),
         (b"PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nabc\r\n", b"400 "),
         (b"PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n", b"400 "),
+        (b"PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\nx\n0\n\n", b"400 "),
+        (b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n", b"400 "),
         (b"PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1" * 2000, b"400 "),
         (b"GET / HTTP/1.1\r\nA: " + b"x" * 70_000, b"431 "),
         (b"PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nA: " + b"x" * 70_000, b"431 "),

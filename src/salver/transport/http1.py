@@ -205,7 +205,7 @@ class Connection(WrittenConnection):
         if buffer.startswith(b"\r\n"):  # RFC 9112, section 2.2
             begin = len(_EMPTY_LINES.match(buffer)[0])  # type: ignore[index]
             del buffer[:begin]
-        if buffer.startswith(b"PRI ") and self._terms.speaks_http2:
+        if PREFACE.startswith(bytes(buffer[: len(PREFACE)])) and self._terms.speaks_http2:
             if len(buffer) >= len(PREFACE):
                 self._hand_over()
             return
@@ -264,7 +264,7 @@ class Connection(WrittenConnection):
         for _ in range(_MOST_STEPS):
             line = _CHUNK.match(buffer)
             if line is None:
-                if len(buffer) > _MOST_CHUNK_LINE or b"\r\n" in buffer:
+                if len(buffer) > _MOST_CHUNK_LINE or b"\n" in buffer:
                     self._refuse(400, self._terms.malformed)
                 return None
             size, begin = int(line[1], 16), line.end()
@@ -370,7 +370,7 @@ class Connection(WrittenConnection):
             return True
         line = _CHUNK.match(buffer)
         if line is None:
-            if len(buffer) > _MOST_CHUNK_LINE or b"\r\n" in buffer:
+            if len(buffer) > _MOST_CHUNK_LINE or b"\n" in buffer:
                 self._break_off()
             return False
         size, begin = int(line[1], 16), line.end()

@@ -100,7 +100,7 @@ def _parsed(lines: list[bytes], names: dict[bytes, bytes]) -> Head:
     if not target.startswith(b"/"):
         target = _origin_form(method, target)
     path, _, query = target.partition(b"#")[0].partition(b"?")
-    connection = known.get(b"connection", b"").lower()
+    connection = b",".join(value for name, value in headers if name == b"connection").lower()
     keeps = b"close" not in connection if version == "1.1" else b"keep-alive" in connection
     expects = b"expect" in known and version == "1.1"
     if expects and known[b"expect"].lower() != b"100-continue":
