@@ -3,12 +3,14 @@
 import asyncio
 import contextlib
 import re
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import uvloop
 from http2_callers import Wire
 from hypothesis import given
 from hypothesis import strategies as st
@@ -252,6 +254,26 @@ async def test_a_server_that_parts_waits_for_the_rest_of_a_body_that_is_dropped(
         writer.write(b"0")
         assert await reader.read() == b""
         writer.close()
+
+
+def test_a_burst_of_connections_is_accepted_in_a_few_turns() -> None:
+    """Of libuv's one in a turn, the last would wait for 200 turns, each as long as its requests take."""
+
+    async def run() -> int:
+        async with serving() as (listener, terms):
+            callers = [socket.create_connection(("127.0.0.1", listener.port)) for _ in range(200)]
+            for _ in range(30):
+                await asyncio.sleep(0)
+            accepted = len(terms.open)
+            callers[-1].sendall(request("/last"))
+            raw = await asyncio.to_thread(callers[-1].recv, 1000)
+            assert b"/last" in raw
+            for caller in callers:
+                caller.close()
+        return accepted
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(run()) == 200
 
 
 async def test_a_body_may_come_in_chunks() -> None:

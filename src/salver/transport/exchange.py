@@ -33,7 +33,7 @@ class Exchange:
         held: Bytes of the body that wait for the application.
         status: Status of the answer; 0 = no answer yet.
         came: Estimated arrival of its first bytes (:class:`~salver.transport.terms.Pulse`).
-        lag: Seconds from then until the event loop read them; 0 = negligible.
+        lag: Seconds from then until an answer can leave, at the end of the event loop's turn; 0 = negligible.
         is_gone: The caller is gone.
         is_whole: The answer is complete.
         on_gone: Called when the caller goes, if no task has to be cancelled.

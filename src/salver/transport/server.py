@@ -13,6 +13,7 @@ import resource
 import socket
 import ssl
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -48,7 +49,9 @@ PATIENCE_S: Final = 60.0
 IDLE_S: Final = 300.0
 _HANDSHAKE_S: Final = 5.0
 #: Length of the kernel's accept queue.
-BACKLOG: Final = 1024
+BACKLOG: Final = 4096
+#: Connections accepted in one turn of the event loop, about 3 ms of it.
+_MOST_ACCEPTED: Final = 32
 _LOOK_S: Final = 5.0
 #: File descriptors that are reserved for models, their host processes and files.
 _KEPT_DESCRIPTORS = 512
@@ -278,6 +281,9 @@ class Listener:
         self._secure = secure
         self._grace = grace
         self._is_short = False  # no file descriptor is left for a new connection
+        self._is_accepting = False
+        self._connect: Callable[..., Any]
+        self._connecting: set[asyncio.Future[Any]] = set()
         self._has_started = asyncio.Event()
         self._shall_stop = asyncio.Event()
 
@@ -290,11 +296,19 @@ class Listener:
         scheme = "https" if self._secure else "http"
 
         def connected() -> Connection:
+            if not self._is_accepting:
+                self._is_accepting = True
+                loop.call_soon(self._accept_more)
             return Connection(self._terms, scheme)
 
         is_unix = self._socket.family == socket.AF_UNIX
         listen = loop.create_unix_server if is_unix else loop.create_server
-        secure = {"ssl": self._secure, "ssl_handshake_timeout": _HANDSHAKE_S} if self._secure else {}
+        secure: dict[str, Any] = {}
+        if self._secure:
+            secure = {"ssl": self._secure, "ssl_handshake_timeout": _HANDSHAKE_S}
+        self._connect = partial(
+            loop.connect_accepted_socket, partial(Connection, self._terms, scheme), **secure
+        )
         opened: Callable[..., Any] = cast(Callable[..., Any], listen)
         server = await opened(connected, sock=self._socket, backlog=BACKLOG, **secure)
         watching = asyncio.create_task(self._watch())
@@ -305,6 +319,27 @@ class Listener:
             watching.cancel()
             server.close()
             await self._end()
+
+    def _accept_more(self) -> None:
+        """Accept further connections: libuv itself accepts one per turn of the event loop.
+
+        With long turns, the kernel's queue would overflow in a burst, and callers would wait for seconds.
+        """
+        self._is_accepting = False
+        for _ in range(_MOST_ACCEPTED):
+            try:
+                sock = self._socket.accept()[0]
+            except OSError:  # none is waiting, or no descriptor is left
+                return
+            sock.setblocking(False)
+            task = asyncio.ensure_future(self._connect(sock=sock))
+            self._connecting.add(task)
+            task.add_done_callback(self._connected)
+
+    def _connected(self, task: "asyncio.Future[Any]") -> None:
+        self._connecting.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _LOG.debug("a connection ended before it began: %s", error)
 
     async def started(self) -> None:
         """Wait until connections are accepted."""

@@ -33,7 +33,7 @@ class Pulse:
     >>> pulse.read(Exchange(None, None), looked=1.0, now=1.025)  # the last of many
     >>> pulse.read(request, looked=1.026, now=1.036)  # may have arrived right after the first was read
     >>> request.came, round(request.lag, 3)
-    (1.0, 0.036)
+    (1.0, 0.052)
     """
 
     __slots__ = ("_before", "_looked", "_read")
@@ -57,7 +57,9 @@ class Pulse:
         self._read = now
         lag = now - self._before
         if lag > _NO_LAG_S:
-            exchange.came, exchange.lag = self._before, lag
+            exchange.came = self._before
+            # Answers leave at the end of the turn, which is expected to be as long as the previous one.
+            exchange.lag = max(lag, 2 * (self._looked - self._before))
         else:
             exchange.came = now
 

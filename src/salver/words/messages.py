@@ -125,7 +125,8 @@ class InferRequest(msgspec.Struct, frozen=True):
         request_id: Id of the call, if its model may call others; else empty.
         deadline: The caller's deadline by the server's clock, if its model may know it; None = none.
         is_gone: Returns whether the caller has gone away, if its model may ask; None = unknown.
-        came: When it came, by the server's clock, if it waited before it was read; 0 = it did not.
+        came: When it came, by the server's clock, less what the event loop will add to its latency; 0 = the
+            loop adds nothing.
     """
 
     model: str
@@ -256,7 +257,7 @@ class Call(msgspec.Struct, gc=False, eq=False):
         traits: Header values that splits use, by source (``header:x-user-id``); None = none present.
         unit: Name of the assigned unit, for a model in a release; set by the router.
         is_large: Decoding the body on the event loop could delay other requests.
-        lag: Seconds that it had waited before it was read; 0 = too few to matter.
+        lag: Seconds that the event loop adds to its latency; 0 = negligible.
     """
 
     protocol: str

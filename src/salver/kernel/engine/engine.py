@@ -250,7 +250,8 @@ class Engine:
 
     def _foresee(self, call: Call) -> None:
         if call.standing is ANYBODY:  # others have places of their own
-            self._schedule.foresee(call.arrival, self._clock(), call.deadline)
+            now = self._clock()
+            self._schedule.foresee(now - call.lag if call.lag else call.arrival, now, call.deadline)
 
     def _tell(
         self, told: Told, waiting: QueuedRequest, answer: _Answer | None, error: Exception | None

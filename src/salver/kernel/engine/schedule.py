@@ -82,6 +82,8 @@ class Schedule:
         self._rate = Rate(min(max(_LEAST_MEMORY_S, _RATE_MEMORY * self.promise), _MOST_MEMORY_S))
         self._reserve = Reserve(min(self.promise, _NOMINAL_S))
         self._urgent_at = -math.inf
+        self._refused: SalverError = Overloaded("")  # the last one that was foreseen
+        self._refused_age = math.inf  # seconds since that request came
         self._now = 0.0
         self._try_at = math.inf  # set while all requests are rejected, even with no run and no queue
         self.policy = policy_of(config)
@@ -196,6 +198,9 @@ class Schedule:
         Raises:
             Overloaded, DeadlineExceeded: as of :meth:`admit`.
         """
+        if now - came >= self._refused_age and deadline is None:  # no run has begun or ended since
+            self._rate.add(1, now)
+            raise self._refused
         waiting = QueuedRequest(None, 1, None, now, deadline)
         self.place(waiting, ANYBODY, deadline is not None, came)
         if now < waiting.target:
@@ -206,7 +211,10 @@ class Schedule:
         if waiting.target < math.inf:
             self._now = now
             self._rate.add(1, now)
-            raise self.refusal(waiting)
+            refusal = self.refusal(waiting)
+            if deadline is None:
+                self._refused, self._refused_age = refusal, now - came
+            raise refusal
 
     def passed(self, rows: int, now: float) -> None:
         """Record rows that arrived and were answered inline."""
@@ -236,6 +244,7 @@ class Schedule:
 
     def started(self, batch: Batch, now: float) -> None:
         """Record a batch that starts now, or is planned to."""
+        self._refused_age = math.inf
         self._size = batch.members[0].size
         if self.is_timed:
             law = self.law()
@@ -260,6 +269,7 @@ class Schedule:
         Args:
             size: Size of its rows, as in :class:`~salver.kernel.engine.waiting.QueuedRequest`.
         """
+        self._refused_age = math.inf
         if ok:
             self.laws.of(size).observe(rows, now - began)
         if self.is_timed:

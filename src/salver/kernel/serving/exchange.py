@@ -174,7 +174,7 @@ class Exchange(Generic[BodyT, ReplyT]):
         if call.forwarded:
             request = _with_headers(request, call.forwarded)
         if call.lag:
-            request = msgspec.structs.replace(request, came=call.arrival)
+            request = msgspec.structs.replace(request, came=self._path.clock() - call.lag)
         if servable.capabilities.asks_others:
             request = self._as_span(request)
         self.request = request
