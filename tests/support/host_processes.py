@@ -1,8 +1,11 @@
 """Manifest, recovery, and what host processes may leave behind: children, descriptors, segments."""
 
 import contextlib
-from collections.abc import Awaitable, Callable
+import gc
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+
+from waiting import auntil
 
 from salver.kernel.engine.process import Recovery
 from salver.kernel.supervise import Backoff
@@ -20,8 +23,13 @@ async def at_once(seconds: float) -> None:
     pass
 
 
-def descriptors() -> int:
-    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+def descriptors() -> set[str]:
+    """Return the open descriptors, each with what it leads to."""
+    found = set()
+    for entry in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):  # that of the folder, which has been read
+            found.add(f"{entry.name} {entry.readlink()}")
+    return found
 
 
 def segments() -> int:
@@ -41,3 +49,16 @@ def all_children() -> list[str]:
 
 def children() -> list[str]:
     return [pid for pid in all_children() if pid not in OTHERS]
+
+
+@contextlib.asynccontextmanager
+async def nothing_left() -> AsyncIterator[None]:
+    """Wait at the end until what was opened is closed again; what others close does not count."""
+    gc.collect()  # what other tests have left
+    files, mapped, processes = descriptors(), segments(), set(all_children())
+    yield
+
+    def left() -> tuple[set[str], int, set[str]]:
+        return descriptors() - files, max(segments() - mapped, 0), set(all_children()) - processes
+
+    await auntil(lambda: left() == (set(), 0, set()), left)

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 import uvloop
 from host_backends import CODES
-from host_processes import MANIFEST, OTHERS, all_children, at_once, children, descriptors, recovery, segments
+from host_processes import MANIFEST, OTHERS, all_children, at_once, children, nothing_left, recovery
+from soaking import size
 from waiting import auntil, until
 
 from salver.backends.protocol import LoadOptions
@@ -294,12 +295,11 @@ async def test_what_the_model_started_dies_with_it() -> None:
     ],
 )
 async def test_a_load_that_fails_says_why(backend: str, text: str) -> None:
-    before = descriptors()
-    with pytest.raises(LoadFailed) as caught:
-        async with running(backend, slots=2):
-            pass
-    assert text in str(caught.value)
-    assert (descriptors(), children()) == (before, [])
+    async with nothing_left():
+        with pytest.raises(LoadFailed) as caught:
+            async with running(backend, slots=2):
+                pass
+        assert text in str(caught.value)
 
 
 async def test_a_load_that_crashes_brings_the_last_words() -> None:
@@ -312,11 +312,10 @@ async def test_a_load_that_crashes_brings_the_last_words() -> None:
 
 
 async def test_a_load_can_be_given_up() -> None:
-    before = descriptors()
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.3), running("NeverLoads", slots=2):
-            pass
-    assert (descriptors(), children()) == (before, [])
+    async with nothing_left():
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.3), running("NeverLoads", slots=2):
+                pass
 
 
 @contextmanager
@@ -340,14 +339,13 @@ def descriptors_left(spare: int) -> Iterator[None]:
 
 @pytest.mark.parametrize("spare", range(11))
 async def test_a_start_without_enough_descriptors_keeps_none(spare: int) -> None:
-    before = descriptors()
-    with (
-        pytest.raises(LoadFailed, match=r"^no host process could be started for model 'm': .*open files"),
-        descriptors_left(spare),
-    ):
-        async with running():
-            pass
-    assert (descriptors(), children()) == (before, [])
+    async with nothing_left():
+        with (
+            pytest.raises(LoadFailed, match=r"^no host process could be started for model 'm': .*open files"),
+            descriptors_left(spare),
+        ):
+            async with running():
+                pass
 
 
 async def test_failed_restarts_back_off(tmp_path: Path) -> None:
@@ -426,31 +424,28 @@ async def test_closing_while_a_host_restarts() -> None:
     assert children() == []
 
 
+@pytest.mark.soak
 async def test_nothing_is_left_behind_by_many_lives() -> None:
-    before = descriptors()
-    mapped = segments()
-    for life in range(30):
-        async with running() as runner:
-            assert (await ask(runner)).tolist() == [[3.0, 4.0]]
-            if life % 3 == 0:
-                with pytest.raises(HostDied):
-                    await ask(runner, CODES["kill"])
-            elif life % 3 == 1:
-                os.kill(runner.pids[0], signal.SIGKILL)
-    assert (descriptors(), children(), segments()) == (before, [], mapped)
+    async with nothing_left():
+        for life in range(size(30, 6)):
+            async with running() as runner:
+                assert (await ask(runner)).tolist() == [[3.0, 4.0]]
+                if life % 3 == 0:
+                    with pytest.raises(HostDied):
+                        await ask(runner, CODES["kill"])
+                elif life % 3 == 1:
+                    os.kill(runner.pids[0], signal.SIGKILL)
 
 
 def test_the_servers_own_event_loop_will_do() -> None:
     async def live_and_die() -> None:
-        before = descriptors()
-        async with running(slots=2) as runner:
+        async with nothing_left(), running(slots=2) as runner:
             with pytest.raises(HostDied):
                 await ask(runner, CODES["kill"])
             assert (await ask(runner)).tolist() == [[3.0, 4.0]]
             await auntil(lambda: len(runner.pids) == 2)
             x = np.ones((500_000, 2), "f4")
             assert (await runner.run({"x": x}))[0]["y"].sum() == 2_000_000
-        assert (descriptors(), children()) == (before, [])
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
         loop.run(live_and_die())
