@@ -72,11 +72,11 @@ advise:
 	  echo "Tests of programs that are not here are skipped. To run them too: apt-get install $$missing"
 
 test: advise .venv/dev.stamp .envs/perf_analyzer/requirements.txt .envs/torchserve-0.12/requirements.txt .envs/mlflow-3/requirements.txt
-	$(PY) -m pytest -n $(JOBS) --dist worksteal --timeout=120 $(ARGS)
+	$(PY) -m pytest --workers $(JOBS) --timeout=120 $(ARGS)
 
 # Kills, statistics and long loads, which make test runs at the size that proves them once.
 soak: advise .venv/dev.stamp
-	SALVER_SOAK=1 $(PY) -m pytest -n $(JOBS) --dist worksteal --timeout=300 -m soak $(ARGS)
+	SALVER_SOAK=1 $(PY) -m pytest --workers $(JOBS) --timeout=300 -m soak $(ARGS)
 
 lint: .venv/dev.stamp
 	.venv/bin/ruff check .

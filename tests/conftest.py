@@ -12,6 +12,7 @@ from pathlib import Path
 
 import fork_server
 import pytest
+from forked_workers import ForkedWorkers
 from hypothesis import settings
 from soaking import IS_SOAK
 from zoo import EXAMPLES, write_identity, write_mlp, write_moody, write_two
@@ -31,9 +32,15 @@ MOST_AGAIN = 3
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--workers", type=int, default=1, help="processes on which tests run (default: 1)")
     parser.addoption("--no-skips", action="store_true", help="fail when a test was skipped")
     help_again = f"run those again that failed, alone, if they are {MOST_AGAIN} at most: pass if they do"
     parser.addoption("--again-alone", action="store_true", help=help_again)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if (workers := config.getoption("--workers")) > 1:
+        config.pluginmanager.register(ForkedWorkers(config, workers))
 
 
 @pytest.hookimpl(wrapper=True)
