@@ -7,9 +7,18 @@ import sys
 import pytest
 from waiting import auntil
 
-from salver.transport import budget
+from salver.transport import budget, watch
 from salver.transport.budget import pace
-from salver.transport.watch import ConnectionLimits, Judge, Moved, OpenConnection, Peer, close, connections
+from salver.transport.watch import (
+    ConnectionLimits,
+    ConnectionWatch,
+    Judge,
+    Moved,
+    OpenConnection,
+    Peer,
+    close,
+    connections,
+)
 from salver.words.errors import DeadlineExceeded
 
 LIMITS = ConnectionLimits(least_rate=500.0, patience_s=30.0, most_unanswered=1_000_000)
@@ -88,6 +97,18 @@ def test_what_is_gone_is_forgotten() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
+async def test_an_idle_server_looks_at_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[object] = []
+    monkeypatch.setattr(watch, "connections", lambda ports: looked.append(ports) or [])
+    busy: list[bool] = []
+    watching = ConnectionWatch(ConnectionLimits(), [1], (), lambda: bool(busy))
+    await watching._look()
+    assert not looked
+    busy.append(True)
+    await watching._look()
+    assert looked
+
+
 def test_the_kernel_tells_what_has_moved_and_the_one_is_closed() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]

@@ -93,7 +93,10 @@ class Listeners:
         if not limits.most_unanswered:
             limits = msgspec.structs.replace(limits, most_unanswered=most_body + UNANSWERED)
         ports = [listener.port for listener in self._listeners if listener.port]
-        return ConnectionWatch(limits, ports, self._streaming.open)
+        listeners = self._listeners
+        return ConnectionWatch(
+            limits, ports, self._streaming.open, lambda: any(listener.is_connected for listener in listeners)
+        )
 
     async def leave(self, delay_s: float) -> None:
         """Stop accepting connections after the delay; open ones go on."""

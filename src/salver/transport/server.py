@@ -290,6 +290,11 @@ class Listener:
     def __repr__(self) -> str:
         return f"<Listener on {self.port}, {len(self._terms.open)} connections>"
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether any connection is open."""
+        return bool(self._terms.open)
+
     async def run(self) -> None:
         """Serve until ``stop``; return when the last request in flight has ended."""
         loop = asyncio.get_running_loop()

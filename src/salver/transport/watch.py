@@ -13,7 +13,7 @@ import socket
 import stat
 import struct
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -182,10 +182,18 @@ class ConnectionWatch:
     Args:
         ports: The server's ports.
         streaming: Connections with open streams, whose callers may be silent for a long time.
+        has_any: Whether any connection is open; an idle server has nothing to look at.
     """
 
-    def __init__(self, limits: ConnectionLimits, ports: Collection[int], streaming: Collection[Peer]) -> None:
+    def __init__(
+        self,
+        limits: ConnectionLimits,
+        ports: Collection[int],
+        streaming: Collection[Peer],
+        has_any: Callable[[], bool],
+    ) -> None:
         self._judge = Judge(limits)
+        self._has_any = has_any
         self._ports = frozenset(ports)
         self._streaming = streaming
 
@@ -194,7 +202,7 @@ class ConnectionWatch:
         await every(_LOOK_S, self._look, Faults(_LOG, "connections are not watched"))
 
     async def _look(self) -> None:
-        found = await asyncio.to_thread(connections, self._ports)
+        found = await asyncio.to_thread(connections, self._ports) if self._has_any() else []
         now = asyncio.get_running_loop().time()
         for each, why in self._judge.cut(found, now, self._streaming).items():
             _LOG.warning("a connection is cut: %s", why, extra={"peer": each.peer.host})
