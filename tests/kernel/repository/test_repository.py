@@ -395,6 +395,47 @@ def test_a_version_that_is_replaced_by_renames_never_vanishes(tmp_path: Path) ->
     assert after.fingerprint != before.fingerprint
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({"m.onnx": "ONNX"}, {"m.onnx": "ONNX and more"}),
+        ({"m.onnx": "ONNX"}, {"salver.toml": "timeout_ms = 5"}),
+        ({"m.onnx": "ONNX", "salver.toml": ""}, {"salver.toml": "timeout_ms = 5"}),
+        ({"r/m/1/model.onnx": "ONNX"}, {"r/m/2/model.onnx": "ONNX"}),
+        ({"r/m/1/model.onnx": "ONNX"}, {"r/n/1/model.onnx": "ONNX"}),
+        ({"r/m/1/model.onnx": "ONNX", "r/m/1/labels.txt": "a"}, {"r/m/1/labels.txt": "bc"}),
+        ({"r/m/1/model.onnx": "ONNX"}, {"r/m/config.pbtxt": "max_batch_size: 4"}),
+    ],
+)
+def test_a_scan_after_which_nothing_changed_only_compares(
+    tmp_path: Path, before: dict[str, str], after: dict[str, str]
+) -> None:
+    looked: list[Path] = []
+
+    def look(path: Path) -> ArtifactKind | None:
+        looked.append(path)
+        return recognise(path)
+
+    write_files(tmp_path, before)
+    root = tmp_path / next(iter(before)).partition("/")[0]
+    repository = Repository((root,), formats(look), RepositoryConfig(settle_s=0))
+    first = repository.scan(0.0)
+    looked.clear()
+    assert repository.scan(1.0) is first
+    assert not looked
+    write_files(tmp_path, after)
+    repository.scan(2.0)
+    assert looked
+    assert repository.scan(3.0) != first, "once the change rests"
+
+
+def test_a_full_scan_follows_now_and_then(tmp_path: Path) -> None:
+    write_files(tmp_path, {"m/1/model.onnx": "ONNX"})
+    repository = Repository((tmp_path,), formats(recognise), RepositoryConfig(settle_s=0))
+    first = repository.scan(0.0)
+    assert [repository.scan(float(n)) is first for n in range(1, 12)] == [True] * 9 + [False] * 2
+
+
 def test_a_version_that_is_gone_is_gone(tmp_path: Path) -> None:
     write_files(tmp_path, {"m/1/a.onnx": "ONNX", "m/2/a.onnx": "ONNX"})
     repository = Repository([tmp_path / "m"], formats(recognise))

@@ -95,7 +95,7 @@ class Layout:
         entry = self._store.stat("")
         if entry is not None and not entry.is_folder:
             if isinstance(self._store, FileStore):  # its configuration may lie beside it
-                beside = Layout(FileStore(root.parent), self._formats, self._override_of, self._config)
+                beside = Layout(self._store.above(), self._formats, self._override_of, self._config)
                 yield from self._at(root, [beside._file(root.name)])
             else:
                 yield from self._at(root, [self._file("")])

@@ -43,6 +43,8 @@ _REFUSED: Final = {
         "change the configuration in the repository",
     ),
 }
+#: Looks in a row that only compare what the last full scan has seen.
+_MOST_REPEATS: Final = 9
 _MOST_ENTRIES: Final = 20_000
 _MOST_PARAMETERS: Final = 4 << 20
 
@@ -88,6 +90,8 @@ class Repository:
         self._before: dict[Path | str, tuple[Manifest, ...]] = {}  # last content of distant stores
         self._found: dict[tuple[str, str], tuple[Manifest, ...]] = {}  # named models, by name and path
         self._unreachable: set[str] = set()  # error texts that were logged
+        self._last: tuple[Manifest, ...] | None = None  # the last scan's, if another may return the same
+        self._repeats = 0  # scans that returned it
         #: Uploads by load requests, by model.
         self.overrides: dict[str, Upload] = {}
 
@@ -125,7 +129,7 @@ class Repository:
             marks = [model and (model.path, model.is_requested, model.only) for model in pair]
             if marks[0] != marks[1]:
                 self._moved.add(name)
-        self._named = after
+        self._named, self._last = after, None
         current = {(model.name, model.path) for model in models}
         self._found = {pair: found for pair, found in self._found.items() if pair in current}
 
@@ -141,6 +145,13 @@ class Repository:
             StoreFailed: a path cannot be read.
             InvalidInput: a name was given, and there is more than one model.
         """
+        if not at_once and self._last is not None and self._is_unchanged():
+            self._repeats += 1
+            return self._last
+        self._last, self._repeats = None, 0
+        for each in self._all_stores():
+            if isinstance(each, FileStore):
+                each.seen = {}
         everything: list[tuple[str, Manifest]] = []
         errors: list[SalverError] = []
         requested = {name.rpartition("::")[2] for name in at_once}
@@ -174,7 +185,28 @@ class Repository:
                 found[id] = _clashing(manifest, where)
         settled = self._replaced(self._changes.take(self._renamed(found), now, at_once | moved))
         self._moved -= moved
-        return tuple(self._configured([self._admitted(settled[id]) for id in sorted(settled)]))
+        result = tuple(self._configured([self._admitted(settled[id]) for id in sorted(settled)]))
+        if not errors and not self.overrides and not self.is_settling:
+            self._last = result
+        return result
+
+    def _all_stores(self) -> Iterator[Store]:
+        yield from self._stores
+        for _, store in self._named.values():
+            yield store
+
+    def _is_unchanged(self) -> bool:
+        """Return whether another scan would find what the last one found.
+
+        What backends read of an artefact by themselves, such as deep inside a folder that is no model yet, is
+        not remembered: therefore a full scan follows now and then.
+        """
+        return (
+            self._repeats < _MOST_REPEATS
+            and not self.overrides
+            and not self._moved
+            and all(isinstance(store, FileStore) and store.is_unchanged() for store in self._all_stores())
+        )
 
     def _configured(self, found: Sequence[Manifest]) -> Iterator[Manifest]:
         """Yield versions with the settings of named models, which take effect at once."""
