@@ -91,7 +91,7 @@ class Caller:
 class SlowWire(Wire):
     """A transport that is full after each write, until its caller has read."""
 
-    connection: Http2
+    connection: Any
 
     def write(self, data: bytes) -> None:
         super().write(data)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import uvloop
-from http2_callers import Wire
+from http2_callers import SlowWire, Wire
 from hypothesis import given
 from hypothesis import strategies as st
 from waiting import auntil
@@ -292,6 +292,38 @@ async def test_a_body_may_come_in_chunks() -> None:
 
 
 @pytest.mark.parametrize("most", [0, 100_000])
+@pytest.mark.parametrize("is_known", [True, False])
+async def test_a_request_waits_until_the_answer_before_it_is_read(most: int, is_known: bool) -> None:
+    wire = SlowWire()
+    connection = wire.connection = Connection(Terms(echo, most), "http")
+    connection.connection_made(wire)  # type: ignore[arg-type]
+    came = b""
+    for n in range(30):
+        sent = request("/a", b"x", last=False) if is_known else request(f"/{n}", b"x", last=False)
+        connection.data_received(sent * (1 if n else 2))
+        for _ in range(4):
+            await asyncio.sleep(0)
+    assert wire.sent.count(b"HTTP/1.1 200 OK") == 1 and connection.is_busy
+    for _ in range(40):
+        came += wire.read()
+        for _ in range(4):
+            await asyncio.sleep(0)
+    assert came.count(b"HTTP/1.1 200 OK") == 31 and connection.is_idle
+
+
+async def test_a_request_that_waits_for_its_turn_is_answered_though_the_server_ends() -> None:
+    wire = SlowWire()
+    connection = wire.connection = Connection(Terms(echo), "http")
+    connection.connection_made(wire)  # type: ignore[arg-type]
+    connection.data_received(request("/a", last=False) * 2)
+    await auntil(lambda: bool(wire.sent))
+    connection.end()
+    assert wire.read().endswith(b"/a 0")
+    await auntil(lambda: wire.is_closed)
+    assert b"connection: close" in wire.sent and wire.sent.endswith(b"/a 0")
+
+
+@pytest.mark.parametrize("most", [0, 100_000])
 async def test_others_have_their_turns_while_many_small_chunks_are_read(most: int) -> None:
     sizes: list[int] = []
 
@@ -322,6 +354,7 @@ async def test_others_have_their_turns_while_many_small_chunks_are_read(most: in
     [
         (b"nonsense\r\n\r\n", b"400 Bad Request"),
         (b"GET / HTTP/1.1\nA: b\n\n", b"400 Bad Request"),
+        (b"\r\n" * 100 + b"GET / HTTP/1.1\r\n\r\n", b"400 Bad Request"),
         (request("/a", b"x" * 1001), b"413 Request Entity Too Large"),
         (b"PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3E9\r\n", b"413 "),
         (b"PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nFFFFFFFFFFFFFFF\r\n", b"413 "),

@@ -244,7 +244,8 @@ async def test_more_streams_than_there_may_be_are_refused() -> None:
     opened = b"".join(frame(http2_frames.HEADERS, 5, 2 * n + 1, BLOCK) for n in range(http2.MOST_STREAMS + 2))
     connection.data_received(START + opened)
     refused = http2_frames.rst_stream(2 * http2.MOST_STREAMS + 3, Fault.REFUSED_STREAM)
-    assert wire.sent.endswith(refused) and wire.sent.count(refused[-4:]) >= 2
+    await auntil(lambda: wire.sent.endswith(refused))
+    assert wire.sent.count(refused[-4:]) >= 2
     connection.connection_lost(None)
 
 

@@ -230,10 +230,29 @@ async def test_small_pieces_that_wait_take_no_more_memory_than_they_are_long() -
     await asyncio.sleep(0)
     tracemalloc.start()
     try:
-        for _ in range(200):
-            connection.data_received(frame(http2_frames.DATA, 0, 1, b"x") * 500)
+        for _ in range(500):
+            connection.data_received(frame(http2_frames.DATA, 0, 1, b"x") * 200)
         held, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     assert held < 500_000  # of 100,000 bytes
     connection.connection_lost(None)
+
+
+async def test_others_have_their_turns_while_long_header_blocks_are_read() -> None:
+    paths: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        paths.append(scope["path"])
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    wire = Wire()
+    connection = Http2(wire, Terms(app), "http")  # type: ignore[arg-type]
+    block = BLOCK + http2_frames.header_block(0, ((b"a", b"x" * 5000),))
+    connection.data_received(
+        START + b"".join(frame(http2_frames.HEADERS, 5, id, block) for id in range(1, 41, 2))
+    )
+    await asyncio.sleep(0)
+    assert 0 < len(paths) < 20
+    await auntil(lambda: len(paths) == 20 and not connection.is_busy)

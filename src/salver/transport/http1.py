@@ -33,7 +33,8 @@ MOST_CHUNKS: Final = 65_536
 _MOST_CHUNK_LINE: Final = 1024
 #: Steps through chunks before others have their turns.
 _MOST_STEPS: Final = 1024
-_EMPTY_LINES: Final = re.compile(rb"(?:\r\n)*")
+#: Those that may stand before a request (RFC 9112, section 2.2).
+_EMPTY_LINES: Final = re.compile(rb"(?:\r\n){0,64}")
 _CHUNK: Final = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r\n")
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _LAST_CHUNK: Final = b"0\r\n\r\n"
@@ -94,8 +95,8 @@ class Connection(WrittenConnection):
 
     @property
     def is_busy(self) -> bool:
-        """Whether a request is being answered."""
-        return self._exchange is not None
+        """Whether a request is being answered, or its caller still reads the answer."""
+        return self._exchange is not None or self._is_full
 
     @property
     def is_idle(self) -> bool:
@@ -134,7 +135,8 @@ class Connection(WrittenConnection):
         if self._exchange is None and self._incoming is None and self._head is None and not self._buffer:
             end = data.find(b"\r\n\r\n")  # the common case: a complete request whose head is cached
             head = self._terms.heads.known.get(data[:end]) if end > 0 else None
-            if head is not None and head.length == len(data) - end - 4 <= COUNTED and not head.expects:
+            is_whole = head is not None and head.length == len(data) - end - 4 <= COUNTED
+            if head is not None and is_whole and not (head.expects or self._is_full):
                 self._begin(head, data[end + 4 :])
                 return
         if self._incoming is not None:
@@ -143,11 +145,17 @@ class Connection(WrittenConnection):
         if self._head is not None and not self._has_room(len(data)):
             return
         self._buffer += data
-        if self._exchange is None:
+        if self._exchange is None and not self._is_full:
             self._go_on()
         elif len(self._buffer) > MOST_HEAD and not self._is_paused:
             self._is_paused = True
             self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """There is room for the answers of requests that have come meanwhile."""
+        super().resume_writing()
+        if self._buffer:
+            self._loop.call_soon(self._next)
 
     def connection_lost(self, error: Exception | None) -> None:
         """Clean up after the connection has closed."""
@@ -175,7 +183,7 @@ class Connection(WrittenConnection):
                 return
             self._transport.close()
         # an incomplete request is still read
-        self._is_ending = self._incoming is None and (self.is_idle or self.is_busy)
+        self._is_ending = self._incoming is None and (self.is_idle or self._exchange is not None)
 
     def drop(self) -> None:
         """Close now."""
@@ -202,7 +210,7 @@ class Connection(WrittenConnection):
 
     def _read_head(self) -> None:
         buffer = self._buffer
-        if buffer.startswith(b"\r\n"):  # RFC 9112, section 2.2
+        if buffer.startswith(b"\r\n"):
             begin = len(_EMPTY_LINES.match(buffer)[0])  # type: ignore[index]
             del buffer[:begin]
         if PREFACE.startswith(bytes(buffer[: len(PREFACE)])) and self._terms.speaks_http2:
@@ -528,7 +536,8 @@ class Connection(WrittenConnection):
                 self._loop.call_soon(self._next)
 
     def _next(self) -> None:
-        if self._exchange is None and not self._is_ending:
+        if self._exchange is None and not (self._is_ending or self._is_full):
+            self._resume()
             self._go_on()
 
     def write(self, data: bytes) -> None:

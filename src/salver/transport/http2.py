@@ -34,7 +34,10 @@ _MOST_CONTROL: Final = 1000
 #: Bytes of answers sent at once; more follow when the caller has read them.
 _TURN: Final = 1 << 18
 #: Frames processed before the event loop gets its turn.
-_MOST_FRAMES: Final = 512
+_MOST_FRAMES: Final = 256
+#: Bytes of long header blocks that are; decoding them takes longest of all that is read.
+_LONG_BLOCK: Final = 1024
+_MOST_LONG: Final = 8192
 #: Most settings in a frame.
 _MOST_SETTINGS: Final = 64
 #: Most streams that are remembered after the server ended them, because frames may still arrive.
@@ -78,6 +81,7 @@ class Http2(WrittenConnection):
         self.room = _TURN
         self.begin = b""
         self._control, self._control_until = 0, 0.0
+        self._long = 0  # bytes of long header blocks in this turn
         peer, mine = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
         self.client: tuple[str, int] | None = peer[:2] if isinstance(peer, tuple) else None
         self._server = mine[:2] if isinstance(mine, tuple) else None
@@ -252,7 +256,7 @@ class Http2(WrittenConnection):
     def _read(self, data: bytes, position: int) -> int:
         """Process the complete frames; return where the next one begins."""
         size = len(data)
-        self._is_behind = False
+        self._is_behind, self._long = False, 0
         for _ in range(_MOST_FRAMES):
             if size - position < frames.HEAD_SIZE:
                 return position
@@ -276,6 +280,8 @@ class Http2(WrittenConnection):
                 self._headers(id, flags, data[start:end])
             else:
                 self._other(kind, flags, id, data[start:end])
+            if self._long > _MOST_LONG:
+                break
         self._is_behind = True
         return position
 
@@ -393,6 +399,8 @@ class Http2(WrittenConnection):
 
     def _open(self, id: int, flags: int, block: bytes) -> None:
         """Open a stream, or end one with trailers, whose content is ignored."""
+        if len(block) > _LONG_BLOCK:
+            self._long += len(block)
         try:
             head = self._heads.read(block)
         except TooLarge as error:
