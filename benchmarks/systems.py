@@ -5,6 +5,7 @@ peers live in ``peers/NAME/peer.py``, each with its pinned ``requirements.txt`` 
 """
 
 import importlib
+import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping
@@ -36,6 +37,7 @@ class System:
         environment: Its virtual environment under ``.envs``, if it has one.
         warm_up_seconds: Load before its first cell, on top of each cell's own warm-up.
         requires: A program that must be on the path.
+        folder: An environment variable that must name a folder.
     """
 
     name: str
@@ -48,6 +50,7 @@ class System:
     counts_batches: bool = False
     environment: str = ""
     requires: str = ""
+    folder: str = ""
     ready_seconds: float = 60
     warm_up_seconds: int = 0
 
@@ -57,6 +60,8 @@ class System:
             return f"not installed: python benchmarks/peers/environment.py {self.environment}"
         if self.requires and not shutil.which(self.requires):
             return f"needs {self.requires}, which is not on this machine"
+        if self.folder and not Path(os.environ.get(self.folder, "/nowhere")).is_dir():
+            return f"{self.folder} names no folder"
         return ""
 
     @property
@@ -106,5 +111,6 @@ OURS = (
 def all_systems() -> dict[str, System]:
     """By name, ours first."""
     names = sorted(path.parent.name for path in HERE.glob("peers/*/peer.py"))
-    peers = [importlib.import_module(f"peers.{name}.peer").SYSTEM for name in names]
-    return {system.name: system for system in (*OURS, *peers)}
+    peers = [importlib.import_module(f"peers.{name}.peer") for name in names]
+    found = [system for peer in peers for system in getattr(peer, "SYSTEMS", ()) or (peer.SYSTEM,)]
+    return {system.name: system for system in (*OURS, *found)}

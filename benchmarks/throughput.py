@@ -38,7 +38,7 @@ from processes import Launch, Server
 from systems import System, all_systems
 
 RESULTS = Path(__file__).resolve().parent / "results"
-CONNECTIONS = {"tiny": (1, 16, 64), "medium": (1, 16, 32, 64), "image": (1, 16, 64)}
+CONNECTIONS = {"tiny": (1, 16, 64, 256), "medium": (1, 16, 32, 64), "image": (1, 4, 16, 64)}
 PAGE = models.ROOT / "docs" / "explanation" / "benchmark-results.md"
 LOGS = models.CACHE / "logs"
 Cell = tuple[str, str, int]

@@ -1,0 +1,66 @@
+"""Triton with its native ONNX Runtime backend, one instance and two.
+
+The wheel has no such backend: ``TRITON_BACKENDS`` names a folder with
+``onnxruntime/libtriton_onnxruntime.so``,
+built from Triton's sources of release 24.10.
+"""
+
+import os
+import shutil
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import forms
+from forms import Form
+from models import Model
+from peers.triton import native
+from processes import Launch
+from systems import System, python_of
+
+BACKENDS, BATCH = "TRITON_BACKENDS", 64
+
+_CONFIG = """\
+name: "{name}"
+backend: "onnxruntime"
+max_batch_size: {batch}
+dynamic_batching {{ }}
+instance_group [ {{ kind: KIND_CPU count: {instances} }} ]
+parameters {{ key: "intra_op_thread_count" value: {{ string_value: "1" }} }}
+"""
+
+
+def _launch(instances: int, model: Model, port: int, folder: Path) -> Launch:
+    made = folder / "models"
+    shutil.rmtree(made, ignore_errors=True)
+    (made / model.name / "1").mkdir(parents=True)
+    shutil.copy(model.path, made / model.name / "1" / "model.onnx")
+    config = _CONFIG.format(name=model.name, batch=BATCH, instances=instances)
+    (made / model.name / "config.pbtxt").write_text(config)
+    flags = ["--http-address=127.0.0.1", "--grpc-address=127.0.0.1", "--allow-metrics=false"]
+    flags += [f"--http-port={port}", f"--grpc-port={port + 1}"]
+    environment = python_of("triton").parent.parent
+    argv, settings = native.command(environment, made, folder, flags, Path(os.environ[BACKENDS]))
+    return Launch(argv, settings, folder)
+
+
+def _forms(model: Model) -> Mapping[str, Form | str]:
+    return forms.oip(model, port_offset=1)
+
+
+def _system(instances: int) -> System:
+    return System(
+        f"triton_onnx_{instances}",
+        "native",
+        partial(_launch, instances),
+        _forms,
+        f"tritonserver, native ONNX Runtime backend, {instances} instances of one thread, "
+        f"dynamic batching up to {BATCH}, metrics off",
+        ports=2,
+        counts_batches=True,
+        environment="triton",
+        folder=BACKENDS,
+    )
+
+
+SYSTEMS = (_system(1), _system(2))
