@@ -130,6 +130,19 @@ def test_a_request_is_refused_before_it_is_decoded_if_it_can_only_be_late(
     assert (plan.load(1.0) > before) == is_refused  # who is not refused is counted when it is admitted
 
 
+def test_what_was_foreseen_holds_until_a_run_begins_or_ends() -> None:
+    plan = schedule(objective=Objective(latency_p99_ms=50))
+    plan.started(Batch([waiting(1.0)], 8, "drain", []), 1.0)
+    with pytest.raises(Overloaded) as first:
+        plan.foresee(0.96, 1.005, None)
+    with pytest.raises(Overloaded) as second:
+        plan.foresee(0.962, 1.007, None)  # as long ago as that one
+    assert second.value is first.value
+    plan.foresee(0.98, 1.007, None)
+    plan.ended(8, 1.0, 1.008)
+    plan.foresee(0.965, 1.010, None)
+
+
 def test_a_deadline_that_cannot_be_met_is_told_as_such_before_it_is_decoded() -> None:
     plan = schedule(objective=Objective(latency_p99_ms=50))
     plan.started(Batch([waiting(1.0)], 8, "drain", []), 1.0)

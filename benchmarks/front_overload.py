@@ -1,0 +1,160 @@
+"""Claim: where the front is the bottleneck, a server beyond its capacity still answers most requests in time.
+
+    python benchmarks/front_overload.py [--models tiny,medium] [--cells p0.8,c2] [--publish]
+
+``overload.py`` has models that are the bottleneck; here reading and decoding is. The model has the objective
+``latency_p99 = "50ms"``. Its capacity is the highest rate of closed loops over 16, 32 and 64 connections; a
+cell is a Poisson (p) or constant (c) process at so many times that. An answer counts if it came within 50 ms
+of its scheduled time. The generator (``openloop.c``) has a core of its own; the server has the others.
+
+Exits with 1 if a target is missed.
+"""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import forms
+import host
+import load
+import models
+import numpy as np
+import openloop
+import page
+import processes
+from models import Model
+from openloop import Floats, Outcome
+from processes import Launch
+
+CELLS = ("p0.8", "c0.8", "p1.2", "c1.2", "p2", "c2")
+SLO_S, CONNECTIONS, CLOSED = 0.05, 2048, (16, 32, 64)
+#: Least share of the capacity that is answered in time, by the load; most seconds to a refusal, median.
+SHARES = {"0.8": 0.99 * 0.8, "1.2": 0.9, "2": 0.9}
+REFUSAL_S = 0.005
+HEAD = (
+    "| model | cell | offered/s | in time/s | of the capacity | p99 answered ms | refused "
+    "| refusal p50 / p99 ms |"
+)
+
+
+def due(cell: str, capacity: float, seconds: float, seed: int) -> Floats:
+    """When requests are sent."""
+    rate = capacity * float(cell[1:])
+    if cell[0] == "p":
+        return openloop.poisson(rate, seconds, np.random.default_rng([seed, *cell.encode()]))
+    return np.arange(round(rate * seconds)) / rate
+
+
+def pins() -> tuple[list[str], list[str]]:
+    """What goes before the command lines of server and generator."""
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        sys.exit("this needs two cores: one is the generator's")
+    server = ",".join(map(str, cores[:-1]))
+    return ["taskset", "-c", server], ["taskset", "-c", str(cores[-1])]
+
+
+def run(model: Model, given: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
+    """Row after row."""
+    version = folder / model.name / "1"
+    version.mkdir(parents=True)
+    (version / "model.onnx").write_bytes(model.path.read_bytes())
+    (version.parent / "salver.toml").write_text(f'objective = {{ latency_p99 = "{SLO_S * 1e3:g}ms" }}\n')
+    server, generator = pins()
+    port, form = processes.free_port(), forms.oip_json(model)
+    question = openloop.Question(form.path, form.encode(model.samples[0]), form.headers)
+    salver = str(Path(sys.executable).with_name("salver"))
+    launch = Launch([*server, salver, "serve", str(folder), "--port", str(port)], cwd=folder)
+    with processes.running(launch, folder / "log", lambda: forms.is_right(form, model, port)):
+        closed = [load.generate(form, question.body, port, n, given.warm_up, generator).rate for n in CLOSED]
+        capacity = max(closed)
+        for cell in given.cells:
+            times = due(cell, capacity, given.seconds, given.seed)
+            got = openloop.run(port, times, [question], connections=CONNECTIONS, opened=64, pin=generator)
+            yield {"model": model.name, "cell": cell, "capacity": round(capacity), **figures(got, capacity)}
+
+
+def figures(got: Outcome, capacity: float) -> dict[str, Any]:
+    """What one cell comes to; rates a second, times in ms."""
+    answered, refused = got.status == 200, np.isin(got.status, (429, 503, 504))
+    seconds = float(got.scheduled[-1])
+    in_time = got.within(SLO_S).sum() / seconds
+    return {
+        "offered": round(len(got.scheduled) / seconds),
+        "in_time": round(float(in_time)),
+        "share": round(float(in_time / capacity), 3),
+        "p99_ms": _ms(got.latency[answered], 99),
+        "refused": round(float(refused.mean()), 3),
+        "refusal_p50_ms": _ms((got.done - got.sent)[refused], 50),
+        "refusal_p99_ms": _ms((got.done - got.sent)[refused], 99),
+        "generator_late_p99_ms": _ms(got.lateness, 99),
+    }
+
+
+def _ms(values: Floats, q: float) -> float | None:
+    return round(float(np.percentile(values, q)) * 1e3, 1) if len(values) else None
+
+
+def table(rows: list[dict[str, Any]]) -> list[str]:
+    lines = [HEAD, "|---|---|---:|---:|---:|---:|---:|---:|"]
+    for row in rows:
+        lines.append(
+            f"| {row['model']} | {row['cell']} | {row['offered']:,} | {row['in_time']:,} "
+            f"| {row['share']:.1%} | {row['p99_ms']} | {row['refused']:.1%} "
+            f"| {row['refusal_p50_ms']} / {row['refusal_p99_ms']} |"
+        )
+    return lines
+
+
+def verdicts(rows: list[dict[str, Any]]) -> Iterator[tuple[str, str, str, bool]]:
+    for row in rows:
+        where, needed = f"{row['model']}, {row['cell']}", SHARES[row["cell"][1:]]
+        yield f"{where}: share in time", f"≥ {needed:.1%}", f"{row['share']:.1%}", row["share"] >= needed
+        if row["refusal_p50_ms"] is not None:
+            most = REFUSAL_S * 1e3
+            measured = f"{row['refusal_p50_ms']} ms"
+            yield f"{where}: refusals", f"≤ {most:g} ms", measured, row["refusal_p50_ms"] <= most
+
+
+def text(result: Mapping[str, Any]) -> str:
+    rows = result["rows"]
+    return "\n".join([page.provenance(result), "", *table(rows), "", *page.targets(verdicts(rows))])
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--models", type=page.words, default=["tiny", "medium"])
+    parser.add_argument("--cells", type=page.words, default=list(CELLS), help=",".join(CELLS))
+    parser.add_argument("--seconds", type=float, default=8, help="of load in each cell")
+    parser.add_argument("--warm-up", type=int, default=3, help="seconds of each closed loop")
+    parser.add_argument("--seed", type=int, default=1)
+    page.add_arguments(parser, "front_overload")
+    given = parser.parse_args(argv)
+    if unknown := (set(given.models) - set(models.MODELS)) | (set(given.cells) - set(CELLS)):
+        sys.exit(f"unknown: {', '.join(sorted(unknown))}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no server outlives us
+    models.make()
+    quiet, rows = host.Quiet(), []
+    for name in given.models:
+        with page.scratch("front_overload") as folder:
+            for row in run(models.MODELS[name], given, folder):
+                rows.append(row)
+                print("\n".join(table([row])[2:]), flush=True)
+    result = {
+        "host": host.facts(),
+        "settings": {"seconds": given.seconds, "seed": given.seed, "connections": CONNECTIONS},
+        "noise": quiet.verdict(),
+        "rows": rows,
+    }
+    page.write(given, "front_overload", result, text(result))
+    return int(not all(holds for *_, holds in verdicts(rows)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
