@@ -73,7 +73,9 @@ class Reader:
         fork_server.write_command(commands)
         path = os.pathsep.join(map(str, (commands, Path(sys.executable).parent, os.environ["PATH"])))
         (folder / ".tmp").mkdir()  # where one server of TorchServe's kind may note its process
+        # TensorFlow without Keras, which no snippet asks for, is half of the import
         own = {"PATH": path, "PYTHONPATH": str(ROOT / "src"), "TMPDIR": str(folder / ".tmp")}
+        own |= {"TF_USE_LEGACY_KERAS": "1"}
         self._environment = {**os.environ, **own}
 
     def follow(self, page: list[Snippet]) -> None:

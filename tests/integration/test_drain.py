@@ -12,6 +12,7 @@ from pathlib import Path
 import grpc
 import pytest
 from drain_callers import CALLERS, Waiting, drained
+from soaking import size
 from waiting import PATIENCE_S, until
 from zoo import gauge, infer_body, moody_body, write_constant, write_moody
 
@@ -43,6 +44,7 @@ def drain(server: ServerProcess) -> None:
     until(lambda: "draining:" in server.output(), server.output)
 
 
+@pytest.mark.soak
 async def test_nobody_sees_a_failure_while_servers_are_drained(repository: Path, tmp_path: Path) -> None:
     """Over HTTP/1.1, HTTP/2, gRPC and its streams; ``benchmarks/drains.py`` is the same, for longer."""
     with contextlib.ExitStack() as stack:
@@ -51,7 +53,7 @@ async def test_nobody_sees_a_failure_while_servers_are_drained(repository: Path,
         ]
         for server in servers:
             await asyncio.to_thread(server.wait_ready)
-        tally = await drained(servers, 4, dict.fromkeys(CALLERS, 2), dict.fromkeys(CALLERS, 40))
+        tally = await drained(servers, 4, dict.fromkeys(CALLERS, 2), dict.fromkeys(CALLERS, size(40, 15)))
     assert tally.failures == []
     assert set(tally.answered) == set(CALLERS)
     assert all(tally.moved[kind] for kind in ("http1", "http2", "stream")), tally.moved

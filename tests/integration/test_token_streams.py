@@ -50,7 +50,7 @@ def letters() -> ModuleType:
 @pytest.fixture(scope="module")
 def network(letters):
     """Trained for a moment: it need not be good, it must only be the same everywhere."""
-    return letters.train((ROOT / "LICENSE").read_bytes(), steps=60, size=48)
+    return letters.train((ROOT / "LICENSE").read_bytes(), steps=8, size=48)
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from soaking import size
 
 from salver.stats.bloom import Bloom
 from salver.stats.exact import clopper_pearson
@@ -52,14 +53,17 @@ def test_hashes_that_differ_in_few_bits_are_told_apart():
     assert bloom.add(np.arange(100_000, dtype=np.uint64) << np.uint64(40)).mean() > 0.99
 
 
+@pytest.mark.soak
 def test_ten_million_units_fit_into_twenty_million_bytes_and_are_told_apart():
+    """A tenth of them into a tenth in ``make test``."""
+    units = size(10_000_000, 1_000_000)
     rng = np.random.default_rng(2)
-    bloom = Bloom(10_000_000, 0.001)
-    assert bloom.bytes < 20_000_000
-    for _ in range(1000):
+    bloom = Bloom(units, 0.001)
+    assert bloom.bytes < 2 * units
+    for _ in range(units // 10_000):
         bloom.add(rng.integers(0, 2**64, 10_000, np.uint64))
-    lost = 10_000_000 - len(bloom)
-    assert lost < 10_000_000 * 0.001  # all along the filter was emptier than at its end
+    lost = units - len(bloom)
+    assert lost < units * 0.001  # all along the filter was emptier than at its end
     wrong = int((~bloom.add(rng.integers(0, 2**64, 100_000, np.uint64))).sum())
     low, high = clopper_pearson(wrong, 100_000, 0.999)
     assert low <= 0.00105 and high >= 0.0005

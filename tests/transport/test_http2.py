@@ -15,8 +15,9 @@ from h2.events import (
 )
 from h2.settings import SettingCodes
 from http2_callers import BLOCK, GET, POST, START, Caller, SlowWire, Wire, echo
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from soaking import size
 from waiting import auntil
 
 from salver.transport import http2, http2_frames
@@ -342,6 +343,8 @@ async def test_a_window_that_opens_byte_by_byte_costs_a_look_at_one_answer(
     connection.connection_lost(None)
 
 
+@pytest.mark.soak
+@settings(max_examples=size(100, 25))
 @given(st.lists(st.integers(1, 4000), min_size=1, max_size=20), st.integers(0, 2**32))
 def test_frames_may_be_cut_anywhere(cuts: list[int], seed: int) -> None:
     async def run() -> tuple[bytes, bytes]:
@@ -351,9 +354,9 @@ def test_frames_may_be_cut_anywhere(cuts: list[int], seed: int) -> None:
         caller.h2.send_data(1, b"", end_stream=True)
 
         def cut(data: bytes) -> Iterator[bytes]:
-            for size in cuts:
-                yield data[:size]
-                data = data[size:]
+            for length in cuts:
+                yield data[:length]
+                data = data[length:]
             yield data
 
         caller.talk(cut=cut)

@@ -1,10 +1,12 @@
 """Messages compared with TensorFlow's and TensorFlow Serving's client, all in one process."""
 
+import os
 import subprocess
 import sys
 from typing import Any
 
 import pytest
+import savedmodels
 from google.protobuf import text_format
 
 from salver.dialects.tensorflow.tf_schema import DATA_TYPES, build
@@ -141,7 +143,8 @@ def test_beside_the_client_in_either_order(order: str) -> None:
     code += "; from salver.dialects.tensorflow.tf_schema import build; ours = build()"
     code += "; made = ours['PredictRequest'](); made.inputs['x'].float_val.append(2)"
     code += "; assert theirs.PredictRequest.FromString(made.SerializeToString()).inputs['x'].float_val == [2]"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=100)
+    environment = {**os.environ, **savedmodels.SOONER}  # the client imports TensorFlow
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=100)
 
 
 def test_text_of_configuration_files() -> None:

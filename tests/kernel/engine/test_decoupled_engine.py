@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from host_engines import TRITON_PYTHON, hosted
+from soaking import size
 from waiting import PATIENCE_S
 
 from salver.kernel.engine import decoupled
@@ -209,10 +210,12 @@ async def test_as_many_responses_as_the_model_sends(count: int, tmp_path: Path) 
         assert [(e.requests, e.ok) for e in talk.events] == [(1, True)]
 
 
-async def test_ten_thousand_responses_in_their_order(tmp_path: Path) -> None:
+@pytest.mark.soak
+async def test_thousands_of_responses_in_their_order(tmp_path: Path) -> None:
+    count = size(10_000, 2_000)
     async with rig(tmp_path) as talk:
-        pieces = await talk.ask("plain", 10_000)
-        assert [int(p.outputs[1].array[0]) for p in pieces] == list(range(10_000))
+        pieces = await talk.ask("plain", count)
+        assert [int(p.outputs[1].array[0]) for p in pieces] == list(range(count))
 
 
 async def test_the_last_one_may_say_that_it_is(tmp_path: Path) -> None:
