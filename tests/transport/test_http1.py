@@ -311,6 +311,28 @@ async def test_a_request_waits_until_the_answer_before_it_is_read(most: int, is_
     assert came.count(b"HTTP/1.1 200 OK") == 31 and connection.is_idle
 
 
+@pytest.mark.parametrize("most", [0, 1 << 20])
+async def test_no_more_is_read_than_requests_are_answered(most: int) -> None:
+    wire, piece, read = Wire(), request("/a", last=False) * 2000, 0
+    connection = Connection(Terms(echo, most), "http")
+    connection.connection_made(wire)  # type: ignore[arg-type]
+    for _ in range(200):
+        if not wire.is_paused:
+            connection.data_received(piece)
+            read += 1
+        await asyncio.sleep(0)
+    assert wire.sent.count(b"/a 0") > 20 and read == 1
+    await auntil(lambda: not wire.is_paused)
+    large = head("PUT /b HTTP/1.1", "Transfer-Encoding: chunked", "", "") + b"20000\r\n"
+    connection.data_received(request("/a", last=False) * 2000 + large)
+    await auntil(lambda: not wire.is_paused)
+    for _ in range(2):
+        connection.data_received(bytes(1 << 16))
+        await auntil(lambda: not wire.is_paused)
+    connection.data_received(b"\r\n0\r\n\r\n")
+    await auntil(lambda: b"/b " in wire.sent and connection.is_idle)
+
+
 async def test_a_request_that_waits_for_its_turn_is_answered_though_the_server_ends() -> None:
     wire = SlowWire()
     connection = wire.connection = Connection(Terms(echo), "http")

@@ -147,7 +147,7 @@ class Connection(WrittenConnection):
         self._buffer += data
         if self._exchange is None and not self._is_full:
             self._go_on()
-        elif len(self._buffer) > MOST_HEAD and not self._is_paused:
+        if self._head is None and len(self._buffer) > MOST_HEAD and not (self._is_paused or self._is_ending):
             self._is_paused = True
             self._transport.pause_reading()
 
@@ -352,11 +352,11 @@ class Connection(WrittenConnection):
 
     def _catch_up(self) -> None:
         self._is_behind = False
-        if self._incoming is not None:
-            self._pass_on(self._incoming, b"")
-        else:
+        if self._incoming is None:
             self._next()
-        if self._exchange is None or (self._incoming is not None and self._incoming.held <= _MOST_HELD):
+            return
+        self._pass_on(self._incoming, b"")
+        if self._incoming is not None and self._incoming.held <= _MOST_HELD:
             self._resume()
 
     def _pass_chunk(self, exchange: "Http1Exchange", buffer: bytearray) -> bool:
@@ -531,14 +531,16 @@ class Connection(WrittenConnection):
             self._is_ending = True
             self._transport.close()
         else:
-            self._resume()
             if self._buffer:
                 self._loop.call_soon(self._next)
+            else:
+                self._resume()
 
     def _next(self) -> None:
         if self._exchange is None and not (self._is_ending or self._is_full):
-            self._resume()
             self._go_on()
+            if self._head is not None or len(self._buffer) <= MOST_HEAD:
+                self._resume()
 
     def write(self, data: bytes) -> None:
         """Send bytes."""
