@@ -1,5 +1,7 @@
 """SavedModels of both TensorFlows: every signature, answering as TensorFlow itself does, bit by bit."""
 
+import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -303,3 +305,29 @@ class TestOptions:
     def test_no_number_of_threads(self, value: str) -> None:
         with pytest.raises(LoadFailed, match=f"option intra_op_threads = {value!r} is not a number"):
             self.load("keras", intra_op_threads=value)
+
+
+def with_unknown_operation(folder: Path) -> Path:
+    """A SavedModel of which one operation is of a library."""
+    shutil.copytree(path_of("without_default"), folder / "m")
+    proto = folder / "m" / "saved_model.pb"
+    content = proto.read_bytes()
+    assert b"\x12\x05AddV2" in content
+    proto.write_bytes(content.replace(b"\x12\x05AddV2", b"\x12\x05Txt>A"))
+    return folder / "m"
+
+
+def test_an_operation_of_a_library_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(LoadFailed, match=r"needs the operation Txt>A, .*tensorflow-text"):
+        load(TensorFlowBackend(), with_unknown_operation(tmp_path))
+
+
+def test_libraries_of_operations_are_imported_where_a_graph_needs_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tensorflow_text.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "tensorflow_text", raising=False)
+    with pytest.raises(LoadFailed, match="needs the operation Txt>A"):
+        load(TensorFlowBackend(), with_unknown_operation(tmp_path))
+    assert sys.modules.pop("tensorflow_text").__file__ == str(tmp_path / "tensorflow_text.py")

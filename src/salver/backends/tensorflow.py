@@ -5,8 +5,10 @@ unknown to the current Keras), has thread pools of its own, and releases its mem
 Serving does the same. It knows nothing of batching.
 """
 
+import importlib
 import logging
 import os
+import re
 from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -45,6 +47,9 @@ _WRITES: Final = (
     *("LookupTableRemove", "StackPush", "Barrier"),
 )
 _TRIAL_ROWS: Final = 3
+#: Libraries whose operations TensorFlow Serving has and TensorFlow has not.
+_LIBRARIES: Final = ("tensorflow_text", "tensorflow_decision_forests")
+_UNREGISTERED: Final = re.compile(r"Op type not registered '([^']{1,200})'")
 _PLATFORM: Final = "tensorflow_savedmodel"
 
 
@@ -87,10 +92,10 @@ class TensorFlowBackend:
             inter_op_parallelism_threads=count_of(wish, "inter_op_threads", 1),
             use_per_session_threads=True,
         )
-        session = v1.Session(graph=tf.Graph(), config=pools)
+        with loading(manifest):
+            session, graph = _opened(tf, pools, tags, manifest.path)
         try:
             with loading(manifest):
-                graph = v1.saved_model.load(session, tags, str(manifest.path))
                 told = {k: s for k, s in graph.signature_def.items() if not k.startswith("__")}
                 found, refused, defaults = {}, {}, {}
                 for key in sorted(told):
@@ -110,6 +115,46 @@ class TensorFlowBackend:
         except BaseException:
             session.close()
             raise
+
+
+def _opened(tf: Any, pools: Any, tags: list[str], path: Path, *, is_second: bool = False) -> tuple[Any, Any]:
+    """Return a session with the graph of a SavedModel, and the graph's description.
+
+    Libraries of operations are imported if the graph needs one.
+
+    Raises:
+        LoadFailed: no library that is installed has an operation of the graph.
+    """
+    session = tf.compat.v1.Session(graph=tf.Graph(), config=pools)
+    try:
+        return session, tf.compat.v1.saved_model.load(session, tags, str(path))
+    except BaseException as error:
+        session.close()
+        unknown = _UNREGISTERED.search(str(error))
+        if unknown is None:
+            raise
+        if is_second or not _import_libraries():
+            raise LoadFailed(
+                f"{path} needs the operation {unknown[1]}, which TensorFlow itself does not have",
+                fix="Install the library that has it, such as tensorflow-text or "
+                "tensorflow-decision-forests, in the version of TensorFlow.",
+            ) from error
+    return _opened(tf, pools, tags, path, is_second=True)
+
+
+def _import_libraries() -> bool:
+    """Import the libraries of operations that are installed; return whether there is one."""
+    os.environ.pop("TF_USE_LEGACY_KERAS", None)  # some import Keras, in the version that is installed
+    found = False
+    for library in _LIBRARIES:
+        try:
+            importlib.import_module(library)
+            found = True
+        except ModuleNotFoundError:
+            continue
+        except Exception as error:
+            _LOG.warning("%s is installed but cannot be imported: %s", library, error)
+    return found
 
 
 class TensorFlowModel:
