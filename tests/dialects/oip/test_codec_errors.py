@@ -237,18 +237,50 @@ def test_binary(root: Any, tail: bytes | None, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tail", "shape", "text"),
+    ("tail", "shape", "text", "tritons"),
     [
-        (b"\1\0\0", [1], "inputs[0] has 3 bytes, too few for 1 BYTES elements"),
-        (b"\5\0\0\0ab", [1], "inputs[0]: BYTES element 0 says 5 bytes, 2 are left"),
-        (b"\0\0\0\0\0\0\0\0", [1], "inputs[0] has 4 bytes after its 1 BYTES elements"),
-        (b"\5\0\0\0abcde\0\0\0", [2], "inputs[0] ends inside the length of BYTES element 1"),
-        (b"\xff\xff\xff\xff", [2**39], "inputs[0] has 4 bytes, too few for"),
+        (
+            b"\1\0\0",
+            [1],
+            "inputs[0] has 3 bytes, too few for 1 BYTES elements",
+            "incomplete string length indicator for inference input 'x', expecting 4 bytes but only 3 bytes "
+            "available",
+        ),
+        (
+            b"\5\0\0\0ab",
+            [1],
+            "inputs[0]: BYTES element 0 says 5 bytes, 2 are left",
+            "incomplete string data for inference input 'x', expecting string of length 5 but only 2 bytes "
+            "available",
+        ),
+        (
+            b"\0\0\0\0\0\0\0\0",
+            [1],
+            "inputs[0] has 4 bytes after its 1 BYTES elements",
+            "expected 1 string elements for inference input 'x' for model 'm', got 2",
+        ),
+        (
+            b"\5\0\0\0abcde\0\0\0",
+            [2],
+            "inputs[0] ends inside the length of BYTES element 1",
+            "incomplete string length indicator for inference input 'x', expecting 4 bytes but only 3 bytes "
+            "available",
+        ),
+        (
+            b"\xff\xff\xff\xff",
+            [2**39],
+            "inputs[0] has 4 bytes, too few for",
+            "incomplete string data for inference input 'x', expecting string of length 4294967295 but only "
+            "0 bytes available",
+        ),
+        (bytes(4 * 10_000), [1], "inputs[0] has 39996 bytes after its 1 BYTES elements", ""),
     ],
 )
-def test_packed_strings(tail: bytes, shape: list[int], text: str) -> None:
+def test_packed_strings(tail: bytes, shape: list[int], text: str, tritons: str) -> None:
     root = x(data=None, datatype="BYTES", shape=shape, parameters={"binary_data_size": len(tail)})
-    assert str(refusal(root, tail)).startswith(text)
+    error = refusal(root, tail)
+    assert str(error).startswith(text)
+    assert error.triton == tritons
 
 
 def test_a_bool_byte_is_zero_or_one() -> None:

@@ -343,7 +343,7 @@ def _decode_input(entry: Any, index: int, model: str, raws: Sequence[bytes], use
         try:
             return Tensor(name, datatype, from_raw(raw, datatype, shape, count, at))
         except InvalidInput as error:
-            raise wrong_size(raw, datatype, count, name, model) or error from None
+            raise wrong_size(error, raw, datatype, count, name, model) from None
     array = _decode_contents(entry.contents.ListFields(), datatype, count, (name, model, at))
     return Tensor(name, datatype, array.reshape(shape))
 

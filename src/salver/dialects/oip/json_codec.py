@@ -347,7 +347,7 @@ def _decode_input(
             try:
                 array = from_raw(raw, datatype, shape, count, at)
             except InvalidInput as error:
-                raise wrong_size(raw, datatype, count, name, model) or error from None
+                raise wrong_size(error, raw, datatype, count, name, model) from None
             return Tensor(name, datatype, array), len(raw)
         if "shared_memory_region" in parameters:
             return reader.tensor(name, datatype, shape, count, _place(entry, name), at), 0
@@ -453,7 +453,7 @@ def _decode_raw(http: HttpBody, signature: Signature) -> InferRequest:
     try:
         array = from_raw(body, spec.datatype, shape, count, "the raw binary body")
     except InvalidInput as error:
-        raise wrong_size(body, spec.datatype, count, spec.name, http.model) or error from None
+        raise wrong_size(error, body, spec.datatype, count, spec.name, http.model) from None
     return InferRequest(
         http.model, (Tensor(spec.name, spec.datatype, array),), http.version, parameters=_RAW_REPLY
     )
