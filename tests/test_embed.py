@@ -150,7 +150,7 @@ class OnAGpu:
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        (OnAGpu(), "lies in a device's memory. Move it first"),
+        (OnAGpu(), "is in a device's memory. Move it first"),
         (torch.ones(1, 2, requires_grad=True), "cannot be taken by DLPack"),
         (np.array([[1j]]), "no tensor datatype holds"),
         (np.ones((1, 2)), "data-type is 'FP64', but model 'identity_fp32' expects 'FP32'"),

@@ -620,7 +620,7 @@ def _tensor_of(name: str, value: object) -> Tensor:
     if device is not None and not isinstance(value, np.ndarray):
         if int(device()[0]) not in _CPUS:
             raise InvalidInput(
-                f"input '{name}' lies in a device's memory", field=name, fix="Move it first, as by .cpu()."
+                f"input '{name}' is in a device's memory", field=name, fix="Move it first, as by .cpu()."
             )
         try:
             dlpack: Any = value

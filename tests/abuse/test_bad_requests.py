@@ -35,7 +35,7 @@ WRONG_TENSORS = {
     "no batch dimension": (tensor(shape=[16]), "For one row send the shape [1, 16]"),
     "no rows": (tensor(shape=[0, 16], data=[]), "batch-size must be >= 1"),
     "wrong datatype": (tensor(datatype="INT32", data=[1] * 16), "data-type is 'INT32'"),
-    "no such datatype": (tensor(datatype="FLOAT"), "inputs[0].datatype is 'FLOAT', which is no datatype"),
+    "no such datatype": (tensor(datatype="FLOAT"), "inputs[0].datatype is 'FLOAT', which is not a datatype"),
     "too few elements": (tensor(data=[0.5] * 15), "needs 16 elements, inputs[0].data has 15"),
     "too many elements": (tensor(data=[0.5] * 17), "needs 16 elements, inputs[0].data has 17"),
     "text for numbers": (tensor(data=["a"] * 16), "inputs[0].data"),

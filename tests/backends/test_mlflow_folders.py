@@ -147,4 +147,4 @@ def test_an_mlmodel_that_is_none(tmp_path: Path) -> None:
     mlmodel(tmp_path / "m", None, spark={"model_data": "x"})
     assert "it has: python_function, spark" in found(tmp_path / "m").problem
     (tmp_path / "m" / "MLmodel").write_text("a: [")
-    assert "is no YAML" in found(tmp_path / "m").problem
+    assert "is not valid YAML" in found(tmp_path / "m").problem

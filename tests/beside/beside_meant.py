@@ -13,7 +13,7 @@ _RULES: tuple[tuple[str, str, str], ...] = (
         r"400 ",
     ),
     ("a shape that does not fit its data", r"(400|200|500) ", r"400 . Shape does not match true shape"),
-    ("what is no JSON object, where it is passed over", r"200 ", r"400 . .*must be (a JSON|an) object"),
+    ("what is not a JSON object, where it is passed over", r"200 ", r"400 . .*must be (a JSON|an) object"),
     ("an integer that its datatype cannot hold", r"200 ", r"400 . .*(out of the range|too large for)"),
     ("BOOL as 0 and 1, integers as true and false", r"500 .*attempt to access JSON non-", r"200 "),
     ("more rows than max_batch_size", r"\S+ . .*batch-size must be <=", r"(200|OK) "),

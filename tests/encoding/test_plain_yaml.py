@@ -22,15 +22,15 @@ def test_plain_values_come_as_they_are() -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("a: [", "m is no YAML: while parsing"),
-        ("a: !!python/object/apply:os.system ['true']", "m is no YAML"),
+        ("a: [", "m is not valid YAML: while parsing"),
+        ("a: !!python/object/apply:os.system ['true']", "m is not valid YAML"),
         ("[" * 5000, "nested too deep"),
-        ("&a [*a]", "an alias stands for what it is in"),
+        ("&a [*a]", "an alias refers to its own container"),
         (BOMB, "more than 20000 values"),
         ("a: 1\n---\nb: 2\n", "it has 2 documents"),
         ("x" * 1025, "m is larger than 1 KiB"),
         ("a: 2001-99-99", "month must be in"),
-        (b"\xff\xfe\xfa", "m is no YAML"),
+        (b"\xff\xfe\xfa", "m is not valid YAML"),
     ],
     ids=["broken", "code", "deep", "circle", "bomb", "two", "large", "date", "bytes"],
 )

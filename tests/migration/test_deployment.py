@@ -80,7 +80,7 @@ def test_command_lines_wherever_they_stand(tmp_path: Path) -> None:
     found = look(tmp_path)
     assert len(found.started) == 6
     assert {started.launch.words for started in found.started} == {("--id", "x")}
-    assert found.unread == ("bad.yaml is no YAML",)
+    assert found.unread == ("bad.yaml is not valid YAML",)
 
 
 def test_links_that_lead_out_are_not_followed(tmp_path: Path) -> None:

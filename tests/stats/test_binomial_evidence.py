@@ -223,9 +223,9 @@ def test_counts_that_cannot_be_are_refused(
 
 
 def test_alternatives_that_are_part_of_the_null_are_refused() -> None:
-    with pytest.raises(InvalidInput, match="no alternatives to 'at_least"):
+    with pytest.raises(InvalidInput, match="not alternatives to 'at_least"):
         no_harm().add(1, 2, 0.5)
-    with pytest.raises(InvalidInput, match="no alternatives to 'at_most"):
+    with pytest.raises(InvalidInput, match="not alternatives to 'at_most"):
         harm([0.5]).add(1, 2, 0.5)
     for ratios in ([], [0.0], [-1.0], [math.inf]):
         with pytest.raises(InvalidInput, match="not ratios of rates"):

@@ -110,9 +110,9 @@ def test_the_artefact_of_a_flavour(
     [
         ("", "says nothing of a model"),
         ("[1]", "says nothing of a model"),
-        ("a: [", "is no YAML"),
-        ("!!python/object/apply:os.system ['true']", "is no YAML"),
-        ("a: " + "[" * 5000, "is no YAML"),
+        ("a: [", "is not valid YAML"),
+        ("!!python/object/apply:os.system ['true']", "is not valid YAML"),
+        ("a: " + "[" * 5000, "is not valid YAML"),
         ("x" * ((1 << 20) + 1), "is larger than 1024 KiB"),
         ({}, "no flavour .*: none"),
         ({"flavors": [1]}, "no flavour"),

@@ -392,7 +392,7 @@ def test_a_bomb_is_refused(site: Site, tmp_path: Path, monkeypatch: pytest.Monke
         ("Negotiate", "'Negotiate', which is not known"),
         ("Bearer", "'Bearer', which is not known"),
         ('Bearer realm="ftp://x/y"', "no URL of HTTP"),
-        ('Bearer realm="{site}/token"', "gives no token"),
+        ('Bearer realm="{site}/token"', "returns no token"),
         ('Bearer realm="{site}/none"', "404"),
         ('Bearer realm="{site}/fine"', "401"),
     ],

@@ -89,5 +89,5 @@ def test_origins(origin: str) -> None:
     "text", ["", "app.example.org", f"{APP}/", f"{APP}/path", "ftp://a", "http://", "http://u@a", "http://ä"]
 )
 def test_what_is_no_origin(text: str) -> None:
-    with pytest.raises(InvalidInput, match="is no origin"):
+    with pytest.raises(InvalidInput, match="is not an origin"):
         check_origin(text)

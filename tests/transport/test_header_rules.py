@@ -317,7 +317,7 @@ def test_tr_r32_patterns_are_re2s(pattern: str, found: list[str]) -> None:
 
 @pytest.mark.parametrize("pattern", [r"\pL", "[[:no:]]", "[a", "(?z)x", "(?", "a)", "*", "(?i", "\\"])
 def test_tr_r32_what_is_no_pattern(pattern: str) -> None:
-    with pytest.raises(InvalidInput, match="is no regular expression"):
+    with pytest.raises(InvalidInput, match="is not a valid regular expression"):
         Forwarding(pattern)
 
 

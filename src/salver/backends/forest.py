@@ -66,7 +66,7 @@ class ForestModel:
         scores = next((s for s in own.outputs if s.name == "probabilities"), own.outputs[0])
         if len(own.inputs) != 1 or len(scores.shape) > 2 or not scores.datatype.is_float:
             raise LoadFailed(
-                f"{manifest.path} is no forest: it takes {len(own.inputs)} inputs, or gives no scores"
+                f"{manifest.path} is not a forest: it takes {len(own.inputs)} inputs, or returns no scores"
             )
         self._model = model
         self._input, self._scores = own.inputs[0].name, scores.name

@@ -53,7 +53,7 @@ def read_signature(model: Path) -> NamedSignature | None:
         return _signature(bytes(root.Values[place].AsStringBytes))
     except Exception as error:  # flatbuffers raises its own and Python's exceptions for broken content
         raise LoadFailed(
-            f"{_METADATA.decode()} of {model.name} cannot be read: {error}", fix="Convert the model anew."
+            f"{_METADATA.decode()} of {model.name} cannot be read: {error}", fix="Convert the model again."
         ) from error
 
 

@@ -67,7 +67,7 @@ class NoForms:
         return FormFault(500, "InternalServerException", error.message)
 
     def _refuse(self) -> NoReturn:
-        raise Unsupported("the model takes forms, which this server does not know")
+        raise Unsupported("the model takes forms, which this server does not support")
 
 
 NO_FORMS: Final = NoForms()

@@ -25,7 +25,9 @@ def read_yaml(content: bytes | str, where: str, extra: str, most: int = 1 << 20)
     """
     documents = read_documents(content, where, extra, most)
     if len(documents) > 1:
-        raise InvalidInput(f"{where} is no YAML: it has {len(documents)} documents, and should have one")
+        raise InvalidInput(
+            f"{where} is not valid YAML: it has {len(documents)} documents, and should have one"
+        )
     return documents[0] if documents else None
 
 
@@ -41,10 +43,10 @@ def read_documents(content: bytes | str, where: str, extra: str, most: int = 1 <
         documents = list(yaml.safe_load_all(content))
         _count(documents, {}, set())
     except RecursionError as error:
-        raise InvalidInput(f"{where} is no YAML: it is nested too deep") from error
+        raise InvalidInput(f"{where} is not valid YAML: it is nested too deep") from error
     except (yaml.YAMLError, ValueError) as error:
         reason = " ".join(str(error).split())[:_MOST_REASON]
-        raise InvalidInput(f"{where} is no YAML: {reason}") from error
+        raise InvalidInput(f"{where} is not valid YAML: {reason}") from error
     return documents
 
 
@@ -53,7 +55,7 @@ def _count(value: Any, known: dict[int, int], above: set[int]) -> int:
     if not isinstance(value, dict | list | tuple | set):
         return 1
     if id(value) in above:
-        raise ValueError("an alias stands for what it is in")
+        raise ValueError("an alias refers to its own container")
     if id(value) not in known:
         above.add(id(value))
         below = value.values() if isinstance(value, dict) else value

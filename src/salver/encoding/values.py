@@ -75,7 +75,7 @@ def find_datatype(name: Any, owner: str) -> DataType:
         return DATATYPES[name]
     except (KeyError, TypeError):
         raise InvalidInput(
-            f"{owner}.datatype is {shorten(name)}, which is no datatype",
+            f"{owner}.datatype is {shorten(name)}, which is not a datatype",
             field=f"{owner}.datatype",
             fix=f"Use one of {', '.join(DATATYPES)}.",
         ) from None

@@ -266,5 +266,5 @@ def _of_yaml(path: Path, walk: _Walk) -> tuple[Launch, ...]:
             f"{path.relative_to(walk.folder)} is YAML: pip install 'salver[torchserve]' reads it"
         )
     except InvalidInput:
-        walk.unread.append(f"{path.relative_to(walk.folder)} is no YAML")
+        walk.unread.append(f"{path.relative_to(walk.folder)} is not valid YAML")
     return ()

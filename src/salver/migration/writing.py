@@ -120,7 +120,7 @@ def _quoted(part: str) -> str:
 def _verify(service: Service, place: Path, server: ServerMigration) -> None:
     """Raise LoadFailed if the command line means something else than before it was written."""
     if not server.is_same(service, service.words_in(str(place))):
-        raise LoadFailed(f"{service.command()} does not mean what it meant before it was written")
+        raise LoadFailed(f"{service.command()} has another meaning after it was written")
 
 
 def _write_repository(

@@ -148,6 +148,6 @@ def _check(evidence: BinomialEvidence, canary: int, events: int, share: float, m
     ratios = evidence.alternatives
     if not (min(ratios) > 1 if evidence.null == "at_most" else max(ratios) < 1 + margin):
         raise InvalidInput(
-            f"the alternatives {list(ratios)} are no alternatives to '{evidence.null} 1 + {margin}'",
+            f"the alternatives {list(ratios)} are not alternatives to '{evidence.null} 1 + {margin}'",
             fix="To 'at_most' they lie above 1; to 'at_least' below 1 + margin, so its margin is above 0.",
         )

@@ -98,7 +98,7 @@ class Histogram:
         1.5
         """
         if not 0 <= q <= 1:
-            raise ValueError(f"a quantile lies in [0, 1], not {q}")
+            raise ValueError(f"a quantile is in [0, 1], not {q}")
         rank, below = q * self.count, 0
         for index, inside in enumerate(self.counts):
             if inside and below + inside >= rank:

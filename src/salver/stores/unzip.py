@@ -149,7 +149,7 @@ def _check_kind(member: zipfile.ZipInfo, archive: Path) -> None:
         method = names.get(member.compress_type, f"method {member.compress_type}")
         raise LoadFailed(
             f"{archive.name}: '{member.filename}' is packed by {method}, and not by deflate",
-            fix="Pack it as zip does by itself: only members that are deflated, or stored, are unpacked.",
+            fix="Pack it with zip's defaults: only deflated or stored members are unpacked.",
         )
 
 

@@ -99,7 +99,7 @@ def check_role(caller: Caller, role: str, operation: str) -> None:
         raise Forbidden(
             f"the token of {caller.name} posts outcomes and does nothing else, such as {operation}",
             field="authorization",
-            fix="Use somebody's whose roles are others: salver registry token list.",
+            fix="Use a token with another role: salver registry token list.",
         )
 
 
@@ -235,7 +235,7 @@ class Access:
             )
         if sent is not None and self.changing == "open" and self._host and not self._is_named(host):
             raise Forbidden(
-                f"pages of {origin} may not change anything here without a token: its name may be anybody's",
+                f"pages of {origin} may change nothing here without a token: an attacker may own that name",
                 field="origin",
                 fix="Start with --api-token-file FILE, or with --allowed-host NAME.",
             )
@@ -266,9 +266,9 @@ class Access:
                 )
             case _:
                 raise Forbidden(
-                    f"there is no token, and other machines reach {self._host}: nobody may change anything",
+                    f"there is no token, and other machines reach {self._host}: changes are refused",
                     fix="Start with --api-token-file FILE, or with --host 127.0.0.1; "
-                    "--allow-remote-control lets everybody who comes.",
+                    "--allow-remote-control allows every caller.",
                 )
 
     async def _known(self, token: bytes, unproven: Caller) -> Caller:
@@ -277,7 +277,7 @@ class Access:
         if self._read_token is not None:
             return await self._read_token(printable(token))
         raise Unauthenticated(
-            "that is not the token", field="authorization", fix="It stands in the --api-token-file."
+            "that is not the token", field="authorization", fix="It is in the --api-token-file."
         )
 
 

@@ -32,7 +32,7 @@ def check_origin(origin: str) -> str:
     is_origin = parts.scheme in ("http", "https") and f"{parts.scheme}://{parts.netloc}" == origin
     if origin != "*" and not (is_origin and parts.netloc and origin.isascii() and "@" not in origin):
         raise InvalidInput(
-            f"--cors-origin {origin!r} is no origin", fix="As https://app.example.org, without a path; or *."
+            f"--cors-origin {origin!r} is not an origin", fix="Write https://app.example.org, or *."
         )
     return origin.lower()
 

@@ -76,7 +76,7 @@ class Health:
         try:
             service: str = build()["HealthCheckRequest"].FromString(message).service
         except errors.DecodeError as error:
-            raise InvalidInput(f"the message is no HealthCheckRequest: {error}") from None
+            raise InvalidInput(f"the message is not a HealthCheckRequest: {error}") from None
         return service
 
     def _encoded(self, is_serving: bool | None) -> bytes:

@@ -102,7 +102,7 @@ class Reflection:
         try:
             request = self._requests[package].FromString(message)
         except errors.DecodeError as error:
-            raise InvalidInput(f"the message is no ServerReflectionRequest: {error}") from None
+            raise InvalidInput(f"the message is not a ServerReflectionRequest: {error}") from None
         reply = self._replies[package](valid_host=request.host, original_request=request)
         kind = request.WhichOneof("message_request")
         if kind == "list_services":

@@ -288,7 +288,7 @@ def parse(body: bytes, kind: Any) -> Any:
         raise _unfit(error, kind, "body") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidInput(
-            f"the body is no JSON: {error}", field="body", fix="Send one JSON object, in UTF-8."
+            f"the body is not JSON: {error}", field="body", fix="Send one JSON object, in UTF-8."
         ) from error
 
 

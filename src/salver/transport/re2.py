@@ -42,7 +42,9 @@ def compiled(pattern: str) -> re.Pattern[bytes]:
     try:
         return re.compile(_Translation(pattern).text.encode(), re.IGNORECASE)
     except (re.error, ValueError) as error:
-        raise InvalidInput(f"header forward pattern {pattern!r} is no regular expression: {error}") from error
+        raise InvalidInput(
+            f"header forward pattern {pattern!r} is not a valid regular expression: {error}"
+        ) from error
 
 
 class _Translation:

@@ -84,7 +84,9 @@ def parse(text: str, flag: str) -> Restriction:
     names, colon, rest = text.partition(":")
     header, equals, value = rest.partition("=")
     if not colon or not equals or not value or not _HEADER.fullmatch(header):
-        raise InvalidInput(f"{flag} {text!r} is no restriction", fix="Write GROUP[,GROUP...]:HEADER=VALUE.")
+        raise InvalidInput(
+            f"{flag} {text!r} is not a restriction", fix="Write GROUP[,GROUP...]:HEADER=VALUE."
+        )
     return Restriction(_groups(names, GROUPS, flag), header, value)
 
 
@@ -95,7 +97,7 @@ def parse_openai(groups: str, header: str, value: str, flag: str) -> Restriction
         InvalidInput: a value is malformed, or a group is unknown.
     """
     if not value or not _HEADER.fullmatch(header):
-        raise InvalidInput(f"{flag} is no restriction", fix="Write GROUP[,GROUP...] HEADER VALUE.")
+        raise InvalidInput(f"{flag} is not a restriction", fix="Write GROUP[,GROUP...] HEADER VALUE.")
     return Restriction(_groups(groups, tuple(OPENAI_GROUPS), flag), header, value, is_openai=True)
 
 

@@ -33,7 +33,7 @@ def milliseconds(text: str) -> float:
     """
     match = _DURATION.fullmatch(text.strip())
     if match is None or not float(match[1]):
-        raise ValueError(f"{text!r} is no time above 0 with a unit, such as 50ms or 0.2s")
+        raise ValueError(f"{text!r} is not a positive time with a unit, such as 50ms or 0.2s")
     return float(match[1]) * _UNIT_MS[match[2]]
 
 

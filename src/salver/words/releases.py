@@ -183,7 +183,7 @@ def check_traffic(said: Traffic | Split) -> None:
     first, last = said.slice
     if not 0 <= first < last <= 1 or (said.slice != (0, 1) and not said.layer):
         raise InvalidInput(
-            f"the slice {list(said.slice)} is no part of a layer",
+            f"the slice {list(said.slice)} is not a part of a layer",
             field="traffic.slice",
             fix="Name the layer, and two places of [0, 1] in it, the lower one first.",
         )
@@ -191,7 +191,7 @@ def check_traffic(said: Traffic | Split) -> None:
         kind, colon, name = source.partition(":")
         if not (source in (TENANT, REQUEST) or (kind + colon in (HEADER, PARAMETER) and name)):
             raise InvalidInput(
-                f"'{source}' is no source of units",
+                f"'{source}' is not a source of units",
                 field="traffic.units",
                 fix="Say header:NAME, parameter:NAME, tenant or request.",
             )
@@ -203,7 +203,7 @@ def check_traffic(said: Traffic | Split) -> None:
             )
     if not said.units or said.units[-1] != REQUEST:
         raise InvalidInput(
-            "there is no unit for requests that say nothing of themselves",
+            "there is no unit for requests without any of the sources",
             field="traffic.units",
             fix="Let 'request' be the last one.",
         )

@@ -50,9 +50,9 @@ _JSON_CASES: list[tuple[Any, str, str]] = [
     ({"inputs": [1]}, "inputs[0] must be an object, not a number", "inputs[0]"),
     ({"inputs": [{}] * 5000}, "inputs has 5000 entries; at most 4096 are allowed", "inputs"),
     (x(name=7), "inputs[0].name must be a string, not a number", "inputs[0].name"),
-    (x(datatype=None), "inputs[0].datatype is null, which is no datatype", "inputs[0].datatype"),
-    (x(datatype="FP31"), "inputs[0].datatype is 'FP31', which is no datatype", "inputs[0].datatype"),
-    (x(datatype=["FP32"]), "inputs[0].datatype is a list, which is no datatype", "inputs[0].datatype"),
+    (x(datatype=None), "inputs[0].datatype is null, which is not a datatype", "inputs[0].datatype"),
+    (x(datatype="FP31"), "inputs[0].datatype is 'FP31', which is not a datatype", "inputs[0].datatype"),
+    (x(datatype=["FP32"]), "inputs[0].datatype is a list, which is not a datatype", "inputs[0].datatype"),
     (x(shape=None), "inputs[0].shape must be a list of integers, not null", "inputs[0].shape"),
     (x(shape=1), "inputs[0].shape must be a list of integers, not a number", "inputs[0].shape"),
     (x(shape=[True]), "inputs[0].shape must hold integers of at least 0, not True", "inputs[0].shape"),
@@ -337,7 +337,7 @@ def test_what_json_cannot_carry() -> None:
 _INPUT = {"name": "x", "datatype": "INT8", "shape": [1]}
 _GRPC_CASES: list[tuple[dict[str, Any], str]] = [
     ({"inputs": [_INPUT]}, "unable to find data for input tensor 'x' for model 'm' in request."),
-    ({"inputs": [_INPUT | {"datatype": ""}]}, "inputs[0].datatype is '', which is no datatype"),
+    ({"inputs": [_INPUT | {"datatype": ""}]}, "inputs[0].datatype is '', which is not a datatype"),
     ({"inputs": [_INPUT | {"shape": [-1]}]}, "inputs[0].shape must hold integers of at least 0, not -1"),
     ({"inputs": [_INPUT | {"shape": [2**62] * 2}]}, "inputs[0].shape asks for more than"),
     (
@@ -443,5 +443,5 @@ def test_surplus_raw_contents_are_left_out_as_triton_does() -> None:
 
 @pytest.mark.parametrize("message", [b"\xff", b"\x0a\x05ab", b"\x0a\x01\xff"])
 def test_grpc_that_is_no_message(message: bytes) -> None:
-    with pytest.raises(InvalidInput, match="the message is no ModelInferRequest"):
+    with pytest.raises(InvalidInput, match="the message is not a ModelInferRequest"):
         decode_infer(message)

@@ -56,7 +56,7 @@ def test_marks_for_training_mean_nothing():
 
 
 def test_what_is_no_template_is_refused():
-    with pytest.raises(LoadFailed, match=r"this\.jinja is no chat template"):
+    with pytest.raises(LoadFailed, match=r"this\.jinja is not a chat template"):
         ChatTemplate("{% for %}", origin="this.jinja")
 
 

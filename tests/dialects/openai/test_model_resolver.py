@@ -74,12 +74,12 @@ def test_a_models_own_files_come_first(tmp_path: Path) -> None:
     ("config", "says"),
     [
         (OpenAiConfig(template="nowhere.jinja"), "cannot read the chat template"),
-        (OpenAiConfig(tokenizer="nowhere"), "is no folder of a tokenizer"),
-        (OpenAiConfig(template="bad.jinja"), "is no chat template"),
+        (OpenAiConfig(tokenizer="nowhere"), "is not a tokenizer's folder"),
+        (OpenAiConfig(template="bad.jinja"), "is not a chat template"),
         (OpenAiConfig(template="latin.jinja"), "is not UTF-8"),
         (OpenAiConfig(template="large.jinja"), "is larger than"),
-        (OpenAiConfig(tokenizer="broken"), "is no JSON object"),
-        (OpenAiConfig(tokenizer="untrained"), "is no tokenizer"),
+        (OpenAiConfig(tokenizer="broken"), "is not a JSON object"),
+        (OpenAiConfig(tokenizer="untrained"), "is not a tokenizer"),
     ],
 )
 def test_files_that_are_wrong_say_so(

@@ -263,7 +263,7 @@ def test_tr_v8_a_lora_is_named_with_its_model(client: openai.OpenAI) -> None:
     )
     with pytest.raises(openai.NotFoundError, match=r"Unknown LoRA: goat; for model: parrot\+goat"):
         client.completions.create(model="parrot+goat", prompt="x")
-    with pytest.raises(openai.BadRequestError, match="model 'letters' takes no LoRA"):
+    with pytest.raises(openai.BadRequestError, match="model 'letters' accepts no LoRA"):
         client.completions.create(model="letters+doll", prompt="x")
     with pytest.raises(openai.NotFoundError, match=r"Unknown model: nobody\+doll"):
         client.completions.create(model="nobody+doll", prompt="x")
@@ -547,9 +547,9 @@ def test_tr_v5_real_embeddings(real: openai.OpenAI) -> None:
         assert abs(alike(first, third)) < 0.2
     (alone,) = real.embeddings.create(model="sentences", input="eating food").data
     assert alone.embedding == pytest.approx(first, abs=1e-5)
-    with pytest.raises(openai.BadRequestError, match="takes texts, and no tokens"):
+    with pytest.raises(openai.BadRequestError, match="accepts texts, not tokens"):
         real.embeddings.create(model="sentences", input=[1, 2, 3])
     with pytest.raises(openai.BadRequestError, match="gives embeddings of 384 dimensions"):
         real.embeddings.create(model="sentences", input="x", dimensions=64)
-    with pytest.raises(openai.BadRequestError, match="gives no embeddings"):
+    with pytest.raises(openai.BadRequestError, match="returns no embeddings"):
         real.embeddings.create(model="smol-chat", input="x")

@@ -196,8 +196,8 @@ def test_tr_v5_a_conversation_becomes_a_prompt() -> None:
 @pytest.mark.parametrize(
     ("into", "asked", "field", "says"),
     [
-        (signature(TEXT, outputs=(spec("y", "FP32"),)), {}, "model", "gives no text"),
-        (signature(spec("x", optional=False)), {}, "model", "takes no conversation"),
+        (signature(TEXT, outputs=(spec("y", "FP32"),)), {}, "model", "returns no text"),
+        (signature(spec("x", optional=False)), {}, "model", "accepts no conversation"),
         (MESSAGES, {"prompt": "Hello"}, "model", "POST to /v1/chat/completions"),
         (signature(TEXT, spec("weight", "FP32", optional=False)), {}, "weight", "needs the input 'weight'"),
         (signature(TEXT), {"frequency_penalty": 1}, "frequency_penalty", "no input for frequency_penalty"),
@@ -260,7 +260,7 @@ def test_tr_v8_a_lora_goes_to_the_model() -> None:
     assert json.loads(got["sampling_parameters"][0])["lora_name"] == "doll"
     named = signature(TEXT, spec("lora_name"))
     assert inputs_of(codec(lora="doll", prompt="x"), named)["lora_name"] == [b"doll"]
-    with pytest.raises(InvalidInput, match="takes no LoRA"):
+    with pytest.raises(InvalidInput, match="accepts no LoRA"):
         codec(lora="doll", prompt="x").decode(BODY, signature(TEXT))
 
 
@@ -521,9 +521,9 @@ def test_tr_v5_texts_to_embed() -> None:
     assert json.loads(embed(ASKS, 1, 2)[1]["embedding_request"][0])["input"] == [1, 2]
     assert [rows_of(s) for s in (BATCHED, FLAT, ASKS, signature(TEXT))] == [8, 0, 1, 1]
     for into in (VLLM, signature(TEXT), Signature((spec("x", "FP32"),), VECTOR)):
-        with pytest.raises(InvalidInput, match="gives no embeddings"):
+        with pytest.raises(InvalidInput, match="returns no embeddings"):
             embed(into, "a")
-    with pytest.raises(InvalidInput, match="takes texts, and no tokens"):
+    with pytest.raises(InvalidInput, match="accepts texts, not tokens"):
         embed(FLAT, 1, 2)
     with pytest.raises(InvalidInput, match=r"has the shape \[2\], and does not take 1 texts"):
         embed(Signature((spec("s", "BYTES", 2, optional=False),), VECTOR), "a")
@@ -555,9 +555,9 @@ def test_tr_v5_vectors() -> None:
         ((tensor("e", np.zeros((3, 3), np.float32)),), "shape [3, 3] for 2 texts"),
         ((tensor("e", np.zeros(3, np.float32)),), "shape [3] for 2 texts"),
         ((tensor("e", np.zeros(2, np.int32)),), "no embeddings"),
-        ((tensor("text_output", [b"{"]),), "no list of numbers"),
-        ((tensor("text_output", [b"[[1]]"]),), "no list of numbers"),
-        ((tensor("text_output", [b'["a"]']),), "no list of numbers"),
+        ((tensor("text_output", [b"{"]),), "not a list of numbers"),
+        ((tensor("text_output", [b"[[1]]"]),), "not a list of numbers"),
+        ((tensor("text_output", [b'["a"]']),), "not a list of numbers"),
     ],
 )
 def test_what_is_no_vector_is_the_models_fault(outputs: tuple[Tensor, ...], says: str) -> None:

@@ -346,7 +346,7 @@ def test_tr_v7_a_tokenizer_that_is_no_folder_is_told_at_the_start(tmp_path: Path
     write_repository(tmp_path / "models")
     options = ["--tokenizer=meta-llama/Meta-Llama-3.1-8B-Instruct"]
     server = TritonProcess([tmp_path / "models"], tmp_path / "log", options)
-    with pytest.raises(RuntimeError, match=r"is no folder of a tokenizer\. Name a local folder"), server:
+    with pytest.raises(RuntimeError, match=r"is not a tokenizer's folder\. Name a local folder"), server:
         server.wait_ready()
 
 

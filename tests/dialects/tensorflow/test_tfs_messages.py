@@ -130,7 +130,7 @@ def test_tf_g7_numbers_that_come_one_by_one_are_read() -> None:
 def test_numbers_of_which_one_is_broken_are_refused() -> None:
     tensor = b"\x1a\x03\n\x01\x01J\x0e\n\x0c\n\n\n\x01y\x12\x05\n\x03\n\x01a"  # what else a field 9 may be
     entry = b"\n\x01x\x12" + bytes([len(tensor)]) + tensor
-    with pytest.raises(InvalidInput, match="the message is no PredictRequest"):
+    with pytest.raises(InvalidInput, match="the message is not a PredictRequest"):
         _read_bytes(b"\n\x03\n\x01m\x12" + bytes([len(entry)]) + entry)
 
 

@@ -86,7 +86,7 @@ def test_ts_a1_one_version_twice_is_told_and_others_are_not_harmed(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("yaml", "words"), [("batchSize: many", "batchSize is 'many'"), ("a: [", "is no YAML")]
+    ("yaml", "words"), [("batchSize: many", "batchSize is 'many'"), ("a: [", "is not valid YAML")]
 )
 def test_ts_y1_what_is_wrong_with_an_archive_is_told_and_harms_no_other(
     yaml: str, words: str, tmp_path: Path

@@ -100,16 +100,16 @@ LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{chr(98 + i)}: &{chr(98 + i)} [{', '.join([f'*{chr(97 + i)}'] * 10)}]\n" for i in range(9)
 )
 UNREADABLE: list[tuple[str, str]] = [
-    ("a: [", "is no YAML"),
+    ("a: [", "is not valid YAML"),
     ("- a\n- b\n", "is no mapping"),
     ("3: x", "is no mapping"),
     ("text", "is no mapping"),
-    ("a: !!python/object/apply:os.system ['true']", "is no YAML"),
-    ("a: &a [*a]", "an alias stands for what it is in"),
+    ("a: !!python/object/apply:os.system ['true']", "is not valid YAML"),
+    ("a: &a [*a]", "an alias refers to its own container"),
     (LAUGHS, "more than"),
     ("[" * 5000, "nested too deep"),
     ("a: " + "x" * (300 << 10), "is larger than"),
-    ("a: \0", "is no YAML"),
+    ("a: \0", "is not valid YAML"),
 ]
 
 

@@ -209,7 +209,8 @@ def test_ts_a7_other_runtimes_are_refused_by_name(runtime: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("text", "why"), [("a: [", "is no YAML"), ("- 1\n", "is no mapping"), ("a: \xff", "cannot be read")]
+    ("text", "why"),
+    [("a: [", "is not valid YAML"), ("- 1\n", "is no mapping"), ("a: \xff", "cannot be read")],
 )
 def test_ts_y4_a_broken_configuration_is_refused(text: str, why: str, tmp_path: Path) -> None:
     folder = write(tmp_path, NOOP, config="")

@@ -56,7 +56,7 @@ def test_ts_b13_without_a_file_there_are_torchserves_names() -> None:
 @pytest.mark.parametrize(
     "text, why",
     [
-        ("[", "is no YAML"),
+        ("[", "is not valid YAML"),
         ("a", "has no keys"),
         ("ts_metrics: [1]", "ts_metrics has other keys than counter, gauge, histogram"),
         ("ts_metrics: {summary: []}", "has other keys"),
@@ -66,8 +66,8 @@ def test_ts_b13_without_a_file_there_are_torchserves_names() -> None:
         ("model_metrics: {gauge: [{name: a, dimensions: [b c]}]}", "no valid dimensions"),
         ("model_metrics: {gauge: [{name: a, dimensions: [Hostname]}]}", "a dimension twice"),
         ("ts_metrics: {gauge: [{name: a}]}\nmodel_metrics: {gauge: [{name: a}]}", "server and models: a"),
-        ("a: !!python/object/apply:os.system ['x']", "is no YAML"),
-        ("a: " + "[" * 10_000, "is no YAML"),
+        ("a: !!python/object/apply:os.system ['x']", "is not valid YAML"),
+        ("a: " + "[" * 10_000, "is not valid YAML"),
         ("# " + "x" * (1 << 20), "is larger than"),
     ],
 )

@@ -93,7 +93,7 @@ def test_ts_a12_graphs_that_cannot_be_run(spec: str, text: str) -> None:
 @pytest.mark.parametrize(
     ("spec", "text"),
     [
-        ("models: [", "is no YAML"),
+        ("models: [", "is not valid YAML"),
         ("models: 3\ndag: {a: [b]}", "models is no mapping"),
         ("models: {batch-size: many}\ndag: {a: [b]}", r"models\.batch-size is 'many'"),
         (
@@ -110,7 +110,7 @@ def test_ts_a12_graphs_that_cannot_be_run(spec: str, text: str) -> None:
         ("dag: {a: {b: c}}", r"dag\.a is no list"),
         ("dag: [a]", "dag is no mapping"),
         ("dag: {a/b: [c]}", "cannot be the name"),
-        ("models: &x {a: *x}\ndag: {a: [b]}", "an alias stands for what it is in"),
+        ("models: &x {a: *x}\ndag: {a: [b]}", "an alias refers to its own container"),
     ],
 )
 def test_ts_a12_values_that_cannot_be(spec: str, text: str) -> None:

@@ -374,7 +374,7 @@ def test_tr_v7_restricted_operations_of_the_openai_front_end() -> None:
     ]
     for words, text in (
         (("everything", "key", "value"), "no group of operations 'everything'"),
-        (("inference", "k y", "value"), "is no restriction"),
+        (("inference", "k y", "value"), "is not a restriction"),
         (("inference",), "needs three values"),
     ):
         with pytest.raises(InvalidInput, match=text):

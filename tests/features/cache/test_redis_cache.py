@@ -40,9 +40,9 @@ async def test_tr_s10_values_stay_for_others_when_a_version_goes_and_leave_in_ti
     ("options", "text"),
     [
         ({"hots": "a"}, "has no setting 'hots'"),
-        ({"port": "x"}, "port 'x' of the cache 'redis' is no whole number from 1 on"),
-        ({"ttl_seconds": "0"}, "is no whole number from 1 on"),
-        ({"db": "-1"}, "is no whole number from 0 on"),
+        ({"port": "x"}, "port 'x' of the cache 'redis' is not an integer of at least 1"),
+        ({"ttl_seconds": "0"}, "is not an integer of at least 1"),
+        ({"db": "-1"}, "is not an integer of at least 0"),
     ],
 )
 def test_tr_f9_settings_that_make_no_sense_are_refused(options: dict[str, str], text: str):

@@ -23,17 +23,17 @@ Operations below `{ROOT}`, at the port that serves everything. `/api/openapi.jso
 machines (OpenAPI 3.1), with every field of what they take and give. Each server tells its own: what needs
 a registry is there when the server has one.
 
-- What is sent and told is JSON. A field that is not known is refused, with the names of those that are.
+- Bodies are JSON. Unknown fields are rejected, with the names of the known ones.
 - Errors are problem details (RFC 9457, `application/problem+json`): `detail` says what is wrong, `field`
   where, `fix` what to do.
-- Lists come in parts: `limit` is the most items (100; up to 1000), and `next` of an answer is `after` of
-  the next request. It is empty at the end.
-- Answers have an `etag`; with it as `if-none-match` what has not changed is not sent again (304). A change
-  that minds `if-match` is refused (412) if what it changes is not as the caller has seen it; any other
-  refuses the header.
-- Reading is free to whoever reaches the port. [Changes](../how-to/console.md#who-may-change-something)
-  need a token, or a port that only this machine reaches, and come as `application/json`. The header
-  `x-salver-actor` names who made them, for the audit.
+- Lists are paged: `limit` is the number of items (100; up to 1000), and `next` in an answer is `after` in
+  the next request. It is empty on the last page.
+- Answers have an `etag`; with it as `if-none-match`, an unchanged answer is not sent again (304). A change
+  that supports `if-match` is rejected (412) if its object has changed since the caller saw it; all others
+  reject the header.
+- Every caller that reaches the port may read. [Changes](../how-to/console.md#permissions)
+  need a token, or a port that only this machine reaches, and must be `application/json`. The header
+  `x-salver-actor` names the caller in the audit log.
 
 """
 

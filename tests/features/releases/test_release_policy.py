@@ -88,7 +88,7 @@ def test_a_policy_survives_its_json() -> None:
         ('{"stages": [{"weight": 1}]}', "missing required field `minutes`.*Fields: weight, minutes, "),
         ('{"metrics": [{"name": "a", "kind": "error", "severity": "soft"}]}', "Say one of: errors, timeouts"),
         ('{"traffic": {"unit": 1}}', "unknown field `unit`.*Fields: units, layer"),
-        ('{"traffic": {"units": ["x-user-id"]}}', "'x-user-id' is no source of units.*Say header:NAME"),
+        ('{"traffic": {"units": ["x-user-id"]}}', "'x-user-id' is not a source of units.*Say header:NAME"),
         ('{"rules": [{"type": "horoscope"}]}', "Say one of: .*approval"),
         ("[", "not a valid release policy"),
     ],

@@ -185,7 +185,7 @@ def test_before_it_starts_it_says_what_the_traffic_can_show(filled: Shell) -> No
         (["start", "mlp", "1"], "its own place"),
         (
             ["start", "mlp", "newest"],
-            "'newest' is no version of 'mlp', which are numbers as they are listed. List:",
+            "'newest' is no version of 'mlp'; versions are numbers as listed. List:",
         ),
         (["start", "mlp", "2", "--rate", "-5"], "(at --rate). Give a number above 0."),
         (["start", "mlp", "2", "--rate", "5", "--event", "errors=5"], "(at --event errors). Give a part"),

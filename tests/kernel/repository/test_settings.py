@@ -380,7 +380,7 @@ def test_toml() -> None:
         ("objective = 'fast'", "line 1: key `objective`: is \"throughput\" or a table, not 'fast'"),
         (
             "\n[objective]\nlatency_p99 = '50'",
-            "f: line 3: key `objective.latency_p99`: '50' is no time above 0 with a unit",
+            "f: line 3: key `objective.latency_p99`: '50' is not a positive time with a unit",
         ),
         ("objective = {latency = '5ms'}", "unknown key `objective.latency`. Did you mean `latency_p99`?"),
         ("objective = {latency_p99 = '5ms', deadline = '5ms'}", "has more than one aim"),

@@ -61,9 +61,9 @@ async def test_a_vocabulary_of_listed_texts(tmp_path: Path):
     ("content", "reason"),
     [
         (None, r"cannot read the vocabulary .*words.json.*Put the file beside the artefact"),
-        ('{"a": 1}', "is no JSON list of texts"),
-        ("[1]", "is no JSON list of texts"),
-        ("[", "is no JSON list of texts"),
+        ('{"a": 1}', "is not a JSON list of strings"),
+        ("[1]", "is not a JSON list of strings"),
+        ("[", "is not a JSON list of strings"),
         ("[]", "is empty"),
         ('["a", "a"]', "holds a text twice"),
         ('["a", ""]', "empty text"),

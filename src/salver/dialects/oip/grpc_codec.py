@@ -98,7 +98,7 @@ def _parse(name: str, message: bytes) -> Any:
     try:
         return _CLASSES[name].FromString(message)
     except DecodeError as error:
-        raise InvalidInput(f"the message is no {name}: {error}") from None
+        raise InvalidInput(f"the message is not a {name}: {error}") from None
 
 
 # Inference.
@@ -229,7 +229,7 @@ def parse_infer(message: bytes) -> Any:
     try:
         parsed = _ModelInferRequest.FromString(message)
     except DecodeError as error:
-        raise InvalidInput(f"the message is no ModelInferRequest: {error}") from None
+        raise InvalidInput(f"the message is not a ModelInferRequest: {error}") from None
     if raws is None:
         return parsed
     return _Viewed(parsed, raws)

@@ -284,5 +284,5 @@ def _calls(text: str) -> list[dict[str, Any]]:
     if not isinstance(calls, list) or not all(
         isinstance(call, dict) and isinstance(call.get("function"), dict) for call in calls
     ):
-        raise ModelFailed("the model gave tool_calls that are no list of calls")
+        raise ModelFailed("the model gave tool_calls that are not a list of calls")
     return calls

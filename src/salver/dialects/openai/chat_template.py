@@ -58,7 +58,7 @@ class ChatTemplate:
         try:
             self._template = environment.from_string(_GENERATION.sub(_as_condition, text))
         except TemplateError as error:
-            raise LoadFailed(f"{origin} is no chat template: {error}") from error
+            raise LoadFailed(f"{origin} is not a chat template: {error}") from error
         self._tokens = dict(tokens)
         self._origin = origin
 

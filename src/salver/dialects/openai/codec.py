@@ -144,12 +144,12 @@ class EmbeddingCodec(Codec[HttpBody, HttpReply]):
         spec = text_input(signature)
         if spec is None or vector_output(signature) is None:
             raise InvalidInput(
-                f"model '{model}' gives no embeddings: it has no input embedding_request, and not one text "
+                f"model '{model}' returns no embeddings: it has no input embedding_request, and not one text "
                 "input and one floating-point output either",
                 field="model",
             )
         if not all(isinstance(text, str) for text in self._texts):
-            raise InvalidInput(f"model '{model}' takes texts, and no tokens", field="input")
+            raise InvalidInput(f"model '{model}' accepts texts, not tokens", field="input")
         shape = [abs(extent) for extent in spec.shape]  # a free extent, -1, becomes 1
         if shape and spec.shape[0] == -1:
             shape[0] = len(self._texts)
@@ -244,7 +244,7 @@ def _parse_vector(text: str) -> Array:
     try:
         vector = np.array(loads(text.encode()), np.float32)
     except (InvalidInput, TypeError, ValueError) as error:
-        raise ModelFailed(f"the model gave an embedding that is no list of numbers: {error}") from error
+        raise ModelFailed(f"the model gave an embedding that is not a list of numbers: {error}") from error
     if vector.ndim != 1:
-        raise ModelFailed("the model gave an embedding that is no list of numbers")
+        raise ModelFailed("the model gave an embedding that is not a list of numbers")
     return vector

@@ -58,7 +58,7 @@ def fill(
     specs = {spec.name: spec for spec in signature.inputs}
     name = resolved.model
     if not any(spec.name == "text_output" for spec in signature.outputs):
-        raise InvalidInput(f"model '{name}' gives no text: it has no output text_output", field="model")
+        raise InvalidInput(f"model '{name}' returns no text: it has no output text_output", field="model")
     _check(specs, request, resolved)
     prompt = _prompt(specs, request, resolved)
     values = _values(specs, request, resolved, prompt)
@@ -99,7 +99,7 @@ def _check(
             field="logprobs",
         )
     if resolved.lora and not is_sampled and "lora_name" not in specs:
-        raise InvalidInput(f"model '{model}' takes no LoRA", field="model")
+        raise InvalidInput(f"model '{model}' accepts no LoRA", field="model")
     if isinstance(request, ChatRequest) and request.tools and not _passes_tools(specs):
         _check_tools(specs, request, resolved)
 
@@ -144,7 +144,7 @@ def _prompt(
         return None
     if "text_input" not in specs:
         raise InvalidInput(
-            f"model '{resolved.model}' takes no conversation: it has no input text_input or messages",
+            f"model '{resolved.model}' accepts no conversation: it has no input text_input or messages",
             field="model",
         )
     template = resolved.settings.template

@@ -198,7 +198,7 @@ def _read_settings(template: Path | None, folder: Path | None) -> ChatSettings:
     if folder is not None:
         if not folder.is_dir():
             raise LoadFailed(
-                f"{folder} is no folder of a tokenizer",
+                f"{folder} is not a tokenizer's folder",
                 fix="Name a local folder with its tokenizer_config.json.",
             )
         if (file := folder / "tokenizer_config.json").exists():
@@ -228,7 +228,7 @@ def _counter(file: Path) -> Callable[[str], int]:
     try:
         tokenizer = Tokenizer.from_file(str(file))
     except Exception as error:  # tokenizers raises Exception itself
-        raise LoadFailed(f"{file} is no tokenizer: {error}") from error
+        raise LoadFailed(f"{file} is not a tokenizer: {error}") from error
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return lambda text: len(tokenizer.encode(text, add_special_tokens=False))
@@ -251,7 +251,7 @@ def _json(path: Path, most: int) -> dict[str, Any]:
     try:
         found: dict[str, Any] = msgspec.json.decode(_read(path, most, "file"), type=dict[str, Any])
     except (msgspec.DecodeError, RecursionError) as error:
-        raise LoadFailed(f"{path} is no JSON object: {error}") from error
+        raise LoadFailed(f"{path} is not a JSON object: {error}") from error
     return found
 
 

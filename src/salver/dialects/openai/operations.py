@@ -133,7 +133,7 @@ class OpenAiOperations:
             resolved = self._resolve(request.model)
             _note_user(call, request.user)
             if resolved.lora:
-                raise InvalidInput(f"model '{resolved.model}' takes no LoRA for embeddings", field="model")
+                raise InvalidInput(f"model '{resolved.model}' accepts no LoRA for embeddings", field="model")
             _, signature = self._door.signature(resolved.model)
         except SalverError as error:
             return openai_fault(error)

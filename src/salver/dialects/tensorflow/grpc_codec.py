@@ -64,7 +64,7 @@ def parse(name: str, message: bytes) -> Any:
     try:
         return _UNREAD[name].FromString(message)
     except DecodeError as error:
-        raise InvalidInput(f"the message is no {name}: {error}") from None
+        raise InvalidInput(f"the message is not a {name}: {error}") from None
 
 
 def spec_of(parsed: Any) -> ModelSpec:
@@ -222,7 +222,7 @@ def heading(kind: str, message: bytes) -> Any:
     try:
         return parse(kind, varints.apart(message, 2, MAX_TENSORS)[0])
     except ValueError as error:
-        raise InvalidInput(f"the message is no {kind}: {error}") from None
+        raise InvalidInput(f"the message is not a {kind}: {error}") from None
 
 
 def _text(label: bytes) -> str:

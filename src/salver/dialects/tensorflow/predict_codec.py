@@ -176,7 +176,7 @@ def parse_predict(message: bytes) -> Any:
         try:
             packed = build()["PredictRequest"].FromString(message).SerializeToString()
         except DecodeError as error:
-            raise InvalidInput(f"the message is no PredictRequest: {error}") from None
+            raise InvalidInput(f"the message is not a PredictRequest: {error}") from None
         return build_unread()["PredictRequest"].FromString(packed)
     return parsed
 

@@ -53,7 +53,8 @@ class ArchiveStoreConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True
                 re.compile(pattern)
             except re.error as error:
                 raise InvalidInput(
-                    f"allowed_urls: {pattern!r} is no regular expression: {error}", field="allowed_urls"
+                    f"allowed_urls: {pattern!r} is not a valid regular expression: {error}",
+                    field="allowed_urls",
                 ) from error
 
 

@@ -40,7 +40,7 @@ def parse(name: str, message: bytes) -> Any:
     try:
         return CLASSES[name].FromString(message)
     except DecodeError as error:
-        raise InvalidInput(f"the message is no {name}: {error}") from None
+        raise InvalidInput(f"the message is not a {name}: {error}") from None
 
 
 # Inference.
@@ -69,7 +69,7 @@ class Prediction(Codec[None, bytes | GrpcStatus]):
         try:
             self.parsed = _PredictionsRequest.FromString(message)
         except DecodeError as error:
-            raise InvalidInput(f"the message is no PredictionsRequest: {error}") from None
+            raise InvalidInput(f"the message is not a PredictionsRequest: {error}") from None
         self.model = self.parsed.model_name
         self.version = self.parsed.model_version
         if not self.model:

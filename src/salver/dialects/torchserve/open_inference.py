@@ -41,7 +41,7 @@ class TensorPrediction(Codec[None, bytes | GrpcStatus]):
         most: Bytes of a handler's answer; 0 = no limit.
 
     Raises:
-        InvalidInput: the message is no request, or names no model.
+        InvalidInput: the message is not a request, or names no model.
     """
 
     protocol = "ts-grpc"

@@ -25,7 +25,7 @@ def _parse(name: str, message: bytes) -> Any:
     try:
         return _CLASSES[name].FromString(message)
     except DecodeError as error:
-        raise InvalidInput(f"the message is no {name}: {error}") from None
+        raise InvalidInput(f"the message is not a {name}: {error}") from None
 
 
 def _serialize(name: str, /, **fields: Any) -> bytes:

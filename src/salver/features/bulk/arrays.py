@@ -48,7 +48,7 @@ class _Member:
         if not shape or min(shape) < 0:
             raise InvalidInput(f"{name} is a single value, without rows")
         if fortran and len(shape) > 1:
-            raise InvalidInput(f"{name} lies in Fortran order", fix="Save numpy.ascontiguousarray of it.")
+            raise InvalidInput(f"{name} is in Fortran order", fix="Save numpy.ascontiguousarray of it.")
         self.rows, self.tail = shape[0], shape[1:]
         self.row_bytes = math.prod(self.tail) * self.dtype.itemsize
         self._data = stream.tell()

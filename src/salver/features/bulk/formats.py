@@ -29,7 +29,7 @@ def format_of(path: Path) -> str:
     suffix = path.suffix.lower()
     if suffix not in _ALL:
         raise InvalidInput(
-            f"{path} has the suffix {suffix!r}, which is no known format",
+            f"{path} has the suffix {suffix!r}, which is not a known format",
             fix=f"Use one of {', '.join(_ALL)}.",
         )
     return suffix

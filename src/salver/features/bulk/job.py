@@ -167,7 +167,7 @@ class _Work:
                 self._mark(parts)  # keep what is done
                 raise
             if fingerprint(self._job.source) != self._source:
-                raise Conflict(f"{self._job.source} has changed meanwhile", fix="Start anew with --restart.")
+                raise Conflict(f"{self._job.source} has changed meanwhile", fix="Start over with --restart.")
             self._mark(parts, done=True)
         finally:
             with contextlib.suppress(OSError):  # a full disk has been reported already
@@ -224,8 +224,7 @@ class _Work:
         if bad and self._job.on_error == "stop":
             raise InvalidInput(
                 f"{self._job.source}, {unit} {bad[0].line}: {bad[0].reason}",
-                fix="Mend the file and start anew with --restart, or go on without such rows "
-                "with --on-error skip.",
+                fix="Fix the file and start over with --restart, or skip such rows with --on-error skip.",
             )
         notes = b"".join(orjson.dumps({unit: b.line, "error": b.reason}) + b"\n" for b in bad)
         # Encoded whole before anything is written, so that an error leaves no half of a block.

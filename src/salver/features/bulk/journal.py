@@ -19,7 +19,7 @@ import msgspec
 from salver.features.bulk.rows import Place
 from salver.words.errors import Conflict, InvalidInput
 
-_FIX = "Use the same file and options as before, or start anew with --restart."
+_FIX = "Use the same file and options as before, or start over with --restart."
 
 
 class Mark(msgspec.Struct, frozen=True):

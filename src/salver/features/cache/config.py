@@ -48,5 +48,5 @@ def byte_size(text: str, what: str) -> int:
         digits = text[:-1]
     unit = _UNITS[text[len(digits) :].lower()]
     if not (digits.isascii() and digits.isdecimal() and len(digits) <= 18 and int(digits)):
-        raise InvalidInput(f"{what} {text!r} is no number of bytes above 0", fix="As 67108864, or 64m.")
+        raise InvalidInput(f"{what} {text!r} is not a positive number of bytes", fix="As 67108864, or 64m.")
     return int(digits) * unit

@@ -103,5 +103,5 @@ def redis(options: Mapping[str, str]) -> RedisCache:
 def _whole(told: Mapping[str, str], key: str, least: int = 1) -> int:
     text = told[key]
     if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text) >= least):
-        raise InvalidInput(f"{key} {text!r} of the cache 'redis' is no whole number from {least} on")
+        raise InvalidInput(f"{key} {text!r} of the cache 'redis' is not an integer of at least {least}")
     return int(text)

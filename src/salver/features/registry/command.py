@@ -149,7 +149,7 @@ def alias(
     if not said.alias:
         raise InvalidInput(f"{name} does not name an alias", fix=fix)
     if bool(version) + delete + default != 1:
-        raise InvalidInput(f"what shall become of {name} is not said, or more than one thing", fix=fix)
+        raise InvalidInput(f"give exactly one change for {name}", fix=fix)
 
     model, alias = said.model, said.alias
     facts: dict[str, Any] = {"model": model, "alias": alias}

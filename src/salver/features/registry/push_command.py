@@ -171,7 +171,7 @@ def _as_version(path: Path, home: Path) -> Path:
 def _taken(path: Path, take: str) -> Path:
     wanted = path / take
     if take and (".." in Path(take).parts or not wanted.is_relative_to(path) or not wanted.exists()):
-        raise InvalidInput(f"--take {take}: there is no such file or folder in what came")
+        raise InvalidInput(f"--take {take}: there is no such file or folder in the upload")
     return wanted
 
 

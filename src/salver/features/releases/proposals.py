@@ -53,7 +53,7 @@ async def proposal(registry: ModelRegistry, said: Proposal, id: str, now: float)
     stable = said.stable or (alias and str(model.aliases[alias]))
     if not stable:
         raise InvalidInput(
-            f"no alias of '{model.name}' says which version {said.version} shall take the place of",
+            f"no alias of '{model.name}' says which version {said.version} should replace",
             field="stable",
             fix=f"Say --stable VERSION, or: salver registry alias {model.name}@{CHAMPION} VERSION",
         )
@@ -85,7 +85,7 @@ def _named(model: Model, version: str) -> Reference:
         return parse(f"{model.name}/{version}")
     except InvalidInput as error:
         raise InvalidInput(
-            f"{version[:200]!r} is no version of '{model.name}', which are numbers as they are listed",
+            f"{version[:200]!r} is no version of '{model.name}'; versions are numbers as listed",
             field="version",
             fix=f"List: salver registry list {model.name}.",
         ) from error

@@ -165,7 +165,7 @@ def commit(connection: Connection, step: Step, now: float) -> None:
         mine = (WISH.c.id == wish, WISH.c.done.is_(None))
         # Raising undoes the whole step, so that a wish is answered by one server only.
         if connection.execute(update(WISH).where(*mine).values(done=now, answer=answer)).rowcount != 1:
-            raise Conflict(f"a wish for release '{id}' was seen to by another server meanwhile")
+            raise Conflict(f"a change request for release '{id}' was handled by another server meanwhile")
     action = _ACTIONS[after.state] if before.position != after.position else None
     # Evidence against a promoted release is told once, though its state stays the same.
     if action is None and after.progress.is_told and not before.progress.is_told:

@@ -60,7 +60,7 @@ def read_twin(folder: Path) -> Twin:
         with (folder / FILE).open("rb") as file:
             twin = _read(file.read(_MOST_BYTES))
     except (OSError, ValueError) as error:
-        raise LoadFailed(f"{folder} is no twin of a SavedModel: {error}") from error
+        raise LoadFailed(f"{folder} is not a twin of a SavedModel: {error}") from error
     if not twin.parts:
         raise LoadFailed(f"{folder} is the twin of a SavedModel without signatures")
     return twin

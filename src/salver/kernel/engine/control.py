@@ -272,8 +272,8 @@ def frame(message: msgspec.Struct) -> bytearray:
         _encoder.encode_into(_printable(plain), out, 4)
     if len(out) > MAX_FRAME:
         raise TooLarge(
-            f"what is said beside the tensors of a request or an answer takes {len(out)} bytes; between "
-            f"server and model it may take {MAX_FRAME}",
+            f"the parameters of a request or an answer take {len(out)} bytes; the limit between server and "
+            f"model is {MAX_FRAME}",
             fix="Send long texts as BYTES tensors.",
         )
     out[:4] = (len(out) - 4).to_bytes(4, "little")

@@ -116,7 +116,7 @@ def check_place(path: str) -> None:
         url = text if kind in ("models", "runs") else f"{kind}://{rest}"
         file = rest.partition("?")[0].rstrip("/").rpartition("/")[2] or "model.onnx"
         fix = way.format(url=shlex.quote(url), rest=rest, name=rest.partition("@")[0], file=shlex.quote(file))
-        raise InvalidInput(f"{url} is {what}, and salver serve takes files that are here", fix=fix)
+        raise InvalidInput(f"{url} is {what}, and salver serve needs local files", fix=fix)
     if (found := _FUNCTION.fullmatch(text)) and not Path(text).exists():
         module, function = found.groups()
         file = module if "/" in module else module.replace(".", "/")

@@ -97,4 +97,4 @@ def _read_vocabulary(manifest: Manifest) -> Vocabulary:
             fix='Put the file beside the artefact, or write vocabulary = "bytes".',
         ) from error
     except msgspec.DecodeError as error:
-        raise LoadFailed(f"vocabulary {path} is no JSON list of texts: {error}") from error
+        raise LoadFailed(f"vocabulary {path} is not a JSON list of strings: {error}") from error

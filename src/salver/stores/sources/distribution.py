@@ -212,5 +212,5 @@ class Distribution:
             found = self._web.json(url, {"Authorization": basic} if basic else {})
         token = found.get("token") or found.get("access_token")
         if not isinstance(token, str) or not token.isascii() or not token.isprintable():
-            raise StoreFailed(f"{realm[:200]} gives no token")
+            raise StoreFailed(f"{realm[:200]} returns no token")
         return token

@@ -92,7 +92,7 @@ def _helped(helper: str, host: str, environment: Mapping[str, str], seconds: flo
             fix="Install it, or take it out of config.json.",
         ) from error
     except (ValueError, KeyError, TypeError) as error:
-        raise InvalidInput(f"{program} gives no name and password for {host}") from error
+        raise InvalidInput(f"{program} returns no name and password for {host}") from error
     if not secret:
         return None
     return (str(user), str(secret))

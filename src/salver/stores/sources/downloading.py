@@ -118,7 +118,7 @@ class Download:
         if status == _PARTIAL:
             said = _RANGE.fullmatch(headers.get("Content-Range") or "")
             if said is None or int(said[1]) != self.done or int(said[2]) != (self._whole or int(said[2])):
-                raise StoreFailed(f"{self._wanted.what} gives another part than was asked for")
+                raise StoreFailed(f"{self._wanted.what} returns another part than requested")
             self._whole = int(said[2])
             return
         self._restart()

@@ -75,5 +75,5 @@ def _innermost(source: Path, said: MlModel) -> Path:
     models = sorted(each for each in path.iterdir() if each.name == "model" or each.stem == "model")
     if len(models) > 1:
         names = ", ".join(each.name for each in models)
-        raise InvalidInput(f"{path} holds several models: {names}", fix="Push the one that is meant.")
+        raise InvalidInput(f"{path} holds several models: {names}", fix="Push the version that you mean.")
     return models[0] if models else path

@@ -126,7 +126,7 @@ def _check(split: Split, place: RoutePlace) -> None:
     for field, name in names.items():
         if not _LABEL.fullmatch(name):
             raise InvalidInput(
-                f"'{name}' is no name of Kubernetes'",
+                f"'{name}' is not a Kubernetes name",
                 field=field,
                 fix="Use small letters, digits and hyphens.",
             )
@@ -137,18 +137,18 @@ def _check(split: Split, place: RoutePlace) -> None:
     for host in place.hostnames:
         if not _HOST.fullmatch(host) or len(host) > 253:
             raise InvalidInput(
-                f"'{host}' is no hostname",
+                f"'{host}' is not a hostname",
                 field="hostnames",
                 fix="Use small letters, digits, hyphens and dots.",
             )
     if not 1 <= place.port <= 65535:
-        raise InvalidInput(f"{place.port} is no port", field="port")
+        raise InvalidInput(f"{place.port} is not a port", field="port")
     if not _PATH.fullmatch(place.path) or _NOT_IN_PATHS.search(place.path):
-        raise InvalidInput(f"'{place.path}' is no prefix of a path", field="path")
+        raise InvalidInput(f"'{place.path}' is not a path prefix", field="path")
     sizes = [len(set(condition.values)) for condition in split.only]
     values = [value for condition in split.only for value in condition.values]
     if bad := [value for value in values if not 1 <= len(value) <= 4096 or not value.isprintable()]:
-        raise InvalidInput(f"'{bad[0][:64]}' is no value of a header", field="only")
+        raise InvalidInput(f"'{bad[0][:64]}' is not a header value", field="only")
     headers = [condition.source.removeprefix(HEADER) for condition in split.only]
     wrong = [name for name in headers if not _HEADER.fullmatch(name)]
     if wrong or len(set(headers)) < len(headers) or len(headers) > _MOST_NAMES:

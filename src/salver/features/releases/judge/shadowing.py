@@ -42,7 +42,7 @@ class Alike(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise InvalidInput(
                 f"the part of copies that have to be alike is {self.least}",
                 field="alike.least",
-                fix="Give a number between 0 and 1; that all are, nobody can prove.",
+                fix="Give a number between 0 and 1: that all are alike cannot be proven.",
             )
 
 

@@ -16,7 +16,7 @@ class MetricsCacheIOError(IOError):
 
 
 class MetricsCachePyYamlError(ValueError):
-    """A file is no YAML."""
+    """A file is not valid YAML."""
 
     def __init__(self, message: str) -> None:
         super().__init__(f"Error parsing file: {message}")
