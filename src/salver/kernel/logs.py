@@ -68,7 +68,9 @@ def configure(
         InvalidInput: the file cannot be written.
     """
     if stream is None:
-        stream = _opened(config.file) if config.file else sys.stderr
+        stream = sys.stderr
+        if config.file:
+            stream = _opened(config.file)
     terminal = stream.isatty()
     as_json = config.format == "json" or (config.format == "auto" and not terminal)
     handler = _Handler(stream)

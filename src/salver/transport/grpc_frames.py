@@ -141,7 +141,9 @@ def parse_timeout(text: str) -> float:
     >>> parse_timeout("100m"), parse_timeout("2S")
     (0.1, 2.0)
     """
-    parts = _TIMEOUT.fullmatch(text) if text.isascii() else None
+    parts = None
+    if text.isascii():
+        parts = _TIMEOUT.fullmatch(text)
     if parts is None:
         raise InvalidInput(f"grpc-timeout {text[:40]!r} is not one to eight digits and one of HMSmun")
     return int(parts[1]) * _SECONDS[parts[2]]

@@ -110,7 +110,9 @@ class Reflection:
                 reply.list_services_response.service.add(name=name)
         elif kind in ("file_by_filename", "file_containing_symbol"):
             asked = getattr(request, kind)
-            file = self._symbols.get(asked, "") if kind == "file_containing_symbol" else asked
+            file = asked
+            if kind == "file_containing_symbol":
+                file = self._symbols.get(asked, "")
             if file in self._files:
                 reply.file_descriptor_response.file_descriptor_proto.extend(self._whole(file))
             else:

@@ -295,9 +295,13 @@ def parse(body: bytes, kind: Any) -> Any:
 def _unfit(error: msgspec.ValidationError, kind: Any, where: str) -> InvalidInput:
     text = str(error)
     place = _PLACE.search(text)
-    field = place[1].removeprefix("$").lstrip(".") if place else ""
+    field = ""
+    if place:
+        field = place[1].removeprefix("$").lstrip(".")
     names = getattr(kind, "__struct_encode_fields__", ())
-    known = f"Fields: {', '.join(names)}." if names else "It takes none."
+    known = "It takes none."
+    if names:
+        known = f"Fields: {', '.join(names)}."
     is_top = "." not in field and (not field or "field" not in text)  # not a field of a nested record
     return InvalidInput(
         text[: place.start()] if place else text,

@@ -75,7 +75,9 @@ async def read_whole(
     encoding = headers.get(b"content-encoding")
     if encoding is None:
         return body.getvalue()
-    most = max(inflated, limit) if limit >= USUAL else limit
+    most = limit
+    if limit >= USUAL:
+        most = max(inflated, limit)
     return await share.inflate(body.getvalue(), printable(encoding), most)
 
 

@@ -130,7 +130,9 @@ class Guard:
             secret = (header.lower().encode(), restriction.value.encode(), header)
             for group in restriction.groups:
                 names = OPENAI_GROUPS[group] if restriction.is_openai else (group,)
-                wanted = self._openai if restriction.is_openai else self._wanted
+                wanted = self._wanted
+                if restriction.is_openai:
+                    wanted = self._openai
                 if not wanted.keys().isdisjoint(names):
                     raise InvalidInput(f"operations of the group {group!r} are restricted twice")
                 wanted |= dict.fromkeys(names, secret)

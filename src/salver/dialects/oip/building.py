@@ -35,7 +35,9 @@ class _WarmupFiles:
 async def build(kernel: Kernel, config: None) -> Parts:
     """Return the operations and methods of the protocol."""
     settings, door, control, context = kernel.config, kernel.door, kernel.control, kernel.context
-    regions: RegionRegistry = SharedMemory() if settings.allow_client_shm else NO_REGIONS
+    regions: RegionRegistry = NO_REGIONS
+    if settings.allow_client_shm:
+        regions = SharedMemory()
     kernel.services.offer(RegionRegistry, regions)
     kernel.services.offer(TensorMessages, lazily(OpenInferenceMessages))
     rules = OipRules(regions, settings.max_body, settings.ignores_surplus)

@@ -111,7 +111,9 @@ def top_classes(tensor: Tensor, wanted: Classes) -> Tensor:
         )
     scores = array.reshape(rows, array.size // rows)
     is_float = array.dtype.kind == "f"
-    keys = np.where(np.isnan(scores), -np.inf, scores) if is_float else scores
+    keys = scores
+    if is_float:
+        keys = np.where(np.isnan(scores), -np.inf, scores)
     last = scores.shape[1] - 1
     # Sort the reversed rows, since numpy has no stable sort in descending order.
     order = (last - np.argsort(keys[:, ::-1], axis=1, kind="stable")[:, ::-1])[:, : wanted.count]

@@ -182,7 +182,9 @@ def _known(message: bytes, request: InferRequest) -> _Layout | None:
     """Return the layout of a message that ends with its tensors, as all usual clients write it."""
     sizes = [tensor.array.nbytes for tensor in request.inputs]
     heads = [_RAW_INPUT + varints.one(size) for size in sizes]
-    first = len(message) - sum(sizes) - sum(map(len, heads)) + len(heads[0]) if heads else 0
+    first = 0
+    if heads:
+        first = len(message) - sum(sizes) - sum(map(len, heads)) + len(heads[0])
     form = form_of(request, [len(head) for head in heads[1:]])
     if form is None or not 0 < first <= LONGEST or not message.endswith(heads[0], 0, first):
         return None

@@ -102,6 +102,7 @@ class OpenInferenceHttp(Codec[HttpBody, HttpReply]):
         if header is None:
             size = len(body)
         else:
+            # A body with the JSON of an earlier one needs no parsing: only its tensors differ.
             size = self._lengths.get(header, 0)
             if size and body[:size] in self._known:
                 return 0
@@ -124,7 +125,10 @@ class OpenInferenceHttp(Codec[HttpBody, HttpReply]):
         if signature.takes_forms:
             if header is None:
                 return self._forms.read(http)
+            # A binary request to a model that takes forms: decode its tensors first, then make a form of
+            # them.
             return self._forms.from_tensors(self.decode(http, _OF_TENSORS))
+        # Three ways, from the fastest: plain JSON numbers, a known layout, and the general decoder.
         if header is None and len(body) < LARGE:
             inputs = _plain_inputs(body)
             if inputs is not None:
@@ -160,6 +164,7 @@ class OpenInferenceHttp(Codec[HttpBody, HttpReply]):
                 return with_classes(request, signature)
             return request
         except InvalidInput as error:
+            # orjson reports deep nesting as a syntax error; say what it is.
             if is_too_deep(body):
                 raise InvalidInput(TOO_DEEP) from None
             if error.about is not None and type(root.get("id")) is str:
@@ -221,6 +226,7 @@ class OpenInferenceHttp(Codec[HttpBody, HttpReply]):
         if response.parameters:
             root["parameters"] = dict(response.parameters)
         root["outputs"] = outputs
+        # Long lists are encoded in pieces, so that the interpreter lock is released between them.
         text = filled(dumps(root), long)
         if not any(map(len, raws)):  # like Triton, send no binary part if all outputs are empty
             return HttpReply(200, text)
@@ -231,6 +237,7 @@ class OpenInferenceHttp(Codec[HttpBody, HttpReply]):
         """Encode the common reply: one output in JSON, without id, parameters or requested outputs."""
         shape = tensor.array.shape
         key = (response.model, response.version, tensor.name, tensor.datatype._value_, shape)
+        # Everything but the values is the same for equal shapes, so it is encoded once.
         begun = self._begun.get(key)
         if begun is None:
             entry = {"name": tensor.name, "datatype": tensor.datatype._value_, "shape": shape, "data": []}
@@ -281,6 +288,7 @@ def _plain_inputs(body: bytes) -> tuple[Tensor, ...] | None:
                 return None
             if type(data) is not list or len(data) > _SMALL or set(map(type, shape)) != _INTEGERS:
                 return None
+            # struct.pack checks that every element is a number, and is faster than numpy for short lists.
             values = np.frombuffer(struct.pack(f"={len(data)}f", *data), np.float32)
             inputs.append(Tensor(name, DataType.FP32, values.reshape(shape)))
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, struct.error, OverflowError):
@@ -390,7 +398,9 @@ def _slice(
     field = f"{at}.parameters.binary_data_size"
     if type(size) is not int or size < 0:
         raise InvalidInput(f"{field} must be an integer of at least 0", field=field)
-    others = " 'shared_memory_region'" if "shared_memory_region" in entry["parameters"] else ""
+    others = ""
+    if "shared_memory_region" in entry["parameters"]:
+        others = " 'shared_memory_region'"
     if "data" in entry or others:
         data = " 'data'" if "data" in entry else ""
         raise _not_one_source(f" set{data} 'binary_data_size'{others}")

@@ -239,7 +239,9 @@ def _operation(operation: Operation) -> dict[str, Any]:
         if gives == "InferResponse":
             good["content"]["application/octet-stream"] = {}
     kinds = {"{version}": "_version", "{label}": "_label", "{model}": "", "{region}": "_region"}
-    fault = "OpenAiError" if operation.name in _OPENAI else "Error"
+    fault = "Error"
+    if operation.name in _OPENAI:
+        fault = "OpenAiError"
     suffix = next((end for name, end in kinds.items() if name in operation.path), "_server")
     out: dict[str, Any] = {
         "operationId": operation.name + suffix,

@@ -78,13 +78,17 @@ class Answer:
         [('b', ''), ('c', 'length')]
         """
         sampling = self._prompt.sampling
-        token = draw(scores, sampling, self._given) if sampling.temperature else likeliest
+        token = likeliest
+        if sampling.temperature:
+            token = draw(scores, sampling, self._given)
         self._given += 1
         self.tokens.append(token)
         text, finish = "", "eos_token"
         if token != self._end_token:
             text = self._transcript.add(token)
-            finish = "length" if self._given == self._prompt.most else ""
+            finish = ""
+            if self._given == self._prompt.most:
+                finish = "length"
         if finish:
             text += self._transcript.rest()
         if self._transcript.is_stopped:

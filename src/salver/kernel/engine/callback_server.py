@@ -268,7 +268,9 @@ class CallbackServer:
         self._send(CallResult(manage.id, (), (), ResponseHead({"value": is_so}), True, True))
 
     def _is_gone(self, index: int) -> bool:
-        said = self.gone[index] if 0 <= index < len(self.gone) else None
+        said = None
+        if 0 <= index < len(self.gone):
+            said = self.gone[index]
         return said is not None and said()
 
     async def _say_number(self, id: int, work: Callable[[], float]) -> None:

@@ -122,6 +122,8 @@ def _text(value: Any, name: str) -> str:
 def _number(name: str, value: Any, default: Any) -> Any:
     wanted = (int, float) if isinstance(default, float) else (int,)
     if isinstance(value, bool) or not isinstance(value, wanted):
-        kind = "a number" if isinstance(default, float) else "a whole number"
+        kind = "a whole number"
+        if isinstance(default, float):
+            kind = "a number"
         raise InvalidInput(f"parameter '{name}' must be {kind}, not {value!r}", field=f"parameters.{name}")
     return value

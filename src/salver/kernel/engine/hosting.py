@@ -66,11 +66,14 @@ def load_model(load: Load, around: ServerAccess | None) -> RunnableModel:
     """Set the limits of an order to load, and load its model."""
     if load.memory_limit_mb:
         limit = load.memory_limit_mb << 20
+        # Address space, not resident memory: the only limit that makes allocations fail instead of killing.
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     if load.path:
         sys.path[:] = load.path
     found = named(load.backend)
-    backend: Backend = found() if isinstance(found, type) else found
+    backend: Backend = found
+    if isinstance(found, type):
+        backend = found()
     options = msgspec.structs.replace(load.options, own_process=True, around=around)
     return reshaped.load(backend, load.manifest, options)
 
@@ -101,15 +104,19 @@ def serve(
     if asks == "stream":
         _serve_streams(channel, model, load, requests, responses)
         return
+    # After a lone request the next one is likely to come soon, so the channel spins for it briefly.
     is_lone = False
     while not isinstance(order := channel.receive(is_lone=is_lone), Stop | Load):
         is_lone = isinstance(order, Run) and len(order.asked) == 1
         if not isinstance(order, Run):
             continue
         try:
+            # A batch is only read during the run; requests may be kept by the model, so they need copies.
             inputs = requests.read(order.inputs, copy=asks != "batch")
             if order.asked and asks == "requests":
-                gone = around.begin_run() if around else None
+                gone = None
+                if around:
+                    gone = around.begin_run()
                 asking = _requests(model, order, inputs, load, gone)
                 reply: Reply = _answer(model, asking, responses)
             else:
@@ -130,7 +137,7 @@ def _serve_streams(
 
     def hear() -> None:
         while not isinstance(order := channel.receive(), Stop | Load):
-            if isinstance(order, Run):  # whose readers may leave before the model is free for it
+            if isinstance(order, Run):  # open its outlets now: readers may leave before the model is free
                 runs.put((order, [outlets.open(mark) for mark in order.marks]))
             elif isinstance(order, Next | GiveUp | TensorsTaken):
                 outlets.hear(order)
@@ -189,6 +196,7 @@ def _lay_out_each(
     parts = [{} if isinstance(a, SalverError) else _plain(a.outputs) for a in answers]
     if len(parts) == 1:
         return responses.write(parts[0]), ()
+    # Stack outputs with equal names and row shapes, or else write each answer's arrays under its number.
     good = [list(part.items()) for part in parts if part]
     columns = stacked(good) if batched and good else None
     if columns is None:

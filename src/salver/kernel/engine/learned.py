@@ -64,7 +64,9 @@ class Guard:
         bound = 1.0 if not self.why else 0.5
         slowness = math.exp(abs(self._slowness)) - 1
         if slowness > bound * _RUNS_WRONG:
-            word = "slower" if self._slowness > 0 else "faster"
+            word = "faster"
+            if self._slowness > 0:
+                word = "slower"
             self._fall(f"runs are {slowness:.0%} {word} than the table's law")
         elif burstiness > bound * _BURSTS_WRONG:
             self._fall(f"arrivals are {burstiness:.1f} times as bursty as a Poisson process")

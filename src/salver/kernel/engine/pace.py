@@ -35,7 +35,9 @@ class Pace:
         bucket = min(rows.bit_length(), 23)
         known = self._mean[bucket]
         if known:
-            gain = _GAIN_UP if cpu_seconds > known else _GAIN_DOWN
+            gain = _GAIN_DOWN
+            if cpu_seconds > known:
+                gain = _GAIN_UP
             self._mean[bucket] = known + gain * (cpu_seconds - known)
         else:
             self._mean[bucket] = max(cpu_seconds, 1e-9)

@@ -49,7 +49,9 @@ def draw(scores: Array, sampling: Sampling, place: int) -> int:
     chances = np.exp((values - values.max()) / sampling.temperature)
     if 0 < sampling.top_k < len(chances) or sampling.top_p < 1:
         order = np.argsort(-chances, kind="stable")
-        kept = order[: sampling.top_k] if sampling.top_k else order
+        kept = order
+        if sampling.top_k:
+            kept = order[: sampling.top_k]
         if sampling.top_p < 1:
             mass = np.cumsum(chances[kept])
             kept = kept[: int(np.searchsorted(mass, sampling.top_p * mass[-1])) + 1]

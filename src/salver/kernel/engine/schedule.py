@@ -316,8 +316,12 @@ class Schedule:
     def insight(self, now: float) -> Insight:
         """Return figures for operators."""
         law = self.laws.known(self._size).law()
-        limit = self._limit.value if self._limit is not None else 0
-        rule = self._chosen.in_force if isinstance(self._chosen, Switching) else self.policy
+        limit = 0
+        if self._limit is not None:
+            limit = self._limit.value
+        rule = self.policy
+        if isinstance(self._chosen, Switching):
+            rule = self._chosen.in_force
         if isinstance(self._chosen, LearnedRule) and self._chosen.mode == "greedy":
             rule = "drain"
         return Insight(self.load(now, law), law.a, law.t0, self._reserve.seconds, rule, limit)

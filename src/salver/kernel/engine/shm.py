@@ -61,6 +61,7 @@ class Arena:
         fd = os.memfd_create(f"salver:{label}"[:200], os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             os.ftruncate(fd, _GRAIN)
+            # Sealed against shrinking: a truncated segment would kill the other side with SIGBUS.
             fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
             return cls(fd)
         except OSError:
@@ -80,9 +81,12 @@ class Arena:
         sources = []
         offset = 0
         for name, array in arrays.items():
-            source = _pack(array) if array.dtype.kind == "O" else array
+            source = array
+            if array.dtype.kind == "O":
+                source = _pack(array)
             blocks.append(Block(name, array.dtype.str, array.shape, offset, source.nbytes))
             sources.append(source)
+            # Round up, so that every array is aligned for vector instructions.
             offset += -(-source.nbytes // _ALIGN) * _ALIGN
         if offset > len(self._map):
             self._remap(offset)
@@ -93,6 +97,7 @@ class Arena:
 
     def write_stacked(self, columns: Mapping[str, Sequence[Array]]) -> tuple[Block, ...]:
         """Write arrays that are each given in pieces of one type, joined along axis 0."""
+        # Strings need packing, and single pieces no joining; otherwise join directly into the segment.
         if any(len(pieces) == 1 or pieces[0].dtype.kind == "O" for pieces in columns.values()):
             return self.write({name: np.concatenate(pieces) for name, pieces in columns.items()})
         blocks = []
@@ -118,6 +123,7 @@ class Arena:
             OSError: out of memory.
         """
         end = max((block.offset + block.nbytes for block in blocks), default=0)
+        # The other side has grown the segment since it was mapped here.
         if end > len(self._map):
             self._remap()
         arrays = {}

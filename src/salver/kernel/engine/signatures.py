@@ -131,7 +131,9 @@ class Signatures:
         emit: Callable[[BatchRan], None],
     ) -> "Signatures":
         """Create an engine for each additional signature, with the same rules except learned ones."""
-        policy = "auto" if config.batching.policy == "learned" else config.batching.policy
+        policy = config.batching.policy
+        if config.batching.policy == "learned":
+            policy = "auto"
         batching = msgspec.structs.replace(config.batching, policy=policy)
         config = msgspec.structs.replace(config, batching=batching, ragged=Ragged())
         runners = [SignatureRunner(runner, index) for index in range(len(runner.signature.others))]

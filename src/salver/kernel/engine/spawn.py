@@ -210,7 +210,9 @@ def spawn(plan: HostPlan) -> HostHandles:
             mine.setblocking(False)
             side = SideChannel(mine, asks, answers)
             passed += [theirs.fileno(), asks.fd, answers.fd]
-        program = plan.interpreter.program if plan.interpreter is not None else sys.executable
+        program = sys.executable
+        if plan.interpreter is not None:
+            program = plan.interpreter.program
         process = subprocess.Popen(
             [program, "-P", "-m", "salver.kernel.engine.host", *map(str, (os.getpid(), *passed))],
             stdin=subprocess.DEVNULL,

@@ -203,6 +203,7 @@ class StepEngine:
         for sequence in left:
             sequence.payload.push(Piece(error=unloaded(self.id)))
         thread, self._thread = self._thread, None
+        # The model must not be closed while a step runs; a step that hangs keeps its memory.
         if thread is not None:
             await asyncio.to_thread(thread.join, _JOIN_S)
             if thread.is_alive():
@@ -214,6 +215,7 @@ class StepEngine:
 
     def _open(self, request: InferRequest, deadline: float | None, standing: Standing) -> StepSequence:
         prompt = self._reader.read(request)
+        # Without a seed draw one now, so that later the answer depends on the request alone.
         if not prompt.is_seeded:
             sampling = msgspec.structs.replace(prompt.sampling, seed=secrets.randbits(63))
             prompt = msgspec.structs.replace(prompt, sampling=sampling)
@@ -346,7 +348,9 @@ class StepEngine:
         if not plan.everyone:
             return outcome.pieces, None
         ended = self._clock()
-        gap = ended - self._last_end if self._last_end else 0.0
+        gap = 0.0
+        if self._last_end:
+            gap = ended - self._last_end
         self._last_end = ended
         event = StepRan(
             self.id.name,

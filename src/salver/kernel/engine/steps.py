@@ -150,6 +150,7 @@ class StepScheduler:
             InvalidInput: it could never run.
             Overloaded: the queue is full; nothing was changed.
         """
+        # A sequence that can never be admitted would block the head of its queue forever.
         most = min(self._limits.max_context, self._budget)
         if sequence.prompt + sequence.most > most:
             raise InvalidInput(
@@ -172,6 +173,7 @@ class StepScheduler:
         self._timed -= sequence.deadline is not None
         if sequence.slot >= 0:
             self._active.remove(sequence)
+            # The model releases the slot's state at the next step; only then is it free.
             self._freed.append(sequence.slot)
             self.reserved -= sequence.prompt + sequence.most
             sequence.slot = _NOWHERE
@@ -199,10 +201,12 @@ class StepScheduler:
         if self._waiting:
             self._join()
         rows = self._active.copy()
+        # Only the oldest unread prompt gets a chunk; the others read one token in the step itself.
         chunk = next((s for s in rows if s.read < s.prompt), None)
         size = 0
         if chunk is not None:
             size = min(self.pace.chunk(len(rows) - 1), chunk.prompt - chunk.read)
+        # A chunk of one token is what the step does anyway.
         if chunk is None or size < 2:
             return StepPlan(freed, expired, rows, [s.slot for s in rows])
         rows.remove(chunk)

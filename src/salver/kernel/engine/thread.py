@@ -272,7 +272,9 @@ class ThreadRunner:
             loop.call_soon_threadsafe(self._came_back, seat, run)
 
     def _rows(self, inputs: Mapping[str, Array]) -> int:
-        first = inputs.get(self._first_input) if self.signature.batched else None
+        first = None
+        if self.signature.batched:
+            first = inputs.get(self._first_input)
         if first is None or not first.ndim:
             return 1
         rows: int = first.shape[0]

@@ -116,7 +116,9 @@ class _Binder:
             else:
                 problem = f"ensemble '{name}' depends on '{model}' {self._reason(model, version)}"
                 return _EnsembleVerdict(problem=problem)
-        waits = f"waits for its models {', '.join(dict.fromkeys(coming))}" if coming else ""
+        waits = ""
+        if coming:
+            waits = f"waits for its models {', '.join(dict.fromkeys(coming))}"
         return _EnsembleVerdict(waits, keys=tuple(keys))
 
     def _circle(self, name: str) -> str:

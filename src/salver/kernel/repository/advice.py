@@ -230,7 +230,9 @@ def of_file(path: Path) -> str:
         return "{} is {}. {}".format(path, *_FORMATS[".gguf"])
     if path.suffix == ".safetensors" or (start[8:9] == b"{" and start[4:8] == bytes(4)):
         beside = path.parent / "config.json"
-        way = _HUGGING_FACE.format(path=path.parent) if _transformer(beside) else _WEIGHTS
+        way = _WEIGHTS
+        if _transformer(beside):
+            way = _HUGGING_FACE.format(path=path.parent)
         return f"{path} is a safetensors file: weights without a program. {way}"
     if start[:2] == b"\x1f\x8b" or path.suffix in (".tar", ".zip", ".7z"):
         return f"{path} is an archive. Unpack it, and give the folder"

@@ -187,7 +187,9 @@ def check_server(config: msgspec.Struct, table: str = "") -> None:
         None,
     )
     if found:
-        path = f"{table}.{found.path}" if table else found.path
+        path = found.path
+        if table:
+            path = f"{table}.{found.path}"
         raise InvalidInput(f"{path} {found.problem}", field=path)
 
 

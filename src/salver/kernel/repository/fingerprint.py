@@ -49,7 +49,9 @@ class Fingerprint:
         if depth > _MAX_DEPTH:
             raise StoreFailed(f"{path} is more than {_MAX_DEPTH} folders deep", fix="Flatten the artefact")
         for entry in self._store.entries(path):
-            below = f"{path}/{entry.name}" if path else entry.name
+            below = entry.name
+            if path:
+                below = f"{path}/{entry.name}"
             if not entry.is_folder:
                 self._add_file(below, entry.size, entry.stamp)
             elif entry.is_link:

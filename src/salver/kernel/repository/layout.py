@@ -161,7 +161,9 @@ class Layout:
         id = ModelId(_bare_name(local), "1")
         try:
             if found := self._look(path):
-                beside = self._own("", id.name) if path else None
+                beside = None
+                if path:
+                    beside = self._own("", id.name)
                 if beside is None or beside.config.filename not in ("", path):
                     return self._bare(found)
                 return self._with_own(found, id, beside)
@@ -180,7 +182,9 @@ class Layout:
             return _broken(
                 id, local, f"{local} is {found.kind.format}, which the {wanted} backend cannot run"
             )
-        theirs = settings.own.config.backend if settings.own else wanted
+        theirs = wanted
+        if settings.own:
+            theirs = settings.own.config.backend
         own = _for(found, theirs) if theirs else found
         return self._manifest(id, fitting, found.path, settings, own or "")
 
@@ -286,7 +290,9 @@ class Layout:
         said = mlmodel.parse_mlmodel(
             content, where, lambda path: is_there(path) or is_there(PurePath(path).name)
         )
-        path = said.artefact if is_there(said.artefact) else PurePath(said.artefact).name
+        path = PurePath(said.artefact).name
+        if is_there(said.artefact):
+            path = said.artefact
         entry = self._store.stat(join(folder, path))
         if entry is None or not entry.is_folder or self._look(join(folder, path)) is not None:
             return path, said.columns
@@ -314,7 +320,9 @@ class Layout:
             paths = [join(folder, e.name) for e in self._visible(folder)]
             inside = [found for path in paths if (found := self._look(path))]
             is_inside = whole is None or any(_for(found, config.backend) for found in inside)
-            candidates = [whole] if whole and not is_inside else inside
+            candidates = inside
+            if whole and not is_inside:
+                candidates = [whole]
         if config.backend:
             fitting = [found for c in candidates if (found := _for(c, config.backend))]
             if candidates and not fitting:
@@ -323,7 +331,8 @@ class Layout:
             candidates = fitting
         if len(candidates) > 1:
             named = [c for c in candidates if PurePath(c.path).stem in GENERIC_STEMS]
-            candidates = named if len(named) == 1 else candidates
+            if len(named) == 1:
+                candidates = named
         if len(candidates) > 1:
             seen = ", ".join(PurePath(c.path).name for c in candidates[:5])
             return f'{where} holds several artefacts ({seen}); name one in {TOML}: filename = "…"'
@@ -480,7 +489,9 @@ def _bare_name(path: Path) -> str:
     path = path.resolve() if path.name in ("", "..") else path.absolute()
     if path.stem not in GENERIC_STEMS and not is_version(path.stem):
         return model_name(path.stem)
-    folder = path.parent if not is_padded_version(path.parent.name) else path.parent.parent
+    folder = path.parent
+    if is_padded_version(folder.name):
+        folder = folder.parent
     return model_name(folder.name)
 
 

@@ -80,7 +80,7 @@ def configured(
     labels = {label: spell(version) for label, version in model.labels.items()}
     for manifest in found:
         config = manifest.config
-        versions = model.versions if model.versions is not None else config.versions
+        versions = model.versions or config.versions
         if versions.specific:
             specific = tuple(spell(v) if v.isdecimal() else v for v in versions.specific)
             versions = msgspec.structs.replace(versions, specific=specific)
@@ -103,7 +103,9 @@ def _with_defaults(config: ModelConfig, backend: str, defaults: NamedModelDefaul
     batching, options = config.batching, {**defaults.options.get(backend, {}), **config.options}
     instances = config.instances
     if batching == _DEFAULT and defaults.batching is not None:
-        batching = NO_BATCHING if defaults.has_own_batching else defaults.batching
+        batching = defaults.batching
+        if defaults.has_own_batching:
+            batching = NO_BATCHING
     warmup = config.warmup
     if defaults.replays != 1 and warmup.replays == 1:
         warmup = msgspec.structs.replace(warmup, replays=defaults.replays)

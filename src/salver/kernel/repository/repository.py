@@ -280,7 +280,9 @@ class Repository:
             names = [entry.name for entry in store.entries("")]
             text = advice.unrecognised_folder(store.local_path(""), names)
             text = store.told(text) if isinstance(store, DistantStore) else text
-            fix = "" if names else "A server without models, for now, needs --control explicit."
+            fix = ""
+            if not names:
+                fix = "A server without models, for now, needs --control explicit."
             raise NotFound(text, fix=fix)
         if isinstance(store, DistantStore):
             found = self._before[path] = tuple(_with_addresses(manifest, store.told) for manifest in found)
@@ -337,7 +339,9 @@ class Repository:
             return manifest
         if self._formats.touches_machine(manifest.backend, manifest.format):
             return msgspec.structs.replace(manifest, problem=_refusal(manifest))
-        link = _leads_out(manifest.home) if brought != "config" else None
+        link = None
+        if brought != "config":
+            link = _leads_out(manifest.home)
         if link is None:
             return manifest
         problem = f"model '{manifest.id.name}' came by request, and {link} leads out of its folder"
@@ -405,7 +409,9 @@ def _renamed(manifest: Manifest, names: Mapping[str, str]) -> Manifest:
 def _refusal(manifest: Manifest) -> str:
     """Return why an upload is refused, and the remedy."""
     what, instead = _REFUSED[manifest.brought]
-    trust = "--trust_pickle" if manifest.brought == "path" else "--trust-pickle"
+    trust = "--trust-pickle"
+    if manifest.brought == "path":
+        trust = "--trust_pickle"
     return (
         f"model '{manifest.id.name}' {what} {manifest.format} (backend {manifest.backend}). Loading or "
         "running that can read and write files, use the network, run code or end the process. If you trust "

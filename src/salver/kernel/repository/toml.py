@@ -130,7 +130,9 @@ def parse_toml(content: bytes, origin: str) -> ModelConfig:
         # msgspec appends the path of the offending value to its message; our own errors imitate that.
         message, _, path = str(error).partition(" - at `$")
         key = path.strip("`.")
-        at = f"{_line(text, key)}key `{key}`: " if key else ""
+        at = ""
+        if key:
+            at = f"{_line(text, key)}key `{key}`: "
         raise InvalidInput(f"{origin}: {at}{message[:1].lower()}{message[1:]}", field=key) from error
     return config
 

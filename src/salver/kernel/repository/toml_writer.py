@@ -50,7 +50,9 @@ def _changed(config: msgspec.Struct) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for field in msgspec.structs.fields(usual):
         value = getattr(config, field.name)
-        default = field.default if field.default is not msgspec.NODEFAULT else None
+        default = None
+        if field.default is not msgspec.NODEFAULT:
+            default = field.default
         if field.default_factory is not msgspec.NODEFAULT:
             default = field.default_factory()
         if value != default:

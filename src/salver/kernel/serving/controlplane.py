@@ -433,7 +433,9 @@ class ControlPlane:
             for name in asked:
                 mine = [m for m in found if m.id.name == name]
                 if all(m.is_unreadable for m in mine):
-                    reason = mine[0].problem if mine else "no such model there"
+                    reason = "no such model there"
+                    if mine:
+                        reason = mine[0].problem
                     raise _poll_failed(name, reason)
             if asked:
                 kept = (self._named | self._implied) - asked - members

@@ -100,7 +100,9 @@ class Decoders:
             return codec.decode(body, signature)
         if not isinstance(body, HttpBody | Message):  # parsed already; only tensors are copied
             return await asyncio.to_thread(codec.decode, body, signature)
-        text = body.body[:weight] if isinstance(body, HttpBody) else b""
+        text = b""
+        if isinstance(body, HttpBody):
+            text = body.body[:weight]
         if len(text) > LARGE and _is_quick(text):
             return codec.decode(body, signature)
         if weight <= LARGE:  # the rest is viewed, or read string by string

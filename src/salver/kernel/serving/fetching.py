@@ -56,7 +56,9 @@ class Fetching:
         Raises:
             LoadFailed: the reason, in words for the owner.
         """
-        store = self._copies.store_of(manifest.path) if is_made(self._copies) else None
+        store = None
+        if is_made(self._copies):
+            store = self._copies.store_of(manifest.path)
         if store is None:
             return await self._load(manifest)
         held, path = await self._hold(store, manifest)

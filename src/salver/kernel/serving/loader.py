@@ -79,7 +79,9 @@ class Loader:
             LoadFailed: the reason, in words for the owner.
         """
         prepared = [await attachment.prepare(manifest) for attachment in self._additions.attachments]
-        kind = "ensemble" if manifest.config.ensemble.steps else manifest.backend
+        kind = manifest.backend
+        if manifest.config.ensemble.steps:
+            kind = "ensemble"
         loader = self._additions.loaders.get(kind)
         servable = await (self._load(manifest) if loader is None else loader.load(manifest))
         for attach in prepared:
@@ -214,13 +216,19 @@ class Loader:
     async def _open_runner(
         self, backend: Backend, manifest: Manifest, placement: Placement, instance: int | None
     ) -> Runner:
-        programs = self._additions.programs if backend.traits.reads_config else None
-        config = programs.config(manifest, placement.slots) if programs is not None else ""
+        programs = None
+        if backend.traits.reads_config:
+            programs = self._additions.programs
+        config = ""
+        if programs is not None:
+            config = programs.config(manifest, placement.slots)
         first, slots = (0, placement.slots) if instance is None else (instance, 1)
         options = LoadOptions(placement.threads, self._terms.trust_pickle, instance=first, config=config)
         if placement.runner == "process":
             kind = backend if isinstance(backend, type) else type(backend)
-            callbacks = self._terms.callbacks if backend.traits.reads_config else None
+            callbacks = None
+            if backend.traits.reads_config:
+                callbacks = self._terms.callbacks
             runner = await ProcessRunner.start(
                 f"{kind.__module__}:{kind.__qualname__}",
                 manifest,

@@ -92,8 +92,12 @@ class ModelCallbacks:
 
     def call(self, request: InferRequest, deadline: float | None) -> Call:
         """Return the call context of a model's request."""
-        parent = traceparent.parse(request.trace) if request.trace else None
-        span = traceparent.format(traceparent.child(parent, self._new_id())) if parent else ""
+        parent = None
+        if request.trace:
+            parent = traceparent.parse(request.trace)
+        span = ""
+        if parent:
+            span = traceparent.format(traceparent.child(parent, self._new_id()))
         id = request.id or self._new_id()
         return Call("bls", self._clock(), deadline, id, span, parent=request.trace if parent else "")
 

@@ -39,7 +39,9 @@ async def load_sequences(
         else:
             for instance in range(placement.slots):
                 runners.append(await open_runner(instance))
-        kind = SequenceStreamEngine if isinstance(runners[0], StreamRunner) else SequenceEngine
+        kind = SequenceEngine
+        if isinstance(runners[0], StreamRunner):
+            kind = SequenceStreamEngine
         config = within(manifest.config, runners[0].signature)
         return kind(manifest.id, runners, config, clock=clock, emit=emit, remembers=not traits.native)
     except BaseException:

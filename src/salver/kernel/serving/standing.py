@@ -36,7 +36,9 @@ def from_headers(headers: Mapping[bytes, bytes], tenant_header: bytes) -> Standi
     >>> from_headers({b"x-tenant": b"acme", b"x-priority": b"1"}, b"x-tenant")
     Standing(tenant='acme', priority=1, service='normal')
     """
-    tenant = headers.get(tenant_header) if tenant_header else None
+    tenant = None
+    if tenant_header:
+        tenant = headers.get(tenant_header)
     service = headers.get(CLASS_HEADER)
     level = headers.get(PRIORITY_HEADER)
     if tenant is service is level is None:
