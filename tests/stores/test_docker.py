@@ -87,9 +87,9 @@ def test_a_token_of_an_identity_goes_before_the_password_beside_it(home: Path) -
     [
         ("none", "", "cannot be run: No such file"),
         ("x", "echo no keychain here >&2; exit 3", "fails for h: no keychain here"),
-        ("x", "echo no JSON", "gives no name and password"),
-        ("x", "echo '{}'", "gives no name and password"),
-        ("x", "echo 7", "gives no name and password"),
+        ("x", "echo no JSON", "returns no name and password"),
+        ("x", "echo '{}'", "returns no name and password"),
+        ("x", "echo 7", "returns no name and password"),
         ("../x", "", "names no helper"),
         ("x", "exec sleep 30", "did not answer within 0.3 s"),
     ],

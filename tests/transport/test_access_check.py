@@ -208,7 +208,7 @@ def test_everybody_may_where_the_operator_says_so() -> None:
     assert port.changing == "open"
     permit(port, host="models.example.org")
     permit(port, host="10.0.0.5:8000", origin="http://10.0.0.5:8000")
-    with pytest.raises(Forbidden, match="may be anybody's"):
+    with pytest.raises(Forbidden, match="may own that name"):
         permit(port, host="evil.example.org", origin="http://evil.example.org")
     named = Access("0.0.0.0", rules=AccessRules(allows_remote=True, hosts=("models.example.org",)))
     permit(named, host="models.example.org", origin="http://models.example.org")

@@ -33,6 +33,6 @@ async def test_health_of_the_server_its_services_and_its_models() -> None:
         assert await health.check(request(name), CALL) == b"\x08\x02"
     with pytest.raises(NotFound, match="unknown service 'none'"):
         await health.check(request("none"), CALL)
-    with pytest.raises(InvalidInput, match="no HealthCheckRequest"):
+    with pytest.raises(InvalidInput, match="not a HealthCheckRequest"):
         await health.check(b"\xff", CALL)
     assert await health.look(request("none")) == b"\x08\x03"  # SERVICE_UNKNOWN

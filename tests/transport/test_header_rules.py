@@ -138,7 +138,7 @@ def test_tr_r32_a_pattern_is_found_anywhere_and_in_either_case() -> None:
     assert Forwarding("^x-fwd-.*$").parameters(headers) == {"x-fwd-one": "1"}
     assert Forwarding("(?-i)X-Fwd-.*").parameters(headers) == {}
     assert Forwarding("(?i)X-FWD-o.*").parameters(headers) == {"x-fwd-one": "1"}
-    with pytest.raises(InvalidInput, match="no regular expression"):
+    with pytest.raises(InvalidInput, match="not a valid regular expression"):
         Forwarding("(")
 
 

@@ -515,7 +515,7 @@ async def test_tr_g14_the_deadline_ends_the_call():
 @pytest.mark.parametrize(
     ("body", "more", "code", "text"),
     [
-        (frame(b"\x0a\xff"), True, 3, "no ModelInferRequest"),
+        (frame(b"\x0a\xff"), True, 3, "not a ModelInferRequest"),
         (frame(b"x" * 10_001), True, 8, "larger than max"),
         (b"\7\0\0\0\0", True, 3, "prefix"),
         (b"\0\0\0\0\5ab", False, 3, "before its message was complete"),

@@ -195,7 +195,7 @@ class TestSequences:
     def test_what_is_no_message_is_told_in_one(self) -> None:
         codec = wire.SequencePrediction(b"\xff", SEQUENCE_HEADERS, lambda: "0af1")
         assert codec.refused is not None
-        assert "no PredictionsRequest" in _prediction(codec.refused).status.message
+        assert "not a PredictionsRequest" in _prediction(codec.refused).status.message
 
 
 class TestManagement:

@@ -233,7 +233,7 @@ def test_backup_and_restore_are_one_command_each(say, tmp_path: Path) -> None:  
         (["list"], "there is no registry in"),
         (["show", "a b"], "is not allowed as a model name"),
         (["alias", "fraud", "1"], "fraud does not name an alias. Say: NAME@ALIAS VERSION"),
-        (["alias", "fraud@x"], "what shall become of fraud@x is not said"),
+        (["alias", "fraud@x"], "give exactly one change for fraud@x"),
         (["alias", "fraud@x", "1", "--delete"], "more than one thing. Say: NAME@ALIAS VERSION"),
         (["alias", "fraud@x", "--default", "--delete"], "more than one thing"),
         (["protect", "fraud"], "does not name an alias"),

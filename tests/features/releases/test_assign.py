@@ -237,7 +237,7 @@ def test_long_names_are_digested_apart():
         ({"units": ("cookie:id", "request")}, "cookie:id"),
         ({"units": ("header:", "request")}, "no source"),
         ({"units": ("header:X-User", "request")}, "capital"),
-        ({"units": ("tenant",)}, "say nothing of themselves"),
+        ({"units": ("tenant",)}, "without any of the sources"),
         ({"only": (Condition("region", ("eu",)),)}, "no source"),
     ],
 )
