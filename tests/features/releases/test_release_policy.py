@@ -104,7 +104,7 @@ def test_nonsense_is_refused_with_its_name_and_a_way_out(text: str, words: str) 
     [
         ({"name": ""}, "no name"),
         ({"rollback_margin": -0.1}, "rollback margin is -0.1"),
-        ({"promotion_margin": 0.0}, "nobody can prove"),
+        ({"promotion_margin": 0.0}, "cannot be proven"),
         ({"negligible": 1.0}, "negligible rate is 1.0"),
         ({"negligible": 0.1, "kind": "outcome"}, "of 'outcome' no rate is negligible"),
         ({"share": 1.5}, "share of alpha is 1.5"),

@@ -27,23 +27,23 @@ with lazy_imports():
 _MODEL: Final = "/v2/models/{model}"
 _VERSION: Final = "/v2/models/{model}/versions/{version}"
 OPERATIONS: Final = (
-    Operation("welcome", "GET", "/", "Name, version and where to look next"),
-    Operation("live", "GET", "/v2/health/live", "Is the process alive?"),
-    Operation("ready", "GET", "/v2/health/ready", "Can every model that should serve answer?"),
+    Operation("welcome", "GET", "/", "Name and version of the server, with links"),
+    Operation("live", "GET", "/v2/health/live", "Liveness of the process"),
+    Operation("ready", "GET", "/v2/health/ready", "Readiness of the server"),
     Operation("server_metadata", "GET", "/v2", "Server name, version and extensions"),
     Operation("model_metadata", "GET", _MODEL, "Inputs and outputs of a model"),
     Operation("model_metadata", "GET", _VERSION, "Inputs and outputs of a version"),
-    Operation("model_ready", "GET", f"{_MODEL}/ready", "Can the model answer?"),
-    Operation("model_ready", "GET", f"{_VERSION}/ready", "Can the version answer?"),
-    Operation("infer", "POST", f"{_MODEL}/infer", "Ask a model (JSON or binary tensors)"),
-    Operation("infer", "POST", f"{_VERSION}/infer", "Ask one version of a model"),
-    Operation("explain_v2", "POST", f"{_MODEL}/explain", "Explanations, of a handler that gives them"),
-    Operation("explain_v2", "POST", f"{_VERSION}/explain", "The same of a version"),
-    Operation("explain", "GET", f"{_MODEL}/explain", "Where the time of a model's requests goes"),
-    Operation("explain", "GET", f"{_VERSION}/explain", "The same for one version"),
+    Operation("model_ready", "GET", f"{_MODEL}/ready", "Readiness of a model"),
+    Operation("model_ready", "GET", f"{_VERSION}/ready", "Readiness of a version"),
+    Operation("infer", "POST", f"{_MODEL}/infer", "Infer with a model (JSON or binary tensors)"),
+    Operation("infer", "POST", f"{_VERSION}/infer", "Infer with a version"),
     Operation(
-        "explain_request", "GET", f"{_MODEL}/explain/{{request}}", "Where the time of one request went"
+        "explain_v2", "POST", f"{_MODEL}/explain", "Explain a prediction, for handlers with an explainer"
     ),
+    Operation("explain_v2", "POST", f"{_VERSION}/explain", "Explain a prediction of a version"),
+    Operation("explain", "GET", f"{_MODEL}/explain", "Where the requests of a model spend their time"),
+    Operation("explain", "GET", f"{_VERSION}/explain", "Where the requests of a version spend their time"),
+    Operation("explain_request", "GET", f"{_MODEL}/explain/{{request}}", "Where one request spent its time"),
     Operation("openapi", "GET", "/openapi.json", "This description"),
 )
 

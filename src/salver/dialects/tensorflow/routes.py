@@ -13,16 +13,23 @@ with lazy_imports():
 
 #: Rows that describe the paths; ``paths.py`` parses them by a grammar of its own.
 OPERATIONS: Final = (
-    Operation("tfs_metrics", "GET", "/monitoring/prometheus/metrics", "The same, as in TensorFlow Serving"),
+    Operation(
+        "tfs_metrics", "GET", "/monitoring/prometheus/metrics", "Metrics page at TensorFlow Serving's path"
+    ),
     *(
         Operation(name, verb, f"/v1/models/{{model}}{part}{end}", summary + whom, is_matched=False)
         for name, verb, end, summary in (
             ("model_v1", "GET", "", "State of each version of a model"),
             ("metadata_v1", "GET", "/metadata", "Signatures of a model"),
-            ("predict_v1", "POST", ":predict", "Ask a model (TensorFlow Serving, KServe v1)"),
+            ("predict_v1", "POST", ":predict", "Infer with a model (TensorFlow Serving, KServe v1)"),
             ("classify_v1", "POST", ":classify", "Classes of examples"),
             ("regress_v1", "POST", ":regress", "Values of examples"),
-            ("explain_v1", "POST", ":explain", "Explanations (KServe v1), of a model that has an explainer"),
+            (
+                "explain_v1",
+                "POST",
+                ":explain",
+                "Explain a prediction (KServe v1), for models with an explainer",
+            ),
         )
         for part, whom in (
             ("", ""),

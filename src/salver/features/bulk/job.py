@@ -126,7 +126,7 @@ async def run(
     except OSError as error:
         raise InvalidInput(
             f"the job from {job.source} to {job.target} stopped: {error.strerror or error}",
-            fix="When that is mended, the same command goes on.",
+            fix="After fixing that, run the same command to continue.",
         ) from error
     finally:
         journal.close()

@@ -50,11 +50,11 @@ def serving_operations(
     async def tell_load(asked: ApiRequest) -> Answer:
         return Answer(load_of(asked.names["model"], present.loads()))
 
-    listed, load = "Versions that are loaded, or were to be", "/models/{model}/load"
-    keda, asked = "For KEDA's metrics API: what waits and what runs", "What was asked of each version"
+    listed, load = "Versions that are loaded or wanted", "/models/{model}/load"
+    keda, asked = "Waiting and running requests, for KEDA's metrics API", "Request counters of each version"
     group: Literal["statistics"] = "statistics"
     return [
-        Operation("server", "GET", "/server", "The server itself", tell_server, ServerView),
+        Operation("server", "GET", "/server", "Facts about the server", tell_server, ServerView),
         Operation("list_served", "GET", "/served", listed, list_served, Page[Served]),
         Operation("traffic", "GET", "/traffic", asked, tell_traffic, TrafficView, group=group),
         Operation("load", "GET", load, keda, tell_load, ModelLoad, group=group),

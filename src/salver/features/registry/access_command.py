@@ -32,7 +32,7 @@ def add_token(
     where: RegistryOptions = USUAL,
     json: Json = False,
 ) -> None:
-    """Create a token and show it once. If anybody has the role admin, only an admin may do this.
+    """Create a token and show it once. If a token has the role admin, only an admin may do this.
 
     Args:
         name: Owner of the token.

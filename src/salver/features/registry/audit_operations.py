@@ -57,16 +57,16 @@ def audit_operations(registry: ModelRegistry, webhooks: Webhooks) -> list[Operat
     async def redeliver(asked: ApiRequest) -> Answer:
         return Answer(await webhooks.redeliver(_number(asked.names["delivery"])))
 
-    audit = "What has changed, when, why and by whom"
-    told = "What webhooks were told, and what failed"
-    again = "Tell it anew, whether it was told, failed or was given up"
-    tell, query = "Tell somebody of changes", DeliveriesQuery
+    audit = "Audit log"
+    told = "Deliveries to webhooks, with failures"
+    again = "Repeat a delivery, whatever its state"
+    tell, query = "Add a webhook", DeliveriesQuery
     one, anew, hooks = "/webhooks/{webhook}", "/deliveries/{delivery}/again", "/webhooks"
     table: tuple[tuple[str, Literal["GET", "POST", "DELETE"], str, str, _Run, Any, Any, Any], ...] = (
         ("audit", "GET", "/audit", audit, tell_audit, Audit, None, AuditQuery),
-        ("list_webhooks", "GET", hooks, "Who is told of changes", list_webhooks, Webhooked, None, NoQuery),
+        ("list_webhooks", "GET", hooks, "All webhooks", list_webhooks, Webhooked, None, NoQuery),
         ("add_webhook", "POST", hooks, tell, add_webhook, MadeWebhook, NewWebhook, NoQuery),
-        ("remove_webhook", "DELETE", one, "Tell them no more", remove_webhook, Done, Why, NoQuery),
+        ("remove_webhook", "DELETE", one, "Remove a webhook", remove_webhook, Done, Why, NoQuery),
         ("list_deliveries", "GET", "/deliveries", told, list_deliveries, Deliveries, None, query),
         ("redeliver", "POST", anew, again, redeliver, Delivery, NoBody, NoQuery),
     )

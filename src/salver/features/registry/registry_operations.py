@@ -52,24 +52,47 @@ def model_operations(registry: ModelRegistry) -> list[Operation]:
     looks: tuple[tuple[str, str, str, _Run, Any, Any], ...] = (
         ("list_models", "/models", "All models", _models, every, page),
         ("model", model, "A model and its aliases", _model, Model, NoQuery),
-        ("list_versions", f"{model}/versions", "Its versions, the newest first", _versions, lines, page),
+        (
+            "list_versions",
+            f"{model}/versions",
+            "Versions of a model, the newest first",
+            _versions,
+            lines,
+            page,
+        ),
         ("version", version, "A version, by number or alias", _version, Version, NoQuery),
-        ("diff", f"{model}/diff", "In what two versions differ", _diff, Differences, DiffQuery),
-        ("alias", alias, "What an alias means", _alias, AliasView, NoQuery),
+        ("diff", f"{model}/diff", "Differences between two versions", _diff, Differences, DiffQuery),
+        ("alias", alias, "Version of an alias", _alias, AliasView, NoQuery),
     )
     mean, default = (
-        "Let it mean a version, or propose that to a release",
-        "Where requests without a version go",
+        "Move an alias, or propose a release that does",
+        "Set the alias for requests without a version",
     )
     changes: tuple[tuple[str, Literal["PUT", "DELETE"], str, str, _Run, Any, Any], ...] = (
         ("set_alias", "PUT", alias, mean, _set_alias, Move, NewAlias),
-        ("delete_alias", "DELETE", alias, "Let it mean nothing", _delete_alias, Done, Why),
-        ("protect_alias", "PUT", f"{alias}/protection", "Who may move it", _protect, AliasView, Protection),
+        ("delete_alias", "DELETE", alias, "Remove an alias", _delete_alias, Done, Why),
+        (
+            "protect_alias",
+            "PUT",
+            f"{alias}/protection",
+            "Restrict who may move an alias",
+            _protect,
+            AliasView,
+            Protection,
+        ),
         ("set_default", "PUT", f"{model}/default", default, _default, Model, NewDefault),
-        ("remove_version", "DELETE", version, "Remove its files; its number stays taken", _remove, Done, Why),
+        (
+            "remove_version",
+            "DELETE",
+            version,
+            "Remove a version's files; its number is not reused",
+            _remove,
+            Done,
+            Why,
+        ),
         ("set_tag", "PUT", tag, "Set a tag", _set_tag, Version, NewTag),
         ("remove_tag", "DELETE", tag, "Remove a tag", _remove_tag, Version, Why),
-        ("measure", "PUT", f"{version}/metrics", "Set metrics of it", _measure, Version, NewMetrics),
+        ("measure", "PUT", f"{version}/metrics", "Set metrics of a version", _measure, Version, NewMetrics),
     )
     return [
         *(

@@ -47,7 +47,7 @@ async def build(kernel: Kernel, config: RegistryConfig) -> Parts:
         [ReleaseGauges(ledgered.releases)],
         operations=api.operations(),
         stage=splits,
-        prepare=ledgered.registered.start,  # first, so that nobody is ready without its models
+        prepare=ledgered.registered.start,  # first: the server is not ready without these models
         start=ledgered.start,
         stop=stop,
     )

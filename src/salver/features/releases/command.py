@@ -440,7 +440,7 @@ async def _foreseen(release: "Release", rate: float, events: Sequence[str], url:
         return f"no server tells ({error.message}; --url names another)"
     good, bad = (late - soon for soon, late in zip(before, after, strict=True))
     if not good + bad:
-        return f"nobody asked '{release.model}' for {_SAMPLE_SECONDS:g} seconds"
+        return f"'{release.model}' got no requests for {_SAMPLE_SECONDS:g} seconds"
     total = sum(after)
     return Forecast((good + bad) / _SAMPLE_SECONDS, {"errors": after[1] / total, **rates}, spreads)
 

@@ -65,20 +65,34 @@ def release_operations(ledger: Ledger) -> list[Operation]:
     """Return the operations on releases."""
     one = "/releases/{release}"
     changes: tuple[tuple[What, str], ...] = (
-        ("pause", "Keep it at its weight, whatever is seen; harm still rolls it back"),
-        ("resume", "Judge it again"),
-        ("promote", "Take its next step, whatever is not proven yet"),
-        ("abort", "Give everything back to the stable version, for good"),
+        ("pause", "Pause a release at its weight; harm still rolls it back"),
+        ("resume", "Resume a release"),
+        ("promote", "Promote a release to its next stage, regardless of evidence"),
+        ("abort", "Abort a release; the stable version gets all traffic"),
     )
     lists, points, done = views.ReleasesQuery, views.EvidenceQuery, views.Wished
     looks = (
         ("list_releases", "/releases", "Releases, the newest first", _list, Page[ReleaseView], lists),
-        ("release", one, "A release and the last look at it", _tell, views.ReleaseDetail, NoQuery),
-        ("explain_release", f"{one}/explain", "Why it stands as it does", _explain, Explained, NoQuery),
-        ("shadow", f"{one}/shadow", "How its copies compare", _shadow, ShadowReport, NoQuery),
-        ("evidence", f"{one}/evidence", "What was counted and judged", _tell_evidence, Evidence, points),
+        ("release", one, "A release with its latest verdict", _tell, views.ReleaseDetail, NoQuery),
+        (
+            "explain_release",
+            f"{one}/explain",
+            "Explanation of a release's state",
+            _explain,
+            Explained,
+            NoQuery,
+        ),
+        (
+            "shadow",
+            f"{one}/shadow",
+            "Comparison of a release's shadow requests",
+            _shadow,
+            ShadowReport,
+            NoQuery,
+        ),
+        ("evidence", f"{one}/evidence", "Counts and verdicts of a release", _tell_evidence, Evidence, points),
     )
-    start = "Bring a version to a little of the traffic, and see"
+    start = "Start a release"
     run, new = partial(_start, ledger), views.NewRelease
     return [
         *(
@@ -98,7 +112,7 @@ def release_operations(ledger: Ledger) -> list[Operation]:
 
 def policy_operation(registry: ModelRegistry) -> Operation:
     """Return the operation that sets a model's policy."""
-    path, what, new = "/models/{model}/policy", "What the move of an alias sets off", views.NewPolicy
+    path, what, new = "/models/{model}/policy", "Set the policy for moves of aliases", views.NewPolicy
     run = partial(_set_policy, registry)
     return Operation("set_policy", "PUT", path, what, run, Model, new, changes=True, is_conditional=True)
 
@@ -114,7 +128,7 @@ def outcome_operations(outcomes: OutcomeStore) -> list[Operation]:
             "post_outcomes",
             "POST",
             "/outcomes",
-            "What became of requests or units",
+            "Post outcomes of requests or units",
             post,
             Receipt,
             Outcomes,
@@ -134,7 +148,17 @@ def planning_operations() -> list[Operation]:
         seen = await asyncio.to_thread(outlook, asked.body.policy, asked.body.traffic)
         return Answer(views.plan_view(asked.body.policy, seen))
 
-    return [Operation("plan", "POST", "/plan", "What a policy would see of a traffic", plan, PlanView, Plan)]
+    return [
+        Operation(
+            "plan",
+            "POST",
+            "/plan",
+            "Predict what a policy would detect in given traffic",
+            plan,
+            PlanView,
+            Plan,
+        )
+    ]
 
 
 def plug_operations(releases: ReleaseStore) -> list[Operation]:
@@ -169,7 +193,10 @@ def plug_operations(releases: ReleaseStore) -> list[Operation]:
             raise Conflict(f"no: release '{release.id}' is {release.state.value}: {release.reason}")
         return Answer(views.Hooked(release.state, release.reason))
 
-    asks, hooks = "For Argo Rollouts' web metric", "For Flagger's webhooks: 200 is yes, 409 is no"
+    asks, hooks = (
+        "Verdict for Argo Rollouts' web metric",
+        "Gate for Flagger's webhooks: 200 is yes, 409 is no",
+    )
     body, query, yes = dict[str, Any], views.HookQuery, views.Hooked
     both = ("", "/releases/{release}"), ("_of_version", "/models/{model}/versions/{version}")
     return [
@@ -245,7 +272,7 @@ async def _shadow(ledger: Ledger, asked: ApiRequest) -> Answer:
     if report is None:
         raise NotFound(
             f"nothing is known here of copies for release '{release.id}'",
-            fix="Its policy says in traffic.shadow what is copied; a server that starts again counts anew.",
+            fix="traffic.shadow in its policy sets what is copied; counts restart with the server.",
         )
     return Answer(report)
 

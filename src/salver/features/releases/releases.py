@@ -86,7 +86,7 @@ class Releases:
         self._followed: dict[str, ExchangeProgress] = {}
         self._contact = LedgerContact(server)
         self._here = decisions.LocalWaits()
-        self._faults = Faults(_LOG, "releases stay as they are until this is mended", "releases go on")
+        self._faults = Faults(_LOG, "releases stay as they are until this works again", "releases go on")
         self._pruned = 0.0
         self._buckets: list[float] = []  # bucket lengths in seconds
         self._ticks: Supervisor | None = None

@@ -152,7 +152,7 @@ class Ticket:
             told(None, error)
 
     def cancel(self) -> None:
-        """Tell nobody: the caller has gone."""
+        """Drop the result: the caller has gone."""
         self._end()
 
     def _end(self) -> Callable[[Any, Exception | None], None] | None:

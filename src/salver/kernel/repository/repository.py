@@ -1,4 +1,4 @@
-"""Versions of all models below some paths, read anew by each scan.
+"""Versions of all models below some paths, read by each scan.
 
 Between scans it keeps only what distinguishes a finished change from one in progress. It loads nothing.
 """

@@ -115,7 +115,7 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 self.promotion_margin is not None and not 0 < self.promotion_margin < math.inf,
                 "promotion_margin",
                 f"its promotion margin is {self.promotion_margin}",
-                "Give a number above 0 (that it is no worse at all, nobody can prove), or none for no gate.",
+                "Give a number above 0 (that it is no worse at all cannot be proven), or none for no gate.",
             ),
             (not 0 <= self.negligible < 1, "negligible", f"its negligible rate is {self.negligible}", _PART),
             (

@@ -260,7 +260,7 @@ def _not_approved(stage: int, by: Sequence[str], facts: Facts) -> str:
     for approved in facts.approvals:
         if approved.stage == stage and (not by or approved.by in by):
             return ""
-    return f"the step into stage {stage + 1} waits for the approval of {' or '.join(by) or 'somebody'}"
+    return f"the step into stage {stage + 1} waits for the approval of {' or '.join(by) or 'an operator'}"
 
 
 def _seconds(time: str) -> int:
