@@ -106,7 +106,7 @@ def test_a_server_that_begins_anew_is_followed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("second", [rest(9999, total=9999), rest(9999, late=1)], ids=["total", "start"])
 def test_another_part_than_was_asked_for_is_refused(second: Answer, tmp_path: Path) -> None:
-    problem = "another part than was asked for"
+    problem = "another part than requested"
     with a_server(whole(1000), second) as (url, _), pytest.raises(StoreFailed, match=problem):
         download(url, tmp_path)
 

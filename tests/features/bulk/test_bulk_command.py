@@ -84,7 +84,7 @@ def test_clock_times() -> None:
         (("--to", "x.csv"), "need each other"),
         (("--from", "a.csv", "--to", "b.csv", "-i", "x=1"), "do not go with --input"),
         (("--from", "a.csv", "--to", "b.csv", "--columns", "x"), "is not INPUT=COLUMN"),
-        (("--from", "a.csv", "--to", "b.txt"), "no known format"),
+        (("--from", "a.csv", "--to", "b.txt"), "not a known format"),
         (("--from", "a.csv", "--to", "b.csv", "--connections", "0"), "at least 1"),
         (("--from", "a.csv", "--to", "b.csv"), "no server answers"),
     ],

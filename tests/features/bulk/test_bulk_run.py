@@ -243,7 +243,7 @@ async def test_bad_rows_are_named_and_skipped_on_request(url: str, tmp_path: Pat
 async def test_what_does_not_fit_together_is_refused_at_once(url: str, tmp_path: Path) -> None:
     source, target = write_jsonl(tmp_path / "in.jsonl", rows_of(3)), tmp_path / "out.jsonl"
     for options, said in (
-        ({"target": tmp_path / "out.txt"}, "no known format"),
+        ({"target": tmp_path / "out.txt"}, "not a known format"),
         ({"source": tmp_path / "none.csv"}, "does not exist"),
         ({"target": source}, "its own source"),
         ({"target": tmp_path / "no" / "out.csv"}, "a folder that is there"),

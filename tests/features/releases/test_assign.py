@@ -231,14 +231,14 @@ def test_long_names_are_digested_apart():
         ({"weight": 1.5}, "weight of release 'r1' is 1.5"),
         ({"holdback": -0.1}, "holdback"),
         ({"shadow": Shadow(share=2)}, "shadow.share"),
-        ({"slice": (0.0, 0.5)}, "no part of a layer"),
-        ({"layer": "l", "slice": (0.5, 0.5)}, "no part of a layer"),
+        ({"slice": (0.0, 0.5)}, "not a part of a layer"),
+        ({"layer": "l", "slice": (0.5, 0.5)}, "not a part of a layer"),
         ({"canary": "1"}, "both versions"),
         ({"units": ("cookie:id", "request")}, "cookie:id"),
-        ({"units": ("header:", "request")}, "no source"),
+        ({"units": ("header:", "request")}, "not a source"),
         ({"units": ("header:X-User", "request")}, "capital"),
         ({"units": ("tenant",)}, "without any of the sources"),
-        ({"only": (Condition("region", ("eu",)),)}, "no source"),
+        ({"only": (Condition("region", ("eu",)),)}, "not a source"),
     ],
 )
 def test_what_makes_no_sense_is_refused(changes, words):
