@@ -234,7 +234,10 @@ def test_backup_and_restore_are_one_command_each(say, tmp_path: Path) -> None:  
         (["show", "a b"], "is not allowed as a model name"),
         (["alias", "fraud", "1"], "fraud does not name an alias. Say: NAME@ALIAS VERSION"),
         (["alias", "fraud@x"], "give exactly one change for fraud@x"),
-        (["alias", "fraud@x", "1", "--delete"], "give exactly one change for fraud@x. Say: NAME@ALIAS VERSION"),
+        (
+            ["alias", "fraud@x", "1", "--delete"],
+            "give exactly one change for fraud@x. Say: NAME@ALIAS VERSION",
+        ),
         (["alias", "fraud@x", "--default", "--delete"], "give exactly one change"),
         (["protect", "fraud"], "does not name an alias"),
         (["remove", "fraud"], "does not name a version"),
