@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 
 from salver.transport.cors import Cors, check_origin
+from salver.transport.exchange import Exchange, Prompt, never
+from salver.transport.http1_head import Head, Heads
 from salver.words.errors import InvalidInput
 
 APP = "https://app.example.org"
@@ -91,3 +93,22 @@ def test_origins(origin: str) -> None:
 def test_what_is_no_origin(text: str) -> None:
     with pytest.raises(InvalidInput, match="is not an origin"):
         check_origin(text)
+
+
+def test_only_requests_of_pages_take_a_task() -> None:
+    class Prompting:
+        __call__ = staticmethod(application)
+
+        def find_prompt(self, head: Head) -> Prompt:
+            return prompt
+
+    def prompt(exchange: Exchange) -> bool:
+        return True
+
+    heads = Heads()
+    program = heads.parse(b"POST /v2/models/m/infer HTTP/1.1\r\nHost: h")
+    page = heads.parse(f"POST /v2/models/m/infer HTTP/1.1\r\nHost: h\r\nOrigin: {APP}".encode())
+    assert program is not None and page is not None
+    assert Cors(Prompting(), (APP,)).find_prompt(program) is prompt
+    assert Cors(Prompting(), (APP,)).find_prompt(page) is never
+    assert Cors(application, (APP,)).find_prompt(program) is never

@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 
 from salver.encoding.bodies import HttpReply
 from salver.transport.doors import App, Receive, Scope, Send, say
+from salver.transport.exchange import Prompt, PromptFinder, never
+from salver.transport.http1_head import Head
 from salver.words.errors import InvalidInput
 
 _METHODS: Final = b"GET, HEAD, POST"
@@ -48,6 +50,7 @@ class Cors:
         self._app = app
         self._origins = frozenset(origin.encode() for origin in origins)
         self._is_open = b"*" in self._origins
+        self._find: PromptFinder = getattr(app, "find_prompt", lambda head: never)
 
     def __repr__(self) -> str:
         return f"<Cors for {b', '.join(sorted(self._origins)).decode()}>"
@@ -75,6 +78,10 @@ class Cors:
             return send(message)
 
         return self._app(scope, receive, answer)
+
+    def find_prompt(self, head: Head) -> Prompt | None:
+        """See :data:`~salver.transport.exchange.PromptFinder`; only pages send an origin."""
+        return never if any(name == b"origin" for name, _ in head.headers) else self._find(head)
 
     def _preflight(self, origin: bytes, headers: dict[bytes, bytes]) -> HttpReply:
         allowed = [
