@@ -26,7 +26,7 @@ from types import CodeType, FrameType
 from typing import Any
 
 import models
-from in_process import TURNS, Callers, Clock, GrpcCallers, HttpCallers, Loop, run, still_time, turn
+from in_process import Callers, Clock, GrpcCallers, HttpCallers, Loop, answered, ask, good, run, still_time
 
 FILE = Path(__file__).with_suffix(".json")
 #: Folders, files and functions below ``salver/``, with their component. The longest that fits counts.
@@ -154,66 +154,64 @@ async def opened() -> tuple[Any, Any]:
     """Return a server of the tiny model that has no port, and what its connections have in common."""
     from salver.app import Server
     from salver.configuration import ServeConfig
-    from salver.transport.server import FrontConfig
-    from salver.transport.terms import Terms
 
     models.make()
     path = str(models.MODELS["tiny"].path)
     server = Server(ServeConfig(paths=(path,), opens_ports=False, control="none", threads=1, instances=1))
     await server.start()
     await server.settled()
-    return server, Terms(server.ports.app(FrontConfig()))
+    return server, terms_of(server)
+
+
+def terms_of(server: Any, **front: Any) -> Any:
+    """Return what the connections of a port have in common."""
+    from salver.transport.server import FrontConfig
+    from salver.transport.terms import Terms
+
+    return Terms(server.ports.app(FrontConfig(**front)))
 
 
 async def warm(server: Any, loop: Loop, callers: Callers) -> None:
     """Ask until all is there that the first requests import or learn; the loop then sets no timers."""
     loop.is_still = False
-    while not callers.are_answered():
-        await turn(callers)
-        await asyncio.sleep(0.05)  # methods of gRPC are made on a thread
+    await ask(callers, pause_s=0.01)  # methods of gRPC are made on a thread
     for _ in range(WARM):
-        await turn(callers)
+        await ask(callers)
         server.kernel.bus.flush()
     await asyncio.sleep(0.05)  # the timer of the bus has been
     loop.is_still = True
 
 
-async def count_case(
-    server: Any, loop: Loop, clocks: Sequence[Clock], callers: Callers
-) -> tuple[Figures, Counts]:
+async def count_case(server: Any, loop: Loop, callers: Callers) -> tuple[Figures, Counts]:
     """Return what a request takes, and in which functions."""
     await warm(server, loop, callers)
     bus, counts = server.kernel.bus, Counts()
-    turns = [callers.requests() for _ in range(COUNTED // callers.count)]
-    before = _noted(loop, clocks, callers)
-    for requests in turns:
-        for clock in clocks:
+    together = [callers.requests() for _ in range(COUNTED // callers.count)]
+    before, own = _noted(loop, callers), 0
+    for requests in together:
+        for clock in CLOCKS.values():
             clock.now += 1e-3  # since the turn before
         with counts:
-            await turn(callers, requests)
-    noted = _noted(loop, clocks, callers) - before
-    noted["callbacks of the loop"] -= len(turns) * TURNS  # this script's own
+            own += await ask(callers, requests)
+    noted = _noted(loop, callers) - before
+    noted["callbacks of the loop"] -= own
     with counts:
         bus.flush()
-    if not callers.are_answered():
-        raise SystemExit(f"not every answer is a good one: {callers.wires[0].last!r}")
     noted.update({kind: counts.of[kind].total() for kind in KINDS[1:]})
     figures: dict[str, Any] = {
         "instructions": {name: _each(counts.of["instructions"][name]) for name in COMPONENTS},
         **{name: _each(noted[name]) for name in (*KINDS[1:], *_NOTED)},
     }
-    held, left = await blocks(bus, callers)
-    return figures | {"objects while waiting": held, "objects until observed": left}, counts
+    waiting, over = await blocks(bus, callers)
+    return figures | {"objects while waiting": waiting, "objects until observed": over}, counts
 
 
 _NOTED = ("looks at a clock", "writes", "callbacks of the loop")
 
 
-def _noted(loop: Loop, clocks: Sequence[Clock], callers: Callers) -> Counter[str]:
-    looks = sum(clock.looks for clock in clocks)
-    return Counter(
-        dict(zip(_NOTED, (looks, sum(wire.writes for wire in callers.wires), loop.calls), strict=True))
-    )
+def _noted(loop: Loop, callers: Callers) -> Counter[str]:
+    looks, writes = sum(clock.looks for clock in CLOCKS.values()), sum(wire.writes for wire in callers.wires)
+    return Counter(dict(zip(_NOTED, (looks, writes, loop.calls), strict=True)))
 
 
 def _each(total: int) -> float:
@@ -222,19 +220,17 @@ def _each(total: int) -> float:
 
 async def blocks(bus: Any, callers: Callers) -> tuple[float, float]:
     """Return the blocks of memory of each request: while it waits to be run, and when it has its answer."""
-    waiting, answered = [], []
+    waiting, over = [], []
     for _ in range(5):
-        requests = callers.requests()
+        requests, most = callers.requests(), good(callers) + callers.count
         before = sys.getallocatedblocks()
         for receive, data in requests:
             receive(data)
-        between = sys.getallocatedblocks()
-        for _ in range(TURNS):
-            await asyncio.sleep(0)
-        waiting.append(between - before)
-        answered.append(sys.getallocatedblocks() - before)
+        waiting.append(sys.getallocatedblocks() - before)
+        await answered(callers, most)
+        over.append(sys.getallocatedblocks() - before)
         bus.flush()
-    return round(min(waiting) / callers.count, 2), round(min(answered) / callers.count, 2)
+    return round(min(waiting) / callers.count, 2), round(min(over) / callers.count, 2)
 
 
 async def count_all(loop: Loop) -> tuple[dict[str, Figures], dict[str, Counts]]:
@@ -243,8 +239,7 @@ async def count_all(loop: Loop) -> tuple[dict[str, Figures], dict[str, Counts]]:
     gc.disable()
     figures, counts = {}, {}
     for name, (kind, count) in CASES.items():
-        callers = kind(terms, count)
-        figures[name], counts[name] = await count_case(server, loop, tuple(CLOCKS.values()), callers)
+        figures[name], counts[name] = await count_case(server, loop, kind(terms, count))
     loop.is_still = False
     await server.stop()
     return figures, counts

@@ -17,10 +17,11 @@ from models import MODELS
 
 MODEL = MODELS["tiny"]
 HOST = "127.0.0.1:8000"
-_INFER = "/inference.GRPCInferenceService/ModelInfer"
 _CREDIT = 1 << 30
-#: Of the event loop, in which a batch runs and the answers of HTTP/2 are written.
-TURNS = 2
+#: What a run of the model takes: little enough that one of sixteen rows is expected to be short, too.
+RUN_S = 5e-6
+#: Turns of the event loop in which a request is answered, at the most.
+_MOST_TURNS = 500
 
 
 class Clock:
@@ -47,9 +48,9 @@ def still_time() -> dict[str, Clock]:
     """Let clocks tell steps in place of time, from now on; before Salver is imported.
 
     Returns:
-        The clocks, by their names in ``time``. A run of a model takes 10 µs.
+        The clocks, by their names in ``time``.
     """
-    clocks = {"monotonic": Clock(1e-6), "perf_counter": Clock(1e-5), "thread_time": Clock(1e-5)}
+    clocks = {"monotonic": Clock(1e-6), "perf_counter": Clock(RUN_S), "thread_time": Clock(RUN_S)}
     for name, clock in clocks.items():
         setattr(time, name, clock.read)
     return clocks
@@ -87,26 +88,29 @@ class _Never:
 
 
 class Wire:
-    """The transport of a connection: keeps what was last written.
+    """The transport of a connection, which has no other end.
+
+    Args:
+        mark: Bytes that each good answer has once.
 
     Attributes:
+        good: Good answers so far.
+        last: What was written last.
         writes: System calls that a socket would have taken.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, mark: bytes) -> None:
+        self._mark = mark
+        self.good = self.writes = 0
         self.last = b""
-        self.writes = 0
-        self.protocol: Any = None
 
     def write(self, data: bytes) -> None:
         self.last = data
+        self.good += data.count(self._mark)
         self.writes += 1
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return ("127.0.0.1", 50_000) if name in ("peername", "sockname") else default
-
-    def set_protocol(self, protocol: Any) -> None:
-        self.protocol = protocol
 
     def is_closing(self) -> bool:
         return False
@@ -116,6 +120,12 @@ class Wire:
 
 
 Requests = list[tuple[Callable[[bytes], None], bytes]]
+#: Returns what the headers of a request of that number are, beside those that all have.
+MoreHeaders = Callable[[int], Sequence[tuple[str, str]]]
+
+
+def no_headers(number: int) -> Sequence[tuple[str, str]]:
+    return ()
 
 
 class Callers(Protocol):
@@ -133,39 +143,37 @@ class Callers(Protocol):
         """Return what is called with what, for a request of each caller."""
         ...
 
-    def are_answered(self) -> bool:
-        """Return whether each has had a good answer to its last request."""
-        ...
-
 
 class HttpCallers:
     """Callers over HTTP/1.1, a connection each."""
 
-    def __init__(self, terms: Any, count: int, headers: Sequence[str] = ()) -> None:
+    def __init__(self, terms: Any, count: int, more: MoreHeaders = no_headers) -> None:
         from salver.transport.http1 import Connection
 
         form = forms.oip_json(MODEL)
-        body = form.encode(MODEL.samples[0])
-        lines = [f"POST {form.path} HTTP/1.1", f"Host: {HOST}", "Content-Type: application/json"]
-        head = "\r\n".join([*lines, *headers, f"Content-Length: {len(body)}", "", ""])
-        self._request = head.encode() + body
+        self.body = form.encode(MODEL.samples[0])
+        self._lines = [f"POST {form.path} HTTP/1.1", f"Host: {HOST}", "Content-Type: application/json"]
+        self._lines.append(f"Content-Length: {len(self.body)}")
+        self._more, self._number = more, 0
         self.count = count
-        self.wires = [Wire() for _ in range(count)]
+        self.wires = [Wire(b"HTTP/1.1 200 ") for _ in range(count)]
         self._connections = [Connection(terms, "http") for _ in self.wires]
         for connection, wire in zip(self._connections, self.wires, strict=True):
             connection.connection_made(wire)  # type: ignore[arg-type]
 
     def requests(self) -> Requests:
-        return [(connection.data_received, self._request) for connection in self._connections]
+        return [(connection.data_received, self._request()) for connection in self._connections]
 
-    def are_answered(self) -> bool:
-        return all(wire.last.startswith(b"HTTP/1.1 200 ") for wire in self.wires)
+    def _request(self) -> bytes:
+        more = [f"{name}: {value}" for name, value in self._more(self._number)]
+        self._number += 1
+        return "\r\n".join([*self._lines, *more, "", ""]).encode() + self.body
 
 
 class GrpcCallers:
     """Calls over gRPC, as streams of one connection."""
 
-    def __init__(self, terms: Any, count: int, headers: Sequence[tuple[str, str]] = ()) -> None:
+    def __init__(self, terms: Any, count: int, more: MoreHeaders = no_headers) -> None:
         import hpack
 
         from salver.transport import http2_frames
@@ -174,12 +182,13 @@ class GrpcCallers:
 
         self._frame, self._encoder = http2_frames.frame, hpack.Encoder()
         self._headers = [
-            (":method", "POST"), (":scheme", "http"), (":path", _INFER), (":authority", HOST),
-            ("te", "trailers"), ("content-type", "application/grpc"), *headers,
+            (":method", "POST"), (":scheme", "http"), (":path", frames.INFER_PATH), (":authority", HOST),
+            ("te", "trailers"), ("content-type", "application/grpc"),
         ]  # fmt: skip
-        self._message = frames.frame(forms.oip_grpc(MODEL).encode(MODEL.samples[0]))
-        self.count, self._id = count, 1
-        self.wires = [Wire()]
+        self._more, self._number = more, 0
+        self.message = frames.frame(forms.oip_grpc(MODEL).encode(MODEL.samples[0]))
+        self.count = count
+        self.wires = [Wire(b"grpc-status\x010")]
         self._connection = Http2(self.wires[0], terms, "http")  # type: ignore[arg-type]
         settings = self._frame(http2_frames.SETTINGS, 0, 0)
         self._connection.data_received(PREFACE + settings + http2_frames.window_update(0, _CREDIT))
@@ -188,24 +197,37 @@ class GrpcCallers:
         """All calls are in one read."""
         whole = b""
         for _ in range(self.count):
-            block = self._encoder.encode(self._headers)
-            whole += self._frame(1, 4, self._id, block) + self._frame(0, 1, self._id, self._message)
-            self._id += 2
+            block = self._encoder.encode([*self._headers, *self._more(self._number)])
+            id = 2 * self._number + 1
+            whole += self._frame(1, 4, id, block) + self._frame(0, 1, id, self.message)
+            self._number += 1
         return [(self._connection.data_received, whole)]
 
-    def are_answered(self) -> bool:
-        return self.wires[0].last.count(b"grpc-status\x010") == self.count
+
+def good(callers: Callers) -> int:
+    """Return how many good answers there were so far."""
+    return sum(wire.good for wire in callers.wires)
 
 
-async def turn(callers: Callers, requests: Requests | None = None) -> None:
-    """Hand a request of each caller over in one turn of the event loop, and have them answered."""
+async def ask(callers: Callers, requests: Requests | None = None, pause_s: float = 0.0) -> int:
+    """Hand a request of each caller over at once, and have them answered; return the turns of the loop."""
+    most = good(callers) + callers.count
     loop = asyncio.get_running_loop()
     if isinstance(loop, Loop):
         loop.looked = time.monotonic()
     for receive, data in requests or callers.requests():
         receive(data)
-    for _ in range(TURNS):
-        await asyncio.sleep(0)
+    return await answered(callers, most, pause_s)
+
+
+async def answered(callers: Callers, most: int, pause_s: float = 0.0) -> int:
+    """Wait for so many good answers in all; return the turns of the loop."""
+    for turns in range(_MOST_TURNS):
+        if good(callers) == most:
+            return turns
+        await asyncio.sleep(pause_s)
+    found = good(callers) - most + callers.count
+    raise SystemExit(f"{found} of {callers.count} answers are good, such as {callers.wires[0].last!r}")
 
 
 def run(work: Callable[["Loop"], Awaitable[Any]]) -> Any:

@@ -19,17 +19,20 @@ from forms import Form
 #: Below this many samples a p99 says too little (margin (1 - p) / 4 at 99 % confidence).
 P99_SAMPLES = 10_500
 
+#: The end of a script of wrk's, which tells what was measured.
+DONE = """
+done = function(summary, latency)
+  local e = summary.errors
+  print(string.format('RESULT {"requests": %d, "micros": %d, "p50": %d, "p99": %d, "errors": %d}',
+    summary.requests, summary.duration, latency:percentile(50), latency:percentile(99),
+    e.connect + e.read + e.write + e.timeout + e.status))
+end
+"""
 _LUA = """
 local file = io.open("%(body)s", "rb")
 wrk.method, wrk.body = "POST", file:read("*a")
 file:close()
 %(headers)s
-done = function(summary, latency)
-  local e = summary.errors
-  print(string.format('RESULT {"requests": %%d, "micros": %%d, "p50": %%d, "p99": %%d, "errors": %%d}',
-    summary.requests, summary.duration, latency:percentile(50), latency:percentile(99),
-    e.connect + e.read + e.write + e.timeout + e.status))
-end
 """
 
 
@@ -76,7 +79,7 @@ def _wrk(
 ) -> Sample:
     (folder / "body").write_bytes(body)
     headers = "\n".join(f'wrk.headers["{name}"] = "{value}"' for name, value in form.headers.items())
-    (folder / "load.lua").write_text(_LUA % {"body": folder / "body", "headers": headers})
+    (folder / "load.lua").write_text(_LUA % {"body": folder / "body", "headers": headers} + DONE)
     url = f"http://127.0.0.1:{port}{form.path}"
     return wrk(folder / "load.lua", url, connections, seconds, pin)
 

@@ -61,12 +61,6 @@ request = function()
   end
   return wrk.format("POST", nil, {["x-user-id"] = "guest-" .. at}, body)
 end
-done = function(summary, latency)
-  local e = summary.errors
-  print(string.format('RESULT {"requests": %%d, "micros": %%d, "p50": %%d, "p99": %%d, "errors": %%d}',
-    summary.requests, summary.duration, latency:percentile(50), latency:percentile(99),
-    e.connect + e.read + e.write + e.timeout + e.status))
-end
 """
 
 
@@ -144,7 +138,7 @@ def drive(
     with tempfile.TemporaryDirectory(prefix="salver-bench-") as folder:
         (Path(folder) / "body").write_text(json.dumps(body))
         script = Path(folder) / "load.lua"
-        script.write_text(_LUA % {"body": Path(folder) / "body", "users": users})
+        script.write_text(_LUA % {"body": Path(folder) / "body", "users": users} + load.DONE)
         with running(launch, root / "log", (root / f"ready-{port}").exists) as server:
             seconds = int((given.rounds + WARM) * len(VARIANTS) * TURN_S * 1.5) + 3
             load.wrk(script, f"http://127.0.0.1:{port}/v2/models/tiny/infer", connections, seconds)
