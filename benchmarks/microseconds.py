@@ -30,6 +30,9 @@ from models import ROOT
 PAGE = ROOT / "docs" / "explanation" / "speed.md"
 ROUNDS, REQUESTS = 300, 64  # of a round
 CASES = budget.CASES
+WHOLE = "in all"
+#: Components of the budget in a step that has another name.
+INSIDE = {"connection, in and out": ("front", "back"), "routing, and the rest": ("routing",)}
 _now = time.perf_counter
 
 
@@ -115,7 +118,7 @@ class Path:
             "observers": observing,
             "routing, and the rest": whole - floor - plane,
         }
-        return parts | {"in all": sum(parts.values())}
+        return parts | {WHOLE: sum(parts.values())}
 
     def _codec(self) -> tuple[Any, Any, Callable[[], Any], bool]:
         """Return the codec, what the data plane is given, what decodes, and whether that comes first."""
@@ -204,11 +207,16 @@ async def measure(loop: Loop) -> dict[str, dict[str, float]]:
 
 def text(result: Mapping[str, Any]) -> str:
     """Markdown. Pure."""
-    cases: Mapping[str, Mapping[str, float]] = result["micros"]
-    lines = [page.provenance(result), "", f"| µs of a request | {' | '.join(cases)} |"]
+    cases, counts = result["micros"], result["instructions"]
+    lines = [page.provenance(result), "", f"| µs (instructions) of a request | {' | '.join(cases)} |"]
     lines.append(f"|---|{'---:|' * len(cases)}")
     for name in next(iter(cases.values())):
-        lines.append(f"| {name} | {' | '.join(f'{max(0.0, found[name]):.1f}' for found in cases.values())} |")
+        cells = []
+        for case, found in cases.items():
+            within = INSIDE.get(name, (name,))
+            count = sum(value for part, value in counts[case].items() if part in within or name == WHOLE)
+            cells.append(f"{max(0.0, found[name]):.1f} ({count:,.0f})")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -227,7 +235,13 @@ def main(arguments: Sequence[str]) -> int:
     done = subprocess.run(
         [sys.executable, __file__, "measure"], check=True, stdout=subprocess.PIPE, text=True
     )
-    result = {"host": host.facts(), "noise": quiet.verdict(), "micros": json.loads(done.stdout)}
+    kept = json.loads(budget.FILE.read_text())["requests"]
+    result = {
+        "host": host.facts(),
+        "noise": quiet.verdict(),
+        "micros": json.loads(done.stdout),
+        "instructions": {case: figures["instructions"] for case, figures in kept.items()},
+    }
     page.write(given, "microseconds", result, text(result), PAGE)
     return 0
 
