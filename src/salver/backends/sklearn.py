@@ -59,6 +59,7 @@ class SklearnBackend:
             return "skops" if "schema.json" in zip_members(path) else None
         if len(start) < 4 or start[0] != 0x80 or start[1] not in (2, 3, 4, 5) or _TORCH_MAGIC in start:
             return None
+        # Skip the frame opcode of protocol 4; a pickled object then begins with a reference to its class.
         first = start[11:] if start[2] == 0x95 else start[2:]
         is_class = first[:1] == b"c" or (first[:1] == b"\x8c" and not first[2:].startswith(b"numpy"))
         return "pickle" if is_class else None  # dicts, lists and arrays are not models
@@ -85,6 +86,7 @@ class SklearnBackend:
 
     def _skops(self, manifest: Manifest, trusted: str, options: LoadOptions) -> Any:
         skops = framework(self, "skops.io")
+        # skops loads only types that it trusts; a few more have been checked to be harmless.
         unknown = sorted(set(skops.get_untrusted_types(file=manifest.path)) - _HARMLESS)
         allowed = {name.strip() for name in trusted.split(",")}
         if not options.trust_pickle and (rest := sorted(set(unknown) - allowed)):
@@ -188,6 +190,7 @@ def _takes_texts(estimator: Any) -> bool:
 
 def _needs_doubles(estimator: Any) -> bool:
     """Return whether compiled code, such as that of KMeans, needs the number type that it was fitted with."""
+    # Nothing in an estimator says so: try it with 32-bit numbers.
     ask = estimator.predict if hasattr(estimator, "predict") else estimator.transform
     try:
         ask(np.zeros((2, _width(estimator)), np.float32))
@@ -202,6 +205,7 @@ def _columns(estimator: Any) -> dict[str, DataType]:
     first = _first(estimator)
     if names is None or not hasattr(first, "transformers_"):
         return {}
+    # All columns are numbers, except those of transformers that have learned texts.
     columns = {str(name): DataType.FP64 for name in names}
     for transformer, chosen in _chosen(estimator):
         for index, name in enumerate(chosen):
@@ -226,6 +230,7 @@ def _takes_text(transformer: Any, index: int) -> bool:
     for step in _steps(transformer):
         if hasattr(step, "vocabulary_"):
             return True
+        # Encoders keep the categories of each column, imputers the value that fills it.
         learned = getattr(step, "categories_", None) or getattr(step, "statistics_", None)
         if learned is not None:
             return bool(np.asarray(learned[index]).dtype.kind in "OUS") or isinstance(learned[index], str)

@@ -62,6 +62,7 @@ class TorchBackend:
             return "torch-weights"
         if start[:2] != b"PK":
             return None
+        # All of torch's archives are zip files; their members tell them apart.
         members = zip_members(path)
         names = inner_names(members)
         if any(n.startswith("data/aotinductor/") and n.endswith(".so") for n in names):
@@ -154,6 +155,7 @@ class TorchModel:
         rows = inputs[self._inputs[0]].shape[0] if self._most and self._inputs else 0
         if rows <= self._most or not self._most:
             return self._check(self._once(inputs), inputs)
+        # An exported program has a fixed upper bound of rows: run larger batches in parts.
         parts = [
             self._once({n: a[at : at + self._most] for n, a in inputs.items()})
             for at in range(0, rows, self._most)
@@ -185,6 +187,7 @@ def _exported(torch: Any, manifest: Manifest) -> TorchModel:
     said = [_spec(torch, str(n), found.get(str(n))) for n in signature.user_inputs]
     tree = program.call_spec.out_spec
     names = [str(n) for n in signature.user_outputs]
+    # A program that returns a dictionary names its outputs; others get numbers.
     named = list(tree.context) if tree.type is dict else []
     gives = [
         _spec(torch, str(named[i]) if len(named) == len(names) else f"output_{i}", found.get(n))
@@ -203,6 +206,7 @@ def _exported(torch: Any, manifest: Manifest) -> TorchModel:
     most = 0
     if batched:
         first = found[str(signature.user_inputs[0])].shape[0]
+        # A symbolic extent of axis 0 may have an upper bound from torch.export.Dim(max=…).
         limit = program.range_constraints.get(first.node.expr) if hasattr(first, "node") else None
         most = int(limit.upper) if limit is not None and str(limit.upper).isdigit() else 0
     served = Signature(inputs, outputs, batched, "pytorch_export")
@@ -254,6 +258,7 @@ def _scripted(torch: Any, manifest: Manifest) -> TorchModel:
         scalars = frozenset(d.name for d, a in zip(declared, takes, strict=True) if kinds.get(a) in _SCALARS)
     elif len(traced) == len(arguments) and all(isinstance(t, torch.Tensor) for t in traced):
         inputs = tuple(_spec(torch, a.name, t) for a, t in zip(arguments, traced, strict=True))
+        # The example of a trace has a fixed batch: free axis 0 if the program accepts other sizes.
         free = tuple(TensorSpec(s.name, s.datatype, (-1, *s.shape[1:])) for s in inputs)
         if all(s.shape for s in inputs) and _has_rows(torch, trial, free):
             inputs = free
@@ -266,6 +271,7 @@ def _scripted(torch: Any, manifest: Manifest) -> TorchModel:
     outputs = manifest.config.outputs or _probe(torch, trial, inputs, scalars)
     batched = is_batched(inputs, outputs, manifest.config)
     signature = Signature(inputs, outputs, batched, "pytorch_torchscript")
+    # A program that assigns to attributes is not thread-safe, so its runs take turns.
     writes = "prim::SetAttr" in str(program.inlined_graph)
     gives = _places(manifest.config.outputs, (), "outputs")
     call = _arranged(torch, _in_turn(program) if writes else program, takes, gives)
@@ -293,6 +299,7 @@ def _places(declared: Sequence[TensorSpec], own: Sequence[str], field: str) -> l
     """
     names = [spec.name for spec in declared]
     marks = [_PLACED.fullmatch(name) for name in names]
+    # By the program's own names, by Triton's numbers (INPUT__0), or in order.
     places = list(range(len(names)))
     if set(names) <= set(own):
         places = [own.index(name) for name in names]

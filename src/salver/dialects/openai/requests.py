@@ -243,6 +243,7 @@ def _root(body: bytes) -> _Object:
     root = loads(body)
     if type(root) is not dict:
         raise InvalidInput("the request must be a JSON object")
+    # The fallback parser accepts NaN and Infinity, for which OpenAI's fields have no use.
     if b"NaN" in body or b"Infinity" in body:
         _refuse_nonfinite(root)
     return root

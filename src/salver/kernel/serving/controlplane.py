@@ -176,6 +176,7 @@ class ControlPlane:
                     raise error
                 _LOG.error("%s", error)
             self._named = wanted
+            # Members of the named ensembles are loaded with them, and unloaded with the last of them.
             self._implied = set(with_members(self._found, frozenset(wanted))) - wanted
         self._apply()
         if self._mode.kind == "poll":
@@ -234,21 +235,25 @@ class ControlPlane:
         self._require_explicit()
         if order != _AS_IT_LIES:
             self.check_unowned(name)
+        # An explicit load undoes an earlier removal by request.
         if self.changes is not None:
             self.changes.ask_again(name)
         if order.files and not order.config:
             _LOG.error("%s: files came without a configuration: send the parameter `config`, too", name)
             raise _poll_failed(name)
+        # One order per model at a time: each must know the upload that it replaces.
         turn = self._turns.setdefault(name, asyncio.Lock())
         async with turn:
             before = after = self._repository.overrides.get(name)
             if order.config or order.folder:
                 after = await asyncio.to_thread(self._repository.bring, name, order)
             elif name in self._unproven:
+                # A plain load does not repeat an upload that has never loaded.
                 after = None
             try:
                 await self._load(name, before, after)
             finally:
+                # Discards whichever of the two is no longer in force.
                 self._retire(before)
                 self._retire(after)
 
@@ -270,6 +275,7 @@ class ControlPlane:
         for each in gone:  # the list grows in the loop
             members = self._members({each}) & self._implied if dependents else set()
             brought.append(self._take_out(each))
+            # Keep members that another loaded ensemble still needs.
             gone += sorted(members - self._members(self._named | self._implied))
         self._apply()
         for files in brought:

@@ -132,6 +132,7 @@ def translate(message: Any, origin: str, name: str) -> Translation:
         InvalidInput: It contradicts itself or the folder, or has a field that must be refused.
     """
     notices: list[str] = []
+    # Tell the operator about every field without effect, instead of ignoring it silently.
     for path in dict.fromkeys(set_fields(message)):
         if path not in HONOURED and path.split(".")[0] != "parameters":
             notices.append(_notice(path))
@@ -182,6 +183,7 @@ def translate(message: Any, origin: str, name: str) -> Translation:
         ensemble=ensemble.of_message(message),
     )
     ragged = ragged_of(message, origin)
+    # The Python backend passes requests one by one, so there is no concatenated batch to describe.
     if ragged is not None and config.backend == "python" and (ragged.extra or ragged.scatter):
         notices.append(
             "config.pbtxt: field `batch_input` has no effect: a Python model gets each request by itself"
@@ -203,7 +205,7 @@ def translate(message: Any, origin: str, name: str) -> Translation:
 
 def _unfit_ensemble(message: Any, name: str) -> str:
     """Return why it cannot be an ensemble; empty if it can."""
-    message.name = message.name or name
+    message.name = message.name or name  # Triton's error texts contain the name
     inputs, outputs = ([tensor.name for tensor in side] for side in (message.input, message.output))
     return ensemble.misplaced(message) or ensemble_checks.misfit(
         name, ensemble.of_message(message), inputs, outputs
@@ -229,6 +231,7 @@ def _check_metrics(message: Any, origin: str, notices: list[str]) -> None:
 
 
 def _require_agents(message: Any, origin: str) -> None:
+    # An agent may verify or decrypt the files, so an unknown one cannot be skipped.
     for agent in message.model_repository_agents.agents:
         if agent.name not in _AGENTS:
             raise InvalidInput(

@@ -168,6 +168,7 @@ class InferenceRequest:
         Args:
             outlet: Outlet for the responses of a decoupled model.
         """
+        # Without the checks of __init__, which are for a model's own requests.
         own = cls.__new__(cls)
         own._inputs = [Tensor.from_server(tensor) for tensor in request.inputs]
         own._id = request.id
