@@ -88,7 +88,7 @@ def test_inputs_by_name(root: Any, signature: Signature, expected: dict[str, Any
         ),
         ({"id": "a", "outputs": []}, ONE, "inputs must be a list, not null"),
         ([], ONE, "the request must be a JSON object, not a list"),
-        (b"3", ONE, "the request must be a JSON object, not a number"),
+        (b"3", ONE, "not a number. The inputs are wanted as {name: values}. 'm' takes: x FP32[-1,2]"),
         (b"null", ONE, "the request must be a JSON object, not null"),
         ({"x": [[1, 2], [3]]}, ONE, "x is a list whose rows differ in shape"),
         ({"x": [["a", "b"]]}, ONE, "x must hold numbers where FP32 is declared, not 'a'"),

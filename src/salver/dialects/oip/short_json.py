@@ -51,7 +51,8 @@ def asked(http: HttpBody, root: Any, signature: Signature) -> ShortRequest:
             )
         root = {specs[0].name: root}
     if type(root) is not dict:
-        raise InvalidInput(f"the request must be a JSON object, not {kind_of(root)}")
+        text = f"the request must be a JSON object, not {kind_of(root)}"
+        raise InvalidInput(text, fix=_fix(http.model, specs))
     known = {spec.name: spec for spec in specs}
     if not root or not (root.keys() - _KEYS or root.keys() <= known.keys()):
         raise InvalidInput("inputs must be a list, not null", field="inputs", fix=_fix(http.model, specs))
