@@ -121,18 +121,18 @@ class TensorFlowMetrics:
     def observe(self, events: Sequence[Event]) -> None:
         """Count a batch of events."""
         requests: dict[tuple[str, str, str, str], list[Served]] = {}
-        is_every = self._config.requests == "all"
+        is_every, has_batches = self._config.requests == "all", self._config.has_batches
         with self._lock:
             for event in events:
                 if type(event) is Served:
                     if (is_every or event.api) and event.protocol != _INNER:
                         key = (event.model, event.api, event.protocol, event.outcome)
                         requests.setdefault(key, []).append(event)
-                elif type(event) is BatchRan and event.ok and self._config.has_batches:
-                    rows = event.rows + event.padding
-                    self._batches.add_all([rows])
-                    self._padding.setdefault(rows, Histogram(ROW_BOUNDS)).add_all([event.padding])
-
+                elif type(event) is BatchRan:
+                    if has_batches and event.ok:
+                        rows = event.rows + event.padding
+                        self._batches.add_all([rows])
+                        self._padding.setdefault(rows, Histogram(ROW_BOUNDS)).add_all([event.padding])
                 elif type(event) is Replayed:
                     self._replayed(event)
                 elif type(event) is Lineage:

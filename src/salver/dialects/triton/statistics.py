@@ -29,32 +29,38 @@ class _Duration:
         self.count = 0
         self.seconds = 0.0
 
-    def add(self, seconds: float, count: int = 1) -> None:
-        self.count += count
-        self.seconds += seconds * count
+    def add(self, seconds: float) -> None:
+        self.count += 1
+        self.seconds += seconds
 
     def shown(self) -> dict[str, int]:
-        return {"count": self.count, "ns": round(self.seconds * 1e9)}
+        return _shown(self.count, self.seconds)
+
+
+def _shown(count: int, seconds: float) -> dict[str, int]:
+    return {"count": count, "ns": round(seconds * 1e9)}
 
 
 class _Compute:
-    """Durations of input (merge), inference and output (split) of runs."""
+    """Sums of the durations of runs: input (merge), inference and output (split)."""
 
-    __slots__ = ("infer", "input", "output")
+    __slots__ = ("count", "infer", "input", "output")
 
     def __init__(self) -> None:
-        self.input, self.infer, self.output = _Duration(), _Duration(), _Duration()
+        self.count = 0
+        self.input = self.infer = self.output = 0.0
 
     def add(self, run: BatchRan, count: int) -> None:
-        self.input.add(run.merge, count)
-        self.infer.add(run.duration, count)
-        self.output.add(run.split, count)
+        self.count += count
+        self.input += run.merge * count
+        self.infer += run.duration * count
+        self.output += run.split * count
 
     def shown(self) -> dict[str, dict[str, int]]:
         return {
-            "compute_input": self.input.shown(),
-            "compute_infer": self.infer.shown(),
-            "compute_output": self.output.shown(),
+            "compute_input": _shown(self.count, self.input),
+            "compute_infer": _shown(self.count, self.infer),
+            "compute_output": _shown(self.count, self.output),
         }
 
 
@@ -126,9 +132,10 @@ class Statistics:
                     found = versions.get((event.model, event.version)) or self._new(event)
                     found.executions += 1
                     found.compute.add(event, event.requests)
-                    if event.rows not in found.batches:
-                        found.batches[event.rows] = _Compute()
-                    found.batches[event.rows].add(event, 1)
+                    batches = found.batches.get(event.rows)
+                    if batches is None:
+                        batches = found.batches[event.rows] = _Compute()
+                    batches.add(event, 1)
             elif isinstance(event, StateChanged):
                 self._change(event)
 

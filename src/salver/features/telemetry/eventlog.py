@@ -29,9 +29,11 @@ class EventLog:
 
     def observe(self, events: Sequence[Event]) -> None:
         """Log a batch of events."""
+        if self._requests == "off":  # nearly all events are of requests
+            events = [event for event in events if type(event) is StateChanged]
         for event in events:
             if type(event) is Served:
-                if self._requests == "all" or (self._requests == "errors" and event.outcome != "ok"):
+                if self._requests == "all" or event.outcome != "ok":
                     self._access.info({"event": "request", **_request_fields(event)})
             elif type(event) is StateChanged:
                 text, id = f"model {event.after.lower()}", event.id

@@ -38,7 +38,6 @@ SLOWEST = 10
 _CLASSES_AN_OCTAVE = 8
 _TICK_S = 1e-6
 _NO_CELL = (0.0,) * 9
-_COUNTED = (Served, BatchRan)
 _Pair = tuple[str, str]
 
 
@@ -118,17 +117,20 @@ class Explanations:
         now = self._clock()
         slices: dict[_Pair, _Slice] = {}
         for event in events:
-            if not isinstance(event, _COUNTED) or not event.version:
-                continue  # requests for unknown versions are not counted
-            pair = (event.model, event.version)
-            found = slices.get(pair)
-            if found is None:
-                found = slices[pair] = self._slice(pair, now)
             if type(event) is Served:
-                found.served(event, now, next(self._order))
-                self._recent.append(event)
-            elif type(event) is BatchRan:
+                if event.version:  # requests for unknown versions are not counted
+                    pair = (event.model, event.version)
+                    found = slices.get(pair) or self._look_up(slices, pair, now)
+                    found.served(event, now, next(self._order))
+                    self._recent.append(event)
+            elif type(event) is BatchRan and event.version:
+                pair = (event.model, event.version)
+                found = slices.get(pair) or self._look_up(slices, pair, now)
                 found.ran(event)
+
+    def _look_up(self, slices: dict[_Pair, _Slice], pair: _Pair, now: float) -> _Slice:
+        found = slices[pair] = self._slice(pair, now)
+        return found
 
     def model(self, model: str, version: str) -> dict[str, Any]:
         """Return the breakdown of a version's requests; durations in milliseconds."""
