@@ -74,6 +74,9 @@ advise:
 test: advise .venv/dev.stamp .envs/perf_analyzer/requirements.txt .envs/torchserve-0.12/requirements.txt .envs/mlflow-3/requirements.txt
 	$(PY) -m pytest --workers $(JOBS) --timeout=120 $(ARGS)
 
+# Threads of NumPy's in more processes than there are cores wait for one another.
+test soak: export OPENBLAS_NUM_THREADS := 1
+
 # Kills, statistics and long loads, which make test runs at the size that proves them once.
 soak: advise .venv/dev.stamp
 	SALVER_SOAK=1 $(PY) -m pytest --workers $(JOBS) --timeout=300 -m soak $(ARGS)

@@ -1,4 +1,4 @@
-"""Does a closed model give its memory back? Twenty rounds of load, run and close, in a process of its own."""
+"""Does a closed model give its memory back? Rounds of load, run and close, in a process of its own."""
 
 import subprocess
 import sys
@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from soaking import size
 
-FROM_ROUND, ROUNDS, BOUND = 5, 20, 10 << 20
+FROM_ROUND, ROUNDS, BOUND = 5, size(20, 10), 10 << 20
 WIDTH = 2240  # 2,240 squared floats are 20 MB
 
 SCRIPT = f"""
@@ -77,6 +78,7 @@ def python_file(folder: Path) -> Path:
     return folder / "m.py"
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(300)  # a framework's import, and many models
 @pytest.mark.parametrize(
     ("backend", "make"),

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import brentq
 from scipy.special import log_ndtr
+from soaking import size
 
 from salver.stats.boundaries import (
     BetaBinomial,
@@ -75,9 +76,10 @@ def test_coins_stay_inside_and_their_mean_e_value_is_one() -> None:
     assert chances @ np.exp(log_e) == pytest.approx(1, abs=1e-9)
 
 
+@pytest.mark.soak
 def test_an_empirical_distribution_stays_inside_over_all_values_at_once() -> None:
-    rng, hits = np.random.default_rng(94), 0
-    for _ in range(300):
+    rng, hits, rows = np.random.default_rng(94), 0, size(300, 100)
+    for _ in range(rows):
         values = rng.random(1000)
         for count in (100, 200, 400, 1000):
             ordered = np.sort(values[:count])
@@ -86,7 +88,7 @@ def test_an_empirical_distribution_stays_inside_over_all_values_at_once() -> Non
             if apart > empirical_process(count, 0.05, 100):
                 hits += 1
                 break
-    may_be(hits, 300, at_most=0.05)
+    may_be(hits, rows, at_most=0.05)
     assert empirical_process(99, 0.05, 100) == math.inf
 
 

@@ -8,6 +8,7 @@ import pytest
 from chances import may_be
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from soaking import size
 
 from salver.stats.bounded_mean import MeanEvidence, log_capitals, start
 from salver.words.errors import InvalidInput
@@ -62,8 +63,10 @@ def test_at_once_or_with_a_restart_in_between_is_the_same_bit_by_bit(values: lis
     assert again.add(values[at:]) == start(alpha=0.1).add(values)
 
 
+@pytest.mark.soak
 def test_the_interval_covers_and_narrows() -> None:
-    values, mean = draws("wide", (200, 1500), 82)
+    rows = size(200, 50)
+    values, mean = draws("wide", (rows, 1500), 82)
     missed = 0
     for row in values:
         evidence = start()
@@ -75,7 +78,7 @@ def test_the_interval_covers_and_narrows() -> None:
                 break
         else:
             assert high - low < 0.08
-    may_be(missed, 200, at_most=0.05)
+    may_be(missed, rows, at_most=0.05)
 
 
 def test_the_interval_is_between_the_means_that_either_side_refutes_at_half_of_alpha() -> None:

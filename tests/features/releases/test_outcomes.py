@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from releasing import Clock, address
+from soaking import size
 from sqlalchemy import func, insert, select
 
 from salver.features.ledger.ledger import Ledger
@@ -250,10 +251,10 @@ async def test_the_largest_values_that_there_are_add_up(ledger: Ledger) -> None:
     await shop.meets("ada")
     await shop.asks("q", unit="ada")
     shop.clock.now += 60
-    for size in (1.7e308, 1e100):
+    for value in (1.7e308, 1e100):
         receipt = await shop.post(
-            *(sale(f"{size} {n}", "ada", size, time=now + n) for n in (1, 2)),
-            *(sale(f"{size} {n}", request="q", value=-size, time=now + n) for n in (3, 4, 5)),
+            *(sale(f"{value} {n}", "ada", value, time=now + n) for n in (1, 2)),
+            *(sale(f"{value} {n}", request="q", value=-value, time=now + n) for n in (3, 4, 5)),
         )
     assert receipt.accepted == 5
     await shop.post(complete("all"))
@@ -540,7 +541,7 @@ class AnyOrder(RuleBasedStateMachine):
         )
 
 
-TestAnyOrder = AnyOrder.TestCase
+TestAnyOrder = pytest.mark.soak(AnyOrder.TestCase)
 TestAnyOrder.settings = settings(
-    max_examples=25, stateful_step_count=30, suppress_health_check=list(HealthCheck)
+    max_examples=size(25, 8), stateful_step_count=30, suppress_health_check=list(HealthCheck)
 )

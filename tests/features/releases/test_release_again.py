@@ -7,6 +7,7 @@ import msgspec
 import numpy as np
 import pytest
 from chances import may_be
+from soaking import size
 
 from salver.features.releases.judge.evidence import observe, start
 from salver.features.releases.judge.hourly import Hourly
@@ -80,6 +81,7 @@ def test_a_canary_that_breaks_when_all_its_users_have_had_an_error_is_rolled_bac
     assert "in this hour" in why
 
 
+@pytest.mark.soak
 def test_good_releases_whose_users_come_often_keep_alpha() -> None:
     """Four hours of a hundred users, of whom a few make most of the requests."""
     policy = Policy(
@@ -89,12 +91,12 @@ def test_good_releases_whose_users_come_often_keep_alpha() -> None:
         bucket_seconds=SECONDS,
         alpha=0.05,
     )
-    rng, wrong = np.random.default_rng(2), 0
-    for _ in range(60):
+    rng, wrong, releases = np.random.default_rng(2), 0, size(60, 20)
+    for _ in range(releases):
         users = Users(rng, 0.2, rng.pareto(1.2, 100) + 0.05)
         seen = (users.bucket(6.0) for _ in range(240))
         wrong += any(decision is Decision.ROLLBACK for _, decision, _ in verdicts(policy, seen))
-    may_be(wrong, 60, at_most=policy.alpha)
+    may_be(wrong, releases, at_most=policy.alpha)
 
 
 def gates(ratio: float, stages: int, number: int, seed: int) -> int:

@@ -9,6 +9,7 @@ from chances import may_be
 from hypothesis import given
 from hypothesis import strategies as st
 from rollout_releases import ERRORS, buckets, judged
+from soaking import size
 
 from salver.features.releases.judge.evidence import BETS, observe, start
 from salver.features.releases.judge.policy import Metric, Policy, Stage
@@ -283,6 +284,7 @@ def test_before_it_is_known_what_is_slow_nothing_passes_for_quick() -> None:
     assert evidence.metrics[0].log_gate(SLOW) == 0
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("times", [1.0, 4.0])
 def test_a_canary_that_is_slow_more_often_by_the_margin_passes_no_gate(times: float) -> None:
     """Its rate is what the margin forbids, and what is slow was measured in 16,000 answers."""
@@ -290,7 +292,8 @@ def test_a_canary_that_is_slow_more_often_by_the_margin_passes_no_gate(times: fl
     policy = Policy(
         stages=(Stage(0.05, 30, margin_times=times), Stage(1, 0)), metrics=(SLOW,), warm_up_seconds=0.0
     )
-    for _ in range(500):
+    releases = size(500, 120)
+    for _ in range(releases):
         rate = rng.beta(160, 15_841)  # of answers beyond the quantile that was found
         share, evidence, best = 0.05, start(policy), -math.inf
         events = rng.poisson(np.array([share * worst, share, 1 - 2 * share]) * rate * 4000, (100, 3))
@@ -303,4 +306,4 @@ def test_a_canary_that_is_slow_more_often_by_the_margin_passes_no_gate(times: fl
             evidence = observe(policy, evidence, bucket)
             best = max(best, evidence.metrics[0].log_gate(SLOW))
         passed += best >= math.log(20)
-    may_be(passed, 500, at_most=policy.beta)
+    may_be(passed, releases, at_most=policy.beta)
