@@ -61,7 +61,6 @@ class Connection(WrittenConnection):
         self._terms = terms
         self._scheme = scheme
         self._loop = asyncio.get_running_loop()
-        self._transport: asyncio.Transport
         self.client: tuple[str, int] | None = None
         self._server: Any = None
         self._buffer = bytearray()

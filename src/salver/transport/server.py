@@ -386,7 +386,7 @@ class Listener:
             connection.end()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._grace):
-                while not all(connection.is_idle for connection in self._terms.open):  # noqa: ASYNC110
+                while any(each.has_unsent or not each.is_idle for each in self._terms.open):  # noqa: ASYNC110
                     await asyncio.sleep(0.02)
         for connection in list(self._terms.open):
             connection.drop()

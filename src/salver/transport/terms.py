@@ -88,6 +88,11 @@ class OpenConnection(Protocol):
         """Whether a part of a head has been received."""
         ...
 
+    @property
+    def has_unsent(self) -> bool:
+        """Whether bytes of answers wait for the caller to read."""
+        ...
+
     def end(self) -> None:
         """Close after the requests in flight, including incomplete ones, are answered."""
         ...
@@ -157,9 +162,16 @@ class Terms:
 class WrittenConnection(asyncio.Protocol):
     """Connection that stops writing while its caller does not read."""
 
+    _transport: asyncio.Transport
+
     def __init__(self) -> None:
         self._is_full = False
         self._waiting: deque[asyncio.Future[None]] = deque()
+
+    @property
+    def has_unsent(self) -> bool:
+        """Whether bytes of answers wait for the caller to read."""
+        return self._transport.get_write_buffer_size() > 0
 
     def pause_writing(self) -> None:
         """Note that the write buffer is full."""
