@@ -35,7 +35,7 @@ with lazy_imports():
 _LOG = logging.getLogger("salver.front")
 _KNOWN_PATHS = 4096
 #: Requests with these headers are answered by a task.
-_PLAIN_ONLY = frozenset((b"traceparent", b"x-request-id", b"endpoint-load-metrics-format", b"upgrade"))
+_PLAIN_ONLY = frozenset((b"endpoint-load-metrics-format", b"upgrade"))
 #: Requests with these headers leave the fast path.
 _UNUSUAL = frozenset((b"content-encoding", b"expect", CLASS_HEADER, PRIORITY_HEADER))
 
@@ -206,7 +206,11 @@ class Front:
         body = exchange.body
         if body is None or len(body) > self._uncounted or self._interest.headers:
             return False
-        call = Call("oip-http", exchange.came, None, self._new_id(), lag=exchange.lag)
+        given = headers.get(b"x-request-id")
+        request_id = (given and printable(given)) or self._new_id()
+        call = Call("oip-http", exchange.came, None, request_id, lag=exchange.lag)
+        if b"traceparent" in headers:
+            join_trace(call, headers[b"traceparent"], self._new_id)
         http = HttpBody(route.model, route.version, body, headers)
         give_up = post(route, http, call, partial(_tell, exchange, accepted, call))
         if give_up is None:

@@ -35,7 +35,8 @@ from salver.words.errors import Internal, InvalidInput, NoRoute, NotReady, Salve
 from salver.words.messages import Call
 
 _LOG = logging.getLogger("salver.grpc")
-_TIMEOUT = frozenset((b"grpc-timeout",))
+#: Of those that need a closer look, the headers of calls that are answered without a task.
+_PROMPT = frozenset((b"grpc-timeout", b"x-request-id"))
 #: Most bytes of a message that neither runs a model nor changes anything.
 _LONGEST_QUESTION = 1 << 20
 _OK = {"type": "http.response.trailers", "headers": [(b"grpc-status", b"0")]}
@@ -206,9 +207,9 @@ class GrpcFront:
             return never
         if family.check is not None or self._forwarding is not None:
             return never
-        if not (self._unusual - _TIMEOUT).isdisjoint(headers):
+        if not (self._unusual - _PROMPT).isdisjoint(headers):
             return never
-        seconds = 0.0
+        given, seconds = printable(headers.get(b"x-request-id", b"")), 0.0
         try:
             access.check_host(headers)
             if self._guard is not None and self._guard.lacks(group_of_method(path), headers):
@@ -219,12 +220,13 @@ class GrpcFront:
                     return never
         except SalverError:
             return never  # the task repeats the check and sends the error
-        return partial(self._ask, post, family, seconds)
+        return partial(self._ask, post, family, given, seconds)
 
-    def _ask(self, post: PostMethod, family: _Family, seconds: float, exchange: Exchange) -> bool:
+    def _ask(self, post: PostMethod, family: _Family, given: str, seconds: float, exchange: Exchange) -> bool:
         """Answer a call without a task.
 
         Args:
+            given: The caller's own id of the request; empty = none.
             seconds: Seconds until the caller's deadline; 0 = no deadline.
         """
         body = exchange.body
@@ -233,7 +235,7 @@ class GrpcFront:
         size = len(body) - 5
         if not 0 <= size < family.uncounted or body[:5] != _prefix(size):
             return False
-        call = Call(family.protocol, exchange.came, None, self._new_id(), lag=exchange.lag)
+        call = Call(family.protocol, exchange.came, None, given or self._new_id(), lag=exchange.lag)
         if seconds:
             call.deadline = call.arrival + seconds
         try:
