@@ -233,6 +233,7 @@ def work(kind: str, name: str) -> dict[str, float]:
                         sum(await microseconds.of_callers(server, callers, lease.servable.engine, ROUNDS)), 2
                     )
                     lease.release()
+            loop.is_still = False
             await server.stop()
             return found
 
