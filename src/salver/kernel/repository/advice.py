@@ -113,13 +113,17 @@ def check_place(path: str) -> None:
     if scheme := _SCHEME.match(text):
         kind, rest = scheme[1], text[scheme.end() :]
         what, way = _SOURCES[kind]
-        url = text if kind in ("models", "runs") else f"{kind}://{rest}"
+        url = f"{kind}://{rest}"
+        if kind in ("models", "runs"):
+            url = text  # MLflow's addresses, `models:/NAME/VERSION`, have one slash
         file = rest.partition("?")[0].rstrip("/").rpartition("/")[2] or "model.onnx"
         fix = way.format(url=shlex.quote(url), rest=rest, name=rest.partition("@")[0], file=shlex.quote(file))
         raise InvalidInput(f"{url} is {what}, and salver serve needs local files", fix=fix)
     if (found := _FUNCTION.fullmatch(text)) and not Path(text).exists():
         module, function = found.groups()
-        file = module if "/" in module else module.replace(".", "/")
+        file = module
+        if "/" not in module:
+            file = module.replace(".", "/")
         raise InvalidInput(f"{text} is a function, not a file", fix=_around(Path(f"{file}.py"), function))
 
 
@@ -134,11 +138,12 @@ def missing(path: str) -> str:
         names = sorted(p.name for p in above.iterdir() if not p.name.startswith("."))
     except OSError:
         names = []
-    below = here.relative_to(above).parts[:1] if above != here else ()
-    close = difflib.get_close_matches(below[0], names, 1, 0.6) if below else []
-    if close:
-        return f"Did you mean {above / close[0]}?"
-    where = "This folder" if above == Path() else str(above)
+    for below in here.relative_to(above).parts[:1]:
+        for close in difflib.get_close_matches(below, names, 1, 0.6):
+            return f"Did you mean {above / close}?"
+    where = str(above)
+    if above == Path():
+        where = "This folder"
     return f"{where} holds: {listed(names)}. Give a model file, or a folder with models"
 
 
@@ -148,8 +153,11 @@ def listed(names: Sequence[str]) -> str:
     >>> listed(["a", "b"]), listed([]), listed(list("abcdefg"))
     ('a, b', 'nothing', 'a, b, c, d, e and 2 more')
     """
+    text = ", ".join(names[:_MOST_NAMES]) or "nothing"
     more = len(names) - _MOST_NAMES
-    return (", ".join(names[:_MOST_NAMES]) or "nothing") + (f" and {more} more" if more > 0 else "")
+    if more > 0:
+        text += f" and {more} more"
+    return text
 
 
 def unrecognised_file(path: Path) -> str:
@@ -195,9 +203,10 @@ def of_folder(where: Path, names: Iterable[str]) -> str:
         )
     if "meta.yaml" in names:
         found = next((p for pattern in _OF_RUNS for p in sorted(where.glob(pattern))[:1]), None)
-        return f"{where} is a folder of MLflow's runs. Give that of a model" + (
-            f": {found.parent}" if found else ""
-        )
+        text = f"{where} is a folder of MLflow's runs. Give that of a model"
+        if found:
+            text += f": {found.parent}"
+        return text
     if "variables" in names and "saved_model.pb" not in names:
         return f"{where} is a SavedModel without its saved_model.pb. Copy that file there, too"
     if "checkpoint" in names and any(name.endswith(".index") for name in names):
@@ -270,11 +279,9 @@ def _transformer(path: Path) -> str:
     ):
         return ""
     names = said.get("architectures")
-    first = (
-        names[0]
-        if isinstance(names, list) and names and isinstance(names[0], str)
-        else said.get("model_type")
-    )
+    first = said.get("model_type")
+    if isinstance(names, list) and names and isinstance(names[0], str):
+        first = names[0]
     return f"a Hugging Face model ({str(first or 'of no known architecture')[:80]})"
 
 
@@ -290,11 +297,11 @@ def _of_source(path: Path) -> str:
 def _functions(path: Path) -> dict[str, list[str]]:
     """Return the arguments of the functions that a source defines, by name."""
     content = read_source(path)
-    tree = parse(content) if content is not None else None
-    nodes = tree.body if tree is not None else []
+    if content is None or (tree := parse(content)) is None:
+        return {}
     return {
         node.name: [a.arg for a in node.args.args]
-        for node in nodes
+        for node in tree.body
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     }
 
@@ -304,8 +311,12 @@ def _around(path: Path, function: str) -> str:
     arguments = _functions(path).get(function) or ["x"]
     inputs = ", ".join(f'"{name}": ("FP32", [-1])' for name in arguments)
     values = ", ".join(f'inputs["{name}"]' for name in arguments)
-    call = f"{function}({values})" if function else values.partition(",")[0]
-    is_here = path.is_file()
-    imports = "" if is_here or not function else f"from {path.stem} import {function}\n"
-    file = str(path) if is_here else str(path.with_name("model.py"))
+    call = values.partition(",")[0]
+    if function:
+        call = f"{function}({values})"
+    file, imports = path, ""
+    if not path.is_file():
+        file = path.with_name("model.py")
+        if function:
+            imports = f"from {path.stem} import {function}\n"
     return _PYTHON.format(file=file, imports=imports, inputs=inputs, call=call)

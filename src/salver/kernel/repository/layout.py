@@ -151,9 +151,10 @@ class Layout:
             elif below:  # an empty folder is probably still being filled
                 yield from self._model(entry.name, entry.name, below)
         except SalverError as error:
-            yield _broken(
-                ModelId(entry.name if entry.is_folder else _bare_name(local), "1"), local, str(error)
-            )
+            name = entry.name
+            if not entry.is_folder:
+                name = _bare_name(local)
+            yield _broken(ModelId(name, "1"), local, str(error))
 
     def _file(self, path: str) -> Manifest:
         """Return the model in a file that is the whole store, or a manifest with its problem."""
@@ -177,7 +178,7 @@ class Layout:
         if settings.problem:
             return _unreadable(id, local, settings)
         wanted = settings.config.backend
-        fitting = _for(found, wanted) if wanted else found
+        fitting = _for(found, wanted)
         if fitting is None:
             return _broken(
                 id, local, f"{local} is {found.kind.format}, which the {wanted} backend cannot run"
@@ -185,7 +186,7 @@ class Layout:
         theirs = wanted
         if settings.own:
             theirs = settings.own.config.backend
-        own = _for(found, theirs) if theirs else found
+        own = _for(found, theirs)
         return self._manifest(id, fitting, found.path, settings, own or "")
 
     def _model(self, folder: str, name: str, entries: tuple[Entry, ...]) -> Iterator[Manifest]:
@@ -314,7 +315,7 @@ class Layout:
             candidates = [found] if (found := self._look(path)) else []
         elif first := self._first(folder):
             candidates = [first]
-        elif (whole := self._look(folder)) and (not config.backend or _for(whole, config.backend)):
+        elif (whole := self._look(folder)) and _for(whole, config.backend):
             candidates = [whole]
         else:
             paths = [join(folder, e.name) for e in self._visible(folder)]
@@ -476,8 +477,8 @@ def _parameters(settings: Settings) -> Mapping[str, str]:
 
 
 def _for(found: Artifact, backend: str) -> Artifact | None:
-    """Return the artefact for the owner's backend; None if that backend cannot run it."""
-    if found.kind.backend == backend:
+    """Return the artefact for the owner's backend, empty = any; None if that backend cannot run it."""
+    if backend in ("", found.kind.backend):
         return found
     if found.kind.format in _READ_BY.get(backend, ()):
         return Artifact(found.path, ArtifactKind(backend, found.kind.format))

@@ -125,8 +125,8 @@ class Repository:
         fresh = {m.path: self._open_store(m.path) for m in models if m.path not in stores}
         after = {m.name: (m, stores.get(m.path) or fresh[m.path]) for m in models}
         for name in self._named.keys() | after.keys():
-            pair = [named[name][0] if name in named else None for named in (self._named, after)]
-            marks = [model and (model.path, model.is_requested, model.only) for model in pair]
+            pair = [named.get(name) for named in (self._named, after)]
+            marks = [named and (named[0].path, named[0].is_requested, named[0].only) for named in pair]
             if marks[0] != marks[1]:
                 self._moved.add(name)
         self._named, self._last = after, None
@@ -279,7 +279,8 @@ class Repository:
         if not found and self._refuses_nothing:
             names = [entry.name for entry in store.entries("")]
             text = advice.unrecognised_folder(store.local_path(""), names)
-            text = store.told(text) if isinstance(store, DistantStore) else text
+            if isinstance(store, DistantStore):
+                text = store.told(text)
             fix = ""
             if not names:
                 fix = "A server without models, for now, needs --control explicit."
@@ -387,10 +388,11 @@ def _with_namespaces(
         places.setdefault(manifest.id.name, set()).add(path)
     names: dict[str, dict[str, str]] = {}
     for name, found in places.items():
-        for path in found if len(found) > 1 and spaces else ():
-            names.setdefault(path, {})[name] = f"{spaces[path]}::{name}"
+        if len(found) > 1 and spaces:
+            for path in found:
+                names.setdefault(path, {})[name] = f"{spaces[path]}::{name}"
     for path, manifest in everything:
-        yield _renamed(manifest, names[path]) if path in names else manifest
+        yield _renamed(manifest, names.get(path, {}))
 
 
 def _renamed(manifest: Manifest, names: Mapping[str, str]) -> Manifest:

@@ -74,7 +74,7 @@ def read_settings(
         settings = msgspec.structs.replace(settings, own=own)
     missing = _missing_backend(settings.config.backend, formats)
     if missing and not settings.problem and program_of(settings.config.backend, rules) is None:
-        where = store.local_path(settings.files[0] if settings.files else folder)
+        where = store.local_path((*settings.files, folder)[0])
         return msgspec.structs.replace(settings, problem=f"{where}: {missing}")
     required = rules.required_config
     if not required or settings.problem or (settings.files and settings.foreign is None):

@@ -144,7 +144,9 @@ def _refuse_unknown(document: dict[str, Any], table: str, text: str, origin: str
         path = f"{table}.{key}" if table else key
         if key not in known:
             close = difflib.get_close_matches(key, known, 1, 0.5)
-            fix = f"Did you mean `{close[0]}`?" if close else f"Known here: {', '.join(known)}"
+            fix = f"Known here: {', '.join(known)}"
+            if close:
+                fix = f"Did you mean `{close[0]}`?"
             raise InvalidInput(f"{origin}: {_line(text, key)}unknown key `{path}`", fix=fix)
         if path in _KEYS:
             for part in value if isinstance(value, list) else [value]:
@@ -178,7 +180,7 @@ def _objective(value: Any) -> Any:
         if key in table:
             text = table.pop(key)
             try:
-                table[f"{key}_ms"] = milliseconds(text if isinstance(text, str) else f"{text}")
+                table[f"{key}_ms"] = milliseconds(str(text))
             except ValueError as error:
                 raise ValueError(f"{error} - at `$.objective.{key}`") from error
     return table

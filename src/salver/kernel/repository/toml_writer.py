@@ -36,7 +36,9 @@ def to_toml(config: ModelConfig, comment: str = "") -> str:
     lines += [f"{_key(k)} = {_value(v)}" for k, v in document.items() if not isinstance(v, dict)]
     for name, table in document.items():
         if isinstance(table, dict):
-            lines += ["", f"[{_key(name)}]"] if lines else [f"[{_key(name)}]"]
+            if lines:
+                lines.append("")
+            lines.append(f"[{_key(name)}]")
             lines += [f"{_key(key)} = {_value(value)}" for key, value in table.items()]
     text = "".join(f"{line}\n" for line in lines)
     if parse_toml(text.encode(), "salver.toml") != config:
@@ -81,10 +83,10 @@ def _value(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, str):
         return _text(value)
+    if value == {}:
+        return "{}"
     if isinstance(value, dict):
-        return (
-            "{ " + ", ".join(f"{_key(k)} = {_value(v)}" for k, v in value.items()) + " }" if value else "{}"
-        )
+        return "{ " + ", ".join(f"{_key(k)} = {_value(v)}" for k, v in value.items()) + " }"
     if isinstance(value, list):
         return "[" + ", ".join(map(_value, value)) + "]"
     return repr(value)  # numbers, inf and nan among them
