@@ -19,6 +19,7 @@ import torchserve_stubs as stubs
 from torchserve_models import ARCHIVES, FLOWS, made
 from torchserve_replay import Case, Target, ask, in_blocks, load, run_block
 from torchserve_servers import CONFIGS, serving
+from waiting import until
 
 from salver.dialects.torchserve.archive_files import read_archive
 from salver.dialects.torchserve.workflow_archive import read_workflow
@@ -63,6 +64,14 @@ def asked(model: str, body: bytes) -> Case:
     return {"kind": "http", "port": "inference", "timeout_s": 20, "compare": {}, "request": request}
 
 
+def waiting(target: Target, model: str) -> int:
+    """Return how many requests wait in a model's queue."""
+    request = {"method": "GET", "path": f"/models/{model}"}
+    case = {"kind": "http", "port": "management", "timeout_s": 20, "compare": {}, "request": request}
+    (told,) = json.loads(ask(target, case)["body"])
+    return int(told["jobQueueStatus"]["pendingRequests"])
+
+
 def called(rpc: str, model: str, data: bytes) -> Case:
     message = {"model_name": model, "input": {"data": base64.b64encode(data).decode()}}
     request = {"rpc": f"{stubs.INFERENCE}.InferenceAPIsService/{rpc}", "messages": [message]}
@@ -89,9 +98,11 @@ def test_ts_r18_ts_r20_a_full_queue(targets: Callable[[str], Target]) -> None:
     target = targets("plain")
     with concurrent.futures.ThreadPoolExecutor(2) as threads:
         served = [
-            threads.submit(ask, target, {**asked("narrow", b"1.5"), "after_s": 0.3 * n}) for n in range(2)
+            threads.submit(ask, target, {**asked("narrow", body), "after_s": after})
+            for body, after in ((b"4", 0), (b"0", 0.3))
         ]
-        refused = ask(target, {**asked("narrow", b"0"), "after_s": 0.8})
+        until(lambda: waiting(target, "narrow") == 1)
+        refused = ask(target, asked("narrow", b"0"))
         assert ask(target, called("Predictions", "narrow", b"0"))["code"] == "UNAVAILABLE"
         assert [each.result()["status"] for each in served] == [200, 200]
     assert refused["status"] == 503
