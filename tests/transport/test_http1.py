@@ -16,11 +16,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from waiting import auntil
 
+from salver.transport import http2_frames
 from salver.transport.budget import Budget, Share
 from salver.transport.http1 import Connection
 from salver.transport.http1_head import MOST_HEADERS, PREFACE, Heads
-from salver.transport.server import HEAD_S, IDLE_S, PATIENCE_S, FrontConfig, Listener, _bind, overdue
+from salver.transport.listeners import Listeners
+from salver.transport.parting import Parting
+from salver.transport.server import (
+    HEAD_S,
+    IDLE_S,
+    PATIENCE_S,
+    ExactPorts,
+    FrontConfig,
+    Listener,
+    _bind,
+    overdue,
+)
 from salver.transport.terms import Terms
+from salver.transport.watch import ConnectionLimits, StreamingPeers
 
 
 def head(*lines: str) -> bytes:
@@ -482,6 +495,20 @@ async def test_an_answer_that_its_caller_still_reads_is_not_cut_when_the_listene
     writer.close()
     await running
     assert raw.endswith(bytes(100)) and len(raw) > size
+
+
+async def test_a_server_goes_on_until_callers_of_http2_know_which_streams_are_answered() -> None:
+    listeners = Listeners([FrontConfig(port=0)], ConnectionLimits(), Parting(), StreamingPeers())
+    await listeners.open([echo], ExactPorts(), 1000)
+    reader, writer = await asyncio.open_connection("127.0.0.1", listeners.port)
+    writer.write(PREFACE + http2_frames.settings([]))
+    await reader.readexactly(9)
+    await listeners.leave(0)
+    writer.write_eof()
+    sent = await asyncio.wait_for(reader.read(), 60)
+    writer.close()
+    assert sent.count(b"\x08\x07\x00\x00\x00\x00\x00") == 2  # GOAWAY for now, and GOAWAY for good
+    await listeners.closed(60)
 
 
 async def test_connections_of_http2_are_handed_over() -> None:

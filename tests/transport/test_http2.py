@@ -206,7 +206,7 @@ async def test_an_answer_before_the_body_is_whole_ends_the_stream() -> None:
 
 
 async def test_a_server_that_parts_answers_what_has_come(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http2, "_PARTING_S", 0.01)
+    monkeypatch.setattr(http2, "PARTING_S", 0.01)
     gate = asyncio.Event()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:

@@ -16,6 +16,7 @@ from salver.transport.http1_head import PREFACE
 from salver.transport.http2_frames import Fault, Setting
 from salver.transport.http2_head import Http2Heads
 from salver.transport.http2_stream import LARGEST_WINDOW, WINDOW, Stream
+from salver.transport.parting import PARTING_S
 from salver.transport.terms import Terms, WrittenConnection, scope_of
 from salver.words.errors import InvalidInput, TooLarge
 
@@ -45,7 +46,6 @@ _MOST_ENDED: Final = 1024
 #: Bytes waiting for a caller who does not read at which the connection is closed.
 _MOST_WAITING: Final = 1 << 26
 _MOST_CONTINUATIONS: Final = 32
-_PARTING_S: Final = 0.1  # between the two GOAWAYs: longer than a round trip on a usual network
 
 
 class Http2(WrittenConnection):
@@ -119,7 +119,7 @@ class Http2(WrittenConnection):
         """Tell the caller to open no more streams; close after the open ones are answered."""
         if self._parting is None and not self._is_ending:
             self.emit(frames.goaway(LARGEST_WINDOW, Fault.NO_ERROR))
-            self._parting = self._loop.call_later(_PARTING_S, self._part)
+            self._parting = self._loop.call_later(PARTING_S, self._part)
 
     def _part(self) -> None:
         self._parting = None

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import msgspec
 
 from salver.transport.doors import App
-from salver.transport.parting import SHORT_S, Parting
+from salver.transport.parting import Parting
 from salver.transport.server import ExactPorts, FrontConfig, Listener, listen
 from salver.transport.watch import UNANSWERED, ConnectionLimits, ConnectionWatch, StreamingPeers
 from salver.words.errors import SalverError
@@ -106,7 +106,7 @@ class Listeners:
         if self._watching is not None:
             self._watching.cancel()
         if self._running:
-            await asyncio.sleep(SHORT_S)  # requests that were sent before GOAWAY arrived are still answered
+            await asyncio.gather(*(listener.parted() for listener in self._listeners))
 
     async def closed(self, timeout_s: float) -> None:
         """Wait until every connection has ended, at most this long."""

@@ -25,6 +25,8 @@ CLOSE: Final = (b"connection", b"close")
 SETTLE_S: Final = 0.5
 #: The same for a server that stops at once.
 SHORT_S: Final = 0.05
+#: Seconds between the two GOAWAYs of HTTP/2: longer than a round trip on a usual network.
+PARTING_S: Final = 0.1
 _MOST_S: Final = 5.0  # wait for an accept queue that does not empty
 _LOOK_S: Final = 0.01
 _SO_ATTACH_FILTER: Final = 26  # Linux, asm-generic/socket.h

@@ -22,7 +22,7 @@ import msgspec
 from salver.transport.budget import Budget
 from salver.transport.doors import App, Kind
 from salver.transport.http1 import Connection
-from salver.transport.parting import Parting, leave
+from salver.transport.parting import PARTING_S, Parting, leave
 from salver.transport.terms import OpenConnection, Pulse, Terms
 from salver.words.errors import Conflict, InvalidInput
 
@@ -286,6 +286,7 @@ class Listener:
         self._connecting: set[asyncio.Future[Any]] = set()
         self._has_started = asyncio.Event()
         self._shall_stop = asyncio.Event()
+        self._has_parted = asyncio.Event()
 
     def __repr__(self) -> str:
         return f"<Listener on {self.port}, {len(self._terms.open)} connections>"
@@ -323,7 +324,10 @@ class Listener:
         finally:
             watching.cancel()
             server.close()
-            await self._end()
+            try:
+                await self._end()
+            finally:
+                self._has_parted.set()
 
     def _accept_more(self) -> None:
         """Accept further connections: libuv itself accepts one per turn of the event loop.
@@ -353,6 +357,10 @@ class Listener:
     async def leave(self, delay_s: float) -> None:
         """Tell callers to close, wait for the delay, then refuse new connections."""
         await leave(self._socket, self._terms.parting, delay_s)
+
+    async def parted(self) -> None:
+        """Wait, after ``stop``, until no caller may begin a request; earlier ones are to be answered."""
+        await self._has_parted.wait()
 
     def stop(self) -> None:
         """Accept no more connections; let requests in flight finish."""
@@ -384,6 +392,9 @@ class Listener:
     async def _end(self) -> None:
         for connection in list(self._terms.open):
             connection.end()
+        if self._terms.open:
+            await asyncio.sleep(PARTING_S)  # ends after the timers of HTTP/2 connections, which began before
+        self._has_parted.set()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._grace):
                 while any(each.has_unsent or not each.is_idle for each in self._terms.open):  # noqa: ASYNC110
