@@ -22,6 +22,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import median_low
 from types import CodeType, FrameType
 from typing import Any
 
@@ -230,7 +231,7 @@ async def blocks(bus: Any, callers: Callers) -> tuple[float, float]:
         await answered(callers, most)
         over.append(sys.getallocatedblocks() - before)
         bus.flush()
-    return round(min(waiting) / callers.count, 2), round(min(over) / callers.count, 2)
+    return round(median_low(waiting) / callers.count, 2), round(median_low(over) / callers.count, 2)
 
 
 async def count_all(loop: Loop) -> tuple[dict[str, Figures], dict[str, Counts]]:

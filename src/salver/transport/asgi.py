@@ -188,7 +188,8 @@ class Front:
         except SalverError:
             return never  # the task repeats the check and writes the error
         accepted = headers.get(b"accept-encoding", b"") if endpoint.is_compressible else b""
-        return partial(self._ask, endpoint.post, route, headers, accepted)
+        given = printable(headers.get(b"x-request-id", b"")), headers.get(b"traceparent", b"")
+        return partial(self._ask, endpoint.post, route, headers, accepted, *given)
 
     def _ask(
         self,
@@ -196,21 +197,23 @@ class Front:
         route: Route,
         headers: Mapping[bytes, bytes],
         accepted: bytes,
+        given: str,
+        trace: bytes,
         exchange: Exchange,
     ) -> bool:
         """Answer a request without a task.
 
         Args:
             accepted: The request's ``accept-encoding``, where the reply may be compressed; else empty.
+            given: The caller's own id of the request; empty = none.
+            trace: The request's ``traceparent``; empty = none.
         """
         body = exchange.body
         if body is None or len(body) > self._uncounted or self._interest.headers:
             return False
-        given = headers.get(b"x-request-id")
-        request_id = (given and printable(given)) or self._new_id()
-        call = Call("oip-http", exchange.came, None, request_id, lag=exchange.lag)
-        if b"traceparent" in headers:
-            join_trace(call, headers[b"traceparent"], self._new_id)
+        call = Call("oip-http", exchange.came, None, given or self._new_id(), lag=exchange.lag)
+        if trace:
+            join_trace(call, trace, self._new_id)
         http = HttpBody(route.model, route.version, body, headers)
         give_up = post(route, http, call, partial(_tell, exchange, accepted, call))
         if give_up is None:
