@@ -124,6 +124,22 @@ async def test_a_host_that_somebody_kills_costs_nobody_an_answer(tmp_path: Path)
         assert len({pid for pid, _ in r.runs()}) == 2
 
 
+@pytest.mark.parametrize("reruns", [True, False])
+async def test_who_waits_behind_a_culprit_is_not_refused_for_it(tmp_path: Path, reruns: bool) -> None:
+    async with rig(tmp_path, reruns=reruns) as r:
+        held = asyncio.ensure_future(r.ask(1000))
+        await auntil(lambda: r.times(1000))
+        culprit = asyncio.ensure_future(r.ask(-1))
+        await auntil(lambda: r.engine.queued == 1)
+        (tmp_path / "open").touch()
+        await auntil(lambda: r.times(-1))
+        mates = [asyncio.ensure_future(r.ask(value)) for value in (1, 2, 3)]
+        assert await held == 2000
+        assert await asyncio.gather(*mates) == [2, 4, 6]
+        with pytest.raises(HostDied):
+            await culprit
+
+
 async def test_arbitrary_code_does_not_run_twice(tmp_path: Path) -> None:
     async with rig(tmp_path, reruns=False) as r:
         said = await r.batch(1, 2, -1)

@@ -84,7 +84,7 @@ _SAME_TURN_S = 50e-6
 #: How long before an instance becomes idle its next batch is chosen and merged, so that it does not stay idle
 #: (:meth:`Schedule.looks_ahead`): maximum as a fraction of a run, and minimum run time.
 _AHEAD_S, _AHEAD_SHARE, _LONG_RUN_S = 2e-3, 0.2, 3e-3
-_BACK_S = 30.0  # how long requests wait for a host that died while running them
+_BACK_S, _QUEUE_BACK_S = 30.0, 10.0  # how long requests wait for a host that died of them, and the others
 _LAST_RUN_S = 30.0  # how long ``close`` waits for active runs
 
 
@@ -608,6 +608,8 @@ class Engine:
             if len(alive) < 2 or isinstance(error, HostDied | NotReady):
                 for waiting in alive:
                     fail(waiting, own(error, self.id))
+                if isinstance(error, HostDied) and self._returning is not None:
+                    await self._returning.back(_QUEUE_BACK_S)  # who waits is not refused for the culprit
                 return False
         for half in (alive[:middle], alive[middle:]):
             here = [w for w in half if not w.payload[1].done()]  # some may have been cancelled meanwhile
@@ -629,9 +631,7 @@ class Engine:
         Requests whose deadline passes meanwhile have been answered and are not run.
         """
         for group in groups:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_BACK_S):
-                    await runner.back()
+            await runner.back(_BACK_S)
             here = [waiting for waiting in group if not waiting.payload[1].done()]
             if self._closed:
                 for waiting in here:

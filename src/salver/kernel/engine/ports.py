@@ -114,8 +114,8 @@ class RestartingRunner(Runner, Protocol):
 
     reruns: bool
 
-    async def back(self) -> None:
-        """Wait until a host is alive."""
+    async def back(self, seconds: float) -> None:
+        """Wait until a host is alive, at most this long."""
         ...
 
 

@@ -13,6 +13,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import msgspec
@@ -166,11 +167,13 @@ class ProcessRunner:
         # A cancelled caller must not free a host that is still working.
         return await asyncio.shield(self._on(host, host.run(inputs)))
 
-    async def back(self) -> None:
+    async def back(self, seconds: float) -> None:
         """See :class:`~salver.kernel.engine.ports.RestartingRunner`."""
-        while self.is_lost and not self._is_closed:
-            self._came.clear()
-            await self._came.wait()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self.is_lost and not self._is_closed:
+                    self._came.clear()
+                    await self._came.wait()
 
     def post(self, work: Work, done: Done, is_lone: bool) -> bool:
         """See :class:`~salver.kernel.engine.ports.PostRunner`."""

@@ -49,10 +49,10 @@ class SignatureRunner:
         runner = self._runner
         return isinstance(runner, PostRunner) and runner.post({**work, SIGNATURE: self._mark}, done, is_lone)
 
-    async def back(self) -> None:
+    async def back(self, seconds: float) -> None:
         """See :class:`~salver.kernel.engine.ports.RestartingRunner`."""
         if isinstance(self._runner, RestartingRunner):
-            await self._runner.back()
+            await self._runner.back(seconds)
 
     def run_inline(self, inputs: Mapping[str, Array]) -> None:
         """Return None: durations are known only for the first signature."""
