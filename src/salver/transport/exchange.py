@@ -120,8 +120,12 @@ class Exchange:
         """Send a whole answer without a task, with its length and the request's id."""
         raise NotImplementedError
 
-    def reply_grpc(self, reply: bytes | GrpcStatus) -> None:
-        """Send the one message of a gRPC call with status OK, or the status with which it fails."""
+    def reply_grpc(self, reply: bytes | GrpcStatus, headers: Headers = ()) -> None:
+        """Send the one message of a gRPC call with status OK, or the status with which it fails.
+
+        Args:
+            headers: Further ones, before a message.
+        """
         raise NotImplementedError
 
 

@@ -239,7 +239,7 @@ class GrpcFront:
         if seconds:
             call.deadline = call.arrival + seconds
         try:
-            give_up = post(body[5:], call, partial(_tell, exchange))
+            give_up = post(body[5:], call, partial(_tell, exchange, call))
         except SalverError as error:
             error.in_tritons_words = self._tritons_words
             exchange.reply_grpc(family.fault(error))
@@ -326,9 +326,10 @@ class GrpcFront:
         return self._reflection.answer(package, message)
 
 
-def _tell(exchange: Exchange, reply: Reply | None, pieces: object) -> None:
+def _tell(exchange: Exchange, call: Call, reply: Reply | None, pieces: object) -> None:
     assert reply is not None  # streaming models are never asked this way
-    exchange.reply_grpc(reply)
+    headers = ((b"traceparent", call.traceparent.encode()),) if call.traceparent else ()
+    exchange.reply_grpc(reply, headers)
 
 
 async def _end(send: Send, status: GrpcStatus) -> None:

@@ -212,7 +212,7 @@ class Stream(Exchange):
         self._head, self.status = (status, (*headers, *more)), status
         self._write(b"" if self.head.method == "HEAD" else body, b"")
 
-    def reply_grpc(self, reply: bytes | GrpcStatus) -> None:
+    def reply_grpc(self, reply: bytes | GrpcStatus, headers: Headers = ()) -> None:
         """See :class:`~salver.transport.exchange.Exchange`."""
         self.status = 200
         if isinstance(reply, GrpcStatus):
@@ -222,8 +222,8 @@ class Stream(Exchange):
         size, id, connection = len(reply), self.id, self._connection
         whole = size + 5
         most = min(self._window, connection.window, connection.most_frame, connection.room)
-        if whole > most or connection.begin:
-            self._head = 200, _GRPC_HEAD
+        if whole > most or connection.begin or headers:
+            self._head = 200, (*_GRPC_HEAD, *headers)
             self._write(grpc_frame(reply), _TRAILERS_OK)
             return
         connection.window -= whole

@@ -9,9 +9,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 import tritonclient.grpc as triton_grpc
+import tritonclient.grpc.service_pb2 as pb
+import tritonclient.grpc.service_pb2_grpc as pb_grpc
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
@@ -139,6 +142,14 @@ def test_tr_o1_by_opentelemetrys_variables(tmp_path: Path, collector: Collector)
             client.infer("mlp", [given], headers={"traceparent": f"00-{trace}-{CALLER}-01"})
         spans = of(collector.wait(lambda found: len(of(found, trace)) >= 5), trace)
         assert [s.parent_span_id.hex() for s in spans if s.name == "InferRequest"] == [CALLER]
+
+        request = pb.ModelInferRequest(model_name="mlp", raw_input_contents=[ROW.tobytes()])
+        request.inputs.add(name="x", datatype="FP32", shape=[1, 16])
+        with grpc.insecure_channel(server.address) as channel:  # begins a trace, and is told which
+            _, call = pb_grpc.GRPCInferenceServiceStub(channel).ModelInfer.with_call(request)
+        _, trace, span, flags = dict(call.initial_metadata())["traceparent"].split("-")
+        spans = of(collector.wait(lambda found: len(of(found, trace)) >= 5), trace)
+        assert [s.span_id.hex() for s in spans if s.name == "InferRequest"] == [span] and flags == "01"
         assert b"salver_spans_lost_total 0.0" in server.get("/metrics")[1]
 
 
