@@ -263,7 +263,7 @@ def test_webhooks_are_made_tried_again_and_removed(opened: Open, served: ServerP
     with page.expect_response(lambda reply: reply.url.endswith("/again")) as again:
         told.get_by_role("button", name="Tell tag.set again").click()
     assert again.value.json()["attempts"] == 0
-    expect(page.locator("#news")).to_have_text("tag.set is told anew.")
+    expect(page.locator("#news")).to_have_text("tag.set is sent again.")
     page.get_by_role("navigation", name="Deliveries by state").get_by_role("link", name="given up").click()
     expect(page.locator("main")).to_contain_text("There are none of these.")
     page.get_by_role("button", name="Remove").click()
@@ -446,7 +446,7 @@ def test_a_change_needs_the_token_where_there_is_one(tmp_path: Path, opened: Ope
         page.get_by_role("dialog").get_by_label("Why?").fill("the weekend")
         page.get_by_role("dialog").get_by_role("button", name="Pause").click()
         verdict = page.get_by_role("region", name="Verdict")
-        expect(verdict).to_contain_text("api:Zoë 李 wished it: the weekend")
+        expect(verdict).to_contain_text("requested by api:Zoë 李: the weekend")
 
 
 def test_no_request_leaves_the_origin_and_every_page_has_a_name(opened: Open, served: ServerProcess) -> None:

@@ -185,7 +185,7 @@ def test_what_a_webhook_was_not_told_is_seen_and_told_anew(say) -> None:  # type
     assert said.rstrip().endswith("Z  Connection refused")
     delivery = json.loads(say("webhook", "deliveries", "--json"))
     assert (delivery["state"], delivery["attempts"], delivery["seq"]) == ("failing", 1, 3)
-    assert say("webhook", "redeliver", str(delivery["id"])).endswith("is told anew of alias.moved\n")
+    assert say("webhook", "redeliver", str(delivery["id"])).endswith("gets alias.moved again\n")
     assert json.loads(say("webhook", "deliveries", "--json"))["attempts"] == 1
     assert "no delivery 99" in say("webhook", "redeliver", "99", ends=1)
 

@@ -226,7 +226,7 @@ async def test_wishes_are_seen_to(world: World) -> None:
     ):
         done = await world.ask("POST", f"/releases/{RUNNING}/{what}", {"reason": f"to {what}"})
         assert (done.json["is_done"], done.json["release"]["state"]) == (True, state)
-    assert (await world.store.get(RUNNING)).reason == "api:ada wished it: to abort"
+    assert (await world.store.get(RUNNING)).reason == "requested by api:ada: to abort"
 
 
 async def test_a_wish_that_cannot_be_says_why(world: World) -> None:

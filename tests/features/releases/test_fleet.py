@@ -110,7 +110,7 @@ async def test_an_alias_moves_with_its_line_in_the_audit(ledger: Ledger, is_take
     fleet = Fleet(Loaded())
     await ledger.write(lambda connection: fleet.move(connection, PROMOTED, 2.0))
     if is_taken_back:
-        back = rolled_back(PROMOTED, 3.0, "ada wished it")
+        back = rolled_back(PROMOTED, 3.0, "requested by ada")
         await ledger.write(lambda connection: fleet.move(connection, back, 3.0))
     query = select(AUDIT.c.actor, AUDIT.c.before, AUDIT.c.after, AUDIT.c.why)
     lines = await ledger.read(lambda connection: connection.execute(query).all())
@@ -131,7 +131,7 @@ async def test_an_alias_that_somebody_has_moved_since_stays(
             aliases.delete_alias(connection, change, "fraud", "champion")
         else:
             aliases.move(connection, change, "fraud", "champion", means)
-        fleet.move(connection, rolled_back(PROMOTED, 4.0, "ada wished it"), 4.0)
+        fleet.move(connection, rolled_back(PROMOTED, 4.0, "requested by ada"), 4.0)
 
     await ledger.write(meddle)
     assert await champion(ledger) == means

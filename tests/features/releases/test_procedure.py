@@ -94,7 +94,7 @@ def test_a_wish_for_promotion_is_the_next_stage_and_an_approval_of_it() -> None:
     after = procedure.wished(release(), wish("promote", why="seen enough"), 200.0)
     assert (after.stage, after.weight) == (1, 0.25)
     assert [(a.stage, a.by) for a in after.progress.approvals] == [(1, "ada")]
-    assert after.reason == "ada wished it: seen enough"
+    assert after.reason == "requested by ada: seen enough"
 
 
 def test_the_last_promotion_is_for_good() -> None:
@@ -207,7 +207,7 @@ def test_after_a_promotion_proof_rolls_back_or_is_told_once() -> None:
     held = watched_one(holdback=0.02)
     assert procedure.judged(held, verdict(Decision.CONTINUE), 60.0).reason == "it is good"
     person = "it is promoted: a person has to decide whether to abort it"
-    quoted = msgspec.structs.replace(held, reason=f"ann wished it: {person}")  # which tells nobody of harm
+    quoted = msgspec.structs.replace(held, reason=f"requested by ann: {person}")  # which tells nobody of harm
     told = procedure.judged(quoted, verdict(Decision.HOLD, "harm 118", person), 60.0)
     assert (told.state, told.reason) == (ReleaseState.PROMOTED, f"harm 118; {person}")
     assert told.progress.is_told and not quoted.progress.is_told

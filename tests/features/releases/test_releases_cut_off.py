@@ -203,7 +203,7 @@ async def test_one_that_is_cut_off_for_long_sends_nobody_to_the_canary(world: Cu
     ):
         relay.be("silent")
         await meets(other, "1")
-        await says(other, "nobody is sent to version 2 here, but all to 1")
+        await says(other, "this server sends no requests to version 2, but all to 1")
         assert await shares(one) == [0.5] and await shares(other) == [0.0]
         await meets(one, "1", "2")
         relay.be("")

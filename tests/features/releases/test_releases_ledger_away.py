@@ -113,7 +113,7 @@ async def test_nobody_goes_on_meeting_a_canary_of_which_nothing_was_heard_for_fi
             assert server.traffic.splits == ()
             assert (server.releases.shares, len(server.releases.known)) == ({}, 1)
         assert [record.message.partition(": the ledger")[0] for record in caplog.records] == [
-            "release r0 of fraud: nobody is sent to version 2 here, but all to 1"
+            "release r0 of fraud: this server sends no requests to version 2, but all to 1"
         ]
         other.execute("ROLLBACK")
     await ticks(server, 1)

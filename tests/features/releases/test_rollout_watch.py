@@ -121,7 +121,7 @@ def test_it_is_told_until_when_it_is_held_or_compared() -> None:
     assert list(rollout_watch.until(running(), held)) == list(rollout_watch.until(running(), None)) == []
     progress = msgspec.structs.replace(release().progress, watched_until=86_400.0)
     over = release(state=ReleaseState.PROMOTED, ended=1.0, progress=progress)
-    words = "it goes on being compared until 1970-01-02 00:00:00Z"
+    words = "it is still compared until 1970-01-02 00:00:00Z"
     assert list(rollout_watch.until(over, entry)) == [words]
 
 

@@ -159,4 +159,4 @@ def redeliver(id: int, /, *, where: RegistryOptions = USUAL, json: Json = False)
         id: Id of the delivery.
     """
     delivery = run(where, lambda registry, _: webhooks(registry).redeliver(id))
-    result(delivery, f"{delivery.webhook} is told anew of {delivery.action}", json=json)
+    result(delivery, f"{delivery.webhook} gets {delivery.action} again", json=json)

@@ -113,7 +113,7 @@ async def show(store: "ReleaseStore", releases: "Sequence[Release]", *, json: bo
 def until(release: "Release", entry: "Entry | None") -> Iterator[str]:
     """Return until when a release keeps its state, if nothing else happens."""
     if release.watched_until is not None:
-        yield f"it goes on being compared until {moment(release.watched_until)}"
+        yield f"it is still compared until {moment(release.watched_until)}"
     if release.state.value == "HELD" and entry is not None and entry.verdict.held_since is not None:
         yield f"its hold ends at {moment(entry.verdict.held_since + 60 * release.policy.hold_minutes)}"
 

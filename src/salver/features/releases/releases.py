@@ -356,8 +356,8 @@ class Releases:
         live = [release for release in self.known if release.is_live and release.id in self.shares]
         for release in live:
             _LOG.warning(
-                "release %s of %s: nobody is sent to version %s here, but all to %s: the ledger was not "
-                "heard for %.0f seconds, and the release may have been rolled back",
+                "release %s of %s: this server sends no requests to version %s, but all to %s: the ledger "
+                "was not available for %.0f seconds, and the release may have been rolled back",
                 release.id,
                 release.model,
                 release.canary,

@@ -21,7 +21,7 @@ export function verdict(one, look, policy, points, lines) {
     case "ROLLED_BACK":
       return told(`${fresh} was rolled back${why}. All traffic goes to ${old}.`, "bad");
     case "PROMOTED":
-      return told(`${fresh} was promoted${why}.${one.watched_until ? " It goes on being compared, and proven harm takes it back or asks a person." : ""}`, "good");
+      return told(`${fresh} was promoted${why}.${one.watched_until ? " It is still compared, and proven harm causes a rollback or asks a person." : ""}`, "good");
     case "PAUSED":
       return told(`Paused at ${stage}${why}. Proven harm still rolls it back.`, "warn", needs(look));
     case "HELD": {

@@ -17,7 +17,7 @@ export function webhooks({ announce, again, draw, query }) {
     try {
       await send("POST", at`/deliveries/${one.id}/again`);
       problem = "";
-      announce(`${one.action} is told anew.`);
+      announce(`${one.action} is sent again.`);
       again();
     } catch (error) {
       problem = error instanceof Problem ? error.message : "The server does not answer. Nothing is known to have changed.";

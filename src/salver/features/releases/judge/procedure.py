@@ -44,7 +44,7 @@ def wished(release: Release, wish: ChangeRequest, now: float) -> Release:
     Raises:
         Conflict: the release cannot do that any more, or not yet; the message has the reason.
     """
-    reason = f"{wish.by or 'somebody'} wished it" + (wish.why and f": {wish.why}")
+    reason = f"requested by {wish.by or 'somebody'}" + (wish.why and f": {wish.why}")
     match wish.what:
         case "abort":
             return rolled_back(release, now, reason)
