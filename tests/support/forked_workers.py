@@ -46,7 +46,8 @@ class ForkedWorkers:
         """Hand out tests until none is left; report what workers report."""
         if session.testsfailed or session.config.option.collectonly:
             return None  # pytest says so
-        fork_server.running()  # one for all workers
+        fork_server.running()  # one for all workers, as is their folder
+        self._config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]
         self._reporter.showfspath = False
         self._left.extend(range(len(session.items)))
         for _ in range(self._count):
