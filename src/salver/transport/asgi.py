@@ -209,11 +209,13 @@ class Front:
             trace: The request's ``traceparent``; empty = none.
         """
         body = exchange.body
-        if body is None or len(body) > self._uncounted or self._interest.headers:
+        if body is None or len(body) > self._uncounted:
             return False
         call = Call("oip-http", exchange.came, None, given or self._new_id(), lag=exchange.lag)
         if trace:
             join_trace(call, trace, self._new_id)
+        if wanted := self._interest.headers:
+            take_traits(call, headers, wanted)
         http = HttpBody(route.model, route.version, body, headers)
         give_up = post(route, http, call, partial(_tell, exchange, accepted, call))
         if give_up is None:

@@ -41,8 +41,8 @@ class Exchange:
     """
 
     __slots__ = (
-        "_has_more", "_pieces", "body", "came", "head", "held", "is_gone", "is_whole", "lag", "on_end",
-        "on_gone", "status",
+        "_count", "_has_more", "_pieces", "body", "came", "head", "held", "is_gone", "is_whole", "lag",
+        "on_end", "on_gone", "status",
     )  # fmt: skip
 
     def __init__(self, head: Head, body: bytes | None) -> None:
@@ -56,7 +56,7 @@ class Exchange:
         if body is None:
             self._pieces: deque[tuple[bytes, bool]] = deque()
             self._has_more: asyncio.Future[None] | None = None
-            self.held = 0
+            self.held = self._count = 0
 
     @property
     def client(self) -> tuple[str, int] | None:
@@ -66,6 +66,7 @@ class Exchange:
     def put(self, piece: bytes, *, is_last: bool) -> None:
         """Add a piece of the body."""
         self.held += len(piece)
+        self._count += bool(piece)
         pieces = self._pieces
         if pieces and len(pieces[-1][0]) < _SMALL:  # each by itself would hold far more than its bytes
             piece = pieces.pop()[0] + piece
@@ -96,7 +97,8 @@ class Exchange:
         if is_last:
             self.body = _RECEIVED
         self.received(len(piece))
-        return {"type": "http.request", "body": piece, "more_body": not is_last}
+        # ``count``: of the pieces so far, some of which were joined
+        return {"type": "http.request", "body": piece, "more_body": not is_last, "count": self._count}
 
     def wants_more(self) -> None:
         """Note that the application waits for the next piece of the body."""

@@ -230,7 +230,7 @@ class GrpcFront:
             seconds: Seconds until the caller's deadline; 0 = no deadline.
         """
         body = exchange.body
-        if body is None or self._is_stopping or self._interest.headers:
+        if body is None or self._is_stopping:
             return False
         size = len(body) - 5
         if not 0 <= size < family.uncounted or body[:5] != _prefix(size):
@@ -238,6 +238,8 @@ class GrpcFront:
         call = Call(family.protocol, exchange.came, None, given or self._new_id(), lag=exchange.lag)
         if seconds:
             call.deadline = call.arrival + seconds
+        if wanted := self._interest.headers:
+            take_traits(call, dict(exchange.head.headers), wanted)
         try:
             give_up = post(body[5:], call, partial(_tell, exchange, call))
         except SalverError as error:

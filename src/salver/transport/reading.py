@@ -55,7 +55,7 @@ async def read_whole(
         while message["type"] == "http.request":
             if piece := message.get("body", b""):
                 size += len(piece)
-                count += 1
+                count = message.get("count", count + 1)
                 if size > limit:
                     raise _too_large(headers, size, limit)
                 if is_chunked and count > MOST_CHUNKS:

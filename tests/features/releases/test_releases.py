@@ -534,8 +534,10 @@ async def test_a_promotion_is_not_taken_back_once_somebody_has_moved_its_alias(
     await world.store._ledger.write(meddle)
     wish = await world.store.wish("r0", "abort", ADA, "users complain", world.clock.now)
     await world.ticks()
-    told = "version 3" if means else "nothing"
-    assert f"fraud@champion means {told} by now" in (await world.store.answer(wish) or "")
+    told = "moved to version 3" if means else "deleted"
+    assert f"the alias fraud@champion has been {told} by another caller" in (
+        await world.store.answer(wish) or ""
+    )
     assert (await world.one()).state is ReleaseState.PROMOTED
     assert world.traffic.moved == [("r0", "PROMOTED")]
 

@@ -61,8 +61,8 @@ def answered(
         try:
             if wish.what == "abort" and waiting.elsewhere:
                 raise Conflict(
-                    f"the alias {release.model}@{release.alias} has been moved to {waiting.elsewhere} by "
-                    "another caller: there is nothing to roll back"
+                    f"the alias {release.model}@{release.alias} means {waiting.elsewhere} since "
+                    "another caller changed it: there is nothing to roll back"
                 )
             release = procedure.wished(release, wish, now)
             answers.append((wish.id, ""))

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from salver.kernel.engine.dispatch import nothing
 from salver.kernel.serving.capabilities import Post
-from salver.kernel.serving.exchange import Exchange
+from salver.kernel.serving.exchange import Exchange, why_failed
 from salver.words.errors import Cancelled, Code
 from salver.words.messages import InferResponse
 
@@ -46,6 +46,8 @@ class PostedExchange(Exchange[BodyT, ReplyT]):
             if "sequence_id" in request.parameters and not servable.capabilities.takes_forms:
                 assert self.lease is not None
                 self.lease.release()
+                if self.passage is not None:
+                    self.passage.end()
                 return False
             self.accept(request)
             self._give_up = post(self.request, self.deadline, self._told, self.standing)
@@ -67,6 +69,7 @@ class PostedExchange(Exchange[BodyT, ReplyT]):
             if isinstance(said, Exception):
                 raise said
             reply = self.codec.encode(self.request, said)
+            why = self._noted(said) if self.passage is not None else ""
         except Exception as error:
             self._tell(self._failed(error), None)
             return
@@ -75,10 +78,17 @@ class PostedExchange(Exchange[BodyT, ReplyT]):
         if others is None:
             self._is_over = True
             self.timing = said.timing
-            self.end()
+            self.end("ok", why)
             self._tell(reply, None)
         else:
             self._tell(None, functools.partial(self._write, reply, others))
+
+    def _noted(self, answer: InferResponse) -> str:
+        """Give the stage an answer that it wants; return why it counts as failed, if it does."""
+        why = why_failed(answer)
+        if self.passage is not None and self.is_wanted():
+            self.passage.answered(self.request, (answer,), why)
+        return why
 
     async def _write(
         self,

@@ -15,13 +15,12 @@ import msgspec
 import numpy as np
 
 from salver.kernel.serving.capabilities import PLAIN, Capabilities
-from salver.kernel.serving.exchange import Exchange, RequestPath, has_sequences
+from salver.kernel.serving.exchange import Exchange, RequestPath, has_sequences, why_failed
 from salver.kernel.serving.leases import HeldVersions, Quiet
 from salver.kernel.serving.ports import Codec, Inferring, Lessor
 from salver.lazy import lazy_imports
 from salver.words.errors import Cancelled, Code, ModelFailed, NotOneResponse, SalverError
 from salver.words.events import Event
-from salver.words.handlers import status_of
 from salver.words.messages import Call, InferRequest, InferResponse, ModelId, Signature, Standing
 from salver.words.tensor import DataType, Tensor
 
@@ -146,7 +145,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
             response = await servable.infer(request, exchange.deadline, sender, exchange.standing)
             exchange.timing = response.timing
             if passage is not None:
-                why = _why(response)
+                why = why_failed(response)
             if codec.takes_long(response):
                 reply = await asyncio.to_thread(codec.encode, request, response)
             else:
@@ -197,7 +196,7 @@ class DataPlane(Generic[BodyT, ReplyT]):
                     exchange.timing = response.timing
                     exchange.first = exchange.first or exchange.passed()
                     if passage is not None:
-                        why = _why(response) or why
+                        why = why_failed(response) or why
                     if write is None:
                         pieces.append(response)
                         if len(pieces) == 1 or are_parts:
@@ -250,11 +249,18 @@ class DataPlane(Generic[BodyT, ReplyT]):
 
         Returns:
             A function that cancels the request; None = not started, and ``infer`` or ``stream`` must be
-            called instead: the model cannot call back, the body is large, or a stage takes part.
+            called instead: the model cannot call back, the body is large, or a stage has to see the request.
         """
+        posted = PostedExchange(self.path, codec, model, version, call)
+        passage = posted.passage
         try:
-            lease = self.path.lessor.acquire(model, version)
+            if passage is None:
+                lease = self.path.lessor.acquire(model, version)
+            else:
+                lease, _ = posted.leased(passage)
         except SalverError:
+            if passage is not None:
+                passage.end()  # infer or stream starts over
             return None
         capabilities = lease.servable.capabilities
         post = capabilities.post
@@ -263,16 +269,14 @@ class DataPlane(Generic[BodyT, ReplyT]):
             or capabilities.sequences is not None  # the sequence may be active in another version
             or capabilities.recording is not None
             or call.is_large
-            or (capabilities.stream is not None and not takes_pieces)
+            or (capabilities.stream is not None and not (takes_pieces and passage is None))
+            or (passage is not None and passage.is_open)
         ):
             lease.release()
+            if passage is not None:
+                passage.end()
             return None
-        posted = PostedExchange(self.path, codec, model, version, call)
         posted.use(lease)
-        if posted.passage is not None:
-            posted.passage.end()  # infer or stream starts over
-            lease.release()
-            return None
         return posted.give_up if posted.post(post, body, tell) else None
 
 
@@ -284,12 +288,6 @@ async def _encoded(codec: Codec[BodyT, ReplyT], request: InferRequest, response:
 
 def _ignore(event: Event) -> None:
     """Drop an event."""
-
-
-def _why(response: InferResponse) -> str:
-    """Return ``status`` for a handler's response that reports a failure, which releases count."""
-    has_failed = response.parameters and status_of(response.parameters) >= 500
-    return "status" if has_failed else ""
 
 
 def _pieces(exchange: Exchange[BodyT, ReplyT]) -> AsyncGenerator[InferResponse, None]:

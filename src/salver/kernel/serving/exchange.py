@@ -19,6 +19,7 @@ from salver.kernel.serving.standing import from_parameters
 from salver.lazy import lazy_imports
 from salver.words.errors import Code, Internal, InvalidInput, NotFound, NotReady, SalverError, tritons
 from salver.words.events import Event, Predicted, Served
+from salver.words.handlers import status_of
 from salver.words.messages import Call, InferRequest, InferResponse, ModelId, Parameter, Signature, Timing
 
 with lazy_imports():
@@ -131,7 +132,7 @@ class Exchange(Generic[BodyT, ReplyT]):
             except SalverError as error:
                 lease, refusal = self._replaced(error), error
         else:
-            lease, refusal = self._leased(passage)
+            lease, refusal = self.leased(passage)
         self.lease = lease
         self.servable = servable = lease.servable
         if (foresee := servable.capabilities.foresee) is not None:
@@ -204,7 +205,7 @@ class Exchange(Generic[BodyT, ReplyT]):
         self.lease = lease
         self.servable = lease.servable
 
-    def _leased(self, passage: Passage) -> tuple[Lease[Inferring], SalverError | None]:
+    def leased(self, passage: Passage) -> tuple[Lease[Inferring], SalverError | None]:
         """Lease a version that a stage has chosen, or else the one that the caller named.
 
         Returns:
@@ -241,7 +242,7 @@ class Exchange(Generic[BodyT, ReplyT]):
             if passage is not None:
                 passage = passage.settled(request)
                 if passage.versions[0] != lease.id.version and passage is not self.passage:
-                    other = self._leased(passage)[0]
+                    other = self.leased(passage)[0]
             if refusal is not None or "sequence_id" in request.parameters:
                 began = self._where_it_began((other or lease).servable, request, refusal)
                 if began is not None:
@@ -367,6 +368,12 @@ class Exchange(Generic[BodyT, ReplyT]):
 def has_sequences(servable: Inferring) -> bool:
     """Return whether the servable may have active sequences."""
     return servable.capabilities.sequences is not None
+
+
+def why_failed(response: InferResponse) -> str:
+    """Return ``status`` for a handler's response that reports a failure, which releases count."""
+    has_failed = response.parameters and status_of(response.parameters) >= 500
+    return "status" if has_failed else ""
 
 
 def extent(request: InferRequest, signature: Signature) -> tuple[int, int]:
