@@ -93,8 +93,7 @@ class Front:
         return _lifespan(receive, send) if kind == "lifespan" else _refuse(receive, send)
 
     async def _answer(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, send: Send) -> None:
-        lag = scope.get("lag", 0.0)
-        arrival = scope["came"] if lag else self._clock()
+        arrival, lag = self._clock(), scope.get("lag", 0.0)
         verb = scope["method"]
         raw_path = scope.get("raw_path") or scope["path"].encode()
         given = headers.get(b"x-request-id")
@@ -211,7 +210,7 @@ class Front:
         body = exchange.body
         if body is None or len(body) > self._uncounted:
             return False
-        call = Call("oip-http", exchange.came, None, given or self._new_id(), lag=exchange.lag)
+        call = Call("oip-http", exchange.arrival, None, given or self._new_id(), lag=exchange.lag)
         if trace:
             join_trace(call, trace, self._new_id)
         if wanted := self._interest.headers:

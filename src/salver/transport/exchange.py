@@ -32,8 +32,9 @@ class Exchange:
         body: Complete body, until the application has received it.
         held: Bytes of the body that wait for the application.
         status: Status of the answer; 0 = no answer yet.
-        came: Estimated arrival of its first bytes (:class:`~salver.transport.terms.Pulse`).
-        lag: Seconds from then until an answer can leave, at the end of the event loop's turn; 0 = negligible.
+        arrival: Time when it was read.
+        lag: Most seconds that the event loop adds to its latency, before that time and after it; 0 =
+            negligible (:class:`~salver.transport.terms.Pulse`).
         is_gone: The caller is gone.
         is_whole: The answer is complete.
         on_gone: Called when the caller goes, if no task has to be cancelled.
@@ -41,7 +42,7 @@ class Exchange:
     """
 
     __slots__ = (
-        "_count", "_has_more", "_pieces", "body", "came", "head", "held", "is_gone", "is_whole", "lag",
+        "_count", "_has_more", "_pieces", "arrival", "body", "head", "held", "is_gone", "is_whole", "lag",
         "on_end", "on_gone", "status",
     )  # fmt: skip
 
@@ -49,7 +50,7 @@ class Exchange:
         self.head = head
         self.body = body
         self.status = 0
-        self.came = self.lag = 0.0
+        self.arrival = self.lag = 0.0
         self.is_gone = self.is_whole = False
         self.on_gone: Callable[[], None] = nothing
         self.on_end: Callable[[], None] = nothing

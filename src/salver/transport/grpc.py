@@ -133,8 +133,7 @@ class GrpcFront:
         access: Access = LOCAL,
     ) -> None:
         """Answer one call, from its first frame to its trailers."""
-        lag = scope.get("lag", 0.0)
-        arrival = scope["came"] if lag else self._clock()
+        arrival, lag = self._clock(), scope.get("lag", 0.0)
         path = scope["path"]
         family = self._families.get(path)
         call = Call("" if family is None else family.protocol, arrival, lag=lag)
@@ -235,7 +234,7 @@ class GrpcFront:
         size = len(body) - 5
         if not 0 <= size < family.uncounted or body[:5] != _prefix(size):
             return False
-        call = Call(family.protocol, exchange.came, None, given or self._new_id(), lag=exchange.lag)
+        call = Call(family.protocol, exchange.arrival, None, given or self._new_id(), lag=exchange.lag)
         if seconds:
             call.deadline = call.arrival + seconds
         if wanted := self._interest.headers:

@@ -28,12 +28,12 @@ class Pulse:
 
     >>> pulse, request = Pulse(), Exchange(None, None)
     >>> pulse.read(request, looked=1.0, now=1.0)  # after a pause
-    >>> request.came, request.lag
-    (1.0, 0.0)
+    >>> request.lag
+    0.0
     >>> pulse.read(Exchange(None, None), looked=1.0, now=1.025)  # the last of many
     >>> pulse.read(request, looked=1.026, now=1.036)  # may have arrived right after the first was read
-    >>> request.came, round(request.lag, 3)
-    (1.0, 0.052)
+    >>> round(request.lag, 3)
+    0.052
     """
 
     __slots__ = ("_before", "_looked", "_read")
@@ -42,7 +42,7 @@ class Pulse:
         self._looked = self._before = self._read = 0.0
 
     def read(self, exchange: Exchange, looked: float, now: float) -> None:
-        """Set the arrival and lag of a request that is read now.
+        """Set the arrival of a request that is read now, and its lag, which is an upper bound.
 
         Args:
             looked: Time of the loop's last poll: ``loop.time()`` of uvloop, which is constant within a turn.
@@ -55,13 +55,11 @@ class Pulse:
             self._before = looked if has_paused else before
             self._looked = looked
         self._read = now
+        exchange.arrival = now
         lag = now - self._before
         if lag > _NO_LAG_S:
-            exchange.came = self._before
             # Answers leave at the end of the turn, which is expected to be as long as the previous one.
             exchange.lag = max(lag, 2 * (self._looked - self._before))
-        else:
-            exchange.came = now
 
 
 class OpenConnection(Protocol):
@@ -198,7 +196,7 @@ def scope_of(
 ) -> dict[str, Any]:
     """Return the ASGI scope of a request.
 
-    It also has ``spelled``, the headers as they were sent, and the exchange's ``lag`` and ``came``.
+    It also has ``spelled``, the headers as they were sent, and the exchange's ``lag``.
     """
     head = exchange.head
     return {
@@ -213,7 +211,6 @@ def scope_of(
         "root_path": "",
         "headers": head.headers,
         "spelled": head.spelled,
-        "came": exchange.came,
         "lag": exchange.lag,
         "client": client,
         "server": server,

@@ -125,8 +125,8 @@ class InferRequest(msgspec.Struct, frozen=True):
         request_id: Id of the call, if its model may call others; else empty.
         deadline: The caller's deadline by the server's clock, if its model may know it; None = none.
         is_gone: Returns whether the caller has gone away, if its model may ask; None = unknown.
-        came: When it came, by the server's clock, less what the event loop will add to its latency; 0 = the
-            loop adds nothing.
+        came: When it would have come, by the server's clock, if the event loop added nothing; 0 = it adds
+            nothing.
     """
 
     model: str
@@ -243,7 +243,7 @@ class Call(msgspec.Struct, gc=False, eq=False):
 
     Attributes:
         protocol: ``oip-http``, ``oip-grpc``, ``tfs-http``, … (a label of the metrics).
-        arrival: When its first byte came, as far as the transport can tell.
+        arrival: When its first byte was read.
         deadline: When the caller stops waiting; None = never.
         request_id: The caller's ``x-request-id``, or generated.
         traceparent: W3C trace context of this request's span, or empty.

@@ -121,7 +121,7 @@ class TestWhatARecordAsks:
             asked(predict("x", [1], [1, 1], "other"))
         with pytest.raises(InvalidInput, match=r"input size does not match|not found in request"):
             asked(predict("y", [1], [1, 1]))
-        with pytest.raises(InvalidInput, match="no PredictionLog"):
+        with pytest.raises(InvalidInput, match="not a PredictionLog"):
             list(requests_of(b"\xff", "m", MODEL))
 
 

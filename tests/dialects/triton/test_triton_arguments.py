@@ -249,7 +249,7 @@ def test_tr_a3_a_requests_parameters_that_are_too_long_end_no_process(
     tensor.set_data_from_numpy(np.array([b"1"], object))
     with (
         triton_grpc.InferenceServerClient(server.address) as grpc,
-        pytest.raises(InferenceServerException, match="beside the tensors of a request"),
+        pytest.raises(InferenceServerException, match="the parameters of a request or an answer take"),
     ):
         grpc.infer("tries", [tensor], parameters={"p": "v" * (70 << 20)})
     assert said_to(client, "1") == ("1", pid)

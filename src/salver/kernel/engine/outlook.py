@@ -97,7 +97,13 @@ class Outlook:
                 return
 
     def is_hopeless(
-        self, rows: int, ahead: float, now: float, target: float, law: BatchLaw | None = None
+        self,
+        rows: int,
+        ahead: float,
+        now: float,
+        target: float,
+        law: BatchLaw | None = None,
+        slack: float = 1.0,
     ) -> bool:
         """Return whether the answer cannot be ready by the target.
 
@@ -107,6 +113,7 @@ class Outlook:
         Args:
             ahead: Rows that wait before it.
             law: Batch law of its own batch, if not the usual one.
+            slack: Batches of the rows ahead that may still be given up.
         """
         law = law or self._law()
         free, batch = now, rows
@@ -116,7 +123,7 @@ class Outlook:
             rate = self._rate.at(now) / self.slots
             saturated = min(self._largest, rate * (target - now - law.t0) / (1 + rate * law.a))
             batch = max(rows, round(_OPTIMISM * saturated))
-        whole = ahead // self._largest
+        whole = ahead // self._largest - slack
         if whole > 0:
             free += whole * law.seconds(self._largest) / self.slots
         return free + law.seconds(batch) > target

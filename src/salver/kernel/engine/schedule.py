@@ -31,6 +31,9 @@ _EASY, _SATURATED = 0.6, 0.9  # loads: below, and from which, a late request tak
 #: correct a law; then it pauses for this multiple of the run.
 _TRY_S, _TRY_PAUSE = 1.0, 4.0
 _NOMINAL_S = 0.1  # promise assumed if only callers set deadlines
+#: Batches of the rows ahead that may still be given up, as a request is refused by its head: those that are
+#: let in and given up later have been decoded, at two to four times the cost.
+_HEAD_SLACK = 0.5
 _QUIET_S = 10.0  # time without urgent requests before batches are prepared ahead again
 _SERVICES = {"urgent": URGENT, "bulk": BULK}
 
@@ -206,13 +209,14 @@ class Schedule:
         if now < waiting.target:
             if not (self._outlook.is_busy or self.batcher.depth):
                 return  # it may be worth a try
-            if not self._outlook.is_hopeless(1, self.batcher.ahead(waiting), now, waiting.target):
+            ahead = self.batcher.ahead(waiting)
+            if not self._outlook.is_hopeless(1, ahead, now, waiting.target, slack=_HEAD_SLACK):
                 return
         if waiting.target < math.inf:
             self._now = now
             self._rate.add(1, now)
             refusal = self.refusal(waiting)
-            if deadline is None:
+            if deadline is None and now >= waiting.target:
                 self._refused, self._refused_age = refusal, now - came
             raise refusal
 
