@@ -476,19 +476,19 @@ async def test_what_is_in_flight_ends_before_the_listener_does() -> None:
 
 
 async def test_an_answer_that_its_caller_still_reads_is_not_cut_when_the_listener_ends() -> None:
-    size, answered = 32 << 20, asyncio.Event()
+    size = 32 << 20
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": bytes(size)})
-        answered.set()
 
-    listener = Listener(Terms(app), _bind(FrontConfig(port=0)), grace=60.0)
+    terms = Terms(app)
+    listener = Listener(terms, _bind(FrontConfig(port=0)), grace=60.0)
     running = asyncio.create_task(listener.run())
     await listener.started()
     reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
     writer.write(request("/a", last=False))
-    await answered.wait()
+    await auntil(lambda: any(connection.has_unsent for connection in terms.open))
     listener.stop()
     await asyncio.sleep(0.05)
     raw = await asyncio.wait_for(reader.read(), 60)

@@ -115,6 +115,11 @@ class Exchange:
         """
         raise NotImplementedError
 
+    async def send_whole(self, start: dict[str, Any], body: bytes) -> None:
+        """Send the start of the answer, as ASGI has it without its type, and the body."""
+        await self.send({"type": "http.response.start", **start})
+        await self.send({"type": "http.response.body", "body": body})
+
     def run(self, work: Callable[[], Awaitable[None]]) -> None:
         """Answer with a task, which is cancelled if the caller goes."""
         raise NotImplementedError

@@ -10,7 +10,7 @@ import logging
 import re
 import select
 from collections.abc import Awaitable, Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from http import HTTPStatus
 from io import BytesIO
 from time import monotonic
@@ -21,7 +21,7 @@ from salver.lazy import lazy_imports
 from salver.transport.budget import COUNTED, MOST_HEAD, Share
 from salver.transport.exchange import Exchange, nothing
 from salver.transport.http1_head import PREFACE, Head, Headers
-from salver.transport.terms import Terms, WrittenConnection, scope_of
+from salver.transport.terms import TURN, Terms, WrittenConnection, in_turns, scope_of
 from salver.words.errors import SalverError
 
 with lazy_imports():
@@ -604,12 +604,15 @@ class Http1Exchange(Exchange):
 
     def reply(self, status: int, headers: Headers, body: bytes, request_id: str) -> None:
         """See :class:`Exchange`."""
-        if self.may_keep and not self._is_head and self.head.version == "1.1":
+        if self.may_keep and not self._is_head and self.head.version == "1.1" and len(body) <= TURN:
             begun = _begun(status, headers)
             self.answer(status, _REPLY % (begun, len(body), request_id.encode(), body), keeps=True)
             return
         more = ((b"content-length", b"%d" % len(body)), (b"x-request-id", request_id.encode()))
         start = {"status": status, "headers": (*headers, *more)}
+        if len(body) > TURN:
+            self.run(partial(self.send_whole, start, body))
+            return
         data, keeps, _ = head_of(start, len(body), self.head.version, self.may_keep)
         self.answer(status, data if self._is_head else data + body, keeps=keeps)
 
@@ -624,9 +627,7 @@ class Http1Exchange(Exchange):
         if message["type"] == "http.response.start":
             self._start, self.status = message, message["status"]
             return
-        body: bytes = message.get("body", b"")
-        more: bool = message.get("more_body", False)
-        data = b""
+        body, more, data = message.get("body", b""), message.get("more_body", False), b""
         if self._start is not None:
             data = self._begun(self._start, None if more else len(body))
             self._start = None
@@ -634,6 +635,8 @@ class Http1Exchange(Exchange):
             if self._is_chunked:
                 data += b"%x\r\n%b\r\n" % (len(body), body) if body else b""
                 data += b"" if more else _LAST_CHUNK
+            elif len(body) > TURN:
+                data = await in_turns(self._connection.write, self._connection.drained, data, body)
             else:
                 data += body
         self.is_whole = self.is_whole or not more

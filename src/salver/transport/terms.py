@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import deque
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol
 
 from salver.transport.budget import Budget
@@ -17,6 +18,10 @@ _ASGI: Final = {"version": "3.0", "spec_version": "2.4"}
 #: one.
 _NO_LAG_S: Final = 2e-3
 _NO_PAUSE_S: Final = 5e-4
+
+
+#: Bytes of an answer that are written before others have their turns: libuv writes what it has in one turn.
+TURN: Final = 1 << 16
 
 
 class Pulse:
@@ -189,6 +194,22 @@ class WrittenConnection(asyncio.Protocol):
             waiting = asyncio.get_running_loop().create_future()
             self._waiting.append(waiting)
             await waiting
+
+
+async def in_turns(
+    write: Callable[[bytes], None], drained: Callable[[], Awaitable[None]], head: bytes, body: bytes
+) -> bytes:
+    """Write an answer with a large body but for its last piece, and return that.
+
+    Others have their turns meanwhile, and the caller's reading sets the pace.
+    """
+    piece = head + body[:TURN]
+    for at in range(TURN, len(body), TURN):
+        write(piece)
+        await drained()
+        await asyncio.sleep(0)
+        piece = body[at : at + TURN]
+    return piece
 
 
 def scope_of(
