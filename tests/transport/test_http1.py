@@ -2,10 +2,13 @@
 
 import asyncio
 import contextlib
+import gzip
+import random
 import re
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,9 +20,11 @@ from hypothesis import strategies as st
 from waiting import auntil
 
 from salver.transport import http2_frames
+from salver.transport.asgi import _compress
 from salver.transport.budget import Budget, Share
+from salver.transport.exchange import Prompt
 from salver.transport.http1 import Connection
-from salver.transport.http1_head import MOST_HEADERS, PREFACE, Heads
+from salver.transport.http1_head import MOST_HEADERS, PREFACE, Head, Heads
 from salver.transport.listeners import Listeners
 from salver.transport.parting import Parting
 from salver.transport.server import (
@@ -267,6 +272,21 @@ async def test_a_server_that_parts_waits_for_the_rest_of_a_body_that_is_dropped(
         writer.write(b"0")
         assert await reader.read() == b""
         writer.close()
+
+
+async def test_a_large_answer_is_whole_that_is_compressed_for_a_request_without_a_task() -> None:
+    body = random.Random(1).randbytes(1 << 20)
+
+    def find_prompt(head: Head) -> Prompt:
+        return lambda exchange: exchange.run(partial(_compress, exchange, b"gzip", (), body, "id")) is None
+
+    app = SimpleNamespace(find_prompt=find_prompt)
+    async with serving(app, most=0) as (listener, _):
+        raw = await talk(listener, request("/a", last=False) + request("/b"))
+    _, first, second = raw.split(b"HTTP/1.1 200 OK")
+    for answer in (first, second):
+        lines, _, data = answer.partition(b"\r\n\r\n")
+        assert gzip.decompress(data) == body and b"content-length: %d" % len(data) in lines
 
 
 def test_a_burst_of_connections_is_accepted_in_a_few_turns() -> None:

@@ -17,7 +17,7 @@ from salver.lazy import lazy_imports
 from salver.transport.access_check import LOCAL, Access
 from salver.transport.budget import COUNTED, Budget, Share
 from salver.transport.calls import RequestContext, join_trace, printable, take_traits
-from salver.transport.exchange import Exchange, Prompt, never
+from salver.transport.exchange import Exchange, Prompt, never, with_length
 from salver.transport.http1_head import Head
 from salver.transport.parting import CLOSE
 from salver.transport.reading import LARGE, read_whole
@@ -294,7 +294,8 @@ async def _compress(
     exchange: Exchange, accepted: bytes, headers: Headers, body: bytes, request_id: str
 ) -> None:
     encoding, body = await asyncio.to_thread(deflate, body, printable(accepted))
-    exchange.reply(200, headers + _encoded(encoding), body, request_id)
+    more = with_length(headers + _encoded(encoding), body, request_id)
+    await exchange.send_whole({"status": 200, "headers": more}, body)
 
 
 def _encoded(encoding: str) -> Headers:

@@ -137,6 +137,11 @@ class Exchange:
         raise NotImplementedError
 
 
+def with_length(headers: Headers, body: bytes, request_id: str) -> Headers:
+    """Return the headers of a whole answer, with its length and the request's id."""
+    return (*headers, (b"content-length", b"%d" % len(body)), (b"x-request-id", request_id.encode()))
+
+
 def nothing() -> None:
     """Do nothing."""
 

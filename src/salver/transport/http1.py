@@ -19,7 +19,7 @@ from typing import Any, Final, cast
 from salver.encoding.bodies import room
 from salver.lazy import lazy_imports
 from salver.transport.budget import COUNTED, MOST_HEAD, Share
-from salver.transport.exchange import Exchange, nothing
+from salver.transport.exchange import Exchange, nothing, with_length
 from salver.transport.http1_head import PREFACE, Head, Headers
 from salver.transport.terms import TURN, Terms, WrittenConnection, in_turns, scope_of
 from salver.words.errors import SalverError
@@ -608,8 +608,7 @@ class Http1Exchange(Exchange):
             begun = _begun(status, headers)
             self.answer(status, _REPLY % (begun, len(body), request_id.encode(), body), keeps=True)
             return
-        more = ((b"content-length", b"%d" % len(body)), (b"x-request-id", request_id.encode()))
-        start = {"status": status, "headers": (*headers, *more)}
+        start = {"status": status, "headers": with_length(headers, body, request_id)}
         if len(body) > TURN:
             self.run(partial(self.send_whole, start, body))
             return

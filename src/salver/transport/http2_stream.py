@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol
 
 from salver.encoding.bodies import GrpcStatus
 from salver.transport import http2_frames as frames
-from salver.transport.exchange import Exchange, Prompt, nothing
+from salver.transport.exchange import Exchange, Prompt, nothing, with_length
 from salver.transport.grpc_frames import frame as grpc_frame
 from salver.transport.grpc_frames import trailers
 from salver.transport.http1_head import Head, Headers
@@ -208,8 +208,7 @@ class Stream(Exchange):
 
     def reply(self, status: int, headers: Headers, body: bytes, request_id: str) -> None:
         """See :class:`~salver.transport.exchange.Exchange`."""
-        more = ((b"content-length", b"%d" % len(body)), (b"x-request-id", request_id.encode()))
-        self._head, self.status = (status, (*headers, *more)), status
+        self._head, self.status = (status, with_length(headers, body, request_id)), status
         self._write(b"" if self.head.method == "HEAD" else body, b"")
 
     def reply_grpc(self, reply: bytes | GrpcStatus, headers: Headers = ()) -> None:
