@@ -135,14 +135,8 @@ def main(argv: list[str] | None = None) -> int:
             for row in measure(cell, given, folder / str(number)):
                 rows.append(row)
                 print("\n".join(table([row])[2:]), flush=True)
-    result = {
-        "host": host.facts(),
-        "settings": {"seconds": given.seconds, "seed": given.seed, "slo_ms": SLO_MS},
-        "noise": quiet.verdict(),
-        "rows": rows,
-    }
-    page.write(given, "fairness", result, text(result))
-    return int(not all(holds for *_, holds in verdicts(rows)))
+    settings = {"seconds": given.seconds, "seed": given.seed, "slo_ms": SLO_MS}
+    return page.finish(given, "fairness", settings, quiet.verdict(), rows, text, verdicts)
 
 
 if __name__ == "__main__":

@@ -146,14 +146,8 @@ def main(argv: list[str] | None = None) -> int:
             for row in run(models.MODELS[name], given, folder):
                 rows.append(row)
                 print("\n".join(table([row])[2:]), flush=True)
-    result = {
-        "host": host.facts(),
-        "settings": {"seconds": given.seconds, "seed": given.seed, "connections": CONNECTIONS},
-        "noise": quiet.verdict(),
-        "rows": rows,
-    }
-    page.write(given, "front_overload", result, text(result))
-    return int(not all(holds for *_, holds in verdicts(rows)))
+    settings = {"seconds": given.seconds, "seed": given.seed, "connections": CONNECTIONS}
+    return page.finish(given, "front_overload", settings, quiet.verdict(), rows, text, verdicts)
 
 
 if __name__ == "__main__":

@@ -148,14 +148,8 @@ def main(argv: list[str] | None = None) -> int:
         for row in run(given, folder):
             rows.append(row)
             print("\n".join(table([row])[2:]), flush=True)
-    result = {
-        "host": host.facts(),
-        "settings": {"seconds": given.seconds, "seed": given.seed},
-        "noise": quiet.verdict(),
-        "rows": rows,
-    }
-    page.write(given, "offline_ratio", result, text(result))
-    return int(not all(holds for *_, holds in verdicts(rows)))
+    settings = {"seconds": given.seconds, "seed": given.seed}
+    return page.finish(given, "offline_ratio", settings, quiet.verdict(), rows, text, verdicts)
 
 
 if __name__ == "__main__":

@@ -10,10 +10,11 @@ import json
 import re
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import host
 from models import CACHE, ROOT
 
 PAGE = ROOT / "docs" / "explanation" / "overload-benchmarks.md"
@@ -58,6 +59,21 @@ def write(
     if given.publish:
         where.write_text(replaced(where.read_text(), name, text))
     print(f"written to {', '.join(map(str, paths))}")
+
+
+def finish(
+    given: argparse.Namespace,
+    name: str,
+    settings: Mapping[str, Any],
+    noise: Mapping[str, Any],
+    rows: list[dict[str, Any]],
+    text: Callable[[Mapping[str, Any]], str],
+    verdicts: Callable[[list[dict[str, Any]]], Iterable[tuple[Any, ...]]],
+) -> int:
+    """Write the result of a script; 1 = a target is missed, as the last of each verdict tells."""
+    result = {"host": host.facts(), "settings": settings, "noise": noise, "rows": rows}
+    write(given, name, result, text(result))
+    return int(not all(holds for *_, holds in verdicts(rows)))
 
 
 def replaced(whole: str, name: str, part: str) -> str:

@@ -214,14 +214,8 @@ def main(argv: list[str] | None = None) -> int:
     with page.scratch("sweep") as folder:
         for name in given.only or MODELS:
             rows += asyncio.run(model(name, given, folder))
-    result = {
-        "host": host.facts(),
-        "settings": {"rounds": given.rounds, "seed": given.seed},
-        "noise": quiet.verdict(),
-        "rows": rows,
-    }
-    page.write(given, "sweep", result, text(result))
-    return int(not all(holds for *_, holds in verdicts(rows)))
+    settings = {"rounds": given.rounds, "seed": given.seed}
+    return page.finish(given, "sweep", settings, quiet.verdict(), rows, text, verdicts)
 
 
 if __name__ == "__main__":

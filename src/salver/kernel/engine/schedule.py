@@ -201,7 +201,7 @@ class Schedule:
         Raises:
             Overloaded, DeadlineExceeded: as of :meth:`admit`.
         """
-        if now - came >= self._refused_age and deadline is None:  # no run has begun or ended since
+        if now - came >= self._refused_age and deadline is None:  # as old as one that was too old
             self._rate.add(1, now)
             raise self._refused
         waiting = QueuedRequest(None, 1, None, now, deadline)
