@@ -315,6 +315,42 @@ def plus(some: _N, more: _N) -> _N:
     return type(some)(*(one + other for one, other in pairs))
 
 
+class Lately(msgspec.Struct, frozen=True):
+    """Requests and failures of the last few buckets, for a pause.
+
+    The window is four buckets, and up to twelve while the canary has fewer than five requests in it. It
+    begins with the stage, or when traffic returned after a pause. Of several servers, each of which counts
+    for itself, the strongest window counts.
+
+    Attributes:
+        requests: Requests of the window.
+        failures: Requests with the event.
+        units: Units with a request.
+        failing: Units with the event in at least three quarters of their requests.
+        buckets: Number of buckets in the window.
+        failed_buckets: Buckets in which a request to the canary had the event.
+        servers: Number of servers of which this window was chosen.
+    """
+
+    requests: Counts = Counts()
+    failures: Counts = Counts()
+    units: Counts = Counts()
+    failing: Counts = Counts()
+    buckets: int = 0
+    failed_buckets: int = 0
+    servers: int = 1
+
+
+#: Number of buckets, of the length that the policy gives, in a block of time.
+BLOCK_BUCKETS: Final = 6
+#: Failing blocks of a unit that are told apart; later ones are counted together.
+MOST_BLOCKS: Final = 13
+#: Buckets of :class:`Lately`: usually, at most, and the requests to the canary that are enough.
+RECENT_BUCKETS: Final = 4
+MOST_RECENT_BUCKETS: Final = 12
+ENOUGH_RECENT: Final = 5
+
+
 class Bucket(msgspec.Struct, frozen=True):
     """Observations of a release in an interval, usually ten seconds.
 
@@ -331,6 +367,12 @@ class Bucket(msgspec.Struct, frozen=True):
         copies: Shadow requests answered in the interval (features/releases/shadow.py).
         in_hour, in_stage: Like ``events``, for first events within this hour and within this stage. Metrics
             that are missing equal those in ``events``.
+        met: Units seen for the first time in this stage; fewer than ``exposures``: it was not counted.
+        blocks: By metric, in place *k* - 1 the units whose *k*-th block with the event, of this stage, has it
+            for the first time in this bucket; the last of :data:`MOST_BLOCKS` places is for all later ones. A
+            block is :data:`BLOCK_BUCKETS` buckets of the clock. Metrics that are missing have ``events`` in
+            the first place.
+        lately: By metric, the last few buckets; metrics that are missing were not counted.
     """
 
     start: float
@@ -346,6 +388,9 @@ class Bucket(msgspec.Struct, frozen=True):
     copies: Copies = Copies()
     in_hour: Mapping[str, Counts] = msgspec.field(default_factory=dict)
     in_stage: Mapping[str, Counts] = msgspec.field(default_factory=dict)
+    met: Counts = Counts()
+    blocks: Mapping[str, tuple[Counts, ...]] = msgspec.field(default_factory=dict)
+    lately: Mapping[str, Lately] = msgspec.field(default_factory=dict)
 
 
 #: Fields of a bucket that hold first events of units.

@@ -117,6 +117,10 @@ def judged(release: Release, verdict: Verdict, now: float) -> Release:
             if verdict.next_stage is not None:
                 after = verdict.next_stage
             return _forward(release, after, now, reason)
+        case Decision.PAUSE:
+            resumes_at = now + verdict.pause_seconds if verdict.pause_seconds else None
+            release = _with_progress(release, resumes_at=resumes_at)
+            return _moved(release, _PAUSED, now, reason)
         case Decision.HOLD:
             if release.state is _HELD:
                 return msgspec.structs.replace(release, reason=reason)

@@ -51,6 +51,8 @@ class Progress(msgspec.Struct, frozen=True):
         waits_for: What prevents a proposed release from starting, as text; empty = nothing.
         watched_until: For a promoted one, Unix seconds until which it is still judged; None = it is not.
         is_told: For a promoted one, harm proven since has been reported.
+        resumes_at: For a paused one, Unix seconds from which the canary gets traffic again; None = a person
+            has to resume it.
     """
 
     buckets: int = 0
@@ -61,6 +63,7 @@ class Progress(msgspec.Struct, frozen=True):
     waits_for: str = "no server that serves this registry has taken it up yet"
     watched_until: float | None = None
     is_told: bool = False
+    resumes_at: float | None = None
 
 
 #: Parsers of stored JSON; they raise msgspec.MsgspecError.

@@ -152,12 +152,14 @@ class Facts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         others_in_layer: Releases that run in the same layer; None = unknown.
         missing: Why one of its versions has long been unable to answer, as text; empty = both can.
         waiting: Requests that wait too long for the canary, as text; empty = none known.
+        clocks: How the clocks of servers differ, as text; empty = by less than a bucket.
     """
 
     approvals: tuple[StepApproval, ...] = ()
     others_in_layer: tuple[str, ...] | None = None
     missing: str = ""
     waiting: str = ""
+    clocks: str = ""
 
 
 class Moment(msgspec.Struct, frozen=True):

@@ -23,12 +23,14 @@ class Decision(enum.StrEnum):
         PROMOTE: Go to the next stage, or to all traffic after the last.
         CONTINUE: Change nothing and collect more evidence.
         HOLD: Keep the weight and report what is missing, until a later verdict or the deadline.
+        PAUSE: Return all traffic to the stable version immediately, and let it come back later.
         ROLLBACK: Return all traffic to the stable version, immediately and finally.
     """
 
     PROMOTE = "promote"
     CONTINUE = "continue"
     HOLD = "hold"
+    PAUSE = "pause"
     ROLLBACK = "rollback"
 
     @property
@@ -37,9 +39,21 @@ class Decision(enum.StrEnum):
         return list(Decision).index(self)
 
 
-#: Why a release is held: no requests; unexpected numbers of units in the arms; late outcomes; a complete
-#: sample without proof; copies that differ; a business rule; a person.
-Cause = Literal["no_data", "split", "late", "inconclusive", "unlike", "rule", "person"]
+#: Why a release is held or paused: no requests, or missing counts; unexpected numbers of units in the arms;
+#: late outcomes; a complete sample without proof; copies that differ; a business rule; a person; a rate above
+#: its ceiling; servers whose clocks differ; most requests to the canary fail.
+Cause = Literal[
+    "no_data",
+    "split",
+    "late",
+    "inconclusive",
+    "unlike",
+    "rule",
+    "person",
+    "ceiling",
+    "clocks",
+    "outage",
+]
 
 
 class MetricVerdict(msgspec.Struct, frozen=True):
@@ -106,12 +120,13 @@ class Verdict(msgspec.Struct, frozen=True):
         stage: Stage that was judged.
         next_stage: Stage after a promotion; None = no promotion, or the release is fully promoted.
         reasons: Reasons as text, the most important first.
-        cause: Cause of a hold.
+        cause: Cause of a hold or a pause.
         held_since: Unix seconds; None = not held.
         log_e: Log evidence of all metrics together.
         threshold: Value for a rollback: log(1 / alpha).
         split_log_e: Log evidence that the split is broken.
         copies: Evidence of copies, at a stage without weight; else None.
+        pause_seconds: For a pause, seconds until the canary gets traffic again; 0 = a person resumes it.
     """
 
     decision: Decision
@@ -126,6 +141,7 @@ class Verdict(msgspec.Struct, frozen=True):
     split_log_e: float
     metrics: tuple[MetricVerdict, ...]
     copies: CopyVerdict | None = None
+    pause_seconds: float = 0.0
 
 
 def strictest(decisions: Sequence[Decision]) -> Decision:
