@@ -16,7 +16,6 @@ from salver.backends.discovery import backends as find_backends
 from salver.backends.discovery import recogniser, touches_machine
 from salver.backends.protocol import Backend
 from salver.configuration import ServeConfig
-from salver.kernel.engine.turns import ResourcePool
 from salver.kernel.lifecycle.manager import Manager
 from salver.kernel.repository import Repository
 from salver.kernel.serving.bus import Bus
@@ -43,6 +42,7 @@ from salver.transport.watch import StreamingPeers
 from salver.words.artifacts import Instances
 
 with lazy_imports():
+    from salver.kernel.engine.turns import ResourcePool
     from salver.kernel.serving.inner import Inner
     from salver.kernel.serving.model_callbacks import ModelCallbacks
 

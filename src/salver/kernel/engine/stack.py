@@ -4,14 +4,12 @@ Arrays are stacked along axis 0 and split again, or joined as a ragged batch; th
 It runs nothing and knows no queue.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from salver.backends.protocol import Answer
 from salver.kernel.engine.admission import BoundRequest
-from salver.kernel.engine.padding import joined
 from salver.kernel.engine.waiting import Batch, QueuedRequest
 from salver.lazy import lazy_imports
 from salver.words.errors import InvalidOutput, SalverError
@@ -19,6 +17,7 @@ from salver.words.messages import Signature
 from salver.words.tensor import Array, Tensor
 
 with lazy_imports():
+    from salver.kernel.engine.padding import joined
     from salver.kernel.engine.ragged import RaggedBatch
 
 
@@ -37,14 +36,14 @@ class Stack:
         types: Datatypes of the outputs, by name.
     """
 
-    __slots__ = ("_batched", "_join", "_model", "_names", "_ragged", "types")
+    __slots__ = ("_batched", "_model", "_names", "_pads", "_ragged", "types")
 
     def __init__(self, model: str, signature: Signature, ragged: RaggedBatch | None, *, pads: bool) -> None:
         self._model = model
         self._batched = signature.batched
         self._names = tuple(spec.name for spec in signature.inputs)
         self._ragged = ragged
-        self._join: Callable[[list[Any]], Array] = joined if pads else np.concatenate
+        self._pads = pads
         self.types = {spec.name: spec.datatype for spec in signature.outputs}
 
     @property
@@ -59,8 +58,9 @@ class Stack:
             return self._ragged.gather([b.arrays for b in bounds])
         if len(bounds) == 1:
             return {n: a for n, a in zip(self._names, first, strict=True) if a is not None}
+        join = joined if self._pads else np.concatenate
         return {
-            name: self._join([b.arrays[index] for b in bounds])
+            name: join([b.arrays[index] for b in bounds])
             for index, name in enumerate(self._names)
             if first[index] is not None
         }

@@ -1,15 +1,20 @@
 """Waiting requests and batches.
 
-Two records used by the queue, the rules, the engine and the simulator.
+Records used by the queue, the rules, the engine and the simulator.
 
 Pure.
 """
 
 import math
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import msgspec
+
+from salver.lazy import lazy_imports
+
+with lazy_imports():
+    from salver.kernel.engine.turns import ResourceTurn
 
 URGENT = 0  # level above all priorities
 BULK = 1 << 30  # level below all priorities
@@ -90,3 +95,49 @@ class Batch(msgspec.Struct, frozen=True):
     reason: str
     expired: list[QueuedRequest]
     given_up: list[QueuedRequest] = []
+
+
+class Dispatch:
+    """A batch that runs on an instance, or is prepared for one.
+
+    Attributes:
+        at: Time at which it started, or is planned to start.
+        idle_since: Time since which an instance had been idle.
+        release: Marks its instance as idle; None = it has none, or none any more.
+        turn: Shared resources that it holds; None = not counted.
+        is_again: Its host died before; it is not run a third time.
+    """
+
+    __slots__ = ("at", "batch", "idle_since", "is_again", "release", "turn")
+
+    def __init__(
+        self,
+        batch: Batch,
+        at: float,
+        idle_since: float,
+        release: "Callable[[Dispatch, bool], None] | None" = None,
+        turn: ResourceTurn | None = None,
+    ) -> None:
+        self.batch = batch
+        self.at = at
+        self.idle_since = idle_since
+        self.release = release
+        self.turn = turn
+        self.is_again = False
+
+    def free(self, ok: bool) -> None:
+        """Mark its instance as idle, at the first call.
+
+        Args:
+            ok: The run succeeded.
+        """
+        release, self.release = self.release, None
+        if release is not None:
+            release(self, ok)
+
+    def part(self, members: list[QueuedRequest]) -> "Dispatch":
+        """Return a run of some of its requests on the same instance."""
+        batch = Batch(members, sum(waiting.rows for waiting in members), self.batch.reason, [])
+        part = Dispatch(batch, self.at, self.idle_since)
+        part.is_again = self.is_again
+        return part

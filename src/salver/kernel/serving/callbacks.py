@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
 from typing import TypeVar
 
-from salver.kernel.engine.dispatch import nothing
+from salver.kernel.engine.delivery import nothing
 from salver.kernel.serving.capabilities import Post
 from salver.kernel.serving.exchange import Exchange, why_failed
 from salver.words.errors import Cancelled, Code

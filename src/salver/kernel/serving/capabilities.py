@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from salver.kernel.engine.dispatch import Told
+from salver.kernel.engine.delivery import ReplyCallback
 from salver.words.artifacts import Logging
 from salver.words.messages import ANYBODY, Call, InferRequest, InferResponse, Standing
 
@@ -14,7 +14,7 @@ class Post(Protocol):
     """Method that answers a request through a callback."""
 
     def __call__(
-        self, request: InferRequest, deadline: float | None, told: Told, standing: Standing = ANYBODY
+        self, request: InferRequest, deadline: float | None, told: ReplyCallback, standing: Standing = ANYBODY
     ) -> Callable[[], None]:
         """Start a request and return a function that cancels it.
 

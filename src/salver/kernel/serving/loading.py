@@ -13,7 +13,6 @@ import msgspec
 from salver.backends.protocol import Backend
 from salver.kernel.engine.placement import Placement
 from salver.kernel.engine.ports import Runner
-from salver.kernel.engine.turns import ResourcePool
 from salver.kernel.serving.servable import Servable
 from salver.lazy import lazy_imports
 from salver.stats.shape_laws import ShapeLaws
@@ -24,6 +23,7 @@ from salver.words.tensor import Array
 with lazy_imports():
     from salver.kernel.engine.learned import LearnedRule
     from salver.kernel.engine.spawn import Interpreter
+    from salver.kernel.engine.turns import ResourcePool
     from salver.kernel.serving.model_callbacks import ModelCallbacks
 
 

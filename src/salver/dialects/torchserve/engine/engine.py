@@ -22,7 +22,7 @@ from salver.dialects.torchserve.engine.job_queue import Batch, JobQueue, PlainQu
 from salver.dialects.torchserve.engine.run import HandlerFlow, HandlerRun, caller_error, worker_died
 from salver.dialects.torchserve.engine.sequence_queue import SequenceQueue
 from salver.dialects.torchserve.engine.worker_pool import Worker, WorkerFactory, WorkerPool
-from salver.kernel.engine.dispatch import Told
+from salver.kernel.engine.delivery import ReplyCallback
 from salver.kernel.engine.refusals import LATE, closing, unloaded
 from salver.kernel.engine.run_limit import RunLimit
 from salver.kernel.engine.spawn import HostPlan
@@ -179,7 +179,7 @@ class HandlerEngine:
             self._leave(call)
 
     def post(
-        self, request: InferRequest, deadline: float | None, told: Told, standing: Standing = ANYBODY
+        self, request: InferRequest, deadline: float | None, told: ReplyCallback, standing: Standing = ANYBODY
     ) -> Callable[[], None]:
         """Run a request and call back; return a function that abandons it.
 

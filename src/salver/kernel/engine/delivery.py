@@ -1,4 +1,4 @@
-"""Batches on instances, and the delivery of results to their callers."""
+"""Delivery of results to the callers of queued requests."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
@@ -6,43 +6,14 @@ from typing import Any
 
 from salver.kernel.engine.batcher import Batcher
 from salver.kernel.engine.refusals import full
-from salver.kernel.engine.turns import ResourceTurn
-from salver.kernel.engine.waiting import Batch, QueuedRequest
+from salver.kernel.engine.waiting import Dispatch, QueuedRequest
 from salver.words.errors import ModelFailed, Overloaded, Refusal, SalverError
 from salver.words.messages import InferResponse, ModelId, Parameter, Timing
 from salver.words.tensor import Array
 
 #: Takes the answer of a request that was posted: the error, or its first piece and the pieces that follow.
-Told = Callable[[InferResponse | Exception, AsyncGenerator[InferResponse, None] | None], None]
+ReplyCallback = Callable[[InferResponse | Exception, AsyncGenerator[InferResponse, None] | None], None]
 NO_PARAMETERS: Mapping[str, Parameter] = {}
-
-
-class Dispatch:
-    """A batch that runs on an instance, or is prepared for one.
-
-    Attributes:
-        at: Time at which it started, or is planned to start.
-        idle_since: Time since which an instance had been idle.
-        turn: Shared resources that it holds; None = not counted.
-        is_again: Its host died before; it is not run a third time.
-    """
-
-    __slots__ = ("at", "batch", "idle_since", "is_again", "turn")
-
-    def __init__(
-        self,
-        batch: Batch,
-        at: float,
-        idle_since: float,
-        turn: ResourceTurn | None = None,
-        *,
-        is_again: bool = False,
-    ) -> None:
-        self.is_again = is_again
-        self.batch = batch
-        self.at = at
-        self.idle_since = idle_since
-        self.turn = turn
 
 
 def settle(
@@ -164,7 +135,7 @@ class Ticket:
         return told
 
 
-def run(told: Told, work: Coroutine[Any, Any, InferResponse]) -> Callable[[], None]:
+def run(told: ReplyCallback, work: Coroutine[Any, Any, InferResponse]) -> Callable[[], None]:
     """Run a coroutine as a task whose result is passed on; return what cancels it."""
 
     def tell(task: asyncio.Task[InferResponse]) -> None:
