@@ -1,6 +1,7 @@
 """A collector of release outcomes with its sink and clock, and the events that it reads."""
 
-from salver.features.releases.experiments.collector import Collector, CollectorConfig
+from salver.features.releases.experiments.collector import Collector
+from salver.features.releases.experiments.seen_units import CollectorConfig
 from salver.features.releases.experiments.underway import ActiveRequests
 from salver.words.events import Responded, Served
 from salver.words.messages import Timing

@@ -17,9 +17,10 @@ from salver.features.registry import aliases
 from salver.features.registry.audit import Change
 from salver.features.registry.records import Actor
 from salver.features.releases.experiments.assign import assign, check
-from salver.features.releases.experiments.collector import Collector, CollectorConfig
+from salver.features.releases.experiments.collector import Collector
 from salver.features.releases.experiments.outputs import OutputCheck
 from salver.features.releases.experiments.pending import Pending
+from salver.features.releases.experiments.seen_units import CollectorConfig
 from salver.features.releases.judge.policy import Metric, Policy, Stage
 from salver.features.releases.judge.record import Release, proposed
 from salver.features.releases.outcomes import OutcomeStore

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from outcomes import CollectorWorld, served
 
 from salver.features.releases.experiments.assign import assign
-from salver.features.releases.experiments.collector import CollectorConfig
 from salver.features.releases.experiments.happenings import happened
 from salver.features.releases.experiments.router import Route, Router
+from salver.features.releases.experiments.seen_units import CollectorConfig
 from salver.stats.exact import clopper_pearson
 from salver.words.errors import Code
 from salver.words.events import Shadowed, StateChanged

@@ -1,57 +1,39 @@
 """Counter of exposures and events of releases, in buckets and by unit.
 
-An observer of events, off the request path. It stores no units: whether one was seen before is answered by a
-filter of fixed size, whose errors depend only on a hash that is independent of the arm and its salt.
-Evaluation and storage of the counts are elsewhere.
+An observer of events, off the request path. Evaluation and storage of the counts are elsewhere.
 """
 
 import itertools
 import math
 from collections import defaultdict, deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from typing import Final, Generic, TypeVar
+from typing import Final, TypeVar
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from salver.features.releases.experiments.happenings import OK, happened
+from salver.features.releases.experiments.open_bucket import OpenBucket
 from salver.features.releases.experiments.outputs import OutputCheck, Watch
 from salver.features.releases.experiments.pending import Pending, quiet
+from salver.features.releases.experiments.seen_units import CollectorConfig, SeenUnits
 from salver.features.releases.experiments.speed import Speed
 from salver.features.releases.experiments.underway import ActiveRequests
-from salver.stats.bloom import Bloom
 from salver.words.events import Event, Responded, Served, Shadowed
 from salver.words.releases import (
-    ARMS,
     COUNTED,
-    FIRSTS,
-    NO_EXPOSURES,
-    NO_PREDICTIONS,
     NO_STAGE,
-    UNSEEN,
-    Arm,
     Assignment,
     Bucket,
     BucketObservations,
     Copies,
-    Counts,
     Exposures,
     Predictions,
     UnitObservations,
-    first_in,
     hour_of,
-    kept_in,
     unit_numbers,
 )
 
-#: Indices of arms in :data:`ARMS`. Beside a canary of more than half, all of the control is its baseline,
-#: including units held back.
-_PLACES: Final = {Arm.CANARY: 0, Arm.BASELINE: 1, Arm.STABLE: 2, Arm.HOLDBACK: 2}
-_PLACES_BESIDE_MOST: Final = {**_PLACES, Arm.HOLDBACK: 1}
-#: Derives a unit's number within an arm from its number.
-_MARKS: Final = np.uint64(0x9E3779B97F4A7C15) * np.arange(1, len(ARMS) + 1, dtype=np.uint64)
-_HALF: Final = 0.5
 _MOST_RECENT: Final = 65_536
 _ALIKE, _DIFFERS, _FAILED = 0, 1, 2  # results of copies, from best to worst
 _FAR: Final = 10  # multiple of the slowest answer of the stable version that counts as a hang
@@ -64,216 +46,9 @@ _MOST_ANSWERS: Final = 65_536  # answers waiting for analysis, as many as the ev
 
 _Numbers = npt.NDArray[np.int64]
 _Places = npt.NDArray[np.uint8]
-_Times = npt.NDArray[np.float64]
-_Flags = npt.NDArray[np.bool_]
 #: An event of a unit: the name under which it counts, and the unit's number.
 _Happening = tuple[str, int]
 _T = TypeVar("_T", bound=Hashable)
-_M = TypeVar("_M", bound=UnitObservations)
-
-
-class CollectorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Settings of the collector.
-
-    Attributes:
-        units: Number of units of a release that are distinguished reliably; beyond it errors grow.
-        error: Probability that a new unit is taken for a known one, at that number; equal in every arm.
-        most_pending: First exposures and events after which a bucket is closed early, to limit memory.
-    """
-
-    units: int = 10_000_000
-    error: float = 0.001
-    most_pending: int = 65_536
-
-
-class _PendingLookups(Generic[_T]):
-    """Lookups to be done.
-
-    Attributes:
-        places: Indices of arms in :data:`ARMS`, by kind.
-        times: Unix seconds of each, in order.
-    """
-
-    __slots__ = ("places", "times")
-
-    def __init__(self) -> None:
-        self.places: dict[_T, int] = {}
-        self.times: list[float] = []
-
-    def date(self, now: float) -> None:
-        """Set the time of entries without one."""
-        if missing := len(self.places) - len(self.times):
-            self.times += [now] * missing
-
-    def taken(self) -> tuple[Mapping[_T, int], _Places, _Times]:
-        """Return all entries and clear them."""
-        found, times = self.places, self.times
-        self.places, self.times = {}, []
-        return found, np.fromiter(found.values(), np.uint8, len(found)), np.array(times, np.float64)
-
-
-class _Lookups:
-    """Lookups of one bucket that are to be done.
-
-    Attributes:
-        fresh: New units.
-        news: Names and units of new events.
-        asked: Ids of requests and their units; empty = no unit.
-    """
-
-    __slots__ = ("asked", "fresh", "news")
-
-    def __init__(self) -> None:
-        self.fresh: _PendingLookups[str] = _PendingLookups()
-        self.news: _PendingLookups[tuple[str, str]] = _PendingLookups()
-        self.asked: _PendingLookups[tuple[str, str]] = _PendingLookups()
-
-    def __len__(self) -> int:
-        return len(self.fresh.places) + len(self.news.places) + len(self.asked.places)
-
-    def date(self, now: float) -> None:
-        """Set the time of entries without one."""
-        self.fresh.date(now)
-        self.news.date(now)
-        self.asked.date(now)
-
-
-class _LedgerRows:
-    """Rows of one bucket for the ledger."""
-
-    __slots__ = ("exposures", "firsts", "predictions")
-
-    def __init__(self) -> None:
-        self.exposures: list[Exposures] = []
-        self.firsts: dict[str, list[UnitObservations]] = {}
-        self.predictions: list[Predictions] = []
-
-
-class _Tally:
-    """An open bucket.
-
-    Attributes:
-        hour: Its hour (:func:`~salver.words.releases.hour_of`).
-        is_in_each: Whether a metric has an event in every answer.
-        names: By metric, the names under which its first events are counted.
-        places: Indices of arms in :data:`ARMS`.
-    """
-
-    __slots__ = (
-        "events", "exposed", "heard", "hour", "is_in_each", "lookups", "names", "places", "raw", "requests",
-        "rows", "share", "stage", "start",
-    )  # fmt: skip
-
-    def __init__(self, followed: "_FollowedRelease", assigned: Assignment, start: float) -> None:
-        self.start = start
-        self.heard = followed.heard
-        self.hour = hour_of(followed.end - followed.seconds)
-        self.is_in_each = followed.watch.is_bin
-        self.names: dict[str, tuple[str, ...]] = {}
-        self.stage = assigned.stage
-        self.share = assigned.propensity
-        self.places = _PLACES_BESIDE_MOST if self.share > _HALF else _PLACES
-        self.requests = [0, 0, 0]
-        self.exposed = [0, 0, 0]
-        self.events: dict[str, list[int]] = {}
-        # including when none is known
-        self.raw: dict[str, list[int]] = {metric: [0, 0, 0] for metric in followed.durations.slow}
-        self.lookups = _Lookups()
-        self.rows = _LedgerRows()
-
-    def note(self, metrics: Iterable[str], assigned: Assignment, unit: str, place: int) -> None:
-        """Record an event of a request."""
-        for metric in metrics:
-            self.raw.setdefault(metric, [0, 0, 0])[place] += 1
-            if self.share and assigned.has_unit:  # else an event cannot be a unit's first
-                for name in self.names.get(metric) or self._names_of(metric):
-                    self.lookups.news.places.setdefault((name, unit), place)
-            else:
-                self.events.setdefault(metric, [0, 0, 0])[place] += 1
-
-    def _names_of(self, metric: str) -> tuple[str, ...]:
-        """Return the names of a metric's first events; those in every answer are not counted by hour."""
-        names = [metric]
-        if not metric.endswith(UNSEEN):
-            names += [] if self.is_in_each(metric) else [first_in(metric, "in_hour", self.hour)]
-            names += [first_in(metric, "in_stage", self.stage)] if self.stage else []
-        self.names[metric] = tuple(names)
-        return self.names[metric]
-
-    def closed(self, release: str, end: float, copies: Copies) -> BucketObservations:
-        events: dict[str, dict[str, Counts]] = {field: {} for field in FIRSTS}
-        for name, counts in self.events.items():
-            metric, field, _ = kept_in(name)
-            events[field][metric] = Counts(*counts)
-        bucket = Bucket(
-            start=self.start,
-            seconds=end - self.start,
-            stage=self.stage,
-            share=self.share,
-            requests=Counts(*self.requests),
-            exposures=Counts(*self.exposed),
-            events=events["events"],
-            in_hour=events["in_hour"],
-            in_stage=events["in_stage"],
-            raw={name: Counts(*counts) for name, counts in self.raw.items()},
-            copies=copies,
-        )
-        return BucketObservations(
-            release,
-            bucket,
-            _joined(self.rows.exposures) or NO_EXPOSURES,
-            {
-                metric: met
-                for metric, parts in self.rows.firsts.items()
-                if (met := _joined(parts)) is not None
-            },
-            _joined(self.rows.predictions) or NO_PREDICTIONS,
-            self.heard,
-        )
-
-
-class SeenUnits:
-    """Units seen in one release, and their events.
-
-    Args:
-        keeps_arms: Also store the arms of a unit, which may change.
-    """
-
-    def __init__(self, config: CollectorConfig, *, keeps_arms: bool) -> None:
-        self._units = Bloom(config.units, config.error)
-        self._arms = Bloom(config.units, config.error) if keeps_arms else None
-        # by field of a bucket, the filter of its latest number
-        self._happenings: dict[str, tuple[int, Bloom]] = {}
-        self._most, self._error = config.units, config.error
-
-    def exposed(self, units: _Numbers, places: _Places) -> tuple[_Flags, _Flags]:
-        """Return masks of the units that are new, and new in their arm if arms are stored."""
-        numbers = units.view(np.uint64)
-        is_new = self._units.add(numbers)
-        return is_new, is_new if self._arms is None else self._arms.add(numbers ^ _MARKS[places])
-
-    def know(self, units: Sequence[int] | _Numbers) -> None:
-        """Add units that were seen before, in any arm."""
-        numbers = np.asarray(units, np.int64).view(np.uint64)
-        for first in range(0, len(numbers), _AT_ONCE):
-            self._units.add(numbers[first : first + _AT_ONCE])
-
-    def happened(self, units: _Numbers, name: str) -> _Flags:
-        """Return a mask of the units for which this event (:func:`first_in`) is the first."""
-        _, field, number = kept_in(name)
-        known = self._happenings.get(field)
-        # One filter for each kind is enough, because hours and stages only go forward.
-        if known is None or number > known[0]:  # a new hour or stage: earlier ones no longer count
-            capacity = self._most
-            if field != "events":
-                capacity = self._most // 2
-            known = self._happenings[field] = number, Bloom(capacity, self._error)
-        return known[1].add((units ^ np.int64(hash(name))).view(np.uint64))
-
-    @property
-    def is_over(self) -> bool:
-        """Return whether it has seen more units than it can distinguish well."""
-        return len(self._units) > self._most
 
 
 class _Durations:
@@ -319,7 +94,7 @@ class _FollowedRelease:
         self.seconds = seconds
         self.end = 0.0
         self.durations = _Durations()
-        self.tallies: dict[tuple[int, float], _Tally] = {}
+        self.tallies: dict[tuple[int, float], OpenBucket] = {}
         self.newest = (NO_STAGE, 0.0)
         self.recent: dict[str, int] = {}
         self.since = 0.0
@@ -601,7 +376,7 @@ class Collector:
                 tally.rows.predictions.append(Predictions(units, places, times, requests))
                 followed.pending += len(asked)
 
-    def _expose(self, followed: _FollowedRelease, tally: _Tally) -> None:
+    def _expose(self, followed: _FollowedRelease, tally: OpenBucket) -> None:
         fresh, places, times = tally.lookups.fresh.taken()
         units = unit_numbers(fresh)
         # A unit counts in the arm that it met first; one that changes its arm is kept for its outcomes only.
@@ -621,7 +396,7 @@ class Collector:
                 self._config.units,
             )
 
-    def _note(self, followed: _FollowedRelease, tally: _Tally) -> None:
+    def _note(self, followed: _FollowedRelease, tally: OpenBucket) -> None:
         news, places, times = tally.lookups.news.taken()
         units = unit_numbers(unit for _, unit in news)
         for name, indices in _by_name(news).items():
@@ -633,7 +408,7 @@ class Collector:
                 met = UnitObservations(units[chosen], places[chosen], times[chosen])
                 tally.rows.firsts.setdefault(name, []).append(met)
 
-    def _tally(self, followed: _FollowedRelease, assigned: Assignment, now: float) -> _Tally:
+    def _tally(self, followed: _FollowedRelease, assigned: Assignment, now: float) -> OpenBucket:
         key = assigned.stage, assigned.propensity
         tally = followed.tallies.get(key)
         if tally is None:
@@ -642,7 +417,10 @@ class Collector:
             if followed.tallies and key > followed.newest:
                 start = now
             followed.newest = max(followed.newest, key)
-            tally = followed.tallies[key] = _Tally(followed, assigned, start)
+            hour = hour_of(followed.end - followed.seconds)
+            tally = OpenBucket(assigned, start, hour, followed.durations.slow, followed.watch.is_bin)
+            tally.heard = followed.heard
+            followed.tallies[key] = tally
         return tally
 
     def _close(self, release: str, followed: _FollowedRelease, end: float) -> None:
@@ -665,14 +443,6 @@ def _add(counts: list[int], places: _Places) -> None:
     """Add counts to each arm."""
     for place, more in enumerate(np.bincount(places).tolist()):
         counts[place] += more
-
-
-def _joined(parts: Sequence[_M]) -> _M | None:
-    """Concatenate rows; return None if there are no parts."""
-    if len(parts) < 2:
-        return parts[0] if parts else None
-    fields = parts[0].__struct_fields__
-    return type(parts[0])(*(np.concatenate([getattr(part, field) for part in parts]) for field in fields))
 
 
 def _by_name(happenings: Iterable[tuple[str, object]]) -> Mapping[str, Sequence[int]]:

@@ -1,0 +1,210 @@
+"""Bucket of a release that is still being counted.
+
+It holds the counts so far, the lookups of units that are put off until many can be done at once, and the rows
+for the ledger.
+"""
+
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Final, Generic, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from salver.words.releases import (
+    FIRSTS,
+    NO_EXPOSURES,
+    NO_PREDICTIONS,
+    UNSEEN,
+    Arm,
+    Assignment,
+    Bucket,
+    BucketObservations,
+    Copies,
+    Counts,
+    Exposures,
+    Predictions,
+    UnitObservations,
+    first_in,
+    kept_in,
+)
+
+#: Indices of arms in :data:`ARMS`. Beside a canary of more than half, all of the control is its baseline,
+#: including units held back.
+_PLACES: Final = {Arm.CANARY: 0, Arm.BASELINE: 1, Arm.STABLE: 2, Arm.HOLDBACK: 2}
+_PLACES_BESIDE_MOST: Final = {**_PLACES, Arm.HOLDBACK: 1}
+_HALF: Final = 0.5
+
+_Places = npt.NDArray[np.uint8]
+_Times = npt.NDArray[np.float64]
+_T = TypeVar("_T", bound=Hashable)
+_M = TypeVar("_M", bound=UnitObservations)
+
+
+class _PendingLookups(Generic[_T]):
+    """Lookups to be done.
+
+    Attributes:
+        places: Indices of arms in :data:`ARMS`, by kind.
+        times: Unix seconds of each, in order.
+    """
+
+    __slots__ = ("places", "times")
+
+    def __init__(self) -> None:
+        self.places: dict[_T, int] = {}
+        self.times: list[float] = []
+
+    def date(self, now: float) -> None:
+        """Set the time of entries without one."""
+        if missing := len(self.places) - len(self.times):
+            self.times += [now] * missing
+
+    def taken(self) -> tuple[Mapping[_T, int], _Places, _Times]:
+        """Return all entries and clear them."""
+        found, times = self.places, self.times
+        self.places, self.times = {}, []
+        return found, np.fromiter(found.values(), np.uint8, len(found)), np.array(times, np.float64)
+
+
+class Lookups:
+    """Lookups of one bucket that are to be done.
+
+    Attributes:
+        fresh: New units.
+        news: Names and units of new events.
+        asked: Ids of requests and their units; empty = no unit.
+    """
+
+    __slots__ = ("asked", "fresh", "news")
+
+    def __init__(self) -> None:
+        self.fresh: _PendingLookups[str] = _PendingLookups()
+        self.news: _PendingLookups[tuple[str, str]] = _PendingLookups()
+        self.asked: _PendingLookups[tuple[str, str]] = _PendingLookups()
+
+    def __len__(self) -> int:
+        return len(self.fresh.places) + len(self.news.places) + len(self.asked.places)
+
+    def date(self, now: float) -> None:
+        """Set the time of entries without one."""
+        self.fresh.date(now)
+        self.news.date(now)
+        self.asked.date(now)
+
+
+class _LedgerRows:
+    """Rows of one bucket for the ledger."""
+
+    __slots__ = ("exposures", "firsts", "predictions")
+
+    def __init__(self) -> None:
+        self.exposures: list[Exposures] = []
+        self.firsts: dict[str, list[UnitObservations]] = {}
+        self.predictions: list[Predictions] = []
+
+
+class OpenBucket:
+    """Counts of one stage and share.
+
+    Args:
+        start: Unix seconds.
+        hour: Its hour (:func:`~salver.words.releases.hour_of`).
+        counted: Metrics that are counted even if there are no events.
+        is_in_each: Whether a metric has an event in every answer.
+
+    Attributes:
+        heard: See :attr:`salver.words.releases.BucketObservations.heard`.
+        names: By metric, the names under which its first events are counted.
+        places: Indices of arms in :data:`ARMS`.
+    """
+
+    __slots__ = (
+        "events", "exposed", "heard", "hour", "is_in_each", "lookups", "names", "places", "raw", "requests",
+        "rows", "share", "stage", "start",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        assigned: Assignment,
+        start: float,
+        hour: int,
+        counted: Iterable[str],
+        is_in_each: Callable[[str], bool],
+    ) -> None:
+        self.start = start
+        self.heard = 0
+        self.hour = hour
+        self.is_in_each = is_in_each
+        self.names: dict[str, tuple[str, ...]] = {}
+        self.stage = assigned.stage
+        self.share = assigned.propensity
+        self.places = _PLACES_BESIDE_MOST if self.share > _HALF else _PLACES
+        self.requests = [0, 0, 0]
+        self.exposed = [0, 0, 0]
+        self.events: dict[str, list[int]] = {}
+        self.raw: dict[str, list[int]] = {metric: [0, 0, 0] for metric in counted}
+        self.lookups = Lookups()
+        self.rows = _LedgerRows()
+
+    def note(self, metrics: Iterable[str], assigned: Assignment, unit: str, place: int) -> None:
+        """Record an event of a request."""
+        for metric in metrics:
+            self.raw.setdefault(metric, [0, 0, 0])[place] += 1
+            if self.share and assigned.has_unit:  # else an event cannot be a unit's first
+                for name in self.names.get(metric) or self._names_of(metric):
+                    self.lookups.news.places.setdefault((name, unit), place)
+            else:
+                self.events.setdefault(metric, [0, 0, 0])[place] += 1
+
+    def _names_of(self, metric: str) -> tuple[str, ...]:
+        """Return the names of a metric's first events; those in every answer are not counted by hour."""
+        names = [metric]
+        if not metric.endswith(UNSEEN):
+            names += [] if self.is_in_each(metric) else [first_in(metric, "in_hour", self.hour)]
+            names += [first_in(metric, "in_stage", self.stage)] if self.stage else []
+        self.names[metric] = tuple(names)
+        return self.names[metric]
+
+    def closed(self, release: str, end: float, copies: Copies) -> BucketObservations:
+        """Return the finished bucket.
+
+        Args:
+            end: Unix seconds.
+        """
+        events: dict[str, dict[str, Counts]] = {field: {} for field in FIRSTS}
+        for name, counts in self.events.items():
+            metric, field, _ = kept_in(name)
+            events[field][metric] = Counts(*counts)
+        bucket = Bucket(
+            start=self.start,
+            seconds=end - self.start,
+            stage=self.stage,
+            share=self.share,
+            requests=Counts(*self.requests),
+            exposures=Counts(*self.exposed),
+            events=events["events"],
+            in_hour=events["in_hour"],
+            in_stage=events["in_stage"],
+            raw={name: Counts(*counts) for name, counts in self.raw.items()},
+            copies=copies,
+        )
+        return BucketObservations(
+            release,
+            bucket,
+            _joined(self.rows.exposures) or NO_EXPOSURES,
+            {
+                metric: met
+                for metric, parts in self.rows.firsts.items()
+                if (met := _joined(parts)) is not None
+            },
+            _joined(self.rows.predictions) or NO_PREDICTIONS,
+            self.heard,
+        )
+
+
+def _joined(parts: Sequence[_M]) -> _M | None:
+    """Concatenate rows; return None if there are no parts."""
+    if len(parts) < 2:
+        return parts[0] if parts else None
+    fields = parts[0].__struct_fields__
+    return type(parts[0])(*(np.concatenate([getattr(part, field) for part in parts]) for field in fields))
