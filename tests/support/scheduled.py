@@ -70,7 +70,7 @@ def drive(
     def arrive() -> None:
         own = None if patience is None else now + patience
         waiting = QueuedRequest(index, rows[index] if rows else 1, None, now, own)
-        schedule.place(waiting, standings[index] if standings else ANYBODY)
+        schedule.targets.place(waiting, standings[index] if standings else ANYBODY)
         try:
             evicted = schedule.admit(waiting)
         except SalverError:

@@ -55,8 +55,8 @@ def join(
 ) -> float:
     """A request comes; returns when it is refused if it has not begun."""
     waiting = QueuedRequest(name, rows, key, now, deadline)
-    plan.place(waiting, Standing(priority=level))
-    until = plan.limit_wait(waiting, timeout)
+    plan.targets.place(waiting, Standing(priority=level))
+    until = plan.targets.limit_wait(waiting, timeout)
     plan.admit(waiting)
     return until
 
@@ -177,8 +177,8 @@ def test_tr_c8_nothing_is_lost_or_doubled_and_only_deadlines_end_the_delayed(
             _, level, rows, key, left = step
             deadline = None if left is None else now + left  # type: ignore[operator]
             waiting = QueuedRequest(number, rows, key, now, deadline)  # type: ignore[arg-type]
-            plan.place(waiting, Standing(priority=level))  # type: ignore[arg-type]
-            plan.limit_wait(waiting, 0.0)
+            plan.targets.place(waiting, Standing(priority=level))  # type: ignore[arg-type]
+            plan.targets.limit_wait(waiting, 0.0)
             if level == 1 and levels[1] == 9:
                 with pytest.raises(Overloaded):
                     plan.admit(waiting)

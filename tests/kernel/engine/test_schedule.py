@@ -33,7 +33,7 @@ def placed(
     brings_deadline: bool = True,
 ) -> QueuedRequest:
     item = waiting(now, deadline)
-    plan.place(item, standing, brings_deadline)
+    plan.targets.place(item, standing, brings_deadline)
     return item
 
 
@@ -54,7 +54,7 @@ def replied(plan: Schedule, now: float, latency: float, excess: float) -> None:
     """One answer, so long after it was asked for and after it was planned."""
     item = placed(plan, now - latency)
     item.planned = now - excess
-    plan.replied(item, now)
+    plan.targets.replied(item, now)
 
 
 def test_rows_of_different_sizes_have_laws_of_their_own() -> None:
@@ -64,7 +64,7 @@ def test_rows_of_different_sizes_have_laws_of_their_own() -> None:
     def sized(size: int, now: float = 0.0) -> QueuedRequest:
         item = waiting(now)
         item.size, item.key = size, size
-        plan.place(item, ANYBODY)
+        plan.targets.place(item, ANYBODY)
         return item
 
     now = 0.0
@@ -75,7 +75,7 @@ def test_rows_of_different_sizes_have_laws_of_their_own() -> None:
         plan.ended(rows, now, now + seconds, size=size)
         now += seconds
     for size, a in ((64, 0.001), (1024, 0.020)):
-        law = plan.laws.of(size).law()
+        law = plan.load.laws.of(size).law()
         assert [law.seconds(n) for n in (1, 2)] == pytest.approx([0.004 + a, 0.004 + 2 * a], rel=0.05)
     for size, fit in ((1024, 2), (64, 20)):  # 50 ms allow two of the large, and any 20 of the small
         for _ in range(20):
@@ -95,7 +95,7 @@ def test_rows_of_different_sizes_have_laws_of_their_own() -> None:
 def test_a_promise_counts_from_when_the_request_came() -> None:
     plan = schedule(objective=Objective(latency_p99_ms=50))
     late = waiting(1.0)
-    plan.place(late, ANYBODY, came=0.98)
+    plan.targets.place(late, ANYBODY, came=0.98)
     assert late.due == pytest.approx(1.03)
     assert placed(plan, 1.0).due == pytest.approx(1.05)
 
@@ -120,14 +120,14 @@ def test_a_request_is_refused_before_it_is_decoded_if_it_can_only_be_late(
         plan.started(Batch([waiting(1.0)], running, "drain", []), 1.0)
     for _ in range(waits):
         plan.batcher.offer(placed(plan, 1.0))
-    before = plan.load(1.0)
+    before = plan.load.at(1.0)
     if is_refused:
         with pytest.raises(Overloaded) as refused:
             plan.foresee(came, 1.0, None)
         assert refused.value.why == "objective"
     else:
         plan.foresee(came, 1.0, None)
-    assert (plan.load(1.0) > before) == is_refused  # who is not refused is counted when it is admitted
+    assert (plan.load.at(1.0) > before) == is_refused  # who is not refused is counted when it is admitted
 
 
 def test_only_a_refusal_for_age_alone_is_used_again() -> None:
@@ -223,7 +223,7 @@ def test_bulk_work_is_never_refused_for_time_and_its_runs_are_bounded() -> None:
         plan.admit(placed(plan, standing=Standing(service="bulk")))
     batch = plan.batcher.take(0.0)
     assert (batch.reason, batch.rows) == ("bulk", 21)  # half of the objective
-    assert schedule(objective=Objective(latency_p99_ms=50)).load(0.0) == 0.0
+    assert schedule(objective=Objective(latency_p99_ms=50)).load.at(0.0) == 0.0
     bounded = schedule(bulk=Bulk(max_rows=500, max_run_ms=34))
     for _ in range(100):
         bounded.admit(placed(bounded, standing=Standing(service="bulk")))

@@ -121,7 +121,7 @@ class Dispatcher:
         for waiting in batch.expired:
             fail(waiting, (WaitedTooLong if waiting.is_policed else DeadlineExceeded)(LATE))
         for waiting in batch.given_up:
-            fail(waiting, self._schedule.refusal(waiting))
+            fail(waiting, self._schedule.refusal(waiting, now))
         return batch
 
     def _wake_at(self, delay: float) -> None:
@@ -168,7 +168,7 @@ class Dispatcher:
             self.pump()
 
     def _plan_ahead(self, dispatch: Dispatch) -> None:
-        seconds = self._schedule.seconds(dispatch.batch)
+        seconds = self._schedule.load.seconds(dispatch.batch)
         if seconds > _LONG_RUN_S and self.turns is None:
             early = min(_AHEAD_S, _AHEAD_SHARE * seconds)
             delay = dispatch.at + seconds - early - self._clock()

@@ -115,7 +115,7 @@ class Engine:
     @property
     def laws(self) -> ShapeLaws:
         """Return the current batch laws of the model."""
-        return self._schedule.laws
+        return self._schedule.load.laws
 
     def insight(self) -> Insight:
         """Return load, law and rule, for operators."""
@@ -157,7 +157,7 @@ class Engine:
                 self._batcher.discard(answer)
                 raise
             if self._schedule.is_timed:
-                self._schedule.replied(answer, self._clock())
+                self._schedule.targets.replied(answer, self._clock())
             return self._response(bound, found)
         return self._response(bound, answer)
 
@@ -191,7 +191,7 @@ class Engine:
         self, told: ReplyCallback, waiting: QueuedRequest, answer: RunAnswer | None, error: Exception | None
     ) -> None:
         if self._schedule.is_timed and error is None:
-            self._schedule.replied(waiting, self._clock())
+            self._schedule.targets.replied(waiting, self._clock())
         told(error or self._response(waiting.payload[0], answer), None)
 
     def _response(self, bound: BoundRequest, answer: RunAnswer | None) -> InferResponse:
@@ -218,7 +218,7 @@ class Engine:
         more = slots - runner.slots
         if more > 0:
             await runner.resize(slots)
-        self._schedule.resize(slots)
+        self._schedule.load.slots = slots
         self._dispatcher.add(more)
         if more < 0:
             await runner.resize(slots)
@@ -281,11 +281,13 @@ class Engine:
         waiting.payload = bound, future
         waiting.size = bound.size
         if self._has_places or standing is not ANYBODY:
-            self._schedule.place(waiting, standing, brings_deadline, bound.request.came)
+            self._schedule.targets.place(waiting, standing, brings_deadline, bound.request.came)
         until = math.inf
         if self._has_queue_policy:
             timeout = bound.request.parameters.get("timeout", 0)
-            until = self._schedule.limit_wait(waiting, timeout / 1e6 if isinstance(timeout, int) else 0.0)
+            until = self._schedule.targets.limit_wait(
+                waiting, timeout / 1e6 if isinstance(timeout, int) else 0.0
+            )
         try:
             evicted = self._schedule.admit(waiting)
         except Overloaded as error:

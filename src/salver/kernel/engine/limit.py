@@ -47,6 +47,11 @@ class Limit:
     def __repr__(self) -> str:
         return f"<Limit {self.value}>"
 
+    @property
+    def is_reduced(self) -> bool:
+        """Return whether the limit is below its upper bound."""
+        return self.value < self._most
+
     def dispatched(self, delay: float, depth: int, now: float) -> None:
         """Record that a batch has been taken.
 

@@ -1,4 +1,4 @@
-"""Prediction of whether a new request can be answered in time.
+"""Load of a model, and prediction of whether a new request can be answered in time.
 
 Based on active runs, waiting rows, the arrival rate and the batch law. Used at admission: work that cannot be
 done in time is rejected immediately instead of after a wait. Pure.
@@ -6,12 +6,14 @@ done in time is rejected immediately instead of after a wait. Pure.
 
 import math
 
-from salver.kernel.engine.rules import LawOf
+from salver.kernel.engine.waiting import Batch
 from salver.stats.batch_law import BatchLaw
+from salver.stats.shape_laws import ShapeLaws
 
 #: Fraction of the batch of a saturated server: a wrong rejection loses capacity for good, a wrong admission
 #: costs one request a wait (it is given up before it runs).
 _OPTIMISM = 0.7
+EASY, SATURATED = 0.6, 0.9  # loads: below, and from which, a late request takes another's place
 
 
 class Rate:
@@ -44,19 +46,57 @@ class Rate:
         return self._value * math.exp((self._last - now) / self._memory)
 
 
-class Outlook:
-    """Predictor of completion times.
+class Load:
+    """What is asked of a model, and how fast it is.
 
     Args:
+        memory: Averaging time of the arrival rate in seconds.
+
+    Attributes:
+        laws: Batch laws by the size of rows.
         slots: Concurrent batches.
         largest: Maximum rows of a batch.
         rate: Arrival rate, updated by the caller.
+        size: Size of the rows of the last batch, as in :class:`~salver.kernel.engine.waiting.QueuedRequest`.
+    """
 
-    Attributes:
-        slots: Current number of slots.
+    __slots__ = ("largest", "laws", "rate", "size", "slots")
 
-    >>> from salver.stats.batch_law import BatchLaw
-    >>> outlook = Outlook(lambda: BatchLaw(1.0, 4.0), slots=1, largest=8, rate=Rate(1.0))
+    def __init__(self, laws: ShapeLaws, slots: int, largest: int, memory: float) -> None:
+        self.laws = laws
+        self.slots = slots
+        self.largest = largest
+        self.rate = Rate(memory)
+        self.size = 0
+
+    def law(self) -> BatchLaw:
+        """Return the batch law of rows such as those of the last batch."""
+        return self.laws.of(self.size).law()
+
+    def seconds(self, batch: Batch) -> float:
+        """Return the expected seconds of a run."""
+        return self.laws.of(batch.members[0].size).law().seconds(batch.rows)
+
+    def at(self, now: float, law: BatchLaw | None = None) -> float:
+        """Return offered rows per second divided by the capacity of full batches."""
+        seconds = (law or self.law()).seconds(self.largest)
+        return self.rate.at(now) * seconds / (self.largest * self.slots)
+
+    def strain(self, now: float) -> float:
+        """Return the fraction of the safety margin to apply.
+
+        Zero while there is spare capacity: a late answer then delays no other request, and a rejection is no
+        better. One from the load at which a late request takes another's place.
+        """
+        return min(max((self.at(now) - EASY) / (SATURATED - EASY), 0.0), 1.0)
+
+
+class Outlook:
+    """Predictor of completion times.
+
+    >>> from salver.stats.batch_law import LiveLaw
+    >>> load = Load(ShapeLaws(LiveLaw(BatchLaw(1.0, 4.0))), slots=1, largest=8, memory=1.0)
+    >>> outlook = Outlook(load)
     >>> outlook.is_hopeless(1, 0, now=0.0, target=5.0)  # idle
     False
     >>> outlook.started(8, now=0.0)
@@ -64,13 +104,10 @@ class Outlook:
     True
     """
 
-    __slots__ = ("_largest", "_law", "_rate", "_running", "slots")
+    __slots__ = ("_load", "_running")
 
-    def __init__(self, law: LawOf, slots: int, largest: int, rate: Rate) -> None:
-        self._law = law
-        self.slots = slots
-        self._largest = largest
-        self._rate = rate
+    def __init__(self, load: Load) -> None:
+        self._load = load
         self._running: list[tuple[float, float]] = []  # (begin, expected end)
 
     @property
@@ -80,7 +117,7 @@ class Outlook:
 
     def started(self, rows: int, now: float, law: BatchLaw | None = None) -> None:
         """Record the start of a run, with its own law if that differs from the usual one."""
-        self._running.append((now, now + (law or self._law()).seconds(rows)))
+        self._running.append((now, now + (law or self._load.law()).seconds(rows)))
 
     def began(self, planned: float, now: float) -> None:
         """Move a planned start to now."""
@@ -115,15 +152,17 @@ class Outlook:
             law: Batch law of its own batch, if not the usual one.
             slack: Batches of the rows ahead that may still be given up.
         """
-        law = law or self._law()
+        load = self._load
+        slots, largest = load.slots, load.largest
+        law = law or load.law()
         free, batch = now, rows
-        if len(self._running) >= self.slots:
+        if len(self._running) >= slots:
             ends = sorted([end for _, end in self._running])
-            free = max(now, ends[len(ends) - self.slots])  # together with one that only waits for an instance
-            rate = self._rate.at(now) / self.slots
-            saturated = min(self._largest, rate * (target - now - law.t0) / (1 + rate * law.a))
+            free = max(now, ends[len(ends) - slots])  # together with one that only waits for an instance
+            rate = load.rate.at(now) / slots
+            saturated = min(largest, rate * (target - now - law.t0) / (1 + rate * law.a))
             batch = max(rows, round(_OPTIMISM * saturated))
-        whole = ahead // self._largest - slack
+        whole = ahead // largest - slack
         if whole > 0:
-            free += whole * law.seconds(self._largest) / self.slots
+            free += whole * law.seconds(largest) / slots
         return free + law.seconds(batch) > target

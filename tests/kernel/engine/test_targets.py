@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from salver.kernel.engine.reserve import Reserve
+from salver.kernel.engine.targets import Reserve
 
 PROMISE = 0.05
 UNSEEN = 0.002  # of it
