@@ -25,17 +25,16 @@ from salver.transport.terms import TURN, Terms, WrittenConnection, in_turns, sco
 from salver.words.errors import SalverError
 
 with lazy_imports():
+    from salver.transport.http1_chunks import ChunkReader
     from salver.transport.http2 import Http2
 
 _LOG = logging.getLogger("salver.transport")
 #: Most chunks of a body.
 MOST_CHUNKS: Final = 65_536
-_MOST_CHUNK_LINE: Final = 1024
 #: Steps through chunks before others have their turns.
 _MOST_STEPS: Final = 1024
 #: Those that may stand before a request (RFC 9112, section 2.2).
 _EMPTY_LINES: Final = re.compile(rb"(?:\r\n){0,64}")
-_CHUNK: Final = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r\n")
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _LAST_CHUNK: Final = b"0\r\n\r\n"
 _PHRASES: Final = {status.value: status.phrase for status in HTTPStatus if status != 418} | {
@@ -66,9 +65,9 @@ class Connection(WrittenConnection):
         self._buffer = bytearray()
         self._head: Head | None = None  # head of a request whose body is incomplete
         self._whole = BytesIO()  # collects a large or chunked body; getvalue() does not copy
-        self._size = self._count = 0  # total size and number of its chunks
+        self._chunks: ChunkReader | None = None
         self._incoming: Http1Exchange | None = None  # exchange whose body is passed on in pieces
-        self._left = 0  # bytes left of that body, or of its current chunk; -1 = a chunk line follows
+        self._left = 0  # bytes left of that body, if its length is known
         self._task: asyncio.Task[None] | None = None
         self._exchange: Http1Exchange | None = None
         self._is_paused = False
@@ -267,51 +266,22 @@ class Connection(WrittenConnection):
         return body
 
     def _read_chunks(self) -> bytes | None:
-        buffer = self._buffer
+        chunks = self._chunks = self._chunks or ChunkReader()
         for _ in range(_MOST_STEPS):
-            line = _CHUNK.match(buffer)
-            if line is None:
-                if len(buffer) > _MOST_CHUNK_LINE or b"\n" in buffer:
-                    self._refuse(400, self._terms.malformed)
+            piece = chunks.read(self._buffer)
+            if chunks.fault:
+                self._refuse(chunks.fault, self._terms.malformed if chunks.fault == 400 else b"")
                 return None
-            size, begin = int(line[1], 16), line.end()
-            del line  # a match exports the buffer, which then cannot be resized
-            if size == 0:
-                return self._read_trailers(begin)
-            self._count += 1
-            if self._size + size > self._terms.most or self._count > MOST_CHUNKS:
+            if chunks.size > self._terms.most or chunks.count > MOST_CHUNKS:
                 self._refuse(413)
                 return None
-            if len(buffer) < begin + size + 2:
-                self._count -= 1
+            if piece is None:
                 return None
-            if buffer[begin + size : begin + size + 2] != b"\r\n":
-                self._refuse(400, self._terms.malformed)
-                return None
-            self._size += size
-            with memoryview(buffer)[begin : begin + size] as piece:
-                self._whole.write(piece)
-            del buffer[: begin + size + 2]
+            if not piece:
+                return self._given()
+            self._whole.write(piece)
         self._fall_behind()
         return None
-
-    def _read_trailers(self, begin: int) -> bytes | None:
-        """Read and ignore the trailers, then return the body; None while they are incomplete."""
-        if not self._skip_trailers(begin):
-            return None
-        self._size = self._count = 0
-        return self._given()
-
-    def _skip_trailers(self, begin: int) -> bool:
-        """Drop the trailers from a position on; return whether they were complete."""
-        buffer = self._buffer
-        end = begin if buffer.startswith(b"\r\n", begin) else buffer.find(b"\r\n\r\n", begin) + 2
-        if end < 2 or len(buffer) < end + 2:
-            if len(buffer) > MOST_HEAD:
-                self._refuse(431)
-            return False
-        del buffer[: end + 2]
-        return True
 
     # -- bodies that the application receives in pieces --
 
@@ -337,8 +307,15 @@ class Connection(WrittenConnection):
             self._put(exchange, data, is_last=not self._left)
             return
         self._buffer += data
+        chunks = self._chunks = self._chunks or ChunkReader()
         for _ in range(_MOST_STEPS):
-            if not (self._buffer and self._incoming and self._pass_chunk(exchange, self._buffer)):
+            piece = chunks.read(self._buffer)
+            if piece is None:
+                if chunks.fault:
+                    self._break_off(chunks.fault)
+                return
+            self._put(exchange, piece, is_last=not piece)
+            if not piece:
                 return
         self._fall_behind()
 
@@ -358,41 +335,9 @@ class Connection(WrittenConnection):
         if self._incoming is not None and self._incoming.held <= _MOST_HELD:
             self._resume()
 
-    def _pass_chunk(self, exchange: "Http1Exchange", buffer: bytearray) -> bool:
-        """Pass a piece of a chunk on, or read a chunk line; return False if more bytes are needed."""
-        if self._left > 2:  # includes the line end after the chunk
-            piece = bytes(buffer[: self._left - 2])
-            del buffer[: len(piece)]
-            self._left -= len(piece)
-            self._put(exchange, piece)
-            return True
-        if self._left > 0:
-            if not b"\r\n".startswith(bytes(buffer[:2])):
-                self._break_off()
-                return False
-            if len(buffer) < 2:
-                return False
-            del buffer[:2]
-            self._left = -1
-            return True
-        line = _CHUNK.match(buffer)
-        if line is None:
-            if len(buffer) > _MOST_CHUNK_LINE or b"\n" in buffer:
-                self._break_off()
-            return False
-        size, begin = int(line[1], 16), line.end()
-        del line  # as above
-        if size:
-            del buffer[:begin]
-            self._left = size + 2
-            return True
-        if self._skip_trailers(begin):
-            self._put(exchange, b"", is_last=True)
-        return False
-
-    def _put(self, exchange: "Http1Exchange", piece: bytes, *, is_last: bool = False) -> None:
+    def _put(self, exchange: "Http1Exchange", piece: bytes, *, is_last: bool) -> None:
         if is_last:
-            self._incoming = None
+            self._incoming = self._chunks = None
         if exchange is not self._exchange:  # it has its answer
             if is_last:
                 exchange.keeps = not self.is_parting
@@ -417,19 +362,20 @@ class Connection(WrittenConnection):
         """Send ``100 Continue`` to a caller who expects it."""
         self._transport.write(_CONTINUE)
 
-    def _break_off(self) -> None:
+    def _break_off(self, status: int) -> None:
         """Answer a malformed body, and discard the application's answer."""
         exchange, self._incoming = self._exchange, None
         if exchange is None or exchange.status:
             self._transport.abort()
             return
-        self._refuse(400, self._terms.malformed)
+        self._refuse(status, self._terms.malformed if status == 400 else b"")
         exchange.is_gone = True
         if self._task is not None:
             self._task.cancel()
 
     def _given(self) -> bytes:
         """Return the collected body."""
+        self._chunks = None
         whole, self._whole = self._whole, BytesIO()
         return whole.getvalue()
 
