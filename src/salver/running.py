@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from salver.app import Server
 from salver.configuration import ServeConfig
-from salver.kernel.lifecycle.memory import keep_one_heap, tune_interpreter
+from salver.kernel.lifecycle.memory import keep_freed_memory, keep_one_heap, tune_interpreter
 from salver.kernel.logs import LogConfig, configure
 from salver.kernel.supervise import Supervisor
 from salver.ready import ReadyInfo, ready_info
@@ -86,6 +86,7 @@ async def _tell(server: Server, on_ready: Callable[[ReadyInfo], None]) -> LoadFa
     """Report that all first loads have ended; return why the server must stop now, or None."""
     is_well = await server.settled()
     tune_interpreter()
+    keep_freed_memory()
     if server.config.exits_if_none_loads and server.has_nothing():
         log_file = server.config.table("log", LogConfig).file
         reasons = [

@@ -25,10 +25,29 @@ def test_u1_one_heap_unless_the_environment_says_otherwise(
     assert calls == asked
 
 
+@pytest.mark.parametrize(
+    ("wish", "asked"),
+    [("", [(-3, 32 << 20), (-1, 64 << 20)]), ("MALLOC_TRIM_THRESHOLD_", []), ("GLIBC_TUNABLES", [])],
+)
+def test_freed_memory_is_kept_unless_the_environment_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch, wish: str, asked: list[tuple[int, int]]
+) -> None:
+    calls: list[tuple[int, int]] = []
+    library = SimpleNamespace(mallopt=lambda key, value: calls.append((key, value)))
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: library)
+    for name in memory._SIZES:
+        monkeypatch.delenv(name, raising=False)
+    if wish:
+        monkeypatch.setenv(wish, "4")
+    memory.keep_freed_memory()
+    assert calls == asked
+
+
 def test_another_c_library_has_no_heaps_to_count(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MALLOC_ARENA_MAX", raising=False)
     monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace())
     memory.keep_one_heap()
+    memory.keep_freed_memory()
     memory.give_back_memory()
 
 
