@@ -15,11 +15,12 @@ from salver.dialects.clouds.doors import SageMaker, SageMakerDoor
 from salver.dialects.oip.faults import http_fault
 from salver.dialects.tensorflow import paths as tfs_paths
 from salver.dialects.torchserve.backing import Backing
-from salver.dialects.torchserve.front import TorchServe
 from salver.dialects.torchserve.grpc_methods import TorchServeMethods
 from salver.dialects.torchserve.operations import WorkflowOperations
 from salver.dialects.torchserve.paths import CHANGING as TS_CHANGING
 from salver.dialects.torchserve.paths import find
+from salver.dialects.torchserve.port_operations import PortOperations
+from salver.dialects.torchserve.port_paths import PortPaths
 from salver.dialects.torchserve.rules import TorchServeRules
 from salver.encoding.bodies import HttpReply
 from salver.features.management.serving_operations import serving_operations
@@ -67,9 +68,10 @@ def grpc_methods() -> GrpcFront:
     return grpc_front(NOTHING, NOTHING, NOTHING, CONTEXT, max_message=1, torchserve=torchserve)
 
 
-def torchserve() -> TorchServe:
+def torchserve() -> PortOperations:
     more = WorkflowOperations(NOTHING, CONTEXT).http()
-    return TorchServe(NOTHING, Backing(NOTHING, NOTHING, NOTHING, CONTEXT, RULES, more=more))
+    backing = Backing(NOTHING, NOTHING, NOTHING, CONTEXT, RULES, more=more)
+    return PortOperations(backing, PortPaths(backing, None))
 
 
 def test_http_every_operation_that_is_done_has_a_row() -> None:
@@ -125,7 +127,7 @@ def test_grpc_settings_without_a_change_are_only_read() -> None:
 def test_torchserve_every_operation_is_classified() -> None:
     app = torchserve()
     assert [name for name, method in app._methods.items() if not is_marked(method)] == []
-    assert set(app._changing) == CHANGES_OF_TORCHSERVE
+    assert app.changing == CHANGES_OF_TORCHSERVE
 
 
 def test_torchserve_every_path_leads_to_an_operation_of_the_table() -> None:

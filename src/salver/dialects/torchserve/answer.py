@@ -29,12 +29,12 @@ _SIZE: Final = b"\0size"
 class Layouts:
     """Layouts of whole answers, cached by what many heads have in common.
 
-    Args:
+    Attributes:
         cors: CORS headers of every reply.
     """
 
     def __init__(self, cors: Sequence[tuple[bytes, bytes]] = ()) -> None:
-        self._cors = cors
+        self.cors = cors
         self._known: dict[tuple[object, ...], tuple[tuple[bytes, ...], bytes, bool]] = {}
 
     def __repr__(self) -> str:
@@ -60,7 +60,7 @@ class Layouts:
     def _lay_out(
         self, reply: TorchServeReply, version: str, keeps: bool
     ) -> tuple[tuple[bytes, ...], bytes, bool]:
-        headers = _headers(reply, _ID, self._cors)
+        headers = _headers(reply, _ID, self.cors)
         headers.insert(len(headers) - 1, (b"content-length", _SIZE))
         text, keeps, _ = head_of(_start(reply, headers), 0, version, keeps)
         before, _, after = text.partition(_SIZE)

@@ -47,7 +47,7 @@ class Rate:
 
 
 class Load:
-    """What is asked of a model, and how fast it is.
+    """Demand and speed of a model.
 
     Args:
         memory: Averaging time of the arrival rate in seconds.

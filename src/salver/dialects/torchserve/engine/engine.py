@@ -81,9 +81,7 @@ class HandlerEngine:
         self.id: ModelId = plan.manifest.id
         self.signature = SIGNATURE
         self._workers = workers
-        self._clock = terms.clock
-        self._emit = terms.emit
-        self._metrics = terms.metrics
+        self._terms = terms
         self._queue = _queue_of(workers)
         self._patience = workers.client_timeout_ms / 1e3 or math.inf
         # By number of the worker:
@@ -129,7 +127,7 @@ class HandlerEngine:
 
     def now(self) -> float:
         """Return the time of the engine's clock, which deadlines refer to."""
-        return self._clock()
+        return self._terms.clock()
 
     def insight(self) -> Insight:
         """Return figures for operators."""
@@ -259,8 +257,8 @@ class HandlerEngine:
         if worker.host is not None and worker.host.asks == "stream":
             most, patience = max(1, self._workers.batch_size), float(max(0, self._workers.response_timeout_s))
             self._flows[worker.id] = HandlerFlow(worker, most, patience, self._flow_free, self._flow_ended)
-        self._set_idle(worker.id, self._clock())
-        self._emit(WorkerReady(self.id, worker.id, max(0.0, time.time() - worker.started)))
+        self._set_idle(worker.id, self._terms.clock())
+        self._terms.emit(WorkerReady(self.id, worker.id, max(0.0, time.time() - worker.started)))
         self._pump()
 
     def worker_gone(self, worker: Worker) -> None:
@@ -327,7 +325,7 @@ class HandlerEngine:
             raise closing(self.id)
         if not self._ready and self._pool.is_lost:
             raise self._no_worker()
-        now, until = self._clock(), math.inf
+        now, until = self._terms.clock(), math.inf
         if deadline is not None:
             until = deadline
             if until <= now:
@@ -354,7 +352,7 @@ class HandlerEngine:
 
     def _pump(self) -> None:
         """Begin every batch that can run."""
-        queue, now = self._queue, self._clock()
+        queue, now = self._queue, self._terms.clock()
         while (batch := queue.take(now)) is not None:
             self._begin(batch, now)
         if queue.late:
@@ -394,7 +392,7 @@ class HandlerEngine:
 
     def _ended(self, run: HandlerRun, result: Sequence[Answer] | SalverError, seconds: float) -> None:
         """Give the worker its next batch, then answer the callers."""
-        now, id = self._clock(), run.worker.id
+        now, id = self._terms.clock(), run.worker.id
         calls, over = run.calls, run.calls
         if isinstance(result, HostGone) and run.is_first:
             calls = over = self._requeue(calls)
@@ -434,11 +432,11 @@ class HandlerEngine:
 
     def _flow_free(self, flow: HandlerFlow) -> None:
         if flow.worker.id in self._flows:
-            self._set_idle(flow.worker.id, self._clock())
+            self._set_idle(flow.worker.id, self._terms.clock())
             self._pump()
 
     def _flow_ended(self, flow: HandlerFlow, call: HandlerCall, seconds: float, ok: bool) -> None:
-        self._queue.finish([call], self._clock())
+        self._queue.finish([call], self._terms.clock())
         self._take_metrics(flow.worker.id, call)
         self._announce(1, seconds, "drain", ok)
         self._pump()
@@ -457,12 +455,12 @@ class HandlerEngine:
 
     def _take_metrics(self, worker: int, call: HandlerCall) -> None:
         lines, call.metric_lines = call.metric_lines, ()
-        if self._metrics is not None and lines:
-            self._metrics(self.id, worker, lines)
+        if self._terms.metrics is not None and lines:
+            self._terms.metrics(self.id, worker, lines)
 
     def _announce(self, requests: int, seconds: float, reason: str, ok: bool) -> None:
         id = self.id
-        self._emit(BatchRan(id.name, id.version, requests, requests, seconds, 0.0, 0.0, reason, ok))
+        self._terms.emit(BatchRan(id.name, id.version, requests, requests, seconds, 0.0, 0.0, reason, ok))
 
 
 def _queue_of(workers: Workers) -> JobQueue[InferRequest]:
